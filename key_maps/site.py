@@ -1,0 +1,203 @@
+"""The place a LoRA is loaded into: the wired model and text encoders, as names and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from .dialect import DENOISER, ENCODER, Dialect, Wrapper, WrapperSet, dialects
+from .table import Family, families, flatten, generalise, slices
+
+Shape = tuple[int, ...]
+SUFFIXES = (".weight", ".scale")
+LEAST_EXPLAINED = 0.6  # share of a model's modules a table must explain to be its family
+
+
+class Candidate(NamedTuple):
+    """One place a module name can mean: slices of weights, the rows and inner dimensions an adapter must have there."""
+
+    component: str
+    module: str  # native name
+    pieces: tuple[tuple[str, tuple[int, int] | None, tuple[int, int] | None], ...]  # (weight, its rows, the adapter's rows)
+    swap: bool
+    out: int
+    inner: Shape
+    naming: int  # which alternative of its row; -1 native
+    parts: int  # how many names the row's first alternative fuses (1: no fusion)
+    grows: bool = False  # its input may grow to the adapter's (control LoRAs)
+
+
+class Component:
+    """One network with weights of its own: the denoiser, or one text encoder. `weights`: full name -> logical shape."""
+
+    def __init__(self, name: str, prefix: str, weights: Mapping[str, Shape], known: Iterable[Family]):
+        self.name, self.prefix, self.weights = name, prefix, weights
+        self.modules: dict[str, str] = {}
+        for weight in weights:
+            local = weight[len(prefix) :]
+            for suffix in SUFFIXES:
+                if local.endswith(suffix):
+                    local = local[: -len(suffix)]
+                    break
+            self.modules[local] = weight
+        self.flat: dict[str, list[str]] = {}
+        for module in self.modules:
+            self.flat.setdefault(flatten(module), []).append(module)
+        self.family = recognise(self.modules, weights, known)
+        self._memory: dict[str, tuple[Candidate, ...]] = {}
+
+    def find(self, name: str) -> tuple[Candidate, ...]:
+        """Every place in this component that the (unwrapped, dotted or flattened) module name can mean."""
+        found = self._memory.get(name)
+        if found is None:
+            found = tuple(self._native(name)) or tuple(self._by_table(name))
+            if found:
+                self._memory[name] = found
+        return found
+
+    def bias_of(self, weight: str) -> str | None:
+        """The bias that belongs to a weight, if the module has one."""
+        for suffix in SUFFIXES:
+            if weight.endswith(suffix):
+                bias = weight[: -len(suffix)] + ".bias"
+                return bias if bias in self.weights else None
+        return None
+
+    def counterpart(self, name: str) -> str | None:
+        """The native name the family gives a module that this very model does not have."""
+        matches = self.family.find(flatten(name)) if self.family else []
+        return matches[0].native[0] if matches else None
+
+    def _native(self, name: str) -> Iterable[Candidate]:
+        if name in self.modules:
+            yield self._whole(name)
+            return
+        modules = self.flat.get(flatten(name).strip("_"), ())
+        if len(modules) == 1:
+            yield self._whole(modules[0])
+
+    def _whole(self, module: str) -> Candidate:
+        weight = self.modules[module]
+        shape = self.weights[weight]
+        rows = [match.row for match in self.family.find(flatten(module)) if match.alternative < 0] if self.family else []
+        parts = max((len(row.alternatives[0].parts) for row in rows if row.alternatives), default=1)
+        grows = any(row.grows for row in rows)
+        return Candidate(self.name, module, ((weight, None, None),), False, shape[0] if shape else 0, shape[1:], -1, parts, grows)
+
+    def _by_table(self, name: str) -> Iterable[Candidate]:
+        for match in self.family.find(flatten(name).strip("_")) if self.family else ():
+            weights = [self._present(native) for native in match.native]
+            if None in weights:
+                continue
+            shapes = tuple(self.weights[weight] for weight in weights)
+            placed = slices(match.row, match.alternative, match.part, shapes)
+            if placed is None:
+                continue
+            pieces = tuple((weights[piece.native], piece.rows, piece.source) for piece in placed)
+            out = sum(rows[1] if rows else self.weights[weight][0] for weight, rows, _ in pieces if self.weights[weight])
+            alternative = match.row.alternatives[match.alternative] if match.alternative >= 0 else None
+            swap = bool(alternative and alternative.swap)
+            yield Candidate(self.name, match.native[0], pieces, swap, out, shapes[0][1:], match.alternative, 1, match.row.grows)
+
+    def _present(self, native: str) -> str | None:
+        if native in self.modules:
+            return self.modules[native]
+        # A table may spell a native name another way than this version of the host does.
+        modules = self.flat.get(flatten(native), ())
+        return self.modules[modules[0]] if len(modules) == 1 else None
+
+
+def recognise(modules: Mapping[str, str], weights: Mapping[str, Shape], known: Iterable[Family]) -> Family | None:
+    """The family whose table explains most of the model's modules, shapes included; None where none explains enough."""
+    known = list(known)
+    by_template: dict[str, list[str]] = {}
+    for module, weight in modules.items():
+        if not weight.endswith(".bias"):
+            by_template.setdefault(generalise(flatten(module))[0], []).append(module)
+    rough = {family.name: sum(template in family.lookup for template in by_template) for family in known}
+    best = max(rough.values(), default=0)
+    close = [family for family in known if rough[family.name] and rough[family.name] >= 0.7 * best]
+    scores = [(_explained(family, by_template, modules, weights), family) for family in close]
+    (share, _), family = max(scores, key=lambda score: score[0], default=((0.0, 0.0), None))
+    return family if share >= LEAST_EXPLAINED else None
+
+
+def _explained(family: Family, by_template: Mapping[str, list[str]], modules, weights) -> tuple[float, float]:
+    """(share of the model's module patterns the table explains, share of the table's patterns the model has)."""
+    good = total = 0
+    for members in by_template.values():
+        # Members of one pattern share their shape but for a few; a handful of samples tells.
+        for module in members[:: max(1, len(members) // 8)]:
+            total += 1
+            matches = [match for match in family.find(flatten(module)) if match.alternative < 0]
+            good += any(slices(match.row, -1, 0, (weights[modules[module]],)) is not None for match in matches)
+    natives = {generalise(flatten(row.native[0].replace("{}", "0")))[0] for row in family.rows if len(row.native) == 1}
+    return good / total if total else 0.0, len(natives & by_template.keys()) / len(natives)
+
+
+class Extra(NamedTuple):
+    """A user's own tables and records, and the errors found in those that could not be read."""
+
+    families: Mapping[str, Family]
+    dialects: Mapping[str, Dialect]
+    errors: tuple[str, ...] = ()
+
+
+def denoiser_component(weights: Mapping[str, Shape], own: Mapping[str, Family] | None = None) -> Component:
+    """The diffusion model: `weights` are full names, `diffusion_model.` included; `own`: a user's tables, which go first."""
+    return Component(DENOISER, "diffusion_model.", weights, _of_kind("denoiser", own))
+
+
+def encoder_components(weights: Mapping[str, Shape], own: Mapping[str, Family] | None = None) -> list[Component]:
+    """The text encoders of a CLIP, one for each of ComfyUI's slots (clip_l, t5xxl ...)."""
+    known = _of_kind("text_encoder", own)
+    return [Component(slot, prefix, members, known) for slot, (prefix, members) in encoder_slots(weights).items()]
+
+
+def _of_kind(kind: str, own: Mapping[str, Family] | None) -> list[Family]:
+    return [family for family in {**families(), **(own or {})}.values() if family.kind == kind]
+
+
+class Site:
+    """Everything a LoRA can be placed on: the components that are wired, and what may stand in front of their names."""
+
+    def __init__(self, components: Iterable[Component] = (), extra: Extra | None = None):
+        self.dialects: Mapping[str, Dialect] = {**dialects(), **(extra.dialects if extra else {})}
+        self.components = {component.name: component for component in components}
+        self.slots = tuple(name for name in self.components if name != DENOISER)
+        self.family = self.components[DENOISER].family if DENOISER in self.components else None
+        self.wrappers = WrapperSet(self.dialects, self.slots, self.family.encoders if self.family else {})
+
+    def components_of(self, wrapper: Wrapper) -> tuple[str, ...] | None:
+        """The components a wrapper names, most likely first; None where it is noise."""
+        if wrapper.component is None:
+            return None
+        if wrapper.component == DENOISER:
+            return (DENOISER,)
+        if wrapper.component != ENCODER:
+            return (wrapper.component,)
+        told = tuple(slot for slot in self.wrappers.slots_of.get(wrapper.text, ()) if slot in self.components)
+        return told + tuple(slot for slot in self.slots if slot not in told)
+
+    def find(self, components: tuple[str, ...] | None, name: str) -> tuple[Candidate, ...]:
+        """Every place the unwrapped name can mean, in the named components or (None) in all, the denoiser first."""
+        found: tuple[Candidate, ...] = ()
+        for component in components if components is not None else self.components:
+            if component in self.components:
+                found += self.components[component].find(name)
+            if found and components is None:
+                break
+        return found
+
+
+def encoder_slots(weights: Mapping[str, Shape]) -> dict[str, tuple[str, dict[str, Shape]]]:
+    """Split a text encoder's weights by ComfyUI's slot (clip_l, t5xxl ...): slot -> (prefix of its names, its weights)."""
+    slots: dict[str, dict[str, Shape]] = {}
+    for weight, shape in weights.items():
+        slots.setdefault(weight.partition(".")[0], {})[weight] = shape
+    divided = {}
+    for slot, members in slots.items():
+        inner = f"{slot}.transformer."
+        prefix = inner if any(weight.startswith(inner) for weight in members) else f"{slot}."
+        divided[slot] = (prefix, {weight: shape for weight, shape in members.items() if weight.startswith(prefix)})
+    return divided

@@ -1,0 +1,398 @@
+"""Reads a family table (one text file per model: native names, symbolic shapes, other spellings) and looks names up in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+Size = tuple[tuple[str, int], ...]  # a sum of terms: (("h", 3),) is 3h, (("", 64),) is 64
+TERM = re.compile(r"(\d*)([a-z]?)")
+UNNAMED = "_"
+FOLDER = Path(__file__).parent / "families"
+
+
+class TableError(ValueError):
+    """A family table that breaks the rules of the table language: the text names file, line, fault and remedy."""
+
+
+class Part(NamedTuple):
+    """One name of an alternative; `size` is its share of the output rows, None for an equal share of the rest."""
+
+    name: str
+    size: Size | None
+
+
+class Alternative(NamedTuple):
+    """One way other tools spell a row: parts laid one after another over the output rows; `swap`: halves exchanged."""
+
+    parts: tuple[Part, ...]
+    swap: bool = False
+
+
+class Row(NamedTuple):
+    """One native module, or several laid end to end, with the shape (None: not stated) and all other spellings."""
+
+    native: tuple[str, ...]
+    shape: tuple[Size, ...] | None
+    alternatives: tuple[Alternative, ...]
+    line: int
+    grows: bool = False  # the input may be wider in a LoRA than in the model (control LoRAs), marked `..` behind the last size
+
+
+class Match(NamedTuple):
+    """A name found in a table: the native modules it stands for (indices filled in) and which alternative and part it is."""
+
+    row: Row
+    native: tuple[str, ...]
+    alternative: int  # -1: the native name itself
+    part: int
+
+
+class Slice(NamedTuple):
+    """Where rows of one adapter land: rows of the native weight (None: all), rows of the adapter (None: all)."""
+
+    native: int
+    rows: tuple[int, int] | None
+    source: tuple[int, int] | None
+
+
+class Family(NamedTuple):
+    """A model architecture: its rows, the numbering of its text encoders, and the sizes of its published variants."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    encoders: Mapping[str, tuple[str, ...]]
+    sizes: Mapping[str, Mapping[str, int]]
+    lookup: Mapping[str, tuple[tuple[tuple[int, ...], Mapping[tuple[str, ...], list[tuple[int, int, int]]]], ...]]
+    kind: str = "denoiser"
+
+    def find(self, flat: str) -> list[Match]:
+        """Every row that the flattened name `flat` can mean, exact indices before free ones."""
+        template, numbers = generalise(flat)
+        found = []
+        for positions, entries in self.lookup.get(template, ()):
+            for row_index, alternative, part in entries.get(tuple(numbers[i] for i in positions), ()):
+                row = self.rows[row_index]
+                free = [number for i, number in enumerate(numbers) if i not in positions]
+                found.append(Match(row, tuple(fill(name, free) for name in row.native), alternative, part))
+        return found
+
+    def spellings(self, row: Row, alternative: int, numbers: Sequence[str]) -> tuple[str, ...]:
+        """The names of an alternative's parts (native: alternative -1) with the block indices filled in."""
+        names = row.native if alternative < 0 else [part.name for part in row.alternatives[alternative].parts]
+        return tuple(fill(name, numbers) for name in names)
+
+
+def flatten(name: str) -> str:
+    """The separator-free spelling of a module name: `.` and `_` are one, doubled separators collapse."""
+    flat = name.replace(".", "_")
+    while "__" in flat:
+        flat = flat.replace("__", "_")
+    return flat
+
+
+def generalise(flat: str) -> tuple[str, tuple[str, ...]]:
+    """Replace the numbers that stand alone in a flattened name: `blocks_7_ff_net_0` -> (`blocks_{}_ff_net_{}`, ("7", "0"))."""
+    words = flat.split("_")
+    numbers = []
+    for i, word in enumerate(words):
+        if word.isdigit():
+            numbers.append(word)
+            words[i] = "{}"
+    return "_".join(words), tuple(numbers)
+
+
+def fill(template: str, numbers: Sequence[str]) -> str:
+    """Put block indices into the `{}` of a dotted template, in order."""
+    if "{}" not in template:
+        return template
+    pieces = template.split("{}")
+    return "".join(piece + number for piece, number in zip(pieces, [*numbers, ""], strict=False))
+
+
+def unify(shape: tuple[Size, ...], actual: Sequence[int]) -> dict[str, int] | None:
+    """Solve a row's symbols against real sizes; None where they disagree or the number of dimensions differs."""
+    if len(shape) != len(actual):
+        return None
+    known: dict[str, int] = {}
+    waiting = list(zip(shape, actual, strict=True))
+    while waiting:
+        rest = []
+        for size, number in waiting:
+            unknown = [term for term in size if term[0] and term[0] not in known]
+            remainder = number - sum(factor * known.get(symbol, 1) for symbol, factor in size if (symbol, factor) not in unknown)
+            if len(unknown) > 1:
+                rest.append((size, number))
+            elif unknown:
+                symbol, factor = unknown[0]
+                if remainder <= 0 or remainder % factor:
+                    return None
+                known[symbol] = remainder // factor
+            elif remainder:
+                return None
+        if len(rest) == len(waiting):
+            return known
+        waiting = rest
+    return known
+
+
+def evaluate(size: Size, known: Mapping[str, int]) -> int | None:
+    """The number a symbolic size stands for, None while a symbol is unknown."""
+    if any(symbol and symbol not in known for symbol, _ in size):
+        return None
+    return sum(factor * (known[symbol] if symbol else 1) for symbol, factor in size)
+
+
+@lru_cache(maxsize=4096)
+def slices(row: Row, alternative: int, part: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[Slice, ...] | None:
+    """Where the part's rows land in native weights of these shapes; None where the shapes do not fit the row."""
+    known: dict[str, int] = {}
+    if row.shape is not None and len(row.native) == 1:
+        solved = unify(row.shape, shapes[0])
+        if solved is None:
+            return None
+        known = solved
+    if alternative < 0 or (len(row.native) == 1 and len(row.alternatives[alternative].parts) == 1):
+        return (Slice(0, None, None),)
+    outputs = [shape[0] if shape else 0 for shape in shapes]
+    bounds = _bounds(row.alternatives[alternative].parts, known, sum(outputs))
+    if bounds is None:
+        return None
+    return tuple(_overlaps(outputs, *bounds[part]))
+
+
+def _bounds(parts: tuple[Part, ...], known: Mapping[str, int], total: int) -> list[tuple[int, int]] | None:
+    sizes = [evaluate(part.size, known) if part.size is not None else None for part in parts]
+    unsized = sum(part.size is None for part in parts)
+    rest = total - sum(size or 0 for size in sizes)
+    if (unsized and (rest <= 0 or rest % unsized)) or (not unsized and rest):
+        return None
+    bounds, start = [], 0
+    for size, part in zip(sizes, parts, strict=True):
+        if size is None and part.size is not None:
+            return None
+        length = rest // unsized if size is None else size
+        bounds.append((start, length))
+        start += length
+    return bounds
+
+
+def _overlaps(outputs: Sequence[int], start: int, length: int) -> Iterable[Slice]:
+    offset = 0
+    for index, size in enumerate(outputs):
+        low, high = max(start, offset), min(start + length, offset + size)
+        if low < high:
+            rows = None if high - low == size else (low - offset, high - low)
+            source = None if high - low == length else (low - start, high - low)
+            yield Slice(index, rows, source)
+        offset += size
+
+
+def read_table(path: Path) -> Family:
+    """Read the table at `path`; raises TableError naming file, line, what is wrong and the remedy."""
+    try:
+        return parse_table(path.stem, path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: cannot be read ({error}). Save it as UTF-8 text") from None
+
+
+def parse_table(name: str, text: str, source: str = "table") -> Family:
+    """Parse the text of a table into a Family called `name`."""
+    reader = _Reader(source)
+    for number, line in enumerate(text.splitlines(), 1):
+        reader.read(number, line.partition(" #")[0].rstrip() if not line.startswith("#") else "")
+    return reader.family(name)
+
+
+class _Reader:
+    """Collects one table line by line; a section's headers apply to all rows until the next header."""
+
+    def __init__(self, source: str):
+        self.source, self.line = source, 0
+        self.directives: dict[str, list[str]] = {"title": [], "sizes": [], "encoder": [], "kind": []}
+        self.sections: list[tuple[str, tuple[str, ...]]] = [("", ("",))]
+        self.header_open = False
+        self.rows: list[Row] = []
+
+    def fail(self, fault: str, remedy: str) -> TableError:
+        return TableError(f"{self.source}, line {self.line}: {fault}. {remedy}")
+
+    def read(self, number: int, line: str) -> None:
+        self.line, line = number, line.strip()
+        if not line:
+            return
+        if line.startswith("@"):
+            keyword, _, rest = line[1:].partition(" ")
+            if keyword not in self.directives:
+                raise self.fail(f"unknown directive @{keyword}", f"Use one of {', '.join('@' + word for word in self.directives)}")
+            self.directives[keyword].append(rest.strip())
+        elif line.startswith("["):
+            self._section(line)
+        else:
+            self.header_open = False
+            self._row(line)
+
+    def _section(self, line: str) -> None:
+        if not line.endswith("]"):
+            raise self.fail("a section header has no closing ]", "Write [native.{} = other.{}]")
+        native, _, others = line[1:-1].partition("=")
+        names = tuple(other.strip() for other in others.split("|") if other.strip()) or (native.strip(),)
+        for other in names:
+            if other.count("{}") != native.count("{}"):
+                raise self.fail(f"{other!r} has another number of indices {{}} than {native.strip()!r}", "Give each index on both sides")
+        if not self.header_open:
+            self.sections = []
+        self.header_open = True
+        self.sections.append((native.strip(), names))
+
+    def _row(self, line: str) -> None:
+        left, _, right = line.partition(" = ")
+        tokens, grows = left.split(), False
+        if "+" in tokens:
+            names, shape = tokens[0::2], None
+            if any(token != "+" for token in tokens[1::2]):
+                raise self.fail("fused native modules take no shape", "Write `a + b = c`; each has its own row with its shape")
+        else:
+            grows = tokens[-1].endswith("..")
+            tokens[-1] = tokens[-1].removesuffix("..")
+            names, shape = tokens[:1], self._shape(tokens[1:])
+        alternatives = [self._alternative(text) for text in right.split("|")] if right.strip() else []
+        for native, others in self.sections:
+            self._add_row(native, others, names, shape, alternatives, grows)
+
+    def _add_row(self, native, others, names, shape, alternatives, grows) -> None:
+        spelled = []
+        for alternative in alternatives or [Alternative((Part(names[0], None),))] * (len(names) == 1):
+            for other in others:
+                parts = tuple(Part(_join(other, part.name), part.size) for part in alternative.parts)
+                spelled.append(Alternative(parts, alternative.swap))
+        self.rows.append(Row(tuple(_join(native, name) for name in names), shape, tuple(spelled), self.line, grows))
+
+    def _shape(self, tokens: list[str]) -> tuple[Size, ...] | None:
+        if not tokens:
+            raise self.fail("the row has no shape", "Give a size for each dimension, or - where it is not known")
+        return None if tokens == ["-"] else tuple(self._size(token) for token in tokens)
+
+    def _size(self, text: str) -> Size:
+        terms: dict[str, int] = {}
+        for term in text.split("+"):
+            match = TERM.fullmatch(term)
+            if not match or not term:
+                raise self.fail(f"{text!r} is not a size", "Write a number, a letter, or a sum such as 3h or h+2k")
+            factor, symbol = match.groups()
+            terms[symbol] = terms.get(symbol, 0) + int(factor or 1)
+        if any(factor == 0 for factor in terms.values()):
+            raise self.fail(f"{text!r} holds a zero", "Sizes are at least 1")
+        return tuple(sorted(terms.items()))
+
+    def _alternative(self, text: str) -> Alternative:
+        text = text.strip()
+        swap = text.startswith("~")
+        parts = []
+        for piece in text.removeprefix("~").split("+"):
+            name, colon, size = piece.strip().partition(":")
+            if not name or " " in name or (colon and not size):
+                raise self.fail(f"{piece.strip()!r} is not a name", "Write names joined by +, each with :size where shares are unequal")
+            parts.append(Part(name, self._size(size) if size else None))
+        if swap and len(parts) > 1:
+            raise self.fail("only a single name can have its halves swapped (~)", "Split the row")
+        return Alternative(tuple(parts), swap)
+
+    def family(self, name: str) -> Family:
+        title = self.directives["title"]
+        if len(title) != 1:
+            raise TableError(f"{self.source}: a table needs one @title line. Add `@title` and the model's name")
+        kind = self.directives["kind"][-1] if self.directives["kind"] else "denoiser"
+        if kind not in ("denoiser", "text_encoder"):
+            raise TableError(f"{self.source}: @kind {kind} is unknown. Write denoiser or text_encoder")
+        if not self.rows:
+            raise TableError(f"{self.source}: the table has no rows. Add a line `native shape = other name`")
+        rows = tuple(self.rows)
+        self._check_sums(rows)
+        return Family(name, title[0], rows, self._encoders(), self._sizes(), self._lookup(rows), kind)
+
+    def _encoders(self) -> dict[str, tuple[str, ...]]:
+        encoders = {}
+        for text in self.directives["encoder"]:
+            slot, *wrappers = text.split()
+            if not wrappers:
+                raise TableError(f"{self.source}: @encoder {slot} names no prefix. Add those its keys begin with, such as lora_te1_")
+            encoders[slot] = tuple(wrappers)
+        return encoders
+
+    def _sizes(self) -> dict[str, dict[str, int]]:
+        sizes: dict[str, dict[str, int]] = {}
+        for text in self.directives["sizes"]:
+            variant, _, pairs = text.rpartition(":")
+            try:
+                sizes[variant.strip()] = {symbol: int(number) for symbol, number in (pair.split("=") for pair in pairs.split())}
+            except ValueError:
+                raise TableError(f"{self.source}: @sizes {text!r} cannot be read. Write `@sizes variant: h=3072 c=4096`") from None
+        return sizes
+
+    def _check_sums(self, rows: tuple[Row, ...]) -> None:
+        for row in rows:
+            for alternative in row.alternatives:
+                sizes = [part.size for part in alternative.parts]
+                if row.shape is None or any(size is None for size in sizes) or len(row.native) > 1:
+                    continue
+                total: dict[str, int] = {}
+                for symbol, factor in (term for size in sizes for term in size):
+                    total[symbol] = total.get(symbol, 0) + factor
+                if tuple(sorted(total.items())) != row.shape[0]:
+                    self.line = row.line
+                    raise self.fail(f"the parts of {row.native[0]} do not add up to its output size", "Correct the sizes after the colons")
+
+    def _lookup(self, rows: tuple[Row, ...]):
+        seen: dict[tuple[str, tuple[str, ...], tuple[int, ...]], tuple[int, int, int]] = {}
+        for index, row in enumerate(rows):
+            # Fused native names are found by their own rows.
+            natives = [(-1, 0, row.native[0])] if len(row.native) == 1 else []
+            others = [(a, p, part.name) for a, alt in enumerate(row.alternatives) for p, part in enumerate(alt.parts)]
+            for alternative, part, name in natives + others:
+                if not name.endswith(UNNAMED) or name.rpartition(".")[2] != UNNAMED:
+                    self._enter(seen, rows, (index, alternative, part), name)
+        lookup: dict[str, dict[tuple[int, ...], dict[tuple[str, ...], list[tuple[int, int, int]]]]] = {}
+        for (template, literals, positions, _), entry in seen.items():
+            lookup.setdefault(template, {}).setdefault(positions, {}).setdefault(literals, []).append(entry)
+        return {
+            template: tuple(sorted(groups.items(), key=lambda group: -len(group[0]))) for template, groups in lookup.items()
+        }
+
+    def _enter(self, seen, rows, entry, name) -> None:
+        marked = flatten(name.replace("{}", "0free0"))
+        words = marked.split("_")
+        numbers = [word for word in words if word.isdigit() or word == "0free0"]
+        positions = tuple(i for i, number in enumerate(numbers) if number != "0free0")
+        template = "_".join("{}" if word.isdigit() or word == "0free0" else word for word in words)
+        row = rows[entry[0]]
+        key = (template, tuple(numbers[i] for i in positions), positions, row.shape)
+        other = seen.setdefault(key, entry)
+        if other != entry and self._meaning(rows, other) != self._meaning(rows, entry):
+            self.line = row.line
+            where = rows[other[0]].line
+            raise self.fail(f"{name!r} already means something else in line {where}", "Names must be unambiguous, or differ in shape")
+
+    @staticmethod
+    def _meaning(rows: tuple[Row, ...], entry: tuple[int, int, int]):
+        row, (_, alternative, part) = rows[entry[0]], entry
+        if alternative < 0 or len(row.alternatives[alternative].parts) == 1:
+            return row.native, alternative >= 0 and row.alternatives[alternative].swap
+        sizes = [piece.size for piece in row.alternatives[alternative].parts]
+        return row.native, tuple(sizes), part
+
+
+def _join(prefix: str, name: str) -> str:
+    if name.startswith("/"):
+        return name[1:]
+    return f"{prefix}.{name}" if prefix else name
+
+
+@lru_cache(maxsize=None)
+def families(folder: Path = FOLDER) -> Mapping[str, Family]:
+    """Every family whose table lies in `folder`, by file name: the folder is the registry."""
+    return {path.stem: read_table(path) for path in sorted(folder.glob("*.table"))}

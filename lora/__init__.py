@@ -1,0 +1,1 @@
+"""The tensors of LoRA files: reading them, and the mathematics of every adapter."""

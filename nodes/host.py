@@ -1,0 +1,352 @@
+"""The only file that touches ComfyUI's internals: it reads models, executes plans as patches, and asks what stock would do."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import comfy.lora
+import comfy.lora_convert
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.weight_adapter.base import WeightAdapterBase
+from comfy.weight_adapter.loha import LoHaAdapter
+from comfy.weight_adapter.lokr import LoKrAdapter
+from comfy.weight_adapter.lora import LoRAAdapter
+
+from ..key_maps.grammar import parse_key
+from ..key_maps.header import Header, LoraFileError, TensorInfo, adapter_config_beside, read_header
+from ..key_maps.plan import Adapter, Plan, make_plan
+from ..key_maps.report import Report
+from ..key_maps.site import Component, Extra, Site, denoiser_component, encoder_components
+from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
+
+Tensors = Mapping[str, torch.Tensor]
+SAFE = (".safetensors", ".sft")
+PICKLED = (".pt", ".pth", ".ckpt", ".bin")
+REMEDY = "Download or export the file again"
+
+
+class LoraFile(NamedTuple):
+    """A LoRA file in memory: tensors by key, its header, and PEFT's adapter_config.json beside it."""
+
+    tensors: Tensors
+    header: Header
+    config_beside: Mapping[str, Any] | None
+
+
+def read_lora(path: str | os.PathLike[str]) -> LoraFile:
+    """Read a LoRA file; pickles only through the host's safe loader. Raises LoraFileError with file, fault and remedy."""
+    path = os.fspath(path)
+    ending = os.path.splitext(path)[1].lower()
+    if ending in PICKLED:
+        return _read_pickle(path)
+    header = read_header(path)
+    if ending not in SAFE:
+        raise LoraFileError(path, f"files ending in {ending or 'nothing'} are not loaded", "Rename it to .safetensors")
+    try:
+        tensors = comfy.utils.load_torch_file(path, safe_load=True)
+    except Exception as error:
+        raise LoraFileError(path, f"its tensors cannot be read ({str(error).splitlines()[0][:160]})", REMEDY) from None
+    return LoraFile(tensors, header, adapter_config_beside(path))
+
+
+def _read_pickle(path: str) -> LoraFile:
+    if not os.path.isfile(path):
+        raise LoraFileError(path, "there is no such file", "Check the name, or refresh the file list")
+    try:
+        content = comfy.utils.load_torch_file(path, safe_load=True)
+    except Exception as error:
+        fault = f"the safe pickle loader refuses it ({str(error).splitlines()[0][:160] if str(error) else type(error).__name__})"
+        raise LoraFileError(path, fault, "It is damaged or holds more than tensors; get the .safetensors version") from None
+    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise LoraFileError(path, "it holds no tensors by name", "It is not a LoRA; get the .safetensors version")
+    infos = {key: TensorInfo(str(value.dtype).removeprefix("torch."), tuple(value.shape)) for key, value in tensors.items()}
+    return LoraFile(tensors, Header(infos, {}), adapter_config_beside(path))
+
+
+class FileCache:
+    """Keeps the last files read, by path, size and time of change, so that a re-run reads nothing."""
+
+    def __init__(self, most: int = 2):
+        self.most = most
+        self.entries: OrderedDict[str, tuple[tuple[int, ...], LoraFile]] = OrderedDict()
+
+    def read(self, path: str | os.PathLike[str]) -> LoraFile:
+        """The file at `path`, read again only if it changed on disk."""
+        path = os.path.realpath(path)
+        stamp = file_stamp(path)
+        known = self.entries.pop(path, None)
+        content = known[1] if known and known[0] == stamp else read_lora(path)
+        self.entries[path] = (stamp, content)
+        while len(self.entries) > self.most:
+            self.entries.popitem(last=False)
+        return content
+
+
+def file_stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Size and time of change of a file and of the adapter_config.json beside it; () for a file that is not there."""
+    stamp: tuple[int, ...] = ()
+    for name in (path, os.path.join(os.path.dirname(path), "adapter_config.json")):
+        try:
+            found = os.stat(name)
+            stamp += (found.st_size, found.st_mtime_ns)
+        except OSError:
+            stamp += (-1,)
+    return stamp
+
+
+def logical_shape(weight: torch.Tensor) -> tuple[int, ...]:
+    """The shape a weight stands for, whatever its storage: GGUF and quantised tensors tell it themselves, NF4 by its state."""
+    state = getattr(weight, "quant_state", None)
+    shape = getattr(state, "shape", None) or getattr(weight, "tensor_shape", None) or weight.shape
+    return tuple(int(size) for size in shape)
+
+
+_components: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_stock_names: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    return {name: logical_shape(weight) for name, weight in module.state_dict().items() if name.startswith(prefix)}
+
+
+def _remembered(store: weakref.WeakKeyDictionary, module: Any, make: Callable[[], Any]) -> Any:
+    found = store.get(module)
+    if found is None:
+        found = store[module] = make()
+    return found
+
+
+def site_of(model, clip, extra: Extra | None = None) -> Site:
+    """The site a ModelPatcher and a CLIP (either may be None) make; what names they have is remembered per model."""
+    components: list[Component] = []
+    tables = extra.families if extra else {}
+    if model is not None:
+        network = model.model
+        components.append(_remembered(_components, network, lambda: denoiser_component(_shapes(network, "diffusion_model."), tables)))
+    if clip is not None:
+        encoder = clip.cond_stage_model
+        components.extend(_remembered(_components, encoder, lambda: encoder_components(_shapes(encoder), tables)))
+    return Site(components, extra)
+
+
+class LocksmithAdapter(WeightAdapterBase):
+    """Any adapter the host computes otherwise than its trainer; the mathematics is lora/'s, in fp32.
+
+    weights: (spec, role names, tensors), as the host copies an adapter by `type(self)(loaded_keys, weights)`.
+    """
+
+    name = "locksmith"
+
+    def __init__(self, loaded_keys: set[str], weights: tuple[AdapterSpec, tuple[str, ...], tuple[torch.Tensor, ...]]):
+        self.loaded_keys, self.weights = loaded_keys, weights
+
+    def calculate_shape(self, key: str) -> tuple[int, ...] | None:
+        """The shape the weight grows to, if it does."""
+        return self.weights[0].option("pad_to")
+
+    def calculate_weight(
+        self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32, original_weight=None
+    ):
+        """The patched weight; in place where the shape stays, because the host hands in a slice and keeps the whole."""
+        spec, roles, tensors = self.weights
+        on_device = {role: tensor.to(weight.device) for role, tensor in zip(roles, tensors, strict=True)}
+        patched = patched_weight(AdapterSpec(*spec), on_device, weight, strength)
+        return weight.copy_(patched) if patched.shape == weight.shape else patched.to(weight.dtype)
+
+
+class Patches(NamedTuple):
+    """What goes to the host's add_patches: layers of {target: patch}; a target stands once in a layer."""
+
+    layers: tuple[dict[Any, Any], ...]
+    failures: Mapping[int, str]
+
+
+def build_patches(plan: Plan, tensors: Tensors) -> Patches:
+    """Turn a plan into the host's patches; an adapter that cannot be built is named in `failures` by its index."""
+    layers: list[dict[Any, Any]] = []
+    counts: dict[Any, int] = {}
+    failures: dict[int, str] = {}
+    for index, adapter in enumerate(plan.adapters):
+        try:
+            patches = list(_patches_of(adapter, plan.site, {role: tensors[key] for role, key in adapter.roles.items()}))
+        except AdapterError as error:
+            failures[index] = str(error)
+            continue
+        for target, patch in patches:
+            weight = target if isinstance(target, str) else target[:2]
+            depth = counts[weight] = counts.get(weight, -1) + 1
+            if depth == len(layers):
+                layers.append({})
+            layers[depth][target] = patch
+    return Patches(tuple(layers), failures)
+
+
+def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:
+    for weight, rows, source in adapter.target.pieces:
+        name = weight
+        if adapter.reaches == "bias":
+            name = site.components[adapter.target.component].bias_of(weight)
+        patch = _patch(adapter, tensors, source)
+        swap = adapter.target.swap and not isinstance(patch, LocksmithAdapter)
+        if rows is None and not swap:
+            yield name, patch
+        else:
+            offset = (0, *rows) if rows else None
+            yield (name, offset, comfy.utils.swap_scale_shift) if swap else (name, offset), patch
+
+
+def _patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None) -> Any:
+    """The host's own adapter where it computes what the trainer does, else ours."""
+    keys = set(adapter.roles.values())
+    alpha = _alpha(adapter, tensors)
+    build = HOST_ADAPTERS.get(adapter.kind)
+    if build is not None and not tensors.keys() & {"dora_scale", "magnitude", "scalar"}:
+        patch = build(keys, tensors, alpha, source, adapter)
+        if patch is not None:
+            return patch
+    return _ours(adapter, tensors, alpha, source, keys)
+
+
+def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
+    if "alpha" in tensors:
+        return tensors["alpha"].item() * adapter.strength.factor
+    if adapter.strength.scale is not None and adapter.rank:
+        return adapter.strength.scale * adapter.rank
+    return None
+
+
+def _host_lora(keys, tensors, alpha, source, adapter: Adapter):
+    up, down, core = tensors["up"], tensors["down"], tensors.get("mid")
+    if core is not None and core.dim() != 4:
+        return None
+    if source is not None:
+        up = up.narrow(0, *source)
+    grown = list(adapter.grown_to) if adapter.grown_to else None
+    return LoRAAdapter(keys, (up, down, alpha, core, None, grown))
+
+
+def _host_loha(keys, tensors, alpha, source, adapter: Adapter):
+    if source is not None:
+        return None
+    names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
+    w1_a, w1_b, w2_a, w2_b, t1, t2 = (tensors.get(name) for name in names)
+    return LoHaAdapter(keys, (w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, None))
+
+
+def _host_lokr(keys, tensors, alpha, source, adapter: Adapter):
+    if source is not None or "lokr_t2" in tensors or (adapter.strength.scale is not None and not adapter.rank):
+        return None
+    names = ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")
+    if "lokr_w1_b" in tensors and "lokr_w2_b" in tensors and tensors["lokr_w1_b"].shape[0] != tensors["lokr_w2_b"].shape[0]:
+        return None
+    w1_a, w1_b, w2_a, w2_b = (tensors.get(name) for name in names)
+    return LoKrAdapter(keys, (tensors.get("lokr_w1"), tensors.get("lokr_w2"), alpha, w1_a, w1_b, w2_a, w2_b, None, None))
+
+
+def _difference(role: str):
+    def build(keys, tensors, alpha, source, adapter: Adapter):
+        change = tensors[role]
+        return ("diff", (change.narrow(0, *source) if source else change,))
+
+    return build
+
+
+def _bias_of_lora(keys, tensors, alpha, source, adapter: Adapter):
+    change = tensors["up_bias"]
+    if adapter.strength.scale is not None:
+        change = change.float() * adapter.strength.scale
+    return ("diff", (change.narrow(0, *source) if source else change,))
+
+
+HOST_ADAPTERS: dict[str, Callable[..., Any]] = {
+    "lora": _host_lora, "loha": _host_loha, "lokr": _host_lokr, "diff": _difference("diff"), "norm": _difference("w_norm"),
+    "bias_diff": _difference("diff_b"), "bias_norm": _difference("b_norm"), "bias_lora": _bias_of_lora,
+}  # fmt: skip
+
+# Names that the plan and lora/ give the same thing.
+KIND_NAMES = {"bias_set": "set", "bias_sparse": "diff"}
+ROLE_NAMES = {"weight": "ia3_weight"}
+
+
+def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], alpha: float | None, source, keys: set[str]) -> LocksmithAdapter:
+    roles = {ROLE_NAMES.get(role, role) if adapter.kind == "ia3" else role: t for role, t in tensors.items() if role != "alpha"}
+    if adapter.kind in ("set", "bias_set"):
+        roles = {"set_weight": next(iter(roles.values()))}
+    options = adapter.options
+    if "on_input" in roles:
+        options += (("on_input", bool(roles.pop("on_input").item())),)
+    if adapter.grown_to:
+        options += (("pad_to", adapter.grown_to),)
+    scale = adapter.strength.scale if "alpha" not in tensors else None
+    spec = AdapterSpec(KIND_NAMES.get(adapter.kind, adapter.kind), alpha, scale, source, adapter.target.swap, options)
+    return LocksmithAdapter(keys, (spec, tuple(roles), tuple(roles.values())))
+
+
+def stock_placed(model, clip, file: LoraFile) -> set[str]:
+    """The keys of a file that the stock loader would use, asked of the host's own code over the names that matter."""
+    names: dict[str, Any] = {}
+    if model is not None:
+        names |= _remembered(_stock_names, model.model, lambda: comfy.lora.model_lora_keys_unet(model.model, {}))
+    if clip is not None:
+        encoder = clip.cond_stage_model
+        names |= _remembered(_stock_names, encoder, lambda: comfy.lora.model_lora_keys_clip(encoder, {}))
+    converted = comfy.lora_convert.convert_lora(dict(file.tensors))
+    original = _original_names(file.tensors, converted)
+    wanted = {prefix for key in converted for prefix in _prefixes(key)} & names.keys()
+    if not wanted:
+        return set()
+    loaded = comfy.lora.load_lora(converted, {name: names[name] for name in wanted}, log_missing=False)
+    used = {key for patch in loaded.values() for key in getattr(patch, "loaded_keys", ())}
+    used |= {f"{name}.{role}" for name in wanted for role in ("diff", "diff_b", "set_weight", "w_norm") if f"{name}.{role}" in converted}
+    return {original[key] for key in used if key in original}
+
+
+def _prefixes(key: str) -> tuple[str, ...]:
+    first, second, third = key.rsplit(".", 1)[0], key.rsplit(".", 2)[0], key.rsplit(".", 3)[0]
+    return parse_key(key).module, first, second, third
+
+
+def _original_names(tensors: Tensors, converted: Tensors) -> dict[str, str]:
+    """Key after the host's conversion -> key in the file, by the identity of the tensor."""
+    by_identity = {id(tensor): key for key, tensor in tensors.items()}
+    return {key: by_identity[id(tensor)] for key, tensor in converted.items() if id(tensor) in by_identity}
+
+
+_files = FileCache()
+
+
+def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, extra: Extra | None = None):
+    """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may be None.
+
+    Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only.
+    Raises LoraFileError for a file that cannot be read; a file that does not fit is no error, the report says so.
+    """
+    file = _files.read(path)
+    plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, extra), file.config_beside)
+    patches = build_patches(plan, file.tensors)
+    metadata = dict(file.header.metadata)
+    new_model = _apply(model, patches.layers, strength_model, metadata)
+    new_clip = _apply(clip, patches.layers, strength_clip, metadata)
+    report = Report(plan, os.fspath(path), patches.failures, lambda: stock_placed(model, clip, file), extra.errors if extra else ())
+    return new_model, new_clip, report
+
+
+def _apply(patcher, layers: Sequence[dict[Any, Any]], strength: float, metadata: dict[str, str]):
+    """A clone of a ModelPatcher or CLIP with the patches that are for it; at strength 0 the clone is left as it was."""
+    if patcher is None:
+        return None
+    clone = patcher.clone()
+    weights = getattr(clone, "patcher", clone)
+    if strength != 0:
+        for layer in layers:
+            weights.add_patches(layer, strength)
+        if metadata and hasattr(weights, "set_attachments"):
+            weights.set_attachments("lora_metadata", metadata)
+    return clone

@@ -1,0 +1,64 @@
+"""What every test shares: the pack under a fixed name, the real ComfyUI in this process, and tiny models on disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REMEDY = "Run the tests with 'python dev.py test', which gets ComfyUI, or set COMFYUI_PATH to a ComfyUI folder."
+
+
+def load_module(name: str, file: Path, folder: Path | None = None) -> ModuleType:
+    """Import a file under a name of our choice; with `folder` it is a package whose submodules lie there."""
+    locations = [str(folder)] if folder else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# ComfyUI imports the pack by its path, and a checkout may be called anything: the tests say 'lora_locksmith'.
+load_module("lora_locksmith", ROOT / "__init__.py", ROOT)
+dev = load_module("locksmith_dev", ROOT / "dev.py")
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """The folder of the ComfyUI under test."""
+    try:
+        folder = dev.comfyui_at_hand()
+    except dev.Fault as fault:
+        pytest.fail(str(fault), pytrace=False)
+    if folder is None:
+        pytest.fail(f"There is no ComfyUI to test with. {REMEDY}", pytrace=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def comfy(comfyui_path: Path) -> ModuleType:
+    """ComfyUI's `comfy` package in this process, on the CPU; its other modules (nodes, folder_paths) can be imported from then on."""
+    ours = sys.modules.get("nodes")
+    if ours is not None and Path(ours.__file__ or ROOT).is_relative_to(ROOT):
+        pytest.fail("A test imported this pack's folder as 'nodes', ComfyUI's name. Import lora_locksmith.nodes.", pytrace=False)
+    from tiny_models import import_comfy
+
+    try:
+        return import_comfy(comfyui_path)
+    except ImportError as fault:
+        pytest.fail(f"ComfyUI in {comfyui_path} does not import: {fault}. {REMEDY}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_models_folder(comfy: ModuleType, comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ComfyUI models folder with the files tiny_models.py writes."""
+    from tiny_models import write_models
+
+    folder = tmp_path_factory.mktemp("tiny") / "models"
+    write_models(comfyui_path, folder)
+    return folder

@@ -1,0 +1,24 @@
+"""What the tests of the adapters share: one comparison and one source of random numbers."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers, whatever ran before it."""
+    torch.manual_seed(20)
+
+
+@pytest.fixture
+def assert_close():
+    """assert_close(actual, expected, tolerance): relative Frobenius error."""
+
+    def check(actual, expected, tolerance=1e-5):
+        assert actual.dtype == torch.float32
+        assert actual.shape == expected.shape
+        expected = expected.detach().double()
+        error = (actual.double() - expected).norm() / expected.norm()
+        assert error < tolerance, f"relative error {error:.2e}"
+
+    return check

@@ -1,0 +1,229 @@
+"""What holds for every kind of adapter: row slices, exchanged halves, strength, dtypes, meta tensors, untouched inputs."""
+
+import pytest
+import torch
+from lora_locksmith.lora.adapters import AdapterError, AdapterSpec, delta, is_linear, kinds, patched_weight
+
+ROWS, COLUMNS = 32, 24
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))) * 0.3
+
+
+LORA = {"down": random(4, 24), "up": random(32, 4)}
+CONVOLUTION = {"down": random(4, 8, 3, 3), "up": random(32, 4, 1, 1)}
+LOHA = {"hada_w1_a": random(32, 4), "hada_w1_b": random(4, 24), "hada_w2_a": random(32, 4), "hada_w2_b": random(4, 24)}
+LOKR = {"lokr_w1": random(8, 4), "lokr_w2_a": random(4, 2), "lokr_w2_b": random(2, 6)}
+SPARSE = {"bias_indices": torch.tensor([[0, 9, 31], [5, 0, 23]], dtype=torch.int16), "bias_values": random(3)}
+PACKED = {"oft_R": random(6, 6)}
+
+# name -> (spec, tensors, shape of the weight)
+CASES = {
+    "lora": (AdapterSpec("lora", 2.0), LORA, (32, 24)),
+    "lora_conv": (AdapterSpec("lora", 2.0), CONVOLUTION, (32, 8, 3, 3)),
+    "lora_conv1x1_of_linear": (AdapterSpec("lora"), LORA, (32, 24, 1, 1)),
+    "lora_linear_of_conv1x1": (AdapterSpec("lora"), {"down": LORA["down"][..., None, None], "up": LORA["up"][..., None, None]}, (32, 24)),
+    "lora_tucker": (
+        AdapterSpec("lora", 2.0),
+        {"down": random(4, 8, 1, 1), "up": random(32, 5, 1, 1), "mid": random(5, 4, 3, 3)},
+        (32, 8, 3, 3),
+    ),
+    "lora_sparse": (AdapterSpec("lora", 4.0), {**LORA, **SPARSE}, (32, 24)),
+    "lora_scalar": (AdapterSpec("lora", 2.0), {**LORA, "scalar": torch.tensor(0.5)}, (32, 24)),
+    "dora_out": (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(32, 1).abs()}, (32, 24)),
+    "dora_magnitude": (AdapterSpec("lora", 2.0), {**LORA, "magnitude": random(32).abs()}, (32, 24)),
+    "dora_conv": (AdapterSpec("lora", 2.0), {**CONVOLUTION, "magnitude": random(1, 32, 1, 1).abs()}, (32, 8, 3, 3)),
+    "loha": (AdapterSpec("loha", 2.0), LOHA, (32, 24)),
+    "loha_dora": (AdapterSpec("loha", 2.0), {**LOHA, "dora_scale": random(32, 1).abs()}, (32, 24)),
+    "loha_tucker": (
+        AdapterSpec("loha", 2.0),
+        {f"hada_w{i}_{side}": random(3, size) for i in (1, 2) for side, size in (("a", 32), ("b", 8))}
+        | {"hada_t1": random(3, 3, 3, 3), "hada_t2": random(3, 3, 3, 3)},
+        (32, 8, 3, 3),
+    ),
+    "lokr": (AdapterSpec("lokr", 1.0), LOKR, (32, 24)),
+    "lokr_both": (AdapterSpec("lokr", 1.0), {"lokr_w1_a": random(8, 2), "lokr_w1_b": random(2, 4), "lokr_w2": random(4, 6)}, (32, 24)),
+    "lokr_tucker": (
+        AdapterSpec("lokr", 1.0),
+        {"lokr_w1": random(8, 2), "lokr_t2": random(3, 3, 3, 3), "lokr_w2_a": random(3, 4), "lokr_w2_b": random(3, 4)},
+        (32, 8, 3, 3),
+    ),
+    "lokr_dora": (AdapterSpec("lokr", 1.0), {**LOKR, "dora_scale": random(32, 1).abs()}, (32, 24)),
+    "diff": (AdapterSpec("diff"), {"diff": random(32, 24)}, (32, 24)),
+    "diff_bias": (AdapterSpec("diff"), {"diff_b": random(32)}, (32,)),
+    "norm": (AdapterSpec("norm"), {"w_norm": random(32)}, (32,)),
+    "bias": (AdapterSpec("bias", scale=0.5), {"up_bias": random(32)}, (32,)),
+    "set": (AdapterSpec("set"), {"set_weight": random(32, 24)}, (32, 24)),
+    "glora": (
+        AdapterSpec("glora", 2.0),
+        {"a1": random(24, 4), "a2": random(4, 24), "b1": random(32, 4), "b2": random(4, 24)},
+        (32, 24),
+    ),
+    "ia3_out": (AdapterSpec("ia3", options=(("on_input", False),)), {"ia3_weight": random(32)}, (32, 24)),
+    "ia3_in": (AdapterSpec("ia3"), {"ia3_weight": random(24), "on_input": torch.tensor(1)}, (32, 24)),
+    "ia3_square": (AdapterSpec("ia3"), {"ia3_weight": random(32), "on_input": torch.tensor(0)}, (32, 32)),
+    "ia3_peft_out": (AdapterSpec("ia3_peft"), {"ia3_l": random(32, 1)}, (32, 24)),
+    "ia3_peft_bias": (AdapterSpec("ia3_peft"), {"ia3_l": random(32, 1)}, (32,)),
+    "ia3_peft_in": (AdapterSpec("ia3_peft"), {"ia3_l": random(1, 24)}, (32, 24)),
+    "oft": (AdapterSpec("oft", 1e-3), {"oft_blocks": random(8, 4, 4), "rescale": random(32, 1) + 1}, (32, 24)),
+    "oft_kohya": (AdapterSpec("oft_kohya", 1e-2), {"oft_blocks.0": random(2, 8, 8), "oft_blocks.1": random(2, 8, 8)}, (32, 24)),
+    "oft_kohya_conv": (AdapterSpec("oft_kohya", 1e-2), {"oft_blocks": random(4, 8, 8)}, (32, 8, 3, 3)),
+    "oft_peft": (AdapterSpec("oft_peft"), PACKED, (32, 24)),
+    "oft_peft_exact": (AdapterSpec("oft_peft", options=(("use_cayley_neumann", False), ("coft", True))), PACKED, (32, 24)),
+    "oft_onetrainer": (AdapterSpec("oft_onetrainer"), {**PACKED, "scaled_oft": torch.tensor(True)}, (32, 24)),
+    "oft_onetrainer_conv": (AdapterSpec("oft_onetrainer"), {"oft_R": random(1, 6)}, (32, 4, 3, 3)),
+    "boft": (AdapterSpec("boft", 1e-2), {"oft_blocks": random(3, 8, 4, 4), "rescale": random(32, 1) + 1}, (32, 24)),
+    "boft_peft": (AdapterSpec("boft_peft"), {"boft_R": random(2, 6, 4, 4), "boft_s": random(32, 1) + 1}, (32, 24)),
+}
+PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
+
+each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
+
+
+def test_every_kind_is_tested():
+    assert {spec.kind for spec, _, _ in CASES.values()} == set(kinds())
+
+
+@pytest.mark.parametrize("start, length", [(0, 32), (0, 16), (16, 8), (8, 24), (3, 10)])
+@each_case
+def test_rows(assert_close, spec, tensors, shape, start, length):
+    """A slice of the patched weight is the patched slice of the weight; a rotation that the slice cuts through is refused."""
+    weight = torch.randn(*shape)
+    whole = patched_weight(spec, tensors, weight, 0.8)
+    cut_spec, cut = spec._replace(rows=(start, length)), weight[start : start + length]
+    blocks = {"oft": 4, "oft_kohya": 8, "boft": 32}.get(spec.kind, 1)
+    if start % blocks or length % blocks:
+        with pytest.raises(AdapterError, match="rows"):
+            patched_weight(cut_spec, tensors, cut, 0.8)
+    else:
+        assert_close(patched_weight(cut_spec, tensors, cut, 0.8), whole[start : start + length], 1e-6)
+
+
+def test_a_magnitude_per_input_cannot_be_cut():
+    spec, tensors, shape = PER_INPUT
+    weight = torch.randn(*shape)
+    with pytest.raises(AdapterError, match=r"dora_scale \[1, 24\] holds a magnitude per input"):
+        patched_weight(spec._replace(rows=(0, 16)), tensors, weight[:16], 1.0)
+    assert torch.equal(patched_weight(spec._replace(rows=(0, 32)), tensors, weight, 1.0), patched_weight(spec, tensors, weight, 1.0))
+
+
+@each_case
+def test_swap(assert_close, spec, tensors, shape):
+    weight = torch.randn(*shape)
+    first, second = weight.chunk(2)
+    expected = torch.cat(patched_weight(spec, tensors, torch.cat((second, first)), 0.8).chunk(2)[::-1])
+    assert_close(patched_weight(spec._replace(swap=True), tensors, weight, 0.8), expected, 1e-6)
+
+
+@pytest.mark.parametrize("strength", [0.5, -0.7, 2.0])
+@each_case
+def test_strength(assert_close, spec, tensors, shape, strength):
+    """Strength 0 is the untouched weight; between, everything but LyCORIS' BOFT moves along a straight line."""
+    weight = torch.randn(*shape)
+    assert_close(patched_weight(spec, tensors, weight, 0.0), weight, 1e-6)
+    if spec.kind != "boft":
+        full = patched_weight(spec, tensors, weight, 1.0)
+        assert_close(patched_weight(spec, tensors, weight, strength), weight + strength * (full - weight), 2e-6)
+
+
+@each_case
+def test_meta(spec, tensors, shape):
+    on_meta = {role: tensor.to("meta") for role, tensor in tensors.items()}
+    for strength in (1.0, 0.5):
+        result = patched_weight(spec, on_meta, torch.empty(shape, device="meta"), strength)
+        assert result.device.type == "meta" and result.shape == shape and result.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 1e-2), (torch.float8_e4m3fn, 0.1)])
+@each_case
+def test_half_precision(assert_close, spec, tensors, shape, dtype, tolerance):
+    """Whatever the dtypes, the result is that of the same values in fp32, bit for bit."""
+    weight = torch.randn(*shape).to(torch.bfloat16)
+    small = {role: tensor.to(dtype) if tensor.is_floating_point() else tensor for role, tensor in tensors.items()}
+    result = patched_weight(spec, small, weight, 0.8)
+    widened = {role: tensor.float() if tensor.is_floating_point() else tensor for role, tensor in small.items()}
+    assert torch.equal(result, patched_weight(spec, widened, weight.float(), 0.8))
+    assert_close(result, patched_weight(spec, tensors, weight.float(), 0.8), tolerance)
+
+
+@each_case
+def test_nothing_given_is_changed(spec, tensors, shape):
+    weight = torch.randn(*shape)
+    copies = {role: tensor.clone() for role, tensor in tensors.items()}
+    before = weight.clone()
+    for strength in (1.0, 0.5):
+        patched_weight(spec, tensors, weight, strength).add_(1)
+    assert torch.equal(weight, before)
+    assert all(torch.equal(tensors[role], copies[role]) for role in tensors)
+
+
+@each_case
+def test_delta_and_is_linear(assert_close, spec, tensors, shape):
+    weight = torch.randn(*shape)
+    if is_linear(spec, tensors):
+        change = delta(spec, tensors, shape)
+        assert_close(change, delta(spec._replace(rows=(0, 8), swap=True), tensors, shape), 1e-9)
+        assert_close(weight - 0.7 * change, patched_weight(spec, tensors, weight, -0.7), 1e-6)
+    else:
+        with pytest.raises(AdapterError, match=f"kind {spec.kind} has no delta"):
+            delta(spec, tensors, shape)
+    assert is_linear(spec, tensors) == (
+        spec.kind in {"lora", "loha", "lokr", "diff", "norm", "bias"} and not {"dora_scale", "magnitude"} & set(tensors)
+    )
+
+
+@pytest.mark.parametrize("alpha, scale, factor", [(None, None, 1), (0.0, None, 1), (4.0, None, 1), (1.0, None, 0.25), (1.0, 3.0, 3)])
+def test_scale(assert_close, alpha, scale, factor):
+    assert_close(delta(AdapterSpec("lora", alpha, scale), LORA, (32, 24)), factor * LORA["up"] @ LORA["down"])
+
+
+def test_sparse_residual(assert_close):
+    """The reading of LyCORIS' extraction: a coordinate tensor [out, in] added to the product."""
+    spec, tensors, shape = CASES["lora_sparse"]
+    residual = torch.sparse_coo_tensor(tensors["bias_indices"].long(), tensors["bias_values"], shape).to_dense()
+    assert_close(delta(spec, tensors, shape), LORA["up"] @ LORA["down"] + residual)
+
+
+def test_a_zero_row_has_no_direction():
+    spec = AdapterSpec("lora")
+    for role in ("magnitude", "dora_scale"):
+        tensors = {"down": torch.zeros(4, 24), "up": LORA["up"], role: torch.ones(32, 1)}
+        assert torch.equal(patched_weight(spec, tensors, torch.zeros(32, 24), 1.0), torch.zeros(32, 24))
+
+
+def test_the_weight_can_grow_before_it_is_patched(assert_close):
+    """FLUX.1's control LoRAs widen the first layer."""
+    weight = torch.randn(32, 16)
+    result = patched_weight(AdapterSpec("lora", options=(("pad_to", (32, 24)),)), LORA, weight, 1.0)
+    assert_close(result, torch.cat((weight, torch.zeros(32, 8)), 1) + LORA["up"] @ LORA["down"])
+
+
+def test_specs_are_keys():
+    assert len({spec for spec, _, _ in CASES.values()}) > 10
+
+
+def mutations(tensor):
+    """The tensor with its shape spoilt in every simple way."""
+    yield tensor.new_zeros(())
+    yield tensor.new_zeros(0)
+    yield tensor[None]
+    yield tensor[..., None, None]
+    for dimension in range(tensor.dim()):
+        yield tensor.select(dimension, 0)
+        yield torch.cat((tensor, tensor.narrow(dimension, 0, 1)), dimension)
+        yield tensor.narrow(dimension, 0, tensor.shape[dimension] // 2)
+        yield tensor.narrow(dimension, 0, 0)
+
+
+@each_case
+def test_spoilt_shapes_fit_or_are_refused(spec, tensors, shape):
+    for role, tensor in tensors.items():
+        others = {name: value for name, value in tensors.items() if name != role}
+        for spoilt in ({**others, role: mutation} for mutation in mutations(tensor)):
+            for used, height in ((spec, shape[0]), (spec._replace(rows=(8, 8)), 8)):
+                try:
+                    result = patched_weight(used, spoilt, torch.zeros(height, *shape[1:]), 0.5)
+                except AdapterError:
+                    continue
+                assert result.shape == (height, *shape[1:])

@@ -1,0 +1,108 @@
+"""One real ComfyUI server for all tests of this folder, with prompts and LoRA files to run on it."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy_server
+import demo
+import pytest
+import torch
+from safetensors.torch import load
+
+PACK = Path(__file__).resolve().parent.parent.parent
+SERVER_START_SECONDS = 240.0
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_path: Path, tiny_models_folder: Path) -> Iterator[comfy_server.Server]:
+    """A running server whose base folder holds the tiny models and a link to this pack."""
+    base = comfy_server.prepare_base(tiny_models_folder.parent, PACK)
+    running = comfy_server.Server(Path(sys.executable), comfyui_path, base, base / "server.log")
+    running.start(SERVER_START_SECONDS)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def object_info(server: comfy_server.Server) -> dict:
+    return server.get("/object_info")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run gave: the sampled latent, and the history entry it comes from."""
+
+    latent: torch.Tensor
+    entry: dict
+
+    @property
+    def report(self) -> dict:
+        return demo.report_of(self.entry)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Runs the demo's prompt, which ends in a saved latent here, with one loader or another."""
+
+    server: comfy_server.Server
+    prompt: dict
+
+    @property
+    def loras(self) -> Path:
+        return self.server.base / "models" / "loras"
+
+    def bare(self) -> torch.Tensor:
+        """The latent without any LoRA."""
+        return self._run(demo.without_loader(self.prompt)).latent
+
+    def stock(self, lora_name: str, **inputs) -> torch.Tensor:
+        """The latent with the stock loader."""
+        return self._run(demo.with_stock_loader(self._with_inputs(lora_name, inputs))).latent
+
+    def ours(self, lora_name: str, **inputs) -> Result:
+        """What this pack's loader gives, with its report."""
+        return self._run(demo.with_report(self._with_inputs(lora_name, inputs)))
+
+    def _with_inputs(self, lora_name: str, inputs: dict) -> dict:
+        prompt = copy.deepcopy(self.prompt)
+        prompt[demo.loader_id(prompt)]["inputs"] |= {"lora_name": lora_name, **inputs}
+        return prompt
+
+    def _run(self, prompt: dict) -> Result:
+        entry = self.server.run(prompt)
+        file = entry["outputs"]["latent"]["latents"][0]
+        return Result(load(self.server.fetch(file))["latent_tensor"], entry)
+
+
+@pytest.fixture(scope="session")
+def bench(server: comfy_server.Server, object_info: dict) -> Bench:
+    return Bench(server, ending_in_a_latent(demo.demo_prompt(object_info)))
+
+
+def ending_in_a_latent(prompt: dict) -> dict:
+    """The prompt with its picture nodes replaced by a node 'latent' that saves what the sampler gives."""
+    sampler = next(node for node, spec in prompt.items() if spec["class_type"] == "KSampler")
+    pictures = ("VAELoader", "VAEDecode", "SaveImage")
+    kept = {node: copy.deepcopy(spec) for node, spec in prompt.items() if spec["class_type"] not in pictures}
+    return kept | {"latent": {"class_type": "SaveLatent", "inputs": {"samples": [sampler, 0], "filename_prefix": "tests"}}}
+
+
+@pytest.fixture
+def lora_file(bench: Bench) -> Iterator[Callable[[str, bytes], Path]]:
+    """Writes a file among the server's LoRA files, and removes it after the test."""
+    written = []
+
+    def write(name: str, content: bytes) -> Path:
+        path = bench.loras / name
+        path.write_bytes(content)
+        written.append(path)
+        return path
+
+    yield write
+    for path in written:
+        path.unlink(missing_ok=True)

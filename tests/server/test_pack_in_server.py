@@ -1,0 +1,63 @@
+"""The pack as the real server sees it: it loads without a complaint, and its node is declared as it should be."""
+
+import json
+import re
+
+import demo
+
+PACK_NAMES = ("lora-locksmith", "lora_locksmith", "locksmith")
+
+
+def test_server_loads_the_pack_without_a_complaint(server):
+    naming_us = [line for line in server.startup_log.splitlines() if any(name in line.lower() for name in PACK_NAMES)]
+    assert any(re.search(r"\d seconds: .*lora-locksmith", line) for line in naming_us), "the server does not list the pack as loaded"
+    complaints = [line for line in naming_us if re.search(r"WARNING|ERROR|CRITICAL|IMPORT FAILED|Cannot import|Traceback", line)]
+    assert not complaints
+
+
+def test_loader_has_the_stock_inputs_first_and_only_optional_ones_beyond(object_info):
+    ours, stock = object_info[demo.OUR_LOADER], object_info[demo.STOCK_LOADER]
+    order = [name for group in ("required", "optional") for name in ours["input_order"].get(group, [])]
+    stock_order = stock["input_order"]["required"]
+    assert [name for name in order if name in stock_order and name != "clip"] == [name for name in stock_order if name != "clip"]
+    assert set(ours["input_order"]["required"]) == set(stock_order) - {"clip"}
+    assert set(ours["input_order"]["optional"]) == {"clip", "on_unmatched"}
+
+
+def test_loader_has_the_stock_outputs_first(object_info):
+    outputs = object_info[demo.OUR_LOADER]["output"]
+    assert outputs[:2] == object_info[demo.STOCK_LOADER]["output"]
+    assert outputs == ["MODEL", "CLIP", "STRING", "STRING"]
+
+
+def test_strengths_have_the_stock_ranges(object_info):
+    ours, stock = object_info[demo.OUR_LOADER]["input"]["required"], object_info[demo.STOCK_LOADER]["input"]["required"]
+    for name in ("strength_model", "strength_clip"):
+        kind, options = ours[name]
+        assert kind == "FLOAT"
+        assert {key: options[key] for key in ("default", "min", "max", "step")} == {
+            key: stock[name][1][key] for key in ("default", "min", "max", "step")
+        }
+
+
+def test_loader_offers_the_files_in_the_loras_folder(object_info):
+    def files(loader):
+        kind, options = object_info[loader]["input"]["required"]["lora_name"]
+        return kind if isinstance(kind, list) else options["options"]
+
+    assert demo.BROKEN_LORA in files(demo.OUR_LOADER)
+    assert files(demo.OUR_LOADER) == files(demo.STOCK_LOADER)
+
+
+def test_loader_is_no_output_node(object_info):
+    assert object_info[demo.OUR_LOADER]["output_node"] is False
+
+
+def test_example_workflow_is_offered_by_the_server(server):
+    assert demo.EXAMPLE.stem in server.get("/workflow_templates")["lora-locksmith"]
+
+
+def test_example_workflow_uses_only_nodes_of_the_host_and_of_this_pack(object_info):
+    front_end_only = {"MarkdownNote"}
+    types = {node["type"] for node in json.loads(demo.EXAMPLE.read_text(encoding="utf-8"))["nodes"]}
+    assert types - front_end_only <= set(object_info)
