@@ -230,6 +230,16 @@ def end_of(log: Path, lines: int = 15) -> str:
 
 
 @contextlib.contextmanager
+def the_only_server():
+    """Refuse a second server in .dev/demo, where it would empty the first one's temporary files and overwrite its log."""
+    WORK.mkdir(exist_ok=True)
+    with open(WORK / "server.lock", "a+") as lock:
+        if not try_to_lock(lock):
+            raise Fault("A demo or server of this folder is still running. End it with Ctrl-C in its terminal, then run this again.")
+        yield
+
+
+@contextlib.contextmanager
 def one_at_a_time():
     """Hold this folder's lock, so that two dev.py do not make the same thing; the system frees it when a process dies."""
     WORK.mkdir(exist_ok=True)
@@ -356,21 +366,23 @@ def ensure_demo_models(python: Path, comfyui: Path) -> None:
         stamp.write_text(recipe_of_models, encoding="utf-8")
 
 
+@contextlib.contextmanager
 def demo_server(comfyui: Path):
-    """A server with the pack, the tiny models and the demo workflow in its workflow list; not started yet."""
+    """A running server with the pack, the tiny models and the demo workflow in its workflow list."""
     comfy_server, demo = helpers()
-    comfy_server.prepare_base(DEMO_BASE, ROOT)
-    ensure_demo_models(environment_python(), comfyui)
-    demo.save_workflow(DEMO_BASE / "user" / "default" / "workflows" / demo.DEMO_WORKFLOW)
-    return comfy_server.Server(environment_python(), comfyui, DEMO_BASE, SERVER_LOG)
+    with the_only_server():
+        comfy_server.prepare_base(DEMO_BASE, ROOT)
+        ensure_demo_models(environment_python(), comfyui)
+        demo.save_workflow(DEMO_BASE / "user" / "default" / "workflows" / demo.DEMO_WORKFLOW)
+        say(f"Starting the real server with the pack in it (15 s; log in {SERVER_LOG})")
+        with comfy_server.Server(environment_python(), comfyui, DEMO_BASE, SERVER_LOG) as server:
+            yield server
 
 
 def command_demo(once: bool) -> int:
     ensure_environment()
-    server = demo_server(ensure_comfyui())
-    demo = helpers()[1]
-    say(f"Starting the real server with the pack in it (15 s; log in {SERVER_LOG})")
-    with server:
+    comfyui, demo = ensure_comfyui(), helpers()[1]
+    with demo_server(comfyui) as server:
         say(f"Running {demo.EXAMPLE.name} three times on a tiny FLUX (15 s)")
         outcome = demo.run_demo(server)
         say(f"\n{demo.BROKEN_LORA}: {outcome.keys} keys such as\n  {outcome.example_key}\n")
@@ -447,7 +459,7 @@ def main() -> int:
     if sys.version_info < (3, 10):  # noqa: UP036 - dev.py meets whatever Python a machine has
         say(f"dev.py needs Python 3.10 or later, and this is {platform.python_version()}. Try for example: python3.12 dev.py")
         return 2
-    options = parse(sys.argv[1:])
+    options, comfy_server = parse(sys.argv[1:]), helpers()[0]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a server started here ends too
     try:
         return run_command(options)
@@ -456,7 +468,7 @@ def main() -> int:
         return 130
     except Fault as fault:
         say(f"\n{fault}")
-    except (helpers()[0].ServerError, helpers()[0].PromptError) as fault:
+    except (comfy_server.ServerError, comfy_server.PromptError) as fault:
         say(f"\n{fault}\nThe server's log: {SERVER_LOG}")
     return 1
 

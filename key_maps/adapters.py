@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 Shape = tuple[int, ...]
@@ -28,7 +29,7 @@ class Kind(NamedTuple):
     needs: tuple[frozenset[str], ...]
     takes: frozenset[str]
     shape: Callable[[Shapes], ModuleShape]
-    reaches: str = "weight"  # or "bias": which parameter of the module it changes
+    reaches: str = "weight"  # or "bias", or "both": which parameters of the module it changes
     linear: bool = True
     refusal: str = ""
 
@@ -127,7 +128,7 @@ KINDS = (
     Kind("oft_peft", _sets("oft_R"), frozenset({"scaled_oft", "alpha"}), _unknown, linear=False),
     Kind("boft_peft", _sets("boft_R"), frozenset({"boft_s"}), _unknown, linear=False),
     Kind("ia3", _sets("weight on_input"), frozenset(), _unknown),
-    Kind("ia3_peft", _sets("ia3_l"), frozenset(), _unknown),
+    Kind("ia3_peft", _sets("ia3_l"), frozenset(), _unknown, reaches="both"),
     Kind("diff", _sets("diff"), frozenset(), _first("diff")),
     Kind("norm", _sets("w_norm"), frozenset(), _first("w_norm")),
     Kind("set", _sets("set_weight"), frozenset(), _first("set_weight")),
@@ -151,8 +152,13 @@ class Assignment(NamedTuple):
     roles: tuple[str, ...]
 
 
-def assign(roles: Mapping[str, object]) -> tuple[list[Assignment], list[str]]:
+def assign(roles: Mapping[str, object]) -> tuple[tuple[Assignment, ...], tuple[str, ...]]:
     """Group the roles of one module into adapters; also returns the roles that belong to none."""
+    return _assign(tuple(roles))
+
+
+@lru_cache(maxsize=1024)
+def _assign(roles: tuple[str, ...]) -> tuple[tuple[Assignment, ...], tuple[str, ...]]:
     left = dict.fromkeys(roles)
     found = []
     for kind in KINDS:
@@ -162,7 +168,7 @@ def assign(roles: Mapping[str, object]) -> tuple[list[Assignment], list[str]]:
             found.append(Assignment(kind, tuple(used)))
             for role in used:
                 del left[role]
-    return found, list(left)
+    return tuple(found), tuple(left)
 
 
 def missing_roles(roles: Mapping[str, object]) -> str:
@@ -184,6 +190,8 @@ def fits(module: ModuleShape, out: int, inner: Shape) -> bool:
     if module.out is not None and module.out != out:
         return False
     if module.inner is None:
+        return True
+    if module.inner == inner:
         return True
     ours, theirs = _without_ones(module.inner), _without_ones(inner)
     if ours == theirs:

@@ -26,6 +26,7 @@ class RoleSpellings(NamedTuple):
     glued: tuple[tuple[str, int, str], ...]  # (ending of the key, how much of it stays with the module, role)
     named: Mapping[tuple[str, str], str]  # (marker word, last word or "") -> role; adapter names stand between
     longest: int  # words in the longest exact tail
+    final: Mapping[str, tuple[str, str]]  # the exact tails of two words that no longer spelling ends with
 
 
 @lru_cache(maxsize=1)
@@ -51,12 +52,21 @@ def role_spellings(path: Path = ROLES_TABLE) -> RoleSpellings:
                 tail, _, addition = spelling.partition("@")
                 if exact.setdefault(tail, (role, addition)) != (role, addition):
                     raise ValueError(f"{path}, line {number}: {spelling} already belongs to another role. Remove one of the two")
-    return RoleSpellings(exact, tuple(glued), named, max(tail.count(".") + 1 for tail in exact))
+    final = {tail: found for tail, found in exact.items() if tail.count(".") == 1 and not _ends_another(tail, exact, glued)}
+    return RoleSpellings(exact, tuple(glued), named, max(tail.count(".") + 1 for tail in exact), final)
+
+
+def _ends_another(tail: str, exact: Mapping[str, object], glued: list[tuple[str, int, str]]) -> bool:
+    return any(other.endswith("." + tail) for other in exact) or any(ending.endswith(tail) for ending, _, _ in glued)
 
 
 def parse_key(key: str) -> ParsedKey:
     """Split `key` into module name (wrapper included), adapter name and role; the longest spelling that fits wins."""
     spellings = role_spellings()
+    dot = key.rfind(".", 0, key.rfind("."))
+    found = spellings.final.get(key[dot + 1 :]) if dot > 0 else None
+    if found is not None and not found[1]:
+        return ParsedKey(key[:dot], "", found[0], key[dot + 1 :])
     words = key.split(".")
     count = len(words)
     for size in range(min(spellings.longest, count - 1), 1, -1):

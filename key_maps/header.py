@@ -6,6 +6,8 @@ import json
 import os
 import struct
 from collections.abc import Mapping
+from math import prod
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +91,10 @@ def _header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int
 def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> Header:
     """Parse the JSON text `raw` of a header; `data_bytes` is the size of what follows it in the file."""
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
+        content = json.loads(raw.decode("utf-8"))
+        if raw.count(b'"dtype"') != len(content) - ("__metadata__" in content):
+            # A name that stands twice leaves fewer entries than descriptions (or metadata quotes a header): look closely.
+            content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
     except UnicodeDecodeError:
         raise LoraFileError(path, "its header is not UTF-8 text", REMEDY) from None
     except (ValueError, RecursionError) as error:
@@ -100,6 +105,7 @@ def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> H
     if not isinstance(metadata, dict):
         raise LoraFileError(path, "its metadata is not a JSON object", REMEDY)
     tensors = {name: _tensor_info(path, name, entry) for name, entry in content.items()}
+    _check_numbers(path, tensors)
     _check_layout(path, tensors, data_bytes)
     return Header(tensors, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}, 8 + len(raw))
 
@@ -115,27 +121,33 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorInfo:
     try:
-        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        numbers = (*shape, start, end)
-        whole = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
-        bits = DTYPE_BITS[dtype]
-    except (TypeError, KeyError, ValueError):
+        shape = tuple(entry["shape"])
+        start, end = entry["data_offsets"]
+        needed = (DTYPE_BITS[entry["dtype"]] * prod(shape) + 7) // 8
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise LoraFileError(path, f"its header describes the tensor {name[:80]!r} wrongly", REMEDY) from None
-    if not whole:
-        raise LoraFileError(path, f"the tensor {name[:80]!r} has impossible numbers in its shape or offsets", REMEDY)
-    for dimension in shape:
-        bits *= dimension
-    if (bits + 7) // 8 != end - start:
-        raise LoraFileError(path, f"the tensor {name[:80]!r} has {end - start} bytes, its shape and dtype need {(bits + 7) // 8}", REMEDY)
-    return TensorInfo(dtype, shape, start, end)
+    if needed != end - start:
+        raise LoraFileError(path, f"the tensor {name[:80]!r} has {end - start} bytes, its shape and dtype need {needed}", REMEDY)
+    return TensorInfo(entry["dtype"], shape, start, end)
+
+
+def _check_numbers(path: str | os.PathLike[str], tensors: Mapping[str, TensorInfo]) -> None:
+    """All sizes and offsets are whole and in range; checked in one go, because a file has thousands."""
+    numbers = [number for info in tensors.values() for number in (*info.shape, info.start, info.end)]
+    if not numbers or (set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) < 2**63):
+        return
+    for name, info in tensors.items():
+        if any(type(number) is not int or not 0 <= number < 2**63 for number in (*info.shape, info.start, info.end)):
+            raise LoraFileError(path, f"the tensor {name[:80]!r} has impossible numbers in its shape or offsets", REMEDY)
 
 
 def _check_layout(path: str | os.PathLike[str], tensors: Mapping[str, TensorInfo], data_bytes: int) -> None:
     position = 0
-    for start, end, name in sorted((info.start, info.end, name) for name, info in tensors.items()):
-        if start != position:
+    for info in sorted(tensors.values(), key=itemgetter(2, 3)):
+        if info.start != position:
+            name = next(name for name, other in tensors.items() if other is info)
             raise LoraFileError(path, f"the data of {name[:80]!r} overlaps another tensor or leaves a hole", REMEDY)
-        position = end
+        position = info.end
     if position > data_bytes:
         raise LoraFileError(path, f"it is cut short: the tensors need {position:,} bytes, {data_bytes:,} are there", REMEDY)
     if position < data_bytes:

@@ -14,7 +14,7 @@ from .dialect import DENOISER
 from .grammar import ParsedKey, parse_key
 from .header import TensorInfo
 from .site import Candidate, Site
-from .strength import FROM_HALVES, FROM_TENSORS, Settings, Strength, read_settings, scale_of, settings_for, split_qkv_rank
+from .strength import FROM_HALVES, FROM_RANK, FROM_TENSORS, Settings, Strength, read_settings, scale_of, settings_for, split_qkv_rank
 
 PLACED = "placed"
 BOOKKEEPING = "bookkeeping"
@@ -55,7 +55,7 @@ class Adapter(NamedTuple):
     location: Location
     adapter_name: str
     roles: Mapping[str, str]  # role -> key
-    spellings: tuple[str, ...]
+    spellings: Sequence[str]
     target: Candidate
     strength: Strength
     rank: int | None
@@ -83,6 +83,22 @@ class _Group(NamedTuple):
     spellings: list[str]
 
 
+class _Found(NamedTuple):
+    """An adapter among the roles of a group: kind, roles, their shapes, the module they were made for, or what is wrong."""
+
+    kind: Kind
+    roles: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...] | None]
+    module: ModuleShape
+    rank: int | None
+    fault: str
+
+
+class _Reading(NamedTuple):
+    adapters: tuple[_Found, ...]
+    left: tuple[str, ...]
+
+
 def make_plan(
     tensors: Mapping[str, TensorInfo | tuple[int, ...] | None],
     metadata: Mapping[str, str],
@@ -108,6 +124,7 @@ class _Planner:
         self.adapters: list[Adapter] = []
         self.recent: list[tuple[str, tuple[str, ...] | None]] = []
         self.inferred = ""
+        self.readings: dict[tuple, _Reading] = {}
 
     def run(self) -> None:
         groups = self._groups()
@@ -163,69 +180,88 @@ class _Planner:
         return whole
 
     def _place(self, group: _Group, location: Location) -> None:
-        found, left = assign(group.keys)
-        for assignment in found:
-            self._place_adapter(group, location, assignment)
-        for role in left:
+        reading = self._read(group)
+        for found in reading.adapters:
+            self._place_adapter(group, location, found)
+        for role in reading.left:
             lacking = missing_roles({role: None})
             self._set([group.keys[role]], INCOMPLETE, f"its module has no {lacking} to go with it")
 
-    def _place_adapter(self, group: _Group, location: Location, assignment: Assignment) -> None:
-        kind, roles = assignment.kind, {role: group.keys[role] for role in assignment.roles}
+    def _read(self, group: _Group) -> _Reading:
+        """The adapters in a group; groups with the same roles and shapes (most of a file) share one reading."""
+        shapes = tuple([self.shapes[key] for key in group.keys.values()])
+        key = (tuple(group.keys), shapes)
+        reading = self.readings.get(key)
+        if reading is None:
+            found, left = assign(group.keys)
+            by_role = dict(zip(group.keys, shapes, strict=True))
+            reading = self.readings[key] = _Reading(tuple(self._found(assignment, by_role) for assignment in found), left)
+        return reading
+
+    def _found(self, assignment: Assignment, by_role: Mapping[str, tuple[int, ...] | None]) -> _Found:
+        kind, names = assignment
         if kind.name == "bias_lora":
             # PEFT scales the bias as it scales the factors.
-            roles |= {role: group.keys[role] for role in ("alpha", "down") if role in group.keys}
-        keys = list(roles.values())
-        if kind.refusal:
-            return self._set(keys, UNSUPPORTED, kind.refusal)
-        kind = self._variant(kind, roles)
-        shapes = {role: self.shapes[key] for role, key in roles.items()}
-        known = all(shape is not None for shape in shapes.values())
+            names += tuple(role for role in ("alpha", "down") if role in by_role)
+        shapes = {role: by_role[role] for role in names}
+        kind = self._variant(kind, shapes)
+        rank = _rank(kind.name, shapes)
+        if any(shape is None for shape in shapes.values()):
+            return _Found(kind, names, shapes, ModuleShape(None, None), rank, "")
         try:
-            module = kind.shape(shapes) if known else ModuleShape(None, None)
+            return _Found(kind, names, shapes, kind.shape(shapes), rank, "")
         except Misfit as misfit:
-            return self._set(keys, SHAPE_CONFLICT, f"its tensors do not fit each other: {misfit}")
+            fault = f"its tensors do not fit each other: {misfit}"
         except (IndexError, TypeError):
-            return self._set(keys, SHAPE_CONFLICT, f"its tensors have too few dimensions: {_listed(shapes)}")
-        target = self._choose(location.candidates, kind.reaches, module)
-        if target is None:
-            return self._set(keys, SHAPE_CONFLICT, self._conflict(location.candidates, kind.reaches, module))
-        obstacle = _obstacle(kind, shapes, target)
-        if obstacle:
-            return self._set(keys, UNSUPPORTED, obstacle)
-        self._accept(group, location, kind, roles, shapes, target, module)
+            fault = f"its tensors have too few dimensions: {_listed(shapes)}"
+        return _Found(kind, names, shapes, ModuleShape(None, None), rank, fault)
 
-    def _variant(self, kind: Kind, roles: Mapping[str, str]) -> Kind:
-        """The same roles mean another adapter where the blocks have four dimensions, or OneTrainer wrote them."""
-        if kind.name == "oft" and len(self.shapes[roles["oft_blocks"]] or ()) == 4:
+    def _variant(self, kind: Kind, shapes: Mapping[str, tuple[int, ...] | None]) -> Kind:
+        """The same roles mean another adapter where the blocks have four dimensions, or another trainer wrote them."""
+        if kind.name == "oft" and len(shapes["oft_blocks"] or ()) == 4:
             return kind._replace(name="boft")
         if kind.name == "oft" and "networks.oft" in self.metadata.get("ss_network_module", ""):
             return kind._replace(name="oft_kohya")
-        if kind.name == "oft_peft" and (self.metadata.keys() & {"ot_branch", "ot_revision"} or "scaled_oft" in roles):
+        if kind.name == "oft_peft" and (self.metadata.keys() & {"ot_branch", "ot_revision"} or "scaled_oft" in shapes):
             return kind._replace(name="oft_onetrainer")
         return kind
 
-    def _accept(self, group, location, kind, roles, shapes, target, module) -> None:
-        rank = _rank(kind.name, shapes)
-        settings = settings_for(self.settings, location.wrapper)
-        strength = self._strength(kind.name, roles, location.name, rank, target, settings)
-        grown = (target.out, *module.inner) if module.inner and target.grows and module.inner != target.inner else None
-        index = len(self.adapters)
+    def _place_adapter(self, group: _Group, location: Location, found: _Found) -> None:
+        kind, keys = found.kind, [group.keys[role] for role in found.roles]
+        if kind.refusal:
+            return self._set(keys, UNSUPPORTED, kind.refusal)
+        if found.fault:
+            return self._set(keys, SHAPE_CONFLICT, found.fault)
+        target = self._choose(location.candidates, kind.reaches, found.module)
+        if target is None:
+            return self._set(keys, SHAPE_CONFLICT, self._conflict(location.candidates, kind.reaches, found.module))
+        obstacle = _obstacle(kind, found.shapes, target)
+        if obstacle:
+            return self._set(keys, UNSUPPORTED, obstacle)
+        roles = dict(zip(found.roles, keys, strict=True))
+        settings = settings_for(self.settings, location.wrapper) if self.settings else None
+        strength = self._strength(kind.name, roles, location.name, found.rank, target, settings)
+        grown = (target.out, *found.module.inner) if _grows(target, found.module) and found.module.inner != target.inner else None
+        outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
             Adapter(
-                kind.name, group.module, location, group.adapter_name, roles, tuple(group.spellings), target, strength, rank,
-                kind.reaches, kind.linear and not roles.keys() & {"dora_scale", "magnitude"}, _options(kind.name, settings), grown,
+                kind.name, group.module, location, group.adapter_name, roles, group.spellings, target, strength, found.rank,
+                kind.reaches, kind.linear and "dora_scale" not in roles and "magnitude" not in roles, _options(kind.name, settings), grown,
             )
         )  # fmt: skip
-        for key in roles.values():
-            self.outcomes[key] = Outcome(PLACED, location.rule, index)
+        for key in keys:
+            self.outcomes[key] = outcome
 
     def _strength(self, kind, roles, name, rank, target: Candidate, settings: Settings | None) -> Strength:
         if "alpha" in roles:
+            if not self.split_rank:
+                return BY_TENSORS
             fused = target.parts if target.parts > 1 else 1
             if self.split_rank and rank and fused > 1 and rank == fused * self.split_rank:
                 return Strength(None, FROM_HALVES, float(fused))
-            return Strength(None, FROM_TENSORS)
+            return BY_TENSORS
+        if settings is None:
+            return BY_RANK
         return scale_of(settings, name, rank, kind)
 
     def _choose(self, candidates: Sequence[Candidate], reaches: str, module: ModuleShape) -> Candidate | None:
@@ -252,10 +288,9 @@ class _Planner:
             self.outcomes[key] = Outcome(category, reason)
 
     def _unmatched(self, group: _Group, location: Location) -> None:
-        found, left = assign(group.keys)
-        for assignment in found:
-            if assignment.kind.refusal:
-                self._set([group.keys[role] for role in assignment.roles], UNSUPPORTED, assignment.kind.refusal)
+        for found in self._read(group).adapters:
+            if found.kind.refusal:
+                self._set([group.keys[role] for role in found.roles], UNSUPPORTED, found.kind.refusal)
         open_keys = [key for key in group.keys.values() if key not in self.outcomes]
         category, reason = self._why(group.module, location)
         self._set(open_keys, category, reason)
@@ -292,20 +327,17 @@ class _Planner:
 
     def _behind(self, prefix: str, group: _Group) -> Location | None:
         location = locate(self.site, group.module[len(prefix) :], [])
-        found, left = assign(group.keys)
-        if not location.candidates or not found or left:
+        reading = self._read(group)
+        if not location.candidates or not reading.adapters or reading.left:
             return None
-        for assignment in found:
-            shapes = {role: self.shapes[group.keys[role]] for role in assignment.roles}
-            try:
-                module = assignment.kind.shape(shapes)
-            except (Misfit, IndexError, TypeError):
-                return None
-            if self._choose(location.candidates, assignment.kind.reaches, module) is None:
+        for found in reading.adapters:
+            if found.fault or self._choose(location.candidates, found.kind.reaches, found.module) is None:
                 return None
         return location._replace(wrapper=prefix + location.wrapper, rule=f"unknown wrapper {prefix!r} inferred: every name behind it fits")
 
 
+BY_TENSORS = Strength(None, FROM_TENSORS)
+BY_RANK = Strength(None, FROM_RANK)
 GLOBAL_MODULES = ("transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model")
 
 
@@ -409,6 +441,7 @@ def bookkeeping(key: str) -> str:
 
 
 def _grows(candidate: Candidate, module: ModuleShape) -> bool:
+    """Whether the adapter makes the module's input wider, which only rows marked for it allow."""
     if not candidate.grows or module.out != candidate.out or not module.inner or len(module.inner) != len(candidate.inner):
         return False
     return all(ours >= theirs for ours, theirs in zip(module.inner, candidate.inner, strict=True))
@@ -426,8 +459,11 @@ def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candid
     return ""
 
 
+RANK_ROLES = {"lora": "down", "bias_lora": "down", "loha": "hada_w1_b", "lokr": "lokr_w2_b"}
+
+
 def _rank(kind: str, shapes: Mapping[str, tuple[int, ...] | None]) -> int | None:
-    source = {"lora": "down", "bias_lora": "down", "loha": "hada_w1_b", "lokr": "lokr_w2_b"}.get(kind)
+    source = RANK_ROLES.get(kind)
     shape = shapes.get(source) or shapes.get("lokr_w1_b") if source else None
     return shape[0] if shape else None
 

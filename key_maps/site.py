@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from .dialect import DENOISER, ENCODER, Dialect, Wrapper, WrapperSet, dialects
-from .table import Family, families, flatten, generalise, slices
+from .table import Family, Match, Slice, families, flatten, generalise, slices
 
 Shape = tuple[int, ...]
 SUFFIXES = (".weight", ".scale")
 LEAST_EXPLAINED = 0.6  # share of a model's modules a table must explain to be its family
+CLOSE = 0.8  # share of the best table's patterns another table must have to be looked at closely
+SAMPLES = 4  # modules of one pattern that are looked at
 
 
 class Candidate(NamedTuple):
@@ -45,12 +47,14 @@ class Component:
             self.flat.setdefault(flatten(module), []).append(module)
         self.family = recognise(self.modules, weights, known)
         self._memory: dict[str, tuple[Candidate, ...]] = {}
+        self._slices: dict[tuple[int, int, int, tuple[Shape, ...]], tuple[Slice, ...] | None] = {}
 
     def find(self, name: str) -> tuple[Candidate, ...]:
         """Every place in this component that the (unwrapped, dotted or flattened) module name can mean."""
         found = self._memory.get(name)
         if found is None:
-            found = tuple(self._native(name)) or tuple(self._by_table(name))
+            flat = flatten(name).strip("_")
+            found = tuple(self._native(name, flat)) or tuple(self._by_table(flat))
             if found:
                 self._memory[name] = found
         return found
@@ -68,11 +72,11 @@ class Component:
         matches = self.family.find(flatten(name)) if self.family else []
         return matches[0].native[0] if matches else None
 
-    def _native(self, name: str) -> Iterable[Candidate]:
+    def _native(self, name: str, flat: str) -> Iterable[Candidate]:
         if name in self.modules:
             yield self._whole(name)
             return
-        modules = self.flat.get(flatten(name).strip("_"), ())
+        modules = self.flat.get(flat, ())
         if len(modules) == 1:
             yield self._whole(modules[0])
 
@@ -84,20 +88,26 @@ class Component:
         grows = any(row.grows for row in rows)
         return Candidate(self.name, module, ((weight, None, None),), False, shape[0] if shape else 0, shape[1:], -1, parts, grows)
 
-    def _by_table(self, name: str) -> Iterable[Candidate]:
-        for match in self.family.find(flatten(name).strip("_")) if self.family else ():
+    def _by_table(self, flat: str) -> Iterable[Candidate]:
+        for match in self.family.find(flat) if self.family else ():
             weights = [self._present(native) for native in match.native]
             if None in weights:
                 continue
-            shapes = tuple(self.weights[weight] for weight in weights)
-            placed = slices(match.row, match.alternative, match.part, shapes)
+            shapes = tuple([self.weights[weight] for weight in weights])
+            placed = self._sliced(match, shapes)
             if placed is None:
                 continue
-            pieces = tuple((weights[piece.native], piece.rows, piece.source) for piece in placed)
-            out = sum(rows[1] if rows else self.weights[weight][0] for weight, rows, _ in pieces if self.weights[weight])
-            alternative = match.row.alternatives[match.alternative] if match.alternative >= 0 else None
-            swap = bool(alternative and alternative.swap)
+            pieces = tuple([(weights[piece.native], piece.rows, piece.source) for piece in placed])
+            out = sum([rows[1] if rows else self.weights[weight][0] for weight, rows, _ in pieces if self.weights[weight]])
+            swap = match.alternative >= 0 and match.row.alternatives[match.alternative].swap
             yield Candidate(self.name, match.native[0], pieces, swap, out, shapes[0][1:], match.alternative, 1, match.row.grows)
+
+    def _sliced(self, match: Match, shapes: tuple[Shape, ...]) -> tuple[Slice, ...] | None:
+        # A model's blocks repeat: a few answers serve all its modules.
+        key = (match.index, match.alternative, match.part, shapes)
+        if key not in self._slices:
+            self._slices[key] = slices(match.row, match.alternative, match.part, shapes)
+        return self._slices[key]
 
     def _present(self, native: str) -> str | None:
         if native in self.modules:
@@ -116,7 +126,7 @@ def recognise(modules: Mapping[str, str], weights: Mapping[str, Shape], known: I
             by_template.setdefault(generalise(flatten(module))[0], []).append(module)
     rough = {family.name: sum(template in family.lookup for template in by_template) for family in known}
     best = max(rough.values(), default=0)
-    close = [family for family in known if rough[family.name] and rough[family.name] >= 0.7 * best]
+    close = [family for family in known if rough[family.name] and rough[family.name] >= CLOSE * best]
     scores = [(_explained(family, by_template, modules, weights), family) for family in close]
     (share, _), family = max(scores, key=lambda score: score[0], default=((0.0, 0.0), None))
     return family if share >= LEAST_EXPLAINED else None
@@ -127,7 +137,7 @@ def _explained(family: Family, by_template: Mapping[str, list[str]], modules, we
     good = total = 0
     for members in by_template.values():
         # Members of one pattern share their shape but for a few; a handful of samples tells.
-        for module in members[:: max(1, len(members) // 8)]:
+        for module in members[:: max(1, len(members) // SAMPLES)]:
             total += 1
             matches = [match for match in family.find(flatten(module)) if match.alternative < 0]
             good += any(slices(match.row, -1, 0, (weights[modules[module]],)) is not None for match in matches)

@@ -46,6 +46,7 @@ class Match(NamedTuple):
     """A name found in a table: the native modules it stands for (indices filled in) and which alternative and part it is."""
 
     row: Row
+    index: int  # the row's place in the table
     native: tuple[str, ...]
     alternative: int  # -1: the native name itself
     part: int
@@ -75,10 +76,10 @@ class Family(NamedTuple):
         template, numbers = generalise(flat)
         found = []
         for positions, entries in self.lookup.get(template, ()):
-            for row_index, alternative, part in entries.get(tuple(numbers[i] for i in positions), ()):
-                row = self.rows[row_index]
-                free = [number for i, number in enumerate(numbers) if i not in positions]
-                found.append(Match(row, tuple(fill(name, free) for name in row.native), alternative, part))
+            for index, alternative, part in entries.get(tuple([numbers[i] for i in positions]), ()):
+                row = self.rows[index]
+                free = [number for i, number in enumerate(numbers) if i not in positions] if positions else numbers
+                found.append(Match(row, index, tuple([fill(name, free) for name in row.native]), alternative, part))
         return found
 
     def spellings(self, row: Row, alternative: int, numbers: Sequence[str]) -> tuple[str, ...]:
@@ -147,7 +148,6 @@ def evaluate(size: Size, known: Mapping[str, int]) -> int | None:
     return sum(factor * (known[symbol] if symbol else 1) for symbol, factor in size)
 
 
-@lru_cache(maxsize=4096)
 def slices(row: Row, alternative: int, part: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[Slice, ...] | None:
     """Where the part's rows land in native weights of these shapes; None where the shapes do not fit the row."""
     known: dict[str, int] = {}

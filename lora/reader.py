@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Mapping
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..key_maps.header import LoraFileError
+from ..key_maps.header import Header, LoraFileError, TensorInfo
 
-__all__ = ["LoraFileError", "LoraReader"]
+__all__ = ["LoraFileError", "LoraReader", "map_tensors"]
+
+# The names safetensors gives torch's dtypes; types torch has no dtype for are left to safetensors itself.
+DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
+    "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+def map_tensors(path: str | os.PathLike[str], header: Header) -> dict[str, Tensor]:
+    """All tensors of the file at once, as views of one private mapping: nothing is read before it is used.
+
+    Several times faster than one call into safetensors per tensor, which is most of a loader's time. Falls back to
+    safetensors for dtypes that torch lacks and for data that is not aligned. Raises OSError or LoraFileError.
+    """
+    size = max((info.end for info in header.tensors.values()), default=0)
+    plain = size and all(info.dtype in DTYPES for info in header.tensors.values())
+    if not plain:
+        with LoraReader(path) as reader:
+            return {name: reader.tensor(name) for name in header.tensors}
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    whole = torch.frombuffer(mapping, dtype=torch.uint8)
+    views: dict[str, Tensor] = {}
+    return {name: _view(whole, header.data_start, info, views) for name, info in header.tensors.items()}
+
+
+def _view(whole: Tensor, data_start: int, info: TensorInfo, views: dict[str, Tensor]) -> Tensor:
+    """A tensor as a view of the mapped bytes; `views` keeps the whole file reinterpreted once per dtype."""
+    dtype = getattr(torch, DTYPES[info.dtype])
+    start, width = data_start + info.start, dtype.itemsize
+    if start % width:
+        return whole[start : data_start + info.end].clone().view(dtype).view(info.shape)
+    if info.dtype not in views:
+        views[info.dtype] = whole[: whole.numel() // width * width].view(dtype)
+    return views[info.dtype].as_strided(info.shape, _strides(info.shape), start // width)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) == 2:
+        return shape[1], 1
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
 
 
 class LoraReader:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import itertools
 import os
 import weakref
 from collections import OrderedDict
@@ -23,6 +26,7 @@ from ..key_maps.header import Header, LoraFileError, TensorInfo, adapter_config_
 from ..key_maps.plan import Adapter, Plan, make_plan
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Extra, Site, denoiser_component, encoder_components
+from ..lora.reader import map_tensors
 from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
 
 Tensors = Mapping[str, torch.Tensor]
@@ -49,10 +53,17 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     if ending not in SAFE:
         raise LoraFileError(path, f"files ending in {ending or 'nothing'} are not loaded", "Rename it to .safetensors")
     try:
-        tensors = comfy.utils.load_torch_file(path, safe_load=True)
+        tensors = _read_tensors(path, header)
     except Exception as error:
         raise LoraFileError(path, f"its tensors cannot be read ({str(error).splitlines()[0][:160]})", REMEDY) from None
     return LoraFile(tensors, header, adapter_config_beside(path))
+
+
+def _read_tensors(path: str, header: Header) -> Tensors:
+    """The tensors, mapped from the file; by the host where it tracks their place in the file or may not map at all."""
+    if getattr(getattr(comfy, "memory_management", None), "aimdo_enabled", False) or getattr(comfy.utils, "DISABLE_MMAP", False):
+        return comfy.utils.load_torch_file(path, safe_load=True)
+    return map_tensors(path, header)
 
 
 def _read_pickle(path: str) -> LoraFile:
@@ -105,7 +116,7 @@ def logical_shape(weight: torch.Tensor) -> tuple[int, ...]:
     """The shape a weight stands for, whatever its storage: GGUF and quantised tensors tell it themselves, NF4 by its state."""
     state = getattr(weight, "quant_state", None)
     shape = getattr(state, "shape", None) or getattr(weight, "tensor_shape", None) or weight.shape
-    return tuple(int(size) for size in shape)
+    return tuple(shape)
 
 
 _components: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -113,7 +124,8 @@ _stock_names: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDi
 
 
 def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, ...]]:
-    return {name: logical_shape(weight) for name, weight in module.state_dict().items() if name.startswith(prefix)}
+    named = itertools.chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return {name: logical_shape(weight) for name, weight in named if name.startswith(prefix)}
 
 
 def _remembered(store: weakref.WeakKeyDictionary, module: Any, make: Callable[[], Any]) -> Any:
@@ -190,16 +202,20 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
 
 def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:
     for weight, rows, source in adapter.target.pieces:
-        name = weight
-        if adapter.reaches == "bias":
-            name = site.components[adapter.target.component].bias_of(weight)
+        bias = site.components[adapter.target.component].bias_of(weight) if adapter.reaches != "weight" else None
         patch = _patch(adapter, tensors, source)
         swap = adapter.target.swap and not isinstance(patch, LocksmithAdapter)
-        if rows is None and not swap:
-            yield name, patch
-        else:
-            offset = (0, *rows) if rows else None
-            yield (name, offset, comfy.utils.swap_scale_shift) if swap else (name, offset), patch
+        for name in {"weight": (weight,), "bias": (bias,), "both": (weight, bias)}[adapter.reaches]:
+            if name is not None:
+                yield _target(name, rows, swap), patch
+
+
+def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
+    """The host's way to name a weight, a slice of its rows, and a function on the change."""
+    if rows is None and not swap:
+        return name
+    offset = (0, *rows) if rows else None
+    return (name, offset, comfy.utils.swap_scale_shift) if swap else (name, offset)
 
 
 def _patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None) -> Any:
@@ -322,15 +338,28 @@ def _original_names(tensors: Tensors, converted: Tensors) -> dict[str, str]:
 _files = FileCache()
 
 
+@contextlib.contextmanager
+def _without_collection():
+    """Holds the garbage collector: thousands of small objects are made at once and kept, which would set it off again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, extra: Extra | None = None):
     """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may be None.
 
     Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only.
     Raises LoraFileError for a file that cannot be read; a file that does not fit is no error, the report says so.
     """
-    file = _files.read(path)
-    plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, extra), file.config_beside)
-    patches = build_patches(plan, file.tensors)
+    with _without_collection():
+        file = _files.read(path)
+        plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, extra), file.config_beside)
+        patches = build_patches(plan, file.tensors)
     metadata = dict(file.header.metadata)
     new_model = _apply(model, patches.layers, strength_model, metadata)
     new_clip = _apply(clip, patches.layers, strength_clip, metadata)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -53,6 +54,12 @@ def prepare_base(base: Path, pack: Path) -> Path:
     return base
 
 
+def complaints_about_the_pack(log: str) -> list[str]:
+    """The lines of a server's log that warn of this pack, or say that it did not load."""
+    lines = [line for line in log.splitlines() if "locksmith" in line.lower()]
+    return [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|IMPORT FAILED|Cannot import|Error while|Traceback", line)]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -79,7 +86,8 @@ class Server:
     def command(self, port: int) -> list[str]:
         return [
             str(self.python), str(self.comfyui / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(self.base),
-            "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:", *self.extra_arguments,
+            "--disable-auto-launch", "--disable-api-nodes", "--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}",
+            *self.extra_arguments,
         ]  # fmt: skip
 
     def start(self, seconds: float = 240.0) -> None:
@@ -138,6 +146,14 @@ class Server:
 
     def get(self, path: str, seconds: float = 30.0):
         return json.loads(self.get_bytes(path, seconds))
+
+    def object_info(self) -> dict:
+        """Every node the server knows; ServerError if this pack's are not among them."""
+        known = self.get("/object_info")
+        if not any(name.startswith("Locksmith") for name in known):
+            complaints = "\n".join(complaints_about_the_pack(self.startup_log))
+            raise ServerError(f"The server runs, but this pack did not load. What its log says of it:\n{complaints}")
+        return known
 
     def queue(self, prompt: dict) -> str:
         """Queue an API prompt and return its id; PromptError if the server refuses it."""

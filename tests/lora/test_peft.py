@@ -9,6 +9,9 @@ from lora_locksmith.lora.adapters import AdapterError, AdapterSpec, patched_weig
 from peft.tuners.boft.layer import BOFTLayer
 from torch import nn
 
+# PEFT warns of the CUDA extension that BOFT would like, and of biases it takes for broken shards.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 SPELLINGS = {
     "lora_A.weight": "down",
     "lora_B.weight": "up",

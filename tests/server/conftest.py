@@ -30,7 +30,7 @@ def server(comfyui_path: Path, tiny_models_folder: Path) -> Iterator[comfy_serve
 
 @pytest.fixture(scope="session")
 def object_info(server: comfy_server.Server) -> dict:
-    return server.get("/object_info")
+    return server.object_info()
 
 
 @dataclass(frozen=True)

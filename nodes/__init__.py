@@ -1,0 +1,13 @@
+"""The nodes, as one extension for ComfyUI's V3 API."""
+
+from comfy_api.latest import ComfyExtension
+
+from .load_and_fix import LoadAndFixLoRA
+
+
+class LocksmithExtension(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def get_node_list(self):
+        """The node classes, in the order of the menu."""
+        return [LoadAndFixLoRA]

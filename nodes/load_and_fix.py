@@ -1,0 +1,94 @@
+"""The node Load and Fix LoRA: takes the stock loader's place, and says what became of every key."""
+
+from __future__ import annotations
+
+import json
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..key_maps.header import LoraFileError
+from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
+from . import host
+
+REPORT, ERROR = "report", "error"
+
+
+class LoadAndFixLoRA(io.ComfyNode):
+    """Same inputs as the stock LoraLoader in the same order; what is added stands behind them and is optional."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the front end sees it."""
+        return io.Schema(
+            node_id="LocksmithLoadAndFixLoRA",
+            display_name="Load and Fix LoRA",
+            category="model/loaders",
+            description="Loads a LoRA from any trainer, with the right weights, and reports which keys have no effect and why.",
+            search_aliases=["lora", "load lora", "lora loader", "lora key not loaded", "fix lora", "convert lora"],
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRA is applied to. Leave it open if the LoRA has none."),
+                io.Combo.Input("lora_name", options=folder_paths.get_filename_list("loras"), tooltip="The LoRA file."),
+                _strength("strength_model", "How strongly the diffusion model is changed. May be negative."),
+                _strength("strength_clip", "How strongly the text encoder is changed. May be negative."),
+                io.Combo.Input(
+                    "on_unmatched",
+                    options=[REPORT, ERROR],
+                    default=REPORT,
+                    optional=True,
+                    tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("MODEL"),
+                io.Clip.Output("CLIP"),
+                io.String.Output("report", display_name="report", tooltip="What loaded, what did not, and why."),
+                io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_name) -> bool | str:
+        """Refuse a name that is not in the loras folders before anything runs."""
+        if folder_paths.get_full_path("loras", lora_name) is None:
+            return f"LoRA {lora_name!r} is not in the loras folders. Put the file there, or choose another and refresh the list"
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_) -> tuple:
+        """Makes the node run again when the file changes on disk."""
+        path = folder_paths.get_full_path("loras", lora_name)
+        return (lora_name, *host.file_stamp(path)) if path else (lora_name,)
+
+    @classmethod
+    def execute(cls, model, lora_name, strength_model, strength_clip, clip=None, on_unmatched=REPORT) -> io.NodeOutput:
+        """Patch clones of model and clip; raises for an unreadable file, and for unmatched keys if asked to."""
+        if strength_model == 0 and (strength_clip == 0 or clip is None):
+            return _output(model, clip, f"Strength is 0: {lora_name} was not loaded.", json.dumps({"verdict": "strength is 0", "file": lora_name}))
+        path = folder_paths.get_full_path_or_raise("loras", lora_name)
+        try:
+            new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip)
+        except LoraFileError as error:
+            raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
+        if on_unmatched == ERROR:
+            _demand_all(lora_name, report)
+        return _output(new_model, new_clip, str(report), report.as_json())
+
+
+def _strength(name: str, tooltip: str):
+    return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
+
+
+def _output(model, clip, text: str, as_json: str) -> io.NodeOutput:
+    return io.NodeOutput(model, clip, text, as_json, ui={"text": [text], "report_json": [as_json]})
+
+
+def _demand_all(lora_name: str, report: host.Report) -> None:
+    lost = [entry for entry in report.unplaced() if entry["category"] not in (PLACED, BOOKKEEPING, NOT_WIRED)]
+    if lost:
+        first = lost[0]
+        raise RuntimeError(
+            f"{lora_name}: {len(lost)} of {len(report.outcomes)} keys have no effect. {report.verdict} The first: {first['key']}: {first['reason']}. "
+            "Set on_unmatched to 'report' to load the rest."
+        )

@@ -1,0 +1,151 @@
+"""dev.py's own promises: it needs only Python, finds the right ComfyUI, unpacks nothing outside its folder, and stops when told to."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import locksmith_dev as dev
+import pytest
+
+ROOT = Path(dev.__file__).parent
+
+
+def make_comfyui(folder: Path) -> Path:
+    for name in ("main.py", "comfy/sd.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def make_archive(path: Path, names: list[str], links: tuple[str, ...] = ()) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"text"))
+        for name in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, "/"
+            tar.addfile(member)
+    return path
+
+
+def test_needs_the_standard_library_only():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import dev; dev.helpers()"
+    outcome = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_unknown_command_is_explained():
+    outcome = subprocess.run([sys.executable, str(ROOT / "dev.py"), "fly"], capture_output=True, text=True)
+    assert outcome.returncode == 2
+    assert "demo" in outcome.stderr
+
+
+def test_pytest_arguments_pass_through_in_order():
+    assert dev.parse(["test", "tests/server", "-k", "demo or loads", "-x"]).rest == ["tests/server", "-k", "demo or loads", "-x"]
+
+
+def test_named_comfyui_wins(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui(tmp_path / "mine")))
+    assert dev.comfyui_at_hand() == tmp_path / "mine"
+
+
+def test_named_folder_that_is_no_comfyui_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(dev.Fault, match=r"COMFYUI_PATH is .* Correct or unset it"):
+        dev.comfyui_at_hand()
+
+
+def test_comfyui_around_the_pack_is_found(monkeypatch, tmp_path):
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.setattr(dev, "ROOT", make_comfyui(tmp_path) / "custom_nodes" / "any-name")
+    assert dev.comfyui_at_hand() == tmp_path
+
+
+def test_unpacks_one_folder_of_plain_files(tmp_path):
+    archive = make_archive(tmp_path / "a.tar.gz", ["top/vendor/X/main.py", "top/vendor/X/d/e.py", "top/other.py"], ("top/vendor/X/link",))
+    dev.unpack_folder(archive, ("vendor", "X"), tmp_path / "out")
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")} == {"main.py", "d", "d/e.py"}
+
+
+@pytest.mark.parametrize("name", ["top/vendor/X/../../../evil.py", "top/vendor/X//../evil.py", "top/vendor/X/.."])
+def test_refuses_names_that_lead_out_of_the_folder(tmp_path, name):
+    archive = make_archive(tmp_path / "a.tar.gz", [name])
+    with pytest.raises(dev.Fault, match="outside its folder"):
+        dev.unpack_folder(archive, ("vendor", "X"), tmp_path / "out")
+    assert not list(tmp_path.rglob("evil.py"))
+
+
+def test_environment_is_made_anew_when_a_pin_changes(monkeypatch, tmp_path):
+    monkeypatch.setattr(dev, "REQUIREMENTS", tmp_path / "requirements.txt")
+    dev.REQUIREMENTS.write_text("torch==1\n", encoding="utf-8")
+    before = dev.recipe()
+    dev.REQUIREMENTS.write_text("torch==2\n", encoding="utf-8")
+    assert dev.recipe() != before
+
+
+def test_every_torch_package_is_pinned():
+    assert [pin.split("==")[0] for pin in dev.pins(dev.TORCH_PACKAGES)] == list(dev.TORCH_PACKAGES)
+
+
+def test_text_is_appended_once_and_not_to_the_other_names_of_the_file(tmp_path):
+    installed, in_a_cache = tmp_path / "extension.py", tmp_path / "cached.py"
+    installed.write_text("a = 1\n", encoding="utf-8")
+    os.link(installed, in_a_cache)
+    for _ in range(2):
+        dev.append_once(installed, "# mark\n", mark="# mark")
+    assert installed.read_text(encoding="utf-8") == "a = 1\n# mark\n"
+    assert in_a_cache.read_text(encoding="utf-8") == "a = 1\n"
+
+
+def test_failing_step_says_what_failed_and_what_to_do(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(dev, "WORK", tmp_path)
+    monkeypatch.setattr(dev, "SETUP_LOG", tmp_path / "setup.log")
+    with pytest.raises(dev.Fault, match=r"(?s)the disk is full.*Free some space\."):
+        dev.run_step("a step", [sys.executable, "-c", "raise SystemExit('the disk is full')"], "Free some space.")
+    assert "a step" in capsys.readouterr().out
+
+
+def test_lock_lets_one_in_at_a_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(dev, "WORK", tmp_path)
+    with dev.one_at_a_time(), open(tmp_path / "lock", "a+") as second:
+        assert not dev.try_to_lock(second)
+    with open(tmp_path / "lock", "a+") as second:
+        assert dev.try_to_lock(second)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
+def test_server_ends_with_dev_py(comfyui_path, tmp_path):
+    """A demo that is told to end takes its server along: no process stays behind."""
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests']\n"
+        "import dev, comfy_server, signal, pathlib\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "base = comfy_server.prepare_base(pathlib.Path(sys.argv[3]), dev.ROOT)\n"
+        "with comfy_server.Server(pathlib.Path(sys.executable), pathlib.Path(sys.argv[2]), base, base / 'server.log') as server:\n"
+        "    print(server.process.pid, flush=True)\n"
+        "    server.process.wait()\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT), str(comfyui_path), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        server = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(timeout=30) == 143
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and is_alive(server):
+        time.sleep(0.1)
+    assert not is_alive(server)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

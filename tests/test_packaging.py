@@ -1,0 +1,67 @@
+"""The project's files agree with each other and with what ComfyUI's registry asks of a pack."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+GENERATED = (".dev", ".git", "__pycache__", ".hypothesis", ".pytest_cache", ".ruff_cache")
+
+
+def project_files(*endings: str) -> list[Path]:
+    files = (path for path in ROOT.rglob("*") if path.suffix in endings and path.is_file())
+    return [path for path in files if not any(part in GENERATED for part in path.relative_to(ROOT).parts)]
+
+
+def test_requirements_agree_with_pyproject():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == PYPROJECT["project"]["dependencies"]
+
+
+def test_registry_fields():
+    assert PYPROJECT["project"]["name"] == "lora-locksmith"
+    assert PYPROJECT["tool"]["comfy"]["DisplayName"] == "LoRA Locksmith"
+    assert PYPROJECT["tool"]["comfy"]["requires-comfyui"] == ">=0.16.3"
+    assert (ROOT / PYPROJECT["project"]["license"]["file"]).read_text(encoding="utf-8").startswith("MIT License")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", PYPROJECT["project"]["version"])
+
+
+def test_front_end_files_are_served_once():
+    """The host serves WEB_DIRECTORY and [tool.comfy] web each under its own address, so naming both runs every script twice."""
+    assert "web" not in PYPROJECT["tool"]["comfy"]
+
+
+@pytest.mark.parametrize("path", project_files(".py"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_source_is_ascii(path):
+    path.read_bytes().decode("ascii")
+
+
+def test_example_workflows_are_whole():
+    for path in (ROOT / "example_workflows").glob("*.json"):
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        nodes = {node["id"]: node for node in workflow["nodes"]}
+        for identifier, origin, origin_slot, target, target_slot, kind in workflow["links"]:
+            assert identifier in nodes[origin]["outputs"][origin_slot]["links"]
+            assert nodes[target]["inputs"][target_slot]["link"] == identifier
+            assert nodes[origin]["outputs"][origin_slot]["type"] == kind
+
+
+def test_importing_the_pack_imports_nothing_heavy():
+    code = (
+        "import importlib.util, sys; path = sys.argv[1]\n"
+        "spec = importlib.util.spec_from_file_location('pack', path + '/__init__.py', submodule_search_locations=[path])\n"
+        "sys.modules['pack'] = module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "assert not {'torch', 'comfy', 'nodes', 'pack.nodes', 'pack.key_maps'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    outcome = subprocess.run([sys.executable, "-I", "-c", code, str(ROOT)], capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
