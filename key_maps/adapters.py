@@ -34,6 +34,7 @@ class Kind(NamedTuple):
     refusal: str = ""
 
 
+SPLIT_BLOCKS = frozenset({"oft_blocks.1", "oft_blocks.2", "oft_blocks.3"})
 DECOMPOSED = frozenset({"alpha", "dora_scale", "magnitude", "scalar"})
 
 
@@ -124,7 +125,7 @@ KINDS = (
     ),
     Kind("glora", _sets("a1 a2 b1 b2"), DECOMPOSED, _unknown),
     Kind("oft", _sets("oft_blocks"), frozenset({"alpha", "rescale", "oft_diag"}), _blocks, linear=False),
-    Kind("oft_kohya", _sets("oft_blocks.0"), frozenset({"alpha", "oft_blocks.1", "oft_blocks.2", "oft_blocks.3"}), _split_blocks, linear=False),
+    Kind("oft_kohya", _sets("oft_blocks.0"), SPLIT_BLOCKS | {"alpha"}, _split_blocks, linear=False),
     Kind("oft_peft", _sets("oft_R"), frozenset({"scaled_oft", "alpha"}), _unknown, linear=False),
     Kind("boft_peft", _sets("boft_R"), frozenset({"boft_s"}), _unknown, linear=False),
     Kind("ia3", _sets("weight on_input"), frozenset(), _unknown),
@@ -141,7 +142,7 @@ KINDS = (
     Kind("vera", _sets("vera_d", "vera_b", "vera_d vera_b"), frozenset({"vera_A", "vera_B"}), _unknown, refusal=f"VeRA: {NO_BASE}"),
     Kind("tlora", _sets("tlora"), frozenset({"alpha"}), _unknown, refusal=f"T-LoRA: {NO_BASE}"),
     Kind("hra", _sets("hra_u"), frozenset(), _unknown, refusal="HRA (Householder reflection adaptation) is not supported"),
-    Kind("poly", _sets("poly_lora"), frozenset(), _unknown, refusal="Poly mixes several LoRAs by a router at run time, which no loader can do"),
+    Kind("poly", _sets("poly_lora"), frozenset(), _unknown, refusal="Poly mixes LoRAs by a router at run time, which a loader cannot do"),
 )
 
 

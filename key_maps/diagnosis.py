@@ -4,56 +4,88 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .adapters import Misfit, assign
-from .dialect import Dialect
+from .dialect import DENOISER, Dialect
 from .grammar import parse_key
-from .plan import PLACED, Plan
+from .plan import Plan
 from .site import Site
 from .table import Family, families, flatten, generalise, unify
 
 
 class Guess(NamedTuple):
-    """A family read off a file: its name ("" where it cannot be told), title, and runners-up that fit as well."""
+    """A family read off a file: name ("" where it cannot be told), title with the variant, and all that fit equally well."""
 
     name: str
     title: str
-    rivals: tuple[str, ...]
-    model_title: str = ""
+    rivals: tuple[str, ...] = ()
+
+
+Sample = tuple[tuple[str, ...], "tuple[int, ...] | None"]
+MOST_SAMPLES = 400
+LEAST_FITTING = 0.5  # share of a file's module patterns a family must know
 
 
 def guess_family(plan: Plan) -> Guess:
     """The family whose table fits most of the file's denoiser modules, names and shapes; ties are told, not broken."""
-    modules = _module_shapes(plan)
-    if not modules:
-        return Guess("", "", ())
-    scores = {}
-    for family in families().values():
-        if family.kind == "denoiser":
-            fitting = sum(_fits(family, names, shape) for names, shape in modules)
-            if fitting:
-                scores[family.name] = fitting
-    if not scores:
-        return Guess("", "", ())
-    best = max(scores.values())
-    if best < 0.5 * len(modules):
-        return Guess("", "", ())
-    first = [name for name, score in scores.items() if score == best]
-    first.sort(key=lambda name: _size_distance(families()[name], modules))
-    own = plan.site.family
-    if own and own.name in first:
-        first = [own.name]
-    tied = [name for name in first[1:] if _size_distance(families()[name], modules) == _size_distance(families()[first[0]], modules)]
-    if tied:
-        return Guess("", " or ".join(families()[name].title for name in [first[0], *tied]), tuple([first[0], *tied]))
-    return Guess(first[0], families()[first[0]].title, ())
+    samples = _module_shapes(plan)
+    known = [family for family in families().values() if family.kind == "denoiser"]
+    scores = {family.name: sum(_fits(family, names, shape) for names, shape in samples) for family in known}
+    best = max(scores.values(), default=0)
+    if not best or best < LEAST_FITTING * len(samples):
+        return Guess("", "")
+    first = [family for family in known if scores[family.name] == best]
+    depths = _block_counts(plan)
+    ranks = {family.name: (_least_contradictions(family, samples), not _same_blocks(family, depths)) for family in first}
+    closest = [family for family in first if ranks[family.name] == min(ranks.values())]
+    if plan.site.family is not None and plan.site.family.name in {family.name for family in closest}:
+        closest = [plan.site.family]
+    if len(closest) == 1:
+        return Guess(closest[0].name, variant_title(closest[0], samples))
+    return Guess("", " or ".join(family.title for family in closest), tuple(family.name for family in closest))
 
 
-def _module_shapes(plan: Plan) -> list[tuple[tuple[str, ...], tuple[int, ...] | None]]:
+def model_title(site: Site) -> str:
+    """The wired model's family and variant; "" where no table knows it."""
+    if site.family is None:
+        return ""
+    component = site.components[DENOISER]
+    samples = [((flatten(module),), component.weights[weight]) for module, weight in component.modules.items()]
+    return variant_title(site.family, samples[:: max(1, len(samples) // 60)])
+
+
+def variant_title(family: Family, samples: Sequence[Sample]) -> str:
+    """The family's title, with the one published variant whose sizes contradict nothing."""
+    fitting = [variant for variant, sizes in family.sizes.items() if not _contradictions(family, sizes, samples)]
+    return f"{family.title} {fitting[0]}" if len(fitting) == 1 and fitting[0] else family.title
+
+
+def _block_counts(plan: Plan) -> dict[str, int]:
+    """How many blocks the file trains: name before the first number -> highest number + 1."""
+    counts: dict[str, int] = {}
+    for module in {parse_key(key).module for key in plan.shapes}:
+        for name in _peelings(plan.site, module)[-1:]:
+            words = name.split("_")
+            number = next((i for i, word in enumerate(words) if word.isdigit()), None)
+            if number is not None and len(words[number]) < 6:
+                blocks = "_".join(words[:number])
+                counts[blocks] = max(counts.get(blocks, 0), int(words[number]) + 1)
+    return counts
+
+
+def _same_blocks(family: Family, counts: Mapping[str, int]) -> bool:
+    for variant in family.blocks:
+        told = {name: depth for name, depth in variant.items() if flatten(name) in counts}
+        if told and all(counts[flatten(name)] == depth for name, depth in told.items()):
+            return True
+    return False
+
+
+def _module_shapes(plan: Plan) -> list[Sample]:
     """One sample for each pattern of denoiser modules: (names after each possible peel, weight shape where known)."""
-    samples: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[int, ...] | None]] = {}
+    samples: dict[tuple[str, tuple[int, ...] | None], Sample] = {}
     groups: dict[str, dict[str, tuple[int, ...] | None]] = {}
     for key, shape in plan.shapes.items():
         parsed = parse_key(key)
@@ -63,9 +95,10 @@ def _module_shapes(plan: Plan) -> list[tuple[tuple[str, ...], tuple[int, ...] | 
         names = tuple(_peelings(plan.site, module))
         if not names:
             continue
-        pattern = tuple(generalise(flatten(name))[0] for name in names[-1:]) + (_weight_shape(roles),)
-        if pattern not in samples and len(samples) < 400:
-            samples[pattern] = (names, _weight_shape(roles))
+        shape = _weight_shape(roles)
+        pattern = (generalise(flatten(names[-1]))[0], shape)
+        if pattern not in samples and len(samples) < MOST_SAMPLES:
+            samples[pattern] = (names, shape)
     return list(samples.values())
 
 
@@ -108,11 +141,13 @@ def _fits(family: Family, names: tuple[str, ...], shape: tuple[int, ...] | None)
     return False
 
 
-def _size_distance(family: Family, modules) -> int:
-    """How many modules disagree with every published size of the family: the fewer the better."""
-    if not family.sizes:
-        return len(modules)
-    return min(sum(_contradicts(family, sizes, names, shape) for names, shape in modules) for sizes in family.sizes.values())
+def _least_contradictions(family: Family, samples: Sequence[Sample]) -> int:
+    """How many samples disagree with the best of the family's published sizes: the fewer the better."""
+    return min((_contradictions(family, sizes, samples) for sizes in family.sizes.values()), default=len(samples))
+
+
+def _contradictions(family: Family, sizes: Mapping[str, int], samples: Sequence[Sample]) -> int:
+    return sum(_contradicts(family, sizes, names, shape) for names, shape in samples)
 
 
 def _contradicts(family: Family, sizes: Mapping[str, int], names: tuple[str, ...], shape: tuple[int, ...] | None) -> bool:
@@ -134,13 +169,28 @@ def name_trainer(plan: Plan) -> str:
     if by_metadata:
         return max(by_metadata)[1]
     profile = Counter(
-        (adapter.location.wrapper, _naming(adapter.target.naming), spelling)
-        for adapter in plan.adapters
-        for spelling in adapter.spellings
+        (adapter.location.wrapper, _naming(adapter.target.naming), spelling) for adapter in plan.adapters for spelling in adapter.spellings
     )
-    scores = [(_likeness(dialect, profile), dialect.title) for dialect in known]
-    best, title = max(scores, default=(0.0, ""))
-    return title if best >= 0.5 else "cannot tell"
+    if not profile:
+        parsed = [parse_key(key) for key in plan.shapes]
+        profile = Counter((_deepest_wrapper(plan.site, key.module), "", key.spelling) for key in parsed if key.role)
+    scores = {dialect.title: _likeness(dialect, profile) for dialect in known}
+    best = max(scores.values(), default=0.0)
+    titles = [title for title, score in scores.items() if score == best]
+    if best < LEAST_LIKENESS or len(titles) > MOST_TRAINERS:
+        return "cannot tell"
+    return " or ".join(filter(None, (", ".join(titles[:-1]), titles[-1])))
+
+
+LEAST_LIKENESS = 0.5
+MOST_TRAINERS = 4  # more that fit equally well are no answer
+
+
+def _deepest_wrapper(site: Site, module: str) -> str:
+    rest = module
+    while wrappers := site.wrappers.peelable(rest):
+        rest = rest[len(wrappers[0].text) :]
+    return module[: len(module) - len(rest)]
 
 
 def _metadata_match(dialect: Dialect, metadata: Mapping[str, str]) -> int:
@@ -196,6 +246,3 @@ def untrained(plan: Plan) -> list[str]:
             pattern = ".".join("{}" if word.isdigit() else word for word in local.split("."))
             patterns[pattern] = patterns.get(pattern, False) or weight in trained
     return [pattern for pattern, done in patterns.items() if not done]
-
-
-__all__ = ["PLACED", "Guess", "guess_family", "name_trainer", "nearest_name", "untrained"]

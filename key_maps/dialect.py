@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +81,7 @@ def _value(path: Path, number: int, key: str, value: str, before: object) -> obj
     return value
 
 
-@lru_cache(maxsize=None)
+@cache
 def dialects(folder: Path = FOLDER) -> Mapping[str, Dialect]:
     """Every dialect whose record lies in `folder`, by file name: the folder is the registry."""
     return {path.stem: read_dialect(path) for path in sorted(folder.glob("*.record"))}
@@ -100,7 +100,9 @@ class WrapperSet:
         # ComfyUI names an encoder by its slot; files without the slot's name mean whichever encoder has the module.
         wrappers |= {"text_encoders.": ENCODER, "transformer.": DENOISER}
         for slot in slots:
-            wrappers |= {f"text_encoders.{slot}.transformer.": slot, f"{slot}.transformer.": slot, f"text_encoders.{slot}.": slot, f"{slot}.": slot}
+            wrappers |= dict.fromkeys(
+                (f"text_encoders.{slot}.transformer.", f"{slot}.transformer.", f"text_encoders.{slot}.", f"{slot}."), slot
+            )
         self.slots_of: dict[str, tuple[str, ...]] = {}
         for slot, texts in encoder_wrappers.items():
             for text in texts:

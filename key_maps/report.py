@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from .diagnosis import Guess, guess_family, name_trainer, nearest_name, untrained
+from .diagnosis import Guess, guess_family, model_title, name_trainer, nearest_name, untrained
 from .dialect import DENOISER
-from .plan import BOOKKEEPING, NOT_WIRED, PLACED, UNKNOWN_MODULE, UNSUPPORTED, Outcome, Plan
-from .strength import FROM_TENSORS
-from .table import flatten, generalise
+from .grammar import parse_key
+from .plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNSUPPORTED, Outcome, Plan
 
 MOST_PATTERNS = 12
+MOST_SCALES = 4
+MOST_IF_MISMATCHED = 3
 
 
 class Report:
@@ -50,7 +52,7 @@ class Report:
     def modules(self) -> dict[str, int]:
         """Modules of the file: {placed, total}; bookkeeping is none, an unwired text encoder counts."""
         placed = {adapter.module for adapter in self.adapters}
-        rest = {_module(key) for key, outcome in self.outcomes.items() if outcome.category not in (PLACED, BOOKKEEPING)}
+        rest = {parse_key(key).module for key, outcome in self.outcomes.items() if outcome.category not in (PLACED, BOOKKEEPING)}
         return {"placed": len(placed), "total": len(placed | rest)}
 
     @cached_property
@@ -59,8 +61,13 @@ class Report:
         family = self.plan.site.family
         misplaced = self.categories.keys() - {PLACED, BOOKKEEPING, NOT_WIRED, UNSUPPORTED}
         if family is not None and self.adapters and not misplaced:
-            return Guess(family.name, family.title, ())
+            return Guess(family.name, self.model_title)
         return guess_family(self.plan)
+
+    @cached_property
+    def model_title(self) -> str:
+        """The wired model's family and variant, "" where no table knows it."""
+        return model_title(self.plan.site)
 
     @cached_property
     def trainer(self) -> str:
@@ -93,20 +100,17 @@ class Report:
     @cached_property
     def mismatch(self) -> str:
         """Says that the file is for another model, where it is."""
-        family = self.plan.site.family
-        title = family.title if family else self.guess.model_title
-        lost = self.count(UNKNOWN_MODULE) + self.count("shape conflict")
-        if not lost or not self.guess.name or (family and self.guess.name == family.name):
+        lost = self.count(UNKNOWN_MODULE) + self.count(SHAPE_CONFLICT)
+        made_for = self.guess.title
+        if not lost or not made_for or made_for == self.model_title or DENOISER not in self.plan.site.components:
             return ""
-        share = round(100 * lost / max(1, sum(self.categories.values()) - self.count(BOOKKEEPING)))
-        return f"this is a {self.guess.title} LoRA; the model is {title or 'another'}. {share} % of its keys have no counterpart there."
+        modules = self.modules
+        share = round(100 * (modules["total"] - modules["placed"]) / modules["total"])
+        other = self.model_title or "another"
+        return f"this is a {made_for} LoRA; the model is {other}. {share} % of its modules have no counterpart there."
 
     def _losses(self) -> list[str]:
-        return [
-            f"{count} keys: {category}"
-            for category, count in self.categories.most_common()
-            if category not in (PLACED, BOOKKEEPING)
-        ]
+        return [f"{count} keys: {category}" for category, count in self.categories.most_common() if category not in (PLACED, BOOKKEEPING)]
 
     def unplaced(self) -> list[dict[str, str]]:
         """Every key without effect, with its category and reason, in the file's order."""
@@ -146,25 +150,26 @@ class Report:
         """What a user should know besides the counts."""
         notes = list(self.errors)
         if self.plan.inferred_wrapper:
-            notes.append(f"An unknown wrapper, {self.plan.inferred_wrapper!r}, stands before every name; all names behind it fit, so it was peeled off.")
-        corrected = [adapter for adapter in self.adapters if adapter.strength.factor != 1.0]
+            wrapper = self.plan.inferred_wrapper
+            notes.append(f"An unknown wrapper, {wrapper!r}, stands before every name; all names behind it fit, so it was peeled off.")
+        corrected = sum(adapter.strength.factor != 1.0 for adapter in self.adapters)
         if corrected:
-            notes.append(f"{len(corrected)} modules were saved by sd-scripts with split_qkv at a fraction of their strength; it is restored. Stock would apply 1/3 or 1/4.")
+            notes.append(
+                f"{corrected} modules were saved by sd-scripts with split_qkv at a fraction of their strength; it is restored. "
+                "Stock would apply 1/3 or 1/4 of it."
+            )
         scaled = [adapter for adapter in self.adapters if adapter.strength.scale not in (None, 1.0)]
         if scaled:
-            scales = sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})
-            notes.append(f"{len(scaled)} modules have their strength in {scaled[0].strength.source}: x {', '.join(scales[:4])}. Stock would apply x 1.")
-        return notes + self._ours()
+            scales = sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MOST_SCALES]
+            source = scaled[0].strength.source
+            notes.append(f"{len(scaled)} modules have their strength in {source}: x {', '.join(scales)}. Stock would apply x 1.")
+        return notes + self._rebuilt()
 
-    def _ours(self) -> list[str]:
-        notes = []
-        decomposed = sum(bool(adapter.roles.keys() & {"magnitude", "dora_scale"}) for adapter in self.adapters)
-        if decomposed:
-            notes.append(f"{decomposed} modules are DoRA: computed as trained. Stock would drop PEFT's magnitudes, or divide by the wrong norm.")
-        turned = Counter(adapter.kind for adapter in self.adapters if adapter.kind in REBUILT)
-        for kind, count in turned.items():
-            notes.append(f"{count} modules are {REBUILT[kind]}.")
-        return notes
+    def _rebuilt(self) -> list[str]:
+        """Adapters that are computed otherwise than the stock loader computes them."""
+        counts = Counter(adapter.kind for adapter in self.adapters if adapter.kind in REBUILT)
+        counts["dora"] = sum(bool(adapter.roles.keys() & {"magnitude", "dora_scale"}) for adapter in self.adapters)
+        return [f"{count} modules are {REBUILT[kind]}." for kind, count in counts.items() if count]
 
     def __str__(self) -> str:
         lines = [self.verdict, ""]
@@ -180,23 +185,28 @@ class Report:
         return "\n".join(lines)
 
     def _category_lines(self, category: str, count: int) -> list[str]:
+        """One line per pattern of module names; few where the whole file is for another model."""
         keys = [(key, outcome) for key, outcome in self.outcomes.items() if outcome.category == category]
-        reasons = Counter(generalise(flatten(outcome.reason))[0] for _, outcome in keys)
-        lines = ["", f"{category}: {count} keys"]
         if category == NOT_WIRED:
-            return [*lines[:1], f"{category}: {count} keys. {keys[0][1].reason.capitalize()}."]
+            return ["", f"{category}: {count} keys. {keys[0][1].reason.capitalize()}."]
         patterns: dict[str, list[tuple[str, Outcome]]] = {}
         for key, outcome in keys:
-            patterns.setdefault(_pattern(_module(key)), []).append((key, outcome))
-        for pattern, members in list(patterns.items())[:MOST_PATTERNS]:
-            near = nearest_name(self.plan.site, members[0][0]) if category == UNKNOWN_MODULE else ""
-            lines.append(f"  {pattern}  ({len(members)}): {members[0][1].reason}{near}")
-        if len(patterns) > MOST_PATTERNS:
-            lines.append(f"  and {len(patterns) - MOST_PATTERNS} more patterns, {len(reasons)} reasons in all")
+            patterns.setdefault(_pattern(parse_key(key).module), []).append((key, outcome))
+        lines, most = ["", f"{category}: {count} keys"], MOST_IF_MISMATCHED if self.mismatch else MOST_PATTERNS
+        for pattern, members in list(patterns.items())[:most]:
+            (key, outcome), near = members[0], ""
+            if category == UNKNOWN_MODULE and not self.mismatch:
+                near = nearest_name(self.plan.site, key)
+            lines.append(f"  {pattern}  ({len(members)}): {outcome.reason}{near}")
+        if len(patterns) > most:
+            lines.append(f"  and {len(patterns) - most} more patterns")
         return lines
 
 
+NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
+
 REBUILT = {
+    "dora": "DoRA: computed as trained. Stock would drop PEFT's magnitudes, and divides per-output ones by the wrong norm",
     "oft": "OFT: computed as trained. Stock would apply the square of the strength",
     "boft": "BOFT: computed as trained. Stock would apply the square of the strength",
     "oft_kohya": "OFT by sd-scripts. Stock would ignore them",
@@ -208,13 +218,6 @@ REBUILT = {
 }
 
 
-def _module(key: str) -> str:
-    from .grammar import parse_key
-
-    return parse_key(key).module
-
-
 def _pattern(module: str) -> str:
     """A module name with its block numbers left out: double_blocks.{}.img_attn.qkv."""
-    words = module.replace("_", "._").split(".")
-    return ".".join("{}" if word.isdigit() else "_{}" if word.startswith("_") and word[1:].isdigit() else word for word in words).replace("._", "_")
+    return NUMBER.sub("{}", module)

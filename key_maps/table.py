@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +70,7 @@ class Family(NamedTuple):
     sizes: Mapping[str, Mapping[str, int]]
     lookup: Mapping[str, tuple[tuple[tuple[int, ...], Mapping[tuple[str, ...], list[tuple[int, int, int]]]], ...]]
     kind: str = "denoiser"
+    blocks: tuple[Mapping[str, int], ...] = ()  # published numbers of blocks, one mapping per variant
 
     def find(self, flat: str) -> list[Match]:
         """Every row that the flattened name `flat` can mean, exact indices before free ones."""
@@ -213,7 +214,7 @@ class _Reader:
 
     def __init__(self, source: str):
         self.source, self.line = source, 0
-        self.directives: dict[str, list[str]] = {"title": [], "sizes": [], "encoder": [], "kind": []}
+        self.directives: dict[str, list[str]] = {"title": [], "sizes": [], "encoder": [], "kind": [], "blocks": []}
         self.sections: list[tuple[str, tuple[str, ...]]] = [("", ("",))]
         self.header_open = False
         self.rows: list[Row] = []
@@ -313,7 +314,8 @@ class _Reader:
             raise TableError(f"{self.source}: the table has no rows. Add a line `native shape = other name`")
         rows = tuple(self.rows)
         self._check_sums(rows)
-        return Family(name, title[0], rows, self._encoders(), self._sizes(), self._lookup(rows), kind)
+        blocks = tuple(self._numbers("blocks", text) for text in self.directives["blocks"])
+        return Family(name, title[0], rows, self._encoders(), self._sizes(), self._lookup(rows), kind, blocks)
 
     def _encoders(self) -> dict[str, tuple[str, ...]]:
         encoders = {}
@@ -328,11 +330,14 @@ class _Reader:
         sizes: dict[str, dict[str, int]] = {}
         for text in self.directives["sizes"]:
             variant, _, pairs = text.rpartition(":")
-            try:
-                sizes[variant.strip()] = {symbol: int(number) for symbol, number in (pair.split("=") for pair in pairs.split())}
-            except ValueError:
-                raise TableError(f"{self.source}: @sizes {text!r} cannot be read. Write `@sizes variant: h=3072 c=4096`") from None
+            sizes[variant.strip()] = self._numbers("sizes", pairs)
         return sizes
+
+    def _numbers(self, directive: str, text: str) -> dict[str, int]:
+        try:
+            return {name: int(number) for name, number in (pair.split("=") for pair in text.split())}
+        except ValueError:
+            raise TableError(f"{self.source}: @{directive} {text!r} cannot be read. Write name=number pairs") from None
 
     def _check_sums(self, rows: tuple[Row, ...]) -> None:
         for row in rows:
@@ -359,9 +364,7 @@ class _Reader:
         lookup: dict[str, dict[tuple[int, ...], dict[tuple[str, ...], list[tuple[int, int, int]]]]] = {}
         for (template, literals, positions, _), entry in seen.items():
             lookup.setdefault(template, {}).setdefault(positions, {}).setdefault(literals, []).append(entry)
-        return {
-            template: tuple(sorted(groups.items(), key=lambda group: -len(group[0]))) for template, groups in lookup.items()
-        }
+        return {template: tuple(sorted(groups.items(), key=lambda group: -len(group[0]))) for template, groups in lookup.items()}
 
     def _enter(self, seen, rows, entry, name) -> None:
         marked = flatten(name.replace("{}", "0free0"))
@@ -392,7 +395,7 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-@lru_cache(maxsize=None)
+@cache
 def families(folder: Path = FOLDER) -> Mapping[str, Family]:
     """Every family whose table lies in `folder`, by file name: the folder is the registry."""
     return {path.stem: read_table(path) for path in sorted(folder.glob("*.table"))}

@@ -26,8 +26,8 @@ from ..key_maps.header import Header, LoraFileError, TensorInfo, adapter_config_
 from ..key_maps.plan import Adapter, Plan, make_plan
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Extra, Site, denoiser_component, encoder_components
-from ..lora.reader import map_tensors
 from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
+from ..lora.reader import map_tensors
 
 Tensors = Mapping[str, torch.Tensor]
 SAFE = (".safetensors", ".sft")

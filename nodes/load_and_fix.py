@@ -28,7 +28,7 @@ class LoadAndFixLoRA(io.ComfyNode):
             search_aliases=["lora", "load lora", "lora loader", "lora key not loaded", "fix lora", "convert lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
-                io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRA is applied to. Leave it open if the LoRA has none."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRA is applied to, if it has any part in the LoRA."),
                 io.Combo.Input("lora_name", options=folder_paths.get_filename_list("loras"), tooltip="The LoRA file."),
                 _strength("strength_model", "How strongly the diffusion model is changed. May be negative."),
                 _strength("strength_clip", "How strongly the text encoder is changed. May be negative."),
@@ -65,7 +65,8 @@ class LoadAndFixLoRA(io.ComfyNode):
     def execute(cls, model, lora_name, strength_model, strength_clip, clip=None, on_unmatched=REPORT) -> io.NodeOutput:
         """Patch clones of model and clip; raises for an unreadable file, and for unmatched keys if asked to."""
         if strength_model == 0 and (strength_clip == 0 or clip is None):
-            return _output(model, clip, f"Strength is 0: {lora_name} was not loaded.", json.dumps({"verdict": "strength is 0", "file": lora_name}))
+            verdict = f"The strength is 0: {lora_name} was not loaded."
+            return _output(model, clip, verdict, json.dumps({"verdict": verdict, "file": lora_name}))
         path = folder_paths.get_full_path_or_raise("loras", lora_name)
         try:
             new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip)
@@ -89,6 +90,6 @@ def _demand_all(lora_name: str, report: host.Report) -> None:
     if lost:
         first = lost[0]
         raise RuntimeError(
-            f"{lora_name}: {len(lost)} of {len(report.outcomes)} keys have no effect. {report.verdict} The first: {first['key']}: {first['reason']}. "
-            "Set on_unmatched to 'report' to load the rest."
+            f"{lora_name}: {len(lost)} of {len(report.outcomes)} keys have no effect. {report.verdict} "
+            f"The first: {first['key']}: {first['reason']}. Set on_unmatched to 'report' to load the rest."
         )
