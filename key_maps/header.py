@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import struct
 from collections.abc import Mapping
 from math import prod
@@ -75,17 +76,24 @@ def _header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int
         raise LoraFileError(path, "it is empty", REMEDY)
     if len(first) < 8:
         raise LoraFileError(path, f"it is only {size} bytes long, too short for a safetensors file", REMEDY)
-    if first[:2] == b"PK" or first[:1] == b"\x80":
-        raise LoraFileError(path, "it is a PyTorch pickle file, not safetensors", "Convert it to safetensors, or rename it to .pt or .ckpt")
-    if first[:4] == b"GGUF":
-        raise LoraFileError(path, "it is a GGUF file, not safetensors", "Use the safetensors version of this LoRA")
     (length,) = struct.unpack("<Q", first)
-    if length > MAX_HEADER_BYTES or length < 2:
-        fault = f"it is not a safetensors file (its first bytes, {first[:8]!r}, give an impossible header length)"
-        raise LoraFileError(path, fault, "Web pages and Git LFS pointers saved under this name are usual causes; download the file itself")
-    if length > size - 8:
-        raise LoraFileError(path, f"it is cut short: the header alone needs {length + 8:,} bytes, the file has {size:,}", REMEDY)
+    if not 2 <= length <= MAX_HEADER_BYTES or length > size - 8:
+        raise _no_header(path, first, length, size)
     return length
+
+
+def _no_header(path: str | os.PathLike[str], first: bytes, length: int, size: int) -> LoraFileError:
+    """What a file is whose first eight bytes cannot be the length of a header."""
+    if first[:4] == b"PK\x03\x04" or (first[:1] == b"\x80" and first[1] <= pickle.HIGHEST_PROTOCOL):
+        return LoraFileError(
+            path, "it is a PyTorch pickle file, not safetensors", "Convert it to safetensors, or rename it to .pt or .ckpt"
+        )
+    if first[:4] == b"GGUF":
+        return LoraFileError(path, "it is a GGUF file, not safetensors", "Use the safetensors version of this LoRA")
+    if 2 <= length <= MAX_HEADER_BYTES:
+        return LoraFileError(path, f"it is cut short: the header alone needs {length + 8:,} bytes, the file has {size:,}", REMEDY)
+    fault = f"it is not a safetensors file (its first bytes, {first!r}, give an impossible header length)"
+    return LoraFileError(path, fault, "Web pages and Git LFS pointers saved under this name are usual causes; download the file itself")
 
 
 def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> Header:

@@ -188,7 +188,7 @@ class Report:
         """One line per pattern of module names; few where the whole file is for another model."""
         keys = [(key, outcome) for key, outcome in self.outcomes.items() if outcome.category == category]
         if category == NOT_WIRED:
-            return ["", f"{category}: {count} keys. {keys[0][1].reason.capitalize()}."]
+            return ["", f"{category}: {count} keys: {keys[0][1].reason}."]
         patterns: dict[str, list[tuple[str, Outcome]]] = {}
         for key, outcome in keys:
             patterns.setdefault(_pattern(parse_key(key).module), []).append((key, outcome))

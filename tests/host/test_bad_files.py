@@ -1,0 +1,80 @@
+"""Files that are no LoRA, or not whole: one clear error with the file, the fault and the remedy."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from lora_locksmith.key_maps.header import LoraFileError
+from safetensors.torch import save_file
+
+LORA = {
+    "diffusion_model.final_layer.linear.lora_A.weight": torch.ones(2, 128),
+    "diffusion_model.final_layer.linear.lora_B.weight": torch.ones(64, 2),
+}
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code from a pickle ran",))
+
+
+def written(path, kind):
+    if kind == "pickle":
+        torch.save(LORA, path)
+    elif kind == "nested pickle":
+        torch.save({"state_dict": LORA}, path)
+    elif kind == "evil pickle":
+        path.write_bytes(pickle.dumps({"a": Evil()}))
+    elif kind == "pickle without tensors":
+        torch.save({"a": 1, "b": "text"}, path)
+    elif kind == "text":
+        path.write_text("not a LoRA")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pickle", "nested pickle"])
+@pytest.mark.parametrize("ending", [".pt", ".ckpt"])
+def test_tensors_in_a_pickle_load_through_the_safe_loader(host, tiny_flux, tmp_path, kind, ending):
+    patcher, _, report = host.load_and_fix(tiny_flux(), None, written(tmp_path / f"x{ending}", kind))
+    assert len(patcher.patches) == 1
+    assert report.unplaced() == []
+
+
+@pytest.mark.parametrize("kind", ["evil pickle", "pickle without tensors", "text"])
+def test_other_pickles_are_refused_and_run_nothing(host, tmp_path, capsys, kind):
+    with pytest.raises(LoraFileError) as raised:
+        host.read_lora(written(tmp_path / "x.pt", kind))
+    assert "x.pt" in str(raised.value)
+    assert raised.value.remedy
+    assert "code from a pickle" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_missing_file(host, tmp_path, ending):
+    with pytest.raises(LoraFileError, match="no such file"):
+        host.read_lora(tmp_path / f"nothing{ending}")
+
+
+def test_an_unknown_ending(host, tmp_path):
+    save_file(LORA, tmp_path / "x.lora")
+    with pytest.raises(LoraFileError, match=r"\.lora"):
+        host.read_lora(tmp_path / "x.lora")
+
+
+def test_tensors_of_every_dtype_come_out_as_safetensors_reads_them(host, tmp_path):
+    from safetensors.torch import load_file
+
+    dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.int64, torch.bool)
+    tensors = {str(dtype): torch.ones(3, 5).to(dtype) for dtype in dtypes} | {"scalar": torch.tensor(2.5), "none": torch.zeros(0, 4)}
+    tensors |= {"odd": torch.ones(3, dtype=torch.int8), "four": torch.randn(2, 3, 4, 5)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    ours, theirs = host.read_lora(tmp_path / "x.safetensors").tensors, load_file(tmp_path / "x.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype and ours[name].shape == tensor.shape
+        assert torch.equal(
+            ours[name].view(-1).view(torch.uint8) if tensor.numel() else ours[name],
+            tensor.reshape(-1).view(torch.uint8) if tensor.numel() else tensor,
+        )

@@ -1,0 +1,226 @@
+"""The plan's laws, on a small FLUX.1: nothing guessed, nothing silently dropped, each key with its reason."""
+
+import json
+
+import pytest
+from lora_locksmith.key_maps import plan as plans
+from lora_locksmith.key_maps.plan import make_plan
+from lora_locksmith.key_maps.report import Report
+from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
+
+H, M = 8, 32
+
+
+def flux_weights() -> dict[str, tuple[int, ...]]:
+    modules = {"img_in": (H, 16), "final_layer.linear": (16, H), "final_layer.adaLN_modulation.1": (2 * H, H)}
+    for i in range(2):
+        for side in ("img", "txt"):
+            modules |= {
+                f"double_blocks.{i}.{side}_mod.lin": (6 * H, H),
+                f"double_blocks.{i}.{side}_attn.qkv": (3 * H, H),
+                f"double_blocks.{i}.{side}_attn.proj": (H, H),
+                f"double_blocks.{i}.{side}_mlp.0": (M, H),
+                f"double_blocks.{i}.{side}_mlp.2": (H, M),
+            }
+        modules |= {f"single_blocks.{i}.linear1": (3 * H + M, H), f"single_blocks.{i}.linear2": (H, H + M)}
+        modules |= {f"single_blocks.{i}.modulation.lin": (3 * H, H)}
+    weights = {f"diffusion_model.{name}.weight": shape for name, shape in modules.items()}
+    return weights | {f"diffusion_model.{name}.bias": shape[:1] for name, shape in modules.items()}
+
+
+CLIP = {
+    f"clip_l.transformer.text_model.encoder.layers.{i}.{name}.weight": shape
+    for i in range(2)
+    for name, shape in {"self_attn.q_proj": (4, 4), "mlp.fc1": (12, 4)}.items()
+}
+
+
+@pytest.fixture(scope="module")
+def site():
+    return Site([denoiser_component(flux_weights()), *encoder_components(CLIP)])
+
+
+@pytest.fixture(scope="module")
+def bare_site():
+    return Site([denoiser_component(flux_weights())])
+
+
+def lora(module: str, out: int, inner: int, rank: int = 2, down="lora_A.weight", up="lora_B.weight") -> dict[str, tuple[int, ...]]:
+    return {f"{module}.{down}": (rank, inner), f"{module}.{up}": (out, rank)}
+
+
+def only_target(plan):
+    assert len(plan.adapters) == 1, {key: outcome for key, outcome in plan.outcomes.items() if outcome.category != "placed"}
+    return plan.adapters[0].target
+
+
+WRAPPERS = (
+    "", "transformer.", "diffusion_model.", "model.diffusion_model.", "base_model.model.", "transformer.base_model.model.",
+    "base_model.model.transformer.", "base_model.model.transformer.diffusion_model.", "model.model.", "module.", "_orig_mod.",
+    "pipe.dit.", "base_model.model.model.", "unet.base_model.model.", "transformer._orig_mod.module.base_model.model.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("adapter", ["", ".default", ".default_0.default", ".my_style"])
+def test_wrappers_in_any_number_and_order_and_any_adapter_name(site, wrapper, adapter):
+    keys = lora(f"{wrapper}transformer_blocks.1.attn.add_k_proj", H, H, down=f"lora_A{adapter}.weight", up=f"lora_B{adapter}.weight")
+    target = only_target(make_plan(keys, {}, site))
+    assert target.pieces == (("diffusion_model.double_blocks.1.txt_attn.qkv.weight", (H, H), None),)
+
+
+FLAT = ("lora_unet_", "lora_unet__", "lora_transformer_", "lycoris_", "Hunyuan_video_I2V_lora_")
+
+
+@pytest.mark.parametrize("wrapper", FLAT)
+@pytest.mark.parametrize("name", ["double_blocks_0_img_attn_qkv", "double_blocks_0.img_attn.qkv", "double_blocks__0_img_attn_qkv"])
+def test_flattened_half_flattened_and_doubled_separators(site, wrapper, name):
+    keys = lora(wrapper + name, 3 * H, H, down="lora_down.weight", up="lora_up.weight")
+    assert only_target(make_plan(keys, {}, site)).pieces == (("diffusion_model.double_blocks.0.img_attn.qkv.weight", None, None),)
+
+
+def test_a_compiled_block_and_a_cut_name(site):
+    for module in ("transformer.single_transformer_blocks.0._orig_mod.attn.to_q", "transformer.single_transformer_blocks.0.attn.to_q"):
+        assert only_target(make_plan(lora(module, H, H), {}, site)).pieces[0][1] == (0, H)
+    assert only_target(make_plan(lora("sformer_blocks.0.attn.to_out.0", H, H), {}, site)).module == "double_blocks.0.img_attn.proj"
+
+
+def test_halves_of_the_final_layer_are_swapped_only_in_diffusers_order(site):
+    assert only_target(make_plan(lora("transformer.norm_out.linear", 2 * H, H), {}, site)).swap
+    assert not only_target(make_plan(lora("diffusion_model.final_layer.adaLN_modulation.1", 2 * H, H), {}, site)).swap
+
+
+def test_wrapper_before_every_key_is_inferred_and_said(site):
+    keys = lora("acme_wrap.transformer_blocks.0.attn.to_q", H, H) | lora("acme_wrap.transformer_blocks.1.ff.net.2", H, M)
+    plan = make_plan(keys, {}, site)
+    assert plan.inferred_wrapper == "acme_wrap."
+    assert len(plan.adapters) == 2
+    assert "acme_wrap" in str(Report(plan))
+
+
+def test_wrapper_is_not_inferred_where_one_name_or_shape_behind_it_does_not_fit(site):
+    good = lora("acme.transformer_blocks.0.attn.to_q", H, H) | lora("acme.transformer_blocks.1.attn.to_q", H, H)
+    for odd in (lora("acme.transformer_blocks.0.nothing", H, H), lora("acme.transformer_blocks.0.attn.to_k", H, H + 1)):
+        plan = make_plan(good | odd, {}, site)
+        assert plan.inferred_wrapper == ""
+        assert not plan.adapters
+
+
+CASES = {
+    "unknown module": (lora("transformer.transformer_blocks.0.attn.to_z", H, H), plans.UNKNOWN_MODULE, "to_z"),
+    "block that is not there": (lora("transformer.transformer_blocks.7.attn.to_q", H, H), plans.UNKNOWN_MODULE, "double_blocks.7"),
+    "unknown role": ({"transformer.transformer_blocks.0.attn.to_q.lora_Q.weights": (2, 2)}, plans.UNKNOWN_ROLE, "ending"),
+    "wrong size": (lora("transformer.transformer_blocks.0.attn.to_q", H + 1, H), plans.SHAPE_CONFLICT, "made for"),
+    "ranks differ": ({"img_in.lora_A.weight": (2, 16), "img_in.lora_B.weight": (H, 3)}, plans.SHAPE_CONFLICT, "rank"),
+    "same size, other shape": (lora("transformer.transformer_blocks.0.attn.to_q", H // 2, H * 2), plans.SHAPE_CONFLICT, "made for"),
+    "half an adapter": ({"img_in.lora_A.weight": (2, 16)}, plans.INCOMPLETE, "up"),
+    "lone alpha": ({"img_in.alpha": ()}, plans.INCOMPLETE, "down"),
+    "VeRA": ({"img_in.vera_lambda_d": (2,), "img_in.vera_lambda_b": (H,)}, plans.UNSUPPORTED, "base"),
+    "T-LoRA": ({"img_in.q_layer.weight": (2, 16), "img_in.alpha": ()}, plans.UNSUPPORTED, "base"),
+    "bundled embedding": ({"bundle_emb.word.vectors": (1, 4)}, plans.BOOKKEEPING, "embedding"),
+    "slider notes": ({"_aux.x": (1,)}, plans.BOOKKEEPING, "notes"),
+    "quantised base": ({"transformer.transformer_blocks.0.attn.to_q.base_layer.weight": (4, 4)}, plans.BOOKKEEPING, "base model"),
+    "a conv where a linear layer is": (
+        {"img_in.lora_A.weight": (2, 16, 3, 3), "img_in.lora_B.weight": (H, 2, 1, 1)},
+        plans.SHAPE_CONFLICT,
+        "made",
+    ),
+}
+
+
+@pytest.mark.parametrize("keys, category, reason", CASES.values(), ids=CASES.keys())
+def test_every_key_without_effect_has_one_category_and_its_reason(site, keys, category, reason):
+    plan = make_plan(keys, {}, site)
+    assert set(plan.outcomes) == set(keys)
+    assert {outcome.category for outcome in plan.outcomes.values()} == {category}
+    assert all(reason in outcome.reason for outcome in plan.outcomes.values())
+
+
+def test_a_1x1_convolution_is_a_linear_layer(site):
+    keys = {"img_in.lora_A.weight": (2, 16, 1, 1), "img_in.lora_B.weight": (H, 2, 1, 1)}
+    assert only_target(make_plan(keys, {}, site)).module == "img_in"
+
+
+def test_role_twice_in_one_module_is_a_duplicate(site):
+    keys = lora("img_in", H, 16) | {"img_in.lora_down.weight": (2, 16)}
+    outcomes = make_plan(keys, {}, site).outcomes
+    assert outcomes["img_in.lora_down.weight"].category == plans.DUPLICATE_TARGET
+
+
+def test_two_adapters_on_one_weight_are_both_placed(site):
+    keys = lora("img_in", H, 16) | {"img_in.diff": (H, 16)} | lora("transformer.x_embedder", H, 16)
+    plan = make_plan(keys, {}, site)
+    assert [adapter.kind for adapter in plan.adapters] == ["lora", "diff", "lora"]
+    assert {adapter.target.module for adapter in plan.adapters} == {"img_in"}
+
+
+def test_text_encoder_keys_without_clip_are_one_calm_line(bare_site, site):
+    keys = {}
+    for i in range(2):
+        keys |= lora(f"lora_te1_text_model_encoder_layers_{i}_self_attn_q_proj", 4, 4, down="lora_down.weight", up="lora_up.weight")
+    report = Report(make_plan(keys, {}, bare_site))
+    assert report.categories == {plans.NOT_WIRED: 4}
+    assert len([line for line in str(report).splitlines() if "CLIP" in line]) == 1
+    assert Report(make_plan(keys, {}, site)).categories == {plans.PLACED: 4}
+
+
+@pytest.mark.parametrize("wrapper", ["lora_te_", "lora_te1_", "text_encoder.", "text_encoders.clip_l.transformer.", "clip_l.transformer."])
+def test_text_encoder_wrappers(site, wrapper):
+    name = "text_model.encoder.layers.1.mlp.fc1"
+    module = wrapper + (name if wrapper.endswith(".") else name.replace(".", "_"))
+    target = only_target(make_plan(lora(module, 12, 4), {}, site))
+    assert target.component == "clip_l"
+
+
+def test_names_only(site):
+    plan = make_plan(dict.fromkeys(lora("transformer.transformer_blocks.0.attn.to_q", H, H)), {}, site)
+    assert only_target(plan).pieces[0][0] == "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+
+
+CONFIG = {"r": 4, "lora_alpha": 16, "alpha_pattern": {"attn.to_k": 1}, "rank_pattern": {"attn.to_k": 2}}
+
+
+@pytest.mark.parametrize("name, scale", [("attn.to_q", 4.0), ("attn.to_k", 0.5)])
+def test_strength_from_peft_settings(site, name, scale):
+    keys = lora(f"transformer.transformer_blocks.0.{name}", H, H, rank=2 if name.endswith("k") else 4)
+    header = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in CONFIG.items()})}
+    for metadata, beside in ((header, None), ({}, CONFIG)):
+        strength = make_plan(keys, metadata, site, beside).adapters[0].strength
+        assert strength.scale == scale
+        assert "lora_adapter_metadata" in strength.source or "adapter_config.json" in strength.source
+    rooted = dict(CONFIG, use_rslora=True, alpha_pattern={})
+    assert make_plan(lora("base_model.model.x_embedder", H, 16, rank=4), {}, site, rooted).adapters[0].strength.scale == 16 / 4**0.5
+
+
+def test_alpha_tensors_go_before_settings(site):
+    keys = lora("transformer.x_embedder", H, 16) | {"transformer.x_embedder.alpha": ()}
+    strength = make_plan(keys, {}, site, CONFIG).adapters[0].strength
+    assert strength.scale is None
+    assert "tensors" in strength.source
+
+
+def test_split_qkv_files_of_sd_scripts_are_corrected(site):
+    metadata = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": "2"}
+    qkv = lora("lora_unet_double_blocks_0_img_attn_qkv", 3 * H, H, rank=6) | {"lora_unet_double_blocks_0_img_attn_qkv.alpha": ()}
+    linear1 = lora("lora_unet_single_blocks_0_linear1", 3 * H + M, H, rank=8) | {"lora_unet_single_blocks_0_linear1.alpha": ()}
+    proj = lora("lora_unet_double_blocks_0_img_attn_proj", H, H, rank=2) | {"lora_unet_double_blocks_0_img_attn_proj.alpha": ()}
+    plan = make_plan(qkv | linear1 | proj, metadata, site)
+    assert [adapter.strength.factor for adapter in plan.adapters] == [3.0, 4.0, 1.0]
+    assert [adapter.strength.factor for adapter in make_plan(qkv, {}, site).adapters] == [1.0]
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"lora_adapter_metadata": "{nonsense"}, {"lora_adapter_metadata": "[1]"}, {"ss_network_args": '{"split_qkv"'}]
+)
+def test_spoilt_metadata_is_ignored(site, metadata):
+    assert make_plan(lora("transformer.x_embedder", H, 16), metadata, site).adapters[0].strength.scale is None
+
+
+def test_report_is_whole_json(site):
+    keys = lora("transformer.x_embedder", H, 16) | lora("transformer.nothing", H, 16) | {"_aux.x": (1,)}
+    report = json.loads(Report(make_plan(keys, {}, site), "some.safetensors").as_json())
+    assert report["keys"] == {"placed": 2, "total": 5}
+    assert report["modules"] == {"placed": 1, "total": 2}
+    assert {entry["category"] for entry in report["unplaced"]} == {plans.UNKNOWN_MODULE, plans.BOOKKEEPING}
+    assert report["verdict"] and report["trainer"] and report["strength_source"]
+    assert "double_blocks.{}.img_attn.qkv" in report["untrained"]

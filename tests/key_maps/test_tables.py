@@ -1,0 +1,233 @@
+"""Every family table against the real ComfyUI models: rows, shapes, sizes, recognition, other spellings, and what stock accepts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import comfy_models
+import pytest
+from lora_locksmith.key_maps.plan import PLACED, make_plan
+from lora_locksmith.key_maps.site import Component, Site, denoiser_component, encoder_components
+from lora_locksmith.key_maps.table import TableError, families, fill, flatten, generalise, parse_table, slices, unify
+
+DENOISERS = sorted(name for name, family in families().items() if family.kind == "denoiser")
+NUMBERED_IN_A_ROW = ("sd15", "sd21", "sdxl", "sdxl_refiner", "stable_cascade")  # each number is a block of another kind
+RANK = 4
+
+pytestmark = pytest.mark.usefixtures("comfy")
+every_model = pytest.mark.parametrize("name", comfy_models.MODELS)
+every_encoder = pytest.mark.parametrize("name", comfy_models.ENCODERS)
+
+
+def component_of(name: str) -> Component:
+    try:
+        return denoiser_component(comfy_models.shapes(name))
+    except comfy_models.NotInThisComfyUI as fault:
+        pytest.skip(str(fault))
+
+
+def encoders_of(name: str) -> list[Component]:
+    try:
+        return encoder_components(comfy_models.encoder_shapes(name))
+    except (ImportError, AttributeError) as fault:
+        pytest.skip(f"this ComfyUI has no such text encoder: {fault}")
+
+
+def unlisted(component: Component) -> list[str]:
+    """The component's modules that no native row of its table names with their shape."""
+    missing = []
+    for module, weight in component.modules.items():
+        matches = [match for match in component.family.find(flatten(module)) if match.alternative < 0]
+        if not any(slices(match.row, -1, 0, (component.weights[weight],)) is not None for match in matches):
+            missing.append(f"{module} {component.weights[weight]}")
+    return missing
+
+
+def spelled(component: Component) -> Iterator[tuple[str, tuple[str, ...], object, int, int]]:
+    """Every other spelling of every row the component has: (name, native modules, row, alternative, part), two blocks of each pattern."""
+    numbers_of = defaultdict(list)
+    for module in component.modules:
+        template, numbers = generalise(flatten(module))
+        numbers_of[template].append(numbers)
+    for row in component.family.rows:
+        template, literals = generalise(flatten(row.native[0].replace("{}", "0")))
+        free = [word == "{}" for word in flatten(row.native[0]).split("_") if word == "{}" or word.isdigit()]
+        fitting = [
+            numbers
+            for numbers in numbers_of[template]
+            if all(is_free or literal == number for is_free, literal, number in zip(free, literals, numbers, strict=True))
+        ]
+        for numbers in fitting[:1] + fitting[-1:]:
+            blocks = [number for is_free, number in zip(free, numbers, strict=True) if is_free]
+            native = tuple(fill(name, blocks) for name in row.native)
+            present = all(name in component.modules for name in native)
+            if present and slices(row, -1, 0, tuple(component.weights[component.modules[name]] for name in native)) is not None:
+                for index, alternative in enumerate(row.alternatives):
+                    for number, part in enumerate(alternative.parts):
+                        if part.name.rpartition(".")[2] != "_":
+                            yield fill(part.name, blocks), native, row, index, number
+
+
+@pytest.mark.parametrize("family", DENOISERS)
+def test_a_family_has_a_real_model_to_hold_it_against(family):
+    assert family in {model.family for model in comfy_models.MODELS.values()}, "Add the model to tests/comfy_models.py"
+
+
+@every_model
+def test_a_model_is_recognised(name):
+    assert component_of(name).family.name == comfy_models.MODELS[name].family
+
+
+@pytest.mark.parametrize("name", [name for name, model in comfy_models.MODELS.items() if model.family not in NUMBERED_IN_A_ROW])
+def test_a_model_of_two_blocks_is_recognised(name):
+    component = component_of(name)
+    few = {}
+    for weight, shape in component.weights.items():
+        if all(int(number) < 2 or int(number) > 99 for number in generalise(flatten(weight))[1]):
+            few[weight] = shape
+    assert denoiser_component(few).family.name == comfy_models.MODELS[name].family
+
+
+@every_encoder
+def test_a_text_encoder_is_recognised(name):
+    assert {component.name: component.family and component.family.name for component in encoders_of(name)} == comfy_models.ENCODERS[
+        name
+    ].tables
+
+
+@every_model
+def test_every_weight_of_a_model_has_a_row(name):
+    component = component_of(name)
+    parameters = {parameter for parameter, _ in comfy_models.network(name).named_parameters() if not parameter.endswith(".bias")}
+    component.modules = {module: weight for module, weight in component.modules.items() if weight in parameters}
+    assert not unlisted(component)
+
+
+@every_encoder
+def test_every_weight_of_a_text_encoder_has_a_row(name):
+    for component in encoders_of(name):
+        component.modules = {module: weight for module, weight in component.modules.items() if weight.endswith(".weight")}
+        assert not unlisted(component)
+
+
+@pytest.mark.parametrize("family", DENOISERS)
+def test_every_row_is_in_a_model(family):
+    rows = {(row.native, row.shape): row for row in families()[family].rows}
+    for name, model in comfy_models.MODELS.items():
+        if model.family == family:
+            component = component_of(name)
+            for module, weight in component.modules.items():
+                for match in component.family.find(flatten(module)):
+                    fits = slices(match.row, -1, 0, (component.weights[weight],)) is not None
+                    if match.alternative < 0 and fits:
+                        rows.pop((match.row.native, match.row.shape), None)
+    # A UNet's resnets share their rows; only those that change the width have a skip_connection.
+    left = sorted(native[0] for native, _ in rows if len(native) == 1 and not native[0].endswith(".skip_connection"))
+    assert not left, f"{family}.table names what no model of tests/comfy_models.py has"
+
+
+@every_model
+def test_published_sizes_agree_with_the_model(name):
+    component, model = component_of(name), comfy_models.MODELS[name]
+    if not component.family.sizes or not model.published:
+        pytest.skip("no sizes are stated for it")
+    faults = defaultdict(set)
+    for module, weight in component.modules.items():
+        solved = [
+            unify(match.row.shape, component.weights[weight])
+            for match in component.family.find(flatten(module))
+            if match.alternative < 0 and match.row.shape
+        ]
+        for variant, sizes in component.family.sizes.items():
+            wrong = [
+                known for known in solved if known is not None and any(sizes.get(symbol, size) != size for symbol, size in known.items())
+            ]
+            if wrong and len(wrong) == len([known for known in solved if known is not None]):
+                faults[variant].add(f"{module}: {wrong[0]}")
+    assert any(not faults[variant] for variant in component.family.sizes), dict(faults)
+
+
+@every_model
+def test_published_blocks_agree_with_the_model(name):
+    component, model = component_of(name), comfy_models.MODELS[name]
+    if not component.family.blocks or not model.published:
+        pytest.skip("no numbers of blocks are stated for it")
+    counts = defaultdict(int)
+    for module in component.modules:
+        words = flatten(module).split("_")
+        number = next((place for place, word in enumerate(words) if word.isdigit()), None)
+        if number is not None:
+            blocks = "_".join(words[:number])
+            counts[blocks] = max(counts[blocks], int(words[number]) + 1)
+    native = [{flatten(name): count for name, count in variant.items() if flatten(name) in counts} for variant in component.family.blocks]
+    assert any(variant and all(counts[name] == count for name, count in variant.items()) for variant in native), dict(counts)
+
+
+@every_model
+def test_every_other_spelling_finds_its_weight(name):
+    component = component_of(name)
+    for spelling, native, row, alternative, part in spelled(component):
+        found = component.find(flatten(spelling))
+        assert len(found) == 1, f"{spelling} finds {[candidate.module for candidate in found]}, line {row.line}"
+        if found[0].naming < 0 and spelling in component.modules:
+            continue  # the model has a module of this very name; test_every_weight_of_a_model_has_a_row covers it
+        weights = [component.modules[module] for module in native]
+        expected = slices(row, alternative, part, tuple(component.weights[weight] for weight in weights))
+        assert found[0].pieces == tuple((weights[piece.native], piece.rows, piece.source) for piece in expected), (
+            f"{spelling}, line {row.line}"
+        )
+        assert found[0].swap == row.alternatives[alternative].swap, f"{spelling}, line {row.line}"
+
+
+@every_model
+def test_the_parts_of_a_spelling_cover_their_weight(name):
+    component = component_of(name)
+    covered, sized = defaultdict(int), {}
+    for spelling, native, row, alternative, part in spelled(component):
+        if not any(piece.name.endswith("._") or piece.name == "_" for piece in row.alternatives[alternative].parts):
+            covered[native, row.line, alternative] += component.find(flatten(spelling))[0].out
+            sized[native, row.line, alternative] = sum((component.weights[component.modules[module]] or (1,))[0] for module in native)
+    assert {key: out for key, out in covered.items() if out % sized[key]} == {}
+
+
+@every_model
+def test_what_stock_accepts_is_placed_at_the_same_weight(name):
+    import comfy.lora
+
+    component, weights = component_of(name), comfy_models.shapes(name)
+    keys, targets = {}, {}
+    seen = defaultdict(int)
+    for key, target in comfy.lora.model_lora_keys_unet(comfy_models.network(name), {}).items():
+        weight, rows, *_ = (target, None) if isinstance(target, str) else target
+        pattern = generalise(flatten(key))[0]
+        seen[pattern] += 1
+        if len(weights.get(weight, ())) < 2 or not weight.endswith(".weight") or seen[pattern] > 2:
+            continue
+        out, *inner = weights[weight]
+        if component.family.name == "flux2" and "proj_mlp" in key:
+            continue  # FLUX.1's name and size in stock's list, where FLUX.2's weight is wider
+        keys[f"{key}.lora_down.weight"] = (RANK, *inner)
+        keys[f"{key}.lora_up.weight"] = (rows[2] if rows else out, RANK, *[1] * len(inner[1:]))
+        targets[f"{key}.lora_up.weight"] = (weight, tuple(rows[1:]) if rows else None)
+    plan = make_plan(keys, {}, Site([component]))
+    lost = {key: plan.outcomes[key].reason for key in keys if plan.outcomes[key].category != PLACED}
+    assert not lost
+    for adapter in plan.adapters:
+        for key in adapter.roles.values():
+            if key in targets:
+                weight, rows = targets[key]
+                assert [piece[0] for piece in adapter.target.pieces] == [weight], key
+                assert adapter.target.pieces[0][1] in (rows, None if rows == (0, weights[weight][0]) else rows), key
+
+
+def test_a_table_that_means_two_things_by_one_name_is_refused():
+    text = "@title Two\nfirst  h h = x\nsecond  h h = x\n"
+    with pytest.raises(TableError, match="'x' already means something else in line 2"):
+        parse_table("two", text)
+
+
+def test_the_parts_of_a_fused_weight_must_add_up():
+    text = "@title Sum\nfused  3h h = q:h + k:h\n"
+    with pytest.raises(TableError, match="do not add up"):
+        parse_table("sum", text)
