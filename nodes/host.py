@@ -350,6 +350,15 @@ def _without_collection():
             gc.enable()
 
 
+def forget(*, files: bool = True, models: bool = True) -> None:
+    """Drop what is remembered of files and models, as a new process would know it."""
+    if files:
+        _files.entries.clear()
+    if models:
+        _components.clear()
+        _stock_names.clear()
+
+
 def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, extra: Extra | None = None):
     """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may be None.
 

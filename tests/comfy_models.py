@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -497,9 +497,7 @@ MODELS: dict[str, Model] = {
         "hunyuan_video_15", "HunyuanVideo15", {**HUNYUAN_VIDEO_15, "meanflow": True, "guidance_embed": True}
     ),
     "hunyuan_image_21": Model("hunyuan_image_21", "HunyuanImage21", HUNYUAN_IMAGE),
-    "hunyuan_image_21_distilled": Model(
-        "hunyuan_image_21", "HunyuanImage21", {**HUNYUAN_IMAGE, "meanflow": True, "guidance_embed": True}
-    ),
+    "hunyuan_image_21_distilled": Model("hunyuan_image_21", "HunyuanImage21", {**HUNYUAN_IMAGE, "meanflow": True, "guidance_embed": True}),
     "hidream": Model("hidream", "HiDream", HIDREAM),
     "hidream_o1": Model("hidream_o1", "HiDreamO1", {"image_model": "hidream_o1"}),
     "kandinsky5_lite": Model("kandinsky5", "Kandinsky5", KANDINSKY),
@@ -544,13 +542,15 @@ MODELS: dict[str, Model] = {
         "cogvideox", "CogVideoX_T2V", {**COGVIDEOX, "use_learned_positional_embeddings": True, "use_rotary_positional_embeddings": False}
     ),
     "cogvideox_15_5b": Model(
-        "cogvideox", "CogVideoX_I2V", {**COGVIDEOX, "num_attention_heads": 48, "num_layers": 42, "in_channels": 32, "patch_size_t": 2, "ofs_embed_dim": 512}
+        "cogvideox",
+        "CogVideoX_I2V",
+        {**COGVIDEOX, "num_attention_heads": 48, "num_layers": 42, "in_channels": 32, "patch_size_t": 2, "ofs_embed_dim": 512},
     ),
     "minimax_h3": Model("minimax_h3", "MiniMaxH3", {"image_model": "minimax_h3"}),
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def network(name: str):
     """ComfyUI's BaseModel of a model in MODELS, on the meta device; raises NotInThisComfyUI where the host does not know it."""
     import torch
@@ -600,9 +600,7 @@ ENCODERS: dict[str, Encoder] = {
     "sd21": Encoder("comfy.text_encoders.sd2_clip", lambda module, options: module.SD2ClipModel(**options), {"clip_h": "clip"}),
     "sdxl": Encoder("comfy.sdxl_clip", lambda module, options: module.SDXLClipModel(**options), {"clip_l": "clip", "clip_g": "clip"}),
     "stable_cascade": Encoder("comfy.sdxl_clip", lambda module, options: module.StableCascadeClipModel(**options), {"clip_g": "clip"}),
-    "flux1": Encoder(
-        "comfy.text_encoders.flux", lambda module, options: module.flux_clip()(**options), {"clip_l": "clip", "t5xxl": "t5"}
-    ),
+    "flux1": Encoder("comfy.text_encoders.flux", lambda module, options: module.flux_clip()(**options), {"clip_l": "clip", "t5xxl": "t5"}),
     "flux2_klein_4b": Encoder(
         "comfy.text_encoders.flux", lambda module, options: module.klein_te(model_type="qwen3_4b")(**options), {"qwen3_4b": "llm"}
     ),
@@ -625,7 +623,7 @@ ENCODERS: dict[str, Encoder] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def encoder_shapes(name: str) -> Shapes:
     """The weights of a CLIP in ENCODERS as ComfyUI names them (slot first) -> shape."""
     import torch
