@@ -35,6 +35,7 @@ class Kind(NamedTuple):
 
 
 SPLIT_BLOCKS = frozenset({"oft_blocks.1", "oft_blocks.2", "oft_blocks.3"})
+SPARSE_RESIDUAL = frozenset({"bias_indices", "bias_values", "bias_size"})
 DECOMPOSED = frozenset({"alpha", "dora_scale", "magnitude", "scalar"})
 
 
@@ -115,7 +116,7 @@ def _sets(*roles: str) -> tuple[frozenset[str], ...]:
 
 NO_BASE = "its base matrices are not in the file, so the change it makes cannot be rebuilt"
 KINDS = (
-    Kind("lora", _sets("down up"), DECOMPOSED | {"mid", "reshape", "initial_norm"}, _lora),
+    Kind("lora", _sets("down up"), DECOMPOSED | SPARSE_RESIDUAL | {"mid", "reshape", "initial_norm"}, _lora),
     Kind("loha", _sets("hada_w1_a hada_w1_b hada_w2_a hada_w2_b"), DECOMPOSED | {"hada_t1", "hada_t2"}, _loha),
     Kind(
         "lokr",
@@ -138,7 +139,6 @@ KINDS = (
     Kind("bias_norm", _sets("b_norm"), frozenset(), _first("b_norm"), reaches="bias"),
     Kind("bias_lora", _sets("up_bias"), frozenset({"down_bias"}), _first("up_bias"), reaches="bias"),
     Kind("bias_set", _sets("bias"), frozenset(), _first("bias"), reaches="bias"),
-    Kind("bias_sparse", _sets("bias_indices bias_values bias_size"), frozenset(), _unknown),
     Kind("vera", _sets("vera_d", "vera_b", "vera_d vera_b"), frozenset({"vera_A", "vera_B"}), _unknown, refusal=f"VeRA: {NO_BASE}"),
     Kind("tlora", _sets("tlora"), frozenset({"alpha"}), _unknown, refusal=f"T-LoRA: {NO_BASE}"),
     Kind("hra", _sets("hra_u"), frozenset(), _unknown, refusal="HRA (Householder reflection adaptation) is not supported"),

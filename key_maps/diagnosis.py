@@ -12,7 +12,7 @@ from .dialect import DENOISER, Dialect
 from .grammar import parse_key
 from .plan import Plan
 from .site import Site
-from .table import Family, families, flatten, generalise, unify
+from .table import Family, flatten, generalise, unify
 
 
 class Guess(NamedTuple):
@@ -31,7 +31,7 @@ LEAST_FITTING = 0.5  # share of a file's module patterns a family must know
 def guess_family(plan: Plan) -> Guess:
     """The family whose table fits most of the file's denoiser modules, names and shapes; ties are told, not broken."""
     samples = _module_shapes(plan)
-    known = [family for family in families().values() if family.kind == "denoiser"]
+    known = [family for family in plan.site.families.values() if family.kind == "denoiser"]
     scores = {family.name: sum(_fits(family, names, shape) for names, shape in samples) for family in known}
     best = max(scores.values(), default=0)
     if not best or best < LEAST_FITTING * len(samples):

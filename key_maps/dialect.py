@@ -98,7 +98,7 @@ class WrapperSet:
         for dialect in known.values():
             wrappers |= dict.fromkeys(dialect.noise, None)
         # ComfyUI names an encoder by its slot; files without the slot's name mean whichever encoder has the module.
-        wrappers |= {"text_encoders.": ENCODER, "transformer.": DENOISER}
+        wrappers |= {"text_encoders.": ENCODER, "text_encoders.transformer.": ENCODER, "transformer.": DENOISER}
         for slot in slots:
             wrappers |= dict.fromkeys(
                 (f"text_encoders.{slot}.transformer.", f"{slot}.transformer.", f"text_encoders.{slot}.", f"{slot}."), slot

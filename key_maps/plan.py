@@ -139,7 +139,40 @@ class _Planner:
         for group, location in unmatched:
             if not self.inferred:
                 self._unmatched(group, location)
+        self._drop_copies()
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
+
+    def _drop_copies(self) -> None:
+        """Files that hold one training twice, as fused and as split modules, are read once: the fused copies are dropped.
+
+        Seen in Anime-Z (diffusers skips its `qkv.lora` and `out.lora`, _convert_non_diffusers_z_image_lora_to_diffusers). Only
+        where a fused LoRA and all its parts stand together under one wrapper and spelling; other doubles are meant to add up.
+        """
+        split: dict[tuple, int] = {}
+        for adapter in self.adapters:
+            if adapter.kind == "lora" and adapter.target.naming >= 0:
+                weight, rows, _ = adapter.target.pieces[0]
+                key = (adapter.location.wrapper, adapter.adapter_name, tuple(adapter.spellings), weight)
+                split[key] = split.get(key, 0) + (rows[1] if rows else adapter.target.out)
+        doubled = [
+            index
+            for index, adapter in enumerate(self.adapters)
+            if adapter.kind == "lora"
+            and adapter.target.naming < 0
+            and split.get((adapter.location.wrapper, adapter.adapter_name, tuple(adapter.spellings), adapter.target.pieces[0][0]))
+            == adapter.target.out
+        ]
+        if not any(self.adapters[index].target.parts > 1 for index in doubled):
+            return
+        for index in doubled:
+            module = self.adapters[index].target.module
+            self._set(self.adapters[index].roles.values(), DUPLICATE_TARGET, f"the file holds {module} a second time, split into its parts")
+        dropped = set(doubled)
+        places = {old: new for new, old in enumerate(index for index in range(len(self.adapters)) if index not in dropped)}
+        self.adapters = [self.adapters[old] for old in places]
+        for key, outcome in self.outcomes.items():
+            if outcome.adapter is not None:
+                self.outcomes[key] = outcome._replace(adapter=places[outcome.adapter])
 
     def _groups(self) -> Iterable[_Group]:
         groups: dict[tuple[str, str], _Group] = {}

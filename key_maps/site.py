@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from .dialect import DENOISER, ENCODER, Dialect, Wrapper, WrapperSet, dialects
+from .own import NONE, OwnMaps
 from .table import Family, Match, Slice, families, flatten, generalise, slices
 
 Shape = tuple[int, ...]
@@ -145,14 +146,6 @@ def _explained(family: Family, by_template: Mapping[str, list[str]], modules, we
     return good / total if total else 0.0, len(natives & by_template.keys()) / len(natives)
 
 
-class Extra(NamedTuple):
-    """A user's own tables and records, and the errors found in those that could not be read."""
-
-    families: Mapping[str, Family]
-    dialects: Mapping[str, Dialect]
-    errors: tuple[str, ...] = ()
-
-
 def denoiser_component(weights: Mapping[str, Shape], own: Mapping[str, Family] | None = None) -> Component:
     """The diffusion model: `weights` are full names, `diffusion_model.` included; `own`: a user's tables, which go first."""
     return Component(DENOISER, "diffusion_model.", weights, _of_kind("denoiser", own))
@@ -171,8 +164,9 @@ def _of_kind(kind: str, own: Mapping[str, Family] | None) -> list[Family]:
 class Site:
     """Everything a LoRA can be placed on: the components that are wired, and what may stand in front of their names."""
 
-    def __init__(self, components: Iterable[Component] = (), extra: Extra | None = None):
-        self.dialects: Mapping[str, Dialect] = {**dialects(), **(extra.dialects if extra else {})}
+    def __init__(self, components: Iterable[Component] = (), own: OwnMaps = NONE):
+        self.dialects: Mapping[str, Dialect] = {**dialects(), **own.dialects}
+        self.families: Mapping[str, Family] = {**families(), **own.families}
         self.components = {component.name: component for component in components}
         self.slots = tuple(name for name in self.components if name != DENOISER)
         self.family = self.components[DENOISER].family if DENOISER in self.components else None
@@ -209,5 +203,7 @@ def encoder_slots(weights: Mapping[str, Shape]) -> dict[str, tuple[str, dict[str
     for slot, members in slots.items():
         inner = f"{slot}.transformer."
         prefix = inner if any(weight.startswith(inner) for weight in members) else f"{slot}."
+        if all(weight.count(".") == 1 for weight in members):
+            prefix = ""  # a lone layer, called as its slot
         divided[slot] = (prefix, {weight: shape for weight, shape in members.items() if weight.startswith(prefix)})
     return divided

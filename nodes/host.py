@@ -9,6 +9,8 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.lora
@@ -23,9 +25,10 @@ from comfy.weight_adapter.lora import LoRAAdapter
 
 from ..key_maps.grammar import parse_key
 from ..key_maps.header import Header, LoraFileError, TensorInfo, adapter_config_beside, read_header
+from ..key_maps.own import NONE, OwnMaps, own_maps_stamp, read_own_maps
 from ..key_maps.plan import Adapter, Plan, make_plan
 from ..key_maps.report import Report
-from ..key_maps.site import Component, Extra, Site, denoiser_component, encoder_components
+from ..key_maps.site import Component, Site, denoiser_component, encoder_components
 from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
 from ..lora.reader import map_tensors
 
@@ -128,24 +131,38 @@ def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, .
     return {name: logical_shape(weight) for name, weight in named if name.startswith(prefix)}
 
 
-def _remembered(store: weakref.WeakKeyDictionary, module: Any, make: Callable[[], Any]) -> Any:
+def _remembered(store: weakref.WeakKeyDictionary, module: Any, make: Callable[[], Any], own: OwnMaps = NONE) -> Any:
+    """What `make` gave for this module and these maps; made anew for others."""
     found = store.get(module)
-    if found is None:
-        found = store[module] = make()
-    return found
+    if found is None or found[0] is not own:
+        found = store[module] = (own, make())
+    return found[1]
 
 
-def site_of(model, clip, extra: Extra | None = None) -> Site:
+def site_of(model, clip, own: OwnMaps = NONE) -> Site:
     """The site a ModelPatcher and a CLIP (either may be None) make; what names they have is remembered per model."""
     components: list[Component] = []
-    tables = extra.families if extra else {}
     if model is not None:
         network = model.model
-        components.append(_remembered(_components, network, lambda: denoiser_component(_shapes(network, "diffusion_model."), tables)))
+        make = lambda: denoiser_component(_shapes(network, "diffusion_model."), own.families)  # noqa: E731
+        components.append(_remembered(_components, network, make, own))
     if clip is not None:
         encoder = clip.cond_stage_model
-        components.extend(_remembered(_components, encoder, lambda: encoder_components(_shapes(encoder), tables)))
-    return Site(components, extra)
+        components.extend(_remembered(_components, encoder, lambda: encoder_components(_shapes(encoder), own.families), own))
+    return Site(components, own)
+
+
+_own_maps: list[tuple[tuple, OwnMaps]] = []
+
+
+def own_maps(folder: str | os.PathLike[str]) -> OwnMaps:
+    """The user's own tables and records in `folder`, read again when a file there changes."""
+    stamp = own_maps_stamp(Path(folder))
+    if not stamp:
+        return NONE
+    if not _own_maps or _own_maps[0][0] != stamp:
+        _own_maps[:] = [(stamp, read_own_maps(Path(folder)))]
+    return _own_maps[0][1]
 
 
 class LocksmithAdapter(WeightAdapterBase):
@@ -188,8 +205,8 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
     for index, adapter in enumerate(plan.adapters):
         try:
             patches = list(_patches_of(adapter, plan.site, {role: tensors[key] for role, key in adapter.roles.items()}))
-        except AdapterError as error:
-            failures[index] = str(error)
+        except (AdapterError, RuntimeError, ValueError, IndexError) as error:
+            failures[index] = str(error).splitlines()[0]
             continue
         for target, patch in patches:
             weight = target if isinstance(target, str) else target[:2]
@@ -203,11 +220,16 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
 def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:
     for weight, rows, source in adapter.target.pieces:
         bias = site.components[adapter.target.component].bias_of(weight) if adapter.reaches != "weight" else None
-        patch = _patch(adapter, tensors, source)
+        patch = _patch(adapter, tensors, source, _shape_of_target(adapter, site, weight, rows))
         swap = adapter.target.swap and not isinstance(patch, LocksmithAdapter)
         for name in {"weight": (weight,), "bias": (bias,), "both": (weight, bias)}[adapter.reaches]:
             if name is not None:
                 yield _target(name, rows, swap), patch
+
+
+def _shape_of_target(adapter: Adapter, site: Site, weight: str, rows: tuple[int, int] | None) -> tuple[int, ...]:
+    out, *inner = site.components[adapter.target.component].weights[weight] or (1,)
+    return (rows[1] if rows else out, *(() if adapter.reaches == "bias" else inner))
 
 
 def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
@@ -218,16 +240,16 @@ def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
     return (name, offset, comfy.utils.swap_scale_shift) if swap else (name, offset)
 
 
-def _patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None) -> Any:
+def _patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None, shape: tuple[int, ...]) -> Any:
     """The host's own adapter where it computes what the trainer does, else ours."""
     keys = set(adapter.roles.values())
     alpha = _alpha(adapter, tensors)
     build = HOST_ADAPTERS.get(adapter.kind)
-    if build is not None and not tensors.keys() & {"dora_scale", "magnitude", "scalar"}:
+    if build is not None and not tensors.keys() & OURS_ALONE:
         patch = build(keys, tensors, alpha, source, adapter)
         if patch is not None:
             return patch
-    return _ours(adapter, tensors, alpha, source, keys)
+    return _ours(adapter, tensors, alpha, source, shape, keys)
 
 
 def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
@@ -286,12 +308,14 @@ HOST_ADAPTERS: dict[str, Callable[..., Any]] = {
     "bias_diff": _difference("diff_b"), "bias_norm": _difference("b_norm"), "bias_lora": _bias_of_lora,
 }  # fmt: skip
 
+# Roles the host's adapters drop or compute wrongly.
+OURS_ALONE = frozenset({"dora_scale", "magnitude", "scalar", "bias_values"})
 # Names that the plan and lora/ give the same thing.
-KIND_NAMES = {"bias_set": "set", "bias_sparse": "diff"}
+KIND_NAMES = {"bias_set": "set"}
 ROLE_NAMES = {"weight": "ia3_weight"}
 
 
-def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], alpha: float | None, source, keys: set[str]) -> LocksmithAdapter:
+def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], alpha: float | None, source, shape, keys: set[str]) -> LocksmithAdapter:
     roles = {ROLE_NAMES.get(role, role) if adapter.kind == "ia3" else role: t for role, t in tensors.items() if role != "alpha"}
     if adapter.kind in ("set", "bias_set"):
         roles = {"set_weight": next(iter(roles.values()))}
@@ -302,7 +326,15 @@ def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], alpha: float | Non
         options += (("pad_to", adapter.grown_to),)
     scale = adapter.strength.scale if "alpha" not in tensors else None
     spec = AdapterSpec(KIND_NAMES.get(adapter.kind, adapter.kind), alpha, scale, source, adapter.target.swap, options)
+    _try_on_meta(spec, tuple((role, tuple(tensor.shape)) for role, tensor in roles.items()), shape)
     return LocksmithAdapter(keys, (spec, tuple(roles), tuple(roles.values())))
+
+
+@lru_cache(maxsize=512)
+def _try_on_meta(spec: AdapterSpec, shapes: tuple[tuple[str, tuple[int, ...]], ...], weight_shape: tuple[int, ...]) -> None:
+    """Raise AdapterError now, while loading, for what would otherwise fail while sampling."""
+    tensors = {role: torch.empty(shape, device="meta") for role, shape in shapes}
+    patched_weight(spec, tensors, torch.empty(weight_shape, device="meta"), 1.0)
 
 
 def stock_placed(model, clip, file: LoraFile) -> set[str]:
@@ -359,7 +391,7 @@ def forget(*, files: bool = True, models: bool = True) -> None:
         _stock_names.clear()
 
 
-def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, extra: Extra | None = None):
+def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, own: OwnMaps = NONE):
     """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may be None.
 
     Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only.
@@ -367,12 +399,12 @@ def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: 
     """
     with _without_collection():
         file = _files.read(path)
-        plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, extra), file.config_beside)
+        plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, own), file.config_beside)
         patches = build_patches(plan, file.tensors)
     metadata = dict(file.header.metadata)
     new_model = _apply(model, patches.layers, strength_model, metadata)
     new_clip = _apply(clip, patches.layers, strength_clip, metadata)
-    report = Report(plan, os.fspath(path), patches.failures, lambda: stock_placed(model, clip, file), extra.errors if extra else ())
+    report = Report(plan, os.fspath(path), patches.failures, lambda: stock_placed(model, clip, file), own.errors)
     return new_model, new_clip, report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
@@ -12,6 +13,7 @@ from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
 from . import host
 
 REPORT, ERROR = "report", "error"
+OWN_MAPS_FOLDER = "lora-locksmith"
 
 
 class LoadAndFixLoRA(io.ComfyNode):
@@ -59,7 +61,7 @@ class LoadAndFixLoRA(io.ComfyNode):
     def fingerprint_inputs(cls, lora_name, **_) -> tuple:
         """Makes the node run again when the file changes on disk."""
         path = folder_paths.get_full_path("loras", lora_name)
-        return (lora_name, *host.file_stamp(path)) if path else (lora_name,)
+        return (lora_name, *host.file_stamp(path), host.own_maps_stamp(_own_folder())) if path else (lora_name,)
 
     @classmethod
     def execute(cls, model, lora_name, strength_model, strength_clip, clip=None, on_unmatched=REPORT) -> io.NodeOutput:
@@ -69,12 +71,16 @@ class LoadAndFixLoRA(io.ComfyNode):
             return _output(model, clip, verdict, json.dumps({"verdict": verdict, "file": lora_name}))
         path = folder_paths.get_full_path_or_raise("loras", lora_name)
         try:
-            new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip)
+            new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip, host.own_maps(_own_folder()))
         except LoraFileError as error:
             raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
         if on_unmatched == ERROR:
             _demand_all(lora_name, report)
         return _output(new_model, new_clip, str(report), report.as_json())
+
+
+def _own_folder() -> Path:
+    return Path(folder_paths.get_user_directory(), OWN_MAPS_FOLDER)
 
 
 def _strength(name: str, tooltip: str):

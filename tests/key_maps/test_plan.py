@@ -224,3 +224,16 @@ def test_report_is_whole_json(site):
     assert {entry["category"] for entry in report["unplaced"]} == {plans.UNKNOWN_MODULE, plans.BOOKKEEPING}
     assert report["verdict"] and report["trainer"] and report["strength_source"]
     assert "double_blocks.{}.img_attn.qkv" in report["untrained"]
+
+
+def test_one_training_stored_twice_is_read_once(site):
+    """Fused and split copies under one wrapper, as Anime-Z has them; the fused ones are dropped, other doubles add up."""
+    keys = lora("double_blocks.0.img_attn.qkv", 3 * H, H) | lora("double_blocks.0.img_attn.proj", H, H)
+    keys |= lora("transformer_blocks.0.attn.to_out.0", H, H)
+    for name in ("to_q", "to_k", "to_v"):
+        keys |= lora(f"transformer_blocks.0.attn.{name}", H, H)
+    plan = make_plan(keys, {}, site)
+    assert Report(plan).categories == {plans.PLACED: 8, plans.DUPLICATE_TARGET: 4}
+    assert all(plan.adapters[outcome.adapter].roles for outcome in plan.outcomes.values() if outcome.adapter is not None)
+    del keys["transformer_blocks.0.attn.to_v.lora_A.weight"], keys["transformer_blocks.0.attn.to_v.lora_B.weight"]
+    assert Report(make_plan(keys, {}, site)).categories == {plans.PLACED: 10}
