@@ -84,11 +84,14 @@ def _lokr(shapes: Shapes) -> ModuleShape:
     return ModuleShape(first[0] * second[0], (first[1] * second[1], *second[2:]), flat="lokr_w2" not in shapes)
 
 
-def _blocks(shapes: Shapes) -> ModuleShape:
-    blocks = shapes["oft_blocks"]
-    if len(blocks) not in (3, 4) or blocks[-1] != blocks[-2]:
-        raise Misfit(f"oft_blocks {list(blocks)} must be square blocks")
-    return ModuleShape(blocks[-3] * blocks[-1], None)
+def _blocks(role: str) -> Callable[[Shapes], ModuleShape]:
+    def shape(shapes: Shapes) -> ModuleShape:
+        blocks = shapes[role]
+        if len(blocks) not in (3, 4) or blocks[-1] != blocks[-2]:
+            raise Misfit(f"{role} {list(blocks)} must be square blocks")
+        return ModuleShape(blocks[-3] * blocks[-1], None)
+
+    return shape
 
 
 def _split_blocks(shapes: Shapes) -> ModuleShape:
@@ -125,7 +128,8 @@ KINDS = (
         _lokr,
     ),
     Kind("glora", _sets("a1 a2 b1 b2"), DECOMPOSED, _unknown),
-    Kind("oft", _sets("oft_blocks"), frozenset({"alpha", "rescale", "oft_diag"}), _blocks, linear=False),
+    Kind("oft", _sets("oft_blocks"), frozenset({"alpha", "rescale"}), _blocks("oft_blocks"), linear=False),
+    Kind("oft_diag", _sets("oft_diag"), frozenset({"alpha", "rescale"}), _blocks("oft_diag"), linear=False),
     Kind("oft_kohya", _sets("oft_blocks.0"), SPLIT_BLOCKS | {"alpha"}, _split_blocks, linear=False),
     Kind("oft_peft", _sets("oft_R"), frozenset({"scaled_oft", "alpha"}), _unknown, linear=False),
     Kind("boft_peft", _sets("boft_R"), frozenset({"boft_s"}), _unknown, linear=False),

@@ -12,7 +12,7 @@ from .dialect import DENOISER, Dialect
 from .grammar import parse_key
 from .plan import Plan
 from .site import Site
-from .table import Family, flatten, generalise, unify
+from .table import Family, Match, flatten, generalise, unify
 
 
 class Guess(NamedTuple):
@@ -151,15 +151,19 @@ def _contradictions(family: Family, sizes: Mapping[str, int], samples: Sequence[
 
 
 def _contradicts(family: Family, sizes: Mapping[str, int], names: tuple[str, ...], shape: tuple[int, ...] | None) -> bool:
-    for name in names:
-        for match in family.find(name):
-            if shape is None or match.row.shape is None or len(match.row.native) > 1:
-                return False
-            whole = match.alternative < 0 or len(match.row.alternatives[match.alternative].parts) == 1
-            expected, actual = (match.row.shape, shape) if whole else (match.row.shape[1:], shape[1:])
-            solved = unify(expected, actual)
-            return solved is None or any(sizes.get(symbol, number) != number for symbol, number in solved.items())
-    return True
+    """Whether no meaning the names have in the family agrees with these sizes."""
+    if shape is None:
+        return False
+    return not any(_agrees(match, sizes, shape) for name in names for match in family.find(name))
+
+
+def _agrees(match: Match, sizes: Mapping[str, int], shape: tuple[int, ...]) -> bool:
+    row = match.row
+    if row.shape is None or len(row.native) > 1:
+        return True
+    whole = match.alternative < 0 or len(row.alternatives[match.alternative].parts) == 1
+    solved = unify(row.shape, shape) if whole else unify(row.shape[1:], shape[1:])
+    return solved is not None and all(sizes.get(symbol, number) == number for symbol, number in solved.items())
 
 
 def name_trainer(plan: Plan) -> str:

@@ -209,6 +209,7 @@ REBUILT = {
     "dora": "DoRA: computed as trained. Stock would drop PEFT's magnitudes, and divides per-output ones by the wrong norm",
     "oft": "OFT: computed as trained. Stock would apply the square of the strength",
     "boft": "BOFT: computed as trained. Stock would apply the square of the strength",
+    "oft_diag": "OFT of old LyCORIS files. Stock would ignore them",
     "oft_kohya": "OFT by sd-scripts. Stock would ignore them",
     "oft_peft": "OFT by PEFT. Stock would ignore them",
     "oft_onetrainer": "OFT by OneTrainer. Stock would ignore them",

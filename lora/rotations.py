@@ -93,6 +93,19 @@ def diag_oft(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: floa
     return toward(weight, turned, strength)
 
 
+@patches("oft_diag")
+def old_diag_oft(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
+    """LyCORIS diag-OFT before oft_blocks: oft_diag [n, b, b] are the rotations themselves, alpha says nothing.
+
+    Source: A1111's reader of both (extensions-builtin/Lora/network_oft.py, is_R); the library no longer writes it.
+    """
+    rotations = _square_blocks(tensors, "oft_diag", 3)
+    turned = _rotate_outputs(weight, _cut_blocks([rotations], spec.rows, weight))
+    if "rescale" in tensors:
+        turned = turned * output_vector(take(tensors, "rescale"), "rescale", weight, spec.rows)
+    return toward(weight, turned, strength)
+
+
 @patches("oft_kohya")
 def kohya_oft(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
     """sd-scripts OFT on the outputs (networks/oft.py, oft_flux.py): oft_blocks, or oft_blocks.0 ... one [n, b, b] per fused part.

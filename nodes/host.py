@@ -404,7 +404,7 @@ def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: 
     metadata = dict(file.header.metadata)
     new_model = _apply(model, patches.layers, strength_model, metadata)
     new_clip = _apply(clip, patches.layers, strength_clip, metadata)
-    report = Report(plan, os.fspath(path), patches.failures, lambda: stock_placed(model, clip, file), own.errors)
+    report = Report(plan, os.path.basename(path), patches.failures, lambda: stock_placed(model, clip, file), own.errors)
     return new_model, new_clip, report
 
 

@@ -67,6 +67,7 @@ CASES = {
     "ia3_peft_bias": (AdapterSpec("ia3_peft"), {"ia3_l": random(32, 1)}, (32,)),
     "ia3_peft_in": (AdapterSpec("ia3_peft"), {"ia3_l": random(1, 24)}, (32, 24)),
     "oft": (AdapterSpec("oft", 1e-3), {"oft_blocks": random(8, 4, 4), "rescale": random(32, 1) + 1}, (32, 24)),
+    "oft_diag": (AdapterSpec("oft_diag"), {"oft_diag": random(8, 4, 4)}, (32, 24)),
     "oft_kohya": (AdapterSpec("oft_kohya", 1e-2), {"oft_blocks.0": random(2, 8, 8), "oft_blocks.1": random(2, 8, 8)}, (32, 24)),
     "oft_kohya_conv": (AdapterSpec("oft_kohya", 1e-2), {"oft_blocks": random(4, 8, 8)}, (32, 8, 3, 3)),
     "oft_peft": (AdapterSpec("oft_peft"), PACKED, (32, 24)),
@@ -92,7 +93,7 @@ def test_rows(assert_close, spec, tensors, shape, start, length):
     weight = torch.randn(*shape)
     whole = patched_weight(spec, tensors, weight, 0.8)
     cut_spec, cut = spec._replace(rows=(start, length)), weight[start : start + length]
-    blocks = {"oft": 4, "oft_kohya": 8, "boft": 32}.get(spec.kind, 1)
+    blocks = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32}.get(spec.kind, 1)
     if start % blocks or length % blocks:
         with pytest.raises(AdapterError, match="rows"):
             patched_weight(cut_spec, tensors, cut, 0.8)

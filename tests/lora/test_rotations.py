@@ -64,3 +64,10 @@ def test_rotations_keep_lengths(kind, role, shape):
     patched = patched_weight(AdapterSpec(kind), {role: torch.randn(shape)}, weight, 1.0)
     assert not torch.allclose(patched, weight)
     torch.testing.assert_close(torch.linalg.svdvals(patched), torch.linalg.svdvals(weight), rtol=1e-4, atol=1e-4)
+
+
+def test_old_lycoris_files_hold_the_rotations_themselves(assert_close):
+    rotations = torch.linalg.qr(torch.randn(8, 4, 4))[0]
+    weight = torch.randn(32, 6, 3, 3)
+    expected = (torch.block_diag(*rotations).T @ weight.flatten(1)).reshape(weight.shape)
+    assert_close(patched_weight(AdapterSpec("oft_diag", 5.0), {"oft_diag": rotations}, weight, 1.0), expected)
