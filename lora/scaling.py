@@ -45,7 +45,8 @@ def ia3(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) ->
     """
     vector = take(tensors, "ia3_weight", "weight")
     fits_inputs, fits_outputs = _sides(spec, vector, weight)
-    on_input = spec.option("on_input", None if fits_inputs and fits_outputs else fits_inputs)
+    # The shape decides; what the file says of itself is needed for square layers only.
+    on_input = spec.option("on_input") if fits_inputs and fits_outputs else fits_inputs
     if on_input is not None:
         return weight * (1 + strength * _spread(spec, vector, weight, bool(on_input)))
     if "on_input" not in tensors:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +50,11 @@ def patched(comfy):
         return comfy.lora.calculate_weight(patcher.patches[key], weight, key)
 
     return lambda patcher: {key: compute(patcher, key) for key in patcher.patches}
+
+
+@pytest.fixture(scope="session")
+def both(tiny_flux):
+    """The tiny FLUX as the host has it and as diffusers does, with the same weights."""
+    from truth import flux_twin
+
+    return flux_twin(tiny_flux())

@@ -3,72 +3,34 @@
 from __future__ import annotations
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+sys.path.insert(0, str(Path(__file__).parent))
+from truth import check
+
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 EVERYTHING = [*ATTENTION, "proj_mlp", "proj_out", "norm_out.linear", "net.0.proj", "net.2", "norm.linear", "norm1.linear", "x_embedder"]
 
 
-@pytest.fixture(scope="module")
-def both(tiny_flux):
-    """(host model, diffusers model with the same weights, ComfyUI's own map between their names)."""
-    import comfy.utils
-    from diffusers import FluxTransformer2DModel
-
-    native = tiny_flux()
-    names = comfy.utils.flux_to_diffusers(native.model.model_config.unet_config, output_prefix="diffusion_model.")
-    twin = FluxTransformer2DModel(
-        num_attention_heads=1, attention_head_dim=128, num_layers=2, num_single_layers=2, in_channels=64, joint_attention_dim=768,
-        pooled_projection_dim=768, guidance_embeds=True, axes_dims_rope=(16, 56, 56),
-    )  # fmt: skip
-    weights = dict(native.model.state_dict())
-    twin.load_state_dict({name: part_of(weights, names[name]).clone() for name in twin.state_dict()})
-    return native, twin, names
-
-
-def part_of(weights, target):
-    """The part of the host's weights that ComfyUI's map says a diffusers weight is."""
-    if isinstance(target, str):
-        return weights[target]
-    weight = weights[target[0]]
-    if target[1] is not None:
-        weight = weight.narrow(*target[1])
-    return target[2](weight) if len(target) > 2 else weight
-
-
 def trained(twin, config):
-    """A PEFT model around a copy of `twin`, every factor random, as after a training."""
+    """A PEFT model around a copy of `twin`, everything it trains moved at random, as after a training."""
     from peft import get_peft_model
 
     torch.manual_seed(3)
     model = get_peft_model(copy.deepcopy(twin), config)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
+    for parameter in model.parameters():
+        if parameter.requires_grad:
             parameter.data = parameter.data + torch.randn_like(parameter) * 0.05
     return model
 
 
 def merged(model) -> dict[str, torch.Tensor]:
     return dict(model.merge_and_unload().state_dict().items())
-
-
-def check(host, patched, both, path, truth, tolerance=1e-5):
-    native, twin, names = both
-    fixed, _, report = host.load_and_fix(native, None, path)
-    assert report.as_dict()["unplaced"] == []
-    after, before = patched(fixed), dict(native.model.state_dict())
-    for name, weight in twin.state_dict().items():
-        target = names[name] if isinstance(names[name], str) else names[name][0]
-        change = weight.new_zeros(()) if target not in after else part_of(after, names[name]) - part_of(before, names[name])
-        expected = truth[name] - weight
-        if expected.norm() == 0:
-            assert change.norm() == 0, name
-        else:
-            assert (change - expected).norm() < tolerance * (expected.norm() + 1e-2 * weight.norm()), name
-    return report
 
 
 def simpletuner_broken(state_dict):
@@ -157,3 +119,33 @@ def test_settings_in_the_header_that_diffusers_writes(host, patched, both, tmp_p
     twin.unload_lora()
     report = check(host, patched, both, tmp_path / "pytorch_lora_weights.safetensors", twin.state_dict())
     assert "header" in report.strength_source
+
+
+def other_tuners():
+    """PEFT's other adapters: name -> (configuration class, settings)."""
+    feed_forward = ["net.0.proj", "net.2", "proj_mlp"]
+    return {
+        "loha": ("LoHaConfig", {"r": 4, "alpha": 6}),
+        "loha, patterns": ("LoHaConfig", {"r": 4, "alpha": 6, "rank_pattern": {"attn.to_q": 2}, "alpha_pattern": {"proj_out": 3}}),
+        "lokr": ("LoKrConfig", {"r": 2, "alpha": 3}),
+        "lokr, both decomposed": ("LoKrConfig", {"r": 2, "alpha": 3, "decompose_both": True, "decompose_factor": 8}),
+        "lokr, full factors": ("LoKrConfig", {"r": 256, "alpha": 64, "decompose_factor": 4}),
+        "lokr, patterns": ("LoKrConfig", {"r": 4, "alpha": 6, "rank_pattern": {"attn.to_q": 2}, "alpha_pattern": {"proj_out": 3}}),
+        "oft": ("OFTConfig", {"oft_block_size": 32}),
+        "oft, exact": ("OFTConfig", {"oft_block_size": 16, "use_cayley_neumann": False}),
+        "oft, three terms": ("OFTConfig", {"oft_block_size": 16, "num_cayley_neumann_terms": 3}),
+        "oft, shared block": ("OFTConfig", {"oft_block_size": 32, "block_share": True}),
+        "oft, constrained": ("OFTConfig", {"oft_block_size": 32, "coft": True, "eps": 1e-1}),
+        "boft": ("BOFTConfig", {"boft_block_size": 8}),
+        "ia3": ("IA3Config", {"feedforward_modules": feed_forward}),
+    }
+
+
+@pytest.mark.parametrize("name, settings", other_tuners().values(), ids=other_tuners())
+def test_other_adapters_as_peft_saves_them(host, patched, both, tmp_path, name, settings):
+    import peft
+
+    model = trained(both.twin, getattr(peft, name)(target_modules=EVERYTHING, **settings))
+    model.save_pretrained(tmp_path)
+    report = check(host, patched, both, tmp_path / "adapter_model.safetensors", merged(model), tolerance=1e-4).as_dict()
+    assert report["keys"]["placed"] == report["keys"]["total"]

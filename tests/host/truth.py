@@ -1,0 +1,67 @@
+"""A diffusers model beside the host's with the same weights, and the one comparison: what the trainer's library makes of each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+# Rounding of the base weight shows in a small change: this much of the weight's norm is allowed for beside the change's own.
+SHARE_OF_WEIGHT = 1e-2
+
+
+class Both(NamedTuple):
+    """The host's model, a diffusers model with the same weights, and ComfyUI's own map from its names to the host's weights."""
+
+    native: Any
+    twin: torch.nn.Module
+    names: Mapping[str, Any]
+
+
+def flux_twin(native) -> Both:
+    """The tiny FLUX `native` (a ModelPatcher) and its twin in diffusers' form."""
+    import comfy.utils
+    from diffusers import FluxTransformer2DModel
+
+    names = comfy.utils.flux_to_diffusers(native.model.model_config.unet_config, output_prefix="diffusion_model.")
+    twin = FluxTransformer2DModel(
+        num_attention_heads=1, attention_head_dim=128, num_layers=2, num_single_layers=2, in_channels=64, joint_attention_dim=768,
+        pooled_projection_dim=768, guidance_embeds=True, axes_dims_rope=(16, 56, 56),
+    )  # fmt: skip
+    return with_the_same_weights(native, twin, names)
+
+
+def with_the_same_weights(native, twin: torch.nn.Module, names: Mapping[str, Any]) -> Both:
+    """Copy the host's weights into `twin`."""
+    weights = dict(native.model.state_dict())
+    twin.load_state_dict({name: part_of(weights, names[name]).clone() for name in twin.state_dict()})
+    return Both(native, twin.eval(), names)
+
+
+def part_of(weights: Mapping[str, torch.Tensor], target) -> torch.Tensor:
+    """The part of the host's weights that ComfyUI's map says a diffusers weight is."""
+    if isinstance(target, str):
+        return weights[target]
+    weight = weights[target[0]]
+    if target[1] is not None:
+        weight = weight.narrow(*target[1])
+    return target[2](weight) if len(target) > 2 else weight
+
+
+def check(host, patched, both: Both, path, truth: Mapping[str, torch.Tensor], tolerance: float = 1e-5):
+    """Load the file at `path` with this pack and compare every weight's change with `truth`, a state dict of the twin; gives the report."""
+    native, twin, names = both
+    fixed, _, report = host.load_and_fix(native, None, path)
+    assert report.as_dict()["unplaced"] == []
+    after, before = patched(fixed), dict(native.model.state_dict())
+    for name, weight in twin.state_dict().items():
+        target = names[name] if isinstance(names[name], str) else names[name][0]
+        change = weight.new_zeros(()) if target not in after else part_of(after, names[name]) - part_of(before, names[name])
+        expected = truth[name] - weight
+        if expected.norm() == 0:
+            assert change.norm() == 0, name
+        else:
+            error = (change - expected).norm() / (expected.norm() + SHARE_OF_WEIGHT * weight.norm())
+            assert error < tolerance, f"{name}: relative error {error:.1e}"
+    return report
