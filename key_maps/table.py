@@ -70,6 +70,7 @@ class Family(NamedTuple):
     sizes: Mapping[str, Mapping[str, int]]
     lookup: Mapping[str, tuple[tuple[tuple[int, ...], Mapping[tuple[str, ...], list[tuple[int, int, int]]]], ...]]
     kind: str = "denoiser"
+    root: str = "transformer"  # what diffusers calls the network
     blocks: tuple[Mapping[str, int], ...] = ()  # published numbers of blocks, one mapping per variant
 
     def find(self, flat: str) -> list[Match]:
@@ -214,7 +215,7 @@ class _Reader:
 
     def __init__(self, source: str):
         self.source, self.line = source, 0
-        self.directives: dict[str, list[str]] = {"title": [], "sizes": [], "encoder": [], "kind": [], "blocks": []}
+        self.directives: dict[str, list[str]] = {"title": [], "sizes": [], "encoder": [], "kind": [], "blocks": [], "root": []}
         self.sections: list[tuple[str, tuple[str, ...]]] = [("", ("",))]
         self.header_open = False
         self.rows: list[Row] = []
@@ -314,8 +315,9 @@ class _Reader:
             raise TableError(f"{self.source}: the table has no rows. Add a line `native shape = other name`")
         rows = tuple(self.rows)
         self._check_sums(rows)
+        root = self.directives["root"][-1] if self.directives["root"] else "transformer"
         blocks = tuple(self._numbers("blocks", text) for text in self.directives["blocks"])
-        return Family(name, title[0], rows, self._encoders(), self._sizes(), self._lookup(rows), kind, blocks)
+        return Family(name, title[0], rows, self._encoders(), self._sizes(), self._lookup(rows), kind, root, blocks)
 
     def _encoders(self) -> dict[str, tuple[str, ...]]:
         encoders = {}

@@ -20,16 +20,26 @@ class Both(NamedTuple):
 
 
 def flux_twin(native) -> Both:
-    """The tiny FLUX `native` (a ModelPatcher) and its twin in diffusers' form."""
+    """The tiny FLUX `native` (a ModelPatcher), given biases and gains that are no round numbers, and its twin in diffusers' form."""
     import comfy.utils
     from diffusers import FluxTransformer2DModel
 
+    shake_vectors(native)
     names = comfy.utils.flux_to_diffusers(native.model.model_config.unet_config, output_prefix="diffusion_model.")
     twin = FluxTransformer2DModel(
         num_attention_heads=1, attention_head_dim=128, num_layers=2, num_single_layers=2, in_channels=64, joint_attention_dim=768,
         pooled_projection_dim=768, guidance_embeds=True, axes_dims_rope=(16, 56, 56),
     )  # fmt: skip
     return with_the_same_weights(native, twin, names)
+
+
+def shake_vectors(native) -> None:
+    """Move the biases and gains, which tiny models have at 0 and 1, where an adapter's effect on them would not show."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in native.model.state_dict().values():
+            if weight.dim() == 1 and weight.is_floating_point() and weight.numel() > 1:
+                weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.1)
 
 
 def with_the_same_weights(native, twin: torch.nn.Module, names: Mapping[str, Any]) -> Both:

@@ -1,0 +1,81 @@
+"""Spells a component's modules the way a dialect writes them: the reverse of reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .dialect import DENOISER, Dialect
+from .site import Component, Site
+from .table import Row, flatten, slices
+
+NATIVE, DIFFUSERS = -1, 0  # alternatives of a row; a table's first alternative is diffusers' spelling
+
+
+class Spelled(NamedTuple):
+    """One module as a dialect spells it: wrapper and name, the weight it is (a slice of), and whether halves are swapped."""
+
+    module: str
+    weight: str
+    rows: tuple[int, int] | None
+    swap: bool
+    shape: tuple[int, ...]
+
+
+def spell(site: Site, component: Component, dialect: Dialect) -> Iterator[Spelled]:
+    """Every weight matrix of the component as `dialect` names it; nothing where the dialect cannot name the component."""
+    wrapper = wrapper_for(site, component, dialect)
+    if wrapper is None:
+        return
+    seen: dict[str, str] = {}
+    for module, weight in component.modules.items():
+        if len(component.weights[weight]) < 2 or weight.endswith(".bias"):
+            continue
+        for name, rows, swap in _names(component, module, weight, dialect.names):
+            spelled = wrapper + (name.replace(".", "_") if dialect.form == "flat" else name)
+            # Where flattening or a shared name makes two weights one name, the first keeps it.
+            if seen.setdefault(spelled, weight) == weight:
+                out, *inner = component.weights[weight]
+                yield Spelled(spelled, weight, rows, swap, (rows[1] if rows else out, *inner))
+
+
+def wrapper_for(site: Site, component: Component, dialect: Dialect) -> str | None:
+    """What the dialect writes before this component's names, "" for nothing, None where it has no way to write them."""
+    if component.name == DENOISER:
+        root = f"{site.family.root}." if site.family else "transformer."
+        return root if root in dialect.writes else next(iter(dialect.writes), "")
+    for text in site.family.encoders.get(component.name, ()) if site.family else ():
+        if text in dialect.encoders:
+            return text
+    pattern = next((text for text in dialect.encoders if "{slot}" in text), None)
+    return pattern.format(slot=component.name) if pattern else None
+
+
+def _names(component: Component, module: str, weight: str, names: str) -> list[tuple[str, tuple[int, int] | None, bool]]:
+    """(name, rows of the weight, halves swapped) of a module: several where the other naming splits it."""
+    if names != "diffusers" or component.family is None:
+        return [(module, None, False)]
+    for match in component.family.find(flatten(module)):
+        row = match.row
+        if match.alternative != NATIVE or not row.alternatives or slices(row, NATIVE, 0, (component.weights[weight],)) is None:
+            continue
+        return _parts(component, row, weight, module)
+    return [(module, None, False)]
+
+
+def _parts(component: Component, row: Row, weight: str, module: str) -> list[tuple[str, tuple[int, int] | None, bool]]:
+    alternative = row.alternatives[DIFFUSERS]
+    numbers = _numbers(row.native[0], module)
+    spelled = []
+    for part, name in enumerate(component.family.spellings(row, DIFFUSERS, numbers)):
+        placed = slices(row, DIFFUSERS, part, (component.weights[weight],))
+        if placed is None:
+            return [(module, None, False)]
+        spelled.append((name, placed[0].rows, alternative.swap))
+    return spelled
+
+
+def _numbers(template: str, module: str) -> list[str]:
+    """The block indices that fill the template's {} in a native name."""
+    words = zip(flatten(template.replace("{}", "0free0")).split("_"), flatten(module).split("_"), strict=False)
+    return [actual for word, actual in words if word == "0free0"]

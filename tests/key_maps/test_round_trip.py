@@ -1,0 +1,59 @@
+"""Every model in every dialect: our own spelling of all its modules is read back, every key on the target it was spelled for."""
+
+from __future__ import annotations
+
+import comfy_models
+import pytest
+from lora_locksmith.key_maps.dialect import DENOISER, dialects
+from lora_locksmith.key_maps.plan import PLACED, make_plan
+from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
+from lora_locksmith.key_maps.spell import spell
+
+# One model of each family: what differs between them is sizes, which other tests go over.
+MODELS = tuple({model.family: name for name, model in reversed(comfy_models.MODELS.items())}.values())
+RANK = 4
+
+
+def keys_of(spelled, dialect) -> dict[str, tuple[int, ...]]:
+    """The keys of a LoRA on one module, in the dialect's spelling of its factors."""
+    down, up = "lora_A.weight", "lora_B.weight"
+    if dialect.form == "flat":
+        down, up = "lora_down.weight", "lora_up.weight"
+    out, *inner = spelled.shape
+    return {f"{spelled.module}.{down}": (RANK, *inner), f"{spelled.module}.{up}": (out, RANK, *(1 for _ in inner[1:]))}
+
+
+@pytest.fixture(params=MODELS, scope="module")
+def site(request, comfy):
+    try:
+        weights = comfy_models.shapes(request.param)
+    except comfy_models.NotInThisComfyUI as missing:
+        pytest.skip(str(missing))
+    return Site([denoiser_component(weights)])
+
+
+@pytest.mark.parametrize("dialect", dialects().values(), ids=dialects().keys())
+def test_what_is_spelled_is_read_back(site, dialect):
+    check(site, site.components[DENOISER], dialect)
+
+
+@pytest.mark.parametrize("name", comfy_models.ENCODERS)
+def test_text_encoders(comfy, name):
+    site = Site(encoder_components(comfy_models.encoder_shapes(name)))
+    for slot in site.slots:
+        check(site, site.components[slot], dialects()["comfyui"])
+
+
+def check(site, component, dialect):
+    expected, keys = {}, {}
+    for spelled in spell(site, component, dialect):
+        expected[spelled.module] = spelled
+        keys |= keys_of(spelled, dialect)
+    plan = make_plan(keys, {}, site)
+    lost = {key: outcome for key, outcome in plan.outcomes.items() if outcome.category != PLACED}
+    assert not lost, dict(list(lost.items())[:3])
+    for adapter in plan.adapters:
+        weight, rows, _ = adapter.target.pieces[0]
+        spelled = expected[adapter.module]
+        assert (weight, rows, adapter.target.swap) == (spelled.weight, spelled.rows, spelled.swap), adapter.module
+    assert len(plan.adapters) == len(expected)
