@@ -16,6 +16,7 @@ from .plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE
 
 MOST_PATTERNS = 12
 MOST_SCALES = 4
+MOST_UNTRAINED = 8
 MOST_IF_MISMATCHED = 3
 
 
@@ -142,6 +143,25 @@ class Report:
             "untrained": untrained(self.plan),
         }
 
+    def explain(self, key: str) -> dict[str, Any]:
+        """How one key was read: wrapper, module, role, targets with their slices, transform, rule; KeyError for a key not in the file."""
+        outcome, parsed = self.outcomes[key], parse_key(key)
+        told = {"key": key, "category": outcome.category, "reason": outcome.reason, "role": parsed.role, "adapter_name": parsed.adapter}
+        if outcome.category != PLACED:
+            return told | {"module": parsed.module}
+        adapter = self.plan.adapters[outcome.adapter]
+        targets = [{"weight": weight, "rows": rows, "rows_of_adapter": source} for weight, rows, source in adapter.target.pieces]
+        return told | {
+            "wrapper": adapter.location.wrapper,
+            "module": adapter.location.name,
+            "kind": adapter.kind,
+            "changes": adapter.reaches,
+            "targets": targets,
+            "transform": "halves swapped" if adapter.target.swap else "",
+            "rule": adapter.location.rule,
+            "strength": adapter.strength.source,
+        }
+
     def as_json(self) -> str:
         """`as_dict()` as JSON text."""
         return json.dumps(self.as_dict(), ensure_ascii=False, indent=1)
@@ -174,10 +194,12 @@ class Report:
     def __str__(self) -> str:
         lines = [self.verdict, ""]
         lines += [f"File      {self.path}"] if self.path else []
-        lines += [f"Made for  {self.guess.title or 'cannot tell'}", f"Written by  {self.trainer}", f"Strength  {self.strength_source}"]
+        lines += [f"Made for  {self.guess.title or 'cannot tell'}", f"Written   {self.trainer}", f"Strength  {self.strength_source}"]
         keys = f"Keys      {self.count(PLACED)} of {len(self.outcomes)} placed"
         stock = self.stock_keys
         lines.append(keys + (f"; the stock loader would place {len(stock)}" if stock is not None else ""))
+        left = untrained(self.plan)
+        lines += [f"Untrained {', '.join(left[:MOST_UNTRAINED])}{' ...' * (len(left) > MOST_UNTRAINED)}"] if left and self.adapters else []
         lines += [f"Note      {note}" for note in self.notes()]
         for category, count in self.categories.most_common():
             if category != PLACED:

@@ -124,3 +124,13 @@ def test_a_file_is_read_again_only_when_it_changed(host, tiny_flux, tmp_path):
     assert host._files.read(path) is first
     save_file(native_lora(kohya, rank=8), path)
     assert host._files.read(path) is not first
+
+
+def test_maps_of_the_user_are_used_and_read_again_when_they_change(host, tiny_flux, tmp_path):
+    keys = {"acme::final_layer.linear.lora_A.weight": torch.ones(2, 128), "acme::final_layer.linear.lora_B.weight": torch.ones(64, 2)}
+    save_file(keys, tmp_path / "x.safetensors")
+    patcher, folder = tiny_flux(), tmp_path / "maps"
+    assert not host.load_and_fix(patcher, None, tmp_path / "x.safetensors", own=host.own_maps(folder))[0].patches
+    (folder / "dialects").mkdir(parents=True)
+    (folder / "dialects" / "acme.record").write_text("title Acme\nwrites acme::\nnames native\nform dotted\n", "utf-8")
+    assert host.load_and_fix(patcher, None, tmp_path / "x.safetensors", own=host.own_maps(folder))[0].patches

@@ -1,0 +1,66 @@
+"""A user's own tables and records: used like the pack's, and a mistake in one is named, not fatal."""
+
+from __future__ import annotations
+
+import pytest
+from lora_locksmith.key_maps.own import own_maps_stamp, read_own_maps
+from lora_locksmith.key_maps.plan import PLACED, make_plan
+from lora_locksmith.key_maps.report import Report
+from lora_locksmith.key_maps.site import Site, denoiser_component
+
+TABLE = "@title Home Made\n[layers.{} = stages.{}]\nmix.qkv 3h h = ask + know + value\nmix.out h h = answer\n"
+RECORD = "title Home Trainer\nwrites acme::\nnames diffusers\nform dotted\nroles lora_A.weight lora_B.weight\n"
+WEIGHTS = {
+    f"diffusion_model.layers.{i}.mix.{name}.weight": shape for i in range(2) for name, shape in {"qkv": (12, 4), "out": (4, 4)}.items()
+}
+KEYS = {"acme::stages.1.know.lora_A.weight": (2, 4), "acme::stages.1.know.lora_B.weight": (4, 2)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in {"families/home.table": TABLE, "dialects/home.record": RECORD}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    return tmp_path
+
+
+def report_with(own):
+    site = Site([denoiser_component(WEIGHTS, own.families)], own)
+    return Report(make_plan(KEYS, {}, site), errors=own.errors)
+
+
+def test_a_model_and_a_trainer_that_only_the_user_knows(folder):
+    report = report_with(read_own_maps(folder))
+    assert set(report.categories) == {PLACED}
+    told = report.explain("acme::stages.1.know.lora_B.weight")
+    assert told["targets"] == [{"weight": "diffusion_model.layers.1.mix.qkv.weight", "rows": (4, 4), "rows_of_adapter": None}]
+    assert told["wrapper"] == "acme::"
+    assert report.trainer == "Home Trainer"
+    assert report.as_dict()["family_title"] == "Home Made"
+
+
+def test_without_them_the_keys_are_unknown(tmp_path):
+    assert not report_with(read_own_maps(tmp_path)).adapters
+
+
+FAULTS = {
+    "families/bad.table": ("@title Bad\nno shape here\nx = y", "line"),
+    "dialects/bad.record": ("title Bad\nnames native\nform sideways\n", "sideways"),
+    "dialects/worse.record": ("colour red\n", "colour"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_file_with_a_mistake_is_named_and_the_others_work(folder, name):
+    (folder / name).write_text(FAULTS[name][0], "utf-8")
+    report = report_with(read_own_maps(folder))
+    assert set(report.categories) == {PLACED}
+    assert name.rpartition("/")[2] in str(report)
+    assert FAULTS[name][1] in str(report)
+
+
+def test_a_change_is_noticed(folder):
+    before = own_maps_stamp(folder)
+    assert own_maps_stamp(folder) == before
+    (folder / "families/other.table").write_text(TABLE, "utf-8")
+    assert own_maps_stamp(folder) != before
