@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .adapters import Misfit, assign
 from .dialect import DENOISER, Dialect
 from .grammar import parse_key
+from .locate import LONGEST_MODULE, MOST_PEELS
 from .plan import Plan
 from .site import Site
 from .table import Family, Match, flatten, generalise, unify
@@ -25,7 +26,10 @@ class Guess(NamedTuple):
 
 Sample = tuple[tuple[str, ...], "tuple[int, ...] | None"]
 MOST_SAMPLES = 400
+LONGEST_NAME = 200  # characters of a name that is compared with others; real ones have less than half
 LEAST_FITTING = 0.5  # share of a file's module patterns a family must know
+LEAST_TRAINED = 0.75  # share of the blocks below the highest that must be trained for their number to tell
+LONGEST_NUMBER = 6  # digits of what can no longer be a block's number
 
 
 def guess_family(plan: Plan) -> Guess:
@@ -38,7 +42,10 @@ def guess_family(plan: Plan) -> Guess:
         return Guess("", "")
     first = [family for family in known if scores[family.name] == best]
     depths = _block_counts(plan)
-    ranks = {family.name: (_least_contradictions(family, samples), not _same_blocks(family, depths)) for family in first}
+    ranks = {
+        family.name: (_too_few_blocks(family, depths), _least_contradictions(family, samples), not _same_blocks(family, depths))
+        for family in first
+    }
     closest = [family for family in first if ranks[family.name] == min(ranks.values())]
     if plan.site.family is not None and plan.site.family.name in {family.name for family in closest}:
         closest = [plan.site.family]
@@ -62,25 +69,39 @@ def variant_title(family: Family, samples: Sequence[Sample]) -> str:
     return f"{family.title} {fitting[0]}" if len(fitting) == 1 and fitting[0] else family.title
 
 
-def _block_counts(plan: Plan) -> dict[str, int]:
-    """How many blocks the file trains: name before the first number -> highest number + 1."""
-    counts: dict[str, int] = {}
+class Blocks(NamedTuple):
+    """The blocks of one name that a file trains: highest number + 1, and whether most of those below are there too."""
+
+    depth: int
+    complete: bool
+
+
+def _block_counts(plan: Plan) -> dict[str, Blocks]:
+    """The blocks the file trains, by the name before their first number."""
+    trained: dict[str, set[int]] = {}
     for module in {parse_key(key).module for key in plan.shapes}:
         for name in _peelings(plan.site, module)[-1:]:
             words = name.split("_")
             number = next((i for i, word in enumerate(words) if word.isdigit()), None)
-            if number is not None and len(words[number]) < 6:
-                blocks = "_".join(words[:number])
-                counts[blocks] = max(counts.get(blocks, 0), int(words[number]) + 1)
-    return counts
+            if number is not None and len(words[number]) < LONGEST_NUMBER:
+                trained.setdefault("_".join(words[:number]), set()).add(int(words[number]))
+    return {blocks: Blocks(max(numbers) + 1, len(numbers) > max(numbers) * LEAST_TRAINED) for blocks, numbers in trained.items()}
 
 
-def _same_blocks(family: Family, counts: Mapping[str, int]) -> bool:
+def _same_blocks(family: Family, counts: Mapping[str, Blocks]) -> bool:
+    """Whether a published variant has just as many blocks; files that train a few blocks only do not tell."""
     for variant in family.blocks:
         told = {name: depth for name, depth in variant.items() if flatten(name) in counts}
-        if told and all(counts[flatten(name)] == depth for name, depth in told.items()):
+        if told and all(counts[flatten(name)] == (depth, True) for name, depth in told.items()):
             return True
     return False
+
+
+def _too_few_blocks(family: Family, counts: Mapping[str, Blocks]) -> bool:
+    """Whether every published variant has fewer blocks than the file trains."""
+    return bool(family.blocks) and all(
+        any(counts[flatten(name)].depth > depth for name, depth in variant.items() if flatten(name) in counts) for variant in family.blocks
+    )
 
 
 def _module_shapes(plan: Plan) -> list[Sample]:
@@ -103,15 +124,15 @@ def _module_shapes(plan: Plan) -> list[Sample]:
 
 
 def _peelings(site: Site, module: str) -> list[str]:
-    """The module name after each number of wrappers; none where a wrapper names a text encoder."""
-    names, queue = [], [module]
+    """The flattened module name after each number of wrappers; none where a wrapper names a text encoder."""
+    names, queue = [], [module][: len(module) <= LONGEST_MODULE]
     for name in queue:
         names.append(flatten(name).strip("_"))
         for wrapper in site.wrappers.peelable(name):
-            if wrapper.component not in (None, "denoiser"):
+            if wrapper.component not in (None, DENOISER):
                 return []
             rest = name[len(wrapper.text) :]
-            if rest not in queue:
+            if len(queue) < MOST_PEELS and rest not in queue:
                 queue.append(rest)
     return names
 
@@ -191,10 +212,13 @@ MOST_TRAINERS = 4  # more that fit equally well are no answer
 
 
 def _deepest_wrapper(site: Site, module: str) -> str:
-    rest = module
-    while wrappers := site.wrappers.peelable(rest):
+    rest = module[:LONGEST_MODULE]
+    for _ in range(MOST_PEELS):
+        wrappers = site.wrappers.peelable(rest)
+        if not wrappers:
+            break
         rest = rest[len(wrappers[0].text) :]
-    return module[: len(module) - len(rest)]
+    return module[: len(module[:LONGEST_MODULE]) - len(rest)]
 
 
 def _metadata_match(dialect: Dialect, metadata: Mapping[str, str]) -> int:
@@ -230,6 +254,8 @@ def nearest_name(site: Site, key: str) -> str:
     if denoiser is None:
         return ""
     name = (_peelings(site, parse_key(key).module) or [""])[-1]
+    if not name or len(name) > LONGEST_NAME:
+        return ""
     template = generalise(name)[0]
     templates = {generalise(flat)[0]: modules[0] for flat, modules in denoiser.flat.items()}
     close = difflib.get_close_matches(template, templates, n=1, cutoff=0.75)

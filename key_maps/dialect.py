@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "dialects"
 FORMS = ("flat", "dotted")
+NUMBERED = re.compile(r"(?:te|text_encoder_?)(\d?)[._]$")
 DENOISER = "denoiser"
 ENCODER = "text encoder"
 
@@ -28,6 +30,7 @@ class Dialect(NamedTuple):
     encoders: tuple[str, ...] = ()  # the same for text encoders; {slot} stands for ComfyUI's name of the encoder
     roles: tuple[str, ...] = ()  # role spellings it uses
     reads: tuple[str, ...] = ()  # denoiser wrappers seen in the wild, never written
+    encoder_reads: tuple[str, ...] = ()  # the same for text encoders
     noise: tuple[str, ...] = ()  # wrappers that say nothing
     inside: tuple[str, ...] = ()  # words without meaning inside a module name
     endings: tuple[tuple[str, str], ...] = ()  # (spelled, meant) endings of module names
@@ -35,7 +38,7 @@ class Dialect(NamedTuple):
     metadata: tuple[str, ...] = ()  # header metadata that gives it away: key, or key=beginning of the value
 
 
-LISTS = ("writes", "encoders", "roles", "reads", "noise", "inside", "metadata")
+LISTS = ("writes", "encoders", "roles", "reads", "encoder_reads", "noise", "inside", "metadata")
 PAIRS = ("endings", "starts")
 
 
@@ -94,20 +97,25 @@ class WrapperSet:
         wrappers: dict[str, str | None] = {}
         for dialect in known.values():
             wrappers |= dict.fromkeys((*dialect.writes, *dialect.reads), DENOISER)
-            wrappers |= {text: ENCODER for text in dialect.encoders if "{slot}" not in text}
+            wrappers |= {text: ENCODER for text in (*dialect.encoders, *dialect.encoder_reads) if "{slot}" not in text}
         for dialect in known.values():
             wrappers |= dict.fromkeys(dialect.noise, None)
         # ComfyUI names an encoder by its slot; files without the slot's name mean whichever encoder has the module.
         wrappers |= {"text_encoders.": ENCODER, "text_encoders.transformer.": ENCODER, "transformer.": DENOISER}
         for slot in slots:
             wrappers |= dict.fromkeys(
-                (f"text_encoders.{slot}.transformer.", f"{slot}.transformer.", f"text_encoders.{slot}.", f"{slot}."), slot
+                (f"text_encoders.{slot}.transformer.", f"{slot}.transformer.", f"text_encoders.{slot}.", f"{slot}.", f"{slot}_"), slot
             )
         self.slots_of: dict[str, tuple[str, ...]] = {}
         for slot, texts in encoder_wrappers.items():
             for text in texts:
                 self.slots_of[text] = (*self.slots_of.get(text, ()), slot)
                 wrappers.setdefault(text, ENCODER)
+        # One number means one encoder, however a trainer spells what stands before it.
+        for text in [text for text, component in wrappers.items() if component == ENCODER and text not in self.slots_of]:
+            numbered = NUMBERED.search(text)
+            if numbered:
+                self.slots_of[text] = self.slots_of.get(f"lora_te{numbered.group(1)}_", ())
         self.by_start: dict[str, list[Wrapper]] = {}
         for text, component in sorted(wrappers.items(), key=lambda item: -len(item[0])):
             self.by_start.setdefault(text[:3], []).append(Wrapper(text, component))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
-from .dialect import DENOISER
-from .grammar import ParsedKey, parse_key
+from .copies import fused_copies
+from .dialect import DENOISER, ENCODER
+from .groups import Group, group_keys
 from .header import TensorInfo
+from .locate import Location, locate, network_told
 from .site import Candidate, Site
 from .strength import FROM_HALVES, FROM_RANK, FROM_TENSORS, Settings, Strength, read_settings, scale_of, settings_for, split_qkv_rank
 
@@ -27,8 +26,6 @@ UNSUPPORTED = "unsupported adapter"
 NOT_WIRED = "not wired"
 CATEGORIES = (PLACED, BOOKKEEPING, UNKNOWN_MODULE, UNKNOWN_ROLE, SHAPE_CONFLICT, DUPLICATE_TARGET, INCOMPLETE, UNSUPPORTED, NOT_WIRED)
 
-BOOKKEEPING_TABLE = Path(__file__).parent / "bookkeeping.table"
-
 
 class Outcome(NamedTuple):
     """What became of one key; `adapter` is the index of the adapter in Plan.adapters that uses it."""
@@ -36,15 +33,6 @@ class Outcome(NamedTuple):
     category: str
     reason: str
     adapter: int | None = None
-
-
-class Location(NamedTuple):
-    """A module name taken apart: what was peeled off, what is left, and every place that can mean."""
-
-    wrapper: str
-    name: str
-    candidates: tuple[Candidate, ...]
-    rule: str
 
 
 class Adapter(NamedTuple):
@@ -74,13 +62,6 @@ class Plan(NamedTuple):
     metadata: Mapping[str, str]
     site: Site
     inferred_wrapper: str = ""
-
-
-class _Group(NamedTuple):
-    module: str
-    adapter_name: str
-    keys: dict[str, str]
-    spellings: list[str]
 
 
 class _Found(NamedTuple):
@@ -125,94 +106,51 @@ class _Planner:
         self.recent: list[tuple[str, tuple[str, ...] | None]] = []
         self.inferred = ""
         self.readings: dict[tuple, _Reading] = {}
+        self.settings_of: dict[str, Settings | None] = {}
+        self.network_alphas: dict[str, str] = {}
 
     def run(self) -> None:
-        groups = self._groups()
         unmatched = []
-        for group in groups:
+        for group in self._groups():
             location = locate(self.site, group.module, self.recent)
             if location.candidates:
                 self._place(group, location)
+            elif self._unwired(group.module):
+                self._unmatched(group, location)
             else:
                 unmatched.append((group, location))
-        self._infer_wrapper(unmatched)
-        for group, location in unmatched:
-            if not self.inferred:
+        if not self._infer_wrapper(unmatched):
+            for group, location in unmatched:
                 self._unmatched(group, location)
-        self._drop_copies()
+        for network, key in self.network_alphas.items():
+            self.outcomes.setdefault(key, Outcome(BOOKKEEPING, f"an alpha for all of {network}, which no adapter here needs"))
+        self._drop(fused_copies(self.adapters))
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
 
-    def _drop_copies(self) -> None:
-        """Files that hold one training twice, as fused and as split modules, are read once: the fused copies are dropped.
+    def _groups(self) -> tuple[Group, ...]:
+        found = group_keys(self.shapes)
+        self._set(found.unread, UNKNOWN_ROLE, "no known adapter writes a tensor with this ending")
+        for key, note in found.notes.items():
+            self.outcomes[key] = Outcome(BOOKKEEPING, note)
+        for key, other in found.repeated.items():
+            self.outcomes[key] = Outcome(DUPLICATE_TARGET, f"{other} already has the same role in the same module")
+        self.network_alphas = found.network_alphas
+        return found.groups
 
-        Seen in Anime-Z (diffusers skips its `qkv.lora` and `out.lora`, _convert_non_diffusers_z_image_lora_to_diffusers). Only
-        where a fused LoRA and all its parts stand together under one wrapper and spelling; other doubles are meant to add up.
-        """
-        split: dict[tuple, int] = {}
-        for adapter in self.adapters:
-            if adapter.kind == "lora" and adapter.target.naming >= 0:
-                weight, rows, _ = adapter.target.pieces[0]
-                key = (adapter.location.wrapper, adapter.adapter_name, tuple(adapter.spellings), weight)
-                split[key] = split.get(key, 0) + (rows[1] if rows else adapter.target.out)
-        doubled = [
-            index
-            for index, adapter in enumerate(self.adapters)
-            if adapter.kind == "lora"
-            and adapter.target.naming < 0
-            and split.get((adapter.location.wrapper, adapter.adapter_name, tuple(adapter.spellings), adapter.target.pieces[0][0]))
-            == adapter.target.out
-        ]
-        if not any(self.adapters[index].target.parts > 1 for index in doubled):
+    def _drop(self, copies: set[int]) -> None:
+        if not copies:
             return
-        for index in doubled:
-            module = self.adapters[index].target.module
-            self._set(self.adapters[index].roles.values(), DUPLICATE_TARGET, f"the file holds {module} a second time, split into its parts")
-        dropped = set(doubled)
-        places = {old: new for new, old in enumerate(index for index in range(len(self.adapters)) if index not in dropped)}
+        for index in copies:
+            adapter = self.adapters[index]
+            reason = f"the file holds {adapter.target.module} a second time under other names, split where it is fused"
+            self._set(adapter.roles.values(), DUPLICATE_TARGET, reason)
+        places = {old: new for new, old in enumerate(index for index in range(len(self.adapters)) if index not in copies)}
         self.adapters = [self.adapters[old] for old in places]
         for key, outcome in self.outcomes.items():
             if outcome.adapter is not None:
                 self.outcomes[key] = outcome._replace(adapter=places[outcome.adapter])
 
-    def _groups(self) -> Iterable[_Group]:
-        groups: dict[tuple[str, str], _Group] = {}
-        for key in self.shapes:
-            note = bookkeeping(key)
-            if note:
-                self.outcomes[key] = Outcome(BOOKKEEPING, note)
-                continue
-            parsed = parse_key(key)
-            if parsed.role is None:
-                self.outcomes[key] = Outcome(UNKNOWN_ROLE, "no known adapter writes a tensor with this ending")
-                continue
-            self._join(groups, key, parsed)
-        whole = self._file_wide_alpha(groups)
-        return [group for group in groups.values() if group not in whole]
-
-    def _join(self, groups: dict[tuple[str, str], _Group], key: str, parsed: ParsedKey) -> None:
-        # alpha and magnitudes often lack the adapter name that the factors carry.
-        group = groups.setdefault((parsed.module, parsed.adapter), _Group(parsed.module, parsed.adapter, {}, []))
-        if parsed.role in group.keys:
-            other = group.keys[parsed.role]
-            self.outcomes[key] = Outcome(DUPLICATE_TARGET, f"{other} already has this role ({parsed.role}) in the same module")
-            return
-        group.keys[parsed.role] = key
-        group.spellings.append(parsed.spelling)
-
-    def _file_wide_alpha(self, groups: dict[tuple[str, str], _Group]) -> list[_Group]:
-        """Lone alphas of a whole component (`transformer.lora_alpha`) and alphas whose factors carry an adapter name."""
-        whole = []
-        for (module, adapter), group in groups.items():
-            if adapter or set(group.keys) - {"alpha", "dora_scale", "magnitude", "scalar"}:
-                continue
-            named = [other for (name, other_adapter), other in groups.items() if name == module and other_adapter] if module else []
-            if len(named) == 1:
-                for role, key in group.keys.items():
-                    named[0].keys.setdefault(role, key)
-                whole.append(group)
-        return whole
-
-    def _place(self, group: _Group, location: Location) -> None:
+    def _place(self, group: Group, location: Location) -> None:
         reading = self._read(group)
         for found in reading.adapters:
             self._place_adapter(group, location, found)
@@ -220,7 +158,7 @@ class _Planner:
             lacking = missing_roles({role: None})
             self._set([group.keys[role]], INCOMPLETE, f"its module has no {lacking} to go with it")
 
-    def _read(self, group: _Group) -> _Reading:
+    def _read(self, group: Group) -> _Reading:
         """The adapters in a group; groups with the same roles and shapes (most of a file) share one reading."""
         shapes = tuple([self.shapes[key] for key in group.keys.values()])
         key = (tuple(group.keys), shapes)
@@ -259,7 +197,7 @@ class _Planner:
             return kind._replace(name="oft_onetrainer")
         return kind
 
-    def _place_adapter(self, group: _Group, location: Location, found: _Found) -> None:
+    def _place_adapter(self, group: Group, location: Location, found: _Found) -> None:
         kind, keys = found.kind, [group.keys[role] for role in found.roles]
         if kind.refusal:
             return self._set(keys, UNSUPPORTED, kind.refusal)
@@ -267,12 +205,16 @@ class _Planner:
             return self._set(keys, SHAPE_CONFLICT, found.fault)
         target = self._choose(location.candidates, kind.reaches, found.module)
         if target is None:
+            # A bias borrows the alpha and the rank of factors that may be placed themselves.
+            keys = [key for key in keys if key not in self.outcomes]
             return self._set(keys, SHAPE_CONFLICT, self._conflict(location.candidates, kind.reaches, found.module))
         obstacle = _obstacle(kind, found.shapes, target)
         if obstacle:
             return self._set(keys, UNSUPPORTED, obstacle)
         roles = dict(zip(found.roles, keys, strict=True))
-        settings = settings_for(self.settings, location.wrapper) if self.settings else None
+        if self.network_alphas and "alpha" not in roles and found.rank:
+            keys += self._network_alpha(location.wrapper, roles)
+        settings = self._settings(location.wrapper) if self.settings else None
         strength = self._strength(kind.name, roles, location.name, found.rank, target, settings)
         grown = (target.out, *found.module.inner) if _grows(target, found.module) and found.module.inner != target.inner else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
@@ -284,6 +226,19 @@ class _Planner:
         )  # fmt: skip
         for key in keys:
             self.outcomes[key] = outcome
+
+    def _network_alpha(self, wrapper: str, roles: dict[str, str]) -> list[str]:
+        """The alpha of the whole network, for an adapter that has none of its own."""
+        for network, key in self.network_alphas.items():
+            if wrapper.startswith(f"{network}.") or len(self.network_alphas) == 1:
+                roles["alpha"] = key
+                return [key]
+        return []
+
+    def _settings(self, wrapper: str) -> Settings | None:
+        if wrapper not in self.settings_of:
+            self.settings_of[wrapper] = settings_for(self.settings, wrapper)
+        return self.settings_of[wrapper]
 
     def _strength(self, kind, roles, name, rank, target: Candidate, settings: Settings | None) -> Strength:
         if "alpha" in roles:
@@ -320,7 +275,7 @@ class _Planner:
         for key in keys:
             self.outcomes[key] = Outcome(category, reason)
 
-    def _unmatched(self, group: _Group, location: Location) -> None:
+    def _unmatched(self, group: Group, location: Location) -> None:
         for found in self._read(group).adapters:
             if found.kind.refusal:
                 self._set([group.keys[role] for role in found.roles], UNSUPPORTED, found.kind.refusal)
@@ -329,36 +284,51 @@ class _Planner:
         self._set(open_keys, category, reason)
 
     def _why(self, module: str, location: Location) -> tuple[str, str]:
-        component = component_told(self.site, module)
-        if component == "text encoder" and not self.site.slots:
-            return NOT_WIRED, "it belongs to a text encoder, and no CLIP is connected"
-        if component == DENOISER and DENOISER not in self.site.components:
-            return NOT_WIRED, "it belongs to the diffusion model, and no MODEL is connected"
-        if module in GLOBAL_MODULES:
-            return BOOKKEEPING, "a note of the trainer for the whole file"
+        unwired = self._unwired(module)
+        if unwired:
+            return NOT_WIRED, unwired
         denoiser = self.site.components.get(DENOISER)
         counterpart = denoiser.counterpart(location.name) if denoiser else None
         if counterpart:
             return UNKNOWN_MODULE, f"it would be {counterpart}, which this model does not have"
         return UNKNOWN_MODULE, f"no module of this model is called {location.name!r}"
 
-    def _infer_wrapper(self, unmatched: list[tuple[_Group, Location]]) -> None:
-        """Law 3's one guess: an unknown wrapper before every unmatched module, all tails resolving, all shapes agreeing."""
-        if len(unmatched) < 2:
-            return
-        modules = [group.module for group, _ in unmatched]
-        for match in re.finditer(r"[._]", modules[0]):
-            prefix = modules[0][: match.end()]
-            if not all(module.startswith(prefix) and len(module) > len(prefix) for module in modules):
-                return
-            locations = [self._behind(prefix, group) for group, _ in unmatched]
-            if None not in locations:
-                self.inferred = prefix
-                for (group, _), location in zip(unmatched, locations, strict=True):
-                    self._place(group, location)
-                return
+    def _unwired(self, module: str) -> str:
+        """Why a module cannot be looked for: the network its wrapper names is not here. Empty where it is."""
+        network = network_told(self.site, module)
+        if network == ENCODER and not self.site.slots:
+            return "it belongs to a text encoder, and no CLIP is connected"
+        if network == DENOISER and DENOISER not in self.site.components:
+            return "it belongs to the diffusion model, and no MODEL is connected"
+        return ""
 
-    def _behind(self, prefix: str, group: _Group) -> Location | None:
+    def _infer_wrapper(self, unmatched: list[tuple[Group, Location]]) -> bool:
+        """Law 3's one guess: an unknown wrapper before every unmatched module, all tails resolving, all shapes agreeing."""
+        if len(unmatched) < LEAST_EVIDENCE:
+            return False
+        groups = [group for group, _ in unmatched]
+        for match in re.finditer(r"[._]", groups[0].module[:LONGEST_WRAPPER]):
+            prefix = groups[0].module[: match.end()]
+            if not all(group.module.startswith(prefix) and len(group.module) > len(prefix) for group in groups):
+                return False
+            locations = self._all_behind(prefix, groups)
+            if locations:
+                self.inferred = prefix
+                for group, location in zip(groups, locations, strict=True):
+                    self._place(group, location)
+                return True
+        return False
+
+    def _all_behind(self, prefix: str, groups: list[Group]) -> list[Location]:
+        locations = []
+        for group in groups:
+            location = self._behind(prefix, group)
+            if location is None:
+                return []
+            locations.append(location)
+        return locations
+
+    def _behind(self, prefix: str, group: Group) -> Location | None:
         location = locate(self.site, group.module[len(prefix) :], [])
         reading = self._read(group)
         if not location.candidates or not reading.adapters or reading.left:
@@ -371,106 +341,8 @@ class _Planner:
 
 BY_TENSORS = Strength(None, FROM_TENSORS)
 BY_RANK = Strength(None, FROM_RANK)
-GLOBAL_MODULES = ("transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model")
-
-
-def locate(site: Site, module: str, recent: list[tuple[str, tuple[str, ...] | None]]) -> Location:
-    """Find the places a module name can mean, peeling known wrappers off in any order; fewest peeled first.
-
-    `recent` remembers wrappers that led somewhere, so that a file's keys are not each searched for anew.
-    """
-    for wrapper, components in recent:
-        if module.startswith(wrapper):
-            found = site.find(components, module[len(wrapper) :])
-            if found:
-                return Location(wrapper, module[len(wrapper) :], found, "name and shape")
-    location = _peel(site, module, recent)
-    if location.candidates:
-        return location
-    for variant in _variants(site, module):
-        other = _peel(site, variant, [])
-        if other.candidates:
-            return other._replace(rule=f"read as {variant}")
-    return location
-
-
-def _peel(site: Site, module: str, recent: list[tuple[str, tuple[str, ...] | None]]) -> Location:
-    queue: list[tuple[int, tuple[str, ...] | None]] = [(0, None)]
-    deepest = 0
-    for offset, components in queue:
-        name = module[offset:]
-        found = site.find(components, name)
-        if found:
-            recent.append((module[:offset], components))
-            return Location(module[:offset], name, found, "name and shape")
-        for wrapper in site.wrappers.peelable(name):
-            step = (offset + len(wrapper.text), site.components_of(wrapper) if wrapper.component else components)
-            if step not in queue:
-                queue.append(step)
-                deepest = max(deepest, step[0])
-    return Location(module[:deepest], module[deepest:], (), "")
-
-
-def _variants(site: Site, module: str) -> Iterable[str]:
-    """Other readings of a name: without words that mean nothing, with endings and beginnings that were once spelled otherwise."""
-    cleaned = module
-    for word in site.wrappers.inside:
-        cleaned = cleaned.replace(f".{word}.", ".").replace(f"_{word}_", "_")
-    readings = [cleaned] if cleaned != module else []
-    for spelled, meant in site.wrappers.starts:
-        position = module.find(spelled)
-        if position == 0 or (position > 0 and module[position - 1] in "._"):
-            readings.append(module[:position] + meant + module[position + len(spelled) :])
-    for name in [module, *readings]:
-        for spelled, meant in site.wrappers.endings:
-            if name.endswith(spelled):
-                readings.append(name[: -len(spelled)] + meant)
-    return readings
-
-
-def component_told(site: Site, module: str) -> str | None:
-    """Which component a module's wrappers name: DENOISER, "text encoder", or None."""
-    offset, told = 0, None
-    while True:
-        wrappers = site.wrappers.peelable(module[offset:])
-        if not wrappers:
-            return told
-        component = wrappers[0].component
-        if component is not None:
-            told = DENOISER if component == DENOISER else "text encoder"
-        offset += len(wrappers[0].text)
-
-
-@lru_cache(maxsize=1)
-def _bookkeeping_rules() -> tuple[dict[str, str], tuple[tuple[re.Pattern[str], str], ...]]:
-    """(last word -> meaning for patterns of the form *.word, all others compiled)."""
-    endings, others = {}, []
-    for line in BOOKKEEPING_TABLE.read_text("utf-8").splitlines():
-        pattern, _, meaning = line.partition(" ")
-        if not pattern or pattern.startswith("#"):
-            continue
-        if pattern.startswith("*.") and "*" not in pattern[2:] and "." not in pattern[2:]:
-            endings[pattern[2:]] = meaning.strip()
-        else:
-            others.append((re.compile(fnmatch.translate(pattern)), meaning.strip()))
-    return endings, tuple(others)
-
-
-# The endings of nearly every key in nearly every file; none is bookkeeping, whatever stands before it.
-ORDINARY = frozenset({"alpha"})
-
-
-def bookkeeping(key: str) -> str:
-    """What a key is that has no effect by itself; empty for all others."""
-    endings, others = _bookkeeping_rules()
-    last = key.rpartition(".")[2]
-    if last in ORDINARY:
-        return ""
-    if last in endings:
-        return endings[last]
-    if last == "weight" and ".lora" in key and "base_layer" not in key:
-        return ""
-    return next((meaning for pattern, meaning in others if pattern.match(key)), "")
+LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
+LONGEST_WRAPPER = 120  # characters of a name among which an unknown wrapper is looked for
 
 
 def _grows(candidate: Candidate, module: ModuleShape) -> bool:

@@ -44,8 +44,11 @@ class Component:
                     break
             self.modules[local] = weight
         self.flat: dict[str, list[str]] = {}
-        for module in self.modules:
+        for module, weight in self.modules.items():
             self.flat.setdefault(flatten(module), []).append(module)
+            # ComfyUI leaves out `.weight` only: a lone `.scale` is part of the name to it.
+            if weight.endswith(SUFFIXES[1]) and module != weight[len(prefix) :]:
+                self.flat.setdefault(flatten(weight[len(prefix) :]), []).append(module)
         self.family = recognise(self.modules, weights, known)
         self._memory: dict[str, tuple[Candidate, ...]] = {}
         self._slices: dict[tuple[int, int, int, tuple[Shape, ...]], tuple[Slice, ...] | None] = {}
@@ -170,7 +173,12 @@ class Site:
         self.components = {component.name: component for component in components}
         self.slots = tuple(name for name in self.components if name != DENOISER)
         self.family = self.components[DENOISER].family if DENOISER in self.components else None
-        self.wrappers = WrapperSet(self.dialects, self.slots, self.family.encoders if self.family else {})
+        self.wrappers = WrapperSet(self.dialects, self.slots, self.family.encoders if self.family else self._numbering())
+
+    def _numbering(self) -> Mapping[str, tuple[str, ...]]:
+        """What the text encoders are called where no MODEL is wired: as in the families that have just these."""
+        same = [family.encoders for family in self.families.values() if family.encoders.keys() == set(self.slots)]
+        return {slot: tuple(dict.fromkeys(text for encoders in same for text in encoders[slot])) for slot in self.slots if same}
 
     def components_of(self, wrapper: Wrapper) -> tuple[str, ...] | None:
         """The components a wrapper names, most likely first; None where it is noise."""

@@ -237,3 +237,27 @@ def test_one_training_stored_twice_is_read_once(site):
     assert all(plan.adapters[outcome.adapter].roles for outcome in plan.outcomes.values() if outcome.adapter is not None)
     del keys["transformer_blocks.0.attn.to_v.lora_A.weight"], keys["transformer_blocks.0.attn.to_v.lora_B.weight"]
     assert Report(make_plan(keys, {}, site)).categories == {plans.PLACED: 10}
+
+
+def test_an_alpha_for_the_whole_network(site):
+    keys = lora("transformer.x_embedder", H, 16) | lora("transformer.proj_out", 16, H) | {"transformer.lora_alpha": ()}
+    plan = make_plan(keys, {}, site)
+    assert Report(plan).categories == {plans.PLACED: 5}
+    assert {adapter.roles["alpha"] for adapter in plan.adapters} == {"transformer.lora_alpha"}
+    alone = make_plan({"transformer.lora_alpha": ()}, {}, site)
+    assert alone.outcomes["transformer.lora_alpha"].category == plans.BOOKKEEPING
+
+
+def test_an_alpha_without_the_name_its_factors_carry(site):
+    keys = lora("x_embedder", H, 16, down="lora_A.mine.weight", up="lora_B.mine.weight") | {"x_embedder.alpha": ()}
+    assert set(make_plan(keys, {}, site).adapters[0].roles) == {"down", "up", "alpha"}
+    twice = make_plan(keys | {"x_embedder.alpha.mine": ()}, {}, site)
+    assert set(twice.outcomes) == {*keys, "x_embedder.alpha.mine"}
+
+
+@pytest.mark.parametrize("name", ["model." * 5000 + "x", "lora_unet_" * 5000 + "x", "a." * 5000 + "b", "9" * 10_000, "._" * 5000])
+def test_absurd_names_end_in_a_category_and_soon(site, name):
+    keys = {f"{name}{i}.{role}": (2, 2) for i in range(3) for role in ("lora_A.weight", "lora_B.weight")}
+    report = Report(make_plan(keys, {}, site))
+    assert set(report.categories) == {plans.UNKNOWN_MODULE}
+    assert str(report)
