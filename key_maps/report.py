@@ -198,8 +198,10 @@ class Report:
         keys = f"Keys      {self.count(PLACED)} of {len(self.outcomes)} placed"
         stock = self.stock_keys
         lines.append(keys + (f"; the stock loader would place {len(stock)}" if stock is not None else ""))
-        left = untrained(self.plan)
-        lines += [f"Untrained {', '.join(left[:MOST_UNTRAINED])}{' ...' * (len(left) > MOST_UNTRAINED)}"] if left and self.adapters else []
+        left = untrained(self.plan) if self.adapters else []
+        if left:
+            more = " ..." if len(left) > MOST_UNTRAINED else ""
+            lines.append(f"Untrained {len(left)} kinds of layers: {', '.join(left[:MOST_UNTRAINED])}{more}")
         lines += [f"Note      {note}" for note in self.notes()]
         for category, count in self.categories.most_common():
             if category != PLACED:
