@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .adapters import Misfit, assign
 from .dialect import DENOISER, Dialect
 from .grammar import parse_key
-from .locate import LONGEST_MODULE, MOST_PEELS
+from .locate import LONGEST_MODULE, MOST_PEELS, readings
 from .plan import Plan
 from .site import Site
 from .table import Family, Match, flatten, generalise, unify
@@ -124,8 +124,8 @@ def _module_shapes(plan: Plan) -> list[Sample]:
 
 
 def _peelings(site: Site, module: str) -> list[str]:
-    """The flattened module name after each number of wrappers; none where a wrapper names a text encoder."""
-    names, queue = [], [module][: len(module) <= LONGEST_MODULE]
+    """The flattened module name after each number of wrappers, in every reading; none where a wrapper names a text encoder."""
+    names, queue = [], [module, *readings(site, module)] if len(module) <= LONGEST_MODULE else []
     for name in queue:
         names.append(flatten(name).strip("_"))
         for wrapper in site.wrappers.peelable(name):

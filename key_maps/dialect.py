@@ -78,7 +78,7 @@ def _value(path: Path, number: int, key: str, value: str, before: object) -> obj
         pairs = tuple(tuple(pair.split("=")) for pair in value.split())
         if any(len(pair) != 2 or not all(pair) for pair in pairs):
             raise DialectError(f"{path}, line {number}: {key} needs pairs. Write spelled=meant")
-        return pairs
+        return (*(before or ()), *pairs)  # type: ignore[misc]
     if key in LISTS:
         return (*(before or ()), *value.split())  # type: ignore[misc]
     return value

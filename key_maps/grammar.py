@@ -83,7 +83,8 @@ def parse_key(key: str) -> ParsedKey:
         if parsed is not None:
             return parsed
     found = spellings.exact.get(words[-1])
-    if found is not None and count > 1:
+    # An alpha may stand alone: it is the whole file's.
+    if found is not None and (count > 1 or found[0] == "alpha"):
         return _parsed(key[: -len(words[-1]) - 1], "", found, words[-1])
     return ParsedKey(key, "", None, "")
 

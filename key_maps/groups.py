@@ -9,7 +9,7 @@ from .bookkeeping import bookkeeping
 from .grammar import ParsedKey, parse_key
 
 # Names that stand for a whole network: an alpha under one of them is meant for all its modules.
-WHOLE_NETWORKS = frozenset({"transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model", "base_model.model"})
+WHOLE_NETWORKS = frozenset({"", "transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model", "base_model.model"})
 SHARED_ROLES = frozenset({"alpha", "dora_scale", "magnitude", "scalar"})
 
 

@@ -123,7 +123,7 @@ class _Planner:
             for group, location in unmatched:
                 self._unmatched(group, location)
         for network, key in self.network_alphas.items():
-            self.outcomes.setdefault(key, Outcome(BOOKKEEPING, f"an alpha for all of {network}, which no adapter here needs"))
+            self.outcomes.setdefault(key, Outcome(BOOKKEEPING, f"an alpha for all of {network or 'the file'}, which no adapter here needs"))
         self._drop(fused_copies(self.adapters))
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
 

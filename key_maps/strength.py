@@ -62,12 +62,15 @@ def settings_for(settings: Mapping[str, Settings], wrapper: str) -> Settings | N
     return None
 
 
+SCALED = ("lora", "loha", "lokr", "bias_lora")  # kinds whose change PEFT scales; a LoKr of full factors has no rank but a scale
+
+
 def scale_of(settings: Settings | None, name: str, rank: int | None, kind: str) -> Strength:
     """The scale PEFT's settings give the module `name`: lora_alpha / r, or / sqrt(r) with use_rslora, patterns first.
 
     Source: peft tuners/lora/config.py and utils/other.py get_pattern_key; LoKr and LoHa call the field `alpha`.
     """
-    if settings is None or rank is None or kind not in ("lora", "loha", "lokr", "bias_lora"):
+    if settings is None or kind not in SCALED or (rank is None and kind != "lokr"):
         return Strength(None, FROM_RANK)
     config = settings.config
     alpha = _by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", config.get("alpha")))

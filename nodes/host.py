@@ -7,7 +7,7 @@ import gc
 import itertools
 import os
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
 from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
 from ..lora.reader import map_tensors
+from .bypass import hang_beside_layers
 
 Tensors = Mapping[str, torch.Tensor]
 SAFE = (".safetensors", ".sft")
@@ -174,7 +175,9 @@ class LocksmithAdapter(WeightAdapterBase):
     name = "locksmith"
 
     def __init__(self, loaded_keys: set[str], weights: tuple[AdapterSpec, tuple[str, ...], tuple[torch.Tensor, ...]]):
-        self.loaded_keys, self.weights = loaded_keys, weights
+        spec, roles, tensors = weights
+        # The host's copy is made of plain tuples.
+        self.loaded_keys, self.weights = loaded_keys, (AdapterSpec(*spec), tuple(roles), tuple(tensors))
 
     def calculate_shape(self, key: str) -> tuple[int, ...] | None:
         """The shape the weight grows to, if it does."""
@@ -186,7 +189,7 @@ class LocksmithAdapter(WeightAdapterBase):
         """The patched weight; in place where the shape stays, because the host hands in a slice and keeps the whole."""
         spec, roles, tensors = self.weights
         on_device = {role: tensor.to(weight.device) for role, tensor in zip(roles, tensors, strict=True)}
-        patched = patched_weight(AdapterSpec(*spec), on_device, weight, strength)
+        patched = patched_weight(spec, on_device, weight, strength)
         return weight.copy_(patched) if patched.shape == weight.shape else patched.to(weight.dtype)
 
 
@@ -391,9 +394,10 @@ def forget(*, files: bool = True, models: bool = True) -> None:
         _stock_names.clear()
 
 
-def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, own: OwnMaps = NONE):
+def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, own: OwnMaps = NONE, bypass: bool = False):
     """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may be None.
 
+    bypass: adapters act in the layers' forward passes, and the weights stay as they are, where that is exact.
     Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only.
     Raises LoraFileError for a file that cannot be read; a file that does not fit is no error, the report says so.
     """
@@ -402,19 +406,34 @@ def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: 
         plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, own), file.config_beside)
         patches = build_patches(plan, file.tensors)
     metadata = dict(file.header.metadata)
-    new_model = _apply(model, patches.layers, strength_model, metadata)
-    new_clip = _apply(clip, patches.layers, strength_clip, metadata)
-    report = Report(plan, os.path.basename(path), patches.failures, lambda: stock_placed(model, clip, file), own.errors)
+    patched: Counter[str] | None = Counter() if bypass else None
+    new_model = _apply(model, patches.layers, strength_model, metadata, patched)
+    new_clip = _apply(clip, patches.layers, strength_clip, metadata, patched)
+    notes = own.errors + _notes_on_bypass(patched)
+    report = Report(plan, os.path.basename(path), patches.failures, lambda: stock_placed(model, clip, file), notes)
     return new_model, new_clip, report
 
 
-def _apply(patcher, layers: Sequence[dict[Any, Any]], strength: float, metadata: dict[str, str]):
-    """A clone of a ModelPatcher or CLIP with the patches that are for it; at strength 0 the clone is left as it was."""
+def _notes_on_bypass(patched: Counter[str] | None) -> tuple[str, ...]:
+    if not patched:
+        return ()
+    kinds = ", ".join(f"{count} {kind}" for kind, count in patched.most_common())
+    return (f"Bypass: {sum(patched.values())} adapters change the weights all the same, as they cannot act beside a layer: {kinds}.",)
+
+
+def _apply(patcher, layers: Sequence[dict[Any, Any]], strength: float, metadata: dict[str, str], patched: Counter[str] | None = None):
+    """A clone of a ModelPatcher or CLIP with the patches that are for it; at strength 0 the clone is left as it was.
+
+    patched: given for a bypass; the kinds of the adapters that change the weights even so are counted in it.
+    """
     if patcher is None:
         return None
     clone = patcher.clone()
     weights = getattr(clone, "patcher", clone)
     if strength != 0:
+        if patched is not None:
+            layers, kinds = hang_beside_layers(weights, layers, strength, logical_shape)
+            patched.update(kinds)
         for layer in layers:
             weights.add_patches(layer, strength)
         if metadata and hasattr(weights, "set_attachments"):

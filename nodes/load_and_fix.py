@@ -13,6 +13,7 @@ from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
 from . import host
 
 REPORT, ERROR = "report", "error"
+PATCH, BYPASS = "patch", "bypass"
 OWN_MAPS_FOLDER = "lora-locksmith"
 
 
@@ -41,6 +42,14 @@ class LoadAndFixLoRA(io.ComfyNode):
                     optional=True,
                     tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
                 ),
+                io.Combo.Input(
+                    "mode",
+                    options=[PATCH, BYPASS],
+                    default=PATCH,
+                    optional=True,
+                    advanced=True,
+                    tooltip="patch changes the weights. bypass computes beside each layer: slower, but a quantised model loses nothing.",
+                ),
             ],
             outputs=[
                 io.Model.Output("MODEL"),
@@ -64,14 +73,15 @@ class LoadAndFixLoRA(io.ComfyNode):
         return (lora_name, *host.file_stamp(path), host.own_maps_stamp(_own_folder())) if path else (lora_name,)
 
     @classmethod
-    def execute(cls, model, lora_name, strength_model, strength_clip, clip=None, on_unmatched=REPORT) -> io.NodeOutput:
+    def execute(cls, model, lora_name, strength_model, strength_clip, clip=None, on_unmatched=REPORT, mode=PATCH) -> io.NodeOutput:
         """Patch clones of model and clip; raises for an unreadable file, and for unmatched keys if asked to."""
         if strength_model == 0 and (strength_clip == 0 or clip is None):
             verdict = f"The strength is 0: {lora_name} was not loaded."
             return _output(model, clip, verdict, json.dumps({"verdict": verdict, "file": lora_name}))
         path = folder_paths.get_full_path_or_raise("loras", lora_name)
         try:
-            new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip, host.own_maps(_own_folder()))
+            own, bypass = host.own_maps(_own_folder()), mode == BYPASS
+            new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip, own, bypass)
         except LoraFileError as error:
             raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
         if on_unmatched == ERROR:

@@ -79,6 +79,22 @@ SDXL_REFINER = {
     "transformer_depth_output": [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0],
     "context_dim": 1280,
 }
+KOALA = {
+    **SDXL,
+    "num_res_blocks": [1, 1, 1],
+    "transformer_depth": [0, 2, 5],
+    "transformer_depth_output": [0, 0, 2, 2, 5, 5],
+    "transformer_depth_middle": -2,
+}
+SDXS = {
+    **{key: value for key, value in SD15.items() if key != "num_heads"},
+    "num_head_channels": 64,
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 1, 1],
+    "transformer_depth_output": [0, 0, 1, 1, 1, 1],
+    "transformer_depth_middle": -2,
+}
 FLUX = {
     "image_model": "flux",
     "in_channels": 16,
@@ -471,6 +487,28 @@ MODELS: dict[str, Model] = {
     "sd21": Model("sd21", "SD20", SD21),
     "sdxl": Model("sdxl", "SDXL", SDXL),
     "sdxl_refiner": Model("sdxl_refiner", "SDXLRefiner", SDXL_REFINER),
+    "koala_700m": Model("koala", "KOALA_700M", KOALA, published=False),
+    "koala_1b": Model(
+        "koala",
+        "KOALA_1B",
+        {**KOALA, "transformer_depth": [0, 2, 6], "transformer_depth_output": [0, 0, 2, 2, 6, 6], "transformer_depth_middle": 6},
+        published=False,
+    ),
+    "sdxs": Model("koala", "SD15", SDXS, published=False),
+    "sdxs_09": Model(
+        "koala",
+        "SD20",
+        {
+            **SDXS,
+            "transformer_depth": [1, 1, 1],
+            "transformer_depth_output": [1] * 6,
+            "use_linear_in_transformer": True,
+            "context_dim": 1024,
+            "disable_self_attentions": [True, False, False],
+        },
+        published=False,
+    ),
+    "lotus": Model("sd21", "LotusD", {**SD21, "adm_in_channels": 4, "num_classes": "sequential"}, published=False),
     "stable_cascade_c": Model("stable_cascade", "Stable_Cascade_C", {"stable_cascade_stage": "c", "c_cond": 2048}),
     "stable_cascade_b": Model("stable_cascade", "Stable_Cascade_B", CASCADE_B, published=False),
     "sd3_medium": Model("sd3", "SD3", sd3(24, normed=False)),

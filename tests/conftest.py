@@ -62,3 +62,32 @@ def tiny_models_folder(comfy: ModuleType, comfyui_path: Path, tmp_path_factory: 
     folder = tmp_path_factory.mktemp("tiny") / "models"
     write_models(comfyui_path, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_flux(comfy):
+    """make() -> a ModelPatcher over a tiny fp32 FLUX with seeded weights, the same every time."""
+    import torch
+
+    def make(dtype=torch.float32):
+        import comfy.model_detection
+        import comfy.model_patcher
+        from tiny_models import flux_state_dict
+
+        weights = {name: weight.float() for name, weight in flux_state_dict().items()}
+        config = comfy.model_detection.model_config_from_unet(weights, "")
+        config.set_inference_dtype(dtype, None)
+        model = config.get_model(weights, "")
+        model.load_model_weights(dict(weights), "")
+        cpu = torch.device("cpu")
+        return comfy.model_patcher.ModelPatcher(model.to(dtype), load_device=cpu, offload_device=cpu)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def both(tiny_flux):
+    """The tiny FLUX as the host has it and as diffusers does, with the same weights."""
+    from truth import flux_twin
+
+    return flux_twin(tiny_flux())

@@ -54,11 +54,25 @@ def turning_kinds(seed=2) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def deriving_kinds(seed=4) -> dict[str, torch.Tensor]:
+    """Adapters that need the whole weight: OFT and (IA)3 of the inputs, GLoRA, DoRA per input."""
+    generator = torch.Generator().manual_seed(seed)
+    make = lambda spread, *shape: torch.randn(*shape, generator=generator) * spread  # noqa: E731
+    tensors = {"transformer.single_transformer_blocks.0.proj_out.oft_R.weight": make(0.05, 20, 32 * 31 // 2)}
+    module = "lora_unet_double_blocks_0_txt_mlp_0"
+    tensors |= {f"{module}.weight": make(0.3, HIDDEN), f"{module}.on_input": torch.tensor(True)}
+    module = "lora_unet_double_blocks_0_txt_mlp_2"
+    tensors |= {f"{module}.a1.weight": make(0.1, 4 * HIDDEN, 4), f"{module}.a2.weight": make(0.1, 4, 4 * HIDDEN)}
+    tensors |= {f"{module}.b1.weight": make(0.2, HIDDEN, 4), f"{module}.b2.weight": make(0.2, 4, 4 * HIDDEN)}
+    module = "diffusion_model.double_blocks.0.txt_attn.qkv"
+    tensors |= factors(generator, module, 3 * HIDDEN, HIDDEN)
+    return tensors | {f"{module}.dora_scale": torch.rand(1, HIDDEN, generator=generator) + 0.5}
+
+
 def other_kinds(seed=3) -> dict[str, torch.Tensor]:
-    """Adapters of the inputs, full differences and biases: these change the weights whatever the mode."""
+    """Full differences and biases: these change the weights whatever the mode."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        "transformer.single_transformer_blocks.0.proj_out.oft_R.weight": torch.randn(20, 32 * 31 // 2, generator=generator) * 0.05,
         "diffusion_model.double_blocks.0.img_attn.qkv.diff_b": torch.randn(3 * HIDDEN, generator=generator) * 0.2,
         "diffusion_model.img_in.diff": torch.randn(HIDDEN, 64, generator=generator) * 0.1,
         "diffusion_model.final_layer.linear.diff_b": torch.randn(64, generator=generator) * 0.1,
@@ -67,11 +81,18 @@ def other_kinds(seed=3) -> dict[str, torch.Tensor]:
 
 def write_all_kinds(path):
     """A file with all of them; `path` back."""
-    save_file({**plain_kinds(), **turning_kinds(), **other_kinds()}, path)
+    deriving = {key: tensor for key, tensor in deriving_kinds().items() if "txt_mlp" not in key}
+    save_file({**plain_kinds(), **turning_kinds(), **deriving, **other_kinds()}, path)
     return path
 
 
-PLAIN_BASES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+PLAIN_BASES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
 SCALED_FP8 = "fp8_scaled"
 QUANTISED_BASES = ("float8_e4m3fn", "float8_e5m2", "nvfp4", "mxfp8", "int8_tensorwise")
 BASES = (*PLAIN_BASES, SCALED_FP8, *QUANTISED_BASES)

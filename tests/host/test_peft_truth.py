@@ -3,34 +3,11 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import save_file
-
-sys.path.insert(0, str(Path(__file__).parent))
+from trainers import ATTENTION, EVERYTHING, trained_by_peft, weights_by_peft
 from truth import check
-
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-EVERYTHING = [*ATTENTION, "proj_mlp", "proj_out", "norm_out.linear", "net.0.proj", "net.2", "norm.linear", "norm1.linear", "x_embedder"]
-
-
-def trained(twin, config):
-    """A PEFT model around a copy of `twin`, everything it trains moved at random, as after a training."""
-    from peft import get_peft_model
-
-    torch.manual_seed(3)
-    model = get_peft_model(copy.deepcopy(twin), config)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data + torch.randn_like(parameter) * 0.05
-    return model
-
-
-def merged(model) -> dict[str, torch.Tensor]:
-    return dict(model.merge_and_unload().state_dict().items())
 
 
 def simpletuner_broken(state_dict):
@@ -67,17 +44,19 @@ def tail(key: str) -> str:
 def test_spellings_of_one_adapter(host, patched, both, tmp_path, spell, targets):
     from peft import LoraConfig, get_peft_model_state_dict
 
-    model = trained(both[1], LoraConfig(r=4, lora_alpha=4, target_modules=targets))
+    model = trained_by_peft(both[1], LoraConfig(r=4, lora_alpha=4, target_modules=targets))
     path = tmp_path / "adapter.safetensors"
     save_file({key: value.contiguous() for key, value in spell(get_peft_model_state_dict(model)).items()}, path)
-    report = check(host, patched, both, path, merged(model))
+    report = check(host, patched, both, path, weights_by_peft(model))
     assert report.as_dict()["keys"]["placed"] == report.as_dict()["keys"]["total"]
 
 
 def test_stock_places_nothing_of_the_broken_file_and_the_report_says_so(host, both, tmp_path):
     from peft import LoraConfig, get_peft_model_state_dict
 
-    state_dict = simpletuner_broken(get_peft_model_state_dict(trained(both[1], LoraConfig(r=4, lora_alpha=4, target_modules=ATTENTION))))
+    state_dict = simpletuner_broken(
+        get_peft_model_state_dict(trained_by_peft(both[1], LoraConfig(r=4, lora_alpha=4, target_modules=ATTENTION)))
+    )
     save_file(state_dict, tmp_path / "broken.safetensors")
     report = host.load_and_fix(both[0], None, tmp_path / "broken.safetensors")[2].as_dict()
     assert report["stock"] == {"placed": 0}
@@ -99,9 +78,9 @@ STRENGTHS = {
 def test_strength_that_stands_only_in_the_settings(host, patched, both, tmp_path, settings):
     from peft import LoraConfig
 
-    model = trained(both[1], LoraConfig(target_modules=EVERYTHING, **settings))
+    model = trained_by_peft(both[1], LoraConfig(target_modules=EVERYTHING, **settings))
     model.save_pretrained(tmp_path)
-    report = check(host, patched, both, tmp_path / "adapter_model.safetensors", merged(model))
+    report = check(host, patched, both, tmp_path / "adapter_model.safetensors", weights_by_peft(model))
     assert "adapter_config.json" in report.strength_source
 
 
@@ -145,7 +124,7 @@ def other_tuners():
 def test_other_adapters_as_peft_saves_them(host, patched, both, tmp_path, name, settings):
     import peft
 
-    model = trained(both.twin, getattr(peft, name)(target_modules=EVERYTHING, **settings))
+    model = trained_by_peft(both.twin, getattr(peft, name)(target_modules=EVERYTHING, **settings))
     model.save_pretrained(tmp_path)
-    report = check(host, patched, both, tmp_path / "adapter_model.safetensors", merged(model), tolerance=1e-4).as_dict()
+    report = check(host, patched, both, tmp_path / "adapter_model.safetensors", weights_by_peft(model), tolerance=1e-4).as_dict()
     assert report["keys"]["placed"] == report["keys"]["total"]

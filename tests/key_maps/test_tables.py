@@ -14,7 +14,7 @@ from lora_locksmith.key_maps.table import UNNAMED, Row, TableError, families, fi
 
 DENOISERS = sorted(name for name, family in families().items() if family.kind == "denoiser")
 PUBLISHED = [name for name, model in comfy_models.MODELS.items() if model.published and model.family in families()]
-NUMBERED_IN_A_ROW = ("sd15", "sd21", "sdxl", "sdxl_refiner", "stable_cascade")  # each number is a block of another kind
+NUMBERED_IN_A_ROW = ("sd15", "sd21", "sdxl", "sdxl_refiner", "koala", "stable_cascade")  # each number is a block of another kind
 RANK = 4
 # What stock itself gets wrong: FLUX.1's proj_mlp on FLUX.2's wider weight; equal thirds where Lumina has fewer heads for keys and values.
 STOCK_MISTAKES = {"flux2": re.compile(r"[._]proj_mlp$"), "lumina2": re.compile(r"[._]attention[._]to_[qkv]$")}

@@ -18,7 +18,7 @@ def test_loader_has_the_stock_inputs_first_and_only_optional_ones_beyond(object_
     stock_order = stock["input_order"]["required"]
     assert [name for name in order if name in stock_order and name != "clip"] == [name for name in stock_order if name != "clip"]
     assert set(ours["input_order"]["required"]) == set(stock_order) - {"clip"}
-    assert set(ours["input_order"]["optional"]) == {"clip", "on_unmatched"}
+    assert set(ours["input_order"]["optional"]) == {"clip", "on_unmatched", "mode"}
 
 
 def test_loader_has_the_stock_outputs_first(object_info):

@@ -33,6 +33,26 @@ def flux_twin(native) -> Both:
     return with_the_same_weights(native, twin, names)
 
 
+def unet_twin() -> Both:
+    """A Stable Diffusion 1.5 of a tenth of the width, all weights random, and its twin in diffusers' form."""
+    import comfy.model_patcher
+    import comfy.supported_models
+    import comfy.utils
+    import comfy_models
+    from diffusers import UNet2DConditionModel
+
+    config = comfy.supported_models.SD15(comfy_models.SD15 | {"model_channels": 32})
+    config.set_inference_dtype(torch.float32, None)
+    torch.manual_seed(6)
+    model = config.get_model({}, device=torch.device("cpu"))
+    for weight in model.diffusion_model.state_dict().values():
+        weight.normal_(std=0.1)
+    native = comfy.model_patcher.ModelPatcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    twin = UNet2DConditionModel(block_out_channels=(32, 64, 128, 128), cross_attention_dim=768)
+    return with_the_same_weights(native, twin, {name: "diffusion_model." + target for name, target in names.items()})
+
+
 def shake_vectors(native) -> None:
     """Move the biases and gains, which tiny models have at 0 and 1, where an adapter's effect on them would not show."""
     generator = torch.Generator().manual_seed(5)
@@ -59,12 +79,24 @@ def part_of(weights: Mapping[str, torch.Tensor], target) -> torch.Tensor:
     return target[2](weight) if len(target) > 2 else weight
 
 
+def as_native(both: Both, truth: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The host's state dict with the weights of `truth`, a state dict of the twin."""
+    weights = {name: weight.clone() for name, weight in both.native.model.state_dict().items()}
+    for name, value in truth.items():
+        target = both.names[name]
+        if not isinstance(target, str) and len(target) > 2:
+            value = target[2](value)  # exchanging the halves undoes itself
+        part_of(weights, target if isinstance(target, str) else target[:2]).copy_(value)
+    return weights
+
+
 def check(host, patched, both: Both, path, truth: Mapping[str, torch.Tensor], tolerance: float = 1e-5):
     """Load the file at `path` with this pack and compare every weight's change with `truth`, a state dict of the twin; gives the report."""
     native, twin, names = both
     fixed, _, report = host.load_and_fix(native, None, path)
     assert report.as_dict()["unplaced"] == []
     after, before = patched(fixed), dict(native.model.state_dict())
+    assert any((truth[name] - weight).norm() > SHARE_OF_WEIGHT * weight.norm() for name, weight in twin.state_dict().items())
     for name, weight in twin.state_dict().items():
         target = names[name] if isinstance(names[name], str) else names[name][0]
         change = weight.new_zeros(()) if target not in after else part_of(after, names[name]) - part_of(before, names[name])
