@@ -15,6 +15,8 @@ def fused_copies(adapters: Sequence[Adapter]) -> set[int]:
     Seen in Anime-Z files (diffusers skips their `qkv.lora` and `out.lora`, _convert_non_diffusers_z_image_lora_to_diffusers).
     Only where a fused LoRA and all its parts stand together under one wrapper and spelling; other doubles are meant to add up.
     """
+    if not any(adapter.target.parts > 1 and adapter.target.naming < 0 for adapter in adapters):
+        return set()
     rows: dict[tuple, int] = {}
     for adapter in adapters:
         if adapter.kind == "lora" and adapter.target.naming >= 0:

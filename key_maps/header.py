@@ -112,7 +112,7 @@ def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> H
     metadata = content.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise LoraFileError(path, "its metadata is not a JSON object", REMEDY)
-    tensors = {name: _tensor_info(path, name, entry) for name, entry in content.items()}
+    tensors = _tensor_infos(path, content)
     _check_numbers(path, tensors)
     _check_layout(path, tensors, data_bytes)
     return Header(tensors, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}, 8 + len(raw))
@@ -125,6 +125,17 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {repeated[:80]!r} stands in it twice")
     return content
+
+
+def _tensor_infos(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    """All descriptions in one go, because a file has thousands; one by one only to name the wrong one."""
+    try:
+        tensors = {name: TensorInfo(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"]) for name, entry in content.items()}
+        if all((DTYPE_BITS[dtype] * prod(shape) + 7) // 8 == end - start for dtype, shape, start, end in tensors.values()):
+            return tensors
+    except (TypeError, KeyError, ValueError, OverflowError):
+        pass
+    return {name: _tensor_info(path, name, entry) for name, entry in content.items()}
 
 
 def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorInfo:

@@ -48,7 +48,6 @@ class Adapter(NamedTuple):
     strength: Strength
     rank: int | None
     reaches: str
-    linear: bool
     options: tuple[tuple[str, object], ...] = ()
     grown_to: tuple[int, ...] | None = None
 
@@ -208,7 +207,8 @@ class _Planner:
             # A bias borrows the alpha and the rank of factors that may be placed themselves.
             keys = [key for key in keys if key not in self.outcomes]
             return self._set(keys, SHAPE_CONFLICT, self._conflict(location.candidates, kind.reaches, found.module))
-        obstacle = _obstacle(kind, found.shapes, target)
+        whole = len(target.pieces) == 1 and target.pieces[0][2] is None
+        obstacle = "" if whole else _obstacle(kind, found.shapes, target)
         if obstacle:
             return self._set(keys, UNSUPPORTED, obstacle)
         roles = dict(zip(found.roles, keys, strict=True))
@@ -216,12 +216,12 @@ class _Planner:
             keys += self._network_alpha(location.wrapper, roles)
         settings = self._settings(location.wrapper) if self.settings else None
         strength = self._strength(kind.name, roles, location.name, found.rank, target, settings)
-        grown = (target.out, *found.module.inner) if _grows(target, found.module) and found.module.inner != target.inner else None
+        grown = (target.out, *found.module.inner) if target.grows and _grows(target, found.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
             Adapter(
                 kind.name, group.module, location, group.adapter_name, roles, group.spellings, target, strength, found.rank,
-                kind.reaches, kind.linear and "dora_scale" not in roles and "magnitude" not in roles, _options(kind.name, settings), grown,
+                kind.reaches, _options(kind.name, settings) if settings else (), grown,
             )
         )  # fmt: skip
         for key in keys:
@@ -349,13 +349,11 @@ def _grows(candidate: Candidate, module: ModuleShape) -> bool:
     """Whether the adapter makes the module's input wider, which only rows marked for it allow."""
     if not candidate.grows or module.out != candidate.out or not module.inner or len(module.inner) != len(candidate.inner):
         return False
-    return all(ours >= theirs for ours, theirs in zip(module.inner, candidate.inner, strict=True))
+    return module.inner != candidate.inner and all(ours >= theirs for ours, theirs in zip(module.inner, candidate.inner, strict=True))
 
 
 def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candidate) -> str:
     """Why this adapter cannot be applied to a target that is only part of the module it was trained on."""
-    if len(target.pieces) == 1 and target.pieces[0][2] is None:
-        return ""
     if not kind.linear:
         return f"{kind.name} turns the whole fused module, which this model has split"
     scale = shapes.get("dora_scale")
@@ -380,9 +378,7 @@ OPTIONS = {
 }
 
 
-def _options(kind: str, settings: Settings | None) -> tuple[tuple[str, object], ...]:
-    if settings is None:
-        return ()
+def _options(kind: str, settings: Settings) -> tuple[tuple[str, object], ...]:
     chosen = ((name, settings.config.get(name)) for name in OPTIONS.get(kind, ()))
     return tuple((name, value) for name, value in chosen if isinstance(value, (bool, int, float)))
 

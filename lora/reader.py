@@ -35,19 +35,21 @@ def map_tensors(path: str | os.PathLike[str], header: Header) -> dict[str, Tenso
     with open(path, "rb") as file:
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     whole = torch.frombuffer(mapping, dtype=torch.uint8)
-    views: dict[str, Tensor] = {}
-    return {name: _view(whole, header.data_start, info, views) for name, info in header.tensors.items()}
+    views = {name: _whole_as(whole, name) for name in {info.dtype for info in header.tensors.values()}}
+    return {name: _view(whole, header.data_start, info, *views[info.dtype]) for name, info in header.tensors.items()}
 
 
-def _view(whole: Tensor, data_start: int, info: TensorInfo, views: dict[str, Tensor]) -> Tensor:
-    """A tensor as a view of the mapped bytes; `views` keeps the whole file reinterpreted once per dtype."""
-    dtype = getattr(torch, DTYPES[info.dtype])
-    start, width = data_start + info.start, dtype.itemsize
+def _whole_as(whole: Tensor, dtype_name: str) -> tuple[Tensor, int]:
+    """The mapped bytes reinterpreted as a dtype, and the bytes of one element."""
+    dtype = getattr(torch, DTYPES[dtype_name])
+    return whole[: whole.numel() // dtype.itemsize * dtype.itemsize].view(dtype), dtype.itemsize
+
+
+def _view(whole: Tensor, data_start: int, info: TensorInfo, elements: Tensor, width: int) -> Tensor:
+    start = data_start + info.start
     if start % width:
-        return whole[start : data_start + info.end].clone().view(dtype).view(info.shape)
-    if info.dtype not in views:
-        views[info.dtype] = whole[: whole.numel() // width * width].view(dtype)
-    return views[info.dtype].as_strided(info.shape, _strides(info.shape), start // width)
+        return whole[start : data_start + info.end].clone().view(elements.dtype).view(info.shape)
+    return elements.as_strided(info.shape, _strides(info.shape), start // width)
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -223,11 +223,14 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
 def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:
     for weight, rows, source in adapter.target.pieces:
         bias = site.components[adapter.target.component].bias_of(weight) if adapter.reaches != "weight" else None
-        patch = _patch(adapter, tensors, source, _shape_of_target(adapter, site, weight, rows))
+        patch = _hosts_patch(adapter, tensors, source)
+        if patch is None:
+            patch = _ours(adapter, tensors, source, _shape_of_target(adapter, site, weight, rows))
         swap = adapter.target.swap and not isinstance(patch, LocksmithAdapter)
-        for name in {"weight": (weight,), "bias": (bias,), "both": (weight, bias)}[adapter.reaches]:
-            if name is not None:
-                yield _target(name, rows, swap), patch
+        if adapter.reaches != "bias":
+            yield _target(weight, rows, swap), patch
+        if bias is not None:
+            yield _target(bias, rows, swap), patch
 
 
 def _shape_of_target(adapter: Adapter, site: Site, weight: str, rows: tuple[int, int] | None) -> tuple[int, ...]:
@@ -243,16 +246,12 @@ def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
     return (name, offset, comfy.utils.swap_scale_shift) if swap else (name, offset)
 
 
-def _patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None, shape: tuple[int, ...]) -> Any:
-    """The host's own adapter where it computes what the trainer does, else ours."""
-    keys = set(adapter.roles.values())
-    alpha = _alpha(adapter, tensors)
+def _hosts_patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None) -> Any:
+    """The host's own adapter where it computes what the trainer does, else None."""
     build = HOST_ADAPTERS.get(adapter.kind)
-    if build is not None and not tensors.keys() & OURS_ALONE:
-        patch = build(keys, tensors, alpha, source, adapter)
-        if patch is not None:
-            return patch
-    return _ours(adapter, tensors, alpha, source, shape, keys)
+    if build is None or not OURS_ALONE.isdisjoint(tensors):
+        return None
+    return build(set(adapter.roles.values()), tensors, _alpha(adapter, tensors), source, adapter)
 
 
 def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
@@ -318,7 +317,8 @@ KIND_NAMES = {"bias_set": "set"}
 ROLE_NAMES = {"weight": "ia3_weight"}
 
 
-def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], alpha: float | None, source, shape, keys: set[str]) -> LocksmithAdapter:
+def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], source, shape: tuple[int, ...]) -> LocksmithAdapter:
+    """Our adapter, tried on the meta device; raises AdapterError for tensors that are none."""
     roles = {ROLE_NAMES.get(role, role) if adapter.kind == "ia3" else role: t for role, t in tensors.items() if role != "alpha"}
     if adapter.kind in ("set", "bias_set"):
         roles = {"set_weight": next(iter(roles.values()))}
@@ -328,9 +328,9 @@ def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], alpha: float | Non
     if adapter.grown_to:
         options += (("pad_to", adapter.grown_to),)
     scale = adapter.strength.scale if "alpha" not in tensors else None
-    spec = AdapterSpec(KIND_NAMES.get(adapter.kind, adapter.kind), alpha, scale, source, adapter.target.swap, options)
+    spec = AdapterSpec(KIND_NAMES.get(adapter.kind, adapter.kind), _alpha(adapter, tensors), scale, source, adapter.target.swap, options)
     _try_on_meta(spec, tuple((role, tuple(tensor.shape)) for role, tensor in roles.items()), shape)
-    return LocksmithAdapter(keys, (spec, tuple(roles), tuple(roles.values())))
+    return LocksmithAdapter(set(adapter.roles.values()), (spec, tuple(roles), tuple(roles.values())))
 
 
 @lru_cache(maxsize=512)
@@ -405,10 +405,10 @@ def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: 
         file = _files.read(path)
         plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, own), file.config_beside)
         patches = build_patches(plan, file.tensors)
-    metadata = dict(file.header.metadata)
-    patched: Counter[str] | None = Counter() if bypass else None
-    new_model = _apply(model, patches.layers, strength_model, metadata, patched)
-    new_clip = _apply(clip, patches.layers, strength_clip, metadata, patched)
+        metadata = dict(file.header.metadata)
+        patched: Counter[str] | None = Counter() if bypass else None
+        new_model = _apply(model, patches.layers, strength_model, metadata, patched)
+        new_clip = _apply(clip, patches.layers, strength_clip, metadata, patched)
     notes = own.errors + _notes_on_bypass(patched)
     report = Report(plan, os.path.basename(path), patches.failures, lambda: stock_placed(model, clip, file), notes)
     return new_model, new_clip, report
