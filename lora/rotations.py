@@ -83,14 +83,17 @@ def _rotate_outputs(weight: Tensor, rotations: Sequence[Tensor]) -> Tensor:
     return torch.cat(turned).reshape(weight.shape)
 
 
-@patches("oft")
-def diag_oft(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
-    """LyCORIS diag-OFT on the outputs (modules/diag_oft.py): oft_blocks [n, b, b], rescale [out, 1, ...], alpha = constraint."""
-    rotations = _lycoris_rotations(_square_blocks(tensors, "oft_blocks", 3), spec.alpha)
+def _turn_outputs(spec: AdapterSpec, tensors: Tensors, weight: Tensor, rotations: Tensor, strength: float) -> Tensor:
     turned = _rotate_outputs(weight, _cut_blocks([rotations], spec.rows, weight))
     if "rescale" in tensors:
         turned = turned * output_vector(take(tensors, "rescale"), "rescale", weight, spec.rows)
     return toward(weight, turned, strength)
+
+
+@patches("oft")
+def diag_oft(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
+    """LyCORIS diag-OFT on the outputs (modules/diag_oft.py): oft_blocks [n, b, b], rescale [out, 1, ...], alpha = constraint."""
+    return _turn_outputs(spec, tensors, weight, _lycoris_rotations(_square_blocks(tensors, "oft_blocks", 3), spec.alpha), strength)
 
 
 @patches("oft_diag")
@@ -99,11 +102,7 @@ def old_diag_oft(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: 
 
     Source: A1111's reader of both (extensions-builtin/Lora/network_oft.py, is_R); the library no longer writes it.
     """
-    rotations = _square_blocks(tensors, "oft_diag", 3)
-    turned = _rotate_outputs(weight, _cut_blocks([rotations], spec.rows, weight))
-    if "rescale" in tensors:
-        turned = turned * output_vector(take(tensors, "rescale"), "rescale", weight, spec.rows)
-    return toward(weight, turned, strength)
+    return _turn_outputs(spec, tensors, weight, _square_blocks(tensors, "oft_diag", 3), strength)
 
 
 @patches("oft_kohya")
