@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from interleaved import ratios_to_stock
 from load import RANK, flux_modules
 
 ROUNDS = 9
@@ -71,16 +71,5 @@ def measure(host, folder: Path, rounds: int = ROUNDS) -> dict[str, object]:
     assert all(sum(map(len, patched.patches.values())) == modules for patched in timed.values())
     stock, ours = apply(timed["stock"]), apply(timed["ours"])
     assert all(torch.equal(stock[key], ours[key]) for key in stock)
-    seconds: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(rounds):
-        for name, patched in timed.items():
-            start = time.perf_counter()
-            apply(patched)
-            seconds[name].append(time.perf_counter() - start)
-    ratios = {name: sorted(ours / stock for ours, stock in zip(runs, seconds["stock"], strict=True)) for name, runs in seconds.items()}
-    return {
-        "modules": modules,
-        "stock_milliseconds": round(1000 * statistics.median(seconds["stock"]), 1),
-        "ratio": {name: round(statistics.median(runs), 3) for name, runs in ratios.items()},
-        "spread": {name: [round(runs[rounds // 4], 3), round(runs[-1 - rounds // 4], 3)] for name, runs in ratios.items()},
-    }
+    runs = {name: partial(apply, patched) for name, patched in timed.items()}
+    return {"modules": modules, **ratios_to_stock(runs, rounds)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from interleaved import ratios_to_stock
 
 RANK = 16
 ROUNDS = 9
@@ -70,19 +70,7 @@ def measure(host, folder: Path, rounds: int = ROUNDS) -> dict[str, object]:
     for load in timed.values():
         patched = load().patches
         assert sum(len(patches) for patches in patched.values()) == modules
-    seconds: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(rounds):
-        for name, load in timed.items():
-            start = time.perf_counter()
-            load()
-            seconds[name].append(time.perf_counter() - start)
-    ratios = {name: sorted(ours / stock for ours, stock in zip(runs, seconds["stock"], strict=True)) for name, runs in seconds.items()}
-    return {
-        "modules": modules,
-        "stock_milliseconds": round(1000 * statistics.median(seconds["stock"]), 1),
-        "ratio": {name: round(statistics.median(runs), 3) for name, runs in ratios.items()},
-        "spread": {name: [round(runs[rounds // 4], 3), round(runs[-1 - rounds // 4], 3)] for name, runs in ratios.items()},
-    }
+    return {"modules": modules, **ratios_to_stock(timed, rounds)}
 
 
 def peak_memory(loader: str, comfyui: Path, path: Path) -> int:
