@@ -1,0 +1,408 @@
+"""Exact low-rank algebra: an adapter's delta as its factors, with norms, singular values and inner products that never build it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .adapters import DORA_EPSILON, is_linear
+from .additive import DIFFERENCES, lokr_rank
+from .spec import ADDITIVE, AdapterError, AdapterSpec
+from .tensors import Tensors, check_not_empty, describe, multiply, size, take, take_matrix, take_scalar
+
+if TYPE_CHECKING:
+    from ..key_maps.plan import Adapter
+
+__all__ = ["Delta", "Factors", "Kronecker", "add", "factor_of", "factors", "low_rank_part", "spec_of"]
+
+# What the plan calls the kinds that lora/ knows as one.
+PLAN_KINDS = {"bias_diff": "diff", "bias_norm": "norm", "bias_lora": "bias", "bias_set": "set"}
+
+# A LoHa of ranks r1 and r2 is a product of rank r1 * r2; beyond this its matrix itself is the smaller thing.
+LARGEST_PRODUCT_RANK = 512
+# Entries of the strips of rows in which two deltas without common factors are multiplied.
+STRIP = 2**22
+# Below this share of |up| |down| a Gram matrix of the dtype has lost the product's digits: then the next better way is taken.
+LEAST_KEPT = {torch.float32: 0.1, torch.float64: 1e-4}
+# Outside of these an fp32 Gram matrix may have left fp32's range.
+RANGE = (1e-25, 1e30)
+# Scales between which the scaled factors of a file stay well inside fp32's range.
+MODEST = (1e-6, 1e6)
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The delta up @ down as a matrix [out, columns], a convolution's columns being in * kernel and a vector's being one.
+
+    up: [out, rank] with the scale in it, or None: the identity, so that down is the matrix itself (full differences).
+    down: [rank, columns], of the same floating dtype. NaN and Inf go through: the numbers they touch come out as NaN or Inf.
+    """
+
+    up: Tensor | None
+    down: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, columns)."""
+        return (self.down if self.up is None else self.up).shape[0], self.down.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """The number of singular values: no more than the smaller side."""
+        return min(*self.shape, self.down.shape[0])
+
+    @property
+    def core(self) -> int:
+        """The side of the largest symmetric matrix whose eigenvalues `singular_values` needs; its time grows with the cube."""
+        return self.rank
+
+    def dense(self) -> Tensor:
+        """The matrix [out, columns]."""
+        return self.down if self.up is None else self.up @ self.down
+
+    def rows(self, start: int, length: int) -> Factors:
+        """The delta of these output rows alone."""
+        _check_rows(self.shape[0], start, length)
+        if self.up is None:
+            return Factors(None, self.down.narrow(0, start, length))
+        return Factors(self.up.narrow(0, start, length), self.down)
+
+    def swap_halves(self) -> Factors:
+        """The two halves of the output rows exchanged."""
+        half = _half(self.shape[0])
+        if self.up is None:
+            return Factors(None, self.down.roll(half, 0))
+        return Factors(self.up.roll(half, 0), self.down)
+
+    def scaled(self, factor: float) -> Factors:
+        """The delta times a number."""
+        return Factors(None, self.down * factor) if self.up is None else Factors(self.up * factor, self.down)
+
+    def times(self, matrix: Tensor) -> Tensor:
+        """delta @ matrix: [columns, n] -> [out, n] in the matrix' dtype."""
+        product = self.down.to(matrix.dtype) @ matrix
+        return product if self.up is None else self.up.to(matrix.dtype) @ product
+
+    def inner(self, other: Factors | Kronecker) -> float:
+        """The Frobenius inner product of two deltas of one shape."""
+        return _inner(self, other)
+
+    def frobenius(self) -> float:
+        """The Frobenius norm, from the factors' Gram matrices; as exact as `singular_values`."""
+        if self.up is None:
+            return torch.linalg.vector_norm(self.down, dtype=torch.float64).item()
+        if self.down.shape[0] > min(self.shape):
+            return Factors(None, self.up.to(torch.float64) @ self.down.to(torch.float64)).frobenius()
+        outer, inner = _grams(self.up, self.down)
+        norm = (outer * inner).sum().clamp(min=0).sqrt()
+        return norm.item() if self._keeps(norm, outer, inner) else torch.linalg.vector_norm(self.singular_values()).item()
+
+    def spectral(self) -> float:
+        """The largest singular value."""
+        return self.singular_values()[0].item()
+
+    def singular_values(self) -> Tensor:
+        """All `rank` singular values in fp64, largest first; NaN throughout where the factors hold NaN or Inf.
+
+        From Gram matrices in the factors' dtype, several times faster than QR. Of fp64 factors what is above 1e-5 of the
+        largest is right to 1e-5 relative and the largest to 1e-8; of fp32 ones the largest is right to 1e-5, and what is
+        below 1e-3 of it is rounding. Where the product is much smaller than its factors: fp64 first, then QR of both.
+        """
+        if self.up is None or self.down.shape[0] > min(self.shape):
+            matrix = Factors(None if self.up is None else self.up.to(torch.float64), self.down.to(torch.float64)).dense()
+            gram = matrix @ matrix.T if self.shape[0] <= self.shape[1] else matrix.T @ matrix
+            return _roots(gram)
+        outer, inner = _grams(self.up, self.down)
+        root = _square_root(outer)
+        values = _roots(root.T @ inner @ root)
+        if self._keeps(values[0], outer, inner):
+            return values
+        if self.up.dtype != torch.float64:
+            return Factors(self.up.to(torch.float64), self.down.to(torch.float64)).singular_values()
+        return _by_qr(self.up, self.down) if values.isfinite().all() else values
+
+    def _keeps(self, norm: Tensor, outer: Tensor, inner: Tensor) -> bool:
+        """Whether a norm of the product is large enough beside the Gram matrices' own for these to tell it."""
+        squares = [gram.abs().sum(0).max().item() for gram in (outer, inner)]
+        in_range = self.up.dtype == torch.float64 or all(RANGE[0] < square < RANGE[1] for square in squares)
+        return in_range and norm.item() >= LEAST_KEPT.get(self.up.dtype, 1.0) * math.sqrt(squares[0]) * math.sqrt(squares[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Kronecker:
+    """The delta kron(first, second), the scale in first; shapes [a, c] and [b, d] make [a * b, c * d]. The methods are those of Factors."""
+
+    first: Factors
+    second: Factors
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, columns)."""
+        (a, c), (b, d) = self.first.shape, self.second.shape
+        return a * b, c * d
+
+    @property
+    def rank(self) -> int:
+        """The number of singular values."""
+        return self.first.rank * self.second.rank
+
+    @property
+    def core(self) -> int:
+        """The side of the larger eigenvalue problem of the two halves."""
+        return max(self.first.core, self.second.core)
+
+    def dense(self) -> Tensor:
+        """The matrix [out, columns]."""
+        return torch.kron(self.first.dense(), self.second.dense())
+
+    def rows(self, start: int, length: int) -> Factors | Kronecker:
+        """The delta of these output rows alone: a Kronecker pair where they are whole blocks of it, else a matrix."""
+        _check_rows(self.shape[0], start, length)
+        block = self.second.shape[0]
+        if start % block == 0 and length % block == 0:
+            return Kronecker(self.first.rows(start // block, length // block), self.second)
+        low, high = start // block, -(-(start + length) // block)
+        whole = Kronecker(self.first.rows(low, high - low), self.second).dense()
+        return Factors(None, whole.narrow(0, start - low * block, length))
+
+    def swap_halves(self) -> Factors | Kronecker:
+        """The two halves of the output rows exchanged."""
+        half = _half(self.shape[0])
+        if self.first.shape[0] % 2 == 0:
+            return Kronecker(self.first.swap_halves(), self.second)
+        return Factors(None, self.dense().roll(half, 0))
+
+    def scaled(self, factor: float) -> Kronecker:
+        """The delta times a number."""
+        return Kronecker(self.first.scaled(factor), self.second)
+
+    def times(self, matrix: Tensor) -> Tensor:
+        """delta @ matrix: [columns, n] -> [out, n] in the matrix' dtype."""
+        (a, c), (b, d) = self.first.shape, self.second.shape
+        inner = matrix.reshape(c, d, -1).transpose(0, 1).reshape(d, -1)
+        turned = self.second.times(inner).reshape(b, c, -1).transpose(0, 1).reshape(c, -1)
+        return self.first.times(turned).reshape(a * b, -1)
+
+    def inner(self, other: Factors | Kronecker) -> float:
+        """The Frobenius inner product of two deltas of one shape."""
+        return _inner(self, other)
+
+    def frobenius(self) -> float:
+        """The Frobenius norm: the product of the halves'."""
+        return self.first.frobenius() * self.second.frobenius()
+
+    def spectral(self) -> float:
+        """The largest singular value: the product of the halves'."""
+        return self.first.spectral() * self.second.spectral()
+
+    def singular_values(self) -> Tensor:
+        """All singular values in fp64, largest first: every product of one of each half."""
+        products = torch.outer(self.first.singular_values(), self.second.singular_values())
+        return products.flatten().sort(descending=True).values
+
+
+Delta = Factors | Kronecker
+
+
+def add(deltas: Sequence[Delta]) -> Delta:
+    """The exact sum of deltas of one shape, as factors side by side; a matrix where one of several is no low-rank product.
+
+    Raises AdapterError for none, or for different shapes.
+    """
+    shapes = {delta.shape for delta in deltas}
+    if len(shapes) != 1:
+        raise AdapterError(f"deltas of one shape are needed to add them, not of {sorted(shapes)}")
+    if len(deltas) == 1:
+        return deltas[0]
+    ups, downs = [getattr(delta, "up", None) for delta in deltas], [getattr(delta, "down", None) for delta in deltas]
+    if all(up is not None for up in ups):
+        return Factors(torch.cat(ups, 1), torch.cat(downs, 0))
+    total = deltas[0].dense().clone()
+    for delta in deltas[1:]:
+        total = total + delta.dense()
+    return Factors(None, total)
+
+
+def _check_rows(out: int, start: int, length: int) -> None:
+    if not 0 <= start < start + length <= out:
+        raise AdapterError(f"rows {start} to {start + length} lie outside of a delta of {out} rows")
+
+
+def _half(out: int) -> int:
+    if out % 2:
+        raise AdapterError(f"the halves of a delta of {out} rows cannot be exchanged: their number is odd")
+    return out // 2
+
+
+def _grams(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """up^T up and down down^T, [rank, rank] each, multiplied in the factors' dtype, in fp64."""
+    return (up.T @ up).to(torch.float64), (down @ down.T).to(torch.float64)
+
+
+def _square_root(gram: Tensor) -> Tensor:
+    """A matrix L with L L^T = gram."""
+    root, failed = torch.linalg.cholesky_ex(gram)
+    if not failed or not gram.isfinite().all():
+        return root
+    values, vectors = torch.linalg.eigh(gram)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+def _roots(gram: Tensor) -> Tensor:
+    """The square roots of a Gram matrix' eigenvalues, largest first."""
+    # LAPACK refuses such input with an error of its own.
+    if not gram.isfinite().all():
+        return gram.new_full((gram.shape[0],), math.nan)
+    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
+
+
+def _by_qr(up: Tensor, down: Tensor) -> Tensor:
+    outer = torch.linalg.qr(up.to(torch.float64), mode="r").R
+    inner = torch.linalg.qr(down.to(torch.float64).T, mode="r").R
+    return torch.linalg.svdvals(outer @ inner.T)
+
+
+def _inner(left: Delta, right: Delta) -> float:
+    if left.shape != right.shape:
+        raise AdapterError(f"deltas {list(left.shape)} and {list(right.shape)} have no inner product")
+    for one, other in ((left, right), (right, left)):
+        if isinstance(one, Factors) and one.up is not None:
+            return (one.up.to(torch.float64) * other.times(one.down.T.to(torch.float64))).sum().item()
+    if isinstance(left, Kronecker) and isinstance(right, Kronecker) and left.first.shape == right.first.shape:
+        return left.first.inner(right.first) * left.second.inner(right.second)
+    step = max(1, STRIP // left.shape[1])
+    strips = [(start, min(step, left.shape[0] - start)) for start in range(0, left.shape[0], step)]
+    return sum((left.rows(*strip).dense().to(torch.float64) * right.rows(*strip).dense()).sum().item() for strip in strips)
+
+
+def factors(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype = torch.float64) -> Delta:
+    """The delta of a linear adapter as factors, scale, rows and swap included; the tensors are not changed.
+
+    tensors: role -> tensor, as for `delta`. dtype: fp64 or fp32, of all factors (fp64 for a scale that fp32 might not hold);
+    full differences stay in fp32. Raises AdapterError for a kind without a delta of its own (a DoRA's low-rank part: see
+    `low_rank_part`) and for tensors that do not fit each other.
+    """
+    if not is_linear(spec, tensors):
+        raise AdapterError(f"an adapter of the kind {spec.kind} has no delta apart from its weight ({describe(tensors)})")
+    check_not_empty(tensors)
+    if not MODEST[0] < abs(factor_of(spec, tensors)) < MODEST[1]:
+        dtype = torch.float64
+    delta = BUILDERS[spec.kind](spec, tensors, dtype)
+    if spec.rows is not None:
+        delta = delta.rows(*spec.rows)
+    return delta.swap_halves() if spec.swap else delta
+
+
+def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:
+    """The spec of a plan's adapter for the whole module it was trained on: without rows, with the target's swap.
+
+    tensors: role -> tensor, as the plan's roles name them, alpha included. Raises AdapterError for an alpha that is no number.
+    """
+    alpha = take_scalar(tensors, "alpha").item() * adapter.strength.factor if "alpha" in tensors else None
+    scale = adapter.strength.scale if alpha is None else None
+    options = adapter.options + ((("pad_to", adapter.grown_to),) if adapter.grown_to else ())
+    return AdapterSpec(PLAN_KINDS.get(adapter.kind, adapter.kind), alpha, scale, None, adapter.target.swap, options)
+
+
+def low_rank_part(tensors: Tensors) -> Tensors:
+    """An adapter's tensors without DoRA's magnitudes, which need the model's weight."""
+    return {role: tensor for role, tensor in tensors.items() if role not in DORA_EPSILON}
+
+
+def factor_of(spec: AdapterSpec, tensors: Tensors) -> float:
+    """What the product of the file's own factors is multiplied with at strength 1 (alpha / rank or its like, use_scalar)."""
+    scalar = take_scalar(tensors, "scalar").item() if "scalar" in tensors else 1.0
+    if spec.kind == "lokr":
+        rank = lokr_rank(tensors)
+        return scalar * (spec.scale_for(rank) if rank else (1.0 if spec.scale is None else spec.scale))
+    role = {"lora": "down", "loha": "hada_w1_b", "glora": "a2"}.get(spec.kind)
+    return scalar * spec.scale_for(size(tensors, 0, role)) if role else 1.0
+
+
+def _lora(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Factors:
+    if "bias_values" in tensors:
+        # The sparse residual is rare enough for the dense way.
+        kernel = tensors["mid" if "mid" in tensors else "down"].shape[2:]
+        shape = (size(tensors, 0, "up"), size(tensors, 1, "down"), *kernel)
+        return Factors(None, ADDITIVE["lora"].delta(spec, tensors, shape).flatten(1))
+    up, down = _matrix(tensors, "up", dtype), _through_core(tensors, "mid", _matrix(tensors, "down", dtype))
+    if up.shape[1] != down.shape[0]:
+        multiply(up, down, ("up", "down"))
+    factor = factor_of(spec, tensors)
+    return Factors(up if factor == 1 else up * factor, down)
+
+
+def _matrix(tensors: Tensors, role: str, dtype: torch.dtype) -> Tensor:
+    """take_matrix in another dtype, in one step: the copies are most of the time of a large factor."""
+    if role not in tensors or tensors[role].dim() < 2:
+        return take_matrix(tensors, role)
+    return tensors[role].flatten(1).to(dtype)
+
+
+def _through_core(tensors: Tensors, role: str, inputs: Tensor) -> Tensor:
+    """inputs [r, in] through a Tucker core [p, r, *kernel], where there is one: [p, in * kernel]."""
+    if role not in tensors:
+        return inputs
+    core = take(tensors, role).to(inputs.dtype)
+    if core.dim() < 3 or core.shape[1] != inputs.shape[0]:
+        raise AdapterError(f"{role} {list(core.shape)} does not go with {list(inputs.shape)} ({describe(tensors)})")
+    return torch.einsum("pq...,qi->pi...", core, inputs).flatten(1)
+
+
+def _pair(tensors: Tensors, outer: str, inner: str, core: str, dtype: torch.dtype) -> Factors:
+    """outer [rows, r] @ inner [r, columns], or with a Tucker core outer [r, rows] and inner [r, inputs]."""
+    up, down = _matrix(tensors, outer, dtype), _matrix(tensors, inner, dtype)
+    if core in tensors:
+        up, down = up.T, _through_core(tensors, core, down)
+    if up.shape[1] != down.shape[0]:
+        multiply(up, down, (outer, inner))
+    return Factors(up, down)
+
+
+def _loha(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Factors:
+    """(A1 B1) * (A2 B2) elementwise is one product: all pairs of columns times all pairs of rows (Khatri-Rao)."""
+    first, second = (_pair(tensors, f"hada_w{half}_a", f"hada_w{half}_b", f"hada_t{half}", dtype) for half in (1, 2))
+    if first.shape != second.shape:
+        raise AdapterError(f"the two halves of the LoHa differ: {list(first.shape)} and {list(second.shape)} ({describe(tensors)})")
+    rank = first.down.shape[0] * second.down.shape[0]
+    if rank > min(LARGEST_PRODUCT_RANK, min(first.shape) // 2):
+        first, second = (Factors(half.up.to(torch.float32), half.down.to(torch.float32)) for half in (first, second))
+        return Factors(None, first.dense().mul_(second.dense()).mul_(factor_of(spec, tensors)))
+    up = torch.einsum("op,oq->opq", first.up * factor_of(spec, tensors), second.up).flatten(1)
+    return Factors(up, torch.einsum("pi,qi->pqi", first.down, second.down).flatten(0, 1))
+
+
+def _lokr(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Kronecker:
+    first, second = (_kronecker_half(tensors, half, dtype) for half in (1, 2))
+    return Kronecker(first.scaled(factor_of(spec, tensors)), second)
+
+
+def _kronecker_half(tensors: Tensors, half: int, dtype: torch.dtype) -> Factors:
+    full = f"lokr_w{half}"
+    if full in tensors:
+        return Factors(None, _matrix(tensors, full, dtype))
+    return _pair(tensors, f"{full}_a", f"{full}_b", "lokr_t2" if half == 2 else "", dtype)
+
+
+def _difference(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Factors:
+    roles = [role for role in DIFFERENCES if role in tensors]
+    return _whole(spec, tensors, take(tensors, *(roles or DIFFERENCES)))
+
+
+def _bias(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Factors:
+    return _whole(spec, tensors, take(tensors, "up_bias"))
+
+
+def _whole(spec: AdapterSpec, tensors: Tensors, tensor: Tensor) -> Factors:
+    delta = ADDITIVE[spec.kind].delta(spec, tensors, tuple(tensor.shape))
+    return Factors(None, delta.reshape(delta.shape[0] if delta.dim() else 1, -1))
+
+
+BUILDERS: dict[str, Callable[[AdapterSpec, Tensors, torch.dtype], Delta]] = {
+    "lora": _lora, "loha": _loha, "lokr": _lokr, "diff": _difference, "norm": _difference, "bias": _bias,
+}  # fmt: skip
