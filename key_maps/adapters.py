@@ -190,11 +190,11 @@ def fits(module: ModuleShape, out: int, inner: Shape) -> bool:
     """Whether an adapter trained on a module of this shape fits `out` rows with `inner` dimensions.
 
     A 1x1 convolution and a linear layer are the same thing; nothing else may be reshaped, except that LoHa and LoKr factors of
-    a convolution are flat by design.
+    a convolution are flat by design. A size of 0 is not known, and fits.
     """
-    if module.out is not None and module.out != out:
+    if module.out is not None and out and module.out != out:
         return False
-    if module.inner is None:
+    if module.inner is None or 0 in inner:
         return True
     if module.inner == inner:
         return True

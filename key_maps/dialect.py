@@ -26,6 +26,7 @@ class Dialect(NamedTuple):
     title: str
     names: str  # whose module names: native, diffusers, or another that only tables know
     form: str  # flat (separators are _) or dotted
+    also: tuple[str, ...] = ()  # other module names it writes for some models
     writes: tuple[str, ...] = ()  # what it puts in front of the denoiser's module names
     encoders: tuple[str, ...] = ()  # the same for text encoders; {slot} stands for ComfyUI's name of the encoder
     roles: tuple[str, ...] = ()  # role spellings it uses
@@ -35,10 +36,11 @@ class Dialect(NamedTuple):
     inside: tuple[str, ...] = ()  # words without meaning inside a module name
     endings: tuple[tuple[str, str], ...] = ()  # (spelled, meant) endings of module names
     starts: tuple[tuple[str, str], ...] = ()  # (spelled, meant) beginnings of module names
+    families: tuple[str, ...] = ()  # the only models it is for, by the names of their tables; empty: any
     metadata: tuple[str, ...] = ()  # header metadata that gives it away: key, or key=beginning of the value
 
 
-LISTS = ("writes", "encoders", "roles", "reads", "encoder_reads", "noise", "inside", "metadata")
+LISTS = ("also", "writes", "encoders", "roles", "reads", "encoder_reads", "noise", "inside", "families", "metadata")
 PAIRS = ("endings", "starts")
 
 

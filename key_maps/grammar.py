@@ -27,6 +27,8 @@ class RoleSpellings(NamedTuple):
     named: Mapping[tuple[str, str], str]  # (marker word, last word or "") -> role; adapter names stand between
     longest: int  # words in the longest exact tail
     final: Mapping[str, tuple[str, str]]  # the exact tails of two words that no longer spelling ends with
+    lone: Mapping[str, tuple[str, tuple[str, ...]]]  # exact tail of one word -> (role, longer spellings that end with it)
+    markers: frozenset[str]
 
 
 @lru_cache(maxsize=1)
@@ -52,12 +54,17 @@ def role_spellings(path: Path = ROLES_TABLE) -> RoleSpellings:
                 tail, _, addition = spelling.partition("@")
                 if exact.setdefault(tail, (role, addition)) != (role, addition):
                     raise ValueError(f"{path}, line {number}: {spelling} already belongs to another role. Remove one of the two")
-    final = {tail: found for tail, found in exact.items() if tail.count(".") == 1 and not _ends_another(tail, exact, glued)}
-    return RoleSpellings(exact, tuple(glued), named, max(tail.count(".") + 1 for tail in exact), final)
+    endings = [*("." + tail for tail in exact), *(ending for ending, _, _ in glued)]
+    plain = {tail: found for tail, found in exact.items() if not found[1]}
+    final = {tail: found for tail, found in plain.items() if tail.count(".") == 1 and not _longer(tail, endings)}
+    lone = {tail: (found[0], _longer(tail, endings)) for tail, found in plain.items() if "." not in tail}
+    markers = frozenset(marker for marker, _ in named)
+    return RoleSpellings(exact, tuple(glued), named, max(tail.count(".") + 1 for tail in exact), final, lone, markers)
 
 
-def _ends_another(tail: str, exact: Mapping[str, object], glued: list[tuple[str, int, str]]) -> bool:
-    return any(other.endswith("." + tail) for other in exact) or any(ending.endswith(tail) for ending, _, _ in glued)
+def _longer(tail: str, endings: list[str]) -> tuple[str, ...]:
+    """The spellings of more words that end with this one."""
+    return tuple(ending for ending in endings if ending.endswith(tail) and ending != "." + tail)
 
 
 def parse_key(key: str) -> ParsedKey:
@@ -65,10 +72,13 @@ def parse_key(key: str) -> ParsedKey:
     spellings = role_spellings()
     dot = key.rfind(".", 0, key.rfind("."))
     found = spellings.final.get(key[dot + 1 :]) if dot > 0 else None
-    if found is not None and not found[1]:
+    if found is not None:
         return ParsedKey(key[:dot], "", found[0], key[dot + 1 :])
     words = key.split(".")
     count = len(words)
+    lone = spellings.lone.get(words[-1])
+    if lone is not None and count > 1 and not key.endswith(lone[1]) and spellings.markers.isdisjoint(words[:-1]):
+        return ParsedKey(key[: -len(words[-1]) - 1], "", lone[0], words[-1])
     for size in range(min(spellings.longest, count - 1), 1, -1):
         tail = ".".join(words[count - size :])
         found = spellings.exact.get(tail)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .bookkeeping import bookkeeping
-from .grammar import ParsedKey, parse_key
+from .grammar import parse_key, role_spellings
 
 # Names that stand for a whole network: an alpha under one of them is meant for all its modules.
 WHOLE_NETWORKS = frozenset({"", "transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model", "base_model.model"})
@@ -38,31 +38,42 @@ def group_keys(keys: Iterable[str]) -> Groups:
     notes: dict[str, str] = {}
     repeated: dict[str, str] = {}
     unread = []
+    group = None
     for key in keys:
-        note = bookkeeping(key)
-        if note:
-            notes[key] = note
-            continue
-        parsed = parse_key(key)
-        if parsed.role is None:
-            unread.append(key)
+        parsed = _parse_factor(key)
+        if parsed is None:
+            note = bookkeeping(key)
+            if note:
+                notes[key] = note
+                continue
+            parsed = parse_key(key)
+            if parsed.role is None:
+                unread.append(key)
+                continue
+        module, adapter, role, spelling = parsed
+        # A file's keys are sorted: most belong to the same module as the key before.
+        if group is None or module != group.module or adapter != group.adapter_name:
+            group = by_name.get((module, adapter))
+            if group is None:
+                group = by_name[module, adapter] = Group(module, adapter, {}, [])
+        if role in group.keys:
+            repeated[key] = group.keys[role]
         else:
-            _join(by_name, key, parsed, repeated)
+            group.keys[role] = key
+            group.spellings.append(spelling)
     alphas = _take_network_alphas(by_name)
     _give_to_named(by_name, repeated)
     return Groups(tuple(by_name.values()), alphas, notes, tuple(unread), repeated)
 
 
-def _join(by_name: dict[tuple[str, str], Group], key: str, parsed: ParsedKey, repeated: dict[str, str]) -> None:
-    name = (parsed.module, parsed.adapter)
-    group = by_name.get(name)
-    if group is None:
-        group = by_name[name] = Group(parsed.module, parsed.adapter, {}, [])
-    if parsed.role in group.keys:
-        repeated[key] = group.keys[parsed.role]
-    else:
-        group.keys[parsed.role] = key
-        group.spellings.append(parsed.spelling)
+def _parse_factor(key: str) -> tuple[str, str, str, str] | None:
+    """What parse_key gives for a plain up or down factor, which most keys are; None for all others and for what may be a note."""
+    dot = key.rfind(".", 0, key.rfind("."))
+    tail = key[dot + 1 :]
+    found = role_spellings().final.get(tail) if dot > 0 else None
+    if found is None or tail[:4] != "lora" or "base_layer" in key:
+        return None
+    return key[:dot], "", found[0], tail
 
 
 def _take_network_alphas(by_name: dict[tuple[str, str], Group]) -> dict[str, str]:

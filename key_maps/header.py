@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from operator import itemgetter
 from pathlib import Path
@@ -171,6 +171,31 @@ def _check_layout(path: str | os.PathLike[str], tensors: Mapping[str, TensorInfo
         raise LoraFileError(path, f"it is cut short: the tensors need {position:,} bytes, {data_bytes:,} are there", REMEDY)
     if position < data_bytes:
         raise LoraFileError(path, f"{data_bytes - position:,} bytes follow the last tensor", REMEDY)
+
+
+NUMBERS = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "I16": "<h", "I32": "<i", "I64": "<q", "U8": "<B", "U16": "<H", "U32": "<I"}
+
+
+def read_numbers(path: str | os.PathLike[str], header: Header, names: Iterable[str]) -> dict[str, float]:
+    """The values of tensors of one element, such as alphas, by name; tensors of other sizes and dtypes are left out.
+
+    Reads a few bytes for each, and no other data. Raises LoraFileError when the file cannot be read any more.
+    """
+    found = {}
+    wanted = sorted((name for name in names if prod(header.tensors[name].shape) == 1), key=lambda name: header.tensors[name].start)
+    try:
+        with open(path, "rb", buffering=65536) as file:
+            for name in wanted:
+                info = header.tensors[name]
+                file.seek(header.data_start + info.start)
+                raw = file.read(info.end - info.start)
+                if info.dtype == "BF16":
+                    found[name] = struct.unpack("<f", b"\0\0" + raw)[0]
+                elif info.dtype in NUMBERS:
+                    found[name] = float(struct.unpack(NUMBERS[info.dtype], raw)[0])
+    except (OSError, struct.error) as error:
+        raise LoraFileError(path, f"it cannot be read ({error})", "The file changed while it was read: try again") from None
+    return found
 
 
 def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .copies import fused_copies
 from .dialect import DENOISER, ENCODER
-from .groups import Group, group_keys
+from .groups import Group, Groups, group_keys
 from .header import TensorInfo
 from .locate import Location, locate, network_told
 from .site import Candidate, Site
@@ -24,6 +24,9 @@ DUPLICATE_TARGET = "duplicate target"
 INCOMPLETE = "incomplete adapter"
 UNSUPPORTED = "unsupported adapter"
 NOT_WIRED = "not wired"
+
+# The keys of a file's metadata that a plan depends on.
+PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", "ss_network_module", "ot_branch", "ot_revision")
 
 
 class Outcome(NamedTuple):
@@ -83,13 +86,15 @@ def make_plan(
     metadata: Mapping[str, str],
     site: Site,
     config_beside: Mapping[str, Any] | None = None,
+    groups: Groups | None = None,
 ) -> Plan:
     """Plan how a file with these tensors (name -> TensorInfo, shape, or None where unknown) goes onto `site`.
 
-    `metadata` is the header's, `config_beside` the content of PEFT's adapter_config.json. Never raises for what a file holds.
+    `metadata` is the header's, `config_beside` the content of PEFT's adapter_config.json, `groups` what group_keys gives for the
+    tensors where it is known already. Never raises for what a file holds.
     """
     planner = _Planner(tensors, metadata, site, config_beside)
-    planner.run()
+    planner.run(groups or group_keys(tensors))
     return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred)
 
 
@@ -107,9 +112,9 @@ class _Planner:
         self.settings_of: dict[str, Settings | None] = {}
         self.network_alphas: dict[str, str] = {}
 
-    def run(self) -> None:
+    def run(self, groups: Groups) -> None:
         unmatched = []
-        for group in self._groups():
+        for group in self._take(groups):
             location = locate(self.site, group.module, self.recent)
             if location.candidates:
                 self._place(group, location)
@@ -125,8 +130,7 @@ class _Planner:
         self._drop(fused_copies(self.adapters))
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
 
-    def _groups(self) -> tuple[Group, ...]:
-        found = group_keys(self.shapes)
+    def _take(self, found: Groups) -> tuple[Group, ...]:
         self._set(found.unread, UNKNOWN_ROLE, "no known adapter writes a tensor with this ending")
         for key, note in found.notes.items():
             self.outcomes[key] = Outcome(BOOKKEEPING, note)

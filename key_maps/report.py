@@ -7,12 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from .diagnosis import Guess, guess_family, model_title, name_trainer, nearest_name, untrained
+from .diagnosis import Writer, guess_family, model_title, name_trainer, nearest_name
 from .dialect import DENOISER
 from .grammar import parse_key
+from .identify import Guess
 from .plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNSUPPORTED, Outcome, Plan
+from .trained import Trained, trained_layers, untrained_kinds
 
 MOST_PATTERNS = 12
 MOST_SCALES = 4
@@ -30,9 +32,10 @@ class Report:
         failures: Mapping[int, str] | None = None,
         stock: Callable[[], set[str]] | None = None,
         errors: tuple[str, ...] = (),
+        guess: Guess | None = None,
     ):
         self.plan, self.path, self.errors = plan, path, errors
-        self._stock = stock
+        self._stock, self._guess = stock, guess
         failed = failures or {}
         self.outcomes = {
             key: Outcome(UNSUPPORTED, failed[outcome.adapter]) if outcome.adapter in failed else outcome
@@ -59,21 +62,34 @@ class Report:
     @cached_property
     def guess(self) -> Guess:
         """The family the file was trained for: the model's where all fits, else read off its names and shapes."""
+        if self._guess and self.drawn:
+            return self._guess
         family = self.plan.site.family
         misplaced = self.categories.keys() - {PLACED, BOOKKEEPING, NOT_WIRED, UNSUPPORTED}
         if family is not None and self.adapters and not misplaced:
             return Guess(family.name, self.model_title)
-        return guess_family(self.plan)
+        return self._guess or guess_family(self.plan)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether no model is connected, and the plan was made for one drawn from the family's table."""
+        denoiser = self.plan.site.components.get(DENOISER)
+        return denoiser is not None and denoiser.drawn
 
     @cached_property
     def model_title(self) -> str:
         """The wired model's family and variant, "" where no table knows it."""
         return model_title(self.plan.site)
 
-    @cached_property
+    @property
     def trainer(self) -> str:
         """The tool that wrote the file, as far as its names, roles and metadata tell."""
-        return name_trainer(self.plan)
+        return self.writer.title
+
+    @cached_property
+    def writer(self) -> Writer:
+        """The same with what says so."""
+        return name_trainer(self.plan, (self.guess.name,) if self.guess.name else self.guess.rivals)
 
     @cached_property
     def strength_source(self) -> str:
@@ -95,7 +111,7 @@ class Report:
         line = f"{modules['placed']} of {modules['total']} modules load"
         if self.mismatch:
             return f"{line}: {self.mismatch}"
-        lost = self._losses()
+        lost = self.losses
         return f"{line}; {', '.join(lost)}." if lost else f"{line}."
 
     @cached_property
@@ -103,15 +119,27 @@ class Report:
         """Says that the file is for another model, where it is."""
         lost = self.count(UNKNOWN_MODULE) + self.count(SHAPE_CONFLICT)
         made_for = self.guess.title
-        if not lost or not made_for or made_for == self.model_title or DENOISER not in self.plan.site.components:
+        if not lost or not made_for or made_for == self.model_title or self.drawn or DENOISER not in self.plan.site.components:
             return ""
         modules = self.modules
         share = round(100 * (modules["total"] - modules["placed"]) / modules["total"])
         other = self.model_title or "another"
         return f"this is a {made_for} LoRA; the model is {other}. {share} % of its modules have no counterpart there."
 
-    def _losses(self) -> list[str]:
+    @property
+    def losses(self) -> list[str]:
+        """Categories of the keys without effect, bookkeeping left out, with their counts."""
         return [f"{count} keys: {category}" for category, count in self.categories.most_common() if category not in (PLACED, BOOKKEEPING)]
+
+    @cached_property
+    def trained(self) -> list[Trained]:
+        """What the file trains of each network it touches, block by block."""
+        return trained_layers(self.plan)
+
+    @property
+    def untrained(self) -> list[str]:
+        """Kinds of layers of the networks it touches that the file trains in no block."""
+        return untrained_kinds(self.trained)
 
     def unplaced(self) -> list[dict[str, str]]:
         """Every key without effect, with its category and reason, in the file's order."""
@@ -140,7 +168,7 @@ class Report:
             "inferred_wrapper": self.plan.inferred_wrapper,
             "notes": self.notes(),
             "unplaced": self.unplaced(),
-            "untrained": untrained(self.plan),
+            "untrained": self.untrained,
         }
 
     def explain(self, key: str) -> dict[str, Any]:
@@ -172,9 +200,15 @@ class Report:
         if self.plan.inferred_wrapper:
             wrapper = self.plan.inferred_wrapper
             notes.append(f"An unknown wrapper, {wrapper!r}, stands before every name; all names behind it fit, so it was peeled off.")
+        return notes + self.corrections
+
+    @cached_property
+    def corrections(self) -> list[str]:
+        """What is computed otherwise than the stock loader computes it."""
+        told = []
         corrected = sum(adapter.strength.factor != 1.0 for adapter in self.adapters)
         if corrected:
-            notes.append(
+            told.append(
                 f"{corrected} modules were saved by sd-scripts with split_qkv at a fraction of their strength; it is restored. "
                 "Stock would apply 1/3 or 1/4 of it."
             )
@@ -182,14 +216,10 @@ class Report:
         if scaled:
             scales = sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MOST_SCALES]
             source = scaled[0].strength.source
-            notes.append(f"{len(scaled)} modules have their strength in {source}: x {', '.join(scales)}. Stock would apply x 1.")
-        return notes + self._rebuilt()
-
-    def _rebuilt(self) -> list[str]:
-        """Adapters that are computed otherwise than the stock loader computes them."""
+            told.append(f"{len(scaled)} modules have their strength in {source}: x {', '.join(scales)}. Stock would apply x 1.")
         counts = Counter(adapter.kind for adapter in self.adapters if adapter.kind in REBUILT)
         counts["dora"] = sum(bool(adapter.roles.keys() & {"magnitude", "dora_scale"}) for adapter in self.adapters)
-        return [f"{count} modules are {REBUILT[kind]}." for kind, count in counts.items() if count]
+        return told + [f"{count} modules are {REBUILT[kind]}." for kind, count in counts.items() if count]
 
     def __str__(self) -> str:
         lines = [self.verdict, ""]
@@ -198,7 +228,7 @@ class Report:
         keys = f"Keys      {self.count(PLACED)} of {len(self.outcomes)} placed"
         stock = self.stock_keys
         lines.append(keys + (f"; the stock loader would place {len(stock)}" if stock is not None else ""))
-        left = untrained(self.plan) if self.adapters else []
+        left = self.untrained
         if left:
             more = " ..." if len(left) > MOST_UNTRAINED else ""
             lines.append(f"Untrained {len(left)} kinds of layers: {', '.join(left[:MOST_UNTRAINED])}{more}")
@@ -210,21 +240,36 @@ class Report:
 
     def _category_lines(self, category: str, count: int) -> list[str]:
         """One line per pattern of module names; few where the whole file is for another model."""
-        keys = [(key, outcome) for key, outcome in self.outcomes.items() if outcome.category == category]
         if category == NOT_WIRED:
-            return ["", f"{category}: {count} keys: {keys[0][1].reason}."]
-        patterns: dict[str, list[tuple[str, Outcome]]] = {}
-        for key, outcome in keys:
-            patterns.setdefault(_pattern(parse_key(key).module), []).append((key, outcome))
-        lines, most = ["", f"{category}: {count} keys"], MOST_IF_MISMATCHED if self.mismatch else MOST_PATTERNS
-        for pattern, members in list(patterns.items())[:most]:
-            (key, outcome), near = members[0], ""
-            if category == UNKNOWN_MODULE and not self.mismatch:
-                near = nearest_name(self.plan.site, key)
-            lines.append(f"  {pattern}  ({len(members)}): {outcome.reason}{near}")
+            return ["", f"{category}: {count} keys: {self.patterns(category)[0].reason}."]
+        patterns, most = self.patterns(category), MOST_IF_MISMATCHED if self.mismatch else MOST_PATTERNS
+        lines = ["", f"{category}: {count} keys"]
+        lines += [f"  {pattern.name}  ({pattern.keys}): {pattern.reason}" for pattern in patterns[:most]]
         if len(patterns) > most:
             lines.append(f"  and {len(patterns) - most} more patterns")
         return lines
+
+    def patterns(self, category: str) -> list[Pattern]:
+        """The keys of a category by their modules' names without block numbers, in the file's order; the first key's reason."""
+        members: dict[str, list[str]] = {}
+        for key, outcome in self.outcomes.items():
+            if outcome.category == category:
+                members.setdefault(NUMBER.sub("{}", parse_key(key).module), []).append(key)
+        told = []
+        for place, (name, keys) in enumerate(members.items()):
+            near = ""
+            if category == UNKNOWN_MODULE and not self.mismatch and place < MOST_PATTERNS:
+                near = nearest_name(self.plan.site, keys[0])
+            told.append(Pattern(name, len(keys), self.outcomes[keys[0]].reason + near))
+        return told
+
+
+class Pattern(NamedTuple):
+    """Keys alike: the module's name with {} for block numbers, how many keys, and why they have no effect."""
+
+    name: str
+    keys: int
+    reason: str
 
 
 NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
@@ -241,8 +286,3 @@ REBUILT = {
     "ia3": "(IA)3. Stock would ignore them",
     "ia3_peft": "(IA)3 by PEFT. Stock would ignore them",
 }
-
-
-def _pattern(module: str) -> str:
-    """A module name with its block numbers left out: double_blocks.{}.img_attn.qkv."""
-    return NUMBER.sub("{}", module)

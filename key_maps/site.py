@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 from .dialect import DENOISER, ENCODER, Dialect, Wrapper, WrapperSet, dialects
@@ -31,25 +32,22 @@ class Candidate(NamedTuple):
 
 
 class Component:
-    """One network with weights of its own: the denoiser, or one text encoder. `weights`: full name -> logical shape."""
+    """One network with weights of its own: the denoiser, or one text encoder. `weights`: full name -> logical shape.
 
-    def __init__(self, name: str, prefix: str, weights: Mapping[str, Shape], known: Iterable[Family]):
-        self.name, self.prefix, self.weights = name, prefix, weights
-        self.modules: dict[str, str] = {}
-        for weight in weights:
-            local = weight[len(prefix) :]
-            for suffix in SUFFIXES:
-                if local.endswith(suffix):
-                    local = local[: -len(suffix)]
-                    break
-            self.modules[local] = weight
+    `drawn`: there is no model, its weights were drawn from the family's table; sizes that are not known are 0, and `optional`
+    are the weights that not every model of the family has.
+    """
+
+    def __init__(self, name: str, prefix: str, weights: Mapping[str, Shape], family: Family | None, drawn=False, optional=frozenset()):
+        self.name, self.prefix, self.weights, self.family = name, prefix, weights, family
+        self.drawn, self.optional = drawn, optional
+        self.modules = modules_of(weights, prefix)
         self.flat: dict[str, list[str]] = {}
         for module, weight in self.modules.items():
             self.flat.setdefault(flatten(module), []).append(module)
             # ComfyUI leaves out `.weight` only: a lone `.scale` is part of the name to it.
             if weight.endswith(SUFFIXES[1]) and module != weight[len(prefix) :]:
                 self.flat.setdefault(flatten(weight[len(prefix) :]), []).append(module)
-        self.family = recognise(self.modules, weights, known)
         self._memory: dict[str, tuple[Candidate, ...]] = {}
         self._slices: dict[tuple[int, int, int, tuple[Shape, ...]], tuple[Slice, ...] | None] = {}
 
@@ -68,7 +66,7 @@ class Component:
         for suffix in SUFFIXES:
             if weight.endswith(suffix):
                 bias = weight[: -len(suffix)] + ".bias"
-                return bias if bias in self.weights else None
+                return bias if self.drawn or bias in self.weights else None
         return None
 
     def counterpart(self, name: str) -> str | None:
@@ -121,6 +119,19 @@ class Component:
         return self.modules[modules[0]] if len(modules) == 1 else None
 
 
+def modules_of(weights: Iterable[str], prefix: str) -> dict[str, str]:
+    """Local module name -> weight, for weights whose names begin with `prefix`."""
+    modules = {}
+    for weight in weights:
+        local = weight[len(prefix) :]
+        for suffix in SUFFIXES:
+            if local.endswith(suffix):
+                local = local[: -len(suffix)]
+                break
+        modules[local] = weight
+    return modules
+
+
 def recognise(modules: Mapping[str, str], weights: Mapping[str, Shape], known: Iterable[Family]) -> Family | None:
     """The family whose table explains most of the model's modules, shapes included; None where none explains enough."""
     known = list(known)
@@ -151,16 +162,21 @@ def _explained(family: Family, by_template: Mapping[str, list[str]], modules, we
 
 def denoiser_component(weights: Mapping[str, Shape], own: Mapping[str, Family] | None = None) -> Component:
     """The diffusion model: `weights` are full names, `diffusion_model.` included; `own`: a user's tables, which go first."""
-    return Component(DENOISER, "diffusion_model.", weights, _of_kind("denoiser", own))
+    return _recognised(DENOISER, "diffusion_model.", weights, of_kind("denoiser", own))
 
 
 def encoder_components(weights: Mapping[str, Shape], own: Mapping[str, Family] | None = None) -> list[Component]:
     """The text encoders of a CLIP, one for each of ComfyUI's slots (clip_l, t5xxl ...)."""
-    known = _of_kind("text_encoder", own)
-    return [Component(slot, prefix, members, known) for slot, (prefix, members) in encoder_slots(weights).items()]
+    known = of_kind("text_encoder", own)
+    return [_recognised(slot, prefix, members, known) for slot, (prefix, members) in encoder_slots(weights).items()]
 
 
-def _of_kind(kind: str, own: Mapping[str, Family] | None) -> list[Family]:
+def _recognised(name: str, prefix: str, weights: Mapping[str, Shape], known: Iterable[Family]) -> Component:
+    return Component(name, prefix, weights, recognise(modules_of(weights, prefix), weights, known))
+
+
+def of_kind(kind: str, own: Mapping[str, Family] | None = None) -> list[Family]:
+    """All families of a kind ("denoiser", "text_encoder"), a user's own in front of those of the same name."""
     return [family for family in {**families(), **(own or {})}.values() if family.kind == kind]
 
 
@@ -173,7 +189,17 @@ class Site:
         self.components = {component.name: component for component in components}
         self.slots = tuple(name for name in self.components if name != DENOISER)
         self.family = self.components[DENOISER].family if DENOISER in self.components else None
+        self.memory: dict = {}  # what names and shapes can mean in the families (identify)
         self.wrappers = WrapperSet(self.dialects, self.slots, self.family.encoders if self.family else self._numbering())
+
+    @cached_property
+    def knowing(self) -> Mapping[str, tuple[str, ...]]:
+        """Which families know a template (table.generalise) of a module name."""
+        known: dict[str, list[str]] = {}
+        for family in self.families.values():
+            for template in family.lookup:
+                known.setdefault(template, []).append(family.name)
+        return {template: tuple(names) for template, names in known.items()}
 
     def _numbering(self) -> Mapping[str, tuple[str, ...]]:
         """What the text encoders are called where no MODEL is wired: as in the families that have just these."""
@@ -215,3 +241,17 @@ def encoder_slots(weights: Mapping[str, Shape]) -> dict[str, tuple[str, dict[str
             prefix = ""  # a lone layer, called as its slot
         divided[slot] = (prefix, {weight: shape for weight, shape in members.items() if weight.startswith(prefix)})
     return divided
+
+
+_everywhere: dict[int, tuple[OwnMaps, Site]] = {}
+
+
+def everywhere(own: OwnMaps = NONE) -> Site:
+    """A site without any component: all families and dialects, and what is remembered of them."""
+    known = _everywhere.get(id(own))
+    if known is None:
+        # Of a user's own maps only the latest are asked for.
+        for key in [key for key, (maps, _) in _everywhere.items() if maps is not NONE]:
+            del _everywhere[key]
+        known = _everywhere[id(own)] = (own, Site((), own))
+    return known[1]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 Size = tuple[tuple[str, int], ...]  # a sum of terms: (("h", 3),) is 3h, (("", 64),) is 64
 TERM = re.compile(r"(\d*)([a-z]?)")
 UNNAMED = "_"
+DIRECTIVES = ("title", "sizes", "blocks", "encoder", "kind", "root", "metadata", "common")
 FOLDER = Path(__file__).parent / "families"
 
 
@@ -40,6 +41,7 @@ class Row(NamedTuple):
     alternatives: tuple[Alternative, ...]
     line: int
     grows: bool = False  # the input may be wider in a LoRA than in the model (control LoRAs), marked `..` behind the last size
+    optional: bool = False  # not in every published model of the family, marked `?` behind the native name
 
 
 class Match(NamedTuple):
@@ -71,7 +73,9 @@ class Family(NamedTuple):
     lookup: Mapping[str, tuple[tuple[tuple[int, ...], Mapping[tuple[str, ...], list[tuple[int, int, int]]]], ...]]
     kind: str = "denoiser"
     root: str = "transformer"  # what diffusers calls the network
-    blocks: tuple[Mapping[str, int], ...] = ()  # published numbers of blocks, one mapping per variant
+    blocks: Mapping[str, Mapping[str, int]] = {}  # published numbers of blocks by variant ("": all), by the name before the number
+    metadata: tuple[str, ...] = ()  # how trainers' metadata begin that name this model, letters and digits only
+    common: bool = False  # most files that fit this family and others as well are for this one
 
     def find(self, flat: str) -> list[Match]:
         """Every row that the flattened name `flat` can mean, exact indices before free ones."""
@@ -151,8 +155,14 @@ def evaluate(size: Size, known: Mapping[str, int]) -> int | None:
 
 
 def slices(row: Row, alternative: int, part: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[Slice, ...] | None:
-    """Where the part's rows land in native weights of these shapes; None where the shapes do not fit the row."""
+    """Where the part's rows land in native weights of these shapes; None where the shapes do not fit the row.
+
+    A size of 0 is not known: a whole weight can then still be meant, a part of one cannot be placed.
+    """
     known: dict[str, int] = {}
+    if any(0 in shape for shape in shapes):
+        whole = alternative < 0 or (len(row.native) == 1 and len(row.alternatives[alternative].parts) == 1)
+        return (Slice(0, None, None),) if whole else None
     if row.shape is not None and len(row.native) == 1:
         solved = unify(row.shape, shapes[0])
         if solved is None:
@@ -215,8 +225,8 @@ class _Reader:
 
     def __init__(self, source: str):
         self.source, self.line = source, 0
-        self.directives: dict[str, list[str]] = {"title": [], "sizes": [], "encoder": [], "kind": [], "blocks": [], "root": []}
-        self.sections: list[tuple[str, tuple[str, ...]]] = [("", ("",))]
+        self.directives: dict[str, list[str]] = {name: [] for name in DIRECTIVES}
+        self.sections: list[tuple[str, tuple[str, ...], bool]] = [("", ("",), False)]
         self.header_open = False
         self.rows: list[Row] = []
 
@@ -242,14 +252,15 @@ class _Reader:
         if not line.endswith("]"):
             raise self.fail("a section header has no closing ]", "Write [native.{} = other.{}]")
         native, _, others = line[1:-1].partition("=")
-        names = tuple(other.strip() for other in others.split("|") if other.strip()) or (native.strip(),)
+        native, optional = native.strip().removesuffix("?"), native.strip().endswith("?")
+        names = tuple(other.strip() for other in others.split("|") if other.strip()) or (native,)
         for other in names:
             if other.count("{}") != native.count("{}"):
-                raise self.fail(f"{other!r} has another number of indices {{}} than {native.strip()!r}", "Give each index on both sides")
+                raise self.fail(f"{other!r} has another number of indices {{}} than {native!r}", "Give each index on both sides")
         if not self.header_open:
             self.sections = []
         self.header_open = True
-        self.sections.append((native.strip(), names))
+        self.sections.append((native, names, optional))
 
     def _row(self, line: str) -> None:
         left, _, right = line.partition(" = ")
@@ -262,17 +273,18 @@ class _Reader:
             grows = tokens[-1].endswith("..")
             tokens[-1] = tokens[-1].removesuffix("..")
             names, shape = tokens[:1], self._shape(tokens[1:])
+        optional, names[0] = names[0].endswith("?"), names[0].removesuffix("?")
         alternatives = [self._alternative(text) for text in right.split("|")] if right.strip() else []
-        for native, others in self.sections:
-            self._add_row(native, others, names, shape, alternatives, grows)
+        for native, others, maybe in self.sections:
+            self._add_row(native, others, names, shape, alternatives, grows, optional or maybe)
 
-    def _add_row(self, native, others, names, shape, alternatives, grows) -> None:
+    def _add_row(self, native, others, names, shape, alternatives, grows, optional) -> None:
         spelled = []
         for alternative in alternatives or [Alternative((Part(names[0], None),))] * (len(names) == 1):
             for other in others:
                 parts = tuple(Part(_join(other, part.name), part.size) for part in alternative.parts)
                 spelled.append(Alternative(parts, alternative.swap))
-        self.rows.append(Row(tuple(_join(native, name) for name in names), shape, tuple(spelled), self.line, grows))
+        self.rows.append(Row(tuple(_join(native, name) for name in names), shape, tuple(spelled), self.line, grows, optional))
 
     def _shape(self, tokens: list[str]) -> tuple[Size, ...] | None:
         if not tokens:
@@ -316,8 +328,9 @@ class _Reader:
         rows = tuple(self.rows)
         self._check_sums(rows)
         root = self.directives["root"][-1] if self.directives["root"] else "transformer"
-        blocks = tuple(self._numbers("blocks", text) for text in self.directives["blocks"])
-        return Family(name, title[0], rows, self._encoders(), self._sizes(), self._lookup(rows), kind, root, blocks)
+        marks = tuple(mark for text in self.directives["metadata"] for mark in text.split())
+        sizes, blocks, common = self._by_variant("sizes"), self._by_variant("blocks"), bool(self.directives["common"])
+        return Family(name, title[0], rows, self._encoders(), sizes, self._lookup(rows), kind, root, blocks, marks, common)
 
     def _encoders(self) -> dict[str, tuple[str, ...]]:
         encoders = {}
@@ -328,12 +341,13 @@ class _Reader:
             encoders[slot] = tuple(wrappers)
         return encoders
 
-    def _sizes(self) -> dict[str, dict[str, int]]:
-        sizes: dict[str, dict[str, int]] = {}
-        for text in self.directives["sizes"]:
+    def _by_variant(self, directive: str) -> dict[str, dict[str, int]]:
+        """The numbers of each published variant: `@sizes dev: h=3072 m=12288`; without a name they hold for all."""
+        numbers: dict[str, dict[str, int]] = {}
+        for text in self.directives[directive]:
             variant, _, pairs = text.rpartition(":")
-            sizes[variant.strip()] = self._numbers("sizes", pairs)
-        return sizes
+            numbers.setdefault(variant.strip(), {}).update(self._numbers(directive, pairs))
+        return numbers
 
     def _numbers(self, directive: str, text: str) -> dict[str, int]:
         try:

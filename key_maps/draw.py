@@ -1,0 +1,161 @@
+"""Draws the model a LoRA was made for from its family's table, where no model is connected: names exact, sizes as far as known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+from .dialect import DENOISER
+from .groups import Group
+from .identify import Guess, Sample, Shapes, contradictions, member_names, numbered, same_blocks, solved_sizes, too_few, weight_shape
+from .locate import MOST_PEELS
+from .own import NONE, OwnMaps
+from .site import Component, Shape, Site
+from .table import Family, Row, evaluate, families, fill, flatten
+
+MOST_BLOCKS = 1000  # of one name, that are drawn
+MOST_DRAWN = 32  # models kept
+Numbers = tuple[tuple[str, int], ...]
+
+
+class Drawing(NamedTuple):
+    """What a component is drawn from: a family of the pack, its place, the family's sizes and numbers of blocks."""
+
+    family: str
+    slot: str
+    prefix: str
+    sizes: Numbers
+    blocks: Numbers
+
+
+def draw_site(guess: Guess, groups: Sequence[Group], shapes: Shapes, known: Site, own: OwnMaps = NONE) -> Site:
+    """The site a file was made for: its denoiser, and the text encoders it trains; empty where the family cannot be told.
+
+    `known` gives the families. Of families that fit equally well the first is drawn. Sizes that neither a table nor the file
+    states are 0.
+    """
+    name = guess.name or next(iter(guess.rivals), "")
+    if not name:
+        return Site((), own)
+    drawings = [Drawing(name, DENOISER, "diffusion_model.", *_measured(known.families[name], guess, known))]
+    if guess.encoder_modules:
+        drawings += _encoder_drawings(known, drawings[0], guess.encoder_modules, groups, shapes)
+    if own is not NONE:
+        return Site([_draw(known.families[drawing.family], drawing) for drawing in drawings], own)
+    return _known_site(tuple(drawings))
+
+
+@lru_cache(maxsize=MOST_DRAWN)
+def _known_site(drawings: tuple[Drawing, ...]) -> Site:
+    return Site([_known_component(drawing) for drawing in drawings])
+
+
+@lru_cache(maxsize=MOST_DRAWN)
+def _known_component(drawing: Drawing) -> Component:
+    return _draw(families()[drawing.family], drawing)
+
+
+def _measured(family: Family, guess: Guess, known: Site) -> tuple[Numbers, Numbers]:
+    """Sizes and numbers of blocks of the published variant that fits the file, else the file's own."""
+    variant, sizes = _fitting_sizes(family, guess.samples, known)
+    published = _published_blocks(family, variant, guess)
+    own = _own_blocks(family, guess.samples, published)
+    return _numbers(sizes), _numbers({**own, **published})
+
+
+def _numbers(numbers: Mapping[str, int]) -> Numbers:
+    return tuple(sorted(numbers.items()))
+
+
+def _fitting_sizes(family: Family, samples: Sequence[Sample], known: Site) -> tuple[str, Mapping[str, int]]:
+    """The published variant that contradicts the file least, and its sizes; the file's own where it contradicts half of it."""
+    faults = contradictions(family, samples, known)
+    variant = min(faults, key=faults.__getitem__, default="")
+    if variant in faults and 2 * faults[variant] <= len(samples):
+        return variant, family.sizes[variant]
+    return "", solved_sizes(family, samples)
+
+
+def _published_blocks(family: Family, variant: str, guess: Guess) -> Mapping[str, int]:
+    fitting = {name: blocks for name, blocks in family.blocks.items() if not too_few(blocks, guess.depths)}
+    same = [name for name, blocks in fitting.items() if same_blocks(blocks, guess.depths)]
+    return next((fitting[name] for name in (variant, *same, *fitting) if name in fitting), {})
+
+
+def _own_blocks(family: Family, samples: Iterable[Sample], published: Mapping[str, int]) -> dict[str, int]:
+    """The highest block of each native name that the file trains, + 1, for names without a published number."""
+    blocks: dict[str, int] = {}
+    for sample in samples:
+        rows = [match.row.native[0] for name in sample.names for match in family.find(name)]
+        if all(prefix in published for row in rows for prefix, _ in numbered(row, row)):
+            continue
+        for name in member_names(sample):
+            for match in family.find(name):
+                for prefix, number in numbered(match.row.native[0], match.native[0]):
+                    if number.isdigit() and len(number) < 6:
+                        blocks[prefix] = max(blocks.get(prefix, 0), int(number) + 1)
+    return blocks
+
+
+def _draw(family: Family, drawing: Drawing) -> Component:
+    """A component with every module the family's table has, in as many blocks as the drawing says."""
+    sizes, blocks = dict(drawing.sizes), dict(drawing.blocks)
+    weights: dict[str, Shape] = {}
+    optional: set[str] = set()
+    for row in family.rows:
+        shape = tuple([evaluate(size, sizes) or 0 for size in row.shape]) if row.shape is not None else (0, 0)
+        for module in _modules(row, blocks) if len(row.native) == 1 else ():
+            weight = f"{drawing.prefix}{module}.weight"
+            if 0 in weights.setdefault(weight, shape):
+                weights[weight] = shape
+            if row.optional:
+                optional.add(weight)
+    return Component(drawing.slot, drawing.prefix, weights, family, drawn=True, optional=frozenset(optional))
+
+
+def _modules(row: Row, blocks: Mapping[str, int]) -> Iterable[str]:
+    """The native names of a row, in every block."""
+    counts = [range(min(blocks.get(prefix, 0), MOST_BLOCKS)) for prefix, _ in numbered(row.native[0], row.native[0])]
+    for numbers in product(*counts):
+        yield fill(row.native[0], [str(number) for number in numbers])
+
+
+def _encoder_drawings(known: Site, denoiser: Drawing, modules, groups, shapes) -> list[Drawing]:
+    """One drawing for each text encoder of the denoiser's family that the file trains."""
+    family = known.families[denoiser.family]
+    names = Component(DENOISER, denoiser.prefix, {}, family)
+    site = Site([names, *(Component(slot, "", {}, None) for slot in family.encoders)])
+    found: dict[str, list[Sample]] = {}
+    wanted = set(modules)
+    for group in groups:
+        if group.module in wanted:
+            slot, name = _encoder_of(site, group.module)
+            shape = weight_shape({role: shapes[key] for role, key in group.keys.items()})
+            found.setdefault(slot, []).append(Sample((flatten(name).strip("_"),), shape, (name,)))
+    drawings = [_encoder_drawing(known, slot, samples) for slot, samples in found.items() if slot]
+    return [drawing for drawing in drawings if drawing]
+
+
+def _encoder_of(site: Site, module: str) -> tuple[str, str]:
+    """(slot of the text encoder that a module's wrappers name, the module's name behind them); slot "" where they name none."""
+    slot, name = "", module
+    for _ in range(MOST_PEELS):
+        wrappers = site.wrappers.peelable(name)
+        if not wrappers:
+            break
+        name = name[len(wrappers[0].text) :]
+        told = site.components_of(wrappers[0])
+        slot = told[0] if told and not slot else slot
+    return slot, name
+
+
+def _encoder_drawing(known: Site, slot: str, samples: Sequence[Sample]) -> Drawing | None:
+    encoders = [family for family in known.families.values() if family.kind != DENOISER]
+    knowing = {family.name: sum(bool(family.find(sample.names[0])) for sample in samples) for family in encoders}
+    best = max(encoders, key=lambda family: knowing[family.name], default=None)
+    if best is None or not knowing[best.name]:
+        return None
+    _, sizes = _fitting_sizes(best, samples, known)
+    return Drawing(best.name, slot, f"{slot}.transformer.", _numbers(sizes), _numbers(_own_blocks(best, samples, {})))
