@@ -1,0 +1,98 @@
+"""What the stock loader would place, told without ComfyUI: cases checked by hand against comfy/lora.py."""
+
+from __future__ import annotations
+
+import pytest
+from lora_locksmith.key_maps.plan import make_plan
+from lora_locksmith.key_maps.site import Site, denoiser_component
+from lora_locksmith.key_maps.stock import stock_placed, stock_table
+
+WEIGHTS = {
+    "diffusion_model.img_in.weight": (8, 4),
+    "diffusion_model.double_blocks.0.img_attn.qkv.weight": (24, 8),
+    "diffusion_model.double_blocks.0.img_mod.lin.weight": (48, 8),
+    "diffusion_model.single_blocks.0.linear1.weight": (56, 8),
+    "diffusion_model.single_blocks.0.linear2.weight": (8, 40),
+    "diffusion_model.final_layer.linear.weight": (4, 8),
+}
+UP, DOWN = ".lora_up.weight", ".lora_down.weight"
+
+
+@pytest.fixture(scope="module")
+def site():
+    found = Site([denoiser_component(WEIGHTS)])
+    assert found.family.name == "flux1"
+    return found
+
+
+def placed(site, *keys, **shapes):
+    return stock_placed(make_plan({key: shapes.get(key.rpartition(".")[2], (1, 1)) for key in keys}, {}, site))
+
+
+@pytest.mark.parametrize(
+    ("module", "read"),
+    [
+        ("diffusion_model.img_in", True),
+        ("lora_unet_double_blocks_0_img_attn_qkv", True),
+        ("transformer.transformer_blocks.0.attn.to_q", True),
+        ("transformer_blocks.0.attn.to_q", True),
+        ("lycoris_single_transformer_blocks_0_proj_out", True),
+        ("diffusion_model.single_blocks.0.linear1_qkv", True),
+        ("transformer.base_model.model.transformer_blocks.0.attn.to_q", False),
+        ("lora_unet_transformer_blocks_0_attn_to_q", False),
+        ("transformer.transformer_blocks.1.attn.to_q", False),
+        ("transformer.transformer_blocks.0.attn.to_qkv", False),
+        ("img_in", False),
+    ],
+)
+def test_names(site, module, read):
+    assert placed(site, module + UP, module + DOWN) == ({module + UP, module + DOWN} if read else set())
+
+
+@pytest.mark.parametrize(
+    ("endings", "read"),
+    [
+        ((".lora_B.weight", ".lora_A.weight", ".lora_magnitude_vector"), 2),
+        ((".lora_B.default.weight", ".lora_A.default.weight"), 2),
+        ((".lora_B.mine.weight", ".lora_A.mine.weight"), 0),
+        ((UP, DOWN, ".lora_B.weight", ".lora_A.weight"), 2),
+        ((UP, DOWN, ".lora_mid.weight", ".dora_scale", ".scalar"), 4),
+        ((".lora_up", ".lora_down"), 0),
+        ((UP,), 0),
+        ((".diff", ".diff_b", ".w_norm", ".b_norm"), 3),
+        ((".dora_scale",), 0),
+    ],
+)
+def test_endings(site, endings, read):
+    assert len(placed(site, *("diffusion_model.img_in" + ending for ending in endings))) == read
+
+
+def test_one_broken_adapter_stops_the_stock_loader(site):
+    whole = ("lora_unet_img_in" + UP, "lora_unet_img_in" + DOWN)
+    assert placed(site, *whole, "lora_unet_final_layer_linear.alpha", alpha=()) == {*whole, "lora_unet_final_layer_linear.alpha"}
+    assert placed(site, *whole, "lora_unet_final_layer_linear" + UP) == set()
+    assert placed(site, *whole, "lora_unet_final_layer_linear.alpha", alpha=(3,)) == set()
+
+
+def test_nonsense(site):
+    keys = ["", ".", "..", ".alpha", "weight", ".lora_up.weight", "\ud800.lora_up.weight", "x" * 100_000 + UP, "." * 1000]
+    assert placed(site, *keys) == set()
+
+
+def test_nothing_wired():
+    assert stock_placed(make_plan({"lora_unet_img_in.diff": (1,)}, {}, Site())) == set()
+
+
+@pytest.mark.parametrize(
+    "text", ["  -  native  dotted\n", "model *\n  -  native  bold\n", "chapter one\n  x\n", "model *\n  - native dotted a\n"]
+)
+def test_faults_in_the_table_are_named(tmp_path, text):
+    (tmp_path / "stock.table").write_text(text, "utf-8")
+    with pytest.raises(ValueError, match=r"stock\.table, line"):
+        stock_table.__wrapped__(tmp_path / "stock.table")
+
+
+def test_every_list_the_table_speaks_of_is_there():
+    table = stock_table()
+    lists = {line.names.partition("/")[0] for key_map in table.maps for line in key_map.lines}
+    assert lists - {"native", "slot", "other"} == table.lists.keys()
