@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+MOST_WORDS = 40  # at the end of a key, among which the role stands; real keys have twenty in all
 ROLES_TABLE = Path(__file__).parent / "roles.table"
 
 
@@ -74,7 +75,7 @@ def parse_key(key: str) -> ParsedKey:
     found = spellings.final.get(key[dot + 1 :]) if dot > 0 else None
     if found is not None:
         return ParsedKey(key[:dot], "", found[0], key[dot + 1 :])
-    words = key.split(".")
+    words = key.rsplit(".", MOST_WORDS)
     count = len(words)
     lone = spellings.lone.get(words[-1])
     if lone is not None and count > 1 and not key.endswith(lone[1]) and spellings.markers.isdisjoint(words[:-1]):

@@ -38,19 +38,24 @@ def group_keys(keys: Iterable[str]) -> Groups:
     notes: dict[str, str] = {}
     repeated: dict[str, str] = {}
     unread = []
+    final = role_spellings().final
     group = None
     for key in keys:
-        parsed = _parse_factor(key)
-        if parsed is None:
+        # A plain up or down factor, as most keys are, is known by its last two words and cannot be a note.
+        dot = key.rfind(".", 0, key.rfind("."))
+        spelling = key[dot + 1 :]
+        found = final.get(spelling)
+        if found is not None and dot > 0 and spelling[:4] == "lora" and "base_layer" not in key:
+            module, adapter, role = key[:dot], "", found[0]
+        else:
             note = bookkeeping(key)
             if note:
                 notes[key] = note
                 continue
-            parsed = parse_key(key)
-            if parsed.role is None:
+            module, adapter, role, spelling = parse_key(key)
+            if role is None:
                 unread.append(key)
                 continue
-        module, adapter, role, spelling = parsed
         # A file's keys are sorted: most belong to the same module as the key before.
         if group is None or module != group.module or adapter != group.adapter_name:
             group = by_name.get((module, adapter))
@@ -64,16 +69,6 @@ def group_keys(keys: Iterable[str]) -> Groups:
     alphas = _take_network_alphas(by_name)
     _give_to_named(by_name, repeated)
     return Groups(tuple(by_name.values()), alphas, notes, tuple(unread), repeated)
-
-
-def _parse_factor(key: str) -> tuple[str, str, str, str] | None:
-    """What parse_key gives for a plain up or down factor, which most keys are; None for all others and for what may be a note."""
-    dot = key.rfind(".", 0, key.rfind("."))
-    tail = key[dot + 1 :]
-    found = role_spellings().final.get(tail) if dot > 0 else None
-    if found is None or tail[:4] != "lora" or "base_layer" in key:
-        return None
-    return key[:dot], "", found[0], tail
 
 
 def _take_network_alphas(by_name: dict[tuple[str, str], Group]) -> dict[str, str]:

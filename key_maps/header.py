@@ -112,9 +112,11 @@ def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> H
     metadata = content.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
         raise LoraFileError(path, "its metadata is not a JSON object", REMEDY)
-    tensors = _tensor_infos(path, content)
-    _check_numbers(path, tensors)
-    _check_layout(path, tensors, data_bytes)
+    tensors = _in_order(content, data_bytes)
+    if tensors is None:
+        tensors = {name: _tensor_info(path, name, entry) for name, entry in content.items()}
+        _check_numbers(path, tensors)
+        _check_layout(path, tensors, data_bytes)
     return Header(tensors, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}, 8 + len(raw))
 
 
@@ -127,15 +129,28 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _tensor_infos(path: str | os.PathLike[str], content: Mapping[str, Any]) -> dict[str, TensorInfo]:
-    """All descriptions in one go, because a file has thousands; one by one only to name the wrong one."""
+def _in_order(content: Mapping[str, Any], data_bytes: int) -> dict[str, TensorInfo] | None:
+    """All tensors in one pass, if they are sound and stand in the order of their data, as nearly every file has them; else None."""
+    tensors: dict[str, TensorInfo] = {}
+    known: dict[tuple[str, tuple], tuple[tuple[int, ...], int]] = {}
+    position, make = 0, tuple.__new__
     try:
-        tensors = {name: TensorInfo(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"]) for name, entry in content.items()}
-        if all((DTYPE_BITS[dtype] * prod(shape) + 7) // 8 == end - start for dtype, shape, start, end in tensors.values()):
-            return tensors
+        for name, entry in content.items():
+            dtype, shape = entry["dtype"], tuple(entry["shape"])
+            sized = known.get((dtype, shape))
+            if sized is None:
+                if any(type(size) is not int or size < 0 for size in shape):
+                    return None
+                sized = known[dtype, shape] = shape, (DTYPE_BITS[dtype] * prod(shape) + 7) // 8
+            end = position + sized[1]
+            if entry["data_offsets"] != [position, end]:
+                return None
+            # A quarter of the time of TensorInfo(...), and a file has thousands.
+            tensors[name] = make(TensorInfo, (dtype, sized[0], position, end))
+            position = end
     except (TypeError, KeyError, ValueError, OverflowError):
-        pass
-    return {name: _tensor_info(path, name, entry) for name, entry in content.items()}
+        return None
+    return tensors if position == data_bytes and position < 2**63 else None
 
 
 def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from .diagnosis import Writer, guess_family, model_title, name_trainer, nearest_
 from .dialect import DENOISER
 from .grammar import parse_key
 from .identify import Guess
-from .plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNSUPPORTED, Outcome, Plan
+from .plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNSUPPORTED, Adapter, Outcome, Plan
 from .trained import Trained, trained_layers, untrained_kinds
 
 MOST_PATTERNS = 12
@@ -30,18 +30,21 @@ class Report:
         plan: Plan,
         path: str = "",
         failures: Mapping[int, str] | None = None,
-        stock: Callable[[], set[str]] | None = None,
+        stock: Callable[[], Set[str]] | None = None,
         errors: tuple[str, ...] = (),
         guess: Guess | None = None,
     ):
         self.plan, self.path, self.errors = plan, path, errors
         self._stock, self._guess = stock, guess
         failed = failures or {}
-        self.outcomes = {
-            key: Outcome(UNSUPPORTED, failed[outcome.adapter]) if outcome.adapter in failed else outcome
-            for key, outcome in plan.outcomes.items()
-        }
-        self.adapters = [adapter for index, adapter in enumerate(plan.adapters) if index not in failed]
+        self.outcomes: Mapping[str, Outcome] = plan.outcomes
+        self.adapters: Sequence[Adapter] = plan.adapters
+        if failed:
+            self.outcomes = {
+                key: Outcome(UNSUPPORTED, failed[outcome.adapter]) if outcome.adapter in failed else outcome
+                for key, outcome in plan.outcomes.items()
+            }
+            self.adapters = [adapter for index, adapter in enumerate(plan.adapters) if index not in failed]
 
     def count(self, category: str) -> int:
         """Number of keys in a category."""
@@ -50,7 +53,7 @@ class Report:
     @cached_property
     def categories(self) -> Counter[str]:
         """Number of keys by category."""
-        return Counter(outcome.category for outcome in self.outcomes.values())
+        return Counter([outcome.category for outcome in self.outcomes.values()])
 
     @cached_property
     def modules(self) -> dict[str, int]:
@@ -98,7 +101,7 @@ class Report:
         return "; ".join(source for source, _ in Counter(scaled).most_common()) or "no adapter in it needs one"
 
     @cached_property
-    def stock_keys(self) -> set[str] | None:
+    def stock_keys(self) -> Set[str] | None:
         """The keys the stock loader would place; None where there is no host to ask."""
         return self._stock() if self._stock else None
 
