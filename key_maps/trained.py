@@ -82,7 +82,7 @@ def untrained_kinds(found: Sequence[Trained]) -> list[str]:
 def blocks_of(choice: str) -> str:
     """Which blocks a string of marks stands for: "all", "0-5, 8", with what is trained in part told."""
     trained = [number for number, mark in enumerate(choice) if mark != NONE]
-    part = " in part" if all(choice[number] != ALL for number in trained) else ""
+    part = ", in part" if all(choice[number] != ALL for number in trained) else ""
     if len(trained) == len(choice):
         return f"all{part}"
     runs: list[list[int]] = []

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
+from .inspect import InspectLoRAKeys
 from .load_and_fix import LoadAndFixLoRA
 
 
@@ -10,4 +11,4 @@ class LocksmithExtension(ComfyExtension):
 
     async def get_node_list(self):
         """The node classes, in the order of the menu."""
-        return [LoadAndFixLoRA]
+        return [LoadAndFixLoRA, InspectLoRAKeys]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import itertools
 import os
 import weakref
@@ -15,6 +13,7 @@ from typing import Any, NamedTuple
 
 import comfy.lora
 import comfy.lora_convert
+import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
@@ -23,14 +22,18 @@ from comfy.weight_adapter.loha import LoHaAdapter
 from comfy.weight_adapter.lokr import LoKrAdapter
 from comfy.weight_adapter.lora import LoRAAdapter
 
+from ..key_maps.garbage import without_collection
 from ..key_maps.grammar import parse_key
+from ..key_maps.hashes import file_hashes
 from ..key_maps.header import Header, LoraFileError, TensorInfo, adapter_config_beside, read_header
+from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.own import NONE, OwnMaps, own_maps_stamp, read_own_maps
 from ..key_maps.plan import Adapter, Plan, make_plan
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
 from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
 from ..lora.reader import map_tensors
+from ..lora.weights import weigh
 from .bypass import hang_beside_layers
 
 Tensors = Mapping[str, torch.Tensor]
@@ -359,6 +362,21 @@ def stock_placed(model, clip, file: LoraFile) -> set[str]:
     return {original[key] for key in used if key in original}
 
 
+def inspect(model, clip, path: str | os.PathLike[str], own: OwnMaps = NONE) -> Inspection:
+    """What is in the LoRA file at `path`: exact for what is connected, else for the model it was made for. Raises LoraFileError."""
+    file = _files.read(path)
+    site = site_of(model, clip, own) if model is not None or clip is not None else None
+    ask = (lambda plan: stock_placed(model, clip, file)) if model is not None else None
+    return inspect_header(path, file.header, file.config_beside, site, own, ask)
+
+
+def measure(found: Inspection) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the measured weights of an inspected file, its hashes); stops when the user does."""
+    file = _files.read(found.path)
+    hashes = file_hashes(found.path, lambda done, total: comfy.model_management.throw_exception_if_processing_interrupted())
+    return weigh(found.plan, file.tensors, file.config_beside).as_dict(), hashes._asdict()
+
+
 def _prefixes(key: str) -> tuple[str, ...]:
     first, second, third = key.rsplit(".", 1)[0], key.rsplit(".", 2)[0], key.rsplit(".", 3)[0]
     return parse_key(key).module, first, second, third
@@ -371,18 +389,6 @@ def _original_names(tensors: Tensors, converted: Tensors) -> dict[str, str]:
 
 
 _files = FileCache()
-
-
-@contextlib.contextmanager
-def _without_collection():
-    """Holds the garbage collector: thousands of small objects are made at once and kept, which would set it off again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def forget(*, files: bool = True, models: bool = True) -> None:
@@ -401,7 +407,7 @@ def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: 
     Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only.
     Raises LoraFileError for a file that cannot be read; a file that does not fit is no error, the report says so.
     """
-    with _without_collection():
+    with without_collection():
         file = _files.read(path)
         plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, own), file.config_beside)
         patches = build_patches(plan, file.tensors)

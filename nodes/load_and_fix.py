@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
@@ -11,10 +10,10 @@ from comfy_api.latest import io
 from ..key_maps.header import LoraFileError
 from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
 from . import host
+from .files import lora_changed, lora_is_listed, lora_names, own_folder
 
 REPORT, ERROR = "report", "error"
 PATCH, BYPASS = "patch", "bypass"
-OWN_MAPS_FOLDER = "lora-locksmith"
 
 
 class LoadAndFixLoRA(io.ComfyNode):
@@ -32,7 +31,7 @@ class LoadAndFixLoRA(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRA is applied to, if it has any part in the LoRA."),
-                io.Combo.Input("lora_name", options=folder_paths.get_filename_list("loras"), tooltip="The LoRA file."),
+                io.Combo.Input("lora_name", options=lora_names(), tooltip="The LoRA file."),
                 _strength("strength_model", "How strongly the diffusion model is changed. May be negative."),
                 _strength("strength_clip", "How strongly the text encoder is changed. May be negative."),
                 io.Combo.Input(
@@ -62,15 +61,12 @@ class LoadAndFixLoRA(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, lora_name) -> bool | str:
         """Refuse a name that is not in the loras folders before anything runs."""
-        if folder_paths.get_full_path("loras", lora_name) is None:
-            return f"LoRA {lora_name!r} is not in the loras folders. Put the file there, or choose another and refresh the list"
-        return True
+        return lora_is_listed(lora_name)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **_) -> tuple:
         """Makes the node run again when the file changes on disk."""
-        path = folder_paths.get_full_path("loras", lora_name)
-        return (lora_name, *host.file_stamp(path), host.own_maps_stamp(_own_folder())) if path else (lora_name,)
+        return lora_changed(lora_name)
 
     @classmethod
     def execute(cls, model, lora_name, strength_model, strength_clip, clip=None, on_unmatched=REPORT, mode=PATCH) -> io.NodeOutput:
@@ -80,17 +76,13 @@ class LoadAndFixLoRA(io.ComfyNode):
             return _output(model, clip, verdict, json.dumps({"verdict": verdict, "file": lora_name}))
         path = folder_paths.get_full_path_or_raise("loras", lora_name)
         try:
-            own, bypass = host.own_maps(_own_folder()), mode == BYPASS
+            own, bypass = host.own_maps(own_folder()), mode == BYPASS
             new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip, own, bypass)
         except LoraFileError as error:
             raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
         if on_unmatched == ERROR:
             _demand_all(lora_name, report)
         return _output(new_model, new_clip, str(report), report.as_json())
-
-
-def _own_folder() -> Path:
-    return Path(folder_paths.get_user_directory(), OWN_MAPS_FOLDER)
 
 
 def _strength(name: str, tooltip: str):

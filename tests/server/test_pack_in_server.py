@@ -5,6 +5,9 @@ import re
 
 import comfy_server
 import demo
+import pytest
+
+EXAMPLES = sorted(demo.EXAMPLE.parent.glob("*.json"))
 
 
 def test_server_loads_the_pack_without_a_complaint(server):
@@ -50,11 +53,13 @@ def test_loader_is_no_output_node(object_info):
     assert object_info[demo.OUR_LOADER]["output_node"] is False
 
 
-def test_example_workflow_is_offered_by_the_server(server):
-    assert demo.EXAMPLE.stem in server.get("/workflow_templates")["lora-locksmith"]
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_workflow_is_offered_by_the_server(server, path):
+    assert path.stem in server.get("/workflow_templates")["lora-locksmith"]
 
 
-def test_example_workflow_uses_only_nodes_of_the_host_and_of_this_pack(object_info):
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_workflow_uses_only_nodes_of_the_host_and_of_this_pack(object_info, path):
     front_end_only = {"MarkdownNote"}
-    types = {node["type"] for node in json.loads(demo.EXAMPLE.read_text(encoding="utf-8"))["nodes"]}
+    types = {node["type"] for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
     assert types - front_end_only <= set(object_info)

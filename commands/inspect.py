@@ -1,0 +1,76 @@
+"""inspect FILE...: what is in a LoRA file, what will load, what was never trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ..key_maps.checkpoint import site_of_checkpoint
+from ..key_maps.hashes import file_hashes
+from ..key_maps.header import LoraFileError
+from ..key_maps.inspection import Inspection, inspect_file
+from ..key_maps.markdown import DETAILS, SUMMARY, markdown
+from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
+from .output import FAILED, FINE, PROBLEMS, show_markdown
+
+DESCRIPTION = """Tells what is in LoRA files from their headers: which model, which trainer, what was trained, what will load.
+Exit code 0: all of it loads; 1: something has no effect; 2: a file cannot be read."""
+
+
+def add(commands: Any) -> None:
+    """Add this command to the command line."""
+    command = commands.add_parser("inspect", help="what is in a LoRA file", description=DESCRIPTION)
+    command.add_argument("files", nargs="+", metavar="FILE", help="a LoRA, as .safetensors")
+    command.add_argument("--against", metavar="MODEL", help="a checkpoint or diffusion model: the exact answer, from its header")
+    command.add_argument("--detail", choices=DETAILS, default=SUMMARY, help="how much is told (default: %(default)s)")
+    command.add_argument("--weights", action="store_true", help="also measure the weights; reads the whole file and needs torch")
+    command.add_argument("--hashes", action="store_true", help="also compute the file's hashes; reads the whole file")
+    command.add_argument("--json", action="store_true", help="for programs: one JSON object for each file, one to a line")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Inspect every file; a file that cannot be read does not keep the others from being inspected."""
+    site = site_of_checkpoint(options.against).site if options.against else None
+    worst = FINE
+    for place, path in enumerate(options.files):
+        try:
+            found = inspect_file(path, site)
+            _show(found, options, place)
+            worst = max(worst, FINE if loads_whole(found) else PROBLEMS)
+        except LoraFileError as error:
+            worst = FAILED
+            if options.json:
+                print(json.dumps({"file": path, "error": str(error)}))
+            else:
+                print(f"{error}.", file=sys.stderr)
+    return worst
+
+
+def loads_whole(found: Inspection) -> bool:
+    """Whether every key of the file that means something has its effect, a text encoder that is not connected aside."""
+    return bool(found.report.modules["total"]) and not (found.report.categories.keys() - {PLACED, BOOKKEEPING, NOT_WIRED})
+
+
+def _show(found: Inspection, options: argparse.Namespace, place: int) -> None:
+    hashes = file_hashes(found.path) if options.hashes else None
+    weights = weigh_file(found) if options.weights else None
+    if options.json:
+        told = found.as_dict() | ({"hashes": hashes._asdict()} if hashes else {}) | ({"weights": weights} if weights else {})
+        print(json.dumps(told, ensure_ascii=False))
+        return
+    if place:
+        print()
+    show_markdown(markdown(found, options.detail, hashes and hashes._asdict(), weights))
+
+
+def weigh_file(found: Inspection) -> Mapping[str, Any]:
+    """The weights of an inspected file, measured; this is the only thing here that needs torch."""
+    from ..lora.reader import LoraReader
+    from ..lora.weights import weigh
+
+    with LoraReader(found.path) as reader:
+        return weigh(found.plan, reader, found.config_beside).as_dict()

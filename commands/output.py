@@ -1,0 +1,53 @@
+"""Writes to the terminal: laid out by rich for people, plain where the output goes into a file or a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FINE, PROBLEMS, FAILED, INTERRUPTED = 0, 1, 2, 130
+NO_RICH = "Output for a terminal needs the library rich: pip install rich. Into a file or a pipe, and with --json, it works without."
+
+
+def console(error: bool = False) -> Console | None:
+    """A rich console for standard output (or error), None where that is no terminal."""
+    if not (sys.stderr if error else sys.stdout).isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        print(NO_RICH, file=sys.stderr)
+        return None
+    return Console(stderr=error, highlight=False)
+
+
+def show_markdown(text: str) -> None:
+    """Print Markdown, laid out on a terminal and as it is elsewhere."""
+    target = console()
+    if target is None:
+        print(text)
+        return
+    from rich.markdown import Markdown
+
+    target.print(Markdown(text))
+
+
+def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table, laid out on a terminal; elsewhere one line for each row, cells parted by tabs."""
+    target = console()
+    if target is None:
+        for row in (heads, *rows):
+            print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*heads, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    target.print(table)

@@ -1,0 +1,353 @@
+"""What is in a LoRA file, from its header alone: for which model, by which trainer, what was trained, what will load."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from .dialect import DENOISER
+from .draw import draw_site
+from .garbage import without_collection
+from .groups import Groups, group_keys
+from .header import Header, adapter_config_beside, read_header, read_numbers
+from .identify import Guess, identify
+from .metadata import Metadata, read_metadata
+from .own import NONE, OwnMaps
+from .plan import (
+    BOOKKEEPING,
+    DUPLICATE_TARGET,
+    INCOMPLETE,
+    NOT_WIRED,
+    PLACED,
+    SHAPE_CONFLICT,
+    UNKNOWN_MODULE,
+    UNKNOWN_ROLE,
+    UNSUPPORTED,
+    Plan,
+    make_plan,
+)
+from .presets import PresetReport, match_presets
+from .report import Report
+from .site import Site, everywhere
+from .stock import stock_placed
+
+KIND_TITLES = {
+    "lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "oft": "OFT", "oft_diag": "OFT", "oft_kohya": "OFT",
+    "oft_peft": "OFT", "oft_onetrainer": "OFT", "boft": "BOFT", "boft_peft": "BOFT", "ia3": "(IA)3", "ia3_peft": "(IA)3",
+    "diff": "full difference",
+    "norm": "norm difference", "set": "replaced weight", "bias_diff": "bias difference", "bias_norm": "bias difference",
+    "bias_lora": "bias", "bias_set": "replaced bias",
+}  # fmt: skip
+SCALED = ("lora", "loha", "lokr", "glora")
+MEANINGS = {
+    UNKNOWN_MODULE: "These layers stay as in the base model.",
+    UNKNOWN_ROLE: "These tensors are not read; the layers they belong to may lack a part of their effect.",
+    SHAPE_CONFLICT: "These layers stay as in the base model: the file was made for a model of another size or kind.",
+    DUPLICATE_TARGET: "These are a second copy, which may differ from the first; the first is used.",
+    INCOMPLETE: "These adapters lack a tensor and have no effect; the file was cut, pruned or converted badly.",
+    UNSUPPORTED: "These adapters have no effect.",
+    NOT_WIRED: "The text encoder is not changed unless a CLIP is connected.",
+    BOOKKEEPING: "Known and without effect on the picture.",
+}
+
+
+class Health(NamedTuple):
+    """One finding about the state of a file, and what it means for the picture."""
+
+    finding: str
+    meaning: str
+
+
+class Inspection:
+    """Everything the header of one file tells. Nothing is worked out before it is asked for.
+
+    header, groups, guess, plan: as read; `report` adds what becomes of every key. `drawn`: no model was given, the plan is for
+    the model drawn from the family's table.
+    """
+
+    def __init__(self, path: str, header: Header, config_beside, groups: Groups, guess: Guess, plan: Plan, stock=None, own=NONE):
+        self.path, self.header, self.config_beside = path, header, config_beside
+        self.groups, self.guess, self.plan = groups, guess, plan
+        self.size = header.data_start + max((info.end for info in header.tensors.values()), default=0)
+        self._stock = stock
+        self.report = Report(plan, path, stock=self._ask_stock, errors=own.errors, guess=guess)
+
+    def _ask_stock(self) -> Set[str]:
+        return self._stock(self.plan) if self._stock else stock_placed(self.plan)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether no model was given."""
+        return self.report.drawn
+
+    @cached_property
+    def family(self) -> Guess:
+        """The family the file was made for."""
+        return self.report.guess
+
+    @property
+    def only_encoders(self) -> bool:
+        """Whether all its modules name a text encoder, so that no family of diffusion models shows."""
+        return bool(self.guess.encoder_modules) and not self.guess.samples
+
+    @cached_property
+    def metadata(self) -> Metadata:
+        """The header's metadata, readable."""
+        return read_metadata(self.header.metadata)
+
+    @cached_property
+    def presets(self) -> PresetReport:
+        """The trainer's documented choice of layers the file agrees with, and what that choice misses."""
+        return match_presets(self.plan, self.report.trainer)
+
+    @cached_property
+    def kinds(self) -> Counter[str]:
+        """Adapters by kind, as people call them."""
+        shapes, found = self.plan.shapes, Counter()
+        alike = Counter(
+            (adapter.kind, tuple(adapter.roles), (shapes.get(adapter.roles.get("down")) or ())[2:]) for adapter in self.report.adapters
+        )
+        for (kind, roles, kernel), count in alike.items():
+            found[_kind_title(kind, roles, kernel)] += count
+        return found
+
+    @cached_property
+    def ranks(self) -> Counter[int]:
+        """Adapters by rank, for those that have one."""
+        return Counter(adapter.rank for adapter in self.report.adapters if adapter.rank and adapter.kind in SCALED)
+
+    @cached_property
+    def alphas(self) -> dict[str, float]:
+        """The value of every alpha tensor, by key."""
+        names = [group.keys["alpha"] for group in self.groups.groups if "alpha" in group.keys]
+        return read_numbers(self.path, self.header, [*names, *self.groups.network_alphas.values()]) if self.header.data_start else {}
+
+    @cached_property
+    def alpha_counts(self) -> Counter[float]:
+        """Adapters by alpha, for those that have an alpha tensor which counts: with a rank to divide it by."""
+        adapters = [adapter for adapter in self.report.adapters if "alpha" in adapter.roles and adapter.rank and adapter.kind in SCALED]
+        return Counter(self.alphas[adapter.roles["alpha"]] for adapter in adapters if adapter.roles["alpha"] in self.alphas)
+
+    @cached_property
+    def scales(self) -> Counter[float]:
+        """Adapters by the factor of their delta: alpha / rank, or what the trainer's settings say; 4 digits."""
+        return Counter(scale for adapter in self.report.adapters if (scale := self._scale(adapter)) is not None)
+
+    def _scale(self, adapter) -> float | None:
+        if adapter.kind not in SCALED:
+            return None
+        if adapter.strength.scale is not None:
+            return _rounded(adapter.strength.scale)
+        alpha = self.alphas.get(adapter.roles.get("alpha", ""))
+        if not alpha or not adapter.rank or not math.isfinite(alpha):
+            return None if "alpha" in adapter.roles and not alpha else 1.0
+        return _rounded(adapter.strength.factor * alpha / adapter.rank)
+
+    @cached_property
+    def dtypes(self) -> Counter[str]:
+        """Tensors by dtype, as safetensors calls it."""
+        return Counter(info.dtype for info in self.header.tensors.values())
+
+    @cached_property
+    def stock_modules(self) -> int:
+        """How many of the modules that load here the stock loader would load too, at least in part."""
+        keys = self.report.stock_keys or set()
+        if len(keys) == self.report.count(PLACED):
+            return self.report.modules["placed"]
+        return len({adapter.module for adapter in self.report.adapters if not keys.isdisjoint(adapter.roles.values())})
+
+    @cached_property
+    def gains(self) -> list[str]:
+        """What loading with this pack changes against the stock loader; empty where it changes nothing."""
+        more = self.report.modules["placed"] - self.stock_modules
+        return [f"{more} more modules load"] * bool(more) + self.report.corrections
+
+    @cached_property
+    def writer(self) -> str:
+        """Who wrote the file, with the version where the metadata tell it; "cannot tell" else."""
+        version = self.metadata.trainer_version
+        return version if version and self.report.trainer == "cannot tell" else self.report.trainer
+
+    @cached_property
+    def verdict(self) -> str:
+        """One line: for which model, by whom, what, and what will load."""
+        made_for = self.family.title or f"{'Text encoders of a' if self.only_encoders else 'A'} model that cannot be told"
+        if self.family.rivals:
+            made_for += " (the file does not tell them apart)"
+        writer = "writer unknown" if self.writer == "cannot tell" else f"written by {self.writer}"
+        return f"{made_for}, {writer}. {self._adapters_told()}{self._loads()}"
+
+    def _adapters_told(self) -> str:
+        if not self.kinds:
+            return ""
+        if self.kinds.keys() <= {KIND_TITLES["set"], KIND_TITLES["bias_set"]}:
+            return "It holds whole weights, as a model does, and is no LoRA. "
+        told = [" and ".join(kind for kind, _ in self.kinds.most_common(2))]
+        told += [f"rank {spread(self.ranks)}"] if self.ranks else []
+        told += [f"alpha {spread(self.alpha_counts)}"] if self.alpha_counts else []
+        return f"{told[0]} {', '.join(told[1:])}".strip() + ". "
+
+    def _loads(self) -> str:
+        modules = self.report.modules
+        if not modules["total"]:
+            return "None of its keys belongs to an adapter."
+        if not self.plan.site.components:
+            return f"Without {'the text encoder' if self.only_encoders else 'the model'} it cannot be told where its modules go."
+        line = f"{modules['placed']} of {modules['total']} modules load here"
+        if self.report.mismatch:
+            return f"{line}: {self.report.mismatch}"
+        if modules["placed"] < modules["total"]:
+            line += f" ({', '.join(self.report.losses)})"
+        if self.report.stock_keys is None or not modules["placed"]:
+            return f"{line}."
+        if self.stock_modules == modules["placed"]:
+            wrongly = ", but not as trained" if self.report.corrections else ""
+            return f"{line}; the stock loader would load {'it' if modules['placed'] == 1 else 'them'} too{wrongly}."
+        return f"{line}; the stock loader would load {self.stock_modules}."
+
+    @cached_property
+    def health(self) -> list[Health]:
+        """What is odd about the file, and what each finding means for the picture; empty for a sound file."""
+        found = [
+            Health(f"{_number_of(count, 'key')}: {category}", MEANINGS[category])
+            for category, count in self.report.categories.most_common()
+            if category not in (PLACED, NOT_WIRED) and self.plan.site.components
+        ]
+        if not self.report.modules["total"]:
+            found.append(Health("No key of it belongs to an adapter", "Loading it changes nothing."))
+        elif not self.plan.site.components and not self.only_encoders:
+            found.append(Health("No table knows the names of its modules", "Whether it has an effect depends on the model."))
+        found += [Health(problem, "The metadata are damaged; the weights are not.") for problem in self.metadata.problems]
+        return found + self._odd_numbers() + self._odd_tensors()
+
+    def _odd_numbers(self) -> list[Health]:
+        found = []
+        broken = [key for key, alpha in self.alphas.items() if not math.isfinite(alpha)]
+        zero = [key for key, alpha in self.alphas.items() if alpha == 0]
+        negative = [key for key, alpha in self.alphas.items() if alpha < 0]
+        if broken:
+            found.append(Health(f"Alpha is not a number in {_number_of(len(broken), 'adapter')}, such as {broken[0]}", "These layers would turn to noise."))
+        if zero:
+            found.append(Health(f"Alpha is 0 in {_number_of(len(zero), 'adapter')}, such as {zero[0]}", "Read as 'not set': alpha = rank, as all trainers do."))
+        if negative:
+            found.append(Health(f"Alpha is negative in {_number_of(len(negative), 'adapter')}, such as {negative[0]}", "These layers work in reverse."))
+        large = [scale for scale in self.scales if abs(scale) > LARGE_SCALE]
+        if large:
+            found.append(Health(f"Alpha / rank is {max(large, key=abs):g} in some layers", "The LoRA may be far too strong at strength 1."))
+        return found
+
+    def _odd_tensors(self) -> list[Health]:
+        empty = [name for name, info in self.header.tensors.items() if 0 in info.shape]
+        return [Health(f"{_number_of(len(empty), 'tensor')} without a value in it, such as {empty[0]}", "They have no effect.")] if empty else []
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything a program needs; plain JSON types."""
+        loads = self.report.as_dict()
+        return {
+            "verdict": self.verdict,
+            "file": self.path,
+            "bytes": self.size,
+            "tensors": len(self.header.tensors),
+            "family": {
+                "name": self.family.name,
+                "title": self.family.title,
+                "could_be": list(self.family.rivals),
+                "evidence": list(self.guess.evidence),
+                "close": [{"title": title, "share": round(share, 3)} for title, share in self.guess.runners_up],
+            },
+            "trainer": {**self.report.writer._asdict(), "version": self.metadata.trainer_version},
+            "kinds": dict(self.kinds.most_common()),
+            "ranks": {str(rank): count for rank, count in sorted(self.ranks.items())},
+            "alphas": {f"{alpha:g}": count for alpha, count in self.alpha_counts.most_common()},
+            "scales": {f"{scale:g}": count for scale, count in self.scales.most_common()},
+            "strength_source": self.report.strength_source,
+            "dtypes": dict(self.dtypes.most_common()),
+            "loads": {
+                "exact": not self.drawn and bool(self.plan.site.components),
+                "model": self.report.model_title,
+                "modules": self.report.modules,
+                "keys": loads["keys"],
+                "stock": {"modules": self.stock_modules, "keys": loads["stock"]["placed"]},
+                "categories": loads["categories"],
+                "gains": self.gains,
+                "notes": loads["notes"],
+                "unplaced": loads["unplaced"],
+            },
+            "trained": [trained.as_dict() for trained in self.report.trained],
+            "missed": {"untrained": self.report.untrained, "preset": self.presets.as_dict()},
+            "metadata": self.metadata.as_dict(),
+            "health": [finding._asdict() for finding in self.health],
+        }
+
+    def as_json(self) -> str:
+        """`as_dict()` as JSON text."""
+        return json.dumps(self.as_dict(), ensure_ascii=False, indent=1)
+
+
+LARGE_SCALE = 16.0
+
+
+def inspect_file(
+    path: str | os.PathLike[str], site: Site | None = None, own: OwnMaps = NONE, stock: Callable[[Plan], set[str]] | None = None
+) -> Inspection:
+    """Inspect the safetensors file at `path`; nothing but its header and its alphas is read. Raises LoraFileError.
+
+    `site`: the connected model and text encoders; what is missing in it is drawn from the tables. `stock`: asks the host what
+    its loader would place; without it the answer comes from what is known of the stock loader.
+    """
+    return inspect_header(path, read_header(path), adapter_config_beside(path), site, own, stock)
+
+
+def inspect_header(
+    path, header: Header, config_beside: Mapping[str, Any] | None, site: Site | None = None, own=NONE, stock=None
+) -> Inspection:
+    """The same for a header that was read before."""
+    shapes = {name: info.shape for name, info in header.tensors.items()}
+    known = site if site is not None else everywhere(own)
+    with without_collection():
+        groups = group_keys(shapes)
+        guess = identify(groups.groups, shapes, header.metadata, known)
+        place = whole_site(site, guess, groups, shapes, known, own)
+        plan = make_plan(header.tensors, header.metadata, place, config_beside, groups)
+    return Inspection(os.fspath(path), header, config_beside, groups, guess, plan, stock if site is not None else None, own)
+
+
+def whole_site(site: Site | None, guess: Guess, groups: Groups, shapes, known: Site, own: OwnMaps) -> Site:
+    """The given site; without a model, what the file was made for, with the given text encoders in it."""
+    if site is not None and DENOISER in site.components:
+        return site
+    drawn = draw_site(guess, groups.groups, shapes, known, own)
+    if site is None or not drawn.components:
+        return site if site is not None else drawn
+    return Site(
+        [*(component for name, component in drawn.components.items() if name not in site.components), *site.components.values()], own
+    )
+
+
+def spread(counts: Counter) -> str:
+    """A distribution in few words: "16", or "4 to 64 (most 16)"."""
+    if len(counts) == 1:
+        return f"{next(iter(counts)):g}"
+    most = counts.most_common(1)[0][0]
+    numbers = [number for number in counts if not math.isnan(number)]
+    return f"{min(numbers):g} to {max(numbers):g} (most {most:g})"
+
+
+def _kind_title(kind: str, roles: Sequence[str], kernel: Sequence[int]) -> str:
+    title = KIND_TITLES.get(kind, kind)
+    if "magnitude" in roles or "dora_scale" in roles:
+        return "DoRA" if kind == "lora" else f"DoRA on {title}"
+    return "LoCon" if kind == "lora" and any(size > 1 for size in kernel) else title
+
+
+def _number_of(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.4g}")

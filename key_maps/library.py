@@ -1,0 +1,218 @@
+"""Inspects whole folders of LoRA files: one row for each file, and an index, so that nothing is read again that did not change."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .diagnosis import metadata_matches
+from .files import write_whole
+from .header import Header, LoraFileError, adapter_config_beside, read_header
+from .identify import FAMILY_METADATA
+from .inspection import Inspection, inspect_header, spread
+from .own import NONE, OwnMaps
+from .plan import PLAN_METADATA
+from .site import everywhere
+
+ENDINGS = (".safetensors", ".sft")
+PICKLED = (".pt", ".pth", ".ckpt", ".bin")
+CONFIG = "adapter_config.json"
+MOST_ALIKE = 64  # kinds of files whose findings are remembered
+PICKLE_FAULT = "it is a PyTorch pickle file, which is not opened here. Convert it to safetensors"
+
+
+class Findings(NamedTuple):
+    """What is found in a file, as far as files that are alike share it; `family` is "" where it cannot be told."""
+
+    family: str = ""
+    made_for: str = ""
+    trainer: str = ""
+    kinds: str = ""
+    rank: str = ""
+    placed: int = 0
+    total: int = 0
+    stock: int = 0
+    gains: tuple[str, ...] = ()
+    error: str = ""  # why it cannot be read; then the rest is empty
+
+
+class Stamp(NamedTuple):
+    """What tells that a file did not change: its size, its time, the time of the adapter_config.json beside it (0: none)."""
+
+    size: int
+    changed: int
+    config_changed: int
+
+
+class Row(NamedTuple):
+    """One file of a folder: its path inside the folder (with /), its stamp, and what is in it."""
+
+    file: str
+    stamp: Stamp
+    findings: Findings
+
+    @property
+    def verdict(self) -> str:
+        """In a few words: what loads."""
+        found = self.findings
+        if found.error:
+            return "cannot be read"
+        if not found.total:
+            return "no LoRA"
+        if not found.placed and not found.made_for:
+            return "unknown model"
+        return "loads" if found.placed == found.total else f"{found.placed} of {found.total} modules load"
+
+    @property
+    def has_problem(self) -> bool:
+        """Whether something in it has no effect, or the stock loader would not do it justice."""
+        found = self.findings
+        return bool(found.error or found.gains) or found.placed < found.total or not found.total
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        found = self.findings._asdict() | {"gains": list(self.findings.gains)}
+        return {"file": self.file, "bytes": self.stamp.size, **found, "verdict": self.verdict, "problem": self.has_problem}
+
+
+def scan(
+    folder: str | os.PathLike[str], index: Path | None = None, own: OwnMaps = NONE, told: Callable[[int, int], None] | None = None
+) -> Iterator[Row]:
+    """One row for each LoRA file in the folder and all below it, by name.
+
+    `index`: a file that keeps the rows; files whose stamp is in it are not read. It is written when the scan ends, early or not.
+    `told(done, total)` is called before each file. Raises LoraFileError for a folder that cannot be listed.
+    """
+    files = list_files(folder)
+    version = knowledge_version(own)
+    before = _read_index(index, version) if index else {}
+    rows: dict[str, Row] = {}
+    try:
+        for file, stamp in files.items():
+            if told:
+                told(len(rows), len(files))
+            row = before.get(file)
+            if row is None or row.stamp != stamp:
+                row = Row(file, stamp, findings_of(os.path.join(folder, file), own))
+            rows[file] = row
+            yield row
+    finally:
+        whole = rows if len(rows) == len(files) else before | rows
+        if index and whole != before:
+            _write_index(index, version, whole)
+
+
+def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
+    """Every LoRA file in the folder and all below it (links followed), by its path inside the folder: path -> stamp."""
+    found: dict[str, Stamp] = {}
+    seen: set[str] = set()
+    waiting = [("", os.fspath(folder))]
+    for inside, path in waiting:
+        real = os.path.realpath(path)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = list(os.scandir(path))
+        except OSError as error:
+            if not inside:
+                raise LoraFileError(path, f"it cannot be listed ({error.strerror})", "Check that it is a folder and may be read") from None
+            continue
+        config = next((_changed(entry) for entry in entries if entry.name == CONFIG), 0)
+        for entry in entries:
+            if entry.name.lower().endswith((*ENDINGS, *PICKLED)):
+                with suppress(OSError):
+                    about = entry.stat()
+                    found[inside + entry.name] = Stamp(about.st_size, about.st_mtime_ns, config)
+            elif entry.is_dir():
+                waiting.append((f"{inside}{entry.name}/", entry.path))
+    return dict(sorted(found.items()))
+
+
+def _changed(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def findings_of(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Findings:
+    """What is in one file. Never raises for what the file holds: `error` says why it cannot be read."""
+    if os.fspath(path).lower().endswith(PICKLED):
+        return Findings(error=PICKLE_FAULT)
+    try:
+        header = read_header(path)
+    except LoraFileError as error:
+        return Findings(error=f"{error.fault}. {error.remedy}")
+    config = adapter_config_beside(path)
+    key = (id(own), tuple(header.tensors), tuple([info.shape for info in header.tensors.values()]), _telling(header, own), repr(config))
+    found = _alike.get(key)
+    if found is None:
+        found = _alike[key] = _summary(inspect_header(path, header, config, own=own))
+        while len(_alike) > MOST_ALIKE:
+            _alike.popitem(last=False)
+    else:
+        _alike.move_to_end(key)
+    return found
+
+
+_alike: OrderedDict[tuple, Findings] = OrderedDict()
+
+
+def _telling(header: Header, own: OwnMaps) -> tuple:
+    """What a plan, the family and the trainer read off the metadata; the rest differs in every file."""
+    if not header.metadata:
+        return ()
+    values = tuple([header.metadata.get(key) for key in (*PLAN_METADATA, *FAMILY_METADATA)])
+    return (*values, *metadata_matches(everywhere(own).dialects.values(), header.metadata))
+
+
+def _summary(inspection: Inspection) -> Findings:
+    report = inspection.report
+    return Findings(
+        family=inspection.family.name,
+        made_for=inspection.family.title,
+        trainer=report.trainer,
+        kinds=", ".join(kind for kind, _ in inspection.kinds.most_common()),
+        rank=spread(inspection.ranks) if inspection.ranks else "",
+        placed=report.modules["placed"],
+        total=report.modules["total"],
+        stock=inspection.stock_modules,
+        gains=tuple(inspection.gains),
+    )
+
+
+def knowledge_version(own: OwnMaps = NONE) -> str:
+    """Changes when the pack's knowledge or code changes: an index made with another version is not used."""
+    here = Path(__file__).parent
+    files = [entry.stat() for folder in (here, here / "families", here / "dialects") for entry in os.scandir(folder) if entry.is_file()]
+    return f"{len(files)} {sum(about.st_size for about in files)} {max(about.st_mtime_ns for about in files)} {own.families.keys()}"
+
+
+def _read_index(index: Path, version: str) -> dict[str, Row]:
+    """The rows an index keeps; none where it is missing, damaged or of another version."""
+    try:
+        content = json.loads(index.read_bytes())
+        if content["version"] != version:
+            return {}
+        return {file: _row(file, *kept) for file, kept in content["rows"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return {}
+
+
+def _row(file: str, stamp: list, findings: list) -> Row:
+    *plain, gains, error = findings
+    return Row(file, Stamp(*stamp), Findings(*plain, tuple(gains), error))
+
+
+def _write_index(index: Path, version: str, rows: Mapping[str, Row]) -> None:
+    """Keep the rows; an index that cannot be written costs time, nothing else."""
+    content = {"version": version, "rows": {file: [row.stamp, row.findings] for file, row in rows.items()}}
+    with suppress(OSError):
+        index.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(index, json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode())

@@ -1,0 +1,34 @@
+"""The LoRA files a node can be given, by the names the host lists them under."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from . import host
+
+OWN_MAPS_FOLDER = "lora-locksmith"
+
+
+def lora_names() -> list[str]:
+    """The files in the loras folders, as the host lists them."""
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_is_listed(lora_name: str) -> bool | str:
+    """True, or what is wrong with a name that is not in the loras folders, and the remedy."""
+    if folder_paths.get_full_path("loras", lora_name) is None:
+        return f"LoRA {lora_name!r} is not in the loras folders. Put the file there, or choose another and refresh the list"
+    return True
+
+
+def lora_changed(lora_name: str) -> tuple:
+    """Changes when the file, or one of the user's own maps, changes on disk."""
+    path = folder_paths.get_full_path("loras", lora_name)
+    return (lora_name, *host.file_stamp(path), host.own_maps_stamp(own_folder())) if path else (lora_name,)
+
+
+def own_folder() -> Path:
+    """Where a user's own tables and records are."""
+    return Path(folder_paths.get_user_directory(), OWN_MAPS_FOLDER)

@@ -1,0 +1,71 @@
+"""The node Inspect LoRA Keys: tells what is in a file, what will load, and what was never trained."""
+
+from __future__ import annotations
+
+import json
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..key_maps.header import LoraFileError
+from ..key_maps.markdown import DETAILS, SUMMARY, markdown
+from . import host
+from .files import lora_changed, lora_is_listed, lora_names, own_folder
+
+OFF, ON = "off", "on"
+
+
+class InspectLoRAKeys(io.ComfyNode):
+    """An output node: it can be run alone, and shows its report in place."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the front end sees it."""
+        return io.Schema(
+            node_id="LocksmithInspectLoRAKeys",
+            display_name="Inspect LoRA Keys",
+            category="model/loaders",
+            description="Tells what is in a LoRA file: model, trainer, ranks, what was trained, what was missed, and what will load.",
+            search_aliases=["lora", "inspect lora", "lora info", "lora keys", "lora metadata", "trigger words", "analyze lora"],
+            inputs=[
+                io.Combo.Input("lora_name", options=lora_names(), tooltip="The LoRA file."),
+                io.Model.Input("model", optional=True, tooltip="Makes the answer exact: what will load into this very model."),
+                io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
+                io.Combo.Input(
+                    "detail", options=list(DETAILS), default=SUMMARY, optional=True, tooltip="How much is told: every module, or every key."
+                ),
+                io.Combo.Input(
+                    "weights", options=[OFF, ON], default=OFF, optional=True,
+                    tooltip="Measure the weights too: norms, dead layers, NaN, hashes. Reads the whole file.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("report", display_name="report", tooltip="The report as Markdown."),
+                io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
+            ],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, lora_name) -> bool | str:
+        """Refuse a name that is not in the loras folders before anything runs."""
+        return lora_is_listed(lora_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_) -> tuple:
+        """Makes the node run again when the file changes on disk."""
+        return lora_changed(lora_name)
+
+    @classmethod
+    def execute(cls, lora_name, model=None, clip=None, detail=SUMMARY, weights=OFF) -> io.NodeOutput:
+        """Inspect the file; raises for an unreadable one."""
+        path = folder_paths.get_full_path_or_raise("loras", lora_name)
+        try:
+            found = host.inspect(model, clip, path, host.own_maps(own_folder()))
+            measured, hashes = host.measure(found) if weights == ON else (None, None)
+        except LoraFileError as error:
+            raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
+        text = markdown(found, detail, hashes, measured)
+        told = found.as_dict() | ({"weights": measured, "hashes": hashes} if measured else {})
+        as_json = json.dumps(told, ensure_ascii=False)
+        return io.NodeOutput(text, as_json, ui={"text": [text], "report_json": [as_json]})
