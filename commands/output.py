@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+WIDEST_FIRST = 36  # columns a file name gets before it is folded
 FINE, PROBLEMS, FAILED, INTERRUPTED = 0, 1, 2, 130
 NO_RICH = "Output for a terminal needs the library rich: pip install rich. Into a file or a pipe, and with --json, it works without."
 
@@ -47,7 +48,9 @@ def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*heads, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for place, head in enumerate(heads):
+        table.add_column(head, overflow="fold", min_width=None if place else WIDEST_FIRST)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     target.print(table)

@@ -17,7 +17,7 @@ from .output import FINE, PROBLEMS, console, show_table
 
 DESCRIPTION = """Inspects every LoRA file in a folder and all below it. What was found is kept in an index, so that the next scan reads
 only the files that changed. Exit code 0: all is well; 1: there are problems (see --problems); 2: the folder cannot be listed."""
-HEADS = ("file", "made for", "written by", "kind", "rank", "verdict", "what loading with LoRA Locksmith changes")
+HEADS = ("file", "made for", "written by", "kind, rank", "verdict", "better than stock")
 INDEX = "scan-{}.json"
 NO_CACHE = "Nothing is kept for the next scan: that needs the library platformdirs (pip install platformdirs)."
 
@@ -51,8 +51,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _cells(row: Row) -> tuple[str, ...]:
     found = row.findings
-    change = found.error or "; ".join(found.gains) or "nothing"
-    return row.file, found.made_for or "cannot tell", found.trainer, found.kinds, found.rank, row.verdict, change
+    verdict = "; ".join([row.verdict, *found.losses, *([found.error] if found.error else [])])
+    made_for = "" if found.error else found.made_for or "cannot tell"
+    return row.file, made_for, found.trainer, f"{found.kinds} {found.rank}".strip(), verdict, "; ".join(found.gains)
 
 
 def _with_progress(folder: str, index: Path | None) -> Iterator[Row]:

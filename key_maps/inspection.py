@@ -165,7 +165,7 @@ class Inspection:
     def gains(self) -> list[str]:
         """What loading with this pack changes against the stock loader; empty where it changes nothing."""
         more = self.report.modules["placed"] - self.stock_modules
-        return [f"{more} more modules load"] * bool(more) + self.report.corrections
+        return [f"{more} more modules load"] * bool(more) + [correction.short for correction in self.report.corrections]
 
     @cached_property
     def writer(self) -> str:
@@ -227,15 +227,10 @@ class Inspection:
 
     def _odd_numbers(self) -> list[Health]:
         found = []
-        broken = [key for key, alpha in self.alphas.items() if not math.isfinite(alpha)]
-        zero = [key for key, alpha in self.alphas.items() if alpha == 0]
-        negative = [key for key, alpha in self.alphas.items() if alpha < 0]
-        if broken:
-            found.append(Health(f"Alpha is not a number in {_number_of(len(broken), 'adapter')}, such as {broken[0]}", "These layers would turn to noise."))
-        if zero:
-            found.append(Health(f"Alpha is 0 in {_number_of(len(zero), 'adapter')}, such as {zero[0]}", "Read as 'not set': alpha = rank, as all trainers do."))
-        if negative:
-            found.append(Health(f"Alpha is negative in {_number_of(len(negative), 'adapter')}, such as {negative[0]}", "These layers work in reverse."))
+        for fault, meaning, is_odd in ODD_ALPHAS:
+            odd = [key for key, alpha in self.alphas.items() if is_odd(alpha)]
+            if odd:
+                found.append(Health(f"Alpha {fault} in {_number_of(len(odd), 'adapter')}, such as {odd[0]}", meaning))
         large = [scale for scale in self.scales if abs(scale) > LARGE_SCALE]
         if large:
             found.append(Health(f"Alpha / rank is {max(large, key=abs):g} in some layers", "The LoRA may be far too strong at strength 1."))
@@ -243,7 +238,8 @@ class Inspection:
 
     def _odd_tensors(self) -> list[Health]:
         empty = [name for name, info in self.header.tensors.items() if 0 in info.shape]
-        return [Health(f"{_number_of(len(empty), 'tensor')} without a value in it, such as {empty[0]}", "They have no effect.")] if empty else []
+        count = _number_of(len(empty), "tensor")
+        return [Health(f"{count} without a value in it, such as {empty[0]}", "They have no effect.")] if empty else []
 
     def as_dict(self) -> dict[str, Any]:
         """Everything a program needs; plain JSON types."""
@@ -290,6 +286,11 @@ class Inspection:
 
 
 LARGE_SCALE = 16.0
+ODD_ALPHAS = (
+    ("is not a number", "These layers would turn to noise.", lambda alpha: not math.isfinite(alpha)),
+    ("is 0", "Read as 'not set': alpha = rank, as all trainers do.", lambda alpha: alpha == 0),
+    ("is negative", "These layers work in reverse.", lambda alpha: alpha < 0),
+)
 
 
 def inspect_file(

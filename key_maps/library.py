@@ -38,6 +38,7 @@ class Findings(NamedTuple):
     total: int = 0
     stock: int = 0
     gains: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
     error: str = ""  # why it cannot be read; then the rest is empty
 
 
@@ -76,7 +77,7 @@ class Row(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        found = self.findings._asdict() | {"gains": list(self.findings.gains)}
+        found = self.findings._asdict()
         return {"file": self.file, "bytes": self.stamp.size, **found, "verdict": self.verdict, "problem": self.has_problem}
 
 
@@ -184,6 +185,7 @@ def _summary(inspection: Inspection) -> Findings:
         total=report.modules["total"],
         stock=inspection.stock_modules,
         gains=tuple(inspection.gains),
+        losses=tuple(report.losses),
     )
 
 
@@ -206,8 +208,8 @@ def _read_index(index: Path, version: str) -> dict[str, Row]:
 
 
 def _row(file: str, stamp: list, findings: list) -> Row:
-    *plain, gains, error = findings
-    return Row(file, Stamp(*stamp), Findings(*plain, tuple(gains), error))
+    *plain, gains, losses, error = findings
+    return Row(file, Stamp(*stamp), Findings(*plain, tuple(gains), tuple(losses), error))
 
 
 def _write_index(index: Path, version: str, rows: Mapping[str, Row]) -> None:

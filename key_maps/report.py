@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -203,26 +203,33 @@ class Report:
         if self.plan.inferred_wrapper:
             wrapper = self.plan.inferred_wrapper
             notes.append(f"An unknown wrapper, {wrapper!r}, stands before every name; all names behind it fit, so it was peeled off.")
-        return notes + self.corrections
+        return notes + [correction.told for correction in self.corrections]
 
     @cached_property
-    def corrections(self) -> list[str]:
+    def corrections(self) -> list[Correction]:
         """What is computed otherwise than the stock loader computes it."""
-        told = []
+        return [*self._restored(), *self._rebuilt()]
+
+    def _restored(self) -> Iterator[Correction]:
+        """Strengths that stock does not see, or sees wrong."""
         corrected = sum(adapter.strength.factor != 1.0 for adapter in self.adapters)
         if corrected:
-            told.append(
-                f"{corrected} modules were saved by sd-scripts with split_qkv at a fraction of their strength; it is restored. "
-                "Stock would apply 1/3 or 1/4 of it."
-            )
+            told = f"{corrected} modules were saved by sd-scripts with split_qkv at a fraction of their strength; it is restored. "
+            yield Correction(f"full strength of {corrected} modules", told + "Stock would apply 1/3 or 1/4 of it.")
         scaled = [adapter for adapter in self.adapters if adapter.strength.scale not in (None, 1.0)]
         if scaled:
-            scales = sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MOST_SCALES]
-            source = scaled[0].strength.source
-            told.append(f"{len(scaled)} modules have their strength in {source}: x {', '.join(scales)}. Stock would apply x 1.")
+            scales = ", ".join(sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MOST_SCALES])
+            told = f"{len(scaled)} modules have their strength in {scaled[0].strength.source}: x {scales}. Stock would apply x 1."
+            yield Correction(f"strength x {scales} of {len(scaled)} modules", told)
+
+    def _rebuilt(self) -> Iterator[Correction]:
+        """Adapters of kinds that stock ignores or computes otherwise."""
         counts = Counter(adapter.kind for adapter in self.adapters if adapter.kind in REBUILT)
         counts["dora"] = sum(bool(adapter.roles.keys() & {"magnitude", "dora_scale"}) for adapter in self.adapters)
-        return told + [f"{count} modules are {REBUILT[kind]}." for kind, count in counts.items() if count]
+        for kind, count in counts.items():
+            if count:
+                title = REBUILT[kind].partition(":")[0].partition(".")[0]
+                yield Correction(f"{title} as trained in {count} modules", f"{count} modules are {REBUILT[kind]}.")
 
     def __str__(self) -> str:
         lines = [self.verdict, ""]
@@ -265,6 +272,13 @@ class Report:
                 near = nearest_name(self.plan.site, keys[0])
             told.append(Pattern(name, len(keys), self.outcomes[keys[0]].reason + near))
         return told
+
+
+class Correction(NamedTuple):
+    """What is done otherwise than stock does it, in a few words and in a sentence."""
+
+    short: str
+    told: str
 
 
 class Pattern(NamedTuple):
