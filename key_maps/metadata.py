@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import heapq
-import json
-import math
 import re
-import sys
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from functools import lru_cache
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .metadata_values import MOST_ITEMS, MOST_JSON, MOST_NAME, MOST_TEXT, PLAIN, as_text, joined, named, parse_json, shortened
+
 METADATA_TABLE = Path(__file__).parent / "metadata.table"
 
 # What is read at most: metadata is written by strangers, and a header may have 100 MB.
-MOST_JSON = 8_000_000  # characters of JSON in one file's metadata
-MOST_TEXT = 4_000  # characters of a known value
 MOST_UNKNOWN_TEXT = 300  # characters of an unknown value
-MOST_NAME = 120  # characters of a name
 MOST_UNKNOWN = 1_000  # unknown keys
 MOST_ROWS = 60  # rows that one key becomes
 MOST_ENTRIES = 10_000  # folders, datasets or settings in one value
 MOST_PROBLEMS = 50
 MOST_COUNT = 10**12  # what a number of images or captions may be
-MOST_ITEMS = 24  # entries of a list that are written out
 MOST_TAGS_AS_TRIGGERS = 10
 MOST_TRIGGERS = 1_000  # pieces of evidence for trigger words
 
@@ -36,8 +30,6 @@ NEARLY_ALL = 0.9
 LEAST_IMAGES = 3
 
 UNSET = frozenset({"", "none", "null"})
-# Control characters, bidirectional overrides and lone surrogates: terminals, pages and UTF-8 cannot take them.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 HEX = re.compile(r"(0x)?[0-9a-fA-F]{8,64}$")
 FOLDER = re.compile(r"(\d{1,9})_(.*)$", re.DOTALL)
 HINTED_WORDS = re.compile(r"\s*(?:trigger|activation) (?:word|phrase|tag)s?\s*:\s*(\S.*)", re.IGNORECASE | re.DOTALL)
@@ -115,7 +107,7 @@ def read_metadata(metadata: Mapping[str, str], most_tags: int = 50) -> Metadata:
         return Metadata({}, (), Tags(), "", BaseModel(), {}, "", (), ())
     reader = _Reader()
     for key, value in metadata.items():
-        reader.take(_as_text(key), _as_text(value))
+        reader.take(as_text(key), as_text(value))
     return reader.finish(most_tags)
 
 
@@ -196,142 +188,6 @@ def _inner_rules(rules: Mapping[tuple[str, ...], Rule]) -> dict[str, tuple[Rule,
     return inner
 
 
-# Values as text
-
-
-def _as_text(value: Any) -> str:
-    """A value of any type as text; JSON where it is not a plain one."""
-    if isinstance(value, str):
-        return value
-    try:
-        return str(value) if value is None or isinstance(value, (bool, int, float)) else json.dumps(value)
-    except (ValueError, TypeError, RecursionError, OverflowError):
-        return f"({type(value).__name__})"
-
-
-def _clean(text: str) -> str:
-    return text if text.isprintable() else UNPRINTABLE.sub("\ufffd", text)
-
-
-def shortened(text: str, most: int = MOST_TEXT) -> str:
-    """`text` without unprintable characters, cut to `most` characters; what was cut tells its true length."""
-    if len(text) <= most:
-        return _clean(text)
-    return f"{_clean(text[:most].rstrip())} ... ({len(text):,} characters)"
-
-
-def _name(text: Any) -> str:
-    return shortened(_as_text(text).strip(), MOST_NAME)
-
-
-def _joined(items: list[str], total: int) -> str:
-    more = f", and {total - len(items):,} more" if total > len(items) else ""
-    return ", ".join(items) + more
-
-
-def _number(text: str) -> str:
-    text = text.strip() if len(text) <= 60 else ""
-    try:
-        finite = math.isfinite(float(text))
-    except ValueError:
-        finite = False
-    if not finite:
-        raise ValueError("is not a number")
-    return text[:-2] if text.endswith(".0") else text
-
-
-def _integer(text: str) -> str:
-    text = _number(text)
-    if float(text) != int(float(text)):
-        raise ValueError("is not a whole number")
-    return text if text.lstrip("+-").isdigit() else str(int(float(text)))
-
-
-def _numbers(text: str) -> str:
-    parts = text.strip().strip("[]()")[:MOST_TEXT].split(",")
-    return ", ".join(_number(part) for part in parts if part.strip())
-
-
-def _boolean(text: str) -> str:
-    word = text.strip().lower()
-    if word not in ("true", "false", "1", "0", "yes", "no"):
-        raise ValueError("is neither true nor false")
-    return "yes" if word in ("true", "1", "yes") else "no"
-
-
-def _time(text: str) -> str:
-    try:
-        return datetime.fromtimestamp(float(_number(text)), timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (OverflowError, OSError):
-        raise ValueError("is no time") from None
-
-
-def _resolution(text: str) -> str:
-    """`1024`, `1024,768`, `(1024, 768)`, `[1024, 768]` and `1024x768` as 1024x768; several resolutions as they are."""
-    numbers = re.findall(r"\d{1,6}", text[:200])
-    if not numbers:
-        raise ValueError("is no resolution")
-    if len(numbers) > 2 or re.search(r"[^\d\s,x()\[\]]", text[:200]):
-        return shortened(text, MOST_NAME)
-    return f"{numbers[0]}x{numbers[-1]}"
-
-
-def _resolutions(text: str) -> str:
-    """OneTrainer's: `512,768` is two target resolutions, `512x768` a fixed one (modules/dataLoader mixins)."""
-    parts = [part.strip() for part in text[:200].split(",")]
-    return ", ".join(f"{part}x{part}" if part.isdigit() else _name(part) for part in parts if part)
-
-
-def _list(text: str) -> str:
-    items = _json(text) if text[:1] == "[" and len(text) < MOST_JSON else text
-    if not isinstance(items, list):
-        return shortened(text)
-    return _joined([_name(item) for item in items[:MOST_ITEMS]], len(items))
-
-
-def _size(text: str) -> str:
-    return f"{len(text) / 1024:,.0f} KB of text" if len(text) >= 1024 else f"{len(text)} characters"
-
-
-def _image(text: str) -> str:
-    """A data address of an image, by its kind and size."""
-    found = re.match(r"data:image/([\w.+-]{1,20})[;,]", text)
-    if not found:
-        return shortened(text, MOST_NAME)
-    size = len(text) - text.find(",") - 1
-    size = size * 3 // 4 if ";base64," in text[:100] else size
-    return f"an image ({found.group(1)}) of {max(1, round(size / 1024)):,} KB"
-
-
-def _images(text: str) -> str:
-    count = text.count('"') // 2
-    return f"{count:,} image{'s' * (count != 1)}, {_size(text)}"
-
-
-PLAIN: dict[str, Callable[[str], str]] = {
-    "text": shortened, "integer": _integer, "number": _number, "numbers": _numbers, "boolean": _boolean, "time": _time,
-    "resolution": _resolution, "resolutions": _resolutions, "list": _list, "image": _image, "images": _images, "size": _size,
-}  # fmt: skip
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > 100:
-        raise ValueError("a number has more than 100 digits")
-    return int(digits)
-
-
-# Python before 3.10.7 takes quadratic time for a number of any length; later ones refuse it.
-PARSE_INTEGER = None if hasattr(sys, "get_int_max_str_digits") else _whole
-
-
-def _json(text: str) -> Any:
-    """Parsed JSON; raises ValueError where it is broken, too deep, or has a number beyond reason."""
-    try:
-        return json.loads(text, parse_int=PARSE_INTEGER)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-
-
 class _Reader:
     """Collects what the keys of one file say."""
 
@@ -363,7 +219,7 @@ class _Reader:
         if len(self.unknown) >= MOST_UNKNOWN:
             self.unlisted += 1
             return
-        self.unknown.append((_name(key) or "(no name)", shortened(text, MOST_UNKNOWN_TEXT)))
+        self.unknown.append((named(key) or "(no name)", shortened(text, MOST_UNKNOWN_TEXT)))
 
     def _plain(self, rule: Rule, path: str, text: str, label: str = "") -> None:
         if len(text) < 8 and text.strip().lower() in UNSET:
@@ -373,7 +229,7 @@ class _Reader:
         try:
             shown = text.strip() if text.strip() in rule.words else PLAIN.get(rule.kind, shortened)(text)
         except (ValueError, RecursionError, OverflowError) as error:
-            shown = _name(text)
+            shown = named(text)
             fault = str(error) if str(error).startswith("is ") else "cannot be read"
             self._problem(f"{path}: {_quoted(text)} {fault}")
         self.values.setdefault(path, shown if rule.kind in RESOLUTIONS else shortened(text.strip()))
@@ -382,11 +238,11 @@ class _Reader:
     def _structured(self, rule: Rule, key: str, text: str) -> None:
         if len(text) > self.json_left:
             self._problem(f"{key}: not read, because it is too long ({len(text):,} characters)")
-            self._row(rule, rule.label, _size(text))
+            self._row(rule, rule.label, PLAIN["size"](text))
             return
         self.json_left -= len(text)
         try:
-            content = _json(text)
+            content = parse_json(text)
         except ValueError as error:
             self._broken(rule, key, text, str(error))
             return
@@ -434,12 +290,12 @@ class _Reader:
             known = self.table.rules.get((rule.path[0], name))
             prefix = f"{label}: " if label else ""
             if known is None:
-                title = f"{prefix}{_name(name)}" if label else f"{rule.label} {_name(name)}"
-                self._row(rule, title, shortened(_as_text(value), MOST_UNKNOWN_TEXT))
+                title = f"{prefix}{named(name)}" if label else f"{rule.label} {named(name)}"
+                self._row(rule, title, shortened(as_text(value), MOST_UNKNOWN_TEXT))
             elif known.kind == "count":
                 self._count(known, value, prefix + known.label)
             else:
-                self._plain(known, ">".join(known.path), _as_text(value), prefix + known.label)
+                self._plain(known, ">".join(known.path), as_text(value), prefix + known.label)
 
     def _some(self, rule: Rule, content: dict[str, Any]) -> None:
         """Only the entries that the table names become rows; how many there are in all is told."""
@@ -452,7 +308,7 @@ class _Reader:
             if inner.kind == "count":
                 self._count(inner, value, inner.label)
             else:
-                self._plain(inner, ">".join(inner.path), _as_text(value))
+                self._plain(inner, ">".join(inner.path), as_text(value))
         self._row(rule, rule.label, f"{len(content):,} settings in the file")
 
     def _adapter(self, rule: Rule, content: dict[str, Any]) -> None:
@@ -465,13 +321,13 @@ class _Reader:
             if value is not False or (rule.path[0], field) in self.table.rules:
                 parts.setdefault(component, {})[field] = value
         for component, fields in parts.items():
-            self._each(rule, fields, _name(component) or "adapter")
+            self._each(rule, fields, named(component) or "adapter")
 
     def _count(self, rule: Rule, content: Any, label: str = "") -> None:
         count = len(content) if isinstance(content, (dict, list)) else 1
         items = list(content.items())[:MOST_ITEMS] if isinstance(content, dict) else []
-        named = [f"{_name(name)} = {_name(value)}" for name, value in items]
-        self._row(rule, label or rule.label, _joined(named, count) if named else f"{count:,}")
+        pairs = [f"{named(name)} = {named(value)}" for name, value in items]
+        self._row(rule, label or rule.label, joined(pairs, count) if pairs else f"{count:,}")
 
     def _folders(self, rule: Rule, content: dict[str, Any]) -> None:
         """ss_dataset_dirs: {folder: {"n_repeats": int, "img_count": int}}."""
@@ -479,7 +335,7 @@ class _Reader:
             facts = facts if isinstance(facts, dict) else {}
             self._folder(folder, facts.get("img_count"), rule.kind == "regular_folders")
             if number < MOST_ROWS:
-                self._row(rule, f"{rule.label} {_name(folder)}", _images_and_repeats(facts))
+                self._row(rule, f"{rule.label} {named(folder)}", _images_and_repeats(facts))
         if len(content) > MOST_ROWS:
             self._row(rule, rule.label, f"and {len(content) - MOST_ROWS:,} more")
 
@@ -491,7 +347,7 @@ class _Reader:
             return
         found = FOLDER.match(folder)
         if found and found.group(2).strip():
-            self._trigger(FOLDERS, found.group(2), f"the name of the folder {_name(folder)}, the caption of images that have none")
+            self._trigger(FOLDERS, found.group(2), f"the name of the folder {named(folder)}, the caption of images that have none")
 
     def _buckets(self, rule: Rule, content: dict[str, Any]) -> None:
         """ss_bucket_info: {"buckets": {number: {"resolution": [width, height], "count": int}}}."""
@@ -542,11 +398,11 @@ class _Reader:
         words = text
         if text[:1] == "[" and len(text) < 100_000:
             try:
-                words = _json(text)
+                words = parse_json(text)
             except ValueError:
                 words = text
         for word in words[:MOST_ITEMS] if isinstance(words, list) else (words,):
-            self._trigger(STATED, _as_text(word), f"{path} says so")
+            self._trigger(STATED, as_text(word), f"{path} says so")
 
     def _hint(self, path: str, text: str) -> None:
         found = HINTED_WORDS.match(text[:MOST_TEXT])
@@ -578,7 +434,7 @@ class _Reader:
 
     def _most_frequent(self, rule: Rule, sums: dict[str, int], images: int | None, most: int) -> Tags:
         best = heapq.nlargest(max(0, most), sums.items(), key=itemgetter(1))
-        tags = tuple(Tag(_name(tag), count, min(1.0, round(count / images, 4)) if images else None) for tag, count in best)
+        tags = tuple(Tag(named(tag), count, min(1.0, round(count / images, 4)) if images else None) for tag, count in best)
         if sums:
             of_images = f" of {images:,} images" if images else ""
             first = ", ".join(f"{tag.tag} ({tag.count:,})" for tag in tags[:10])
@@ -598,9 +454,9 @@ class _Reader:
         common = [item for item in counts.items() if item[1] >= least]
         for tag, count in heapq.nlargest(MOST_TAGS_AS_TRIGGERS, common, key=itemgetter(1)):
             if images is None:
-                evidence = f"a tag of {count:,} captions in {_name(folder)}, where the commonest tag has {whole:,}"
+                evidence = f"a tag of {count:,} captions in {named(folder)}, where the commonest tag has {whole:,}"
             else:
-                evidence = f"a tag of {min(count, images):,} of the {images:,} captions in {_name(folder)}"
+                evidence = f"a tag of {min(count, images):,} of the {images:,} captions in {named(folder)}"
             self._trigger(TAGS, tag, evidence)
 
     def _trigger_words(self) -> tuple[TriggerWord, ...]:
@@ -704,9 +560,9 @@ def _folders_of_tags(content: dict[str, Any]) -> dict[str, Any]:
 
 def _resolution_or_name(value: Any) -> str:
     try:
-        return _resolution(_as_text(value))
+        return PLAIN["resolution"](as_text(value))
     except ValueError:
-        return _name(value)
+        return named(value)
 
 
 def _images_and_repeats(facts: Mapping[str, Any]) -> str:
@@ -721,27 +577,27 @@ def _bucket_text(content: Any) -> str:
     if not isinstance(buckets, dict) or not buckets:
         return ""
     facts = [bucket for bucket in list(buckets.values())[:MOST_ROWS] if isinstance(bucket, dict)]
-    named = [f"{_resolution_or_name(bucket.get('resolution'))}: {_name(bucket.get('count'))}" for bucket in facts]
-    return _joined(named, len(buckets))
+    told = [f"{_resolution_or_name(bucket.get('resolution'))}: {named(bucket.get('count'))}" for bucket in facts]
+    return joined(told, len(buckets))
 
 
 DATASET_FACTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("resolution", "", _resolution_or_name),
-    ("batch_size_per_device", "batch size ", _name),
-    ("num_train_images", "images with repeats: ", _name),
-    ("num_reg_images", "regularisation images: ", _name),
-    ("num_repeats", "repeats: ", _name),
-    ("min_bucket_reso", "buckets from ", _name),
-    ("max_bucket_reso", "buckets to ", _name),
-    ("image_directory", "folder ", _name),
-    ("image_jsonl_file", "list ", _name),
-    ("video_directory", "videos in ", _name),
-    ("video_jsonl_file", "list ", _name),
-    ("control_directory", "control images in ", _name),
-    ("target_frames", "frames ", _name),
-    ("frame_extraction", "frames taken: ", _name),
-    ("max_frames", "most frames ", _name),
-    ("source_fps", "frames a second ", _name),
+    ("batch_size_per_device", "batch size ", named),
+    ("num_train_images", "images with repeats: ", named),
+    ("num_reg_images", "regularisation images: ", named),
+    ("num_repeats", "repeats: ", named),
+    ("min_bucket_reso", "buckets from ", named),
+    ("max_bucket_reso", "buckets to ", named),
+    ("image_directory", "folder ", named),
+    ("image_jsonl_file", "list ", named),
+    ("video_directory", "videos in ", named),
+    ("video_jsonl_file", "list ", named),
+    ("control_directory", "control images in ", named),
+    ("target_frames", "frames ", named),
+    ("frame_extraction", "frames taken: ", named),
+    ("max_frames", "most frames ", named),
+    ("source_fps", "frames a second ", named),
     ("bucket_info", "bucket sizes ", _bucket_text),
 )
 
@@ -753,7 +609,7 @@ def _dataset_text(dataset: Mapping[str, Any]) -> str:
 
 
 def _subset_name(subset: Mapping[str, Any]) -> str:
-    return _name(subset.get("image_dir") or subset.get("metadata_file") or subset.get("class_tokens") or "a subset")
+    return named(subset.get("image_dir") or subset.get("metadata_file") or subset.get("class_tokens") or "a subset")
 
 
 SUBSET_FACTS = (
@@ -776,5 +632,5 @@ def _subset_text(subset: Mapping[str, Any]) -> str:
     for name, title in SUBSET_FACTS:
         value = subset.get(name)
         if value not in (None, False, 0, "", [], {}):
-            texts.append(title if value is True else f"{title}{_name(value)}")
+            texts.append(title if value is True else f"{title}{named(value)}")
     return shortened("; ".join(texts))
