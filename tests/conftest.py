@@ -1,12 +1,14 @@
-"""What every test shares: the pack under a fixed name, the real ComfyUI in this process, and tiny models on disk."""
+"""What every test shares: the pack under a fixed name, the real ComfyUI in this process or as a server, and tiny models on disk."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import comfy_server
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +64,20 @@ def tiny_models_folder(comfy: ModuleType, comfyui_path: Path, tmp_path_factory: 
     folder = tmp_path_factory.mktemp("tiny") / "models"
     write_models(comfyui_path, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_path: Path, tiny_models_folder: Path) -> Iterator[comfy_server.Server]:
+    """One running server for all tests; its base folder holds the tiny models and a link to this pack."""
+    base = comfy_server.prepare_base(tiny_models_folder.parent, ROOT)
+    with comfy_server.Server(Path(sys.executable), comfyui_path, base, base / "server.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def object_info(server: comfy_server.Server) -> dict:
+    """Every node the server knows, as it declares it."""
+    return server.object_info()
 
 
 @pytest.fixture(scope="session")

@@ -120,6 +120,66 @@ def test_lock_lets_one_in_at_a_time(monkeypatch, tmp_path):
         assert dev.try_to_lock(second)
 
 
+def test_named_browser_that_is_no_file_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("CHROMIUM_PATH", str(tmp_path))
+    with pytest.raises(dev.Fault, match=r"CHROMIUM_PATH is .* Correct or unset it"):
+        dev.browser_at_hand()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        ([], True),
+        (["-x", "--durations=3"], True),
+        (["tests"], True),
+        (["tests/browser/test_report.py::test_x", "-x"], True),
+        (["tests/lora", "-k", "browser"], False),
+        (["tests/lora", "tests/browser"], True),
+        (["tests/test_dev.py::test_x"], False),
+    ],
+)
+def test_browser_is_got_only_for_its_own_tests(arguments, needed):
+    assert dev.needs_browser(arguments) is needed
+
+
+@pytest.fixture
+def bare_machine(monkeypatch, tmp_path):
+    """make(script) -> the folder of all commands of a machine without a browser, whose apt-get is a shell script."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    monkeypatch.setenv("PATH", str(commands))
+    monkeypatch.delenv("CHROMIUM_PATH", raising=False)
+    monkeypatch.setattr(dev, "BROWSER_PLACES", ())
+    for name, path in {"WORK": tmp_path, "SETUP_LOG": tmp_path / "setup.log", "OWN_BROWSERS": tmp_path / "browsers"}.items():
+        monkeypatch.setattr(dev, name, path)
+    monkeypatch.setattr(dev, "environment_python", lambda: commands / "python")
+
+    def make(script: str) -> Path:
+        for name, text in {"apt-get": script, "sudo": '[ "$1" = -n ] && shift && exec "$@"', "python": "exit 1"}.items():
+            (commands / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+            (commands / name).chmod(0o755)
+        return commands
+
+    return make
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no apt-get")
+def test_browser_comes_from_the_system_even_if_its_list_of_packages_is_empty_at_first(bare_machine):
+    commands = bare_machine(
+        'cd "${0%/*}"; case "$1" in update) : > list;; install) [ -f list ] && : > chromium && exec /bin/chmod +x chromium;; esac'
+    )
+    dev.ensure_browser()
+    assert dev.browser_at_hand() == commands / "chromium"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no apt-get")
+def test_no_browser_is_said_and_left_to_the_tests_that_need_it(bare_machine, capsys):
+    bare_machine("exit 1")
+    dev.ensure_browser()
+    assert dev.browser_at_hand() is None
+    assert "no browser to test with" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
 def test_server_ends_with_dev_py(comfyui_path, tmp_path):
     """A demo that is told to end takes its server along: no process stays behind."""

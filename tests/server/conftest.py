@@ -1,9 +1,8 @@
-"""One real ComfyUI server for all tests of this folder, with prompts and LoRA files to run on it."""
+"""Prompts and LoRA files to run on the real server."""
 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +12,6 @@ import demo
 import pytest
 import torch
 from safetensors.torch import load
-
-PACK = Path(__file__).resolve().parent.parent.parent
-SERVER_START_SECONDS = 240.0
-
-
-@pytest.fixture(scope="session")
-def server(comfyui_path: Path, tiny_models_folder: Path) -> Iterator[comfy_server.Server]:
-    """A running server whose base folder holds the tiny models and a link to this pack."""
-    base = comfy_server.prepare_base(tiny_models_folder.parent, PACK)
-    running = comfy_server.Server(Path(sys.executable), comfyui_path, base, base / "server.log")
-    running.start(SERVER_START_SECONDS)
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="session")
-def object_info(server: comfy_server.Server) -> dict:
-    return server.object_info()
 
 
 @dataclass(frozen=True)
