@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     found = compare_files(options.first, options.second)
     weights = _weights(found) if options.weights else None
     if options.json:
-        print(json.dumps(found.as_dict() | ({"weights": weights.as_dict()} if weights else {}), ensure_ascii=False))
+        print(json.dumps(found.as_dict() | ({"weights": weights.as_dict()} if weights else {})))
     else:
         show_markdown(found.markdown(weights and weights.as_dict()))
     return FINE if found.same_layers else PROBLEMS

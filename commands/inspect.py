@@ -60,7 +60,7 @@ def _show(found: Inspection, options: argparse.Namespace, place: int) -> None:
     weights = weigh_file(found) if options.weights else None
     if options.json:
         told = found.as_dict() | ({"hashes": hashes._asdict()} if hashes else {}) | ({"weights": weights} if weights else {})
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(told))
         return
     if place:
         print()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,9 +22,20 @@ def console(error: bool = False) -> Console | None:
     try:
         from rich.console import Console
     except ImportError:
-        print(NO_RICH, file=sys.stderr)
+        _complain_once(NO_RICH)
         return None
     return Console(stderr=error, highlight=False)
+
+
+@lru_cache
+def _complain_once(complaint: str) -> None:
+    print(complaint, file=sys.stderr)
+
+
+def show_any_text() -> None:
+    """Let names that are no text, or that the terminal has no letters for, be shown escaped and not raise."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def show_markdown(text: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ..key_maps.header import LoraFileError
 from . import compare, inspect, scan
-from .output import FAILED, INTERRUPTED
+from .output import FAILED, INTERRUPTED, show_any_text
 
 COMMANDS = (inspect, scan, compare)
 
@@ -25,9 +25,12 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    show_any_text()
     options = parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
     except LoraFileError as error:
         print(f"{error}.", file=sys.stderr)
         return FAILED

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         if options.problems and not row.has_problem:
             continue
         if options.json_lines:
-            print(json.dumps(row.as_dict(), ensure_ascii=False), flush=True)
+            print(json.dumps(row.as_dict()), flush=True)
         else:
             shown.append(row)
     if not options.json_lines:

@@ -31,7 +31,12 @@ class FileComparison:
     @property
     def same_layers(self) -> bool:
         """Whether both change just the same layers of the same model."""
-        return self.one_model and all(a == b for a, b in self.layers.values())
+        return self.one_model and not self.unknown and all(a == b for a, b in self.layers.values())
+
+    @property
+    def unknown(self) -> list[str]:
+        """Which of A and B change no layers that are known."""
+        return [name for name, found in (("A", self.first), ("B", self.second)) if not found.report.trained]
 
     @property
     def one_model(self) -> bool:
@@ -44,6 +49,8 @@ class FileComparison:
         """One line: how much they have in common."""
         if not self.one_model:
             return f"They are for different models: {self.first.family.title} and {self.second.family.title}."
+        if self.unknown:
+            return f"Which layers {' and '.join(self.unknown)} would change cannot be told."
         if self.same_layers:
             return f"Both change the same {len(self.layers)} kinds of layers, in the same blocks."
         counts = [sum(bool(a and b) for a, b in self.layers.values()), *(sum(not pair[i] for pair in self.layers.values()) for i in (1, 0))]

@@ -32,7 +32,7 @@ from .plan import (
     make_plan,
 )
 from .presets import PresetReport, match_presets
-from .report import Report
+from .report import Report, plural
 from .site import Site, everywhere
 from .stock import stock_placed
 
@@ -73,7 +73,7 @@ class Inspection:
     def __init__(self, path: str, header: Header, config_beside, groups: Groups, guess: Guess, plan: Plan, stock=None, own=NONE):
         self.path, self.header, self.config_beside = path, header, config_beside
         self.groups, self.guess, self.plan = groups, guess, plan
-        self.size = header.data_start + max((info.end for info in header.tensors.values()), default=0)
+        self.size = header.data_start + max((info.end for info in header.tensors.values()), default=0) or _size_on_disk(path)
         self._stock = stock
         self.report = Report(plan, path, stock=self._ask_stock, errors=own.errors, guess=guess)
 
@@ -210,27 +210,36 @@ class Inspection:
             return f"{line}; the stock loader would load {'it' if modules['placed'] == 1 else 'them'} too{wrongly}."
         return f"{line}; the stock loader would load {self.stock_modules}."
 
+    def _stacked(self) -> list[Health]:
+        """Several adapters on the same rows of one weight: they add up, which is seldom meant."""
+        seen = Counter((adapter.reaches, adapter.kind, adapter.target.pieces) for adapter in self.report.adapters)
+        several = [pieces[0][0] for (_, _, pieces), count in seen.items() if count > 1]
+        if not several:
+            return []
+        told = f"{len(several)} weight{'s have' if len(several) > 1 else ' has'} several adapters, such as {several[0]}"
+        return [Health(told, "They add up: the LoRA may be stronger there than it was meant to be.")]
+
     @cached_property
     def health(self) -> list[Health]:
         """What is odd about the file, and what each finding means for the picture; empty for a sound file."""
         found = [
-            Health(f"{_number_of(count, 'key')}: {category}", MEANINGS[category])
+            Health(f"{plural(count, 'key')}: {category}", MEANINGS[category])
             for category, count in self.report.categories.most_common()
             if category not in (PLACED, NOT_WIRED) and self.plan.site.components
         ]
         if not self.report.modules["total"]:
             found.append(Health("No key of it belongs to an adapter", "Loading it changes nothing."))
         elif not self.plan.site.components and not self.only_encoders:
-            found.append(Health("No table knows the names of its modules", "Whether it has an effect depends on the model."))
+            found.append(Health("The model it was made for cannot be told", "Whether it has an effect depends on the model."))
         found += [Health(problem, "The metadata are damaged; the weights are not.") for problem in self.metadata.problems]
-        return found + self._odd_numbers() + self._odd_tensors()
+        return found + self._odd_numbers() + self._odd_tensors() + self._stacked()
 
     def _odd_numbers(self) -> list[Health]:
         found = []
         for fault, meaning, is_odd in ODD_ALPHAS:
             odd = [key for key, alpha in self.alphas.items() if is_odd(alpha)]
             if odd:
-                found.append(Health(f"Alpha {fault} in {_number_of(len(odd), 'adapter')}, such as {odd[0]}", meaning))
+                found.append(Health(f"Alpha {fault} in {plural(len(odd), 'adapter')}, such as {odd[0]}", meaning))
         large = [scale for scale in self.scales if abs(scale) > LARGE_SCALE]
         if large:
             found.append(Health(f"Alpha / rank is {max(large, key=abs):g} in some layers", "The LoRA may be far too strong at strength 1."))
@@ -238,7 +247,7 @@ class Inspection:
 
     def _odd_tensors(self) -> list[Health]:
         empty = [name for name, info in self.header.tensors.items() if 0 in info.shape]
-        count = _number_of(len(empty), "tensor")
+        count = plural(len(empty), "tensor")
         return [Health(f"{count} without a value in it, such as {empty[0]}", "They have no effect.")] if empty else []
 
     def as_dict(self) -> dict[str, Any]:
@@ -288,7 +297,7 @@ class Inspection:
 LARGE_SCALE = 16.0
 ODD_ALPHAS = (
     ("is not a number", "These layers would turn to noise.", lambda alpha: not math.isfinite(alpha)),
-    ("is 0", "Read as 'not set': alpha = rank, as all trainers do.", lambda alpha: alpha == 0),
+    ("is 0", "Read as 'not set': alpha = rank, as sd-scripts does. Stock would leave these layers out.", lambda alpha: alpha == 0),
     ("is negative", "These layers work in reverse.", lambda alpha: alpha < 0),
 )
 
@@ -346,8 +355,12 @@ def _kind_title(kind: str, roles: Sequence[str], kernel: Sequence[int]) -> str:
     return "LoCon" if kind == "lora" and any(size > 1 for size in kernel) else title
 
 
-def _number_of(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
+def _size_on_disk(path: str) -> int:
+    """For pickle files, whose header is made up from their tensors."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def _rounded(number: float) -> float:

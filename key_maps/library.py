@@ -126,12 +126,12 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
             continue
         config = next((_changed(entry) for entry in entries if entry.name == CONFIG), 0)
         for entry in entries:
-            if entry.name.lower().endswith((*ENDINGS, *PICKLED)):
+            if entry.is_dir():
+                waiting.append((f"{inside}{entry.name}/", entry.path))
+            elif entry.name.lower().endswith((*ENDINGS, *PICKLED)):
                 with suppress(OSError):
                     about = entry.stat()
                     found[inside + entry.name] = Stamp(about.st_size, about.st_mtime_ns, config)
-            elif entry.is_dir():
-                waiting.append((f"{inside}{entry.name}/", entry.path))
     return dict(sorted(found.items()))
 
 

@@ -88,7 +88,7 @@ def _loads(inspection: Inspection) -> Iterator[str]:
     report = inspection.report
     if not inspection.plan.site.components:
         if inspection.only_encoders:
-            yield "It changes text encoders only, and the file does not tell of which model. Connect a CLIP for the exact answer."
+            yield "It changes text encoders only, and their names do not tell of which model. Connect a CLIP for the exact answer."
         else:
             yield "The model it was made for cannot be told from the file. Connect a model, or inspect it against one."
         return
@@ -96,7 +96,7 @@ def _loads(inspection: Inspection) -> Iterator[str]:
         title = inspection.family.title or "the model"
         yield f"Judged by what is known of {_first(title)}; connect a model, or inspect against its file, for the exact answer."
     else:
-        yield f"In the connected model{f', {report.model_title}' if report.model_title else ''}:"
+        yield f"In the given model{f', {report.model_title}' if report.model_title else ''}, exactly:"
     yield ""
     modules, keys = report.modules, report.count(PLACED)
     rows = [("LoRA Locksmith", f"{modules['placed']} of {modules['total']}", f"{keys} of {len(report.outcomes)}")]

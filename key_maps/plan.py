@@ -259,7 +259,7 @@ class _Planner:
         for candidate in candidates:
             if reaches == "bias":
                 biases = [self.site.components[candidate.component].bias_of(piece[0]) for piece in candidate.pieces]
-                if None not in biases and module.out in (None, candidate.out):
+                if None not in biases and (not candidate.out or module.out in (None, candidate.out)):
                     return candidate
             elif fits(module, candidate.out, candidate.inner) or _grows(candidate, module):
                 return candidate

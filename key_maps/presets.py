@@ -61,7 +61,8 @@ class Preset(NamedTuple):
     line: int
 
     def __str__(self) -> str:
-        return f"{self.trainer}'s '{self.name}'" + (f" ({self.versions})" if self.versions else "")
+        owner = f"{self.trainer}'{'' if self.trainer.endswith('s') else 's'}"
+        return f"{owner} '{self.name}'" + (f" ({self.versions})" if self.versions else "")
 
 
 class Finding(NamedTuple):
@@ -162,7 +163,7 @@ def match_presets(plan: Plan, trainer: str = "") -> PresetReport:
     trained = layout.trained(plan)
     if not trained or not layout.presets:
         return PresetReport(known=bool(layout.presets))
-    exact = layout.by_mask.get(trained, ())
+    exact = layout.exact(trained)
     if exact:
         return PresetReport(_findings(layout, exact, trained, trainer), known=True)
     blocks = layout.blocks_of(trained)
@@ -200,6 +201,7 @@ class Layout:
             if weight.endswith(".weight") and len(shape) > 1:
                 self._enter(module, weight, shape)
         self.other = 1 << len(self.labels)  # stands for all that is no weight matrix of the model
+        self.optional = _union(bit for weight in component.optional for _, bit in self.slices.get(weight, ()))
         self.places = {(weight, None): _union(bit for _, bit in members) for weight, members in self.slices.items()}
         self.block_bits = self._blocks()
         self.presets = tuple(preset for preset in presets if self.family and self.family.name in preset.families)
@@ -308,11 +310,16 @@ class Layout:
         """The blocks (None: outside of all blocks) a set of modules touches, with all their bits."""
         return {block: bits for block, bits in self.block_bits.items() if bits & mask}
 
+    def exact(self, trained: int) -> Sequence[Preset]:
+        """Presets that train just these modules; what only some variants of a drawn model have may be missing."""
+        absent = self.optional & ~trained
+        return [preset for preset, mask in self.masks.items() if mask & ~absent == trained] if absent else self.by_mask.get(trained, ())
+
     def restricted(self, trained: int, blocks: Mapping[tuple[str, int] | None, int]) -> list[Preset]:
         """Presets that train just these modules, if only these blocks are looked at."""
         if not any(blocks):
             return []
-        within = _union(blocks.values()) | self.other
+        within = (_union(blocks.values()) | self.other) & ~(self.optional & ~trained)
         return [preset for preset, mask in self.masks.items() if mask & within == trained]
 
     def spelled_out(self, blocks: Iterable[tuple[str, int] | None]) -> str:
@@ -327,11 +334,12 @@ class Layout:
 
     def nearest(self, trained: int, trainer: str) -> Nearest | None:
         """The preset most like a set of modules, None where even that shares less than CLOSE."""
-        shares = {preset: (mask & trained).bit_count() / (mask | trained).bit_count() for preset, mask in self.masks.items()}
+        absent = self.optional & ~trained
+        shares = {preset: (mask & trained).bit_count() / (mask & ~absent | trained).bit_count() for preset, mask in self.masks.items()}
         best = max(self.presets, key=lambda preset: (shares[preset], _named(preset, trainer)))
         if shares[best] < CLOSE:
             return None
-        mask = self.masks[best]
+        mask = self.masks[best] & ~absent
         return Nearest(best, shares[best], self.kinds(mask & ~trained), self.kinds(trained & ~mask))
 
     def kinds(self, mask: int) -> tuple[str, ...]:

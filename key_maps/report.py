@@ -132,7 +132,11 @@ class Report:
     @property
     def losses(self) -> list[str]:
         """Categories of the keys without effect, bookkeeping left out, with their counts."""
-        return [f"{count} keys: {category}" for category, count in self.categories.most_common() if category not in (PLACED, BOOKKEEPING)]
+        return [
+            f"{plural(count, 'key')}: {category}"
+            for category, count in self.categories.most_common()
+            if category not in (PLACED, BOOKKEEPING)
+        ]
 
     @cached_property
     def trained(self) -> list[Trained]:
@@ -214,22 +218,27 @@ class Report:
         """Strengths that stock does not see, or sees wrong."""
         corrected = sum(adapter.strength.factor != 1.0 for adapter in self.adapters)
         if corrected:
-            told = f"{corrected} modules were saved by sd-scripts with split_qkv at a fraction of their strength; it is restored. "
-            yield Correction(f"full strength of {corrected} modules", told + "Stock would apply 1/3 or 1/4 of it.")
+            told = f"{plural(corrected, 'module')} saved by sd-scripts with split_qkv at a fraction of the strength; it is restored. "
+            yield Correction(f"full strength of {plural(corrected, 'module')}", told + "Stock would apply 1/3 or 1/4 of it.")
         scaled = [adapter for adapter in self.adapters if adapter.strength.scale not in (None, 1.0)]
         if scaled:
             scales = ", ".join(sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MOST_SCALES])
-            told = f"{len(scaled)} modules have their strength in {scaled[0].strength.source}: x {scales}. Stock would apply x 1."
-            yield Correction(f"strength x {scales} of {len(scaled)} modules", told)
+            told = f"Strength of {plural(len(scaled), 'module')} from {scaled[0].strength.source}: x {scales}. Stock would apply x 1."
+            yield Correction(f"strength x {scales} of {plural(len(scaled), 'module')}", told)
 
     def _rebuilt(self) -> Iterator[Correction]:
         """Adapters of kinds that stock ignores or computes otherwise."""
         counts = Counter(adapter.kind for adapter in self.adapters if adapter.kind in REBUILT)
-        counts["dora"] = sum(bool(adapter.roles.keys() & {"magnitude", "dora_scale"}) for adapter in self.adapters)
+        counts["dora"] = sum(map(self._dora_that_stock_gets_wrong, self.adapters))
         for kind, count in counts.items():
             if count:
                 title = REBUILT[kind].partition(":")[0].partition(".")[0]
-                yield Correction(f"{title} as trained in {count} modules", f"{count} modules are {REBUILT[kind]}.")
+                yield Correction(f"{title} as trained in {plural(count, 'module')}", f"{plural(count, 'module')}: {REBUILT[kind]}.")
+
+    def _dora_that_stock_gets_wrong(self, adapter: Adapter) -> bool:
+        """Stock is right about magnitudes for each input, [1, in], as OneTrainer writes them."""
+        scale = self.plan.shapes.get(adapter.roles.get("dora_scale", ""))
+        return "magnitude" in adapter.roles or (scale is not None and not (len(scale) > 1 and scale[0] == 1))
 
     def __str__(self) -> str:
         lines = [self.verdict, ""]
@@ -287,6 +296,11 @@ class Pattern(NamedTuple):
     name: str
     keys: int
     reason: str
+
+
+def plural(count: int, word: str) -> str:
+    """ "1 key", "2 keys"."""
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")

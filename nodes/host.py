@@ -259,7 +259,8 @@ def _hosts_patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tup
 
 def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
     if "alpha" in tensors:
-        return tensors["alpha"].item() * adapter.strength.factor
+        # 0 is "not set" to sd-scripts (networks/lora.py LoRAModule), which reads it as alpha = rank.
+        return tensors["alpha"].item() * adapter.strength.factor or None
     if adapter.strength.scale is not None and adapter.rank:
         return adapter.strength.scale * adapter.rank
     return None

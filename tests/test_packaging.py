@@ -1,12 +1,16 @@
 """The project's files agree with each other and with what ComfyUI's registry asks of a pack."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+from reports.small_files import flux_lora, write_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,3 +69,42 @@ def test_importing_the_pack_imports_nothing_heavy():
     )
     outcome = subprocess.run([sys.executable, "-I", "-c", code, str(ROOT)], capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
+
+
+ROOMS = ("commands", "key_maps", "lora", "nodes")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel that `pip install .` makes, built from a copy, because setuptools leaves its workings in the folder."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = shutil.copytree(
+        ROOT, folder / "copy", ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "docs", "build", "*.egg-info")
+    )
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", folder, copy]
+    outcome = subprocess.run(command, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_wheel_has_all_code_and_all_knowledge(wheel):
+    wanted = {path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()}
+    wanted = {name for name in wanted if "__pycache__" not in name} | {"__init__.py", "cli.py"}
+    with ZipFile(wheel) as archive:
+        packed = {name.removeprefix("lora_locksmith/") for name in archive.namelist() if name.startswith("lora_locksmith/")}
+    assert packed - {"dev.py"} == wanted
+    assert sum(name.endswith((".table", ".record", ".presets")) for name in packed) > 60
+
+
+def test_installed_command_runs(wheel, tmp_path):
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", tmp_path / "place", wheel]
+    subprocess.run(command, check=True, capture_output=True)
+    lora = write_file(tmp_path / "lora.safetensors", flux_lora(start="transformer.base_model.model."))
+    script = tmp_path / "place" / "bin" / ("lora-locksmith.exe" if sys.platform == "win32" else "lora-locksmith")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "place")}
+    outcome = subprocess.run([script, "inspect", lora], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "57 of 57 modules load" in outcome.stdout
+    model = subprocess.run([script, "inspect", "--against", lora, lora], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert model.returncode == 2 and "it is a LoRA, not the model" in model.stderr
