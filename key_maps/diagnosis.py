@@ -10,10 +10,11 @@ from typing import NamedTuple
 from .dialect import DENOISER, Dialect
 from .grammar import parse_key
 from .groups import group_keys
-from .identify import Guess, Sample, identify, peelings, variant_title
+from .identify import WITHOUT_DIGITS, Guess, Sample, identify, peelings, variant_title
 from .locate import LONGEST_MODULE, MOST_PEELS
 from .plan import Plan
-from .site import Site
+from .site import Candidate, Site
+from .spell import DIFFUSERS, NATIVE
 from .table import flatten, generalise
 
 LONGEST_NAME = 200  # characters of a name that is compared with others; real ones have less than half
@@ -50,22 +51,34 @@ def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
     if by_metadata:
         mark, dialect = max(by_metadata, key=lambda match: (*_weight(match[0]), match[1].title))
         return Writer(dialect.title, f"metadata: {mark.partition('=')[0]}")
-    known = [dialect for dialect in known if not (families and dialect.families) or set(families) & set(dialect.families)]
-    profile = Counter(
-        (adapter.location.wrapper, _naming(adapter.target.naming), spelling) for adapter in plan.adapters for spelling in adapter.spellings
-    )
-    if not profile:
-        parsed = [parse_key(key) for key in plan.shapes]
-        profile = Counter((_deepest_wrapper(plan.site, key.module), "", key.spelling) for key in parsed if key.role)
+    known = [dialect for dialect in known if not dialect.families or set(families) & set(dialect.families)]
+    profile = _profile(plan)
     scores = {dialect.title: _likeness(dialect, profile) for dialect in known}
     best = max(scores.values(), default=0.0)
-    titles = [title for title, score in scores.items() if score == best]
-    if best < LEAST_LIKENESS or len(titles) > MOST_TRAINERS:
+    titles = [title for title, score in scores.items() if score >= best - SLACK]
+    if best <= LEAST_LIKENESS or len(titles) > MOST_TRAINERS:
         return Writer("cannot tell")
     return Writer(" or ".join(filter(None, (", ".join(titles[:-1]), titles[-1]))), "wrappers, module names and role spellings")
 
 
-LEAST_LIKENESS = 0.5
+def _profile(plan: Plan) -> Counter[tuple[str, tuple[str, ...], str]]:
+    """How many tensors of a file have each (wrapper, whose names, role spelling)."""
+    remembered: dict[tuple, tuple[str, ...]] = {}
+    profile: Counter = Counter()
+    for adapter in plan.adapters:
+        target = adapter.target
+        key = (target.component, target.naming, target.module.translate(WITHOUT_DIGITS))
+        if key not in remembered:
+            remembered[key] = _namings(plan.site, target)
+        profile.update([(adapter.location.wrapper, remembered[key], spelling) for spelling in adapter.spellings])
+    if profile:
+        return profile
+    parsed = [parse_key(key) for key in plan.shapes]
+    return Counter((_deepest_wrapper(plan.site, key.module), (), key.spelling) for key in parsed if key.role)
+
+
+LEAST_LIKENESS = 0.5  # what the wrapper alone counts, which says little: many write none
+SLACK = 0.02  # likeness that a few odd modules may cost
 MOST_TRAINERS = 4  # more that fit equally well are no answer
 
 
@@ -95,8 +108,19 @@ def _weight(mark: str) -> tuple[bool, int]:
     return "=" in mark, len(mark) if "=" in mark else 0
 
 
-def _naming(alternative: int) -> str:
-    return "native" if alternative < 0 else "diffusers" if alternative == 0 else "other"
+def _namings(site: Site, target: Candidate) -> tuple[str, ...]:
+    """Whose names a module bears; of some modules native and diffusers' names are the same."""
+    if target.naming > DIFFUSERS:
+        return ("other",)
+    if target.naming == DIFFUSERS:
+        return ("diffusers",)
+    family = site.components[target.component].family
+    rows = [match.row for match in family.find(flatten(target.module)) if match.alternative == NATIVE] if family else []
+    same = any(
+        row.alternatives and [flatten(part.name) for part in row.alternatives[DIFFUSERS].parts] == [flatten(name) for name in row.native]
+        for row in rows
+    )
+    return ("native", "diffusers") if same else ("native",)
 
 
 def _likeness(dialect: Dialect, profile: Counter) -> float:
@@ -104,10 +128,10 @@ def _likeness(dialect: Dialect, profile: Counter) -> float:
     if not total:
         return 0.0
     score = 0.0
-    for (wrapper, naming, spelling), count in profile.items():
+    for (wrapper, namings, spelling), count in profile.items():
         wrappers = (*dialect.writes, *dialect.encoders) or ("",)
         right = wrapper in wrappers
-        score += count * (0.5 * right + 0.3 * (spelling in dialect.roles) + 0.2 * (naming in (dialect.names, *dialect.also)))
+        score += count * (0.5 * right + 0.3 * (spelling in dialect.roles) + 0.2 * (not {dialect.names, *dialect.also}.isdisjoint(namings)))
     return score / total
 
 
@@ -119,7 +143,13 @@ def nearest_name(site: Site, key: str) -> str:
     name = (peelings(site, parse_key(key).module) or [""])[-1]
     if not name or len(name) > LONGEST_NAME:
         return ""
-    template = generalise(name)[0]
-    templates = {generalise(flat)[0]: modules[0] for flat, modules in denoiser.flat.items()}
+    template, numbers = generalise(name)
+    templates: dict[str, dict[tuple[str, ...], str]] = {}
+    for flat, modules in denoiser.flat.items():
+        other, places = generalise(flat)
+        templates.setdefault(other, {})[places] = modules[0]
     close = difflib.get_close_matches(template, templates, n=1, cutoff=0.75)
-    return f"; nearest: {templates[close[0]]}" if close else ""
+    if not close:
+        return ""
+    blocks = templates[close[0]]
+    return f"; nearest: {blocks.get(numbers) or next(iter(blocks.values()))}"

@@ -9,11 +9,25 @@ from typing import NamedTuple
 
 from .dialect import DENOISER
 from .groups import Group
-from .identify import Guess, Sample, Shapes, contradictions, member_names, numbered, same_blocks, solved_sizes, too_few, weight_shape
+from .identify import (
+    Guess,
+    Sample,
+    Shapes,
+    blocks_of,
+    contradictions,
+    is_whole,
+    matches_of,
+    member_names,
+    numbered,
+    same_blocks,
+    solved_sizes,
+    too_few,
+    weight_shape,
+)
 from .locate import MOST_PEELS
 from .own import NONE, OwnMaps
 from .site import Component, Shape, Site
-from .table import Family, Row, evaluate, families, fill, flatten
+from .table import Family, Match, Row, evaluate, families, fill, flatten, generalise, unify
 
 MOST_BLOCKS = 1000  # of one name, that are drawn
 MOST_DRAWN = 32  # models kept
@@ -28,6 +42,7 @@ class Drawing(NamedTuple):
     prefix: str
     sizes: Numbers
     blocks: Numbers
+    told: tuple[tuple[str, Shape], ...] = ()  # shapes the file tells of modules that the table has in several shapes
 
 
 def draw_site(guess: Guess, groups: Sequence[Group], shapes: Shapes, known: Site, own: OwnMaps = NONE) -> Site:
@@ -39,7 +54,15 @@ def draw_site(guess: Guess, groups: Sequence[Group], shapes: Shapes, known: Site
     name = guess.name or next(iter(guess.rivals), "")
     if not name:
         return Site((), own)
-    drawings = [Drawing(name, DENOISER, "diffusion_model.", *_measured(known.families[name], guess, known))]
+    drawings = [
+        Drawing(
+            name,
+            DENOISER,
+            "diffusion_model.",
+            *_measured(known.families[name], guess, known),
+            _told_shapes(known.families[name], guess.samples),
+        )
+    ]
     if guess.encoder_modules:
         drawings += _encoder_drawings(known, drawings[0], guess.encoder_modules, groups, shapes)
     if own is not NONE:
@@ -65,6 +88,37 @@ def _measured(family: Family, guess: Guess, known: Site) -> tuple[Numbers, Numbe
     return _numbers(sizes), _numbers({**own, **published})
 
 
+def _told_shapes(family: Family, samples: Iterable[Sample]) -> tuple[tuple[str, Shape], ...]:
+    """(native name, shape) of the file's modules that the family has in several shapes, such as the modulation of a last block."""
+    several = _in_several_shapes(family)
+    told = {}
+    for sample in samples:
+        kinds = {_kind(match.row.native[0]) for match in matches_of(family, sample)}
+        if sample.shape is None or kinds.isdisjoint(several):
+            continue
+        for match in (match for name in member_names(sample) for match in family.find(name)):
+            if _is_one(match) and unify(match.row.shape, sample.shape) is not None:
+                told[match.native[0]] = sample.shape
+    return tuple(sorted(told.items()))
+
+
+def _in_several_shapes(family: Family) -> set[str]:
+    """The kinds of modules for which a table has rows of several shapes."""
+    shapes: dict[str, set] = {}
+    for row in family.rows:
+        if len(row.native) == 1:
+            shapes.setdefault(_kind(row.native[0]), set()).add(row.shape)
+    return {kind for kind, found in shapes.items() if len(found) > 1}
+
+
+def _kind(native: str) -> str:
+    return generalise(flatten(native.replace("{}", "0")))[0]
+
+
+def _is_one(match: Match) -> bool:
+    return len(match.native) == 1 and match.row.shape is not None and is_whole(match)
+
+
 def _numbers(numbers: Mapping[str, int]) -> Numbers:
     return tuple(sorted(numbers.items()))
 
@@ -79,7 +133,8 @@ def _fitting_sizes(family: Family, samples: Sequence[Sample], known: Site) -> tu
 
 
 def _published_blocks(family: Family, variant: str, guess: Guess) -> Mapping[str, int]:
-    fitting = {name: blocks for name, blocks in family.blocks.items() if not too_few(blocks, guess.depths)}
+    variants = dict.fromkeys((*family.sizes, *family.blocks))
+    fitting = {name: blocks for name in variants if (blocks := blocks_of(family, name)) and not too_few(blocks, guess.depths)}
     same = [name for name, blocks in fitting.items() if same_blocks(blocks, guess.depths)]
     return next((fitting[name] for name in (variant, *same, *fitting) if name in fitting), {})
 
@@ -88,7 +143,7 @@ def _own_blocks(family: Family, samples: Iterable[Sample], published: Mapping[st
     """The highest block of each native name that the file trains, + 1, for names without a published number."""
     blocks: dict[str, int] = {}
     for sample in samples:
-        rows = [match.row.native[0] for name in sample.names for match in family.find(name)]
+        rows = [match.row.native[0] for match in matches_of(family, sample)]
         if all(prefix in published for row in rows for prefix, _ in numbered(row, row)):
             continue
         for name in member_names(sample):
@@ -112,6 +167,7 @@ def _draw(family: Family, drawing: Drawing) -> Component:
                 weights[weight] = shape
             if row.optional:
                 optional.add(weight)
+    weights.update((f"{drawing.prefix}{module}.weight", shape) for module, shape in drawing.told)
     return Component(drawing.slot, drawing.prefix, weights, family, drawn=True, optional=frozenset(optional))
 
 

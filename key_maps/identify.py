@@ -19,7 +19,8 @@ Shapes = Mapping[str, "Shape | None"]
 MOST_SAMPLES = 400
 MOST_REMEMBERED = 20_000  # samples whose meanings are remembered
 MOST_MEMBERS = 4  # of one pattern, looked at where families fit equally well
-LEAST_FITTING = 0.5  # share of a file's module patterns a family must know
+LEAST_FITTING = 0.75  # share of a file's module patterns a family must know
+LEAST_AGREEING = 0.5  # share of the patterns with known shapes that must agree with the sizes of one published variant
 LEAST_TRAINED = 0.75  # share of the blocks below the highest that must be trained for their number to tell
 LONGEST_NUMBER = 6  # digits of what can no longer be a block's number
 CLOSE = 0.7  # share of the best score that makes a family worth naming beside the best
@@ -30,12 +31,16 @@ NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
 
 
 class Sample(NamedTuple):
-    """Modules of one pattern and shape: what one is called after each possible peel, and its weight's shape where known."""
+    """Modules of one pattern and shape: what one is called after each possible peel, and its weight's shape where known.
+
+    `readings`: what it is called if it is read otherwise (locate.readings), which counts less.
+    """
 
     names: tuple[str, ...]
     shape: Shape | None
     members: tuple[str, ...]
     skip: int = 0  # numbers in the wrapper, which count no blocks
+    readings: tuple[str, ...] = ()
 
 
 class Blocks(NamedTuple):
@@ -65,19 +70,20 @@ def identify(groups: Iterable[Group], shapes: Shapes, metadata: Mapping[str, str
     well, and nothing else: files are often trained from merges whose metadata name something else.
     """
     samples, encoder_modules = denoiser_samples(groups, shapes, site)
-    scores = _scores(samples, site)
+    if encoder_modules and not samples:
+        return _of_encoders(encoder_modules, metadata, site)
+    told = [_meanings(site, sample) for sample in samples]
+    scores = _scores(told, site)
     best = max(scores.values(), default=0)
+    unknown = Guess("", "", samples=samples, encoder_modules=encoder_modules)
     if not best or best < LEAST_FITTING * len(samples):
-        return Guess("", "", samples=samples, encoder_modules=encoder_modules)
+        return unknown._replace(runners_up=_runners_up(scores, site.families, (), best, len(samples)) if best else ())
     depths = block_counts(samples)
-    told = [_meanings(site, sample.names, sample.shape) for sample in samples if sample.shape is not None]
-    first = [family for family in site.families.values() if scores.get(family.name) == best]
-    closest = _lowest(first, lambda family: _rank(family, depths, [meanings.get(family.name, NO_MEANING) for meanings in told]))
-    if len(closest) > 1:
-        # Numbers may mean blocks of another kind, as in a UNet.
-        members = [name for sample in samples for name in member_names(sample, MOST_MEMBERS)]
-        closest = _lowest(closest, lambda family: sum(not _has(site, family, name) for name in members))
-    closest.sort(key=lambda family: not family.common)
+    closest = _closest(scores, best, samples, told, depths, site)
+    if not closest:
+        evidence = (f"{best} of {len(samples)} patterns of module names are in a table, but of no published size",)
+        runners = _runners_up(scores, site.families, (), best, len(samples))
+        return unknown._replace(evidence=evidence, runners_up=runners, depths=depths)
     evidence = [f"{best} of {len(samples)} patterns of module names and shapes are in its table"]
     chosen, reason = _decide(closest, metadata, site)
     evidence += [reason] if reason else []
@@ -87,6 +93,36 @@ def identify(groups: Iterable[Group], shapes: Shapes, metadata: Mapping[str, str
         return Guess("", title, tuple(family.name for family in closest), tuple(evidence), runners, samples, depths, encoder_modules)
     title = variant_title(chosen, samples, site)
     return Guess(chosen.name, title, (), tuple(evidence), runners, samples, depths, encoder_modules)
+
+
+def _of_encoders(encoder_modules: tuple[str, ...], metadata: Mapping[str, str], site: Site) -> Guess:
+    """The family of a file that trains text encoders only, which models share: the connected model's, or as the metadata say."""
+    denoisers = [family for family in site.families.values() if family.kind == DENOISER]
+    chosen, reason = (site.family, "the connected model") if site.family is not None else _by_metadata(denoisers, metadata)
+    if chosen is None:
+        return Guess("", "", encoder_modules=encoder_modules)
+    return Guess(chosen.name, chosen.title, (), (f"only text encoders are in it; told by {reason}",), encoder_modules=encoder_modules)
+
+
+def _closest(scores, best: int, samples: Sequence[Sample], told: Sequence[Mapping[str, Meaning]], depths, site: Site) -> list[Family]:
+    """The families with the best score against which least speaks, the common ones first; none where their sizes are others."""
+    first = [family for family in site.families.values() if scores.get(family.name) == best]
+    shaped = [meanings for sample, meanings in zip(samples, told, strict=True) if sample.shape is not None]
+    by_family = {family.name: [meanings.get(family.name, NO_MEANING) for meanings in told] for family in first}
+    sized = {family.name: [meanings.get(family.name, NO_MEANING) for meanings in shaped] for family in first}
+    first = [family for family in first if family is site.family or _agrees(family, sized[family.name])]
+    closest = _lowest(first, lambda family: _rank(family, depths, by_family[family.name], sized[family.name]))
+    if len(closest) > 1:
+        # Numbers may mean blocks of another kind, as in a UNet.
+        members = [name for sample in samples for name in member_names(sample, MOST_MEMBERS)]
+        closest = _lowest(closest, lambda family: sum(not _has(site, family, name) for name in members))
+    return sorted(closest, key=lambda family: not family.common)
+
+
+def _agrees(family: Family, meanings: Sequence[Meaning]) -> bool:
+    """Whether the shapes are those of a published variant, most of them."""
+    least = min((_contradicted(sizes, meanings) for sizes in family.sizes.values()), default=0)
+    return least <= (1 - LEAST_AGREEING) * len(meanings)
 
 
 def _lowest(known: Sequence[Family], rank: Callable[[Family], Any]) -> list[Family]:
@@ -132,16 +168,24 @@ def _decide(closest: Sequence[Family], metadata: Mapping[str, str], site: Site) 
         return closest[0], ""
     if site.family is not None and site.family in closest:
         return site.family, "other families fit as well; the connected model decides"
+    chosen, reason = _by_metadata(closest, metadata)
+    if chosen is not None:
+        return chosen, f"other families fit as well; the metadata decide: {reason}"
+    return None, "the file does not tell them apart"
+
+
+def _by_metadata(families: Sequence[Family], metadata: Mapping[str, str]) -> tuple[Family | None, str]:
+    """The one family that the metadata name, and by which key and value; None where they name none or several."""
     for key in FAMILY_METADATA:
         value = metadata.get(key)
         if not isinstance(value, str):
             continue
-        lengths = {family.name: _told(family, value) for family in closest}
+        lengths = {family.name: _told(family, value) for family in families}
         longest = max(lengths.values())
-        told = [family for family in closest if lengths[family.name] == longest]
+        told = [family for family in families if lengths[family.name] == longest]
         if longest and len(told) == 1:
-            return told[0], f"other families fit as well; the metadata decide: {key} = {value[:LONGEST_VALUE]}"
-    return None, "the file does not tell them apart"
+            return told[0], f"{key} = {value[:LONGEST_VALUE]}"
+    return None, ""
 
 
 def _told(family: Family, value: str) -> int:
@@ -155,18 +199,28 @@ def _runners_up(scores, known, winners, best, total) -> tuple[tuple[str, float],
     return tuple(sorted(close, key=lambda runner: -runner[1])[:3])
 
 
-def _rank(family: Family, depths: Mapping[str, Blocks], meanings: Sequence[Meaning]) -> tuple[bool, int, bool]:
-    """How much speaks against a family; the lower the better."""
-    too_deep = bool(family.blocks) and all(too_few(variant, depths) for variant in family.blocks.values())
-    least = min((_contradicted(sizes, meanings) for sizes in family.sizes.values()), default=len(meanings))
-    return too_deep, least, not any(same_blocks(blocks, depths) for blocks in family.blocks.values())
+def _rank(family: Family, depths: Mapping[str, Blocks], meanings: Sequence[Meaning], shaped: Sequence[Meaning]) -> tuple:
+    """How much speaks against a family; the lower the better: names read otherwise, then the variant with the fewest faults."""
+    read = sum(meaning.fits and not meaning.plain for meaning in meanings)
+    return read, min(_faults(family, variant, depths, shaped) for variant in {**family.sizes, **family.blocks} or ("",))
 
 
-def _scores(samples: Sequence[Sample], site: Site) -> dict[str, int]:
+def _faults(family: Family, variant: str, depths: Mapping[str, Blocks], meanings: Sequence[Meaning]) -> tuple[bool, int, bool]:
+    """What speaks against one variant: too few blocks, samples of other sizes, another number of blocks."""
+    blocks = blocks_of(family, variant)
+    return too_few(blocks, depths), _contradicted(family.sizes.get(variant, {}), meanings), not same_blocks(blocks, depths)
+
+
+def blocks_of(family: Family, variant: str) -> Mapping[str, int]:
+    """The numbers of blocks of a published variant; numbers stated without a variant hold for all."""
+    return {**family.blocks.get("", {}), **family.blocks.get(variant, {})}
+
+
+def _scores(told: Iterable[Mapping[str, Meaning]], site: Site) -> dict[str, int]:
     """How many samples each denoiser family knows, by name."""
     scores: dict[str, int] = {}
-    for sample in samples:
-        for name, meaning in _meanings(site, sample.names, sample.shape).items():
+    for meanings in told:
+        for name, meaning in meanings.items():
             if site.families[name].kind == DENOISER:
                 scores[name] = scores.get(name, 0) + meaning.fits
     return scores
@@ -177,14 +231,16 @@ class Meaning(NamedTuple):
 
     fits: bool
     sizes: tuple[Mapping[str, int], ...]
+    plain: bool = True  # as it is spelled, and not read otherwise
 
 
 NO_MEANING = Meaning(False, ())
 
 
-def _meanings(site: Site, names: tuple[str, ...], shape: Shape | None) -> Mapping[str, Meaning]:
+def _meanings(site: Site, sample: Sample) -> Mapping[str, Meaning]:
     """Family -> what a sample can be in it; remembered, because the files of one trainer are alike."""
-    return _remembered(site, (names, shape), lambda: _new_meanings(site, names, shape))
+    key = (sample.names, sample.readings, sample.shape)
+    return _remembered(site, key, lambda: _new_meanings(site, sample))
 
 
 def _remembered(site: Site, key: tuple, make: Callable[[], Any]) -> Any:
@@ -196,12 +252,21 @@ def _remembered(site: Site, key: tuple, make: Callable[[], Any]) -> Any:
     return found
 
 
-def _new_meanings(site: Site, names: tuple[str, ...], shape: Shape | None) -> Mapping[str, Meaning]:
+def _new_meanings(site: Site, sample: Sample) -> Mapping[str, Meaning]:
+    names = (*sample.names, *sample.readings)
     possible = {name for flat in names for name in site.knowing.get(generalise(flat)[0], ())}
-    return {name: _meaning(family, names, shape) for name, family in site.families.items() if name in possible}
+    return {name: _meaning(family, sample) for name, family in site.families.items() if name in possible}
 
 
-def _meaning(family: Family, names: tuple[str, ...], shape: Shape | None) -> Meaning:
+def _meaning(family: Family, sample: Sample) -> Meaning:
+    plain = _meaning_of(family, sample.names, sample.shape)
+    if plain.fits or not sample.readings:
+        return plain
+    read = _meaning_of(family, sample.readings, sample.shape)
+    return read._replace(plain=False) if read.fits else plain
+
+
+def _meaning_of(family: Family, names: Iterable[str], shape: Shape | None) -> Meaning:
     matches = [match for name in names for match in family.find(name)]
     sizes = [_solved(match, shape) for match in matches] if shape is not None else []
     return Meaning(any(_fits(match, shape) for match in matches), tuple(solved for solved in sizes if solved is not None))
@@ -225,8 +290,9 @@ def denoiser_samples(groups: Iterable[Group], shapes: Shapes, site: Site) -> tup
         names = tuple(peelings(site, members[0]))
         if names:
             skip = len(generalise(flatten(members[0]))[1]) - len(generalise(names[-1])[1])
-            samples.append(Sample(names, weight_shape(dict(zip(roles, tensors, strict=True))), tuple(members), max(skip, 0)))
-        else:
+            shape = weight_shape(dict(zip(roles, tensors, strict=True)))
+            samples.append(Sample(names, shape, tuple(members), max(skip, 0), _read_otherwise(site, members[0])))
+        elif len(members[0]) <= LONGEST_MODULE:
             encoder_modules += members
     return tuple(samples), tuple(encoder_modules)
 
@@ -259,9 +325,19 @@ def too_few(variant: Mapping[str, int], counts: Mapping[str, Blocks]) -> bool:
 
 
 def peelings(site: Site, module: str) -> list[str]:
-    """The flattened module name after each number of wrappers, in every reading; none where a wrapper names a text encoder."""
-    names, queue = [], [module, *readings(site, module)] if len(module) <= LONGEST_MODULE else []
-    for name in queue:
+    """The flattened module name after each number of wrappers, the shortest last; none where a wrapper names a text encoder."""
+    return _peeled(site, [module])
+
+
+def _read_otherwise(site: Site, module: str) -> tuple[str, ...]:
+    """What a module may be called if its name is read otherwise, after each number of wrappers."""
+    others = readings(site, module) if len(module) <= LONGEST_MODULE else []
+    return tuple(_peeled(site, others)) if others else ()
+
+
+def _peeled(site: Site, queue: list[str]) -> list[str]:
+    names = []
+    for name in queue if len(queue[0]) <= LONGEST_MODULE else ():
         names.append(flatten(name).strip("_"))
         for wrapper in site.wrappers.peelable(name):
             if wrapper.component not in (None, DENOISER):
@@ -269,7 +345,7 @@ def peelings(site: Site, module: str) -> list[str]:
             rest = name[len(wrapper.text) :]
             if len(queue) < MOST_PEELS and rest not in queue:
                 queue.append(rest)
-    return names
+    return sorted(names, key=len, reverse=True)
 
 
 def weight_shape(roles: Shapes) -> Shape | None:
@@ -288,18 +364,19 @@ def weight_shape(roles: Shapes) -> Shape | None:
 
 def _fits(match: Match, shape: Shape | None) -> bool:
     row = match.row
-    if shape is None or row.shape is None or not _is_whole(match) or len(row.native) > 1:
+    if shape is None or row.shape is None or not is_whole(match) or len(row.native) > 1:
         return True
     return unify(row.shape, shape) is not None or unify(row.shape, (*shape, 1, 1)) is not None
 
 
-def _is_whole(match: Match) -> bool:
+def is_whole(match: Match) -> bool:
+    """Whether a name stands for all rows of its module, and not for a part of a fused one."""
     return match.alternative < 0 or len(match.row.alternatives[match.alternative].parts) == 1
 
 
 def contradictions(family: Family, samples: Iterable[Sample], site: Site) -> dict[str, int]:
     """For each published variant of the family: how many samples have no meaning in it that agrees with its sizes."""
-    told = [_meanings(site, sample.names, sample.shape).get(family.name, NO_MEANING) for sample in samples if sample.shape is not None]
+    told = [_meanings(site, sample).get(family.name, NO_MEANING) for sample in samples if sample.shape is not None]
     return {variant: _contradicted(sizes, told) for variant, sizes in family.sizes.items()}
 
 
@@ -315,16 +392,23 @@ def _solved(match: Match, shape: Shape) -> Mapping[str, int] | None:
     row = match.row
     if row.shape is None or len(row.native) > 1:
         return {}
-    return unify(row.shape, shape) if _is_whole(match) else unify(row.shape[1:], shape[1:])
+    return unify(row.shape, shape) if is_whole(match) else unify(row.shape[1:], shape[1:])
 
 
-def solved_sizes(family: Family, samples: Sequence[Sample]) -> dict[str, int]:
-    """The sizes of a family's symbols as the file's own modules tell them, most common first."""
-    sizes: dict[str, int] = {}
-    for sample in sorted(samples, key=lambda sample: -len(sample.members)):
-        for match in (match for name in sample.names for match in family.find(name)):
-            if sample.shape is None or match.row.shape is None or len(match.row.native) > 1 or not _is_whole(match):
-                continue
-            for symbol, number in (unify(match.row.shape, sample.shape) or {}).items():
-                sizes.setdefault(symbol, number)
-    return sizes
+def solved_sizes(family: Family, samples: Iterable[Sample]) -> dict[str, int]:
+    """The sizes of a family's symbols as the file's own modules tell them; those that mean several sizes are left out."""
+    sizes: dict[str, set[int]] = {}
+    for sample in samples:
+        matches = [match for match in matches_of(family, sample) if match.row.shape and len(match.row.native) == 1 and is_whole(match)]
+        solved = [unify(match.row.shape, sample.shape) for match in matches] if sample.shape is not None else []
+        told = [known for known in solved if known is not None]
+        if told and all(known == told[0] for known in told):
+            for symbol, number in told[0].items():
+                sizes.setdefault(symbol, set()).add(number)
+    return {symbol: next(iter(numbers)) for symbol, numbers in sizes.items() if len(numbers) == 1}
+
+
+def matches_of(family: Family, sample: Sample) -> list[Match]:
+    """Every row of a family that a sample's name can mean; of its other readings where it has none as it is spelled."""
+    plain = [match for name in sample.names for match in family.find(name)]
+    return plain or [match for name in sample.readings for match in family.find(name)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import comfy_models
 import pytest
+from lora_locksmith.key_maps.identify import numbered
 from lora_locksmith.key_maps.plan import PLACED, make_plan
 from lora_locksmith.key_maps.site import Component, Site, denoiser_component, encoder_components
 from lora_locksmith.key_maps.table import UNNAMED, Row, TableError, families, fill, flatten, generalise, parse_table, slices, unify
@@ -159,13 +160,12 @@ def test_published_blocks_agree_with_the_model(name):
     component = component_of(name)
     counts = defaultdict(int)
     for module in component.modules:
-        words = flatten(module).split("_")
-        number = next((place for place, word in enumerate(words) if word.isdigit()), None)
-        if number is not None:
-            blocks = "_".join(words[:number])
-            counts[blocks] = max(counts[blocks], int(words[number]) + 1)
-    stated = [{flatten(name): count for name, count in variant.items()} for variant in component.family.blocks]
-    agreeing = [variant for variant in stated if all(counts.get(name, count) == count for name, count in variant.items())]
+        for match in component.family.find(flatten(module)):
+            if match.alternative < 0 and match.native[0] == module:
+                for blocks, number in numbered(match.row.native[0], module):
+                    counts[blocks] = max(counts[blocks], int(number) + 1)
+    stated = component.family.blocks.values()
+    agreeing = [variant for variant in stated if all(counts.get(blocks, count) == count for blocks, count in variant.items())]
     assert any(variant.keys() & counts.keys() for variant in agreeing), dict(counts)
 
 

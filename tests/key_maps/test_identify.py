@@ -1,0 +1,339 @@
+"""Every published model in every dialect: the family, its variant and the trainer are told right from names and shapes, or not told."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from itertools import chain
+
+import comfy_models
+import pytest
+from lora_locksmith.key_maps.diagnosis import model_title, name_trainer
+from lora_locksmith.key_maps.dialect import DENOISER, dialects
+from lora_locksmith.key_maps.groups import group_keys
+from lora_locksmith.key_maps.identify import identify
+from lora_locksmith.key_maps.plan import make_plan
+from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components, everywhere
+from lora_locksmith.key_maps.spell import spell
+from lora_locksmith.key_maps.table import families, flatten, generalise
+
+RANK = 4
+ATTENTION = ("attn", "attention", "to_q", "to_k", "to_v", "qkv")
+# Models whose modules, names and shapes are all found in another as well: the tie is the right answer.
+WITHIN_ANOTHER = {
+    "cosmos_predict2_2b": {"anima"},  # Anima adds llm_adapter
+    "koala_700m": {"sdxl"},  # under diffusers' names a small SDXL is a part of SDXL
+    "koala_1b": {"sdxl"},
+}
+VARIANTS = {
+    "sd3_medium": "medium", "sd35_medium": "medium", "sd35_large": "large", "flux1_fill": "Fill", "flux2_dev": "dev",
+    "flux2_klein_4b": "klein 4B", "flux2_klein_9b": "klein 9B", "stable_cascade_b": "stage B", "kandinsky5_lite": "video Lite",
+    "lumina2": "2.0", "lumina2_newbie": "NewBie", "wan21_t2v_1_3b": "2.1 1.3B", "wan22_ti2v_5b": "2.2 5B", "ltxv_2b": "2B",
+    "ltxv_13b": "13B", "cosmos_predict2_2b": "2B", "ace_step_15": "2B", "cogvideox_2b": "2B", "cogvideox_15_5b": "5B, 1.5",
+}  # fmt: skip
+SMALLEST = 40  # modules in a file for which `cannot tell` is no answer
+
+every_model = pytest.mark.parametrize("name", comfy_models.MODELS)
+
+
+@pytest.fixture(scope="module")
+def known():
+    return everywhere()
+
+
+@pytest.fixture(scope="module")
+def site_of(comfy):
+    sites = {}
+
+    def build(name):
+        try:
+            return sites.setdefault(name, sites.get(name) or Site([denoiser_component(comfy_models.shapes(name))]))
+        except comfy_models.NotInThisComfyUI as missing:
+            pytest.skip(str(missing))
+
+    return build
+
+
+def lora(spelled, dialect):
+    """The keys of a LoRA on one module, in the dialect's own spelling of its factors."""
+    down = next(role for role in dialect.roles if "down" in role or "lora_A" in role)
+    up = down.replace("down", "up").replace("lora_A", "lora_B")
+    out, *inner = spelled.shape
+    joint = "" if down.startswith("_") else "."
+    keys = {f"{spelled.module}{joint}{down}": (RANK, *inner), f"{spelled.module}{joint}{up}": (out, RANK, *(1 for _ in inner[1:]))}
+    keys = {key.replace("<adapter>", "default"): shape for key, shape in keys.items()}
+    return keys | ({f"{spelled.module}.alpha": ()} if "alpha" in dialect.roles else {})
+
+
+def dora(spelled, dialect):
+    out, *inner = spelled.shape
+    if dialect.form == "flat":
+        return lora(spelled, dialect) | {f"{spelled.module}.dora_scale": (1, *inner[:1], *(1 for _ in inner[1:]))}
+    return lora(spelled, dialect) | {f"{spelled.module}.lora_magnitude_vector": (out,)}
+
+
+def lokr(spelled, dialect):
+    out, *inner = spelled.shape
+    (a, b), (c, d) = split(out), split(inner[0])
+    return {f"{spelled.module}.lokr_w1": (a, c), f"{spelled.module}.lokr_w2": (b, d, *inner[1:]), f"{spelled.module}.alpha": ()}
+
+
+def split(size):
+    factor = max(number for number in range(1, 9) if size % number == 0)
+    return factor, size // factor
+
+
+def unshaped(spelled, dialect):
+    return dict.fromkeys(lora(spelled, dialect))
+
+
+def spellings(site, name):
+    """(dialect, all modules as it spells them): two dialects, a different choice for each model."""
+    family = comfy_models.MODELS[name].family
+    able = [dialect for dialect in dialects().values() if not dialect.families or family in dialect.families]
+    able = [dialect for dialect in able if dialect.name != "xlabs"]  # its names are those of attention processors: see below
+    start = list(comfy_models.MODELS).index(name)
+    for step in range(2):
+        dialect = able[(start + step * 7) % len(able)]
+        yield dialect, list(spell(site, site.components[DENOISER], dialect))
+
+
+def parts_of(spelled, seed):
+    """(what is trained, the modules): attention, blocks, handfuls."""
+    chance = random.Random(seed)
+    yield "attention", [module for module in spelled if any(word in module.module for word in ATTENTION)]
+    blocks = defaultdict(list)
+    for module in spelled:
+        template, numbers = generalise(flatten(module.module))
+        if numbers:
+            blocks[template.partition("{}")[0], numbers[0]].append(module)
+    for _ in range(2):
+        yield "one block", blocks[chance.choice(sorted(blocks))]
+    yield "a few blocks", [module for block in chance.sample(sorted(blocks), min(4, len(blocks))) for module in blocks[block]]
+    for _ in range(2):
+        yield "a handful", chance.sample(spelled, min(len(spelled), chance.choice((2, 4, 8))))
+
+
+def told(known, keys, metadata=None):
+    return identify(group_keys(keys).groups, keys, metadata or {}, known)
+
+
+def keys_of(modules, kind, dialect):
+    return {key: shape for module in modules for key, shape in kind(module, dialect).items()}
+
+
+@every_model
+def test_a_file_with_all_modules_names_the_one_right_family(site_of, known, name):
+    family, site = comfy_models.MODELS[name].family, site_of(name)
+    for (dialect, spelled), kinds in zip(spellings(site, name), ((lora, lokr), (dora,)), strict=True):
+        for kind in kinds:
+            guess = told(known, keys_of(spelled, kind, dialect))
+            also = WITHIN_ANOTHER.get(name, set())
+            assert guess.name == family or (also and {*guess.rivals} <= {family, *also} and family in guess.rivals), (
+                dialect.name,
+                guess[:4],
+            )
+            title = families()[family].title
+            if guess.name:
+                assert guess.title in (title, f"{title} {VARIANTS.get(name, '')}", f"{title} 14B"), dialect.name
+            if guess.title.endswith(" 14B"):
+                assert name.startswith("wan") and "5b" not in name and "1_3b" not in name
+
+
+@every_model
+def test_parts_of_a_model_are_never_told_for_another(site_of, known, name):
+    family, site = comfy_models.MODELS[name].family, site_of(name)
+    for dialect, spelled in spellings(site, name):
+        for number, (part, modules) in enumerate(parts_of(spelled, name)):
+            kind = (lora, unshaped, lokr, dora)[number % 4]
+            guess = told(known, keys_of(modules, kind, dialect))
+            names = [module.module for module in modules[:4]]
+            assert guess.name == family if guess.name else not guess.rivals or family in guess.rivals, (
+                part,
+                dialect.name,
+                guess[:4],
+                names,
+            )
+            assert guess.title or len(modules) < SMALLEST, (part, dialect.name, names)
+
+
+@every_model
+def test_a_connected_model_is_called_by_its_right_variant(site_of, name):
+    title = families()[comfy_models.MODELS[name].family].title
+    if not comfy_models.MODELS[name].published:
+        return
+    assert model_title(site_of(name)) in (title, f"{title} {VARIANTS.get(name, '')}", f"{title} 14B")
+
+
+ARCHITECTURES = {
+    # sd-scripts library/sai_model_spec.py and strategies, musubi-tuner utils/sai_model_spec.py, OneTrainer resources/sd_model_spec,
+    # ai-toolkit get_base_model_version, SimpleTuner save_hooks.py (family-flavour)
+    "flux1_dev": ["flux-1-dev/lora", "flux-1-schnell/lora", "Flux.1-dev/lora", "Flux.1-fill-dev/lora", "flux1", "flux.1", "flux_kontext",
+                  "flux.1_kontext", "flux-krea/lora"],
+    "chroma": ["chroma/lora", "chroma", "Chroma1/lora", "chroma-base/lora", "chroma_radiance"],
+    "anima": ["anima", "anima-preview/lora", "anima-unknown/lora", "Anima/lora"],
+    "cosmos_predict2_2b": ["cosmos_predict2", "Cosmos-Predict2/lora", "cosmos2image-2b/lora"],
+    "sd15": ["stable-diffusion-v1/lora", "sd_v1", "sd_1.5", "stable-diffusion-v1-inpainting/lora", "sd1x-1.5/lora", "sd1"],
+    "sd21": ["stable-diffusion-v2-512/lora", "stable-diffusion-v2-768-v/lora", "sd_v2", "sd_v2_v", "sd_2.1", "sd2x-2.1/lora"],
+    "hunyuan_video": ["hunyuan-video/lora", "hunyuan_video", "framepack/lora", "framepack"],
+    "hunyuan_image_21": ["hunyuan-image-2.1/lora", "hunyuan-image-2.1", "hunyuan-image/lora"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_metadata_decide_between_families_that_fit_equally_well(site_of, known, name):
+    """Attention of blocks that two models have: without shapes, or with the same ones."""
+    family, site = comfy_models.MODELS[name].family, site_of(name)
+    dialect = dialects()["kohya"]
+    spelled = [module for module in spell(site, site.components[DENOISER], dialect) if "attn" in module.module]
+    spelled = [module for module in spelled if "llm_adapter" not in module.module]
+    keys = keys_of(spelled, unshaped, dialect)
+    assert family in told(known, keys).rivals
+    for value in ARCHITECTURES[name]:
+        for key in ("modelspec.architecture", "ss_base_model_version"):
+            guess = told(known, keys, {key: value})
+            assert guess.name == family and value in guess.evidence[1], (key, value, guess[:4])
+
+
+OTHERS = {
+    "sdxl": ["stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0", "sdxl_1.0", "sdxl_", "sdxl-base-1.0/lora", "ssd", "vega"],
+    "sd3": ["stable-diffusion-3-medium/lora", "stable-diffusion-v3.5/lora", "sd_3", "sd3-large/lora"],
+    "stable_cascade": ["stable-cascade-v1-prior/lora"],
+    "lumina2": ["lumina-2/lora", "lumina2", "lumina/lora"],
+    "qwen_image": ["Qwen-Image/lora", "Qwen-Image-Edit-2511/lora", "qwen_image_edit", "qwen_image_layered"],
+    "wan": ["wan2.1/lora", "wan", "wan_2.1", "wan_2.2_14b", "wan_2.2_5b", "wan-t2v-480p-1.3b-2.1/lora"],
+    "flux2": ["Flux.2-dev/lora", "Flux.2/lora", "flux_2_klein_4b", "flux2_klein_9b", "flux2"],
+    "hunyuan_video_15": ["hunyuan-video-1.5/lora", "hunyuan_video_1_5"],
+    "kandinsky5": ["Kandinsky-5/lora", "kandinsky5"],
+    "krea2": ["Krea-2/lora", "krea2"],
+    "z_image": ["Z-Image/lora", "z_image", "zimage"],
+    "hidream": ["hidream-i1/lora", "hidream_i1"],
+    "hidream_o1": ["HiDream-O1-Image/lora", "hidream_o1_image"],
+    "ideogram4": ["Ideogram-4/lora", "Ideogram/lora", "ideogram4"],
+    "pixart": ["pixart-alpha/lora", "pixart-sigma/lora", "pixart"],
+    "ernie": ["Ernie/lora"],
+    "ltx2": ["ltx2", "ltxvideo2-dev/lora"],
+    "ltxv": ["ltxvideo-0.9.5/lora"],
+    "auraflow": ["auraflow", "auraflow-v0.3/lora"],
+    "omnigen2": ["omnigen2"],
+    "minimax_h3": ["minimax_h3_ref2va"],
+    "ace_step": ["ace_step-base/lora"],
+    "ace_step_15": ["ace_step_15_xl"],
+}
+
+
+def test_each_architecture_a_trainer_writes_is_one_family():
+    values = OTHERS | {comfy_models.MODELS[name].family: values for name, values in ARCHITECTURES.items()}
+    for family, value in ((family, value) for family, values in values.items() for value in values):
+        plain = "".join(filter(str.isalnum, value.lower()))
+        lengths = {
+            name: max((len(mark) for mark in known.metadata if plain.startswith(mark)), default=0) for name, known in families().items()
+        }
+        assert max(lengths, key=lengths.get) == family and [*lengths.values()].count(lengths[family]) == 1, (value, lengths[family])
+
+
+def test_metadata_never_overrule_names_and_shapes(site_of, known):
+    site = site_of("sdxl")
+    dialect = dialects()["kohya"]
+    keys = keys_of(list(spell(site, site.components[DENOISER], dialect)), lora, dialect)
+    assert told(known, keys, {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "sd_v1"}).name == "sdxl"
+
+
+@pytest.mark.parametrize("value", [7, None, "\ud800", "x" * 1_000_000, "", "[", b"flux1"], ids=repr)
+def test_odd_metadata_decide_nothing(site_of, known, value):
+    dialect, site = dialects()["kohya"], site_of("sd15")
+    keys = keys_of([module for module in spell(site, site.components[DENOISER], dialect) if "attn" in module.module], unshaped, dialect)
+    assert set(told(known, keys, {"modelspec.architecture": value}).rivals) == {"sd15", "sd21"}
+
+
+@pytest.mark.parametrize(("name", "encoders"), [("sd15", "sd15"), ("sdxl", "sdxl"), ("flux1_fill", "flux1"), ("z_image", "z_image")])
+def test_text_encoders_in_the_file_change_nothing(site_of, known, name, encoders):
+    denoiser = site_of(name)
+    both = Site([*denoiser.components.values(), *encoder_components(comfy_models.encoder_shapes(encoders))])
+    for dialect in (dialects()[key] for key in ("kohya", "diffusers", "onetrainer_legacy", "comfyui")):
+        parts = [[*spell(both, both.components[slot], dialect)] for slot in both.components]
+        alone, mixed = (told(known, keys_of(modules, lora, dialect)) for modules in (parts[0], list(chain(*parts))))
+        assert alone[:3] == mixed[:3] and alone.name == comfy_models.MODELS[name].family
+        assert not alone.encoder_modules and bool(mixed.encoder_modules) == any(parts[1:])
+        if any(parts[1:]):
+            lone = told(known, keys_of(list(chain(*parts[1:])), lora, dialect))
+            assert (lone.name, lone.title, lone.rivals) == ("", "", ()), dialect.name
+
+
+# Models of another architecture than any that is left when their table is taken away.
+UNLIKE_OTHERS = (
+    "krea2", "wan21_t2v_14b", "hidream", "kandinsky5_lite", "ernie", "mochi", "ace_step", "ace_step_15", "ideogram4", "minimax_h3",
+    "stable_cascade_c", "auraflow", "hunyuandit", "sd35_large", "z_image", "flux2_klein_9b", "pixart_sigma", "lumina2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNLIKE_OTHERS)
+def test_a_model_that_no_table_knows_is_not_told_for_another(site_of, name):
+    ignorant = Site()
+    ignorant.families = {key: family for key, family in families().items() if key != comfy_models.MODELS[name].family}
+    site = site_of(name)
+    for dialect in (dialects()["kohya"], dialects()["comfyui"]):
+        spelled = list(spell(site, site.components[DENOISER], dialect))
+        for modules in (spelled, *(modules for part, modules in parts_of(spelled, name) if part == "one block")):
+            guess = told(ignorant, keys_of(modules, lora, dialect))
+            assert (guess.name, guess.rivals) == ("", ()), (dialect.name, guess[:4], [module.module for module in modules[:3]])
+
+
+def test_names_nobody_uses_are_not_told(known):
+    chance = random.Random(4)
+    words = ("layer", "block", "attn", "q", "up", "proj", "net", "7", "0", "x")
+    for prefix in ("", "lora_unet_", "diffusion_model.", "transformer.", "base_model.model."):
+        names = [prefix + ".".join(chance.choice(words) for _ in range(chance.randint(1, 6))) for _ in range(20)]
+        keys = {f"{name}.{role}": (4, 4) for name in names for role in ("lora_A.weight", "lora_B.weight")}
+        guess = told(known, keys)
+        assert (guess.name, guess.rivals) == ("", ())
+    for names in ([], [""], ["."], ["\ud800"], ["lora_unet_"], ["a." * 5000], ["1" * 300], ["_" * 300]):
+        guess = told(known, {f"{name}.lora_A.weight": (4, 4) for name in names})
+        assert (guess.name, guess.rivals) == ("", ())
+
+
+def test_the_processors_of_x_flux(known):
+    keys = {}
+    for block in range(19):
+        for layer, out in (("qkv_lora1", 9216), ("qkv_lora2", 9216), ("proj_lora1", 3072), ("proj_lora2", 3072)):
+            keys[f"double_blocks.{block}.processor.{layer}.down.weight"] = (16, 3072)
+            keys[f"double_blocks.{block}.processor.{layer}.up.weight"] = (out, 16)
+    guess = told(known, keys)
+    assert (guess.name, guess.rivals) == ("", ("flux1", "chroma"))
+    assert told(known, keys, {"modelspec.architecture": "flux-1-dev/lora"}).name == "flux1"
+
+
+ONE_OF_EACH = tuple({model.family: name for name, model in reversed(comfy_models.MODELS.items())}.values())
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_the_trainer_that_writes_so_is_among_those_named(site_of, name):
+    family, site = comfy_models.MODELS[name].family, site_of(name)
+    for dialect, spelled in spellings(site, name):
+        plan = make_plan(keys_of(spelled[:: max(1, len(spelled) // 80)], lora, dialect), {}, site)
+        assert dialect.title in name_trainer(plan, (family,)).title, dialect.name
+
+
+TRAINERS = {
+    "kohya sd-scripts": [
+        {"ss_network_module": "networks.lora"},
+        {"ss_network_module": "networks.lora_flux", "ss_base_model_version": "flux1"},
+    ],
+    "musubi-tuner": [
+        {"ss_network_module": "networks.lora_wan", "ss_base_model_version": "wan", "modelspec.architecture": "wan2.1/lora"},
+        {"ss_network_module": "networks.lora", "ss_base_model_version": "hunyuan_video"},
+        {"ss_network_module": "networks.lora_kandinsky", "ss_base_model_version": "kandinsky5"},
+        {"ss_network_module": "networks.lora_hv_1_5", "ss_base_model_version": "hunyuan_video_1_5"},
+        {"ss_network_module": "networks.lora_qwen_image", "ss_base_model_version": "qwen_image"},
+    ],
+    "AI-Toolkit": [{"software": '{"name": "ai-toolkit", "version": "0.7"}', "ss_base_model_version": "flux2_klein_9b", "format": "pt"}],
+    "OneTrainer": [{"ot_branch": "master", "ot_revision": "0", "modelspec.architecture": "Flux.1-dev/lora"}],
+    "LyCORIS": [{"ss_network_module": "lycoris.kohya"}, {"lycoris_config": "{}"}],
+}
+
+
+@pytest.mark.parametrize("title", TRAINERS)
+def test_metadata_name_the_trainer_alone(title):
+    keys = {f"lora_unet_x.{role}": (4, 4) for role in ("lora_down.weight", "lora_up.weight")}
+    for metadata in TRAINERS[title]:
+        assert name_trainer(make_plan(keys, metadata, Site())).title == title, metadata
