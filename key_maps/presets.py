@@ -174,7 +174,8 @@ def match_presets(plan: Plan, trainer: str = "") -> PresetReport:
 
 
 def _findings(layout: Layout, presets: Iterable[Preset], trained: int, trainer: str) -> tuple[Finding, ...]:
-    ranked = sorted(presets, key=lambda preset: (not _named(preset, trainer), layout.masks[preset].bit_count()))
+    counted = ~(layout.optional & ~trained)
+    ranked = sorted(presets, key=lambda preset: (not _named(preset, trainer), (layout.masks[preset] & counted).bit_count()))
     return tuple(layout.finding(preset, trained) for preset in ranked)
 
 

@@ -77,13 +77,7 @@ def test_the_drawn_model_tells_what_the_connected_one_does(host, tmp_path, model
     assert drawn.report.stock_keys - encoders == wired.report.stock_keys
 
 
-OPTIONAL = pytest.mark.xfail(strict=True, reason="layers that only some variants have count as left out in a drawn model's presets")
-
-
-PRESETS = [pytest.param(*case, marks=[OPTIONAL] * case[0].startswith("wan")) for case in DRAWN if case[1] != "broken"]
-
-
-@pytest.mark.parametrize(("model", "trainer"), PRESETS)
+@pytest.mark.parametrize(("model", "trainer"), [case for case in DRAWN if case[1] != "broken"])
 def test_the_drawn_model_tells_the_preset_that_the_connected_one_does(host, tmp_path, model, trainer):
     path = MAKERS[trainer](tmp_path)
     assert host.inspect(None, None, path).presets.as_dict() == host.inspect(meta_patcher(model), None, path).presets.as_dict()
