@@ -131,7 +131,7 @@ def site_of_checkpoint(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Che
     table knows keep their names. Raises LoraFileError where there is no diffusion model or none that is known.
     """
     path, notes = Path(path), []
-    main, folder = _network_path(path)
+    main, folder = network_path(path)
     denoiser, encoders, certain = _divide(_tensors(main, notes), own)
     modules = _modules(denoiser)
     reading = _identified(modules, of_kind("denoiser", own.families))
@@ -147,7 +147,7 @@ def site_of_checkpoint(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Che
     return Checkpoint(site, model_title(site) or "a model no table knows", list(dict.fromkeys(notes)))
 
 
-def _network_path(path: Path) -> tuple[Path, Path | None]:
+def network_path(path: Path) -> tuple[Path, Path | None]:
     """(the file or folder of the diffusion model, the folder of the pipeline it belongs to)."""
     if path.is_dir():
         inner = next((path / name for name in NETWORK_FOLDERS if (path / name).is_dir()), None)
@@ -160,7 +160,7 @@ def _tensors(path: Path, notes: list[str]) -> dict[str, Extent]:
     """Every tensor of a model's files with its logical size, without those that only serve quantisation."""
     tensors: dict[str, TensorInfo] = {}
     formats: dict[str, str] = {}
-    for file in _files(path):
+    for file in model_files(path):
         header = _header(file)
         tensors.update(header.tensors)
         formats.update(_stated_formats(header.metadata))
@@ -179,7 +179,7 @@ def _header(file: Path):
         raise
 
 
-def _files(path: Path) -> list[Path]:
+def model_files(path: Path) -> list[Path]:
     """The safetensors files that hold a model."""
     if path.is_dir():
         return _files_in(path)
@@ -203,7 +203,7 @@ def _files_in(folder: Path) -> list[Path]:
     others = [path.name for path in files[1:] if not path.name.startswith(files[0].stem + ".")]
     if others and not SHARD.fullmatch(files[0].name):
         raise LoraFileError(folder, f"the folder holds several models ({files[0].name}, {others[0]} ...)", "Give the file of one")
-    return _files(files[0])
+    return model_files(files[0])
 
 
 def _indexed(index: Path) -> list[Path]:

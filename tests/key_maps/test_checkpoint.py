@@ -431,7 +431,7 @@ def test_a_text_encoder_and_a_part_of_a_model_are_refused(comfy, file):
     with pytest.raises(LoraFileError, match="it is a text encoder"):
         site_of_checkpoint(file(inside("flux1", "t5xxl")))
     part = {name: shape for name, shape in local("flux1_dev").items() if name.startswith("double_blocks.0.img_")}
-    with pytest.raises(LoraFileError, match="only .* of the parts of a FLUX"):
+    with pytest.raises(LoraFileError, match=r"only .* of the parts of a FLUX"):
         site_of_checkpoint(file(part))
 
 
@@ -491,9 +491,10 @@ def test_costs_little_and_is_bounded(comfy, file):
     site_of_checkpoint(path)
     fastest = min(_seconds(lambda: site_of_checkpoint(path)) for _ in range(5))
     hostile = file({f"{'a_1.' * 40}{n}.weight": (1,) for n in range(8_000)}, "hostile.safetensors")
+    start = time.perf_counter()
     with pytest.raises(LoraFileError):
         site_of_checkpoint(hostile)
-    whole = _seconds(lambda: pytest.raises(LoraFileError, site_of_checkpoint, hostile))
+    whole = time.perf_counter() - start
     assert whole < 200 * fastest  # ten times the tensors, names twenty times as long
 
 
