@@ -8,15 +8,16 @@ import sys
 from collections.abc import Sequence
 
 from ..key_maps.header import LoraFileError
-from . import compare, inspect, scan
+from . import compare, extract, fix, inspect, merge, resize, scan
 from .output import FAILED, INTERRUPTED, show_any_text
 
-COMMANDS = (inspect, scan, compare)
+COMMANDS = (inspect, scan, compare, fix, merge, resize, extract)
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
-    top = argparse.ArgumentParser(prog="lora-locksmith", description="What is in a LoRA file, and what will load, whoever trained it.")
+    description = "LoRA files, whoever trained them: what is in them, what will load; mended, merged, resized."
+    top = argparse.ArgumentParser(prog="lora-locksmith", description=description)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)

@@ -4,6 +4,8 @@ from comfy_api.latest import ComfyExtension
 
 from .inspect import InspectLoRAKeys
 from .load_and_fix import LoadAndFixLoRA
+from .merge import ApplyLoRA, MergeLoRAs
+from .save import SaveLoRA
 
 
 class LocksmithExtension(ComfyExtension):
@@ -11,4 +13,4 @@ class LocksmithExtension(ComfyExtension):
 
     async def get_node_list(self):
         """The node classes, in the order of the menu."""
-        return [LoadAndFixLoRA, InspectLoRAKeys]
+        return [LoadAndFixLoRA, InspectLoRAKeys, MergeLoRAs, ApplyLoRA, SaveLoRA]

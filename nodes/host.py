@@ -392,6 +392,36 @@ def _original_names(tensors: Tensors, converted: Tensors) -> dict[str, str]:
 _files = FileCache()
 
 
+def progress_bar() -> Callable[[int, int], None]:
+    """Called as (done, total): moves the node's bar, and stops the work when the user stops the run."""
+    bars: list[comfy.utils.ProgressBar] = []
+
+    def told(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if not bars:
+            bars.append(comfy.utils.ProgressBar(total))
+        bars[0].update_absolute(done, total)
+
+    return told
+
+
+def weights_of(model, clip) -> Callable[[str], torch.Tensor] | None:
+    """Full native name -> the weight without patches, fp32 on the CPU; AdapterError for a name the model lacks."""
+    patchers = [patcher for patcher in (model, clip and clip.patcher) if patcher is not None]
+    found: dict[str, Any] = {}
+
+    def weight(name: str) -> torch.Tensor:
+        if not found:
+            for patcher in patchers:
+                found.update(patcher.get_key_patches())
+        if name not in found:
+            raise AdapterError(f"the connected model has no weight {name}")
+        stored, convert = found[name][0]
+        return convert(stored.detach().to("cpu"), inplace=False).to(torch.float32)
+
+    return weight if patchers else None
+
+
 def forget(*, files: bool = True, models: bool = True) -> None:
     """Drop what is remembered of files and models, as a new process would know it."""
     if files:
@@ -408,8 +438,13 @@ def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: 
     Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only.
     Raises LoraFileError for a file that cannot be read; a file that does not fit is no error, the report says so.
     """
+    file = _files.read(path)
+    return apply_file(model, clip, file, os.path.basename(path), strength_model, strength_clip, own, bypass)
+
+
+def apply_file(model, clip, file: LoraFile, name: str, strength_model: float, strength_clip: float, own: OwnMaps, bypass: bool):
+    """The same for a LoRA in memory, which the report calls `name`."""
     with without_collection():
-        file = _files.read(path)
         plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, own), file.config_beside)
         patches = build_patches(plan, file.tensors)
         metadata = dict(file.header.metadata)
@@ -417,7 +452,7 @@ def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: 
         new_model = _apply(model, patches.layers, strength_model, metadata, patched)
         new_clip = _apply(clip, patches.layers, strength_clip, metadata, patched)
     notes = own.errors + _notes_on_bypass(patched)
-    report = Report(plan, os.path.basename(path), patches.failures, lambda: stock_placed(model, clip, file), notes)
+    report = Report(plan, name, patches.failures, lambda: stock_placed(model, clip, file), notes)
     return new_model, new_clip, report
 
 

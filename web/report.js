@@ -14,6 +14,9 @@ import { loadStyle, ReportView } from "./report_view.js";
 const MANNERS = {
   LocksmithInspectLoRAKeys: { isMarkdown: true, height: 320, least: 100 },
   LocksmithLoadAndFixLoRA: { isMarkdown: false, height: 130, least: 80 },
+  LocksmithApplyLoRA: { isMarkdown: false, height: 130, least: 80 },
+  LocksmithMergeLoRAs: { isMarkdown: true, height: 320, least: 100 },
+  LocksmithSaveLoRA: { isMarkdown: false, height: 110, least: 80 },
 };
 const WIDGET = "locksmith_report";
 const LORA_NAME = "lora_name";

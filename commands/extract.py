@@ -1,0 +1,81 @@
+"""extract BASE TUNED -o OUT: what a tuned model changed, as a LoRA."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from typing import Any
+
+from .output import FINE, PROBLEMS, console
+from .resize import add_asked, asked, failed, spread
+
+DESCRIPTION = """Writes the difference of two models (safetensors: diffusion models or whole checkpoints, by ComfyUI's or diffusers'
+names, also one of each) as a LoRA, every weight at its best rank. Needs torch. Exit code 0: all that changed is in it; 1: something
+changed that is not; 2: nothing was written."""
+
+
+def add(commands: Any) -> None:
+    """Add this command to the command line."""
+    command = commands.add_parser("extract", help="a LoRA from a base and a tuned model", description=DESCRIPTION)
+    command.add_argument("base", metavar="BASE", help="the model that was tuned: a file, an index of shards, or a folder")
+    command.add_argument("tuned", metavar="TUNED", help="what became of it")
+    command.add_argument("-o", "--output", required=True, metavar="OUT", help="the new file")
+    add_asked(command)
+    command.add_argument("--to", default="native", metavar="DIALECT", help="how its modules are named (default: as ComfyUI's own)")
+    command.add_argument("--extras", action="store_true", help="also norms, biases and lone parameters, as whole differences")
+    command.add_argument("--clamp", type=float, metavar="QUANTILE", help="clamp the factors as sd-scripts does (0.99 there)")
+    command.add_argument("--device", default="cpu", help="where the decompositions run (default: cpu)")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Extract the LoRA."""
+    from ..key_maps.header import LoraFileError
+    from ..lora.extract import NOT_ASKED, Tuned, extract_file
+
+    ask, dtype = asked(options)
+    how = Tuned(ask, options.extras, options.clamp, options.device)
+    try:
+        with _progress() as told:
+            found = extract_file(options.base, options.tuned, options.output, how, options.to, dtype, options.overwrite, told)
+    except (OSError, ValueError, RuntimeError, LoraFileError) as error:
+        return failed(options, error)
+    if options.json:
+        rows = [row._asdict() for row in found.rows]
+        print(json.dumps({"file": options.output, "kept_energy": found.kept_energy, "weights": rows, "left_out": found.left_out}))
+    else:
+        print(_told(found, options.output))
+    return PROBLEMS if any(reason != NOT_ASKED for reason in found.left_out.values()) else FINE
+
+
+@contextmanager
+def _progress():
+    """told(done, total), shown on a terminal."""
+    target = console(error=True) if sys.stderr.isatty() else None
+    if target is None:
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=target, transient=True) as bar:
+        task = bar.add_task("Extracting", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _told(found: Any, path: str) -> str:
+    ranks = [row.rank for row in found.rows if row.rank]
+    told = [
+        f"{path}: {len(ranks)} weights of rank {spread(ranks)}, {len(found.rows) - len(ranks)} differences, {found.unchanged} unchanged"
+    ]
+    told.append(f"Kept energy: {found.kept_energy:.4%}.")
+    told += [
+        f"{count} left out, such as {_first(found, reason)}: {reason}" for reason, count in Counter(found.left_out.values()).most_common()
+    ]
+    return "\n".join(told)
+
+
+def _first(found: Any, reason: str) -> str:
+    return next(name for name, other in found.left_out.items() if other == reason)

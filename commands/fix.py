@@ -1,0 +1,212 @@
+"""fix PATH...: write LoRA files again under names that load, verified, and leave good ones alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..key_maps.checkpoint import site_of_checkpoint
+from ..key_maps.hashes import file_hashes
+from ..key_maps.header import LoraFileError
+from ..key_maps.inspection import Inspection, inspect_file
+from ..key_maps.library import ENDINGS
+from ..key_maps.respell import UNTOLD, Refused, rivals_apart, writable
+from .inspect import loads_whole
+from .output import FAILED, FINE, PROBLEMS
+
+if TYPE_CHECKING:
+    from ..key_maps.site import Site
+    from ..lora.writer import Written
+
+DESCRIPTION = """Writes LoRA files in the names of another tool: fused and split exactly, read back and compared before they are
+put in place. Without --to: in ComfyUI's own names, and only files that the stock loader does not load wholly and rightly.
+Exit code 0: all is done; 1: a file could not be written so, and why; 2: a file cannot be read."""
+DEFAULT = "comfyui"
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+SOUND = "the stock loader loads it wholly and rightly; left as it is"
+ALREADY = "it has these names already; left as it is"
+BACKUP = ".bak"
+WAYS = ("renamed", "fused, split or turned", "written as full matrices, as nothing smaller is exact")
+
+
+class Outcome(NamedTuple):
+    """What became of one file: its exit code, one sentence, and where the new file is."""
+
+    file: str
+    code: int
+    told: str
+    written: str = ""
+
+
+def add(commands: Any) -> None:
+    """Add this command to the command line."""
+    command = commands.add_parser("fix", help="write LoRA files in names that load", description=DESCRIPTION)
+    command.add_argument("paths", nargs="+", metavar="PATH", help="a LoRA as .safetensors, or a folder of them")
+    command.add_argument("--to", choices=writable(), metavar="DIALECT", help=f"one of: {', '.join(writable())}")
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--output", metavar="DIR", help="the folder for the new files (default: beside the old ones, as NAME.DIALECT)")
+    where.add_argument("--in-place", action="store_true", help="put the new file in the old one's place, in one step")
+    command.add_argument("--backup", action="store_true", help=f"with --in-place: keep the old file as NAME{BACKUP}")
+    command.add_argument(
+        "--against", metavar="MODEL", help="the checkpoint or diffusion model the files are for: names and sizes are exact"
+    )
+    command.add_argument("--recursive", action="store_true", help="folders: all that is below them, too")
+    command.add_argument("--dtype", choices=DTYPES, help="of the new file's tensors (default: each as it was)")
+    command.add_argument("--drop", action="store_true", help="leave out keys that have no place in the model")
+    command.add_argument("--overwrite", action="store_true", help="replace files of the same name in the place of the new ones")
+    command.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    command.add_argument("--json", action="store_true", help="for programs: one JSON object for each file, one to a line")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fix every file; one that cannot be read or written does not keep the others from being."""
+    if options.backup and not options.in_place:
+        raise LoraFileError("--backup", "it belongs to --in-place", "Give both, or neither")
+    site = site_of_checkpoint(options.against).site if options.against else None
+    worst = FINE
+    for path, destination in _files(options):
+        try:
+            outcome = _fix(path, destination, site, options)
+        except LoraFileError as error:
+            outcome = Outcome(os.fspath(path), FAILED, f"{error.fault}. {error.remedy}")
+        except (Refused, FileExistsError) as error:
+            outcome = Outcome(os.fspath(path), PROBLEMS, f"not written: {_reason(error)}")
+        except OSError as error:
+            outcome = Outcome(os.fspath(path), FAILED, f"not written: {error.strerror or error}")
+        worst = max(worst, outcome.code)
+        _show(outcome, options)
+    return worst
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileExistsError):
+        return f"there is a {os.path.basename(error.filename or '')} already; --overwrite replaces it"
+    return str(error)
+
+
+def _show(outcome: Outcome, options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps(outcome._asdict()), flush=True)
+    else:
+        print(f"{outcome.file}: {outcome.told}.", file=sys.stderr if outcome.code == FAILED else sys.stdout, flush=True)
+
+
+def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
+    """(file, where its new file goes) for all that was named."""
+    for name in options.paths:
+        path = Path(name)
+        if not path.is_dir():
+            yield path, _destination(path, Path(path.name), options)
+            continue
+        # The list is made before anything is written, so that new files are not taken for old ones.
+        pattern = "**/*" if options.recursive else "*"
+        for file in sorted(item for item in path.glob(pattern) if item.suffix.lower() in ENDINGS and item.is_file()):
+            if not file.name.startswith("."):
+                yield file, _destination(file, file.relative_to(path), options)
+
+
+def _destination(path: Path, inside: Path, options: argparse.Namespace) -> Path:
+    if options.in_place:
+        return path
+    if options.output:
+        return Path(options.output, inside)
+    return path.with_name(f"{path.stem}.{options.to or DEFAULT}{path.suffix}")
+
+
+def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Namespace) -> Outcome:
+    import torch
+
+    from ..lora.convert import convert
+    from ..lora.reader import map_tensors
+    from ..lora.verify import Unverified
+
+    dialect = options.to or DEFAULT
+    # Factors are small: more threads only wait for each other.
+    torch.set_num_threads(1)
+    found = inspect_file(path, site)
+    if not found.plan.site.components:
+        raise Refused((f"{UNTOLD} with --against",))
+    if apart := rivals_apart(found, dialect, options.drop):
+        raise Refused((f"it fits several models, of which {', '.join(apart)} would name it otherwise; give the right one with --against",))
+    if not options.to and loads_whole(found) and not found.gains:
+        return Outcome(os.fspath(path), FINE, SOUND)
+    if options.in_place and dialect == "peft":
+        raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
+    tensors = map_tensors(path, found.header)
+    dtype = _dtype(options)
+    conversion = convert(found.plan, tensors, dialect, dtype, options.drop)
+    if conversion.specs.keys() == found.header.tensors.keys() and dtype is None:
+        return Outcome(os.fspath(path), FINE, ALREADY)
+    if options.dry_run:
+        told = _told(found, dialect, conversion.ways.values(), len(conversion.left_out))
+        return Outcome(os.fspath(path), FINE, f"would be written: {told}")
+    try:
+        written = _write(found, tensors, destination, dialect, dtype, options)
+    except Unverified as error:
+        raise Refused((f"what was written did not do the same ({error})",)) from None
+    told = _told(found, dialect, (written.renamed, written.computed, written.full), len(written.left_out))
+    return Outcome(os.fspath(path), FINE, f"{told}; verified; {_now(written, site)} {written.path}".rstrip(), os.fspath(written.path))
+
+
+def _dtype(options: argparse.Namespace):
+    if options.dtype is None:
+        return None
+    import torch
+
+    return getattr(torch, DTYPES[options.dtype])
+
+
+def _write(found: Inspection, tensors, destination: Path, dialect: str, dtype, options: argparse.Namespace) -> Written:
+    from ..lora.writer import write_as
+
+    source = Path(found.path)
+    provenance = {"locksmith.source": source.name, "locksmith.source_sha256": file_hashes(source).sha256}
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    overwrite = options.overwrite or options.in_place
+    backup = source.with_name(source.name + BACKUP)
+    if not options.backup:
+        return write_as(
+            found.plan, tensors, destination, dialect, dtype=dtype, provenance=provenance, overwrite=overwrite, drop=options.drop
+        )
+    keep(source, backup)
+    try:
+        return write_as(
+            found.plan, tensors, destination, dialect, dtype=dtype, provenance=provenance, overwrite=overwrite, drop=options.drop
+        )
+    except BaseException:
+        backup.unlink()
+        raise
+
+
+def keep(source: Path, backup: Path) -> None:
+    """A second name for the old file, which the rename leaves alone; a copy where the file system has no links."""
+    with suppress(OSError):
+        os.link(source, backup)
+        return
+    if backup.exists():
+        raise FileExistsError(17, "there is a backup already", os.fspath(backup))
+    shutil.copy2(source, backup)
+
+
+def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: int) -> str:
+    parts = [f"{found.writer} -> {dialect}" if found.writer != "cannot tell" else f"-> {dialect}"]
+    parts += [f"{count} modules {way}" for count, way in zip(ways, WAYS, strict=True) if count]
+    return ", ".join(parts + [f"{left_out} keys without effect left out"] * bool(left_out))
+
+
+def _now(written: Written, site: Site | None) -> str:
+    """What the stock loader makes of the new file, where that is told by its header."""
+    if written.dialect != DEFAULT:
+        return "wrote"
+    again = inspect_file(written.path, site)
+    if not again.gains:
+        return "the stock loader now loads it wholly and rightly; wrote"
+    return f"the stock loader still differs ({'; '.join(again.gains)}); wrote"

@@ -1,0 +1,138 @@
+"""merge A=0.8 B=0.5 ... -o OUT: several LoRAs in one file, whoever trained them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .output import FAILED, FINE, show_markdown
+
+DESCRIPTION = """Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at strength 0.8, as on
+a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without --rank, --energy and --error the sum is exact. The file
+has ComfyUI's own names. Needs torch. Exit code 0: written; 2: not."""
+# Named here, as asking lora/ for them would import torch for every command.
+METHODS = (
+    "sum, average, task_arithmetic, slerp, karcher, orthogonal, breadcrumbs, dare_linear, dare_ties, della, della_linear, magnitude_prune, "
+    "sce, ties"
+)
+
+
+class Wanted(NamedTuple):
+    """A file of the merge and its strengths."""
+
+    path: str
+    model: float
+    text_encoder: float
+
+
+def add(commands: Any) -> None:
+    """Add this command to the command line."""
+    command = commands.add_parser("merge", help="several LoRAs in one file", description=DESCRIPTION)
+    command.add_argument("loras", nargs="+", metavar="FILE[=STRENGTH[:STRENGTH]]", type=wanted, help="a LoRA and its strengths")
+    command.add_argument("-o", "--output", metavar="OUT", help="the new file; not needed with --dry-run")
+    command.add_argument("--method", default="sum", help=f"how deltas become one (default: %(default)s): {METHODS}")
+    command.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="OPTION=NUMBER", type=setting, help="an option of the method"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of methods that draw (default: %(default)s)")
+    command.add_argument(
+        "--blocks", nargs=2, action="append", default=[], metavar=("N", "WEIGHTS"),
+        help="weights for parts of the N-th LoRA, such as 'double_blocks.0-5=0.5, *.img_mlp=0, te=0'",
+    )  # fmt: skip
+    command.add_argument("--rank", type=int, help="the largest rank")
+    command.add_argument(
+        "--energy", type=float, metavar="SHARE", help="the smallest rank that keeps this share of the energy, such as 0.95"
+    )
+    command.add_argument("--error", type=float, metavar="SHARE", help="the smallest rank within this relative error, such as 0.1")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="", help="of the new file (default: the sources')")
+    command.add_argument("--against", metavar="MODEL", help="the model they were made for, where the files do not tell")
+    command.add_argument("--dry-run", action="store_true", help="tell what would come, and how the LoRAs agree; write nothing")
+    command.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+    command.add_argument("--json", action="store_true", help="for programs: one JSON object")
+    command.set_defaults(run=run)
+
+
+def wanted(text: str) -> Wanted:
+    """FILE, FILE=0.8 or FILE=0.8:0.3; an = that no number follows belongs to the name."""
+    path, sign, numbers = text.rpartition("=")
+    try:
+        strengths = [float(number) for number in numbers.split(":")]
+    except ValueError:
+        strengths = []
+    if not sign or not 1 <= len(strengths) <= 2 or not path:
+        return Wanted(text, 1.0, 1.0)
+    return Wanted(path, strengths[0], strengths[-1])
+
+
+def setting(text: str) -> tuple[str, float]:
+    """OPTION=NUMBER."""
+    name, _, number = text.partition("=")
+    return name, float(number)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Merge the files."""
+    from ..lora.merge import Recipe
+
+    try:
+        if not options.output and not options.dry_run:
+            raise ValueError("say with -o where the merge goes")
+        recipe = Recipe(options.method, dict(options.settings), options.rank, options.energy, options.error, options.dtype, options.seed)
+        with ExitStack() as files:
+            told = _merge(options, recipe, _sources(options, files))
+    except (OSError, ValueError) as error:
+        fault = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        print(json.dumps({"error": fault})) if options.json else print(f"{fault}. Nothing was written.", file=sys.stderr)
+        return FAILED
+    print(json.dumps(told.as_dict(), ensure_ascii=False)) if options.json else show_markdown(told.markdown())
+    return FINE
+
+
+def _sources(options: argparse.Namespace, files: ExitStack) -> list[Any]:
+    from ..key_maps.checkpoint import site_of_checkpoint
+    from ..key_maps.header import adapter_config_beside, read_header
+    from ..lora.block_weights import NO_BLOCKS
+    from ..lora.collect import Source
+    from ..lora.stream import TensorStream
+    from ..lora.together import File, inspect_together
+
+    site = site_of_checkpoint(options.against).site if options.against else None
+    read = [File(entry.path, read_header(entry.path), adapter_config_beside(entry.path)) for entry in options.loras]
+    blocks = _blocks(options.blocks, len(read))
+    return [
+        Source(
+            found.plan, files.enter_context(TensorStream(entry.path, read[place].header)), entry.model, entry.text_encoder,
+            blocks.get(place, NO_BLOCKS), Path(entry.path).name,
+        )
+        for place, (entry, found) in enumerate(zip(options.loras, inspect_together(read, site), strict=True))
+    ]  # fmt: skip
+
+
+def _blocks(given: Sequence[Sequence[str]], count: int) -> dict[int, Any]:
+    from ..lora.block_weights import read_block_weights
+
+    blocks = {}
+    for number, text in given:
+        if not number.isdecimal() or not 1 <= int(number) <= count:
+            raise ValueError(f"--blocks {number}: the first is the number of a LoRA, from 1 to {count}")
+        blocks[int(number) - 1] = read_block_weights(text)
+    return blocks
+
+
+def _merge(options: argparse.Namespace, recipe: Any, sources: Sequence[Any]) -> Any:
+    from ..lora.forecast import forecast
+    from ..lora.merge_file import merge_metadata, write_merged
+    from ..lora.merge_report import MergeReport
+
+    report = MergeReport(sources, recipe)
+    if options.dry_run:
+        report.expect(forecast(sources, recipe, measure=True))
+        return report
+    metadata = merge_metadata(sources, recipe, [entry.path for entry in options.loras])
+    write_merged(options.output, sources, recipe, metadata, None, options.overwrite, report.add, meetings=True)
+    return report

@@ -1,0 +1,319 @@
+"""What several LoRAs change, by the model's own weights: whose rows, at which strength, as factors or as a matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..key_maps.dialect import DENOISER
+from ..key_maps.plan import BOOKKEEPING, PLACED, Adapter, Plan
+from .adapters import is_linear, patched_weight
+from .block_weights import NO_BLOCKS, BlockWeights
+from .factors import LARGEST_PRODUCT_RANK, PLAN_KINDS, Delta, Factors, Kronecker, factor_of, factors, spec_of
+from .spec import ADDITIVE, AdapterError, AdapterSpec
+from .tensors import check_not_empty, multiply, take_matrix
+
+__all__ = ["Piece", "Source", "Target", "dtype_of", "pieces_of", "rank_of", "refused", "targets", "unplaced"]
+
+Base = Callable[[str], Tensor]
+SUFFIXES = (".weight", ".scale")
+# Roles that lora/ calls by another name than a file of the kind does.
+ROLE_NAMES = {"ia3": {"weight": "ia3_weight"}, "set": {"weight": "set_weight", "bias": "set_weight"}}
+PLAIN = frozenset({"up", "down", "alpha"})
+
+
+class Source(NamedTuple):
+    """One LoRA of a merge. tensors: name -> tensor, or an open LoraReader; strengths mean what they mean on a loader.
+
+    blocks: multiplies the strength, module by module. name: what it is called in reports and errors.
+    """
+
+    plan: Plan
+    tensors: Mapping[str, Tensor] | Any
+    strength_model: float = 1.0
+    strength_text_encoder: float = 1.0
+    blocks: BlockWeights = NO_BLOCKS
+    name: str = ""
+
+    def strength(self, component: str, module: str) -> float:
+        """What the delta of a native module is multiplied with."""
+        whole = self.strength_model if component == DENOISER else self.strength_text_encoder
+        return whole * self.blocks.factor(component, module) if whole else 0.0
+
+
+class Part(NamedTuple):
+    """Rows of a weight that an adapter of a source changes. rows: of the weight, None for all; cut: of the adapter's rows."""
+
+    source: int
+    adapter: Adapter
+    rows: tuple[int, int] | None
+    cut: tuple[int, int] | None
+    strength: float
+
+
+class Target(NamedTuple):
+    """A weight, or the bias beside it, with all that changes it. shape: of what is changed; strengths: of every source there."""
+
+    weight: str
+    reaches: str
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+    strengths: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """The parameter that is changed."""
+        return self.weight if self.reaches == "weight" else f"{_module(self.weight)}.bias"
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The sources that change it, in their order."""
+        return tuple(sorted({part.source for part in self.parts}))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(out, columns): a convolution's columns are in * kernel, a vector's one."""
+        columns = 1
+        for size in self.shape[1:]:
+            columns *= size
+        return self.shape[0], columns
+
+
+class Piece(NamedTuple):
+    """The delta of one part: scale * delta on the rows from `start` on.
+
+    A plain LoRA's factors are the file's own tensors, possibly of two dtypes, others are fp32. dtype: of the file's tensors.
+    """
+
+    source: int
+    start: int
+    delta: Delta
+    scale: float
+    dtype: torch.dtype
+    whole: bool  # the file itself holds a matrix of the weight's size
+
+
+def targets(sources: Sequence[Source]) -> list[Target]:
+    """Every weight that any source changes at a strength other than 0, in the order of the files.
+
+    Raises AdapterError where two files are made for different models, for a size that cannot be told and for block weights that
+    match nothing.
+    """
+    _check_families(sources)
+    found: dict[tuple[str, str], list[Part]] = {}
+    modules: dict[str, tuple[str, str]] = {}
+    for index, source in enumerate(sources):
+        own = {}
+        for adapter in source.plan.adapters:
+            component = source.plan.site.components[adapter.target.component]
+            for weight, rows, cut in adapter.target.pieces:
+                own[weight] = (component.name, _module(weight)[len(component.prefix) :])
+                strength = source.strength(*own[weight])
+                for reaches in ("weight", "bias") if adapter.reaches == "both" else (adapter.reaches,):
+                    if strength and (reaches == adapter.reaches or component.bias_of(weight)):
+                        found.setdefault((weight, reaches), []).append(Part(index, adapter, rows, cut, strength))
+        source.blocks.check(own.values())
+        modules |= own
+    return [_target(weight, reaches, parts, modules[weight], sources) for (weight, reaches), parts in found.items()]
+
+
+def _module(weight: str) -> str:
+    return next((weight[: -len(suffix)] for suffix in SUFFIXES if weight.endswith(suffix)), weight)
+
+
+def _check_families(sources: Sequence[Source]) -> None:
+    known = [(source, source.plan.site.family) for source in sources if source.plan.site.family]
+    for source, family in known[1:]:
+        if family.name != known[0][1].name:
+            first, other = known[0][0].name or "the first LoRA", source.name or "another"
+            raise AdapterError(f"{first} is made for {known[0][1].title}, {other} for {family.title}: they share no weights to merge on")
+
+
+def _target(weight: str, reaches: str, parts: Sequence[Part], module: tuple[str, str], sources: Sequence[Source]) -> Target:
+    known = set()
+    for part in parts:
+        shape = sources[part.source].plan.site.components[part.adapter.target.component].weights.get(weight) or ()
+        if part.adapter.grown_to:
+            raise AdapterError(
+                f"{sources[part.source].name}: {part.adapter.module} makes the model's input wider (a control LoRA), which cannot be merged"
+            )
+        known.add(tuple(shape) if shape and 0 not in shape else _shape_told(weight, part, sources))
+    if len(known) > 1:
+        raise AdapterError(
+            f"{weight}: the LoRAs are made for models of different sizes: {' and '.join(map(str, sorted(map(list, known))))}"
+        )
+    shape = known.pop()
+    strengths = tuple(source.strength(*module) for source in sources)
+    return Target(weight, reaches, shape[:1] if reaches == "bias" else shape, tuple(parts), strengths)
+
+
+def _shape_told(weight: str, part: Part, sources: Sequence[Source]) -> tuple[int, ...]:
+    """The shape of a weight that no table knows, from the adapter that covers all of it."""
+    shapes, roles = sources[part.source].plan.shapes, part.adapter.roles
+    up, down = (shapes.get(roles.get(role, "")) for role in ("up", "down"))
+    if part.rows is None and part.cut is None and up and down and "mid" not in roles:
+        return (up[0], *down[1:])
+    whole = next((shapes[key] for role, key in roles.items() if role in ("diff", "w_norm", "diff_b", "b_norm", "up_bias")), None)
+    if part.rows is None and part.cut is None and whole:
+        return tuple(whole)
+    raise AdapterError(f"{weight}: its size cannot be told from the files; connect the model")
+
+
+def refused(sources: Sequence[Source], based: bool) -> dict[str, list[str]]:
+    """Source -> why adapters of it cannot be merged, by module; based: the model's weights are at hand."""
+    found: dict[str, list[str]] = {}
+    for source in sources if not based else ():
+        for adapter in source.plan.adapters:
+            if not _has_delta(adapter):
+                kind = "DoRA" if adapter.kind in PLAN_KINDS or adapter.kind in ADDITIVE else adapter.kind
+                found.setdefault(source.name, []).append(f"{adapter.module} ({kind})")
+    return found
+
+
+def unplaced(sources: Sequence[Source]) -> dict[str, dict[str, str]]:
+    """Source -> key -> why it is no part of the merge, for the keys that mean something and found no place."""
+    return {
+        source.name: lost
+        for source in sources
+        if (lost := {key: out.reason for key, out in source.plan.outcomes.items() if out.category not in (PLACED, BOOKKEEPING)})
+    }
+
+
+def rank_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int | None:
+    """The rank `pieces_of` gives an adapter's factors, from the shapes of its tensors; None where it has a matrix or a vector."""
+    if not _has_delta(adapter) or adapter.reaches != "weight":
+        return None
+    found = {role: shapes.get(key) or () for role, key in adapter.roles.items()}
+    sides = (adapter.target.out, math.prod(adapter.target.inner) or 1)
+    if adapter.kind == "lora":
+        return None if "bias_values" in found else found["up"][1]
+    if adapter.kind == "loha":
+        rank = _inner_rank(found, "hada_w1_b") * _inner_rank(found, "hada_w2_b")
+        return rank if rank <= min(LARGEST_PRODUCT_RANK, min(sides) // 2) else None
+    if adapter.kind == "lokr":
+        rank = math.prod(_half_rank(found, half) for half in ("lokr_w1", "lokr_w2"))
+        return rank if 2 * rank <= min(sides) else None
+    return None
+
+
+def _inner_rank(found: Mapping[str, tuple[int, ...]], role: str) -> int:
+    core = found.get("hada_t1" if role == "hada_w1_b" else "hada_t2")
+    return core[0] if core else found[role][0]
+
+
+def _half_rank(found: Mapping[str, tuple[int, ...]], half: str) -> int:
+    if half in found:
+        return min(found[half][0], math.prod(found[half][1:]))
+    core = found.get("lokr_t2") if half == "lokr_w2" else None
+    rows = found[f"{half}_a"][-1] if core else found[f"{half}_a"][0]
+    columns = found[f"{half}_b"][1] * (math.prod(core[2:]) if core else 1)
+    return min(core[0] if core else found[f"{half}_b"][0], rows, columns)
+
+
+def _has_delta(adapter: Adapter) -> bool:
+    return is_linear(AdapterSpec(PLAN_KINDS.get(adapter.kind, adapter.kind)), adapter.roles)
+
+
+def dtype_of(source: Source, adapter: Adapter) -> torch.dtype:
+    """The dtype the factors of an adapter are merged in where none is asked for."""
+    told = getattr(source.tensors, "dtype", None)
+    if told is None:
+        read = _read(source)
+        told = lambda key: read(key).dtype  # noqa: E731
+    return _common({role: told(key) for role, key in adapter.roles.items()})
+
+
+def _read(source: Source) -> Callable[[str], Tensor]:
+    return getattr(source.tensors, "tensor", None) or source.tensors.__getitem__
+
+
+def pieces_of(target: Target, sources: Sequence[Source], base: Base | None = None) -> Iterator[Piece]:
+    """The deltas of all parts, read now. base: full native name -> the model's weight, for adapters that depend on it.
+
+    Raises AdapterError, naming source and module, for tensors that are not what their names promise.
+    """
+    for part in target.parts:
+        source = sources[part.source]
+        read = _read(source)
+        try:
+            yield _piece(target, part, {role: read(key) for role, key in part.adapter.roles.items()}, base)
+        except (AdapterError, RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
+            raise AdapterError(f"{source.name or 'a LoRA'}, {part.adapter.module}: {str(error).splitlines()[0]}") from error
+
+
+def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | None) -> Piece:
+    start, length = part.rows or (0, target.shape[0])
+    spec = spec_of(part.adapter, tensors)
+    dtype = _dtype(tensors)
+    if not _has_delta(part.adapter):
+        delta = _by_the_weight(target, part, spec, tensors, base)
+        return Piece(part.source, start, delta, part.strength, dtype, False)
+    if spec.kind == "lora" and PLAIN.issuperset(tensors):
+        delta, scale = _plain(spec, tensors, part.cut)
+    else:
+        delta, scale = low_rank(factors(spec._replace(rows=part.cut), tensors, torch.float32)), 1.0
+    if delta.shape != (length, target.size[1]):
+        raise AdapterError(f"a delta {list(delta.shape)} does not go into {length} rows of {list(target.shape)}")
+    whole = spec.kind in ("diff", "norm") or (spec.kind == "lora" and getattr(delta, "up", 0) is None)
+    return Piece(part.source, start, delta, scale * part.strength, dtype, whole)
+
+
+def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    return _common({role: tensor.dtype for role, tensor in tensors.items()})
+
+
+def _common(dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
+    """The dtype that holds all of an adapter's tensors; fp8, which nothing computes in, counts as bf16, which holds it exactly."""
+    found = None
+    for dtype in {dtype for role, dtype in dtypes.items() if role != "alpha" and dtype.is_floating_point}:
+        dtype = torch.bfloat16 if dtype.itemsize == 1 else dtype
+        found = dtype if found is None else torch.promote_types(found, dtype)
+    return torch.float32 if found in (None, torch.float64) else found
+
+
+def _plain(spec: AdapterSpec, tensors: Mapping[str, Tensor], cut: tuple[int, int] | None) -> tuple[Factors, float]:
+    """The file's own factors, nothing computed: (factors, scale)."""
+    check_not_empty(tensors)
+    up, down = (tensors[role].flatten(1) if tensors[role].dim() > 1 else take_matrix(tensors, role) for role in ("up", "down"))
+    if up.shape[1] != down.shape[0]:
+        multiply(up, down, ("up", "down"))
+    delta = Factors(up, down)
+    delta = delta.rows(*cut) if cut else delta
+    return delta.swap_halves() if spec.swap else delta, factor_of(spec, tensors)
+
+
+def low_rank(delta: Delta) -> Delta:
+    """A Kronecker product with few singular values as factors: kron(a b, c d) = kron(a, c) kron(b, d). Others as they are."""
+    if not isinstance(delta, Kronecker) or 2 * delta.rank > min(delta.shape):
+        return delta
+    first, second = (_both(half) for half in (delta.first, delta.second))
+    return Factors(torch.kron(first[0], second[0]), torch.kron(first[1], second[1]))
+
+
+def _both(half: Factors) -> tuple[Tensor, Tensor]:
+    """up and down of a half; a matrix beside the identity of its smaller side."""
+    if half.up is not None and half.down.shape[0] <= min(half.shape):
+        return half.up, half.down
+    matrix = half.dense()
+    identity = torch.eye(min(matrix.shape), dtype=matrix.dtype)
+    return (identity, matrix) if matrix.shape[0] <= matrix.shape[1] else (matrix, identity)
+
+
+def _by_the_weight(target: Target, part: Part, spec: AdapterSpec, tensors: Mapping[str, Tensor], base: Base | None) -> Factors:
+    """What the adapter makes of the model's weight at strength 1, minus that weight."""
+    if base is None:
+        raise AdapterError(f"a change of the kind {part.adapter.kind} depends on the model's weight: connect the model")
+    weight = base(target.name).to(torch.float32)
+    if tuple(weight.shape) != target.shape:
+        raise AdapterError(f"the model's weight is {list(weight.shape)}, not {list(target.shape)}")
+    weight = weight.narrow(0, *part.rows) if part.rows else weight
+    names = ROLE_NAMES.get(spec.kind, {})
+    roles = {names.get(role, role): tensor for role, tensor in tensors.items() if role != "alpha"}
+    on_input = roles.pop("on_input", None)
+    options = spec.options + ((("on_input", bool(on_input.item())),) if on_input is not None else ())
+    patched = patched_weight(spec._replace(rows=part.cut, options=options), roles, weight, 1.0)
+    return Factors(None, (patched - weight).reshape(weight.shape[0], -1))

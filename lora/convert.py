@@ -1,0 +1,647 @@
+"""A planned file's tensors under another dialect's names: renamed where that is enough, else fused, split or multiplied out exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..key_maps.peft_config import Trained, adapter_config, header_settings
+from ..key_maps.plan import Adapter, Plan
+from ..key_maps.respell import Part, Refused, Unit, Writing, respell
+from ..key_maps.spell import spell
+from .factors import Factors, Kronecker, factors, low_rank_part, spec_of
+from .spec import ADDITIVE, AdapterError
+from .tensors import Tensors
+
+__all__ = ["Conversion", "Refused", "convert"]
+
+RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
+NUMBERS = ("alpha", "scalar")  # roles that are one number each, read when the work is planned
+MAGNITUDES = ("magnitude", "dora_scale")
+# Where a factor that the dialect has no tensor for goes.
+FIRST = {
+    "loha": ("hada_w1_a",), "lokr": ("lokr_w1", "lokr_w1_a"), "glora": (), "diff": ("diff",), "norm": ("w_norm",), "lora": ("up",),
+}  # fmt: skip
+BIASES = {"bias_diff": "diff_b", "bias_norm": "b_norm", "bias_lora": "up_bias", "bias_set": "bias"}
+MOST_REASONS = 5
+
+# What torch and our own checks raise for tensors that are not what their names promised; Refused and AdapterError are among them.
+FAULTS = (ValueError, RuntimeError, IndexError, TypeError, KeyError, OverflowError, ZeroDivisionError)
+
+Read = Callable[[str], Tensor]
+
+
+class Spec(NamedTuple):
+    """What a tensor will be: for a header that is written before the tensors are made."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass
+class _Job:
+    """One new module: `make(read)` gives its tensors by new name, on whatever device `read` reads to."""
+
+    unit: Unit
+    make: Callable[[Read], dict[str, Tensor]]
+    way: str
+    trained: Trained | None = None
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Conversion:
+    """A file in another dialect: made module by module, so that memory stays flat.
+
+    specs: new name -> dtype and shape, in the order `items` gives. configs: PEFT's settings by component ("" where the names have
+    no component), for dialects that keep alpha there. left_out: keys that are not in it, with the reason. ways: how many modules
+    were only renamed, how many were fused or split, and how many
+    are full matrices because nothing smaller is exact. trained: rank and scale of the modules that are LoRA factors, by new name.
+    """
+
+    writing: Writing
+    specs: dict[str, Spec]
+    configs: dict[str, dict]
+    left_out: Mapping[str, str]
+    ways: dict[str, int]
+    trained: dict[str, Trained]
+    _jobs: Sequence[_Job] = field(default=(), repr=False)
+    _read: Read | None = field(default=None, repr=False)
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """(new name, tensor) one module at a time."""
+        for job in self._jobs:
+            yield from job.make(self._read).items()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them at once."""
+        return dict(self.items())
+
+    @property
+    def header_settings(self) -> dict[str, str]:
+        """The metadata that carries `configs` in a header."""
+        return {"lora_adapter_metadata": header_settings(self.configs)} if self.configs and "" not in self.configs else {}
+
+
+def convert(plan: Plan, tensors: Mapping[str, Tensor], dialect: str, dtype: torch.dtype | None = None, drop: bool = False) -> Conversion:
+    """What `plan` placed, in `dialect`.
+
+    tensors: the file's, by name (map_tensors: nothing is read before it is used). dtype: of the result's tensors, alphas aside;
+    None keeps each one's. drop: leave out keys that have no place; otherwise they are a reason to refuse. Raises Refused with
+    everything the dialect cannot say, before any tensor is made.
+    """
+    found = respell(plan, dialect, drop)
+    reasons = list(found.refusals)
+    jobs: list[_Job] = []
+    specs: dict[str, Spec] = {}
+    sources = [_Source(adapter) for adapter in plan.adapters]
+    for unit in found.units:
+        try:
+            job = _Planner(unit, found.writing, sources, tensors.__getitem__, dtype).job()
+            made = job.make(_on_meta(tensors))
+            specs |= {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in made.items()}
+            job.names = tuple(made)
+            jobs.append(job)
+        except FAULTS as error:
+            reasons.append(f"{sources[unit.parts[0].adapter].adapter.module}: {error}")
+    if not jobs and not reasons:
+        reasons.append("none of its keys belongs to an adapter that has a place in the model")
+    if reasons:
+        more = len(reasons) - MOST_REASONS
+        raise Refused((*reasons[:MOST_REASONS], *([f"and {more} more"] if more > 0 else ())))
+    jobs, specs = _with_biases(jobs, specs, found.writing)
+    ways = {way: sum(job.way == way for job in jobs) for way in (RENAMED, COMPUTED, FULL)}
+    configs = _configs(plan, found.writing, jobs) if found.writing.alpha == "config" else {}
+    trained = {job.unit.module: job.trained for job in jobs if job.trained}
+    return Conversion(found.writing, specs, configs, found.left_out, ways, trained, jobs, tensors.__getitem__)
+
+
+def _on_meta(tensors: Mapping[str, Tensor]) -> Read:
+    return lambda key: tensors[key].to("meta")
+
+
+def _with_biases(jobs: list[_Job], specs: dict[str, Spec], writing: Writing) -> tuple[list[_Job], dict[str, Spec]]:
+    """PEFT gives every module a bias or none: those without one get zeros."""
+    if not any(job.trained and job.trained.bias for job in jobs):
+        return jobs, specs
+    done, ordered = [], {}
+    for job in jobs:
+        start = f"{job.unit.module}."
+        ordered |= {name: specs[name] for name in job.names}
+        if job.trained and not job.trained.bias:
+            up = specs[start + writing.roles["up"]]
+            name, spec = start + writing.roles["up_bias"], Spec(up.dtype, up.shape[:1])
+            ordered[name] = spec
+            job = _Job(job.unit, _and_zeros(job.make, name, spec), job.way, job.trained._replace(bias=True))
+        done.append(job)
+    return done, ordered
+
+
+def _and_zeros(make, name: str, spec: Spec):
+    return lambda read: make(read) | {name: torch.zeros(spec.shape, dtype=spec.dtype)}
+
+
+def _configs(plan: Plan, writing: Writing, jobs: Sequence[_Job]) -> dict[str, dict]:
+    """PEFT's settings for each component, by what stands in front of its names."""
+    record = plan.site.dialects[writing.record]._replace(names=writing.names)
+    configs = {}
+    for name in dict.fromkeys(job.unit.component for job in jobs):
+        mine = {job.unit.name: job for job in jobs if job.unit.component == name}
+        wrapper = next(iter(mine.values())).unit.wrapper
+        known = [item.module[len(wrapper) :] for item in spell(plan.site, plan.site.components[name], record)]
+        trained = {module: job.trained for module, job in mine.items() if job.trained}
+        if trained:
+            component = "" if writing.dialect == "peft" else wrapper.rstrip(".")
+            configs[component] = adapter_config(trained, known)
+    return configs
+
+
+class _Source:
+    """One adapter of the plan with its numbers; its swap is left to whoever places it."""
+
+    def __init__(self, adapter: Adapter):
+        self.adapter = adapter
+        self.spec = None
+        self.numbers: dict[str, Tensor] = {}
+
+    def open(self, read: Read) -> _Source:
+        """Read the numbers. Raises AdapterError where they are none."""
+        if self.spec is None:
+            self.numbers = {role: read(self.adapter.roles[role]) for role in NUMBERS if role in self.adapter.roles}
+            self.spec = spec_of(self.adapter, self.numbers)._replace(swap=False)
+        return self
+
+    @property
+    def kind(self) -> str:
+        return self.adapter.kind
+
+    @property
+    def scalar(self) -> float:
+        return float(self.numbers["scalar"].flatten()[0]) if "scalar" in self.numbers else 1.0
+
+    @property
+    def scale(self) -> float:
+        """What up @ down (or a bias) of a LoRA is multiplied with at strength 1."""
+        return self.scalar * (self.spec.scale_for(self.adapter.rank) if self.adapter.rank else self.spec.scale or 1.0)
+
+    def load(self, read: Read, numbers: bool = False) -> dict[str, Tensor]:
+        """role -> tensor; the numbers only when they are asked for."""
+        tensors = {role: read(key) for role, key in self.adapter.roles.items() if role not in NUMBERS}
+        return {**tensors, **self.numbers} if numbers else tensors
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is two factors, with at most a magnitude beside them."""
+        return self.kind == "lora" and not self.adapter.grown_to and self.adapter.roles.keys() <= {"up", "down", *NUMBERS, *MAGNITUDES}
+
+
+class _Planner:
+    """Finds how one unit is made, the simplest way first."""
+
+    def __init__(self, unit: Unit, writing: Writing, sources: Sequence[_Source], read: Read, dtype: torch.dtype | None):
+        self.unit, self.writing, self.read, self.dtype = unit, writing, read, dtype
+        pairs = [(part, sources[part.adapter].open(read)) for part in unit.parts]
+        self.weights = [pair for pair in pairs if pair[1].adapter.reaches != "bias"]
+        self.biases = [pair for pair in pairs if pair[1].adapter.reaches == "bias"]
+        for _, source in pairs:
+            if source.spec.option("fan_in_fan_out"):
+                raise Refused(("its factors are transposed (fan_in_fan_out), which no other name says",))
+
+    def job(self) -> _Job:
+        """The work for this unit. Raises Refused, or AdapterError for tensors that are not what they should be."""
+        make_weights, scale, trained, way = self._weights() if self.weights else (lambda read: {}, None, None, RENAMED)
+        make_biases, bias_way = self._biases(scale) if self.biases else (lambda read: {}, RENAMED)
+        if trained and self.biases:
+            trained = trained._replace(bias=True)
+        if self.writing.alpha == "config" and not trained:
+            kinds = ", ".join(sorted({source.kind for _, source in (*self.weights, *self.biases)}))
+            raise Refused((f"{self.writing.dialect} keeps pairs of factors only, and here is: {kinds}",))
+        way = COMPUTED if (way, bias_way) == (RENAMED, COMPUTED) else way
+        return _Job(self.unit, lambda read: self._named({**make_weights(read), **make_biases(read)}), way, trained)
+
+    # Weights
+
+    def _weights(self):
+        whole = all(part.rows is None and part.into is None for part, _ in self.weights)
+        roles = [role for _, source in self.weights for role in source.adapter.roles if role not in NUMBERS]
+        apart = len(roles) == len(set(roles)) and not {"up", "diff"} <= set(roles)
+        if whole and (apart or len(self.weights) == 1) and all(self._sayable(source) and self._turns(source) for _, source in self.weights):
+            return self._kept()
+        if all(source.plain for _, source in self.weights):
+            return self._blocks([_Block(part, source) for part, source in self.weights], True)
+        cut = self._cut()
+        if cut:
+            return cut
+        return self._multiplied_out()
+
+    def _sayable(self, source: _Source) -> bool:
+        return all(self._spelling(role, source) for role in source.adapter.roles if role not in NUMBERS)
+
+    def _spelling(self, role: str, source: _Source | None = None) -> str | None:
+        """The role the dialect has for this one: itself, or the other name of a magnitude per output."""
+        if role == "weight" and source is not None and source.kind == "set":
+            role = "set_weight"
+        if role in self.writing.roles:
+            return role
+        other = dict(zip(MAGNITUDES, reversed(MAGNITUDES), strict=True)).get(role)
+        return other if other in self.writing.roles else None
+
+    def _swapped(self, source: _Source) -> bool:
+        return source.adapter.target.swap != self.unit.swap
+
+    def _turns(self, source: _Source) -> bool:
+        """Whether its halves need not be exchanged, or can be in the tensors as they are."""
+        if not self._swapped(source):
+            return True
+        if source.spec.kind not in ADDITIVE:
+            raise Refused((f"the halves of its rows stand the other way round there, which a {source.kind} cannot follow",))
+        return _rolled(source, source.load(self.read)) is not None
+
+    def _kept(self):
+        """Every adapter as it is, under the new name."""
+        loras = [source for _, source in self.weights if source.kind == "lora"]
+        scale = loras[0].scale if loras else None
+        turned = any(self._swapped(source) for _, source in self.weights)
+
+        def make(read: Read) -> dict[str, Tensor]:
+            made = {}
+            for _, source in self.weights:
+                tensors = source.load(read)
+                if self._swapped(source):
+                    tensors = _rolled(source, tensors)
+                made |= self._lora(source, tensors) if source.kind == "lora" else self._other(source, tensors)
+            return made
+
+        trained = None
+        if loras and len(self.weights) == 1:
+            trained = Trained(loras[0].adapter.rank, scale, any(role in loras[0].adapter.roles for role in MAGNITUDES))
+        return make, scale, trained, COMPUTED if turned else RENAMED
+
+    def _lora(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
+        """A LoRA's roles with its strength where the dialect keeps it."""
+        made = {role: tensor for role, tensor in tensors.items() if role not in MAGNITUDES}
+        alpha = None
+        if "alpha" in source.numbers and source.scalar == 1 and source.spec.alpha == source.numbers["alpha"].item():
+            alpha = source.numbers["alpha"]
+        made |= self._strength(made["up"], tensors["down"].shape[0], source.scale, alpha)
+        return made | self._magnitude(tensors, tensors["up"].shape[0], len(self.unit.shape))
+
+    def _strength(self, up: Tensor, rank: int, scale: float, alpha: Tensor | None) -> dict[str, Tensor]:
+        if self.writing.alpha == "folded":
+            return {"up": _times(up, scale)}
+        if self.writing.alpha == "tensor" and scale == 0:
+            # An alpha of 0 means 'not set' to every reader.
+            return {"up": _times(up, 0.0)}
+        if self.writing.alpha == "tensor":
+            return {"alpha": alpha if alpha is not None and alpha.item() != 0 else torch.tensor(scale * rank, dtype=torch.float32)}
+        return {}
+
+    def _magnitude(self, tensors: Tensors, out: int, dimensions: int) -> dict[str, Tensor]:
+        role = next((role for role in MAGNITUDES if role in tensors), None)
+        if role is None:
+            return {}
+        spelled, tensor = self._spelling(role), tensors[role]
+        if spelled == role:
+            return {role: tensor}
+        if role == "dora_scale" and (tensor.numel() != out or (tensor.dim() > 1 and tensor.shape[0] != out)):
+            raise Refused(("its DoRA magnitudes are per input, for which this dialect has no name",))
+        if spelled == "dora_scale":
+            return {spelled: tensor.reshape(-1, *[1] * (max(dimensions, 2) - 1))}
+        linear = dimensions < 3 or self.writing.roles[spelled] == spelled
+        return {spelled: tensor.flatten() if linear else tensor.reshape(1, -1, *[1] * (dimensions - 2))}
+
+    def _other(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
+        """Another kind's roles; a factor that no tensor of the dialect says goes into the first of them."""
+        made = {self._spelling(role, source): tensor for role, tensor in tensors.items() if role not in MAGNITUDES}
+        factor = 1.0
+        if "alpha" in source.numbers and "alpha" in self.writing.roles and source.adapter.strength.factor == 1:
+            made["alpha"] = source.numbers["alpha"]
+        elif source.kind in ("loha", "lokr", "glora"):
+            factor = self._factor(source)
+        if "scalar" in source.numbers:
+            if "scalar" in self.writing.roles:
+                made["scalar"] = source.numbers["scalar"]
+            else:
+                factor *= source.scalar
+        if factor != 1:
+            first = next((role for role in FIRST.get(source.kind, ()) if role in made), None)
+            if first is None:
+                raise Refused((f"its strength stands outside of its tensors, where a {source.kind} cannot keep it",))
+            made[first] = _times(made[first], factor)
+        return made | self._magnitude(tensors, self.unit.shape[0], len(self.unit.shape))
+
+    def _factor(self, source: _Source) -> float:
+        """alpha / rank, where a tensor cannot say it."""
+        rank = source.adapter.rank
+        if source.kind == "glora":
+            return 1.0 if source.spec.alpha is None and source.spec.scale is None else math.nan
+        if rank is None:
+            return 1.0 if source.spec.scale is None else source.spec.scale
+        return source.spec.scale_for(rank)
+
+    # Rows of one adapter that is no plain LoRA
+
+    def _cut(self):
+        """One adapter of which this unit is some rows, cut in its own tensors; None where that cannot be."""
+        if len(self.weights) != 1:
+            return None
+        part, source = self.weights[0]
+        kind = ADDITIVE.get(source.spec.kind)
+        if kind is None or part.rows is None or part.into is not None or source.kind == "lora" or self._swapped(source):
+            return None
+        if not self._sayable(source) or kind.narrow(source.load(_meta_of(self.read)), *part.rows) is None:
+            return None
+        if any(role in source.adapter.roles for role in MAGNITUDES):
+            return None
+        return (lambda read: self._other(source, kind.narrow(source.load(read), *part.rows))), None, None, COMPUTED
+
+    # Everything else: factors
+
+    def _multiplied_out(self):
+        """Linear adapters as plain factors, or as one full difference."""
+        for _, source in self.weights:
+            plain = source.kind == "lora" and all(item.kind == "lora" for _, item in self.weights)
+            if source.spec.kind not in ADDITIVE:
+                raise Refused((f"a {source.kind} cannot be written as this dialect divides its modules, or has no name in it",))
+            if not plain and any(role in source.adapter.roles for role in MAGNITUDES):
+                raise Refused((f"a DoRA on a {source.kind} has no form in this dialect",))
+            if source.adapter.grown_to:
+                raise Refused(("it makes the model's input wider, which factors alone cannot say",))
+        blocks = [_Block(part, source, expanded=True) for part, source in self.weights]
+        shapes = [block.shapes(_meta_of(self.read)) for block in blocks]
+        if None not in shapes:
+            out, columns = self.unit.shape[0], math.prod(self.unit.shape[1:])
+            if sum(rank for rank in shapes) * (out + columns) < out * columns:
+                return self._blocks(blocks, False)
+        if "diff" not in self.writing.roles:
+            kinds = ", ".join(sorted({source.kind for _, source in self.weights}))
+            raise Refused((f"{self.writing.dialect} has no name for a {kinds}, and it is no product of low rank",))
+        return (lambda read: {"diff": self._dense(read)}), None, None, FULL
+
+    def _dense(self, read: Read) -> Tensor:
+        total = None
+        for part, source in self.weights:
+            tensors = source.load(read, numbers=True)
+            dtype = next(tensor.dtype for role, tensor in tensors.items() if role not in NUMBERS)
+            delta = factors(source.spec, low_rank_part(tensors), torch.float32)
+            matrix = (delta.rows(*part.rows) if part.rows else delta).dense().to(torch.float32)
+            if total is None:
+                total = matrix.new_zeros((self.unit.shape[0], matrix.shape[1]))
+                result = dtype
+            start, length = part.into or (0, self.unit.shape[0])
+            total.narrow(0, start, length).add_(matrix)
+        if self._all_swapped():
+            total = total.roll(total.shape[0] // 2, 0)
+        return total.reshape(self.unit.shape).to(result)
+
+    def _all_swapped(self) -> bool:
+        turned = {self._swapped(source) for _, source in self.weights}
+        if turned == {False}:
+            return False
+        if len(turned) > 1 or any(part.rows or part.into for part, _ in self.weights):
+            raise Refused(("halves of rows would have to be exchanged in a part of a fused module",))
+        return True
+
+    def _blocks(self, blocks: list[_Block], looked_at: bool):
+        """Block-diagonal factors: each adapter's columns beside the others', in its own rows; equal downs share theirs."""
+        if looked_at:
+            _share_downs(blocks, self.read)
+        turned = self._all_swapped()
+        scales = [block.scale for block in blocks]
+        scale = next((number for number in scales if number), 1.0)
+        out, inner = self.unit.shape[0], self.unit.shape[1:]
+        dora = self._magnitudes_fit()
+        own = [block for block in blocks if block.shares is None]
+        rank = sum(block.rank(_meta_of(self.read)) for block in own)
+
+        def make(read: Read) -> dict[str, Tensor]:
+            loaded = {id(block): block.load(read) for block in blocks}
+            first_up, first_down = loaded[id(blocks[0])]
+            if first_up.is_meta:
+                made = _empty(first_up, first_down, out, rank, first_down.shape[1:] if looked_at else inner)
+                return self._finished(read, made, rank, scale, turned, dora)
+            downs = [loaded[id(block)][1].flatten(1) for block in own]
+            up = torch.zeros((out, rank), dtype=first_up.dtype, device=first_up.device)
+            starts, place = {}, 0
+            for block, down in zip(own, downs, strict=True):
+                starts[id(block)], place = place, place + down.shape[0]
+            for block in blocks:
+                piece = _times(loaded[id(block)][0].flatten(1), block.scale / scale)
+                start, length = block.part.into or (0, out)
+                columns = starts[id(block.shares or block)]
+                region = up.narrow(0, start, length).narrow(1, columns, piece.shape[1])
+                region.add_(piece.to(up.dtype)) if up.dtype.itemsize > 1 else region.copy_(piece)
+            up = up.roll(out // 2, 0) if turned else up
+            down = torch.cat(downs).reshape(rank, *(first_down.shape[1:] if looked_at else inner))
+            up = up.reshape(*up.shape, *[1] * (down.dim() - 2))
+            return self._finished(read, {"up": up, "down": down}, rank, scale, turned, dora)
+
+        return make, scale, Trained(rank, scale, dora), COMPUTED
+
+    def _finished(self, read: Read, made: dict[str, Tensor], rank: int, scale: float, turned: bool, dora: bool) -> dict[str, Tensor]:
+        """Factors with their strength, and magnitudes where there are any."""
+        made |= self._strength(made["up"], rank, scale, None)
+        if dora:
+            made |= self._magnitude({"dora_scale": self._joined(read, turned)}, self.unit.shape[0], len(self.unit.shape))
+        return made
+
+    def _magnitudes_fit(self) -> bool:
+        """Whether magnitudes go with the rows; raises Refused where they would be lost."""
+        have = [next((role for role in MAGNITUDES if role in source.adapter.roles), None) for _, source in self.weights]
+        if not any(have):
+            return False
+        covered = sum((part.into or (0, self.unit.shape[0]))[1] for part, _ in self.weights)
+        if None in have or covered != self.unit.shape[0]:
+            raise Refused(("a part of the fused module has no DoRA magnitudes, which only the model's weights could give",))
+        for (_, source), role in zip(self.weights, have, strict=True):
+            tensor = self.read(source.adapter.roles[role])
+            rows = self.read(source.adapter.roles["up"]).shape[0]
+            if role == "dora_scale" and (tensor.numel() != rows or (tensor.dim() > 1 and tensor.shape[0] != rows)):
+                raise Refused(("its DoRA magnitudes are per input and cannot be fused or split",))
+        if self._spelling("dora_scale") is None:
+            raise Refused((f"{self.writing.dialect} has no name for DoRA magnitudes",))
+        return True
+
+    def _joined(self, read: Read, turned: bool) -> Tensor:
+        """The magnitudes per output of all parts, as [out, 1, ...]."""
+        pieces = sorted(self.weights, key=lambda pair: pair[0].into or (0, 0))
+        vectors = []
+        for part, source in pieces:
+            role = next(role for role in MAGNITUDES if role in source.adapter.roles)
+            vector = read(source.adapter.roles[role]).flatten()
+            vectors.append(vector.narrow(0, *part.rows) if part.rows else vector)
+        if vectors[0].is_meta:
+            joined = torch.empty(self.unit.shape[0], dtype=vectors[0].dtype, device="meta")
+        else:
+            joined = torch.cat(vectors).roll(self.unit.shape[0] // 2 if turned else 0)
+        return joined.reshape(-1, *[1] * (max(len(self.unit.shape), 2) - 1))
+
+    # Biases
+
+    def _biases(self, lora_scale: float | None):
+        """The bias of the unit as one vector, in the role the dialect has for it."""
+        kinds = {source.kind for _, source in self.biases}
+        whole = all(part.rows is None and part.into is None for part, _ in self.biases)
+        kind = next(iter(kinds))
+        role = BIASES.get(kind, "")
+        if "bias_set" in kinds and not (whole and len(self.biases) == 1):
+            raise Refused(("a replaced bias cannot be fused or split",))
+        if kind == "bias_set" or len(self.biases) > 1 or kind == "bias_lora" or role not in self.writing.roles:
+            role = "bias" if kind == "bias_set" else "diff_b"
+        divisor = 1.0
+        if role not in self.writing.roles and "up_bias" in self.writing.roles and lora_scale and kind != "bias_set":
+            role, divisor = "up_bias", lora_scale
+        if role not in self.writing.roles:
+            raise Refused((f"{self.writing.dialect} has no name for a {kind.replace('_', ' ')} here",))
+
+        def make(read: Read) -> dict[str, Tensor]:
+            total = None
+            for part, source in self.biases:
+                vector = read(source.adapter.roles[BIASES[source.kind]]).flatten()
+                vector = _times(vector, (source.scale if source.kind == "bias_lora" else 1.0) / divisor)
+                vector = vector.narrow(0, *part.rows) if part.rows else vector
+                vector = vector.roll(vector.shape[0] // 2) if self._swapped(source) else vector
+                if part.into is None and len(self.biases) == 1:
+                    return {role: vector}
+                total = vector.new_zeros(self.unit.shape[0]) if total is None else total
+                total.narrow(0, *(part.into or (0, self.unit.shape[0]))).add_(vector.to(total.dtype))
+            return {role: total}
+
+        return make, RENAMED if whole and len(self.biases) == 1 and role == BIASES.get(kind) else COMPUTED
+
+    def _named(self, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """New name -> tensor, in the asked dtype."""
+        named = {}
+        for role, tensor in made.items():
+            spelling = self.writing.roles.get(role)
+            if spelling is None:
+                raise Refused((f"{self.writing.dialect} has no name for {role}",))
+            if self.dtype is not None and role not in NUMBERS and tensor.is_floating_point():
+                tensor = tensor.to(self.dtype)
+            named[f"{self.unit.module}.{spelling}"] = tensor
+        return named
+
+
+class _Block:
+    """Rows of one adapter as up [rows, rank] and down [rank, ...], and where they go in the unit."""
+
+    def __init__(self, part: Part, source: _Source, expanded: bool = False):
+        self.part, self.source, self.expanded = part, source, expanded
+        self.kept: Tensor | None = None  # columns that are not zero in these rows
+        self.shares: _Block | None = None  # a block with the same down
+        self.scale = 1.0 if expanded else source.scale
+
+    def load(self, read: Read) -> tuple[Tensor, Tensor]:
+        """(up, down) of these rows."""
+        tensors = self.source.load(read, numbers=self.expanded)
+        if self.expanded:
+            up, down = self._expanded(tensors)
+        else:
+            up, down = tensors["up"], tensors["down"]
+        up = up.narrow(0, *self.part.rows) if self.part.rows else up
+        if self.kept is not None:
+            kept = self.kept.to(up.device)
+            up, down = up[:, kept], down[kept]
+        return up, down
+
+    def _expanded(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        dtype = next(tensor.dtype for role, tensor in tensors.items() if role not in NUMBERS)
+        delta = factors(self.source.spec, low_rank_part(tensors), torch.float32)
+        delta = expand(delta) if isinstance(delta, Kronecker) else delta
+        if delta.up is None:
+            raise AdapterError("no product of low rank")
+        return delta.up.to(dtype), delta.down.to(dtype)
+
+    def shapes(self, read: Read) -> int | None:
+        """Its rank; None where it is a full matrix."""
+        try:
+            return self.load(read)[1].shape[0]
+        except AdapterError:
+            return None
+
+    def rank(self, read: Read) -> int:
+        """Columns it adds."""
+        return self.load(read)[1].shape[0]
+
+
+def expand(delta: Kronecker) -> Factors:
+    """The same delta as one pair of factors: (A B) kron (C D) = (A kron C) (B kron D); a full half is a product with the identity."""
+    first, second = _product(delta.first), _product(delta.second)
+    return Factors(torch.kron(first.up, second.up), torch.kron(first.down, second.down))
+
+
+def _product(half: Factors) -> Factors:
+    if half.up is not None:
+        return half
+    rows, columns = half.shape
+    one = torch.eye(min(rows, columns), dtype=half.down.dtype, device=half.down.device)
+    return Factors(one, half.down) if rows <= columns else Factors(half.down, one)
+
+
+def _empty(up: Tensor, down: Tensor, out: int, rank: int, inner: Sequence[int]) -> dict[str, Tensor]:
+    """The shapes of block-diagonal factors; torch needs seconds to load what concatenates on the meta device."""
+    kernel = [1] * (len(inner) - 1)
+    return {
+        "up": torch.empty((out, rank, *kernel), dtype=up.dtype, device="meta"),
+        "down": torch.empty((rank, *inner), dtype=down.dtype, device="meta"),
+    }
+
+
+def _share_downs(blocks: Sequence[_Block], read: Read) -> None:
+    """Find columns that are zero in a block's rows, and blocks whose downs are the same: neither needs ranks of its own."""
+    for block in blocks:
+        if block.part.rows is not None:
+            up = block.load(read)[0].flatten(1).to(torch.float32)
+            alive = up.ne(0).any(0)
+            if not alive.all():
+                # One column stays even where all are zero: a module without factors is no module.
+                block.kept = alive.nonzero().flatten() if alive.any() else torch.zeros(1, dtype=torch.int64)
+    for place, block in enumerate(blocks):
+        for other in blocks[:place]:
+            if other.shares is None and _same(other.load(read)[1], block.load(read)[1]):
+                block.shares = other
+                break
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    # Factors that differ do so from the first numbers on.
+    return all(torch.equal(left.view(torch.uint8), right.view(torch.uint8)) for left, right in ((one[:1], other[:1]), (one, other)))
+
+
+def _meta_of(read: Read) -> Read:
+    return lambda key: read(key).to("meta")
+
+
+def _rolled(source: _Source, tensors: Tensors) -> dict[str, Tensor] | None:
+    """The tensors with the two halves of the output rows exchanged; None where they cannot be cut there."""
+    kind = ADDITIVE[source.spec.kind]
+    rows = kind.count_rows(tensors)
+    if rows % 2:
+        raise Refused((f"the halves of {rows} rows cannot be exchanged",))
+    lower, upper = kind.narrow(tensors, 0, rows // 2), kind.narrow(tensors, rows // 2, rows // 2)
+    if lower is None or upper is None:
+        return None
+    turned = dict(tensors)
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return turned
+    for role, tensor in tensors.items():
+        if lower[role] is not tensor:
+            dimension = next(axis for axis in range(tensor.dim()) if lower[role].shape[axis] != tensor.shape[axis])
+            turned[role] = torch.cat((upper[role], lower[role]), dimension)
+        elif role in MAGNITUDES and tensor.numel() == rows and (tensor.dim() < 2 or tensor.shape[0] == rows or role == "magnitude"):
+            turned[role] = tensor.flatten().roll(rows // 2).reshape(tensor.shape)
+    return turned
+
+
+def _times(tensor: Tensor, factor: float) -> Tensor:
+    """tensor * factor in its own dtype, rounded once."""
+    if factor == 1:
+        return tensor
+    return (tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32) * factor).to(tensor.dtype)

@@ -1,0 +1,126 @@
+"""Writes a merge into a file as it is made, one weight at a time."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from ..key_maps.hashes import file_hashes
+from .collect import Base
+from .convert import Conversion, Spec
+from .forecast import forecast
+from .merge import DEFAULT, Merged, Recipe, Source, merge
+from .native import Native, named
+from .spec import AdapterError
+from .writer import write_lora
+
+__all__ = ["merge_metadata", "spooled", "write_merged"]
+
+ALIGNMENT = 8
+
+
+class _Streamed(Conversion):
+    """A merge as what a writer takes: what the tensors will be, and the tensors one weight at a time."""
+
+    def __init__(self, specs: dict[str, Spec], made: Callable[[], Iterator[Native]]):
+        super().__init__(None, specs, {}, {}, {}, {})
+        self._made = made
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        return named(self._made())
+
+
+def write_merged(
+    path: str | os.PathLike[str],
+    sources: Sequence[Source],
+    recipe: Recipe = DEFAULT,
+    metadata: Mapping[str, str] | None = None,
+    base: Base | None = None,
+    overwrite: bool = False,
+    each: Callable[[Merged], object] | None = None,
+    meetings: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Merge into a safetensors file of native names, whole or not at all; at no time is more than one weight's result in memory.
+
+    each: called with every weight's result, as it goes by. Where ranks are not known before, the tensors first go into a temporary
+    file beside `path`. Raises what `merge` and `write_lora` raise.
+    """
+    expected = forecast(sources, recipe)
+
+    def made() -> Iterator[Native]:
+        for _, merged in merge(sources, recipe, base, meetings, progress):
+            if each:
+                each(merged)
+            yield merged.native
+
+    if expected.exact:
+        specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in named(row.native for row in expected.rows)}
+        return write_lora(path, _Streamed(specs, made), metadata, overwrite)
+    with tempfile.TemporaryFile(prefix=".merge.", dir=Path(path).parent) as file:
+        return write_lora(path, spooled(made(), file), metadata, overwrite)
+
+
+# Metadata that speak of one file's tensors, ranks or names.
+OF_ONE_FILE = ("lora_adapter_metadata", "sshs_", "ss_network_", "modelspec.hash", "modelspec.thumbnail", "modelspec.merged_from", "format")
+
+
+def merge_metadata(sources: Sequence[Source], recipe: Recipe, paths: Sequence[str | os.PathLike[str]] = ()) -> dict[str, str]:
+    """The header of a merge: what all files say alike of themselves, and from what and how it was made, under `locksmith.merge`.
+
+    paths: of the sources' files, for their hashes; reads them whole. Raises OSError or LoraFileError.
+    """
+    common = dict(sources[0].plan.metadata)
+    for source in sources[1:]:
+        common = {key: value for key, value in common.items() if source.plan.metadata.get(key) == value}
+    kept = {key: value for key, value in common.items() if isinstance(value, str) and not key.startswith(OF_ONE_FILE)}
+    made_of = [
+        {
+            "name": source.name,
+            "strength_model": source.strength_model,
+            "strength_text_encoder": source.strength_text_encoder,
+            "blocks": ", ".join(entry.text for entry in source.blocks.entries),
+        }
+        for source in sources
+    ]
+    for entry, path in zip(made_of, paths, strict=False):
+        entry["sha256"] = file_hashes(os.fspath(path)).sha256
+    told = {"method": recipe.method, "options": dict(recipe.options), "rank": recipe.rank, "energy": recipe.energy, "error": recipe.error}
+    return {**kept, "format": "pt", "locksmith.merge": json.dumps({**told, "seed": recipe.seed, "sources": made_of})}
+
+
+def spooled(items: Iterator[Native], file: BinaryIO) -> dict[str, Tensor]:
+    """The tensors of these by name, kept in `file` (open for reading and writing) and mapped from it; nothing stays in memory.
+
+    The file has to stay open no longer than this takes. Raises AdapterError for a name that comes twice.
+    """
+    places: dict[str, tuple[int, Tensor]] = {}
+    for name, tensor in named(items):
+        if name in places:
+            raise AdapterError(f"two deltas reach {name}: add them up before they are written")
+        file.write(b"\0" * (-file.tell() % ALIGNMENT))
+        places[name] = file.tell(), tensor.to("meta")
+        if tensor.numel():
+            file.write(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    file.flush()
+    whole = _mapped(file)
+    return {name: _view(whole, start, like) for name, (start, like) in places.items()}
+
+
+def _mapped(file: BinaryIO) -> Tensor:
+    size = os.fstat(file.fileno()).st_size
+    if not size:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+
+
+def _view(whole: Tensor, start: int, like: Tensor) -> Tensor:
+    return whole[start : start + like.numel() * like.element_size()].view(like.dtype).view(like.shape)

@@ -1,0 +1,176 @@
+"""Tells what a merge did: from what, into what, where the LoRAs agree or fight, and what was lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..key_maps.markdown import cell, code, table
+from .collect import Source, unplaced
+from .factors import Factors, Kronecker
+from .forecast import Forecast, Row
+from .merge import Meeting, Merged, Recipe
+from .methods import find
+
+__all__ = ["MergeReport"]
+
+MOST_LISTED = 12
+ALIKE, OPPOSED = 0.9, -0.2
+MEGABYTE = 1e6
+
+
+class MergeReport:
+    """Collects results (`add`) or a forecast (`expect`) of the merge of these sources."""
+
+    def __init__(self, sources: Sequence[Source], recipe: Recipe):
+        self.sources, self.recipe = sources, recipe
+        self.method = find(recipe.method)
+        self.rows: list[dict[str, Any]] = []
+        self.unplaced = unplaced(sources)
+        self.refused: Mapping[str, Sequence[str]] = {}
+        self.forecast = False
+
+    def add(self, merged: Merged) -> None:
+        """Take note of one result; its tensors are not kept."""
+        delta = merged.native.delta
+        halves = (delta.first, delta.second) if isinstance(delta, Kronecker) else (delta,)
+        tensors = [
+            tensor for half in halves for tensor in ((half.up, half.down) if isinstance(half, Factors) else (half,)) if tensor is not None
+        ]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        name = merged.native.weight if merged.native.reaches == "weight" else f"{merged.native.weight} (bias)"
+        self._row(name, merged.sources, merged.rank, size, merged.meetings, merged.kept, merged.error, merged.norm)
+
+    def expect(self, told: Forecast) -> None:
+        """Take note of a forecast instead of results."""
+        self.forecast, self.refused = True, told.refused
+        for row in told.rows:
+            self._row(row.name, row.sources, row.rank, row.bytes, row.meetings, row.kept, _error(row), row.norm)
+
+    def _row(self, name, sources, rank, size, meetings: Sequence[Meeting], kept, error, norm) -> None:
+        met = [meeting._asdict() for meeting in meetings]
+        self.rows.append(
+            {
+                "weight": name,
+                "sources": list(sources),
+                "rank": rank,
+                "bytes": size,
+                "meetings": met,
+                "kept": kept,
+                "error": error,
+                "norm": norm,
+            }
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One line: what came out."""
+        ranks = sorted({row["rank"] for row in self.rows if row["rank"]})
+        told = f" of rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
+        size = sum(row["bytes"] for row in self.rows) / MEGABYTE
+        done = "would be merged" if self.forecast else "merged"
+        return (
+            f"{_number(len(self.sources), 'LoRA')} {done} by {self.method.title}: {_number(len(self.rows), 'weight')}{told}, {size:.1f} MB."
+        )
+
+    @property
+    def kept(self) -> float | None:
+        """Share of the energy of the exact result that is kept, where norms were measured."""
+        known = [(row["norm"] ** 2, row["kept"]) for row in self.rows if row["norm"] is not None and row["kept"] is not None]
+        total = math.fsum(energy for energy, _ in known)
+        return math.fsum(energy * kept for energy, kept in known) / total if total and math.isfinite(total) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "verdict": self.verdict,
+            "forecast": self.forecast,
+            "recipe": dict(self.recipe._asdict()) | {"options": dict(self.recipe.options)},
+            "paper": self.method.paper,
+            "sources": [self._source(place) for place in range(len(self.sources))],
+            "kept": self.kept,
+            "weights": self.rows,
+            "unplaced": {name: dict(lost) for name, lost in self.unplaced.items()},
+            "refused": {name: list(modules) for name, modules in self.refused.items()},
+        }
+
+    def _source(self, place: int) -> dict[str, Any]:
+        source = self.sources[place]
+        touched = [row["sources"] for row in self.rows if place in row["sources"]]
+        return {
+            "name": source.name,
+            "strength_model": source.strength_model,
+            "strength_text_encoder": source.strength_text_encoder,
+            "blocks": [entry.text for entry in source.blocks.entries],
+            "weights": len(touched),
+            "alone": sum(len(sources) == 1 for sources in touched),
+        }
+
+    def markdown(self) -> str:
+        """The report for people."""
+        lines = [f"**{self.verdict}**", "", f"{self.method.text} ({self.method.paper})", ""]
+        lines += [*self._sources_told(), *self._losses_told(), *self._meetings_told(), *self._unplaced_told()]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def _sources_told(self) -> Iterator[str]:
+        rows = []
+        for place in range(len(self.sources)):
+            told = self._source(place)
+            strengths = f"{told['strength_model']:g} / {told['strength_text_encoder']:g}"
+            rows.append((cell(told["name"]), strengths, cell(", ".join(told["blocks"])) or "-", str(told["weights"]), str(told["alone"])))
+        yield from table(("LoRA", "strength (model / text encoder)", "blocks", "weights", "it alone changes"), rows)
+
+    def _losses_told(self) -> Iterator[str]:
+        lost = sorted((row for row in self.rows if row["error"]), key=lambda row: -row["error"])
+        if not lost:
+            yield from ("", "Nothing was lost: the result is exact, but for rounding." if not self.forecast else "Nothing would be cut.")
+            return
+        whole = f" {100 * self.kept:.2f} % of the energy is kept in all." if self.kept is not None else ""
+        yield from ("", "## What was cut", "", f"{_number(len(lost), 'weight')} cut to a smaller rank.{whole}", "")
+        rows = [(code(row["weight"]), str(row["rank"] or "-"), f"{row['error']:.4f}") for row in lost[:MOST_LISTED]]
+        yield from table(("weight", "rank", "relative error"), rows)
+        yield from _more(len(lost))
+
+    def _meetings_told(self) -> Iterator[str]:
+        met = [(row["weight"], meeting) for row in self.rows for meeting in row["meetings"] if meeting["cosine"] is not None]
+        if not met:
+            return
+        counts = [sum(meeting["cosine"] > ALIKE for _, meeting in met), sum(meeting["cosine"] < OPPOSED for _, meeting in met)]
+        yield from ("", "## Where they meet", "")
+        alike, opposed = (f"(cosine {word} {limit})" for word, limit in (("above", ALIKE), ("below", OPPOSED)))
+        yield f"Of {len(met)} meetings on one weight, {counts[0]} say nearly the same {alike} and {counts[1]} oppose each other {opposed}."
+        yield ""
+        met.sort(key=lambda pair: -abs(pair[1]["cosine"]))
+        names = [cell(source.name) for source in self.sources]
+        rows = [
+            (code(name), names[meeting["first"]], names[meeting["second"]], f"{meeting['cosine']:.4f}")
+            for name, meeting in met[:MOST_LISTED]
+        ]
+        yield from table(("weight", "LoRA", "LoRA", "cosine"), rows)
+        yield from _more(len(met))
+
+    def _unplaced_told(self) -> Iterator[str]:
+        for name, modules in self.refused.items():
+            yield from ("", f"{cell(name)}: {_number(len(modules), 'adapter')} need the model, such as {code(modules[0])}.")
+        for name, lost in self.unplaced.items():
+            key, reason = next(iter(lost.items()))
+            told = f"{_number(len(lost), 'key')} found no place and {'is' if len(lost) == 1 else 'are'} not in the merge"
+            yield from ("", f"{cell(name)}: {told}, such as {code(key)}: {cell(reason)}")
+
+
+def _finite(number: float | None) -> float | None:
+    """What JSON can say."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _error(row: Row) -> float | None:
+    return None if row.kept is None else math.sqrt(max(0.0, 1 - row.kept))
+
+
+def _more(count: int) -> list[str]:
+    return [f"and {count - MOST_LISTED} more"] * (count > MOST_LISTED)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"

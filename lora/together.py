@@ -1,0 +1,72 @@
+"""Plans several LoRA files for one model, so that they can be merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..key_maps.dialect import DENOISER
+from ..key_maps.header import Header, TensorInfo
+from ..key_maps.inspection import Inspection, inspect_header
+from ..key_maps.own import NONE, OwnMaps
+from ..key_maps.site import Site
+from .reader import DTYPES
+from .spec import AdapterError
+
+__all__ = ["File", "header_of", "inspect_together"]
+
+CODES = {name: code for code, name in DTYPES.items()}
+
+
+class File(NamedTuple):
+    """A LoRA to be planned. config_beside: PEFT's adapter_config.json beside it."""
+
+    name: str
+    header: Header
+    config_beside: Mapping[str, Any] | None = None
+
+
+def header_of(tensors: Mapping[str, Any]) -> Header:
+    """The header of tensors in memory, such as a LORA_MODEL."""
+    return Header(
+        {
+            name: TensorInfo(CODES.get(str(tensor.dtype).removeprefix("torch."), ""), tuple(tensor.shape))
+            for name, tensor in tensors.items()
+        },
+        {},
+    )
+
+
+def inspect_together(files: Sequence[File], site: Site | None = None, own: OwnMaps = NONE) -> list[Inspection]:
+    """Inspect files for the same model: the given one, else the one they were made for; text encoders are drawn where none is given.
+
+    A file that could be for several models is read as the others are. Raises AdapterError, naming the file, where none of this
+    tells the model; files for different models are left to the merge to refuse.
+    """
+    alone = [inspect_header(file.name, file.header, file.config_beside, None, own) for file in files]
+    if site is None:
+        site = next((found.plan.site for found in alone if found.guess.name and not found.guess.rivals), None)
+    found = [_again(file, first, site, own) for file, first in zip(files, alone, strict=True)]
+    for inspection in found:
+        if not inspection.plan.adapters:
+            raise AdapterError(f"{inspection.path}: {_why_nothing(inspection)}")
+    return found
+
+
+def _again(file: File, alone: Inspection, site: Site | None, own: OwnMaps) -> Inspection:
+    if site is None or (alone.guess.name and not alone.guess.rivals and alone.drawn and not _is_given(site)):
+        return alone
+    others = [component for name, component in alone.plan.site.components.items() if name not in site.components and name != DENOISER]
+    return inspect_header(file.name, file.header, file.config_beside, Site([*site.components.values(), *others], own), own)
+
+
+def _is_given(site: Site) -> bool:
+    return any(not component.drawn for component in site.components.values())
+
+
+def _why_nothing(found: Inspection) -> str:
+    if not found.report.modules["total"]:
+        return "none of its keys belongs to an adapter"
+    if not found.plan.site.components:
+        return "it cannot be told which model it is for; give the model"
+    return "none of its modules fits the model"

@@ -1,0 +1,260 @@
+"""Writes LoRA files whole or not at all: streamed, verified against their source before they are put in place."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..key_maps.files import write_whole
+from ..key_maps.header import LoraFileError, adapter_config_beside, read_header
+from ..key_maps.plan import Plan, make_plan
+from .convert import FAULTS, Conversion, Spec, convert
+from .reader import DTYPES, LoraReader, map_tensors
+from .verify import Unverified, check_same
+
+__all__ = ["Unverified", "Written", "metadata_for", "write_as", "write_lora"]
+
+CONVERTER = "LoRA Locksmith"
+DTYPE_NAMES = {getattr(torch, name): code for code, name in DTYPES.items()}
+CHUNK_BYTES = 1 << 22
+# Hashes of the tensors as the file holds them; write_lora fills in those that the metadata have.
+HASHES = ("sshs_model_hash", "modelspec.hash_sha256")
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Metadata that speak of the source's names or strengths and would be read wrongly of the new file.
+STALE = ("lora_adapter_metadata", "sshs_legacy_hash")
+
+
+class Written(NamedTuple):
+    """What was written: modules that were only renamed, that were fused or split, that are full matrices now.
+
+    difference: the largest of any weight's delta, relative.
+    """
+
+    path: Path
+    dialect: str
+    renamed: int
+    computed: int
+    full: int
+    left_out: Mapping[str, str]
+    difference: float
+    bytes: int
+
+
+def write_lora(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor] | Conversion,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    check: Callable[[Path], Any] | None = None,
+) -> Path:
+    """Write a safetensors file in one step: whoever reads `path` sees the old file or the new one.
+
+    tensors: by name, or a Conversion, which is made one module at a time. metadata: text by key; `sshs_model_hash` and
+    `modelspec.hash_sha256` are computed where they are among the keys. check(temporary file) runs before the file is put in
+    place; what it raises leaves `path` as it was. Raises FileExistsError unless `overwrite`, OSError, ValueError for a dtype
+    that safetensors lacks.
+    """
+    path = Path(path)
+    _check_free(path, overwrite)
+    if isinstance(tensors, Conversion):
+        specs = tensors.specs
+    else:
+        specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            _write(file, specs, tensors, dict(metadata or {}))
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(Path(temporary))
+        os.chmod(temporary, _mode(path))
+        _check_free(path, overwrite)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if not overwrite and path.exists():
+        raise FileExistsError(errno.EEXIST, "there is a file already; it is only overwritten when that is asked for", os.fspath(path))
+
+
+def _mode(path: Path) -> int:
+    """The permissions of the file that is replaced, or those of any new file."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself last; systems that cannot open folders do it by themselves."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _write(file: BinaryIO, specs: Mapping[str, Spec], tensors: Mapping[str, Tensor] | Conversion, metadata: dict[str, str]) -> None:
+    for key in HASHES:
+        if key in metadata:
+            metadata[key] = "0" * 64 if key == HASHES[0] else "0x" + "0" * 64
+    offsets = _offsets(specs)
+    header = _header(specs, offsets, metadata)
+    file.write(header)
+    for name, tensor in tensors.items():
+        spec = specs[name]
+        if (tensor.dtype, tuple(tensor.shape)) != spec:
+            raise ValueError(f"{name} came out as {tensor.dtype} {list(tensor.shape)}, not {spec.dtype} {list(spec.shape)}")
+        file.seek(len(header) + offsets[name][0])
+        if tensor.numel():
+            file.write(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    # A file whose last tensors are empty, or a module that was not made, must not leave a hole.
+    if file.seek(0, os.SEEK_END) != len(header) + max((end for _, end in offsets.values()), default=0):
+        raise ValueError("not every tensor was made")
+    if any(key in metadata for key in HASHES):
+        digest = _data_hash(file, len(header))
+        metadata |= {key: digest if key == HASHES[0] else f"0x{digest}" for key in HASHES if key in metadata}
+        file.seek(0)
+        file.write(_header(specs, offsets, metadata))
+
+
+def _offsets(specs: Mapping[str, Spec]) -> dict[str, tuple[int, int]]:
+    """Where each tensor lies: wide dtypes first, so that every tensor is aligned, as safetensors itself writes."""
+    offsets, end = {}, 0
+    for name in sorted(specs, key=lambda name: -specs[name].dtype.itemsize):
+        start, end = end, end + specs[name].dtype.itemsize * torch.Size(specs[name].shape).numel()
+        offsets[name] = (start, end)
+    return offsets
+
+
+def _header(specs: Mapping[str, Spec], offsets: Mapping[str, tuple[int, int]], metadata: Mapping[str, str]) -> bytes:
+    content: dict[str, Any] = {"__metadata__": {_whole(key): _whole(value) for key, value in metadata.items()}} if metadata else {}
+    for name, place in offsets.items():
+        dtype = DTYPE_NAMES.get(specs[name].dtype)
+        if dtype is None:
+            raise ValueError(f"{name}: safetensors has no {specs[name].dtype}")
+        content[name] = {"dtype": dtype, "shape": list(specs[name].shape), "data_offsets": list(place)}
+    text = json.dumps(content, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _whole(text: str) -> str:
+    """The text without lone surrogates, which damaged metadata may hold and safetensors does not read."""
+    return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _data_hash(file: BinaryIO, start: int) -> str:
+    file.seek(start)
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_as(
+    plan: Plan,
+    tensors: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    dialect: str,
+    *,
+    dtype: torch.dtype | None = None,
+    provenance: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    drop: bool = False,
+) -> Written:
+    """Write a planned file in `dialect`, and put it in place only when it does to the model what the plan does.
+
+    provenance: our own metadata (source, hash ...), put in as they are. For PEFT `path` without its ending becomes a folder with
+    adapter_model.safetensors and adapter_config.json. Raises Refused before anything is written, Unverified, FileExistsError, OSError.
+    """
+    conversion = convert(plan, tensors, dialect, dtype, drop)
+    metadata = metadata_for(plan.metadata, conversion, provenance or {})
+    path = Path(path)
+    config = conversion.configs.get("")
+    difference = 0.0
+
+    def check(temporary: Path) -> None:
+        nonlocal difference
+        # What lies beside the file will be read with it.
+        beside = config if config is not None else adapter_config_beside(path)
+        difference = _verify(plan, tensors, temporary, beside, dtype)
+
+    if config is not None:
+        path = path.with_suffix("") / PEFT_FILE
+        _check_free(path, overwrite)
+        _check_free(path.with_name(PEFT_CONFIG), overwrite)
+        path.parent.mkdir(exist_ok=True)
+    write_lora(path, conversion, metadata, overwrite, check)
+    if config is not None:
+        write_whole(path.with_name(PEFT_CONFIG), json.dumps(config, indent=2).encode())
+    return Written(path, dialect, *conversion.ways.values(), conversion.left_out, difference, path.stat().st_size)
+
+
+def _verify(plan: Plan, tensors: Mapping[str, Tensor], written: Path, config: Mapping[str, Any] | None, dtype) -> float:
+    try:
+        with LoraReader(written):
+            header = read_header(written)
+        again = make_plan(header.tensors, header.metadata, plan.site, config)
+    except LoraFileError as error:
+        raise Unverified(f"the written file cannot be read back: {error}") from None
+    placed = {key for adapter in again.adapters for key in adapter.roles.values()}
+    lost = [key for key in header.tensors if key not in placed]
+    if lost:
+        raise Unverified(f"{lost[0]}: {again.outcomes[lost[0]].category}, {again.outcomes[lost[0]].reason}")
+    try:
+        return check_same(plan, tensors.__getitem__, again, map_tensors(written, header).__getitem__, dtype)
+    except Unverified:
+        raise
+    except FAULTS as error:
+        raise Unverified(f"the two files cannot be compared: {error}") from None
+
+
+def metadata_for(source: Mapping[str, str], conversion: Conversion, provenance: Mapping[str, str]) -> dict[str, str]:
+    """The new file's metadata: the source's without what would be wrong of the new tensors, the dialect's settings, ours."""
+    metadata = {key: value for key, value in source.items() if key not in STALE}
+    metadata.setdefault("format", "pt")
+    # The correction it calls for is in the new tensors.
+    if "split_qkv" in metadata.get("ss_network_args", ""):
+        metadata["ss_network_args"] = _without_split(metadata["ss_network_args"])
+    if conversion.trained and ("ss_network_dim" in metadata or conversion.writing.roles.get("up") == "lora_up.weight"):
+        folded = conversion.writing.alpha == "folded"
+        ranks = {item.rank for item in conversion.trained.values()}
+        alphas = {item.rank * (1.0 if folded else item.scale) for item in conversion.trained.values()}
+        metadata["ss_network_dim"] = str(next(iter(ranks))) if len(ranks) == 1 else "Dynamic"
+        metadata["ss_network_alpha"] = f"{next(iter(alphas)):g}" if len(alphas) == 1 else "Dynamic"
+    if "sshs_legacy_hash" in source:
+        metadata.setdefault("sshs_model_hash", "")
+    metadata |= conversion.header_settings
+    metadata |= {"locksmith.converter": CONVERTER, "locksmith.dialect": conversion.writing.dialect, **provenance}
+    return metadata
+
+
+def _without_split(text: str) -> str:
+    try:
+        arguments = json.loads(text)
+        return json.dumps({key: value for key, value in arguments.items() if key != "split_qkv"})
+    except (ValueError, AttributeError, RecursionError):
+        return "{}"

@@ -1,0 +1,206 @@
+"""The nodes Merge LoRAs and Apply LoRA: several LoRAs become one, and one that is no file is applied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..key_maps.header import LoraFileError
+from ..lora.block_weights import PRESETS, read_block_weights
+from ..lora.collect import Source
+from ..lora.merge import DTYPES, Recipe, merge
+from ..lora.merge_report import MergeReport
+from ..lora.methods import Option, methods
+from ..lora.native import native_tensors
+from ..lora.spec import AdapterError
+from ..lora.together import File, header_of, inspect_together
+from . import host
+from .files import lora_changed, lora_names, own_folder
+from .load_and_fix import BYPASS, PATCH
+
+MOST_LORAS = 10
+CONNECTED = "the connected lora"
+KEEP = "as in the files"
+NUMBERS = ("steps",)  # options that are whole numbers
+
+
+class MergeLoRAs(io.ComfyNode):
+    """Any number of LoRAs, each a file or a connected LORA_MODEL, by a method of `lora.methods`, as a LORA_MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the front end sees it."""
+        return io.Schema(
+            node_id="LocksmithMergeLoRAs",
+            display_name="Merge LoRAs",
+            category="model/loaders",
+            description="Merges LoRAs from any trainers into one: exactly by default, or by a published method, at the rank you ask for.",
+            search_aliases=["merge lora", "combine lora", "lora merge", "ties", "dare", "lora svd", "subtract lora", "block weights"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "loras", options=[_rows(count) for count in range(2, MOST_LORAS + 1)] + [_rows(1)], tooltip="How many LoRAs are merged."
+                ),
+                io.DynamicCombo.Input("method", options=_method_options(), tooltip="How the LoRAs' changes become one."),
+                io.Int.Input("rank", default=0, min=0, max=4096, tooltip="The largest rank; 0: as large as an exact result needs."),
+                io.Float.Input(
+                    "energy", default=1.0, min=0.01, max=1.0, step=0.001,
+                    tooltip="Each layer gets the smallest rank that keeps this share of it; 1: all.",
+                ),
+                io.Combo.Input("dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the result."),
+                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Of methods that draw: DARE, DELLA."),
+                io.Model.Input("model", optional=True, tooltip="Needed for DoRA and OFT, which are folded, and for models no table knows."),
+                io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
+            ],
+            outputs=[
+                io.LoraModel.Output("lora", display_name="lora", tooltip="For Apply LoRA, Save LoRA and the host's Load LoRA Model."),
+                io.String.Output("report", display_name="report", tooltip="Where the LoRAs agree or fight, and what was cut."),
+                io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, loras=None, **_) -> tuple:
+        """Makes the node run again when a file changes on disk."""
+        rows = loras if isinstance(loras, dict) else {}
+        return tuple(lora_changed(name) for key, name in sorted(rows.items()) if key.startswith("lora_name") and isinstance(name, str))
+
+    @classmethod
+    def execute(cls, loras, method, rank=0, energy=1.0, dtype=KEEP, seed=0, model=None, clip=None) -> io.NodeOutput:
+        """Merge; raises where a file cannot be read, for files of different models, and for adapters that need the model."""
+        options = {name: value for name, value in method.items() if name != "method"}
+        recipe = Recipe(
+            method["method"], options, rank or None, energy if energy < 1 else None, None, dtype if dtype in DTYPES else "", seed
+        )
+        try:
+            sources = _sources(list(_entries(loras)), model, clip)
+            report = MergeReport(sources, recipe)
+            tensors = native_tensors(_results(sources, recipe, report, host.weights_of(model, clip)))
+        except AdapterError as error:
+            raise RuntimeError(f"Merge LoRAs: {error}.") from None
+        text, as_json = report.markdown(), json.dumps(report.as_dict(), ensure_ascii=False)
+        return io.NodeOutput(tensors, text, as_json, ui={"text": [text], "report_json": [as_json]})
+
+
+class _Entry(NamedTuple):
+    """One LoRA as the node is given it."""
+
+    name: str
+    connected: Mapping[str, torch.Tensor] | None
+    strength_model: float
+    strength_clip: float
+    blocks: str
+
+
+def _rows(count: int) -> io.DynamicCombo.Option:
+    return io.DynamicCombo.Option(str(count), [entry for number in range(1, count + 1) for entry in _row(number)])
+
+
+def _row(number: int) -> Iterator[Any]:
+    yield io.Combo.Input(f"lora_name_{number}", options=[*lora_names(), CONNECTED], tooltip="A LoRA file, or what is connected.")
+    for name, what in (("model", "diffusion model"), ("clip", "text encoder")):
+        yield io.Float.Input(
+            f"strength_{name}_{number}", default=1.0, min=-100.0, max=100.0, step=0.01,
+            tooltip=f"As on a loader, for its part on the {what}. Negative: what it has learned is taken away.",
+        )  # fmt: skip
+    yield io.String.Input(
+        f"blocks_{number}", default="", optional=True,
+        tooltip="Weights for parts of it: double_blocks.0-5=0.5, *.img_mlp=0, te=0. Or a preset: " + "; ".join(PRESETS),
+    )  # fmt: skip
+    yield io.LoraModel.Input(f"lora_{number}", optional=True, tooltip="A LoRA made in this workflow, merged or trained.")
+
+
+def _method_options() -> list[io.DynamicCombo.Option]:
+    return [io.DynamicCombo.Option(name, [_option(option) for option in found.options]) for name, found in methods().items()]
+
+
+def _option(option: Option):
+    if option.name in NUMBERS:
+        return io.Int.Input(option.name, default=int(option.default), min=int(option.low), max=int(option.high), tooltip=option.text)
+    step = 0.01 if option.high - option.low >= 0.1 and option.default >= 0.01 else 1e-6
+    return io.Float.Input(option.name, default=option.default, min=option.low, max=option.high, step=step, tooltip=option.text)
+
+
+def _entries(loras: Mapping[str, Any]) -> Iterator[_Entry]:
+    for number in range(1, int(loras["loras"]) + 1):
+        name, connected = loras[f"lora_name_{number}"], loras.get(f"lora_{number}")
+        if name == CONNECTED and connected is None:
+            raise AdapterError(f"LoRA {number} is to be the connected one, and none is connected to lora_{number}")
+        yield _Entry(
+            f"LoRA {number}" if name == CONNECTED else name, connected if name == CONNECTED else None,
+            loras[f"strength_model_{number}"], loras[f"strength_clip_{number}"], loras.get(f"blocks_{number}") or "",
+        )  # fmt: skip
+
+
+def _sources(entries: list[_Entry], model, clip) -> list[Source]:
+    own = host.own_maps(own_folder())
+    contents = [_content(entry) for entry in entries]
+    files = [File(entry.name, content.header, content.config_beside) for entry, content in zip(entries, contents, strict=True)]
+    site = host.site_of(model, clip, own) if model is not None or clip is not None else None
+    return [
+        Source(found.plan, content.tensors, entry.strength_model, entry.strength_clip, read_block_weights(entry.blocks), entry.name)
+        for entry, content, found in zip(entries, contents, inspect_together(files, site, own), strict=True)
+    ]
+
+
+def _content(entry: _Entry) -> host.LoraFile:
+    if entry.connected is not None:
+        return host.LoraFile(entry.connected, header_of(entry.connected), None)
+    try:
+        return host.read_lora(folder_paths.get_full_path_or_raise("loras", entry.name))
+    except LoraFileError as error:
+        raise AdapterError(f"{entry.name}: {error.fault}. {error.remedy}") from None
+
+
+def _results(sources: list[Source], recipe: Recipe, report: MergeReport, base) -> Iterator[Any]:
+    for _, merged in merge(sources, recipe, base, meetings=len(sources) > 1, progress=host.progress_bar()):
+        report.add(merged)
+        yield merged.native
+
+
+class ApplyLoRA(io.ComfyNode):
+    """Applies a LORA_MODEL as Load and Fix LoRA applies a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the front end sees it."""
+        strengths = [
+            io.Float.Input(
+                f"strength_{name}", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=f"How strongly the {what} is changed."
+            )
+            for name, what in (("model", "diffusion model"), ("clip", "text encoder"))
+        ]
+        return io.Schema(
+            node_id="LocksmithApplyLoRA",
+            display_name="Apply LoRA",
+            category="model/loaders",
+            description="Applies a merged or trained LoRA to model and text encoder, and reports which keys have no effect and why.",
+            search_aliases=["apply lora", "load lora model", "merged lora"],
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRA is applied to, if it has any part in the LoRA."),
+                io.LoraModel.Input("lora", tooltip="The LoRA."),
+                *strengths,
+                io.Combo.Input(
+                    "mode", options=[PATCH, BYPASS], default=PATCH, optional=True, advanced=True,
+                    tooltip="patch changes the weights. bypass computes beside each layer: slower, but a quantised model loses nothing.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("MODEL"),
+                io.Clip.Output("CLIP"),
+                io.String.Output("report", display_name="report", tooltip="What loaded, what did not, and why."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, lora, strength_model, strength_clip, clip=None, mode=PATCH) -> io.NodeOutput:
+        """Patch clones of model and clip."""
+        file, own = host.LoraFile(lora, header_of(lora), None), host.own_maps(own_folder())
+        new_model, new_clip, report = host.apply_file(model, clip, file, "LoRA", strength_model, strength_clip, own, mode == BYPASS)
+        text = str(report)
+        return io.NodeOutput(new_model, new_clip, text, ui={"text": [text]})

@@ -1,0 +1,170 @@
+"""`fix` as people use it: a folder of broken files in one go, good ones left alone, nothing overwritten, nothing half done."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+import torch
+from lora_locksmith.commands import fix
+from lora_locksmith.key_maps.header import LoraFileError, read_header
+from lora_locksmith.key_maps.inspection import inspect_file
+from reports.small_files import flux_lora
+from safetensors.torch import load_file, save_file
+
+RANK = 2
+BROKEN, GOOD = "transformer.base_model.model.", "transformer."
+
+
+def lora(start, seed=1):
+    """A LoRA for FLUX.1 under these wrappers: feed-forward layers of all blocks, and q, k and v of one."""
+    shapes = flux_lora(RANK, start)
+    for name in ("to_q", "to_k", "to_v"):
+        module = f"{start}transformer_blocks.3.attn.{name}"
+        shapes |= {f"{module}.lora_A.weight": (RANK, 3072), f"{module}.lora_B.weight": (3072, RANK)}
+    generator = torch.Generator().manual_seed(seed)
+    return {key: torch.randn(shape, generator=generator).half() for key, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads():
+    """The command chooses how many threads there are, for its own process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(capsys):
+    """run("--to", ...) -> (exit code, one dictionary for each file)."""
+
+    def call(*arguments):
+        parser = argparse.ArgumentParser()
+        fix.add(parser.add_subparsers())
+        code = fix.run(parser.parse_args(["fix", "--json", *map(str, arguments)]))
+        return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A broken file, a good one, one below, one that is no LoRA, one that is no safetensors."""
+    place = tmp_path / "loras"
+    (place / "more").mkdir(parents=True)
+    save_file(lora(BROKEN), place / "broken.safetensors", {"ss_tag_frequency": "{}"})
+    save_file(lora(BROKEN, 2), place / "more" / "below.safetensors")
+    save_file(lora(GOOD), place / "good.safetensors")
+    return place
+
+
+def whole(path):
+    found = inspect_file(path)
+    return not found.gains and found.report.modules["placed"] == found.report.modules["total"] > 0
+
+
+def test_a_folder_in_one_go(run, folder):
+    good = (folder / "good.safetensors").read_bytes()
+    code, told = run(folder)
+    assert code == 0 and len(told) == 2
+    assert not whole(folder / "broken.safetensors") and whole(folder / "broken.comfyui.safetensors")
+    assert "left as it is" in told[1]["told"] and (folder / "good.safetensors").read_bytes() == good
+    assert "now loads it wholly" in told[0]["told"]
+    metadata = read_header(folder / "broken.comfyui.safetensors").metadata
+    assert metadata["ss_tag_frequency"] == "{}" and metadata["locksmith.source"] == "broken.safetensors"
+    assert len(metadata["locksmith.source_sha256"]) == 64
+    again = run(folder)
+    assert [outcome["code"] for outcome in again[1]] == [0, 1, 0]
+    assert "already" in again[1][1]["told"] and "--overwrite" in again[1][1]["told"]
+
+
+def test_into_another_folder_and_below(run, folder, tmp_path):
+    code, told = run(folder, "--recursive", "--output", tmp_path / "new")
+    assert code == 0 and len(told) == 3
+    assert whole(tmp_path / "new" / "broken.safetensors") and whole(tmp_path / "new" / "more" / "below.safetensors")
+    assert not (tmp_path / "new" / "good.safetensors").exists()
+
+
+def test_in_place_with_a_backup(run, folder):
+    file = folder / "broken.safetensors"
+    before = file.read_bytes()
+    assert run(file, "--in-place", "--backup")[0] == 0
+    assert whole(file) and (folder / "broken.safetensors.bak").read_bytes() == before
+    file.write_bytes(before)
+    code, told = run(file, "--in-place", "--backup")
+    assert code == 1 and "already" in told[0]["told"]
+    assert file.read_bytes() == before == (folder / "broken.safetensors.bak").read_bytes()
+
+
+def test_a_backup_alone_is_wrong_use(run, folder):
+    with pytest.raises(LoraFileError, match="--in-place"):
+        run(folder, "--backup")
+
+
+def test_a_dry_run_writes_nothing(run, folder):
+    before = sorted(folder.rglob("*"))
+    code, told = run(folder, "--recursive", "--dry-run")
+    assert code == 0 and sum("would be written" in outcome["told"] for outcome in told) == 2
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_named_dialect_is_written_even_of_a_good_file(run, folder):
+    code, told = run(folder / "good.safetensors", "--to", "kohya", "--dtype", "bf16")
+    made = load_file(told[0]["written"])
+    assert code == 0 and all(key.startswith("lora_unet_") for key in made)
+    assert made["lora_unet_double_blocks_3_img_attn_qkv.lora_up.weight"].shape == (9216, 3 * RANK)
+    assert made["lora_unet_double_blocks_3_img_attn_qkv.lora_up.weight"].dtype == torch.bfloat16
+    code, told = run(folder / "good.safetensors", "--to", "simpletuner")
+    assert code == 0 and "already" in told[0]["told"]
+
+
+def test_peft_gets_a_folder_with_its_settings(run, folder):
+    code, told = run(folder / "good.safetensors", "--to", "peft")
+    assert code == 0 and told[0]["written"].endswith("adapter_model.safetensors")
+    config = json.loads((folder / "good.peft" / "adapter_config.json").read_text())
+    assert config["r"] == config["lora_alpha"] == RANK
+    assert whole_for_us(folder / "good.peft" / "adapter_model.safetensors")
+    assert run(folder / "good.safetensors", "--to", "peft", "--in-place")[0] == 1
+
+
+def whole_for_us(path):
+    report = inspect_file(path).report
+    return report.modules["placed"] == report.modules["total"] > 0 and "adapter_config" in report.strength_source
+
+
+def test_what_cannot_be_read_or_said_does_not_stop_the_rest(run, folder):
+    (folder / "a_text.safetensors").write_text("no LoRA at all")
+    save_file({"anything": torch.zeros(3)}, folder / "b_other.safetensors")
+    tensors = lora(GOOD) | {
+        "transformer.nowhere.lora_A.weight": torch.zeros(4, 8),
+        "transformer.nowhere.lora_B.weight": torch.zeros(8, 4),
+    }
+    save_file(tensors, folder / "c_partly.safetensors")
+    code, told = run(folder)
+    assert code == 2 and [outcome["code"] for outcome in told] == [2, 1, 0, 1, 0]
+    assert "nowhere" in told[3]["told"] and "--against" in told[1]["told"]
+    code, told = run(folder / "c_partly.safetensors", "--drop")
+    assert code == 0 and "2 keys without effect left out" in told[0]["told"]
+    assert not [key for key in load_file(told[0]["written"]) if "nowhere" in key]
+
+
+def test_a_file_that_fits_several_models_is_not_guessed_at(run, tmp_path):
+    save_file(
+        {"transformer.blocks.0.lora_A.weight": torch.ones(2, 3), "transformer.blocks.0.lora_B.weight": torch.ones(3, 2)},
+        tmp_path / "a.safetensors",
+    )
+    code, told = run(tmp_path)
+    assert code == 1 and "--against" in told[0]["told"]
+
+
+def test_models_that_would_get_other_names_are_not_chosen_between(run, tmp_path):
+    shapes = {}
+    for block in range(2):
+        for layer in ("to_q", "to_k"):  # as FLUX.1, Qwen-Image and others have them, fused in one and not in the other
+            name = f"transformer.transformer_blocks.{block}.attn.{layer}"
+            shapes |= {f"{name}.lora_A.weight": (2, 3072), f"{name}.lora_B.weight": (3072, 2)}
+    save_file({key: torch.ones(shape).half() for key, shape in shapes.items()}, tmp_path / "a.safetensors")
+    code, told = run(tmp_path / "a.safetensors", "--to", "kohya")
+    assert code == 1 and "several models" in told[0]["told"] and "--against" in told[0]["told"]
+    assert len(list(tmp_path.iterdir())) == 1

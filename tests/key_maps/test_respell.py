@@ -1,0 +1,158 @@
+"""Which new names a planned file gets: every row of every weight once, for every family and dialect, without torch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import comfy_models
+import pytest
+from lora_locksmith.key_maps.dialect import DENOISER, dialects
+from lora_locksmith.key_maps.peft_config import Trained, adapter_config
+from lora_locksmith.key_maps.plan import make_plan
+from lora_locksmith.key_maps.respell import Refused, respell, writable, writing_for
+from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
+from lora_locksmith.key_maps.spell import spell
+
+ROOT = Path(__file__).resolve().parents[2]
+RANK = 4
+FAMILIES = ("sd15", "sdxl", "sd3_medium", "flux1_dev", "z_image", "auraflow", "wan21_t2v_1_3b")
+SPELLINGS = {"flat": ("lora_down.weight", "lora_up.weight"), "dotted": ("lora_A.weight", "lora_B.weight")}
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def site(request, comfy):
+    return Site([denoiser_component(comfy_models.shapes(request.param))])
+
+
+def file_in(site, dialect, component=DENOISER):
+    """A LoRA on every module of a component, as `dialect` names them: name -> shape."""
+    down, up = SPELLINGS[dialect.form]
+    keys = {}
+    for spelled in spell(site, site.components[component], dialect):
+        out, *inner = spelled.shape
+        keys |= {f"{spelled.module}.{down}": (RANK, *inner), f"{spelled.module}.{up}": (out, RANK, *(1 for _ in inner[1:]))}
+    return keys
+
+
+@pytest.mark.parametrize("source", ["diffusers", "comfyui"])
+def test_every_row_goes_somewhere_once_in_every_dialect(site, source):
+    plan = make_plan(file_in(site, dialects()[source]), {}, site)
+    for dialect in writable():
+        found = respell(plan, dialect)
+        assert not found.refusals, (dialect, found.refusals)
+        assert len({unit.module for unit in found.units}) == len(found.units)
+        taken: dict[int, list[tuple[int, int]]] = {index: [] for index in range(len(plan.adapters))}
+        for part in (part for unit in found.units for part in unit.parts):
+            taken[part.adapter].append(part.rows or (0, plan.adapters[part.adapter].target.out))
+        for index, pieces in taken.items():
+            end = 0
+            for start, length in sorted(pieces):
+                assert start == end, (dialect, plan.adapters[index].module)
+                end += length
+            assert end == plan.adapters[index].target.out, (dialect, plan.adapters[index].module)
+
+
+@pytest.mark.parametrize("dialect", ["comfyui", "diffusers", "kohya"])
+def test_a_file_that_has_the_names_keeps_them(site, dialect):
+    writing = writing_for(dialect, site.family.name)
+    keys = file_in(site, dialects()[writing.record]._replace(names=writing.names))
+    plan = make_plan(keys, {}, site)
+    units = respell(plan, dialect).units
+    assert {unit.module for unit in units} == {adapter.module for adapter in plan.adapters}
+    assert all(part.rows is None and part.into is None for unit in units for part in unit.parts)
+
+
+def test_sd_scripts_names_of_stable_diffusion_are_those_of_diffusers(comfy):
+    for name, expected in (("sd15", "lora_unet_down_blocks_0_"), ("sdxl", "lora_unet_input_blocks_1_")):
+        site = Site([denoiser_component(comfy_models.shapes(name))])
+        plan = make_plan(file_in(site, dialects()["diffusers"]), {}, site)
+        assert any(unit.module.startswith(expected) for unit in respell(plan, "kohya").units)
+
+
+def test_text_encoders_get_the_names_each_tool_has_for_them(comfy):
+    site = Site([denoiser_component(comfy_models.shapes("sdxl")), *encoder_components(comfy_models.encoder_shapes("sdxl"))])
+    keys = file_in(site, dialects()["comfyui"], "clip_l") | file_in(site, dialects()["comfyui"], "clip_g")
+    plan = make_plan(keys, {}, site)
+    starts = {"kohya": {"lora_te1_", "lora_te2_"}, "diffusers": {"text_encoder.", "text_encoder_2."}}
+    for dialect, expected in starts.items():
+        found = respell(plan, dialect)
+        assert not found.refusals
+        assert {unit.wrapper for unit in found.units} == expected
+    assert respell(plan, "peft").refusals == (
+        "PEFT has no names for the text encoder clip_l",
+        "PEFT has no names for the text encoder clip_g",
+    )
+
+
+def test_keys_without_a_place_are_refused_or_left_out_with_their_reason(comfy):
+    site = Site([denoiser_component(comfy_models.shapes("flux1_dev"))])
+    keys = file_in(site, dialects()["diffusers"]) | {
+        "transformer.nowhere.lora_A.weight": (4, 8),
+        "transformer.nowhere.lora_B.weight": (8, 4),
+    }
+    plan = make_plan({**keys, "step": ()}, {}, site)
+    found = respell(plan, "kohya")
+    assert len(found.refusals) == 1 and "transformer.nowhere" in found.refusals[0]
+    dropped = respell(plan, "kohya", drop=True)
+    assert not dropped.refusals and set(dropped.left_out) == {
+        "transformer.nowhere.lora_A.weight",
+        "transformer.nowhere.lora_B.weight",
+        "step",
+    }
+    assert "unknown module" in dropped.left_out["transformer.nowhere.lora_A.weight"]
+
+
+def test_a_size_that_is_not_known_cannot_be_divided(comfy):
+    weights = dict.fromkeys(comfy_models.shapes("flux1_dev"), (0, 0))
+    known = Site([denoiser_component(comfy_models.shapes("flux1_dev"))])
+    site = Site([type(known.components[DENOISER])(DENOISER, "diffusion_model.", weights, known.family, drawn=True)])
+    name = "diffusion_model.double_blocks.0.img_attn.qkv"
+    plan = make_plan({f"{name}.lora_down.weight": (4, 96), f"{name}.lora_up.weight": (288, 4)}, {}, site)
+    assert len(plan.adapters) == 1
+    assert respell(plan, "kohya").refusals == ()
+    assert [unit.module for unit in respell(plan, "diffusers").units] != [] or respell(plan, "diffusers").refusals
+
+
+def test_a_dialect_that_is_only_read_is_refused_by_name():
+    with pytest.raises(Refused, match=r"xlabs.*comfyui"):
+        writing_for("xlabs", "flux1")
+
+
+def peft_takes(config, module):
+    """How PEFT chooses its targets: peft tuners/tuners_utils.py check_target_module_exists."""
+
+    def ends(names):
+        return any(module == name or module.endswith(f".{name}") for name in names or ())
+
+    return ends(config["target_modules"]) and not ends(config["exclude_modules"])
+
+
+def peft_value(config, patterns, default, module):
+    """peft utils/other.py get_pattern_key."""
+    key = next((key for key in config[patterns] if re.match(rf"(.*\.)?({key})$", module)), None)
+    return config[patterns].get(key, config[default])
+
+
+def test_peft_would_take_just_these_modules_with_just_these_strengths():
+    known = ["proj_out", "a.proj_out", "b.proj_out", "a.b.proj_out", "a.to_q", "b.to_q"]
+    modules = {"proj_out": Trained(8, 0.5), "b.proj_out": Trained(4, 1.0), "a.to_q": Trained(4, 1.0), "b.to_q": Trained(4, 0.3)}
+    config = adapter_config(modules, known)
+    assert {module for module in known if peft_takes(config, module)} == set(modules)
+    for module, item in modules.items():
+        rank = peft_value(config, "rank_pattern", "r", module)
+        assert rank == item.rank
+        assert peft_value(config, "alpha_pattern", "lora_alpha", module) / rank == pytest.approx(item.scale)
+
+
+def test_no_torch_is_imported():
+    code = (
+        "import sys, importlib.util as u; root = sys.argv[1];"
+        "spec = u.spec_from_file_location('lora_locksmith', root + '/__init__.py', submodule_search_locations=[root]);"
+        "sys.modules['lora_locksmith'] = m = u.module_from_spec(spec); spec.loader.exec_module(m);"
+        "import lora_locksmith.key_maps.respell as r, lora_locksmith.commands.fix; r.writable();"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True)
