@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from .diagnosis import metadata_matches
 from .dialect import DENOISER
 from .draw import draw_site
 from .garbage import without_collection
 from .groups import Groups, group_keys
 from .header import Header, adapter_config_beside, read_header, read_numbers
-from .identify import Guess, identify
+from .identify import FAMILY_METADATA, Guess, identify
 from .metadata import Metadata, read_metadata
 from .own import NONE, OwnMaps
 from .plan import (
@@ -24,6 +25,7 @@ from .plan import (
     INCOMPLETE,
     NOT_WIRED,
     PLACED,
+    PLAN_METADATA,
     SHAPE_CONFLICT,
     UNKNOWN_MODULE,
     UNKNOWN_ROLE,
@@ -317,14 +319,53 @@ def inspect_header(
     path, header: Header, config_beside: Mapping[str, Any] | None, site: Site | None = None, own=NONE, stock=None
 ) -> Inspection:
     """The same for a header that was read before."""
+    found = _read(header, config_beside, site, own) if site is not None or own is not NONE else _read_or_remember(header, config_beside)
+    plan = found.plan._replace(metadata=header.metadata)
+    return Inspection(os.fspath(path), header, config_beside, found.groups, found.guess, plan, stock, own)
+
+
+class _Found(NamedTuple):
+    """What files that are alike share."""
+
+    groups: Groups
+    guess: Guess
+    plan: Plan
+
+
+MOST_ALIKE = 8  # kinds of files whose plans are remembered
+_alike: OrderedDict[tuple, _Found] = OrderedDict()
+
+
+def _read_or_remember(header: Header, config_beside: Mapping[str, Any] | None) -> _Found:
+    key = likeness(header, config_beside)
+    found = _alike[key] = _alike.pop(key, None) or _read(header, config_beside, None, NONE)
+    while len(_alike) > MOST_ALIKE:
+        _alike.popitem(last=False)
+    return found
+
+
+def _read(header: Header, config_beside: Mapping[str, Any] | None, site: Site | None, own: OwnMaps) -> _Found:
     shapes = {name: info.shape for name, info in header.tensors.items()}
     known = site if site is not None else everywhere(own)
     with without_collection():
         groups = group_keys(shapes)
         guess = identify(groups.groups, shapes, header.metadata, known)
         place = whole_site(site, guess, groups, shapes, known, own)
-        plan = make_plan(header.tensors, header.metadata, place, config_beside, groups)
-    return Inspection(os.fspath(path), header, config_beside, groups, guess, plan, stock if site is not None else None, own)
+        return _Found(groups, guess, make_plan(header.tensors, header.metadata, place, config_beside, groups))
+
+
+def likeness(header: Header, config_beside: Mapping[str, Any] | None) -> tuple:
+    """Equal for files that are planned alike: names, shapes, and what plan, family and trainer read off the metadata."""
+    shapes = tuple([info.shape for info in header.tensors.values()])
+    return tuple(header.tensors), shapes, _telling(header.metadata), repr(config_beside)
+
+
+def _telling(metadata: Mapping[str, str]) -> tuple:
+    """What a plan, the family and the trainer read off the metadata; the rest differs in every file."""
+    if not metadata:
+        return ()
+    values = tuple([metadata.get(key) for key in (*PLAN_METADATA, *FAMILY_METADATA)])
+    return (*values, *metadata_matches(everywhere().dialects.values(), metadata))
 
 
 def whole_site(site: Site | None, guess: Guess, groups: Groups, shapes, known: Site, own: OwnMaps) -> Site:

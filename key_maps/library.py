@@ -10,14 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .diagnosis import metadata_matches
 from .files import write_whole
-from .header import Header, LoraFileError, adapter_config_beside, read_header
-from .identify import FAMILY_METADATA
-from .inspection import Inspection, inspect_header, spread
+from .header import LoraFileError, adapter_config_beside, read_header
+from .inspection import Inspection, inspect_header, likeness, spread
 from .own import NONE, OwnMaps
-from .plan import PLAN_METADATA
-from .site import everywhere
 
 ENDINGS = (".safetensors", ".sft")
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
@@ -151,10 +147,12 @@ def findings_of(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Findings:
     except LoraFileError as error:
         return Findings(error=f"{error.fault}. {error.remedy}")
     config = adapter_config_beside(path)
-    key = (id(own), tuple(header.tensors), tuple([info.shape for info in header.tensors.values()]), _telling(header, own), repr(config))
+    if own is not NONE:
+        return _summary(inspect_header(path, header, config, own=own))
+    key = likeness(header, config)
     found = _alike.get(key)
     if found is None:
-        found = _alike[key] = _summary(inspect_header(path, header, config, own=own))
+        found = _alike[key] = _summary(inspect_header(path, header, config))
         while len(_alike) > MOST_ALIKE:
             _alike.popitem(last=False)
     else:
@@ -163,14 +161,6 @@ def findings_of(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Findings:
 
 
 _alike: OrderedDict[tuple, Findings] = OrderedDict()
-
-
-def _telling(header: Header, own: OwnMaps) -> tuple:
-    """What a plan, the family and the trainer read off the metadata; the rest differs in every file."""
-    if not header.metadata:
-        return ()
-    values = tuple([header.metadata.get(key) for key in (*PLAN_METADATA, *FAMILY_METADATA)])
-    return (*values, *metadata_matches(everywhere(own).dialects.values(), header.metadata))
 
 
 def _summary(inspection: Inspection) -> Findings:

@@ -69,9 +69,14 @@ def ratios(runs: Mapping[str, Callable[[], object]], base: str, rounds: int = RO
 
 
 def inspecting(folder: Path) -> dict[str, object]:
-    """One file, its tables read and its model drawn before: the verdict, and the whole report for programs."""
+    """One file, its tables read and its model drawn before: the verdict, also as that of one alike, and the whole report for programs."""
+    from lora_locksmith.key_maps import inspection
     from lora_locksmith.key_maps.header import read_header
     from lora_locksmith.key_maps.inspection import inspect_file
+
+    def anew():
+        inspection._alike.clear()
+        return inspect_file(path).verdict
 
     path = folder / "flux.safetensors"
     flux_file(path)
@@ -81,6 +86,7 @@ def inspecting(folder: Path) -> dict[str, object]:
         {
             "json.loads": lambda: json.loads(text),
             "read_header": lambda: read_header(path),
+            "verdict, first of its kind": anew,
             "verdict": lambda: inspect_file(path).verdict,
             "whole report": lambda: inspect_file(path).as_dict(),
         },

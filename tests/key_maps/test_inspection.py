@@ -1,0 +1,47 @@
+"""Files that are alike share a plan, and nothing else."""
+
+from __future__ import annotations
+
+from lora_locksmith.key_maps.header import Header, TensorInfo
+from lora_locksmith.key_maps.inspection import inspect_header
+from lora_locksmith.key_maps.own import OwnMaps
+
+NAMES = [f"transformer.single_transformer_blocks.{block}.attn.to_{part}" for block in range(38) for part in "qkv"]
+
+
+def header(rank: int = 8, **metadata: str) -> Header:
+    shapes = {}
+    for name in NAMES:
+        shapes |= {f"{name}.lora_A.weight": (rank, 3072), f"{name}.lora_B.weight": (3072, rank)}
+    return Header({name: TensorInfo("BF16", shape) for name, shape in shapes.items()}, metadata)
+
+
+def test_alike_files_keep_their_own_names_and_metadata():
+    first = inspect_header("first.safetensors", header(ss_output_name="one"), None)
+    second = inspect_header("second.safetensors", header(ss_output_name="two"), None)
+    assert second.plan.adapters is first.plan.adapters
+    assert (first.path, second.path) == ("first.safetensors", "second.safetensors")
+    assert [found.plan.metadata["ss_output_name"] for found in (first, second)] == ["one", "two"]
+    assert [found.report.path for found in (first, second)] == ["first.safetensors", "second.safetensors"]
+
+
+def test_metadata_that_tell_the_model_or_the_strength_make_files_differ():
+    plain = inspect_header("a", header(), None)
+    chroma = inspect_header("b", header(ss_base_model_version="chroma"), None)
+    assert len(plain.family.rivals) > 1
+    assert chroma.family.name == "chroma"
+    scaled = inspect_header("c", header(), {"peft_type": "LORA", "r": 8, "lora_alpha": 4})
+    assert scaled.plan.adapters[0].strength.scale == 0.5
+    assert plain.plan.adapters[0].strength.scale is None
+
+
+def test_another_rank_is_another_file():
+    assert inspect_header("a", header(8), None).ranks == {8: len(NAMES)}
+    assert inspect_header("b", header(16), None).ranks == {16: len(NAMES)}
+
+
+def test_nothing_is_remembered_with_maps_of_the_users_own():
+    own = OwnMaps({}, {}, ("Your own map was left out: a fault",))
+    found = inspect_header("a", header(), None, own=own)
+    assert found.report.notes() == ["Your own map was left out: a fault"]
+    assert found.plan.adapters is not inspect_header("a", header(), None).plan.adapters
