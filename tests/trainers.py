@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,19 @@ def weights_by_peft(model) -> dict[str, torch.Tensor]:
     return dict(model.merge_and_unload().state_dict().items())
 
 
+@contextmanager
+def lycoris_as_before() -> Iterator[None]:
+    """LyCORIS keeps a preset in its class, for all networks to come; this puts back what was there."""
+    from lycoris import LycorisNetwork
+
+    before = {name: copy.copy(value) for name, value in vars(LycorisNetwork).items() if name.isupper()}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(LycorisNetwork, name, value)
+
+
 def trained_by_lycoris(module, preset: Mapping[str, Any], folder: Path, settings: Mapping[str, Any]):
     """LyCORIS' network around `module`, everything it trains moved at random, as after a training."""
     import toml
@@ -47,8 +61,9 @@ def trained_by_lycoris(module, preset: Mapping[str, Any], folder: Path, settings
     logging.getLogger("LyCORIS").setLevel(logging.ERROR)
     preset_file = folder / "preset.toml"
     preset_file.write_text(toml.dumps(preset), encoding="utf-8")
-    network = create_lycoris(module, 1.0, **{"linear_dim": 4, "linear_alpha": 2, "preset": str(preset_file), **settings})
-    network.apply_to()
+    with lycoris_as_before():
+        network = create_lycoris(module, 1.0, **{"linear_dim": 4, "linear_alpha": 2, "preset": str(preset_file), **settings})
+        network.apply_to()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in network.named_parameters():

@@ -239,11 +239,13 @@ def lycoris_file(path: Path, module, metadata: Mapping[str, str], preset: Mappin
     """LyCORIS' wrapper around a module, saved by itself."""
     import torch
     from lycoris import LycorisNetwork, create_lycoris
+    from trainers import lycoris_as_before
 
     logging.getLogger("LyCORIS").setLevel(logging.CRITICAL)
-    LycorisNetwork.apply_preset({"enable_conv": False, **preset})
-    network = create_lycoris(module, 1.0, **settings)
-    network.apply_to()
+    with lycoris_as_before():
+        LycorisNetwork.apply_preset({"enable_conv": False, **preset})
+        network = create_lycoris(module, 1.0, **settings)
+        network.apply_to()
     tensors = network.state_dict()
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     numbers = {key: float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha")}
