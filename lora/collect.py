@@ -13,7 +13,8 @@ from ..key_maps.dialect import DENOISER
 from ..key_maps.plan import BOOKKEEPING, PLACED, Adapter, Plan
 from .adapters import is_linear, patched_weight
 from .block_weights import NO_BLOCKS, BlockWeights
-from .factors import LARGEST_PRODUCT_RANK, PLAN_KINDS, Delta, Factors, Kronecker, factor_of, factors, spec_of
+from .factors import LARGEST_PRODUCT_RANK, Delta, Factors, Kronecker, factor_of, factors
+from .planned import PLAN_KINDS, adapter_of, kind_of, spec_of
 from .spec import ADDITIVE, AdapterError, AdapterSpec
 from .tensors import check_not_empty, multiply, take_matrix
 
@@ -21,8 +22,6 @@ __all__ = ["Piece", "Source", "Target", "dtype_of", "pieces_of", "rank_of", "ref
 
 Base = Callable[[str], Tensor]
 SUFFIXES = (".weight", ".scale")
-# Roles that lora/ calls by another name than a file of the kind does.
-ROLE_NAMES = {"ia3": {"weight": "ia3_weight"}, "set": {"weight": "set_weight", "bias": "set_weight"}}
 PLAIN = frozenset({"up", "down", "alpha"})
 
 
@@ -215,7 +214,7 @@ def _half_rank(found: Mapping[str, tuple[int, ...]], half: str) -> int:
 
 
 def _has_delta(adapter: Adapter) -> bool:
-    return is_linear(AdapterSpec(PLAN_KINDS.get(adapter.kind, adapter.kind)), adapter.roles)
+    return is_linear(AdapterSpec(kind_of(adapter.kind)), adapter.roles)
 
 
 def dtype_of(source: Source, adapter: Adapter) -> torch.dtype:
@@ -250,7 +249,7 @@ def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | 
     spec = spec_of(part.adapter, tensors)
     dtype = _dtype(tensors)
     if not _has_delta(part.adapter):
-        delta = _by_the_weight(target, part, spec, tensors, base)
+        delta = _by_the_weight(target, part, tensors, base)
         return Piece(part.source, start, delta, part.strength, dtype, False)
     if spec.kind == "lora" and PLAIN.issuperset(tensors):
         delta, scale = _plain(spec, tensors, part.cut)
@@ -303,7 +302,7 @@ def _both(half: Factors) -> tuple[Tensor, Tensor]:
     return (identity, matrix) if matrix.shape[0] <= matrix.shape[1] else (matrix, identity)
 
 
-def _by_the_weight(target: Target, part: Part, spec: AdapterSpec, tensors: Mapping[str, Tensor], base: Base | None) -> Factors:
+def _by_the_weight(target: Target, part: Part, tensors: Mapping[str, Tensor], base: Base | None) -> Factors:
     """What the adapter makes of the model's weight at strength 1, minus that weight."""
     if base is None:
         raise AdapterError(f"a change of the kind {part.adapter.kind} depends on the model's weight: connect the model")
@@ -311,9 +310,5 @@ def _by_the_weight(target: Target, part: Part, spec: AdapterSpec, tensors: Mappi
     if tuple(weight.shape) != target.shape:
         raise AdapterError(f"the model's weight is {list(weight.shape)}, not {list(target.shape)}")
     weight = weight.narrow(0, *part.rows) if part.rows else weight
-    names = ROLE_NAMES.get(spec.kind, {})
-    roles = {names.get(role, role): tensor for role, tensor in tensors.items() if role != "alpha"}
-    on_input = roles.pop("on_input", None)
-    options = spec.options + ((("on_input", bool(on_input.item())),) if on_input is not None else ())
-    patched = patched_weight(spec._replace(rows=part.cut, options=options), roles, weight, 1.0)
+    patched = patched_weight(*adapter_of(part.adapter, tensors, part.cut), weight, 1.0)
     return Factors(None, (patched - weight).reshape(weight.shape[0], -1))

@@ -14,7 +14,8 @@ from ..key_maps.peft_config import Trained, adapter_config, header_settings
 from ..key_maps.plan import Adapter, Plan
 from ..key_maps.respell import Part, Refused, Unit, Writing, respell
 from ..key_maps.spell import spell
-from .factors import Factors, Kronecker, factors, low_rank_part, spec_of
+from .factors import Factors, Kronecker, factors, low_rank_part
+from .planned import spec_of
 from .spec import ADDITIVE, AdapterError
 from .tensors import Tensors
 

@@ -16,12 +16,9 @@ from .spec import ADDITIVE, AdapterError, AdapterSpec
 from .tensors import Tensors, check_not_empty, describe, multiply, size, take, take_matrix, take_scalar
 
 if TYPE_CHECKING:
-    from ..key_maps.plan import Adapter
+    pass
 
-__all__ = ["Delta", "Factors", "Kronecker", "add", "factor_of", "factors", "low_rank_part", "spec_of"]
-
-# What the plan calls the kinds that lora/ knows as one.
-PLAN_KINDS = {"bias_diff": "diff", "bias_norm": "norm", "bias_lora": "bias", "bias_set": "set"}
+__all__ = ["Delta", "Factors", "Kronecker", "add", "factor_of", "factors", "low_rank_part"]
 
 # A LoHa of ranks r1 and r2 is a product of rank r1 * r2; beyond this its matrix itself is the smaller thing.
 LARGEST_PRODUCT_RANK = 512
@@ -296,17 +293,6 @@ def factors(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype = torch.floa
     if spec.rows is not None:
         delta = delta.rows(*spec.rows)
     return delta.swap_halves() if spec.swap else delta
-
-
-def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:
-    """The spec of a plan's adapter for the whole module it was trained on: without rows, with the target's swap.
-
-    tensors: role -> tensor, as the plan's roles name them, alpha included. Raises AdapterError for an alpha that is no number.
-    """
-    alpha = take_scalar(tensors, "alpha").item() * adapter.strength.factor if "alpha" in tensors else None
-    scale = adapter.strength.scale if alpha is None else None
-    options = adapter.options + ((("pad_to", adapter.grown_to),) if adapter.grown_to else ())
-    return AdapterSpec(PLAN_KINDS.get(adapter.kind, adapter.kind), alpha, scale, None, adapter.target.swap, options)
 
 
 def low_rank_part(tensors: Tensors) -> Tensors:

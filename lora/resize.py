@@ -24,7 +24,8 @@ from ..key_maps.plan import Adapter
 from ..key_maps.site import Site
 from ..key_maps.strength import read_settings, scale_of, settings_for
 from .adapters import DORA_EPSILON
-from .factors import Delta, Factors, Kronecker, factor_of, factors, low_rank_part, spec_of
+from .factors import Delta, Factors, Kronecker, factor_of, factors, low_rank_part
+from .planned import spec_of
 from .reader import map_tensors
 from .spec import AdapterError, AdapterSpec
 from .tensors import Tensors, size, take_scalar

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..key_maps.adapters import KINDS
 from ..key_maps.plan import Adapter, Plan
 from .adapters import DORA_EPSILON
-from .factors import Delta, Factors, add, factors, low_rank_part, spec_of
+from .factors import Delta, Factors, add, factors, low_rank_part
+from .planned import spec_of
 from .spec import ADDITIVE, AdapterError
 
 __all__ = ["Unverified", "check_same"]

@@ -20,7 +20,8 @@ from ..key_maps.site import Site
 from ..key_maps.strength import Settings, read_settings, scale_of, settings_for
 from .adapters import is_linear, patched_weight
 from .additive import lokr_rank, low_rank
-from .factors import PLAN_KINDS, Delta, Factors, add, factor_of, factors, low_rank_part, spec_of
+from .factors import Delta, Factors, add, factor_of, factors, low_rank_part
+from .planned import kind_of, spec_of
 from .spec import ADDITIVE, AdapterError, AdapterSpec
 from .tensors import size, take, take_matrix, take_scalar
 
@@ -398,7 +399,7 @@ RANKS = {"lora": "down", "bias_lora": "down", "loha": "hada_w1_b"}
 
 def _lost(row: ModuleWeight, roles: Mapping[str, str], settings: Settings | None, name: str, read: Read) -> ModuleWeight:
     tensors = {role: read(key) for role, key in roles.items()}
-    kind = PLAN_KINDS.get(row.kind, row.kind)
+    kind = kind_of(row.kind)
     if kind not in ADDITIVE:
         return _with_values(row, tensors)
     rank = lokr_rank(tensors) if kind == "lokr" else None
@@ -479,7 +480,7 @@ def compare_weights(plan_a: Plan, tensors_a: Mapping[str, Tensor] | Any, plan_b:
     segments: dict[str, list[_Segment]] = {}
     for file, plan in (("a", plan_a), ("b", plan_b)):
         for adapter in plan.adapters:
-            if is_linear(AdapterSpec(PLAN_KINDS.get(adapter.kind, adapter.kind)), adapter.roles):
+            if is_linear(AdapterSpec(kind_of(adapter.kind)), adapter.roles):
                 for weight, segment in _segments(file, adapter, plan.site):
                     segments.setdefault(weight, []).append(segment)
             else:

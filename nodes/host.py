@@ -32,6 +32,7 @@ from ..key_maps.plan import Adapter, Plan, make_plan
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
 from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
+from ..lora.planned import adapter_of
 from ..lora.reader import map_tensors
 from ..lora.weights import weigh
 from .bypass import hang_beside_layers
@@ -258,6 +259,7 @@ def _hosts_patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tup
 
 
 def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
+    """The alpha that makes the host's adapters as strong as the plan says."""
     if "alpha" in tensors:
         # 0 is "not set" to sd-scripts (networks/lora.py LoRAModule), which reads it as alpha = rank.
         return tensors["alpha"].item() * adapter.strength.factor or None
@@ -316,23 +318,11 @@ HOST_ADAPTERS: dict[str, Callable[..., Any]] = {
 
 # Roles the host's adapters drop or compute wrongly.
 OURS_ALONE = frozenset({"dora_scale", "magnitude", "scalar", "bias_values"})
-# Names that the plan and lora/ give the same thing.
-KIND_NAMES = {"bias_set": "set"}
-ROLE_NAMES = {"weight": "ia3_weight"}
 
 
 def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], source, shape: tuple[int, ...]) -> LocksmithAdapter:
     """Our adapter, tried on the meta device; raises AdapterError for tensors that are none."""
-    roles = {ROLE_NAMES.get(role, role) if adapter.kind == "ia3" else role: t for role, t in tensors.items() if role != "alpha"}
-    if adapter.kind in ("set", "bias_set"):
-        roles = {"set_weight": next(iter(roles.values()))}
-    options = adapter.options
-    if "on_input" in roles:
-        options += (("on_input", bool(roles.pop("on_input").item())),)
-    if adapter.grown_to:
-        options += (("pad_to", adapter.grown_to),)
-    scale = adapter.strength.scale if "alpha" not in tensors else None
-    spec = AdapterSpec(KIND_NAMES.get(adapter.kind, adapter.kind), _alpha(adapter, tensors), scale, source, adapter.target.swap, options)
+    spec, roles = adapter_of(adapter, tensors, source)
     _try_on_meta(spec, tuple((role, tuple(tensor.shape)) for role, tensor in roles.items()), shape)
     return LocksmithAdapter(set(adapter.roles.values()), (spec, tuple(roles), tuple(roles.values())))
 

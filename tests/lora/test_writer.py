@@ -18,8 +18,9 @@ from lora_locksmith.key_maps.respell import Refused, writable
 from lora_locksmith.key_maps.site import Site, denoiser_component
 from lora_locksmith.lora.adapters import patched_weight
 from lora_locksmith.lora.convert import convert
-from lora_locksmith.lora.factors import Factors, Kronecker, spec_of
+from lora_locksmith.lora.factors import Factors, Kronecker
 from lora_locksmith.lora.native import Native, native_tensors
+from lora_locksmith.lora.planned import spec_of
 from lora_locksmith.lora.reader import map_tensors
 from lora_locksmith.lora.spec import AdapterError
 from lora_locksmith.lora.verify import Unverified, check_same
@@ -28,19 +29,10 @@ from safetensors.torch import load_file, save_file
 from trainers import EVERYTHING, trained_by_peft, weights_by_peft
 from truth import as_native, unet_twin
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
 H = 128
 PREFIX = "diffusion_model."
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices this small only lose by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def site_of(native):
