@@ -2,21 +2,69 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[tuple[BinaryIO, Path]]:
+    """(a new file beside `path`, open for reading and writing, its name); it takes the place of `path` when the block ends.
+
+    In one step: whoever reads `path` sees the old file or the new one. What is raised leaves `path` as it was and nothing behind.
+    The new file has the permissions of the one it replaces, else those of any new file. Raises OSError, and FileExistsError for a
+    file at `path` unless `overwrite`, before the block and after it.
+    """
+    path = Path(path)
+    check_free(path, overwrite)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file, temporary
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, _mode(path))
+        check_free(path, overwrite)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Put `content` at `path`, in one step: whoever reads it sees the old file or the new one. Raises OSError, leaving nothing behind."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Put `content` at `path`, as `replacing` does."""
+    with replacing(path) as (file, _):
+        file.write(content)
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raises FileExistsError where there is a file at `path`, unless it may be overwritten."""
+    if not overwrite and path.exists():
+        raise FileExistsError(errno.EEXIST, "there is a file already; it is only overwritten when that is asked for", os.fspath(path))
+
+
+def _mode(path: Path) -> int:
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself last; systems that cannot open folders do it by themselves."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -15,17 +13,16 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from ..key_maps.files import write_whole
+from ..key_maps.files import check_free, replacing, write_whole
 from ..key_maps.header import LoraFileError, adapter_config_beside, read_header
 from ..key_maps.plan import Plan, make_plan
 from .convert import FAULTS, Conversion, Spec, convert
-from .reader import DTYPES, LoraReader, map_tensors
+from .reader import CODES, LoraReader, map_tensors
 from .verify import Unverified, check_same
 
 __all__ = ["Unverified", "Written", "metadata_for", "write_as", "write_lora"]
 
 CONVERTER = "LoRA Locksmith"
-DTYPE_NAMES = {getattr(torch, name): code for code, name in DTYPES.items()}
 CHUNK_BYTES = 1 << 22
 # Hashes of the tensors as the file holds them; write_lora fills in those that the metadata have.
 HASHES = ("sshs_model_hash", "modelspec.hash_sha256")
@@ -65,55 +62,16 @@ def write_lora(
     that safetensors lacks.
     """
     path = Path(path)
-    _check_free(path, overwrite)
     if isinstance(tensors, Conversion):
         specs = tensors.specs
     else:
         specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w+b") as file:
-            _write(file, specs, tensors, dict(metadata or {}))
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path, overwrite) as (file, temporary):
+        _write(file, specs, tensors, dict(metadata or {}))
+        file.flush()
         if check is not None:
-            check(Path(temporary))
-        os.chmod(temporary, _mode(path))
-        _check_free(path, overwrite)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+            check(temporary)
     return path
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    if not overwrite and path.exists():
-        raise FileExistsError(errno.EEXIST, "there is a file already; it is only overwritten when that is asked for", os.fspath(path))
-
-
-def _mode(path: Path) -> int:
-    """The permissions of the file that is replaced, or those of any new file."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself last; systems that cannot open folders do it by themselves."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
 
 
 def _write(file: BinaryIO, specs: Mapping[str, Spec], tensors: Mapping[str, Tensor] | Conversion, metadata: dict[str, str]) -> None:
@@ -152,7 +110,7 @@ def _offsets(specs: Mapping[str, Spec]) -> dict[str, tuple[int, int]]:
 def _header(specs: Mapping[str, Spec], offsets: Mapping[str, tuple[int, int]], metadata: Mapping[str, str]) -> bytes:
     content: dict[str, Any] = {"__metadata__": {_whole(key): _whole(value) for key, value in metadata.items()}} if metadata else {}
     for name, place in offsets.items():
-        dtype = DTYPE_NAMES.get(specs[name].dtype)
+        dtype = CODES.get(specs[name].dtype)
         if dtype is None:
             raise ValueError(f"{name}: safetensors has no {specs[name].dtype}")
         content[name] = {"dtype": dtype, "shape": list(specs[name].shape), "data_offsets": list(place)}
@@ -204,8 +162,8 @@ def write_as(
 
     if config is not None:
         path = path.with_suffix("") / PEFT_FILE
-        _check_free(path, overwrite)
-        _check_free(path.with_name(PEFT_CONFIG), overwrite)
+        check_free(path, overwrite)
+        check_free(path.with_name(PEFT_CONFIG), overwrite)
         path.parent.mkdir(exist_ok=True)
     write_lora(path, conversion, metadata, overwrite, check)
     if config is not None:
