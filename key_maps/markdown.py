@@ -11,6 +11,7 @@ from .dialect import DENOISER
 from .grammar import parse_key
 from .inspection import Inspection, spread
 from .plan import PLACED
+from .report import plural
 from .trained import NONE, Blocks, blocks_of
 
 SUMMARY, MODULES, EVERY_KEY = "summary", "modules", "every key"
@@ -108,7 +109,7 @@ def _loads(inspection: Inspection) -> Iterator[str]:
     yield from (["", *(f"- {_plain(note)}" for note in notes)] if notes else [])
     for category, count in report.categories.most_common():
         if category != PLACED:
-            yield from ("", f"**{category}**: {number_of(count, 'key')}", "")
+            yield from ("", f"**{category}**: {plural(count, 'key')}", "")
             patterns = report.patterns(category)
             yield from (f"- {code(pattern.name)} ({pattern.keys}): {_plain(pattern.reason)}" for pattern in patterns[:MOST_PATTERNS])
             yield from [f"- and {len(patterns) - MOST_PATTERNS} more patterns"] * (len(patterns) > MOST_PATTERNS)
@@ -120,7 +121,7 @@ def _taken_in_vain(inspection: Inspection) -> Iterator[str]:
     vain = Counter(outcomes[key].category for key in inspection.report.stock_keys or () if outcomes[key].category != PLACED)
     if vain:
         told = ", ".join(f"{count} {category}" for category, count in vain.most_common())
-        yield f"{number_of(sum(vain.values()), 'key')} that the stock loader takes have no effect there either, or a wrong one: {told}."
+        yield f"{plural(sum(vain.values()), 'key')} that the stock loader takes have no effect there either, or a wrong one: {told}."
 
 
 def _first(title: str) -> str:
@@ -131,7 +132,7 @@ def _trained(inspection: Inspection) -> Iterator[str]:
     for place, trained in enumerate(inspection.report.trained):
         yield from [""] * bool(place)
         title = trained.title if trained.component == DENOISER else f"{trained.title}, {trained.component}"
-        yield from (f"**{title}**: {number_of(trained.modules, 'module')}", "")
+        yield from (f"**{title}**: {plural(trained.modules, 'module')}", "")
         alike: dict[tuple, list[Blocks]] = {}
         for blocks in trained.blocks:
             alike.setdefault((blocks.count, blocks.kinds), []).append(blocks)
@@ -152,7 +153,7 @@ def _blocks_told(members: Sequence[Blocks]) -> Iterator[str]:
         if trained:
             yield f"- outside of blocks: {_listed(trained)}"
         return
-    blocks = f"{number_of(first.count, 'block')}{' each' * (len(members) > 1)}"
+    blocks = f"{plural(first.count, 'block')}{' each' * (len(members) > 1)}"
     names = f"{_listed([blocks.name for blocks in members])} ({blocks})"
     if not any(choice.strip(NONE) for choice in choices):
         yield f"- {names}: nothing"
@@ -271,11 +272,6 @@ def size_told(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size} bytes"
-
-
-def number_of(count: int, noun: str) -> str:
-    """The number with its noun: 1 key, 2 keys."""
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def code(text: str) -> str:

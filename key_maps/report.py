@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from .diagnosis import Writer, guess_family, model_title, name_trainer, nearest_name
 from .dialect import DENOISER
 from .grammar import parse_key
-from .identify import Guess
+from .identify import NUMBER, Guess
 from .plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNSUPPORTED, Adapter, Outcome, Plan
 from .trained import Trained, trained_layers, untrained_kinds
 
@@ -302,8 +301,6 @@ def plural(count: int, word: str) -> str:
     """ "1 key", "2 keys"."""
     return f"{count} {word}{'s' * (count != 1)}"
 
-
-NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
 
 REBUILT = {
     "dora": "DoRA: computed as trained. Stock would drop PEFT's magnitudes, and divides per-output ones by the wrong norm",

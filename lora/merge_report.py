@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..key_maps.markdown import cell, code, table
+from ..key_maps.report import plural
 from .collect import Source, unplaced
 from .factors import Factors, Kronecker
 from .forecast import Forecast, Row
@@ -71,7 +72,7 @@ class MergeReport:
         size = sum(row["bytes"] for row in self.rows) / MEGABYTE
         done = "would be merged" if self.forecast else "merged"
         return (
-            f"{_number(len(self.sources), 'LoRA')} {done} by {self.method.title}: {_number(len(self.rows), 'weight')}{told}, {size:.1f} MB."
+            f"{plural(len(self.sources), 'LoRA')} {done} by {self.method.title}: {plural(len(self.rows), 'weight')}{told}, {size:.1f} MB."
         )
 
     @property
@@ -127,7 +128,7 @@ class MergeReport:
             yield from ("", "Nothing was lost: the result is exact, but for rounding." if not self.forecast else "Nothing would be cut.")
             return
         whole = f" {100 * self.kept:.2f} % of the energy is kept in all." if self.kept is not None else ""
-        yield from ("", "## What was cut", "", f"{_number(len(lost), 'weight')} cut to a smaller rank.{whole}", "")
+        yield from ("", "## What was cut", "", f"{plural(len(lost), 'weight')} cut to a smaller rank.{whole}", "")
         rows = [(code(row["weight"]), str(row["rank"] or "-"), f"{row['error']:.4f}") for row in lost[:MOST_LISTED]]
         yield from table(("weight", "rank", "relative error"), rows)
         yield from _more(len(lost))
@@ -152,10 +153,10 @@ class MergeReport:
 
     def _unplaced_told(self) -> Iterator[str]:
         for name, modules in self.refused.items():
-            yield from ("", f"{cell(name)}: {_number(len(modules), 'adapter')} need the model, such as {code(modules[0])}.")
+            yield from ("", f"{cell(name)}: {plural(len(modules), 'adapter')} need the model, such as {code(modules[0])}.")
         for name, lost in self.unplaced.items():
             key, reason = next(iter(lost.items()))
-            told = f"{_number(len(lost), 'key')} found no place and {'is' if len(lost) == 1 else 'are'} not in the merge"
+            told = f"{plural(len(lost), 'key')} found no place and {'is' if len(lost) == 1 else 'are'} not in the merge"
             yield from ("", f"{cell(name)}: {told}, such as {code(key)}: {cell(reason)}")
 
 
@@ -170,7 +171,3 @@ def _error(row: Row) -> float | None:
 
 def _more(count: int) -> list[str]:
     return [f"and {count - MOST_LISTED} more"] * (count > MOST_LISTED)
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"

@@ -12,13 +12,21 @@ from torch import Tensor
 
 from ..key_maps.header import Header, LoraFileError, TensorInfo
 
-__all__ = ["LoraFileError", "LoraReader", "map_tensors"]
+__all__ = ["CODES", "LoraFileError", "LoraReader", "header_of", "map_tensors"]
 
 # The names safetensors gives torch's dtypes; types torch has no dtype for are left to safetensors itself.
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
     "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
+
+
+CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
+
+
+def header_of(tensors: Mapping[str, Tensor]) -> Header:
+    """The header of tensors in memory, such as a LORA_MODEL; the dtype of one that safetensors lacks is ""."""
+    return Header({name: TensorInfo(CODES.get(tensor.dtype, ""), tuple(tensor.shape)) for name, tensor in tensors.items()}, {})
 
 
 def map_tensors(path: str | os.PathLike[str], header: Header) -> dict[str, Tensor]:

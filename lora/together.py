@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..key_maps.dialect import DENOISER
-from ..key_maps.header import Header, TensorInfo
+from ..key_maps.header import Header
 from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.own import NONE, OwnMaps
 from ..key_maps.site import Site
-from .reader import DTYPES
 from .spec import AdapterError
 
-__all__ = ["File", "header_of", "inspect_together"]
-
-CODES = {name: code for code, name in DTYPES.items()}
+__all__ = ["File", "inspect_together"]
 
 
 class File(NamedTuple):
@@ -24,17 +21,6 @@ class File(NamedTuple):
     name: str
     header: Header
     config_beside: Mapping[str, Any] | None = None
-
-
-def header_of(tensors: Mapping[str, Any]) -> Header:
-    """The header of tensors in memory, such as a LORA_MODEL."""
-    return Header(
-        {
-            name: TensorInfo(CODES.get(str(tensor.dtype).removeprefix("torch."), ""), tuple(tensor.shape))
-            for name, tensor in tensors.items()
-        },
-        {},
-    )
 
 
 def inspect_together(files: Sequence[File], site: Site | None = None, own: OwnMaps = NONE) -> list[Inspection]:

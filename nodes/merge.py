@@ -17,8 +17,9 @@ from ..lora.merge import DTYPES, Recipe, merge
 from ..lora.merge_report import MergeReport
 from ..lora.methods import Option, methods
 from ..lora.native import native_tensors
+from ..lora.reader import header_of
 from ..lora.spec import AdapterError
-from ..lora.together import File, header_of, inspect_together
+from ..lora.together import File, inspect_together
 from . import host
 from .files import lora_changed, lora_names, own_folder
 from .load_and_fix import BYPASS, PATCH

@@ -9,9 +9,10 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..key_maps.hashes import file_hashes
-from ..key_maps.header import Header, LoraFileError, TensorInfo
+from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.respell import Refused, rivals_apart, writable
+from ..lora.reader import header_of
 from ..lora.verify import Unverified
 from ..lora.writer import Written, write_as
 from . import host
@@ -109,9 +110,8 @@ def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     if not lora:
         raise RuntimeError("There is no LoRA to save. Connect a LORA_MODEL, or choose a file as lora_name.")
     own = host.own_maps(own_folder())
-    header = Header({name: TensorInfo("F32", tuple(tensor.shape)) for name, tensor in lora.items()}, {})
     site = host.site_of(model, clip, own) if model is not None or clip is not None else None
-    return inspect_header(CONNECTED, header, None, site, own), lora, {}
+    return inspect_header(CONNECTED, header_of(lora), None, site, own), lora, {}
 
 
 def _of_file(lora_name: str, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
