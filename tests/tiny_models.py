@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 import sys
 from pathlib import Path
+
+from hollow_files import write_hollow
 
 HIDDEN = 128
 DOUBLE_BLOCKS = 2
@@ -144,25 +145,8 @@ def write_clip_l(path: Path, comfyui: Path, seed: int = 12) -> None:
             filled[name] = torch.ones(like.shape)
         elif "embedding" in name:
             filled[name] = torch.randn(like.shape, generator=generator) * 0.5
-    _write_sparse_fp8(path, shapes, filled)
-
-
-def _write_sparse_fp8(path: Path, shapes: dict, filled: dict) -> None:
-    import torch
-
-    header, end = {}, 0
-    for name, like in shapes.items():
-        header[name] = {"dtype": "F8_E4M3", "shape": list(like.shape), "data_offsets": [end, end + like.numel()]}
-        end += like.numel()
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        start = file.tell()
-        file.truncate(start + end)
-        for name, value in filled.items():
-            file.seek(start + header[name]["data_offsets"][0])
-            file.write(value.to(torch.float8_e4m3fn).view(torch.uint8).numpy().tobytes())
+    values = {name: value.to(torch.float8_e4m3fn).view(torch.uint8).numpy().tobytes() for name, value in filled.items()}
+    write_hollow(path, {name: tuple(like.shape) for name, like in shapes.items()}, None, "F8_E4M3", values)
 
 
 def attention_modules(double_blocks: int = DOUBLE_BLOCKS, single_blocks: int = SINGLE_BLOCKS) -> list[str]:

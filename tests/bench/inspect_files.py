@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import struct
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from interleaved import interleaved
 from load import flux_modules
 
 ROUNDS = 15
@@ -29,26 +28,12 @@ def roles(module: str, spelling: str, out: int, inner: int, rank: int) -> Iterat
 SPELLINGS = ("transformer.", "diffusion_model.", "transformer.base_model.model.", "kohya")
 
 
-def write_header(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str] | None = None) -> None:
-    """A safetensors file of zeros that takes no space on disk."""
-    content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    position = 0
-    for name, shape in shapes.items():
-        size = 2
-        for length in shape:
-            size *= length
-        content[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [position, position + size]}
-        position += size
-    raw = json.dumps(content, separators=(",", ":")).encode()
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        file.truncate(8 + len(raw) + position)
-
-
 def flux_file(path: Path, spelling: str = "transformer.", rank: int = 16, number: int = 0) -> None:
     """A LoRA over the 494 modules of FLUX.1's blocks, with metadata of its own."""
+    from hollow_files import write_hollow
+
     shapes = dict(tensor for module, size in flux_modules().items() for tensor in roles(module, spelling, *size, rank))
-    write_header(path, dict(sorted(shapes.items())), {"ss_output_name": f"lora {number}", "ss_steps": str(number)})
+    write_hollow(path, dict(sorted(shapes.items())), {"ss_output_name": f"lora {number}", "ss_steps": str(number)})
 
 
 def header_text(path: Path) -> bytes:
@@ -58,12 +43,7 @@ def header_text(path: Path) -> bytes:
 
 def ratios(runs: Mapping[str, Callable[[], object]], base: str, rounds: int = ROUNDS) -> dict[str, float]:
     """Medians of the runs' times, interleaved, in multiples of the run `base`."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+    times, _ = interleaved(runs, rounds)
     relative = {name: [own / other for own, other in zip(taken, times[base], strict=True)] for name, taken in times.items()}
     return {name: round(statistics.median(found), 2) for name, found in relative.items()}
 
@@ -138,7 +118,11 @@ def peak(place: Path, files: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
+    import sys
     import tempfile
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import conftest  # noqa: F401 - gives the pack its name
 
     with tempfile.TemporaryDirectory() as place:
         print(json.dumps({"inspect": inspecting(Path(place)), "scan": scanning(Path(place), 1000)}, indent=1))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from threads import one_thread
 
 sys.path.insert(0, str(Path(__file__).parent))
 import merge
@@ -19,14 +20,10 @@ LEAST_TIMES_FASTER = {16: {"svd": 2000, "svd_lowrank": 20}, 64: {"svd_lowrank": 
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def in_one_thread():
     """Threads that wait for each other on a busy machine would be what is measured."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture

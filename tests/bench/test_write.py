@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from threads import one_thread
 
 sys.path.insert(0, str(Path(__file__).parent))
 import write
@@ -19,7 +19,8 @@ MOST_MEMORY = 64 * 2**20
 
 
 def test_converting_costs_little_more_than_the_bytes(tmp_path, capsys):
-    found = write.measure(tmp_path, rounds=1)
+    with one_thread():
+        found = write.measure(tmp_path, rounds=1)
     with capsys.disabled():
         print(f"\nwriting in another dialect: {json.dumps(found)}")
     assert all(way["difference"] < 1e-6 and way["times_copy"] < MOST_TIMES_COPY for way in found.values()), found
@@ -27,10 +28,8 @@ def test_converting_costs_little_more_than_the_bytes(tmp_path, capsys):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process's own memory")
 def test_memory_does_not_grow_with_the_file(tmp_path, capsys):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    small, large = write.peak_of_own(tmp_path, 8), write.peak_of_own(tmp_path, 32)
-    torch.set_num_threads(threads)
+    with one_thread():
+        small, large = write.peak_of_own(tmp_path, 8), write.peak_of_own(tmp_path, 32)
     with capsys.disabled():
         print(f"\npeak of own memory, rank 8 and 32: {small // 2**20} and {large // 2**20} MiB")
     assert large < MOST_MEMORY

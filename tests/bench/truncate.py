@@ -87,20 +87,12 @@ def by_peft(delta, rank: int):
 
 def measure(rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
     """For every shape and rank how many times faster the factors are than each other way, and how far each is above the optimum."""
-    import torch
-
-    threads = torch.get_num_threads()
-    # Threads that wait for each other on a busy machine would be what is measured.
-    torch.set_num_threads(1)
-    try:
-        results = {
-            f"{out}x{columns} rank {2 * rank} to {rank}": _against_lowrank(out, columns, rank, rounds)
-            for out, columns in SHAPES
-            for rank in RANKS
-        }
-        return results | {f"{SMALL[0]}x{SMALL[1]} rank 32 to 16, once": _against_full(*SMALL, 16)}
-    finally:
-        torch.set_num_threads(threads)
+    results = {
+        f"{out}x{columns} rank {2 * rank} to {rank}": _against_lowrank(out, columns, rank, rounds)
+        for out, columns in SHAPES
+        for rank in RANKS
+    }
+    return results | {f"{SMALL[0]}x{SMALL[1]} rank 32 to 16, once": _against_full(*SMALL, 16)}
 
 
 def _seconds(run: Callable[[], object]) -> tuple[float, object]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from interleaved import interleaved
 
 RANK = 64
 ROUNDS = 3
@@ -78,22 +79,9 @@ def weigh(plan, path: Path):
 
 def measure(folder: Path, rounds: int = ROUNDS) -> dict[str, object]:
     """How many times faster weighing is than the norms of the dense deltas, and by how much the two differ; one thread each."""
-    import torch
-
-    threads = torch.get_num_threads()
-    # Threads that wait for each other on a busy machine would be what is measured.
-    torch.set_num_threads(1)
-    try:
-        return _measure(folder, rounds)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _measure(folder: Path, rounds: int) -> dict[str, object]:
     path = folder / "lora.safetensors"
     modules, plan = write_lora(path), make_plan(path)
-    results: dict[str, object] = {}
-    seconds = interleaved({"dense": lambda: materialise(plan, path), "ours": lambda: weigh(plan, path)}, rounds, results)
+    seconds, results = interleaved({"dense": lambda: materialise(plan, path), "ours": lambda: weigh(plan, path)}, rounds)
     rows = {row.module: row for row in results["ours"].modules}
     assert len(rows) == len(plan.adapters) == modules
     start = time.perf_counter()
@@ -113,14 +101,3 @@ def _measure(folder: Path, rounds: int) -> dict[str, object]:
         "frobenius_differs": max(abs(rows[module].frobenius / norm - 1) for module, norm in results["dense"].items()),
         "spectral_differs": max(abs(rows[module].spectral / norm - 1) for module, norm in spectral.items()),
     }
-
-
-def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, results: dict[str, object]) -> dict[str, list[float]]:
-    """Seconds of every round of every run, in turns; `results` keeps what each returned last."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            results[name] = run()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds

@@ -69,11 +69,6 @@ def converted(source: Path, target: Path, dialect: str) -> tuple[float, float]:
 
 def measure(folder: Path, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
     """For each way: times_copy (median of converting over copying), largest difference, megabytes."""
-    import torch
-
-    threads = torch.get_num_threads()
-    # As the command line does: more threads only wait for each other.
-    torch.set_num_threads(1)
     found = {}
     for way, (written_in, dialect) in WAYS.items():
         source = folder / f"{written_in}.safetensors"
@@ -90,7 +85,6 @@ def measure(folder: Path, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
             "difference": difference,
             "megabytes": source.stat().st_size // 10**6,
         }
-    torch.set_num_threads(threads)
     return found
 
 
@@ -125,7 +119,8 @@ if __name__ == "__main__":
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import conftest  # noqa: F401 - gives the pack its name
+    from threads import one_thread
 
-    with tempfile.TemporaryDirectory() as folder:
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(Path(folder)), indent=1))
         print({rank: f"{peak_of_own(Path(folder), rank) // 2**20} MiB" for rank in (16, 64)})

@@ -8,35 +8,19 @@ from __future__ import annotations
 
 import json
 import random
-import struct
 import time
 from math import prod
 
 import comfy_models
 import pytest
+from hollow_files import write_hollow
 from lora_locksmith.key_maps.checkpoint import site_of_checkpoint
 from lora_locksmith.key_maps.header import LoraFileError
 from lora_locksmith.key_maps.own import OwnMaps
 from lora_locksmith.key_maps.site import denoiser_component, encoder_components
 from lora_locksmith.key_maps.table import families, flatten, parse_table, slices
 
-BYTES = {"BF16": 2, "U8": 1, "F32": 4, "I64": 8, "F8_E4M3": 1}
 PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "net.", "model.", "transformer.", "module._orig_mod.")
-
-
-def write(path, tensors, metadata=None):
-    """A sparse safetensors file; `tensors`: name -> shape, or (dtype, *shape)."""
-    entries, position = {}, 0
-    for name, described in tensors.items():
-        dtype, *shape = described if described and isinstance(described[0], str) else ("BF16", *described)
-        size = prod(shape) * BYTES[dtype]
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, position + size]}
-        position += size
-    raw = json.dumps({"__metadata__": metadata, **entries} if metadata else entries).encode()
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        file.truncate(8 + len(raw) + position)
-    return path
 
 
 def local(model):
@@ -70,7 +54,7 @@ def spelled(family, tensors, alternative=0):
 
 @pytest.fixture
 def file(tmp_path):
-    return lambda tensors, name="model.safetensors", metadata=None: write(tmp_path / name, tensors, metadata)
+    return lambda tensors, name="model.safetensors", metadata=None: write_hollow(tmp_path / name, tensors, metadata)
 
 
 @pytest.mark.parametrize("model", comfy_models.MODELS)
@@ -373,7 +357,7 @@ def shard(tmp_path, tensors, stem="diffusion_pytorch_model"):
     parts = [names[start::2] for start in (0, 1)]
     files = [f"{stem}-{number:05}-of-00002.safetensors" for number in (1, 2)]
     for part, name in zip(parts, files, strict=True):
-        write(tmp_path / name, {key: tensors[key] for key in part})
+        write_hollow(tmp_path / name, {key: tensors[key] for key in part})
     weight_map = {key: name for part, name in zip(parts, files, strict=True) for key in part}
     index = tmp_path / f"{stem}.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
@@ -395,8 +379,8 @@ def test_a_diffusers_pipeline_with_its_text_encoders(comfy, tmp_path, diffusers_
     for name in ("transformer", "text_encoder", "text_encoder_2"):
         (tmp_path / name).mkdir()
     shard(tmp_path / "transformer", diffusers_shapes("flux1_dev"))
-    write(tmp_path / "text_encoder" / "model.safetensors", openai("flux1"))
-    write(tmp_path / "text_encoder" / "model.fp16.safetensors", openai("flux1"))
+    write_hollow(tmp_path / "text_encoder" / "model.safetensors", openai("flux1"))
+    write_hollow(tmp_path / "text_encoder" / "model.fp16.safetensors", openai("flux1"))
     shard(tmp_path / "text_encoder_2", inside("flux1", "t5xxl"), "model")
     site = site_of_checkpoint(tmp_path).site
     assert dict(site.components["denoiser"].weights) == dict(comfy_models.shapes("flux1_dev"))

@@ -9,7 +9,7 @@ from lora_locksmith.key_maps.draw import draw_site
 from lora_locksmith.key_maps.groups import group_keys
 from lora_locksmith.key_maps.identify import Guess, identify
 from lora_locksmith.key_maps.plan import PLACED, make_plan
-from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components, everywhere
+from lora_locksmith.key_maps.site import Site, encoder_components, everywhere
 from lora_locksmith.key_maps.spell import spell
 from lora_locksmith.key_maps.table import families, flatten, generalise
 from lora_locksmith.key_maps.trained import trained_layers, untrained_kinds
@@ -20,19 +20,6 @@ PUBLISHED = [name for name, model in comfy_models.MODELS.items() if model.publis
 OTHER_DEPTH = {"lumina2_newbie"}
 # Its levels have numbers of blocks of their own, which a table cannot state: every level is drawn as deep as the deepest.
 UNEVEN_LEVELS = {"stable_cascade_c"}
-
-
-@pytest.fixture(scope="module")
-def site_of(comfy):
-    sites = {}
-
-    def build(name):
-        try:
-            return sites.setdefault(name, sites.get(name) or Site([denoiser_component(comfy_models.shapes(name))]))
-        except comfy_models.NotInThisComfyUI as missing:
-            pytest.skip(str(missing))
-
-    return build
 
 
 def keys_of(modules, dialect):

@@ -13,7 +13,7 @@ from lora_locksmith.key_maps.dialect import DENOISER, dialects
 from lora_locksmith.key_maps.groups import group_keys
 from lora_locksmith.key_maps.identify import identify
 from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components, everywhere
+from lora_locksmith.key_maps.site import Site, encoder_components, everywhere
 from lora_locksmith.key_maps.spell import spell
 from lora_locksmith.key_maps.table import families, flatten, generalise
 
@@ -39,19 +39,6 @@ every_model = pytest.mark.parametrize("name", comfy_models.MODELS)
 @pytest.fixture(scope="module")
 def known():
     return everywhere()
-
-
-@pytest.fixture(scope="module")
-def site_of(comfy):
-    sites = {}
-
-    def build(name):
-        try:
-            return sites.setdefault(name, sites.get(name) or Site([denoiser_component(comfy_models.shapes(name))]))
-        except comfy_models.NotInThisComfyUI as missing:
-            pytest.skip(str(missing))
-
-    return build
 
 
 def lora(spelled, dialect):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from threads import one_thread
 
 
 @pytest.fixture(autouse=True)
@@ -22,3 +23,18 @@ def assert_close():
         assert error < tolerance, f"relative error {error:.2e}"
 
     return check
+
+
+@pytest.fixture(scope="module", name="one_thread")
+def in_one_thread():
+    """All tests of a module in one thread."""
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def site(tiny_flux):
+    """The tiny FLUX as a place to load LoRAs into."""
+    from lora_locksmith.nodes.host import site_of
+
+    return site_of(tiny_flux(), None)

@@ -15,6 +15,7 @@ from lycoris.modules.lokr import LokrModule
 from lycoris.modules.norms import NormModule
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROLES = {"lora_up.weight": "up", "lora_down.weight": "down", "lora_mid.weight": "mid"}
 LAYERS = {
     "linear": lambda: nn.Linear(24, 40),
@@ -39,15 +40,6 @@ MODULES = {
 KINDS = {LoConModule: "lora", LohaModule: "loha", LokrModule: "lokr"}
 # Files keep fp32, and the scale of a LyCORIS module is a 0-d fp32 tensor.
 CLOSE = 1e-6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices this small only lose by threads, most of all where other processes want the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(module_class, layer, settings):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lora_locksmith.key_maps.header import LoraFileError, read_header
 from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Component, Site, denoiser_component
+from lora_locksmith.key_maps.site import Component, Site
 from lora_locksmith.key_maps.table import families
 from lora_locksmith.lora.adapters import patched_weight
 from lora_locksmith.lora.block_weights import PRESETS, read_block_weights
@@ -24,7 +24,7 @@ from lora_locksmith.lora.stream import TensorStream
 from safetensors.torch import save_file
 from trainers import trained_by_lycoris, trained_by_peft
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
 H = 128
 PREFIX = "diffusion_model."
@@ -34,23 +34,9 @@ KOHYA = ("lora_down.weight", "lora_up.weight")
 PEFT = ("lora_A.weight", "lora_B.weight")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices this small only lose by threads, most of all where other processes want the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def weights(tiny_flux):
     return {name: weight for name, weight in tiny_flux().model.state_dict().items() if name.startswith(PREFIX)}
-
-
-@pytest.fixture(scope="module")
-def site(weights):
-    return Site([denoiser_component({name: tuple(weight.shape) for name, weight in weights.items()})])
 
 
 @pytest.fixture

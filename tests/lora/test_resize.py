@@ -10,29 +10,13 @@ from lora_locksmith.commands import resize as command
 from lora_locksmith.key_maps.hashes import file_hashes
 from lora_locksmith.key_maps.header import read_header
 from lora_locksmith.key_maps.inspection import inspect_file
-from lora_locksmith.key_maps.site import Site, denoiser_component
 from lora_locksmith.lora.resize import Ask, resize_file
 from lora_locksmith.lora.spec import AdapterError
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
 H = 128
 PREFIX = "diffusion_model."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices this small only lose by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def site(tiny_flux):
-    weights = tiny_flux().model.state_dict()
-    return Site([denoiser_component({name: tuple(weight.shape) for name, weight in weights.items() if name.startswith(PREFIX)})])
 
 
 @pytest.fixture(scope="module")

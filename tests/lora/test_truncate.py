@@ -8,16 +8,8 @@ from lora_locksmith.lora.factors import Factors, Kronecker, add
 from lora_locksmith.lora.spec import AdapterError
 from lora_locksmith.lora.truncate import _by_sketch, truncated
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WITHIN = 1e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices this small only lose by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def optimum(dense, rank):

@@ -8,7 +8,6 @@ import peft
 import pytest
 import torch
 from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Site, denoiser_component
 from lora_locksmith.lora.reader import LoraReader
 from lora_locksmith.lora.weights import NEEDS_MODEL, OUTSIDE, compare_weights, weigh
 from lycoris.modules.boft import ButterflyOFTModule
@@ -18,26 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 from trainers import trained_by_lycoris, trained_by_peft
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
 
 H = 128
 PREFIX = "diffusion_model."
 CLOSE = 1e-6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices this small only lose by threads, most of all where other processes want the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def site(tiny_flux):
-    weights = tiny_flux().model.state_dict()
-    return Site([denoiser_component({name: tuple(weight.shape) for name, weight in weights.items() if name.startswith(PREFIX)})])
 
 
 @pytest.fixture

@@ -12,16 +12,15 @@ import logging
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import comfy_models
+from hollow_files import write_hollow
 from lora_locksmith.key_maps.dialect import dialects
 from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
 from lora_locksmith.key_maps.spell import Spelled, spell
 
-BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 FACTORS = ("lora_A.weight", "lora_B.weight")
 KOHYA_FACTORS = ("lora_down.weight", "lora_up.weight")
 Shapes = dict[str, "tuple[int, ...]"]
@@ -39,22 +38,9 @@ def write(
     path: Path, shapes: Mapping[str, tuple[int, ...]], metadata=None, numbers: Mapping[str, float] | None = None, dtype="BF16"
 ) -> Path:
     """Write a safetensors file whose tensors are zeros, a hole on the disk; `numbers`: the F32 scalars in it, by key."""
-    numbers = numbers or {}
-    header: dict[str, Any] = {"__metadata__": {key: str(value) for key, value in metadata.items()}} if metadata else {}
-    end = 0
-    for key, shape in {**shapes, **dict.fromkeys(numbers, ())}.items():
-        kind = "F32" if key in numbers else dtype
-        start, end = end, end + BYTES[kind] * prod(shape)
-        header[key] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + end)
-        for key, number in numbers.items():
-            file.seek(8 + len(text) + header[key]["data_offsets"][0])
-            file.write(struct.pack("<f", number))
-    return path
+    told = {key: str(value) for key, value in (metadata or {}).items()}
+    scalars = {key: struct.pack("<f", number) for key, number in (numbers or {}).items()}
+    return write_hollow(path, {**shapes, **dict.fromkeys(scalars, ("F32",))}, told, dtype, scalars)
 
 
 def low_rank(modules: Mapping[str, tuple[int, ...]], rank: int, factors=FACTORS) -> Shapes:
