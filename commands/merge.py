@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .output import FAILED, FINE, show_markdown
+from .resize import add_cuts
 
 DESCRIPTION = """Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at strength 0.8, as on
 a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without --rank, --energy and --error the sum is exact. The file
@@ -44,11 +45,7 @@ def add(commands: Any) -> None:
         "--blocks", nargs=2, action="append", default=[], metavar=("N", "WEIGHTS"),
         help="weights for parts of the N-th LoRA, such as 'double_blocks.0-5=0.5, *.img_mlp=0, te=0'",
     )  # fmt: skip
-    command.add_argument("--rank", type=int, help="the largest rank")
-    command.add_argument(
-        "--energy", type=float, metavar="SHARE", help="the smallest rank that keeps this share of the energy, such as 0.95"
-    )
-    command.add_argument("--error", type=float, metavar="SHARE", help="the smallest rank within this relative error, such as 0.1")
+    add_cuts(command)
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="", help="of the new file (default: the sources')")
     command.add_argument("--against", metavar="MODEL", help="the model they were made for, where the files do not tell")
     command.add_argument("--dry-run", action="store_true", help="tell what would come, and how the LoRAs agree; write nothing")

@@ -26,13 +26,18 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-def add_asked(command: argparse.ArgumentParser) -> None:
-    """The arguments that resize and extract share."""
+def add_cuts(command: argparse.ArgumentParser) -> None:
+    """How far to cut: the arguments of all commands that do."""
     command.add_argument("--rank", type=int, help="the largest rank")
     command.add_argument(
         "--energy", type=float, metavar="SHARE", help="the smallest rank that keeps this share of the energy, such as 0.95"
     )
     command.add_argument("--error", type=float, metavar="SHARE", help="the smallest rank within this relative error, such as 0.1")
+
+
+def add_asked(command: argparse.ArgumentParser) -> None:
+    """The arguments that resize and extract share."""
+    add_cuts(command)
     command.add_argument("--dtype", choices=DTYPES, help="of the new file (default: the source's)")
     command.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
     command.add_argument("--json", action="store_true", help="for programs: one JSON object")

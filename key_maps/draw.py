@@ -18,7 +18,6 @@ from .identify import (
     is_whole,
     matches_of,
     member_names,
-    numbered,
     same_blocks,
     solved_sizes,
     too_few,
@@ -27,7 +26,7 @@ from .identify import (
 from .locate import MOST_PEELS
 from .own import NONE, OwnMaps
 from .site import Component, Shape, Site
-from .table import Family, Match, Row, evaluate, families, fill, flatten, generalise, unify
+from .table import Family, Match, Row, evaluate, families, fill, flatten, generalise, numbered, unify
 
 MOST_BLOCKS = 1000  # of one name, that are drawn
 MOST_DRAWN = 32  # models kept

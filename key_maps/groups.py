@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from .bookkeeping import bookkeeping
@@ -30,6 +30,11 @@ class Groups(NamedTuple):
     notes: dict[str, str]  # key -> what it is, without effect by itself
     unread: tuple[str, ...]  # no role known
     repeated: dict[str, str]  # key -> the key that has the same role in the same module
+
+
+def network_alpha(alphas: Mapping[str, str], wrapper: str) -> str | None:
+    """The key of the alpha that is meant for all modules behind a wrapper: of its network, or the only one there is."""
+    return next((key for network, key in alphas.items() if len(alphas) == 1 or wrapper.startswith(f"{network}.")), None)
 
 
 def group_keys(keys: Iterable[str]) -> Groups:

@@ -11,7 +11,7 @@ from .dialect import DENOISER
 from .groups import Group
 from .locate import LONGEST_MODULE, MOST_PEELS, readings
 from .site import Site
-from .table import Family, Match, flatten, generalise, unify
+from .table import Family, Match, flatten, generalise, numbered, unify
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, "Shape | None"]
@@ -150,16 +150,6 @@ def _within(family: Family, match: Match) -> bool:
     counted = [(prefix, int(number)) for prefix, number in numbered(match.row.native[0], match.native[0]) if len(number) < LONGEST_NUMBER]
     variants = family.blocks.values() or ({},)
     return any(all(number < variant.get(prefix, number + 1) for prefix, number in counted) for variant in variants)
-
-
-def numbered(template: str, name: str) -> list[tuple[str, str]]:
-    """The numbers that fill a template's {}, each with the name before it: (`double_blocks`, "7"), (`down.{}.block`, "0")."""
-    found, before = [], ""
-    for word, actual in zip(template.split("."), name.split("."), strict=False):
-        if word == "{}":
-            found.append((before, actual))
-        before = f"{before}.{word}" if before else word
-    return found
 
 
 def _decide(closest: Sequence[Family], metadata: Mapping[str, str], site: Site) -> tuple[Family | None, str]:

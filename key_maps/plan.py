@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .copies import fused_copies
 from .dialect import DENOISER, ENCODER
-from .groups import Group, Groups, group_keys
+from .groups import Group, Groups, group_keys, network_alpha
 from .header import TensorInfo
 from .locate import Location, locate, network_told
 from .site import Candidate, Site
@@ -216,7 +216,10 @@ class _Planner:
             return self._set(keys, UNSUPPORTED, obstacle)
         roles = dict(zip(found.roles, keys, strict=True))
         if self.network_alphas and "alpha" not in roles and found.rank:
-            keys += self._network_alpha(location.wrapper, roles)
+            shared = network_alpha(self.network_alphas, location.wrapper)
+            if shared is not None:
+                roles["alpha"] = shared
+                keys.append(shared)
         settings = self._settings(location.wrapper) if self.settings else None
         strength = self._strength(kind.name, roles, location.name, found.rank, target, settings)
         grown = (target.out, *found.module.inner) if target.grows and _grows(target, found.module) else None
@@ -229,14 +232,6 @@ class _Planner:
         )  # fmt: skip
         for key in keys:
             self.outcomes[key] = outcome
-
-    def _network_alpha(self, wrapper: str, roles: dict[str, str]) -> list[str]:
-        """The alpha of the whole network, for an adapter that has none of its own."""
-        for network, key in self.network_alphas.items():
-            if wrapper.startswith(f"{network}.") or len(self.network_alphas) == 1:
-                roles["alpha"] = key
-                return [key]
-        return []
 
     def _settings(self, wrapper: str) -> Settings | None:
         if wrapper not in self.settings_of:

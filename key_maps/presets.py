@@ -14,8 +14,7 @@ from weakref import WeakKeyDictionary
 from .dialect import DENOISER
 from .plan import Plan
 from .site import Component
-from .spell import DIFFUSERS, NATIVE
-from .table import Match, Slice, flatten, slices
+from .spell import diffusers_names
 
 FOLDER = Path(__file__).parent / "presets"
 CLOSE = 0.9  # share of modules in common, of all in either, from which a preset is called near
@@ -195,7 +194,6 @@ class Layout:
         self.names: dict[str, dict[str, int]] = {space: {} for space in SPACES}
         self.suffixes: dict[str, dict[str, int]] = {space: {} for space in SPACES}
         self.layers = dict.fromkeys(LAYERS, 0)
-        self._cut: dict[tuple[int, tuple[int, ...]], list[Slice | None]] = {}
         self._hit: dict[tuple[str, str, str], int] = {}
         for module, weight in component.modules.items():
             shape = component.weights[weight]
@@ -213,7 +211,7 @@ class Layout:
 
     def _enter(self, module: str, weight: str, shape: tuple[int, ...]) -> None:
         layer = "linear" if len(shape) == 2 else "conv" if any(size > 1 for size in shape[2:]) else "conv1"
-        for name, rows in self._diffusers_names(module, shape):
+        for name, rows, _ in diffusers_names(self.family, module, shape) or [("", None, False)]:
             bit = 1 << len(self.labels)
             self.labels.append(_kind(name or module))
             self.groups.append(_block(module))
@@ -221,29 +219,6 @@ class Layout:
             self.layers[layer] |= bit
             for space, spelled in zip(SPACES, (name, module), strict=True):
                 self._name(space, spelled, bit)
-
-    def _diffusers_names(self, module: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, int] | None]]:
-        """(name, rows) of all diffusers modules that make up a native one; the whole of it under "" where the table has none."""
-        for match in self.family.find(flatten(module)) if self.family else ():
-            row = match.row
-            if match.alternative != NATIVE or not row.alternatives:
-                continue
-            cut = self._slices(match, shape)
-            if None in cut:
-                continue
-            template = flatten(row.native[0].replace("{}", "0free0")).split("_")
-            numbers = [word for slot, word in zip(template, flatten(module).split("_"), strict=False) if slot == "0free0"]
-            return [(name, part.rows) for name, part in zip(self.family.spellings(row, DIFFUSERS, numbers), cut, strict=True)]
-        return [("", None)]
-
-    def _slices(self, match: Match, shape: tuple[int, ...]) -> list[Slice | None]:
-        """Where each part of the row's first alternative lies, None for one that does not fit; blocks share their answers."""
-        cut = self._cut.get((match.index, shape))
-        if cut is None:
-            parts = range(len(match.row.alternatives[DIFFUSERS].parts))
-            placed = [slices(match.row, DIFFUSERS, part, (shape,)) for part in parts]
-            cut = self._cut[(match.index, shape)] = [found[0] if found else None for found in placed]
-        return cut
 
     def _name(self, space: str, name: str, bit: int) -> None:
         if not name:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .dialect import DENOISER, Dialect
 from .site import Component, Site
-from .table import Row, flatten, slices
+from .table import Family, flatten, numbered, slices
 
 NATIVE, DIFFUSERS = -1, 0  # alternatives of a row; a table's first alternative is diffusers' spelling
 
@@ -53,29 +53,19 @@ def wrapper_for(site: Site, component: Component, dialect: Dialect) -> str | Non
 
 def _names(component: Component, module: str, weight: str, names: str) -> list[tuple[str, tuple[int, int] | None, bool]]:
     """(name, rows of the weight, halves swapped) of a module: several where the other naming splits it."""
-    if names != "diffusers" or component.family is None:
-        return [(module, None, False)]
-    for match in component.family.find(flatten(module)):
+    parts = diffusers_names(component.family, module, component.weights[weight]) if names == "diffusers" else []
+    return parts or [(module, None, False)]
+
+
+def diffusers_names(family: Family | None, module: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, int] | None, bool]]:
+    """(name, rows of the weight, halves swapped) of the diffusers modules that make up a native one; none where no table has them."""
+    for match in family.find(flatten(module)) if family else ():
         row = match.row
-        if match.alternative != NATIVE or not row.alternatives or slices(row, NATIVE, 0, (component.weights[weight],)) is None:
+        if match.alternative != NATIVE or not row.alternatives:
             continue
-        return _parts(component, row, weight, module)
-    return [(module, None, False)]
-
-
-def _parts(component: Component, row: Row, weight: str, module: str) -> list[tuple[str, tuple[int, int] | None, bool]]:
-    alternative = row.alternatives[DIFFUSERS]
-    numbers = _numbers(row.native[0], module)
-    spelled = []
-    for part, name in enumerate(component.family.spellings(row, DIFFUSERS, numbers)):
-        placed = slices(row, DIFFUSERS, part, (component.weights[weight],))
-        if placed is None:
-            return [(module, None, False)]
-        spelled.append((name, placed[0].rows, alternative.swap))
-    return spelled
-
-
-def _numbers(template: str, module: str) -> list[str]:
-    """The block indices that fill the template's {} in a native name."""
-    words = zip(flatten(template.replace("{}", "0free0")).split("_"), flatten(module).split("_"), strict=False)
-    return [actual for word, actual in words if word == "0free0"]
+        alternative = row.alternatives[DIFFUSERS]
+        placed = [slices(row, DIFFUSERS, part, (shape,)) for part in range(len(alternative.parts))]
+        if None not in placed:
+            names = family.spellings(row, DIFFUSERS, [number for _, number in numbered(row.native[0], module)])
+            return [(name, found[0].rows, alternative.swap) for name, found in zip(names, placed, strict=True)]
+    return []

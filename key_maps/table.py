@@ -121,6 +121,16 @@ def fill(template: str, numbers: Sequence[str]) -> str:
     return "".join(piece + number for piece, number in zip(pieces, [*numbers, ""], strict=False))
 
 
+def numbered(template: str, name: str) -> list[tuple[str, str]]:
+    """The numbers that fill a template's {}, each with the name before it: (`double_blocks`, "7"), (`down.{}.block`, "0")."""
+    found, before = [], ""
+    for word, actual in zip(template.split("."), name.split("."), strict=False):
+        if word == "{}":
+            found.append((before, actual))
+        before = f"{before}.{word}" if before else word
+    return found
+
+
 def unify(shape: tuple[Size, ...], actual: Sequence[int]) -> dict[str, int] | None:
     """Solve a row's symbols against real sizes; None where they disagree or the number of dimensions differs."""
     if len(shape) != len(actual):

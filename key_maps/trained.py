@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from .identify import numbered
 from .plan import Plan
 from .site import Component
-from .table import flatten
+from .table import flatten, numbered
 
 NONE, PART, ALL = "0", "1", "2"
 

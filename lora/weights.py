@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..key_maps.adapters import assign
-from ..key_maps.groups import group_keys
+from ..key_maps.groups import group_keys, network_alpha
 from ..key_maps.locate import locate
 from ..key_maps.plan import DUPLICATE_TARGET, PLACED, Adapter, Plan
 from ..key_maps.site import Site
@@ -378,20 +378,14 @@ def _unplaced(plan: Plan, read: Read, config_beside) -> Iterator[tuple[str, str,
             if kind.name == "bias_lora":
                 names += tuple(role for role in ("alpha", "down") if role in group.keys)
             roles = {role: group.keys[role] for role in names}
-            roles |= _network_alpha(found.network_alphas, location.wrapper, roles)
+            alpha = network_alpha(found.network_alphas, location.wrapper) if "down" in roles and "alpha" not in roles else None
+            roles |= {"alpha": alpha} if alpha else {}
             row = ModuleWeight(group.module, kind.name, note=kind.refusal or NEEDS_MODEL)
             yield category, group.module, partial(_lost, row, roles, settings_for(settings, location.wrapper), location.name, read)
 
 
 def _is_placed(plan: Plan, key: str) -> bool:
     return plan.outcomes[key].category == PLACED
-
-
-def _network_alpha(alphas: Mapping[str, str], wrapper: str, roles: Mapping[str, str]) -> dict[str, str]:
-    if "alpha" in roles or "down" not in roles:
-        return {}
-    keys = [key for network, key in alphas.items() if len(alphas) == 1 or wrapper.startswith(f"{network}.")]
-    return {"alpha": keys[0]} if keys else {}
 
 
 RANKS = {"lora": "down", "bias_lora": "down", "loha": "hada_w1_b"}

@@ -8,10 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import comfy_models
 import pytest
-from lora_locksmith.key_maps.identify import numbered
 from lora_locksmith.key_maps.plan import PLACED, make_plan
 from lora_locksmith.key_maps.site import Component, Site, denoiser_component, encoder_components
-from lora_locksmith.key_maps.table import UNNAMED, Row, TableError, families, fill, flatten, generalise, parse_table, slices, unify
+from lora_locksmith.key_maps.table import (
+    UNNAMED,
+    Row,
+    TableError,
+    families,
+    fill,
+    flatten,
+    generalise,
+    numbered,
+    parse_table,
+    slices,
+    unify,
+)
 
 DENOISERS = sorted(name for name, family in families().items() if family.kind == "denoiser")
 PUBLISHED = [name for name, model in comfy_models.MODELS.items() if model.published and model.family in families()]
