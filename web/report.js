@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { nodeAt, nodeLocated, openGraph, widgetOf } from "./graph.js";
 import { recall, remember } from "./report_memory.js";
 import { loadStyle, ReportView } from "./report_view.js";
 
@@ -81,7 +82,7 @@ function removeBox(node) {
 function fileNamedBy(node) {
   const slot = node.findInputSlot(LORA_NAME);
   if (slot >= 0 && node.isInputConnected(slot)) return undefined;
-  return node.widgets?.find((/** @type {any} */ widget) => widget.name === LORA_NAME)?.value;
+  return widgetOf(node, LORA_NAME)?.value;
 }
 
 /**
@@ -96,39 +97,6 @@ function tellsOf(output, name) {
   } catch {
     return false; // no report of ours
   }
-}
-
-/**
- * The node an execution id stands for in the open workflow: "8", or "5:8" for node 8 in the subgraph that node 5 is.
- *
- * @param {string} place
- */
-function nodeAt(place) {
-  /** @type {any} */
-  let graph = app.rootGraph ?? app.graph;
-  let node;
-  for (const id of place.split(":")) {
-    node = graph?.getNodeById(id) ?? graph?.getNodeById(Number(id));
-    graph = node?.subgraph;
-  }
-  return node;
-}
-
-/**
- * The node a locator stands for: "8", or a subgraph's id and the node's in it. The front end lists outputs by locators.
- *
- * @param {string} locator
- */
-function nodeLocated(locator) {
-  const root = app.rootGraph ?? app.graph;
-  const [id, subgraph] = locator.split(":").reverse();
-  const graph = subgraph ? root.subgraphs?.get(subgraph) : root;
-  return graph?.getNodeById(id) ?? graph?.getNodeById(Number(id));
-}
-
-/** @returns {string} the open workflow's id */
-function openGraph() {
-  return String((app.rootGraph ?? app.graph)?.id ?? "");
 }
 
 /** @param {CustomEvent<any>} event */

@@ -1,6 +1,7 @@
 /** The box a node shows its report in: the verdict above, the rest below it, and a button that copies all of it. */
 
 import { app } from "../../scripts/app.js";
+import { copyText, make, readStyle } from "./dom.js";
 import { fromMarkdown, fromPlainText } from "./markup.js";
 import { say } from "./words.js";
 
@@ -14,8 +15,7 @@ let style = "";
 
 /** Get the look of all boxes. A link in each box would load it anew whenever the front end moves the box, and show it bare meanwhile. */
 export async function loadStyle() {
-  const answer = await fetch(new URL("./report.css", import.meta.url));
-  if (answer.ok) style = await answer.text();
+  style = await readStyle("./report.css");
 }
 
 export class ReportView {
@@ -105,41 +105,8 @@ export class ReportView {
   }
 }
 
-/**
- * @template {keyof HTMLElementTagNameMap} Tag
- * @param {Tag} tag
- * @param {string} name of its class
- * @returns {HTMLElementTagNameMap[Tag]}
- */
-function make(tag, name) {
-  const element = document.createElement(tag);
-  element.className = name;
-  return element;
-}
-
 /** @param {HTMLElement} part that can be scrolled, by keys too */
 function makeReachable(part) {
   part.tabIndex = 0;
   part.setAttribute("role", "group");
-}
-
-/**
- * Put a text on the clipboard; browsers give pages from other machines without https only the older way.
- *
- * @param {string} text
- * @param {HTMLElement} home of the field the older way needs for a moment
- * @returns {Promise<boolean>} whether it is there
- */
-async function copyText(text, home) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    const field = Object.assign(make("textarea", "locksmith-clipboard"), { value: text });
-    home.append(field);
-    field.select();
-    const copied = document.execCommand("copy");
-    field.remove();
-    return copied;
-  }
 }

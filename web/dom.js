@@ -1,0 +1,59 @@
+/** Makes document nodes of plain parts. */
+
+/**
+ * An element with a class and children; a string among them is text, never markup.
+ *
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {string} name of its class, or several with spaces between
+ * @param {...(Node | string)} children
+ * @returns {HTMLElementTagNameMap[Tag]}
+ */
+export function make(tag, name, ...children) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  element.append(...children);
+  return element;
+}
+
+/**
+ * A button that does something.
+ *
+ * @param {string} name of its class
+ * @param {string} text
+ * @param {() => void} act
+ * @returns {HTMLButtonElement}
+ */
+export function makeButton(name, text, act) {
+  const button = make("button", name, text);
+  button.type = "button";
+  button.addEventListener("click", act);
+  return button;
+}
+
+/** @param {string} name of a file beside this one */
+export async function readStyle(name) {
+  const answer = await fetch(new URL(name, import.meta.url));
+  return answer.ok ? answer.text() : "";
+}
+
+/**
+ * Put a text on the clipboard; browsers give pages from other machines without https only the older way.
+ *
+ * @param {string} text
+ * @param {HTMLElement} home of the field the older way needs for a moment
+ * @returns {Promise<boolean>} whether it is there
+ */
+export async function copyText(text, home) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const field = Object.assign(make("textarea", "locksmith-clipboard"), { value: text });
+    home.append(field);
+    field.select();
+    const copied = document.execCommand("copy");
+    field.remove();
+    return copied;
+  }
+}
