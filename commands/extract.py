@@ -9,8 +9,9 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import Any
 
+from .arguments import add_cuts, add_dialect, add_written, ask_of, dtype_of
 from .output import FINE, PROBLEMS, console
-from .resize import add_asked, asked, failed, spread
+from .resize import failed, spread
 
 DESCRIPTION = """Writes the difference of two models (safetensors: diffusion models or whole checkpoints, by ComfyUI's or diffusers'
 names, also one of each) as a LoRA, every weight at its best rank. Needs torch. Exit code 0: all that changed is in it; 1: something
@@ -23,8 +24,9 @@ def add(commands: Any) -> None:
     command.add_argument("base", metavar="BASE", help="the model that was tuned: a file, an index of shards, or a folder")
     command.add_argument("tuned", metavar="TUNED", help="what became of it")
     command.add_argument("-o", "--output", required=True, metavar="OUT", help="the new file")
-    add_asked(command)
-    command.add_argument("--to", default="native", metavar="DIALECT", help="how its modules are named (default: as ComfyUI's own)")
+    add_cuts(command)
+    add_written(command, "as in the tuned model, bf16 for fp8")
+    add_dialect(command)
     command.add_argument("--extras", action="store_true", help="also norms, biases and lone parameters, as whole differences")
     command.add_argument("--clamp", type=float, metavar="QUANTILE", help="clamp the factors as sd-scripts does (0.99 there)")
     command.add_argument("--device", default="cpu", help="where the decompositions run (default: cpu)")
@@ -36,11 +38,10 @@ def run(options: argparse.Namespace) -> int:
     from ..key_maps.header import LoraFileError
     from ..lora.extract import NOT_ASKED, Tuned, extract_file
 
-    ask, dtype = asked(options)
-    how = Tuned(ask, options.extras, options.clamp, options.device)
+    how = Tuned(ask_of(options), options.extras, options.clamp, options.device)
     try:
         with _progress() as told:
-            found = extract_file(options.base, options.tuned, options.output, how, options.to, dtype, options.overwrite, told)
+            found = extract_file(options.base, options.tuned, options.output, how, options.to, dtype_of(options), options.overwrite, told)
     except (OSError, ValueError, RuntimeError, LoraFileError) as error:
         return failed(options, error)
     if options.json:

@@ -17,7 +17,8 @@ from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.library import ENDINGS
-from ..key_maps.respell import UNTOLD, Refused, rivals_apart, writable
+from ..key_maps.respell import NATIVE, UNTOLD, Refused, rivals_apart, writable
+from .arguments import DTYPES, dtype_of
 from .inspect import loads_whole
 from .output import FAILED, FINE, PROBLEMS
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 DESCRIPTION = """Writes LoRA files in the names of another tool: fused and split exactly, read back and compared before they are
 put in place. Without --to: in ComfyUI's own names, and only files that the stock loader does not load wholly and rightly.
 Exit code 0: all is done; 1: a file could not be written so, and why; 2: a file cannot be read."""
-DEFAULT = "comfyui"
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 SOUND = "the stock loader loads it wholly and rightly; left as it is"
 ALREADY = "it has these names already; left as it is"
 BACKUP = ".bak"
@@ -118,7 +117,7 @@ def _destination(path: Path, inside: Path, options: argparse.Namespace) -> Path:
         return path
     if options.output:
         return Path(options.output, inside)
-    return path.with_name(f"{path.stem}.{options.to or DEFAULT}{path.suffix}")
+    return path.with_name(f"{path.stem}.{options.to or NATIVE}{path.suffix}")
 
 
 def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Namespace) -> Outcome:
@@ -128,7 +127,7 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     from ..lora.reader import map_tensors
     from ..lora.verify import Unverified
 
-    dialect = options.to or DEFAULT
+    dialect = options.to or NATIVE
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
     found = inspect_file(path, site)
@@ -141,7 +140,7 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     if options.in_place and dialect == "peft":
         raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
     tensors = map_tensors(path, found.header)
-    dtype = _dtype(options)
+    dtype = dtype_of(options)
     conversion = convert(found.plan, tensors, dialect, dtype, options.drop)
     if conversion.specs.keys() == found.header.tensors.keys() and dtype is None:
         return Outcome(os.fspath(path), FINE, ALREADY)
@@ -154,14 +153,6 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
         raise Refused((f"what was written did not do the same ({error})",)) from None
     told = _told(found, dialect, (written.renamed, written.computed, written.full), len(written.left_out))
     return Outcome(os.fspath(path), FINE, f"{told}; verified; {_now(written, site)} {written.path}".rstrip(), os.fspath(written.path))
-
-
-def _dtype(options: argparse.Namespace):
-    if options.dtype is None:
-        return None
-    import torch
-
-    return getattr(torch, DTYPES[options.dtype])
 
 
 def _write(found: Inspection, tensors, destination: Path, dialect: str, dtype, options: argparse.Namespace) -> Written:
@@ -204,7 +195,7 @@ def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: int) -
 
 def _now(written: Written, site: Site | None) -> str:
     """What the stock loader makes of the new file, where that is told by its header."""
-    if written.dialect != DEFAULT:
+    if written.dialect != NATIVE:
         return "wrote"
     again = inspect_file(written.path, site)
     if not again.gains:

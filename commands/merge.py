@@ -10,12 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .arguments import add_cuts, add_dialect, add_written, ask_of
 from .output import FAILED, FINE, show_markdown
-from .resize import add_cuts
 
 DESCRIPTION = """Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at strength 0.8, as on
-a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without --rank, --energy and --error the sum is exact. The file
-has ComfyUI's own names. Needs torch. Exit code 0: written; 2: not."""
+a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without --rank, --energy and --error the sum is exact. In other
+names than ComfyUI's own (--to) a layer that ComfyUI fuses, such as q, k and v, is split again where the files have it split, which
+makes the file smaller. Needs torch. Exit code 0: written; 2: not."""
 # Named here, as asking lora/ for them would import torch for every command.
 METHODS = (
     "sum, average, task_arithmetic, slerp, karcher, orthogonal, breadcrumbs, dare_linear, dare_ties, della, della_linear, magnitude_prune, "
@@ -46,11 +47,12 @@ def add(commands: Any) -> None:
         help="weights for parts of the N-th LoRA, such as 'double_blocks.0-5=0.5, *.img_mlp=0, te=0'",
     )  # fmt: skip
     add_cuts(command)
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="", help="of the new file (default: the sources')")
-    command.add_argument("--against", metavar="MODEL", help="the model they were made for, where the files do not tell")
+    add_written(command, "as in the sources")
+    add_dialect(command)
+    command.add_argument(
+        "--against", metavar="MODEL", help="the model they are for: needed for DoRA and OFT, which are folded, and where no file tells it"
+    )
     command.add_argument("--dry-run", action="store_true", help="tell what would come, and how the LoRAs agree; write nothing")
-    command.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
-    command.add_argument("--json", action="store_true", help="for programs: one JSON object")
     command.set_defaults(run=run)
 
 
@@ -79,9 +81,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         if not options.output and not options.dry_run:
             raise ValueError("say with -o where the merge goes")
-        recipe = Recipe(options.method, dict(options.settings), options.rank, options.energy, options.error, options.dtype, options.seed)
+        how = options.method, dict(options.settings), *ask_of(options), options.dtype or "", options.seed
         with ExitStack() as files:
-            told = _merge(options, recipe, _sources(options, files))
+            told = _merge(options, Recipe(*how), _sources(options, files))
     except (OSError, ValueError) as error:
         fault = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         print(json.dumps({"error": fault})) if options.json else print(f"{fault}. Nothing was written.", file=sys.stderr)
@@ -110,6 +112,14 @@ def _sources(options: argparse.Namespace, files: ExitStack) -> list[Any]:
     ]  # fmt: skip
 
 
+def _base(options: argparse.Namespace, sources: Sequence[Any]) -> Any:
+    """The model's weights by name, where there is a model and anything that needs it."""
+    from ..lora.collect import refused
+    from ..lora.model_file import ModelFile
+
+    return ModelFile(options.against).weight if options.against and refused(sources, False) else None
+
+
 def _blocks(given: Sequence[Sequence[str]], count: int) -> dict[int, Any]:
     from ..lora.block_weights import read_block_weights
 
@@ -131,5 +141,7 @@ def _merge(options: argparse.Namespace, recipe: Any, sources: Sequence[Any]) -> 
         report.expect(forecast(sources, recipe, measure=True))
         return report
     metadata = merge_metadata(sources, recipe, [entry.path for entry in options.loras])
-    write_merged(options.output, sources, recipe, metadata, None, options.overwrite, report.add, meetings=True)
+    base = _base(options, sources)
+    made = write_merged(options.output, sources, recipe, metadata, base, options.overwrite, report.add, meetings=True, dialect=options.to)
+    report.written = str(made)
     return report

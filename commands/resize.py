@@ -7,12 +7,12 @@ import json
 import sys
 from typing import Any
 
+from .arguments import add_cuts, add_written, ask_of, dtype_of
 from .output import FAILED, FINE
 
 DESCRIPTION = """Writes a LoRA at a smaller rank: every LoRA, LoCon, LoHa and LoKr becomes the best LoRA of the asked rank, or of
 the rank that keeps the asked energy (the share of its squared norm). Names, the ratio of alpha to rank and all other tensors stay.
 Needs torch. Exit code 0: written; 2: not."""
-DTYPES = ("fp32", "fp16", "bf16")
 
 
 def add(commands: Any) -> None:
@@ -20,37 +20,11 @@ def add(commands: Any) -> None:
     command = commands.add_parser("resize", help="a LoRA at a smaller rank", description=DESCRIPTION)
     command.add_argument("file", metavar="FILE", help="a LoRA, as .safetensors")
     command.add_argument("-o", "--output", required=True, metavar="OUT", help="the new file")
-    add_asked(command)
+    add_cuts(command)
+    add_written(command)
     command.add_argument("--against", metavar="MODEL", help="the model it was made for, where the file does not tell")
     command.add_argument("--dora", action="store_true", help="also cut DoRA, whose magnitudes then no longer fit as they were trained to")
     command.set_defaults(run=run)
-
-
-def add_cuts(command: argparse.ArgumentParser) -> None:
-    """How far to cut: the arguments of all commands that do."""
-    command.add_argument("--rank", type=int, help="the largest rank")
-    command.add_argument(
-        "--energy", type=float, metavar="SHARE", help="the smallest rank that keeps this share of the energy, such as 0.95"
-    )
-    command.add_argument("--error", type=float, metavar="SHARE", help="the smallest rank within this relative error, such as 0.1")
-
-
-def add_asked(command: argparse.ArgumentParser) -> None:
-    """The arguments that resize and extract share."""
-    add_cuts(command)
-    command.add_argument("--dtype", choices=DTYPES, help="of the new file (default: the source's)")
-    command.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
-    command.add_argument("--json", action="store_true", help="for programs: one JSON object")
-
-
-def asked(options: argparse.Namespace) -> tuple[Any, Any]:
-    """(what every module is cut to, the dtype) of the arguments of `add_asked`."""
-    import torch
-
-    from ..lora.resize import Ask
-
-    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}
-    return Ask(options.rank, options.energy, options.error), dtypes[options.dtype]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,10 +33,9 @@ def run(options: argparse.Namespace) -> int:
     from ..key_maps.header import LoraFileError
     from ..lora.resize import resize_file
 
-    ask, dtype = asked(options)
     try:
         site = site_of_checkpoint(options.against).site if options.against else None
-        made = resize_file(options.file, options.output, ask, dtype, options.dora, options.overwrite, site)
+        made = resize_file(options.file, options.output, ask_of(options), dtype_of(options), options.dora, options.overwrite, site)
     except (OSError, ValueError, LoraFileError) as error:
         return failed(options, error)
     if options.json:

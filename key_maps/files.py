@@ -43,9 +43,9 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         file.write(content)
 
 
-def check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
     """Raises FileExistsError where there is a file at `path`, unless it may be overwritten."""
-    if not overwrite and path.exists():
+    if not overwrite and os.path.exists(path):
         raise FileExistsError(errno.EEXIST, "there is a file already; it is only overwritten when that is asked for", os.fspath(path))
 
 

@@ -9,9 +9,10 @@ import torch
 
 from .collect import Source, Target, dtype_of, pieces_of, rank_of, refused, targets
 from .factors import Factors
-from .merge import DEFAULT, DTYPES, Cook, Meeting, Recipe, meetings_of, norm_of, source_products
+from .merge import DEFAULT, Cook, Meeting, Recipe, meetings_of, norm_of, source_products
 from .methods import ENTRIES, Method
 from .native import Native
+from .tensors import DTYPES
 
 __all__ = ["Forecast", "Row", "forecast"]
 

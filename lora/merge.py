@@ -15,11 +15,11 @@ from .factors import Delta, Factors, Kronecker
 from .methods import COEFFICIENTS, ENTRIES, FACTORS, Method, find
 from .native import Native
 from .spec import AdapterError
+from .tensors import DTYPES
 from .truncate import truncated
 
-__all__ = ["Cook", "DTYPES", "Meeting", "Merged", "Recipe", "Source", "inner_products", "merge"]
+__all__ = ["Cook", "Meeting", "Merged", "Recipe", "Source", "inner_products", "merge"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REFACTORED_RANK = 128
 MOST_NAMED = 3
 # Scales that a half-precision factor takes without leaving fp16's normal range.
@@ -371,5 +371,5 @@ def _cast(tensor: Tensor, dtype: torch.dtype, target: Target) -> Tensor:
 def _in_range(tensor: Tensor, target: Target) -> Tensor:
     """The tensor. fp16 holds numbers up to 65504, larger ones have become infinite: that is refused."""
     if tensor.dtype == torch.float16 and tensor.isinf().any():
-        raise AdapterError(f"{target.name}: the result is too large for float16; choose bfloat16 or float32")
+        raise AdapterError(f"{target.name}: the result is too large for fp16; choose bf16 or fp32")
     return tensor

@@ -13,14 +13,20 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from ..key_maps.files import check_free
 from ..key_maps.hashes import file_hashes
+from ..key_maps.header import read_header
+from ..key_maps.plan import make_plan
+from ..key_maps.respell import NATIVE
+from ..key_maps.site import Site
 from .collect import Base
 from .convert import Conversion, Spec
 from .forecast import forecast
 from .merge import DEFAULT, Merged, Recipe, Source, merge
 from .native import Native, named
+from .reader import map_tensors
 from .spec import AdapterError
-from .writer import write_lora
+from .writer import write_as, write_lora
 
 __all__ = ["merge_metadata", "spooled", "write_merged"]
 
@@ -48,12 +54,27 @@ def write_merged(
     each: Callable[[Merged], object] | None = None,
     meetings: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    dialect: str = NATIVE,
 ) -> Path:
-    """Merge into a safetensors file of native names, whole or not at all; at no time is more than one weight's result in memory.
+    """Merge into a safetensors file, whole or not at all; at no time is more than one weight's result in memory.
 
     each: called with every weight's result, as it goes by. Where ranks are not known before, the tensors first go into a temporary
-    file beside `path`. Raises what `merge` and `write_lora` raise.
+    file beside `path`. dialect: whose names the file gets; others than ComfyUI's own are converted from it and verified, as
+    `write_as` does, and split what the merge had to fuse. Raises what `merge` and `write_lora` (or `write_as`) raise.
     """
+    if dialect == NATIVE:
+        return _native_file(Path(path), sources, recipe, metadata, base, overwrite, each, meetings, progress)
+    check_free(path, overwrite)
+    with tempfile.TemporaryDirectory(prefix=".merge.", dir=Path(path).parent) as folder:
+        made = _native_file(Path(folder, "native.safetensors"), sources, recipe, metadata, base, False, each, meetings, progress)
+        header = read_header(made)
+        components = {name: found for source in sources for name, found in source.plan.site.components.items()}
+        plan = make_plan(header.tensors, header.metadata, Site(components.values()))
+        return write_as(plan, map_tensors(made, header), path, dialect, overwrite=overwrite).path
+
+
+def _native_file(path: Path, sources, recipe: Recipe, metadata, base, overwrite: bool, each, meetings: bool, progress) -> Path:
+    check_free(path, overwrite)
     expected = forecast(sources, recipe)
 
     def made() -> Iterator[Native]:
@@ -65,7 +86,7 @@ def write_merged(
     if expected.exact:
         specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in named(row.native for row in expected.rows)}
         return write_lora(path, _Streamed(specs, made), metadata, overwrite)
-    with tempfile.TemporaryFile(prefix=".merge.", dir=Path(path).parent) as file:
+    with tempfile.TemporaryFile(prefix=".merge.", dir=path.parent) as file:
         return write_lora(path, spooled(made(), file), metadata, overwrite)
 
 

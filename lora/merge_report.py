@@ -31,6 +31,7 @@ class MergeReport:
         self.unplaced = unplaced(sources)
         self.refused: Mapping[str, Sequence[str]] = {}
         self.forecast = False
+        self.written = ""  # the file, where there is one
 
     def add(self, merged: Merged) -> None:
         """Take note of one result; its tensors are not kept."""
@@ -87,6 +88,7 @@ class MergeReport:
         return {
             "verdict": self.verdict,
             "forecast": self.forecast,
+            "written": self.written,
             "recipe": dict(self.recipe._asdict()) | {"options": dict(self.recipe.options)},
             "paper": self.method.paper,
             "sources": [self._source(place) for place in range(len(self.sources))],
@@ -111,6 +113,7 @@ class MergeReport:
     def markdown(self) -> str:
         """The report for people."""
         lines = [f"**{self.verdict}**", "", f"{self.method.text} ({self.method.paper})", ""]
+        lines += [f"Written to {code(self.written)}.", ""] * bool(self.written)
         lines += [*self._sources_told(), *self._losses_told(), *self._meetings_told(), *self._unplaced_told()]
         return "\n".join(lines).rstrip() + "\n"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..key_maps.adapters import assign
-from ..key_maps.files import write_whole
+from ..key_maps.files import check_free, write_whole
 from ..key_maps.groups import Group
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import read_header
@@ -123,13 +122,6 @@ def resize_file(
     if made.config is not None and Path(target).name == PEFT_FILE and not beside.exists():
         write_whole(beside, json.dumps(made.config, indent=2).encode())
     return made
-
-
-def check_free(target: str | os.PathLike[str], overwrite: bool) -> None:
-    """FileExistsError before any work, where `write_lora` would raise it after."""
-    if not overwrite and Path(target).exists():
-        fault = "there is a file already; it is only overwritten when that is asked for"
-        raise FileExistsError(errno.EEXIST, fault, os.fspath(target))
 
 
 def _check_loads(found: Inspection, written: Path, config: Mapping[str, Any] | None) -> None:

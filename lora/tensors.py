@@ -11,6 +11,8 @@ from torch import Tensor
 from .spec import AdapterError
 
 Tensors = Mapping[str, Tensor]
+# What people call the dtypes a file can be written in.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def describe(tensors: Tensors) -> str:

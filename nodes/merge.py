@@ -13,18 +13,19 @@ from comfy_api.latest import io
 from ..key_maps.header import LoraFileError
 from ..lora.block_weights import PRESETS, read_block_weights
 from ..lora.collect import Source
-from ..lora.merge import DTYPES, Recipe, merge
+from ..lora.merge import Recipe, merge
 from ..lora.merge_report import MergeReport
 from ..lora.methods import Option, methods
 from ..lora.native import native_tensors
 from ..lora.reader import header_of
 from ..lora.spec import AdapterError
+from ..lora.tensors import DTYPES
 from ..lora.together import File, inspect_together
 from . import host
 from .files import lora_changed, lora_names, own_folder
 from .load_and_fix import BYPASS, PATCH
 
-MOST_LORAS = 10
+MOST_LORAS = 8
 CONNECTED = "the connected lora"
 KEEP = "as in the files"
 NUMBERS = ("steps",)  # options that are whole numbers
@@ -204,4 +205,4 @@ class ApplyLoRA(io.ComfyNode):
         file, own = host.LoraFile(lora, header_of(lora), None), host.own_maps(own_folder())
         new_model, new_clip, report = host.apply_file(model, clip, file, "LoRA", strength_model, strength_clip, own, mode == BYPASS)
         text = str(report)
-        return io.NodeOutput(new_model, new_clip, text, ui={"text": [text]})
+        return io.NodeOutput(new_model, new_clip, text, ui={"text": [text], "report_json": [report.as_json()]})

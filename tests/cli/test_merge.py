@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from tiny_models import flux_state_dict
 
 CLI = Path(__file__).resolve().parents[2] / "cli.py"
 WIDTH = 3072
@@ -53,6 +54,50 @@ def test_merge_writes_tells_and_does_not_overwrite(files):
     assert [entry["name"] for entry in made_of] == ["one.safetensors", "two.safetensors"] and len(made_of[0]["sha256"]) == 64
     code, _, fault = run(files, *arguments)
     assert code == 2 and "out.safetensors" in fault and "Nothing was written" in fault
+
+
+def split_attention(rank, seed):
+    """A LoRA on q, k and v of one block, as trainers with diffusers' names have it."""
+    generator, tensors = torch.Generator().manual_seed(seed), {}
+    for name in ("to_q", "to_k", "to_v"):
+        module = f"transformer.transformer_blocks.0.attn.{name}"
+        tensors[f"{module}.lora_A.weight"] = torch.randn(rank, WIDTH, generator=generator)
+        tensors[f"{module}.lora_B.weight"] = torch.randn(WIDTH, rank, generator=generator)
+    return tensors
+
+
+def test_in_split_names_a_merge_has_the_ranks_of_its_sources(tmp_path):
+    sources = {"one": split_attention(2, 1), "two": split_attention(3, 2)}
+    for name, tensors in sources.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    code, text, _ = run(tmp_path, "one.safetensors=0.5", "two.safetensors", "-o", "out.safetensors", "--to", "ai_toolkit", "--json")
+    assert code == 0 and json.loads(text)["written"] == "out.safetensors"
+    made = load_file(tmp_path / "out.safetensors")
+    assert made.keys() == sources["one"].keys() and {tensor.shape[0] for name, tensor in made.items() if "lora_A" in name} == {5}
+    for name in [name for name in made if "lora_A" in name]:
+        other = name.replace("lora_A", "lora_B")
+        expected = sum(factor * sources[file][other].double() @ sources[file][name].double() for file, factor in (("one", 0.5), ("two", 1)))
+        assert (made[other].double() @ made[name].double() - expected).norm() < 1e-6 * expected.norm()
+    assert run(tmp_path, "one.safetensors", "-o", "out.safetensors", "--to", "ai_toolkit")[0] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.safetensors", "out.safetensors", "two.safetensors"]
+
+
+def test_dora_is_folded_into_the_weights_of_a_model_file(tmp_path, comfy):
+    model = {name: weight.float() for name, weight in flux_state_dict().items()}
+    save_file(model, tmp_path / "model.safetensors")
+    name = "double_blocks.1.img_mlp.0"
+    weight = model[f"{name}.weight"]
+    down, up, magnitude = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2), torch.rand(weight.shape[0]) + 0.5
+    roles = {"lora_A.weight": down, "lora_B.weight": up, "lora_magnitude_vector": magnitude}
+    save_file({f"diffusion_model.{name}.{role}": tensor for role, tensor in roles.items()}, tmp_path / "dora.safetensors")
+    arguments = ("dora.safetensors=0.5", "-o", "out.safetensors", "--rank", "128", "--against", "model.safetensors")
+    code, _, fault = run(tmp_path, *arguments)
+    assert code == 0, fault
+    direction = weight.double() + up.double() @ down.double()
+    turned = magnitude.double()[:, None] * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+    made = load_file(tmp_path / "out.safetensors")
+    change = made[f"diffusion_model.{name}.lora_up.weight"].double() @ made[f"diffusion_model.{name}.lora_down.weight"].double()
+    assert (change - 0.5 * (turned - weight.double())).norm() < 1e-5 * change.norm()
 
 
 def test_dry_run_writes_nothing_and_speaks_json(files):

@@ -158,7 +158,7 @@ def test_methods_ranks_and_the_report(merged, tmp_path):
     save_file(ai_toolkit(1, 4), tmp_path / "one.safetensors")
     save_file(ai_toolkit(1, 4) | kohya(90), tmp_path / "two.safetensors")
     rows = [("one.safetensors", 1.0), ("two.safetensors", 1.0)]
-    lora, report, told = merged(rows, {"method": "ties", "density": 0.3, "scale": 1.0}, rank=3, dtype="bfloat16")
+    lora, report, told = merged(rows, {"method": "ties", "density": 0.3, "scale": 1.0}, rank=3, dtype="bf16")
     downs = [tensor for name, tensor in lora.items() if name.endswith("lora_down.weight")]
     assert downs and all(tensor.shape[0] == 3 and tensor.dtype == torch.bfloat16 for tensor in downs)
     assert "arXiv:2306.01708" in report and "What was cut" in report and "say nearly the same" in report

@@ -8,7 +8,8 @@ import pytest
 import torch
 from lora_locksmith.commands import extract as command
 from lora_locksmith.key_maps.header import LoraFileError, read_header
-from lora_locksmith.lora.extract import Ask, Model, Tuned, extract, extract_file
+from lora_locksmith.lora.extract import Ask, Tuned, extract, extract_file
+from lora_locksmith.lora.model_file import ModelFile
 from lora_locksmith.lora.spec import AdapterError
 from safetensors.torch import load_file, save_file
 
@@ -89,7 +90,7 @@ def test_from_diffusers_names_onto_native_ones(tmp_path, tiny_flux, both):
     found = extract_file(base_file, tuned_file, tmp_path / "lora.safetensors", Tuned(Ask(8), extras=True))
     patched = patched_by_stock(both.native, tmp_path / "lora.safetensors")
     assert patched.keys() == native.keys() and not found.left_out
-    again = Model(tuned_file)
+    again = ModelFile(tuned_file)
     for name, weight in native.items():
         meant = again.read(PREFIX + name)
         assert error(patched[name], weight, meant) < 1e-5, name
@@ -103,7 +104,7 @@ def test_from_diffusers_names_onto_native_ones(tmp_path, tiny_flux, both):
 def test_energy_chooses_each_rank(tmp_path, base):
     torch.manual_seed(10)
     tuned = {name: weight + 0.01 * torch.randn_like(weight) for name, weight in base.items()}
-    first, second = Model(saved(tmp_path / "a.safetensors", base)), Model(saved(tmp_path / "b.safetensors", tuned))
+    first, second = ModelFile(saved(tmp_path / "a.safetensors", base)), ModelFile(saved(tmp_path / "b.safetensors", tuned))
     for item in extract(first, second, Tuned(Ask(energy=0.5))):
         name = item.weight.removeprefix(PREFIX)
         change = (tuned[name] - base[name]).double().flatten(1)
@@ -129,8 +130,8 @@ def test_scaled_fp8(tmp_path, base, tuned):
     name = "double_blocks.0.img_mlp.0.weight"
     scale = base[name].abs().max() / 448
     quantised = base | {name: (base[name] / scale).to(torch.float8_e4m3fn), name.replace("weight", "scale_weight"): scale.reshape(1)}
-    first = Model(saved(tmp_path / "a.safetensors", quantised | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}))
-    second = Model(saved(tmp_path / "b.safetensors", tuned))
+    first = ModelFile(saved(tmp_path / "a.safetensors", quantised | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}))
+    second = ModelFile(saved(tmp_path / "b.safetensors", tuned))
     assert torch.equal(first.read(PREFIX + name), quantised[name].float() * scale)
     item = next(item for item in extract(first, second, Tuned(Ask(64))) if item.weight == PREFIX + name)
     change = tuned[name] - quantised[name].float() * scale
@@ -167,7 +168,7 @@ def test_convolutions(tmp_path, comfy):
 
 
 def test_clamping_as_sd_scripts_has_it_only_when_asked(tmp_path, base, tuned):
-    first, second = Model(saved(tmp_path / "a.safetensors", base)), Model(saved(tmp_path / "b.safetensors", tuned))
+    first, second = ModelFile(saved(tmp_path / "a.safetensors", base)), ModelFile(saved(tmp_path / "b.safetensors", tuned))
     free, clamped = ({item.weight: item.delta for item in extract(first, second, Tuned(Ask(RANK), clamp=clamp))} for clamp in (None, 0.9))
     name = next(iter(free))
     change = (second.read(name) - first.read(name)).double()
@@ -264,7 +265,7 @@ def test_text_encoders_of_checkpoints(tmp_path, base):
     second = denoiser | {f"text_encoders.clip_g.transformer.{name}": weight for name, weight in changed.items()}
     second |= {f"text_encoders.clip_l.transformer.{name}": moved(weight, 2) for name, weight in small.items() if weight.dim() > 1}
     files = saved(tmp_path / "a.safetensors", first), saved(tmp_path / "b.safetensors", second)
-    found = {item.weight: item.delta.dense() for item in extract(Model(files[0]), Model(files[1]), Tuned(Ask(2)))}
+    found = {item.weight: item.delta.dense() for item in extract(ModelFile(files[0]), ModelFile(files[1]), Tuned(Ask(2)))}
     expected = {f"clip_g.transformer.{name}": changed[name] - weight for name, weight in native.items() if changed[name] is not weight}
     expected |= {
         f"clip_l.transformer.{name}": second[f"text_encoders.clip_l.transformer.{name}"] - weight

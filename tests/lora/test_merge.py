@@ -265,7 +265,7 @@ def test_dtypes_are_those_of_the_files(source, dtypes, expected):
     assert merged.native.delta.up.dtype == merged.native.delta.down.dtype == getattr(torch, expected)
     rounding = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3}[expected]
     assert error_of(merged, 0.3 * fused_truth(a) + 0.9 * fused_truth(b)) < rounding
-    assert only(merge([source(a, 0.3), source(b, 0.9, "b")], Recipe(dtype="float32"))).native.delta.up.dtype == torch.float32
+    assert only(merge([source(a, 0.3), source(b, 0.9, "b")], Recipe(dtype="fp32"))).native.delta.up.dtype == torch.float32
 
 
 def test_half_precision_keeps_small_scales_and_refuses_what_it_cannot_hold(source):
@@ -273,7 +273,7 @@ def test_half_precision_keeps_small_scales_and_refuses_what_it_cannot_hold(sourc
     merged = only(merge([source(a, 0.01)]))
     assert merged.native.delta.up.dtype == torch.float16 and error_of(merged, 0.01 * fused_truth(a)) < 2e-3
     big = {key: tensor if tensor.dim() == 0 else (tensor * 1e3).half() for key, tensor in fused().items()}
-    with pytest.raises(AdapterError, match="float16"):
+    with pytest.raises(AdapterError, match="fp16"):
         list(merge([source(big, 1e6)]))
 
 
@@ -394,7 +394,7 @@ def test_presets_are_read_and_need_not_match(source):
     "recipe, fault",
     [(Recipe("best"), "no method 'best'"), (Recipe("slerp"), "merges 2 LoRAs"), (Recipe(rank=0), "rank"),
      (Recipe(rank=True), "rank"), (Recipe(energy=1.5), "energy"),
-     (Recipe(error=-1), "error"), (Recipe(dtype="float8"), "dtype"), (Recipe("ties", {"density": 3}), "density"),
+     (Recipe(error=-1), "error"), (Recipe(dtype="fp8"), "dtype"), (Recipe("ties", {"density": 3}), "density"),
      (Recipe(energy=float("nan")), "energy")],
 )  # fmt: skip
 def test_a_recipe_that_cannot_be_followed(source, recipe, fault):
@@ -539,7 +539,7 @@ def test_hostile_files_raise_nothing_but_our_error(source, weights, seed):
     choices = random.Random(seed)
     for method in methods():
         sources = [source(hostile(choices), choices.choice([1, -1, 1e30]), name) for name in ("a", "b")]
-        recipe = Recipe(method, rank=choices.choice([None, 3]), dtype=choices.choice(["", "float16"]))
+        recipe = Recipe(method, rank=choices.choice([None, 3]), dtype=choices.choice(["", "fp16"]))
         try:
             forecast(sources, recipe, measure=True)
             native_tensors(merged.native for _, merged in merge(sources, recipe, weights.__getitem__, meetings=True))

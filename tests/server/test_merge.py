@@ -77,7 +77,7 @@ def test_a_method_with_its_options(bench, lora_file):
     lora_file("merge_one.safetensors", save(ai_toolkit(1, 4)))
     base = bench.prompt[demo.loader_id(bench.prompt)]["inputs"]["model"]
     inputs = {"loras": "2", "method": "ties", "method.density": 0.4, "method.scale": 1.0, "rank": 3, "energy": 1.0}
-    inputs |= {"dtype": "float32", "seed": 1, "model": base}
+    inputs |= {"dtype": "fp32", "seed": 1, "model": base}
     for number in (1, 2):
         inputs |= {f"loras.lora_name_{number}": "merge_one.safetensors", f"loras.strength_model_{number}": 0.5}
         inputs |= {f"loras.strength_clip_{number}": 1.0, f"loras.blocks_{number}": ""}
