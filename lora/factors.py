@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +13,6 @@ from .adapters import DORA_EPSILON, is_linear
 from .additive import DIFFERENCES, lokr_rank
 from .spec import ADDITIVE, AdapterError, AdapterSpec
 from .tensors import Tensors, check_not_empty, describe, multiply, size, take, take_matrix, take_scalar
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Delta", "Factors", "Kronecker", "add", "factor_of", "factors", "low_rank_part"]
 

@@ -29,7 +29,7 @@ from .reader import map_tensors
 from .spec import AdapterError, AdapterSpec
 from .tensors import Tensors, size, take_scalar
 from .truncate import Truncation, truncated
-from .writer import PEFT_FILE, write_lora
+from .writer import PEFT_CONFIG, PEFT_FILE, write_lora
 
 __all__ = ["Ask", "Resized", "Row", "resize", "resize_file"]
 
@@ -114,12 +114,14 @@ def resize_file(
     site: the model it was made for, where the file alone does not tell (a flat LoHa or LoKr of a convolution).
     """
     check_free(target, overwrite)
+    beside = Path(target).with_name(PEFT_CONFIG) if Path(target).name == PEFT_FILE else None
     found = inspect_file(source, site)
     made = resize(found, map_tensors(source, found.header), ask, dtype, dora)
     origin = {"locksmith.source": Path(source).name, "locksmith.source_sha256": file_hashes(source).sha256}
+    if made.config is not None and beside is not None:
+        check_free(beside, overwrite)
     write_lora(target, made.tensors, made.metadata | origin, overwrite, lambda written: _check_loads(found, written, made.config))
-    beside = Path(target).with_name("adapter_config.json")
-    if made.config is not None and Path(target).name == PEFT_FILE and not beside.exists():
+    if made.config is not None and beside is not None:
         write_whole(beside, json.dumps(made.config, indent=2).encode())
     return made
 

@@ -226,6 +226,23 @@ def test_peft_goes_on_with_the_file(tmp_path, both):
     assert len(ranks) > 1
 
 
+def test_the_settings_beside_a_file_of_peft_follow_it(tmp_path, both):
+    import peft
+    from trainers import ATTENTION, trained_by_peft
+
+    twin, folder = copy.deepcopy(both.twin), tmp_path / "adapter"
+    trained_by_peft(twin, peft.LoraConfig(r=8, lora_alpha=16, target_modules=ATTENTION)).save_pretrained(folder)
+    name = "adapter_model.safetensors"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "adapter_config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="adapter_config"):
+        resize_file(folder / name, tmp_path / "other" / name, Ask(2))
+    assert not (tmp_path / "other" / name).exists()
+    resize_file(folder / name, folder / name, Ask(2), overwrite=True)
+    assert peft.PeftConfig.from_pretrained(folder).r == 2
+    peft.PeftModel.from_pretrained(copy.deepcopy(both.twin), folder)
+
+
 def test_nothing_is_written_over_and_nonsense_is_refused(kohya, tmp_path):
     with pytest.raises(FileExistsError):
         resize_file(kohya, kohya, Ask(2))
