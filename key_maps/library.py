@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -16,9 +17,10 @@ from .inspection import Inspection, inspect_header, likeness, spread
 from .own import NONE, OwnMaps
 
 ENDINGS = (".safetensors", ".sft")
-PICKLED = (".pt", ".pth", ".ckpt", ".bin")
+PICKLED = (".pt", ".pt2", ".pth", ".ckpt", ".bin", ".pkl")
 CONFIG = "adapter_config.json"
 MOST_ALIKE = 64  # kinds of files whose findings are remembered
+KEEP_AFTER = 20.0  # seconds of reading whose result is kept at once, so that a scan that is cut off need not begin anew
 PICKLE_FAULT = "it is a PyTorch pickle file, which is not opened here. Convert it to safetensors"
 
 
@@ -80,28 +82,54 @@ class Row(NamedTuple):
 def scan(
     folder: str | os.PathLike[str], index: Path | None = None, own: OwnMaps = NONE, told: Callable[[int, int], None] | None = None
 ) -> Iterator[Row]:
-    """One row for each LoRA file in the folder and all below it, by name.
+    """One row for each LoRA file in the folder and all below it, by name; `scan_files` tells the rest.
 
-    `index`: a file that keeps the rows; files whose stamp is in it are not read. It is written when the scan ends, early or not.
-    `told(done, total)` is called before each file. Raises LoraFileError for a folder that cannot be listed.
+    Raises LoraFileError for a folder that cannot be listed.
     """
-    files = list_files(folder)
-    version = knowledge_version(own)
+    files = {file: (os.path.join(folder, file), stamp) for file, stamp in list_files(folder).items()}
+    yield from scan_files(files, index, own, told)
+
+
+def scan_files(
+    files: Mapping[str, tuple[str, Stamp]],
+    index: Path | None = None,
+    own: OwnMaps = NONE,
+    told: Callable[[int, int], None] | None = None,
+    marks: Any = "",
+) -> Iterator[Row]:
+    """One row for each file, in their order; `files`: what a row calls it -> (path, stamp).
+
+    `index`: a file that keeps the rows; files whose stamp is in it are not read. It is written when the scan ends, early or not,
+    and now and then before. It is not used when `marks` differ from those it was made with (they tell when `own` changes).
+    `told(done, total)` is called before each file.
+    """
+    version = f"{knowledge_version(own)} {marks}"
     before = _read_index(index, version) if index else {}
     rows: dict[str, Row] = {}
+    kept_at = time.monotonic()
     try:
-        for file, stamp in files.items():
+        for file, (path, stamp) in files.items():
             if told:
                 told(len(rows), len(files))
             row = before.get(file)
             if row is None or row.stamp != stamp:
-                row = Row(file, stamp, findings_of(os.path.join(folder, file), own))
+                row = Row(file, stamp, _findings_or_fault(path, own))
+                if index and time.monotonic() - kept_at > KEEP_AFTER:
+                    _write_index(index, version, before | rows)
+                    kept_at = time.monotonic()
             rows[file] = row
             yield row
     finally:
         whole = rows if len(rows) == len(files) else before | rows
         if index and whole != before:
             _write_index(index, version, whole)
+
+
+def _findings_or_fault(path: str, own: OwnMaps) -> Findings:
+    try:
+        return findings_of(path, own)
+    except Exception as error:  # A mistake of ours about one file must not hide all others.
+        return Findings(error=f"it is not understood ({type(error).__name__}: {error}). Please report it with this file's header")
 
 
 def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
@@ -150,13 +178,10 @@ def findings_of(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Findings:
     if own is not NONE:
         return _summary(inspect_header(path, header, config, own=own))
     key = likeness(header, config)
-    found = _alike.get(key)
-    if found is None:
-        found = _alike[key] = _summary(inspect_header(path, header, config))
-        while len(_alike) > MOST_ALIKE:
-            _alike.popitem(last=False)
-    else:
-        _alike.move_to_end(key)
+    # Taken out and put back in single steps, because several threads ask.
+    found = _alike[key] = _alike.pop(key, None) or _summary(inspect_header(path, header, config))
+    while len(_alike) > MOST_ALIKE:
+        _alike.popitem(last=False)
     return found
 
 

@@ -1,16 +1,34 @@
 """The nodes, as one extension for ComfyUI's V3 API."""
 
+import logging
+
 from comfy_api.latest import ComfyExtension
 
 from .inspect import InspectLoRAKeys
 from .load_and_fix import LoadAndFixLoRA
 from .merge import ApplyLoRA, MergeLoRAs
 from .save import SaveLoRA
+from .stack import LoadAndFixStack
 
 
 class LocksmithExtension(ComfyExtension):
     """All nodes of the pack."""
 
+    async def on_load(self):
+        """Add what the front end asks. The nodes work without it, so whatever it lacks must not keep them from loading."""
+        try:
+            from .routes import register
+
+            register()
+        except Exception:
+            logging.getLogger("lora_locksmith").exception("The front end's routes could not be added")
+        try:
+            from .replacements import register as register_replacements
+
+            await register_replacements()
+        except Exception:
+            logging.getLogger("lora_locksmith").exception("The host could not be told which loaders of other packs can be replaced")
+
     async def get_node_list(self):
         """The node classes, in the order of the menu."""
-        return [LoadAndFixLoRA, InspectLoRAKeys, MergeLoRAs, ApplyLoRA, SaveLoRA]
+        return [LoadAndFixLoRA, LoadAndFixStack, InspectLoRAKeys, MergeLoRAs, ApplyLoRA, SaveLoRA]

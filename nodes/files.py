@@ -26,9 +26,14 @@ def lora_is_listed(lora_name: str) -> bool | str:
 def lora_changed(lora_name: str) -> tuple:
     """Changes when the file, or one of the user's own maps, changes on disk."""
     path = folder_paths.get_full_path("loras", lora_name)
-    return (lora_name, *host.file_stamp(path), host.own_maps_stamp(own_folder())) if path else (lora_name,)
+    return (lora_name, *host.file_stamp(path), own_stamp()) if path else (lora_name,)
 
 
 def own_folder() -> Path:
     """Where a user's own tables and records are."""
     return Path(folder_paths.get_user_directory(), OWN_MAPS_FOLDER)
+
+
+def own_stamp() -> tuple:
+    """Changes when one of them changes on disk."""
+    return host.own_maps_stamp(own_folder())

@@ -66,6 +66,7 @@ class InspectLoRAKeys(io.ComfyNode):
         except LoraFileError as error:
             raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
         text = markdown(found, detail, hashes, measured)
-        told = found.as_dict() | {"file": lora_name} | ({"weights": measured, "hashes": hashes} if measured else {})
+        fate = {"file": lora_name, "mismatch": found.report.mismatch, "patterns": found.report.all_patterns()}
+        told = found.as_dict() | fate | ({"weights": measured, "hashes": hashes} if measured else {})
         as_json = json.dumps(told, ensure_ascii=False)
         return io.NodeOutput(text, as_json, ui={"text": [text], "report_json": [as_json]})

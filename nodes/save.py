@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 
-from ..key_maps.hashes import file_hashes
-from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_header
-from ..key_maps.respell import Refused, rivals_apart, writable
+from ..key_maps.respell import writable
 from ..lora.reader import header_of
-from ..lora.verify import Unverified
-from ..lora.writer import Written, write_as
+from ..lora.tensors import DTYPES
 from . import host
 from .files import lora_changed, lora_is_listed, lora_names, own_folder
+from .saving import read_listed, report_on, save_lora
 
 CONNECTED = "the connected lora"
-KEEP, DTYPES = "as it is", ("fp32", "fp16", "bf16")
-ENDING = ".safetensors"
+KEEP = "as it is"
 
 
 class SaveLoRA(io.ComfyNode):
@@ -67,43 +62,11 @@ class SaveLoRA(io.ComfyNode):
         cls, lora_name, filename, dialect="comfyui", dtype=KEEP, overwrite=False, lora=None, model=None, clip=None
     ) -> io.NodeOutput:
         """Write the file; raises for what the dialect cannot say, for a file that is there already, and where nothing is connected."""
-        try:
-            found, tensors, provenance = _connected(lora, model, clip) if lora_name == CONNECTED else _of_file(lora_name, model, clip)
-            if apart := rivals_apart(found, dialect):
-                raise Refused((f"it fits several models, of which {', '.join(apart)} would name it otherwise; connect the right one",))
-            written = write_as(
-                found.plan, tensors, destination(filename), dialect,
-                dtype=_dtype(dtype), provenance=provenance, overwrite=overwrite,
-            )  # fmt: skip
-        except FileExistsError:
-            raise RuntimeError(f"{filename} is there already. Choose another filename, or turn overwrite on.") from None
-        except Refused as error:
-            raise RuntimeError(f"This LoRA cannot be written as {dialect}: {error}.") from None
-        except Unverified as error:
-            raise RuntimeError(f"Nothing was written, because what was made did not do the same: {error}.") from None
-        except LoraFileError as error:
-            raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
-        text = _report(written)
+        found, tensors, provenance = _connected(lora, model, clip) if lora_name == CONNECTED else read_listed(lora_name, model, clip)
+        written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
+        text = report_on(written)
         told = {"file": lora_name, "path": str(written.path), "difference": written.difference, "left_out": dict(written.left_out)}
         return io.NodeOutput(str(written.path), text, ui={"text": [text], "report_json": [json.dumps(told)]})
-
-
-def destination(filename: str) -> Path:
-    """The file a name stands for, inside the first loras folder. Raises ValueError for a name that leads out of it."""
-    folder = Path(folder_paths.get_folder_paths("loras")[0]).resolve()
-    name = filename.strip().removesuffix(ENDING)
-    whole = name and not name.endswith(("/", "\\")) and "\x00" not in name
-    path = (folder / f"{name}{ENDING}").resolve() if whole else folder
-    if not whole or not path.is_relative_to(folder):
-        raise ValueError(f"{filename!r} is no name inside the loras folder. Give a name such as folder/name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _dtype(name: str):
-    import torch
-
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(name)
 
 
 def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
@@ -112,18 +75,3 @@ def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     own = host.own_maps(own_folder())
     site = host.site_of(model, clip, own) if model is not None or clip is not None else None
     return inspect_header(CONNECTED, header_of(lora), None, site, own), lora, {}
-
-
-def _of_file(lora_name: str, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
-    path = folder_paths.get_full_path_or_raise("loras", lora_name)
-    found = host.inspect(model, clip, path, host.own_maps(own_folder()))
-    provenance = {"locksmith.source": Path(path).name, "locksmith.source_sha256": file_hashes(path).sha256}
-    return found, host.read_lora(path).tensors, provenance
-
-
-def _report(written: Written) -> str:
-    lines = [f"Wrote {written.path} ({written.bytes:,} bytes) as {written.dialect}, read it back and compared it."]
-    lines.append(f"{written.renamed} modules only renamed, {written.computed} fused, split or turned.")
-    lines += [f"{written.full} are full matrices now, as nothing smaller is exact."] * bool(written.full)
-    lines += [f"Left out: {key} ({reason})" for key, reason in list(written.left_out.items())[:20]]
-    return "\n".join(lines)

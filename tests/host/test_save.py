@@ -74,7 +74,7 @@ def test_the_node_is_made_as_the_host_demands(node, loras):
 
 @pytest.mark.parametrize("name", ["../out", "", "sub/", "/etc/passwd", "a\x00b"])
 def test_no_name_leads_out_of_the_loras_folder(node, loras, tiny_flux, name):
-    with pytest.raises(ValueError, match="loras folder"):
+    with pytest.raises(RuntimeError, match="loras folder"):
         node.execute("the connected lora", name, lora=native_lora(), model=tiny_flux())
     assert not list(loras.rglob("*.safetensors"))
 

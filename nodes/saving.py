@@ -1,0 +1,125 @@
+"""Writes a LoRA in another tool's names into the loras folder, for the node Save LoRA and the route alike."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from ..key_maps.hashes import file_hashes
+from ..key_maps.header import LoraFileError
+from ..key_maps.inspection import Inspection
+from ..key_maps.respell import Refused, rivals_apart, writable
+from ..lora.tensors import DTYPES
+from ..lora.verify import Unverified
+from ..lora.writer import Written, write_as
+from . import host
+from .files import own_folder
+from .questions import listed
+
+ENDING = ".safetensors"
+NOT_IN_NAMES = frozenset('<>:"|?*')  # what Windows does not allow, or takes for something else
+CONTROL = ("Cc", "Cs")  # Unicode's control characters, and halves of one
+REMEDY = "Give a name such as folder/name"
+
+
+class NotSaved(RuntimeError):
+    """What is wrong, and the remedy; `taken`: there is a file of this name already."""
+
+    def __init__(self, fault: str, remedy: str, taken: bool = False):
+        super().__init__(f"{fault}. {remedy}.")
+        self.fault, self.remedy, self.taken = fault, remedy, taken
+
+
+def save_lora(
+    found: Inspection, tensors: Mapping[str, Any], filename: str, dialect: str, dtype: str, overwrite: bool, provenance: Mapping[str, str]
+) -> Written:
+    """Write what was inspected as `dialect`; `dtype`: one of DTYPES, anything else keeps them. Raises NotSaved."""
+    if apart := rivals_apart(found, dialect):
+        fault = f"It fits several models, of which {', '.join(apart)} would name it otherwise in {dialect}"
+        raise NotSaved(fault, "Connect the right one to the node Save LoRA, or choose another dialect")
+    path = destination(filename)
+    try:
+        with _folders_of(path):
+            return write_as(found.plan, tensors, path, dialect, dtype=DTYPES.get(dtype), provenance=provenance, overwrite=overwrite)
+    except FileExistsError:
+        raise NotSaved(f"{filename} is there already", "Choose another filename, or turn overwrite on", taken=True) from None
+    except Refused as error:
+        raise NotSaved(f"This LoRA cannot be written as {dialect}: {error}", "Choose another dialect") from None
+    except Unverified as error:
+        fault = f"Nothing was written, because what was made did not do the same: {error}"
+        raise NotSaved(fault, "Choose another dialect or dtype") from None
+    except OSError as error:
+        raise NotSaved(
+            f"{filename} cannot be written ({error.strerror or error})", "Choose another filename, or look at the disk"
+        ) from None
+
+
+def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapping[str, Any], dict[str, str]]:
+    """(what is in a listed file, its tensors, where it comes from). Raises NotSaved for a file that cannot be read."""
+    path = folder_paths.get_full_path_or_raise("loras", lora_name)
+    try:
+        found = host.inspect(model, clip, path, host.own_maps(own_folder()))
+        provenance = {"locksmith.source": Path(path).name, "locksmith.source_sha256": file_hashes(path).sha256}
+        return found, host.read_lora(path).tensors, provenance
+    except LoraFileError as error:
+        raise NotSaved(f"{lora_name}: {error.fault}", error.remedy) from None
+
+
+def save_listed(name: str, dialect: str, filename: str, dtype: str, overwrite: bool) -> dict[str, str]:
+    """What the route `save` does and tells. Raises Unknown, NotSaved."""
+    listed("loras", name)
+    for wish, known in ((dialect, writable()), (dtype or "fp32", DTYPES)):
+        if wish not in known:
+            raise NotSaved(f"{wish!r} is not known", f"Choose one of {', '.join(known)}")
+    found, tensors, provenance = read_listed(name)
+    written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
+    return {"file": os.path.relpath(written.path, _folder()), "report": report_on(written)}
+
+
+def destination(filename: str) -> Path:
+    """The file a name stands for, inside the first loras folder. Raises NotSaved for a name that leads out of it."""
+    name = filename.strip().removesuffix(ENDING).replace("\\", "/")
+    strange = NOT_IN_NAMES.intersection(name) or any(unicodedata.category(character) in CONTROL for character in name)
+    if strange or not all(part.strip(" .") for part in name.split("/")):
+        raise NotSaved(f"{filename!r} is no name inside the loras folder", REMEDY)
+    try:
+        # The folder of this name is where a file of PEFT would be.
+        path, folder = ((_folder() / f"{name}{ending}").resolve() for ending in (ENDING, ""))
+    except (OSError, RuntimeError) as error:
+        raise NotSaved(f"{filename!r} cannot be a file ({error})", REMEDY) from None
+    if not (path.is_relative_to(_folder()) and folder.is_relative_to(_folder())):
+        raise NotSaved(f"{filename!r} leads out of the loras folder", REMEDY)
+    return path
+
+
+@contextmanager
+def _folders_of(path: Path) -> Iterator[None]:
+    """Makes the folders of a file to be written; those that stay empty go again."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _folder() -> Path:
+    return Path(folder_paths.get_folder_paths("loras")[0]).resolve()
+
+
+def report_on(written: Written) -> str:
+    """What was done, in a few lines."""
+    lines = [f"Wrote {written.path} ({written.bytes:,} bytes) as {written.dialect}, read it back and compared it."]
+    lines.append(f"{written.renamed} modules only renamed, {written.computed} fused, split or turned.")
+    lines += [f"{written.full} are full matrices now, as nothing smaller is exact."] * bool(written.full)
+    lines += [f"Left out: {key} ({reason})" for key, reason in list(written.left_out.items())[:20]]
+    return "\n".join(lines)

@@ -1,0 +1,253 @@
+"""The node Load and Fix LoRA (stack): any number of LoRAs in one node, told in one report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from comfy_api.latest import io
+
+from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
+from ..key_maps.report import plural
+from . import host
+from .files import lora_changed, lora_is_listed
+from .load_and_fix import BYPASS, ERROR, PATCH, REPORT, LoadAndFixLoRA
+
+STRONGEST = 100.0
+FIELDS = ("on", "name", "strength", "strength_clip")
+SHAPE = '[{"on": true, "name": "folder/file.safetensors", "strength": 1.0}]'
+HARMLESS = (PLACED, BOOKKEEPING, NOT_WIRED)
+
+
+class LoadAndFixStack(io.ComfyNode):
+    """Does what as many Load and Fix LoRA nodes in a row would do."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node as the front end sees it; `loras` is plain JSON text, which web/stack.js shows as rows."""
+        return io.Schema(
+            node_id="LocksmithLoRAStack",
+            display_name="Load and Fix LoRA (stack)",
+            category="model/loaders",
+            description="Loads any number of LoRAs from any trainers, one after another, and reports in one place what each of them does.",
+            search_aliases=["lora stack", "lora stacker", "power lora loader", "multiple loras", "several loras", "multi lora"],
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model the LoRAs are applied to."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRAs are applied to, if they have any part in it."),
+                io.String.Input(
+                    "loras", default="[]", socketless=True, extra_dict={"widgetType": "LOCKSMITH_LORA_STACK"},
+                    tooltip="The LoRAs, applied from top to bottom. Rows that are off are not read.",
+                ),
+                io.Combo.Input(
+                    "on_unmatched", options=[REPORT, ERROR], default=REPORT, optional=True,
+                    tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
+                ),
+                io.Combo.Input(
+                    "mode", options=[PATCH, BYPASS], default=PATCH, optional=True, advanced=True,
+                    tooltip="patch changes the weights. bypass computes beside each layer: slower, but a quantised model loses nothing.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("MODEL"),
+                io.Clip.Output("CLIP"),
+                io.String.Output("report", display_name="report", tooltip="A line for each LoRA, then what has no effect and why."),
+                io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, loras=None) -> bool | str:
+        """Refuse, before anything runs, rows that cannot be read and names that are not in the loras folders."""
+        if loras is None:
+            return True  # another node makes it
+        try:
+            read_rows(loras)
+        except ValueError as fault:
+            return str(fault)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, loras=None, **_) -> tuple | float:
+        """Makes the node run again when a file that is on changes on disk."""
+        if loras is None:
+            return math.nan  # the host tells a node nothing of what another makes: it is run to be sure
+        try:
+            return tuple(lora_changed(row.name) for row in read_rows(loras) if row.on)
+        except ValueError:
+            return ()
+
+    @classmethod
+    def execute(cls, model, loras, clip=None, on_unmatched=REPORT, mode=PATCH) -> io.NodeOutput:
+        """Patch clones of model and clip row by row; an error names the row."""
+        try:
+            rows = read_rows(loras)
+        except ValueError as fault:
+            raise RuntimeError(f"{fault}.") from None
+        told, progress = [], host.progress_bar()
+        for done, row in enumerate(rows):
+            progress(done, len(rows))
+            model, clip, report = _apply(row, model, clip, on_unmatched, mode)
+            told.append(report)
+        if rows:
+            progress(len(rows), len(rows))
+        return _output(model, clip, rows, told)
+
+
+class Row(NamedTuple):
+    """One LoRA of a stack, as the user set it; `number` counts from 1."""
+
+    number: int
+    on: bool
+    name: str
+    strength: float
+    strength_clip: float
+
+    @property
+    def title(self) -> str:
+        """Its number, file and strength, as a report names it."""
+        clip = f" (CLIP {self.strength_clip:g})" if self.strength_clip != self.strength else ""
+        return f"{self.number}. {self.name} at {self.strength:g}{clip}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as it stands in the node's value."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+
+def read_rows(loras: str | Sequence[Any]) -> list[Row]:
+    """The rows a value of the node stands for: JSON text, or the list itself. Raises ValueError, which names the row and the remedy."""
+    if isinstance(loras, str):
+        try:
+            loras = json.loads(loras.strip() or "[]")
+        except ValueError as fault:
+            raise ValueError(f"The list of LoRAs is no JSON ({fault}). It is written like {SHAPE}") from None
+    if not isinstance(loras, list):
+        raise ValueError(f"The list of LoRAs is no list. It is written like {SHAPE}")
+    return [_read_row(number, entry) for number, entry in enumerate(loras, 1)]
+
+
+def _read_row(number: int, entry: Any) -> Row:
+    if not isinstance(entry, dict):
+        raise ValueError(f"Row {number}: {_short(entry)} is no row. It is written like {SHAPE[1:-1]}")
+    strange = [name for name in entry if name not in FIELDS]
+    if strange:
+        raise ValueError(f"Row {number}: {_short(strange[0])} means nothing here. A row has {', '.join(FIELDS)}")
+    on, name = entry.get("on", True), entry.get("name")
+    if not isinstance(on, bool):
+        raise ValueError(f"Row {number}: on is {_short(on)}. It is true or false")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"Row {number}: it names no file. Choose a LoRA, or remove the row")
+    strength = _number(number, "strength", entry.get("strength", 1.0))
+    strength_clip = _number(number, "strength_clip", entry.get("strength_clip", strength))
+    return Row(number, on, _listed(number, name) if on else name, strength, strength_clip)
+
+
+def _number(number: int, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -STRONGEST <= value <= STRONGEST:
+        raise ValueError(f"Row {number}: {name} is {_short(value)}. It is a number from {-STRONGEST:g} to {STRONGEST:g}")
+    return float(value)
+
+
+def _listed(number: int, name: str) -> str:
+    """The name the host lists the file under; workflows made on Windows separate folders the other way."""
+    for spelling in (name, name.replace("\\", "/")):
+        verdict = lora_is_listed(spelling)
+        if verdict is True:
+            return spelling
+    raise ValueError(f"Row {number}: {verdict}, or turn the row off")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
+
+
+class Told(NamedTuple):
+    """What became of one row: the text for people, and the dictionary of its report."""
+
+    row: Row
+    text: str
+    report: dict[str, Any]
+
+    @property
+    def read(self) -> bool:
+        """Whether the file was read: its row is on, and has any strength."""
+        return "modules" in self.report
+
+    @property
+    def modules(self) -> tuple[int, int]:
+        """Modules (placed, in the file)."""
+        modules = self.report.get("modules", {})
+        return modules.get("placed", 0), modules.get("total", 0)
+
+    @property
+    def details(self) -> str:
+        """Its report without the verdict; "" where there is no more to say than that all of it loads."""
+        lost = any(name not in HARMLESS for name in self.report.get("categories", {}))
+        return self.text.partition("\n")[2].strip() if lost or self.report.get("notes") else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row and its report in one."""
+        return self.row.as_dict() | self.report
+
+
+def _apply(row: Row, model, clip, on_unmatched: str, mode: str):
+    """(model, clip, what became of the row)."""
+    if not row.on:
+        verdict = "off, not read."
+        return model, clip, Told(row, verdict, {"verdict": verdict, "file": row.name})
+    try:
+        done = LoadAndFixLoRA.execute(model, row.name, row.strength, row.strength_clip, clip, on_unmatched, mode)
+    except RuntimeError as error:
+        raise RuntimeError(f"Row {row.number}: {error}") from None
+    model, clip, text, as_json = done.args
+    report = json.loads(as_json)
+    if "modules" not in report:
+        report["verdict"] = text = "strength 0, not loaded."
+    return model, clip, Told(row, text, report)
+
+
+def _output(model, clip, rows: list[Row], told: list[Told]) -> io.NodeOutput:
+    placed, total = (sum(report.modules[index] for report in told) for index in (0, 1))
+    verdict, notes = _verdict(told, placed, total), list(_interactions(rows))
+    lines = [verdict, "", *(f"{report.row.title}: {report.report['verdict']}" for report in told)]
+    lines += [""] * bool(notes) + [f"Note      {note}" for note in notes]
+    lines += [line for report in _worth_telling(told) for line in ("", f"--- {report.row.title}", report.details)]
+    text = "\n".join(lines).rstrip()
+    summary = {"verdict": verdict, "placed": placed, "total": total, "modules": {"placed": placed, "total": total}, "notes": notes}
+    as_json = json.dumps(summary | {"rows": [report.as_dict() for report in told]}, ensure_ascii=False, indent=1)
+    return io.NodeOutput(model, clip, text, as_json, ui={"text": [text], "report_json": [as_json]})
+
+
+def _worth_telling(told: list[Told]) -> Iterator[Told]:
+    """The rows there is more to say of, each file once."""
+    seen = set()
+    for report in told:
+        if report.details and report.row.name not in seen:
+            seen.add(report.row.name)
+            yield report
+
+
+def _verdict(told: list[Told], placed: int, total: int) -> str:
+    """One line: how many LoRAs are on, what of them loads, and which do not load whole."""
+    read = [report for report in told if report.read]
+    if not read:
+        return "No LoRA is on." if told else "The stack is empty."
+    line = f"{plural(len(read), 'LoRA')}: {placed} of {total} modules load"
+    torn = [str(report.row.number) for report in read if report.modules[0] < report.modules[1]]
+    rows = "row" if len(torn) == 1 else "rows"
+    return f"{line}; not all of {rows} {', '.join(torn)}." if torn else f"{line}."
+
+
+def _interactions(rows: list[Row]) -> Iterator[str]:
+    """What a user may not see in the rows: a file that is on more than once."""
+    places: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.on:
+            places[row.name].append(row)
+    for name, twice in places.items():
+        if len(twice) > 1:
+            numbers = ", ".join(str(row.number) for row in twice)
+            yield f"{name} is on {len(twice)} times (rows {numbers}): the strengths add up to {sum(row.strength for row in twice):g}."

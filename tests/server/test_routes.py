@@ -1,0 +1,431 @@
+"""The routes the front end asks, on the real server: one file, the library, saving; what they refuse, and that nothing waits for them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import statistics
+import struct
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+from hollow_files import write_hollow
+from reports.small_files import flux_lora
+from safetensors.torch import load_file, save
+from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, simpletuner_broken_lora
+
+SDXL = {
+    f"lora_unet_input_blocks_8_1_transformer_blocks_{block}_attn2_to_k.lora_{side}.weight": shape
+    for block in range(10)
+    for side, shape in (("down", (4, 2048)), ("up", (1280, 4)))
+}
+BRIEF = {
+    "file", "bytes", "verdict", "family", "made_for", "trainer", "kinds", "rank", "placed", "total", "stock", "gains", "losses",
+    "problem", "error", "changed",
+}  # fmt: skip
+OUTSIDE = ["../secret.safetensors", "/etc/passwd", "sub/../simpletuner_broken_keys.safetensors", "./simpletuner_broken_keys.safetensors",
+           "a\0b", "none.safetensors", "", "..", "\udcff", "C:\\x.safetensors", "//" + BROKEN_LORA]  # fmt: skip
+
+
+class Routes:
+    """Asks as the front end does; an answer is (HTTP's number, what was told)."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def ask(self, route: str, **question) -> tuple[int, dict]:
+        words = urllib.parse.urlencode(question, errors="surrogatepass")
+        return self.send(urllib.request.Request(f"{self.server.url}/lora_locksmith/{route}?{words}"))
+
+    def tell(self, wish, kind: str = "application/json", **headers) -> tuple[int, dict]:
+        body = wish if isinstance(wish, bytes) else json.dumps(wish).encode()
+        headers = {"Content-Type": kind, **headers}
+        return self.send(urllib.request.Request(f"{self.server.url}/lora_locksmith/save", body, headers))
+
+    @staticmethod
+    def send(request: urllib.request.Request) -> tuple[int, dict]:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                status, text = answer.status, answer.read()
+        except urllib.error.HTTPError as refusal:
+            status, text = refusal.code, refusal.read()
+        return status, json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) if text else {}
+
+    def library(self, refresh: bool = True) -> dict[str, dict]:
+        """The rows by file, once a new scan has ended."""
+        if refresh:
+            self.ended()
+            before = self.ask("library")[1]["scan"]
+            self.ask("library", refresh=1)
+            return {row["file"]: row for row in self.ended(other_than=before)["rows"]}
+        return {row["file"]: row for row in self.ended()["rows"]}
+
+    def ended(self, other_than: str = "") -> dict:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            status, told = self.ask("library")
+            assert status == 200, told
+            if not told["running"] and told["scan"] != other_than:
+                assert told["done"] == told["total"] == len(told["rows"]) and told["error"] == ""
+                return told
+            time.sleep(0.05)
+        pytest.fail("the scan does not end")
+
+
+@pytest.fixture(scope="module")
+def routes(server) -> Routes:
+    return Routes(server)
+
+
+@pytest.fixture
+def loras(server):
+    """The loras folder; what a test puts into it is removed."""
+    folder = server.base / "models" / "loras"
+    before = set(folder.rglob("*"))
+    yield folder
+    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def refused(answer: tuple[int, dict], status: int) -> str:
+    """What a refusal says; it must have HTTP's number `status`, a fault and a remedy."""
+    found, told = answer
+    assert found == status, told
+    assert told.keys() == {"error", "remedy"} and len(told["error"]) > 5 and len(told["remedy"]) > 5
+    assert "Traceback" not in told["error"]
+    return f"{told['error']}. {told['remedy']}"
+
+
+# file
+
+
+def test_a_file_is_told_in_brief(routes, loras):
+    write_hollow(loras / "brief.safetensors", flux_lora(start="transformer.base_model.model."))
+    status, told = routes.ask("file", name="brief.safetensors")
+    assert status == 200 and told.keys() == BRIEF | {"fit"} and told["fit"] is None
+    assert told["file"] == "brief.safetensors" and told["error"] == "" and told["kinds"] == "LoRA" and told["rank"] == "4"
+    assert (told["placed"], told["total"], told["stock"]) == (57, 57, 0) and told["verdict"] == "loads" and told["problem"] is True
+    assert told["gains"] == ["57 more modules load"] and "SimpleTuner" in told["trainer"] and "FLUX" in told["made_for"]
+    assert told["family"] == "flux1" and told["bytes"] == (loras / "brief.safetensors").stat().st_size
+
+
+def test_a_file_is_told_in_full(routes, loras):
+    words = {"ss_tag_frequency": json.dumps({"10_zwx cat": {"zwx cat": 10}}), "modelspec.trigger_phrase": "zwx <b>cat</b>"}
+    write_hollow(loras / "full.safetensors", flux_lora(), words)
+    status, told = routes.ask("file", name="full.safetensors", full=1)
+    assert status == 200 and told.keys() == BRIEF | {"fit", "inspection", "markdown", "trigger_words"}
+    assert told["inspection"]["file"] == "full.safetensors" and told["inspection"]["family"]["name"] == "flux1"
+    assert "full.safetensors" in told["markdown"] and "zwx <b>cat</b>" in told["trigger_words"]
+    assert str(loras) not in json.dumps(told), "a path of the server is no business of the front end"
+
+
+def test_numbers_that_json_lacks_do_not_reach_the_front_end(routes, loras):
+    shapes = {f"transformer.transformer_blocks.0.attn.to_q.{role}": shape for role, shape in
+              (("lora_A.weight", (4, 3072)), ("lora_B.weight", (3072, 4)), ("alpha", ("F32",)))}  # fmt: skip
+    values = {name: struct.pack("<f", float("nan")) for name in shapes if name.endswith("alpha")}
+    metadata = {"ss_network_alpha": "NaN", "ss_tag_frequency": '{"a": {"b": NaN}}', "ss_x": "\ud800 half a character"}
+    write_hollow(loras / "nan.safetensors", shapes, metadata, values=values)
+    status, told = routes.ask("file", name="nan.safetensors", full=1)
+    assert status == 200 and told["inspection"]["health"]
+
+
+@pytest.mark.parametrize(
+    ("lora", "placed", "total", "mismatch"), [(BROKEN_LORA, 22, 22, ""), (DIFFUSERS_LORA, 22, 22, ""), ("sdxl.safetensors", 0, 10, "SDXL")]
+)
+def test_a_file_is_held_against_a_model(routes, loras, lora, placed, total, mismatch):
+    write_hollow(loras / "sdxl.safetensors", SDXL)
+    for folder in ("diffusion_models", "unet"):  # the second is the host's old word for the first
+        status, told = routes.ask("file", name=lora, model_folder=folder, model=FLUX)
+        assert status == 200
+        fit = told["fit"]
+        assert (fit["placed"], fit["total"]) == (placed, total) and "FLUX.1" in fit["model"]
+        assert bool(fit["mismatch"]) == bool(mismatch) and mismatch.lower() in fit["mismatch"].lower()
+
+
+def test_what_belongs_to_a_text_encoder_is_not_missed_in_a_file_of_the_model_alone(routes, loras):
+    module = "text_model.encoder.layers.0.self_attn.q_proj"
+    encoder = {f"lora_te1_{module.replace('.', '_')}.lora_{side}.weight": shape for side, shape in (("down", (4, 768)), ("up", (768, 4)))}
+    tiny = {name: tuple(tensor.shape) for name, tensor in simpletuner_broken_lora().items()}
+    write_hollow(loras / "both.safetensors", tiny | encoder)
+    told = routes.ask("file", name="both.safetensors", model_folder="diffusion_models", model=FLUX)[1]
+    assert told["total"] == 23 and told["fit"] == {"placed": 22, "total": 22, "model": told["fit"]["model"], "mismatch": ""}
+
+
+def test_a_model_whose_header_does_not_tell_what_it_is_gives_no_fit(routes, server):
+    models = server.base / "models" / "diffusion_models"
+    (models / "old.ckpt").write_bytes(b"PK\x03\x04 a pickle")
+    (models / "cut.safetensors").write_bytes((models / FLUX).read_bytes()[:1000])
+    shutil.copy(server.base / "models" / "text_encoders" / CLIP_L, models / "encoder.safetensors")
+    try:
+        for model in ("old.ckpt", "cut.safetensors", "encoder.safetensors"):
+            status, told = routes.ask("file", name=BROKEN_LORA, model_folder="diffusion_models", model=model)
+            assert status == 200 and told["fit"] is None and told["total"] == 22
+    finally:
+        for model in ("old.ckpt", "cut.safetensors", "encoder.safetensors"):
+            (models / model).unlink()
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_only_listed_names_are_read(routes, loras, name):
+    (loras.parent / "secret.safetensors").write_bytes(save(simpletuner_broken_lora()))
+    try:
+        refused(routes.ask("file", name=name), 404 if name else 400)
+        refused(routes.ask("file", name=name, full=1), 404 if name else 400)
+        if name:
+            refused(routes.ask("file", name=BROKEN_LORA, model_folder="diffusion_models", model=name), 404)
+        refused(routes.tell({"name": name, "dialect": "comfyui", "filename": "out"}), 404)
+        assert not (loras / "out.safetensors").exists()
+    finally:
+        (loras.parent / "secret.safetensors").unlink()
+
+
+@pytest.mark.parametrize("folder", ["loras", "vae", "configs", "custom_nodes", "none", "../models", "\0", "unet_gguf", ""])
+def test_only_folders_of_models_are_read(routes, folder):
+    refused(routes.ask("file", name=BROKEN_LORA, model_folder=folder, model=BROKEN_LORA), 404)
+
+
+def test_files_that_cannot_be_read_say_why_and_no_pickle_is_opened(routes, loras):
+    marker = loras / "opened"
+    (loras / "old.pt").write_bytes(b"cposix\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
+    for number, name in enumerate(("old2.pkl", "old3.bin", "old4.safetensors")):
+        (loras / name).write_bytes((loras / "old.pt").read_bytes() + bytes(number))
+    (loras / "empty.safetensors").touch()
+    (loras / "page.safetensors").write_bytes(b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>" * 9)
+    rows = routes.library()
+    for name in ("old.pt", "old2.pkl", "old3.bin", "old4.safetensors", "empty.safetensors", "page.safetensors"):
+        status, told = routes.ask("file", name=name, full=1, model_folder="diffusion_models", model=FLUX)
+        assert status == 200 and told["verdict"] == "cannot be read" and told["problem"] is True
+        assert len(told["error"]) > 20 and ". " in told["error"]
+        assert told["inspection"] is None and told["fit"] is None
+        assert rows[name]["error"] == told["error"]
+    assert "pickle" in rows["old.pt"]["error"] and not marker.exists()
+
+
+def test_a_file_that_changes_is_read_anew(routes, loras):
+    write_hollow(loras / "changing.safetensors", flux_lora(4))
+    assert routes.ask("file", name="changing.safetensors", full=1)[1]["rank"] == "4"
+    write_hollow(loras / "changing.safetensors", flux_lora(16))
+    told = routes.ask("file", name="changing.safetensors", full=1)[1]
+    assert told["rank"] == "16" and told["inspection"]["ranks"] == {"16": 57}
+    (loras / "changing.safetensors").unlink()
+    refused(routes.ask("file", name="changing.safetensors"), 404)
+
+
+# library
+
+
+def test_the_library_has_every_file_once_and_can_be_asked_for_in_parts(routes, loras):
+    (loras / "sub" / "\u4e2d\u6587").mkdir(parents=True)
+    nested = os.path.join("sub", "\u4e2d\u6587", "<b>'\"& \U0001f511.safetensors" if os.name != "nt" else "nested.safetensors")
+    write_hollow(loras / nested, flux_lora())
+    rows = routes.library()
+    told = routes.ask("library")[1]
+    assert told.keys() == {"rows", "done", "total", "running", "scan", "error", "dialects"} and "comfyui" in told["dialects"]
+    assert {nested, BROKEN_LORA, DIFFUSERS_LORA} <= rows.keys() and len(rows) == len(told["rows"])
+    assert all(row.keys() == BRIEF for row in rows.values())
+    assert abs(rows[nested]["changed"] - time.time()) < 600
+    brief = routes.ask("file", name=nested)[1]
+    brief.pop("fit")
+    assert rows[nested] == brief
+    last = routes.ask("library", since=told["done"] - 1)[1]
+    assert last["rows"] == told["rows"][-1:] and last["scan"] == told["scan"] and last["done"] == told["done"]
+    assert routes.ask("library", since=10**6)[1]["rows"] == []
+
+
+def test_a_refresh_finds_what_is_new_changed_and_gone_and_reads_nothing_else(routes, loras):
+    for name in ("same.safetensors", "changed.safetensors", "gone.safetensors"):
+        write_hollow(loras / name, flux_lora(4))
+    first = routes.library()
+    assert {first[name]["rank"] for name in ("same.safetensors", "changed.safetensors", "gone.safetensors")} == {"4"}
+    about = (loras / "same.safetensors").stat()
+    (loras / "same.safetensors").write_bytes(bytes(about.st_size))
+    os.utime(loras / "same.safetensors", ns=(about.st_atime_ns, about.st_mtime_ns))
+    write_hollow(loras / "changed.safetensors", flux_lora(16))
+    (loras / "gone.safetensors").unlink()
+    write_hollow(loras / "new.safetensors", flux_lora(8))
+    assert routes.library(refresh=False) == first, "without a refresh the library stays as it was"
+    after = routes.library()
+    assert after["same.safetensors"] == first["same.safetensors"]
+    assert after["changed.safetensors"]["rank"] == "16" and after["new.safetensors"]["rank"] == "8" and "gone.safetensors" not in after
+
+
+def test_a_damaged_index_costs_nothing_but_time(routes, server):
+    index = server.base / "user" / "lora-locksmith" / "library-index.json"
+    before = routes.library()
+    assert index.is_file()
+    index.write_bytes(b'{"version": 1, "rows": [')
+    assert routes.library() == before
+    assert len(json.loads(index.read_bytes())["rows"]) == len(before)
+
+
+@pytest.mark.parametrize("since", ["-1", "x", "1.5", "9" * 30, "\u0663"])
+def test_a_number_of_rows_that_is_none_is_refused(routes, since):
+    refused(routes.ask("library", since=since), 400)
+
+
+@pytest.fixture(scope="module")
+def crowd(server):
+    """2,400 files in the loras folder, of 300 kinds."""
+    folder = server.base / "models" / "loras" / "crowd"
+    for number in range(2400):
+        inner = folder / f"{number % 12}"
+        inner.mkdir(parents=True, exist_ok=True)
+        write_hollow(inner / f"{number:04}.safetensors", flux_lora(4 + number % 60, blocks=15 + number // 60 % 5))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def seconds(server, path: str, times: int = 1) -> list[float]:
+    """How long the server takes to answer, on one connection."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
+    found = []
+    for _ in range(times):
+        started = time.perf_counter()
+        connection.request("GET", path)
+        connection.getresponse().read()
+        found.append(time.perf_counter() - started)
+    connection.close()
+    return found
+
+
+def test_the_server_answers_others_while_a_scan_runs(routes, server, crowd):
+    routes.ended()
+    for path in crowd.rglob("*.safetensors"):
+        os.utime(path)
+    quiet = statistics.median(seconds(server, "/queue", 40))
+    before = routes.ask("library")[1]["scan"]
+    routes.ask("library", refresh=1)
+    busy, answers, longest = [], 0, 0.0
+    while routes.ask("library", since=10**6)[1]["running"]:
+        busy += seconds(server, "/queue", 10)
+        started = time.perf_counter()
+        assert routes.ask("file", name=BROKEN_LORA)[0] == 200
+        longest = max(longest, time.perf_counter() - started)
+        answers += 1
+    assert answers > 5, "the scan was over before anything could be measured"
+    assert routes.ended(other_than=before)["done"] > 2400
+    print(f"/queue: {1000 * quiet:.1f} ms quiet, {1000 * statistics.median(busy):.1f} ms median while scanning, longest {max(busy):.2f} s")
+    assert statistics.median(busy) < 0.1 + 10 * quiet
+    assert max(busy) < 2 and longest < 5
+
+
+def test_rows_come_at_once_from_the_index(routes, server, crowd):
+    """As after a start: the index is there, and the rows are not."""
+    routes.library()
+    started = time.perf_counter()
+    rows = routes.library()
+    assert len(rows) > 2400
+    assert time.perf_counter() - started < 5, "nothing changed, so nothing is to be read"
+
+
+# save
+
+
+def test_a_file_is_saved_in_another_tools_names(routes, loras):
+    write_hollow(loras / "whole.safetensors", flux_lora(blocks=2))
+    wish = {"name": "whole.safetensors", "dialect": "kohya", "filename": "sub/fixed", "dtype": "bf16"}
+    status, told = routes.tell(wish)
+    assert status == 200, told
+    assert told.keys() == {"file", "report"} and told["file"] == os.path.join("sub", "fixed.safetensors")
+    tensors = load_file(loras / told["file"])
+    assert all(name.startswith("lora_unet_") for name in tensors) and "compared" in told["report"]
+    assert {str(tensor.dtype) for name, tensor in tensors.items() if not name.endswith("alpha")} == {"torch.bfloat16"}
+    assert routes.ask("file", name=told["file"])[1]["verdict"] == "loads", "the host lists the new file at once"
+    before = (loras / told["file"]).read_bytes()
+    assert "overwrite" in refused(routes.tell(wish), 409)
+    assert (loras / told["file"]).read_bytes() == before
+    status, _ = routes.tell(wish | {"overwrite": True, "dtype": "fp32"})
+    assert status == 200 and (loras / told["file"]).read_bytes() != before
+    assert not list(loras.rglob("*.part"))
+    status, told = routes.tell(wish | {"dialect": "peft", "filename": "folder", "dtype": ""})
+    assert status == 200 and told["file"] == os.path.join("folder", "adapter_model.safetensors")
+    assert routes.ask("file", name=told["file"])[1]["verdict"] == "loads"
+    refused(routes.tell(wish | {"dialect": "peft", "filename": "folder"}), 409)
+
+
+def test_what_cannot_be_saved_says_why_and_leaves_nothing(routes, loras):
+    rotation = {"diffusion_model.double_blocks.0.img_mlp.0.oft_blocks": (384, 32, 32)}
+    write_hollow(loras / "rotation.safetensors", rotation | flux_lora(blocks=1, start="diffusion_model.transformer."))
+    (loras / "empty.safetensors").touch()
+    before = set(loras.rglob("*"))
+    for name, dialect in (("rotation.safetensors", "diffusers"), ("empty.safetensors", "comfyui"), (BROKEN_LORA, "none")):
+        refused(routes.tell({"name": name, "dialect": dialect, "filename": "new/deep/out"}), 400)
+    assert set(loras.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "filename", ["../out", "/out", "", " ", "sub/", "a/../../out", "a/../out", "..\\out", "a\0b", "C:out", "a\nb", "\udc00", "a//b", "."]
+)
+def test_no_name_leads_out_of_the_loras_folder(routes, loras, filename):
+    everything = set(loras.parent.parent.rglob("*.safetensors"))
+    refused(routes.tell({"name": DIFFUSERS_LORA, "dialect": "comfyui", "filename": filename, "overwrite": True}), 400)
+    assert set(loras.parent.parent.rglob("*.safetensors")) == everything
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows allows links only in developer mode")
+def test_no_link_leads_out_of_the_loras_folder(routes, loras, tmp_path):
+    (loras / "away").symlink_to(tmp_path)
+    (loras / "file.safetensors").symlink_to(tmp_path / "file.safetensors")
+    for filename in ("away/out", "away", "file"):
+        for dialect in ("peft", "comfyui"):
+            wish = {"name": DIFFUSERS_LORA, "dialect": dialect, "filename": filename, "overwrite": True}
+            assert "leads out" in refused(routes.tell(wish), 400)
+    assert list(tmp_path.iterdir()) == []
+
+
+WISH = {"name": DIFFUSERS_LORA, "dialect": "comfyui", "filename": "out"}
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 60_000, b" " * 70_000, {}, {"name": DIFFUSERS_LORA}, WISH | {"filename": 3},
+     WISH | {"overwrite": 1}, WISH | {"overwrite": "false"}, WISH | {"dtype": "int8"}, WISH | {"dtype": None}, WISH | {"name": [1]},
+     WISH | {"dialect": "../x"}],
+    ids=range(16),
+)  # fmt: skip
+def test_a_wish_that_is_none_is_refused(routes, loras, wish):
+    refused(routes.tell(wish), 400)
+    assert not (loras / "out.safetensors").exists()
+
+
+def test_no_other_site_can_save(routes, loras):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+        refused(routes.tell(WISH, kind), 400)
+    for headers in ({"Origin": "http://other.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert routes.tell(WISH, **headers)[0] == 403
+    assert routes.ask("save", **WISH)[0] in (404, 405), "asking must not save"
+    assert not (loras / "out.safetensors").exists()
+
+
+# without a server
+
+
+def test_the_library_spans_all_folders_and_the_first_of_two_files_counts(comfy, tmp_path):
+    import folder_paths
+    from lora_locksmith.nodes.shelf import listed_files
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, names in ((first, ("a", "both")), (second, ("both", "sub/b"))):
+        for name in names:
+            path = folder / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_hollow(path, flux_lora(4 if folder == first else 8, blocks=1))
+    before = folder_paths.folder_names_and_paths["loras"]
+    folder_paths.folder_names_and_paths["loras"] = ([str(first), str(second), str(tmp_path / "none")], before[1])
+    folder_paths.filename_list_cache.pop("loras", None)
+    try:
+        files = listed_files()
+    finally:
+        folder_paths.folder_names_and_paths["loras"] = before
+        folder_paths.filename_list_cache.pop("loras", None)
+    assert {name: Path(path).parent for name, (path, _) in files.items()} == {
+        "a.safetensors": first,
+        "both.safetensors": first,
+        os.path.join("sub", "b.safetensors"): second / "sub",
+    }

@@ -1,0 +1,166 @@
+"""Load and Fix LoRA (stack) on the real server: the loaders in a row, one report, and errors that name the row."""
+
+import copy
+import json
+import math
+
+import comfy_server
+import demo
+import pytest
+import torch
+from safetensors.torch import load_file, save
+from tiny_models import BROKEN_LORA, DIFFUSERS_LORA, KOHYA_LORA, simpletuner_broken_lora
+
+STACK = "LocksmithLoRAStack"
+
+
+def row(name, strength=1.0, **more):
+    return {"on": True, "name": name, "strength": strength, **more}
+
+
+def of_bench(bench, loras, **inputs):
+    """The bench's prompt with a stack in the loader's place; `loras` is a list, or the node's value as it stands."""
+    prompt = copy.deepcopy(bench.prompt)
+    loader = prompt[demo.loader_id(prompt)]
+    value = loras if isinstance(loras, str) else json.dumps(loras)
+    loader["class_type"] = STACK
+    loader["inputs"] = {"model": loader["inputs"]["model"], "clip": loader["inputs"]["clip"], "loras": value, **inputs}
+    return prompt, demo.loader_id(bench.prompt)
+
+
+def run(bench, loras, **inputs):
+    """(the latent, what the stack's report_json says, its report)."""
+    prompt, stack = of_bench(bench, loras, **inputs)
+    found = bench._run(prompt)
+    told = found.entry["outputs"][stack]
+    return found.latent, json.loads(told["report_json"][0]), told["text"][0]
+
+
+def in_a_row(bench, rows, mode):
+    """The latent of the same LoRAs, each with a Load and Fix LoRA of its own."""
+    prompt, last = of_bench(bench, "[]")
+    model, clip = prompt[last]["inputs"]["model"], prompt[last]["inputs"]["clip"]
+    for number, entry in enumerate(rows):
+        inputs = {"model": model, "clip": clip, "lora_name": entry["name"], "strength_model": entry["strength"]}
+        inputs["strength_clip"] = entry.get("strength_clip", entry["strength"])
+        inputs["mode"] = mode
+        prompt[f"loader{number}"] = {"class_type": demo.OUR_LOADER, "inputs": inputs}
+        model, clip = [f"loader{number}", 0], [f"loader{number}", 1]
+    prompt[last]["inputs"] |= {"model": model, "clip": clip}
+    return bench._run(prompt).latent
+
+
+@pytest.mark.parametrize("mode", ["patch", "bypass"])
+def test_a_stack_is_the_loaders_in_a_row(bench, mode):
+    rows = [row(BROKEN_LORA, 0.8), row(KOHYA_LORA, -0.5, strength_clip=0.3), row(DIFFUSERS_LORA, 0.25)]
+    latent, told, text = run(bench, rows, mode=mode)
+    assert not torch.equal(latent, bench.bare())
+    assert torch.equal(latent, in_a_row(bench, rows, mode))
+    assert [report["name"] for report in told["rows"]] == [entry["name"] for entry in rows]
+    assert told["placed"] == told["total"] == sum(report["modules"]["total"] for report in told["rows"]) > 40
+    assert text.startswith(f"3 LoRAs: {told['total']} of {told['total']} modules load.")
+    assert f"2. {KOHYA_LORA} at -0.5 (CLIP 0.3): " in text
+
+
+def test_rows_that_are_off_or_have_no_strength_are_not_read(bench, lora_file):
+    lora_file("no_lora.safetensors", b"no LoRA at all")
+    rows = [row("no_lora.safetensors") | {"on": False}, row("gone.safetensors") | {"on": False}, row("no_lora.safetensors", 0.0)]
+    latent, told, text = run(bench, [*rows, row(DIFFUSERS_LORA)])
+    assert torch.equal(latent, bench.stock(DIFFUSERS_LORA))
+    assert text.startswith("1 LoRA: ")
+    assert text.count("off, not read") == 2
+    assert text.count("strength 0, not loaded") == 1
+    assert [report["on"] for report in told["rows"]] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("loras", ["[]", "", " "])
+def test_an_empty_stack_changes_nothing(bench, loras):
+    latent, told, text = run(bench, loras)
+    assert torch.equal(latent, bench.bare())
+    assert (told["total"], text) == (0, "The stack is empty.")
+
+
+def test_only_the_name_is_needed(bench):
+    latent, told, _ = run(bench, [{"name": DIFFUSERS_LORA}])
+    assert torch.equal(latent, bench.stock(DIFFUSERS_LORA))
+    assert told["rows"][0]["strength_clip"] == 1.0
+
+
+def test_a_list_in_another_nodes_text_works(bench):
+    prompt, stack = of_bench(bench, "[]")
+    prompt["text"] = {"class_type": "PrimitiveString", "inputs": {"value": json.dumps([row(DIFFUSERS_LORA)])}}
+    prompt[stack]["inputs"]["loras"] = ["text", 0]
+    assert torch.equal(bench._run(prompt).latent, bench.stock(DIFFUSERS_LORA))
+
+
+def test_folders_may_be_separated_as_windows_does(bench):
+    folder = bench.loras / "styles"
+    folder.mkdir(exist_ok=True)
+    path = folder / "plain.safetensors"
+    path.write_bytes((bench.loras / DIFFUSERS_LORA).read_bytes())
+    try:
+        latent, _, _ = run(bench, [row("styles\\plain.safetensors")])
+    finally:
+        path.unlink()
+    assert torch.equal(latent, bench.stock(DIFFUSERS_LORA))
+
+
+def test_what_is_worth_knowing_is_told(bench, lora_file):
+    stranger = "transformer.transformer_blocks.0.attn.to_nowhere.lora_A.weight"
+    lora_file("stranger.safetensors", save(load_file(bench.loras / DIFFUSERS_LORA) | {stranger: torch.zeros(4, 128)}))
+    rows = [row("stranger.safetensors", 0.5), row(DIFFUSERS_LORA), row("stranger.safetensors", 0.25)]
+    _, told, text = run(bench, rows)
+    first = text.split("\n")[0]
+    assert first.endswith("; not all of rows 1, 3.")
+    assert "stranger.safetensors is on 2 times (rows 1, 3): the strengths add up to 0.75." in told["notes"][0]
+    assert text.count("--- 1. stranger.safetensors at 0.5\n") == 1
+    assert "to_nowhere" in text
+    assert "--- 3." not in text
+    assert text.count(f"--- 2. {DIFFUSERS_LORA}") == 0
+
+
+def test_unmatched_keys_stop_the_run_if_asked_and_the_row_is_named(bench, lora_file):
+    stranger = "transformer.transformer_blocks.0.attn.to_nowhere.lora_A.weight"
+    lora_file("stranger.safetensors", save({stranger: torch.zeros(4, 128)}))
+    with pytest.raises(comfy_server.PromptError, match=r"Row 2: stranger.*to_nowhere"):
+        run(bench, [row(DIFFUSERS_LORA), row("stranger.safetensors")], on_unmatched="error")
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_row(bench, lora_file):
+    lora_file("web_page.safetensors", b"<!DOCTYPE html><html></html>" * 20)
+    with pytest.raises(comfy_server.PromptError, match=r"Row 2: web_page\.safetensors: .*\."):
+        run(bench, [row(DIFFUSERS_LORA), row("web_page.safetensors")])
+
+
+FAULTS = {
+    "text": ("style.safetensors", "is no JSON"),
+    "no list": ('{"name": "a"}', "is no list"),
+    "no row": (["a.safetensors"], r"Row 1: .*is no row"),
+    "missing file": ([row(DIFFUSERS_LORA), row("gone.safetensors")], r"Row 2: LoRA 'gone.safetensors' is not in the loras folders"),
+    "outside": ([row("../../secret.safetensors")], r"Row 1: .*not in the loras folders"),
+    "no name": ([row("")], "Row 1: it names no file"),
+    "strength": ([row(DIFFUSERS_LORA, "strong")], 'Row 1: strength is "strong"'),
+    "truth as strength": ([row(DIFFUSERS_LORA, True)], "Row 1: strength is true"),
+    "too strong": ([row(DIFFUSERS_LORA, 101)], "from -100 to 100"),
+    "not a number": ([row(DIFFUSERS_LORA, math.nan)], "Row 1: strength is NaN"),
+    "clip": ([row(DIFFUSERS_LORA, 1.0, strength_clip="x")], "Row 1: strength_clip is"),
+    "on": ([row(DIFFUSERS_LORA) | {"on": "yes"}], 'Row 1: on is "yes"'),
+    "typing error": ([row(DIFFUSERS_LORA, strenght=0.5)], 'Row 1: "strenght" means nothing here'),
+}
+
+
+@pytest.mark.parametrize(("loras", "complaint"), FAULTS.values(), ids=FAULTS)
+def test_a_list_that_cannot_be_read_is_refused_before_the_run(bench, loras, complaint):
+    prompt, stack = of_bench(bench, loras)
+    with pytest.raises(comfy_server.PromptError, match=complaint) as caught:
+        bench.server.run(prompt)
+    assert [fault["type"] for fault in caught.value.node_errors[stack]["errors"]] == ["custom_validation_failed"]
+
+
+def test_another_file_on_disk_runs_the_stack_again_and_the_same_one_does_not(bench, lora_file):
+    lora_file("changing.safetensors", save(simpletuner_broken_lora()))
+    prompt, stack = of_bench(bench, [row("changing.safetensors"), row("gone.safetensors") | {"on": False}])
+    bench.server.run(prompt)
+    assert stack not in comfy_server.executed_nodes(bench.server.run(prompt))
+    lora_file("changing.safetensors", save(simpletuner_broken_lora(seed=12)))
+    assert stack in comfy_server.executed_nodes(bench.server.run(prompt))
