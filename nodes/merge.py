@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import folder_paths
 import torch
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..key_maps.header import LoraFileError
-from ..lora.block_weights import PRESETS, read_block_weights
+from ..lora.block_weights import read_block_weights
 from ..lora.collect import Source
+from ..lora.forecast import forecast
 from ..lora.merge import Recipe, merge
 from ..lora.merge_report import MergeReport
 from ..lora.methods import Option, methods
@@ -22,17 +24,17 @@ from ..lora.spec import AdapterError
 from ..lora.tensors import DTYPES
 from ..lora.together import File, inspect_together
 from . import host
-from .files import lora_changed, lora_names, own_folder
+from .files import own_folder
 from .load_and_fix import BYPASS, PATCH
+from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
-MOST_LORAS = 8
-CONNECTED = "the connected lora"
+MOST_CONNECTED = 50
 KEEP = "as in the files"
 NUMBERS = ("steps",)  # options that are whole numbers
 
 
 class MergeLoRAs(io.ComfyNode):
-    """Any number of LoRAs, each a file or a connected LORA_MODEL, by a method of `lora.methods`, as a LORA_MODEL."""
+    """Any number of LoRAs, files and connected LORA_MODELs, by a method of `lora.methods`, as a LORA_MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -44,8 +46,10 @@ class MergeLoRAs(io.ComfyNode):
             description="Merges LoRAs from any trainers into one: exactly by default, or by a published method, at the rank you ask for.",
             search_aliases=["merge lora", "combine lora", "lora merge", "ties", "dare", "lora svd", "subtract lora", "block weights"],
             inputs=[
-                io.DynamicCombo.Input(
-                    "loras", options=[_rows(count) for count in range(2, MOST_LORAS + 1)] + [_rows(1)], tooltip="How many LoRAs are merged."
+                rows_input(
+                    "The LoRAs and their strengths, as on a loader; a negative one takes away what a LoRA has learned. A row may also name"
+                    " a connected one (lora_0 ...). Weights for parts of a LoRA: double_blocks.0-5=0.5, *.img_mlp=0, te=0",
+                    blocks=True,
                 ),
                 io.DynamicCombo.Input("method", options=_method_options(), tooltip="How the LoRAs' changes become one."),
                 io.Int.Input("rank", default=0, min=0, max=4096, tooltip="The largest rank; 0: as large as an exact result needs."),
@@ -54,9 +58,19 @@ class MergeLoRAs(io.ComfyNode):
                     tooltip="Each layer gets the smallest rank that keeps this share of it; 1: all.",
                 ),
                 io.Combo.Input("dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the result."),
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Of methods that draw: DARE, DELLA."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, tooltip="Of methods that draw: DARE, DELLA."
+                ),
+                io.Boolean.Input(
+                    "dry_run", default=False, optional=True, advanced=True,
+                    tooltip="Only tell what would come of it: ranks, sizes, what is cut, where the LoRAs agree or fight.",
+                ),
                 io.Model.Input("model", optional=True, tooltip="Needed for DoRA and OFT, which are folded, and for models no table knows."),
                 io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
+                io.Autogrow.Input(
+                    "connected", optional=True, tooltip="LoRAs made in this workflow. One that no row names is merged at strength 1.",
+                    template=io.Autogrow.TemplatePrefix(io.LoraModel.Input("lora", optional=True), "lora_", min=0, max=MOST_CONNECTED),
+                ),
             ],
             outputs=[
                 io.LoraModel.Output("lora", display_name="lora", tooltip="For Apply LoRA, Save LoRA and the host's Load LoRA Model."),
@@ -66,23 +80,29 @@ class MergeLoRAs(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, loras=None, **_) -> tuple:
-        """Makes the node run again when a file changes on disk."""
-        rows = loras if isinstance(loras, dict) else {}
-        return tuple(lora_changed(name) for key, name in sorted(rows.items()) if key.startswith("lora_name") and isinstance(name, str))
+    def validate_inputs(cls, loras=None, method=None, connected=None) -> bool | str:
+        """Refuse, before anything runs, rows that cannot be read and names that are not in the loras folders."""
+        return rows_are_right(loras, blocks=True)
 
     @classmethod
-    def execute(cls, loras, method, rank=0, energy=1.0, dtype=KEEP, seed=0, model=None, clip=None) -> io.NodeOutput:
+    def fingerprint_inputs(cls, loras=None, **_) -> tuple | float:
+        """Makes the node run again when a file changes on disk."""
+        return rows_changed(loras, blocks=True)
+
+    @classmethod
+    def execute(
+        cls, loras, method, rank=0, energy=1.0, dtype=KEEP, seed=0, dry_run=False, model=None, clip=None, connected=None
+    ) -> io.NodeOutput:
         """Merge; raises where a file cannot be read, for files of different models, and for adapters that need the model."""
         options = {name: value for name, value in method.items() if name != "method"}
         recipe = Recipe(
             method["method"], options, rank or None, energy if energy < 1 else None, None, dtype if dtype in DTYPES else "", seed
         )
         try:
-            sources = _sources(list(_entries(loras)), model, clip)
+            sources = _sources(_entries(loras, connected or {}), model, clip)
             report = MergeReport(sources, recipe)
-            tensors = native_tensors(_results(sources, recipe, report, host.weights_of(model, clip)))
-        except AdapterError as error:
+            tensors = _forecast(sources, recipe, report) if dry_run else _merged(sources, recipe, report, host.weights_of(model, clip))
+        except (AdapterError, ValueError) as error:
             raise RuntimeError(f"Merge LoRAs: {error}.") from None
         text, as_json = report.markdown(), json.dumps(report.as_dict(), ensure_ascii=False)
         return io.NodeOutput(tensors, text, as_json, ui={"text": [text], "report_json": [as_json]})
@@ -98,24 +118,6 @@ class _Entry(NamedTuple):
     blocks: str
 
 
-def _rows(count: int) -> io.DynamicCombo.Option:
-    return io.DynamicCombo.Option(str(count), [entry for number in range(1, count + 1) for entry in _row(number)])
-
-
-def _row(number: int) -> Iterator[Any]:
-    yield io.Combo.Input(f"lora_name_{number}", options=[*lora_names(), CONNECTED], tooltip="A LoRA file, or what is connected.")
-    for name, what in (("model", "diffusion model"), ("clip", "text encoder")):
-        yield io.Float.Input(
-            f"strength_{name}_{number}", default=1.0, min=-100.0, max=100.0, step=0.01,
-            tooltip=f"As on a loader, for its part on the {what}. Negative: what it has learned is taken away.",
-        )  # fmt: skip
-    yield io.String.Input(
-        f"blocks_{number}", default="", optional=True,
-        tooltip="Weights for parts of it: double_blocks.0-5=0.5, *.img_mlp=0, te=0. Or a preset: " + "; ".join(PRESETS),
-    )  # fmt: skip
-    yield io.LoraModel.Input(f"lora_{number}", optional=True, tooltip="A LoRA made in this workflow, merged or trained.")
-
-
 def _method_options() -> list[io.DynamicCombo.Option]:
     return [io.DynamicCombo.Option(name, [_option(option) for option in found.options]) for name, found in methods().items()]
 
@@ -127,15 +129,16 @@ def _option(option: Option):
     return io.Float.Input(option.name, default=option.default, min=option.low, max=option.high, step=step, tooltip=option.text)
 
 
-def _entries(loras: Mapping[str, Any]) -> Iterator[_Entry]:
-    for number in range(1, int(loras["loras"]) + 1):
-        name, connected = loras[f"lora_name_{number}"], loras.get(f"lora_{number}")
-        if name == CONNECTED and connected is None:
-            raise AdapterError(f"LoRA {number} is to be the connected one, and none is connected to lora_{number}")
-        yield _Entry(
-            f"LoRA {number}" if name == CONNECTED else name, connected if name == CONNECTED else None,
-            loras[f"strength_model_{number}"], loras[f"strength_clip_{number}"], loras.get(f"blocks_{number}") or "",
-        )  # fmt: skip
+def _entries(loras: Any, connected: Mapping[str, Any]) -> list[_Entry]:
+    """The rows that are on, then what is connected and named by no row. Raises ValueError for rows that cannot be read."""
+    wired = {name: lora for name, lora in connected.items() if lora is not None}
+    rows = read_rows(loras, True, wired)
+    named = {row.name for row in rows}
+    entries = [_Entry(row.name, wired.get(row.name), row.strength, row.strength_clip, row.blocks) for row in rows if row.on]
+    entries += [_Entry(name, lora, 1.0, 1.0, "") for name, lora in wired.items() if name not in named]
+    if not entries:
+        raise AdapterError("there is no LoRA to merge: add one, or turn one on")
+    return entries
 
 
 def _sources(entries: list[_Entry], model, clip) -> list[Source]:
@@ -158,10 +161,19 @@ def _content(entry: _Entry) -> host.LoraFile:
         raise AdapterError(f"{entry.name}: {error.fault}. {error.remedy}") from None
 
 
-def _results(sources: list[Source], recipe: Recipe, report: MergeReport, base) -> Iterator[Any]:
-    for _, merged in merge(sources, recipe, base, meetings=len(sources) > 1, progress=host.progress_bar()):
-        report.add(merged)
-        yield merged.native
+def _merged(sources: list[Source], recipe: Recipe, report: MergeReport, base) -> dict[str, torch.Tensor]:
+    def results() -> Iterator[Any]:
+        for _, merged in merge(sources, recipe, base, meetings=len(sources) > 1, progress=host.progress_bar()):
+            report.add(merged)
+            yield merged.native
+
+    return native_tensors(results())
+
+
+def _forecast(sources: list[Source], recipe: Recipe, report: MergeReport) -> ExecutionBlocker:
+    """Tells the report; nothing goes on from there."""
+    report.expect(forecast(sources, recipe, True, host.progress_bar()))
+    return ExecutionBlocker(None)
 
 
 class ApplyLoRA(io.ComfyNode):

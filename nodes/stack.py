@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from comfy_api.latest import io
@@ -13,12 +12,9 @@ from comfy_api.latest import io
 from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
 from ..key_maps.report import plural
 from . import host
-from .files import lora_changed, lora_is_listed
 from .load_and_fix import BYPASS, ERROR, PATCH, REPORT, LoadAndFixLoRA
+from .rows import Row, read_rows, rows_are_right, rows_changed, rows_input
 
-STRONGEST = 100.0
-FIELDS = ("on", "name", "strength", "strength_clip")
-SHAPE = '[{"on": true, "name": "folder/file.safetensors", "strength": 1.0}]'
 HARMLESS = (PLACED, BOOKKEEPING, NOT_WIRED)
 
 
@@ -37,10 +33,7 @@ class LoadAndFixStack(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model the LoRAs are applied to."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRAs are applied to, if they have any part in it."),
-                io.String.Input(
-                    "loras", default="[]", socketless=True, extra_dict={"widgetType": "LOCKSMITH_LORA_STACK"},
-                    tooltip="The LoRAs, applied from top to bottom. Rows that are off are not read.",
-                ),
+                rows_input("The LoRAs, applied from top to bottom. Rows that are off are not read."),
                 io.Combo.Input(
                     "on_unmatched", options=[REPORT, ERROR], default=REPORT, optional=True,
                     tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
@@ -61,23 +54,12 @@ class LoadAndFixStack(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, loras=None) -> bool | str:
         """Refuse, before anything runs, rows that cannot be read and names that are not in the loras folders."""
-        if loras is None:
-            return True  # another node makes it
-        try:
-            read_rows(loras)
-        except ValueError as fault:
-            return str(fault)
-        return True
+        return rows_are_right(loras)
 
     @classmethod
     def fingerprint_inputs(cls, loras=None, **_) -> tuple | float:
         """Makes the node run again when a file that is on changes on disk."""
-        if loras is None:
-            return math.nan  # the host tells a node nothing of what another makes: it is run to be sure
-        try:
-            return tuple(lora_changed(row.name) for row in read_rows(loras) if row.on)
-        except ValueError:
-            return ()
+        return rows_changed(loras)
 
     @classmethod
     def execute(cls, model, loras, clip=None, on_unmatched=REPORT, mode=PATCH) -> io.NodeOutput:
@@ -94,74 +76,6 @@ class LoadAndFixStack(io.ComfyNode):
         if rows:
             progress(len(rows), len(rows))
         return _output(model, clip, rows, told)
-
-
-class Row(NamedTuple):
-    """One LoRA of a stack, as the user set it; `number` counts from 1."""
-
-    number: int
-    on: bool
-    name: str
-    strength: float
-    strength_clip: float
-
-    @property
-    def title(self) -> str:
-        """Its number, file and strength, as a report names it."""
-        clip = f" (CLIP {self.strength_clip:g})" if self.strength_clip != self.strength else ""
-        return f"{self.number}. {self.name} at {self.strength:g}{clip}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The row as it stands in the node's value."""
-        return {name: getattr(self, name) for name in FIELDS}
-
-
-def read_rows(loras: str | Sequence[Any]) -> list[Row]:
-    """The rows a value of the node stands for: JSON text, or the list itself. Raises ValueError, which names the row and the remedy."""
-    if isinstance(loras, str):
-        try:
-            loras = json.loads(loras.strip() or "[]")
-        except ValueError as fault:
-            raise ValueError(f"The list of LoRAs is no JSON ({fault}). It is written like {SHAPE}") from None
-    if not isinstance(loras, list):
-        raise ValueError(f"The list of LoRAs is no list. It is written like {SHAPE}")
-    return [_read_row(number, entry) for number, entry in enumerate(loras, 1)]
-
-
-def _read_row(number: int, entry: Any) -> Row:
-    if not isinstance(entry, dict):
-        raise ValueError(f"Row {number}: {_short(entry)} is no row. It is written like {SHAPE[1:-1]}")
-    strange = [name for name in entry if name not in FIELDS]
-    if strange:
-        raise ValueError(f"Row {number}: {_short(strange[0])} means nothing here. A row has {', '.join(FIELDS)}")
-    on, name = entry.get("on", True), entry.get("name")
-    if not isinstance(on, bool):
-        raise ValueError(f"Row {number}: on is {_short(on)}. It is true or false")
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"Row {number}: it names no file. Choose a LoRA, or remove the row")
-    strength = _number(number, "strength", entry.get("strength", 1.0))
-    strength_clip = _number(number, "strength_clip", entry.get("strength_clip", strength))
-    return Row(number, on, _listed(number, name) if on else name, strength, strength_clip)
-
-
-def _number(number: int, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -STRONGEST <= value <= STRONGEST:
-        raise ValueError(f"Row {number}: {name} is {_short(value)}. It is a number from {-STRONGEST:g} to {STRONGEST:g}")
-    return float(value)
-
-
-def _listed(number: int, name: str) -> str:
-    """The name the host lists the file under; workflows made on Windows separate folders the other way."""
-    for spelling in (name, name.replace("\\", "/")):
-        verdict = lora_is_listed(spelling)
-        if verdict is True:
-            return spelling
-    raise ValueError(f"Row {number}: {verdict}, or turn the row off")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:60]} ..."
 
 
 class Told(NamedTuple):

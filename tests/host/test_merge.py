@@ -65,13 +65,13 @@ def merged(nodes, tiny_flux):
 
 
 def run(nodes, rows, method="sum", **settings):
-    loras = {"loras": str(len(rows))}
-    for number, (lora, strength, *blocks) in enumerate(rows, 1):
-        name = lora if isinstance(lora, str) else nodes.CONNECTED
-        loras |= {f"lora_name_{number}": name, f"strength_model_{number}": strength, f"strength_clip_{number}": strength}
-        loras |= {f"blocks_{number}": blocks[0] if blocks else "", f"lora_{number}": None if isinstance(lora, str) else lora}
+    listed, connected = [], {}
+    for number, (lora, strength, *blocks) in enumerate(rows):
+        name = lora if isinstance(lora, str) else f"lora_{number}"
+        listed.append({"name": name, "strength": strength, "blocks": blocks[0] if blocks else ""})
+        connected |= {} if isinstance(lora, str) else {name: lora}
     options = method if isinstance(method, dict) else {"method": method}
-    output = nodes.MergeLoRAs.execute(loras, options, **settings)
+    output = nodes.MergeLoRAs.execute(json.dumps(listed), options, connected=connected, **settings)
     return output.result[0], output.result[1], json.loads(output.result[2])
 
 
@@ -118,7 +118,7 @@ def test_a_merge_is_merged_again_and_taken_away(nodes, merged, tiny_flux, patche
     expected = patched(nodes.ApplyLoRA.execute(tiny_flux(), alone, 1.0, 1.0).result[0])
     found = patched(change)
     assert_same({name: found[name] for name in expected}, expected)
-    assert told["sources"][0]["name"] == "LoRA 1"
+    assert told["sources"][0]["name"] == "lora_0"
 
 
 def test_dora_is_folded_with_the_model(nodes, merged, host, tiny_flux, patched, tmp_path):
@@ -172,10 +172,41 @@ def test_what_is_wrong_is_told(merged, tmp_path):
     for rows, fault in (
         ([("one.safetensors", 1.0), ("bad.safetensors", 1.0)], "bad.safetensors"),
         ([("one.safetensors", 1.0, "double_bloks=0")], "is 'double_blocks' meant"),
-        ([({}, 1.0)], "LoRA 1: none of its keys"),
+        ([({}, 1.0)], "lora_0: none of its keys"),
+        ([], "no LoRA to merge"),
     ):
         with pytest.raises(RuntimeError, match=fault):
             merged(rows)
+
+
+def test_rows_that_are_off_stay_out_and_connected_ones_come_in(nodes, tiny_flux, tmp_path):
+    one, two = ai_toolkit(1, 4), ai_toolkit(2, 3)
+    save_file(one, tmp_path / "one.safetensors")
+    rows = json.dumps([{"name": "one.safetensors", "on": False}, {"name": "lora_1", "on": False}])
+    output = nodes.MergeLoRAs.execute(rows, {"method": "sum"}, model=tiny_flux(), connected={"lora_0": two, "lora_1": one, "lora_2": None})
+    assert [source["name"] for source in json.loads(output.result[2])["sources"]] == ["lora_0"]
+
+
+def test_a_dry_run_tells_and_gives_nothing(merged, tmp_path):
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    save_file(ai_toolkit(1, 4), tmp_path / "one.safetensors")
+    lora, report, told = merged([("one.safetensors", 1.0), ("one.safetensors", 0.5)], rank=2, dry_run=True)
+    assert isinstance(lora, ExecutionBlocker) and "would be merged" in report
+    assert told["forecast"] and 0 < told["kept"] <= 1
+
+
+@pytest.mark.parametrize(
+    "rows, fault",
+    [
+        ("[", "no JSON"), ('[{"name": "none.safetensors"}]', "Row 1: LoRA 'none.safetensors'"), ('[{"name": "lora_3"}]', None),
+        ('[{"name": "lora_x"}]', "lora_x"), ('[{"name": "none.safetensors", "on": false}]', None),
+        ('[{"name": "lora_0", "blocks": 1}]', "blocks"),
+    ],
+)  # fmt: skip
+def test_rows_are_looked_at_before_anything_runs(nodes, rows, fault):
+    found = nodes.MergeLoRAs.validate_inputs(loras=rows)
+    assert found is True if fault is None else fault in found
 
 
 def test_the_schema_offers_every_method(nodes):

@@ -1,0 +1,121 @@
+"""The rows of LoRAs that a node keeps as JSON text, and which the front end shows as a list (web/stack.js)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from comfy_api.latest import io
+
+from .files import lora_changed, lora_is_listed
+
+STRONGEST = 100.0
+FIELDS = ("on", "name", "strength", "strength_clip", "blocks")
+SHAPE = '[{"on": true, "name": "folder/file.safetensors", "strength": 1.0}]'
+WIRED = re.compile(r"lora_\d{1,2}")  # what a row names that stands for a connected LoRA
+
+
+def rows_input(tooltip: str, blocks: bool = False):
+    """The input `loras`; with `blocks` its rows have weights for parts of their LoRAs."""
+    shown = {"widgetType": "LOCKSMITH_LORA_STACK"} | ({"blocks": True} if blocks else {})
+    return io.String.Input("loras", default="[]", socketless=True, extra_dict=shown, tooltip=tooltip)
+
+
+def rows_are_right(loras: Any, blocks: bool = False) -> bool | str:
+    """True, or what is wrong with rows that cannot be read or name a file that is not there."""
+    if loras is None:
+        return True  # another node makes it
+    try:
+        read_rows(loras, blocks, None if blocks else ())
+    except ValueError as fault:
+        return str(fault)
+    return True
+
+
+def rows_changed(loras: Any, blocks: bool = False) -> tuple | float:
+    """Changes when a file that is on changes on disk."""
+    if loras is None:
+        return math.nan  # the host tells a node nothing of what another makes: it is run to be sure
+    try:
+        return tuple(lora_changed(row.name) for row in read_rows(loras, blocks, None if blocks else ()) if row.on)
+    except ValueError:
+        return ()
+
+
+class Row(NamedTuple):
+    """One LoRA of a stack, as the user set it; `number` counts from 1."""
+
+    number: int
+    on: bool
+    name: str
+    strength: float
+    strength_clip: float
+    blocks: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its number, file and strength, as a report names it."""
+        clip = f" (CLIP {self.strength_clip:g})" if self.strength_clip != self.strength else ""
+        return f"{self.number}. {self.name} at {self.strength:g}{clip}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as it stands in the node's value."""
+        return {name: getattr(self, name) for name in FIELDS[:4]}
+
+
+def read_rows(loras: str | Sequence[Any], blocks: bool = False, wired: Collection[str] | None = ()) -> list[Row]:
+    """The rows a value of the node stands for: JSON text, or the list itself. Raises ValueError, which names the row and the remedy.
+
+    blocks: whether a row may have weights for parts of its LoRA. wired: names that stand for what is connected; None: any may.
+    """
+    if isinstance(loras, str):
+        try:
+            loras = json.loads(loras.strip() or "[]")
+        except ValueError as fault:
+            raise ValueError(f"The list of LoRAs is no JSON ({fault}). It is written like {SHAPE}") from None
+    if not isinstance(loras, list):
+        raise ValueError(f"The list of LoRAs is no list. It is written like {SHAPE}")
+    return [_read_row(number, entry, FIELDS if blocks else FIELDS[:4], wired) for number, entry in enumerate(loras, 1)]
+
+
+def _read_row(number: int, entry: Any, fields: Sequence[str], wired: Collection[str] | None) -> Row:
+    if not isinstance(entry, dict):
+        raise ValueError(f"Row {number}: {_short(entry)} is no row. It is written like {SHAPE[1:-1]}")
+    strange = [name for name in entry if name not in fields]
+    if strange:
+        raise ValueError(f"Row {number}: {_short(strange[0])} means nothing here. A row has {', '.join(fields)}")
+    on, name = entry.get("on", True), entry.get("name")
+    if not isinstance(on, bool):
+        raise ValueError(f"Row {number}: on is {_short(on)}. It is true or false")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"Row {number}: it names no file. Choose a LoRA, or remove the row")
+    strength = _number(number, "strength", entry.get("strength", 1.0))
+    strength_clip = _number(number, "strength_clip", entry.get("strength_clip", strength))
+    blocks = entry.get("blocks", "")
+    if not isinstance(blocks, str):
+        raise ValueError(f"Row {number}: blocks is {_short(blocks)}. It is text such as double_blocks.0-5=0.5")
+    is_wired = name in wired if wired is not None else WIRED.fullmatch(name)
+    return Row(number, on, _listed(number, name) if on and not is_wired else name, strength, strength_clip, blocks)
+
+
+def _number(number: int, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -STRONGEST <= value <= STRONGEST:
+        raise ValueError(f"Row {number}: {name} is {_short(value)}. It is a number from {-STRONGEST:g} to {STRONGEST:g}")
+    return float(value)
+
+
+def _listed(number: int, name: str) -> str:
+    """The name the host lists the file under; workflows made on Windows separate folders the other way."""
+    for spelling in (name, name.replace("\\", "/")):
+        verdict = lora_is_listed(spelling)
+        if verdict is True:
+            return spelling
+    raise ValueError(f"Row {number}: {verdict}, or turn the row off")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
