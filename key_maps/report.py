@@ -35,6 +35,7 @@ class Report:
     ):
         self.plan, self.path, self.errors = plan, path, errors
         self._stock, self._guess = stock, guess
+        self._patterns: dict[str, list[Pattern]] = {}
         failed = failures or {}
         self.outcomes: Mapping[str, Outcome] = plan.outcomes
         self.adapters: Sequence[Adapter] = plan.adapters
@@ -173,7 +174,11 @@ class Report:
             "categories": dict(self.categories.most_common()),
             "inferred_wrapper": self.plan.inferred_wrapper,
             "notes": self.notes(),
+            "mismatch": self.mismatch,
+            "gains": [correction.short for correction in self.corrections],
             "unplaced": self.unplaced(),
+            "patterns": self.all_patterns(),
+            "trained": [trained.as_dict() for trained in self.trained],
             "untrained": self.untrained,
         }
 
@@ -267,8 +272,20 @@ class Report:
             lines.append(f"  and {len(patterns) - most} more patterns")
         return lines
 
+    def all_patterns(self) -> list[dict[str, Any]]:
+        """The patterns of every category of keys without effect, as plain JSON types."""
+        return [{"category": lost, **found._asdict()} for lost in self.categories for found in self.patterns(lost)]
+
     def patterns(self, category: str) -> list[Pattern]:
-        """The keys of a category by their modules' names without block numbers, in the file's order; the first key's reason."""
+        """The keys of a category by their modules' names without block numbers, in the file's order; the first key's reason.
+
+        None for what is placed.
+        """
+        if category not in self._patterns:
+            self._patterns[category] = self._patterns_of(category) if category != PLACED else []
+        return self._patterns[category]
+
+    def _patterns_of(self, category: str) -> list[Pattern]:
         members: dict[str, list[str]] = {}
         for key, outcome in self.outcomes.items():
             if outcome.category == category:

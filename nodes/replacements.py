@@ -8,6 +8,7 @@ from comfy_api.latest import ComfyAPI, io
 
 NEW = "LocksmithLoadAndFixLoRA"
 SHARED = ("model", "lora_name", "strength_model")
+STRENGTH_CLIP = 1.0
 # Only loaders with the same inputs and no output beyond MODEL: the host reads a link to any other output as one to ours in that place.
 # https://github.com/vjumpkung/ComfyUI-Musubi-Tuner-LoRA-Loader/blob/main/nodes.py
 OLD = ("MusubiTunerLoRALoaderModelOnly",)
@@ -24,7 +25,10 @@ async def register() -> None:
                 new_node_id=NEW,
                 old_node_id=old,
                 old_widget_ids=["lora_name", "strength_model"],
-                input_mapping=[{"new_id": name, "old_id": name} for name in SHARED],
+                input_mapping=[
+                    *({"new_id": name, "old_id": name} for name in SHARED),
+                    {"new_id": "strength_clip", "set_value": STRENGTH_CLIP},
+                ],
                 output_mapping=[{"new_idx": 0, "old_idx": 0}],
             )
         )
@@ -43,6 +47,8 @@ def complete(request: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(node, dict) or node.get("class_type") not in OLD or node["class_type"] in NODE_CLASS_MAPPINGS:
             continue
         node.setdefault("_meta", {})
-        if not set(SHARED) <= set(node.get("inputs", ())):
+        inputs = node.get("inputs")
+        if isinstance(inputs, dict) and not set(SHARED) <= set(inputs):
+            inputs.setdefault("strength_clip", STRENGTH_CLIP)
             node["class_type"] = NEW
     return request

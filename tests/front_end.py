@@ -11,9 +11,11 @@ from playwright.sync_api import ConsoleMessage, Locator, Page
 from tiny_models import BROKEN_LORA, FLUX
 
 LOADER, PREVIEW, INSPECT = 2, 3, 4  # the nodes of workflow_of_both_nodes()
-# What the host tells the console of itself: at its start, and when a workflow is left whose subgraph is open.
+# What the host tells the console of itself: at its start, when a workflow is left whose subgraph is open, and, from 1.58 on, when
+# it lays out its panels and reads a saved node; and when it looks up whose a missing node is.
 HOST_SAYINGS = (
     "Failed to load resource", "legacy queue/history menu", "[MaskEditor]", "graph accessed before initialization", "[subgraphNavigation]",
+    "Invalid layout total size", "input.link is deprecated", "api.comfy.org/comfy-nodes",
 )  # fmt: skip
 READY = "window.app?.vueAppReady && window.app.extensionManager && document.querySelector('#graph-canvas')"
 FIND_WIDGET = "([node, name]) => app.rootGraph.getNodeById(node).widgets.find((widget) => widget.name === name)"

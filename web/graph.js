@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 
 /** @returns {any} the open workflow's graph, in which all subgraphs are */
 export function rootGraph() {
-  return app.rootGraph ?? app.graph;
+  return app.rootGraph;
 }
 
 /** @returns {string} the open workflow's id */

@@ -2,33 +2,40 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { nodeAt, nodeLocated, openGraph, widgetOf } from "./graph.js";
+import { nodeAt, nodeLocated, openGraph } from "./graph.js";
+import { drawMark } from "./mark.js";
+import { givePanel, loadStyle, panelOf, saveWithoutPanel } from "./panel.js";
+import { textOf } from "./preview.js";
 import { recall, remember } from "./report_memory.js";
-import { loadStyle, ReportView } from "./report_view.js";
+import { ReportView } from "./report_view.js";
 
-/**
- * How a node type shows its report: as Markdown or as it stands; how high the box is at first, and how low it can be made.
- *
- * @typedef {{isMarkdown: boolean, height: number, least: number}} Manner
- * @type {Record<string, Manner>}
- */
-const MANNERS = {
-  LocksmithInspectLoRAKeys: { isMarkdown: true, height: 320, least: 100 },
-  LocksmithLoadAndFixLoRA: { isMarkdown: false, height: 130, least: 80 },
-  LocksmithApplyLoRA: { isMarkdown: false, height: 130, least: 80 },
-  LocksmithMergeLoRAs: { isMarkdown: true, height: 320, least: 100 },
-  LocksmithSaveLoRA: { isMarkdown: false, height: 110, least: 80 },
-};
-const WIDGET = "locksmith_report";
 const LORA_NAME = "lora_name";
 
 /**
- * What a node shows now; `heightBefore` is the node's height without the box.
+ * How a node type shows its report; how high the panel is at first, and how low it can be made.
  *
- * @typedef {{view: ReportView, widget: any, heightBefore: number}} Shown
- * @type {WeakMap<object, Shown>}
+ * @typedef {{kind: import("./report_view.js").Body, height: number, least: number}} Manner
+ * @type {Record<string, Manner>}
  */
-const shownBy = new WeakMap();
+const MANNERS = {
+  LocksmithInspectLoRAKeys: { kind: "markdown", height: 320, least: 108 },
+  LocksmithLoadAndFixLoRA: { kind: "verdict", height: 76, least: 76 },
+  LocksmithLoRAStack: { kind: "text", height: 136, least: 86 },
+  LocksmithApplyLoRA: { kind: "verdict", height: 76, least: 76 },
+  LocksmithMergeLoRAs: { kind: "markdown", height: 320, least: 108 },
+  LocksmithSaveLoRA: { kind: "text", height: 116, least: 86 },
+};
+
+/**
+ * The report a node shows now.
+ *
+ * @param {any} node
+ * @returns {ReportView | undefined}
+ */
+function reportOf(node) {
+  const view = panelOf(node)?.view;
+  return view instanceof ReportView ? view : undefined;
+}
 
 /**
  * Show the report of an output on its node, unless it tells of another file than the node names now: ids alone do not prove that
@@ -41,53 +48,17 @@ const shownBy = new WeakMap();
 function show(node, output) {
   const manner = MANNERS[node?.comfyClass];
   const text = output?.text?.[0];
-  if (!manner || typeof text !== "string" || !tellsOf(output, fileNamedBy(node))) return false;
-  const shown = shownBy.get(node) ?? addBox(node, manner);
-  if (shown.view.text !== text) shown.view.show(text, node.title);
+  const name = manner ? textOf(node, LORA_NAME) : "";
+  if (!manner || typeof text !== "string" || !tellsOf(output, name)) return false;
+  const view = reportOf(node) ?? new ReportView(manner.kind);
+  if (view.text !== text) view.show(output, node.title, name);
+  givePanel(node).show(view, manner.height, manner.least);
   return true;
 }
 
 /**
- * @param {any} node
- * @param {Manner} manner
- * @returns {Shown}
- */
-function addBox(node, manner) {
-  const view = new ReportView(manner.isMarkdown, manner.least);
-  const heightBefore = node.size[1];
-  const options = { serialize: false, hideInPanel: true, getMinHeight: () => manner.least, getValue: () => "", setValue: () => {} };
-  const widget = node.addDOMWidget(WIDGET, WIDGET, view.element, options);
-  widget.serialize = false; // the option keeps it out of prompts, this out of workflows
-  node.setSize([node.size[0], heightBefore + manner.height]);
-  const shown = { view, widget, heightBefore };
-  shownBy.set(node, shown);
-  return shown;
-}
-
-/** @param {any} node */
-function removeBox(node) {
-  const shown = shownBy.get(node);
-  if (!shown) return;
-  shownBy.delete(node);
-  node.removeWidget(shown.widget);
-  node.setSize([node.size[0], shown.heightBefore]);
-}
-
-/**
- * The file a node names, or nothing if another node tells it.
- *
- * @param {any} node
- * @returns {string | undefined}
- */
-function fileNamedBy(node) {
-  const slot = node.findInputSlot(LORA_NAME);
-  if (slot >= 0 && node.isInputConnected(slot)) return undefined;
-  return widgetOf(node, LORA_NAME)?.value;
-}
-
-/**
  * @param {any} output
- * @param {string | undefined} name relative to a loras folder
+ * @param {string} name relative to a loras folder; "" where the graph does not tell it
  */
 function tellsOf(output, name) {
   if (!name) return true;
@@ -106,10 +77,20 @@ function onExecuted({ detail }) {
   remember({ graph: openGraph(), place, run: detail.prompt_id, node: String(detail.node) });
 }
 
+/**
+ * The server sends nothing for a node that needs no run, but what it sent before holds again.
+ *
+ * @param {CustomEvent<any>} event
+ */
+function onCached({ detail }) {
+  const isBare = (/** @type {string} */ place) => MANNERS[nodeAt(String(place))?.comfyClass] && !reportOf(nodeAt(String(place)));
+  if (detail.nodes?.some(isBare)) void restore();
+}
+
 /** @param {CustomEvent<any>} event */
 function onExecutionError({ detail }) {
   const node = nodeAt(String(detail.node_id));
-  if (MANNERS[node?.comfyClass] && node.comfyClass === detail.node_type) removeBox(node); // it tells of an earlier run
+  if (MANNERS[node?.comfyClass] && node.comfyClass === detail.node_type) panelOf(node)?.remove(); // it tells of an earlier run
 }
 
 async function restore() {
@@ -118,7 +99,7 @@ async function restore() {
   if (graph !== openGraph()) return;
   for (const [place, output] of outputs) {
     const node = nodeAt(place);
-    if (node && !shownBy.has(node)) show(node, output);
+    if (node && !reportOf(node)) show(node, output);
   }
 }
 
@@ -128,19 +109,15 @@ app.registerExtension({
   async setup() {
     await loadStyle();
     api.addEventListener("executed", onExecuted);
+    api.addEventListener("execution_cached", onCached);
     api.addEventListener("execution_error", onExecutionError);
   },
 
   /** @param {any} node */
   nodeCreated(node) {
     if (!MANNERS[node.comfyClass]) return;
-    const before = node.onSerialize;
-    /** @this {any} @param {any} data */
-    node.onSerialize = function (data) {
-      before?.call(this, data);
-      const shown = shownBy.get(this);
-      if (shown && data.size) data.size[1] = shown.heightBefore; // a run leaves no trace in the workflow
-    };
+    saveWithoutPanel(node);
+    drawMark(node, () => reportOf(node)?.outcome ?? null);
   },
 
   afterConfigureGraph() {

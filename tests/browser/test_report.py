@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 from tiny_models import BROKEN_LORA, KOHYA_LORA
 
 LOADER_TITLE, INSPECT_TITLE = "Load and Fix LoRA", "Inspect LoRA Keys"
-VERDICT, BODY, COPY = ".locksmith-verdict", ".locksmith-body", ".locksmith-copy"
+VERDICT, BODY, COPY, BADGE = ".locksmith-verdict", ".locksmith-body", ".locksmith-copy >> nth=0", ".locksmith-badge"
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +36,15 @@ def test_verdict_is_shown_on_the_node(front_end, server, before, picture, title,
     verdict = told(front_end, server, node)["text"][0].split("\n")[0]
     expect(report.locator(VERDICT)).to_be_visible()
     expect(report.locator(VERDICT)).to_have_text(in_plain_words(verdict))
+    expect(report.locator(BADGE)).to_have_accessible_name("22 of 22 modules load")
     assert "22 of 22" in verdict
     assert is_inside(report.bounding_box(), front_end.node_box(node))
 
 
-def test_markdown_is_rendered_and_plain_text_is_left_as_it_is(front_end, server, before):
+def test_markdown_is_rendered(front_end, before):
     body = front_end.report(INSPECT_TITLE).locator(BODY)
     expect(body.get_by_role("heading", name="What it is")).to_be_visible()
     expect(body.get_by_role("cell", name=BROKEN_LORA).first).to_be_visible()
-    lines = told(front_end, server, LOADER)["text"][0].split("\n", 1)[1].strip()
-    assert front_end.report(LOADER_TITLE).locator("pre").text_content() == lines
 
 
 def test_workflow_is_saved_as_if_it_had_not_run(front_end, before):
@@ -67,7 +66,7 @@ def test_box_grows_with_the_node_and_the_text_scrolls(front_end, before):
 def test_text_can_be_reached_scrolled_and_selected_by_keyboard(front_end, before):
     report = front_end.report(INSPECT_TITLE)
     body = report.get_by_role("group", name=f"Report of {INSPECT_TITLE}")
-    report.get_by_role("button", name="Copy").focus()
+    report.locator(VERDICT).focus()
     front_end.page.keyboard.press("Tab")
     expect(body).to_be_focused()
     front_end.page.keyboard.press("End")
@@ -110,7 +109,7 @@ def test_report_is_back_after_a_change_of_tab(front_end, before, picture):
     front_end.run_command("Workspace.PreviousOpenedWorkflow")
     expect(front_end.reports).to_have_count(2)
     assert sorted(front_end.reports.locator(VERDICT).all_text_contents()) == sorted(verdicts)
-    styles = front_end.reports.evaluate_all("reports => reports.map((report) => getComputedStyle(report).contain)")
+    styles = front_end.reports.evaluate_all("reports => reports.map((report) => getComputedStyle(report.parentElement).contain)")
     assert styles == ["size", "size"], "a report stood there without its style"
 
 

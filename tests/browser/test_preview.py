@@ -1,0 +1,171 @@
+"""What a file is and whether it fits is shown when it is chosen, before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+from front_end import INSPECT, LOADER, FrontEnd
+from hollow_files import write_hollow
+from playwright.sync_api import expect
+from reports.small_files import flux_lora
+from tiny_models import BROKEN_LORA, FLUX, KOHYA_LORA
+
+OTHER_BASE, DAMAGED, FULL = "preview_other_base.safetensors", "preview_damaged.safetensors", "preview_full.safetensors"
+WHAT, FIT = ".locksmith-what", ".locksmith-fit"
+WIRED = {"folder": "diffusion_models", "name": FLUX}
+
+
+@pytest.fixture(scope="module")
+def files(front_end: FrontEnd, server) -> None:
+    """A LoRA for another model, a full-size one for FLUX, and a file that cannot be read."""
+    folder = server.base / "models" / "loras"
+    places = [f"lora_unet_input_blocks_{block}_1_transformer_blocks_{depth}_attn1_to_q" for block in (4, 5, 7, 8) for depth in (0, 1)]
+    roles = ((".lora_down.weight", (1, 1280)), (".lora_up.weight", (1280, 1)))
+    write_hollow(folder / OTHER_BASE, {place + role: shape for place in places for role, shape in roles}, {}, "F16")
+    write_hollow(folder / FULL, flux_lora(), {}, "F16")
+    (folder / DAMAGED).write_bytes(b"no LoRA at all")
+    front_end.run_command("Comfy.RefreshNodeDefinitions")
+
+
+@pytest.fixture
+def opened(front_end: FrontEnd, mode: str, files) -> FrontEnd:
+    """A fresh workflow that has not run."""
+    front_end.load_new()
+    return front_end
+
+
+def shown(front_end: FrontEnd, node: int):
+    """What a node shows of its file."""
+    title = {LOADER: "Load and Fix LoRA", INSPECT: "Inspect LoRA Keys"}[node]
+    return front_end.page.get_by_role("status", name=f"File of {title}")
+
+
+def wired_to(front_end: FrontEnd, node: int) -> dict | None:
+    return front_end.page.evaluate(
+        """async (node) => {
+            const { modelWiredTo } = await import("/extensions/lora-locksmith/preview.js");
+            const { nodeById, rootGraph } = await import("/extensions/lora-locksmith/graph.js");
+            return modelWiredTo(nodeById(app.canvas.graph, node) ?? nodeById(rootGraph(), node));
+        }""",
+        node,
+    )
+
+
+@pytest.mark.parametrize("node", [LOADER, INSPECT])
+def test_file_is_told_before_anything_runs(opened, server, picture, node):
+    opened.change(node, "lora_name", FULL)
+    row = server.get(f"/lora_locksmith/file?name={FULL}")
+    expect(shown(opened, node).locator(WHAT)).to_have_text(f"FLUX.1 \u00b7 {row['trainer']} \u00b7 LoRA rank 4 \u00b7 57 modules")
+
+
+def test_choosing_in_the_list_is_heard(opened, mode):
+    """As a person does it, by the list on the node."""
+    if mode == "classic":
+        opened.page.evaluate(
+            "([node, name]) => { const found = app.rootGraph.getNodeById(node); const combo = found.widgets.find((widget) => "
+            "widget.name === 'lora_name'); combo.setValue(name, { e: {}, node: found, canvas: app.canvas }); }",
+            [LOADER, KOHYA_LORA],
+        )
+    else:
+        node = opened.page.locator(f'[data-node-id="{LOADER}"]')
+        node.get_by_text(BROKEN_LORA).first.click()
+        opened.page.get_by_text(KOHYA_LORA).last.click()
+    expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("10 modules")
+
+
+def test_fit_follows_the_connection(opened, picture):
+    fit = shown(opened, LOADER).locator(FIT)
+    expect(fit).to_have_text("Fits the connected model, FLUX.1")
+    opened.change(LOADER, "lora_name", OTHER_BASE)
+    expect(fit).to_have_text("Wrong base: the model is FLUX.1. 0 of 8 modules fit.")
+    for palette in ("light", "dark"):
+        opened.set("Comfy.ColorPalette", palette)
+        assert opened.contrast(fit) > 4.5
+    in_one_step(opened, f"app.rootGraph.getNodeById({LOADER}).disconnectInput(0)")
+    expect(fit).not_to_contain_text("Wrong base")
+    in_one_step(opened, f"app.rootGraph.getNodeById(1).connect(0, app.rootGraph.getNodeById({LOADER}), 0)")
+    expect(fit).to_contain_text("Wrong base")
+
+
+def in_one_step(front_end: FrontEnd, change: str) -> None:
+    front_end.page.evaluate(f"() => {{ app.canvas.emitBeforeChange(); {change}; app.canvas.emitAfterChange(); }}")
+
+
+def test_model_is_found_through_loaders_and_reroutes(opened):
+    assert wired_to(opened, LOADER) == WIRED
+    opened.page.evaluate(
+        """([loader]) => {
+            const graph = app.rootGraph, [stock, reroute] = ["LoraLoaderModelOnly", "Reroute"].map((type) => LiteGraph.createNode(type));
+            for (const node of [stock, reroute]) graph.add(node);
+            graph.getNodeById(1).connect(0, reroute, 0);
+            reroute.connect(0, stock, 0);
+            stock.connect(0, graph.getNodeById(loader), 0);
+        }""",
+        [LOADER],
+    )
+    assert wired_to(opened, LOADER) == WIRED
+    opened.page.evaluate("() => { app.rootGraph.getNodeById(1).mode = 2; }")
+    assert wired_to(opened, LOADER) is None
+
+
+@pytest.mark.parametrize("inside", [LOADER, 1], ids=["loader", "model"])
+def test_model_is_found_across_a_subgraph(opened, inside):
+    opened.put_into_subgraph(inside)
+    if inside == LOADER:
+        opened.open_subgraph()
+    assert wired_to(opened, LOADER) == WIRED
+    assert opened.said == []
+
+
+def test_nothing_is_told_of_what_the_graph_does_not_tell(opened):
+    opened.page.evaluate(
+        """([loader]) => {
+            const graph = app.rootGraph, merge = LiteGraph.createNode("ModelMergeSimple");
+            graph.add(merge);
+            for (const slot of [0, 1]) graph.getNodeById(1).connect(0, merge, slot);
+            merge.connect(0, graph.getNodeById(loader), 0);
+        }""",
+        [LOADER],
+    )
+    assert wired_to(opened, LOADER) is None
+
+
+def test_newest_choice_wins(opened):
+    for name in (KOHYA_LORA, OTHER_BASE, DAMAGED, FULL):
+        opened.change(LOADER, "lora_name", name)
+        opened.page.wait_for_timeout(90)
+    expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("57 modules")
+    opened.page.wait_for_timeout(500)
+    expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("57 modules")
+
+
+def test_unreadable_file_is_called_one(opened, picture):
+    opened.change(LOADER, "lora_name", DAMAGED)
+    expect(shown(opened, LOADER).locator(FIT)).to_contain_text("safetensors")
+
+
+def test_file_that_is_gone_is_not_asked_for(opened):
+    opened.requests.clear()
+    opened.change(LOADER, "lora_name", "no_such_file.safetensors")
+    expect(shown(opened, LOADER).locator(WHAT)).to_have_text("")
+    assert not [address for address in opened.requests if "no_such_file" in address]
+
+
+def test_outcome_of_a_run_replaces_it_until_the_file_changes(opened):
+    expect(shown(opened, LOADER)).to_be_visible()
+    opened.run()
+    expect(opened.report("Load and Fix LoRA")).to_be_visible()
+    expect(shown(opened, LOADER)).to_have_count(0)
+    opened.change(LOADER, "lora_name", KOHYA_LORA)
+    expect(shown(opened, LOADER)).to_be_visible()
+    expect(opened.report("Load and Fix LoRA")).to_have_count(0)
+
+
+def test_workflow_is_not_changed_by_it(opened):
+    graph = opened.workflow()
+    opened.load(graph | {"id": graph["id"][:-4] + "0000"})
+    before = opened.workflow()
+    expect(shown(opened, LOADER).locator(FIT)).to_contain_text("Fits")
+    opened.page.wait_for_timeout(300)
+    assert opened.workflow() == before
+    opened.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    assert opened.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length") == 0

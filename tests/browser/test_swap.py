@@ -1,0 +1,502 @@
+"""LoRA loaders of the host and of other packs are replaced by this pack's, and back, in the real front end."""
+
+import itertools
+import json
+import uuid
+from typing import NamedTuple
+
+import pytest
+from front_end import FrontEnd, node
+from playwright.sync_api import expect
+from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, KOHYA_LORA
+
+OURS, STACK = "LocksmithLoadAndFixLoRA", "LocksmithLoRAStack"
+ALL, ALL_BACK = "loralocksmith.swap.all", "loralocksmith.swap.all_back"
+CHOSEN, CHOSEN_BACK = "loralocksmith.swap.chosen", "loralocksmith.swap.chosen_back"
+MODEL, CLIP, STRENGTH, STYLE, MODEL_ONLY, INSPECT, PREVIEW = range(1, 8)  # the nodes of stock_workflow()
+MUTED, BYPASSED = 2, 4
+LOADER_INPUTS = [("model", "MODEL"), ("clip", "CLIP")]
+LOADER_OUTPUTS = [("MODEL", "MODEL"), ("CLIP", "CLIP")]
+REPORT_OUTPUTS = [("report", "STRING"), ("report_json", "STRING")]
+
+
+class Link(NamedTuple):
+    """From an output of one node to an input of another."""
+
+    origin: int
+    output: int
+    target: int
+    name: str
+    type: str
+
+
+def workflow_of(nodes: list[tuple], links: list[Link], **parts) -> dict:
+    """A workflow as the front end saves it; a node is (id, type, inputs, outputs, widget values, other parts)."""
+    made = {}
+    for place, (identifier, kind, inputs, outputs, values, extra) in enumerate(nodes):
+        made[identifier] = node(
+            identifier, kind, (40 + 340 * (place % 4), 60 + 300 * (place // 4), 300, 130),
+            [(name, type_, None) for name, type_ in inputs], [(name, type_, []) for name, type_ in outputs], values,
+        ) | extra  # fmt: skip
+    table = []
+    for number, link in enumerate(links, 1):
+        inputs = made[link.target]["inputs"]
+        slot = next((slot for slot, each in enumerate(inputs) if each["name"] == link.name), None)
+        if slot is None:  # a widget that another node sets
+            slot = len(inputs)
+            inputs.append({"name": link.name, "type": link.type, "widget": {"name": link.name}, "link": None})
+        inputs[slot]["link"] = number
+        made[link.origin]["outputs"][link.output]["links"].append(number)
+        table.append([number, link.origin, link.output, link.target, slot, link.type])
+    return {
+        "id": str(uuid.uuid4()), "last_node_id": max(made), "last_link_id": len(links), "version": 0.4, "groups": [], "config": {},
+        "extra": {}, "nodes": list(made.values()), "links": table, **parts,
+    }  # fmt: skip
+
+
+STRENGTHS = itertools.count(1)  # the server runs again only what is new
+
+
+def stock_workflow(lora: str = BROKEN_LORA) -> dict:
+    """Two stock loaders in a row: one with title, colour, a group and a strength that another node sets; one model-only, bypassed,
+    behind a reroute."""
+    nodes = [
+        (MODEL, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {}),
+        (CLIP, "CLIPLoader", [], [("CLIP", "CLIP")], [CLIP_L, "stable_diffusion", "default"], {}),
+        (STRENGTH, "PrimitiveFloat", [], [("FLOAT", "FLOAT")], [next(STRENGTHS) / 100], {}),
+        (
+            STYLE, "LoraLoader", LOADER_INPUTS, LOADER_OUTPUTS, [lora, 0.5, 0.25],
+            {"title": "My style", "color": "#322", "bgcolor": "#533", "flags": {"pinned": True}, "properties": {"note": "mine"}},
+        ),
+        (MODEL_ONLY, "LoraLoaderModelOnly", LOADER_INPUTS[:1], LOADER_OUTPUTS[:1], [KOHYA_LORA, -0.5], {"mode": BYPASSED}),
+        (INSPECT, "LocksmithInspectLoRAKeys", LOADER_INPUTS, REPORT_OUTPUTS, [lora, "modules", "off"], {}),
+        (PREVIEW, "PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {}),
+    ]  # fmt: skip
+    links = [
+        Link(MODEL, 0, STYLE, "model", "MODEL"),
+        Link(CLIP, 0, STYLE, "clip", "CLIP"),
+        Link(STRENGTH, 0, STYLE, "strength_model", "FLOAT"),
+        Link(STYLE, 0, MODEL_ONLY, "model", "MODEL"),
+        Link(MODEL_ONLY, 0, INSPECT, "model", "MODEL"),
+        Link(STYLE, 1, PREVIEW, "source", "CLIP"),
+    ]
+    reroute = {"id": 1, "pos": [350, 300], "linkIds": [4]}
+    groups = [{"id": 1, "title": "Styles", "bounding": [1030, 20, 380, 600], "color": "#3f789e", "font_size": 24, "flags": {}}]
+    return workflow_of(nodes, links, groups=groups, extra={"reroutes": [reroute], "linkExtensions": [{"id": 4, "parentId": 1}]})
+
+
+@pytest.fixture
+def before(front_end: FrontEnd, mode: str) -> dict:
+    """The open workflow of stock loaders, as it is saved."""
+    return opened(front_end, stock_workflow())
+
+
+def opened(front_end: FrontEnd, workflow: dict) -> dict:
+    """Open a workflow, and give it as it is saved; nodes grow when they are drawn first."""
+    front_end.load(workflow)
+    front_end.page.wait_for_timeout(300)
+    look_for_changes(front_end)
+    return front_end.workflow()
+
+
+def look_for_changes(front_end: FrontEnd) -> None:
+    """Have the front end look for changes, as it does at every click."""
+    front_end.page.mouse.click(700, 850)
+
+
+def prompt(front_end: FrontEnd) -> dict:
+    """The open workflow in the form the server runs."""
+    return front_end.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+
+def by_id(workflow: dict) -> dict:
+    return {each["id"]: each for each in workflow["nodes"]}
+
+
+def types(workflow: dict) -> dict:
+    return {each["id"]: each["type"] for each in workflow["nodes"]}
+
+
+def undo_steps(front_end: FrontEnd) -> int:
+    return front_end.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length")
+
+
+def choose(front_end: FrontEnd, *nodes: int) -> None:
+    front_end.page.evaluate("nodes => app.canvas.selectItems(nodes.map((node) => app.canvas.graph.getNodeById(node)))", list(nodes))
+
+
+def expect_told(front_end: FrontEnd, words: str) -> None:
+    """Wait until a message with these words is shown."""
+    expect(front_end.page.get_by_text(words).locator("visible=true").first).to_be_visible()
+
+
+def differences(before: dict, after: dict) -> set:
+    """The parts in which two nodes of a workflow differ."""
+    return {part for part in before | after if before.get(part) != after.get(part)}
+
+
+def test_all_are_replaced_and_keep_what_they_had(front_end, before, picture):
+    front_end.run_command(ALL)
+    after = front_end.workflow()
+    assert types(after) == types(before) | {STYLE: OURS, MODEL_ONLY: OURS}
+    assert after["links"] == before["links"]
+    assert after["groups"] == before["groups"] and after["extra"]["reroutes"] == before["extra"]["reroutes"]
+    old, new = by_id(before), by_id(after)
+    for loader in (STYLE, MODEL_ONLY):
+        changed = differences(old[loader], new[loader])
+        assert changed <= {"type", "inputs", "outputs", "widgets_values", "size", "properties"}, changed
+    assert [new[STYLE]["title"], new[STYLE]["flags"], new[STYLE]["color"]] == ["My style", {"pinned": True}, "#322"]
+    assert new[STYLE]["widgets_values"] == [BROKEN_LORA, 0.5, 0.25, "report", "patch"]
+    assert new[MODEL_ONLY]["widgets_values"] == [KOHYA_LORA, -0.5, 1, "report", "patch"]
+    assert new[STYLE]["properties"]["note"] == "mine"
+    assert [each["id"] for each in after["nodes"]] == [each["id"] for each in before["nodes"]]
+
+
+def test_undo_and_redo_take_one_step(front_end, before):
+    steps = undo_steps(front_end)
+    front_end.run_command(ALL)
+    after = front_end.workflow()
+    assert undo_steps(front_end) == steps + 1
+    front_end.page.wait_for_timeout(300)
+    look_for_changes(front_end)
+    assert undo_steps(front_end) == steps + 1
+    front_end.run_command("Comfy.Undo")
+    front_end.wait_until(lambda: types(front_end.workflow()) == types(before))
+    assert json.dumps(front_end.workflow(), sort_keys=True) == json.dumps(before, sort_keys=True)
+    front_end.run_command("Comfy.Redo")
+    front_end.wait_until(lambda: types(front_end.workflow()) == types(after))
+    assert json.dumps(front_end.workflow(), sort_keys=True) == json.dumps(after, sort_keys=True)
+
+
+def test_there_and_back_changes_nothing(front_end, before):
+    front_end.run_command(ALL)
+    front_end.run_command(ALL_BACK)
+    after = front_end.workflow()
+    for old, new in zip(before["nodes"], after["nodes"], strict=True):
+        assert abs(old["size"][1] - new["size"][1]) < 10  # Vue nodes are measured when drawn
+        new["size"] = old["size"]
+    assert json.dumps(after, sort_keys=True) == json.dumps(before, sort_keys=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "node_mode"),
+    [({"collapsed": True}, 0), ({"pinned": True}, MUTED), ({"collapsed": True, "pinned": True}, BYPASSED)],
+    ids=["collapsed", "muted", "bypassed"],
+)
+def test_state_of_a_node_is_kept(front_end, mode, flags, node_mode):
+    workflow = stock_workflow()
+    by_id(workflow)[STYLE] |= {"flags": flags, "mode": node_mode}
+    opened(front_end, workflow)
+    for command, kind in ((ALL, OURS), (ALL_BACK, "LoraLoader")):
+        front_end.run_command(command)
+        loader = by_id(front_end.workflow())[STYLE]
+        assert [loader["type"], loader["flags"], loader["mode"]] == [kind, flags, node_mode]
+
+
+def test_prompt_differs_only_in_the_type_and_what_is_added(front_end, before):
+    old = prompt(front_end)
+    front_end.run_command(ALL)
+    new = prompt(front_end)
+    assert set(new) == set(old)
+    for name, spec in new.items():
+        if old[name]["class_type"] not in ("LoraLoader", "LoraLoaderModelOnly"):
+            assert spec == old[name]
+            continue
+        assert spec["class_type"] == OURS
+        added = {"on_unmatched": "report", "mode": "patch"} | ({"strength_clip": 1} if name == str(MODEL_ONLY) else {})
+        assert spec["inputs"] == old[name]["inputs"] | added
+
+
+def test_workflow_runs_after_the_swap(front_end, server, before):
+    front_end.run_command(ALL)
+    front_end.run()
+    newest = next(iter(server.get("/history?max_items=1").values()))
+    assert newest["status"]["status_str"] == "success"
+    assert "22 of 22" in newest["outputs"][str(STYLE)]["text"][0]
+    expect(front_end.report("My style")).to_be_visible()
+
+
+def test_only_the_chosen_are_replaced(front_end, before):
+    choose(front_end, MODEL_ONLY, PREVIEW)
+    front_end.run_command(CHOSEN)
+    assert types(front_end.workflow()) == types(before) | {MODEL_ONLY: OURS}
+    assert front_end.page.evaluate("[...app.canvas.selectedItems].map((node) => Number(node.id))") == [MODEL_ONLY]
+    front_end.run_command(CHOSEN_BACK)
+    assert types(front_end.workflow()) == types(before)
+
+
+def test_key_replaces_all(front_end, before):
+    look_for_changes(front_end)
+    front_end.page.keyboard.press("Control+Alt+f")
+    front_end.wait_until(lambda: list(types(front_end.workflow()).values()).count(OURS) == 2)
+
+
+def open_node_menu(front_end: FrontEnd, node: int) -> None:
+    """Click a node's title with the right button, as a person does."""
+    title = front_end.page.locator(f'[data-node-id="{node}"] [data-testid="node-title"]')
+    if title.count():
+        title.click(button="right")
+        return
+    box = front_end.node_box(node)
+    front_end.page.mouse.click(box["x"] + box["width"] / 2, box["y"] - 10, button="right")
+
+
+def test_menu_of_a_node_replaces_it(front_end, before, picture):
+    open_node_menu(front_end, MODEL_ONLY)
+    front_end.page.get_by_text("Replace with Load and Fix LoRA", exact=True).click()
+    front_end.wait_until(lambda: types(front_end.workflow()) == types(before) | {MODEL_ONLY: OURS})
+    open_node_menu(front_end, MODEL_ONLY)
+    front_end.page.get_by_text("Replace with Load LoRA", exact=True).click()
+    front_end.wait_until(lambda: types(front_end.workflow()) == types(before))
+
+
+def test_menu_of_the_canvas_replaces_all(front_end, before, picture):
+    front_end.page.mouse.click(700, 800, button="right")
+    front_end.page.get_by_text("Replace all LoRA loaders with Load and Fix LoRA").click()
+    front_end.wait_until(lambda: list(types(front_end.workflow()).values()).count(OURS) == 2)
+
+
+def test_selected_loader_has_a_button(front_end, before, picture):
+    choose(front_end, STYLE)
+    front_end.page.get_by_role("button", name="Replace with Load and Fix LoRA").click()
+    front_end.wait_until(lambda: types(front_end.workflow()) == types(before) | {STYLE: OURS})
+
+
+def test_loader_with_a_used_report_is_left_and_told(front_end, mode, picture):
+    front_end.load_new()
+    front_end.run_command(ALL_BACK)
+    assert types(front_end.workflow())[2] == OURS
+    expect_told(front_end, "uses an output")
+
+
+def test_nothing_to_do_is_told(front_end):
+    front_end.load_new()
+    steps = undo_steps(front_end)
+    front_end.run_command(ALL)
+    expect_told(front_end, "no LoRA loader")
+    assert undo_steps(front_end) == steps
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_loaders_in_subgraphs_keep_links_over_the_boundary(front_end, mode, picture, depth):
+    opened(front_end, stock_workflow())
+    old = prompt(front_end)
+    for _ in range(depth):
+        front_end.page.evaluate(
+            """(nodes) => {
+                const host = app.rootGraph.nodes.find((node) => node.subgraph);
+                app.canvas.graph.convertToSubgraph(new Set(host ? [host] : nodes.map((node) => app.rootGraph.getNodeById(node))));
+            }""",
+            [STYLE, MODEL_ONLY],
+        )
+    look_for_changes(front_end)
+    before, nested = front_end.workflow(), prompt(front_end)
+    front_end.run_command(ALL)
+    after, new = front_end.workflow(), prompt(front_end)
+    assert sorted(spec["class_type"] for spec in nested.values()) == sorted(spec["class_type"] for spec in old.values())
+    for name, spec in new.items():
+        assert nested[name]["inputs"].items() <= spec["inputs"].items()
+        assert spec["class_type"] == (OURS if nested[name]["class_type"].startswith("LoraLoader") else nested[name]["class_type"])
+    front_end.run_command("Comfy.Undo")
+    front_end.wait_until(lambda: front_end.workflow() != after)
+    assert prompt(front_end) == nested
+    assert front_end.workflow()["definitions"] == before["definitions"]
+
+
+def test_loader_in_an_open_subgraph_is_replaced_there(front_end, server, mode, picture):
+    opened(front_end, stock_workflow())
+    front_end.put_into_subgraph(STYLE)
+    front_end.open_subgraph()
+    subgraph = front_end.page.evaluate("app.canvas.graph.id")
+    choose(front_end, STYLE)
+    front_end.run_command(CHOSEN)
+    assert front_end.page.evaluate("app.canvas.graph.id") == subgraph
+    assert front_end.page.evaluate("app.canvas.graph.nodes.map((node) => node.type)") == [OURS]
+    front_end.run()
+    newest = next(iter(server.get("/history?max_items=1").values()))
+    assert newest["status"]["status_str"] == "success"
+
+
+def test_promoted_widget_stays_promoted(front_end, mode, picture):
+    opened(front_end, stock_workflow())
+    front_end.put_into_subgraph(STYLE)
+    host = front_end.page.evaluate(
+        """() => {
+            const host = app.rootGraph.nodes.find((node) => node.subgraph), [inner] = host.subgraph.nodes;
+            const slot = inner.inputs.findIndex((input) => input.name === "strength_clip");
+            host.subgraph.inputNode.emptySlot.connect(inner.inputs[slot], inner);
+            return Number(host.id);
+        }"""
+    )
+    front_end.change(host, "strength_clip", 0.3)
+    (inner,) = (name for name in prompt(front_end) if ":" in name)
+    front_end.run_command(ALL)
+    assert front_end.value(host, "strength_clip") == 0.3
+    front_end.change(host, "strength_clip", 0.4)
+    assert prompt(front_end)[inner]["class_type"] == OURS
+    assert prompt(front_end)[inner]["inputs"]["strength_clip"] == 0.4
+
+
+def foreign_workflow(loaders: list[tuple], links: list[Link] = ()) -> dict:
+    """Loaders of packs that are not installed, as (type, inputs, outputs, values, other parts), in a row behind a model; the last one's
+    model is inspected."""
+    nodes, table, last = [(1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {})], list(links), 1
+    for identifier, (kind, inputs, outputs, values, extra) in enumerate(loaders, 2):
+        nodes.append((identifier, kind, inputs, outputs, values, extra))
+        if ("model", "MODEL") in inputs:
+            table.append(Link(last, 0, identifier, "model", "MODEL"))
+            last = identifier
+    inspect = len(nodes) + 1
+    nodes.append((inspect, "LocksmithInspectLoRAKeys", LOADER_INPUTS, REPORT_OUTPUTS, [BROKEN_LORA, "modules", "off"], {}))
+    return workflow_of(nodes, [*table, Link(last, 0, inspect, "model", "MODEL")])
+
+
+def rows_of(workflow: dict, node: int) -> list[dict]:
+    return json.loads(by_id(workflow)[node]["widgets_values"][0])
+
+
+POWER_ROWS = [
+    {"on": True, "lora": BROKEN_LORA, "strength": 0.5, "strengthTwo": None},
+    {"on": False, "lora": "kohya_plain", "strength": 1, "strengthTwo": None},
+]
+POWER = (
+    "Power Lora Loader (rgthree)",
+    LOADER_INPUTS,
+    LOADER_OUTPUTS,
+    [{}, {"type": "PowerLoraLoaderHeaderWidget"}, *POWER_ROWS, {}, ""],
+    {},
+)
+
+
+def test_power_lora_loader_that_is_not_installed_becomes_a_working_stack(front_end, server, mode, picture):
+    workflow = foreign_workflow([POWER])
+    by_id(workflow)[2] |= {"title": "My LoRAs", "properties": {"cnr_id": "rgthree-comfy", "ver": "1.0"}}
+    opened(front_end, workflow)
+    expect_told(front_end, "can be replaced instead of installed")
+    front_end.run_command(ALL)
+    after = front_end.workflow()
+    assert [by_id(after)[2]["type"], by_id(after)[2]["title"]] == [STACK, "My LoRAs"]
+    assert "cnr_id" not in by_id(after)[2]["properties"]
+    assert rows_of(after, 2) == [
+        {"on": True, "name": BROKEN_LORA, "strength": 0.5},
+        {"on": False, "name": KOHYA_LORA, "strength": 1},
+    ]
+    front_end.run()
+    newest = next(iter(server.get("/history?max_items=1").values()))
+    assert newest["status"]["status_str"] == "success"
+    front_end.run_command("Comfy.Undo")
+    front_end.wait_until(lambda: types(front_end.workflow())[2] == POWER[0])
+
+
+def test_power_lora_loader_with_two_strengths(front_end):
+    both = [{**POWER_ROWS[0], "strengthTwo": 0.25}, {**POWER_ROWS[0], "strength": 2}]
+    opened(front_end, foreign_workflow([(*POWER[:3], both, {"properties": {"Show Strengths": "Separate Model & Clip"}})]))
+    front_end.run_command(ALL)
+    assert rows_of(front_end.workflow(), 2) == [
+        {"on": True, "name": BROKEN_LORA, "strength": 0.5, "strength_clip": 0.25},
+        {"on": True, "name": BROKEN_LORA, "strength": 2, "strength_clip": 1},
+    ]
+
+
+EQUAL_BLOCKS = ["All", BROKEN_LORA, 0.5, 0.25, False, 7, "fixed", 4.0, 1.0, "Preset", "1,1,1,1,1,1,1,1,1,1,1,1", False]
+STRING = [("text", "STRING")]
+SINGLES = [
+    ("LoraLoader|pysssss", LOADER_INPUTS, LOADER_OUTPUTS + STRING, [{"content": BROKEN_LORA, "image": None}, 0.5, 0.25], {}),
+    ("Lora Loader", LOADER_INPUTS, LOADER_OUTPUTS + STRING, [BROKEN_LORA, 0.5, 0.25], {}),
+    ("CR Load LoRA", LOADER_INPUTS, LOADER_OUTPUTS + STRING, ["On", BROKEN_LORA, 0.5, 0.25], {}),
+    ("LoraLoaderBlockWeight //Inspire", LOADER_INPUTS, LOADER_OUTPUTS + STRING, EQUAL_BLOCKS, {}),
+    ("DiTBlockLoraLoader", LOADER_INPUTS[:1], [("model", "MODEL"), ("rank", "STRING")], [0.5, BROKEN_LORA], {}),
+    ("MusubiTunerLoRALoaderModelOnly", LOADER_INPUTS[:1], LOADER_OUTPUTS[:1], [BROKEN_LORA, 0.5], {}),
+    ("ZImageTurboLoraLoader", LOADER_INPUTS[:1], LOADER_OUTPUTS[:1], [BROKEN_LORA, 0.5, True, "{}"], {}),
+]
+
+
+def test_loaders_of_one_lora_of_other_packs_become_ours(front_end, picture):
+    opened(front_end, foreign_workflow(SINGLES))
+    front_end.run_command(ALL)
+    after = by_id(front_end.workflow())
+    for identifier, (kind, _inputs, outputs, *_) in enumerate(SINGLES, 2):
+        assert after[identifier]["type"] == OURS, kind
+        strength_clip = 0.25 if ("CLIP", "CLIP") in outputs else 1
+        assert after[identifier]["widgets_values"] == [BROKEN_LORA, 0.5, strength_clip, "report", "patch"], kind
+    models = [spec["inputs"]["model"] for name, spec in sorted(prompt(front_end).items(), key=lambda item: int(item[0])) if name != "1"]
+    assert models == [[str(identifier), 0] for identifier in range(1, len(SINGLES) + 2)]
+
+
+STACK_INPUT = [("lora_stack", "LORA_STACK")]
+STACKER = ["advanced", 2, BROKEN_LORA, 9, 0.5, 0.25, "None", 9, 1, 1] + ["None", 1, 1, 1] * 48
+EASY = [True, "simple", 1, KOHYA_LORA, 0.7, 9, 9] + ["None", 1, 1, 1] * 9
+
+
+def test_lists_of_loras_become_one_stack_with_what_applies_them(front_end, mode, picture):
+    loaders = [
+        ("easy loraStack", [("optional_lora_stack", "LORA_STACK")], [("lora_stack", "LORA_STACK")], EASY, {}),
+        ("LoRA Stacker", STACK_INPUT, [("LORA_STACK", "LORA_STACK")], STACKER, {}),
+        (
+            "CR LoRA Stack", STACK_INPUT, [("LORA_STACK", "LORA_STACK"), *STRING],
+            ["Off", KOHYA_LORA, 1, 1, "On", DIFFUSERS_LORA, 1, 1, "On", "None", 1, 1], {},
+        ),
+        ("CR Apply LoRA Stack", [*LOADER_INPUTS, *STACK_INPUT], LOADER_OUTPUTS + STRING, [], {}),
+    ]  # fmt: skip
+    links = [Link(at, 0, at + 1, "lora_stack", "LORA_STACK") for at in (2, 3, 4)]
+    opened(front_end, foreign_workflow(loaders, links))
+    front_end.run_command(ALL)
+    after = front_end.workflow()
+    assert types(after) == {1: "UNETLoader", 5: STACK, 6: "LocksmithInspectLoRAKeys"}
+    assert rows_of(after, 5) == [
+        {"on": True, "name": BROKEN_LORA, "strength": 0.5, "strength_clip": 0.25},
+        {"on": True, "name": KOHYA_LORA, "strength": 0.7},
+        {"on": False, "name": KOHYA_LORA, "strength": 1},
+        {"on": True, "name": DIFFUSERS_LORA, "strength": 1},
+    ]
+    assert {name: spec["inputs"].get("model") for name, spec in prompt(front_end).items()} == {"1": None, "5": ["1", 0], "6": ["5", 0]}
+
+
+MANAGED = [{"name": "kohya_plain", "strength": "0.5", "clipStrength": 0.25, "active": True}]
+
+
+def test_other_loaders_of_many_become_stacks(front_end, picture):
+    manager = [*LOADER_OUTPUTS, ("trigger_words", "STRING"), ("loaded_loras", "STRING")]
+    loaders = [
+        ("Lora Loader (LoraManager)", [LOADER_INPUTS[0], LOADER_INPUTS[1], *STACK_INPUT], manager, ["<lora:kohya_plain:0.5>", MANAGED], {}),
+        ("Lora Loader Stack (rgthree)", LOADER_INPUTS, LOADER_OUTPUTS, [KOHYA_LORA, 0.5, "None", 1, "None", 1, BROKEN_LORA, 2], {}),
+        ("CR Load LoRA", LOADER_INPUTS, LOADER_OUTPUTS, ["Off", BROKEN_LORA, 0.5, 0.25], {}),
+    ]
+    opened(front_end, foreign_workflow(loaders))
+    front_end.run_command(ALL)
+    after = front_end.workflow()
+    assert [types(after)[identifier] for identifier in (2, 3, 4)] == [STACK] * 3
+    assert rows_of(after, 2) == [{"on": True, "name": KOHYA_LORA, "strength": 0.5, "strength_clip": 0.25}]
+    assert rows_of(after, 3) == [{"on": True, "name": KOHYA_LORA, "strength": 0.5}, {"on": True, "name": BROKEN_LORA, "strength": 2}]
+    assert rows_of(after, 4) == [{"on": False, "name": BROKEN_LORA, "strength": 0.5, "strength_clip": 0.25}]
+
+
+LEFT = {
+    "blocks": ([(*SINGLES[3][:3], [*EQUAL_BLOCKS[:10], "1,0,1", False], {})], [], "weights of their own"),
+    "no LoRA": ([(*SINGLES[1][:3], ["None", 1, 1], {})], [], "names no LoRA"),
+    "odd values": ([(*SINGLES[1][:3], [BROKEN_LORA, "strong", 1], {})], [], "not as expected"),
+    "unknown file": ([("Lora Loader (LoraManager)", *POWER[1:3], ["", [MANAGED[0] | {"name": "nowhere"}]], {})], [], "nowhere"),
+    "set from outside": (
+        [("PrimitiveFloat", [], [("FLOAT", "FLOAT")], [1.0], {}), ("Lora Loader Stack (rgthree)", *POWER[1:3], [BROKEN_LORA, 1] * 4, {})],
+        [Link(2, 0, 3, "strength_01", "FLOAT")], "sets strength_01",
+    ),
+    "output used": (
+        [SINGLES[1], ("PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {})],
+        [Link(2, 2, 3, "source", "STRING")], "uses an output",
+    ),
+    "list from elsewhere": (
+        [
+            ("Somebody's list", [], [("LORA_STACK", "LORA_STACK")], [], {}),
+            ("CR Apply LoRA Stack", [*LOADER_INPUTS, *STACK_INPUT], LOADER_OUTPUTS, [], {}),
+        ],
+        [Link(2, 0, 3, "lora_stack", "LORA_STACK")], "cannot be taken over",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("loaders", "links", "reason"), LEFT.values(), ids=LEFT)
+def test_what_cannot_be_replaced_without_loss_is_left_and_told(front_end, loaders, links, reason):
+    before = opened(front_end, foreign_workflow(loaders, links))
+    front_end.run_command(ALL)
+    assert types(front_end.workflow()) == types(before)
+    expect_told(front_end, reason)

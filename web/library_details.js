@@ -1,0 +1,135 @@
+/** What the library tells of one file, and what can be done with it. */
+
+import { copyText, make, makeButton } from "./dom.js";
+import { copyOf } from "./library_copy.js";
+import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./library_words.js";
+import { fromMarkdown } from "./markup.js";
+import { ask } from "./server.js";
+import { say } from "./words.js";
+
+/** @typedef {import("./library_rows.js").Row} Row */
+/**
+ * What the details ask of the page around them.
+ *
+ * @typedef {{onAdd: (file: string) => void, onClose: () => void, onSaved: (file: string) => void, dialects: () => string[]}} Around
+ */
+
+const MOST_SHOWN = 200_000; // letters of a report: nobody scrolls through more
+const PAUSE = 120; // milliseconds a row stays chosen before it is asked for
+const TOLD = 1500; // milliseconds a button tells what it did
+
+export class LibraryDetails {
+  /** @param {Around} around */
+  constructor(around) {
+    this.around = around;
+    this.file = "";
+    /** @type {AbortController | undefined} */
+    this.waiting = undefined;
+    this.element = make("section", "shelf-details");
+    this.element.hidden = true;
+  }
+
+  /**
+   * @param {Row} row
+   * @param {boolean} [withFocus]
+   */
+  async show(row, withFocus = false) {
+    if (row.file !== this.file) {
+      this.file = row.file;
+      this.lay(row);
+    }
+    if (withFocus) this.heading?.focus({ preventScroll: true });
+    await this.read(row);
+  }
+
+  close() {
+    this.waiting?.abort();
+    this.file = "";
+    this.element.hidden = true;
+    this.element.replaceChildren();
+  }
+
+  /** @param {Row} row */
+  lay(row) {
+    this.heading = make("h3", "", row.name);
+    this.heading.tabIndex = -1;
+    this.heading.title = row.file;
+    const close = makeIcon("pi-times", say("libraryClose"), this.around.onClose);
+    this.words = make("div", "shelf-triggers");
+    this.report = make("div", "shelf-text");
+    this.report.tabIndex = 0;
+    this.report.setAttribute("role", "group");
+    this.report.setAttribute("aria-label", say("libraryReport"));
+    this.told = make("p", "shelf-faint", say("libraryReading"));
+    this.told.setAttribute("role", "status");
+    this.report.append(this.told);
+    const head = make("div", "shelf-details-head", this.heading, close);
+    const state = make("p", "", makeMark(row), ` ${tellState(row)}`);
+    const facts = make("p", "shelf-faint", [tellUntold(row.model), tellUntold(row.trainer), tellSize(row.bytes)].join(" · "));
+    this.element.setAttribute("aria-label", say("libraryDetails", { file: row.name }));
+    this.element.replaceChildren(head, state, facts, ...this.makeActions(row), this.words, this.report);
+    this.element.hidden = false;
+  }
+
+  /** @param {Row} row */
+  makeActions(row) {
+    const add = makeButton("shelf-button shelf-first", say("libraryAdd"), () => this.around.onAdd(row.file));
+    add.title = say("libraryAddHint");
+    const copy = makeCopy(say("libraryCopyName"), row.file);
+    const actions = make("div", "shelf-actions", add);
+    const form = row.error ? "" : copyOf(row, this.around);
+    if (form) {
+      const save = makeButton("shelf-button", say("librarySave"), () => {
+        form.hidden = !form.hidden;
+        save.setAttribute("aria-expanded", String(!form.hidden));
+        if (!form.hidden) form.querySelector("select")?.focus();
+      });
+      save.setAttribute("aria-expanded", "false");
+      actions.append(save);
+    }
+    actions.append(copy);
+    return [actions, form];
+  }
+
+  /** @param {Row} row */
+  async read(row) {
+    this.waiting?.abort();
+    const waiting = (this.waiting = new AbortController());
+    let answer;
+    try {
+      await new Promise((done) => setTimeout(done, PAUSE));
+      if (waiting.signal.aborted) return;
+      answer = await ask("file", { name: row.file, full: 1 }, waiting.signal);
+    } catch (fault) {
+      if (!waiting.signal.aborted) this.told?.replaceChildren(fault instanceof Error ? fault.message : String(fault));
+      return;
+    }
+    if (!waiting.signal.aborted) this.tell(answer);
+  }
+
+  /** @param {any} answer of the route */
+  tell(answer) {
+    const words = answer.trigger_words.map((/** @type {string} */ word) => makeCopy(word, word));
+    this.words?.replaceChildren(...(words.length ? [make("span", "shelf-faint", say("libraryTriggers")), ...words] : []));
+    if (answer.error) this.told?.replaceChildren(answer.error);
+    else this.report?.replaceChildren(fromMarkdown(answer.markdown.slice(0, MOST_SHOWN)));
+    if (answer.markdown.length > MOST_SHOWN) this.report?.append(make("p", "shelf-faint", say("libraryCut")));
+  }
+}
+
+/**
+ * A button that copies a text, and says so for a moment.
+ *
+ * @param {string} label
+ * @param {string} text
+ */
+function makeCopy(label, text) {
+  const button = makeButton("shelf-button", label, async () => {
+    const copied = await copyText(text, button);
+    button.textContent = say(copied ? "copied" : "notCopied");
+    setTimeout(() => (button.textContent = label), TOLD);
+  });
+  button.title = say("libraryCopyHint", { text });
+  button.setAttribute("aria-live", "polite");
+  return button;
+}

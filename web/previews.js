@@ -1,0 +1,179 @@
+/** Shows on a node what the chosen LoRA file is, before anything runs, and warns where it does not fit the model wired to it. */
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { make } from "./dom.js";
+import { allNodes, widgetOf } from "./graph.js";
+import { givePanel, panelOf } from "./panel.js";
+import { forgetPreviews, isModelWidget, modelWiredTo, previewOf, textOf } from "./preview.js";
+import { ReportView } from "./report_view.js";
+import { say } from "./words.js";
+
+const PREVIEWED = new Set(["LocksmithLoadAndFixLoRA", "LocksmithInspectLoRAKeys", "LocksmithSaveLoRA"]);
+const LORA_NAME = "lora_name";
+const HEIGHT = 76; // as much as the verdict takes after a run
+const WAIT = 80; // milliseconds, in which a person scrolls on through the list
+
+/**
+ * What was asked for a node last.
+ *
+ * @typedef {{key: string, name: string, stop: AbortController}} Asked
+ * @type {WeakMap<object, Asked>}
+ */
+const asked = new WeakMap();
+let waiting = 0;
+
+/** Look at all nodes soon. */
+function lookSoon() {
+  clearTimeout(waiting);
+  waiting = window.setTimeout(() => {
+    for (const node of allNodes()) if (PREVIEWED.has(node.comfyClass)) look(node);
+  }, WAIT);
+}
+
+/**
+ * Ask for what a node names now, if that is not what was asked last.
+ *
+ * @param {any} node
+ */
+function look(node) {
+  const name = nameOn(node);
+  const model = name ? modelWiredTo(node) : null;
+  const key = JSON.stringify([name, model]);
+  const last = asked.get(node);
+  if (last?.key === key) return;
+  last?.stop.abort();
+  const stop = new AbortController();
+  asked.set(node, { key, name, stop });
+  if (last && last.name !== name) clear(node, name);
+  if (name) void fill(node, name, model, stop.signal);
+}
+
+/**
+ * The file a node names, if its list has it: asking for others would only be refused.
+ *
+ * @param {any} node
+ */
+function nameOn(node) {
+  const name = textOf(node, LORA_NAME);
+  const values = widgetOf(node, LORA_NAME)?.options?.values;
+  return name.includes(".") && (!Array.isArray(values) || values.includes(name)) ? name : "";
+}
+
+/**
+ * @param {any} node
+ * @param {string} name
+ * @param {import("./preview.js").ModelFile | null} model
+ * @param {AbortSignal} signal
+ */
+async function fill(node, name, model, signal) {
+  let answer;
+  try {
+    answer = await previewOf(name, model, signal);
+  } catch {
+    if (!signal.aborted) asked.delete(node); // it may be told when it is asked again
+    return;
+  }
+  if (signal.aborted || !node.graph || panelOf(node)?.view instanceof ReportView) return;
+  const panel = givePanel(node);
+  const view = panel.view instanceof Preview ? panel.view : new Preview();
+  panel.show(view, HEIGHT, HEIGHT);
+  view.element.setAttribute("aria-label", say("preview", { node: node.title }));
+  view.show(name, answer);
+}
+
+/**
+ * Take away what is shown of another file.
+ *
+ * @param {any} node
+ * @param {string} name of the file that is chosen now
+ */
+function clear(node, name) {
+  const panel = panelOf(node);
+  if (panel?.view instanceof Preview) panel.view.clear();
+  else if (panel?.view && panel.view.file !== name) panel.show(new Preview(), HEIGHT, HEIGHT);
+}
+
+/** One line that tells what a file is, and one that tells whether it fits. */
+class Preview {
+  constructor() {
+    this.what = make("p", "locksmith-what");
+    this.fit = make("p", "locksmith-fit");
+    this.element = make("div", "locksmith-preview", this.what, this.fit);
+    this.element.setAttribute("role", "status"); // said when it changes
+  }
+
+  /**
+   * @param {string} name
+   * @param {any} answer of the route "file"
+   */
+  show(name, answer) {
+    const { error, made_for: madeFor, trainer, kinds, rank, total, fit } = answer;
+    const family = madeFor || (fit?.placed && fit.placed === fit.total ? fit.model : "");
+    const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
+    const modules = total ? say("previewModules", { total }) : "";
+    const parts = error ? [] : [family || say("previewNoFamily"), trainer === "cannot tell" ? "" : trainer, adapters, modules];
+    this.what.textContent = parts.filter(Boolean).join(" \u00b7 ");
+    this.what.title = name;
+    const [state, words] = error ? ["bad", error] : fitOf(answer);
+    this.fit.className = state ? `locksmith-fit locksmith-says-${state}` : "locksmith-fit";
+    this.fit.textContent = this.fit.title = words;
+  }
+
+  clear() {
+    this.what.textContent = this.fit.textContent = "";
+  }
+}
+
+/**
+ * Whether a file fits, in words: the model wired to the node, else what is known of its family.
+ *
+ * @param {any} answer
+ * @returns {[string, string]} state and words
+ */
+function fitOf({ fit, placed, total, stock }) {
+  if (!total) return ["bad", say("previewNoLora")];
+  if (fit?.mismatch) return ["bad", say(fit.model ? "previewMismatch" : "previewMismatchAny", fit)];
+  if (fit && fit.placed < fit.total) return ["part", say("previewPart", fit)];
+  if (fit) return ["good", say(fit.model ? "previewFits" : "previewFitsAny", fit)];
+  if (placed < total) return ["part", say("previewPlaced", { placed, total })];
+  return ["", stock < placed ? say("previewStock", { stock, placed }) : ""];
+}
+
+/**
+ * Hear of every value a person gives a widget, in both of the front end's ways to draw nodes.
+ *
+ * @param {any} widget
+ */
+function watch(widget) {
+  const before = widget.callback;
+  /** @this {any} @param {...any} values */
+  widget.callback = function (...values) {
+    lookSoon();
+    return before?.apply(this, values);
+  };
+}
+
+app.registerExtension({
+  name: "loralocksmith.preview",
+
+  setup() {
+    api.addEventListener("graphChanged", lookSoon);
+  },
+
+  /** @param {any} node */
+  nodeCreated(node) {
+    const ours = PREVIEWED.has(node.comfyClass);
+    for (const widget of node.widgets ?? []) if (isModelWidget(widget.name) || (ours && widget.name === LORA_NAME)) watch(widget);
+    if (ours) lookSoon();
+  },
+
+  afterConfigureGraph: lookSoon,
+
+  /** After the lists of files were read anew. */
+  refreshComboInNodes() {
+    forgetPreviews();
+    for (const node of allNodes()) asked.delete(node);
+    lookSoon();
+  },
+});

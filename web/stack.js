@@ -1,0 +1,266 @@
+/** Shows the LoRAs of a stack's node as rows; the workflow keeps them as plain JSON text. */
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { readStyle } from "./dom.js";
+import { allNodes } from "./graph.js";
+import { panelOf } from "./panel.js";
+import { forgetPreviews, modelWiredTo, previewOf } from "./preview.js";
+import { openChooser } from "./stack_chooser.js";
+import { moved, readRows, writeRows } from "./stack_rows.js";
+import { StackView } from "./stack_view.js";
+import { say } from "./words.js";
+
+/** @typedef {import("./stack_rows.js").Row} Row */
+
+const LISTING = "LocksmithLoadAndFixLoRA"; // the node that lists the files
+const SHOW_CLIP = "loralocksmith.stack.clip";
+const MOST_IN_VIEW = 12;
+const ROW = 30; // pixels, as in stack.css
+const AROUND = 68; // above and below the rows
+const MARGIN = 6;
+const MIN_WIDTH = 440;
+const WAIT = 80; // milliseconds, in which several changes come together
+
+/** @type {WeakMap<object, Stack>} */
+const stacks = new WeakMap();
+/** @type {string[]} */
+let files = [];
+let showClip = false;
+let made = 0;
+let waiting = 0;
+
+/** What a stack's node shows and keeps. */
+class Stack {
+  /**
+   * @param {any} node
+   * @param {string} name of the input
+   */
+  constructor(node, name) {
+    this.node = node;
+    this.text = "[]";
+    this.rows = /** @type {Row[] | null} */ ([]);
+    this.asked = "";
+    this.stop = new AbortController();
+    this.view = new StackView({
+      change: (index, row, isDone) => this.set(this.list.map((old, at) => (at === index ? row : old)), isDone),
+      remove: (index) => this.remove(index),
+      choose: (index, anchor) => this.choose(index, anchor),
+      settle: () => this.settle(),
+      move: (index, to, isDone) => this.set(moved(this.list, index, to), isDone),
+      turnAll: (on) => this.set(this.list.map((row) => ({ ...row, on })), true),
+      toggleClip: () => void app.extensionManager.setting.set(SHOW_CLIP, !showClip),
+    });
+    // A type of its own, because after an undo the Vue nodes keep showing the old node's element for a widget of the same type.
+    this.widget = node.addDOMWidget(name, `locksmith_stack_${(made += 1)}`, this.view.element, {
+      hideInPanel: true,
+      socketless: true,
+      margin: MARGIN,
+      getMinHeight: () => this.leastHeight,
+      getMaxHeight: () => heightOf(this.list.length),
+      getValue: () => this.text,
+      setValue: (/** @type {unknown} */ value) => this.read(value),
+    });
+    this.show();
+  }
+
+  get list() {
+    return this.rows ?? [];
+  }
+
+  get leastHeight() {
+    return heightOf(Math.min(this.list.length, MOST_IN_VIEW));
+  }
+
+  /**
+   * Take what a workflow, or another extension, gives.
+   *
+   * @param {unknown} value
+   */
+  read(value) {
+    this.rows = readRows(value);
+    this.text = typeof value === "string" ? value : writeRows(this.list);
+    this.show();
+    if (!globalThis.LiteGraph?.vueNodesMode) this.node.expandToFitContent(); // Vue nodes do so by themselves
+  }
+
+  show() {
+    this.view.element.style.minHeight = `${this.leastHeight - 2 * MARGIN}px`;
+    this.view.show(this.rows, showClip, this.node.title);
+    lookSoon();
+  }
+
+  /**
+   * Take what a person does.
+   *
+   * @param {Row[]} rows
+   * @param {boolean} isDone whether it is a step of its own to undo
+   */
+  set(rows, isDone) {
+    const before = this.leastHeight;
+    this.rows = rows;
+    this.text = writeRows(rows);
+    this.show();
+    this.grow(this.leastHeight - before);
+    this.widget.callback?.(this.text);
+    if (isDone) this.settle();
+  }
+
+  /** Make what was done since the last time one step to undo. */
+  settle() {
+    app.canvas.emitBeforeChange();
+    app.canvas.emitAfterChange();
+    app.canvas.setDirty(true, true);
+  }
+
+  /** @param {number} more height */
+  grow(more) {
+    if (!more) return;
+    const panel = panelOf(this.node);
+    const before = this.node.size[1];
+    this.node.setSize([this.node.size[0], before + more]);
+    if (!panel) return;
+    panel.heightBefore += this.node.size[1] - before;
+    panel.heightAfter += this.node.size[1] - before;
+  }
+
+  /** @param {number} index */
+  remove(index) {
+    const rows = this.list.filter((_, at) => at !== index);
+    this.set(rows, true);
+    this.view.focus(index, "locksmith-stack-remove");
+  }
+
+  /**
+   * Let a person choose a row's file, or those of new rows.
+   *
+   * @param {number} index -1 for new ones
+   * @param {Element} anchor
+   */
+  choose(index, anchor) {
+    if (!this.rows) return this.set([], true);
+    const current = index < 0 ? "" : this.list[index].name;
+    const label = say(index < 0 ? "stackAdd" : "stackReplace", { file: current });
+    const taken = new Set(this.list.map((row) => row.name));
+    let at = index;
+    const choose = (/** @type {string} */ name) => {
+      if (at < 0) this.set([...this.list, { on: true, name, strength: 1 }], true);
+      else this.set(this.list.map((row, place) => (place === at ? { ...row, name } : row)), true);
+      at = -1; // with Shift, further files are added
+    };
+    openChooser(anchor, { label, files, current, taken, choose });
+  }
+
+  /** Ask what the rows' files are, if that is not what was asked last. */
+  look() {
+    const model = modelWiredTo(this.node);
+    const names = this.list.map((row) => row.name);
+    const asked = JSON.stringify([names, model]);
+    if (this.asked === asked) return;
+    this.asked = asked;
+    this.stop.abort();
+    this.stop = new AbortController();
+    const { signal } = this.stop;
+    names.forEach((name, index) => void this.lookAt(index, name, model, signal));
+  }
+
+  /**
+   * @param {number} index
+   * @param {string} name
+   * @param {import("./preview.js").ModelFile | null} model
+   * @param {AbortSignal} signal
+   */
+  async lookAt(index, name, model, signal) {
+    let answer = null;
+    if (isListed(name)) answer = await previewOf(name, model, signal).catch(() => undefined);
+    if (!signal.aborted) this.view.rows[index]?.showFit(answer);
+  }
+}
+
+/** @param {number} rows */
+function heightOf(rows) {
+  return AROUND + 2 * MARGIN + ROW * Math.max(rows, 1);
+}
+
+/** @param {string} name */
+function isListed(name) {
+  return files.includes(name) || files.includes(name.replaceAll("\\", "/"));
+}
+
+/** @returns {Generator<Stack>} */
+function* openStacks() {
+  for (const node of allNodes()) {
+    const stack = stacks.get(node);
+    if (stack) yield stack;
+  }
+}
+
+/** Look soon at what the files of all stacks are. */
+function lookSoon() {
+  clearTimeout(waiting);
+  waiting = window.setTimeout(() => {
+    for (const stack of openStacks()) stack.look();
+  }, WAIT);
+}
+
+/** @param {Record<string, any>} definitions of nodes, as the server gives them */
+function listFiles(definitions) {
+  const [kind, options] = definitions[LISTING]?.input?.required?.lora_name ?? [[]];
+  files = Array.isArray(kind) ? kind : (options?.options ?? []);
+}
+
+async function loadStyle() {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(await readStyle("./stack.css"));
+  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+}
+
+app.registerExtension({
+  name: "loralocksmith.stack",
+
+  settings: [
+    {
+      id: SHOW_CLIP,
+      name: "Show the text encoder's strengths in stacks",
+      tooltip: "Every row of Load and Fix LoRA (stack) gets a second strength. Rows where it differs always show it.",
+      category: ["LoRA Locksmith", "Stack", "Text encoder"],
+      type: "boolean",
+      defaultValue: false,
+      /** @param {boolean} value */
+      onChange(value) {
+        showClip = value;
+        for (const stack of app.rootGraph ? openStacks() : []) stack.show();
+      },
+    },
+  ],
+
+  getCustomWidgets() {
+    return {
+      /** @param {any} node @param {string} name */
+      LOCKSMITH_LORA_STACK(node, name) {
+        const stack = new Stack(node, name);
+        stacks.set(node, stack);
+        return { widget: stack.widget, minWidth: MIN_WIDTH, minHeight: 1 };
+      },
+    };
+  },
+
+  addCustomNodeDefs: listFiles,
+
+  async setup() {
+    api.addEventListener("graphChanged", lookSoon);
+    await loadStyle();
+  },
+
+  afterConfigureGraph: lookSoon,
+
+  /** @param {Record<string, any>} definitions */
+  refreshComboInNodes(definitions) {
+    listFiles(definitions);
+    forgetPreviews();
+    for (const stack of openStacks()) {
+      stack.asked = "";
+      stack.show();
+    }
+  },
+});

@@ -1,0 +1,85 @@
+/** Reads and writes the rows of a stack: the JSON text its node keeps, and what people do to it. */
+
+/**
+ * One LoRA; without `strength_clip` the text encoder gets `strength` too.
+ *
+ * @typedef {{on: boolean, name: string, strength: number, strength_clip?: number}} Row
+ */
+
+const STRONGEST = 100;
+
+/**
+ * The rows a text stands for; null where it stands for none.
+ *
+ * @param {unknown} text
+ * @returns {Row[] | null}
+ */
+export function readRows(text) {
+  try {
+    const rows = typeof text === "string" ? JSON.parse(text.trim() || "[]") : text;
+    return Array.isArray(rows) && rows.every(isRow) ? rows.map((row) => ({ on: true, strength: 1, ...row })) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** @param {any} row */
+function isRow(row) {
+  const { on = true, name, strength = 1, strength_clip: clip = 1 } = row ?? {};
+  return typeof on === "boolean" && typeof name === "string" && [strength, clip].every((number) => Number.isFinite(number));
+}
+
+/** @param {Row[]} rows */
+export function writeRows(rows) {
+  return JSON.stringify(rows);
+}
+
+/**
+ * @param {Row[]} rows
+ * @param {number} from
+ * @param {number} to
+ * @returns {Row[]}
+ */
+export function moved(rows, from, to) {
+  const others = rows.filter((_, index) => index !== from);
+  return [...others.slice(0, to), rows[from], ...others.slice(to)];
+}
+
+/**
+ * A row with another strength on the text encoder: none of its own where it is the same.
+ *
+ * @param {Row} row
+ * @param {number} strength
+ * @returns {Row}
+ */
+export function withClip(row, strength) {
+  const { strength_clip: _, ...rest } = row;
+  return strength === row.strength ? rest : { ...rest, strength_clip: strength };
+}
+
+/**
+ * A number as a person writes it, kept within the limits; nothing where it is none.
+ *
+ * @param {string} text
+ * @returns {number | undefined}
+ */
+export function readNumber(text) {
+  const number = Number(text.trim().replace(",", "."));
+  return text.trim() && Number.isFinite(number) ? rounded(number) : undefined;
+}
+
+/** @param {number} number */
+export function rounded(number) {
+  return Math.round(Math.min(STRONGEST, Math.max(-STRONGEST, number)) * 1e4) / 1e4;
+}
+
+/**
+ * A file's folder, with the slash, and its name without the ending.
+ *
+ * @param {string} name
+ * @returns {[string, string]}
+ */
+export function folderAndTitle(name) {
+  const cut = Math.max(name.lastIndexOf("/"), name.lastIndexOf("\\")) + 1;
+  return [name.slice(0, cut), name.slice(cut).replace(/\.(safetensors|sft|pt|pth|ckpt|bin)$/i, "")];
+}
