@@ -2,16 +2,17 @@
 
 import { app } from "../../scripts/app.js";
 import { readStyle } from "./dom.js";
-import { Shelf } from "./library_shelf.js";
-import { LibraryView } from "./library_view.js";
 import { say } from "./words.js";
 
 const TAB = "loralocksmith.library";
-/** @type {LibraryView | undefined} the page while it is open */
+
+/** @type {Promise<{shelf: import("./library_shelf.mjs").Shelf, make: () => import("./library_view.mjs").LibraryView}> | undefined} */
+let page;
+/** @type {import("./library_view.mjs").LibraryView | undefined} the page while it is open */
 let view;
-let style = "";
 let planned = 0;
-const shelf = new Shelf(() => (planned ||= requestAnimationFrame(update)));
+/** @type {HTMLElement | undefined} where the page is, or will be once it is loaded */
+let home;
 
 function update() {
   planned = 0;
@@ -23,26 +24,43 @@ function update() {
  *
  * @param {HTMLElement} place
  */
-function open(place) {
-  if (view && view.element.parentNode === place) return;
+async function open(place) {
+  home = place;
+  const { shelf, make } = await loadPage();
+  if (home !== place || (view && view.element.parentNode === place)) return;
   view?.end();
-  view = new LibraryView(shelf, style);
+  view = make();
   place.replaceChildren(view.element);
   view.update();
   void shelf.open();
 }
 
-function close() {
-  shelf.stop();
+async function close() {
+  home = undefined;
   view?.end();
   view = undefined;
+  (await loadPage()).shelf.stop();
+}
+
+/** All that only the open page needs: the front end itself loads only files that end with .js. */
+function loadPage() {
+  return (page ??= makePage());
+}
+
+async function makePage() {
+  const [{ LibraryView }, { Shelf }, style] = await Promise.all([
+    import("./library_view.mjs"),
+    import("./library_shelf.mjs"),
+    readStyle("./library.css"),
+  ]);
+  const shelf = new Shelf(() => (planned ||= requestAnimationFrame(update)));
+  return { shelf, make: () => new LibraryView(shelf, style) };
 }
 
 app.registerExtension({
   name: TAB,
 
-  async setup() {
-    style = await readStyle("./library.css");
+  setup() {
     const manager = /** @type {any} */ (app.extensionManager);
     (manager.sidebarTab ?? manager).registerSidebarTab({
       id: TAB,
@@ -51,13 +69,13 @@ app.registerExtension({
       label: say("libraryLabel"),
       tooltip: say("library"),
       type: "custom",
-      render: open,
-      destroy: close,
+      render: (/** @type {HTMLElement} */ place) => void open(place),
+      destroy: () => void close(),
     });
   },
 
   /** After the list of files was read anew. */
   refreshComboInNodes() {
-    if (view?.element.isConnected) void shelf.refresh();
+    if (view?.element.isConnected) void loadPage().then(({ shelf }) => shelf.refresh());
   },
 });

@@ -6,7 +6,6 @@ import { readStyle } from "./dom.js";
 import { allNodes } from "./graph.js";
 import { panelOf } from "./panel.js";
 import { forgetPreviews, modelWiredTo, previewOf } from "./preview.js";
-import { openChooser } from "./stack_chooser.js";
 import { moved, readRows, writeRows } from "./stack_rows.js";
 import { StackView } from "./stack_view.js";
 import { say } from "./words.js";
@@ -20,6 +19,8 @@ const ROW = 30; // pixels, as in stack.css
 const AROUND = 68; // above and below the rows
 const MARGIN = 6;
 const MIN_WIDTH = 440;
+const MIN_WIDTH_OF_MERGE = 560;
+const CONNECTED = /(^|\.)lora_\d+$/;
 const WAIT = 80; // milliseconds, in which several changes come together
 
 /** @type {WeakMap<object, Stack>} */
@@ -35,9 +36,11 @@ class Stack {
   /**
    * @param {any} node
    * @param {string} name of the input
+   * @param {boolean} isMerge whether rows may name connected LoRAs, and have weights for parts
    */
-  constructor(node, name) {
+  constructor(node, name, isMerge) {
     this.node = node;
+    this.isMerge = isMerge;
     this.text = "[]";
     this.rows = /** @type {Row[] | null} */ ([]);
     this.asked = "";
@@ -50,7 +53,7 @@ class Stack {
       move: (index, to, isDone) => this.set(moved(this.list, index, to), isDone),
       turnAll: (on) => this.set(this.list.map((row) => ({ ...row, on })), true),
       toggleClip: () => void app.extensionManager.setting.set(SHOW_CLIP, !showClip),
-    });
+    }, isMerge);
     // A type of its own, because after an undo the Vue nodes keep showing the old node's element for a widget of the same type.
     this.widget = node.addDOMWidget(name, `locksmith_stack_${(made += 1)}`, this.view.element, {
       hideInPanel: true,
@@ -66,6 +69,13 @@ class Stack {
 
   get list() {
     return this.rows ?? [];
+  }
+
+  /** @returns {string[]} what rows call the LoRAs that are connected to the node */
+  get connected() {
+    const inputs = this.isMerge ? this.node.inputs : [];
+    return inputs.filter((/** @type {any} */ input) => input.link != null && CONNECTED.test(input.name))
+      .map((/** @type {any} */ input) => input.name.split(".").pop());
   }
 
   get leastHeight() {
@@ -140,6 +150,7 @@ class Stack {
   choose(index, anchor) {
     if (!this.rows) return this.set([], true);
     const current = index < 0 ? "" : this.list[index].name;
+    const choices = [...this.connected, ...files];
     const label = say(index < 0 ? "stackAdd" : "stackReplace", { file: current });
     const taken = new Set(this.list.map((row) => row.name));
     let at = index;
@@ -148,14 +159,14 @@ class Stack {
       else this.set(this.list.map((row, place) => (place === at ? { ...row, name } : row)), true);
       at = -1; // with Shift, further files are added
     };
-    openChooser(anchor, { label, files, current, taken, choose });
+    void import("./stack_chooser.mjs").then(({ openChooser }) => openChooser(anchor, { label, files: choices, current, taken, choose }));
   }
 
   /** Ask what the rows' files are, if that is not what was asked last. */
   look() {
     const model = modelWiredTo(this.node);
     const names = this.list.map((row) => row.name);
-    const asked = JSON.stringify([names, model]);
+    const asked = JSON.stringify([names, model, this.connected]);
     if (this.asked === asked) return;
     this.asked = asked;
     this.stop.abort();
@@ -172,7 +183,8 @@ class Stack {
    */
   async lookAt(index, name, model, signal) {
     let answer = null;
-    if (isListed(name)) answer = await previewOf(name, model, signal).catch(() => undefined);
+    if (this.isMerge && CONNECTED.test(name)) answer = this.connected.includes(name) ? undefined : null;
+    else if (isListed(name)) answer = await previewOf(name, model, signal).catch(() => undefined);
     if (!signal.aborted) this.view.rows[index]?.showFit(answer);
   }
 }
@@ -236,11 +248,11 @@ app.registerExtension({
 
   getCustomWidgets() {
     return {
-      /** @param {any} node @param {string} name */
-      LOCKSMITH_LORA_STACK(node, name) {
-        const stack = new Stack(node, name);
+      /** @param {any} node @param {string} name @param {any} input its type and options */
+      LOCKSMITH_LORA_STACK(node, name, input) {
+        const stack = new Stack(node, name, Boolean(input?.[1]?.blocks));
         stacks.set(node, stack);
-        return { widget: stack.widget, minWidth: MIN_WIDTH, minHeight: 1 };
+        return { widget: stack.widget, minWidth: stack.isMerge ? MIN_WIDTH_OF_MERGE : MIN_WIDTH, minHeight: 1 };
       },
     };
   },

@@ -3,7 +3,7 @@
 import { make, makeButton } from "./dom.js";
 import { fitOf } from "./stack_fit.js";
 import { StrengthField } from "./stack_field.js";
-import { folderAndTitle, withClip } from "./stack_rows.js";
+import { folderAndTitle, withBlocks, withClip } from "./stack_rows.js";
 import { say } from "./words.js";
 
 /** @typedef {import("./stack_rows.js").Row} Row */
@@ -22,8 +22,9 @@ export class StackRow {
   /**
    * @param {number} index
    * @param {Orders} orders
+   * @param {boolean} hasBlocks whether it has weights for parts of its LoRA
    */
-  constructor(index, orders) {
+  constructor(index, orders, hasBlocks) {
     this.index = index;
     this.orders = orders;
     this.row = /** @type {Row} */ ({ on: true, name: "", strength: 1 });
@@ -38,7 +39,12 @@ export class StackRow {
     this.strength = new StrengthField("locksmith-stack-model", (strength) => change({ ...this.row, strength }), orders.settle);
     this.clip = new StrengthField("locksmith-stack-clip", (strength) => change(withClip(this.row, strength)), orders.settle);
     this.cross = makeButton("locksmith-stack-remove", "\u2715", () => orders.remove(this.index));
-    const fields = [this.strength.element, this.clip.element];
+    this.blocks = make("input", "locksmith-stack-blocks");
+    this.blocks.autocomplete = "off";
+    this.blocks.spellcheck = false;
+    this.blocks.hidden = !hasBlocks;
+    this.blocks.addEventListener("change", () => orders.change(this.index, withBlocks(this.row, this.blocks.value), true));
+    const fields = [this.strength.element, this.clip.element, this.blocks];
     this.element = make("li", "locksmith-stack-row", this.handle, this.toggle, this.name, this.fit, ...fields, this.cross);
   }
 
@@ -58,6 +64,9 @@ export class StackRow {
     tell(this.handle, say("stackMove", { file: title }), say("stackMoveHint"));
     tell(this.cross, say("stackRemove", { file: title }), say("stackRemoveHint"));
     this.strength.show(row.strength, say(withClipStrengths ? "stackStrengthModel" : "stackStrength", { file: title }));
+    this.blocks.value = row.blocks ?? "";
+    this.blocks.placeholder = say("stackBlocks");
+    tell(this.blocks, say("stackBlocksOf", { file: title }), row.blocks || say("stackBlocksHint"));
     this.clip.element.hidden = !withClipStrengths;
     this.clip.show(row.strength_clip ?? row.strength, say("stackStrengthClip", { file: title }));
   }

@@ -1,9 +1,9 @@
 /** Reads and writes the rows of a stack: the JSON text its node keeps, and what people do to it. */
 
 /**
- * One LoRA; without `strength_clip` the text encoder gets `strength` too.
+ * One LoRA; without `strength_clip` the text encoder gets `strength` too. `blocks`: weights for its parts, where a node takes them.
  *
- * @typedef {{on: boolean, name: string, strength: number, strength_clip?: number}} Row
+ * @typedef {{on: boolean, name: string, strength: number, strength_clip?: number, blocks?: string}} Row
  */
 
 const STRONGEST = 100;
@@ -25,8 +25,8 @@ export function readRows(text) {
 
 /** @param {any} row */
 function isRow(row) {
-  const { on = true, name, strength = 1, strength_clip: clip = 1 } = row ?? {};
-  return typeof on === "boolean" && typeof name === "string" && [strength, clip].every((number) => Number.isFinite(number));
+  const { on = true, name, strength = 1, strength_clip: clip = 1, blocks = "" } = row ?? {};
+  return typeof on === "boolean" && typeof name === "string" && typeof blocks === "string" && [strength, clip].every((number) => Number.isFinite(number));
 }
 
 /** @param {Row[]} rows */
@@ -55,6 +55,18 @@ export function moved(rows, from, to) {
 export function withClip(row, strength) {
   const { strength_clip: _, ...rest } = row;
   return strength === row.strength ? rest : { ...rest, strength_clip: strength };
+}
+
+/**
+ * A row with weights for its parts: without any where all are 1.
+ *
+ * @param {Row} row
+ * @param {string} blocks
+ * @returns {Row}
+ */
+export function withBlocks(row, blocks) {
+  const { blocks: _, ...rest } = row;
+  return blocks.trim() ? { ...rest, blocks: blocks.trim() } : rest;
 }
 
 /**

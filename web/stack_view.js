@@ -17,16 +17,20 @@ import { StackRow } from "./stack_row.js";
  * @property {() => void} toggleClip
  */
 
-const PARTS = ["handle", "switch", "name", "model", "clip", "remove"].map((part) => `locksmith-stack-${part}`);
+const PARTS = ["handle", "switch", "name", "model", "clip", "blocks", "remove"].map((part) => `locksmith-stack-${part}`);
 
 const STEPS = /** @type {Record<string, number>} */ ({ ArrowUp: -1, ArrowDown: 1 });
 const ARROWS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"];
 const OWN_KEYS = new Set([...ARROWS, "Enter", " ", "Delete", "Backspace", "Home", "End", "PageUp", "PageDown"]);
 
 export class StackView {
-  /** @param {Orders & Wishes} orders */
-  constructor(orders) {
+  /**
+   * @param {Orders & Wishes} orders
+   * @param {boolean} hasBlocks whether rows have weights for parts of their LoRAs
+   */
+  constructor(orders, hasBlocks) {
     this.orders = orders;
+    this.hasBlocks = hasBlocks;
     /** @type {StackRow[]} */
     this.rows = [];
     this.all = makeButton("locksmith-stack-switch locksmith-stack-all", "", () => orders.turnAll(this.all.ariaChecked !== "true"));
@@ -59,7 +63,7 @@ export class StackView {
     const shown = rows ?? [];
     while (this.rows.length > shown.length) this.rows.pop()?.element.remove();
     while (this.rows.length < shown.length) {
-      const row = new StackRow(this.rows.length, this.orders);
+      const row = new StackRow(this.rows.length, this.orders, this.hasBlocks);
       this.rows.push(row);
       this.list.append(row.element);
     }

@@ -1,13 +1,13 @@
 /** What the library tells of one file, and what can be done with it. */
 
 import { copyText, make, makeButton } from "./dom.js";
-import { copyOf } from "./library_copy.js";
-import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./library_words.js";
+import { copyOf } from "./library_copy.mjs";
+import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./library_words.mjs";
 import { fromMarkdown } from "./markup.js";
 import { ask } from "./server.js";
 import { say } from "./words.js";
 
-/** @typedef {import("./library_rows.js").Row} Row */
+/** @typedef {import("./library_rows.mjs").Row} Row */
 /**
  * What the details ask of the page around them.
  *

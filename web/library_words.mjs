@@ -1,10 +1,10 @@
 /** How the library tells of a file in words and marks. */
 
 import { make, makeButton } from "./dom.js";
-import { STATES, stateOf, UNTOLD } from "./library_rows.js";
+import { STATES, stateOf, UNTOLD } from "./library_rows.mjs";
 import { say } from "./words.js";
 
-/** @typedef {import("./library_rows.js").Row} Row */
+/** @typedef {import("./library_rows.mjs").Row} Row */
 
 /** A sign for each state, because colours alone do not tell everyone. */
 const SIGNS = { good: "✓", mended: "✓", partly: "!", untold: "?", bad: "✕", unreadable: "✕" };

@@ -1,9 +1,9 @@
 /** Keeps up with the server's scan of the loras folders: rows as they come. */
 
-import { prepare } from "./library_rows.js";
+import { prepare } from "./library_rows.mjs";
 import { ask } from "./server.js";
 
-/** @typedef {import("./library_rows.js").Row} Row */
+/** @typedef {import("./library_rows.mjs").Row} Row */
 
 const PAUSE = 250; // milliseconds between two questions while the server reads
 

@@ -5,7 +5,7 @@ import { make } from "./dom.js";
 import { tell } from "./server.js";
 import { say } from "./words.js";
 
-/** @typedef {import("./library_rows.js").Row} Row */
+/** @typedef {import("./library_rows.mjs").Row} Row */
 
 const USUAL = "comfyui";
 

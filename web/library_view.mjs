@@ -2,15 +2,15 @@
 
 import { app } from "../../scripts/app.js";
 import { make, makeButton } from "./dom.js";
-import { LibraryDetails } from "./library_details.js";
-import { LibraryList } from "./library_list.js";
-import { addInTheMiddle, carry } from "./library_place.js";
-import { EVERYTHING, pick, sorted, SORT_NAMES, STATES } from "./library_rows.js";
-import { dressIcon, makeIcon, makeMark, paintMark, tellChoice, tellSize, tellState, tellUntold } from "./library_words.js";
+import { LibraryDetails } from "./library_details.mjs";
+import { LibraryList } from "./library_list.mjs";
+import { addInTheMiddle, carry } from "./library_place.mjs";
+import { EVERYTHING, pick, sorted, SORT_NAMES, STATES } from "./library_rows.mjs";
+import { dressIcon, makeIcon, makeMark, paintMark, tellChoice, tellSize, tellState, tellUntold } from "./library_words.mjs";
 import { say } from "./words.js";
 
-/** @typedef {import("./library_rows.js").Row} Row */
-/** @typedef {import("./library_rows.js").Choice} Choice */
+/** @typedef {import("./library_rows.mjs").Row} Row */
+/** @typedef {import("./library_rows.mjs").Choice} Choice */
 
 const KEPT = "loralocksmith.library";
 const WIDE_PAGE = 900; // pixels from which the details stand beside the list
@@ -40,7 +40,7 @@ export class LibraryView {
   empty = make("p", "shelf-empty shelf-faint");
 
   /**
-   * @param {import("./library_shelf.js").Shelf} shelf
+   * @param {import("./library_shelf.mjs").Shelf} shelf
    * @param {string} style the text of library.css
    */
   constructor(shelf, style) {
@@ -121,7 +121,7 @@ export class LibraryView {
     return head;
   }
 
-  /** @returns {import("./library_list.js").Manner} */
+  /** @returns {import("./library_list.mjs").Manner} */
   makeManner() {
     return {
       columns: COLUMNS.length,

@@ -2,7 +2,7 @@
 
 import { make } from "./dom.js";
 
-/** @typedef {import("./library_rows.js").Row} Row */
+/** @typedef {import("./library_rows.mjs").Row} Row */
 
 const WIDE_ROW = 28; // pixels, as in library.css
 const NARROW_ROW = 46;
