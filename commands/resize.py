@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from ..key_maps.metadata_values import clean
 from .arguments import add_cuts, add_written, ask_of, dtype_of
 from .output import FAILED, FINE
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"file": options.output, "kept_energy": made.kept_energy, "modules": [row._asdict() for row in made.rows]}))
     else:
-        print(_told(made, options.output))
+        print(clean(_told(made, options.output)))
     return FINE
 
 
@@ -51,7 +52,7 @@ def failed(options: argparse.Namespace, error: Exception) -> int:
     if options.json:
         print(json.dumps({"error": fault}))
     else:
-        print(f"{fault}. Nothing was written.", file=sys.stderr)
+        print(clean(f"{fault}. Nothing was written."), file=sys.stderr)
     return FAILED
 
 

@@ -105,14 +105,17 @@ def _weights_told(weights: Mapping[str, Any]) -> Iterator[str]:
     def told(number: float | None) -> str:
         return "-" if number is None else f"{number:.4f}"
 
+    def size(number: float | None) -> str:
+        return "not a number" if number is None else f"{number:.4g}"
+
     yield from ("", "## Weights", "", f"- Cosine of all changes together: {told(weights['cosine'])}")
-    yield f"- Norm of A {weights['norm_a']:.4g}, of B {weights['norm_b']:.4g}"
-    yield f"- Energy where only A changes anything: {weights['energy_only_a']:.4g}; only B: {weights['energy_only_b']:.4g}"
+    yield f"- Norm of A {size(weights['norm_a'])}, of B {size(weights['norm_b'])}"
+    yield f"- Energy where only A changes anything: {size(weights['energy_only_a'])}; only B: {size(weights['energy_only_b'])}"
     yield ""
     meetings = weights["meetings"][:MOST_LISTED]
     rows = [
         (code(f"{meeting['weight']}, rows {meeting['rows'][0]} to {meeting['rows'][1] - 1}"), told(meeting["cosine"]),
-         f"{meeting['norm_a']:.4g}", f"{meeting['norm_b']:.4g}")
+         size(meeting["norm_a"]), size(meeting["norm_b"]))
         for meeting in meetings
     ]  # fmt: skip
     yield from table(("weight", "cosine", "norm in A", "norm in B"), rows)

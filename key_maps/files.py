@@ -5,23 +5,28 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+MOST_OF_NAME = 40  # characters that a temporary name takes from its file's, which may be as long as the system allows
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[tuple[BinaryIO, Path]]:
+def replacing(
+    path: str | os.PathLike[str], overwrite: bool = True, at_last: Callable[[], Any] | None = None
+) -> Iterator[tuple[BinaryIO, Path]]:
     """(a new file beside `path`, open for reading and writing, its name); it takes the place of `path` when the block ends.
 
     In one step: whoever reads `path` sees the old file or the new one. What is raised leaves `path` as it was and nothing behind.
-    The new file has the permissions of the one it replaces, else those of any new file. Raises OSError, and FileExistsError for a
-    file at `path` unless `overwrite`, before the block and after it.
+    The new file has the permissions of the one it replaces, else those of any new file. `at_last()` is called when all is ready,
+    right before the new file takes its place. Raises OSError, and FileExistsError for a file at `path` unless `overwrite`, before
+    the block and after it.
     """
     path = Path(path)
     check_free(path, overwrite)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:MOST_OF_NAME]}.", suffix=".part", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w+b") as file:
@@ -29,12 +34,42 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, _mode(path))
-        check_free(path, overwrite)
-        os.replace(temporary, path)
+        if at_last is not None:
+            at_last()
+        _put(temporary, path, overwrite)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _put(temporary: Path, path: Path, overwrite: bool) -> None:
+    """Give the new file its name. A link, unlike a rename, cannot take the place of a file that another process has put there."""
+    if not overwrite:
+        check_free(path, overwrite)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise _taken(path) from None
+        except OSError:
+            pass  # The file system has no links.
+        else:
+            return temporary.unlink()
+    os.replace(temporary, path)
+
+
+@contextmanager
+def making_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder and those it is in for a block that writes into it; what is raised takes away those that are empty."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -45,8 +80,12 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
 def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
     """Raises FileExistsError where there is a file at `path`, unless it may be overwritten."""
-    if not overwrite and os.path.exists(path):
-        raise FileExistsError(errno.EEXIST, "there is a file already; it is only overwritten when that is asked for", os.fspath(path))
+    if not overwrite and os.path.lexists(path):
+        raise _taken(path)
+
+
+def _taken(path: str | os.PathLike[str]) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "there is a file already; it is only overwritten when that is asked for", os.fspath(path))
 
 
 def _mode(path: Path) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
-from .header import MAX_HEADER_BYTES, LoraFileError
+from .header import MAX_HEADER_BYTES, LoraFileError, open_file
 
 CHUNK_BYTES = 1 << 22
 # AUTOMATIC1111's first model hash: stable-diffusion-webui model_hash, sd-scripts library/train_util.py model_hash.
@@ -46,7 +46,7 @@ def file_hashes(path: str | os.PathLike[str], progress: Callable[[int, int], Any
     Raises LoraFileError where the file cannot be read or changes its size meanwhile.
     """
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed below; only the opening's errors are caught here
+        file = open_file(path, 0)
     except FileNotFoundError:
         raise LoraFileError(path, "there is no such file", "Check the name, or refresh the file list") from None
     except OSError as error:

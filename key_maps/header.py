@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import stat
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from math import prod
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 # The format's own limit (safetensors' Rust reader, MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 100_000_000
+MAX_CONFIG_BYTES = 10_000_000  # of an adapter_config.json; real ones have some thousands
 
 # Bits per element: safetensors' Dtype list; sub-byte types are packed.
 DTYPE_BITS = {
@@ -41,14 +44,44 @@ class TensorInfo(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A safetensors header: tensor name -> TensorInfo, the file's own metadata (str -> str), and where the data begins."""
+    """A safetensors header: tensor name -> TensorInfo, the file's own metadata (str -> str), and where the data begins.
+
+    stamp: tells the very file it was read from, see `check_unchanged`; () for one that was not read from a file.
+    """
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     data_start: int = 0
+    stamp: tuple[int, ...] = ()
 
 
 REMEDY = "Download or export the file again"
+CHANGED = "The file changed while it was read: try again"
+
+
+def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
+    """Open a regular file to be read. Raises OSError for anything else: a pipe would be waited for, a device has no end."""
+    file = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def stamp_of(file: BinaryIO) -> tuple[int, ...]:
+    """What tells that an open file is the same and was not written to."""
+    about = os.fstat(file.fileno())
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def check_unchanged(path: str | os.PathLike[str], file: BinaryIO, header: Header) -> None:
+    """Raises LoraFileError where the open file is not the one the header was read from, whose offsets would be wrong for it."""
+    if header.stamp and stamp_of(file) != header.stamp:
+        raise LoraFileError(path, "it is another file than a moment ago", CHANGED)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -58,8 +91,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     offsets that agree with shape and dtype and cover the data exactly. Raises LoraFileError, never anything else.
     """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_file(path) as file:
+            stamp = stamp_of(file)
+            size = stamp[2]
             length = _header_length(path, file.read(8), size)
             raw = file.read(length)
     except FileNotFoundError:
@@ -68,7 +102,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise LoraFileError(path, f"it cannot be opened ({error.strerror or error})", "Check that it is a file and may be read") from None
     if len(raw) < length:
         raise LoraFileError(path, "it ends inside its own header", REMEDY)
-    return parse_header(path, raw, size - 8 - length)
+    return parse_header(path, raw, size - 8 - length)._replace(stamp=stamp)
 
 
 def _header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int:
@@ -99,34 +133,90 @@ def _no_header(path: str | os.PathLike[str], first: bytes, length: int, size: in
 def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> Header:
     """Parse the JSON text `raw` of a header; `data_bytes` is the size of what follows it in the file."""
     try:
-        content = json.loads(raw.decode("utf-8"))
-        if raw.count(b'"dtype"') != len(content) - ("__metadata__" in content):
-            # A name that stands twice leaves fewer entries than descriptions (or metadata quotes a header): look closely.
-            content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
+        content = json.loads(raw.decode("utf-8"), parse_constant=_no_number)
+        if _may_repeat(raw, content):
+            content = json.loads(raw.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_without_repeats)
     except UnicodeDecodeError:
         raise LoraFileError(path, "its header is not UTF-8 text", REMEDY) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise LoraFileError(path, f"its header is not valid JSON ({str(error)[:120]})", REMEDY) from None
+    except RecursionError:
+        raise _nested(path) from None
     if not isinstance(content, dict):
         raise LoraFileError(path, "its header is not a JSON object", REMEDY)
-    metadata = content.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict):
+    metadata = content.pop("__metadata__", None)
+    if metadata is not None and not isinstance(metadata, dict):
         raise LoraFileError(path, "its metadata is not a JSON object", REMEDY)
+    if metadata and any(type(value) is not str and _is_deep(value) for value in metadata.values()):
+        raise _nested(path)
     tensors = _in_order(content, data_bytes)
     if tensors is None:
+        if _is_deep(content, MOST_DEPTH + 2):
+            raise _nested(path)
         tensors = {name: _tensor_info(path, name, entry) for name, entry in content.items()}
-        _check_numbers(path, tensors)
         _check_layout(path, tensors, data_bytes)
-    return Header(tensors, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}, 8 + len(raw))
+    _check_names(path, tensors)
+    # Metadata are text; what a damaged file has there instead is shown as it stands.
+    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}
+    return Header(tensors, told, 8 + len(raw))
+
+
+def _may_repeat(raw: bytes, content: Any) -> bool:
+    """Whether a name may stand twice: then there are more descriptions than entries (or metadata quote a header)."""
+    if not isinstance(content, dict):
+        return False
+    entries = len(content) - ("__metadata__" in content)
+    return any(raw.count(word) != entries for word in FIELDS) or raw.count(b'"__metadata__"') > 1
+
+
+FIELDS = (b'"dtype"', b'"shape"', b'"data_offsets"')
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        (repeated, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the name {repeated[:80]!r} stands in it twice")
     return content
+
+
+MOST_DEPTH = 125  # below a tensor or the metadata: safetensors' JSON reader stops at 128 in all
+
+
+def _is_deep(value: Any, most: int = MOST_DEPTH) -> bool:
+    """Whether lists and objects are nested deeper than safetensors reads; Python's own limit would depend on who calls."""
+    if not isinstance(value, (dict, list)):
+        return False
+    return not most or any(_is_deep(inner, most - 1) for inner in (value.values() if isinstance(value, dict) else value))
+
+
+def _nested(path: str | os.PathLike[str]) -> LoraFileError:
+    return LoraFileError(path, "its header is not valid JSON (it is nested too deep)", REMEDY)
+
+
+def _data_bytes(dtype: str, shape: Iterable[int]) -> int:
+    """Raises KeyError for an unknown dtype, OverflowError for a size beyond 64 bits, ValueError for one that ends within a byte.
+
+    As safetensors does, in the order of the dimensions: a product of millions of numbers would take hours.
+    """
+    count = 1
+    for size in shape:
+        count *= size
+        if count >= LIMIT:
+            break
+    bits = count * DTYPE_BITS[dtype]
+    if bits >= LIMIT:
+        raise OverflowError(f"more than {LIMIT} bits")
+    if bits % 8:
+        raise ValueError("half a byte")
+    return bits // 8
+
+
+LIMIT = 2**64
 
 
 def _in_order(content: Mapping[str, Any], data_bytes: int) -> dict[str, TensorInfo] | None:
@@ -136,12 +226,15 @@ def _in_order(content: Mapping[str, Any], data_bytes: int) -> dict[str, TensorIn
     position, make = 0, tuple.__new__
     try:
         for name, entry in content.items():
-            dtype, shape = entry["dtype"], tuple(entry["shape"])
+            dtype, sizes = entry["dtype"], entry["shape"]
+            if type(sizes) is not list or len(entry) != 3:
+                return None
+            shape = tuple(sizes)
             sized = known.get((dtype, shape))
             if sized is None:
-                if any(type(size) is not int or size < 0 for size in shape):
+                if any(type(size) is not int or not 0 <= size < LIMIT for size in shape):
                     return None
-                sized = known[dtype, shape] = shape, (DTYPE_BITS[dtype] * prod(shape) + 7) // 8
+                sized = known[dtype, shape] = shape, _data_bytes(dtype, shape)
             end = position + sized[1]
             if entry["data_offsets"] != [position, end]:
                 return None
@@ -150,36 +243,42 @@ def _in_order(content: Mapping[str, Any], data_bytes: int) -> dict[str, TensorIn
             position = end
     except (TypeError, KeyError, ValueError, OverflowError):
         return None
-    return tensors if position == data_bytes and position < 2**63 else None
+    return tensors if position == data_bytes else None
 
 
 def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorInfo:
+    """One tensor on its own, to tell what is wrong with it."""
+    wrong = LoraFileError(path, f"its header describes the tensor {name[:80]!r} wrongly", REMEDY)
     try:
-        shape = tuple(entry["shape"])
-        start, end = entry["data_offsets"]
-        needed = (DTYPE_BITS[entry["dtype"]] * prod(shape) + 7) // 8
-    except (TypeError, KeyError, ValueError, OverflowError):
-        raise LoraFileError(path, f"its header describes the tensor {name[:80]!r} wrongly", REMEDY) from None
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, *offsets]
+        if not type(shape) is type(offsets) is list or len(offsets) != 2 or not all(isinstance(number, (int, float)) for number in numbers):
+            raise wrong
+        if any(type(number) is not int or not 0 <= number < LIMIT for number in numbers):
+            raise OverflowError("no size")
+        needed = _data_bytes(dtype, shape)
+    except OverflowError:
+        raise LoraFileError(path, f"the tensor {name[:80]!r} has impossible numbers in its shape or offsets", REMEDY) from None
+    except (TypeError, KeyError, ValueError):
+        raise wrong from None
+    start, end = offsets
     if needed != end - start:
         raise LoraFileError(path, f"the tensor {name[:80]!r} has {end - start} bytes, its shape and dtype need {needed}", REMEDY)
-    return TensorInfo(entry["dtype"], shape, start, end)
+    return TensorInfo(dtype, tuple(shape), start, end)
 
 
-def _check_numbers(path: str | os.PathLike[str], tensors: Mapping[str, TensorInfo]) -> None:
-    """All sizes and offsets are whole and in range; checked in one go, because a file has thousands."""
-    numbers = [number for info in tensors.values() for number in (*info.shape, info.start, info.end)]
-    if not numbers or (set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) < 2**63):
-        return
-    for name, info in tensors.items():
-        if any(type(number) is not int or not 0 <= number < 2**63 for number in (*info.shape, info.start, info.end)):
-            raise LoraFileError(path, f"the tensor {name[:80]!r} has impossible numbers in its shape or offsets", REMEDY)
+def _check_names(path: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Half of a character is in no name: UTF-8 cannot write it, and no other tool would read the file."""
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        raise LoraFileError(path, "a tensor's name in its header is no valid Unicode", REMEDY) from None
 
 
 def _check_layout(path: str | os.PathLike[str], tensors: Mapping[str, TensorInfo], data_bytes: int) -> None:
     position = 0
-    for info in sorted(tensors.values(), key=itemgetter(2, 3)):
+    for name, info in sorted(tensors.items(), key=lambda item: item[1][2:]):
         if info.start != position:
-            name = next(name for name, other in tensors.items() if other is info)
             raise LoraFileError(path, f"the data of {name[:80]!r} overlaps another tensor or leaves a hole", REMEDY)
         position = info.end
     if position > data_bytes:
@@ -199,7 +298,8 @@ def read_numbers(path: str | os.PathLike[str], header: Header, names: Iterable[s
     found = {}
     wanted = sorted((name for name in names if prod(header.tensors[name].shape) == 1), key=lambda name: header.tensors[name].start)
     try:
-        with open(path, "rb", buffering=65536) as file:
+        with open_file(path, 65536) as file:
+            check_unchanged(path, file, header)
             for name in wanted:
                 info = header.tensors[name]
                 file.seek(header.data_start + info.start)
@@ -209,14 +309,16 @@ def read_numbers(path: str | os.PathLike[str], header: Header, names: Iterable[s
                 elif info.dtype in NUMBERS:
                     found[name] = float(struct.unpack(NUMBERS[info.dtype], raw)[0])
     except (OSError, struct.error) as error:
-        raise LoraFileError(path, f"it cannot be read ({error})", "The file changed while it was read: try again") from None
+        raise LoraFileError(path, f"it cannot be read ({error})", CHANGED) from None
     return found
 
 
 def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | None:
     """The content of PEFT's `adapter_config.json` beside `path`, or None where there is none that can be read."""
     try:
-        content = json.loads((Path(path).parent / "adapter_config.json").read_text("utf-8"))
+        with open_file(Path(path).parent / "adapter_config.json") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+        content = json.loads(raw.decode("utf-8")) if len(raw) <= MAX_CONFIG_BYTES else None
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -24,7 +24,8 @@ LEAST_AGREEING = 0.5  # share of the patterns with known shapes that must agree 
 LEAST_TRAINED = 0.75  # share of the blocks below the highest that must be trained for their number to tell
 LONGEST_NUMBER = 6  # digits of what can no longer be a block's number
 CLOSE = 0.7  # share of the best score that makes a family worth naming beside the best
-FAMILY_METADATA = ("modelspec.architecture", "ss_base_model_version")  # metadata that names the base model, the plainer first
+OWN_FAMILY = "locksmith.family"  # what this pack's own files tell: the table's name
+FAMILY_METADATA = (OWN_FAMILY, "modelspec.architecture", "ss_base_model_version")  # metadata that names the base model, the plainer first
 LONGEST_VALUE = 100
 WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
@@ -170,7 +171,7 @@ def _by_metadata(families: Sequence[Family], metadata: Mapping[str, str]) -> tup
         value = metadata.get(key)
         if not isinstance(value, str):
             continue
-        lengths = {family.name: _told(family, value) for family in families}
+        lengths = {family.name: int(family.name == value) if key == OWN_FAMILY else _told(family, value) for family in families}
         longest = max(lengths.values())
         told = [family for family in families if lengths[family.name] == longest]
         if longest and len(told) == 1:

@@ -16,7 +16,7 @@ from .draw import draw_site
 from .garbage import without_collection
 from .groups import Groups, group_keys
 from .header import Header, adapter_config_beside, read_header, read_numbers
-from .identify import FAMILY_METADATA, Guess, identify
+from .identify import FAMILY_METADATA, OWN_FAMILY, Guess, identify
 from .metadata import Metadata, read_metadata
 from .own import NONE, OwnMaps
 from .plan import (
@@ -91,6 +91,12 @@ class Inspection:
     def family(self) -> Guess:
         """The family the file was made for."""
         return self.report.guess
+
+    @property
+    def family_metadata(self) -> dict[str, str]:
+        """What a new file made of this one tells of its model, whose names alone may fit several; {} where it cannot be told."""
+        family = self.plan.site.family
+        return {OWN_FAMILY: family.name} if family and not (self.drawn and self.family.rivals) else {}
 
     @property
     def only_encoders(self) -> bool:

@@ -150,13 +150,21 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
             continue
         config = next((_changed(entry) for entry in entries if entry.name == CONFIG), 0)
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 waiting.append((f"{inside}{entry.name}/", entry.path))
             elif entry.name.lower().endswith((*ENDINGS, *PICKLED)):
                 with suppress(OSError):
                     about = entry.stat()
                     found[inside + entry.name] = Stamp(about.st_size, about.st_mtime_ns, config)
     return dict(sorted(found.items()))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _changed(entry: os.DirEntry[str]) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+from .respell import Refused
 
 
 class Trained(NamedTuple):
@@ -22,8 +25,11 @@ def adapter_config(modules: Mapping[str, Trained], known: Iterable[str] = ()) ->
 
     known: all module names of the model; those that PEFT would take for a target because they end like one are excluded
     (FLUX: `proj_out` ends `single_transformer_blocks.0.proj_out`). Source: peft tuners/tuners_utils.py check_target_module_exists,
-    utils/other.py get_pattern_key.
+    utils/other.py get_pattern_key. Raises Refused for a scale that is no number.
     """
+    for name, item in modules.items():
+        if not math.isfinite(item.scale):
+            raise Refused((f"{name}: its alpha is no number, and PEFT's settings cannot say that",))
     ranks, alphas = Counter(item.rank for item in modules.values()), Counter(_alpha(item) for item in modules.values())
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
     excluded = sorted(set(_ending_like(modules, known)) - modules.keys())

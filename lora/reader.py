@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..key_maps.header import Header, LoraFileError, TensorInfo
+from ..key_maps.header import Header, LoraFileError, TensorInfo, check_unchanged, open_file
 
 __all__ = ["CODES", "LoraFileError", "LoraReader", "header_of", "map_tensors"]
 
@@ -40,11 +40,15 @@ def map_tensors(path: str | os.PathLike[str], header: Header) -> dict[str, Tenso
     if not plain:
         with LoraReader(path) as reader:
             return {name: reader.tensor(name) for name in header.tensors}
-    with open(path, "rb") as file:
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    whole = torch.frombuffer(mapping, dtype=torch.uint8)
+    whole = torch.frombuffer(_mapped(path, header), dtype=torch.uint8)
     views = {name: _whole_as(whole, name) for name in {info.dtype for info in header.tensors.values()}}
     return {name: _view(whole, header.data_start, info, *views[info.dtype]) for name, info in header.tensors.items()}
+
+
+def _mapped(path: str | os.PathLike[str], header: Header) -> mmap.mmap:
+    with open_file(path) as file:
+        check_unchanged(path, file, header)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def _whole_as(whole: Tensor, dtype_name: str) -> tuple[Tensor, int]:

@@ -8,7 +8,7 @@ import os
 import torch
 from torch import Tensor
 
-from ..key_maps.header import Header, LoraFileError
+from ..key_maps.header import Header, LoraFileError, check_unchanged, open_file
 from .reader import DTYPES
 
 __all__ = ["TensorStream"]
@@ -29,9 +29,15 @@ class TensorStream:
 
     def __enter__(self) -> TensorStream:
         try:
-            self._file = open(self.path, "rb", buffering=0)
+            file = open_file(self.path, 0)
         except OSError as error:
             raise LoraFileError(self.path, f"it cannot be opened ({error.strerror})", "Check that it is a file and may be read") from None
+        try:
+            check_unchanged(self.path, file, self.header)
+        except LoraFileError:
+            file.close()
+            raise
+        self._file = file
         return self
 
     def __exit__(self, *failure: object) -> None:

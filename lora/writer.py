@@ -7,15 +7,17 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..key_maps.files import check_free, replacing, write_whole
+from ..key_maps.files import making_folder, replacing
 from ..key_maps.header import LoraFileError, adapter_config_beside, read_header
 from ..key_maps.plan import Plan, make_plan
+from ..key_maps.respell import Refused
 from .convert import FAULTS, Conversion, Spec, convert
 from .reader import CODES, LoraReader, map_tensors
 from .verify import Unverified, check_same
@@ -53,20 +55,21 @@ def write_lora(
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     check: Callable[[Path], Any] | None = None,
+    at_last: Callable[[], Any] | None = None,
 ) -> Path:
     """Write a safetensors file in one step: whoever reads `path` sees the old file or the new one.
 
     tensors: by name, or a Conversion, which is made one module at a time. metadata: text by key; `sshs_model_hash` and
     `modelspec.hash_sha256` are computed where they are among the keys. check(temporary file) runs before the file is put in
-    place; what it raises leaves `path` as it was. Raises FileExistsError unless `overwrite`, OSError, ValueError for a dtype
-    that safetensors lacks.
+    place, at_last() right before; what they raise leaves `path` as it was. Raises FileExistsError unless `overwrite`, OSError,
+    ValueError for a dtype that safetensors lacks.
     """
     path = Path(path)
     if isinstance(tensors, Conversion):
         specs = tensors.specs
     else:
         specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    with replacing(path, overwrite) as (file, temporary):
+    with replacing(path, overwrite, at_last) as (file, temporary):
         _write(file, specs, tensors, dict(metadata or {}))
         file.flush()
         if check is not None:
@@ -142,13 +145,18 @@ def write_as(
     provenance: Mapping[str, str] | None = None,
     overwrite: bool = False,
     drop: bool = False,
+    at_last: Callable[[], Any] | None = None,
 ) -> Written:
     """Write a planned file in `dialect`, and put it in place only when it does to the model what the plan does.
 
-    provenance: our own metadata (source, hash ...), put in as they are. For PEFT `path` without its ending becomes a folder with
-    adapter_model.safetensors and adapter_config.json. Raises Refused before anything is written, Unverified, FileExistsError, OSError.
+    provenance: our own metadata (source, hash ...), put in as they are. at_last: as in `write_lora`. For PEFT `path` without its
+    ending becomes a folder with adapter_model.safetensors and adapter_config.json. Raises Refused before anything is written,
+    Unverified, FileExistsError, OSError.
     """
     conversion = convert(plan, tensors, dialect, dtype, drop)
+    for name, spec in conversion.specs.items():
+        if spec.dtype not in CODES:
+            raise Refused((f"{name}: tensors of {spec.dtype} cannot be written; choose a dtype",))
     metadata = metadata_for(plan.metadata, conversion, provenance or {})
     path = Path(path)
     config = conversion.configs.get("")
@@ -160,14 +168,15 @@ def write_as(
         beside = config if config is not None else adapter_config_beside(path)
         difference = _verify(plan, tensors, temporary, beside, dtype)
 
-    if config is not None:
-        path = path.with_suffix("") / PEFT_FILE
-        check_free(path, overwrite)
-        check_free(path.with_name(PEFT_CONFIG), overwrite)
-        path.parent.mkdir(exist_ok=True)
-    write_lora(path, conversion, metadata, overwrite, check)
-    if config is not None:
-        write_whole(path.with_name(PEFT_CONFIG), json.dumps(config, indent=2).encode())
+    with ExitStack() as stack:
+        if config is not None:
+            path = path.with_suffix("") / PEFT_FILE
+            stack.enter_context(making_folder(path.parent))
+            # On the disk before the weights are, so that a full disk leaves neither.
+            settings, _ = stack.enter_context(replacing(path.with_name(PEFT_CONFIG), overwrite))
+            settings.write(json.dumps(config, indent=2).encode())
+            settings.flush()
+        write_lora(path, conversion, metadata, overwrite, check, at_last)
     return Written(path, dialect, *conversion.ways.values(), conversion.left_out, difference, path.stat().st_size)
 
 

@@ -46,7 +46,8 @@ def save_lora(
     path = destination(filename)
     try:
         with _folders_of(path):
-            return write_as(found.plan, tensors, path, dialect, dtype=DTYPES.get(dtype), provenance=provenance, overwrite=overwrite)
+            told = {**found.family_metadata, **provenance}
+            return write_as(found.plan, tensors, path, dialect, dtype=DTYPES.get(dtype), provenance=told, overwrite=overwrite)
     except FileExistsError:
         raise NotSaved(f"{filename} is there already", "Choose another filename, or turn overwrite on", taken=True) from None
     except Refused as error:

@@ -67,7 +67,10 @@ def free_port() -> int:
 
 
 class Server:
-    """A ComfyUI server on this machine's loopback address; use it in a `with` statement, or call start() and stop()."""
+    """A ComfyUI server on this machine's loopback address; use it in a `with` statement, or call start() and stop().
+
+    The variable FRONT_END_ROOT may name a folder to serve the front end from, in place of the one this ComfyUI comes with.
+    """
 
     def __init__(self, python: Path, comfyui: Path, base: Path, log: Path, extra_arguments: tuple[str, ...] = ()):
         self.python, self.comfyui, self.base, self.log = python, comfyui, base, log
@@ -84,10 +87,11 @@ class Server:
         self.stop()
 
     def command(self, port: int) -> list[str]:
+        front_end = ("--front-end-root", os.environ["FRONT_END_ROOT"]) if os.environ.get("FRONT_END_ROOT") else ()
         return [
             str(self.python), str(self.comfyui / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(self.base),
             "--disable-auto-launch", "--disable-api-nodes", "--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}",
-            *self.extra_arguments,
+            *front_end, *self.extra_arguments,
         ]  # fmt: skip
 
     def start(self, seconds: float = 240.0) -> None:

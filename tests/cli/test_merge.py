@@ -25,7 +25,8 @@ def files(tmp_path):
         for module, rank in modules.items():
             tensors[f"{module}.lora_A.weight"] = torch.randn(rank, WIDTH)
             tensors[f"{module}.lora_B.weight"] = torch.randn(4 * WIDTH, rank)
-        save_file(tensors, tmp_path / f"{name}.safetensors", metadata={"ss_tag": "x", "ss_network_dim": str(rank), "author": name})
+        about = {"ss_tag": "x", "ss_network_dim": str(rank)} | ({"ss_base_model_version": "flux1"} if name == "one" else {})
+        save_file(tensors, tmp_path / f"{name}.safetensors", metadata=about | {"author": name})
     return tmp_path
 
 
@@ -50,6 +51,7 @@ def test_merge_writes_tells_and_does_not_overwrite(files):
             expected = expected + factor * up @ down
     assert (change - expected).norm() < 1e-6 * expected.norm()
     assert told["ss_tag"] == "x" and "ss_network_dim" not in told and "author" not in told
+    assert told["locksmith.family"] == "flux1", "Chroma has these names too"
     made_of = json.loads(told["locksmith.merge"])["sources"]
     assert [entry["name"] for entry in made_of] == ["one.safetensors", "two.safetensors"] and len(made_of[0]["sha256"]) == 64
     code, _, fault = run(files, *arguments)

