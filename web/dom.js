@@ -1,5 +1,9 @@
 /** Makes document nodes of plain parts. */
 
+import { say } from "./words.js";
+
+const SECONDS_TOLD = 1.5;
+
 /**
  * An element with a class and children; a string among them is text, never markup.
  *
@@ -56,4 +60,22 @@ export async function copyText(text, home) {
     field.remove();
     return copied;
   }
+}
+
+/**
+ * A button that copies a text and says so for a moment.
+ *
+ * @param {string} name of its class
+ * @param {string} label
+ * @param {string} text
+ * @param {HTMLElement} home
+ */
+export function copyButton(name, label, text, home) {
+  const button = makeButton(name, label, async () => {
+    const copied = await copyText(text, home);
+    button.textContent = say(copied ? "copied" : "notCopied");
+    setTimeout(() => (button.textContent = label), SECONDS_TOLD * 1000);
+  });
+  button.setAttribute("aria-live", "polite");
+  return button;
 }

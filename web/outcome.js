@@ -22,7 +22,7 @@ import { say } from "./words.js";
  * @property {string} strength where it comes from
  * @property {Record<string, number>} categories keys by what became of them
  * @property {{category: string, name: string, keys: number, reason: string}[]} patterns
- * @property {import("./heat_map.js").Network[]} trained
+ * @property {import("./heat_map.mjs").Network[]} trained
  * @property {string[]} untrained
  * @property {any} inspection
  */

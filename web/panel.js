@@ -19,6 +19,7 @@ export async function loadStyle() {
 
 /** @type {WeakMap<object, Panel>} */
 const panels = new WeakMap();
+let made = 0;
 
 /**
  * @param {any} node
@@ -65,7 +66,8 @@ export class Panel {
     this.height = this.least = 0;
     /** What is shown: a view of a report, or of a file before it ran. */
     this.view = /** @type {any} */ (null);
-    this.widget = node.addDOMWidget(WIDGET, WIDGET, this.element, {
+    // A type of its own, because after an undo the Vue nodes keep showing the old node's element for a widget of the same type.
+    this.widget = node.addDOMWidget(WIDGET, `${WIDGET}_${(made += 1)}`, this.element, {
       serialize: false,
       hideInPanel: true,
       margin: MARGIN,
@@ -114,6 +116,13 @@ export class Panel {
     this.node.setSize([this.node.size[0], this.node.size[1] + more]);
     this.heightBefore = without;
     this.heightAfter = this.node.size[1];
+    app.canvas.setDirty(true, true); // the classic canvas puts elements where they belong when it draws
+  }
+
+  /** @param {number} more height that something else on the node took, and that is saved */
+  moveBy(more) {
+    this.heightBefore += more;
+    this.heightAfter += more;
   }
 }
 

@@ -1,7 +1,6 @@
 /** The box a node shows its report in: badge and verdict above, the rest below or in a dialog, and buttons for it. */
 
-import { make, makeButton } from "./dom.js";
-import { copyButton, openDetails } from "./details.js";
+import { copyButton, make, makeButton } from "./dom.js";
 import { fromMarkdown, fromPlainText } from "./markup.js";
 import { makeBadge, outcomeOf } from "./outcome.js";
 import { say } from "./words.js";
@@ -51,7 +50,7 @@ export class ReportView {
     copy.title = say("copyHint");
     const gains = outcome?.gains.join(", ") ?? "";
     const parts = [makeBadge(outcome), Object.assign(make("span", "locksmith-gains", gains), { title: gains }), copy];
-    if (outcome?.state) parts.push(makeButton("locksmith-copy", say("panelDetails"), () => openDetails(title, outcome, text)));
+    if (outcome?.state) parts.push(makeButton("locksmith-copy", say("panelDetails"), () => void showDetails(title, outcome, text)));
     this.head.replaceChildren(make("div", "locksmith-top", ...parts), this.verdict);
   }
 
@@ -72,4 +71,16 @@ export class ReportView {
 function makeReachable(part) {
   part.tabIndex = 0;
   part.setAttribute("role", "group");
+}
+
+/**
+ * Open the dialog, whose code is loaded when it is first wanted.
+ *
+ * @param {string} title of the node
+ * @param {import("./outcome.js").Outcome} outcome
+ * @param {string} text the report
+ */
+async function showDetails(title, outcome, text) {
+  const { openDetails } = await import("./details.mjs");
+  openDetails(title, outcome, text);
 }

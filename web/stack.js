@@ -126,12 +126,9 @@ class Stack {
   /** @param {number} more height */
   grow(more) {
     if (!more) return;
-    const panel = panelOf(this.node);
     const before = this.node.size[1];
     this.node.setSize([this.node.size[0], before + more]);
-    if (!panel) return;
-    panel.heightBefore += this.node.size[1] - before;
-    panel.heightAfter += this.node.size[1] - before;
+    panelOf(this.node)?.moveBy(this.node.size[1] - before);
   }
 
   /** @param {number} index */

@@ -119,7 +119,7 @@ export const CHINESE = {
   libraryFileName: "loras 文件夹中的文件名",
   // swap
   swapOne: "替换为“加载并修复 LoRA”",
-  swapOneStack: "替换为“加载并修复 LoRA（堆栈）”",
+  swapOneStack: "替换为“加载并修复 LoRA（堆叠）”",
   swapAll: "将所有 LoRA 加载器替换为“加载并修复 LoRA”",
   swapOneBack: "替换为“加载LoRA”",
   swapAllBack: "将所有“加载并修复 LoRA”替换为“加载LoRA”",

@@ -1,7 +1,7 @@
 /** The dialog with everything known of a file: what became of its keys, what it trains, its trigger words and metadata. */
 
-import { copyText, make, makeButton } from "./dom.js";
-import { heatMaps } from "./heat_map.js";
+import { copyButton, make, makeButton } from "./dom.js";
+import { heatMaps } from "./heat_map.mjs";
 import { makeBadge } from "./outcome.js";
 import { ask } from "./server.js";
 import { say } from "./words.js";
@@ -9,7 +9,6 @@ import { say } from "./words.js";
 /** @typedef {import("./outcome.js").Outcome} Outcome */
 
 const MOST_ROWS = 300;
-const SECONDS_TOLD = 1.5;
 /** What the canvas would take as its own while it is not even seen. */
 const NOT_FOR_THE_CANVAS = ["keydown", "keyup", "copy", "cut", "paste", "wheel"];
 
@@ -211,22 +210,4 @@ function list(texts) {
  */
 function folded(title, content) {
   return make("details", "", make("summary", "", title), ...(content ? [content] : []));
-}
-
-/**
- * A button that copies a text and says so for a moment.
- *
- * @param {string} name of its class
- * @param {string} label
- * @param {string} text
- * @param {HTMLElement} home
- */
-export function copyButton(name, label, text, home) {
-  const button = makeButton(name, label, async () => {
-    const copied = await copyText(text, home);
-    button.textContent = say(copied ? "copied" : "notCopied");
-    setTimeout(() => (button.textContent = label), SECONDS_TOLD * 1000);
-  });
-  button.setAttribute("aria-live", "polite");
-  return button;
 }
