@@ -13,9 +13,10 @@ WEB = dev.ROOT / "web"
 REMEDY = "Run the tests with 'python dev.py test', which gets it."
 MOST_BYTES = 150_000
 
+FINE = "/** @param {number} x */\nexport const double = (x) => 2 * x;"
 # One mistake a line, each with what is to be said of it.
 MISTAKES = {
-    'import { nothing } from "./dom.js"; nothing();': "no exported member",
+    'import { nothing } from "./fine.js"; nothing();': "no exported member",
     'import "../../scripts/ui.js";': "Cannot find module",
     'import { app } from "../../scripts/app.js"; app.extensionManager.toast.add({ severity: "warning" });': "not assignable",
     'import { app } from "../../scripts/app.js"; app.canvas.setDirt(true);': "does not exist on type 'LGraphCanvas'",
@@ -47,7 +48,7 @@ def test_modules_agree_with_the_types_of_the_front_end():
 
 
 def test_check_finds_mistakes(tmp_path):
-    shutil.copy(WEB / "dom.js", tmp_path)
+    (tmp_path / "fine.js").write_text(FINE, encoding="utf-8")
     for number, line in enumerate(MISTAKES):
         (tmp_path / f"mistake{number}.js").write_text(line, encoding="utf-8")
     own = json.loads((dev.WEB_TYPES_PINS / "tsconfig.json").read_text(encoding="utf-8"))
@@ -59,7 +60,7 @@ def test_check_finds_mistakes(tmp_path):
     for number, finding in enumerate(MISTAKES.values()):
         (line,) = [line for line in outcome.stdout.splitlines() if f"mistake{number}.js(" in line]
         assert finding in line
-    assert "dom.js(" not in outcome.stdout
+    assert "fine.js(" not in outcome.stdout
 
 
 def test_packages_are_got_anew_when_a_pin_changes(monkeypatch, tmp_path):
@@ -81,5 +82,6 @@ def test_every_package_is_pinned_by_its_content():
 
 
 def test_front_end_is_light():
-    weights = {path.name: path.stat().st_size for path in WEB.rglob("*") if path.suffix in (".js", ".mjs", ".css")}
+    """What every page loads; the modules that end in .mjs are loaded when something is opened."""
+    weights = {path.name: path.stat().st_size for path in WEB.rglob("*") if path.suffix in (".js", ".css")}
     assert sum(weights.values()) < MOST_BYTES, sorted(weights.items(), key=lambda item: -item[1])
