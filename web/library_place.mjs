@@ -1,7 +1,8 @@
 /** Puts a file of the library on the canvas: as a new loader, or into the node it is dropped on. */
 
 import { app } from "../../scripts/app.js";
-import { widgetOf } from "./graph.js";
+import { nodeById, widgetOf } from "./graph.js";
+import { addToStack } from "./stack.js";
 
 const LOADER = "LocksmithLoadAndFixLoRA";
 const LORA_NAME = "lora_name";
@@ -116,8 +117,19 @@ function takeOver(event) {
  */
 function dropAt(event, file) {
   const [x, y] = app.clientPosToCanvasPos([event.clientX, event.clientY]);
-  const node = app.canvas.graph?.getNodeOnPos(x, y);
+  const node = nodeUnder(event) ?? app.canvas.graph?.getNodeOnPos(x, y);
+  if (node && addToStack(node, file)) return;
   if (node && widgetOf(node, LORA_NAME)?.options?.values?.includes?.(file)) asOneStep(() => setFile(node, file));
   else void addLoader(file, () => [x, y]);
   app.canvas.setDirty(true, true);
+}
+
+/**
+ * The node that Vue draws where something is dropped; its box goes further than what the graph knows of.
+ *
+ * @param {DragEvent} event
+ */
+function nodeUnder(event) {
+  const drawn = event.target instanceof Element ? event.target.closest("[data-node-id]") : null;
+  return drawn instanceof HTMLElement ? nodeById(app.canvas.graph, drawn.dataset.nodeId ?? "") : undefined;
 }

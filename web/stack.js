@@ -186,6 +186,20 @@ class Stack {
   }
 }
 
+/**
+ * Add a file to a node's rows, as one step that can be undone.
+ *
+ * @param {object} node
+ * @param {string} name
+ * @returns {boolean} whether the node has rows
+ */
+export function addToStack(node, name) {
+  const stack = stacks.get(node);
+  if (!stack?.rows) return false;
+  stack.set([...stack.rows, { on: true, name, strength: 1 }], true);
+  return true;
+}
+
 /** @param {number} rows */
 function heightOf(rows) {
   return AROUND + 2 * MARGIN + ROW * Math.max(rows, 1);

@@ -344,6 +344,28 @@ def test_dragged_onto_a_node_that_names_a_lora(library, front_end):
     assert content(front_end.workflow()) == before
 
 
+def test_dragged_onto_a_stack(library, front_end):
+    fresh_workflow(front_end)
+    stack = front_end.page.evaluate(
+        """() => {
+            const node = LiteGraph.createNode("LocksmithLoRAStack");
+            app.rootGraph.add(node);
+            const area = document.querySelector(".graph-canvas-panel").getBoundingClientRect();
+            node.pos = app.clientPosToCanvasPos([area.x + 60, area.y + area.height - 300]);
+            app.canvas.setDirty(true, true);
+            return node.id;
+        }"""
+    )
+    library.search("sd15 number 9")
+    front_end.page.wait_for_timeout(200)  # till the node is drawn
+    box = front_end.node_box(stack)
+    library.row("sd15 number 9").hover()
+    front_end.page.mouse.down()
+    front_end.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+    front_end.page.mouse.up()
+    front_end.wait_until(lambda: "sd15 number 9.safetensors" in front_end.value(stack, "loras"))
+
+
 def test_repaired_copy_is_saved_shown_and_never_overwritten(library, loras, front_end, mode, picture):
     library.search("broken number 20")
     library.row("broken number 20").click()
