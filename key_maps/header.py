@@ -155,7 +155,6 @@ def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> H
             raise _nested(path)
         tensors = {name: _tensor_info(path, name, entry) for name, entry in content.items()}
         _check_layout(path, tensors, data_bytes)
-    _check_names(path, tensors)
     # Metadata are text; what a damaged file has there instead is shown as it stands.
     told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}
     return Header(tensors, told, 8 + len(raw))
@@ -265,14 +264,6 @@ def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorI
     if needed != end - start:
         raise LoraFileError(path, f"the tensor {name[:80]!r} has {end - start} bytes, its shape and dtype need {needed}", REMEDY)
     return TensorInfo(dtype, tuple(shape), start, end)
-
-
-def _check_names(path: str | os.PathLike[str], names: Iterable[str]) -> None:
-    """Half of a character is in no name: UTF-8 cannot write it, and no other tool would read the file."""
-    try:
-        "".join(names).encode()
-    except UnicodeEncodeError:
-        raise LoraFileError(path, "a tensor's name in its header is no valid Unicode", REMEDY) from None
 
 
 def _check_layout(path: str | os.PathLike[str], tensors: Mapping[str, TensorInfo], data_bytes: int) -> None:

@@ -27,6 +27,8 @@ const WAIT = 80; // milliseconds, in which several changes come together
 const stacks = new WeakMap();
 /** @type {string[]} */
 let files = [];
+/** @type {typeof import("./stack_chooser.mjs").openChooser | undefined} */
+let chooser;
 let showClip = false;
 let made = 0;
 let waiting = 0;
@@ -156,7 +158,7 @@ class Stack {
       else this.set(this.list.map((row, place) => (place === at ? { ...row, name } : row)), true);
       at = -1; // with Shift, further files are added
     };
-    void import("./stack_chooser.mjs").then(({ openChooser }) => openChooser(anchor, { label, files: choices, current, taken, choose }));
+    withChooser((open) => open(anchor, { label, files: choices, current, taken, choose }));
   }
 
   /** Ask what the rows' files are, if that is not what was asked last. */
@@ -198,6 +200,16 @@ export function addToStack(node, name) {
   if (!stack?.rows) return false;
   stack.set([...stack.rows, { on: true, name, strength: 1 }], true);
   return true;
+}
+
+/**
+ * Use the list of files, whose code is loaded when it is first wanted; from then on at once, so that no key is lost.
+ *
+ * @param {(open: typeof import("./stack_chooser.mjs").openChooser) => void} use
+ */
+function withChooser(use) {
+  if (chooser) use(chooser);
+  else void import("./stack_chooser.mjs").then(({ openChooser }) => use((chooser = openChooser)));
 }
 
 /** @param {number} rows */
