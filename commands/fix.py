@@ -19,11 +19,10 @@ from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.library import ENDINGS
-from ..key_maps.metadata_values import clean
 from ..key_maps.respell import NATIVE, UNTOLD, Refused, rivals_apart, writable
 from .arguments import DTYPES, dtype_of
 from .inspect import loads_whole
-from .output import FAILED, FINE, PROBLEMS
+from .output import FAILED, FINE, PROBLEMS, shown
 
 if TYPE_CHECKING:
     from ..key_maps.site import Site
@@ -98,7 +97,7 @@ def _show(outcome: Outcome, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(outcome._asdict()), flush=True)
     else:
-        print(clean(f"{outcome.file}: {outcome.told}."), file=sys.stderr if outcome.code == FAILED else sys.stdout, flush=True)
+        print(shown(f"{outcome.file}: {outcome.told}."), file=sys.stderr if outcome.code == FAILED else sys.stdout, flush=True)
 
 
 def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Path]]:

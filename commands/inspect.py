@@ -13,9 +13,8 @@ from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.markdown import DETAILS, SUMMARY, markdown
-from ..key_maps.metadata_values import clean
 from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
-from .output import FAILED, FINE, PROBLEMS, show_markdown
+from .output import FAILED, FINE, PROBLEMS, show_markdown, shown
 
 DESCRIPTION = """Tells what is in LoRA files from their headers: which model, which trainer, what was trained, what will load.
 Exit code 0: all of it loads; 1: something has no effect; 2: a file cannot be read."""
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             if options.json:
                 print(json.dumps({"file": path, "error": str(error)}))
             else:
-                print(clean(f"{error}."), file=sys.stderr)
+                print(shown(f"{error}."), file=sys.stderr)
     return worst
 
 

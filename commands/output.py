@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
-
-from ..key_maps.metadata_values import clean
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 WIDEST_FIRST = 36  # columns a file name gets before it is folded
 FINE, PROBLEMS, FAILED, INTERRUPTED = 0, 1, 2, 130
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 NO_RICH = "Output for a terminal needs the library rich: pip install rich. Into a file or a pipe, and with --json, it works without."
 
 
@@ -29,6 +29,11 @@ def console(error: bool = False) -> Console | None:
     return Console(stderr=error, highlight=False)
 
 
+def shown(text: str) -> str:
+    """The text with control characters escaped: names come from strangers' files, and a terminal would do what they say."""
+    return CONTROL.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
 @lru_cache
 def _complain_once(complaint: str) -> None:
     print(complaint, file=sys.stderr)
@@ -42,7 +47,7 @@ def show_any_text() -> None:
 
 def show_markdown(text: str) -> None:
     """Print Markdown, laid out on a terminal and as it is elsewhere."""
-    text = "\n".join(map(clean, text.split("\n")))
+    text = shown(text)
     target = console()
     if target is None:
         print(text)
@@ -54,7 +59,7 @@ def show_markdown(text: str) -> None:
 
 def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table, laid out on a terminal; elsewhere one line for each row, cells parted by tabs."""
-    rows = [tuple(map(clean, row)) for row in rows]
+    rows = [tuple(map(shown, row)) for row in rows]
     target = console()
     if target is None:
         for row in (heads, *rows):

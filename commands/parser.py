@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from ..key_maps.header import LoraFileError
-from ..key_maps.metadata_values import clean
 from . import compare, extract, fix, inspect, merge, resize, scan
-from .output import FAILED, INTERRUPTED, show_any_text
+from .output import FAILED, INTERRUPTED, show_any_text, shown
 
 COMMANDS = (inspect, scan, compare, fix, merge, resize, extract)
 
@@ -34,7 +33,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except LoraFileError as error:
-        print(clean(f"{error}."), file=sys.stderr)
+        print(shown(f"{error}."), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
@@ -44,7 +43,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return FAILED
     except OSError as error:
-        print(clean(f"{error.filename or 'The output'}: {error.strerror or error}."), file=sys.stderr)
+        print(shown(f"{error.filename or 'The output'}: {error.strerror or error}."), file=sys.stderr)
         if error.filename is None:
             _forget_output()
         return FAILED

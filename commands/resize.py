@@ -7,9 +7,8 @@ import json
 import sys
 from typing import Any
 
-from ..key_maps.metadata_values import clean
 from .arguments import add_cuts, add_written, ask_of, dtype_of
-from .output import FAILED, FINE
+from .output import FAILED, FINE, shown
 
 DESCRIPTION = """Writes a LoRA at a smaller rank: every LoRA, LoCon, LoHa and LoKr becomes the best LoRA of the asked rank, or of
 the rank that keeps the asked energy (the share of its squared norm). Names, the ratio of alpha to rank and all other tensors stay.
@@ -42,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"file": options.output, "kept_energy": made.kept_energy, "modules": [row._asdict() for row in made.rows]}))
     else:
-        print(clean(_told(made, options.output)))
+        print(shown(_told(made, options.output)))
     return FINE
 
 
@@ -52,7 +51,7 @@ def failed(options: argparse.Namespace, error: Exception) -> int:
     if options.json:
         print(json.dumps({"error": fault}))
     else:
-        print(clean(f"{fault}. Nothing was written."), file=sys.stderr)
+        print(shown(f"{fault}. Nothing was written."), file=sys.stderr)
     return FAILED
 
 

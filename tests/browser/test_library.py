@@ -344,14 +344,14 @@ def test_dragged_onto_a_node_that_names_a_lora(library, front_end):
     assert content(front_end.workflow()) == before
 
 
-def test_dragged_onto_a_stack(library, front_end):
+def test_dragged_onto_a_stack(library, front_end, picture):
     fresh_workflow(front_end)
     stack = front_end.page.evaluate(
         """() => {
             const node = LiteGraph.createNode("LocksmithLoRAStack");
             app.rootGraph.add(node);
             const area = document.querySelector(".graph-canvas-panel").getBoundingClientRect();
-            node.pos = app.clientPosToCanvasPos([area.x + 60, area.y + area.height - 300]);
+            node.pos = app.clientPosToCanvasPos([area.right - 560, area.bottom - 400]);
             app.canvas.setDirty(true, true);
             return node.id;
         }"""
