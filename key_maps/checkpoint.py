@@ -212,7 +212,7 @@ def _indexed(index: Path) -> list[Path]:
         if index.stat().st_size > MAX_HEADER_BYTES:
             raise ValueError("too long")
         names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        if not names or len(names) > MOST_SHARDS or any(name != Path(name).name or not name.isprintable() for name in names):
+        if not names or len(names) > MOST_SHARDS or any(not name or name != Path(name).name or not name.isprintable() for name in names):
             raise ValueError("no shards beside it")
     except OSError as error:
         raise LoraFileError(index, f"it cannot be opened ({error.strerror or error})", "Check the name") from None

@@ -148,7 +148,7 @@ def _own_blocks(family: Family, samples: Iterable[Sample], published: Mapping[st
         for name in member_names(sample):
             for match in family.find(name):
                 for prefix, number in numbered(match.row.native[0], match.native[0]):
-                    if number.isdigit() and len(number) < 6:
+                    if number.isdecimal() and len(number) < 6:
                         blocks[prefix] = max(blocks.get(prefix, 0), int(number) + 1)
     return blocks
 

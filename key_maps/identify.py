@@ -293,7 +293,7 @@ def block_counts(samples: Iterable[Sample]) -> dict[str, Blocks]:
     trained: dict[str, set[int]] = {}
     for sample in samples:
         words = sample.names[-1].split("_")
-        place = next((i for i, word in enumerate(words) if word.isdigit()), None)
+        place = next((i for i, word in enumerate(words) if word.isdecimal()), None)
         if place is None:
             continue
         numbers = trained.setdefault("_".join(words[:place]), set())

@@ -107,7 +107,7 @@ def generalise(flat: str) -> tuple[str, tuple[str, ...]]:
     words = flat.split("_")
     numbers = []
     for i, word in enumerate(words):
-        if word.isdigit():
+        if word.isdecimal():
             numbers.append(word)
             words[i] = "{}"
     return "_".join(words), tuple(numbers)
@@ -395,9 +395,9 @@ class _Reader:
     def _enter(self, seen, rows, entry, name) -> None:
         marked = flatten(name.replace("{}", "0free0"))
         words = marked.split("_")
-        numbers = [word for word in words if word.isdigit() or word == "0free0"]
+        numbers = [word for word in words if word.isdecimal() or word == "0free0"]
         positions = tuple(i for i, number in enumerate(numbers) if number != "0free0")
-        template = "_".join("{}" if word.isdigit() or word == "0free0" else word for word in words)
+        template = "_".join("{}" if word.isdecimal() or word == "0free0" else word for word in words)
         row = rows[entry[0]]
         key = (template, tuple(numbers[i] for i in positions), positions, row.shape)
         other = seen.setdefault(key, entry)

@@ -154,7 +154,7 @@ def _layer(component: Component, module: str) -> Layer:
             blocks, number = places[0]
             return Layer(blocks, int(number), module[len(blocks) + len(number) + 2 :])
     words = module.split(".")
-    place = next((i for i, word in enumerate(words[:-1]) if word.isdigit() and i and len(word) < 6), None)
+    place = next((i for i, word in enumerate(words[:-1]) if word.isdecimal() and i and len(word) < 6), None)
     if place is None:
         return Layer("", 0, module)
     return Layer(".".join(words[:place]), int(words[place]), ".".join(words[place + 1 :]))

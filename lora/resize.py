@@ -352,7 +352,7 @@ def _arguments(text: str, rank: str) -> str:
         arguments = json.loads(text)
         arguments.pop("split_qkv", None)
         return json.dumps({key: rank if key == "conv_dim" else value for key, value in arguments.items() if key != "conv_alpha"})
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return text
 
 

@@ -86,14 +86,14 @@ class ModuleWeight(NamedTuple):
     def block(self) -> str:
         """The native name up to its first number: double_blocks.3."""
         words = self.target.split(".")
-        numbers = [place for place, word in enumerate(words) if word.isdigit()]
+        numbers = [place for place, word in enumerate(words) if word.isdecimal()]
         return ".".join(words[: numbers[0] + 1]) if numbers else OUTSIDE
 
     @property
     def layer_kind(self) -> str:
         """The first weight with its rows, all numbers of its name left open: modules of one kind lie in different blocks."""
         name, bracket, rows = (self.places[0] if self.places else "").partition("[")
-        return ".".join("{}" if word.isdigit() else word for word in name.split(".")) + bracket + rows
+        return ".".join("{}" if word.isdecimal() else word for word in name.split(".")) + bracket + rows
 
 
 class Share(NamedTuple):
@@ -362,7 +362,7 @@ def _identities(spec: AdapterSpec, blocks: Mapping[str, Tensor], side: int) -> T
 
 def _number(role: str) -> int:
     number = role.rpartition(".")[2]
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def _unplaced(plan: Plan, read: Read, config_beside) -> Iterator[tuple[str, str, Callable[[], ModuleWeight]]]:

@@ -1,0 +1,55 @@
+"""Runs the command line in children of a process that has everything imported, one for each line of its input; a test may kill them.
+
+A line in: {"arguments": [...], "limit": bytes that a file may have or 0, "output": file}. Lines out: the child's number, its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def child(wish: dict) -> int:
+    """What the process of one command does; its output goes into a file."""
+    from lora_locksmith.commands import parser
+
+    output = os.open(wish["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if wish["limit"]:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wish["limit"], wish["limit"]))
+    code = parser.run(wish["arguments"])
+    sys.stdout.flush()
+    return code
+
+
+def main() -> None:
+    """Wait for wishes until there are no more."""
+    import conftest  # noqa: F401 - it loads the pack under the name lora_locksmith
+    import torch
+    from lora_locksmith.lora import convert, resize, writer  # noqa: F401
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        wish, number = json.loads(line), os.fork()
+        if not number:
+            code = 99
+            try:
+                code = child(wish)
+            except BaseException as error:
+                os.write(2, f"Traceback: {error!r}".encode())
+            finally:
+                os._exit(code)
+        print(number, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
