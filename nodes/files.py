@@ -16,15 +16,17 @@ def lora_names() -> list[str]:
     return folder_paths.get_filename_list("loras")
 
 
-def lora_is_listed(lora_name: str) -> bool | str:
-    """True, or what is wrong with a name that is not in the loras folders, and the remedy."""
-    if folder_paths.get_full_path("loras", lora_name) is None:
+def lora_is_listed(lora_name: str | None) -> bool | str:
+    """True, or what is wrong with a name that is not in the loras folders, and the remedy; None: another node makes it."""
+    if lora_name is not None and folder_paths.get_full_path("loras", lora_name) is None:
         return f"LoRA {lora_name!r} is not in the loras folders. Put the file there, or choose another and refresh the list"
     return True
 
 
-def lora_changed(lora_name: str) -> tuple:
-    """Changes when the file, or one of the user's own maps, changes on disk."""
+def lora_changed(lora_name: str | None) -> tuple:
+    """Changes when the file, or one of the user's own maps, changes on disk; always, where another node makes the name."""
+    if lora_name is None:
+        return (float("nan"),)  # a new one each time: the same one would count as equal
     path = folder_paths.get_full_path("loras", lora_name)
     return (lora_name, *host.file_stamp(path), own_stamp()) if path else (lora_name,)
 

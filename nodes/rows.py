@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -38,7 +37,7 @@ def rows_are_right(loras: Any, blocks: bool = False) -> bool | str:
 def rows_changed(loras: Any, blocks: bool = False) -> tuple | float:
     """Changes when a file that is on changes on disk."""
     if loras is None:
-        return math.nan  # the host tells a node nothing of what another makes: it is run to be sure
+        return float("nan")  # the host tells a node nothing of what another makes: it is run to be sure
     try:
         return tuple(lora_changed(row.name) for row in read_rows(loras, blocks, None if blocks else ()) if row.on)
     except ValueError:

@@ -48,12 +48,12 @@ class SaveLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_name) -> bool | str:
+    def validate_inputs(cls, lora_name=None) -> bool | str:
         """Refuse a name that is not in the loras folders before anything runs."""
         return True if lora_name == CONNECTED else lora_is_listed(lora_name)
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name, **_) -> tuple:
+    def fingerprint_inputs(cls, lora_name=None, **_) -> tuple:
         """Makes the node run again when the file changes on disk."""
         return (CONNECTED,) if lora_name == CONNECTED else lora_changed(lora_name)
 

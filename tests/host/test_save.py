@@ -85,3 +85,14 @@ def test_errors_say_what_to_do(node, loras, tiny_flux):
     rotation = {"diffusion_model.double_blocks.0.img_mlp.0.oft_blocks": torch.zeros(16, 32, 32)}
     with pytest.raises(RuntimeError, match="oft"):
         node.execute("the connected lora", "a", "diffusers", lora=rotation, model=tiny_flux())
+
+
+def test_a_name_that_another_node_makes_is_looked_at_when_it_is_known(comfy):
+    from lora_locksmith.nodes.inspect import InspectLoRAKeys
+    from lora_locksmith.nodes.load_and_fix import LoadAndFixLoRA
+    from lora_locksmith.nodes.save import SaveLoRA
+
+    for node in (LoadAndFixLoRA, InspectLoRAKeys, SaveLoRA):
+        assert node.validate_inputs() is True
+        assert node.fingerprint_inputs(lora_name=None) != node.fingerprint_inputs(lora_name=None), "it might be another file now"
+        assert "is not in the loras folders" in node.validate_inputs("none.safetensors")
