@@ -50,7 +50,10 @@ export class ReportView {
     copy.title = say("copyHint");
     const gains = outcome?.gains.join(", ") ?? "";
     const parts = [makeBadge(outcome), Object.assign(make("span", "locksmith-gains", gains), { title: gains }), copy];
-    if (outcome?.state) parts.push(makeButton("locksmith-copy", say("panelDetails"), () => void showDetails(title, outcome, text)));
+    if (outcome?.state) {
+      parts.push(makeButton("locksmith-copy", say("panelDetails"), () => showDetails(title, outcome, text)));
+      void loadDetails();
+    }
     this.head.replaceChildren(make("div", "locksmith-top", ...parts), this.verdict);
   }
 
@@ -73,14 +76,20 @@ function makeReachable(part) {
   part.setAttribute("role", "group");
 }
 
+/** @type {typeof import("./details.mjs").openDetails | undefined} */
+let openDetails;
+
+/** Get the dialog's code once there is something to open it for. */
+async function loadDetails() {
+  ({ openDetails } = await import("./details.mjs"));
+}
+
 /**
- * Open the dialog, whose code is loaded when it is first wanted.
- *
  * @param {string} title of the node
  * @param {import("./outcome.js").Outcome} outcome
  * @param {string} text the report
  */
-async function showDetails(title, outcome, text) {
-  const { openDetails } = await import("./details.mjs");
-  openDetails(title, outcome, text);
+function showDetails(title, outcome, text) {
+  if (openDetails) openDetails(title, outcome, text);
+  else void loadDetails().then(() => openDetails?.(title, outcome, text));
 }
