@@ -29,7 +29,7 @@ from .reader import map_tensors
 from .spec import AdapterError, AdapterSpec
 from .tensors import Tensors, size, take_scalar
 from .truncate import Truncation, truncated
-from .writer import PEFT_CONFIG, PEFT_FILE, write_lora
+from .writer import PEFT_CONFIG, PEFT_FILE, STALE, write_lora
 
 __all__ = ["Ask", "Resized", "Row", "resize", "resize_file"]
 
@@ -42,7 +42,6 @@ DORA = (
     "{count} modules are DoRA, such as {module}: their magnitudes were trained for the whole low-rank part, and a smaller one leaves"
     " the model's directions as well as its strength elsewhere. Ask for it (dora) if that is wanted"
 )
-STALE = ("sshs_legacy_hash", "lora_adapter_metadata")
 DYNAMIC = "Dynamic"  # what sd-scripts writes for ranks that differ (networks/resize_lora.py)
 
 

@@ -34,21 +34,8 @@ class LoadAndFixLoRA(io.ComfyNode):
                 io.Combo.Input("lora_name", options=lora_names(), tooltip="The LoRA file."),
                 _strength("strength_model", "How strongly the diffusion model is changed. May be negative."),
                 _strength("strength_clip", "How strongly the text encoder is changed. May be negative."),
-                io.Combo.Input(
-                    "on_unmatched",
-                    options=[REPORT, ERROR],
-                    default=REPORT,
-                    optional=True,
-                    tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
-                ),
-                io.Combo.Input(
-                    "mode",
-                    options=[PATCH, BYPASS],
-                    default=PATCH,
-                    optional=True,
-                    advanced=True,
-                    tooltip="patch changes the weights. bypass computes beside each layer: slower, but a quantised model loses nothing.",
-                ),
+                on_unmatched_input(),
+                mode_input(),
             ],
             outputs=[
                 io.Model.Output("MODEL"),
@@ -83,6 +70,22 @@ class LoadAndFixLoRA(io.ComfyNode):
         if on_unmatched == ERROR:
             _demand_all(lora_name, report)
         return _output(new_model, new_clip, str(report), report.as_json())
+
+
+def on_unmatched_input():
+    """The input `on_unmatched` of every node that loads files."""
+    return io.Combo.Input(
+        "on_unmatched", options=[REPORT, ERROR], default=REPORT, optional=True,
+        tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
+    )  # fmt: skip
+
+
+def mode_input():
+    """The input `mode` of every node that applies LoRAs."""
+    return io.Combo.Input(
+        "mode", options=[PATCH, BYPASS], default=PATCH, optional=True, advanced=True,
+        tooltip="patch changes the weights. bypass computes beside each layer: slower, but a quantised model loses nothing.",
+    )  # fmt: skip
 
 
 def _strength(name: str, tooltip: str):

@@ -25,7 +25,7 @@ from ..lora.tensors import DTYPES
 from ..lora.together import File, inspect_together
 from . import host
 from .files import own_folder
-from .load_and_fix import BYPASS, PATCH
+from .load_and_fix import BYPASS, PATCH, mode_input
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
 MOST_CONNECTED = 50
@@ -199,10 +199,7 @@ class ApplyLoRA(io.ComfyNode):
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRA is applied to, if it has any part in the LoRA."),
                 io.LoraModel.Input("lora", tooltip="The LoRA."),
                 *strengths,
-                io.Combo.Input(
-                    "mode", options=[PATCH, BYPASS], default=PATCH, optional=True, advanced=True,
-                    tooltip="patch changes the weights. bypass computes beside each layer: slower, but a quantised model loses nothing.",
-                ),
+                mode_input(),
             ],
             outputs=[
                 io.Model.Output("MODEL"),

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
 from ..key_maps.report import plural
 from . import host
-from .load_and_fix import BYPASS, ERROR, PATCH, REPORT, LoadAndFixLoRA
+from .load_and_fix import PATCH, REPORT, LoadAndFixLoRA, mode_input, on_unmatched_input
 from .rows import Row, read_rows, rows_are_right, rows_changed, rows_input
 
 HARMLESS = (PLACED, BOOKKEEPING, NOT_WIRED)
@@ -34,14 +34,8 @@ class LoadAndFixStack(io.ComfyNode):
                 io.Model.Input("model", tooltip="The diffusion model the LoRAs are applied to."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRAs are applied to, if they have any part in it."),
                 rows_input("The LoRAs, applied from top to bottom. Rows that are off are not read."),
-                io.Combo.Input(
-                    "on_unmatched", options=[REPORT, ERROR], default=REPORT, optional=True,
-                    tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
-                ),
-                io.Combo.Input(
-                    "mode", options=[PATCH, BYPASS], default=PATCH, optional=True, advanced=True,
-                    tooltip="patch changes the weights. bypass computes beside each layer: slower, but a quantised model loses nothing.",
-                ),
+                on_unmatched_input(),
+                mode_input(),
             ],
             outputs=[
                 io.Model.Output("MODEL"),

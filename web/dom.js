@@ -42,6 +42,17 @@ export async function readStyle(name) {
 }
 
 /**
+ * Give the page a look of ours, once, beside the page's own sheets, which belong to all packs.
+ *
+ * @param {string} name of a style sheet beside this file
+ */
+export async function adoptStyle(name) {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(await readStyle(name));
+  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+}
+
+/**
  * Put a text on the clipboard; browsers give pages from other machines without https only the older way.
  *
  * @param {string} text

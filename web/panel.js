@@ -1,7 +1,7 @@
 /** The one place on a node where this pack shows things, which leaves no trace in the workflow. */
 
 import { app } from "../../scripts/app.js";
-import { make, readStyle } from "./dom.js";
+import { make } from "./dom.js";
 
 const WIDGET = "locksmith_report";
 const MARGIN = 6;
@@ -9,13 +9,6 @@ const MARGIN = 6;
 const ROUNDED = 2;
 /** Keys that scroll, press or select in a panel; without a modifier they are shortcuts of the canvas. */
 const OWN_KEYS = new Set([" ", "Enter", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "PageUp", "PageDown", "Home", "End"]);
-
-/** Get the look of all panels: once, beside the page's own, which belong to all packs. */
-export async function loadStyle() {
-  const sheet = new CSSStyleSheet();
-  sheet.replaceSync(await readStyle("./report.css"));
-  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
-}
 
 /** @type {WeakMap<object, Panel>} */
 const panels = new WeakMap();
@@ -159,7 +152,11 @@ function scrolls(part) {
   return part.scrollHeight > part.clientHeight && getComputedStyle(part).overflowY === "auto";
 }
 
-/** @param {PointerEvent} event */
-function passMiddleButtonOn(event) {
+/**
+ * The canvas pans by the middle button, also where something lies over it.
+ *
+ * @param {PointerEvent} event
+ */
+export function passMiddleButtonOn(event) {
   if (event.button === 1 && !globalThis.LiteGraph?.vueNodesMode) app.canvas.processMouseDown(event);
 }

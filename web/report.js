@@ -2,9 +2,10 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { adoptStyle } from "./dom.js";
 import { nodeAt, nodeLocated, openGraph } from "./graph.js";
 import { drawMark } from "./mark.js";
-import { givePanel, loadStyle, panelOf, saveWithoutPanel } from "./panel.js";
+import { givePanel, panelOf, saveWithoutPanel } from "./panel.js";
 import { textOf } from "./preview.js";
 import { recall, remember } from "./report_memory.js";
 import { ReportView } from "./report_view.js";
@@ -107,7 +108,7 @@ app.registerExtension({
   name: "loralocksmith.report",
 
   async setup() {
-    await loadStyle();
+    await adoptStyle("./report.css");
     api.addEventListener("executed", onExecuted);
     api.addEventListener("execution_cached", onCached);
     api.addEventListener("execution_error", onExecutionError);

@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { readStyle } from "./dom.js";
+import { adoptStyle } from "./dom.js";
 import { allNodes } from "./graph.js";
 import { panelOf } from "./panel.js";
 import { forgetPreviews, modelWiredTo, previewOf } from "./preview.js";
@@ -244,12 +244,6 @@ function listFiles(definitions) {
   files = Array.isArray(kind) ? kind : (options?.options ?? []);
 }
 
-async function loadStyle() {
-  const sheet = new CSSStyleSheet();
-  sheet.replaceSync(await readStyle("./stack.css"));
-  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
-}
-
 app.registerExtension({
   name: "loralocksmith.stack",
 
@@ -284,7 +278,7 @@ app.registerExtension({
 
   async setup() {
     api.addEventListener("graphChanged", lookSoon);
-    await loadStyle();
+    await adoptStyle("./stack.css");
   },
 
   afterConfigureGraph: lookSoon,

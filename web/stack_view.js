@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { make, makeButton } from "./dom.js";
+import { passMiddleButtonOn } from "./panel.js";
 import { say } from "./words.js";
 import { StackRow } from "./stack_row.js";
 
@@ -49,9 +50,7 @@ export class StackView {
     this.element.addEventListener("keydown", (event) => this.takeKey(event));
     this.list.addEventListener("pointerdown", (event) => this.startDrag(event));
     this.element.addEventListener("wheel", (event) => this.passWheelOn(event), { passive: false });
-    this.element.addEventListener("pointerdown", (event) => {
-      if (event.button === 1 && !globalThis.LiteGraph?.vueNodesMode) app.canvas.processMouseDown(event);
-    });
+    this.element.addEventListener("pointerdown", passMiddleButtonOn);
   }
 
   /**
