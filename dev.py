@@ -22,6 +22,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).absolute().parent  # not resolved: a link in custom_nodes stays in that ComfyUI
@@ -97,10 +98,7 @@ def environment_is_ready() -> bool:
 
 def ensure_environment() -> Path:
     """The environment's Python, after making the environment if the pins or this Python changed since it was made."""
-    if not environment_is_ready():
-        with one_at_a_time():
-            if not environment_is_ready():  # another dev.py may have made it while this one waited
-                make_environment()
+    make_once(environment_is_ready, make_environment)
     return environment_python()
 
 
@@ -263,6 +261,14 @@ def the_only_server():
         yield
 
 
+def make_once(is_there: Callable[[], object], make: Callable[[], object]) -> None:
+    """Make what is not there; another dev.py may do so while this one waits for its turn."""
+    if not is_there():
+        with one_at_a_time():
+            if not is_there():
+                make()
+
+
 @contextlib.contextmanager
 def one_at_a_time():
     """Hold this folder's lock, so that two dev.py do not make the same thing; the system frees it when a process dies."""
@@ -384,10 +390,7 @@ def browser_at_hand() -> Path | None:
 
 def ensure_browser() -> None:
     """Get a browser unless there is one; where that is not possible, the tests that need it fail and say so."""
-    if browser_at_hand() is None:
-        with one_at_a_time():
-            if browser_at_hand() is None:
-                fetch_browser()
+    make_once(browser_at_hand, fetch_browser)
 
 
 def fetch_browser() -> None:
@@ -441,10 +444,7 @@ def own_front_end() -> Path:
 
 def ensure_front_end() -> None:
     """Get the newest front end unless it is there; where that is not possible, the tests that need it fail and say so."""
-    if front_end_at_hand() is None:
-        with one_at_a_time():
-            if front_end_at_hand() is None:
-                fetch_front_end()
+    make_once(front_end_at_hand, fetch_front_end)
 
 
 def fetch_front_end() -> None:
@@ -472,10 +472,7 @@ def web_types_are_ready() -> bool:
 
 def ensure_web_types() -> None:
     """Get TypeScript and the front end's types unless they are there; where that is not possible, their test fails and says so."""
-    if not web_types_are_ready():
-        with one_at_a_time():
-            if not web_types_are_ready():
-                fetch_web_types()
+    make_once(web_types_are_ready, fetch_web_types)
 
 
 def fetch_web_types() -> None:
