@@ -93,6 +93,7 @@ def before(front_end: FrontEnd, mode: str) -> dict:
 
 def opened(front_end: FrontEnd, workflow: dict) -> dict:
     """Open a workflow, and give it as it is saved; nodes grow when they are drawn first."""
+    forget_messages(front_end)
     front_end.load(workflow)
     front_end.page.wait_for_timeout(300)
     look_for_changes(front_end)
@@ -125,9 +126,20 @@ def choose(front_end: FrontEnd, *nodes: int) -> None:
     front_end.page.evaluate("nodes => app.canvas.selectItems(nodes.map((node) => app.canvas.graph.getNodeById(node)))", list(nodes))
 
 
+def forget_messages(front_end: FrontEnd) -> None:
+    front_end.page.evaluate("app.extensionManager.toast.removeAll()")
+
+
 def expect_told(front_end: FrontEnd, words: str) -> None:
     """Wait until a message with these words is shown."""
     expect(front_end.page.get_by_text(words).locator("visible=true").first).to_be_visible()
+
+
+def expect_replaced(front_end: FrontEnd, before: dict, kinds: dict[int, str]) -> None:
+    """Wait until these nodes, and no others, are of these types, and all of that is done, which the message says."""
+    front_end.wait_until(lambda: types(front_end.workflow()) == types(before) | kinds)
+    expect_told(front_end, "LoRA loaders replaced")
+    forget_messages(front_end)
 
 
 def differences(before: dict, after: dict) -> set:
@@ -228,7 +240,7 @@ def test_only_the_chosen_are_replaced(front_end, before):
 def test_key_replaces_all(front_end, before):
     look_for_changes(front_end)
     front_end.page.keyboard.press("Control+Alt+f")
-    front_end.wait_until(lambda: list(types(front_end.workflow()).values()).count(OURS) == 2)
+    expect_replaced(front_end, before, {STYLE: OURS, MODEL_ONLY: OURS})
 
 
 def open_node_menu(front_end: FrontEnd, node: int) -> None:
@@ -244,22 +256,22 @@ def open_node_menu(front_end: FrontEnd, node: int) -> None:
 def test_menu_of_a_node_replaces_it(front_end, before, picture):
     open_node_menu(front_end, MODEL_ONLY)
     front_end.page.get_by_text("Replace with Load and Fix LoRA", exact=True).click()
-    front_end.wait_until(lambda: types(front_end.workflow()) == types(before) | {MODEL_ONLY: OURS})
+    expect_replaced(front_end, before, {MODEL_ONLY: OURS})
     open_node_menu(front_end, MODEL_ONLY)
     front_end.page.get_by_text("Replace with Load LoRA", exact=True).click()
-    front_end.wait_until(lambda: types(front_end.workflow()) == types(before))
+    expect_replaced(front_end, before, {})
 
 
 def test_menu_of_the_canvas_replaces_all(front_end, before, picture):
     front_end.page.mouse.click(700, 800, button="right")
     front_end.page.get_by_text("Replace all LoRA loaders with Load and Fix LoRA").click()
-    front_end.wait_until(lambda: list(types(front_end.workflow()).values()).count(OURS) == 2)
+    expect_replaced(front_end, before, {STYLE: OURS, MODEL_ONLY: OURS})
 
 
 def test_selected_loader_has_a_button(front_end, before, picture):
     choose(front_end, STYLE)
     front_end.page.get_by_role("button", name="Replace with Load and Fix LoRA").click()
-    front_end.wait_until(lambda: types(front_end.workflow()) == types(before) | {STYLE: OURS})
+    expect_replaced(front_end, before, {STYLE: OURS})
 
 
 def test_loader_with_a_used_report_is_left_and_told(front_end, mode, picture):
