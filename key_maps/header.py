@@ -72,7 +72,7 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def stamp_of(file: BinaryIO) -> tuple[int, ...]:
+def _identity(file: BinaryIO) -> tuple[int, ...]:
     """What tells that an open file is the same and was not written to."""
     about = os.fstat(file.fileno())
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
@@ -80,7 +80,7 @@ def stamp_of(file: BinaryIO) -> tuple[int, ...]:
 
 def check_unchanged(path: str | os.PathLike[str], file: BinaryIO, header: Header) -> None:
     """Raises LoraFileError where the open file is not the one the header was read from, whose offsets would be wrong for it."""
-    if header.stamp and stamp_of(file) != header.stamp:
+    if header.stamp and _identity(file) != header.stamp:
         raise LoraFileError(path, "it is another file than a moment ago", CHANGED)
 
 
@@ -92,7 +92,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     try:
         with open_file(path) as file:
-            stamp = stamp_of(file)
+            stamp = _identity(file)
             size = stamp[2]
             length = _header_length(path, file.read(8), size)
             raw = file.read(length)

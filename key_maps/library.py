@@ -159,6 +159,20 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
     return dict(sorted(found.items()))
 
 
+def stamp_of(path: str | os.PathLike[str], configs: dict[str, int] | None = None) -> Stamp | None:
+    """The stamp of one file, None where there is none; `configs` remembers the settings beside files by folder."""
+    configs = {} if configs is None else configs
+    folder = os.path.dirname(path)
+    try:
+        about = os.stat(path)
+        if folder not in configs:
+            config = Path(folder, CONFIG)
+            configs[folder] = config.stat().st_mtime_ns if config.exists() else 0
+    except OSError:
+        return None
+    return Stamp(about.st_size, about.st_mtime_ns, configs[folder])
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """A link that leads to itself is none."""
     try:

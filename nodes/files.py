@@ -6,6 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ..key_maps.library import stamp_of
 from . import host
 
 OWN_MAPS_FOLDER = "lora-locksmith"
@@ -28,7 +29,7 @@ def lora_changed(lora_name: str | None) -> tuple:
     if lora_name is None:
         return (float("nan"),)  # a new one each time: the same one would count as equal
     path = folder_paths.get_full_path("loras", lora_name)
-    return (lora_name, *host.file_stamp(path), own_stamp()) if path else (lora_name,)
+    return (lora_name, stamp_of(path), own_stamp()) if path else (lora_name,)
 
 
 def own_folder() -> Path:

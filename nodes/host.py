@@ -27,6 +27,7 @@ from ..key_maps.grammar import parse_key
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import Header, LoraFileError, TensorInfo, adapter_config_beside, read_header
 from ..key_maps.inspection import Inspection, inspect_header
+from ..key_maps.library import Stamp, stamp_of
 from ..key_maps.own import NONE, OwnMaps, own_maps_stamp, read_own_maps
 from ..key_maps.plan import Adapter, Plan, make_plan
 from ..key_maps.report import Report
@@ -94,30 +95,18 @@ class FileCache:
 
     def __init__(self, most: int = 2):
         self.most = most
-        self.entries: OrderedDict[str, tuple[tuple[int, ...], LoraFile]] = OrderedDict()
+        self.entries: OrderedDict[str, tuple[Stamp | None, LoraFile]] = OrderedDict()
 
     def read(self, path: str | os.PathLike[str]) -> LoraFile:
         """The file at `path`, read again only if it changed on disk."""
         path = os.path.realpath(path)
-        stamp = file_stamp(path)
+        stamp = stamp_of(path)
         known = self.entries.pop(path, None)
         content = known[1] if known and known[0] == stamp else read_lora(path)
         self.entries[path] = (stamp, content)
         while len(self.entries) > self.most:
             self.entries.popitem(last=False)
         return content
-
-
-def file_stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """Size and time of change of a file and of the adapter_config.json beside it; () for a file that is not there."""
-    stamp: tuple[int, ...] = ()
-    for name in (path, os.path.join(os.path.dirname(path), "adapter_config.json")):
-        try:
-            found = os.stat(name)
-            stamp += (found.st_size, found.st_mtime_ns)
-        except OSError:
-            stamp += (-1,)
-    return stamp
 
 
 def logical_shape(weight: torch.Tensor) -> tuple[int, ...]:

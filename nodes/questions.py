@@ -11,14 +11,14 @@ from ..key_maps.checkpoint import Checkpoint, site_of_checkpoint
 from ..key_maps.grammar import parse_key
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import inspect_file
-from ..key_maps.library import Findings, Row, Stamp, findings_of
+from ..key_maps.library import Findings, Row, Stamp, findings_of, stamp_of
 from ..key_maps.markdown import markdown
 from ..key_maps.own import OwnMaps
 from ..key_maps.plan import NOT_WIRED
 from ..key_maps.report import Report
 from . import host
 from .files import own_folder, own_stamp
-from .shelf import stamp_of, told_row
+from .shelf import told_row
 
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
 NOTHING_MORE = {"inspection": None, "markdown": "", "trigger_words": []}

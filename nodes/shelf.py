@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import uuid
-from pathlib import Path
 from typing import Any
 
 import folder_paths
 
-from ..key_maps.library import CONFIG, Row, Stamp, scan_files
+from ..key_maps.library import Row, Stamp, scan_files, stamp_of
 from ..key_maps.respell import writable
 from . import host
 from .files import lora_names, own_folder, own_stamp
@@ -90,17 +88,3 @@ def listed_files() -> dict[str, tuple[str, Stamp]]:
         if path is not None and (stamp := stamp_of(path, configs)) is not None:
             found[name] = path, stamp
     return found
-
-
-def stamp_of(path: str, configs: dict[str, int] | None = None) -> Stamp | None:
-    """The stamp of a file, None where there is none; `configs` remembers the settings beside files by folder."""
-    configs = {} if configs is None else configs
-    folder = os.path.dirname(path)
-    try:
-        about = os.stat(path)
-        if folder not in configs:
-            config = Path(folder, CONFIG)
-            configs[folder] = config.stat().st_mtime_ns if config.exists() else 0
-    except OSError:
-        return None
-    return Stamp(about.st_size, about.st_mtime_ns, configs[folder])

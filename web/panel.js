@@ -132,17 +132,17 @@ function takeKey(event) {
 }
 
 /**
- * On the classic canvas a panel lies over the canvas, which never hears the wheel: what scrolls nothing zooms or pans.
+ * On the classic canvas an element on a node lies over the canvas, which never hears the wheel: what scrolls nothing zooms or pans.
  *
  * @param {WheelEvent} event
  */
-function passWheelOn(event) {
+export function passWheelOn(event) {
   if (globalThis.LiteGraph?.vueNodesMode) return;
   const isGesture = event.ctrlKey || event.metaKey || Math.abs(event.deltaX) > Math.abs(event.deltaY);
-  const panel = /** @type {HTMLElement} */ (event.currentTarget);
+  const whole = /** @type {HTMLElement} */ (event.currentTarget);
   let part = /** @type {Element | null} */ (event.target);
-  while (part && part !== panel && !scrolls(part)) part = part.parentElement;
-  if (!isGesture && part && part !== panel) return;
+  while (part && part !== whole && !scrolls(part)) part = part.parentElement;
+  if (!isGesture && part && part !== whole) return;
   event.preventDefault();
   app.canvas.processMouseWheel(event);
 }

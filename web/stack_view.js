@@ -1,8 +1,7 @@
 /** The list a stack's node shows: its rows, and what turns, adds and moves them. */
 
-import { app } from "../../scripts/app.js";
 import { make, makeButton } from "./dom.js";
-import { passMiddleButtonOn } from "./panel.js";
+import { passMiddleButtonOn, passWheelOn } from "./panel.js";
 import { say } from "./words.js";
 import { StackRow } from "./stack_row.js";
 
@@ -49,7 +48,7 @@ export class StackView {
     this.element.dataset.captureWheel = "true"; // the Vue nodes' sign for: scrolls once it has the focus
     this.element.addEventListener("keydown", (event) => this.takeKey(event));
     this.list.addEventListener("pointerdown", (event) => this.startDrag(event));
-    this.element.addEventListener("wheel", (event) => this.passWheelOn(event), { passive: false });
+    this.element.addEventListener("wheel", passWheelOn, { passive: false });
     this.element.addEventListener("pointerdown", passMiddleButtonOn);
   }
 
@@ -135,19 +134,6 @@ export class StackView {
     this.orders.move(index, to, true);
     this.focus(to, part);
     this.said.textContent = say("stackMoved", { place: to + 1, count: this.rows.length });
-  }
-
-  /**
-   * On the classic canvas the list lies over the canvas, which never hears the wheel: what does not scroll the list zooms or pans.
-   *
-   * @param {WheelEvent} event
-   */
-  passWheelOn(event) {
-    if (globalThis.LiteGraph?.vueNodesMode) return;
-    const isGesture = event.ctrlKey || event.metaKey || Math.abs(event.deltaX) > Math.abs(event.deltaY);
-    if (!isGesture && this.list.scrollHeight > this.list.clientHeight) return;
-    event.preventDefault();
-    app.canvas.processMouseWheel(event);
   }
 
   /** @param {PointerEvent} event */
