@@ -19,13 +19,14 @@ from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.library import ENDINGS
-from ..key_maps.respell import NATIVE, UNTOLD, Refused, rivals_apart, writable
+from ..key_maps.respell import NATIVE, UNTOLD, Refused, respell, rivals_apart, writable
 from .arguments import DTYPES, dtype_of
 from .inspect import loads_whole
 from .output import FAILED, FINE, PROBLEMS, shown
 
 if TYPE_CHECKING:
     from ..key_maps.site import Site
+    from ..lora.convert import Conversion
     from ..lora.writer import Written
 
 DESCRIPTION = """Writes LoRA files in the names of another tool: fused and split exactly, read back and compared before they are
@@ -60,7 +61,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--recursive", action="store_true", help="folders: all that is below them, too")
     command.add_argument("--dtype", choices=DTYPES, help="of the new file's tensors (default: each as it was)")
-    command.add_argument("--drop", action="store_true", help="leave out keys that have no place in the model")
+    command.add_argument("--drop", action="store_true", help="leave out what has no place in the model or no name in DIALECT")
     command.add_argument("--overwrite", action="store_true", help="replace files of the same name in the place of the new ones")
     command.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     command.add_argument("--json", action="store_true", help="for programs: one JSON object for each file, one to a line")
@@ -125,7 +126,6 @@ def _destination(path: Path, inside: Path, options: argparse.Namespace) -> Path:
 def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Namespace) -> Outcome:
     import torch
 
-    from ..lora.convert import convert
     from ..lora.reader import map_tensors
     from ..lora.verify import Unverified
 
@@ -145,8 +145,8 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
         raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
     tensors = map_tensors(path, found.header)
     dtype = dtype_of(options)
-    conversion = convert(found.plan, tensors, dialect, dtype, options.drop)
-    if conversion.specs.keys() == found.header.tensors.keys() and dtype is None:
+    conversion = _converted(found, tensors, dialect, dtype, options.drop)
+    if dtype is None and _already(found, conversion):
         return Outcome(os.fspath(path), FINE, ALREADY)
     if options.dry_run:
         told = _told(found, dialect, conversion.ways.values(), len(conversion.left_out))
@@ -157,6 +157,27 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
         raise Refused((f"what was written did not do the same ({error})",)) from None
     told = _told(found, dialect, (written.renamed, written.computed, written.full), len(written.left_out))
     return Outcome(os.fspath(path), FINE, f"{told}; verified; {_now(written, site)} {written.path}".rstrip(), os.fspath(written.path))
+
+
+def _converted(found: Inspection, tensors, dialect: str, dtype, drop: bool) -> Conversion:
+    """`convert`, whose refusal names --drop where that would help."""
+    from ..lora.convert import convert
+
+    try:
+        return convert(found.plan, tensors, dialect, dtype, drop)
+    except Refused as error:
+        if drop or not respell(found.plan, dialect).refusals:
+            raise
+        rest = respell(found.plan, dialect, drop=True)
+        raise Refused((*error.reasons, *(["--drop leaves that out"] if rest.units and not rest.refusals else ()))) from None
+
+
+def _already(found: Inspection, conversion: Conversion) -> bool:
+    """Whether the file has the dialect's names, and its strength where the dialect's readers look for it."""
+    if conversion.specs.keys() != found.header.tensors.keys():
+        return False
+    kept = {"tensor": True, "config": conversion.header_settings.keys() <= found.header.metadata.keys(), "folded": False}
+    return kept[conversion.writing.alpha] or all(item.scale == 1 for item in conversion.trained.values())
 
 
 def _write(found: Inspection, tensors, destination: Path, dialect: str, dtype, options: argparse.Namespace) -> Written:
@@ -209,7 +230,7 @@ def _file_at(path: Path) -> tuple[int, int]:
 def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: int) -> str:
     parts = [f"{found.writer} -> {dialect}" if found.writer != "cannot tell" else f"-> {dialect}"]
     parts += [f"{count} modules {way}" for count, way in zip(ways, WAYS, strict=True) if count]
-    return ", ".join(parts + [f"{left_out} keys without effect left out"] * bool(left_out))
+    return ", ".join(parts + [f"{left_out} keys left out"] * bool(left_out))
 
 
 def _now(written: Written, site: Site | None) -> str:

@@ -105,7 +105,8 @@ def writing_for(dialect: str, family: str) -> Writing:
 def respell(plan: Plan, dialect: str, drop: bool = False) -> Respelling:
     """The new names of everything `plan` placed; `refusals` says what stands against it. Raises Refused where there is no model.
 
-    drop: keys without a place are left out; otherwise each is a refusal, bookkeeping and second copies aside.
+    drop: keys without a place, and components without a name, are left out; otherwise each is a refusal, bookkeeping and second
+    copies aside.
     """
     site = plan.site
     if not site.components:
@@ -121,7 +122,11 @@ def respell(plan: Plan, dialect: str, drop: bool = False) -> Respelling:
             continue
         wrapper = wrapper_for(site, component, record)
         if wrapper is None:
-            refusals.append(f"{record.title} has no names for {_called(component)}")
+            reason = f"{record.title} has no names for {_called(component)}"
+            if drop:
+                left_out |= {key: reason for index in adapters for key in plan.adapters[index].roles.values()}
+            else:
+                refusals.append(reason)
             continue
         found = _units(plan, component, record, wrapper, adapters, refusals)
         family = site.family.name if site.family else ""

@@ -160,13 +160,14 @@ def write_as(
     metadata = metadata_for(plan.metadata, conversion, provenance or {})
     path = Path(path)
     config = conversion.configs.get("")
+    kept = plan._replace(adapters=tuple(item for item in plan.adapters if conversion.left_out.keys().isdisjoint(item.roles.values())))
     difference = 0.0
 
     def check(temporary: Path) -> None:
         nonlocal difference
         # What lies beside the file will be read with it.
         beside = config if config is not None else adapter_config_beside(path)
-        difference = _verify(plan, tensors, temporary, beside, dtype)
+        difference = _verify(kept, tensors, temporary, beside, dtype)
 
     with ExitStack() as stack:
         if config is not None:

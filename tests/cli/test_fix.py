@@ -119,6 +119,28 @@ def test_a_named_dialect_is_written_even_of_a_good_file(run, folder):
     assert code == 0 and "already" in told[0]["told"]
 
 
+def test_the_same_names_are_not_enough_where_the_strength_would_be_read_elsewhere(run, folder):
+    settings = {"lora_adapter_metadata": json.dumps({"transformer.r": RANK, "transformer.lora_alpha": 3 * RANK})}
+    source = folder / "scaled.safetensors"
+    save_file(lora(GOOD), source, settings)
+    assert "already" in run(source, "--to", "diffusers")[1][0]["told"]
+    code, told = run(source, "--to", "simpletuner")
+    name = "transformer.transformer_blocks.3.attn.to_q.lora_B.weight"
+    assert code == 0 and torch.equal(load_file(told[0]["written"])[name], 3 * load_file(source)[name])
+    assert "lora_adapter_metadata" not in read_header(told[0]["written"]).metadata
+
+
+def test_a_text_encoder_without_a_name_is_left_out_when_told(run, folder):
+    source = folder / "with_clip.safetensors"
+    clip = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    save_file(lora(GOOD) | {f"{clip}.lora_A.weight": torch.ones(RANK, 768), f"{clip}.lora_B.weight": torch.ones(768, RANK)}, source)
+    code, told = run(source, "--to", "peft")
+    assert code == 1 and "no names for the text encoder clip_l" in told[0]["told"] and "--drop" in told[0]["told"]
+    code, told = run(source, "--to", "peft", "--drop")
+    assert code == 0 and "2 keys left out" in told[0]["told"]
+    assert whole_for_us(told[0]["written"])
+
+
 def test_peft_gets_a_folder_with_its_settings(run, folder):
     code, told = run(folder / "good.safetensors", "--to", "peft")
     assert code == 0 and told[0]["written"].endswith("adapter_model.safetensors")
@@ -145,7 +167,7 @@ def test_what_cannot_be_read_or_said_does_not_stop_the_rest(run, folder):
     assert code == 2 and [outcome["code"] for outcome in told] == [2, 1, 0, 1, 0]
     assert "nowhere" in told[3]["told"] and "--against" in told[1]["told"]
     code, told = run(folder / "c_partly.safetensors", "--drop")
-    assert code == 0 and "2 keys without effect left out" in told[0]["told"]
+    assert code == 0 and "2 keys left out" in told[0]["told"]
     assert not [key for key in load_file(told[0]["written"]) if "nowhere" in key]
 
 

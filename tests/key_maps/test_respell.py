@@ -72,6 +72,14 @@ def test_sd_scripts_names_of_stable_diffusion_are_those_of_diffusers(comfy):
         assert any(unit.module.startswith(expected) for unit in respell(plan, "kohya").units)
 
 
+@pytest.mark.parametrize("name, start", [("flux1_dev", "transformer."), ("sd3_medium", "transformer."), ("sdxl", "lora_unet_down_blocks_")])
+def test_diffusion_pipe_reads_again_what_is_written_for_it(comfy, name, start):
+    """Its FLUX.1, SD 3 and SDXL are diffusers' models (models/flux.py, sd3.py, sdxl.py), where init_from_existing finds no native name."""
+    site = Site([denoiser_component(comfy_models.shapes(name))])
+    plan = make_plan(file_in(site, dialects()["comfyui"]), {}, site)
+    assert any(unit.module.startswith(start) for unit in respell(plan, "diffusion_pipe").units)
+
+
 def test_text_encoders_get_the_names_each_tool_has_for_them(comfy):
     site = Site([denoiser_component(comfy_models.shapes("sdxl")), *encoder_components(comfy_models.encoder_shapes("sdxl"))])
     keys = file_in(site, dialects()["comfyui"], "clip_l") | file_in(site, dialects()["comfyui"], "clip_g")
