@@ -55,13 +55,13 @@ def read_dialect(path: Path) -> Dialect:
     """Read the record at `path`; raises DialectError naming file, line, what is wrong and the remedy."""
     fields: dict[str, object] = {"name": path.stem}
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").expandtabs().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DialectError(f"{path}: cannot be read ({error}). Save it as UTF-8 text") from None
     for number, line in enumerate(lines, 1):
-        key, _, value = line.partition(" ")
+        key, _, value = line.strip().partition(" ")
         value = value.strip()
-        if not line.strip() or line.startswith("#"):
+        if not key or key.startswith("#"):
             continue
         if key not in Dialect._fields or key == "name":
             known = ", ".join(field for field in Dialect._fields if field != "name")

@@ -39,10 +39,12 @@ def _read(folder: Path, pattern: str, read, fault: type[Exception], errors: list
             found[path.stem] = read(path)
         except fault as error:
             errors.append(f"Your own map was left out: {error}")
+    for path in sorted(folder.glob(f"{pattern}.txt")):  # what editors make of the name where endings are hidden
+        errors.append(f"Your own map was left out: {path}: its name must not end with .txt. Rename it to {path.stem}")
     return found
 
 
 def own_maps_stamp(folder: Path) -> tuple:
     """Changes when a file of the folder changes."""
-    files = sorted([*folder.glob("families/*.table"), *folder.glob("dialects/*.record")])
+    files = sorted([*folder.glob("families/*.table*"), *folder.glob("dialects/*.record*")])
     return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)

@@ -217,7 +217,7 @@ def _overlaps(outputs: Sequence[int], start: int, length: int) -> Iterable[Slice
 def read_table(path: Path) -> Family:
     """Read the table at `path`; raises TableError naming file, line, what is wrong and the remedy."""
     try:
-        return parse_table(path.stem, path.read_text("utf-8"), str(path))
+        return parse_table(path.stem, path.read_text("utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"{path}: cannot be read ({error}). Save it as UTF-8 text") from None
 
@@ -225,7 +225,7 @@ def read_table(path: Path) -> Family:
 def parse_table(name: str, text: str, source: str = "table") -> Family:
     """Parse the text of a table into a Family called `name`."""
     reader = _Reader(source)
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.expandtabs().splitlines(), 1):
         reader.read(number, line.partition(" #")[0].rstrip() if not line.startswith("#") else "")
     return reader.family(name)
 
@@ -236,11 +236,15 @@ class _Reader:
     def __init__(self, source: str):
         self.source, self.line = source, 0
         self.directives: dict[str, list[str]] = {name: [] for name in DIRECTIVES}
+        self.lines: dict[tuple[str, str], int] = {}  # where each directive stands
+        self.names_others = False  # whether the row has a ` = `
         self.sections: list[tuple[str, tuple[str, ...], bool]] = [("", ("",), False)]
         self.header_open = False
         self.rows: list[Row] = []
 
-    def fail(self, fault: str, remedy: str) -> TableError:
+    def fail(self, fault: str, remedy: str, directive: tuple[str, str] | None = None) -> TableError:
+        if directive:
+            self.line = self.lines[directive]
         return TableError(f"{self.source}, line {self.line}: {fault}. {remedy}")
 
     def read(self, number: int, line: str) -> None:
@@ -252,6 +256,7 @@ class _Reader:
             if keyword not in self.directives:
                 raise self.fail(f"unknown directive @{keyword}", f"Use one of {', '.join('@' + word for word in self.directives)}")
             self.directives[keyword].append(rest.strip())
+            self.lines[keyword, rest.strip()] = number
         elif line.startswith("["):
             self._section(line)
         else:
@@ -273,7 +278,8 @@ class _Reader:
         self.sections.append((native, names, optional))
 
     def _row(self, line: str) -> None:
-        left, _, right = line.partition(" = ")
+        left, equals, right = line.partition(" = ")
+        self.names_others = bool(equals)
         tokens, grows = left.split(), False
         if "+" in tokens:
             names, shape = tokens[0::2], None
@@ -306,7 +312,8 @@ class _Reader:
         for term in text.split("+"):
             match = TERM.fullmatch(term)
             if not match or not term:
-                raise self.fail(f"{text!r} is not a size", "Write a number, a letter, or a sum such as 3h or h+2k")
+                hint = "" if self.names_others else ", and ` = ` in front of other tools' names"
+                raise self.fail(f"{text!r} is not a size", f"Write a number, a small letter, or a sum such as 3h or h+2k{hint}")
             factor, symbol = match.groups()
             terms[symbol] = terms.get(symbol, 0) + int(factor or 1)
         if any(factor == 0 for factor in terms.values()):
@@ -332,7 +339,7 @@ class _Reader:
             raise TableError(f"{self.source}: a table needs one @title line. Add `@title` and the model's name")
         kind = self.directives["kind"][-1] if self.directives["kind"] else "denoiser"
         if kind not in ("denoiser", "text_encoder"):
-            raise TableError(f"{self.source}: @kind {kind} is unknown. Write denoiser or text_encoder")
+            raise self.fail(f"@kind {kind} is unknown", "Write denoiser or text_encoder", ("kind", kind))
         if not self.rows:
             raise TableError(f"{self.source}: the table has no rows. Add a line `native shape = other name`")
         rows = tuple(self.rows)
@@ -345,9 +352,10 @@ class _Reader:
     def _encoders(self) -> dict[str, tuple[str, ...]]:
         encoders = {}
         for text in self.directives["encoder"]:
-            slot, *wrappers = text.split()
+            slot, *wrappers = text.split() or [""]
             if not wrappers:
-                raise TableError(f"{self.source}: @encoder {slot} names no prefix. Add those its keys begin with, such as lora_te1_")
+                remedy = "Write ComfyUI's name of it and what its keys begin with, such as `@encoder clip_l lora_te1_`"
+                raise self.fail(f"@encoder {slot}".rstrip() + " names no prefix", remedy, ("encoder", text))
             encoders[slot] = tuple(wrappers)
         return encoders
 
@@ -356,14 +364,12 @@ class _Reader:
         numbers: dict[str, dict[str, int]] = {}
         for text in self.directives[directive]:
             variant, _, pairs = text.rpartition(":")
-            numbers.setdefault(variant.strip(), {}).update(self._numbers(directive, pairs))
+            try:
+                pairs = {name: int(number) for name, number in (pair.split("=") for pair in pairs.split())}
+            except ValueError:
+                raise self.fail(f"@{directive} {text!r} cannot be read", "Write name=number pairs", (directive, text)) from None
+            numbers.setdefault(variant.strip(), {}).update(pairs)
         return numbers
-
-    def _numbers(self, directive: str, text: str) -> dict[str, int]:
-        try:
-            return {name: int(number) for name, number in (pair.split("=") for pair in text.split())}
-        except ValueError:
-            raise TableError(f"{self.source}: @{directive} {text!r} cannot be read. Write name=number pairs") from None
 
     def _check_sums(self, rows: tuple[Row, ...]) -> None:
         for row in rows:

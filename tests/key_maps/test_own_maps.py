@@ -43,8 +43,17 @@ def test_without_them_the_keys_are_unknown(tmp_path):
     assert not report_with(read_own_maps(tmp_path)).adapters
 
 
+@pytest.mark.parametrize("old, new", [("@title", "\ufeff@title"), (" ", "\t"), ("\n", "\r\n")], ids=["mark", "tabs", "line ends"])
+def test_what_editors_put_into_text_is_no_mistake(folder, old, new):
+    (folder / "families" / "home.table").write_bytes(TABLE.replace(old, new).encode())
+    (folder / "dialects" / "home.record").write_bytes(RECORD.replace(old.replace("@", ""), new.replace("@", "")).encode())
+    assert set(report_with(read_own_maps(folder)).categories) == {PLACED}
+
+
 FAULTS = {
     "families/bad.table": ("@title Bad\nno shape here\nx = y", "line"),
+    "families/worse.table": ("@title Worse\n@encoder\nx h h = y", "line 2"),
+    "families/hidden.table.txt": (TABLE, "Rename it to hidden.table"),
     "dialects/bad.record": ("title Bad\nnames native\nform sideways\n", "sideways"),
     "dialects/worse.record": ("colour red\n", "colour"),
 }
