@@ -25,6 +25,7 @@ DIALECTS = ("diffusers", "simpletuner", "ai_toolkit", "peft")
 TWINS = {
     "flux1_dev": ("FluxTransformer2DModel", {"guidance_embeds": True}),
     "chroma": ("ChromaTransformer2DModel", {}),
+    "longcat_image": ("LongCatImageTransformer2DModel", {"num_layers": 10, "num_single_layers": 20}),
     "sd35_medium": ("SD3Transformer2DModel", {"num_layers": 24, "dual_attention_layers": tuple(range(13))}),
     "hidream": (
         "HiDreamImageTransformer2DModel",
