@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Writes LoRA files in the names of another tool: fused and split exactly, read back and compared before they are
 put in place. Without --to: in ComfyUI's own names, and only files that the stock loader does not load wholly and rightly.
+To go on training, give --to the trainer's name; the README says where each trainer wants the file.
 Exit code 0: all is done; 1: a file could not be written so, and why; 2: a file cannot be read."""
 SOUND = "the stock loader loads it wholly and rightly; left as it is"
 ALREADY = "it has these names already; left as it is"

@@ -1,4 +1,4 @@
-"""The only file that touches ComfyUI's internals: it reads models, executes plans as patches, and asks what stock would do."""
+"""The one door to ComfyUI's internals, bypass.py aside: it reads models, executes plans as patches, and asks what stock would do."""
 
 from __future__ import annotations
 
