@@ -40,6 +40,28 @@ def test_registry_fields():
     assert re.fullmatch(r"\d+\.\d+\.\d+", PYPROJECT["project"]["version"])
 
 
+def test_registry_understands_the_versions():
+    """It drops, with a warning nobody sees, a version that does not have three parts."""
+    (front_end,) = (one for one in PYPROJECT["project"]["dependencies"] if one.startswith("comfyui-frontend-package"))
+    assert re.fullmatch(r"comfyui-frontend-package>=\d+\.\d+\.\d+", front_end)
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", PYPROJECT["tool"]["comfy"]["requires-comfyui"])
+
+
+def patterns(name: str) -> set[str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return {line.strip("/") for line in lines if line and not line.startswith("#")}
+
+
+def test_registry_gets_what_users_need_and_nothing_else():
+    left_out, not_in_git = patterns(".comfyignore"), {".git", *patterns(".gitignore")}
+    there = {path.name for path in ROOT.iterdir() if not any(path.match(pattern) for pattern in not_in_git)}
+    assert left_out <= there
+    assert there - left_out == {
+        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "cli.py", "commands", "docs", "example_workflows", "key_maps",
+        "locales", "lora", "nodes", "pyproject.toml", "requirements.txt", "web",
+    }  # fmt: skip
+
+
 def test_front_end_files_are_served_once():
     """The host serves WEB_DIRECTORY and [tool.comfy] web each under its own address, so naming both runs every script twice."""
     assert "web" not in PYPROJECT["tool"]["comfy"]
