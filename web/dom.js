@@ -49,7 +49,7 @@ export async function readStyle(name) {
 export async function adoptStyle(name) {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(await readStyle(name));
-  document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+  document.adoptedStyleSheets.push(sheet);
 }
 
 /**
