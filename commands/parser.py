@@ -13,6 +13,10 @@ from .output import FAILED, INTERRUPTED, show_any_text, shown
 
 COMMANDS = (inspect, scan, compare, fix, merge, resize, extract)
 
+# What the commands that read weights import; `inspect`, `scan` and `compare` do without.
+FROM_COMFYUI = ("torch", "safetensors", "numpy")
+REMEDY = f"Run `cli.py` with the Python that runs ComfyUI, or install it: pip install {' '.join(FROM_COMFYUI)}"
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
@@ -34,6 +38,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return code
     except LoraFileError as error:
         print(shown(f"{error}."), file=sys.stderr)
+        return FAILED
+    except ModuleNotFoundError as error:
+        if error.name not in FROM_COMFYUI:
+            raise
+        print(f"This needs {error.name}, which is not installed here. {REMEDY}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

@@ -25,6 +25,19 @@ def clean(process: subprocess.CompletedProcess) -> bool:
     return "Traceback" not in process.stdout + process.stderr
 
 
+# without torch
+
+
+@pytest.mark.parametrize(
+    "command", [("inspect", "--weights"), ("fix", "--to", "kohya"), ("merge", "-o", "merged.safetensors")], ids=lambda command: command[0]
+)
+def test_a_command_that_needs_torch_says_so_where_there_is_none(locksmith, file, command):
+    path = file()
+    told = locksmith(*command, path, path, options=("-S",))  # only the standard library
+    assert told.returncode == FAILED and clean(told)
+    assert "This needs torch, which is not installed here." in told.stderr and "pip install torch" in told.stderr
+
+
 # inspect
 
 
