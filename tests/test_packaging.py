@@ -36,7 +36,8 @@ def test_registry_fields():
     assert PYPROJECT["project"]["name"] == "lora-locksmith"
     assert PYPROJECT["tool"]["comfy"]["DisplayName"] == "LoRA Locksmith"
     assert PYPROJECT["tool"]["comfy"]["requires-comfyui"] == ">=0.16.3"
-    assert (ROOT / PYPROJECT["project"]["license"]["file"]).read_text(encoding="utf-8").startswith("MIT License")
+    assert PYPROJECT["project"]["license"] == "MIT" and PYPROJECT["project"]["license-files"] == ["LICENSE"]
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
     assert re.fullmatch(r"\d+\.\d+\.\d+", PYPROJECT["project"]["version"])
 
 
