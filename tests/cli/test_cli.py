@@ -159,7 +159,8 @@ def many(folder: Path, count: int = 300) -> Path:
 def test_interrupted_scan_leaves_a_whole_index_and_nothing_else(locksmith, environment, tmp_path):
     folder = many(tmp_path / "loras")
     command = [sys.executable, str(CLI), "scan", "--json-lines", str(folder)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # So small a pipe makes the command wait for us, so that it cannot be through before it is interrupted.
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "pipesize": 4096}
     with subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, **pipes) as process:
         first = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
