@@ -59,12 +59,12 @@ def _show(found: Inspection, options: argparse.Namespace, place: int) -> None:
     hashes = file_hashes(found.path) if options.hashes else None
     weights = weigh_file(found) if options.weights else None
     if options.json:
-        told = found.as_dict() | ({"hashes": hashes._asdict()} if hashes else {}) | ({"weights": weights} if weights else {})
+        told = found.as_dict() | (hashes.as_dict(found.header.metadata) if hashes else {}) | ({"weights": weights} if weights else {})
         print(json.dumps(told))
         return
     if place:
         print()
-    show_markdown(markdown(found, options.detail, hashes and hashes._asdict(), weights))
+    show_markdown(markdown(found, options.detail, hashes, weights))
 
 
 def weigh_file(found: Inspection) -> Mapping[str, Any]:

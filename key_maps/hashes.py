@@ -38,6 +38,10 @@ class Hashes(NamedTuple):
     sshs_model_hash: str
     crc32: str
 
+    def as_dict(self, metadata: Mapping[str, str]) -> dict[str, Any]:
+        """`hashes`: these; `stored_hashes`: what those in the file's metadata say about its tensors."""
+        return {"hashes": self._asdict(), "stored_hashes": verify(metadata, self)}
+
 
 def file_hashes(path: str | os.PathLike[str], progress: Callable[[int, int], Any] | None = None) -> Hashes:
     """The hashes of the file at `path`, read once, in constant memory (two parts of CHUNK_BYTES).

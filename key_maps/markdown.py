@@ -9,6 +9,7 @@ from typing import Any
 
 from .dialect import DENOISER
 from .grammar import parse_key
+from .hashes import Hashes, verify
 from .inspection import Inspection, spread
 from .plan import PLACED
 from .report import plural
@@ -26,10 +27,8 @@ IN_CELL = str.maketrans({**LINES, "|": "\\|", "`": "'", "<": "&lt;"})
 IN_TEXT = str.maketrans({**LINES, "<": "&lt;"})
 
 
-def markdown(
-    inspection: Inspection, detail: str = SUMMARY, hashes: Mapping[str, str] | None = None, weights: Mapping[str, Any] | None = None
-) -> str:
-    """The report. `detail`: one of DETAILS; `hashes`: label -> hash of the file; `weights`: lora.weights.Weights.as_dict()."""
+def markdown(inspection: Inspection, detail: str = SUMMARY, hashes: Hashes | None = None, weights: Mapping[str, Any] | None = None) -> str:
+    """The report. `detail`: one of DETAILS; `hashes`: the file's; `weights`: lora.weights.Weights.as_dict()."""
     sections = [
         ("", [f"**{_plain(inspection.verdict)}**"]),
         ("What it is", list(_what(inspection, hashes))),
@@ -47,7 +46,7 @@ def markdown(
     return "\n\n".join((f"## {title}\n\n" if title else "") + "\n".join(lines).strip("\n") for title, lines in sections if lines) + "\n"
 
 
-def _what(inspection: Inspection, hashes: Mapping[str, str] | None) -> Iterator[str]:
+def _what(inspection: Inspection, hashes: Hashes | None) -> Iterator[str]:
     family, writer = inspection.family, inspection.report.writer
     evidence = "; ".join(inspection.guess.evidence)
     yield from table(("", ""), _rows(
@@ -60,7 +59,8 @@ def _what(inspection: Inspection, hashes: Mapping[str, str] | None) -> Iterator[
         ("Alpha", counted(inspection.alpha_counts)),
         ("Strength", _strength(inspection)),
         ("Data types", counted(inspection.dtypes)),
-        *((label, code(text)) for label, text in (hashes or {}).items()),
+        *((label, code(text)) for label, text in (hashes._asdict() if hashes else {}).items()),
+        ("Stored hash", " ".join(_plain(text) for text in verify(inspection.header.metadata, hashes)) if hashes else ""),
     ))  # fmt: skip
 
 

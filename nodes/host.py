@@ -24,7 +24,7 @@ from comfy.weight_adapter.lora import LoRAAdapter
 
 from ..key_maps.garbage import without_collection
 from ..key_maps.grammar import parse_key
-from ..key_maps.hashes import file_hashes
+from ..key_maps.hashes import Hashes, file_hashes
 from ..key_maps.header import Header, LoraFileError, TensorInfo, adapter_config_beside, read_header
 from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.library import Stamp, stamp_of
@@ -350,11 +350,11 @@ def inspect(model, clip, path: str | os.PathLike[str], own: OwnMaps = NONE) -> I
     return inspect_header(path, file.header, file.config_beside, site, own, ask)
 
 
-def measure(found: Inspection) -> tuple[dict[str, Any], dict[str, str]]:
+def measure(found: Inspection) -> tuple[dict[str, Any], Hashes]:
     """(the measured weights of an inspected file, its hashes); stops when the user does."""
     file = _files.read(found.path)
     hashes = file_hashes(found.path, lambda done, total: comfy.model_management.throw_exception_if_processing_interrupted())
-    return weigh(found.plan, file.tensors, file.config_beside).as_dict(), hashes._asdict()
+    return weigh(found.plan, file.tensors, file.config_beside).as_dict(), hashes
 
 
 def _prefixes(key: str) -> tuple[str, ...]:

@@ -67,6 +67,6 @@ class InspectLoRAKeys(io.ComfyNode):
             raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
         text = markdown(found, detail, hashes, measured)
         fate = {"file": lora_name, "mismatch": found.report.mismatch, "patterns": found.report.all_patterns()}
-        told = found.as_dict() | fate | ({"weights": measured, "hashes": hashes} if measured else {})
+        told = found.as_dict() | fate | ({"weights": measured} | hashes.as_dict(found.header.metadata) if measured else {})
         as_json = json.dumps(told, ensure_ascii=False)
         return io.NodeOutput(text, as_json, ui={"text": [text], "report_json": [as_json]})

@@ -11,6 +11,9 @@ const CARRIED = "application/x-lora-locksmith";
 const CANVAS = "#graph-canvas, [data-testid=transform-pane], .dom-widget";
 const STEP = 30; // pixels between loaders added one after another
 
+/** Ends what listens for the last drag: a row that leaves the page while it is dragged never tells of the drag's end. */
+let carrying = new AbortController();
+
 /**
  * Add a loader with a file in the middle of what is seen of the canvas, as one step that can be undone.
  *
@@ -91,7 +94,8 @@ export function carry(event, file) {
   event.dataTransfer.effectAllowed = "copy";
   event.dataTransfer.setData(CARRIED, file);
   event.dataTransfer.setData("text/plain", file);
-  const ended = new AbortController();
+  carrying.abort();
+  const ended = (carrying = new AbortController());
   const options = { capture: true, signal: ended.signal };
   document.addEventListener("dragover", (over) => takeOver(over), options);
   document.addEventListener("drop", (drop) => takeOver(drop) && dropAt(drop, file), options);
@@ -104,6 +108,7 @@ export function carry(event, file) {
  * @param {DragEvent} event
  */
 function takeOver(event) {
+  if (!event.dataTransfer?.types.includes(CARRIED)) return false;
   if (!(event.target instanceof Element) || !event.target.closest(CANVAS)) return false;
   event.preventDefault();
   event.stopPropagation();

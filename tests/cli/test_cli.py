@@ -71,7 +71,7 @@ def test_json_is_one_object_to_a_line(locksmith, file, tmp_path):
     assert found.returncode == FAILED and found.stderr == ""
     assert set(good) == {
         "verdict", "file", "bytes", "tensors", "family", "trainer", "kinds", "ranks", "alphas", "scales", "strength_source", "dtypes",
-        "loads", "trained", "missed", "metadata", "health", "hashes",
+        "loads", "trained", "missed", "metadata", "health", "hashes", "stored_hashes",
     }  # fmt: skip
     assert good["family"]["name"] == "flux1" and good["ranks"] == {"4": 57} and good["tensors"] == 114
     loads = good["loads"]

@@ -120,7 +120,7 @@ def test_weights_are_measured(host, tiny_flux, tmp_path):
     assert bad["module"] == broken.partition(".")[0]
     text = markdown(found, "summary", hashes, weights)
     assert "## Weights" in text and "Not a number" in text and dead.partition(".")[0] in text
-    json.dumps({"weights": weights, "hashes": hashes}, allow_nan=False)
+    json.dumps({"weights": weights} | hashes.as_dict({}), allow_nan=False)
 
 
 def test_pickle(host, tiny_flux, tmp_path):
