@@ -57,6 +57,14 @@ class Header(NamedTuple):
 
 REMEDY = "Download or export the file again"
 CHANGED = "The file changed while it was read: try again"
+PICKLED = (".pt", ".pt2", ".pth", ".ckpt", ".bin", ".pkl")
+PICKLE_REMEDY = "What is in it shows when a node loads it, which it does as it is; Save LoRA writes it as safetensors"
+# Texts saved under a LoRA's name by mistake: how they begin, what they are, what to do.
+MISTAKEN = (
+    (b"<", "it is a web page, not a LoRA", "The site may want a login: open its page in a browser and download the file itself"),
+    (b"{", "it is a site's answer in JSON, not a LoRA", "A text editor shows what the site said; download the file itself"),
+    (b"version", "it is a Git LFS pointer, not the file itself", "Download the file itself, or run `git lfs pull` where it was cloned"),
+)
 
 
 def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
@@ -98,6 +106,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             raw = file.read(length)
     except FileNotFoundError:
         raise LoraFileError(path, "there is no such file", "Check the name, or refresh the file list") from None
+    except IsADirectoryError:
+        raise LoraFileError(path, "it is a folder", "Name a file in it") from None
     except OSError as error:
         raise LoraFileError(path, f"it cannot be opened ({error.strerror or error})", "Check that it is a file and may be read") from None
     if len(raw) < length:
@@ -119,15 +129,18 @@ def _header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int
 def _no_header(path: str | os.PathLike[str], first: bytes, length: int, size: int) -> LoraFileError:
     """What a file is whose first eight bytes cannot be the length of a header."""
     if first[:4] == b"PK\x03\x04" or (first[:1] == b"\x80" and first[1] <= pickle.HIGHEST_PROTOCOL):
-        return LoraFileError(
-            path, "it is a PyTorch pickle file, not safetensors", "Convert it to safetensors, or rename it to .pt or .ckpt"
-        )
+        named_so = os.fspath(path).lower().endswith(PICKLED)
+        remedy = PICKLE_REMEDY if named_so else "If it was downloaded as .zip, unpack it; else rename it to .pt, which the nodes load"
+        fault = "it is a PyTorch pickle file" if named_so else "it is a PyTorch pickle file or a zip archive, not safetensors"
+        return LoraFileError(path, fault, remedy)
     if first[:4] == b"GGUF":
         return LoraFileError(path, "it is a GGUF file, not safetensors", "Use the safetensors version of this LoRA")
+    for start, fault, remedy in MISTAKEN:
+        if first.lstrip().startswith(start) and b"\0" not in first:  # a length has zeros
+            return LoraFileError(path, fault, remedy)
     if 2 <= length <= MAX_HEADER_BYTES:
         return LoraFileError(path, f"it is cut short: the header alone needs {length + 8:,} bytes, the file has {size:,}", REMEDY)
-    fault = f"it is not a safetensors file (its first bytes, {first!r}, give an impossible header length)"
-    return LoraFileError(path, fault, "Web pages and Git LFS pointers saved under this name are usual causes; download the file itself")
+    return LoraFileError(path, f"it is not a safetensors file (it begins with {first!r})", "Download the file itself again")
 
 
 def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> Header:

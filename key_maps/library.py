@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .files import write_whole
-from .header import LoraFileError, adapter_config_beside, read_header
+from .header import PICKLE_REMEDY, PICKLED, LoraFileError, adapter_config_beside, read_header
 from .inspection import Inspection, inspect_header, likeness, spread
 from .own import NONE, OwnMaps
 
 ENDINGS = (".safetensors", ".sft")
-PICKLED = (".pt", ".pt2", ".pth", ".ckpt", ".bin", ".pkl")
 CONFIG = "adapter_config.json"
 MOST_ALIKE = 64  # kinds of files whose findings are remembered
 KEEP_AFTER = 20.0  # seconds of reading whose result is kept at once, so that a scan that is cut off need not begin anew
-PICKLE_FAULT = "it is a PyTorch pickle file, which is not opened here. Convert it to safetensors"
+PICKLE_FAULT = f"it is a PyTorch pickle file. {PICKLE_REMEDY}"
 
 
 class Findings(NamedTuple):

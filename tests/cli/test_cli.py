@@ -229,7 +229,7 @@ def test_scan(locksmith, library):
     }  # fmt: skip
     assert rows["good.safetensors"]["problem"] is False and rows["good.safetensors"]["rank"] == "4"
     assert rows["sub/simpletuner.safetensors"]["gains"] == ["57 more modules load"]
-    assert "pickle" in rows["old.pt"]["error"] and "Web pages" in rows["page.safetensors"]["error"]
+    assert "pickle" in rows["old.pt"]["error"] and "web page" in rows["page.safetensors"]["error"]
 
 
 def test_table_and_problems(locksmith, library):

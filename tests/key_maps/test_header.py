@@ -34,9 +34,13 @@ def test_what_safetensors_writes(tmp_path):
 BAD = {
     "empty": (b"", "empty"),
     "short": (b"\x01\x02", "too short"),
-    "web page": (b"<!DOCTYPE html><html></html>", "not a safetensors file"),
-    "git lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "not a safetensors file"),
-    "pickle": (b"PK\x03\x04" + b"\0" * 20, "pickle"),
+    "web page": (b"<!DOCTYPE html><html></html>", "web page"),
+    "web page after a line": (b"\n\n<html></html>", "web page"),
+    "a site's answer": (b'{"error":"Unauthorized"}', "site's answer"),
+    "git lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+    "text": (b"no LoRA at all", "not a safetensors file"),
+    "pickle": (b"PK\x03\x04" + b"\0" * 20, "pickle file or a zip"),
+    "header of as many bytes as a letter": (b"<" + b"\0" * 7 + b"{", "cut short"),
     "gguf": (b"GGUF\x03\0\0\0" + b"\0" * 20, "GGUF"),
     "header longer than the file": (struct.pack("<Q", 5000) + b"{}", "cut short"),
     "no JSON": (packed(b"{nonsense}"), "not valid JSON"),
@@ -82,13 +86,19 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
 def test_no_such_file_and_a_folder(tmp_path):
     with pytest.raises(LoraFileError, match="no such file"):
         read_header(tmp_path / "nothing.safetensors")
-    with pytest.raises(LoraFileError, match="cannot be opened"):
+    with pytest.raises(LoraFileError, match="it is a folder"):
         read_header(tmp_path)
 
 
 def test_metadata_may_quote_a_header():
     text = json.dumps({"__metadata__": {"note": '"dtype" "dtype"'}, "a": entry()}).encode()
     assert list(parse_header("x", text, 4).tensors) == ["a"]
+
+
+def test_a_pickle_is_not_told_to_take_the_name_it_has(tmp_path):
+    (tmp_path / "old.pt").write_bytes(b"PK\x03\x04" + b"\0" * 20)
+    with pytest.raises(LoraFileError, match="when a node loads it"):
+        read_header(tmp_path / "old.pt")
 
 
 def test_a_header_whose_length_begins_like_a_pickle(tmp_path):
