@@ -134,6 +134,8 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
     found = inspect_file(path, site)
+    if found.other:
+        raise Refused((found.other,))
     if not found.plan.site.components:
         raise Refused((f"{UNTOLD} with --against",))
     if apart := rivals_apart(found, dialect, options.drop):

@@ -18,6 +18,7 @@ from .groups import Groups, group_keys
 from .header import Header, adapter_config_beside, read_header, read_numbers
 from .identify import FAMILY_METADATA, OWN_FAMILY, Guess, identify
 from .metadata import Metadata, read_metadata
+from .other_files import other_file, sentence
 from .own import NONE, OwnMaps
 from .plan import (
     BOOKKEEPING,
@@ -182,8 +183,15 @@ class Inspection:
         return version if version and self.report.trainer == "cannot tell" else self.report.trainer
 
     @cached_property
+    def other(self) -> str:
+        """What the file is, and where it belongs, if it holds no LoRA; "" for all others."""
+        return other_file(self.header.tensors, self.groups)
+
+    @cached_property
     def verdict(self) -> str:
         """One line: for which model, by whom, what, and what will load."""
+        if self.other and not self.report.modules["placed"]:
+            return sentence(self.other)
         made_for = self.family.title or f"{'Text encoders of a' if self.only_encoders else 'A'} model that cannot be told"
         if self.family.rivals:
             made_for += " (the file does not tell them apart)"
@@ -235,7 +243,9 @@ class Inspection:
             for category, count in self.report.categories.most_common()
             if category not in (PLACED, NOT_WIRED) and self.plan.site.components
         ]
-        if not self.report.modules["total"]:
+        if self.other:
+            found.append(Health(sentence(self.other)[:-1], "As a LoRA it changes nothing, or what it should not."))
+        elif not self.report.modules["total"]:
             found.append(Health("No key of it belongs to an adapter", "Loading it changes nothing."))
         elif not self.plan.site.components and not self.only_encoders:
             found.append(Health("The model it was made for cannot be told", "Whether it has an effect depends on the model."))

@@ -211,6 +211,8 @@ _alike: OrderedDict[tuple, Findings] = OrderedDict()
 
 def _summary(inspection: Inspection) -> Findings:
     report = inspection.report
+    if inspection.other:
+        return Findings(trainer="cannot tell", losses=(inspection.other,))
     return Findings(
         family=inspection.family.name,
         made_for=inspection.family.title,

@@ -88,7 +88,9 @@ def _rows(*rows: tuple[str, str]) -> list[tuple[str, str]]:
 def _loads(inspection: Inspection) -> Iterator[str]:
     report = inspection.report
     if not inspection.plan.site.components:
-        if inspection.only_encoders:
+        if inspection.other:
+            yield "Nothing: it is no LoRA."
+        elif inspection.only_encoders:
             yield "It changes text encoders only, and their names do not tell of which model. Connect a CLIP for the exact answer."
         else:
             yield "The model it was made for cannot be told from the file. Connect a model, or inspect it against one."

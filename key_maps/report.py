@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from .diagnosis import Writer, guess_family, model_title, name_trainer, nearest_name
 from .dialect import DENOISER
 from .grammar import parse_key
+from .groups import group_keys
 from .identify import NUMBER, Guess
+from .other_files import other_file, sentence
 from .plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNSUPPORTED, Adapter, Outcome, Plan
 from .trained import Trained, trained_layers, untrained_kinds
 
@@ -109,17 +111,28 @@ class Report:
     def verdict(self) -> str:
         """One line: what loads here, and the main reason for what does not."""
         modules = self.modules
+        if not modules["total"] and self.other:
+            return sentence(self.other)
         if not modules["total"]:
             return "This file holds no LoRA: none of its keys belongs to an adapter."
         line = f"{modules['placed']} of {modules['total']} modules load"
+        if self.other:
+            return f"{line}: {self.other}."
         if self.mismatch:
             return f"{line}: {self.mismatch}"
         lost = self.losses
         return f"{line}; {', '.join(lost)}." if lost else f"{line}."
 
     @cached_property
+    def other(self) -> str:
+        """What the file is, and where it belongs, if it holds no LoRA and nothing of it is placed."""
+        return "" if self.adapters else other_file(self.plan.shapes, group_keys(self.plan.shapes))
+
+    @cached_property
     def mismatch(self) -> str:
         """Says that the file is for another model, where it is."""
+        if self.other:
+            return ""
         lost = self.count(UNKNOWN_MODULE) + self.count(SHAPE_CONFLICT)
         made_for = self.guess.title
         if not lost or not made_for or made_for == self.model_title or self.drawn or DENOISER not in self.plan.site.components:

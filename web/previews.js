@@ -112,10 +112,10 @@ class Preview {
     const family = madeFor || (fit?.placed && fit.placed === fit.total ? fit.model : "");
     const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
     const modules = total ? say("previewModules", { total }) : "";
-    const parts = error ? [] : [family || say("previewNoFamily"), trainer === "cannot tell" ? "" : trainer, adapters, modules];
+    const parts = error || !total ? [] : [family || say("previewNoFamily"), trainer === "cannot tell" ? "" : trainer, adapters, modules];
     this.what.textContent = parts.filter(Boolean).join(" \u00b7 ");
     this.what.title = name;
-    const [state, words] = error ? ["bad", error] : fitOf(answer);
+    const [state, words] = error ? ["bad", asSentence(error)] : fitOf(answer);
     this.fit.className = state ? `locksmith-fit locksmith-says-${state}` : "locksmith-fit";
     this.fit.textContent = this.fit.title = words;
   }
@@ -125,14 +125,19 @@ class Preview {
   }
 }
 
+/** @param {string} text of the server, which begins in the middle of a sentence */
+function asSentence(text) {
+  return `${text[0].toUpperCase()}${text.slice(1)}.`;
+}
+
 /**
  * Whether a file fits, in words: the model wired to the node, else what is known of its family.
  *
  * @param {any} answer
  * @returns {[string, string]} state and words
  */
-function fitOf({ fit, placed, total, stock }) {
-  if (!total) return ["bad", say("previewNoLora")];
+function fitOf({ fit, placed, total, stock, losses }) {
+  if (!total) return ["bad", losses[0] ? asSentence(losses[0]) : say("previewNoLora")];
   if (fit?.mismatch) return ["bad", say(fit.model ? "previewMismatch" : "previewMismatchAny", fit)];
   if (fit && fit.placed < fit.total) return ["part", say("previewPart", fit)];
   if (fit) return ["good", say(fit.model ? "previewFits" : "previewFitsAny", fit)];

@@ -11,9 +11,9 @@ import { say } from "./words.js";
 export function fitOf(answer) {
   if (answer === undefined) return { state: "", text: "", words: "" };
   if (answer === null) return { state: "bad", text: `\u2717 ${say("stackMissing")}`, words: say("stackMissingHint") };
-  const { error, total } = answer;
+  const { error, total, losses } = answer;
   if (error) return { state: "bad", text: `\u2717 ${say("stackUnreadable")}`, words: error };
-  if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: say("previewNoLora") };
+  if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: losses[0] ?? say("previewNoLora") };
   const fit = answer.fit ? fitOfModel(answer.fit) : fitOfFamily(answer);
   return { ...fit, words: [fit.words, about(answer)].filter(Boolean).join("\n") };
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from lora_locksmith.key_maps.header import Header, TensorInfo
 from lora_locksmith.key_maps.inspection import inspect_header
 from lora_locksmith.key_maps.own import OwnMaps
@@ -45,3 +46,32 @@ def test_nothing_is_remembered_with_maps_of_the_users_own():
     found = inspect_header("a", header(), None, own=own)
     assert found.report.notes() == ["Your own map was left out: a fault"]
     assert found.plan.adapters is not inspect_header("a", header(), None).plan.adapters
+
+
+OTHER_FILES = {
+    "checkpoints": ("model.diffusion_model.out.2.weight", "first_stage_model.decoder.conv_in.weight"),
+    "diffusion_models": ("model.diffusion_model.out.2.weight", "model.diffusion_model.out.2.bias"),
+    "controlnet": ("input_blocks.0.0.up", "input_blocks.0.0.down", "lora_controlnet"),
+    "embeddings": ("emb_params",),
+    "text_encoders": ("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"),
+    "clip_vision": ("vision_model.post_layernorm.weight",),
+    "another folder": ("backbone.stage1.weight", "backbone.stage1.bias"),
+    "none of its tensors": ("query", "value"),
+}
+
+
+def of(*names: str):
+    return inspect_header("a", Header({name: TensorInfo("BF16", (8, 8)) for name in names}, {}), None)
+
+
+@pytest.mark.parametrize("place", OTHER_FILES)
+def test_a_file_that_is_no_lora_is_called_what_it_is_and_where_it_belongs(place):
+    found = of(*OTHER_FILES[place])
+    assert place in found.verdict and place in found.report.verdict and found.report.mismatch == ""
+    assert found.verdict == found.verdict.rstrip(".") + "." and "cannot be told" not in str(found.health)
+
+
+def test_a_lora_that_also_holds_a_models_own_tensors_stays_one():
+    lora = "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"
+    assert not of(lora, lora.replace("_A", "_B"), *OTHER_FILES["checkpoints"]).other
+    assert not of("some.layer.set_weight").other

@@ -410,4 +410,5 @@ def text_encoder_only(folder: Path) -> Path:
 @made
 def no_lora(folder: Path) -> Path:
     """A VAE put among the LoRAs."""
-    return write(folder / "vae.safetensors", {"decoder.conv_in.weight": (512, 4, 3, 3), "decoder.conv_in.bias": (512,)}, dtype="F32")
+    shapes = {"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, 4, 3, 3), "decoder.conv_in.bias": (512,)}
+    return write(folder / "vae.safetensors", shapes, dtype="F32")

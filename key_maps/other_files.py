@@ -1,0 +1,43 @@
+"""Tells what a file is that holds no LoRA, and the folder it belongs into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import filter as matching
+from functools import lru_cache
+from pathlib import Path
+
+from .groups import Groups
+
+OTHER_FILES_TABLE = Path(__file__).parent / "other_files.table"
+WHOLE = frozenset({"weight", "bias", "scale"})  # how a model's own tensors end
+CONTROL_LORA = "lora_controlnet"  # by it ComfyUI knows them; their factors look like a LoRA's
+WHOLE_WEIGHTS = "this file holds whole weights, as a model does, not a LoRA; its place is another folder"
+UNKNOWN = "this file holds no LoRA that is known: none of its tensors is named like a part of one"
+MOST_KEYS = 5000  # looked at; the models known here have fewer
+
+
+@lru_cache(maxsize=1)
+def _rules() -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """(what it is, its folder, patterns) for each line."""
+    lines = OTHER_FILES_TABLE.read_text("utf-8").splitlines()
+    parts = [line.split("|") for line in lines if line.strip() and not line.startswith("#")]
+    return tuple((title.strip(), folder.strip(), tuple(patterns.split())) for title, folder, patterns in parts)
+
+
+def other_file(keys: Iterable[str], groups: Groups) -> str:
+    """What a file is that holds no LoRA, in a sentence with the remedy; "" where it holds one, or nothing known."""
+    keys = list(keys)[:MOST_KEYS]
+    if CONTROL_LORA not in keys and not all(WHOLE.issuperset(group.spellings) for group in groups.groups):
+        return ""
+    for title, folder, patterns in _rules():
+        if all(matching(keys, pattern) for pattern in patterns):
+            return f"this is {title}, not a LoRA; its place is the folder models/{folder}"
+    if groups.groups:
+        return WHOLE_WEIGHTS
+    return UNKNOWN if groups.unread else ""
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:]}."
