@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -19,10 +20,11 @@ from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.library import ENDINGS
+from ..key_maps.report import plural
 from ..key_maps.respell import NATIVE, UNTOLD, Refused, respell, rivals_apart, writable
 from .arguments import DTYPES, dtype_of
 from .inspect import loads_whole
-from .output import FAILED, FINE, PROBLEMS, shown
+from .output import FAILED, FINE, PROBLEMS, progress, say, shown
 
 if TYPE_CHECKING:
     from ..key_maps.site import Site
@@ -35,6 +37,7 @@ To go on training, give --to the trainer's name; the README says where each trai
 Exit code 0: all is done; 1: a file could not be written so, and why; 2: a file cannot be read."""
 SOUND = "the stock loader loads it wholly and rightly; left as it is"
 ALREADY = "it has these names already; left as it is"
+ENDS = ("need nothing", "have these names already", "written", "not written", "cannot be read or written")
 BACKUP = ".bak"
 WAYS = ("renamed", "fused, split or turned", "written as full matrices, as nothing smaller is exact")
 
@@ -74,19 +77,47 @@ def run(options: argparse.Namespace) -> int:
     if options.backup and not options.in_place:
         raise LoraFileError("--backup", "it belongs to --in-place", "Give both, or neither")
     site = site_of_checkpoint(options.against).site if options.against else None
-    worst = FINE
-    for path, destination in _files(options):
-        try:
-            outcome = _fix(path, destination, site, options)
-        except LoraFileError as error:
-            outcome = Outcome(os.fspath(path), FAILED, f"{error.fault}. {error.remedy}")
-        except (Refused, FileExistsError) as error:
-            outcome = Outcome(os.fspath(path), PROBLEMS, f"not written: {_reason(error)}")
-        except OSError as error:
-            outcome = Outcome(os.fspath(path), FAILED, f"not written: {error.strerror or error}")
-        worst = max(worst, outcome.code)
-        _show(outcome, options)
+    files, named = list(_files(options)), set(map(Path, options.paths))
+    with progress("Fixing") as told:
+        worst, ends = FINE, Counter()
+        for path, destination in files:
+            if told:
+                told(ends.total(), len(files))
+            outcome = _outcome(path, destination, site, options)
+            worst = max(worst, outcome.code)
+            ends[_end(outcome)] += 1
+            if options.json or outcome.told != SOUND or path in named:
+                _show(outcome, options)
+    if not options.json and any(map(os.path.isdir, options.paths)):
+        say(_summary(ends, options))
     return worst
+
+
+def _outcome(path: Path, destination: Path, site: Site | None, options: argparse.Namespace) -> Outcome:
+    """Fix one file, and tell what became of it whatever happens."""
+    try:
+        return _fix(path, destination, site, options)
+    except LoraFileError as error:
+        return Outcome(os.fspath(path), FAILED, f"{error.fault}. {error.remedy}")
+    except (Refused, FileExistsError) as error:
+        return Outcome(os.fspath(path), PROBLEMS, f"not written: {_reason(error)}")
+    except OSError as error:
+        return Outcome(os.fspath(path), FAILED, f"not written: {error.strerror or error}")
+
+
+def _end(outcome: Outcome) -> int:
+    """The outcome's place in ENDS."""
+    if outcome.code != FINE:
+        return 3 if outcome.code == PROBLEMS else 4
+    return {SOUND: 0, ALREADY: 1}.get(outcome.told, 2)
+
+
+def _summary(ends: Counter[int], options: argparse.Namespace) -> str:
+    if not ends:
+        return f"{options.paths[0]}: there is no LoRA file in it; --recursive looks below it, too."
+    words = (*ENDS[:2], "would be written" if options.dry_run else "written", *ENDS[3:])
+    told = [f"{ends[end]:,} {words[end]}" for end in sorted(ends)]
+    return f"{plural(ends.total(), 'file')}: {', '.join(told)}."
 
 
 def _reason(error: Exception) -> str:

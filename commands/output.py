@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,27 @@ def shown(text: str) -> str:
 @lru_cache
 def _complain_once(complaint: str) -> None:
     print(complaint, file=sys.stderr)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on a terminal: what is given takes (done, total); None elsewhere."""
+    target = console(error=True)
+    if target is None:
+        yield None
+        return
+    from rich.progress import Progress
+
+    # rich would draw what is printed meanwhile above the bar, also what is meant for a file or a pipe.
+    with Progress(console=target, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def say(text: str) -> None:
+    """Print a line for people beside the output proper, which a pipe may want alone, and after it."""
+    sys.stdout.flush()
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 def show_any_text() -> None:

@@ -7,17 +7,19 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..key_maps.library import Row, scan
-from .output import FINE, PROBLEMS, console, show_table
+from ..key_maps.report import plural
+from .output import FINE, PROBLEMS, progress, say, show_table
 
 DESCRIPTION = """Inspects every LoRA file in a folder and all below it. What was found is kept in an index, so that the next scan reads
 only the files that changed. Exit code 0: all is well; 1: there are problems (see --problems); 2: the folder cannot be listed."""
 HEADS = ("file", "made for", "written by", "kind, rank", "verdict", "better than stock")
+WORTHS = ("cannot be read", "with nothing in them that is known to load", "load in part", "better than with stock", "load as with stock")
 INDEX = "scan-{}.json"
 NO_CACHE = "Nothing is kept for the next scan: that needs the library platformdirs (pip install platformdirs)."
 
@@ -35,9 +37,10 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Scan the folder and show its files."""
     index = None if options.no_index else index_path(options.folder)
-    problems, shown = 0, []
+    problems, shown, seen = 0, [], Counter()
     for row in _with_progress(options.folder, index):
         problems += row.has_problem
+        seen[_worth(row)] += 1
         if options.problems and not row.has_problem:
             continue
         if options.json_lines:
@@ -45,8 +48,27 @@ def run(options: argparse.Namespace) -> int:
         else:
             shown.append(row)
     if not options.json_lines:
-        show_table(HEADS, map(_cells, shown))
+        # By name; of problems the worst first, which else are lost among the many that are only better than with stock.
+        show_table(HEADS, map(_cells, sorted(shown, key=_worth) if options.problems else shown))
+        say(_summary(options.folder, seen))
     return PROBLEMS if problems else FINE
+
+
+def _worth(row: Row) -> int:
+    """The row's place in WORTHS."""
+    found = row.findings
+    if found.error:
+        return 0
+    if not found.placed:
+        return 1
+    return 2 if found.placed < found.total else 3 if found.gains else 4
+
+
+def _summary(folder: str, seen: Counter[int]) -> str:
+    if not seen:
+        return f"{folder}: there is no LoRA file in it or below it."
+    told = [f"{seen[worth]:,} {words}" for worth, words in enumerate(WORTHS) if seen[worth]]
+    return f"{plural(seen.total(), 'file')}: {', '.join(reversed(told))}."
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -58,15 +80,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _with_progress(folder: str, index: Path | None) -> Iterator[Row]:
     """The scan's rows, with a progress bar on a terminal."""
-    target = console(error=True)
-    with ExitStack() as stack:
-        told = None
-        if target is not None:
-            from rich.progress import Progress
-
-            bar = stack.enter_context(Progress(console=target, transient=True))
-            task = bar.add_task("Inspecting", total=None)
-            told = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+    with progress("Inspecting") as told:
         yield from scan(folder, index, told=told)
 
 

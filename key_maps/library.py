@@ -144,6 +144,8 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
         try:
             entries = list(os.scandir(path))
         except OSError as error:
+            if not inside and isinstance(error, NotADirectoryError):
+                raise LoraFileError(path, "it is a file, not a folder", "Scan the folder it is in, or inspect the file") from None
             if not inside:
                 raise LoraFileError(path, f"it cannot be listed ({error.strerror})", "Check that it is a folder and may be read") from None
             continue

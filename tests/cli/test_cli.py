@@ -238,8 +238,32 @@ def test_table_and_problems(locksmith, library):
     told = locksmith("scan", "--problems", "--json-lines", library)
     assert verdicts(told).keys() == EXPECTED.keys() - {"good.safetensors", "sub/deep \u4e2d\u6587 \U0001f511/nested.SAFETENSORS"}
     assert locksmith("scan", "--problems", library / "sub").returncode == PROBLEMS
+    worst_first = [line.split("\t")[4].partition(";")[0] for line in locksmith("scan", "--problems", library).stdout.splitlines()[1:]]
+    assert worst_first == sorted(worst_first, key=lambda verdict: (verdict != "cannot be read", verdict != "unknown model"))
     fine = locksmith("scan", "--problems", next((library / "sub").glob("deep*")))
-    assert fine.returncode == FINE and len(fine.stdout.splitlines()) == 1
+    assert fine.returncode == FINE and len(fine.stdout.splitlines()) == 1 and fine.stderr == "1 file: 1 load as with stock.\n"
+
+
+def test_a_folder_without_loras_and_a_file_are_told(locksmith, tmp_path):
+    (tmp_path / "readme.txt").touch()
+    empty, no_folder = locksmith("scan", tmp_path), locksmith("scan", tmp_path / "readme.txt")
+    assert empty.returncode == FINE and "no LoRA file" in empty.stderr
+    assert no_folder.returncode == FAILED and "it is a file, not a folder" in no_folder.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo terminals in Python")
+def test_rows_go_into_the_file_they_are_sent_to_while_a_terminal_shows_the_progress(environment, library, tmp_path):
+    pty = pytest.importorskip("pty")
+    leader, follower = pty.openpty()
+    command = [sys.executable, str(CLI), "scan", "--json-lines", "--no-index", str(library)]
+    with open(tmp_path / "rows.jsonl", "wb") as rows:
+        assert (
+            subprocess.run(command, stdout=rows, stderr=follower, env={**environment, "TERM": "xterm"}, timeout=30).returncode == PROBLEMS
+        )
+    os.close(follower)
+    os.close(leader)
+    told = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert {row["file"]: row["verdict"] for row in told} == EXPECTED
 
 
 def index_of(tmp_path: Path) -> Path:
@@ -364,7 +388,8 @@ def test_terminal_output_with_rich_and_without(environment, file, tmp_path):
     files = [file("a.safetensors"), file("b.safetensors")]
     for arguments in (["inspect", *files], ["scan", "--no-index", library]):
         code, shown, complaint = on_terminal(environment, *arguments)
-        assert code == FINE and complaint == "" and "\x1b[" in shown and "| --- |" not in shown and "FLUX.1" in shown
+        assert complaint == ("1 file: 1 load as with stock.\n" if arguments[0] == "scan" else "")
+        assert code == FINE and "\x1b[" in shown and "| --- |" not in shown and "FLUX.1" in shown
     without = tmp_path / "without"
     (without / "rich").mkdir(parents=True)
     (without / "rich" / "__init__.py").write_text("raise ImportError('no rich here')", encoding="utf-8")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 
 import pytest
 import torch
+from lora_locksmith import cli
 from lora_locksmith.commands import fix
 from lora_locksmith.key_maps.header import LoraFileError, read_header
 from lora_locksmith.key_maps.inspection import inspect_file
@@ -77,6 +79,18 @@ def test_a_folder_in_one_go(run, folder):
     again = run(folder)
     assert [outcome["code"] for outcome in again[1]] == [0, 1, 0]
     assert "already" in again[1][1]["told"] and "--overwrite" in again[1][1]["told"]
+
+
+def test_people_read_what_was_done_and_a_count_of_the_rest(folder, capsys):
+    save_file({f"{part}.conv_in.weight": torch.zeros(4, 4) for part in ("encoder", "decoder")}, folder / "vae.safetensors")
+    assert cli.main(["fix", "--recursive", str(folder), str(folder / "good.safetensors")]) == 1
+    told, counts = capsys.readouterr()
+    assert [line.partition(": ")[0].rpartition(os.sep)[2] for line in told.splitlines()] == [
+        "broken.safetensors", "good.safetensors", "below.safetensors", "vae.safetensors", "good.safetensors",
+    ]  # fmt: skip
+    assert "models/vae" in told and counts == "5 files: 2 need nothing, 2 written, 1 not written.\n"
+    assert cli.main(["fix", "--dry-run", "--in-place", str(folder)]) == 1
+    assert "4 files: 2 need nothing, 1 would be written, 1 not written." in capsys.readouterr().err
 
 
 def test_into_another_folder_and_below(run, folder, tmp_path):
@@ -165,7 +179,7 @@ def test_what_cannot_be_read_or_said_does_not_stop_the_rest(run, folder):
     save_file(tensors, folder / "c_partly.safetensors")
     code, told = run(folder)
     assert code == 2 and [outcome["code"] for outcome in told] == [2, 1, 0, 1, 0]
-    assert "nowhere" in told[3]["told"] and "--against" in told[1]["told"]
+    assert "nowhere" in told[3]["told"] and "holds no LoRA" in told[1]["told"]
     code, told = run(folder / "c_partly.safetensors", "--drop")
     assert code == 0 and "2 keys left out" in told[0]["told"]
     assert not [key for key in load_file(told[0]["written"]) if "nowhere" in key]
