@@ -5,7 +5,7 @@ import { copyOf } from "./library_copy.mjs";
 import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./library_words.mjs";
 import { fromMarkdown } from "./markup.js";
 import { ask } from "./server.js";
-import { say } from "./words.js";
+import { asSentence, say } from "./words.js";
 
 /** @typedef {import("./library_rows.mjs").Row} Row */
 /**
@@ -77,7 +77,7 @@ export class LibraryDetails {
     add.title = say("libraryAddHint");
     const copy = makeCopy(say("libraryCopyName"), row.file);
     const actions = make("div", "shelf-actions", add);
-    const form = row.error ? "" : copyOf(row, this.around);
+    const form = row.error || !row.total ? "" : copyOf(row, this.around);
     if (form) {
       const save = makeButton("shelf-button", say("librarySave"), () => {
         form.hidden = !form.hidden;
@@ -111,7 +111,7 @@ export class LibraryDetails {
   tell(answer) {
     const words = answer.trigger_words.map((/** @type {string} */ word) => makeCopy(word, word));
     this.words?.replaceChildren(...(words.length ? [make("span", "shelf-faint", say("libraryTriggers")), ...words] : []));
-    if (answer.error) this.told?.replaceChildren(answer.error);
+    if (answer.error) this.told?.replaceChildren(asSentence(answer.error));
     else this.report?.replaceChildren(fromMarkdown(answer.markdown.slice(0, MOST_SHOWN)));
     if (answer.markdown.length > MOST_SHOWN) this.report?.append(make("p", "shelf-faint", say("libraryCut")));
   }

@@ -7,7 +7,7 @@ import { allNodes, widgetOf } from "./graph.js";
 import { givePanel, panelOf } from "./panel.js";
 import { forgetPreviews, isModelWidget, modelWiredTo, previewOf, textOf } from "./preview.js";
 import { ReportView } from "./report_view.js";
-import { say } from "./words.js";
+import { asSentence, say } from "./words.js";
 
 const PREVIEWED = new Set(["LocksmithLoadAndFixLoRA", "LocksmithInspectLoRAKeys", "LocksmithSaveLoRA"]);
 const LORA_NAME = "lora_name";
@@ -123,11 +123,6 @@ class Preview {
   clear() {
     this.what.textContent = this.fit.textContent = "";
   }
-}
-
-/** @param {string} text of the server, which begins in the middle of a sentence */
-function asSentence(text) {
-  return `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
 /**

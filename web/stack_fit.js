@@ -1,6 +1,6 @@
 /** Tells in a few characters, and in a tooltip's words, whether a file fits the model a stack is wired to. */
 
-import { say } from "./words.js";
+import { asSentence, say } from "./words.js";
 
 /** @typedef {{state: "" | "good" | "part" | "bad", text: string, words: string}} Fit */
 
@@ -12,8 +12,8 @@ export function fitOf(answer) {
   if (answer === undefined) return { state: "", text: "", words: "" };
   if (answer === null) return { state: "bad", text: `\u2717 ${say("stackMissing")}`, words: say("stackMissingHint") };
   const { error, total, losses } = answer;
-  if (error) return { state: "bad", text: `\u2717 ${say("stackUnreadable")}`, words: error };
-  if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: losses[0] ?? say("previewNoLora") };
+  if (error) return { state: "bad", text: `\u2717 ${say("stackUnreadable")}`, words: asSentence(error) };
+  if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: losses[0] ? asSentence(losses[0]) : say("previewNoLora") };
   const fit = answer.fit ? fitOfModel(answer.fit) : fitOfFamily(answer);
   return { ...fit, words: [fit.words, about(answer)].filter(Boolean).join("\n") };
 }

@@ -19,3 +19,8 @@ export function say(key, fill = {}) {
   const words = WORDS[locale] ?? WORDS[locale.split("-")[0]] ?? ENGLISH;
   return (words[key] ?? ENGLISH[key]).replace(/\{(\w+)\}/g, (_, name) => String(fill[name] ?? ""));
 }
+
+/** @param {string} text of the server, which begins in the middle of a sentence and has no full stop */
+export function asSentence(text) {
+  return `${text[0].toUpperCase()}${text.slice(1)}.`;
+}
