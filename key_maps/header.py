@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 import stat
 import struct
 from collections import Counter
@@ -57,6 +56,7 @@ class Header(NamedTuple):
 
 REMEDY = "Download or export the file again"
 CHANGED = "The file changed while it was read: try again"
+PICKLE_PROTOCOL = 5  # the newest one
 PICKLED = (".pt", ".pt2", ".pth", ".ckpt", ".bin", ".pkl")
 PICKLE_REMEDY = "What is in it shows when a node loads it, which it does as it is; Save LoRA writes it as safetensors"
 # Texts saved under a LoRA's name by mistake: how they begin, what they are, what to do.
@@ -128,7 +128,7 @@ def _header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int
 
 def _no_header(path: str | os.PathLike[str], first: bytes, length: int, size: int) -> LoraFileError:
     """What a file is whose first eight bytes cannot be the length of a header."""
-    if first[:4] == b"PK\x03\x04" or (first[:1] == b"\x80" and first[1] <= pickle.HIGHEST_PROTOCOL):
+    if first[:4] == b"PK\x03\x04" or (first[:1] == b"\x80" and first[1] <= PICKLE_PROTOCOL):
         named_so = os.fspath(path).lower().endswith(PICKLED)
         remedy = PICKLE_REMEDY if named_so else "If it was downloaded as .zip, unpack it; else rename it to .pt, which the nodes load"
         fault = "it is a PyTorch pickle file" if named_so else "it is a PyTorch pickle file or a zip archive, not safetensors"

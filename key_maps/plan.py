@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from .dialect import DENOISER, ENCODER
 from .groups import Group, Groups, group_keys, network_alpha
 from .header import TensorInfo
 from .locate import Location, locate, network_told
+from .other_files import WHOLE
 from .site import Candidate, Site
 from .strength import FROM_HALVES, FROM_RANK, FROM_TENSORS, Settings, Strength, read_settings, scale_of, settings_for, split_qkv_rank
 
@@ -128,6 +130,7 @@ class _Planner:
         for network, key in self.network_alphas.items():
             self.outcomes.setdefault(key, Outcome(BOOKKEEPING, f"an alpha for all of {network or 'the file'}, which no adapter here needs"))
         self._drop(fused_copies(self.adapters))
+        self._refuse_model()
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
 
     def _take(self, found: Groups) -> tuple[Group, ...]:
@@ -151,6 +154,16 @@ class _Planner:
         for key, outcome in self.outcomes.items():
             if outcome.adapter is not None:
                 self.outcomes[key] = outcome._replace(adapter=places[outcome.adapter])
+
+    def _refuse_model(self) -> None:
+        """Whole weights of most of a network are a model, which would take the place of the one that is loaded."""
+        if not all(WHOLE.issuperset(adapter.spellings) for adapter in self.adapters):
+            return
+        placed = Counter(adapter.target.component for adapter in self.adapters)
+        if any(count > MODEL_SHARE * len(self.site.components[name].modules) for name, count in placed.items()):
+            for adapter in self.adapters:
+                self._set(adapter.roles.values(), UNSUPPORTED, "the file holds the whole weights of a model, not a LoRA")
+            self.adapters = []
 
     def _place(self, group: Group, location: Location) -> None:
         reading = self._read(group)
@@ -339,6 +352,7 @@ class _Planner:
 
 BY_TENSORS = Strength(None, FROM_TENSORS)
 BY_RANK = Strength(None, FROM_RANK)
+MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
 LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
 LONGEST_WRAPPER = 120  # characters of a name among which an unknown wrapper is looked for
 

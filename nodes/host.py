@@ -25,7 +25,7 @@ from comfy.weight_adapter.lora import LoRAAdapter
 from ..key_maps.garbage import without_collection
 from ..key_maps.grammar import parse_key
 from ..key_maps.hashes import Hashes, file_hashes
-from ..key_maps.header import Header, LoraFileError, TensorInfo, adapter_config_beside, read_header
+from ..key_maps.header import PICKLED, Header, LoraFileError, TensorInfo, adapter_config_beside, read_header
 from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.library import Stamp, stamp_of
 from ..key_maps.own import NONE, OwnMaps, own_maps_stamp, read_own_maps
@@ -40,7 +40,6 @@ from .bypass import hang_beside_layers
 
 Tensors = Mapping[str, torch.Tensor]
 SAFE = (".safetensors", ".sft")
-PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 REMEDY = "Download or export the file again"
 
 

@@ -35,7 +35,7 @@ def written(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["pickle", "nested pickle"])
-@pytest.mark.parametrize("ending", [".pt", ".ckpt"])
+@pytest.mark.parametrize("ending", [".pt", ".ckpt", ".pt2", ".pkl"])
 def test_tensors_in_a_pickle_load_through_the_safe_loader(host, tiny_flux, tmp_path, kind, ending):
     patcher, _, report = host.load_and_fix(tiny_flux(), None, written(tmp_path / f"x{ending}", kind))
     assert len(patcher.patches) == 1

@@ -255,6 +255,14 @@ def test_an_alpha_without_the_name_its_factors_carry(site):
     assert set(twice.outcomes) == {*keys, "x_embedder.alpha.mine"}
 
 
+def test_whole_weights_of_most_of_a_model_are_no_lora(bare_site):
+    model = flux_weights()
+    report = Report(make_plan(model, {}, bare_site))
+    assert set(report.categories) == {plans.UNSUPPORTED} and "not a LoRA" in report.verdict
+    some = dict(list(model.items())[: len(model) // 3])
+    assert set(Report(make_plan(some, {}, bare_site)).categories) == {plans.PLACED}
+
+
 @pytest.mark.parametrize("name", ["model." * 5000 + "x", "lora_unet_" * 5000 + "x", "a." * 5000 + "b", "9" * 10_000, "._" * 5000])
 def test_absurd_names_end_in_a_category_and_soon(site, name):
     keys = {f"{name}{i}.{role}": (2, 2) for i in range(3) for role in ("lora_A.weight", "lora_B.weight")}
