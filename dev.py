@@ -4,6 +4,7 @@ Needs nothing but Python 3.10 or later:
 
     python dev.py demo [--once]      the pack at work on a tiny FLUX, beside the stock loader; --once ends the server afterwards
     python dev.py test [ARGUMENT..]  ruff, then pytest with the arguments (default: the whole suite, a browser's tests included)
+    python dev.py bench [--short]    how fast it is, as ratios to other ways, in one table; --help: more of it
     python dev.py server             a real ComfyUI with the pack and the demo's models, until Ctrl-C
     python dev.py env                only make the environment, and say where things are
 """
@@ -578,6 +579,13 @@ def command_test(arguments: list[str]) -> int:
     return subprocess.run([python, "-m", "pytest", *arguments], cwd=ROOT, env=environment).returncode or faults
 
 
+def command_bench(arguments: list[str]) -> int:
+    """Take the measurements of tests/bench, on the environment's Python and the ComfyUI at hand."""
+    python = str(ensure_environment())
+    environment = {**os.environ, "COMFYUI_PATH": str(ensure_comfyui()), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([python, "-m", "bench", *arguments], cwd=ROOT / "tests", env=environment).returncode
+
+
 def command_env() -> int:
     say(f"Python {ensure_environment()}")
     ensure_comfyui()
@@ -589,10 +597,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo", help="the pack beside the stock loader on a tiny FLUX").add_argument("--once", action="store_true")
     commands.add_parser("test", help="ruff and pytest", add_help=False)
+    commands.add_parser("bench", help="how fast it is, as ratios", add_help=False)
     commands.add_parser("server", help="ComfyUI with the pack")
     commands.add_parser("env", help="only make the environment")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "test":
+    if rest and options.command not in ("test", "bench"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     options.rest = rest
     return options
@@ -603,6 +612,8 @@ def run_command(options: argparse.Namespace) -> int:
         return command_demo(options.once)
     if options.command == "test":
         return command_test(options.rest)
+    if options.command == "bench":
+        return command_bench(options.rest)
     return command_server() if options.command == "server" else command_env()
 
 

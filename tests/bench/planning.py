@@ -1,0 +1,58 @@
+"""Planning a file and indexing a model of full size: torch-free work on names and shapes, in multiples of parsing them as JSON."""
+
+from __future__ import annotations
+
+import json
+
+from .files import flux_modules, header_text
+from .measuring import Bench, Row, measurement
+
+# One model of each kind of table: fused and split names, a UNet, the longest list of names, plain transformer blocks.
+MODELS = ("flux1_dev", "sdxl", "qwen_image", "wan21_i2v_14b")
+
+
+@measurement(
+    Row("plan", "Planning a DoRA of 1,976 keys, the model's index made", "json.loads of its header", "ours", "json.loads", 6, 40),
+    rounds=15,
+    short_rounds=7,
+)
+def plan(bench: Bench):
+    import comfy_models
+    from hollow_files import write_hollow
+    from lora_locksmith.key_maps.header import read_header
+    from lora_locksmith.key_maps.plan import make_plan
+    from lora_locksmith.key_maps.site import Site, denoiser_component
+
+    shapes = {}
+    for module, (out, inner) in flux_modules().items():
+        roles = {"lora_A.weight": (1, inner), "lora_B.weight": (out, 1), "alpha": (), "lora_magnitude_vector": (out,)}
+        shapes |= {f"transformer.{module}.{role}": shape for role, shape in roles.items()}
+    path = write_hollow(bench.folder / "dora.safetensors", shapes)
+    header, text = read_header(path), header_text(path)
+    site = Site([denoiser_component(comfy_models.shapes("flux1_dev"))])
+    make = lambda: make_plan(header.tensors, header.metadata, site)  # noqa: E731
+    assert {outcome.category for outcome in make().outcomes.values()} == {"placed"}
+    return bench.take_turns({"json.loads": lambda: json.loads(text), "ours": make})
+
+
+@measurement(
+    *(
+        Row(f"index, {name}", f"Indexing a model: {name}", "json.loads of its names and shapes", name, f"json.loads of {name}", ratio, 60)
+        for name, ratio in zip(MODELS, (3, 2, 1, 1), strict=True)
+    ),
+    rounds=15,
+    short_rounds=5,
+)
+def index(bench: Bench):
+    import comfy_models
+    from lora_locksmith.key_maps.site import Site, denoiser_component
+
+    runs = {}
+    for name in MODELS:
+        shapes = dict(comfy_models.shapes(name))
+        text = json.dumps({key: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for key, shape in shapes.items()})
+        make = lambda shapes=shapes: Site([denoiser_component(shapes)])  # noqa: E731
+        family = make().family
+        assert family is not None and family.name == comfy_models.MODELS[name].family
+        runs |= {name: make, f"json.loads of {name}": lambda text=text: json.loads(text)}
+    return bench.take_turns(runs)
