@@ -70,7 +70,7 @@ def write_merged(
         header = read_header(made)
         components = {name: found for source in sources for name, found in source.plan.site.components.items()}
         plan = make_plan(header.tensors, header.metadata, Site(components.values()))
-        return write_as(plan, map_tensors(made, header), path, dialect, overwrite=overwrite).path
+        return write_as(plan, map_tensors(made, header, passing=True), path, dialect, overwrite=overwrite).path
 
 
 def _native_file(path: Path, sources, recipe: Recipe, metadata, base, overwrite: bool, each, meetings: bool, progress) -> Path:

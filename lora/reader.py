@@ -21,6 +21,8 @@ DTYPES = {
 }  # fmt: skip
 
 
+MOST_RESIDENT = 1 << 25  # bytes of a file in passing
+
 CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
 
 
@@ -29,20 +31,40 @@ def header_of(tensors: Mapping[str, Tensor]) -> Header:
     return Header({name: TensorInfo(CODES.get(tensor.dtype, ""), tuple(tensor.shape)) for name, tensor in tensors.items()}, {})
 
 
-def map_tensors(path: str | os.PathLike[str], header: Header) -> dict[str, Tensor]:
+class _Passing(dict):
+    """Mapped tensors, of which no more than a part stays in memory: pages read before are given back, and read again if need be."""
+
+    def __init__(self, mapping: mmap.mmap, tensors: Mapping[str, Tensor]):
+        super().__init__(tensors)
+        self._mapping, self._given = mapping, 0
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = super().__getitem__(name)
+        self._given += tensor.nbytes
+        if self._given > MOST_RESIDENT:
+            self._given = 0
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+        return tensor
+
+
+def map_tensors(path: str | os.PathLike[str], header: Header, passing: bool = False) -> dict[str, Tensor]:
     """All tensors of the file at once, as views of one private mapping: nothing is read before it is used.
 
     Several times faster than one call into safetensors per tensor, which is most of a loader's time. Falls back to
-    safetensors for dtypes that torch lacks and for data that is not aligned. Raises OSError or LoraFileError.
+    safetensors for dtypes that torch lacks and for data that is not aligned. passing: for going over a whole file, of which
+    then little is in memory at a time where the system can let go of it; the tensors must not be written to. Raises OSError or
+    LoraFileError.
     """
     size = max((info.end for info in header.tensors.values()), default=0)
     plain = size and all(info.dtype in DTYPES for info in header.tensors.values())
     if not plain:
         with LoraReader(path) as reader:
             return {name: reader.tensor(name) for name in header.tensors}
-    whole = torch.frombuffer(_mapped(path, header), dtype=torch.uint8)
+    mapping = _mapped(path, header)
+    whole = torch.frombuffer(mapping, dtype=torch.uint8)
     views = {name: _whole_as(whole, name) for name in {info.dtype for info in header.tensors.values()}}
-    return {name: _view(whole, header.data_start, info, *views[info.dtype]) for name, info in header.tensors.items()}
+    tensors = {name: _view(whole, header.data_start, info, *views[info.dtype]) for name, info in header.tensors.items()}
+    return _Passing(mapping, tensors) if passing and hasattr(mmap, "MADV_DONTNEED") else tensors
 
 
 def _mapped(path: str | os.PathLike[str], header: Header) -> mmap.mmap:

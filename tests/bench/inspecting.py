@@ -14,7 +14,7 @@ from .measuring import BYTES, Bench, Row, measurement
 SPELLINGS = ("transformer.", "diffusion_model.", "transformer.base_model.model.", "kohya")
 RANKS = (4, 8, 16, 32, 64, 128)
 JSON = "json.loads of its header"
-FILES, FEW = 1000, 100
+FILES, FEW = 1000, 48
 
 
 def flux_file(path: Path, spelling: str = "transformer.", rank: int = 16, number: int = 0) -> Path:
@@ -92,7 +92,7 @@ def parse_all(paths: list[Path]) -> None:
 
 
 @measurement(
-    Row("memory of a scan", "Memory a scan needs at its peak", "scanning a quarter of the files", "all", "quarter", 1.2, 2),
+    Row("memory of a scan", "Memory a scan needs at its peak", "scanning half of the files", "all", "half", 1.1, 2),
     rounds=1,
     short_rounds=1,
     unit=BYTES,
@@ -103,7 +103,7 @@ def scan_memory(bench: Bench):
 
     files = FEW if bench.short else FILES
     place, found = library(bench.folder / "library", files), {}
-    for name, most in (("quarter", files // 4), ("all", files)):
+    for name, most in (("half", files // 2), ("all", files)):
         tracemalloc.start()
         for _ in islice(scan(place), most):
             pass

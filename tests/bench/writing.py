@@ -81,7 +81,7 @@ def fix_folder(bench: Bench):
 
 
 @measurement(
-    Row("memory of fix", "Memory `fix` of a file needs at its peak", "the size of the file", "fix", "file", 2, 4, True),
+    Row("memory of fix", "Memory `fix` of a file needs at its peak", "the size of the file", "fix", "file", 0.5, 1, True),
     rounds=3,
     short_rounds=1,
     unit=BYTES,
