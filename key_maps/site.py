@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from .own import NONE, OwnMaps
 from .table import Family, Match, Slice, families, flatten, generalise, slices
 
 Shape = tuple[int, ...]
+Sample = tuple[str, tuple[str, ...], Shape]  # a module's name without its numbers, these, and its shape
 SUFFIXES = (".weight", ".scale")
 LEAST_EXPLAINED = 0.6  # share of a model's modules a table must explain to be its family
 CLOSE = 0.8  # share of the best table's patterns another table must have to be looked at closely
@@ -135,29 +136,43 @@ def modules_of(weights: Iterable[str], prefix: str) -> dict[str, str]:
 def recognise(modules: Mapping[str, str], weights: Mapping[str, Shape], known: Iterable[Family]) -> Family | None:
     """The family whose table explains most of the model's modules, shapes included; None where none explains enough."""
     known = list(known)
-    by_template: dict[str, list[str]] = {}
+    patterns: dict[str, list[Sample]] = {}
     for module, weight in modules.items():
         if not weight.endswith(".bias"):
-            by_template.setdefault(generalise(flatten(module))[0], []).append(module)
-    rough = {family.name: sum(template in family.lookup for template in by_template) for family in known}
+            template, numbers = generalise(flatten(module))
+            patterns.setdefault(template, []).append((template, numbers, weights[weight]))
+    rough = {family.name: sum(template in family.lookup for template in patterns) for family in known}
     best = max(rough.values(), default=0)
     close = [family for family in known if rough[family.name] and rough[family.name] >= CLOSE * best]
-    scores = [(_explained(family, by_template, modules, weights), family) for family in close]
-    (share, _), family = max(scores, key=lambda score: score[0], default=((0.0, 0.0), None))
-    return family if share >= LEAST_EXPLAINED else None
+    # Members of one pattern share their shape but for a few; a handful of samples tells.
+    samples = [sample for members in patterns.values() for sample in members[:: max(1, len(members) // SAMPLES)]]
+    explained = [_explained(family, samples) for family in close]
+    most = max(explained, default=0)
+    if not samples or most / len(samples) < LEAST_EXPLAINED:
+        return None
+    likely = [family for family, count in zip(close, explained, strict=True) if count == most]
+    return max(likely, key=lambda family: _in_use(family, patterns.keys())) if len(likely) > 1 else likely[0]
 
 
-def _explained(family: Family, by_template: Mapping[str, list[str]], modules, weights) -> tuple[float, float]:
-    """(share of the model's module patterns the table explains, share of the table's patterns the model has)."""
-    good = total = 0
-    for members in by_template.values():
-        # Members of one pattern share their shape but for a few; a handful of samples tells.
-        for module in members[:: max(1, len(members) // SAMPLES)]:
-            total += 1
-            matches = [match for match in family.find(flatten(module)) if match.alternative < 0]
-            good += any(slices(match.row, -1, 0, (weights[modules[module]],)) is not None for match in matches)
+def _explained(family: Family, samples: Iterable[Sample]) -> int:
+    """How many of the model's modules the table explains, shapes included."""
+    fits: dict[tuple[int, Shape], bool] = {}
+
+    def fit(index: int, shape: Shape) -> bool:
+        if (index, shape) not in fits:
+            fits[index, shape] = slices(family.rows[index], -1, 0, (shape,)) is not None
+        return fits[index, shape]
+
+    return sum(
+        any(alternative < 0 and fit(index, shape) for _, index, alternative, _ in family.meanings(template, numbers))
+        for template, numbers, shape in samples
+    )
+
+
+def _in_use(family: Family, templates: Set[str]) -> float:
+    """The share of the table's patterns that the model has."""
     natives = {generalise(flatten(row.native[0].replace("{}", "0")))[0] for row in family.rows if len(row.native) == 1}
-    return good / total if total else 0.0, len(natives & by_template.keys()) / len(natives)
+    return len(natives & templates) / len(natives)
 
 
 def denoiser_component(weights: Mapping[str, Shape], own: Mapping[str, Family] | None = None) -> Component:

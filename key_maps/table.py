@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -81,12 +81,17 @@ class Family(NamedTuple):
         """Every row that the flattened name `flat` can mean, exact indices before free ones."""
         template, numbers = generalise(flat)
         found = []
+        for positions, index, alternative, part in self.meanings(template, numbers):
+            row = self.rows[index]
+            free = [number for i, number in enumerate(numbers) if i not in positions] if positions else numbers
+            found.append(Match(row, index, tuple([fill(name, free) for name in row.native]), alternative, part))
+        return found
+
+    def meanings(self, template: str, numbers: tuple[str, ...]) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
+        """(which of the numbers are its own, row, alternative, part) of every row that a generalised name can mean."""
         for positions, entries in self.lookup.get(template, ()):
             for index, alternative, part in entries.get(tuple([numbers[i] for i in positions]), ()):
-                row = self.rows[index]
-                free = [number for i, number in enumerate(numbers) if i not in positions] if positions else numbers
-                found.append(Match(row, index, tuple([fill(name, free) for name in row.native]), alternative, part))
-        return found
+                yield positions, index, alternative, part
 
     def spellings(self, row: Row, alternative: int, numbers: Sequence[str]) -> tuple[str, ...]:
         """The names of an alternative's parts (native: alternative -1) with the block indices filled in."""
