@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import weakref
 from collections import Counter, OrderedDict
@@ -120,8 +119,22 @@ _stock_names: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDi
 
 
 def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, ...]]:
-    named = itertools.chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
-    return {name: logical_shape(weight) for name, weight in named if name.startswith(prefix)}
+    """Name -> shape of the parameters and buffers whose names begin with `prefix`.
+
+    One walk: torch's own two, through a generator for each level, are a tenth of what loading onto a new model takes.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    waiting = [("", module)]
+    while waiting:
+        before, owner = waiting.pop()
+        for tensors in (owner._parameters, owner._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and (before + name).startswith(prefix):
+                    found[before + name] = logical_shape(tensor)
+        for name, child in reversed(owner._modules.items()):
+            if child is not None:
+                waiting.append((f"{before}{name}.", child))
+    return found
 
 
 def _remembered(store: weakref.WeakKeyDictionary, module: Any, make: Callable[[], Any], own: OwnMaps = NONE) -> Any:
