@@ -42,7 +42,7 @@ def convert(source: Path, target: Path, dialect: str) -> None:
     short_rounds=1,
 )
 def write(bench: Bench):
-    rank = 4 if bench.short else 16
+    rank = 8 if bench.short else 16
     kohya, diffusers = (make(bench.folder / make.__name__, rank) for make in (kohya_file, diffusers_file))
     new = bench.folder / "new.safetensors"
     return bench.take_turns(
