@@ -13,7 +13,7 @@ from .measuring import BYTES, Bench, Row, measurement
 
 SPELLINGS = ("transformer.", "diffusion_model.", "transformer.base_model.model.", "kohya")
 RANKS = (4, 8, 16, 32, 64, 128)
-JSON = "json.loads of its header"
+JSON = "`json.loads` of its header"
 FILES, FEW = 1000, 48
 
 
@@ -68,7 +68,7 @@ def library(folder: Path, files: int) -> Path:
 
 
 @measurement(
-    Row("scan", "Scanning a folder of LoRAs, several alike", "json.loads of all headers", "scan", "json.loads", 2.2, 10, True),
+    Row("scan", "Scanning a folder of LoRAs, several alike", "`json.loads` of all headers", "scan", "json.loads", 2.2, 10, True),
     Row("scan again", "Scanning it again", "asking the system for the files' times", "again", "stat", 5, 60, True),
     rounds=5,
     short_rounds=3,

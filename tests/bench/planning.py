@@ -12,7 +12,7 @@ MODELS = ("flux1_dev", "sdxl", "qwen_image", "wan21_i2v_14b")
 
 
 @measurement(
-    Row("plan", "Planning a DoRA of 1,976 keys, the model's index made", "json.loads of its header", "ours", "json.loads", 6, 40),
+    Row("plan", "Planning a DoRA of 1,976 keys, the model's index made", "`json.loads` of its header", "ours", "json.loads", 6, 40),
     rounds=15,
     short_rounds=7,
 )
@@ -37,7 +37,7 @@ def plan(bench: Bench):
 
 @measurement(
     *(
-        Row(f"index, {name}", f"Indexing a model: {name}", "json.loads of its names and shapes", name, f"json.loads of {name}", ratio, 60)
+        Row(f"index, {name}", f"Indexing a model: {name}", "`json.loads` of its names and shapes", name, f"json.loads of {name}", ratio, 60)
         for name, ratio in zip(MODELS, (3, 2, 1, 1), strict=True)
     ),
     rounds=15,

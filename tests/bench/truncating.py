@@ -12,7 +12,7 @@ from .measuring import ERROR, Bench, Row, measurement
 SQUARE, LARGEST = (3072, 3072), (21504, 3072)
 # A full decomposition of a FLUX layer takes from a quarter of a minute to minutes: the short form takes one of a third of the side.
 SMALL = (1024, 1024)
-LOWRANK, DENSE = "torch.svd_lowrank of the dense sum", "full SVD of the dense sum, as sd-scripts' svd_merge_lora does it"
+LOWRANK, DENSE = "`torch.svd_lowrank` of the dense sum", "full SVD of the dense sum, as sd-scripts' `svd_merge_lora` does it"
 
 
 def pair(out: int, columns: int, rank: int):
@@ -66,8 +66,8 @@ def cut(bench: Bench):
 
 
 @measurement(
-    Row("cut, full SVD", "Sum of two of rank 16 at rank 16", DENSE, "ours", "svd", 0.002, 0.1, True),
-    Row("cut, PEFT", "The same", "PEFT's add_weighted_adapter, svd", "ours", "peft", 0.002, 0.1, True),
+    Row("cut, full SVD", "Sum of two of rank 16 at rank 16, 3072 x 3072 (short: 1024 x 1024)", DENSE, "ours", "svd", 0.002, 0.1, True),
+    Row("cut, PEFT", "The same", "PEFT's `add_weighted_adapter`, svd", "ours", "peft", 0.002, 0.1, True),
     rounds=1,
     short_rounds=2,
 )
@@ -104,7 +104,7 @@ BEST = "the smallest possible"
 
 @measurement(
     Row("error of a cut", "Error of that form", BEST, "ours", "optimum", 1, 1.00001, True),
-    Row("error of svd_lowrank", "Error of torch.svd_lowrank's", BEST, "lowrank", "optimum", 1.01, 2, True),
+    Row("error of svd_lowrank", "Error of `torch.svd_lowrank`'s", BEST, "lowrank", "optimum", 1.01, 2, True),
     Row("error of a full SVD", "Error of a full SVD's", BEST, "svd", "optimum", 1, 1.00001),
     Row("error of PEFT", "Error of PEFT's", BEST, "peft", "optimum", 1, 1.00001),
     rounds=1,
@@ -129,7 +129,7 @@ def error(bench: Bench):
 
 
 @measurement(
-    Row("resize", "Resizing a file of rank 64 to 16", "full SVD of dense deltas, as sd-scripts' resize_lora", "ours", "svd", 0.02, 0.3),
+    Row("resize", "Resizing a file of rank 64 to 16", "full SVD of dense deltas, as sd-scripts' `resize_lora`", "ours", "svd", 0.02, 0.3),
     rounds=3,
     short_rounds=1,
 )
