@@ -57,7 +57,9 @@ def amount(value: float, unit: str) -> str:
 
 
 def number(ratio: float) -> str:
-    """Two digits; whole numbers from ten on; exact ones as such."""
+    """Two digits; whole numbers from ten on; fractions of one where there are many zeros."""
+    if 0 < ratio < 0.001:
+        return f"1 / {float(f'{1 / ratio:.2g}'):,.0f}"
     return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
 
