@@ -14,7 +14,7 @@ from .identify import WITHOUT_DIGITS, Guess, Sample, identify, peelings, variant
 from .locate import LONGEST_MODULE, MOST_PEELS
 from .plan import Plan
 from .site import Candidate, Site
-from .spell import DIFFUSERS, NATIVE
+from .spell import OF_DIFFUSERS, OWN_NAMES
 from .table import flatten, generalise
 
 LONGEST_NAME = 200  # characters of a name that is compared with others; real ones have less than half
@@ -110,14 +110,14 @@ def _weight(mark: str) -> tuple[bool, int]:
 
 def _namings(site: Site, target: Candidate) -> tuple[str, ...]:
     """Whose names a module bears; of some modules native and diffusers' names are the same."""
-    if target.naming > DIFFUSERS:
+    if target.naming > OF_DIFFUSERS:
         return ("other",)
-    if target.naming == DIFFUSERS:
+    if target.naming == OF_DIFFUSERS:
         return ("diffusers",)
     family = site.components[target.component].family
-    rows = [match.row for match in family.find(flatten(target.module)) if match.alternative == NATIVE] if family else []
+    rows = [match.row for match in family.find(flatten(target.module)) if match.alternative == OWN_NAMES] if family else []
     same = any(
-        row.alternatives and [flatten(part.name) for part in row.alternatives[DIFFUSERS].parts] == [flatten(name) for name in row.native]
+        row.alternatives and [flatten(part.name) for part in row.alternatives[OF_DIFFUSERS].parts] == [flatten(name) for name in row.native]
         for row in rows
     )
     return ("native", "diffusers") if same else ("native",)

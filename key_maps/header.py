@@ -54,6 +54,7 @@ class Header(NamedTuple):
     stamp: tuple[int, ...] = ()
 
 
+PEFT_CONFIG = "adapter_config.json"  # PEFT's settings, beside the file
 REMEDY = "Download or export the file again"
 CHANGED = "The file changed while it was read: try again"
 PICKLE_PROTOCOL = 5  # the newest one
@@ -291,7 +292,8 @@ def _check_layout(path: str | os.PathLike[str], tensors: Mapping[str, TensorInfo
         raise LoraFileError(path, f"{data_bytes - position:,} bytes follow the last tensor", REMEDY)
 
 
-NUMBERS = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "I16": "<h", "I32": "<i", "I64": "<q", "U8": "<B", "U16": "<H", "U32": "<I"}
+# struct's names of them
+CODES = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "I16": "<h", "I32": "<i", "I64": "<q", "U8": "<B", "U16": "<H", "U32": "<I"}
 
 
 def read_numbers(path: str | os.PathLike[str], header: Header, names: Iterable[str]) -> dict[str, float]:
@@ -310,8 +312,8 @@ def read_numbers(path: str | os.PathLike[str], header: Header, names: Iterable[s
                 raw = file.read(info.end - info.start)
                 if info.dtype == "BF16":
                     found[name] = struct.unpack("<f", b"\0\0" + raw)[0]
-                elif info.dtype in NUMBERS:
-                    found[name] = float(struct.unpack(NUMBERS[info.dtype], raw)[0])
+                elif info.dtype in CODES:
+                    found[name] = float(struct.unpack(CODES[info.dtype], raw)[0])
     except (OSError, struct.error) as error:
         raise LoraFileError(path, f"it cannot be read ({error})", CHANGED) from None
     return found
@@ -320,7 +322,7 @@ def read_numbers(path: str | os.PathLike[str], header: Header, names: Iterable[s
 def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | None:
     """The content of PEFT's `adapter_config.json` beside `path`, or None where there is none that can be read."""
     try:
-        with open_file(Path(path).parent / "adapter_config.json") as file:
+        with open_file(Path(path).parent / PEFT_CONFIG) as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
         content = json.loads(raw.decode("utf-8")) if len(raw) <= MAX_CONFIG_BYTES else None
     except (OSError, ValueError, RecursionError):

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .files import write_whole
-from .header import PICKLE_REMEDY, PICKLED, LoraFileError, adapter_config_beside, read_header
+from .header import PEFT_CONFIG, PICKLE_REMEDY, PICKLED, LoraFileError, adapter_config_beside, read_header
 from .inspection import Inspection, inspect_header, likeness, spread
 from .own import NONE, OwnMaps
 
 ENDINGS = (".safetensors", ".sft")
-CONFIG = "adapter_config.json"
 MOST_ALIKE = 64  # kinds of files whose findings are remembered
 KEEP_AFTER = 20.0  # seconds of reading whose result is kept at once, so that a scan that is cut off need not begin anew
 PICKLE_FAULT = f"it is a PyTorch pickle file. {PICKLE_REMEDY}"
@@ -149,7 +148,7 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
             if not inside:
                 raise LoraFileError(path, f"it cannot be listed ({error.strerror})", "Check that it is a folder and may be read") from None
             continue
-        config = next((_changed(entry) for entry in entries if entry.name == CONFIG), 0)
+        config = next((_changed(entry) for entry in entries if entry.name == PEFT_CONFIG), 0)
         for entry in entries:
             if _is_folder(entry):
                 waiting.append((f"{inside}{entry.name}/", entry.path))
@@ -167,7 +166,7 @@ def stamp_of(path: str | os.PathLike[str], configs: dict[str, int] | None = None
     try:
         about = os.stat(path)
         if folder not in configs:
-            config = Path(folder, CONFIG)
+            config = Path(folder, PEFT_CONFIG)
             configs[folder] = config.stat().st_mtime_ns if config.exists() else 0
     except OSError:
         return None

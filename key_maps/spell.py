@@ -9,7 +9,7 @@ from .dialect import DENOISER, Dialect
 from .site import Component, Site
 from .table import Family, flatten, numbered, slices
 
-NATIVE, DIFFUSERS = -1, 0  # alternatives of a row; a table's first alternative is diffusers' spelling
+OWN_NAMES, OF_DIFFUSERS = -1, 0  # alternatives of a row; a table's first alternative is diffusers' spelling
 
 
 class Spelled(NamedTuple):
@@ -61,11 +61,11 @@ def diffusers_names(family: Family | None, module: str, shape: tuple[int, ...]) 
     """(name, rows of the weight, halves swapped) of the diffusers modules that make up a native one; none where no table has them."""
     for match in family.find(flatten(module)) if family else ():
         row = match.row
-        if match.alternative != NATIVE or not row.alternatives:
+        if match.alternative != OWN_NAMES or not row.alternatives:
             continue
-        alternative = row.alternatives[DIFFUSERS]
-        placed = [slices(row, DIFFUSERS, part, (shape,)) for part in range(len(alternative.parts))]
+        alternative = row.alternatives[OF_DIFFUSERS]
+        placed = [slices(row, OF_DIFFUSERS, part, (shape,)) for part in range(len(alternative.parts))]
         if None not in placed:
-            names = family.spellings(row, DIFFUSERS, [number for _, number in numbered(row.native[0], module)])
+            names = family.spellings(row, OF_DIFFUSERS, [number for _, number in numbered(row.native[0], module)])
             return [(name, found[0].rows, alternative.swap) for name, found in zip(names, placed, strict=True)]
     return []

@@ -16,14 +16,12 @@ from ..key_maps.respell import Part, Refused, Unit, Writing, respell
 from ..key_maps.spell import spell
 from .factors import Factors, Kronecker, factors, low_rank_part
 from .planned import spec_of
-from .spec import ADDITIVE, AdapterError
+from .spec import ADDITIVE, MAGNITUDES, NUMBERS, AdapterError
 from .tensors import Tensors
 
 __all__ = ["Conversion", "Refused", "convert"]
 
 RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
-NUMBERS = ("alpha", "scalar")  # roles that are one number each, read when the work is planned
-MAGNITUDES = ("magnitude", "dora_scale")
 # Where a factor that the dialect has no tensor for goes.
 FIRST = {
     "loha": ("hada_w1_a",), "lokr": ("lokr_w1", "lokr_w1_a"), "glora": (), "diff": ("diff",), "norm": ("w_norm",), "lora": ("up",),

@@ -16,7 +16,7 @@ from ..key_maps.adapters import assign
 from ..key_maps.files import check_free, write_whole
 from ..key_maps.groups import Group
 from ..key_maps.hashes import file_hashes
-from ..key_maps.header import read_header
+from ..key_maps.header import PEFT_CONFIG, read_header
 from ..key_maps.inspection import Inspection, inspect_file, inspect_header
 from ..key_maps.locate import Location, locate
 from ..key_maps.plan import Adapter
@@ -29,7 +29,7 @@ from .reader import map_tensors
 from .spec import AdapterError, AdapterSpec
 from .tensors import Tensors, size, take_scalar
 from .truncate import Truncation, truncated
-from .writer import PEFT_CONFIG, PEFT_FILE, STALE, write_lora
+from .writer import PEFT_FILE, STALE, write_lora
 
 __all__ = ["Ask", "Resized", "Row", "resize", "resize_file"]
 

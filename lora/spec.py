@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Tensor]
 
 
+MAGNITUDES = ("magnitude", "dora_scale")  # the roles of a DoRA: per output, and along either axis
+NUMBERS = ("alpha", "scalar")  # roles that are one number each
+
+
 class AdapterError(ValueError):
     """Tensors that are no adapter of the named kind, or do not fit the weight: the text names role and shapes."""
 

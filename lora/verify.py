@@ -15,12 +15,11 @@ from ..key_maps.plan import Adapter, Plan
 from .adapters import DORA_EPSILON
 from .factors import Delta, Factors, add, factors, low_rank_part
 from .planned import spec_of
-from .spec import ADDITIVE, AdapterError
+from .spec import ADDITIVE, NUMBERS, AdapterError
 
 __all__ = ["Unverified", "check_same"]
 
 Read = Callable[[str], Tensor]
-NUMBERS = ("alpha", "scalar")
 EXACT = 1e-6  # of a delta's norm: what fp64 Gram matrices of fp32 factors can tell
 
 

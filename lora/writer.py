@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..key_maps.files import making_folder, replacing
-from ..key_maps.header import LoraFileError, adapter_config_beside, read_header
+from ..key_maps.header import PEFT_CONFIG, LoraFileError, adapter_config_beside, read_header
 from ..key_maps.plan import Plan, make_plan
 from ..key_maps.respell import Refused
 from .convert import FAULTS, Conversion, Spec, convert
@@ -28,7 +28,7 @@ CONVERTER = "LoRA Locksmith"
 CHUNK_BYTES = 1 << 22
 # Hashes of the tensors as the file holds them; write_lora fills in those that the metadata have.
 HASHES = ("sshs_model_hash", "modelspec.hash_sha256")
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PEFT_FILE = "adapter_model.safetensors"
 # Metadata that speak of the source's names or strengths and would be read wrongly of the new file.
 STALE = ("lora_adapter_metadata", "sshs_legacy_hash")
 

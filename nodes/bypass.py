@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..lora.adapters import AdapterSpec, is_linear
+from ..lora.spec import MAGNITUDES
 
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 ADDED, NORMED, TURNED, DERIVED = "added", "normed", "turned", "derived"
 TURNING_KINDS = frozenset({"oft", "oft_diag", "oft_kohya", "boft"})
 DERIVING_KINDS = frozenset({"oft_peft", "oft_onetrainer", "boft_peft", "glora", "ia3", "ia3_peft"})
-MAGNITUDES = ("magnitude", "dora_scale")
 
 
 class Part(NamedTuple):

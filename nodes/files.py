@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ..key_maps.library import stamp_of
+from ..key_maps.own import OwnMaps
 from . import host
 
 OWN_MAPS_FOLDER = "lora-locksmith"
@@ -30,6 +31,11 @@ def lora_changed(lora_name: str | None) -> tuple:
         return (float("nan"),)  # a new one each time: the same one would count as equal
     path = folder_paths.get_full_path("loras", lora_name)
     return (lora_name, stamp_of(path), own_stamp()) if path else (lora_name,)
+
+
+def own_maps() -> OwnMaps:
+    """The user's own tables and records."""
+    return host.own_maps(own_folder())
 
 
 def own_folder() -> Path:

@@ -1,12 +1,11 @@
-"""The one door to ComfyUI's internals, bypass.py aside: it reads models, executes plans as patches, and asks what stock would do."""
+"""The door to ComfyUI's internals: it reads files and models, has plans executed (patches.py, bypass.py), and asks what stock would do."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +15,6 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
-from comfy.weight_adapter.base import WeightAdapterBase
-from comfy.weight_adapter.loha import LoHaAdapter
-from comfy.weight_adapter.lokr import LoKrAdapter
-from comfy.weight_adapter.lora import LoRAAdapter
 
 from ..key_maps.garbage import without_collection
 from ..key_maps.grammar import parse_key
@@ -28,16 +23,15 @@ from ..key_maps.header import PICKLED, Header, LoraFileError, TensorInfo, adapte
 from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.library import Stamp, stamp_of
 from ..key_maps.own import NONE, OwnMaps, own_maps_stamp, read_own_maps
-from ..key_maps.plan import Adapter, Plan, make_plan
+from ..key_maps.plan import make_plan
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
-from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
-from ..lora.planned import adapter_of
 from ..lora.reader import map_tensors
+from ..lora.spec import AdapterError
 from ..lora.weights import weigh
 from .bypass import hang_beside_layers
+from .patches import Tensors, build_patches
 
-Tensors = Mapping[str, torch.Tensor]
 SAFE = (".safetensors", ".sft")
 REMEDY = "Download or export the file again"
 
@@ -169,170 +163,6 @@ def own_maps(folder: str | os.PathLike[str]) -> OwnMaps:
     if not _own_maps or _own_maps[0][0] != stamp:
         _own_maps[:] = [(stamp, read_own_maps(Path(folder)))]
     return _own_maps[0][1]
-
-
-class LocksmithAdapter(WeightAdapterBase):
-    """Any adapter the host computes otherwise than its trainer; the mathematics is lora/'s, in fp32.
-
-    weights: (spec, role names, tensors), as the host copies an adapter by `type(self)(loaded_keys, weights)`.
-    """
-
-    name = "locksmith"
-
-    def __init__(self, loaded_keys: set[str], weights: tuple[AdapterSpec, tuple[str, ...], tuple[torch.Tensor, ...]]):
-        spec, roles, tensors = weights
-        # The host's copy is made of plain tuples.
-        self.loaded_keys, self.weights = loaded_keys, (AdapterSpec(*spec), tuple(roles), tuple(tensors))
-
-    def calculate_shape(self, key: str) -> tuple[int, ...] | None:
-        """The shape the weight grows to, if it does."""
-        return self.weights[0].option("pad_to")
-
-    def calculate_weight(
-        self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32, original_weight=None
-    ):
-        """The patched weight; in place where the shape stays, because the host hands in a slice and keeps the whole."""
-        spec, roles, tensors = self.weights
-        on_device = {role: tensor.to(weight.device) for role, tensor in zip(roles, tensors, strict=True)}
-        patched = patched_weight(spec, on_device, weight, strength)
-        return weight.copy_(patched) if patched.shape == weight.shape else patched.to(weight.dtype)
-
-
-class Patches(NamedTuple):
-    """What goes to the host's add_patches: layers of {target: patch}; a target stands once in a layer."""
-
-    layers: tuple[dict[Any, Any], ...]
-    failures: Mapping[int, str]
-
-
-def build_patches(plan: Plan, tensors: Tensors) -> Patches:
-    """Turn a plan into the host's patches; an adapter that cannot be built is named in `failures` by its index."""
-    layers: list[dict[Any, Any]] = []
-    counts: dict[Any, int] = {}
-    failures: dict[int, str] = {}
-    for index, adapter in enumerate(plan.adapters):
-        try:
-            patches = list(_patches_of(adapter, plan.site, {role: tensors[key] for role, key in adapter.roles.items()}))
-        except (AdapterError, RuntimeError, ValueError, IndexError) as error:
-            failures[index] = str(error).splitlines()[0]
-            continue
-        for target, patch in patches:
-            weight = target if isinstance(target, str) else target[:2]
-            depth = counts[weight] = counts.get(weight, -1) + 1
-            if depth == len(layers):
-                layers.append({})
-            layers[depth][target] = patch
-    return Patches(tuple(layers), failures)
-
-
-def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:
-    for weight, rows, source in adapter.target.pieces:
-        bias = site.components[adapter.target.component].bias_of(weight) if adapter.reaches != "weight" else None
-        patch = _hosts_patch(adapter, tensors, source)
-        if patch is None:
-            patch = _ours(adapter, tensors, source, _shape_of_target(adapter, site, weight, rows))
-        swap = adapter.target.swap and not isinstance(patch, LocksmithAdapter)
-        if adapter.reaches != "bias":
-            yield _target(weight, rows, swap), patch
-        if bias is not None:
-            yield _target(bias, rows, swap), patch
-
-
-def _shape_of_target(adapter: Adapter, site: Site, weight: str, rows: tuple[int, int] | None) -> tuple[int, ...]:
-    out, *inner = site.components[adapter.target.component].weights[weight] or (1,)
-    return (rows[1] if rows else out, *(() if adapter.reaches == "bias" else inner))
-
-
-def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
-    """The host's way to name a weight, a slice of its rows, and a function on the change."""
-    if rows is None and not swap:
-        return name
-    offset = (0, *rows) if rows else None
-    return (name, offset, comfy.utils.swap_scale_shift) if swap else (name, offset)
-
-
-def _hosts_patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None) -> Any:
-    """The host's own adapter where it computes what the trainer does, else None."""
-    build = HOST_ADAPTERS.get(adapter.kind)
-    if build is None or not OURS_ALONE.isdisjoint(tensors):
-        return None
-    return build(set(adapter.roles.values()), tensors, _alpha(adapter, tensors), source, adapter)
-
-
-def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
-    """The alpha that makes the host's adapters as strong as the plan says."""
-    if "alpha" in tensors:
-        # 0 is "not set" to sd-scripts (networks/lora.py LoRAModule), which reads it as alpha = rank.
-        return tensors["alpha"].item() * adapter.strength.factor or None
-    if adapter.strength.scale is not None and adapter.rank:
-        return adapter.strength.scale * adapter.rank
-    return None
-
-
-def _host_lora(keys, tensors, alpha, source, adapter: Adapter):
-    up, down, core = tensors["up"], tensors["down"], tensors.get("mid")
-    if core is not None and core.dim() != 4:
-        return None
-    if source is not None:
-        up = up.narrow(0, *source)
-    grown = list(adapter.grown_to) if adapter.grown_to else None
-    return LoRAAdapter(keys, (up, down, alpha, core, None, grown))
-
-
-def _host_loha(keys, tensors, alpha, source, adapter: Adapter):
-    if source is not None:
-        return None
-    names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
-    w1_a, w1_b, w2_a, w2_b, t1, t2 = (tensors.get(name) for name in names)
-    return LoHaAdapter(keys, (w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, None))
-
-
-def _host_lokr(keys, tensors, alpha, source, adapter: Adapter):
-    if source is not None or "lokr_t2" in tensors or (adapter.strength.scale is not None and not adapter.rank):
-        return None
-    names = ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")
-    if "lokr_w1_b" in tensors and "lokr_w2_b" in tensors and tensors["lokr_w1_b"].shape[0] != tensors["lokr_w2_b"].shape[0]:
-        return None
-    w1_a, w1_b, w2_a, w2_b = (tensors.get(name) for name in names)
-    return LoKrAdapter(keys, (tensors.get("lokr_w1"), tensors.get("lokr_w2"), alpha, w1_a, w1_b, w2_a, w2_b, None, None))
-
-
-def _difference(role: str):
-    def build(keys, tensors, alpha, source, adapter: Adapter):
-        change = tensors[role]
-        return ("diff", (change.narrow(0, *source) if source else change,))
-
-    return build
-
-
-def _bias_of_lora(keys, tensors, alpha, source, adapter: Adapter):
-    change = tensors["up_bias"]
-    if adapter.strength.scale is not None:
-        change = change.float() * adapter.strength.scale
-    return ("diff", (change.narrow(0, *source) if source else change,))
-
-
-HOST_ADAPTERS: dict[str, Callable[..., Any]] = {
-    "lora": _host_lora, "loha": _host_loha, "lokr": _host_lokr, "diff": _difference("diff"), "norm": _difference("w_norm"),
-    "bias_diff": _difference("diff_b"), "bias_norm": _difference("b_norm"), "bias_lora": _bias_of_lora,
-}  # fmt: skip
-
-# Roles the host's adapters drop or compute wrongly.
-OURS_ALONE = frozenset({"dora_scale", "magnitude", "scalar", "bias_values"})
-
-
-def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], source, shape: tuple[int, ...]) -> LocksmithAdapter:
-    """Our adapter, tried on the meta device; raises AdapterError for tensors that are none."""
-    spec, roles = adapter_of(adapter, tensors, source)
-    _try_on_meta(spec, tuple((role, tuple(tensor.shape)) for role, tensor in roles.items()), shape)
-    return LocksmithAdapter(set(adapter.roles.values()), (spec, tuple(roles), tuple(roles.values())))
-
-
-@lru_cache(maxsize=512)
-def _try_on_meta(spec: AdapterSpec, shapes: tuple[tuple[str, tuple[int, ...]], ...], weight_shape: tuple[int, ...]) -> None:
-    """Raise AdapterError now, while loading, for what would otherwise fail while sampling."""
-    tensors = {role: torch.empty(shape, device="meta") for role, shape in shapes}
-    patched_weight(spec, tensors, torch.empty(weight_shape, device="meta"), 1.0)
 
 
 def stock_placed(model, clip, file: LoraFile) -> set[str]:

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..key_maps.header import LoraFileError
 from ..key_maps.markdown import DETAILS, SUMMARY, markdown
 from . import host
-from .files import lora_changed, lora_is_listed, lora_names, own_folder
+from .files import lora_changed, lora_is_listed, lora_names, own_maps
 
 OFF, ON = "off", "on"
 
@@ -61,7 +61,7 @@ class InspectLoRAKeys(io.ComfyNode):
         """Inspect the file; raises for an unreadable one."""
         path = folder_paths.get_full_path_or_raise("loras", lora_name)
         try:
-            found = host.inspect(model, clip, path, host.own_maps(own_folder()))
+            found = host.inspect(model, clip, path, own_maps())
             measured, hashes = host.measure(found) if weights == ON else (None, None)
         except LoraFileError as error:
             raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..key_maps.header import LoraFileError
 from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
 from . import host
-from .files import lora_changed, lora_is_listed, lora_names, own_folder
+from .files import lora_changed, lora_is_listed, lora_names, own_maps
 
 REPORT, ERROR = "report", "error"
 PATCH, BYPASS = "patch", "bypass"
@@ -63,7 +63,7 @@ class LoadAndFixLoRA(io.ComfyNode):
             return _output(model, clip, verdict, json.dumps({"verdict": verdict, "file": lora_name}))
         path = folder_paths.get_full_path_or_raise("loras", lora_name)
         try:
-            own, bypass = host.own_maps(own_folder()), mode == BYPASS
+            own, bypass = own_maps(), mode == BYPASS
             new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip, own, bypass)
         except LoraFileError as error:
             raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None

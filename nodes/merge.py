@@ -24,13 +24,13 @@ from ..lora.spec import AdapterError
 from ..lora.tensors import DTYPES
 from ..lora.together import File, inspect_together
 from . import host
-from .files import own_folder
+from .files import own_maps
 from .load_and_fix import BYPASS, PATCH, mode_input
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
 MOST_CONNECTED = 50
 KEEP = "as in the files"
-NUMBERS = ("steps",)  # options that are whole numbers
+WHOLE_NUMBERS = ("steps",)  # options that are whole numbers
 
 
 class MergeLoRAs(io.ComfyNode):
@@ -123,7 +123,7 @@ def _method_options() -> list[io.DynamicCombo.Option]:
 
 
 def _option(option: Option):
-    if option.name in NUMBERS:
+    if option.name in WHOLE_NUMBERS:
         return io.Int.Input(option.name, default=int(option.default), min=int(option.low), max=int(option.high), tooltip=option.text)
     step = 0.01 if option.high - option.low >= 0.1 and option.default >= 0.01 else 1e-6
     return io.Float.Input(option.name, default=option.default, min=option.low, max=option.high, step=step, tooltip=option.text)
@@ -142,7 +142,7 @@ def _entries(loras: Any, connected: Mapping[str, Any]) -> list[_Entry]:
 
 
 def _sources(entries: list[_Entry], model, clip) -> list[Source]:
-    own = host.own_maps(own_folder())
+    own = own_maps()
     contents = [_content(entry) for entry in entries]
     files = [File(entry.name, content.header, content.config_beside) for entry, content in zip(entries, contents, strict=True)]
     site = host.site_of(model, clip, own) if model is not None or clip is not None else None
@@ -211,7 +211,7 @@ class ApplyLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, strength_model, strength_clip, clip=None, mode=PATCH) -> io.NodeOutput:
         """Patch clones of model and clip."""
-        file, own = host.LoraFile(lora, header_of(lora), None), host.own_maps(own_folder())
+        file, own = host.LoraFile(lora, header_of(lora), None), own_maps()
         new_model, new_clip, report = host.apply_file(model, clip, file, "LoRA", strength_model, strength_clip, own, mode == BYPASS)
         text = str(report)
         return io.NodeOutput(new_model, new_clip, text, ui={"text": [text], "report_json": [report.as_json()]})

@@ -12,9 +12,9 @@ from typing import Any
 from aiohttp import web
 from server import PromptServer
 
-from .questions import Unknown, about_file
+from .about_file import Unknown, about_file
+from .library import Library
 from .saving import NotSaved, save_listed
-from .shelf import Shelf
 
 MOST_BYTES = 1 << 16  # of a wish
 PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
@@ -24,7 +24,7 @@ HEADERS = {"Cache-Control": "no-store"}
 
 _readers = ThreadPoolExecutor(2, "lora_locksmith questions")
 _writer = ThreadPoolExecutor(1, "lora_locksmith saving")
-_shelf = Shelf()
+_library = Library()
 
 
 class Refusal(Exception):
@@ -41,7 +41,7 @@ def register() -> None:
     if server is None:
         return
     server.routes.get("/lora_locksmith/file")(_route(_file))
-    server.routes.get("/lora_locksmith/library")(_route(_library))
+    server.routes.get("/lora_locksmith/library")(_route(_rows))
     server.routes.post("/lora_locksmith/save")(_route(_save))
 
 
@@ -85,16 +85,16 @@ async def _file(request: web.Request) -> str:
     return await _in_thread(_readers, lambda: about_file(*wish))
 
 
-async def _library(request: web.Request) -> str:
+async def _rows(request: web.Request) -> str:
     since = request.query.get("since") or "0"
     if not (since.isascii() and since.isdigit() and len(since) < 10):
         raise Refusal(f"since={since!r} is no number of rows", "Give how many rows are known, or 0")
-    _shelf.read(refresh=request.query.get("refresh") == "1")
+    _library.read(refresh=request.query.get("refresh") == "1")
     waited = 0.0
-    while _shelf.waiting(int(since)) and waited < PATIENCE:
+    while _library.waiting(int(since)) and waited < PATIENCE:
         await asyncio.sleep(STEP)
         waited += STEP
-    return await asyncio.get_running_loop().run_in_executor(_readers, _shelf.answer, int(since))
+    return await asyncio.get_running_loop().run_in_executor(_readers, _library.answer, int(since))
 
 
 async def _save(request: web.Request) -> str:

@@ -11,7 +11,7 @@ from ..key_maps.respell import writable
 from ..lora.reader import header_of
 from ..lora.tensors import DTYPES
 from . import host
-from .files import lora_changed, lora_is_listed, lora_names, own_folder
+from .files import lora_changed, lora_is_listed, lora_names, own_maps
 from .saving import read_listed, report_on, save_lora
 
 CONNECTED = "the connected lora"
@@ -72,6 +72,6 @@ class SaveLoRA(io.ComfyNode):
 def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     if not lora:
         raise RuntimeError("There is no LoRA to save. Connect a LORA_MODEL, or choose a file as lora_name.")
-    own = host.own_maps(own_folder())
+    own = own_maps()
     site = host.site_of(model, clip, own) if model is not None or clip is not None else None
     return inspect_header(CONNECTED, header_of(lora), None, site, own), lora, {}

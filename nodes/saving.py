@@ -19,8 +19,8 @@ from ..lora.tensors import DTYPES
 from ..lora.verify import Unverified
 from ..lora.writer import Written, write_as
 from . import host
-from .files import own_folder
-from .questions import listed
+from .about_file import listed
+from .files import own_maps
 
 ENDING = ".safetensors"
 NOT_IN_NAMES = frozenset('<>:"|?*')  # what Windows does not allow, or takes for something else
@@ -65,7 +65,7 @@ def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapp
     """(what is in a listed file, its tensors, where it comes from). Raises NotSaved for a file that cannot be read."""
     path = folder_paths.get_full_path_or_raise("loras", lora_name)
     try:
-        found = host.inspect(model, clip, path, host.own_maps(own_folder()))
+        found = host.inspect(model, clip, path, own_maps())
         provenance = {"locksmith.source": Path(path).name, "locksmith.source_sha256": file_hashes(path).sha256}
         return found, host.read_lora(path).tensors, provenance
     except LoraFileError as error:

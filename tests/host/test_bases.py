@@ -172,10 +172,11 @@ def test_a_copied_adapter_keeps_its_shape(host, comfy):
     """The host makes plain tuples of what it copies; the copy still knows what it is."""
     import comfy.lora
     from lora_locksmith.lora.spec import AdapterSpec
+    from lora_locksmith.nodes.patches import LocksmithAdapter
 
     spec = AdapterSpec("lora", 2.0, None, (0, 4), False, (("pad_to", (4, 6)),))
     tensors = (torch.randn(8, 2), torch.randn(2, 6))
-    adapter = host.LocksmithAdapter({"a", "b"}, (spec, ("up", "down"), tensors))
+    adapter = LocksmithAdapter({"a", "b"}, (spec, ("up", "down"), tensors))
     copy = comfy.lora.prefetch_prepared_value(adapter, [0], None, None, False)
     assert copy.calculate_shape("x") == (4, 6)
     weight = torch.zeros(4, 3)

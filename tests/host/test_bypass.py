@@ -238,7 +238,7 @@ def test_convolutions(host, comfy, dimensions, groups, kind):
     for parameter in convolution.parameters():
         torch.nn.init.normal_(parameter)
     kernel = convolution.weight.shape[1:]
-    adapter = adapter_of(host, kind, (12, *kernel))
+    adapter = adapter_of(kind, (12, *kernel))
     model = torch.nn.Module()
     model.conv = convolution.requires_grad_(False)
     patcher = comfy.model_patcher.ModelPatcher(model, CPU, CPU)
@@ -254,11 +254,12 @@ def test_convolutions(host, comfy, dimensions, groups, kind):
     assert torch.allclose(result, convolution._conv_forward(x, wanted, convolution.bias), atol=1e-4)
 
 
-def adapter_of(host, kind, shape):
+def adapter_of(kind, shape):
     from comfy.weight_adapter.loha import LoHaAdapter
     from comfy.weight_adapter.lokr import LoKrAdapter
     from comfy.weight_adapter.lora import LoRAAdapter
     from lora_locksmith.lora.spec import AdapterSpec
+    from lora_locksmith.nodes.patches import LocksmithAdapter
 
     out, inner, *kernel = shape
     ones = [1] * len(kernel)
@@ -267,7 +268,7 @@ def adapter_of(host, kind, shape):
         return LoRAAdapter(set(), (up, down, 2.0, None, None, None))
     if kind == "tucker":
         spec, down, core = AdapterSpec("lora", 2.0), torch.randn(3, inner, *ones), torch.randn(3, 3, *kernel)
-        return host.LocksmithAdapter(set(), (spec, ("up", "down", "mid"), (up, down, core)))
+        return LocksmithAdapter(set(), (spec, ("up", "down", "mid"), (up, down, core)))
     if kind == "loha":
         columns = torch.Size((inner, *kernel)).numel()
         return LoHaAdapter(
@@ -276,11 +277,11 @@ def adapter_of(host, kind, shape):
     if kind == "lokr":
         return LoKrAdapter(set(), (torch.randn(4, 2), torch.randn(3, inner // 2, *kernel), None, *[None] * 6))
     if kind == "ia3":
-        return host.LocksmithAdapter(set(), (AdapterSpec("ia3"), ("ia3_weight",), (torch.randn(1, inner, *ones),)))
+        return LocksmithAdapter(set(), (AdapterSpec("ia3"), ("ia3_weight",), (torch.randn(1, inner, *ones),)))
     if kind.startswith("dora"):
         tensors = (up, down, torch.rand(*((out, 1) if kind == "dora" else (1, inner)), *ones) + 0.5)
-        return host.LocksmithAdapter(set(), (AdapterSpec("lora", 2.0), ("up", "down", "dora_scale"), tensors))
-    return host.LocksmithAdapter(set(), (AdapterSpec("oft"), ("oft_blocks",), (torch.randn(3, 4, 4) * 0.2,)))
+        return LocksmithAdapter(set(), (AdapterSpec("lora", 2.0), ("up", "down", "dora_scale"), tensors))
+    return LocksmithAdapter(set(), (AdapterSpec("oft"), ("oft_blocks",), (torch.randn(3, 4, 4) * 0.2,)))
 
 
 def test_a_text_encoder(host, comfy, tmp_path):

@@ -408,7 +408,7 @@ def test_no_other_site_can_save(routes, loras):
 
 def test_the_library_spans_all_folders_and_the_first_of_two_files_counts(comfy, tmp_path):
     import folder_paths
-    from lora_locksmith.nodes.shelf import listed_files
+    from lora_locksmith.nodes.library import listed_files
 
     first, second = tmp_path / "first", tmp_path / "second"
     for folder, names in ((first, ("a", "both")), (second, ("both", "sub/b"))):

@@ -12,14 +12,13 @@ import folder_paths
 
 from ..key_maps.library import Row, Stamp, scan_files, stamp_of
 from ..key_maps.respell import writable
-from . import host
-from .files import lora_names, own_folder, own_stamp
+from .files import lora_names, own_folder, own_maps, own_stamp
 
 INDEX = "library-index.json"
 FAULT = "The library could not be read. The server's log tells more"
 
 
-class Shelf:
+class Library:
     """The rows of the newest scan so far, each as JSON text, and the thread that adds to them."""
 
     def __init__(self):
@@ -65,7 +64,7 @@ class Shelf:
                     return
 
     def _read_all(self) -> None:
-        own = host.own_maps(own_folder())
+        own = own_maps()
         files = listed_files()
         with self._lock:
             # Another list, because answers slice the old one.

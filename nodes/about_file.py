@@ -13,12 +13,10 @@ from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import inspect_file
 from ..key_maps.library import Findings, Row, Stamp, findings_of, stamp_of
 from ..key_maps.markdown import markdown
-from ..key_maps.own import OwnMaps
 from ..key_maps.plan import NOT_WIRED
 from ..key_maps.report import Report
-from . import host
-from .files import own_folder, own_stamp
-from .shelf import told_row
+from .files import own_maps, own_stamp
+from .library import told_row
 
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
 NOTHING_MORE = {"inspection": None, "markdown": "", "trigger_words": []}
@@ -62,14 +60,14 @@ def _model_path(folder: str, model: str) -> str:
 
 @lru_cache(maxsize=256)
 def _findings(path: str, stamp: Stamp, own: tuple) -> Findings:
-    return findings_of(path, _own())
+    return findings_of(path, own_maps())
 
 
 @lru_cache(maxsize=4)
 def _checkpoint(path: str, stamp: Stamp | None, own: tuple) -> Checkpoint | None:
     """The model in a file; None where its header does not tell."""
     try:
-        return site_of_checkpoint(path, _own())
+        return site_of_checkpoint(path, own_maps())
     except LoraFileError:
         return None
 
@@ -81,7 +79,7 @@ def _fit(path: str, stamp: Stamp, model_path: str, model_stamp: Stamp | None, ow
     if checkpoint is None:
         return None
     try:
-        report = inspect_file(path, checkpoint.site, _own()).report
+        report = inspect_file(path, checkpoint.site, own_maps()).report
     except LoraFileError:
         return None
     placed = report.modules["placed"]
@@ -105,10 +103,6 @@ def _everything(name: str, path: str, found: Findings, stamp: Stamp, own: tuple)
 
 @lru_cache(maxsize=8)
 def _inspection(name: str, path: str, stamp: Stamp, own: tuple) -> dict[str, Any]:
-    found = inspect_file(path, own=_own())
+    found = inspect_file(path, own=own_maps())
     words = [trigger.word for trigger in found.metadata.trigger_words]
     return {"inspection": found.as_dict() | {"file": name}, "markdown": markdown(found), "trigger_words": words}
-
-
-def _own() -> OwnMaps:
-    return host.own_maps(own_folder())
