@@ -191,8 +191,9 @@ def cure_imports() -> None:
     packages = site_packages()
     if not imports("torchaudio"):
         say("  torchaudio's compiled part does not fit this torch: removing it from .dev/env, its Python part is enough")
-        for library in (packages / "torchaudio" / "lib").glob("*.so"):
-            library.unlink()
+        for library in (packages / "torchaudio" / "lib").iterdir():
+            if library.suffix in (".so", ".pyd", ".dll", ".dylib"):
+                library.unlink()
     if not imports("torchvision"):
         say("  torchvision's compiled part does not fit this torch: declaring its two missing operators in .dev/env")
         append_once(packages / "torchvision" / "extension.py", NMS_STUBS, mark=CURED)

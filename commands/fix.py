@@ -177,7 +177,7 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
         raise Refused((f"it is a link, which would be replaced; name the file itself, {path.resolve()}",))
     if options.in_place and dialect == "peft":
         raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
-    tensors = map_tensors(path, found.header, passing=True)
+    tensors = map_tensors(path, found.header, passing=True, replaced=options.in_place)
     dtype = dtype_of(options)
     conversion = _converted(found, tensors, dialect, dtype, options.drop)
     if dtype is None and _already(found, conversion):

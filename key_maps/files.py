@@ -5,12 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST_OF_NAME = 40  # characters that a temporary name takes from its file's, which may be as long as the system allows
+NOT_IN_NAMES = frozenset('<>:"|?*/\\')  # what Windows does not allow, or takes for something else
+CONTROL = ("Cc", "Cs")  # Unicode's control characters, and halves of one
+# Windows takes these for devices, with any ending (learn.microsoft.com, "Naming Files, Paths, and Namespaces").
+PORTS = tuple(f"{port}{number}" for port in ("COM", "LPT") for number in "123456789\xb9\xb2\xb3")
+DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *PORTS})
+IN_USE = "it may not be replaced, or a program has it open (on Windows also a ComfyUI that loaded it)"
 
 
 @contextmanager
@@ -38,7 +45,9 @@ def replacing(
             at_last()
         _put(temporary, path, overwrite)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.chmod(temporary, 0o600)  # Windows removes no file that may not be written.
+        _remove(temporary)
         raise
     _sync_folder(path.parent)
 
@@ -54,8 +63,26 @@ def _put(temporary: Path, path: Path, overwrite: bool) -> None:
         except OSError:
             pass  # The file system has no links.
         else:
-            return temporary.unlink()
-    os.replace(temporary, path)
+            return _remove(temporary)
+    try:
+        os.replace(temporary, path)
+    except PermissionError as error:
+        raise PermissionError(error.errno, IN_USE, os.fspath(path)) from None
+
+
+def _remove(temporary: Path) -> None:
+    """Windows removes no file that is mapped, but what was raised, or written, counts for more than a temporary file left behind."""
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file or a folder can be called so on every system, and is then called so: Windows drops dots and spaces at the end."""
+    if not name.strip(" .") or name != name.rstrip(" .") or NOT_IN_NAMES.intersection(name):
+        return False
+    if any(unicodedata.category(character) in CONTROL for character in name):
+        return False
+    return name.split(".")[0].rstrip(" ").upper() not in DEVICES
 
 
 @contextmanager

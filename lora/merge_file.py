@@ -65,7 +65,8 @@ def write_merged(
     if dialect == NATIVE:
         return _native_file(Path(path), sources, recipe, metadata, base, overwrite, each, meetings, progress)
     check_free(path, overwrite)
-    with tempfile.TemporaryDirectory(prefix=".merge.", dir=Path(path).parent) as folder:
+    # On Windows a file that a traceback keeps mapped cannot be removed; that must not hide what was raised.
+    with tempfile.TemporaryDirectory(prefix=".merge.", dir=Path(path).parent, ignore_cleanup_errors=True) as folder:
         made = _native_file(Path(folder, "native.safetensors"), sources, recipe, metadata, base, False, each, meetings, progress)
         header = read_header(made)
         components = {name: found for source in sources for name, found in source.plan.site.components.items()}

@@ -23,6 +23,7 @@ DTYPES = {
 
 MOST_RESIDENT = 1 << 25  # bytes of a file in passing
 
+CAN_REPLACE_MAPPED = os.name != "nt"  # Windows neither replaces nor removes a file that is mapped.
 CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
 
 
@@ -47,30 +48,39 @@ class _Passing(dict):
         return tensor
 
 
-def map_tensors(path: str | os.PathLike[str], header: Header, passing: bool = False) -> dict[str, Tensor]:
+def map_tensors(path: str | os.PathLike[str], header: Header, passing: bool = False, replaced: bool = False) -> dict[str, Tensor]:
     """All tensors of the file at once, as views of one private mapping: nothing is read before it is used.
 
     Several times faster than one call into safetensors per tensor, which is most of a loader's time. Falls back to
     safetensors for dtypes that torch lacks and for data that is not aligned. passing: for going over a whole file, of which
-    then little is in memory at a time where the system can let go of it; the tensors must not be written to. Raises OSError or
-    LoraFileError.
+    then little is in memory at a time where the system can let go of it; the tensors must not be written to. replaced: the file
+    will be replaced while the tensors live; where a mapped file cannot be, it is read instead. Raises OSError or LoraFileError.
     """
     size = max((info.end for info in header.tensors.values()), default=0)
     plain = size and all(info.dtype in DTYPES for info in header.tensors.values())
+    read = replaced and not CAN_REPLACE_MAPPED
     if not plain:
         with LoraReader(path) as reader:
-            return {name: reader.tensor(name) for name in header.tensors}
-    mapping = _mapped(path, header)
-    whole = torch.frombuffer(mapping, dtype=torch.uint8)
+            return {name: reader.tensor(name).clone() if read else reader.tensor(name) for name in header.tensors}
+    content = _content(path, header) if read else _mapped(path, header)
+    whole = torch.frombuffer(content, dtype=torch.uint8)
     views = {name: _whole_as(whole, name) for name in {info.dtype for info in header.tensors.values()}}
     tensors = {name: _view(whole, header.data_start, info, *views[info.dtype]) for name, info in header.tensors.items()}
-    return _Passing(mapping, tensors) if passing and hasattr(mmap, "MADV_DONTNEED") else tensors
+    return _Passing(content, tensors) if passing and not read and hasattr(mmap, "MADV_DONTNEED") else tensors
 
 
 def _mapped(path: str | os.PathLike[str], header: Header) -> mmap.mmap:
     with open_file(path) as file:
         check_unchanged(path, file, header)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _content(path: str | os.PathLike[str], header: Header) -> bytearray:
+    with open_file(path) as file:
+        check_unchanged(path, file, header)
+        content = bytearray(os.fstat(file.fileno()).st_size)
+        file.readinto(content)
+        return content
 
 
 def _whole_as(whole: Tensor, dtype_name: str) -> tuple[Tensor, int]:

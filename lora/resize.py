@@ -115,7 +115,8 @@ def resize_file(
     check_free(target, overwrite)
     beside = Path(target).with_name(PEFT_CONFIG) if Path(target).name == PEFT_FILE else None
     found = inspect_file(source, site)
-    made = resize(found, map_tensors(source, found.header, passing=True), ask, dtype, dora)
+    onto_itself = os.path.exists(target) and os.path.samefile(source, target)
+    made = resize(found, map_tensors(source, found.header, passing=True, replaced=onto_itself), ask, dtype, dora)
     origin = {"locksmith.source": Path(source).name, "locksmith.source_sha256": file_hashes(source).sha256}
     if made.config is not None and beside is not None:
         check_free(beside, overwrite)

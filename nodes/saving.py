@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import folder_paths
 
+from ..key_maps.files import is_file_name
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection
@@ -23,8 +23,6 @@ from .about_file import listed
 from .files import own_maps
 
 ENDING = ".safetensors"
-NOT_IN_NAMES = frozenset('<>:"|?*')  # what Windows does not allow, or takes for something else
-CONTROL = ("Cc", "Cs")  # Unicode's control characters, and halves of one
 REMEDY = "Give a name such as folder/name"
 
 
@@ -86,8 +84,7 @@ def save_listed(name: str, dialect: str, filename: str, dtype: str, overwrite: b
 def destination(filename: str) -> Path:
     """The file a name stands for, inside the first loras folder. Raises NotSaved for a name that leads out of it."""
     name = filename.strip().removesuffix(ENDING).replace("\\", "/")
-    strange = NOT_IN_NAMES.intersection(name) or any(unicodedata.category(character) in CONTROL for character in name)
-    if strange or not all(part.strip(" .") for part in name.split("/")):
+    if not all(map(is_file_name, name.split("/"))):
         raise NotSaved(f"{filename!r} is no name inside the loras folder", REMEDY)
     try:
         # The folder of this name is where a file of PEFT would be.
