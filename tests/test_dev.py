@@ -74,6 +74,25 @@ def test_unpacks_one_folder_of_plain_files(tmp_path):
     assert {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")} == {"main.py", "d", "d/e.py"}
 
 
+def test_each_release_has_a_place_and_a_hash_of_its_own():
+    assert len({dev.own_comfyui(version) for version in dev.COMFYUI_SOURCES}) == len(dev.COMFYUI_SOURCES)
+    assert all(len(sha256) == 64 and "==" in package for package, sha256 in dev.COMFYUI_SOURCES.values())
+    assert {dev.COMFYUI_VERSION, *dev.USUAL_HOSTS} <= dev.COMFYUI_SOURCES.keys()
+
+
+def test_releases_to_test_on_are_named_by_a_variable(monkeypatch, tmp_path):
+    monkeypatch.delenv("LOCKSMITH_HOSTS", raising=False)
+    assert dev.hosts_to_test() == list(dev.USUAL_HOSTS)
+    monkeypatch.setenv("LOCKSMITH_HOSTS", "all")
+    assert dev.hosts_to_test() == list(dev.COMFYUI_SOURCES)
+    mine = make_comfyui(tmp_path / "mine")
+    monkeypatch.setenv("LOCKSMITH_HOSTS", f"0.27.0 {mine}")
+    assert [dev.host_folder(name) for name in dev.hosts_to_test()] == [dev.own_comfyui("0.27.0"), mine]
+    monkeypatch.setenv("LOCKSMITH_HOSTS", "0.1")
+    with pytest.raises(dev.Fault, match=r"LOCKSMITH_HOSTS names 0\.1, .* Correct or unset it"):
+        dev.hosts_to_test()
+
+
 @pytest.mark.parametrize("name", ["top/vendor/X/../../../evil.py", "top/vendor/X//../evil.py", "top/vendor/X/.."])
 def test_refuses_names_that_lead_out_of_the_folder(tmp_path, name):
     archive = make_archive(tmp_path / "a.tar.gz", [name])

@@ -17,6 +17,7 @@ import demo
 import locksmith_dev as dev
 import pytest
 import torch
+from reports.small_files import flux_lora, write_file
 from safetensors.torch import load, load_file, save_file
 from tiny_models import BROKEN_LORA, DIFFUSERS_LORA, FLUX, HIDDEN, KOHYA_LORA
 
@@ -30,6 +31,17 @@ def hosts_to_test() -> list[str]:
         return dev.hosts_to_test()
     except dev.Fault as fault:
         raise pytest.UsageError(str(fault)) from None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pictures():
+    """The demo's picture smaller and in fewer steps: what is computed is the same, and sampling is most of these tests' time."""
+    sizes = {"EmptySD3LatentImage": {0: 64, 1: 64}, "KSampler": {2: 2}}
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, changes in sizes.items():
+            values = [changes.get(place, value) for place, value in enumerate(demo.TINY_NODES[kind][1])]
+            patch.setitem(demo.TINY_NODES, kind, (kind, values))
+        yield
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, id=Path(name).name) for name in hosts_to_test()])
@@ -67,7 +79,7 @@ def models(prompt: dict) -> dict:
 
 
 def sampled(host, loaders: dict, model: list, clip: list) -> torch.Tensor:
-    """A small latent of the demo's prompt with these nodes in its loader's place."""
+    """The latent of the demo's prompt with these nodes in its loader's place."""
     prompt = demo.without_loader(demo.demo_prompt(host.object_info()))
     ids = {spec["class_type"]: identifier for identifier, spec in prompt.items()}
     wires = {ids["UNETLoader"]: model, ids["CLIPLoader"]: clip}
@@ -75,8 +87,6 @@ def sampled(host, loaders: dict, model: list, clip: list) -> torch.Tensor:
     kept = {identifier: spec for identifier, spec in prompt.items() if spec["class_type"] not in pictures}
     for spec in kept.values():
         spec["inputs"] |= {name: wires[value[0]] for name, value in spec["inputs"].items() if isinstance(value, list) and value[0] in wires}
-    prompt[ids["EmptySD3LatentImage"]]["inputs"] |= {"width": 64, "height": 64}
-    prompt[ids["KSampler"]]["inputs"]["steps"] = 2
     latent = node("SaveLatent", samples=[ids["KSampler"], 0], filename_prefix="hosts")
     entry = host.run(kept | models(prompt) | loaders | {"latent": latent})
     return load(host.fetch(entry["outputs"]["latent"]["latents"][0]))["latent_tensor"]
@@ -125,7 +135,7 @@ def test_a_merge_is_inspected_applied_and_saved(host):
     loaders = models(demo.demo_prompt(host.object_info()))
     outputs = host.run({**loaders, "merge": merge, "apply": apply, "save": save, "inspect": inspect, "shown": shown})["outputs"]
     assert json.loads(outputs["inspect"]["report_json"][0])["loads"]["keys"] == {"placed": 44, "total": 44}
-    assert "22 of 22" in outputs["shown"]["text"][0]
+    assert re.match(r"(\d+) of \1 modules load", outputs["shown"]["text"][0])
     written = load_file(host.base / "models" / "loras" / "made" / "merged.safetensors")
     assert written and all(name.startswith("lora_unet_") for name in written)
 
@@ -135,7 +145,8 @@ def test_the_routes_answer(host):
         host, "/lora_locksmith/file?" + urllib.parse.urlencode({"name": BROKEN_LORA, "model_folder": "diffusion_models", "model": FLUX})
     )
     assert (told["fit"]["placed"], told["fit"]["total"]) == (22, 22)
-    saved = ask(host, "/lora_locksmith/save", {"name": BROKEN_LORA, "dialect": "diffusers", "filename": "mended"})
+    write_file(host.base / "models" / "loras" / "whole.safetensors", flux_lora(1, "transformer.base_model.model."))
+    saved = ask(host, "/lora_locksmith/save", {"name": "whole.safetensors", "dialect": "kohya", "filename": "mended"})
     deadline = time.monotonic() + 60
     library = ask(host, "/lora_locksmith/library?refresh=1")
     while library["running"] and time.monotonic() < deadline:
@@ -144,7 +155,8 @@ def test_the_routes_answer(host):
 
 
 def test_the_log_complains_of_nothing(host):
-    """The last test of each release."""
+    """The last test of each release. An old one may complain of its own at the start: it asks for other libraries than the newest."""
     log = host.log_text()
     assert not comfy_server.complaints_about_the_pack(log)
-    assert "Traceback" not in log
+    assert not re.search(r'File ".*lora-locksmith', log)
+    assert "Traceback" not in log.removeprefix(host.startup_log)
