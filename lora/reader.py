@@ -146,7 +146,7 @@ class LoraReader:
         file = self._open_file()
         try:
             return file.get_tensor(name)
-        except (SafetensorError, OSError, RuntimeError) as error:
+        except (SafetensorError, OSError, RuntimeError, AttributeError) as error:  # the last: a dtype that an older torch lacks
             remedy = "The file was changed while it was open, or is damaged: download or export it again"
             raise LoraFileError(self.path, f"the tensor {name[:80]!r} cannot be read ({error})", remedy) from None
 
