@@ -9,6 +9,7 @@ from lora_locksmith.key_maps.stock import stock_placed, stock_table
 
 WEIGHTS = {
     "diffusion_model.img_in.weight": (8, 4),
+    "diffusion_model.vector_in.in_layer.weight": (8, 4),
     "diffusion_model.double_blocks.0.img_attn.qkv.weight": (24, 8),
     "diffusion_model.double_blocks.0.img_mod.lin.weight": (48, 8),
     "diffusion_model.single_blocks.0.linear1.weight": (56, 8),

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
+from lora_locksmith.key_maps.hashes import Hashes
 from lora_locksmith.key_maps.inspection import inspect_file
 from lora_locksmith.key_maps.markdown import DETAILS, markdown
 from reports.trained_files import MAKERS, low_rank, write
@@ -69,7 +70,7 @@ def test_nothing_in_a_file_acts_as_markup(tmp_path):
     shapes = {**known, f"{name}.lora_A.weight": (4, 3072), f"{name}.lora_B.weight": (3072, 4), f"{HOSTILE}.nothing": (1,)}
     found = inspect_file(write(tmp_path / "x.safetensors", shapes, metadata))
     for detail in DETAILS:
-        text = markdown(found, detail, {"SHA-256": HOSTILE})
+        text = markdown(found, detail, Hashes(*[HOSTILE] * 6))
         assert "example.invalid/p.png" in text, "it is told"
         assert not kinds_of_markup(text) & {"image", "link_open", "html_inline", "html_block"}
         assert text.count("\n# T") == 0
