@@ -62,6 +62,8 @@ NEWEST_FRONT_END_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2f
 # What else the pack is tried on each time, besides all tests on COMFYUI_VERSION; LOCKSMITH_HOSTS names others.
 USUAL_HOSTS = ("0.16.3", "0.24.1")
 
+MOST_WORKERS = 4  # processes that run tests side by side; each needs 2 GB and a server of its own
+
 TORCH_PACKAGES = ("torch", "torchvision", "torchaudio")
 CURED = "# added by this project's dev.py: torchvision's compiled operators do not fit this torch"
 NMS_STUBS = f"""
@@ -618,7 +620,18 @@ def command_test(arguments: list[str]) -> int:
     if faults:
         say(f"ruff found faults (above), so this run fails whatever pytest says. Many go away with: {python} -m ruff check --fix")
     say("pytest")
-    return subprocess.run([python, "-m", "pytest", *arguments], cwd=ROOT, env=environment).returncode or faults
+    side_by_side = workers(arguments)
+    if side_by_side:
+        environment.setdefault("OMP_NUM_THREADS", "1")  # threads of several processes would wait for each other
+    return subprocess.run([python, "-m", "pytest", *side_by_side, *arguments], cwd=ROOT, env=environment).returncode or faults
+
+
+def workers(arguments: list[str]) -> list[str]:
+    """What makes pytest use all cores, for the whole suite; tests of one file stay together, as they share a browser."""
+    count = min(os.cpu_count() or 1, MOST_WORKERS)
+    named = any(Path(ROOT, argument.split("::")[0]).exists() for argument in arguments)
+    by_hand = any(argument.startswith(("-n", "-s", "--pdb", "--trace", "-p")) for argument in arguments)
+    return [] if count < 2 or named or by_hand else ["-n", str(count), "--dist", "loadfile"]
 
 
 def command_bench(arguments: list[str]) -> int:

@@ -30,6 +30,16 @@ load_module("lora_locksmith", ROOT / "__init__.py", ROOT)
 dev = load_module("locksmith_dev", ROOT / "dev.py")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what tests measured; whether they run here or in other processes, where printing is not seen."""
+    reports = [report for state in ("passed", "failed") for report in terminalreporter.stats.get(state, ())]
+    told = [value for report in reports for name, value in report.user_properties if name == "measured"]
+    if told:
+        terminalreporter.section("measured")
+        for line in told:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def comfyui_path() -> Path:
     """The folder of the ComfyUI under test."""

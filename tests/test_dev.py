@@ -51,6 +51,14 @@ def test_pytest_arguments_pass_through_in_order():
     assert dev.parse(["test", "tests/server", "-k", "demo or loads", "-x"]).rest == ["tests/server", "-k", "demo or loads", "-x"]
 
 
+def test_the_whole_suite_uses_all_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert dev.workers([]) == dev.workers(["-q", "-k", "demo"]) == ["-n", "4", "--dist", "loadfile"]
+    assert dev.workers(["tests/lora"]) == dev.workers(["-x", "tests/test_dev.py::test_named_comfyui_wins"]) == dev.workers(["-n0"]) == []
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert dev.workers([]) == []
+
+
 def test_named_comfyui_wins(monkeypatch, tmp_path):
     monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui(tmp_path / "mine")))
     assert dev.comfyui_at_hand() == tmp_path / "mine"

@@ -21,11 +21,11 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", measurements())
-def test_ratios(comfy, folder, capsys, name):
+def test_ratios(comfy, folder, record_property, name):
     with one_thread():
         results = measurements()[name].results(folder, short=True)
-    with capsys.disabled():
-        print("".join(f"\n{result.row.name}: {number(result.ratio)} of {result.row.against}" for result in results))
+    for result in results:
+        record_property("measured", f"{result.row.name}: {number(result.ratio)} of {result.row.against}")
     assert not [f"{one.row.name}: {one.ratio:.4g}, bound {one.row.most}" for one in results if not one.ratio <= one.row.most]
 
 
