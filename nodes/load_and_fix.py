@@ -11,9 +11,9 @@ from ..key_maps.header import LoraFileError
 from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
 from . import host
 from .files import lora_changed, lora_is_listed, lora_names, own_maps
+from .inputs import BYPASS, ERROR, PATCH, REPORT, mode_input, on_unmatched_input, strength_inputs
 
-REPORT, ERROR = "report", "error"
-PATCH, BYPASS = "patch", "bypass"
+HARMLESS = (PLACED, BOOKKEEPING, NOT_WIRED)
 
 
 class LoadAndFixLoRA(io.ComfyNode):
@@ -32,8 +32,7 @@ class LoadAndFixLoRA(io.ComfyNode):
                 io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRA is applied to, if it has any part in the LoRA."),
                 io.Combo.Input("lora_name", options=lora_names(), tooltip="The LoRA file."),
-                _strength("strength_model", "How strongly the diffusion model is changed. May be negative."),
-                _strength("strength_clip", "How strongly the text encoder is changed. May be negative."),
+                *strength_inputs(),
                 on_unmatched_input(),
                 mode_input(),
             ],
@@ -72,32 +71,12 @@ class LoadAndFixLoRA(io.ComfyNode):
         return _output(new_model, new_clip, str(report), report.as_json())
 
 
-def on_unmatched_input():
-    """The input `on_unmatched` of every node that loads files."""
-    return io.Combo.Input(
-        "on_unmatched", options=[REPORT, ERROR], default=REPORT, optional=True,
-        tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
-    )  # fmt: skip
-
-
-def mode_input():
-    """The input `mode` of every node that applies LoRAs."""
-    return io.Combo.Input(
-        "mode", options=[PATCH, BYPASS], default=PATCH, optional=True, advanced=True,
-        tooltip="patch changes the weights. bypass computes beside each layer: slower, but a quantised model loses nothing.",
-    )  # fmt: skip
-
-
-def _strength(name: str, tooltip: str):
-    return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
-
-
 def _output(model, clip, text: str, as_json: str) -> io.NodeOutput:
     return io.NodeOutput(model, clip, text, as_json, ui={"text": [text], "report_json": [as_json]})
 
 
 def _demand_all(lora_name: str, report: host.Report) -> None:
-    lost = [entry for entry in report.unplaced() if entry["category"] not in (PLACED, BOOKKEEPING, NOT_WIRED)]
+    lost = [entry for entry in report.unplaced() if entry["category"] not in HARMLESS]
     if lost:
         first = lost[0]
         raise RuntimeError(

@@ -25,7 +25,7 @@ from ..lora.tensors import DTYPES
 from ..lora.together import File, inspect_together
 from . import host
 from .files import own_maps
-from .load_and_fix import BYPASS, PATCH, mode_input
+from .inputs import BYPASS, PATCH, mode_input, strength_inputs
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
 MOST_CONNECTED = 50
@@ -182,12 +182,6 @@ class ApplyLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node as the front end sees it."""
-        strengths = [
-            io.Float.Input(
-                f"strength_{name}", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=f"How strongly the {what} is changed."
-            )
-            for name, what in (("model", "diffusion model"), ("clip", "text encoder"))
-        ]
         return io.Schema(
             node_id="LocksmithApplyLoRA",
             display_name="Apply LoRA",
@@ -198,7 +192,7 @@ class ApplyLoRA(io.ComfyNode):
                 io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRA is applied to, if it has any part in the LoRA."),
                 io.LoraModel.Input("lora", tooltip="The LoRA."),
-                *strengths,
+                *strength_inputs(),
                 mode_input(),
             ],
             outputs=[

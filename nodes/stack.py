@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 
-from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
 from ..key_maps.report import plural
 from . import host
-from .load_and_fix import PATCH, REPORT, LoadAndFixLoRA, mode_input, on_unmatched_input
+from .inputs import PATCH, REPORT, mode_input, on_unmatched_input
+from .load_and_fix import HARMLESS, LoadAndFixLoRA
 from .rows import Row, read_rows, rows_are_right, rows_changed, rows_input
-
-HARMLESS = (PLACED, BOOKKEEPING, NOT_WIRED)
 
 
 class LoadAndFixStack(io.ComfyNode):

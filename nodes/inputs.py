@@ -1,0 +1,35 @@
+"""The inputs that several nodes have, and what they may be set to."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+REPORT, ERROR = "report", "error"
+PATCH, BYPASS = "patch", "bypass"
+
+
+def strength_inputs() -> list[io.Input]:
+    """The inputs `strength_model` and `strength_clip` of every node that applies one LoRA, in the stock loader's ranges."""
+    changed = {"strength_model": "diffusion model", "strength_clip": "text encoder"}
+    return [
+        io.Float.Input(
+            name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=f"How strongly the {what} is changed. May be negative."
+        )
+        for name, what in changed.items()
+    ]  # fmt: skip
+
+
+def on_unmatched_input() -> io.Input:
+    """The input `on_unmatched` of every node that loads files."""
+    return io.Combo.Input(
+        "on_unmatched", options=[REPORT, ERROR], default=REPORT, optional=True,
+        tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
+    )  # fmt: skip
+
+
+def mode_input() -> io.Input:
+    """The input `mode` of every node that applies LoRAs."""
+    return io.Combo.Input(
+        "mode", options=[PATCH, BYPASS], default=PATCH, optional=True, advanced=True,
+        tooltip="patch changes the weights. bypass computes beside each layer: slower, but a quantised model loses nothing.",
+    )  # fmt: skip
