@@ -60,7 +60,9 @@ def _as_it_is(change: Tensor) -> Tensor:
     return change
 
 
-def hang_beside_layers(patcher, layers: Sequence[dict[Any, Any]], strength: float, shape_of: Callable[[Tensor], tuple[int, ...]]):
+def hang_beside_layers(
+    patcher, layers: Sequence[dict[Any, Any]], strength: float, shape_of: Callable[[Tensor], tuple[int, ...]]
+) -> tuple[list[dict[Any, Any]], Counter[str]]:
     """Hang on `patcher` (a new clone) what of the patches can act in the forward pass.
 
     Returns (the layers of patches that are left for the weights, what these are by kind). Biases are left without a word.

@@ -30,7 +30,7 @@ from ..lora.reader import map_tensors
 from ..lora.spec import AdapterError
 from ..lora.weights import weigh
 from .bypass import hang_beside_layers
-from .patches import Tensors, build_patches
+from .patches import Tensors, build_patches, first_line
 
 SAFE = (".safetensors", ".sft")
 REMEDY = "Download or export the file again"
@@ -56,7 +56,7 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     try:
         tensors = _read_tensors(path, header)
     except Exception as error:
-        raise LoraFileError(path, f"its tensors cannot be read ({str(error).splitlines()[0][:160]})", REMEDY) from None
+        raise LoraFileError(path, f"its tensors cannot be read ({first_line(error)[:160]})", REMEDY) from None
     return LoraFile(tensors, header, adapter_config_beside(path))
 
 
@@ -73,7 +73,7 @@ def _read_pickle(path: str) -> LoraFile:
     try:
         content = comfy.utils.load_torch_file(path, safe_load=True)
     except Exception as error:
-        fault = f"the safe pickle loader refuses it ({str(error).splitlines()[0][:160] if str(error) else type(error).__name__})"
+        fault = f"the safe pickle loader refuses it ({first_line(error)[:160]})"
         raise LoraFileError(path, fault, "It is damaged or holds more than tensors; get the .safetensors version") from None
     tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)} if isinstance(content, dict) else {}
     if not tensors:
@@ -99,6 +99,9 @@ class FileCache:
         while len(self.entries) > self.most:
             self.entries.popitem(last=False)
         return content
+
+
+_files = FileCache()
 
 
 def logical_shape(weight: torch.Tensor) -> tuple[int, ...]:
@@ -144,12 +147,18 @@ def site_of(model, clip, own: OwnMaps = NONE) -> Site:
     components: list[Component] = []
     if model is not None:
         network = model.model
-        make = lambda: denoiser_component(_shapes(network, "diffusion_model."), own.families)  # noqa: E731
-        components.append(_remembered(_components, network, make, own))
+        components.append(
+            _remembered(_components, network, lambda: denoiser_component(_shapes(network, "diffusion_model."), own.families), own)
+        )
     if clip is not None:
         encoder = clip.cond_stage_model
         components.extend(_remembered(_components, encoder, lambda: encoder_components(_shapes(encoder), own.families), own))
     return Site(components, own)
+
+
+def wired_site(model, clip, own: OwnMaps = NONE) -> Site | None:
+    """The same; None where neither is connected, so that the model is drawn from what is known of it."""
+    return None if model is None and clip is None else site_of(model, clip, own)
 
 
 _own_maps: list[tuple[tuple, OwnMaps]] = []
@@ -187,7 +196,7 @@ def stock_placed(model, clip, file: LoraFile) -> set[str]:
 def inspect(model, clip, path: str | os.PathLike[str], own: OwnMaps = NONE) -> Inspection:
     """What is in the LoRA file at `path`: exact for what is connected, else for the model it was made for. Raises LoraFileError."""
     file = _files.read(path)
-    site = site_of(model, clip, own) if model is not None or clip is not None else None
+    site = wired_site(model, clip, own)
     ask = (lambda plan: stock_placed(model, clip, file)) if model is not None else None
     return inspect_header(path, file.header, file.config_beside, site, own, ask)
 
@@ -208,9 +217,6 @@ def _original_names(tensors: Tensors, converted: Tensors) -> dict[str, str]:
     """Key after the host's conversion -> key in the file, by the identity of the tensor."""
     by_identity = {id(tensor): key for key, tensor in tensors.items()}
     return {key: by_identity[id(tensor)] for key, tensor in converted.items() if id(tensor) in by_identity}
-
-
-_files = FileCache()
 
 
 def progress_bar() -> Callable[[int, int], None]:
@@ -252,7 +258,9 @@ def forget(*, files: bool = True, models: bool = True) -> None:
         _stock_names.clear()
 
 
-def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, own: OwnMaps = NONE, bypass: bool = False):
+def load_and_fix(
+    model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, own: OwnMaps = NONE, bypass: bool = False
+) -> tuple[Any, Any, Report]:
     """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may be None.
 
     bypass: adapters act in the layers' forward passes, and the weights stay as they are, where that is exact.
@@ -263,7 +271,9 @@ def load_and_fix(model, clip, path, strength_model: float = 1.0, strength_clip: 
     return apply_file(model, clip, file, os.path.basename(path), strength_model, strength_clip, own, bypass)
 
 
-def apply_file(model, clip, file: LoraFile, name: str, strength_model: float, strength_clip: float, own: OwnMaps, bypass: bool):
+def apply_file(
+    model, clip, file: LoraFile, name: str, strength_model: float, strength_clip: float, own: OwnMaps, bypass: bool
+) -> tuple[Any, Any, Report]:
     """The same for a LoRA in memory, which the report calls `name`."""
     with without_collection():
         plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, own), file.config_beside)

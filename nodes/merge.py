@@ -145,7 +145,7 @@ def _sources(entries: list[_Entry], model, clip) -> list[Source]:
     own = own_maps()
     contents = [_content(entry) for entry in entries]
     files = [File(entry.name, content.header, content.config_beside) for entry, content in zip(entries, contents, strict=True)]
-    site = host.site_of(model, clip, own) if model is not None or clip is not None else None
+    site = host.wired_site(model, clip, own)
     return [
         Source(found.plan, content.tensors, entry.strength_model, entry.strength_clip, read_block_weights(entry.blocks), entry.name)
         for entry, content, found in zip(entries, contents, inspect_together(files, site, own), strict=True)

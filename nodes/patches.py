@@ -64,7 +64,7 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
         try:
             patches = list(_patches_of(adapter, plan.site, {role: tensors[key] for role, key in adapter.roles.items()}))
         except (AdapterError, RuntimeError, ValueError, IndexError) as error:
-            failures[index] = str(error).splitlines()[0]
+            failures[index] = first_line(error)
             continue
         for target, patch in patches:
             weight = target if isinstance(target, str) else target[:2]
@@ -73,6 +73,11 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
                 layers.append({})
             layers[depth][target] = patch
     return Patches(tuple(layers), failures)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the rest of a long story; its kind where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:

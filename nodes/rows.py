@@ -17,7 +17,7 @@ SHAPE = '[{"on": true, "name": "folder/file.safetensors", "strength": 1.0}]'
 WIRED = re.compile(r"lora_\d{1,2}")  # what a row names that stands for a connected LoRA
 
 
-def rows_input(tooltip: str, blocks: bool = False):
+def rows_input(tooltip: str, blocks: bool = False) -> io.Input:
     """The input `loras`; with `blocks` its rows have weights for parts of their LoRAs."""
     shown = {"widgetType": "LOCKSMITH_LORA_STACK"} | ({"blocks": True} if blocks else {})
     return io.String.Input("loras", default="[]", socketless=True, extra_dict=shown, tooltip=tooltip)

@@ -31,7 +31,7 @@ class SaveLoRA(io.ComfyNode):
             description="Writes a LoRA in the names of another tool into the loras folder: fused, split and verified exactly.",
             search_aliases=["save lora", "convert lora", "export lora", "lora to kohya", "lora to diffusers", "lora to peft"],
             inputs=[
-                io.Custom("LORA_MODEL").Input("lora", optional=True, tooltip="A LoRA made in this workflow, merged or trained."),
+                io.LoraModel.Input("lora", optional=True, tooltip="A LoRA made in this workflow, merged or trained."),
                 io.Combo.Input("lora_name", options=[CONNECTED, *lora_names()], tooltip="Or a LoRA file to convert."),
                 io.String.Input("filename", default="locksmith/lora", tooltip="Name in the loras folder; / makes folders."),
                 io.Combo.Input("dialect", options=list(writable()), default="comfyui", tooltip="Whose names the file gets."),
@@ -73,5 +73,4 @@ def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     if not lora:
         raise RuntimeError("There is no LoRA to save. Connect a LORA_MODEL, or choose a file as lora_name.")
     own = own_maps()
-    site = host.site_of(model, clip, own) if model is not None or clip is not None else None
-    return inspect_header(CONNECTED, header_of(lora), None, site, own), lora, {}
+    return inspect_header(CONNECTED, header_of(lora), None, host.wired_site(model, clip, own), own), lora, {}
