@@ -59,7 +59,7 @@ export async function adoptStyle(name) {
  * @param {HTMLElement} home of the field the older way needs for a moment
  * @returns {Promise<boolean>} whether it is there
  */
-export async function copyText(text, home) {
+async function copyText(text, home) {
   try {
     await navigator.clipboard.writeText(text);
     return true;

@@ -1,6 +1,6 @@
 /** What the library tells of one file, and what can be done with it. */
 
-import { copyText, make, makeButton } from "./dom.js";
+import { copyButton, make, makeButton } from "./dom.js";
 import { copyOf } from "./library_copy.mjs";
 import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./library_words.mjs";
 import { fromMarkdown } from "./markup.js";
@@ -16,7 +16,6 @@ import { asSentence, say } from "./words.js";
 
 const MOST_SHOWN = 200_000; // letters of a report: nobody scrolls through more
 const PAUSE = 120; // milliseconds a row stays chosen before it is asked for
-const TOLD = 1500; // milliseconds a button tells what it did
 
 export class LibraryDetails {
   /** @param {Around} around */
@@ -75,7 +74,7 @@ export class LibraryDetails {
   makeActions(row) {
     const add = makeButton("shelf-button shelf-first", say("libraryAdd"), () => this.around.onAdd(row.file));
     add.title = say("libraryAddHint");
-    const copy = makeCopy(say("libraryCopyName"), row.file);
+    const copy = makeCopy(say("libraryCopyName"), row.file, this.element);
     const actions = make("div", "shelf-actions", add);
     const form = row.error || !row.total ? "" : copyOf(row, this.around);
     if (form) {
@@ -109,7 +108,7 @@ export class LibraryDetails {
 
   /** @param {any} answer of the route */
   tell(answer) {
-    const words = answer.trigger_words.map((/** @type {string} */ word) => makeCopy(word, word));
+    const words = answer.trigger_words.map((/** @type {string} */ word) => makeCopy(word, word, this.element));
     this.words?.replaceChildren(...(words.length ? [make("span", "shelf-faint", say("libraryTriggers")), ...words] : []));
     if (answer.error) this.told?.replaceChildren(asSentence(answer.error));
     else this.report?.replaceChildren(fromMarkdown(answer.markdown.slice(0, MOST_SHOWN)));
@@ -118,18 +117,12 @@ export class LibraryDetails {
 }
 
 /**
- * A button that copies a text, and says so for a moment.
- *
  * @param {string} label
  * @param {string} text
+ * @param {HTMLElement} home
  */
-function makeCopy(label, text) {
-  const button = makeButton("shelf-button", label, async () => {
-    const copied = await copyText(text, button);
-    button.textContent = say(copied ? "copied" : "notCopied");
-    setTimeout(() => (button.textContent = label), TOLD);
-  });
+function makeCopy(label, text, home) {
+  const button = copyButton("shelf-button", label, text, home);
   button.title = say("libraryCopyHint", { text });
-  button.setAttribute("aria-live", "polite");
   return button;
 }

@@ -3,11 +3,12 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { make } from "./dom.js";
+import { aboutFile, fitOf } from "./fit.js";
 import { allNodes, widgetOf } from "./graph.js";
 import { givePanel, panelOf } from "./panel.js";
 import { forgetPreviews, isModelWidget, modelWiredTo, previewOf, textOf } from "./preview.js";
 import { ReportView } from "./report_view.js";
-import { asSentence, say } from "./words.js";
+import { say } from "./words.js";
 
 const PREVIEWED = new Set(["LocksmithLoadAndFixLoRA", "LocksmithInspectLoRAKeys", "LocksmithSaveLoRA"]);
 const LORA_NAME = "lora_name";
@@ -108,36 +109,17 @@ class Preview {
    * @param {any} answer of the route "file"
    */
   show(name, answer) {
-    const { error, made_for: madeFor, trainer, kinds, rank, total, fit } = answer;
-    const family = madeFor || (fit?.placed && fit.placed === fit.total ? fit.model : "");
-    const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
-    const modules = total ? say("previewModules", { total }) : "";
-    const parts = error || !total ? [] : [family || say("previewNoFamily"), trainer === "cannot tell" ? "" : trainer, adapters, modules];
-    this.what.textContent = parts.filter(Boolean).join(" \u00b7 ");
+    this.what.textContent = aboutFile(answer);
     this.what.title = name;
-    const [state, words] = error ? ["bad", asSentence(error)] : fitOf(answer);
+    const { stock, placed } = answer;
+    const { state, words } = fitOf(answer);
     this.fit.className = state ? `locksmith-fit locksmith-says-${state}` : "locksmith-fit";
-    this.fit.textContent = this.fit.title = words;
+    this.fit.textContent = this.fit.title = words || (stock < placed ? say("previewStock", { stock, placed }) : "");
   }
 
   clear() {
     this.what.textContent = this.fit.textContent = "";
   }
-}
-
-/**
- * Whether a file fits, in words: the model wired to the node, else what is known of its family.
- *
- * @param {any} answer
- * @returns {[string, string]} state and words
- */
-function fitOf({ fit, placed, total, stock, losses }) {
-  if (!total) return ["bad", losses[0] ? asSentence(losses[0]) : say("previewNoLora")];
-  if (fit?.mismatch) return ["bad", say(fit.model ? "previewMismatch" : "previewMismatchAny", fit)];
-  if (fit && fit.placed < fit.total) return ["part", say("previewPart", fit)];
-  if (fit) return ["good", say(fit.model ? "previewFits" : "previewFitsAny", fit)];
-  if (placed < total) return ["part", say("previewPlaced", { placed, total })];
-  return ["", stock < placed ? say("previewStock", { stock, placed }) : ""];
 }
 
 /**

@@ -1,7 +1,7 @@
 /** One row of a stack: on or off, which file, whether it fits, how strong, and where it stands. */
 
 import { make, makeButton } from "./dom.js";
-import { fitOf } from "./stack_fit.js";
+import { aboutFile, fitOf } from "./fit.js";
 import { StrengthField } from "./stack_field.js";
 import { folderAndTitle, withBlocks, withClip } from "./stack_rows.js";
 import { say } from "./words.js";
@@ -80,7 +80,8 @@ export class StackRow {
     const { state, text, words } = fitOf(answer);
     this.fit.className = `locksmith-stack-fit ${state ? `locksmith-${state}` : ""}`;
     this.fit.textContent = text;
-    tell(this.fit, words || text, words);
+    const hint = [words, answer && aboutFile(answer)].filter(Boolean).join("\n");
+    tell(this.fit, hint || text, hint);
     this.fit.hidden = !text;
   }
 }

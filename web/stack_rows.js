@@ -26,7 +26,8 @@ export function readRows(text) {
 /** @param {any} row */
 function isRow(row) {
   const { on = true, name, strength = 1, strength_clip: clip = 1, blocks = "" } = row ?? {};
-  return typeof on === "boolean" && typeof name === "string" && typeof blocks === "string" && [strength, clip].every((number) => Number.isFinite(number));
+  const areTexts = typeof name === "string" && typeof blocks === "string";
+  return typeof on === "boolean" && areTexts && [strength, clip].every((number) => Number.isFinite(number));
 }
 
 /** @param {Row[]} rows */

@@ -173,7 +173,8 @@ function wireInput(node, link, input, slot) {
  * @param {any} before
  */
 function wireOutput(links, slot, output, before) {
-  output.links = links.filter((link) => link.get("origin_slot") === slot && link.get("target_id") !== OPEN_END).map((link) => link.get("id"));
+  const own = links.filter((link) => link.get("origin_slot") === slot && link.get("target_id") !== OPEN_END);
+  output.links = own.map((link) => link.get("id"));
   if (before?.label) output.label = before.label;
 }
 
