@@ -66,10 +66,12 @@ def test_example_workflow_uses_only_nodes_of_the_host_and_of_this_pack(object_in
     assert types - front_end_only <= set(object_info)
 
 
-def test_every_node_and_input_is_translated(object_info):
+def test_every_node_input_and_output_is_translated(object_info):
     english, chinese = (json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8")) for language in ("en", "zh"))
     ours = {name: node for name, node in object_info.items() if node["python_module"].endswith("lora-locksmith")}
     assert english == {name: {key: node[key] for key in ("display_name", "description")} for name, node in ours.items()}
     inputs = {name: {each for group in ("required", "optional") for each in node["input"].get(group, {})} for name, node in ours.items()}
     assert {name: set(node["inputs"]) for name, node in chinese.items()} == inputs
     assert all(texts.keys() == {"name", "tooltip"} for node in chinese.values() for texts in node["inputs"].values())
+    hints = {name: {str(slot) for slot, hint in enumerate(node["output_tooltips"]) if hint} for name, node in ours.items()}
+    assert {name: {slot for slot, texts in node["outputs"].items() if texts["tooltip"]} for name, node in chinese.items()} == hints
