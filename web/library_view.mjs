@@ -2,17 +2,17 @@
 
 import { app } from "../../scripts/app.js";
 import { make, makeButton } from "./dom.js";
+import { keepChoice, makeSelect, offer, recallChoice } from "./library_choice.mjs";
 import { LibraryDetails } from "./library_details.mjs";
 import { LibraryList } from "./library_list.mjs";
 import { addInTheMiddle, carry } from "./library_place.mjs";
-import { EVERYTHING, pick, sorted, SORT_NAMES, STATES } from "./library_rows.mjs";
-import { dressIcon, makeIcon, makeMark, paintMark, tellChoice, tellSize, tellState, tellUntold } from "./library_words.mjs";
+import { EVERYTHING, pick, sorted, SORT_NAMES } from "./library_rows.mjs";
+import { dressIcon, makeIcon, makeMark, paintMark, tellSize, tellState, tellUntold } from "./library_words.mjs";
 import { say } from "./words.js";
 
 /** @typedef {import("./library_rows.mjs").Row} Row */
 /** @typedef {import("./library_rows.mjs").Choice} Choice */
 
-const KEPT = "loralocksmith.library";
 const WIDE_PAGE = 900; // pixels from which the details stand beside the list
 const FILTERS = /** @type {const} */ ([
   ["model", "libraryModels"],
@@ -139,11 +139,7 @@ export class LibraryView {
   /** @param {Partial<Choice>} change */
   choose(change) {
     this.choice = { ...this.choice, ...change };
-    try {
-      localStorage.setItem(KEPT, JSON.stringify(this.choice));
-    } catch {
-      // a browser that keeps nothing
-    }
+    keepChoice(this.choice);
     this.list.scrollTo(0);
     this.update();
   }
@@ -234,51 +230,4 @@ function fillRow(cells, row) {
   paintMark(/** @type {HTMLElement} */ (loads.children[0]), row);
   loads.children[1].textContent = told;
   loads.title = row.error || [told, ...row.gains, ...row.losses].join("\n");
-}
-
-/**
- * @param {string} label
- * @param {(value: string) => void} onChange
- */
-function makeSelect(label, onChange) {
-  const select = make("select", "shelf-field");
-  select.setAttribute("aria-label", label);
-  select.title = label;
-  select.addEventListener("change", () => onChange(select.value));
-  return select;
-}
-
-/**
- * Offer the values of a filter with how many rows each would leave.
- *
- * @param {HTMLSelectElement} select
- * @param {string} all what stands for no filter
- * @param {Map<string, number>} counts
- * @param {string} chosen
- * @param {boolean} isState
- */
-function offer(select, all, counts, chosen, isState) {
-  const values = isState ? STATES : [...new Set([...counts.keys(), ...(chosen ? [chosen] : [])])].sort((a, b) => a.localeCompare(b));
-  const texts = values.map((value) => `${tellChoice(value)} (${(counts.get(value) ?? 0).toLocaleString()})`);
-  const told = JSON.stringify([all, texts]);
-  if (select.dataset.told !== told) {
-    select.dataset.told = told;
-    select.replaceChildren(new Option(all, ""), ...values.map((value, index) => new Option(texts[index], value)));
-  }
-  select.value = chosen;
-  select.classList.toggle("shelf-chosen", Boolean(chosen));
-}
-
-/** @returns {Choice} the last one in this browser */
-function recallChoice() {
-  /** @type {any} */
-  const choice = { ...EVERYTHING };
-  try {
-    const kept = JSON.parse(localStorage.getItem(KEPT) ?? "{}");
-    for (const [name, value] of Object.entries(choice)) if (typeof kept[name] === typeof value) choice[name] = kept[name];
-  } catch {
-    // nothing kept, or by someone else
-  }
-  if (!SORT_NAMES.includes(choice.sort)) choice.sort = EVERYTHING.sort;
-  return choice;
 }
