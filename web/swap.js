@@ -6,7 +6,7 @@ import { LOADER, SINGLES } from "./swap_loaders.js";
 import { canReplace, replaceIn } from "./swap_plan.js";
 import { say } from "./words.js";
 
-/** @typedef {"ours" | "stock"} Direction */
+/** @typedef {import("./swap_plan.js").Direction} Direction */
 
 const ID = "loralocksmith.swap";
 const SECONDS_SHOWN = { success: 5, info: 10, warn: 15 };

@@ -1,11 +1,12 @@
 /** Decides which node a LoRA loader becomes, ours or the stock one. */
 
 import { changeNode, inputOf, isRerouted, linksInto, linksOutOf } from "./swap_graph.js";
-import * as loaders from "./swap_loaders.js";
-
-const { Left, LOADER, MULTIPLES, SINGLES, STACK } = loaders;
+import {
+  isForeignLoader, Left, listedName, LOADER, MULTIPLES, rowOfSingle, rowsOfMultiple, SINGLES, STACK, valuesOf,
+} from "./swap_loaders.js"; // prettier-ignore
 
 /**
+ * @typedef {"ours" | "stock"} Direction what nodes become
  * @typedef {import("./swap_graph.js").Change} Change
  * @typedef {import("./swap_graph.js").MakeBlank} MakeBlank
  * @typedef {import("./swap_loaders.js").Row} Row
@@ -31,11 +32,11 @@ const FROM_HOST = /^LoraLoader(Bypass)?(ModelOnly)?$/;
  * Replace nodes of a workflow.
  *
  * @param {any} workflow as saved; is changed
- * @param {"ours" | "stock"} direction
+ * @param {Direction} direction
  * @param {Wanted} isWanted
  * @param {MakeBlank} makeBlank
  * @param {string[]} listed names of LoRA files
- * @returns {{done: {graph: string, node: string}[], left: {node: any, reason: import("./swap_loaders.js").Left}[]}}
+ * @returns {{done: {graph: string, node: string}[], left: {node: any, reason: Left}[]}}
  */
 export function replaceIn(workflow, direction, isWanted, makeBlank, listed) {
   /** @type {ReturnType<typeof replaceIn>} */
@@ -59,10 +60,10 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, listed) {
 
 /**
  * @param {string} type of a node
- * @param {"ours" | "stock"} direction
+ * @param {Direction} direction
  */
 export function canReplace(type, direction) {
-  return direction === TO_STOCK ? type === LOADER : loaders.isForeignLoader(type);
+  return direction === TO_STOCK ? type === LOADER : isForeignLoader(type);
 }
 
 /**
@@ -74,7 +75,7 @@ export function canReplace(type, direction) {
  */
 function toOurs(graph, node, listed) {
   if (!(node.type in SINGLES)) return toStack(graph, node, listed);
-  const row = loaders.rowOfSingle(node);
+  const row = rowOfSingle(node);
   const sockets = { model: "model", clip: "clip" };
   if (!row.on) return { type: STACK, values: { loras: JSON.stringify([row]) }, inputs: sockets, outputs: 2 };
   const inputs = Object.fromEntries(SHARED.map((name) => [name, name]));
@@ -101,7 +102,7 @@ function isModelOnly(node) {
  */
 function toStack(graph, node, listed) {
   const { rows, nodes } = gather(graph, node);
-  const files = rows.map((row) => ({ ...row, name: loaders.listedName(row.name, listed) }));
+  const files = rows.map((row) => ({ ...row, name: listedName(row.name, listed) }));
   const unknown = files.find(({ name }) => !listed.includes(name) && !/\.\w+$/.test(name));
   if (unknown) throw new Left("swapUnlisted", { name: unknown.name });
   const { clip = "clip" } = MULTIPLES[node.type];
@@ -125,7 +126,7 @@ function toStack(graph, node, listed) {
  */
 function gather(graph, node, seen = []) {
   const { takes, takesAfter } = MULTIPLES[node.type];
-  const own = loaders.rowsOfMultiple(node);
+  const own = rowsOfMultiple(node);
   const link = linksInto(graph, node).find((each) => inputOf(node, each) === takes);
   if (!takes || !link) return { rows: own, nodes: [] };
   const maker = graph.nodes.find((/** @type {any} */ other) => String(other.id) === String(link.get("origin_id")));
@@ -154,7 +155,7 @@ function servesOnly(graph, maker) {
  * @returns {Change}
  */
 function toStock(graph, node, makeBlank) {
-  const { on_unmatched, mode, ...values } = loaders.valuesOf(node, makeBlank(LOADER)?.widgets ?? []);
+  const { on_unmatched, mode, ...values } = valuesOf(node, makeBlank(LOADER)?.widgets ?? []);
   const usesClip = usedOf(graph, node).some((name) => name === "clip" || name === "strength_clip");
   const isModelLoader = !usesClip && !String(node.properties?.[FROM]).match(/^LoraLoader(Bypass)?$/);
   return {
