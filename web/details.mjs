@@ -4,7 +4,7 @@ import { copyButton, make, makeButton } from "./dom.js";
 import { heatMaps } from "./heat_map.mjs";
 import { makeBadge } from "./outcome.js";
 import { ask } from "./server.js";
-import { say } from "./words.js";
+import { asSentence, say } from "./words.js";
 
 /** @typedef {import("./outcome.js").Outcome} Outcome */
 
@@ -54,7 +54,7 @@ async function askFor({ inspection, file }, signal) {
   if (inspection) return inspection;
   try {
     const answer = await ask("file", { name: file, full: 1 }, signal);
-    return answer.inspection ?? answer.error;
+    return answer.inspection ?? asSentence(answer.error);
   } catch (fault) {
     return fault instanceof Error ? fault.message : "";
   }
