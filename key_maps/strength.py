@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -103,7 +104,8 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value from a file can be computed with: JSON, as Python reads it, has NaN and numbers that are too large."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def split_qkv_rank(metadata: Mapping[str, str]) -> int | None:

@@ -216,6 +216,13 @@ def test_spoilt_metadata_is_ignored(site, metadata):
     assert make_plan(lora("transformer.x_embedder", H, 16), metadata, site).adapters[0].strength.scale is None
 
 
+@pytest.mark.parametrize("alpha", ["NaN", "-Infinity", "1" + 400 * "0"])
+def test_a_setting_that_cannot_be_computed_with_is_ignored(site, alpha):
+    metadata = {"lora_adapter_metadata": f'{{"transformer.r": 4, "transformer.lora_alpha": {alpha}}}'}
+    strength = make_plan(lora("transformer.x_embedder", H, 16), metadata, site).adapters[0].strength
+    assert strength.scale is None and "alpha = rank" in strength.source
+
+
 def test_report_is_whole_json(site):
     keys = lora("transformer.x_embedder", H, 16) | lora("transformer.nothing", H, 16) | {"_aux.x": (1,)}
     report = json.loads(Report(make_plan(keys, {}, site), "some.safetensors").as_json())
