@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .dialect import DENOISER
 from .groups import Group
 from .identify import (
+    LONGEST_NUMBER,
     Guess,
     Sample,
     Shapes,
@@ -148,7 +149,7 @@ def _own_blocks(family: Family, samples: Iterable[Sample], published: Mapping[st
         for name in member_names(sample):
             for match in family.find(name):
                 for prefix, number in numbered(match.row.native[0], match.native[0]):
-                    if number.isdecimal() and len(number) < 6:
+                    if number.isdecimal() and len(number) < LONGEST_NUMBER:
                         blocks[prefix] = max(blocks.get(prefix, 0), int(number) + 1)
     return blocks
 
@@ -166,7 +167,9 @@ def _draw(family: Family, drawing: Drawing) -> Component:
                 weights[weight] = shape
             if row.optional:
                 optional.add(weight)
-    weights.update((f"{drawing.prefix}{module}.weight", shape) for module, shape in drawing.told)
+    told = {f"{drawing.prefix}{module}.weight": shape for module, shape in drawing.told}
+    # What the file has beyond the last block is in no model.
+    weights.update((weight, shape) for weight, shape in told.items() if weight in weights)
     return Component(drawing.slot, drawing.prefix, weights, family, drawn=True, optional=frozenset(optional))
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -140,7 +140,7 @@ class Inspection:
     def alpha_counts(self) -> Counter[float]:
         """Adapters by alpha, for those that have an alpha tensor which counts: with a rank to divide it by."""
         adapters = [adapter for adapter in self.report.adapters if "alpha" in adapter.roles and adapter.rank and adapter.kind in SCALED]
-        return Counter(self.alphas[adapter.roles["alpha"]] for adapter in adapters if adapter.roles["alpha"] in self.alphas)
+        return _counted(self.alphas[adapter.roles["alpha"]] for adapter in adapters if adapter.roles["alpha"] in self.alphas)
 
     @cached_property
     def scales(self) -> Counter[float]:
@@ -418,6 +418,11 @@ def _size_on_disk(path: str) -> int:
         return os.path.getsize(path)
     except OSError:
         return 0
+
+
+def _counted(numbers: Iterable[float]) -> Counter[float]:
+    """How often each number occurs; what is no number is unequal to itself, and would be counted anew each time."""
+    return Counter(math.nan if math.isnan(number) else number for number in numbers)
 
 
 def _rounded(number: float) -> float:

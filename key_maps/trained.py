@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from .identify import LONGEST_NUMBER
 from .plan import Plan
 from .site import Component
 from .table import flatten, numbered
@@ -149,12 +150,12 @@ def _layer(component: Component, module: str) -> Layer:
     for match in component.family.find(flatten(module)) if component.family else ():
         if match.alternative < 0 and match.native[0] == module:
             places = numbered(match.row.native[0], module)
-            if not places:
+            if not places or len(places[0][1]) >= LONGEST_NUMBER:
                 return Layer("", 0, module)
             blocks, number = places[0]
             return Layer(blocks, int(number), module[len(blocks) + len(number) + 2 :])
     words = module.split(".")
-    place = next((i for i, word in enumerate(words[:-1]) if word.isdecimal() and i and len(word) < 6), None)
+    place = next((i for i, word in enumerate(words[:-1]) if word.isdecimal() and i and len(word) < LONGEST_NUMBER), None)
     if place is None:
         return Layer("", 0, module)
     return Layer(".".join(words[:place]), int(words[place]), ".".join(words[place + 1 :]))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 from lora_locksmith.key_maps.header import Header, TensorInfo
-from lora_locksmith.key_maps.inspection import inspect_header
+from lora_locksmith.key_maps.inspection import inspect_file, inspect_header
+from lora_locksmith.key_maps.markdown import markdown
 from lora_locksmith.key_maps.own import OwnMaps
+from safetensors.torch import save_file
 
 NAMES = [f"transformer.single_transformer_blocks.{block}.attn.to_{part}" for block in range(38) for part in "qkv"]
 
@@ -75,3 +80,24 @@ def test_a_lora_that_also_holds_a_models_own_tensors_stays_one():
     lora = "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"
     assert not of(lora, lora.replace("_A", "_B"), *OTHER_FILES["checkpoints"]).other
     assert not of("some.layer.set_weight").other
+
+
+def test_alphas_that_are_no_numbers_are_counted_and_told(tmp_path):
+    file = tmp_path / "broken.safetensors"
+    shapes = {key: info.shape for key, info in header().tensors.items()}
+    alphas = {f"{name}.alpha": torch.tensor(math.nan) for name in NAMES}
+    save_file({key: torch.zeros(1).expand(shape).contiguous() for key, shape in [*shapes.items()][:6]} | dict([*alphas.items()][:3]), file)
+    found = inspect_file(file)
+    assert found.as_dict()["alphas"] == {"nan": 3}
+    assert "alpha nan" in found.verdict and "is not a number in 3 adapters" in markdown(found)
+
+
+def test_a_block_far_beyond_the_last_is_unknown_and_costs_nothing():
+    block = "transformer.transformer_blocks.{}.norm1_context.linear"
+    shapes = {}
+    for number in (*range(24), 10**12):
+        shapes |= {f"{block.format(number)}.lora_A.weight": (1, 1536)}
+        shapes |= {f"{block.format(number)}.lora_B.weight": ((2 if number == 23 else 6) * 1536, 1)}
+    found = inspect_header("a", Header({name: TensorInfo("BF16", shape) for name, shape in shapes.items()}, {}), None)
+    assert found.report.modules == {"placed": 24, "total": 25}
+    assert max(blocks.count for blocks in found.report.trained[0].blocks) == 24
