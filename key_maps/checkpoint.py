@@ -329,7 +329,7 @@ def _identified(modules: Modules, known: Sequence[Family]) -> Reading | None:
     if most < LEAST_KNOWN:
         return None
     equal = [reading for reading, share in shares.items() if share == most]
-    return max(equal, key=Reading.present) if len(equal) > 1 else equal[0]
+    return max(equal, key=Reading.likelihood) if len(equal) > 1 else equal[0]
 
 
 class Reading:
@@ -375,6 +375,11 @@ class Reading:
         found = {native for match in matches if match is not None for native in match.row.native}
         natives = {row.native[0] for row in self.family.rows if len(row.native) == 1 and not row.optional}
         return len(natives & found) / len(natives) if natives else 1.0
+
+    def likelihood(self) -> tuple[float, bool, float]:
+        """What tells readings apart that know equally much: how whole the model is; a mere part is of a common model."""
+        present = self.present()
+        return present if present >= LEAST_PRESENT else 0.0, self.family.common, present
 
 
 def _meaning(family: Family, flat: str, module: str, size: Extent) -> Match | None:
