@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
 Shape = tuple[int, ...]
@@ -201,7 +202,7 @@ def fits(module: ModuleShape, out: int, inner: Shape) -> bool:
     ours, theirs = _without_ones(module.inner), _without_ones(inner)
     if ours == theirs:
         return True
-    return module.flat and _product(module.inner) == _product(inner)
+    return module.flat and prod(module.inner) == prod(inner)
 
 
 def _without_ones(inner: Shape) -> Shape:
@@ -209,10 +210,3 @@ def _without_ones(inner: Shape) -> Shape:
     while end > 1 and inner[end - 1] == 1:
         end -= 1
     return inner[:end]
-
-
-def _product(numbers: Shape) -> int:
-    product = 1
-    for number in numbers:
-        product *= number
-    return product

@@ -16,8 +16,9 @@ from .diagnosis import model_title
 from .dialect import DENOISER
 from .grammar import parse_key
 from .header import MAX_HEADER_BYTES, LoraFileError, TensorInfo, read_header
+from .identify import WITHOUT_DIGITS, is_whole
 from .own import NONE, OwnMaps
-from .site import Component, Shape, Site, encoder_components, of_kind
+from .site import CLOSE, SAMPLES, Component, Shape, Site, encoder_components, of_kind
 from .table import Family, Match, Row, Size, evaluate, fill, flatten, generalise, parse_table, unify
 
 PREFIX = "diffusion_model."
@@ -93,14 +94,11 @@ OTHERS = {
     CONTROLNET: ("control_model.", "controlnet_", "input_hint_block.", "zero_convs.", "controlnet_blocks."),
     "an image encoder": ("vision_model.", "visual."),
 }
-WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 NETWORK_FOLDERS = ("transformer", "unet")  # of a diffusers pipeline
-CLOSE = 0.8  # share of the best table's patterns another table must know to be looked at closely
 LEAST_KNOWN = 0.6  # share of a model's patterns its table must know
 LEAST_PRESENT = 0.5  # share of its table's patterns a model must have
 RESHAPED = 0.5  # what a module counts whose shape fits but for dimensions of 1
-SAMPLES = 4  # modules of one pattern that are looked at
 MOST_SHARDS = 1000
 REMEDY = "Give the file of a diffusion model or a checkpoint"
 
@@ -387,15 +385,11 @@ def _meaning(family: Family, flat: str, module: str, size: Extent) -> Match | No
     return next((match for match in fitting if match.alternative < 0 and match.native[0] == module), fitting[0] if fitting else None)
 
 
-def _is_whole(match: Match) -> bool:
-    return match.alternative < 0 or len(match.row.alternatives[match.alternative].parts) == 1
-
-
 def _fits(match: Match, size: Extent) -> bool:
     row = match.row
     if size.shape is None or row.shape is None or len(row.native) > 1:
         return True
-    if not _is_whole(match):
+    if not is_whole(match):
         return unify(row.shape[1:], size.shape[1:]) is not None
     return _as_native(row, size.shape) is not None
 
@@ -403,7 +397,7 @@ def _fits(match: Match, size: Extent) -> bool:
 def _closeness(match: Match, size: Extent) -> float:
     """1 where a fitting module has the very shape of its row, less where it is the same but for dimensions of 1."""
     row, shape = match.row, size.shape
-    same = shape is None or row.shape is None or len(row.native) > 1 or not _is_whole(match) or unify(row.shape, shape) is not None
+    same = shape is None or row.shape is None or len(row.native) > 1 or not is_whole(match) or unify(row.shape, shape) is not None
     return 1 if same else RESHAPED
 
 
@@ -441,7 +435,7 @@ def _renamed(reading: Reading, notes: list[str]) -> Modules:
             strange += 1
         elif len(match.row.native) > 1:
             whole.update(_divided(family, match, tensors))
-        elif _is_whole(match):
+        elif is_whole(match):
             whole.setdefault(match.native[0], {}).update(_shaped(match.row, tensors) if match.alternative >= 0 else tensors)
         else:
             pieces.setdefault((match.native[0], match.index, match.alternative), {})[match.part] = tensors
