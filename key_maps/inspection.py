@@ -35,7 +35,7 @@ from .plan import (
     make_plan,
 )
 from .presets import PresetReport, match_presets
-from .report import Report, plural
+from .report import SCALED, Report, plural
 from .site import Site, everywhere
 from .stock import stock_placed
 
@@ -46,7 +46,6 @@ KIND_TITLES = {
     "norm": "norm difference", "set": "replaced weight", "bias_diff": "bias difference", "bias_norm": "bias difference",
     "bias_lora": "bias", "bias_set": "replaced bias",
 }  # fmt: skip
-SCALED = ("lora", "loha", "lokr", "glora")
 MEANINGS = {
     UNKNOWN_MODULE: "These layers stay as in the base model.",
     UNKNOWN_ROLE: "These tensors are not read; the layers they belong to may lack a part of their effect.",

@@ -21,6 +21,7 @@ MOST_PATTERNS = 12
 MOST_SCALES = 4
 MOST_UNTRAINED = 8
 MOST_IF_MISMATCHED = 3
+SCALED = ("lora", "loha", "lokr", "glora")  # kinds whose change is multiplied by alpha / rank
 
 
 class Report:
@@ -99,7 +100,7 @@ class Report:
     @cached_property
     def strength_source(self) -> str:
         """Where the scale of the adapters comes from; several sources are joined, the most common first."""
-        scaled = [adapter.strength.source for adapter in self.adapters if adapter.kind in ("lora", "loha", "lokr", "glora")]
+        scaled = [adapter.strength.source for adapter in self.adapters if adapter.kind in SCALED]
         return "; ".join(source for source, _ in Counter(scaled).most_common()) or "no adapter in it needs one"
 
     @cached_property
