@@ -15,7 +15,7 @@ from .header import TensorInfo
 from .locate import Location, locate, network_told
 from .other_files import WHOLE
 from .site import Candidate, Site
-from .strength import FROM_HALVES, FROM_RANK, FROM_TENSORS, Settings, Strength, read_settings, scale_of, settings_for, split_qkv_rank
+from .strength import FROM_RANK, FROM_SPLITS, FROM_TENSORS, Settings, Strength, read_settings, scale_of, settings_for, split_qkv_rank
 
 PLACED = "placed"
 BOOKKEEPING = "bookkeeping"
@@ -253,12 +253,8 @@ class _Planner:
 
     def _strength(self, kind, roles, name, rank, target: Candidate, settings: Settings | None) -> Strength:
         if "alpha" in roles:
-            if not self.split_rank:
-                return BY_TENSORS
-            fused = target.parts if target.parts > 1 else 1
-            if self.split_rank and rank and fused > 1 and rank == fused * self.split_rank:
-                return Strength(None, FROM_HALVES, float(fused))
-            return BY_TENSORS
+            split = self.split_rank and target.parts > 1 and rank == target.parts * self.split_rank
+            return Strength(None, FROM_SPLITS, float(target.parts)) if split else BY_TENSORS
         if settings is None:
             return BY_RANK
         return scale_of(settings, name, rank, kind)

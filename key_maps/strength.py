@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 FROM_TENSORS = "alpha tensors in the file"
 FROM_HEADER = "lora_adapter_metadata in the file's header"
 FROM_CONFIG = "adapter_config.json beside the file"
-FROM_HALVES = "alpha tensors, corrected for sd-scripts' split_qkv (saved with a multiple of the rank but the old alpha)"
+FROM_SPLITS = "alpha tensors, corrected for sd-scripts' split_qkv (saved with a multiple of the rank but the old alpha)"
 FROM_RANK = "none named in the file: alpha = rank"
 MOST_PATTERN = 200  # characters of a pattern from a stranger's file that are tried as a regular expression
 
