@@ -174,16 +174,13 @@ def slices(row: Row, alternative: int, part: int, shapes: tuple[tuple[int, ...],
 
     A size of 0 is not known: a whole weight can then still be meant, a part of one cannot be placed.
     """
-    known: dict[str, int] = {}
+    whole = alternative < 0 or (len(row.native) == 1 and len(row.alternatives[alternative].parts) == 1)
     if any(0 in shape for shape in shapes):
-        whole = alternative < 0 or (len(row.native) == 1 and len(row.alternatives[alternative].parts) == 1)
         return (Slice(0, None, None),) if whole else None
-    if row.shape is not None and len(row.native) == 1:
-        solved = unify(row.shape, shapes[0])
-        if solved is None:
-            return None
-        known = solved
-    if alternative < 0 or (len(row.native) == 1 and len(row.alternatives[alternative].parts) == 1):
+    known = unify(row.shape, shapes[0]) if row.shape is not None and len(row.native) == 1 else {}
+    if known is None:
+        return None
+    if whole:
         return (Slice(0, None, None),)
     outputs = [shape[0] if shape else 0 for shape in shapes]
     bounds = _bounds(row.alternatives[alternative].parts, known, sum(outputs))
@@ -396,7 +393,7 @@ class _Reader:
             natives = [(-1, 0, row.native[0])] if len(row.native) == 1 else []
             others = [(a, p, part.name) for a, alt in enumerate(row.alternatives) for p, part in enumerate(alt.parts)]
             for alternative, part, name in natives + others:
-                if not name.endswith(UNNAMED) or name.rpartition(".")[2] != UNNAMED:
+                if name.rpartition(".")[2] != UNNAMED:
                     self._enter(seen, rows, (index, alternative, part), name)
         lookup: dict[str, dict[tuple[int, ...], dict[tuple[str, ...], list[tuple[int, int, int]]]]] = {}
         for (template, literals, positions, _), entry in seen.items():
