@@ -11,7 +11,7 @@ from .dialect import DENOISER, Dialect
 from .grammar import parse_key
 from .groups import group_keys
 from .identify import WITHOUT_DIGITS, Guess, Sample, identify, peelings, variant_title
-from .locate import LONGEST_MODULE, MOST_PEELS
+from .locate import LONGEST_MODULE, peeled
 from .plan import Plan
 from .site import Candidate, Site
 from .spell import OF_DIFFUSERS, OWN_NAMES
@@ -83,13 +83,7 @@ MOST_TRAINERS = 4  # more that fit equally well are no answer
 
 
 def _deepest_wrapper(site: Site, module: str) -> str:
-    rest = module[:LONGEST_MODULE]
-    for _ in range(MOST_PEELS):
-        wrappers = site.wrappers.peelable(rest)
-        if not wrappers:
-            break
-        rest = rest[len(wrappers[0].text) :]
-    return module[: len(module[:LONGEST_MODULE]) - len(rest)]
+    return "".join(wrapper.text for wrapper, _ in peeled(site, module[:LONGEST_MODULE]))
 
 
 def metadata_matches(known: Iterable[Dialect], metadata: Mapping[str, str]) -> list[str]:
@@ -137,7 +131,7 @@ def _likeness(dialect: Dialect, profile: Counter) -> float:
 
 def nearest_name(site: Site, key: str) -> str:
     """`; nearest: x` where the model has a module of a similar name, else nothing."""
-    denoiser = site.components.get("denoiser")
+    denoiser = site.components.get(DENOISER)
     if denoiser is None:
         return ""
     name = (peelings(site, parse_key(key).module) or [""])[-1]

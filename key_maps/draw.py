@@ -24,7 +24,7 @@ from .identify import (
     too_few,
     weight_shape,
 )
-from .locate import MOST_PEELS
+from .locate import peeled
 from .own import NONE, OwnMaps
 from .site import Component, Shape, Site
 from .table import Family, Match, Row, evaluate, families, fill, flatten, generalise, numbered, unify
@@ -199,13 +199,9 @@ def _encoder_drawings(known: Site, denoiser: Drawing, modules, groups, shapes) -
 def _encoder_of(site: Site, module: str) -> tuple[str, str]:
     """(slot of the text encoder that a module's wrappers name, the module's name behind them); slot "" where they name none."""
     slot, name = "", module
-    for _ in range(MOST_PEELS):
-        wrappers = site.wrappers.peelable(name)
-        if not wrappers:
-            break
-        name = name[len(wrappers[0].text) :]
-        told = site.components_of(wrappers[0])
-        slot = told[0] if told and not slot else slot
+    for wrapper, rest in peeled(site, module):
+        told = site.components_of(wrapper)
+        slot, name = slot or (told[0] if told else ""), rest
     return slot, name
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from .dialect import DENOISER, ENCODER
+from .dialect import DENOISER, ENCODER, Wrapper
 from .site import Candidate, Site
 
 MOST_PEELS = 64  # wrappers around wrappers that are looked under; real files have four
@@ -78,13 +79,18 @@ def readings(site: Site, module: str) -> list[str]:
 
 def network_told(site: Site, module: str) -> str | None:
     """Which network a module's wrappers name: DENOISER, ENCODER (any text encoder), or None."""
-    offset, told = 0, None
-    for _ in range(MOST_PEELS if len(module) <= LONGEST_MODULE else 0):
-        wrappers = site.wrappers.peelable(module[offset:])
-        if not wrappers:
-            break
-        component = wrappers[0].component
-        if component is not None:
-            told = DENOISER if component == DENOISER else ENCODER
-        offset += len(wrappers[0].text)
+    told = None
+    for wrapper, _ in peeled(site, module):
+        if wrapper.component is not None:
+            told = DENOISER if wrapper.component == DENOISER else ENCODER
     return told
+
+
+def peeled(site: Site, module: str) -> Iterator[tuple[Wrapper, str]]:
+    """The wrappers in front of a name from the first on, each the longest there, with what stands behind it."""
+    for _ in range(MOST_PEELS if len(module) <= LONGEST_MODULE else 0):
+        wrappers = site.wrappers.peelable(module)
+        if not wrappers:
+            return
+        module = module[len(wrappers[0].text) :]
+        yield wrappers[0], module
