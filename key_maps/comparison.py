@@ -11,7 +11,7 @@ from typing import Any
 from .dialect import DENOISER
 from .inspection import Inspection, inspect_file, spread
 from .markdown import cell, code, counted, table
-from .trained import NONE, blocks_of
+from .trained import blocks_of
 
 MOST_LISTED = 40
 
@@ -128,8 +128,8 @@ def _choices(inspection: Inspection) -> dict[str, str]:
         place = "" if trained.component == DENOISER else f"{trained.component}: "
         for blocks in trained.blocks:
             for kind in blocks.kinds:
-                if kind.trained.strip(NONE):
-                    found[f"{place}{blocks.name}.{{}}.{kind.name}" if blocks.name else f"{place}{kind.name}"] = kind.trained
+                if kind.is_trained:
+                    found[place + blocks.layer(kind)] = kind.trained
     return found
 
 

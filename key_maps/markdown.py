@@ -13,7 +13,7 @@ from .hashes import Hashes, verify
 from .inspection import Inspection, spread
 from .plan import PLACED
 from .report import plural
-from .trained import NONE, Blocks, blocks_of
+from .trained import Blocks, blocks_of, is_trained
 
 SUMMARY, MODULES, EVERY_KEY = "summary", "modules", "every key"
 DETAILS = (SUMMARY, MODULES, EVERY_KEY)
@@ -151,18 +151,18 @@ def _blocks_told(members: Sequence[Blocks]) -> Iterator[str]:
     for kind in first.kinds:
         choices.setdefault(kind.trained, []).append(kind.name)
     if not first.name:
-        trained = [name for choice, names in choices.items() if choice.strip(NONE) for name in names]
+        trained = [name for choice, names in choices.items() if is_trained(choice) for name in names]
         if trained:
             yield f"- outside of blocks: {_listed(trained)}"
         return
     blocks = f"{plural(first.count, 'block')}{' each' * (len(members) > 1)}"
     names = f"{_listed([blocks.name for blocks in members])} ({blocks})"
-    if not any(choice.strip(NONE) for choice in choices):
+    if not any(is_trained(choice) for choice in choices):
         yield f"- {names}: nothing"
         return
     yield f"- {names}:"
     for choice, kinds in choices.items():
-        if choice.strip(NONE):
+        if is_trained(choice):
             yield f"    - {blocks_of(choice)}: {_listed(kinds)}"
 
 

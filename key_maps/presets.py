@@ -15,6 +15,7 @@ from .dialect import DENOISER
 from .plan import Plan
 from .site import Component
 from .spell import diffusers_names
+from .trained import runs
 
 FOLDER = Path(__file__).parent / "presets"
 CLOSE = 0.9  # share of modules in common, of all in either, from which a preset is called near
@@ -305,7 +306,7 @@ class Layout:
         for stack, number in filter(None, blocks):
             stacks.setdefault(stack, []).append(number)
         sizes = Counter(block[0] for block in self.block_bits if block)
-        told = [f"all {stack}" if len(found) == sizes[stack] else f"{stack} {_runs(found)}" for stack, found in stacks.items()]
+        told = [f"all {stack}" if len(found) == sizes[stack] else f"{stack} {runs(found)}" for stack, found in stacks.items()]
         return " and ".join(told + ["the layers outside of blocks"] * (None in blocks))
 
     def nearest(self, trained: int, trainer: str) -> Nearest | None:
@@ -377,17 +378,6 @@ def _kind(name: str) -> str:
     found = BLOCK.match(name)
     rest = name[found.end(2) :] if found else ""
     return f"{found[1]}.{{}}{rest}" if rest else name
-
-
-def _runs(numbers: Iterable[int]) -> str:
-    """Numbers in words: "0-3, 7"."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 def _looks_like(findings: Sequence[Finding], blocks: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from .identify import LONGEST_NUMBER
-from .plan import Plan
+from .plan import Adapter, Plan
 from .site import Component
 from .table import flatten, numbered
 
@@ -29,6 +29,11 @@ class Kind(NamedTuple):
     trained: str
     ranks: tuple[int, ...]
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is trained in some block."""
+        return is_trained(self.trained)
+
 
 class Blocks(NamedTuple):
     """All blocks of one name, with the kinds of layers in them; `name` "" holds what is in no block."""
@@ -36,6 +41,10 @@ class Blocks(NamedTuple):
     name: str
     count: int
     kinds: tuple[Kind, ...]
+
+    def layer(self, kind: Kind) -> str:
+        """The modules of a kind by one name, with {} for the block."""
+        return f"{self.name}.{{}}.{kind.name}" if self.name else kind.name
 
 
 class Trained(NamedTuple):
@@ -70,31 +79,35 @@ def trained_layers(plan: Plan) -> list[Trained]:
 
 def untrained_kinds(found: Sequence[Trained]) -> list[str]:
     """Kinds of layers a file trains in no block, named by their module with {} for the block, for the networks it touches."""
-    left = []
-    for trained in found:
-        for block in trained.blocks:
-            left += [
-                f"{block.name}.{{}}.{kind.name}" if block.name else kind.name for kind in block.kinds if kind.trained.strip(NONE) == ""
-            ]
-    return left
+    return [blocks.layer(kind) for trained in found for blocks in trained.blocks for kind in blocks.kinds if not kind.is_trained]
+
+
+def is_trained(choice: str) -> bool:
+    """Whether a string of marks (Kind.trained) has any block that is trained."""
+    return bool(choice.strip(NONE))
 
 
 def blocks_of(choice: str) -> str:
-    """Which blocks a string of marks stands for: "all", "0-5, 8", with what is trained in part told."""
+    """Which blocks a string of marks stands for: "all", "blocks 0-5, 8", with what is trained in part told."""
     trained = [number for number, mark in enumerate(choice) if mark != NONE]
     part = ", in part" if all(choice[number] != ALL for number in trained) else ""
     if len(trained) == len(choice):
         return f"all{part}"
-    runs: list[list[int]] = []
-    for number in trained:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
+    return f"block{'s' * (len(trained) != 1)} {runs(trained)}{part}"
+
+
+def runs(numbers: Iterable[int]) -> str:
+    """Numbers in words: "0-3, 7"."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
         else:
-            runs.append([number, number])
-    return ("block " if len(trained) == 1 else "blocks ") + ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs) + part
+            found.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in found)
 
 
-def _rows_trained(adapters) -> tuple[dict[str, int | None], dict[str, set[int]]]:
+def _rows_trained(adapters: Iterable[Adapter]) -> tuple[dict[str, int | None], dict[str, set[int]]]:
     """(weight -> rows that are trained, None: all), (weight -> ranks)."""
     rows: dict[str, int | None] = {}
     ranks: dict[str, set[int]] = {}
