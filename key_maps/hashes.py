@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
-from .header import MAX_HEADER_BYTES, LoraFileError, open_file
+from .header import MAX_HEADER_BYTES, LoraFileError, not_opened, open_file
 
 CHUNK_BYTES = 1 << 22
 # AUTOMATIC1111's first model hash: stable-diffusion-webui model_hash, sd-scripts library/train_util.py model_hash.
@@ -51,10 +51,8 @@ def file_hashes(path: str | os.PathLike[str], progress: Callable[[int, int], Any
     """
     try:
         file = open_file(path, 0)
-    except FileNotFoundError:
-        raise LoraFileError(path, "there is no such file", "Check the name, or refresh the file list") from None
     except OSError as error:
-        raise LoraFileError(path, f"it cannot be opened ({error.strerror or error})", "Check that it is a file and may be read") from None
+        raise not_opened(path, error) from None
     with file, ThreadPoolExecutor(2) as pool:
         return _hash_file(path, file, pool, progress)
 

@@ -93,6 +93,15 @@ def check_unchanged(path: str | os.PathLike[str], file: BinaryIO, header: Header
         raise LoraFileError(path, "it is another file than a moment ago", CHANGED)
 
 
+def not_opened(path: str | os.PathLike[str], error: OSError) -> LoraFileError:
+    """What to tell of a file that the system would not open."""
+    if isinstance(error, FileNotFoundError):
+        return LoraFileError(path, "there is no such file", "Check the name, or refresh the file list")
+    if isinstance(error, IsADirectoryError):
+        return LoraFileError(path, "it is a folder", "Name a file in it")
+    return LoraFileError(path, f"it cannot be opened ({error.strerror or error})", "Check that it is a file and may be read")
+
+
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read and check the header of the safetensors file at `path`.
 
@@ -105,12 +114,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             size = stamp[2]
             length = _header_length(path, file.read(8), size)
             raw = file.read(length)
-    except FileNotFoundError:
-        raise LoraFileError(path, "there is no such file", "Check the name, or refresh the file list") from None
-    except IsADirectoryError:
-        raise LoraFileError(path, "it is a folder", "Name a file in it") from None
     except OSError as error:
-        raise LoraFileError(path, f"it cannot be opened ({error.strerror or error})", "Check that it is a file and may be read") from None
+        raise not_opened(path, error) from None
     if len(raw) < length:
         raise LoraFileError(path, "it ends inside its own header", REMEDY)
     return parse_header(path, raw, size - 8 - length)._replace(stamp=stamp)
