@@ -16,7 +16,7 @@ from .draw import draw_site
 from .garbage import without_collection
 from .groups import Groups, group_keys
 from .header import Header, adapter_config_beside, read_header, read_numbers
-from .identify import FAMILY_METADATA, OWN_FAMILY, Guess, identify
+from .identify import FAMILY_METADATA, OWN_FAMILY, Guess, Shapes, identify
 from .metadata import Metadata, read_metadata
 from .other_files import other_file, sentence
 from .own import NONE, OwnMaps
@@ -31,6 +31,7 @@ from .plan import (
     UNKNOWN_MODULE,
     UNKNOWN_ROLE,
     UNSUPPORTED,
+    Adapter,
     Plan,
     make_plan,
 )
@@ -38,6 +39,8 @@ from .presets import PresetReport, match_presets
 from .report import SCALED, Report, plural
 from .site import Site, everywhere
 from .stock import stock_placed
+
+AskStock = Callable[[Plan], Set[str]]  # asks the host which of a plan's keys its own loader would place
 
 KIND_TITLES = {
     "lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "oft": "OFT", "oft_diag": "OFT", "oft_kohya": "OFT",
@@ -72,7 +75,17 @@ class Inspection:
     the model drawn from the family's table.
     """
 
-    def __init__(self, path: str, header: Header, config_beside, groups: Groups, guess: Guess, plan: Plan, stock=None, own=NONE):
+    def __init__(
+        self,
+        path: str,
+        header: Header,
+        config_beside: Mapping[str, Any] | None,
+        groups: Groups,
+        guess: Guess,
+        plan: Plan,
+        stock: AskStock | None = None,
+        own: OwnMaps = NONE,
+    ):
         self.path, self.header, self.config_beside = path, header, config_beside
         self.groups, self.guess, self.plan = groups, guess, plan
         self.size = header.data_start + max((info.end for info in header.tensors.values()), default=0) or _size_on_disk(path)
@@ -146,7 +159,7 @@ class Inspection:
         """Adapters by the factor of their delta: alpha / rank, or what the trainer's settings say; 4 digits."""
         return Counter(scale for adapter in self.report.adapters if (scale := self._scale(adapter)) is not None)
 
-    def _scale(self, adapter) -> float | None:
+    def _scale(self, adapter: Adapter) -> float | None:
         if adapter.kind not in SCALED:
             return None
         if adapter.strength.scale is not None:
@@ -319,9 +332,7 @@ ODD_ALPHAS = (
 )
 
 
-def inspect_file(
-    path: str | os.PathLike[str], site: Site | None = None, own: OwnMaps = NONE, stock: Callable[[Plan], set[str]] | None = None
-) -> Inspection:
+def inspect_file(path: str | os.PathLike[str], site: Site | None = None, own: OwnMaps = NONE, stock: AskStock | None = None) -> Inspection:
     """Inspect the safetensors file at `path`; nothing but its header and its alphas is read. Raises LoraFileError.
 
     `site`: the connected model and text encoders; what is missing in it is drawn from the tables. `stock`: asks the host what
@@ -331,7 +342,12 @@ def inspect_file(
 
 
 def inspect_header(
-    path, header: Header, config_beside: Mapping[str, Any] | None, site: Site | None = None, own=NONE, stock=None
+    path: str | os.PathLike[str],
+    header: Header,
+    config_beside: Mapping[str, Any] | None,
+    site: Site | None = None,
+    own: OwnMaps = NONE,
+    stock: AskStock | None = None,
 ) -> Inspection:
     """The same for a header that was read before."""
     found = _read(header, config_beside, site, own) if site is not None or own is not NONE else _read_or_remember(header, config_beside)
@@ -383,7 +399,7 @@ def _telling(metadata: Mapping[str, str]) -> tuple:
     return (*values, *metadata_matches(everywhere().dialects.values(), metadata))
 
 
-def whole_site(site: Site | None, guess: Guess, groups: Groups, shapes, known: Site, own: OwnMaps) -> Site:
+def whole_site(site: Site | None, guess: Guess, groups: Groups, shapes: Shapes, known: Site, own: OwnMaps) -> Site:
     """The given site; without a model, what the file was made for, with the given text encoders in it."""
     if site is not None and DENOISER in site.components:
         return site

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -166,7 +166,7 @@ def _called(component: Component) -> str:
     return "the diffusion model" if component.name == DENOISER else f"the text encoder {component.name}"
 
 
-def _losses(plan: Plan):
+def _losses(plan: Plan) -> Iterator[str]:
     """One sentence for each category of keys that would be lost."""
     lost: dict[str, list[str]] = {}
     for key, outcome in plan.outcomes.items():

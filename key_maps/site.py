@@ -39,7 +39,15 @@ class Component:
     are the weights that not every model of the family has.
     """
 
-    def __init__(self, name: str, prefix: str, weights: Mapping[str, Shape], family: Family | None, drawn=False, optional=frozenset()):
+    def __init__(
+        self,
+        name: str,
+        prefix: str,
+        weights: Mapping[str, Shape],
+        family: Family | None,
+        drawn: bool = False,
+        optional: Set[str] = frozenset(),
+    ):
         self.name, self.prefix, self.weights, self.family = name, prefix, weights, family
         self.drawn, self.optional = drawn, optional
         self.modules = modules_of(weights, prefix)
