@@ -92,10 +92,8 @@ def _by_pattern(patterns: object, name: str, default: Any) -> Any:
 
 @lru_cache(maxsize=512)
 def _compiled(pattern: str) -> re.Pattern[str] | None:
-    if len(pattern) > MOST_PATTERN:
-        return None
-    # Plain names are far the most common; a stranger's regular expression is only trusted without nested repetition.
-    if re.search(r"[*+}]\)?[*+{]", pattern):
+    # A stranger's regular expression is only trusted without nested repetition, which may take for ever.
+    if len(pattern) > MOST_PATTERN or re.search(r"[*+}]\)?[*+{]", pattern):
         return None
     try:
         return re.compile(rf"(.*\.)?({pattern})$")
