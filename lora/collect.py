@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from .block_weights import NO_BLOCKS, BlockWeights
 from .factors import LARGEST_PRODUCT_RANK, Delta, Factors, Kronecker, factor_of, factors
 from .planned import PLAN_KINDS, adapter_of, kind_of, spec_of
 from .spec import ADDITIVE, AdapterError, AdapterSpec
+from .stream import TensorStream
 from .tensors import check_not_empty, multiply, take_matrix
 
 __all__ = ["Piece", "Source", "Target", "dtype_of", "pieces_of", "rank_of", "refused", "targets", "unplaced"]
@@ -26,13 +27,13 @@ PLAIN = frozenset({"up", "down", "alpha"})
 
 
 class Source(NamedTuple):
-    """One LoRA of a merge. tensors: name -> tensor, or an open LoraReader; strengths mean what they mean on a loader.
+    """One LoRA of a merge. tensors: by name, such as an open TensorStream; strengths mean what they mean on a loader.
 
     blocks: multiplies the strength, module by module. name: what it is called in reports and errors.
     """
 
     plan: Plan
-    tensors: Mapping[str, Tensor] | Any
+    tensors: Mapping[str, Tensor]
     strength_model: float = 1.0
     strength_text_encoder: float = 1.0
     blocks: BlockWeights = NO_BLOCKS
@@ -219,15 +220,9 @@ def _has_delta(adapter: Adapter) -> bool:
 
 def dtype_of(source: Source, adapter: Adapter) -> torch.dtype:
     """The dtype the factors of an adapter are merged in where none is asked for."""
-    told = getattr(source.tensors, "dtype", None)
-    if told is None:
-        read = _read(source)
-        told = lambda key: read(key).dtype  # noqa: E731
+    tensors = source.tensors
+    told = tensors.dtype if isinstance(tensors, TensorStream) else lambda key: tensors[key].dtype
     return _common({role: told(key) for role, key in adapter.roles.items()})
-
-
-def _read(source: Source) -> Callable[[str], Tensor]:
-    return getattr(source.tensors, "tensor", None) or source.tensors.__getitem__
 
 
 def pieces_of(target: Target, sources: Sequence[Source], base: Base | None = None) -> Iterator[Piece]:
@@ -237,9 +232,8 @@ def pieces_of(target: Target, sources: Sequence[Source], base: Base | None = Non
     """
     for part in target.parts:
         source = sources[part.source]
-        read = _read(source)
         try:
-            yield _piece(target, part, {role: read(key) for role, key in part.adapter.roles.items()}, base)
+            yield _piece(target, part, {role: source.tensors[key] for role, key in part.adapter.roles.items()}, base)
         except (AdapterError, RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
             raise AdapterError(f"{source.name or 'a LoRA'}, {part.adapter.module}: {str(error).splitlines()[0]}") from error
 

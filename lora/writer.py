@@ -19,7 +19,7 @@ from ..key_maps.header import PEFT_CONFIG, LoraFileError, adapter_config_beside,
 from ..key_maps.plan import Plan, make_plan
 from ..key_maps.respell import Refused
 from .convert import FAULTS, Conversion, Spec, convert
-from .reader import CODES, LoraReader, map_tensors
+from .reader import CODES, map_tensors, open_with_safetensors
 from .verify import Unverified, check_same
 
 __all__ = ["Unverified", "Written", "metadata_for", "write_as", "write_lora"]
@@ -183,7 +183,7 @@ def write_as(
 
 def _verify(plan: Plan, tensors: Mapping[str, Tensor], written: Path, config: Mapping[str, Any] | None, dtype) -> float:
     try:
-        with LoraReader(written):
+        with open_with_safetensors(written):
             header = read_header(written)
         again = make_plan(header.tensors, header.metadata, plan.site, config)
     except LoraFileError as error:
