@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Importing these registers the kinds they define.
 from . import additive, rotations, scaling  # noqa: F401
-from .spec import ADDITIVE, PATCHES, AdapterError, AdapterSpec
+from .spec import ADDITIVE, MAGNITUDES, PATCHES, AdapterError, AdapterSpec
 from .tensors import Tensors, check_not_empty, describe, input_vector, output_vector, take, toward
 
 __all__ = ["AdapterError", "AdapterSpec", "delta", "is_linear", "kinds", "patched_weight"]
@@ -28,7 +28,7 @@ def is_linear(spec: AdapterSpec, roles: Collection[str]) -> bool:
 
     roles: the names of the adapter's tensors. Only such adapters have a `delta`, and may be added up or merged as factors.
     """
-    return spec.kind in ADDITIVE and not any(role in roles for role in DORA_EPSILON)
+    return spec.kind in ADDITIVE and not any(role in roles for role in MAGNITUDES)
 
 
 def patched_weight(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:

@@ -26,7 +26,7 @@ from .merge import DEFAULT, Merged, Recipe, Source, merge
 from .native import Native, named
 from .reader import map_tensors
 from .spec import AdapterError
-from .writer import write_as, write_lora
+from .writer import raw, write_as, write_lora
 
 __all__ = ["merge_metadata", "spooled", "write_merged"]
 
@@ -131,7 +131,7 @@ def spooled(items: Iterator[Native], file: BinaryIO) -> dict[str, Tensor]:
         file.write(b"\0" * (-file.tell() % ALIGNMENT))
         places[name] = file.tell(), tensor.to("meta")
         if tensor.numel():
-            file.write(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(raw(tensor))
     file.flush()
     whole = _mapped(file)
     return {name: _view(whole, start, like) for name, (start, like) in places.items()}

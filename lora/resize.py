@@ -22,11 +22,10 @@ from ..key_maps.locate import Location, locate
 from ..key_maps.plan import Adapter
 from ..key_maps.site import Site
 from ..key_maps.strength import read_settings, scale_of, settings_for
-from .adapters import DORA_EPSILON
 from .factors import Delta, Factors, Kronecker, factor_of, factors, low_rank_part
 from .planned import spec_of
 from .reader import map_tensors
-from .spec import AdapterError, AdapterSpec
+from .spec import MAGNITUDES, AdapterError, AdapterSpec
 from .tensors import Tensors, size, take_scalar
 from .truncate import Truncation, truncated
 from .writer import PEFT_FILE, STALE, write_lora
@@ -182,7 +181,7 @@ def _adapters(found: Inspection) -> Iterator[_Found]:
 
 
 def _refuse_dora(adapters: Sequence[_Found], shapes: Mapping[str, Sequence[int] | None], ask: Ask) -> None:
-    dora = [item for item in adapters if item.kind in LOW_RANK and not DORA_EPSILON.keys().isdisjoint(item.roles)]
+    dora = [item for item in adapters if item.kind in LOW_RANK and any(role in item.roles for role in MAGNITUDES)]
     cut = [item for item in dora if _is_cut(item, shapes, ask)]
     if cut:
         raise AdapterError(DORA.format(count=len(cut), module=cut[0].label))

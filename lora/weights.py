@@ -18,11 +18,11 @@ from ..key_maps.locate import locate
 from ..key_maps.plan import DUPLICATE_TARGET, PLACED, Adapter, Plan
 from ..key_maps.site import Site
 from ..key_maps.strength import Settings, read_settings, scale_of, settings_for
-from .adapters import is_linear, patched_weight
+from .adapters import patched_weight
 from .additive import lokr_rank, low_rank
 from .factors import Delta, Factors, add, factor_of, factors, low_rank_part
-from .planned import kind_of, spec_of
-from .spec import ADDITIVE, AdapterError, AdapterSpec
+from .planned import has_delta, kind_of, spec_of
+from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec
 from .tensors import size, take, take_matrix, take_scalar
 
 __all__ = ["Comparison", "ModuleWeight", "Weights", "compare_weights", "weigh"]
@@ -208,10 +208,6 @@ def _measured(measures: Iterable[tuple[str, Callable[[], ModuleWeight]]], faults
         except FAULTS as error:
             faults.append((module, _reason(error)))
     return rows
-
-
-# What torch and our own checks raise for tensors that are not what their names and shapes promised.
-FAULTS = (AdapterError, RuntimeError, ValueError, IndexError, TypeError, KeyError, OverflowError, ZeroDivisionError)
 
 
 def _reason(error: Exception) -> str:
@@ -470,7 +466,7 @@ def compare_weights(plan_a: Plan, tensors_a: Mapping[str, Tensor], plan_b: Plan,
     segments: dict[str, list[_Segment]] = {}
     for file, plan in (("a", plan_a), ("b", plan_b)):
         for adapter in plan.adapters:
-            if is_linear(AdapterSpec(kind_of(adapter.kind)), adapter.roles):
+            if has_delta(adapter):
                 for weight, segment in _segments(file, adapter, plan.site):
                     segments.setdefault(weight, []).append(segment)
             else:
