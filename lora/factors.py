@@ -290,7 +290,7 @@ def _inner(left: Delta, right: Delta) -> float:
 def factors(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype = torch.float64) -> Delta:
     """The delta of a linear adapter as factors, scale, rows and swap included; the tensors are not changed.
 
-    tensors: role -> tensor, as for `delta`. dtype: fp64 or fp32, of all factors (fp64 for a scale that fp32 might not hold);
+    tensors: role -> tensor, as for `patched_weight`. dtype: fp64 or fp32, of all factors (fp64 for a scale that fp32 might not hold);
     full differences stay in fp32. Raises AdapterError for a kind without a delta of its own (a DoRA's low-rank part: see
     `low_rank_part`) and for tensors that do not fit each other.
     """
