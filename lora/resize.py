@@ -133,14 +133,12 @@ def _check_loads(found: Inspection, written: Path, config: Mapping[str, Any] | N
         raise AdapterError(f"{sorted(before - after)[0][0]} would not load from the new file, which is not written")
 
 
-def resize(
-    found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: torch.dtype | None = None, dora: bool = False, told: Any = None
-) -> Resized:
+def resize(found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: torch.dtype | None = None, dora: bool = False) -> Resized:
     """Cut every LoRA, LoCon, LoHa and LoKr of a file to what is asked, one module at a time; LoHa and LoKr become LoRA.
 
     tensors: the file's, by name (map_tensors: read when used). Names stay. Where a module has an alpha it becomes alpha / rank times
     the new rank, as sd-scripts does; else its scale goes into up, and settings in the metadata say alpha = rank. dtype: of the new
-    factors; None: the file's (bf16 for fp8). dora: also cut the low-rank part of DoRA. told(done, total) hears of the progress.
+    factors; None: the file's (bf16 for fp8). dora: also cut the low-rank part of DoRA.
     Raises AdapterError for DoRA unless asked, for NaN and Inf, and for tensors that do not fit; ValueError for what cannot be asked.
     """
     if ask == Ask():
@@ -151,13 +149,11 @@ def resize(
     result, rows = {}, []
     replaced = dict.fromkeys(found.groups.network_alphas.values())
     work = _Work(found, tensors, ask, dtype)
-    for number, item in enumerate(adapters):
+    for item in adapters:
         row, new, gone = work.cut(item)
         rows.extend(row)
         result |= new
         replaced |= dict.fromkeys(gone)
-        if told is not None:
-            told(number + 1, len(adapters))
     kept = {name: _cast(tensors[name], dtype) for name in found.header.tensors if name not in replaced and name not in result}
     metadata, config = _metadata(found, rows, adapters, ask)
     return Resized(kept | result, metadata, tuple(rows), config)
