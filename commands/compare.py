@@ -35,8 +35,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _weights(found: Any) -> Any:
-    from ..lora.reader import LoraReader
+    from ..lora.stream import TensorStream
     from ..lora.weights import compare_weights
 
-    with LoraReader(found.first.path) as first, LoraReader(found.second.path) as second:
-        return compare_weights(found.first.plan, first, found.second.plan, second)
+    first, second = found.first, found.second
+    with TensorStream(first.path, first.header) as tensors_a, TensorStream(second.path, second.header) as tensors_b:
+        return compare_weights(first.plan, tensors_a, second.plan, tensors_b)

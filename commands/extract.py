@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
-from contextlib import contextmanager
 from typing import Any
 
+from ..key_maps.header import LoraFileError
 from .arguments import add_cuts, add_dialect, add_written, ask_of, dtype_of
-from .output import FINE, PROBLEMS, console
-from .resize import failed, spread
+from .output import FINE, PROBLEMS, failed, progress, shown, spread
 
 DESCRIPTION = """Writes the difference of two models (safetensors: diffusion models or whole checkpoints, by ComfyUI's or diffusers'
 names, also one of each) as a LoRA, every weight at its best rank. Needs torch. Exit code 0: all that changed is in it; 1: something
@@ -35,35 +33,20 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Extract the LoRA."""
-    from ..key_maps.header import LoraFileError
     from ..lora.extract import NOT_ASKED, Tuned, extract_file
 
     how = Tuned(ask_of(options), options.extras, options.clamp, options.device)
     try:
-        with _progress() as told:
+        with progress("Extracting") as told:
             found = extract_file(options.base, options.tuned, options.output, how, options.to, dtype_of(options), options.overwrite, told)
     except (OSError, ValueError, RuntimeError, LoraFileError) as error:
-        return failed(options, error)
+        return failed(error, options.json)
     if options.json:
         rows = [row._asdict() for row in found.rows]
         print(json.dumps({"file": options.output, "kept_energy": found.kept_energy, "weights": rows, "left_out": found.left_out}))
     else:
-        print(_told(found, options.output))
+        print(shown(_told(found, options.output)))
     return PROBLEMS if any(reason != NOT_ASKED for reason in found.left_out.values()) else FINE
-
-
-@contextmanager
-def _progress():
-    """told(done, total), shown on a terminal."""
-    target = console(error=True) if sys.stderr.isatty() else None
-    if target is None:
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=target, transient=True) as bar:
-        task = bar.add_task("Extracting", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _told(found: Any, path: str) -> str:

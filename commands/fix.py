@@ -165,18 +165,11 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
     found = inspect_file(path, site)
-    if found.other:
-        raise Refused((found.other,))
-    if not found.plan.site.components:
-        raise Refused((f"{UNTOLD} with --against",))
-    if apart := rivals_apart(found, dialect, options.drop):
-        raise Refused((f"it fits several models, of which {', '.join(apart)} would name it otherwise; give the right one with --against",))
+    _check_told(found, dialect, options.drop)
     if not options.to and loads_whole(found) and not found.gains:
         return Outcome(os.fspath(path), FINE, SOUND)
-    if options.in_place and path.is_symlink():
-        raise Refused((f"it is a link, which would be replaced; name the file itself, {path.resolve()}",))
-    if options.in_place and dialect == "peft":
-        raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
+    if options.in_place:
+        _check_replaceable(path, dialect)
     tensors = map_tensors(path, found.header, passing=True, replaced=options.in_place)
     dtype = dtype_of(options)
     conversion = _converted(found, tensors, dialect, dtype, options.drop)
@@ -191,6 +184,24 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
         raise Refused((f"what was written did not do the same ({error})",)) from None
     told = _told(found, dialect, (written.renamed, written.computed, written.full), len(written.left_out))
     return Outcome(os.fspath(path), FINE, f"{told}; verified; {_now(written, site)} {written.path}".rstrip(), os.fspath(written.path))
+
+
+def _check_told(found: Inspection, dialect: str, drop: bool) -> None:
+    """Refused where the file is no LoRA, or does not tell for which model it is."""
+    if found.other:
+        raise Refused((found.other,))
+    if not found.plan.site.components:
+        raise Refused((f"{UNTOLD} with --against",))
+    if apart := rivals_apart(found, dialect, drop):
+        raise Refused((f"it fits several models, of which {', '.join(apart)} would name it otherwise; give the right one with --against",))
+
+
+def _check_replaceable(path: Path, dialect: str) -> None:
+    """Refused where the new file cannot stand in the old one's place."""
+    if path.is_symlink():
+        raise Refused((f"it is a link, which would be replaced; name the file itself, {path.resolve()}",))
+    if dialect == "peft":
+        raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
 
 
 def _converted(found: Inspection, tensors, dialect: str, dtype, drop: bool) -> Conversion:

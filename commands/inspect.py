@@ -69,8 +69,8 @@ def _show(found: Inspection, options: argparse.Namespace, place: int) -> None:
 
 def weigh_file(found: Inspection) -> Mapping[str, Any]:
     """The weights of an inspected file, measured; this is the only thing here that needs torch."""
-    from ..lora.reader import LoraReader
+    from ..lora.stream import TensorStream
     from ..lora.weights import weigh
 
-    with LoraReader(found.path) as reader:
-        return weigh(found.plan, reader, found.config_beside).as_dict()
+    with TensorStream(found.path, found.header) as tensors:
+        return weigh(found.plan, tensors, found.config_beside).as_dict()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..key_maps.header import LoraFileError
 from .arguments import add_cuts, add_dialect, add_written, ask_of
-from .output import FAILED, FINE, show_markdown
+from .output import FINE, failed, show_markdown
 
 DESCRIPTION = """Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at strength 0.8, as on
 a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without --rank, --energy and --error the sum is exact. In other
@@ -84,10 +84,8 @@ def run(options: argparse.Namespace) -> int:
         how = options.method, dict(options.settings), *ask_of(options), options.dtype or "", options.seed
         with ExitStack() as files:
             told = _merge(options, Recipe(*how), *_sources(options, files))
-    except (OSError, ValueError) as error:
-        fault = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        print(json.dumps({"error": fault})) if options.json else print(f"{fault}. Nothing was written.", file=sys.stderr)
-        return FAILED
+    except (OSError, ValueError, LoraFileError) as error:
+        return failed(error, options.json)
     print(json.dumps(told.as_dict(), ensure_ascii=False)) if options.json else show_markdown(told.markdown())
     return FINE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,6 +60,19 @@ def say(text: str) -> None:
     """Print a line for people beside the output proper, which a pipe may want alone, and after it."""
     sys.stdout.flush()
     print(shown(text), file=sys.stderr, flush=True)
+
+
+def failed(error: Exception, as_json: bool) -> int:
+    """Tell why nothing was written; returns the exit code."""
+    fault = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    print(json.dumps({"error": fault})) if as_json else say(f"{fault}. Nothing was written.")
+    return FAILED
+
+
+def spread(numbers: Sequence[int]) -> str:
+    """The smallest and the largest."""
+    ends = sorted({min(numbers), max(numbers)}) if numbers else ["none"]
+    return " to ".join(map(str, ends))
 
 
 def show_any_text() -> None:

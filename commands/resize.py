@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
+from ..key_maps.header import LoraFileError
 from .arguments import add_cuts, add_written, ask_of, dtype_of
-from .output import FAILED, FINE, shown
+from .output import FINE, failed, shown, spread
 
 DESCRIPTION = """Writes a LoRA at a smaller rank: every LoRA, LoCon, LoHa and LoKr becomes the best LoRA of the asked rank, or of
 the rank that keeps the asked energy (the share of its squared norm). Names, the ratio of alpha to rank and all other tensors stay.
@@ -30,34 +30,18 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Resize the file."""
     from ..key_maps.checkpoint import site_of_checkpoint
-    from ..key_maps.header import LoraFileError
     from ..lora.resize import resize_file
 
     try:
         site = site_of_checkpoint(options.against).site if options.against else None
         made = resize_file(options.file, options.output, ask_of(options), dtype_of(options), options.dora, options.overwrite, site)
     except (OSError, ValueError, LoraFileError) as error:
-        return failed(options, error)
+        return failed(error, options.json)
     if options.json:
         print(json.dumps({"file": options.output, "kept_energy": made.kept_energy, "modules": [row._asdict() for row in made.rows]}))
     else:
         print(shown(_told(made, options.output)))
     return FINE
-
-
-def failed(options: argparse.Namespace, error: Exception) -> int:
-    """Tell why nothing was written."""
-    fault = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    if options.json:
-        print(json.dumps({"error": fault}))
-    else:
-        print(shown(f"{fault}. Nothing was written."), file=sys.stderr)
-    return FAILED
-
-
-def spread(numbers: list[int]) -> str:
-    """The smallest and the largest."""
-    return "none" if not numbers else f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
 
 
 def _told(made: Any, path: str) -> str:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 # Importing these registers the kinds they define.
 from . import additive, rotations, scaling  # noqa: F401
-from .spec import ADDITIVE, PATCHES, AdapterError, AdapterSpec
+from .spec import ADDITIVE, MAGNITUDES, PATCHES, AdapterError, AdapterSpec
 from .tensors import Tensors, check_not_empty, describe, input_vector, output_vector, take, toward
 
-__all__ = ["AdapterError", "AdapterSpec", "delta", "is_linear", "kinds", "patched_weight"]
+__all__ = ["AdapterError", "AdapterSpec", "is_linear", "kinds", "patched_weight"]
 
 # LyCORIS and OneTrainer add fp32's epsilon to the norm of a dora_scale, PEFT and AI-Toolkit add nothing to that of a magnitude.
 DORA_EPSILON = {"dora_scale": torch.finfo(torch.float32).eps, "magnitude": 0.0}
@@ -26,9 +26,9 @@ def kinds() -> tuple[str, ...]:
 def is_linear(spec: AdapterSpec, roles: Collection[str]) -> bool:
     """True when the effect is strength times a delta that does not depend on the weight: additive kinds without DoRA.
 
-    roles: the names of the adapter's tensors. Only such adapters have a `delta`, and may be added up or merged as factors.
+    roles: the names of the adapter's tensors. Only such adapters have `factors`, and may be added up or merged.
     """
-    return spec.kind in ADDITIVE and not any(role in roles for role in DORA_EPSILON)
+    return spec.kind in ADDITIVE and not any(role in roles for role in MAGNITUDES)
 
 
 def patched_weight(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
@@ -46,17 +46,6 @@ def patched_weight(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength
         raise AdapterError(f"the halves of a weight {list(base.shape)} cannot be exchanged: it has an odd number of rows")
     half = base.shape[0] // 2
     return _patched(spec, tensors, base.roll(half, 0), strength).roll(half, 0)
-
-
-def delta(spec: AdapterSpec, tensors: Tensors, shape: Sequence[int]) -> Tensor:
-    """The dense fp32 delta of the whole trained module, scale included, before rows and swap; linear adapters only.
-
-    shape: of the trained module's weight. Raises AdapterError for a kind or a DoRA that has no delta of its own.
-    """
-    if not is_linear(spec, tensors):
-        raise AdapterError(f"an adapter of the kind {spec.kind} has no delta apart from its weight ({describe(tensors)})")
-    check_not_empty(tensors)
-    return ADDITIVE[spec.kind].delta(spec, tensors, tuple(shape))
 
 
 def _patched(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:

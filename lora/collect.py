@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..key_maps.dialect import DENOISER
 from ..key_maps.plan import BOOKKEEPING, PLACED, Adapter, Plan
-from .adapters import is_linear, patched_weight
+from .adapters import patched_weight
 from .block_weights import NO_BLOCKS, BlockWeights
 from .factors import LARGEST_PRODUCT_RANK, Delta, Factors, Kronecker, factor_of, factors
-from .planned import PLAN_KINDS, adapter_of, kind_of, spec_of
-from .spec import ADDITIVE, AdapterError, AdapterSpec
+from .planned import PLAN_KINDS, adapter_of, has_delta, spec_of
+from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec
+from .stream import TensorStream
 from .tensors import check_not_empty, multiply, take_matrix
 
 __all__ = ["Piece", "Source", "Target", "dtype_of", "pieces_of", "rank_of", "refused", "targets", "unplaced"]
@@ -26,13 +27,13 @@ PLAIN = frozenset({"up", "down", "alpha"})
 
 
 class Source(NamedTuple):
-    """One LoRA of a merge. tensors: name -> tensor, or an open LoraReader; strengths mean what they mean on a loader.
+    """One LoRA of a merge. tensors: by name, such as an open TensorStream; strengths mean what they mean on a loader.
 
     blocks: multiplies the strength, module by module. name: what it is called in reports and errors.
     """
 
     plan: Plan
-    tensors: Mapping[str, Tensor] | Any
+    tensors: Mapping[str, Tensor]
     strength_model: float = 1.0
     strength_text_encoder: float = 1.0
     blocks: BlockWeights = NO_BLOCKS
@@ -167,7 +168,7 @@ def refused(sources: Sequence[Source], based: bool) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for source in sources if not based else ():
         for adapter in source.plan.adapters:
-            if not _has_delta(adapter):
+            if not has_delta(adapter):
                 kind = "DoRA" if adapter.kind in PLAN_KINDS or adapter.kind in ADDITIVE else adapter.kind
                 found.setdefault(source.name, []).append(f"{adapter.module} ({kind})")
     return found
@@ -184,7 +185,7 @@ def unplaced(sources: Sequence[Source]) -> dict[str, dict[str, str]]:
 
 def rank_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int | None:
     """The rank `pieces_of` gives an adapter's factors, from the shapes of its tensors; None where it has a matrix or a vector."""
-    if not _has_delta(adapter) or adapter.reaches != "weight":
+    if not has_delta(adapter) or adapter.reaches != "weight":
         return None
     found = {role: shapes.get(key) or () for role, key in adapter.roles.items()}
     sides = (adapter.target.out, math.prod(adapter.target.inner) or 1)
@@ -213,21 +214,11 @@ def _half_rank(found: Mapping[str, tuple[int, ...]], half: str) -> int:
     return min(core[0] if core else found[f"{half}_b"][0], rows, columns)
 
 
-def _has_delta(adapter: Adapter) -> bool:
-    return is_linear(AdapterSpec(kind_of(adapter.kind)), adapter.roles)
-
-
 def dtype_of(source: Source, adapter: Adapter) -> torch.dtype:
     """The dtype the factors of an adapter are merged in where none is asked for."""
-    told = getattr(source.tensors, "dtype", None)
-    if told is None:
-        read = _read(source)
-        told = lambda key: read(key).dtype  # noqa: E731
+    tensors = source.tensors
+    told = tensors.dtype if isinstance(tensors, TensorStream) else lambda key: tensors[key].dtype
     return _common({role: told(key) for role, key in adapter.roles.items()})
-
-
-def _read(source: Source) -> Callable[[str], Tensor]:
-    return getattr(source.tensors, "tensor", None) or source.tensors.__getitem__
 
 
 def pieces_of(target: Target, sources: Sequence[Source], base: Base | None = None) -> Iterator[Piece]:
@@ -237,10 +228,9 @@ def pieces_of(target: Target, sources: Sequence[Source], base: Base | None = Non
     """
     for part in target.parts:
         source = sources[part.source]
-        read = _read(source)
         try:
-            yield _piece(target, part, {role: read(key) for role, key in part.adapter.roles.items()}, base)
-        except (AdapterError, RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
+            yield _piece(target, part, {role: source.tensors[key] for role, key in part.adapter.roles.items()}, base)
+        except FAULTS as error:
             raise AdapterError(f"{source.name or 'a LoRA'}, {part.adapter.module}: {str(error).splitlines()[0]}") from error
 
 
@@ -248,13 +238,16 @@ def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | 
     start, length = part.rows or (0, target.shape[0])
     spec = spec_of(part.adapter, tensors)
     dtype = _dtype(tensors)
-    if not _has_delta(part.adapter):
+    if not has_delta(part.adapter):
         delta = _by_the_weight(target, part, tensors, base)
         return Piece(part.source, start, delta, part.strength, dtype, False)
     if spec.kind == "lora" and PLAIN.issuperset(tensors):
         delta, scale = _plain(spec, tensors, part.cut)
     else:
-        delta, scale = low_rank(factors(spec._replace(rows=part.cut), tensors, torch.float32)), 1.0
+        delta, scale = factors(spec._replace(rows=part.cut), tensors, torch.float32), 1.0
+        # A Kronecker product of many singular values is the smaller thing as it is.
+        if isinstance(delta, Kronecker) and 2 * delta.rank <= min(delta.shape):
+            delta = delta.as_factors()
     if delta.shape != (length, target.size[1]):
         raise AdapterError(f"a delta {list(delta.shape)} does not go into {length} rows of {list(target.shape)}")
     whole = spec.kind in ("diff", "norm") or (spec.kind == "lora" and getattr(delta, "up", 0) is None)
@@ -283,23 +276,6 @@ def _plain(spec: AdapterSpec, tensors: Mapping[str, Tensor], cut: tuple[int, int
     delta = Factors(up, down)
     delta = delta.rows(*cut) if cut else delta
     return delta.swap_halves() if spec.swap else delta, factor_of(spec, tensors)
-
-
-def low_rank(delta: Delta) -> Delta:
-    """A Kronecker product with few singular values as factors: kron(a b, c d) = kron(a, c) kron(b, d). Others as they are."""
-    if not isinstance(delta, Kronecker) or 2 * delta.rank > min(delta.shape):
-        return delta
-    first, second = (_both(half) for half in (delta.first, delta.second))
-    return Factors(torch.kron(first[0], second[0]), torch.kron(first[1], second[1]))
-
-
-def _both(half: Factors) -> tuple[Tensor, Tensor]:
-    """up and down of a half; a matrix beside the identity of its smaller side."""
-    if half.up is not None and half.down.shape[0] <= min(half.shape):
-        return half.up, half.down
-    matrix = half.dense()
-    identity = torch.eye(min(matrix.shape), dtype=matrix.dtype)
-    return (identity, matrix) if matrix.shape[0] <= matrix.shape[1] else (matrix, identity)
 
 
 def _by_the_weight(target: Target, part: Part, tensors: Mapping[str, Tensor], base: Base | None) -> Factors:

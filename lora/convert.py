@@ -14,9 +14,9 @@ from ..key_maps.peft_config import Trained, adapter_config, header_settings
 from ..key_maps.plan import Adapter, Plan
 from ..key_maps.respell import Part, Refused, Unit, Writing, respell
 from ..key_maps.spell import spell
-from .factors import Factors, Kronecker, factors, low_rank_part
+from .factors import Kronecker, factors, low_rank_part
 from .planned import spec_of
-from .spec import ADDITIVE, MAGNITUDES, NUMBERS, AdapterError
+from .spec import ADDITIVE, FAULTS, MAGNITUDES, NUMBERS, AdapterError
 from .tensors import Tensors
 
 __all__ = ["Conversion", "Refused", "convert"]
@@ -28,9 +28,6 @@ FIRST = {
 }  # fmt: skip
 BIASES = {"bias_diff": "diff_b", "bias_norm": "b_norm", "bias_lora": "up_bias", "bias_set": "bias"}
 MOST_REASONS = 5
-
-# What torch and our own checks raise for tensors that are not what their names promised; Refused and AdapterError are among them.
-FAULTS = (ValueError, RuntimeError, IndexError, TypeError, KeyError, OverflowError, ZeroDivisionError)
 
 Read = Callable[[str], Tensor]
 
@@ -59,8 +56,8 @@ class Conversion:
 
     specs: new name -> dtype and shape, in the order `items` gives. configs: PEFT's settings by component ("" where the names have
     no component), for dialects that keep alpha there. left_out: keys that are not in it, with the reason. ways: how many modules
-    were only renamed, how many were fused or split, and how many
-    are full matrices because nothing smaller is exact. trained: rank and scale of the modules that are LoRA factors, by new name.
+    were only renamed, how many were fused or split, and how many are full matrices because nothing smaller is exact. trained: rank
+    and scale of the modules that are LoRA factors, by new name.
     """
 
     writing: Writing
@@ -551,7 +548,7 @@ class _Block:
     def _expanded(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
         dtype = next(tensor.dtype for role, tensor in tensors.items() if role not in NUMBERS)
         delta = factors(self.source.spec, low_rank_part(tensors), torch.float32)
-        delta = expand(delta) if isinstance(delta, Kronecker) else delta
+        delta = delta.as_factors() if isinstance(delta, Kronecker) else delta
         if delta.up is None:
             raise AdapterError("no product of low rank")
         return delta.up.to(dtype), delta.down.to(dtype)
@@ -566,20 +563,6 @@ class _Block:
     def rank(self, read: Read) -> int:
         """Columns it adds."""
         return self.load(read)[1].shape[0]
-
-
-def expand(delta: Kronecker) -> Factors:
-    """The same delta as one pair of factors: (A B) kron (C D) = (A kron C) (B kron D); a full half is a product with the identity."""
-    first, second = _product(delta.first), _product(delta.second)
-    return Factors(torch.kron(first.up, second.up), torch.kron(first.down, second.down))
-
-
-def _product(half: Factors) -> Factors:
-    if half.up is not None:
-        return half
-    rows, columns = half.shape
-    one = torch.eye(min(rows, columns), dtype=half.down.dtype, device=half.down.device)
-    return Factors(one, half.down) if rows <= columns else Factors(half.down, one)
 
 
 def _empty(up: Tensor, down: Tensor, out: int, rank: int, inner: Sequence[int]) -> dict[str, Tensor]:

@@ -184,9 +184,8 @@ def extract_file(
 ) -> Extraction:
     """Write what `tuned` changed against `base` as the LoRA file `target`.
 
-    dialect: one that `write_as` knows. dtype: of the LoRA; None: the tuned model's most common, bf16
-    for fp8. Raises LoraFileError for what is no model, AdapterError, ValueError, FileExistsError, OSError; Refused and Unverified
-    as `write_as`.
+    dialect: one that `write_as` knows. dtype: of the LoRA; None: the tuned model's most common, bf16 for fp8. Raises LoraFileError
+    for what is no model, AdapterError, ValueError, FileExistsError, OSError; Refused and Unverified as `write_as`.
     """
     if how.ask == Ask():
         raise ValueError("a rank, an energy or an error is needed, not nothing")

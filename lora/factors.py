@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .adapters import DORA_EPSILON, is_linear
+from .adapters import is_linear
 from .additive import DIFFERENCES, lokr_rank
-from .spec import ADDITIVE, AdapterError, AdapterSpec
+from .spec import ADDITIVE, MAGNITUDES, AdapterError, AdapterSpec
 from .tensors import Tensors, check_not_empty, describe, multiply, size, take, take_matrix, take_scalar
 
 __all__ = ["Delta", "Factors", "Kronecker", "add", "factor_of", "factors", "low_rank_part"]
@@ -198,6 +198,20 @@ class Kronecker:
         products = torch.outer(self.first.singular_values(), self.second.singular_values())
         return products.flatten().sort(descending=True).values
 
+    def as_factors(self) -> Factors:
+        """The delta as one pair of factors, of `rank` columns: kron(a b, c d) = kron(a, c) kron(b, d)."""
+        first, second = _product(self.first), _product(self.second)
+        return Factors(torch.kron(first.up, second.up), torch.kron(first.down, second.down))
+
+
+def _product(half: Factors) -> Factors:
+    """The half with both factors, of its rank; a matrix is a product with the identity of its smaller side."""
+    if half.up is not None and half.down.shape[0] <= min(half.shape):
+        return half
+    matrix = half.dense()
+    identity = torch.eye(min(matrix.shape), dtype=matrix.dtype, device=matrix.device)
+    return Factors(identity, matrix) if matrix.shape[0] <= matrix.shape[1] else Factors(matrix, identity)
+
 
 Delta = Factors | Kronecker
 
@@ -276,7 +290,7 @@ def _inner(left: Delta, right: Delta) -> float:
 def factors(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype = torch.float64) -> Delta:
     """The delta of a linear adapter as factors, scale, rows and swap included; the tensors are not changed.
 
-    tensors: role -> tensor, as for `delta`. dtype: fp64 or fp32, of all factors (fp64 for a scale that fp32 might not hold);
+    tensors: role -> tensor, as for `patched_weight`. dtype: fp64 or fp32, of all factors (fp64 for a scale that fp32 might not hold);
     full differences stay in fp32. Raises AdapterError for a kind without a delta of its own (a DoRA's low-rank part: see
     `low_rank_part`) and for tensors that do not fit each other.
     """
@@ -293,7 +307,7 @@ def factors(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype = torch.floa
 
 def low_rank_part(tensors: Tensors) -> Tensors:
     """An adapter's tensors without DoRA's magnitudes, which need the model's weight."""
-    return {role: tensor for role, tensor in tensors.items() if role not in DORA_EPSILON}
+    return {role: tensor for role, tensor in tensors.items() if role not in MAGNITUDES}
 
 
 def factor_of(spec: AdapterSpec, tensors: Tensors) -> float:

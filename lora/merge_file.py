@@ -26,7 +26,7 @@ from .merge import DEFAULT, Merged, Recipe, Source, merge
 from .native import Native, named
 from .reader import map_tensors
 from .spec import AdapterError
-from .writer import write_as, write_lora
+from .writer import raw, write_as, write_lora
 
 __all__ = ["merge_metadata", "spooled", "write_merged"]
 
@@ -53,7 +53,6 @@ def write_merged(
     overwrite: bool = False,
     each: Callable[[Merged], object] | None = None,
     meetings: bool = False,
-    progress: Callable[[int, int], None] | None = None,
     dialect: str = NATIVE,
 ) -> Path:
     """Merge into a safetensors file, whole or not at all; at no time is more than one weight's result in memory.
@@ -63,23 +62,23 @@ def write_merged(
     `write_as` does, and split what the merge had to fuse. Raises what `merge` and `write_lora` (or `write_as`) raise.
     """
     if dialect == NATIVE:
-        return _native_file(Path(path), sources, recipe, metadata, base, overwrite, each, meetings, progress)
+        return _native_file(Path(path), sources, recipe, metadata, base, overwrite, each, meetings)
     check_free(path, overwrite)
     # On Windows a file that a traceback keeps mapped cannot be removed; that must not hide what was raised.
     with tempfile.TemporaryDirectory(prefix=".merge.", dir=Path(path).parent, ignore_cleanup_errors=True) as folder:
-        made = _native_file(Path(folder, "native.safetensors"), sources, recipe, metadata, base, False, each, meetings, progress)
+        made = _native_file(Path(folder, "native.safetensors"), sources, recipe, metadata, base, False, each, meetings)
         header = read_header(made)
         components = {name: found for source in sources for name, found in source.plan.site.components.items()}
         plan = make_plan(header.tensors, header.metadata, Site(components.values()))
         return write_as(plan, map_tensors(made, header, passing=True), path, dialect, overwrite=overwrite).path
 
 
-def _native_file(path: Path, sources, recipe: Recipe, metadata, base, overwrite: bool, each, meetings: bool, progress) -> Path:
+def _native_file(path: Path, sources, recipe: Recipe, metadata, base, overwrite: bool, each, meetings: bool) -> Path:
     check_free(path, overwrite)
     expected = forecast(sources, recipe)
 
     def made() -> Iterator[Native]:
-        for _, merged in merge(sources, recipe, base, meetings, progress):
+        for _, merged in merge(sources, recipe, base, meetings):
             if each:
                 each(merged)
             yield merged.native
@@ -131,7 +130,7 @@ def spooled(items: Iterator[Native], file: BinaryIO) -> dict[str, Tensor]:
         file.write(b"\0" * (-file.tell() % ALIGNMENT))
         places[name] = file.tell(), tensor.to("meta")
         if tensor.numel():
-            file.write(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(raw(tensor))
     file.flush()
     whole = _mapped(file)
     return {name: _view(whole, start, like) for name, (start, like) in places.items()}

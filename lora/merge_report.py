@@ -163,11 +163,6 @@ class MergeReport:
             yield from ("", f"{cell(name)}: {told}, such as {code(key)}: {cell(reason)}")
 
 
-def _finite(number: float | None) -> float | None:
-    """What JSON can say."""
-    return number if number is not None and math.isfinite(number) else None
-
-
 def _error(row: Row) -> float | None:
     return None if row.kept is None else math.sqrt(max(0.0, 1 - row.kept))
 

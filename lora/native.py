@@ -13,7 +13,7 @@ from .spec import AdapterError
 
 __all__ = ["Native", "named", "native_name", "native_tensors"]
 
-DENOISER = "diffusion_model."
+DENOISER_PREFIX = "diffusion_model."
 
 
 class Native(NamedTuple):
@@ -34,7 +34,7 @@ class Native(NamedTuple):
 def native_name(weight: str) -> str:
     """The module name of a weight in a LORA_MODEL: what stock's key map has for it (comfy/lora.py model_lora_keys_*)."""
     module = weight[: -len(".weight")] if weight.endswith(".weight") else weight
-    return module if module.startswith(DENOISER) else f"text_encoders.{module}"
+    return module if module.startswith(DENOISER_PREFIX) else f"text_encoders.{module}"
 
 
 def native_tensors(items: Iterable[Native], dtype: torch.dtype | None = None) -> dict[str, Tensor]:

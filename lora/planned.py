@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from .adapters import is_linear
 from .spec import AdapterSpec
 from .tensors import Tensors, take_scalar
 
 if TYPE_CHECKING:
     from ..key_maps.plan import Adapter
 
-__all__ = ["PLAN_KINDS", "adapter_of", "kind_of", "spec_of"]
+__all__ = ["PLAN_KINDS", "adapter_of", "has_delta", "kind_of", "spec_of"]
 
 # What the plan calls the kinds that lora/ knows as one, and roles that lora/ calls otherwise, by kind.
 PLAN_KINDS = {"bias_diff": "diff", "bias_norm": "norm", "bias_lora": "bias", "bias_set": "set"}
@@ -22,6 +23,11 @@ ROLES = {"ia3": {"weight": "ia3_weight"}, "set": {"weight": "set_weight", "bias"
 def kind_of(kind: str) -> str:
     """The kind of an AdapterSpec for a kind of the plan."""
     return PLAN_KINDS.get(kind, kind)
+
+
+def has_delta(adapter: Adapter) -> bool:
+    """Whether what the adapter adds does not depend on the model's weight: see `is_linear`."""
+    return is_linear(AdapterSpec(kind_of(adapter.kind)), adapter.roles)
 
 
 def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:

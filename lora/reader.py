@@ -1,10 +1,11 @@
-"""Lazy reading of a safetensors file's tensors by name."""
+"""All tensors of a safetensors file at once, as views of its mapping, and what the safetensors library is needed for."""
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,19 +13,17 @@ from torch import Tensor
 
 from ..key_maps.header import Header, LoraFileError, TensorInfo, check_unchanged, open_file
 
-__all__ = ["CODES", "LoraFileError", "LoraReader", "header_of", "map_tensors"]
+__all__ = ["CODES", "DTYPES", "LoraFileError", "header_of", "map_tensors", "open_with_safetensors", "read_with_safetensors"]
 
 # The names safetensors gives torch's dtypes; types torch has no dtype for are left to safetensors itself.
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
     "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-
+CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
 
 MOST_RESIDENT = 1 << 25  # bytes of a file in passing
-
 CAN_REPLACE_MAPPED = os.name != "nt"  # Windows neither replaces nor removes a file that is mapped.
-CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
 
 
 def header_of(tensors: Mapping[str, Tensor]) -> Header:
@@ -60,8 +59,8 @@ def map_tensors(path: str | os.PathLike[str], header: Header, passing: bool = Fa
     plain = size and all(info.dtype in DTYPES for info in header.tensors.values())
     read = replaced and not CAN_REPLACE_MAPPED
     if not plain:
-        with LoraReader(path) as reader:
-            return {name: reader.tensor(name).clone() if read else reader.tensor(name) for name in header.tensors}
+        tensors = read_with_safetensors(path, header.tensors)
+        return {name: tensor.clone() for name, tensor in tensors.items()} if read else tensors
     content = _content(path, header) if read else _mapped(path, header)
     whole = torch.frombuffer(content, dtype=torch.uint8)
     views = {name: _whole_as(whole, name) for name in {info.dtype for info in header.tensors.values()}}
@@ -106,55 +105,24 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-class LoraReader:
-    """The tensors of one safetensors file, each read when it is asked for.
+def open_with_safetensors(path: str | os.PathLike[str]) -> Any:
+    """The file as the safetensors library opens it, for a with block. Raises LoraFileError where it does not."""
+    try:
+        return safe_open(os.fspath(path), framework="pt", device="cpu")
+    except OSError as error:
+        raise LoraFileError(path, f"it cannot be opened ({error})", "Check that it is a file and may be read") from None
+    except SafetensorError as error:
+        raise LoraFileError(path, f"it is not a whole safetensors file ({error})", "Download or export the file again") from None
 
-        with LoraReader(path) as reader:
-            tensors = reader.tensors({"down": "lora_unet_x.lora_down.weight", "up": "lora_unet_x.lora_up.weight"})
 
-    Tensors keep the file's dtype (fp8 included), live on the CPU, and stay valid after the file is closed.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = os.fspath(path)
-        self._file = None
-        self._opened = None
-
-    def __enter__(self) -> LoraReader:
-        try:
-            self._opened = safe_open(self.path, framework="pt", device="cpu")
-            self._file = self._opened.__enter__()
-        except FileNotFoundError:
-            raise LoraFileError(self.path, "there is no such file", "Check the name, or refresh the file list") from None
-        except OSError as error:
-            raise LoraFileError(self.path, f"it cannot be opened ({error})", "Check that it is a file and may be read") from None
-        except SafetensorError as error:
-            raise LoraFileError(self.path, f"it is not a whole safetensors file ({error})", "Download or export the file again") from None
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        opened, self._opened, self._file = self._opened, None, None
-        if opened is not None:
-            opened.__exit__(*failure)
-
-    def names(self) -> tuple[str, ...]:
-        """The names of all tensors of the file."""
-        return tuple(self._open_file().keys())
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor `name`. Raises LoraFileError when it is not in the file or cannot be read."""
-        file = self._open_file()
-        try:
-            return file.get_tensor(name)
-        except (SafetensorError, OSError, RuntimeError, AttributeError) as error:  # the last: a dtype that an older torch lacks
-            remedy = "The file was changed while it was open, or is damaged: download or export it again"
-            raise LoraFileError(self.path, f"the tensor {name[:80]!r} cannot be read ({error})", remedy) from None
-
-    def tensors(self, names: Mapping[str, str]) -> dict[str, Tensor]:
-        """role -> tensor, for a mapping role -> name."""
-        return {role: self.tensor(name) for role, name in names.items()}
-
-    def _open_file(self):
-        if self._file is None:
-            raise LoraFileError(self.path, "it is not open", "Read its tensors inside the reader's with block")
-        return self._file
+def read_with_safetensors(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, Tensor]:
+    """Tensors by name as the safetensors library reads them: it has the dtypes that are not in DTYPES. Raises LoraFileError."""
+    tensors = {}
+    with open_with_safetensors(path) as file:
+        for name in names:
+            try:
+                tensors[name] = file.get_tensor(name)
+            except (SafetensorError, OSError, RuntimeError, AttributeError) as error:  # the last: a dtype that an older torch lacks
+                remedy = "The file was changed while it was open, or is damaged: download or export it again"
+                raise LoraFileError(path, f"the tensor {name[:80]!r} cannot be read ({error})", remedy) from None
+    return tensors

@@ -22,11 +22,10 @@ from ..key_maps.locate import Location, locate
 from ..key_maps.plan import Adapter
 from ..key_maps.site import Site
 from ..key_maps.strength import read_settings, scale_of, settings_for
-from .adapters import DORA_EPSILON
 from .factors import Delta, Factors, Kronecker, factor_of, factors, low_rank_part
 from .planned import spec_of
 from .reader import map_tensors
-from .spec import AdapterError, AdapterSpec
+from .spec import MAGNITUDES, AdapterError, AdapterSpec
 from .tensors import Tensors, size, take_scalar
 from .truncate import Truncation, truncated
 from .writer import PEFT_FILE, STALE, write_lora
@@ -134,14 +133,12 @@ def _check_loads(found: Inspection, written: Path, config: Mapping[str, Any] | N
         raise AdapterError(f"{sorted(before - after)[0][0]} would not load from the new file, which is not written")
 
 
-def resize(
-    found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: torch.dtype | None = None, dora: bool = False, told: Any = None
-) -> Resized:
+def resize(found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: torch.dtype | None = None, dora: bool = False) -> Resized:
     """Cut every LoRA, LoCon, LoHa and LoKr of a file to what is asked, one module at a time; LoHa and LoKr become LoRA.
 
     tensors: the file's, by name (map_tensors: read when used). Names stay. Where a module has an alpha it becomes alpha / rank times
     the new rank, as sd-scripts does; else its scale goes into up, and settings in the metadata say alpha = rank. dtype: of the new
-    factors; None: the file's (bf16 for fp8). dora: also cut the low-rank part of DoRA. told(done, total) hears of the progress.
+    factors; None: the file's (bf16 for fp8). dora: also cut the low-rank part of DoRA.
     Raises AdapterError for DoRA unless asked, for NaN and Inf, and for tensors that do not fit; ValueError for what cannot be asked.
     """
     if ask == Ask():
@@ -152,13 +149,11 @@ def resize(
     result, rows = {}, []
     replaced = dict.fromkeys(found.groups.network_alphas.values())
     work = _Work(found, tensors, ask, dtype)
-    for number, item in enumerate(adapters):
+    for item in adapters:
         row, new, gone = work.cut(item)
         rows.extend(row)
         result |= new
         replaced |= dict.fromkeys(gone)
-        if told is not None:
-            told(number + 1, len(adapters))
     kept = {name: _cast(tensors[name], dtype) for name in found.header.tensors if name not in replaced and name not in result}
     metadata, config = _metadata(found, rows, adapters, ask)
     return Resized(kept | result, metadata, tuple(rows), config)
@@ -182,7 +177,7 @@ def _adapters(found: Inspection) -> Iterator[_Found]:
 
 
 def _refuse_dora(adapters: Sequence[_Found], shapes: Mapping[str, Sequence[int] | None], ask: Ask) -> None:
-    dora = [item for item in adapters if item.kind in LOW_RANK and not DORA_EPSILON.keys().isdisjoint(item.roles)]
+    dora = [item for item in adapters if item.kind in LOW_RANK and any(role in item.roles for role in MAGNITUDES)]
     cut = [item for item in dora if _is_cut(item, shapes, ask)]
     if cut:
         raise AdapterError(DORA.format(count=len(cut), module=cut[0].label))

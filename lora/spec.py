@@ -19,6 +19,10 @@ class AdapterError(ValueError):
     """Tensors that are no adapter of the named kind, or do not fit the weight: the text names role and shapes."""
 
 
+# What torch and our own checks raise for tensors that are not what was promised; AdapterError and Refused are among them.
+FAULTS = (ValueError, RuntimeError, IndexError, TypeError, KeyError, OverflowError, ZeroDivisionError)
+
+
 class AdapterSpec(NamedTuple):
     """One adapter as its file describes it; hashable, so it can be a key of a cache.
 

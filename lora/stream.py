@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from ..key_maps.header import Header, LoraFileError, check_unchanged, open_file
-from .reader import DTYPES
+from .reader import DTYPES, read_with_safetensors
 
 __all__ = ["TensorStream"]
 
 
-class TensorStream:
-    """The tensors of one file, each read when it is asked for; a mapping's pages would stay in memory until the end.
+class TensorStream(Mapping[str, Tensor]):
+    """The tensors of one file by name, each read when it is asked for; a mapped file's pages would stay in memory until the end.
 
         with TensorStream(path, read_header(path)) as stream:
-            up = stream.tensor("lora_unet_x.lora_up.weight")
+            up = stream["lora_unet_x.lora_up.weight"]
 
-    Raises LoraFileError for a file that cannot be opened or was cut, for a name that is not in it and a dtype that torch lacks.
+    Tensors are on the CPU, in the file's dtype, and stay valid after the file is closed. Raises LoraFileError for a file that cannot
+    be opened, that is not the header's or was cut, and for a dtype that torch lacks.
     """
 
     def __init__(self, path: str | os.PathLike[str], header: Header):
@@ -45,24 +47,30 @@ class TensorStream:
         if file is not None:
             file.close()
 
-    def tensor(self, name: str) -> Tensor:
-        """The tensor `name`, on the CPU, in the file's dtype."""
-        values = torch.empty(0, dtype=self.dtype(name))
+    def __len__(self) -> int:
+        return len(self.header.tensors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.header.tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
         info = self.header.tensors[name]
+        if info.dtype not in DTYPES:
+            return read_with_safetensors(self.path, [name])[name]
+        values = torch.empty(0, dtype=self.dtype(name))
         if math.prod(info.shape):
             values = values.new_empty(math.prod(info.shape))
             self._fill(values, name, self.header.data_start + info.start)
         return values.view(info.shape)
 
     def dtype(self, name: str) -> torch.dtype:
-        """The dtype of a tensor, without reading it."""
-        info = self.header.tensors.get(name)
-        if info is None or info.dtype not in DTYPES:
-            fault = f"the tensor {name[:80]!r} cannot be read ({'it is not in the file' if info is None else info.dtype})"
-            raise LoraFileError(self.path, fault, "Download or export the file again")
-        return getattr(torch, DTYPES[info.dtype])
+        """The dtype of a tensor, without reading it where its name tells it."""
+        known = DTYPES.get(self.header.tensors[name].dtype)
+        return getattr(torch, known) if known else self[name].dtype
 
     def _fill(self, values: Tensor, name: str, start: int) -> None:
+        if self._file is None:
+            raise LoraFileError(self.path, "it is not open", "Read its tensors inside the stream's with block")
         place = memoryview(values.view(torch.uint8).numpy())
         self._file.seek(start)
         done = 0

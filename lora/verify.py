@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ..key_maps.adapters import KINDS
 from ..key_maps.plan import Adapter, Plan
-from .adapters import DORA_EPSILON
 from .factors import Delta, Factors, add, factors, low_rank_part
 from .planned import spec_of
-from .spec import ADDITIVE, NUMBERS, AdapterError
+from .spec import ADDITIVE, MAGNITUDES, NUMBERS, AdapterError
 
 __all__ = ["Unverified", "check_same"]
 
@@ -27,7 +26,7 @@ class Unverified(ValueError):
     """A written file that does not do what its source does; the text names the weight."""
 
 
-PLAIN = frozenset({"up", "down", *NUMBERS, *DORA_EPSILON})
+PLAIN = frozenset({"up", "down", *NUMBERS, *MAGNITUDES})
 
 
 class _Segment(NamedTuple):
@@ -248,7 +247,7 @@ def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping
     found: dict[str, Tensor] = {}
     vectors = []
     for adapter in adapters:
-        role = next((role for role in DORA_EPSILON if role in adapter.roles), None)
+        role = next((role for role in MAGNITUDES if role in adapter.roles), None)
         if role is None:
             continue
         tensor = read(adapter.roles[role]).to(torch.float64)

@@ -18,11 +18,11 @@ from ..key_maps.locate import locate
 from ..key_maps.plan import DUPLICATE_TARGET, PLACED, Adapter, Plan
 from ..key_maps.site import Site
 from ..key_maps.strength import Settings, read_settings, scale_of, settings_for
-from .adapters import is_linear, patched_weight
+from .adapters import patched_weight
 from .additive import lokr_rank, low_rank
 from .factors import Delta, Factors, add, factor_of, factors, low_rank_part
-from .planned import kind_of, spec_of
-from .spec import ADDITIVE, AdapterError, AdapterSpec
+from .planned import has_delta, kind_of, spec_of
+from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec
 from .tensors import size, take, take_matrix, take_scalar
 
 __all__ = ["Comparison", "ModuleWeight", "Weights", "compare_weights", "weigh"]
@@ -168,14 +168,14 @@ class Weights(NamedTuple):
         }
 
 
-def weigh(plan: Plan, tensors: Mapping[str, Tensor] | Any, config_beside: Mapping[str, Any] | None = None) -> Weights:
+def weigh(plan: Plan, tensors: Mapping[str, Tensor], config_beside: Mapping[str, Any] | None = None) -> Weights:
     """Measure every adapter of a planned file, one at a time, so that memory stays flat.
 
-    tensors: name -> tensor, or an open LoraReader. config_beside: PEFT's adapter_config.json, if the plan was made with one; it
+    tensors: by name, such as an open TensorStream. config_beside: PEFT's adapter_config.json, if the plan was made with one; it
     gives adapters that found no place their strength. Tensors that are not what the plan says are `faults`, never raised;
-    what the reader raises for a damaged file is.
+    what reading raises for a damaged file is.
     """
-    read = _reader(tensors)
+    read = tensors.__getitem__
     faults: list[tuple[str, str]] = []
     measures = [(adapter.module, partial(_placed, adapter, plan.site, read)) for adapter in plan.adapters]
     placed = sorted(_measured(measures, faults), key=lambda row: -row.energy)
@@ -200,10 +200,6 @@ def weigh(plan: Plan, tensors: Mapping[str, Tensor] | Any, config_beside: Mappin
     )
 
 
-def _reader(tensors: Mapping[str, Tensor] | Any) -> Read:
-    return getattr(tensors, "tensor", None) or tensors.__getitem__
-
-
 def _measured(measures: Iterable[tuple[str, Callable[[], ModuleWeight]]], faults: list[tuple[str, str]]) -> list[ModuleWeight]:
     rows = []
     for module, measure in measures:
@@ -212,10 +208,6 @@ def _measured(measures: Iterable[tuple[str, Callable[[], ModuleWeight]]], faults
         except FAULTS as error:
             faults.append((module, _reason(error)))
     return rows
-
-
-# What torch and our own checks raise for tensors that are not what their names and shapes promised.
-FAULTS = (AdapterError, RuntimeError, ValueError, IndexError, TypeError, KeyError, OverflowError, ZeroDivisionError)
 
 
 def _reason(error: Exception) -> str:
@@ -462,19 +454,19 @@ class _Segment(NamedTuple):
     adapter: Adapter
 
 
-def compare_weights(plan_a: Plan, tensors_a: Mapping[str, Tensor] | Any, plan_b: Plan, tensors_b: Mapping[str, Tensor] | Any) -> Comparison:
+def compare_weights(plan_a: Plan, tensors_a: Mapping[str, Tensor], plan_b: Plan, tensors_b: Mapping[str, Tensor]) -> Comparison:
     """Compare the deltas of two files planned for the same model, exactly and from their factors, one weight at a time.
 
     Dialects and fused or split spellings meet in the model's own weights, which are cut where either file's adapters begin or
     end. Adapters on the same rows add up. Those whose effect needs the model's weight, and those whose tensors are not what
     the plan says, are `left_out`.
     """
-    reads = {"a": _reader(tensors_a), "b": _reader(tensors_b)}
+    reads = {"a": tensors_a.__getitem__, "b": tensors_b.__getitem__}
     left_out: list[tuple[str, str, str]] = []
     segments: dict[str, list[_Segment]] = {}
     for file, plan in (("a", plan_a), ("b", plan_b)):
         for adapter in plan.adapters:
-            if is_linear(AdapterSpec(kind_of(adapter.kind)), adapter.roles):
+            if has_delta(adapter):
                 for weight, segment in _segments(file, adapter, plan.site):
                     segments.setdefault(weight, []).append(segment)
             else:

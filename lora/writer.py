@@ -18,8 +18,9 @@ from ..key_maps.files import making_folder, replacing
 from ..key_maps.header import PEFT_CONFIG, LoraFileError, adapter_config_beside, read_header
 from ..key_maps.plan import Plan, make_plan
 from ..key_maps.respell import Refused
-from .convert import FAULTS, Conversion, Spec, convert
-from .reader import CODES, LoraReader, map_tensors
+from .convert import Conversion, Spec, convert
+from .reader import CODES, map_tensors, open_with_safetensors
+from .spec import FAULTS
 from .verify import Unverified, check_same
 
 __all__ = ["Unverified", "Written", "metadata_for", "write_as", "write_lora"]
@@ -90,7 +91,7 @@ def _write(file: BinaryIO, specs: Mapping[str, Spec], tensors: Mapping[str, Tens
             raise ValueError(f"{name} came out as {tensor.dtype} {list(tensor.shape)}, not {spec.dtype} {list(spec.shape)}")
         file.seek(len(header) + offsets[name][0])
         if tensor.numel():
-            file.write(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(raw(tensor))
     # A file whose last tensors are empty, or a module that was not made, must not leave a hole.
     if file.seek(0, os.SEEK_END) != len(header) + max((end for _, end in offsets.values()), default=0):
         raise ValueError("not every tensor was made")
@@ -99,6 +100,11 @@ def _write(file: BinaryIO, specs: Mapping[str, Spec], tensors: Mapping[str, Tens
         metadata |= {key: digest if key == HASHES[0] else f"0x{digest}" for key in HASHES if key in metadata}
         file.seek(0)
         file.write(_header(specs, offsets, metadata))
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor that is not empty, as safetensors has them."""
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _offsets(specs: Mapping[str, Spec]) -> dict[str, tuple[int, int]]:
@@ -183,7 +189,7 @@ def write_as(
 
 def _verify(plan: Plan, tensors: Mapping[str, Tensor], written: Path, config: Mapping[str, Any] | None, dtype) -> float:
     try:
-        with LoraReader(written):
+        with open_with_safetensors(written):
             header = read_header(written)
         again = make_plan(header.tensors, header.metadata, plan.site, config)
     except LoraFileError as error:

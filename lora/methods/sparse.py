@@ -96,7 +96,7 @@ def keep_largest(delta: Tensor, density: float) -> Tensor:
     kept = int(density * delta.numel())
     if kept >= delta.numel():
         return delta
-    return _masked(delta, _largest(delta.abs(), kept))
+    return delta.mul_(_largest(delta.abs(), kept))
 
 
 def keep_middle(delta: Tensor, density: float, gamma: float) -> Tensor:
@@ -109,7 +109,7 @@ def keep_middle(delta: Tensor, density: float, gamma: float) -> Tensor:
     outliers = min(int(gamma * entries), entries - kept)
     magnitudes = delta.abs()
     wide = _largest(magnitudes, kept + outliers)
-    return _masked(delta, wide & ~_largest(magnitudes, outliers))
+    return delta.mul_(wide & ~_largest(magnitudes, outliers))
 
 
 def _largest(magnitudes: Tensor, kept: int) -> Tensor:
@@ -125,10 +125,6 @@ def _largest(magnitudes: Tensor, kept: int) -> Tensor:
     ties = (flat == threshold).nonzero()[: kept - int(mask.sum()), 0]
     mask[ties] = True
     return mask.view(magnitudes.shape)
-
-
-def _masked(delta: Tensor, mask: Tensor) -> Tensor:
-    return delta.mul_(mask)
 
 
 def keep_at_random(delta: Tensor, density: float, generator: Generator) -> Tensor:

@@ -32,12 +32,13 @@ def weights(bench: Bench):
 def dense_norms(plan, path: Path) -> dict[str, float]:
     """module -> Frobenius norm, each delta as a dense fp32 matrix."""
     import torch
-    from lora_locksmith.lora.reader import LoraReader
+    from lora_locksmith.key_maps.header import read_header
+    from lora_locksmith.lora.stream import TensorStream
 
     norms = {}
-    with LoraReader(path) as reader:
+    with TensorStream(path, read_header(path)) as tensors:
         for adapter in plan.adapters:
-            up, down = (reader.tensor(adapter.roles[role]).float() for role in ("up", "down"))
+            up, down = (tensors[adapter.roles[role]].float() for role in ("up", "down"))
             # Row by row: the fp32 norm of a whole matrix of this size is wrong in its third digit.
             norms[adapter.module] = torch.linalg.vector_norm(torch.linalg.vector_norm(up @ down, dim=1)).item()
     return norms

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_locksmith.commands import parser
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_models import flux_state_dict
@@ -122,3 +123,11 @@ def test_dry_run_writes_nothing_and_speaks_json(files):
 def test_what_is_wrong_is_one_line(files, arguments, fault):
     code, _, text = run(files, *arguments)
     assert code == 2 and fault in text and "Traceback" not in text and not (files / "x").exists()
+
+
+def test_a_fault_is_json_where_json_is_asked_and_else_does_nothing_to_the_terminal(files, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    assert parser.run(["merge", "none.safetensors", "-o", "x", "--json"]) == 2
+    assert "no such file" in json.loads(capsys.readouterr().out)["error"]
+    assert parser.run(["merge", "one.safetensors", "-o", "gone\x1b[2J/x"]) == 2
+    assert "gone\\x1b[2J" in capsys.readouterr().err

@@ -5,8 +5,7 @@ import math
 import peft
 import pytest
 import torch
-from lora_locksmith.lora.adapters import AdapterError, AdapterSpec
-from lora_locksmith.lora.adapters import delta as dense_delta
+from lora_locksmith.lora.adapters import AdapterError, AdapterSpec, patched_weight
 from lora_locksmith.lora.factors import Factors, Kronecker, add, factors
 from lycoris.modules.full import FullModule
 from lycoris.modules.locon import LoConModule
@@ -138,7 +137,7 @@ def test_a_sparse_residual_counts(conv):
     tensors = {"down": torch.randn(4, 8, *kernel), "up": torch.randn(32, 4, *[1 for _ in kernel])}
     tensors |= {"bias_indices": torch.tensor([[0, 9, 31], [5, 0, 7]]), "bias_values": torch.randn(3)}
     spec = AdapterSpec("lora", 2.0)
-    truth = dense_delta(spec, tensors, (32, 8, *kernel)).double().flatten(1)
+    truth = patched_weight(spec, tensors, torch.zeros(32, 8, *kernel), 1.0).double().flatten(1)
     assert_is(factors(spec, tensors), truth)
 
 

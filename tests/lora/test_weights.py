@@ -7,8 +7,9 @@ import math
 import peft
 import pytest
 import torch
+from lora_locksmith.key_maps.header import read_header
 from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.lora.reader import LoraReader
+from lora_locksmith.lora.stream import TensorStream
 from lora_locksmith.lora.weights import NEEDS_MODEL, OUTSIDE, compare_weights, weigh
 from lycoris.modules.boft import ButterflyOFTModule
 from lycoris.modules.diag_oft import DiagOFTModule
@@ -302,11 +303,11 @@ def test_outliers_and_rank_use(weighed):
     assert min(row.rank_99 for row in weights.modules) == 1
 
 
-def test_an_open_reader_serves_as_well(planned, tmp_path):
+def test_an_open_stream_serves_as_well(planned, tmp_path):
     tensors = random_lora("transformer.transformer_blocks.0.attn.to_q", H, H, alpha=1)
     save_file(tensors, tmp_path / "lora.safetensors")
-    with LoraReader(tmp_path / "lora.safetensors") as reader:
-        assert weigh(planned(tensors), reader) == weigh(planned(tensors), tensors)
+    with TensorStream(tmp_path / "lora.safetensors", read_header(tmp_path / "lora.safetensors")) as stream:
+        assert weigh(planned(tensors), stream) == weigh(planned(tensors), tensors)
 
 
 @pytest.mark.parametrize("module_class", [DiagOFTModule, ButterflyOFTModule])
