@@ -15,7 +15,7 @@ from .adapters import patched_weight
 from .block_weights import NO_BLOCKS, BlockWeights
 from .factors import LARGEST_PRODUCT_RANK, Delta, Factors, Kronecker, factor_of, factors
 from .planned import PLAN_KINDS, adapter_of, has_delta, spec_of
-from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec
+from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec, first_line
 from .stream import TensorStream
 from .tensors import check_not_empty, multiply, take_matrix
 
@@ -231,7 +231,7 @@ def pieces_of(target: Target, sources: Sequence[Source], base: Base | None = Non
         try:
             yield _piece(target, part, {role: source.tensors[key] for role, key in part.adapter.roles.items()}, base)
         except FAULTS as error:
-            raise AdapterError(f"{source.name or 'a LoRA'}, {part.adapter.module}: {str(error).splitlines()[0]}") from error
+            raise AdapterError(f"{source.name or 'a LoRA'}, {part.adapter.module}: {first_line(error)}") from error
 
 
 def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | None) -> Piece:

@@ -14,7 +14,7 @@ from .collect import Base, Piece, Source, Target, pieces_of, refused, targets
 from .factors import Delta, Factors, Kronecker
 from .methods import COEFFICIENTS, ENTRIES, FACTORS, Method, find
 from .native import Native
-from .spec import AdapterError
+from .spec import AdapterError, first_line
 from .tensors import DTYPES
 from .truncate import truncated
 
@@ -142,7 +142,7 @@ class Cook:
         try:
             return self._cooked(target, pieces, meetings)
         except (AdapterError, RuntimeError, ValueError, IndexError, OverflowError) as error:
-            fault = str(error).splitlines()[0]
+            fault = first_line(error)
             raise AdapterError(fault if fault.startswith(target.name) else f"{target.name}: {fault}") from error
 
     def _cooked(self, target: Target, pieces: list[Piece], meetings: bool) -> Merged:

@@ -23,6 +23,11 @@ class AdapterError(ValueError):
 FAULTS = (ValueError, RuntimeError, IndexError, TypeError, KeyError, OverflowError, ZeroDivisionError)
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, without the rest of a long story; its kind where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 class AdapterSpec(NamedTuple):
     """One adapter as its file describes it; hashable, so it can be a key of a cache.
 

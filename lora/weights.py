@@ -22,13 +22,14 @@ from .adapters import patched_weight
 from .additive import lokr_rank, low_rank
 from .factors import Delta, Factors, add, factor_of, factors, low_rank_part
 from .planned import has_delta, kind_of, spec_of
-from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec
+from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec, first_line
 from .tensors import size, take, take_matrix, take_scalar
 
 __all__ = ["Comparison", "ModuleWeight", "Weights", "compare_weights", "weigh"]
 
 LARGEST_CORE = 1024  # side of the matrices whose singular values are computed; larger ones are only measured by their norm
 OUTLIER = 10.0
+LONGEST_REASON = 300  # characters
 FEWEST_OF_A_KIND = 4
 MOST_ENERGY = 0.99
 LARGEST_ROTATION = 4096  # rows of a butterfly rotation that is built to be measured
@@ -206,12 +207,8 @@ def _measured(measures: Iterable[tuple[str, Callable[[], ModuleWeight]]], faults
         try:
             rows.append(measure())
         except FAULTS as error:
-            faults.append((module, _reason(error)))
+            faults.append((module, first_line(error)[:LONGEST_REASON]))
     return rows
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
 def _placed(adapter: Adapter, site: Site, read: Read) -> ModuleWeight:
@@ -493,7 +490,7 @@ def _meet(weight: str, segments: Sequence[_Segment], reads: Mapping[str, Read], 
                 raise AdapterError(f"{weight}: {delta.shape[1]} columns here, {laid[0][1].shape[1]} elsewhere: made for another model")
             laid.append((segment, delta))
         except FAULTS as error:
-            left_out.append((segment.file, segment.adapter.module, _reason(error)))
+            left_out.append((segment.file, segment.adapter.module, first_line(error)[:LONGEST_REASON]))
     borders = sorted({border for segment, _ in laid for border in (segment.start, segment.start + segment.length)})
     for first, last in pairwise(borders):
         cut = {file: [_cut(segment, delta, first, last) for segment, delta in laid if _covers(segment, file, first)] for file in reads}

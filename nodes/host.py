@@ -27,10 +27,10 @@ from ..key_maps.plan import make_plan
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
 from ..lora.reader import map_tensors
-from ..lora.spec import AdapterError
+from ..lora.spec import AdapterError, first_line
 from ..lora.weights import weigh
 from .bypass import hang_beside_layers
-from .patches import Tensors, build_patches, first_line
+from .patches import Tensors, build_patches
 
 SAFE = (".safetensors", ".sft")
 REMEDY = "Download or export the file again"

@@ -17,6 +17,7 @@ from ..key_maps.plan import Adapter, Plan
 from ..key_maps.site import Site
 from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
 from ..lora.planned import adapter_of
+from ..lora.spec import first_line
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -73,11 +74,6 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
                 layers.append({})
             layers[depth][target] = patch
     return Patches(tuple(layers), failures)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the rest of a long story; its kind where it says nothing."""
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:
