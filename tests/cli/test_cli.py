@@ -161,7 +161,9 @@ def test_interrupted_scan_leaves_a_whole_index_and_nothing_else(locksmith, envir
     command = [sys.executable, str(CLI), "scan", "--json-lines", str(folder)]
     # So small a pipe makes the command wait for us, so that it cannot be through before it is interrupted.
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "pipesize": 4096}
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, **pipes) as process:
+    # Where the tests run in the background, Ctrl-C is turned off for them and all they start.
+    heard = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, **heard, **pipes) as process:
         first = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
         rest, complaint = process.communicate(timeout=30)
