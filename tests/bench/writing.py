@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -95,9 +96,10 @@ def fix_memory(bench: Bench):
 
 
 def fixer(folder: str, output: str) -> Callable[[], object]:
-    """After a fix of a file of rank 1, which reads the tables."""
-    warm = Path(output, "warm")
-    warm.mkdir(parents=True)
-    diffusers_file(warm / "small.safetensors", 1)
-    fix(warm, warm / "fixed")
-    return partial(fix, Path(folder), Path(output))
+    """After a fix of a file of rank 1, which reads the tables; every round writes to a place of its own."""
+    Path(output).mkdir(exist_ok=True)
+    place = Path(tempfile.mkdtemp(dir=output))
+    (place / "warm").mkdir()
+    diffusers_file(place / "warm" / "small.safetensors", 1)
+    fix(place / "warm", place / "warm_fixed")
+    return partial(fix, Path(folder), place / "fixed")
