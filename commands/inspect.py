@@ -13,7 +13,7 @@ from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.markdown import DETAILS, SUMMARY, markdown
-from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
+from ..key_maps.plan import NO_FAULT
 from .output import FAILED, FINE, PROBLEMS, show_markdown, shown
 
 DESCRIPTION = """Tells what is in LoRA files from their headers: which model, which trainer, what was trained, what will load.
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 def loads_whole(found: Inspection) -> bool:
     """Whether every key of the file that means something has its effect, a text encoder that is not connected aside."""
-    return bool(found.report.modules["total"]) and not (found.report.categories.keys() - {PLACED, BOOKKEEPING, NOT_WIRED})
+    return bool(found.report.modules["total"]) and not (found.report.categories.keys() - NO_FAULT)
 
 
 def _show(found: Inspection, options: argparse.Namespace, place: int) -> None:

@@ -26,6 +26,7 @@ DUPLICATE_TARGET = "duplicate target"
 INCOMPLETE = "incomplete adapter"
 UNSUPPORTED = "unsupported adapter"
 NOT_WIRED = "not wired"
+NO_FAULT = frozenset({PLACED, BOOKKEEPING, NOT_WIRED})  # nothing of a file is lost whose keys are all of these
 
 # The keys of a file's metadata that a plan depends on.
 PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", "ss_network_module", "ot_branch", "ot_revision")

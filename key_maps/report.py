@@ -14,7 +14,7 @@ from .grammar import parse_key
 from .groups import group_keys
 from .identify import NUMBER, Guess
 from .other_files import other_file, sentence
-from .plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNSUPPORTED, Adapter, Outcome, Plan
+from .plan import BOOKKEEPING, NO_FAULT, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNSUPPORTED, Adapter, Outcome, Plan
 from .trained import Trained, trained_layers, untrained_kinds
 
 MOST_PATTERNS = 12
@@ -71,7 +71,7 @@ class Report:
         if self._guess and self.drawn:
             return self._guess
         family = self.plan.site.family
-        misplaced = self.categories.keys() - {PLACED, BOOKKEEPING, NOT_WIRED, UNSUPPORTED}
+        misplaced = self.categories.keys() - {*NO_FAULT, UNSUPPORTED}
         if family is not None and self.adapters and not misplaced:
             return Guess(family.name, self.model_title)
         return self._guess or guess_family(self.plan)

@@ -8,12 +8,10 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..key_maps.header import LoraFileError
-from ..key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED
+from ..key_maps.plan import NO_FAULT
 from . import host
 from .files import lora_changed, lora_is_listed, lora_names, own_maps
 from .inputs import BYPASS, ERROR, PATCH, REPORT, mode_input, on_unmatched_input, strength_inputs
-
-HARMLESS = (PLACED, BOOKKEEPING, NOT_WIRED)
 
 
 class LoadAndFixLoRA(io.ComfyNode):
@@ -76,7 +74,7 @@ def _output(model, clip, text: str, as_json: str) -> io.NodeOutput:
 
 
 def _demand_all(lora_name: str, report: host.Report) -> None:
-    lost = [entry for entry in report.unplaced() if entry["category"] not in HARMLESS]
+    lost = [entry for entry in report.unplaced() if entry["category"] not in NO_FAULT]
     if lost:
         first = lost[0]
         raise RuntimeError(

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 
+from ..key_maps.plan import NO_FAULT
 from ..key_maps.report import plural
 from . import host
 from .inputs import PATCH, REPORT, mode_input, on_unmatched_input
-from .load_and_fix import HARMLESS, LoadAndFixLoRA
+from .load_and_fix import LoadAndFixLoRA
 from .rows import Row, read_rows, rows_are_right, rows_changed, rows_input
 
 
@@ -91,7 +92,7 @@ class Told(NamedTuple):
     @property
     def details(self) -> str:
         """Its report without the verdict; "" where there is no more to say than that all of it loads."""
-        lost = any(name not in HARMLESS for name in self.report.get("categories", {}))
+        lost = self.report.get("categories", {}).keys() - NO_FAULT
         return self.text.partition("\n")[2].strip() if lost or self.report.get("notes") else ""
 
     def as_dict(self) -> dict[str, Any]:
