@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from fnmatch import filter as matching
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from .groups import Groups
@@ -25,13 +26,13 @@ def _rules() -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     return tuple((title.strip(), folder.strip(), tuple(patterns.split())) for title, folder, patterns in parts)
 
 
-def other_file(keys: Iterable[str], groups: Groups) -> str:
+def other_file(keys: Collection[str], groups: Groups) -> str:
     """What a file is that holds no LoRA, in a sentence with the remedy; "" where it holds one, or nothing known."""
-    keys = list(keys)[:MOST_KEYS]
     if CONTROL_LORA not in keys and not all(WHOLE.issuperset(group.spellings) for group in groups.groups):
         return ""
+    some = list(islice(keys, MOST_KEYS))
     for title, folder, patterns in _rules():
-        if all(matching(keys, pattern) for pattern in patterns):
+        if all(matching(some, pattern) for pattern in patterns):
             return f"this is {title}, not a LoRA; its place is the folder models/{folder}"
     if groups.groups:
         return WHOLE_WEIGHTS
