@@ -142,7 +142,11 @@ class Server:
         self.process = None
 
     def log_text(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
+        """The log, with ComfyUI and its Python but not the folder they are in, which may be called as the pack is."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        for place in (self.comfyui, self.python.parent.parent):
+            text = text.replace(str(place), place.name)
+        return text
 
     def get_bytes(self, path: str, seconds: float = 30.0) -> bytes:
         with urllib.request.urlopen(self.url + path, timeout=seconds) as answer:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from pathlib import Path
 
 import comfy_server
 import demo
@@ -75,3 +77,11 @@ def test_every_node_input_and_output_is_translated(object_info):
     assert all(texts.keys() == {"name", "tooltip"} for node in chinese.values() for texts in node["inputs"].values())
     hints = {name: {str(slot) for slot, hint in enumerate(node["output_tooltips"]) if hint} for name, node in ours.items()}
     assert {name: {slot for slot, texts in node["outputs"].items() if texts["tooltip"]} for name, node in chinese.items()} == hints
+
+
+def test_what_the_host_complains_of_is_no_complaint_about_the_pack_around_it(tmp_path):
+    own, comfyui = tmp_path / "custom_nodes" / "lora-locksmith", tmp_path / "lora-locksmith" / ".dev" / "ComfyUI"
+    log = tmp_path / "server.log"
+    log.write_text(f"Cannot import {comfyui / 'nodes_glsl.py'}: no OpenGL\nCannot import {own}: no torch\n", encoding="utf-8")
+    told = comfy_server.Server(Path(sys.executable), comfyui, tmp_path, log).log_text()
+    assert comfy_server.complaints_about_the_pack(told) == [f"Cannot import {own}: no torch"]
