@@ -7,11 +7,13 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
+from .errors import LocksmithError
+
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 
-class Misfit(ValueError):
+class Misfit(LocksmithError, ValueError):
     """Tensors of one adapter that do not fit each other."""
 
 

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from .errors import LocksmithError
+
 FOLDER = Path(__file__).parent / "dialects"
 FORMS = ("flat", "dotted")
 NUMBERED = re.compile(r"(?:te|text_encoder_?)(\d?)[._]$")
@@ -15,7 +17,7 @@ DENOISER = "denoiser"
 ENCODER = "text encoder"
 
 
-class DialectError(ValueError):
+class DialectError(LocksmithError, ValueError):
     """A dialect record that breaks the rules: the text names file, line, fault and remedy."""
 
 

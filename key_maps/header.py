@@ -13,6 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from .errors import LocksmithError
+
 # The format's own limit (safetensors' Rust reader, MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 100_000_000
 MAX_CONFIG_BYTES = 10_000_000  # of an adapter_config.json; real ones have some thousands
@@ -25,7 +27,7 @@ DTYPE_BITS = {
 }  # fmt: skip
 
 
-class LoraFileError(Exception):
+class LoraFileError(LocksmithError):
     """A file that cannot be read as a LoRA: the text names the file, the fault and the remedy."""
 
     def __init__(self, path: str | os.PathLike[str], fault: str, remedy: str):

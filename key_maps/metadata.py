@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .errors import LocksmithError
 from .metadata_values import MOST_ITEMS, MOST_JSON, MOST_NAME, MOST_TEXT, PLAIN, as_text, joined, named, parse_json, shortened
 
 METADATA_TABLE = Path(__file__).parent / "metadata.table"
@@ -36,7 +37,7 @@ HINTED_WORDS = re.compile(r"\s*(?:trigger|activation) (?:word|phrase|tag)s?\s*:\
 STATED, FOLDERS, TAGS = range(3)  # how good the evidence for a trigger word is, best first
 
 
-class MetadataTableError(ValueError):
+class MetadataTableError(LocksmithError, ValueError):
     """A line of metadata.table that breaks the rules: the text names line, fault and remedy."""
 
 

@@ -66,6 +66,7 @@ class Plan(NamedTuple):
     metadata: Mapping[str, str]
     site: Site
     inferred_wrapper: str = ""
+    cautions: tuple[str, ...] = ()  # sentences: what makes it doubtful that the file comes out as trained
 
 
 class _Found(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from .dialect import DENOISER
+from .errors import LocksmithError
 from .plan import Plan
 from .site import Component
 from .spell import diffusers_names
@@ -26,7 +27,7 @@ RULES = ("names", "contains", "globs", "regex")
 BLOCK = re.compile(r"(.*?)\.(\d+)(?:\.|$)")
 
 
-class PresetError(ValueError):
+class PresetError(LocksmithError, ValueError):
     """A file of presets that breaks the rules of its language: the text names file, line, fault and remedy."""
 
 

@@ -25,7 +25,10 @@ SCALED = ("lora", "loha", "lokr", "glora")  # kinds whose change is multiplied b
 
 
 class Report:
-    """What became of one file. `str(report)` is readable, `as_dict()` is what report_json prints."""
+    """What became of one file. `str(report)` is readable, `as_dict()` is what report_json prints.
+
+    cautions: sentences besides those of the plan that make it doubtful that the file comes out as trained.
+    """
 
     def __init__(
         self,
@@ -35,8 +38,10 @@ class Report:
         stock: Callable[[], Set[str]] | None = None,
         errors: tuple[str, ...] = (),
         guess: Guess | None = None,
+        cautions: tuple[str, ...] = (),
     ):
         self.plan, self.path, self.errors = plan, path, errors
+        self.cautions = (*plan.cautions, *cautions)
         self._stock, self._guess = stock, guess
         self._patterns: dict[str, list[Pattern]] = {}
         failed = failures or {}
@@ -188,6 +193,7 @@ class Report:
             "categories": dict(self.categories.most_common()),
             "inferred_wrapper": self.plan.inferred_wrapper,
             "notes": self.notes(),
+            "cautions": list(self.cautions),
             "mismatch": self.mismatch,
             "gains": [correction.short for correction in self.corrections],
             "unplaced": self.unplaced(),
@@ -221,7 +227,7 @@ class Report:
 
     def notes(self) -> list[str]:
         """What a user should know besides the counts."""
-        notes = list(self.errors)
+        notes = [*self.cautions, *self.errors]
         if self.plan.inferred_wrapper:
             wrapper = self.plan.inferred_wrapper
             notes.append(f"An unknown wrapper, {wrapper!r}, stands before every name; all names behind it fit, so it was peeled off.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .dialect import DENOISER, Dialect
 from .draw import draw_site
+from .errors import LocksmithError
 from .plan import BOOKKEEPING, DUPLICATE_TARGET, PLACED, Adapter, Plan, make_plan
 from .site import Component, everywhere
 from .spell import spell, wrapper_for
@@ -28,11 +29,11 @@ MOST_TOLD = 3  # names in one sentence
 Rows = tuple[int, int]
 
 
-class RespellError(ValueError):
+class RespellError(LocksmithError, ValueError):
     """respell.table breaks its rules: the text names line, fault and remedy."""
 
 
-class Refused(ValueError):
+class Refused(LocksmithError, ValueError):
     """A file that a dialect cannot hold whole; `reasons` has one sentence for each thing it cannot say."""
 
     def __init__(self, reasons: tuple[str, ...]):

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from .errors import LocksmithError
+
 Size = tuple[tuple[str, int], ...]  # a sum of terms: (("h", 3),) is 3h, (("", 64),) is 64
 TERM = re.compile(r"(\d*)([a-z]?)")
 UNNAMED = "_"
@@ -15,7 +17,7 @@ DIRECTIVES = ("title", "sizes", "blocks", "encoder", "kind", "root", "metadata",
 FOLDER = Path(__file__).parent / "families"
 
 
-class TableError(ValueError):
+class TableError(LocksmithError, ValueError):
     """A family table that breaks the rules of the table language: the text names file, line, fault and remedy."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..key_maps.errors import LocksmithError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -15,7 +17,7 @@ MAGNITUDES = ("magnitude", "dora_scale")  # the roles of a DoRA: per output, and
 NUMBERS = ("alpha", "scalar")  # roles that are one number each
 
 
-class AdapterError(ValueError):
+class AdapterError(LocksmithError, ValueError):
     """Tensors that are no adapter of the named kind, or do not fit the weight: the text names role and shapes."""
 
 

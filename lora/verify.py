@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..key_maps.adapters import KINDS
+from ..key_maps.errors import LocksmithError
 from ..key_maps.plan import Adapter, Plan
 from .factors import Delta, Factors, add, factors, low_rank_part
 from .planned import spec_of
@@ -22,7 +23,7 @@ Read = Callable[[str], Tensor]
 EXACT = 1e-6  # of a delta's norm: what fp64 Gram matrices of fp32 factors can tell
 
 
-class Unverified(ValueError):
+class Unverified(LocksmithError, ValueError):
     """A written file that does not do what its source does; the text names the weight."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import folder_paths
 
 from ..key_maps.checkpoint import Checkpoint, site_of_checkpoint
+from ..key_maps.errors import LocksmithError
 from ..key_maps.grammar import parse_key
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import inspect_file
@@ -22,7 +23,7 @@ MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
 NOTHING_MORE = {"inspection": None, "markdown": "", "trigger_words": []}
 
 
-class Unknown(Exception):
+class Unknown(LocksmithError):
     """A name that the host does not list."""
 
     def __init__(self, fault: str, remedy: str):

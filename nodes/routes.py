@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 from server import PromptServer
 
+from ..key_maps.errors import LocksmithError
 from .about_file import Unknown, about_file
 from .library import Library
 from .saving import NotSaved, save_listed
@@ -27,7 +28,7 @@ _writer = ThreadPoolExecutor(1, "lora_locksmith saving")
 _library = Library()
 
 
-class Refusal(Exception):
+class Refusal(LocksmithError):
     """A question that has no answer: what is wrong, what to do, and HTTP's number for it."""
 
     def __init__(self, fault: str, remedy: str, status: int = 400):

@@ -10,6 +10,7 @@ from typing import Any
 
 import folder_paths
 
+from ..key_maps.errors import LocksmithError
 from ..key_maps.files import is_file_name
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
@@ -26,7 +27,7 @@ ENDING = ".safetensors"
 REMEDY = "Give a name such as folder/name"
 
 
-class NotSaved(RuntimeError):
+class NotSaved(LocksmithError, RuntimeError):
     """What is wrong, and the remedy; `taken`: there is a file of this name already."""
 
     def __init__(self, fault: str, remedy: str, taken: bool = False):
