@@ -7,17 +7,17 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from .lines import lines_of, read_text
+
 BOOKKEEPING_TABLE = Path(__file__).parent / "bookkeeping.table"
 
 
 @lru_cache(maxsize=1)
-def _bookkeeping_rules() -> tuple[dict[str, str], tuple[tuple[re.Pattern[str], str], ...]]:
+def _bookkeeping_rules(path: Path = BOOKKEEPING_TABLE) -> tuple[dict[str, str], tuple[tuple[re.Pattern[str], str], ...]]:
     """(last word -> meaning for patterns of the form *.word, all others compiled)."""
     endings, others = {}, []
-    for line in BOOKKEEPING_TABLE.read_text("utf-8").splitlines():
-        pattern, _, meaning = line.partition(" ")
-        if not pattern or pattern.startswith("#"):
-            continue
+    for _, line in lines_of(read_text(path)):
+        pattern, _, meaning = line.strip().partition(" ")
         if pattern.startswith("*.") and "*" not in pattern[2:] and "." not in pattern[2:]:
             endings[pattern[2:]] = meaning.strip()
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import LocksmithError
+from .lines import lines_of, read_text
 
 FOLDER = Path(__file__).parent / "dialects"
 FORMS = ("flat", "dotted")
@@ -56,15 +57,9 @@ class Wrapper(NamedTuple):
 def read_dialect(path: Path) -> Dialect:
     """Read the record at `path`; raises DialectError naming file, line, what is wrong and the remedy."""
     fields: dict[str, object] = {"name": path.stem}
-    try:
-        lines = path.read_text("utf-8-sig").expandtabs().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DialectError(f"{path}: cannot be read ({error}). Save it as UTF-8 text") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in lines_of(read_text(path, DialectError)):
         key, _, value = line.strip().partition(" ")
         value = value.strip()
-        if not key or key.startswith("#"):
-            continue
         if key not in Dialect._fields or key == "name":
             known = ", ".join(field for field in Dialect._fields if field != "name")
             raise DialectError(f"{path}, line {number}: unknown field {key!r}. Use one of {known}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import product
+from itertools import islice, product
 from typing import NamedTuple
 
 from .dialect import DENOISER
@@ -30,6 +30,7 @@ from .site import Component, Shape, Site
 from .table import Family, Match, Row, evaluate, families, fill, flatten, generalise, numbered, unify
 
 MOST_BLOCKS = 1000  # of one name, that are drawn
+MOST_MODULES = 10_000  # of one row, that are drawn
 MOST_DRAWN = 32  # models kept
 Numbers = tuple[tuple[str, int], ...]
 
@@ -176,7 +177,7 @@ def _draw(family: Family, drawing: Drawing) -> Component:
 def _modules(row: Row, blocks: Mapping[str, int]) -> Iterable[str]:
     """The native names of a row, in every block."""
     counts = [range(min(blocks.get(prefix, 0), MOST_BLOCKS)) for prefix, _ in numbered(row.native[0], row.native[0])]
-    for numbers in product(*counts):
+    for numbers in islice(product(*counts), MOST_MODULES):
         yield fill(row.native[0], [str(number) for number in numbers])
 
 

@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from .lines import lines_of, read_text
+
 MOST_WORDS = 40  # at the end of a key, among which the role stands; real keys have twenty in all
 ROLES_TABLE = Path(__file__).parent / "roles.table"
 
@@ -38,8 +40,8 @@ def role_spellings(path: Path = ROLES_TABLE) -> RoleSpellings:
     exact: dict[str, tuple[str, str]] = {}
     glued: list[tuple[str, int, str]] = []
     named: dict[tuple[str, str], str] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        role, *spellings = line.partition("#")[0].split() or [""]
+    for number, line in lines_of(read_text(path)):
+        role, *spellings = line.split()
         for spelling in spellings:
             if "*" in spelling:
                 marker, _, last = spelling.partition("*")

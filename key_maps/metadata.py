@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import LocksmithError
+from .lines import lines_of, read_text
 from .metadata_values import MOST_ITEMS, MOST_JSON, MOST_NAME, MOST_TEXT, PLAIN, as_text, joined, named, parse_json, shortened
 
 METADATA_TABLE = Path(__file__).parent / "metadata.table"
@@ -144,7 +145,7 @@ class Table(NamedTuple):
 @lru_cache(maxsize=1)
 def metadata_table() -> Table:
     """The knowledge in metadata.table."""
-    return read_table(METADATA_TABLE.read_text("utf-8"))
+    return read_table(read_text(METADATA_TABLE))
 
 
 def read_table(text: str) -> Table:
@@ -153,11 +154,9 @@ def read_table(text: str) -> Table:
     answers: dict[str, tuple[str, ...]] = {}
     trainers: list[Version] = []
     section = ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in lines_of(text):
         words = line.split(None, 2)
-        if not words or line.startswith("#"):
-            continue
-        if line.startswith("["):
+        if words[0].startswith("["):
             section = line.strip()[1:-1]
         elif words[0] == "@trainer" and len(words) == 3 and "=" in words[1]:
             trainers.append(Version(*words[1].split("=", 1), words[2].strip()))

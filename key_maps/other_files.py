@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from .groups import Groups
+from .lines import lines_of, read_text
 
 OTHER_FILES_TABLE = Path(__file__).parent / "other_files.table"
 WHOLE = frozenset({"weight", "bias", "scale"})  # how a model's own tensors end
@@ -19,10 +20,9 @@ MOST_KEYS = 5000  # looked at; the models known here have fewer
 
 
 @lru_cache(maxsize=1)
-def _rules() -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+def _rules(path: Path = OTHER_FILES_TABLE) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """(what it is, its folder, patterns) for each line."""
-    lines = OTHER_FILES_TABLE.read_text("utf-8").splitlines()
-    parts = [line.split("|") for line in lines if line.strip() and not line.startswith("#")]
+    parts = [line.split("|") for _, line in lines_of(read_text(path))]
     return tuple((title.strip(), folder.strip(), tuple(patterns.split())) for title, folder, patterns in parts)
 
 

@@ -34,17 +34,32 @@ def read_own_maps(folder: Path) -> OwnMaps:
 
 def _read(folder: Path, pattern: str, read, fault: type[Exception], errors: list[str]) -> dict:
     found = {}
-    for path in sorted(folder.glob(pattern)):
+    for path in _paths(folder, pattern):
         try:
             found[path.stem] = read(path)
         except fault as error:
             errors.append(f"Your own map was left out: {error}")
-    for path in sorted(folder.glob(f"{pattern}.txt")):  # what editors make of the name where endings are hidden
+    for path in _paths(folder, f"{pattern}.txt"):  # what editors make of the name where endings are hidden
         errors.append(f"Your own map was left out: {path}: its name must not end with .txt. Rename it to {path.stem}")
     return found
 
 
 def own_maps_stamp(folder: Path) -> tuple:
-    """Changes when a file of the folder changes."""
-    files = sorted([*folder.glob("families/*.table*"), *folder.glob("dialects/*.record*")])
-    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    """Changes when a file of the folder changes, comes or goes. Never raises: a link may lead nowhere, a file may just be gone."""
+    files = [*_paths(folder / "families", "*.table*"), *_paths(folder / "dialects", "*.record*")]
+    return tuple((str(path), *_changed(path)) for path in files)
+
+
+def _paths(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def _changed(path: Path) -> tuple[int, int]:
+    try:
+        about = path.stat()
+    except OSError:
+        return 0, 0
+    return about.st_mtime_ns, about.st_size

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from .dialect import DENOISER
 from .errors import LocksmithError
+from .lines import lines_of, read_text
 from .plan import Plan
 from .site import Component
 from .spell import diffusers_names
@@ -421,17 +422,14 @@ def presets(folder: Path = FOLDER) -> tuple[Preset, ...]:
 
 def read_presets(path: Path) -> tuple[Preset, ...]:
     """Read the file at `path`; raises PresetError naming file, line, what is wrong and the remedy."""
-    try:
-        return parse_presets(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PresetError(f"{path}: cannot be read ({error}). Save it as UTF-8 text") from None
+    return parse_presets(read_text(path, PresetError), str(path))
 
 
 def parse_presets(text: str, source: str = "presets") -> tuple[Preset, ...]:
     """Parse the text of one trainer's presets."""
     reader = _Reader(source)
-    for number, line in enumerate(text.splitlines(), 1):
-        reader.read(number, line.partition(" #")[0].strip() if not line.lstrip().startswith("#") else "")
+    for number, line in lines_of(text):
+        reader.read(number, line.strip())
     return reader.finish()
 
 
@@ -451,8 +449,6 @@ class _Reader:
         return PresetError(f"{self.source}, line {self.line}: {fault}. {remedy}")
 
     def read(self, number: int, line: str) -> None:
-        if not line:
-            return
         keyword, _, rest = line.partition(" ")
         if line.startswith(("@", "[")) or keyword == "preset":
             self._close()

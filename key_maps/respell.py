@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .dialect import DENOISER, Dialect
 from .draw import draw_site
 from .errors import LocksmithError
+from .lines import lines_of, read_text
 from .plan import BOOKKEEPING, DUPLICATE_TARGET, PLACED, Adapter, Plan, make_plan
 from .site import Component, everywhere
 from .spell import spell, wrapper_for
@@ -234,15 +235,13 @@ def _meeting(component: Component, weight: str, units: list[Unit], index: int, a
 
 
 @cache
-def _table() -> tuple[list[tuple], Mapping[str, Mapping[str, str]], Mapping[tuple[str, str, str], str]]:
+def _table(path: Path = RESPELL_TABLE) -> tuple[list[tuple], Mapping[str, Mapping[str, str]], Mapping[tuple[str, str, str], str]]:
     """The lines of respell.table, its groups of roles, and (record, family, slot) -> wrapper. Raises RespellError."""
     lines: list[tuple] = []
     encoders: dict[tuple[str, str, str], str] = {}
     roles: dict[str, dict[str, str]] = {}
-    for number, line in enumerate(RESPELL_TABLE.read_text("utf-8").splitlines(), 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
+    for number, line in lines_of(read_text(path, RespellError)):
+        words = line.split()
         if words[0] == "dialect" and len(words) == 7 and words[5] in ALPHAS:
             name, families, *rest = words[1:]
             lines.append((name, tuple(families.split(",")), *rest))
@@ -255,8 +254,8 @@ def _table() -> tuple[list[tuple], Mapping[str, Mapping[str, str]], Mapping[tupl
                 group.update(roles[spelling] if not role else {role: spelling or role})
         else:
             remedy = "write dialect NAME FAMILIES RECORD NAMES ALPHA ROLES, roles GROUP ROLE..., or encoder RECORD FAMILIES SLOT WRAPPER"
-            raise RespellError(f"{RESPELL_TABLE}, line {number}: {remedy}")
+            raise RespellError(f"{path}, line {number}: {remedy}")
     unknown = {line[5] for line in lines} - roles.keys()
     if unknown:
-        raise RespellError(f"{RESPELL_TABLE}: no line says the roles of {', '.join(sorted(unknown))}")
+        raise RespellError(f"{path}: no line says the roles of {', '.join(sorted(unknown))}")
     return lines, roles, encoders

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from .dialect import DENOISER
+from .lines import lines_of, read_text
 from .plan import Plan
 from .site import Component, Site
 from .table import fill, flatten
@@ -300,10 +301,8 @@ def _replaced(name: str, pairs: Iterable[tuple[str, str]]) -> str:
 def stock_table(path: Path = STOCK_TABLE) -> Stock:
     """Read stock.table; raises ValueError naming the line that cannot be read."""
     reader = _Reader()
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
+    for number, line in lines_of(read_text(path)):
+        words = line.split()
         try:
             if line[0] == " ":
                 reader.row(words)

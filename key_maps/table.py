@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import LocksmithError
+from .lines import lines_of, read_text
 
 Size = tuple[tuple[str, int], ...]  # a sum of terms: (("h", 3),) is 3h, (("", 64),) is 64
 TERM = re.compile(r"(\d*)([a-z]?)")
 UNNAMED = "_"
 DIRECTIVES = ("title", "sizes", "blocks", "encoder", "kind", "root", "metadata", "common")
 FOLDER = Path(__file__).parent / "families"
+MOST_TOLD = 80  # characters of what is wrong that an error repeats
+MOST_DIGITS = 9  # of a size or a number of blocks
+MOST_WRITTEN = 2_000_000  # characters of all names a table stands for, every header before every row; the pack's largest has 60,000
 
 
 class TableError(LocksmithError, ValueError):
@@ -220,17 +224,14 @@ def _overlaps(outputs: Sequence[int], start: int, length: int) -> Iterable[Slice
 
 def read_table(path: Path) -> Family:
     """Read the table at `path`; raises TableError naming file, line, what is wrong and the remedy."""
-    try:
-        return parse_table(path.stem, path.read_text("utf-8-sig"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: cannot be read ({error}). Save it as UTF-8 text") from None
+    return parse_table(path.stem, read_text(path, TableError), str(path))
 
 
 def parse_table(name: str, text: str, source: str = "table") -> Family:
     """Parse the text of a table into a Family called `name`."""
     reader = _Reader(source)
-    for number, line in enumerate(text.expandtabs().splitlines(), 1):
-        reader.read(number, line.partition(" #")[0].rstrip() if not line.startswith("#") else "")
+    for number, line in lines_of(text):
+        reader.read(number, line)
     return reader.family(name)
 
 
@@ -238,13 +239,14 @@ class _Reader:
     """Collects one table line by line; a section's headers apply to all rows until the next header."""
 
     def __init__(self, source: str):
-        self.source, self.line = source, 0
+        self.source, self.line, self.text = source, 0, ""
         self.directives: dict[str, list[str]] = {name: [] for name in DIRECTIVES}
         self.lines: dict[tuple[str, str], int] = {}  # where each directive stands
         self.names_others = False  # whether the row has a ` = `
         self.sections: list[tuple[str, tuple[str, ...], bool]] = [("", ("",), False)]
         self.header_open = False
         self.rows: list[Row] = []
+        self.written = 0
 
     def fail(self, fault: str, remedy: str, directive: tuple[str, str] | None = None) -> TableError:
         if directive:
@@ -252,9 +254,8 @@ class _Reader:
         return TableError(f"{self.source}, line {self.line}: {fault}. {remedy}")
 
     def read(self, number: int, line: str) -> None:
-        self.line, line = number, line.strip()
-        if not line:
-            return
+        self.line, self.text = number, line.strip()
+        line = self.text
         if line.startswith("@"):
             keyword, _, rest = line[1:].partition(" ")
             if keyword not in self.directives:
@@ -299,6 +300,10 @@ class _Reader:
             self._add_row(native, others, names, shape, alternatives, grows, optional or maybe)
 
     def _add_row(self, native, others, names, shape, alternatives, grows, optional) -> None:
+        self.written += sum(len(other) + 8 for other in (native, *others)) * (1 + sum(len(one.parts) for one in alternatives))
+        self.written += len(self.text) * (1 + len(others))
+        if self.written > MOST_WRITTEN:
+            raise self.fail("the headers and the rows below them make too many names", "Leave out what no file uses")
         spelled = []
         for alternative in alternatives or [Alternative((Part(names[0], None),))] * (len(names) == 1):
             for other in others:
@@ -317,11 +322,13 @@ class _Reader:
             match = TERM.fullmatch(term)
             if not match or not term:
                 hint = "" if self.names_others else ", and ` = ` in front of other tools' names"
-                raise self.fail(f"{text!r} is not a size", f"Write a number, a small letter, or a sum such as 3h or h+2k{hint}")
+                raise self.fail(f"{text[:MOST_TOLD]!r} is not a size", f"Write a number, a small letter, or a sum such as 3h or h+2k{hint}")
             factor, symbol = match.groups()
+            if len(factor) > MOST_DIGITS:
+                raise self.fail("a size has too many digits", f"No model has one of more than {MOST_DIGITS}")
             terms[symbol] = terms.get(symbol, 0) + int(factor or 1)
         if any(factor == 0 for factor in terms.values()):
-            raise self.fail(f"{text!r} holds a zero", "Sizes are at least 1")
+            raise self.fail(f"{text[:MOST_TOLD]!r} holds a zero", "Sizes are at least 1")
         return tuple(sorted(terms.items()))
 
     def _alternative(self, text: str) -> Alternative:
@@ -369,9 +376,10 @@ class _Reader:
         for text in self.directives[directive]:
             variant, _, pairs = text.rpartition(":")
             try:
-                pairs = {name: int(number) for name, number in (pair.split("=") for pair in pairs.split())}
+                pairs = {name: _count(number) for name, number in (pair.split("=") for pair in pairs.split())}
             except ValueError:
-                raise self.fail(f"@{directive} {text!r} cannot be read", "Write name=number pairs", (directive, text)) from None
+                remedy = f"Write name=number pairs, with numbers from 1 on of at most {MOST_DIGITS} digits"
+                raise self.fail(f"@{directive} {text[:MOST_TOLD]!r} cannot be read", remedy, (directive, text)) from None
             numbers.setdefault(variant.strip(), {}).update(pairs)
         return numbers
 
@@ -423,6 +431,14 @@ class _Reader:
             return row.native, alternative >= 0 and row.alternatives[alternative].swap
         sizes = [piece.size for piece in row.alternatives[alternative].parts]
         return row.native, tuple(sizes), part
+
+
+def _count(text: str) -> int:
+    """A number from 1 on. Raises ValueError for all else."""
+    number = int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else 0
+    if not number:
+        raise ValueError(text)
+    return number
 
 
 def _join(prefix: str, name: str) -> str:
