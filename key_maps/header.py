@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .errors import LocksmithError
+from .settings import read_json
 
 # The format's own limit (safetensors' Rust reader, MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 100_000_000
@@ -331,7 +332,7 @@ def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | N
     try:
         with open_file(Path(path).parent / PEFT_CONFIG) as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
-        content = json.loads(raw.decode("utf-8")) if len(raw) <= MAX_CONFIG_BYTES else None
-    except (OSError, ValueError, RecursionError):
+        content = read_json(raw.decode("utf-8")) if len(raw) <= MAX_CONFIG_BYTES else None
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
@@ -15,7 +16,20 @@ from .header import TensorInfo
 from .locate import Location, locate, network_told
 from .other_files import WHOLE
 from .site import Candidate, Site
-from .strength import FROM_RANK, FROM_SPLITS, FROM_TENSORS, Settings, Strength, read_settings, scale_of, settings_for, split_qkv_rank
+from .strength import (
+    FROM_RANK,
+    FROM_SPLITS,
+    FROM_TENSORS,
+    NUMBERLESS,
+    Settings,
+    Strength,
+    alpha_counts,
+    cautions_of,
+    read_settings,
+    scale_of,
+    settings_for,
+    split_qkv_rank,
+)
 
 PLACED = "placed"
 BOOKKEEPING = "bookkeeping"
@@ -99,15 +113,16 @@ def make_plan(
     """
     planner = _Planner(tensors, metadata, site, config_beside)
     planner.run(groups or group_keys(tensors))
-    return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred)
+    return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred, planner.cautions())
 
 
 class _Planner:
     def __init__(self, tensors, metadata, site: Site, config_beside):
-        self.site, self.metadata = site, metadata
+        self.site, self.metadata, self.tensors = site, metadata, tensors
         self.shapes = {key: info.shape if isinstance(info, TensorInfo) else info for key, info in tensors.items()}
         self.settings = read_settings(metadata, config_beside)
-        self.split_rank = split_qkv_rank(metadata)
+        self.split_rank, self.split_fault = split_qkv_rank(metadata)
+        self.fused = False  # whether the fault would have counted
         self.outcomes: dict[str, Outcome] = {}
         self.adapters: list[Adapter] = []
         self.recent: list[tuple[str, tuple[str, ...] | None]] = []
@@ -235,6 +250,9 @@ class _Planner:
             if shared is not None:
                 roles["alpha"] = shared
                 keys.append(shared)
+        fault = self._alpha_fault(kind.name, roles) if "alpha" in roles else ""
+        if fault:
+            return self._set([key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault)
         settings = self._settings(location.wrapper) if self.settings else None
         strength = self._strength(kind.name, roles, location.name, found.rank, target, settings)
         grown = (target.out, *found.module.inner) if target.grows and _grows(target, found.module) else None
@@ -248,6 +266,22 @@ class _Planner:
         for key in keys:
             self.outcomes[key] = outcome
 
+    def cautions(self) -> tuple[str, ...]:
+        """What the file's settings say that was not used."""
+        split = (self.split_fault,) if self.split_fault and self.fused else ()
+        return (*split, *cautions_of(self.settings_of.values(), self.metadata))
+
+    def _alpha_fault(self, kind: str, roles: Mapping[str, str]) -> str:
+        """Why no strength can be made of an alpha tensor, as far as the header tells it: any would be a guess."""
+        key = roles["alpha"]
+        shape, info = self.shapes[key], self.tensors[key]
+        wrong = shape is not None and prod(shape) != 1
+        wrong_type = isinstance(info, TensorInfo) and info.dtype in NUMBERLESS
+        if not (wrong or wrong_type) or not alpha_counts(kind, roles):
+            return ""
+        told = f"is of the type {info.dtype}" if wrong_type else f"has the shape {list(shape)}"
+        return f"its alpha {key} {told}, but it should be one number: how strong the adapter is cannot be told"
+
     def _settings(self, wrapper: str) -> Settings | None:
         if wrapper not in self.settings_of:
             self.settings_of[wrapper] = settings_for(self.settings, wrapper)
@@ -255,6 +289,7 @@ class _Planner:
 
     def _strength(self, kind, roles, name, rank, target: Candidate, settings: Settings | None) -> Strength:
         if "alpha" in roles:
+            self.fused |= target.parts > 1
             split = self.split_rank and target.parts > 1 and rank == target.parts * self.split_rank
             return Strength(None, FROM_SPLITS, float(target.parts)) if split else BY_TENSORS
         if settings is None:
@@ -381,16 +416,12 @@ def _rank(kind: str, shapes: Mapping[str, tuple[int, ...] | None]) -> int | None
     return shape[0] if shape else None
 
 
-OPTIONS = {
-    "oft_peft": ("use_cayley_neumann", "num_cayley_neumann_terms", "coft", "eps", "block_share", "oft_block_size", "r"),
-    "boft_peft": ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor"),
-    "lora": ("fan_in_fan_out",),
-}
+OPTIONS = {"oft_peft": ("use_cayley_neumann", "num_cayley_neumann_terms", "coft", "eps"), "lora": ("fan_in_fan_out",)}
 
 
 def _options(kind: str, settings: Settings) -> tuple[tuple[str, object], ...]:
-    chosen = ((name, settings.config.get(name)) for name in OPTIONS.get(kind, ()))
-    return tuple((name, value) for name, value in chosen if isinstance(value, (bool, int, float)))
+    values = settings.values
+    return tuple((name, values.get(name)) for name in OPTIONS.get(kind, ()) if values.states(name))
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...] | None]) -> str:

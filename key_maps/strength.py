@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+from .pattern_syntax import Allowance
+from .settings import SETTINGS, Values, read_json, shown
 
 FROM_TENSORS = "alpha tensors in the file"
 FROM_HEADER = "lora_adapter_metadata in the file's header"
 FROM_CONFIG = "adapter_config.json beside the file"
 FROM_SPLITS = "alpha tensors, corrected for sd-scripts' split_qkv (saved with a multiple of the rank but the old alpha)"
 FROM_RANK = "none named in the file: alpha = rank"
-MOST_PATTERN = 200  # characters of a pattern from a stranger's file that are tried as a regular expression
+PACKED = "lora_adapter_metadata"  # diffusers' settings in the header: component.field -> value
 
 
 class Strength(NamedTuple):
@@ -25,29 +25,47 @@ class Strength(NamedTuple):
     factor: float = 1.0
 
 
-class Settings(NamedTuple):
-    """PEFT's adapter settings for one component ("" for all): config dictionary and where it came from."""
+class Settings:
+    """PEFT's adapter settings for one component ("" for all): config dictionary, where it came from, and its values in their ranges."""
 
-    config: Mapping[str, Any]
-    source: str
+    def __init__(self, config: Mapping[str, Any], source: str, allowance: Allowance | None = None):
+        self.config, self.source = config, source
+        self.values = Values(config, source, allowance)
 
 
 def read_settings(metadata: Mapping[str, str], config_beside: Mapping[str, Any] | None) -> dict[str, Settings]:
     """Adapter settings by component prefix: `transformer`, `unet`, `text_encoder` ...; "" where they name none."""
     settings: dict[str, Settings] = {}
+    allowance = Allowance()
     if config_beside:
-        settings[""] = Settings(config_beside, FROM_CONFIG)
-    try:
-        content = json.loads(metadata.get("lora_adapter_metadata", "null"))
-    except (ValueError, RecursionError):
-        content = None
+        settings[""] = Settings(config_beside, FROM_CONFIG, allowance)
+    content, _ = _unpacked(metadata)
     parts: dict[str, dict[str, Any]] = {}
-    for key, value in content.items() if isinstance(content, dict) else ():
+    for key, value in content.items():
         component, _, field = key.rpartition(".")
         parts.setdefault(component, {})[field] = value
     for component, config in parts.items():
-        settings[component] = Settings(config, FROM_HEADER)
+        settings[component] = Settings(config, FROM_HEADER, allowance)
     return settings
+
+
+def _unpacked(metadata: Mapping[str, str]) -> tuple[Mapping[str, Any], str]:
+    """(the header's settings, what is wrong with them)."""
+    text = metadata.get(PACKED, "")
+    try:
+        content = read_json(text) if text else {}
+    except ValueError:
+        return {}, "it is not JSON"
+    if content is None or isinstance(content, dict):
+        return content or {}, ""
+    return {}, f"it is {shown(content)}, not an object"
+
+
+def cautions_of(settings: Iterable[Settings | None], metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """What the settings say that was not used, a sentence each, once they have been asked for all that is needed."""
+    _, fault = _unpacked(metadata)
+    told = [f"{FROM_HEADER} cannot be read ({fault}), so that alpha = rank where nothing else tells it"] if fault else []
+    return tuple(dict.fromkeys([*told, *(text for one in settings if one is not None for text in one.values.cautions)]))
 
 
 def settings_for(settings: Mapping[str, Settings], wrapper: str) -> Settings | None:
@@ -63,6 +81,18 @@ def settings_for(settings: Mapping[str, Settings], wrapper: str) -> Settings | N
     return None
 
 
+# Kinds whose strength an alpha tensor decides, or which it limits; for a LoKr of full factors it does not count.
+WITH_ALPHA = frozenset({"lora", "loha", "lokr", "glora", "bias_lora", "oft", "boft", "oft_kohya"})
+LIMITED = frozenset({"oft", "boft", "oft_kohya"})  # alpha is a limit, and an infinite one is none
+FULL_LOKR = frozenset({"lokr_w1", "lokr_w2"})
+NUMBERLESS = frozenset({"BOOL", "C64"})  # dtypes that hold no number, as the header calls them
+
+
+def alpha_counts(kind: str, roles: Iterable[str]) -> bool:
+    """Whether the alpha tensor of an adapter of this kind with these roles has an effect."""
+    return kind in WITH_ALPHA and not (kind == "lokr" and FULL_LOKR.issubset(roles))
+
+
 SCALED = ("lora", "loha", "lokr", "bias_lora")  # kinds whose change PEFT scales; a LoKr of full factors has no rank but a scale
 
 
@@ -73,50 +103,27 @@ def scale_of(settings: Settings | None, name: str, rank: int | None, kind: str) 
     """
     if settings is None or kind not in SCALED or (rank is None and kind != "lokr"):
         return Strength(None, FROM_RANK)
-    config = settings.config
-    alpha = _by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", config.get("alpha")))
-    rank = _by_pattern(config.get("rank_pattern"), name, config.get("r")) if kind == "lokr" else rank
-    if not _is_number(alpha) or not _is_number(rank) or rank <= 0:
+    values = settings.values
+    alpha = values.by_pattern("alpha_pattern", name, "lora_alpha" if values.states("lora_alpha") else "alpha")
+    rank = values.by_pattern("rank_pattern", name, "r") if kind == "lokr" else rank
+    if alpha is None or not rank:
         return Strength(None, FROM_RANK)
-    divisor = rank**0.5 if config.get("use_rslora") or config.get("rank_stabilized") else rank
-    return Strength(alpha / divisor, settings.source)
+    stabilized = values.get("use_rslora") or values.get("rank_stabilized")
+    return Strength(alpha / (rank**0.5 if stabilized else rank), settings.source)
 
 
-def _by_pattern(patterns: object, name: str, default: Any) -> Any:
-    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        compiled = _compiled(str(pattern))
-        if compiled is not None and compiled.match(name):
-            return value
-    return default
-
-
-@lru_cache(maxsize=512)
-def _compiled(pattern: str) -> re.Pattern[str] | None:
-    # A stranger's regular expression is only trusted without nested repetition, which may take for ever.
-    if len(pattern) > MOST_PATTERN or re.search(r"[*+}]\)?[*+{]", pattern):
-        return None
-    try:
-        return re.compile(rf"(.*\.)?({pattern})$")
-    except re.error:
-        return None
-
-
-def _is_number(value: object) -> bool:
-    """Whether a value from a file can be computed with: JSON, as Python reads it, has NaN and numbers that are too large."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def split_qkv_rank(metadata: Mapping[str, str]) -> int | None:
-    """The rank each split was trained with, where sd-scripts' `split_qkv` network wrote the file; else None.
+def split_qkv_rank(metadata: Mapping[str, str]) -> tuple[int | None, str]:
+    """(the rank each split was trained with, where sd-scripts' `split_qkv` network wrote the file, else None; why it is not known).
 
     sd-scripts networks/lora_flux.py merges the splits on saving to rank 3r (qkv) or 4r (linear1) and keeps alpha: issue #2204.
     """
     if "split_qkv" not in metadata.get("ss_network_args", ""):
-        return None
+        return None, ""
     try:
         arguments = json.loads(metadata["ss_network_args"])
         if str(arguments.get("split_qkv")).lower() != "true":
-            return None
-        return int(float(metadata.get("ss_network_dim", "")))
-    except (ValueError, AttributeError, RecursionError, OverflowError):
-        return None
+            return None, ""
+    except (ValueError, AttributeError, RecursionError):
+        return None, ""
+    rank, fault = SETTINGS["ss_network_dim"].read(metadata.get("ss_network_dim"))
+    return rank, f"{fault}, though sd-scripts' split_qkv needs a correction by it" if fault else ""

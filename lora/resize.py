@@ -21,12 +21,12 @@ from ..key_maps.inspection import Inspection, inspect_file, inspect_header
 from ..key_maps.locate import Location, locate
 from ..key_maps.plan import Adapter
 from ..key_maps.site import Site
-from ..key_maps.strength import read_settings, scale_of, settings_for
+from ..key_maps.strength import alpha_counts, read_settings, scale_of, settings_for
 from .factors import Delta, Factors, Kronecker, factor_of, factors, low_rank_part
-from .planned import spec_of
+from .planned import alpha_value, spec_of
 from .reader import map_tensors
 from .spec import MAGNITUDES, AdapterError, AdapterSpec
-from .tensors import Tensors, size, take_scalar
+from .tensors import Tensors, size
 from .truncate import Truncation, truncated
 from .writer import PEFT_FILE, STALE, write_lora
 
@@ -216,7 +216,7 @@ class _Work:
             return spec_of(item.adapter, tensors)._replace(swap=False)
         kind = item.kind.removesuffix("_lora") if item.kind == "bias_lora" else item.kind
         if "alpha" in tensors:
-            return AdapterSpec(kind, take_scalar(tensors, "alpha").item())
+            return AdapterSpec(kind, alpha_value(tensors["alpha"], item.kind) if alpha_counts(item.kind, tensors) else None)
         role = RANK_ROLES.get(item.kind, "down")
         rank = size(tensors, 0, role) if role in tensors else None
         settings = settings_for(self.settings, item.location.wrapper)

@@ -17,13 +17,13 @@ from ..key_maps.groups import group_keys, network_alpha
 from ..key_maps.locate import locate
 from ..key_maps.plan import DUPLICATE_TARGET, PLACED, Adapter, Plan
 from ..key_maps.site import Site
-from ..key_maps.strength import Settings, read_settings, scale_of, settings_for
+from ..key_maps.strength import Settings, alpha_counts, read_settings, scale_of, settings_for
 from .adapters import patched_weight
 from .additive import lokr_rank, low_rank
 from .factors import Delta, Factors, add, factor_of, factors, low_rank_part
-from .planned import has_delta, kind_of, spec_of
+from .planned import alpha_value, has_delta, kind_of, spec_of
 from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec, first_line
-from .tensors import size, take, take_matrix, take_scalar
+from .tensors import size, take, take_matrix
 
 __all__ = ["Comparison", "ModuleWeight", "Weights", "compare_weights", "weigh"]
 
@@ -388,7 +388,7 @@ def _lost(row: ModuleWeight, roles: Mapping[str, str], settings: Settings | None
     rank = lokr_rank(tensors) if kind == "lokr" else None
     rank = size(tensors, 0, RANKS[row.kind]) if RANKS.get(row.kind) in tensors else rank
     if "alpha" in tensors:
-        spec = AdapterSpec(kind, take_scalar(tensors, "alpha").item())
+        spec = AdapterSpec(kind, alpha_value(tensors["alpha"], row.kind) if alpha_counts(row.kind, tensors) else None)
     else:
         spec = AdapterSpec(kind, scale=scale_of(settings, name, rank, row.kind).scale)
     return _with_delta(row._replace(rank=rank), spec, tensors)

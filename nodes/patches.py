@@ -16,7 +16,7 @@ from comfy.weight_adapter.lora import LoRAAdapter
 from ..key_maps.plan import Adapter, Plan
 from ..key_maps.site import Site
 from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
-from ..lora.planned import adapter_of
+from ..lora.planned import adapter_of, alpha_of
 from ..lora.spec import first_line
 
 Tensors = Mapping[str, torch.Tensor]
@@ -114,7 +114,7 @@ def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
     """The alpha that makes the host's adapters as strong as the plan says."""
     if "alpha" in tensors:
         # 0 is "not set" to sd-scripts (networks/lora.py LoRAModule), which reads it as alpha = rank.
-        return tensors["alpha"].item() * adapter.strength.factor or None
+        return alpha_of(adapter, tensors) or None
     if adapter.strength.scale is not None and adapter.rank:
         return adapter.strength.scale * adapter.rank
     return None

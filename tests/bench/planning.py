@@ -36,6 +36,29 @@ def plan(bench: Bench):
 
 
 @measurement(
+    Row("patterns", "Planning 2,000 modules with 2,000 patterns for alpha", "the same file without them", "with", "without", 1.5, 2),
+    rounds=21,
+    short_rounds=11,
+)
+def patterns(bench: Bench):
+    from lora_locksmith.key_maps.peft_config import Trained, adapter_config, header_settings
+    from lora_locksmith.key_maps.plan import make_plan
+    from lora_locksmith.key_maps.site import Site, denoiser_component
+
+    modules = [f"blocks.{block}.{layer}" for block in range(200) for layer in ("qkv", "proj", "mlp.0", "mlp.2", *"abcdef")]
+    site = Site([denoiser_component({f"diffusion_model.{module}.weight": (64, 64) for module in modules})])
+    shapes = {f"diffusion_model.{module}.lora_{role}.weight": shape for module in modules for role, shape in (("A", (4, 64)), ("B", (64, 4)))}
+    # As `fix --to peft` writes a file with an alpha for each module: full names, all but the most frequent alpha's.
+    config = adapter_config({module: Trained(4, 1 + place / 4) for place, module in enumerate(["one", *modules])}, modules)
+    assert len(config["alpha_pattern"]) == len(modules) == 2000
+    plain = config | {"alpha_pattern": {}}
+    told = {name: {"lora_adapter_metadata": header_settings({"": one})} for name, one in (("with", config), ("without", plain))}
+    plans = {name: lambda metadata=metadata: make_plan(shapes, metadata, site) for name, metadata in told.items()}
+    assert len({adapter.strength.scale for adapter in plans["with"]().adapters}) == len(modules)
+    return bench.take_turns(plans)
+
+
+@measurement(
     *(
         Row(f"index, {name}", f"Indexing a model: {name}", "`json.loads` of its names and shapes", name, f"json.loads of {name}", ratio, 60)
         for name, ratio in zip(MODELS, (3, 2, 1, 1), strict=True)
