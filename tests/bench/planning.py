@@ -47,7 +47,9 @@ def patterns(bench: Bench):
 
     modules = [f"blocks.{block}.{layer}" for block in range(200) for layer in ("qkv", "proj", "mlp.0", "mlp.2", *"abcdef")]
     site = Site([denoiser_component({f"diffusion_model.{module}.weight": (64, 64) for module in modules})])
-    shapes = {f"diffusion_model.{module}.lora_{role}.weight": shape for module in modules for role, shape in (("A", (4, 64)), ("B", (64, 4)))}
+    shapes = {
+        f"diffusion_model.{module}.lora_{role}.weight": shape for module in modules for role, shape in (("A", (4, 64)), ("B", (64, 4)))
+    }
     # As `fix --to peft` writes a file with an alpha for each module: full names, all but the most frequent alpha's.
     config = adapter_config({module: Trained(4, 1 + place / 4) for place, module in enumerate(["one", *modules])}, modules)
     assert len(config["alpha_pattern"]) == len(modules) == 2000

@@ -40,7 +40,9 @@ ANCHORED = st.builds(
     ROW,
     st.sampled_from(["", "", "$", r"\Z", ".*"]),
 )
-NAMES = st.lists(st.sampled_from(["a", "b", "to_q", "to-k", "lin", "0", "1", "10", "x9", ".", ".", ".", "_", "{", "c"]), min_size=1, max_size=7)
+NAMES = st.lists(
+    st.sampled_from(["a", "b", "to_q", "to-k", "lin", "0", "1", "10", "x9", ".", ".", ".", "_", "{", "c"]), min_size=1, max_size=7
+)
 NAME = st.one_of(NAMES.map("".join), st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(".".join))
 PATTERN = st.one_of(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(".".join),
@@ -93,7 +95,9 @@ def test_any_text_is_read_as_python_reads_it_or_not_at_all(pattern, name):
         assert place == peft_says([pattern], name), (pattern, name)
 
 
-@pytest.mark.parametrize("pattern", ["(?=a)a", "(?!b)a", r"a\b", r"(a)\1", "(?i)A", "a{2}{3}", "a**", "(", ")", "[", "*", "a++", "(?#x)a", "[b-a]"])
+@pytest.mark.parametrize(
+    "pattern", ["(?=a)a", "(?!b)a", r"a\b", r"(a)\1", "(?i)A", "a{2}{3}", "a**", "(", ")", "[", "*", "a++", "(?#x)a", "[b-a]"]
+)
 def test_what_is_richer_or_none_at_all_is_not_read(pattern):
     assert Patterns(["x", pattern, "a"]).first("m.a") == (2, 1)
     assert Patterns(["a", pattern]).first("m.a") == (0, 0)
@@ -185,9 +189,7 @@ def test_the_work_grows_with_the_names_and_the_patterns_and_not_with_their_produ
 
 
 WEIGHTS = {f"diffusion_model.blocks.{i}.lin.weight": (8, 8) for i in range(4)}
-KEYS = {
-    f"base_model.model.blocks.{i}.lin.lora_{role}.weight": shape for i in range(4) for role, shape in (("A", (4, 8)), ("B", (8, 4)))
-}
+KEYS = {f"base_model.model.blocks.{i}.lin.lora_{role}.weight": shape for i in range(4) for role, shape in (("A", (4, 8)), ("B", (8, 4)))}
 
 
 def planned(**config):
