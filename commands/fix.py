@@ -164,7 +164,7 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     dialect = options.to or NATIVE
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
-    found = inspect_file(path, site)
+    found = inspect_file(path, site, whole=True)
     _check_told(found, dialect, options.drop)
     if not options.to and loads_whole(found) and not found.gains:
         return Outcome(os.fspath(path), FINE, SOUND)
@@ -282,7 +282,7 @@ def _now(written: Written, site: Site | None) -> str:
     """What the stock loader makes of the new file, where that is told by its header."""
     if written.dialect != NATIVE:
         return "wrote"
-    again = inspect_file(written.path, site)
+    again = inspect_file(written.path, site, whole=True)
     if not again.gains:
         return "the stock loader now loads it wholly and rightly; wrote"
     return f"the stock loader still differs ({'; '.join(again.gains)}); wrote"

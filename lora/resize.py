@@ -113,7 +113,7 @@ def resize_file(
     """
     check_free(target, overwrite)
     beside = Path(target).with_name(PEFT_CONFIG) if Path(target).name == PEFT_FILE else None
-    found = inspect_file(source, site)
+    found = inspect_file(source, site, whole=True)
     onto_itself = os.path.exists(target) and os.path.samefile(source, target)
     made = resize(found, map_tensors(source, found.header, passing=True, replaced=onto_itself), ask, dtype, dora)
     origin = {"locksmith.source": Path(source).name, "locksmith.source_sha256": file_hashes(source).sha256}

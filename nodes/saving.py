@@ -64,7 +64,7 @@ def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapp
     """(what is in a listed file, its tensors, where it comes from). Raises NotSaved for a file that cannot be read."""
     path = folder_paths.get_full_path_or_raise("loras", lora_name)
     try:
-        found = host.inspect(model, clip, path, own_maps())
+        found = host.inspect(model, clip, path, own_maps(), whole=True)
         provenance = {"locksmith.source": Path(path).name, "locksmith.source_sha256": file_hashes(path).sha256}
         return found, host.read_lora(path).tensors, provenance
     except LoraFileError as error:
