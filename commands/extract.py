@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from ..key_maps.header import LoraFileError
+from ..key_maps.errors import LocksmithError
 from .arguments import add_cuts, add_dialect, add_written, ask_of, dtype_of
 from .output import FINE, PROBLEMS, failed, progress, shown, spread
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with progress("Extracting") as told:
             found = extract_file(options.base, options.tuned, options.output, how, options.to, dtype_of(options), options.overwrite, told)
-    except (OSError, ValueError, RuntimeError, LoraFileError) as error:
+    except (OSError, ValueError, RuntimeError, LocksmithError) as error:
         return failed(error, options.json)
     if options.json:
         rows = [row._asdict() for row in found.rows]

@@ -8,25 +8,27 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..key_maps.checkpoint import site_of_checkpoint
+from ..key_maps.errors import LocksmithError, exhausted
 from ..key_maps.files import making_folder, replacing
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.library import ENDINGS
 from ..key_maps.report import plural
-from ..key_maps.respell import NATIVE, UNTOLD, Refused, respell, rivals_apart, writable
+from ..key_maps.respell import NATIVE, UNTOLD, Refused, losses, losses_told, respell, rivals_apart, writable
 from .arguments import DTYPES, dtype_of
 from .inspect import loads_whole
 from .output import FAILED, FINE, PROBLEMS, progress, say, shown
 
 if TYPE_CHECKING:
+    from ..key_maps.plan import Plan
     from ..key_maps.site import Site
     from ..lora.convert import Conversion
     from ..lora.writer import Written
@@ -34,21 +36,22 @@ if TYPE_CHECKING:
 DESCRIPTION = """Writes LoRA files in the names of another tool: fused and split exactly, read back and compared before they are
 put in place. Without --to: in ComfyUI's own names, and only files that the stock loader does not load wholly and rightly.
 To go on training, give --to the trainer's name; the README says where each trainer wants the file.
-Exit code 0: all is done; 1: a file could not be written so, and why; 2: a file cannot be read."""
+Exit code 0: all is done; 1: a file could not be written so, or not whole (--drop), and why; 2: a file cannot be read."""
 SOUND = "the stock loader loads it wholly and rightly; left as it is"
 ALREADY = "it has these names already; left as it is"
-ENDS = ("need nothing", "have these names already", "written", "not written", "cannot be read or written")
+ENDS = ("need nothing", "have these names already", "written", "written, but not whole", "not written", "cannot be read or written")
 BACKUP = ".bak"
 WAYS = ("renamed", "fused, split or turned", "written as full matrices, as nothing smaller is exact")
 
 
 class Outcome(NamedTuple):
-    """What became of one file: its exit code, one sentence, and where the new file is."""
+    """What became of one file: its exit code, one sentence, where the new file is, and how many keys that count are not in it."""
 
     file: str
     code: int
     told: str
     written: str = ""
+    lost: int = 0
 
 
 def add(commands: Any) -> None:
@@ -65,7 +68,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--recursive", action="store_true", help="folders: all that is below them, too")
     command.add_argument("--dtype", choices=DTYPES, help="of the new file's tensors (default: each as it was)")
-    command.add_argument("--drop", action="store_true", help="leave out what has no place in the model or no name in DIALECT")
+    command.add_argument("--drop", action="store_true", help="leave out what has no place in the model, no name in DIALECT, or is NaN")
     command.add_argument("--overwrite", action="store_true", help="replace files of the same name in the place of the new ones")
     command.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     command.add_argument("--json", action="store_true", help="for programs: one JSON object for each file, one to a line")
@@ -99,23 +102,28 @@ def _outcome(path: Path, destination: Path, site: Site | None, options: argparse
         return _fix(path, destination, site, options)
     except LoraFileError as error:
         return Outcome(os.fspath(path), FAILED, f"{error.fault}. {error.remedy}")
-    except (Refused, FileExistsError) as error:
+    except (LocksmithError, FileExistsError) as error:
         return Outcome(os.fspath(path), PROBLEMS, f"not written: {_reason(error)}")
-    except OSError as error:
-        return Outcome(os.fspath(path), FAILED, f"not written: {error.strerror or error}")
+    except (OSError, MemoryError, RuntimeError) as error:
+        fault = exhausted(error) or getattr(error, "strerror", "")
+        if not fault and not isinstance(error, OSError):
+            raise
+        return Outcome(os.fspath(path), FAILED, f"not written: {fault or error}")
 
 
 def _end(outcome: Outcome) -> int:
     """The outcome's place in ENDS."""
+    if outcome.lost:
+        return 3
     if outcome.code != FINE:
-        return 3 if outcome.code == PROBLEMS else 4
+        return 4 if outcome.code == PROBLEMS else 5
     return {SOUND: 0, ALREADY: 1}.get(outcome.told, 2)
 
 
 def _summary(ends: Counter[int], options: argparse.Namespace) -> str:
     if not ends:
         return f"{options.paths[0]}: there is no LoRA file in it; --recursive looks below it, too."
-    words = (*ENDS[:2], "would be written" if options.dry_run else "written", *ENDS[3:])
+    words = [f"would be {words}" if options.dry_run and place in (2, 3) else words for place, words in enumerate(ENDS)]
     told = [f"{ends[end]:,} {words[end]}" for end in sorted(ends)]
     return f"{plural(ends.total(), 'file')}: {', '.join(told)}."
 
@@ -164,26 +172,44 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     dialect = options.to or NATIVE
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
-    found = inspect_file(path, site)
+    found = inspect_file(path, site, whole=True)
     _check_told(found, dialect, options.drop)
-    if not options.to and loads_whole(found) and not found.gains:
+    sound = not options.to and loads_whole(found) and not found.gains
+    # In a folder a header that is right is believed: reading all weights of a library would take minutes.
+    if sound and path not in map(Path, options.paths):
         return Outcome(os.fspath(path), FINE, SOUND)
     if options.in_place:
         _check_replaceable(path, dialect)
     tensors = map_tensors(path, found.header, passing=True, replaced=options.in_place)
-    dtype = dtype_of(options)
+    dtype, planned = dtype_of(options), found.plan
+    found.plan = _finite(found, tensors, options.drop)
+    if sound and found.plan is planned:
+        return Outcome(os.fspath(path), FINE, SOUND)
     conversion = _converted(found, tensors, dialect, dtype, options.drop)
     if dtype is None and _already(found, conversion):
         return Outcome(os.fspath(path), FINE, ALREADY)
+    lost = losses(found.plan, conversion.left_out)
+    code = PROBLEMS if lost else FINE
     if options.dry_run:
-        told = _told(found, dialect, conversion.ways.values(), len(conversion.left_out))
-        return Outcome(os.fspath(path), FINE, f"would be written: {told}")
+        told = _told(found, dialect, conversion.ways.values(), conversion.left_out)
+        return Outcome(os.fspath(path), code, f"would be written: {told}", lost=len(lost))
     try:
         written = _write(found, tensors, destination, dialect, dtype, options)
     except Unverified as error:
         raise Refused((f"what was written did not do the same ({error})",)) from None
-    told = _told(found, dialect, (written.renamed, written.computed, written.full), len(written.left_out))
-    return Outcome(os.fspath(path), FINE, f"{told}; verified; {_now(written, site)} {written.path}".rstrip(), os.fspath(written.path))
+    told = _told(found, dialect, (written.renamed, written.computed, written.full), written.left_out)
+    told = f"{told}; {'the rest is ' if lost else ''}verified; {_now(written, site)} {written.path}".rstrip()
+    return Outcome(os.fspath(path), code, told, os.fspath(written.path), len(lost))
+
+
+def _finite(found: Inspection, tensors, drop: bool) -> Plan:
+    """`without_odd`, whose refusal names --drop."""
+    from ..lora.not_finite import NotFinite, without_odd
+
+    try:
+        return without_odd(found.plan, tensors.__getitem__, drop)
+    except NotFinite as error:
+        raise Refused((f"{error}, or leave those modules out with --drop",)) from None
 
 
 def _check_told(found: Inspection, dialect: str, drop: bool) -> None:
@@ -272,17 +298,20 @@ def _file_at(path: Path) -> tuple[int, int]:
     return about.st_dev, about.st_ino
 
 
-def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: int) -> str:
+def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: Mapping[str, str]) -> str:
     parts = [f"{found.writer} -> {dialect}" if found.writer != "cannot tell" else f"-> {dialect}"]
-    parts += [f"{count} modules {way}" for count, way in zip(ways, WAYS, strict=True) if count]
-    return ", ".join(parts + [f"{left_out} keys left out"] * bool(left_out))
+    parts += [f"{plural(count, 'module')} {way}" for count, way in zip(ways, WAYS, strict=True) if count]
+    lost = losses(found.plan, left_out)
+    rest = len(left_out) - len(lost)
+    parts += [f"{plural(rest, 'key')} without an effect of {'its' if rest == 1 else 'their'} own left out"] * bool(rest)
+    return losses_told(lost) + ", ".join(parts)
 
 
 def _now(written: Written, site: Site | None) -> str:
     """What the stock loader makes of the new file, where that is told by its header."""
     if written.dialect != NATIVE:
         return "wrote"
-    again = inspect_file(written.path, site)
+    again = inspect_file(written.path, site, whole=True)
     if not again.gains:
         return "the stock loader now loads it wholly and rightly; wrote"
     return f"the stock loader still differs ({'; '.join(again.gains)}); wrote"

@@ -9,14 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..key_maps.header import LoraFileError
+from ..key_maps.errors import LocksmithError
 from .arguments import add_cuts, add_dialect, add_written, ask_of
-from .output import FINE, failed, show_markdown
+from .output import FINE, PROBLEMS, failed, say, show_markdown
 
 DESCRIPTION = """Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at strength 0.8, as on
-a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without --rank, --energy and --error the sum is exact. In other
-names than ComfyUI's own (--to) a layer that ComfyUI fuses, such as q, k and v, is split again where the files have it split, which
-makes the file smaller. Needs torch. Exit code 0: written; 2: not."""
+a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without --rank, --energy and --error the sum is exact where it has
+exact factors; what has none (two LoKr of whole factors, DoRA, OFT) is cut to rank 128, or kept whole with --exact. In other names
+than ComfyUI's own (--to) a layer that ComfyUI fuses, such as q, k and v, is split again where the files have it split, which
+makes the file smaller. Needs torch. Exit code 0: written, and nothing was lost; 1: something was, as the first line tells; 2: nothing
+was written."""
 # Named here, as asking lora/ for them would import torch for every command.
 METHODS = (
     "sum, average, task_arithmetic, slerp, karcher, orthogonal, breadcrumbs, dare_linear, dare_ties, della, della_linear, magnitude_prune, "
@@ -47,6 +49,7 @@ def add(commands: Any) -> None:
         help="weights for parts of the N-th LoRA, such as 'double_blocks.0-5=0.5, *.img_mlp=0, te=0'",
     )  # fmt: skip
     add_cuts(command)
+    command.add_argument("--exact", action="store_true", help="full differences, as large as the weights, where no factors are exact")
     add_written(command, "as in the sources")
     add_dialect(command)
     command.add_argument(
@@ -83,11 +86,11 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError("say with -o where the merge goes")
         how = options.method, dict(options.settings), *ask_of(options), options.dtype or "", options.seed
         with ExitStack() as files:
-            told = _merge(options, Recipe(*how), *_sources(options, files))
-    except (OSError, ValueError, LoraFileError) as error:
+            told = _merge(options, Recipe(*how, exact=options.exact), *_sources(options, files))
+    except (OSError, ValueError, LocksmithError) as error:
         return failed(error, options.json)
     print(json.dumps(told.as_dict(), ensure_ascii=False)) if options.json else show_markdown(told.markdown())
-    return FINE
+    return FINE if told.is_whole else PROBLEMS
 
 
 def _sources(options: argparse.Namespace, files: ExitStack) -> tuple[list[Any], dict[str, str]]:
@@ -141,6 +144,8 @@ def _merge(options: argparse.Namespace, recipe: Any, sources: Sequence[Any], fam
     if options.dry_run:
         report.expect(forecast(sources, recipe, measure=True))
         return report
+    if options.exact:
+        say(f"The new file will take up to {forecast(sources, recipe).bytes / 1e6:,.1f} MB.")
     metadata = {**merge_metadata(sources, recipe, [entry.path for entry in options.loras]), **family}
     base = _base(options, sources)
     made = write_merged(options.output, sources, recipe, metadata, base, options.overwrite, report.add, meetings=True, dialect=options.to)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..key_maps.header import LoraFileError
+from ..key_maps.errors import LocksmithError, exhausted
 from . import compare, extract, fix, inspect, merge, resize, scan
 from .output import FAILED, INTERRUPTED, show_any_text, shown
 
@@ -36,8 +36,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = options.run(options)
         sys.stdout.flush()
         return code
-    except LoraFileError as error:
+    except LocksmithError as error:
         print(shown(f"{error}."), file=sys.stderr)
+        return FAILED
+    except (MemoryError, RuntimeError) as error:
+        if not exhausted(error):
+            raise
+        done = " ".join(map(str, sys.argv[1:] if arguments is None else arguments))
+        print(shown(f"{done}: {exhausted(error)}. Nothing was written of what was not finished."), file=sys.stderr)
         return FAILED
     except ModuleNotFoundError as error:
         if error.name not in FROM_COMFYUI:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from ..key_maps.header import LoraFileError
+from ..key_maps.errors import LocksmithError
 from .arguments import add_cuts, add_written, ask_of, dtype_of
 from .output import FINE, failed, shown, spread
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         site = site_of_checkpoint(options.against).site if options.against else None
         made = resize_file(options.file, options.output, ask_of(options), dtype_of(options), options.dora, options.overwrite, site)
-    except (OSError, ValueError, LoraFileError) as error:
+    except (OSError, ValueError, LocksmithError) as error:
         return failed(error, options.json)
     if options.json:
         print(json.dumps({"file": options.output, "kept_energy": made.kept_energy, "modules": [row._asdict() for row in made.rows]}))

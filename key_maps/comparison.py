@@ -11,6 +11,7 @@ from typing import Any
 from .dialect import DENOISER
 from .inspection import Inspection, inspect_file, spread
 from .markdown import cell, code, counted, table
+from .site import model_alone
 from .trained import blocks_of
 
 MOST_LISTED = 40
@@ -140,7 +141,7 @@ def compare_files(first: str | os.PathLike[str], second: str | os.PathLike[str])
     """
     a, b = inspect_file(first), inspect_file(second)
     if a.family.name in b.family.rivals:
-        b = inspect_file(second, a.plan.site)
+        b = inspect_file(second, model_alone(a.plan.site), whole=True)
     elif b.family.name in a.family.rivals:
-        a = inspect_file(first, b.plan.site)
+        a = inspect_file(first, model_alone(b.plan.site), whole=True)
     return FileComparison(a, b)

@@ -65,10 +65,25 @@ def draw_site(guess: Guess, groups: Sequence[Group], shapes: Shapes, known: Site
         )
     ]
     if guess.encoder_modules:
-        drawings += _encoder_drawings(known, drawings[0], guess.encoder_modules, groups, shapes)
+        drawings += _encoder_drawings(known, known.families[name], guess.encoder_modules, groups, shapes)
     if own is not NONE:
         return Site([_draw(known.families[drawing.family], drawing) for drawing in drawings], own)
     return _known_site(tuple(drawings))
+
+
+def with_encoders(site: Site, guess: Guess, groups: Sequence[Group], shapes: Shapes, own: OwnMaps = NONE) -> Site:
+    """The site with the text encoders beside it that the file trains and the site lacks, drawn from their tables.
+
+    A model's file or a wired MODEL holds no text encoders; which ones belong to it its family's table tells all the same.
+    """
+    denoiser = site.components.get(DENOISER)
+    family = (denoiser and denoiser.family) or site.families.get(guess.name)
+    if denoiser is None or family is None or not guess.encoder_modules:
+        return site
+    drawings = _encoder_drawings(site, family, guess.encoder_modules, groups, shapes)
+    make = _known_component if own is NONE else lambda drawing: _draw(site.families[drawing.family], drawing)
+    missing = [make(drawing) for drawing in drawings if drawing.slot not in site.components]
+    return Site([*site.components.values(), *missing], own) if missing else site
 
 
 @lru_cache(maxsize=MOST_DRAWN)
@@ -181,10 +196,9 @@ def _modules(row: Row, blocks: Mapping[str, int]) -> Iterable[str]:
         yield fill(row.native[0], [str(number) for number in numbers])
 
 
-def _encoder_drawings(known: Site, denoiser: Drawing, modules, groups, shapes) -> list[Drawing]:
+def _encoder_drawings(known: Site, family: Family, modules, groups, shapes) -> list[Drawing]:
     """One drawing for each text encoder of the denoiser's family that the file trains."""
-    family = known.families[denoiser.family]
-    names = Component(DENOISER, denoiser.prefix, {}, family)
+    names = Component(DENOISER, "", {}, family)
     site = Site([names, *(Component(slot, "", {}, None) for slot in family.encoders)])
     found: dict[str, list[Sample]] = {}
     wanted = set(modules)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .diagnosis import metadata_matches
 from .dialect import DENOISER
-from .draw import draw_site
+from .draw import draw_site, with_encoders
 from .garbage import without_collection
 from .groups import Groups, group_keys
 from .header import Header, adapter_config_beside, read_header, read_numbers
@@ -332,13 +332,20 @@ ODD_ALPHAS = (
 )
 
 
-def inspect_file(path: str | os.PathLike[str], site: Site | None = None, own: OwnMaps = NONE, stock: AskStock | None = None) -> Inspection:
+def inspect_file(
+    path: str | os.PathLike[str],
+    site: Site | None = None,
+    own: OwnMaps = NONE,
+    stock: AskStock | None = None,
+    whole: bool = False,
+) -> Inspection:
     """Inspect the safetensors file at `path`; nothing but its header and its alphas is read. Raises LoraFileError.
 
-    `site`: the connected model and text encoders; what is missing in it is drawn from the tables. `stock`: asks the host what
-    its loader would place; without it the answer comes from what is known of the stock loader.
+    `site`: the connected model and text encoders; a missing model is drawn from the tables. `whole`: so are missing text encoders,
+    for whoever writes the file again and must lose nothing. `stock`: asks the host what its loader would place; without it the
+    answer comes from what is known of the stock loader.
     """
-    return inspect_header(path, read_header(path), adapter_config_beside(path), site, own, stock)
+    return inspect_header(path, read_header(path), adapter_config_beside(path), site, own, stock, whole)
 
 
 def inspect_header(
@@ -348,9 +355,10 @@ def inspect_header(
     site: Site | None = None,
     own: OwnMaps = NONE,
     stock: AskStock | None = None,
+    whole: bool = False,
 ) -> Inspection:
     """The same for a header that was read before."""
-    found = _read(header, config_beside, site, own) if site is not None or own is not NONE else _read_or_remember(header, config_beside)
+    found = _read(header, config_beside, site, own, whole) if site is not None or own is not NONE else _read_or_remember(header, config_beside)
     plan = found.plan._replace(metadata=header.metadata)
     return Inspection(os.fspath(path), header, config_beside, found.groups, found.guess, plan, stock, own)
 
@@ -375,13 +383,15 @@ def _read_or_remember(header: Header, config_beside: Mapping[str, Any] | None) -
     return found
 
 
-def _read(header: Header, config_beside: Mapping[str, Any] | None, site: Site | None, own: OwnMaps) -> _Found:
+def _read(header: Header, config_beside: Mapping[str, Any] | None, site: Site | None, own: OwnMaps, whole: bool = False) -> _Found:
     shapes = {name: info.shape for name, info in header.tensors.items()}
     known = site if site is not None else everywhere(own)
     with without_collection():
         groups = group_keys(shapes)
         guess = identify(groups.groups, shapes, header.metadata, known)
         place = whole_site(site, guess, groups, shapes, known, own)
+        if whole:
+            place = with_encoders(place, guess, groups.groups, shapes, own)
         return _Found(groups, guess, make_plan(header.tensors, header.metadata, place, config_beside, groups))
 
 

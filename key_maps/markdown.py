@@ -30,14 +30,14 @@ IN_TEXT = str.maketrans({**LINES, "<": "&lt;"})
 def markdown(inspection: Inspection, detail: str = SUMMARY, hashes: Hashes | None = None, weights: Mapping[str, Any] | None = None) -> str:
     """The report. `detail`: one of DETAILS; `hashes`: the file's; `weights`: lora.weights.Weights.as_dict()."""
     sections = [
-        ("", [f"**{_plain(inspection.verdict)}**"]),
+        ("", [f"**{plain(inspection.verdict)}**"]),
         ("What it is", list(_what(inspection, hashes))),
         ("What will load", list(_loads(inspection))),
         ("What was trained", list(_trained(inspection))),
         ("What was never trained", list(_missed(inspection))),
         ("Weights", list(_weights(weights, detail)) if weights else []),
         ("Metadata", list(_metadata(inspection))),
-        ("Health", [f"- {_plain(health.finding)}. {health.meaning}" for health in inspection.health] or ["Nothing odd was found."]),
+        ("Health", [f"- {plain(health.finding)}. {health.meaning}" for health in inspection.health] or ["Nothing odd was found."]),
     ]
     if detail != SUMMARY:
         sections.append(("Modules", list(_modules(inspection))))
@@ -51,16 +51,16 @@ def _what(inspection: Inspection, hashes: Hashes | None) -> Iterator[str]:
     evidence = "; ".join(inspection.guess.evidence)
     yield from table(("", ""), _rows(
         ("File", f"{code(Path(inspection.path).name)}, {size_told(inspection.size)}, {len(inspection.header.tensors):,} tensors"),
-        ("Made for", _plain((family.title or "cannot be told") + _bracketed(evidence))),
+        ("Made for", plain((family.title or "cannot be told") + _bracketed(evidence))),
         ("Close to", ", ".join(_close(title, share) for title, share in inspection.guess.runners_up)),
-        ("Written by", _plain(writer.title + _bracketed(inspection.metadata.trainer_version, writer.evidence))),
+        ("Written by", plain(writer.title + _bracketed(inspection.metadata.trainer_version, writer.evidence))),
         ("Adapters", ", ".join(f"{count} {kind}" for kind, count in inspection.kinds.most_common())),
         ("Rank", counted(inspection.ranks)),
         ("Alpha", counted(inspection.alpha_counts)),
         ("Strength", _strength(inspection)),
         ("Data types", counted(inspection.dtypes)),
         *((label, code(text)) for label, text in (hashes._asdict() if hashes else {}).items()),
-        ("Stored hash", " ".join(_plain(text) for text in verify(inspection.header.metadata, hashes)) if hashes else ""),
+        ("Stored hash", " ".join(plain(text) for text in verify(inspection.header.metadata, hashes)) if hashes else ""),
     ))  # fmt: skip
 
 
@@ -108,12 +108,12 @@ def _loads(inspection: Inspection) -> Iterator[str]:
         rows.append(("Stock loader", f"{inspection.stock_modules} of {modules['total']}", stock))
     yield from table(("Loaded by", "modules", "keys"), rows)
     notes = [*report.notes(), *_taken_in_vain(inspection)]
-    yield from (["", *(f"- {_plain(note)}" for note in notes)] if notes else [])
+    yield from (["", *(f"- {plain(note)}" for note in notes)] if notes else [])
     for category, count in report.categories.most_common():
         if category != PLACED:
             yield from ("", f"**{category}**: {plural(count, 'key')}", "")
             patterns = report.patterns(category)
-            yield from (f"- {code(pattern.name)} ({pattern.keys}): {_plain(pattern.reason)}" for pattern in patterns[:MOST_PATTERNS])
+            yield from (f"- {code(pattern.name)} ({pattern.keys}): {plain(pattern.reason)}" for pattern in patterns[:MOST_PATTERNS])
             yield from [f"- and {len(patterns) - MOST_PATTERNS} more patterns"] * (len(patterns) > MOST_PATTERNS)
 
 
@@ -141,7 +141,7 @@ def _trained(inspection: Inspection) -> Iterator[str]:
         for members in alike.values():
             yield from _blocks_told(members)
         if trained.component == DENOISER and inspection.presets.sentence and not inspection.presets.dead_names:
-            yield f"- choice of layers: {_plain(inspection.presets.sentence)}"
+            yield f"- choice of layers: {plain(inspection.presets.sentence)}"
 
 
 def _blocks_told(members: Sequence[Blocks]) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _missed(inspection: Inspection) -> Iterator[str]:
     if inspection.presets.dead_names:
-        yield f"- By a fault of the trainer's preset: it {_plain(inspection.presets.sentence)}."
+        yield f"- By a fault of the trainer's preset: it {plain(inspection.presets.sentence)}."
     if inspection.report.untrained:
         yield f"- Kinds of layers that are trained nowhere: {_listed(inspection.report.untrained)}."
     elif inspection.report.trained:
@@ -186,9 +186,9 @@ def _metadata(inspection: Inspection) -> Iterator[str]:
         yield "There are none."
         return
     for word in metadata.trigger_words:
-        yield f"- Trigger word {code(word.word)}: {_plain('; '.join(word.evidence))}"
+        yield f"- Trigger word {code(word.word)}: {plain('; '.join(word.evidence))}"
     if metadata.tags.most:
-        told = ", ".join(f"{_plain(tag.tag)} ({tag.count})" for tag in metadata.tags.most[:MOST_TAGS])
+        told = ", ".join(f"{plain(tag.tag)} ({tag.count})" for tag in metadata.tags.most[:MOST_TAGS])
         more = metadata.tags.total - len(metadata.tags.most[:MOST_TAGS])
         yield f"- Tags: {told}{f' and {more} more' * (more > 0)}"
     for title, rows in metadata.sections.items():
@@ -215,14 +215,14 @@ def _keys(inspection: Inspection) -> Iterator[str]:
     rows = []
     for key, outcome in inspection.report.outcomes.items():
         shape = "x".join(str(size) for size in inspection.plan.shapes[key] or ()) or "one number"
-        reason = "" if outcome.category == PLACED else _plain(outcome.reason)
+        reason = "" if outcome.category == PLACED else plain(outcome.reason)
         rows.append((code(key), parse_key(key).role or "", shape, outcome.category, reason))
     yield from table(("key", "role", "shape", "fate", "why"), rows)
 
 
 def _weights(weights: Mapping[str, Any], detail: str) -> Iterator[str]:
     """Of lora.weights.Weights.as_dict(): what of the file's effect is placed, where it is, what is odd about it."""
-    yield f"- {_plain(weights['verdict'])}"
+    yield f"- {plain(weights['verdict'])}"
     for rank, use in weights["rank_use"].items():
         yield f"- Rank {rank}: 99 % of the energy is in {use['median']} of its {rank} ranks in the median layer, {use['most']} at most."
     for outlier in weights["outliers"][:MOST_LISTED]:
@@ -232,7 +232,7 @@ def _weights(weights: Mapping[str, Any], detail: str) -> Iterator[str]:
     broken = [row["module"] for row in weights["modules"] if row["nans"] or row["infs"]]
     if broken:
         yield f"- **Not a number (NaN or infinite)**: {_listed(broken)}. The picture turns black or to noise."
-    yield from (f"- {code(fault['module'])} cannot be measured: {_plain(fault['reason'])}" for fault in weights["faults"][:MOST_LISTED])
+    yield from (f"- {code(fault['module'])} cannot be measured: {plain(fault['reason'])}" for fault in weights["faults"][:MOST_LISTED])
     yield from ("", *table(("blocks", "modules", "share of the energy"), _shares(weights["blocks"])))
     modules = weights["modules"] if detail != SUMMARY else weights["modules"][:MOST_LISTED]
     rows = [(code(row["module"]), *(_figure(row[name]) for name in FIGURES), _percent(row["energy_share"])) for row in modules]
@@ -286,7 +286,7 @@ def cell(text: str) -> str:
     return _unlinked(_shortened(text).translate(IN_CELL))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Our own sentence with words of the file in it: nothing in it may act as a link, a picture or HTML."""
     return _unlinked(text.translate(IN_TEXT))
 

@@ -116,6 +116,19 @@ def make_plan(
     return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred, planner.cautions())
 
 
+def without_adapters(plan: Plan, reasons: Mapping[int, str]) -> Plan:
+    """The plan without the adapters at these places, whose keys have no effect, for the reason given."""
+    places = {old: new for new, old in enumerate(place for place in range(len(plan.adapters)) if place not in reasons)}
+    outcomes = dict(plan.outcomes)
+    for place, reason in reasons.items():
+        outcomes |= dict.fromkeys(plan.adapters[place].roles.values(), Outcome(UNSUPPORTED, reason))
+    # A key that several adapters share, such as the alpha of a whole file, stays with those that are left.
+    for old, new in places.items():
+        for key in plan.adapters[old].roles.values():
+            outcomes[key] = plan.outcomes[key]._replace(category=PLACED, adapter=new)
+    return plan._replace(adapters=tuple(plan.adapters[old] for old in places), outcomes=outcomes)
+
+
 class _Planner:
     def __init__(self, tensors, metadata, site: Site, config_beside):
         self.site, self.metadata, self.tensors = site, metadata, tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -137,6 +137,31 @@ def respell(plan: Plan, dialect: str, drop: bool = False) -> Respelling:
     return Respelling(writing, tuple(units), left_out, tuple(refusals))
 
 
+def losses(plan: Plan, left_out: Mapping[str, str]) -> dict[str, str]:
+    """Of the keys that a new file leaves out, those without which it does less, with the reason."""
+    harmless = (BOOKKEEPING, DUPLICATE_TARGET)
+    return {key: reason for key, reason in left_out.items() if plan.outcomes[key].category not in harmless}
+
+
+def losses_told(lost: Mapping[str, str]) -> str:
+    """The first words about a file that holds less than its source; "" where it does not."""
+    if not lost:
+        return ""
+    reasons: dict[str, list[str]] = {}
+    for key, reason in lost.items():
+        reasons.setdefault(reason, []).append(key)
+    told = [f"{_some(keys)}: {reason}" for reason, keys in list(reasons.items())[:MOST_TOLD]]
+    more = len(reasons) - MOST_TOLD
+    told += [f"and {more} more reasons"] * (more > 0)
+    return f"{len(lost)} {'key is' if len(lost) == 1 else 'keys are'} left out ({'; '.join(told)}); "
+
+
+def _some(keys: Sequence[str]) -> str:
+    """The first of these names, and how many there are."""
+    more = f" and {len(keys) - MOST_TOLD} more" if len(keys) > MOST_TOLD else ""
+    return ", ".join(keys[:MOST_TOLD]) + more
+
+
 def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
     """The models a file fits as well as the one that was drawn for it, and for which `dialect` would name it otherwise.
 
@@ -175,8 +200,7 @@ def _losses(plan: Plan) -> Iterator[str]:
         if outcome.category not in HARMLESS:
             lost.setdefault(outcome.category, []).append(key)
     for category, keys in lost.items():
-        more = f" and {len(keys) - MOST_TOLD} more" if len(keys) > MOST_TOLD else ""
-        yield f"{len(keys)} keys have no place in the model ({category}: {', '.join(keys[:MOST_TOLD])}{more})"
+        yield f"{len(keys)} {'key has' if len(keys) == 1 else 'keys have'} no place in the model ({category}: {_some(keys)})"
 
 
 def _units(plan: Plan, component: Component, record: Dialect, wrapper: str, adapters: list[int], refusals: list[str]) -> list[Unit]:

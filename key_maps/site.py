@@ -251,6 +251,11 @@ class Site:
         return found
 
 
+def model_alone(site: Site) -> Site:
+    """The site's diffusion model without text encoders: those that were drawn are as large as one file needed them."""
+    return Site([component for name, component in site.components.items() if name == DENOISER])
+
+
 def encoder_slots(weights: Mapping[str, Shape]) -> dict[str, tuple[str, dict[str, Shape]]]:
     """Split a text encoder's weights by ComfyUI's slot (clip_l, t5xxl ...): slot -> (prefix of its names, its weights)."""
     slots: dict[str, dict[str, Shape]] = {}

@@ -14,6 +14,7 @@ from ..key_maps.plan import BOOKKEEPING, PLACED, Adapter, Plan
 from .adapters import patched_weight
 from .block_weights import NO_BLOCKS, BlockWeights
 from .factors import LARGEST_PRODUCT_RANK, Delta, Factors, Kronecker, factor_of, factors
+from .not_finite import DAMAGED, NotFinite, named, odd_tensors, oddity_of
 from .planned import PLAN_KINDS, adapter_of, has_delta, spec_of
 from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec, first_line
 from .stream import TensorStream
@@ -179,7 +180,9 @@ def unplaced(sources: Sequence[Source]) -> dict[str, dict[str, str]]:
     return {
         source.name: lost
         for source in sources
-        if (lost := {key: out.reason for key, out in source.plan.outcomes.items() if out.category not in (PLACED, BOOKKEEPING)})
+        # What has no part in the merge by its strengths is no loss.
+        if (source.strength_model or source.strength_text_encoder)
+        and (lost := {key: out.reason for key, out in source.plan.outcomes.items() if out.category not in (PLACED, BOOKKEEPING)})
     }
 
 
@@ -229,9 +232,29 @@ def pieces_of(target: Target, sources: Sequence[Source], base: Base | None = Non
     for part in target.parts:
         source = sources[part.source]
         try:
-            yield _piece(target, part, {role: source.tensors[key] for role, key in part.adapter.roles.items()}, base)
+            tensors = {role: source.tensors[key] for role, key in part.adapter.roles.items()}
+            check_finite(part, source, tensors)
+            yield _piece(target, part, tensors, base)
+        except NotFinite:
+            raise
         except FAULTS as error:
             raise AdapterError(f"{source.name or 'a LoRA'}, {part.adapter.module}: {first_line(error)}") from error
+
+
+def check_finite(part: Part, source: Source, tensors: Mapping[str, Tensor]) -> None:
+    """Raise NotFinite, naming all such tensors of the source, where one of these is not finite."""
+    if not any(oddity_of(part.adapter, role, tensor) for role, tensor in tensors.items()):
+        return
+    used = []
+    for place, adapter in enumerate(source.plan.adapters):
+        component = source.plan.site.components[adapter.target.component]
+        modules = [_module(weight)[len(component.prefix) :] for weight, _, _ in adapter.target.pieces]
+        if any(source.strength(component.name, module) for module in modules):
+            used.append((place, adapter, modules[0]))
+    odd = odd_tensors(((place, adapter) for place, adapter, _ in used), source.tensors.__getitem__)
+    module = next(module for place, _, module in used if place == odd[0].adapter)
+    remedy = f"{DAMAGED}, or leave such modules out by block weights, here {module}=0"
+    raise NotFinite(f"{source.name or 'a LoRA'}: {named(odd)}; {remedy}")
 
 
 def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | None) -> Piece:

@@ -123,7 +123,7 @@ def _on_meta(tensors: Mapping[str, Tensor]) -> Read:
 
 def _with_biases(jobs: list[_Job], specs: dict[str, Spec], writing: Writing) -> tuple[list[_Job], dict[str, Spec]]:
     """PEFT gives every module a bias or none: those without one get zeros."""
-    if not any(job.trained and job.trained.bias for job in jobs):
+    if "up_bias" not in writing.roles or not any(job.trained and job.trained.bias for job in jobs):
         return jobs, specs
     done, ordered = [], {}
     for job in jobs:

@@ -18,6 +18,7 @@ from ..key_maps.respell import NATIVE
 from .factors import Factors
 from .model_file import ModelFile
 from .native import Native, native_tensors
+from .not_finite import DAMAGED, check_result, oddity
 from .resize import Ask
 from .spec import AdapterError
 from .truncate import Truncation, energy_of, truncated
@@ -121,8 +122,13 @@ def _taken(base: ModelFile, tuned: ModelFile, parameter: str, how: Tuned, found:
     del first, second
     norm = math.sqrt(energy_of(change))
     if not math.isfinite(norm):
-        raise AdapterError(f"{parameter}: one of the models holds NaN or Inf there")
+        raise AdapterError(f"{_odd_model(base, tuned, parameter)}: {parameter} holds NaN or infinite numbers; {DAMAGED}")
     yield _changed(parameter, change, norm, how, found)
+
+
+def _odd_model(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
+    """Which of the two files is not finite there."""
+    return " and ".join(str(model.path) for model in (base, tuned) if oddity(model.read(parameter))) or "the difference"
 
 
 def _only_rounded(base: ModelFile, tuned: ModelFile, parameter: str, first: Tensor, second: Tensor) -> bool:
@@ -218,8 +224,11 @@ def _common_dtype(model: ModelFile) -> torch.dtype:
 def _rounded(item: Native, dtype: torch.dtype) -> Native:
     """At once, so that only the small dtype is kept."""
     delta = item.delta
-    made = delta.to(dtype) if isinstance(delta, Tensor) else Factors(delta.up.to(dtype), delta.down.to(dtype))
-    return item._replace(delta=made)
+
+    def cast(tensor: Tensor) -> Tensor:
+        return check_result(tensor.to(dtype), item.weight)
+
+    return item._replace(delta=cast(delta) if isinstance(delta, Tensor) else Factors(cast(delta.up), cast(delta.down)))
 
 
 def _metadata(base: ModelFile, tuned: ModelFile, found: Extraction, how: Tuned) -> dict[str, str]:

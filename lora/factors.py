@@ -151,7 +151,7 @@ class Kronecker:
 
     def dense(self) -> Tensor:
         """The matrix [out, columns]."""
-        return torch.kron(self.first.dense(), self.second.dense())
+        return _kron(self.first.dense(), self.second.dense())
 
     def rows(self, start: int, length: int) -> Factors | Kronecker:
         """The delta of these output rows alone: a Kronecker pair where they are whole blocks of it, else a matrix."""
@@ -201,7 +201,12 @@ class Kronecker:
     def as_factors(self) -> Factors:
         """The delta as one pair of factors, of `rank` columns: kron(a b, c d) = kron(a, c) kron(b, d)."""
         first, second = _product(self.first), _product(self.second)
-        return Factors(torch.kron(first.up, second.up), torch.kron(first.down, second.down))
+        return Factors(_kron(first.up, second.up), _kron(first.down, second.down))
+
+
+def _kron(first: Tensor, second: Tensor) -> Tensor:
+    """torch.kron, which refuses what a Tucker core leaves behind: tensors that do not lie together in memory."""
+    return torch.kron(first.contiguous(), second.contiguous())
 
 
 def _product(half: Factors) -> Factors:

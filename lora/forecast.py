@@ -10,7 +10,7 @@ import torch
 from .collect import Source, Target, dtype_of, pieces_of, rank_of, refused, targets
 from .factors import Factors
 from .merge import DEFAULT, Cook, Meeting, Recipe, meetings_of, norm_of, source_products
-from .methods import ENTRIES, Method
+from .methods import COEFFICIENTS, ENTRIES, Method
 from .native import Native
 from .tensors import DTYPES
 
@@ -21,7 +21,8 @@ WHOLE = ("diff", "norm")
 
 class Row(NamedTuple):
     """One parameter of a merge. native: the result's tensors on the meta device, with the largest rank they can have; exact: just
-    these tensors will come. meetings, kept, norm: where they were measured, as in Merged.
+    these tensors will come. meetings, kept, norm: where they were measured, as in Merged. refactored: it has no exact factors and
+    would be cut to a rank that nobody asked for.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Row(NamedTuple):
     meetings: tuple[Meeting, ...] = ()
     kept: float | None = None
     norm: float | None = None
+    refactored: bool = False
 
     @property
     def rank(self) -> int | None:
@@ -91,18 +93,25 @@ def _expected(target: Target, ranks: Sequence[int | None], sources: Sequence[Sou
     vector, low = len(target.shape) == 1, None not in ranks
     rank = None if vector else _expected_rank(ranks, target.size, whole, recipe, method)
     (out, columns), certain = target.size, vector or (low and method.form != ENTRIES and recipe.energy is None and recipe.error is None)
+    refactored = rank is not None and not recipe.cuts and not (low and method.form != ENTRIES) and not _stays(target, method)
     if rank is None:
         delta = torch.empty(target.shape, dtype=dtype, device="meta")
     else:
         delta = Factors(*(torch.empty(shape, dtype=dtype, device="meta") for shape in ((out, rank), (rank, columns))))
-    return Row(target.name, target.sources, Native(target.weight, delta, target.reaches, target.shape), certain)
+    return Row(target.name, target.sources, Native(target.weight, delta, target.reaches, target.shape), certain, refactored=refactored)
+
+
+def _stays(target: Target, method: Method) -> bool:
+    """Whether it is one Kronecker product, which is written as it is."""
+    part = target.parts[0]
+    return method.form == COEFFICIENTS and len(target.parts) == 1 and part.adapter.kind == "lokr" and part.rows is part.cut is None
 
 
 def _expected_rank(ranks: Sequence[int | None], size: tuple[int, int], whole: bool, recipe: Recipe, method: Method) -> int | None:
     low = None not in ranks
     if low and method.form != ENTRIES:
         return min(recipe.rank or sum(ranks), sum(ranks))
-    if whole and not recipe.cuts:
+    if (whole or recipe.exact) and not recipe.cuts:
         return None
     most = (recipe.rank or min(size)) if recipe.cuts else sum(ranks) if low else recipe.refactored_rank
     return most if most < min(size) else None

@@ -14,6 +14,7 @@ from .collect import Base, Piece, Source, Target, pieces_of, refused, targets
 from .factors import Delta, Factors, Kronecker
 from .methods import COEFFICIENTS, ENTRIES, FACTORS, Method, find
 from .native import Native
+from .not_finite import check_result
 from .spec import AdapterError, first_line
 from .tensors import DTYPES
 from .truncate import truncated
@@ -32,7 +33,7 @@ class Recipe(NamedTuple):
     method: of `lora.methods`; options: its own. rank: at most; energy: share of every weight's squared norm that is kept at least;
     error: relative Frobenius error allowed; none of the three: exact where there is an exact low-rank form. dtype: of the result,
     "" keeps what the files have. seed: of methods that draw. refactored_rank: what gets no rank from elsewhere and has no low-rank
-    form (DoRA, OFT, a LoKr of full factors) is cut to.
+    form (DoRA, OFT, a LoKr of full factors) is cut to, unless exact: then it becomes a full difference, as large as the weight.
     """
 
     method: str = "sum"
@@ -43,6 +44,7 @@ class Recipe(NamedTuple):
     dtype: str = ""
     seed: int = 0
     refactored_rank: int = REFACTORED_RANK
+    exact: bool = False
 
     def check(self, count: int) -> tuple[Method, dict[str, float]]:
         """The method and all its options, for so many sources. Raises AdapterError for what cannot be asked."""
@@ -58,6 +60,8 @@ class Recipe(NamedTuple):
             raise AdapterError(f"energy is a share above 0, at most 1, not {self.energy!r}")
         if self.error is not None and not 0 <= self.error < 1:
             raise AdapterError(f"error is a share from 0, below 1, not {self.error!r}")
+        if self.exact and self.cuts:
+            raise AdapterError("what is exact is not cut: give no rank, energy or error with exact")
         return method, method.read_options(self.options)
 
     @property
@@ -195,7 +199,7 @@ class Cook:
         """The largest rank allowed; None where the result may have any."""
         if self.recipe.cuts:
             return self.recipe.rank
-        if any(piece.whole for piece in pieces):
+        if self.recipe.exact or any(piece.whole for piece in pieces):
             return None
         if all(_has_factors(piece) for piece in pieces):
             return sum(piece.delta.down.shape[0] for piece in pieces) if self.method.form == ENTRIES else None
@@ -248,7 +252,7 @@ def _side_by_side(target: Target, pieces: Sequence[Piece], dtype: torch.dtype) -
         _fill(up[piece.start : piece.start + length, place : place + width], piece.delta.up, shift)
         _fill(down[place : place + width], piece.delta.down, scale)
         place += width
-    return Factors(_in_range(up, target), _in_range(down, target))
+    return Factors(up, down)
 
 
 def _fill(place: Tensor, values: Tensor, scale: float) -> None:
@@ -363,13 +367,4 @@ def _cast_delta(delta: Delta, dtype: torch.dtype, target: Target) -> Delta:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype, target: Target) -> Tensor:
-    if tensor.dtype == dtype:
-        return tensor
-    return _in_range(tensor.to(dtype), target)
-
-
-def _in_range(tensor: Tensor, target: Target) -> Tensor:
-    """The tensor. fp16 holds numbers up to 65504, larger ones have become infinite: that is refused."""
-    if tensor.dtype == torch.float16 and tensor.isinf().any():
-        raise AdapterError(f"{target.name}: the result is too large for fp16; choose bf16 or fp32")
-    return tensor
+    return check_result(tensor.to(dtype), target.name)

@@ -13,12 +13,13 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from ..key_maps.dialect import DENOISER
 from ..key_maps.files import check_free
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import read_header
-from ..key_maps.plan import make_plan
+from ..key_maps.inspection import inspect_header
 from ..key_maps.respell import NATIVE
-from ..key_maps.site import Site
+from ..key_maps.site import Component, Site
 from .collect import Base
 from .convert import Conversion, Spec
 from .forecast import forecast
@@ -68,9 +69,18 @@ def write_merged(
     with tempfile.TemporaryDirectory(prefix=".merge.", dir=Path(path).parent, ignore_cleanup_errors=True) as folder:
         made = _native_file(Path(folder, "native.safetensors"), sources, recipe, metadata, base, False, each, meetings)
         header = read_header(made)
-        components = {name: found for source in sources for name, found in source.plan.site.components.items()}
-        plan = make_plan(header.tensors, header.metadata, Site(components.values()))
+        plan = inspect_header(made, header, None, _given(sources), whole=True).plan
         return write_as(plan, map_tensors(made, header, passing=True), path, dialect, overwrite=overwrite).path
+
+
+def _given(sources: Sequence[Source]) -> Site:
+    """The sources' model, and the text encoders that were not drawn: a drawn one is as large as one of the files needed it."""
+    found: dict[str, Component] = {}
+    for component in (component for source in sources for component in source.plan.site.components.values()):
+        known = found.setdefault(component.name, component)
+        if len(component.weights) > len(known.weights):
+            found[component.name] = component
+    return Site(component for name, component in found.items() if name == DENOISER or not component.drawn)
 
 
 def _native_file(path: Path, sources, recipe: Recipe, metadata, base, overwrite: bool, each, meetings: bool) -> Path:

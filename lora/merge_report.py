@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from ..key_maps.markdown import cell, code, table
+from ..key_maps.markdown import cell, code, plain, table
 from ..key_maps.report import plural
 from .collect import Source, unplaced
 from .factors import Factors, Kronecker
-from .forecast import Forecast, Row
+from .forecast import Forecast, Row, forecast
 from .merge import Meeting, Merged, Recipe
-from .methods import find
+from .methods import ENTRIES, find
 
 __all__ = ["MergeReport"]
 
 MOST_LISTED = 12
 ALIKE, OPPOSED = 0.9, -0.2
 MEGABYTE = 1e6
+# Of a weight's change: what decompositions in fp32 leave of what has just this rank.
+ROUNDING = 1e-5
 
 
 class MergeReport:
@@ -30,6 +33,7 @@ class MergeReport:
         self.rows: list[dict[str, Any]] = []
         self.unplaced = unplaced(sources)
         self.refused: Mapping[str, Sequence[str]] = {}
+        self.refactored = 0  # weights that a forecast expects to be cut though nobody asked for it
         self.forecast = False
         self.written = ""  # the file, where there is one
 
@@ -49,6 +53,7 @@ class MergeReport:
         self.forecast, self.refused = True, told.refused
         for row in told.rows:
             self._row(row.name, row.sources, row.rank, row.bytes, row.meetings, row.kept, _error(row), row.norm)
+        self.refactored = sum(row.refactored for row in told.rows)
 
     def _row(self, name, sources, rank, size, meetings: Sequence[Meeting], kept, error, norm) -> None:
         met = [meeting._asdict() for meeting in meetings]
@@ -66,8 +71,46 @@ class MergeReport:
         )
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all that the sources do is in it; what was asked for, and what the method leaves out by itself, is no loss."""
+        return not (self.refused or self.unplaced or (self._cut_told() and self.method.form != ENTRIES))
+
+    @property
+    def losses(self) -> list[str]:
+        """One sentence for each thing that is not in the result though nobody asked for that; empty for an exact merge."""
+        told = []
+        for name, modules in self.refused.items():
+            told.append(f"Nothing would be written: {plural(len(modules), 'adapter')} of {name} need the model, such as {modules[0]}.")
+        for name, lost in self.unplaced.items():
+            are = "is" if len(lost) == 1 else "are"
+            reason = next(iter(lost.values()))
+            told.append(f"Not whole: {plural(len(lost), 'key')} of {name} {are} left out: {reason}.")
+        return told + self._cut_told()
+
+    @cached_property
+    def _exact_size(self) -> int:
+        """Bytes of the file where nothing is cut, at most."""
+        return forecast(self.sources, self.recipe._replace(exact=True)).bytes
+
+    def _cut_told(self) -> list[str]:
+        lost = [row for row in self.rows if (row["error"] or 0) > ROUNDING]
+        if self.recipe.cuts or not (lost or self.refactored):
+            return []
+        remedy = f"exact (--exact) writes them as full differences, {self._exact_size / MEGABYTE:,.1f} MB in all"
+        if self.forecast:
+            cut = f"{plural(self.refactored, 'weight')} would be cut, as no exact factors are small enough"
+            return [f"Not exact: {cut}; how much that loses is known when it is done; {remedy}."]
+        worst = max(lost, key=lambda row: row["error"])
+        cut = f"{plural(len(lost), 'weight')} cut to rank {worst['rank']}" if len({row["rank"] for row in lost}) == 1 else ""
+        cut = cut or f"{plural(len(lost), 'weight')} cut to smaller ranks"
+        return [f"Not exact: {cut}, the largest error {100 * worst['error']:.2g} % of the change of {worst['weight']}; {remedy}."]
+
+    @property
     def verdict(self) -> str:
-        """One line: what came out."""
+        """One line: what was lost, and what came out."""
+        return " ".join([*self.losses, self._made_told()])
+
+    def _made_told(self) -> str:
         ranks = sorted({row["rank"] for row in self.rows if row["rank"]})
         told = f" of rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
         size = sum(row["bytes"] for row in self.rows) / MEGABYTE
@@ -87,6 +130,7 @@ class MergeReport:
         """Plain JSON types."""
         return {
             "verdict": self.verdict,
+            "losses": self.losses,
             "forecast": self.forecast,
             "written": self.written,
             "recipe": dict(self.recipe._asdict()) | {"options": dict(self.recipe.options)},
@@ -112,7 +156,7 @@ class MergeReport:
 
     def markdown(self) -> str:
         """The report for people."""
-        lines = [f"**{self.verdict}**", "", f"{self.method.text} ({self.method.paper})", ""]
+        lines = [f"**{plain(self.verdict)}**", "", f"{self.method.text} ({self.method.paper})", ""]
         lines += [f"Written to {code(self.written)}.", ""] * bool(self.written)
         lines += [*self._sources_told(), *self._losses_told(), *self._meetings_told(), *self._unplaced_told()]
         return "\n".join(lines).rstrip() + "\n"
@@ -126,9 +170,10 @@ class MergeReport:
         yield from table(("LoRA", "strength (model / text encoder)", "blocks", "weights", "it alone changes"), rows)
 
     def _losses_told(self) -> Iterator[str]:
-        lost = sorted((row for row in self.rows if row["error"]), key=lambda row: -row["error"])
+        lost = sorted((row for row in self.rows if (row["error"] or 0) > ROUNDING), key=lambda row: -row["error"])
         if not lost:
-            yield from ("", "Nothing was lost: the result is exact, but for rounding." if not self.forecast else "Nothing would be cut.")
+            if not self.losses:
+                yield from ("", "Nothing was lost: the result is exact, but for rounding." if not self.forecast else "Nothing would be cut.")
             return
         whole = f" {100 * self.kept:.2f} % of the energy is kept in all." if self.kept is not None else ""
         yield from ("", "## What was cut", "", f"{plural(len(lost), 'weight')} cut to a smaller rank.{whole}", "")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..key_maps.adapters import assign
 from ..key_maps.files import check_free, write_whole
-from ..key_maps.groups import Group
+from ..key_maps.groups import Group, network_alpha
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import PEFT_CONFIG, read_header
 from ..key_maps.inspection import Inspection, inspect_file, inspect_header
@@ -23,6 +23,7 @@ from ..key_maps.plan import Adapter
 from ..key_maps.site import Site
 from ..key_maps.strength import alpha_counts, read_settings, scale_of, settings_for
 from .factors import Delta, Factors, Kronecker, factor_of, factors, low_rank_part
+from .not_finite import DAMAGED, NotFinite, check_result, named, odd_tensors, oddity
 from .planned import alpha_value, spec_of
 from .reader import map_tensors
 from .spec import MAGNITUDES, AdapterError, AdapterSpec
@@ -113,7 +114,7 @@ def resize_file(
     """
     check_free(target, overwrite)
     beside = Path(target).with_name(PEFT_CONFIG) if Path(target).name == PEFT_FILE else None
-    found = inspect_file(source, site)
+    found = inspect_file(source, site, whole=True)
     onto_itself = os.path.exists(target) and os.path.samefile(source, target)
     made = resize(found, map_tensors(source, found.header, passing=True, replaced=onto_itself), ask, dtype, dora)
     origin = {"locksmith.source": Path(source).name, "locksmith.source_sha256": file_hashes(source).sha256}
@@ -144,6 +145,7 @@ def resize(found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: to
     if ask == Ask():
         raise ValueError("a rank, an energy or an error to resize to is needed, not nothing")
     adapters = list(_adapters(found))
+    _refuse_odd(found, adapters, tensors)
     if not dora:
         _refuse_dora(adapters, found.plan.shapes, ask)
     result, rows = {}, []
@@ -154,13 +156,15 @@ def resize(found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: to
         rows.extend(row)
         result |= new
         replaced |= dict.fromkeys(gone)
-    kept = {name: _cast(tensors[name], dtype) for name in found.header.tensors if name not in replaced and name not in result}
+    kept = {name: _cast(name, tensors[name], dtype) for name in found.header.tensors if name not in replaced and name not in result}
     metadata, config = _metadata(found, rows, adapters, ask)
     return Resized(kept | result, metadata, tuple(rows), config)
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(dtype) if dtype and tensor.is_floating_point() and tensor.numel() > 1 else tensor
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if not dtype or not tensor.is_floating_point() or tensor.numel() < 2:
+        return tensor
+    return tensor.to(dtype) if oddity(tensor) else check_result(tensor.to(dtype), name)
 
 
 def _adapters(found: Inspection) -> Iterator[_Found]:
@@ -183,6 +187,14 @@ def _refuse_dora(adapters: Sequence[_Found], shapes: Mapping[str, Sequence[int] 
         raise AdapterError(DORA.format(count=len(cut), module=cut[0].label))
 
 
+def _refuse_odd(found: Inspection, adapters: Sequence[_Found], tensors: Mapping[str, Tensor]) -> None:
+    """NotFinite where the file holds NaN or infinite numbers that count, whatever adapter they are of."""
+    unplaced = [item for item in adapters if item.adapter is None]
+    odd = odd_tensors(enumerate([*found.plan.adapters, *unplaced]), tensors.__getitem__)
+    if odd:
+        raise NotFinite(f"{found.path}: {named(odd)}; {DAMAGED}")
+
+
 def _is_cut(item: _Found, shapes: Mapping[str, Sequence[int] | None], ask: Ask) -> bool:
     """Whether an adapter may lose rank: always but for a LoRA that has no more than is asked."""
     if item.kind != "lora" or ask.rank is None or ask.energy is not None or ask.error is not None or "bias_values" in item.roles:
@@ -196,12 +208,15 @@ class _Work:
     def __init__(self, found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: torch.dtype | None):
         self.plan, self.tensors, self.ask, self.dtype = found.plan, tensors, ask, dtype
         self.settings = read_settings(found.plan.metadata, found.config_beside)
+        self.network_alphas = found.groups.network_alphas
 
     def cut(self, item: _Found) -> tuple[list[Row], dict[str, Tensor], Sequence[str]]:
         """(its row, its new tensors, the keys that are gone)."""
         tensors = {role: self.tensors[key] for role, key in item.roles.items()}
         if item.adapter is not None and "alpha" in item.adapter.roles:
             tensors["alpha"] = self.tensors[item.adapter.roles["alpha"]]
+        elif item.adapter is None and "alpha" not in tensors and (shared := network_alpha(self.network_alphas, item.location.wrapper)):
+            tensors["alpha"] = self.tensors[shared]
         try:
             spec = self._spec(item, tensors)
             if item.kind == "bias_lora":
@@ -267,7 +282,8 @@ class _Work:
             up = up * scale
         dtype = self._dtype(next(tensor for role, tensor in tensors.items() if role not in ("alpha", "scalar")))
         up = up.reshape(*up.shape, *tail).to(dtype).contiguous()
-        return {names[0]: up, names[1]: down.reshape(down.shape[0], -1, *kernel).to(dtype).contiguous(), **alpha}
+        down = down.reshape(down.shape[0], -1, *kernel).to(dtype).contiguous()
+        return {names[0]: check_result(up, names[0]), names[1]: check_result(down, names[1]), **alpha}
 
     def _alpha(self, item: _Found, scale: float, rank: int) -> dict[str, Tensor]:
         old = self.tensors[item.group.keys["alpha"]]

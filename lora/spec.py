@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..key_maps.errors import LocksmithError
+from ..key_maps.errors import LocksmithError, exhausted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ FAULTS = (ValueError, RuntimeError, IndexError, TypeError, KeyError, OverflowErr
 
 def first_line(error: Exception) -> str:
     """What an error says, without the rest of a long story; its kind where it says nothing."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return exhausted(error) or (str(error) or type(error).__name__).splitlines()[0]
 
 
 class AdapterSpec(NamedTuple):

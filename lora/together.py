@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..key_maps.dialect import DENOISER
 from ..key_maps.header import Header
 from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.own import NONE, OwnMaps
-from ..key_maps.site import Site
+from ..key_maps.site import Site, model_alone
 from .spec import AdapterError
 
 __all__ = ["File", "inspect_together"]
@@ -24,14 +23,14 @@ class File(NamedTuple):
 
 
 def inspect_together(files: Sequence[File], site: Site | None = None, own: OwnMaps = NONE) -> list[Inspection]:
-    """Inspect files for the same model: the given one, else the one they were made for; text encoders are drawn where none is given.
+    """Inspect files for the same model: the given one, else the one they were made for; text encoders that are not given are drawn.
 
     A file that could be for several models is read as the others are. Raises AdapterError, naming the file, where none of this
     tells the model; files for different models are left to the merge to refuse.
     """
     alone = [inspect_header(file.name, file.header, file.config_beside, None, own) for file in files]
     if site is None:
-        site = next((found.plan.site for found in alone if found.guess.name and not found.guess.rivals), None)
+        site = next((model_alone(found.plan.site) for found in alone if found.guess.name and not found.guess.rivals), None)
     found = [_again(file, first, site, own) for file, first in zip(files, alone, strict=True)]
     for inspection in found:
         if not inspection.plan.adapters:
@@ -42,8 +41,7 @@ def inspect_together(files: Sequence[File], site: Site | None = None, own: OwnMa
 def _again(file: File, alone: Inspection, site: Site | None, own: OwnMaps) -> Inspection:
     if site is None or (alone.guess.name and not alone.guess.rivals and alone.drawn and not _is_given(site)):
         return alone
-    others = [component for name, component in alone.plan.site.components.items() if name not in site.components and name != DENOISER]
-    return inspect_header(file.name, file.header, file.config_beside, Site([*site.components.values(), *others], own), own)
+    return inspect_header(file.name, file.header, file.config_beside, site, own, whole=True)
 
 
 def _is_given(site: Site) -> bool:

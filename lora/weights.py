@@ -442,7 +442,7 @@ class Comparison(NamedTuple):
 
 
 class _Segment(NamedTuple):
-    """Where an adapter's rows land in one weight; source: which of its rows, None for all."""
+    """Where an adapter's rows land in one weight; length: 0 where only the adapter tells it; source: which of its rows, None for all."""
 
     file: str
     start: int
@@ -476,7 +476,9 @@ def _segments(file: str, adapter: Adapter, site: Site) -> Iterator[tuple[str, _S
     weights = site.components[adapter.target.component].weights
     for weight, rows, source in adapter.target.pieces:
         name = _parameter(adapter, site, weight)
-        start, length = rows or (0, weights[name][0] if weights[name] else 1)
+        # A drawn model has no biases, but a bias has as many rows as the weight beside it.
+        shape = weights.get(name, weights[weight][:1])
+        start, length = rows or (0, shape[0] if shape else 1)
         yield name, _Segment(file, start, length, source, adapter)
 
 
@@ -486,6 +488,7 @@ def _meet(weight: str, segments: Sequence[_Segment], reads: Mapping[str, Read], 
     for segment in segments:
         try:
             delta = _delta_of(segment, reads[segment.file])
+            segment = segment._replace(length=delta.shape[0])
             if laid and delta.shape[1] != laid[0][1].shape[1]:
                 raise AdapterError(f"{weight}: {delta.shape[1]} columns here, {laid[0][1].shape[1]} elsewhere: made for another model")
             laid.append((segment, delta))
@@ -502,7 +505,7 @@ def _delta_of(segment: _Segment, read: Read) -> Delta:
     tensors = {role: read(key) for role, key in segment.adapter.roles.items()}
     spec = spec_of(segment.adapter, tensors)
     delta = factors(spec._replace(rows=segment.source), tensors)
-    if delta.shape[0] != segment.length:
+    if segment.length and delta.shape[0] != segment.length:
         raise AdapterError(f"{delta.shape[0]} rows of the adapter for {segment.length} of the weight")
     return delta
 

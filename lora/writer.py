@@ -19,6 +19,7 @@ from ..key_maps.header import PEFT_CONFIG, LoraFileError, adapter_config_beside,
 from ..key_maps.plan import Plan, make_plan
 from ..key_maps.respell import Refused
 from .convert import Conversion, Spec, convert
+from .not_finite import without_odd
 from .reader import CODES, map_tensors, open_with_safetensors
 from .spec import FAULTS
 from .verify import Unverified, check_same
@@ -156,9 +157,10 @@ def write_as(
     """Write a planned file in `dialect`, and put it in place only when it does to the model what the plan does.
 
     provenance: our own metadata (source, hash ...), put in as they are. at_last: as in `write_lora`. For PEFT `path` without its
-    ending becomes a folder with adapter_model.safetensors and adapter_config.json. Raises Refused before anything is written,
-    Unverified, FileExistsError, OSError.
+    ending becomes a folder with adapter_model.safetensors and adapter_config.json. Raises Refused and NotFinite before anything is
+    written, Unverified, FileExistsError, OSError.
     """
+    plan = without_odd(plan, tensors.__getitem__, drop)
     conversion = convert(plan, tensors, dialect, dtype, drop)
     for name, spec in conversion.specs.items():
         if spec.dtype not in CODES:

@@ -193,12 +193,15 @@ def stock_placed(model, clip, file: LoraFile) -> set[str]:
     return {original[key] for key in used if key in original}
 
 
-def inspect(model, clip, path: str | os.PathLike[str], own: OwnMaps = NONE) -> Inspection:
-    """What is in the LoRA file at `path`: exact for what is connected, else for the model it was made for. Raises LoraFileError."""
+def inspect(model, clip, path: str | os.PathLike[str], own: OwnMaps = NONE, whole: bool = False) -> Inspection:
+    """What is in the LoRA file at `path`: exact for what is connected, else for the model it was made for. Raises LoraFileError.
+
+    whole: text encoders that are not connected are drawn, for whoever writes the file again.
+    """
     file = _files.read(path)
     site = wired_site(model, clip, own)
     ask = (lambda plan: stock_placed(model, clip, file)) if model is not None else None
-    return inspect_header(path, file.header, file.config_beside, site, own, ask)
+    return inspect_header(path, file.header, file.config_beside, site, own, ask, whole)
 
 
 def measure(found: Inspection) -> tuple[dict[str, Any], Hashes]:

@@ -73,4 +73,4 @@ def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     if not lora:
         raise RuntimeError("There is no LoRA to save. Connect a LORA_MODEL, or choose a file as lora_name.")
     own = own_maps()
-    return inspect_header(CONNECTED, header_of(lora), None, host.wired_site(model, clip, own), own), lora, {}
+    return inspect_header(CONNECTED, header_of(lora), None, host.wired_site(model, clip, own), own, whole=True), lora, {}

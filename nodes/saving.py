@@ -16,6 +16,7 @@ from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection
 from ..key_maps.respell import Refused, rivals_apart, writable
+from ..lora.not_finite import NotFinite
 from ..lora.tensors import DTYPES
 from ..lora.verify import Unverified
 from ..lora.writer import Written, write_as
@@ -49,6 +50,8 @@ def save_lora(
             return write_as(found.plan, tensors, path, dialect, dtype=DTYPES.get(dtype), provenance=told, overwrite=overwrite)
     except FileExistsError:
         raise NotSaved(f"{filename} is there already", "Choose another filename, or turn overwrite on", taken=True) from None
+    except NotFinite as error:
+        raise NotSaved(f"This LoRA is not written: {error}", "Merge LoRAs can leave modules out, by weights for parts") from None
     except Refused as error:
         raise NotSaved(f"This LoRA cannot be written as {dialect}: {error}", "Choose another dialect") from None
     except Unverified as error:
@@ -64,7 +67,7 @@ def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapp
     """(what is in a listed file, its tensors, where it comes from). Raises NotSaved for a file that cannot be read."""
     path = folder_paths.get_full_path_or_raise("loras", lora_name)
     try:
-        found = host.inspect(model, clip, path, own_maps())
+        found = host.inspect(model, clip, path, own_maps(), whole=True)
         provenance = {"locksmith.source": Path(path).name, "locksmith.source_sha256": file_hashes(path).sha256}
         return found, host.read_lora(path).tensors, provenance
     except LoraFileError as error:

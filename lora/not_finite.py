@@ -1,0 +1,88 @@
+"""Finds tensors that hold NaN or infinite numbers: nothing true can be computed of them, so that they are named and not passed on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..key_maps.plan import Adapter, Plan, without_adapters
+from .planned import kind_of
+from .spec import ADDITIVE, AdapterError
+
+__all__ = ["DAMAGED", "NotFinite", "Odd", "check_result", "odd_tensors", "oddity", "without_odd"]
+
+Read = Callable[[str], Tensor]
+# Tensors of an adapter that say what it is, and are not computed with.
+SILENT = frozenset({"bias_indices", "bias_size", "on_input", "scaled_oft", "initial_norm", "reshape"})
+NAN, INFINITE, BOTH = "NaN", "infinite numbers", "NaN and infinite numbers"
+MOST_NAMED = 3
+DAMAGED = "the file is damaged: download or export it again"
+
+
+class NotFinite(AdapterError):
+    """An adapter whose tensors are not finite; the text names the tensors."""
+
+
+class Odd(NamedTuple):
+    """A tensor that is not finite: its adapter's place in the plan, its key, and what is in it."""
+
+    adapter: int
+    key: str
+    what: str
+
+
+def oddity(tensor: Tensor) -> str:
+    """What a tensor holds besides numbers that are finite; "" where nothing."""
+    if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
+        return ""
+    # fp8 has no arithmetic of its own.
+    computed = tensor.float() if tensor.dtype.itemsize == 1 else tensor
+    # One pass of the ends is many times faster than isfinite, which makes a tensor of its own.
+    if all(math.isfinite(end.item()) for end in computed.aminmax()):
+        return ""
+    nan, infinite = computed.isnan().any().item(), computed.isinf().any().item()
+    return BOTH if nan and infinite else NAN if nan else INFINITE
+
+
+def odd_tensors(adapters: Iterable[tuple[int, Adapter]], read: Read) -> list[Odd]:
+    """The tensors that are not finite among those that the adapters (by their place in the plan) are computed from."""
+    found = [(place, adapter, role, key) for place, adapter in adapters for role, key in adapter.roles.items()]
+    return [Odd(place, key, what) for place, adapter, role, key in found if (what := oddity_of(adapter, role, read(key)))]
+
+
+def oddity_of(adapter: Adapter, role: str, tensor: Tensor) -> str:
+    """`oddity` of a tensor in its role in an adapter: one that is not computed with may hold anything."""
+    what = "" if role in SILENT else oddity(tensor)
+    if not what or role != "alpha":
+        return what
+    # AI-Toolkit writes a huge alpha, or an infinite one, where both factors of a LoKr are whole.
+    if adapter.kind == "lokr" and {"lokr_w1", "lokr_w2"} <= set(adapter.roles):
+        return ""
+    # Of OFT and BOFT it is a limit, and an infinite one is none.
+    return what if what != INFINITE or kind_of(adapter.kind) in ADDITIVE or adapter.kind == "glora" else ""
+
+
+def named(odd: list[Odd]) -> str:
+    """The tensors, as part of a sentence."""
+    told = [f"{item.key} holds {item.what}" for item in odd[:MOST_NAMED]]
+    more = len(odd) - MOST_NAMED
+    return "; ".join(told) + (f"; {more} more are not finite either" if more > 0 else "")
+
+
+def without_odd(plan: Plan, read: Read, drop: bool) -> Plan:
+    """The plan; with `drop`, without the adapters whose tensors are not finite. Raises NotFinite where there are any, and not `drop`."""
+    odd = odd_tensors(enumerate(plan.adapters), read)
+    if odd and not drop:
+        raise NotFinite(f"{named(odd)}; {DAMAGED}")
+    return without_adapters(plan, {item.adapter: f"{item.key} holds {item.what}" for item in reversed(odd)}) if odd else plan
+
+
+def check_result(tensor: Tensor, what: str) -> Tensor:
+    """The tensor. Raises AdapterError, naming what it is of, where it is not finite though all it was made of is."""
+    if oddity(tensor):
+        narrow = "fp16; choose bf16 or fp32" if tensor.dtype.itemsize == 2 else "its dtype; look at the strengths and alphas"
+        raise AdapterError(f"{what}: the result is too large for {narrow}")
+    return tensor
