@@ -63,7 +63,8 @@ def _loha(shapes: Shapes) -> ModuleShape:
         return ModuleShape(w1_a[-1], (w1_b[-1], *core[2:]))
     if len(w1_a) < 2 or len(w1_b) < 2 or w1_a[1] != w1_b[0]:
         raise Misfit(f"hada_w1_a {list(w1_a)} and hada_w1_b {list(w1_b)} have different ranks")
-    return ModuleShape(w1_a[0], (w1_b[1],), flat=True)
+    # OneTrainer keeps the kernel of a convolution, LyCORIS flattens it.
+    return ModuleShape(w1_a[0], w1_b[1:], flat=len(w1_b) == 2)
 
 
 def _factor(shapes: Shapes, name: str) -> Shape:

@@ -36,7 +36,7 @@ from .plan import (
     make_plan,
 )
 from .presets import PresetReport, match_presets
-from .report import SCALED, Report, plural
+from .report import SCALED, Report, plural, stock_failure
 from .site import Site, everywhere
 from .stock import stock_placed
 
@@ -185,6 +185,8 @@ class Inspection:
     @cached_property
     def gains(self) -> list[str]:
         """What loading with this pack changes against the stock loader; empty where it changes nothing."""
+        if self.report.stock_fails and self.report.modules["placed"]:
+            return ["it loads, where the stock loader fails", *(correction.short for correction in self.report.corrections)]
         more = self.report.modules["placed"] - self.stock_modules
         return [f"{more} more modules load"] * bool(more) + [correction.short for correction in self.report.corrections]
 
@@ -233,6 +235,8 @@ class Inspection:
             line += f" ({', '.join(self.report.losses)})"
         if self.report.stock_keys is None or not modules["placed"]:
             return f"{line}."
+        if self.report.stock_fails:
+            return f"{line}; {stock_failure(self.report.stock_fails)}."
         if self.stock_modules == modules["placed"]:
             wrongly = ", but not as trained" if self.report.corrections else ""
             return f"{line}; the stock loader would load {'it' if modules['placed'] == 1 else 'them'} too{wrongly}."
@@ -307,7 +311,7 @@ class Inspection:
                 "model": self.report.model_title,
                 "modules": self.report.modules,
                 "keys": loads["keys"],
-                "stock": {"modules": self.stock_modules, "keys": loads["stock"]["placed"]},
+                "stock": {"modules": self.stock_modules, "keys": loads["stock"]["placed"]} | _fails(loads["stock"]),
                 "categories": loads["categories"],
                 "gains": self.gains,
                 "notes": loads["notes"],
@@ -435,6 +439,10 @@ def _kind_title(kind: str, roles: Sequence[str], kernel: Sequence[int]) -> str:
     if "magnitude" in roles or "dora_scale" in roles:
         return "DoRA" if kind == "lora" else f"DoRA on {title}"
     return "LoCon" if kind == "lora" and any(size > 1 for size in kernel) else title
+
+
+def _fails(stock: Mapping[str, Any]) -> dict[str, str]:
+    return {"fails": stock["fails"]} if "fails" in stock else {}
 
 
 def _size_on_disk(path: str) -> int:

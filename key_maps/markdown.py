@@ -12,7 +12,7 @@ from .grammar import parse_key
 from .hashes import Hashes, verify
 from .inspection import Inspection, spread
 from .plan import PLACED
-from .report import plural
+from .report import Report, plural, stock_failure
 from .trained import Blocks, blocks_of, is_trained
 
 SUMMARY, MODULES, EVERY_KEY = "summary", "modules", "every key"
@@ -107,7 +107,7 @@ def _loads(inspection: Inspection) -> Iterator[str]:
         stock = f"{len(report.stock_keys)} of {len(report.outcomes)}"
         rows.append(("Stock loader", f"{inspection.stock_modules} of {modules['total']}", stock))
     yield from table(("Loaded by", "modules", "keys"), rows)
-    notes = [*report.notes(), *_taken_in_vain(inspection)]
+    notes = [*report.notes(), *_failing(report), *_taken_in_vain(inspection)]
     yield from (["", *(f"- {plain(note)}" for note in notes)] if notes else [])
     for category, count in report.categories.most_common():
         if category != PLACED:
@@ -115,6 +115,12 @@ def _loads(inspection: Inspection) -> Iterator[str]:
             patterns = report.patterns(category)
             yield from (f"- {code(pattern.name)} ({pattern.keys}): {plain(pattern.reason)}" for pattern in patterns[:MOST_PATTERNS])
             yield from [f"- and {len(patterns) - MOST_PATTERNS} more patterns"] * (len(patterns) > MOST_PATTERNS)
+
+
+def _failing(report: Report) -> Iterator[str]:
+    if report.stock_fails:
+        told = stock_failure(report.stock_fails)
+        yield f"{told[0].upper()}{told[1:]}."
 
 
 def _taken_in_vain(inspection: Inspection) -> Iterator[str]:

@@ -113,6 +113,11 @@ class Report:
         """The keys the stock loader would place; None where there is no host to ask."""
         return self._stock() if self._stock else None
 
+    @property
+    def stock_fails(self) -> str:
+        """Why the stock loader raises on this file, "" where it does not."""
+        return getattr(self.stock_keys, "fails", "")
+
     @cached_property
     def verdict(self) -> str:
         """One line: what loads here, and the main reason for what does not."""
@@ -188,7 +193,7 @@ class Report:
             "strength_source": self.strength_source,
             "keys": {"placed": self.count(PLACED), "total": len(self.outcomes)},
             "modules": self.modules,
-            "stock": {"placed": len(stock) if stock is not None else None},
+            "stock": {"placed": len(stock) if stock is not None else None} | ({"fails": self.stock_fails} if self.stock_fails else {}),
             "kinds": dict(Counter(adapter.kind for adapter in self.adapters).most_common()),
             "categories": dict(self.categories.most_common()),
             "inferred_wrapper": self.plan.inferred_wrapper,
@@ -270,7 +275,8 @@ class Report:
         lines += [f"Made for  {self.guess.title or 'cannot tell'}", f"Written   {self.trainer}", f"Strength  {self.strength_source}"]
         keys = f"Keys      {self.count(PLACED)} of {len(self.outcomes)} placed"
         stock = self.stock_keys
-        lines.append(keys + (f"; the stock loader would place {len(stock)}" if stock is not None else ""))
+        told = stock_failure(self.stock_fails) if self.stock_fails else f"the stock loader would place {len(stock or ())}"
+        lines.append(keys + (f"; {told}" if stock is not None else ""))
         left = self.untrained
         if left:
             more = " ..." if len(left) > MOST_UNTRAINED else ""
@@ -332,6 +338,11 @@ class Pattern(NamedTuple):
     name: str
     keys: int
     reason: str
+
+
+def stock_failure(reason: str) -> str:
+    """That the stock loader raises, and why, as a clause."""
+    return f"the stock loader fails on this file: {reason}"
 
 
 def plural(count: int, word: str) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from .dialect import DENOISER
+from .errors import LocksmithError
 from .lines import lines_of, read_text
 from .plan import Plan
 from .site import Component, Site
@@ -21,6 +22,23 @@ STOCK_TABLE = Path(__file__).parent / "stock.table"
 WEIGHT = ".weight"
 TRANSFORMER = ".transformer."
 Shapes = Mapping[str, "tuple[int, ...] | None"]
+
+
+class StockKeys(frozenset):
+    """The keys of a file that the stock loader uses; none where it raises instead, and `fails` says why ("" where it does not)."""
+
+    fails: str = ""
+
+    @classmethod
+    def failing(cls, reason: str) -> StockKeys:
+        """The answer for a file that the stock loader raises on."""
+        answer = cls()
+        answer.fails = reason
+        return answer
+
+
+class StockRaises(LocksmithError):
+    """What of a file makes the stock loader raise."""
 
 
 class Names(NamedTuple):
@@ -72,6 +90,7 @@ class Conversion(NamedTuple):
 
     when: list[str]
     must: list[str]
+    sizes: list[tuple[str, str]]  # key -> the fewest dimensions it must have
     begins: list[tuple[str, str]]
     replaces: list[tuple[str, str]]
     before: list[str]
@@ -97,24 +116,35 @@ class Reading(NamedTuple):
     taken: tuple[int, ...]  # where the file has an adapter anywhere
     alone: tuple[int, ...]  # where it has none
     adapter: bool
-    raises: bool
+    missing: str  # the ending without which stock raises, "" where none is missing
     checked: tuple[tuple[int, frozenset[int] | None], ...]  # endings that count by their tensor: its dimensions, None for one number
 
 
-def stock_placed(plan: Plan) -> frozenset[str]:
+def stock_placed(plan: Plan) -> StockKeys:
     """The keys of the plan's file that the stock loader of ComfyUI 0.30 would use in patches on the plan's site.
 
-    As in nodes/host.py: a name counts though the model lacks its weight or has it in another shape, for stock maps names alone. Empty where
+    As in nodes/host.py: a name counts though the model lacks its weight or has it in another shape, for stock maps names alone. None where
     the stock loader raises. A family that stock.table does not name, a user's own among them, is known by its native names only.
     """
+    try:
+        return StockKeys(_placed_by_stock(plan))
+    except StockRaises as fault:
+        return StockKeys.failing(str(fault))
+
+
+def missing(key: str) -> str:
+    """Why the stock loader raises where it takes a key for granted."""
+    return f"{key} is missing"
+
+
+def _placed_by_stock(plan: Plan) -> list[str]:
     known = [_names_of(component, plan.site) for component in plan.site.components.values()]
     for conversion in stock_table().conversions:
         if all(key in plan.shapes for key in conversion.when):
-            if not all(key in plan.shapes for key in conversion.must):
-                return frozenset()
+            _check_conversion(conversion, plan.shapes)
             renamed = _renamed(plan.shapes, conversion)
             shapes = {name: plan.shapes[key] for name, key in renamed.items()}
-            return frozenset([renamed[name] for name in _placed(_split(renamed, known, {}), shapes)])
+            return [renamed[name] for name in _placed(_split(renamed, known, {}), shapes)]
     modules: dict[str, list[str]] = {}
     for adapter in plan.adapters:
         # Only what stock knows is looked at closely: of many files that is nothing.
@@ -123,11 +153,21 @@ def stock_placed(plan: Plan) -> frozenset[str]:
                 modules.setdefault(adapter.module, []).extend(adapter.roles.values())
                 break
     left = [key for key, outcome in plan.outcomes.items() if outcome.adapter is None]
-    return frozenset(_placed(_split(left, known, modules), plan.shapes))
+    return _placed(_split(left, known, modules), plan.shapes)
+
+
+def _check_conversion(conversion: Conversion, shapes: Shapes) -> None:
+    for key in conversion.must:
+        if key not in shapes:
+            raise StockRaises(missing(key))
+    for key, fewest in conversion.sizes:
+        shape = shapes[key]
+        if shape is not None and len(shape) < int(fewest):
+            raise StockRaises(f"{key} has fewer than {fewest} dimensions")
 
 
 def _placed(modules: Mapping[str, list[str]], shapes: Shapes) -> list[str]:
-    """The keys stock uses of those gathered by module name, wrapper included; all these names are in its key map."""
+    """The keys stock uses of those gathered by module name, wrapper included; all these names are in its key map. Raises StockRaises."""
     taken: list[str] = []
     alone: list[str] = []
     adapters = False
@@ -141,12 +181,12 @@ def _placed(modules: Mapping[str, list[str]], shapes: Shapes) -> list[str]:
             if not key.startswith(module) or (dimensions is not None and len(shape) not in dimensions):
                 passed_over.add(key)
             elif dimensions is None and shape and prod(shape) != 1:
-                return []
+                raise StockRaises(f"{key} holds {prod(shape)} numbers, not one")
         if passed_over:
             keys = [key for key in keys if key not in passed_over]
             reading = _reading(tuple([key[size:] for key in keys]))
-        if reading.raises:
-            return []
+        if reading.missing:
+            raise StockRaises(missing(module + reading.missing))
         adapters = adapters or reading.adapter
         taken += keys if len(reading.taken) == len(keys) else [keys[place] for place in reading.taken]
         alone += [keys[place] for place in reading.alone] if reading.alone else ()
@@ -196,7 +236,7 @@ def _reading(tails: tuple[str, ...]) -> Reading:
         tuple(place for place, ending in enumerate(tails) if ending in taken),
         tuple(place for place, ending in enumerate(tails) if ending in alone),
         "adapters" in sections and "plain" not in sections,
-        not needed <= set(tails),
+        min(needed - set(tails), default=""),
         tuple((place, stock.checked[ending]) for place, ending in enumerate(tails) if ending in stock.checked),
     )
 
@@ -380,7 +420,7 @@ class _Reader:
 
     def _conversion(self, row: list[str]) -> None:
         field, *words = row
-        values = [_pair(word) for word in words] if field in ("begins", "replaces") else words
+        values = [_pair(word) for word in words] if field in ("begins", "replaces", "sizes") else words
         self.conversions[-1][Conversion._fields.index(field)].extend(values)
 
 

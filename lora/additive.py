@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -57,16 +58,17 @@ def sparse_residual(tensors: Tensors, shape: Sequence[int]) -> Tensor:
         raise AdapterError(f"bias_indices and bias_values do not belong together ({describe(tensors)})")
     residual = values.new_zeros(tuple(shape)).flatten(1)
     row, column = indices.long().unbind(0)
-    _check_indices(indices, residual)
+    check_residual(indices, shape)
     return residual.index_put((row, column), values, accumulate=True).reshape(tuple(shape))
 
 
-def _check_indices(indices: Tensor, matrix: Tensor) -> None:
+def check_residual(indices: Tensor, shape: Sequence[int]) -> None:
+    """AdapterError where a sparse residual points outside of a module's weight of this shape; meta tensors do not tell."""
     # A stray index would kill a whole CUDA context, so this rare kind is worth the look at its values.
     if indices.is_meta or not indices.numel():
         return
-    if indices.min() < 0 or any(indices[side].max() >= matrix.shape[side] for side in (0, 1)):
-        raise AdapterError(f"bias_indices point outside of a weight {list(matrix.shape)}")
+    if indices.min() < 0 or indices[0].max() >= shape[0] or indices[1].max() >= math.prod(shape[1:]):
+        raise AdapterError(f"bias_indices point outside of a weight {list(shape)}")
 
 
 def hadamard_half(tensors: Tensors, half: int) -> Tensor:
@@ -82,8 +84,8 @@ def _loha_output_dimension(tensors: Tensors) -> int:
 
 
 def _narrow_loha(tensors: Tensors, start: int, length: int) -> Tensors:
-    dimension = _loha_output_dimension(tensors)
-    return narrow_roles(tensors, start, length, hada_w1_a=dimension, hada_w2_a=dimension)
+    dimensions = {f"hada_w{half}_a": int(f"hada_t{half}" in tensors) for half in (1, 2)}
+    return narrow_roles(tensors, start, length, **dimensions)
 
 
 @additive(

@@ -26,6 +26,7 @@ from ..key_maps.own import NONE, OwnMaps, own_maps_stamp, read_own_maps
 from ..key_maps.plan import make_plan
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
+from ..key_maps.stock import StockKeys, missing
 from ..lora.reader import map_tensors
 from ..lora.spec import AdapterError, first_line
 from ..lora.weights import weigh
@@ -34,6 +35,7 @@ from .patches import Tensors, build_patches
 
 SAFE = (".safetensors", ".sft")
 REMEDY = "Download or export the file again"
+MOST_SAID = 200  # characters of an error of the host
 
 
 class LoraFile(NamedTuple):
@@ -174,8 +176,20 @@ def own_maps(folder: str | os.PathLike[str]) -> OwnMaps:
     return _own_maps[0][1]
 
 
-def stock_placed(model, clip, file: LoraFile) -> set[str]:
-    """The keys of a file that the stock loader would use, asked of the host's own code over the names that matter."""
+def stock_placed(model, clip, file: LoraFile) -> StockKeys:
+    """The keys of a file that the stock loader would use, asked of the host's own code over the names that matter.
+
+    That code raises on files of all kinds; what it says is a part of the answer, for what is loaded stays loaded.
+    """
+    try:
+        return StockKeys(_placed_by_stock(model, clip, file))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return StockKeys.failing(missing(error.args[0]) if isinstance(error, KeyError) and error.args else first_line(error)[:MOST_SAID])
+
+
+def _placed_by_stock(model, clip, file: LoraFile) -> set[str]:
     names: dict[str, Any] = {}
     if model is not None:
         names |= _remembered(_stock_names, model.model, lambda: comfy.lora.model_lora_keys_unet(model.model, {}))

@@ -1,11 +1,15 @@
-"""A plan as the host's patches: its own adapters where it computes what the trainer does, ours everywhere else."""
+"""A plan as the host's patches: its own adapters where it is proven to compute what the trainer does, ours everywhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import comfy.lora
 import comfy.utils
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
@@ -15,11 +19,13 @@ from comfy.weight_adapter.lora import LoRAAdapter
 
 from ..key_maps.plan import Adapter, Plan
 from ..key_maps.site import Site
-from ..lora.adapters import AdapterError, AdapterSpec, patched_weight
+from ..lora.adapters import AdapterSpec, patched_weight
+from ..lora.additive import check_residual
 from ..lora.planned import adapter_of, alpha_of
-from ..lora.spec import first_line
+from ..lora.spec import FAULTS, first_line
 
 Tensors = Mapping[str, torch.Tensor]
+MOST_PROOFS = 4096  # kinds with the shapes of their tensors and of the weight; a file has few of them
 
 
 class LocksmithAdapter(WeightAdapterBase):
@@ -64,7 +70,7 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
     for index, adapter in enumerate(plan.adapters):
         try:
             patches = list(_patches_of(adapter, plan.site, {role: tensors[key] for role, key in adapter.roles.items()}))
-        except (AdapterError, RuntimeError, ValueError, IndexError) as error:
+        except FAULTS as error:
             failures[index] = first_line(error)
             continue
         for target, patch in patches:
@@ -79,19 +85,20 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
 def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:
     for weight, rows, source in adapter.target.pieces:
         bias = site.components[adapter.target.component].bias_of(weight) if adapter.reaches != "weight" else None
+        reached = [name for name in (weight if adapter.reaches != "bias" else None, bias) if name is not None]
+        shapes = [_shape(adapter, site, name, weight, rows) for name in reached]
         patch = _hosts_patch(adapter, tensors, source)
-        if patch is None:
-            patch = _ours(adapter, tensors, source, _shape_of_target(adapter, site, weight, rows))
+        if patch is None or not all(_host_computes(patch, shape, adapter.target.swap) for shape in shapes):
+            patch = _ours(adapter, tensors, source, shapes)
         swap = adapter.target.swap and not isinstance(patch, LocksmithAdapter)
-        if adapter.reaches != "bias":
-            yield _target(weight, rows, swap), patch
-        if bias is not None:
-            yield _target(bias, rows, swap), patch
+        for name in reached:
+            yield _target(name, rows, swap), patch
 
 
-def _shape_of_target(adapter: Adapter, site: Site, weight: str, rows: tuple[int, int] | None) -> tuple[int, ...]:
+def _shape(adapter: Adapter, site: Site, name: str, weight: str, rows: tuple[int, int] | None) -> tuple[int, ...]:
+    """Of these rows of a weight, or of the bias beside it."""
     out, *inner = site.components[adapter.target.component].weights[weight] or (1,)
-    return (rows[1] if rows else out, *(() if adapter.reaches == "bias" else inner))
+    return (rows[1] if rows else out, *(inner if name == weight else ()))
 
 
 def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
@@ -135,6 +142,8 @@ def _host_loha(keys, tensors, alpha, source, adapter: Adapter):
         return None
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
     w1_a, w1_b, w2_a, w2_b, t1, t2 = (tensors.get(name) for name in names)
+    if (t1 is None) != (t2 is None):
+        return None  # the host looks at the first only
     return LoHaAdapter(keys, (w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, None))
 
 
@@ -145,6 +154,9 @@ def _host_lokr(keys, tensors, alpha, source, adapter: Adapter):
     if "lokr_w1_b" in tensors and "lokr_w2_b" in tensors and tensors["lokr_w1_b"].shape[0] != tensors["lokr_w2_b"].shape[0]:
         return None
     w1_a, w1_b, w2_a, w2_b = (tensors.get(name) for name in names)
+    first, second = tensors.get("lokr_w1", w1_a), tensors.get("lokr_w2", w2_a)
+    if first.dim() != 2 or second.dim() not in (2, 4):
+        return None  # the host lays a kernel beside the first factor for Conv2d only
     return LoKrAdapter(keys, (tensors.get("lokr_w1"), tensors.get("lokr_w2"), alpha, w1_a, w1_b, w2_a, w2_b, None, None))
 
 
@@ -172,15 +184,94 @@ HOST_ADAPTERS: dict[str, Callable[..., Any]] = {
 OURS_ALONE = frozenset({"dora_scale", "magnitude", "scalar", "bias_values"})
 
 
-def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], source, shape: tuple[int, ...]) -> LocksmithAdapter:
-    """Our adapter, tried on the meta device; raises AdapterError for tensors that are none."""
+def _host_computes(patch: Any, shape: tuple[int, ...], swap: bool) -> bool:
+    """Whether the host's own code has been seen to compute this patch for a weight of this shape."""
+    kind, weights = patch if isinstance(patch, tuple) else (type(patch), patch.weights)
+    return _proven(kind, tuple([_outline(value) for value in weights]), shape, swap)
+
+
+def _outline(value: Any) -> Any:
+    """What of a tensor or number the host's code may stumble over."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype
+    return 1.0 if isinstance(value, float) else tuple(value) if isinstance(value, list) else value
+
+
+def _hollow(outline: Any) -> Any:
+    """A tensor without values from its outline; all else as it was."""
+    if not isinstance(outline, tuple):
+        return outline
+    hollow = len(outline) == 2 and isinstance(outline[1], torch.dtype)
+    return torch.empty(outline[0], dtype=outline[1], device="meta") if hollow else list(outline)
+
+
+@lru_cache(maxsize=MOST_PROOFS)
+def _proven(kind: Any, outlines: tuple, shape: tuple[int, ...], swap: bool) -> bool:
+    """Run the host's own code on tensors without values.
+
+    What it cannot compute it raises on in the sampler, or logs as an error while the weight stays as it was: whether the
+    change got as far as the weight, the function that the host sends it through sees.
+    """
+    if swap and shape[0] % 2:
+        return False
+    weights = tuple([_hollow(outline) for outline in outlines])
+    patch = (kind, weights) if isinstance(kind, str) else kind(set(), weights)
+    grown = None if isinstance(patch, tuple) else patch.calculate_shape("")
+    changes: list[tuple[int, ...]] = []
+
+    def seen(change: torch.Tensor) -> torch.Tensor:
+        change = comfy.utils.swap_scale_shift(change) if swap else change
+        changes.append(tuple(change.shape))
+        return change
+
+    with _complaints() as complaints:
+        try:
+            after = comfy.lora.calculate_weight([(0.5, patch, 1.0, None, seen)], torch.empty(shape, device="meta"), "")
+        except Exception:
+            return False
+    whole = tuple(grown or shape)
+    return changes == [whole] and tuple(after.shape) == whole and not complaints
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What the host logs as a warning or an error in this thread, kept out of the log: during a proof it is no fault."""
+    told: list[str] = []
+    here = threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.thread != here:
+            return True
+        if record.levelno >= logging.WARNING:
+            told.append(record.getMessage())
+        return False
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield told
+    finally:
+        root.removeFilter(keep)
+
+
+def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], source, shapes: Iterable[tuple[int, ...]]) -> LocksmithAdapter:
+    """Our adapter, tried on the meta device for each shape; raises AdapterError for tensors that are none."""
     spec, roles = adapter_of(adapter, tensors, source)
-    _try_on_meta(spec, tuple((role, tuple(tensor.shape)) for role, tensor in roles.items()), shape)
+    outlines = tuple([(role, tuple(tensor.shape)) for role, tensor in roles.items()])
+    for shape in shapes:
+        _try_on_meta(_without_numbers(spec), outlines, shape)
+        if "bias_indices" in roles:
+            check_residual(roles["bias_indices"], (roles["up"].shape[0], *shape[1:]))
     return LocksmithAdapter(set(adapter.roles.values()), (spec, tuple(roles), tuple(roles.values())))
 
 
-@lru_cache(maxsize=512)
+def _without_numbers(spec: AdapterSpec) -> AdapterSpec:
+    """The same for all alphas, of which a file may have one for each module; whether there is one may count."""
+    return spec._replace(alpha=1.0 if spec.alpha else spec.alpha, scale=None if spec.scale is None else 1.0)
+
+
+@lru_cache(maxsize=MOST_PROOFS)
 def _try_on_meta(spec: AdapterSpec, shapes: tuple[tuple[str, tuple[int, ...]], ...], weight_shape: tuple[int, ...]) -> None:
     """Raise AdapterError now, while loading, for what would otherwise fail while sampling."""
     tensors = {role: torch.empty(shape, device="meta") for role, shape in shapes}
-    patched_weight(spec, tensors, torch.empty(weight_shape, device="meta"), 1.0)
+    patched_weight(spec, tensors, torch.empty(weight_shape, device="meta"), 0.5)

@@ -82,15 +82,16 @@ function headOf(dialog, title, outcome, text) {
  * @param {Outcome} outcome
  * @returns {HTMLElement[]}
  */
-function runParts({ family, trainer, strength, gains, notes, categories, patterns, trained, untrained }) {
+function runParts({ family, trainer, strength, gains, notes, stockFails, categories, patterns, trained, untrained }) {
   const facts = [
     [say("detailsFamily"), family],
     [say("detailsTrainer"), trainer],
     [say("detailsStrength"), strength],
     ...Object.entries(categories).map(([name, count]) => [name, say("detailsKeys", { count })]),
   ];
+  const stock = stockFails ? [say("detailsStockFails", { why: stockFails })] : [];
   return [
-    ...part(say("detailsLoads"), table(facts), list([...new Set([...gains, ...notes])])),
+    ...part(say("detailsLoads"), table(facts), list([...new Set([...gains, ...notes, ...stock])])),
     ...part(say("detailsUnplaced"), patternTable(patterns)),
     ...trainedPart(trained),
     ...part(say("detailsUntrained"), untrained.length ? make("p", "", untrained.join(", ")) : null),

@@ -17,6 +17,7 @@ import { say } from "./words.js";
  * @property {string} mismatch
  * @property {string[]} gains
  * @property {string[]} notes
+ * @property {string} stockFails why the stock loader raises on the file, "" where it does not
  * @property {string} family
  * @property {string} trainer
  * @property {string} strength where it comes from
@@ -51,6 +52,7 @@ export function outcomeOf(output) {
     mismatch,
     gains: loads.gains ?? [],
     notes: loads.notes ?? [],
+    stockFails: loads.stock?.fails ?? "",
     family: told.family_title ?? told.family?.title ?? "",
     trainer: told.trainer?.title ?? told.trainer ?? "",
     strength: told.strength_source ?? "",

@@ -24,6 +24,7 @@ export const ENGLISH = {
   detailsStrength: "Strength from",
   detailsKeys: "{count} keys",
   detailsLoads: "What became of it",
+  detailsStockFails: "The stock loader fails on this file: {why}",
   detailsUnplaced: "Without effect",
   detailsUntrained: "Never trained",
   detailsModule: "Module",

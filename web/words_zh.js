@@ -24,6 +24,7 @@ export const CHINESE = {
   detailsStrength: "强度来源",
   detailsKeys: "{count} 个键",
   detailsLoads: "加载结果",
+  detailsStockFails: "自带加载器无法加载此文件：{why}",
   detailsUnplaced: "未生效",
   detailsUntrained: "从未训练",
   detailsModule: "模块",

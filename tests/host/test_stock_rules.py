@@ -86,15 +86,19 @@ class Place:
         self.site = site_of(name, encoder)
 
     def compare(self, keys: dict[str, tuple[int, ...]]) -> set[str] | None:
-        """Our answer for a file with these keys must be the host's, which is returned; None where the host's loader raises."""
+        """Our answer for a file with these keys must be the host's, which is returned; None where the host's loader raises.
+
+        Then both say so; which of several faults it stumbles over first is the host's own affair.
+        """
         ours = stock_placed(make_plan(keys, {}, self.site))
         # The host reads numbers off these; of the others it takes names only.
         read = (".alpha", ".reshape_weight")
         tensors = {key: torch.ones(shape) if key.endswith(read) else torch.empty(shape, device="meta") for key, shape in keys.items()}
-        try:
-            theirs = self.host.stock_placed(self.model, self.clip, self.host.LoraFile(tensors, Header({}, {}), None))
-        except (KeyError, RuntimeError):
-            assert ours == frozenset()
+        theirs = self.host.stock_placed(self.model, self.clip, self.host.LoraFile(tensors, Header({}, {}), None))
+        assert bool(ours.fails) == bool(theirs.fails), (ours.fails, theirs.fails)
+        if theirs.fails:
+            assert not ours and not theirs
+            assert ours.fails.partition(" ")[0] in keys or ours.fails.endswith("is missing")
             return None
         assert sorted(ours - theirs) == [] and sorted(theirs - ours) == []
         return theirs
@@ -207,6 +211,23 @@ def test_a_kind_by_itself(place, kind):
         assert not placed or dialect != "simpletuner_broken"
 
 
+def test_parts_of_adapters_at_random(place):
+    """Any parts, with numbers that are none or several: where the host raises, both say it, and where not, both place the same."""
+    there, chance = place("flux1_dev"), random.Random("parts")
+    known = sorted(stock_names(there.site.components[DENOISER], there.site))
+    endings = {ending: shape for kind in kinds_of(8, (8,)).values() for ending, shape in kind.items()}
+    endings |= dict.fromkeys((".lora_mid.weight", ".hada_t1", ".oft_diag", ".scalar", ".bias", ".lora_down.bias"), (8, 8))
+    answers = []
+    for _ in range(400):
+        keys = {}
+        for module in chance.sample(known, 2):
+            for ending in chance.sample(sorted(endings), chance.randrange(1, 9)):
+                shape = chance.choice([(), (1,), (0,), (2,), (1, 1)]) if ending.endswith("alpha") else endings[ending]
+                keys[module + ending] = shape
+        answers.append(there.compare(keys))
+    assert 100 < answers.count(None) < 390 and sum(map(bool, answers)) > 10
+
+
 def test_broken_adapters_stop_the_stock_loader(place):
     there, raised = place("flux1_dev"), 0
     for endings in kinds_of(3072, (3072,)).values():
@@ -255,6 +276,8 @@ def test_control_loras(place):
     keys |= {"img_in.lora_A.weight": (4, 128), "img_in.lora_B.weight": (3072, 4), "img_in.reshape_weight": (2,), "img_in.foo": (1,)}
     placed = place("flux1_dev").compare(keys)
     assert keys.keys() - placed == {"img_in.reshape_weight", "img_in.foo"}
+    assert place("flux1_dev").compare(keys | {"img_in.lora_A.weight": (4,)}) is None
+    assert place("flux1_dev").compare(keys | {"img_in.lora_B.weight": ()}) is None
     del keys["img_in.lora_B.weight"]
     assert place("flux1_dev").compare(keys) is None
 
