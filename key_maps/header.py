@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .errors import LocksmithError
+from .files import OLD_ENDING
 
 # The format's own limit (safetensors' Rust reader, MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 100_000_000
@@ -327,11 +328,22 @@ def read_numbers(path: str | os.PathLike[str], header: Header, names: Iterable[s
 
 
 def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | None:
-    """The content of PEFT's `adapter_config.json` beside `path`, or None where there is none that can be read."""
-    try:
-        with open_file(Path(path).parent / PEFT_CONFIG) as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-        content = json.loads(raw.decode("utf-8")) if len(raw) <= MAX_CONFIG_BYTES else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+    """The content of PEFT's `adapter_config.json` beside `path`, or None where there is none that can be read.
+
+    Where a process was killed while it replaced both, the old one is still there under the name it was set aside with.
+    """
+    config = Path(path).parent / PEFT_CONFIG
+    for place in (config, config.with_name(PEFT_CONFIG + OLD_ENDING)):
+        try:
+            with open_file(place) as file:
+                raw = file.read(MAX_CONFIG_BYTES + 1)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        try:
+            content = json.loads(raw.decode("utf-8")) if len(raw) <= MAX_CONFIG_BYTES else None
+        except (ValueError, RecursionError):
+            return None
+        return content if isinstance(content, dict) else None
+    return None

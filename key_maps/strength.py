@@ -33,10 +33,11 @@ class Settings(NamedTuple):
 
 
 def read_settings(metadata: Mapping[str, str], config_beside: Mapping[str, Any] | None) -> dict[str, Settings]:
-    """Adapter settings by component prefix: `transformer`, `unet`, `text_encoder` ...; "" where they name none."""
+    """Adapter settings by component prefix: `transformer`, `unet`, `text_encoder` ...; "" where they name none.
+
+    Those in the header were written together with the tensors; those beside the file count only where it has none.
+    """
     settings: dict[str, Settings] = {}
-    if config_beside:
-        settings[""] = Settings(config_beside, FROM_CONFIG)
     try:
         content = json.loads(metadata.get("lora_adapter_metadata", "null"))
     except (ValueError, RecursionError):
@@ -47,7 +48,7 @@ def read_settings(metadata: Mapping[str, str], config_beside: Mapping[str, Any] 
         parts.setdefault(component, {})[field] = value
     for component, config in parts.items():
         settings[component] = Settings(config, FROM_HEADER)
-    return settings
+    return settings or ({"": Settings(config_beside, FROM_CONFIG)} if config_beside else {})
 
 
 def settings_for(settings: Mapping[str, Settings], wrapper: str) -> Settings | None:
