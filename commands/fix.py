@@ -247,7 +247,8 @@ def _already(found: Inspection, conversion: Conversion) -> bool:
     """Whether the file has the dialect's names, and its strength where the dialect's readers look for it."""
     if conversion.specs.keys() != found.header.tensors.keys():
         return False
-    kept = {"tensor": True, "config": conversion.header_settings.keys() <= found.header.metadata.keys(), "folded": False}
+    told = conversion.header_settings.keys() <= found.header.metadata.keys() or ("" in conversion.configs and found.config_beside)
+    kept = {"tensor": True, "config": bool(told), "folded": False}
     return kept[conversion.writing.alpha] or all(item.scale == 1 for item in conversion.trained.values())
 
 

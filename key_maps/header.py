@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .errors import LocksmithError
+from .files import OLD_ENDING
 from .settings import read_json
 
 # The format's own limit (safetensors' Rust reader, MAX_HEADER_SIZE).
@@ -60,6 +61,7 @@ class Header(NamedTuple):
 PEFT_CONFIG = "adapter_config.json"  # PEFT's settings, beside the file
 REMEDY = "Download or export the file again"
 CHANGED = "The file changed while it was read: try again"
+TOO_MANY = "The process has too many files open: start it again, or allow more (`ulimit -n 4096` before it starts)"
 PICKLE_PROTOCOL = 5  # the newest one
 PICKLED = (".pt", ".pt2", ".pth", ".ckpt", ".bin", ".pkl")
 PICKLE_REMEDY = "What is in it shows when a node loads it, which it does as it is; Save LoRA writes it as safetensors"
@@ -86,7 +88,11 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def _identity(file: BinaryIO) -> tuple[int, ...]:
     """What tells that an open file is the same and was not written to."""
-    about = os.fstat(file.fileno())
+    return identity_of(os.fstat(file.fileno()))
+
+
+def identity_of(about: os.stat_result) -> tuple[int, int, int, int]:
+    """(device, number, size, time of change in ns): the stamp of a header."""
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
@@ -102,7 +108,8 @@ def not_opened(path: str | os.PathLike[str], error: OSError) -> LoraFileError:
         return LoraFileError(path, "there is no such file", "Check the name, or refresh the file list")
     if isinstance(error, IsADirectoryError):
         return LoraFileError(path, "it is a folder", "Name a file in it")
-    return LoraFileError(path, f"it cannot be opened ({error.strerror or error})", "Check that it is a file and may be read")
+    remedy = TOO_MANY if error.errno in (errno.EMFILE, errno.ENFILE) else "Check that it is a file and may be read"
+    return LoraFileError(path, f"it cannot be opened ({error.strerror or error})", remedy)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -328,11 +335,22 @@ def read_numbers(path: str | os.PathLike[str], header: Header, names: Iterable[s
 
 
 def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | None:
-    """The content of PEFT's `adapter_config.json` beside `path`, or None where there is none that can be read."""
-    try:
-        with open_file(Path(path).parent / PEFT_CONFIG) as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-        content = read_json(raw.decode("utf-8")) if len(raw) <= MAX_CONFIG_BYTES else None
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    """The content of PEFT's `adapter_config.json` beside `path`, or None where there is none that can be read.
+
+    Where a process was killed while it replaced both, the old one is still there under the name it was set aside with.
+    """
+    config = Path(path).parent / PEFT_CONFIG
+    for place in (config, config.with_name(PEFT_CONFIG + OLD_ENDING)):
+        try:
+            with open_file(place) as file:
+                raw = file.read(MAX_CONFIG_BYTES + 1)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        try:
+            content = read_json(raw.decode("utf-8")) if len(raw) <= MAX_CONFIG_BYTES else None
+        except ValueError:
+            return None
+        return content if isinstance(content, dict) else None
+    return None

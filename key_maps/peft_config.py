@@ -55,8 +55,11 @@ def adapter_config(modules: Mapping[str, Trained], known: Iterable[str] = ()) ->
 
 
 def header_settings(configs: Mapping[str, Mapping[str, Any]]) -> str:
-    """diffusers' `lora_adapter_metadata`: the configs of the components (transformer, text_encoder ...) in one JSON object."""
-    packed = {f"{component}.{key}": value for component, config in configs.items() for key, value in config.items()}
+    """diffusers' `lora_adapter_metadata`: the configs of the components (transformer, text_encoder ..., "" for all) in one JSON object.
+
+    A model's own `save_lora_adapter` writes it without a component's name (diffusers loaders/peft.py).
+    """
+    packed = {f"{component}.{key}" if component else key: value for component, config in configs.items() for key, value in config.items()}
     return json.dumps(packed, indent=2, sort_keys=True)
 
 

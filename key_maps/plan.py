@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .copies import fused_copies
 from .dialect import DENOISER, ENCODER
+from .disagreement import disagreement
 from .groups import Group, Groups, group_keys, network_alpha
 from .header import TensorInfo
 from .locate import Location, locate, network_told
@@ -113,7 +114,8 @@ def make_plan(
     """
     planner = _Planner(tensors, metadata, site, config_beside)
     planner.run(groups or group_keys(tensors))
-    return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred, planner.cautions())
+    cautions = (*planner.cautions(), *disagreement(metadata, config_beside))
+    return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred, cautions)
 
 
 def without_adapters(plan: Plan, reasons: Mapping[int, str]) -> Plan:

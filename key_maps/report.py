@@ -27,7 +27,8 @@ SCALED = ("lora", "loha", "lokr", "glora")  # kinds whose change is multiplied b
 class Report:
     """What became of one file. `str(report)` is readable, `as_dict()` is what report_json prints.
 
-    cautions: sentences besides those of the plan that make it doubtful that the file comes out as trained.
+    cautions: sentences besides those of the plan that make it doubtful that the file comes out as trained. checked: how much of the
+    file's numbers was looked at for NaN, infinity and zeros ("all", "a sample"; "" none).
     """
 
     def __init__(
@@ -39,8 +40,9 @@ class Report:
         errors: tuple[str, ...] = (),
         guess: Guess | None = None,
         cautions: tuple[str, ...] = (),
+        checked: str = "",
     ):
-        self.plan, self.path, self.errors = plan, path, errors
+        self.plan, self.path, self.errors, self.checked = plan, path, errors, checked
         self.cautions = (*plan.cautions, *cautions)
         self._stock, self._guess = stock, guess
         self._patterns: dict[str, list[Pattern]] = {}
@@ -199,6 +201,7 @@ class Report:
             "inferred_wrapper": self.plan.inferred_wrapper,
             "notes": self.notes(),
             "cautions": list(self.cautions),
+            "checked": self.checked,
             "mismatch": self.mismatch,
             "gains": [correction.short for correction in self.corrections],
             "unplaced": self.unplaced(),

@@ -34,11 +34,12 @@ class Settings:
 
 
 def read_settings(metadata: Mapping[str, str], config_beside: Mapping[str, Any] | None) -> dict[str, Settings]:
-    """Adapter settings by component prefix: `transformer`, `unet`, `text_encoder` ...; "" where they name none."""
+    """Adapter settings by component prefix: `transformer`, `unet`, `text_encoder` ...; "" where they name none.
+
+    Those in the header were written together with the tensors; those beside the file count only where it has none.
+    """
     settings: dict[str, Settings] = {}
     allowance = Allowance()
-    if config_beside:
-        settings[""] = Settings(config_beside, FROM_CONFIG, allowance)
     content, _ = _unpacked(metadata)
     parts: dict[str, dict[str, Any]] = {}
     for key, value in content.items():
@@ -46,7 +47,7 @@ def read_settings(metadata: Mapping[str, str], config_beside: Mapping[str, Any] 
         parts.setdefault(component, {})[field] = value
     for component, config in parts.items():
         settings[component] = Settings(config, FROM_HEADER, allowance)
-    return settings
+    return settings or ({"": Settings(config_beside, FROM_CONFIG, allowance)} if config_beside else {})
 
 
 def _unpacked(metadata: Mapping[str, str]) -> tuple[Mapping[str, Any], str]:

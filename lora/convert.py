@@ -81,7 +81,7 @@ class Conversion:
     @property
     def header_settings(self) -> dict[str, str]:
         """The metadata that carries `configs` in a header."""
-        return {"lora_adapter_metadata": header_settings(self.configs)} if self.configs and "" not in self.configs else {}
+        return {"lora_adapter_metadata": header_settings(self.configs)} if self.configs else {}
 
 
 def convert(plan: Plan, tensors: Mapping[str, Tensor], dialect: str, dtype: torch.dtype | None = None, drop: bool = False) -> Conversion:

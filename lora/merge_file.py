@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..key_maps.dialect import DENOISER
-from ..key_maps.files import check_free
+from ..key_maps.files import check_free, scratch_folder
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import read_header
 from ..key_maps.inspection import inspect_header
@@ -65,8 +65,7 @@ def write_merged(
     if dialect == NATIVE:
         return _native_file(Path(path), sources, recipe, metadata, base, overwrite, each, meetings)
     check_free(path, overwrite)
-    # On Windows a file that a traceback keeps mapped cannot be removed; that must not hide what was raised.
-    with tempfile.TemporaryDirectory(prefix=".merge.", dir=Path(path).parent, ignore_cleanup_errors=True) as folder:
+    with scratch_folder(path) as folder:
         made = _native_file(Path(folder, "native.safetensors"), sources, recipe, metadata, base, False, each, meetings)
         header = read_header(made)
         plan = inspect_header(made, header, None, _given(sources), whole=True).plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..key_maps.header import Header, LoraFileError, TensorInfo, check_unchanged, open_file
+from ..key_maps.header import TOO_MANY, Header, LoraFileError, TensorInfo, check_unchanged, open_file
 
 __all__ = ["CODES", "DTYPES", "LoraFileError", "header_of", "map_tensors", "open_with_safetensors", "read_with_safetensors"]
 
@@ -61,11 +62,28 @@ def map_tensors(path: str | os.PathLike[str], header: Header, passing: bool = Fa
     if not plain:
         tensors = read_with_safetensors(path, header.tensors)
         return {name: tensor.clone() for name, tensor in tensors.items()} if read else tensors
-    content = _content(path, header) if read else _mapped(path, header)
-    whole = torch.frombuffer(content, dtype=torch.uint8)
+    passing = passing and not read and hasattr(mmap, "MADV_DONTNEED")
+    content = _content(path, header) if read else _mapped(path, header) if passing else None
+    whole = _mapped_without_descriptor(path, header) if content is None else torch.frombuffer(content, dtype=torch.uint8)
     views = {name: _whole_as(whole, name) for name in {info.dtype for info in header.tensors.values()}}
     tensors = {name: _view(whole, header.data_start, info, *views[info.dtype]) for name, info in header.tensors.items()}
-    return _Passing(content, tensors) if passing and not read and hasattr(mmap, "MADV_DONTNEED") else tensors
+    return _Passing(content, tensors) if passing else tensors
+
+
+def _mapped_without_descriptor(path: str | os.PathLike[str], header: Header) -> Tensor:
+    """The file's bytes, mapped. Python's mmap keeps a descriptor for each file, of which macOS allows a process 256 in all.
+
+    torch opens the file by its name, so that what it opened is compared again.
+    """
+    with open_file(path) as file:
+        check_unchanged(path, file, header)
+        try:
+            storage = torch.UntypedStorage.from_file(os.fspath(path), False, os.fstat(file.fileno()).st_size)
+        except (RuntimeError, UnicodeError):  # a name that is no UTF-8
+            return torch.frombuffer(_mapped(path, header), dtype=torch.uint8)
+    with open_file(path) as file:
+        check_unchanged(path, file, header)
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def _mapped(path: str | os.PathLike[str], header: Header) -> mmap.mmap:
@@ -110,7 +128,8 @@ def open_with_safetensors(path: str | os.PathLike[str]) -> Any:
     try:
         return safe_open(os.fspath(path), framework="pt", device="cpu")
     except OSError as error:
-        raise LoraFileError(path, f"it cannot be opened ({error})", "Check that it is a file and may be read") from None
+        remedy = TOO_MANY if error.errno in (errno.EMFILE, errno.ENFILE) else "Check that it is a file and may be read"
+        raise LoraFileError(path, f"it cannot be opened ({error})", remedy) from None
     except SafetensorError as error:
         raise LoraFileError(path, f"it is not a whole safetensors file ({error})", "Download or export the file again") from None
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..key_maps.adapters import assign
-from ..key_maps.files import check_free, write_whole
+from ..key_maps.files import check_free
 from ..key_maps.groups import Group, network_alpha
 from ..key_maps.hashes import file_hashes
-from ..key_maps.header import PEFT_CONFIG, read_header
+from ..key_maps.header import read_header
 from ..key_maps.inspection import Inspection, inspect_file, inspect_header
 from ..key_maps.locate import Location, locate
 from ..key_maps.plan import Adapter
@@ -113,16 +114,13 @@ def resize_file(
     site: the model it was made for, where the file alone does not tell (a flat LoHa or LoKr of a convolution).
     """
     check_free(target, overwrite)
-    beside = Path(target).with_name(PEFT_CONFIG) if Path(target).name == PEFT_FILE else None
     found = inspect_file(source, site, whole=True)
     onto_itself = os.path.exists(target) and os.path.samefile(source, target)
     made = resize(found, map_tensors(source, found.header, passing=True, replaced=onto_itself), ask, dtype, dora)
     origin = {"locksmith.source": Path(source).name, "locksmith.source_sha256": file_hashes(source).sha256}
-    if made.config is not None and beside is not None:
-        check_free(beside, overwrite)
-    write_lora(target, made.tensors, made.metadata | origin, overwrite, lambda written: _check_loads(found, written, made.config))
-    if made.config is not None and beside is not None:
-        write_whole(beside, json.dumps(made.config, indent=2).encode())
+    beside = made.config if Path(target).name == PEFT_FILE else None
+    check = partial(_check_loads, found, config=made.config)
+    write_lora(target, made.tensors, made.metadata | origin, overwrite, check, config=beside)
     return made
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from ..key_maps.files import making_folder, replacing
+from ..key_maps.files import Beside, making_folder, replacing
 from ..key_maps.header import PEFT_CONFIG, LoraFileError, adapter_config_beside, read_header
 from ..key_maps.plan import Plan, make_plan
 from ..key_maps.respell import Refused
@@ -58,20 +58,22 @@ def write_lora(
     overwrite: bool = False,
     check: Callable[[Path], Any] | None = None,
     at_last: Callable[[], Any] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a safetensors file in one step: whoever reads `path` sees the old file or the new one.
 
     tensors: by name, or a Conversion, which is made one module at a time. metadata: text by key; `sshs_model_hash` and
     `modelspec.hash_sha256` are computed where they are among the keys. check(temporary file) runs before the file is put in
-    place, at_last() right before; what they raise leaves `path` as it was. Raises FileExistsError unless `overwrite`, OSError,
-    ValueError for a dtype that safetensors lacks.
+    place, at_last() right before; what they raise leaves `path` as it was. config: PEFT's settings, put into adapter_config.json
+    beside it in the same step. Raises FileExistsError unless `overwrite`, OSError, ValueError for a dtype that safetensors lacks.
     """
     path = Path(path)
     if isinstance(tensors, Conversion):
         specs = tensors.specs
     else:
         specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    with replacing(path, overwrite, at_last) as (file, temporary):
+    beside = Beside(PEFT_CONFIG, json.dumps(config, indent=2).encode()) if config is not None else None
+    with replacing(path, overwrite, at_last, beside) as (file, temporary):
         _write(file, specs, tensors, dict(metadata or {}))
         file.flush()
         if check is not None:
@@ -176,16 +178,15 @@ def write_as(
         # What lies beside the file will be read with it.
         beside = config if config is not None else adapter_config_beside(path)
         difference = _verify(kept, tensors, temporary, beside, dtype)
+        # PEFT reads the settings beside the file, we those in its header.
+        if config is not None and json.loads(read_header(temporary).metadata["lora_adapter_metadata"]) != config:
+            raise Unverified("the settings in its header are not those beside it")
 
     with ExitStack() as stack:
         if config is not None:
             path = path.with_suffix("") / PEFT_FILE
             stack.enter_context(making_folder(path.parent))
-            # On the disk before the weights are, so that a full disk leaves neither.
-            settings, _ = stack.enter_context(replacing(path.with_name(PEFT_CONFIG), overwrite))
-            settings.write(json.dumps(config, indent=2).encode())
-            settings.flush()
-        write_lora(path, conversion, metadata, overwrite, check, at_last)
+        write_lora(path, conversion, metadata, overwrite, check, at_last, config)
     return Written(path, dialect, *conversion.ways.values(), conversion.left_out, difference, path.stat().st_size)
 
 

@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from ..lora.adapters import AdapterSpec, is_linear
 from ..lora.spec import MAGNITUDES
+from .watched import check
 
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 ADDED, NORMED, TURNED, DERIVED = "added", "normed", "turned", "derived"
@@ -294,6 +295,7 @@ def _on_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, WeightAdapterBase):
+        check(value)
         return type(value)(value.loaded_keys, _on_device(value.weights, device))
     if isinstance(value, tuple) and not isinstance(value, AdapterSpec):
         return tuple(_on_device(item, device) for item in value)

@@ -28,10 +28,13 @@ from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
 from ..key_maps.stock import StockKeys, missing
 from ..lora.reader import map_tensors
+from ..lora.soundness import Look, cautions, look_at_file, look_at_tensors
 from ..lora.spec import AdapterError, first_line
+from ..lora.watch import Watch
 from ..lora.weights import weigh
 from .bypass import hang_beside_layers
 from .patches import Tensors, build_patches
+from .watched import watched
 
 SAFE = (".safetensors", ".sft")
 REMEDY = "Download or export the file again"
@@ -39,11 +42,17 @@ MOST_SAID = 200  # characters of an error of the host
 
 
 class LoraFile(NamedTuple):
-    """A LoRA file in memory: tensors by key, its header, and PEFT's adapter_config.json beside it."""
+    """A LoRA file in memory: tensors by key, its header, PEFT's adapter_config.json beside it, and an eye on the file on disk."""
 
     tensors: Tensors
     header: Header
     config_beside: Mapping[str, Any] | None
+    watch: Watch | None = None
+    look: Look | None = None
+
+    def unchanged(self) -> bool:
+        """Whether it is still the same on disk, as far as can be told."""
+        return self.watch is None or self.watch.unchanged()
 
 
 def read_lora(path: str | os.PathLike[str]) -> LoraFile:
@@ -57,9 +66,12 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
         raise LoraFileError(path, f"files ending in {ending or 'nothing'} are not loaded", "Rename it to .safetensors")
     try:
         tensors = _read_tensors(path, header)
+        look = look_at_file(path, header)
+    except LoraFileError:
+        raise
     except Exception as error:
         raise LoraFileError(path, f"its tensors cannot be read ({first_line(error)[:160]})", REMEDY) from None
-    return LoraFile(tensors, header, adapter_config_beside(path))
+    return LoraFile(tensors, header, adapter_config_beside(path), Watch(path, header.stamp), look)
 
 
 def _read_tensors(path: str, header: Header) -> Tensors:
@@ -96,7 +108,7 @@ class FileCache:
         path = os.path.realpath(path)
         stamp = stamp_of(path)
         known = self.entries.pop(path, None)
-        content = known[1] if known and known[0] == stamp else read_lora(path)
+        content = known[1] if known and known[0] == stamp and known[1].unchanged() else read_lora(path)
         self.entries[path] = (stamp, content)
         while len(self.entries) > self.most:
             self.entries.popitem(last=False)
@@ -295,12 +307,15 @@ def apply_file(
     with without_collection():
         plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, own), file.config_beside)
         patches = build_patches(plan, file.tensors)
+        layers = watched(patches.layers, file.watch)
+        look = file.look or look_at_tensors(file.tensors)
+        doubts = (*(file.watch.cautions if file.watch else ()), *cautions(plan, file.tensors, look))
         metadata = dict(file.header.metadata)
         patched: Counter[str] | None = Counter() if bypass else None
-        new_model = _apply(model, patches.layers, strength_model, metadata, patched)
-        new_clip = _apply(clip, patches.layers, strength_clip, metadata, patched)
+        new_model = _apply(model, layers, strength_model, metadata, patched)
+        new_clip = _apply(clip, layers, strength_clip, metadata, patched)
     notes = own.errors + _notes_on_bypass(patched)
-    report = Report(plan, name, patches.failures, lambda: stock_placed(model, clip, file), notes)
+    report = Report(plan, name, patches.failures, lambda: stock_placed(model, clip, file), notes, cautions=doubts, checked=look.at)
     return new_model, new_clip, report
 
 

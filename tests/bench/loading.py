@@ -71,6 +71,23 @@ def by_stock(patcher, path: str | Path, bypass: bool = False):
 
 
 @measurement(
+    Row("check at load", "Look for NaN, infinity and zeros in a 300 MB file", "loading it, model known", "look", "load", 0.015, 0.03),
+    rounds=41,
+    short_rounds=15,
+)
+def check_at_load(bench: Bench):
+    """A share of what it is part of: at most 3 %."""
+    from lora_locksmith.key_maps.header import read_header
+    from lora_locksmith.lora.soundness import SAMPLED, look_at_file
+
+    path = write_noise(bench.folder / "lora.safetensors", lora_shapes(flux_modules(), 28))
+    assert path.stat().st_size > 300_000_000
+    header = read_header(path)
+    assert look_at_file(path, header) == (SAMPLED, True)
+    return bench.take_turns({"look": partial(look_at_file, path, header), "load": loader("ours, model known", path)})
+
+
+@measurement(
     Row("memory of a load", "Memory a load needs at its peak", STOCK, "ours", "stock", 0.06, 1.0, True),
     rounds=3,
     short_rounds=1,

@@ -166,7 +166,8 @@ def test_peft_gets_a_folder_with_its_settings(run, folder):
 
 def whole_for_us(path):
     report = inspect_file(path).report
-    return report.modules["placed"] == report.modules["total"] > 0 and "adapter_config" in report.strength_source
+    whole = report.modules["placed"] == report.modules["total"] > 0
+    return whole and report.trainer == "PEFT" and "in the file's header" in report.strength_source
 
 
 def test_what_cannot_be_read_or_said_does_not_stop_the_rest(run, folder):

@@ -1,6 +1,7 @@
 """Runs the command line in children of a process that has everything imported, one for each line of its input; a test may kill them.
 
-A line in: {"arguments": [...], "limit": bytes that a file may have or 0, "output": file}. Lines out: the child's number, its exit code.
+A line in: {"arguments": [...], "limit": bytes that a file may have or 0, "output": file, "step": before which of the steps that
+change something on disk it is killed, 0: none}. Lines out: the child's number, its exit code.
 """
 
 from __future__ import annotations
@@ -15,6 +16,26 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
+STEPS = frozenset({"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.symlink"})
+
+
+def die_before(step: int) -> None:
+    """Kill this process right before it changes what is in a folder for the `step`th time from here on."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal seen
+        creates = (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT and not str(arguments[0]).startswith("/dev/")
+        )
+        if event in STEPS or creates:
+            seen += 1
+            if seen == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
 def child(wish: dict) -> int:
     """What the process of one command does; its output goes into a file."""
     from lora_locksmith.commands import parser
@@ -25,6 +46,8 @@ def child(wish: dict) -> int:
     if wish["limit"]:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (wish["limit"], wish["limit"]))
+    if wish["step"]:
+        die_before(wish["step"])
     code = parser.run(wish["arguments"])
     sys.stdout.flush()
     return code

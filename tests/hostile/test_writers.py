@@ -71,9 +71,12 @@ class Forks:
             [sys.executable, str(Path(__file__).with_name("forks.py"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, *arguments: object, limit: int = 0) -> int:
-        """The number of the process that runs this command, in which no file may have more bytes than `limit` (0: any)."""
-        wish = {"arguments": list(map(str, arguments)), "limit": limit, "output": str(self.output)}
+    def start(self, *arguments: object, limit: int = 0, step: int = 0) -> int:
+        """The number of the process that runs this command.
+
+        limit: no file may have more bytes (0: any). step: it is killed before this change on disk (0: never).
+        """
+        wish = {"arguments": list(map(str, arguments)), "limit": limit, "output": str(self.output), "step": step}
         print(json.dumps(wish), file=self.server.stdin, flush=True)
         return int(self.server.stdout.readline())
 
@@ -216,10 +219,11 @@ def test_killed_in_the_midst_of_it_the_old_file_is_whole(broken, tmp_path, forks
         if digest(broken) == before:
             forks.start("fix", broken, "--in-place", "--backup")
             assert forks.code() == 0, forks.told()
+            assert set(broken.parent.iterdir()) == {broken, backup}
         assert whole(broken) and digest(backup) == before
         shutil.copy(original, broken)
         for path in (backup, *left):
-            path.unlink()
+            path.unlink(missing_ok=True)  # the next run has swept what was left
     assert all(ended.values()), ended
 
 

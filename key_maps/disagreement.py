@@ -1,0 +1,38 @@
+"""Where a file's header and the adapter_config.json beside it tell different strengths: which counts, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .header import PEFT_CONFIG
+from .strength import Settings, read_settings
+
+# What the strength depends on, under all its names: see `scale_of`.
+TELLING = ("r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "use_rslora", "rank_stabilized")
+MOST_OF_VALUE = 40  # characters
+
+
+def disagreement(metadata: Mapping[str, str], config_beside: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """A caution where no settings in the header agree with those beside the file; () where they do, or where one of them is missing."""
+    if not config_beside or not metadata.get("lora_adapter_metadata"):
+        return ()
+    found = [settings for settings in read_settings(metadata, None).values() if any(name in settings.config for name in TELLING)]
+    others = [_different(settings, config_beside) for settings in found]
+    if not others or not all(others):
+        return ()
+    name = others[0][0]
+    told = f"{name} is {_shown(found[0].config.get(name))} in the header and {_shown(config_beside.get(name))} in {PEFT_CONFIG}"
+    return (
+        f"The settings in the file's header and in the {PEFT_CONFIG} beside it differ: {told}. The header counts here, PEFT itself reads "
+        f"{PEFT_CONFIG}: save both again from where the file was trained, or remove the one that is not its own.",
+    )
+
+
+def _different(settings: Settings, config_beside: Mapping[str, Any]) -> list[str]:
+    """The names of the settings that differ; an empty or missing one is none."""
+    return [name for name in TELLING if (settings.config.get(name) or None) != (config_beside.get(name) or None)]
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else str(value)[:MOST_OF_VALUE]

@@ -1,0 +1,181 @@
+"""Whether a file's numbers are numbers: NaN, infinity and all zeros, found at load at little cost; large tensors by a sample."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..key_maps.header import Header, TensorInfo, check_unchanged, open_file
+from ..key_maps.plan import Plan
+from .reader import DTYPES
+from .spec import MAGNITUDES
+from .tensors import Tensors
+
+__all__ = ["SAMPLED", "WHOLE", "Look", "cautions", "look_at_file", "look_at_tensors"]
+
+WHOLE, SAMPLED = "all", "a sample"
+WHOLE_BYTES = 1 << 23  # a file of no more is looked at wholly
+SMALL = 512  # bytes of a tensor that is looked at wholly
+PIECE = 64  # bytes of a larger one that are read at a place
+READS = 512  # of a file that is sampled, about: each is a call into the system
+MOST_NAMED = 3
+FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
+# The factors of each kind: where one is zero, the whole change is.
+FACTORS = {
+    "lora": ("up", "down", "mid"), "loha": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    "lokr": ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
+    "diff": ("diff",), "bias_diff": ("diff_b",), "norm": ("w_norm",), "bias_norm": ("b_norm",), "bias_lora": ("up_bias",),
+}  # fmt: skip
+
+ADDED = frozenset({*MAGNITUDES, "bias_values"})  # what acts besides them
+
+
+class Look(NamedTuple):
+    """What was looked at (WHOLE or SAMPLED, "" nothing), and whether all of it is finite."""
+
+    at: str
+    finite: bool
+
+
+def look_at_file(path: str | os.PathLike[str], header: Header) -> Look:
+    """Look at a file's numbers without mapping it: a page fault costs more than reading the few bytes of a sample.
+
+    Raises OSError, and LoraFileError for a file that is another one than the header was read from.
+    """
+    infos = list(header.tensors.values())
+    whole = max((info.end for info in infos), default=0) <= WHOLE_BYTES
+    runs = _strided(infos, 0) if whole else _strided(infos, READS // len(infos)) if 2 * len(infos) <= READS else _in_pairs(infos)
+    with open_file(path, 0) as file:
+        check_unchanged(path, file, header)
+        read, base = _reader(file), header.data_start
+        finite = all(
+            _finite(_as(dtype, b"".join([read(end - start, base + start) for start, end in places])))
+            for dtype, places in runs.items()
+            if dtype in FLOATS and places[-1][1] > places[0][0]
+        )
+    return Look(WHOLE if whole else SAMPLED, finite)
+
+
+def _reader(file: BinaryIO) -> Callable[[int, int], bytes]:
+    """(length, place) -> bytes; one call into the system for each where it can."""
+    if hasattr(os, "pread"):
+        return partial(os.pread, file.fileno())
+
+    def read(length: int, place: int) -> bytes:
+        file.seek(place)
+        return file.read(length)
+
+    return read
+
+
+def _strided(infos: Iterable[TensorInfo], count: int) -> dict[str, list[list[int]]]:
+    """dtype -> [start, end] of what is to be read of few tensors: `count` pieces of each, from its beginning to its end; 0: all."""
+    runs: dict[str, list[list[int]]] = {}
+    for dtype, _, start, end in infos:
+        places = runs.setdefault(dtype, [])
+        if not count or end - start <= max(SMALL, count * PIECE):
+            places.append([start, end])
+            continue
+        step = (end - PIECE - start) // (count - 1) // PIECE * PIECE
+        places += [[place, place + PIECE] for place in (*range(start, end - PIECE, step)[: count - 1], end - PIECE)]
+    return runs
+
+
+def _in_pairs(infos: Iterable[TensorInfo]) -> dict[str, list[list[int]]]:
+    """The same of many: the end of one and the beginning of the next, which lie side by side and are one read; small ones wholly."""
+    runs: dict[str, list[list[int]]] = {}
+    places, last_dtype, behind = [], "", -1
+    for dtype, _, start, end in infos:
+        if dtype != last_dtype:
+            places, last_dtype, behind = runs.setdefault(dtype, []), dtype, -1
+        small = end - start <= SMALL
+        if start == behind:
+            places[-1][1] = end if small else start + PIECE
+            behind = end if small else -1
+        else:
+            places.append([start if small else end - PIECE, end])
+            behind = end
+    return runs
+
+
+def _as(dtype: str, content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(getattr(torch, DTYPES[dtype]))
+
+
+def look_at_tensors(tensors: Mapping[str, Tensor]) -> Look:
+    """The same for tensors in memory."""
+    floats = [tensor for tensor in tensors.values() if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta]
+    if sum(tensor.nbytes for tensor in floats) <= WHOLE_BYTES:
+        return Look(WHOLE, all(map(_finite, floats)))
+    return Look(SAMPLED, all(_finite(end) for tensor in floats for end in _ends(tensor)))
+
+
+def _ends(tensor: Tensor) -> tuple[Tensor, ...]:
+    if tensor.nbytes <= SMALL:
+        return (tensor,)
+    flat, count = tensor.reshape(-1), PIECE // tensor.dtype.itemsize
+    return flat[:count], flat[-count:]
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all of it is. One pass, unlike `isfinite`: NaN goes through to the ends; fp8 has no arithmetic of its own."""
+    low, high = (tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor).aminmax()
+    return math.isfinite(low.item()) and math.isfinite(high.item())
+
+
+def cautions(plan: Plan, tensors: Tensors, look: Look) -> tuple[str, ...]:
+    """Sentences about numbers that are none, and about a file that changes nothing, for what was looked at."""
+    return (*(_not_finite(plan, tensors) if not look.finite else ()), *_nothing(plan, tensors))
+
+
+def _not_finite(plan: Plan, tensors: Tensors) -> Iterator[str]:
+    """Here every tensor is looked at wholly, to name those at fault."""
+    # AI-Toolkit writes an infinite alpha for a LoKr of full factors, where it does not count.
+    unused = {
+        adapter.roles["alpha"] for adapter in plan.adapters if adapter.kind == "lokr" and not adapter.rank and "alpha" in adapter.roles
+    }
+    found: dict[str, list[str]] = {"NaN": [], "infinite values": []}
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta and not _finite(tensor):
+            nan = bool(tensor.to(torch.float32).isnan().any())
+            if nan or key not in unused:
+                found["NaN" if nan else "infinite values"].append(key)
+    for what, keys in found.items():
+        if keys:
+            named = ", ".join(keys[:MOST_NAMED]) + (" ..." if len(keys) > MOST_NAMED else "")
+            count = "1 tensor holds" if len(keys) == 1 else f"{len(keys)} tensors hold"
+            yield (
+                f"{count} {what} ({named}): pictures come out black or as noise. "
+                "Get the file again; if that does not help, its training went wrong, and an earlier save may be sound."
+            )
+
+
+def _nothing(plan: Plan, tensors: Tensors) -> Iterator[str]:
+    """Stops at the first adapter that does anything: of a sound file a few numbers are read."""
+    zero = ""
+    for adapter in plan.adapters:
+        roles = [role for role in FACTORS.get(adapter.kind, ()) if role in adapter.roles]
+        key = next((adapter.roles[role] for role in roles if _is_zero(tensors[adapter.roles[role]])), None)
+        if key is None or not ADDED.isdisjoint(adapter.roles):
+            return
+        zero = zero or key
+    if zero:
+        count = len(plan.adapters)
+        told = f"all of its {count} adapters are" if count > 1 else "its only adapter is"
+        yield (
+            f"This file changes nothing: {told} zero, as {zero} holds only zeros. "
+            "It may have been saved before anything was trained: take a later save."
+        )
+
+
+def _is_zero(tensor: Tensor) -> bool:
+    if tensor.is_meta or not tensor.numel():
+        return False
+    # fp8 cannot be compared.
+    return not any(bool((part.to(torch.float32) if part.dtype.itemsize == 1 else part).any()) for part in (*_ends(tensor), tensor))

@@ -1,0 +1,90 @@
+"""The host's adapters and ours over a mapped file: before its bytes are used they look whether it is still the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from comfy.weight_adapter.base import WeightAdapterBase
+from comfy.weight_adapter.loha import LoHaAdapter
+from comfy.weight_adapter.lokr import LoKrAdapter
+from comfy.weight_adapter.lora import LoRAAdapter
+
+from ..lora.watch import Watch
+from .patches import LocksmithAdapter
+
+
+class Keys(set):
+    """An adapter's keys with the watch of their file: the host copies an adapter by its keys and weights alone."""
+
+    def __init__(self, keys: Iterable[str] = (), watch: Watch | None = None):
+        super().__init__(keys)
+        self.watch = watch
+
+
+class Watched(WeightAdapterBase):
+    """Stands before an adapter's class."""
+
+    def calculate_weight(self, weight, *rest, **named):
+        """What the adapter computes; LoraFileError where its file was cut short. Says once in the log where it makes NaN."""
+        check(self)
+        patched = super().calculate_weight(weight, *rest, **named)
+        watch = self.loaded_keys.watch
+        if watch is not None and not patched.is_meta and watch.first_use(tuple(sorted(self.loaded_keys))) and not _seems_finite(patched):
+            _blame(self, watch)
+        return patched
+
+
+class WatchedLoRA(Watched, LoRAAdapter):
+    """The host's LoRA."""
+
+
+class WatchedLoHa(Watched, LoHaAdapter):
+    """The host's LoHa."""
+
+
+class WatchedLoKr(Watched, LoKrAdapter):
+    """The host's LoKr."""
+
+
+class WatchedOurs(Watched, LocksmithAdapter):
+    """Our own adapter."""
+
+
+CLASSES = {LoRAAdapter: WatchedLoRA, LoHaAdapter: WatchedLoHa, LoKrAdapter: WatchedLoKr, LocksmithAdapter: WatchedOurs}
+
+
+def watched(layers: Sequence[dict[Any, Any]], watch: Watch | None) -> Sequence[dict[Any, Any]]:
+    """The patches as they are, their adapters with an eye on the file; differences, which the host adds itself, have none."""
+    if watch is None:
+        return layers
+    return [{target: _watched(patch, watch) for target, patch in layer.items()} for layer in layers]
+
+
+def _watched(patch: Any, watch: Watch) -> Any:
+    made = CLASSES.get(type(patch))
+    return made(Keys(patch.loaded_keys, watch), patch.weights) if made else patch
+
+
+def check(adapter: Any) -> None:
+    """Look at the adapter's file, if it has one, before its bytes are used. Raises LoraFileError where it was cut short."""
+    watch = getattr(getattr(adapter, "loaded_keys", None), "watch", None)
+    if watch is not None:
+        watch.check()
+
+
+def _seems_finite(patched: torch.Tensor) -> bool:
+    """By one row and one column: NaN in a factor of a product fills a row or a column of it."""
+    ends = (patched[:1], patched[:, :1]) if patched.dim() > 1 else (patched,)
+    return all(bool(end.isfinite().all()) for end in ends)
+
+
+def _blame(adapter: Watched, watch: Watch) -> None:
+    """Nothing is said where the file is sound, and the model's weight or the dtype is what is not."""
+    weights = adapter.weights[2] if isinstance(adapter, LocksmithAdapter) else adapter.weights
+    for tensor in weights:
+        if isinstance(tensor, torch.Tensor) and not bool(tensor.to(torch.float32).isfinite().all()):
+            first = min(adapter.loaded_keys)
+            return watch.caution(f"{watch.path}: NaN or infinite values at {first} reached the model: pictures come out black or as noise.")
+    return None
