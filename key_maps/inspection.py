@@ -311,6 +311,7 @@ class Inspection:
                 "categories": loads["categories"],
                 "gains": self.gains,
                 "notes": loads["notes"],
+                "cautions": loads["cautions"],
                 "unplaced": loads["unplaced"],
             },
             "trained": [trained.as_dict() for trained in self.report.trained],
