@@ -31,7 +31,7 @@ const MANNERS = {
   LocksmithLoRAStack: { kind: "text", height: 136, least: 86 },
   LocksmithApplyLoRA: { kind: "verdict", height: 76, least: 76 },
   LocksmithMergeLoRAs: { kind: "markdown", height: 320, least: 108 },
-  LocksmithSaveLoRA: { kind: "text", height: 116, least: 86 },
+  LocksmithSaveLoRA: { kind: "text", height: 190, least: 86 }, // its verdict holds the path of a file
 };
 
 /**
