@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = commands.add_parser("scan", help="a table of all LoRA files in a folder", description=DESCRIPTION)
     command.add_argument("folder", metavar="FOLDER")
-    command.add_argument("--problems", action="store_true", help="only files that are unreadable, not wholly loaded, or wrong with stock")
+    command.add_argument("--problems", action="store_true", help="only the unreadable, doubtful, not wholly loaded, or wrong with stock")
     command.add_argument("--json-lines", action="store_true", help="for programs: one JSON object to a line, each as soon as it is known")
     command.add_argument("--no-index", action="store_true", help="read every file, and keep nothing")
     command.set_defaults(run=run)

@@ -315,6 +315,7 @@ class Inspection:
                 "categories": loads["categories"],
                 "gains": self.gains,
                 "notes": loads["notes"],
+                "cautions": loads["cautions"],
                 "unplaced": loads["unplaced"],
             },
             "trained": [trained.as_dict() for trained in self.report.trained],
@@ -362,10 +363,7 @@ def inspect_header(
     whole: bool = False,
 ) -> Inspection:
     """The same for a header that was read before."""
-    if site is None and own is NONE:
-        found = _read_or_remember(header, config_beside)
-    else:
-        found = _read(header, config_beside, site, own, whole)
+    found = _read_or_remember(header, config_beside) if site is None and own is NONE else _read(header, config_beside, site, own, whole)
     plan = found.plan._replace(metadata=header.metadata)
     return Inspection(os.fspath(path), header, config_beside, found.groups, found.guess, plan, stock, own)
 

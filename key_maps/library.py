@@ -35,6 +35,7 @@ class Findings(NamedTuple):
     stock: int = 0
     gains: tuple[str, ...] = ()
     losses: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()  # what makes it doubtful, as far as the header tells, that it comes out as trained
     error: str = ""  # why it cannot be read; then the rest is empty
 
 
@@ -69,7 +70,7 @@ class Row(NamedTuple):
     def has_problem(self) -> bool:
         """Whether something in it has no effect, or the stock loader would not do it justice."""
         found = self.findings
-        return bool(found.error or found.gains) or found.placed < found.total or not found.total
+        return bool(found.error or found.gains or found.cautions) or found.placed < found.total or not found.total
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -225,6 +226,7 @@ def _summary(inspection: Inspection) -> Findings:
         stock=inspection.stock_modules,
         gains=tuple(inspection.gains),
         losses=tuple(report.losses),
+        cautions=report.cautions,
     )
 
 
@@ -247,8 +249,8 @@ def _read_index(index: Path, version: str) -> dict[str, Row]:
 
 
 def _row(file: str, stamp: list, findings: list) -> Row:
-    *plain, gains, losses, error = findings
-    return Row(file, Stamp(*stamp), Findings(*plain, tuple(gains), tuple(losses), error))
+    *plain, gains, losses, cautions, error = findings
+    return Row(file, Stamp(*stamp), Findings(*plain, tuple(gains), tuple(losses), tuple(cautions), error))
 
 
 def _write_index(index: Path, version: str, rows: Mapping[str, Row]) -> None:

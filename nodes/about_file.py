@@ -16,7 +16,7 @@ from ..key_maps.library import Findings, Row, Stamp, findings_of, stamp_of
 from ..key_maps.markdown import markdown
 from ..key_maps.plan import NOT_WIRED
 from ..key_maps.report import Report
-from .files import own_maps, own_stamp
+from .files import own_maps, own_stamp, spellings
 from .library import told_row
 
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
@@ -31,18 +31,23 @@ class Unknown(LocksmithError):
         self.fault, self.remedy = fault, remedy
 
 
-def listed(folder: str, name: str) -> str:
-    """The path of a file by the very name the host lists it under in one of its folders of models. Raises Unknown."""
+def listed(folder: str, name: str) -> tuple[str, str]:
+    """(name, path) of a file that the host lists in one of its folders of models, under this name or another system's spelling of it.
+
+    Raises Unknown.
+    """
     known = folder_paths.map_legacy(folder) in folder_paths.folder_names_and_paths
-    path = folder_paths.get_full_path(folder, name) if known and name in folder_paths.get_filename_list(folder) else None
+    names = frozenset(folder_paths.get_filename_list(folder) if known else ())
+    found = next((spelling for spelling in spellings(name) if spelling in names), "")
+    path = folder_paths.get_full_path(folder, found) if found else None
     if path is None:
         raise Unknown(f"{name!r} is not in the {folder} folders", "Put the file there, or choose another and refresh the list")
-    return path
+    return found, path
 
 
 def about_file(name: str, model_folder: str = "", model: str = "", full: bool = False) -> dict[str, Any]:
     """What the route `file` tells. Raises Unknown."""
-    path = listed("loras", name)
+    name, path = listed("loras", name)
     against = _model_path(model_folder, model) if model else None
     stamp, own = stamp_of(path), own_stamp()
     if stamp is None:
@@ -56,7 +61,7 @@ def about_file(name: str, model_folder: str = "", model: str = "", full: bool = 
 def _model_path(folder: str, model: str) -> str:
     if folder not in MODEL_FOLDERS:
         raise Unknown(f"{folder!r} is no folder of models", f"Ask for one of {', '.join(MODEL_FOLDERS)}")
-    return listed(folder, model)
+    return listed(folder, model)[1]
 
 
 @lru_cache(maxsize=256)

@@ -18,9 +18,27 @@ def lora_names() -> list[str]:
     return folder_paths.get_filename_list("loras")
 
 
+def spellings(name: str) -> tuple[str, ...]:
+    """A name and how other systems write it: workflows travel, and Windows separates folders the other way."""
+    return tuple(dict.fromkeys((name, name.replace("\\", "/"), name.replace("/", "\\"))))
+
+
+def listed_name(lora_name: str) -> str:
+    """The name the host lists a LoRA file under, whichever system's separators it is given with; as it is, where there is none."""
+    listed = frozenset(lora_names())
+    known = [name for name in spellings(lora_name) if name in listed]
+    known += [name for name in spellings(lora_name) if folder_paths.get_full_path("loras", name) is not None]
+    return known[0] if known else lora_name
+
+
+def lora_path(lora_name: str) -> str:
+    """The path of a LoRA file by its name in the loras folders. Raises FileNotFoundError."""
+    return folder_paths.get_full_path_or_raise("loras", listed_name(lora_name))
+
+
 def lora_is_listed(lora_name: str | None) -> bool | str:
     """True, or what is wrong with a name that is not in the loras folders, and the remedy; None: another node makes it."""
-    if lora_name is not None and folder_paths.get_full_path("loras", lora_name) is None:
+    if lora_name is not None and folder_paths.get_full_path("loras", listed_name(lora_name)) is None:
         return f"LoRA {lora_name!r} is not in the loras folders. Put the file there, or choose another and refresh the list"
     return True
 
@@ -29,7 +47,7 @@ def lora_changed(lora_name: str | None) -> tuple:
     """Changes when the file, or one of the user's own maps, changes on disk; always, where another node makes the name."""
     if lora_name is None:
         return (float("nan"),)  # a new one each time: the same one would count as equal
-    path = folder_paths.get_full_path("loras", lora_name)
+    path = folder_paths.get_full_path("loras", listed_name(lora_name))
     return (lora_name, stamp_of(path), own_stamp()) if path else (lora_name,)
 
 

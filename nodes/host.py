@@ -288,16 +288,17 @@ def forget(*, files: bool = True, models: bool = True) -> None:
 
 
 def load_and_fix(
-    model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, own: OwnMaps = NONE, bypass: bool = False
+    model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, own: OwnMaps = NONE, bypass: bool = False, name: str = ""
 ) -> tuple[Any, Any, Report]:
     """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may be None.
 
     bypass: adapters act in the layers' forward passes, and the weights stay as they are, where that is exact.
+    name: what the report calls the file; its path's last part where none is given.
     Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only.
     Raises LoraFileError for a file that cannot be read; a file that does not fit is no error, the report says so.
     """
     file = _files.read(path)
-    return apply_file(model, clip, file, os.path.basename(path), strength_model, strength_clip, own, bypass)
+    return apply_file(model, clip, file, name or os.path.basename(path), strength_model, strength_clip, own, bypass)
 
 
 def apply_file(

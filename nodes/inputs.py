@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from comfy_api.latest import io
 
 REPORT, ERROR = "report", "error"
 PATCH, BYPASS = "patch", "bypass"
+# For schemas of nodes that report: a host that knows the word sends their reports again when it answers a run from its cache.
+RESENT = {"has_intermediate_output": True} if "has_intermediate_output" in {known.name for known in dataclasses.fields(io.Schema)} else {}
 
 
 def strength_inputs() -> list[io.Input]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..key_maps.header import LoraFileError
 from ..key_maps.markdown import DETAILS, SUMMARY, markdown
 from . import host
-from .files import lora_changed, lora_is_listed, lora_names, own_maps
+from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
+from .inputs import RESENT
 
 OFF, ON = "off", "on"
 
@@ -44,6 +44,7 @@ class InspectLoRAKeys(io.ComfyNode):
                 io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
             ],
             is_output_node=True,
+            **RESENT,
         )  # fmt: skip
 
     @classmethod
@@ -59,7 +60,8 @@ class InspectLoRAKeys(io.ComfyNode):
     @classmethod
     def execute(cls, lora_name, model=None, clip=None, detail=SUMMARY, weights=OFF) -> io.NodeOutput:
         """Inspect the file; raises for an unreadable one."""
-        path = folder_paths.get_full_path_or_raise("loras", lora_name)
+        lora_name = listed_name(lora_name)
+        path = lora_path(lora_name)
         try:
             found = host.inspect(model, clip, path, own_maps())
             measured, hashes = host.measure(found) if weights == ON else (None, None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import folder_paths
 
+from ..key_maps.header import PICKLED
 from ..key_maps.library import Row, Stamp, scan_files, stamp_of
 from ..key_maps.respell import writable
 from .files import lora_names, own_folder, own_maps, own_stamp
@@ -75,7 +76,7 @@ class Library:
 
 def told_row(row: Row) -> dict[str, Any]:
     """A row as the routes tell it."""
-    return row.as_dict() | {"changed": row.stamp.changed / 1e9}
+    return row.as_dict() | {"changed": row.stamp.changed / 1e9, "pickled": row.file.lower().endswith(PICKLED)}
 
 
 def listed_files() -> dict[str, tuple[str, Stamp]]:

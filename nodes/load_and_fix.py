@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..key_maps.header import LoraFileError
 from ..key_maps.plan import NO_FAULT
 from . import host
-from .files import lora_changed, lora_is_listed, lora_names, own_maps
-from .inputs import BYPASS, ERROR, PATCH, REPORT, mode_input, on_unmatched_input, strength_inputs
+from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
+from .inputs import BYPASS, ERROR, PATCH, REPORT, RESENT, mode_input, on_unmatched_input, strength_inputs
 
 
 class LoadAndFixLoRA(io.ComfyNode):
@@ -40,6 +39,7 @@ class LoadAndFixLoRA(io.ComfyNode):
                 io.String.Output("report", display_name="report", tooltip="What loaded, what did not, and why."),
                 io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
             ],
+            **RESENT,
         )
 
     @classmethod
@@ -55,13 +55,15 @@ class LoadAndFixLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora_name, strength_model, strength_clip, clip=None, on_unmatched=REPORT, mode=PATCH) -> io.NodeOutput:
         """Patch clones of model and clip; raises for an unreadable file, and for unmatched keys if asked to."""
+        lora_name = listed_name(lora_name)
         if strength_model == 0 and (strength_clip == 0 or clip is None):
             verdict = f"The strength is 0: {lora_name} was not loaded."
             return _output(model, clip, verdict, json.dumps({"verdict": verdict, "file": lora_name}))
-        path = folder_paths.get_full_path_or_raise("loras", lora_name)
+        path, own = lora_path(lora_name), own_maps()
         try:
-            own, bypass = own_maps(), mode == BYPASS
-            new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip, own, bypass)
+            new_model, new_clip, report = host.load_and_fix(
+                model, clip, path, strength_model, strength_clip, own, mode == BYPASS, lora_name
+            )
         except LoraFileError as error:
             raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
         if on_unmatched == ERROR:

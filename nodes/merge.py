@@ -25,7 +25,7 @@ from ..lora.tensors import DTYPES
 from ..lora.together import File, inspect_together
 from . import host
 from .files import own_maps
-from .inputs import BYPASS, PATCH, mode_input, strength_inputs
+from .inputs import BYPASS, PATCH, RESENT, mode_input, strength_inputs
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
 MOST_CONNECTED = 50
@@ -77,6 +77,7 @@ class MergeLoRAs(io.ComfyNode):
                 io.String.Output("report", display_name="report", tooltip="Where the LoRAs agree or fight, and what was cut."),
                 io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
             ],
+            **RESENT,
         )  # fmt: skip
 
     @classmethod
@@ -200,6 +201,7 @@ class ApplyLoRA(io.ComfyNode):
                 io.Clip.Output("CLIP"),
                 io.String.Output("report", display_name="report", tooltip="What loaded, what did not, and why."),
             ],
+            **RESENT,
         )  # fmt: skip
 
     @classmethod

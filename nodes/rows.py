@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 
-from .files import lora_changed, lora_is_listed
+from .files import listed_name, lora_changed, lora_is_listed
 
 STRONGEST = 100.0
 FIELDS = ("on", "name", "strength", "strength_clip", "blocks")
@@ -107,11 +107,9 @@ def _number(number: int, name: str, value: Any) -> float:
 
 
 def _listed(number: int, name: str) -> str:
-    """The name the host lists the file under; workflows made on Windows separate folders the other way."""
-    for spelling in (name, name.replace("\\", "/")):
-        verdict = lora_is_listed(spelling)
-        if verdict is True:
-            return spelling
+    verdict = lora_is_listed(name)
+    if verdict is True:
+        return listed_name(name)
     raise ValueError(f"Row {number}: {verdict}, or turn the row off")
 
 

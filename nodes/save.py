@@ -11,7 +11,8 @@ from ..key_maps.respell import writable
 from ..lora.reader import header_of
 from ..lora.tensors import DTYPES
 from . import host
-from .files import lora_changed, lora_is_listed, lora_names, own_maps
+from .files import listed_name, lora_changed, lora_is_listed, lora_names, own_maps
+from .inputs import RESENT
 from .saving import read_listed, report_on, save_lora
 
 CONNECTED = "the connected lora"
@@ -45,6 +46,7 @@ class SaveLoRA(io.ComfyNode):
                 io.String.Output("report", display_name="report", tooltip="What was renamed, fused or split, and left out."),
             ],
             is_output_node=True,
+            **RESENT,
         )
 
     @classmethod
@@ -65,7 +67,12 @@ class SaveLoRA(io.ComfyNode):
         found, tensors, provenance = _connected(lora, model, clip) if lora_name == CONNECTED else read_listed(lora_name, model, clip)
         written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
         text = report_on(written)
-        told = {"file": lora_name, "path": str(written.path), "difference": written.difference, "left_out": dict(written.left_out)}
+        told = {
+            "file": listed_name(lora_name),
+            "path": str(written.path),
+            "difference": written.difference,
+            "left_out": dict(written.left_out),
+        }
         return io.NodeOutput(str(written.path), text, ui={"text": [text], "report_json": [json.dumps(told)]})
 
 

@@ -22,7 +22,7 @@ from ..lora.verify import Unverified
 from ..lora.writer import Written, write_as
 from . import host
 from .about_file import listed
-from .files import own_maps
+from .files import lora_path, own_maps
 
 ENDING = ".safetensors"
 REMEDY = "Give a name such as folder/name"
@@ -65,7 +65,7 @@ def save_lora(
 
 def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapping[str, Any], dict[str, str]]:
     """(what is in a listed file, its tensors, where it comes from). Raises NotSaved for a file that cannot be read."""
-    path = folder_paths.get_full_path_or_raise("loras", lora_name)
+    path = lora_path(lora_name)
     try:
         found = host.inspect(model, clip, path, own_maps(), whole=True)
         provenance = {"locksmith.source": Path(path).name, "locksmith.source_sha256": file_hashes(path).sha256}
@@ -76,7 +76,7 @@ def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapp
 
 def save_listed(name: str, dialect: str, filename: str, dtype: str, overwrite: bool) -> dict[str, str]:
     """What the route `save` does and tells. Raises Unknown, NotSaved."""
-    listed("loras", name)
+    name, _ = listed("loras", name)
     for wish, known in ((dialect, writable()), (dtype or "fp32", DTYPES)):
         if wish not in known:
             raise NotSaved(f"{wish!r} is not known", f"Choose one of {', '.join(known)}")

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..key_maps.plan import NO_FAULT
 from ..key_maps.report import plural
 from . import host
-from .inputs import PATCH, REPORT, mode_input, on_unmatched_input
+from .inputs import PATCH, REPORT, RESENT, mode_input, on_unmatched_input
 from .load_and_fix import LoadAndFixLoRA
 from .rows import Row, read_rows, rows_are_right, rows_changed, rows_input
 
@@ -42,6 +42,7 @@ class LoadAndFixStack(io.ComfyNode):
                 io.String.Output("report", display_name="report", tooltip="A line for each LoRA, then what has no effect and why."),
                 io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
             ],
+            **RESENT,
         )  # fmt: skip
 
     @classmethod
@@ -123,7 +124,9 @@ def _output(model, clip, rows: list[Row], told: list[Told]) -> io.NodeOutput:
     lines += [""] * bool(notes) + [f"Note      {note}" for note in notes]
     lines += [line for report in _worth_telling(told) for line in ("", f"--- {report.row.title}", report.details)]
     text = "\n".join(lines).rstrip()
-    summary = {"verdict": verdict, "placed": placed, "total": total, "modules": {"placed": placed, "total": total}, "notes": notes}
+    cautions = [f"{report.row.title}: {caution}" for report in told for caution in report.report.get("cautions", ())]
+    counts = {"placed": placed, "total": total, "modules": {"placed": placed, "total": total}}
+    summary = {"verdict": verdict, **counts, "notes": notes, "cautions": cautions}
     as_json = json.dumps(summary | {"rows": [report.as_dict() for report in told]}, ensure_ascii=False, indent=1)
     return io.NodeOutput(model, clip, text, as_json, ui={"text": [text], "report_json": [as_json]})
 

@@ -21,6 +21,10 @@ MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "vae_approx", "lora
 NOT_PART_OF_THE_PACK = (".dev", ".git", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis")
 
 
+# Seconds in which something must give a sign of life, else it hangs. No measure of how long anything takes: machines are busy at times.
+PATIENCE = float(os.environ.get("LOCKSMITH_PATIENCE", 600.0))
+
+
 class ServerError(Exception):
     """The server did not start, or does not answer; the message says where to look."""
 
@@ -94,9 +98,9 @@ class Server:
             *front_end, *self.extra_arguments,
         ]  # fmt: skip
 
-    def start(self, seconds: float = 240.0) -> None:
-        """Start the process and return when it answers; ServerError with the end of its log if it does not."""
-        port = free_port()
+    def start(self, port: int = 0) -> None:
+        """Start the process and return when it answers; ServerError with the end of its log if it does not. port: 0 for a free one."""
+        port = port or free_port()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
         with open(self.log, "wb") as log:
@@ -105,14 +109,15 @@ class Server:
             )
         self.url = f"http://127.0.0.1:{port}"
         try:
-            self._wait_until_it_answers(seconds)
+            self._wait_until_it_answers()
             self.startup_log = self.log_text()
         except BaseException:
             self.stop()
             raise
 
-    def _wait_until_it_answers(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+    def _wait_until_it_answers(self) -> None:
+        """As long as the process lives and has something to log now and then."""
+        logged, deadline = 0, time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise ServerError(f"ComfyUI ended with exit code {self.process.returncode} while starting.\n{self._end_of_log()}")
@@ -122,7 +127,9 @@ class Server:
                 time.sleep(0.25)
             else:
                 return
-        raise ServerError(f"ComfyUI did not answer within {seconds:.0f} s.\n{self._end_of_log()}")
+            if self.log.stat().st_size > logged:
+                logged, deadline = self.log.stat().st_size, time.monotonic() + PATIENCE
+        raise ServerError(f"ComfyUI did not answer, and logged nothing for {PATIENCE:.0f} s.\n{self._end_of_log()}")
 
     def _end_of_log(self, lines: int = 25) -> str:
         end = deque(self.log_text().splitlines(), maxlen=lines)
@@ -135,7 +142,7 @@ class Server:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=15)
+                self.process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -148,11 +155,11 @@ class Server:
             text = text.replace(str(place), place.name)
         return text
 
-    def get_bytes(self, path: str, seconds: float = 30.0) -> bytes:
+    def get_bytes(self, path: str, seconds: float = PATIENCE) -> bytes:
         with urllib.request.urlopen(self.url + path, timeout=seconds) as answer:
             return answer.read()
 
-    def get(self, path: str, seconds: float = 30.0):
+    def get(self, path: str, seconds: float = PATIENCE):
         return json.loads(self.get_bytes(path, seconds))
 
     def object_info(self) -> dict:
@@ -168,15 +175,15 @@ class Server:
         body = json.dumps({"prompt": prompt, "client_id": uuid.uuid4().hex}).encode()
         request = urllib.request.Request(self.url + "/prompt", body, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return json.load(answer)["prompt_id"]
         except urllib.error.HTTPError as refusal:
             raise _refused_prompt(refusal) from None
 
-    def run(self, prompt: dict, seconds: float = 300.0) -> dict:
+    def run(self, prompt: dict) -> dict:
         """Run an API prompt to its end and return its history entry; PromptError if it is refused or a node fails."""
         prompt_id = self.queue(prompt)
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise ServerError(f"ComfyUI died while running a prompt.\n{self._end_of_log()}")
@@ -186,7 +193,7 @@ class Server:
             if entry and entry.get("status", {}).get("status_str") == "error":
                 raise _failed_prompt(entry)
             time.sleep(0.05)
-        raise ServerError(f"The prompt did not end within {seconds:.0f} s.\n{self._end_of_log()}")
+        raise ServerError(f"The prompt did not end within {PATIENCE:.0f} s.\n{self._end_of_log()}")
 
     def fetch(self, file: dict) -> bytes:
         """The bytes of an output file as a history entry names it (filename, subfolder, type)."""

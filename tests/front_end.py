@@ -7,7 +7,8 @@ import time
 import uuid
 from collections.abc import Callable
 
-from playwright.sync_api import ConsoleMessage, Locator, Page
+import comfy_server
+from playwright.sync_api import ConsoleMessage, Locator, Page, expect
 from tiny_models import BROKEN_LORA, FLUX
 
 LOADER, PREVIEW, INSPECT = 2, 3, 4  # the nodes of workflow_of_both_nodes()
@@ -19,7 +20,25 @@ HOST_SAYINGS = (
 )  # fmt: skip
 READY = "window.app?.vueAppReady && window.app.extensionManager && document.querySelector('#graph-canvas')"
 FIND_WIDGET = "([node, name]) => app.rootGraph.getNodeById(node).widgets.find((widget) => widget.name === name)"
-PATIENCE = 30_000  # milliseconds
+PATIENCE = 1000 * comfy_server.PATIENCE  # milliseconds, of everything that is waited for in the browser
+expect.set_options(timeout=PATIENCE)
+# Resolves when the saved form of the workflow has stayed the same for some frames: nodes grow when they are drawn first.
+SETTLED = """async () => {
+    let [last, same] = ["", 0];
+    while (same < 12) {
+        await new Promise(requestAnimationFrame);
+        const now = JSON.stringify(app.rootGraph.serialize());
+        [last, same] = [now, now === last ? same + 1 : 0];
+    }
+}"""
+RUN = """async () => {
+    const ended = new Promise((done) => ["execution_success", "execution_error"].forEach(
+        (name) => app.api.addEventListener(name, ({ detail }) => done(detail.prompt_id), { once: true })));
+    await app.queuePrompt(0);
+    const run = await ended;
+    // The server notes a run in its history after it has told of its end.
+    while (!(await (await app.api.fetchApi(`/history/${run}`)).json())[run]) await new Promise((done) => setTimeout(done, 50));
+}"""
 
 
 class FrontEnd:
@@ -60,25 +79,22 @@ class FrontEnd:
         self.load(workflow_of_both_nodes(lora, strength=next(self._strengths) / 100))
 
     def run(self) -> None:
-        """Run the workflow as the Run button does, and wait for its end."""
-        self.page.evaluate(
-            """async () => {
-                const end = new Promise((done) => ["execution_success", "execution_error"].forEach(
-                    (name) => app.api.addEventListener(name, done, { once: true })));
-                await app.queuePrompt(0);
-                await end;
-            }"""
-        )
+        """Run the workflow as the Run button does, and wait until the server's history has it."""
+        self.page.evaluate(RUN)
+
+    def settle(self) -> None:
+        """Return when the open workflow stays as it is."""
+        self.page.evaluate(SETTLED)
 
     def workflow(self) -> dict:
         """The open workflow, as it would be saved."""
         return self.page.evaluate("app.rootGraph.serialize()")
 
-    def wait_until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    def wait_until(self, holds: Callable[[], bool]) -> None:
         """Return when something holds; AssertionError if it does not come to."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + comfy_server.PATIENCE
         while not holds():
-            assert time.monotonic() < deadline, f"not so within {seconds:.0f} s"
+            assert time.monotonic() < deadline, f"not so within {comfy_server.PATIENCE:.0f} s"
             self.page.wait_for_timeout(50)
 
     def run_command(self, name: str) -> None:

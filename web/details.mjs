@@ -3,12 +3,13 @@
 import { copyButton, make, makeButton } from "./dom.js";
 import { heatMaps } from "./heat_map.mjs";
 import { makeBadge } from "./outcome.js";
-import { ask } from "./server.js";
+import { ask, whenServerIsBack } from "./server.js";
 import { asSentence, say } from "./words.js";
 
 /** @typedef {import("./outcome.js").Outcome} Outcome */
 
 const MOST_ROWS = 300;
+const MOST_CAUTIONS = 5; // above the rest, in which they all are
 /** What the canvas would take as its own while it is not even seen. */
 const NOT_FOR_THE_CANVAS = ["keydown", "keyup", "copy", "cut", "paste", "wheel"];
 
@@ -35,11 +36,17 @@ export function openDetails(title, outcome, text) {
   dialog.showPopover();
   if (!outcome.inspection && !outcome.file) return dialog;
   more.append(make("p", "locksmith-quiet", say("detailsReading")));
-  void askFor(outcome, closed.signal).then((found) => {
-    if (closed.signal.aborted) return;
-    if (typeof found !== "string") words.append(...wordParts(found, dialog));
-    more.replaceChildren(...(typeof found === "string" ? [make("p", "locksmith-quiet", found)] : fileParts(found, outcome)));
-  });
+  let isTold = false;
+  const fill = async () => {
+    if (isTold) return;
+    const found = await askFor(outcome, closed.signal);
+    if (closed.signal.aborted || isTold) return;
+    isTold = typeof found !== "string";
+    if (isTold) words.append(...wordParts(found, dialog));
+    more.replaceChildren(...(isTold ? fileParts(found, outcome) : [make("p", "locksmith-quiet", found)]));
+  };
+  whenServerIsBack(() => void fill(), closed.signal);
+  void fill();
   return dialog;
 }
 
@@ -73,7 +80,8 @@ function headOf(dialog, title, outcome, text) {
   close.autofocus = true;
   const names = make("div", "locksmith-names", make("h2", "", title), make("span", "locksmith-quiet", outcome.file));
   const top = make("div", "locksmith-top", makeBadge(outcome), names, copy, close);
-  return make("header", "locksmith-details-head", top, make("p", "", outcome.verdict));
+  const cautions = outcome.cautions.map((caution) => make("p", "locksmith-caution", caution));
+  return make("header", "locksmith-details-head", top, make("p", "", outcome.verdict), ...cautions.slice(0, MOST_CAUTIONS));
 }
 
 /**

@@ -1,5 +1,6 @@
 /** Makes document nodes of plain parts. */
 
+import { whenServerIsBack } from "./server.js";
 import { say } from "./words.js";
 
 const SECONDS_TOLD = 1.5;
@@ -35,10 +36,14 @@ export function makeButton(name, text, act) {
   return button;
 }
 
-/** @param {string} name of a file beside this one */
+/**
+ * @param {string} name of a file beside this one
+ * @returns {Promise<string>} rejects while the server is away
+ */
 export async function readStyle(name) {
   const answer = await fetch(new URL(name, import.meta.url));
-  return answer.ok ? answer.text() : "";
+  if (!answer.ok) throw new Error(`${name}: ${answer.status}`);
+  return answer.text();
 }
 
 /**
@@ -48,8 +53,18 @@ export async function readStyle(name) {
  */
 export async function adoptStyle(name) {
   const sheet = new CSSStyleSheet();
-  sheet.replaceSync(await readStyle(name));
   document.adoptedStyleSheets.push(sheet);
+  const wait = new AbortController();
+  const fill = async () => {
+    try {
+      sheet.replaceSync(await readStyle(name));
+      wait.abort();
+    } catch {
+      // The server is away: it is asked again when it is back.
+    }
+  };
+  whenServerIsBack(() => void fill(), wait.signal);
+  await fill();
 }
 
 /**

@@ -12,16 +12,29 @@ import { asSentence, say } from "./words.js";
  * Whether a file fits: the model that is wired, else what is known of its family.
  *
  * @param {any} answer of the route "file"; undefined while it is on its way, null where the file is not there
+ * @param {string[]} [cautions] what a run has found doubtful about the file
  * @returns {Fit}
  */
-export function fitOf(answer) {
+export function fitOf(answer, cautions = []) {
   if (answer === undefined) return { state: "", text: "", words: "" };
   if (answer === null) return { state: "bad", text: `\u2717 ${say("stackMissing")}`, words: say("stackMissingHint") };
-  const { error, total, losses, fit } = answer;
+  const { error, total, losses, fit, pickled } = answer;
+  const [caution = ""] = [...cautions, ...(answer.cautions ?? [])];
+  if (error && pickled) return doubtful({ state: "", text: say("stackPickled"), words: say("previewPickled") }, caution);
   if (error) return { state: "bad", text: `\u2717 ${say("stackUnreadable")}`, words: asSentence(error) };
   const why = losses[0] ? asSentence(losses[0]) : say("previewNoLora");
   if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: why };
-  return fit ? fitOfModel(fit) : fitOfFamily(answer);
+  return doubtful(fit ? fitOfModel(fit) : fitOfFamily(answer), caution);
+}
+
+/**
+ * @param {Fit} fit
+ * @param {string} caution
+ * @returns {Fit} amber, where nothing worse is to be said than that the file may not come out as trained
+ */
+function doubtful(fit, caution) {
+  if (!caution || fit.state === "bad" || fit.state === "part") return fit;
+  return { state: "part", text: `! ${fit.text.replace("\u2713 ", "")}`, words: caution };
 }
 
 /**

@@ -1,12 +1,20 @@
 /** The tab of the sidebar that shows every LoRA in the folders. */
 
 import { app } from "../../scripts/app.js";
-import { readStyle } from "./dom.js";
+import { make, makeButton, readStyle } from "./dom.js";
+import { lazily } from "./lazy.js";
+import { Away, whenServerIsBack } from "./server.js";
 import { say } from "./words.js";
 
 const TAB = "loralocksmith.library";
 
-/** @type {Promise<{shelf: import("./library_shelf.mjs").Shelf, make: () => import("./library_view.mjs").LibraryView}> | undefined} */
+/** @typedef {{shelf: import("./library_shelf.mjs").Shelf, make: () => import("./library_view.mjs").LibraryView}} Page */
+
+/** All that only the open page needs: the front end itself loads only files that end with .js. */
+const loadView = /** @type {() => Promise<typeof import("./library_view.mjs")>} */ (lazily("library_view.mjs"));
+const loadShelf = /** @type {() => Promise<typeof import("./library_shelf.mjs")>} */ (lazily("library_shelf.mjs"));
+
+/** @type {Page | undefined} once it is loaded */
 let page;
 /** @type {import("./library_view.mjs").LibraryView | undefined} the page while it is open */
 let view;
@@ -26,33 +34,51 @@ function update() {
  */
 async function open(place) {
   home = place;
-  const { shelf, make } = await loadPage();
+  try {
+    page = await loadPage();
+  } catch {
+    if (home === place) place.replaceChildren(makeExcuse(place));
+    return;
+  }
   if (home !== place || (view && view.element.parentNode === place)) return;
   view?.end();
-  view = make();
+  view = page.make();
   place.replaceChildren(view.element);
   view.update();
-  void shelf.open();
+  void page.shelf.open();
 }
 
-async function close() {
+function close() {
   home = undefined;
   view?.end();
   view = undefined;
-  (await loadPage()).shelf.stop();
+  page?.shelf.stop();
 }
 
-/** All that only the open page needs: the front end itself loads only files that end with .js. */
-function loadPage() {
-  return (page ??= makePage());
+/** After the server was away. */
+function recover() {
+  if (view?.element.isConnected) view.recover();
+  else if (home) void open(home);
 }
 
-async function makePage() {
-  const [{ LibraryView }, { Shelf }, style] = await Promise.all([
-    import("./library_view.mjs"),
-    import("./library_shelf.mjs"),
-    readStyle("./library.css"),
-  ]);
+/**
+ * What stands in the place of a page that cannot be loaded.
+ *
+ * @param {HTMLElement} place
+ */
+function makeExcuse(place) {
+  const words = make("p", "", new Away().message);
+  words.setAttribute("role", "alert");
+  const excuse = make("section", "locksmith-library-away", words, makeButton("locksmith-copy", say("retry"), () => void open(place)));
+  excuse.setAttribute("aria-label", say("library"));
+  return excuse;
+}
+
+/** @returns {Promise<Page>} */
+async function loadPage() {
+  if (page) return page;
+  const [{ LibraryView }, { Shelf }, style] = await Promise.all([loadView(), loadShelf(), readStyle("./library.css")]);
+  if (page) return page; // was loaded meanwhile
   const shelf = new Shelf(() => (planned ||= requestAnimationFrame(update)));
   return { shelf, make: () => new LibraryView(shelf, style) };
 }
@@ -70,12 +96,13 @@ app.registerExtension({
       tooltip: say("library"),
       type: "custom",
       render: (/** @type {HTMLElement} */ place) => void open(place),
-      destroy: () => void close(),
+      destroy: close,
     });
+    whenServerIsBack(recover);
   },
 
   /** After the list of files was read anew. */
   refreshComboInNodes() {
-    if (view?.element.isConnected) void loadPage().then(({ shelf }) => shelf.refresh());
+    if (view?.element.isConnected) void page?.shelf.refresh();
   },
 });

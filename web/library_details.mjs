@@ -22,6 +22,8 @@ export class LibraryDetails {
   constructor(around) {
     this.around = around;
     this.file = "";
+    /** @type {Row | undefined} the row of which not all is told yet */
+    this.untold = undefined;
     /** @type {AbortController | undefined} */
     this.waiting = undefined;
     this.element = make("section", "shelf-details");
@@ -41,8 +43,14 @@ export class LibraryDetails {
     await this.read(row);
   }
 
+  /** Ask again for what the server did not tell. */
+  async recover() {
+    if (this.file && this.untold) await this.read(this.untold);
+  }
+
   close() {
     this.waiting?.abort();
+    this.untold = undefined;
     this.file = "";
     this.element.hidden = true;
     this.element.replaceChildren();
@@ -94,6 +102,7 @@ export class LibraryDetails {
   async read(row) {
     this.waiting?.abort();
     const waiting = (this.waiting = new AbortController());
+    this.untold = row;
     let answer;
     try {
       await new Promise((done) => setTimeout(done, PAUSE));
@@ -103,7 +112,9 @@ export class LibraryDetails {
       if (!waiting.signal.aborted) this.told?.replaceChildren(fault instanceof Error ? fault.message : String(fault));
       return;
     }
-    if (!waiting.signal.aborted) this.tell(answer);
+    if (waiting.signal.aborted) return;
+    this.untold = undefined;
+    this.tell(answer);
   }
 
   /** @param {any} answer of the route */

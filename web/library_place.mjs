@@ -33,7 +33,7 @@ async function addLoader(file, place) {
   const graph = app.canvas.graph;
   let node = makeLoader();
   if (node && !widgetOf(node, LORA_NAME).options.values.includes(file)) {
-    await app.reloadNodeDefs(); // the file is newer than the page
+    await app.reloadNodeDefs().catch(() => {}); // the file is newer than the page
     node = makeLoader();
   }
   if (!node || !graph) return;

@@ -5,7 +5,7 @@
  *
  * @typedef {{file: string, bytes: number, changed: number, verdict: string, family: string, made_for: string, trainer: string,
  *   kinds: string | string[], rank: string | number, placed: number, total: number, stock: number, gains: string[], losses: string[],
- *   problem: boolean, error: string, trigger_words?: string[]}} Told
+ *   cautions: string[], pickled: boolean, problem: boolean, error: string, trigger_words?: string[]}} Told
  */
 
 /**
@@ -64,15 +64,17 @@ export function prepare(told) {
 }
 
 /**
- * What becomes of a file: "good", "mended" (the stock loader would fall short), "partly", "bad" (nothing loads), "untold" (whether it
- * loads depends on the model, which is not known) or "unreadable".
+ * What becomes of a file: "good", "mended" (the stock loader would fall short), "partly", "doubtful" (it loads, but may not
+ * come out as trained), "bad" (nothing loads), "untold" (whether it loads depends on the model, which is not known), "pickled" (only a
+ * node reads it) or "unreadable".
  *
  * @param {Row} row
  */
 export function stateOf(row) {
-  if (row.error) return "unreadable";
+  if (row.error) return row.pickled ? "pickled" : "unreadable";
   if (!row.placed) return row.total && !row.made_for ? "untold" : "bad";
   if (row.placed < row.total) return "partly";
+  if (row.cautions.length) return "doubtful";
   return row.gains.length ? "mended" : "good";
 }
 
@@ -116,7 +118,7 @@ export function sorted(rows, choice) {
 function valuesOf(row, filter) {
   if (filter === "kind") return row.kindNames;
   if (filter !== "state") return [row[filter]];
-  if (row.error) return ["problem", "unreadable"];
+  if (row.error) return row.pickled ? ["problem"] : ["problem", "unreadable"];
   return [...(row.gains.length ? ["stock"] : []), ...(row.problem ? ["problem"] : [])];
 }
 

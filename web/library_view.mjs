@@ -68,6 +68,12 @@ export class LibraryView {
     this.observer.observe(main);
   }
 
+  /** Ask again for what the server did not tell while it was away. */
+  recover() {
+    void this.shelf.refresh();
+    void this.details.recover();
+  }
+
   /** Let go of the page. */
   end() {
     this.observer.disconnect();
@@ -229,5 +235,5 @@ function fillRow(cells, row) {
   const told = tellState(row);
   paintMark(/** @type {HTMLElement} */ (loads.children[0]), row);
   loads.children[1].textContent = told;
-  loads.title = row.error || [told, ...row.gains, ...row.losses].join("\n");
+  loads.title = row.error || [told, ...row.cautions, ...row.gains, ...row.losses].join("\n");
 }

@@ -7,7 +7,7 @@ import { say } from "./words.js";
 /** @typedef {import("./library_rows.mjs").Row} Row */
 
 /** A sign for each state, because colours alone do not tell everyone. */
-const SIGNS = { good: "✓", mended: "✓", partly: "!", untold: "?", bad: "✕", unreadable: "✕" };
+const SIGNS = { good: "✓", mended: "✓", partly: "!", doubtful: "!", untold: "?", pickled: "?", bad: "✕", unreadable: "✕" };
 const STATE_WORDS = { stock: "libraryStock", problem: "libraryProblem", unreadable: "libraryUnreadable" };
 const UNITS = ["B", "KB", "MB", "GB", "TB"];
 
@@ -35,12 +35,13 @@ export function paintMark(mark, row) {
  * @param {Row} row
  */
 export function tellState(row) {
-  if (row.error) return say("libraryUnreadable");
+  if (row.error) return say(row.pickled ? "libraryPickled" : "libraryUnreadable");
   if (!row.total) return say("libraryNone");
   const part = { placed: row.placed, total: row.total, stock: row.stock };
   if (!row.placed) return say(row.made_for ? "libraryNothing" : "libraryUnknownModel", part);
   if (row.stock < row.placed) return say("libraryMended", part);
   if (row.placed < row.total) return say("libraryPartly", part);
+  if (row.cautions.length) return say("libraryDoubtful", part);
   return say(row.gains.length ? "libraryFixed" : "libraryLoads", part);
 }
 

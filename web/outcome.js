@@ -18,6 +18,7 @@ import { say } from "./words.js";
  * @property {string[]} gains
  * @property {string[]} notes
  * @property {string} stockFails why the stock loader raises on the file, "" where it does not
+ * @property {string[]} cautions what makes it doubtful that the file comes out as trained
  * @property {string} family
  * @property {string} trainer
  * @property {string} strength where it comes from
@@ -43,16 +44,18 @@ export function outcomeOf(output) {
   const loads = told.loads ?? told;
   const { placed = 0, total = 0 } = loads.modules ?? {};
   const mismatch = told.mismatch ?? "";
+  const cautions = loads.cautions ?? told.cautions ?? [];
   return {
     file: "",
     verdict: String(told.verdict ?? ""),
     placed,
     total,
-    state: loads.modules ? stateOf(placed, total, mismatch) : "",
+    state: loads.modules ? stateOf(placed, total, mismatch || !placed, cautions) : "",
     mismatch,
     gains: loads.gains ?? [],
     notes: loads.notes ?? [],
     stockFails: loads.stock?.fails ?? "",
+    cautions,
     family: told.family_title ?? told.family?.title ?? "",
     trainer: told.trainer?.title ?? told.trainer ?? "",
     strength: told.strength_source ?? "",
@@ -67,12 +70,13 @@ export function outcomeOf(output) {
 /**
  * @param {number} placed
  * @param {number} total
- * @param {string} mismatch
+ * @param {unknown} isWrong whether nothing of it is of use
+ * @param {string[]} cautions
  * @returns {State}
  */
-function stateOf(placed, total, mismatch) {
-  if (mismatch || !placed) return "bad";
-  return placed < total ? "part" : "good";
+function stateOf(placed, total, isWrong, cautions) {
+  if (isWrong) return "bad";
+  return placed < total || cautions.length ? "part" : "good";
 }
 
 /** What stands beside the colour, so that nobody has to see it. */
@@ -102,7 +106,8 @@ export function makeBadge(outcome) {
   badge.textContent = shortly(outcome);
   badge.setAttribute("role", "img");
   const counted = say("panelModulesLoad", { placed: outcome.placed, total: outcome.total });
-  badge.setAttribute("aria-label", [counted, outcome.mismatch && say("panelWrongBase")].filter(Boolean).join(", "));
-  badge.title = outcome.verdict;
+  const [caution = ""] = outcome.cautions;
+  badge.setAttribute("aria-label", [counted, outcome.mismatch && say("panelWrongBase"), caution].filter(Boolean).join(", "));
+  badge.title = [caution, outcome.verdict].filter(Boolean).join("\n");
   return badge;
 }

@@ -2,17 +2,18 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { make } from "./dom.js";
-import { aboutFile, fitOf } from "./fit.js";
 import { allNodes, widgetOf } from "./graph.js";
+import { listedAs } from "./names.js";
 import { givePanel, panelOf } from "./panel.js";
 import { forgetPreviews, isModelWidget, modelWiredTo, previewOf, textOf } from "./preview.js";
+import { Preview } from "./preview_view.js";
 import { ReportView } from "./report_view.js";
-import { say } from "./words.js";
+import { whenServerIsBack } from "./server.js";
 
 const PREVIEWED = new Set(["LocksmithLoadAndFixLoRA", "LocksmithInspectLoRAKeys", "LocksmithSaveLoRA"]);
 const LORA_NAME = "lora_name";
 const HEIGHT = 76; // as much as the verdict takes after a run
+const HEIGHT_OF_FAULT = 124;
 const WAIT = 80; // milliseconds, in which a person scrolls on through the list
 
 /**
@@ -51,14 +52,15 @@ function look(node) {
 }
 
 /**
- * The file a node names, if its list has it: asking for others would only be refused.
+ * The file a node names, as its list has it; "" where it does not: asking for others would only be refused.
  *
  * @param {any} node
  */
 function nameOn(node) {
   const name = textOf(node, LORA_NAME);
   const values = widgetOf(node, LORA_NAME)?.options?.values;
-  return name.includes(".") && (!Array.isArray(values) || values.includes(name)) ? name : "";
+  if (!name.includes(".")) return "";
+  return Array.isArray(values) ? listedAs(name, values) : name;
 }
 
 /**
@@ -68,19 +70,22 @@ function nameOn(node) {
  * @param {AbortSignal} signal
  */
 async function fill(node, name, model, signal) {
+  /** @type {any} */
   let answer;
+  let fault = "";
   try {
     answer = await previewOf(name, model, signal);
-  } catch {
+  } catch (reason) {
     if (!signal.aborted) asked.delete(node); // it may be told when it is asked again
-    return;
+    fault = reason instanceof Error ? reason.message : String(reason);
   }
   if (signal.aborted || !node.graph || panelOf(node)?.view instanceof ReportView) return;
   const panel = givePanel(node);
   const view = panel.view instanceof Preview ? panel.view : new Preview();
-  panel.show(view, HEIGHT, HEIGHT);
-  view.element.setAttribute("aria-label", say("preview", { node: node.title }));
-  view.show(name, answer);
+  panel.show(view, view.hasFault ? HEIGHT_OF_FAULT : HEIGHT, HEIGHT);
+  view.name(node.title);
+  if (answer) view.show(name, answer);
+  else view.tellFit("", fault);
 }
 
 /**
@@ -95,31 +100,24 @@ function clear(node, name) {
   else if (panel?.view && panel.view.file !== name) panel.show(new Preview(), HEIGHT, HEIGHT);
 }
 
-/** One line that tells what a file is, and one that tells whether it fits. */
-class Preview {
-  constructor() {
-    this.what = make("p", "locksmith-what");
-    this.fit = make("p", "locksmith-fit");
-    this.element = make("div", "locksmith-preview", this.what, this.fit);
-    this.element.setAttribute("role", "status"); // said when it changes
-  }
-
-  /**
-   * @param {string} name
-   * @param {any} answer of the route "file"
-   */
-  show(name, answer) {
-    this.what.textContent = aboutFile(answer);
-    this.what.title = name;
-    const { stock, placed } = answer;
-    const { state, words } = fitOf(answer);
-    this.fit.className = state ? `locksmith-fit locksmith-says-${state}` : "locksmith-fit";
-    this.fit.textContent = this.fit.title = words || (stock < placed ? say("previewStock", { stock, placed }) : "");
-  }
-
-  clear() {
-    this.what.textContent = this.fit.textContent = "";
-  }
+/**
+ * Show on a node why its last run failed, in place of an earlier run's report; what its file is stays, or comes.
+ *
+ * @param {any} node
+ * @param {string} message "" where it did not fail, or was changed since
+ */
+export function tellFault(node, message) {
+  const shown = panelOf(node)?.view;
+  const before = shown instanceof Preview ? shown : undefined;
+  if (!message && !before?.hasFault) return;
+  const [panel, view] = [givePanel(node), before ?? new Preview()];
+  view.tellFault(message);
+  view.name(node.title);
+  if (message || PREVIEWED.has(node.comfyClass)) panel.show(view, message ? HEIGHT_OF_FAULT : HEIGHT, HEIGHT);
+  else panel.remove();
+  if (before) return;
+  asked.delete(node); // what the file is was gone
+  lookSoon();
 }
 
 /**
@@ -141,6 +139,7 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("graphChanged", lookSoon);
+    whenServerIsBack(lookSoon);
   },
 
   /** @param {any} node */

@@ -3,14 +3,21 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { adoptStyle } from "./dom.js";
-import { nodeAt, nodeLocated, openGraph } from "./graph.js";
+import { forgetFault, noteFault, standingFaults } from "./fault.js";
+import { allNodes, nodeAt, nodeLocated, openGraph, widgetOf } from "./graph.js";
 import { drawMark } from "./mark.js";
+import { isNameOf } from "./names.js";
 import { givePanel, panelOf, saveWithoutPanel } from "./panel.js";
 import { textOf } from "./preview.js";
+import { tellFault } from "./previews.js";
 import { recall, remember } from "./report_memory.js";
 import { ReportView } from "./report_view.js";
+import { whenServerIsBack } from "./server.js";
+import { tellStack } from "./stack.js";
 
 const LORA_NAME = "lora_name";
+const ASK_AGAIN = 200; // milliseconds between two looks at what the host has refused
+const MOST_ASKED = 300;
 
 /**
  * How a node type shows its report; how high the panel is at first, and how low it can be made.
@@ -24,7 +31,7 @@ const MANNERS = {
   LocksmithLoRAStack: { kind: "text", height: 136, least: 86 },
   LocksmithApplyLoRA: { kind: "verdict", height: 76, least: 76 },
   LocksmithMergeLoRAs: { kind: "markdown", height: 320, least: 108 },
-  LocksmithSaveLoRA: { kind: "text", height: 116, least: 86 },
+  LocksmithSaveLoRA: { kind: "text", height: 190, least: 86 }, // its verdict holds the path of a file
 };
 
 /**
@@ -49,31 +56,40 @@ function reportOf(node) {
 function show(node, output) {
   const manner = MANNERS[node?.comfyClass];
   const text = output?.text?.[0];
-  const name = manner ? textOf(node, LORA_NAME) : "";
-  if (!manner || typeof text !== "string" || !tellsOf(output, name)) return false;
+  if (!manner || typeof text !== "string" || standingFaults().has(node)) return false;
+  const file = fileToldOf(node, output);
+  if (file === null) return false;
   const view = reportOf(node) ?? new ReportView(manner.kind);
-  if (view.text !== text) view.show(output, node.title, name);
+  if (view.text !== text || view.file !== file) view.show(output, node.title, file);
   givePanel(node).show(view, manner.height, manner.least);
+  tellStack(node, output);
   return true;
 }
 
 /**
+ * The file an output tells of, as the server lists it; "" for a node that names none; null where it is not the one the node names now.
+ *
+ * @param {any} node
  * @param {any} output
- * @param {string} name relative to a loras folder; "" where the graph does not tell it
+ * @returns {string | null}
  */
-function tellsOf(output, name) {
-  if (!name) return true;
+function fileToldOf(node, output) {
+  const widget = widgetOf(node, LORA_NAME);
+  if (!widget) return "";
+  const name = textOf(node, LORA_NAME);
+  const listed = Array.isArray(widget.options?.values) ? widget.options.values : [];
   try {
-    const [file, wanted] = [JSON.parse(output.report_json[0]).file, name].map((path) => path.replaceAll("\\", "/"));
-    return file === wanted || file.endsWith(`/${wanted}`);
+    const { file } = JSON.parse(output.report_json[0]);
+    return !name || isNameOf(name, file, listed) ? file : null;
   } catch {
-    return false; // no report of ours
+    return null; // no report of ours
   }
 }
 
 /** @param {CustomEvent<any>} event */
 function onExecuted({ detail }) {
   const place = String(detail.display_node ?? detail.node);
+  if (detail.output?.text) forgetFault(place);
   if (!show(nodeAt(place), detail.output)) return;
   remember({ graph: openGraph(), place, run: detail.prompt_id, node: String(detail.node) });
 }
@@ -90,8 +106,34 @@ function onCached({ detail }) {
 
 /** @param {CustomEvent<any>} event */
 function onExecutionError({ detail }) {
-  const node = nodeAt(String(detail.node_id));
-  if (MANNERS[node?.comfyClass] && node.comfyClass === detail.node_type) panelOf(node)?.remove(); // it tells of an earlier run
+  const place = String(detail.node_id);
+  const node = nodeAt(place);
+  if (!MANNERS[node?.comfyClass] || node.comfyClass !== detail.node_type) return;
+  noteFault(place, String(detail.exception_message || detail.exception_type).trim());
+  showFaults();
+}
+
+/** Show on the nodes that failed why they did, and no more on those that were changed since. */
+function showFaults() {
+  const faults = standingFaults();
+  for (const node of allNodes()) if (MANNERS[node.comfyClass]) tellFault(node, faults.get(node) ?? "");
+}
+
+let asking = 0;
+
+/** The host tells of no event when the server refuses a workflow, only what is wrong with which node. */
+function onQueueing() {
+  clearInterval(asking);
+  let asked = 0;
+  asking = window.setInterval(() => {
+    const errors = /** @type {any} */ (app).lastNodeErrors;
+    if (errors || (asked += 1) > MOST_ASKED) clearInterval(asking);
+    for (const [place, { errors: faults }] of /** @type {[string, any][]} */ (Object.entries(errors ?? {}))) {
+      const told = new Set(faults.map((/** @type {any} */ { details, message }) => details || message));
+      if (MANNERS[nodeAt(place)?.comfyClass]) noteFault(place, [...told].join("\n"));
+    }
+    if (errors) showFaults();
+  }, ASK_AGAIN);
 }
 
 async function restore() {
@@ -102,16 +144,21 @@ async function restore() {
     const node = nodeAt(place);
     if (node && !reportOf(node)) show(node, output);
   }
+  showFaults();
 }
 
 app.registerExtension({
   name: "loralocksmith.report",
 
   async setup() {
-    await adoptStyle("./report.css");
     api.addEventListener("executed", onExecuted);
     api.addEventListener("execution_cached", onCached);
     api.addEventListener("execution_error", onExecutionError);
+    api.addEventListener("promptQueueing", onQueueing);
+    api.addEventListener("promptQueued", () => clearInterval(asking));
+    api.addEventListener("graphChanged", showFaults);
+    whenServerIsBack(() => void restore());
+    await adoptStyle("./report.css");
   },
 
   /** @param {any} node */

@@ -1,8 +1,11 @@
 /** The box a node shows its report in: badge and verdict above, the rest below or in a dialog, and buttons for it. */
 
+import { app } from "../../scripts/app.js";
 import { copyButton, make, makeButton } from "./dom.js";
+import { lazily } from "./lazy.js";
 import { fromMarkdown, fromPlainText } from "./markup.js";
 import { makeBadge, outcomeOf } from "./outcome.js";
+import { Away } from "./server.js";
 import { say } from "./words.js";
 
 /** Longer reports are cut on the screen: rendering costs time, and nobody scrolls through more. */
@@ -18,6 +21,7 @@ export class ReportView {
     this.file = "";
     this.outcome = /** @type {import("./outcome.js").Outcome | null} */ (null);
     this.head = make("div", "locksmith-head");
+    this.caution = make("p", "locksmith-caution");
     this.verdict = make("div", "locksmith-verdict");
     this.body = make("div", "locksmith-body");
     this.element = make("section", `locksmith-report locksmith-as-${kind}`, this.head, this.body);
@@ -51,10 +55,13 @@ export class ReportView {
     const gains = outcome?.gains.join(", ") ?? "";
     const parts = [makeBadge(outcome), Object.assign(make("span", "locksmith-gains", gains), { title: gains }), copy];
     if (outcome?.state) {
-      parts.push(makeButton("locksmith-copy", say("panelDetails"), () => showDetails(title, outcome, text)));
-      void loadDetails();
+      parts.push(makeButton("locksmith-copy", say("panelDetails"), () => void showDetails(title, outcome, text)));
+      loadDetails().catch(() => {}); // it is got again when it is wanted
     }
-    this.head.replaceChildren(make("div", "locksmith-top", ...parts), this.verdict);
+    const [caution] = outcome?.cautions ?? [];
+    this.caution.textContent = this.caution.title = caution ?? "";
+    this.caution.hidden = !caution;
+    this.head.replaceChildren(make("div", "locksmith-top", ...parts), this.caution, this.verdict);
   }
 
   fillBody() {
@@ -76,20 +83,18 @@ function makeReachable(part) {
   part.setAttribute("role", "group");
 }
 
-/** @type {typeof import("./details.mjs").openDetails | undefined} */
-let openDetails;
-
-/** Get the dialog's code once there is something to open it for. */
-async function loadDetails() {
-  ({ openDetails } = await import("./details.mjs"));
-}
+/** @type {() => Promise<typeof import("./details.mjs")>} gets the dialog's code once there is something to open it for */
+const loadDetails = lazily("details.mjs");
 
 /**
  * @param {string} title of the node
  * @param {import("./outcome.js").Outcome} outcome
  * @param {string} text the report
  */
-function showDetails(title, outcome, text) {
-  if (openDetails) openDetails(title, outcome, text);
-  else void loadDetails().then(() => openDetails?.(title, outcome, text));
+async function showDetails(title, outcome, text) {
+  try {
+    (await loadDetails()).openDetails(title, outcome, text);
+  } catch {
+    app.extensionManager.toast.add({ severity: "warn", summary: say("panelDetails"), detail: new Away().message, life: 5000 });
+  }
 }

@@ -8,6 +8,24 @@ const ROUTES = "/lora_locksmith/";
 /** What a route refused, in words for people: what is wrong, and the remedy. */
 export class Refusal extends Error {}
 
+/** What is said of a server that does not answer. */
+export class Away extends Refusal {
+  constructor() {
+    super(say("serverAway"));
+  }
+}
+
+/**
+ * Be told when the server may answer again after it was away.
+ *
+ * @param {() => void} act
+ * @param {AbortSignal} [signal] ends that
+ */
+export function whenServerIsBack(act, signal) {
+  api.addEventListener("reconnected", act, { signal });
+  window.addEventListener("online", act, { signal });
+}
+
 /**
  * The answer of a route to a question.
  *
@@ -46,7 +64,7 @@ async function answerOf(address, options) {
     content = await answer.json();
   } catch (fault) {
     if (fault instanceof DOMException && fault.name === "AbortError") throw fault;
-    throw new Refusal(say("serverAway"));
+    throw new Away();
   }
   if (!answer.ok) throw new Refusal([content.error, content.remedy].filter(Boolean).join(". "));
   return content;

@@ -4,8 +4,11 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { adoptStyle } from "./dom.js";
 import { allNodes } from "./graph.js";
+import { lazily } from "./lazy.js";
+import { listedAs } from "./names.js";
 import { panelOf } from "./panel.js";
 import { forgetPreviews, modelWiredTo, previewOf } from "./preview.js";
+import { Away, whenServerIsBack } from "./server.js";
 import { moved, readRows, writeRows } from "./stack_rows.js";
 import { StackView } from "./stack_view.js";
 import { say } from "./words.js";
@@ -27,6 +30,8 @@ const WAIT = 80; // milliseconds, in which several changes come together
 const stacks = new WeakMap();
 /** @type {string[]} */
 let files = [];
+/** @type {() => Promise<typeof import("./stack_chooser.mjs")>} */
+const loadChooser = lazily("stack_chooser.mjs");
 /** @type {typeof import("./stack_chooser.mjs").openChooser | undefined} */
 let chooser;
 let showClip = false;
@@ -46,6 +51,8 @@ class Stack {
     this.text = "[]";
     this.rows = /** @type {Row[] | null} */ ([]);
     this.asked = "";
+    /** @type {Map<string, string[]>} what the last run found doubtful about files */
+    this.cautions = new Map();
     this.stop = new AbortController();
     this.view = new StackView({
       change: (index, row, isDone) => this.set(this.list.map((old, at) => (at === index ? row : old)), isDone),
@@ -183,9 +190,34 @@ class Stack {
   async lookAt(index, name, model, signal) {
     let answer = null;
     if (this.isMerge && CONNECTED.test(name)) answer = this.connected.includes(name) ? undefined : null;
-    else if (isListed(name)) answer = await previewOf(name, model, signal).catch(() => undefined);
-    if (!signal.aborted) this.view.rows[index]?.showFit(answer);
+    else if (listedAs(name, files)) answer = await previewOf(listedAs(name, files), model, signal).catch(() => this.askAgain(signal));
+    if (!signal.aborted) this.view.rows[index]?.showFit(answer, this.cautions.get(name));
   }
+
+  /** @param {AbortSignal} signal of what was asked without an answer: it may be told when it is asked again */
+  askAgain(signal) {
+    if (!signal.aborted) this.asked = "";
+  }
+}
+
+/**
+ * Have the rows of a stack tell what a run found doubtful about their files.
+ *
+ * @param {object} node
+ * @param {any} output of the run
+ */
+export function tellStack(node, output) {
+  const stack = stacks.get(node);
+  if (!stack) return;
+  let rows = [];
+  try {
+    rows = JSON.parse(output.report_json[0]).rows ?? [];
+  } catch {
+    // no report of ours
+  }
+  stack.cautions = new Map(rows.map((/** @type {any} */ { name, cautions }) => [name, cautions ?? []]));
+  stack.asked = "";
+  lookSoon();
 }
 
 /**
@@ -209,17 +241,16 @@ export function addToStack(node, name) {
  */
 function withChooser(use) {
   if (chooser) use(chooser);
-  else void import("./stack_chooser.mjs").then(({ openChooser }) => use((chooser = openChooser)));
+  else void loadChooser().then(({ openChooser }) => use((chooser = openChooser)), tellAway);
+}
+
+function tellAway() {
+  app.extensionManager.toast.add({ severity: "warn", summary: say("stackAdd"), detail: new Away().message, life: 5000 });
 }
 
 /** @param {number} rows */
 function heightOf(rows) {
   return AROUND + 2 * MARGIN + ROW * Math.max(rows, 1);
-}
-
-/** @param {string} name */
-function isListed(name) {
-  return files.includes(name) || files.includes(name.replaceAll("\\", "/"));
 }
 
 /** @returns {Generator<Stack>} */
@@ -278,6 +309,7 @@ app.registerExtension({
 
   async setup() {
     api.addEventListener("graphChanged", lookSoon);
+    whenServerIsBack(lookSoon);
     await adoptStyle("./stack.css");
   },
 

@@ -33,7 +33,9 @@ export class StackRow {
     this.toggle.setAttribute("role", "switch");
     this.name = makeButton("locksmith-stack-name", "", () => orders.choose(this.index, this.name));
     this.name.setAttribute("aria-haspopup", "dialog");
-    this.fit = make("span", "locksmith-stack-fit");
+    this.sign = make("span", "");
+    this.count = make("span", "locksmith-stack-fit-count");
+    this.fit = make("span", "locksmith-stack-fit", this.sign, this.count);
     this.fit.setAttribute("role", "img");
     const change = (/** @type {Row} */ row) => orders.change(this.index, row, false);
     this.strength = new StrengthField("locksmith-stack-model", (strength) => change({ ...this.row, strength }), orders.settle);
@@ -75,11 +77,14 @@ export class StackRow {
    * Show what is known of the row's file.
    *
    * @param {any} answer of the route "file"; undefined while it is on its way, null where the file is not there
+   * @param {string[]} [cautions] what a run has found doubtful about the file
    */
-  showFit(answer) {
-    const { state, text, words } = fitOf(answer);
+  showFit(answer, cautions) {
+    const { state, text, words } = fitOf(answer, cautions);
     this.fit.className = `locksmith-stack-fit ${state ? `locksmith-${state}` : ""}`;
-    this.fit.textContent = text;
+    const cut = state ? text.indexOf(" ") : 0; // behind the sign, which is left where there is no room for more
+    this.sign.textContent = text.slice(0, cut);
+    this.count.textContent = text.slice(cut);
     const hint = [words, answer && aboutFile(answer)].filter(Boolean).join("\n");
     tell(this.fit, hint || text, hint);
     this.fit.hidden = !text;

@@ -2,12 +2,15 @@
 
 import { app } from "../../scripts/app.js";
 import { allNodes, nodeById, openGraph, rootGraph, widgetOf } from "./graph.js";
-import { LOADER, SINGLES } from "./swap_loaders.js";
-import { canReplace, replaceIn } from "./swap_plan.js";
+import { lazily } from "./lazy.js";
+import { Away } from "./server.js";
+import { canReplace, LOADER, SINGLES } from "./swap_loaders.js";
 import { say } from "./words.js";
 
-/** @typedef {import("./swap_plan.js").Direction} Direction */
+/** @typedef {import("./swap_loaders.js").Direction} Direction */
 
+/** @type {() => Promise<typeof import("./swap_plan.mjs")>} */
+const loadPlan = lazily("swap_plan.mjs");
 const ID = "loralocksmith.swap";
 const SECONDS_SHOWN = { success: 5, info: 10, warn: 15 };
 const MOST_TOLD = 5;
@@ -30,9 +33,11 @@ const offered = new Set();
 async function replace(direction, chosen) {
   const tracker = /** @type {any} */ (app.extensionManager).workflow.activeWorkflow?.changeTracker;
   if (!tracker) return;
+  const plan = await loadPlan().catch(() => toast("warn", new Away().message));
+  if (!plan) return;
   const isWanted = chosen ? wants(chosen) : () => true;
   const workflow = saved(rootGraph());
-  const { done, left } = replaceIn(workflow, direction, isWanted, maker(), listedFiles());
+  const { done, left } = plan.replaceIn(workflow, direction, isWanted, maker(), listedFiles());
   if (done.length) await put(workflow, tracker);
   if (done.length && chosen) select(done);
   tell(direction, done.length, left);
@@ -72,7 +77,7 @@ function saved(graph) {
 
 /**
  * @param {any[]} nodes
- * @returns {import("./swap_plan.js").Wanted}
+ * @returns {import("./swap_plan.mjs").Wanted}
  */
 function wants(nodes) {
   const places = new Set(nodes.map((node) => `${node.graph?.id} ${node.id}`));
@@ -82,10 +87,10 @@ function wants(nodes) {
 /**
  * Makes new nodes that are in no graph; of each type one.
  *
- * @returns {import("./swap_graph.js").MakeBlank}
+ * @returns {import("./swap_graph.mjs").MakeBlank}
  */
 function maker() {
-  /** @type {Map<string, import("./swap_graph.js").Blank | undefined>} */
+  /** @type {Map<string, import("./swap_graph.mjs").Blank | undefined>} */
   const made = new Map();
   return (type) => {
     if (!made.has(type)) made.set(type, makeBlank(type));

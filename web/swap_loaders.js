@@ -2,6 +2,9 @@
 
 export const LOADER = "LocksmithLoadAndFixLoRA";
 export const STACK = "LocksmithLoRAStack";
+export const TO_STOCK = "stock";
+
+/** @typedef {"ours" | "stock"} Direction what nodes become */
 
 /** @typedef {Record<string, any>} Values of a node's widgets by their names */
 /** @typedef {{on: boolean, name: string, strength: number, strength_clip?: number}} Row one LoRA of a loader */
@@ -111,9 +114,12 @@ export const MULTIPLES = {
   },
 };
 
-/** @param {string} type of a node */
-export function isForeignLoader(type) {
-  return type in SINGLES || (type in MULTIPLES && !MULTIPLES[type].makes);
+/**
+ * @param {string} type of a node
+ * @param {Direction} direction
+ */
+export function canReplace(type, direction) {
+  return direction === TO_STOCK ? type === LOADER : type in SINGLES || (type in MULTIPLES && !MULTIPLES[type].makes);
 }
 
 /**

@@ -73,12 +73,17 @@ def lora_file(server: comfy_server.Server) -> Iterator[Callable[[str, bytes], No
 
     def write(name: str, content: bytes) -> None:
         path = server.base / "models" / "loras" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         written.add(path)
 
     yield write
     for path in written:
         path.unlink()
+        for folder in path.parents:
+            if folder.name == "loras" or any(folder.iterdir()):
+                break
+            folder.rmdir()
 
 
 @pytest.fixture

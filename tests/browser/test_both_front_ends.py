@@ -85,6 +85,6 @@ def test_library_page_lists_the_files(front_end, server, mode, picture):
     front_end.page.get_by_role("button", name="LoRA library", exact=True).click()
     library = front_end.page.get_by_role("region", name="LoRA library")
     files = list((server.base / "models" / "loras").rglob("*.safetensors"))
-    expect(library.get_by_role("status").first).to_have_text(f"{len(files)} LoRAs", timeout=60_000)
+    expect(library.get_by_role("status").first).to_have_text(f"{len(files)} LoRAs")
     front_end.page.get_by_role("button", name="LoRA library", exact=True).click()
     expect(library).to_have_count(0)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+import torch
 from front_end import INSPECT, LOADER, FrontEnd
 from hollow_files import write_hollow
 from playwright.sync_api import expect
 from reports.small_files import flux_lora
+from safetensors.torch import load_file
 from tiny_models import BROKEN_LORA, FLUX, KOHYA_LORA
 
 OTHER_BASE, DAMAGED, FULL = "preview_other_base.safetensors", "preview_damaged.safetensors", "preview_full.safetensors"
@@ -130,17 +134,34 @@ def test_nothing_is_told_of_what_the_graph_does_not_tell(opened):
 
 
 def test_newest_choice_wins(opened):
+    opened.page.evaluate("async () => (await import('/extensions/lora-locksmith/preview.js')).forgetPreviews()")
+    opened.requests.clear()
     for name in (KOHYA_LORA, OTHER_BASE, DAMAGED, FULL):
         opened.change(LOADER, "lora_name", name)
-        opened.page.wait_for_timeout(90)
+        opened.wait_until(lambda name=name: any(f"/lora_locksmith/file?name={name}" in address for address in opened.requests))
     expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("57 modules")
-    opened.page.wait_for_timeout(500)
+    opened.page.wait_for_load_state("networkidle")
     expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("57 modules")
 
 
 def test_unreadable_file_is_called_one(opened, picture):
     opened.change(LOADER, "lora_name", DAMAGED)
     expect(shown(opened, LOADER).locator(FIT)).to_contain_text("safetensors")
+
+
+@pytest.mark.parametrize("ending", ["pt", "ckpt"])
+def test_pytorch_file_is_no_fault_and_loads(opened, server, lora_file, picture, ending):
+    content = io.BytesIO()
+    torch.save(load_file(server.base / "models" / "loras" / BROKEN_LORA), content)
+    lora_file(f"preview_old.{ending}", content.getvalue())
+    opened.run_command("Comfy.RefreshNodeDefinitions")
+    opened.change(LOADER, "lora_name", f"preview_old.{ending}")
+    fit = shown(opened, LOADER).locator(FIT)
+    expect(fit).to_contain_text("PyTorch file")
+    expect(fit).to_have_class("locksmith-fit")
+    assert fit.evaluate("fit => getComputedStyle(fit, '::before').content") in ("none", "normal")
+    opened.run()
+    expect(opened.report("Load and Fix LoRA").locator(".locksmith-badge")).to_have_text("\u2713 22 / 22")
 
 
 def test_file_that_is_gone_is_not_asked_for(opened):
@@ -165,7 +186,7 @@ def test_workflow_is_not_changed_by_it(opened):
     opened.load(graph | {"id": graph["id"][:-4] + "0000"})
     before = opened.workflow()
     expect(shown(opened, LOADER).locator(FIT)).to_contain_text("Fits")
-    opened.page.wait_for_timeout(300)
+    opened.settle()
     assert opened.workflow() == before
     opened.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
     assert opened.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length") == 0

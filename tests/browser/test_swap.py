@@ -96,7 +96,7 @@ def opened(front_end: FrontEnd, workflow: dict) -> dict:
     """Open a workflow, and give it as it is saved; nodes grow when they are drawn first."""
     forget_messages(front_end)
     front_end.load(workflow)
-    front_end.page.wait_for_timeout(300)
+    front_end.settle()
     look_for_changes(front_end)
     return front_end.workflow()
 
@@ -170,7 +170,7 @@ def test_undo_and_redo_take_one_step(front_end, before):
     front_end.run_command(ALL)
     after = front_end.workflow()
     assert undo_steps(front_end) == steps + 1
-    front_end.page.wait_for_timeout(300)
+    front_end.settle()
     look_for_changes(front_end)
     assert undo_steps(front_end) == steps + 1
     front_end.run_command("Comfy.Undo")
@@ -518,3 +518,71 @@ def test_what_cannot_be_replaced_without_loss_is_left_and_told(front_end, loader
     front_end.run_command(ALL)
     assert types(front_end.workflow()) == types(before)
     expect_told(front_end, reason)
+
+
+ROOM = 5  # units nodes may come nearer than they were
+TITLE = 30
+BOXES = """() => app.canvas.graph.nodes.map(({ id, pos, size, flags }) => ({ id: Number(id), x: pos[0], y: pos[1] - 30, width: size[0],
+    bottom: flags.collapsed ? pos[1] : pos[1] + size[1] }))"""
+
+
+def dense_workflow() -> dict:
+    """Two columns of stock loaders, one close below the other, and something below each; the second column is in a group."""
+    nodes = [(1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {"pos": [40, 60]})]
+    links, last = [], 1
+    for identifier, place in enumerate(itertools.product((400, 760), (60, 230, 400)), 2):
+        nodes.append((identifier, "LoraLoaderModelOnly", LOADER_INPUTS[:1], LOADER_OUTPUTS[:1], [BROKEN_LORA, 0.1], {"pos": list(place)}))
+        links.append(Link(last, 0, identifier, "model", "MODEL"))
+        last = identifier
+    inspect = (8, "LocksmithInspectLoRAKeys", LOADER_INPUTS, REPORT_OUTPUTS, [BROKEN_LORA, "modules", "off"], {"pos": [760, 620]})
+    note = (9, "PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {"pos": [400, 570]})
+    pinned = (10, "PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {"pos": [40, 570], "flags": {"pinned": True}})
+    links.append(Link(last, 0, 8, "model", "MODEL"))
+    for parts in nodes:
+        parts[5]["size"] = [300, 110]
+    group = {"id": 1, "title": "Second", "bounding": [750, 20, 320, 510], "color": "#3f789e", "font_size": 24, "flags": {}}
+    return workflow_of([*nodes, inspect, note, pinned], links, groups=[group])
+
+
+def overlaps(boxes: list[dict]) -> list[tuple[int, int]]:
+    return [
+        (one["id"], other["id"])
+        for one, other in itertools.combinations(boxes, 2)
+        if min(one["bottom"], other["bottom"]) - max(one["y"], other["y"]) > ROOM
+        and min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"]) > ROOM
+    ]
+
+
+def test_swapped_loaders_have_room(front_end, mode, picture):
+    before = opened(front_end, dense_workflow())
+    assert overlaps(front_end.page.evaluate(BOXES)) == []
+    steps = undo_steps(front_end)
+    front_end.run_command(ALL)
+    expect(front_end.page.get_by_role("status", name="File of Load and Fix LoRA")).to_have_count(6)
+    front_end.settle()
+    after = front_end.workflow()
+    assert overlaps(front_end.page.evaluate(BOXES)) == []
+    old, new = by_id(before), by_id(after)
+    assert all(new[each]["pos"][0] == old[each]["pos"][0] and new[each]["pos"][1] >= old[each]["pos"][1] for each in old)
+    assert [new[each]["pos"] for each in (1, 2, 5, 10)] == [old[each]["pos"] for each in (1, 2, 5, 10)], "what nothing is above moved"
+    (group,) = after["groups"]
+    x, y, _, height = group["bounding"]
+    inside = [box for box in front_end.page.evaluate(BOXES) if box["id"] in (5, 6, 7)]
+    assert all(x <= box["x"] and y <= box["y"] and box["bottom"] <= y + height for box in inside)
+    assert new[8]["pos"][1] - TITLE >= y + height, "the group covers what was below it"
+    assert undo_steps(front_end) == steps + 1
+    front_end.run_command("Comfy.Undo")
+    front_end.wait_until(lambda: types(front_end.workflow()) == types(before))
+    assert json.dumps(front_end.workflow(), sort_keys=True) == json.dumps(before, sort_keys=True)
+
+
+def test_swapped_loaders_have_room_in_a_subgraph(front_end, mode, picture):
+    opened(front_end, dense_workflow())
+    front_end.page.evaluate(
+        "() => { app.canvas.graph.convertToSubgraph(new Set(app.rootGraph.nodes.filter((node) => node.id > 1 && node.id < 8))); }"
+    )
+    front_end.run_command(ALL)
+    front_end.open_subgraph()
+    expect(front_end.page.get_by_role("status", name="File of Load and Fix LoRA")).to_have_count(6)
+    front_end.settle()
+    assert overlaps(front_end.page.evaluate(BOXES)) == []

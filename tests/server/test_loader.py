@@ -108,3 +108,29 @@ def test_changed_file_runs_the_loader_again_and_an_unchanged_one_does_not(bench,
     changed = bench.ours("changing.safetensors")
     assert loader in comfy_server.executed_nodes(changed.entry)
     assert not torch.equal(changed.latent, first.latent)
+
+
+NAMES = ["styles/line work/v2.safetensors", "\u753b\u98ce/\u6c34\u5f69.safetensors", "drawn\\by hand.safetensors"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=["nested", "unicode", "windows"])
+def test_report_names_the_file_as_the_host_lists_it(bench, lora_file, name):
+    (bench.loras / name).parent.mkdir(parents=True, exist_ok=True)
+    lora_file(name, (bench.loras / BROKEN_LORA).read_bytes())
+    (listed,) = [each for each in names_listed(bench) if each.replace("\\", "/") == name.replace("\\", "/")]
+    for spelling in {listed, listed.replace("/", "\\")}:
+        result = bench.ours(spelling, strength_model=0.5)
+        assert result.report["file"] == listed
+        assert f"File      {listed}" in result.entry["outputs"][demo.loader_id(bench.prompt)]["text"][0]
+
+
+def names_listed(bench) -> list[str]:
+    kind, *rest = bench.server.get(f"/object_info/{demo.OUR_LOADER}")[demo.OUR_LOADER]["input"]["required"]["lora_name"]
+    return kind if isinstance(kind, list) else rest[0]["options"]
+
+
+def test_a_base_name_alone_stands_for_no_file_in_a_folder(bench, lora_file):
+    (bench.loras / "inner").mkdir(exist_ok=True)
+    lora_file("inner/only here.safetensors", (bench.loras / BROKEN_LORA).read_bytes())
+    with pytest.raises(comfy_server.PromptError, match="not in the loras folders"):
+        bench.ours("only here.safetensors")

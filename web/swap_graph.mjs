@@ -109,6 +109,7 @@ export function inputOf(node, link) {
  * @param {any} node of it
  * @param {Change} change
  * @param {MakeBlank} makeBlank
+ * @returns {any} the node as it is now
  * @throws {Left}
  */
 export function changeNode(graph, node, change, makeBlank) {
@@ -129,6 +130,7 @@ export function changeNode(graph, node, change, makeBlank) {
   else delete fresh.title;
   graph.nodes[graph.nodes.indexOf(node)] = fresh;
   for (const other of change.takenOver ?? []) remove(graph, other);
+  return fresh;
 }
 
 /**

@@ -1,14 +1,15 @@
 /** Decides which node a LoRA loader becomes, ours or the stock one. */
 
-import { changeNode, inputOf, isRerouted, linksInto, linksOutOf } from "./swap_graph.js";
+import { changeNode, inputOf, isRerouted, linksInto, linksOutOf } from "./swap_graph.mjs";
 import {
-  isForeignLoader, Left, listedName, LOADER, MULTIPLES, rowOfSingle, rowsOfMultiple, SINGLES, STACK, valuesOf,
+  canReplace, Left, listedName, LOADER, MULTIPLES, rowOfSingle, rowsOfMultiple, SINGLES, STACK, TO_STOCK, valuesOf,
 } from "./swap_loaders.js"; // prettier-ignore
+import { makeRoom } from "./swap_room.mjs";
 
 /**
- * @typedef {"ours" | "stock"} Direction what nodes become
- * @typedef {import("./swap_graph.js").Change} Change
- * @typedef {import("./swap_graph.js").MakeBlank} MakeBlank
+ * @typedef {import("./swap_loaders.js").Direction} Direction
+ * @typedef {import("./swap_graph.mjs").Change} Change
+ * @typedef {import("./swap_graph.mjs").MakeBlank} MakeBlank
  * @typedef {import("./swap_loaders.js").Row} Row
  */
 
@@ -25,7 +26,8 @@ const ON_UNMATCHED = "locksmith_on_unmatched";
 /** The inputs that ours has in common with the stock loader. */
 const SHARED = ["model", "clip", "lora_name", "strength_model", "strength_clip"];
 const ACTIVE = 0;
-const TO_STOCK = "stock";
+/** How much higher a node becomes when it shows what its file is, or what became of its files. */
+const PANEL = /** @type {Record<string, number>} */ ({ [LOADER]: 80, [STACK]: 140 });
 const FROM_HOST = /^LoraLoader(Bypass)?(ModelOnly)?$/;
 
 /**
@@ -42,28 +44,25 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, listed) {
   /** @type {ReturnType<typeof replaceIn>} */
   const result = { done: [], left: [] };
   for (const graph of [workflow, ...(workflow.definitions?.subgraphs ?? [])]) {
+    /** @type {Parameters<typeof makeRoom>[1]} */
+    const grown = new Map();
     for (const node of [...graph.nodes]) {
       const place = { graph: String(graph.id), node: String(node.id) };
       if (!canReplace(node.type, direction) || !isWanted(place.graph, place.node)) continue;
       try {
         const change = direction === TO_STOCK ? toStock(graph, node, makeBlank) : toOurs(graph, node, listed);
-        changeNode(graph, node, change, makeBlank);
+        const fresh = changeNode(graph, node, change, makeBlank);
+        const height = Number(fresh.size[1]) - Number(node.size?.[1] ?? 0);
+        grown.set(fresh, { height, width: Number(makeBlank(fresh.type)?.saved.size[0] ?? 0), panel: PANEL[fresh.type] ?? 0 });
         result.done.push(place);
       } catch (reason) {
         if (!(reason instanceof Left)) throw reason;
         result.left.push({ node, reason });
       }
     }
+    makeRoom(graph, grown);
   }
   return result;
-}
-
-/**
- * @param {string} type of a node
- * @param {Direction} direction
- */
-export function canReplace(type, direction) {
-  return direction === TO_STOCK ? type === LOADER : isForeignLoader(type);
 }
 
 /**

@@ -1,0 +1,58 @@
+/** Remembers which nodes failed in their last run and why, until a person changes them or they run again. */
+
+import { nodeAt, openGraph } from "./graph.js";
+
+/**
+ * `values`: those of the node's widgets when it failed.
+ *
+ * @typedef {{message: string, values: string}} Fault
+ * @type {Map<string, Fault>} by the workflow's id and the node's execution id
+ */
+const faults = new Map();
+const MOST = 64;
+
+/** @param {string} place */
+function keyOf(place) {
+  return `${openGraph()} ${place}`;
+}
+
+/** @param {any} node */
+function valuesOf(node) {
+  const values = (node.widgets ?? []).filter((/** @type {any} */ { serialize }) => serialize !== false);
+  return JSON.stringify(values.map((/** @type {any} */ { value }) => value));
+}
+
+/**
+ * @param {string} place the node's execution id in the open workflow
+ * @param {string} message
+ */
+export function noteFault(place, message) {
+  const node = nodeAt(place);
+  if (!node) return;
+  faults.delete(keyOf(place));
+  faults.set(keyOf(place), { message, values: valuesOf(node) });
+  if (faults.size > MOST) faults.delete(/** @type {string} */ (faults.keys().next().value));
+}
+
+/** @param {string} place */
+export function forgetFault(place) {
+  faults.delete(keyOf(place));
+}
+
+/**
+ * The nodes of the open workflow whose last run failed and that are as they were then: what to show on each. What a person has changed
+ * since is forgotten.
+ *
+ * @returns {Map<object, string>}
+ */
+export function standingFaults() {
+  const found = new Map();
+  const start = keyOf("");
+  for (const [key, { message, values }] of [...faults]) {
+    if (!key.startsWith(start)) continue;
+    const node = nodeAt(key.slice(start.length));
+    if (node && valuesOf(node) === values) found.set(node, message);
+    else if (node) faults.delete(key);
+  }
+  return found;
+}
