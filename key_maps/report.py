@@ -28,6 +28,7 @@ class Report:
     """What became of one file. `str(report)` is readable, `as_dict()` is what report_json prints.
 
     cautions: sentences besides those of the plan that make it doubtful that the file comes out as trained.
+    stock_fault: why the stock loader fails on the file, "" where it does not.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Report:
         errors: tuple[str, ...] = (),
         guess: Guess | None = None,
         cautions: tuple[str, ...] = (),
+        stock_fault: str = "",
     ):
         self.plan, self.path, self.errors = plan, path, errors
         self.cautions = (*plan.cautions, *cautions)
-        self._stock, self._guess = stock, guess
+        self._stock, self._guess, self.stock_fault = stock, guess, stock_fault
         self._patterns: dict[str, list[Pattern]] = {}
         failed = failures or {}
         self.outcomes: Mapping[str, Outcome] = plan.outcomes
@@ -111,6 +113,8 @@ class Report:
     @cached_property
     def stock_keys(self) -> Set[str] | None:
         """The keys the stock loader would place; None where there is no host to ask."""
+        if self.stock_fault:
+            return frozenset()
         return self._stock() if self._stock else None
 
     @cached_property
@@ -236,6 +240,9 @@ class Report:
     @cached_property
     def corrections(self) -> list[Correction]:
         """What is computed otherwise than the stock loader computes it."""
+        if self.stock_fault:
+            told = f"the stock loader fails on this file: {self.stock_fault}"
+            return [Correction(told, f"T{told[1:]}.")]
         return [*self._restored(), *self._rebuilt()]
 
     def _restored(self) -> Iterator[Correction]:
