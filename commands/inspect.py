@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..key_maps.checkpoint import site_of_checkpoint
+from ..key_maps.dialect import DENOISER
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.markdown import DETAILS, SUMMARY, markdown
-from ..key_maps.plan import NO_FAULT
+from ..key_maps.plan import NO_FAULT, NOT_WIRED
 from .output import FAILED, FINE, PROBLEMS, show_markdown, shown
 
 DESCRIPTION = """Tells what is in LoRA files from their headers: which model, which trainer, what was trained, what will load.
@@ -51,8 +52,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def loads_whole(found: Inspection) -> bool:
-    """Whether every key of the file that means something has its effect, a text encoder that is not connected aside."""
-    return bool(found.report.modules["total"]) and not (found.report.categories.keys() - NO_FAULT)
+    """Whether every key of the file that means something has its effect; text encoders aside that the given model lacks."""
+    categories = found.report.categories.keys()
+    if NOT_WIRED in categories and DENOISER not in found.plan.site.components:
+        return False
+    return bool(found.report.modules["placed"]) and not (categories - NO_FAULT)
 
 
 def _show(found: Inspection, options: argparse.Namespace, place: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import struct
 from collections import Counter
@@ -25,8 +26,10 @@ MAX_CONFIG_BYTES = 10_000_000  # of an adapter_config.json; real ones have some 
 DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "F4": 4,
 }  # fmt: skip
+NOT_IN_TORCH = ("F6_E2M3", "F6_E3M2")  # in safetensors' list, but nothing loads a file with them
+MOST_SIZE = 2**63  # of a dimension: torch counts in 64 bits with a sign
 
 
 class LoraFileError(LocksmithError):
@@ -50,16 +53,19 @@ class Header(NamedTuple):
     """A safetensors header: tensor name -> TensorInfo, the file's own metadata (str -> str), and where the data begins.
 
     stamp: tells the very file it was read from, see `check_unchanged`; () for one that was not read from a file.
+    refusal: why safetensors, and with it the stock loader, does not read what is read here; "" where it does.
     """
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     data_start: int = 0
     stamp: tuple[int, ...] = ()
+    refusal: str = ""
 
 
 PEFT_CONFIG = "adapter_config.json"  # PEFT's settings, beside the file
 REMEDY = "Download or export the file again"
+GONE = "there is no such file"
 CHANGED = "The file changed while it was read: try again"
 TOO_MANY = "The process has too many files open: start it again, or allow more (`ulimit -n 4096` before it starts)"
 PICKLE_PROTOCOL = 5  # the newest one
@@ -105,7 +111,7 @@ def check_unchanged(path: str | os.PathLike[str], file: BinaryIO, header: Header
 def not_opened(path: str | os.PathLike[str], error: OSError) -> LoraFileError:
     """What to tell of a file that the system would not open."""
     if isinstance(error, FileNotFoundError):
-        return LoraFileError(path, "there is no such file", "Check the name, or refresh the file list")
+        return LoraFileError(path, GONE, "Check the name, and the folder it is looked for in")
     if isinstance(error, IsADirectoryError):
         return LoraFileError(path, "it is a folder", "Name a file in it")
     remedy = TOO_MANY if error.errno in (errno.EMFILE, errno.ENFILE) else "Check that it is a file and may be read"
@@ -161,10 +167,35 @@ def _no_header(path: str | os.PathLike[str], first: bytes, length: int, size: in
 
 def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> Header:
     """Parse the JSON text `raw` of a header; `data_bytes` is the size of what follows it in the file."""
+    odd = any(word in raw for word in ODD_WORDS) and bool(ODD.search(raw))
+    content = _content(path, raw, odd)
+    metadata = content.pop("__metadata__", None)
+    if metadata is not None and not isinstance(metadata, dict):
+        raise LoraFileError(path, "its metadata is not a JSON object", REMEDY)
+    if metadata and any(type(value) is not str and _is_deep(value) for value in metadata.values()):
+        raise _nested(path)
+    tensors = None if odd else _in_order(content, data_bytes)
+    refusal = _refusal(raw, content, metadata or {})
+    if tensors is None:
+        if _is_deep(content, MOST_DEPTH + 2):
+            raise _nested(path)
+        tensors = {name: _tensor_info(path, name, entry) for name, entry in content.items()}
+        _check_layout(path, tensors, data_bytes)
+        refusal = refusal or _more_than_known(content)
+    # Metadata are text; what a damaged file has there instead is shown as it stands.
+    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}
+    return Header(tensors, told, 8 + len(raw), (), refusal)
+
+
+def _content(path: str | os.PathLike[str], raw: bytes, odd: bool) -> dict[str, Any]:
+    """The object that the JSON text is; odd: it has to be read as closely as safetensors does. Raises LoraFileError."""
     try:
-        content = json.loads(raw.decode("utf-8"), parse_constant=_no_number)
-        if _may_repeat(raw, content):
-            content = json.loads(raw.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_without_repeats)
+        text = raw.decode("utf-8")
+        content = json.loads(text, parse_constant=_no_number, parse_float=_Fraction)
+        if odd or _may_repeat(raw, content):
+            content = json.loads(
+                text, parse_constant=_no_number, parse_float=_Fraction, parse_int=_whole_number, object_pairs_hook=_without_repeats
+            )
     except UnicodeDecodeError:
         raise LoraFileError(path, "its header is not UTF-8 text", REMEDY) from None
     except ValueError as error:
@@ -173,20 +204,64 @@ def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> H
         raise _nested(path) from None
     if not isinstance(content, dict):
         raise LoraFileError(path, "its header is not a JSON object", REMEDY)
-    metadata = content.pop("__metadata__", None)
-    if metadata is not None and not isinstance(metadata, dict):
-        raise LoraFileError(path, "its metadata is not a JSON object", REMEDY)
-    if metadata and any(type(value) is not str and _is_deep(value) for value in metadata.values()):
-        raise _nested(path)
-    tensors = _in_order(content, data_bytes)
-    if tensors is None:
-        if _is_deep(content, MOST_DEPTH + 2):
-            raise _nested(path)
-        tensors = {name: _tensor_info(path, name, entry) for name, entry in content.items()}
-        _check_layout(path, tensors, data_bytes)
-    # Metadata are text; what a damaged file has there instead is shown as it stands.
-    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}
-    return Header(tensors, told, 8 + len(raw))
+    return content
+
+
+# What equals a whole number for Python (-0, true), and letters written as escapes, which hide that a name stands twice.
+ODD_WORDS = (b"-0", b"true", b"false", b"\\u00")
+ODD = re.compile(rb"[\[,]\s*(?:-0|true|false)\s*[,\]]|\\u00[5-7]")
+HALVES = (b"\\ud", b"\\uD")  # how the halves of a character beyond 16 bits begin
+
+
+LONG_NUMBER = re.compile(r"\d{309}")  # larger than any of 64 bits with a point
+
+
+class _Fraction(float):
+    """A number with a point or an exponent: equal to no whole number, so that it is never taken for a size."""
+
+    __slots__ = ()
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+
+def _whole_number(text: str) -> int | _Fraction:
+    return _Fraction(text) if text == "-0" else int(text)
+
+
+def _refusal(raw: bytes, names: Iterable[str], metadata: Mapping[str, Any]) -> str:
+    """What safetensors' reader does not take, though it is read here."""
+    for key, value in metadata.items():
+        if type(value) is not str:
+            return f"{key[:80]!r} in its metadata is no text"
+    if any(half in raw for half in HALVES):
+        for name in (*names, *metadata, *metadata.values()):
+            if not _is_whole_text(name):
+                return f"{name[:80]!r} in its header holds half a character"
+    return ""
+
+
+def _more_than_known(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same for what entries say besides the three fields they need."""
+    for name, entry in entries.items():
+        if len(entry) != len(FIELDS) and not _can_be_skipped(entry):
+            return f"what it says of the tensor {name[:80]!r} holds a number or a text that cannot be"
+    return ""
+
+
+def _can_be_skipped(entry: Mapping[str, Any]) -> bool:
+    """Whether safetensors passes over the fields of an entry that it does not know: it reads their numbers and texts all the same."""
+    try:
+        text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return False
+    return _is_whole_text(text) and not LONG_NUMBER.search(text)
+
+
+def _is_whole_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _may_repeat(raw: bytes, content: Any) -> bool:
@@ -210,6 +285,11 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         (repeated, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the name {repeated[:80]!r} stands in it twice")
     return content
+
+
+def stock_fault(header: Header) -> str:
+    """Why the stock loader fails on a file with this header, as far as the header tells; "" where it does not."""
+    return f"safetensors does not read it, because {header.refusal}" if header.refusal else ""
 
 
 MOST_DEPTH = 125  # below a tensor or the metadata: safetensors' JSON reader stops at 128 in all
@@ -260,7 +340,7 @@ def _in_order(content: Mapping[str, Any], data_bytes: int) -> dict[str, TensorIn
             shape = tuple(sizes)
             sized = known.get((dtype, shape))
             if sized is None:
-                if any(type(size) is not int or not 0 <= size < LIMIT for size in shape):
+                if any(type(size) is not int or not 0 <= size < MOST_SIZE for size in shape):
                     return None
                 sized = known[dtype, shape] = shape, _data_bytes(dtype, shape)
             end = position + sized[1]
@@ -284,11 +364,15 @@ def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorI
             raise wrong
         if any(type(number) is not int or not 0 <= number < LIMIT for number in numbers):
             raise OverflowError("no size")
+        if dtype in NOT_IN_TORCH:
+            raise LoraFileError(path, f"the tensor {name[:80]!r} is of the type {dtype}, which torch does not have", "Export it in another")
         needed = _data_bytes(dtype, shape)
     except OverflowError:
         raise LoraFileError(path, f"the tensor {name[:80]!r} has impossible numbers in its shape or offsets", REMEDY) from None
     except (TypeError, KeyError, ValueError):
         raise wrong from None
+    if any(size >= MOST_SIZE for size in shape):
+        raise LoraFileError(path, f"the tensor {name[:80]!r} is larger than torch can count", REMEDY)
     start, end = offsets
     if needed != end - start:
         raise LoraFileError(path, f"the tensor {name[:80]!r} has {end - start} bytes, its shape and dtype need {needed}", REMEDY)

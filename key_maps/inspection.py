@@ -15,7 +15,7 @@ from .dialect import DENOISER
 from .draw import draw_site, with_encoders
 from .garbage import without_collection
 from .groups import Groups, group_keys
-from .header import Header, adapter_config_beside, read_header, read_numbers
+from .header import Header, adapter_config_beside, read_header, read_numbers, stock_fault
 from .identify import FAMILY_METADATA, OWN_FAMILY, Guess, Shapes, identify
 from .metadata import Metadata, read_metadata
 from .other_files import other_file, sentence
@@ -90,7 +90,8 @@ class Inspection:
         self.groups, self.guess, self.plan = groups, guess, plan
         self.size = header.data_start + max((info.end for info in header.tensors.values()), default=0) or _size_on_disk(path)
         self._stock = stock
-        self.report = Report(plan, path, stock=self._ask_stock, errors=own.errors, guess=guess)
+        fault = stock_fault(header)
+        self.report = Report(plan, path, stock=self._ask_stock, errors=own.errors, guess=guess, stock_fault=fault)
 
     def _ask_stock(self) -> Set[str]:
         return self._stock(self.plan) if self._stock else stock_placed(self.plan)
@@ -401,9 +402,9 @@ def _read(header: Header, config_beside: Mapping[str, Any] | None, site: Site | 
 
 
 def likeness(header: Header, config_beside: Mapping[str, Any] | None) -> tuple:
-    """Equal for files that are planned alike: names, shapes, and what plan, family and trainer read off the metadata."""
+    """Equal for files that are reported alike: names, shapes, and what plan, family, trainer and the stock loader read off the header."""
     shapes = tuple([info.shape for info in header.tensors.values()])
-    return tuple(header.tensors), shapes, _telling(header.metadata), repr(config_beside)
+    return tuple(header.tensors), shapes, _telling(header.metadata), repr(config_beside), header.refusal
 
 
 def _telling(metadata: Mapping[str, str]) -> tuple:

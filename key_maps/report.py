@@ -15,6 +15,7 @@ from .groups import group_keys
 from .identify import NUMBER, Guess
 from .other_files import other_file, sentence
 from .plan import BOOKKEEPING, NO_FAULT, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNSUPPORTED, Adapter, Outcome, Plan
+from .stock import StockKeys
 from .trained import Trained, trained_layers, untrained_kinds
 
 MOST_PATTERNS = 12
@@ -29,6 +30,7 @@ class Report:
 
     cautions: sentences besides those of the plan that make it doubtful that the file comes out as trained. checked: how much of the
     file's numbers was looked at for NaN, infinity and zeros ("all", "a sample"; "" none).
+    stock_fault: why safetensors, and so the stock loader, refuses the file; "" where it does not.
     """
 
     def __init__(
@@ -41,10 +43,11 @@ class Report:
         guess: Guess | None = None,
         cautions: tuple[str, ...] = (),
         checked: str = "",
+        stock_fault: str = "",
     ):
         self.plan, self.path, self.errors, self.checked = plan, path, errors, checked
         self.cautions = (*plan.cautions, *cautions)
-        self._stock, self._guess = stock, guess
+        self._stock, self._guess, self._stock_fault = stock, guess, stock_fault
         self._patterns: dict[str, list[Pattern]] = {}
         failed = failures or {}
         self.outcomes: Mapping[str, Outcome] = plan.outcomes
@@ -113,6 +116,8 @@ class Report:
     @cached_property
     def stock_keys(self) -> Set[str] | None:
         """The keys the stock loader would place; None where there is no host to ask."""
+        if self._stock_fault:
+            return StockKeys.failing(self._stock_fault)
         return self._stock() if self._stock else None
 
     @property

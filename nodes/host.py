@@ -6,6 +6,7 @@ import os
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import torch
 from ..key_maps.garbage import without_collection
 from ..key_maps.grammar import parse_key
 from ..key_maps.hashes import Hashes, file_hashes
-from ..key_maps.header import PICKLED, Header, LoraFileError, TensorInfo, adapter_config_beside, read_header
+from ..key_maps.header import GONE, PICKLED, Header, LoraFileError, TensorInfo, adapter_config_beside, read_header, stock_fault
 from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.library import Stamp, stamp_of
 from ..key_maps.own import NONE, OwnMaps, own_maps_stamp, read_own_maps
@@ -58,10 +59,14 @@ class LoraFile(NamedTuple):
 def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     """Read a LoRA file; pickles only through the host's safe loader. Raises LoraFileError with file, fault and remedy."""
     path = os.fspath(path)
+    if not os.path.exists(path):
+        raise LoraFileError(path, GONE, "Check the name, or refresh the file list")
     ending = os.path.splitext(path)[1].lower()
     if ending in PICKLED:
         return _read_pickle(path)
     header = read_header(path)
+    if _host_reads_headers():
+        header = header._replace(refusal="")
     if ending not in SAFE:
         raise LoraFileError(path, f"files ending in {ending or 'nothing'} are not loaded", "Rename it to .safetensors")
     try:
@@ -76,14 +81,17 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
 
 def _read_tensors(path: str, header: Header) -> Tensors:
     """The tensors, mapped from the file; by the host where it tracks their place in the file or may not map at all."""
-    if getattr(getattr(comfy, "memory_management", None), "aimdo_enabled", False) or getattr(comfy.utils, "DISABLE_MMAP", False):
+    if _host_reads_headers() or getattr(comfy.utils, "DISABLE_MMAP", False):
         return comfy.utils.load_torch_file(path, safe_load=True)
     return map_tensors(path, header)
 
 
+def _host_reads_headers() -> bool:
+    """Whether the host maps files itself, and tracks their place, instead of asking safetensors."""
+    return bool(getattr(getattr(comfy, "memory_management", None), "aimdo_enabled", False))
+
+
 def _read_pickle(path: str) -> LoraFile:
-    if not os.path.isfile(path):
-        raise LoraFileError(path, "there is no such file", "Check the name, or refresh the file list")
     try:
         content = comfy.utils.load_torch_file(path, safe_load=True)
     except Exception as error:
@@ -316,7 +324,9 @@ def apply_file(
         new_model = _apply(model, layers, strength_model, metadata, patched)
         new_clip = _apply(clip, layers, strength_clip, metadata, patched)
     notes = own.errors + _notes_on_bypass(patched)
-    report = Report(plan, name, patches.failures, lambda: stock_placed(model, clip, file), notes, cautions=doubts, checked=look.at)
+    fault = stock_fault(file.header)
+    stock = partial(stock_placed, model, clip, file)
+    report = Report(plan, name, patches.failures, stock, notes, cautions=doubts, checked=look.at, stock_fault=fault)
     return new_model, new_clip, report
 
 

@@ -62,6 +62,9 @@ def test_exit_code_of_a_file_that_loads_in_part_or_not_at_all(locksmith, tmp_pat
     assert locksmith("inspect", stray).returncode == PROBLEMS
     assert locksmith("inspect", write_file(tmp_path / "unknown.safetensors", UNKNOWN)).returncode == PROBLEMS
     assert locksmith("inspect", write_file(tmp_path / "nothing.safetensors", {})).returncode == PROBLEMS
+    for start in ("diffusion_model.", "transformer.", "text_encoder."):  # tells the network, but not of which model
+        told = locksmith("inspect", write_file(tmp_path / "told.safetensors", {start + name: shape for name, shape in UNKNOWN.items()}))
+        assert told.returncode == PROBLEMS and "cannot be told" in told.stdout
 
 
 def test_json_is_one_object_to_a_line(locksmith, file, tmp_path):

@@ -29,7 +29,7 @@ CATEGORIES = {
     BOOKKEEPING, DUPLICATE_TARGET, INCOMPLETE, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNKNOWN_ROLE, UNSUPPORTED,
 }  # fmt: skip
 # Why we refuse what safetensors reads: its specification forbids names that stand twice, and describes a tensor as an object.
-STRICTER = ("stands in it twice", "describes the tensor")
+STRICTER = ("stands in it twice", "describes the tensor", "which torch does not have", "larger than torch can count")
 
 
 def judge(path: Path) -> str:

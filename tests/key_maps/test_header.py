@@ -6,6 +6,10 @@ import struct
 import pytest
 import torch
 from lora_locksmith.key_maps.header import LoraFileError, parse_header, read_header
+from lora_locksmith.key_maps.inspection import inspect_file
+from lora_locksmith.key_maps.library import findings_of
+from reports.small_files import flux_lora, write_file
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
@@ -59,6 +63,8 @@ BAD = {
     "cut data": (packed(json.dumps({"a": entry()}).encode(), b"\0" * 2), "cut short"),
     "data behind": (packed(json.dumps({"a": entry()}).encode(), b"\0" * 9), "follow"),
     "name twice": (packed(b'{"a": %s, "a": %s}' % ((json.dumps(entry()).encode(),) * 2), b"\0" * 4), "twice"),
+    "a type torch lacks": (packed(json.dumps({"a": entry("F6_E2M3", (8,), (0, 6))}).encode(), b"\0" * 6), "torch does not have"),
+    "a size torch cannot count": (packed(json.dumps({"a": entry(shape=(2**63, 0), offsets=(0, 0))}).encode()), "torch can count"),
     "deep nesting": (packed(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "JSON"),
 }
 
@@ -107,3 +113,107 @@ def test_a_header_whose_length_begins_like_a_pickle(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(packed(text.ljust(0x0280), b"\0" * 4))
     assert list(read_header(path).tensors) == ["a"]
+
+
+ONE = json.dumps(entry()).encode()
+
+
+def with_metadata(text: bytes) -> bytes:
+    return b'{"__metadata__":%s,"a":%s}' % (text, ONE)
+
+
+def described(text: bytes) -> bytes:
+    return b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]%s}}' % text
+
+
+# Headers of one F32 number, as writers, editors and scripts may leave them behind.
+SPELLED = {
+    "plain": b'{"a":%s}' % ONE,
+    "space in front": b' {"a":%s}' % ONE,
+    "space behind": b'{"a":%s}  ' % ONE,
+    "line feed behind": b'{"a":%s}\n' % ONE,
+    "zeros behind": b'{"a":%s}\0\0' % ONE,
+    "byte order mark": b'\xef\xbb\xbf{"a":%s}' % ONE,
+    "two objects": b'{"a":%s}{}' % ONE,
+    "comma at the end": b'{"a":%s,}' % ONE,
+    "metadata null": with_metadata(b"null"),
+    "metadata empty": with_metadata(b"{}"),
+    "metadata text": with_metadata(b'"x"'),
+    "metadata list": with_metadata(b"[]"),
+    "metadata a number": with_metadata(b'{"k":1}'),
+    "metadata a fraction": with_metadata(b'{"k":1.5}'),
+    "metadata true": with_metadata(b'{"k":true}'),
+    "metadata null inside": with_metadata(b'{"k":null}'),
+    "metadata a list inside": with_metadata(b'{"k":["x"]}'),
+    "metadata an object": with_metadata(b'{"k":{"x":"y"}}'),
+    "metadata too large a number": with_metadata(b'{"k":1e999}'),
+    "metadata NaN": with_metadata(b'{"k":NaN}'),
+    "metadata speaks of lists": with_metadata(json.dumps({"k": "[true, -0, false]"}).encode()),
+    "metadata twice": b'{"__metadata__":{"k":"1"},"__metadata__":{"k":"2"},"a":%s}' % ONE,
+    "metadata twice, once escaped": b'{"__metadata__":{"k":"1"},"\\u005f_metadata__":{"k":"2"},"a":%s}' % ONE,
+    "key of metadata twice": with_metadata(b'{"k":"1","k":"2"}'),
+    "a whole character in two halves": with_metadata(b'{"k":"\\ud83d\\ude00"}'),
+    "half a character": with_metadata(b'{"k":"\\ud83d"}'),
+    "the other half": with_metadata(b'{"\\uDE00":"x"}'),
+    "halves the wrong way round": with_metadata(b'{"k":"\\ude00\\ud83d"}'),
+    "half a character in a name": b'{"\\ud83d":%s}' % ONE,
+    "a control character": b'{"a\x01":%s}' % ONE,
+    "empty name": b'{"":%s}' % ONE,
+    "escaped name": b'{"\\u0061":%s}' % ONE,
+    "more fields": described(b',"x":[1,{"y":2}]'),
+    "a field twice": described(b',"dtype":"F32"'),
+    "a field twice, once escaped": described(b',"dtyp\\u0065":"F32"'),
+    "a field more, too large a number": described(b',"x":1e999'),
+    "a field more, too long a number": described(b',"x":' + b"9" * 400),
+    "a field more, half a character": described(b',"x":"\\ud83d"'),
+    "minus zero as an offset": ONE.join((b'{"a":', b"}")).replace(b"[0, 4]", b"[-0, 4]"),
+    "false as an offset": ONE.join((b'{"a":', b"}")).replace(b"[0, 4]", b"[false, 4]"),
+    "a fraction as an offset": ONE.join((b'{"a":', b"}")).replace(b"[0, 4]", b"[0, 4e0]"),
+    "a hole": b'{"a":%s}' % ONE.replace(b"[0, 4]", b"[4, 8]"),
+    "an empty tensor among others": b'{"a":%s,"z":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}}' % ONE,
+    "an empty tensor beyond the end": b'{"a":%s,"z":{"dtype":"F32","shape":[0],"data_offsets":[8,8]}}' % ONE,
+    "true where others have one": b'{"z":%s,"a":%s}' % (
+        ONE.replace(b"[1]", b"[1,0]").replace(b"[0, 4]", b"[0,0]"), ONE.replace(b"[1]", b"[true]"),
+    ),
+    "a scalar": b'{"a":%s}' % ONE.replace(b"[1]", b"[]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("header", SPELLED.values(), ids=SPELLED.keys())
+def test_what_safetensors_does_not_read_is_refused_or_said(tmp_path, header):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(packed(header, b"\0" * 4))
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+    except SafetensorError:
+        names = None
+    try:
+        read = read_header(path)
+    except LoraFileError:
+        assert names is None, "safetensors reads it"
+    else:
+        assert bool(read.refusal) == (names is None), read.refusal
+        assert names is None or names == read.tensors.keys()
+
+
+def test_a_size_that_equals_another_for_python_alone_is_no_size():
+    shapes = [[1], [1.0], [True]]
+    for other in shapes[1:]:
+        text = json.dumps({"a": entry(), "b": entry(shape=other, offsets=(4, 8))}).encode()
+        with pytest.raises(LoraFileError, match="impossible numbers"):
+            parse_header("x", text, 8)
+
+
+def test_the_stock_loader_is_not_said_to_load_what_safetensors_refuses(tmp_path):
+    """Both files are alike for the plan, and only one is for the stock loader."""
+    sound = write_file(tmp_path / "sound.safetensors", flux_lora(), {"steps": "8"})
+    numbers = write_file(tmp_path / "numbers.safetensors", flux_lora(), {"steps": 8})
+    with pytest.raises(SafetensorError), safe_open(numbers, "pt"):
+        pass
+    for path, fails in ((sound, False), (numbers, True), (sound, False)):
+        found = inspect_file(path)
+        assert ("the stock loader fails on this file" in found.verdict) == fails
+        assert found.report.modules["placed"] == 57 and found.stock_modules == (0 if fails else 57)
+        assert any("The stock loader fails on this file: safetensors" in note for note in found.report.notes()) == fails
+        assert ("'steps' in its metadata is no text" in " ".join(findings_of(path).gains)) == fails == bool(found.gains)
