@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from ..key_maps.errors import LocksmithError
+from ..key_maps.report import plural
 from .arguments import add_cuts, add_dialect, add_written, ask_of, dtype_of
 from .output import FINE, PROBLEMS, failed, progress, shown, spread
 
@@ -50,9 +51,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _told(found: Any, path: str) -> str:
+    from ..lora.extract import NOT_ASKED
+
     ranks = [row.rank for row in found.rows if row.rank]
+    lost = sum(reason != NOT_ASKED for reason in found.left_out.values())
+    first = f"Not whole: {plural(lost, 'change')} left out. " if lost else ""
     told = [
-        f"{path}: {len(ranks)} weights of rank {spread(ranks)}, {len(found.rows) - len(ranks)} differences, {found.unchanged} unchanged"
+        f"{first}{path}: {len(ranks)} weights of rank {spread(ranks)}, {len(found.rows) - len(ranks)} differences, {found.unchanged} unchanged"
     ]
     told.append(f"Kept energy: {found.kept_energy:.4%}.")
     told += [

@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..key_maps.errors import exhausted
 from ..key_maps.header import LoraFileError
 from ..lora.block_weights import read_block_weights
 from ..lora.collect import Source
@@ -65,6 +66,11 @@ class MergeLoRAs(io.ComfyNode):
                     "dry_run", default=False, optional=True, advanced=True,
                     tooltip="Only tell what would come of it: ranks, sizes, what is cut, where the LoRAs agree or fight.",
                 ),
+                io.Boolean.Input(
+                    "exact", default=False, optional=True, advanced=True,
+                    tooltip="Where no factors are exact (two LoKr of whole factors, DoRA, OFT): full differences, as large as the"
+                    " weights. Off: these are cut to rank 128, and the report says what that loses.",
+                ),
                 io.Model.Input("model", optional=True, tooltip="Needed for DoRA and OFT, which are folded, and for models no table knows."),
                 io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
                 io.Autogrow.Input(
@@ -92,19 +98,24 @@ class MergeLoRAs(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, loras, method, rank=0, energy=1.0, dtype=KEEP, seed=0, dry_run=False, model=None, clip=None, connected=None
+        cls, loras, method, rank=0, energy=1.0, dtype=KEEP, seed=0, dry_run=False, exact=False, model=None, clip=None, connected=None
     ) -> io.NodeOutput:
         """Merge; raises where a file cannot be read, for files of different models, and for adapters that need the model."""
         options = {name: value for name, value in method.items() if name != "method"}
         recipe = Recipe(
-            method["method"], options, rank or None, energy if energy < 1 else None, None, dtype if dtype in DTYPES else "", seed
-        )
+            method["method"], options, rank or None, energy if energy < 1 else None, None, dtype if dtype in DTYPES else "", seed,
+            exact=exact,
+        )  # fmt: skip
         try:
             sources = _sources(_entries(loras, connected or {}), model, clip)
             report = MergeReport(sources, recipe)
             tensors = _forecast(sources, recipe, report) if dry_run else _merged(sources, recipe, report, host.weights_of(model, clip))
         except (AdapterError, ValueError) as error:
             raise RuntimeError(f"Merge LoRAs: {error}.") from None
+        except (MemoryError, RuntimeError) as error:
+            if not exhausted(error):
+                raise
+            raise RuntimeError(f"Merge LoRAs: {exhausted(error)}.") from None
         text, as_json = report.markdown(), json.dumps(report.as_dict(), ensure_ascii=False)
         return io.NodeOutput(tensors, text, as_json, ui={"text": [text], "report_json": [as_json]})
 

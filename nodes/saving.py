@@ -10,7 +10,7 @@ from typing import Any
 
 import folder_paths
 
-from ..key_maps.errors import LocksmithError
+from ..key_maps.errors import LocksmithError, exhausted
 from ..key_maps.files import is_file_name
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
@@ -57,6 +57,10 @@ def save_lora(
     except Unverified as error:
         fault = f"Nothing was written, because what was made did not do the same: {error}"
         raise NotSaved(fault, "Choose another dialect or dtype") from None
+    except (MemoryError, RuntimeError) as error:
+        if not exhausted(error):
+            raise
+        raise NotSaved(f"{filename} is not written", exhausted(error)) from None
     except OSError as error:
         raise NotSaved(
             f"{filename} cannot be written ({error.strerror or error})", "Choose another filename, or look at the disk"
