@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from ..key_maps.header import LoraFileError, identity_of
 
@@ -45,6 +48,12 @@ class Watch:
             raise LoraFileError(self.path, "it was cut short on disk while it was in use, so that its data are gone", REMEDY)
         self._tell("was overwritten")
 
+    def demand(self) -> None:
+        """LoraFileError where the file was overwritten or cut short: for reading what is written somewhere else."""
+        self.check()
+        if self._said:
+            raise LoraFileError(self.path, "it was overwritten while it was read", "Run again when it is finished")
+
     def first_use(self, name: object) -> bool:
         """Whether this name is asked for the first time."""
         if name in self._seen:
@@ -73,3 +82,15 @@ class Watch:
             return identity_of(os.stat(self.path))
         except OSError:
             return None
+
+
+class WatchedTensors(dict):
+    """A mapped file's tensors by name; LoraFileError where the file does not stay as it was mapped."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], watch: Watch):
+        super().__init__(tensors)
+        self._watch = watch
+
+    def __getitem__(self, name: str) -> Tensor:
+        self._watch.demand()
+        return super().__getitem__(name)

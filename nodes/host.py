@@ -31,7 +31,7 @@ from ..key_maps.stock import StockKeys, missing
 from ..lora.reader import map_tensors
 from ..lora.soundness import Look, cautions, look_at_file, look_at_tensors
 from ..lora.spec import AdapterError, first_line
-from ..lora.watch import Watch
+from ..lora.watch import Watch, WatchedTensors
 from ..lora.weights import weigh
 from .bypass import hang_beside_layers
 from .patches import Tensors, build_patches
@@ -50,6 +50,10 @@ class LoraFile(NamedTuple):
     config_beside: Mapping[str, Any] | None
     watch: Watch | None = None
     look: Look | None = None
+
+    def to_be_written(self) -> Tensors:
+        """The tensors, for what is made into another file: reading them fails where this one is overwritten meanwhile."""
+        return WatchedTensors(self.tensors, self.watch) if self.watch else self.tensors
 
     def unchanged(self) -> bool:
         """Whether it is still the same on disk, as far as can be told."""

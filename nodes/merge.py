@@ -168,7 +168,8 @@ def _content(entry: _Entry) -> host.LoraFile:
     if entry.connected is not None:
         return host.LoraFile(entry.connected, header_of(entry.connected), None)
     try:
-        return host.read_lora(folder_paths.get_full_path_or_raise("loras", entry.name))
+        file = host.read_lora(folder_paths.get_full_path_or_raise("loras", entry.name))
+        return file._replace(tensors=file.to_be_written())
     except LoraFileError as error:
         raise AdapterError(f"{entry.name}: {error.fault}. {error.remedy}") from None
 

@@ -73,7 +73,7 @@ def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapp
     try:
         found = host.inspect(model, clip, path, own_maps(), whole=True)
         provenance = {"locksmith.source": Path(path).name, "locksmith.source_sha256": file_hashes(path).sha256}
-        return found, host.read_lora(path).tensors, provenance
+        return found, host.read_lora(path).to_be_written(), provenance
     except LoraFileError as error:
         raise NotSaved(f"{lora_name}: {error.fault}", error.remedy) from None
 

@@ -202,3 +202,38 @@ def test_where_header_and_settings_beside_differ_the_report_says_so(tmp_path):
     (caution,) = inspect_file(path).report.cautions
     assert "lora_alpha is 8 in the header and 64 in adapter_config.json" in caution and "The header counts" in caution
     assert same(as_we_read(path), alone)
+
+
+def test_save_lora_killed_before_any_step(comfy, one_thread, tmp_path, monkeypatch):
+    """The node, over an export of PEFT with the same weights at another strength."""
+    import folder_paths
+    from forks import die_before
+    from lora_locksmith.nodes.save import SaveLoRA
+
+    def save(folder: Path, step: int) -> int:
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".safetensors"}))
+        folder_paths.filename_list_cache.pop("loras", None)
+        number = os.fork()
+        if not number:
+            try:
+                die_before(step)
+                SaveLoRA.execute("x.safetensors", "out/x", "peft", overwrite=True)
+            except BaseException:
+                os._exit(99)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+    told, scene = set(), Scene(export_over_one_with_the_same_weights, f"out/x/{PEFT_FILE}")
+    scene.prepare(tmp_path / "whole")
+    before = as_we_read(tmp_path / "whole" / scene.written)
+    assert save(tmp_path / "whole", MOST_STEPS) == 0
+    after = as_we_read(tmp_path / "whole" / scene.written)
+    for step in range(1, MOST_STEPS):
+        scene.prepare(tmp_path / str(step))
+        code = save(tmp_path / str(step), step)
+        told.add(check(scene, tmp_path / str(step) / scene.written, before, after))
+        if code != -9:
+            assert code == 0
+            break
+    folder_paths.filename_list_cache.pop("loras", None)
+    assert step > 5 and told == {"old", "new"}
