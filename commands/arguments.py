@@ -3,21 +3,88 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..key_maps.library import ENDINGS
 from ..key_maps.respell import NATIVE, writable
 
 # Named here, as asking lora/ for them would import torch for every command.
 DTYPES = ("fp32", "fp16", "bf16")
+MOST_RANK = 2**31 - 1  # larger ones mean the same, and torch does not take them
+
+
+def a_path(text: str) -> str:
+    """A path as it was typed, with the home folder for a ~ that the shell has left."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a file or folder is needed, not nothing")
+    return text if os.path.lexists(text) else os.path.expanduser(text)
+
+
+def every_path(names: Sequence[str]) -> list[str]:
+    """The paths, and for a pattern that the shell has left, as Windows' does, all that it matches."""
+    found: list[str] = []
+    for name in names:
+        matches = sorted(glob.glob(name)) if glob.has_magic(name) and not os.path.lexists(name) else []
+        found += matches or [name]
+    return found
+
+
+def number(
+    of: str, kind: type = float, least: float = -math.inf, most: float = math.inf, above: bool = False, below: bool = False
+) -> Callable:
+    """A reader of numbers from `least` to `most`; above, below: without these two themselves. of: what is told of one that is none."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or (above and value == least) or (below and value == most):
+            raise argparse.ArgumentTypeError(f"{of}, not {text!r}")
+        return value
+
+    return read
+
+
+def check_output(path: str, overwrite: bool, folder: bool = False) -> None:
+    """Tell before anything is read why a new file cannot be put at `path`. folder: it becomes a folder. Raises ValueError or OSError."""
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise ValueError(f"{path}: there is no folder {parent}. Make it first, or choose another")
+    if not os.access(parent, os.W_OK):
+        raise ValueError(f"{path}: the folder {parent} may not be written to. Choose another, or change its permissions")
+    if folder:
+        return
+    if os.path.isdir(path) or path.endswith(tuple(filter(None, (os.sep, os.altsep)))):
+        raise ValueError(f"{path}: it is a folder. Name the new file in it")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not overwrite:
+        raise ValueError(f"{path}: there is a file already. Choose another name; --overwrite replaces it")
+
+
+def is_named_as_file(path: str) -> bool:
+    """Whether it names a LoRA file and not a folder."""
+    return Path(path).suffix.lower() in ENDINGS and not os.path.isdir(path) and os.path.basename(path) != ""
 
 
 def add_cuts(command: argparse.ArgumentParser) -> None:
     """How far to cut."""
-    command.add_argument("--rank", type=int, help="the largest rank")
+    rank = number("a rank is a whole number from 1 on", int, 1)
+    energy = number("an energy is a share above 0, at most 1", float, 0, 1, above=True)
+    error = number("an error is a share from 0, below 1", float, 0, 1, below=True)
+    command.add_argument("--rank", type=rank, metavar="N", help="the largest rank")
     command.add_argument(
-        "--energy", type=float, metavar="SHARE", help="the smallest rank that keeps this share of the energy, such as 0.95"
+        "--energy", type=energy, metavar="SHARE", help="the smallest rank that keeps this share of the energy, such as 0.95"
     )
-    command.add_argument("--error", type=float, metavar="SHARE", help="the smallest rank within this relative error, such as 0.1")
+    command.add_argument("--error", type=error, metavar="SHARE", help="the smallest rank within this relative error, such as 0.1")
 
 
 def add_written(command: argparse.ArgumentParser, dtype: str = "as in the source") -> None:
@@ -44,4 +111,4 @@ def ask_of(options: argparse.Namespace) -> Any:
     """What every module is cut to, by the arguments of `add_cuts`."""
     from ..lora.resize import Ask
 
-    return Ask(options.rank, options.energy, options.error)
+    return Ask(options.rank and min(options.rank, MOST_RANK), options.energy, options.error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -23,9 +22,9 @@ from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.library import ENDINGS
 from ..key_maps.report import plural
 from ..key_maps.respell import NATIVE, UNTOLD, Refused, losses, losses_told, respell, rivals_apart, writable
-from .arguments import DTYPES, dtype_of
+from .arguments import DTYPES, a_path, dtype_of, every_path, is_named_as_file
 from .inspect import loads_whole
-from .output import FAILED, FINE, PROBLEMS, progress, say, shown
+from .output import FAILED, FINE, PROBLEMS, one_line, progress, say, show_json, told_fault
 
 if TYPE_CHECKING:
     from ..key_maps.plan import Plan
@@ -57,14 +56,17 @@ class Outcome(NamedTuple):
 def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = commands.add_parser("fix", help="write LoRA files in names that load", description=DESCRIPTION)
-    command.add_argument("paths", nargs="+", metavar="PATH", help="a LoRA as .safetensors, or a folder of them")
+    command.add_argument("paths", nargs="+", metavar="PATH", type=a_path, help="a LoRA as .safetensors, or a folder of them")
     command.add_argument("--to", choices=writable(), metavar="DIALECT", help=f"one of: {', '.join(writable())}")
     where = command.add_mutually_exclusive_group()
-    where.add_argument("--output", metavar="DIR", help="the folder for the new files (default: beside the old ones, as NAME.DIALECT)")
+    where.add_argument(
+        "-o", "--output", metavar="OUT", type=a_path,
+        help="the folder for the new files, or the new file's name where there is one file (default: beside the old ones, as NAME.DIALECT)",
+    )  # fmt: skip
     where.add_argument("--in-place", action="store_true", help="put the new file in the old one's place, in one step")
     command.add_argument("--backup", action="store_true", help=f"with --in-place: keep the old file as NAME{BACKUP}")
     command.add_argument(
-        "--against", metavar="MODEL", help="the checkpoint or diffusion model the files are for: names and sizes are exact"
+        "--against", metavar="MODEL", type=a_path, help="the checkpoint or diffusion model the files are for: names and sizes are exact"
     )
     command.add_argument("--recursive", action="store_true", help="folders: all that is below them, too")
     command.add_argument("--dtype", choices=DTYPES, help="of the new file's tensors (default: each as it was)")
@@ -79,14 +81,18 @@ def run(options: argparse.Namespace) -> int:
     """Fix every file; one that cannot be read or written does not keep the others from being."""
     if options.backup and not options.in_place:
         raise LoraFileError("--backup", "it belongs to --in-place", "Give both, or neither")
+    options.paths = every_path(options.paths)
+    _check_output(options)
     site = site_of_checkpoint(options.against).site if options.against else None
     files, named = list(_files(options)), set(map(Path, options.paths))
     with progress("Fixing") as told:
         worst, ends = FINE, Counter()
+        taken: dict[Path, Path] = {}
         for path, destination in files:
             if told:
                 told(ends.total(), len(files))
-            outcome = _outcome(path, destination, site, options)
+            other = taken.setdefault(destination, path)
+            outcome = _outcome(path, destination, site, options) if other == path else _collision(path, destination, other)
             worst = max(worst, outcome.code)
             ends[_end(outcome)] += 1
             if options.json or outcome.told != SOUND or path in named:
@@ -105,10 +111,15 @@ def _outcome(path: Path, destination: Path, site: Site | None, options: argparse
     except (LocksmithError, FileExistsError) as error:
         return Outcome(os.fspath(path), PROBLEMS, f"not written: {_reason(error)}")
     except (OSError, MemoryError, RuntimeError) as error:
-        fault = exhausted(error) or getattr(error, "strerror", "")
+        fault = exhausted(error)
         if not fault and not isinstance(error, OSError):
             raise
-        return Outcome(os.fspath(path), FAILED, f"not written: {fault or error}")
+        return Outcome(os.fspath(path), FAILED, f"not written: {fault or told_fault(error)}")
+
+
+def _collision(path: Path, destination: Path, other: Path) -> Outcome:
+    told = f"not written: {destination} is the new file's name for {other} already; give each its own --output"
+    return Outcome(os.fspath(path), PROBLEMS, told)
 
 
 def _end(outcome: Outcome) -> int:
@@ -136,9 +147,20 @@ def _reason(error: Exception) -> str:
 
 def _show(outcome: Outcome, options: argparse.Namespace) -> None:
     if options.json:
-        print(json.dumps(outcome._asdict()), flush=True)
+        show_json(outcome._asdict())
     else:
-        print(shown(f"{outcome.file}: {outcome.told}."), file=sys.stderr if outcome.code == FAILED else sys.stdout, flush=True)
+        print(one_line(f"{outcome.file}: {outcome.told}."), file=sys.stderr if outcome.code == FAILED else sys.stdout, flush=True)
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """Raises LoraFileError where the new files cannot have the place that is asked for."""
+    if not options.output:
+        return
+    one = len(options.paths) == 1 and not os.path.isdir(options.paths[0])
+    if is_named_as_file(options.output) and not one:
+        raise LoraFileError(options.output, "several new files need a folder, and this is the name of a file", "Name a folder")
+    if os.path.isfile(options.output) and not is_named_as_file(options.output):
+        raise LoraFileError(options.output, "it is a file, not a folder", "Name a folder, or a file that ends with .safetensors")
 
 
 def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
@@ -159,7 +181,7 @@ def _destination(path: Path, inside: Path, options: argparse.Namespace) -> Path:
     if options.in_place:
         return path
     if options.output:
-        return Path(options.output, inside)
+        return Path(options.output) if is_named_as_file(options.output) else Path(options.output, inside)
     return path.with_name(f"{path.stem}.{options.to or NATIVE}{path.suffix}")
 
 

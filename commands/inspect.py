@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +13,10 @@ from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
 from ..key_maps.markdown import DETAILS, SUMMARY, markdown
+from ..key_maps.names import told_apart
 from ..key_maps.plan import NO_FAULT, NOT_WIRED
-from .output import FAILED, FINE, PROBLEMS, show_markdown, shown
+from .arguments import a_path, every_path
+from .output import FAILED, FINE, PROBLEMS, complain, show_json, show_markdown
 
 DESCRIPTION = """Tells what is in LoRA files from their headers: which model, which trainer, what was trained, what will load.
 Exit code 0: all of it loads; 1: something has no effect; 2: a file cannot be read."""
@@ -24,9 +25,17 @@ Exit code 0: all of it loads; 1: something has no effect; 2: a file cannot be re
 def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = commands.add_parser("inspect", help="what is in a LoRA file", description=DESCRIPTION)
-    command.add_argument("files", nargs="+", metavar="FILE", help="a LoRA, as .safetensors")
-    command.add_argument("--against", metavar="MODEL", help="a checkpoint or diffusion model: the exact answer, from its header")
-    command.add_argument("--detail", choices=DETAILS, default=SUMMARY, help="how much is told (default: %(default)s)")
+    command.add_argument("files", nargs="+", metavar="FILE", type=a_path, help="a LoRA, as .safetensors")
+    command.add_argument(
+        "--against", metavar="MODEL", type=a_path, help="a checkpoint or diffusion model: the exact answer, from its header"
+    )
+    command.add_argument(
+        "--detail",
+        type=lambda text: text.replace("-", " "),
+        choices=DETAILS,
+        default=SUMMARY,
+        help="how much is told (default: %(default)s)",
+    )
     command.add_argument("--weights", action="store_true", help="also measure the weights; reads the whole file and needs torch")
     command.add_argument("--hashes", action="store_true", help="also compute the file's hashes; reads the whole file")
     command.add_argument("--json", action="store_true", help="for programs: one JSON object for each file, one to a line")
@@ -36,18 +45,20 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Inspect every file; a file that cannot be read does not keep the others from being inspected."""
     site = site_of_checkpoint(options.against).site if options.against else None
+    files = every_path(options.files)
     worst = FINE
-    for place, path in enumerate(options.files):
+    for place, (path, name) in enumerate(zip(files, told_apart(files), strict=True)):
         try:
             found = inspect_file(path, site)
-            _show(found, options, place)
+            _show(found, options, name, place)
             worst = max(worst, FINE if loads_whole(found) else PROBLEMS)
         except LoraFileError as error:
             worst = FAILED
+            fault = f"{path}: it is a folder. Name a file in it, or scan the folder" if os.path.isdir(path) else str(error)
             if options.json:
-                print(json.dumps({"file": path, "error": str(error)}))
+                show_json({"file": path, "error": fault})
             else:
-                print(shown(f"{error}."), file=sys.stderr)
+                complain(fault)
     return worst
 
 
@@ -59,16 +70,15 @@ def loads_whole(found: Inspection) -> bool:
     return bool(found.report.modules["placed"]) and not (categories - NO_FAULT)
 
 
-def _show(found: Inspection, options: argparse.Namespace, place: int) -> None:
+def _show(found: Inspection, options: argparse.Namespace, name: str, place: int) -> None:
     hashes = file_hashes(found.path) if options.hashes else None
     weights = weigh_file(found) if options.weights else None
     if options.json:
         told = found.as_dict() | (hashes.as_dict(found.header.metadata) if hashes else {}) | ({"weights": weights} if weights else {})
-        print(json.dumps(told))
-        return
+        return show_json(told)
     if place:
         print()
-    show_markdown(markdown(found, options.detail, hashes, weights))
+    show_markdown(markdown(found, options.detail, hashes, weights, name))
 
 
 def weigh_file(found: Inspection) -> Mapping[str, Any]:

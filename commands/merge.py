@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..key_maps.errors import LocksmithError
-from .arguments import add_cuts, add_dialect, add_written, ask_of
-from .output import FINE, PROBLEMS, failed, say, show_markdown
+from ..key_maps.names import numbered, told_apart
+from .arguments import a_path, add_cuts, add_dialect, add_written, ask_of, check_output
+from .output import FINE, PROBLEMS, failed, say, show_json, show_markdown
 
 DESCRIPTION = """Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at strength 0.8, as on
 a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without --rank, --energy and --error the sum is exact where it has
@@ -21,9 +22,9 @@ makes the file smaller. Needs torch. Exit code 0: written, and nothing was lost;
 was written."""
 # Named here, as asking lora/ for them would import torch for every command.
 METHODS = (
-    "sum, average, task_arithmetic, slerp, karcher, orthogonal, breadcrumbs, dare_linear, dare_ties, della, della_linear, magnitude_prune, "
-    "sce, ties"
-)
+    "sum", "average", "task_arithmetic", "slerp", "karcher", "orthogonal", "breadcrumbs", "dare_linear", "dare_ties", "della",
+    "della_linear", "magnitude_prune", "sce", "ties",
+)  # fmt: skip
 
 
 class Wanted(NamedTuple):
@@ -38,8 +39,9 @@ def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = commands.add_parser("merge", help="several LoRAs in one file", description=DESCRIPTION)
     command.add_argument("loras", nargs="+", metavar="FILE[=STRENGTH[:STRENGTH]]", type=wanted, help="a LoRA and its strengths")
-    command.add_argument("-o", "--output", metavar="OUT", help="the new file; not needed with --dry-run")
-    command.add_argument("--method", default="sum", help=f"how deltas become one (default: %(default)s): {METHODS}")
+    command.add_argument("-o", "--output", metavar="OUT", type=a_path, help="the new file; not needed with --dry-run")
+    told = f"how deltas become one (default: %(default)s): {', '.join(METHODS)}"
+    command.add_argument("--method", default="sum", type=a_method, metavar="METHOD", help=told)
     command.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="OPTION=NUMBER", type=setting, help="an option of the method"
     )
@@ -53,8 +55,9 @@ def add(commands: Any) -> None:
     add_written(command, "as in the sources")
     add_dialect(command)
     command.add_argument(
-        "--against", metavar="MODEL", help="the model they are for: needed for DoRA and OFT, which are folded, and where no file tells it"
-    )
+        "--against", metavar="MODEL", type=a_path,
+        help="the model they are for: needed for DoRA and OFT, which are folded, and where no file tells it",
+    )  # fmt: skip
     command.add_argument("--dry-run", action="store_true", help="tell what would come, and how the LoRAs agree; write nothing")
     command.set_defaults(run=run)
 
@@ -62,19 +65,33 @@ def add(commands: Any) -> None:
 def wanted(text: str) -> Wanted:
     """FILE, FILE=0.8 or FILE=0.8:0.3; an = that no number follows belongs to the name."""
     path, sign, numbers = text.rpartition("=")
+    if not sign or not path or os.path.lexists(text):
+        return Wanted(a_path(text), 1.0, 1.0)
     try:
         strengths = [float(number) for number in numbers.split(":")]
     except ValueError:
+        if not os.path.isfile(path):
+            return Wanted(a_path(text), 1.0, 1.0)
         strengths = []
-    if not sign or not 1 <= len(strengths) <= 2 or not path:
-        return Wanted(text, 1.0, 1.0)
-    return Wanted(path, strengths[0], strengths[-1])
+    if not 1 <= len(strengths) <= 2 or not all(map(math.isfinite, strengths)):
+        raise argparse.ArgumentTypeError(f"{text!r}: a strength is a number, or two parted by a colon, such as 0.8 or 0.8:0.3")
+    return Wanted(a_path(path), strengths[0], strengths[-1])
+
+
+def a_method(text: str) -> str:
+    """The name of a method."""
+    if text not in METHODS:
+        raise argparse.ArgumentTypeError(f"there is no method {text!r}; the methods are {', '.join(METHODS)}")
+    return text
 
 
 def setting(text: str) -> tuple[str, float]:
     """OPTION=NUMBER."""
     name, _, number = text.partition("=")
-    return name, float(number)
+    try:
+        return name, float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form OPTION=NUMBER, such as density=0.5") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -84,16 +101,21 @@ def run(options: argparse.Namespace) -> int:
     try:
         if not options.output and not options.dry_run:
             raise ValueError("say with -o where the merge goes")
-        how = options.method, dict(options.settings), *ask_of(options), options.dtype or "", options.seed
+        recipe = Recipe(options.method, dict(options.settings), *ask_of(options), options.dtype or "", options.seed, exact=options.exact)
+        # All that can be wrong without the files, before any of them is read.
+        recipe.check(len(options.loras))
+        blocks = _blocks(options.blocks, len(options.loras))
+        if not options.dry_run:
+            check_output(options.output, options.overwrite, folder=options.to == "peft")
         with ExitStack() as files:
-            told = _merge(options, Recipe(*how, exact=options.exact), *_sources(options, files))
+            told = _merge(options, recipe, *_sources(options, blocks, files))
     except (OSError, ValueError, LocksmithError) as error:
         return failed(error, options.json)
-    print(json.dumps(told.as_dict(), ensure_ascii=False)) if options.json else show_markdown(told.markdown())
+    show_json(told.as_dict()) if options.json else show_markdown(told.markdown())
     return FINE if told.is_whole else PROBLEMS
 
 
-def _sources(options: argparse.Namespace, files: ExitStack) -> tuple[list[Any], dict[str, str]]:
+def _sources(options: argparse.Namespace, blocks: Mapping[int, Any], files: ExitStack) -> tuple[list[Any], dict[str, str]]:
     """The sources, and what tells for which model they are."""
     from ..key_maps.checkpoint import site_of_checkpoint
     from ..key_maps.header import adapter_config_beside, read_header
@@ -104,12 +126,12 @@ def _sources(options: argparse.Namespace, files: ExitStack) -> tuple[list[Any], 
 
     site = site_of_checkpoint(options.against).site if options.against else None
     read = [File(entry.path, read_header(entry.path), adapter_config_beside(entry.path)) for entry in options.loras]
-    blocks = _blocks(options.blocks, len(read))
+    names = numbered(told_apart([entry.path for entry in options.loras]))
     inspections = inspect_together(read, site)
     sources = [
         Source(
             found.plan, files.enter_context(TensorStream(entry.path, read[place].header)), entry.model, entry.text_encoder,
-            blocks.get(place, NO_BLOCKS), Path(entry.path).name,
+            blocks.get(place, NO_BLOCKS), names[place],
         )
         for place, (entry, found) in enumerate(zip(options.loras, inspections, strict=True))
     ]  # fmt: skip

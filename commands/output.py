@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 WIDEST_FIRST = 36  # columns a file name gets before it is folded
 FINE, PROBLEMS, FAILED, INTERRUPTED = 0, 1, 2, 130
+LEAST_OTHERS = 13  # columns that every other cell needs to be read; on a narrower terminal rows are listed
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+PART = ".part"  # how the names of files end that are being written
 NO_RICH = "Output for a terminal needs the library rich: pip install rich. Into a file or a pipe, and with --json, it works without."
 
 
@@ -56,17 +59,47 @@ def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def one_line(text: str) -> str:
+    """The text in one line, whatever names are in it."""
+    return shown(text).replace("\n", "\\n")
+
+
 def say(text: str) -> None:
     """Print a line for people beside the output proper, which a pipe may want alone, and after it."""
     sys.stdout.flush()
     print(shown(text), file=sys.stderr, flush=True)
 
 
+def show_json(told: Any) -> None:
+    """Print one JSON object on a line of its own; a number that JSON has no word for (NaN, infinite) becomes null."""
+    try:
+        text = json.dumps(told, allow_nan=False)
+    except ValueError:
+        text = json.dumps(json.loads(json.dumps(told), parse_constant=lambda name: None))
+    print(text, flush=True)
+
+
+def complain(fault: str, as_json: bool = False) -> int:
+    """Tell in one line what is wrong, to programs as JSON; returns the exit code."""
+    if as_json:
+        show_json({"error": fault})
+    else:
+        print(one_line(f"{fault}."), file=sys.stderr, flush=True)
+    return FAILED
+
+
 def failed(error: Exception, as_json: bool) -> int:
     """Tell why nothing was written; returns the exit code."""
-    fault = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    print(json.dumps({"error": fault})) if as_json else say(f"{fault}. Nothing was written.")
-    return FAILED
+    return complain(told_fault(error), True) if as_json else complain(f"{told_fault(error)}. Nothing was written")
+
+
+def told_fault(error: Exception) -> str:
+    """What an error says, and of which file the system says it."""
+    if not isinstance(error, OSError):
+        return str(error)
+    place = os.fsdecode(error.filename or "The output")
+    # A new file has a name of its own until it is whole, which nobody has asked for.
+    return f"{os.path.dirname(place) if place.endswith(PART) else place}: {error.strerror or error}"
 
 
 def spread(numbers: Sequence[int]) -> str:
@@ -76,9 +109,14 @@ def spread(numbers: Sequence[int]) -> str:
 
 
 def show_any_text() -> None:
-    """Let names that are no text, or that the terminal has no letters for, be shown escaped and not raise."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+    """Let names that are no text, or that the terminal has no letters for, be shown escaped and not raise.
+
+    What goes to a stream that is closed is lost, as it should be; a file that is opened next must not get its number.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def show_markdown(text: str) -> None:
@@ -101,6 +139,8 @@ def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         for row in (heads, *rows):
             print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
         return
+    if target.width < WIDEST_FIRST + LEAST_OTHERS * (len(heads) - 1):
+        return _list_rows(target, heads, rows)
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -111,3 +151,15 @@ def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     target.print(table)
+
+
+def _list_rows(target: Console, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print each row as a paragraph: its first cell, and what the others say below it."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for first, *others in rows:
+        target.print(Text(first, "bold", overflow="fold"))
+        for head, cell in zip(heads[1:], others, strict=True):
+            if cell:
+                target.print(Padding(Text(f"{head}: {cell}", overflow="fold"), (0, 0, 0, 2)))

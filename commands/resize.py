@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from ..key_maps.errors import LocksmithError
-from .arguments import add_cuts, add_written, ask_of, dtype_of
-from .output import FINE, failed, shown, spread
+from .arguments import a_path, add_cuts, add_written, ask_of, check_output, dtype_of
+from .output import FINE, failed, show_json, shown, spread
 
 DESCRIPTION = """Writes a LoRA at a smaller rank: every LoRA, LoCon, LoHa and LoKr becomes the best LoRA of the asked rank, or of
 the rank that keeps the asked energy (the share of its squared norm). Names, the ratio of alpha to rank and all other tensors stay.
@@ -18,11 +17,11 @@ Needs torch. Exit code 0: written; 2: not."""
 def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = commands.add_parser("resize", help="a LoRA at a smaller rank", description=DESCRIPTION)
-    command.add_argument("file", metavar="FILE", help="a LoRA, as .safetensors")
-    command.add_argument("-o", "--output", required=True, metavar="OUT", help="the new file")
+    command.add_argument("file", metavar="FILE", type=a_path, help="a LoRA, as .safetensors")
+    command.add_argument("-o", "--output", required=True, metavar="OUT", type=a_path, help="the new file")
     add_cuts(command)
     add_written(command)
-    command.add_argument("--against", metavar="MODEL", help="the model it was made for, where the file does not tell")
+    command.add_argument("--against", metavar="MODEL", type=a_path, help="the model it was made for, where the file does not tell")
     command.add_argument("--dora", action="store_true", help="also cut DoRA, whose magnitudes then no longer fit as they were trained to")
     command.set_defaults(run=run)
 
@@ -33,12 +32,15 @@ def run(options: argparse.Namespace) -> int:
     from ..lora.resize import resize_file
 
     try:
+        if (options.rank, options.energy, options.error) == (None, None, None):
+            raise ValueError("say with --rank, --energy or --error how far it is to be cut")
+        check_output(options.output, options.overwrite)
         site = site_of_checkpoint(options.against).site if options.against else None
         made = resize_file(options.file, options.output, ask_of(options), dtype_of(options), options.dora, options.overwrite, site)
     except (OSError, ValueError, LocksmithError) as error:
         return failed(error, options.json)
     if options.json:
-        print(json.dumps({"file": options.output, "kept_energy": made.kept_energy, "modules": [row._asdict() for row in made.rows]}))
+        show_json({"file": options.output, "kept_energy": made.kept_energy, "modules": [row._asdict() for row in made.rows]})
     else:
         print(shown(_told(made, options.output)))
     return FINE

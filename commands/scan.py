@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 from collections import Counter
@@ -14,7 +13,8 @@ from typing import Any
 
 from ..key_maps.library import Row, scan
 from ..key_maps.report import plural
-from .output import FINE, PROBLEMS, progress, say, show_table
+from .arguments import a_path
+from .output import FINE, PROBLEMS, progress, say, show_json, show_table
 
 DESCRIPTION = """Inspects every LoRA file in a folder and all below it. What was found is kept in an index, so that the next scan reads
 only the files that changed. Exit code 0: all is well; 1: there are problems (see --problems); 2: the folder cannot be listed."""
@@ -27,8 +27,8 @@ NO_CACHE = "Nothing is kept for the next scan: that needs the library platformdi
 def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = commands.add_parser("scan", help="a table of all LoRA files in a folder", description=DESCRIPTION)
-    command.add_argument("folder", metavar="FOLDER")
-    command.add_argument("--problems", action="store_true", help="only the unreadable, doubtful, not wholly loaded, or wrong with stock")
+    command.add_argument("folder", metavar="FOLDER", type=a_path, help="a folder of LoRAs; all below it is looked through, too")
+    command.add_argument("--problems", action="store_true", help="only files: unreadable, doubtful, not wholly loaded, or wrong with stock")
     command.add_argument("--json-lines", action="store_true", help="for programs: one JSON object to a line, each as soon as it is known")
     command.add_argument("--no-index", action="store_true", help="read every file, and keep nothing")
     command.set_defaults(run=run)
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         if options.problems and not row.has_problem:
             continue
         if options.json_lines:
-            print(json.dumps(row.as_dict()), flush=True)
+            show_json(row.as_dict())
         else:
             shown.append(row)
     if not options.json_lines:

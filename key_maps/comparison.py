@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from .dialect import DENOISER
 from .inspection import Inspection, inspect_file, spread
 from .markdown import cell, code, counted, table
+from .names import told_apart
 from .site import model_alone
 from .trained import blocks_of
 
@@ -62,7 +62,7 @@ class FileComparison:
         """What is told of both: label -> (A, B)."""
         both = (self.first, self.second)
         told = {
-            "file": [Path(found.path).name for found in both],
+            "file": told_apart([found.path for found in both]),
             "made for": [found.family.title or "cannot tell" for found in both],
             "written by": [found.report.trainer for found in both],
             "adapters": [counted(found.kinds) for found in both],

@@ -146,6 +146,8 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
         except OSError as error:
             if not inside and isinstance(error, NotADirectoryError):
                 raise LoraFileError(path, "it is a file, not a folder", "Scan the folder it is in, or inspect the file") from None
+            if not inside and isinstance(error, FileNotFoundError):
+                raise LoraFileError(path, "there is no such folder", "Check the name") from None
             if not inside:
                 raise LoraFileError(path, f"it cannot be listed ({error.strerror})", "Check that it is a folder and may be read") from None
             continue

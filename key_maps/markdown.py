@@ -27,11 +27,20 @@ IN_CELL = str.maketrans({**LINES, "|": "\\|", "`": "'", "<": "&lt;"})
 IN_TEXT = str.maketrans({**LINES, "<": "&lt;"})
 
 
-def markdown(inspection: Inspection, detail: str = SUMMARY, hashes: Hashes | None = None, weights: Mapping[str, Any] | None = None) -> str:
-    """The report. `detail`: one of DETAILS; `hashes`: the file's; `weights`: lora.weights.Weights.as_dict()."""
+def markdown(
+    inspection: Inspection,
+    detail: str = SUMMARY,
+    hashes: Hashes | None = None,
+    weights: Mapping[str, Any] | None = None,
+    name: str = "",
+) -> str:
+    """The report. `detail`: one of DETAILS; `hashes`: the file's; `weights`: lora.weights.Weights.as_dict().
+
+    `name`: what the file is called, where its own name does not tell it from others.
+    """
     sections = [
         ("", [f"**{plain(inspection.verdict)}**"]),
-        ("What it is", list(_what(inspection, hashes))),
+        ("What it is", list(_what(inspection, hashes, name or Path(inspection.path).name))),
         ("What will load", list(_loads(inspection))),
         ("What was trained", list(_trained(inspection))),
         ("What was never trained", list(_missed(inspection))),
@@ -46,11 +55,11 @@ def markdown(inspection: Inspection, detail: str = SUMMARY, hashes: Hashes | Non
     return "\n\n".join((f"## {title}\n\n" if title else "") + "\n".join(lines).strip("\n") for title, lines in sections if lines) + "\n"
 
 
-def _what(inspection: Inspection, hashes: Hashes | None) -> Iterator[str]:
+def _what(inspection: Inspection, hashes: Hashes | None, name: str) -> Iterator[str]:
     family, writer = inspection.family, inspection.report.writer
     evidence = "; ".join(inspection.guess.evidence)
     yield from table(("", ""), _rows(
-        ("File", f"{code(Path(inspection.path).name)}, {size_told(inspection.size)}, {len(inspection.header.tensors):,} tensors"),
+        ("File", f"{code(name)}, {size_told(inspection.size)}, {len(inspection.header.tensors):,} tensors"),
         ("Made for", plain((family.title or "cannot be told") + _bracketed(evidence))),
         ("Close to", ", ".join(_close(title, share) for title, share in inspection.guess.runners_up)),
         ("Written by", plain(writer.title + _bracketed(inspection.metadata.trainer_version, writer.evidence))),

@@ -13,6 +13,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..key_maps.errors import exhausted
 from ..key_maps.header import LoraFileError
+from ..key_maps.names import numbered
 from ..lora.block_weights import read_block_weights
 from ..lora.collect import Source
 from ..lora.forecast import forecast
@@ -157,10 +158,10 @@ def _sources(entries: list[_Entry], model, clip) -> list[Source]:
     own = own_maps()
     contents = [_content(entry) for entry in entries]
     files = [File(entry.name, content.header, content.config_beside) for entry, content in zip(entries, contents, strict=True)]
-    site = host.wired_site(model, clip, own)
+    site, names = host.wired_site(model, clip, own), numbered([entry.name for entry in entries])
     return [
-        Source(found.plan, content.tensors, entry.strength_model, entry.strength_clip, read_block_weights(entry.blocks), entry.name)
-        for entry, content, found in zip(entries, contents, inspect_together(files, site, own), strict=True)
+        Source(found.plan, content.tensors, entry.strength_model, entry.strength_clip, read_block_weights(entry.blocks), name)
+        for entry, name, content, found in zip(entries, names, contents, inspect_together(files, site, own), strict=True)
     ]
 
 

@@ -143,11 +143,14 @@ def test_neither_torch_nor_comfyui_nor_rich_is_imported(locksmith, file, tmp_pat
 
 
 def test_wrong_use(locksmith, tmp_path):
-    for arguments in ((), ("inspect",), ("open", "x"), ("inspect", "--detail", "all", "x"), ("compare", "x")):
+    for arguments in ((), ("inspect",), ("compare", "x"), ("inspect", "--deep", "x")):
         found = locksmith(*arguments)
         assert found.returncode == FAILED and found.stderr.startswith("usage: lora-locksmith")
+    for arguments in (("open", "x"), ("inspect", "--detail", "all", "x")):
+        found = locksmith(*arguments)
+        assert found.returncode == FAILED and found.stderr.count("\n") == 1 and "choose from" in found.stderr
     missing = locksmith("scan", tmp_path / "nowhere")
-    assert missing.returncode == FAILED and "it cannot be listed" in missing.stderr and clean(missing)
+    assert missing.returncode == FAILED and "there is no such folder" in missing.stderr and clean(missing)
     assert "scan" in locksmith("--help").stdout
 
 

@@ -234,7 +234,8 @@ def test_what_the_machine_lacks_is_one_line(run, folder, monkeypatch, fault, wor
 
 
 def test_biases_of_a_drawn_model_are_compared(run, folder):
-    tensors = pair("lora_unet_double_blocks_0_img_mlp_0", 12288, 3072, 1) | {"lora_unet_double_blocks_0_img_mlp_0.diff_b": torch.ones(12288)}
+    module = "lora_unet_double_blocks_0_img_mlp_0"
+    tensors = pair(module, 12288, 3072, 1) | {f"{module}.diff_b": torch.ones(12288)}
     save_file(tensors, folder / "a.safetensors", FLUX)
     path = folder / "a.safetensors"
     code, _, told = run("compare", path, path, "--weights", "--json")
