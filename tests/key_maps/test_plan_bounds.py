@@ -25,7 +25,8 @@ wk 4 4 = to_k
 wq + wk = to_qk
 out 4 4 = to_out
 """
-HOME = {"picture": (8, 16, 2, 2), "look": (8, 16), "view": (8, 16)} | {f"layers.{i}.{name}": (4, 4) for i in range(2) for name in ("wq", "wk", "out")}
+HOME = {"picture": (8, 16, 2, 2), "look": (8, 16), "view": (8, 16)}
+HOME |= {f"layers.{i}.{name}": (4, 4) for i in range(2) for name in ("wq", "wk", "out")}
 
 
 def denoiser(modules, biases=(), own=None):

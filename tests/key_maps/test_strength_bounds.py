@@ -136,7 +136,10 @@ def test_settings_in_the_header_that_are_none(site, text):
     assert plan.adapters[0].strength.source == FROM_RANK
 
 
-@pytest.mark.parametrize("arguments", ["split_qkv", "[]", '"split_qkv"', "split_qkv" + "[" * 100_000, '{"split_qkv": NaN}', '{"split_qkv": 1}'])
+SPOILT = ("split_qkv", "[]", '"split_qkv"', "split_qkv" + "[" * 100_000, '{"split_qkv": NaN}', '{"split_qkv": 1}')
+
+
+@pytest.mark.parametrize("arguments", SPOILT)
 @pytest.mark.parametrize("dim", ["2", "", "NaN", "Infinity", "1e999"])
 def test_split_qkv_that_cannot_be_read_corrects_nothing(site, arguments, dim):
     plan = make_plan(LORA | {"layer.alpha": ()}, {"ss_network_args": arguments, "ss_network_dim": dim}, site)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .mutants import Mutant
-from .trials import KILLED, NOT_RUN, NOT_TRIED, ROOT, SURVIVED, Bounds, Trial, mutants_in, try_module
+from .trials import KILLED, NOT_RUN, OUTCOMES, ROOT, SURVIVED, Bounds, Trial, mutants_in, try_module
 
 EQUIVALENT = Path(__file__).parent / "equivalent.txt"
 KEY_MAPS, LORA, HOST = "tests/key_maps/test_{}.py", "tests/lora/test_{}.py", "tests/host/test_{}.py"
@@ -65,6 +66,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--most", type=int, default=sys.maxsize, metavar="N", help="mutants of each module, drawn (default: all)")
     parser.add_argument("--minutes", type=float, default=30.0, help="for each module (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1, help="of the order in which they are tried (default: %(default)s)")
+    parser.add_argument("--left", action="store_true", help="without those that a test noticed when they were last tried")
+    parser.add_argument("--noticed", type=Path, default=ROOT / ".dev" / "noticed.json", metavar="FILE", help="where --left is kept")
     parser.add_argument("--function", help="only mutants in functions and classes whose qualified name begins so")
     options = parser.parse_args(arguments)
     options.modules = [Path(module).as_posix().removeprefix("./") for module in options.modules] or list(TESTS)
@@ -80,19 +83,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     os.nice(10)
     known = equivalents(EQUIVALENT.read_text("utf-8"))
-    bounds, left, rows = Bounds(options.most, options.minutes, options.seed), 0, []
-    for path in options.modules:
-        started, text = time.monotonic(), (ROOT / path).read_text("ascii")
-        every = mutants_in(path)
-        wanted = [mutant for mutant in every if mutant.function.startswith(options.function or "")]
-        open_ones = [mutant for mutant in wanted if Known.of(path, mutant, text) not in known]
-        print(f"{path}: {len(wanted)} mutants", flush=True)
-        trials = in_a_process(path, open_ones, bounds)
-        say_stale(path, every, text, known)
-        left += say_survivors(path, trials, text)
-        rows.append((path, wanted, trials, time.monotonic() - started))
+    rows = [try_one(path, options, known) for path in options.modules]
     print("\n" + "\n".join(table(rows)))
-    return 1 if left else 0
+    return 1 if any(row.count(SURVIVED) + row.count(NOT_RUN) for row in rows) else 0
+
+
+class Row(NamedTuple):
+    """What became of a module's mutants."""
+
+    path: str
+    equivalent: int
+    trials: list[Trial]
+    seconds: float
+
+    def count(self, outcome: str) -> int:
+        return sum(trial.outcome == outcome for trial in self.trials)
+
+
+def try_one(path: str, options: argparse.Namespace, known: dict[Known, str]) -> Row:
+    """Try a module's mutants and print those that no test notices."""
+    started, text = time.monotonic(), (ROOT / path).read_text("ascii")
+    every = mutants_in(path)
+    wanted = [mutant for mutant in every if mutant.function.startswith(options.function or "")]
+    before = noticed_before(options.noticed, path)
+    noticed = before if options.left else set()
+    open_ones, done = [], []
+    for mutant in wanted:
+        one = Known.of(path, mutant, text)
+        if one[:3] in noticed:
+            done.append(Trial(mutant, KILLED, 0))
+        elif one not in known:
+            open_ones.append(mutant)
+    print(f"{path}: {len(open_ones)} of {len(wanted)} mutants to try", flush=True)
+    say_stale(path, every, text, known)
+    trials = in_a_process(path, open_ones, Bounds(options.most, options.minutes, options.seed)) if open_ones else []
+    say_survivors(path, trials, text)
+    trials = sorted([*trials, *done])
+    remember(options.noticed, path, before, trials, text)
+    return Row(path, len(wanted) - len(trials), trials, time.monotonic() - started)
+
+
+def noticed_before(file: Path, path: str) -> set[tuple[str, ...]]:
+    """The mutants of the module that were noticed when they were last tried."""
+    try:
+        return {tuple(one) for one in json.loads(file.read_text("utf-8")).get(path, ())}
+    except FileNotFoundError:
+        return set()
+
+
+def remember(file: Path, path: str, before: set[tuple[str, ...]], trials: Sequence[Trial], text: str) -> None:
+    names = {outcome: {Known.of(path, trial.mutant, text)[:3] for trial in trials if trial.outcome == outcome} for outcome in OUTCOMES}
+    content = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    content[path] = sorted((before | names[KILLED]) - names[SURVIVED] - names[NOT_RUN])
+    file.write_text(json.dumps(content), encoding="utf-8")
 
 
 def in_a_process(path: str, mutants: list[Mutant], bounds: Bounds) -> list[Trial]:
@@ -130,27 +173,22 @@ def say_stale(path: str, mutants: Sequence[Mutant], text: str, known: dict[Known
             print(f"  {EQUIVALENT.name} names a mutant that is no more, delete it: {one.place}\n    - {one.before}\n    + {one.after}")
 
 
-def say_survivors(path: str, trials: Sequence[Trial], text: str) -> int:
-    """Print what no test noticed, as equivalent.txt would name it; returns how many."""
-    count = 0
+def say_survivors(path: str, trials: Sequence[Trial], text: str) -> None:
+    """Print what no test noticed, as equivalent.txt would name it."""
     for mutant, outcome, tests in trials:
         if outcome in (SURVIVED, NOT_RUN):
-            count += 1
             known = Known.of(path, mutant, text)
             line = text.count("\n", 0, mutant.start) + 1
             print(f"\n# line {line}, {f'noticed by none of {tests} tests that run it' if tests else 'run by no test'}")
             print(f"{known.place}\n- {known.before}\n+ {known.after}", flush=True)
-    return count
 
 
-def table(rows: Sequence[tuple[str, list[Mutant], list[Trial], float]]) -> list[str]:
-    lines = [f"{'module':24}{'mutants':>9}{'killed':>9}{'survived':>10}{'not run':>9}{'equivalent':>12}{'not tried':>11}{'seconds':>9}"]
-    for path, mutants, trials, seconds in rows:
-        killed, survived, not_run, not_tried = (
-            sum(trial.outcome == outcome for trial in trials) for outcome in (KILLED, SURVIVED, NOT_RUN, NOT_TRIED)
-        )
-        same = len(mutants) - len(trials)
-        lines.append(f"{path:24}{len(mutants):9}{killed:9}{survived:10}{not_run:9}{same:12}{not_tried:11}{seconds:9.0f}")
+def table(rows: Sequence[Row]) -> list[str]:
+    heads = ("mutants", *OUTCOMES, "equivalent", "seconds")
+    lines = [f"{'module':22}" + "".join(f"{head:>12}" for head in heads)]
+    for row in rows:
+        numbers = (len(row.trials) + row.equivalent, *map(row.count, OUTCOMES), row.equivalent, round(row.seconds))
+        lines.append(f"{row.path:22}" + "".join(f"{number:12}" for number in numbers))
     return lines
 
 

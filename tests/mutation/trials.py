@@ -29,7 +29,7 @@ from .mutants import Mutant, mutants_of
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "lora_locksmith"
 
-KILLED, SURVIVED, NOT_RUN, NOT_TRIED = "killed", "survived", "not run", "not tried"
+OUTCOMES = KILLED, SURVIVED, NOT_RUN, NOT_TRIED = "killed", "survived", "not run", "not tried"
 
 LEAST_SECONDS = 10.0  # of processor time that a mutant may take; more where the tests that meet it take more
 SLOWER = 5.0  # times as long as without a mutant, before it counts as endless
