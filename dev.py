@@ -5,6 +5,7 @@ Needs nothing but Python 3.10 or later:
     python dev.py demo [--once]      the pack at work on a tiny FLUX, beside the stock loader; --once ends the server afterwards
     python dev.py test [ARGUMENT..]  ruff, then pytest with the arguments (default: the whole suite, a browser's tests included)
     python dev.py bench [--short]    how fast it is, as ratios to other ways, in one table; --help: more of it
+    python dev.py mutate [MODULE..]  which faults put into the core no test notices; --help: how many, for how long
     python dev.py hosts [ARGUMENT..] the pack on every ComfyUI release it claims (tests/compatibility), the arguments go to pytest
     python dev.py server             a real ComfyUI with the pack and the demo's models, until Ctrl-C
     python dev.py env                only make the environment, and say where things are
@@ -642,6 +643,13 @@ def command_bench(arguments: list[str]) -> int:
     return subprocess.run([python, "-m", "bench", *arguments], cwd=ROOT / "tests", env=environment).returncode
 
 
+def command_mutate(arguments: list[str]) -> int:
+    """Put small faults into the core, each by itself, and tell which of them no test notices (tests/mutation)."""
+    python = str(ensure_environment())
+    environment = {**os.environ, "COMFYUI_PATH": str(ensure_comfyui()), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([python, "-m", "mutation", *arguments], cwd=ROOT / "tests", env=environment).returncode
+
+
 def command_hosts(arguments: list[str]) -> int:
     os.environ.setdefault("LOCKSMITH_HOSTS", "all")
     return command_test([str(COMPATIBILITY_TESTS), *arguments])
@@ -653,7 +661,8 @@ def command_env() -> int:
     return 0
 
 
-WITH_ARGUMENTS = {"test": command_test, "hosts": command_hosts, "bench": command_bench}  # what follows is for pytest, or the benchmarks
+# What follows these is for pytest, the benchmarks or the mutants.
+WITH_ARGUMENTS = {"test": command_test, "hosts": command_hosts, "bench": command_bench, "mutate": command_mutate}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -663,6 +672,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands.add_parser("test", help="ruff and pytest", add_help=False)
     commands.add_parser("hosts", help="pytest on every ComfyUI release", add_help=False)
     commands.add_parser("bench", help="how fast it is, as ratios", add_help=False)
+    commands.add_parser("mutate", help="faults that no test notices", add_help=False)
     commands.add_parser("server", help="ComfyUI with the pack")
     commands.add_parser("env", help="only make the environment")
     options, rest = parser.parse_known_args(arguments)

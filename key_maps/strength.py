@@ -72,7 +72,7 @@ def cautions_of(settings: Iterable[Settings | None], metadata: Mapping[str, str]
 def settings_for(settings: Mapping[str, Settings], wrapper: str) -> Settings | None:
     """The settings that hold for a key with this wrapper; those that name no component hold for all."""
     for component, found in settings.items():
-        if component and (wrapper.startswith(component + ".") or f".{component}." in f".{wrapper}"):
+        if component and f".{component}." in f".{wrapper}":
             return found
     if "" in settings:
         return settings[""]

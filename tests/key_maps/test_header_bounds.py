@@ -1,0 +1,248 @@
+"""Where the header reader draws its lines: the last thing that is read, and the first that is not."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from lora_locksmith.key_maps.header import (
+    LoraFileError,
+    TensorInfo,
+    adapter_config_beside,
+    parse_header,
+    read_header,
+    read_numbers,
+)
+from safetensors.torch import save_file
+
+
+def fault_of(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    with pytest.raises(LoraFileError) as raised:
+        read_header(path)
+    return raised.value.fault
+
+
+def parsed(content: dict, data_bytes: int) -> dict[str, TensorInfo]:
+    return dict(parse_header("x.safetensors", json.dumps(content).encode(), data_bytes).tensors)
+
+
+def entry(dtype, shape, start, end, **more) -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end], **more}
+
+
+def test_the_least_file(tmp_path):
+    """Eight bytes that say 2, and an object without anything in it."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", 2) + b"{}")
+    header = read_header(path)
+    assert (dict(header.tensors), dict(header.metadata), header.data_start) == ({}, {}, 10)
+
+
+def test_lengths_that_no_header_has(tmp_path):
+    path = tmp_path / "x.safetensors"
+    assert "only 7 bytes long" in fault_of(path, b"\1" * 7)
+    assert "not a safetensors file" in fault_of(path, struct.pack("<Q", 0))
+    assert "not a safetensors file" in fault_of(path, struct.pack("<Q", 1) + b"{}")
+    assert "the header alone needs 10 bytes, the file has 9" in fault_of(path, struct.pack("<Q", 2) + b"{")
+    assert "the header alone needs 100,000,008 bytes, the file has 10" in fault_of(path, struct.pack("<Q", 100_000_000) + b"{}")
+    assert "not a safetensors file" in fault_of(path, struct.pack("<Q", 100_000_001) + b"{}")
+
+
+def test_a_header_that_is_too_long_is_not_read_where_the_file_has_so_many_bytes(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", 100_000_001))
+        file.truncate(200_000_000)
+    with pytest.raises(LoraFileError, match="not a safetensors file"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("first", "fault"),
+    [
+        (b"\x80\x05" + b"\xff" * 8, "pickle"),
+        (b"\x80\x06" + b"\xff" * 8, "not a safetensors file"),
+        (b"\x81\x05" + b"\xff" * 8, "not a safetensors file"),
+        (b"PK\x03\x04" + b"\xff" * 8, "pickle"),
+        (b"PK\x05\x06" + b"\xff" * 8, "not a safetensors file"),
+        (b"GGUF" + b"\xff" * 8, "GGUF"),
+        (b"version https", "Git LFS"),
+        (b"{\0\0\0\0\0\0\0", "the header alone needs 131 bytes"),
+        (b"my <html>", "not a safetensors file"),
+    ],
+)
+def test_what_a_file_is_that_begins_so(tmp_path, first, fault):
+    assert fault in fault_of(tmp_path / "x.safetensors", first)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".CKPT", ".bin"])
+def test_a_pickle_that_is_called_one_is_told_what_loads_it(tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    path.write_bytes(b"\x80\x02" + b"\xff" * 8)
+    with pytest.raises(LoraFileError) as raised:
+        read_header(path)
+    assert raised.value.fault == "it is a PyTorch pickle file" and "Save LoRA" in raised.value.remedy
+    path.rename(tmp_path / "pt.safetensors")
+    with pytest.raises(LoraFileError) as raised:
+        read_header(tmp_path / "pt.safetensors")
+    assert "not safetensors" in raised.value.fault and "rename it to .pt" in raised.value.remedy
+
+
+def test_where_tensors_lie_whatever_their_order_in_the_header():
+    a, b, c = entry("F32", [2], 0, 8), entry("U8", [3, 1], 8, 11), entry("F16", [0, 7], 11, 11)
+    sound = {"a": ("F32", (2,), 0, 8), "b": ("U8", (3, 1), 8, 11), "c": ("F16", (0, 7), 11, 11)}
+    assert parsed({"a": a, "b": b, "c": c}, 11) == sound
+    assert parsed({"b": b, "c": c, "a": a}, 11) == sound
+    assert parsed({"a": {**a, "note": 1}, "b": b, "c": c}, 11) == sound
+    for tensors in ({"a": a, "b": b, "c": c}, {"b": b, "c": c, "a": a}):
+        for data_bytes, fault in ((10, "cut short: the tensors need 11 bytes, 10 are there"), (12, "1 bytes follow the last tensor")):
+            with pytest.raises(LoraFileError, match=fault):
+                parsed(tensors, data_bytes)
+
+
+def test_dtypes_of_less_than_a_byte():
+    assert parsed({"a": entry("F4", [2], 0, 1)}, 1) == {"a": ("F4", (2,), 0, 1)}
+    assert parsed({"a": entry("F4", [3, 2], 0, 3)}, 3) == {"a": ("F4", (3, 2), 0, 3)}
+    with pytest.raises(LoraFileError, match="wrongly"):
+        parsed({"a": entry("F4", [1], 0, 1)}, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fault"),
+    [
+        ([2**59 - 1], "has 4 bytes, its shape and dtype need 2305843009213693948"),
+        ([2**59], "impossible numbers"),  # its bits do not fit into 64
+        ([2**30, 2**30], "impossible numbers"),
+        ([2**62, 2**62, 0], "impossible numbers"),  # counted up from the left, as safetensors does
+        ([2**64], "impossible numbers"),
+        ([0, 2**64], "impossible numbers"),
+        ([-1], "impossible numbers"),
+        ([0], "has 4 bytes, its shape and dtype need 0"),
+        ([1, "1"], "wrongly"),
+        ([None], "wrongly"),
+        ({"1": 1}, "wrongly"),
+    ],
+)
+def test_sizes_that_cannot_be(shape, fault):
+    with pytest.raises(LoraFileError, match=fault):
+        parsed({"a": entry("F32", shape, 0, 4)}, 4)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "fault"),
+    [
+        ([0], "wrongly"),
+        ([0, 4, 4], "wrongly"),
+        ({"0": 4}, "wrongly"),
+        (["0", "4"], "wrongly"),
+        ([0.5, 4], "impossible"),
+        ([True, 5], "impossible"),
+        ([-4, 0], "impossible"),
+        ([2**64, 2**64 + 4], "impossible"),
+        ([4, 0], "has -4 bytes"),
+        ([1, 5], "leaves a hole"),
+    ],
+)
+def test_offsets_that_cannot_be(offsets, fault):
+    with pytest.raises(LoraFileError, match=fault):
+        parsed({"a": {"dtype": "F32", "shape": [1], "data_offsets": offsets}}, 4)
+
+
+@pytest.mark.parametrize("described", [7, [], "text", {}, {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}])
+def test_a_tensor_that_is_described_by_something_else(described):
+    with pytest.raises(LoraFileError, match="describes the tensor 'a' wrongly"):
+        parsed({"a": described}, 4)
+
+
+def nested(depth: int):
+    value = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def test_how_deep_a_header_may_be_nested():
+    """128 in all, as safetensors' reader has it: a tensor's entry and the metadata stand in the header, a value of theirs one deeper."""
+    assert parse_header("x", json.dumps({"__metadata__": {"a": nested(125)}}).encode(), 0).metadata == {"a": "[" * 125 + "]" * 125}
+    with pytest.raises(LoraFileError, match="nested too deep"):
+        parse_header("x", json.dumps({"__metadata__": {"a": nested(126)}}).encode(), 0)
+    with pytest.raises(LoraFileError, match="nested too deep"):
+        parse_header("x", json.dumps({"__metadata__": {"b": "text", "a": {"c": nested(125)}}}).encode(), 0)
+    assert parsed({"a": entry("F32", [1], 0, 4, note=nested(125))}, 4) == {"a": ("F32", (1,), 0, 4)}
+    with pytest.raises(LoraFileError, match="nested too deep"):
+        parsed({"a": entry("F32", [1], 0, 4, note=nested(126))}, 4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"__metadata__": {}, "__metadata__": {"a": "b"}}',
+        '{"__metadata__": {"a": "1", "a": "2"}, "__metadata__": {}}',
+        '{"a": {"dtype": "F32", "dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [2], "shape": [1], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8], "data_offsets": [0, 4]}}',
+    ],
+)
+def test_a_name_that_stands_twice(text):
+    with pytest.raises(LoraFileError, match="twice"):
+        parse_header("x", text.encode(), 4)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_words_that_are_no_numbers_of_json(word):
+    with pytest.raises(LoraFileError, match=f"{word} is no number of JSON"):
+        parse_header("x", f'{{"__metadata__": {{"a": {word}}}}}'.encode(), 0)
+
+
+def test_metadata_that_are_not_there_and_those_that_are_no_text():
+    assert parse_header("x", b'{"__metadata__": null}', 0).metadata == {}
+    assert parse_header("x", b'{"__metadata__": {"a": 1, "b": [true], "c": "text"}}', 0).metadata == {"a": "1", "b": "[true]", "c": "text"}
+    with pytest.raises(LoraFileError, match="metadata is not a JSON object"):
+        parse_header("x", b'{"__metadata__": []}', 0)
+
+
+NUMBERS = {
+    torch.float16: -1.5, torch.bfloat16: -1.5, torch.float32: 0.1, torch.float64: 0.1, torch.int8: -3, torch.int16: -300,
+    torch.int32: -70_000, torch.int64: -(2**40), torch.uint8: 200, torch.uint16: 60_000, torch.uint32: 2**31 + 1,
+}  # fmt: skip
+
+
+def test_numbers_of_every_dtype_are_read_as_torch_has_them(tmp_path):
+    tensors = {str(dtype): torch.tensor(value).to(dtype).reshape(1, 1) for dtype, value in NUMBERS.items()}
+    others = {"two": torch.ones(2), "none": torch.ones(0), "yes": torch.tensor(True), "scalar": torch.tensor(4.0)}
+    path = tmp_path / "x.safetensors"
+    save_file(tensors | others, path)
+    found = read_numbers(path, read_header(path), [*tensors, *others])
+    assert found == {name: float(tensor) for name, tensor in tensors.items()} | {"scalar": 4.0}
+    assert read_numbers(path, read_header(path), ["scalar"]) == {"scalar": 4.0}
+
+
+def test_numbers_of_a_file_that_is_another_by_now(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.tensor(1.0)}, path)
+    header = read_header(path)
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(LoraFileError, match="another file than a moment ago"):
+        read_numbers(path, header, ["a"])
+    with pytest.raises(LoraFileError, match="cannot be read"):
+        read_numbers(path, header._replace(stamp=()), ["a"])
+    path.unlink()
+    with pytest.raises(LoraFileError, match="cannot be read"):
+        read_numbers(path, header, ["a"])
+
+
+def test_the_largest_settings_that_are_read(tmp_path):
+    config, file = tmp_path / "adapter_config.json", tmp_path / "x.safetensors"
+    assert adapter_config_beside(file) is None
+    text = b'{"r": 4}'
+    config.write_bytes(text.ljust(10_000_000))
+    assert adapter_config_beside(file) == {"r": 4}
+    config.write_bytes(text.ljust(10_000_001))
+    assert adapter_config_beside(file) is None
+    for content in (b"[4]", b"\xff", b"{", b"[" * 100_000):
+        config.write_bytes(content)
+        assert adapter_config_beside(file) is None

@@ -1,0 +1,265 @@
+"""Where a plan draws its lines: how many whole weights are a model, what an input may grow to, which wrapper may be guessed."""
+
+from __future__ import annotations
+
+import pytest
+from lora_locksmith.key_maps import plan as plans
+from lora_locksmith.key_maps.own import read_own_maps
+from lora_locksmith.key_maps.plan import make_plan
+from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
+
+QKV, LINEAR = "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1"
+FLUX = {
+    "img_in": (8, 16), QKV: (24, 8), "double_blocks.0.img_attn.proj": (8, 8), "double_blocks.0.img_mlp.0": (32, 8), LINEAR: (56, 8),
+    "single_blocks.0.linear2": (8, 40), "double_blocks.0.txt_attn.qkv": (24, 8), "double_blocks.0.txt_attn.proj": (8, 8),
+    "double_blocks.0.img_mod.lin": (48, 8), "final_layer.linear": (16, 8),
+}  # fmt: skip
+CLIP = {f"text_model.encoder.layers.0.{name}": (4, 4) for name in ("self_attn.q_proj", "self_attn.k_proj")}
+TABLE = """@title Home Made
+picture 8 16 2 2.. = pixels
+look 8 16.. = looks
+view 8 16 = views
+[layers.{} = stages.{}]
+wq 4 4 = to_q
+wk 4 4 = to_k
+wq + wk = to_qk
+out 4 4 = to_out
+"""
+HOME = {"picture": (8, 16, 2, 2), "look": (8, 16), "view": (8, 16)}
+HOME |= {f"layers.{i}.{name}": (4, 4) for i in range(2) for name in ("wq", "wk", "out")}
+
+
+def denoiser(modules, biases=(), own=None):
+    weights = {f"diffusion_model.{name}.weight": shape for name, shape in modules.items()}
+    return denoiser_component(weights | {f"diffusion_model.{name}.bias": modules[name][:1] for name in biases}, own)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return encoder_components({f"clip_l.transformer.{name}.weight": shape for name, shape in CLIP.items()})
+
+
+@pytest.fixture(scope="module")
+def site(clip):
+    return Site([denoiser(FLUX, biases=[QKV]), *clip])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A model that only this test knows: a convolution that may grow, and halves that are one module elsewhere."""
+    folder = tmp_path_factory.mktemp("maps")
+    (folder / "families").mkdir()
+    (folder / "families" / "home.table").write_text(TABLE, "utf-8")
+    own = read_own_maps(folder)
+    assert not own.errors
+    return Site([denoiser(HOME, own=own.families)], own)
+
+
+def lora(module: str, out: int, *inner: int, rank: int = 2) -> dict[str, tuple[int, ...]]:
+    ones = (1,) * (len(inner) - 1)
+    return {f"{module}.lora_A.weight": (rank, *inner), f"{module}.lora_B.weight": (out, rank, *ones)}
+
+
+def categories(plan) -> set[str]:
+    return {outcome.category for outcome in plan.outcomes.values()}
+
+
+def check_whole(plan, keys) -> None:
+    """Every key has its outcome, in the order of the file, and those that are placed name the adapter that uses them."""
+    assert list(plan.outcomes) == list(keys)
+    for key, outcome in plan.outcomes.items():
+        assert (outcome.category == plans.PLACED) == (outcome.adapter is not None)
+        assert outcome.adapter is None or key in plan.adapters[outcome.adapter].roles.values()
+
+
+def whole(prefix, modules) -> dict[str, tuple[int, ...]]:
+    return {f"{prefix}{name}.weight": shape for name, shape in modules}
+
+
+def test_whole_weights_of_half_of_a_model_are_a_lora_and_of_more_are_none(site):
+    modules = list(FLUX.items())
+    half, more = whole("diffusion_model.", modules[:5]), whole("diffusion_model.", modules[:6])
+    assert len(modules) == 10
+    assert categories(make_plan(half, {}, site)) == {plans.PLACED}
+    refused = make_plan(more, {}, site)
+    assert categories(refused) == {plans.UNSUPPORTED} and refused.adapters == ()
+    assert categories(make_plan(more | lora("final_layer.linear", 16, 8), {}, site)) == {plans.PLACED}
+
+
+def test_whole_weights_of_a_text_encoder_are_a_model_too(site):
+    """The share of each network counts, not of all together."""
+    encoder = whole("text_encoder.", CLIP.items())
+    assert categories(make_plan(encoder, {}, site)) == {plans.UNSUPPORTED}
+    assert categories(make_plan(encoder | whole("diffusion_model.", list(FLUX.items())[:1]), {}, site)) == {plans.UNSUPPORTED}
+    assert categories(make_plan(whole("text_encoder.", list(CLIP.items())[:1]), {}, site)) == {plans.PLACED}
+
+
+def test_an_input_grows_only_where_the_model_allows_it(home):
+    (grown,) = make_plan(lora("looks", 8, 32), {}, home).adapters
+    assert grown.grown_to == (8, 32)
+    (same,) = make_plan(lora("looks", 8, 16), {}, home).adapters
+    assert same.grown_to is None
+    for keys in (lora("looks", 8, 15), lora("looks", 9, 32), lora("looks", 8, 32, 3, 3), lora("views", 8, 32)):
+        assert categories(make_plan(keys, {}, home)) == {plans.SHAPE_CONFLICT}
+
+
+def test_an_input_that_grows_shrinks_nowhere(home):
+    """A convolution has three inner sizes, and none may be less than the model's."""
+    (grown,) = make_plan(lora("picture", 8, 32, 2, 2), {}, home).adapters
+    assert grown.grown_to == (8, 32, 2, 2)
+    for inner in ((32, 1, 2), (15, 2, 2), (16, 2, 1)):
+        assert categories(make_plan(lora("picture", 8, *inner), {}, home)) == {plans.SHAPE_CONFLICT}
+
+
+def test_what_turns_a_whole_module_cannot_be_split(home):
+    fused = "stages.1.to_qk"
+    (split,) = make_plan(lora(fused, 8, 4), {}, home).adapters
+    assert [piece[2] for piece in split.target.pieces] == [(0, 4), (4, 4)]
+    for shape, category in (((8, 1), plans.PLACED), ((8,), plans.PLACED), ((1, 4), plans.UNSUPPORTED)):
+        plan = make_plan(lora(fused, 8, 4) | {f"{fused}.dora_scale": shape}, {}, home)
+        assert categories(plan) == {category}, shape
+    turning = make_plan({f"{fused}.oft_blocks": (2, 4, 4)}, {}, home)
+    assert categories(turning) == {plans.UNSUPPORTED}
+    assert "oft turns the whole fused module" in turning.outcomes[f"{fused}.oft_blocks"].reason
+    assert categories(make_plan({"stages.1.to_out.oft_blocks": (2, 2, 2)}, {}, home)) == {plans.PLACED}
+    across = make_plan(lora("stages.1.to_out", 4, 4) | {"stages.1.to_out.dora_scale": (1, 4)}, {}, home)
+    assert categories(across) == {plans.PLACED}
+
+
+def test_copies_that_are_left_out_leave_every_key_with_its_adapter(site):
+    keys = lora("final_layer.linear", 16, 8) | lora(QKV, 24, 8)
+    for name in ("to_q", "to_k", "to_v"):
+        keys |= lora(f"transformer_blocks.0.attn.{name}", 8, 8)
+    keys |= lora("img_in", 8, 16) | {"nothing.lora_A.weight": (2, 2), "_aux.x": (1,)}
+    plan = make_plan(keys, {}, site)
+    check_whole(plan, keys)
+    assert [adapter.module.rpartition(".")[2] for adapter in plan.adapters] == ["linear", "to_q", "to_k", "to_v", "img_in"]
+    assert {key for key, outcome in plan.outcomes.items() if outcome.category == plans.DUPLICATE_TARGET} == set(lora(QKV, 24, 8))
+    assert "img_attn.qkv a second time" in plan.outcomes[f"{QKV}.lora_A.weight"].reason
+
+
+def test_a_bias_needs_one_of_its_size(site):
+    bias = {f"{QKV}.diff_b": (24,)}
+    assert categories(make_plan(bias, {}, site)) == {plans.PLACED}
+    wrong = make_plan({f"{QKV}.diff_b": (23,)}, {}, site).outcomes[f"{QKV}.diff_b"]
+    assert wrong[:2] == (plans.SHAPE_CONFLICT, f"made for a bias of 23, {QKV} has 24")
+    none = make_plan({"img_in.diff_b": (8,)}, {}, site).outcomes["img_in.diff_b"]
+    assert none[:2] == (plans.SHAPE_CONFLICT, "img_in has no bias in this model")
+
+
+def test_a_bias_without_a_place_leaves_its_factors_theirs(site):
+    """PEFT's lora_bias borrows the factors' rank and alpha; where the layer has no bias, the factors still have their weight."""
+    keys = lora("img_in", 8, 16) | {"img_in.alpha": (), "img_in.lora_B.bias": (8,)}
+    plan = make_plan(keys, {}, site)
+    check_whole(plan, keys)
+    assert plan.outcomes["img_in.lora_B.bias"].category == plans.SHAPE_CONFLICT
+    assert [outcome.category for outcome in plan.outcomes.values()].count(plans.PLACED) == 3
+
+
+def test_what_is_said_of_a_shape_that_does_not_fit(site):
+    outcome = make_plan(lora("img_in", 9, 16), {}, site).outcomes["img_in.lora_A.weight"]
+    assert outcome.reason == "made for a weight of [9, 16], img_in of this model has [8, 16]"
+    partly = make_plan({"img_in.lora_A.weight": None, "img_in.lora_B.weight": (9, 2)}, {}, site)
+    assert categories(partly) == {plans.PLACED}  # a shape that is not known fits anything
+    numbers = {f"img_in.hada_{name}": () for name in ("w1_a", "w1_b", "w2_a", "w2_b")} | {"img_in.hada_t1": (2, 2, 3, 3)}
+    flat = make_plan(numbers, {}, site).outcomes["img_in.hada_t1"]
+    assert flat.category == plans.SHAPE_CONFLICT and "too few dimensions: hada_w1_a []" in flat.reason
+
+
+SPLIT = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": "2"}
+
+
+@pytest.mark.parametrize(
+    ("module", "out", "rank", "metadata", "factor"),
+    [
+        (QKV, 24, 6, SPLIT, 3.0),
+        (QKV, 24, 5, SPLIT, 1.0),
+        (QKV, 24, 7, SPLIT, 1.0),
+        (QKV, 24, 12, SPLIT, 1.0),
+        (QKV, 24, 2, SPLIT, 1.0),
+        (LINEAR, 56, 8, SPLIT, 4.0),
+        (LINEAR, 56, 6, SPLIT, 1.0),
+        ("img_in", 8, 2, SPLIT, 1.0),
+        (QKV, 24, 6, {**SPLIT, "ss_network_dim": "3"}, 1.0),
+        (QKV, 24, 6, {**SPLIT, "ss_network_dim": "2.0"}, 3.0),
+        (QKV, 24, 6, {**SPLIT, "ss_network_args": '{"split_qkv": true}'}, 3.0),
+        (QKV, 24, 6, {**SPLIT, "ss_network_args": '{"split_qkv": "False"}'}, 1.0),
+        (QKV, 24, 6, {**SPLIT, "ss_network_args": '{"other": "True"}'}, 1.0),
+        (QKV, 24, 6, {**SPLIT, "ss_network_dim": "Dynamic"}, 1.0),
+        (QKV, 24, 6, {"ss_network_args": SPLIT["ss_network_args"]}, 1.0),
+    ],
+)
+def test_only_what_split_qkv_merged_is_corrected(site, module, out, rank, metadata, factor):
+    """sd-scripts merges three or four splits of one rank: the rank is just so many times theirs, or it was no split."""
+    inner = FLUX[module][1]
+    (adapter,) = make_plan(lora(module, out, inner, rank=rank) | {f"{module}.alpha": ()}, metadata, site).adapters
+    assert adapter.strength.factor == factor
+
+
+def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(site):
+    keys = lora("transformer.x_embedder", 8, 16) | lora("transformer.proj_out", 16, 8)
+    keys |= {"transformer.proj_out.alpha": (), "transformer.transformer_blocks.0.attn.to_out.0.diff": (8, 8), "transformer.lora_alpha": ()}
+    plan = make_plan(keys, {}, site)
+    check_whole(plan, keys)
+    alphas = {adapter.target.module: adapter.roles.get("alpha") for adapter in plan.adapters}
+    assert alphas == {
+        "img_in": "transformer.lora_alpha",
+        "final_layer.linear": "transformer.proj_out.alpha",
+        "double_blocks.0.img_attn.proj": None,
+    }
+
+
+def test_a_network_that_is_not_connected_is_told_as_such(site, clip):
+    only_clip = Site(clip)
+    keys = lora("transformer.transformer_blocks.0.attn.to_q", 8, 8)
+    outcome = make_plan(keys, {}, only_clip).outcomes["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"]
+    assert outcome[:2] == (plans.NOT_WIRED, "it belongs to the diffusion model, and no MODEL is connected")
+    assert categories(make_plan(keys, {}, site)) == {plans.PLACED}
+    assert categories(make_plan(lora("lora_te1_nothing", 4, 4), {}, site)) == {plans.UNKNOWN_MODULE}
+
+
+GOOD = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k")
+
+
+def wrapped(wrapper: str, *modules: str) -> dict[str, tuple[int, ...]]:
+    return {key: shape for module in modules for key, shape in lora(wrapper + module, 8, 8).items()}
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "inferred"),
+    [
+        ("acme.", "acme."),
+        ("acme_", "acme_"),
+        ("acme.v2.", "acme.v2."),
+        ("acme.transformer.", "acme."),
+        ("x" * 119 + ".", "x" * 119 + "."),
+        ("x" * 120 + ".", ""),
+    ],
+)
+def test_a_wrapper_that_may_be_guessed(site, wrapper, inferred):
+    plan = make_plan(wrapped(wrapper, *GOOD), {}, site)
+    assert plan.inferred_wrapper == inferred
+    assert len(plan.adapters) == (2 if inferred else 0)
+    assert {adapter.location.wrapper for adapter in plan.adapters} <= {wrapper}
+    assert all(f"unknown wrapper {inferred!r} inferred" in adapter.location.rule for adapter in plan.adapters)
+
+
+def test_a_guess_needs_two_modules_and_all_that_are_open(site):
+    assert make_plan(wrapped("acme.", *GOOD[:1]), {}, site).inferred_wrapper == ""
+    good = wrapped("acme.", *GOOD)
+    lone = {"acme.transformer_blocks.0.attn.to_v.lora_A.weight": (2, 8)}
+    more = {f"acme.{GOOD[0]}.hada_w1_a": (8, 2)}
+    misfit = {"acme.transformer_blocks.0.attn.to_v.lora_A.weight": (2, 8), "acme.transformer_blocks.0.attn.to_v.lora_B.weight": (8, 3)}
+    other = wrapped("emca.", "transformer_blocks.0.attn.to_v")
+    for odd in (lone, more, misfit, other):
+        plan = make_plan(good | odd, {}, site)
+        assert (plan.inferred_wrapper, plan.adapters) == ("", ())
+    assert make_plan(good | wrapped("transformer.", "transformer_blocks.0.attn.to_v"), {}, site).inferred_wrapper == "acme."
+
+
+def test_a_network_that_is_not_connected_hinders_no_guess():
+    bare = Site([denoiser(FLUX)])
+    keys = wrapped("acme.", *GOOD) | lora("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 4, 4)
+    plan = make_plan(keys, {}, bare)
+    assert plan.inferred_wrapper == "acme."
+    assert categories(plan) == {plans.PLACED, plans.NOT_WIRED}

@@ -1,0 +1,146 @@
+"""Which of a file's settings hold for which of its networks, and for which modules they give a strength at all."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from lora_locksmith.key_maps.plan import make_plan
+from lora_locksmith.key_maps.site import Site, denoiser_component
+from lora_locksmith.key_maps.strength import FROM_CONFIG, FROM_HEADER, FROM_RANK, FROM_TENSORS, read_settings, settings_for
+
+COMPONENTS = ("transformer", "text_encoder", "text_encoder_2", "unet")
+
+
+def told(*components: str) -> dict[str, str]:
+    """Header metadata with settings for each of the components; "" for those that name none."""
+    return {"lora_adapter_metadata": json.dumps({f"{name}.r".lstrip("."): number for number, name in enumerate(components, 1)})}
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "component"),
+    [
+        ("transformer.", "transformer"),
+        ("base_model.model.transformer.", "transformer"),
+        ("transformer.base_model.model.", "transformer"),
+        ("text_encoder.", "text_encoder"),
+        ("text_encoder_2.", "text_encoder_2"),
+        ("text_encoder_2.text_model.", "text_encoder_2"),
+        ("unet.", "unet"),
+        ("my_unet.", None),
+        ("unet_2.", None),
+        ("unet_", None),
+        ("lora_unet_", None),
+        ("transformer_2.", None),
+        ("", None),
+    ],
+)
+def test_settings_hold_for_the_network_they_name(wrapper, component):
+    """Its whole name, between dots: text_encoder is not text_encoder_2."""
+    settings = read_settings(told(*COMPONENTS), None)
+    assert set(settings) == set(COMPONENTS)
+    assert settings_for(settings, wrapper) is (settings[component] if component else None)
+
+
+def test_settings_that_name_no_network_hold_for_what_is_left():
+    settings = read_settings(told("text_encoder", ""), None)
+    assert settings_for(settings, "text_encoder.") is settings["text_encoder"]
+    for wrapper in ("", "transformer.", "text_encoder_2.", "lora_te1_", "text_encoder"):
+        assert settings_for(settings, wrapper) is settings[""]
+
+
+def test_settings_of_the_only_network_that_is_no_text_encoder_hold_for_it_whatever_it_is_called():
+    for components in (("transformer",), ("transformer", "text_encoder", "text_encoder_2")):
+        settings = read_settings(told(*components), None)
+        for wrapper in ("", "diffusion_model.", "lora_unet_", "base_model.model."):
+            assert settings_for(settings, wrapper) is settings["transformer"]
+        for wrapper in ("text_encoder_3.", "lora_te1_"):
+            assert settings_for(settings, wrapper) is None
+    assert settings_for(read_settings(told("text_encoder"), None), "diffusion_model.") is None
+    assert settings_for(read_settings({}, None), "") is None
+
+
+def test_the_settings_in_the_file_go_before_those_beside_it():
+    beside = {"r": 1, "lora_alpha": 1}
+    both = read_settings(told(""), beside)
+    assert list(both) == [""] and both[""].source == FROM_HEADER
+    other = read_settings(told("transformer"), beside)
+    assert settings_for(other, "transformer.").source == FROM_HEADER
+    assert settings_for(other, "text_encoder.").source == FROM_CONFIG
+    assert read_settings({}, {}) == {}
+
+
+@pytest.fixture(scope="module")
+def site():
+    return Site([denoiser_component({"diffusion_model.layer.weight": (8, 8), "diffusion_model.layer.bias": (8,)})])
+
+
+LORA = {"layer.lora_A.weight": (4, 8), "layer.lora_B.weight": (8, 4)}
+LOHA = {"layer.hada_w1_a": (8, 2), "layer.hada_w1_b": (2, 8), "layer.hada_w2_a": (8, 2), "layer.hada_w2_b": (2, 8)}
+LOKR = {"layer.lokr_w1": (2, 2), "layer.lokr_w2_a": (4, 2), "layer.lokr_w2_b": (2, 4)}
+LOKR_LEFT = {"layer.lokr_w1_a": (2, 1), "layer.lokr_w1_b": (1, 2), "layer.lokr_w2": (4, 4)}
+FULL_LOKR = {"layer.lokr_w1": (2, 2), "layer.lokr_w2": (4, 4)}
+
+
+def strength(site, keys, config, kind=None):
+    adapters = {adapter.kind: adapter for adapter in make_plan(keys, {}, site, config).adapters}
+    return adapters[kind].strength if kind else next(iter(adapters.values())).strength
+
+
+@pytest.mark.parametrize(
+    ("keys", "config", "scale"),
+    [
+        (LORA, {"r": 4, "lora_alpha": 8}, 2.0),
+        (LORA, {"r": 16, "lora_alpha": 8}, 2.0),  # the rank is the factors'
+        (LORA, {"r": 4, "lora_alpha": 8, "use_rslora": True}, 4.0),
+        (LORA, {"r": 4, "lora_alpha": 8, "use_rslora": False}, 2.0),
+        (LORA, {"r": 4, "lora_alpha": 0}, 0.0),
+        (LORA, {"r": 4, "alpha": 2}, 0.5),
+        (LORA, {"r": 4, "lora_alpha": 8, "alpha": 2}, 2.0),
+        (LORA, {"r": 4}, None),
+        (LORA, {"r": 4, "lora_alpha": True}, None),
+        (LORA, {"r": 4, "lora_alpha": "8"}, None),
+        ({"layer.lora_A.weight": (1, 8), "layer.lora_B.weight": (8, 1)}, {"lora_alpha": 3}, 3.0),
+        ({"layer.lora_A.weight": (0, 8), "layer.lora_B.weight": (8, 0)}, {"r": 0, "lora_alpha": 3}, None),
+        (LOHA, {"r": 9, "alpha": 8}, 4.0),
+        (LOKR, {"r": 8, "alpha": 4}, 0.5),  # PEFT divides by the rank that was asked for, not by the one there was room for
+        (LOKR_LEFT, {"r": 8, "alpha": 4}, 0.5),
+        (FULL_LOKR, {"r": 8, "alpha": 4}, 0.5),
+        (FULL_LOKR, {"r": 1, "alpha": 4}, 4.0),
+        (FULL_LOKR, {"r": 0, "alpha": 4}, None),
+        (FULL_LOKR, {"r": -8, "alpha": 4}, None),
+        (FULL_LOKR, {"alpha": 4}, None),
+        (LOKR, {"r": 8, "alpha": 4, "rank_pattern": {"layer": 2}}, 2.0),
+        (LORA, {"r": 4, "lora_alpha": 8, "rank_pattern": {"layer": 2}, "alpha_pattern": {"layer": 4}}, 1.0),
+        ({"layer.diff": (8, 8)}, {"r": 4, "lora_alpha": 8}, None),
+        ({"layer.oft_R.weight": (2, 6)}, {"r": 4, "lora_alpha": 8}, None),
+    ],
+)
+def test_the_strength_that_settings_give(site, keys, config, scale):
+    found = strength(site, keys, config)
+    assert found.scale == scale
+    assert found.source == (FROM_CONFIG if scale is not None else FROM_RANK)
+
+
+def test_a_bias_is_as_strong_as_its_factors(site):
+    keys = LORA | {"layer.lora_B.bias": (8,)}
+    assert strength(site, keys, {"r": 4, "lora_alpha": 8}, "bias_lora").scale == 2.0
+    with_alpha = strength(site, keys | {"layer.alpha": ()}, {"r": 4, "lora_alpha": 8}, "bias_lora")
+    assert (with_alpha.scale, with_alpha.source) == (None, FROM_TENSORS)
+    assert (strength(site, keys, None).scale, strength(site, keys, None).source) == (None, FROM_RANK)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '"text"', "{", "[" * 100_000, '{"transformer": {"r": 4}}'])
+def test_settings_in_the_header_that_are_none(site, text):
+    plan = make_plan(LORA, {"lora_adapter_metadata": text}, site)
+    assert plan.adapters[0].strength.source == FROM_RANK
+
+
+SPOILT = ("split_qkv", "[]", '"split_qkv"', "split_qkv" + "[" * 100_000, '{"split_qkv": NaN}', '{"split_qkv": 1}')
+
+
+@pytest.mark.parametrize("arguments", SPOILT)
+@pytest.mark.parametrize("dim", ["2", "", "NaN", "Infinity", "1e999"])
+def test_split_qkv_that_cannot_be_read_corrects_nothing(site, arguments, dim):
+    plan = make_plan(LORA | {"layer.alpha": ()}, {"ss_network_args": arguments, "ss_network_dim": dim}, site)
+    assert plan.adapters[0].strength.factor == 1.0

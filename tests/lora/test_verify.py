@@ -1,0 +1,241 @@
+"""How alike two files must be to count as the same: by the rounding of their dtypes, and not a little more."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from lora_locksmith.key_maps.plan import make_plan
+from lora_locksmith.key_maps.site import Site, denoiser_component
+from lora_locksmith.lora.verify import Unverified, check_same
+
+QKV = "double_blocks.0.img_attn.qkv"
+PARTS = {name: f"transformer_blocks.0.attn.to_{name}" for name in "qkv"}
+NORM = "final_layer.adaLN_modulation.1"
+FLUX = {
+    "img_in": (8, 16), QKV: (24, 8), "double_blocks.0.img_attn.proj": (8, 8), "double_blocks.0.img_mlp.0": (32, 8), NORM: (16, 8),
+    "single_blocks.0.linear1": (56, 8), "double_blocks.0.txt_attn.qkv": (24, 8), "final_layer.linear": (16, 8),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", name="site")
+def small_site():
+    return Site([denoiser_component({f"diffusion_model.{name}.weight": shape for name, shape in FLUX.items()})])
+
+
+def lora(module: str, out: int, inner: int, rank: int = 2, dtype=torch.float64) -> dict[str, torch.Tensor]:
+    return {
+        f"{module}.lora_A.weight": torch.randn(rank, inner).to(dtype), f"{module}.lora_B.weight": torch.randn(out, rank).to(dtype),
+    }  # fmt: skip
+
+
+def compare(site, source, written, dtype=None) -> float:
+    """check_same of two files, every tensor of which must have its place."""
+    plans = [make_plan({key: tuple(tensor.shape) for key, tensor in file.items()}, {}, site) for file in (source, written)]
+    for plan in plans:
+        assert {outcome.category for outcome in plan.outcomes.values()} == {"placed"}, plan.outcomes
+    return check_same(plans[0], source.__getitem__, plans[1], written.__getitem__, dtype)
+
+
+def changed(file, key, by) -> dict[str, torch.Tensor]:
+    return file | {key: file[key] * (1 + by)}
+
+
+UP, DOWN = "img_in.lora_B.weight", "img_in.lora_A.weight"
+
+
+@pytest.mark.parametrize("key", [UP, DOWN])
+def test_a_millionth_apart_is_the_same_and_more_is_not(site, key):
+    file = lora("img_in", 8, 16)
+    assert compare(site, file, file) == 0.0
+    assert compare(site, file, changed(file, key, 0.8e-6)) == pytest.approx(0.8e-6, rel=0.01)
+    assert compare(site, file, changed(file, key, -0.8e-6)) == pytest.approx(0.8e-6, rel=0.01)
+    for by in (1.3e-6, -1.3e-6, 1e-3, 1.0, -2.0):
+        with pytest.raises(Unverified, match=r"diffusion_model.img_in.weight: the written file's change differs .* by \d"):
+            compare(site, file, changed(file, key, by))
+
+
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)])
+def test_what_was_rounded_may_differ_by_four_units_in_the_last_place(site, dtype, eps):
+    """Two factors of half a unit each, their product and a sum of several: four units is what may come, and no more."""
+    file = lora("img_in", 8, 16, dtype=torch.float32)
+    rounded = {key: tensor.to(dtype) for key, tensor in file.items()}
+    assert compare(site, file, rounded, dtype) <= eps
+    assert compare(site, file, changed(file, UP, 3.5 * eps), dtype) <= 4 * eps
+    for by in (5 * eps, -5 * eps):
+        with pytest.raises(Unverified):
+            compare(site, file, changed(file, UP, by), dtype)
+    halves = {key: tensor.to(dtype).float() for key, tensor in file.items()}
+    with pytest.raises(Unverified):  # nothing was said to be rounded, and fp32 tells the difference
+        compare(site, file, halves)
+
+
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)])
+def test_tensors_of_half_precision_are_compared_by_their_own_rounding(site, dtype, eps):
+    file = lora("img_in", 8, 16, dtype=dtype)
+    wide = {key: tensor.float() for key, tensor in file.items()}
+    assert compare(site, file, changed(wide, UP, 3.5 * eps)) == pytest.approx(3.5 * eps, rel=0.01)
+    with pytest.raises(Unverified):
+        compare(site, file, changed(wide, UP, 5 * eps))
+    with pytest.raises(Unverified):
+        compare(site, changed(wide, UP, 5 * eps), file)
+
+
+def test_an_alpha_of_few_bits_makes_nothing_less_exact(site):
+    file = lora("img_in", 8, 16) | {"img_in.alpha": torch.tensor(2.0, dtype=torch.bfloat16)}
+    with pytest.raises(Unverified):
+        compare(site, file, changed(file, UP, 1e-4))
+
+
+def test_strengths_are_compared_as_exactly(site):
+    file = lora("img_in", 8, 16) | {"img_in.alpha": torch.tensor(2.0, dtype=torch.float64)}
+    assert compare(site, file, changed(file, "img_in.alpha", 0.8e-6)) <= 1e-6
+    with pytest.raises(Unverified):
+        compare(site, file, changed(file, "img_in.alpha", 1.3e-6))
+    assert compare(site, file, {key: tensor for key, tensor in file.items() if "alpha" not in key}) == 0.0  # alpha = rank
+    other = lora("img_in", 8, 16) | {"img_in.alpha": torch.tensor(8.0, dtype=torch.float64)}
+    folded = {key: tensor * 4 if key == UP else tensor for key, tensor in other.items() if "alpha" not in key}
+    assert compare(site, other, folded) <= 1e-12
+
+
+def test_a_weight_that_only_one_of_them_changes(site):
+    file, more = lora("img_in", 8, 16), lora("final_layer.linear", 16, 8)
+    for source, written, word in ((file | more, file, "final_layer"), (file, file | more, "final_layer"), (more, file, "differs")):
+        with pytest.raises(Unverified, match=word):
+            compare(site, source, written)
+    nothing = {key: tensor * 0 for key, tensor in more.items()}
+    assert compare(site, file, file | nothing) == compare(site, file | nothing, file) == 0.0
+
+
+def test_numbers_that_are_none_are_the_same_only_bit_by_bit(site):
+    for value in (math.nan, math.inf):
+        file = lora("img_in", 8, 16)
+        file[UP][3, 1] = value
+        assert compare(site, file, {key: tensor.clone() for key, tensor in file.items()}) == 0.0
+        with pytest.raises(Unverified):
+            compare(site, file, changed(file, DOWN, 0.1))
+        with pytest.raises(Unverified):
+            compare(site, changed(file, DOWN, 0.1), file, torch.bfloat16)
+
+
+def split(fused, order="qkv") -> dict[str, torch.Tensor]:
+    up, down = fused[f"{QKV}.lora_B.weight"], fused[f"{QKV}.lora_A.weight"]
+    parts = {}
+    for number, name in enumerate(order):
+        parts |= {f"{PARTS[name]}.lora_B.weight": up[number * 8 : number * 8 + 8], f"{PARTS[name]}.lora_A.weight": down}
+    return parts
+
+
+def test_split_and_fused_are_the_same_only_on_their_own_rows(site):
+    fused = lora(QKV, 24, 8)
+    assert compare(site, fused, split(fused)) == compare(site, split(fused), fused) == 0.0
+    for order in ("qvk", "kqv"):
+        with pytest.raises(Unverified, match="img_attn"):
+            compare(site, fused, split(fused, order))
+    for name in "qkv":
+        less = {key: tensor for key, tensor in split(fused).items() if PARTS[name] not in key}
+        with pytest.raises(Unverified):
+            compare(site, fused, less)
+        with pytest.raises(Unverified):
+            compare(site, less, fused)
+        with pytest.raises(Unverified):
+            compare(site, fused, changed(split(fused), f"{PARTS[name]}.lora_B.weight", 1e-4))
+
+
+def test_parts_side_by_side_in_one_with_zeros_between(site):
+    """Fused from three trainings: each part's rows use its own columns, and the others are zero there."""
+    parts = {}
+    for name in "qkv":
+        parts |= lora(PARTS[name], 8, 8)
+    ups, downs = ([parts[f"{PARTS[name]}.lora_{side}.weight"] for name in "qkv"] for side in "BA")
+    fused = {f"{QKV}.lora_B.weight": torch.block_diag(*ups), f"{QKV}.lora_A.weight": torch.cat(downs)}
+    assert compare(site, parts, fused) == compare(site, fused, parts) == 0.0
+    fused[f"{QKV}.lora_B.weight"][9, 5] = 1e-3
+    with pytest.raises(Unverified):
+        compare(site, parts, fused)
+
+
+def test_halves_in_the_other_order(site):
+    native = lora(NORM, 16, 8)
+    up = native[f"{NORM}.lora_B.weight"]
+    diffusers = {"transformer.norm_out.linear.lora_A.weight": native[f"{NORM}.lora_A.weight"]}
+    swapped, straight = ({"transformer.norm_out.linear.lora_B.weight": side} | diffusers for side in (up.roll(8, 0), up))
+    assert compare(site, native, swapped) == compare(site, swapped, native) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, native, straight)
+
+
+def test_two_adapters_on_one_weight_are_their_sum(site):
+    first, second = lora("img_in", 8, 16), lora("transformer.x_embedder", 8, 16)
+    both = {
+        DOWN: torch.cat([first[DOWN], second["transformer.x_embedder.lora_A.weight"]]),
+        UP: torch.cat([first[UP], second["transformer.x_embedder.lora_B.weight"]], 1),
+    }
+    assert compare(site, first | second, both) <= 1e-12
+    with pytest.raises(Unverified):
+        compare(site, first | second, first)
+    assert compare(site, first | second, second | first) == 0.0
+
+
+OFT = {"img_in.oft_blocks": (2, 4, 4)}
+
+
+def test_what_needs_the_models_weight_must_come_out_unchanged(site):
+    file = {key: torch.randn(shape) for key, shape in OFT.items()} | {"img_in.alpha": torch.tensor(0.5)}
+    assert compare(site, file, dict(file)) == 0.0
+    for key in file:
+        with pytest.raises(Unverified, match="img_in is a oft, and did not come out unchanged"):
+            compare(site, file, changed(file, key, 1e-3))
+    key = "img_in.oft_blocks"
+    assert compare(site, file, changed(file, key, 1e-3), torch.float16) == 0.0  # within what fp16 rounds
+    with pytest.raises(Unverified):
+        compare(site, file, changed(file, key, 1e-2), torch.float16)
+
+
+def dora(module: str, out: int, inner: int) -> dict[str, torch.Tensor]:
+    return lora(module, out, inner) | {f"{module}.dora_scale": torch.rand(out, 1, dtype=torch.float64) + 1}
+
+
+def test_magnitudes(site):
+    file, key = dora("img_in", 8, 16), "img_in.dora_scale"
+    renamed = {UP: file[UP] * 2, DOWN: file[DOWN] / 2, key: file[key]}
+    assert compare(site, file, renamed) <= 1e-12
+    assert compare(site, file, changed(renamed, key, 0.8e-6)) <= 1e-6
+    with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+        compare(site, file, changed(renamed, key, 1.3e-6))
+    lost = {name: tensor for name, tensor in renamed.items() if name != key}
+    for source, written in ((file, lost), (lost, file)):
+        with pytest.raises(Unverified, match="DoRA magnitudes were lost"):
+            compare(site, source, written)
+    across = renamed | {key: torch.rand(1, 16, dtype=torch.float64)}
+    with pytest.raises(Unverified, match="DoRA magnitudes were lost"):
+        compare(site, file, across)
+    assert compare(site, lost | {key: across[key]}, file | {key: across[key]}) <= 1e-12
+    with pytest.raises(Unverified, match="differ"):
+        compare(site, lost | {key: across[key]}, file | {key: across[key] * 2})
+
+
+def test_magnitudes_are_those_of_their_rows(site):
+    fused = dora(QKV, 24, 8)
+    parts = {}
+    for number, name in enumerate("qkv"):
+        rows = slice(number * 8, number * 8 + 8)
+        parts |= {
+            f"{PARTS[name]}.lora_B.weight": fused[f"{QKV}.lora_B.weight"][rows],
+            f"{PARTS[name]}.lora_A.weight": fused[f"{QKV}.lora_A.weight"],
+            f"{PARTS[name]}.dora_scale": fused[f"{QKV}.dora_scale"][rows],
+        }
+    assert compare(site, fused, parts) == compare(site, parts, fused) == 0.0
+    one, other = (f"{PARTS[name]}.dora_scale" for name in "qk")
+    with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+        compare(site, fused, parts | {one: parts[other], other: parts[one]})
+    native = dora(NORM, 16, 8)
+    swapped = {
+        "transformer.norm_out.linear.lora_A.weight": native[f"{NORM}.lora_A.weight"],
+        "transformer.norm_out.linear.lora_B.weight": native[f"{NORM}.lora_B.weight"].roll(8, 0),
+        "transformer.norm_out.linear.dora_scale": native[f"{NORM}.dora_scale"].roll(8, 0),
+    }
+    assert compare(site, native, swapped) == 0.0
+    with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+        compare(site, native, swapped | {"transformer.norm_out.linear.dora_scale": native[f"{NORM}.dora_scale"]})
