@@ -256,6 +256,8 @@ class _Reader:
     def read(self, number: int, line: str) -> None:
         self.line, self.text = number, line.strip()
         line = self.text
+        if "{}{}" in line:
+            raise self.fail("two indices {} stand side by side", "Put a dot or a word between them")
         if line.startswith("@"):
             keyword, _, rest = line[1:].partition(" ")
             if keyword not in self.directives:

@@ -89,6 +89,7 @@ WRONG = {
     "sizes.table": TABLE + b"@sizes large: h=%s\n" % DIGITS,
     "blocks.table": TABLE + b"@blocks large: mix=%s\n" % DIGITS,
     "negative.table": TABLE + b"@blocks large: mix=-1\n",
+    "side.table": TABLE + b"a.{}{}{}{} h h = b.{}{}{}{}\n",
     "many.table": b"@title Many\n" + b"".join(b"[a%d.{} = b%d.{}]\n" % (i, i) for i in range(9000)) + b"x h h = y\n" * 9000,
 }
 
