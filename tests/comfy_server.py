@@ -116,8 +116,8 @@ class Server:
             raise
 
     def _wait_until_it_answers(self) -> None:
-        """As long as the process lives and has something to log now and then."""
-        logged, deadline = 0, time.monotonic() + PATIENCE
+        """As long as the process lives and does something."""
+        signs, deadline = (), time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise ServerError(f"ComfyUI ended with exit code {self.process.returncode} while starting.\n{self._end_of_log()}")
@@ -127,9 +127,17 @@ class Server:
                 time.sleep(0.25)
             else:
                 return
-            if self.log.stat().st_size > logged:
-                logged, deadline = self.log.stat().st_size, time.monotonic() + PATIENCE
-        raise ServerError(f"ComfyUI did not answer, and logged nothing for {PATIENCE:.0f} s.\n{self._end_of_log()}")
+            if signs != (signs := self._signs_of_life()):
+                deadline = time.monotonic() + PATIENCE
+        raise ServerError(f"ComfyUI did not answer, and did nothing for {PATIENCE:.0f} s.\n{self._end_of_log()}")
+
+    def _signs_of_life(self) -> tuple:
+        """How much the process has logged and, where the system tells it in a file, computed."""
+        try:
+            computed = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        except OSError:
+            computed = []
+        return (self.log.stat().st_size, *computed)
 
     def _end_of_log(self, lines: int = 25) -> str:
         end = deque(self.log_text().splitlines(), maxlen=lines)

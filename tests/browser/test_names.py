@@ -135,12 +135,12 @@ def test_library_to_canvas_and_repaired_copy(front_end, server, folders, picture
     for name in NAMES.values():
         write_kind(server.base / "models" / "loras" / name, "broken", 4)  # of a model that can be told by its size
     page = front_end.page
-    front_end.load_new()
     page.get_by_role("button", name="LoRA library", exact=True).click()
     library = page.get_by_role("region", name="LoRA library", exact=True)
     library.get_by_role("button", name="Read the folders again").click()
     for name in NAMES.values():
         title = re.split(r"[/\\]", name)[-1].removesuffix(".safetensors")
+        front_end.load_new()
         library.get_by_role("searchbox").fill(name)
         row = library.locator(".shelf-list-row").filter(has=page.get_by_text(title, exact=True))
         row.drag_to(page.locator("#graph-canvas"), target_position={"x": 900, "y": 780})
@@ -174,7 +174,8 @@ def test_swapped_loader(front_end, folders):
                 stock.widgets[0].value = old.widgets[0].value;
                 stock.widgets[1].value = old.widgets[1].value;
                 graph.getNodeById(1).connect(0, stock, 0);
-                stock.connect(0, graph.nodes.find((node) => node.comfyClass === "LocksmithInspectLoRAKeys"), 1);
+                const inspect = graph.nodes.find((node) => node.comfyClass === "LocksmithInspectLoRAKeys");
+                stock.connect(0, inspect, inspect.findInputSlot("model"));
                 graph.remove(old);
             }""",
             LOADER,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +12,16 @@ import locksmith_dev as dev
 import pytest
 from front_end import LOADER, FrontEnd
 from playwright.sync_api import expect
-from tiny_models import KOHYA_LORA, write_models
+from tiny_models import KOHYA_LORA
 
 AWAY = "The server did not answer"
 
 
 @pytest.fixture(scope="module")
-def server(comfyui_path, tmp_path_factory) -> Iterator[comfy_server.Server]:
+def server(comfyui_path, tiny_models_folder, tmp_path_factory) -> Iterator[comfy_server.Server]:
     """A server of this module's own, that it stops and starts again."""
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("away"), dev.ROOT)
-    write_models(comfyui_path, base / "models")
+    shutil.copytree(tiny_models_folder, base / "models", dirs_exist_ok=True)
     with comfy_server.Server(Path(sys.executable), comfyui_path, base, base / "server.log") as running:
         yield running
 
