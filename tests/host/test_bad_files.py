@@ -53,8 +53,25 @@ def test_other_pickles_are_refused_and_run_nothing(host, tmp_path, capsys, kind)
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_a_missing_file(host, tmp_path, ending):
-    with pytest.raises(LoraFileError, match="no such file"):
+    with pytest.raises(LoraFileError, match="Check the name, or refresh the file list"):
         host.read_lora(tmp_path / f"nothing{ending}")
+
+
+def test_a_header_that_safetensors_refuses_loads_and_stock_is_said_to_fail(host, tiny_flux, tmp_path):
+    import comfy.utils
+
+    path = tmp_path / "numbers.safetensors"
+    save_file(LORA, path, {"steps": "8"})
+    sound = path.read_bytes()
+    path.write_bytes(sound.replace(b'"steps":"8"', b'"steps": 8 '))
+    assert path.read_bytes() != sound
+    with pytest.raises(Exception, match="expected a string"):
+        comfy.utils.load_torch_file(str(path), safe_load=True)
+    patcher, _, report = host.load_and_fix(tiny_flux(), None, path)
+    assert len(patcher.patches) == 1 and report.unplaced() == []
+    told = report.as_dict()
+    assert told["stock"]["placed"] == 0 and "the stock loader would place 0" in str(report)
+    assert "The stock loader fails on this file: safetensors does not read it, because 'steps' in its metadata is no text." in told["notes"]
 
 
 def test_an_unknown_ending(host, tmp_path):

@@ -179,6 +179,16 @@ def test_what_is_wrong_is_told(merged, tmp_path):
             merged(rows)
 
 
+def test_rows_of_one_name_are_told_apart(merged, tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("same.safetensors", "sub/same.safetensors"):
+        save_file(ai_toolkit(1, 4), tmp_path / name)
+    _, report, told = merged([("same.safetensors", 1.0), ("sub/same.safetensors", 0.5), ("same.safetensors", 0.25)])
+    names = [source["name"] for source in told["sources"]]
+    assert names == ["same.safetensors (1)", "sub/same.safetensors", "same.safetensors (2)"]
+    assert all(f"| {name} |" in report for name in names)
+
+
 def test_rows_that_are_off_stay_out_and_connected_ones_come_in(nodes, tiny_flux, tmp_path):
     one, two = ai_toolkit(1, 4), ai_toolkit(2, 3)
     save_file(one, tmp_path / "one.safetensors")
