@@ -327,7 +327,7 @@ class _Planner:
             if module.out in (None, candidate.out):
                 return f"{candidate.module} has no bias in this model"
             return f"made for a bias of {module.out}, {candidate.module} has {candidate.out}"
-        made = [module.out if module.out is not None else "?", *(module.inner if module.inner is not None else ("?",))]
+        made = [module.out, *(module.inner if module.inner is not None else ("?",))]
         return f"made for a weight of {made}, {candidate.module} of this model has {[candidate.out, *candidate.inner]}"
 
     def _set(self, keys: Iterable[str], category: str, reason: str) -> None:
@@ -368,7 +368,7 @@ class _Planner:
         groups = [group for group, _ in unmatched]
         for match in re.finditer(r"[._]", groups[0].module[:LONGEST_WRAPPER]):
             prefix = groups[0].module[: match.end()]
-            if not all(group.module.startswith(prefix) and len(group.module) > len(prefix) for group in groups):
+            if not all(group.module.startswith(prefix) for group in groups):
                 return False
             locations = self._all_behind(prefix, groups)
             if locations:
@@ -390,7 +390,7 @@ class _Planner:
     def _behind(self, prefix: str, group: Group) -> Location | None:
         location = locate(self.site, group.module[len(prefix) :], [])
         reading = self._read(group)
-        if not location.candidates or not reading.adapters or reading.left:
+        if reading.left:
             return None
         for found in reading.adapters:
             if found.fault or self._choose(location.candidates, found.kind.reaches, found.module) is None:

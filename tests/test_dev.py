@@ -49,6 +49,7 @@ def test_unknown_command_is_explained():
 
 def test_pytest_arguments_pass_through_in_order():
     assert dev.parse(["test", "tests/server", "-k", "demo or loads", "-x"]).rest == ["tests/server", "-k", "demo or loads", "-x"]
+    assert dev.parse(["mutate", "key_maps/plan.py", "--most", "9"]).rest == ["key_maps/plan.py", "--most", "9"]
 
 
 def test_the_whole_suite_uses_all_cores(monkeypatch):

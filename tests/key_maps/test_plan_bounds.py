@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 from lora_locksmith.key_maps import plan as plans
+from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.own import read_own_maps
 from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
+from lora_locksmith.key_maps.site import Component, Site, denoiser_component, encoder_components
+from lora_locksmith.key_maps.strength import FROM_SPLITS, FROM_TENSORS
 
-QKV, LINEAR = "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1"
+QKV, PROJ, LINEAR = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.proj", "single_blocks.0.linear1"
 FLUX = {
-    "img_in": (8, 16), QKV: (24, 8), "double_blocks.0.img_attn.proj": (8, 8), "double_blocks.0.img_mlp.0": (32, 8), LINEAR: (56, 8),
+    "img_in": (8, 16), QKV: (24, 8), PROJ: (8, 8), "double_blocks.0.img_mlp.0": (32, 8), LINEAR: (56, 8),
     "single_blocks.0.linear2": (8, 40), "double_blocks.0.txt_attn.qkv": (24, 8), "double_blocks.0.txt_attn.proj": (8, 8),
     "double_blocks.0.img_mod.lin": (48, 8), "final_layer.linear": (16, 8),
 }  # fmt: skip
@@ -99,6 +101,8 @@ def test_an_input_grows_only_where_the_model_allows_it(home):
     assert grown.grown_to == (8, 32)
     (same,) = make_plan(lora("looks", 8, 16), {}, home).adapters
     assert same.grown_to is None
+    (turned,) = make_plan({"looks.oft_blocks": (2, 4, 4)}, {}, home).adapters
+    assert turned.grown_to is None
     for keys in (lora("looks", 8, 15), lora("looks", 9, 32), lora("looks", 8, 32, 3, 3), lora("views", 8, 32)):
         assert categories(make_plan(keys, {}, home)) == {plans.SHAPE_CONFLICT}
 
@@ -147,6 +151,15 @@ def test_a_bias_needs_one_of_its_size(site):
     assert none[:2] == (plans.SHAPE_CONFLICT, "img_in has no bias in this model")
 
 
+def test_a_bias_of_a_size_that_is_not_known():
+    """Neither where the file does not tell it nor where the model is only drawn."""
+    site = Site([denoiser(FLUX, biases=[QKV])])
+    assert categories(make_plan({f"{QKV}.diff_b": None}, {}, site)) == {plans.PLACED}
+    assert make_plan({"img_in.diff_b": None}, {}, site).outcomes["img_in.diff_b"].reason == "img_in has no bias in this model"
+    drawn = Site([Component(DENOISER, "diffusion_model.", {"diffusion_model.layer.weight": (0, 0)}, None, drawn=True)])
+    assert categories(make_plan({"layer.diff_b": (24,)}, {}, drawn)) == {plans.PLACED}
+
+
 def test_a_bias_without_a_place_leaves_its_factors_theirs(site):
     """PEFT's lora_bias borrows the factors' rank and alpha; where the layer has no bias, the factors still have their weight."""
     keys = lora("img_in", 8, 16) | {"img_in.alpha": (), "img_in.lora_B.bias": (8,)}
@@ -159,11 +172,13 @@ def test_a_bias_without_a_place_leaves_its_factors_theirs(site):
 def test_what_is_said_of_a_shape_that_does_not_fit(site):
     outcome = make_plan(lora("img_in", 9, 16), {}, site).outcomes["img_in.lora_A.weight"]
     assert outcome.reason == "made for a weight of [9, 16], img_in of this model has [8, 16]"
+    blocks = make_plan({"img_in.oft_blocks": (3, 4, 4)}, {}, site).outcomes["img_in.oft_blocks"]
+    assert blocks.reason == "made for a weight of [12, '?'], img_in of this model has [8, 16]"
     partly = make_plan({"img_in.lora_A.weight": None, "img_in.lora_B.weight": (9, 2)}, {}, site)
     assert categories(partly) == {plans.PLACED}  # a shape that is not known fits anything
     numbers = {f"img_in.hada_{name}": () for name in ("w1_a", "w1_b", "w2_a", "w2_b")} | {"img_in.hada_t1": (2, 2, 3, 3)}
     flat = make_plan(numbers, {}, site).outcomes["img_in.hada_t1"]
-    assert flat.category == plans.SHAPE_CONFLICT and "too few dimensions: hada_w1_a []" in flat.reason
+    assert flat.category == plans.SHAPE_CONFLICT and "too few dimensions: hada_w1_a [], hada_w1_b []" in flat.reason
 
 
 SPLIT = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": "2"}
@@ -194,6 +209,7 @@ def test_only_what_split_qkv_merged_is_corrected(site, module, out, rank, metada
     inner = FLUX[module][1]
     (adapter,) = make_plan(lora(module, out, inner, rank=rank) | {f"{module}.alpha": ()}, metadata, site).adapters
     assert adapter.strength.factor == factor
+    assert adapter.strength.source == (FROM_SPLITS if factor != 1 else FROM_TENSORS)
 
 
 def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(site):
@@ -207,6 +223,14 @@ def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(s
         "final_layer.linear": "transformer.proj_out.alpha",
         "double_blocks.0.img_attn.proj": None,
     }
+    other = lora("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 4, 4)
+    both = {"transformer.lora_alpha": (), "text_encoder.lora_alpha": ()}
+    plan = make_plan(other | lora("transformer.x_embedder", 8, 16) | both, {}, site)
+    assert [adapter.roles.get("alpha") for adapter in plan.adapters] == [None, "transformer.lora_alpha"]
+    assert plan.outcomes["text_encoder.lora_alpha"][:2] == (
+        plans.BOOKKEEPING,
+        "an alpha for all of text_encoder, which no adapter here needs",
+    )
 
 
 def test_a_network_that_is_not_connected_is_told_as_such(site, clip):
@@ -216,6 +240,48 @@ def test_a_network_that_is_not_connected_is_told_as_such(site, clip):
     assert outcome[:2] == (plans.NOT_WIRED, "it belongs to the diffusion model, and no MODEL is connected")
     assert categories(make_plan(keys, {}, site)) == {plans.PLACED}
     assert categories(make_plan(lora("lora_te1_nothing", 4, 4), {}, site)) == {plans.UNKNOWN_MODULE}
+
+
+def test_what_cannot_be_supported_is_said_so_wherever_it_was_to_go(site):
+    keys = {"nothing.vera_lambda_d": (2,), "nothing.vera_lambda_b": (8,), "nothing.diff": (8, 8)}
+    outcomes = make_plan(keys, {}, site).outcomes
+    assert [outcome.category for outcome in outcomes.values()] == [plans.UNSUPPORTED, plans.UNSUPPORTED, plans.UNKNOWN_MODULE]
+    assert "base matrices" in outcomes["nothing.vera_lambda_d"].reason
+
+
+@pytest.mark.parametrize(
+    ("shape", "role", "metadata", "kind"),
+    [
+        ((2, 4, 4), "oft_blocks", {}, "oft"),
+        ((2, 4, 4), "oft_blocks", {"ss_network_module": "lycoris.kohya"}, "oft"),
+        ((2, 4, 4), "oft_blocks", {"ss_network_module": "networks.oft"}, "oft_kohya"),
+        ((2, 4, 2, 2), "oft_blocks", {}, "boft"),
+        ((2, 4, 2, 2), "oft_blocks", {"ss_network_module": "networks.oft"}, "boft"),
+        (None, "oft_blocks", {}, "oft"),
+        ((2, 6), "oft_R.weight", {}, "oft_peft"),
+        ((2, 6), "oft_R.weight", {"ot_branch": "master"}, "oft_onetrainer"),
+        ((2, 6), "oft_R.weight", {"ot_revision": "1"}, "oft_onetrainer"),
+        ((4, 4), "lora_A.weight", {"ot_branch": "master", "ss_network_module": "networks.oft"}, None),
+    ],
+)
+def test_one_name_of_several_kinds(site, shape, role, metadata, kind):
+    """What the blocks look like and who wrote them tells which kind it is."""
+    kinds = [adapter.kind for adapter in make_plan({f"{PROJ}.{role}": shape}, metadata, site).adapters]
+    assert kinds == ([kind] if kind else [])
+    if role.startswith("oft_R"):
+        both = make_plan({f"{PROJ}.oft_R.weight": shape, f"{PROJ}.oft_R.scaled_oft": ()}, {}, site)
+        assert [adapter.kind for adapter in both.adapters] == ["oft_onetrainer"]
+
+
+def test_settings_that_change_what_factors_mean_go_with_their_kind(site):
+    config = {"r": 2, "fan_in_fan_out": True, "use_cayley_neumann": True, "num_cayley_neumann_terms": 5, "coft": True, "eps": 6e-5}
+    (plain,) = make_plan(lora("img_in", 8, 16), {}, site, config).adapters
+    assert plain.options == (("fan_in_fan_out", True),)
+    (turning,) = make_plan({f"{PROJ}.oft_R.weight": (2, 6)}, {}, site, config).adapters
+    expected = {"use_cayley_neumann": True, "num_cayley_neumann_terms": 5, "coft": True, "eps": 6e-5}
+    assert expected.items() <= dict(turning.options).items() and "fan_in_fan_out" not in dict(turning.options)
+    (without,) = make_plan(lora("img_in", 8, 16), {}, site, {"r": 2, "fan_in_fan_out": "yes"}).adapters
+    assert without.options == ()
 
 
 GOOD = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k")

@@ -124,7 +124,12 @@ def test_the_strength_that_settings_give(site, keys, config, scale):
 
 def test_a_bias_is_as_strong_as_its_factors(site):
     keys = LORA | {"layer.lora_B.bias": (8,)}
-    assert strength(site, keys, {"r": 4, "lora_alpha": 8}, "bias_lora").scale == 2.0
+    found = strength(site, keys, {"r": 4, "lora_alpha": 8}, "bias_lora")
+    assert (found.scale, found.source) == (2.0, FROM_CONFIG)
+    (bias,) = [adapter for adapter in make_plan(keys | {"layer.alpha": ()}, {}, site).adapters if adapter.kind == "bias_lora"]
+    assert (set(bias.roles), bias.rank) == ({"up_bias", "alpha", "down"}, 4)
+    (factors,) = [adapter for adapter in make_plan(keys, {}, site).adapters if adapter.kind == "lora"]
+    assert set(factors.roles) == {"up", "down"}
     with_alpha = strength(site, keys | {"layer.alpha": ()}, {"r": 4, "lora_alpha": 8}, "bias_lora")
     assert (with_alpha.scale, with_alpha.source) == (None, FROM_TENSORS)
     assert (strength(site, keys, None).scale, strength(site, keys, None).source) == (None, FROM_RANK)

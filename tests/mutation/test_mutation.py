@@ -62,7 +62,9 @@ import sys
 from pathlib import Path
 from mutation import trials
 trials.ROOT = Path(sys.argv[1])
-for trial in trials.try_module("core.py", ["test_core.py"], trials.mutants_in("core.py"), trials.Bounds(1000, 60, 1)).trials:
+told = []
+trials.try_module("core.py", ["test_core.py"], trials.mutants_in("core.py"), trials.Bounds(1000, 60, 1), told.append)
+for trial in told:
     print(trial.outcome, trial.mutant.function, "|".join(trial.mutant.difference((trials.ROOT / "core.py").read_text())))
 """
 

@@ -16,7 +16,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ PACK = "lora_locksmith"
 
 OUTCOMES = KILLED, SURVIVED, NOT_RUN, NOT_TRIED = "killed", "survived", "not run", "not tried"
 
-LEAST_SECONDS = 10.0  # of processor time that a mutant may take; more where the tests that meet it take more
+LEAST_SECONDS = 2.0  # of processor time that a mutant may take for a test; more where the test takes more
 SLOWER = 5.0  # times as long as without a mutant, before it counts as endless
 MOST_WAIT = 20.0  # times as long on the clock, for a busy machine
 MOST_MEMORY = 4 << 30  # bytes that a mutant may take besides what is there
@@ -56,10 +56,9 @@ class Bounds(NamedTuple):
 class Trials:
     """A pytest plugin: runs the collected tests once to see which lines each runs, then those that meet a mutant, for each mutant."""
 
-    def __init__(self, path: str, mutants: Sequence[Mutant], bounds: Bounds):
+    def __init__(self, path: str, mutants: Sequence[Mutant], bounds: Bounds, tell: Callable[[Trial], object]):
         self.path, self.text = path, (ROOT / path).read_text("ascii")
-        self.mutants, self.bounds = mutants, bounds
-        self.trials: list[Trial] = []
+        self.mutants, self.bounds, self.tell = mutants, bounds, tell
         self.failed: list[str] = []
         self.seconds: dict[pytest.Item, float] = {}
         self.items_of: dict[int, list[pytest.Item]] = {}
@@ -96,8 +95,7 @@ class Trials:
             in_time = number < self.bounds.most and time.monotonic() < ends
             items = self._items(mutant)
             outcome = NOT_TRIED if not in_time else self._outcome(mutant, items) if items else NOT_RUN
-            self.trials.append(Trial(mutant, outcome, len(items)))
-        self.trials.sort()
+            self.tell(Trial(mutant, outcome, len(items)))
 
     def _items(self, mutant: Mutant) -> list[pytest.Item]:
         """The tests that run the mutant's lines, those that noticed another mutant lately first, then the fast ones."""
@@ -107,12 +105,11 @@ class Trials:
         return list(dict.fromkeys([*late, *sorted(met, key=lambda item: (self.seconds[item], item.nodeid))]))
 
     def _outcome(self, mutant: Mutant, items: Sequence[pytest.Item]) -> str:
-        limit = LEAST_SECONDS + SLOWER * sum(self.seconds[item] for item in items)
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
             os.close(reading)
-            self._be_mutant(mutant, items, limit, writing)
+            self._be_mutant(mutant, items, writing)
         os.close(writing)
         with open(reading, "rb") as told:
             noticed = told.read()
@@ -121,13 +118,13 @@ class Trials:
             self.killers.append(items[int(noticed)])
         return SURVIVED if status == 0 else KILLED
 
-    def _be_mutant(self, mutant: Mutant, items: Sequence[pytest.Item], limit: float, told: int) -> None:
+    def _be_mutant(self, mutant: Mutant, items: Sequence[pytest.Item], told: int) -> None:
         """In a fork: become the mutant, run the tests, end with 0 if none fails."""
         status = 1
         try:
-            limit_this_process(limit)
+            limit_this_process()
             plant(self.module, self.text, mutant, self.functions)
-            number = first_that_fails(items)
+            number = first_that_fails(items, self.seconds)
             if number is None:
                 status = 0
             else:
@@ -136,12 +133,16 @@ class Trials:
             os._exit(status)
 
 
-def limit_this_process(seconds: float) -> None:
-    """End this process after so much processor time; on the clock much later. It writes nothing that anyone sees."""
-    for number in (signal.SIGPROF, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL)
+def end_after(seconds: float) -> None:
+    """End this process after so much processor time from now on; on the clock much later."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, MOST_WAIT * seconds)
+
+
+def limit_this_process() -> None:
+    """Let this process die of its timers, take only so much memory, and write nothing that anyone sees."""
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError, ValueError):
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (in_use + MOST_MEMORY, resource.RLIM_INFINITY))
@@ -150,9 +151,11 @@ def limit_this_process(seconds: float) -> None:
     os.dup2(nothing, 2)
 
 
-def first_that_fails(items: Sequence[pytest.Item]) -> int | None:
+def first_that_fails(items: Sequence[pytest.Item], seconds: Mapping[pytest.Item, float]) -> int | None:
+    end_after(LEAST_SECONDS)
     items[0].session._setupstate.teardown_exact(items[0])
     for number, (item, following) in enumerate(zip(items, [*items[1:], items[-1]], strict=True)):
+        end_after(LEAST_SECONDS + SLOWER * seconds[item])
         if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
             return number
     return None
@@ -262,15 +265,17 @@ def clear_caches(module: ModuleType) -> None:
 # ---------------------------------------------------------------------------------------------------------------------- one module
 
 
-def try_module(path: str, tests: Iterable[str], mutants: Sequence[Mutant], bounds: Bounds) -> Trials:
-    """Try the mutants of the module at `path` against these tests. Raises RuntimeError where a test fails without a mutant."""
+def try_module(path: str, tests: Iterable[str], mutants: Sequence[Mutant], bounds: Bounds, tell: Callable[[Trial], object]) -> None:
+    """Try the mutants of the module at `path` against these tests; each one's outcome is told at once.
+
+    Raises RuntimeError where a test fails without a mutant.
+    """
     set_up_for_forks()
-    trials = Trials(path, mutants, bounds)
+    trials = Trials(path, mutants, bounds, tell)
     quiet = ["-p", "no:xdist", "-p", "no:cacheprovider", "-qq", "--no-summary", "--capture=sys", "-o", "tmp_path_retention_policy=none"]
     status = pytest.main([*quiet, f"--rootdir={ROOT}", *(str(ROOT / test) for test in tests)], plugins=[trials])
     if trials.failed or (status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)):
         raise RuntimeError(f"Tests fail without any mutant; mend them first: {', '.join(trials.failed) or status}")
-    return trials
 
 
 def set_up_for_forks() -> None:
