@@ -15,7 +15,7 @@ from .adapters import patched_weight
 from .block_weights import NO_BLOCKS, BlockWeights
 from .factors import LARGEST_PRODUCT_RANK, Delta, Factors, Kronecker, factor_of, factors
 from .not_finite import DAMAGED, NotFinite, named, odd_tensors, oddity_of
-from .planned import PLAN_KINDS, adapter_of, has_delta, spec_of
+from .planned import PLAN_KINDS, adapter_of, has_delta, shape_made, spec_of
 from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec, first_line
 from .stream import TensorStream
 from .tensors import check_not_empty, multiply, take_matrix
@@ -161,7 +161,10 @@ def _shape_told(weight: str, part: Part, sources: Sequence[Source]) -> tuple[int
     whole = next((shapes[key] for role, key in roles.items() if role in ("diff", "w_norm", "diff_b", "b_norm", "up_bias")), None)
     if part.rows is None and part.cut is None and whole:
         return tuple(whole)
-    raise AdapterError(f"{weight}: its size cannot be told from the files; connect the model")
+    made = shape_made(part.adapter, shapes)
+    if part.rows is None and part.cut is None and made:
+        return made
+    raise AdapterError(f"{weight}: its size cannot be told from the files; give the model")
 
 
 def refused(sources: Sequence[Source], based: bool) -> dict[str, list[str]]:

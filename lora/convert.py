@@ -15,7 +15,7 @@ from ..key_maps.plan import Adapter, Plan
 from ..key_maps.respell import Part, Refused, Unit, Writing, respell
 from ..key_maps.spell import spell
 from .factors import Kronecker, factors, low_rank_part
-from .planned import spec_of
+from .planned import shape_made, spec_of
 from .spec import ADDITIVE, FAULTS, MAGNITUDES, NUMBERS, AdapterError
 from .tensors import Tensors
 
@@ -98,6 +98,7 @@ def convert(plan: Plan, tensors: Mapping[str, Tensor], dialect: str, dtype: torc
     sources = [_Source(adapter) for adapter in plan.adapters]
     for unit in found.units:
         try:
+            unit = _sized(unit, plan)
             job = _Planner(unit, found.writing, sources, tensors.__getitem__, dtype).job()
             made = job.make(_on_meta(tensors))
             specs |= {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in made.items()}
@@ -115,6 +116,14 @@ def convert(plan: Plan, tensors: Mapping[str, Tensor], dialect: str, dtype: torc
     configs = _configs(plan, found.writing, jobs) if found.writing.alpha == "config" else {}
     trained = {job.unit.module: job.trained for job in jobs if job.trained}
     return Conversion(found.writing, specs, configs, found.left_out, ways, trained, jobs, tensors.__getitem__)
+
+
+def _sized(unit: Unit, plan: Plan) -> Unit:
+    """The unit with the shape its one adapter tells, where no table has the weight's."""
+    if 0 not in unit.shape or len(unit.parts) > 1 or unit.parts[0].rows or unit.parts[0].into:
+        return unit
+    made = shape_made(plan.adapters[unit.parts[0].adapter], plan.shapes)
+    return unit._replace(shape=made) if made and len(made) >= len(unit.shape) else unit
 
 
 def _on_meta(tensors: Mapping[str, Tensor]) -> Read:

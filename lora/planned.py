@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..key_maps.adapters import KINDS
 from ..key_maps.settings import alpha_fault
 from ..key_maps.strength import LIMITED, alpha_counts
 from .adapters import is_linear
@@ -17,7 +19,7 @@ from .tensors import Tensors, take_scalar
 if TYPE_CHECKING:
     from ..key_maps.plan import Adapter
 
-__all__ = ["PLAN_KINDS", "adapter_of", "alpha_of", "alpha_value", "has_delta", "kind_of", "spec_of"]
+__all__ = ["PLAN_KINDS", "adapter_of", "alpha_of", "alpha_value", "has_delta", "kind_of", "shape_made", "spec_of"]
 
 # What the plan calls the kinds that lora/ knows as one, and roles that lora/ calls otherwise, by kind.
 PLAN_KINDS = {"bias_diff": "diff", "bias_norm": "norm", "bias_lora": "bias", "bias_set": "set"}
@@ -58,6 +60,14 @@ def alpha_value(tensor: Tensor, kind: str) -> float:
     if fault:
         raise AdapterError(fault)
     return value
+
+
+def shape_made(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    """The shape of the module an adapter was trained on, from its tensors' (by key); None where a flattened kernel hides it."""
+    known = next((item for item in KINDS if item.name == adapter.kind and item.reaches == "weight"), None)
+    made = known.shape({role: shapes.get(key) or () for role, key in adapter.roles.items()}) if known else None
+    hidden = made is None or not made.out or not made.inner or (made.flat and "lokr_t2" not in adapter.roles)
+    return None if hidden else (made.out, *made.inner)
 
 
 def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:

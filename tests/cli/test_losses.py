@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 FOLDER = "my loras/\u6a21\u578b f\u00fcr alle"
 FLUX = {"ss_base_model_version": "flux1"}
-PROJ = "diffusion_model.double_blocks.0.img_attn.proj"
+SD15 = {"ss_base_model_version": "sd_v1"}
+SQUARE = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 CLIP_L, CLIP_G = (("text_model_encoder_layers_{}_self_attn_q_proj", width, width) for width in (768, 1280))
 T5 = ("encoder_block_{}_layer_0_SelfAttention_q", 4096, 4096)
 # model, its denoiser's module, text encoders by the number kohya gives them
@@ -114,7 +115,8 @@ def test_a_lora_of_text_encoders_alone_is_merged_with_the_model_s(comfy, run, fo
 
 
 def test_what_has_no_place_is_told_first_and_the_code_is_1(comfy, run, folder):
-    tensors = with_encoders("flux1_dev", ()) | pair("lora_unet_nowhere_at_all", 8, 8, 1)
+    known = pair("lora_unet_img_in", 3072, 64, 1) | pair("lora_unet_time_in_in_layer", 3072, 256, 2)
+    tensors = known | with_encoders("flux1_dev", ()) | pair("lora_unet_nowhere_at_all", 8, 8, 1)
     save_file(tensors, folder / "odd.safetensors", FLUX)
     out = folder / "out.safetensors"
     code, first, told = run("merge", folder / "odd.safetensors", "-o", out)
@@ -130,28 +132,28 @@ def test_what_has_no_place_is_told_first_and_the_code_is_1(comfy, run, folder):
 def lokr(seed, alpha=float("inf")):
     """As AI-Toolkit's full rank: both factors whole, and an alpha that does not count."""
     generator = torch.Generator().manual_seed(seed)
-    first, second = torch.randn(24, 24, generator=generator), torch.randn(128, 128, generator=generator)
-    return {f"{PROJ}.lokr_w1": first, f"{PROJ}.lokr_w2": second, f"{PROJ}.alpha": torch.tensor(alpha)}
+    first, second = torch.randn(16, 16, generator=generator), torch.randn(20, 20, generator=generator)
+    return {f"{SQUARE}.lokr_w1": first, f"{SQUARE}.lokr_w2": second, f"{SQUARE}.alpha": torch.tensor(alpha)}
 
 
 def test_full_matrices_are_cut_only_with_a_word_and_exact_when_asked(run, folder):
     files = [lokr(1), lokr(2)]
     for number, tensors in enumerate(files):
-        save_file(tensors, folder / f"{number}.safetensors", FLUX)
+        save_file(tensors, folder / f"{number}.safetensors", SD15)
     paths, out = [folder / "0.safetensors", folder / "1.safetensors"], folder / "out.safetensors"
-    want = sum(torch.kron(tensors[f"{PROJ}.lokr_w1"], tensors[f"{PROJ}.lokr_w2"]) for tensors in files)
+    want = sum(torch.kron(tensors[f"{SQUARE}.lokr_w1"], tensors[f"{SQUARE}.lokr_w2"]) for tensors in files)
     code, first, _ = run("merge", *paths, "--dry-run")
-    assert code == 1 and first.startswith("**Not exact: 1 weight would be cut") and "37.7 MB" in first
+    assert code == 1 and first.startswith("**Not exact: 1 weight would be cut") and "0.4 MB" in first
     code, first, told = run("merge", *paths, "-o", out)
     made = load_file(out)
-    error = (want - made[f"{PROJ}.lora_up.weight"] @ made[f"{PROJ}.lora_down.weight"]).norm() / want.norm()
+    error = (want - made[f"{SQUARE}.lora_up.weight"] @ made[f"{SQUARE}.lora_down.weight"]).norm() / want.norm()
     assert code == 1 and first.startswith("**Not exact: 1 weight cut to rank 128, the largest error ")
     assert f"{100 * error:.2g} %" in first and error > 0.3 and "Nothing was lost" not in told
     code, first, told = run("merge", *paths, "--exact", "--dry-run")
-    assert code == 0 and "1 weight, 37.7 MB" in first
+    assert code == 0 and "1 weight, 0.4 MB" in first
     code, first, told = run("merge", *paths, "-o", out, "--overwrite", "--exact")
-    assert code == 0 and "up to 37.7 MB" in told and "Nothing was lost" in told
-    assert (load_file(out)[f"{PROJ}.diff"] - want).norm() < 1e-6 * want.norm()
+    assert code == 0 and "up to 0.4 MB" in told and "Nothing was lost" in told
+    assert (load_file(out)[f"{SQUARE}.diff"] - want).norm() < 1e-6 * want.norm()
     assert run("merge", *paths, "-o", out, "--exact", "--rank", "4")[0] == 2
     # One alone is a Kronecker product, which is written as it is.
     code, first, _ = run("merge", paths[0], "--dry-run")
@@ -160,16 +162,16 @@ def test_full_matrices_are_cut_only_with_a_word_and_exact_when_asked(run, folder
 
 
 def test_a_cut_that_was_asked_for_is_no_fault(run, folder):
-    save_file(lokr(1), folder / "a.safetensors", FLUX)
+    save_file(lokr(1), folder / "a.safetensors", SD15)
     code, first, told = run("merge", folder / "a.safetensors", "-o", folder / "o.safetensors", "--rank", "4")
     assert code == 0 and first.startswith("**1 LoRA merged") and "What was cut" in told
 
 
 @pytest.mark.parametrize("number, word", [(float("nan"), "holds NaN"), (float("inf"), "holds infinite numbers")])
 def test_numbers_that_are_none_are_refused_by_name(run, folder, number, word):
-    odd = pair("lora_unet_double_blocks_0_img_mlp_0", 12288, 3072, 1) | pair("lora_unet_double_blocks_1_img_mlp_0", 12288, 3072, 2)
+    odd = pair("lora_unet_img_in", 3072, 64, 1) | pair("lora_unet_time_in_in_layer", 3072, 256, 2)
     good = dict(odd)
-    key = "lora_unet_double_blocks_1_img_mlp_0.lora_up.weight"
+    key = "lora_unet_time_in_in_layer.lora_up.weight"
     odd[key] = odd[key].index_fill(0, torch.tensor([77]), number)
     save_file(odd, folder / "odd.safetensors", FLUX)
     save_file(good, folder / "good.safetensors", FLUX)
@@ -185,7 +187,7 @@ def test_numbers_that_are_none_are_refused_by_name(run, folder, number, word):
         code, _, told = run(*arguments)
         assert code in (1, 2) and f"odd.safetensors: {key} {word}" in told.replace("not written: ", "") and "again" in told, arguments
         assert "verified" not in told and sorted(folder.iterdir()) == before
-    blocks = ("--blocks", "2", "double_blocks.1.img_mlp.0=0")
+    blocks = ("--blocks", "2", "time_in.in_layer=0")
     assert run("merge", folder / "good.safetensors", folder / "odd.safetensors", "-o", out, *blocks)[0] == 0
     assert all(tensor.isfinite().all() for tensor in load_file(out).values())
     code, first, _ = run("fix", folder / "odd.safetensors", "--to", "comfyui", "--drop")
@@ -193,17 +195,17 @@ def test_numbers_that_are_none_are_refused_by_name(run, folder, number, word):
 
 
 def test_an_infinite_alpha_that_does_not_count_is_lawful(run, folder):
-    save_file(lokr(1), folder / "a.safetensors", FLUX)
+    save_file(lokr(1), folder / "a.safetensors", SD15)
     code, _, told = run("fix", folder / "a.safetensors", "--to", "kohya")
     assert code == 0 and "verified" in told
-    tensors = pair("lora_unet_double_blocks_0_img_mlp_0", 12288, 3072, 1)
-    save_file(tensors | {"lora_unet_double_blocks_0_img_mlp_0.alpha": torch.tensor(float("inf"))}, folder / "b.safetensors", FLUX)
+    tensors = pair("lora_unet_img_in", 3072, 64, 1)
+    save_file(tensors | {"lora_unet_img_in.alpha": torch.tensor(float("inf"))}, folder / "b.safetensors", FLUX)
     code, _, told = run("fix", folder / "b.safetensors", "--to", "diffusers")
     assert code == 1 and "alpha holds infinite numbers" in told
 
 
 def test_a_result_that_is_too_large_is_not_written(run, folder):
-    tensors = {key: value * 1e4 for key, value in pair("lora_unet_double_blocks_0_img_mlp_0", 12288, 3072, 1).items()}
+    tensors = {key: value * 1e4 for key, value in pair("lora_unet_img_in", 3072, 64, 1).items()}
     save_file(tensors, folder / "a.safetensors", FLUX)
     for arguments in (("merge", "--dtype", "fp16"), ("resize", "--rank", "1", "--dtype", "fp16")):
         code, _, told = run(arguments[0], f"{folder / 'a.safetensors'}", "-o", folder / "o.safetensors", *arguments[1:])
@@ -211,9 +213,15 @@ def test_a_result_that_is_too_large_is_not_written(run, folder):
     assert not (folder / "o.safetensors").exists()
 
 
-@pytest.mark.parametrize("fault, word", [(MemoryError(), "not enough memory"), (RuntimeError("can't start new thread"), "no more threads")])
-@pytest.mark.parametrize("command", ["merge", "fix", "resize", "inspect", "compare"])
-def test_what_the_machine_lacks_is_one_line(run, folder, monkeypatch, fault, word, command):
+NO_MEMORY, NO_THREADS = (MemoryError(), "not enough memory"), (RuntimeError("can't start new thread"), "no more threads")
+
+
+@pytest.mark.parametrize(
+    "command, fault, word",
+    [(command, *what) for command in ("merge", "fix", "resize") for what in (NO_MEMORY, NO_THREADS)]
+    + [("inspect", *NO_MEMORY), ("compare", *NO_MEMORY)],
+)
+def test_what_the_machine_lacks_is_one_line(run, folder, monkeypatch, command, fault, word):
     """The real limit is the system's; here the reader of tensors meets it."""
     from lora_locksmith.lora import reader, resize, stream
 
@@ -224,7 +232,7 @@ def test_what_the_machine_lacks_is_one_line(run, folder, monkeypatch, fault, wor
         monkeypatch.setattr(module, "map_tensors", fail)
     monkeypatch.setattr(stream.TensorStream, "__getitem__", fail)
     path = folder / "a.safetensors"
-    save_file(lokr(1), path, FLUX)
+    save_file(lokr(1), path, SD15)
     more = {
         "merge": ("-o", folder / "o"), "fix": ("--to", "kohya"), "resize": ("-o", folder / "o", "--rank", "1"),
         "inspect": ("--weights",), "compare": (path, "--weights"),
@@ -234,19 +242,18 @@ def test_what_the_machine_lacks_is_one_line(run, folder, monkeypatch, fault, wor
 
 
 def test_biases_of_a_drawn_model_are_compared(run, folder):
-    module = "lora_unet_double_blocks_0_img_mlp_0"
-    tensors = pair(module, 12288, 3072, 1) | {f"{module}.diff_b": torch.ones(12288)}
+    tensors = pair("lora_unet_img_in", 3072, 64, 1) | {"lora_unet_img_in.diff_b": torch.ones(3072)}
     save_file(tensors, folder / "a.safetensors", FLUX)
     path = folder / "a.safetensors"
     code, _, told = run("compare", path, path, "--weights", "--json")
     meetings = json.loads(told)["weights"]["meetings"]
-    assert code == 0 and [meeting["cosine"] for meeting in meetings] == [1.0, 1.0]
+    assert code == 0 and len(meetings) == 2 and all(meeting["cosine"] > 0.999999 for meeting in meetings)
     assert [meeting["weight"] for meeting in meetings if meeting["weight"].endswith(".bias")]
 
 
 def test_a_bias_on_one_of_two_modules_goes_into_every_dialect(run, folder):
-    tensors = pair("lora_unet_double_blocks_0_img_mlp_0", 12288, 3072, 1) | pair("lora_unet_double_blocks_1_img_mlp_0", 12288, 3072, 2)
-    tensors["lora_unet_double_blocks_0_img_mlp_0.lora_up.bias"] = torch.ones(12288)
+    tensors = pair("lora_unet_img_in", 3072, 64, 1) | pair("lora_unet_time_in_in_layer", 3072, 256, 2)
+    tensors["lora_unet_img_in.lora_up.bias"] = torch.ones(3072)
     save_file(tensors, folder / "a.safetensors", FLUX)
     for dialect, count in (("comfyui", 1), ("kohya", 1), ("diffusers", 2)):
         code, _, told = run("fix", folder / "a.safetensors", "--to", dialect)
