@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import BinaryIO, NamedTuple
 
@@ -23,7 +23,7 @@ WHOLE, SAMPLED = "all", "a sample"
 WHOLE_BYTES = 1 << 23  # a file of no more is looked at wholly
 SMALL = 512  # bytes of a tensor that is looked at wholly
 PIECE = 64  # bytes of a larger one that are read at a place
-READS = 512  # of a file that is sampled, about: each is a call into the system
+READS = 256  # of a file that is sampled, about: each is a call into the system
 MOST_NAMED = 3
 FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
 # The factors of each kind: where one is zero, the whole change is.
@@ -55,11 +55,15 @@ def look_at_file(path: str | os.PathLike[str], header: Header) -> Look:
         check_unchanged(path, file, header)
         read, base = _reader(file), header.data_start
         finite = all(
-            _finite(_as(dtype, b"".join([read(end - start, base + start) for start, end in places])))
-            for dtype, places in runs.items()
-            if dtype in FLOATS and places[-1][1] > places[0][0]
+            _finite(_as(dtype, b"".join([read(end - start, base + start) for start, end in zip(starts, ends, strict=True)])))
+            for dtype, (starts, ends) in runs.items()
+            if dtype in FLOATS and ends[-1] > starts[0]
         )
     return Look(WHOLE if whole else SAMPLED, finite)
+
+
+# dtype -> where what is to be read starts and where it ends: plain numbers, as a thousand pairs would set the garbage collector off.
+Runs = dict[str, tuple[list[int], list[int]]]
 
 
 def _reader(file: BinaryIO) -> Callable[[int, int], bytes]:
@@ -74,32 +78,44 @@ def _reader(file: BinaryIO) -> Callable[[int, int], bytes]:
     return read
 
 
-def _strided(infos: Iterable[TensorInfo], count: int) -> dict[str, list[list[int]]]:
-    """dtype -> [start, end] of what is to be read of few tensors: `count` pieces of each, from its beginning to its end; 0: all."""
-    runs: dict[str, list[list[int]]] = {}
+def _strided(infos: Iterable[TensorInfo], count: int) -> Runs:
+    """What is to be read of few tensors: `count` pieces of each, from its beginning to its end; 0: all of it."""
+    runs: Runs = {}
     for dtype, _, start, end in infos:
-        places = runs.setdefault(dtype, [])
+        starts, ends = runs.setdefault(dtype, ([], []))
         if not count or end - start <= max(SMALL, count * PIECE):
-            places.append([start, end])
+            starts.append(start)
+            ends.append(end)
             continue
         step = (end - PIECE - start) // (count - 1) // PIECE * PIECE
-        places += [[place, place + PIECE] for place in (*range(start, end - PIECE, step)[: count - 1], end - PIECE)]
+        places = (*range(start, end - PIECE, step)[: count - 1], end - PIECE)
+        starts += places
+        ends += [place + PIECE for place in places]
     return runs
 
 
-def _in_pairs(infos: Iterable[TensorInfo]) -> dict[str, list[list[int]]]:
-    """The same of many: the end of one and the beginning of the next, which lie side by side and are one read; small ones wholly."""
-    runs: dict[str, list[list[int]]] = {}
-    places, last_dtype, behind = [], "", -1
+def _in_pairs(infos: Sequence[TensorInfo]) -> Runs:
+    """The same of many: the end of one and the beginning of the next, which lie side by side and are one read; small ones wholly.
+
+    Of more pairs than READS, every second, third ...
+    """
+    runs: Runs = {}
+    starts, ends, last_dtype, behind = [], [], "", -1
+    step, count = -(-len(infos) // (2 * READS)), 0
     for dtype, _, start, end in infos:
         if dtype != last_dtype:
-            places, last_dtype, behind = runs.setdefault(dtype, []), dtype, -1
+            (starts, ends), last_dtype, behind = runs.setdefault(dtype, ([], [])), dtype, -1
         small = end - start <= SMALL
+        if not small:
+            count += 1
+            if ((count - 1) >> 1) % step:
+                continue
         if start == behind:
-            places[-1][1] = end if small else start + PIECE
+            ends[-1] = end if small else start + PIECE
             behind = end if small else -1
         else:
-            places.append([start if small else end - PIECE, end])
+            starts.append(start if small else end - PIECE)
+            ends.append(end)
             behind = end
     return runs
 
