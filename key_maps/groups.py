@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from ..adapters.registry import magnitudes
+from ..adapters.spec import NUMBERS
 from .bookkeeping import bookkeeping
 from .grammar import parse_key, role_spellings
 
 # Names that stand for a whole network: an alpha under one of them is meant for all its modules.
 WHOLE_NETWORKS = frozenset({"", "transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model", "base_model.model"})
-SHARED_ROLES = frozenset({"alpha", "dora_scale", "magnitude", "scalar"})
+SHARED_ROLES = frozenset({*NUMBERS, *magnitudes()})
 
 
 class Group(NamedTuple):

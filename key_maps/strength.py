@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ..adapters.registry import named
+
 FROM_TENSORS = "alpha tensors in the file"
 FROM_HEADER = "lora_adapter_metadata in the file's header"
 FROM_CONFIG = "adapter_config.json beside the file"
@@ -63,19 +65,17 @@ def settings_for(settings: Mapping[str, Settings], wrapper: str) -> Settings | N
     return None
 
 
-SCALED = ("lora", "loha", "lokr", "bias_lora")  # kinds whose change PEFT scales; a LoKr of full factors has no rank but a scale
-
-
 def scale_of(settings: Settings | None, name: str, rank: int | None, kind: str) -> Strength:
     """The scale PEFT's settings give the module `name`: lora_alpha / r, or / sqrt(r) with use_rslora, patterns first.
 
     Source: peft tuners/lora/config.py and utils/other.py get_pattern_key; LoKr and LoHa call the field `alpha`.
     """
-    if settings is None or kind not in SCALED or (rank is None and kind != "lokr"):
+    known = named(kind)
+    if settings is None or not known.scaled or (rank is None and not known.rank_in_settings):
         return Strength(None, FROM_RANK)
     config = settings.config
     alpha = _by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", config.get("alpha")))
-    rank = _by_pattern(config.get("rank_pattern"), name, config.get("r")) if kind == "lokr" else rank
+    rank = _by_pattern(config.get("rank_pattern"), name, config.get("r")) if known.rank_in_settings else rank
     if not _is_number(alpha) or not _is_number(rank) or rank <= 0:
         return Strength(None, FROM_RANK)
     divisor = rank**0.5 if config.get("use_rslora") or config.get("rank_stabilized") else rank

@@ -52,10 +52,12 @@ CASES = {
     ),
     "lokr_dora": (AdapterSpec("lokr", 1.0), {**LOKR, "dora_scale": random(32, 1).abs()}, (32, 24)),
     "diff": (AdapterSpec("diff"), {"diff": random(32, 24)}, (32, 24)),
-    "diff_bias": (AdapterSpec("diff"), {"diff_b": random(32)}, (32,)),
+    "bias_diff": (AdapterSpec("bias_diff"), {"diff_b": random(32)}, (32,)),
     "norm": (AdapterSpec("norm"), {"w_norm": random(32)}, (32,)),
-    "bias": (AdapterSpec("bias", scale=0.5), {"up_bias": random(32)}, (32,)),
+    "bias_norm": (AdapterSpec("bias_norm"), {"b_norm": random(32)}, (32,)),
+    "bias": (AdapterSpec("bias_lora", scale=0.5), {"up_bias": random(32)}, (32,)),
     "set": (AdapterSpec("set"), {"set_weight": random(32, 24)}, (32, 24)),
+    "bias_set": (AdapterSpec("bias_set"), {"set_weight": random(32)}, (32,)),
     "glora": (
         AdapterSpec("glora", 2.0),
         {"a1": random(24, 4), "a2": random(4, 24), "b1": random(32, 4), "b2": random(4, 24)},
@@ -175,7 +177,8 @@ def test_is_linear(assert_close, spec, tensors, shape):
         with pytest.raises(AdapterError, match=f"kind {spec.kind} has no delta"):
             factors(spec, tensors)
     assert is_linear(spec, tensors) == (
-        spec.kind in {"lora", "loha", "lokr", "diff", "norm", "bias"} and not {"dora_scale", "magnitude"} & set(tensors)
+        spec.kind in {"lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"}
+        and not {"dora_scale", "magnitude"} & set(tensors)
     )
 
 
