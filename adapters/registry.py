@@ -40,8 +40,15 @@ def magnitudes() -> tuple[str, ...]:
     return tuple(role for found in decompositions() for role in found.roles)
 
 
+@lru_cache(maxsize=1)
+def _magnitudes() -> frozenset[str]:
+    return frozenset(magnitudes())
+
+
 def decomposition_of(roles: Collection[str]) -> Decomposition | None:
     """The decomposition that an adapter with these roles has."""
+    if _magnitudes().isdisjoint(roles):
+        return None
     return next((found for found in decompositions() if any(role in roles for role in found.roles)), None)
 
 
@@ -55,6 +62,7 @@ def _by_host() -> dict[str, Kind]:
     return {kind.host_class: kind for kind in kinds() if kind.host_class}
 
 
+@lru_cache(maxsize=256)
 def named(name: str) -> Kind:
     """The kind of this name. Raises AdapterError, naming all that can be computed."""
     kind = _by_name().get(name)

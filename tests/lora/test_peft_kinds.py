@@ -15,7 +15,8 @@ from lora_locksmith.lora.adapters import AdapterError, patched_weight
 from lora_locksmith.lora.collect import rank_of
 from lora_locksmith.lora.factors import factors
 from lora_locksmith.lora.planned import adapter_of, has_delta, spec_of
-from safetensors.torch import load_file
+from lora_locksmith.lora.resize import Ask, resize_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -123,6 +124,42 @@ def test_the_delta_as_factors_is_the_same(tmp_path, assert_close, name):
         change = patched_weight(*adapter_of(adapter, mine, None), torch.zeros(shape), 1.0)
         assert_close(delta.dense().float(), change.reshape(delta.shape))
         assert rank_of(adapter, plan.shapes) == (None if delta.up is None else delta.down.shape[0])
+
+
+def delora(folder):
+    """A net, and the file of its DeLoRA."""
+    net = Net(bias=True).eval()
+    trained(net, *CASES["delora"]).save_pretrained(folder)
+    return net, folder / "adapter_model.safetensors"
+
+
+def test_a_delora_under_the_names_of_a_lora_is_none(tmp_path, assert_close):
+    """Trainers after sd-scripts call its factors lora_down and lora_up, and write an alpha that says nothing."""
+    net, path = delora(tmp_path)
+    truth, _ = loaded(net, tmp_path)
+    names = {"delora_A": "lora_down.weight", "delora_B": "lora_up.weight"}
+    renamed = {}
+    for key, tensor in load_file(path).items():
+        module, _, role = key.rpartition(".")
+        renamed[f"{module}.{names.get(role, role)}"] = tensor
+        renamed[f"{module}.alpha"] = torch.tensor(1.0)
+    save_file(renamed, path)
+    ours, plan = loaded(net, tmp_path)
+    assert {adapter.kind for adapter in plan.adapters} == {"delora"} and len(plan.adapters) == 3
+    for name, weight in truth.state_dict().items():
+        assert_close(ours.state_dict()[name], weight, 1e-6)
+
+
+def test_a_delora_is_resized_to_a_lora(tmp_path, assert_close):
+    net, path = delora(tmp_path)
+    truth, plan = loaded(net, tmp_path)
+    resize_file(path, tmp_path / "new.safetensors", Ask(rank=4), site=plan.site)
+    (tmp_path / "new.safetensors").replace(path)
+    (tmp_path / "adapter_config.json").unlink()
+    ours, plan = loaded(net, tmp_path)
+    assert {adapter.kind for adapter in plan.adapters} == {"lora"} and {outcome.category for outcome in plan.outcomes.values()} == {PLACED}
+    for name, weight in truth.state_dict().items():
+        assert_close(ours.state_dict()[name], weight, 1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"save_projection": False}])
