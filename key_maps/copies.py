@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..adapters.registry import named
+
 if TYPE_CHECKING:
     from .plan import Adapter
 
@@ -19,11 +21,11 @@ def fused_copies(adapters: Sequence[Adapter]) -> set[int]:
         return set()
     rows: dict[tuple, int] = {}
     for adapter in adapters:
-        if adapter.kind == "lora" and adapter.target.naming >= 0:
+        if named(adapter.kind).is_pair and adapter.target.naming >= 0:
             rows[_place(adapter)] = rows.get(_place(adapter), 0) + adapter.target.out
     if not rows:
         return set()
-    whole = {index: adapter for index, adapter in enumerate(adapters) if adapter.kind == "lora" and adapter.target.naming < 0}
+    whole = {index: adapter for index, adapter in enumerate(adapters) if named(adapter.kind).is_pair and adapter.target.naming < 0}
     copies = {index for index, adapter in whole.items() if rows.get(_place(adapter)) == adapter.target.out}
     return copies if any(adapters[index].target.parts > 1 for index in copies) else set()
 

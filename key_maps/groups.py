@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from ..adapters.registry import kinds, magnitudes
+from ..adapters.spec import NUMBERS
 from .bookkeeping import bookkeeping
 from .grammar import parse_key, role_spellings
 
 # Names that stand for a whole network: an alpha under one of them is meant for all its modules.
 WHOLE_NETWORKS = frozenset({"", "transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model", "base_model.model"})
-SHARED_ROLES = frozenset({"alpha", "dora_scale", "magnitude", "scalar"})
+SHARED_ROLES = frozenset({*NUMBERS, *magnitudes()})
 
 
 class Group(NamedTuple):
@@ -72,6 +74,7 @@ def group_keys(keys: Iterable[str]) -> Groups:
             group.keys[role] = key
             group.spellings.append(spelling)
     alphas = _take_network_alphas(by_name)
+    _give_shared(by_name)
     _give_to_named(by_name, repeated)
     return Groups(tuple(by_name.values()), alphas, notes, tuple(unread), repeated)
 
@@ -84,6 +87,18 @@ def _take_network_alphas(by_name: dict[tuple[str, str], Group]) -> dict[str, str
             alphas[network] = group.keys["alpha"]
             del by_name[network, ""]
     return alphas
+
+
+def _give_shared(by_name: dict[tuple[str, str], Group]) -> None:
+    """Tensors that stand once in a file are of every adapter that uses them."""
+    for kind in kinds():
+        whole = [name for name, group in by_name.items() if group.keys.keys() <= kind.shared] if kind.shared else ()
+        own = {role for need in kind.needs for role in need} - kind.shared if whole else ()
+        users = [group for group in by_name.values() if not group.keys.keys().isdisjoint(own)] if whole else ()
+        for name in whole if users else ():
+            for role, key in by_name.pop(name).keys.items():
+                for group in users:
+                    group.keys.setdefault(role, key)
 
 
 def _give_to_named(by_name: dict[tuple[str, str], Group], repeated: dict[str, str]) -> None:

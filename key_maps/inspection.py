@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from ..adapters.registry import decomposition_of, named
 from .diagnosis import metadata_matches
 from .dialect import DENOISER
 from .draw import draw_site, with_encoders
@@ -36,19 +37,12 @@ from .plan import (
     make_plan,
 )
 from .presets import PresetReport, match_presets
-from .report import SCALED, Report, plural, stock_failure
+from .report import Report, is_scaled, plural, stock_failure
 from .site import Site, everywhere
 from .stock import stock_placed
 
 AskStock = Callable[[Plan], Set[str]]  # asks the host which of a plan's keys its own loader would place
 
-KIND_TITLES = {
-    "lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "oft": "OFT", "oft_diag": "OFT", "oft_kohya": "OFT",
-    "oft_peft": "OFT", "oft_onetrainer": "OFT", "boft": "BOFT", "boft_peft": "BOFT", "ia3": "(IA)3", "ia3_peft": "(IA)3",
-    "diff": "full difference",
-    "norm": "norm difference", "set": "replaced weight", "bias_diff": "bias difference", "bias_norm": "bias difference",
-    "bias_lora": "bias", "bias_set": "replaced bias",
-}  # fmt: skip
 MEANINGS = {
     UNKNOWN_MODULE: "These layers stay as in the base model.",
     UNKNOWN_ROLE: "These tensors are not read; the layers they belong to may lack a part of their effect.",
@@ -141,7 +135,7 @@ class Inspection:
     @cached_property
     def ranks(self) -> Counter[int]:
         """Adapters by rank, for those that have one."""
-        return Counter(adapter.rank for adapter in self.report.adapters if adapter.rank and adapter.kind in SCALED)
+        return Counter(adapter.rank for adapter in self.report.adapters if adapter.rank and is_scaled(adapter))
 
     @cached_property
     def alphas(self) -> dict[str, float]:
@@ -152,7 +146,7 @@ class Inspection:
     @cached_property
     def alpha_counts(self) -> Counter[float]:
         """Adapters by alpha, for those that have an alpha tensor which counts: with a rank to divide it by."""
-        adapters = [adapter for adapter in self.report.adapters if "alpha" in adapter.roles and adapter.rank and adapter.kind in SCALED]
+        adapters = [adapter for adapter in self.report.adapters if "alpha" in adapter.roles and adapter.rank and is_scaled(adapter)]
         return _counted(self.alphas[adapter.roles["alpha"]] for adapter in adapters if adapter.roles["alpha"] in self.alphas)
 
     @cached_property
@@ -161,7 +155,7 @@ class Inspection:
         return Counter(scale for adapter in self.report.adapters if (scale := self._scale(adapter)) is not None)
 
     def _scale(self, adapter: Adapter) -> float | None:
-        if adapter.kind not in SCALED:
+        if not is_scaled(adapter):
             return None
         if adapter.strength.scale is not None:
             return _rounded(adapter.strength.scale)
@@ -216,7 +210,7 @@ class Inspection:
     def _adapters_told(self) -> str:
         if not self.kinds:
             return ""
-        if self.kinds.keys() <= {KIND_TITLES["set"], KIND_TITLES["bias_set"]}:
+        if all(named(adapter.kind).replaces for adapter in self.report.adapters):
             return "It holds whole weights, as a model does, and is no LoRA. "
         told = [" and ".join(kind for kind, _ in self.kinds.most_common(2))]
         told += [f"rank {spread(self.ranks)}"] if self.ranks else []
@@ -437,10 +431,8 @@ def spread(counts: Counter) -> str:
 
 
 def _kind_title(kind: str, roles: Sequence[str], kernel: Sequence[int]) -> str:
-    title = KIND_TITLES.get(kind, kind)
-    if "magnitude" in roles or "dora_scale" in roles:
-        return "DoRA" if kind == "lora" else f"DoRA on {title}"
-    return "LoCon" if kind == "lora" and any(size > 1 for size in kernel) else title
+    known, decomposition = named(kind), decomposition_of(roles)
+    return decomposition.titled(known) if decomposition else known.titled(tuple(kernel))
 
 
 def _fails(stock: Mapping[str, Any]) -> dict[str, str]:

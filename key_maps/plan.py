@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+from ..adapters.registry import decomposition_of, named, variant
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .copies import fused_copies
 from .dialect import DENOISER, ENCODER
@@ -24,7 +25,6 @@ from .strength import (
     NUMBERLESS,
     Settings,
     Strength,
-    alpha_counts,
     cautions_of,
     read_settings,
     scale_of,
@@ -218,12 +218,10 @@ class _Planner:
 
     def _found(self, assignment: Assignment, by_role: Mapping[str, tuple[int, ...] | None]) -> _Found:
         kind, names = assignment
-        if kind.name == "bias_lora":
-            # PEFT scales the bias as it scales the factors.
-            names += tuple(role for role in ("alpha", "down") if role in by_role)
+        names += tuple(role for role in kind.borrows if role in by_role)
         shapes = {role: by_role[role] for role in names}
-        kind = self._variant(kind, shapes)
-        rank = _rank(kind.name, shapes)
+        kind = variant(kind, shapes, self.metadata)
+        rank = kind.rank(shapes)
         if any(shape is None for shape in shapes.values()):
             return _Found(kind, names, shapes, ModuleShape(None, None), rank, "")
         try:
@@ -233,16 +231,6 @@ class _Planner:
         except (IndexError, TypeError):
             fault = f"its tensors have too few dimensions: {_listed(shapes)}"
         return _Found(kind, names, shapes, ModuleShape(None, None), rank, fault)
-
-    def _variant(self, kind: Kind, shapes: Mapping[str, tuple[int, ...] | None]) -> Kind:
-        """The same roles mean another adapter where the blocks have four dimensions, or another trainer wrote them."""
-        if kind.name == "oft" and len(shapes["oft_blocks"] or ()) == 4:
-            return kind._replace(name="boft")
-        if kind.name == "oft" and "networks.oft" in self.metadata.get("ss_network_module", ""):
-            return kind._replace(name="oft_kohya")
-        if kind.name == "oft_peft" and (self.metadata.keys() & {"ot_branch", "ot_revision"} or "scaled_oft" in shapes):
-            return kind._replace(name="oft_onetrainer")
-        return kind
 
     def _place_adapter(self, group: Group, location: Location, found: _Found) -> None:
         kind, keys = found.kind, [group.keys[role] for role in found.roles]
@@ -275,7 +263,7 @@ class _Planner:
         self.adapters.append(
             Adapter(
                 kind.name, group.module, location, group.adapter_name, roles, group.spellings, target, strength, found.rank,
-                kind.reaches, _options(kind.name, settings) if settings else (), grown,
+                kind.reaches, _options(kind, settings) if settings else (), grown,
             )
         )  # fmt: skip
         for key in keys:
@@ -292,7 +280,7 @@ class _Planner:
         shape, info = self.shapes[key], self.tensors[key]
         wrong = shape is not None and prod(shape) != 1
         wrong_type = isinstance(info, TensorInfo) and info.dtype in NUMBERLESS
-        if not (wrong or wrong_type) or not alpha_counts(kind, roles):
+        if not (wrong or wrong_type) or not named(kind).alpha_counts(roles):
             return ""
         told = f"is of the type {info.dtype}" if wrong_type else f"has the shape {list(shape)}"
         return f"its alpha {key} {told}, but it should be one number: how strong the adapter is cannot be told"
@@ -416,27 +404,16 @@ def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candid
     """Why this adapter cannot be applied to a target that is only part of the module it was trained on."""
     if not kind.linear:
         return f"{kind.name} turns the whole fused module, which this model has split"
-    scale = shapes.get("dora_scale")
-    if scale is not None and len(scale) > 1 and scale[0] == 1 and target.out != 1:
-        return "its DoRA magnitudes are per input of the fused module, which this model has split"
+    decomposition = decomposition_of(shapes)
+    for role in decomposition.roles if decomposition and target.out != 1 else ():
+        if shapes.get(role) is not None and not decomposition.per_output(role, shapes[role]):
+            return f"its {decomposition.title} magnitudes are per input of the fused module, which this model has split"
     return ""
 
 
-RANK_ROLES = {"lora": "down", "bias_lora": "down", "loha": "hada_w1_b", "lokr": "lokr_w2_b"}
-
-
-def _rank(kind: str, shapes: Mapping[str, tuple[int, ...] | None]) -> int | None:
-    source = RANK_ROLES.get(kind)
-    shape = shapes.get(source) or shapes.get("lokr_w1_b") if source else None
-    return shape[0] if shape else None
-
-
-OPTIONS = {"oft_peft": ("use_cayley_neumann", "num_cayley_neumann_terms", "coft", "eps"), "lora": ("fan_in_fan_out",)}
-
-
-def _options(kind: str, settings: Settings) -> tuple[tuple[str, object], ...]:
+def _options(kind: Kind, settings: Settings) -> tuple[tuple[str, object], ...]:
     values = settings.values
-    return tuple((name, values.get(name)) for name in OPTIONS.get(kind, ()) if values.states(name))
+    return tuple((setting.name, values.get(setting.name)) for setting in kind.settings if values.states(setting.name))
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...] | None]) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from ..adapters.kind import Decomposition
+from ..adapters.registry import decompositions, named
 from .diagnosis import Writer, guess_family, model_title, name_trainer, nearest_name
 from .dialect import DENOISER
 from .grammar import parse_key
@@ -22,7 +24,6 @@ MOST_PATTERNS = 12
 MOST_SCALES = 4
 MOST_UNTRAINED = 8
 MOST_IF_MISMATCHED = 3
-SCALED = ("lora", "loha", "lokr", "glora")  # kinds whose change is multiplied by alpha / rank
 
 
 class Report:
@@ -110,7 +111,7 @@ class Report:
     @cached_property
     def strength_source(self) -> str:
         """Where the scale of the adapters comes from; several sources are joined, the most common first."""
-        scaled = [adapter.strength.source for adapter in self.adapters if adapter.kind in SCALED]
+        scaled = [adapter.strength.source for adapter in self.adapters if is_scaled(adapter)]
         return "; ".join(source for source, _ in Counter(scaled).most_common()) or "no adapter in it needs one"
 
     @cached_property
@@ -265,17 +266,19 @@ class Report:
 
     def _rebuilt(self) -> Iterator[Correction]:
         """Adapters of kinds that stock ignores or computes otherwise."""
-        counts = Counter(adapter.kind for adapter in self.adapters if adapter.kind in REBUILT)
-        counts["dora"] = sum(map(self._dora_that_stock_gets_wrong, self.adapters))
-        for kind, count in counts.items():
+        counts = Counter(sentence for adapter in self.adapters if (sentence := named(adapter.kind).stock))
+        for decomposition in decompositions():
+            counts[decomposition.stock] = sum(self._is_wrong_in_stock(decomposition, adapter) for adapter in self.adapters)
+        for told, count in counts.items():
             if count:
-                title = REBUILT[kind].partition(":")[0].partition(".")[0]
-                yield Correction(f"{title} as trained in {plural(count, 'module')}", f"{plural(count, 'module')}: {REBUILT[kind]}.")
+                title = told.partition(":")[0].partition(".")[0]
+                yield Correction(f"{title} as trained in {plural(count, 'module')}", f"{plural(count, 'module')}: {told}.")
 
-    def _dora_that_stock_gets_wrong(self, adapter: Adapter) -> bool:
-        """Stock is right about magnitudes for each input, [1, in], as OneTrainer writes them."""
-        scale = self.plan.shapes.get(adapter.roles.get("dora_scale", ""))
-        return "magnitude" in adapter.roles or (scale is not None and not (len(scale) > 1 and scale[0] == 1))
+    def _is_wrong_in_stock(self, decomposition: Decomposition, adapter: Adapter) -> bool:
+        shapes = self.plan.shapes
+        return any(
+            not decomposition.stock_is_right(role, shapes[adapter.roles[role]]) for role in decomposition.roles if role in adapter.roles
+        )
 
     def __str__(self) -> str:
         lines = [self.verdict, ""]
@@ -358,15 +361,7 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'s' * (count != 1)}"
 
 
-REBUILT = {
-    "dora": "DoRA: computed as trained. Stock would drop PEFT's magnitudes, and divides per-output ones by the wrong norm",
-    "oft": "OFT: computed as trained. Stock would apply the square of the strength",
-    "boft": "BOFT: computed as trained. Stock would apply the square of the strength",
-    "oft_diag": "OFT of old LyCORIS files. Stock would ignore them",
-    "oft_kohya": "OFT by sd-scripts. Stock would ignore them",
-    "oft_peft": "OFT by PEFT. Stock would ignore them",
-    "oft_onetrainer": "OFT by OneTrainer. Stock would ignore them",
-    "boft_peft": "BOFT by PEFT. Stock would ignore them",
-    "ia3": "(IA)3. Stock would ignore them",
-    "ia3_peft": "(IA)3 by PEFT. Stock would ignore them",
-}
+def is_scaled(adapter: Adapter) -> bool:
+    """Whether an adapter's change of a weight is multiplied by alpha / rank."""
+    kind = named(adapter.kind)
+    return kind.scaled and kind.reaches != "bias"

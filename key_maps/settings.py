@@ -5,68 +5,38 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
+from ..adapters.registry import kinds
+from ..adapters.setting import BOOLEAN, MOST_ALPHA, MOST_RANK, NUMBER, WHOLE, Setting, shown, typed
 from .pattern_syntax import Allowance
 from .patterns import Patterns
 
-BOOLEAN, WHOLE, NUMBER = "true or false", "a whole number", "a number"
-MOST_SHOWN = 60  # characters of a value or a pattern that a sentence repeats
 MOST_NAMED = 3  # patterns in one sentence
 MOST_DIGITS = 400  # of a whole number in JSON; longer ones are as good as infinite
 MOST_CAUTIONS = 20  # of one file's settings
-MOST_ALPHA = 1e9  # trainers write up to some thousands; AI-Toolkit's 1e10 stands where alpha does not count
-MOST_TERMS = 64  # of a series whose terms get smaller by orders of magnitude; PEFT's default is 5
-MOST_RANK = 1_000_000
-
-
-class Setting(NamedTuple):
-    """One setting: `least` and `most` are in its range; `default` holds where it is not stated or out of range (None: none does)."""
-
-    name: str
-    type: str
-    default: Any
-    least: float = -math.inf
-    most: float = math.inf
-    instead: str = ""  # what is told to hold in its place, where the default does not say it
-
-    def read(self, value: object) -> tuple[Any, str]:
-        """(the value that holds, what is wrong with `value`, "" where nothing is). None is a setting that is not stated."""
-        if value is None:
-            return self.default, ""
-        found = _typed(value, self.type)
-        if found is None or not self.least <= found <= self.most:
-            return self.default, f"{self.name} is {shown(value)}, not {self.lawful}; {self.instead or shown(self.default)} is used instead"
-        return found, ""
-
-    @property
-    def lawful(self) -> str:
-        """What it may be, in words."""
-        if math.isinf(self.most):
-            return self.type
-        return f"{self.type} from {self.least:g} to {self.most:g}"
 
 
 RANK_AS_ALPHA = "alpha = rank"
-SETTINGS = {
-    setting.name: setting
-    for setting in (
-        # PEFT: tuners/lora/config.py; LoKr and LoHa call it alpha
-        Setting("lora_alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, RANK_AS_ALPHA),
-        Setting("alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, RANK_AS_ALPHA),
-        Setting("r", WHOLE, None, 1, MOST_RANK, RANK_AS_ALPHA),
-        Setting("use_rslora", BOOLEAN, False),
-        Setting("rank_stabilized", BOOLEAN, False),
-        Setting("fan_in_fan_out", BOOLEAN, False),
-        # PEFT: tuners/oft/config.py
-        Setting("use_cayley_neumann", BOOLEAN, True),
-        Setting("num_cayley_neumann_terms", WHOLE, 5, 1, MOST_TERMS),
-        Setting("coft", BOOLEAN, False),
-        Setting("eps", NUMBER, 6e-5, 0, 1e6),
-        # sd-scripts: metadata, all text
-        Setting("ss_network_dim", WHOLE, None, 1, MOST_RANK, "the alpha of the file, as it stands,"),
-    )
-}
+OF_ALL = (
+    # PEFT: tuners/lora/config.py; LoKr and LoHa call it alpha
+    Setting("lora_alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, RANK_AS_ALPHA),
+    Setting("alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, RANK_AS_ALPHA),
+    Setting("r", WHOLE, None, 1, MOST_RANK, RANK_AS_ALPHA),
+    Setting("use_rslora", BOOLEAN, False),
+    Setting("rank_stabilized", BOOLEAN, False),
+    # sd-scripts: metadata, all text
+    Setting("ss_network_dim", WHOLE, None, 1, MOST_RANK, "the alpha of the file, as it stands,"),
+)
+
+
+@lru_cache(maxsize=1)
+def settings() -> Mapping[str, Setting]:
+    """Every setting by its name: of all adapters, and of single kinds."""
+    return {setting.name: setting for setting in (*OF_ALL, *(setting for kind in kinds() for setting in kind.settings))}
+
+
 # The value that a pattern sets, and the setting it stands for.
 PATTERNED = {
     "alpha_pattern": Setting("alpha_pattern", NUMBER, None, -MOST_ALPHA, MOST_ALPHA),
@@ -76,7 +46,7 @@ PATTERNED = {
 
 def alpha_fault(value: object, counts: bool = True) -> str:
     """What is wrong with the value of an alpha tensor, "" where a strength can be made of it or where it does not count."""
-    number = _typed(value, NUMBER)
+    number = typed(value, NUMBER)
     if not counts or (number is not None and abs(number) <= MOST_ALPHA):
         return ""
     return f"its alpha is {shown(value)}, of which no strength can be made"
@@ -88,16 +58,6 @@ def read_json(text: str) -> Any:
         return json.loads(text, parse_int=_whole)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-
-
-def shown(value: object) -> str:
-    """A value for a sentence: as JSON, and short."""
-    if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else "a list"
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
-        return "a number of many digits"
-    text = json.dumps(value, ensure_ascii=True) if isinstance(value, (str, bool, int, float)) or value is None else str(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 class Values:
@@ -113,7 +73,7 @@ class Values:
 
     def get(self, name: str) -> Any:
         """The value of the setting `name`: in its range, or the default."""
-        value, fault = SETTINGS[name].read(self.config.get(name))
+        value, fault = settings()[name].read(self.config.get(name))
         self._tell(fault)
         return value
 
@@ -181,28 +141,6 @@ class _Patterned:
             f"{self.name} has patterns that cannot be read safely and are not used: {', '.join(told)}{more}. Which modules they mean is "
             f"not known, so the strength of {modules} is doubtful: it comes from another pattern or the default alpha"
         )
-
-
-def _typed(value: object, kind: str) -> Any:
-    """The value as this type, None where it is of another: 5.0 and "5" are whole numbers, 0 and 1 are true or false, NaN is nothing."""
-    if kind == BOOLEAN:
-        return bool(value) if isinstance(value, (bool, int)) and value in (0, 1) else None
-    if isinstance(value, str) and len(value) <= MOST_SHOWN:
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    if not math.isfinite(number):
-        return None
-    if kind == WHOLE:
-        return int(number) if number.is_integer() and abs(number) < 2**53 else None
-    return number
 
 
 def _whole(text: str) -> int | float:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ..adapters.registry import named
 from .pattern_syntax import Allowance
-from .settings import SETTINGS, Values, read_json, shown
+from .settings import Values, read_json, settings, shown
 
 FROM_TENSORS = "alpha tensors in the file"
 FROM_HEADER = "lora_adapter_metadata in the file's header"
@@ -82,19 +83,7 @@ def settings_for(settings: Mapping[str, Settings], wrapper: str) -> Settings | N
     return None
 
 
-# Kinds whose strength an alpha tensor decides, or which it limits; for a LoKr of full factors it does not count.
-WITH_ALPHA = frozenset({"lora", "loha", "lokr", "glora", "bias_lora", "oft", "boft", "oft_kohya"})
-LIMITED = frozenset({"oft", "boft", "oft_kohya"})  # alpha is a limit, and an infinite one is none
-FULL_LOKR = frozenset({"lokr_w1", "lokr_w2"})
 NUMBERLESS = frozenset({"BOOL", "C64"})  # dtypes that hold no number, as the header calls them
-
-
-def alpha_counts(kind: str, roles: Iterable[str]) -> bool:
-    """Whether the alpha tensor of an adapter of this kind with these roles has an effect."""
-    return kind in WITH_ALPHA and not (kind == "lokr" and FULL_LOKR.issubset(roles))
-
-
-SCALED = ("lora", "loha", "lokr", "bias_lora")  # kinds whose change PEFT scales; a LoKr of full factors has no rank but a scale
 
 
 def scale_of(settings: Settings | None, name: str, rank: int | None, kind: str) -> Strength:
@@ -102,11 +91,12 @@ def scale_of(settings: Settings | None, name: str, rank: int | None, kind: str) 
 
     Source: peft tuners/lora/config.py and utils/other.py get_pattern_key; LoKr and LoHa call the field `alpha`.
     """
-    if settings is None or kind not in SCALED or (rank is None and kind != "lokr"):
+    known = named(kind)
+    if settings is None or not known.scaled or (rank is None and not known.rank_in_settings):
         return Strength(None, FROM_RANK)
     values = settings.values
     alpha = values.by_pattern("alpha_pattern", name, "lora_alpha" if values.states("lora_alpha") else "alpha")
-    rank = values.by_pattern("rank_pattern", name, "r") if kind == "lokr" else rank
+    rank = values.by_pattern("rank_pattern", name, "r") if known.rank_in_settings else rank
     if alpha is None or not rank:
         return Strength(None, FROM_RANK)
     stabilized = values.get("use_rslora") or values.get("rank_stabilized")
@@ -126,5 +116,5 @@ def split_qkv_rank(metadata: Mapping[str, str]) -> tuple[int | None, str]:
             return None, ""
     except (ValueError, AttributeError, RecursionError):
         return None, ""
-    rank, fault = SETTINGS["ss_network_dim"].read(metadata.get("ss_network_dim"))
+    rank, fault = settings()["ss_network_dim"].read(metadata.get("ss_network_dim"))
     return rank, f"{fault}, though sd-scripts' split_qkv needs a correction by it" if fault else ""

@@ -7,20 +7,18 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-# Importing these registers the kinds they define.
-from . import additive, rotations, scaling  # noqa: F401
-from .spec import ADDITIVE, MAGNITUDES, PATCHES, AdapterError, AdapterSpec
-from .tensors import Tensors, check_not_empty, describe, input_vector, output_vector, take, toward
+from ..adapters.kind import Kind
+from ..adapters.registry import decomposition_of, named
+from ..adapters.registry import kinds as all_kinds
+from ..adapters.tensors import Tensors, check_not_empty, describe, toward
+from .spec import AdapterError, AdapterSpec
 
 __all__ = ["AdapterError", "AdapterSpec", "is_linear", "kinds", "patched_weight"]
 
-# LyCORIS and OneTrainer add fp32's epsilon to the norm of a dora_scale, PEFT and AI-Toolkit add nothing to that of a magnitude.
-DORA_EPSILON = {"dora_scale": torch.finfo(torch.float32).eps, "magnitude": 0.0}
-
 
 def kinds() -> tuple[str, ...]:
-    """All kinds of adapters, sorted."""
-    return tuple(sorted({*ADDITIVE, *PATCHES}))
+    """All kinds of adapters that are computed, sorted."""
+    return tuple(sorted({kind.name for kind in all_kinds() if not kind.refusal}))
 
 
 def is_linear(spec: AdapterSpec, roles: Collection[str]) -> bool:
@@ -28,7 +26,7 @@ def is_linear(spec: AdapterSpec, roles: Collection[str]) -> bool:
 
     roles: the names of the adapter's tensors. Only such adapters have `factors`, and may be added up or merged.
     """
-    return spec.kind in ADDITIVE and not any(role in roles for role in MAGNITUDES)
+    return named(spec.kind).additive and decomposition_of(roles) is None
 
 
 def patched_weight(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
@@ -49,20 +47,25 @@ def patched_weight(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength
 
 
 def _patched(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
-    if spec.kind in PATCHES:
-        return PATCHES[spec.kind](spec, tensors, weight, strength)
-    if spec.kind not in ADDITIVE:
-        raise AdapterError(f"there is no adapter of the kind {spec.kind!r}; the kinds are {', '.join(kinds())}")
-    change = _rows_of_delta(spec, tensors, weight)
-    for role, epsilon in DORA_EPSILON.items():
-        if role in tensors:
-            scale = _magnitude(spec, tensors, role, weight)
-            return toward(weight, _with_magnitude(weight + change, scale, epsilon), strength)
-    return torch.add(weight, change, alpha=strength)
+    kind = _computable(spec.kind)
+    if not kind.additive:
+        return kind.patched(spec, tensors, weight, strength)
+    change = _rows_of_delta(kind, spec, tensors, weight)
+    decomposition = decomposition_of(tensors)
+    if decomposition is None:
+        return torch.add(weight, change, alpha=strength)
+    cut = spec.rows is not None and spec.rows != (0, kind.count_rows(tensors))
+    return toward(weight, decomposition.decomposed(tensors, weight, change, spec.rows, cut), strength)
 
 
-def _rows_of_delta(spec: AdapterSpec, tensors: Tensors, weight: Tensor) -> Tensor:
-    kind = ADDITIVE[spec.kind]
+def _computable(name: str) -> Kind:
+    kind = named(name)
+    if kind.refusal:
+        raise AdapterError(kind.refusal)
+    return kind
+
+
+def _rows_of_delta(kind: Kind, spec: AdapterSpec, tensors: Tensors, weight: Tensor) -> Tensor:
     if spec.rows is None:
         return kind.delta(spec, tensors, tuple(weight.shape))
     start, length = spec.rows
@@ -75,33 +78,6 @@ def _rows_of_delta(spec: AdapterSpec, tensors: Tensors, weight: Tensor) -> Tenso
     if cut is not None:
         return kind.delta(spec, cut, tuple(weight.shape))
     return kind.delta(spec, tensors, (total, *weight.shape[1:])).narrow(0, start, length)
-
-
-def _magnitude(spec: AdapterSpec, tensors: Tensors, role: str, weight: Tensor) -> Tensor:
-    """The DoRA magnitude, broadcastable against the weight: [out, 1, ...] or [1, in, 1, ...].
-
-    A dora_scale says by its shape which it is (LyCORIS wd_on_out, OneTrainer's output axis); a magnitude is always per output
-    ([out], or PEFT's [1, out, 1, 1]).
-    """
-    tensor = take(tensors, role)
-    per_output = role == "magnitude" or tensor.dim() < 2 or tensor.shape[0] == tensor.numel()
-    if per_output:
-        return output_vector(tensor, role, weight, spec.rows)
-    if spec.rows is not None and spec.rows != (0, ADDITIVE[spec.kind].count_rows(tensors)):
-        raise AdapterError(
-            f"{role} {list(tensor.shape)} holds a magnitude per input of a module with more rows than the weight"
-            f" {list(weight.shape)}: its norm needs all of them, which a row slice does not have"
-        )
-    return input_vector(tensor, role, weight)
-
-
-def _with_magnitude(direction: Tensor, magnitude: Tensor, epsilon: float) -> Tensor:
-    """DoRA (arXiv:2402.09353): m * V / |V|, the norm taken over all the dimensions along which the magnitude is one number."""
-    along = [dimension for dimension in range(direction.dim()) if magnitude.shape[dimension] == 1]
-    norm = torch.linalg.vector_norm(direction, dim=along, keepdim=True)
-    # A row of zeros has no direction; without the guard it would be 0 / 0.
-    norm = norm + epsilon if epsilon else norm.clamp(min=torch.finfo(torch.float32).tiny)
-    return direction * (magnitude / norm)
 
 
 def _padded(weight: Tensor, shape: Sequence[int] | None) -> Tensor:

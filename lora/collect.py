@@ -9,16 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..adapters.registry import decomposition_of, named
+from ..adapters.tensors import check_not_empty, factor_of, multiply, take_matrix
 from ..key_maps.dialect import DENOISER
 from ..key_maps.plan import BOOKKEEPING, PLACED, Adapter, Plan
 from .adapters import patched_weight
 from .block_weights import NO_BLOCKS, BlockWeights
-from .factors import LARGEST_PRODUCT_RANK, Delta, Factors, Kronecker, factor_of, factors
-from .not_finite import DAMAGED, NotFinite, named, odd_tensors, oddity_of
-from .planned import PLAN_KINDS, adapter_of, has_delta, shape_made, spec_of
-from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec, first_line
+from .factors import Delta, Factors, Kronecker, factors
+from .not_finite import DAMAGED, NotFinite, odd_tensors, oddity_of, told_odd
+from .planned import adapter_of, has_delta, shape_made, spec_of
+from .spec import FAULTS, AdapterError, AdapterSpec, first_line
 from .stream import TensorStream
-from .tensors import check_not_empty, multiply, take_matrix
 
 __all__ = ["Piece", "Source", "Target", "dtype_of", "pieces_of", "rank_of", "refused", "targets", "unplaced"]
 
@@ -154,17 +155,10 @@ def _target(weight: str, reaches: str, parts: Sequence[Part], module: tuple[str,
 
 def _shape_told(weight: str, part: Part, sources: Sequence[Source]) -> tuple[int, ...]:
     """The shape of a weight that no table knows, from the adapter that covers all of it."""
-    shapes, roles = sources[part.source].plan.shapes, part.adapter.roles
-    up, down = (shapes.get(roles.get(role, "")) for role in ("up", "down"))
-    if part.rows is None and part.cut is None and up and down and "mid" not in roles:
-        return (up[0], *down[1:])
-    whole = next((shapes[key] for role, key in roles.items() if role in ("diff", "w_norm", "diff_b", "b_norm", "up_bias")), None)
-    if part.rows is None and part.cut is None and whole:
-        return tuple(whole)
-    made = shape_made(part.adapter, shapes)
-    if part.rows is None and part.cut is None and made:
-        return made
-    raise AdapterError(f"{weight}: its size cannot be told from the files; give the model")
+    made = shape_made(part.adapter, sources[part.source].plan.shapes) if part.rows is None and part.cut is None else None
+    if made is None:
+        raise AdapterError(f"{weight}: its size cannot be told from the files; give the model")
+    return made
 
 
 def refused(sources: Sequence[Source], based: bool) -> dict[str, list[str]]:
@@ -173,7 +167,8 @@ def refused(sources: Sequence[Source], based: bool) -> dict[str, list[str]]:
     for source in sources if not based else ():
         for adapter in source.plan.adapters:
             if not has_delta(adapter):
-                kind = "DoRA" if adapter.kind in PLAN_KINDS or adapter.kind in ADDITIVE else adapter.kind
+                decomposition = decomposition_of(adapter.roles)
+                kind = decomposition.title if decomposition and named(adapter.kind).additive else adapter.kind
                 found.setdefault(source.name, []).append(f"{adapter.module} ({kind})")
     return found
 
@@ -194,30 +189,7 @@ def rank_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> i
     if not has_delta(adapter) or adapter.reaches != "weight":
         return None
     found = {role: shapes.get(key) or () for role, key in adapter.roles.items()}
-    sides = (adapter.target.out, math.prod(adapter.target.inner) or 1)
-    if adapter.kind == "lora":
-        return None if "bias_values" in found else found["up"][1]
-    if adapter.kind == "loha":
-        rank = _inner_rank(found, "hada_w1_b") * _inner_rank(found, "hada_w2_b")
-        return rank if rank <= min(LARGEST_PRODUCT_RANK, min(sides) // 2) else None
-    if adapter.kind == "lokr":
-        rank = math.prod(_half_rank(found, half) for half in ("lokr_w1", "lokr_w2"))
-        return rank if 2 * rank <= min(sides) else None
-    return None
-
-
-def _inner_rank(found: Mapping[str, tuple[int, ...]], role: str) -> int:
-    core = found.get("hada_t1" if role == "hada_w1_b" else "hada_t2")
-    return core[0] if core else found[role][0]
-
-
-def _half_rank(found: Mapping[str, tuple[int, ...]], half: str) -> int:
-    if half in found:
-        return min(found[half][0], math.prod(found[half][1:]))
-    core = found.get("lokr_t2") if half == "lokr_w2" else None
-    rows = found[f"{half}_a"][-1] if core else found[f"{half}_a"][0]
-    columns = found[f"{half}_b"][1] * (math.prod(core[2:]) if core else 1)
-    return min(core[0] if core else found[f"{half}_b"][0], rows, columns)
+    return named(adapter.kind).product_rank(found, (adapter.target.out, math.prod(adapter.target.inner) or 1))
 
 
 def dtype_of(source: Source, adapter: Adapter) -> torch.dtype:
@@ -257,7 +229,7 @@ def check_finite(part: Part, source: Source, tensors: Mapping[str, Tensor]) -> N
     odd = odd_tensors(((place, adapter) for place, adapter, _ in used), source.tensors.__getitem__)
     module = next(module for place, _, module in used if place == odd[0].adapter)
     remedy = f"{DAMAGED}, or leave such modules out by block weights, here {module}=0"
-    raise NotFinite(f"{source.name or 'a LoRA'}: {named(odd)}; {remedy}")
+    raise NotFinite(f"{source.name or 'a LoRA'}: {told_odd(odd)}; {remedy}")
 
 
 def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | None) -> Piece:
@@ -267,7 +239,8 @@ def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | 
     if not has_delta(part.adapter):
         delta = _by_the_weight(target, part, tensors, base)
         return Piece(part.source, start, delta, part.strength, dtype, False)
-    if spec.kind == "lora" and PLAIN.issuperset(tensors):
+    kind = named(spec.kind)
+    if kind.is_pair and PLAIN.issuperset(tensors):
         delta, scale = _plain(spec, tensors, part.cut)
     else:
         delta, scale = factors(spec._replace(rows=part.cut), tensors, torch.float32), 1.0
@@ -276,7 +249,7 @@ def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | 
             delta = delta.as_factors()
     if delta.shape != (length, target.size[1]):
         raise AdapterError(f"a delta {list(delta.shape)} does not go into {length} rows of {list(target.shape)}")
-    whole = spec.kind in ("diff", "norm") or (spec.kind == "lora" and getattr(delta, "up", 0) is None)
+    whole = kind.whole or (kind.is_pair and getattr(delta, "up", 0) is None)
     return Piece(part.source, start, delta, scale * part.strength, dtype, whole)
 
 
@@ -301,7 +274,7 @@ def _plain(spec: AdapterSpec, tensors: Mapping[str, Tensor], cut: tuple[int, int
         multiply(up, down, ("up", "down"))
     delta = Factors(up, down)
     delta = delta.rows(*cut) if cut else delta
-    return delta.swap_halves() if spec.swap else delta, factor_of(spec, tensors)
+    return delta.swap_halves() if spec.swap else delta, factor_of(named(spec.kind), spec, tensors)
 
 
 def _by_the_weight(target: Target, part: Part, tensors: Mapping[str, Tensor], base: Base | None) -> Factors:

@@ -10,23 +10,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..adapters.kind import Kind
+from ..adapters.registry import decomposition_of, named
+from ..adapters.tensors import Tensors
 from ..key_maps.peft_config import Trained, adapter_config, header_settings
 from ..key_maps.plan import Adapter, Plan
 from ..key_maps.respell import Part, Refused, Unit, Writing, respell
 from ..key_maps.spell import spell
 from .factors import Kronecker, factors, low_rank_part
 from .planned import shape_made, spec_of
-from .spec import ADDITIVE, FAULTS, MAGNITUDES, NUMBERS, AdapterError
-from .tensors import Tensors
+from .spec import FAULTS, MAGNITUDES, NUMBERS, AdapterError
 
 __all__ = ["Conversion", "Refused", "convert"]
 
 RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
-# Where a factor that the dialect has no tensor for goes.
-FIRST = {
-    "loha": ("hada_w1_a",), "lokr": ("lokr_w1", "lokr_w1_a"), "glora": (), "diff": ("diff",), "norm": ("w_norm",), "lora": ("up",),
-}  # fmt: skip
-BIASES = {"bias_diff": "diff_b", "bias_norm": "b_norm", "bias_lora": "up_bias", "bias_set": "bias"}
 MOST_REASONS = 5
 
 Read = Callable[[str], Tensor]
@@ -182,8 +179,8 @@ class _Source:
         return self
 
     @property
-    def kind(self) -> str:
-        return self.adapter.kind
+    def kind(self) -> Kind:
+        return named(self.adapter.kind)
 
     @property
     def scalar(self) -> float:
@@ -202,7 +199,7 @@ class _Source:
     @property
     def plain(self) -> bool:
         """Whether it is two factors, with at most a magnitude beside them."""
-        return self.kind == "lora" and not self.adapter.grown_to and self.adapter.roles.keys() <= {"up", "down", *NUMBERS, *MAGNITUDES}
+        return self.kind.is_pair and not self.adapter.grown_to and self.adapter.roles.keys() <= {"up", "down", *NUMBERS, *MAGNITUDES}
 
 
 class _Planner:
@@ -224,7 +221,7 @@ class _Planner:
         if trained and self.biases:
             trained = trained._replace(bias=True)
         if self.writing.alpha == "config" and not trained:
-            kinds = ", ".join(sorted({source.kind for _, source in (*self.weights, *self.biases)}))
+            kinds = ", ".join(sorted({source.kind.name for _, source in (*self.weights, *self.biases)}))
             raise Refused((f"{self.writing.dialect} keeps pairs of factors only, and here is: {kinds}",))
         way = COMPUTED if (way, bias_way) == (RENAMED, COMPUTED) else way
         return _Job(self.unit, lambda read: self._named({**make_weights(read), **make_biases(read)}), way, trained)
@@ -249,8 +246,7 @@ class _Planner:
 
     def _spelling(self, role: str, source: _Source | None = None) -> str | None:
         """The role the dialect has for this one: itself, or the other name of a magnitude per output."""
-        if role == "weight" and source is not None and source.kind == "set":
-            role = "set_weight"
+        role = source.kind.called.get(role, role) if source is not None else role
         if role in self.writing.roles:
             return role
         other = dict(zip(MAGNITUDES, reversed(MAGNITUDES), strict=True)).get(role)
@@ -263,13 +259,13 @@ class _Planner:
         """Whether its halves need not be exchanged, or can be in the tensors as they are."""
         if not self._swapped(source):
             return True
-        if source.spec.kind not in ADDITIVE:
-            raise Refused((f"the halves of its rows stand the other way round there, which a {source.kind} cannot follow",))
+        if not source.kind.additive:
+            raise Refused((f"the halves of its rows stand the other way round there, which a {source.kind.name} cannot follow",))
         return _rolled(source, source.load(self.read)) is not None
 
     def _kept(self):
         """Every adapter as it is, under the new name."""
-        loras = [source for _, source in self.weights if source.kind == "lora"]
+        loras = [source for _, source in self.weights if source.kind.is_pair]
         scale = loras[0].scale if loras else None
         turned = any(self._swapped(source) for _, source in self.weights)
 
@@ -279,7 +275,7 @@ class _Planner:
                 tensors = source.load(read)
                 if self._swapped(source):
                     tensors = _rolled(source, tensors)
-                made |= self._lora(source, tensors) if source.kind == "lora" else self._other(source, tensors)
+                made |= self._lora(source, tensors) if source.kind.is_pair else self._other(source, tensors)
             return made
 
         trained = None
@@ -310,15 +306,17 @@ class _Planner:
         role = next((role for role in MAGNITUDES if role in tensors), None)
         if role is None:
             return {}
-        spelled, tensor = self._spelling(role), tensors[role]
+        spelled = self._spelling(role)
         if spelled == role:
-            return {role: tensor}
-        if role == "dora_scale" and (tensor.numel() != out or (tensor.dim() > 1 and tensor.shape[0] != out)):
+            return {role: tensors[role]}
+        vector = decomposition_of(tensors).vector(role, tensors[role], out)
+        if vector is None:
             raise Refused(("its DoRA magnitudes are per input, for which this dialect has no name",))
-        if spelled == "dora_scale":
-            return {spelled: tensor.reshape(-1, *[1] * (max(dimensions, 2) - 1))}
-        linear = dimensions < 3 or self.writing.roles[spelled] == spelled
-        return {spelled: tensor.flatten() if linear else tensor.reshape(1, -1, *[1] * (dimensions - 2))}
+        return {spelled: self._stored(spelled, vector, dimensions)}
+
+    def _stored(self, role: str, vector: Tensor, dimensions: int) -> Tensor:
+        """Magnitudes per output as the dialect's role for them has them."""
+        return decomposition_of((role,)).stored(role, vector, dimensions, self.writing.roles[role] == role)
 
     def _other(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
         """Another kind's roles; a factor that no tensor of the dialect says goes into the first of them."""
@@ -326,28 +324,19 @@ class _Planner:
         factor = 1.0
         if "alpha" in source.numbers and "alpha" in self.writing.roles and source.adapter.strength.factor == 1:
             made["alpha"] = source.numbers["alpha"]
-        elif source.kind in ("loha", "lokr", "glora"):
-            factor = self._factor(source)
+        else:
+            factor = source.kind.factor(source.spec, source.adapter.rank)
         if "scalar" in source.numbers:
             if "scalar" in self.writing.roles:
                 made["scalar"] = source.numbers["scalar"]
             else:
                 factor *= source.scalar
         if factor != 1:
-            first = next((role for role in FIRST.get(source.kind, ()) if role in made), None)
+            first = next((role for role in source.kind.scale_into if role in made), None)
             if first is None:
-                raise Refused((f"its strength stands outside of its tensors, where a {source.kind} cannot keep it",))
+                raise Refused((f"its strength stands outside of its tensors, where a {source.kind.name} cannot keep it",))
             made[first] = _times(made[first], factor)
         return made | self._magnitude(tensors, self.unit.shape[0], len(self.unit.shape))
-
-    def _factor(self, source: _Source) -> float:
-        """alpha / rank, where a tensor cannot say it."""
-        rank = source.adapter.rank
-        if source.kind == "glora":
-            return 1.0 if source.spec.alpha is None and source.spec.scale is None else math.nan
-        if rank is None:
-            return 1.0 if source.spec.scale is None else source.spec.scale
-        return source.spec.scale_for(rank)
 
     # Rows of one adapter that is no plain LoRA
 
@@ -356,8 +345,8 @@ class _Planner:
         if len(self.weights) != 1:
             return None
         part, source = self.weights[0]
-        kind = ADDITIVE.get(source.spec.kind)
-        if kind is None or part.rows is None or part.into is not None or source.kind == "lora" or self._swapped(source):
+        kind = source.kind
+        if not kind.additive or part.rows is None or part.into is not None or kind.is_pair or self._swapped(source):
             return None
         if not self._sayable(source) or kind.narrow(source.load(_meta_of(self.read)), *part.rows) is None:
             return None
@@ -370,11 +359,11 @@ class _Planner:
     def _multiplied_out(self):
         """Linear adapters as plain factors, or as one full difference."""
         for _, source in self.weights:
-            plain = source.kind == "lora" and all(item.kind == "lora" for _, item in self.weights)
-            if source.spec.kind not in ADDITIVE:
-                raise Refused((f"a {source.kind} cannot be written as this dialect divides its modules, or has no name in it",))
+            plain = source.kind.is_pair and all(item.kind.is_pair for _, item in self.weights)
+            if not source.kind.additive:
+                raise Refused((f"a {source.kind.name} cannot be written as this dialect divides its modules, or has no name in it",))
             if not plain and any(role in source.adapter.roles for role in MAGNITUDES):
-                raise Refused((f"a DoRA on a {source.kind} has no form in this dialect",))
+                raise Refused((f"a DoRA on a {source.kind.name} has no form in this dialect",))
             if source.adapter.grown_to:
                 raise Refused(("it makes the model's input wider, which factors alone cannot say",))
         blocks = [_Block(part, source, expanded=True) for part, source in self.weights]
@@ -384,7 +373,7 @@ class _Planner:
             if sum(rank for rank in shapes) * (out + columns) < out * columns:
                 return self._blocks(blocks, False)
         if "diff" not in self.writing.roles:
-            kinds = ", ".join(sorted({source.kind for _, source in self.weights}))
+            kinds = ", ".join(sorted({source.kind.name for _, source in self.weights}))
             raise Refused((f"{self.writing.dialect} has no name for a {kinds}, and it is no product of low rank",))
         return (lambda read: {"diff": self._dense(read)}), None, None, FULL
 
@@ -452,7 +441,8 @@ class _Planner:
         """Factors with their strength, and magnitudes where there are any."""
         made |= self._strength(made["up"], rank, scale, None)
         if dora:
-            made |= self._magnitude({"dora_scale": self._joined(read, turned)}, self.unit.shape[0], len(self.unit.shape))
+            role = next(role for role in reversed(MAGNITUDES) if role in self.writing.roles)
+            made[role] = self._stored(role, self._joined(read, turned), len(self.unit.shape))
         return made
 
     def _magnitudes_fit(self) -> bool:
@@ -466,14 +456,14 @@ class _Planner:
         for (_, source), role in zip(self.weights, have, strict=True):
             tensor = self.read(source.adapter.roles[role])
             rows = self.read(source.adapter.roles["up"]).shape[0]
-            if role == "dora_scale" and (tensor.numel() != rows or (tensor.dim() > 1 and tensor.shape[0] != rows)):
+            if decomposition_of((role,)).vector(role, tensor, rows) is None:
                 raise Refused(("its DoRA magnitudes are per input and cannot be fused or split",))
-        if self._spelling("dora_scale") is None:
+        if self.writing.roles.keys().isdisjoint(MAGNITUDES):
             raise Refused((f"{self.writing.dialect} has no name for DoRA magnitudes",))
         return True
 
     def _joined(self, read: Read, turned: bool) -> Tensor:
-        """The magnitudes per output of all parts, as [out, 1, ...]."""
+        """The magnitudes per output of all parts, [out]."""
         pieces = sorted(self.weights, key=lambda pair: pair[0].into or (0, 0))
         vectors = []
         for part, source in pieces:
@@ -481,10 +471,8 @@ class _Planner:
             vector = read(source.adapter.roles[role]).flatten()
             vectors.append(vector.narrow(0, *part.rows) if part.rows else vector)
         if vectors[0].is_meta:
-            joined = torch.empty(self.unit.shape[0], dtype=vectors[0].dtype, device="meta")
-        else:
-            joined = torch.cat(vectors).roll(self.unit.shape[0] // 2 if turned else 0)
-        return joined.reshape(-1, *[1] * (max(len(self.unit.shape), 2) - 1))
+            return torch.empty(self.unit.shape[0], dtype=vectors[0].dtype, device="meta")
+        return torch.cat(vectors).roll(self.unit.shape[0] // 2 if turned else 0)
 
     # Biases
 
@@ -493,22 +481,23 @@ class _Planner:
         kinds = {source.kind for _, source in self.biases}
         whole = all(part.rows is None and part.into is None for part, _ in self.biases)
         kind = next(iter(kinds))
-        role = BIASES.get(kind, "")
-        if "bias_set" in kinds and not (whole and len(self.biases) == 1):
+        role = kind.vector
+        replaced = any(not kind.additive for kind in kinds)
+        if replaced and not (whole and len(self.biases) == 1):
             raise Refused(("a replaced bias cannot be fused or split",))
-        if kind == "bias_set" or len(self.biases) > 1 or kind == "bias_lora" or role not in self.writing.roles:
-            role = "bias" if kind == "bias_set" else "diff_b"
+        if replaced or len(self.biases) > 1 or kind.scaled or role not in self.writing.roles:
+            role = "bias" if replaced else "diff_b"
         divisor = 1.0
-        if role not in self.writing.roles and "up_bias" in self.writing.roles and lora_scale and kind != "bias_set":
+        if role not in self.writing.roles and "up_bias" in self.writing.roles and lora_scale and not replaced:
             role, divisor = "up_bias", lora_scale
         if role not in self.writing.roles:
-            raise Refused((f"{self.writing.dialect} has no name for a {kind.replace('_', ' ')} here",))
+            raise Refused((f"{self.writing.dialect} has no name for a {kind.name.replace('_', ' ')} here",))
 
         def make(read: Read) -> dict[str, Tensor]:
             total = None
             for part, source in self.biases:
-                vector = read(source.adapter.roles[BIASES[source.kind]]).flatten()
-                vector = _times(vector, (source.scale if source.kind == "bias_lora" else 1.0) / divisor)
+                vector = read(source.adapter.roles[source.kind.vector]).flatten()
+                vector = _times(vector, (source.scale if source.kind.scaled else 1.0) / divisor)
                 vector = vector.narrow(0, *part.rows) if part.rows else vector
                 vector = vector.roll(vector.shape[0] // 2) if self._swapped(source) else vector
                 if part.into is None and len(self.biases) == 1:
@@ -517,7 +506,7 @@ class _Planner:
                 total.narrow(0, *(part.into or (0, self.unit.shape[0]))).add_(vector.to(total.dtype))
             return {role: total}
 
-        return make, RENAMED if whole and len(self.biases) == 1 and role == BIASES.get(kind) else COMPUTED
+        return make, RENAMED if whole and len(self.biases) == 1 and role == kind.vector else COMPUTED
 
     def _named(self, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """New name -> tensor, in the asked dtype."""
@@ -612,7 +601,7 @@ def _meta_of(read: Read) -> Read:
 
 def _rolled(source: _Source, tensors: Tensors) -> dict[str, Tensor] | None:
     """The tensors with the two halves of the output rows exchanged; None where they cannot be cut there."""
-    kind = ADDITIVE[source.spec.kind]
+    kind = source.kind
     rows = kind.count_rows(tensors)
     if rows % 2:
         raise Refused((f"the halves of {rows} rows cannot be exchanged",))
@@ -626,7 +615,7 @@ def _rolled(source: _Source, tensors: Tensors) -> dict[str, Tensor] | None:
         if lower[role] is not tensor:
             dimension = next(axis for axis in range(tensor.dim()) if lower[role].shape[axis] != tensor.shape[axis])
             turned[role] = torch.cat((upper[role], lower[role]), dimension)
-        elif role in MAGNITUDES and tensor.numel() == rows and (tensor.dim() < 2 or tensor.shape[0] == rows or role == "magnitude"):
+        elif role in MAGNITUDES and decomposition_of((role,)).vector(role, tensor, rows) is not None:
             turned[role] = tensor.flatten().roll(rows // 2).reshape(tensor.shape)
     return turned
 

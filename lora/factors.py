@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..adapters.kind import KroneckerProduct, Product
+from ..adapters.registry import named
+from ..adapters.tensors import Tensors, check_not_empty, describe, factor_of
 from .adapters import is_linear
-from .additive import DIFFERENCES, lokr_rank
-from .spec import ADDITIVE, MAGNITUDES, AdapterError, AdapterSpec
-from .tensors import Tensors, check_not_empty, describe, multiply, size, take, take_matrix, take_scalar
+from .spec import MAGNITUDES, AdapterError, AdapterSpec
 
-__all__ = ["Delta", "Factors", "Kronecker", "add", "factor_of", "factors", "low_rank_part"]
+__all__ = ["Delta", "Factors", "Kronecker", "add", "factors", "from_product", "low_rank_part"]
 
-# A LoHa of ranks r1 and r2 is a product of rank r1 * r2; beyond this its matrix itself is the smaller thing.
-LARGEST_PRODUCT_RANK = 512
 # Entries of the strips of rows in which two deltas without common factors are multiplied.
 STRIP = 2**22
 # Below this share of |up| |down| a Gram matrix of the dtype has lost the product's digits: then the next better way is taken.
@@ -302,108 +301,22 @@ def factors(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype = torch.floa
     if not is_linear(spec, tensors):
         raise AdapterError(f"an adapter of the kind {spec.kind} has no delta apart from its weight ({describe(tensors)})")
     check_not_empty(tensors)
-    if not MODEST[0] < abs(factor_of(spec, tensors)) < MODEST[1]:
+    kind = named(spec.kind)
+    if not MODEST[0] < abs(factor_of(kind, spec, tensors)) < MODEST[1]:
         dtype = torch.float64
-    delta = BUILDERS[spec.kind](spec, tensors, dtype)
+    delta = from_product(kind.product(spec, tensors, dtype))
     if spec.rows is not None:
         delta = delta.rows(*spec.rows)
     return delta.swap_halves() if spec.swap else delta
 
 
+def from_product(product: Product | KroneckerProduct) -> Delta:
+    """The delta that a kind describes."""
+    if isinstance(product, Product):
+        return Factors(*product)
+    return Kronecker(Factors(*product.first), Factors(*product.second))
+
+
 def low_rank_part(tensors: Tensors) -> Tensors:
     """An adapter's tensors without DoRA's magnitudes, which need the model's weight."""
     return {role: tensor for role, tensor in tensors.items() if role not in MAGNITUDES}
-
-
-def factor_of(spec: AdapterSpec, tensors: Tensors) -> float:
-    """What the product of the file's own factors is multiplied with at strength 1 (alpha / rank or its like, use_scalar)."""
-    scalar = take_scalar(tensors, "scalar").item() if "scalar" in tensors else 1.0
-    if spec.kind == "lokr":
-        rank = lokr_rank(tensors)
-        return scalar * (spec.scale_for(rank) if rank else (1.0 if spec.scale is None else spec.scale))
-    role = {"lora": "down", "loha": "hada_w1_b", "glora": "a2"}.get(spec.kind)
-    return scalar * spec.scale_for(size(tensors, 0, role)) if role else 1.0
-
-
-def _lora(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Factors:
-    if "bias_values" in tensors:
-        # The sparse residual is rare enough for the dense way.
-        kernel = tensors["mid" if "mid" in tensors else "down"].shape[2:]
-        shape = (size(tensors, 0, "up"), size(tensors, 1, "down"), *kernel)
-        return Factors(None, ADDITIVE["lora"].delta(spec, tensors, shape).flatten(1))
-    up, down = _matrix(tensors, "up", dtype), _through_core(tensors, "mid", _matrix(tensors, "down", dtype))
-    if up.shape[1] != down.shape[0]:
-        multiply(up, down, ("up", "down"))
-    factor = factor_of(spec, tensors)
-    return Factors(up if factor == 1 else up * factor, down)
-
-
-def _matrix(tensors: Tensors, role: str, dtype: torch.dtype) -> Tensor:
-    """take_matrix in another dtype, in one step: the copies are most of the time of a large factor."""
-    if role not in tensors or tensors[role].dim() < 2:
-        return take_matrix(tensors, role)
-    return tensors[role].flatten(1).to(dtype)
-
-
-def _through_core(tensors: Tensors, role: str, inputs: Tensor) -> Tensor:
-    """inputs [r, in] through a Tucker core [p, r, *kernel], where there is one: [p, in * kernel]."""
-    if role not in tensors:
-        return inputs
-    core = take(tensors, role).to(inputs.dtype)
-    if core.dim() < 3 or core.shape[1] != inputs.shape[0]:
-        raise AdapterError(f"{role} {list(core.shape)} does not go with {list(inputs.shape)} ({describe(tensors)})")
-    return torch.einsum("pq...,qi->pi...", core, inputs).flatten(1)
-
-
-def _pair(tensors: Tensors, outer: str, inner: str, core: str, dtype: torch.dtype) -> Factors:
-    """outer [rows, r] @ inner [r, columns], or with a Tucker core outer [r, rows] and inner [r, inputs]."""
-    up, down = _matrix(tensors, outer, dtype), _matrix(tensors, inner, dtype)
-    if core in tensors:
-        up, down = up.T, _through_core(tensors, core, down)
-    if up.shape[1] != down.shape[0]:
-        multiply(up, down, (outer, inner))
-    return Factors(up, down)
-
-
-def _loha(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Factors:
-    """(A1 B1) * (A2 B2) elementwise is one product: all pairs of columns times all pairs of rows (Khatri-Rao)."""
-    first, second = (_pair(tensors, f"hada_w{half}_a", f"hada_w{half}_b", f"hada_t{half}", dtype) for half in (1, 2))
-    if first.shape != second.shape:
-        raise AdapterError(f"the two halves of the LoHa differ: {list(first.shape)} and {list(second.shape)} ({describe(tensors)})")
-    rank = first.down.shape[0] * second.down.shape[0]
-    if rank > min(LARGEST_PRODUCT_RANK, min(first.shape) // 2):
-        first, second = (Factors(half.up.to(torch.float32), half.down.to(torch.float32)) for half in (first, second))
-        return Factors(None, first.dense().mul_(second.dense()).mul_(factor_of(spec, tensors)))
-    up = torch.einsum("op,oq->opq", first.up * factor_of(spec, tensors), second.up).flatten(1)
-    return Factors(up, torch.einsum("pi,qi->pqi", first.down, second.down).flatten(0, 1))
-
-
-def _lokr(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Kronecker:
-    first, second = (_kronecker_half(tensors, half, dtype) for half in (1, 2))
-    return Kronecker(first.scaled(factor_of(spec, tensors)), second)
-
-
-def _kronecker_half(tensors: Tensors, half: int, dtype: torch.dtype) -> Factors:
-    full = f"lokr_w{half}"
-    if full in tensors:
-        return Factors(None, _matrix(tensors, full, dtype))
-    return _pair(tensors, f"{full}_a", f"{full}_b", "lokr_t2" if half == 2 else "", dtype)
-
-
-def _difference(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Factors:
-    roles = [role for role in DIFFERENCES if role in tensors]
-    return _whole(spec, tensors, take(tensors, *(roles or DIFFERENCES)))
-
-
-def _bias(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Factors:
-    return _whole(spec, tensors, take(tensors, "up_bias"))
-
-
-def _whole(spec: AdapterSpec, tensors: Tensors, tensor: Tensor) -> Factors:
-    delta = ADDITIVE[spec.kind].delta(spec, tensors, tuple(tensor.shape))
-    return Factors(None, delta.reshape(delta.shape[0] if delta.dim() else 1, -1))
-
-
-BUILDERS: dict[str, Callable[[AdapterSpec, Tensors, torch.dtype], Delta]] = {
-    "lora": _lora, "loha": _loha, "lokr": _lokr, "diff": _difference, "norm": _difference, "bias": _bias,
-}  # fmt: skip

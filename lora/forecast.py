@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..adapters.kind import KroneckerProduct
+from ..adapters.registry import named
 from .collect import Source, Target, dtype_of, pieces_of, rank_of, refused, targets
 from .factors import Factors
 from .merge import DEFAULT, Cook, Meeting, Recipe, meetings_of, norm_of, source_products
@@ -15,8 +17,6 @@ from .native import Native
 from .tensors import DTYPES
 
 __all__ = ["Forecast", "Row", "forecast"]
-
-WHOLE = ("diff", "norm")
 
 
 class Row(NamedTuple):
@@ -89,7 +89,7 @@ def forecast(
 
 def _expected(target: Target, ranks: Sequence[int | None], sources: Sequence[Source], recipe: Recipe, method: Method) -> Row:
     dtype = DTYPES.get(recipe.dtype) or _expected_dtype(target, sources)
-    whole = any(part.adapter.kind in WHOLE for part in target.parts)
+    whole = any(named(part.adapter.kind).whole for part in target.parts)
     vector, low = len(target.shape) == 1, None not in ranks
     rank = None if vector else _expected_rank(ranks, target.size, whole, recipe, method)
     (out, columns), certain = target.size, vector or (low and method.form != ENTRIES and recipe.energy is None and recipe.error is None)
@@ -104,7 +104,8 @@ def _expected(target: Target, ranks: Sequence[int | None], sources: Sequence[Sou
 def _stays(target: Target, method: Method) -> bool:
     """Whether it is one Kronecker product, which is written as it is."""
     part = target.parts[0]
-    return method.form == COEFFICIENTS and len(target.parts) == 1 and part.adapter.kind == "lokr" and part.rows is part.cut is None
+    alone = method.form == COEFFICIENTS and len(target.parts) == 1 and part.rows is part.cut is None
+    return alone and named(part.adapter.kind).stores is KroneckerProduct
 
 
 def _expected_rank(ranks: Sequence[int | None], size: tuple[int, int], whole: bool, recipe: Recipe, method: Method) -> int | None:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..adapters.kind import KroneckerProduct, Product
+from ..adapters.registry import kinds
 from .factors import Factors, Kronecker
 from .spec import AdapterError
 
@@ -45,19 +47,15 @@ def native_tensors(items: Iterable[Native], dtype: torch.dtype | None = None) ->
     items reach the same parameter (add them before), or a delta does not fit its shape.
     """
     tensors: dict[str, Tensor] = {}
-    for name, tensor in named(items):
-        if name in tensors:
+    reached = set()
+    for item in items:
+        name = f"{native_name(item.weight)}{' (its bias)' if item.reaches == 'bias' else ''}"
+        if name in reached:
             raise AdapterError(f"two deltas reach {name}: add them up before they are written")
-        tensors[name] = (tensor if dtype is None else tensor.to(dtype)).contiguous()
-    reached = [name.removesuffix(end) for name in tensors for end in ENDS if name.endswith(end)]
-    if len(set(reached)) != len(reached):
-        twice = next(name for name in reached if reached.count(name) > 1)
-        raise AdapterError(f"two deltas reach {twice}: add them up before they are written")
+        reached.add(name)
+        for key, tensor in named((item,)):
+            tensors[key] = (tensor if dtype is None else tensor.to(dtype)).contiguous()
     return tensors
-
-
-# One of these for every weight, whatever the kind of its delta.
-ENDS = (".lora_up.weight", ".lokr_w1", ".lokr_w1_a", ".diff")
 
 
 def named(items: Iterable[Native]) -> Iterator[tuple[str, Tensor]]:
@@ -76,31 +74,18 @@ def _roles(item: Native) -> Iterator[tuple[str, Tensor]]:
         yield ("diff_b" if item.reaches == "bias" else "diff"), _dense(delta, shape, item)
     elif item.reaches == "bias":
         yield "diff_b", _dense(delta.dense(), shape[:1] or (delta.shape[0],), item)
-    elif isinstance(delta, Kronecker):
-        yield from _kronecker(delta, shape, item)
     else:
-        kernel = shape[2:]
-        yield "lora_up.weight", delta.up.reshape(*delta.up.shape, *(1 for _ in kernel))
-        yield "lora_down.weight", _shaped(delta.down, (delta.down.shape[0], *shape[1:]), item) if shape else delta.down
+        kind = next(kind for kind in kinds() if kind.stores is (KroneckerProduct if isinstance(delta, Kronecker) else Product))
+        try:
+            yield from kind.stored(delta, shape)
+        except RuntimeError:
+            raise AdapterError(f"{item.weight}: a delta {list(delta.shape)} does not go into {list(shape)}") from None
 
 
 def _dense(delta: Tensor, shape: tuple[int, ...], item: Native) -> Tensor:
     if item.reaches == "bias":
         return delta.flatten()
     return _shaped(delta, shape, item) if shape else delta
-
-
-def _kronecker(delta: Kronecker, shape: tuple[int, ...], item: Native) -> Iterator[tuple[str, Tensor]]:
-    yield "lokr_w1", delta.first.dense()
-    second, kernel = delta.second, shape[2:]
-    if second.up is not None and not kernel:
-        yield "lokr_w2_a", second.up
-        yield "lokr_w2_b", second.down
-        return
-    inputs = second.shape[1]
-    for size in kernel:
-        inputs //= size
-    yield "lokr_w2", _shaped(second.dense(), (second.shape[0], inputs, *kernel), item) if kernel else second.dense()
 
 
 def _shaped(tensor: Tensor, shape: tuple[int, ...], item: Native) -> Tensor:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..adapters.kind import LIMIT
+from ..adapters.registry import named
 from ..key_maps.plan import Adapter, Plan, without_adapters
-from .planned import kind_of
-from .spec import ADDITIVE, AdapterError
+from .spec import AdapterError
 
 __all__ = ["DAMAGED", "NotFinite", "Odd", "check_result", "odd_tensors", "oddity", "without_odd"]
 
@@ -58,14 +59,14 @@ def oddity_of(adapter: Adapter, role: str, tensor: Tensor) -> str:
     what = "" if role in SILENT else oddity(tensor)
     if not what or role != "alpha":
         return what
-    # AI-Toolkit writes a huge alpha, or an infinite one, where both factors of a LoKr are whole.
-    if adapter.kind == "lokr" and {"lokr_w1", "lokr_w2"} <= set(adapter.roles):
+    kind = named(adapter.kind)
+    if not kind.alpha_counts(adapter.roles):
         return ""
-    # Of OFT and BOFT it is a limit, and an infinite one is none.
-    return what if what != INFINITE or kind_of(adapter.kind) in ADDITIVE or adapter.kind == "glora" else ""
+    # An infinite limit is none.
+    return "" if what == INFINITE and kind.alpha_is == LIMIT else what
 
 
-def named(odd: list[Odd]) -> str:
+def told_odd(odd: list[Odd]) -> str:
     """The tensors, as part of a sentence."""
     told = [f"{item.key} holds {item.what}" for item in odd[:MOST_NAMED]]
     more = len(odd) - MOST_NAMED
@@ -76,7 +77,7 @@ def without_odd(plan: Plan, read: Read, drop: bool) -> Plan:
     """The plan; with `drop`, without the adapters whose tensors are not finite. Raises NotFinite where there are any, and not `drop`."""
     odd = odd_tensors(enumerate(plan.adapters), read)
     if odd and not drop:
-        raise NotFinite(f"{named(odd)}; {DAMAGED}")
+        raise NotFinite(f"{told_odd(odd)}; {DAMAGED}")
     return without_adapters(plan, {item.adapter: f"{item.key} holds {item.what}" for item in reversed(odd)}) if odd else plan
 
 

@@ -9,31 +9,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..key_maps.adapters import KINDS
+from ..adapters.kind import LIMIT, Misfit
+from ..adapters.registry import named
+from ..adapters.tensors import Tensors, take_scalar
 from ..key_maps.settings import alpha_fault
-from ..key_maps.strength import LIMITED, alpha_counts
 from .adapters import is_linear
-from .spec import AdapterError, AdapterSpec
-from .tensors import Tensors, take_scalar
+from .spec import NUMBERS, AdapterError, AdapterSpec
 
 if TYPE_CHECKING:
     from ..key_maps.plan import Adapter
 
-__all__ = ["PLAN_KINDS", "adapter_of", "alpha_of", "alpha_value", "has_delta", "kind_of", "shape_made", "spec_of"]
-
-# What the plan calls the kinds that lora/ knows as one, and roles that lora/ calls otherwise, by kind.
-PLAN_KINDS = {"bias_diff": "diff", "bias_norm": "norm", "bias_lora": "bias", "bias_set": "set"}
-ROLES = {"ia3": {"weight": "ia3_weight"}, "set": {"weight": "set_weight", "bias": "set_weight"}}
-
-
-def kind_of(kind: str) -> str:
-    """The kind of an AdapterSpec for a kind of the plan."""
-    return PLAN_KINDS.get(kind, kind)
+__all__ = ["adapter_of", "alpha_of", "alpha_value", "has_delta", "shape_made", "spec_of"]
 
 
 def has_delta(adapter: Adapter) -> bool:
     """Whether what the adapter adds does not depend on the model's weight: see `is_linear`."""
-    return is_linear(AdapterSpec(kind_of(adapter.kind)), adapter.roles)
+    return is_linear(AdapterSpec(adapter.kind), adapter.roles)
 
 
 def alpha_of(adapter: Adapter, tensors: Tensors) -> float | None:
@@ -42,7 +33,7 @@ def alpha_of(adapter: Adapter, tensors: Tensors) -> float | None:
     tensors: role -> tensor. Raises AdapterError for one of which no strength can be made (NaN, infinite, several numbers, complex): the
     adapter is refused, because any strength would be a guess, and a wrong one spoils the picture in silence.
     """
-    if "alpha" not in tensors or not alpha_counts(adapter.kind, adapter.roles):
+    if "alpha" not in tensors or not named(adapter.kind).alpha_counts(adapter.roles):
         return None
     try:
         return alpha_value(tensors["alpha"], adapter.kind) * adapter.strength.factor
@@ -56,18 +47,22 @@ def alpha_value(tensor: Tensor, kind: str) -> float:
         told = f"the shape {list(tensor.shape)} and the type {str(tensor.dtype).removeprefix('torch.')}"
         raise AdapterError(f"its alpha has {told}, but it should be one number")
     value = float(tensor.item())
-    fault = alpha_fault(value, counts=not (kind in LIMITED and value == math.inf))
+    fault = alpha_fault(value, counts=not (named(kind).alpha_is == LIMIT and value == math.inf))
     if fault:
         raise AdapterError(fault)
     return value
 
 
 def shape_made(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> tuple[int, ...] | None:
-    """The shape of the module an adapter was trained on, from its tensors' (by key); None where a flattened kernel hides it."""
-    known = next((item for item in KINDS if item.name == adapter.kind and item.reaches == "weight"), None)
-    made = known.shape({role: shapes.get(key) or () for role, key in adapter.roles.items()}) if known else None
-    hidden = made is None or not made.out or not made.inner or (made.flat and "lokr_t2" not in adapter.roles)
-    return None if hidden else (made.out, *made.inner)
+    """The shape of the parameter an adapter was trained on, from its tensors' (by key); None where a flattened kernel hides it."""
+    own = {role: shapes.get(key) for role, key in adapter.roles.items() if role not in NUMBERS}
+    if None in own.values():
+        return None
+    try:
+        module = named(adapter.kind).shape(own)
+    except (Misfit, IndexError, TypeError):
+        return None
+    return None if module.out is None or module.inner is None or module.flat else (module.out, *module.inner)
 
 
 def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:
@@ -78,7 +73,9 @@ def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:
     alpha = alpha_of(adapter, tensors)
     scale = adapter.strength.scale if alpha is None else None
     options = adapter.options + ((("pad_to", adapter.grown_to),) if adapter.grown_to else ())
-    return AdapterSpec(kind_of(adapter.kind), alpha, scale, None, adapter.target.swap, options)
+    if named(adapter.kind).needs_shape:
+        options += (("shape", (adapter.target.out, *adapter.target.inner)),)
+    return AdapterSpec(adapter.kind, alpha, scale, None, adapter.target.swap, options)
 
 
 def adapter_of(adapter: Adapter, tensors: Tensors, rows: tuple[int, int] | None) -> tuple[AdapterSpec, dict[str, Tensor]]:
@@ -87,10 +84,7 @@ def adapter_of(adapter: Adapter, tensors: Tensors, rows: tuple[int, int] | None)
     tensors as for `spec_of`.
     """
     spec = spec_of(adapter, tensors)
-    names = ROLES.get(spec.kind, {})
-    roles = {names.get(role, role): tensor for role, tensor in tensors.items() if role != "alpha"}
-    on_input = roles.pop("on_input", None)
-    options = spec.options
-    if on_input is not None:
-        options += (("on_input", bool(take_scalar({"on_input": on_input}, "on_input").item())),)
-    return spec._replace(rows=rows, options=options), roles
+    kind = named(spec.kind)
+    roles = {kind.called.get(role, role): tensor for role, tensor in tensors.items() if role != "alpha"}
+    switches = tuple((role, bool(take_scalar({role: roles.pop(role)}, role).item())) for role in kind.switches if role in roles)
+    return spec._replace(rows=rows, options=(*spec.options, *switches)), roles

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..adapters.registry import named
+from ..adapters.tensors import Tensors, factor_of
 from ..key_maps.adapters import assign
 from ..key_maps.files import check_free
 from ..key_maps.groups import Group, network_alpha
@@ -22,23 +24,17 @@ from ..key_maps.inspection import Inspection, inspect_file, inspect_header
 from ..key_maps.locate import Location, locate
 from ..key_maps.plan import Adapter
 from ..key_maps.site import Site
-from ..key_maps.strength import alpha_counts, read_settings, scale_of, settings_for
-from .factors import Delta, Factors, Kronecker, factor_of, factors, low_rank_part
-from .not_finite import DAMAGED, NotFinite, check_result, named, odd_tensors, oddity
+from ..key_maps.strength import read_settings, scale_of, settings_for
+from .factors import Delta, Factors, Kronecker, factors, low_rank_part
+from .not_finite import DAMAGED, NotFinite, check_result, odd_tensors, oddity, told_odd
 from .planned import alpha_value, spec_of
 from .reader import map_tensors
 from .spec import MAGNITUDES, AdapterError, AdapterSpec
-from .tensors import Tensors, size
 from .truncate import Truncation, truncated
 from .writer import PEFT_FILE, STALE, write_lora
 
 __all__ = ["Ask", "Resized", "Row", "resize", "resize_file"]
 
-# Kinds that are (or multiply out to) a low-rank product, and the roles a plain LoRA has instead of theirs.
-LOW_RANK = ("lora", "loha", "lokr")
-CONSUMED = ("up", "down", "mid", "scalar", "bias_indices", "bias_values", "bias_size")
-RANK_ROLES = {"lora": "down", "loha": "hada_w1_b", "lokr": "lokr_w2_b"}
-MARKS = {"loha": "hada_w", "lokr": "lokr_w"}
 DORA = (
     "{count} modules are DoRA, such as {module}: their magnitudes were trained for the whole low-rank part, and a smaller one leaves"
     " the model's directions as well as its strength elsewhere. Ask for it (dora) if that is wanted"
@@ -170,16 +166,16 @@ def _adapters(found: Inspection) -> Iterator[_Found]:
     placed = {(adapter.module, adapter.adapter_name, adapter.kind): adapter for adapter in found.plan.adapters}
     for group in found.groups.groups:
         for kind, names in assign(group.keys)[0]:
-            if kind.name not in (*LOW_RANK, "bias_lora"):
+            if not kind.low_rank and not kind.borrows:
                 continue
-            names += tuple(role for role in ("alpha", "down") if kind.name == "bias_lora" and role in group.keys)
+            names += tuple(role for role in kind.borrows if role in group.keys)
             adapter = placed.get((group.module, group.adapter_name, kind.name))
             location = adapter.location if adapter else locate(found.plan.site, group.module, [])
             yield _Found(group, kind.name, {role: group.keys[role] for role in names}, adapter, location)
 
 
 def _refuse_dora(adapters: Sequence[_Found], shapes: Mapping[str, Sequence[int] | None], ask: Ask) -> None:
-    dora = [item for item in adapters if item.kind in LOW_RANK and any(role in item.roles for role in MAGNITUDES)]
+    dora = [item for item in adapters if named(item.kind).low_rank and any(role in item.roles for role in MAGNITUDES)]
     cut = [item for item in dora if _is_cut(item, shapes, ask)]
     if cut:
         raise AdapterError(DORA.format(count=len(cut), module=cut[0].label))
@@ -190,12 +186,12 @@ def _refuse_odd(found: Inspection, adapters: Sequence[_Found], tensors: Mapping[
     unplaced = [item for item in adapters if item.adapter is None]
     odd = odd_tensors(enumerate([*found.plan.adapters, *unplaced]), tensors.__getitem__)
     if odd:
-        raise NotFinite(f"{found.path}: {named(odd)}; {DAMAGED}")
+        raise NotFinite(f"{found.path}: {told_odd(odd)}; {DAMAGED}")
 
 
 def _is_cut(item: _Found, shapes: Mapping[str, Sequence[int] | None], ask: Ask) -> bool:
     """Whether an adapter may lose rank: always but for a LoRA that has no more than is asked."""
-    if item.kind != "lora" or ask.rank is None or ask.energy is not None or ask.error is not None or "bias_values" in item.roles:
+    if not named(item.kind).is_pair or ask.rank is None or ask.energy is not None or ask.error is not None or "bias_values" in item.roles:
         return True
     return (shapes[item.roles["down"]] or (0,))[0] > ask.rank
 
@@ -217,7 +213,7 @@ class _Work:
             tensors["alpha"] = self.tensors[shared]
         try:
             spec = self._spec(item, tensors)
-            if item.kind == "bias_lora":
+            if named(item.kind).vector:
                 return [], self._bias(item, spec, tensors), ()
             return self._low_rank(item, spec, tensors)
         except (AdapterError, ArithmeticError, IndexError, RuntimeError) as error:
@@ -227,24 +223,24 @@ class _Work:
         """As the file's own tensors stand: without the target's rows and swap."""
         if item.adapter is not None:
             return spec_of(item.adapter, tensors)._replace(swap=False)
-        kind = item.kind.removesuffix("_lora") if item.kind == "bias_lora" else item.kind
         if "alpha" in tensors:
-            return AdapterSpec(kind, alpha_value(tensors["alpha"], item.kind) if alpha_counts(item.kind, tensors) else None)
-        role = RANK_ROLES.get(item.kind, "down")
-        rank = size(tensors, 0, role) if role in tensors else None
+            counts = named(item.kind).alpha_counts(tensors)
+            return AdapterSpec(item.kind, alpha_value(tensors["alpha"], item.kind) if counts else None)
+        rank = named(item.kind).rank({role: tensor.shape for role, tensor in tensors.items()})
         settings = settings_for(self.settings, item.location.wrapper)
-        return AdapterSpec(kind, scale=scale_of(settings, item.location.name, rank, item.kind).scale)
+        return AdapterSpec(item.kind, scale=scale_of(settings, item.location.name, rank, item.kind).scale)
 
     def _bias(self, item: _Found, spec: AdapterSpec, tensors: Tensors) -> dict[str, Tensor]:
         """A bias is scaled as the factors are: with an alpha that keeps its ratio it stays, else the scale goes into it."""
         scale = spec.scale_for(tensors["down"].shape[0]) if "down" in tensors else spec.scale_for(1)
         if "alpha" in item.group.keys or scale == 1:
             return {}
-        return {item.roles["up_bias"]: (tensors["up_bias"].to(torch.float32) * scale).to(self._dtype(tensors["up_bias"]))}
+        role = named(item.kind).vector
+        return {item.roles[role]: (tensors[role].to(torch.float32) * scale).to(self._dtype(tensors[role]))}
 
     def _low_rank(self, item: _Found, spec: AdapterSpec, tensors: Tensors) -> tuple[list[Row], dict[str, Tensor], Sequence[str]]:
         parts = low_rank_part(tensors)
-        scale = factor_of(spec, {role: tensor for role, tensor in parts.items() if role != "scalar"})
+        scale = factor_of(named(item.kind), spec, {role: tensor for role, tensor in parts.items() if role != "scalar"})
         plain = factors(spec._replace(alpha=None, scale=1.0), parts, torch.float32)
         energy = (scale * plain.frobenius()) ** 2
         if not math.isfinite(energy):
@@ -259,7 +255,7 @@ class _Work:
         made = truncated(plain, *self.ask)
         delta = _with_factors(made)
         new = self._named(item, delta, scale, kernel, tensors)
-        gone = [key for role, key in item.roles.items() if (role in CONSUMED or role.startswith(("hada_", "lokr_"))) and key not in new]
+        gone = [key for role, key in item.roles.items() if role in named(item.kind).consumed and key not in new]
         return [Row(item.label, item.kind, before, delta.down.shape[0], made.kept_energy, made.error, energy)], new, gone
 
     def _scaled(self, item: _Found, scale: float, tensors: Tensors) -> dict[str, Tensor]:
@@ -271,7 +267,7 @@ class _Work:
     def _named(self, item: _Found, made: Factors, scale: float, kernel: tuple[int, ...], tensors: Tensors) -> dict[str, Tensor]:
         up, down = made.up, made.down
         names, tail = _names(item), [1] * len(kernel)
-        if item.kind == "lora":
+        if named(item.kind).is_pair:
             tail = [1] * max(len(kernel), tensors["up"].dim() - 2)
         alpha = {}
         if "alpha" in item.group.keys:
@@ -295,11 +291,9 @@ class _Work:
 
     def _kernel(self, item: _Found, tensors: Tensors, delta: Delta) -> tuple[int, ...] | None:
         """The kernel of the module; () for a linear layer, None where a flat LoHa or LoKr may be either."""
-        if item.kind == "lora":
-            return tuple(tensors["mid" if "mid" in tensors else "down"].shape[2:])
-        for role in ("hada_t1", "lokr_t2", "lokr_w2"):
-            if role in tensors:
-                return tuple(tensors[role].shape[2:])
+        kernel = named(item.kind).kernel({role: tensor.shape for role, tensor in tensors.items()})
+        if kernel is not None:
+            return kernel
         inner = item.adapter.target.inner if item.adapter is not None else ()
         return tuple(inner[1:]) if math.prod(inner) == delta.shape[1] else None
 
@@ -318,10 +312,11 @@ def _with_factors(made: Truncation) -> Factors:
 
 def _names(item: _Found) -> tuple[str, str]:
     """The keys of up and down: a LoRA's own, or beside where the other kind stood, as all its readers know them."""
-    if item.kind == "lora":
+    kind = named(item.kind)
+    if kind.is_pair:
         return item.roles["up"], item.roles["down"]
-    key = next(key for role, key in item.roles.items() if role.startswith(MARKS[item.kind]))
-    stem = key[: key.rindex(MARKS[item.kind])]
+    key = next(key for role, key in item.roles.items() if role.startswith(kind.mark))
+    stem = key[: key.rindex(kind.mark)]
     return f"{stem}lora_up.weight", f"{stem}lora_down.weight"
 
 

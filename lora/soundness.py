@@ -11,11 +11,12 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from ..adapters.registry import named
+from ..adapters.tensors import Tensors
 from ..key_maps.header import Header, TensorInfo, check_unchanged, open_file
 from ..key_maps.plan import Plan
 from .reader import DTYPES
 from .spec import MAGNITUDES
-from .tensors import Tensors
 
 __all__ = ["SAMPLED", "WHOLE", "Look", "cautions", "look_at_file", "look_at_tensors"]
 
@@ -26,13 +27,6 @@ PIECE = 64  # bytes of a larger one that are read at a place
 READS = 256  # of a file that is sampled, about: each is a call into the system
 MOST_NAMED = 3
 FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
-# The factors of each kind: where one is zero, the whole change is.
-FACTORS = {
-    "lora": ("up", "down", "mid"), "loha": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
-    "lokr": ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
-    "diff": ("diff",), "bias_diff": ("diff_b",), "norm": ("w_norm",), "bias_norm": ("b_norm",), "bias_lora": ("up_bias",),
-}  # fmt: skip
-
 ADDED = frozenset({*MAGNITUDES, "bias_values"})  # what acts besides them
 
 
@@ -152,9 +146,10 @@ def cautions(plan: Plan, tensors: Tensors, look: Look) -> tuple[str, ...]:
 
 def _not_finite(plan: Plan, tensors: Tensors) -> Iterator[str]:
     """Here every tensor is looked at wholly, to name those at fault."""
-    # AI-Toolkit writes an infinite alpha for a LoKr of full factors, where it does not count.
     unused = {
-        adapter.roles["alpha"] for adapter in plan.adapters if adapter.kind == "lokr" and not adapter.rank and "alpha" in adapter.roles
+        adapter.roles["alpha"]
+        for adapter in plan.adapters
+        if "alpha" in adapter.roles and not named(adapter.kind).alpha_counts(adapter.roles)
     }
     found: dict[str, list[str]] = {"NaN": [], "infinite values": []}
     for key, tensor in tensors.items():
@@ -164,10 +159,10 @@ def _not_finite(plan: Plan, tensors: Tensors) -> Iterator[str]:
                 found["NaN" if nan else "infinite values"].append(key)
     for what, keys in found.items():
         if keys:
-            named = ", ".join(keys[:MOST_NAMED]) + (" ..." if len(keys) > MOST_NAMED else "")
+            told = ", ".join(keys[:MOST_NAMED]) + (" ..." if len(keys) > MOST_NAMED else "")
             count = "1 tensor holds" if len(keys) == 1 else f"{len(keys)} tensors hold"
             yield (
-                f"{count} {what} ({named}): pictures come out black or as noise. "
+                f"{count} {what} ({told}): pictures come out black or as noise. "
                 "Get the file again; if that does not help, its training went wrong, and an earlier save may be sound."
             )
 
@@ -176,7 +171,7 @@ def _nothing(plan: Plan, tensors: Tensors) -> Iterator[str]:
     """Stops at the first adapter that does anything: of a sound file a few numbers are read."""
     zero = ""
     for adapter in plan.adapters:
-        roles = [role for role in FACTORS.get(adapter.kind, ()) if role in adapter.roles]
+        roles = [role for role in adapter.roles if role in named(adapter.kind).zeroed_by]
         key = next((adapter.roles[role] for role in roles if _is_zero(tensors[adapter.roles[role]])), None)
         if key is None or not ADDED.isdisjoint(adapter.roles):
             return

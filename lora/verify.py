@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..key_maps.adapters import KINDS
+from ..adapters.registry import decomposition_of, named
 from ..key_maps.errors import LocksmithError
 from ..key_maps.plan import Adapter, Plan
 from .factors import Delta, Factors, add, factors, low_rank_part
 from .planned import spec_of
-from .spec import ADDITIVE, MAGNITUDES, NUMBERS, AdapterError
+from .spec import MAGNITUDES, NUMBERS, AdapterError
 
 __all__ = ["Unverified", "check_same"]
 
@@ -45,7 +45,7 @@ class _Segment(NamedTuple):
 
     def plain(self) -> tuple[Tensor, Tensor, float] | None:
         """(up, down, scale) of a LoRA's rows as they are stored, without columns that are zero there; None for other kinds."""
-        if self.adapter.kind != "lora" or not self.adapter.roles.keys() <= PLAIN:
+        if not named(self.adapter.kind).is_pair or not self.adapter.roles.keys() <= PLAIN:
             return None
         up, down = (self.read(self.adapter.roles[role]).flatten(1) for role in ("up", "down"))
         up = (up.roll(up.shape[0] // 2, 0) if self.adapter.target.swap else up).narrow(0, self.taken, self.length)
@@ -59,7 +59,7 @@ class _Segment(NamedTuple):
         """The rows' delta as factors, in fp64. Raises Unverified for an adapter that has none."""
         tensors = {role: self.read(key) for role, key in self.adapter.roles.items()}
         spec = spec_of(self.adapter, tensors)
-        if spec.kind not in ADDITIVE:
+        if not named(spec.kind).additive:
             raise Unverified(f"{self.adapter.module} is a {self.adapter.kind}, and did not come out unchanged")
         try:
             whole = factors(spec, low_rank_part(tensors), torch.float64)
@@ -117,14 +117,14 @@ def _same(one: Adapter, read_one: Read, other: Adapter, read_other: Read, tolera
 
 
 def _roles(adapter: Adapter) -> dict[str, str]:
-    spelled = {"weight": "set_weight"} if adapter.kind == "set" else {}
-    return {spelled.get(role, role): key for role, key in adapter.roles.items() if role not in NUMBERS}
+    called = named(adapter.kind).called
+    return {called.get(role, role): key for role, key in adapter.roles.items() if role not in NUMBERS}
 
 
 def _scale(adapter: Adapter, read: Read) -> float:
     spec = spec_of(adapter, {role: read(adapter.roles[role]) for role in NUMBERS if role in adapter.roles})
     scalar = float(read(adapter.roles["scalar"]).flatten()[0]) if "scalar" in adapter.roles else 1.0
-    if spec.kind not in ADDITIVE:
+    if not named(spec.kind).additive:
         return scalar * (spec.alpha or 0.0)
     return scalar * (spec.scale_for(adapter.rank) if adapter.rank else spec.scale or 1.0)
 
@@ -193,10 +193,7 @@ def _segments(weight: str, plan: Plan, read: Read, adapters: Sequence[Adapter]) 
 def _rows(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int:
     """The rows of a weight whose size only the adapter tells (a drawn model)."""
     known = {role: shapes.get(key) for role, key in adapter.roles.items() if role not in NUMBERS}
-    out = next(
-        (item.shape(known).out for item in KINDS if item.name == adapter.kind and any(need <= known.keys() for need in item.needs)), 0
-    )
-    return out or 0
+    return named(adapter.kind).shape(known).out or 0
 
 
 def _cuts(segments: Sequence[_Segment]) -> Iterator[tuple[int, int]]:
@@ -252,7 +249,7 @@ def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping
         if role is None:
             continue
         tensor = read(adapter.roles[role]).to(torch.float64)
-        if role == "dora_scale" and tensor.dim() > 1 and tensor.shape[0] != tensor.numel():
+        if not decomposition_of((role,)).per_output(role, tensor.shape):
             found["columns"] = tensor.flatten()
             continue
         vector = tensor.flatten()

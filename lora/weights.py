@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..adapters.kind import Measured
+from ..adapters.registry import decomposition_of, named
+from ..adapters.tensors import factor_of
 from ..key_maps.adapters import assign
 from ..key_maps.groups import group_keys, network_alpha
 from ..key_maps.locate import locate
 from ..key_maps.plan import DUPLICATE_TARGET, PLACED, Adapter, Plan
 from ..key_maps.site import Site
-from ..key_maps.strength import Settings, alpha_counts, read_settings, scale_of, settings_for
-from .adapters import patched_weight
-from .additive import lokr_rank, low_rank
-from .factors import Delta, Factors, add, factor_of, factors, low_rank_part
-from .planned import alpha_value, has_delta, kind_of, spec_of
-from .spec import ADDITIVE, FAULTS, AdapterError, AdapterSpec, first_line
-from .tensors import size, take, take_matrix
+from ..key_maps.strength import Settings, read_settings, scale_of, settings_for
+from .factors import Delta, add, factors, from_product, low_rank_part
+from .planned import alpha_value, has_delta, spec_of
+from .spec import FAULTS, AdapterError, AdapterSpec, first_line
 
 __all__ = ["Comparison", "ModuleWeight", "Weights", "compare_weights", "weigh"]
 
@@ -32,17 +32,9 @@ OUTLIER = 10.0
 LONGEST_REASON = 300  # characters
 FEWEST_OF_A_KIND = 4
 MOST_ENERGY = 0.99
-LARGEST_ROTATION = 4096  # rows of a butterfly rotation that is built to be measured
-# Tensors that say something and weigh nothing.
-SILENT = frozenset({"alpha", "bias_indices", "bias_size", "on_input", "scaled_oft", "initial_norm", "reshape"})
 
 OUTLIER_RULE = f"spectral norm above {OUTLIER:g} times the median of its kind of layer, of which there are at least {FEWEST_OF_A_KIND}"
 NOT_FINITE = "the file holds NaN or Inf here: no norm is finite"
-DORA = "a DoRA: measured is the low-rank part before the magnitudes, whose effect needs the model's weight"
-GLORA = "a GLoRA: measured is the part that is added (b); relative is |a1 a2| * scale, by which it also multiplies the model's weight"
-TURNED = "relative is |R - I| of the rotation, without a rescale; the change itself needs the model's weight"
-STRETCHED = "relative is the norm of what the scaling vector differs from one; the change itself needs the model's weight"
-REPLACED = "it replaces the model's own values: the change needs the model's weight"
 TOO_LARGE = f"a full matrix: singular values are computed up to {LARGEST_CORE} rows or columns only"
 NEEDS_MODEL = "its effect needs the model's weight"
 OUTSIDE = "outside blocks"
@@ -143,7 +135,7 @@ class Weights(NamedTuple):
         """rank -> adapters of it, and how many ranks hold 99 % of the energy: in the median and in the most demanding one."""
         needed: dict[int, list[int]] = {}
         for row in self.modules:
-            if row.kind == "lora" and row.rank and row.rank_99 is not None and not row.dead:
+            if named(row.kind).is_pair and row.rank and row.rank_99 is not None and not row.dead:
                 needed.setdefault(row.rank, []).append(row.rank_99)
         return {
             rank: {"adapters": len(used), "median": statistics.median_high(used), "most": max(used)}
@@ -215,17 +207,22 @@ def _placed(adapter: Adapter, site: Site, read: Read) -> ModuleWeight:
     tensors = {role: read(key) for role, key in adapter.roles.items()}
     spec, target = spec_of(adapter, tensors), adapter.target
     row = ModuleWeight(adapter.module, adapter.kind, target.component, target.module, tuple(_places(adapter, site)), adapter.rank)
-    if spec.kind in ADDITIVE:
+    kind = named(spec.kind)
+    if kind.additive:
         return _with_delta(row, spec, tensors)
-    row = _with_values(row, tensors)
-    if spec.kind == "glora":
-        return _glora(row, spec, tensors, target.out)
-    if spec.kind in ("ia3", "ia3_peft"):
-        vector = take(tensors, "ia3_weight", "weight") if spec.kind == "ia3" else take(tensors, "ia3_l") - 1
-        return row._replace(relative=torch.linalg.vector_norm(vector, dtype=torch.float64).item(), note=STRETCHED)
-    if spec.kind == "set":
-        return row._replace(note=REPLACED)
-    return row._replace(relative=_rotation(spec, tensors, target.out, math.prod(target.inner)), note=TURNED)
+    return _with_measured(_with_values(row, tensors), kind.measured(spec, tensors, target.out, math.prod(target.inner)))
+
+
+def _with_measured(row: ModuleWeight, measured: Measured) -> ModuleWeight:
+    """The row of a kind that needs the model's weight, with what its file alone tells."""
+    relative = measured.relative
+    if isinstance(relative, tuple):
+        relative = from_product(relative).frobenius() * abs(measured.scale)
+    row = row._replace(relative=relative, note=measured.note)
+    if measured.delta is None:
+        return row
+    row = row._replace(rank=measured.rank, scale=measured.scale)
+    return _with_norms(row, from_product(measured.delta).scaled(measured.scale), measured.note)
 
 
 def _places(adapter: Adapter, site: Site) -> Iterator[str]:
@@ -241,17 +238,18 @@ def _parameter(adapter: Adapter, site: Site, weight: str) -> str:
 
 
 def _with_delta(row: ModuleWeight, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> ModuleWeight:
-    plain = low_rank_part(tensors)
-    row = _with_values(row, plain)._replace(scale=factor_of(spec, plain) if spec.kind in ("lora", "loha", "lokr") else None)
+    plain, kind, decomposition = low_rank_part(tensors), named(spec.kind), decomposition_of(tensors)
+    row = _with_values(row, plain)._replace(scale=factor_of(kind, spec, plain) if kind.low_rank else None)
     # fp32 is right to 1e-5 here, or looks again in fp64, and takes half the time.
-    return _with_norms(row, factors(spec, plain, torch.float32), "" if len(plain) == len(tensors) else DORA)
+    return _with_norms(row, factors(spec, plain, torch.float32), decomposition.note if decomposition else "")
 
 
 def _with_values(row: ModuleWeight, tensors: Mapping[str, Tensor]) -> ModuleWeight:
     """Counts of NaN and Inf, and the largest finite magnitude, of the tensors that are weights."""
-    largest, nans, infs = 0.0, 0, 0
+    largest, nans, infs, kind = 0.0, 0, 0, named(row.kind)
+    silent = {"alpha", *kind.silent, *kind.switches}
     for role, tensor in tensors.items():
-        if role in SILENT or not tensor.numel():
+        if role in silent or not tensor.numel():
             continue
         low, high = (end.item() for end in _as_computed(tensor).aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -298,62 +296,6 @@ def _with_spectrum(row: ModuleWeight, values: Tensor) -> ModuleWeight:
     )
 
 
-def _glora(row: ModuleWeight, spec: AdapterSpec, tensors: Mapping[str, Tensor], out: int) -> ModuleWeight:
-    """The b part as a delta; which factor stands left, the shapes tell, as old files have them the other way round."""
-    for order in ("12", "21"):
-        up, down, left, right = (take_matrix(tensors, name) for name in (f"b{order[0]}", f"b{order[1]}", f"a{order[0]}", f"a{order[1]}"))
-        if up.shape[0] == out and up.shape[1] == down.shape[0] and left.shape[1] == right.shape[0]:
-            break
-    else:
-        return row._replace(note=NEEDS_MODEL)
-    if "bm" in tensors:
-        delta = Factors(None, low_rank(tensors, f"b{order[0]}", f"b{order[1]}", "bm").flatten(1))
-    else:
-        delta = Factors(up.to(torch.float64), down.to(torch.float64))
-    scale = spec.scale_for(right.shape[0])
-    relative = Factors(left, right).frobenius() * abs(scale)
-    return _with_norms(row._replace(rank=right.shape[0], scale=scale, relative=relative), delta.scaled(scale), GLORA)
-
-
-ON_INPUTS = ("oft_peft", "oft_onetrainer", "boft_peft")
-
-
-def _rotation(spec: AdapterSpec, tensors: Mapping[str, Tensor], out: int, columns: int) -> float | None:
-    """|R - I|: the effect on a stack of identities, one for each block, which is as small as the blocks are.
-
-    None for a butterfly too large to be built.
-    """
-    blocks = {role: tensor for role, tensor in tensors.items() if role in ("oft_R", "boft_R", "oft_diag") or role.startswith("oft_blocks")}
-    blocks |= {role: tensors[role] for role in ("scaled_oft",) if role in tensors}
-    on_inputs = spec.kind in ON_INPUTS
-    side = columns if on_inputs else out
-    if spec.kind in ("boft", "boft_peft"):
-        if side > LARGEST_ROTATION:
-            return None
-        stack = torch.eye(side)
-    else:
-        stack = _identities(spec, blocks, side)
-    stack = stack.T.contiguous() if on_inputs else stack
-    turned = patched_weight(spec._replace(swap=False, rows=None), blocks, stack, 1.0)
-    return torch.linalg.vector_norm(turned - stack, dtype=torch.float64).item()
-
-
-def _identities(spec: AdapterSpec, blocks: Mapping[str, Tensor], side: int) -> Tensor:
-    """[side, b]: one identity below the other; of fused parts with blocks of their own sizes each has its own."""
-    if "oft_R" in blocks:
-        sizes = [(1 + math.isqrt(1 + 8 * blocks["oft_R"].shape[-1])) // 2]
-        counts = [side // sizes[0]]
-    else:
-        parts = [blocks[role] for role in sorted((role for role in blocks if role.startswith("oft_")), key=_number)]
-        sizes, counts = [part.shape[-1] for part in parts], [part.shape[0] for part in parts]
-    return torch.cat([torch.eye(size, max(sizes)).repeat(count, 1) for size, count in zip(sizes, counts, strict=True)])
-
-
-def _number(role: str) -> int:
-    number = role.rpartition(".")[2]
-    return int(number) if number.isdecimal() else 0
-
-
 def _unplaced(plan: Plan, read: Read, config_beside) -> Iterator[tuple[str, str, Callable[[], ModuleWeight]]]:
     """(category, module, how to measure it) of every adapter in the file that has no place."""
     settings = read_settings(plan.metadata, config_beside)
@@ -364,8 +306,7 @@ def _unplaced(plan: Plan, read: Read, config_beside) -> Iterator[tuple[str, str,
             if category is None:
                 continue
             location = locate(plan.site, group.module, [])
-            if kind.name == "bias_lora":
-                names += tuple(role for role in ("alpha", "down") if role in group.keys)
+            names += tuple(role for role in kind.borrows if role in group.keys)
             roles = {role: group.keys[role] for role in names}
             alpha = network_alpha(found.network_alphas, location.wrapper) if "down" in roles and "alpha" not in roles else None
             roles |= {"alpha": alpha} if alpha else {}
@@ -377,20 +318,16 @@ def _is_placed(plan: Plan, key: str) -> bool:
     return plan.outcomes[key].category == PLACED
 
 
-RANKS = {"lora": "down", "bias_lora": "down", "loha": "hada_w1_b"}
-
-
 def _lost(row: ModuleWeight, roles: Mapping[str, str], settings: Settings | None, name: str, read: Read) -> ModuleWeight:
     tensors = {role: read(key) for role, key in roles.items()}
-    kind = kind_of(row.kind)
-    if kind not in ADDITIVE:
+    kind = named(row.kind)
+    if not kind.additive:
         return _with_values(row, tensors)
-    rank = lokr_rank(tensors) if kind == "lokr" else None
-    rank = size(tensors, 0, RANKS[row.kind]) if RANKS.get(row.kind) in tensors else rank
+    rank = kind.rank({role: tensor.shape for role, tensor in tensors.items()})
     if "alpha" in tensors:
-        spec = AdapterSpec(kind, alpha_value(tensors["alpha"], row.kind) if alpha_counts(row.kind, tensors) else None)
+        spec = AdapterSpec(kind.name, alpha_value(tensors["alpha"], kind.name) if kind.alpha_counts(tensors) else None)
     else:
-        spec = AdapterSpec(kind, scale=scale_of(settings, name, rank, row.kind).scale)
+        spec = AdapterSpec(kind.name, scale=scale_of(settings, name, rank, row.kind).scale)
     return _with_delta(row._replace(rank=rank), spec, tensors)
 
 

@@ -20,20 +20,16 @@ import torch
 from comfy.patcher_extension import PatcherInjection
 from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter.base import WeightAdapterBase
-from comfy.weight_adapter.loha import LoHaAdapter
-from comfy.weight_adapter.lokr import LoKrAdapter
-from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor
 from torch.nn import functional
 
-from ..lora.adapters import AdapterSpec, is_linear
+from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED, Kind
+from ..adapters.registry import decomposition_of, named, of_host
+from ..lora.adapters import AdapterSpec
 from ..lora.spec import MAGNITUDES
 from .watched import check
 
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-ADDED, NORMED, TURNED, DERIVED = "added", "normed", "turned", "derived"
-TURNING_KINDS = frozenset({"oft", "oft_diag", "oft_kohya", "boft"})
-DERIVING_KINDS = frozenset({"oft_peft", "oft_onetrainer", "boft_peft", "glora", "ia3", "ia3_peft"})
 
 
 class Part(NamedTuple):
@@ -128,45 +124,43 @@ def _part(patch: Any, shape: tuple[int, ...], rows: tuple[int, int] | None, swap
 
 
 def _way(patch: Any) -> str | None:
-    if isinstance(patch, LoRAAdapter):
-        return ADDED if patch.weights[5] is None else None
-    if isinstance(patch, (LoHaAdapter, LoKrAdapter)):
-        return ADDED
-    if not isinstance(patch, WeightAdapterBase) or not isinstance(patch.weights[0], AdapterSpec):
+    spec = _spec_of(patch)
+    if spec is None:
+        # The host's own adapters that we make add a delta; one that makes a weight larger cannot do so beside it.
+        return ADDED if _kind_of_host(patch) and patch.calculate_shape("") is None else None
+    roles, tensors = patch.weights[1:]
+    kind, decomposition = named(spec.kind), decomposition_of(roles)
+    if spec.option("pad_to") or not kind.bypass:
         return None
-    spec, roles, tensors = patch.weights
-    if spec.option("pad_to") or spec.kind in ("diff", "norm", "set"):
-        return None
-    if is_linear(spec, roles):
-        return ADDED
-    if any(role in roles for role in MAGNITUDES):
-        return NORMED if _per_output(dict(zip(roles, tensors, strict=True))) else DERIVED
-    return TURNED if spec.kind in TURNING_KINDS else DERIVED if spec.kind in DERIVING_KINDS else None
+    if decomposition is None:
+        return kind.bypass
+    by_role = dict(zip(roles, tensors, strict=True))
+    per_output = all(decomposition.per_output(role, by_role[role].shape) for role in decomposition.roles if role in by_role)
+    return NORMED if per_output else DERIVED
 
 
-def _per_output(tensors: dict[str, Tensor]) -> bool:
-    scale = tensors.get("dora_scale")
-    return scale is None or scale.dim() < 2 or scale.shape[0] == scale.numel()
+def _spec_of(patch: Any) -> AdapterSpec | None:
+    """The spec of an adapter of ours; None for all others."""
+    ours = isinstance(patch, WeightAdapterBase) and isinstance(patch.weights, tuple) and isinstance(patch.weights[0], AdapterSpec)
+    return patch.weights[0] if ours else None
+
+
+def _kind_of_host(patch: Any) -> Kind | None:
+    return of_host(type(patch).__name__) if isinstance(patch, WeightAdapterBase) else None
 
 
 def _scaling_outputs(patch: WeightAdapterBase, shape: tuple[int, ...]) -> WeightAdapterBase | None:
-    """An (IA)^3 of the outputs, made to say so of itself, as outputs alone would not show it; None for any other adapter."""
-    spec, *rest = patch.weights
-    option = {"ia3": "on_input", "ia3_peft": "feedforward"}.get(spec.kind) if isinstance(spec, AdapterSpec) else None
-    if option is None or len(shape) < 2:
-        return None
-    on_input = spec.option(option)
-    if on_input is None:
-        vector = rest[1][0]
-        on_input = vector.shape[0] == 1 if vector.dim() == 2 else vector.numel() == shape[1]
-    return None if on_input else type(patch)(patch.loaded_keys, (spec._replace(options=(*spec.options, (option, False))), *rest))
+    """An adapter that on a weight of this shape acts on the outputs alone, made to say so; None for any other."""
+    spec, roles, tensors = patch.weights
+    told = named(spec.kind).on_outputs(spec, dict(zip(roles, tensors, strict=True)), shape)
+    return type(patch)(patch.loaded_keys, (told, roles, tensors)) if told else None
 
 
 def _describe(patch: Any, module: torch.nn.Module) -> str:
     if not isinstance(patch, WeightAdapterBase):
         return "diff"
-    spec = patch.weights[0]
-    kind = spec.kind if isinstance(spec, AdapterSpec) else patch.name
+    spec = _spec_of(patch)
+    kind = spec.kind if spec else patch.name
     return kind if _is_layer(module) else f"{kind} on {type(module).__name__}"
 
 
@@ -306,7 +300,7 @@ def _factors(part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     """up [rows, rank] with scale and strength (a DoRA's without), and down [rank, inputs], of a LoRA; None for all else."""
     if part.way == DERIVED:
         return None
-    found = _of_host(part) if isinstance(part.adapter, LoRAAdapter) else _of_ours(part)
+    found = _of_ours(part) if _spec_of(part.adapter) else _of_host(part)
     if found is None or found[1][0].numel() != torch.Size(part.shape[1:]).numel():
         return None
     up, down, scale, swapped = found
@@ -316,20 +310,19 @@ def _factors(part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
 
 
 def _of_host(part: Part) -> tuple[Tensor, Tensor, float, bool] | None:
-    up, down, alpha, core, *_ = part.adapter.weights
-    scale = 1.0 if alpha is None else alpha / down.shape[0]
-    return None if core is not None else (up, down, scale, part.swap is not None)
+    found = _kind_of_host(part.adapter).host_pair(part.adapter.weights)
+    return found and (*found, part.swap is not None)
 
 
 def _of_ours(part: Part) -> tuple[Tensor, Tensor, float, bool] | None:
     spec = part.adapter.weights[0]
-    if not isinstance(spec, AdapterSpec) or spec.kind != "lora":
+    if not named(spec.kind).is_pair:
         return None
-    named = dict(zip(*part.adapter.weights[1:], strict=True))
-    if not {"up", "down", *MAGNITUDES} >= named.keys():
+    tensors = dict(zip(*part.adapter.weights[1:], strict=True))
+    if not {"up", "down", *MAGNITUDES} >= tensors.keys():
         return None
-    up = named["up"] if spec.rows is None else named["up"].narrow(0, *spec.rows)
-    return up, named["down"], spec.scale_for(named["down"].shape[0]), spec.swap
+    up = tensors["up"] if spec.rows is None else tensors["up"].narrow(0, *spec.rows)
+    return up, tensors["down"], spec.scale_for(tensors["down"].shape[0]), spec.swap
 
 
 def _without_magnitude(part: Part) -> Part:

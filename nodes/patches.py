@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 import comfy.lora
 import comfy.utils
 import torch
+from comfy import weight_adapter
 from comfy.weight_adapter.base import WeightAdapterBase
-from comfy.weight_adapter.loha import LoHaAdapter
-from comfy.weight_adapter.lokr import LoKrAdapter
-from comfy.weight_adapter.lora import LoRAAdapter
 
+from ..adapters.registry import decomposition_of, named
+from ..adapters.tensors import check_indices
 from ..key_maps.plan import Adapter, Plan
 from ..key_maps.site import Site
 from ..lora.adapters import AdapterSpec, patched_weight
-from ..lora.additive import check_residual
 from ..lora.planned import adapter_of, alpha_of
 from ..lora.spec import FAULTS, first_line
 
@@ -111,10 +110,13 @@ def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
 
 def _hosts_patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None) -> Any:
     """The host's own adapter where it computes what the trainer does, else None."""
-    build = HOST_ADAPTERS.get(adapter.kind)
-    if build is None or not OURS_ALONE.isdisjoint(tensors):
+    kind = named(adapter.kind)
+    if decomposition_of(tensors) or not kind.host_drops.isdisjoint(tensors):
         return None
-    return build(set(adapter.roles.values()), tensors, _alpha(adapter, tensors), source, adapter)
+    weights = kind.host(tensors, _alpha(adapter, tensors), source, adapter)
+    if weights is None or not kind.host_class:
+        return weights
+    return getattr(weight_adapter, kind.host_class)(set(adapter.roles.values()), weights)
 
 
 def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
@@ -125,63 +127,6 @@ def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
     if adapter.strength.scale is not None and adapter.rank:
         return adapter.strength.scale * adapter.rank
     return None
-
-
-def _host_lora(keys, tensors, alpha, source, adapter: Adapter):
-    up, down, core = tensors["up"], tensors["down"], tensors.get("mid")
-    if core is not None and core.dim() != 4:
-        return None
-    if source is not None:
-        up = up.narrow(0, *source)
-    grown = list(adapter.grown_to) if adapter.grown_to else None
-    return LoRAAdapter(keys, (up, down, alpha, core, None, grown))
-
-
-def _host_loha(keys, tensors, alpha, source, adapter: Adapter):
-    if source is not None:
-        return None
-    names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
-    w1_a, w1_b, w2_a, w2_b, t1, t2 = (tensors.get(name) for name in names)
-    if (t1 is None) != (t2 is None):
-        return None  # the host looks at the first only
-    return LoHaAdapter(keys, (w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, None))
-
-
-def _host_lokr(keys, tensors, alpha, source, adapter: Adapter):
-    if source is not None or "lokr_t2" in tensors or (adapter.strength.scale is not None and not adapter.rank):
-        return None
-    names = ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")
-    if "lokr_w1_b" in tensors and "lokr_w2_b" in tensors and tensors["lokr_w1_b"].shape[0] != tensors["lokr_w2_b"].shape[0]:
-        return None
-    w1_a, w1_b, w2_a, w2_b = (tensors.get(name) for name in names)
-    first, second = tensors.get("lokr_w1", w1_a), tensors.get("lokr_w2", w2_a)
-    if first.dim() != 2 or second.dim() not in (2, 4):
-        return None  # the host lays a kernel beside the first factor for Conv2d only
-    return LoKrAdapter(keys, (tensors.get("lokr_w1"), tensors.get("lokr_w2"), alpha, w1_a, w1_b, w2_a, w2_b, None, None))
-
-
-def _difference(role: str):
-    def build(keys, tensors, alpha, source, adapter: Adapter):
-        change = tensors[role]
-        return ("diff", (change.narrow(0, *source) if source else change,))
-
-    return build
-
-
-def _bias_of_lora(keys, tensors, alpha, source, adapter: Adapter):
-    change = tensors["up_bias"]
-    if adapter.strength.scale is not None:
-        change = change.float() * adapter.strength.scale
-    return ("diff", (change.narrow(0, *source) if source else change,))
-
-
-HOST_ADAPTERS: dict[str, Callable[..., Any]] = {
-    "lora": _host_lora, "loha": _host_loha, "lokr": _host_lokr, "diff": _difference("diff"), "norm": _difference("w_norm"),
-    "bias_diff": _difference("diff_b"), "bias_norm": _difference("b_norm"), "bias_lora": _bias_of_lora,
-}  # fmt: skip
-
-# Roles the host's adapters drop or compute wrongly.
-OURS_ALONE = frozenset({"dora_scale", "magnitude", "scalar", "bias_values"})
 
 
 def _host_computes(patch: Any, shape: tuple[int, ...], swap: bool) -> bool:
@@ -261,7 +206,7 @@ def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], source, shapes: It
     for shape in shapes:
         _try_on_meta(_without_numbers(spec), outlines, shape)
         if "bias_indices" in roles:
-            check_residual(roles["bias_indices"], (roles["up"].shape[0], *shape[1:]))
+            check_indices(roles["bias_indices"], (roles["up"].shape[0], *shape[1:]), "bias_indices")
     return LocksmithAdapter(set(adapter.roles.values()), (spec, tuple(roles), tuple(roles.values())))
 
 

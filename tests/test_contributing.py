@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from lora_locksmith.key_maps.header import Header, TensorInfo
@@ -12,7 +15,7 @@ from lora_locksmith.key_maps.table import DIRECTIVES
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-BLOCKS = re.findall(r"```\n(.*?)```", TEXT, re.DOTALL)
+BLOCKS = re.findall(r"```(?:python)?\n(.*?)```", TEXT, re.DOTALL)
 
 
 def test_the_example_model_loads_the_example_file(tmp_path):
@@ -30,9 +33,38 @@ def test_the_example_model_loads_the_example_file(tmp_path):
     assert places["to_q"] == (qkv, (0, 64)) and places["to_k"] == (qkv, (64, 64))
 
 
+USE_THE_KIND = """
+import torch
+from lora_locksmith.adapters.registry import named
+from lora_locksmith.key_maps.plan import make_plan
+from lora_locksmith.key_maps.site import Component, Site
+from lora_locksmith.lora.adapters import kinds, patched_weight
+from lora_locksmith.lora.planned import adapter_of
+
+site = Site([Component("denoiser", "diffusion_model.", {"diffusion_model.layer.weight": (3, 2)}, None)])
+plan = make_plan({"base_model.model.layer.toy_scale": (3,)}, {}, site)
+(adapter,) = plan.adapters
+assert adapter.kind == "toy" and adapter.target.module == "layer" and "toy" in kinds() and named("toy").title == "Toy"
+spec, tensors = adapter_of(adapter, {"toy_scale": torch.tensor([0.0, 1.0, 2.0])}, None)
+assert patched_weight(spec, tensors, torch.ones(3, 2), 0.5)[:, 0].tolist() == [1.0, 1.5, 2.0]
+"""
+
+
+def test_the_example_kind_is_one_file_and_a_row(tmp_path):
+    pack = tmp_path / "lora_locksmith"
+    for room in ("adapters", "key_maps", "lora"):
+        shutil.copytree(ROOT / room, pack / room, ignore=shutil.ignore_patterns("__pycache__"))
+    (pack / "__init__.py").touch()
+    (pack / "adapters" / "kinds" / "toy.py").write_text(next(block for block in BLOCKS if block.startswith('"""Toy')))
+    with open(pack / "key_maps" / "roles.table", "a", encoding="utf-8") as table:
+        table.write(next(block for block in BLOCKS if block.startswith("toy_scale")))
+    done = subprocess.run([sys.executable, "-c", USE_THE_KIND], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
 def test_files_it_names_are_there():
-    for name in re.findall(r"`((?:key_maps|lora|nodes|tests|web)/[\w/.]*)`", TEXT):
-        assert (ROOT / name).exists() or name == "key_maps/families/example.table", name
+    for name in re.findall(r"`((?:adapters|key_maps|lora|nodes|tests|web)/[\w/.]*)`", TEXT):
+        assert (ROOT / name).exists() or name in ("key_maps/families/example.table", "adapters/kinds/toy.py"), name
     assert (ROOT / ".github" / "workflows" / "publish.yml").exists()
 
 

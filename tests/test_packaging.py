@@ -58,8 +58,8 @@ def test_registry_gets_what_users_need_and_nothing_else():
     there = {path.name for path in ROOT.iterdir() if not any(path.match(pattern) for pattern in not_in_git)}
     assert left_out <= there
     assert there - left_out == {
-        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "cli.py", "commands", "docs", "example_workflows", "key_maps",
-        "locales", "lora", "nodes", "pyproject.toml", "requirements.txt", "web",
+        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "adapters", "cli.py", "commands", "docs", "example_workflows",
+        "key_maps", "locales", "lora", "nodes", "pyproject.toml", "requirements.txt", "web",
     }  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def test_importing_the_pack_imports_nothing_heavy():
     assert outcome.returncode == 0, outcome.stderr
 
 
-ROOMS = ("commands", "key_maps", "lora", "nodes")
+ROOMS = ("adapters", "commands", "key_maps", "lora", "nodes")
 
 
 @pytest.fixture(scope="module")

@@ -117,6 +117,16 @@ def other_tuners():
         "oft, constrained": ("OFTConfig", {"oft_block_size": 32, "coft": True, "eps": 1e-1}),
         "boft": ("BOFTConfig", {"boft_block_size": 8}),
         "ia3": ("IA3Config", {"feedforward_modules": feed_forward}),
+        "hra": ("HRAConfig", {"r": 4}),
+        "miss": ("MissConfig", {"r": 4}),
+        "miss, bat": ("MissConfig", {"r": 4, "init_weights": "bat"}),
+        "c3a": ("C3AConfig", {"block_size": 16}),
+        "shira": ("ShiraConfig", {"r": 2}),
+        "hira": ("HiraConfig", {"r": 4}),
+        "delora": ("DeloraConfig", {"r": 4, "delora_lambda": 3}),
+        "road": ("RoadConfig", {"group_size": 64}),
+        "gralora": ("GraloraConfig", {"r": 4, "alpha": 6, "gralora_k": 2}),
+        "vera": ("VeraConfig", {"r": 4}),
     }
 
 

@@ -128,7 +128,7 @@ def test_norms_and_biases_are_one_column():
         module.w_norm.normal_()
     assert_is(factors(AdapterSpec("norm"), {"w_norm": module.w_norm.detach()}), module.w_norm.detach().double()[:, None])
     bias = torch.randn(12)
-    assert_is(factors(AdapterSpec("bias", scale=0.25), {"up_bias": bias}), bias.double()[:, None] / 4)
+    assert_is(factors(AdapterSpec("bias_lora", scale=0.25), {"up_bias": bias}), bias.double()[:, None] / 4)
 
 
 @pytest.mark.parametrize("conv", [False, True])

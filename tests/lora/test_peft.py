@@ -90,9 +90,9 @@ def test_lora_bias(assert_close, layer_name):
     model, tensors = train(layer, peft.LoraConfig(r=4, lora_alpha=2, lora_bias=True))
     truth, bias = merged(model), layer.bias.detach()
     assert_close(patched_weight(AdapterSpec("lora", 2), tensors, layer.weight.detach(), 1.0), truth.weight)
-    assert_close(patched_weight(AdapterSpec("bias", 2), tensors, bias, 1.0), truth.bias)
+    assert_close(patched_weight(AdapterSpec("bias_lora", 2), tensors, bias, 1.0), truth.bias)
     only_bias = {"up_bias": tensors["up_bias"]}
-    assert_close(patched_weight(AdapterSpec("bias", scale=0.5), only_bias, bias, 1.0), truth.bias)
+    assert_close(patched_weight(AdapterSpec("bias_lora", scale=0.5), only_bias, bias, 1.0), truth.bias)
 
 
 @pytest.mark.parametrize("use_effective_conv2d", [False, True])

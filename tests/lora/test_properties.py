@@ -17,6 +17,7 @@ CONVOLUTION = {"down": random(4, 8, 3, 3), "up": random(32, 4, 1, 1)}
 LOHA = {"hada_w1_a": random(32, 4), "hada_w1_b": random(4, 24), "hada_w2_a": random(32, 4), "hada_w2_b": random(4, 24)}
 LOKR = {"lokr_w1": random(8, 4), "lokr_w2_a": random(4, 2), "lokr_w2_b": random(2, 6)}
 SPARSE = {"bias_indices": torch.tensor([[0, 9, 31], [5, 0, 23]], dtype=torch.int16), "bias_values": random(3)}
+DELORA = {"delora_A": random(4, 24), "delora_B": random(32, 4), "delora_lambda": torch.tensor([3.0])}
 PACKED = {"oft_R": random(6, 6)}
 
 # name -> (spec, tensors, shape of the weight)
@@ -52,10 +53,12 @@ CASES = {
     ),
     "lokr_dora": (AdapterSpec("lokr", 1.0), {**LOKR, "dora_scale": random(32, 1).abs()}, (32, 24)),
     "diff": (AdapterSpec("diff"), {"diff": random(32, 24)}, (32, 24)),
-    "diff_bias": (AdapterSpec("diff"), {"diff_b": random(32)}, (32,)),
+    "bias_diff": (AdapterSpec("bias_diff"), {"diff_b": random(32)}, (32,)),
     "norm": (AdapterSpec("norm"), {"w_norm": random(32)}, (32,)),
-    "bias": (AdapterSpec("bias", scale=0.5), {"up_bias": random(32)}, (32,)),
+    "bias_norm": (AdapterSpec("bias_norm"), {"b_norm": random(32)}, (32,)),
+    "bias": (AdapterSpec("bias_lora", scale=0.5), {"up_bias": random(32)}, (32,)),
     "set": (AdapterSpec("set"), {"set_weight": random(32, 24)}, (32, 24)),
+    "bias_set": (AdapterSpec("bias_set"), {"set_weight": random(32)}, (32,)),
     "glora": (
         AdapterSpec("glora", 2.0),
         {"a1": random(24, 4), "a2": random(4, 24), "b1": random(32, 4), "b2": random(4, 24)},
@@ -76,10 +79,36 @@ CASES = {
     "oft_onetrainer": (AdapterSpec("oft_onetrainer"), {**PACKED, "scaled_oft": torch.tensor(True)}, (32, 24)),
     "oft_onetrainer_conv": (AdapterSpec("oft_onetrainer"), {"oft_R": random(1, 6)}, (32, 4, 3, 3)),
     "boft": (AdapterSpec("boft", 1e-2), {"oft_blocks": random(3, 8, 4, 4), "rescale": random(32, 1) + 1}, (32, 24)),
+    "hra": (AdapterSpec("hra"), {"hra_u": random(24, 4)}, (32, 24)),
+    "hra_conv": (AdapterSpec("hra", options=(("apply_GS", True),)), {"hra_u": random(72, 4)}, (32, 8, 3, 3)),
+    "miss": (AdapterSpec("miss"), {"miss_block": random(5, 32)}, (32, 24)),
+    "miss_bat": (AdapterSpec("miss_bat"), {"miss_block": random(8, 4, 4)}, (32, 24)),
+    "c3a": (AdapterSpec("c3a"), {"c3a_kernel": random(4, 3, 8)}, (32, 24)),
+    "shira": (AdapterSpec("shira"), {"shira_weight": random(3), "shira_indices": torch.tensor([[0, 1, 31], [2, 3, 23]])}, (32, 24)),
+    "hira": (AdapterSpec("hira"), {"hira_A": random(4, 24), "hira_B": random(32, 4)}, (32, 24)),
+    "hira_conv": (AdapterSpec("hira"), {"hira_A": random(4, 8, 3, 3), "hira_B": random(32, 4, 1, 1)}, (32, 8, 3, 3)),
+    "delora": (AdapterSpec("delora"), DELORA | {"delora_w_norm": random(24).abs()}, (32, 24)),
+    "delora_old": (AdapterSpec("delora_old"), DELORA, (32, 24)),
+    "road": (AdapterSpec("road", options=(("group_size", 4),)), {"road_theta": random(32), "road_alpha": random(32) + 1}, (32, 24)),
+    "gralora": (AdapterSpec("gralora", 6.0), {"gralora_A": random(2, 12, 4), "gralora_B": random(2, 4, 16)}, (32, 24)),
+    "vera": (AdapterSpec("vera"), {"vera_d": random(4), "vera_b": random(32), "vera_A": random(4, 30), "vera_B": random(40, 4)}, (32, 24)),
+    "beft": (AdapterSpec("beft"), {"beft_bias": random(1, 32)}, (32,)),
+    "glora_peft": (
+        AdapterSpec("glora_peft"),
+        {f"glora_{part}_{side}": random(*size) for part in "AB" for side, size in (("up", (32, 4)), ("down", (4, 24)))},
+        (32, 24),
+    ),
+    "glora_peft_vector": (AdapterSpec("glora_peft"), {"glora_A_whole": random(32, 1), "glora_B_whole": random(1)}, (32, 24)),
     "boft_peft": (AdapterSpec("boft_peft"), {"boft_R": random(2, 6, 4, 4), "boft_s": random(32, 1) + 1}, (32, 24)),
 }
 PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
 
+# Rows that can only be cut out together; 33 is more than there are.
+BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "shira": 33, "road": 33, "delora_old": 33}
+LINEAR = {
+    *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
+    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft"),
+}
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
 
 
@@ -94,7 +123,7 @@ def test_rows(assert_close, spec, tensors, shape, start, length):
     weight = torch.randn(*shape)
     whole = patched_weight(spec, tensors, weight, 0.8)
     cut_spec, cut = spec._replace(rows=(start, length)), weight[start : start + length]
-    blocks = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32}.get(spec.kind, 1)
+    blocks = BLOCKS.get(spec.kind, 1)
     if start % blocks or length % blocks:
         with pytest.raises(AdapterError, match="rows"):
             patched_weight(cut_spec, tensors, cut, 0.8)
@@ -174,9 +203,7 @@ def test_is_linear(assert_close, spec, tensors, shape):
     else:
         with pytest.raises(AdapterError, match=f"kind {spec.kind} has no delta"):
             factors(spec, tensors)
-    assert is_linear(spec, tensors) == (
-        spec.kind in {"lora", "loha", "lokr", "diff", "norm", "bias"} and not {"dora_scale", "magnitude"} & set(tensors)
-    )
+    assert is_linear(spec, tensors) == (spec.kind in LINEAR and not {"dora_scale", "magnitude"} & set(tensors))
 
 
 @pytest.mark.parametrize("alpha, scale, factor", [(None, None, 1), (0.0, None, 1), (4.0, None, 1), (1.0, None, 0.25), (1.0, 3.0, 3)])

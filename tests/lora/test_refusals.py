@@ -9,7 +9,7 @@ LORA = {"down": ones(4, 24), "up": ones(32, 4)}
 IA3_CONVOLUTION = ({"ia3_l": ones(1, 32, 1, 1)}, (32, 32, 3, 3))
 
 REFUSED = {
-    "unknown_kind": ("vera", {}, (32, 24), "no adapter of the kind 'vera'"),
+    "unknown_kind": ("unheard", {}, (32, 24), "no adapter of the kind 'unheard'"),
     "missing_up": ("lora", {"down": ones(4, 24)}, (32, 24), r"tensor up is missing; there are only: down \[4, 24\]"),
     "nothing": ("lora", {}, (32, 24), "missing; there are only: none"),
     "ranks": ("lora", {"down": ones(4, 24), "up": ones(32, 5)}, (32, 24), r"up \[32, 5\] and down \[4, 24\] have different ranks"),
@@ -45,7 +45,7 @@ REFUSED = {
     "lokr_size": ("lokr", {"lokr_w1": ones(8, 4), "lokr_w2": ones(4, 5)}, (32, 24), r"\[32, 20\]"),
     "diff": ("diff", {"diff": ones(24, 32)}, (32, 24), r"diff \[24, 32\]"),
     "two_differences": ("diff", {"diff": ones(32), "diff_b": ones(32)}, (32,), "several"),
-    "bias_without_rank": ("bias", {"up_bias": ones(32)}, (32,), "needs the scale"),
+    "bias_without_rank": ("bias_lora", {"up_bias": ones(32)}, (32,), "needs the scale"),
     "glora": ("glora", {"a1": ones(24, 4), "a2": ones(4, 23), "b1": ones(32, 4), "b2": ones(4, 24)}, (32, 24), "GLoRA"),
     "ia3_side": ("ia3", {"ia3_weight": ones(32)}, (32, 32), "on_input is needed"),
     "ia3_size": ("ia3", {"ia3_weight": ones(31)}, (32, 24), r"ia3_weight has the shape \[31\]"),

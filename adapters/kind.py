@@ -1,0 +1,253 @@
+"""What an adapter kind is: everything that plan, mathematics, measuring, resizing, merging, writing, host and bypass ask of one.
+
+A kind is a file in `kinds/` with a subclass here and its instances in `KINDS`. What a kind does not say, the defaults below say
+of it: a kind that only has `needs` and a `refusal` is named and refused; one with `needs` and `patched` loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..key_maps.errors import LocksmithError
+from .setting import Setting
+from .spec import AdapterSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    Tensors = Mapping[str, Tensor]
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+# How a kind acts in a layer's forward pass, without its weight being changed.
+ADDED = "added"  # a delta of the weight
+NORMED = "normed"  # a decomposition per output: a delta, and a factor for each output
+TURNED = "turned"  # acts on the outputs alone
+SCALE, LIMIT = "scale", "limit"  # what an alpha tensor does
+DERIVED = "derived"  # a delta that needs the whole weight, each time anew: exact, and twice the work
+
+
+class Misfit(LocksmithError, ValueError):
+    """Tensors of one adapter that do not fit each other."""
+
+
+class ModuleShape(NamedTuple):
+    """Output rows and inner dimensions of the trained module; None: the tensors do not tell. `flat`: inner dims are one product."""
+
+    out: int | None
+    inner: Shape | None
+    flat: bool = False
+
+
+UNKNOWN = ModuleShape(None, None)
+
+
+class Product(NamedTuple):
+    """A delta as the matrix up @ down, [out, rank] and [rank, columns]; up None: down is the matrix itself, [out, columns]."""
+
+    up: Tensor | None
+    down: Tensor
+
+
+class KroneckerProduct(NamedTuple):
+    """A delta as kron(first, second)."""
+
+    first: Product
+    second: Product
+
+
+class Measured(NamedTuple):
+    """What is known of an adapter that needs the model's weight without that weight.
+
+    relative: what it does to the weight, in parts of that weight, as a number or a product whose norm, times scale, is it.
+    delta: a part that is added, before scale.
+    """
+
+    note: str
+    relative: float | Product | None = None
+    delta: Product | None = None
+    rank: int | None = None
+    scale: float | None = None
+
+
+def roles(text: str) -> frozenset[str]:
+    """A set of roles, from their names."""
+    return frozenset(text.split())
+
+
+def first_dimension(role: str) -> Callable[[Shapes], ModuleShape]:
+    """The shape of a module whose whole parameter is `role`."""
+
+    def shape(shapes: Shapes) -> ModuleShape:
+        whole = shapes[role]
+        return ModuleShape(whole[0] if whole else None, whole[1:] if whole else None)
+
+    return shape
+
+
+class Kind:
+    """An adapter kind. Any of the role sets in `needs` makes it; `takes` are roles it uses where present."""
+
+    # What makes it
+    name = ""
+    title = ""  # as people call it
+    needs: tuple[frozenset[str], ...] = ()
+    takes: frozenset[str] = frozenset()
+    borrows: tuple[str, ...] = ()  # roles of another adapter of the module that it reads too
+    called: Mapping[str, str] = {}  # role in the file -> what the mathematics calls it
+    silent: frozenset[str] = frozenset()  # roles that say something and weigh nothing
+    shared: frozenset[str] = frozenset()  # roles that stand once in the file, for all its adapters of this kind
+    switches: tuple[str, ...] = ()  # roles that are one truth value each, for the options of the spec
+    precedence = 100  # kinds with a smaller number take their tensors first
+    variant_of = ""  # the kind with the same tensors, which this is instead where it `claims` them
+
+    # What the plan asks
+    reaches = "weight"  # or "bias", or "both": which parameters of the module it changes
+    zeroed_by: frozenset[str] = frozenset()  # roles: where one of these is zero, the whole change is
+    linear = True  # whether rows of the module can be changed without the others
+    refusal = ""  # why it is not applied
+    settings: tuple[Setting, ...] = ()  # those of PEFT that the mathematics needs, as options of the spec
+    alpha_is = ""  # what an alpha tensor does: SCALE the change by alpha / rank, LIMIT a rotation; "": nothing
+    scaled = False  # multiplied by alpha / rank
+    rank_in_settings = False  # whether PEFT scales it by the rank of its settings, not by that of its tensors
+
+    # What people read
+    stock = ""  # what the stock loader makes of it, where that is wrong; begins with a title up to the first full stop or colon
+
+    # The mathematics
+    additive = False  # it adds a delta that does not depend on the weight: `delta`, `count_rows`, `narrow`, `product`; else `patched`
+    needs_shape = False  # the shape of the module, as the option "shape" of the spec, which its own tensors do not tell
+    whole = False  # the file holds a difference of the weight's size
+    replaces = False  # the file holds values in place of the model's own, as a model does
+    is_pair = False  # it is an up and a down, which all others are multiplied out to
+
+    # Writing
+    scale_into: tuple[str, ...] = ()  # the first of these roles that is there takes a strength which no tensor can say
+    vector = ""  # of kinds that change a bias: the role of that vector
+    stores: type | None = None  # the form of delta, Product or KroneckerProduct, that ComfyUI's own LoRA files keep as this kind
+
+    # Resizing to a smaller up and down
+    low_rank = False
+    consumed: frozenset[str] = frozenset()  # roles that the new up and down stand for
+    mark = ""  # what stands behind the module's name in all its keys
+
+    # Host and bypass
+    host_class = ""  # the class of the host that computes it as its trainer does
+    host_drops: frozenset[str] = frozenset()  # roles that this class drops or computes wrongly
+    bypass = ""  # ADDED, TURNED or DERIVED; "": it cannot act in the forward pass
+
+    def claims(self, shapes: Shapes, metadata: Mapping[str, str]) -> bool:
+        """Of a variant: whether tensors of these shapes, in a file with these metadata, are its own."""
+        return False
+
+    def alpha_counts(self, present: Iterable[str]) -> bool:
+        """Whether the alpha tensor of an adapter with these roles has an effect."""
+        return bool(self.alpha_is)
+
+    def shape(self, shapes: Shapes) -> ModuleShape:
+        """The shape of the module it was trained on. Raises Misfit, IndexError or TypeError for tensors that do not fit."""
+        return UNKNOWN
+
+    def rank(self, shapes: Mapping[str, Any]) -> int | None:
+        """What alpha is divided by; None where the shapes do not tell."""
+        return None
+
+    def titled(self, kernel: Shape) -> str:
+        """The title for a module with this kernel."""
+        return self.title or self.name
+
+    def factor(self, spec: AdapterSpec, rank: int | None) -> float:
+        """What the product of its own tensors is multiplied with at strength 1."""
+        if not self.scaled:
+            return 1.0
+        return spec.scale_for(rank) if rank else 1.0 if spec.scale is None else spec.scale
+
+    def patched(self, spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
+        """The fp32 weight under the adapter. Raises AdapterError."""
+        raise NotImplementedError
+
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> Tensor:
+        """The fp32 delta of a module's weight of this shape. Raises AdapterError."""
+        raise NotImplementedError
+
+    def count_rows(self, tensors: Tensors) -> int:
+        """Output rows of the module the adapter was trained on."""
+        raise NotImplementedError
+
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
+        """The tensors of these output rows alone; None where they cannot be cut."""
+        return None
+
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product | KroneckerProduct:
+        """The delta of the whole module as factors of `dtype`, the scale in them; full matrices stay in fp32."""
+        raise NotImplementedError
+
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
+        """The rank of `product` as one pair, for a matrix of these sides; None where it is a matrix or a vector."""
+        return None
+
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
+        """What can be told of a kind that is not additive without the weight."""
+        return Measured("its effect needs the model's weight")
+
+    def stored(self, delta: Any, shape: Shape) -> Iterator[tuple[str, Tensor]]:
+        """(name behind the module's, tensor) of a delta of the form `stores`, the scale in it; shape: of a convolution's weight, or ()."""
+        raise NotImplementedError
+
+    def kernel(self, shapes: Shapes) -> Shape | None:
+        """The kernel of the module; () for a linear layer, None where the tensors may be of either."""
+        return None
+
+    def host(self, tensors: Tensors, alpha: float | None, rows: tuple[int, int] | None, adapter: Any) -> tuple | None:
+        """The `weights` of `host_class` for an adapter of a plan, or of these rows of it; None where the host computes otherwise.
+
+        Of a kind without a class the host's own patch: ("diff", (tensor,)).
+        """
+        return None
+
+    def host_pair(self, weights: tuple) -> tuple[Tensor, Tensor, float] | None:
+        """up, down and scale out of the `weights` of `host_class`, where it holds a plain pair."""
+        return None
+
+    def on_outputs(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> AdapterSpec | None:
+        """The spec, made to say so, of a DERIVED adapter which on a weight of this shape acts on outputs alone; else None."""
+        return None
+
+
+class Decomposition:
+    """A division of a weight into direction and magnitude, beside a kind that adds a delta."""
+
+    title = ""
+    roles: tuple[str, ...] = ()  # of the magnitudes
+    stock = ""  # as Kind.stock
+    note = ""  # what is measured without the weight
+
+    def titled(self, kind: Kind) -> str:
+        """The title for a kind under it."""
+        return self.title if kind.is_pair else f"{self.title} on {kind.title}"
+
+    def per_output(self, role: str, shape: Shape) -> bool:
+        """Whether magnitudes of this shape are one for each output, and not for each input."""
+        raise NotImplementedError
+
+    def vector(self, role: str, tensor: Tensor, out: int) -> Tensor | None:
+        """The magnitudes of `out` outputs as [out]; None where they are something else."""
+        raise NotImplementedError
+
+    def stored(self, role: str, vector: Tensor, dimensions: int, flat: bool) -> Tensor:
+        """Magnitudes [out] in the form that `role` has for a weight of so many dimensions; flat: this writer's is a vector always."""
+        raise NotImplementedError
+
+    def stock_is_right(self, role: str, shape: Shape | None) -> bool:
+        """Whether the stock loader computes magnitudes of this shape."""
+        return False
+
+    def decomposed(self, tensors: Tensors, weight: Tensor, change: Tensor, rows: tuple[int, int] | None, cut: bool) -> Tensor:
+        """The fp32 weight with a change, its length along each direction replaced by the magnitudes.
+
+        rows: these rows of the trained module are the weight; cut: there are more of them. Raises AdapterError.
+        """
+        raise NotImplementedError

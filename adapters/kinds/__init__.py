@@ -1,0 +1,1 @@
+"""One file for each adapter kind; the registry finds them by itself."""

@@ -1,0 +1,51 @@
+"""PEFT's lora_B.bias [out] on the layer's bias: scale * up_bias, the scale being the LoRA's (PEFT lora/layer.py, merge)."""
+
+from __future__ import annotations
+
+from ..kind import SCALE, Kind, first_dimension, roles
+from ..lazy import helpers, products
+from ..spec import AdapterError
+
+
+class LoRABias(Kind):
+    """The rank is that of `down`, which has to be among the tensors when the alpha and not the scale is known."""
+
+    name, title = "bias_lora", "bias"
+    needs = (roles("up_bias"),)
+    takes = roles("down_bias")
+    borrows = ("alpha", "down")  # PEFT scales the bias as it scales the factors
+    precedence = 27
+    reaches = "bias"
+    scaled = additive = True
+    alpha_is = SCALE
+    vector = "up_bias"
+    zeroed_by = needs[0]
+    shape = staticmethod(first_dimension("up_bias"))
+
+    def rank(self, shapes):
+        down = shapes.get("down")
+        return down[0] if down else None
+
+    def delta(self, spec, tensors, shape):
+        rank = helpers.size(tensors, 0, "down") if "down" in tensors else None
+        if rank is None and spec.scale is None and spec.alpha:
+            raise AdapterError(f"up_bias needs the scale, or the tensor down for its rank ({helpers.describe(tensors)})")
+        return helpers.fit(helpers.take(tensors, "up_bias") * spec.scale_for(rank or 1), shape, tensors)
+
+    def count_rows(self, tensors):
+        return helpers.size(tensors, 0, "up_bias")
+
+    def narrow(self, tensors, start, length):
+        return helpers.narrow_roles(tensors, start, length, up_bias=0)
+
+    def product(self, spec, tensors, dtype):
+        return products.whole(self.delta(spec, tensors, helpers.take(tensors, "up_bias").shape))
+
+    def host(self, tensors, alpha, rows, adapter):
+        change = tensors["up_bias"]
+        if adapter.strength.scale is not None:
+            change = change.float() * adapter.strength.scale
+        return "diff", (change.narrow(0, *rows) if rows else change,)
+
+
+KINDS = (LoRABias(),)

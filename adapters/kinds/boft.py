@@ -1,0 +1,52 @@
+"""LyCORIS BOFT on the outputs (functional/boft.py): oft_blocks [m, n, b, b], rescale, alpha = constraint."""
+
+from __future__ import annotations
+
+from ..kind import LIMIT
+from ..lazy import helpers, rotations, torch
+from ..rotation import Rotation, square_blocks
+from ..spec import AdapterError
+
+
+class BOFT(Rotation):
+    """Stage i turns pairs of rows that lie 2^i * b / 2 apart.
+
+    The strength moves every stage's rotation towards the identity, as LyCORIS does, and `rescale` towards one.
+    """
+
+    name, title = "boft", "BOFT"
+    variant_of = "oft"
+    alpha_is = LIMIT
+    precedence = 14
+    butterfly = True
+    stock = "BOFT: computed as trained. Stock would apply the square of the strength"
+
+    def claims(self, shapes, metadata):
+        return len(shapes["oft_blocks"] or ()) == 4
+
+    def shape(self, shapes):
+        return square_blocks(shapes, "oft_blocks")
+
+    def block_roles(self, tensors):
+        return ["oft_blocks"]
+
+    def patched(self, spec, tensors, weight, strength):
+        blocks = rotations.square_blocks(tensors, "oft_blocks", 4)
+        stages, count, size, _ = blocks.shape
+        if count * size != weight.shape[0] or size % 2:
+            cut = f"; rows {spec.rows} cannot be cut out of a BOFT" if spec.rows else ""
+            raise AdapterError(f"oft_blocks {list(blocks.shape)} cannot turn a weight {list(weight.shape)}{cut}")
+        turning = rotations.lycoris_rotations(blocks, spec.alpha)
+        identity = torch.eye(size, device=turning.device)
+        turned = weight.flatten(1)
+        for stage in range(stages):
+            rotation = helpers.toward(identity, turning[stage], strength)
+            turned = rotations.butterfly(turned, rotation, 2**stage * (size // 2))
+        turned = turned.reshape(weight.shape)
+        if "rescale" in tensors:
+            rescale = helpers.output_vector(helpers.take(tensors, "rescale"), "rescale", weight, spec.rows)
+            turned = turned * (1 + strength * (rescale - 1))
+        return turned
+
+
+KINDS = (BOFT(),)

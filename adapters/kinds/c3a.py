@@ -1,0 +1,49 @@
+"""C3A (PEFT c3a/layer.py, arXiv:2407.19342): a weight of circulant blocks."""
+
+from __future__ import annotations
+
+from ..kind import ADDED, Kind, Misfit, ModuleShape, roles
+from ..lazy import helpers, products, torch
+from ..spec import AdapterError
+
+
+class C3A(Kind):
+    """c3a_kernel [out / b, in / b, b]: entry (p, q) of a block is kernel[(q - p) mod b] / in."""
+
+    name, title = "c3a", "C3A"
+    needs = (roles("c3a_kernel"),)
+    additive = True
+    stock = "C3A. Stock would ignore them"
+    bypass = ADDED
+
+    def shape(self, shapes):
+        kernel = shapes["c3a_kernel"]
+        if len(kernel) != 3:
+            raise Misfit(f"c3a_kernel {list(kernel)} must have three dimensions")
+        return ModuleShape(kernel[0] * kernel[2], (kernel[1] * kernel[2],))
+
+    def delta(self, spec, tensors, shape):
+        return helpers.fit(_dense(tensors), shape, tensors)
+
+    def count_rows(self, tensors):
+        return helpers.size(tensors, 0, "c3a_kernel") * helpers.size(tensors, 2, "c3a_kernel")
+
+    def narrow(self, tensors, start, length):
+        size = helpers.size(tensors, 2, "c3a_kernel")
+        return None if start % size or length % size else helpers.narrow_roles(tensors, start // size, length // size, c3a_kernel=0)
+
+    def product(self, spec, tensors, dtype):
+        return products.whole(_dense(tensors))
+
+
+def _dense(tensors):
+    kernel = helpers.take(tensors, "c3a_kernel")
+    if kernel.dim() != 3:
+        raise AdapterError(f"c3a_kernel has the shape {list(kernel.shape)}, but three dimensions are needed")
+    rows, columns, size = kernel.shape
+    step = torch.arange(size, device=kernel.device)
+    blocks = kernel[:, :, (step[None] - step[:, None]) % size]
+    return blocks.transpose(1, 2).reshape(rows * size, columns * size) / (columns * size)
+
+
+KINDS = (C3A(),)

@@ -1,0 +1,83 @@
+"""DeLoRA (PEFT delora/layer.py, arXiv:2503.18225): a LoRA whose every rank has a bounded strength."""
+
+from __future__ import annotations
+
+from ..kind import ADDED, DERIVED, Kind, Misfit, ModuleShape, Product, roles
+from ..lazy import helpers, torch
+from ..spec import AdapterError
+
+LEAST_NORM = 1e-4
+
+
+class DeLoRA(Kind):
+    """delora_A [r, in], delora_B [out, r], delora_lambda [1], delora_w_norm [in], the norms of the weight's columns.
+
+    The change is B diag(lambda / (r |A_j| |B_j|)) A diag(w_norm). Writers like sd-scripts call A and B lora_down and lora_up; their
+    alpha says nothing.
+    """
+
+    name, title = "delora", "DeLoRA"
+    needs = (roles("delora_A delora_B delora_lambda delora_w_norm"), roles("down up delora_lambda delora_w_norm"))
+    takes = roles("alpha")
+    precedence = 9  # its lora_down and lora_up are no LoRA
+    additive = low_rank = True
+    consumed = needs[0] | needs[1]
+    mark = "delora_"
+    stock = "DeLoRA. Stock would ignore them, or take their factors for a LoRA"
+    bypass = ADDED
+
+    def shape(self, shapes):
+        up, down = (shapes[role] for role in _names(shapes))
+        if up[1] != down[0]:
+            raise Misfit(f"B {list(up)} and A {list(down)} have different ranks")
+        return ModuleShape(up[0], down[1:])
+
+    def kernel(self, shapes):
+        return tuple(shapes[_names(shapes)[1]][2:])
+
+    def delta(self, spec, tensors, shape):
+        up, down = _factors(tensors, helpers.take(tensors, "delora_w_norm"))
+        return helpers.fit(up @ down, shape, tensors, flattened=True)
+
+    def count_rows(self, tensors):
+        return helpers.size(tensors, 0, _names(tensors)[0])
+
+    def product(self, spec, tensors, dtype):
+        up, down = _factors(tensors, helpers.take(tensors, "delora_w_norm"))
+        return Product(up.to(dtype), down.to(dtype))
+
+    def product_rank(self, shapes, sides):
+        return shapes[_names(shapes)[0]][1]
+
+
+class DeLoRAOfWeight(DeLoRA):
+    """As older versions save it: the norms are those of the model's own weight."""
+
+    name = "delora_old"
+    needs = (roles("delora_A delora_B delora_lambda"),)
+    precedence = 100
+    linear = additive = low_rank = False
+    bypass = DERIVED
+
+    def patched(self, spec, tensors, weight, strength):
+        if spec.rows:
+            raise AdapterError(f"rows {spec.rows} cannot be cut out of a DeLoRA without its delora_w_norm: the norms are of all rows")
+        matrix = weight.flatten(1)
+        up, down = _factors(tensors, torch.linalg.vector_norm(matrix, dim=0))
+        return weight + strength * helpers.fit(up @ down, weight.shape, tensors, flattened=True)
+
+
+def _names(tensors):
+    """The roles of B and A."""
+    return ("delora_B", "delora_A") if "delora_B" in tensors else ("up", "down")
+
+
+def _factors(tensors, norms):
+    up, down = (helpers.take_matrix(tensors, role) for role in _names(tensors))
+    if up.shape[1] != down.shape[0] or norms.numel() != down.shape[1]:
+        raise AdapterError(f"these tensors do not make a DeLoRA: {helpers.describe(tensors)}")
+    lengths = torch.linalg.vector_norm(down, dim=1).clamp(min=LEAST_NORM) * torch.linalg.vector_norm(up, dim=0).clamp(min=LEAST_NORM)
+    return up * (helpers.take_scalar(tensors, "delora_lambda") / (up.shape[1] * lengths)), down * norms.flatten()
+
+
+KINDS = (DeLoRA(), DeLoRAOfWeight())

@@ -1,0 +1,75 @@
+"""DoRA: a low-rank change whose outputs (or inputs) are given a trained length (arXiv:2402.09353)."""
+
+from __future__ import annotations
+
+from ..kind import Decomposition, roles
+from ..lazy import helpers, torch
+from ..spec import AdapterError
+
+# What kinds take that DoRA applies to.
+DECOMPOSED = roles("alpha dora_scale magnitude scalar")
+
+
+class DoRA(Decomposition):
+    """magnitude [out], or PEFT's [1, out, 1, 1], is per output; a dora_scale says by its shape which it is.
+
+    That is LyCORIS' wd_on_out and OneTrainer's output axis: [out, 1, ...] per output, [1, in, 1, ...] per input.
+    """
+
+    title = "DoRA"
+    roles = ("magnitude", "dora_scale")
+    stock = "DoRA: computed as trained. Stock would drop PEFT's magnitudes, and divides per-output ones by the wrong norm"
+    note = "a DoRA: measured is the low-rank part before the magnitudes, whose effect needs the model's weight"
+
+    def per_output(self, role, shape):
+        return role == "magnitude" or len(shape) < 2 or shape[0] == _count(shape)
+
+    def vector(self, role, tensor, out):
+        fits = tensor.numel() == out and (role == "magnitude" or tensor.dim() < 2 or tensor.shape[0] == out)
+        return tensor.flatten() if fits else None
+
+    def stored(self, role, vector, dimensions, flat):
+        if role == "dora_scale":
+            return vector.reshape(-1, *[1] * (max(dimensions, 2) - 1))
+        return vector if dimensions < 3 or flat else vector.reshape(1, -1, *[1] * (dimensions - 2))
+
+    def stock_is_right(self, role, shape):
+        # Stock is right about magnitudes for each input, [1, in], as OneTrainer writes them.
+        return role == "dora_scale" and (shape is None or (len(shape) > 1 and shape[0] == 1))
+
+    def decomposed(self, tensors, weight, change, rows, cut):
+        # LyCORIS and OneTrainer add fp32's epsilon to the norm of a dora_scale, PEFT and AI-Toolkit add nothing to that of a magnitude.
+        role, epsilon = ("dora_scale", torch.finfo(torch.float32).eps) if "dora_scale" in tensors else ("magnitude", 0.0)
+        magnitude = self._magnitude(tensors, role, weight, rows, cut)
+        return _with_magnitude(weight + change, magnitude, epsilon)
+
+    def _magnitude(self, tensors, role, weight, rows, cut):
+        """The magnitudes, broadcastable against the weight: [out, 1, ...] or [1, in, 1, ...]."""
+        tensor = helpers.take(tensors, role)
+        if self.per_output(role, tensor.shape):
+            return helpers.output_vector(tensor, role, weight, rows)
+        if cut:
+            raise AdapterError(
+                f"{role} {list(tensor.shape)} holds a magnitude per input of a module with more rows than the weight"
+                f" {list(weight.shape)}: its norm needs all of them, which a row slice does not have"
+            )
+        return helpers.input_vector(tensor, role, weight)
+
+
+def _count(shape):
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _with_magnitude(direction, magnitude, epsilon):
+    """m * V / |V|, the norm taken over all the dimensions along which the magnitude is one number."""
+    along = [dimension for dimension in range(direction.dim()) if magnitude.shape[dimension] == 1]
+    norm = torch.linalg.vector_norm(direction, dim=along, keepdim=True)
+    # A row of zeros has no direction; without the guard it would be 0 / 0.
+    norm = norm + epsilon if epsilon else norm.clamp(min=torch.finfo(torch.float32).tiny)
+    return direction * (magnitude / norm)
+
+
+DECOMPOSITIONS = (DoRA(),)

@@ -1,0 +1,54 @@
+"""GraLoRA (PEFT gralora/layer.py, arXiv:2505.20355): a weight in N x N blocks, each with a LoRA of rank r / N."""
+
+from __future__ import annotations
+
+from ..kind import ADDED, Kind, Misfit, ModuleShape, roles
+from ..lazy import helpers, products, torch
+from ..spec import AdapterError
+
+
+class GraLoRA(Kind):
+    """gralora_A [N, in / N, r], gralora_B [N, r, out / N]; a hybrid has a plain pair of rank h beside: all times alpha / (r + h)."""
+
+    name, title = "gralora", "GraLoRA"
+    needs = (roles("gralora_A gralora_B"),)
+    takes = roles("gralora_A_general gralora_B_general")
+    scaled = additive = True
+    stock = "GraLoRA. Stock would ignore them"
+    bypass = ADDED
+
+    def shape(self, shapes):
+        inner, outer = shapes["gralora_A"], shapes["gralora_B"]
+        if len(inner) != 3 or len(outer) != 3 or (inner[0], inner[2]) != outer[:2] or inner[2] % inner[0]:
+            raise Misfit(f"gralora_A {list(inner)} and gralora_B {list(outer)} do not belong together")
+        return ModuleShape(outer[0] * outer[2], (inner[0] * inner[1],))
+
+    def rank(self, shapes):
+        inner, general = shapes.get("gralora_A"), shapes.get("gralora_A_general")
+        return inner[2] + (general[0] if general else 0) if inner and len(inner) == 3 else None
+
+    def delta(self, spec, tensors, shape):
+        return helpers.fit(self._dense(spec, tensors), shape, tensors)
+
+    def _dense(self, spec, tensors):
+        inner, outer = helpers.take(tensors, "gralora_A"), helpers.take(tensors, "gralora_B")
+        try:
+            self.shape({role: tensor.shape for role, tensor in tensors.items()})
+        except Misfit as misfit:
+            raise AdapterError(str(misfit)) from None
+        blocks, columns, _ = inner.shape
+        inner = inner.reshape(blocks, columns, blocks, -1)
+        outer = outer.reshape(blocks, blocks, -1, outer.shape[2])
+        delta = torch.einsum("najs,jnso->jona", inner, outer).reshape(blocks * outer.shape[3], blocks * columns)
+        if "gralora_A_general" in tensors:
+            delta = delta + helpers.fit(products.low_rank(tensors, "gralora_B_general", "gralora_A_general"), delta.shape, tensors)
+        return delta * helpers.factor_of(self, spec, tensors)
+
+    def count_rows(self, tensors):
+        return helpers.size(tensors, 0, "gralora_B") * helpers.size(tensors, 2, "gralora_B")
+
+    def product(self, spec, tensors, dtype):
+        return products.whole(self._dense(spec, tensors))
+
+
+KINDS = (GraLoRA(),)

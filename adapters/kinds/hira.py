@@ -1,0 +1,29 @@
+"""HiRA (PEFT hira/layer.py): W * (1 + B A), entry by entry; no alpha."""
+
+from __future__ import annotations
+
+from ..kind import DERIVED, Kind, Misfit, ModuleShape, roles
+from ..lazy import helpers, products
+
+
+class HiRA(Kind):
+    """hira_A [r, in, *kernel], hira_B [out, r, 1, ...]."""
+
+    name, title = "hira", "HiRA"
+    needs = (roles("hira_A hira_B"),)
+    stock = "HiRA. Stock would ignore them"
+    bypass = DERIVED
+
+    def shape(self, shapes):
+        up, down = shapes["hira_B"], shapes["hira_A"]
+        if up[1] != down[0]:
+            raise Misfit(f"hira_B {list(up)} and hira_A {list(down)} have different ranks")
+        return ModuleShape(up[0], down[1:])
+
+    def patched(self, spec, tensors, weight, strength):
+        cut = helpers.narrow_roles(tensors, *spec.rows, hira_B=0) if spec.rows else tensors
+        factor = helpers.fit(products.low_rank(cut, "hira_B", "hira_A"), weight.shape, tensors)
+        return weight * (1 + strength * factor)
+
+
+KINDS = (HiRA(),)

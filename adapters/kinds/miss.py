@@ -1,0 +1,71 @@
+"""MiSS (PEFT miss/layer.py, arXiv:2409.15371): one block, added to the weight again and again along its inputs."""
+
+from __future__ import annotations
+
+from ..kind import ADDED, DERIVED, Kind, Product, roles
+from ..lazy import helpers, torch
+from ..spec import AdapterError
+
+
+class MiSS(Kind):
+    """miss_block [r, out]: W[:, j] + block[j mod r]; of "mini" [r, m], which is repeated to all outputs."""
+
+    name, title = "miss", "MiSS"
+    needs = (roles("miss_block"),)
+    additive = needs_shape = True
+    stock = "MiSS. Stock would ignore them"
+    bypass = ADDED
+
+    def delta(self, spec, tensors, shape):
+        up, places = self._factors(tensors, shape)
+        return up[:, places].reshape(tuple(shape))
+
+    def _factors(self, tensors, shape):
+        """[out, r], and which of its columns stands at each input."""
+        block = helpers.take_matrix(tensors, "miss_block")
+        if shape[0] % block.shape[1]:
+            raise AdapterError(f"miss_block {list(block.shape)} does not fit the {shape[0]} outputs of a weight {list(shape)}")
+        places = torch.arange(torch.Size(shape[1:]).numel(), device=block.device) % block.shape[0]
+        return block.T.repeat(shape[0] // block.shape[1], 1), places
+
+    def count_rows(self, tensors):
+        return helpers.size(tensors, 1, "miss_block")
+
+    def narrow(self, tensors, start, length):
+        return helpers.narrow_roles(tensors, start, length, miss_block=1)
+
+    def product(self, spec, tensors, dtype):
+        up, places = self._factors(tensors, helpers.shape_told(spec))
+        return Product(up.to(dtype), torch.eye(up.shape[1], dtype=dtype)[:, places])
+
+    def product_rank(self, shapes, sides):
+        return shapes["miss_block"][0]
+
+
+class MiSSBat(Kind):
+    """miss_block [out / r, r, r]: each tile X [r, r] of the weight becomes X + X B + B, B the block of its rows."""
+
+    name, title = "miss_bat", "MiSS"
+    variant_of = "miss"
+    stock = MiSS.stock
+    bypass = DERIVED
+
+    def claims(self, shapes, metadata):
+        return len(shapes["miss_block"] or ()) == 3
+
+    def patched(self, spec, tensors, weight, strength):
+        blocks = helpers.take(tensors, "miss_block")
+        size = blocks.shape[-1] if blocks.dim() == 3 and blocks.shape[1] == blocks.shape[2] else 0
+        if not size or weight.dim() < 2:
+            raise AdapterError(f"miss_block {list(blocks.shape)} does not fit a weight {list(weight.shape)}")
+        matrix, total = weight.flatten(1), blocks.shape[0] * size
+        start, length = spec.rows or (0, total)
+        if start + length > total or length != matrix.shape[0] or any(number % size for number in (start, length, matrix.shape[1])):
+            raise AdapterError(f"miss_block {list(blocks.shape)} does not fit rows {start} to {start + length} of {list(weight.shape)}")
+        blocks = blocks.narrow(0, start // size, length // size)
+        tiles = matrix.reshape(-1, size, matrix.shape[1] // size, size).transpose(1, 2)
+        change = tiles @ blocks[:, None] + blocks[:, None]
+        return weight + strength * change.transpose(1, 2).reshape(weight.shape)
+
+
+KINDS = (MiSS(), MiSSBat())

@@ -1,0 +1,28 @@
+"""LyCORIS diag-OFT on the outputs (modules/diag_oft.py): oft_blocks [n, b, b], rescale [out, 1, ...], alpha = constraint."""
+
+from __future__ import annotations
+
+from ..kind import LIMIT, roles
+from ..lazy import rotations
+from ..rotation import Rotation, square_blocks
+
+
+class OFT(Rotation):
+    """One rotation for each block of output rows."""
+
+    name = "oft"
+    needs = (roles("oft_blocks"),)
+    takes = roles("alpha rescale")
+    alpha_is = LIMIT
+    precedence = 14
+    stock = "OFT: computed as trained. Stock would apply the square of the strength"
+
+    def shape(self, shapes):
+        return square_blocks(shapes, "oft_blocks")
+
+    def patched(self, spec, tensors, weight, strength):
+        turning = rotations.lycoris_rotations(rotations.square_blocks(tensors, "oft_blocks", 3), spec.alpha)
+        return rotations.turn_outputs(spec, tensors, weight, turning, strength)
+
+
+KINDS = (OFT(),)

@@ -1,0 +1,41 @@
+"""sd-scripts OFT on the outputs (networks/oft.py, oft_flux.py): oft_blocks, or oft_blocks.0 ... one [n, b, b] per fused part."""
+
+from __future__ import annotations
+
+from ..kind import LIMIT, Misfit, ModuleShape, roles
+from ..lazy import helpers, rotations
+from ..rotation import Rotation, number_of, square_blocks
+
+
+class KohyaOFT(Rotation):
+    """alpha times the rows of the part limits the norm of its Q."""
+
+    name = "oft_kohya"
+    needs = (roles("oft_blocks.0"),)
+    takes = roles("oft_blocks.1 oft_blocks.2 oft_blocks.3 alpha")
+    alpha_is = LIMIT
+    precedence = 16
+    variant_of = "oft"
+    stock = "OFT by sd-scripts. Stock would ignore them"
+
+    def claims(self, shapes, metadata):
+        return "networks.oft" in metadata.get("ss_network_module", "")
+
+    def shape(self, shapes):
+        if "oft_blocks" in shapes:
+            return square_blocks(shapes, "oft_blocks")
+        parts = [shape for role, shape in shapes.items() if role.startswith("oft_blocks.")]
+        if any(len(shape) != 3 or shape[-1] != shape[-2] for shape in parts):
+            raise Misfit("oft_blocks must be square blocks")
+        return ModuleShape(sum(shape[0] * shape[-1] for shape in parts), None)
+
+    def block_roles(self, tensors):
+        return [role for role in tensors if role.startswith("oft_blocks")]
+
+    def patched(self, spec, tensors, weight, strength):
+        numbered = sorted((role for role in tensors if role.startswith("oft_blocks.")), key=number_of)
+        groups = [rotations.kohya_rotations(rotations.square_blocks(tensors, role, 3), spec.alpha) for role in numbered or ("oft_blocks",)]
+        return helpers.toward(weight, rotations.rotate_outputs(weight, rotations.cut_blocks(groups, spec.rows, weight)), strength)
+
+
+KINDS = (KohyaOFT(),)

@@ -1,0 +1,55 @@
+"""PEFT OFT on the inputs (oft/layer.py, merge): W' = W R^T block by block, a convolution as [out, in * kernel]."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+from ..kind import roles
+from ..lazy import helpers, rotations
+from ..rotation import Rotation
+from ..setting import BOOLEAN, NUMBER, WHOLE, Setting
+
+MOST_TERMS = 64  # of a series whose terms get smaller by orders of magnitude; PEFT's default is 5
+
+
+class PeftOFT(Rotation):
+    """oft_R [blocks, b(b-1)/2], or [1, ...] shared by all blocks.
+
+    Settings as in OFTConfig: use_cayley_neumann (default True, the config's own), num_cayley_neumann_terms (5), coft (False), eps
+    (6e-5). The exact form is (I - Q)(I + Q)^-1, the inverse of what the series approximates: PEFT's own definition.
+    """
+
+    name = "oft_peft"
+    needs = (roles("oft_R"),)
+    takes = roles("scaled_oft alpha")
+    silent = roles("scaled_oft")
+    precedence = 17
+    on_inputs = True
+    # PEFT: tuners/oft/config.py
+    settings = (
+        Setting("use_cayley_neumann", BOOLEAN, True),
+        Setting("num_cayley_neumann_terms", WHOLE, 5, 1, MOST_TERMS),
+        Setting("coft", BOOLEAN, False),
+        Setting("eps", NUMBER, 6e-5, 0, 1e6),
+    )
+    stock = "OFT by PEFT. Stock would ignore them"
+
+    def block_roles(self, tensors):
+        return [role for role in tensors if role in ("oft_R", "scaled_oft")]
+
+    def block_sizes(self, blocks, side):
+        size = (1 + isqrt(1 + 8 * blocks["oft_R"].shape[-1])) // 2
+        return [(size, side // size)]
+
+    def patched(self, spec, tensors, weight, strength):
+        skew = rotations.unpack_skew(helpers.take(tensors, "oft_R"))
+        if spec.option("coft", False):
+            skew = rotations.project(skew, spec.option("eps", 6e-5))
+        if spec.option("use_cayley_neumann", True):
+            turning = rotations.cayley_neumann(skew, spec.option("num_cayley_neumann_terms", 5))
+        else:
+            turning = rotations.cayley(-skew)
+        return helpers.toward(weight, rotations.rotate_inputs(weight, turning, transpose=True), strength)
+
+
+KINDS = (PeftOFT(),)

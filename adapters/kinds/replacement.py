@@ -1,0 +1,37 @@
+"""Values in place of the model's own: W + strength * (set_weight - W)."""
+
+from __future__ import annotations
+
+from ..kind import Kind, Measured, first_dimension
+from ..lazy import helpers
+
+NOTE = "it replaces the model's own values: the change needs the model's weight"
+
+
+class Replacement(Kind):
+    """A whole weight or bias."""
+
+    replaces = True
+
+    def __init__(self, name: str, title: str, role: str, precedence: int, reaches: str = "weight"):
+        self.name, self.title, self.precedence, self.reaches = name, title, precedence, reaches
+        self.needs = (frozenset({role}),)
+        self.called = {"weight": "set_weight", "bias": "set_weight"}
+        self.vector = role if reaches == "bias" else ""
+
+    def shape(self, shapes):
+        return first_dimension(next(role for role in ("set_weight", "weight", "bias") if role in shapes))(shapes)
+
+    def patched(self, spec, tensors, weight, strength):
+        value = helpers.take(helpers.narrow_roles(tensors, *spec.rows, set_weight=0) if spec.rows else tensors, "set_weight")
+        return helpers.toward(weight, helpers.fit(value, weight.shape, tensors), strength).clone()
+
+    def measured(self, spec, tensors, out, columns):
+        return Measured(NOTE)
+
+
+KINDS = (
+    Replacement("set", "replaced weight", "set_weight", 23),
+    Replacement("set", "replaced weight", "weight", 24),
+    Replacement("bias_set", "replaced bias", "bias", 28, "bias"),
+)

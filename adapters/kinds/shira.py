@@ -1,0 +1,41 @@
+"""SHiRA (PEFT shira/layer.py, arXiv:2406.13175): changes of single entries of a weight."""
+
+from __future__ import annotations
+
+from ..kind import ADDED, Kind, Misfit, roles
+from ..lazy import helpers, products
+from ..spec import AdapterError
+
+
+class SHiRA(Kind):
+    """shira_weight [n] at shira_indices [2, n]."""
+
+    name, title = "shira", "SHiRA"
+    needs = (roles("shira_weight shira_indices"),)
+    silent = roles("shira_indices")
+    additive = needs_shape = True
+    stock = "SHiRA. Stock would ignore them"
+    bypass = ADDED
+
+    def shape(self, shapes):
+        values, places = shapes["shira_weight"], shapes["shira_indices"]
+        if places != (2, *values):
+            raise Misfit(f"shira_weight {list(values)} and shira_indices {list(places)} do not belong together")
+        return super().shape(shapes)
+
+    def delta(self, spec, tensors, shape):
+        values, places = helpers.take(tensors, "shira_weight"), tensors["shira_indices"]
+        if values.dim() != 1 or tuple(places.shape) != (2, *values.shape) or len(shape) < 2:
+            raise AdapterError(f"these do not change a weight {list(shape)}: {helpers.describe(tensors)}")
+        delta = values.new_zeros(tuple(shape)).flatten(1)
+        helpers.check_indices(places, delta.shape, "shira_indices")
+        return delta.index_put(tuple(places.long().unbind(0)), values, accumulate=True).reshape(tuple(shape))
+
+    def count_rows(self, tensors):
+        raise AdapterError("the rows of a fused module, which this model has split, cannot be cut out of a SHiRA")
+
+    def product(self, spec, tensors, dtype):
+        return products.whole(self.delta(spec, tensors, helpers.shape_told(spec)))
+
+
+KINDS = (SHiRA(),)

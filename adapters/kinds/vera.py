@@ -1,0 +1,75 @@
+"""VeRA (PEFT vera/layer.py, arXiv:2310.11454): random matrices shared by all layers, and two trained vectors for each."""
+
+from __future__ import annotations
+
+from ..kind import ADDED, Kind, ModuleShape, Product, roles
+from ..lazy import helpers
+from ..spec import AdapterError
+
+
+class VeRA(Kind):
+    """vera_d [r], vera_b [out]; for the whole file vera_A [r, most inputs] and vera_B [most outputs, r], of which it uses the first.
+
+    The change is diag(b) B diag(d) A; writers like sd-scripts multiply it by alpha / r.
+    """
+
+    name, title = "vera", "VeRA"
+    needs = (roles("vera_d vera_b vera_A vera_B"),)
+    takes = roles("alpha")
+    shared = roles("vera_A vera_B")
+    precedence = 29
+    additive = needs_shape = True
+    stock = "VeRA. Stock would ignore them"
+    bypass = ADDED
+
+    def shape(self, shapes):
+        return ModuleShape(shapes["vera_b"][0], None)
+
+    def factor(self, spec, rank):
+        return spec.scale_for(rank) if rank else 1.0
+
+    def rank(self, shapes):
+        vector = shapes.get("vera_d")
+        return vector[0] if vector else None
+
+    def delta(self, spec, tensors, shape):
+        product = self._product(spec, tensors, shape)
+        return helpers.fit(product.up @ product.down, shape, tensors, flattened=True)
+
+    def _product(self, spec, tensors, shape):
+        inner = 1
+        for size in shape[1:]:
+            inner *= size
+        left, right = (helpers.take(tensors, role).flatten() for role in ("vera_b", "vera_d"))
+        outer, down = (helpers.take_matrix(tensors, role) for role in ("vera_B", "vera_A"))
+        out, rank = left.numel(), right.numel()
+        if outer.shape[0] < out or outer.shape[1] < rank or down.shape[0] < rank or down.shape[1] < inner:
+            raise AdapterError(f"the shared matrices are too small for a weight {list(shape)} ({helpers.describe(tensors)})")
+        factor = self.factor(spec, rank)
+        return Product(factor * left[:, None] * outer[:out, :rank], right[:, None] * down[:rank, :inner])
+
+    def count_rows(self, tensors):
+        return helpers.size(tensors, 0, "vera_b")
+
+    def narrow(self, tensors, start, length):
+        return helpers.narrow_roles(tensors, start, length, vera_b=0, vera_B=0)
+
+    def product(self, spec, tensors, dtype):
+        product = self._product(spec, tensors, helpers.shape_told(spec))
+        return Product(product.up.to(dtype), product.down.to(dtype))
+
+    def product_rank(self, shapes, sides):
+        return shapes["vera_d"][0]
+
+
+class VeRAAlone(Kind):
+    """The vectors without their matrices."""
+
+    name, title = "vera_alone", "VeRA"
+    needs = (roles("vera_d"), roles("vera_b"), roles("vera_d vera_b"))
+    takes = roles("vera_A vera_B alpha")
+    precedence = 30
+    refusal = "VeRA: its base matrices are not in the file, so the change it makes cannot be rebuilt"
+
+
+KINDS = (VeRA(), VeRAAlone())

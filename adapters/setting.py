@@ -1,0 +1,71 @@
+"""A setting that a file can carry: its type, its range, and what holds where it is out of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NamedTuple
+
+BOOLEAN, WHOLE, NUMBER = "true or false", "a whole number", "a number"
+MOST_SHOWN = 60  # characters of a value or a pattern that a sentence repeats
+MOST_RANK = 1_000_000
+MOST_ALPHA = 1e9  # trainers write up to some thousands; AI-Toolkit's 1e10 stands where alpha does not count
+
+
+class Setting(NamedTuple):
+    """One setting: `least` and `most` are in its range; `default` holds where it is not stated or out of range (None: none does)."""
+
+    name: str
+    type: str
+    default: Any
+    least: float = -math.inf
+    most: float = math.inf
+    instead: str = ""  # what is told to hold in its place, where the default does not say it
+
+    def read(self, value: object) -> tuple[Any, str]:
+        """(the value that holds, what is wrong with `value`, "" where nothing is). None is a setting that is not stated."""
+        if value is None:
+            return self.default, ""
+        found = typed(value, self.type)
+        if found is None or not self.least <= found <= self.most:
+            return self.default, f"{self.name} is {shown(value)}, not {self.lawful}; {self.instead or shown(self.default)} is used instead"
+        return found, ""
+
+    @property
+    def lawful(self) -> str:
+        """What it may be, in words."""
+        if math.isinf(self.most):
+            return self.type
+        return f"{self.type} from {self.least:g} to {self.most:g}"
+
+
+def shown(value: object) -> str:
+    """A value for a sentence: as JSON, and short."""
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
+        return "a number of many digits"
+    text = json.dumps(value, ensure_ascii=True) if isinstance(value, (str, bool, int, float)) or value is None else str(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def typed(value: object, kind: str) -> Any:
+    """The value as this type, None where it is of another: 5.0 and "5" are whole numbers, 0 and 1 are true or false, NaN is nothing."""
+    if kind == BOOLEAN:
+        return bool(value) if isinstance(value, (bool, int)) and value in (0, 1) else None
+    if isinstance(value, str) and len(value) <= MOST_SHOWN:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    if not math.isfinite(number):
+        return None
+    if kind == WHOLE:
+        return int(number) if number.is_integer() and abs(number) < 2**53 else None
+    return number
