@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 import uuid
 from collections.abc import Callable
@@ -54,7 +55,7 @@ class FrontEnd:
         page.on("pageerror", lambda error: self.said.append(f"uncaught: {error}"))
         page.on("request", lambda request: self.requests.append(request.url))
         for name, value in {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en", "Comfy.Graph.CanvasInfo": False}.items():
-            page.request.post(f"{url}/api/settings/{name}", data=value if isinstance(value, str) else str(value).lower())
+            page.request.post(f"{url}/api/settings/{name}", data=json.dumps(value))
 
     def _hear(self, message: ConsoleMessage) -> None:
         line = f"{message.type}: {message.text} ({message.location.get('url', '')})"

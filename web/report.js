@@ -16,6 +16,7 @@ import { whenServerIsBack } from "./server.js";
 import { tellStack } from "./stack.js";
 
 const LORA_NAME = "lora_name";
+const HEIGHT_OF_CAUTION = 24; // above the verdict
 const ASK_AGAIN = 200; // milliseconds between two looks at what the host has refused
 const MOST_ASKED = 300;
 
@@ -61,7 +62,8 @@ function show(node, output) {
   if (file === null) return false;
   const view = reportOf(node) ?? new ReportView(manner.kind);
   if (view.text !== text || view.file !== file) view.show(output, node.title, file);
-  givePanel(node).show(view, manner.height, manner.least);
+  const caution = view.outcome?.cautions.length && manner.kind === "verdict" ? HEIGHT_OF_CAUTION : 0;
+  givePanel(node).show(view, manner.height + caution, manner.least + caution);
   tellStack(node, output);
   return true;
 }

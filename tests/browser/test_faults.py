@@ -48,6 +48,8 @@ def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, pi
     fault = shown(front_end, LOADER_TITLE).locator(FAULT)
     expect(fault).to_contain_text("2 of 6 keys have no effect")
     expect(shown(front_end, LOADER_TITLE).locator(WHAT)).to_contain_text("3 modules")
+    panel, what = (shown(front_end, LOADER_TITLE).locator(part).bounding_box() for part in ("..", WHAT))
+    assert what["y"] + what["height"] <= panel["y"] + panel["height"], "what the file is cannot be seen beside the fault"
     for palette in ("light", "dark"):
         front_end.set("Comfy.ColorPalette", palette)
         assert front_end.contrast(fault) > 4.5
