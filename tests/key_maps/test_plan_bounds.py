@@ -329,3 +329,23 @@ def test_a_network_that_is_not_connected_hinders_no_guess():
     plan = make_plan(keys, {}, bare)
     assert plan.inferred_wrapper == "acme."
     assert categories(plan) == {plans.PLACED, plans.NOT_WIRED}
+
+
+@pytest.mark.parametrize(
+    ("keys", "metadata"),
+    [
+        (lora("img_in", 8, 16), {"lora_adapter_metadata": '{"r": 2, "lora_alpha": 8}'}),
+        (lora(QKV, 24, 8, rank=6) | {f"{QKV}.alpha": ()}, SPLIT),
+        ({f"{PROJ}.oft_blocks": (2, 4, 4)}, {"ss_network_module": "networks.oft"}),
+        ({f"{PROJ}.oft_R.weight": (2, 6)}, {"ot_branch": "master"}),
+        ({f"{PROJ}.oft_R.weight": (2, 6)}, {"ot_revision": "1"}),
+    ],
+)
+def test_what_a_plan_depends_on_is_named(site, keys, metadata):
+    """Whoever remembers plans by PLAN_METADATA must not take one file's for another's."""
+    named = {key: value for key, value in metadata.items() if key in plans.PLAN_METADATA}
+    planned = make_plan(keys, metadata, site).adapters
+    assert make_plan(keys, named, site).adapters == planned
+    for left_out in metadata:
+        others = {key: value for key, value in metadata.items() if key != left_out}
+        assert make_plan(keys, others, site).adapters != planned

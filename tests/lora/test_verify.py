@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Site, denoiser_component
+from lora_locksmith.key_maps.site import Component, Site, denoiser_component
 from lora_locksmith.lora.verify import Unverified, check_same
 
 QKV = "double_blocks.0.img_attn.qkv"
@@ -30,9 +31,12 @@ def lora(module: str, out: int, inner: int, rank: int = 2, dtype=torch.float64) 
     }  # fmt: skip
 
 
-def compare(site, source, written, dtype=None) -> float:
-    """check_same of two files, every tensor of which must have its place."""
-    plans = [make_plan({key: tuple(tensor.shape) for key, tensor in file.items()}, {}, site) for file in (source, written)]
+def compare(site, source, written, dtype=None, configs=(None, None)) -> float:
+    """check_same of two files, every tensor of which must have its place; configs: the settings beside each."""
+    plans = [
+        make_plan({key: tuple(tensor.shape) for key, tensor in file.items()}, {}, site, config)
+        for file, config in zip((source, written), configs, strict=True)
+    ]
     for plan in plans:
         assert {outcome.category for outcome in plan.outcomes.values()} == {"placed"}, plan.outcomes
     return check_same(plans[0], source.__getitem__, plans[1], written.__getitem__, dtype)
@@ -76,6 +80,7 @@ def test_tensors_of_half_precision_are_compared_by_their_own_rounding(site, dtyp
     file = lora("img_in", 8, 16, dtype=dtype)
     wide = {key: tensor.float() for key, tensor in file.items()}
     assert compare(site, file, changed(wide, UP, 3.5 * eps)) == pytest.approx(3.5 * eps, rel=0.01)
+    assert compare(site, changed(wide, UP, 3.5 * eps), file) <= 4 * eps
     with pytest.raises(Unverified):
         compare(site, file, changed(wide, UP, 5 * eps))
     with pytest.raises(Unverified):
@@ -239,3 +244,99 @@ def test_magnitudes_are_those_of_their_rows(site):
     assert compare(site, native, swapped) == 0.0
     with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
         compare(site, native, swapped | {"transformer.norm_out.linear.dora_scale": native[f"{NORM}.dora_scale"]})
+
+
+def test_a_role_that_only_one_of_them_has(site):
+    """Though all that both have is the same to the bit."""
+    file = dora("img_in", 8, 16)
+    less = {key: tensor for key, tensor in file.items() if "dora" not in key}
+    for source, written in ((file, less), (less, file)):
+        with pytest.raises(Unverified, match="DoRA magnitudes were lost"):
+            compare(site, source, written)
+
+
+def test_the_same_tensors_under_other_settings(site):
+    file, half = lora("img_in", 8, 16), {"r": 2, "lora_alpha": 2}
+    assert compare(site, file, file, configs=(half, {"r": 8, "lora_alpha": 2})) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, file, file, configs=(half, {"r": 2, "lora_alpha": 4}))
+    turning = {"double_blocks.0.img_attn.proj.oft_R.weight": torch.randn(2, 6)}
+    with pytest.raises(Unverified, match="did not come out unchanged"):
+        compare(site, turning, turning, configs=({"r": 2, "use_cayley_neumann": True}, {"r": 2, "use_cayley_neumann": False}))
+    kronecker = {"img_in.lokr_w1": torch.randn(2, 4), "img_in.lokr_w2": torch.randn(4, 4)}
+    assert compare(site, kronecker, kronecker, configs=({"r": 8, "alpha": 8}, None)) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, kronecker, kronecker, configs=({"r": 8, "alpha": 4}, None))
+
+
+def test_a_scalar_multiplies(site):
+    file, half = lora("img_in", 8, 16), {"img_in.scalar": torch.tensor(0.5, dtype=torch.float64)}
+    assert compare(site, file | half, changed(file, UP, -0.5)) <= 1e-12
+    assert compare(site, file | half, file | {"img_in.alpha": torch.tensor(1.0)}) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, file | half, file | {"img_in.alpha": torch.tensor(4.0)})
+
+
+def test_whole_weights_by_either_name(site):
+    weight = torch.randn(8, 16)
+    one, other = {"img_in.weight": weight}, {"img_in.set_weight": weight}
+    assert compare(site, one, other) == compare(site, other, one) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, one, changed(other, "img_in.set_weight", 1e-3))
+
+
+def test_an_alpha_of_zero_is_none_to_what_turns(site):
+    file = {"img_in.oft_blocks": torch.randn(2, 4, 4, dtype=torch.float64)}
+    assert compare(site, file, file | {"img_in.alpha": torch.tensor(0.0)}) == 0.0
+    alpha = {"img_in.alpha": torch.tensor(0.5, dtype=torch.float64)}
+    assert compare(site, file | alpha, changed(file | alpha, "img_in.alpha", 0.8e-6)) == 0.0
+    nothing = {key: tensor * 0 for key, tensor in file.items()}
+    for source, written in ((nothing, file), (file, nothing)):
+        with pytest.raises(Unverified):
+            compare(site, source, written, torch.float16)
+
+
+def test_the_same_bits_of_another_dtype_are_not_the_same(site):
+    file = lora("img_in", 8, 16, dtype=torch.float16)
+    with pytest.raises(Unverified):
+        compare(site, file, {key: tensor.view(torch.bfloat16) for key, tensor in file.items()})
+
+
+def test_a_rank_that_is_filled_up_with_zeros(site):
+    file = lora("img_in", 8, 16, dtype=torch.float32)
+    filled = {DOWN: torch.cat([file[DOWN], torch.randn(1, 16)]), UP: torch.cat([file[UP], torch.zeros(8, 1)], 1)}
+    for dtype in (None, torch.float16):
+        assert compare(site, file, filled, dtype) == compare(site, filled, file, dtype) == 0.0
+    ones = {DOWN: filled[DOWN], UP: torch.cat([torch.ones(8, 2), torch.zeros(8, 1)], 1)}
+    other = {DOWN: torch.cat([filled[DOWN][:1] * 2, filled[DOWN][1:]]), UP: ones[UP]}
+    with pytest.raises(Unverified):
+        compare(site, ones, other)
+
+
+def test_one_change_as_factors_of_different_kinds(site):
+    file = lora("img_in", 8, 16)
+    full = {"img_in.diff": file[UP] @ file[DOWN]}
+    kronecker = {"img_in.lokr_w1": torch.randn(2, 4, dtype=torch.float64), "img_in.lokr_w2": torch.randn(4, 4, dtype=torch.float64)}
+    product = {"img_in.diff": torch.kron(*kronecker.values())}
+    halves = {"img_in.lokr_w1": kronecker["img_in.lokr_w1"] * 2, "img_in.lokr_w2": kronecker["img_in.lokr_w2"] / 2}
+    for one, other in ((file, full), (kronecker, product), (kronecker, halves)):
+        assert compare(site, one, other) <= 1e-7 and compare(site, other, one) <= 1e-7
+        key = next(iter(other))
+        with pytest.raises(Unverified):
+            compare(site, one, changed(other, key, 1e-4))
+        with pytest.raises(Unverified):
+            compare(site, changed(other, key, 1e-4), one)
+
+
+def test_a_model_that_is_only_drawn_has_the_sizes_of_the_file():
+    weights = {f"diffusion_model.{name}.weight": (0, 0) for name in "abcd"}
+    drawn = Site([Component(DENOISER, "diffusion_model.", weights, None, drawn=True)])
+    file = lora("a", 8, 16) | {"a.alpha": torch.tensor(4.0)} | {"b.diff": torch.randn(3, 5)} | {"c.weight": torch.randn(3, 5)}
+    assert compare(drawn, file, changed(changed(file, "a.lora_A.weight", 1.0), "a.lora_B.weight", -0.5)) <= 1e-12
+    last = file["a.lora_B.weight"].clone()
+    last[-1] = 0
+    with pytest.raises(Unverified, match="diffusion_model"):
+        compare(drawn, file, file | {"a.lora_B.weight": last})
+    for key in ("b.diff", "c.weight"):
+        with pytest.raises(Unverified):
+            compare(drawn, file, changed(file, key, 1e-3))
