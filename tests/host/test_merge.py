@@ -226,3 +226,55 @@ def test_the_schema_offers_every_method(nodes):
     schema.validate()
     choices = {option.key: [entry.id for entry in option.inputs] for option in schema.inputs[1].options}
     assert choices == {name: [option.name for option in method.options] for name, method in methods().items()}
+
+
+def with_text_encoder(seed):
+    """A LoRA of the tiny model and of CLIP-L and T5, as kohya numbers them for FLUX.1."""
+    names = ("lora_down.weight", "lora_up.weight")
+    encoders = {"lora_te1_text_model_encoder_layers_1_mlp_fc1": (3072, 768), "lora_te3_encoder_block_0_layer_0_SelfAttention_q": (4096, 4096)}
+    tensors = kohya(seed)
+    for number, (name, shape) in enumerate(encoders.items()):
+        tensors |= factors(name, *shape, 2, seed + 20 + number, names, 2.0)
+    return tensors
+
+
+def test_text_encoders_stay_where_only_the_model_is_connected(nodes, merged, tiny_flux, tmp_path):
+    save_file(with_text_encoder(1), tmp_path / "one.safetensors")
+    save_file(with_text_encoder(40), tmp_path / "two.safetensors")
+    lora, report, told = merged([("one.safetensors", 0.5), ("two.safetensors", 1.0)])
+    clip = "text_encoders.clip_l.transformer.text_model.encoder.layers.1.mlp.fc1"
+    t5 = "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q"
+    assert {key.partition(".lora_")[0] for key in lora if key.startswith("text_encoders.")} == {clip, t5}
+    assert not told["losses"] and "Nothing was lost" in report
+    name = "lora_te1_text_model_encoder_layers_1_mlp_fc1"
+    want = sum(
+        strength * tensors[f"{name}.lora_up.weight"] @ tensors[f"{name}.lora_down.weight"] * tensors[f"{name}.alpha"] / 2
+        for strength, tensors in ((0.5, with_text_encoder(1)), (1.0, with_text_encoder(40)))
+    )
+    assert (lora[f"{clip}.lora_up.weight"] @ lora[f"{clip}.lora_down.weight"] - want).norm() < 1e-5 * want.norm()
+
+
+def test_a_change_without_exact_factors_is_cut_with_a_word_or_kept_whole(nodes, merged, tmp_path):
+    generator, files = torch.Generator().manual_seed(4), []
+    for number in range(2):
+        first, second = torch.randn(16, 16, generator=generator), torch.randn(8 * 3, 8, generator=generator)
+        files.append((first, second))
+        name = "diffusion_model.double_blocks.0.img_attn.qkv"
+        save_file({f"{name}.lokr_w1": first, f"{name}.lokr_w2": second}, tmp_path / f"{number}.safetensors")
+    rows = [("0.safetensors", 1.0), ("1.safetensors", 1.0)]
+    lora, report, told = merged(rows, exact=True)
+    want = sum(torch.kron(*halves) for halves in files)
+    assert (lora[f"{name}.diff"] - want).norm() < 1e-6 * want.norm() and not told["losses"]
+    with pytest.raises(RuntimeError, match="exact is not cut"):
+        merged(rows, exact=True, rank=4)
+
+
+def test_nan_is_refused_by_name_and_left_out_by_a_weight(nodes, merged, tmp_path):
+    tensors = ai_toolkit(1, 4)
+    key = next(key for key in tensors if "norm_out" in key and "lora_B" in key)
+    tensors[key] = tensors[key].index_fill(0, torch.tensor([3]), float("nan"))
+    save_file(tensors, tmp_path / "nan.safetensors")
+    with pytest.raises(RuntimeError, match=f"nan.safetensors: {key} holds NaN"):
+        merged([("nan.safetensors", 1.0)])
+    lora, _, _ = merged([("nan.safetensors", 1.0, "final_layer=0")])
+    assert lora and all(tensor.isfinite().all() for tensor in lora.values())

@@ -96,3 +96,22 @@ def test_a_name_that_another_node_makes_is_looked_at_when_it_is_known(comfy):
         assert node.validate_inputs() is True
         assert node.fingerprint_inputs(lora_name=None) != node.fingerprint_inputs(lora_name=None), "it might be another file now"
         assert "is not in the loras folders" in node.validate_inputs("none.safetensors")
+
+
+def test_text_encoders_are_saved_where_only_the_model_is_connected(node, loras, tiny_flux):
+    name = "lora_te1_text_model_encoder_layers_1_mlp_fc1"
+    encoder = {f"{name}.lora_down.weight": torch.randn(2, 768), f"{name}.lora_up.weight": torch.randn(3072, 2), f"{name}.alpha": torch.ones(())}
+    save_file(kohya_lora() | encoder, loras / "both.safetensors")
+    path = node.execute("both.safetensors", "out", "comfyui", model=tiny_flux()).args[0]
+    made = load_file(path)
+    assert len([key for key in made if key.startswith("text_encoders.clip_l.")]) == 3 and len(made) == len(kohya_lora()) + 3
+
+
+def test_nan_is_not_saved_and_named(node, loras, tiny_flux):
+    tensors = kohya_lora()
+    key = next(key for key in tensors if key.endswith("lora_up.weight"))
+    tensors[key] = tensors[key].index_fill(0, torch.tensor([0]), float("nan"))
+    save_file(tensors, loras / "nan.safetensors")
+    with pytest.raises(RuntimeError, match=f"{key} holds NaN"):
+        node.execute("nan.safetensors", "out", "diffusers", model=tiny_flux())
+    assert not (loras / "out.safetensors").exists()

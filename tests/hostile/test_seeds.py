@@ -114,7 +114,7 @@ def test_commands_that_look_at_the_tensors(place, tmp_path, capsys, arguments):
         with untouched(path.parent):
             code = run(capsys, [word.replace("FILE", str(path)).replace("OUT", str(out)) for word in arguments])
         made = [out / file for file in listing(out) if file not in before]
-        assert not made or code == 0, (name, code, made)
+        assert not made or code == 0 or (code == 1 and "--drop" in arguments), (name, code, made)
         assert all(file.is_dir() or file.suffix == ".json" or judge(file) == "read" for file in made), name
         for file in sorted(made, reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()

@@ -302,7 +302,7 @@ def test_nothing_in_a_file_says_where_anything_is_written(tmp_path, capsys):
     save_file(tensors, folder / "x.safetensors", tricks)
     for dialect in ("comfyui", "kohya", "peft"):
         assert (
-            parser.run(["fix", str(folder / "x.safetensors"), "--to", dialect, "--drop", "--output", str(tmp_path / "out" / dialect)]) == 0
+            parser.run(["fix", str(folder / "x.safetensors"), "--to", dialect, "--drop", "--output", str(tmp_path / "out" / dialect)]) == 1
         )
     made = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert made == [
