@@ -16,8 +16,6 @@ from .spec import AdapterError
 __all__ = ["DAMAGED", "NotFinite", "Odd", "check_result", "odd_tensors", "oddity", "without_odd"]
 
 Read = Callable[[str], Tensor]
-# Tensors of an adapter that say what it is, and are not computed with.
-SILENT = frozenset({"bias_indices", "bias_size", "on_input", "scaled_oft", "initial_norm", "reshape"})
 NAN, INFINITE, BOTH = "NaN", "infinite numbers", "NaN and infinite numbers"
 MOST_NAMED = 3
 DAMAGED = "the file is damaged: download or export it again"
@@ -56,10 +54,10 @@ def odd_tensors(adapters: Iterable[tuple[int, Adapter]], read: Read) -> list[Odd
 
 def oddity_of(adapter: Adapter, role: str, tensor: Tensor) -> str:
     """`oddity` of a tensor in its role in an adapter: one that is not computed with may hold anything."""
-    what = "" if role in SILENT else oddity(tensor)
+    kind = named(adapter.kind)
+    what = "" if role in kind.silent or role in kind.switches else oddity(tensor)
     if not what or role != "alpha":
         return what
-    kind = named(adapter.kind)
     if not kind.alpha_counts(adapter.roles):
         return ""
     # An infinite limit is none.
