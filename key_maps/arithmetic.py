@@ -61,6 +61,11 @@ class Expression:
         others = {id(call.func) for call in calls} | {id(call.args[0]) for call in calls if _function(call) in ON_SHAPES}
         return frozenset(node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name) and id(node) not in others)
 
+    @cached_property
+    def on_shapes(self) -> bool:
+        """Whether it asks for the shape of a tensor."""
+        return any(isinstance(node, ast.Call) and _function(node) in ON_SHAPES for node in ast.walk(self.tree))
+
     def value(self, values: Mapping[str, float], shapes: Shapes) -> float | None:
         """Its finite value; None where a name has no value, a tensor is not there, or the arithmetic fails."""
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,14 +46,60 @@ class Convention(NamedTuple):
     over: frozenset[str]
     cases: tuple[Case, ...]
 
+    def possible(self) -> Possible:
+        """All of it: nothing is answered yet."""
+        return Possible(self, self.conditions, tuple((case, case.conditions) for case in self.cases))
+
+
+class Possible(NamedTuple):
+    """A convention as far as it is still open: its conditions without those that were answered with yes already."""
+
+    convention: Convention
+    conditions: tuple[Condition, ...]
+    cases: tuple[tuple[Case, tuple[Condition, ...]], ...]
+
+    def narrowed(self, evidence: Evidence, answered: Callable[[Condition], bool]) -> Possible | None:
+        """What is left when the conditions for which `answered` have had their answer; None where it does not hold."""
+        numbers = _Numbers(evidence, self.convention.lets)
+        conditions = _left(self.conditions, evidence, numbers, answered)
+        cases = [(case, left) for case, ones in self.cases if (left := _left(ones, evidence, numbers, answered)) is not None]
+        certain = next((place + 1 for place, (_, left) in enumerate(cases) if not left), None)
+        return self._replace(conditions=conditions, cases=tuple(cases[:certain])) if conditions is not None and cases else None
+
     def case(self, evidence: Evidence) -> Case | None:
         """The case that holds for an adapter; None where the convention says nothing of it."""
-        if self.kinds and evidence.kind not in self.kinds:
-            return None
-        numbers = evidence.numbers(self.lets)
+        numbers = _Numbers(evidence, self.convention.lets)
         if not all(condition.holds(evidence, numbers) for condition in self.conditions):
             return None
-        return next((case for case in self.cases if all(one.holds(evidence, numbers) for one in case.conditions)), None)
+        return next((case for case, conditions in self.cases if all(one.holds(evidence, numbers) for one in conditions)), None)
+
+
+class _Numbers(dict):
+    """The numbers of one adapter, read when the first is asked for: most conditions need none."""
+
+    def __init__(self, evidence: Evidence, lets: Sequence[tuple[str, str | Expression]]):
+        super().__init__()
+        self.read: Callable[[], dict[str, float]] | None = lambda: evidence.numbers(lets)
+
+    def __missing__(self, name: str) -> float:
+        if self.read is None:
+            raise KeyError(name)
+        self.update(self.read())
+        self.read = None
+        return self[name]
+
+
+def _left(
+    conditions: Sequence[Condition], evidence: Evidence, numbers: Mapping[str, float], answered: Callable[[Condition], bool]
+) -> tuple[Condition, ...] | None:
+    """The conditions that are not answered yet; None where the answer of one is no."""
+    left = []
+    for condition in conditions:
+        if not answered(condition):
+            left.append(condition)
+        elif not condition.holds(evidence, numbers):
+            return None
+    return tuple(left)
 
 
 # Reading
@@ -149,23 +195,46 @@ USUAL = Meaning()
 
 
 class Conventions:
-    """The conventions that the metadata of one file leave possible."""
+    """The conventions that the metadata of one file, and the settings that hold for some of its adapters, leave possible."""
 
-    def __init__(self, metadata: Mapping[str, str], known: Sequence[Convention] | None = None):
-        file = Evidence("", "", {}, None, metadata, {}, lambda role: None)
-        self.possible = tuple(
-            convention
-            for convention in (conventions() if known is None else known)
-            if all(condition.holds(file, {}) for condition in convention.conditions if condition.of_file)
-        )
+    def __init__(self, metadata: Mapping[str, str], settings: Mapping[str, Any], known: Sequence[Convention] | None = None):
+        self.metadata, self.settings = metadata, settings
+        file = Evidence("", "", {}, None, metadata, settings, _no_number)
+        narrowed = (one.possible().narrowed(file, _by_file(one)) for one in (conventions() if known is None else known))
+        self.possible = [possible for possible in narrowed if possible is not None]
+        self.by_roles: dict[tuple[str, tuple[str, ...]], list[Possible]] = {}
+
+    def of(self, kind: str, roles: tuple[str, ...]) -> list[Possible]:
+        """Those that are possible for adapters of a kind with these tensors; for most there are none."""
+        found = self.by_roles.get((kind, roles))
+        if found is None:
+            evidence = Evidence(kind, "", dict.fromkeys(roles, ()), None, self.metadata, self.settings, _no_number)
+            mine = (one for one in self.possible if not one.convention.kinds or kind in one.convention.kinds)
+            found = [left for one in mine if (left := one.narrowed(evidence, _by_roles)) is not None]
+            self.by_roles[kind, roles] = found
+        return found
 
     def meaning(self, evidence: Evidence) -> Meaning:
         """What they say of one adapter; where two decide the same thing, the one that is `over` the other counts."""
-        holding = [(convention, case) for convention in self.possible if (case := convention.case(evidence)) is not None]
+        asked = self.of(evidence.kind, tuple(evidence.shapes))
+        holding = [(one.convention, case) for one in asked if (case := one.case(evidence)) is not None]
         if not holding:
             return USUAL
         beaten = frozenset().union(*(convention.over for convention, _ in holding))
         return _joined([one for one in holding if one[0].name not in beaten], evidence)
+
+
+def _no_number(role: str) -> None:
+    return None
+
+
+def _by_file(convention: Convention) -> Callable[[Condition], bool]:
+    names = {name for name, source in convention.lets if isinstance(source, str) and not source.startswith("role.")}
+    return lambda condition: condition.of_file(names)
+
+
+def _by_roles(condition: Condition) -> bool:
+    return condition.of_role
 
 
 def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> Meaning:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from .arithmetic import Expression, Shapes, as_number
@@ -105,10 +105,16 @@ class Condition(NamedTuple):
     left: Expression | None = None
     right: Expression | None = None
 
+    def of_file(self, names: Set[str]) -> bool:
+        """Whether metadata and settings alone answer it; `names` are the numbers that they give."""
+        if self.left is not None and self.right is not None:
+            return self.left.names | self.right.names <= names and not self.left.on_shapes and not self.right.on_shapes
+        return self.subject.startswith(("metadata.", "setting."))
+
     @property
-    def of_file(self) -> bool:
-        """Whether it holds for all of a file or for none of it."""
-        return self.subject.startswith("metadata.")
+    def of_role(self) -> bool:
+        """Whether it asks for nothing but whether a tensor is there."""
+        return self.left is None and self.subject.startswith("role.") and self.relation in ("exists", "missing")
 
     def holds(self, evidence: Evidence, numbers: Mapping[str, float]) -> bool:
         """Whether the evidence bears it out; a number that is not there bears out nothing."""
