@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from lora_locksmith.key_maps.convention import USUAL, ConventionError, Conventions, conventions, read_convention
 from lora_locksmith.key_maps.evidence import Evidence
 
