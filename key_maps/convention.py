@@ -177,6 +177,14 @@ def conventions(folder: Path = FOLDER) -> tuple[Convention, ...]:
     return tuple(read_convention(path) for path in sorted(folder.glob("*.convention")))
 
 
+@cache
+def asked_metadata() -> tuple[str, ...]:
+    """The keys of a file's metadata that the pack's conventions ask for."""
+    texts = [condition.subject for one in conventions() for case in one.cases for condition in (*one.conditions, *case.conditions)]
+    texts += [source for one in conventions() for _, source in one.lets if isinstance(source, str)]
+    return tuple(sorted({text.partition(".")[2].partition(">")[0] for text in texts if text.startswith("metadata.")}))
+
+
 # Deciding
 
 
@@ -192,6 +200,7 @@ class Meaning(NamedTuple):
 
 
 USUAL = Meaning()
+OWN_MARKS = frozenset({"locksmith.converter", "locksmith.merge", "locksmith.resized", "locksmith.extracted"})
 
 
 class Conventions:
@@ -200,7 +209,10 @@ class Conventions:
     def __init__(self, metadata: Mapping[str, str], settings: Mapping[str, Any], known: Sequence[Convention] | None = None):
         self.metadata, self.settings = metadata, settings
         file = Evidence("", "", {}, None, metadata, settings, _no_number)
-        narrowed = (one.possible().narrowed(file, _by_file(one)) for one in (conventions() if known is None else known))
+        known = conventions() if known is None else known
+        # What this pack has written means what is usual, whatever the metadata it kept say of the file it was made from.
+        ours = not OWN_MARKS.isdisjoint(metadata)
+        narrowed = (one.possible().narrowed(file, _by_file(one)) for one in known if not ours)
         self.possible = [possible for possible in narrowed if possible is not None]
         self.by_roles: dict[tuple[str, tuple[str, ...]], list[Possible]] = {}
 

@@ -24,6 +24,11 @@ class Strength(NamedTuple):
     source: str
     factor: float = 1.0
 
+    @property
+    def by_tensors(self) -> bool:
+        """Whether alpha tensor and rank alone decide."""
+        return self.scale is None and self.factor == 1
+
 
 class Settings(NamedTuple):
     """PEFT's adapter settings for one component ("" for all): config dictionary and where it came from."""

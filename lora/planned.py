@@ -35,8 +35,8 @@ def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:
 
     tensors: role -> tensor, as the plan's roles name them, alpha included. Raises AdapterError for an alpha that is no number.
     """
-    alpha = take_scalar(tensors, "alpha").item() * adapter.strength.factor if "alpha" in tensors else None
-    scale = adapter.strength.scale if alpha is None else None
+    scale = adapter.strength.scale
+    alpha = take_scalar(tensors, "alpha").item() * adapter.strength.factor if "alpha" in tensors and scale is None else None
     options = adapter.options + ((("pad_to", adapter.grown_to),) if adapter.grown_to else ())
     return AdapterSpec(kind_of(adapter.kind), alpha, scale, None, adapter.target.swap, options)
 
