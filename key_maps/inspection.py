@@ -7,16 +7,19 @@ import math
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..adapters.registry import decomposition_of, named
+from .arithmetic import as_number
+from .convention import asked_metadata
 from .diagnosis import metadata_matches
 from .dialect import DENOISER
 from .draw import draw_site, with_encoders
 from .garbage import without_collection
 from .groups import Groups, group_keys
-from .header import Header, adapter_config_beside, read_header, read_numbers, stock_fault
+from .header import Header, LoraFileError, adapter_config_beside, read_header, read_numbers, stock_fault
 from .identify import FAMILY_METADATA, OWN_FAMILY, Guess, Shapes, identify
 from .metadata import Metadata, read_metadata
 from .other_files import other_file, sentence
@@ -140,8 +143,7 @@ class Inspection:
     @cached_property
     def alphas(self) -> dict[str, float]:
         """The value of every alpha tensor, by key."""
-        names = [group.keys["alpha"] for group in self.groups.groups if "alpha" in group.keys]
-        return read_numbers(self.path, self.header, [*names, *self.groups.network_alphas.values()]) if self.header.data_start else {}
+        return read_numbers(self.path, self.header, alphas_of(self.groups)) if self.header.data_start else {}
 
     @cached_property
     def alpha_counts(self) -> Counter[float]:
@@ -358,7 +360,10 @@ def inspect_header(
     whole: bool = False,
 ) -> Inspection:
     """The same for a header that was read before."""
-    found = _read_or_remember(header, config_beside) if site is None and own is NONE else _read(header, config_beside, site, own, whole)
+    if site is None and own is NONE:
+        found = _read_or_remember(path, header, config_beside)
+    else:
+        found = _read(path, header, config_beside, site, own, whole)
     plan = found.plan._replace(metadata=header.metadata)
     return Inspection(os.fspath(path), header, config_beside, found.groups, found.guess, plan, stock, own)
 
@@ -375,15 +380,24 @@ MOST_ALIKE = 8  # kinds of files whose plans are remembered
 _alike: OrderedDict[tuple, _Found] = OrderedDict()
 
 
-def _read_or_remember(header: Header, config_beside: Mapping[str, Any] | None) -> _Found:
+def _read_or_remember(path: str | os.PathLike[str], header: Header, config_beside: Mapping[str, Any] | None) -> _Found:
     key = likeness(header, config_beside)
-    found = _alike[key] = _alike.pop(key, None) or _read(header, config_beside, None, NONE)
+    found = _alike.pop(key, None) or _read(path, header, config_beside, None, NONE)
+    if not found.plan.by_values:
+        _alike[key] = found
     while len(_alike) > MOST_ALIKE:
         _alike.popitem(last=False)
     return found
 
 
-def _read(header: Header, config_beside: Mapping[str, Any] | None, site: Site | None, own: OwnMaps, whole: bool = False) -> _Found:
+def _read(
+    path: str | os.PathLike[str],
+    header: Header,
+    config_beside: Mapping[str, Any] | None,
+    site: Site | None,
+    own: OwnMaps,
+    whole: bool = False,
+) -> _Found:
     shapes = {name: info.shape for name, info in header.tensors.items()}
     known = site if site is not None else everywhere(own)
     with without_collection():
@@ -392,7 +406,27 @@ def _read(header: Header, config_beside: Mapping[str, Any] | None, site: Site | 
         place = whole_site(site, guess, groups, shapes, known, own)
         if whole:
             place = with_encoders(place, guess, groups.groups, shapes, own)
-        return _Found(groups, guess, make_plan(header.tensors, header.metadata, place, config_beside, groups))
+        number = numbers_in(path, header, groups)
+        return _Found(groups, guess, make_plan(header.tensors, header.metadata, place, config_beside, groups, number))
+
+
+def numbers_in(path: str | os.PathLike[str], header: Header, groups: Groups) -> Callable[[str], float | None]:
+    """Gives the value of an alpha of the file by its name, None for one that is no number; all are read when the first is asked for."""
+    values: dict[str, float] = {}
+
+    def number(name: str) -> float | None:
+        if not values and header.data_start:
+            values.update(dict.fromkeys(header.tensors, math.nan))
+            with suppress(LoraFileError):
+                values.update(read_numbers(path, header, alphas_of(groups)))
+        return as_number(values.get(name))
+
+    return number
+
+
+def alphas_of(groups: Groups) -> list[str]:
+    """The keys of all alphas of a file."""
+    return [group.keys["alpha"] for group in groups.groups if "alpha" in group.keys] + [*groups.network_alphas.values()]
 
 
 def likeness(header: Header, config_beside: Mapping[str, Any] | None) -> tuple:
@@ -405,7 +439,7 @@ def _telling(metadata: Mapping[str, str]) -> tuple:
     """What a plan, the family and the trainer read off the metadata; the rest differs in every file."""
     if not metadata:
         return ()
-    values = tuple([metadata.get(key) for key in (*PLAN_METADATA, *FAMILY_METADATA)])
+    values = tuple([metadata.get(key) for key in (*PLAN_METADATA, *FAMILY_METADATA, *asked_metadata())])
     return (*values, *metadata_matches(everywhere().dialects.values(), metadata))
 
 

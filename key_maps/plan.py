@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 from ..adapters.registry import decomposition_of, named, variant
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
+from .convention import USUAL, Conventions, Meaning
 from .copies import fused_copies
 from .dialect import DENOISER, ENCODER
 from .disagreement import disagreement
+from .evidence import Evidence
 from .groups import Group, Groups, group_keys, network_alpha
 from .header import TensorInfo
 from .locate import Location, locate, network_told
@@ -81,6 +83,7 @@ class Plan(NamedTuple):
     metadata: Mapping[str, str]
     site: Site
     inferred_wrapper: str = ""
+    by_values: bool = False  # whether values of tensors decided anything: files alike in names and shapes may mean something else
     cautions: tuple[str, ...] = ()  # sentences: what makes it doubtful that the file comes out as trained
 
 
@@ -106,16 +109,18 @@ def make_plan(
     site: Site,
     config_beside: Mapping[str, Any] | None = None,
     groups: Groups | None = None,
+    number: Callable[[str], float | None] | None = None,
 ) -> Plan:
     """Plan how a file with these tensors (name -> TensorInfo, shape, or None where unknown) goes onto `site`.
 
     `metadata` is the header's, `config_beside` the content of PEFT's adapter_config.json, `groups` what group_keys gives for the
-    tensors where it is known already. Never raises for what a file holds.
+    tensors where it is known already, `number` gives the value of a tensor of one element by its name, or None where it has none
+    that can be computed with. Never raises for what a file holds.
     """
-    planner = _Planner(tensors, metadata, site, config_beside)
+    planner = _Planner(tensors, metadata, site, config_beside, number or _no_number)
     planner.run(groups or group_keys(tensors))
     cautions = (*planner.cautions(), *disagreement(metadata, config_beside))
-    return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred, cautions)
+    return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred, planner.by_values, cautions)
 
 
 def without_adapters(plan: Plan, reasons: Mapping[int, str]) -> Plan:
@@ -132,8 +137,8 @@ def without_adapters(plan: Plan, reasons: Mapping[int, str]) -> Plan:
 
 
 class _Planner:
-    def __init__(self, tensors, metadata, site: Site, config_beside):
-        self.site, self.metadata, self.tensors = site, metadata, tensors
+    def __init__(self, tensors, metadata, site: Site, config_beside, number: Callable[[str], float | None]):
+        self.site, self.metadata, self.tensors, self.number = site, metadata, tensors, number
         self.shapes = {key: info.shape if isinstance(info, TensorInfo) else info for key, info in tensors.items()}
         self.settings = read_settings(metadata, config_beside)
         self.split_rank, self.split_fault = split_qkv_rank(metadata)
@@ -145,6 +150,9 @@ class _Planner:
         self.readings: dict[tuple, _Reading] = {}
         self.settings_of: dict[str, Settings | None] = {}
         self.network_alphas: dict[str, str] = {}
+        self.conventions: dict[int, Conventions] = {}
+        self.doubts: Counter[str] = Counter()
+        self.by_values = False
 
     def run(self, groups: Groups) -> None:
         unmatched = []
@@ -257,13 +265,16 @@ class _Planner:
         if fault:
             return self._set([key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault)
         settings = self._settings(location.wrapper) if self.settings else None
-        strength = self._strength(kind.name, roles, location.name, found.rank, target, settings)
+        meaning = self._meaning(group.module, found, roles, target, settings)
+        if meaning.refusal:
+            return self._set(keys, UNSUPPORTED, meaning.refusal)
+        strength = self._strength(kind.name, roles, location.name, found.rank, target, settings, meaning)
         grown = (target.out, *found.module.inner) if target.grows and _grows(target, found.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
             Adapter(
                 kind.name, group.module, location, group.adapter_name, roles, group.spellings, target, strength, found.rank,
-                kind.reaches, _options(kind, settings) if settings else (), grown,
+                kind.reaches, (_options(kind, settings) if settings else ()) + meaning.options, grown,
             )
         )  # fmt: skip
         for key in keys:
@@ -272,7 +283,8 @@ class _Planner:
     def cautions(self) -> tuple[str, ...]:
         """What the file's settings say that was not used."""
         split = (self.split_fault,) if self.split_fault and self.fused else ()
-        return (*split, *cautions_of(self.settings_of.values(), self.metadata))
+        doubts = (f"{count} module{'s' * (count != 1)}: {doubt}" for doubt, count in self.doubts.most_common())
+        return (*split, *cautions_of(self.settings_of.values(), self.metadata), *doubts)
 
     def _alpha_fault(self, kind: str, roles: Mapping[str, str]) -> str:
         """Why no strength can be made of an alpha tensor, as far as the header tells it: any would be a guess."""
@@ -290,7 +302,30 @@ class _Planner:
             self.settings_of[wrapper] = settings_for(self.settings, wrapper)
         return self.settings_of[wrapper]
 
-    def _strength(self, kind, roles, name, rank, target: Candidate, settings: Settings | None) -> Strength:
+    def _meaning(self, module: str, found: _Found, roles: Mapping[str, str], target: Candidate, settings: Settings | None) -> Meaning:
+        """What the file's writer means by the adapter where that is not what is usual; its doubts are counted."""
+        config = settings.config if settings else {}
+        known = self.conventions.get(id(settings))
+        if known is None:
+            known = self.conventions[id(settings)] = Conventions(self.metadata, config)
+        if not known.of(found.kind.name, tuple(roles)):
+            return USUAL
+        shapes = {role: self.shapes[key] for role, key in roles.items()}
+        evidence = Evidence(
+            found.kind.name, module, shapes, found.rank, self.metadata, config, lambda role: self._value(roles[role]),
+            (target.out, *target.inner),
+        )  # fmt: skip
+        meaning = known.meaning(evidence)
+        self.doubts.update(meaning.cautions)
+        return meaning
+
+    def _value(self, key: str) -> float | None:
+        self.by_values = True
+        return self.number(key)
+
+    def _strength(self, kind, roles, name, rank, target: Candidate, settings: Settings | None, meaning: Meaning) -> Strength:
+        if meaning.scale is not None:
+            return Strength(meaning.scale, meaning.title)
         if "alpha" in roles:
             self.fused |= target.parts > 1
             split = self.split_rank and target.parts > 1 and rank == target.parts * self.split_rank
@@ -384,6 +419,10 @@ class _Planner:
             if found.fault or self._choose(location.candidates, found.kind.reaches, found.module) is None:
                 return None
         return location._replace(wrapper=prefix + location.wrapper, rule=f"unknown wrapper {prefix!r} inferred: every name behind it fits")
+
+
+def _no_number(key: str) -> None:
+    return None
 
 
 BY_TENSORS = Strength(None, FROM_TENSORS)

@@ -25,6 +25,11 @@ class Strength(NamedTuple):
     source: str
     factor: float = 1.0
 
+    @property
+    def by_tensors(self) -> bool:
+        """Whether alpha tensor and rank alone decide."""
+        return self.scale is None and self.factor == 1
+
 
 class Settings:
     """PEFT's adapter settings for one component ("" for all): config dictionary, where it came from, and its values in their ranges."""

@@ -322,7 +322,7 @@ class _Planner:
         """Another kind's roles; a factor that no tensor of the dialect says goes into the first of them."""
         made = {self._spelling(role, source): tensor for role, tensor in tensors.items() if role not in MAGNITUDES}
         factor = 1.0
-        if "alpha" in source.numbers and "alpha" in self.writing.roles and source.adapter.strength.factor == 1:
+        if "alpha" in source.numbers and "alpha" in self.writing.roles and source.adapter.strength.by_tensors:
             made["alpha"] = source.numbers["alpha"]
         else:
             factor = source.kind.factor(source.spec, source.adapter.rank)

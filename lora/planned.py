@@ -70,8 +70,8 @@ def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:
 
     tensors: role -> tensor, as the plan's roles name them, alpha included. Raises AdapterError as `alpha_of` does.
     """
-    alpha = alpha_of(adapter, tensors)
-    scale = adapter.strength.scale if alpha is None else None
+    scale = adapter.strength.scale
+    alpha = alpha_of(adapter, tensors) if scale is None else None
     options = adapter.options + ((("pad_to", adapter.grown_to),) if adapter.grown_to else ())
     if named(adapter.kind).needs_shape:
         options += (("shape", (adapter.target.out, *adapter.target.inner)),)

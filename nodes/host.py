@@ -17,6 +17,7 @@ import comfy.sd
 import comfy.utils
 import torch
 
+from ..key_maps.arithmetic import as_number
 from ..key_maps.garbage import without_collection
 from ..key_maps.grammar import parse_key
 from ..key_maps.hashes import Hashes, file_hashes
@@ -318,7 +319,8 @@ def apply_file(
 ) -> tuple[Any, Any, Report]:
     """The same for a LoRA in memory, which the report calls `name`."""
     with without_collection():
-        plan = make_plan(file.header.tensors, file.header.metadata, site_of(model, clip, own), file.config_beside)
+        header, number = file.header, partial(_number_in, file.tensors)
+        plan = make_plan(header.tensors, header.metadata, site_of(model, clip, own), file.config_beside, number=number)
         patches = build_patches(plan, file.tensors)
         layers = watched(patches.layers, file.watch)
         look = file.look or look_at_tensors(file.tensors)
@@ -332,6 +334,12 @@ def apply_file(
     stock = partial(stock_placed, model, clip, file)
     report = Report(plan, name, patches.failures, stock, notes, cautions=doubts, checked=look.at, stock_fault=fault)
     return new_model, new_clip, report
+
+
+def _number_in(tensors: Tensors, key: str) -> float | None:
+    """The value of a tensor of one element, None where it is no finite number."""
+    tensor = tensors[key]
+    return as_number(tensor.item()) if tensor.numel() == 1 and not tensor.is_meta else None
 
 
 def _notes_on_bypass(patched: Counter[str] | None) -> tuple[str, ...]:

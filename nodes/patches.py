@@ -121,11 +121,11 @@ def _hosts_patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tup
 
 def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
     """The alpha that makes the host's adapters as strong as the plan says."""
+    if adapter.strength.scale is not None:
+        return adapter.strength.scale * adapter.rank if adapter.rank else None
     if "alpha" in tensors:
         # 0 is "not set" to sd-scripts (networks/lora.py LoRAModule), which reads it as alpha = rank.
         return alpha_of(adapter, tensors) or None
-    if adapter.strength.scale is not None and adapter.rank:
-        return adapter.strength.scale * adapter.rank
     return None
 
 

@@ -42,9 +42,9 @@ class LoRABias(Kind):
         return products.whole(self.delta(spec, tensors, helpers.take(tensors, "up_bias").shape))
 
     def host(self, tensors, alpha, rows, adapter):
-        change = tensors["up_bias"]
-        if adapter.strength.scale is not None:
-            change = change.float() * adapter.strength.scale
+        change, rank = tensors["up_bias"], self.rank({role: tensor.shape for role, tensor in tensors.items()})
+        if alpha is not None and rank:
+            change = change.float() * (alpha / rank)
         return "diff", (change.narrow(0, *rows) if rows else change,)
 
 

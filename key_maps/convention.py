@@ -1,0 +1,284 @@
+"""Reads convention records (what a writer means by its tensors, and which evidence gives it away) and decides which of them hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .arithmetic import Expression, as_number
+from .errors import LocksmithError
+from .evidence import ROOMS, Condition, Evidence, read_condition
+
+FOLDER = Path(__file__).parent / "conventions"
+Option = tuple[str, "str | float | bool"]
+
+
+class ConventionError(LocksmithError, ValueError):
+    """A convention record that breaks the rules: the text names file, line, fault and remedy."""
+
+
+class Case(NamedTuple):
+    """What a convention means under some conditions.
+
+    scale: what multiplies the delta. options: for the adapter's mathematics. refuse: why it is not applied. caution: why the
+    result is doubtful. All empty: what is usual.
+    """
+
+    title: str
+    conditions: tuple[Condition, ...] = ()
+    scale: Expression | None = None
+    options: tuple[Option, ...] = ()
+    refuse: str = ""
+    caution: str = ""
+
+
+class Convention(NamedTuple):
+    """One record: where all `conditions` hold, the first case counts whose own hold too. `over`: records it stands before."""
+
+    name: str
+    title: str
+    sources: tuple[str, ...]
+    kinds: frozenset[str]
+    lets: tuple[tuple[str, str | Expression], ...]
+    conditions: tuple[Condition, ...]
+    over: frozenset[str]
+    cases: tuple[Case, ...]
+
+    def possible(self) -> Possible:
+        """All of it: nothing is answered yet."""
+        return Possible(self, self.conditions, tuple((case, case.conditions) for case in self.cases))
+
+
+class Possible(NamedTuple):
+    """A convention as far as it is still open: its conditions without those that were answered with yes already."""
+
+    convention: Convention
+    conditions: tuple[Condition, ...]
+    cases: tuple[tuple[Case, tuple[Condition, ...]], ...]
+
+    def narrowed(self, evidence: Evidence, answered: Callable[[Condition], bool]) -> Possible | None:
+        """What is left when the conditions for which `answered` have had their answer; None where it does not hold."""
+        numbers = _Numbers(evidence, self.convention.lets)
+        conditions = _left(self.conditions, evidence, numbers, answered)
+        cases = [(case, left) for case, ones in self.cases if (left := _left(ones, evidence, numbers, answered)) is not None]
+        certain = next((place + 1 for place, (_, left) in enumerate(cases) if not left), None)
+        return self._replace(conditions=conditions, cases=tuple(cases[:certain])) if conditions is not None and cases else None
+
+    def case(self, evidence: Evidence) -> Case | None:
+        """The case that holds for an adapter; None where the convention says nothing of it."""
+        numbers = _Numbers(evidence, self.convention.lets)
+        if not all(condition.holds(evidence, numbers) for condition in self.conditions):
+            return None
+        return next((case for case, conditions in self.cases if all(one.holds(evidence, numbers) for one in conditions)), None)
+
+
+class _Numbers(dict):
+    """The numbers of one adapter, read when the first is asked for: most conditions need none."""
+
+    def __init__(self, evidence: Evidence, lets: Sequence[tuple[str, str | Expression]]):
+        super().__init__()
+        self.read: Callable[[], dict[str, float]] | None = lambda: evidence.numbers(lets)
+
+    def __missing__(self, name: str) -> float:
+        if self.read is None:
+            raise KeyError(name)
+        self.update(self.read())
+        self.read = None
+        return self[name]
+
+
+def _left(
+    conditions: Sequence[Condition], evidence: Evidence, numbers: Mapping[str, float], answered: Callable[[Condition], bool]
+) -> tuple[Condition, ...] | None:
+    """The conditions that are not answered yet; None where the answer of one is no."""
+    left = []
+    for condition in conditions:
+        if not answered(condition):
+            left.append(condition)
+        elif not condition.holds(evidence, numbers):
+            return None
+    return tuple(left)
+
+
+# Reading
+
+EFFECTS = ("scale", "option", "refuse", "caution")
+OF_RECORD = ("title", "source", "kinds", "let", "over")
+
+
+def read_convention(path: Path) -> Convention:
+    """Read the record at `path`; raises ConventionError naming file, line, what is wrong and the remedy."""
+    record: dict[str, Any] = {"sources": (), "kinds": frozenset(), "lets": (), "over": frozenset(), "conditions": ()}
+    cases: list[Case] = []
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+        line = line.strip()
+        try:
+            if line.startswith("["):
+                cases.append(Case(line[1:].removesuffix("]").strip()))
+            elif line and not line.startswith("#"):
+                _take(record, cases, *line.partition(" ")[::2])
+        except (ValueError, SyntaxError) as error:
+            raise ConventionError(f"{path}, line {number}: {error}. Correct the line") from None
+    if not record.get("title") or not record["sources"] or not cases:
+        raise ConventionError(f"{path}: a title, a source and what it means are needed. Add the lines")
+    return Convention(path.stem, cases=tuple(cases), **record)
+
+
+def _take(record: dict[str, Any], cases: list[Case], key: str, value: str) -> None:
+    value = value.strip()
+    if not value:
+        raise ValueError(f"{key} needs a value")
+    if key in EFFECTS:
+        cases[:] = cases or [Case("")]
+        cases[-1] = _with_effect(cases[-1], key, value)
+    elif key == "if" and cases:
+        cases[-1] = cases[-1]._replace(conditions=(*cases[-1].conditions, read_condition(value)))
+    elif key == "if":
+        record["conditions"] += (read_condition(value),)
+    elif key not in OF_RECORD or cases:
+        place = "below a [case]" if cases else "in a record"
+        raise ValueError(f"{key!r} has no meaning {place}: use one of if, {', '.join(EFFECTS if cases else (*OF_RECORD, *EFFECTS))}")
+    elif key == "title":
+        record["title"] = value
+    elif key == "let":
+        record["lets"] += (_let(value),)
+    elif key == "source":
+        record["sources"] += (value,)
+    else:
+        record[key] |= frozenset(value.split())
+
+
+def _with_effect(case: Case, key: str, value: str) -> Case:
+    if key == "scale":
+        return case._replace(scale=Expression(value))
+    if key == "option":
+        name, _, told = value.partition(" ")
+        return case._replace(options=(*case.options, (name, _literal(told.strip()))))
+    return case._replace(**{key: value})
+
+
+def _let(text: str) -> tuple[str, str | Expression]:
+    name, equals, source = (part.strip() for part in text.partition("="))
+    if not equals or not name.isidentifier():
+        raise ValueError(f"{text!r} must be NAME = PATH or NAME = ARITHMETIC")
+    return name, source if source.startswith(ROOMS) else Expression(source)
+
+
+def _literal(text: str) -> str | float | bool:
+    number = as_number(text)
+    return text == "true" if text in ("true", "false") else text if number is None else number
+
+
+@cache
+def conventions(folder: Path = FOLDER) -> tuple[Convention, ...]:
+    """Every convention whose record lies in `folder`: the folder is the registry."""
+    return tuple(read_convention(path) for path in sorted(folder.glob("*.convention")))
+
+
+@cache
+def asked_metadata() -> tuple[str, ...]:
+    """The keys of a file's metadata that the pack's conventions ask for."""
+    texts = [condition.subject for one in conventions() for case in one.cases for condition in (*one.conditions, *case.conditions)]
+    texts += [source for one in conventions() for _, source in one.lets if isinstance(source, str)]
+    return tuple(sorted({text.partition(".")[2].partition(">")[0] for text in texts if text.startswith("metadata.")}))
+
+
+# Deciding
+
+
+class Meaning(NamedTuple):
+    """What the conventions that hold for an adapter say of it. `title` and `evidence`: which ones, and why, for the report."""
+
+    scale: float | None = None
+    options: tuple[Option, ...] = ()
+    refusal: str = ""
+    cautions: tuple[str, ...] = ()
+    title: str = ""
+    evidence: str = ""
+
+
+USUAL = Meaning()
+OWN_MARKS = frozenset({"locksmith.converter", "locksmith.merge", "locksmith.resized", "locksmith.extracted"})
+
+
+class Conventions:
+    """The conventions that the metadata of one file, and the settings that hold for some of its adapters, leave possible."""
+
+    def __init__(self, metadata: Mapping[str, str], settings: Mapping[str, Any], known: Sequence[Convention] | None = None):
+        self.metadata, self.settings = metadata, settings
+        file = Evidence("", "", {}, None, metadata, settings, _no_number)
+        known = conventions() if known is None else known
+        # What this pack has written means what is usual, whatever the metadata it kept say of the file it was made from.
+        ours = not OWN_MARKS.isdisjoint(metadata)
+        narrowed = (one.possible().narrowed(file, _by_file(one)) for one in known if not ours)
+        self.possible = [possible for possible in narrowed if possible is not None]
+        self.by_roles: dict[tuple[str, tuple[str, ...]], list[Possible]] = {}
+
+    def of(self, kind: str, roles: tuple[str, ...]) -> list[Possible]:
+        """Those that are possible for adapters of a kind with these tensors; for most there are none."""
+        found = self.by_roles.get((kind, roles))
+        if found is None:
+            evidence = Evidence(kind, "", dict.fromkeys(roles, ()), None, self.metadata, self.settings, _no_number)
+            mine = (one for one in self.possible if not one.convention.kinds or kind in one.convention.kinds)
+            found = [left for one in mine if (left := one.narrowed(evidence, _by_roles)) is not None]
+            self.by_roles[kind, roles] = found
+        return found
+
+    def meaning(self, evidence: Evidence) -> Meaning:
+        """What they say of one adapter; where two decide the same thing, the one that is `over` the other counts."""
+        asked = self.of(evidence.kind, tuple(evidence.shapes))
+        holding = [(one.convention, case) for one in asked if (case := one.case(evidence)) is not None]
+        if not holding:
+            return USUAL
+        beaten = frozenset().union(*(convention.over for convention, _ in holding))
+        return _joined([one for one in holding if one[0].name not in beaten], evidence)
+
+
+def _no_number(role: str) -> None:
+    return None
+
+
+def _by_file(convention: Convention) -> Callable[[Condition], bool]:
+    names = {name for name, source in convention.lets if isinstance(source, str) and not source.startswith("role.")}
+    return lambda condition: condition.of_file(names)
+
+
+def _by_roles(condition: Condition) -> bool:
+    return condition.of_role
+
+
+def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> Meaning:
+    scale, options, cautions = None, {}, []
+    for convention, case in holding:
+        numbers = evidence.numbers(convention.lets)
+        if scale is None and case.scale is not None:
+            scale = case.scale.value(numbers, evidence.shapes)
+        options |= {name: value for name, value in case.options if name not in options}
+        if case.caution:
+            cautions.append(case.caution.format_map(_Told(numbers)))
+    return Meaning(
+        scale,
+        tuple(options.items()),
+        next((case.refuse for _, case in holding if case.refuse), ""),
+        tuple(cautions),
+        "; ".join(f"{convention.title}: {case.title}" if case.title else convention.title for convention, case in holding),
+        ", ".join(dict.fromkeys(_evidence(holding))),
+    )
+
+
+class _Told(dict):
+    """Numbers as a sentence has them; what a file does not say is a question mark."""
+
+    def __missing__(self, name: str) -> str:
+        return "?"
+
+    def __getitem__(self, name: str) -> str:
+        value = super().__getitem__(name) if name in self else self.__missing__(name)
+        return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _evidence(holding: Iterable[tuple[Convention, Case]]) -> Iterable[str]:
+    for convention, case in holding:
+        yield from map(str, (*convention.conditions, *case.conditions))

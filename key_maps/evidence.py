@@ -1,0 +1,156 @@
+"""What one adapter's file says that tells whose it is, and the conditions that records put to it."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, NamedTuple
+
+from .arithmetic import Expression, Shapes, as_number
+
+MISSING = object()
+TOLERANCE = 0.01  # an alpha cast to bf16 or fp8 keeps two to three digits; a wrong rule is off by a factor of 1.4 at least
+LONGEST_TEXT = 100_000  # characters of a metadata value that is read as JSON
+ROOMS = ("metadata.", "setting.", "role.")
+PLAIN = frozenset({"name", "kind", "layer"})
+
+
+class Evidence(NamedTuple):
+    """One adapter, as far as conventions may ask for it.
+
+    kind: the adapter's. name: its module as the file spells it. shapes: role -> shape. rank: from the shapes, or None.
+    metadata: the header's. settings: the adapter settings that hold for it. number: role -> value of a tensor of one element,
+    None where it cannot be read. layer: the shape of the weight it goes to, () where it is not known.
+    """
+
+    kind: str
+    name: str
+    shapes: Shapes
+    rank: int | None
+    metadata: Mapping[str, str]
+    settings: Mapping[str, Any]
+    number: Callable[[str], float | None]
+    layer: Sequence[int] = ()
+
+    def find(self, path: str) -> Any:
+        """The value of metadata.KEY, metadata.KEY>FIELD (of the JSON there), setting.NAME, role.NAME (a shape), name, kind or layer."""
+        room, _, rest = path.partition(".")
+        if room == "metadata":
+            return _inside(self.metadata, rest)
+        if room == "setting":
+            return self.settings.get(rest, MISSING)
+        if room == "role":
+            return self.shapes.get(rest, MISSING)
+        return {"name": self.name, "kind": self.kind, "layer": len(self.layer) or MISSING}[path]
+
+    def numbers(self, lets: Sequence[tuple[str, str | Expression]]) -> dict[str, float]:
+        """The numbers expressions may name: rank, alpha, and what the `let` lines say; those without a value are left out."""
+        found: dict[str, float] = {} if self.rank is None else {"rank": float(self.rank)}
+        alpha = self.number("alpha") if "alpha" in self.shapes else None
+        if alpha is not None:
+            found["alpha"] = alpha
+        for name, source in lets:
+            value = source.value(found, self.shapes) if isinstance(source, Expression) else as_number(self.find(source))
+            if value is not None:
+                found[name] = value
+        return found
+
+
+def _inside(metadata: Mapping[str, str], path: str) -> Any:
+    key, *fields = path.split(">")
+    value: Any = metadata.get(key, MISSING)
+    if not fields or value is MISSING:
+        return value
+    try:
+        value = json.loads(value) if isinstance(value, str) and len(value) <= LONGEST_TEXT else MISSING
+    except (ValueError, RecursionError):
+        return MISSING
+    for field in fields:
+        value = value.get(field, MISSING) if isinstance(value, dict) else MISSING
+    return value
+
+
+def _same(value: Any, texts: str) -> bool:
+    """Whether a value is one of `a|b|c`: texts without regard to case, numbers by value."""
+    number, wanted = as_number(value), texts.casefold().split("|")
+    return str(value).casefold() in wanted if number is None else any(number == as_number(text) for text in wanted)
+
+
+ON_VALUES: Mapping[str, Callable[[Any, str], bool]] = {
+    "is": _same,
+    "isnt": lambda value, texts: not _same(value, texts),
+    "starts": lambda value, texts: isinstance(value, str) and value.startswith(tuple(texts.split("|"))),
+    "contains": lambda value, texts: isinstance(value, str) and any(text in value for text in texts.split("|")),
+    "exists": lambda value, _: value is not MISSING,
+    "missing": lambda value, _: value is MISSING,
+    "number": lambda value, _: not isinstance(value, str) and as_number(value) is not None,
+}
+ON_NUMBERS: Mapping[str, Callable[[float, float], bool]] = {
+    "about": lambda left, right: math.isclose(left, right, rel_tol=TOLERANCE),
+    "off": lambda left, right: not math.isclose(left, right, rel_tol=TOLERANCE),
+    "above": operator.gt,
+    "below": operator.lt,
+}
+OF_WHAT_IS_MISSING = frozenset({"exists", "missing", "isnt"})
+
+
+class Condition(NamedTuple):
+    """One piece of evidence: `path relation value`, or `arithmetic relation arithmetic`."""
+
+    subject: str
+    relation: str
+    value: str
+    left: Expression | None = None
+    right: Expression | None = None
+
+    def of_file(self, names: Set[str]) -> bool:
+        """Whether metadata and settings alone answer it; `names` are the numbers that they give."""
+        if self.left is not None and self.right is not None:
+            return self.left.names | self.right.names <= names and not self.left.on_shapes and not self.right.on_shapes
+        return self.subject.startswith(("metadata.", "setting."))
+
+    @property
+    def of_role(self) -> bool:
+        """Whether it asks for nothing but whether a tensor is there."""
+        return self.left is None and self.subject.startswith("role.") and self.relation in ("exists", "missing")
+
+    def holds(self, evidence: Evidence, numbers: Mapping[str, float]) -> bool:
+        """Whether the evidence bears it out; a number that is not there bears out nothing."""
+        if self.left is not None and self.right is not None:
+            left, right = (side.value(numbers, evidence.shapes) for side in (self.left, self.right))
+            return left is not None and right is not None and ON_NUMBERS[self.relation](left, right)
+        value = evidence.find(self.subject)
+        if value is MISSING and self.relation not in OF_WHAT_IS_MISSING:
+            return False
+        return ON_VALUES[self.relation](value, self.value)
+
+    def __str__(self) -> str:
+        subject = self.subject.partition(".")[2] if self.subject.startswith(ROOMS) else self.subject
+        return f"{subject.replace('>', ' ')} {TOLD.get(self.relation, self.relation)} {self.value}".strip()
+
+
+TOLD = {
+    "is": "=",
+    "isnt": "is not",
+    "about": "=",
+    "off": "is not",
+    "starts": "begins with",
+    "exists": "is there",
+    "missing": "is not there",
+}
+
+
+def read_condition(text: str) -> Condition:
+    """Read `subject relation value`; raises ValueError for what is none."""
+    words = text.split()
+    place = next((place for place, word in enumerate(words) if word in ON_VALUES or word in ON_NUMBERS), 0)
+    if not place:
+        raise ValueError(f"{text!r} has no relation: {', '.join((*ON_VALUES, *ON_NUMBERS))}")
+    subject, relation, value = " ".join(words[:place]), words[place], " ".join(words[place + 1 :])
+    if relation in ON_NUMBERS:
+        return Condition(subject, relation, value, Expression(subject), Expression(value))
+    if not subject.startswith(ROOMS) and subject not in PLAIN:
+        raise ValueError(f"{subject!r} is not a path: one begins with {', '.join(ROOMS)} or is {', '.join(sorted(PLAIN))}")
+    return Condition(subject, relation, value)

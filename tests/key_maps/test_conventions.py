@@ -1,0 +1,157 @@
+"""Convention records: their language, the pack's own records, and what each says of the files that it is about."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from lora_locksmith.key_maps.convention import USUAL, ConventionError, Conventions, conventions, read_convention
+from lora_locksmith.key_maps.evidence import Evidence
+
+PAIR = {"down": (4, 8), "up": (8, 4)}
+WITH_ALPHA = {**PAIR, "alpha": ()}
+WHOLE_LOKR = {"lokr_w1": (4, 4), "lokr_w2": (8, 8), "alpha": ()}
+RS_LORA = {"ss_network_args": json.dumps({"rs_lora": "True"}), "ss_network_alpha": "2"}
+ANIMA = {"ss_network_args": json.dumps({"algo": "lokr", "factor": 8}), "ss_network_dim": "32", "ss_network_alpha": "1"}
+
+
+def meaning(shapes, kind="lora", rank=4, metadata=None, settings=None, alpha=None, name="lora_unet_block", known=None):
+    """What conventions say of one adapter."""
+    evidence = Evidence(kind, name, shapes, rank, metadata or {}, settings or {}, {"alpha": alpha}.get)
+    return Conventions(evidence.metadata, evidence.settings, known).meaning(evidence)
+
+
+def record(folder, text, name="example"):
+    """Read a record with this text."""
+    path = folder / f"{name}.convention"
+    path.write_text(text, "utf-8")
+    return read_convention(path)
+
+
+def test_every_record_of_the_pack_names_its_sources():
+    assert len(conventions()) >= 10
+    assert all(convention.sources and convention.title for convention in conventions())
+
+
+def test_records_named_in_over_exist():
+    names = {convention.name for convention in conventions()}
+    assert all(convention.over <= names for convention in conventions())
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("scale open('x')", "is not arithmetic"),
+        ("scale alpha.real", "is not arithmetic"),
+        ("scale [1]", "is not arithmetic"),
+        ("scale alpha **", "line 3"),
+        ("if alpha", "has no relation"),
+        ("if colour is red", "is not a path"),
+        ("let 3 = alpha", "must be NAME"),
+        ("strength 2", "has no meaning"),
+        ("if", "needs a value"),
+    ],
+)
+def test_a_line_that_breaks_the_rules_is_named(tmp_path, line, told):
+    with pytest.raises(ConventionError, match=r"example\.convention, line 3: .*") as error:
+        record(tmp_path, f"title x\nsource y\n{line}\nscale 1\n")
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["title x\nscale 1\n", "source y\nscale 1\n", "title x\nsource y\n"])
+def test_a_record_needs_title_source_and_an_effect(tmp_path, text):
+    with pytest.raises(ConventionError, match="are needed"):
+        record(tmp_path, text)
+
+
+def test_the_first_case_that_holds_counts(tmp_path):
+    text = "title x\nsource y\nlet dim = metadata.dim\n[a]\nif alpha about dim\nscale 1\n[b]\nif alpha above 1\nscale 2\n[c]\nscale 3\n"
+    known = [record(tmp_path, text)]
+    scales = [meaning(WITH_ALPHA, metadata={"dim": "8"}, alpha=alpha, known=known).scale for alpha in (8, 4, 0.5)]
+    assert scales == [1, 2, 3]
+    assert meaning(WITH_ALPHA, alpha=8, known=known).scale == 2, "without the number in the metadata the first case cannot hold"
+
+
+def test_a_record_that_is_over_another_silences_it(tmp_path):
+    weak = record(tmp_path, "title x\nsource y\nscale 1\ncaution doubtful\n", "weak")
+    strong = record(tmp_path, "title x\nsource y\nover weak\nscale 2\n", "strong")
+    told = meaning(PAIR, known=[weak, strong])
+    assert (told.scale, told.cautions) == (2, ())
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "[1]", "x" * 50, "-", "true", '{"a": 1}', ""])
+def test_a_number_that_cannot_be_computed_with_bears_out_nothing(tmp_path, value):
+    known = [record(tmp_path, "title x\nsource y\nlet n = metadata.n\nif n above 0\nscale n\n")]
+    assert meaning(PAIR, metadata={"n": value}, known=known) == USUAL
+
+
+@pytest.mark.parametrize("expression", ["1 / 0", "10 ** 400", "(0 - 1) ** 0.5", "sqrt(0 - 1)", "size(down, 9)", "size(mid)", "nothing"])
+def test_arithmetic_that_fails_has_no_value(tmp_path, expression):
+    known = [record(tmp_path, f"title x\nsource y\nscale {expression}\n")]
+    assert meaning(PAIR, known=known).scale is None
+
+
+@pytest.mark.parametrize(
+    ("alpha", "scale", "doubtful"),
+    [(2, 2 / 4**0.5, False), (4, 4 / 4, False), (2.004, 2.004 / 2, False), (3, 3 / 4, True)],
+)
+def test_rs_lora_of_lycoris_is_told_by_its_alpha(alpha, scale, doubtful):
+    told = meaning(WITH_ALPHA, metadata=RS_LORA, alpha=alpha)
+    assert told.scale == pytest.approx(scale)
+    assert bool(told.cautions) == doubtful
+
+
+@pytest.mark.parametrize(
+    ("metadata", "scale", "doubtful"),
+    [
+        (ANIMA, 1 / 32, False),
+        ({**ANIMA, "sshs_model_hash": "0"}, 1, True),
+        ({**ANIMA, "ss_network_alpha": "32"}, 1 / 32, False),
+        ({"ss_network_module": "networks.krona", "ss_network_dim": "32", "ss_network_alpha": "1"}, 1, False),
+        ({}, None, False),
+    ],
+)
+def test_a_whole_lokr_means_what_its_writer_meant(metadata, scale, doubtful):
+    told = meaning(WHOLE_LOKR, "lokr", None, metadata, alpha=1)
+    assert told.scale == scale
+    assert bool(told.cautions) == doubtful
+
+
+def test_an_infinite_alpha_of_a_whole_lokr_says_nothing():
+    assert meaning(WHOLE_LOKR, "lokr", None, {"ss_network_dim": "32"}, alpha=None) == USUAL
+
+
+@pytest.mark.parametrize(
+    ("metadata", "scale"),
+    [
+        ({"lora_config": json.dumps({"r": 4, "lora_alpha": 2})}, 0.5),
+        ({"lora_config": json.dumps({"adapter_type": "lora", "rank": 4, "alpha": 8})}, 2),
+        ({"alpha": "8", "key_format": "minimax-h3-diffusers"}, 2),
+        ({"lora_alpha": "2"}, 0.5),
+        ({"alpha": "high"}, None),
+        ({"lora_config": "{"}, None),
+    ],
+)
+def test_strength_under_other_names_in_the_header(metadata, scale):
+    assert meaning(PAIR, metadata=metadata).scale == scale
+    assert meaning(WITH_ALPHA, metadata=metadata, alpha=1).scale is None, "an alpha tensor comes first"
+    assert meaning(PAIR, metadata=metadata, settings={"lora_alpha": 4}).scale is None, "so do PEFT's settings"
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused", "doubtful", "options"),
+    [
+        ({"init_lora_weights": True}, False, False, ()),
+        ({"init_lora_weights": "pissa"}, False, False, (("taken_off", "top_singular"),)),
+        ({"init_lora_weights": "pissa_niter_4"}, False, True, (("taken_off", "top_singular"),)),
+        ({"init_lora_weights": "olora"}, False, False, (("taken_off", "first_orthogonal"),)),
+        ({"init_lora_weights": "corda"}, True, False, ()),
+        ({"init_lora_weights": "loftq"}, False, True, ()),
+        ({"alora_invocation_tokens": [1]}, True, False, ()),
+        ({"alora_invocation_tokens": None}, False, False, ()),
+        ({"layer_replication": [[0, 4]]}, True, False, ()),
+    ],
+)
+def test_settings_that_change_what_factors_mean(settings, refused, doubtful, options):
+    told = meaning(PAIR, settings={"lora_alpha": 4, **settings})
+    assert (bool(told.refusal), bool(told.cautions), told.options) == (refused, doubtful, options)
