@@ -245,9 +245,9 @@ class Decomposition:
         """Whether the stock loader computes magnitudes of this shape."""
         return False
 
-    def decomposed(self, tensors: Tensors, weight: Tensor, change: Tensor, rows: tuple[int, int] | None, cut: bool) -> Tensor:
+    def decomposed(self, spec: AdapterSpec, tensors: Tensors, weight: Tensor, change: Tensor, cut: bool) -> Tensor:
         """The fp32 weight with a change, its length along each direction replaced by the magnitudes.
 
-        rows: these rows of the trained module are the weight; cut: there are more of them. Raises AdapterError.
+        spec.rows: these rows of the trained module are the weight; cut: there are more of them. Raises AdapterError.
         """
         raise NotImplementedError

@@ -38,11 +38,15 @@ def skewed(blocks: Tensor) -> Tensor:
     return blocks - blocks.transpose(-1, -2)
 
 
-def lycoris_rotations(blocks: Tensor, alpha: float | None) -> Tensor:
-    """LyCORIS: the norm of all of Q together is limited to alpha * out, when there is an alpha (functional/diag_oft.py, get_r)."""
+def lycoris_rotations(blocks: Tensor, spec: AdapterSpec) -> Tensor:
+    """LyCORIS: the norm of all of Q together is limited to alpha * out, when there is an alpha (functional/diag_oft.py, get_r).
+
+    With the option norm_limit = alpha the limit is alpha itself (ComfyUI comfy/weight_adapter/oft.py, OftDiff.get_r).
+    """
     skew = skewed(blocks)
-    if alpha:
-        limit = alpha * blocks.shape[-3] * blocks.shape[-1]
+    if spec.alpha:
+        outputs = blocks.shape[-3] * blocks.shape[-1]
+        limit = spec.alpha * (1 if spec.option("norm_limit") == "alpha" else outputs)
         norm = torch.linalg.vector_norm(skew) + 1e-8
         skew = torch.where(norm > limit, skew * (limit / norm), skew)
     return cayley(skew)

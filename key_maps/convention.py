@@ -22,13 +22,14 @@ class ConventionError(LocksmithError, ValueError):
 class Case(NamedTuple):
     """What a convention means under some conditions.
 
-    scale: what multiplies the delta. options: for the adapter's mathematics. refuse: why it is not applied. caution: why the
+    scale: what multiplies the delta. kind: of adapter that its tensors are. options: for its mathematics. refuse: why it is not applied. caution: why the
     result is doubtful. All empty: what is usual.
     """
 
     title: str
     conditions: tuple[Condition, ...] = ()
     scale: Expression | None = None
+    kind: str = ""
     options: tuple[Option, ...] = ()
     refuse: str = ""
     caution: str = ""
@@ -104,7 +105,7 @@ def _left(
 
 # Reading
 
-EFFECTS = ("scale", "option", "refuse", "caution")
+EFFECTS = ("scale", "kind", "option", "refuse", "caution")
 OF_RECORD = ("title", "source", "kinds", "let", "over")
 
 
@@ -192,6 +193,7 @@ class Meaning(NamedTuple):
     """What the conventions that hold for an adapter say of it. `title` and `evidence`: which ones, and why, for the report."""
 
     scale: float | None = None
+    kind: str = ""
     options: tuple[Option, ...] = ()
     refusal: str = ""
     cautions: tuple[str, ...] = ()
@@ -260,6 +262,7 @@ def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> M
             cautions.append(case.caution.format_map(_Told(numbers)))
     return Meaning(
         scale,
+        next((case.kind for _, case in holding if case.kind), ""),
         tuple(options.items()),
         next((case.refuse for _, case in holding if case.refuse), ""),
         tuple(cautions),

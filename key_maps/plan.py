@@ -252,9 +252,6 @@ class _Planner:
             keys = [key for key in keys if key not in self.outcomes]
             return self._set(keys, SHAPE_CONFLICT, self._conflict(location.candidates, kind.reaches, found.module))
         whole = len(target.pieces) == 1 and target.pieces[0][2] is None
-        obstacle = "" if whole else _obstacle(kind, found.shapes, target)
-        if obstacle:
-            return self._set(keys, UNSUPPORTED, obstacle)
         roles = dict(zip(found.roles, keys, strict=True))
         if self.network_alphas and "alpha" not in roles and found.rank:
             shared = network_alpha(self.network_alphas, location.wrapper)
@@ -266,8 +263,12 @@ class _Planner:
             return self._set([key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault)
         settings = self._settings(location.wrapper) if self.settings else None
         meaning = self._meaning(group.module, found, roles, target, settings)
-        if meaning.refusal:
-            return self._set(keys, UNSUPPORTED, meaning.refusal)
+        if meaning.kind:
+            kind = named(meaning.kind)
+        obstacle = meaning.refusal or ("" if whole else _obstacle(kind, found.shapes, target))
+        if obstacle:
+            # What a bias borrows from factors that are placed themselves stays placed.
+            return self._set([key for key in keys if key not in self.outcomes], UNSUPPORTED, obstacle)
         strength = self._strength(kind.name, roles, location.name, found.rank, target, settings, meaning)
         grown = (target.out, *found.module.inner) if target.grows and _grows(target, found.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
@@ -442,7 +443,7 @@ def _grows(candidate: Candidate, module: ModuleShape) -> bool:
 def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candidate) -> str:
     """Why this adapter cannot be applied to a target that is only part of the module it was trained on."""
     if not kind.linear:
-        return f"{kind.name} turns the whole fused module, which this model has split"
+        return f"{kind.name} changes the whole fused module at once, which this model has split"
     decomposition = decomposition_of(shapes)
     for role in decomposition.roles if decomposition and target.out != 1 else ():
         if shapes.get(role) is not None and not decomposition.per_output(role, shapes[role]):

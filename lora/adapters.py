@@ -55,7 +55,7 @@ def _patched(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: floa
     if decomposition is None:
         return torch.add(weight, change, alpha=strength)
     cut = spec.rows is not None and spec.rows != (0, kind.count_rows(tensors))
-    return toward(weight, decomposition.decomposed(tensors, weight, change, spec.rows, cut), strength)
+    return toward(weight, decomposition.decomposed(spec, tensors, weight, change, cut), strength)
 
 
 def _computable(name: str) -> Kind:

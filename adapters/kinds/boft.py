@@ -36,7 +36,7 @@ class BOFT(Rotation):
         if count * size != weight.shape[0] or size % 2:
             cut = f"; rows {spec.rows} cannot be cut out of a BOFT" if spec.rows else ""
             raise AdapterError(f"oft_blocks {list(blocks.shape)} cannot turn a weight {list(weight.shape)}{cut}")
-        turning = rotations.lycoris_rotations(blocks, spec.alpha)
+        turning = rotations.lycoris_rotations(blocks, spec)
         identity = torch.eye(size, device=turning.device)
         turned = weight.flatten(1)
         for stage in range(stages):

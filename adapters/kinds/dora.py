@@ -37,11 +37,13 @@ class DoRA(Decomposition):
         # Stock is right about magnitudes for each input, [1, in], as OneTrainer writes them.
         return role == "dora_scale" and (shape is None or (len(shape) > 1 and shape[0] == 1))
 
-    def decomposed(self, tensors, weight, change, rows, cut):
+    def decomposed(self, spec, tensors, weight, change, cut):
         # LyCORIS and OneTrainer add fp32's epsilon to the norm of a dora_scale, PEFT and AI-Toolkit add nothing to that of a magnitude.
         role, epsilon = ("dora_scale", torch.finfo(torch.float32).eps) if "dora_scale" in tensors else ("magnitude", 0.0)
-        magnitude = self._magnitude(tensors, role, weight, rows, cut)
-        return _with_magnitude(weight + change, magnitude, epsilon)
+        magnitude = self._magnitude(tensors, role, weight, spec.rows, cut)
+        changed = weight + change
+        # Some magnitudes are made for the length of the base weight: see conventions/.
+        return changed * (magnitude / _length(weight if spec.option("dora_norm") == "base" else changed, magnitude, epsilon))
 
     def _magnitude(self, tensors, role, weight, rows, cut):
         """The magnitudes, broadcastable against the weight: [out, 1, ...] or [1, in, 1, ...]."""
@@ -63,13 +65,12 @@ def _count(shape):
     return count
 
 
-def _with_magnitude(direction, magnitude, epsilon):
-    """m * V / |V|, the norm taken over all the dimensions along which the magnitude is one number."""
+def _length(direction, magnitude, epsilon):
+    """|V|, taken over all the dimensions along which the magnitude is one number."""
     along = [dimension for dimension in range(direction.dim()) if magnitude.shape[dimension] == 1]
     norm = torch.linalg.vector_norm(direction, dim=along, keepdim=True)
     # A row of zeros has no direction; without the guard it would be 0 / 0.
-    norm = norm + epsilon if epsilon else norm.clamp(min=torch.finfo(torch.float32).tiny)
-    return direction * (magnitude / norm)
+    return norm + epsilon if epsilon else norm.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 DECOMPOSITIONS = (DoRA(),)

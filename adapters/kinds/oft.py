@@ -21,7 +21,7 @@ class OFT(Rotation):
         return square_blocks(shapes, "oft_blocks")
 
     def patched(self, spec, tensors, weight, strength):
-        turning = rotations.lycoris_rotations(rotations.square_blocks(tensors, "oft_blocks", 3), spec.alpha)
+        turning = rotations.lycoris_rotations(rotations.square_blocks(tensors, "oft_blocks", 3), spec)
         return rotations.turn_outputs(spec, tensors, weight, turning, strength)
 
 
