@@ -56,9 +56,8 @@ def _told(found: Any, path: str) -> str:
     ranks = [row.rank for row in found.rows if row.rank]
     lost = sum(reason != NOT_ASKED for reason in found.left_out.values())
     first = f"Not whole: {plural(lost, 'change')} left out. " if lost else ""
-    told = [
-        f"{first}{path}: {len(ranks)} weights of rank {spread(ranks)}, {len(found.rows) - len(ranks)} differences, {found.unchanged} unchanged"
-    ]
+    rest = f"{len(found.rows) - len(ranks)} differences, {found.unchanged} unchanged"
+    told = [f"{first}{path}: {len(ranks)} weights of rank {spread(ranks)}, {rest}"]
     told.append(f"Kept energy: {found.kept_energy:.4%}.")
     told += [
         f"{count} left out, such as {_first(found, reason)}: {reason}" for reason, count in Counter(found.left_out.values()).most_common()

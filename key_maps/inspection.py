@@ -358,7 +358,8 @@ def inspect_header(
     whole: bool = False,
 ) -> Inspection:
     """The same for a header that was read before."""
-    found = _read(header, config_beside, site, own, whole) if site is not None or own is not NONE else _read_or_remember(header, config_beside)
+    anew = site is not None or own is not NONE
+    found = _read(header, config_beside, site, own, whole) if anew else _read_or_remember(header, config_beside)
     plan = found.plan._replace(metadata=header.metadata)
     return Inspection(os.fspath(path), header, config_beside, found.groups, found.guess, plan, stock, own)
 

@@ -173,7 +173,7 @@ class MergeReport:
         lost = sorted((row for row in self.rows if (row["error"] or 0) > ROUNDING), key=lambda row: -row["error"])
         if not lost:
             if not self.losses:
-                yield from ("", "Nothing was lost: the result is exact, but for rounding." if not self.forecast else "Nothing would be cut.")
+                yield from ("", "Nothing would be cut." if self.forecast else "Nothing was lost: the result is exact, but for rounding.")
             return
         whole = f" {100 * self.kept:.2f} % of the energy is kept in all." if self.kept is not None else ""
         yield from ("", "## What was cut", "", f"{plural(len(lost), 'weight')} cut to a smaller rank.{whole}", "")

@@ -221,7 +221,8 @@ def test_the_schema_offers_every_method(nodes):
 def with_text_encoder(seed):
     """A LoRA of the tiny model and of CLIP-L and T5, as kohya numbers them for FLUX.1."""
     names = ("lora_down.weight", "lora_up.weight")
-    encoders = {"lora_te1_text_model_encoder_layers_1_mlp_fc1": (3072, 768), "lora_te3_encoder_block_0_layer_0_SelfAttention_q": (4096, 4096)}
+    encoders = {"lora_te1_text_model_encoder_layers_1_mlp_fc1": (3072, 768)}
+    encoders |= {"lora_te3_encoder_block_0_layer_0_SelfAttention_q": (4096, 4096)}
     tensors = kohya(seed)
     for number, (name, shape) in enumerate(encoders.items()):
         tensors |= factors(name, *shape, 2, seed + 20 + number, names, 2.0)
@@ -252,7 +253,7 @@ def test_a_change_without_exact_factors_is_cut_with_a_word_or_kept_whole(nodes, 
         name = "diffusion_model.double_blocks.0.img_attn.qkv"
         save_file({f"{name}.lokr_w1": first, f"{name}.lokr_w2": second}, tmp_path / f"{number}.safetensors")
     rows = [("0.safetensors", 1.0), ("1.safetensors", 1.0)]
-    lora, report, told = merged(rows, exact=True)
+    lora, _, told = merged(rows, exact=True)
     want = sum(torch.kron(*halves) for halves in files)
     assert (lora[f"{name}.diff"] - want).norm() < 1e-6 * want.norm() and not told["losses"]
     with pytest.raises(RuntimeError, match="exact is not cut"):

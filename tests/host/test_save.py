@@ -100,7 +100,8 @@ def test_a_name_that_another_node_makes_is_looked_at_when_it_is_known(comfy):
 
 def test_text_encoders_are_saved_where_only_the_model_is_connected(node, loras, tiny_flux):
     name = "lora_te1_text_model_encoder_layers_1_mlp_fc1"
-    encoder = {f"{name}.lora_down.weight": torch.randn(2, 768), f"{name}.lora_up.weight": torch.randn(3072, 2), f"{name}.alpha": torch.ones(())}
+    encoder = {f"{name}.lora_down.weight": torch.randn(2, 768), f"{name}.lora_up.weight": torch.randn(3072, 2)}
+    encoder |= {f"{name}.alpha": torch.ones(())}
     save_file(kohya_lora() | encoder, loras / "both.safetensors")
     path = node.execute("both.safetensors", "out", "comfyui", model=tiny_flux()).args[0]
     made = load_file(path)

@@ -1,4 +1,4 @@
-"""Every command on files of every kind, with and without their model: nothing but our own errors leaves it, and what it writes is finite."""
+"""Every command on files of every kind, with and without their model: only our own errors leave it, and what it writes is finite."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ PEFT = {
     "ia3": ("IA3Config", {}),
 }
 LYCORIS = {
-    "loha": {"algo": "loha"}, "lokr": {"algo": "lokr", "factor": 4}, "whole": {"algo": "lokr", "full_matrix": True}, "full": {"algo": "full"},
-    "norms": {"algo": "lora", "train_norm": True}, "dora": {"algo": "loha", "weight_decompose": True}, "boft": {"algo": "boft"},
+    "loha": {"algo": "loha"}, "lokr": {"algo": "lokr", "factor": 4}, "whole": {"algo": "lokr", "full_matrix": True},
+    "full": {"algo": "full"},
+    "norms": {"algo": "lora", "train_norm": True}, "dora": {"algo": "loha", "weight_decompose": True},
     "glora": {"algo": "glora"},
 }  # fmt: skip
 ODD = ("tensor: numbers", "tensor: alpha", "tensor: rank", "tensor: role", "tensor: shape [4", "metadata lora_adapter")
@@ -33,7 +34,9 @@ ODD = ("tensor: numbers", "tensor: alpha", "tensor: rank", "tensor: role", "tens
 
 def commands(path, out, against):
     """The arguments of every command that makes sense for one file."""
-    yield from (("inspect", path, "--weights", *against), ("compare", path, path, "--weights"), ("compare", path, path, "--weights", "--json"))
+    yield "inspect", path, "--weights", *against
+    yield "compare", path, path, "--weights"
+    yield "compare", path, path, "--weights", "--json"
     for dialect in writable():
         yield "fix", path, "--to", dialect, "--output", out / "fixed", "--overwrite", "--drop", *against
     yield "fix", path, "--to", "kohya", "--dtype", "fp16", "--output", out / "fixed", "--overwrite", *against
