@@ -22,8 +22,8 @@ class ConventionError(LocksmithError, ValueError):
 class Case(NamedTuple):
     """What a convention means under some conditions.
 
-    scale: what multiplies the delta. kind: of adapter that its tensors are. options: for its mathematics. refuse: why it is not applied. caution: why the
-    result is doubtful. All empty: what is usual.
+    scale: what multiplies the delta. kind: of adapter that its tensors are. options: for its mathematics. refuse: why it is not
+    applied. caution: why the result is doubtful. All empty: what is usual.
     """
 
     title: str

@@ -26,7 +26,7 @@ PEFT = {
 LYCORIS = {
     "loha": {"algo": "loha"}, "lokr": {"algo": "lokr", "factor": 4}, "whole": {"algo": "lokr", "full_matrix": True},
     "full": {"algo": "full"},
-    "norms": {"algo": "lora", "train_norm": True}, "dora": {"algo": "loha", "weight_decompose": True}, "boft": {"algo": "boft"},
+    "norms": {"algo": "lora", "train_norm": True}, "dora": {"algo": "loha", "weight_decompose": True},
     "glora": {"algo": "glora"},
 }  # fmt: skip
 ODD = ("tensor: numbers", "tensor: alpha", "tensor: rank", "tensor: role", "tensor: shape [4", "metadata lora_adapter")
@@ -35,7 +35,8 @@ ODD = ("tensor: numbers", "tensor: alpha", "tensor: rank", "tensor: role", "tens
 def commands(path, out, against):
     """The arguments of every command that makes sense for one file."""
     yield "inspect", path, "--weights", *against
-    yield from (("compare", path, path, "--weights"), ("compare", path, path, "--weights", "--json"))
+    yield "compare", path, path, "--weights"
+    yield "compare", path, path, "--weights", "--json"
     for dialect in writable():
         yield "fix", path, "--to", dialect, "--output", out / "fixed", "--overwrite", "--drop", *against
     yield "fix", path, "--to", "kohya", "--dtype", "fp16", "--output", out / "fixed", "--overwrite", *against

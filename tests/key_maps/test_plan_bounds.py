@@ -124,7 +124,7 @@ def test_what_turns_a_whole_module_cannot_be_split(home):
         assert categories(plan) == {category}, shape
     turning = make_plan({f"{fused}.oft_blocks": (2, 4, 4)}, {}, home)
     assert categories(turning) == {plans.UNSUPPORTED}
-    assert "oft turns the whole fused module" in turning.outcomes[f"{fused}.oft_blocks"].reason
+    assert "oft changes the whole fused module at once" in turning.outcomes[f"{fused}.oft_blocks"].reason
     assert categories(make_plan({"stages.1.to_out.oft_blocks": (2, 2, 2)}, {}, home)) == {plans.PLACED}
     across = make_plan(lora("stages.1.to_out", 4, 4) | {"stages.1.to_out.dora_scale": (1, 4)}, {}, home)
     assert categories(across) == {plans.PLACED}
