@@ -69,7 +69,8 @@ def test_a_header_that_is_too_long_is_not_read_where_the_file_has_so_many_bytes(
         (b"\x81\x05" + b"\xff" * 8, "not a safetensors file"),
         (b"PK\x03\x04" + b"\xff" * 8, "pickle"),
         (b"PK\x05\x06" + b"\xff" * 8, "not a safetensors file"),
-        (b"GGUF" + b"\xff" * 8, "GGUF"),
+        (b"GGUF" + b"\xff" * 8, "it is a GGUF file"),
+        (b"GGU" + b"\xff" * 8, "not a safetensors file"),
         (b"version https", "Git LFS"),
         (b"{\0\0\0\0\0\0\0", "the header alone needs 131 bytes"),
         (b"my <html>", "not a safetensors file"),
@@ -102,6 +103,33 @@ def test_where_tensors_lie_whatever_their_order_in_the_header():
         for data_bytes, fault in ((10, "cut short: the tensors need 11 bytes, 10 are there"), (12, "1 bytes follow the last tensor")):
             with pytest.raises(LoraFileError, match=fault):
                 parsed(tensors, data_bytes)
+
+
+def test_an_empty_tensor_may_be_named_before_the_one_it_lies_behind():
+    empty, full = entry("F32", [0], 4, 4), entry("F32", [1], 0, 4)
+    assert parsed({"empty": empty, "full": full}, 4) == {"empty": ("F32", (0,), 4, 4), "full": ("F32", (1,), 0, 4)}
+
+
+def test_a_size_of_less_than_nothing_is_not_made_up_for_by_the_next():
+    with pytest.raises(LoraFileError, match="impossible numbers"):
+        parsed({"a": entry("F32", [-1], 0, -4), "b": entry("F32", [2], -4, 4)}, 4)
+
+
+def test_no_size_is_beyond_64_bits_though_there_is_nothing_of_it():
+    with pytest.raises(LoraFileError, match="impossible numbers"):
+        parsed({"a": entry("F32", [0, 2**64], 0, 0)}, 0)
+
+
+BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "I16": 2, "U16": 2,
+    "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+def test_the_size_of_every_dtype(dtype):
+    end = 24 * BYTES[dtype]
+    assert parsed({"a": entry(dtype, [4, 6], 0, end)}, end) == {"a": (dtype, (4, 6), 0, end)}
 
 
 def test_dtypes_of_less_than_a_byte():

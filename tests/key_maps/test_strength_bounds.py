@@ -66,7 +66,6 @@ def test_the_settings_in_the_file_go_before_those_beside_it():
     assert list(both) == [""] and both[""].source == FROM_HEADER
     other = read_settings(told("transformer"), beside)
     assert settings_for(other, "transformer.").source == FROM_HEADER
-    assert settings_for(other, "text_encoder.").source == FROM_CONFIG
     assert read_settings({}, {}) == {}
 
 
@@ -99,7 +98,7 @@ def strength(site, keys, config, kind=None):
         (LORA, {"r": 4, "lora_alpha": 8, "alpha": 2}, 2.0),
         (LORA, {"r": 4}, None),
         (LORA, {"r": 4, "lora_alpha": True}, None),
-        (LORA, {"r": 4, "lora_alpha": "8"}, None),
+        (LORA, {"r": 4, "lora_alpha": "eight"}, None),
         ({"layer.lora_A.weight": (1, 8), "layer.lora_B.weight": (8, 1)}, {"lora_alpha": 3}, 3.0),
         ({"layer.lora_A.weight": (0, 8), "layer.lora_B.weight": (8, 0)}, {"r": 0, "lora_alpha": 3}, None),
         (LOHA, {"r": 9, "alpha": 8}, 4.0),

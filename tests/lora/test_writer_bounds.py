@@ -117,7 +117,7 @@ def test_half_a_letter_in_metadata_becomes_a_mark(tmp_path):
 def test_what_was_done_to_it_is_told(planned, tmp_path):
     tensors = kohya() | {"lora_unet_nothing.diff": torch.randn(8, 16)}
     written = write_as(planned(tensors), tensors, tmp_path / "a.safetensors", "diffusers", drop=True)
-    assert (written.dialect, written.renamed, written.computed, written.full) == ("diffusers", 1, 1, 0)
+    assert (written.dialect, written.renamed, written.computed, written.full) == ("diffusers", 1, 3, 0)  # q, k and v
     assert list(written.left_out) == ["lora_unet_nothing.diff"]
     assert written.bytes == written.path.stat().st_size == len(written.path.read_bytes())
     assert written.difference == 0.0
