@@ -122,7 +122,7 @@ def other_tuners():
         "miss, bat": ("MissConfig", {"r": 4, "init_weights": "bat"}),
         "c3a": ("C3AConfig", {"block_size": 16}),
         "shira": ("ShiraConfig", {"r": 2}),
-        "hira": ("HiraConfig", {"r": 4}),
+        "hira": ("HiraConfig", {"r": 32}),
         "delora": ("DeloraConfig", {"r": 4, "delora_lambda": 3}),
         "road": ("RoadConfig", {"group_size": 64}),
         "gralora": ("GraloraConfig", {"r": 4, "alpha": 6, "gralora_k": 2}),
