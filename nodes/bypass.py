@@ -146,7 +146,9 @@ def _spec_of(patch: Any) -> AdapterSpec | None:
 
 
 def _kind_of_host(patch: Any) -> Kind | None:
-    return of_host(type(patch).__name__) if isinstance(patch, WeightAdapterBase) else None
+    if not isinstance(patch, WeightAdapterBase):
+        return None
+    return next((kind for made in type(patch).__mro__ if (kind := of_host(made.__name__))), None)
 
 
 def _scaling_outputs(patch: WeightAdapterBase, shape: tuple[int, ...]) -> WeightAdapterBase | None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
-from comfy.weight_adapter.loha import LoHaAdapter
-from comfy.weight_adapter.lokr import LoKrAdapter
-from comfy.weight_adapter.lora import LoRAAdapter
 
 from ..lora.watch import Watch
 from .patches import LocksmithAdapter
@@ -36,23 +34,10 @@ class Watched(WeightAdapterBase):
         return patched
 
 
-class WatchedLoRA(Watched, LoRAAdapter):
-    """The host's LoRA."""
-
-
-class WatchedLoHa(Watched, LoHaAdapter):
-    """The host's LoHa."""
-
-
-class WatchedLoKr(Watched, LoKrAdapter):
-    """The host's LoKr."""
-
-
-class WatchedOurs(Watched, LocksmithAdapter):
-    """Our own adapter."""
-
-
-CLASSES = {LoRAAdapter: WatchedLoRA, LoHaAdapter: WatchedLoHa, LoKrAdapter: WatchedLoKr, LocksmithAdapter: WatchedOurs}
+@cache
+def _watched_class(made: type[WeightAdapterBase]) -> type[WeightAdapterBase]:
+    """A class of adapters, the host's or ours, with the look at the file before it."""
+    return type(f"Watched{made.__name__}", (Watched, made), {"__doc__": f"{made.__name__} over a mapped file."})
 
 
 def watched(layers: Sequence[dict[Any, Any]], watch: Watch | None) -> Sequence[dict[Any, Any]]:
@@ -63,8 +48,9 @@ def watched(layers: Sequence[dict[Any, Any]], watch: Watch | None) -> Sequence[d
 
 
 def _watched(patch: Any, watch: Watch) -> Any:
-    made = CLASSES.get(type(patch))
-    return made(Keys(patch.loaded_keys, watch), patch.weights) if made else patch
+    if not isinstance(patch, WeightAdapterBase):
+        return patch
+    return _watched_class(type(patch))(Keys(patch.loaded_keys, watch), patch.weights)
 
 
 def check(adapter: Any) -> None:
