@@ -119,6 +119,7 @@ def test_the_network_that_a_wrapper_names(site, module, network):
         ("a.processor.b._orig_mod.c", ["a.processor.b.c", "a.b._orig_mod.c", "a.b.c"]),
         ("sformer_blocks.0.x", ["transformer_blocks.0.x"]),
         ("transformer.sformer_blocks.0.x", ["transformer.transformer_blocks.0.x"]),
+        (".sformer_blocks.0.x", [".transformer_blocks.0.x"]),
         ("lora_unet_ext_embedder", ["lora_unet_context_embedder"]),
         ("transformer_blocks.0.x", []),  # `former_blocks.` stands in it, but not at the beginning of a word
         ("tsformer_blocks.0.x", []),

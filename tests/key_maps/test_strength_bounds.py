@@ -102,6 +102,8 @@ def strength(site, keys, config, kind=None):
         ({"layer.lora_A.weight": (1, 8), "layer.lora_B.weight": (8, 1)}, {"lora_alpha": 3}, 3.0),
         ({"layer.lora_A.weight": (0, 8), "layer.lora_B.weight": (8, 0)}, {"r": 0, "lora_alpha": 3}, None),
         (LOHA, {"r": 9, "alpha": 8}, 4.0),
+        (LOHA, {"alpha": 8, "use_rslora": True}, 8 / 2**0.5),
+        (LOHA, {"alpha": 8, "rank_stabilized": True}, 8 / 2**0.5),
         (LOKR, {"r": 8, "alpha": 4}, 0.5),  # PEFT divides by the rank that was asked for, not by the one there was room for
         (LOKR_LEFT, {"r": 8, "alpha": 4}, 0.5),
         (FULL_LOKR, {"r": 8, "alpha": 4}, 0.5),

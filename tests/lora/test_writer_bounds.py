@@ -94,6 +94,26 @@ def test_hashes_are_those_of_the_data_and_stand_only_where_they_were(tmp_path):
         assert load_file(path)["y"].dtype == torch.float16
 
 
+@pytest.mark.parametrize("more", range(8))
+def test_hashes_fit_where_their_room_was_left(tmp_path, more):
+    """They are put into a header that is written already: of whatever length, nothing may move."""
+    path = write_lora(
+        tmp_path / "a.safetensors", {"x": torch.arange(5)}, {"a": "b" * more, "sshs_model_hash": "", "modelspec.hash_sha256": ""}
+    )
+    assert torch.equal(load_file(path)["x"], torch.arange(5))
+    assert len(read_header(path).metadata["modelspec.hash_sha256"]) == 66
+
+
+def test_no_file_is_written_over_unless_it_is_asked_for(planned, tmp_path):
+    path = write_lora(tmp_path / "a.safetensors", {"x": torch.ones(1)})
+    with pytest.raises(FileExistsError):
+        write_lora(path, {"x": torch.zeros(1)})
+    tensors = kohya(PROJ)
+    with pytest.raises(FileExistsError):
+        write_as(planned(tensors), tensors, path, "kohya")
+    assert torch.equal(load_file(path)["x"], torch.ones(1))
+
+
 def test_a_dtype_that_safetensors_has_not(tmp_path):
     with pytest.raises(ValueError, match=r"x: safetensors has no torch.complex128"):
         write_lora(tmp_path / "a.safetensors", {"x": torch.zeros(1, dtype=torch.complex128)})
