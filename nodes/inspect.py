@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 
-import folder_paths
 from comfy_api.latest import io
 
-from ..key_maps.header import LoraFileError
 from ..key_maps.markdown import DETAILS, SUMMARY, markdown
 from . import host
-from .files import lora_changed, lora_is_listed, lora_names, own_maps
+from .faults import in_plain_words
+from .files import lora_changed, lora_is_listed, lora_names, lora_path, own_maps
 
 OFF, ON = "off", "on"
 
@@ -59,14 +58,11 @@ class InspectLoRAKeys(io.ComfyNode):
     @classmethod
     def execute(cls, lora_name, model=None, clip=None, detail=SUMMARY, weights=OFF) -> io.NodeOutput:
         """Inspect the file; raises for an unreadable one."""
-        path = folder_paths.get_full_path_or_raise("loras", lora_name)
-        try:
-            found = host.inspect(model, clip, path, own_maps())
+        with in_plain_words(lora_name):
+            found = host.inspect(model, clip, lora_path(lora_name), own_maps())
             measured, hashes = host.measure(found) if weights == ON else (None, None)
-        except LoraFileError as error:
-            raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
-        text = markdown(found, detail, hashes, measured)
-        fate = {"file": lora_name, "mismatch": found.report.mismatch, "patterns": found.report.all_patterns()}
-        told = found.as_dict() | fate | ({"weights": measured} | hashes.as_dict(found.header.metadata) if measured else {})
+            text = markdown(found, detail, hashes, measured)
+            fate = {"file": lora_name, "mismatch": found.report.mismatch, "patterns": found.report.all_patterns()}
+            told = found.as_dict() | fate | ({"weights": measured} | hashes.as_dict(found.header.metadata) if measured else {})
         as_json = json.dumps(told, ensure_ascii=False)
         return io.NodeOutput(text, as_json, ui={"text": [text], "report_json": [as_json]})

@@ -21,7 +21,7 @@ from ..lora.verify import Unverified
 from ..lora.writer import Written, write_as
 from . import host
 from .about_file import listed
-from .files import own_maps
+from .files import lora_path, own_maps
 
 ENDING = ".safetensors"
 REMEDY = "Give a name such as folder/name"
@@ -62,13 +62,15 @@ def save_lora(
 
 def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapping[str, Any], dict[str, str]]:
     """(what is in a listed file, its tensors, where it comes from). Raises NotSaved for a file that cannot be read."""
-    path = folder_paths.get_full_path_or_raise("loras", lora_name)
+    path = lora_path(lora_name)
     try:
         found = host.inspect(model, clip, path, own_maps())
         provenance = {"locksmith.source": Path(path).name, "locksmith.source_sha256": file_hashes(path).sha256}
         return found, host.read_lora(path).tensors, provenance
     except LoraFileError as error:
         raise NotSaved(f"{lora_name}: {error.fault}", error.remedy) from None
+    except OSError as error:
+        raise NotSaved(f"{lora_name} cannot be read ({error.strerror or error})", "Look at the disk") from None
 
 
 def save_listed(name: str, dialect: str, filename: str, dtype: str, overwrite: bool) -> dict[str, str]:
