@@ -127,6 +127,8 @@ def scan_files(
 def _findings_or_fault(path: str, own: OwnMaps) -> Findings:
     try:
         return findings_of(path, own)
+    except MemoryError:  # The file is not to blame, and the index would remember it.
+        raise
     except Exception as error:  # A mistake of ours about one file must not hide all others.
         return Findings(error=f"it is not understood ({type(error).__name__}: {error}). Please report it with this file's header")
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+import torch
 
 from ..key_maps.library import stamp_of
 from ..key_maps.own import OwnMaps
+from ..lora.reader import header_of
 from . import host
+from .faults import NodeError
 
 OWN_MAPS_FOLDER = "lora-locksmith"
 
@@ -32,8 +37,18 @@ def listed_name(lora_name: str) -> str:
 
 
 def lora_path(lora_name: str) -> str:
-    """The path of a LoRA file by its name in the loras folders. Raises FileNotFoundError."""
-    return folder_paths.get_full_path_or_raise("loras", listed_name(lora_name))
+    """The path of a LoRA file by its name in the loras folders; NodeError where it is gone."""
+    path = folder_paths.get_full_path("loras", listed_name(lora_name))
+    if path is None:
+        raise NodeError(f"{lora_is_listed(lora_name)}.")
+    return path
+
+
+def wired_lora(lora: Any) -> host.LoraFile:
+    """A LORA_MODEL as another node gives it; NodeError for what is none."""
+    if not isinstance(lora, Mapping) or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in lora.items()):
+        raise NodeError("What is connected as lora is no LORA_MODEL, which holds tensors by name. Connect one from Merge LoRAs.")
+    return host.LoraFile(lora, header_of(lora), None)
 
 
 def lora_is_listed(lora_name: str | None) -> bool | str:

@@ -6,9 +6,9 @@ import json
 
 from comfy_api.latest import io
 
-from ..key_maps.header import LoraFileError
 from ..key_maps.markdown import DETAILS, SUMMARY, markdown
 from . import host
+from .faults import in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
 from .inputs import RESENT
 
@@ -61,14 +61,11 @@ class InspectLoRAKeys(io.ComfyNode):
     def execute(cls, lora_name, model=None, clip=None, detail=SUMMARY, weights=OFF) -> io.NodeOutput:
         """Inspect the file; raises for an unreadable one."""
         lora_name = listed_name(lora_name)
-        path = lora_path(lora_name)
-        try:
-            found = host.inspect(model, clip, path, own_maps())
+        with in_plain_words(lora_name):
+            found = host.inspect(model, clip, lora_path(lora_name), own_maps())
             measured, hashes = host.measure(found) if weights == ON else (None, None)
-        except LoraFileError as error:
-            raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
-        text = markdown(found, detail, hashes, measured)
-        fate = {"file": lora_name, "mismatch": found.report.mismatch, "patterns": found.report.all_patterns()}
-        told = found.as_dict() | fate | ({"weights": measured} | hashes.as_dict(found.header.metadata) if measured else {})
+            text = markdown(found, detail, hashes, measured)
+            fate = {"file": lora_name, "mismatch": found.report.mismatch, "patterns": found.report.all_patterns()}
+            told = found.as_dict() | fate | ({"weights": measured} | hashes.as_dict(found.header.metadata) if measured else {})
         as_json = json.dumps(told, ensure_ascii=False)
         return io.NodeOutput(text, as_json, ui={"text": [text], "report_json": [as_json]})

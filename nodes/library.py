@@ -13,6 +13,7 @@ import folder_paths
 from ..key_maps.header import PICKLED
 from ..key_maps.library import Row, Stamp, scan_files, stamp_of
 from ..key_maps.respell import writable
+from .faults import short_of
 from .files import lora_names, own_folder, own_maps, own_stamp
 
 INDEX = "library-index.json"
@@ -35,7 +36,12 @@ class Library:
             if self._running or (self._scan and not refresh):
                 return
             self._running = True
-        threading.Thread(target=self._run, name="lora_locksmith library", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="lora_locksmith library", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._running = self._again = False
+            raise
 
     def waiting(self, since: int) -> bool:
         """Whether a row beyond the first `since` is still to come, and none is there."""
@@ -55,9 +61,10 @@ class Library:
             error = ""
             try:
                 self._read_all()
-            except Exception:
-                logging.getLogger("lora_locksmith").exception("The library could not be read")
-                error = FAULT
+            except Exception as fault:
+                short = short_of(fault)
+                error = f"{short[0]}. {short[1]}" if short else FAULT
+                logging.getLogger("lora_locksmith").error("The library could not be read. %s", error, exc_info=None if short else fault)
             with self._lock:
                 self._scan, self._error = self._scan or uuid.uuid4().hex, error
                 self._running, self._again = self._again, False

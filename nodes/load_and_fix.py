@@ -6,9 +6,9 @@ import json
 
 from comfy_api.latest import io
 
-from ..key_maps.header import LoraFileError
 from ..key_maps.plan import NO_FAULT
 from . import host
+from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
 from .inputs import BYPASS, ERROR, PATCH, REPORT, RESENT, mode_input, on_unmatched_input, strength_inputs
 
@@ -59,16 +59,12 @@ class LoadAndFixLoRA(io.ComfyNode):
         if strength_model == 0 and (strength_clip == 0 or clip is None):
             verdict = f"The strength is 0: {lora_name} was not loaded."
             return _output(model, clip, verdict, json.dumps({"verdict": verdict, "file": lora_name}))
-        path, own = lora_path(lora_name), own_maps()
-        try:
-            new_model, new_clip, report = host.load_and_fix(
-                model, clip, path, strength_model, strength_clip, own, mode == BYPASS, lora_name
-            )
-        except LoraFileError as error:
-            raise RuntimeError(f"{lora_name}: {error.fault}. {error.remedy}.") from None
-        if on_unmatched == ERROR:
-            _demand_all(lora_name, report)
-        return _output(new_model, new_clip, str(report), report.as_json())
+        with in_plain_words(lora_name):
+            path, own, bypass = lora_path(lora_name), own_maps(), mode == BYPASS
+            new_model, new_clip, report = host.load_and_fix(model, clip, path, strength_model, strength_clip, own, bypass, lora_name)
+            if on_unmatched == ERROR:
+                _demand_all(lora_name, report)
+            return _output(new_model, new_clip, str(report), report.as_json())
 
 
 def _output(model, clip, text: str, as_json: str) -> io.NodeOutput:
@@ -79,7 +75,7 @@ def _demand_all(lora_name: str, report: host.Report) -> None:
     lost = [entry for entry in report.unplaced() if entry["category"] not in NO_FAULT]
     if lost:
         first = lost[0]
-        raise RuntimeError(
+        raise NodeError(
             f"{lora_name}: {len(lost)} of {len(report.outcomes)} keys have no effect. {report.verdict} "
             f"The first: {first['key']}: {first['reason']}. Set on_unmatched to 'report' to load the rest."
         )

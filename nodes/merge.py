@@ -6,12 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..key_maps.errors import exhausted
 from ..key_maps.header import LoraFileError
 from ..key_maps.names import numbered
 from ..lora.block_weights import read_block_weights
@@ -21,12 +19,12 @@ from ..lora.merge import Recipe, merge
 from ..lora.merge_report import MergeReport
 from ..lora.methods import Option, methods
 from ..lora.native import native_tensors
-from ..lora.reader import header_of
 from ..lora.spec import AdapterError
 from ..lora.tensors import DTYPES
 from ..lora.together import File, inspect_together
 from . import host
-from .files import own_maps
+from .faults import NodeError, in_plain_words
+from .files import lora_path, own_maps, wired_lora
 from .inputs import BYPASS, PATCH, RESENT, mode_input, strength_inputs
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
@@ -108,15 +106,12 @@ class MergeLoRAs(io.ComfyNode):
             exact=exact,
         )  # fmt: skip
         try:
-            sources = _sources(_entries(loras, connected or {}), model, clip)
-            report = MergeReport(sources, recipe)
-            tensors = _forecast(sources, recipe, report) if dry_run else _merged(sources, recipe, report, host.weights_of(model, clip))
+            with in_plain_words("Merge LoRAs"):
+                sources = _sources(_entries(loras, connected or {}), model, clip)
+                report = MergeReport(sources, recipe)
+                tensors = _forecast(sources, recipe, report) if dry_run else _merged(sources, recipe, report, host.weights_of(model, clip))
         except (AdapterError, ValueError) as error:
-            raise RuntimeError(f"Merge LoRAs: {error}.") from None
-        except (MemoryError, RuntimeError) as error:
-            if not exhausted(error):
-                raise
-            raise RuntimeError(f"Merge LoRAs: {exhausted(error)}.") from None
+            raise NodeError(f"Merge LoRAs: {error}.") from None
         text, as_json = report.markdown(), json.dumps(report.as_dict(), ensure_ascii=False)
         return io.NodeOutput(tensors, text, as_json, ui={"text": [text], "report_json": [as_json]})
 
@@ -167,9 +162,9 @@ def _sources(entries: list[_Entry], model, clip) -> list[Source]:
 
 def _content(entry: _Entry) -> host.LoraFile:
     if entry.connected is not None:
-        return host.LoraFile(entry.connected, header_of(entry.connected), None)
+        return wired_lora(entry.connected)
     try:
-        file = host.read_lora(folder_paths.get_full_path_or_raise("loras", entry.name))
+        file = host.read_lora(lora_path(entry.name))
         return file._replace(tensors=file.to_be_written())
     except LoraFileError as error:
         raise AdapterError(f"{entry.name}: {error.fault}. {error.remedy}") from None
@@ -220,7 +215,8 @@ class ApplyLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, strength_model, strength_clip, clip=None, mode=PATCH) -> io.NodeOutput:
         """Patch clones of model and clip."""
-        file, own = host.LoraFile(lora, header_of(lora), None), own_maps()
-        new_model, new_clip, report = host.apply_file(model, clip, file, "LoRA", strength_model, strength_clip, own, mode == BYPASS)
-        text = str(report)
+        with in_plain_words("Apply LoRA"):
+            file, own = wired_lora(lora), own_maps()
+            new_model, new_clip, report = host.apply_file(model, clip, file, "LoRA", strength_model, strength_clip, own, mode == BYPASS)
+            text = str(report)
         return io.NodeOutput(new_model, new_clip, text, ui={"text": [text], "report_json": [report.as_json()]})

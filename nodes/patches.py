@@ -18,12 +18,13 @@ from comfy.weight_adapter.base import WeightAdapterBase
 from ..adapters.registry import decomposition_of, named
 from ..adapters.tensors import check_indices
 from ..key_maps.plan import Adapter, Plan
-from ..key_maps.site import Site
+from ..key_maps.site import Component, Site
 from ..lora.adapters import AdapterSpec, patched_weight
 from ..lora.planned import adapter_of, alpha_of
 from ..lora.spec import FAULTS, first_line
 
 Tensors = Mapping[str, torch.Tensor]
+Reached = tuple[tuple[str, tuple[int, ...]], ...]  # the weights an adapter changes, and their shapes
 MOST_PROOFS = 4096  # kinds with the shapes of their tensors and of the weight; a file has few of them
 
 
@@ -82,22 +83,22 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
 
 
 def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:
+    component, swap = site.components[adapter.target.component], adapter.target.swap
     for weight, rows, source in adapter.target.pieces:
-        bias = site.components[adapter.target.component].bias_of(weight) if adapter.reaches != "weight" else None
-        reached = [name for name in (weight if adapter.reaches != "bias" else None, bias) if name is not None]
-        shapes = [_shape(adapter, site, name, weight, rows) for name in reached]
+        whole = component.weights[weight] or (1,)
+        shape = (rows[1], *whole[1:]) if rows else whole
+        reached = ((weight, shape),) if adapter.reaches == "weight" else _with_bias(adapter, component, weight, shape)
         patch = _hosts_patch(adapter, tensors, source)
-        if patch is None or not all(_host_computes(patch, shape, adapter.target.swap) for shape in shapes):
-            patch = _ours(adapter, tensors, source, shapes)
-        swap = adapter.target.swap and not isinstance(patch, LocksmithAdapter)
-        for name in reached:
-            yield _target(name, rows, swap), patch
+        if patch is None or not _host_computes(patch, reached, swap):
+            patch = _ours(adapter, tensors, source, reached)
+        for name, _ in reached:
+            yield _target(name, rows, swap and not isinstance(patch, LocksmithAdapter)), patch
 
 
-def _shape(adapter: Adapter, site: Site, name: str, weight: str, rows: tuple[int, int] | None) -> tuple[int, ...]:
-    """Of these rows of a weight, or of the bias beside it."""
-    out, *inner = site.components[adapter.target.component].weights[weight] or (1,)
-    return (rows[1] if rows else out, *(inner if name == weight else ()))
+def _with_bias(adapter: Adapter, component: Component, weight: str, shape: tuple[int, ...]) -> Reached:
+    bias = component.bias_of(weight)
+    named = ((weight, shape),) if adapter.reaches == "both" else ()
+    return named if bias is None else (*named, (bias, shape[:1]))
 
 
 def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
@@ -129,21 +130,22 @@ def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
     return None
 
 
-def _host_computes(patch: Any, shape: tuple[int, ...], swap: bool) -> bool:
-    """Whether the host's own code has been seen to compute this patch for a weight of this shape."""
-    kind, weights = patch if isinstance(patch, tuple) else (type(patch), patch.weights)
-    return _proven(kind, tuple([_outline(value) for value in weights]), shape, swap)
-
-
-def _outline(value: Any) -> Any:
-    """What of a tensor or number the host's code may stumble over."""
-    if isinstance(value, torch.Tensor):
-        return value.shape, value.dtype
-    return 1.0 if isinstance(value, float) else tuple(value) if isinstance(value, list) else value
+def _host_computes(patch: Any, reached: Reached, swap: bool) -> bool:
+    """Whether the host's own code has been seen to compute this patch for weights of these shapes."""
+    kind, weights = patch if type(patch) is tuple else (type(patch), patch.weights)
+    # What of a tensor, a number or a shape the host's code may stumble over. Each module pays for this, so it is one expression.
+    outlines = tuple([
+        None if value is None else 1.0 if type(value) is float else tuple(value) if type(value) is list else (value.shape, value.dtype)
+        for value in weights
+    ])  # fmt: skip
+    for _, shape in reached:
+        if not _proven(kind, outlines, shape, swap):
+            return False
+    return bool(reached)
 
 
 def _hollow(outline: Any) -> Any:
-    """A tensor without values from its outline; all else as it was."""
+    """The same without values, from its outline."""
     if not isinstance(outline, tuple):
         return outline
     hollow = len(outline) == 2 and isinstance(outline[1], torch.dtype)
@@ -199,11 +201,11 @@ def _complaints() -> Iterator[list[str]]:
         root.removeFilter(keep)
 
 
-def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], source, shapes: Iterable[tuple[int, ...]]) -> LocksmithAdapter:
-    """Our adapter, tried on the meta device for each shape; raises AdapterError for tensors that are none."""
+def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], source, reached: Reached) -> LocksmithAdapter:
+    """Our adapter, tried on the meta device for each weight it reaches; raises AdapterError for tensors that are none."""
     spec, roles = adapter_of(adapter, tensors, source)
     outlines = tuple([(role, tuple(tensor.shape)) for role, tensor in roles.items()])
-    for shape in shapes:
+    for _, shape in reached:
         _try_on_meta(_without_numbers(spec), outlines, shape)
         if "bias_indices" in roles:
             check_indices(roles["bias_indices"], (roles["up"].shape[0], *shape[1:]), "bias_indices")

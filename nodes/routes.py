@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 from server import PromptServer
 
 from ..key_maps.errors import LocksmithError
 from .about_file import Unknown, about_file
+from .faults import short_of
 from .library import Library
 from .saving import NotSaved, save_listed
 
@@ -21,6 +22,7 @@ MOST_BYTES = 1 << 16  # of a wish
 PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
 WISHES = {"name": str, "dialect": str, "filename": str, "dtype": str, "overwrite": bool}
 OPTIONAL = {"dtype": "", "overwrite": False}
+BROKEN_OFF = (ConnectionError, ClientPayloadError, web.RequestPayloadError)  # what reading raises where a client goes away
 HEADERS = {"Cache-Control": "no-store"}
 
 _readers = ThreadPoolExecutor(2, "lora_locksmith questions")
@@ -58,7 +60,12 @@ def _route(answer: Callable[[web.Request], Awaitable[str]]) -> Callable[[web.Req
             return _refused(unknown.fault, unknown.remedy, 404)
         except NotSaved as fault:
             return _refused(fault.fault, fault.remedy, 409 if fault.taken else 400)
+        except LocksmithError as fault:
+            return _refused(str(fault), "Refresh the list and try again", 400)
         except Exception as error:
+            if short := short_of(error):
+                logging.getLogger("lora_locksmith").warning("A question of the front end could not be answered. %s. %s", *short)
+                return _refused(*short, 503)
             logging.getLogger("lora_locksmith").exception("A question of the front end could not be answered")
             return _refused(f"The server failed ({type(error).__name__}: {error})", "Its log tells more", 500)
 
@@ -107,9 +114,12 @@ async def _wish(request: web.Request) -> Mapping[str, Any]:
     """The body of a request to save. Only JSON that says so is taken: a form of another site cannot send that unasked."""
     if request.content_type != "application/json":
         raise Refusal("This is no JSON", "Send it with the content type application/json")
-    raw = await request.content.read(MOST_BYTES + 1)
-    while len(raw) <= MOST_BYTES and (more := await request.content.read(MOST_BYTES)):
-        raw += more
+    try:
+        raw = await request.content.read(MOST_BYTES + 1)
+        while len(raw) <= MOST_BYTES and (more := await request.content.read(MOST_BYTES)):
+            raw += more
+    except BROKEN_OFF:
+        raise Refusal("The request broke off before its end", "Send it again") from None
     try:
         wish = json.loads(raw) if len(raw) <= MOST_BYTES else None
     except (ValueError, RecursionError):

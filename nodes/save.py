@@ -8,10 +8,10 @@ from comfy_api.latest import io
 
 from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.respell import writable
-from ..lora.reader import header_of
 from ..lora.tensors import DTYPES
 from . import host
-from .files import listed_name, lora_changed, lora_is_listed, lora_names, own_maps
+from .faults import NodeError, in_plain_words
+from .files import listed_name, lora_changed, lora_is_listed, lora_names, own_maps, wired_lora
 from .inputs import RESENT
 from .saving import read_listed, report_on, save_lora
 
@@ -64,8 +64,9 @@ class SaveLoRA(io.ComfyNode):
         cls, lora_name, filename, dialect="comfyui", dtype=KEEP, overwrite=False, lora=None, model=None, clip=None
     ) -> io.NodeOutput:
         """Write the file; raises for what the dialect cannot say, for a file that is there already, and where nothing is connected."""
-        found, tensors, provenance = _connected(lora, model, clip) if lora_name == CONNECTED else read_listed(lora_name, model, clip)
-        written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
+        with in_plain_words(lora_name):
+            found, tensors, provenance = _connected(lora, model, clip) if lora_name == CONNECTED else read_listed(lora_name, model, clip)
+            written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
         text = report_on(written)
         told = {
             "file": listed_name(lora_name),
@@ -78,6 +79,6 @@ class SaveLoRA(io.ComfyNode):
 
 def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     if not lora:
-        raise RuntimeError("There is no LoRA to save. Connect a LORA_MODEL, or choose a file as lora_name.")
-    own = own_maps()
-    return inspect_header(CONNECTED, header_of(lora), None, host.wired_site(model, clip, own), own, whole=True), lora, {}
+        raise NodeError("There is no LoRA to save. Connect a LORA_MODEL, or choose a file as lora_name.")
+    own, file = own_maps(), wired_lora(lora)
+    return inspect_header(CONNECTED, file.header, None, host.wired_site(model, clip, own), own, whole=True), lora, {}

@@ -76,6 +76,8 @@ def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapp
         return found, host.read_lora(path).to_be_written(), provenance
     except LoraFileError as error:
         raise NotSaved(f"{lora_name}: {error.fault}", error.remedy) from None
+    except OSError as error:
+        raise NotSaved(f"{lora_name} cannot be read ({error.strerror or error})", "Look at the disk") from None
 
 
 def save_listed(name: str, dialect: str, filename: str, dtype: str, overwrite: bool) -> dict[str, str]:

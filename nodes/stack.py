@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..key_maps.plan import NO_FAULT
 from ..key_maps.report import plural
 from . import host
+from .faults import NodeError
 from .inputs import PATCH, REPORT, RESENT, mode_input, on_unmatched_input
 from .load_and_fix import LoadAndFixLoRA
 from .rows import Row, read_rows, rows_are_right, rows_changed, rows_input
@@ -61,7 +62,7 @@ class LoadAndFixStack(io.ComfyNode):
         try:
             rows = read_rows(loras)
         except ValueError as fault:
-            raise RuntimeError(f"{fault}.") from None
+            raise NodeError(f"{fault}.") from None
         told, progress = [], host.progress_bar()
         for done, row in enumerate(rows):
             progress(done, len(rows))
@@ -108,8 +109,8 @@ def _apply(row: Row, model, clip, on_unmatched: str, mode: str):
         return model, clip, Told(row, verdict, {"verdict": verdict, "file": row.name})
     try:
         done = LoadAndFixLoRA.execute(model, row.name, row.strength, row.strength_clip, clip, on_unmatched, mode)
-    except RuntimeError as error:
-        raise RuntimeError(f"Row {row.number}: {error}") from None
+    except NodeError as error:
+        raise NodeError(f"Row {row.number}: {error}") from None
     model, clip, text, as_json = done.args
     report = json.loads(as_json)
     if "modules" not in report:
