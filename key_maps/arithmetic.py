@@ -40,6 +40,9 @@ class Expression:
         self.tree = ast.parse(text.strip(), mode="eval").body
         self._check(self.tree)
 
+    def __repr__(self) -> str:
+        return f"Expression({ast.unparse(self.tree)!r})"
+
     def _check(self, node: ast.expr) -> None:
         """Raises ValueError for anything that is not arithmetic."""
         if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .arithmetic import Expression, as_number
 from .errors import LocksmithError
 from .evidence import ROOMS, Condition, Evidence, read_condition
+from .lines import lines_of, read_text
 
 FOLDER = Path(__file__).parent / "conventions"
 Option = tuple[str, "str | float | bool"]
@@ -113,12 +114,12 @@ def read_convention(path: Path) -> Convention:
     """Read the record at `path`; raises ConventionError naming file, line, what is wrong and the remedy."""
     record: dict[str, Any] = {"sources": (), "kinds": frozenset(), "lets": (), "over": frozenset(), "conditions": ()}
     cases: list[Case] = []
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+    for number, line in lines_of(read_text(path, ConventionError)):
         line = line.strip()
         try:
             if line.startswith("["):
                 cases.append(Case(line[1:].removesuffix("]").strip()))
-            elif line and not line.startswith("#"):
+            else:
                 _take(record, cases, *line.partition(" ")[::2])
         except (ValueError, SyntaxError) as error:
             raise ConventionError(f"{path}, line {number}: {error}. Correct the line") from None

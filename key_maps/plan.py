@@ -19,6 +19,7 @@ from .groups import Group, Groups, group_keys, network_alpha
 from .header import TensorInfo
 from .locate import Location, locate, network_told
 from .other_files import WHOLE
+from .siblings import siblings
 from .site import Candidate, Site
 from .strength import (
     FROM_RANK,
@@ -156,6 +157,7 @@ class _Planner:
 
     def run(self, groups: Groups) -> None:
         unmatched = []
+        self.siblings = self._siblings(groups)
         for group in self._take(groups):
             location = locate(self.site, group.module, self.recent)
             if location.candidates:
@@ -205,8 +207,23 @@ class _Planner:
                 self._set(adapter.roles.values(), UNSUPPORTED, "the file holds the whole weights of a model, not a LoRA")
             self.adapters = []
 
+    def _siblings(self, groups: Groups) -> dict[str, str]:
+        """Module -> a tensor beside its adapter that no known adapter has there. Law 3: half an adapter is never applied."""
+        leaves, odd = [], list(groups.unread)
+        for group in groups.groups:
+            found = [one.kind for one in self._read(group).adapters]
+            if any(kind.scaled for kind in found):
+                leaves.append(group.module)
+            elif all(kind.replaces for kind in found):
+                odd.append(next(iter(group.keys.values())))
+        return siblings(leaves, odd)
+
     def _place(self, group: Group, location: Location) -> None:
         reading = self._read(group)
+        sibling = self.siblings.get(group.module)
+        if sibling is not None:
+            told = f"{sibling} stands beside it, which no known adapter has there: it means another formula, so that none of it is applied"
+            return self._set(group.keys.values(), UNSUPPORTED, told)
         for found in reading.adapters:
             self._place_adapter(group, location, found)
         for role in reading.left:

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
-from lora_locksmith.key_maps import bookkeeping, dialect, grammar, lines, metadata, other_files, presets, respell, stock, table
+from lora_locksmith.key_maps import bookkeeping, convention, dialect, grammar, lines, metadata, other_files, presets, respell, stock, table
 from lora_locksmith.key_maps.lines import TextError, lines_of, read_text
 from lora_locksmith.key_maps.own import own_maps_stamp, read_own_maps
 
 FORMATS = {
     "family table": (table.FOLDER / "flux1.table", lambda path: table.read_table(path)),
     "dialect record": (dialect.FOLDER / "kohya.record", lambda path: dialect.read_dialect(path)),
+    "convention": (convention.FOLDER / "lokr_whole.convention", lambda path: convention.read_convention(path)),
     "presets": (presets.FOLDER / "simpletuner.presets", lambda path: presets.read_presets(path)),
     "roles": (grammar.ROLES_TABLE, lambda path: grammar.role_spellings.__wrapped__(path)),
     "bookkeeping": (bookkeeping.BOOKKEEPING_TABLE, lambda path: bookkeeping._bookkeeping_rules.__wrapped__(path)),
