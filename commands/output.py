@@ -99,7 +99,7 @@ def told_fault(error: Exception) -> str:
         return str(error)
     place = os.fsdecode(error.filename or "The output")
     # A new file has a name of its own until it is whole, which nobody has asked for.
-    return f"{os.path.dirname(place) if place.endswith(PART) else place}: {error.strerror or error}"
+    return f"{os.path.dirname(os.path.abspath(place)) if place.endswith(PART) else place}: {error.strerror or error}"
 
 
 def spread(numbers: Sequence[int]) -> str:

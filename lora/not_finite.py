@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..adapters.kind import LIMIT
@@ -18,6 +19,7 @@ __all__ = ["DAMAGED", "NotFinite", "Odd", "check_result", "odd_tensors", "oddity
 Read = Callable[[str], Tensor]
 NAN, INFINITE, BOTH = "NaN", "infinite numbers", "NaN and infinite numbers"
 MOST_NAMED = 3
+PACKED = frozenset({getattr(torch, "float4_e2m1fn_x2", None)})  # of a torch that has it
 DAMAGED = "the file is damaged: download or export it again"
 
 
@@ -37,7 +39,9 @@ def oddity(tensor: Tensor) -> str:
     """What a tensor holds besides numbers that are finite; "" where nothing."""
     if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
         return ""
-    # fp8 has no arithmetic of its own.
+    # fp8 has no arithmetic of its own; packed fp4 has nothing that could be converted, and no NaN.
+    if tensor.dtype in PACKED:
+        return ""
     computed = tensor.float() if tensor.dtype.itemsize == 1 else tensor
     # One pass of the ends is many times faster than isfinite, which makes a tensor of its own.
     if all(math.isfinite(end.item()) for end in computed.aminmax()):

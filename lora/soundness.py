@@ -15,6 +15,7 @@ from ..adapters.registry import named
 from ..adapters.tensors import Tensors
 from ..key_maps.header import Header, TensorInfo, check_unchanged, open_file
 from ..key_maps.plan import Plan
+from .not_finite import PACKED
 from .reader import DTYPES
 from .spec import MAGNITUDES
 
@@ -120,7 +121,7 @@ def _as(dtype: str, content: bytes) -> Tensor:
 
 def look_at_tensors(tensors: Mapping[str, Tensor]) -> Look:
     """The same for tensors in memory."""
-    floats = [tensor for tensor in tensors.values() if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta]
+    floats = [tensor for tensor in tensors.values() if _has_numbers(tensor)]
     if sum(tensor.nbytes for tensor in floats) <= WHOLE_BYTES:
         return Look(WHOLE, all(map(_finite, floats)))
     return Look(SAMPLED, all(_finite(end) for tensor in floats for end in _ends(tensor)))
@@ -131,6 +132,10 @@ def _ends(tensor: Tensor) -> tuple[Tensor, ...]:
         return (tensor,)
     flat, count = tensor.reshape(-1), PIECE // tensor.dtype.itemsize
     return flat[:count], flat[-count:]
+
+
+def _has_numbers(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0 and not tensor.is_meta and tensor.dtype not in PACKED
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -153,7 +158,7 @@ def _not_finite(plan: Plan, tensors: Tensors) -> Iterator[str]:
     }
     found: dict[str, list[str]] = {"NaN": [], "infinite values": []}
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta and not _finite(tensor):
+        if _has_numbers(tensor) and not _finite(tensor):
             nan = bool(tensor.to(torch.float32).isnan().any())
             if nan or key not in unused:
                 found["NaN" if nan else "infinite values"].append(key)
@@ -186,7 +191,7 @@ def _nothing(plan: Plan, tensors: Tensors) -> Iterator[str]:
 
 
 def _is_zero(tensor: Tensor) -> bool:
-    if tensor.is_meta or not tensor.numel():
+    if tensor.is_meta or not tensor.numel() or tensor.dtype in PACKED:
         return False
     # fp8 cannot be compared.
     return not any(bool((part.to(torch.float32) if part.dtype.itemsize == 1 else part).any()) for part in (*_ends(tensor), tensor))

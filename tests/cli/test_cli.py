@@ -233,7 +233,7 @@ def test_scan(locksmith, library):
     assert list(rows) == sorted(rows)
     assert set(rows["good.safetensors"]) == {
         "file", "bytes", "family", "made_for", "trainer", "kinds", "rank", "placed", "total", "stock", "gains", "losses",
-        "error", "verdict", "problem",
+        "cautions", "error", "verdict", "problem",
     }  # fmt: skip
     assert rows["good.safetensors"]["problem"] is False and rows["good.safetensors"]["rank"] == "4"
     assert rows["sub/simpletuner.safetensors"]["gains"] == ["57 more modules load"]

@@ -291,9 +291,9 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 def test_large_metadata_costs_bounded_time_and_text(name):
     metadata = LARGE[name]()
-    start = time.perf_counter()
+    start = time.process_time()
     found = read_metadata(metadata)
-    assert time.perf_counter() - start < 10, "0.1 to 1 s is normal"
+    assert time.process_time() - start < 30, "it takes 0.1 to 1 s of the processor"
     assert len(json.dumps(found.as_dict())) < 1_000_000
 
 
@@ -333,5 +333,12 @@ def test_every_key_of_the_table_is_read():
 
 
 def test_it_needs_no_torch():
-    code = "import sys; import key_maps.metadata, key_maps.hashes; assert not {'torch', 'numpy', 'safetensors', 'comfy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    entry = ROOT / "__init__.py"
+    code = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("pack", {str(entry)!r}, submodule_search_locations=[{str(ROOT)!r}])
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+import pack.key_maps.metadata, pack.key_maps.hashes
+assert not {{"torch", "numpy", "safetensors", "comfy"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

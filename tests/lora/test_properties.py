@@ -99,12 +99,15 @@ CASES = {
         (32, 24),
     ),
     "glora_peft_vector": (AdapterSpec("glora_peft"), {"glora_A_whole": random(32, 1), "glora_B_whole": random(1)}, (32, 24)),
+    "pissa": (AdapterSpec("pissa", 2.0), LORA, (32, 24)),
+    "olora": (AdapterSpec("olora", 2.0), LORA, (32, 24)),
     "boft_peft": (AdapterSpec("boft_peft"), {"boft_R": random(2, 6, 4, 4), "boft_s": random(32, 1) + 1}, (32, 24)),
 }
 PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
 
 # Rows that can only be cut out together; 33 is more than there are.
-BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "shira": 33, "road": 33, "delora_old": 33}
+BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4}
+BLOCKS |= dict.fromkeys(("shira", "road", "delora_old", "pissa", "olora"), 33)
 LINEAR = {
     *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
     *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft"),

@@ -20,6 +20,7 @@ from lora_locksmith.lora.adapters import patched_weight
 from lora_locksmith.lora.convert import convert
 from lora_locksmith.lora.factors import Factors, Kronecker
 from lora_locksmith.lora.native import Native, native_tensors
+from lora_locksmith.lora.not_finite import NotFinite
 from lora_locksmith.lora.planned import spec_of
 from lora_locksmith.lora.reader import map_tensors
 from lora_locksmith.lora.spec import AdapterError
@@ -385,13 +386,13 @@ def test_a_file_that_does_not_do_the_same_is_not_verified(planned, site, tmp_pat
         check_same(plan, tensors.__getitem__, again, made.__getitem__)
 
 
-def test_numbers_that_are_none_cannot_be_verified_once_they_are_computed_with(planned, tmp_path):
+def test_numbers_that_are_none_are_refused_by_name(planned, tmp_path):
     tensors = kohya_flux()
     tensors["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"][5, 1] = float("nan")
-    with pytest.raises(Unverified):
-        write_as(planned(tensors), tensors, tmp_path / "new.safetensors", "diffusers")
+    for dialect in ("diffusers", "comfyui"):
+        with pytest.raises(NotFinite, match=r"img_attn_qkv\.lora_up\.weight holds NaN"):
+            write_as(planned(tensors), tensors, tmp_path / "new.safetensors", dialect)
     assert not list(tmp_path.iterdir())
-    assert write_as(planned(tensors), tensors, tmp_path / "new.safetensors", "comfyui").computed == 0
 
 
 def test_metadata_are_kept_and_what_would_be_wrong_is_not(planned, tmp_path):
