@@ -106,8 +106,8 @@ CASES = {
 PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
 
 # Rows that can only be cut out together; 33 is more than there are.
-BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4}
-BLOCKS |= dict.fromkeys(("shira", "road", "delora_old", "pissa", "olora"), 33)
+BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32}
+BLOCKS |= dict.fromkeys(("shira", "road", "delora_old"), 33)
 LINEAR = {
     *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
     *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft"),
