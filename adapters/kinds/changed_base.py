@@ -31,7 +31,7 @@ class ChangedBase(LoRA):
         if weight.dim() != 2:
             raise AdapterError(f"{self.title} is of linear layers, and the weight is {list(weight.shape)}")
         if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
-            raise AdapterError(f"{self.title} needs all rows of the module it was trained on; the weight {list(weight.shape)} is some of them")
+            raise AdapterError(f"{self.title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
         rank = helpers.size(tensors, 0, "down")
         added = helpers.fit(products.low_rank(tensors), weight.shape, tensors) * spec.scale_for(rank)
         return weight + strength * (added - self.taken(spec, weight, rank))
