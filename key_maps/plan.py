@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import prod
+from math import isclose, prod
 from typing import Any, NamedTuple
 
 from ..adapters.registry import decomposition_of, named, variant
@@ -341,9 +341,20 @@ class _Planner:
         self.by_values = True
         return self.number(key)
 
+    def _usual_scale(self, kind: str, roles: Mapping[str, str], rank: int | None) -> float | None:
+        """What the alpha tensor says to whoever knows no more; None where there is none."""
+        if "alpha" not in roles:
+            return None
+        if not named(kind).alpha_counts(roles):
+            return 1.0
+        alpha = self._value(roles["alpha"])
+        return alpha / rank if alpha and rank else None
+
     def _strength(self, kind, roles, name, rank, target: Candidate, settings: Settings | None, meaning: Meaning) -> Strength:
         if meaning.scale is not None:
-            return Strength(meaning.scale, meaning.title)
+            usual = self._usual_scale(kind, roles, rank)
+            same = usual is not None and isclose(meaning.scale, usual, rel_tol=1e-6)
+            return Strength(None if same else meaning.scale, meaning.title)
         if "alpha" in roles:
             self.fused |= target.parts > 1
             split = self.split_rank and target.parts > 1 and rank == target.parts * self.split_rank

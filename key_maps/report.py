@@ -258,10 +258,15 @@ class Report:
         if corrected:
             told = f"{plural(corrected, 'module')} saved by sd-scripts with split_qkv at a fraction of the strength; it is restored. "
             yield Correction(f"full strength of {plural(corrected, 'module')}", told + "Stock would apply 1/3 or 1/4 of it.")
-        scaled = [adapter for adapter in self.adapters if adapter.strength.scale not in (None, 1.0)]
-        if scaled:
+        by_source: dict[tuple[str, bool], list[Adapter]] = {}
+        for adapter in self.adapters:
+            by_alpha = "alpha" in adapter.roles and named(adapter.kind).alpha_counts(adapter.roles)
+            if adapter.strength.scale is not None and (by_alpha or adapter.strength.scale != 1):
+                by_source.setdefault((adapter.strength.source, by_alpha), []).append(adapter)
+        for (source, by_alpha), scaled in by_source.items():
             scales = ", ".join(sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MOST_SCALES])
-            told = f"Strength of {plural(len(scaled), 'module')} from {scaled[0].strength.source}: x {scales}. Stock would apply x 1."
+            stock = "alpha / rank" if by_alpha else "x 1"
+            told = f"Strength of {plural(len(scaled), 'module')} from {source}: x {scales}. Stock would apply {stock}."
             yield Correction(f"strength x {scales} of {plural(len(scaled), 'module')}", told)
 
     def _rebuilt(self) -> Iterator[Correction]:
