@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from lora_locksmith.key_maps.pattern_syntax import Allowance
 from lora_locksmith.key_maps.patterns import LONGEST_NAME, MOST_CUTS, Patterns
@@ -74,7 +74,7 @@ def is_taken(pattern):
     return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(PATTERN, min_size=1, max_size=4), st.lists(NAME, min_size=1, max_size=6))
 def test_the_same_answer_as_pefts_own_rule(patterns, names):
     assume(all(map(is_taken, patterns)))
@@ -84,7 +84,7 @@ def test_the_same_answer_as_pefts_own_rule(patterns, names):
         assert ours.first(name) == (peft_says(patterns, name), 0), (patterns, name)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.text("()[]{}|*+?^$.\\dwsDAZbB0129,-:P<>=!ax#", max_size=14), NAME)
 def test_any_text_is_read_as_python_reads_it_or_not_at_all(pattern, name):
     ours = Patterns([pattern])
