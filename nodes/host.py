@@ -18,6 +18,7 @@ import comfy.utils
 import torch
 
 from ..key_maps.arithmetic import as_number
+from ..key_maps.errors import exhausted
 from ..key_maps.garbage import without_collection
 from ..key_maps.grammar import parse_key
 from ..key_maps.hashes import Hashes, file_hashes
@@ -80,6 +81,8 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     except LoraFileError:
         raise
     except Exception as error:
+        if exhausted(error):
+            raise  # no fault of the file
         raise LoraFileError(path, f"its tensors cannot be read ({first_line(error)[:160]})", REMEDY) from None
     return LoraFile(tensors, header, adapter_config_beside(path), Watch(path, header.stamp), look)
 
@@ -100,6 +103,8 @@ def _read_pickle(path: str) -> LoraFile:
     try:
         content = comfy.utils.load_torch_file(path, safe_load=True)
     except Exception as error:
+        if exhausted(error):
+            raise  # no fault of the file
         fault = f"the safe pickle loader refuses it ({first_line(error)[:160]})"
         raise LoraFileError(path, fault, "It is damaged or holds more than tensors; get the .safetensors version") from None
     tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)} if isinstance(content, dict) else {}

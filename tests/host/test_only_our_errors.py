@@ -113,7 +113,7 @@ def test_what_a_node_loads_can_be_sampled_with(nodes, tiny_flux, patched, caplog
     (made, folder), base, placed = nodes, tiny_flux(), 0
     for tensors in puzzles(150):
         save_file(tensors, folder / FILE)
-        ended = run(made, folder / FILE, base, ("load", "inspect"))
+        ended = run(made, folder / FILE, base, ("load", "inspect", "save", "merge"))
         model, _, _, told = ended["load"]
         placed += json.loads(told)["keys"]["placed"]
         with caplog.at_level(logging.WARNING):
@@ -135,7 +135,7 @@ def test_what_the_machine_has_too_little_of_is_said(nodes, tiny_flux, monkeypatc
 
     made, folder = nodes
     save_file({"a.lora_A.weight": torch.ones(2, 2), "a.lora_B.weight": torch.ones(2, 2)}, folder / FILE)
-    for fail, word in ((lambda *_: bytearray(sys.maxsize), "memory"), (no_thread, "threads")):
+    for fail, word in ((lambda *_, **__: bytearray(sys.maxsize), "memory"), (no_thread, "threads")):
         monkeypatch.setattr(host, "make_plan", fail)
         for name in ("load", "stack"):
             with pytest.raises(LocksmithError, match=word) as raised:
@@ -143,7 +143,7 @@ def test_what_the_machine_has_too_little_of_is_said(nodes, tiny_flux, monkeypatc
             assert FILE in str(raised.value)
 
 
-def no_thread(*_):
+def no_thread(*_, **__):
     raise RuntimeError("can't start new thread")
 
 
