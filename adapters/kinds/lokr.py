@@ -43,7 +43,9 @@ class LoKr(Kind):
         first, second = _factor_shape(shapes, "lokr_w1"), _factor_shape(shapes, "lokr_w2")
         if len(first) < 2 or len(second) < 2:
             raise Misfit(f"the factors {list(first)} and {list(second)} must be matrices")
-        return ModuleShape(first[0] * second[0], (first[1] * second[1], *second[2:]), flat="lokr_w2" not in shapes)
+        return ModuleShape(
+            first[0] * second[0], (first[1] * second[1], *second[2:]), flat="lokr_w2" not in shapes and "lokr_t2" not in shapes
+        )
 
     def rank(self, shapes):
         """The inner dimension of the factor that is decomposed; None when both are full, and alpha means nothing."""

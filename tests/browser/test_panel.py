@@ -6,9 +6,11 @@ import json
 import shutil
 
 import pytest
+import torch
 from front_end import LOADER, PREVIEW, FrontEnd
 from hollow_files import write_hollow
 from playwright.sync_api import expect
+from safetensors.torch import save_file
 from tiny_models import BROKEN_LORA, HIDDEN, KOHYA_LORA
 
 LOADER_TITLE, INSPECT_TITLE = "Load and Fix LoRA", "Inspect LoRA Keys"
@@ -33,7 +35,8 @@ def files(front_end: FrontEnd, server) -> None:
     folder = server.base / "models" / "loras"
     partly = {f"lora_unet_double_blocks_{block}_img_attn_proj": (HIDDEN, HIDDEN) for block in (0, 1, 7)}
     words = {"modelspec.trigger_phrase": "ohwx", "ss_output_name": HOSTILE, "ss_network_module": "networks.lora_flux", HOSTILE: "odd"}
-    write_hollow(folder / PARTLY, low_rank(partly), words, "F16")
+    # Not hollow: a file of zeros is said to change nothing.
+    save_file({name: torch.full(shape, 0.01).half() for name, shape in low_rank(partly).items()}, folder / PARTLY, words)
     places = [f"lora_unet_input_blocks_{block}_1_transformer_blocks_{depth}_" for block in (4, 5, 7, 8) for depth in (0, 1)]
     other = {place + layer: (1280, 1280) for place in places for layer in ("attn1_to_q", "attn1_to_k", "attn2_to_q")}
     write_hollow(folder / OTHER_BASE, low_rank(other), {"ss_network_module": "networks.lora"}, "F16")
