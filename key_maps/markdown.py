@@ -135,7 +135,9 @@ def _failing(report: Report) -> Iterator[str]:
 def _taken_in_vain(inspection: Inspection) -> Iterator[str]:
     """Keys that the stock loader takes and that can do nothing."""
     outcomes = inspection.report.outcomes
-    vain = Counter(outcomes[key].category for key in inspection.report.stock_keys or () if outcomes[key].category != PLACED)
+    # In the file's order, so that categories of as many keys always stand alike.
+    taken = inspection.report.stock_keys or frozenset()
+    vain = Counter(outcome.category for key, outcome in outcomes.items() if key in taken and outcome.category != PLACED)
     if vain:
         told = ", ".join(f"{count} {category}" for category, count in vain.most_common())
         yield f"{plural(sum(vain.values()), 'key')} that the stock loader takes have no effect there either, or a wrong one: {told}."
