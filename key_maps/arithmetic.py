@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from ..adapters.setting import NUMBER, typed
+
 Shapes = Mapping[str, Sequence[int] | None]
 
 OPERATORS: Mapping[type, Callable[[float, float], float]] = {
@@ -17,19 +19,13 @@ OPERATORS: Mapping[type, Callable[[float, float], float]] = {
 FUNCTIONS: Mapping[str, Callable[..., float]] = {"sqrt": math.sqrt, "min": min, "max": max}
 ON_SHAPES: Mapping[str, Callable[..., float]] = {"size": lambda shape, place: shape[place], "dims": len}
 LARGEST = 1e30  # numbers beyond it are no settings that anybody trained with
-LONGEST_NUMBER = 40  # characters
 FAILURES = (KeyError, IndexError, ZeroDivisionError, OverflowError, ValueError, TypeError)
 
 
 def as_number(value: Any) -> float | None:
     """A value of a setting as a finite number: JSON numbers and texts of numbers; None for all else, booleans included."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value) if not isinstance(value, str) or len(value) <= LONGEST_NUMBER else math.nan
-    except (ValueError, OverflowError):
-        return None
-    return number if abs(number) <= LARGEST else None
+    number = typed(value, NUMBER)
+    return number if number is not None and abs(number) <= LARGEST else None
 
 
 class Expression:
