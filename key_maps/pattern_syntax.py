@@ -225,7 +225,8 @@ class _Parser:
         inner = self.text[self.at + 1 : max(end, self.at + 1)]
         low, comma, high = inner.partition(",")
         if end < 0 or not inner or not DIGITS.issuperset(low + high):
-            if end < 0 and self.text[self.at + 1 : self.at + 12].replace(",", "").isdecimal():
+            ahead = self.text[self.at + 1 : self.at + 12]
+            if end < 0 and len(ahead) == 11 and DIGITS.issuperset(ahead.replace(",", "")):
                 raise Unreadable("a repetition of too many digits")
             return None
         self.at = end + 1

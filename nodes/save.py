@@ -13,7 +13,7 @@ from . import host
 from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, own_maps, wired_lora
 from .inputs import RESENT
-from .saving import read_listed, report_on, save_lora
+from .saving import read_listed, report_on, save_lora, times_lost
 
 CONNECTED = "the connected lora"
 KEEP = "as it is"
@@ -55,9 +55,10 @@ class SaveLoRA(io.ComfyNode):
         return True if lora_name == CONNECTED else lora_is_listed(lora_name)
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name=None, **_) -> tuple:
-        """Makes the node run again when the file changes on disk."""
-        return (CONNECTED,) if lora_name == CONNECTED else lora_changed(lora_name)
+    def fingerprint_inputs(cls, lora_name=None, filename=None, **_) -> tuple:
+        """Makes the node run again when the file changes on disk, and when what it wrote is gone."""
+        lost = times_lost(filename)
+        return (CONNECTED, lost) if lora_name == CONNECTED else (*lora_changed(lora_name), lost)
 
     @classmethod
     def execute(

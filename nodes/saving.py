@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,9 @@ from .files import lora_path, own_maps
 ENDING = ".safetensors"
 REMEDY = "Give a name such as folder/name"
 
+_written: dict[str, Path] = {}
+_lost: Counter[str] = Counter()
+
 
 class NotSaved(LocksmithError, RuntimeError):
     """What is wrong, and the remedy; `taken`: there is a file of this name already."""
@@ -47,7 +51,9 @@ def save_lora(
     try:
         with _folders_of(path):
             told = {**found.family_metadata, **provenance}
-            return write_as(found.plan, tensors, path, dialect, dtype=DTYPES.get(dtype), provenance=told, overwrite=overwrite)
+            written = write_as(found.plan, tensors, path, dialect, dtype=DTYPES.get(dtype), provenance=told, overwrite=overwrite)
+            _written[filename] = written.path
+            return written
     except FileExistsError:
         raise NotSaved(f"{filename} is there already", "Choose another filename, or turn overwrite on", taken=True) from None
     except NotFinite as error:
@@ -65,6 +71,16 @@ def save_lora(
         raise NotSaved(
             f"{filename} cannot be written ({error.strerror or error})", "Choose another filename, or look at the disk"
         ) from None
+
+
+def times_lost(filename: str | None) -> int:
+    """How often what was saved under a name was gone when its node was about to run again: then it is written again, not told from the
+    cache."""
+    path = _written.get(filename or "")
+    if path and not path.exists():
+        _lost[filename] += 1
+        del _written[filename]
+    return _lost[filename]
 
 
 def read_listed(lora_name: str, model=None, clip=None) -> tuple[Inspection, Mapping[str, Any], dict[str, str]]:
@@ -126,7 +142,8 @@ def _folder() -> Path:
 
 def report_on(written: Written) -> str:
     """What was done, in a few lines."""
-    lines = [f"Wrote {written.path} ({written.bytes:,} bytes) as {written.dialect}, read it back and compared it."]
+    path = written.path.relative_to(_folder()) if written.path.is_relative_to(_folder()) else written.path
+    lines = [f"Wrote {path.as_posix()} ({written.bytes:,} bytes) as {written.dialect}, read it back and compared it."]
     lines.append(f"{written.renamed} modules only renamed, {written.computed} fused, split or turned.")
     lines += [f"{written.full} are full matrices now, as nothing smaller is exact."] * bool(written.full)
     lines += [f"Left out: {key} ({reason})" for key, reason in list(written.left_out.items())[:20]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -70,6 +72,19 @@ def test_the_node_is_made_as_the_host_demands(node, loras):
     assert schema.node_id == "LocksmithSaveLoRA" and schema.is_output_node
     assert "a.safetensors" in next(item for item in schema.inputs if item.id == "lora_name").options
     assert node.fingerprint_inputs("a.safetensors") != node.fingerprint_inputs("the connected lora")
+
+
+def test_what_was_saved_and_is_gone_is_saved_again_and_once(node, loras, tiny_flux):
+    def seen():
+        return node.fingerprint_inputs("the connected lora", "gone")
+
+    never = seen()
+    path = Path(node.execute("the connected lora", "gone", lora=native_lora(), model=tiny_flux()).args[0])
+    assert seen() == never, "the next run takes it from the cache"
+    path.unlink()
+    assert (lost := seen()) != never and seen() == lost
+    node.execute("the connected lora", "gone", lora=native_lora(), model=tiny_flux())
+    assert seen() == lost
 
 
 @pytest.mark.parametrize("name", ["../out", "", "sub/", "/etc/passwd", "a\x00b"])
