@@ -11,6 +11,7 @@ from pathlib import Path
 
 import locksmith_dev as dev
 import pytest
+from comfy_server import PATIENCE
 
 ROOT = Path(dev.__file__).parent
 
@@ -224,8 +225,8 @@ def test_server_ends_with_dev_py(comfyui_path, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         server = int(parent.stdout.readline())
         parent.send_signal(signal.SIGTERM)
-        assert parent.wait(timeout=30) == 143
-    deadline = time.monotonic() + 10
+        assert parent.wait(timeout=PATIENCE) == 143
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and is_alive(server):
         time.sleep(0.1)
     assert not is_alive(server)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from comfy_server import PATIENCE
 from reports.small_files import CLI, flux_lora, write_file
 
 
@@ -33,7 +34,7 @@ def locksmith(environment, tmp_path) -> Callable[..., subprocess.CompletedProces
     def run(*arguments: object, options: tuple[str, ...] = (), **changes: str) -> subprocess.CompletedProcess:
         command = [sys.executable, *options, str(CLI), *map(str, arguments)]
         return subprocess.run(
-            command, capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, env={**environment, **changes}, timeout=60
+            command, capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, env={**environment, **changes}, timeout=PATIENCE
         )
 
     return run

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from comfy_server import PATIENCE
 from reports.small_files import CLI, flux_lora, write_file
 
 FINE, PROBLEMS, FAILED, INTERRUPTED = 0, 1, 2, 130
@@ -172,7 +173,7 @@ def test_interrupted_scan_leaves_a_whole_index_and_nothing_else(locksmith, envir
     with subprocess.Popen(command, env=environment, cwd=tmp_path, **heard, **pipes) as process:
         first = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
-        rest, complaint = process.communicate(timeout=30)
+        rest, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == INTERRUPTED and complaint == b"Stopped.\n"
     assert first["file"] == "0001.safetensors" and len(rest.splitlines()) < 299
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -185,7 +186,9 @@ def test_a_reader_that_goes_away(environment, file, tmp_path):
     for arguments in (["inspect", file()], ["scan", "--json-lines", tmp_path], ["scan", tmp_path]):
         read, write = os.pipe()
         os.close(read)
-        process = subprocess.run([sys.executable, str(CLI), *arguments], stdout=write, stderr=subprocess.PIPE, env=environment, timeout=30)
+        process = subprocess.run(
+            [sys.executable, str(CLI), *arguments], stdout=write, stderr=subprocess.PIPE, env=environment, timeout=PATIENCE
+        )
         os.close(write)
         assert process.returncode == FAILED and process.stderr == b""
 
@@ -266,7 +269,8 @@ def test_rows_go_into_the_file_they_are_sent_to_while_a_terminal_shows_the_progr
     command = [sys.executable, str(CLI), "scan", "--json-lines", "--no-index", str(library)]
     with open(tmp_path / "rows.jsonl", "wb") as rows:
         assert (
-            subprocess.run(command, stdout=rows, stderr=follower, env={**environment, "TERM": "xterm"}, timeout=30).returncode == PROBLEMS
+            subprocess.run(command, stdout=rows, stderr=follower, env={**environment, "TERM": "xterm"}, timeout=PATIENCE).returncode
+            == PROBLEMS
         )
     os.close(follower)
     os.close(leader)
@@ -375,7 +379,7 @@ def on_terminal(environment: dict[str, str], *arguments: object, path: Path | No
     ) as process:
         os.close(follower)
         shown = b""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             try:
                 part = os.read(leader, 65536)

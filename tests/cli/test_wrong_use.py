@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from comfy_server import PATIENCE
 from lora_locksmith.commands import merge as merge_command
 from lora_locksmith.commands import parser
 from reports.small_files import CLI, ROOT, flux_lora, write_file
@@ -218,7 +219,7 @@ def test_a_closed_stream_changes_nothing(environment, file):
     for arguments, code in (([file()], FINE), ([NOT_READ], FAILED)):
         for closed in (">&-", "2>&-", ">&- 2>&- <&-"):
             command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, str(CLI), "inspect", *map(str, arguments)]
-            found = subprocess.run(command, capture_output=True, env=environment, timeout=60)
+            found = subprocess.run(command, capture_output=True, env=environment, timeout=PATIENCE)
             assert found.returncode == code and b"Traceback" not in found.stderr
 
 
@@ -268,7 +269,7 @@ def test_what_may_not_be_read_or_written_is_named(environment, tmp_path):
             (("fix", "broken.safetensors"), f"broken.safetensors: not written: {folder}: Permission denied"),
         ):
             command = [*drop, sys.executable, "-B", str(CLI), *arguments]
-            found = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=60)
+            found = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=PATIENCE)
             assert found.returncode == FAILED and fault in found.stderr, found.stderr
             assert found.stderr.count("\n") == 1 and ".part" not in found.stderr
     finally:

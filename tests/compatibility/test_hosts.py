@@ -94,7 +94,9 @@ def sampled(host, loaders: dict, model: list, clip: list) -> torch.Tensor:
 
 def ask(host, path: str, wish: dict | None = None) -> dict:
     body = None if wish is None else json.dumps(wish).encode()
-    with urllib.request.urlopen(urllib.request.Request(host.url + path, body, {"Content-Type": "application/json"}), timeout=60) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(host.url + path, body, {"Content-Type": "application/json"}), timeout=comfy_server.PATIENCE
+    ) as answer:
         return json.load(answer)
 
 
@@ -147,7 +149,7 @@ def test_the_routes_answer(host):
     assert (told["fit"]["placed"], told["fit"]["total"]) == (22, 22)
     write_file(host.base / "models" / "loras" / "whole.safetensors", flux_lora(1, "transformer.base_model.model."))
     saved = ask(host, "/lora_locksmith/save", {"name": "whole.safetensors", "dialect": "kohya", "filename": "mended"})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + comfy_server.PATIENCE
     library = ask(host, "/lora_locksmith/library?refresh=1")
     while library["running"] and time.monotonic() < deadline:
         library = ask(host, "/lora_locksmith/library")

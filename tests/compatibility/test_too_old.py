@@ -9,6 +9,7 @@ import sys
 import locksmith_dev as dev
 import lora_locksmith
 import pytest
+from comfy_server import PATIENCE
 
 ASK_AS_A_HOST_DOES = """
 import asyncio, importlib.util, logging, sys
@@ -32,7 +33,7 @@ def ask(tmp_path, version: str) -> subprocess.CompletedProcess:
     if version:
         (tmp_path / "comfyui_version.py").write_text(f'__version__ = "{version}"\n', encoding="utf-8")
     command = [sys.executable, "-I", "-c", ASK_AS_A_HOST_DOES, str(dev.ROOT), str(tmp_path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("version", ["0.3.40", "0.3.64", "0.16.2", "0.9", ""])

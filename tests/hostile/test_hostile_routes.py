@@ -11,6 +11,7 @@ import urllib.request
 
 import pytest
 import seeds
+from comfy_server import PATIENCE
 
 EVERY = 3  # seed
 SMALL = {f"hostile {place:03}.safetensors": seed for place, seed in enumerate([*seeds.CORPUS.values()][::EVERY]) if len(seed) < 30_000}
@@ -36,7 +37,7 @@ def ask(server, route: str, **question) -> tuple[int, dict]:
     """(HTTP's number, the answer); NaN is no JSON."""
     address = f"{server.url}/lora_locksmith/{route}?{urllib.parse.urlencode(question)}"
     try:
-        with urllib.request.urlopen(address, timeout=60) as answer:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
             status, text = answer.status, answer.read()
     except urllib.error.HTTPError as refusal:
         status, text = refusal.code, refusal.read()
@@ -55,7 +56,7 @@ def test_the_library_has_a_row_for_every_hostile_file(server, loras):
 
 def ended(server, other_than: str = "") -> dict:
     """What the library tells when its scan has ended."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         status, told = ask(server, "library")
         assert status == 200

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import seeds
 import torch
+from comfy_server import PATIENCE
 from judge import judge, listing, untouched
 from lora_locksmith.commands import parser
 from lora_locksmith.key_maps.files import replacing
@@ -119,7 +120,7 @@ def test_a_full_disk_leaves_all_as_it_was(broken, tmp_path, forks, room):
 def test_output_that_cannot_be_written_is_told(broken, arguments):
     words = [word.replace("FILE", str(broken)).replace("DIR", str(broken.parent)) for word in arguments]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([sys.executable, str(CLI), *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+        done = subprocess.run([sys.executable, str(CLI), *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
     assert done.returncode == 2 and "No space left" in done.stderr and "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
@@ -205,7 +206,7 @@ def test_killed_in_the_midst_of_it_the_old_file_is_whole(broken, tmp_path, forks
         if round:
             # Anywhere, or in the midst of the writing.
             time.sleep(chance.random() * span * (round % 2))
-            while not round % 2 and len(list(broken.parent.iterdir())) == 1 and time.monotonic() - start < 30:
+            while not round % 2 and len(list(broken.parent.iterdir())) == 1 and time.monotonic() - start < PATIENCE:
                 time.sleep(0.001)
             time.sleep(chance.random() * WRITING)
             with suppress(ProcessLookupError):
@@ -270,7 +271,7 @@ def test_two_processes_on_one_folder_lose_nothing(tmp_path):
         )
         for _ in range(2)
     ]
-    told = [process.communicate(timeout=300) for process in processes]
+    told = [process.communicate(timeout=PATIENCE) for process in processes]
     outcomes = [json.loads(line) for out, _ in told for line in out.splitlines()]
     assert len(outcomes) == 60 and not any("Traceback" in fault for _, fault in told)
     for name, original in before.items():
