@@ -97,7 +97,7 @@ function runParts({ family, trainer, strength, gains, notes, stockFails, categor
     [say("detailsStrength"), strength],
     ...Object.entries(categories).map(([name, count]) => [name, say("detailsKeys", { count })]),
   ];
-  const stock = stockFails ? [say("detailsStockFails", { why: stockFails })] : [];
+  const stock = stockFails.map((why) => say("detailsStockFails", { why }));
   return [
     ...part(say("detailsLoads"), table(facts), list([...new Set([...gains, ...notes, ...stock])])),
     ...part(say("detailsUnplaced"), patternTable(patterns)),

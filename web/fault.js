@@ -2,14 +2,39 @@
 
 import { nodeAt, openGraph } from "./graph.js";
 
+const STORED_AS = "loralocksmith.faults"; // for this tab of the browser, so that they outlast a reload
+const MOST = 64;
+
 /**
  * `values`: those of the node's widgets when it failed.
  *
  * @typedef {{message: string, values: string}} Fault
  * @type {Map<string, Fault>} by the workflow's id and the node's execution id
  */
-const faults = new Map();
-const MOST = 64;
+const faults = new Map(stored());
+
+/** @returns {[string, Fault][]} */
+function stored() {
+  try {
+    const pairs = JSON.parse(sessionStorage.getItem(STORED_AS) ?? "[]");
+    return pairs.filter((/** @type {any} */ [key, fault]) => typeof key === "string" && typeof fault?.message === "string");
+  } catch {
+    return []; // storage is off, or holds something else
+  }
+}
+
+function store() {
+  try {
+    sessionStorage.setItem(STORED_AS, JSON.stringify([...faults]));
+  } catch {
+    // Storage is off or full: a fault is then forgotten with the page.
+  }
+}
+
+/** @param {string} key */
+function forget(key) {
+  if (faults.delete(key)) store();
+}
 
 /** @param {string} place */
 function keyOf(place) {
@@ -32,11 +57,12 @@ export function noteFault(place, message) {
   faults.delete(keyOf(place));
   faults.set(keyOf(place), { message, values: valuesOf(node) });
   if (faults.size > MOST) faults.delete(/** @type {string} */ (faults.keys().next().value));
+  store();
 }
 
 /** @param {string} place */
 export function forgetFault(place) {
-  faults.delete(keyOf(place));
+  forget(keyOf(place));
 }
 
 /**
@@ -52,7 +78,7 @@ export function standingFaults() {
     if (!key.startsWith(start)) continue;
     const node = nodeAt(key.slice(start.length));
     if (node && valuesOf(node) === values) found.set(node, message);
-    else if (node) faults.delete(key);
+    else if (node) forget(key);
   }
   return found;
 }

@@ -17,7 +17,7 @@ import { say } from "./words.js";
  * @property {string} mismatch
  * @property {string[]} gains
  * @property {string[]} notes
- * @property {string} stockFails why the stock loader raises on the file, "" where it does not
+ * @property {string[]} stockFails why the stock loader raises on the file, or on which file of a stack and why
  * @property {string[]} cautions what makes it doubtful that the file comes out as trained
  * @property {string} family
  * @property {string} trainer
@@ -54,7 +54,7 @@ export function outcomeOf(output) {
     mismatch,
     gains: loads.gains ?? [],
     notes: loads.notes ?? [],
-    stockFails: loads.stock?.fails ?? "",
+    stockFails: [loads, ...(told.rows ?? [])].flatMap(({ name, stock }) => (stock?.fails ? [name ? `${name}: ${stock.fails}` : stock.fails] : [])),
     cautions,
     family: told.family_title ?? told.family?.title ?? "",
     trainer: told.trainer?.title ?? told.trainer ?? "",

@@ -8,7 +8,8 @@ import pytest
 from front_end import INSPECT, LOADER, FrontEnd, workflow_of_both_nodes
 from hollow_files import write_hollow
 from playwright.sync_api import Locator, expect
-from tiny_models import BROKEN_LORA, FLUX, HIDDEN, KOHYA_LORA
+from safetensors.torch import save
+from tiny_models import BROKEN_LORA, FLUX, HIDDEN, KOHYA_LORA, kohya_lora
 
 LOADER_TITLE, STACK_TITLE = "Load and Fix LoRA", "Load and Fix LoRA (stack)"
 PARTLY = "faults_partly.safetensors"
@@ -57,6 +58,10 @@ def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, pi
     assert red > 150 > 80 > max(green, blue)
     front_end.run_command("Comfy.NewBlankWorkflow")
     front_end.run_command("Workspace.PreviousOpenedWorkflow")
+    expect(fault).to_contain_text("have no effect")
+    front_end.wait_until_kept()
+    front_end.said.clear()  # the host tells the console of the failure
+    front_end.open()
     expect(fault).to_contain_text("have no effect")
     front_end.change(LOADER, "on_unmatched", "report")
     expect(fault).to_be_hidden()
@@ -166,3 +171,26 @@ def test_doubt_turns_a_stack_amber(front_end, server, mode, picture):
     expect(badges.nth(1)).to_have_text("! 10")
     expect(badges.nth(1)).to_have_attribute("title", CAUTION + badges.nth(1).get_attribute("title")[len(CAUTION) :])
     expect(badges.nth(0)).to_have_text("\u2713 22")
+
+
+def test_damaged_files_of_a_stack_are_told_row_by_row(front_end, lora_file, mode, picture):
+    """In a folder: one that holds NaN, and one whose header the stock loader's reader refuses."""
+    tensors = kohya_lora()
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    lora_file("in a folder/nan.safetensors", save(tensors))
+    lora_file("in a folder/number.safetensors", save(kohya_lora(), {"steps": "8"}).replace(b'"steps":"8"', b'"steps": 8 '))
+    front_end.run_command("Comfy.RefreshNodeDefinitions")
+    rows = [{"on": True, "name": f"in a folder/{name}.safetensors", "strength": 0.75} for name in ("nan", "number")]
+    front_end.page.evaluate(STACK, [FLUX, rows])
+    front_end.run()
+    report = front_end.report(STACK_TITLE)
+    expect(report.locator(".locksmith-badge")).to_have_class("locksmith-badge locksmith-part")
+    badges = front_end.page.get_by_role("region", name=f"LoRAs of {STACK_TITLE}").get_by_role("listitem").get_by_role("img")
+    expect(badges.nth(0)).to_have_text("! 10")
+    expect(badges.nth(1)).to_have_text("\u2713 10")
+    report.get_by_role("button", name="Details").click()
+    dialog = front_end.page.get_by_role("dialog", name="Details of")
+    expect(dialog).to_contain_text("The stock loader fails on this file: in a folder/number.safetensors: safetensors does not read it")
+    expect(dialog.locator(".locksmith-caution")).to_contain_text("nan.safetensors")
+    front_end.page.keyboard.press("Escape")
+    front_end.said.clear()

@@ -66,7 +66,10 @@ class Trials:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        self.module = sys.modules[f"{PACK}.{self.path.removesuffix('.py').replace('/', '.')}"]
+        name = f"{PACK}.{self.path.removesuffix('.py').replace('/', '.')}"
+        if name not in sys.modules:  # a fixture of the first test imports it, beside ComfyUI
+            runtestprotocol(session.items[0], log=False, nextitem=session.items[0])
+        self.module = sys.modules[name]
         self._look(session)
         self.functions = functions_of(self.module, self.text)
         gc.disable()  # it would touch, and so copy, all memory that a fork shares
