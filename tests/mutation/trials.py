@@ -68,7 +68,7 @@ class Trials:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         name = f"{PACK}.{self.path.removesuffix('.py').replace('/', '.')}"
         if name not in sys.modules:  # a fixture of the first test imports it, beside ComfyUI
-            runtestprotocol(session.items[0], log=False, nextitem=session.items[0])
+            runtestprotocol(session.items[0], log=False, nextitem=session.items[1])
         self.module = sys.modules[name]
         self._look(session)
         self.functions = functions_of(self.module, self.text)
