@@ -12,7 +12,7 @@ from pathlib import Path
 from comfy_server import Server, prompt_of
 from tiny_models import BROKEN_LORA, CLIP_L, FLUX
 
-EXAMPLE = Path(__file__).parent.parent / "example_workflows" / "load_and_fix_lora.json"
+EXAMPLE = Path(__file__).resolve().parents[2] / "example_workflows" / "load_and_fix_lora.json"
 DEMO_WORKFLOW = "load_and_fix_lora_demo.json"
 OUR_LOADER = "LocksmithLoadAndFixLoRA"
 STOCK_LOADER = "LoraLoader"
