@@ -35,6 +35,7 @@ ENVIRONMENT = WORK / "env"
 STAMP = ENVIRONMENT / "made-from.txt"
 SETUP_LOG = WORK / "setup.log"
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+TEST_SUPPORT = ROOT / "tests" / "support"
 DEMO_BASE = WORK / "demo"
 SERVER_LOG = WORK / "demo-server.log"
 BROWSER_TESTS = ROOT / "tests" / "browser"
@@ -537,9 +538,9 @@ def fetch_web_types() -> None:
 
 
 def helpers():
-    """The modules in tests/ that dev.py shares with the tests; they need the standard library only."""
-    if str(ROOT / "tests") not in sys.path:
-        sys.path.append(str(ROOT / "tests"))
+    """The modules in tests/support/ that dev.py shares with the tests; they need the standard library only."""
+    if str(TEST_SUPPORT) not in sys.path:
+        sys.path.append(str(TEST_SUPPORT))
     import comfy_server
     import demo
 
@@ -548,7 +549,7 @@ def helpers():
 
 def ensure_demo_models(python: Path, comfyui: Path) -> None:
     """Write the demo's tiny models, unless the present program wrote those that are there."""
-    writer = ROOT / "tests" / "tiny_models.py"
+    writer = TEST_SUPPORT / "tiny_models.py"
     stamp, recipe_of_models = DEMO_BASE / "models" / "made-from.txt", hashlib.sha256(writer.read_bytes()).hexdigest()
     with one_at_a_time():
         if stamp.is_file() and stamp.read_text(encoding="utf-8") == recipe_of_models:
@@ -639,7 +640,7 @@ def workers(arguments: list[str]) -> list[str]:
 def command_bench(arguments: list[str]) -> int:
     """Take the measurements of tests/bench, on the environment's Python and the ComfyUI at hand."""
     python = str(ensure_environment())
-    environment = {**os.environ, "COMFYUI_PATH": str(ensure_comfyui()), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "COMFYUI_PATH": str(ensure_comfyui()), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(TEST_SUPPORT)}
     return subprocess.run([python, "-m", "bench", *arguments], cwd=ROOT / "tests", env=environment).returncode
 
 

@@ -1,4 +1,4 @@
-"""The rows of LoRAs that a node keeps as JSON text, and which the front end shows as a list (web/stack.js)."""
+"""The rows of LoRAs that a node keeps as JSON text, and which the front end shows as a list (web/stack/)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class LoadAndFixStack(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node as the front end sees it; `loras` is plain JSON text, which web/stack.js shows as rows."""
+        """The node as the front end sees it; `loras` is plain JSON text, which web/stack/ shows as rows."""
         return io.Schema(
             node_id="LocksmithLoRAStack",
             display_name="Load and Fix LoRA (stack)",

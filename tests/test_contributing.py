@@ -71,7 +71,7 @@ def test_files_it_names_are_there():
 def test_a_version_stands_in_one_place():
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
-    for path in (*ROOT.glob("*/*.py"), *ROOT.glob("web/*.js")):
+    for path in (*ROOT.glob("*/*.py"), *ROOT.glob("web/**/*.mjs")):
         assert f'"{version}"' not in path.read_text("utf-8"), path
 
 

@@ -213,7 +213,7 @@ def test_no_browser_is_said_and_left_to_the_tests_that_need_it(bare_machine, cap
 def test_server_ends_with_dev_py(comfyui_path, tmp_path):
     """A demo that is told to end takes its server along: no process stays behind."""
     code = (
-        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests']\n"
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests/support']\n"
         "import dev, comfy_server, signal, pathlib\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         "base = comfy_server.prepare_base(pathlib.Path(sys.argv[3]), dev.ROOT)\n"

@@ -11,7 +11,7 @@ PAGES = sorted((WEB / "docs").glob("*.md"))
 
 def words(language: str) -> dict[str, str]:
     """The texts of a language, by key."""
-    lines = (WEB / f"words_{language}.js").read_text("utf-8").split("= {\n")[1].removesuffix("};\n").splitlines()
+    lines = (WEB / "i18n" / f"{language}.mjs").read_text("utf-8").split("= {\n")[1].removesuffix("};\n").splitlines()
     found = [re.fullmatch(r'  (\w+): "(.+)",', line) for line in lines if line and not line.startswith("  // ")]
     assert all(found) and len({match[1] for match in found}) == len(found)
     return {match[1]: match[2] for match in found}
@@ -30,7 +30,7 @@ def test_every_text_is_there_in_both_languages_with_the_same_gaps():
 
 
 def test_every_text_is_used_and_every_text_that_is_used_is_there():
-    code = "".join(path.read_text("utf-8") for path in WEB.glob("*.*js") if not path.name.startswith("words_"))
+    code = "".join(path.read_text("utf-8") for path in WEB.rglob("*.*js") if path.name not in ("en.mjs", "zh.mjs"))
     assert not [key for key in words("en") if f'"{key}"' not in code]
     assert not set(re.findall(r'\bsay\(\s*"(\w+)"', code)) - words("en").keys()
 

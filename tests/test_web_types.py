@@ -1,6 +1,7 @@
 """The modules of web/ agree with the types of ComfyUI's own front end, and are light."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,15 @@ def test_every_package_is_pinned_by_its_content():
 
 
 def test_front_end_is_light():
-    """What every page loads; the modules that end in .mjs are loaded when something is opened."""
-    weights = {path.name: path.stat().st_size for path in WEB.rglob("*") if path.suffix in (".js", ".css")}
+    """What every page loads: the one file the host loads with all it imports, and styles. What is imported lazily is not among them."""
+    loaded, to_read = set(), [WEB / "index.js"]
+    while to_read:
+        path = to_read.pop()
+        loaded.add(path)
+        found = re.findall(r'^(?:import\b|export\b.*from|\}).*"(\.{1,2}/[\w./]+\.mjs)"', path.read_text("utf-8"), re.MULTILINE)
+        to_read += {(path.parent / name).resolve() for name in found} - loaded
+    lazy = {path.name for path in WEB.rglob("*.mjs")} - {path.name for path in loaded}
+    assert {"details.mjs", "chooser.mjs", "plan.mjs"} <= lazy
+    assert [path.name for path in WEB.rglob("*.js")] == ["index.js"], "the host loads each file that ends so"
+    weights = {path.name: path.stat().st_size for path in (*loaded, *WEB.rglob("*.css"))}
     assert sum(weights.values()) < MOST_BYTES, sorted(weights.items(), key=lambda item: -item[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from front_end import INSPECT, LOADER, FrontEnd, workflow_of_both_nodes
@@ -27,14 +28,16 @@ STACK = """async ([flux, rows]) => {
 
 
 @pytest.fixture
-def partly(front_end: FrontEnd, server, mode: str) -> str:
+def partly(front_end: FrontEnd, server, mode: str) -> Iterator[str]:
     """A LoRA some of which has no place."""
     modules = {f"lora_unet_double_blocks_{block}_img_attn_proj": (HIDDEN, HIDDEN) for block in (0, 1, 7)}
     shapes = {name + role: (1, inputs) for name, (_, inputs) in modules.items() for role in [".lora_down.weight"]}
     shapes |= {name + ".lora_up.weight": (outputs, 1) for name, (outputs, _) in modules.items()}
-    write_hollow(server.base / "models" / "loras" / PARTLY, shapes, {}, "F16")
+    path = server.base / "models" / "loras" / PARTLY
+    write_hollow(path, shapes, {}, "F16")
     front_end.run_command("Comfy.RefreshNodeDefinitions")
-    return PARTLY
+    yield PARTLY
+    path.unlink()
 
 
 def shown(front_end: FrontEnd, title: str) -> Locator:

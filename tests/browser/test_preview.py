@@ -46,8 +46,8 @@ def shown(front_end: FrontEnd, node: int):
 def wired_to(front_end: FrontEnd, node: int) -> dict | None:
     return front_end.page.evaluate(
         """async (node) => {
-            const { modelWiredTo } = await import("/extensions/lora-locksmith/preview.js");
-            const { nodeById, rootGraph } = await import("/extensions/lora-locksmith/graph.js");
+            const { modelWiredTo } = await import("/extensions/lora-locksmith/preview/preview.mjs");
+            const { nodeById, rootGraph } = await import("/extensions/lora-locksmith/shared/graph.mjs");
             return modelWiredTo(nodeById(app.canvas.graph, node) ?? nodeById(rootGraph(), node));
         }""",
         node,
@@ -134,7 +134,7 @@ def test_nothing_is_told_of_what_the_graph_does_not_tell(opened):
 
 
 def test_newest_choice_wins(opened):
-    opened.page.evaluate("async () => (await import('/extensions/lora-locksmith/preview.js')).forgetPreviews()")
+    opened.page.evaluate("async () => (await import('/extensions/lora-locksmith/preview/preview.mjs')).forgetPreviews()")
     opened.requests.clear()
     for name in (KOHYA_LORA, OTHER_BASE, DAMAGED, FULL):
         opened.change(LOADER, "lora_name", name)

@@ -165,7 +165,7 @@ def test_words_of_strangers_can_only_be_read(front_end, text):
     front_end.requests.clear()
     tags, attributes = front_end.page.evaluate(
         """async (text) => {
-            const { fromMarkdown } = await import("/extensions/lora-locksmith/markup.js");
+            const { fromMarkdown } = await import("/extensions/lora-locksmith/shared/markup.mjs");
             const box = document.createElement("div");
             document.body.append(box);
             box.append(fromMarkdown(text));

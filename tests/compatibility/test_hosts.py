@@ -103,7 +103,8 @@ def ask(host, path: str, wish: dict | None = None) -> dict:
 def test_the_pack_loads(host):
     assert re.search(r"\d seconds: .*lora-locksmith", host.startup_log)
     assert {f"Locksmith{name}" for name in NODES} <= host.object_info().keys()
-    assert "app.registerExtension" in host.get_bytes("/extensions/lora-locksmith/report.js").decode()
+    assert "registerReports()" in host.get_bytes("/extensions/lora-locksmith/index.js").decode()
+    assert "app.registerExtension" in host.get_bytes("/extensions/lora-locksmith/report/report.mjs").decode()
     assert "LocksmithLoadAndFixLoRA" in ask(host, "/i18n")["zh"]["nodeDefs"]
     assert demo.EXAMPLE.stem in ask(host, "/workflow_templates")["lora-locksmith"]
 

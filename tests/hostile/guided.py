@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "support"), str(HERE)]
 
 MOST_BYTES = 20_000
 WATCHED = str(HERE.parents[1] / "key_maps")

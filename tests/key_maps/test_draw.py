@@ -16,7 +16,7 @@ from lora_locksmith.key_maps.trained import trained_layers, untrained_kinds
 
 RANK = 4
 PUBLISHED = [name for name, model in comfy_models.MODELS.items() if model.published]
-# tests/comfy_models.py gives it another depth than the published file has.
+# tests/support/comfy_models.py gives it another depth than the published file has.
 OTHER_DEPTH = {"lumina2_newbie"}
 # Its levels have numbers of blocks of their own, which a table cannot state: every level is drawn as deep as the deepest.
 UNEVEN_LEVELS = {"stable_cascade_c"}

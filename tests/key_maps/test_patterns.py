@@ -142,7 +142,7 @@ PROGRAM = """
 import sys, importlib.util
 spec = importlib.util.spec_from_file_location("lora_locksmith", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
 pack = sys.modules["lora_locksmith"] = importlib.util.module_from_spec(spec); spec.loader.exec_module(pack)
-sys.path[:0] = [sys.argv[1] + "/tests/key_maps", sys.argv[1] + "/tests"]
+sys.path[:0] = [sys.argv[1] + "/tests/key_maps", sys.argv[1] + "/tests/support"]
 from test_patterns import HOSTILE, hostile_run
 for name, patterns in HOSTILE.items():
     print(name, flush=True)

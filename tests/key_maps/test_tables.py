@@ -91,7 +91,7 @@ def some_blocks(native: str, numbers_of: Mapping[str, Sequence[Sequence[str]]]) 
 
 @pytest.mark.parametrize("family", DENOISERS)
 def test_a_family_has_a_real_model_to_hold_it_against(family):
-    assert family in {model.family for model in comfy_models.MODELS.values()}, "Add the model to tests/comfy_models.py"
+    assert family in {model.family for model in comfy_models.MODELS.values()}, "Add the model to tests/support/comfy_models.py"
 
 
 @every_model
@@ -144,7 +144,7 @@ def test_every_row_is_in_a_model(family):
                         rows.pop((match.row.native, match.row.shape), None)
     # A UNet's resnets share their rows; only those that change the width have a skip_connection.
     left = sorted(native[0] for native, _ in rows if len(native) == 1 and not native[0].endswith(".skip_connection"))
-    assert not left, f"{family}.table names what no model of tests/comfy_models.py has"
+    assert not left, f"{family}.table names what no model of tests/support/comfy_models.py has"
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if families()[comfy_models.MODELS[name].family].sizes])

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + '/support']
 import conftest
 from lora_locksmith.key_maps.files import replacing, scratch_folder
 with {what}(Path({path!r})) as made:

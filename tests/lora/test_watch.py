@@ -21,7 +21,7 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system")
 MANY = """
 import resource, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + '/support']
 import conftest
 from lora_locksmith.key_maps.header import LoraFileError, read_header
 from lora_locksmith.lora.reader import map_tensors

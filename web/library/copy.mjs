@@ -1,0 +1,67 @@
+/** The form that saves a file of the library in another tool's names, as a new file. */
+
+import { app } from "../../../scripts/app.js";
+import { make } from "../shared/dom.mjs";
+import { tell } from "../shared/server.mjs";
+import { say } from "../i18n/words.mjs";
+
+/** @typedef {import("./rows.mjs").Row} Row */
+
+const USUAL = "comfyui";
+
+/**
+ * @param {Row} row
+ * @param {{onSaved: (file: string) => void, dialects: () => string[]}} around
+ * @returns {HTMLFormElement} hidden at first
+ */
+export function copyOf(row, around) {
+  const dialect = make("select", "shelf-field", ...around.dialects().map((name) => new Option(name, name)));
+  if (around.dialects().includes(USUAL)) dialect.value = USUAL;
+  const name = make("input", "shelf-field");
+  const propose = () => `${row.folder ? `${row.folder}/` : ""}${row.name}_${dialect.value}`;
+  name.value = propose();
+  let proposed = name.value;
+  dialect.addEventListener("change", () => {
+    if (name.value === proposed) name.value = proposed = propose();
+  });
+  const button = make("button", "shelf-button shelf-first", say("librarySaveNow"));
+  const told = make("p", "shelf-told");
+  told.setAttribute("role", "status");
+  const fields = [labelled("libraryDialect", dialect), labelled("libraryFileName", name)];
+  const form = make("form", "shelf-copy-form", ...fields, button, told);
+  form.hidden = true;
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    button.disabled = true;
+    told.textContent = say("librarySaving");
+    told.textContent = await save(row.file, dialect.value, name.value, around.onSaved);
+    button.disabled = false;
+  });
+  return form;
+}
+
+/**
+ * @param {string} text key of the label
+ * @param {HTMLElement} field
+ */
+function labelled(text, field) {
+  return make("label", "", make("span", "shelf-faint", say(text)), field);
+}
+
+/**
+ * @param {string} file
+ * @param {string} dialect
+ * @param {string} filename
+ * @param {(file: string) => void} onSaved
+ * @returns {Promise<string>} what became of it
+ */
+async function save(file, dialect, filename, onSaved) {
+  try {
+    const answer = await tell("save", { name: file, dialect, filename, dtype: "", overwrite: false });
+    app.extensionManager.toast.add({ severity: "success", summary: say("librarySaved"), detail: answer.file, life: 5000 });
+    onSaved(answer.file);
+    return answer.report;
+  } catch (fault) {
+    return fault instanceof Error ? fault.message : String(fault);
+  }
+}

@@ -1,0 +1,139 @@
+/** What the library tells of one file, and what can be done with it. */
+
+import { copyButton, make, makeButton } from "../shared/dom.mjs";
+import { copyOf } from "./copy.mjs";
+import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./words.mjs";
+import { fromMarkdown } from "../shared/markup.mjs";
+import { ask } from "../shared/server.mjs";
+import { asSentence, say } from "../i18n/words.mjs";
+
+/** @typedef {import("./rows.mjs").Row} Row */
+/**
+ * What the details ask of the page around them.
+ *
+ * @typedef {{onAdd: (file: string) => void, onClose: () => void, onSaved: (file: string) => void, dialects: () => string[]}} Around
+ */
+
+const MOST_SHOWN = 200_000; // letters of a report: nobody scrolls through more
+const PAUSE = 120; // milliseconds a row stays chosen before it is asked for
+
+export class LibraryDetails {
+  /** @param {Around} around */
+  constructor(around) {
+    this.around = around;
+    this.file = "";
+    /** @type {Row | undefined} the row of which not all is told yet */
+    this.untold = undefined;
+    /** @type {AbortController | undefined} */
+    this.waiting = undefined;
+    this.element = make("section", "shelf-details");
+    this.element.hidden = true;
+  }
+
+  /**
+   * @param {Row} row
+   * @param {boolean} [withFocus]
+   */
+  async show(row, withFocus = false) {
+    if (row.file !== this.file) {
+      this.file = row.file;
+      this.lay(row);
+    }
+    if (withFocus) this.heading?.focus({ preventScroll: true });
+    await this.read(row);
+  }
+
+  /** Ask again for what the server did not tell. */
+  async recover() {
+    if (this.file && this.untold) await this.read(this.untold);
+  }
+
+  close() {
+    this.waiting?.abort();
+    this.untold = undefined;
+    this.file = "";
+    this.element.hidden = true;
+    this.element.replaceChildren();
+  }
+
+  /** @param {Row} row */
+  lay(row) {
+    this.heading = make("h3", "", row.name);
+    this.heading.tabIndex = -1;
+    this.heading.title = row.file;
+    const close = makeIcon("pi-times", say("libraryClose"), this.around.onClose);
+    this.words = make("div", "shelf-triggers");
+    this.report = make("div", "shelf-text");
+    this.report.tabIndex = 0;
+    this.report.setAttribute("role", "group");
+    this.report.setAttribute("aria-label", say("libraryReport"));
+    this.told = make("p", "shelf-faint", say("libraryReading"));
+    this.told.setAttribute("role", "status");
+    this.report.append(this.told);
+    const head = make("div", "shelf-details-head", this.heading, close);
+    const state = make("p", "", makeMark(row), ` ${tellState(row)}`);
+    const facts = make("p", "shelf-faint", [tellUntold(row.model), tellUntold(row.trainer), tellSize(row.bytes)].join(" · "));
+    this.element.setAttribute("aria-label", say("libraryDetails", { file: row.name }));
+    this.element.replaceChildren(head, state, facts, ...this.makeActions(row), this.words, this.report);
+    this.element.hidden = false;
+  }
+
+  /** @param {Row} row */
+  makeActions(row) {
+    const add = makeButton("shelf-button shelf-first", say("libraryAdd"), () => this.around.onAdd(row.file));
+    add.title = say("libraryAddHint");
+    const copy = makeCopy(say("libraryCopyName"), row.file, this.element);
+    const actions = make("div", "shelf-actions", add);
+    const form = row.error || !row.total ? "" : copyOf(row, this.around);
+    if (form) {
+      const save = makeButton("shelf-button", say("librarySave"), () => {
+        form.hidden = !form.hidden;
+        save.setAttribute("aria-expanded", String(!form.hidden));
+        if (!form.hidden) form.querySelector("select")?.focus();
+      });
+      save.setAttribute("aria-expanded", "false");
+      actions.append(save);
+    }
+    actions.append(copy);
+    return [actions, form];
+  }
+
+  /** @param {Row} row */
+  async read(row) {
+    this.waiting?.abort();
+    const waiting = (this.waiting = new AbortController());
+    this.untold = row;
+    let answer;
+    try {
+      await new Promise((done) => setTimeout(done, PAUSE));
+      if (waiting.signal.aborted) return;
+      answer = await ask("file", { name: row.file, full: 1 }, waiting.signal);
+    } catch (fault) {
+      if (!waiting.signal.aborted) this.told?.replaceChildren(fault instanceof Error ? fault.message : String(fault));
+      return;
+    }
+    if (waiting.signal.aborted) return;
+    this.untold = undefined;
+    this.tell(answer);
+  }
+
+  /** @param {any} answer of the route */
+  tell(answer) {
+    const words = answer.trigger_words.map((/** @type {string} */ word) => makeCopy(word, word, this.element));
+    this.words?.replaceChildren(...(words.length ? [make("span", "shelf-faint", say("libraryTriggers")), ...words] : []));
+    if (answer.error) this.told?.replaceChildren(asSentence(answer.error));
+    else this.report?.replaceChildren(fromMarkdown(answer.markdown.slice(0, MOST_SHOWN)));
+    if (answer.markdown.length > MOST_SHOWN) this.report?.append(make("p", "shelf-faint", say("libraryCut")));
+  }
+}
+
+/**
+ * @param {string} label
+ * @param {string} text
+ * @param {HTMLElement} home
+ */
+function makeCopy(label, text, home) {
+  const button = copyButton("shelf-button", label, text, home);
+  button.title = say("libraryCopyHint", { text });
+  return button;
+}

@@ -1,0 +1,99 @@
+/** Keeps up with the server's scan of the loras folders: rows as they come. */
+
+import { prepare } from "./rows.mjs";
+import { ask } from "../shared/server.mjs";
+
+/** @typedef {import("./rows.mjs").Row} Row */
+
+const PAUSE = 250; // milliseconds between two questions while the server reads
+
+export class Shelf {
+  /** @param {() => void} changed called whenever something here did */
+  constructor(changed) {
+    this.changed = changed;
+    /** @type {Row[]} of the scan as far as it is, then those of the one before it */
+    this.rows = [];
+    /** @type {string[]} the dialects a file can be written in */
+    this.dialects = [];
+    this.done = this.total = 0;
+    this.running = true; // until the server says otherwise
+    this.fault = "";
+    this.asked = false;
+    /** @type {Row[]} */
+    this.fresh = [];
+    /** @type {unknown} */
+    this.scan = undefined;
+    /** @type {AbortController | undefined} */
+    this.waiting = undefined;
+  }
+
+  /** Have the rows the server has already, and then what changed since. */
+  async open() {
+    const known = this.asked || (await this.follow({}));
+    if (known) await this.follow({ refresh: 1 });
+  }
+
+  /** Have the folders read again. */
+  async refresh() {
+    await this.follow({ refresh: 1 });
+  }
+
+  /** Stop asking; the server goes on. */
+  stop() {
+    this.waiting?.abort();
+    this.waiting = undefined;
+  }
+
+  /**
+   * Ask until the scan is at its end.
+   *
+   * @param {{refresh?: number}} question
+   * @returns {Promise<boolean>} whether the server had been at its end before it was asked
+   */
+  async follow(question) {
+    this.stop();
+    const waiting = (this.waiting = new AbortController());
+    let rounds = 0;
+    try {
+      for (; ; rounds += 1) {
+        const since = this.fresh.length;
+        this.take(await ask("library", { since, ...(rounds ? {} : question) }, waiting.signal), since);
+        if (waiting.signal.aborted) return false;
+        if (!this.running) break;
+        await new Promise((done) => setTimeout(done, PAUSE));
+        if (waiting.signal.aborted) return false;
+      }
+    } catch (fault) {
+      if (waiting.signal.aborted) return false;
+      this.fault = fault instanceof Error ? fault.message : String(fault);
+      this.running = false;
+    }
+    this.changed();
+    return rounds === 0 && !this.fault;
+  }
+
+  /**
+   * @param {any} answer
+   * @param {number} since
+   */
+  take(answer, since) {
+    this.fault = answer.error ?? "";
+    this.asked = true;
+    const another = answer.scan !== this.scan;
+    this.scan = answer.scan;
+    if (another) this.fresh = [];
+    if (!another || !since) this.fresh.push(...answer.rows.map(prepare)); // else these are not the first: ask anew from 0
+    this.done = answer.done;
+    this.total = answer.total;
+    this.dialects = answer.dialects ?? this.dialects;
+    this.running = answer.running || (another && since > 0);
+    this.rows = this.running ? this.withThoseBefore() : this.fresh;
+    this.changed();
+  }
+
+  /** While a scan runs the rows of the one before stay, so that the list does not jump. */
+  withThoseBefore() {
+    const seen = new Set(this.fresh.map((row) => row.file));
+    return [...this.fresh, ...this.rows.filter((row) => !seen.has(row.file))];
+  }
+}

@@ -1,0 +1,72 @@
+/** Tells in words what a LoRA file is, and whether it fits the model it is wired to. */
+
+import { asSentence, say } from "../i18n/words.mjs";
+
+/**
+ * `text` is for a badge; `words` are "" where there is nothing to say against or for the file.
+ *
+ * @typedef {{state: "" | "good" | "part" | "bad", text: string, words: string}} Fit
+ */
+
+/**
+ * Whether a file fits: the model that is wired, else what is known of its family.
+ *
+ * @param {any} answer of the route "file"; undefined while it is on its way, null where the file is not there
+ * @param {string[]} [cautions] what a run has found doubtful about the file
+ * @returns {Fit}
+ */
+export function fitOf(answer, cautions = []) {
+  if (answer === undefined) return { state: "", text: "", words: "" };
+  if (answer === null) return { state: "bad", text: `\u2717 ${say("stackMissing")}`, words: say("stackMissingHint") };
+  const { error, total, losses, fit, pickled } = answer;
+  const [caution = ""] = [...cautions, ...(answer.cautions ?? [])];
+  if (error && pickled) return doubtful({ state: "", text: say("stackPickled"), words: say("previewPickled") }, caution);
+  if (error) return { state: "bad", text: `\u2717 ${say("stackUnreadable")}`, words: asSentence(error) };
+  const why = losses[0] ? asSentence(losses[0]) : say("previewNoLora");
+  if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: why };
+  return doubtful(fit ? fitOfModel(fit) : fitOfFamily(answer), caution);
+}
+
+/**
+ * @param {Fit} fit
+ * @param {string} caution
+ * @returns {Fit} amber, where nothing worse is to be said than that the file may not come out as trained
+ */
+function doubtful(fit, caution) {
+  if (!caution || fit.state === "bad" || fit.state === "part") return fit;
+  return { state: "part", text: `! ${fit.text.replace("\u2713 ", "")}`, words: caution };
+}
+
+/**
+ * @param {any} fit with the model that is wired
+ * @returns {Fit}
+ */
+function fitOfModel(fit) {
+  const { placed, total, mismatch, model } = fit;
+  const words = model ? "previewMismatch" : "previewMismatchAny";
+  if (mismatch) return { state: "bad", text: `\u2717 ${placed} / ${total}`, words: say(words, fit) };
+  if (placed < total) return { state: placed ? "part" : "bad", text: `! ${placed} / ${total}`, words: say("previewPart", fit) };
+  return { state: "good", text: `\u2713 ${total}`, words: say(model ? "previewFits" : "previewFitsAny", fit) };
+}
+
+/**
+ * @param {any} answer
+ * @returns {Fit}
+ */
+function fitOfFamily({ made_for: family, placed, total }) {
+  if (placed < total) return { state: "part", text: `! ${placed} / ${total}`, words: say("previewPlaced", { placed, total }) };
+  return { state: "", text: family || `${total}`, words: "" };
+}
+
+/**
+ * Model, trainer, adapters and size of a file; "" for one that holds no LoRA.
+ *
+ * @param {any} answer of the route "file"
+ */
+export function aboutFile({ error, made_for: madeFor, trainer, kinds, rank, total, fit }) {
+  if (error || !total) return "";
+  const family = madeFor || (fit?.placed && fit.placed === fit.total ? fit.model : "");
+  const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
+  const known = trainer === "cannot tell" ? "" : trainer;
+  return [family || say("previewNoFamily"), known, adapters, say("previewModules", { total })].filter(Boolean).join(" \u00b7 ");
+}

@@ -1,0 +1,84 @@
+/** Remembers which nodes failed in their last run and why, until a person changes them or they run again. */
+
+import { nodeAt, openGraph } from "../shared/graph.mjs";
+
+const STORED_AS = "loralocksmith.faults"; // for this tab of the browser, so that they outlast a reload
+const MOST = 64;
+
+/**
+ * `values`: those of the node's widgets when it failed.
+ *
+ * @typedef {{message: string, values: string}} Fault
+ * @type {Map<string, Fault>} by the workflow's id and the node's execution id
+ */
+const faults = new Map(stored());
+
+/** @returns {[string, Fault][]} */
+function stored() {
+  try {
+    const pairs = JSON.parse(sessionStorage.getItem(STORED_AS) ?? "[]");
+    return pairs.filter((/** @type {any} */ [key, fault]) => typeof key === "string" && typeof fault?.message === "string");
+  } catch {
+    return []; // storage is off, or holds something else
+  }
+}
+
+function store() {
+  try {
+    sessionStorage.setItem(STORED_AS, JSON.stringify([...faults]));
+  } catch {
+    // Storage is off or full: a fault is then forgotten with the page.
+  }
+}
+
+/** @param {string} key */
+function forget(key) {
+  if (faults.delete(key)) store();
+}
+
+/** @param {string} place */
+function keyOf(place) {
+  return `${openGraph()} ${place}`;
+}
+
+/** @param {any} node */
+function valuesOf(node) {
+  const values = (node.widgets ?? []).filter((/** @type {any} */ { serialize }) => serialize !== false);
+  return JSON.stringify(values.map((/** @type {any} */ { value }) => value));
+}
+
+/**
+ * @param {string} place the node's execution id in the open workflow
+ * @param {string} message
+ */
+export function noteFault(place, message) {
+  const node = nodeAt(place);
+  if (!node) return;
+  faults.delete(keyOf(place));
+  faults.set(keyOf(place), { message, values: valuesOf(node) });
+  if (faults.size > MOST) faults.delete(/** @type {string} */ (faults.keys().next().value));
+  store();
+}
+
+/** @param {string} place */
+export function forgetFault(place) {
+  forget(keyOf(place));
+}
+
+/**
+ * The nodes of the open workflow whose last run failed and that are as they were then: what to show on each. What a person has changed
+ * since is forgotten.
+ *
+ * @returns {Map<object, string>}
+ */
+export function standingFaults() {
+  const found = new Map();
+  const start = keyOf("");
+  for (const [key, { message, values }] of [...faults]) {
+    if (!key.startsWith(start)) continue;
+    const node = nodeAt(key.slice(start.length));
+    if (node && valuesOf(node) === values) found.set(node, message);
+    else if (node) forget(key);
+  }
+  return found;
+}

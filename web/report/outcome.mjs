@@ -1,0 +1,113 @@
+/** Reads what a run told of a file, as the loader's report or the inspection has it, into what the panels show. */
+
+import { make } from "../shared/dom.mjs";
+import { say } from "../i18n/words.mjs";
+
+/** @typedef {"good" | "part" | "bad"} State */
+
+/**
+ * What a run told. `state` is "" where nothing was counted; `inspection` holds the file's own facts where they were told.
+ *
+ * @typedef {object} Outcome
+ * @property {string} file as the loras folders list it; "" where it is none of theirs
+ * @property {string} verdict
+ * @property {number} placed modules
+ * @property {number} total modules
+ * @property {State | ""} state
+ * @property {string} mismatch
+ * @property {string[]} gains
+ * @property {string[]} notes
+ * @property {string[]} stockFails why the stock loader raises on the file, or on which file of a stack and why
+ * @property {string[]} cautions what makes it doubtful that the file comes out as trained
+ * @property {string} family
+ * @property {string} trainer
+ * @property {string} strength where it comes from
+ * @property {Record<string, number>} categories keys by what became of them
+ * @property {{category: string, name: string, keys: number, reason: string}[]} patterns
+ * @property {import("./heat_map.mjs").Network[]} trained
+ * @property {string[]} untrained
+ * @property {any} inspection
+ */
+
+/**
+ * @param {any} output of a node
+ * @returns {Outcome | null}
+ */
+export function outcomeOf(output) {
+  let told;
+  try {
+    told = JSON.parse(output.report_json[0]);
+  } catch {
+    return null; // no report of ours
+  }
+  if (!told || typeof told !== "object") return null;
+  const loads = told.loads ?? told;
+  const { placed = 0, total = 0 } = loads.modules ?? {};
+  const mismatch = told.mismatch ?? "";
+  const cautions = loads.cautions ?? told.cautions ?? [];
+  return {
+    file: "",
+    verdict: String(told.verdict ?? ""),
+    placed,
+    total,
+    state: loads.modules ? stateOf(placed, total, mismatch || !placed, cautions) : "",
+    mismatch,
+    gains: loads.gains ?? [],
+    notes: loads.notes ?? [],
+    stockFails: [loads, ...(told.rows ?? [])].flatMap(({ name, stock }) => (stock?.fails ? [name ? `${name}: ${stock.fails}` : stock.fails] : [])),
+    cautions,
+    family: told.family_title ?? told.family?.title ?? "",
+    trainer: told.trainer?.title ?? told.trainer ?? "",
+    strength: told.strength_source ?? "",
+    categories: loads.categories ?? {},
+    patterns: told.patterns ?? (told.rows ?? []).flatMap((/** @type {any} */ row) => row.patterns ?? []),
+    trained: told.trained ?? [],
+    untrained: told.untrained ?? told.missed?.untrained ?? [],
+    inspection: told.metadata ? told : null,
+  };
+}
+
+/**
+ * @param {number} placed
+ * @param {number} total
+ * @param {unknown} isWrong whether nothing of it is of use
+ * @param {string[]} cautions
+ * @returns {State}
+ */
+function stateOf(placed, total, isWrong, cautions) {
+  if (isWrong) return "bad";
+  return placed < total || cautions.length ? "part" : "good";
+}
+
+/** What stands beside the colour, so that nobody has to see it. */
+const SIGNS = { good: "\u2713", part: "!", bad: "\u2717" };
+
+/**
+ * Such as "✓ 494 / 494".
+ *
+ * @param {Outcome} outcome with a state
+ */
+export function shortly({ state, placed, total, mismatch }) {
+  const count = `${SIGNS[state || "bad"]} ${placed} / ${total}`;
+  return mismatch ? `${count}: ${say("panelWrongBase")}` : count;
+}
+
+/**
+ * The badge of an outcome; hidden where nothing was counted.
+ *
+ * @param {Outcome | null} outcome
+ * @returns {HTMLElement}
+ */
+export function makeBadge(outcome) {
+  const badge = make("span", "locksmith-badge");
+  badge.hidden = !outcome?.state;
+  if (!outcome?.state) return badge;
+  badge.classList.add(`locksmith-${outcome.state}`);
+  badge.textContent = shortly(outcome);
+  badge.setAttribute("role", "img");
+  const counted = say("panelModulesLoad", { placed: outcome.placed, total: outcome.total });
+  const [caution = ""] = outcome.cautions;
+  badge.setAttribute("aria-label", [counted, outcome.mismatch && say("panelWrongBase"), caution].filter(Boolean).join(", "));
+  badge.title = [caution, outcome.verdict].filter(Boolean).join("\n");
+  return badge;
+}

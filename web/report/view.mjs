@@ -1,0 +1,100 @@
+/** The box a node shows its report in: badge and verdict above, the rest below or in a dialog, and buttons for it. */
+
+import { app } from "../../../scripts/app.js";
+import { copyButton, make, makeButton } from "../shared/dom.mjs";
+import { lazily } from "../shared/lazy.mjs";
+import { fromMarkdown, fromPlainText } from "../shared/markup.mjs";
+import { makeBadge, outcomeOf } from "./outcome.mjs";
+import { Away } from "../shared/server.mjs";
+import { say } from "../i18n/words.mjs";
+
+/** Longer reports are cut on the screen: rendering costs time, and nobody scrolls through more. */
+const MOST_SHOWN = 200_000;
+
+/** @typedef {"markdown" | "text" | "verdict"} Body how a report is shown: rendered, as it stands, or only its verdict */
+
+export class ReportView {
+  /** @param {Body} kind */
+  constructor(kind) {
+    this.kind = kind;
+    this.text = "";
+    this.file = "";
+    this.outcome = /** @type {import("./outcome.mjs").Outcome | null} */ (null);
+    this.head = make("div", "locksmith-head");
+    this.caution = make("p", "locksmith-caution");
+    this.verdict = make("div", "locksmith-verdict");
+    this.body = make("div", "locksmith-body");
+    this.element = make("section", `locksmith-report locksmith-as-${kind}`, this.head, this.body);
+    for (const part of [this.verdict, this.body]) makeReachable(part);
+  }
+
+  /**
+   * Show a report.
+   *
+   * @param {any} output of the node: the report as text, its verdict first, and for programs
+   * @param {string} title of the node, for people who hear the page
+   * @param {string} file as the loras folders list it; "" if that is not known
+   */
+  show(output, title, file) {
+    this.text = output.text[0];
+    this.outcome = outcomeOf(output);
+    this.file = file;
+    if (this.outcome) this.outcome.file = file;
+    this.fillHead(title);
+    this.fillBody();
+    this.element.setAttribute("aria-label", say("report", { node: title }));
+    this.verdict.setAttribute("aria-label", say("verdict", { node: title }));
+    this.body.setAttribute("aria-label", say("report", { node: title }));
+  }
+
+  /** @param {string} title */
+  fillHead(title) {
+    const { outcome, text } = this;
+    const copy = copyButton("locksmith-copy", say("copy"), text, this.element);
+    copy.title = say("copyHint");
+    const gains = outcome?.gains.join(", ") ?? "";
+    const parts = [makeBadge(outcome), Object.assign(make("span", "locksmith-gains", gains), { title: gains }), copy];
+    if (outcome?.state) {
+      parts.push(makeButton("locksmith-copy", say("panelDetails"), () => void showDetails(title, outcome, text)));
+      loadDetails().catch(() => {}); // it is got again when it is wanted
+    }
+    const [caution] = outcome?.cautions ?? [];
+    this.caution.textContent = this.caution.title = caution ?? "";
+    this.caution.hidden = !caution;
+    this.head.replaceChildren(make("div", "locksmith-top", ...parts), this.caution, this.verdict);
+  }
+
+  fillBody() {
+    const onlyVerdict = this.kind === "verdict";
+    const shown = onlyVerdict ? this.text.split("\n", 1)[0] : this.text.slice(0, MOST_SHOWN);
+    const parts = this.kind === "markdown" ? fromMarkdown(shown) : fromPlainText(shown);
+    this.verdict.replaceChildren(parts.firstElementChild ?? "");
+    this.verdict.title = onlyVerdict ? shown : "";
+    this.body.replaceChildren(parts);
+    if (!onlyVerdict && shown !== this.text) this.body.append(make("p", "locksmith-cut", say("cut")));
+    this.body.hidden = !this.body.hasChildNodes();
+    this.body.scrollTop = 0;
+  }
+}
+
+/** @param {HTMLElement} part that can be scrolled, by keys too */
+function makeReachable(part) {
+  part.tabIndex = 0;
+  part.setAttribute("role", "group");
+}
+
+/** @type {() => Promise<typeof import("./details.mjs")>} gets the dialog's code once there is something to open it for */
+const loadDetails = lazily("./details.mjs", import.meta.url);
+
+/**
+ * @param {string} title of the node
+ * @param {import("./outcome.mjs").Outcome} outcome
+ * @param {string} text the report
+ */
+async function showDetails(title, outcome, text) {
+  try {
+    (await loadDetails()).openDetails(title, outcome, text);
+  } catch {
+    app.extensionManager.toast.add({ severity: "warn", summary: say("panelDetails"), detail: new Away().message, life: 5000 });
+  }
+}

@@ -1,0 +1,239 @@
+/** Replaces LoRA loaders in the open workflow by ours, and ours by the stock one, as one step that can be undone. */
+
+import { app } from "../../../scripts/app.js";
+import { allNodes, nodeById, openGraph, rootGraph, widgetOf } from "../shared/graph.mjs";
+import { lazily } from "../shared/lazy.mjs";
+import { Away } from "../shared/server.mjs";
+import { canReplace, LOADER, SINGLES } from "./loaders.mjs";
+import { say } from "../i18n/words.mjs";
+
+/** @typedef {import("./loaders.mjs").Direction} Direction */
+
+/** @type {() => Promise<typeof import("./plan.mjs")>} */
+const loadPlan = lazily("./plan.mjs", import.meta.url);
+const ID = "loralocksmith.swap";
+const SECONDS_SHOWN = { success: 5, info: 10, warn: 15 };
+const MOST_TOLD = 5;
+const FRAMES = 3;
+const LONGEST_FRAME = 100; // milliseconds
+/** @type {Record<Direction, {all: string, chosen: string, icon: string}>} */
+const COMMANDS = {
+  ours: { all: `${ID}.all`, chosen: `${ID}.chosen`, icon: "pi pi-sync" },
+  stock: { all: `${ID}.all_back`, chosen: `${ID}.chosen_back`, icon: "pi pi-undo" },
+};
+/** The workflows whose missing loaders were told of. */
+const offered = new Set();
+
+/**
+ * Replace nodes, and tell how many were.
+ *
+ * @param {Direction} direction
+ * @param {any[]} [chosen] nodes; without them all
+ */
+async function replace(direction, chosen) {
+  const tracker = /** @type {any} */ (app.extensionManager).workflow.activeWorkflow?.changeTracker;
+  if (!tracker) return;
+  const plan = await loadPlan().catch(() => toast("warn", new Away().message));
+  if (!plan) return;
+  const isWanted = chosen ? wants(chosen) : () => true;
+  const workflow = saved(rootGraph());
+  const { done, left } = plan.replaceIn(workflow, direction, isWanted, maker(), listedFiles());
+  if (done.length) await put(workflow, tracker);
+  if (done.length && chosen) select(done);
+  tell(direction, done.length, left);
+}
+
+/**
+ * Put a changed workflow in the place of the open one, the way the front end's own undo does it.
+ *
+ * @param {any} workflow
+ * @param {any} tracker of its changes
+ */
+async function put(workflow, tracker) {
+  tracker.beforeChange();
+  tracker.afterChange(); // what was changed before is a step of its own
+  tracker.redoQueue.length = 0;
+  await tracker.updateState([workflow], tracker.undoQueue);
+  const steps = tracker.undoQueue.length;
+  await drawn();
+  // Nodes grow until they are drawn. That is no step of its own.
+  if (tracker.undoQueue.length === steps && openGraph() === workflow.id) tracker.activeState = saved(rootGraph());
+}
+
+/** Until the page was drawn a few times; a page in the background is not drawn at all. */
+async function drawn() {
+  for (let i = 0; i < FRAMES; i++) {
+    await new Promise((done) => {
+      requestAnimationFrame(done);
+      setTimeout(done, LONGEST_FRAME);
+    });
+  }
+}
+
+/** @param {any} graph */
+function saved(graph) {
+  return JSON.parse(JSON.stringify(graph.serialize()));
+}
+
+/**
+ * @param {any[]} nodes
+ * @returns {import("./plan.mjs").Wanted}
+ */
+function wants(nodes) {
+  const places = new Set(nodes.map((node) => `${node.graph?.id} ${node.id}`));
+  return (graph, node) => places.has(`${graph} ${node}`);
+}
+
+/**
+ * Makes new nodes that are in no graph; of each type one.
+ *
+ * @returns {import("./graph.mjs").MakeBlank}
+ */
+function maker() {
+  /** @type {Map<string, import("./graph.mjs").Blank | undefined>} */
+  const made = new Map();
+  return (type) => {
+    if (!made.has(type)) made.set(type, makeBlank(type));
+    return made.get(type);
+  };
+}
+
+/** @param {string} type */
+function makeBlank(type) {
+  const node = makeNode(type);
+  if (!node) return undefined;
+  const widgets = (node.widgets ?? []).filter((/** @type {any} */ widget) => widget.serialize !== false);
+  const blank = { saved: saved(node), widgets: widgets.map((/** @type {any} */ widget) => widget.name) };
+  node.onRemoved?.();
+  return blank;
+}
+
+/** @param {string} type */
+function makeNode(type) {
+  const { LiteGraph } = /** @type {any} */ (globalThis);
+  return type in LiteGraph.registered_node_types ? LiteGraph.createNode(type) : undefined;
+}
+
+/** @returns {string[]} the LoRA files the server has */
+function listedFiles() {
+  const node = makeNode(LOADER);
+  const values = node && widgetOf(node, "lora_name")?.options?.values;
+  node?.onRemoved?.();
+  return (typeof values === "function" ? values() : values) ?? [];
+}
+
+/** @param {{graph: string, node: string}[]} places */
+function select(places) {
+  const shown = app.canvas.graph;
+  const nodes = places.filter(({ graph }) => graph === String(shown?.id)).map(({ node }) => nodeById(shown, node));
+  if (nodes.length) app.canvas.selectItems(nodes);
+}
+
+/**
+ * @param {Direction} direction
+ * @param {number} count of nodes replaced
+ * @param {{node: any, reason: import("./loaders.mjs").Left}[]} left
+ */
+function tell(direction, count, left) {
+  if (count) toast("success", say("swapDone", { count }), say("swapUndo"));
+  if (left.length) {
+    const lines = left.slice(0, MOST_TOLD).map(({ node, reason }) => `${node.title || node.type}: ${say(reason.key, reason.fill)}`);
+    if (left.length > MOST_TOLD) lines.push(say("swapMore", { count: left.length - MOST_TOLD }));
+    toast("warn", say("swapLeft", { count: left.length }), lines.join("\n"));
+  }
+  if (!count && !left.length) toast("info", say(direction === "ours" ? "swapNothing" : "swapNothingBack"));
+}
+
+/**
+ * @param {"success" | "info" | "warn"} severity
+ * @param {string} summary
+ * @param {string} [detail]
+ */
+function toast(severity, summary, detail) {
+  app.extensionManager.toast.add({ severity, summary, detail, life: SECONDS_SHOWN[severity] * 1000 });
+}
+
+/** @param {Direction} direction */
+function replaceChosen(direction) {
+  const chosen = [...app.canvas.selectedItems].filter((item) => canReplace(/** @type {any} */ (item).type, direction));
+  return replace(direction, chosen);
+}
+
+/**
+ * What the menu of a node offers: to replace it, with all others that are selected with it.
+ *
+ * @param {any} node
+ */
+function nodeMenu(node) {
+  const direction = directionOf(node);
+  if (!direction) return [];
+  const isSelected = app.canvas.selectedItems?.has(node);
+  const content = say(direction === "stock" ? "swapOneBack" : node.type in SINGLES ? "swapOne" : "swapOneStack");
+  return [null, { content, callback: () => void (isSelected ? replaceChosen(direction) : replace(direction, [node])) }];
+}
+
+/**
+ * @param {any} node
+ * @returns {Direction | undefined}
+ */
+function directionOf(node) {
+  return /** @type {Direction[]} */ (["ours", "stock"]).find((direction) => canReplace(String(node?.type), direction));
+}
+
+function canvasMenu() {
+  const types = [...allNodes()].map((node) => String(node.type));
+  const can = (/** @type {Direction} */ direction) => types.some((type) => canReplace(type, direction));
+  return [
+    ...(can("ours") ? [{ content: say("swapAll"), callback: () => void replace("ours") }] : []),
+    ...(can("stock") ? [{ content: say("swapAllBack"), callback: () => void replace("stock") }] : []),
+  ];
+}
+
+/**
+ * @param {Direction} direction
+ * @param {string} label
+ * @param {string} chosenLabel
+ */
+function commandsFor(direction, label, chosenLabel) {
+  const { all, chosen, icon } = COMMANDS[direction];
+  return [
+    { id: all, label, icon, function: () => replace(direction) },
+    { id: chosen, label: chosenLabel, icon, function: () => replaceChosen(direction) },
+  ];
+}
+
+/**
+ * Tell once of a workflow that its missing loaders need not be installed.
+ *
+ * @param {any[]} missing node types
+ */
+function offer(missing) {
+  const count = missing.filter((each) => canReplace(each.type ?? each, "ours")).length;
+  if (!count || offered.has(openGraph())) return;
+  offered.add(openGraph());
+  toast("info", say("swapMissing", { count }), say("swapOffer", { command: say("swapAll") }));
+}
+
+/** Have the host call what stands here. */
+export function register() {
+  app.registerExtension({
+    name: ID,
+    // The front end translates these by locales/*/commands.json and main.json.
+    commands: [
+      ...commandsFor("ours", "Replace all LoRA loaders with Load and Fix LoRA", "Replace with Load and Fix LoRA"),
+      ...commandsFor("stock", "Replace all Load and Fix LoRA with Load LoRA", "Replace with Load LoRA"),
+    ],
+    keybindings: [{ commandId: COMMANDS.ours.all, combo: { key: "f", ctrl: true, alt: true } }],
+    menuCommands: [{ path: ["Edit"], commands: [COMMANDS.ours.all, COMMANDS.stock.all] }],
+
+    /** @param {any} item */
+    getSelectionToolboxCommands(item) {
+      const direction = directionOf(item);
+      return direction ? [COMMANDS[direction].chosen] : [];
+    },
+
+    afterConfigureGraph: offer,
+    getNodeMenuItems: nodeMenu,
+    getCanvasMenuItems: canvasMenu,
+  });
+}
