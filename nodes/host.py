@@ -326,7 +326,7 @@ def apply_file(
     with without_collection():
         header, number = file.header, partial(_number_in, file.tensors)
         plan = make_plan(header.tensors, header.metadata, site_of(model, clip, own), file.config_beside, number=number)
-        patches = build_patches(plan, file.tensors)
+        patches = build_patches(plan, file.tensors, ours=bypass)
         layers = watched(patches.layers, file.watch)
         look = file.look or look_at_tensors(file.tensors)
         doubts = (*(file.watch.cautions if file.watch else ()), *cautions(plan, file.tensors, look))

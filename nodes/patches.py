@@ -62,14 +62,17 @@ class Patches(NamedTuple):
     failures: Mapping[int, str]
 
 
-def build_patches(plan: Plan, tensors: Tensors) -> Patches:
-    """Turn a plan into the host's patches; an adapter that cannot be built is named in `failures` by its index."""
+def build_patches(plan: Plan, tensors: Tensors, ours: bool = False) -> Patches:
+    """Turn a plan into the host's patches; an adapter that cannot be built is named in `failures` by its index.
+
+    ours: all adapters are the pack's own, also where the host would compute the same, as what acts beside a layer is made of these.
+    """
     layers: list[dict[Any, Any]] = []
     counts: dict[Any, int] = {}
     failures: dict[int, str] = {}
     for index, adapter in enumerate(plan.adapters):
         try:
-            patches = list(_patches_of(adapter, plan.site, {role: tensors[key] for role, key in adapter.roles.items()}))
+            patches = list(_patches_of(adapter, plan.site, {role: tensors[key] for role, key in adapter.roles.items()}, ours))
         except FAULTS as error:
             failures[index] = first_line(error)
             continue
@@ -82,13 +85,13 @@ def build_patches(plan: Plan, tensors: Tensors) -> Patches:
     return Patches(tuple(layers), failures)
 
 
-def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor]) -> Iterable[tuple[Any, Any]]:
+def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor], ours: bool) -> Iterable[tuple[Any, Any]]:
     component, swap = site.components[adapter.target.component], adapter.target.swap
     for weight, rows, source in adapter.target.pieces:
         whole = component.weights[weight] or (1,)
         shape = (rows[1], *whole[1:]) if rows else whole
         reached = ((weight, shape),) if adapter.reaches == "weight" else _with_bias(adapter, component, weight, shape)
-        patch = _hosts_patch(adapter, tensors, source)
+        patch = None if ours else _hosts_patch(adapter, tensors, source)
         if patch is None or not _host_computes(patch, reached, swap):
             patch = _ours(adapter, tensors, source, reached)
         for name, _ in reached:

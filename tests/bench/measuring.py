@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-SUBJECTS = ("loading", "planning", "inspecting", "weighing", "truncating", "merging", "writing")
+SUBJECTS = ("loading", "sampling", "planning", "inspecting", "weighing", "truncating", "merging", "writing")
 SECONDS, BYTES, ERROR = "s", "B", ""
 # run -> what every round took, in the measurement's unit.
 Figures = Mapping[str, Sequence[float]]

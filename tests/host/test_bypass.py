@@ -58,8 +58,11 @@ def close(one, other, tolerance=1e-4):
     return (one - other).norm() <= tolerance * other.norm()
 
 
-def hooks_on(patcher):
-    return sum(len(module._forward_hooks) for module in patcher.model.modules())
+def hung_on(patcher):
+    """Layers of the model that something of ours acts beside; the stock bypass leaves a layer its own forward as an attribute."""
+    from lora_locksmith.nodes.beside import beside_of
+
+    return sum(len(module._forward_hooks) + (beside_of(module) is not None) for module in patcher.model.modules())
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_the_same_as_patching(host, base, file, run, kind, strength):
         assert not beside.patches
         assert all(torch.equal(*before[name], *storage(weight)) for name, weight in model.model.state_dict().items())
     assert torch.equal(run(model), plain)
-    assert hooks_on(model) == 0
+    assert hung_on(model) == 0
 
 
 def test_the_report_names_what_changes_the_weights_all_the_same(host, base, file):
@@ -107,8 +110,8 @@ def test_every_base_keeps_its_weights_and_gets_the_whole_adapter(host, base, fil
             for key, layer in layers.items():
                 change = comfy.lora.calculate_weight(patches[key], stored[key].clone(), key) - stored[key]
                 wanted = torch.nn.functional.linear(inputs[key], change)
-                # The host's int8 layers round their inputs too, and what turns outputs turns that error with them.
-                tolerance = 2e-2 if kind == "int8_tensorwise" and name != "plain" else 1e-3
+                # The host's int8 layers round their inputs too, turned ones as well, and what turns outputs turns that error with them.
+                tolerance = 3e-2 if kind == "int8_tensorwise" and name != "plain" else 1e-3
                 assert close(layer(inputs[key]) - bare[key], wanted, tolerance), key
         finally:
             beside.unpatch_model(CPU)
@@ -180,7 +183,7 @@ def test_stacks_add_up(base, ways, whole_loras, run, stack):
     for _ in range(2):
         assert close(run(found), wanted)
         assert torch.equal(run(model), plain)
-    assert hooks_on(model) == 0
+    assert hung_on(model) == 0
 
 
 def test_split_targets_that_the_stock_bypass_loses(host, base, file, run, stock, tmp_path):
@@ -221,7 +224,7 @@ def test_a_copy_of_the_model_gets_hooks_of_its_own(host, base, file, run):
     twin = beside.deepclone_multigpu()
     assert twin.model is not model.model
     assert torch.equal(run(twin), wanted)
-    assert hooks_on(model) == 0 and hooks_on(twin) > 0
+    assert hung_on(model) == 0 and hung_on(twin) > 0
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])

@@ -1,0 +1,517 @@
+"""What adapters do beside one layer: all that add are one product, and the layer's weight stays as it is, whatever its storage.
+
+A layer's adapters become steps in their order. Additive ones that follow each other are fused: their down factors are one matrix,
+their strengths are folded into their up factors, and what they add to a range of rows is one product, added in place. What an
+adapter needs of the weight itself (DoRA's norm) it takes once, from the layer's own, with the patches on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, wraps
+from typing import Any, NamedTuple
+
+import comfy.ops
+import torch
+from comfy.quant_ops import QuantizedTensor
+from comfy.weight_adapter.base import WeightAdapterBase
+from torch import Tensor
+from torch.nn import functional
+
+from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED, Kind, KroneckerProduct, Product
+from ..adapters.registry import named, of_host
+from ..adapters.rotation import Rotation
+from ..lora.adapters import AdapterSpec
+from ..lora.spec import MAGNITUDES
+from .watched import check
+
+CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+LADDER = 16  # under torch.compile the smallest rank; each larger one is twice the one before, so that few graphs serve all
+PIECE = 1024  # rows of an identity that are turned at once
+
+Rows = tuple[int, int]
+
+
+class Part(NamedTuple):
+    """One adapter on one layer, or on some of its output rows.
+
+    way: ADDED (a delta of the weight), NORMED (a DoRA per output), TURNED (acts on the outputs alone), DERIVED (a delta that
+    needs the whole weight: on the inputs where it turns them, else each time anew, which is twice the work). shape: of the rows'
+    weight. swap: its two halves are exchanged between adapter and layer, and the adapter does not do that itself.
+    """
+
+    adapter: WeightAdapterBase
+    way: str
+    rows: Rows | None
+    shape: tuple[int, ...]
+    swap: Callable[[Tensor], Tensor] | None
+    strength: float
+
+    def on(self, weight: Tensor, strength: float | None = None) -> Tensor:
+        """What the adapter makes of an fp32 weight [rows, ...], which it may overwrite."""
+        strength = self.strength if strength is None else strength
+        return self.adapter.calculate_weight(weight, "", strength, 1.0, None, self.swap or _as_it_is, torch.float32, None)
+
+
+def _as_it_is(change: Tensor) -> Tensor:
+    return change
+
+
+class Piece(NamedTuple):
+    """What one additive adapter adds to its rows: up @ down ([rows, r] and [r, inputs]), or kron(up, down); up None: down alone."""
+
+    rows: Rows | None
+    up: Tensor | None
+    down: Tensor
+    kronecker: bool = False
+
+
+class Sum(NamedTuple):
+    """Additive adapters as one: down [R, inputs], and for each range of rows its columns of that product and up [r, rows] or None."""
+
+    down: Tensor
+    ups: tuple[tuple[Rows | None, Rows, Tensor | None], ...]
+
+    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+        low = beside.through(self.down, x, convolve)
+        for rows, columns, up in self.ups:
+            view, part = beside.outputs(out, rows), low.narrow(-1, *columns)
+            if up is None or convolve is not None or view.dtype != low.dtype:
+                view.add_((part if up is None else torch.matmul(part, up)).to(view.dtype))
+            else:
+                # Product and sum round once.
+                view.view(-1, view.shape[-1]).addmm_(part.reshape(-1, part.shape[-1]), up)
+
+
+class Kron(NamedTuple):
+    """A LoKr on a linear layer: kron(first [a, c], second [b, d]), the second as a pair where it has one."""
+
+    rows: Rows | None
+    cut: Rows | None
+    first: Tensor
+    second: tuple[Tensor, ...]
+
+    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+        change = x.unflatten(-1, (self.first.shape[1], -1))
+        for factor in self.second:
+            change = functional.linear(change, factor)
+        change = torch.matmul(self.first, change).flatten(-2)
+        view = beside.outputs(out, self.rows)
+        view.add_((change if self.cut is None else change.narrow(-1, *self.cut)).to(view.dtype))
+
+
+class Scaling(NamedTuple):
+    """A DoRA per output: its outputs without bias times `gain` [rows] in fp32, beside what its Sum or Kron adds."""
+
+    rows: Rows | None
+    gain: Tensor
+    bias: Tensor | float
+
+    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+        view = beside.outputs(out, self.rows)
+        view.copy_((view.float() - self.bias).mul_(self.gain).add_(self.bias))
+
+
+class Turning(NamedTuple):
+    """An adapter on the outputs without bias."""
+
+    part: Part
+    bias: Tensor | float
+
+    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+        view = beside.outputs(out, self.part.rows)
+        columns = (view - self.bias).float().flatten(0, -2).T.contiguous()
+        view.copy_(self.part.on(columns).T.reshape(view.shape) + self.bias)
+
+
+class Derived(NamedTuple):
+    """A delta that depends on the whole weight: made anew each time, as keeping it would be a second weight."""
+
+    part: Part
+
+    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+        weight = _rows(self.part, as_computed(beside.layer, x.device)[0])
+        delta = (self.part.on(weight.clone()) - weight).to(x.dtype)
+        view = beside.outputs(out, self.part.rows)
+        view.add_(beside.through(delta, x, convolve).to(view.dtype))
+
+
+class Beside:
+    """Stands in a layer's `forward`: calls the one below, and adds what the adapters do.
+
+    torch.compile guards a replaced `forward`, as it does not a forward hook, and its tensors are inputs of the graph: another strength,
+    or another LoRA of the same rank, compiles nothing anew.
+    """
+
+    def __init__(self, layer: torch.nn.Module, parts: Sequence[Part], compiled: bool):
+        self.layer, self.parts, self.compiled = layer, tuple(parts), compiled
+        self.on, self.made_for = True, None
+        self.turns: tuple[Tensor, ...] = ()
+        self.steps: tuple[Any, ...] = ()
+        self.is_convolution = isinstance(layer, CONVOLUTIONS)
+        self.spatial = len(layer.kernel_size) if self.is_convolution else 0
+        self.inner = below(layer)
+
+    def forward(self, *args: Any, **named: Any) -> Tensor:
+        """The layer's output under its adapters; that of the layer alone while something else has this one's place."""
+        if not self.on:
+            return self.inner(*args, **named)
+        x = plain(args[0] if args else named["input"])
+        self.make(x.device, x.dtype)
+        if self.turns:
+            turned = self._turned(x)
+            args, named = ((turned, *args[1:]), named) if args else (args, named | {"input": turned})
+        out = self.inner(*args, **named)
+        return self.changed(out, _activated(x, named), named if self.is_convolution else {})
+
+    def changed(self, out: Tensor, x: Tensor, named: dict[str, Any]) -> Tensor:
+        """What the steps make of the layer's output for the input x."""
+        if out.requires_grad or not out.is_contiguous():
+            out = out.clone(memory_format=torch.contiguous_format)
+        rest = {name: value for name, value in named.items() if name != "input"}
+        convolve = partial(self.layer._conv_forward, **rest) if self.is_convolution else None
+        for step in self.steps:
+            step.onto(self, out, x, convolve)
+        return out
+
+    def outputs(self, out: Tensor, rows: Rows | None) -> Tensor:
+        """A view of these output rows, the channels last."""
+        channel = out.dim() - 1 - self.spatial
+        return (out if rows is None else out.narrow(channel, *rows)).movedim(channel, -1)
+
+    def through(self, matrix: Tensor, x: Tensor, convolve: Callable | None) -> Tensor:
+        """x through a weight of the layer's kind, given as a matrix; the channels last."""
+        if convolve is None:
+            return functional.linear(x, matrix)
+        low = convolve(x, matrix.reshape(matrix.shape[0], -1, *self.layer.weight.shape[2:]), None)
+        return low.movedim(low.dim() - 1 - self.spatial, -1)
+
+    def make(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Make the steps for inputs of this device and dtype, unless they are there."""
+        if self.made_for != (device, dtype):
+            self._make(device, dtype)
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether it only adds to the output, whatever that is made of."""
+        return all(part.way == ADDED for part in self.parts)
+
+    @torch.compiler.disable
+    def _make(self, device: torch.device, dtype: torch.dtype) -> None:
+        maker = Maker(self, device, dtype)
+        self.turns, self.steps = maker.turns(), maker.steps()
+        self.made_for = (device, dtype)
+
+    def _turned(self, x: Tensor) -> Tensor:
+        change = sum(_by_blocks(x, blocks) - x.float() for blocks in self.turns)
+        return (x.float() + change).to(x.dtype)
+
+
+class Maker:
+    """Makes the steps of a layer's parts for a device and a dtype."""
+
+    def __init__(self, beside: Beside, device: torch.device, dtype: torch.dtype):
+        self.layer, self.compiled, self.device, self.dtype = beside.layer, beside.compiled, device, dtype
+        self.parts = [part._replace(adapter=_on_device(part.adapter, device)) for part in beside.parts]
+        self._own: tuple[Tensor, Tensor | None] | None = None
+        self.turned: dict[int, Tensor] = {}
+        if not beside.is_convolution:
+            for index, part in enumerate(self.parts):
+                if part.way != DERIVED and part.way != ADDED:
+                    break
+                blocks = input_blocks(part, device) if part.way == DERIVED else None
+                if blocks is not None:
+                    self.turned[index] = blocks
+
+    def turns(self) -> tuple[Tensor, ...]:
+        """What is done to the inputs, each by itself."""
+        return tuple(self.turned.values())
+
+    def steps(self) -> tuple[Any, ...]:
+        """What is done to the outputs, in order."""
+        steps, pieces = [], []
+        for index, part in enumerate(self.parts):
+            if index in self.turned:
+                continue
+            if part.way == ADDED:
+                pieces.append(_piece(part))
+                continue
+            steps += self._sums(pieces)
+            pieces = []
+            if part.way == NORMED:
+                gain, piece = self._normed(part)
+                steps.append(Scaling(part.rows, gain, self._bias(part)))
+                pieces.append(piece)
+            else:
+                steps.append(Turning(part, self._bias(part)) if part.way == TURNED else Derived(part))
+        return (*steps, *self._sums(pieces))
+
+    def _sums(self, pieces: Iterable[Piece]) -> list[Any]:
+        """Pieces as few steps: all pairs are one, and each other is one by itself."""
+        pieces = list(pieces)
+        pairs = [piece for piece in pieces if not piece.kronecker]
+        steps: list[Any] = [Kron(piece.rows, *piece.up) for piece in pieces if piece.kronecker]
+        return ([self._sum(pairs)] if pairs else []) + [self._cast(step) for step in steps]
+
+    def _sum(self, pairs: Sequence[Piece]) -> Sum:
+        downs, ups, first = [], [], 0
+        for rows in dict.fromkeys(piece.rows for piece in pairs):
+            group = [piece for piece in pairs if piece.rows == rows]
+            up, down = _joined(group)
+            if self.compiled and up is not None:
+                more = _on_ladder(down.shape[0]) - down.shape[0]
+                up, down = functional.pad(up, (0, more)), functional.pad(down, (0, 0, 0, more))
+            downs.append(down)
+            ups.append((rows, (first, down.shape[0]), None if up is None else up.T.to(self.dtype).contiguous()))
+            first += down.shape[0]
+        return Sum(torch.cat(downs).to(self.dtype), tuple(ups))
+
+    def _cast(self, step: Kron) -> Kron:
+        return step._replace(first=step.first.to(self.dtype), second=tuple(factor.to(self.dtype) for factor in step.second))
+
+    def _normed(self, part: Part) -> tuple[Tensor, Piece]:
+        """What a DoRA multiplies its outputs with, and what it then adds."""
+        factor = _factor(part, self._weight())
+        gain = 1 + part.strength * (factor - 1)
+        bare = _without_magnitude(part)._replace(way=ADDED, strength=1.0)
+        return gain, _times(_piece(bare, factored=False), part.strength * factor)
+
+    def _bias(self, part: Part) -> Tensor | float:
+        if getattr(self.layer, "bias", None) is None:
+            return 0.0
+        self._weight()
+        bias = self._own[1]
+        return bias if part.rows is None else bias.narrow(0, *part.rows)
+
+    def _weight(self) -> Tensor:
+        """The layer's own weight, dense, for as long as this maker is there."""
+        if self._own is None:
+            self._own = as_computed(self.layer, self.device)
+        return self._own[0]
+
+
+def below(layer: torch.nn.Module) -> Callable[..., Tensor]:
+    """A layer's forward as it is now, without those of ours that do nothing any more."""
+    forward = layer.forward
+    while isinstance(getattr(forward, "__self__", None), Beside) and not forward.__self__.on:
+        forward = forward.__self__.inner
+    return forward
+
+
+def take_off(beside: Beside) -> None:
+    """Give a layer back the forward it had; where something else replaced ours since, ours stays below it and does nothing.
+
+    The host takes injections off in the order in which it put them on.
+    """
+    beside.on = False
+    layer = beside.layer
+    if getattr(layer.__dict__.get("forward"), "__self__", None) is not beside:
+        return
+    forward = below(layer)
+    if getattr(forward, "__self__", None) is layer and getattr(forward, "__func__", None) is type(layer).forward:
+        del layer.forward
+    else:
+        layer.forward = forward
+
+
+def beside_of(layer: torch.nn.Module) -> Beside | None:
+    """What stands in a layer's forward and acts, if it is ours."""
+    found = getattr(layer.__dict__.get("forward"), "__self__", None)
+    return found if isinstance(found, Beside) and found.on else None
+
+
+def guard_readers() -> None:
+    """Have what reads an int8 layer's weight without calling the layer (ComfyUI's `comfy.ops.linear_input_act`) add what we add."""
+    stock = getattr(comfy.ops, "linear_input_act", None)
+    if stock is None or getattr(stock, "of_locksmith", False):
+        return
+
+    @wraps(stock)
+    def linear_input_act(linear: torch.nn.Module, x: Tensor, input_act: str, *args: Any, **named: Any) -> Tensor:
+        beside = beside_of(linear)
+        if beside is None:
+            return stock(linear, x, input_act, *args, **named)
+        activated = comfy.ops.INPUT_ACT_EAGER[input_act](x)
+        if not beside.is_additive and not args and not named:
+            return linear(activated)
+        beside.on = False
+        try:
+            out = stock(linear, x, input_act, *args, **named)
+        finally:
+            beside.on = True
+        activated = plain(activated)
+        beside.make(activated.device, activated.dtype)
+        return beside.changed(out, activated, {})
+
+    linear_input_act.of_locksmith = True
+    comfy.ops.linear_input_act = linear_input_act
+
+
+def plain(x: Tensor) -> Tensor:
+    """An input as a plain tensor."""
+    return x.dequantize() if isinstance(x, QuantizedTensor) else x
+
+
+def _activated(x: Tensor, named: dict[str, Any]) -> Tensor:
+    """What the weight is multiplied with, where the host has the layer apply an activation (ComfyUI from 0.37 on)."""
+    activation = named.get("input_act")
+    return x if activation is None else comfy.ops.INPUT_ACT_EAGER[activation](x)
+
+
+def _joined(group: Sequence[Piece]) -> tuple[Tensor | None, Tensor]:
+    """Pieces of the same rows as one up [rows, r] and down [r, inputs]; a whole matrix swallows the others, and has no up."""
+    if all(piece.up is not None for piece in group):
+        return torch.cat([piece.up for piece in group], 1), torch.cat([piece.down for piece in group])
+    return None, sum(piece.down if piece.up is None else piece.up @ piece.down for piece in group)
+
+
+def _on_ladder(rank: int) -> int:
+    step = LADDER
+    while step < rank:
+        step *= 2
+    return step
+
+
+def _by_blocks(x: Tensor, blocks: Tensor) -> Tensor:
+    """x times a block-diagonal matrix, given as blocks [n, b, b], in fp32."""
+    return torch.einsum("...nb,nab->...na", x.float().unflatten(-1, (blocks.shape[0], -1)), blocks).flatten(-2)
+
+
+def input_blocks(part: Part, device: torch.device) -> Tensor | None:
+    """Of an adapter that only turns a linear layer's inputs, blocks of one size: W' = W M, M block-diagonal; its blocks [n, b, b].
+
+    At the part's strength. None for all others.
+    """
+    kind, tensors = named(part.adapter.weights[0].kind), dict(zip(*part.adapter.weights[1:], strict=True))
+    if part.rows is not None or not isinstance(kind, Rotation) or not kind.on_inputs or kind.butterfly:
+        return None
+    inputs = part.shape[1]
+    sizes = kind.block_sizes({role: tensors[role] for role in kind.block_roles(tensors)}, inputs)
+    if len(sizes) != 1 or sizes[0][0] * sizes[0][1] != inputs:
+        return None
+    size, step = sizes[0][0], max(PIECE // sizes[0][0], 1) * sizes[0][0]
+    found = []
+    for start in range(0, inputs, step):
+        count = min(step, inputs - start)
+        identity = torch.zeros(count, inputs, device=device)
+        identity[:, start : start + count] = torch.eye(count, device=device)
+        turned = part.on(identity)[:, start : start + count].reshape(count // size, size, count // size, size)
+        found.append(turned.diagonal(dim1=0, dim2=2).permute(2, 0, 1))
+    return torch.cat(found)
+
+
+def _piece(part: Part, factored: bool = True) -> Piece:
+    """What an additive adapter adds, its strength in it, in fp32; factored: a LoKr may stay a Kronecker product."""
+    spec = spec_of(part.adapter)
+    if spec is None:
+        found = kind_of_host(part.adapter).host_pair(part.adapter.weights)
+        return _whole(part) if found is None else _pair(part, *found, None, part.swap is not None)
+    made = named(spec.kind).product(spec, dict(zip(*part.adapter.weights[1:], strict=True)), torch.float32)
+    if isinstance(made, KroneckerProduct):
+        return (factored and _kronecker(part, spec, made)) or _whole(part)
+    return _whole(part) if made.up is None else _pair(part, made.up, made.down, 1.0, spec.rows, spec.swap)
+
+
+def _pair(part: Part, up: Tensor, down: Tensor, scale: float, rows: Rows | None, swap: bool) -> Piece:
+    """up and down of the whole module, of which these rows are the part's; swap: the halves of these are exchanged."""
+    if down[0].numel() != torch.Size(part.shape[1:]).numel():
+        return _whole(part)
+    up = up.flatten(1).float() * (scale * part.strength)
+    up = up if rows is None else up.narrow(0, *rows)
+    return Piece(part.rows, up.roll(up.shape[0] // 2, 0) if swap else up, down.flatten(1).float())
+
+
+def _kronecker(part: Part, spec: AdapterSpec, made: KroneckerProduct) -> Piece | None:
+    """A LoKr by its factors, where that is cheaper than its matrix."""
+    if spec.swap or part.swap or len(part.shape) != 2:
+        return None
+    first = _matrix(made.first) * part.strength
+    second = (made.second.down,) if made.second.up is None else (made.second.down, made.second.up)
+    if second[0].shape[1] * first.shape[1] != part.shape[1]:
+        return None
+    return Piece(part.rows, (spec.rows, first, second), first, True)
+
+
+def _matrix(product: Product) -> Tensor:
+    return (product.down if product.up is None else product.up @ product.down).float()
+
+
+def _whole(part: Part) -> Piece:
+    """The delta itself, for adapters without smaller factors."""
+    device = next(value for value in _flattened(part.adapter.weights) if isinstance(value, Tensor)).device
+    return Piece(part.rows, None, part.on(torch.zeros(part.shape, device=device)).flatten(1))
+
+
+def _flattened(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, tuple) and not isinstance(value, AdapterSpec):
+            yield from _flattened(value)
+        else:
+            yield value
+
+
+def _times(piece: Piece, factor: Tensor) -> Piece:
+    """A piece, each of its rows times a factor [rows]."""
+    if piece.up is None:
+        return piece._replace(down=piece.down * factor[:, None])
+    return piece._replace(up=piece.up * factor[:, None])
+
+
+def as_computed(layer: torch.nn.Module, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The fp32 weight and bias the layer computes with, whatever their storage, with the patches other nodes gave them."""
+    wanted = {"dtype": torch.float32, "device": device, "bias_dtype": torch.float32}
+    own = getattr(layer, "cast_bias_weight", None)  # layers of other packs, ComfyUI-GGUF's among them, have their own
+    if own is not None:
+        return own(**wanted)
+    if not hasattr(layer, "weight_function"):
+        return layer.weight.to(device, torch.float32), None if layer.bias is None else layer.bias.to(device, torch.float32)
+    weight, bias, stream = comfy.ops.cast_bias_weight(layer, **wanted, offloadable=True)
+    weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+    kept = weight.to(torch.float32, copy=True), None if bias is None else bias.clone()
+    comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+    return kept
+
+
+def _on_device(value: Any, device: torch.device) -> Any:
+    """An adapter with its tensors on `device`, as the host copies one."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, WeightAdapterBase):
+        check(value)
+        return type(value)(value.loaded_keys, _on_device(value.weights, device))
+    if isinstance(value, tuple) and not isinstance(value, AdapterSpec):
+        return tuple(_on_device(item, device) for item in value)
+    return value
+
+
+def spec_of(patch: Any) -> AdapterSpec | None:
+    """The spec of an adapter of ours; None for all others."""
+    ours = isinstance(patch, WeightAdapterBase) and isinstance(patch.weights, tuple) and isinstance(patch.weights[0], AdapterSpec)
+    return patch.weights[0] if ours else None
+
+
+def kind_of_host(patch: Any) -> Kind | None:
+    if not isinstance(patch, WeightAdapterBase):
+        return None
+    return next((kind for made in type(patch).__mro__ if (kind := of_host(made.__name__))), None)
+
+
+def _without_magnitude(part: Part) -> Part:
+    """The same adapter without its DoRA: it adds its delta."""
+    spec, roles, tensors = part.adapter.weights
+    kept = [(role, tensor) for role, tensor in zip(roles, tensors, strict=True) if role not in MAGNITUDES]
+    plain = type(part.adapter)(part.adapter.loaded_keys, (spec, tuple(role for role, _ in kept), tuple(tensor for _, tensor in kept)))
+    return part._replace(adapter=plain)
+
+
+def _rows(part: Part, weight: Tensor) -> Tensor:
+    return weight if part.rows is None else weight.narrow(0, *part.rows)
+
+
+def _factor(part: Part, weight: Tensor) -> Tensor:
+    """What a DoRA multiplies each output with, [rows]: its magnitude over the norm of the layer's own weight plus the delta."""
+    weight = _rows(part, weight)
+    direction = _without_magnitude(part).on(weight.clone(), 1.0).flatten(1)
+    scaled = part.on(weight.clone(), 1.0).flatten(1)
+    length = (direction * direction).sum(1)
+    return (scaled * direction).sum(1) / length.clamp(min=torch.finfo(torch.float32).tiny)

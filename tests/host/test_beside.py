@@ -1,0 +1,164 @@
+"""What acts beside a layer is fused, acts under torch.compile and in int8 kernels, and goes on and off in any order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import toy_layers
+from many_kinds import load_base, write_base
+from safetensors.torch import save_file
+
+CPU = toy_layers.CPU
+INPUTS = torch.randn(5, 24, generator=torch.Generator().manual_seed(2))
+
+
+def close(one, other, tolerance=1e-5):
+    return (one - other).norm() <= tolerance * other.norm()
+
+
+@pytest.fixture
+def loras(tmp_path):
+    """loras(name, rank) -> a file of a LoRA on the linear layer, of its own numbers."""
+
+    def write(name, rank):
+        generator = torch.Generator().manual_seed(sum(name.encode()))
+        up, down = torch.randn(36, rank, generator=generator), torch.randn(rank, 24, generator=generator)
+        path = tmp_path / f"{name}.safetensors"
+        save_file({"diffusion_model.linear.lora_A.weight": down, "diffusion_model.linear.lora_B.weight": up}, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def patcher(comfy):
+    return toy_layers.patcher()
+
+
+@pytest.fixture
+def ours(host):
+    """ours(patcher, (path, strength) ...) -> a clone with each beside its layers, one node after the other."""
+
+    def load(patcher, *files):
+        for path, strength in files:
+            patcher = host.load_and_fix(patcher, None, path, strength, bypass=True)[0]
+        return patcher
+
+    return load
+
+
+def of(patcher, run):
+    patcher.patch_model(CPU)
+    try:
+        return run(INPUTS).detach().clone()
+    finally:
+        patcher.unpatch_model(CPU)
+
+
+def wanted(host, patcher, *files):
+    for path, strength in files:
+        patcher = host.load_and_fix(patcher, None, path, strength)[0]
+    return of(patcher, patcher.model.diffusion_model.linear)
+
+
+def test_all_nodes_of_a_chain_are_one_injection_and_one_product(host, patcher, loras, ours):
+    from lora_locksmith.nodes.beside import Sum, beside_of
+
+    files = [(loras(name, rank), strength) for name, rank, strength in (("a", 2, 1.0), ("b", 3, -0.7), ("c", 4, 0.5))]
+    loaded, layer = ours(patcher, *files), patcher.model.diffusion_model.linear
+    assert len(loaded.injections) == 1
+    loaded.patch_model(CPU)
+    layer(INPUTS)
+    (step,) = beside_of(layer).steps
+    assert isinstance(step, Sum) and step.down.shape == (9, 24) and len(step.ups) == 1
+    loaded.unpatch_model(CPU)
+    assert beside_of(layer) is None and "forward" not in vars(layer)
+    assert close(of(loaded, layer), wanted(host, patcher, *files))
+
+
+def test_compiled_it_follows_every_change_and_compiles_nothing_anew_for_a_strength_or_a_lora_of_the_same_rank(host, patcher, loras, ours):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    a, b = loras("a", 4), loras("b", 4)
+    states = {
+        "none": (), "A": ((a, 1.0),), "A at 0.5": ((a, 0.5),), "B": ((b, 1.0),), "A and B": ((a, 1.0), (b, 0.3)), "B at 2": ((b, 2.0),),
+    }  # fmt: skip
+    torch._dynamo.reset()
+    compiled = torch.compile(patcher.model.diffusion_model.linear, backend=backend)
+    made = {}
+    for name in ("none", "A", "A at 0.5", "B", "none", "A and B", "B at 2", "none", "A"):
+        loaded = patcher.clone()
+        loaded.model_options["torch_compile_kwargs"] = {}
+        loaded = ours(loaded, *states[name])
+        before = len(graphs)
+        assert close(of(loaded, compiled), wanted(host, patcher, *states[name])), name
+        made[name] = max(len(graphs) - before, made.get(name, 0))
+    assert made["none"] and made["A"], "nothing was compiled, which proves nothing"
+    assert made["A at 0.5"] == made["B"] == made["B at 2"] == 0
+    torch._dynamo.reset()
+
+
+class OnTop:
+    """As the stock bypass does: keeps the forward it finds, and puts it back whatever has happened since."""
+
+    def inject(self, patcher):
+        layer = patcher.model.diffusion_model.linear
+        self.below = layer.forward
+        layer.forward = lambda x: self.below(x) * 2
+
+    def eject(self, patcher):
+        patcher.model.diffusion_model.linear.forward = self.below
+
+
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_others_that_replace_the_same_forward_before_or_after(host, patcher, loras, ours, first):
+    from comfy.patcher_extension import PatcherInjection
+
+    other, file = OnTop(), (loras("a", 4), 0.7)
+    injection = [PatcherInjection(inject=other.inject, eject=other.eject)]
+    if first == "ours":
+        loaded = ours(patcher, file)
+        loaded.set_injections("theirs", injection)
+    else:
+        loaded = patcher.clone()
+        loaded.set_injections("theirs", injection)
+        loaded = ours(loaded, file)
+    layer = patcher.model.diffusion_model.linear
+    plain, changed = of(patcher, layer), wanted(host, patcher, file)
+    for _ in range(3):
+        under = 2 * changed if first == "ours" else plain + changed
+        assert close(of(loaded, layer), under)
+        assert close(of(patcher, layer), plain, 0)
+    assert close(of(ours(patcher, file), layer), changed)
+
+
+def test_what_reads_an_int8_weight_without_the_layer(host, comfy, tmp_path):
+    """The host folds an activation into its int8 product, and calls no forward."""
+    import comfy.ops
+
+    patcher = load_base(write_base(tmp_path / "base.safetensors", "int8_tensorwise"), "int8_tensorwise")
+    name = "diffusion_model.double_blocks.0.img_mlp.2"
+    layer = patcher.model.get_submodule(name)
+    outputs, inputs = layer.weight.shape
+    generator = torch.Generator().manual_seed(9)
+    x, down, up = (torch.randn(*shape, generator=generator) for shape in ((5, inputs), (4, inputs), (outputs, 4)))
+    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "lora.safetensors")
+    called = []
+    handle = layer.register_forward_hook(lambda *_: called.append(1))
+
+    def read():
+        return comfy.ops.linear_input_act(layer, x, "gelu_tanh")
+
+    bare = read()
+    for strength in (1.0, -0.7):
+        loaded = host.load_and_fix(patcher, None, tmp_path / "lora.safetensors", strength, bypass=True)[0]
+        loaded.patch_model(CPU)
+        changed = read() - bare
+        loaded.unpatch_model(CPU)
+        assert close(changed, torch.nn.functional.linear(comfy.ops.INPUT_ACT_EAGER["gelu_tanh"](x), strength * up @ down), 1e-4)
+    assert torch.equal(read(), bare) and not called, "the layer was called, which proves nothing"
+    handle.remove()
