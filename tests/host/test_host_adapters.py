@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 import torch
@@ -104,4 +105,30 @@ def test_a_proof_leaves_the_hosts_log_alone(host, caplog):
         assert not _proven.__wrapped__("diff", plain[:1], (8, 4), False)
         logging.warning("told by another")
     assert [record.getMessage() for record in caplog.records] == ["told by another"]
+    assert not _proven.__wrapped__("diff", ((torch.Size((7, 3)), torch.float32),), (7, 3), True), "seven rows have no halves"
     assert _proven.__wrapped__("diff", plain[:1], (8, 3), False)
+
+
+def test_what_another_thread_logs_during_a_proof_is_logged(host, caplog):
+    from lora_locksmith.nodes.patches import _complaints
+
+    with caplog.at_level(logging.WARNING), _complaints() as complaints:
+        other = threading.Thread(target=logging.warning, args=("of another thread",))
+        other.start()
+        other.join()
+        logging.warning("of the proof")
+    assert complaints == ["of the proof"] and [record.getMessage() for record in caplog.records] == ["of another thread"]
+
+
+def test_adapters_of_different_weights_go_to_the_host_in_one_layer(host, patcher):
+    from lora_locksmith.key_maps.plan import make_plan
+    from lora_locksmith.nodes.patches import build_patches
+
+    tensors = {
+        f"diffusion_model.{layer}.{role}": tensor
+        for layer in ("linear", "square", "conv2")
+        for role, tensor in dict(toy_layers.adapters(SHAPES[layer]))["lora"].tensors.items()
+    }
+    plan = make_plan({name: tuple(tensor.shape) for name, tensor in tensors.items()}, {}, host.site_of(patcher, None))
+    (layer,) = build_patches(plan, tensors).layers
+    assert len(layer) == 3

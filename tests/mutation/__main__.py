@@ -29,7 +29,7 @@ TESTS = {
     "key_maps/strength.py": PLANNING,
     "lora/writer.py": [LORA.format("writer_bounds")],
     "lora/verify.py": [LORA.format("verify")],
-    "nodes/patches.py": [HOST.format(name) for name in ("host_adapters", "as_stock", "meanings", "peft_truth", "lycoris_truth")],
+    "nodes/patches.py": [HOST.format(name) for name in ("host_adapters", "as_stock", "stock_rules", "meanings", "peft_truth", "lycoris_truth")],
 }
 
 
