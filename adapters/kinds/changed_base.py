@@ -23,7 +23,7 @@ class ChangedBase(LoRA):
     host_class = ""
     bypass = DERIVED
 
-    def taken(self, spec, weight, rank):
+    def taken(self, spec, weight, tensors):
         """What training began without: [out, in] fp32 of the base weight."""
         raise NotImplementedError
 
@@ -32,13 +32,17 @@ class ChangedBase(LoRA):
             raise AdapterError(f"{self.title} is of linear layers, and the weight is {list(weight.shape)}")
         if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
             raise AdapterError(f"{self.title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
-        rank = helpers.size(tensors, 0, "down")
-        added = helpers.fit(products.low_rank(tensors), weight.shape, tensors) * spec.scale_for(rank)
-        return weight + strength * (added - self.taken(spec, weight, rank))
+        added = self.added(tensors)
+        change = helpers.fit(added.up @ added.down, weight.shape, tensors, flattened=True) * spec.scale_for(added.down.shape[0])
+        return weight + strength * (change - self.taken(spec, weight, tensors))
+
+    def added(self, tensors):
+        """The pair that is added, before its scale, in fp32."""
+        return Product(*(products.matrix(tensors, role, torch.float32) for role in ("up", "down")))
 
     def measured(self, spec, tensors, out, columns):
-        up, down = (products.matrix(tensors, role, torch.float32) for role in ("up", "down"))
-        return Measured(NOTE, delta=Product(up, down), rank=down.shape[0], scale=spec.scale_for(down.shape[0]))
+        added = self.added(tensors)
+        return Measured(NOTE, delta=added, rank=added.down.shape[0], scale=spec.scale_for(added.down.shape[0]))
 
     def host(self, tensors, alpha, rows, adapter):
         return None
@@ -50,14 +54,8 @@ class PiSSA(ChangedBase):
     name, title = "pissa", "PiSSA"
     stock = "PiSSA: the part that training took off the base model is taken off. Stock would add it a second time"
 
-    def taken(self, spec, weight, rank):
-        tall = weight.shape[0] > weight.shape[1]
-        matrix = weight.T if tall else weight
-        # The eigenvectors of the smaller Gram matrix, in fp64, cost a fraction of a singular value decomposition.
-        wide = matrix.to(torch.float64)
-        vectors = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -rank:]
-        part = (vectors @ (vectors.T @ wide)).to(torch.float32)
-        return part.T if tall else part
+    def taken(self, spec, weight, tensors):
+        return singular_parts(weight, helpers.size(tensors, 0, "down"))
 
 
 class OLoRA(ChangedBase):
@@ -66,9 +64,21 @@ class OLoRA(ChangedBase):
     name, title = "olora", "OLoRA"
     stock = "OLoRA: the part that training took off the base model is taken off. Stock would leave it in"
 
-    def taken(self, spec, weight, rank):
+    def taken(self, spec, weight, tensors):
+        rank = helpers.size(tensors, 0, "down")
         first, second = torch.linalg.qr(weight)
         return (first[:, :rank] @ second[:rank]) * spec.scale_for(rank)
+
+
+def singular_parts(weight, rank, largest=True):
+    """The `rank` largest, or smallest, singular parts of a matrix as one fp32 matrix of its shape; their signs do not count in it."""
+    tall = weight.shape[0] > weight.shape[1]
+    # The eigenvectors of the smaller Gram matrix, in fp64, cost a fraction of a singular value decomposition.
+    wide = (weight.T if tall else weight).to(torch.float64)
+    vectors = torch.linalg.eigh(wide @ wide.T).eigenvectors
+    vectors = vectors[:, -rank:] if largest else vectors[:, :rank]
+    part = (vectors @ (vectors.T @ wide)).to(torch.float32)
+    return part.T if tall else part
 
 
 KINDS = (PiSSA(), OLoRA())

@@ -16,6 +16,7 @@ from lora_locksmith.lora.collect import rank_of
 from lora_locksmith.lora.factors import factors
 from lora_locksmith.lora.planned import adapter_of, has_delta, spec_of
 from lora_locksmith.lora.resize import Ask, resize_file
+from peft.tuners.lora.config import KasaConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -56,6 +57,8 @@ CASES = {
     "gralora": (peft.GraloraConfig, {"r": 4, "alpha": 6, "gralora_k": 2}),
     "gralora, hybrid": (peft.GraloraConfig, {"r": 4, "alpha": 6, "gralora_k": 2, "hybrid_r": 2}),
     "vera": (peft.VeraConfig, {"r": 4}),
+    "adalora": (peft.AdaLoraConfig, {"init_r": 4, "target_r": 2, "lora_alpha": 7, "total_step": 100}),
+    "kasa": (peft.LoraConfig, {"r": 4, "lora_alpha": 6, "kasa_config": KasaConfig()}),
     "beft": (peft.BeftConfig, {}),
     "ln_tuning": (peft.LNTuningConfig, {}),
 }

@@ -20,6 +20,8 @@ EQUIVALENT = Path(__file__).parent / "equivalent.txt"
 KEY_MAPS, LORA, HOST = "tests/key_maps/test_{}.py", "tests/lora/test_{}.py", "tests/host/test_{}.py"
 PLANNING = [KEY_MAPS.format(name) for name in ("plan", "plan_bounds", "strength_bounds", "inspection")]
 
+PATCHING = ("host_adapters", "as_stock", "stock_rules", "meanings", "peft_truth", "lycoris_truth")
+
 # The modules whose mutants are tried, and the tests that answer for each: few enough to be run hundreds of times.
 TESTS = {
     "key_maps/grammar.py": [KEY_MAPS.format(name) for name in ("grammar", "plan")],
@@ -29,7 +31,9 @@ TESTS = {
     "key_maps/strength.py": PLANNING,
     "lora/writer.py": [LORA.format("writer_bounds")],
     "lora/verify.py": [LORA.format("verify")],
-    "nodes/patches.py": [HOST.format(name) for name in ("host_adapters", "as_stock", "stock_rules", "meanings", "peft_truth", "lycoris_truth")],
+    "nodes/patches.py": [
+        HOST.format(name) for name in ("host_adapters", "as_stock", "stock_rules", "meanings", "peft_truth", "lycoris_truth")
+    ],
 }
 
 
