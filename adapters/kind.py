@@ -119,6 +119,7 @@ class Kind:
 
     # The mathematics
     additive = False  # it adds a delta that does not depend on the weight: `delta`, `count_rows`, `narrow`, `product`; else `patched`
+    rebuilds_base = False  # it subtracts a part of the base model that it computes from the weight at hand
     needs_shape = False  # the shape of the module, as the option "shape" of the spec, which its own tensors do not tell
     whole = False  # the file holds a difference of the weight's size
     replaces = False  # the file holds values in place of the model's own, as a model does

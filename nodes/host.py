@@ -36,6 +36,7 @@ from ..lora.spec import AdapterError, first_line
 from ..lora.watch import Watch, WatchedTensors
 from ..lora.weights import weigh
 from .bypass import hang_beside_layers
+from .exactness import doubts_of_base
 from .patches import Tensors, build_patches
 from .watched import watched
 
@@ -329,7 +330,7 @@ def apply_file(
         patches = build_patches(plan, file.tensors, ours=bypass)
         layers = watched(patches.layers, file.watch)
         look = file.look or look_at_tensors(file.tensors)
-        doubts = (*(file.watch.cautions if file.watch else ()), *cautions(plan, file.tensors, look))
+        doubts = (*(file.watch.cautions if file.watch else ()), *cautions(plan, file.tensors, look), *doubts_of_base(plan, model, clip))
         metadata = dict(file.header.metadata)
         patched: Counter[str] | None = Counter() if bypass else None
         new_model = _apply(model, layers, strength_model, metadata, patched)

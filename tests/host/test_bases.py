@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from many_kinds import BASES, PLAIN_BASES, QUANTISED_BASES, SCALED_FP8, dense, load_base, plain_kinds, storage, write_all_kinds, write_base
@@ -255,3 +257,15 @@ def test_what_a_quantised_training_leaves_behind_is_bookkeeping(host, base, tmp_
 def test_every_kind_of_base_is_told_as_the_same_family(host, base, lora):
     titles = {host.load_and_fix(base(kind), None, lora)[2].model_title for kind in ("fp32", *QUANTISED_BASES, *list(PLAIN_BASES)[3:])}
     assert len(titles) == 1 and "FLUX" in titles.pop()
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "fp8", "int8_tensorwise"])
+def test_what_is_computed_from_a_rounded_base_is_told(host, base, tmp_path, kind):
+    """PiSSA takes off singular parts of the base, which a quantised model has only rounded."""
+    name = "diffusion_model.double_blocks.0.img_attn.proj"
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "init_lora_weights": "pissa"}
+    pair = {f"{name}.lora_A.weight": torch.randn(4, 128), f"{name}.lora_B.weight": torch.randn(128, 4)}
+    save_file(pair, tmp_path / "pissa.safetensors", {"lora_adapter_metadata": json.dumps(config)})
+    report = host.load_and_fix(base(kind), None, tmp_path / "pissa.safetensors")[2]
+    assert report.modules["placed"] == 1
+    assert any("1 of its modules are quantised" in caution for caution in report.cautions) == (kind in ("fp8", "int8_tensorwise"))
