@@ -365,9 +365,8 @@ class _Planner:
         for _, source in self.weights:
             plain = source.kind.is_pair and all(item.kind.is_pair for _, item in self.weights)
             if not source.kind.additive:
-                raise Refused(
-                    (f"{source.kind.title or source.kind.name} has no name in this dialect, or cannot be divided as its modules are",)
-                )
+                told = f"{source.kind.title or source.kind.name} has no name in this dialect"
+                raise Refused((f"{told}, or cannot be divided as its modules are",))
             if not plain and any(role in source.adapter.roles for role in MAGNITUDES):
                 raise Refused((f"a DoRA on a {source.kind.name} has no form in this dialect",))
             if source.adapter.grown_to:
