@@ -213,6 +213,8 @@ class _Planner:
         for _, source in pairs:
             if source.spec.option("fan_in_fan_out"):
                 raise Refused(("its factors are transposed (fan_in_fan_out), which no other name says",))
+            if source.adapter.options and not source.adapter.roles.keys().isdisjoint(MAGNITUDES):
+                raise Refused(("what its DoRA magnitudes are of stands in this file's metadata, which no other name says",))
 
     def job(self) -> _Job:
         """The work for this unit. Raises Refused, or AdapterError for tensors that are not what they should be."""

@@ -109,3 +109,88 @@ def test_each_version_means_something_else(patcher):
     made = {name: case(weight)[2] for name, case in CASES.items()}
     names = list(made)
     assert all((made[one] - made[other]).norm() > 0.05 * weight.norm() for one in names for other in names if one != other)
+
+
+# Stable Audio: torch's parametrizations, a formula for each adapter_type
+
+
+def audio(weight, kind, two_dimensions=False):
+    """(tensors, what the trainer makes of the weight) at alpha 8 and rank 4."""
+    generator = torch.Generator().manual_seed(6)
+    matrix = weight.flatten(1)
+    out, columns = matrix.shape
+    tensors = {"lora_A": torch.randn(4, columns, generator=generator) * 0.3, "lora_B": torch.randn(out, 4, generator=generator) * 0.3}
+    turned = matrix + 2 * tensors["lora_B"] @ tensors["lora_A"]
+    rows, across = torch.rand(out, generator=generator) + 0.5, torch.rand(columns, generator=generator) + 0.5
+    if kind in ("dora-rows", "bora"):
+        tensors["magnitude" if kind == "dora-rows" else "magnitude_r"] = rows
+        turned = turned / turned.norm(dim=1, keepdim=True) * rows[:, None]
+    if kind in ("dora-cols", "bora"):
+        tensors["magnitude" if kind == "dora-cols" else "magnitude_c"] = across[None] if two_dimensions else across
+        turned = turned / turned.norm(dim=0) * across
+    return tensors, turned.reshape(weight.shape)
+
+
+@pytest.fixture
+def audio_file(tmp_path):
+    """audio_file(layer, tensors, adapter_type) -> the path of a file as Stable Audio's trainer saves it, but in fp32."""
+
+    def write(layer, tensors, kind):
+        named = {f"model.{layer}.parametrizations.weight.0.{role}": tensor for role, tensor in tensors.items()}
+        metadata = {"lora_config": json.dumps({"rank": 4, "alpha": 8, "adapter_type": kind})}
+        save_file(named, tmp_path / "x.safetensors", metadata)
+        return tmp_path / "x.safetensors"
+
+    return write
+
+
+@pytest.mark.parametrize("layer", ["linear", "square", "conv1", "conv2"])
+@pytest.mark.parametrize("kind", ["lora", "dora-rows", "dora-cols", "dora-cols, older", "bora"])
+def test_a_file_of_stable_audios_trainer(host, patched, patcher, audio_file, kind, layer):
+    older, kind = kind.endswith("older"), kind.partition(",")[0]
+    weight = patcher.model.get_submodule(f"diffusion_model.{layer}").weight.detach()
+    tensors, truth = audio(weight, kind, older)
+    path = audio_file(layer, tensors, "dora" if older else kind)
+    for strength in STRENGTHS:
+        loaded, _, report = host.load_and_fix(patcher, None, path, strength)
+        assert report.unplaced() == [] and "Stable Audio" in str(report)
+        change = patched(loaded)[f"diffusion_model.{layer}.weight"] - weight
+        torch.testing.assert_close(change, strength * (truth - weight), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("companions", [(), ("magnitude",), ("magnitude_r", "magnitude_c")])
+def test_a_core_without_its_bases_is_refused(host, patched, patcher, audio_file, companions):
+    tensors = {"M_xs": torch.ones(4, 4), **{role: torch.ones(24) for role in companions}}
+    loaded, _, report = host.load_and_fix(patcher, None, audio_file("square", tensors, "lora-xs"))
+    assert not patched(loaded) and "its bases are not in the file" in str(report)
+
+
+def test_magnitudes_that_only_the_header_explains_are_not_given_other_names(host, patcher, audio_file, tmp_path):
+    from lora_locksmith.key_maps.inspection import inspect_file
+    from lora_locksmith.key_maps.respell import Refused
+    from lora_locksmith.lora.reader import map_tensors
+    from lora_locksmith.lora.writer import write_as
+
+    weight = patcher.model.diffusion_model.square.weight.detach()
+    path = audio_file("square", audio(weight, "dora-cols")[0], "dora-cols")
+    found = inspect_file(path, host.site_of(patcher, None), whole=True)
+    with pytest.raises(Refused, match="DoRA magnitudes"):
+        write_as(found.plan, map_tensors(path, found.header), tmp_path / "new.safetensors", "comfyui")
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_a_mean_in_place_of_a_length(host, patched, patcher, tmp_path):
+    """LyCORIS 2.2.0: half of its dora_scale [1, in] is negative."""
+    generator = torch.Generator().manual_seed(6)
+    for layer in ("linear", "conv2"):
+        weight = patcher.model.get_submodule(f"diffusion_model.{layer}").weight.detach()
+        ones = [1] * (weight.dim() - 2)
+        up, down = torch.randn(len(weight), 4, *ones, generator=generator), torch.randn(4, *weight.shape[1:], generator=generator) * 0.01
+        along = [axis for axis in range(weight.dim()) if axis != 1]
+        scale = weight.mean(along, keepdim=True) * (1 + 0.1 * torch.randn(1, weight.shape[1], *ones, generator=generator))
+        tensors = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(4.0), "dora_scale": scale}
+        save_file({f"lycoris_{layer}.{role}": tensor for role, tensor in tensors.items()}, tmp_path / "x.safetensors")
+        whole = weight + (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+        change = patched(host.load_and_fix(patcher, None, tmp_path / "x.safetensors")[0])[f"diffusion_model.{layer}.weight"] - weight
+        wanted = whole * scale / whole.mean(along, keepdim=True) - weight
+        assert (change - wanted).norm() < 2e-4 * wanted.norm()

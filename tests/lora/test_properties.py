@@ -104,6 +104,8 @@ CASES = {
     "glora_peft_vector": (AdapterSpec("glora_peft"), {"glora_A_whole": random(32, 1), "glora_B_whole": random(1)}, (32, 24)),
     "pissa": (AdapterSpec("pissa", 2.0), LORA, (32, 24)),
     "olora": (AdapterSpec("olora", 2.0), LORA, (32, 24)),
+    "lora_flat": (AdapterSpec("lora_flat", 2.0), {"down": random(4, 72), "up": random(32, 4)}, (32, 8, 3, 3)),
+    "bora": (AdapterSpec("bora", 2.0), {**LORA, "magnitude_r": random(32).abs(), "magnitude_c": random(24).abs()}, (32, 24)),
     "boft_peft": (AdapterSpec("boft_peft"), {"boft_R": random(2, 6, 4, 4), "boft_s": random(32, 1) + 1}, (32, 24)),
 }
 PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
@@ -111,10 +113,10 @@ PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs(
 # Rows that can only be cut out together; 33 is more than there are.
 BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32}
 BLOCKS |= dict.fromkeys(("shira", "road", "delora_old"), 33)
-BLOCKS["oft_peft_outputs"] = 4
+BLOCKS |= {"oft_peft_outputs": 4, "bora": 32}
 LINEAR = {
     *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
-    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "lokr_conv1d"),
+    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "lokr_conv1d", "lora_flat"),
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
 
