@@ -194,3 +194,24 @@ def test_a_mean_in_place_of_a_length(host, patched, patcher, tmp_path):
         change = patched(host.load_and_fix(patcher, None, tmp_path / "x.safetensors")[0])[f"diffusion_model.{layer}.weight"] - weight
         wanted = whole * scale / whole.mean(along, keepdim=True) - weight
         assert (change - wanted).norm() < 2e-4 * wanted.norm()
+
+
+@pytest.mark.parametrize("layer", ["linear", "square", "conv1", "conv2"])
+@pytest.mark.parametrize("kind", ["lora", "dora-rows", "bora"])
+def test_a_file_of_stable_audios_trainer_under_comfyuis_names(host, patched, patcher, audio_file, tmp_path, kind, layer):
+    from lora_locksmith.key_maps.errors import LocksmithError
+    from lora_locksmith.key_maps.inspection import inspect_file
+    from lora_locksmith.lora.reader import map_tensors
+    from lora_locksmith.lora.writer import write_as
+
+    weight = patcher.model.get_submodule(f"diffusion_model.{layer}").weight.detach()
+    tensors, truth = audio(weight, kind)
+    path, new = audio_file(layer, tensors, kind), tmp_path / "new.safetensors"
+    found = inspect_file(path, host.site_of(patcher, None), whole=True)
+    if kind == "bora":
+        with pytest.raises(LocksmithError, match="BoRA"):
+            write_as(found.plan, map_tensors(path, found.header), new, "comfyui")
+        return
+    write_as(found.plan, map_tensors(path, found.header), new, "comfyui")
+    change = patched(host.load_and_fix(patcher, None, new)[0])[f"diffusion_model.{layer}.weight"] - weight
+    torch.testing.assert_close(change, truth - weight, rtol=2e-4, atol=2e-5)
