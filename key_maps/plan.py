@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isclose, prod
 from typing import Any, NamedTuple
 
-from ..adapters.registry import decomposition_of, named, variant
+from ..adapters.registry import asked_metadata, decomposition_of, named, variant
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .convention import USUAL, Conventions, Meaning
 from .copies import fused_copies
@@ -47,7 +47,7 @@ NOT_WIRED = "not wired"
 NO_FAULT = frozenset({PLACED, BOOKKEEPING, NOT_WIRED})  # nothing of a file is lost whose keys are all of these
 
 # The keys of a file's metadata that a plan depends on.
-PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", "ss_network_module", "ot_branch", "ot_revision")
+PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", *asked_metadata())
 
 
 class Outcome(NamedTuple):

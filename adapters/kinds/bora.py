@@ -19,6 +19,7 @@ class FlatLoRA(LoRA):
     name = "lora_flat"
     needs = ()
     variant_of = "lora"
+    metadata = ("lora_config",)
     stores = None
 
     def claims(self, shapes, metadata):

@@ -189,4 +189,4 @@ SPLIT_LOKR = {"lokr_w1": (4, 4), "lokr_w2_a": (8, 4), "lokr_w2_b": (4, 8), "alph
 def test_a_lokr_of_bypass_mode_is_told_with_both_strengths(metadata, alpha, doubtful):
     told = meaning(SPLIT_LOKR, "lokr", 4, metadata, alpha=alpha)
     assert told.scale is None and bool(told.cautions) == doubtful
-    assert not doubtful or "0.5 (alpha / rank)" in told.cautions[0] and "at 1" in told.cautions[0]
+    assert not doubtful or ("0.5 (alpha / rank)" in told.cautions[0] and "at 1" in told.cautions[0])
