@@ -103,6 +103,8 @@ class Kind:
     switches: tuple[str, ...] = ()  # roles that are one truth value each, for the options of the spec
     precedence = 100  # kinds with a smaller number take their tensors first
     variant_of = ""  # the kind with the same tensors, which this is instead where it `claims` them
+    metadata: tuple[str, ...] = ()  # the keys of a header's metadata that `claims` asks for
+    by_names = True  # whether its tensors' names and shapes tell it; else only a convention does, and under other names it is another kind
 
     # What the plan asks
     reaches = "weight"  # or "bias", or "both": which parameters of the module it changes
@@ -147,6 +149,10 @@ class Kind:
     def alpha_counts(self, present: Iterable[str]) -> bool:
         """Whether the alpha tensor of an adapter with these roles has an effect."""
         return bool(self.alpha_is)
+
+    def asks(self, setting: str, shapes: Shapes, module: Shape) -> bool:
+        """Whether a setting counts for tensors of these shapes, for a module of this shape."""
+        return True
 
     def shape(self, shapes: Shapes) -> ModuleShape:
         """The shape of the module it was trained on. Raises Misfit, IndexError or TypeError for tensors that do not fit."""

@@ -12,7 +12,7 @@ from . import kinds as folder
 from .kind import Decomposition, Kind, Shapes
 from .spec import AdapterError
 
-__all__ = ["decomposition_of", "decompositions", "kinds", "magnitudes", "named", "of_host", "variant"]
+__all__ = ["asked_metadata", "decomposition_of", "decompositions", "kinds", "magnitudes", "named", "of_host", "variant"]
 
 
 @lru_cache(maxsize=1)
@@ -50,6 +50,12 @@ def decomposition_of(roles: Collection[str]) -> Decomposition | None:
     if _magnitudes().isdisjoint(roles):
         return None
     return next((found for found in decompositions() if any(role in roles for role in found.roles)), None)
+
+
+@lru_cache(maxsize=1)
+def asked_metadata() -> tuple[str, ...]:
+    """The keys of a header's metadata that tell variants of kinds apart."""
+    return tuple(sorted({key for kind in kinds() for key in kind.metadata}))
 
 
 @lru_cache(maxsize=1)

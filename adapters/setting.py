@@ -7,6 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 BOOLEAN, WHOLE, NUMBER = "true or false", "a whole number", "a number"
+MODULES = "a list of module names, or a pattern of them"  # its value is whether it means the module that is asked about
 MOST_SHOWN = 60  # characters of a value or a pattern that a sentence repeats
 MOST_RANK = 1_000_000
 MOST_ALPHA = 1e9  # trainers write up to some thousands; AI-Toolkit's 1e10 stands where alpha does not count

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isclose, prod
 from typing import Any, NamedTuple
 
-from ..adapters.registry import decomposition_of, named, variant
+from ..adapters.registry import asked_metadata, decomposition_of, named, variant
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .convention import USUAL, Conventions, Meaning
 from .copies import fused_copies
@@ -47,7 +47,7 @@ NOT_WIRED = "not wired"
 NO_FAULT = frozenset({PLACED, BOOKKEEPING, NOT_WIRED})  # nothing of a file is lost whose keys are all of these
 
 # The keys of a file's metadata that a plan depends on.
-PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", "ss_network_module", "ot_branch", "ot_revision")
+PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", *asked_metadata())
 
 
 class Outcome(NamedTuple):
@@ -287,12 +287,13 @@ class _Planner:
             # What a bias borrows from factors that are placed themselves stays placed.
             return self._set([key for key in keys if key not in self.outcomes], UNSUPPORTED, obstacle)
         strength = self._strength(kind.name, roles, location.name, found.rank, target, settings, meaning)
+        options = _options(kind, settings, location.name, found.shapes, (target.out, *target.inner)) if settings else ()
         grown = (target.out, *found.module.inner) if target.grows and _grows(target, found.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
             Adapter(
                 kind.name, group.module, location, group.adapter_name, roles, group.spellings, target, strength, found.rank,
-                kind.reaches, (_options(kind, settings) if settings else ()) + meaning.options, grown,
+                kind.reaches, options + meaning.options, grown,
             )
         )  # fmt: skip
         for key in keys:
@@ -479,9 +480,11 @@ def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candid
     return ""
 
 
-def _options(kind: Kind, settings: Settings) -> tuple[tuple[str, object], ...]:
-    values = settings.values
-    return tuple((setting.name, values.get(setting.name)) for setting in kind.settings if values.states(setting.name))
+def _options(kind: Kind, settings: Settings, module: str, shapes: Mapping, layer: tuple[int, ...]) -> tuple[tuple[str, object], ...]:
+    """Those of the kind's settings that count for an adapter and are not what holds anyway."""
+    stated = (one for one in kind.settings if settings.values.states(one.name) and kind.asks(one.name, shapes, layer))
+    values = ((setting, settings.values.of(setting.name, module)) for setting in stated)
+    return tuple((setting.name, value) for setting, value in values if value != setting.default)
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...] | None]) -> str:

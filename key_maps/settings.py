@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..adapters.registry import kinds
-from ..adapters.setting import BOOLEAN, MOST_ALPHA, MOST_RANK, NUMBER, WHOLE, Setting, shown, typed
+from ..adapters.setting import BOOLEAN, MODULES, MOST_ALPHA, MOST_RANK, NUMBER, WHOLE, Setting, shown, typed
 from .pattern_syntax import Allowance
 from .patterns import Patterns
 
@@ -70,12 +70,40 @@ class Values:
         self.config, self.where, self.allowance = config, where, allowance
         self.faults: dict[str, None] = {}
         self.patterns: dict[str, _Patterned | None] = {}
+        self.meant: dict[str, tuple[str, ...] | Patterns | None] = {}
 
     def get(self, name: str) -> Any:
         """The value of the setting `name`: in its range, or the default."""
         value, fault = settings()[name].read(self.config.get(name))
         self._tell(fault)
         return value
+
+    def of(self, name: str, module: str) -> Any:
+        """The value of the setting `name` for a module."""
+        return self.names(name, module) if settings()[name].type == MODULES else self.get(name)
+
+    def names(self, name: str, module: str) -> bool | None:
+        """Whether a setting of modules means this one: the name ends like one of a list, or is what a pattern says; None: unreadable.
+
+        Source: peft 0.21.2 tuners/ia3/model.py _check_target_module_feedforward (endswith, re.fullmatch).
+        """
+        if name not in self.meant:
+            self.meant[name] = self._meant(name, self.config.get(name))
+        meant = self.meant[name]
+        if not isinstance(meant, Patterns):
+            return None if meant is None else module.endswith(meant)
+        place, unread = meant.first(module)
+        if unread:
+            self._tell(f"{name} has a pattern that cannot be read safely and is not used: {shown(self.config[name])}")
+        return None if unread else place is not None
+
+    def _meant(self, name: str, value: object) -> tuple[str, ...] | Patterns | None:
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        if isinstance(value, str):
+            return Patterns([f"^({value})"], self.allowance)
+        self._tell(f"{name} is {shown(value)}, not {MODULES}; it is not used")
+        return None
 
     def states(self, name: str) -> bool:
         """Whether the setting is there and is not null."""

@@ -213,6 +213,8 @@ class _Planner:
         for _, source in pairs:
             if source.spec.option("fan_in_fan_out"):
                 raise Refused(("its factors are transposed (fan_in_fan_out), which no other name says",))
+            if source.adapter.options and not source.adapter.roles.keys().isdisjoint(MAGNITUDES):
+                raise Refused(("what its DoRA magnitudes are of stands in this file's metadata, which no other name says",))
 
     def job(self) -> _Job:
         """The work for this unit. Raises Refused, or AdapterError for tensors that are not what they should be."""
@@ -229,10 +231,11 @@ class _Planner:
     # Weights
 
     def _weights(self):
+        sources = [source for _, source in self.weights]
         whole = all(part.rows is None and part.into is None for part, _ in self.weights)
         roles = [role for _, source in self.weights for role in source.adapter.roles if role not in NUMBERS]
         apart = len(roles) == len(set(roles)) and not {"up", "diff"} <= set(roles)
-        if whole and (apart or len(self.weights) == 1) and all(self._sayable(source) and self._turns(source) for _, source in self.weights):
+        if whole and (apart or len(self.weights) == 1) and all(map(self._keeps, sources)):
             return self._kept()
         if all(source.plain for _, source in self.weights):
             return self._blocks([_Block(part, source) for part, source in self.weights], True)
@@ -240,6 +243,9 @@ class _Planner:
         if cut:
             return cut
         return self._multiplied_out()
+
+    def _keeps(self, source: _Source) -> bool:
+        return source.kind.by_names and self._sayable(source) and self._turns(source)
 
     def _sayable(self, source: _Source) -> bool:
         return all(self._spelling(role, source) for role in source.adapter.roles if role not in NUMBERS)
@@ -346,7 +352,7 @@ class _Planner:
             return None
         part, source = self.weights[0]
         kind = source.kind
-        if not kind.additive or part.rows is None or part.into is not None or kind.is_pair or self._swapped(source):
+        if not kind.additive or not kind.by_names or part.rows is None or part.into is not None or kind.is_pair or self._swapped(source):
             return None
         if not self._sayable(source) or kind.narrow(source.load(_meta_of(self.read)), *part.rows) is None:
             return None
@@ -361,7 +367,8 @@ class _Planner:
         for _, source in self.weights:
             plain = source.kind.is_pair and all(item.kind.is_pair for _, item in self.weights)
             if not source.kind.additive:
-                raise Refused((f"a {source.kind.name} cannot be written as this dialect divides its modules, or has no name in it",))
+                told = f"{source.kind.title or source.kind.name} has no name in this dialect"
+                raise Refused((f"{told}, or cannot be divided as its modules are",))
             if not plain and any(role in source.adapter.roles for role in MAGNITUDES):
                 raise Refused((f"a DoRA on a {source.kind.name} has no form in this dialect",))
             if source.adapter.grown_to:

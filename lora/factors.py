@@ -204,8 +204,9 @@ class Kronecker:
 
 
 def _kron(first: Tensor, second: Tensor) -> Tensor:
-    """torch.kron, which refuses what a Tucker core leaves behind: tensors that do not lie together in memory."""
-    return torch.kron(first.contiguous(), second.contiguous())
+    """torch.kron, which refuses what a Tucker core leaves behind: tensors that do not lie together in memory, or have odd strides."""
+    product = first[:, None, :, None] * second[None, :, None, :]
+    return product.reshape(first.shape[0] * second.shape[0], -1)
 
 
 def _product(half: Factors) -> Factors:

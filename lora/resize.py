@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..adapters.registry import named
+from ..adapters.kind import Kind
+from ..adapters.registry import decomposition_of, named
 from ..adapters.tensors import Tensors, factor_of
 from ..key_maps.adapters import assign
 from ..key_maps.files import check_free
@@ -121,11 +122,26 @@ def resize_file(
 
 
 def _check_loads(found: Inspection, written: Path, config: Mapping[str, Any] | None) -> None:
-    """AdapterError where a module of the file just written does not load as it did."""
+    """AdapterError where a module of the file just written does not load as it did, or is kept and means something else there."""
     again = inspect_header(written, read_header(written), config, found.plan.site)
-    before, after = ({(adapter.module, adapter.reaches) for adapter in one.plan.adapters} for one in (found, again))
-    if not before <= after:
-        raise AdapterError(f"{sorted(before - after)[0][0]} would not load from the new file, which is not written")
+    before, after = ({(adapter.module, adapter.reaches): adapter for adapter in one.plan.adapters} for one in (found, again))
+    if not before.keys() <= after.keys():
+        raise AdapterError(f"{sorted(before.keys() - after.keys())[0][0]} would not load from the new file, which is not written")
+    for place, adapter in before.items():
+        decomposed = decomposition_of(adapter.roles) is not None and adapter.options != after[place].options
+        if decomposed or (_stays(named(adapter.kind)) and _meant(adapter) != _meant(after[place])):
+            told = f"{adapter.module}: what its {named(adapter.kind).title or adapter.kind} means stands in settings of this file"
+            raise AdapterError(f"{told}, which a resized one does not keep; the new file is not written")
+
+
+def _stays(kind: Kind) -> bool:
+    """Whether resizing leaves it as it is: neither cut nor scaled anew with what it borrows from."""
+    return not kind.low_rank and not kind.borrows
+
+
+def _meant(adapter: Adapter) -> tuple[object, ...]:
+    """What a file says of an adapter besides its tensors."""
+    return adapter.kind, adapter.options, *(adapter.strength[::2] if named(adapter.kind).scaled else ())
 
 
 def resize(found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: torch.dtype | None = None, dora: bool = False) -> Resized:
@@ -162,10 +178,13 @@ def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _adapters(found: Inspection) -> Iterator[_Found]:
-    """Every adapter of the file that a rank or a scale concerns, placed or not."""
+    """Every adapter of the file that a rank or a scale concerns, placed or not; not what only a convention tells the kind of."""
     placed = {(adapter.module, adapter.adapter_name, adapter.kind): adapter for adapter in found.plan.adapters}
+    told = {(adapter.module, adapter.adapter_name) for adapter in found.plan.adapters if not named(adapter.kind).by_names}
     for group in found.groups.groups:
         for kind, names in assign(group.keys)[0]:
+            if kind.low_rank and (group.module, group.adapter_name) in told:
+                continue
             if not kind.low_rank and not kind.borrows:
                 continue
             names += tuple(role for role in kind.borrows if role in group.keys)

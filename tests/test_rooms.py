@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 from lora_locksmith.adapters.registry import kinds
+from lora_locksmith.key_maps.dialect import FOLDER, read_dialect
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("adapters", "key_maps", "lora", "nodes")  # each may import those before it
@@ -68,3 +70,27 @@ def test_no_kind_is_named_outside_its_module(room):
     for path in modules(room):
         found = {text for text in texts(path) if text in names | own}
         assert not found, f"{path.relative_to(ROOT)} names {found}"
+
+
+OURS = {"comfyui", "ComfyUI", "lycoris", "peft", "diffusers", "kohya"}  # the host, and forms that files are written in
+GENERAL = {"ss_network_module", "ss_base_model_version", "lora_adapter_metadata", "locksmith.dialect"}  # metadata of several trainers
+
+
+@cache
+def trainers():
+    """By what records know trainers: their names, their titles, the metadata that give them away."""
+    records = [read_dialect(path) for path in sorted(FOLDER.glob("*.record"))]
+    titles = {record.title.split(" (")[0] for record in records}
+    keys = {entry.partition("=")[0] for record in records for entry in record.metadata}
+    return ({record.name for record in records} | titles | keys) - OURS - GENERAL
+
+
+def test_records_give_names_to_look_for():
+    assert {"OneTrainer", "ai_toolkit", "ot_branch", "lycoris_config", "software"} <= trainers()
+
+
+@pytest.mark.parametrize("room", ["adapters", "key_maps", "lora", "nodes", "commands"])
+def test_no_trainer_is_named_outside_its_record_and_the_modules_of_its_own_kinds(room):
+    for path in modules(room):
+        found = trainers() & set(texts(path))
+        assert not found or path.parent.name == "kinds", f"{path.relative_to(ROOT)} names {found}"

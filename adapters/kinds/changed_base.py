@@ -17,7 +17,7 @@ class ChangedBase(LoRA):
     """Tensors and strength are a LoRA's; a convention names the kind, as only the settings tell it."""
 
     needs = ()
-    additive = is_pair = low_rank = linear = False
+    additive = is_pair = low_rank = linear = by_names = False
     rebuilds_base = True
     zeroed_by = scale_into = ()
     stores = None

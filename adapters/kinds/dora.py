@@ -13,7 +13,9 @@ DECOMPOSED = roles("alpha dora_scale magnitude scalar")
 class DoRA(Decomposition):
     """magnitude [out], or PEFT's [1, out, 1, 1], is per output; a dora_scale says by its shape which it is.
 
-    That is LyCORIS' wd_on_out and OneTrainer's output axis: [out, 1, ...] per output, [1, in, 1, ...] per input.
+    That is LyCORIS' wd_on_out and OneTrainer's output axis: [out, 1, ...] per output, [1, in, 1, ...] per input. Where many of the
+    latter are negative, which no length is, they are LyCORIS 2.2.0's: the mean of a column in place of its length (lycoris-lora 2.2.0
+    and 2.2.0.post1 modules/locon.py, loha.py, lokr.py apply_weight_decompose; post2 has the length).
     """
 
     title = "DoRA"
@@ -40,22 +42,36 @@ class DoRA(Decomposition):
     def decomposed(self, spec, tensors, weight, change, cut):
         # LyCORIS and OneTrainer add fp32's epsilon to the norm of a dora_scale, PEFT and AI-Toolkit add nothing to that of a magnitude.
         role, epsilon = ("dora_scale", torch.finfo(torch.float32).eps) if "dora_scale" in tensors else ("magnitude", 0.0)
-        magnitude = self._magnitude(tensors, role, weight, spec.rows, cut)
+        magnitude = self._magnitude(tensors, role, weight, spec, cut)
         changed = weight + change
         # Some magnitudes are made for the length of the base weight: see conventions/.
-        return changed * (magnitude / _length(weight if spec.option("dora_norm") == "base" else changed, magnitude, epsilon))
+        measure = _mean if role == "dora_scale" and _are_means(magnitude) else _length
+        return changed * (magnitude / measure(weight if spec.option("dora_norm") == "base" else changed, magnitude, epsilon))
 
-    def _magnitude(self, tensors, role, weight, rows, cut):
+    def _magnitude(self, tensors, role, weight, spec, cut):
         """The magnitudes, broadcastable against the weight: [out, 1, ...] or [1, in, 1, ...]."""
         tensor = helpers.take(tensors, role)
+        if spec.option("dora_axis") == "columns":
+            return self._columns(tensor, role, weight, cut)
         if self.per_output(role, tensor.shape):
-            return helpers.output_vector(tensor, role, weight, rows)
-        if cut:
-            raise AdapterError(
-                f"{role} {list(tensor.shape)} holds a magnitude per input of a module with more rows than the weight"
-                f" {list(weight.shape)}: its norm needs all of them, which a row slice does not have"
-            )
+            return helpers.output_vector(tensor, role, weight, spec.rows)
+        _check_whole(tensor, role, weight, cut)
         return helpers.input_vector(tensor, role, weight)
+
+    def _columns(self, tensor, role, weight, cut):
+        """The magnitudes of the columns of the weight as a matrix, kernel included."""
+        _check_whole(tensor, role, weight, cut)
+        if tensor.numel() != weight[0].numel():
+            raise AdapterError(f"{role} {list(tensor.shape)} does not fit the columns of a weight {list(weight.shape)}")
+        return tensor.reshape(1, *weight.shape[1:])
+
+
+def _check_whole(tensor, role, weight, cut):
+    if cut:
+        raise AdapterError(
+            f"{role} {list(tensor.shape)} holds a magnitude per input of a module with more rows than the weight"
+            f" {list(weight.shape)}: its norm needs all of them, which a row slice does not have"
+        )
 
 
 def _count(shape):
@@ -65,10 +81,30 @@ def _count(shape):
     return count
 
 
+MEANS = 0.2  # of the magnitudes are negative: about half of the means of a trained weight are, a length gets there by accident at most
+
+
+def _are_means(magnitude):
+    """Whether magnitudes per input are means; tensors without values do not tell."""
+    if magnitude.shape[0] != 1 or magnitude.is_meta:
+        return False
+    return (magnitude < 0).float().mean().item() > MEANS
+
+
+def _mean(direction, magnitude, _epsilon):
+    """The mean of each input's column, kept from 0."""
+    mean = direction.mean(dim=_along(direction, magnitude), keepdim=True)
+    return mean.masked_fill(mean == 0, torch.finfo(torch.float32).tiny)
+
+
+def _along(direction, magnitude):
+    """The dimensions along which a magnitude is one number."""
+    return [dimension for dimension in range(direction.dim()) if magnitude.shape[dimension] == 1]
+
+
 def _length(direction, magnitude, epsilon):
     """|V|, taken over all the dimensions along which the magnitude is one number."""
-    along = [dimension for dimension in range(direction.dim()) if magnitude.shape[dimension] == 1]
-    norm = torch.linalg.vector_norm(direction, dim=along, keepdim=True)
+    norm = torch.linalg.vector_norm(direction, dim=_along(direction, magnitude), keepdim=True)
     # A row of zeros has no direction; without the guard it would be 0 / 0.
     return norm + epsilon if epsilon else norm.clamp(min=torch.finfo(torch.float32).tiny)
 

@@ -58,8 +58,7 @@ class IA3(Kind):
             return None
         on_input = spec.option(self.side)
         if on_input is None:
-            vector = next(iter(tensors.values()))
-            on_input = vector.shape[0] == 1 if vector.dim() == 2 else vector.numel() == shape[1]
+            on_input = next(iter(tensors.values())).numel() == shape[1]
         return None if on_input else spec._replace(options=(*spec.options, (self.side, False)))
 
 

@@ -1,17 +1,21 @@
-"""PEFT (IA)^3: W * (1 + strength * (l - 1)), l per output, or per input of a feed-forward layer (PEFT ia3/layer.py)."""
+"""PEFT (IA)^3: W * (1 + strength * (l - 1)), l per output, or per input of a feed-forward layer (peft 0.21.2 tuners/ia3/layer.py)."""
 
 from __future__ import annotations
 
+from math import prod
+
 from ..kind import Measured, roles
 from ..lazy import helpers, torch
+from ..setting import MODULES, Setting
 from ..spec import AdapterError
 from .ia3 import IA3, NOTE
 
 
 class PeftIA3(IA3):
-    """ia3_l is [out, 1] or [1, in] of a linear layer, [1, n, 1, 1] of a convolution (square ones need the option feedforward).
+    """ia3_l is [out, 1] or [1, in] of a linear layer, [1, out, 1, ...] or [1, in, 1, ...] of a convolution.
 
-    Per output it scales the bias too (weight [out]); per input it leaves the bias alone.
+    The shape tells the side; where it fits both, as of square convolutions, the setting feedforward_modules does. Per output it
+    scales the bias too (weight [out]); per input it leaves the bias alone.
     """
 
     name = "ia3_peft"
@@ -19,33 +23,47 @@ class PeftIA3(IA3):
     switches = ()
     precedence = 20
     reaches = "both"
+    needs_shape = True
+    settings = (Setting("feedforward_modules", MODULES, None),)
     stock = "(IA)3 by PEFT. Stock would ignore them"
     scaling = "ia3_l"
-    side = "feedforward"
+    side = "feedforward_modules"
+
+    def asks(self, setting, shapes, module):
+        return self._side(shapes["ia3_l"], module) is None
 
     def patched(self, spec, tensors, weight, strength):
         vector = helpers.take(tensors, "ia3_l")
-        feedforward = spec.option("feedforward", _is_feedforward(vector, weight))
-        if feedforward is None:
-            raise AdapterError(
-                f"ia3_l {list(vector.shape)} fits both sides of {list(weight.shape)}: feedforward_modules of adapter_config.json must tell"
-            )
-        if weight.dim() == 1 and feedforward:
+        on_input = self._on_input(spec, vector, weight.shape)
+        if on_input is None:
+            shape = list(spec.option("shape") or weight.shape)
+            told = f"ia3_l {list(vector.shape)} fits both sides of {shape}"
+            raise AdapterError(f"{told}: feedforward_modules of adapter_config.json must tell")
+        if weight.dim() == 1 and on_input:
             return weight.clone()
-        return weight * (1 + strength * (self._spread(spec, vector, weight, bool(feedforward)) - 1))
+        return weight * (1 + strength * (self._spread(spec, vector, weight, on_input) - 1))
+
+    def _on_input(self, spec, vector, shape):
+        """Whether the vector scales inputs; None where it may be either side's. shape: of the module, or of what is at hand of it."""
+        side = self._side(vector.shape, spec.option("shape") or shape)
+        return spec.option(self.side) if side is None else side
+
+    def _side(self, vector, module):
+        """What the shapes say of it."""
+        count = prod(vector)
+        if len(vector) == 2 and count > 1:
+            return vector[0] == 1
+        fits = [count == size for size in module[:2]]
+        return fits[1] if len(fits) == 2 and fits[0] != fits[1] else None
+
+    def on_outputs(self, spec, tensors, shape):
+        if len(shape) < 2 or self._on_input(spec, next(iter(tensors.values())), shape) is not False:
+            return None
+        return spec._replace(options=(*spec.options, (self.side, False)))
 
     def measured(self, spec, tensors, out, columns):
         vector = helpers.take(tensors, "ia3_l") - 1
         return Measured(NOTE, torch.linalg.vector_norm(vector, dtype=torch.float64).item())
-
-
-def _is_feedforward(vector, weight):
-    if vector.dim() == 2:
-        return vector.shape[0] == 1 and vector.shape[1] != 1
-    if weight.dim() < 2:
-        return False
-    fits = {weight.shape[1]: True, weight.shape[0]: False}
-    return fits.get(vector.numel(), False) if len(fits) == 2 else None
 
 
 KINDS = (PeftIA3(),)

@@ -14,6 +14,7 @@ class KaSA(ChangedBase):
     needs = (roles("up down lora_diag"),)
     takes = frozenset({"alpha"})
     silent = frozenset()
+    by_names = True
     precedence = 8
     stock = "KaSA. Stock would leave the smallest singular parts in, and the singular values of the pair out"
 

@@ -61,7 +61,7 @@ class LoKr(Kind):
 
     def delta(self, spec, tensors, shape):
         scale = self.factor(spec, self.rank({role: tensor.shape for role, tensor in tensors.items()}))
-        first, second = _half(tensors, 1), _half(tensors, 2)
+        first, second = halves(tensors)
         if first.dim() != 2 or second.dim() < 2:
             raise AdapterError(f"these do not make a Kronecker product: {helpers.describe(tensors)}")
         if "scalar" in tensors:
@@ -122,6 +122,11 @@ def _factor_shape(shapes, name):
     if len(left) < 2 or len(right) < 2 or left[1] != right[0]:
         raise Misfit(f"{name}_a {list(left)} and {name}_b {list(right)} have different ranks")
     return (left[0], *right[1:])
+
+
+def halves(tensors):
+    """Both factors, multiplied out."""
+    return _half(tensors, 1), _half(tensors, 2)
 
 
 def _half(tensors, half):

@@ -16,6 +16,7 @@ class KohyaOFT(Rotation):
     alpha_is = LIMIT
     precedence = 16
     variant_of = "oft"
+    metadata = ("ss_network_module",)
     stock = "OFT by sd-scripts. Stock would ignore them"
 
     def claims(self, shapes, metadata):

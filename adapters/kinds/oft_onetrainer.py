@@ -17,11 +17,12 @@ class OneTrainerOFT(PeftOFT):
     name = "oft_onetrainer"
     needs = ()
     variant_of = "oft_peft"
+    metadata = ("ot_branch", "ot_revision")
     settings = ()
     stock = "OFT by OneTrainer. Stock would ignore them"
 
     def claims(self, shapes, metadata):
-        return bool(metadata.keys() & {"ot_branch", "ot_revision"}) or "scaled_oft" in shapes
+        return bool(metadata.keys() & set(self.metadata)) or "scaled_oft" in shapes
 
     def patched(self, spec, tensors, weight, strength):
         skew = rotations.unpack_skew(helpers.take(tensors, "oft_R"))

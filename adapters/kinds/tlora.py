@@ -21,6 +21,7 @@ class TLoRA(ChangedBase):
     needs = (roles("tlora_q tlora_p tlora_lambda"),)
     takes = frozenset({"alpha"})
     silent = frozenset()
+    by_names = True
     precedence = 31
     alpha_is = SCALE
     stock = "T-LoRA. Stock would ignore it"

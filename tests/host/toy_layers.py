@@ -20,12 +20,14 @@ class Layers(nn.Module):
         self.linear, self.square = nn.Linear(24, 36), nn.Linear(24, 24)
         self.conv1, self.point1 = nn.Conv1d(12, 16, 3, padding=1), nn.Conv1d(12, 8, 1)
         self.conv2, self.point2 = nn.Conv2d(12, 20, 3, padding=1), nn.Conv2d(12, 16, 1)
+        self.square2 = nn.Conv2d(16, 16, 3, padding=1)
         self.conv3, self.point3 = nn.Conv3d(8, 12, 3, padding=1), nn.Conv3d(8, 16, 1)
         self.norm, self.groups, self.embedding = nn.LayerNorm(24), nn.GroupNorm(4, 16), nn.Embedding(40, 24)
 
 
 INPUTS = {
     "linear": (5, 24), "square": (5, 24), "conv1": (2, 12, 9), "point1": (2, 12, 9), "conv2": (2, 12, 7, 7), "point2": (2, 12, 7, 7),
+    "square2": (2, 16, 7, 7),
     "conv3": (1, 8, 5, 5, 5), "point3": (1, 8, 5, 5, 5),
 }  # fmt: skip
 

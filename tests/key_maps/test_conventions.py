@@ -155,3 +155,38 @@ def test_strength_under_other_names_in_the_header(metadata, scale):
 def test_settings_that_change_what_factors_mean(settings, refused, doubtful, kind):
     told = meaning(PAIR, settings={"lora_alpha": 4, **settings})
     assert (bool(told.refusal), bool(told.cautions), told.kind) == (refused, doubtful, kind)
+
+
+REG_DIMS = {"ss_network_args": json.dumps({"lora_reg_dims": {".*mlp.*": 64}}), "ss_network_alpha": "16", "ss_network_dim": "32"}
+REG_DIMS_RS = REG_DIMS | {"ss_network_args": json.dumps({"lora_reg_dims": {".*mlp.*": 64}, "rs_lora": True})}
+
+
+@pytest.mark.parametrize("rank", [1, 32, 64])
+@pytest.mark.parametrize(("metadata", "scale"), [(REG_DIMS, 16 / 32), (REG_DIMS_RS, 16 / 32**0.5)])
+def test_layers_of_a_rank_of_their_own_keep_the_scale_of_all(rank, metadata, scale):
+    for alpha in (scale * 32, scale * rank):  # older files, newer files
+        told = meaning({"down": (rank, 8), "up": (8, rank), "alpha": ()}, rank=rank, metadata=metadata, alpha=alpha)
+        assert told.scale == pytest.approx(scale) and not told.cautions
+
+
+def test_an_alpha_that_fits_neither_form_of_lora_reg_dims_is_told_with_both_strengths():
+    told = meaning(WITH_ALPHA, metadata=REG_DIMS, alpha=5)
+    assert told.scale == 5 / 4 and "1.25" in told.cautions[0] and "0.1562" in told.cautions[0]
+
+
+SPLIT_LOKR = {"lokr_w1": (4, 4), "lokr_w2_a": (8, 4), "lokr_w2_b": (4, 8), "alpha": ()}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "alpha", "doubtful"),
+    [
+        ({"ss_network_args": json.dumps({"bypass_mode": "True"})}, 2, True),
+        ({"lycoris_config": json.dumps({"bypass_mode": True})}, 2, True),
+        ({"ss_network_args": json.dumps({"bypass_mode": "True"})}, 4, False),
+        ({"ss_network_args": json.dumps({"bypass_mode": "False"})}, 2, False),
+    ],
+)
+def test_a_lokr_of_bypass_mode_is_told_with_both_strengths(metadata, alpha, doubtful):
+    told = meaning(SPLIT_LOKR, "lokr", 4, metadata, alpha=alpha)
+    assert told.scale is None and bool(told.cautions) == doubtful
+    assert not doubtful or ("0.5 (alpha / rank)" in told.cautions[0] and "at 1" in told.cautions[0])

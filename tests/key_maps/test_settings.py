@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_locksmith.key_maps.header import Header, TensorInfo, adapter_config_beside
 from lora_locksmith.key_maps.plan import PLACED, SHAPE_CONFLICT, make_plan
-from lora_locksmith.key_maps.settings import BOOLEAN, PATTERNED, WHOLE, alpha_fault, read_json, shown
+from lora_locksmith.key_maps.settings import BOOLEAN, MODULES, PATTERNED, WHOLE, Values, alpha_fault, read_json, shown
 from lora_locksmith.key_maps.settings import settings as all_settings
 from lora_locksmith.key_maps.site import Site, denoiser_component
 from lora_locksmith.key_maps.strength import FROM_RANK, FROM_SPLITS
 
-SETTINGS = all_settings()
+SETTINGS = {name: setting for name, setting in all_settings().items() if setting.type != MODULES}
 ALL = {**SETTINGS, **PATTERNED}
 NUMBERS = st.one_of(
     st.integers(),
@@ -144,7 +144,7 @@ WRONG = [5.5, 10**400, -7, True, 10_000_000, math.nan, math.inf, 0, "many", [5],
 @pytest.mark.parametrize("value", WRONG, ids=shown)
 def test_terms_out_of_range_are_the_default_and_told(value):
     plan = planned("oft", {"num_cayley_neumann_terms": value})
-    assert plan.adapters[0].options == (("num_cayley_neumann_terms", 5),)
+    assert plan.adapters[0].options == (), "what holds anyway is not said"
     (caution,) = plan.cautions
     assert "num_cayley_neumann_terms" in caution and "5 is used" in caution
 
@@ -152,7 +152,7 @@ def test_terms_out_of_range_are_the_default_and_told(value):
 @pytest.mark.parametrize("value", [math.nan, 10**400, -1, True, "x", math.inf], ids=shown)
 def test_eps_out_of_range_is_the_default_and_told(value):
     plan = planned("oft", {"coft": True, "eps": value})
-    assert dict(plan.adapters[0].options)["eps"] == 6e-5
+    assert dict(plan.adapters[0].options).get("eps", SETTINGS["eps"].default) == 6e-5
     assert "eps" in plan.cautions[0]
 
 
@@ -260,3 +260,24 @@ def test_a_header_with_such_an_alpha_is_inspected():
     tensors = {key: TensorInfo("F32", shape) for key, shape in keys("lora").items()}
     found = inspect_header("x", Header({**tensors, "base_model.model.blocks.1.lin.alpha": TensorInfo("F32", (2,))}, {}), None, SITE)
     assert "should be one number" in json.dumps(found.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        (["net.2", "proj"], [True, True, False]),
+        (["down.proj", "."], [False, True, False]),
+        ([], [False, False, False]),
+        (r".*net\.\d", [True, False, True]),
+        ("net.2|down.proj", [False, True, False]),
+        (r"blocks\.0\.net\.(2|3)", [True, False, False]),
+        ("(?=net)", [None, None, None]),
+        (7, [None, None, None]),
+        ({"net.2": 1}, [None, None, None]),
+    ],
+)
+def test_modules_are_meant_by_their_ending_or_by_a_pattern_of_the_whole_name(value, meant):
+    values = Values({"feedforward_modules": value}, "adapter_config.json")
+    modules = ["blocks.0.net.2", "down.proj", "blocks.0.net.1"]
+    assert [values.of("feedforward_modules", module) for module in modules] == meant
+    assert len(values.cautions) == (None in meant)

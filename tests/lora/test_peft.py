@@ -131,7 +131,7 @@ def test_ia3(assert_close, layer_name, feedforward):
     model, tensors = train(layer, peft.IA3Config(feedforward_modules=["layer"] if feedforward else []))
     truth = merged(model)
     assert_close(patched_weight(AdapterSpec("ia3_peft"), tensors, layer.weight.detach(), 1.0), truth.weight)
-    told = AdapterSpec("ia3_peft", options=(("feedforward", feedforward),))
+    told = AdapterSpec("ia3_peft", options=(("feedforward_modules", feedforward),))
     assert_close(patched_weight(told, tensors, layer.weight.detach(), 1.0), truth.weight)
     assert_close(patched_weight(told, tensors, layer.bias.detach(), 1.0), truth.bias)
 

@@ -78,6 +78,9 @@ CASES = {
     "oft_peft_exact": (AdapterSpec("oft_peft", options=(("use_cayley_neumann", False), ("coft", True))), PACKED, (32, 24)),
     "oft_onetrainer": (AdapterSpec("oft_onetrainer"), {**PACKED, "scaled_oft": torch.tensor(True)}, (32, 24)),
     "oft_onetrainer_conv": (AdapterSpec("oft_onetrainer"), {"oft_R": random(1, 6)}, (32, 4, 3, 3)),
+    "oft_peft_outputs": (AdapterSpec("oft_peft_outputs"), {"oft_r": random(8, 4, 4)}, (32, 24)),
+    "oft_peft_inputs": (AdapterSpec("oft_peft_inputs"), {"oft_r": random(6, 4, 4), "oft_s": random(32, 1) + 1}, (32, 24)),
+    "lokr_conv1d": (AdapterSpec("lokr_conv1d"), {"lokr_w1": random(8, 4), "lokr_w2": random(4, 2, 3)}, (32, 8, 3)),
     "boft": (AdapterSpec("boft", 1e-2), {"oft_blocks": random(3, 8, 4, 4), "rescale": random(32, 1) + 1}, (32, 24)),
     "hra": (AdapterSpec("hra"), {"hra_u": random(24, 4)}, (32, 24)),
     "hra_conv": (AdapterSpec("hra", options=(("apply_GS", True),)), {"hra_u": random(72, 4)}, (32, 8, 3, 3)),
@@ -101,6 +104,8 @@ CASES = {
     "glora_peft_vector": (AdapterSpec("glora_peft"), {"glora_A_whole": random(32, 1), "glora_B_whole": random(1)}, (32, 24)),
     "pissa": (AdapterSpec("pissa", 2.0), LORA, (32, 24)),
     "olora": (AdapterSpec("olora", 2.0), LORA, (32, 24)),
+    "lora_flat": (AdapterSpec("lora_flat", 2.0), {"down": random(4, 72), "up": random(32, 4)}, (32, 8, 3, 3)),
+    "bora": (AdapterSpec("bora", 2.0), {**LORA, "magnitude_r": random(32).abs(), "magnitude_c": random(24).abs()}, (32, 24)),
     "boft_peft": (AdapterSpec("boft_peft"), {"boft_R": random(2, 6, 4, 4), "boft_s": random(32, 1) + 1}, (32, 24)),
 }
 PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
@@ -108,9 +113,10 @@ PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs(
 # Rows that can only be cut out together; 33 is more than there are.
 BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32}
 BLOCKS |= dict.fromkeys(("shira", "road", "delora_old"), 33)
+BLOCKS |= {"oft_peft_outputs": 4, "bora": 32}
 LINEAR = {
     *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
-    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft"),
+    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "lokr_conv1d", "lora_flat"),
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
 

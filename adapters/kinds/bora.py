@@ -1,0 +1,92 @@
+"""BoRA and the adapters of a small core, as Stable Audio's trainer has them.
+
+Source: Stability-AI/stable-audio-3 stable_audio_3/models/lora/model.py bora_forward, lora_xs_forward.
+"""
+
+from __future__ import annotations
+
+from ..kind import DERIVED, SCALE, Kind, roles
+from ..lazy import helpers, products, torch
+from ..spec import AdapterError
+from .lora import LoRA
+
+TINY = 1e-12
+
+
+class FlatLoRA(LoRA):
+    """A LoRA of the weight as a matrix: down is [r, in * kernel] on a convolution too."""
+
+    name = "lora_flat"
+    needs = ()
+    variant_of = "lora"
+    metadata = ("lora_config",)
+    stores = None
+
+    def claims(self, shapes, metadata):
+        return '"adapter_type"' in metadata.get("lora_config", "") and len(shapes["down"] or ()) == 2 and "mid" not in shapes
+
+    def shape(self, shapes):
+        return super().shape(shapes)._replace(flat=True)
+
+    def kernel(self, shapes):
+        return None
+
+    def delta(self, spec, tensors, shape):
+        delta = products.low_rank(tensors) * spec.scale_for(helpers.size(tensors, 0, "down"))
+        return helpers.fit(delta, shape, tensors, flattened=True)
+
+
+class BoRA(FlatLoRA):
+    """A LoRA whose rows are given the lengths magnitude_r [out], then the columns of that magnitude_c [in * kernel]."""
+
+    name, title = "bora", "BoRA"
+    needs = (roles("down up magnitude_r magnitude_c"),)
+    variant_of = ""
+    takes = roles("alpha")
+    silent = frozenset()
+    settings = ()
+    precedence = 9
+    additive = is_pair = low_rank = linear = False
+    alpha_is = SCALE
+    zeroed_by = frozenset()
+    scale_into = ()
+    stores = None
+    stock = "BoRA of Stable Audio. Stock would apply the pair without its magnitudes"
+    host_class = ""
+    bypass = DERIVED
+
+    def patched(self, spec, tensors, weight, strength):
+        if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
+            raise AdapterError(f"{self.title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
+        rows, columns = (helpers.take(tensors, role).flatten() for role in ("magnitude_r", "magnitude_c"))
+        matrix = weight.flatten(1)
+        if rows.shape[0] != matrix.shape[0] or columns.shape[0] != matrix.shape[1]:
+            raise AdapterError(f"the magnitudes {len(rows)} and {len(columns)} do not fit a weight {list(weight.shape)}")
+        pair = {role: tensors[role] for role in ("up", "down")}
+        delta = helpers.fit(products.low_rank(pair).flatten(1), matrix.shape, tensors)
+        turned = matrix + delta * spec.scale_for(helpers.size(tensors, 0, "down"))
+        turned = turned * (rows[:, None] / (torch.linalg.vector_norm(turned, dim=1, keepdim=True) + TINY))
+        turned = turned * (columns / (torch.linalg.vector_norm(turned, dim=0) + TINY))
+        return helpers.toward(weight, turned.reshape(weight.shape), strength)
+
+    def measured(self, spec, tensors, out, columns):
+        return Kind.measured(self, spec, tensors, out, columns)
+
+    def host(self, tensors, alpha, rows, adapter):
+        return None
+
+
+class Core(Kind):
+    """M_xs [r, r] between singular vectors of the weight that training began with."""
+
+    name, title = "lora_xs", "LoRA-XS"
+    needs = (roles("M_xs"),)
+    takes = roles("alpha magnitude magnitude_r magnitude_c")
+    precedence = 8
+    refusal = (
+        "LoRA-XS: its bases are not in the file, only the core between them; they came from the weights that training began with or"
+        " from a file of their own, which is not told. Merge it with Stable Audio's own tools"
+    )
+
+
+KINDS = (FlatLoRA(), BoRA(), Core())

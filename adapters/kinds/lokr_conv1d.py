@@ -1,0 +1,46 @@
+"""LoKr of a Conv1d as PEFT trains it: kron of a matrix and a 3-d factor, which torch pads in front, read as the weight.
+
+Source: peft 0.21.2 tuners/lokr/layer.py make_kron (w1 gets the kernel's dimensions for Conv2d only) and get_delta_weight (reshape).
+"""
+
+from __future__ import annotations
+
+from ..kind import Product
+from ..lazy import helpers, torch
+from ..spec import AdapterError
+from .lokr import LoKr, halves
+
+
+class FrontLoKr(LoKr):
+    """w1 [a, b], w2 [c, d, kernel]: kron is [c, a * d, b * kernel] and read as [a * c, b * d, kernel]. A convention names the kind."""
+
+    name = "lokr_conv1d"
+    needs = ()
+    by_names = low_rank = False
+    scale_into = ()
+    stores = None
+    host_class = mark = ""
+
+    def delta(self, spec, tensors, shape):
+        first, second = halves(tensors)
+        if first.dim() != 2 or second.dim() != 3:
+            raise AdapterError(f"these are no LoKr of a Conv1d: {helpers.describe(tensors)}")
+        scale = self.factor(spec, self.rank({role: tensor.shape for role, tensor in tensors.items()}))
+        made = (first.shape[0] * second.shape[0], first.shape[1] * second.shape[1], second.shape[2])
+        return helpers.fit(torch.kron(first * scale, second.contiguous()).reshape(made), shape, tensors)
+
+    def narrow(self, tensors, start, length):
+        return None
+
+    def product(self, spec, tensors, dtype):
+        shape = self.shape({role: tensor.shape for role, tensor in tensors.items()})
+        return Product(None, self.delta(spec, tensors, (shape.out, *shape.inner)).flatten(1))
+
+    def product_rank(self, shapes, sides):
+        return None
+
+    def host(self, tensors, alpha, rows, adapter):
+        return None
+
+
+KINDS = (FrontLoKr(),)
