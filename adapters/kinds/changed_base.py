@@ -29,13 +29,13 @@ class ChangedBase(LoRA):
         raise NotImplementedError
 
     def patched(self, spec, tensors, weight, strength):
-        if weight.dim() != 2:
-            raise AdapterError(f"{self.title} is of linear layers, and the weight is {list(weight.shape)}")
+        if weight.dim() < 2 or weight[0].numel() != weight.shape[1]:
+            raise AdapterError(f"{self.title} is of linear layers and 1x1 convolutions, and the weight is {list(weight.shape)}")
         if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
             raise AdapterError(f"{self.title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
-        added = self.added(tensors)
-        change = helpers.fit(added.up @ added.down, weight.shape, tensors, flattened=True) * spec.scale_for(added.down.shape[0])
-        return weight + strength * (change - self.taken(spec, weight, tensors))
+        added, matrix = self.added(tensors), weight.flatten(1)
+        change = helpers.fit(added.up @ added.down, matrix.shape, tensors) * spec.scale_for(added.down.shape[0])
+        return weight + strength * (change - self.taken(spec, matrix, tensors)).reshape(weight.shape)
 
     def added(self, tensors):
         """The pair that is added, before its scale, in fp32."""
