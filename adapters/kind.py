@@ -104,6 +104,7 @@ class Kind:
     precedence = 100  # kinds with a smaller number take their tensors first
     variant_of = ""  # the kind with the same tensors, which this is instead where it `claims` them
     metadata: tuple[str, ...] = ()  # the keys of a header's metadata that `claims` asks for
+    lone = False  # made of some tensors of another kind, and only where these have the shape of the module's own weight
     by_names = True  # whether its tensors' names and shapes tell it; else only a convention does, and under other names it is another kind
 
     # What the plan asks

@@ -46,6 +46,8 @@ UNSUPPORTED = "unsupported adapter"
 NOT_WIRED = "not wired"
 NO_FAULT = frozenset({PLACED, BOOKKEEPING, NOT_WIRED})  # nothing of a file is lost whose keys are all of these
 
+LACKING = "its module has no {} to go with it"
+
 # The keys of a file's metadata that a plan depends on.
 PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", *asked_metadata())
 
@@ -227,8 +229,7 @@ class _Planner:
         for found in reading.adapters:
             self._place_adapter(group, location, found)
         for role in reading.left:
-            lacking = missing_roles({role: None})
-            self._set([group.keys[role]], INCOMPLETE, f"its module has no {lacking} to go with it")
+            self._set([group.keys[role]], INCOMPLETE, LACKING.format(missing_roles({role: None})))
 
     def _read(self, group: Group) -> _Reading:
         """The adapters in a group; groups with the same roles and shapes (most of a file) share one reading."""
@@ -264,6 +265,8 @@ class _Planner:
         if found.fault:
             return self._set(keys, SHAPE_CONFLICT, found.fault)
         target = self._choose(location.candidates, kind.reaches, found.module)
+        if kind.lone and (target is None or (target.out, *target.inner) != (found.module.out, *found.module.inner)):
+            return self._set(keys, INCOMPLETE, LACKING.format(missing_roles(found.shapes)))
         if target is None:
             # A bias borrows the alpha and the rank of factors that may be placed themselves.
             keys = [key for key in keys if key not in self.outcomes]
