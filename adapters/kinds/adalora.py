@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..kind import Misfit, ModuleShape, Product, roles
 from ..lazy import helpers, products
+from ..spec import AdapterError
 from .lora import LoRA
 
 
@@ -40,14 +41,16 @@ class AdaLoRA(LoRA):
 
     def delta(self, spec, tensors, shape):
         product = self.product(spec, tensors, helpers.take(tensors, "up").dtype)
-        return helpers.fit(product.up @ product.down, shape, tensors, flattened=True)
+        return helpers.fit(helpers.multiply(*product, ("up", "down")), shape, tensors, flattened=True)
 
     def narrow(self, tensors, start, length):
         return helpers.narrow_roles(tensors, start, length, up=0)
 
     def product(self, spec, tensors, dtype):
-        up, down = products.matrix(tensors, "up", dtype), products.matrix(tensors, "down", dtype)
-        return Product(up * helpers.factor_of(self, spec, tensors), down * helpers.take(tensors, "lora_E").reshape(-1, 1).to(dtype))
+        up, down, values = (products.matrix(tensors, role, dtype) for role in ("up", "down", "lora_E"))
+        if values.shape != (down.shape[0], 1):
+            raise AdapterError(f"lora_E {list(values.shape)} does not go with down {list(down.shape)}")
+        return Product(up * helpers.factor_of(self, spec, tensors), down * values)
 
     def product_rank(self, shapes, sides):
         return shapes["up"][1]

@@ -34,7 +34,7 @@ class ChangedBase(LoRA):
         if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
             raise AdapterError(f"{self.title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
         added, matrix = self.added(tensors), weight.flatten(1)
-        change = helpers.fit(added.up @ added.down, matrix.shape, tensors) * spec.scale_for(added.down.shape[0])
+        change = helpers.fit(helpers.multiply(*added, ("up", "down")), matrix.shape, tensors) * spec.scale_for(added.down.shape[0])
         return weight + strength * (change - self.taken(spec, matrix, tensors)).reshape(weight.shape)
 
     def added(self, tensors):

@@ -35,7 +35,7 @@ class EmbeddingLoRA(Kind):
 
     def delta(self, spec, tensors, shape):
         product = self.product(spec, tensors, helpers.take(tensors, "embedding_A").dtype)
-        return helpers.fit(product.up @ product.down, shape, tensors)
+        return helpers.fit(helpers.multiply(*product, ("embedding_A", "embedding_B")), shape, tensors)
 
     def count_rows(self, tensors):
         return helpers.size(tensors, 1, "embedding_A")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..kind import Misfit, Product, roles
 from ..lazy import helpers
+from ..spec import AdapterError
 from .changed_base import ChangedBase, singular_parts
 
 
@@ -31,8 +32,10 @@ class KaSA(ChangedBase):
         return singular_parts(weight, helpers.size(tensors, 0, "down"), largest=False)
 
     def added(self, tensors):
-        pair = super().added(tensors)
-        return Product(pair.up * helpers.take(tensors, "lora_diag").flatten(), pair.down)
+        pair, values = super().added(tensors), helpers.take(tensors, "lora_diag").flatten()
+        if values.shape[0] != pair.up.shape[1]:
+            raise AdapterError(f"lora_diag [{len(values)}] does not go with up {list(pair.up.shape)}")
+        return Product(pair.up * values, pair.down)
 
 
 KINDS = (KaSA(),)

@@ -37,14 +37,15 @@ class MoSLoRA(LoRA):
 
     def delta(self, spec, tensors, shape):
         product = self.product(spec, tensors, helpers.take(tensors, "up").dtype)
-        return helpers.fit((product.up @ product.down).reshape(product.up.shape[0], *tensors["down"].shape[1:]), shape, tensors)
+        delta = helpers.multiply(*product, ("up", "mixer"))
+        return helpers.fit(delta.reshape(delta.shape[0], *tensors["down"].shape[1:]), shape, tensors)
 
     def narrow(self, tensors, start, length):
         return helpers.narrow_roles(tensors, start, length, up=0)
 
     def product(self, spec, tensors, dtype):
         up, mixer, down = (products.matrix(tensors, role, dtype) for role in ("up", "mixer", "down"))
-        return Product(up * helpers.factor_of(self, spec, tensors), mixer @ down)
+        return Product(up * helpers.factor_of(self, spec, tensors), helpers.multiply(mixer, down, ("mixer", "down")))
 
     def product_rank(self, shapes, sides):
         return shapes["up"][1]

@@ -47,7 +47,10 @@ class TLoRA(ChangedBase):
 
     def added(self, tensors):
         up, down = (products.matrix(tensors, role, torch.float32) for role in ("tlora_p", "tlora_q"))
-        return Product(up * helpers.take(tensors, "tlora_lambda").flatten(), down)
+        values = helpers.take(tensors, "tlora_lambda").flatten()
+        if values.shape[0] != up.shape[1]:
+            raise AdapterError(f"lambda_layer [{len(values)}] does not go with p_layer {list(up.shape)}")
+        return Product(up * values, down)
 
     def taken(self, spec, weight, tensors):
         down = products.matrix(tensors, "tlora_q", torch.float32)

@@ -106,23 +106,43 @@ CASES = {
     "olora": (AdapterSpec("olora", 2.0), LORA, (32, 24)),
     "lora_flat": (AdapterSpec("lora_flat", 2.0), {"down": random(4, 72), "up": random(32, 4)}, (32, 8, 3, 3)),
     "bora": (AdapterSpec("bora", 2.0), {**LORA, "magnitude_r": random(32).abs(), "magnitude_c": random(24).abs()}, (32, 24)),
+    "adalora": (AdapterSpec("adalora", scale=0.5), {**LORA, "lora_E": random(4, 1)}, (32, 24)),
+    "moslora": (AdapterSpec("moslora", 2.0), {**LORA, "mixer": random(4, 4)}, (32, 24)),
+    "kasa": (AdapterSpec("kasa", 2.0), {**LORA, "lora_diag": random(4)}, (32, 24)),
+    "embedding_lora": (AdapterSpec("embedding_lora", 2.0), {"embedding_A": random(4, 32), "embedding_B": random(24, 4)}, (32, 24)),
+    "fullrank": (AdapterSpec("fullrank"), {"diff": random(32, 24)}, (32, 24)),
     "boft_peft": (AdapterSpec("boft_peft"), {"boft_R": random(2, 6, 4, 4), "boft_s": random(32, 1) + 1}, (32, 24)),
 }
 PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
 
 # Rows that can only be cut out together; 33 is more than there are.
-BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32}
+BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32, "kasa": 32}
 BLOCKS |= dict.fromkeys(("shira", "road", "delora_old"), 33)
 BLOCKS |= {"oft_peft_outputs": 4, "bora": 32}
 LINEAR = {
     *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
-    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "lokr_conv1d", "lora_flat"),
+    *(
+        "miss",
+        "c3a",
+        "shira",
+        "delora",
+        "gralora",
+        "vera",
+        "beft",
+        "lokr_conv1d",
+        "lora_flat",
+        "adalora",
+        "moslora",
+        "embedding_lora",
+        "fullrank",
+    ),
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
 
 
 def test_every_kind_is_tested():
-    assert {spec.kind for spec, _, _ in CASES.values()} == set(kinds())
+    # T-LoRA refuses a weight it was not trained on, as any drawn one is: see test_base_kinds.py.
+    assert {spec.kind for spec, _, _ in CASES.values()} | {"tlora"} == set(kinds())
 
 
 @pytest.mark.parametrize("start, length", [(0, 32), (0, 16), (16, 8), (8, 24), (3, 10)])
