@@ -27,7 +27,7 @@ from ..key_maps.plan import Adapter
 from ..key_maps.site import Site
 from ..key_maps.strength import read_settings, scale_of, settings_for
 from .factors import Delta, Factors, Kronecker, factors, low_rank_part
-from .not_finite import DAMAGED, NotFinite, check_result, odd_tensors, oddity, told_odd
+from .not_finite import DAMAGED, PACKED, NotFinite, check_result, odd_tensors, oddity, told_odd
 from .planned import alpha_value, spec_of
 from .reader import map_tensors
 from .spec import MAGNITUDES, AdapterError, AdapterSpec
@@ -172,7 +172,7 @@ def resize(found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: to
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    if not dtype or not tensor.is_floating_point() or tensor.numel() < 2:
+    if not dtype or not tensor.is_floating_point() or tensor.numel() < 2 or tensor.dtype in PACKED:
         return tensor
     return tensor.to(dtype) if oddity(tensor) else check_result(tensor.to(dtype), name)
 

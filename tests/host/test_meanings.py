@@ -157,3 +157,26 @@ def test_where_the_evidence_contradicts_itself_the_report_says_so(load, patched)
     base, patcher, report = load(FLAT, PAIR, 3.0, RS_LORA)
     torch.testing.assert_close(change_of(base, patched(patcher)), PRODUCT * 3 / RANK, rtol=1e-4, atol=1e-6)
     assert report.cautions and "rs_lora" in report.cautions[0]
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5, -0.7, 2.0])
+def test_a_bias_that_was_trained_is_set_and_a_copy_of_the_base_is_not(load, patched, strength):
+    bias = torch.linspace(-1, 1, OUT)
+    settings = peft(r=RANK, lora_alpha=RANK, bias="lora_only")
+    base, patcher, report = load(PEFT, {**PEFT_PAIR, "base_layer.bias": bias}, None, settings, strength)
+    before = base.model.diffusion_model.final_layer.linear.bias.detach().float()
+    after = next(value for name, value in patched(patcher).items() if name.endswith("linear.bias"))
+    torch.testing.assert_close(after, before + strength * (bias - before), rtol=1e-4, atol=1e-6)
+    assert report.unplaced() == []
+    copies = {"base_layer.bias": bias, "base_layer.weight": torch.ones(OUT, IN)}
+    _, patcher, _ = load(PEFT, {**PEFT_PAIR, **copies}, None, settings, strength)
+    assert len(patched(patcher)) == 1
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5, -0.7, 2.0])
+def test_a_lone_down_of_the_weights_shape_is_the_whole_difference(load, patched, strength):
+    whole = torch.linspace(-1, 1, OUT * IN).reshape(OUT, IN)
+    base, patcher, _ = load(PEFT, {"lora_A.weight": whole}, None, None, strength)
+    torch.testing.assert_close(change_of(base, patched(patcher)), strength * whole, rtol=1e-4, atol=1e-5)
+    _, patcher, report = load(PEFT, {"lora_A.weight": whole[:RANK]}, None, None, strength)
+    assert not patched(patcher) and "has no up to go with it" in str(report)
