@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Container
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,11 +27,10 @@ def _bookkeeping_rules(path: Path = BOOKKEEPING_TABLE) -> tuple[dict[str, str], 
 
 # The endings of nearly every key in nearly every file; none is bookkeeping, whatever stands before it.
 ORDINARY = frozenset({"alpha"})
-BESIDE = re.compile(r"\[beside (\S+)\] ")
 
 
-def bookkeeping(key: str, keys: Container[str] = ()) -> str:
-    """What a key, one of a file's `keys`, is that has no effect by itself; empty for all others."""
+def bookkeeping(key: str) -> str:
+    """What a key is that has no effect by itself; empty for all others."""
     endings, others = _bookkeeping_rules()
     last = key.rpartition(".")[2]
     if last in ORDINARY:
@@ -41,8 +39,4 @@ def bookkeeping(key: str, keys: Container[str] = ()) -> str:
         return endings[last]
     if last == "weight" and ".lora" in key and "base_layer" not in key:
         return ""
-    meaning = next((meaning for pattern, meaning in others if pattern.match(key)), "")
-    beside = BESIDE.match(meaning)
-    if beside is None:
-        return meaning
-    return meaning[beside.end() :] if f"{key.removesuffix(last)}{beside[1]}" in keys else ""
+    return next((meaning for pattern, meaning in others if pattern.match(key)), "")

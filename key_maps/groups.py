@@ -41,7 +41,6 @@ def network_alpha(alphas: Mapping[str, str], wrapper: str) -> str | None:
 
 def group_keys(keys: Iterable[str]) -> Groups:
     """Take every key apart and put those of one module together, in the file's order."""
-    keys = keys if isinstance(keys, Mapping) else dict.fromkeys(keys)
     by_name: dict[tuple[str, str], Group] = {}
     notes: dict[str, str] = {}
     repeated: dict[str, str] = {}
@@ -56,7 +55,7 @@ def group_keys(keys: Iterable[str]) -> Groups:
         if found is not None and dot > 0 and spelling[:4] == "lora" and "base_layer" not in key:
             module, adapter, role = key[:dot], "", found[0]
         else:
-            note = bookkeeping(key, keys)
+            note = bookkeeping(key)
             if note:
                 notes[key] = note
                 continue
