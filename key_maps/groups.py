@@ -14,6 +14,11 @@ from .grammar import parse_key, role_spellings
 WHOLE_NETWORKS = frozenset({"", "transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model", "base_model.model"})
 SHARED_ROLES = frozenset({*NUMBERS, *magnitudes()})
 
+# PEFT (0.21.2 tuners_utils.py _get_learnable_bias_state_dict) saves a wrapped layer's bias where it was trained, and nothing else of it.
+WRAPPED = "base_layer"
+TRAINED_BIAS = f"{WRAPPED}.bias"
+SAVED_AGAIN = ".modules_to_save."  # with bias = "all", PEFT saves the bias of a layer in modules_to_save under both names
+
 
 class Group(NamedTuple):
     """The keys of one module and adapter name: role -> key, and how each role is spelled."""
@@ -73,10 +78,24 @@ def group_keys(keys: Iterable[str]) -> Groups:
         else:
             group.keys[role] = key
             group.spellings.append(spelling)
+    _take_copies(by_name, notes, repeated)
     alphas = _take_network_alphas(by_name)
     _give_shared(by_name)
     _give_to_named(by_name, repeated)
     return Groups(tuple(by_name.values()), alphas, notes, tuple(unread), repeated)
+
+
+def _take_copies(by_name: dict[tuple[str, str], Group], notes: dict[str, str], repeated: dict[str, str]) -> None:
+    """Note what PEFT copied: a bias beside other tensors of its wrapped layer is the base model's, not a trained one."""
+    for key in [key for key in repeated if SAVED_AGAIN in key]:
+        notes[key] = f"PEFT's second copy of {repeated.pop(key)}"
+    copied = {key.partition(f".{WRAPPED}.")[0] for key in notes if f".{WRAPPED}." in key}
+    for name, group in list(by_name.items()) if copied else ():
+        if TRAINED_BIAS in group.spellings and group.module in copied:
+            notes[group.keys.pop("bias")] = "a copy of the base model's bias"
+            group.spellings.remove(TRAINED_BIAS)
+            if not group.keys:
+                del by_name[name]
 
 
 def _take_network_alphas(by_name: dict[tuple[str, str], Group]) -> dict[str, str]:

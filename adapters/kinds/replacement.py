@@ -1,10 +1,15 @@
-"""Values in place of the model's own: W + strength * (set_weight - W)."""
+"""Values in place of the model's own: W + strength * (set_weight - W).
+
+Besides ComfyUI's set_weight these are what PEFT saves whole (0.21.2): the biases that it trains with bias = "all" or "lora_only"
+(tuners_utils.py _get_learnable_bias_state_dict) and the layers in modules_to_save (utils/other.py ModulesToSaveWrapper).
+"""
 
 from __future__ import annotations
 
 from ..kind import Kind, Measured, first_dimension
 from ..lazy import helpers
 
+STOCK_BIAS = "Trained biases, saved whole: they take the place of the model's own. Stock ignores them"
 NOTE = "it replaces the model's own values: the change needs the model's weight"
 
 
@@ -18,6 +23,7 @@ class Replacement(Kind):
         self.needs = (frozenset({role}),)
         self.called = {"weight": "set_weight", "bias": "set_weight"}
         self.vector = role if reaches == "bias" else ""
+        self.stock = STOCK_BIAS if reaches == "bias" else ""
 
     def shape(self, shapes):
         return first_dimension(next(role for role in ("set_weight", "weight", "bias") if role in shapes))(shapes)

@@ -138,3 +138,30 @@ def test_other_adapters_as_peft_saves_them(host, patched, both, tmp_path, name, 
     model.save_pretrained(tmp_path)
     report = check(host, patched, both, tmp_path / "adapter_model.safetensors", weights_by_peft(model), tolerance=1e-4).as_dict()
     assert report["keys"]["placed"] == report["keys"]["total"]
+
+
+STRENGTHS_OF_WHOLE = (1.0, 0.5, -0.7, 2.0)
+
+
+def trained_whole():
+    """What PEFT saves whole beside its factors: settings of a LoRA."""
+    return {
+        "biases of its layers": {"bias": "lora_only", "target_modules": EVERYTHING},
+        "all biases": {"bias": "all", "target_modules": ATTENTION},
+        "layers": {"modules_to_save": ["x_embedder", "proj_out"], "target_modules": ATTENTION[:3]},
+        "layers and all biases": {"bias": "all", "modules_to_save": ["norm_out.linear"], "target_modules": ATTENTION},
+    }
+
+
+@pytest.mark.parametrize("settings", trained_whole().values(), ids=trained_whole())
+def test_what_peft_saves_whole_takes_the_place_of_the_models_own(host, patched, both, tmp_path, settings):
+    from peft import LoraConfig
+
+    model = trained_by_peft(both.twin, LoraConfig(r=4, lora_alpha=6, **settings))
+    model.save_pretrained(tmp_path)
+    truth = weights_by_peft(model)
+    for strength in STRENGTHS_OF_WHOLE:
+        path = tmp_path / "adapter_model.safetensors"
+        report = check(host, patched, both, path, truth, strength=strength, but=("bookkeeping",)).as_dict()
+    assert set(report["categories"]) <= {"placed", "bookkeeping"}
+    assert bool([note for note in report["notes"] if "Trained biases" in note]) == ("bias" in settings or "modules_to_save" in settings)

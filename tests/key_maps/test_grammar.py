@@ -29,6 +29,8 @@ SPELLED = {
     "double_blocks.0.processor.qkv_lora1.down.weight": ("double_blocks.0.processor.qkv_lora1", "", "down", "down.weight"),
     "single_blocks.0.processor.qkv_lora.up.weight": ("single_blocks.0.processor.qkv", "", "up", "_lora.up.weight"),
     "blocks.0.mlp.down.lora_A.weight": ("blocks.0.mlp.down", "", "down", "lora_A.weight"),
+    "x.base_layer.bias": ("x", "", "bias", "base_layer.bias"),
+    "x.modules_to_save.default.weight": ("x", "default", "weight", "modules_to_save.<adapter>.weight"),
     "x.lokr_w1": ("x", "", "lokr_w1", "lokr_w1"),
     "x.lokr_w1_a.default": ("x", "default", "lokr_w1_a", "lokr_w1_a.<adapter>"),
     "x.oft_R.weight": ("x", "", "oft_R", "oft_R.weight"),

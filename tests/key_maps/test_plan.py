@@ -147,6 +147,22 @@ def test_role_twice_in_one_module_is_a_duplicate(site):
     assert outcomes["img_in.lora_down.weight"].category == plans.DUPLICATE_TARGET
 
 
+def test_a_bias_that_peft_trained_is_told_from_a_copy_of_the_base(site):
+    bias = {"transformer.x_embedder.base_layer.bias": (H,)}
+    keys = lora("transformer.x_embedder", H, 16) | bias
+    assert [adapter.kind for adapter in make_plan(keys, {}, site).adapters] == ["lora", "bias_set"]
+    dumped = make_plan(keys | {"transformer.x_embedder.base_layer.weight": (H, 16)}, {}, site)
+    assert [adapter.kind for adapter in dumped.adapters] == ["lora"]
+    assert {dumped.outcomes[key].category for key in bias} == {plans.BOOKKEEPING}
+
+
+def test_a_layer_that_peft_saved_under_two_names_is_placed_once(site):
+    keys = {f"x_embedder.{name}": (H,) for name in ("bias", "modules_to_save.bias", "original_module.bias")}
+    plan = make_plan(keys, {}, site)
+    assert [adapter.roles for adapter in plan.adapters] == [{"bias": "x_embedder.bias"}]
+    assert {plan.outcomes[f"x_embedder.{name}.bias"].category for name in ("modules_to_save", "original_module")} == {plans.BOOKKEEPING}
+
+
 def test_two_adapters_on_one_weight_are_both_placed(site):
     keys = lora("img_in", H, 16) | {"img_in.diff": (H, 16)} | lora("transformer.x_embedder", H, 16)
     plan = make_plan(keys, {}, site)
