@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..adapters.kind import Kind
+from ..adapters.kind import SCALE, Kind
 from ..adapters.registry import decomposition_of, named
 from ..adapters.tensors import Tensors
 from ..key_maps.peft_config import Trained, adapter_config, header_settings
@@ -342,6 +342,9 @@ class _Planner:
             if first is None:
                 raise Refused((f"its strength stands outside of its tensors, where a {source.kind.name} cannot keep it",))
             made[first] = _times(made[first], factor)
+        if self.writing.alpha == "tensor" and "alpha" not in made and source.kind.scaled and source.kind.alpha_is == SCALE:
+            # alpha = rank leaves the tensors as they are; without an alpha some readers raise, LyCORIS' own among them.
+            made["alpha"] = torch.tensor(float(source.adapter.rank or 1))
         return made | self._magnitude(tensors, self.unit.shape[0], len(self.unit.shape))
 
     # Rows of one adapter that is no plain LoRA
