@@ -557,6 +557,8 @@ MODELS: dict[str, Model] = {
     "qwen_image_layered": Model(
         "qwen_image", "QwenImage", {"image_model": "qwen_image", "in_channels": 64, "num_layers": 60, "use_additional_t_cond": True}
     ),
+    "qwen_image_21": Model("qwen_image_21", "QwenImage21", {"image_model": "qwen_image21"}),
+    "qwen_image_21_apart": Model("qwen_image_21", "QwenImage21", {"image_model": "qwen_image21", "fused_mlp": False}, published=False),
     "z_image": Model("z_image", "ZImage", Z_IMAGE),
     "z_image_omni": Model("z_image", "ZImage", {**Z_IMAGE, "siglip_feat_dim": 1152}),
     "z_image_pixel": Model("z_image", "ZImagePixelSpace", {**Z_IMAGE, **PIXEL_DECODER}),
