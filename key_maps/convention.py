@@ -207,11 +207,13 @@ OWN_MARKS = frozenset({"locksmith.converter", "locksmith.merge", "locksmith.resi
 
 
 class Conventions:
-    """The conventions that the metadata of one file, and the settings that hold for some of its adapters, leave possible."""
+    """The conventions that the metadata of one file, its model, and the settings that hold for some of its adapters, leave possible."""
 
-    def __init__(self, metadata: Mapping[str, str], settings: Mapping[str, Any], known: Sequence[Convention] | None = None):
+    def __init__(
+        self, metadata: Mapping[str, str], settings: Mapping[str, Any], known: Sequence[Convention] | None = None, family: str = ""
+    ):
         self.metadata, self.settings = metadata, settings
-        file = Evidence("", "", {}, None, metadata, settings, _no_number)
+        file = Evidence("", "", {}, None, metadata, settings, _no_number, family=family)
         known = conventions() if known is None else known
         # What this pack has written means what is usual, whatever the metadata it kept say of the file it was made from.
         ours = not OWN_MARKS.isdisjoint(metadata)

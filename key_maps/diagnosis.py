@@ -30,8 +30,12 @@ def model_title(site: Site) -> str:
     if site.family is None:
         return ""
     component = site.components[DENOISER]
-    samples = [Sample((flatten(module),), component.weights[weight], (module,)) for module, weight in component.modules.items()]
-    return variant_title(site.family, samples[:: max(1, len(samples) // 60)], site)
+    alike: dict[tuple, Sample] = {}
+    for module, weight in component.modules.items():
+        flat, shape = flatten(module), component.weights[weight]
+        if not weight.endswith(".bias"):
+            alike.setdefault((generalise(flat)[0], shape), Sample((flat,), shape, (module,)))
+    return variant_title(site.family, tuple(alike.values()), site)
 
 
 class Writer(NamedTuple):

@@ -14,7 +14,7 @@ MISSING = object()
 TOLERANCE = 0.01  # an alpha cast to bf16 or fp8 keeps two to three digits; a wrong rule is off by a factor of 1.4 at least
 LONGEST_TEXT = 100_000  # characters of a metadata value that is read as JSON
 ROOMS = ("metadata.", "setting.", "role.")
-PLAIN = frozenset({"name", "kind", "layer"})
+PLAIN = frozenset({"name", "kind", "layer", "adapter", "family"})
 
 
 class Evidence(NamedTuple):
@@ -33,9 +33,11 @@ class Evidence(NamedTuple):
     settings: Mapping[str, Any]
     number: Callable[[str], float | None]
     layer: Sequence[int] = ()
+    adapter: str = ""
+    family: str = ""
 
     def find(self, path: str) -> Any:
-        """The value of metadata.KEY, metadata.KEY>FIELD (of the JSON there), setting.NAME, role.NAME (a shape), name, kind or layer."""
+        """The value of metadata.KEY, metadata.KEY>FIELD (of the JSON there), setting.NAME, role.NAME (a shape), or one of PLAIN."""
         room, _, rest = path.partition(".")
         if room == "metadata":
             return _inside(self.metadata, rest)
@@ -43,7 +45,7 @@ class Evidence(NamedTuple):
             return self.settings.get(rest, MISSING)
         if room == "role":
             return self.shapes.get(rest, MISSING)
-        return {"name": self.name, "kind": self.kind, "layer": len(self.layer) or MISSING}[path]
+        return len(self.layer) or MISSING if path == "layer" else getattr(self, path)
 
     def numbers(self, lets: Sequence[tuple[str, str | Expression]]) -> dict[str, float]:
         """The numbers expressions may name: rank, alpha, and what the `let` lines say; those without a value are left out."""
@@ -106,10 +108,10 @@ class Condition(NamedTuple):
     right: Expression | None = None
 
     def of_file(self, names: Set[str]) -> bool:
-        """Whether metadata and settings alone answer it; `names` are the numbers that they give."""
+        """Whether metadata, settings and the model alone answer it; `names` are the numbers that they give."""
         if self.left is not None and self.right is not None:
             return self.left.names | self.right.names <= names and not self.left.on_shapes and not self.right.on_shapes
-        return self.subject.startswith(("metadata.", "setting."))
+        return self.subject.startswith(("metadata.", "setting.")) or self.subject == "family"
 
     @property
     def of_role(self) -> bool:

@@ -115,8 +115,8 @@ def _closest(scores, best: int, samples: Sequence[Sample], told: Sequence[Mappin
     closest = _lowest(first, lambda family: _rank(family, depths, by_family[family.name], sized[family.name]))
     if len(closest) > 1:
         # Numbers may mean blocks of another kind, as in a UNet.
-        members = [name for sample in samples for name in member_names(sample, MOST_MEMBERS)]
-        closest = _lowest(closest, lambda family: sum(not _has(site, family, name) for name in members))
+        members = [names for sample in samples for names in _all_names(sample)]
+        closest = _lowest(closest, lambda family: sum(not any(_has(site, family, name) for name in names) for names in members))
     return sorted(closest, key=lambda family: not family.common)
 
 
@@ -131,9 +131,14 @@ def _lowest(known: Sequence[Family], rank: Callable[[Family], Any]) -> list[Fami
     return [family for family, own in zip(known, ranks, strict=True) if own == min(ranks)]
 
 
-def member_names(sample: Sample, most: int | None = None) -> list[str]:
-    """The peeled, flattened names of a sample's modules, or of about `most` of them spread over all."""
-    whole, name = flatten(sample.members[0]).strip("_"), sample.names[-1]
+def _all_names(sample: Sample) -> Iterable[tuple[str, ...]]:
+    """What each of a few of a sample's modules is called after each possible peel."""
+    return zip(*(member_names(sample, MOST_MEMBERS, name) for name in sample.names), strict=False)
+
+
+def member_names(sample: Sample, most: int | None = None, peeled: str = "") -> list[str]:
+    """The flattened names of a sample's modules, or of about `most` of them spread over all; peeled down to `peeled`, else all the way."""
+    whole, name = flatten(sample.members[0]).strip("_"), peeled or sample.names[-1]
     if not whole.endswith(name):
         return [name]
     cut, last = len(whole) - len(name), len(sample.members) - 1
@@ -193,13 +198,18 @@ def _runners_up(scores, known, winners, best, total) -> tuple[tuple[str, float],
 def _rank(family: Family, depths: Mapping[str, Blocks], meanings: Sequence[Meaning], shaped: Sequence[Meaning]) -> tuple:
     """How much speaks against a family; the lower the better: names read otherwise, then the variant with the fewest faults."""
     read = sum(meaning.fits and not meaning.plain for meaning in meanings)
-    return read, min(_faults(family, variant, depths, shaped) for variant in {**family.sizes, **family.blocks} or ("",))
+    return read, min(_faults(family, variant, depths, shaped) for variant in _variants(family))
 
 
 def _faults(family: Family, variant: str, depths: Mapping[str, Blocks], meanings: Sequence[Meaning]) -> tuple[bool, int, bool]:
     """What speaks against one variant: too few blocks, samples of other sizes, another number of blocks."""
-    blocks = blocks_of(family, variant)
-    return too_few(blocks, depths), _contradicted(family.sizes.get(variant, {}), meanings), not same_blocks(blocks, depths)
+    blocks, sizes = blocks_of(family, variant), family.sizes.get(variant, family.sizes.get("", {}))
+    return too_few(blocks, depths), _contradicted(sizes, meanings), not same_blocks(blocks, depths)
+
+
+def _variants(family: Family) -> tuple[str, ...]:
+    """The published variants. Numbers of blocks that are stated without a variant hold for all; they are none themselves."""
+    return tuple(dict.fromkeys((*family.sizes, *filter(None, family.blocks)))) or ("",)
 
 
 def blocks_of(family: Family, variant: str) -> Mapping[str, int]:
@@ -264,10 +274,12 @@ def _meaning_of(family: Family, names: Iterable[str], shape: Shape | None) -> Me
 
 
 def variant_title(family: Family, samples: Sequence[Sample], site: Site) -> str:
-    """The family's title, with the one published variant whose sizes contradict nothing."""
+    """The family's title with the one published variant whose sizes contradict nothing; one that begins with the title is all of it."""
     faults = contradictions(family, samples, site)
     fitting = [variant for variant, count in faults.items() if not count]
-    return f"{family.title} {fitting[0]}" if len(fitting) == 1 and fitting[0] else family.title
+    if len(fitting) != 1 or not fitting[0]:
+        return family.title
+    return fitting[0] if fitting[0].startswith(family.title) else f"{family.title} {fitting[0]}"
 
 
 def denoiser_samples(groups: Iterable[Group], shapes: Shapes, site: Site) -> tuple[tuple[Sample, ...], tuple[str, ...]]:

@@ -282,7 +282,7 @@ class _Planner:
         if fault:
             return self._set([key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault)
         settings = self._settings(location.wrapper) if self.settings else None
-        meaning = self._meaning(group.module, found, roles, target, settings)
+        meaning = self._meaning(group, found, roles, target, settings)
         if meaning.kind:
             kind = named(meaning.kind)
         obstacle = meaning.refusal or ("" if whole else _obstacle(kind, found.shapes, target))
@@ -324,18 +324,19 @@ class _Planner:
             self.settings_of[wrapper] = settings_for(self.settings, wrapper)
         return self.settings_of[wrapper]
 
-    def _meaning(self, module: str, found: _Found, roles: Mapping[str, str], target: Candidate, settings: Settings | None) -> Meaning:
+    def _meaning(self, group: Group, found: _Found, roles: Mapping[str, str], target: Candidate, settings: Settings | None) -> Meaning:
         """What the file's writer means by the adapter where that is not what is usual; its doubts are counted."""
         config = settings.config if settings else {}
+        family = self.site.family.name if self.site.family else ""
         known = self.conventions.get(id(settings))
         if known is None:
-            known = self.conventions[id(settings)] = Conventions(self.metadata, config)
+            known = self.conventions[id(settings)] = Conventions(self.metadata, config, family=family)
         if not known.of(found.kind.name, tuple(roles)):
             return USUAL
         shapes = {role: self.shapes[key] for role, key in roles.items()}
         evidence = Evidence(
-            found.kind.name, module, shapes, found.rank, self.metadata, config, lambda role: self._value(roles[role]),
-            (target.out, *target.inner),
+            found.kind.name, group.module, shapes, found.rank, self.metadata, config, lambda role: self._value(roles[role]),
+            (target.out, *target.inner), group.adapter_name, family,
         )  # fmt: skip
         meaning = known.meaning(evidence)
         self.doubts.update(meaning.cautions)

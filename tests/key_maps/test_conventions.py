@@ -7,6 +7,7 @@ import json
 import pytest
 from lora_locksmith.key_maps.convention import USUAL, ConventionError, Conventions, conventions, read_convention
 from lora_locksmith.key_maps.evidence import Evidence
+from lora_locksmith.key_maps.plan import PLACED, UNSUPPORTED, make_plan
 
 PAIR = {"down": (4, 8), "up": (8, 4)}
 WITH_ALPHA = {**PAIR, "alpha": ()}
@@ -190,3 +191,32 @@ def test_a_lokr_of_bypass_mode_is_told_with_both_strengths(metadata, alpha, doub
     told = meaning(SPLIT_LOKR, "lokr", 4, metadata, alpha=alpha)
     assert told.scale is None and bool(told.cautions) == doubtful
     assert not doubtful or ("0.5 (alpha / rank)" in told.cautions[0] and "at 1" in told.cautions[0])
+
+
+@pytest.mark.parametrize(
+    ("module", "adapter", "placed"),
+    [
+        ("blocks.0.attn.qkv_proj", ".default", False),
+        ("pipe.dit.blocks.0.attn.qkv_proj", ".default", False),
+        ("token_refiner.blocks.0.attn.qkv_proj", ".default", False),
+        ("blocks.0.attn.out_proj", ".default", True),
+        ("blocks.0.attn.qkv_proj", "", True),
+        ("diffusion_model.blocks.0.attn.qkv_proj", ".default", True),
+        ("transformer_blocks.0.attn.to_qkv", ".default", True),
+    ],
+)
+def test_rows_of_minimax_h3_that_may_lie_head_by_head_are_not_guessed(site_of, module, adapter, placed):
+    out, inner = (5376, 7168) if "out_proj" in module else (3 * 7168, 5376)
+    keys = {f"{module}.lora_A{adapter}.weight": (2, inner), f"{module}.lora_B{adapter}.weight": (out, 2)}
+    plan = make_plan(keys, {}, site_of("minimax_h3"))
+    assert {outcome.category for outcome in plan.outcomes.values()} == {PLACED if placed else UNSUPPORTED}, plan.outcomes
+    assert placed or all("head by head" in outcome.reason for outcome in plan.outcomes.values())
+
+
+def test_a_record_may_be_about_one_model(tmp_path):
+    known = [record(tmp_path, "title x\nsource y\nif family is minimax_h3\nscale 2\n")]
+    scales = [
+        Conventions({}, {}, known, family).meaning(Evidence("lora", "x", PAIR, 4, {}, {}, {}.get, family=family)).scale
+        for family in ("minimax_h3", "wan", "")
+    ]
+    assert scales == [2, None, None]

@@ -28,8 +28,12 @@ DENOISERS = sorted(name for name, family in families().items() if family.kind ==
 PUBLISHED = [name for name, model in comfy_models.MODELS.items() if model.published and model.family in families()]
 NUMBERED_IN_A_ROW = ("sd15", "sd21", "sdxl", "sdxl_refiner", "koala", "stable_cascade")  # each number is a block of another kind
 RANK = 4
-# What stock itself gets wrong: FLUX.1's proj_mlp on FLUX.2's wider weight; equal thirds where Lumina has fewer heads for keys and values.
-STOCK_MISTAKES = {"flux2": re.compile(r"[._]proj_mlp$"), "lumina2": re.compile(r"[._]attention[._]to_[qkv]$")}
+# What stock itself gets wrong: FLUX.1's proj_mlp on wider weights (FLUX.2, Ovis); equal thirds where Lumina has fewer heads for k and v.
+STOCK_MISTAKES = {
+    "flux2": re.compile(r"[._]proj_mlp$"),
+    "ovis_image": re.compile(r"[._]proj_mlp$"),
+    "lumina2": re.compile(r"[._]attention[._]to_[qkv]$"),
+}
 
 pytestmark = pytest.mark.usefixtures("comfy")
 every_model = pytest.mark.parametrize("name", comfy_models.MODELS)
@@ -134,9 +138,14 @@ def test_every_weight_of_a_text_encoder_has_a_row(name):
 @pytest.mark.parametrize("family", DENOISERS)
 def test_every_row_is_in_a_model(family):
     rows = {(row.native, row.shape): row for row in families()[family].rows}
+    missing = []
     for name, model in comfy_models.MODELS.items():
         if model.family == family:
-            component = component_of(name)
+            try:
+                component = denoiser_component(comfy_models.shapes(name))
+            except comfy_models.NotInThisComfyUI as fault:
+                missing.append(str(fault))
+                continue
             for module, weight in component.modules.items():
                 for match in component.family.find(flatten(module)):
                     fits = slices(match.row, -1, 0, (component.weights[weight],)) is not None
@@ -144,6 +153,8 @@ def test_every_row_is_in_a_model(family):
                         rows.pop((match.row.native, match.row.shape), None)
     # A UNet's resnets share their rows; only those that change the width have a skip_connection.
     left = sorted(native[0] for native, _ in rows if len(native) == 1 and not native[0].endswith(".skip_connection"))
+    if left and missing:
+        pytest.skip("; ".join(missing))
     assert not left, f"{family}.table names what no model of tests/support/comfy_models.py has"
 
 

@@ -21,6 +21,8 @@ class Model(NamedTuple):
     kind: str
     config: dict[str, Any]
     published: bool = True  # False: a stage or size the table states no @sizes for
+    beside: Mapping[str, tuple[int, ...]] = {}  # weights of its file that ComfyUI needs to build it, though they are no part of the network
+    shows: str = ""  # a weight by which a ComfyUI tells that it knows this version of the model
 
 
 class NotInThisComfyUI(LookupError):
@@ -396,6 +398,10 @@ LTX23 = {
     "connector_apply_gated_attention": True,
     "cross_attention_adaln": True,
     "caption_proj_before_connector": True,
+    "caption_projection_first_linear": False,
+    "connector_num_attention_heads": 32,
+    "audio_connector_attention_head_dim": 64,
+    "connector_num_layers": 8,
 }
 COGVIDEOX = {
     "image_model": "cogvideox",
@@ -408,6 +414,47 @@ COGVIDEOX = {
     "text_embed_dim": 4096,
     "use_learned_positional_embeddings": False,
     "use_rotary_positional_embeddings": True,
+}
+HUNYUAN_3D = {
+    "image_model": "hunyuan3d2",
+    "in_channels": 64,
+    "context_in_dim": 1536,
+    "hidden_size": 1024,
+    "mlp_ratio": 4.0,
+    "num_heads": 16,
+    "depth": 16,
+    "depth_single_blocks": 32,
+    "qkv_bias": True,
+    "guidance_embed": False,
+}
+SEEDVR2 = {"image_model": "seedvr2", "norm_eps": 1e-5}
+SEEDVR2_7B = {**SEEDVR2, "vid_dim": 3072, "heads": 24, "num_layers": 36, "rope_type": "rope3d", "rope_dim": 64}
+STABLE_AUDIO = {
+    "audio_model": "dit1.0",
+    "global_cond_dim": 1536,
+    "project_cond_tokens": False,
+    "embed_dim": 1536,
+    "timestep_features_type": "learned",
+    "io_channels": 64,
+    "input_concat_dim": 0,
+    "depth": 24,
+}
+STABLE_AUDIO_3 = {
+    "audio_model": "dit1.0",
+    "global_cond_dim": 768,
+    "project_cond_tokens": True,
+    "embed_dim": 1536,
+    "num_memory_tokens": 64,
+    "attn_kwargs": {"qk_norm": "rms", "differential": True},
+    "norm_type": "rms_norm",
+    "num_heads": 24,
+    "timestep_features_type": "expo",
+    "io_channels": 256,
+    "input_concat_dim": 0,
+    "local_add_cond_dim": 257,
+    "global_cond_shared_embed": True,
+    "global_cond_type": "adaLN",
+    "depth": 24,
 }
 CASCADE_B = {
     "stable_cascade_stage": "b",
@@ -535,6 +582,21 @@ MODELS: dict[str, Model] = {
             "txt_ids_dims": [1, 2],
         },
     ),
+    "ovis_image": Model(
+        "ovis_image",
+        "Flux",
+        {
+            **FLUX,
+            "depth": 6,
+            "depth_single_blocks": 27,
+            "context_in_dim": 2048,
+            "vec_in_dim": None,
+            "guidance_embed": False,
+            "yak_mlp": True,
+            "txt_norm": True,
+            "txt_ids_dims": [1, 2],
+        },
+    ),
     "flux2_dev": Model("flux2", "Flux2", flux2(6144, 8, 48, 15360, True)),
     "flux2_klein_4b": Model("flux2", "Flux2", flux2(3072, 5, 20, 7680, False)),
     "flux2_klein_9b": Model("flux2", "Flux2", flux2(4096, 8, 24, 12288, False)),
@@ -557,6 +619,8 @@ MODELS: dict[str, Model] = {
     "qwen_image_layered": Model(
         "qwen_image", "QwenImage", {"image_model": "qwen_image", "in_channels": 64, "num_layers": 60, "use_additional_t_cond": True}
     ),
+    "qwen_image_21": Model("qwen_image_21", "QwenImage21", {"image_model": "qwen_image21"}),
+    "qwen_image_21_apart": Model("qwen_image_21", "QwenImage21", {"image_model": "qwen_image21", "fused_mlp": False}, published=False),
     "z_image": Model("z_image", "ZImage", Z_IMAGE),
     "z_image_omni": Model("z_image", "ZImage", {**Z_IMAGE, "siglip_feat_dim": 1152}),
     "z_image_pixel": Model("z_image", "ZImagePixelSpace", {**Z_IMAGE, **PIXEL_DECODER}),
@@ -576,11 +640,15 @@ MODELS: dict[str, Model] = {
     "wan21_scail2": Model("wan", "WAN21_SCAIL2", wan("scail2", channels=20), published=False),
     "wan22_s2v": Model("wan", "WAN22_S2V", wan("s2v"), published=False),
     "wan22_animate": Model("wan", "WAN22_Animate", wan("animate", channels=36), published=False),
+    "wan_animate2": Model("wan", "WAN_Animate2", wan("animate2", channels=36)),
     "wan22_dancer": Model("wan", "WAN22_WanDancer", wan("wandancer", channels=36), published=False),
     "ltxv_2b": Model("ltxv", "LTXV", {"image_model": "ltxv", "num_layers": 28, "attention_head_dim": 64, "cross_attention_dim": 2048}),
     "ltxv_13b": Model("ltxv", "LTXV", {"image_model": "ltxv", "num_layers": 48, "attention_head_dim": 128, "cross_attention_dim": 4096}),
     "ltx2": Model("ltx2", "LTXAV", LTX2),
     "ltx23": Model("ltx2", "LTXAV", {**LTX2, **LTX23}),
+    "ltx25": Model(
+        "ltx2", "LTXAV", {**LTX2, **LTX23, "ff_bias": False, "use_keyframes_abs_pos_embedding": True}, shows="keyframes_abs_pos_embedding"
+    ),
     "cosmos_predict2_2b": Model("cosmos_predict2", "CosmosT2IPredict2", COSMOS),
     "anima": Model("anima", "Anima", {**COSMOS, "image_model": "anima"}),
     "krea2": Model("krea2", "Krea2", KREA2),
@@ -598,6 +666,93 @@ MODELS: dict[str, Model] = {
         {**COGVIDEOX, "num_attention_heads": 48, "num_layers": 42, "in_channels": 32, "patch_size_t": 2, "ofs_embed_dim": 512},
     ),
     "minimax_h3": Model("minimax_h3", "MiniMaxH3", {"image_model": "minimax_h3"}),
+    "minimax_h3_curve": Model(
+        "minimax_h3",
+        "MiniMaxH3",
+        {"image_model": "minimax_h3", "adaln_curve_grid": 1024, "time_embed_dim": 8},
+        published=False,
+        shows="adaln_t_table",
+    ),
+    "minimax_h3_vsa": Model(
+        "minimax_h3",
+        "MiniMaxH3",
+        {"image_model": "minimax_h3", "gate_compress": True},
+        published=False,
+        shows="blocks.0.attn.to_gate_compress.weight",
+    ),
+    "minimax_music3": Model("minimax_music3", "MiniMaxMusic3", {"audio_model": "minimax_music3"}),
+    "mage_flow": Model("mage_flow", "MageFlow", {"image_model": "mage_flow"}),
+    "joyimage": Model("joyimage", "JoyImage", {"image_model": "joyimage"}),
+    "boogu": Model("boogu", "Boogu", {"image_model": "boogu"}),
+    "lens": Model("lens", "Lens", {"image_model": "lens"}),
+    "lens_single": Model(
+        "lens", "Lens", {"image_model": "lens", "multi_layer_encoder_feature": False, "selected_layer_index": (0,)}, published=False
+    ),
+    "stable_audio": Model(
+        "stable_audio",
+        "StableAudio",
+        STABLE_AUDIO,
+        beside={
+            f"conditioner.conditioners.{number}.embedder.embedding.{name}": shape
+            for number in ("seconds_start", "seconds_total")
+            for name, shape in {"0.weights": (128,), "1.weight": (768, 257), "1.bias": (768,)}.items()
+        },
+    ),
+    "stable_audio_3": Model(
+        "stable_audio_3",
+        "StableAudio3",
+        STABLE_AUDIO_3,
+        beside={
+            "conditioner.conditioners.seconds_total.embedder.embedding.1.weight": (768, 256),
+            "conditioner.conditioners.seconds_total.embedder.embedding.1.bias": (768,),
+        },
+    ),
+    "hunyuan3d_2": Model("hunyuan3d_2", "Hunyuan3Dv2", HUNYUAN_3D),
+    "hunyuan3d_2_mini": Model("hunyuan3d_2", "Hunyuan3Dv2mini", {**HUNYUAN_3D, "depth": 8, "depth_single_blocks": 16}),
+    "hunyuan3d_2_guided": Model("hunyuan3d_2", "Hunyuan3Dv2", {**HUNYUAN_3D, "guidance_embed": True}),
+    "hunyuan3d_21": Model(
+        "hunyuan3d_21",
+        "Hunyuan3Dv2_1",
+        {
+            "image_model": "hunyuan3d2_1",
+            "in_channels": 64,
+            "context_dim": 1024,
+            "hidden_size": 2048,
+            "mlp_ratio": 4.0,
+            "num_heads": 16,
+            "depth": 21,
+            "qkv_bias": False,
+            "guidance_cond_proj_dim": None,
+        },
+    ),
+    "seedvr2_3b": Model(
+        "seedvr2",
+        "SeedVR2",
+        {**SEEDVR2, "vid_dim": 2560, "heads": 20, "num_layers": 32, "mlp_type": "swiglu", "vid_out_norm": True},
+    ),
+    "seedvr2_7b": Model("seedvr2", "SeedVR2", {**SEEDVR2_7B, "mm_layers": 36, "mlp_type": "normal"}),
+    "seedvr2_7b_shared": Model("seedvr2", "SeedVR2", {**SEEDVR2_7B, "mm_layers": 10, "mlp_type": "swiglu"}),
+    "trellis2": Model("trellis2", "Trellis2", {"image_model": "trellis2", "resolution": 64, "init_txt_model": True, "txt_only": False}),
+    "pixal3d": Model(
+        "trellis2",
+        "Trellis2",
+        {
+            "image_model": "trellis2",
+            "resolution": 64,
+            "init_txt_model": True,
+            "txt_only": False,
+            **{f"image_attn_mode_{part}": "proj" for part in ("shape", "texture", "structure")},
+            **{f"proj_in_channels_{part}": size for part, size in (("shape", 2048), ("texture", 2048), ("structure", 1024))},
+        },
+        published=False,
+    ),
+    "kandinsky5_image": Model(
+        "kandinsky5",
+        "Kandinsky5Image",
+        {**KANDINSKY, "model_dim": 2560, "axes_dims": (16, 24, 24), "ff_dim": 10240, "visual_embed_dim": 64, "num_visual_blocks": 50},
+        published=False,
+    ),
+    "yue2": Model("yue2", "YuE2", {"audio_model": "yue2"}),
 }
 
 
@@ -613,7 +768,11 @@ def network(name: str):
     config = kind(dict(MODELS[name].config))
     config.set_inference_dtype(torch.bfloat16, None)
     with _numbers_on_meta():
-        return config.get_model({}, device=torch.device("meta"))
+        beside = {name: torch.zeros(shape) for name, shape in MODELS[name].beside.items()}
+        model = config.get_model(beside, device=torch.device("meta"))
+    if f"diffusion_model.{MODELS[name].shows}" not in model.state_dict() and MODELS[name].shows:
+        raise NotInThisComfyUI(f"this ComfyUI has a {MODELS[name].kind}, but no {MODELS[name].shows}")
+    return model
 
 
 def shapes(name: str) -> Shapes:
@@ -670,6 +829,16 @@ ENCODERS: dict[str, Encoder] = {
     "z_image": Encoder("comfy.text_encoders.z_image", lambda module, options: module.te()(**options), {"qwen3_4b": "llm"}),
     "lumina2": Encoder("comfy.text_encoders.lumina2", lambda module, options: module.te()(**options), {"gemma2_2b": "llm"}),
     "wan": Encoder("comfy.text_encoders.wan", lambda module, options: module.te()(**options), {"umt5xxl": "t5"}),
+    "ltx2": Encoder(
+        "comfy.text_encoders.lt",
+        lambda module, options: module.LTXAVTEModel(dtype_llama=options["dtype"], **options),
+        {"gemma3_12b": "llm", "text_embedding_projection": "ltx2_text_projection"},
+    ),
+    "ltx23": Encoder(
+        "comfy.text_encoders.lt",
+        lambda module, options: module.LTXAVTEModel(dtype_llama=options["dtype"], text_projection_type="dual_linear", **options),
+        {"gemma3_12b": "llm", "text_embedding_projection": "ltx2_text_projection"},
+    ),
     "anima": Encoder("comfy.text_encoders.anima", lambda module, options: module.te()(**options), {"qwen3_06b": "llm"}),
 }
 
