@@ -102,6 +102,7 @@ class Kind:
     shared: frozenset[str] = frozenset()  # roles that stand once in the file, for all its adapters of this kind
     switches: tuple[str, ...] = ()  # roles that are one truth value each, for the options of the spec
     precedence = 100  # kinds with a smaller number take their tensors first
+    never_beside: frozenset[str] = frozenset()  # roles: where one is in the file, lone tensors of this kind are halves of another
     variant_of = ""  # the kind with the same tensors, which this is instead where it `claims` them
 
     # What the plan asks

@@ -153,11 +153,12 @@ class _Planner:
         self.network_alphas: dict[str, str] = {}
         self.conventions: dict[int, Conventions] = {}
         self.doubts: Counter[str] = Counter()
-        self.by_values = False
+        self.by_values = self.halves = False
 
     def run(self, groups: Groups) -> None:
         unmatched = []
         self.siblings = self._siblings(groups)
+        self.roles = frozenset().union(*(group.keys for group in groups.groups))
         for group in self._take(groups):
             location = locate(self.site, group.module, self.recent)
             if location.candidates:
@@ -171,7 +172,8 @@ class _Planner:
                 self._unmatched(group, location)
         for network, key in self.network_alphas.items():
             self.outcomes.setdefault(key, Outcome(BOOKKEEPING, f"an alpha for all of {network or 'the file'}, which no adapter here needs"))
-        self._drop(fused_copies(self.adapters))
+        self._drop({index: _copy(self.adapters[index]) for index in fused_copies(self.adapters)})
+        self._refuse_halves()
         self._refuse_model()
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
 
@@ -184,14 +186,13 @@ class _Planner:
         self.network_alphas = found.network_alphas
         return found.groups
 
-    def _drop(self, copies: set[int]) -> None:
-        if not copies:
+    def _drop(self, dropped: Mapping[int, Outcome]) -> None:
+        """Leave out the adapters at these places; what becomes of their keys."""
+        if not dropped:
             return
-        for index in copies:
-            adapter = self.adapters[index]
-            reason = f"the file holds {adapter.target.module} a second time under other names, split where it is fused"
-            self._set(adapter.roles.values(), DUPLICATE_TARGET, reason)
-        places = {old: new for new, old in enumerate(index for index in range(len(self.adapters)) if index not in copies)}
+        for index, outcome in dropped.items():
+            self.outcomes |= dict.fromkeys(self.adapters[index].roles.values(), outcome)
+        places = {old: new for new, old in enumerate(index for index in range(len(self.adapters)) if index not in dropped)}
         self.adapters = [self.adapters[old] for old in places]
         for key, outcome in self.outcomes.items():
             if outcome.adapter is not None:
@@ -206,6 +207,13 @@ class _Planner:
             for adapter in self.adapters:
                 self._set(adapter.roles.values(), UNSUPPORTED, "the file holds the whole weights of a model, not a LoRA")
             self.adapters = []
+
+    def _refuse_halves(self) -> None:
+        """What may be a whole adapter or half of one is whole only where all of its kind in the file are."""
+        if not self.halves:
+            return
+        halves = {index: named(adapter.kind) for index, adapter in enumerate(self.adapters) if named(adapter.kind).never_beside}
+        self._drop({index: Outcome(INCOMPLETE, _half_of(kind)) for index, kind in halves.items()})
 
     def _siblings(self, groups: Groups) -> dict[str, str]:
         """Module -> a tensor beside its adapter that no known adapter has there. Law 3: half an adapter is never applied."""
@@ -261,6 +269,8 @@ class _Planner:
         kind, keys = found.kind, [group.keys[role] for role in found.roles]
         if kind.refusal:
             return self._set(keys, UNSUPPORTED, kind.refusal)
+        if self._is_half(kind, found, location):
+            return self._set(keys, INCOMPLETE, _half_of(kind))
         if found.fault:
             return self._set(keys, SHAPE_CONFLICT, found.fault)
         target = self._choose(location.candidates, kind.reaches, found.module)
@@ -297,6 +307,14 @@ class _Planner:
         )  # fmt: skip
         for key in keys:
             self.outcomes[key] = outcome
+
+    def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
+        if not kind.never_beside:
+            return False
+        if kind.never_beside.isdisjoint(self.roles) and self._choose(location.candidates, kind.reaches, found.module) is not None:
+            return False
+        self.halves = True
+        return True
 
     def cautions(self) -> tuple[str, ...]:
         """What the file's settings say that was not used."""
@@ -477,6 +495,14 @@ def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candid
         if shapes.get(role) is not None and not decomposition.per_output(role, shapes[role]):
             return f"its {decomposition.title} magnitudes are per input of the fused module, which this model has split"
     return ""
+
+
+def _copy(adapter: Adapter) -> Outcome:
+    return Outcome(DUPLICATE_TARGET, f"the file holds {adapter.target.module} a second time under other names, split where it is fused")
+
+
+def _half_of(kind: Kind) -> str:
+    return f"its module has no {', '.join(sorted(kind.never_beside))} to go with it"
 
 
 def _options(kind: Kind, settings: Settings) -> tuple[tuple[str, object], ...]:

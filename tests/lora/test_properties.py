@@ -53,6 +53,7 @@ CASES = {
     ),
     "lokr_dora": (AdapterSpec("lokr", 1.0), {**LOKR, "dora_scale": random(32, 1).abs()}, (32, 24)),
     "diff": (AdapterSpec("diff"), {"diff": random(32, 24)}, (32, 24)),
+    "fullrank": (AdapterSpec("fullrank", scale=0.5), {"diff": random(32, 24)}, (32, 24)),
     "bias_diff": (AdapterSpec("bias_diff"), {"diff_b": random(32)}, (32,)),
     "norm": (AdapterSpec("norm"), {"w_norm": random(32)}, (32,)),
     "bias_norm": (AdapterSpec("bias_norm"), {"b_norm": random(32)}, (32,)),
@@ -109,7 +110,7 @@ PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs(
 BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32}
 BLOCKS |= dict.fromkeys(("shira", "road", "delora_old"), 33)
 LINEAR = {
-    *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
+    *("lora", "loha", "lokr", "diff", "fullrank", "norm", "bias_diff", "bias_norm", "bias_lora"),
     *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft"),
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
