@@ -72,7 +72,13 @@ class Adapter(NamedTuple):
     rank: int | None
     reaches: str
     options: tuple[tuple[str, object], ...] = ()
-    grown_to: tuple[int, ...] | None = None
+    grown_to: tuple[int, ...] | None = None  # what the weight grows to under it
+    columns: int | None = None  # the weight's first inputs, which are all that it knows of
+
+    @property
+    def resized(self) -> bool:
+        """Whether the weight has another size than the module it was trained on."""
+        return self.grown_to is not None or self.columns is not None
 
 
 class Plan(NamedTuple):
@@ -273,7 +279,7 @@ class _Planner:
             return self._set(keys, INCOMPLETE, _half_of(kind))
         if found.fault:
             return self._set(keys, SHAPE_CONFLICT, found.fault)
-        target = self._choose(location.candidates, kind.reaches, found.module)
+        target = self._choose(location.candidates, found)
         if target is None:
             # A bias borrows the alpha and the rank of factors that may be placed themselves.
             keys = [key for key in keys if key not in self.outcomes]
@@ -297,12 +303,13 @@ class _Planner:
             # What a bias borrows from factors that are placed themselves stays placed.
             return self._set([key for key in keys if key not in self.outcomes], UNSUPPORTED, obstacle)
         strength = self._strength(kind.name, roles, location.name, found.rank, target, settings, meaning)
-        grown = (target.out, *found.module.inner) if target.grows and _grows(target, found.module) else None
+        grown = (found.module.out, *found.module.inner) if _grows(target, found) else None
+        columns = found.module.inner[0] if _narrow(target, found.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
             Adapter(
                 kind.name, group.module, location, group.adapter_name, roles, group.spellings, target, strength, found.rank,
-                kind.reaches, (_options(kind, settings) if settings else ()) + meaning.options, grown,
+                kind.reaches, (_options(kind, settings) if settings else ()) + meaning.options, grown, columns,
             )
         )  # fmt: skip
         for key in keys:
@@ -311,7 +318,7 @@ class _Planner:
     def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
         if not kind.never_beside:
             return False
-        if kind.never_beside.isdisjoint(self.roles) and self._choose(location.candidates, kind.reaches, found.module) is not None:
+        if kind.never_beside.isdisjoint(self.roles) and self._choose(location.candidates, found) is not None:
             return False
         self.halves = True
         return True
@@ -381,13 +388,14 @@ class _Planner:
             return BY_RANK
         return scale_of(settings, name, rank, kind)
 
-    def _choose(self, candidates: Sequence[Candidate], reaches: str, module: ModuleShape) -> Candidate | None:
+    def _choose(self, candidates: Sequence[Candidate], found: _Found) -> Candidate | None:
+        module = found.module
         for candidate in candidates:
-            if reaches == "bias":
+            if found.kind.reaches == "bias":
                 biases = [self.site.components[candidate.component].bias_of(piece[0]) for piece in candidate.pieces]
                 if None not in biases and (not candidate.out or module.out in (None, candidate.out)):
                     return candidate
-            elif fits(module, candidate.out, candidate.inner) or _grows(candidate, module):
+            elif fits(module, candidate.out, candidate.inner) or _grows(candidate, found) or _narrow(candidate, module):
                 return candidate
         return None
 
@@ -463,7 +471,7 @@ class _Planner:
         if reading.left:
             return None
         for found in reading.adapters:
-            if found.fault or self._choose(location.candidates, found.kind.reaches, found.module) is None:
+            if found.fault or self._choose(location.candidates, found) is None:
                 return None
         return location._replace(wrapper=prefix + location.wrapper, rule=f"unknown wrapper {prefix!r} inferred: every name behind it fits")
 
@@ -479,11 +487,23 @@ LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
 LONGEST_WRAPPER = 120  # characters of a name among which an unknown wrapper is looked for
 
 
-def _grows(candidate: Candidate, module: ModuleShape) -> bool:
-    """Whether the adapter makes the module's input wider, which only rows marked for it allow."""
-    if not candidate.grows or module.out != candidate.out or not module.inner or len(module.inner) != len(candidate.inner):
+def _grows(candidate: Candidate, found: _Found) -> bool:
+    """Whether the adapter makes the weight larger: as its file says itself, or its input where the family's table allows it."""
+    ours, theirs = (found.module.out, *(found.module.inner or ())), (candidate.out, *candidate.inner)
+    if None in ours or len(ours) != len(theirs) or ours == theirs or 0 in theirs:
         return False
-    return module.inner != candidate.inner and all(ours >= theirs for ours, theirs in zip(module.inner, candidate.inner, strict=True))
+    if any(own < other for own, other in zip(ours, theirs, strict=True)):
+        return False
+    if not found.kind.grows_by.isdisjoint(found.roles):
+        return [piece[1] for piece in candidate.pieces] == [None]
+    return bool(candidate.grows) and ours[0] == theirs[0] and ours[1] not in candidate.grows.fixed
+
+
+def _narrow(candidate: Candidate, module: ModuleShape) -> bool:
+    """Whether the adapter is of a model with fewer inputs, which are the first ones of this one."""
+    if not candidate.grows or module.out != candidate.out or len(module.inner or ()) != 1 or len(candidate.inner) != 1:
+        return False
+    return (*module.inner, *candidate.inner) in candidate.grows.begins
 
 
 def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candidate) -> str:
