@@ -102,14 +102,15 @@ class Kind:
     shared: frozenset[str] = frozenset()  # roles that stand once in the file, for all its adapters of this kind
     switches: tuple[str, ...] = ()  # roles that are one truth value each, for the options of the spec
     precedence = 100  # kinds with a smaller number take their tensors first
+    never_beside: frozenset[str] = frozenset()  # roles: where one is in the file, lone tensors of this kind are halves of another
     variant_of = ""  # the kind with the same tensors, which this is instead where it `claims` them
     metadata: tuple[str, ...] = ()  # the keys of a header's metadata that `claims` asks for
-    lone = False  # made of some tensors of another kind, and only where these have the shape of the module's own weight
     by_names = True  # whether its tensors' names and shapes tell it; else only a convention does, and under other names it is another kind
 
     # What the plan asks
     reaches = "weight"  # or "bias", or "both": which parameters of the module it changes
     zeroed_by: frozenset[str] = frozenset()  # roles: where one of these is zero, the whole change is
+    grows_by: frozenset[str] = frozenset()  # roles by which a file says itself that the weight grows to what it holds
     linear = True  # whether rows of the module can be changed without the others
     refusal = ""  # why it is not applied
     settings: tuple[Setting, ...] = ()  # those of PEFT that the mathematics needs, as options of the spec

@@ -23,8 +23,9 @@ class AdapterSpec(NamedTuple):
     rows: (start, length) when the weight is only these output rows of the module the adapter was trained on.
     swap: the two halves of the output dimension are exchanged between file and model (scale and shift of an AdaLN).
     options: what tensors cannot tell, as pairs: the settings a kind names (`Kind.settings`), its switches (`Kind.switches`),
-        shape (tuple of int): of the module it was trained on, for kinds with `Kind.needs_shape`; and
-        pad_to (tuple of int): the weight grows to this shape, filled with zeros, before the adapter is applied.
+        shape (tuple of int): of the module it was trained on, for kinds with `Kind.needs_shape`;
+        pad_to (tuple of int): the weight grows to this shape, filled with zeros, before the adapter is applied;
+        columns (int): the adapter was trained on so many of the weight's first inputs, and leaves the others as they are.
     """
 
     kind: str

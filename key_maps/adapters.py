@@ -42,7 +42,7 @@ def _assign(roles: tuple[str, ...]) -> tuple[tuple[Assignment, ...], tuple[str, 
 def missing_roles(roles: Mapping[str, object]) -> str:
     """What the nearest adapter lacks, for the report: `lora_up` for a lone `down`."""
     best = max(
-        (need for kind in kinds() if not kind.lone for need in kind.needs if need & roles.keys()),
+        (need for kind in kinds() for need in kind.needs if need & roles.keys() and not kind.never_beside),
         key=lambda need: len(need & roles.keys()) / len(need),
         default=None,
     )

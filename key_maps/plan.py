@@ -46,8 +46,6 @@ UNSUPPORTED = "unsupported adapter"
 NOT_WIRED = "not wired"
 NO_FAULT = frozenset({PLACED, BOOKKEEPING, NOT_WIRED})  # nothing of a file is lost whose keys are all of these
 
-LACKING = "its module has no {} to go with it"
-
 # The keys of a file's metadata that a plan depends on.
 PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", *asked_metadata())
 
@@ -74,7 +72,13 @@ class Adapter(NamedTuple):
     rank: int | None
     reaches: str
     options: tuple[tuple[str, object], ...] = ()
-    grown_to: tuple[int, ...] | None = None
+    grown_to: tuple[int, ...] | None = None  # what the weight grows to under it
+    columns: int | None = None  # the weight's first inputs, which are all that it knows of
+
+    @property
+    def resized(self) -> bool:
+        """Whether the weight has another size than the module it was trained on."""
+        return self.grown_to is not None or self.columns is not None
 
 
 class Plan(NamedTuple):
@@ -155,11 +159,12 @@ class _Planner:
         self.network_alphas: dict[str, str] = {}
         self.conventions: dict[int, Conventions] = {}
         self.doubts: Counter[str] = Counter()
-        self.by_values = False
+        self.by_values = self.halves = False
 
     def run(self, groups: Groups) -> None:
         unmatched = []
         self.siblings = self._siblings(groups)
+        self.roles = frozenset().union(*(group.keys for group in groups.groups))
         for group in self._take(groups):
             location = locate(self.site, group.module, self.recent)
             if location.candidates:
@@ -173,7 +178,8 @@ class _Planner:
                 self._unmatched(group, location)
         for network, key in self.network_alphas.items():
             self.outcomes.setdefault(key, Outcome(BOOKKEEPING, f"an alpha for all of {network or 'the file'}, which no adapter here needs"))
-        self._drop(fused_copies(self.adapters))
+        self._drop({index: _copy(self.adapters[index]) for index in fused_copies(self.adapters)})
+        self._refuse_halves()
         self._refuse_model()
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
 
@@ -186,14 +192,13 @@ class _Planner:
         self.network_alphas = found.network_alphas
         return found.groups
 
-    def _drop(self, copies: set[int]) -> None:
-        if not copies:
+    def _drop(self, dropped: Mapping[int, Outcome]) -> None:
+        """Leave out the adapters at these places; what becomes of their keys."""
+        if not dropped:
             return
-        for index in copies:
-            adapter = self.adapters[index]
-            reason = f"the file holds {adapter.target.module} a second time under other names, split where it is fused"
-            self._set(adapter.roles.values(), DUPLICATE_TARGET, reason)
-        places = {old: new for new, old in enumerate(index for index in range(len(self.adapters)) if index not in copies)}
+        for index, outcome in dropped.items():
+            self.outcomes |= dict.fromkeys(self.adapters[index].roles.values(), outcome)
+        places = {old: new for new, old in enumerate(index for index in range(len(self.adapters)) if index not in dropped)}
         self.adapters = [self.adapters[old] for old in places]
         for key, outcome in self.outcomes.items():
             if outcome.adapter is not None:
@@ -208,6 +213,13 @@ class _Planner:
             for adapter in self.adapters:
                 self._set(adapter.roles.values(), UNSUPPORTED, "the file holds the whole weights of a model, not a LoRA")
             self.adapters = []
+
+    def _refuse_halves(self) -> None:
+        """What may be a whole adapter or half of one is whole only where all of its kind in the file are."""
+        if not self.halves:
+            return
+        halves = {index: named(adapter.kind) for index, adapter in enumerate(self.adapters) if named(adapter.kind).never_beside}
+        self._drop({index: Outcome(INCOMPLETE, _half_of(kind)) for index, kind in halves.items()})
 
     def _siblings(self, groups: Groups) -> dict[str, str]:
         """Module -> a tensor beside its adapter that no known adapter has there. Law 3: half an adapter is never applied."""
@@ -229,7 +241,8 @@ class _Planner:
         for found in reading.adapters:
             self._place_adapter(group, location, found)
         for role in reading.left:
-            self._set([group.keys[role]], INCOMPLETE, LACKING.format(missing_roles({role: None})))
+            lacking = missing_roles({role: None})
+            self._set([group.keys[role]], INCOMPLETE, f"its module has no {lacking} to go with it")
 
     def _read(self, group: Group) -> _Reading:
         """The adapters in a group; groups with the same roles and shapes (most of a file) share one reading."""
@@ -262,11 +275,11 @@ class _Planner:
         kind, keys = found.kind, [group.keys[role] for role in found.roles]
         if kind.refusal:
             return self._set(keys, UNSUPPORTED, kind.refusal)
+        if self._is_half(kind, found, location):
+            return self._set(keys, INCOMPLETE, _half_of(kind))
         if found.fault:
             return self._set(keys, SHAPE_CONFLICT, found.fault)
-        target = self._choose(location.candidates, kind.reaches, found.module)
-        if kind.lone and (target is None or (target.out, *target.inner) != (found.module.out, *found.module.inner)):
-            return self._set(keys, INCOMPLETE, LACKING.format(missing_roles(found.shapes)))
+        target = self._choose(location.candidates, found)
         if target is None:
             # A bias borrows the alpha and the rank of factors that may be placed themselves.
             keys = [key for key in keys if key not in self.outcomes]
@@ -291,16 +304,25 @@ class _Planner:
             return self._set([key for key in keys if key not in self.outcomes], UNSUPPORTED, obstacle)
         strength = self._strength(kind.name, roles, location.name, found.rank, target, settings, meaning)
         options = _options(kind, settings, location.name, found.shapes, (target.out, *target.inner)) if settings else ()
-        grown = (target.out, *found.module.inner) if target.grows and _grows(target, found.module) else None
+        grown = (found.module.out, *found.module.inner) if _grows(target, found) else None
+        columns = found.module.inner[0] if _narrow(target, found.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
             Adapter(
                 kind.name, group.module, location, group.adapter_name, roles, group.spellings, target, strength, found.rank,
-                kind.reaches, options + meaning.options, grown,
+                kind.reaches, options + meaning.options, grown, columns,
             )
         )  # fmt: skip
         for key in keys:
             self.outcomes[key] = outcome
+
+    def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
+        if not kind.never_beside:
+            return False
+        if kind.never_beside.isdisjoint(self.roles) and self._choose(location.candidates, found) is not None:
+            return False
+        self.halves = True
+        return True
 
     def cautions(self) -> tuple[str, ...]:
         """What the file's settings say that was not used."""
@@ -368,13 +390,14 @@ class _Planner:
             return BY_RANK
         return scale_of(settings, name, rank, kind)
 
-    def _choose(self, candidates: Sequence[Candidate], reaches: str, module: ModuleShape) -> Candidate | None:
+    def _choose(self, candidates: Sequence[Candidate], found: _Found) -> Candidate | None:
+        module = found.module
         for candidate in candidates:
-            if reaches == "bias":
+            if found.kind.reaches == "bias":
                 biases = [self.site.components[candidate.component].bias_of(piece[0]) for piece in candidate.pieces]
                 if None not in biases and (not candidate.out or module.out in (None, candidate.out)):
                     return candidate
-            elif fits(module, candidate.out, candidate.inner) or _grows(candidate, module):
+            elif fits(module, candidate.out, candidate.inner) or _grows(candidate, found) or _narrow(candidate, module):
                 return candidate
         return None
 
@@ -450,7 +473,7 @@ class _Planner:
         if reading.left:
             return None
         for found in reading.adapters:
-            if found.fault or self._choose(location.candidates, found.kind.reaches, found.module) is None:
+            if found.fault or self._choose(location.candidates, found) is None:
                 return None
         return location._replace(wrapper=prefix + location.wrapper, rule=f"unknown wrapper {prefix!r} inferred: every name behind it fits")
 
@@ -466,11 +489,23 @@ LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
 LONGEST_WRAPPER = 120  # characters of a name among which an unknown wrapper is looked for
 
 
-def _grows(candidate: Candidate, module: ModuleShape) -> bool:
-    """Whether the adapter makes the module's input wider, which only rows marked for it allow."""
-    if not candidate.grows or module.out != candidate.out or not module.inner or len(module.inner) != len(candidate.inner):
+def _grows(candidate: Candidate, found: _Found) -> bool:
+    """Whether the adapter makes the weight larger: as its file says itself, or its input where the family's table allows it."""
+    ours, theirs = (found.module.out, *(found.module.inner or ())), (candidate.out, *candidate.inner)
+    if None in ours or len(ours) != len(theirs) or ours == theirs or 0 in theirs:
         return False
-    return module.inner != candidate.inner and all(ours >= theirs for ours, theirs in zip(module.inner, candidate.inner, strict=True))
+    if any(own < other for own, other in zip(ours, theirs, strict=True)):
+        return False
+    if not found.kind.grows_by.isdisjoint(found.roles):
+        return [piece[1] for piece in candidate.pieces] == [None]
+    return bool(candidate.grows) and ours[0] == theirs[0] and ours[1] not in candidate.grows.fixed
+
+
+def _narrow(candidate: Candidate, module: ModuleShape) -> bool:
+    """Whether the adapter is of a model with fewer inputs, which are the first ones of this one."""
+    if not candidate.grows or module.out != candidate.out or len(module.inner or ()) != 1 or len(candidate.inner) != 1:
+        return False
+    return (*module.inner, *candidate.inner) in candidate.grows.begins
 
 
 def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candidate) -> str:
@@ -482,6 +517,14 @@ def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candid
         if shapes.get(role) is not None and not decomposition.per_output(role, shapes[role]):
             return f"its {decomposition.title} magnitudes are per input of the fused module, which this model has split"
     return ""
+
+
+def _copy(adapter: Adapter) -> Outcome:
+    return Outcome(DUPLICATE_TARGET, f"the file holds {adapter.target.module} a second time under other names, split where it is fused")
+
+
+def _half_of(kind: Kind) -> str:
+    return f"its module has no {', '.join(sorted(kind.never_beside))} to go with it"
 
 
 def _options(kind: Kind, settings: Settings, module: str, shapes: Mapping, layer: tuple[int, ...]) -> tuple[tuple[str, object], ...]:

@@ -245,7 +245,22 @@ class Report:
         if self.plan.inferred_wrapper:
             wrapper = self.plan.inferred_wrapper
             notes.append(f"An unknown wrapper, {wrapper!r}, stands before every name; all names behind it fit, so it was peeled off.")
-        return notes + [correction.told for correction in self.corrections]
+        return notes + list(dict.fromkeys(self._resized())) + [correction.told for correction in self.corrections]
+
+    def _resized(self) -> Iterator[str]:
+        """Weights of another size than the module that an adapter was trained on."""
+        for adapter in self.adapters:
+            name, here = adapter.target.module, [adapter.target.out, *adapter.target.inner]
+            if adapter.grown_to:
+                needs = (
+                    "the model then wants the inputs of a control LoRA, such as a control image"
+                    if adapter.target.grows
+                    else "as the file says"
+                )
+                yield f"{name} grows from {here} to {list(adapter.grown_to)}: {needs}."
+            if adapter.columns:
+                others = f"which are the first of {here[1]} here; the others stay as they are"
+                yield f"{name}: trained on a model with {adapter.columns} inputs, {others}."
 
     @cached_property
     def corrections(self) -> list[Correction]:

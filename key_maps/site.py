@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .dialect import DENOISER, ENCODER, Dialect, Wrapper, WrapperSet, dialects
 from .own import NONE, OwnMaps
-from .table import Family, Match, Slice, families, flatten, generalise, slices
+from .table import Family, Inputs, Match, Slice, families, flatten, generalise, slices
 
 Shape = tuple[int, ...]
 Sample = tuple[str, tuple[str, ...], Shape]  # a module's name without its numbers, these, and its shape
@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
     inner: Shape
     naming: int  # which alternative of its row; -1 native
     parts: int  # how many names the row's first alternative fuses (1: no fusion)
-    grows: bool = False  # its input may grow to the adapter's (control LoRAs)
+    grows: Inputs | None = None  # given where its input may grow to the adapter's (control LoRAs)
 
 
 class Component:
@@ -96,7 +96,7 @@ class Component:
         shape = self.weights[weight]
         rows = [match.row for match in self.family.find(flatten(module)) if match.alternative < 0] if self.family else []
         parts = max((len(row.alternatives[0].parts) for row in rows if row.alternatives), default=1)
-        grows = any(row.grows for row in rows)
+        grows = self.family.inputs if self.family and any(row.grows for row in rows) else None
         return Candidate(self.name, module, ((weight, None, None),), False, shape[0] if shape else 0, shape[1:], -1, parts, grows)
 
     def _by_table(self, flat: str) -> Iterable[Candidate]:
@@ -110,8 +110,9 @@ class Component:
                 continue
             pieces = tuple([(weights[piece.native], piece.rows, piece.source) for piece in placed])
             out = sum([rows[1] if rows else self.weights[weight][0] for weight, rows, _ in pieces if self.weights[weight]])
+            grows = self.family.inputs if match.row.grows else None
             swap = match.alternative >= 0 and match.row.alternatives[match.alternative].swap
-            yield Candidate(self.name, match.native[0], pieces, swap, out, shapes[0][1:], match.alternative, 1, match.row.grows)
+            yield Candidate(self.name, match.native[0], pieces, swap, out, shapes[0][1:], match.alternative, 1, grows)
 
     def _sliced(self, match: Match, shapes: tuple[Shape, ...]) -> tuple[Slice, ...] | None:
         # A model's blocks repeat: a few answers serve all its modules.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from .lines import lines_of, read_text
 Size = tuple[tuple[str, int], ...]  # a sum of terms: (("h", 3),) is 3h, (("", 64),) is 64
 TERM = re.compile(r"(\d*)([a-z]?)")
 UNNAMED = "_"
-DIRECTIVES = ("title", "sizes", "blocks", "encoder", "kind", "root", "metadata", "common")
+DIRECTIVES = ("title", "sizes", "blocks", "encoder", "kind", "root", "metadata", "common", "inputs")
 FOLDER = Path(__file__).parent / "families"
 MOST_TOLD = 80  # characters of what is wrong that an error repeats
 MOST_DIGITS = 9  # of a size or a number of blocks
@@ -50,6 +51,17 @@ class Row(NamedTuple):
     optional: bool = False  # not in every published model of the family, marked `?` behind the native name
 
 
+class Inputs(NamedTuple):
+    """What is known of the input widths of a family's rows marked `..` (@inputs).
+
+    fixed: of published models, to which no LoRA makes another model grow. begins: (narrow, wide) of models whose first inputs are
+    the same, so that what was trained on the first fits the second.
+    """
+
+    fixed: frozenset[int] = frozenset()
+    begins: frozenset[tuple[int, int]] = frozenset()
+
+
 class Match(NamedTuple):
     """A name found in a table: the native modules it stands for (indices filled in) and which alternative and part it is."""
 
@@ -81,6 +93,7 @@ class Family(NamedTuple):
     root: str = "transformer"  # what diffusers calls the network
     blocks: Mapping[str, Mapping[str, int]] = {}  # published numbers of blocks by variant ("": all), by the name before the number
     metadata: tuple[str, ...] = ()  # how trainers' metadata begin that name this model, letters and digits only
+    inputs: Inputs = Inputs()
     common: bool = False  # most files that fit this family and others as well are for this one
 
     def find(self, flat: str) -> list[Match]:
@@ -360,7 +373,7 @@ class _Reader:
         root = self.directives["root"][-1] if self.directives["root"] else "transformer"
         marks = tuple(mark for text in self.directives["metadata"] for mark in text.split())
         sizes, blocks, common = self._by_variant("sizes"), self._by_variant("blocks"), bool(self.directives["common"])
-        return Family(name, title[0], rows, self._encoders(), sizes, self._lookup(rows), kind, root, blocks, marks, common)
+        return Family(name, title[0], rows, self._encoders(), sizes, self._lookup(rows), kind, root, blocks, marks, self._inputs(), common)
 
     def _encoders(self) -> dict[str, tuple[str, ...]]:
         encoders = {}
@@ -371,6 +384,22 @@ class _Reader:
                 raise self.fail(f"@encoder {slot}".rstrip() + " names no prefix", remedy, ("encoder", text))
             encoders[slot] = tuple(wrappers)
         return encoders
+
+    def _inputs(self) -> Inputs:
+        """`@inputs 64<384 64<128..`: widths of published models; `<`: begins as, `..`: control LoRAs make a model as wide all the same."""
+        fixed, begins = set(), set()
+        for text in self.directives["inputs"]:
+            try:
+                chains = [
+                    [(_count(width.removesuffix("..")), width.endswith("..")) for width in chain.split("<")] for chain in text.split()
+                ]
+            except ValueError:
+                remedy = "Write the widths of published models, as in `@inputs 64<384 72`"
+                raise self.fail(f"@inputs {text[:MOST_TOLD]!r} cannot be read", remedy, ("inputs", text)) from None
+            for chain in chains:
+                fixed |= {width for width, grown in chain if not grown}
+                begins |= {(narrow, wide) for (narrow, _), (wide, _) in pairwise(chain)}
+        return Inputs(frozenset(fixed), frozenset(begins))
 
     def _by_variant(self, directive: str) -> dict[str, dict[str, int]]:
         """The numbers of each published variant: `@sizes dev: h=3072 m=12288`; without a name they hold for all."""
@@ -441,6 +470,11 @@ def _count(text: str) -> int:
     if not number:
         raise ValueError(text)
     return number
+
+
+def _width(text: str) -> tuple[int, bool]:
+    """A published width, and whether it is marked as one that a LoRA may make. Raises ValueError for all else."""
+    return _count(text.removesuffix("..")), text.endswith("..")
 
 
 def _join(prefix: str, name: str) -> str:

@@ -38,6 +38,15 @@ def patched_weight(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength
     """
     check_not_empty(tensors)
     base = _padded(weight.to(torch.float32), spec.option("pad_to"))
+    columns = spec.option("columns")
+    if columns is None:
+        return _patched_halves(spec, tensors, base, strength)
+    if base.dim() < 2 or columns > base.shape[1]:
+        raise AdapterError(f"a weight {list(base.shape)} has no {columns} inputs")
+    return torch.cat((_patched_halves(spec, tensors, base[:, :columns], strength), base[:, columns:]), 1)
+
+
+def _patched_halves(spec: AdapterSpec, tensors: Tensors, base: Tensor, strength: float) -> Tensor:
     if not spec.swap:
         return _patched(spec, tensors, base, strength)
     if base.shape[0] % 2:

@@ -139,10 +139,13 @@ def _target(weight: str, reaches: str, parts: Sequence[Part], module: tuple[str,
     known = set()
     for part in parts:
         shape = sources[part.source].plan.site.components[part.adapter.target.component].weights.get(weight) or ()
-        if part.adapter.grown_to:
-            raise AdapterError(
-                f"{sources[part.source].name}: {part.adapter.module} makes the model's input wider (a control LoRA), which cannot be merged"
+        if part.adapter.resized:
+            told = (
+                "was trained on fewer inputs than the model has"
+                if part.adapter.columns
+                else "makes the model's weight larger (a control LoRA)"
             )
+            raise AdapterError(f"{sources[part.source].name}: {part.adapter.module} {told}, which cannot be merged")
         known.add(tuple(shape) if shape and 0 not in shape else _shape_told(weight, part, sources))
     if len(known) > 1:
         raise AdapterError(

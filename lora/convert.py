@@ -199,7 +199,7 @@ class _Source:
     @property
     def plain(self) -> bool:
         """Whether it is two factors, with at most a magnitude beside them."""
-        return self.kind.is_pair and not self.adapter.grown_to and self.adapter.roles.keys() <= {"up", "down", *NUMBERS, *MAGNITUDES}
+        return self.kind.is_pair and not self.adapter.resized and self.adapter.roles.keys() <= {"up", "down", *NUMBERS, *MAGNITUDES}
 
 
 class _Planner:
@@ -374,8 +374,8 @@ class _Planner:
                 raise Refused((f"{told}, or cannot be divided as its modules are",))
             if not plain and any(role in source.adapter.roles for role in MAGNITUDES):
                 raise Refused((f"a DoRA on a {source.kind.name} has no form in this dialect",))
-            if source.adapter.grown_to:
-                raise Refused(("it makes the model's input wider, which factors alone cannot say",))
+            if source.adapter.resized:
+                raise Refused(("its weight has another size than the model's, which factors alone cannot say",))
         blocks = [_Block(part, source, expanded=True) for part, source in self.weights]
         shapes = [block.shapes(_meta_of(self.read)) for block in blocks]
         if None not in shapes:

@@ -73,9 +73,15 @@ def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:
     scale = adapter.strength.scale
     alpha = alpha_of(adapter, tensors) if scale is None else None
     options = adapter.options + ((("pad_to", adapter.grown_to),) if adapter.grown_to else ())
+    options += (("columns", adapter.columns),) if adapter.columns else ()
     if named(adapter.kind).needs_shape:
-        options += (("shape", (adapter.target.out, *adapter.target.inner)),)
+        options += (("shape", _module_shape(adapter)),)
     return AdapterSpec(adapter.kind, alpha, scale, None, adapter.target.swap, options)
+
+
+def _module_shape(adapter: Adapter) -> tuple[int, ...]:
+    inner = (adapter.columns, *adapter.target.inner[1:]) if adapter.columns else adapter.target.inner
+    return adapter.target.out, *inner
 
 
 def adapter_of(adapter: Adapter, tensors: Tensors, rows: tuple[int, int] | None) -> tuple[AdapterSpec, dict[str, Tensor]]:

@@ -109,7 +109,7 @@ def _place(adapter: Adapter) -> tuple:
 
 def _same(one: Adapter, read_one: Read, other: Adapter, read_other: Read, tolerance: float) -> bool:
     ours, theirs = _roles(one), _roles(other)
-    if ours.keys() != theirs.keys() or one.options != other.options or one.grown_to != other.grown_to:
+    if ours.keys() != theirs.keys() or one.options != other.options or (one.grown_to, one.columns) != (other.grown_to, other.columns):
         return False
     if not all(_equal(read_one(key), read_other(theirs[role]), tolerance) for role, key in ours.items()):
         return False

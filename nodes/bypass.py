@@ -94,7 +94,7 @@ def _way(patch: Any) -> str | None:
         return ADDED if kind_of_host(patch) and patch.calculate_shape("") is None else None
     roles, tensors = patch.weights[1:]
     kind, decomposition = named(spec.kind), decomposition_of(roles)
-    if spec.option("pad_to") or not kind.bypass:
+    if spec.option("pad_to") or spec.option("columns") or not kind.bypass:
         return None
     if decomposition is None:
         return kind.bypass

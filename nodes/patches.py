@@ -115,7 +115,7 @@ def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
 def _hosts_patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None) -> Any:
     """The host's own adapter where it computes what the trainer does, else None."""
     kind = named(adapter.kind)
-    if decomposition_of(tensors) or not kind.host_drops.isdisjoint(tensors):
+    if adapter.columns or decomposition_of(tensors) or not kind.host_drops.isdisjoint(tensors):
         return None
     weights = kind.host(tensors, _alpha(adapter, tensors), source, adapter)
     if weights is None or not kind.host_class:

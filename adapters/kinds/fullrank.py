@@ -1,4 +1,4 @@
-"""AI-Toolkit's network type "fullrank": lora_A alone is the whole difference (toolkit/lora_special.py, whose lora_up is an identity)."""
+"""AI-Toolkit's network type fullrank: a whole difference under the name of a LoRA's down factor; the up is an identity, not saved."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from .difference import Difference
 
 
 class FullRank(Difference):
-    """down of the weight's own shape, without an up; of any other shape it is half of a LoRA."""
+    """A lone down [out, in, *kernel] of the weight's own shape, in a file in which no adapter has an up."""
 
-    lone = True
+    scaled = True
+    called = {"down": "diff"}
+    takes = roles("alpha")  # what it means is a convention
+    never_beside = roles("up")
 
-    def __init__(self):
-        super().__init__("fullrank", "full difference", "down", 95)
-        self.needs = (roles("down"),)
-        self.called = {"down": "diff"}
-        self.scale_into = ("down",)
+    def delta(self, spec, tensors, shape):
+        return super().delta(spec, tensors, shape) * spec.scale_for(1)
 
     def host(self, tensors, alpha, rows, adapter):
-        change = tensors["down"]
-        return "diff", (change.narrow(0, *rows) if rows else change,)
+        return super().host(tensors, alpha, rows, adapter) if adapter.strength.scale is None else None
 
 
-KINDS = (FullRank(),)
+KINDS = (FullRank("fullrank", "full-rank difference", "down", 90),)

@@ -22,6 +22,7 @@ class LoRA(Kind):
     silent = roles("bias_indices bias_size initial_norm reshape")
     precedence = 10
     settings = (Setting("fan_in_fan_out", BOOLEAN, False),)
+    grows_by = roles("reshape")
     scaled = additive = is_pair = low_rank = True
     alpha_is = SCALE
     scale_into = ("up",)

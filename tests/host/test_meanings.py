@@ -50,6 +50,8 @@ ADDED = {
     "whole LoKr, rs_lora": (FLAT, WHOLE, float(RANK), RS_LORA, KRONECKER * RANK**0.5),
     "LoKr of PEFT 0.13": (PEFT, WHOLE, None, OLD, KRONECKER),
     "LoKr of PEFT 0.14": (PEFT, WHOLE, None, peft(peft_type="LOKR", alpha=8, r=RANK, exclude_modules=None), KRONECKER * 2),
+    "AI-Toolkit fullrank": (PEFT, {"lora_A.weight": PRODUCT}, None, None, PRODUCT),
+    "AI-Toolkit fullrank, kohya's names": (FLAT, {"lora_down.weight": PRODUCT}, 2.0, told(), PRODUCT * 2 / RANK),
 }
 
 
@@ -58,7 +60,7 @@ def load(host, tiny_flux, tmp_path):
     """load(where, tensors, alpha, metadata, strength) -> (patcher before, patcher after, report)."""
 
     def run(where, tensors, alpha=None, metadata=None, strength=1.0, bypass=False):
-        named = {f"{where}.{name}": tensor.clone().contiguous() for name, tensor in tensors.items()}
+        named = {f"{where}.{name}".lstrip("."): tensor.clone().contiguous() for name, tensor in tensors.items()}
         if alpha is not None:
             named[f"{where}.alpha"] = torch.tensor(alpha)
         path = tmp_path / "some folder" / "x \u00e9.safetensors"
@@ -125,6 +127,20 @@ def test_a_bias_is_scaled_as_its_factors_are(load, patched):
     before = base.model.diffusion_model.final_layer.linear.bias.detach().float()
     torch.testing.assert_close(after[BIAS] - before, bias / RANK)
     torch.testing.assert_close(change_of(base, after), PRODUCT / RANK, rtol=1e-4, atol=1e-6)
+
+
+def test_half_of_a_lora_is_no_full_rank_difference(load, patched):
+    """A down factor may have the shape of its weight: where the file has an up, or another that does not fit, it is half a LoRA."""
+    whole, thin = {f"{PEFT}.lora_A.weight": PRODUCT}, {"transformer.x_embedder.lora_A.weight": torch.ones(RANK, 64)}
+    for others in (thin, thin | {"transformer.x_embedder.lora_B.weight": torch.ones(128, RANK)}):
+        _, patcher, report = load("", whole | others)
+        assert WEIGHT not in patched(patcher)
+        assert report.outcomes[f"{PEFT}.lora_A.weight"].category == "incomplete adapter"
+
+
+def test_a_full_rank_difference_whose_rank_nobody_tells_is_refused(load, patched):
+    _, patcher, report = load(FLAT, {"lora_down.weight": PRODUCT}, 2.0)
+    assert not patched(patcher) and "AI-Toolkit fullrank" in str(report)
 
 
 def test_an_oft_of_comfyuis_trainer_is_limited_by_alpha_itself(load, patched):

@@ -9,6 +9,7 @@ from lora_locksmith.key_maps.own import read_own_maps
 from lora_locksmith.key_maps.plan import make_plan
 from lora_locksmith.key_maps.site import Component, Site, denoiser_component, encoder_components
 from lora_locksmith.key_maps.strength import FROM_SPLITS, FROM_TENSORS
+from lora_locksmith.key_maps.table import parse_table
 
 QKV, PROJ, LINEAR = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.proj", "single_blocks.0.linear1"
 FLUX = {
@@ -113,6 +114,31 @@ def test_an_input_that_grows_shrinks_nowhere(home):
     assert grown.grown_to == (8, 32, 2, 2)
     for inner in ((32, 1, 2), (15, 2, 2), (16, 2, 1)):
         assert categories(make_plan(lora("picture", 8, *inner), {}, home)) == {plans.SHAPE_CONFLICT}
+
+
+def test_an_input_grows_to_no_width_of_another_published_model(home):
+    """Such a LoRA is that model's; one of a model whose inputs are the first of this one's fits without them."""
+
+    def grown(widths, model, made):
+        table = TABLE.replace("@title Home Made", f"@title Home Made\n@inputs {widths}").replace("8 16.. = looks", "8 i.. = looks")
+        site = Site([denoiser(HOME | {"look": (8, model)}, own={"home": parse_table("home", table)})])
+        return [(adapter.grown_to, adapter.columns) for adapter in make_plan(lora("looks", 8, made), {}, site).adapters]
+
+    assert grown("16<32 16<24.. 40", 16, 32) == grown("16<32 16<24.. 40", 16, 40) == []
+    assert grown("16<32 16<24.. 40", 16, 24) == [((8, 24), None)]
+    assert grown("16<32 16<24.. 40", 16, 17) == [((8, 17), None)]
+    assert grown("16<32 16<24.. 40", 32, 16) == grown("16<24..", 24, 16) == [(None, 16)]
+    assert grown("16<32 16<24.. 40", 40, 16) == grown("16<32<40", 40, 16) == grown("16 32", 32, 16) == []
+    assert grown("16<32", 16, 16) == [(None, None)]
+
+
+def test_a_file_that_says_how_large_a_weight_becomes_is_believed(home):
+    for module, shape in (("views", (8, 32)), ("views", (9, 16)), ("out", (6, 4))):
+        module = "stages.0.to_out" if module == "out" else module
+        (adapter,) = make_plan(lora(module, *shape) | {f"{module}.reshape_weight": (2,)}, {}, home).adapters
+        assert adapter.grown_to == shape
+    smaller = lora("views", 7, 16) | {"views.reshape_weight": (2,)}
+    assert categories(make_plan(smaller, {}, home)) == {plans.SHAPE_CONFLICT}
 
 
 def test_what_turns_a_whole_module_cannot_be_split(home):

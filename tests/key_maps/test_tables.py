@@ -254,3 +254,14 @@ def test_the_parts_of_a_fused_weight_must_add_up():
     text = "@title Sum\nfused  3h h = q:h + k:h\n"
     with pytest.raises(TableError, match="do not add up"):
         parse_table("sum", text)
+
+
+@every_model
+def test_the_width_of_a_published_input_that_may_grow_is_in_the_table(name):
+    """Else a LoRA of one model of the family would make another as wide."""
+    component = component_of(name)
+    if name in PUBLISHED:
+        for module in component.modules:
+            for found in component.find(module):
+                if found.grows:
+                    assert found.inner[0] in found.grows.fixed, module

@@ -53,6 +53,7 @@ CASES = {
     ),
     "lokr_dora": (AdapterSpec("lokr", 1.0), {**LOKR, "dora_scale": random(32, 1).abs()}, (32, 24)),
     "diff": (AdapterSpec("diff"), {"diff": random(32, 24)}, (32, 24)),
+    "fullrank": (AdapterSpec("fullrank", scale=0.5), {"diff": random(32, 24)}, (32, 24)),
     "bias_diff": (AdapterSpec("bias_diff"), {"diff_b": random(32)}, (32,)),
     "norm": (AdapterSpec("norm"), {"w_norm": random(32)}, (32,)),
     "bias_norm": (AdapterSpec("bias_norm"), {"b_norm": random(32)}, (32,)),
@@ -110,7 +111,6 @@ CASES = {
     "moslora": (AdapterSpec("moslora", 2.0), {**LORA, "mixer": random(4, 4)}, (32, 24)),
     "kasa": (AdapterSpec("kasa", 2.0), {**LORA, "lora_diag": random(4)}, (32, 24)),
     "embedding_lora": (AdapterSpec("embedding_lora", 2.0), {"embedding_A": random(4, 32), "embedding_B": random(24, 4)}, (32, 24)),
-    "fullrank": (AdapterSpec("fullrank"), {"diff": random(32, 24)}, (32, 24)),
     "boft_peft": (AdapterSpec("boft_peft"), {"boft_R": random(2, 6, 4, 4), "boft_s": random(32, 1) + 1}, (32, 24)),
 }
 PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
@@ -120,22 +120,9 @@ BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "p
 BLOCKS |= dict.fromkeys(("shira", "road", "delora_old"), 33)
 BLOCKS |= {"oft_peft_outputs": 4, "bora": 32}
 LINEAR = {
-    *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
-    *(
-        "miss",
-        "c3a",
-        "shira",
-        "delora",
-        "gralora",
-        "vera",
-        "beft",
-        "lokr_conv1d",
-        "lora_flat",
-        "adalora",
-        "moslora",
-        "embedding_lora",
-        "fullrank",
-    ),
+    *("lora", "loha", "lokr", "diff", "fullrank", "norm", "bias_diff", "bias_norm", "bias_lora"),
+    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "lokr_conv1d", "lora_flat"),
+    *("adalora", "moslora", "embedding_lora"),
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
 

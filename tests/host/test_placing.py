@@ -1,0 +1,109 @@
+"""Adapters of another size than the weight, in the real ComfyUI: what grows, what reaches the first inputs only, what is refused."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+STRENGTHS = (1.0, 0.5, -0.7, 2.0)
+IMG_IN = "diffusion_model.img_in.weight"
+OTHER = "double_blocks.0.img_mlp.0"
+
+
+def pair(module: str, out: int, columns: int, rank: int = 4) -> dict[str, torch.Tensor]:
+    return {f"{module}.lora_A.weight": torch.randn(rank, columns) * 0.1, f"{module}.lora_B.weight": torch.randn(out, rank) * 0.1}
+
+
+@pytest.fixture
+def model_of(tiny_flux):
+    """model_of(inputs) -> the tiny FLUX with an img_in of so many inputs."""
+
+    def make(inputs):
+        patcher = tiny_flux()
+        old = patcher.model.diffusion_model.img_in
+        new = copy.deepcopy(old)
+        new.in_features = inputs
+        new.weight = torch.nn.Parameter(torch.randn(old.weight.shape[0], inputs) * 0.1, requires_grad=False)
+        patcher.model.diffusion_model.img_in = new
+        return patcher
+
+    return make
+
+
+@pytest.fixture
+def load(host, patched, model_of, tmp_path):
+    """load(inputs, tensors, strength) -> (img_in before, img_in after or None, report)."""
+
+    def run(inputs, tensors, strength=1.0, bypass=False):
+        torch.manual_seed(5)
+        patcher = model_of(inputs)
+        save_file(tensors, tmp_path / "x.safetensors")
+        loaded, _, report = host.load_and_fix(patcher, None, tmp_path / "x.safetensors", strength, bypass=bypass)
+        host.forget()
+        return patcher.model.state_dict()[IMG_IN].float(), patched(loaded).get(IMG_IN), report
+
+    return run
+
+
+def product(tensors, module):
+    return tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]
+
+
+def near(got, want, base):
+    return (got - want).norm() <= 2e-4 * (want - base).norm()
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("bypass", [False, True])
+def test_a_lora_of_dev_reaches_the_first_inputs_of_fill(load, strength, bypass):
+    tensors = pair("transformer.x_embedder", 128, 64)
+    before, after, report = load(384, tensors, strength, bypass)
+    change = torch.nn.functional.pad(product(tensors, "transformer.x_embedder"), (0, 320))
+    assert near(after, before + strength * change, before)
+    assert torch.equal(after[:, 64:], before[:, 64:])
+    assert "64 inputs" in str(report) and report.unplaced() == []
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_kinds_that_need_the_weight_do_so_too(load, strength):
+    scale = torch.linspace(0.5, 2, 128)
+    tensors = pair("transformer.x_embedder", 128, 64) | {"transformer.x_embedder.lora_magnitude_vector": scale}
+    before, after, _ = load(384, tensors, strength)
+    known = before[:, :64]
+    direction = known + product(tensors, "transformer.x_embedder")
+    want = known + strength * (scale[:, None] * direction / direction.norm(dim=1, keepdim=True) - known)
+    assert near(after[:, :64], want, known) and torch.equal(after[:, 64:], before[:, 64:])
+
+
+def test_a_lora_of_fill_makes_no_fill_of_dev(load):
+    tensors = pair("transformer.x_embedder", 128, 384)
+    before, after, report = load(64, tensors)
+    assert after is None and before.shape == (128, 64)
+    assert report.outcomes["transformer.x_embedder.lora_A.weight"].category == "shape conflict"
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_control_lora_makes_the_input_wider_and_the_report_says_so(load, strength):
+    tensors = pair("transformer.x_embedder", 128, 128)
+    before, after, report = load(64, tensors, strength)
+    wide = torch.nn.functional.pad(before, (0, 64))
+    assert near(after, wide + strength * product(tensors, "transformer.x_embedder"), wide)
+    assert any("[128, 64] to [128, 128]" in note and "control" in note for note in report.notes())
+
+
+@pytest.mark.parametrize("shape", [(128, 200), (160, 64)])
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_weight_grows_to_what_the_file_says_as_in_stock(host, patched, model_of, tmp_path, shape, strength):
+    import comfy.sd
+
+    tensors = pair("diffusion_model.img_in", *shape) | {"diffusion_model.img_in.reshape_weight": torch.tensor(shape)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    base = model_of(64)
+    loaded, _, report = host.load_and_fix(base, None, tmp_path / "x.safetensors", strength)
+    stock, _ = comfy.sd.load_lora_for_models(base, None, tensors, strength, 0.0)
+    got, wanted = patched(loaded)[IMG_IN], patched(stock)[IMG_IN]
+    assert got.shape == wanted.shape == shape and near(got, wanted, torch.zeros(()))
+    assert report.unplaced() == [] and f"to {list(shape)}" in str(report)
