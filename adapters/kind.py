@@ -112,6 +112,7 @@ class Kind:
     settings: tuple[Setting, ...] = ()  # those of PEFT that the mathematics needs, as options of the spec
     alpha_is = ""  # what an alpha tensor does: SCALE the change by alpha / rank, LIMIT a rotation; "": nothing
     scaled = False  # multiplied by alpha / rank
+    own_scale = False  # but by another number: a convention says by which, and nothing else can
     rank_in_settings = False  # whether PEFT scales it by the rank of its settings, not by that of its tensors
 
     # What people read
@@ -125,6 +126,7 @@ class Kind:
     is_pair = False  # it is an up and a down, which all others are multiplied out to
 
     # Writing
+    by_settings = False  # its tensors alone are another kind's: they are never written as they are
     scale_into: tuple[str, ...] = ()  # the first of these roles that is there takes a strength which no tensor can say
     vector = ""  # of kinds that change a bias: the role of that vector
     stores: type | None = None  # the form of delta, Product or KroneckerProduct, that ComfyUI's own LoRA files keep as this kind
@@ -139,8 +141,8 @@ class Kind:
     host_drops: frozenset[str] = frozenset()  # roles that this class drops or computes wrongly
     bypass = ""  # ADDED, TURNED or DERIVED; "": it cannot act in the forward pass
 
-    def claims(self, shapes: Shapes, metadata: Mapping[str, str]) -> bool:
-        """Of a variant: whether tensors of these shapes, in a file with these metadata, are its own."""
+    def claims(self, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, Any]) -> bool:
+        """Of a variant: whether tensors of these shapes, in a file with these metadata and settings of PEFT, are its own."""
         return False
 
     def alpha_counts(self, present: Iterable[str]) -> bool:

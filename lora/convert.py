@@ -242,6 +242,8 @@ class _Planner:
         return self._multiplied_out()
 
     def _sayable(self, source: _Source) -> bool:
+        if source.kind.by_settings:
+            return False
         return all(self._spelling(role, source) for role in source.adapter.roles if role not in NUMBERS)
 
     def _spelling(self, role: str, source: _Source | None = None) -> str | None:

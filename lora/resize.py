@@ -138,6 +138,7 @@ def resize(found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: to
     """
     if ask == Ask():
         raise ValueError("a rank, an energy or an error to resize to is needed, not nothing")
+    _refuse_told_by_settings(found)
     adapters = list(_adapters(found))
     _refuse_odd(found, adapters, tensors)
     if not dora:
@@ -172,6 +173,16 @@ def _adapters(found: Inspection) -> Iterator[_Found]:
             adapter = placed.get((group.module, group.adapter_name, kind.name))
             location = adapter.location if adapter else locate(found.plan.site, group.module, [])
             yield _Found(group, kind.name, {role: group.keys[role] for role in names}, adapter, location)
+
+
+def _refuse_told_by_settings(found: Inspection) -> None:
+    """AdapterError where settings make of an adapter what fewer ranks, or another writer's settings, would no longer say."""
+    told = [adapter for adapter in found.plan.adapters if named(adapter.kind).by_settings]
+    if told:
+        title = named(told[0].kind).title
+        raise AdapterError(
+            f"{told[0].module}: a {title} is more than its factors, so it cannot be resized; merge it, or resize what it makes"
+        )
 
 
 def _refuse_dora(adapters: Sequence[_Found], shapes: Mapping[str, Sequence[int] | None], ask: Ask) -> None:

@@ -18,6 +18,7 @@ class ChangedBase(LoRA):
 
     needs = ()
     additive = is_pair = low_rank = linear = False
+    by_settings = True
     zeroed_by = scale_into = ()
     stores = None
     host_class = ""

@@ -20,7 +20,7 @@ class OneTrainerOFT(PeftOFT):
     settings = ()
     stock = "OFT by OneTrainer. Stock would ignore them"
 
-    def claims(self, shapes, metadata):
+    def claims(self, shapes, metadata, settings):
         return bool(metadata.keys() & {"ot_branch", "ot_revision"}) or "scaled_oft" in shapes
 
     def patched(self, spec, tensors, weight, strength):

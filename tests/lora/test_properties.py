@@ -92,6 +92,22 @@ CASES = {
     "road": (AdapterSpec("road", options=(("group_size", 4),)), {"road_theta": random(32), "road_alpha": random(32) + 1}, (32, 24)),
     "gralora": (AdapterSpec("gralora", 6.0), {"gralora_A": random(2, 12, 4), "gralora_B": random(2, 4, 16)}, (32, 24)),
     "vera": (AdapterSpec("vera"), {"vera_d": random(4), "vera_b": random(32), "vera_A": random(4, 30), "vera_B": random(40, 4)}, (32, 24)),
+    "adalora": (AdapterSpec("adalora", scale=0.7), {**LORA, "lora_E": random(4, 1)}, (32, 24)),
+    "adalora_conv": (
+        AdapterSpec("adalora", scale=0.7),
+        {"down": random(4, 72), "up": random(32, 4), "lora_E": random(4, 1)},
+        (32, 8, 3, 3),
+    ),
+    "moslora": (AdapterSpec("moslora", 2.0), {**LORA, "lora_mixer": random(4, 4)}, (32, 24)),
+    "moslora_conv": (AdapterSpec("moslora", 2.0), {**CONVOLUTION, "lora_mixer": random(4, 4, 1, 1)}, (32, 8, 3, 3)),
+    "bdlora_down": (AdapterSpec("bdlora", 2.0), {"down": random(4, 12), "up": random(32, 4)}, (32, 24)),
+    "bdlora_up": (AdapterSpec("bdlora", 2.0), {"down": random(4, 24), "up": random(32, 2)}, (32, 24)),
+    "lora_embedding": (AdapterSpec("lora_embedding", 2.0), {"embedding_A": random(4, 32), "embedding_B": random(24, 4)}, (32, 24)),
+    "dora_embedding": (
+        AdapterSpec("dora_embedding", 2.0),
+        {"embedding_A": random(4, 32), "embedding_B": random(24, 4), "embedding_magnitude": random(24).abs()},
+        (32, 24),
+    ),
     "beft": (AdapterSpec("beft"), {"beft_bias": random(1, 32)}, (32,)),
     "glora_peft": (
         AdapterSpec("glora_peft"),
@@ -106,11 +122,11 @@ CASES = {
 PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
 
 # Rows that can only be cut out together; 33 is more than there are.
-BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32}
+BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32, "dora_embedding": 32}
 BLOCKS |= dict.fromkeys(("shira", "road", "delora_old"), 33)
 LINEAR = {
     *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
-    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft"),
+    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "adalora", "moslora", "bdlora", "lora_embedding"),
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
 
