@@ -123,6 +123,7 @@ class Kind:
     needs_shape = False  # the shape of the module, as the option "shape" of the spec, which its own tensors do not tell
     whole = False  # the file holds a difference of the weight's size
     replaces = False  # the file holds values in place of the model's own, as a model does
+    of_its_base = False  # a part of the model it was trained on is computed from the weight at hand: another base, or a rounded one, is off
     is_pair = False  # it is an up and a down, which all others are multiplied out to
 
     # Writing
@@ -213,6 +214,9 @@ class Kind:
     def host_pair(self, weights: tuple) -> tuple[Tensor, Tensor, float] | None:
         """up, down and scale out of the `weights` of `host_class`, where it holds a plain pair."""
         return None
+
+    def check_base(self, spec: AdapterSpec, tensors: Tensors, weight: Tensor) -> None:
+        """Of a kind with `of_its_base`: raises AdapterError where this weight is none that the adapter was trained on."""
 
     def on_outputs(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> AdapterSpec | None:
         """The spec, made to say so, of a DERIVED adapter which on a weight of this shape acts on outputs alone; else None."""

@@ -180,9 +180,7 @@ def _refuse_told_by_settings(found: Inspection) -> None:
     told = [adapter for adapter in found.plan.adapters if named(adapter.kind).by_settings]
     if told:
         title = named(told[0].kind).title
-        raise AdapterError(
-            f"{told[0].module}: a {title} is more than its factors, so it cannot be resized; merge it, or resize what it makes"
-        )
+        raise AdapterError(f"{told[0].module}: a {title} is more than its two factors, so it cannot be resized")
 
 
 def _refuse_dora(adapters: Sequence[_Found], shapes: Mapping[str, Sequence[int] | None], ask: Ask) -> None:

@@ -129,6 +129,7 @@ def other_tuners():
         "gralora": ("GraloraConfig", {"r": 4, "alpha": 6, "gralora_k": 2}),
         "vera": ("VeraConfig", {"r": 4}),
         "adalora": ("AdaLoraConfig", {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100}),
+        "kasa": ("LoraConfig", {"r": 4, "lora_alpha": 6, "kasa_config": {"beta": 1e-4, "gamma": 1e-3}}),
         "bd-lora": ("LoraConfig", {"r": 4, "lora_alpha": 6, "use_bdlora": bdlora}),
     }
 

@@ -62,6 +62,7 @@ CASES = {
     "adalora": (peft.AdaLoraConfig, {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100}),
     "adalora, no alpha": (peft.AdaLoraConfig, {"init_r": 4, "target_r": 3, "lora_alpha": 0, "total_step": 100}),
     "bd-lora": (peft.LoraConfig, {"r": 6, "lora_alpha": 9, "use_bdlora": BLOCKS}),
+    "kasa": (peft.LoraConfig, {"r": 4, "lora_alpha": 6, "kasa_config": {"beta": 1e-4, "gamma": 1e-3}}),
     "beft": (peft.BeftConfig, {}),
     "ln_tuning": (peft.LNTuningConfig, {}),
 }

@@ -18,6 +18,7 @@ LOHA = {"hada_w1_a": random(32, 4), "hada_w1_b": random(4, 24), "hada_w2_a": ran
 LOKR = {"lokr_w1": random(8, 4), "lokr_w2_a": random(4, 2), "lokr_w2_b": random(2, 6)}
 SPARSE = {"bias_indices": torch.tensor([[0, 9, 31], [5, 0, 23]], dtype=torch.int16), "bias_values": random(3)}
 DELORA = {"delora_A": random(4, 24), "delora_B": random(32, 4), "delora_lambda": torch.tensor([3.0])}
+TLORA = {"tlora_q": random(4, 24), "tlora_p": random(32, 4), "tlora_lambda": random(1, 4)}
 PACKED = {"oft_R": random(6, 6)}
 
 # name -> (spec, tensors, shape of the weight)
@@ -117,22 +118,30 @@ CASES = {
     "glora_peft_vector": (AdapterSpec("glora_peft"), {"glora_A_whole": random(32, 1), "glora_B_whole": random(1)}, (32, 24)),
     "pissa": (AdapterSpec("pissa", 2.0), LORA, (32, 24)),
     "olora": (AdapterSpec("olora", 2.0), LORA, (32, 24)),
+    "kasa": (AdapterSpec("kasa", 2.0), {**LORA, "lora_diag": random(4)}, (32, 24)),
+    "tlora_with_base": (
+        AdapterSpec("tlora_with_base", 2.0),
+        TLORA | {"tlora_base_q": random(4, 24), "tlora_base_p": random(32, 4), "tlora_base_lambda": random(1, 4)},
+        (32, 24),
+    ),
     "boft_peft": (AdapterSpec("boft_peft"), {"boft_R": random(2, 6, 4, 4), "boft_s": random(32, 1) + 1}, (32, 24)),
 }
+# It fits no weight but that which it was trained on: tests/lora/test_lycoris.py.
+OF_ITS_BASE = {"tlora"}
 PER_INPUT = (AdapterSpec("lora", 2.0), {**LORA, "dora_scale": random(1, 24).abs()}, (32, 24))
 
 # Rows that can only be cut out together; 33 is more than there are.
-BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32, "dora_embedding": 32}
+BLOCKS = {"oft": 4, "oft_diag": 4, "oft_kohya": 8, "boft": 32, "miss_bat": 4, "pissa": 32, "olora": 32, "dora_embedding": 32, "kasa": 32}
 BLOCKS |= dict.fromkeys(("shira", "road", "delora_old"), 33)
 LINEAR = {
     *("lora", "loha", "lokr", "diff", "norm", "bias_diff", "bias_norm", "bias_lora"),
-    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "adalora", "moslora", "bdlora", "lora_embedding"),
+    *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "adalora", "moslora", "bdlora", "lora_embedding", "tlora_with_base"),
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
 
 
 def test_every_kind_is_tested():
-    assert {spec.kind for spec, _, _ in CASES.values()} == set(kinds())
+    assert {spec.kind for spec, _, _ in CASES.values()} | OF_ITS_BASE == set(kinds())
 
 
 @pytest.mark.parametrize("start, length", [(0, 32), (0, 16), (16, 8), (8, 24), (3, 10)])
