@@ -116,6 +116,7 @@ class Kind:
     settings: tuple[Setting, ...] = ()  # those of PEFT that the mathematics needs, as options of the spec
     alpha_is = ""  # what an alpha tensor does: SCALE the change by alpha / rank, LIMIT a rotation; "": nothing
     scaled = False  # multiplied by alpha / rank
+    own_scale = False  # but by another number: a convention says by which, and nothing else can
     rank_in_settings = False  # whether PEFT scales it by the rank of its settings, not by that of its tensors
 
     # What people read
@@ -123,10 +124,10 @@ class Kind:
 
     # The mathematics
     additive = False  # it adds a delta that does not depend on the weight: `delta`, `count_rows`, `narrow`, `product`; else `patched`
-    rebuilds_base = False  # it subtracts a part of the base model that it computes from the weight at hand
     needs_shape = False  # the shape of the module, as the option "shape" of the spec, which its own tensors do not tell
     whole = False  # the file holds a difference of the weight's size
     replaces = False  # the file holds values in place of the model's own, as a model does
+    of_its_base = False  # a part of the model it was trained on is computed from the weight at hand: another base, or a rounded one, is off
     is_pair = False  # it is an up and a down, which all others are multiplied out to
 
     # Writing
@@ -144,8 +145,8 @@ class Kind:
     host_drops: frozenset[str] = frozenset()  # roles that this class drops or computes wrongly
     bypass = ""  # ADDED, TURNED or DERIVED; "": it cannot act in the forward pass
 
-    def claims(self, shapes: Shapes, metadata: Mapping[str, str]) -> bool:
-        """Of a variant: whether tensors of these shapes, in a file with these metadata, are its own."""
+    def claims(self, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, Any]) -> bool:
+        """Of a variant: whether tensors of these shapes, in a file with these metadata and settings of PEFT, are its own."""
         return False
 
     def alpha_counts(self, present: Iterable[str]) -> bool:
@@ -220,6 +221,9 @@ class Kind:
     def host_pair(self, weights: tuple) -> tuple[Tensor, Tensor, float] | None:
         """up, down and scale out of the `weights` of `host_class`, where it holds a plain pair."""
         return None
+
+    def check_base(self, spec: AdapterSpec, tensors: Tensors, weight: Tensor) -> None:
+        """Of a kind with `of_its_base`: raises AdapterError where this weight is none that the adapter was trained on."""
 
     def on_outputs(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> AdapterSpec | None:
         """The spec, made to say so, of a DERIVED adapter which on a weight of this shape acts on outputs alone; else None."""

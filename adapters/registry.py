@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from types import ModuleType
+from typing import Any
 
 from . import kinds as folder
 from .kind import Decomposition, Kind, Shapes
@@ -88,6 +89,6 @@ def _variants() -> Mapping[str, tuple[Kind, ...]]:
     return {kind.name: tuple(other for other in kinds() if other.variant_of == kind.name) for kind in kinds()}
 
 
-def variant(kind: Kind, shapes: Shapes, metadata: Mapping[str, str]) -> Kind:
-    """The kind, or that of its variants which tensors of these shapes in a file with these metadata are."""
-    return next((other for other in _variants()[kind.name] if other.claims(shapes, metadata)), kind)
+def variant(kind: Kind, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, Any]) -> Kind:
+    """The kind, or that of its variants which tensors of these shapes in a file with these metadata and settings are."""
+    return next((other for other in _variants()[kind.name] if other.claims(shapes, metadata, settings)), kind)

@@ -247,19 +247,20 @@ class _Planner:
     def _read(self, group: Group) -> _Reading:
         """The adapters in a group; groups with the same roles and shapes (most of a file) share one reading."""
         shapes = tuple([self.shapes[key] for key in group.keys.values()])
-        key = (tuple(group.keys), shapes)
+        settings = self._settings(group.module) if self.settings else None
+        key = (tuple(group.keys), shapes, id(settings))
         reading = self.readings.get(key)
         if reading is None:
             found, left = assign(group.keys)
             by_role = dict(zip(group.keys, shapes, strict=True))
-            reading = self.readings[key] = _Reading(tuple(self._found(assignment, by_role) for assignment in found), left)
+            reading = self.readings[key] = _Reading(tuple(self._found(one, by_role, settings) for one in found), left)
         return reading
 
-    def _found(self, assignment: Assignment, by_role: Mapping[str, tuple[int, ...] | None]) -> _Found:
+    def _found(self, assignment: Assignment, by_role: Mapping[str, tuple[int, ...] | None], settings: Settings | None) -> _Found:
         kind, names = assignment
         names += tuple(role for role in kind.borrows if role in by_role)
         shapes = {role: by_role[role] for role in names}
-        kind = variant(kind, shapes, self.metadata)
+        kind = variant(kind, shapes, self.metadata, settings.config if settings else {})
         rank = kind.rank(shapes)
         if any(shape is None for shape in shapes.values()):
             return _Found(kind, names, shapes, ModuleShape(None, None), rank, "")

@@ -276,7 +276,7 @@ class Report:
         by_source: dict[tuple[str, bool], list[Adapter]] = {}
         for adapter in self.adapters:
             by_alpha = "alpha" in adapter.roles and named(adapter.kind).alpha_counts(adapter.roles)
-            if adapter.strength.scale is not None and (by_alpha or adapter.strength.scale != 1):
+            if adapter.strength.scale is not None and (by_alpha or adapter.strength.scale != 1) and not named(adapter.kind).own_scale:
                 by_source.setdefault((adapter.strength.source, by_alpha), []).append(adapter)
         for (source, by_alpha), scaled in by_source.items():
             scales = ", ".join(sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MOST_SCALES])

@@ -97,7 +97,7 @@ def scale_of(settings: Settings | None, name: str, rank: int | None, kind: str) 
     Source: peft tuners/lora/config.py and utils/other.py get_pattern_key; LoKr and LoHa call the field `alpha`.
     """
     known = named(kind)
-    if settings is None or not known.scaled or (rank is None and not known.rank_in_settings):
+    if settings is None or not known.scaled or known.own_scale or (rank is None and not known.rank_in_settings):
         return Strength(None, FROM_RANK)
     values = settings.values
     alpha = values.by_pattern("alpha_pattern", name, "lora_alpha" if values.states("lora_alpha") else "alpha")

@@ -245,9 +245,11 @@ class _Planner:
         return self._multiplied_out()
 
     def _keeps(self, source: _Source) -> bool:
-        return source.kind.by_names and self._sayable(source) and self._turns(source)
+        return self._sayable(source) and self._turns(source)
 
     def _sayable(self, source: _Source) -> bool:
+        if not source.kind.by_names:
+            return False
         return all(self._spelling(role, source) for role in source.adapter.roles if role not in NUMBERS)
 
     def _spelling(self, role: str, source: _Source | None = None) -> str | None:

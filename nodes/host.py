@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import comfy.lora
 import comfy.lora_convert
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sd
 import comfy.utils
 import torch
 
+from ..adapters.registry import named
 from ..key_maps.arithmetic import as_number
 from ..key_maps.errors import exhausted
 from ..key_maps.garbage import without_collection
@@ -26,17 +28,17 @@ from ..key_maps.header import GONE, PICKLED, Header, LoraFileError, TensorInfo, 
 from ..key_maps.inspection import Inspection, inspect_header
 from ..key_maps.library import Stamp, stamp_of
 from ..key_maps.own import NONE, OwnMaps, own_maps_stamp, read_own_maps
-from ..key_maps.plan import make_plan
+from ..key_maps.plan import Plan, make_plan, without_adapters
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
 from ..key_maps.stock import StockKeys, missing
+from ..lora.own_base import rounded_base, strangers
 from ..lora.reader import map_tensors
 from ..lora.soundness import Look, cautions, look_at_file, look_at_tensors
 from ..lora.spec import AdapterError, first_line
 from ..lora.watch import Watch, WatchedTensors
 from ..lora.weights import weigh
 from .bypass import hang_beside_layers
-from .exactness import doubts_of_base
 from .patches import Tensors, build_patches
 from .watched import watched
 
@@ -282,19 +284,44 @@ def progress_bar() -> Callable[[int, int], None]:
 
 def weights_of(model, clip) -> Callable[[str], torch.Tensor] | None:
     """Full native name -> the weight without patches, fp32 on the CPU; AdapterError for a name the model lacks."""
-    patchers = [patcher for patcher in (model, clip and clip.patcher) if patcher is not None]
-    found: dict[str, Any] = {}
+    stored_as = _stored(model, clip)
 
     def weight(name: str) -> torch.Tensor:
-        if not found:
-            for patcher in patchers:
-                found.update(patcher.get_key_patches())
-        if name not in found:
-            raise AdapterError(f"the connected model has no weight {name}")
-        stored, convert = found[name][0]
+        stored, convert = stored_as(name)
         return convert(stored.detach().to("cpu"), inplace=False).to(torch.float32)
 
-    return weight if patchers else None
+    return None if model is None and clip is None else weight
+
+
+def _stored(model, clip) -> Callable[[str], tuple[torch.Tensor, Callable]]:
+    """Full native name -> (the parameter as it is stored, the host's way to compute with it).
+
+    As the host's own `get_key_patches`, which fails on models with quantised weights, whose state dict names what no module has.
+    """
+    patchers = [patcher for patcher in (model, clip and clip.patcher) if patcher is not None]
+
+    def stored(name: str) -> tuple[torch.Tensor, Callable]:
+        for patcher in patchers:
+            try:
+                weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, name)
+            except AttributeError:
+                continue
+            kept, hooked = patcher.backup.get(name), patcher.hook_backup.get(name)
+            weight = hooked[0] if hooked is not None else kept.weight if kept is not None else weight
+            return weight, convert or _as_it_is
+        raise AdapterError(f"the connected model has no weight {name}")
+
+    return stored
+
+
+def _as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
+    return weight
+
+
+def is_quantised(weight: torch.Tensor) -> bool:
+    """Whether a weight is stored as fewer bits than 16 a number, in whatever form."""
+    marks = ("quant_state", "tensor_shape", "_qdata")
+    return any(getattr(weight, mark, None) is not None for mark in marks) or weight.dtype.itemsize < 2
 
 
 def forget(*, files: bool = True, models: bool = True) -> None:
@@ -313,7 +340,8 @@ def load_and_fix(
 
     bypass: adapters act in the layers' forward passes, and the weights stay as they are, where that is exact.
     name: what the report calls the file; its path's last part where none is given.
-    Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only.
+    Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only, and the
+    weights of a layer or two where an adapter can tell by them whether this is the model it was trained on.
     Raises LoraFileError for a file that cannot be read; a file that does not fit is no error, the report says so.
     """
     file = _files.read(path)
@@ -327,10 +355,11 @@ def apply_file(
     with without_collection():
         header, number = file.header, partial(_number_in, file.tensors)
         plan = make_plan(header.tensors, header.metadata, site_of(model, clip, own), file.config_beside, number=number)
+        plan, rounded = _on_this_base(plan, file.tensors, model, clip)
         patches = build_patches(plan, file.tensors, ours=bypass)
         layers = watched(patches.layers, file.watch)
         look = file.look or look_at_tensors(file.tensors)
-        doubts = (*(file.watch.cautions if file.watch else ()), *cautions(plan, file.tensors, look), *doubts_of_base(plan, model, clip))
+        doubts = (*(file.watch.cautions if file.watch else ()), *cautions(plan, file.tensors, look), *rounded)
         metadata = dict(file.header.metadata)
         patched: Counter[str] | None = Counter() if bypass else None
         new_model = _apply(model, layers, strength_model, metadata, patched)
@@ -340,6 +369,16 @@ def apply_file(
     stock = partial(stock_placed, model, clip, file)
     report = Report(plan, name, patches.failures, stock, notes, cautions=doubts, checked=look.at, stock_fault=fault)
     return new_model, new_clip, report
+
+
+def _on_this_base(plan: Plan, tensors: Tensors, model, clip) -> tuple[Plan, tuple[str, ...]]:
+    """The plan without adapters that were trained on another base than this, and cautions where this one is quantised."""
+    if not any(named(adapter.kind).of_its_base for adapter in plan.adapters):
+        return plan, ()
+    stored = _stored(model, clip)
+    reasons = strangers(plan, tensors, weights_of(model, clip))
+    plan = without_adapters(plan, reasons) if reasons else plan
+    return plan, rounded_base(plan, lambda name: is_quantised(stored(name)[0]))
 
 
 def _number_in(tensors: Tensors, key: str) -> float | None:

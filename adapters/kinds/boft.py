@@ -21,7 +21,7 @@ class BOFT(Rotation):
     butterfly = True
     stock = "BOFT: computed as trained. Stock would apply the square of the strength"
 
-    def claims(self, shapes, metadata):
+    def claims(self, shapes, metadata, settings):
         return len(shapes["oft_blocks"] or ()) == 4
 
     def shape(self, shapes):

@@ -22,7 +22,7 @@ class FlatLoRA(LoRA):
     metadata = ("lora_config",)
     stores = None
 
-    def claims(self, shapes, metadata):
+    def claims(self, shapes, metadata, settings):
         return '"adapter_type"' in metadata.get("lora_config", "") and len(shapes["down"] or ()) == 2 and "mid" not in shapes
 
     def shape(self, shapes):

@@ -1,85 +1,265 @@
-"""LoRAs for which PEFT changed the base model when training began: PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775).
+"""LoRAs that stand for more than their product, as training took a part off the base model when it began.
 
-What was taken off the base is not in the file, but follows from the base: W - taken(W) + scale * up @ down.
+What was taken off is not in the file, but follows from the base: W - taken(W) + scale * up @ down.
 """
 
 from __future__ import annotations
 
-from ..kind import DERIVED, Measured, Product
-from ..lazy import helpers, products, torch
+from ..kind import DERIVED, SCALE, Kind, Measured, Misfit, ModuleShape, Product, roles
+from ..lazy import helpers, torch
 from ..spec import AdapterError
 from .lora import LoRA
 
 NOTE = "measured is the pair alone; what was taken off the base model when training began needs that model's weight"
+PRINCIPAL, MIDDLE, LAST = "largest", "middle", "smallest"
+LEAST_OVERLAP = 0.3  # of a T-LoRA's inputs with singular vectors of its base; those of others have some rank / inputs
 
 
 class ChangedBase(LoRA):
     """Tensors and strength are a LoRA's; a convention names the kind, as only the settings tell it."""
 
     needs = ()
-    additive = is_pair = low_rank = linear = by_names = False
-    rebuilds_base = True
+    additive = is_pair = low_rank = linear = False
+    of_its_base = True
+    by_names = False
     zeroed_by = scale_into = ()
     stores = None
     host_class = ""
     bypass = DERIVED
 
-    def taken(self, spec, weight, tensors):
+    def taken(self, spec, tensors, weight):
         """What training began without: [out, in] fp32 of the base weight."""
         raise NotImplementedError
 
-    def patched(self, spec, tensors, weight, strength):
-        if weight.dim() < 2 or weight[0].numel() != weight.shape[1]:
-            raise AdapterError(f"{self.title} is of linear layers and 1x1 convolutions, and the weight is {list(weight.shape)}")
-        if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
-            raise AdapterError(f"{self.title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
-        added, matrix = self.added(tensors), weight.flatten(1)
-        change = helpers.fit(helpers.multiply(*added, ("up", "down")), matrix.shape, tensors) * spec.scale_for(added.down.shape[0])
-        return weight + strength * (change - self.taken(spec, matrix, tensors)).reshape(weight.shape)
+    def pair(self, tensors):
+        """The product that the file holds, as up [out, r] and down [r, in]."""
+        return Product(*(helpers.take_matrix(tensors, role) for role in ("up", "down")))
 
-    def added(self, tensors):
-        """The pair that is added, before its scale, in fp32."""
-        return Product(*(products.matrix(tensors, role, torch.float32) for role in ("up", "down")))
+    def patched(self, spec, tensors, weight, strength):
+        if torch.Size(weight.shape[2:]).numel() != 1 or weight.dim() < 2:
+            raise AdapterError(f"{self.title} is of linear layers, and the weight is {list(weight.shape)}")
+        pair = self.pair(tensors)
+        if spec.rows is not None and spec.rows != (0, pair.up.shape[0]):
+            raise AdapterError(f"{self.title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
+        product = helpers.multiply(pair.up, pair.down, ("up", "down"))
+        matrix = weight.flatten(1)
+        added = helpers.fit(product, matrix.shape, tensors) * helpers.factor_of(self, spec, tensors)
+        return weight + strength * (added - self.taken(spec, tensors, matrix)).reshape(weight.shape)
 
     def measured(self, spec, tensors, out, columns):
-        added = self.added(tensors)
-        return Measured(NOTE, delta=added, rank=added.down.shape[0], scale=spec.scale_for(added.down.shape[0]))
+        pair = self.pair(tensors)
+        return Measured(NOTE, delta=pair, rank=pair.down.shape[0], scale=helpers.factor_of(self, spec, tensors))
 
     def host(self, tensors, alpha, rows, adapter):
         return None
 
 
 class PiSSA(ChangedBase):
-    """The base without its `rank` largest singular parts (PEFT tuners/lora/layer.py, pissa_init)."""
+    """The base without its `rank` largest singular parts (PEFT tuners/lora/layer.py, pissa_init; arXiv:2404.02948)."""
 
     name, title = "pissa", "PiSSA"
     stock = "PiSSA: the part that training took off the base model is taken off. Stock would add it a second time"
 
-    def taken(self, spec, weight, tensors):
-        return singular_parts(weight, helpers.size(tensors, 0, "down"))
+    def taken(self, spec, tensors, weight):
+        return Singular(weight).part(PRINCIPAL, helpers.size(tensors, 0, "down"))
 
 
 class OLoRA(ChangedBase):
-    """The base without scale times the first `rank` columns of its QR decomposition (PEFT tuners/lora/layer.py, olora_init)."""
+    """The base without scale times the first `rank` columns of its QR decomposition (PEFT, olora_init; arXiv:2406.01775)."""
 
     name, title = "olora", "OLoRA"
     stock = "OLoRA: the part that training took off the base model is taken off. Stock would leave it in"
 
-    def taken(self, spec, weight, tensors):
+    def taken(self, spec, tensors, weight):
         rank = helpers.size(tensors, 0, "down")
         first, second = torch.linalg.qr(weight)
         return (first[:, :rank] @ second[:rank]) * spec.scale_for(rank)
 
 
-def singular_parts(weight, rank, largest=True):
-    """The `rank` largest, or smallest, singular parts of a matrix as one fp32 matrix of its shape; their signs do not count in it."""
-    tall = weight.shape[0] > weight.shape[1]
-    # The eigenvectors of the smaller Gram matrix, in fp64, cost a fraction of a singular value decomposition.
-    wide = (weight.T if tall else weight).to(torch.float64)
-    vectors = torch.linalg.eigh(wide @ wide.T).eigenvectors
-    vectors = vectors[:, -rank:] if largest else vectors[:, :rank]
-    part = (vectors @ (vectors.T @ wide)).to(torch.float32)
-    return part.T if tall else part
+class KaSA(ChangedBase):
+    """The base without its `rank` smallest singular parts, lora_diag [r] between the factors (PEFT lora/variants.py; arXiv:2412.06071)."""
+
+    name, title = "kasa", "KaSA"
+    needs = (roles("down up lora_diag"),)
+    takes = roles("alpha")
+    silent = frozenset()
+    precedence = 8
+    by_names = True
+    stock = "KaSA: the part that training took off the base model is taken off. Stock would leave it in, and leave out lora_diag"
+
+    def shape(self, shapes):
+        if shapes["lora_diag"] != shapes["down"][:1]:
+            raise Misfit(f"lora_diag {list(shapes['lora_diag'])} and down {list(shapes['down'])} have different ranks")
+        return super().shape(shapes)
+
+    def pair(self, tensors):
+        up, down = super().pair(tensors)
+        return Product(up, _each(helpers.take(tensors, "lora_diag"), down.shape[0], tensors)[:, None] * down)
+
+    def taken(self, spec, tensors, weight):
+        return Singular(weight).part(LAST, helpers.size(tensors, 0, "down"))
 
 
-KINDS = (PiSSA(), OLoRA())
+class TLoRA(ChangedBase):
+    """q [r, in], p [out, r], lambda [1, r]: scale * (p diag(lambda) q - U S V), the singular parts that q and p began as.
+
+    LyCORIS modules/tlora.py (4.1.3; arXiv:2507.05964). What is subtracted is not saved; that it is of this base is seen by the
+    inputs that q reads, of which training leaves most.
+    """
+
+    name, title = "tlora", "T-LoRA"
+    needs = (roles("tlora_q tlora_p tlora_lambda"),)
+    takes = roles("alpha scalar")
+    silent = frozenset()
+    settings = ()
+    precedence = 31
+    by_names = True
+    stock = "T-LoRA. Stock would ignore them"
+
+    def shape(self, shapes):
+        return _shape_of_tlora(shapes)
+
+    def rank(self, shapes):
+        return _rank_of_tlora(shapes)
+
+    def kernel(self, shapes):
+        return tuple(shapes["tlora_q"][2:])
+
+    def count_rows(self, tensors):
+        return helpers.size(tensors, 0, "tlora_p")
+
+    def pair(self, tensors):
+        return _tlora(tensors, "tlora_")
+
+    def taken(self, spec, tensors, weight):
+        singular = Singular(weight)
+        block = self._began_as(singular, tensors)
+        return singular.part(block, helpers.size(tensors, 0, "tlora_q")) * helpers.factor_of(self, spec, tensors)
+
+    def check_base(self, spec, tensors, weight):
+        if not weight.is_meta:
+            self._began_as(Singular(weight.flatten(1).to(torch.float32)), tensors)
+
+    def _began_as(self, singular, tensors):
+        """Which block of the singular parts q was made of."""
+        inputs = helpers.take_matrix(tensors, "tlora_q")
+        overlaps = {block: singular.overlap(block, inputs) for block in (PRINCIPAL, MIDDLE, LAST)}
+        best = max(overlaps, key=overlaps.get)
+        if overlaps[best] < LEAST_OVERLAP:
+            raise AdapterError(
+                "T-LoRA: the starting point that it subtracts is not in the file, and is not the singular vectors of this model's weight"
+                " (it was trained on another model, or from a random start)"
+            )
+        return best
+
+    def measured(self, spec, tensors, out, columns):
+        return Measured("its effect needs the weight of the model it was trained on")
+
+
+class TLoRAWithBase(Kind):
+    """As forks save it, with what it began as: base_q, base_p, base_lambda beside q, p and lambda."""
+
+    name, title = "tlora_with_base", "T-LoRA"
+    needs = (TLoRA.needs[0] | roles("tlora_base_q tlora_base_p tlora_base_lambda"),)
+    takes = TLoRA.takes
+    precedence = 30
+    scaled = additive = True
+    alpha_is = SCALE
+    stock = TLoRA.stock
+    bypass = TLoRA.bypass
+
+    def shape(self, shapes):
+        return _shape_of_tlora(shapes)
+
+    def rank(self, shapes):
+        return _rank_of_tlora(shapes)
+
+    def kernel(self, shapes):
+        return tuple(shapes["tlora_q"][2:])
+
+    def delta(self, spec, tensors, shape):
+        product = self.product(spec, tensors, torch.float32)
+        return helpers.fit(product.up @ product.down, shape, tensors, flattened=True)
+
+    def count_rows(self, tensors):
+        return helpers.size(tensors, 0, "tlora_p")
+
+    def narrow(self, tensors, start, length):
+        return helpers.narrow_roles(tensors, start, length, tlora_p=0, tlora_base_p=0)
+
+    def product(self, spec, tensors, dtype):
+        now, first = _tlora(tensors, "tlora_"), _tlora(tensors, "tlora_base_")
+        if (now.up.shape, now.down.shape) != (first.up.shape, first.down.shape):
+            raise AdapterError(f"these tensors do not make a T-LoRA: {helpers.describe(tensors)}")
+        up = torch.cat((now.up, -first.up), 1) * helpers.factor_of(self, spec, tensors)
+        return Product(up.to(dtype), torch.cat((now.down, first.down)).to(dtype))
+
+    def product_rank(self, shapes, sides):
+        return 2 * shapes["tlora_q"][0]
+
+
+def _shape_of_tlora(shapes):
+    inputs, outputs = shapes["tlora_q"], shapes["tlora_p"]
+    if inputs[0] != outputs[1]:
+        raise Misfit(f"q_layer {list(inputs)} has rank {inputs[0]}, p_layer {list(outputs)} has rank {outputs[1]}")
+    return ModuleShape(outputs[0], inputs[1:])
+
+
+def _rank_of_tlora(shapes):
+    inputs = shapes.get("tlora_q")
+    return inputs[0] if inputs else None
+
+
+def _tlora(tensors, start):
+    """p diag(lambda) and q of the roles that begin so."""
+    outputs, inputs = (helpers.take_matrix(tensors, start + role) for role in "pq")
+    if outputs.shape[1] != inputs.shape[0]:
+        helpers.multiply(outputs, inputs, (f"{start}p", f"{start}q"))
+    return Product(outputs * _each(helpers.take(tensors, f"{start}lambda"), inputs.shape[0], tensors), inputs)
+
+
+def _each(numbers, rank, tensors):
+    """One number for each rank as [r]."""
+    if numbers.numel() != rank:
+        raise AdapterError(f"there is not one number for each of {rank} ranks ({helpers.describe(tensors)})")
+    return numbers.flatten()
+
+
+class Singular:
+    """The singular parts of a matrix, in blocks of some rank.
+
+    From the eigenvectors of the smaller Gram matrix, in fp64: a fraction of the time of a singular value decomposition.
+    """
+
+    def __init__(self, matrix):
+        self.tall = matrix.shape[0] > matrix.shape[1]
+        self.wide = (matrix.T if self.tall else matrix).to(torch.float64)
+        self.vectors = torch.linalg.eigh(self.wide @ self.wide.T).eigenvectors
+
+    def block(self, which, rank):
+        """The singular vectors of the shorter side, [side, rank]; `which`: of the largest, middle or smallest values."""
+        side = self.vectors.shape[1]
+        rank = min(rank, side)
+        # The eigenvalues rise; the middle is counted from the largest one.
+        start = {PRINCIPAL: side - rank, MIDDLE: side - (side - rank) // 2 - rank, LAST: 0}[which]
+        return self.vectors[:, start : start + rank]
+
+    def part(self, which, rank):
+        """The matrix made of these singular parts alone, fp32."""
+        vectors = self.block(which, rank)
+        part = (vectors @ (vectors.T @ self.wide)).to(torch.float32)
+        return part.T if self.tall else part
+
+    def overlap(self, which, inputs):
+        """The share, from 0 to 1, of the space of the rows of `inputs` [r, in] that these parts read too."""
+        if inputs.is_meta:
+            return 1.0
+        vectors = self.block(which, inputs.shape[0])
+        read = vectors if self.tall else torch.linalg.qr((vectors.T @ self.wide).T).Q
+        own = torch.linalg.qr(inputs.T.to(torch.float64)).Q
+        if read.shape[0] != own.shape[0]:
+            return 0.0
+        return (torch.linalg.vector_norm(own.T @ read) ** 2).item() / max(1, min(own.shape[1], read.shape[1]))
+
+
+KINDS = (PiSSA(), OLoRA(), KaSA(), TLoRA(), TLoRAWithBase())

@@ -50,7 +50,7 @@ class MiSSBat(Kind):
     stock = MiSS.stock
     bypass = DERIVED
 
-    def claims(self, shapes, metadata):
+    def claims(self, shapes, metadata, settings):
         return len(shapes["miss_block"] or ()) == 3
 
     def patched(self, spec, tensors, weight, strength):

@@ -19,7 +19,7 @@ class KohyaOFT(Rotation):
     metadata = ("ss_network_module",)
     stock = "OFT by sd-scripts. Stock would ignore them"
 
-    def claims(self, shapes, metadata):
+    def claims(self, shapes, metadata, settings):
         return "networks.oft" in metadata.get("ss_network_module", "")
 
     def shape(self, shapes):

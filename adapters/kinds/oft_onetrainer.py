@@ -21,7 +21,7 @@ class OneTrainerOFT(PeftOFT):
     settings = ()
     stock = "OFT by OneTrainer. Stock would ignore them"
 
-    def claims(self, shapes, metadata):
+    def claims(self, shapes, metadata, settings):
         return bool(metadata.keys() & set(self.metadata)) or "scaled_oft" in shapes
 
     def patched(self, spec, tensors, weight, strength):

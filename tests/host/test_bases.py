@@ -259,13 +259,39 @@ def test_every_kind_of_base_is_told_as_the_same_family(host, base, lora):
     assert len(titles) == 1 and "FLUX" in titles.pop()
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "fp8", "int8_tensorwise"])
-def test_what_is_computed_from_a_rounded_base_is_told(host, base, tmp_path, kind):
-    """PiSSA takes off singular parts of the base, which a quantised model has only rounded."""
-    name = "diffusion_model.double_blocks.0.img_attn.proj"
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "init_lora_weights": "pissa"}
-    pair = {f"{name}.lora_A.weight": torch.randn(4, 128), f"{name}.lora_B.weight": torch.randn(128, 4)}
-    save_file(pair, tmp_path / "pissa.safetensors", {"lora_adapter_metadata": json.dumps(config)})
-    report = host.load_and_fix(base(kind), None, tmp_path / "pissa.safetensors")[2]
-    assert report.modules["placed"] == 1
-    assert any("1 of its modules are quantised" in caution for caution in report.cautions) == (kind in ("fp8", "int8_tensorwise"))
+OF_ITS_BASE = {
+    "PiSSA": {"lora_A.weight": (4, 128), "lora_B.weight": (384, 4)},
+    "KaSA": {"lora_A.weight": (4, 128), "lora_B.weight": (384, 4), "lora_diag": (4,)},
+    "T-LoRA": {"q_layer.weight": (4, 128), "p_layer.weight": (384, 4), "lambda_layer": (1, 4)},
+}
+
+
+def of_its_base(folder, title, weight):
+    """A file with an adapter of double_blocks.0.img_attn.qkv that takes a part off this weight."""
+    generator = torch.Generator().manual_seed(5)
+    tensors = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in OF_ITS_BASE[title].items()}
+    if "q_layer.weight" in tensors:
+        tensors["q_layer.weight"] += torch.linalg.svd(weight, full_matrices=False).Vh[:4]
+    settings = {"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa" if title == "PiSSA" else True}
+    metadata = {"lora_adapter_metadata": json.dumps({f"transformer.{name}": value for name, value in settings.items()})}
+    named = {f"diffusion_model.double_blocks.0.img_attn.qkv.{name}": tensor for name, tensor in tensors.items()}
+    save_file(named, folder / "x.safetensors", metadata)
+    return folder / "x.safetensors"
+
+
+@pytest.mark.parametrize("title", OF_ITS_BASE)
+@pytest.mark.parametrize("kind", ["bf16", "fp8", SCALED_FP8, "nvfp4"])
+def test_a_quantised_base_is_told_where_a_part_of_it_is_taken_off(host, base, tmp_path, kind, title):
+    model = base(kind)
+    weight = dense(weights(model, ["diffusion_model.double_blocks.0.img_attn.qkv.weight"]).popitem()[1])
+    fixed, _, report = host.load_and_fix(model, None, of_its_base(tmp_path, title, weight))
+    assert len(fixed.patches) == 1 and not report.unplaced()
+    assert [told for told in report.cautions if title in told and "quantised" in told] == list(report.cautions)
+    assert bool(report.cautions) == (kind != "bf16")
+
+
+def test_a_t_lora_of_another_base_is_refused_when_it_is_loaded(host, base, tmp_path):
+    fixed, _, report = host.load_and_fix(base("bf16"), None, of_its_base(tmp_path, "T-LoRA", torch.randn(384, 128)))
+    assert not fixed.patches
+    assert {found["category"] for found in report.unplaced()} == {"unsupported adapter"}
+    assert all("trained on another model" in found["reason"] for found in report.unplaced())

@@ -43,6 +43,7 @@ LINEAR: dict[str, dict[str, Any]] = {
     "diag-oft": {"algo": "diag-oft", "linear_dim": 8},
     "diag-oft, constraint": {"algo": "diag-oft", "linear_dim": 8, "constraint": 1e-3},
     "diag-oft, rescaled": {"algo": "diag-oft", "linear_dim": 8, "rescaled": True},
+    "tlora": {"algo": "tlora"},
     "boft": {"algo": "boft", "linear_dim": 8},
     "boft, rescaled": {"algo": "boft", "linear_dim": 8, "rescaled": True},
 }

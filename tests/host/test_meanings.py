@@ -163,7 +163,7 @@ def test_magnitudes_made_for_the_bases_length_divide_by_it(load, patched):
     torch.testing.assert_close(patched(patcher)[WEIGHT], want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lora_F", "lora_gate.weight", "gate.weight"])
+@pytest.mark.parametrize("name", ["lora_F", "router.weight", "gate.weight"])
 def test_a_tensor_that_means_another_formula_leaves_the_weight_alone(load, patched, name):
     _, patcher, report = load(PEFT, {**PEFT_PAIR, name: torch.ones(RANK, 1)})
     assert not patched(patcher) and name in str(report)

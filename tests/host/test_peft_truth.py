@@ -103,6 +103,7 @@ def test_settings_in_the_header_that_diffusers_writes(host, patched, both, tmp_p
 def other_tuners():
     """PEFT's other adapters: name -> (configuration class, settings)."""
     feed_forward = ["net.0.proj", "net.2", "proj_mlp"]
+    bdlora = {"target_modules_bd_a": ["to_q", "net.2"], "target_modules_bd_b": ["to_k", "proj_mlp"], "nblocks": 2, "match_strict": False}
     return {
         "loha": ("LoHaConfig", {"r": 4, "alpha": 6}),
         "loha, patterns": ("LoHaConfig", {"r": 4, "alpha": 6, "rank_pattern": {"attn.to_q": 2}, "alpha_pattern": {"proj_out": 3}}),
@@ -127,6 +128,9 @@ def other_tuners():
         "road": ("RoadConfig", {"group_size": 64}),
         "gralora": ("GraloraConfig", {"r": 4, "alpha": 6, "gralora_k": 2}),
         "vera": ("VeraConfig", {"r": 4}),
+        "adalora": ("AdaLoraConfig", {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100}),
+        "kasa": ("LoraConfig", {"r": 4, "lora_alpha": 6, "kasa_config": {"beta": 1e-4, "gamma": 1e-3}}),
+        "bd-lora": ("LoraConfig", {"r": 4, "lora_alpha": 6, "use_bdlora": bdlora}),
     }
 
 

@@ -116,7 +116,7 @@ CASES = {
     "half an adapter": ({"img_in.lora_A.weight": (2, 16)}, plans.INCOMPLETE, "up"),
     "lone alpha": ({"img_in.alpha": ()}, plans.INCOMPLETE, "down"),
     "VeRA": ({"img_in.vera_lambda_d": (2,), "img_in.vera_lambda_b": (H,)}, plans.UNSUPPORTED, "base"),
-    "VeRA alone": ({"img_in.vera_lambda_d": (2,), "img_in.alpha": ()}, plans.UNSUPPORTED, "base"),
+    "half a T-LoRA": ({"img_in.q_layer.weight": (2, 16)}, plans.INCOMPLETE, "tlora_lambda, tlora_p"),
     "bundled embedding": ({"bundle_emb.word.vectors": (1, 4)}, plans.BOOKKEEPING, "embedding"),
     "slider notes": ({"_aux.x": (1,)}, plans.BOOKKEEPING, "notes"),
     "quantised base": ({"transformer.transformer_blocks.0.attn.to_q.base_layer.weight": (4, 4)}, plans.BOOKKEEPING, "base model"),

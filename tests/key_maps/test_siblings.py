@@ -17,7 +17,9 @@ def plan_with(**extra):
     return make_plan(keys | {f"blocks.0.lin.{name}": shape for name, shape in extra.items()}, {}, Site([denoiser_component(WEIGHTS)]))
 
 
-@pytest.mark.parametrize("name", ["lora_F", "lora_F.default", "lora_gate.weight", "gate.weight", "router.0.bias", "delora_x"])
+@pytest.mark.parametrize(
+    "name", ["lora_F", "lora_F.default", "lora_diagonal", "lora_mixers.weight", "gate.weight", "router.0.bias", "delora_x"]
+)
 def test_the_adapter_beside_it_is_refused_with_its_name(name):
     plan = plan_with(**{name: (4, 1)})
     first = plan.outcomes["blocks.0.lin.lora_A.weight"]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lora_locksmith.lora.adapters import AdapterSpec, patched_weight
+from lora_locksmith.lora.adapters import AdapterError, AdapterSpec, patched_weight
 from lycoris.modules.boft import ButterflyOFTModule
 from lycoris.modules.diag_oft import DiagOFTModule
 from lycoris.modules.full import FullModule
@@ -12,6 +12,7 @@ from lycoris.modules.locon import LoConModule
 from lycoris.modules.loha import LohaModule
 from lycoris.modules.lokr import LokrModule
 from lycoris.modules.norms import NormModule
+from lycoris.modules.tlora import TLoraModule
 from torch import nn
 
 ROLES = {"lora_up.weight": "up", "lora_down.weight": "down", "lora_mid.weight": "mid", "weight": "ia3_weight"}
@@ -248,3 +249,49 @@ def test_norm(assert_close, layer):
     weight, bias = (tensor.detach() for tensor in module.get_merged_weight(0.5))
     assert_close(patched_weight(AdapterSpec("norm"), {"w_norm": tensors["w_norm"]}, layer.weight.detach(), 0.5), weight)
     assert_close(patched_weight(AdapterSpec("norm"), {"b_norm": tensors["b_norm"]}, layer.bias.detach(), 0.5), bias)
+
+
+TLORA_ROLES = {"q_layer.weight": "tlora_q", "p_layer.weight": "tlora_p", "lambda_layer": "tlora_lambda"}
+TLORA_BASE = {"base_q": "tlora_base_q", "base_p": "tlora_base_p", "base_lambda": "tlora_base_lambda"}
+
+
+def t_lora(layer, **settings):
+    """A T-LoRA that has moved a little from where it began."""
+    module = TLoraModule("lycoris_x", layer, 1.0, lora_dim=4, alpha=2, **settings)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if not name.startswith("org_module"):
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return module.eval()
+
+
+@pytest.mark.parametrize("block", ["principal", "middle", "last"])
+@pytest.mark.parametrize("layer_name", ["linear", "square", "conv1x1", "wide"])
+def test_t_lora(assert_close, layer_name, block):
+    """What it began as is found among the singular parts of the weight, whichever it was."""
+    layer = nn.Linear(32, 24) if layer_name == "wide" else LAYERS[layer_name]()
+    module = t_lora(layer, sig_type=block)
+    tensors = {TLORA_ROLES[name]: tensor.detach() for name, tensor in module.state_dict().items() if name in TLORA_ROLES}
+    for strength in (1.0, 0.5, -0.7, 2.0):
+        change = patched_weight(AdapterSpec("tlora", 2.0), tensors, layer.weight.detach(), strength) - layer.weight.detach()
+        truth = module.get_diff_weight(strength, layer.weight.shape)[0].detach()
+        assert_close(change, truth, 2e-5)
+
+
+@pytest.mark.parametrize("start", ["random", "another model"])
+def test_a_t_lora_that_began_elsewhere_is_refused(start):
+    layer = nn.Linear(96, 64)
+    module = t_lora(layer, use_data_init=start != "random")
+    tensors = {TLORA_ROLES[name]: tensor.detach() for name, tensor in module.state_dict().items() if name in TLORA_ROLES}
+    weight = layer.weight.detach() if start == "random" else nn.Linear(96, 64).weight.detach()
+    with pytest.raises(AdapterError, match="not the singular vectors of this model's weight"):
+        patched_weight(AdapterSpec("tlora", 2.0), tensors, weight, 1.0)
+
+
+def test_a_t_lora_that_says_what_it_began_as_needs_no_base(assert_close):
+    layer = nn.Linear(24, 32)
+    module = t_lora(layer, use_data_init=False)
+    tensors = {TLORA_ROLES[name]: tensor.detach() for name, tensor in module.state_dict().items() if name in TLORA_ROLES}
+    tensors |= {role: getattr(module, name).detach() for name, role in TLORA_BASE.items()}
+    change = patched_weight(AdapterSpec("tlora_with_base", 2.0), tensors, torch.zeros(32, 24), 1.0)
+    assert_close(change, module.get_diff_weight(1.0)[0].detach(), 1e-6)

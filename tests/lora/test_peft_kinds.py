@@ -10,13 +10,14 @@ import torch
 from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.header import adapter_config_beside, read_header
 from lora_locksmith.key_maps.plan import PLACED, make_plan
+from lora_locksmith.key_maps.respell import Refused
 from lora_locksmith.key_maps.site import Component, Site
 from lora_locksmith.lora.adapters import AdapterError, patched_weight
 from lora_locksmith.lora.collect import rank_of
+from lora_locksmith.lora.convert import convert
 from lora_locksmith.lora.factors import factors
 from lora_locksmith.lora.planned import adapter_of, has_delta, spec_of
 from lora_locksmith.lora.resize import Ask, resize_file
-from peft.tuners.lora.config import KasaConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -37,6 +38,7 @@ class Net(nn.Module):
         return self.narrow(torch.tanh(self.square(torch.tanh(self.wide(x)))))
 
 
+BLOCKS = peft.BdLoraConfig(target_modules_bd_a=["wide"], target_modules_bd_b=["square"], nblocks=3, match_strict=False)
 CASES = {
     "hra": (peft.HRAConfig, {"r": 4}),
     "hra, orthogonal": (peft.HRAConfig, {"r": 4, "apply_GS": True}),
@@ -57,16 +59,18 @@ CASES = {
     "gralora": (peft.GraloraConfig, {"r": 4, "alpha": 6, "gralora_k": 2}),
     "gralora, hybrid": (peft.GraloraConfig, {"r": 4, "alpha": 6, "gralora_k": 2, "hybrid_r": 2}),
     "vera": (peft.VeraConfig, {"r": 4}),
-    "adalora": (peft.AdaLoraConfig, {"init_r": 4, "target_r": 2, "lora_alpha": 7, "total_step": 100}),
-    "kasa": (peft.LoraConfig, {"r": 4, "lora_alpha": 6, "kasa_config": KasaConfig()}),
+    "adalora": (peft.AdaLoraConfig, {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100}),
+    "adalora, no alpha": (peft.AdaLoraConfig, {"init_r": 4, "target_r": 3, "lora_alpha": 0, "total_step": 100}),
+    "bd-lora": (peft.LoraConfig, {"r": 6, "lora_alpha": 9, "use_bdlora": BLOCKS}),
+    "kasa": (peft.LoraConfig, {"r": 4, "lora_alpha": 6, "kasa_config": {"beta": 1e-4, "gamma": 1e-3}}),
     "beft": (peft.BeftConfig, {}),
     "ln_tuning": (peft.LNTuningConfig, {}),
 }
 WITHOUT_BIAS = {"glora", "glora, vectors", "glora, numbers"}
 
 
-def trained(net, configuration, settings):
-    model = peft.get_peft_model(copy.deepcopy(net), configuration(target_modules=["wide", "square", "narrow"], **settings)).eval()
+def trained(net, configuration, settings, targets=("wide", "square", "narrow")):
+    model = peft.get_peft_model(copy.deepcopy(net), configuration(target_modules=list(targets), **settings)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -127,6 +131,135 @@ def test_the_delta_as_factors_is_the_same(tmp_path, assert_close, name):
         change = patched_weight(*adapter_of(adapter, mine, None), torch.zeros(shape), 1.0)
         assert_close(delta.dense().float(), change.reshape(delta.shape))
         assert rank_of(adapter, plan.shapes) == (None if delta.up is None else delta.down.shape[0])
+
+
+class Odd(nn.Module):
+    """What few kinds are made for: an embedding and a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.conv = nn.Embedding(40, 12), nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return self.conv(self.words(x).unflatten(-1, (3, 4)).transpose(1, 2))
+
+
+ODD = {
+    "lora": (["words"], peft.LoraConfig, {"r": 4, "lora_alpha": 6}, {"lora_embedding"}),
+    "lora, rank-stabilised": (["words"], peft.LoraConfig, {"r": 4, "lora_alpha": 6, "use_rslora": True}, {"lora_embedding"}),
+    "dora": (["words"], peft.LoraConfig, {"r": 4, "lora_alpha": 6, "use_dora": True}, {"dora_embedding"}),
+    "both": (["words", "conv"], peft.LoraConfig, {"r": 4, "lora_alpha": 6}, {"lora_embedding", "lora"}),
+    "adalora": (["conv"], peft.AdaLoraConfig, {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100}, {"adalora"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_embeddings_and_convolutions(tmp_path, name):
+    targets, configuration, settings, kinds = ODD[name]
+    net = Odd().eval()
+    model = trained(net, configuration, settings, targets)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    ours, plan = loaded(net, tmp_path)
+    assert {adapter.kind for adapter in plan.adapters} == kinds
+    assert {outcome.category for outcome in plan.outcomes.values()} == {PLACED}
+    x = torch.randint(0, 40, (5, 7))
+    with torch.no_grad():
+        truth, base = model(x), net(x)
+        error = (ours(x) - truth).norm() / (truth - base).norm()
+    assert error < ERROR, f"{error:.1e}"
+
+
+ADALORA = (peft.AdaLoraConfig, {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100})
+
+
+def test_an_adalora_that_was_pruned_is_divided_by_the_rank_it_began_with(tmp_path):
+    net = Net(bias=True).eval()
+    model = trained(net, *ADALORA)
+    keep = {"wide": [True, False] * 3, "square": [True] * 4 + [False] * 2, "narrow": [False] * 5 + [True]}
+    for name, kept in keep.items():
+        layer = getattr(model.base_model.model, name)
+        with torch.no_grad():
+            layer.lora_E["default"][[not one for one in kept]] = 0
+    model.peft_config["default"].rank_pattern = {f"{name}.lora_E": kept for name, kept in keep.items()}
+    model.save_pretrained(tmp_path)
+    ours, plan = loaded(net, tmp_path)
+    assert [adapter.rank for adapter in plan.adapters] == [1, 4, 3]
+    x = torch.randn(7, 24)
+    with torch.no_grad():
+        truth, base = model(x), net(x)
+        assert (ours(x) - truth).norm() < ERROR * (truth - base).norm()
+
+
+def test_an_adalora_without_its_settings_is_refused(tmp_path):
+    net = Net(bias=True)
+    trained(net, *ADALORA).save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    _, plan = loaded(net, tmp_path)
+    assert not plan.adapters
+    assert all("put its adapter_config.json beside it" in outcome.reason for outcome in plan.outcomes.values())
+
+
+def test_half_of_a_bd_lora_is_no_lora_where_nothing_says_so(tmp_path):
+    net = Net(bias=True)
+    trained(net, *CASES["bd-lora"]).save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    _, plan = loaded(net, tmp_path)
+    assert [adapter.module.rpartition(".")[2] for adapter in plan.adapters] == ["narrow"]
+
+
+@pytest.mark.parametrize("name", ["adalora", "bd-lora"])
+def test_a_product_of_low_rank_is_written_as_a_lora(tmp_path, assert_close, name):
+    net = Net(bias=True).eval()
+    trained(net, *CASES[name]).save_pretrained(tmp_path)
+    truth, plan = loaded(net, tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in convert(plan, load_file(path), "comfyui").tensors().items()}, path)
+    (tmp_path / "adapter_config.json").unlink()
+    ours, plan = loaded(net, tmp_path)
+    assert {adapter.kind for adapter in plan.adapters} <= {"lora", "diff"}
+    for name, weight in truth.state_dict().items():
+        assert_close(ours.state_dict()[name], weight, 1e-5)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_pair_that_stands_for_a_changed_base_is_not_written_as_a_lora(tmp_path, init):
+    """At alpha = rank nothing but the settings tells it from one, and the new file would not have them."""
+    net = Net(bias=True).eval()
+    trained(net, peft.LoraConfig, {"r": 4, "lora_alpha": 4, "init_lora_weights": init}).save_pretrained(tmp_path)
+    _, plan = loaded(net, tmp_path)
+    assert {adapter.kind for adapter in plan.adapters} == {init}
+    with pytest.raises(Refused, match=init):
+        convert(plan, load_file(tmp_path / "adapter_model.safetensors"), "comfyui")
+    with pytest.raises(AdapterError, match="cannot be resized"):
+        resize_file(tmp_path / "adapter_model.safetensors", tmp_path / "new.safetensors", Ask(rank=2), site=plan.site)
+
+
+def test_a_mixer_stands_between_the_factors(tmp_path, assert_close):
+    net, alpha = Net(bias=True), 6.0
+    down, mixer, up = torch.randn(4, 36), torch.randn(4, 4), torch.randn(36, 4)
+    names = {"lora_down.weight": down, "lora_mixer.weight": mixer, "lora_up.weight": up, "alpha": torch.tensor(alpha)}
+    save_file({f"{PREFIX}square.{name}": tensor for name, tensor in names.items()}, tmp_path / "adapter_model.safetensors")
+    ours, plan = loaded(net, tmp_path, 0.5)
+    assert [adapter.kind for adapter in plan.adapters] == ["moslora"]
+    assert_close(ours.square.weight, net.square.weight + 0.5 * alpha / 4 * up @ mixer @ down, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adalora", "moslora"])
+def test_what_stands_between_factors_is_resized_to_a_lora(tmp_path, assert_close, kind):
+    net, path = Net(bias=True), tmp_path / "adapter_model.safetensors"
+    if kind == "adalora":
+        trained(net, *ADALORA).save_pretrained(tmp_path)
+    else:
+        tensors = {"lora_A.weight": torch.randn(4, 36), "lora_mixer.weight": torch.randn(4, 4), "lora_B.weight": torch.randn(36, 4)}
+        save_file({f"{PREFIX}square.{name}": tensor for name, tensor in tensors.items()}, path)
+    truth, plan = loaded(net, tmp_path)
+    resize_file(path, tmp_path / "new.safetensors", Ask(rank=6), site=plan.site)
+    (tmp_path / "new.safetensors").replace(path)
+    (tmp_path / "adapter_config.json").unlink(missing_ok=True)
+    ours, plan = loaded(net, tmp_path)
+    assert {adapter.kind for adapter in plan.adapters} == {"lora"} and {outcome.category for outcome in plan.outcomes.values()} == {PLACED}
+    for name, weight in truth.state_dict().items():
+        assert_close(ours.state_dict()[name], weight, 1e-5)
 
 
 def delora(folder):

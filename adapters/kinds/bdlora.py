@@ -1,0 +1,74 @@
+"""BD-LoRA (PEFT lora/variants.py BdLoraLinearVariant, BlockDiagonalLinear): a LoRA of which one factor is block diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..kind import Misfit, ModuleShape, Product
+from ..lazy import helpers, products, torch
+from ..spec import AdapterError
+from .lora import LoRA
+
+
+class BDLoRA(LoRA):
+    """down [r, in / n] and up [out, r], or down [r, in] and up [out, r / n]: the short one holds n blocks of its rows.
+
+    Only the settings tell it: a short down fits a smaller model too, and is QA-LoRA's as well.
+    """
+
+    name, title = "bdlora", "BD-LoRA"
+    needs = ()
+    takes = silent = frozenset()
+    variant_of = "lora"
+    needs_shape = True
+    by_names = False
+    is_pair = low_rank = False
+    scale_into = ()
+    stores = None
+    host_class = ""
+    stock = "BD-LoRA. Stock would ignore them, or fail on their factors' shapes"
+
+    def claims(self, shapes, metadata, settings):
+        return isinstance(settings.get("use_bdlora"), Mapping) and shapes.keys() <= {"up", "down"}
+
+    def shape(self, shapes):
+        up, down = shapes["up"], shapes["down"]
+        if len(up) != 2 or len(down) != 2 or not up[1] or down[0] % up[1]:
+            raise Misfit(f"up {list(up)} and down {list(down)} do not make a BD-LoRA")
+        return ModuleShape(up[0], None if up[1] == down[0] else down[1:])
+
+    def delta(self, spec, tensors, shape):
+        product = self._product(spec, tensors, shape, torch.float32)
+        return helpers.fit(product.up @ product.down, shape, tensors)
+
+    def _product(self, spec, tensors, shape, dtype):
+        up, down = (products.matrix(tensors, role, dtype) for role in ("up", "down"))
+        columns = torch.Size(shape[1:]).numel()
+        wide, tall = block_diagonal(down, columns), block_diagonal(up, down.shape[0])
+        if wide is None or tall is None:
+            raise AdapterError(f"these tensors do not make a BD-LoRA of {columns} inputs: {helpers.describe(tensors)}")
+        return Product(tall * helpers.factor_of(self, spec, tensors), wide)
+
+    def narrow(self, tensors, start, length):
+        return None
+
+    def product(self, spec, tensors, dtype):
+        return self._product(spec, tensors, helpers.shape_told(spec), dtype)
+
+    def product_rank(self, shapes, sides):
+        return shapes["down"][0]
+
+    def host(self, tensors, alpha, rows, adapter):
+        return None
+
+
+def block_diagonal(matrix, columns):
+    """The rows of `matrix` [rows, columns / n] in n blocks on the diagonal of [rows, columns]; None where there is no such n."""
+    rows, width = matrix.shape
+    blocks = columns // width if width else 0
+    if not blocks or blocks * width != columns or rows % blocks:
+        return None
+    return torch.block_diag(*matrix.chunk(blocks)) if blocks > 1 else matrix
+
+
+KINDS = (BDLoRA(),)

@@ -1,0 +1,96 @@
+"""LoRAs with something between their factors: AdaLoRA's diagonal (arXiv:2303.10512) and MoSLoRA's mixer (arXiv:2406.11909)."""
+
+from __future__ import annotations
+
+from ..kind import Misfit, ModuleShape, Product, roles
+from ..lazy import helpers, products, torch
+from ..spec import AdapterError
+from .dora import DECOMPOSED
+from .lora import LoRA
+
+
+class Between(LoRA):
+    """scale * up @ M @ down, which is a LoRA with the down M @ down."""
+
+    takes = silent = frozenset()
+    is_pair = False
+    scale_into = ()
+    stores = None
+    host_class = ""
+    mark = "lora_"
+
+    def inner(self, tensors, dtype):
+        """M @ down as [r, in * kernel]."""
+        raise NotImplementedError
+
+    def delta(self, spec, tensors, shape):
+        product = self.product(spec, tensors, torch.float32)
+        return helpers.fit(product.up @ product.down, shape, tensors, flattened=True)
+
+    def product(self, spec, tensors, dtype):
+        up, down = products.matrix(tensors, "up", dtype), self.inner(tensors, dtype)
+        if up.shape[1] != down.shape[0]:
+            helpers.multiply(up, down, ("up", "down"))
+        return Product(up * helpers.factor_of(self, spec, tensors), down)
+
+    def host(self, tensors, alpha, rows, adapter):
+        return None
+
+
+class AdaLoRA(Between):
+    """up [out, r], lora_E [r, 1], down [r, in * kernel]: scale * up @ diag(E) @ down (PEFT tuners/adalora/layer.py).
+
+    The scale is alpha / init_r of PEFT's settings, also where training left fewer ranks: a convention says it.
+    """
+
+    name, title = "adalora", "AdaLoRA"
+    needs = (roles("down up lora_E"),)
+    precedence = 8
+    own_scale = True
+    alpha_is = ""
+    zeroed_by = consumed = needs[0]
+    stock = "AdaLoRA. Stock would ignore them, or leave out their lora_E"
+
+    def shape(self, shapes):
+        up, down, middle = shapes["up"], shapes["down"], shapes["lora_E"]
+        if not up[1] == down[0] == middle[0]:
+            raise Misfit(f"up {list(up)}, lora_E {list(middle)} and down {list(down)} have different ranks")
+        return ModuleShape(up[0], down[1:], flat=True)
+
+    def kernel(self, shapes):
+        return None
+
+    def factor(self, spec, rank):
+        if spec.scale is None:
+            raise AdapterError("AdaLoRA's strength, lora_alpha / init_r, is not known")
+        return spec.scale
+
+    def inner(self, tensors, dtype):
+        middle, down = helpers.take(tensors, "lora_E").to(dtype), products.matrix(tensors, "down", dtype)
+        if middle.numel() != down.shape[0]:
+            raise AdapterError(f"these tensors do not make an AdaLoRA: {helpers.describe(tensors)}")
+        return middle.reshape(-1, 1) * down
+
+
+class MoSLoRA(Between):
+    """up [out, r], lora_mixer [r, r], down [r, in, *kernel]: alpha / r * up @ mixer @ down (as the paper and sd-scripts' forks have it)."""
+
+    name, title = "moslora", "MoSLoRA"
+    needs = (roles("down up lora_mixer"),)
+    takes = DECOMPOSED
+    precedence = 8
+    zeroed_by = needs[0]
+    consumed = needs[0] | {"scalar"}
+    stock = "MoSLoRA. Stock would leave out their mixer"
+
+    def shape(self, shapes):
+        up, down, mixer = shapes["up"], shapes["down"], shapes["lora_mixer"]
+        if mixer[:2] != (up[1], down[0]):
+            raise Misfit(f"up {list(up)}, lora_mixer {list(mixer)} and down {list(down)} have different ranks")
+        return ModuleShape(up[0], down[1:])
+
+    def inner(self, tensors, dtype):
+        return helpers.multiply(*(products.matrix(tensors, role, dtype) for role in ("lora_mixer", "down")), ("lora_mixer", "down"))
+
+
+KINDS = (AdaLoRA(), MoSLoRA())
