@@ -270,7 +270,7 @@ def _already(found: Inspection, conversion: Conversion) -> bool:
     if conversion.specs.keys() != found.header.tensors.keys():
         return False
     told = conversion.header_settings.keys() <= found.header.metadata.keys() or ("" in conversion.configs and found.config_beside)
-    kept = {"tensor": True, "config": bool(told), "folded": False}
+    kept = {"tensor": True, "always": True, "config": bool(told), "folded": False}
     return kept[conversion.writing.alpha] or all(item.scale == 1 for item in conversion.trained.values())
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RESPELL_TABLE = Path(__file__).parent / "respell.table"
 ANY = "*"
 NATIVE = "comfyui"  # the dialect of ComfyUI's own names, which the stock loader reads for every model
-ALPHAS = ("tensor", "config", "folded")
+ALPHAS = ("tensor", "always", "config", "folded")
 # What a file may hold without losing anything when it is left out.
 HARMLESS = (PLACED, BOOKKEEPING, DUPLICATE_TARGET)
 UNTOLD = "it cannot be told which model it is for; give that model"

@@ -27,6 +27,7 @@ RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
 MOST_REASONS = 5
 
 Read = Callable[[str], Tensor]
+IN_TENSORS = ("tensor", "always")  # where a LoRA's alpha is a tensor; always: every kind has one, as the readers ask for it
 
 
 class Spec(NamedTuple):
@@ -303,10 +304,10 @@ class _Planner:
     def _strength(self, up: Tensor, rank: int, scale: float, alpha: Tensor | None) -> dict[str, Tensor]:
         if self.writing.alpha == "folded":
             return {"up": _times(up, scale)}
-        if self.writing.alpha == "tensor" and scale == 0:
+        if self.writing.alpha in IN_TENSORS and scale == 0:
             # An alpha of 0 means 'not set' to every reader.
             return {"up": _times(up, 0.0)}
-        if self.writing.alpha == "tensor":
+        if self.writing.alpha in IN_TENSORS:
             return {"alpha": alpha if alpha is not None and alpha.item() != 0 else torch.tensor(scale * rank, dtype=torch.float32)}
         return {}
 
@@ -344,7 +345,7 @@ class _Planner:
             if first is None:
                 raise Refused((f"its strength stands outside of its tensors, where a {source.kind.name} cannot keep it",))
             made[first] = _times(made[first], factor)
-        if self.writing.alpha == "tensor" and "alpha" not in made and source.kind.scaled and source.kind.alpha_is == SCALE:
+        if self.writing.alpha == "always" and "alpha" not in made and source.kind.scaled and source.kind.alpha_is == SCALE:
             # alpha = rank leaves the tensors as they are; without an alpha some readers raise, LyCORIS' own among them.
             made["alpha"] = torch.tensor(float(source.adapter.rank or 1))
         return made | self._magnitude(tensors, self.unit.shape[0], len(self.unit.shape))

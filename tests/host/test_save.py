@@ -98,7 +98,7 @@ def test_errors_say_what_to_do(node, loras, tiny_flux):
     with pytest.raises(RuntimeError, match="Connect a LORA_MODEL"):
         node.execute("the connected lora", "a")
     rotation = {"diffusion_model.double_blocks.0.img_mlp.0.oft_blocks": torch.zeros(16, 32, 32)}
-    with pytest.raises(RuntimeError, match="oft"):
+    with pytest.raises(RuntimeError, match="OFT"):
         node.execute("the connected lora", "a", "diffusers", lora=rotation, model=tiny_flux())
 
 

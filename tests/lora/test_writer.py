@@ -340,7 +340,7 @@ REFUSED = {
         "diffusers",
         "per input",
     ),
-    "rotation": ({"oft_blocks": (16, 32, 32)}, "diffusers", "oft"),
+    "rotation": ({"oft_blocks": (16, 32, 32)}, "diffusers", "OFT"),
     "full difference": ({"diff": (4 * H, H)}, "peft", "diff"),
     "full LoKr": ({"lokr_w1": (8, 8), "lokr_w2": (64, 16)}, "diffusers", "lokr"),
     "DoRA per input": ({"lora_down.weight": (4, H), "lora_up.weight": (4 * H, 4), "dora_scale": (1, H)}, "diffusers", "per input"),
