@@ -1,6 +1,7 @@
 /** What the reader of the library chooses: the fields that offer it, and the memory of it in this browser. */
 
 import { make } from "../shared/dom.mjs";
+import { fromStorage, toStorage } from "../shared/stored.mjs";
 import { EVERYTHING, SORT_NAMES, STATES } from "./rows.mjs";
 import { tellChoice } from "./words.mjs";
 
@@ -45,21 +46,13 @@ export function offer(select, all, counts, chosen, isState) {
 export function recallChoice() {
   /** @type {any} */
   const choice = { ...EVERYTHING };
-  try {
-    const kept = JSON.parse(localStorage.getItem(KEPT) ?? "{}");
-    for (const [name, value] of Object.entries(choice)) if (typeof kept[name] === typeof value) choice[name] = kept[name];
-  } catch {
-    // nothing kept, or by someone else
-  }
+  const kept = fromStorage("localStorage", KEPT) ?? {};
+  for (const [name, value] of Object.entries(choice)) if (typeof kept[name] === typeof value) choice[name] = kept[name];
   if (!SORT_NAMES.includes(choice.sort)) choice.sort = EVERYTHING.sort;
   return choice;
 }
 
 /** @param {Choice} choice */
 export function keepChoice(choice) {
-  try {
-    localStorage.setItem(KEPT, JSON.stringify(choice));
-  } catch {
-    // a browser that keeps nothing
-  }
+  toStorage("localStorage", KEPT, choice);
 }

@@ -1,6 +1,7 @@
 /** Remembers which nodes failed in their last run and why, until a person changes them or they run again. */
 
 import { nodeAt, openGraph } from "../shared/graph.mjs";
+import { fromStorage, toStorage } from "../shared/stored.mjs";
 
 const STORED_AS = "loralocksmith.faults"; // for this tab of the browser, so that they outlast a reload
 const MOST = 64;
@@ -15,20 +16,12 @@ const faults = new Map(stored());
 
 /** @returns {[string, Fault][]} */
 function stored() {
-  try {
-    const pairs = JSON.parse(sessionStorage.getItem(STORED_AS) ?? "[]");
-    return pairs.filter((/** @type {any} */ [key, fault]) => typeof key === "string" && typeof fault?.message === "string");
-  } catch {
-    return []; // storage is off, or holds something else
-  }
+  const pairs = fromStorage("sessionStorage", STORED_AS);
+  return Array.isArray(pairs) ? pairs.filter((pair) => typeof pair?.[0] === "string" && typeof pair[1]?.message === "string") : [];
 }
 
 function store() {
-  try {
-    sessionStorage.setItem(STORED_AS, JSON.stringify([...faults]));
-  } catch {
-    // Storage is off or full: a fault is then forgotten with the page.
-  }
+  toStorage("sessionStorage", STORED_AS, [...faults]);
 }
 
 /** @param {string} key */

@@ -1,6 +1,7 @@
 /** Remembers in the browser which run a node's report came from, so that it can be asked for again after a reload. */
 
 import { api } from "../../../scripts/api.js";
+import { fromStorage, toStorage } from "../shared/stored.mjs";
 
 /**
  * The front end forgets all outputs when the page is loaded anew, and the server does not send a cached loader's again. But the
@@ -18,22 +19,15 @@ const MOST_RUNS = 64;
 
 /** @returns {Memory[]} */
 function read() {
-  try {
-    const stored = JSON.parse(localStorage.getItem(STORED_AS) ?? "[]");
-    return Array.isArray(stored) ? stored.filter((memory) => memory && typeof memory.place === "string") : [];
-  } catch {
-    return []; // storage is off, or holds something else
-  }
+  const stored = fromStorage("localStorage", STORED_AS);
+  return Array.isArray(stored) ? stored.filter((memory) => memory && typeof memory.place === "string") : [];
 }
 
 /** @param {Memory} memory */
 export function remember(memory) {
   const others = read().filter((other) => other.graph !== memory.graph || other.place !== memory.place);
-  try {
-    localStorage.setItem(STORED_AS, JSON.stringify([...others, memory].slice(-MOST_RUNS)));
-  } catch {
-    // Storage is off or full: the report is then gone after a reload, and back after the next run.
-  }
+  // Where it cannot be stored, the report is gone after a reload, and back after the next run.
+  toStorage("localStorage", STORED_AS, [...others, memory].slice(-MOST_RUNS));
 }
 
 /**
