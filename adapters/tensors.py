@@ -135,6 +135,12 @@ def check_indices(indices: Tensor, shape: Sequence[int], role: str) -> None:
         raise AdapterError(f"{role} point outside of a weight {list(shape)}")
 
 
+def check_all_rows(spec: AdapterSpec, rows: int, title: str, weight: Tensor) -> None:
+    """AdapterError where the weight is some of the `rows` output rows of a module of which the adapter needs all."""
+    if spec.rows is not None and spec.rows != (0, rows):
+        raise AdapterError(f"{title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
+
+
 def factor_of(kind: Kind, spec: AdapterSpec, tensors: Tensors) -> float:
     """What the product of the file's own factors is multiplied with at strength 1 (alpha / rank or its like, use_scalar)."""
     scalar = take_scalar(tensors, "scalar").item() if "scalar" in tensors else 1.0

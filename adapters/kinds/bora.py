@@ -56,8 +56,7 @@ class BoRA(FlatLoRA):
     bypass = DERIVED
 
     def patched(self, spec, tensors, weight, strength):
-        if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
-            raise AdapterError(f"{self.title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
+        helpers.check_all_rows(spec, self.count_rows(tensors), self.title, weight)
         rows, columns = (helpers.take(tensors, role).flatten() for role in ("magnitude_r", "magnitude_c"))
         matrix = weight.flatten(1)
         if rows.shape[0] != matrix.shape[0] or columns.shape[0] != matrix.shape[1]:

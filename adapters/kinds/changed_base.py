@@ -5,7 +5,7 @@ What was taken off is not in the file, but follows from the base: W - taken(W) +
 
 from __future__ import annotations
 
-from ..kind import DERIVED, SCALE, Kind, Measured, Misfit, ModuleShape, Product, roles
+from ..kind import ADDED, DERIVED, SCALE, Kind, Measured, Misfit, ModuleShape, Product, roles
 from ..lazy import helpers, torch
 from ..spec import AdapterError
 from .lora import LoRA
@@ -39,8 +39,7 @@ class ChangedBase(LoRA):
         if torch.Size(weight.shape[2:]).numel() != 1 or weight.dim() < 2:
             raise AdapterError(f"{self.title} is of linear layers, and the weight is {list(weight.shape)}")
         pair = self.pair(tensors)
-        if spec.rows is not None and spec.rows != (0, pair.up.shape[0]):
-            raise AdapterError(f"{self.title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
+        helpers.check_all_rows(spec, pair.up.shape[0], self.title, weight)
         product = helpers.multiply(pair.up, pair.down, ("up", "down"))
         matrix = weight.flatten(1)
         added = helpers.fit(product, matrix.shape, tensors) * helpers.factor_of(self, spec, tensors)
@@ -100,33 +99,45 @@ class KaSA(ChangedBase):
         return Singular(weight).part(LAST, helpers.size(tensors, 0, "down"))
 
 
-class TLoRA(ChangedBase):
-    """q [r, in], p [out, r], lambda [1, r]: scale * (p diag(lambda) q - U S V), the singular parts that q and p began as.
+class _TLoRA(Kind):
+    """What both forms of T-LoRA have: q [r, in], p [out, r], lambda [1, r] and alpha."""
 
-    LyCORIS modules/tlora.py (4.1.3; arXiv:2507.05964). What is subtracted is not saved; that it is of this base is seen by the
-    inputs that q reads, of which training leaves most.
-    """
-
-    name, title = "tlora", "T-LoRA"
-    needs = (roles("tlora_q tlora_p tlora_lambda"),)
+    title = "T-LoRA"
     takes = roles("alpha scalar")
-    silent = frozenset()
-    settings = ()
-    precedence = 31
-    by_names = True
+    alpha_is = SCALE
+    scaled = True
     stock = "T-LoRA. Stock would ignore them"
 
     def shape(self, shapes):
-        return _shape_of_tlora(shapes)
+        inputs, outputs = shapes["tlora_q"], shapes["tlora_p"]
+        if inputs[0] != outputs[1]:
+            raise Misfit(f"q_layer {list(inputs)} has rank {inputs[0]}, p_layer {list(outputs)} has rank {outputs[1]}")
+        return ModuleShape(outputs[0], inputs[1:])
 
     def rank(self, shapes):
-        return _rank_of_tlora(shapes)
+        inputs = shapes.get("tlora_q")
+        return inputs[0] if inputs else None
 
     def kernel(self, shapes):
         return tuple(shapes["tlora_q"][2:])
 
     def count_rows(self, tensors):
         return helpers.size(tensors, 0, "tlora_p")
+
+
+class TLoRA(_TLoRA, ChangedBase):
+    """q [r, in], p [out, r], lambda [1, r]: scale * (p diag(lambda) q - U S V), the singular parts that q and p began as.
+
+    LyCORIS modules/tlora.py (4.1.3; arXiv:2507.05964). What is subtracted is not saved; that it is of this base is seen by the
+    inputs that q reads, of which training leaves most.
+    """
+
+    name = "tlora"
+    needs = (roles("tlora_q tlora_p tlora_lambda"),)
+    silent = frozenset()
+    settings = ()
+    precedence = 31
+    by_names = True
 
     def pair(self, tensors):
         return _tlora(tensors, "tlora_")
@@ -156,33 +167,18 @@ class TLoRA(ChangedBase):
         return Measured("its effect needs the weight of the model it was trained on")
 
 
-class TLoRAWithBase(Kind):
+class TLoRAWithBase(_TLoRA):
     """As forks save it, with what it began as: base_q, base_p, base_lambda beside q, p and lambda."""
 
-    name, title = "tlora_with_base", "T-LoRA"
+    name = "tlora_with_base"
     needs = (TLoRA.needs[0] | roles("tlora_base_q tlora_base_p tlora_base_lambda"),)
-    takes = TLoRA.takes
     precedence = 30
-    scaled = additive = True
-    alpha_is = SCALE
-    stock = TLoRA.stock
-    bypass = TLoRA.bypass
-
-    def shape(self, shapes):
-        return _shape_of_tlora(shapes)
-
-    def rank(self, shapes):
-        return _rank_of_tlora(shapes)
-
-    def kernel(self, shapes):
-        return tuple(shapes["tlora_q"][2:])
+    additive = True
+    bypass = ADDED
 
     def delta(self, spec, tensors, shape):
         product = self.product(spec, tensors, torch.float32)
         return helpers.fit(product.up @ product.down, shape, tensors, flattened=True)
-
-    def count_rows(self, tensors):
-        return helpers.size(tensors, 0, "tlora_p")
 
     def narrow(self, tensors, start, length):
         return helpers.narrow_roles(tensors, start, length, tlora_p=0, tlora_base_p=0)
@@ -196,18 +192,6 @@ class TLoRAWithBase(Kind):
 
     def product_rank(self, shapes, sides):
         return 2 * shapes["tlora_q"][0]
-
-
-def _shape_of_tlora(shapes):
-    inputs, outputs = shapes["tlora_q"], shapes["tlora_p"]
-    if inputs[0] != outputs[1]:
-        raise Misfit(f"q_layer {list(inputs)} has rank {inputs[0]}, p_layer {list(outputs)} has rank {outputs[1]}")
-    return ModuleShape(outputs[0], inputs[1:])
-
-
-def _rank_of_tlora(shapes):
-    inputs = shapes.get("tlora_q")
-    return inputs[0] if inputs else None
 
 
 def _tlora(tensors, start):
