@@ -8,7 +8,7 @@ adapter needs of the weight itself (DoRA's norm) it takes once, from the layer's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, wraps
+from functools import cached_property, partial, wraps
 from typing import Any, NamedTuple
 
 import comfy.ops
@@ -58,12 +58,11 @@ def _as_it_is(change: Tensor) -> Tensor:
 
 
 class Piece(NamedTuple):
-    """What one additive adapter adds to its rows: up @ down ([rows, r] and [r, inputs]), or kron(up, down); up None: down alone."""
+    """What one additive adapter adds to its rows: up @ down, [rows, r] and [r, inputs]; up None: down alone."""
 
     rows: Rows | None
     up: Tensor | None
     down: Tensor
-    kronecker: bool = False
 
 
 class Sum(NamedTuple):
@@ -213,7 +212,6 @@ class Maker:
     def __init__(self, beside: Beside, device: torch.device, dtype: torch.dtype):
         self.layer, self.compiled, self.device, self.dtype = beside.layer, beside.compiled, device, dtype
         self.parts = [part._replace(adapter=_on_device(part.adapter, device)) for part in beside.parts]
-        self._own: tuple[Tensor, Tensor | None] | None = None
         self.turned: dict[int, Tensor] = {}
         if not beside.is_convolution:
             for index, part in enumerate(self.parts):
@@ -229,29 +227,28 @@ class Maker:
 
     def steps(self) -> tuple[Any, ...]:
         """What is done to the outputs, in order."""
-        steps, pieces = [], []
+        steps, added = [], []
         for index, part in enumerate(self.parts):
             if index in self.turned:
                 continue
             if part.way == ADDED:
-                pieces.append(_piece(part))
+                added.append(_added(part))
                 continue
-            steps += self._sums(pieces)
-            pieces = []
+            steps += self._sums(added)
+            added = []
             if part.way == NORMED:
                 gain, piece = self._normed(part)
                 steps.append(Scaling(part.rows, gain, self._bias(part)))
-                pieces.append(piece)
+                added.append(piece)
             else:
                 steps.append(Turning(part, self._bias(part)) if part.way == TURNED else Derived(part))
-        return (*steps, *self._sums(pieces))
+        return (*steps, *self._sums(added))
 
-    def _sums(self, pieces: Iterable[Piece]) -> list[Any]:
-        """Pieces as few steps: all pairs are one, and each other is one by itself."""
-        pieces = list(pieces)
-        pairs = [piece for piece in pieces if not piece.kronecker]
-        steps: list[Any] = [Kron(piece.rows, *piece.up) for piece in pieces if piece.kronecker]
-        return ([self._sum(pairs)] if pairs else []) + [self._cast(step) for step in steps]
+    def _sums(self, added: Iterable[Piece | Kron]) -> list[Any]:
+        """What is added as few steps: all pairs are one, and each Kronecker product is one by itself."""
+        added = list(added)
+        pairs = [piece for piece in added if isinstance(piece, Piece)]
+        return ([self._sum(pairs)] if pairs else []) + [self._cast(one) for one in added if isinstance(one, Kron)]
 
     def _sum(self, pairs: Sequence[Piece]) -> Sum:
         downs, ups, first = [], [], 0
@@ -271,23 +268,21 @@ class Maker:
 
     def _normed(self, part: Part) -> tuple[Tensor, Piece]:
         """What a DoRA multiplies its outputs with, and what it then adds."""
-        factor = _factor(part, self._weight())
+        factor = _factor(part, self._own[0])
         gain = 1 + part.strength * (factor - 1)
         bare = _without_magnitude(part)._replace(way=ADDED, strength=1.0)
-        return gain, _times(_piece(bare, factored=False), part.strength * factor)
+        return gain, _times(_piece(bare, _product(bare)), part.strength * factor)
 
     def _bias(self, part: Part) -> Tensor | float:
         if getattr(self.layer, "bias", None) is None:
             return 0.0
-        self._weight()
         bias = self._own[1]
         return bias if part.rows is None else bias.narrow(0, *part.rows)
 
-    def _weight(self) -> Tensor:
-        """The layer's own weight, dense, for as long as this maker is there."""
-        if self._own is None:
-            self._own = as_computed(self.layer, self.device)
-        return self._own[0]
+    @cached_property
+    def _own(self) -> tuple[Tensor, Tensor | None]:
+        """The layer's own weight, dense, and bias, for as long as this maker is there."""
+        return as_computed(self.layer, self.device)
 
 
 def below(layer: torch.nn.Module) -> Callable[..., Tensor]:
@@ -400,16 +395,26 @@ def input_blocks(part: Part, device: torch.device) -> Tensor | None:
     return torch.cat(found)
 
 
-def _piece(part: Part, factored: bool = True) -> Piece:
-    """What an additive adapter adds, its strength in it, in fp32; factored: a LoKr may stay a Kronecker product."""
+def _added(part: Part) -> Piece | Kron:
+    """What an additive adapter adds, its strength in it, in fp32; a LoKr stays a Kronecker product where it can."""
+    made = _product(part)
+    return (_kronecker(part, made) if isinstance(made, KroneckerProduct) else None) or _piece(part, made)
+
+
+def _product(part: Part) -> Product | KroneckerProduct | None:
+    """The factors of an adapter of ours."""
     spec = spec_of(part.adapter)
-    if spec is None:
+    return named(spec.kind).product(spec, dict(zip(*part.adapter.weights[1:], strict=True)), torch.float32) if spec else None
+
+
+def _piece(part: Part, made: Product | KroneckerProduct | None) -> Piece:
+    """What an additive adapter adds, as a pair or a matrix; made: its factors, if it is ours."""
+    if made is None:
         found = kind_of_host(part.adapter).host_pair(part.adapter.weights)
         return _whole(part) if found is None else _pair(part, *found, None, part.swap is not None)
-    made = named(spec.kind).product(spec, dict(zip(*part.adapter.weights[1:], strict=True)), torch.float32)
-    if isinstance(made, KroneckerProduct):
-        return (factored and _kronecker(part, spec, made)) or _whole(part)
-    return _whole(part) if made.up is None else _pair(part, made.up, made.down, 1.0, spec.rows, spec.swap)
+    spec = spec_of(part.adapter)
+    plain_pair = isinstance(made, Product) and made.up is not None
+    return _pair(part, made.up, made.down, 1.0, spec.rows, spec.swap) if plain_pair else _whole(part)
 
 
 def _pair(part: Part, up: Tensor, down: Tensor, scale: float, rows: Rows | None, swap: bool) -> Piece:
@@ -421,15 +426,14 @@ def _pair(part: Part, up: Tensor, down: Tensor, scale: float, rows: Rows | None,
     return Piece(part.rows, up.roll(up.shape[0] // 2, 0) if swap else up, down.flatten(1).float())
 
 
-def _kronecker(part: Part, spec: AdapterSpec, made: KroneckerProduct) -> Piece | None:
-    """A LoKr by its factors, where that is cheaper than its matrix."""
+def _kronecker(part: Part, made: KroneckerProduct) -> Kron | None:
+    """A LoKr on a linear layer by its factors; None where its rows or inputs are not those of the product."""
+    spec = spec_of(part.adapter)
     if spec.swap or part.swap or len(part.shape) != 2:
         return None
     first = _matrix(made.first) * part.strength
     second = (made.second.down,) if made.second.up is None else (made.second.down, made.second.up)
-    if second[0].shape[1] * first.shape[1] != part.shape[1]:
-        return None
-    return Piece(part.rows, (spec.rows, first, second), first, True)
+    return Kron(part.rows, spec.rows, first, second) if second[0].shape[1] * first.shape[1] == part.shape[1] else None
 
 
 def _matrix(product: Product) -> Tensor:

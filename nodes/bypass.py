@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ from .beside import CONVOLUTIONS, Beside, Part, guard_readers, kind_of_host, spe
 KEY = "lora_locksmith"
 
 
-def hang_beside_layers(patcher, layers: Sequence[dict[Any, Any]], strength: float, shape_of) -> tuple[list[dict[Any, Any]], Counter[str]]:
+def hang_beside_layers(
+    patcher, layers: Sequence[dict[Any, Any]], strength: float, shape_of: Callable[[Tensor], tuple[int, ...]]
+) -> tuple[list[dict[Any, Any]], Counter[str]]:
     """Hang on `patcher` (a new clone) what of the patches can act in the forward pass.
 
     Returns (the layers of patches that are left for the weights, what these are by kind). Biases are left without a word.
