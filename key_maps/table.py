@@ -390,9 +390,7 @@ class _Reader:
         fixed, begins = set(), set()
         for text in self.directives["inputs"]:
             try:
-                chains = [
-                    [(_count(width.removesuffix("..")), width.endswith("..")) for width in chain.split("<")] for chain in text.split()
-                ]
+                chains = [[_width(width) for width in chain.split("<")] for chain in text.split()]
             except ValueError:
                 remedy = "Write the widths of published models, as in `@inputs 64<384 72`"
                 raise self.fail(f"@inputs {text[:MOST_TOLD]!r} cannot be read", remedy, ("inputs", text)) from None

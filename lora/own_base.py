@@ -10,6 +10,7 @@ from torch import Tensor
 from ..adapters.registry import named
 from ..adapters.tensors import Tensors
 from ..key_maps.plan import Adapter, Plan
+from ..key_maps.report import plural
 from .planned import adapter_of
 from .spec import AdapterError
 
@@ -53,7 +54,7 @@ def rounded_base(plan: Plan, is_rounded: Callable[[str], bool]) -> tuple[str, ..
         if named(adapter.kind).of_its_base and any(is_rounded(name) for name, _, _ in adapter.target.pieces)
     )
     return tuple(
-        f"{count} module{'s' * (count != 1)}: what {named(kind).title} takes off the base model is computed from weights that are "
+        f"{plural(count, 'module')}: what {named(kind).title} takes off the base model is computed from weights that are "
         "quantised here, and is off by their rounding. Load it onto the model in bf16 or fp16."
         for kind, count in counts.items()
     )
