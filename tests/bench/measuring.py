@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import statistics
 import subprocess
 import sys
@@ -112,7 +113,8 @@ def measurements() -> Mapping[str, Measurement]:
 def peak(*command: str) -> float:
     """Bytes by which a call in a process of its own raises that process's peak of memory; see peak.py."""
     program = [sys.executable, "-m", f"{__package__}.peak", *command]
-    finished = subprocess.run(program, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    finished = subprocess.run(program, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
     if finished.returncode:
         raise RuntimeError(f"{' '.join(command)} failed in a process of its own:\n{finished.stderr}")
     return float(finished.stdout.split()[-1])
