@@ -346,6 +346,8 @@ def weight_shape(roles: Shapes) -> Shape | None:
     try:
         for assignment in assign(roles)[0]:
             module = assignment.kind.shape({role: roles[role] for role in assignment.roles})
+            if assignment.kind.never_beside:
+                continue  # it may be half of another
             if module.out is not None and module.inner and not module.flat:
                 return (module.out, *module.inner)
     except (Misfit, IndexError, TypeError):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..adapters.registry import decomposition_of, named, variant
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .convention import USUAL, Conventions, Meaning
-from .copies import fused_copies
+from .copies import Same, fused_twins
 from .dialect import DENOISER, ENCODER
 from .disagreement import disagreement
 from .evidence import Evidence
@@ -117,14 +117,15 @@ def make_plan(
     config_beside: Mapping[str, Any] | None = None,
     groups: Groups | None = None,
     number: Callable[[str], float | None] | None = None,
+    same: Same | None = None,
 ) -> Plan:
     """Plan how a file with these tensors (name -> TensorInfo, shape, or None where unknown) goes onto `site`.
 
     `metadata` is the header's, `config_beside` the content of PEFT's adapter_config.json, `groups` what group_keys gives for the
     tensors where it is known already, `number` gives the value of a tensor of one element by its name, or None where it has none
-    that can be computed with. Never raises for what a file holds.
+    that can be computed with, `same` whether adapters make one change (copies.py). Never raises for what a file holds.
     """
-    planner = _Planner(tensors, metadata, site, config_beside, number or _no_number)
+    planner = _Planner(tensors, metadata, site, config_beside, number or _no_number, same)
     planner.run(groups or group_keys(tensors))
     cautions = (*planner.cautions(), *disagreement(metadata, config_beside))
     return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred, planner.by_values, cautions)
@@ -144,8 +145,8 @@ def without_adapters(plan: Plan, reasons: Mapping[int, str]) -> Plan:
 
 
 class _Planner:
-    def __init__(self, tensors, metadata, site: Site, config_beside, number: Callable[[str], float | None]):
-        self.site, self.metadata, self.tensors, self.number = site, metadata, tensors, number
+    def __init__(self, tensors, metadata, site: Site, config_beside, number: Callable[[str], float | None], same: Same | None):
+        self.site, self.metadata, self.tensors, self.number, self.same = site, metadata, tensors, number, same
         self.shapes = {key: info.shape if isinstance(info, TensorInfo) else info for key, info in tensors.items()}
         self.settings = read_settings(metadata, config_beside)
         self.split_rank, self.split_fault = split_qkv_rank(metadata)
@@ -178,7 +179,7 @@ class _Planner:
                 self._unmatched(group, location)
         for network, key in self.network_alphas.items():
             self.outcomes.setdefault(key, Outcome(BOOKKEEPING, f"an alpha for all of {network or 'the file'}, which no adapter here needs"))
-        self._drop({index: _copy(self.adapters[index]) for index in fused_copies(self.adapters)})
+        self._drop_copies()
         self._refuse_halves()
         self._refuse_model()
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
@@ -191,6 +192,16 @@ class _Planner:
             self.outcomes[key] = Outcome(DUPLICATE_TARGET, f"{other} already has the same role in the same module")
         self.network_alphas = found.network_alphas
         return found.groups
+
+    def _drop_copies(self) -> None:
+        """Leave out fused adapters whose change stands a second time in split ones; where the change is another, both count."""
+        twins = fused_twins(self.adapters, self.same is None)
+        split = {index: [self.adapters[part] for part in parts] for index, parts in twins.items()}
+        self.by_values |= self.same is not None and bool(twins)
+        copies = [index for index in twins if self.same is None or self.same(self.adapters[index], split[index])]
+        if len(copies) < len(twins):
+            self.doubts[DIFFERENT_TWINS] += len(twins) - len(copies)
+        self._drop({index: _copy(self.adapters[index]) for index in copies})
 
     def _drop(self, dropped: Mapping[int, Outcome]) -> None:
         """Leave out the adapters at these places; what becomes of their keys."""
@@ -482,6 +493,7 @@ def _no_number(key: str) -> None:
 
 BY_TENSORS = Strength(None, FROM_TENSORS)
 BY_RANK = Strength(None, FROM_RANK)
+DIFFERENT_TWINS = "trained fused and again split, with different numbers; both are applied, as the stock loader does"
 MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
 LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
 LONGEST_WRAPPER = 120  # characters of a name among which an unknown wrapper is looked for

@@ -30,6 +30,7 @@ from ..key_maps.plan import make_plan
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
 from ..key_maps.stock import StockKeys, missing
+from ..lora.copies import same_change
 from ..lora.reader import map_tensors
 from ..lora.soundness import Look, cautions, look_at_file, look_at_tensors
 from ..lora.spec import AdapterError, first_line
@@ -324,8 +325,8 @@ def apply_file(
 ) -> tuple[Any, Any, Report]:
     """The same for a LoRA in memory, which the report calls `name`."""
     with without_collection():
-        header, number = file.header, partial(_number_in, file.tensors)
-        plan = make_plan(header.tensors, header.metadata, site_of(model, clip, own), file.config_beside, number=number)
+        header, number, same = file.header, partial(_number_in, file.tensors), partial(same_change, file.tensors)
+        plan = make_plan(header.tensors, header.metadata, site_of(model, clip, own), file.config_beside, number=number, same=same)
         patches = build_patches(plan, file.tensors)
         layers = watched(patches.layers, file.watch)
         look = file.look or look_at_tensors(file.tensors)
