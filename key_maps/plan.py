@@ -406,7 +406,7 @@ class _Planner:
                 biases = [self.site.components[candidate.component].bias_of(piece[0]) for piece in candidate.pieces]
                 if None not in biases and (not candidate.out or module.out in (None, candidate.out)):
                     return candidate
-            elif fits(module, candidate.out, candidate.inner) or _grows(candidate, found) or _narrow(candidate, module):
+            elif _fits(candidate, found) or _grows(candidate, found) or _narrow(candidate, module):
                 return candidate
         return None
 
@@ -497,6 +497,11 @@ DIFFERENT_TWINS = "trained fused and again split, with different numbers; both a
 MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
 LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
 LONGEST_WRAPPER = 120  # characters of a name among which an unknown wrapper is looked for
+
+
+def _fits(candidate: Candidate, found: _Found) -> bool:
+    flat = found.module.flat or (found.kind.flattens and len(found.module.inner or ()) == 1)
+    return fits(found.module._replace(flat=flat), candidate.out, candidate.inner)
 
 
 def _grows(candidate: Candidate, found: _Found) -> bool:
