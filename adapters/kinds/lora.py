@@ -104,9 +104,9 @@ class LoRA(Kind):
         return up, down, alpha, core, None, grown
 
     def host_pair(self, weights):
-        up, down, alpha, core, *_ = weights
+        up, down, alpha, core, magnitudes, *_ = weights
         scale = 1.0 if alpha is None else alpha / down.shape[0]
-        return None if core is not None else (up, down, scale)
+        return None if core is not None or magnitudes is not None else (up, down, scale)
 
 
 def sparse_residual(tensors, shape):
