@@ -404,7 +404,7 @@ class _Planner:
         for candidate in candidates:
             if found.kind.reaches == "bias":
                 biases = [self.site.components[candidate.component].bias_of(piece[0]) for piece in candidate.pieces]
-                if None not in biases and (not candidate.out or module.out in (None, candidate.out)):
+                if None not in biases and (not candidate.out or module.out in (None, candidate.out) or _grows(candidate, found)):
                     return candidate
             elif _fits(candidate, found) or _grows(candidate, found) or _narrow(candidate, module):
                 return candidate
@@ -506,7 +506,8 @@ def _fits(candidate: Candidate, found: _Found) -> bool:
 
 def _grows(candidate: Candidate, found: _Found) -> bool:
     """Whether the adapter makes the weight larger: as its file says itself, or its input where the family's table allows it."""
-    ours, theirs = (found.module.out, *(found.module.inner or ())), (candidate.out, *candidate.inner)
+    inner = candidate.inner if found.kind.reaches != "bias" else ()
+    ours, theirs = (found.module.out, *(found.module.inner or ())), (candidate.out, *inner)
     if None in ours or len(ours) != len(theirs) or ours == theirs or 0 in theirs:
         return False
     if any(own < other for own, other in zip(ours, theirs, strict=True)):

@@ -149,3 +149,33 @@ def test_a_change_that_stands_twice_is_made_once_and_two_are_both_made(host, pat
     categories = {report.outcomes[key].category for key in tensors if key.startswith(FUSED)}
     assert categories == {"placed" if how == "different" else "duplicate target"}
     assert any("both are applied" in caution for caution in report.cautions) == (how == "different")
+
+
+def test_values_of_another_shape_take_a_weights_place_only_where_the_host_does_it(host, patched, tiny_flux, tmp_path):
+    """As MiniMax-H3's banks of output heads; a ComfyUI that knows no larger weights would fail in the sampler."""
+    import comfy.sd
+
+    name = "diffusion_model.final_layer.linear"
+    bank = {f"{name}.set_weight": torch.randn(256, 128), f"{name}.set_bias": torch.randn(256)}
+    save_file(bank, tmp_path / "x.safetensors")
+    base = tiny_flux()
+    loaded, _, report = host.load_and_fix(base, None, tmp_path / "x.safetensors", 0.5)
+    stock = comfy.sd.load_lora_for_models(base, None, bank, 0.5, 0.0)[0]
+    try:
+        wanted = patched(stock)
+    except RuntimeError:
+        assert not loaded.patches and "update ComfyUI" in str(report)
+        return
+    assert all(torch.equal(patched(loaded)[f"{name}.{one}"], wanted[f"{name}.{one}"]) for one in ("weight", "bias"))
+    assert wanted[f"{name}.bias"].shape == (256,) and any("[64, 128] to [256, 128]" in note for note in report.notes())
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_bias_that_a_file_sets_goes_toward_it(host, patched, tiny_flux, tmp_path, strength):
+    name = "diffusion_model.final_layer.linear"
+    bias = torch.randn(64)
+    save_file({f"{name}.set_bias": bias}, tmp_path / "x.safetensors")
+    base = tiny_flux()
+    before = base.model.state_dict()[f"{name}.bias"].float()
+    after = patched(host.load_and_fix(base, None, tmp_path / "x.safetensors", strength)[0])[f"{name}.bias"]
+    assert near(after, before + strength * (bias - before), before)
