@@ -536,7 +536,8 @@ def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candid
 
 
 def _copy(adapter: Adapter) -> Outcome:
-    return Outcome(DUPLICATE_TARGET, f"the file holds {adapter.target.module} a second time under other names, split where it is fused")
+    twice = f"the file holds {adapter.target.module} a second time under other names, split where it is fused"
+    return Outcome(DUPLICATE_TARGET, f"{twice}: it is applied once")
 
 
 def _half_of(kind: Kind) -> str:

@@ -114,3 +114,21 @@ def test_the_host_patches_the_weight_with_them_and_takes_them_off_again(host, pa
     model.unpatch_model(torch.device("cpu"))
     assert near(after - before, changes["dora"] + changes["lora"] + changes["oft"])
     assert torch.equal(base.model.state_dict()[WEIGHT], before)
+
+
+def test_the_hosts_copy_of_joined_adapters_computes_the_same(host, patched, files, alone):
+    """What is offloaded the host copies, tensor by tensor, into a buffer of its own."""
+    import comfy.lora
+
+    base, _ = alone
+    model = base
+    for kind in ("dora", "oft"):
+        model = host.load_and_fix(model, None, files[kind], STRENGTHS[kind])[0]
+    (entry,) = model.patches[WEIGHT]
+    counter = [0]
+    comfy.lora.prefetch_prepared_value(entry[1], counter, None, None, False)
+    buffer = torch.zeros(counter[0], dtype=torch.uint8)
+    copied = comfy.lora.prefetch_prepared_value(entry[1], [0], buffer, None, True)
+    weight = base.model.state_dict()[WEIGHT].float()
+    again = comfy.lora.calculate_weight([(entry[0], copied, *entry[2:])], weight.clone(), WEIGHT)
+    assert counter[0] > 0 and torch.equal(again, patched(model)[WEIGHT])
