@@ -297,11 +297,10 @@ class _Planner:
             return self._set(keys, SHAPE_CONFLICT, self._conflict(location.candidates, kind.reaches, found.module))
         whole = len(target.pieces) == 1 and target.pieces[0][2] is None
         roles = dict(zip(found.roles, keys, strict=True))
-        if self.network_alphas and "alpha" not in roles and found.rank:
-            shared = network_alpha(self.network_alphas, location.wrapper)
-            if shared is not None:
-                roles["alpha"] = shared
-                keys.append(shared)
+        shared = self._shared_alpha(found, location, roles)
+        if shared is not None:
+            roles["alpha"] = shared
+            keys.append(shared)
         fault = self._alpha_fault(kind.name, roles) if "alpha" in roles else ""
         if fault:
             return self._set([key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault)
@@ -325,6 +324,11 @@ class _Planner:
         )  # fmt: skip
         for key in keys:
             self.outcomes[key] = outcome
+
+    def _shared_alpha(self, found: _Found, location: Location, roles: Mapping[str, str]) -> str | None:
+        """The key of the network's alpha, where the adapter has none of its own."""
+        wanted = self.network_alphas and "alpha" not in roles and found.rank
+        return network_alpha(self.network_alphas, location.wrapper) if wanted else None
 
     def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
         if not kind.never_beside:
