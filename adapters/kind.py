@@ -111,6 +111,7 @@ class Kind:
     reaches = "weight"  # or "bias", or "both": which parameters of the module it changes
     zeroed_by: frozenset[str] = frozenset()  # roles: where one of these is zero, the whole change is
     grows_by: frozenset[str] = frozenset()  # roles by which a file says itself that the weight grows to what it holds
+    flattens = False  # whether matrices of it may stand for a convolution, its inner dimensions as one
     linear = True  # whether rows of the module can be changed without the others
     refusal = ""  # why it is not applied
     settings: tuple[Setting, ...] = ()  # those of PEFT that the mathematics needs, as options of the spec

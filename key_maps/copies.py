@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..adapters.registry import named
@@ -10,25 +10,32 @@ from ..adapters.registry import named
 if TYPE_CHECKING:
     from .plan import Adapter
 
+# Whether the first adapter changes its weight as the others do together, as far as the numbers' dtype can tell.
+Same = Callable[["Adapter", Sequence["Adapter"]], bool]
 
-def fused_copies(adapters: Sequence[Adapter]) -> set[int]:
-    """Indices of the adapters that only repeat what split ones of the same spelling already hold.
+
+def fused_twins(adapters: Sequence[Adapter], by_header: bool) -> Mapping[int, tuple[int, ...]]:
+    """Index of each adapter of a whole weight -> indices of the split ones that cover the same weight; {} where nothing is fused.
 
     Seen in Anime-Z files (diffusers skips their `qkv.lora` and `out.lora`, _convert_non_diffusers_z_image_lora_to_diffusers).
-    Only where a fused LoRA and all its parts stand together under one wrapper and spelling; other doubles are meant to add up.
+    by_header: there are no numbers to compare. Then only those of one wrapper and spelling, which one tool wrote, are taken for copies.
     """
     if not any(adapter.target.parts > 1 and adapter.target.naming < 0 for adapter in adapters):
-        return set()
-    rows: dict[tuple, int] = {}
-    for adapter in adapters:
+        return {}
+    parts: dict[tuple, list[int]] = {}
+    for index, adapter in enumerate(adapters):
         if named(adapter.kind).is_pair and adapter.target.naming >= 0:
-            rows[_place(adapter)] = rows.get(_place(adapter), 0) + adapter.target.out
-    if not rows:
-        return set()
+            for weight, _, _ in adapter.target.pieces:
+                parts.setdefault(_place(adapter, weight, by_header), []).append(index)
     whole = {index: adapter for index, adapter in enumerate(adapters) if named(adapter.kind).is_pair and adapter.target.naming < 0}
-    copies = {index for index, adapter in whole.items() if rows.get(_place(adapter)) == adapter.target.out}
-    return copies if any(adapters[index].target.parts > 1 for index in copies) else set()
+    twins = {index: tuple(parts.get(_place(adapter, adapter.target.pieces[0][0], by_header), ())) for index, adapter in whole.items()}
+    found = {index: split for index, split in twins.items() if _rows(adapters, split) == adapters[index].target.out}
+    return found if any(adapters[index].target.parts > 1 for index in found) else {}
 
 
-def _place(adapter: Adapter) -> tuple:
-    return adapter.location.wrapper, adapter.adapter_name, tuple(adapter.spellings), adapter.target.pieces[0][0]
+def _place(adapter: Adapter, weight: str, by_header: bool) -> tuple:
+    return (weight, adapter.adapter_name, *((adapter.location.wrapper, *adapter.spellings) if by_header else ()))
+
+
+def _rows(adapters: Sequence[Adapter], split: Sequence[int]) -> int:
+    return sum(adapters[index].target.out for index in split)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..adapters.registry import asked_metadata, decomposition_of, named, variant
 from .adapters import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .convention import USUAL, Conventions, Meaning
-from .copies import fused_copies
+from .copies import Same, fused_twins
 from .dialect import DENOISER, ENCODER
 from .disagreement import disagreement
 from .evidence import Evidence
@@ -117,14 +117,15 @@ def make_plan(
     config_beside: Mapping[str, Any] | None = None,
     groups: Groups | None = None,
     number: Callable[[str], float | None] | None = None,
+    same: Same | None = None,
 ) -> Plan:
     """Plan how a file with these tensors (name -> TensorInfo, shape, or None where unknown) goes onto `site`.
 
     `metadata` is the header's, `config_beside` the content of PEFT's adapter_config.json, `groups` what group_keys gives for the
     tensors where it is known already, `number` gives the value of a tensor of one element by its name, or None where it has none
-    that can be computed with. Never raises for what a file holds.
+    that can be computed with, `same` whether adapters make one change (copies.py). Never raises for what a file holds.
     """
-    planner = _Planner(tensors, metadata, site, config_beside, number or _no_number)
+    planner = _Planner(tensors, metadata, site, config_beside, number or _no_number, same)
     planner.run(groups or group_keys(tensors))
     cautions = (*planner.cautions(), *disagreement(metadata, config_beside))
     return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred, planner.by_values, cautions)
@@ -144,8 +145,8 @@ def without_adapters(plan: Plan, reasons: Mapping[int, str]) -> Plan:
 
 
 class _Planner:
-    def __init__(self, tensors, metadata, site: Site, config_beside, number: Callable[[str], float | None]):
-        self.site, self.metadata, self.tensors, self.number = site, metadata, tensors, number
+    def __init__(self, tensors, metadata, site: Site, config_beside, number: Callable[[str], float | None], same: Same | None):
+        self.site, self.metadata, self.tensors, self.number, self.same = site, metadata, tensors, number, same
         self.shapes = {key: info.shape if isinstance(info, TensorInfo) else info for key, info in tensors.items()}
         self.settings = read_settings(metadata, config_beside)
         self.split_rank, self.split_fault = split_qkv_rank(metadata)
@@ -178,7 +179,7 @@ class _Planner:
                 self._unmatched(group, location)
         for network, key in self.network_alphas.items():
             self.outcomes.setdefault(key, Outcome(BOOKKEEPING, f"an alpha for all of {network or 'the file'}, which no adapter here needs"))
-        self._drop({index: _copy(self.adapters[index]) for index in fused_copies(self.adapters)})
+        self._drop_copies()
         self._refuse_halves()
         self._refuse_model()
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
@@ -191,6 +192,16 @@ class _Planner:
             self.outcomes[key] = Outcome(DUPLICATE_TARGET, f"{other} already has the same role in the same module")
         self.network_alphas = found.network_alphas
         return found.groups
+
+    def _drop_copies(self) -> None:
+        """Leave out fused adapters whose change stands a second time in split ones; where the change is another, both count."""
+        twins = fused_twins(self.adapters, self.same is None)
+        split = {index: [self.adapters[part] for part in parts] for index, parts in twins.items()}
+        self.by_values |= self.same is not None and bool(twins)
+        copies = [index for index in twins if self.same is None or self.same(self.adapters[index], split[index])]
+        if len(copies) < len(twins):
+            self.doubts[DIFFERENT_TWINS] += len(twins) - len(copies)
+        self._drop({index: _copy(self.adapters[index]) for index in copies})
 
     def _drop(self, dropped: Mapping[int, Outcome]) -> None:
         """Leave out the adapters at these places; what becomes of their keys."""
@@ -287,11 +298,10 @@ class _Planner:
             return self._set(keys, SHAPE_CONFLICT, self._conflict(location.candidates, kind.reaches, found.module))
         whole = len(target.pieces) == 1 and target.pieces[0][2] is None
         roles = dict(zip(found.roles, keys, strict=True))
-        if self.network_alphas and "alpha" not in roles and found.rank:
-            shared = network_alpha(self.network_alphas, location.wrapper)
-            if shared is not None:
-                roles["alpha"] = shared
-                keys.append(shared)
+        shared = self._shared_alpha(found, location, roles)
+        if shared is not None:
+            roles["alpha"] = shared
+            keys.append(shared)
         fault = self._alpha_fault(kind.name, roles) if "alpha" in roles else ""
         if fault:
             return self._set([key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault)
@@ -316,6 +326,11 @@ class _Planner:
         )  # fmt: skip
         for key in keys:
             self.outcomes[key] = outcome
+
+    def _shared_alpha(self, found: _Found, location: Location, roles: Mapping[str, str]) -> str | None:
+        """The key of the network's alpha, where the adapter has none of its own."""
+        wanted = self.network_alphas and "alpha" not in roles and found.rank
+        return network_alpha(self.network_alphas, location.wrapper) if wanted else None
 
     def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
         if not kind.never_beside:
@@ -396,9 +411,9 @@ class _Planner:
         for candidate in candidates:
             if found.kind.reaches == "bias":
                 biases = [self.site.components[candidate.component].bias_of(piece[0]) for piece in candidate.pieces]
-                if None not in biases and (not candidate.out or module.out in (None, candidate.out)):
+                if None not in biases and (not candidate.out or module.out in (None, candidate.out) or _grows(candidate, found)):
                     return candidate
-            elif fits(module, candidate.out, candidate.inner) or _grows(candidate, found) or _narrow(candidate, module):
+            elif _fits(candidate, found) or _grows(candidate, found) or _narrow(candidate, module):
                 return candidate
         return None
 
@@ -485,14 +500,21 @@ def _no_number(key: str) -> None:
 
 BY_TENSORS = Strength(None, FROM_TENSORS)
 BY_RANK = Strength(None, FROM_RANK)
+DIFFERENT_TWINS = "trained fused and again split, with different numbers; both are applied, as the stock loader does"
 MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
 LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
 LONGEST_WRAPPER = 120  # characters of a name among which an unknown wrapper is looked for
 
 
+def _fits(candidate: Candidate, found: _Found) -> bool:
+    flat = found.module.flat or (found.kind.flattens and len(found.module.inner or ()) == 1)
+    return fits(found.module._replace(flat=flat), candidate.out, candidate.inner)
+
+
 def _grows(candidate: Candidate, found: _Found) -> bool:
     """Whether the adapter makes the weight larger: as its file says itself, or its input where the family's table allows it."""
-    ours, theirs = (found.module.out, *(found.module.inner or ())), (candidate.out, *candidate.inner)
+    inner = candidate.inner if found.kind.reaches != "bias" else ()
+    ours, theirs = (found.module.out, *(found.module.inner or ())), (candidate.out, *inner)
     if None in ours or len(ours) != len(theirs) or ours == theirs or 0 in theirs:
         return False
     if any(own < other for own, other in zip(ours, theirs, strict=True)):
@@ -521,7 +543,8 @@ def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candid
 
 
 def _copy(adapter: Adapter) -> Outcome:
-    return Outcome(DUPLICATE_TARGET, f"the file holds {adapter.target.module} a second time under other names, split where it is fused")
+    twice = f"the file holds {adapter.target.module} a second time under other names, split where it is fused"
+    return Outcome(DUPLICATE_TARGET, f"{twice}: it is applied once")
 
 
 def _half_of(kind: Kind) -> str:

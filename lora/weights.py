@@ -303,7 +303,7 @@ def _unplaced(plan: Plan, read: Read, config_beside) -> Iterator[tuple[str, str,
     for group in found.groups:
         for kind, names in assign(group.keys)[0]:
             category = next((plan.outcomes[group.keys[role]].category for role in names if not _is_placed(plan, group.keys[role])), None)
-            if category is None:
+            if category is None or kind.never_beside:
                 continue
             location = locate(plan.site, group.module, [])
             names += tuple(role for role in kind.borrows if role in group.keys)

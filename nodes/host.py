@@ -32,6 +32,7 @@ from ..key_maps.plan import Plan, make_plan, without_adapters
 from ..key_maps.report import Report
 from ..key_maps.site import Component, Site, denoiser_component, encoder_components
 from ..key_maps.stock import StockKeys, missing
+from ..lora.copies import same_change
 from ..lora.own_base import rounded_base, strangers
 from ..lora.reader import map_tensors
 from ..lora.soundness import Look, cautions, look_at_file, look_at_tensors
@@ -40,6 +41,7 @@ from ..lora.watch import Watch, WatchedTensors
 from ..lora.weights import weigh
 from .bypass import hang_beside_layers
 from .patches import Tensors, build_patches
+from .together import settle
 from .watched import watched
 
 SAFE = (".safetensors", ".sft")
@@ -353,8 +355,8 @@ def apply_file(
 ) -> tuple[Any, Any, Report]:
     """The same for a LoRA in memory, which the report calls `name`."""
     with without_collection():
-        header, number = file.header, partial(_number_in, file.tensors)
-        plan = make_plan(header.tensors, header.metadata, site_of(model, clip, own), file.config_beside, number=number)
+        header, number, same = file.header, partial(_number_in, file.tensors), partial(same_change, file.tensors)
+        plan = make_plan(header.tensors, header.metadata, site_of(model, clip, own), file.config_beside, number=number, same=same)
         plan, rounded = _on_this_base(plan, file.tensors, model, clip)
         patches = build_patches(plan, file.tensors, ours=bypass)
         layers = watched(patches.layers, file.watch)
@@ -362,9 +364,9 @@ def apply_file(
         doubts = (*(file.watch.cautions if file.watch else ()), *cautions(plan, file.tensors, look), *rounded)
         metadata = dict(file.header.metadata)
         patched: Counter[str] | None = Counter() if bypass else None
-        new_model = _apply(model, layers, strength_model, metadata, patched)
-        new_clip = _apply(clip, layers, strength_clip, metadata, patched)
-    notes = own.errors + _notes_on_bypass(patched)
+        new_model, met = _apply(model, layers, strength_model, metadata, patched)
+        new_clip, met_in_clip = _apply(clip, layers, strength_clip, metadata, patched)
+    notes = own.errors + _notes_on_bypass(patched) + _notes_on_meetings(met + met_in_clip)
     fault = stock_fault(file.header)
     stock = partial(stock_placed, model, clip, file)
     report = Report(plan, name, patches.failures, stock, notes, cautions=doubts, checked=look.at, stock_fault=fault)
@@ -394,21 +396,35 @@ def _notes_on_bypass(patched: Counter[str] | None) -> tuple[str, ...]:
     return (f"Bypass: {sum(patched.values())} adapters change the weights all the same, as they cannot act beside a layer: {kinds}.",)
 
 
-def _apply(patcher, layers: Sequence[dict[Any, Any]], strength: float, metadata: dict[str, str], patched: Counter[str] | None = None):
-    """A clone of a ModelPatcher or CLIP with the patches that are for it; at strength 0 the clone is left as it was.
+def _notes_on_meetings(met: int) -> tuple[str, ...]:
+    if not met:
+        return ()
+    where = "On one weight" if met == 1 else f"On {met} weights"
+    rule = "Each changes the model's own weight, in whatever order they are loaded, and the changes add up, as in Merge LoRAs."
+    return (f"{where} several adapters meet of which one computes with the weight (DoRA, OFT and their like). {rule}",)
 
+
+def _apply(
+    patcher, layers: Sequence[dict[Any, Any]], strength: float, metadata: dict[str, str], patched: Counter[str] | None = None
+) -> tuple[Any, int]:
+    """(a clone of a ModelPatcher or CLIP with the patches that are for it, on how many weights they meet others: see `settle`).
+
+    At strength 0 the clone is left as it was.
     patched: given for a bypass; the kinds of the adapters that change the weights even so are counted in it.
     """
     if patcher is None:
-        return None
-    clone = patcher.clone()
+        return None, 0
+    clone, met = patcher.clone(), 0
     weights = getattr(clone, "patcher", clone)
     if strength != 0:
         if patched is not None:
             layers, kinds = hang_beside_layers(weights, layers, strength, logical_shape)
             patched.update(kinds)
+        reached: set[str] = set()
         for layer in layers:
-            weights.add_patches(layer, strength)
+            added = weights.add_patches(layer, strength)
+            reached |= {target if isinstance(target, str) else target[0] for target in added}
+        met = settle(weights.patches, sorted(reached))
         if metadata and hasattr(weights, "set_attachments"):
             weights.set_attachments("lora_metadata", metadata)
-    return clone
+    return clone, met

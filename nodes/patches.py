@@ -21,10 +21,11 @@ from ..key_maps.plan import Adapter, Plan
 from ..key_maps.site import Component, Site
 from ..lora.adapters import AdapterSpec, patched_weight
 from ..lora.planned import adapter_of, alpha_of
-from ..lora.spec import FAULTS, first_line
+from ..lora.spec import FAULTS, AdapterError, first_line
 
 Tensors = Mapping[str, torch.Tensor]
 Reached = tuple[tuple[str, tuple[int, ...]], ...]  # the weights an adapter changes, and their shapes
+NO_RESHAPE = "this ComfyUI cannot change the shape of a weight so, and its model would not know what to do with it; update ComfyUI"
 MOST_PROOFS = 4096  # kinds with the shapes of their tensors and of the weight; a file has few of them
 
 
@@ -91,8 +92,12 @@ def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor], 
         whole = component.weights[weight] or (1,)
         shape = (rows[1], *whole[1:]) if rows else whole
         reached = ((weight, shape),) if adapter.reaches == "weight" else _with_bias(adapter, component, weight, shape)
-        patch = None if ours else _hosts_patch(adapter, tensors, source)
-        if patch is None or not _host_computes(patch, reached, swap):
+        reshapes = bool(adapter.grown_to) and named(adapter.kind).replaces
+        patch = None if ours and not reshapes else _hosts_patch(adapter, tensors, source)
+        if reshapes:
+            if patch is None or not _host_reshapes(patch, reached):
+                raise AdapterError(f"{list(adapter.grown_to)} in place of {list(reached[0][1])}: {NO_RESHAPE}")
+        elif patch is None or not _host_computes(patch, reached, swap):
             patch = _ours(adapter, tensors, source, reached)
         for name, _ in reached:
             yield _target(name, rows, swap and not isinstance(patch, LocksmithAdapter)), patch
@@ -145,6 +150,17 @@ def _host_computes(patch: Any, reached: Reached, swap: bool) -> bool:
         if not _proven(kind, outlines, shape, swap):
             return False
     return bool(reached)
+
+
+def _host_reshapes(patch: tuple[str, tuple[torch.Tensor]], reached: Reached) -> bool:
+    """Whether the host puts values of another shape in a weight's place."""
+    value = patch[1][0]
+    entry = (1.0, (patch[0], (torch.empty_like(value, device="meta"),)), 1.0, None, None)
+    try:
+        after = [comfy.lora.calculate_weight([entry], torch.empty(shape, device="meta"), "") for _, shape in reached]
+    except Exception:
+        return False
+    return bool(after) and all(one.shape == value.shape for one in after)
 
 
 def _hollow(outline: Any) -> Any:

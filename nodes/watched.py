@@ -41,9 +41,10 @@ def _watched_class(made: type[WeightAdapterBase]) -> type[WeightAdapterBase]:
 
 
 def watched(layers: Sequence[dict[Any, Any]], watch: Watch | None) -> Sequence[dict[Any, Any]]:
-    """The patches as they are, their adapters with an eye on the file; differences, which the host adds itself, have none."""
-    if watch is None:
-        return layers
+    """The patches as they are, their adapters with an eye on the file; differences, which the host adds itself, have none.
+
+    Without a file on disk (`watch` None) there is nothing to look at; the classes say that the adapters are this pack's all the same.
+    """
     return [{target: _watched(patch, watch) for target, patch in layer.items()} for layer in layers]
 
 

@@ -10,7 +10,7 @@ from .dora import DECOMPOSED
 
 
 class LoRA(Kind):
-    """down [r, in, *kernel], up [out, r, 1, ...], mid [r, r, *kernel] with down [r, in, 1, ...].
+    """down [r, in, *kernel], or flat [r, in * kernel], up [out, r, 1, ...], mid [r, r, *kernel] with down [r, in, 1, ...].
 
     `scalar` is LyCORIS' use_scalar of files that do not have it folded into up. bias_* is the sparse residual of a LyCORIS
     extraction, which its readers scale along with the product.
@@ -23,6 +23,7 @@ class LoRA(Kind):
     precedence = 10
     settings = (Setting("fan_in_fan_out", BOOLEAN, False),)
     grows_by = roles("reshape")
+    flattens = True
     scaled = additive = is_pair = low_rank = True
     alpha_is = SCALE
     scale_into = ("up",)
@@ -59,7 +60,7 @@ class LoRA(Kind):
     def delta(self, spec, tensors, shape):
         rank = helpers.size(tensors, 0, "down")
         scaled = {**tensors, "up": helpers.take(tensors, "up") * spec.scale_for(rank)}
-        delta = helpers.fit(products.low_rank(scaled), shape, tensors)
+        delta = helpers.fit(products.low_rank(scaled), shape, tensors, flattened=True)
         if "scalar" in tensors:
             delta = delta * helpers.take_scalar(tensors, "scalar")
         if "bias_values" in tensors:
@@ -103,9 +104,9 @@ class LoRA(Kind):
         return up, down, alpha, core, None, grown
 
     def host_pair(self, weights):
-        up, down, alpha, core, *_ = weights
+        up, down, alpha, core, magnitudes, *_ = weights
         scale = 1.0 if alpha is None else alpha / down.shape[0]
-        return None if core is not None else (up, down, scale)
+        return None if core is not None or magnitudes is not None else (up, down, scale)
 
 
 def sparse_residual(tensors, shape):

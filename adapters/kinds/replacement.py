@@ -6,10 +6,12 @@ Besides ComfyUI's set_weight these are what PEFT saves whole (0.21.2): the biase
 
 from __future__ import annotations
 
-from ..kind import Kind, Measured, first_dimension
+from ..kind import Kind, Measured, first_dimension, roles
 from ..lazy import helpers
 
 STOCK_BIAS = "Trained biases, saved whole: they take the place of the model's own. Stock ignores them"
+ROLES = ("set_weight", "set_bias", "weight", "bias")
+SHAPED = roles("set_weight set_bias")  # ComfyUI's own, which may have another shape than what they take the place of
 NOTE = "it replaces the model's own values: the change needs the model's weight"
 
 
@@ -21,16 +23,22 @@ class Replacement(Kind):
     def __init__(self, name: str, title: str, role: str, precedence: int, reaches: str = "weight"):
         self.name, self.title, self.precedence, self.reaches = name, title, precedence, reaches
         self.needs = (frozenset({role}),)
-        self.called = {"weight": "set_weight", "bias": "set_weight"}
+        self.called = {"weight": "set_weight", "bias": "set_weight", "set_bias": "set_weight"}
+        self.grows_by = self.needs[0] & SHAPED
         self.vector = role if reaches == "bias" else ""
         self.stock = STOCK_BIAS if reaches == "bias" else ""
 
     def shape(self, shapes):
-        return first_dimension(next(role for role in ("set_weight", "weight", "bias") if role in shapes))(shapes)
+        return first_dimension(next(role for role in ROLES if role in shapes))(shapes)
 
     def patched(self, spec, tensors, weight, strength):
         value = helpers.take(helpers.narrow_roles(tensors, *spec.rows, set_weight=0) if spec.rows else tensors, "set_weight")
         return helpers.toward(weight, helpers.fit(value, weight.shape, tensors), strength).clone()
+
+    def host(self, tensors, alpha, rows, adapter):
+        # The shape changes only where the host changes it: its model has to know what a larger weight means.
+        value = next(tensors[role] for role in ROLES if role in tensors)
+        return ("set", (value,)) if adapter.grown_to and rows is None else None
 
     def measured(self, spec, tensors, out, columns):
         return Measured(NOTE)
@@ -40,4 +48,5 @@ KINDS = (
     Replacement("set", "replaced weight", "set_weight", 23),
     Replacement("set", "replaced weight", "weight", 24),
     Replacement("bias_set", "replaced bias", "bias", 28, "bias"),
+    Replacement("bias_set", "replaced bias", "set_bias", 29, "bias"),
 )

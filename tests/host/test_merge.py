@@ -139,6 +139,20 @@ def test_dora_is_folded_with_the_model(nodes, merged, host, tiny_flux, patched, 
     ]  # fmt: skip
 
 
+def test_a_dora_and_a_lora_on_one_weight_are_the_loaders_in_any_order(nodes, merged, host, tiny_flux, patched, tmp_path):
+    module = "transformer.transformer_blocks.0.attn.to_k"
+    save_file(factors(module, H, H, 4, 1) | {f"{module}.lora_magnitude_vector.weight": torch.rand(H) + 0.5}, tmp_path / "dora.safetensors")
+    save_file(factors(module, H, H, 4, 2), tmp_path / "lora.safetensors")
+    rows = [("lora.safetensors", 1.5), ("dora.safetensors", 0.6)]
+    lora, _, _ = merged(rows, rank=H)
+    found = patched(nodes.ApplyLoRA.execute(tiny_flux(), lora, 1.0, 1.0).result[0])
+    for order in (rows, rows[::-1]):
+        model = tiny_flux()
+        for name, strength in order:
+            model = host.load_and_fix(model, None, tmp_path / name, strength)[0]
+        assert_same(found, patched(model), 1e-4)
+
+
 def test_without_the_model_it_is_drawn_and_dora_refused(nodes, tmp_path):
     plain = factors("transformer.transformer_blocks.0.ff.net.0.proj", 4 * WIDTH, WIDTH, 1, 1)
     dora = plain | {"transformer.transformer_blocks.0.ff.net.0.proj.lora_magnitude_vector.weight": torch.ones(4 * WIDTH)}

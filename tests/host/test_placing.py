@@ -107,3 +107,75 @@ def test_a_weight_grows_to_what_the_file_says_as_in_stock(host, patched, model_o
     got, wanted = patched(loaded)[IMG_IN], patched(stock)[IMG_IN]
     assert got.shape == wanted.shape == shape and near(got, wanted, torch.zeros(()))
     assert report.unplaced() == [] and f"to {list(shape)}" in str(report)
+
+
+FUSED, SPLIT = "double_blocks.0.img_attn.qkv", "transformer_blocks.0.attn"
+QKV = f"diffusion_model.{FUSED}.weight"
+
+
+def twins(dtype, how, alpha_on=""):
+    """A fused LoRA and the same in three: with one down, or with downs of their own; or three others."""
+    downs = [torch.randn(2, 128) * 0.1 for _ in range(3)]
+    ups = [torch.randn(128, 2) * 0.1 for _ in range(3)]
+    downs = [downs[0]] * 3 if how == "one down" else downs
+    fused = {"lora_A.weight": downs[0], "lora_B.weight": torch.cat(ups)}
+    if how != "one down":
+        fused = {"lora_A.weight": torch.cat(downs), "lora_B.weight": torch.block_diag(*ups)}
+    tensors = {f"{FUSED}.{name}": tensor for name, tensor in fused.items()}
+    for name, up, down in zip("qkv", ups, downs, strict=True):
+        other = 1 + 0.1 * (how == "different" and name == "v")
+        tensors |= {f"{SPLIT}.to_{name}.lora_A.weight": down, f"{SPLIT}.to_{name}.lora_B.weight": up * other}
+    tensors = {key: tensor.to(dtype).clone() for key, tensor in tensors.items()}
+    ranks = {FUSED: float(fused["lora_A.weight"].shape[0]), **{f"{SPLIT}.to_{name}": 2.0 for name in "qkv"}}
+    told = {f"{module}.alpha": torch.tensor(rank) for module, rank in ranks.items() if alpha_on and module.startswith(alpha_on)}
+    whole = fused["lora_B.weight"].to(dtype).float() @ fused["lora_A.weight"].to(dtype).float()
+    parts = [tensors[f"{SPLIT}.to_{n}.lora_B.weight"].float() @ tensors[f"{SPLIT}.to_{n}.lora_A.weight"].float() for n in "qkv"]
+    return tensors | told, whole, torch.cat(parts)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("alpha_on", ["", FUSED, SPLIT])
+@pytest.mark.parametrize("how", ["one down", "own downs", "different"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_change_that_stands_twice_is_made_once_and_two_are_both_made(host, patched, tiny_flux, tmp_path, dtype, how, alpha_on, strength):
+    torch.manual_seed(5)
+    tensors, whole, parts = twins(dtype, how, alpha_on)
+    save_file(tensors, tmp_path / "x.safetensors")
+    base = tiny_flux()
+    loaded, _, report = host.load_and_fix(base, None, tmp_path / "x.safetensors", strength)
+    before = base.model.state_dict()[QKV].float()
+    want = whole + parts if how == "different" else parts
+    assert near(patched(loaded)[QKV], before + strength * want, before)
+    categories = {report.outcomes[key].category for key in tensors if key.startswith(FUSED)}
+    assert categories == {"placed" if how == "different" else "duplicate target"}
+    assert any("both are applied" in caution for caution in report.cautions) == (how == "different")
+
+
+def test_values_of_another_shape_take_a_weights_place_only_where_the_host_does_it(host, patched, tiny_flux, tmp_path):
+    """As MiniMax-H3's banks of output heads; a ComfyUI that knows no larger weights would fail in the sampler."""
+    import comfy.sd
+
+    name = "diffusion_model.final_layer.linear"
+    bank = {f"{name}.set_weight": torch.randn(256, 128), f"{name}.set_bias": torch.randn(256)}
+    save_file(bank, tmp_path / "x.safetensors")
+    base = tiny_flux()
+    loaded, _, report = host.load_and_fix(base, None, tmp_path / "x.safetensors", 0.5)
+    stock = comfy.sd.load_lora_for_models(base, None, bank, 0.5, 0.0)[0]
+    try:
+        wanted = patched(stock)
+    except RuntimeError:
+        assert not loaded.patches and "update ComfyUI" in str(report)
+        return
+    assert all(torch.equal(patched(loaded)[f"{name}.{one}"], wanted[f"{name}.{one}"]) for one in ("weight", "bias"))
+    assert wanted[f"{name}.bias"].shape == (256,) and any("[64, 128] to [256, 128]" in note for note in report.notes())
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_bias_that_a_file_sets_goes_toward_it(host, patched, tiny_flux, tmp_path, strength):
+    name = "diffusion_model.final_layer.linear"
+    bias = torch.randn(64)
+    save_file({f"{name}.set_bias": bias}, tmp_path / "x.safetensors")
+    base = tiny_flux()
+    before = base.model.state_dict()[f"{name}.bias"].float()
+    after = patched(host.load_and_fix(base, None, tmp_path / "x.safetensors", strength)[0])[f"{name}.bias"]
+    assert near(after, before + strength * (bias - before), before)

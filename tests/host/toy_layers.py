@@ -82,6 +82,10 @@ def _loras(out: int, *inner: int) -> Iterator[tuple[str, Adapter]]:
         kernel = {"lora_up.weight": up[..., None, None], "lora_down.weight": down[..., None, None]}
         yield "lora of a 1x1 convolution", Adapter(kernel, change)
     if len(inner) > 1:
+        yield (
+            "lora with a flat down",
+            Adapter({"lora_up.weight": up.flatten(1), "lora_down.weight": down.flatten(1), **alpha}, change * 2 / RANK),
+        )
         core, down = random(RANK, RANK, *inner[1:]), random(RANK, inner[0], *ones)
         change = torch.einsum("pq...,op,qi->oi...", core, up.flatten(1), down.flatten(1))
         yield "tucker lora", Adapter({"lora_up.weight": up, "lora_down.weight": down, "lora_mid.weight": core, **alpha}, change * 2 / RANK)

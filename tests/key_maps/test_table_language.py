@@ -89,6 +89,8 @@ FAULTS = {
     "ambiguous by flattening": ("@title x\na_b h h\na.b h h", "already means"),
     "fused with a shape": ("@title x\na h h\nb h h\na + b h h = c", "fused"),
     "sizes": ("@title x\n@sizes big\na h h", "@sizes"),
+    "inputs": ("@title x\n@inputs 64<wide\na h i..", "@inputs '64<wide'"),
+    "no input": ("@title x\n@inputs 0\na h i..", "@inputs '0'"),
     "encoder": ("@title x\n@encoder clip_l\na h h", "prefix"),
     "kind": ("@title x\n@kind vae\na h h", "@kind"),
 }

@@ -20,7 +20,7 @@ REFUSED = {
         (32, 8, 3, 1),
         r"\[32, 8, 1, 3\], the model's is \[32, 8, 3, 1\]",
     ),
-    "flattened_lora": ("lora", {"down": ones(4, 72), "up": ones(32, 4)}, (32, 8, 3, 3), r"\[32, 72\]"),
+    "flattened_lora": ("lora", {"down": ones(4, 71), "up": ones(32, 4)}, (32, 8, 3, 3), r"\[32, 71\]"),
     "vector": ("lora", {"down": ones(4), "up": ones(32, 4)}, (32, 24), "dimensions|ranks|matrix"),
     "core": ("lora", {**LORA, "mid": ones(3, 4, 3, 3)}, (32, 24, 3, 3), r"Tucker product: mid \[3, 4, 3, 3\]"),
     "dora_length": ("lora", {**LORA, "dora_scale": ones(31, 1)}, (32, 24), r"dora_scale has the shape \[31, 1\]"),

@@ -1,0 +1,112 @@
+"""Several adapters on one weight: each changes the model's own weight, and the changes add up, whatever order they were loaded in.
+
+The host hands each patch the weight as the patches before it left it, so that a DoRA behind a LoRA takes that for a part of the
+base it was trained on. Merging sums the changes of the same base, and in the bypass way adapters do not see each other; so it is
+here. Adapters that need the weight go before those that add, and several that need it share one patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from comfy.weight_adapter.base import WeightAdapterBase
+
+from ..adapters.registry import of_host
+from ..lora.adapters import is_linear
+from .patches import LocksmithAdapter
+from .watched import Watched
+
+# The host's patch: (strength, patch, strength of the model, offset, function).
+Entry = tuple[float, Any, float, Any, Any]
+
+
+class Together(WeightAdapterBase):
+    """Adapters that need the weight, each given the weight as it was before all of them. weights: ((strength, adapter), ...)."""
+
+    name = "locksmith"
+
+    def __init__(self, loaded_keys: set[str], weights: tuple[tuple[float, WeightAdapterBase], ...]):
+        self.loaded_keys, self.weights = loaded_keys, weights
+
+    def calculate_weight(
+        self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32, original_weight=None
+    ):
+        """The patched weight, in place, because the host hands in a slice and keeps the whole."""
+        base = weight.to(torch.float32, copy=True)
+        after = base.clone()
+        for own, adapter in self.weights:
+            after += adapter.calculate_weight(base.clone(), key, own, 1.0, offset, function, intermediate_dtype, None) - base
+        return weight.copy_(base + strength * (after - base))
+
+
+def settle(patches: dict[str, list[Entry]], keys: Iterable[str]) -> int:
+    """Put the patches of these weights, at the end of each weight's list, into the order described above.
+
+    A list is made anew, because clones of a model share it. Returns the number of weights on which an adapter that needs the weight
+    meets another.
+    """
+    met = 0
+    for key in keys:
+        entries = patches[key]
+        start = len(entries)
+        while start and (_needs(entries[start - 1]) or _adds(entries[start - 1])):
+            start -= 1
+        run = entries[start:]
+        if len(run) > 1 and any(_needs(entry) for entry in run):
+            met += 1
+            patches[key] = [*entries[:start], *_joined(entry for entry in run if _needs(entry)), *(entry for entry in run if _adds(entry))]
+    return met
+
+
+def _joined(entries: Iterable[Entry]) -> list[Entry]:
+    """One patch for all of the same rows."""
+    by_rows: dict[Any, list[Entry]] = {}
+    for entry in entries:
+        by_rows.setdefault(entry[3], []).append(entry)
+    return [_one(same) for same in by_rows.values()]
+
+
+def _one(entries: list[Entry]) -> Entry:
+    if len(entries) == 1:
+        return entries[0]
+    members: list[tuple[float, WeightAdapterBase]] = []
+    for strength, patch, *_ in entries:
+        inner = patch.weights if isinstance(patch, Together) else ((1.0, patch),)
+        members += [(strength * own, adapter) for own, adapter in inner]
+    keys = {key for _, adapter in members for key in adapter.loaded_keys}
+    return 1.0, Together(keys, tuple(members)), 1.0, entries[0][3], None
+
+
+def _needs(entry: Entry) -> bool:
+    """Whether it is one of this pack's that computes with the weight it is given, and keeps its shape."""
+    patch = entry[1]
+    if entry[2] != 1.0:
+        return False
+    return isinstance(patch, Together) or (isinstance(patch, LocksmithAdapter) and not _resizes(patch) and not _is_linear(patch))
+
+
+def _adds(entry: Entry) -> bool:
+    """Whether it adds something that does not depend on the weight, which may as well be added later."""
+    patch = entry[1]
+    if entry[2] != 1.0 or isinstance(patch, list):
+        return False
+    if isinstance(patch, tuple):
+        return patch[0] == "diff" and not any(one.get("pad_weight") for one in patch[1][1:])
+    if isinstance(patch, LocksmithAdapter):
+        return not _resizes(patch) and _is_linear(patch)
+    if not isinstance(patch, WeightAdapterBase) or patch.calculate_shape("") is not None:
+        return False
+    kind = next((kind for made in type(patch).__mro__ if (kind := of_host(made.__name__))), None)
+    # Of other loaders' only plain pairs are known to have no magnitude beside them.
+    return kind is not None and kind.additive and (isinstance(patch, Watched) or kind.host_pair(patch.weights) is not None)
+
+
+def _resizes(patch: LocksmithAdapter) -> bool:
+    return patch.calculate_shape("") is not None
+
+
+def _is_linear(patch: LocksmithAdapter) -> bool:
+    spec, roles, _ = patch.weights
+    return is_linear(spec, roles)
