@@ -29,7 +29,7 @@ def fused_twins(adapters: Sequence[Adapter], by_header: bool) -> Mapping[int, tu
                 parts.setdefault(_place(adapter, weight, by_header), []).append(index)
     whole = {index: adapter for index, adapter in enumerate(adapters) if named(adapter.kind).is_pair and adapter.target.naming < 0}
     twins = {index: tuple(parts.get(_place(adapter, adapter.target.pieces[0][0], by_header), ())) for index, adapter in whole.items()}
-    found = {index: split for index, split in twins.items() if _rows(adapters, split) == adapters[index].target.out}
+    found = {index: split for index, split in twins.items() if split and _rows(adapters, split) == adapters[index].target.out}
     return found if any(adapters[index].target.parts > 1 for index in found) else {}
 
 
