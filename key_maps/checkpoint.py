@@ -19,7 +19,7 @@ from .header import MAX_HEADER_BYTES, LoraFileError, TensorInfo, read_header
 from .identify import WITHOUT_DIGITS, is_whole
 from .own import NONE, OwnMaps
 from .site import CLOSE, SAMPLES, Component, Shape, Site, encoder_components, of_kind
-from .table import Family, Match, Row, Size, evaluate, fill, flatten, generalise, parse_table, unify
+from .table import Family, Match, Row, Size, evaluate, fill, flatten, generalise, in_one_form, parse_table, unify
 
 PREFIX = "diffusion_model."
 # What may stand before a diffusion model's names: comfy/model_detection.py unet_prefix_from_state_dict, torch.compile and DDP.
@@ -382,6 +382,10 @@ class Reading:
 
 def _meaning(family: Family, flat: str, module: str, size: Extent) -> Match | None:
     fitting = [match for match in family.find(flat) if _fits(match, size)]
+    if len(fitting) > 1:
+        # Of layers that a model has fused or apart: ComfyUI fuses what it can.
+        first = {row.native for row in in_one_form(family.rows)}
+        fitting = [match for match in fitting if match.row.native in first] or fitting
     return next((match for match in fitting if match.alternative < 0 and match.native[0] == module), fitting[0] if fitting else None)
 
 

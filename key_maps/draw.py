@@ -27,7 +27,7 @@ from .identify import (
 from .locate import peeled
 from .own import NONE, OwnMaps
 from .site import Component, Shape, Site
-from .table import Family, Match, Row, evaluate, families, fill, flatten, generalise, numbered, unify
+from .table import Family, Match, Row, evaluate, families, fill, flatten, generalise, in_one_form, numbered, unify
 
 MOST_BLOCKS = 1000  # of one name, that are drawn
 MOST_MODULES = 10_000  # of one row, that are drawn
@@ -175,7 +175,7 @@ def _draw(family: Family, drawing: Drawing) -> Component:
     sizes, blocks = dict(drawing.sizes), dict(drawing.blocks)
     weights: dict[str, Shape] = {}
     optional: set[str] = set()
-    for row in _in_one_form(family.rows):
+    for row in in_one_form(family.rows):
         shape = tuple([evaluate(size, sizes) or 0 for size in row.shape]) if row.shape is not None else (0, 0)
         for module in _modules(row, blocks) if len(row.native) == 1 else ():
             weight = f"{drawing.prefix}{module}.weight"
@@ -187,15 +187,6 @@ def _draw(family: Family, drawing: Drawing) -> Component:
     # What the file has beyond the last block is in no model.
     weights.update((weight, shape) for weight, shape in told.items() if weight in weights)
     return Component(drawing.slot, drawing.prefix, weights, family, drawn=True, optional=frozenset(optional))
-
-
-def _in_one_form(rows: Iterable[Row]) -> Iterable[Row]:
-    """The rows but for those of a weight in another form: of layers that a model has fused or apart, the form that stands first."""
-    spelled: set[str] = set()
-    for row in rows:
-        if not (row.optional and row.native[0] in spelled):
-            yield row
-            spelled.update(part.name for alternative in row.alternatives for part in alternative.parts if len(alternative.parts) > 1)
 
 
 def _modules(row: Row, blocks: Mapping[str, int]) -> Iterable[str]:

@@ -235,6 +235,15 @@ def _overlaps(outputs: Sequence[int], start: int, length: int) -> Iterable[Slice
         offset += size
 
 
+def in_one_form(rows: Iterable[Row]) -> Iterable[Row]:
+    """The rows but for those of a weight in another form: of layers that a model has fused or apart, the form that stands first."""
+    spelled: set[str] = set()
+    for row in rows:
+        if not (row.optional and row.native[0] in spelled):
+            yield row
+            spelled.update(part.name for alternative in row.alternatives for part in alternative.parts if len(alternative.parts) > 1)
+
+
 def read_table(path: Path) -> Family:
     """Read the table at `path`; raises TableError naming file, line, what is wrong and the remedy."""
     return parse_table(path.stem, read_text(path, TableError), str(path))

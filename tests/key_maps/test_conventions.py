@@ -220,3 +220,20 @@ def test_a_record_may_be_about_one_model(tmp_path):
         for family in ("minimax_h3", "wan", "")
     ]
     assert scales == [2, None, None]
+
+
+@pytest.mark.parametrize(("adapter_type", "extra"), [
+    ("lora", ()),
+    ("dora-rows", ("magnitude",)),
+    ("dora", ("magnitude",)),
+    ("dora-cols", ("magnitude",)),
+    ("bora", ("magnitude_r", "magnitude_c")),
+])  # fmt: skip
+@pytest.mark.parametrize("root", ["", "model."])
+def test_files_of_the_trainer_of_stable_audio_3(site_of, adapter_type, extra, root):
+    module = f"{root}transformer.layers.3.self_attn.to_out.parametrizations.weight.0"
+    keys = {f"{module}.lora_A": (4, 1536), f"{module}.lora_B": (1536, 4)} | {f"{module}.{name}": (1536,) for name in extra}
+    metadata = {"lora_config": json.dumps({"rank": 4, "alpha": 8, "adapter_type": adapter_type, "include": None, "exclude": None})}
+    plan = make_plan(keys, metadata, site_of("stable_audio_3"))
+    assert len(plan.adapters) == 1 and plan.adapters[0].roles.keys() == {"down", "up", *extra}
+    assert plan.adapters[0].strength.scale == 2

@@ -1,7 +1,8 @@
 """The table language: what rows mean, and a precise error for every way to get a table wrong."""
 
 import pytest
-from lora_locksmith.key_maps.table import Slice, TableError, flatten, generalise, parse_table, slices, unify
+from lora_locksmith.key_maps.site import Component
+from lora_locksmith.key_maps.table import Slice, TableError, flatten, generalise, in_one_form, parse_table, slices, unify
 
 FLUX_LIKE = """
 @title Example
@@ -102,3 +103,13 @@ def test_a_wrong_table_is_refused_by_file_and_line(text, fault):
         parse_table("wrong", text, "wrong.table")
     assert "wrong.table" in str(raised.value)
     assert fault in str(raised.value)
+
+
+def test_layers_that_a_model_has_fused_or_apart():
+    """Either form takes the other's names; a model that is not there is drawn in the form that stands first."""
+    family = parse_table("two", "@title Two\nfused? 2m h = a + b\na? m h\nb? m h\na + b = fused\n")
+    assert [row.native for row in in_one_form(family.rows)] == [("fused",), ("a", "b")]
+    fused = Component("denoiser", "", {"fused.weight": (8, 3)}, family)
+    assert [fused.find(name)[0].pieces for name in "ab"] == [(("fused.weight", (0, 4), None),), (("fused.weight", (4, 4), None),)]
+    apart = Component("denoiser", "", {"a.weight": (4, 3), "b.weight": (4, 3)}, family)
+    assert apart.find("fused")[0].pieces == (("a.weight", None, (0, 4)), ("b.weight", None, (4, 4)))

@@ -247,6 +247,33 @@ COSMOS = {
     "extra_t_extrapolation_ratio": 1.0,
     "rope_enable_fps_modulation": False,
 }
+COSMOS_1 = {
+    "image_model": "cosmos",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 4096,
+    "block_config": "FA-CA-MLP",
+    "concat_padding_mask": True,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": False,
+    "pos_emb_interpolation": "crop",
+    "block_x_format": "THWBD",
+    "affline_emb_norm": True,
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 256,
+    "num_blocks": 28,
+    "num_heads": 32,
+    "extra_per_block_abs_pos_emb": True,
+    "rope_h_extrapolation_ratio": 1.0,
+    "rope_w_extrapolation_ratio": 1.0,
+    "rope_t_extrapolation_ratio": 2.0,
+    "extra_per_block_abs_pos_emb_type": "learnable",
+}
 Z_IMAGE = {
     "image_model": "lumina2",
     "patch_size": 2,
@@ -648,6 +675,19 @@ MODELS: dict[str, Model] = {
     "ltx23": Model("ltx2", "LTXAV", {**LTX2, **LTX23}),
     "ltx25": Model(
         "ltx2", "LTXAV", {**LTX2, **LTX23, "ff_bias": False, "use_keyframes_abs_pos_embedding": True}, shows="keyframes_abs_pos_embedding"
+    ),
+    "cosmos1_7b": Model("cosmos1", "CosmosT2V", COSMOS_1),
+    "cosmos1_14b": Model(
+        "cosmos1",
+        "CosmosT2V",
+        {
+            **COSMOS_1,
+            "model_channels": 5120,
+            "num_blocks": 36,
+            "num_heads": 40,
+            "rope_h_extrapolation_ratio": 2.0,
+            "rope_w_extrapolation_ratio": 2.0,
+        },
     ),
     "cosmos_predict2_2b": Model("cosmos_predict2", "CosmosT2IPredict2", COSMOS),
     "anima": Model("anima", "Anima", {**COSMOS, "image_model": "anima"}),
