@@ -9,6 +9,7 @@ from ..adapters.registry import kinds, magnitudes
 from ..adapters.spec import NUMBERS
 from .bookkeeping import bookkeeping
 from .grammar import parse_key, role_spellings
+from .not_computed import Known, not_computed
 
 # Names that stand for a whole network: an alpha under one of them is meant for all its modules.
 WHOLE_NETWORKS = frozenset({"", "transformer", "unet", "text_encoder", "text_encoder_2", "diffusion_model", "base_model.model"})
@@ -37,6 +38,7 @@ class Groups(NamedTuple):
     notes: dict[str, str]  # key -> what it is, without effect by itself
     unread: tuple[str, ...]  # no role known
     repeated: dict[str, str]  # key -> the key that has the same role in the same module
+    refused: Mapping[str, Known] = {}  # key -> the adapter that it is of, which is not computed
 
 
 def network_alpha(alphas: Mapping[str, str], wrapper: str) -> str | None:
@@ -50,6 +52,7 @@ def group_keys(keys: Iterable[str]) -> Groups:
     notes: dict[str, str] = {}
     repeated: dict[str, str] = {}
     unread = []
+    refused: dict[str, Known] = {}
     final = role_spellings().final
     group = None
     for key in keys:
@@ -63,6 +66,10 @@ def group_keys(keys: Iterable[str]) -> Groups:
             note = bookkeeping(key)
             if note:
                 notes[key] = note
+                continue
+            known = not_computed(key)
+            if known is not None:
+                refused[key] = known
                 continue
             module, adapter, role, spelling = parse_key(key)
             if role is None:
@@ -82,7 +89,7 @@ def group_keys(keys: Iterable[str]) -> Groups:
     alphas = _take_network_alphas(by_name)
     _give_shared(by_name)
     _give_to_named(by_name, repeated)
-    return Groups(tuple(by_name.values()), alphas, notes, tuple(unread), repeated)
+    return Groups(tuple(by_name.values()), alphas, notes, tuple(unread), repeated, refused)
 
 
 def _take_copies(by_name: dict[tuple[str, str], Group], notes: dict[str, str], repeated: dict[str, str]) -> None:

@@ -30,6 +30,8 @@ def other_file(keys: Collection[str], groups: Groups) -> str:
     """What a file is that holds no LoRA, in a sentence with the remedy; "" where it holds one, or nothing known."""
     if CONTROL_LORA not in keys and not all(WHOLE.issuperset(group.spellings) for group in groups.groups):
         return ""
+    if groups.refused:
+        return str(next(iter(groups.refused.values())))
     some = list(islice(keys, MOST_KEYS))
     for title, folder, patterns in _rules():
         if all(matching(some, pattern) for pattern in patterns):

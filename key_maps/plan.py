@@ -188,6 +188,8 @@ class _Planner:
         self._set(found.unread, UNKNOWN_ROLE, "no known adapter writes a tensor with this ending")
         for key, note in found.notes.items():
             self.outcomes[key] = Outcome(BOOKKEEPING, note)
+        for key, known in found.refused.items():
+            self.outcomes[key] = Outcome(UNSUPPORTED, str(known))
         for key, other in found.repeated.items():
             self.outcomes[key] = Outcome(DUPLICATE_TARGET, f"{other} already has the same role in the same module")
         self.network_alphas = found.network_alphas
@@ -234,7 +236,7 @@ class _Planner:
 
     def _siblings(self, groups: Groups) -> dict[str, str]:
         """Module -> a tensor beside its adapter that no known adapter has there. Law 3: half an adapter is never applied."""
-        leaves, odd = [], list(groups.unread)
+        leaves, odd = [], [*groups.unread, *groups.refused]
         for group in groups.groups:
             found = [one.kind for one in self._read(group).adapters]
             if any(kind.scaled for kind in found):

@@ -46,7 +46,6 @@ SPELLED = {
     "x.alpha.mine": ("x", "mine", "alpha", "alpha.<adapter>"),
     "x.lora_A.weight.weight": ("x", "weight", "down", "lora_A.<adapter>.weight"),
     "x.lora_A.lora_B.weight": ("x.lora_A", "", "up", "lora_B.weight"),  # the longest spelling at the end wins
-    "x.poly_lora_A.default": ("x", "default", "poly_lora", "poly_lora_A.<adapter>"),
     "x.lora_A.scale": ("x", "scale", "down", "lora_A.<adapter>"),  # an adapter may be called as a role is
     # `weight` is a role too: behind a marker, and a name between them, it is not
     "a.lora_magnitude_vector.my.style.weight": ("a", "my.style", "magnitude", "lora_magnitude_vector.<adapter>.weight"),

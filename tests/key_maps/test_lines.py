@@ -1,4 +1,4 @@
-"""The nine text formats are read by one reader: what editors and people put into a text changes nothing of what it says."""
+"""The text formats are read by one reader: what editors and people put into a text changes nothing of what it says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ import re
 from pathlib import Path
 
 import pytest
-from lora_locksmith.key_maps import bookkeeping, convention, dialect, grammar, lines, metadata, other_files, presets, respell, stock, table
+from lora_locksmith.key_maps import (
+    bookkeeping,
+    convention,
+    dialect,
+    grammar,
+    lines,
+    metadata,
+    not_computed,
+    other_files,
+    presets,
+    respell,
+    stock,
+    table,
+)
 from lora_locksmith.key_maps.lines import TextError, lines_of, read_text
 from lora_locksmith.key_maps.own import own_maps_stamp, read_own_maps
 
@@ -21,6 +34,7 @@ FORMATS = {
     "stock": (stock.STOCK_TABLE, lambda path: stock.stock_table.__wrapped__(path)),
     "respell": (respell.RESPELL_TABLE, lambda path: respell._table.__wrapped__(path)),
     "metadata": (metadata.METADATA_TABLE, lambda path: metadata.read_table(read_text(path))),
+    "not computed": (not_computed.NOT_COMPUTED_TABLE, lambda path: not_computed.known_adapters.__wrapped__(path)),
     "other files": (other_files.OTHER_FILES_TABLE, lambda path: other_files._rules.__wrapped__(path)),
 }
 
