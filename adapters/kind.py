@@ -165,6 +165,19 @@ class Kind:
             return 1.0
         return spec.scale_for(rank) if rank else 1.0 if spec.scale is None else spec.scale
 
+    def alpha_saying(self, factor: float, rank: int | None, shapes: Shapes) -> tuple[float | None, float]:
+        """(the alpha tensor of which readers make `factor`, what the tensors are still to be multiplied with).
+
+        For readers that demand an alpha. None: the kind has none, or no number says it. An alpha of 0 means 'not set' to all.
+        """
+        if self.alpha_is != SCALE or not rank:
+            return None, factor
+        return (factor * rank, 1.0) if factor else (float(rank), 0.0)
+
+    def compared_strength(self, spec: AdapterSpec, rank: int | None, shapes: Shapes) -> float:
+        """Of a kind that is not additive: a number that differs where adapters of the same tensors act differently by their alpha."""
+        return self.factor(spec, rank) if self.alpha_is == SCALE else spec.alpha or 0.0
+
     def patched(self, spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
         """The fp32 weight under the adapter. Raises AdapterError."""
         raise NotImplementedError

@@ -321,20 +321,19 @@ class _Planner:
     def _other(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
         """Another kind's roles; a factor that no tensor of the dialect says goes into the first of them."""
         made = {self._spelling(role, source): tensor for role, tensor in tensors.items() if role not in MAGNITUDES}
-        factor = 1.0
+        factor, kind = source.scalar, source.kind
         if "alpha" in source.numbers and "alpha" in self.writing.roles and source.adapter.strength.by_tensors:
             made["alpha"] = source.numbers["alpha"]
         else:
-            factor = source.kind.factor(source.spec, source.adapter.rank)
-        if "scalar" in source.numbers:
-            if "scalar" in self.writing.roles:
-                made["scalar"] = source.numbers["scalar"]
-            else:
-                factor *= source.scalar
+            own = kind.factor(source.spec, source.adapter.rank)
+            if "alpha" in self.writing.roles:
+                alpha, own = kind.alpha_saying(own, source.adapter.rank, {role: tensor.shape for role, tensor in tensors.items()})
+                made |= {} if alpha is None else {"alpha": torch.tensor(alpha, dtype=torch.float32)}
+            factor *= own
         if factor != 1:
-            first = next((role for role in source.kind.scale_into if role in made), None)
+            first = next((role for role in kind.scale_into if role in made), None)
             if first is None:
-                raise Refused((f"its strength stands outside of its tensors, where a {source.kind.name} cannot keep it",))
+                raise Refused((f"its strength stands outside of its tensors, where a {kind.name} cannot keep it",))
             made[first] = _times(made[first], factor)
         return made | self._magnitude(tensors, self.unit.shape[0], len(self.unit.shape))
 
@@ -510,6 +509,10 @@ class _Planner:
 
     def _named(self, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """New name -> tensor, in the asked dtype."""
+        alone = next((role for role in made if self.writing.beside.get(role, role) not in made), None)
+        if alone is not None:
+            other, dialect = self.writing.beside[alone], self.writing.dialect
+            raise Refused((f"{dialect} reads {alone} beside {other} only, and there is none: it would be left out in silence",))
         named = {}
         for role, tensor in made.items():
             spelling = self.writing.roles.get(role)

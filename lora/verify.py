@@ -124,8 +124,10 @@ def _roles(adapter: Adapter) -> dict[str, str]:
 def _scale(adapter: Adapter, read: Read) -> float:
     spec = spec_of(adapter, {role: read(adapter.roles[role]) for role in NUMBERS if role in adapter.roles})
     scalar = float(read(adapter.roles["scalar"]).flatten()[0]) if "scalar" in adapter.roles else 1.0
-    if not named(spec.kind).additive:
-        return scalar * (spec.alpha or 0.0)
+    kind = named(spec.kind)
+    if not kind.additive:
+        shapes = {role: tuple(read(key).shape) for role, key in adapter.roles.items() if role not in NUMBERS}
+        return scalar * kind.compared_strength(spec, adapter.rank, shapes)
     return scalar * (spec.scale_for(adapter.rank) if adapter.rank else spec.scale or 1.0)
 
 
