@@ -52,6 +52,15 @@ class Convention(NamedTuple):
         """All of it: nothing is answered yet."""
         return Possible(self, self.conditions, tuple((case, case.conditions) for case in self.cases))
 
+    def beyond_numbers(self) -> Convention:
+        """What it says that no tensor can: a file this pack has written has all scales in its tensors, and is in no doubt."""
+        return self._replace(cases=tuple(case._replace(scale=None, caution="") for case in self.cases))
+
+    @property
+    def is_of_numbers(self) -> bool:
+        """Whether a scale, or a doubt, is all that any of its cases says."""
+        return not any(case.kind or case.options or case.refuse for case in self.cases)
+
 
 class Possible(NamedTuple):
     """A convention as far as it is still open: its conditions without those that were answered with yes already."""
@@ -213,9 +222,9 @@ class Conventions:
         self.metadata, self.settings = metadata, settings
         file = Evidence("", "", {}, None, metadata, settings, _no_number)
         known = conventions() if known is None else known
-        # What this pack has written means what is usual, whatever the metadata it kept say of the file it was made from.
-        ours = not OWN_MARKS.isdisjoint(metadata)
-        narrowed = (one.possible().narrowed(file, _by_file(one)) for one in known if not ours)
+        if not OWN_MARKS.isdisjoint(metadata):
+            known = [one.beyond_numbers() for one in known if not one.is_of_numbers]
+        narrowed = (one.possible().narrowed(file, _by_file(one)) for one in known)
         self.possible = [possible for possible in narrowed if possible is not None]
         self.by_roles: dict[tuple[str, tuple[str, ...]], list[Possible]] = {}
 

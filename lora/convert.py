@@ -15,7 +15,7 @@ from ..adapters.registry import decomposition_of, named
 from ..adapters.tensors import Tensors
 from ..key_maps.peft_config import Trained, adapter_config, header_settings
 from ..key_maps.plan import Adapter, Plan
-from ..key_maps.respell import Part, Refused, Unit, Writing, respell
+from ..key_maps.respell import NATIVE, Part, Refused, Unit, Writing, respell
 from ..key_maps.spell import spell
 from .factors import Kronecker, factors, low_rank_part
 from .planned import shape_made, spec_of
@@ -26,6 +26,11 @@ __all__ = ["Conversion", "Refused", "convert"]
 RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
 MOST_REASONS = 5
 
+CHANGED = (
+    "{kind} stands for a change of the base model, too, which names and tensors of {dialect} cannot tell; write it for PEFT, or merge it"
+    " alone with --against MODEL"
+)
+BESIDE = "its {what} is told beside its tensors, and the readers of {dialect} compute by another formula; write it for {native}"
 Read = Callable[[str], Tensor]
 
 
@@ -211,8 +216,20 @@ class _Planner:
         self.weights = [pair for pair in pairs if pair[1].adapter.reaches != "bias"]
         self.biases = [pair for pair in pairs if pair[1].adapter.reaches == "bias"]
         for _, source in pairs:
-            if source.spec.option("fan_in_fan_out"):
-                raise Refused(("its factors are transposed (fan_in_fan_out), which no other name says",))
+            self._check_meaning(source)
+
+    def _check_meaning(self, source: _Source) -> None:
+        """Refused where the source's tensors mean something that those of the new file would not."""
+        kind, dialect = source.kind, self.writing.dialect
+        asked = {setting.name for setting in kind.settings}
+        beside = [name for name, _ in source.adapter.options if name not in asked]
+        if source.spec.option("fan_in_fan_out"):
+            raise Refused(("its factors are transposed (fan_in_fan_out), which no other name says",))
+        if kind.told_by and self.writing.alpha != "config":
+            raise Refused((CHANGED.format(kind=kind.title, dialect=dialect),))
+        # Such a meaning is one of ComfyUI's own formulas, which its metadata, or its names, go on telling.
+        if beside and dialect != NATIVE:
+            raise Refused((BESIDE.format(what=", ".join(beside), dialect=dialect, native=NATIVE),))
 
     def job(self) -> _Job:
         """The work for this unit. Raises Refused, or AdapterError for tensors that are not what they should be."""
@@ -265,7 +282,7 @@ class _Planner:
 
     def _kept(self):
         """Every adapter as it is, under the new name."""
-        loras = [source for _, source in self.weights if source.kind.is_pair]
+        loras = [source for _, source in self.weights if _is_lora(source)]
         scale = loras[0].scale if loras else None
         turned = any(self._swapped(source) for _, source in self.weights)
 
@@ -275,12 +292,13 @@ class _Planner:
                 tensors = source.load(read)
                 if self._swapped(source):
                     tensors = _rolled(source, tensors)
-                made |= self._lora(source, tensors) if source.kind.is_pair else self._other(source, tensors)
+                made |= self._lora(source, tensors) if _is_lora(source) else self._other(source, tensors)
             return made
 
         trained = None
         if loras and len(self.weights) == 1:
-            trained = Trained(loras[0].adapter.rank, scale, any(role in loras[0].adapter.roles for role in MAGNITUDES))
+            dora = any(role in loras[0].adapter.roles for role in MAGNITUDES)
+            trained = Trained(loras[0].adapter.rank, scale, dora, told_by=loras[0].kind.told_by)
         return make, scale, trained, COMPUTED if turned else RENAMED
 
     def _lora(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
@@ -325,10 +343,7 @@ class _Planner:
         if "alpha" in source.numbers and "alpha" in self.writing.roles and source.adapter.strength.by_tensors:
             made["alpha"] = source.numbers["alpha"]
         else:
-            own = kind.factor(source.spec, source.adapter.rank)
-            if "alpha" in self.writing.roles:
-                alpha, own = kind.alpha_saying(own, source.adapter.rank, {role: tensor.shape for role, tensor in tensors.items()})
-                made |= {} if alpha is None else {"alpha": torch.tensor(alpha, dtype=torch.float32)}
+            made, own = self._said(source, tensors, made)
             factor *= own
         if factor != 1:
             first = next((role for role in kind.scale_into if role in made), None)
@@ -336,6 +351,14 @@ class _Planner:
                 raise Refused((f"its strength stands outside of its tensors, where a {kind.name} cannot keep it",))
             made[first] = _times(made[first], factor)
         return made | self._magnitude(tensors, self.unit.shape[0], len(self.unit.shape))
+
+    def _said(self, source: _Source, tensors: Tensors, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], float]:
+        """(the tensors with an alpha for the source's strength, what of it is left to multiply them with)."""
+        kind, spec, rank = source.kind, source.spec, source.adapter.rank
+        if "alpha" not in self.writing.roles:
+            return made, kind.factor(spec, rank)
+        alpha, left = kind.alpha_saying(spec, rank, {role: tensor.shape for role, tensor in tensors.items()})
+        return made | ({} if alpha is None else {"alpha": torch.tensor(alpha, dtype=torch.float32)}), left
 
     # Rows of one adapter that is no plain LoRA
 
@@ -522,6 +545,11 @@ class _Planner:
                 tensor = tensor.to(self.dtype)
             named[f"{self.unit.module}.{spelling}"] = tensor
         return named
+
+
+def _is_lora(source: _Source) -> bool:
+    """Whether it has a LoRA's tensors, whatever its settings make of them."""
+    return source.kind.is_pair or bool(source.kind.told_by)
 
 
 class _Block:

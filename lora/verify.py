@@ -109,11 +109,17 @@ def _place(adapter: Adapter) -> tuple:
 
 def _same(one: Adapter, read_one: Read, other: Adapter, read_other: Read, tolerance: float) -> bool:
     ours, theirs = _roles(one), _roles(other)
-    if ours.keys() != theirs.keys() or one.options != other.options or one.grown_to != other.grown_to:
+    if ours.keys() != theirs.keys() or _options(one) != _options(other) or one.grown_to != other.grown_to:
         return False
     if not all(_equal(read_one(key), read_other(theirs[role]), tolerance) for role, key in ours.items()):
         return False
     return math.isclose(_scale(one, read_one), _scale(other, read_other), rel_tol=1e-6)
+
+
+def _options(adapter: Adapter) -> frozenset[tuple[str, object]]:
+    """What the mathematics is told, without what it takes for granted."""
+    usual = {(setting.name, setting.default) for setting in named(adapter.kind).settings}
+    return frozenset(adapter.options) - usual
 
 
 def _roles(adapter: Adapter) -> dict[str, str]:
@@ -171,7 +177,14 @@ def _compare(weight, source, source_read, ours, written, written_read, theirs, d
     if not worst <= tolerance:
         raise Unverified(f"{name}: the written file's change differs from the source's by {worst:.2e} of its norm")
     _check_magnitudes(name, weight[0], source_read, ours, written_read, theirs, tolerance)
+    if _formulas(ours) != _formulas(theirs):
+        raise Unverified(f"{name}: the DoRA magnitudes would be computed with by another formula")
     return worst
+
+
+def _formulas(adapters: Sequence[Adapter]) -> set[tuple]:
+    """How adapters with magnitudes are to be computed."""
+    return {_options(adapter) for adapter in adapters if decomposition_of(adapter.roles)}
 
 
 def _tolerance(segments: Sequence[_Segment]) -> float:

@@ -30,11 +30,11 @@ class GLoRA(Kind):
         """Its rank is told by its shapes beside the weight's only, so that no number but one can be told."""
         return 1.0 if spec.alpha is None and spec.scale is None else nan
 
-    def alpha_saying(self, factor, rank, shapes):
-        # a1 is [in, rank], or [rank, in] in old files.
-        return super().alpha_saying(factor, min(shapes["a1"]), shapes)
+    def alpha_saying(self, spec, rank, shapes):
+        return self.compared_strength(spec, rank, shapes) * min(shapes["a1"]), 1.0
 
     def compared_strength(self, spec, rank, shapes):
+        # a1 is [in, rank], or [rank, in] in old files.
         return spec.scale_for(min(shapes["a1"]))
 
     def patched(self, spec, tensors, weight, strength):

@@ -20,9 +20,9 @@ class OFT(Rotation):
     def shape(self, shapes):
         return square_blocks(shapes, "oft_blocks")
 
-    def alpha_saying(self, factor, rank, shapes):
+    def alpha_saying(self, spec, rank, shapes):
         # 0 limits nothing (LyCORIS: `if self.constraint > 0`).
-        return 0.0, factor
+        return 0.0, self.factor(spec, rank)
 
     def patched(self, spec, tensors, weight, strength):
         turning = rotations.lycoris_rotations(rotations.square_blocks(tensors, "oft_blocks", 3), spec)
