@@ -35,6 +35,11 @@ class Case(NamedTuple):
     refuse: str = ""
     caution: str = ""
 
+    @property
+    def decides(self) -> bool:
+        """Whether it says more than a doubt."""
+        return bool(self.scale or self.kind or self.options or self.refuse)
+
 
 class Convention(NamedTuple):
     """One record: where all `conditions` hold, the first case counts whose own hold too. `over`: records it stands before."""
@@ -59,7 +64,7 @@ class Convention(NamedTuple):
     @property
     def is_of_numbers(self) -> bool:
         """Whether a scale, or a doubt, is all that any of its cases says."""
-        return not any(case.kind or case.options or case.refuse for case in self.cases)
+        return not any(case._replace(scale=None).decides for case in self.cases)
 
 
 class Possible(NamedTuple):

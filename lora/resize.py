@@ -16,6 +16,7 @@ from torch import Tensor
 from ..adapters.registry import named
 from ..adapters.tensors import Tensors, factor_of
 from ..key_maps.adapters import assign
+from ..key_maps.convention import Conventions
 from ..key_maps.files import check_free
 from ..key_maps.groups import Group, network_alpha
 from ..key_maps.hashes import file_hashes
@@ -227,12 +228,25 @@ class _Work:
         """As the file's own tensors stand: without the target's rows and swap."""
         if item.adapter is not None:
             return spec_of(item.adapter, tensors)._replace(swap=False)
+        self._check_usual(item)
         if "alpha" in tensors:
             counts = named(item.kind).alpha_counts(tensors)
             return AdapterSpec(item.kind, alpha_value(tensors["alpha"], item.kind) if counts else None)
         rank = named(item.kind).rank({role: tensor.shape for role, tensor in tensors.items()})
         settings = settings_for(self.settings, item.location.wrapper)
         return AdapterSpec(item.kind, scale=scale_of(settings, item.location.name, rank, item.kind).scale)
+
+    def _check_usual(self, item: _Found) -> None:
+        """AdapterError where an adapter without a place means something else than its tensors say, as the new file would not tell it."""
+        settings = settings_for(self.settings, item.location.wrapper)
+        known = Conventions(self.plan.metadata, settings.config if settings else {}).of(item.kind, tuple(item.roles))
+        meanings = [one for one in known if any(case.decides for case, _ in one.cases)]
+        placed = next((one for one in self.plan.adapters if set(one.roles.values()) & set(item.roles.values())), None)
+        if placed is not None and placed.kind != item.kind:
+            raise AdapterError(f"it is a {named(placed.kind).title or placed.kind}, which also stands for a change of the base model")
+        if meanings:
+            told = ", ".join(one.convention.title for one in meanings)
+            raise AdapterError(f"how strong it is, is told beside its tensors ({told}), and for which module is not known: give --against")
 
     def _bias(self, item: _Found, spec: AdapterSpec, tensors: Tensors) -> dict[str, Tensor]:
         """A bias is scaled as the factors are: with an alpha that keeps its ratio it stays, else the scale goes into it."""
