@@ -185,10 +185,15 @@ def write_as(
 
     with ExitStack() as stack:
         if config is not None:
-            path = path.with_suffix("") / PEFT_FILE
+            path = place_of(path, dialect)
             stack.enter_context(making_folder(path.parent))
         write_lora(path, conversion, metadata, overwrite, check, at_last, config)
     return Written(path, dialect, *conversion.ways.values(), conversion.left_out, difference, path.stat().st_size)
+
+
+def place_of(path: Path, dialect: str) -> Path:
+    """Where `write_as` puts a file that is to be `path`."""
+    return path.with_suffix("") / PEFT_FILE if dialect == "peft" else path
 
 
 def _verify(plan: Plan, tensors: Mapping[str, Tensor], written: Path, config: Mapping[str, Any] | None, dtype) -> float:
