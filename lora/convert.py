@@ -653,6 +653,7 @@ def _rolled(source: _Source, tensors: Tensors) -> dict[str, Tensor] | None:
 
 def _times(tensor: Tensor, factor: float) -> Tensor:
     """tensor * factor in its own dtype, rounded once."""
-    if factor == 1:
+    # On the meta device torch needs seconds to load what multiplies, and nothing would change.
+    if factor == 1 or tensor.is_meta:
         return tensor
     return (tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32) * factor).to(tensor.dtype)

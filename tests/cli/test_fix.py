@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from lora_locksmith.key_maps.inspection import inspect_file
 from reports.small_files import flux_lora
 from safetensors.torch import load_file, save_file
 
+CLI = Path(__file__).resolve().parents[2] / "cli.py"
 RANK = 2
 BROKEN, GOOD = "transformer.base_model.model.", "transformer."
 
@@ -156,6 +160,26 @@ def test_settings_beside_a_file_that_nobody_can_read_are_told(run, folder, conte
                "lora_unet_double_blocks_0_img_mlp_0.lora_down.weight": torch.ones(1, 3072),
                "lora_unet_double_blocks_0_img_mlp_0.lora_up.weight": torch.ones(12288, 1)}, folder / "kohya.safetensors")  # fmt: skip
     assert not inspect_file(folder / "kohya.safetensors").report.cautions, "its strength is in it"
+
+
+QUICK = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    sys.exit(end.code or ("torch._dynamo" in sys.modules))
+"""
+
+
+def test_folding_a_strength_does_not_load_torchs_compiler(folder):
+    """It takes seconds, and is asked for by whatever multiplies tensors without numbers."""
+    tensors = lora(GOOD) | {"transformer.transformer_blocks.3.attn.to_q.alpha": torch.tensor(0.5)}
+    save_file(tensors, folder / "good.safetensors")
+    arguments = [CLI, "fix", folder / "good.safetensors", "--to", "simpletuner"]
+    done = subprocess.run([sys.executable, "-c", QUICK, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "good.simpletuner.safetensors").is_file()
 
 
 def test_a_named_dialect_is_written_even_of_a_good_file(run, folder):
