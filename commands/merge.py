@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = commands.add_parser("merge", help="several LoRAs in one file", description=DESCRIPTION)
     command.add_argument("loras", nargs="+", metavar="FILE[=STRENGTH[:STRENGTH]]", type=wanted, help="a LoRA and its strengths")
-    command.add_argument("-o", "--output", metavar="OUT", type=a_path, help="the new file; not needed with --dry-run")
+    command.add_argument("-o", "--output", metavar="OUT", type=a_path, help="the new file, .safetensors; not needed with --dry-run")
     told = f"how deltas become one (default: %(default)s): {', '.join(METHODS)}"
     command.add_argument("--method", default="sum", type=a_method, metavar="METHOD", help=told)
     command.add_argument(
