@@ -137,3 +137,16 @@ def test_diffusers_and_peft_read_what_is_written_for_them(both, site, tmp_path, 
     else:
         twin.load_lora_adapter(str(tmp_path), weight_name="new.safetensors", prefix="transformer")
     assert_outputs_agree(layer, twin.eval().get_submodule(DIFFUSERS), truth(plan, tensors, layer))
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+@torch.no_grad()
+def test_peft_takes_off_the_base_again_what_training_took_off(both, site, tmp_path, init):
+    from peft import PeftModel
+
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 3, "init_lora_weights": init}
+    plan, tensors = source(site, PAIR, {}, settings)
+    written = write_as(plan, tensors, tmp_path / "new.safetensors", "peft")
+    layer = both.twin.get_submodule(DIFFUSERS)
+    twin = PeftModel.from_pretrained(copy.deepcopy(both.twin), written.path.parent).base_model.model
+    assert_outputs_agree(layer, twin.eval().get_submodule(DIFFUSERS), truth(plan, tensors, layer))
