@@ -120,6 +120,17 @@ def test_a_bias_that_lycoris_would_leave_out_is_refused(both, site, tmp_path, ro
     assert not list(tmp_path.iterdir())
 
 
+def read_by_huggingface(written, twin):
+    """A copy of the twin under PEFT's own reader, or that of diffusers."""
+    from peft import PeftModel
+
+    twin = copy.deepcopy(twin)
+    if written.dialect == "peft":
+        return PeftModel.from_pretrained(twin, written.path.parent).base_model.model.eval()
+    twin.load_lora_adapter(str(written.path.parent), weight_name=written.path.name, prefix="transformer")
+    return twin.eval()
+
+
 LOADED_BY_DIFFUSERS = [name for name in SOURCES if name.startswith("LoRA")] + ["DoRA", "LoKr of four factors"]
 
 
@@ -127,26 +138,18 @@ LOADED_BY_DIFFUSERS = [name for name in SOURCES if name.startswith("LoRA")] + ["
 @pytest.mark.parametrize("name", LOADED_BY_DIFFUSERS)
 @torch.no_grad()
 def test_diffusers_and_peft_read_what_is_written_for_them(both, site, tmp_path, name, dialect):
-    from peft import PeftModel
-
     plan, tensors = source(site, *SOURCES[name])
     written = write_as(plan, tensors, tmp_path / "new.safetensors", dialect)
-    twin, layer = copy.deepcopy(both.twin), both.twin.get_submodule(DIFFUSERS)
-    if dialect == "peft":
-        twin = PeftModel.from_pretrained(twin, written.path.parent).base_model.model
-    else:
-        twin.load_lora_adapter(str(tmp_path), weight_name="new.safetensors", prefix="transformer")
-    assert_outputs_agree(layer, twin.eval().get_submodule(DIFFUSERS), truth(plan, tensors, layer))
+    layer = both.twin.get_submodule(DIFFUSERS)
+    assert_outputs_agree(layer, read_by_huggingface(written, both.twin).get_submodule(DIFFUSERS), truth(plan, tensors, layer))
 
 
+@pytest.mark.parametrize("dialect", ["peft", "diffusers"])
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 @torch.no_grad()
-def test_peft_takes_off_the_base_again_what_training_took_off(both, site, tmp_path, init):
-    from peft import PeftModel
-
+def test_what_training_took_off_the_base_is_taken_off_again(both, site, tmp_path, init, dialect):
     settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 3, "init_lora_weights": init}
     plan, tensors = source(site, PAIR, {}, settings)
-    written = write_as(plan, tensors, tmp_path / "new.safetensors", "peft")
+    written = write_as(plan, tensors, tmp_path / "new.safetensors", dialect)
     layer = both.twin.get_submodule(DIFFUSERS)
-    twin = PeftModel.from_pretrained(copy.deepcopy(both.twin), written.path.parent).base_model.model
-    assert_outputs_agree(layer, twin.eval().get_submodule(DIFFUSERS), truth(plan, tensors, layer))
+    assert_outputs_agree(layer, read_by_huggingface(written, both.twin).get_submodule(DIFFUSERS), truth(plan, tensors, layer))
