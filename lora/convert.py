@@ -27,8 +27,8 @@ RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
 MOST_REASONS = 5
 
 CHANGED = (
-    "{kind} stands for a change of the base model, too, which names and tensors of {dialect} cannot tell; write it for PEFT or diffusers, or merge it"
-    " alone with --against MODEL"
+    "{kind} stands for a change of the base model, too, which names and tensors of {dialect} cannot tell; write it for PEFT or"
+    " diffusers, or merge it alone with --against MODEL"
 )
 BESIDE = "its {what} is told beside its tensors, and the readers of {dialect} compute by another formula; write it for {native}"
 Read = Callable[[str], Tensor]
