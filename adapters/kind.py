@@ -114,6 +114,7 @@ class Kind:
     flattens = False  # whether matrices of it may stand for a convolution, its inner dimensions as one
     linear = True  # whether rows of the module can be changed without the others
     refusal = ""  # why it is not applied
+    told_by: tuple[str, ...] = ()  # of a kind with a LoRA's tensors: the name and the value of the setting of PEFT that makes it
     settings: tuple[Setting, ...] = ()  # those of PEFT that the mathematics needs, as options of the spec
     alpha_is = ""  # what an alpha tensor does: SCALE the change by alpha / rank, LIMIT a rotation; "": nothing
     scaled = False  # multiplied by alpha / rank
@@ -175,6 +176,20 @@ class Kind:
         if not self.scaled:
             return 1.0
         return spec.scale_for(rank) if rank else 1.0 if spec.scale is None else spec.scale
+
+    def alpha_saying(self, spec: AdapterSpec, rank: int | None, shapes: Shapes) -> tuple[float | None, float]:
+        """(the alpha tensor of which readers make the spec's strength, what the tensors are still to be multiplied with).
+
+        For readers that demand an alpha. None: the kind has none, or no number says it. An alpha of 0 means 'not set' to all.
+        """
+        factor = self.factor(spec, rank)
+        if self.alpha_is != SCALE or not rank:
+            return None, factor
+        return (factor * rank, 1.0) if factor else (float(rank), 0.0)
+
+    def compared_strength(self, spec: AdapterSpec, rank: int | None, shapes: Shapes) -> float:
+        """Of a kind that is not additive: a number that differs where adapters of the same tensors act differently by their alpha."""
+        return self.factor(spec, rank) if self.alpha_is == SCALE else spec.alpha or 0.0
 
     def patched(self, spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
         """The fp32 weight under the adapter. Raises AdapterError."""

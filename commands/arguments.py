@@ -70,6 +70,13 @@ def check_output(path: str, overwrite: bool, folder: bool = False) -> None:
         raise ValueError(f"{path}: there is a file already. Choose another name; --overwrite replaces it")
 
 
+def with_ending(path: str, folder: bool = False) -> str:
+    """The name of a new file with an ending by which ComfyUI lists it. folder: it becomes a folder, which has none."""
+    if folder or os.path.isdir(path) or not os.path.basename(path) or Path(path).suffix.lower() in ENDINGS:
+        return path
+    return f"{path}{ENDINGS[0]}"
+
+
 def is_named_as_file(path: str) -> bool:
     """Whether it names a LoRA file and not a folder."""
     return Path(path).suffix.lower() in ENDINGS and not os.path.isdir(path) and os.path.basename(path) != ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..key_maps.errors import LocksmithError
 from ..key_maps.report import plural
-from .arguments import a_path, add_cuts, add_dialect, add_written, ask_of, check_output, dtype_of, number
+from .arguments import a_path, add_cuts, add_dialect, add_written, ask_of, check_output, dtype_of, number, with_ending
 from .output import FINE, PROBLEMS, failed, progress, show_json, shown, spread
 
 DESCRIPTION = """Writes the difference of two models (safetensors: diffusion models or whole checkpoints, by ComfyUI's or diffusers'
@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
         if (options.rank, options.energy, options.error) == (None, None, None):
             raise ValueError("say with --rank, --energy or --error how large it may be")
         _check_device(options.device)
+        options.output = with_ending(options.output, folder=options.to == "peft")
         check_output(options.output, options.overwrite, folder=options.to == "peft")
         with progress("Extracting") as told:
             found = extract_file(options.base, options.tuned, options.output, how, options.to, dtype_of(options), options.overwrite, told)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..key_maps.checkpoint import site_of_checkpoint
+from ..key_maps.disagreement import unreadable
 from ..key_maps.errors import LocksmithError, exhausted
-from ..key_maps.files import making_folder, replacing
+from ..key_maps.files import check_free, making_folder, replacing
 from ..key_maps.hashes import file_hashes
 from ..key_maps.header import LoraFileError
 from ..key_maps.inspection import Inspection, inspect_file
@@ -189,6 +190,7 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     import torch
 
     from ..lora.reader import map_tensors
+    from ..lora.soundness import look_at_file
     from ..lora.verify import Unverified
 
     dialect = options.to or NATIVE
@@ -197,8 +199,8 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     found = inspect_file(path, site, whole=True)
     _check_told(found, dialect, options.drop)
     sound = not options.to and loads_whole(found) and not found.gains
-    # In a folder a header that is right is believed: reading all weights of a library would take minutes.
-    if sound and path not in map(Path, options.paths):
+    # In a folder the numbers of a file whose header is right are sampled: reading all weights of a library would take minutes.
+    if sound and path not in map(Path, options.paths) and look_at_file(path, found.header).finite:
         return Outcome(os.fspath(path), FINE, SOUND)
     if options.in_place:
         _check_replaceable(path, dialect)
@@ -213,6 +215,7 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     lost = losses(found.plan, conversion.left_out)
     code = PROBLEMS if lost else FINE
     if options.dry_run:
+        _check_free(destination, dialect, options)
         told = _told(found, dialect, conversion.ways.values(), conversion.left_out)
         return Outcome(os.fspath(path), code, f"would be written: {told}", lost=len(lost))
     try:
@@ -222,6 +225,14 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     told = _told(found, dialect, (written.renamed, written.computed, written.full), written.left_out)
     told = f"{told}; {'the rest is ' if lost else ''}verified; {_now(written, site)} {written.path}".rstrip()
     return Outcome(os.fspath(path), code, told, os.fspath(written.path), len(lost))
+
+
+def _check_free(destination: Path, dialect: str, options: argparse.Namespace) -> None:
+    """FileExistsError where a new file would find another in its place."""
+    from ..lora.writer import place_of
+
+    if not options.in_place:
+        check_free(place_of(destination, dialect), options.overwrite)
 
 
 def _finite(found: Inspection, tensors, drop: bool) -> Plan:
@@ -270,7 +281,7 @@ def _already(found: Inspection, conversion: Conversion) -> bool:
     if conversion.specs.keys() != found.header.tensors.keys():
         return False
     told = conversion.header_settings.keys() <= found.header.metadata.keys() or ("" in conversion.configs and found.config_beside)
-    kept = {"tensor": True, "always": True, "config": bool(told), "folded": False}
+    kept = {"tensor": True, "config": bool(told), "folded": False}
     return kept[conversion.writing.alpha] or all(item.scale == 1 for item in conversion.trained.values())
 
 
@@ -326,6 +337,7 @@ def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: Mappin
     parts += [f"{plural(count, 'module')} {way}" for count, way in zip(ways, WAYS, strict=True) if count]
     lost = losses(found.plan, left_out)
     rest = len(left_out) - len(lost)
+    parts += [caution.rstrip(".") for caution in unreadable(found.config_beside)]
     parts += [f"{plural(rest, 'key')} without an effect of {'its' if rest == 1 else 'their'} own left out"] * bool(rest)
     return losses_told(lost) + ", ".join(parts)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..key_maps.errors import LocksmithError
 from ..key_maps.names import numbered, told_apart
-from .arguments import a_path, add_cuts, add_dialect, add_written, ask_of, check_output
+from .arguments import a_path, add_cuts, add_dialect, add_written, ask_of, check_output, with_ending
 from .output import FINE, PROBLEMS, failed, say, show_json, show_markdown
 
 DESCRIPTION = """Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at strength 0.8, as on
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     """Add this command to the command line."""
     command = commands.add_parser("merge", help="several LoRAs in one file", description=DESCRIPTION)
     command.add_argument("loras", nargs="+", metavar="FILE[=STRENGTH[:STRENGTH]]", type=wanted, help="a LoRA and its strengths")
-    command.add_argument("-o", "--output", metavar="OUT", type=a_path, help="the new file; not needed with --dry-run")
+    command.add_argument("-o", "--output", metavar="OUT", type=a_path, help="the new file, .safetensors; not needed with --dry-run")
     told = f"how deltas become one (default: %(default)s): {', '.join(METHODS)}"
     command.add_argument("--method", default="sum", type=a_method, metavar="METHOD", help=told)
     command.add_argument(
@@ -106,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
         recipe.check(len(options.loras))
         blocks = _blocks(options.blocks, len(options.loras))
         if not options.dry_run:
+            options.output = with_ending(options.output, folder=options.to == "peft")
             check_output(options.output, options.overwrite, folder=options.to == "peft")
         with ExitStack() as files:
             told = _merge(options, recipe, *_sources(options, blocks, files))

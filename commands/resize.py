@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..key_maps.errors import LocksmithError
-from .arguments import a_path, add_cuts, add_written, ask_of, check_output, dtype_of
+from .arguments import a_path, add_cuts, add_written, ask_of, check_output, dtype_of, with_ending
 from .output import FINE, failed, show_json, shown, spread
 
 DESCRIPTION = """Writes a LoRA at a smaller rank: every LoRA, LoCon, LoHa and LoKr becomes the best LoRA of the asked rank, or of
@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         if (options.rank, options.energy, options.error) == (None, None, None):
             raise ValueError("say with --rank, --energy or --error how far it is to be cut")
+        options.output = with_ending(options.output)
         check_output(options.output, options.overwrite)
         site = site_of_checkpoint(options.against).site if options.against else None
         made = resize_file(options.file, options.output, ask_of(options), dtype_of(options), options.dora, options.overwrite, site)

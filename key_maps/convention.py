@@ -35,6 +35,11 @@ class Case(NamedTuple):
     refuse: str = ""
     caution: str = ""
 
+    @property
+    def decides(self) -> bool:
+        """Whether it says more than a doubt."""
+        return bool(self.scale or self.kind or self.options or self.refuse)
+
 
 class Convention(NamedTuple):
     """One record: where all `conditions` hold, the first case counts whose own hold too. `over`: records it stands before."""
@@ -51,6 +56,15 @@ class Convention(NamedTuple):
     def possible(self) -> Possible:
         """All of it: nothing is answered yet."""
         return Possible(self, self.conditions, tuple((case, case.conditions) for case in self.cases))
+
+    def beyond_numbers(self) -> Convention:
+        """What it says that no tensor can: a file this pack has written has all scales in its tensors, and is in no doubt."""
+        return self._replace(cases=tuple(case._replace(scale=None, caution="") for case in self.cases))
+
+    @property
+    def is_of_numbers(self) -> bool:
+        """Whether a scale, or a doubt, is all that any of its cases says."""
+        return not any(case._replace(scale=None).decides for case in self.cases)
 
 
 class Possible(NamedTuple):
@@ -215,9 +229,9 @@ class Conventions:
         self.metadata, self.settings = metadata, settings
         file = Evidence("", "", {}, None, metadata, settings, _no_number, family=family)
         known = conventions() if known is None else known
-        # What this pack has written means what is usual, whatever the metadata it kept say of the file it was made from.
-        ours = not OWN_MARKS.isdisjoint(metadata)
-        narrowed = (one.possible().narrowed(file, _by_file(one)) for one in known if not ours)
+        if not OWN_MARKS.isdisjoint(metadata):
+            known = [one.beyond_numbers() for one in known if not one.is_of_numbers]
+        narrowed = (one.possible().narrowed(file, _by_file(one)) for one in known)
         self.possible = [possible for possible in narrowed if possible is not None]
         self.by_roles: dict[tuple[str, tuple[str, ...]], list[Possible]] = {}
 

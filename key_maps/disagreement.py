@@ -1,11 +1,11 @@
-"""Where a file's header and the adapter_config.json beside it tell different strengths: which counts, in a sentence."""
+"""Where the adapter_config.json beside a file cannot be read, or tells another strength than the header: what counts, in a sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from .header import PEFT_CONFIG
+from .header import PEFT_CONFIG, Unreadable
 from .strength import Settings, read_settings
 
 # What the strength depends on, under all its names: see `scale_of`.
@@ -14,7 +14,9 @@ MOST_OF_VALUE = 40  # characters
 
 
 def disagreement(metadata: Mapping[str, str], config_beside: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """A caution where no settings in the header agree with those beside the file; () where they do, or where one of them is missing."""
+    """A caution where no settings in the header agree with those beside the file, or those beside it cannot be read and none are in it."""
+    if unreadable(config_beside) and not metadata.get("lora_adapter_metadata"):
+        return unreadable(config_beside)
     if not config_beside or not metadata.get("lora_adapter_metadata"):
         return ()
     found = [settings for settings in read_settings(metadata, None).values() if any(name in settings.config for name in TELLING)]
@@ -26,6 +28,16 @@ def disagreement(metadata: Mapping[str, str], config_beside: Mapping[str, Any] |
     return (
         f"The settings in the file's header and in the {PEFT_CONFIG} beside it differ: {told}. The header counts here, PEFT itself reads "
         f"{PEFT_CONFIG}: save both again from where the file was trained, or remove the one that is not its own.",
+    )
+
+
+def unreadable(config_beside: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """A caution where there are settings beside a file, and nobody can read them; else ()."""
+    if not isinstance(config_beside, Unreadable):
+        return ()
+    return (
+        f"The {PEFT_CONFIG} beside the file cannot be read ({config_beside.fault}), so that alpha = rank where nothing else tells it: "
+        "get it again from where the file is from.",
     )
 
 

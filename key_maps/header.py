@@ -418,8 +418,19 @@ def read_numbers(path: str | os.PathLike[str], header: Header, names: Iterable[s
     return found
 
 
+class Unreadable(dict):
+    """Settings that are there and cannot be read: empty, and why."""
+
+    def __init__(self, fault: str):
+        super().__init__()
+        self.fault = fault
+
+    def __repr__(self) -> str:
+        return f"Unreadable({self.fault!r})"
+
+
 def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | None:
-    """The content of PEFT's `adapter_config.json` beside `path`, or None where there is none that can be read.
+    """The content of PEFT's `adapter_config.json` beside `path`, None where there is none, Unreadable where it cannot be read.
 
     Where a process was killed while it replaced both, the old one is still there under the name it was set aside with.
     """
@@ -430,11 +441,13 @@ def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | N
                 raw = file.read(MAX_CONFIG_BYTES + 1)
         except FileNotFoundError:
             continue
-        except OSError:
-            return None
+        except OSError as error:
+            return Unreadable(error.strerror or str(error))
+        if len(raw) > MAX_CONFIG_BYTES:
+            return Unreadable("it is too large for settings")
         try:
-            content = read_json(raw.decode("utf-8")) if len(raw) <= MAX_CONFIG_BYTES else None
+            content = read_json(raw.decode("utf-8"))
         except ValueError:
-            return None
-        return content if isinstance(content, dict) else None
+            return Unreadable("it is not JSON")
+        return content if isinstance(content, dict) else Unreadable("it is no JSON object")
     return None

@@ -12,12 +12,16 @@ from .respell import Refused
 
 
 class Trained(NamedTuple):
-    """What PEFT must know of one module: rank, scale (lora_alpha / r), whether it has a magnitude and a bias."""
+    """What PEFT must know of one module: rank, scale (lora_alpha / r), whether it has a magnitude and a bias.
+
+    told_by: name and value of a setting without which its factors would mean something else.
+    """
 
     rank: int
     scale: float
     dora: bool = False
     bias: bool = False
+    told_by: tuple[str, ...] = ()
 
 
 def adapter_config(modules: Mapping[str, Trained], known: Iterable[str] = ()) -> dict[str, Any]:
@@ -25,13 +29,17 @@ def adapter_config(modules: Mapping[str, Trained], known: Iterable[str] = ()) ->
 
     known: all module names of the model; those that PEFT would take for a target because they end like one are excluded
     (FLUX: `proj_out` ends `single_transformer_blocks.0.proj_out`). Source: peft tuners/tuners_utils.py check_target_module_exists,
-    utils/other.py get_pattern_key. Raises Refused for a scale that is no number.
+    utils/other.py get_pattern_key. Raises Refused for a scale that is no number, and for what
+    only some modules would be.
     """
     for name, item in modules.items():
         if not math.isfinite(item.scale):
             raise Refused((f"{name}: its alpha is no number, and PEFT's settings cannot say that",))
     ranks, alphas = Counter(item.rank for item in modules.values()), Counter(_alpha(item) for item in modules.values())
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
+    told = {item.told_by for item in modules.values()}
+    if len(told) > 1:
+        raise Refused((f"only some modules are trained with {' = '.join(max(told))}, and PEFT's settings say that of all or none",))
     excluded = sorted(set(_ending_like(modules, known)) - modules.keys())
     return {
         "peft_type": "LORA",
@@ -51,6 +59,7 @@ def adapter_config(modules: Mapping[str, Trained], known: Iterable[str] = ()) ->
         "use_dora": any(item.dora for item in modules.values()),
         "modules_to_save": None,
         "init_lora_weights": True,
+        **dict(filter(None, told)),
     }
 
 

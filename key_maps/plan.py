@@ -127,7 +127,9 @@ def make_plan(
     """
     planner = _Planner(tensors, metadata, site, config_beside, number or _no_number, same)
     planner.run(groups or group_keys(tensors))
-    cautions = (*planner.cautions(), *disagreement(metadata, config_beside))
+    # A file with an alpha for each adapter asks no settings for its strength.
+    asked = not planner.adapters or any("alpha" not in adapter.roles for adapter in planner.adapters)
+    cautions = (*planner.cautions(), *(disagreement(metadata, config_beside) if asked or config_beside else ()))
     return Plan(tuple(planner.adapters), planner.outcomes, planner.shapes, metadata, site, planner.inferred, planner.by_values, cautions)
 
 

@@ -16,7 +16,7 @@ from .errors import LocksmithError
 from .lines import lines_of, read_text
 from .plan import Plan
 from .site import Component
-from .spell import diffusers_names
+from .spell import names_of
 from .trained import runs
 
 FOLDER = Path(__file__).parent / "presets"
@@ -214,7 +214,7 @@ class Layout:
 
     def _enter(self, module: str, weight: str, shape: tuple[int, ...]) -> None:
         layer = "linear" if len(shape) == 2 else "conv" if any(size > 1 for size in shape[2:]) else "conv1"
-        for name, rows, _ in diffusers_names(self.family, module, shape) or [("", None, False)]:
+        for name, rows, _ in names_of(self.family, module, shape) or [("", None, False)]:
             bit = 1 << len(self.labels)
             self.labels.append(_kind(name or module))
             self.groups.append(_block(module))

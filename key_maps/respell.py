@@ -17,17 +17,19 @@ from .spell import spell, wrapper_for
 
 if TYPE_CHECKING:
     from .inspection import Inspection
+    from .site import Site
 
 RESPELL_TABLE = Path(__file__).parent / "respell.table"
 ANY = "*"
 NATIVE = "comfyui"  # the dialect of ComfyUI's own names, which the stock loader reads for every model
-ALPHAS = ("tensor", "always", "config", "folded")
+ALPHAS = ("tensor", "config", "folded")
 # What a file may hold without losing anything when it is left out.
 HARMLESS = (PLACED, BOOKKEEPING, DUPLICATE_TARGET)
 UNTOLD = "it cannot be told which model it is for; give that model"
 MOST_TOLD = 3  # names in one sentence
 
 Rows = tuple[int, int]
+Roles = tuple[dict[str, str], dict[str, str]]
 
 
 class RespellError(LocksmithError, ValueError):
@@ -43,13 +45,17 @@ class Refused(LocksmithError, ValueError):
 
 
 class Writing(NamedTuple):
-    """How a dialect is written for one family: record (wrappers, form), names, where alpha goes, role -> spelling."""
+    """How a dialect is written for one family: record (wrappers, form), names, where alpha goes, role -> spelling.
+
+    beside: role -> the role without which the dialect's readers do not look for it.
+    """
 
     dialect: str
     record: str
     names: str
     alpha: str
     roles: Mapping[str, str]
+    beside: Mapping[str, str] = {}
 
 
 class Part(NamedTuple):
@@ -100,7 +106,7 @@ def writing_for(dialect: str, family: str) -> Writing:
     lines, roles, _ = _table()
     for name, families, record, names, alpha, group in lines:
         if name == dialect and (families == (ANY,) or family in families):
-            return Writing(name, record, names, alpha, roles[group])
+            return Writing(name, record, names, alpha, *roles[group])
     raise Refused((f"{dialect!r} is no dialect that is written; these are: {', '.join(writable())}",))
 
 
@@ -131,10 +137,15 @@ def respell(plan: Plan, dialect: str, drop: bool = False) -> Respelling:
                 refusals.append(reason)
             continue
         found = _units(plan, component, record, wrapper, adapters, refusals)
-        family = site.family.name if site.family else ""
-        written = _table()[2].get((writing.record, family, component.name), wrapper)
+        written = _encoder_wrapper(writing, site, component) or wrapper
         units += [unit._replace(wrapper=written) for unit in found]
     return Respelling(writing, tuple(units), left_out, tuple(refusals))
+
+
+def _encoder_wrapper(writing: Writing, site: Site, component: Component) -> str:
+    """What the table says stands before an encoder's names in this dialect, else in its record; "" where it says nothing."""
+    wrappers, family = _table()[2], site.family.name if site.family else ""
+    return next((wrappers[key] for whose in writing[:2] if (key := (whose, family, component.name)) in wrappers), "")
 
 
 def losses(plan: Plan, left_out: Mapping[str, str]) -> dict[str, str]:
@@ -259,11 +270,13 @@ def _meeting(component: Component, weight: str, units: list[Unit], index: int, a
 
 
 @cache
-def _table(path: Path = RESPELL_TABLE) -> tuple[list[tuple], Mapping[str, Mapping[str, str]], Mapping[tuple[str, str, str], str]]:
-    """The lines of respell.table, its groups of roles, and (record, family, slot) -> wrapper. Raises RespellError."""
+def _table(path: Path = RESPELL_TABLE) -> tuple[list[tuple], Mapping[str, Roles], Mapping[tuple[str, str, str], str]]:
+    """The lines of respell.table, its groups of roles (spellings, and what stands beside), and (record or dialect, family, slot)
+    -> wrapper. Raises RespellError.
+    """
     lines: list[tuple] = []
     encoders: dict[tuple[str, str, str], str] = {}
-    roles: dict[str, dict[str, str]] = {}
+    roles: dict[str, Roles] = {}
     for number, line in lines_of(read_text(path, RespellError)):
         words = line.split()
         if words[0] == "dialect" and len(words) == 7 and words[5] in ALPHAS:
@@ -272,12 +285,14 @@ def _table(path: Path = RESPELL_TABLE) -> tuple[list[tuple], Mapping[str, Mappin
         elif words[0] == "encoder" and len(words) == 5:
             encoders |= {(words[1], family, words[3]): words[4] for family in words[2].split(",")}
         elif words[0] == "roles" and len(words) > 2:
-            group = roles.setdefault(words[1], {})
+            spellings, beside = roles.setdefault(words[1], ({}, {}))
             for word in words[2:]:
+                word, _, other = word.removesuffix(")").partition("(")
                 role, _, spelling = word.partition("=")
-                group.update(roles[spelling] if not role else {role: spelling or role})
+                spellings[role] = spelling or role
+                beside |= {role: other} if other else {}
         else:
-            remedy = "write dialect NAME FAMILIES RECORD NAMES ALPHA ROLES, roles GROUP ROLE..., or encoder RECORD FAMILIES SLOT WRAPPER"
+            remedy = "write dialect NAME FAMILIES RECORD NAMES ALPHA ROLES, roles GROUP ROLE..., or encoder WHOSE FAMILIES SLOT WRAPPER"
             raise RespellError(f"{path}, line {number}: {remedy}")
     unknown = {line[5] for line in lines} - roles.keys()
     if unknown:

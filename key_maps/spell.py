@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .dialect import DENOISER, Dialect
 from .site import Component, Site
-from .table import Family, flatten, numbered, slices
+from .table import Family, Row, flatten, numbered, slices
 
 OWN_NAMES, OF_DIFFUSERS = -1, 0  # alternatives of a row; a table's first alternative is diffusers' spelling
 
@@ -53,19 +53,31 @@ def wrapper_for(site: Site, component: Component, dialect: Dialect) -> str | Non
 
 def _names(component: Component, module: str, weight: str, names: str) -> list[tuple[str, tuple[int, int] | None, bool]]:
     """(name, rows of the weight, halves swapped) of a module: several where the other naming splits it."""
-    parts = diffusers_names(component.family, module, component.weights[weight]) if names == "diffusers" else []
+    parts = [] if names == "native" else names_of(component.family, module, component.weights[weight], names)
     return parts or [(module, None, False)]
 
 
-def diffusers_names(family: Family | None, module: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, int] | None, bool]]:
-    """(name, rows of the weight, halves swapped) of the diffusers modules that make up a native one; none where no table has them."""
-    for match in family.find(flatten(module)) if family else ():
-        row = match.row
-        if match.alternative != OWN_NAMES or not row.alternatives:
+def names_of(
+    family: Family | None, module: str, shape: tuple[int, ...], names: str = "diffusers"
+) -> list[tuple[str, tuple[int, int] | None, bool]]:
+    """(name, rows of the weight, halves swapped) of the modules that make up a native one; none where no table has them.
+
+    names: whose, "diffusers" or what a table's @names says.
+    """
+    for row in _rows_of(family, module):
+        if not row.alternatives or (row.names or "diffusers") != names:
             continue
         alternative = row.alternatives[OF_DIFFUSERS]
         placed = [slices(row, OF_DIFFUSERS, part, (shape,)) for part in range(len(alternative.parts))]
         if None not in placed:
-            names = family.spellings(row, OF_DIFFUSERS, [number for _, number in numbered(row.native[0], module)])
-            return [(name, found[0].rows, alternative.swap) for name, found in zip(names, placed, strict=True)]
+            spelled = family.spellings(row, OF_DIFFUSERS, [number for _, number in numbered(row.native[0], module)])
+            return [(name, found[0].rows, alternative.swap) for name, found in zip(spelled, placed, strict=True)]
     return []
+
+
+def _rows_of(family: Family | None, module: str) -> Iterator[Row]:
+    """The table's rows of a native module: the one that its name finds, and those of others' names for it."""
+    for match in family.find(flatten(module)) if family else ():
+        if match.alternative == OWN_NAMES:
+            yield match.row
+            yield from (row for row in family.rows if row.names and row.native == match.row.native)

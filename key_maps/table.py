@@ -15,7 +15,7 @@ from .lines import lines_of, read_text
 Size = tuple[tuple[str, int], ...]  # a sum of terms: (("h", 3),) is 3h, (("", 64),) is 64
 TERM = re.compile(r"(\d*)([a-z]?)")
 UNNAMED = "_"
-DIRECTIVES = ("title", "sizes", "blocks", "encoder", "kind", "root", "metadata", "common", "inputs")
+DIRECTIVES = ("title", "sizes", "blocks", "encoder", "kind", "root", "metadata", "common", "inputs", "names")
 FOLDER = Path(__file__).parent / "families"
 MOST_TOLD = 80  # characters of what is wrong that an error repeats
 MOST_DIGITS = 9  # of a size or a number of blocks
@@ -49,6 +49,7 @@ class Row(NamedTuple):
     line: int
     grows: bool = False  # the input may be wider in a LoRA than in the model (control LoRAs), marked `..` behind the last size
     optional: bool = False  # not in every published model of the family, marked `?` behind the native name
+    names: str = ""  # whose names its first alternative has, by the last @names above it; "": diffusers'
 
 
 class Inputs(NamedTuple):
@@ -284,6 +285,8 @@ class _Reader:
             keyword, _, rest = line[1:].partition(" ")
             if keyword not in self.directives:
                 raise self.fail(f"unknown directive @{keyword}", f"Use one of {', '.join('@' + word for word in self.directives)}")
+            if keyword == "names" and rest.strip() in ("", "native", "diffusers"):
+                raise self.fail("@names says whose names follow where they are neither ComfyUI's nor diffusers'", "Write a word for them")
             self.directives[keyword].append(rest.strip())
             self.lines[keyword, rest.strip()] = number
         elif line.startswith("["):
@@ -333,7 +336,8 @@ class _Reader:
             for other in others:
                 parts = tuple(Part(_join(other, part.name), part.size) for part in alternative.parts)
                 spelled.append(Alternative(parts, alternative.swap))
-        self.rows.append(Row(tuple(_join(native, name) for name in names), shape, tuple(spelled), self.line, grows, optional))
+        whose = self.directives["names"][-1] if self.directives["names"] else ""
+        self.rows.append(Row(tuple(_join(native, name) for name in names), shape, tuple(spelled), self.line, grows, optional, whose))
 
     def _shape(self, tokens: list[str]) -> tuple[Size, ...] | None:
         if not tokens:

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..adapters.kind import SCALE, Kind
+from ..adapters.kind import Kind
 from ..adapters.registry import decomposition_of, named
 from ..adapters.tensors import Tensors
 from ..key_maps.peft_config import Trained, adapter_config, header_settings
 from ..key_maps.plan import Adapter, Plan
-from ..key_maps.respell import Part, Refused, Unit, Writing, respell
+from ..key_maps.respell import NATIVE, Part, Refused, Unit, Writing, respell
 from ..key_maps.spell import spell
 from .factors import Kronecker, factors, low_rank_part
 from .planned import shape_made, spec_of
@@ -26,8 +26,12 @@ __all__ = ["Conversion", "Refused", "convert"]
 RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
 MOST_REASONS = 5
 
+CHANGED = (
+    "{kind} stands for a change of the base model, too, which names and tensors of {dialect} cannot tell; write it for PEFT or"
+    " diffusers, or merge it alone with --against MODEL"
+)
+BESIDE = "its {what} is told beside its tensors, and the readers of {dialect} compute by another formula; write it for {native}"
 Read = Callable[[str], Tensor]
-IN_TENSORS = ("tensor", "always")  # where a LoRA's alpha is a tensor; always: every kind has one, as the readers ask for it
 
 
 class Spec(NamedTuple):
@@ -193,8 +197,9 @@ class _Source:
         return self.scalar * (self.spec.scale_for(self.adapter.rank) if self.adapter.rank else self.spec.scale or 1.0)
 
     def load(self, read: Read, numbers: bool = False) -> dict[str, Tensor]:
-        """role -> tensor; the numbers only when they are asked for."""
-        tensors = {role: read(key) for role, key in self.adapter.roles.items() if role not in NUMBERS}
+        """role, as the kind's mathematics calls it -> tensor; the numbers only when they are asked for."""
+        called = self.kind.called
+        tensors = {called.get(role, role): read(key) for role, key in self.adapter.roles.items() if role not in NUMBERS}
         return {**tensors, **self.numbers} if numbers else tensors
 
     @property
@@ -212,10 +217,22 @@ class _Planner:
         self.weights = [pair for pair in pairs if pair[1].adapter.reaches != "bias"]
         self.biases = [pair for pair in pairs if pair[1].adapter.reaches == "bias"]
         for _, source in pairs:
-            if source.spec.option("fan_in_fan_out"):
-                raise Refused(("its factors are transposed (fan_in_fan_out), which no other name says",))
-            if source.adapter.options and not source.adapter.roles.keys().isdisjoint(MAGNITUDES):
-                raise Refused(("what its DoRA magnitudes are of stands in this file's metadata, which no other name says",))
+            self._check_meaning(source)
+
+    def _check_meaning(self, source: _Source) -> None:
+        """Refused where the source's tensors mean something that those of the new file would not."""
+        kind, dialect = source.kind, self.writing.dialect
+        asked = {setting.name for setting in kind.settings}
+        beside = [name for name, _ in source.adapter.options if name not in asked]
+        if source.spec.option("fan_in_fan_out"):
+            raise Refused(("its factors are transposed (fan_in_fan_out), which no other name says",))
+        if kind.told_by and self.writing.alpha != "config":
+            raise Refused((CHANGED.format(kind=kind.title, dialect=dialect),))
+        # Such a meaning is one of ComfyUI's own formulas, which its metadata, or its names, go on telling.
+        if beside and dialect != NATIVE:
+            raise Refused((BESIDE.format(what=", ".join(beside), dialect=dialect, native=NATIVE),))
+        if beside and any(self._spelling(role) != role for role in MAGNITUDES if role in source.adapter.roles):
+            raise Refused(("what its DoRA magnitudes are of stands in this file's metadata, which counts beside its own names only",))
 
     def job(self) -> _Job:
         """The work for this unit. Raises Refused, or AdapterError for tensors that are not what they should be."""
@@ -249,7 +266,7 @@ class _Planner:
         return self._sayable(source) and self._turns(source)
 
     def _sayable(self, source: _Source) -> bool:
-        if not source.kind.by_names:
+        if not source.kind.by_names and not source.kind.told_by:
             return False
         return all(self._spelling(role, source) for role in source.adapter.roles if role not in NUMBERS)
 
@@ -274,7 +291,7 @@ class _Planner:
 
     def _kept(self):
         """Every adapter as it is, under the new name."""
-        loras = [source for _, source in self.weights if source.kind.is_pair]
+        loras = [source for _, source in self.weights if _is_lora(source)]
         scale = loras[0].scale if loras else None
         turned = any(self._swapped(source) for _, source in self.weights)
 
@@ -284,12 +301,13 @@ class _Planner:
                 tensors = source.load(read)
                 if self._swapped(source):
                     tensors = _rolled(source, tensors)
-                made |= self._lora(source, tensors) if source.kind.is_pair else self._other(source, tensors)
+                made |= self._lora(source, tensors) if _is_lora(source) else self._other(source, tensors)
             return made
 
         trained = None
         if loras and len(self.weights) == 1:
-            trained = Trained(loras[0].adapter.rank, scale, any(role in loras[0].adapter.roles for role in MAGNITUDES))
+            dora = any(role in loras[0].adapter.roles for role in MAGNITUDES)
+            trained = Trained(loras[0].adapter.rank, scale, dora, told_by=loras[0].kind.told_by)
         return make, scale, trained, COMPUTED if turned else RENAMED
 
     def _lora(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
@@ -304,10 +322,10 @@ class _Planner:
     def _strength(self, up: Tensor, rank: int, scale: float, alpha: Tensor | None) -> dict[str, Tensor]:
         if self.writing.alpha == "folded":
             return {"up": _times(up, scale)}
-        if self.writing.alpha in IN_TENSORS and scale == 0:
+        if self.writing.alpha == "tensor" and scale == 0:
             # An alpha of 0 means 'not set' to every reader.
             return {"up": _times(up, 0.0)}
-        if self.writing.alpha in IN_TENSORS:
+        if self.writing.alpha == "tensor":
             return {"alpha": alpha if alpha is not None and alpha.item() != 0 else torch.tensor(scale * rank, dtype=torch.float32)}
         return {}
 
@@ -330,25 +348,26 @@ class _Planner:
     def _other(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
         """Another kind's roles; a factor that no tensor of the dialect says goes into the first of them."""
         made = {self._spelling(role, source): tensor for role, tensor in tensors.items() if role not in MAGNITUDES}
-        factor = 1.0
+        factor, kind = source.scalar, source.kind
         if "alpha" in source.numbers and "alpha" in self.writing.roles and source.adapter.strength.by_tensors:
             made["alpha"] = source.numbers["alpha"]
         else:
-            factor = source.kind.factor(source.spec, source.adapter.rank)
-        if "scalar" in source.numbers:
-            if "scalar" in self.writing.roles:
-                made["scalar"] = source.numbers["scalar"]
-            else:
-                factor *= source.scalar
+            made, own = self._said(source, tensors, made)
+            factor *= own
         if factor != 1:
-            first = next((role for role in source.kind.scale_into if role in made), None)
+            first = next((role for role in kind.scale_into if role in made), None)
             if first is None:
-                raise Refused((f"its strength stands outside of its tensors, where a {source.kind.name} cannot keep it",))
+                raise Refused((f"its strength stands outside of its tensors, where a {kind.name} cannot keep it",))
             made[first] = _times(made[first], factor)
-        if self.writing.alpha == "always" and "alpha" not in made and source.kind.scaled and source.kind.alpha_is == SCALE:
-            # alpha = rank leaves the tensors as they are; without an alpha some readers raise, LyCORIS' own among them.
-            made["alpha"] = torch.tensor(float(source.adapter.rank or 1))
         return made | self._magnitude(tensors, self.unit.shape[0], len(self.unit.shape))
+
+    def _said(self, source: _Source, tensors: Tensors, made: dict[str, Tensor]) -> tuple[dict[str, Tensor], float]:
+        """(the tensors with an alpha for the source's strength, what of it is left to multiply them with)."""
+        kind, spec, rank = source.kind, source.spec, source.adapter.rank
+        if "alpha" not in self.writing.roles:
+            return made, kind.factor(spec, rank)
+        alpha, left = kind.alpha_saying(spec, rank, {role: tensor.shape for role, tensor in tensors.items()})
+        return made | ({} if alpha is None else {"alpha": torch.tensor(alpha, dtype=torch.float32)}), left
 
     # Rows of one adapter that is no plain LoRA
 
@@ -523,6 +542,10 @@ class _Planner:
 
     def _named(self, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """New name -> tensor, in the asked dtype."""
+        alone = next((role for role in made if self.writing.beside.get(role, role) not in made), None)
+        if alone is not None:
+            other, dialect = self.writing.beside[alone], self.writing.dialect
+            raise Refused((f"{dialect} reads {alone} beside {other} only, and there is none: it would be left out in silence",))
         named = {}
         for role, tensor in made.items():
             spelling = self.writing.roles.get(role)
@@ -532,6 +555,11 @@ class _Planner:
                 tensor = tensor.to(self.dtype)
             named[f"{self.unit.module}.{spelling}"] = tensor
         return named
+
+
+def _is_lora(source: _Source) -> bool:
+    """Whether it has a LoRA's tensors, whatever its settings make of them."""
+    return source.kind.is_pair or bool(source.kind.told_by)
 
 
 class _Block:

@@ -17,6 +17,7 @@ from ..adapters.kind import Kind
 from ..adapters.registry import decomposition_of, named
 from ..adapters.tensors import Tensors, factor_of
 from ..key_maps.adapters import assign
+from ..key_maps.convention import Conventions
 from ..key_maps.files import check_free
 from ..key_maps.groups import Group, network_alpha
 from ..key_maps.hashes import file_hashes
@@ -56,7 +57,11 @@ class Ask(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What became of one module. energy: its squared norm at strength 1; note: why it stands as it was, else empty."""
+    """What became of one module.
+
+    error: |what was - what stands in the new file| / |what was|, the rounding to the file's dtype included. energy: its squared norm
+    at strength 1; note: why it stands as it was, else empty.
+    """
 
     module: str
     kind: str
@@ -242,12 +247,25 @@ class _Work:
         """As the file's own tensors stand: without the target's rows and swap."""
         if item.adapter is not None:
             return spec_of(item.adapter, tensors)._replace(swap=False)
+        self._check_usual(item)
         if "alpha" in tensors:
             counts = named(item.kind).alpha_counts(tensors)
             return AdapterSpec(item.kind, alpha_value(tensors["alpha"], item.kind) if counts else None)
         rank = named(item.kind).rank({role: tensor.shape for role, tensor in tensors.items()})
         settings = settings_for(self.settings, item.location.wrapper)
         return AdapterSpec(item.kind, scale=scale_of(settings, item.location.name, rank, item.kind).scale)
+
+    def _check_usual(self, item: _Found) -> None:
+        """AdapterError where an adapter without a place means something else than its tensors say, as the new file would not tell it."""
+        settings = settings_for(self.settings, item.location.wrapper)
+        known = Conventions(self.plan.metadata, settings.config if settings else {}).of(item.kind, tuple(item.roles))
+        meanings = [one for one in known if any(case.decides for case, _ in one.cases)]
+        placed = next((one for one in self.plan.adapters if set(one.roles.values()) & set(item.roles.values())), None)
+        if placed is not None and placed.kind != item.kind:
+            raise AdapterError(f"it is a {named(placed.kind).title or placed.kind}, which also stands for a change of the base model")
+        if meanings:
+            told = ", ".join(one.convention.title for one in meanings)
+            raise AdapterError(f"how strong it is, is told beside its tensors ({told}), and for which module is not known: give --against")
 
     def _bias(self, item: _Found, spec: AdapterSpec, tensors: Tensors) -> dict[str, Tensor]:
         """A bias is scaled as the factors are: with an alpha that keeps its ratio it stays, else the scale goes into it."""
@@ -270,12 +288,34 @@ class _Work:
             return [Row(item.label, item.kind, plain.rank, plain.rank, 1.0, 0.0, energy, note)], {}, ()
         before = _inner(plain)
         if not _is_cut(item, self.plan.shapes, self.ask):
-            return [Row(item.label, item.kind, before, before, 1.0, 0.0, energy)], self._scaled(item, scale, tensors), ()
+            new = self._scaled(item, scale, tensors)
+            return [Row(item.label, item.kind, before, before, 1.0, self._rounding(item, plain, tensors, new, scale), energy)], new, ()
         made = truncated(plain, *self.ask)
         delta = _with_factors(made)
         new = self._named(item, delta, scale, kernel, tensors)
         gone = [key for role, key in item.roles.items() if role in named(item.kind).consumed and key not in new]
-        return [Row(item.label, item.kind, before, delta.down.shape[0], made.kept_energy, made.error, energy)], new, gone
+        # What is cut off and what is rounded have next to nothing in common.
+        error = math.hypot(made.error, self._rounding(item, delta, tensors, new, scale) * math.sqrt(made.kept_energy))
+        return [Row(item.label, item.kind, before, delta.down.shape[0], made.kept_energy, error, energy)], new, gone
+
+    def _rounding(self, item: _Found, made: Factors, tensors: Tensors, new: Mapping[str, Tensor], scale: float) -> float:
+        """|what the new file holds of these factors - the factors| / |the factors|."""
+        names = _names(item)
+        if not self.dtype and new.keys().isdisjoint(names):
+            return 0.0
+        if names[1] in new:
+            up, down = (new[name].flatten(1).to(made.down.dtype) for name in names)
+        else:
+            kept = {role: self._cast_like(tensor) for role, tensor in low_rank_part(tensors).items()}
+            kept["up"] = new.get(names[0], kept["up"])
+            pair = factors(AdapterSpec(item.kind, scale=1.0), kept, torch.float32)
+            up, down = pair.up, pair.down
+        if names[0] in new and "alpha" not in item.group.keys:
+            up = up / (scale or 1.0)
+        return _apart(made, up, down)
+
+    def _cast_like(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if self.dtype and tensor.numel() > 1 else tensor
 
     def _scaled(self, item: _Found, scale: float, tensors: Tensors) -> dict[str, Tensor]:
         """A LoRA whose rank stays: its own tensors, with the scale where the new file's readers look for it."""
@@ -315,6 +355,13 @@ class _Work:
             return kernel
         inner = item.adapter.target.inner if item.adapter is not None else ()
         return tuple(inner[1:]) if math.prod(inner) == delta.shape[1] else None
+
+
+def _apart(made: Factors, up: Tensor, down: Tensor) -> float:
+    """|up @ down - made| / |made|, from the small differences of the factors, so that nothing cancels."""
+    norm = made.frobenius()
+    gap = Factors(torch.cat((up - made.up, made.up), 1), torch.cat((down, down - made.down)))
+    return gap.frobenius() / norm if norm else 0.0
 
 
 def _inner(delta: Delta) -> int:

@@ -57,7 +57,8 @@ class _Segment(NamedTuple):
 
     def delta(self) -> Delta:
         """The rows' delta as factors, in fp64. Raises Unverified for an adapter that has none."""
-        tensors = {role: self.read(key) for role, key in self.adapter.roles.items()}
+        called = named(self.adapter.kind).called
+        tensors = {called.get(role, role): self.read(key) for role, key in self.adapter.roles.items()}
         spec = spec_of(self.adapter, tensors)
         if not named(spec.kind).additive:
             raise Unverified(f"{self.adapter.module} is a {self.adapter.kind}, and did not come out unchanged")
@@ -109,11 +110,19 @@ def _place(adapter: Adapter) -> tuple:
 
 def _same(one: Adapter, read_one: Read, other: Adapter, read_other: Read, tolerance: float) -> bool:
     ours, theirs = _roles(one), _roles(other)
-    if ours.keys() != theirs.keys() or one.options != other.options or (one.grown_to, one.columns) != (other.grown_to, other.columns):
+    if ours.keys() != theirs.keys() or _options(one) != _options(other):
+        return False
+    if (one.grown_to, one.columns) != (other.grown_to, other.columns):
         return False
     if not all(_equal(read_one(key), read_other(theirs[role]), tolerance) for role, key in ours.items()):
         return False
     return math.isclose(_scale(one, read_one), _scale(other, read_other), rel_tol=1e-6)
+
+
+def _options(adapter: Adapter) -> frozenset[tuple[str, object]]:
+    """What the mathematics is told, without what it takes for granted."""
+    usual = {(setting.name, setting.default) for setting in named(adapter.kind).settings}
+    return frozenset(adapter.options) - usual
 
 
 def _roles(adapter: Adapter) -> dict[str, str]:
@@ -124,8 +133,10 @@ def _roles(adapter: Adapter) -> dict[str, str]:
 def _scale(adapter: Adapter, read: Read) -> float:
     spec = spec_of(adapter, {role: read(adapter.roles[role]) for role in NUMBERS if role in adapter.roles})
     scalar = float(read(adapter.roles["scalar"]).flatten()[0]) if "scalar" in adapter.roles else 1.0
-    if not named(spec.kind).additive:
-        return scalar * (spec.alpha or 0.0)
+    kind = named(spec.kind)
+    if not kind.additive:
+        shapes = {role: tuple(read(key).shape) for role, key in adapter.roles.items() if role not in NUMBERS}
+        return scalar * kind.compared_strength(spec, adapter.rank, shapes)
     return scalar * (spec.scale_for(adapter.rank) if adapter.rank else spec.scale or 1.0)
 
 
@@ -169,7 +180,14 @@ def _compare(weight, source, source_read, ours, written, written_read, theirs, d
     if not worst <= tolerance:
         raise Unverified(f"{name}: the written file's change differs from the source's by {worst:.2e} of its norm")
     _check_magnitudes(name, weight[0], source_read, ours, written_read, theirs, tolerance)
+    if _formulas(ours) != _formulas(theirs):
+        raise Unverified(f"{name}: the DoRA magnitudes would be computed with by another formula")
     return worst
+
+
+def _formulas(adapters: Sequence[Adapter]) -> set[tuple]:
+    """How adapters with magnitudes are to be computed."""
+    return {_options(adapter) for adapter in adapters if decomposition_of(adapter.roles)}
 
 
 def _tolerance(segments: Sequence[_Segment]) -> float:

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -184,17 +185,23 @@ def write_as(
 
     with ExitStack() as stack:
         if config is not None:
-            path = path.with_suffix("") / PEFT_FILE
+            path = place_of(path, dialect)
             stack.enter_context(making_folder(path.parent))
         write_lora(path, conversion, metadata, overwrite, check, at_last, config)
     return Written(path, dialect, *conversion.ways.values(), conversion.left_out, difference, path.stat().st_size)
+
+
+def place_of(path: Path, dialect: str) -> Path:
+    """Where `write_as` puts a file that is to be `path`."""
+    return path.with_suffix("") / PEFT_FILE if dialect == "peft" else path
 
 
 def _verify(plan: Plan, tensors: Mapping[str, Tensor], written: Path, config: Mapping[str, Any] | None, dtype) -> float:
     try:
         with open_with_safetensors(written):
             header = read_header(written)
-        again = make_plan(header.tensors, header.metadata, plan.site, config)
+        made = map_tensors(written, header, passing=True)
+        again = make_plan(header.tensors, header.metadata, plan.site, config, number=partial(_number, made))
     except LoraFileError as error:
         raise Unverified(f"the written file cannot be read back: {error}") from None
     placed = {key for adapter in again.adapters for key in adapter.roles.values()}
@@ -202,11 +209,17 @@ def _verify(plan: Plan, tensors: Mapping[str, Tensor], written: Path, config: Ma
     if lost:
         raise Unverified(f"{lost[0]}: {again.outcomes[lost[0]].category}, {again.outcomes[lost[0]].reason}")
     try:
-        return check_same(plan, tensors.__getitem__, again, map_tensors(written, header, passing=True).__getitem__, dtype)
+        return check_same(plan, tensors.__getitem__, again, made.__getitem__, dtype)
     except Unverified:
         raise
     except FAULTS as error:
         raise Unverified(f"the two files cannot be compared: {error}") from None
+
+
+def _number(tensors: Mapping[str, Tensor], name: str) -> float | None:
+    """The value of a tensor of one number; None where it is none."""
+    tensor = tensors[name]
+    return float(tensor.item()) if tensor.numel() == 1 and not tensor.is_complex() else None
 
 
 def metadata_for(source: Mapping[str, str], conversion: Conversion, provenance: Mapping[str, str]) -> dict[str, str]:

@@ -30,6 +30,10 @@ class BOFT(Rotation):
     def block_roles(self, tensors):
         return ["oft_blocks"]
 
+    def alpha_saying(self, spec, rank, shapes):
+        # 0 limits nothing (LyCORIS: `if self.constraint > 0`).
+        return 0.0, self.factor(spec, rank)
+
     def patched(self, spec, tensors, weight, strength):
         blocks = rotations.square_blocks(tensors, "oft_blocks", 4)
         stages, count, size, _ = blocks.shape

@@ -57,6 +57,7 @@ class PiSSA(ChangedBase):
     """The base without its `rank` largest singular parts (PEFT tuners/lora/layer.py, pissa_init; arXiv:2404.02948)."""
 
     name, title = "pissa", "PiSSA"
+    told_by = ("init_lora_weights", "pissa")
     stock = "PiSSA: the part that training took off the base model is taken off. Stock would add it a second time"
 
     def taken(self, spec, tensors, weight):
@@ -67,6 +68,7 @@ class OLoRA(ChangedBase):
     """The base without scale times the first `rank` columns of its QR decomposition (PEFT, olora_init; arXiv:2406.01775)."""
 
     name, title = "olora", "OLoRA"
+    told_by = ("init_lora_weights", "olora")
     stock = "OLoRA: the part that training took off the base model is taken off. Stock would leave it in"
 
     def taken(self, spec, tensors, weight):

@@ -30,6 +30,13 @@ class GLoRA(Kind):
         """Its rank is told by its shapes beside the weight's only, so that no number but one can be told."""
         return 1.0 if spec.alpha is None and spec.scale is None else nan
 
+    def alpha_saying(self, spec, rank, shapes):
+        return self.compared_strength(spec, rank, shapes) * min(shapes["a1"]), 1.0
+
+    def compared_strength(self, spec, rank, shapes):
+        # a1 is [in, rank], or [rank, in] in old files.
+        return spec.scale_for(min(shapes["a1"]))
+
     def patched(self, spec, tensors, weight, strength):
         outer, inner = _order(tensors, weight)
         a_left, a_right = helpers.take_matrix(tensors, outer[0]), helpers.take_matrix(tensors, inner[0])

@@ -56,6 +56,10 @@ class LoKr(Kind):
         """Where both factors are whole, there is no rank to divide by: LyCORIS writes alpha = rank, AI-Toolkit a huge or infinite one."""
         return not WHOLE.issubset(present)
 
+    def alpha_saying(self, spec, rank, shapes):
+        # Where both factors are whole its readers want one and make nothing of it.
+        return super().alpha_saying(spec, rank, shapes) if rank else (1.0, self.factor(spec, rank))
+
     def kernel(self, shapes):
         return next((tuple(shapes[role][2:]) for role in ("lokr_t2", "lokr_w2") if role in shapes), None)
 

@@ -20,6 +20,10 @@ class OFT(Rotation):
     def shape(self, shapes):
         return square_blocks(shapes, "oft_blocks")
 
+    def alpha_saying(self, spec, rank, shapes):
+        # 0 limits nothing (LyCORIS: `if self.constraint > 0`).
+        return 0.0, self.factor(spec, rank)
+
     def patched(self, spec, tensors, weight, strength):
         turning = rotations.lycoris_rotations(rotations.square_blocks(tensors, "oft_blocks", 3), spec)
         return rotations.turn_outputs(spec, tensors, weight, turning, strength)

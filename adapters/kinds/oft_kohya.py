@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from ..kind import LIMIT, Misfit, ModuleShape, roles
 from ..lazy import helpers, rotations
 from ..rotation import Rotation, number_of, square_blocks
@@ -32,6 +34,9 @@ class KohyaOFT(Rotation):
 
     def block_roles(self, tensors):
         return [role for role in tensors if role.startswith("oft_blocks")]
+
+    def compared_strength(self, spec, rank, shapes):
+        return inf if spec.alpha is None else spec.alpha
 
     def patched(self, spec, tensors, weight, strength):
         numbered = sorted((role for role in tensors if role.startswith("oft_blocks.")), key=number_of)

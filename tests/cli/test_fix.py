@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from lora_locksmith.key_maps.inspection import inspect_file
 from reports.small_files import flux_lora
 from safetensors.torch import load_file, save_file
 
+CLI = Path(__file__).resolve().parents[2] / "cli.py"
 RANK = 2
 BROKEN, GOOD = "transformer.base_model.model.", "transformer."
 
@@ -121,6 +125,61 @@ def test_a_dry_run_writes_nothing(run, folder):
     code, told = run(folder, "--recursive", "--dry-run")
     assert code == 0 and sum("would be written" in outcome["told"] for outcome in told) == 2
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_dry_run_tells_that_the_new_file_is_there_already(run, folder):
+    taken = folder / "broken.comfyui.safetensors"
+    taken.write_bytes(b"mine")
+    code, told = run(folder / "broken.safetensors", "--dry-run")
+    assert code == 1 and f"there is a {taken.name} already; --overwrite replaces it" in told[0]["told"]
+    assert run(folder / "broken.safetensors", "--dry-run", "--overwrite")[0] == 0 and taken.read_bytes() == b"mine"
+    assert run(folder / "broken.safetensors", "--dry-run", "--to", "peft")[0] == 0
+    (folder / "broken.peft").mkdir()
+    (folder / "broken.peft" / "adapter_model.safetensors").touch()
+    assert run(folder / "broken.safetensors", "--dry-run", "--to", "peft")[0] == 1
+
+
+def test_a_folder_does_not_pass_over_numbers_that_are_none(run, folder):
+    tensors = lora(GOOD)
+    key = next(key for key in tensors if key.endswith("lora_B.weight"))
+    tensors[key][5, 1] = float("nan")
+    save_file(tensors, folder / "good.safetensors")
+    code, told = run(folder)
+    outcome = told[1]
+    assert code == 1 and outcome["file"].endswith("good.safetensors") and key in outcome["told"] and "NaN" in outcome["told"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
+def test_settings_beside_a_file_that_nobody_can_read_are_told(run, folder, content):
+    (folder / "adapter_config.json").write_bytes(content)
+    found = inspect_file(folder / "good.safetensors")
+    assert any("adapter_config.json" in caution and "cannot be read" in caution for caution in found.report.cautions)
+    code, told = run(folder / "broken.safetensors")
+    assert code == 0 and "The adapter_config.json beside the file cannot be read" in told[0]["told"]
+    save_file({"lora_unet_double_blocks_0_img_mlp_0.alpha": torch.tensor(1.0),
+               "lora_unet_double_blocks_0_img_mlp_0.lora_down.weight": torch.ones(1, 3072),
+               "lora_unet_double_blocks_0_img_mlp_0.lora_up.weight": torch.ones(12288, 1)}, folder / "kohya.safetensors")  # fmt: skip
+    assert not inspect_file(folder / "kohya.safetensors").report.cautions, "its strength is in it"
+
+
+QUICK = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    sys.exit(end.code or ("torch._dynamo" in sys.modules))
+"""
+
+
+def test_folding_a_strength_does_not_load_torchs_compiler(folder):
+    """It takes seconds, and is asked for by whatever multiplies tensors without numbers."""
+    tensors = lora(GOOD) | {"transformer.transformer_blocks.3.attn.to_q.alpha": torch.tensor(0.5)}
+    save_file(tensors, folder / "good.safetensors")
+    arguments = [CLI, "fix", folder / "good.safetensors", "--to", "simpletuner"]
+    done = subprocess.run([sys.executable, "-c", QUICK, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "good.simpletuner.safetensors").is_file()
 
 
 def test_a_named_dialect_is_written_even_of_a_good_file(run, folder):

@@ -102,6 +102,13 @@ def test_dora_is_folded_into_the_weights_of_a_model_file(tmp_path, comfy):
     assert (change - 0.5 * (turned - weight.double())).norm() < 1e-5 * change.norm()
 
 
+def test_a_name_without_an_ending_gets_the_one_that_comfyui_lists(files):
+    code, text, _ = run(files, "one.safetensors", "two.safetensors", "-o", "v1.5 mix", "--json")
+    assert code == 0 and (files / "v1.5 mix.safetensors").is_file() and not (files / "v1.5 mix").exists()
+    assert json.loads(text)["written"].endswith("v1.5 mix.safetensors")
+    assert run(files, "one.safetensors", "two.safetensors", "-o", "v1.5 mix")[0] == 2, "it is there already"
+
+
 def test_dry_run_writes_nothing_and_speaks_json(files):
     code, text, _ = run(files, "one.safetensors", "two.safetensors=1", "--dry-run", "--rank", "2", "--json")
     told = json.loads(text)

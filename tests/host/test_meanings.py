@@ -7,6 +7,10 @@ import json
 import pytest
 import torch
 from lora_locksmith.key_maps.convention import conventions
+from lora_locksmith.key_maps.inspection import inspect_file
+from lora_locksmith.key_maps.respell import Refused, writable
+from lora_locksmith.lora.reader import map_tensors
+from lora_locksmith.lora.writer import write_as
 from safetensors.torch import save_file
 
 MODULE = "final_layer.linear"
@@ -196,3 +200,45 @@ def test_a_lone_down_of_the_weights_shape_is_the_whole_difference(load, patched,
     torch.testing.assert_close(change_of(base, patched(patcher)), strength * whole, rtol=1e-4, atol=1e-5)
     _, patcher, report = load(PEFT, {"lora_A.weight": whole[:RANK]}, None, None, strength)
     assert not patched(patcher) and "has no up to go with it" in str(report)
+
+
+BEYOND = {
+    "DoRA adjusted for ComfyUI": (FLAT, {**PAIR, "dora_scale": torch.linspace(0.5, 2, OUT)[:, None]}, float(RANK),
+                                  {"anima_dora_scale_format": "comfy_output_axis_adjusted"}),
+    "OFT of ComfyUI's trainer": (DOTTED, {"oft_blocks": torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(9))}, 1.0, None),
+    "PiSSA": (PEFT, PEFT_PAIR, None, peft(r=RANK, lora_alpha=8, init_lora_weights="pissa")),
+    "OLoRA": (PEFT, PEFT_PAIR, None, peft(r=RANK, lora_alpha=8, init_lora_weights="olora")),
+    "GLoRA of old LyCORIS": (FLAT, {"a1.weight": DOWN, "a2.weight": DOWN.T, "b1.weight": DOWN, "b2.weight": UP}, 2.0, None),
+}  # fmt: skip
+WRITTEN = {name: case[:4] for name, case in ADDED.items()} | BEYOND
+# What of these a dialect has no word for, and says so.
+NOT_IN = {
+    "DoRA adjusted for ComfyUI": set(writable()) - {"comfyui"},
+    "OFT of ComfyUI's trainer": set(writable()) - {"comfyui"},
+    "PiSSA": set(writable()) - {"peft", "diffusers"},
+    "OLoRA": set(writable()) - {"peft", "diffusers"},
+}
+PAIRS_ONLY = {"peft", "diffusers", "simpletuner", "onetrainer_diffusers", "diffusion_pipe"}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_converted_file_means_what_its_source_means(load, patched, host, tmp_path, name):
+    where, tensors, alpha, metadata = WRITTEN[name]
+    base, patcher, _ = load(where, tensors, alpha, metadata)
+    want = change_of(base, patched(patcher))
+    source = tmp_path / "some folder" / "x \u00e9.safetensors"
+    found = inspect_file(source, host.site_of(base, None), whole=True)
+    tensors = map_tensors(source, found.header)
+    refused = set()
+    for dialect in writable():
+        try:
+            written = write_as(found.plan, tensors, tmp_path / f"{dialect}.safetensors", dialect)
+        except Refused:
+            refused.add(dialect)
+            continue
+        again, _, report = host.load_and_fix(base, None, written.path)
+        assert report.modules["placed"] == 1
+        torch.testing.assert_close(change_of(base, patched(again)), want, rtol=1e-4, atol=1e-6, msg=f"{dialect} says something else")
+    glora = set(writable()) - {"comfyui", "kohya", "lycoris"}
+    expected = NOT_IN.get(name, PAIRS_ONLY if "LoKr" in name else glora if "GLoRA" in name else set())
+    assert refused == expected

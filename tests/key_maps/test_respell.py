@@ -97,6 +97,35 @@ def test_text_encoders_get_the_names_each_tool_has_for_them(comfy):
     )
 
 
+# What OneTrainer (commit 23df383) writes as its kohya format, by modules/util/convert_lora_util.py and modules/model/*.py: each model's
+# count of modules under q, k and v as it fuses them, and names that are neither ComfyUI's nor diffusers' flattened.
+OF_ONETRAINER = {
+    "hunyuan_video": (344, {"time_in_mlp_0", "txt_in_c_embedder_linear_2", "txt_in_individual_token_refiner_blocks_1_mlp_fc1",
+                            "double_blocks_3_img_attn_qkv", "double_blocks_3_txt_mod_linear", "double_blocks_3_img_mlp_fc2",
+                            "single_blocks_39_modulation_linear", "single_blocks_39_linear1"}),
+    "z_image": (278, {"all_x_embedder_2-1", "layers_7_attention_to_q", "layers_7_attention_to_out_0", "all_final_layer_2-1_linear"}),
+    "stable_cascade_c": (839, {"down_blocks_0_2_attention_attn_in_proj_0", "up_blocks_1_2_attention_attn_out_proj"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_ONETRAINER)
+def test_onetrainer_gets_the_names_that_its_strict_reader_has(comfy, name):
+    site = Site([denoiser_component(comfy_models.shapes(name))])
+    plan = make_plan(file_in(site, dialects()["diffusers"]), {}, site)
+    found = respell(plan, "onetrainer")
+    count, some = OF_ONETRAINER[name]
+    assert not found.refusals and len(found.units) == count
+    assert {f"lora_unet_{module}" for module in some} <= {unit.module for unit in found.units}
+
+
+def test_onetrainer_numbers_its_text_encoders(comfy):
+    for name, slots in (("flux1_dev", {"clip_l": "lora_te1_", "t5xxl": "lora_te2_"}), ("hidream", {"clip_l": "lora_te1_"})):
+        site = Site([denoiser_component(comfy_models.shapes(name)), *encoder_components(comfy_models.encoder_shapes("flux1"))])
+        for slot, wrapper in slots.items():
+            units = respell(make_plan(file_in(site, dialects()["comfyui"], slot), {}, site), "onetrainer").units
+            assert {unit.wrapper for unit in units} == {wrapper}
+
+
 def test_keys_without_a_place_are_refused_or_left_out_with_their_reason(comfy):
     site = Site([denoiser_component(comfy_models.shapes("flux1_dev"))])
     keys = file_in(site, dialects()["diffusers"]) | {

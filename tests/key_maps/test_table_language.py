@@ -2,6 +2,7 @@
 
 import pytest
 from lora_locksmith.key_maps.site import Component
+from lora_locksmith.key_maps.spell import names_of
 from lora_locksmith.key_maps.table import Slice, TableError, flatten, generalise, in_one_form, parse_table, slices, unify
 
 FLUX_LIKE = """
@@ -58,6 +59,15 @@ def test_swapped_halves_and_the_rest(family):
     assert family.encoders == {"clip_l": ("lora_te1_", "text_encoder.")}
 
 
+def test_names_that_are_neither_comfyuis_nor_diffusers():
+    text = "@title x\n[a.{} = b.{}]\nqkv 3h h = q + k + v\n@names original\n[a.{}]\nqkv 3h h = c.qkv"
+    family = parse_table("example", text)
+    assert place(family, "a_1_c_qkv", (12, 4)) == place(family, "a_1_qkv", (12, 4)) == (("a.1.qkv",), (Slice(0, None, None),))
+    told = {names: names_of(family, "a.1.qkv", (12, 4), names) for names in ("diffusers", "original", "nobodys")}
+    assert told["diffusers"] == [("b.1.q", (0, 4), False), ("b.1.k", (4, 4), False), ("b.1.v", (8, 4), False)]
+    assert told["original"] == [("a.1.c.qkv", None, False)] and not told["nobodys"]
+
+
 def test_names_that_are_not_there(family):
     assert family.find("blocks_x_attn_to_q") == []
     assert family.find("") == []
@@ -94,6 +104,7 @@ FAULTS = {
     "no input": ("@title x\n@inputs 0\na h i..", "@inputs '0'"),
     "encoder": ("@title x\n@encoder clip_l\na h h", "prefix"),
     "kind": ("@title x\n@kind vae\na h h", "@kind"),
+    "names": ("@title x\na h h = b\n@names diffusers\na h h = c", "@names"),
 }
 
 

@@ -197,6 +197,38 @@ def test_dtypes_stay_or_are_chosen(tmp_path, by_stock, dtype):
     assert {tensor.dtype for tensor in made.tensors.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("rank", [7, 12, 16])
+@pytest.mark.parametrize("alpha", [5.0, None])
+def test_the_error_told_is_that_of_what_stands_in_the_file(tmp_path, by_stock, site, dtype, rank, alpha):
+    source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file(lora(QKV, 3 * H, H, 12, alpha), source, {} if alpha else {"lora_alpha": "5"})
+    told = resize_file(source, target, Ask(rank), dtype, site=site).rows[0].error
+    tensors = {name: tensor.float() for name, tensor in load_file(target).items()}
+    save_file(tensors, target)
+    before, after = (by_stock(path, QKV, (3 * H, H)) for path in (source, target))
+    before = before if alpha else before * (5 / 12)
+    error = ((after - before).norm() / before.norm()).item()
+    assert told == pytest.approx(error, rel=0.05, abs=1e-6)
+    assert rank == 7 or (told > 1e-4) == (dtype != torch.float32)
+
+
+@pytest.mark.parametrize("told", [{"lora_alpha": "5"}, {"lora_adapter_metadata": json.dumps({"init_lora_weights": "pissa", "r": 12})}])
+def test_what_metadata_make_of_tensors_is_not_lost(tmp_path, told):
+    source = tmp_path / "a.safetensors"
+    save_file(lora(QKV, 3 * H, H, 12), source, told)
+    with pytest.raises(AdapterError, match="--against"):
+        resize_file(source, tmp_path / "b.safetensors", Ask(7))
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_a_pissa_is_not_cut(tmp_path, site):
+    source = tmp_path / "a.safetensors"
+    save_file(lora(PROJ, H, H, 12), source, {"lora_adapter_metadata": json.dumps({"init_lora_weights": "pissa", "r": 12})})
+    with pytest.raises(AdapterError, match="PiSSA"):
+        resize_file(source, tmp_path / "b.safetensors", Ask(7), site=site)
+
+
 def test_peft_goes_on_with_the_file(tmp_path, both):
     """rsLoRA, rank and alpha patterns in adapter_config.json: the new folder loads in PEFT and has the optimal deltas."""
     import peft

@@ -239,9 +239,11 @@ def test_kinds_that_only_change_their_names_keep_every_bit(planned):
                   "b2.weight": torch.randn(4, H)},
         "full": {"diff": torch.randn(4 * H, H), "diff_b": torch.randn(4 * H)},
     }  # fmt: skip
-    for roles in files.values():
+    for kind, roles in files.items():
         tensors = {f"{module}.{role}": tensor for role, tensor in roles.items()}
         made = convert(planned(tensors), tensors, "comfyui").tensors()
+        told = {"loha": 3.0, "glora": 4.0}  # alpha = rank, which LyCORIS' reader demands
+        roles |= {"alpha": torch.tensor(told[kind])} if kind in told else {}
         expected = {f"diffusion_model.double_blocks.0.img_mlp.0.{role}": tensor for role, tensor in roles.items()}
         assert made.keys() == expected.keys()
         assert all(torch.equal(made[key], tensor) for key, tensor in expected.items())
@@ -265,7 +267,7 @@ def test_products_are_cut_or_multiplied_out_exactly(planned, site, tmp_path, kin
         made = load_file(written.path)
         assert written.difference < 1e-5
         assert any(".lora_" in key for key in made) == (dialect == "diffusers")
-        assert sum("to_k" in key for key in made) == (len(roles | {"alpha": 4.0}) if dialect == "lycoris" else 2)
+        assert sum("to_k" in key for key in made) == ((4 if kind == "lokr" else 5) if dialect == "lycoris" else 2)
 
 
 def test_two_adapters_on_one_module_become_one_sum(both, planned, stock, tmp_path):
