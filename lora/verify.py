@@ -61,7 +61,8 @@ class _Segment(NamedTuple):
         tensors = {called.get(role, role): self.read(key) for role, key in self.adapter.roles.items()}
         spec = spec_of(self.adapter, tensors)
         if not named(spec.kind).additive:
-            raise Unverified(f"{self.adapter.module} is a {self.adapter.kind}, and did not come out unchanged")
+            kind = named(self.adapter.kind)
+            raise Unverified(f"{self.adapter.module}: {kind.title or kind.name} would be read with another meaning or strength under the new names")
         try:
             whole = factors(spec, low_rank_part(tensors), torch.float64)
         except AdapterError as error:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 ERROR = 2e-4  # of the change of a layer's outputs
 STRENGTHS = (1.0, 0.5, -0.7, 2.0)
+AS_BEFORE = "likewise"
 RIGHT = "right"
 WAYS = ("load", "bypass", "fix", "merge", "resize")
 LAYERS = tuple(toy_layers.INPUTS)
@@ -31,7 +32,7 @@ HEAD = """# What becomes of each adapter kind
 Every kind that the newest PEFT and LyCORIS save, on every sort of layer that they adapt, in the real ComfyUI: loaded onto the weights,
 loaded in bypass mode, written by `fix` under ComfyUI's names and loaded, merged alone (`--exact`) and loaded, resized without loss and
 loaded, at the strengths 1, 0.5, -0.7 and 2. *right*: every layer's outputs differ from the trainer's own by less than 0.02 % of the
-change. Anything else is refused, with the reason. This table is written by `tests/host/test_sweep.py` and compared with each run.
+change. Anything else is refused, with the reason; *likewise*: with that of the column before. This table is written by `tests/host/test_sweep.py` and compared with each run.
 
 """
 
@@ -278,7 +279,9 @@ def plain(text: str) -> str:
 def row(library: str, name: str, layers: tuple[str, ...], outcomes: Mapping[str, Mapping[str, str]]) -> str:
     """A line of the table."""
     adapted = "all" if set(layers) == set(LAYERS) else ", ".join(NAMES[layer] for layer in layers)
-    return f"| {' | '.join((library, name, adapted, *(_cell(outcomes[way]) for way in WAYS)))} |"
+    cells = [_cell(outcomes[way]) for way in WAYS]
+    said = [AS_BEFORE if index and cell != RIGHT and cell == cells[index - 1] else cell for index, cell in enumerate(cells)]
+    return f"| {' | '.join((library, name, adapted, *said))} |"
 
 
 def _cell(outcomes: Mapping[str, str]) -> str:
