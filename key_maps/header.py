@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .errors import LocksmithError
 from .files import OLD_ENDING
-from .settings import read_json
+from .json_text import read_json
 
 # The format's own limit (safetensors' Rust reader, MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 100_000_000

@@ -17,6 +17,8 @@ from .inspection import Inspection, inspect_header, likeness, spread
 from .own import NONE, OwnMaps
 
 ENDINGS = (".safetensors", ".sft")
+# Rooms whose code and tables decide what a row says.
+KNOWING = ("files", "adapters", "key_maps", "planning", "identify", "report")
 MOST_ALIKE = 64  # kinds of files whose findings are remembered
 KEEP_AFTER = 20.0  # seconds of reading whose result is kept at once, so that a scan that is cut off need not begin anew
 PICKLE_FAULT = f"it is a PyTorch pickle file. {PICKLE_REMEDY}"
@@ -236,8 +238,9 @@ def _summary(inspection: Inspection) -> Findings:
 
 def knowledge_version(own: OwnMaps = NONE) -> str:
     """Changes when the pack's knowledge or code changes: an index made with another version is not used."""
-    here = Path(__file__).parent
-    files = [entry.stat() for folder in (here, here / "families", here / "dialects") for entry in os.scandir(folder) if entry.is_file()]
+    here = Path(__file__).parents[1]
+    folders = (folder for room in KNOWING for folder, _, _ in os.walk(here / room) if not folder.endswith("__pycache__"))
+    files = [entry.stat() for folder in folders for entry in os.scandir(folder) if entry.is_file()]
     return f"{len(files)} {sum(about.st_size for about in files)} {max(about.st_mtime_ns for about in files)} {own.families.keys()}"
 
 

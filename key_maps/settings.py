@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -14,7 +12,6 @@ from .pattern_syntax import Allowance
 from .patterns import Patterns
 
 MOST_NAMED = 3  # patterns in one sentence
-MOST_DIGITS = 400  # of a whole number in JSON; longer ones are as good as infinite
 MOST_CAUTIONS = 20  # of one file's settings
 
 
@@ -50,14 +47,6 @@ def alpha_fault(value: object, counts: bool = True) -> str:
     if not counts or (number is not None and abs(number) <= MOST_ALPHA):
         return ""
     return f"its alpha is {shown(value)}, of which no strength can be made"
-
-
-def read_json(text: str) -> Any:
-    """JSON as trainers write it, NaN and numbers of any length included. Raises ValueError for what is none."""
-    try:
-        return json.loads(text, parse_int=_whole)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
 
 
 class Values:
@@ -169,7 +158,3 @@ class _Patterned:
             f"{self.name} has patterns that cannot be read safely and are not used: {', '.join(told)}{more}. Which modules they mean is "
             f"not known, so the strength of {modules} is doubtful: it comes from another pattern or the default alpha"
         )
-
-
-def _whole(text: str) -> int | float:
-    return int(text) if len(text) <= MOST_DIGITS else math.copysign(math.inf, -1 if text.startswith("-") else 1)

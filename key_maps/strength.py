@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..adapters.registry import named
+from .json_text import read_json
 from .pattern_syntax import Allowance
-from .settings import Values, read_json, settings, shown
+from .settings import Values, settings, shown
 
 FROM_TENSORS = "alpha tensors in the file"
 FROM_HEADER = "lora_adapter_metadata in the file's header"
