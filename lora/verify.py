@@ -62,7 +62,8 @@ class _Segment(NamedTuple):
         spec = spec_of(self.adapter, tensors)
         if not named(spec.kind).additive:
             kind = named(self.adapter.kind)
-            raise Unverified(f"{self.adapter.module}: {kind.title or kind.name} would be read with another meaning or strength under the new names")
+            told = f"{kind.title or kind.name} would be read with another meaning or strength under the new names"
+            raise Unverified(f"{self.adapter.module}: {told}")
         try:
             whole = factors(spec, low_rank_part(tensors), torch.float64)
         except AdapterError as error:

@@ -32,7 +32,8 @@ HEAD = """# What becomes of each adapter kind
 Every kind that the newest PEFT and LyCORIS save, on every sort of layer that they adapt, in the real ComfyUI: loaded onto the weights,
 loaded in bypass mode, written by `fix` under ComfyUI's names and loaded, merged alone (`--exact`) and loaded, resized without loss and
 loaded, at the strengths 1, 0.5, -0.7 and 2. *right*: every layer's outputs differ from the trainer's own by less than 0.02 % of the
-change. Anything else is refused, with the reason; *likewise*: with that of the column before. This table is written by `tests/host/test_sweep.py` and compared with each run.
+change. Anything else is refused, with the reason; *likewise*: with that of the column before. This table is written by
+`tests/host/test_sweep.py` and compared with each run.
 
 """
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_locksmith.key_maps.header import Header, TensorInfo, adapter_config_beside
-from lora_locksmith.key_maps.plan import PLACED, SHAPE_CONFLICT, make_plan
 from lora_locksmith.key_maps.json_text import read_json
+from lora_locksmith.key_maps.plan import PLACED, SHAPE_CONFLICT, make_plan
 from lora_locksmith.key_maps.settings import BOOLEAN, MODULES, PATTERNED, WHOLE, Values, alpha_fault, shown
 from lora_locksmith.key_maps.settings import settings as all_settings
 from lora_locksmith.key_maps.site import Site, denoiser_component
