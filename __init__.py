@@ -6,7 +6,9 @@ OLDEST_PYTHON = (3, 10)
 
 
 async def comfy_entrypoint():
-    """ComfyUI's V3 entry point; everything is imported here, so that importing the pack costs nothing."""
+    """ComfyUI's V3 entry point; everything is imported here, so that importing the pack costs
+    nothing.
+    """
     import logging
 
     if too_old():
@@ -21,7 +23,9 @@ async def comfy_entrypoint():
 
 
 def __getattr__(name):
-    """Every ComfyUI asks for this name first; those that are too old for `comfy_entrypoint` would then only say that they skip the pack."""
+    """Every ComfyUI asks for this name first; those that are too old for `comfy_entrypoint` would
+    then only say that they skip the pack.
+    """
     if name == "NODE_CLASS_MAPPINGS":
         import logging
 
@@ -31,7 +35,9 @@ def __getattr__(name):
 
 
 def too_old():
-    """What of this Python and ComfyUI is too old for the pack, and the remedy; "" where nothing is."""
+    """What of this Python and ComfyUI is too old for the pack, and the remedy; ""
+    where nothing is.
+    """
     import re
     import sys
     from importlib.util import find_spec
@@ -44,7 +50,17 @@ def too_old():
     found = tuple(int(number) for number in re.findall(r"\d+", comfyui)[:3])
     faults = []
     if found and found < OLDEST_COMFYUI:
-        faults.append(f"ComfyUI {'.'.join(map(str, OLDEST_COMFYUI))} or newer, and this is ComfyUI {comfyui}")
+        faults.append(
+            f"ComfyUI {'.'.join(map(str, OLDEST_COMFYUI))} or newer, and this is ComfyUI {comfyui}"
+        )
     if sys.version_info < OLDEST_PYTHON:
-        faults.append(f"Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and this is Python {sys.version.split()[0]}")
-    return f"LoRA Locksmith needs {'; '.join(faults)}. Update ComfyUI and what it runs in, then start it again." if faults else ""
+        faults.append(
+            f"Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and this is Python"
+            f" {sys.version.split()[0]}"
+        )
+    return (
+        f"LoRA Locksmith needs {'; '.join(faults)}. Update ComfyUI and what it runs in, then start"
+        " it again."
+        if faults
+        else ""
+    )

@@ -1,7 +1,9 @@
-"""What an adapter kind is: everything that plan, mathematics, measuring, resizing, merging, writing, host and bypass ask of one.
+"""What an adapter kind is: everything that plan, mathematics, measuring, resizing, merging,
+writing, host and bypass ask of one.
 
-A kind is a file in `kinds/` with a subclass here and its instances in `KINDS`. What a kind does not say, the defaults below say
-of it: a kind that only has `needs` and a `refusal` is named and refused; one with `needs` and `patched` loads.
+A kind is a file in `kinds/` with a subclass here and its instances in `KINDS`. What a kind does not
+say, the defaults below say of it: a kind that only has `needs` and a `refusal` is named and
+refused; one with `needs` and `patched` loads.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..key_maps.errors import LocksmithError
+from ..errors import LocksmithError
 from .setting import Setting
 from .spec import AdapterSpec
 
@@ -27,7 +29,9 @@ ADDED = "added"  # a delta of the weight
 NORMED = "normed"  # a decomposition per output: a delta, and a factor for each output
 TURNED = "turned"  # acts on the outputs alone
 SCALE, LIMIT = "scale", "limit"  # what an alpha tensor does
-DERIVED = "derived"  # a delta that needs the whole weight, each time anew: exact, and twice the work
+DERIVED = (  # a delta that needs the whole weight, each time anew: exact, and twice the work
+    "derived"
+)
 
 
 class Misfit(LocksmithError, ValueError):
@@ -35,7 +39,9 @@ class Misfit(LocksmithError, ValueError):
 
 
 class ModuleShape(NamedTuple):
-    """Output rows and inner dimensions of the trained module; None: the tensors do not tell. `flat`: inner dims are one product."""
+    """Output rows and inner dimensions of the trained module; None: the tensors do not tell.
+    `flat`: inner dims are one product.
+    """
 
     out: int | None
     inner: Shape | None
@@ -46,7 +52,9 @@ UNKNOWN = ModuleShape(None, None)
 
 
 class Product(NamedTuple):
-    """A delta as the matrix up @ down, [out, rank] and [rank, columns]; up None: down is the matrix itself, [out, columns]."""
+    """A delta as the matrix up @ down, [out, rank] and [rank, columns]; up None: down is the matrix
+    itself, [out, columns].
+    """
 
     up: Tensor | None
     down: Tensor
@@ -62,7 +70,8 @@ class KroneckerProduct(NamedTuple):
 class Measured(NamedTuple):
     """What is known of an adapter that needs the model's weight without that weight.
 
-    relative: what it does to the weight, in parts of that weight, as a number or a product whose norm, times scale, is it.
+    relative: what it does to the weight, in parts of that weight, as a number or a product whose
+    norm, times scale, is it.
     delta: a part that is added, before scale.
     """
 
@@ -89,7 +98,9 @@ def first_dimension(role: str) -> Callable[[Shapes], ModuleShape]:
 
 
 class Kind:
-    """An adapter kind. Any of the role sets in `needs` makes it; `takes` are roles it uses where present."""
+    """An adapter kind. Any of the role sets in `needs` makes it; `takes` are roles it uses where
+    present.
+    """
 
     # What makes it
     name = ""
@@ -99,43 +110,79 @@ class Kind:
     borrows: tuple[str, ...] = ()  # roles of another adapter of the module that it reads too
     called: Mapping[str, str] = {}  # role in the file -> what the mathematics calls it
     silent: frozenset[str] = frozenset()  # roles that say something and weigh nothing
-    shared: frozenset[str] = frozenset()  # roles that stand once in the file, for all its adapters of this kind
-    switches: tuple[str, ...] = ()  # roles that are one truth value each, for the options of the spec
+    shared: frozenset[str] = (
+        frozenset()
+    )  # roles that stand once in the file, for all its adapters of this kind
+    switches: tuple[
+        str, ...
+    ] = ()  # roles that are one truth value each, for the options of the spec
     precedence = 100  # kinds with a smaller number take their tensors first
-    never_beside: frozenset[str] = frozenset()  # roles: where one is in the file, lone tensors of this kind are halves of another
+    never_beside: frozenset[str] = (
+        frozenset()
+    )  # roles: where one is in the file, lone tensors of this kind are halves of another
     variant_of = ""  # the kind with the same tensors, which this is instead where it `claims` them
     metadata: tuple[str, ...] = ()  # the keys of a header's metadata that `claims` asks for
-    by_names = True  # whether its tensors' names and shapes tell it; else only a convention does, and under other names it is another kind
+    # whether its tensors' names and shapes tell it; else only a convention does, and under other
+    # names it is another kind
+    by_names = True
 
     # What the plan asks
     reaches = "weight"  # or "bias", or "both": which parameters of the module it changes
-    zeroed_by: frozenset[str] = frozenset()  # roles: where one of these is zero, the whole change is
-    grows_by: frozenset[str] = frozenset()  # roles by which a file says itself that the weight grows to what it holds
-    flattens = False  # whether matrices of it may stand for a convolution, its inner dimensions as one
+    zeroed_by: frozenset[str] = (
+        frozenset()
+    )  # roles: where one of these is zero, the whole change is
+    grows_by: frozenset[str] = (
+        frozenset()
+    )  # roles by which a file says itself that the weight grows to what it holds
+    flattens = (
+        False  # whether matrices of it may stand for a convolution, its inner dimensions as one
+    )
     linear = True  # whether rows of the module can be changed without the others
     refusal = ""  # why it is not applied
-    told_by: tuple[str, ...] = ()  # of a kind with a LoRA's tensors: the name and the value of the setting of PEFT that makes it
-    settings: tuple[Setting, ...] = ()  # those of PEFT that the mathematics needs, as options of the spec
-    alpha_is = ""  # what an alpha tensor does: SCALE the change by alpha / rank, LIMIT a rotation; "": nothing
+    told_by: tuple[
+        str, ...
+        # of a kind with a LoRA's tensors: the name and the value of the setting of PEFT that makes
+        # it
+    ] = ()
+    settings: tuple[
+        Setting, ...
+    ] = ()  # those of PEFT that the mathematics needs, as options of the spec
+    # what an alpha tensor does: SCALE the change by alpha / rank, LIMIT a rotation; "": nothing
+    alpha_is = ""
     scaled = False  # multiplied by alpha / rank
     own_scale = False  # but by another number: a convention says by which, and nothing else can
-    rank_in_settings = False  # whether PEFT scales it by the rank of its settings, not by that of its tensors
+    rank_in_settings = (
+        False  # whether PEFT scales it by the rank of its settings, not by that of its tensors
+    )
 
     # What people read
-    stock = ""  # what the stock loader makes of it, where that is wrong; begins with a title up to the first full stop or colon
+    # what the stock loader makes of it, where that is wrong; begins with a title up to the first
+    # full stop or colon
+    stock = ""
 
     # The mathematics
-    additive = False  # it adds a delta that does not depend on the weight: `delta`, `count_rows`, `narrow`, `product`; else `patched`
-    needs_shape = False  # the shape of the module, as the option "shape" of the spec, which its own tensors do not tell
+    # it adds a delta that does not depend on the weight: `delta`, `count_rows`, `narrow`,
+    # `product`; else `patched`
+    additive = False
+    # the shape of the module, as the option "shape" of the spec, which its own tensors do not tell
+    needs_shape = False
     whole = False  # the file holds a difference of the weight's size
     replaces = False  # the file holds values in place of the model's own, as a model does
-    of_its_base = False  # a part of the model it was trained on is computed from the weight at hand: another base, or a rounded one, is off
+    # a part of the model it was trained on is computed from the weight at hand: another base, or a
+    # rounded one, is off
+    of_its_base = False
     is_pair = False  # it is an up and a down, which all others are multiplied out to
 
     # Writing
-    scale_into: tuple[str, ...] = ()  # the first of these roles that is there takes a strength which no tensor can say
+    scale_into: tuple[
+        str, ...
+    ] = ()  # the first of these roles that is there takes a strength which no tensor can say
     vector = ""  # of kinds that change a bias: the role of that vector
-    stores: type | None = None  # the form of delta, Product or KroneckerProduct, that ComfyUI's own LoRA files keep as this kind
+    stores: type | None = (
+        # the form of delta, Product or KroneckerProduct, that ComfyUI's own LoRA files keep as this
+        # kind
+        None
+    )
 
     # Resizing to a smaller up and down
     low_rank = False
@@ -147,8 +194,12 @@ class Kind:
     host_drops: frozenset[str] = frozenset()  # roles that this class drops or computes wrongly
     bypass = ""  # ADDED, TURNED or DERIVED; "": it cannot act in the forward pass
 
-    def claims(self, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, Any]) -> bool:
-        """Of a variant: whether tensors of these shapes, in a file with these metadata and settings of PEFT, are its own."""
+    def claims(
+        self, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, Any]
+    ) -> bool:
+        """Of a variant: whether tensors of these shapes, in a file with these metadata and settings
+        of PEFT, are its own.
+        """
         return False
 
     def alpha_counts(self, present: Iterable[str]) -> bool:
@@ -160,7 +211,9 @@ class Kind:
         return True
 
     def shape(self, shapes: Shapes) -> ModuleShape:
-        """The shape of the module it was trained on. Raises Misfit, IndexError or TypeError for tensors that do not fit."""
+        """The shape of the module it was trained on. Raises Misfit, IndexError or TypeError for
+        tensors that do not fit.
+        """
         return UNKNOWN
 
     def rank(self, shapes: Mapping[str, Any]) -> int | None:
@@ -177,10 +230,14 @@ class Kind:
             return 1.0
         return spec.scale_for(rank) if rank else 1.0 if spec.scale is None else spec.scale
 
-    def alpha_saying(self, spec: AdapterSpec, rank: int | None, shapes: Shapes) -> tuple[float | None, float]:
-        """(the alpha tensor of which readers make the spec's strength, what the tensors are still to be multiplied with).
+    def alpha_saying(
+        self, spec: AdapterSpec, rank: int | None, shapes: Shapes
+    ) -> tuple[float | None, float]:
+        """(the alpha tensor of which readers make the spec's strength, what the tensors are still
+        to be multiplied with).
 
-        For readers that demand an alpha. None: the kind has none, or no number says it. An alpha of 0 means 'not set' to all.
+        For readers that demand an alpha. None: the kind has none, or no number says it. An alpha of
+        0 means 'not set' to all.
         """
         factor = self.factor(spec, rank)
         if self.alpha_is != SCALE or not rank:
@@ -188,10 +245,14 @@ class Kind:
         return (factor * rank, 1.0) if factor else (float(rank), 0.0)
 
     def compared_strength(self, spec: AdapterSpec, rank: int | None, shapes: Shapes) -> float:
-        """Of a kind that is not additive: a number that differs where adapters of the same tensors act differently by their alpha."""
+        """Of a kind that is not additive: a number that differs where adapters of the same tensors
+        act differently by their alpha.
+        """
         return self.factor(spec, rank) if self.alpha_is == SCALE else spec.alpha or 0.0
 
-    def patched(self, spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float) -> Tensor:
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: float
+    ) -> Tensor:
         """The fp32 weight under the adapter. Raises AdapterError."""
         raise NotImplementedError
 
@@ -207,12 +268,18 @@ class Kind:
         """The tensors of these output rows alone; None where they cannot be cut."""
         return None
 
-    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product | KroneckerProduct:
-        """The delta of the whole module as factors of `dtype`, the scale in them; full matrices stay in fp32."""
+    def product(
+        self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype
+    ) -> Product | KroneckerProduct:
+        """The delta of the whole module as factors of `dtype`, the scale in them; full matrices
+        stay in fp32.
+        """
         raise NotImplementedError
 
     def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
-        """The rank of `product` as one pair, for a matrix of these sides; None where it is a matrix or a vector."""
+        """The rank of `product` as one pair, for a matrix of these sides; None where it is a matrix
+        or a vector.
+        """
         return None
 
     def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
@@ -220,15 +287,22 @@ class Kind:
         return Measured("its effect needs the model's weight")
 
     def stored(self, delta: Any, shape: Shape) -> Iterator[tuple[str, Tensor]]:
-        """(name behind the module's, tensor) of a delta of the form `stores`, the scale in it; shape: of a convolution's weight, or ()."""
+        """(name behind the module's, tensor) of a delta of the form `stores`, the scale in it;
+        shape: of a convolution's weight, or ().
+        """
         raise NotImplementedError
 
     def kernel(self, shapes: Shapes) -> Shape | None:
-        """The kernel of the module; () for a linear layer, None where the tensors may be of either."""
+        """The kernel of the module; () for a linear layer, None where the tensors
+        may be of either.
+        """
         return None
 
-    def host(self, tensors: Tensors, alpha: float | None, rows: tuple[int, int] | None, adapter: Any) -> tuple | None:
-        """The `weights` of `host_class` for an adapter of a plan, or of these rows of it; None where the host computes otherwise.
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: tuple[int, int] | None, adapter: Any
+    ) -> tuple | None:
+        """The `weights` of `host_class` for an adapter of a plan, or of these rows of it; None
+        where the host computes otherwise.
 
         Of a kind without a class the host's own patch: ("diff", (tensor,)).
         """
@@ -239,10 +313,14 @@ class Kind:
         return None
 
     def check_base(self, spec: AdapterSpec, tensors: Tensors, weight: Tensor) -> None:
-        """Of a kind with `of_its_base`: raises AdapterError where this weight is none that the adapter was trained on."""
+        """Of a kind with `of_its_base`: raises AdapterError where this weight is none that the
+        adapter was trained on.
+        """
 
     def on_outputs(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> AdapterSpec | None:
-        """The spec, made to say so, of a DERIVED adapter which on a weight of this shape acts on outputs alone; else None."""
+        """The spec, made to say so, of a DERIVED adapter which on a weight of this shape acts on
+        outputs alone; else None.
+        """
         return None
 
 
@@ -267,16 +345,22 @@ class Decomposition:
         raise NotImplementedError
 
     def stored(self, role: str, vector: Tensor, dimensions: int, flat: bool) -> Tensor:
-        """Magnitudes [out] in the form that `role` has for a weight of so many dimensions; flat: this writer's is a vector always."""
+        """Magnitudes [out] in the form that `role` has for a weight of so many dimensions; flat:
+        this writer's is a vector always.
+        """
         raise NotImplementedError
 
     def stock_is_right(self, role: str, shape: Shape | None) -> bool:
         """Whether the stock loader computes magnitudes of this shape."""
         return False
 
-    def decomposed(self, spec: AdapterSpec, tensors: Tensors, weight: Tensor, change: Tensor, cut: bool) -> Tensor:
-        """The fp32 weight with a change, its length along each direction replaced by the magnitudes.
+    def decomposed(
+        self, spec: AdapterSpec, tensors: Tensors, weight: Tensor, change: Tensor, cut: bool
+    ) -> Tensor:
+        """The fp32 weight with a change, its length along each direction replaced by the
+        magnitudes.
 
-        spec.rows: these rows of the trained module are the weight; cut: there are more of them. Raises AdapterError.
+        spec.rows: these rows of the trained module are the weight; cut: there are more of them.
+        Raises AdapterError.
         """
         raise NotImplementedError

@@ -1,4 +1,6 @@
-"""Modules that need torch, imported when something of them is first used: reading a file's header never waits for torch."""
+"""Modules that need torch, imported when something of them is first used: reading a file's header
+never waits for torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Finds the adapter kinds: every file of `kinds/` is one or several, and what applies to several of them."""
+"""Finds the adapter kinds: every file of `kinds/` is one or several, and what applies to several of
+them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ from . import kinds as folder
 from .kind import Decomposition, Kind, Shapes
 from .spec import AdapterError
 
-__all__ = ["asked_metadata", "decomposition_of", "decompositions", "kinds", "magnitudes", "named", "of_host", "variant"]
+__all__ = [
+    "asked_metadata",
+    "decomposition_of",
+    "decompositions",
+    "kinds",
+    "magnitudes",
+    "named",
+    "of_host",
+    "variant",
+]
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +61,9 @@ def decomposition_of(roles: Collection[str]) -> Decomposition | None:
     """The decomposition that an adapter with these roles has."""
     if _magnitudes().isdisjoint(roles):
         return None
-    return next((found for found in decompositions() if any(role in roles for role in found.roles)), None)
+    return next(
+        (found for found in decompositions() if any(role in roles for role in found.roles)), None
+    )
 
 
 @lru_cache(maxsize=1)
@@ -86,9 +99,19 @@ def of_host(name: str) -> Kind | None:
 
 @lru_cache(maxsize=1)
 def _variants() -> Mapping[str, tuple[Kind, ...]]:
-    return {kind.name: tuple(other for other in kinds() if other.variant_of == kind.name) for kind in kinds()}
+    return {
+        kind.name: tuple(other for other in kinds() if other.variant_of == kind.name)
+        for kind in kinds()
+    }
 
 
-def variant(kind: Kind, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, Any]) -> Kind:
-    """The kind, or that of its variants which tensors of these shapes in a file with these metadata and settings are."""
-    return next((other for other in _variants()[kind.name] if other.claims(shapes, metadata, settings)), kind)
+def variant(
+    kind: Kind, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, Any]
+) -> Kind:
+    """The kind, or that of its variants which tensors of these shapes in a file with these metadata
+    and settings are.
+    """
+    return next(
+        (other for other in _variants()[kind.name] if other.claims(shapes, metadata, settings)),
+        kind,
+    )

@@ -1,15 +1,22 @@
-"""What the kinds that turn outputs or inputs of a weight have in common; their mathematics is in `rotations`."""
+"""What the kinds that turn outputs or inputs of a weight have in common; their mathematics is in
+`rotations`.
+"""
 
 from __future__ import annotations
 
 from .kind import DERIVED, TURNED, Kind, Measured, Misfit, ModuleShape, Shapes
 from .lazy import rotations
 
-NOTE = "relative is |R - I| of the rotation, without a rescale; the change itself needs the model's weight"
+NOTE = (
+    "relative is |R - I| of the rotation, without a rescale; the change itself needs the model's"
+    " weight"
+)
 
 
 class Rotation(Kind):
-    """A kind whose effect is an orthogonal matrix on the outputs, or on the inputs, of the whole module."""
+    """A kind whose effect is an orthogonal matrix on the outputs, or on the inputs, of the whole
+    module.
+    """
 
     linear = False
     on_inputs = False
@@ -27,10 +34,15 @@ class Rotation(Kind):
 
     def block_sizes(self, blocks, side: int) -> list[tuple[int, int]]:
         """(size, number) of the blocks, part by part; each part of a fused module has its own."""
-        return [(blocks[role].shape[-1], blocks[role].shape[0]) for role in sorted(blocks, key=number_of)]
+        return [
+            (blocks[role].shape[-1], blocks[role].shape[0])
+            for role in sorted(blocks, key=number_of)
+        ]
 
     def measured(self, spec, tensors, out, columns):
-        return Measured(NOTE, rotations.departure(self, spec, tensors, columns if self.on_inputs else out))
+        return Measured(
+            NOTE, rotations.departure(self, spec, tensors, columns if self.on_inputs else out)
+        )
 
 
 def number_of(role: str) -> int:

@@ -1,9 +1,10 @@
 """Rotations of a weight's outputs or inputs, as OFT and BOFT have them.
 
-All but LyCORIS' BOFT scale their effect linearly: W + strength * (W' - W), W' being the fully rotated weight. For a rotation
-without `rescale` this is what LyCORIS and sd-scripts do themselves (they move R towards the identity); PEFT and OneTrainer
-have no multiplier. LyCORIS leaves `rescale` at full force at every strength; here it fades with the rest, so that strength 0
-is the untouched model.
+All but LyCORIS' BOFT scale their effect linearly: W + strength * (W' - W), W' being the fully
+rotated weight. For a rotation without `rescale` this is what LyCORIS and sd-scripts do themselves
+(they move R towards the identity); PEFT and OneTrainer have no multiplier. LyCORIS leaves `rescale`
+at full force at every strength; here it fades with the rest, so that strength 0 is the untouched
+model.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ def square_blocks(tensors: Tensors, role: str, dimensions: int) -> Tensor:
     """The tensor of `role`, [..., b, b] with this number of dimensions."""
     blocks = take(tensors, role)
     if blocks.dim() != dimensions or blocks.shape[-1] != blocks.shape[-2]:
-        raise AdapterError(f"{role} has the shape {list(blocks.shape)}, but {dimensions} dimensions with square blocks are needed")
+        raise AdapterError(
+            f"{role} has the shape {list(blocks.shape)}, but {dimensions} dimensions with square"
+            " blocks are needed"
+        )
     return blocks
 
 
@@ -39,9 +43,11 @@ def skewed(blocks: Tensor) -> Tensor:
 
 
 def lycoris_rotations(blocks: Tensor, spec: AdapterSpec) -> Tensor:
-    """LyCORIS: the norm of all of Q together is limited to alpha * out, when there is an alpha (functional/diag_oft.py, get_r).
+    """LyCORIS: the norm of all of Q together is limited to alpha * out, when there is an alpha
+    (functional/diag_oft.py, get_r).
 
-    With the option norm_limit = alpha the limit is alpha itself (ComfyUI comfy/weight_adapter/oft.py, OftDiff.get_r).
+    With the option norm_limit = alpha the limit is alpha itself (ComfyUI
+    comfy/weight_adapter/oft.py, OftDiff.get_r).
     """
     skew = skewed(blocks)
     if spec.alpha:
@@ -53,7 +59,9 @@ def lycoris_rotations(blocks: Tensor, spec: AdapterSpec) -> Tensor:
 
 
 def kohya_rotations(blocks: Tensor, alpha: float | None) -> Tensor:
-    """sd-scripts: the same limit, but 0 is a limit too, and the epsilon stands on both sides (networks/oft.py, get_weight)."""
+    """sd-scripts: the same limit, but 0 is a limit too, and the epsilon stands on both sides
+    (networks/oft.py, get_weight).
+    """
     skew = skewed(blocks)
     if alpha is not None:
         norm = torch.linalg.vector_norm(skew)
@@ -62,27 +70,41 @@ def kohya_rotations(blocks: Tensor, alpha: float | None) -> Tensor:
     return cayley(skew)
 
 
-def cut_blocks(groups: Sequence[Tensor], rows: tuple[int, int] | None, weight: Tensor) -> list[Tensor]:
-    """The rotations [n, b, b] of the given output rows; each group covers n * b rows, one after the other."""
+def cut_blocks(
+    groups: Sequence[Tensor], rows: tuple[int, int] | None, weight: Tensor
+) -> list[Tensor]:
+    """The rotations [n, b, b] of the given output rows; each group covers n * b rows, one after the
+    other.
+    """
     total = sum(group.shape[0] * group.shape[1] for group in groups)
     start, length = rows or (0, total)
     if length != weight.shape[0] or start + length > total:
-        raise AdapterError(f"the rotations cover {total} rows, the weight {list(weight.shape)} is rows {start} to {start + length}")
+        raise AdapterError(
+            f"the rotations cover {total} rows, the weight {list(weight.shape)} is rows {start} to"
+            f" {start + length}"
+        )
     pieces, offset = [], 0
     for group in groups:
         block, span = group.shape[1], group.shape[0] * group.shape[1]
         low, high = max(start - offset, 0), min(start + length - offset, span)
         if high > low:
             if low % block or high % block:
-                raise AdapterError(f"rows {start} to {start + length} cut through a rotation's block of {block} rows")
+                raise AdapterError(
+                    f"rows {start} to {start + length} cut through a rotation's block of {block}"
+                    " rows"
+                )
             pieces.append(group[low // block : high // block])
         offset += span
     return pieces
 
 
 def rotate_outputs(weight: Tensor, rotations: Sequence[Tensor]) -> Tensor:
-    """Each block of output rows multiplied with R transposed, as LyCORIS and sd-scripts do: 'k n m, k n p -> k m p'."""
-    pieces = weight.flatten(1).split([rotation.shape[0] * rotation.shape[1] for rotation in rotations])
+    """Each block of output rows multiplied with R transposed, as LyCORIS and sd-scripts do: 'k n m,
+    k n p -> k m p'.
+    """
+    pieces = weight.flatten(1).split(
+        [rotation.shape[0] * rotation.shape[1] for rotation in rotations]
+    )
     turned = [
         torch.einsum("knm,knp->kmp", rotation, piece.reshape(*rotation.shape[:2], -1)).flatten(0, 1)
         for rotation, piece in zip(rotations, pieces, strict=True)
@@ -90,7 +112,9 @@ def rotate_outputs(weight: Tensor, rotations: Sequence[Tensor]) -> Tensor:
     return torch.cat(turned).reshape(weight.shape)
 
 
-def turn_outputs(spec: AdapterSpec, tensors: Tensors, weight: Tensor, rotations: Tensor, strength: float) -> Tensor:
+def turn_outputs(
+    spec: AdapterSpec, tensors: Tensors, weight: Tensor, rotations: Tensor, strength: float
+) -> Tensor:
     """LyCORIS' rotations [n, b, b] on the output rows of a weight, then its `rescale`."""
     turned = rotate_outputs(weight, cut_blocks([rotations], spec.rows, weight))
     if "rescale" in tensors:
@@ -102,9 +126,17 @@ def butterfly(matrix: Tensor, rotation: Tensor, distance: int) -> Tensor:
     """Rows i and i + distance side by side, turned block by block with [n, b, b], and put back."""
     columns = matrix.shape[1]
     if matrix.shape[0] % (2 * distance):
-        raise AdapterError(f"a butterfly stage over {2 * distance} rows does not divide {matrix.shape[0]} rows")
-    paired = matrix.reshape(-1, 2, distance, columns).transpose(1, 2).reshape(*rotation.shape[:2], columns)
-    return (rotation @ paired).reshape(-1, distance, 2, columns).transpose(1, 2).reshape(matrix.shape)
+        raise AdapterError(
+            f"a butterfly stage over {2 * distance} rows does not divide {matrix.shape[0]} rows"
+        )
+    paired = (
+        matrix.reshape(-1, 2, distance, columns)
+        .transpose(1, 2)
+        .reshape(*rotation.shape[:2], columns)
+    )
+    return (
+        (rotation @ paired).reshape(-1, distance, 2, columns).transpose(1, 2).reshape(matrix.shape)
+    )
 
 
 def unpack_skew(vectors: Tensor) -> Tensor:
@@ -112,14 +144,21 @@ def unpack_skew(vectors: Tensor) -> Tensor:
     elements = vectors.shape[-1] if vectors.dim() == 2 else -1
     size = (1 + math.isqrt(1 + 8 * max(elements, 0))) // 2
     if size * (size - 1) // 2 != elements:
-        raise AdapterError(f"oft_R has the shape {list(vectors.shape)}, which is no [blocks, b(b-1)/2] of packed rotations")
+        raise AdapterError(
+            f"oft_R has the shape {list(vectors.shape)}, which is no [blocks, b(b-1)/2] of packed"
+            " rotations"
+        )
     row, column = torch.triu_indices(size, size, 1, device=vectors.device).unbind(0)
-    upper = vectors.new_zeros(vectors.shape[0], size * size).index_copy(1, row * size + column, vectors)
+    upper = vectors.new_zeros(vectors.shape[0], size * size).index_copy(
+        1, row * size + column, vectors
+    )
     return skewed(upper.reshape(-1, size, size))
 
 
 def cayley_neumann(skew: Tensor, terms: int) -> Tensor:
-    """I + 2Q + 2Q^2 + ... with the last power once, in exactly as many terms as PEFT takes (oft/layer.py, _cayley_batch)."""
+    """I + 2Q + 2Q^2 + ... with the last power once, in exactly as many terms as PEFT takes
+    (oft/layer.py, _cayley_batch).
+    """
     result = torch.eye(skew.shape[-1], device=skew.device).expand_as(skew)
     if terms < 2:
         return result
@@ -135,39 +174,57 @@ def cayley_neumann(skew: Tensor, terms: int) -> Tensor:
 
 
 def project(skew: Tensor, eps: float) -> Tensor:
-    """COFT: the norm of each block's Q is limited to eps / sqrt(blocks) (PEFT oft/layer.py, _project_batch)."""
+    """COFT: the norm of each block's Q is limited to eps / sqrt(blocks) (PEFT oft/layer.py,
+    _project_batch).
+    """
     limit = eps / math.sqrt(skew.shape[0])
     norm = torch.linalg.vector_norm(skew, dim=(1, 2), keepdim=True)
     return torch.where(norm <= limit, skew, skew * (limit / norm))
 
 
 def rotate_inputs(weight: Tensor, rotations: Tensor, transpose: bool) -> Tensor:
-    """Each block of input columns (kernel included) multiplied with R, or R transposed; one block serves all when it is alone."""
+    """Each block of input columns (kernel included) multiplied with R, or R transposed; one block
+    serves all when it is alone.
+    """
     size, columns = rotations.shape[-1], weight[0].numel()
     if columns % size or rotations.shape[0] not in (1, columns // size):
-        raise AdapterError(f"oft_R makes {rotations.shape[0]} blocks of {size}, the weight {list(weight.shape)} has {columns} inputs")
+        raise AdapterError(
+            f"oft_R makes {rotations.shape[0]} blocks of {size}, the weight {list(weight.shape)}"
+            f" has {columns} inputs"
+        )
     blocks = weight.reshape(weight.shape[0], -1, size)
     equation = "onc,nkc->onk" if transpose else "onk,nkc->onc"
-    return torch.einsum(equation, blocks, rotations.expand(columns // size, size, size)).reshape(weight.shape)
+    return torch.einsum(equation, blocks, rotations.expand(columns // size, size, size)).reshape(
+        weight.shape
+    )
 
 
 def even_odd(matrix: Tensor, rotation: Tensor, chunk: int, piece: int) -> Tensor:
-    """P R P^T of [n * b, columns], where PEFT's P puts the even pieces of each chunk of rows before the odd ones."""
+    """P R P^T of [n * b, columns], where PEFT's P puts the even pieces of each chunk of rows before
+    the odd ones.
+    """
     columns = matrix.shape[1]
     if chunk == rotation.shape[-1]:
         return (rotation @ matrix.reshape(*rotation.shape[:2], columns)).reshape(matrix.shape)
     if matrix.shape[0] % chunk:
-        raise AdapterError(f"a butterfly stage over {chunk} inputs does not divide {matrix.shape[0]} inputs")
+        raise AdapterError(
+            f"a butterfly stage over {chunk} inputs does not divide {matrix.shape[0]} inputs"
+        )
     split = matrix.reshape(-1, 2, chunk // (2 * piece), piece, columns).transpose(1, 2)
     turned = rotation @ split.reshape(*rotation.shape[:2], columns)
-    return turned.reshape(-1, chunk // (2 * piece), 2, piece, columns).transpose(1, 2).reshape(matrix.shape)
+    return (
+        turned.reshape(-1, chunk // (2 * piece), 2, piece, columns)
+        .transpose(1, 2)
+        .reshape(matrix.shape)
+    )
 
 
 LARGEST_BUTTERFLY = 4096  # rows of a butterfly rotation that is built to be measured
 
 
 def departure(kind: Rotation, spec: AdapterSpec, tensors: Tensors, side: int) -> float | None:
-    """|R - I|: the effect on a stack of identities, one for each block, which is as small as the blocks are.
+    """|R - I|: the effect on a stack of identities, one for each block, which is as small as the
+    blocks are.
 
     side: rows, or columns, that are turned. None for a butterfly too large to be built.
     """

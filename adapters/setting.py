@@ -7,14 +7,20 @@ import math
 from typing import Any, NamedTuple
 
 BOOLEAN, WHOLE, NUMBER = "true or false", "a whole number", "a number"
-MODULES = "a list of module names, or a pattern of them"  # its value is whether it means the module that is asked about
+MODULES = (  # its value is whether it means the module that is asked about
+    "a list of module names, or a pattern of them"
+)
 MOST_SHOWN = 60  # characters of a value or a pattern that a sentence repeats
 MOST_RANK = 1_000_000
-MOST_ALPHA = 1e9  # trainers write up to some thousands; AI-Toolkit's 1e10 stands where alpha does not count
+MOST_ALPHA = (
+    1e9  # trainers write up to some thousands; AI-Toolkit's 1e10 stands where alpha does not count
+)
 
 
 class Setting(NamedTuple):
-    """One setting: `least` and `most` are in its range; `default` holds where it is not stated or out of range (None: none does)."""
+    """One setting: `least` and `most` are in its range; `default` holds where it is not stated or
+    out of range (None: none does).
+    """
 
     name: str
     type: str
@@ -24,12 +30,20 @@ class Setting(NamedTuple):
     instead: str = ""  # what is told to hold in its place, where the default does not say it
 
     def read(self, value: object) -> tuple[Any, str]:
-        """(the value that holds, what is wrong with `value`, "" where nothing is). None is a setting that is not stated."""
+        """(the value that holds, what is wrong with `value`, "" where nothing is). None is a
+        setting that is not stated.
+        """
         if value is None:
             return self.default, ""
         found = typed(value, self.type)
         if found is None or not self.least <= found <= self.most:
-            return self.default, f"{self.name} is {shown(value)}, not {self.lawful}; {self.instead or shown(self.default)} is used instead"
+            return (
+                self.default,
+                (
+                    f"{self.name} is {shown(value)}, not {self.lawful};"
+                    f" {self.instead or shown(self.default)} is used instead"
+                ),
+            )
         return found, ""
 
     @property
@@ -46,12 +60,18 @@ def shown(value: object) -> str:
         return "an object" if isinstance(value, dict) else "a list"
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
         return "a number of many digits"
-    text = json.dumps(value, ensure_ascii=True) if isinstance(value, (str, bool, int, float)) or value is None else str(value)
+    text = (
+        json.dumps(value, ensure_ascii=True)
+        if isinstance(value, (str, bool, int, float)) or value is None
+        else str(value)
+    )
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def typed(value: object, kind: str) -> Any:
-    """The value as this type, None where it is of another: 5.0 and "5" are whole numbers, 0 and 1 are true or false, NaN is nothing."""
+    """The value as this type, None where it is of another: 5.0 and "5" are whole numbers, 0 and 1
+    are true or false, NaN is nothing.
+    """
     if kind == BOOLEAN:
         return bool(value) if isinstance(value, (bool, int)) and value in (0, 1) else None
     if isinstance(value, str) and len(value) <= MOST_SHOWN:

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..key_maps.errors import LocksmithError
+from ..errors import LocksmithError
 
 NUMBERS = ("alpha", "scalar")  # roles that are one number each
 
 
 class AdapterError(LocksmithError, ValueError):
-    """Tensors that are no adapter of the named kind, or do not fit the weight: the text names role and shapes."""
+    """Tensors that are no adapter of the named kind, or do not fit the weight: the text names role
+    and shapes.
+    """
 
 
 class AdapterSpec(NamedTuple):
     """One adapter as its file describes it; hashable, so it can be a key of a cache.
 
     kind: the name of a kind.
-    alpha: the file's own alpha; None (no alpha stated) and 0 (all trainers' "unset") mean alpha = rank. For LyCORIS and kohya
+    alpha: the file's own alpha; None (no alpha stated) and 0 (all trainers' "unset") mean alpha =
+    rank. For LyCORIS and kohya
         OFT and BOFT it is the constraint; there None means unconstrained.
-    scale: what to multiply the delta with instead of alpha / rank: rsLoRA's alpha / sqrt(rank), PEFT's alpha / r of a LoKr.
-    rows: (start, length) when the weight is only these output rows of the module the adapter was trained on.
-    swap: the two halves of the output dimension are exchanged between file and model (scale and shift of an AdaLN).
-    options: what tensors cannot tell, as pairs: the settings a kind names (`Kind.settings`), its switches (`Kind.switches`),
+    scale: what to multiply the delta with instead of alpha / rank: rsLoRA's alpha / sqrt(rank),
+    PEFT's alpha / r of a LoKr.
+    rows: (start, length) when the weight is only these output rows of the module the adapter was
+    trained on.
+    swap: the two halves of the output dimension are exchanged between file and model (scale and
+    shift of an AdaLN).
+    options: what tensors cannot tell, as pairs: the settings a kind names (`Kind.settings`), its
+    switches (`Kind.switches`),
         shape (tuple of int): of the module it was trained on, for kinds with `Kind.needs_shape`;
-        pad_to (tuple of int): the weight grows to this shape, filled with zeros, before the adapter is applied;
-        columns (int): the adapter was trained on so many of the weight's first inputs, and leaves the others as they are.
+        pad_to (tuple of int): the weight grows to this shape, filled with zeros, before the adapter
+        is applied; columns (int): the adapter was trained on so many of the weight's first inputs,
+        and leaves the others as they are.
     """
 
     kind: str

@@ -21,7 +21,11 @@ def describe(tensors: Tensors) -> str:
 
 def check_not_empty(tensors: Tensors) -> None:
     """AdapterError when a tensor has no elements; only a sparse residual may be without any."""
-    empty = [role for role, tensor in tensors.items() if not tensor.numel() and not role.startswith("bias_")]
+    empty = [
+        role
+        for role, tensor in tensors.items()
+        if not tensor.numel() and not role.startswith("bias_")
+    ]
     if empty:
         raise AdapterError(f"these tensors are empty: {', '.join(empty)} ({describe(tensors)})")
 
@@ -35,24 +39,33 @@ def take(tensors: Tensors, *roles: str) -> Tensor:
 
 
 def size(tensors: Tensors, dimension: int, *roles: str) -> int:
-    """The size of the first of `roles` that is there along `dimension`, without a cast; AdapterError when none is."""
+    """The size of the first of `roles` that is there along `dimension`, without a cast;
+    AdapterError when none is.
+    """
     for role in roles:
         if role in tensors:
             if tensors[role].dim() <= dimension:
-                raise AdapterError(f"{role} has the shape {list(tensors[role].shape)}, too few dimensions ({describe(tensors)})")
+                raise AdapterError(
+                    f"{role} has the shape {list(tensors[role].shape)}, too few dimensions"
+                    f" ({describe(tensors)})"
+                )
             return tensors[role].shape[dimension]
     raise _missing(tensors, roles)
 
 
 def _missing(tensors: Tensors, roles: Sequence[str]) -> AdapterError:
-    return AdapterError(f"the tensor {' or '.join(roles)} is missing; there are only: {describe(tensors) or 'none'}")
+    return AdapterError(
+        f"the tensor {' or '.join(roles)} is missing; there are only: {describe(tensors) or 'none'}"
+    )
 
 
 def take_scalar(tensors: Tensors, role: str) -> Tensor:
     """The single number of `role` as a 0-d fp32 tensor; its value stays on its device."""
     tensor = take(tensors, role)
     if tensor.numel() != 1:
-        raise AdapterError(f"{role} has the shape {list(tensor.shape)}, but it should be one number")
+        raise AdapterError(
+            f"{role} has the shape {list(tensor.shape)}, but it should be one number"
+        )
     return tensor.reshape(())
 
 
@@ -67,22 +80,27 @@ def take_matrix(tensors: Tensors, role: str) -> Tensor:
 def multiply(left: Tensor, right: Tensor, roles: tuple[str, str]) -> Tensor:
     """left @ right, with an AdapterError that names the roles when the inner dimensions differ."""
     if left.shape[-1] != right.shape[-2]:
-        raise AdapterError(f"{roles[0]} {list(left.shape)} and {roles[1]} {list(right.shape)} have different ranks")
+        raise AdapterError(
+            f"{roles[0]} {list(left.shape)} and {roles[1]} {list(right.shape)} have different ranks"
+        )
     return left @ right
 
 
 def fit(delta: Tensor, shape: Sequence[int], tensors: Tensors, flattened: bool = False) -> Tensor:
     """`delta` in the weight's shape.
 
-    Only trailing ones may differ (a linear layer and a 1x1 convolution); with `flattened` the adapter's own layout is
-    [out, in * kernel], so that a matrix stands for any kernel.
+    Only trailing ones may differ (a linear layer and a 1x1 convolution); with `flattened` the
+    adapter's own layout is [out, in * kernel], so that a matrix stands for any kernel.
     """
     shape = tuple(shape)
     same = _without_trailing_ones(delta.shape) == _without_trailing_ones(shape)
     if flattened and delta.dim() == 2:
         same = len(shape) >= 2 and tuple(delta.shape) == (shape[0], math.prod(shape[1:]))
     if not same:
-        raise AdapterError(f"the adapter's weight is {list(delta.shape)}, the model's is {list(shape)} ({describe(tensors)})")
+        raise AdapterError(
+            f"the adapter's weight is {list(delta.shape)}, the model's is {list(shape)}"
+            f" ({describe(tensors)})"
+        )
     return delta.reshape(shape)
 
 
@@ -94,30 +112,45 @@ def _without_trailing_ones(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def narrow_roles(tensors: Tensors, start: int, length: int, **dimensions: int) -> Tensors:
-    """`tensors` with the roles named in `dimensions` cut to the output rows, which lie along the given dimension."""
+    """`tensors` with the roles named in `dimensions` cut to the output rows, which lie along the
+    given dimension.
+    """
     cut = {}
     for role, dimension in dimensions.items():
         if role in tensors:
             if not 0 <= start <= start + length <= size(tensors, dimension, role):
-                raise AdapterError(f"rows {start} to {start + length} lie outside of {role} {list(tensors[role].shape)}")
+                raise AdapterError(
+                    f"rows {start} to {start + length} lie outside of {role}"
+                    f" {list(tensors[role].shape)}"
+                )
             cut[role] = tensors[role].narrow(dimension, start, length)
     return {**tensors, **cut}
 
 
-def output_vector(tensor: Tensor, role: str, weight: Tensor, rows: tuple[int, int] | None) -> Tensor:
-    """One number per output row as [out, 1, ...], cut to `rows` of the trained module when these are given."""
+def output_vector(
+    tensor: Tensor, role: str, weight: Tensor, rows: tuple[int, int] | None
+) -> Tensor:
+    """One number per output row as [out, 1, ...], cut to `rows` of the trained module when these
+    are given.
+    """
     vector = tensor.flatten()
     start, length = rows or (0, vector.shape[0])
     if start + length > vector.shape[0] or length != weight.shape[0]:
         wanted = f"rows {start} to {start + length}" if rows else f"{weight.shape[0]} rows"
-        raise AdapterError(f"{role} has the shape {list(tensor.shape)}, but the weight {list(weight.shape)} needs {wanted}")
+        raise AdapterError(
+            f"{role} has the shape {list(tensor.shape)}, but the weight {list(weight.shape)} needs"
+            f" {wanted}"
+        )
     return vector.narrow(0, start, length).reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def input_vector(tensor: Tensor, role: str, weight: Tensor) -> Tensor:
     """One number per input column as [1, in, 1, ...]."""
     if weight.dim() < 2 or tensor.numel() != weight.shape[1]:
-        raise AdapterError(f"{role} has the shape {list(tensor.shape)}, which does not fit the inputs of {list(weight.shape)}")
+        raise AdapterError(
+            f"{role} has the shape {list(tensor.shape)}, which does not fit the inputs of"
+            f" {list(weight.shape)}"
+        )
     return tensor.reshape(1, -1, *[1] * (weight.dim() - 2))
 
 
@@ -127,29 +160,47 @@ def toward(weight: Tensor, target: Tensor, strength: float) -> Tensor:
 
 
 def check_indices(indices: Tensor, shape: Sequence[int], role: str) -> None:
-    """AdapterError for indices [2, n] that point outside of a weight of this shape as a matrix; meta tensors do not tell."""
-    # A stray index would kill a whole CUDA context, so these rare kinds are worth the look at their values.
+    """AdapterError for indices [2, n] that point outside of a weight of this shape as a matrix;
+    meta tensors do not tell.
+    """
+    # A stray index would kill a whole CUDA context, so these rare kinds are worth the look at their
+    # values.
     if indices.is_meta or not indices.numel():
         return
-    if indices.min() < 0 or indices[0].max() >= shape[0] or indices[1].max() >= math.prod(shape[1:]):
+    if (
+        indices.min() < 0
+        or indices[0].max() >= shape[0]
+        or indices[1].max() >= math.prod(shape[1:])
+    ):
         raise AdapterError(f"{role} point outside of a weight {list(shape)}")
 
 
 def check_all_rows(spec: AdapterSpec, rows: int, title: str, weight: Tensor) -> None:
-    """AdapterError where the weight is some of the `rows` output rows of a module of which the adapter needs all."""
+    """AdapterError where the weight is some of the `rows` output rows of a module of which the
+    adapter needs all.
+    """
     if spec.rows is not None and spec.rows != (0, rows):
-        raise AdapterError(f"{title} needs all rows of its module; the weight {list(weight.shape)} is some of them")
+        raise AdapterError(
+            f"{title} needs all rows of its module; the weight {list(weight.shape)} is some of them"
+        )
 
 
 def factor_of(kind: Kind, spec: AdapterSpec, tensors: Tensors) -> float:
-    """What the product of the file's own factors is multiplied with at strength 1 (alpha / rank or its like, use_scalar)."""
+    """What the product of the file's own factors is multiplied with at strength 1 (alpha / rank or
+    its like, use_scalar).
+    """
     scalar = take_scalar(tensors, "scalar").item() if "scalar" in tensors else 1.0
-    return scalar * kind.factor(spec, kind.rank({role: tensor.shape for role, tensor in tensors.items()}))
+    return scalar * kind.factor(
+        spec, kind.rank({role: tensor.shape for role, tensor in tensors.items()})
+    )
 
 
 def shape_told(spec: AdapterSpec) -> tuple[int, ...]:
     """The shape of the module, for kinds that need it."""
     shape = spec.option("shape")
     if not shape or 0 in shape:
-        raise AdapterError(f"the size of what a {spec.kind} changes cannot be told from the file; connect the model")
+        raise AdapterError(
+            f"the size of what a {spec.kind} changes cannot be told from the file; connect the"
+            " model"
+        )
     return shape

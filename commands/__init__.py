@@ -1,1 +1,3 @@
-"""The commands of lora-locksmith: one module each, with `add` (its arguments) and `run` (what it does; returns the exit code)."""
+"""The commands of lora-locksmith: one module each, with `add` (its arguments) and `run` (what it
+does; returns the exit code).
+"""

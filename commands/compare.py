@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..key_maps.comparison import compare_files
+from ..report.compare import compare_files
 from .arguments import a_path
 from .output import FINE, PROBLEMS, show_json, show_markdown
 
@@ -15,10 +15,16 @@ are: the cosine of the two for every layer. Exit code 0: they change the same la
 
 def add(commands: Any) -> None:
     """Add this command to the command line."""
-    command = commands.add_parser("compare", help="what two LoRA files have in common", description=DESCRIPTION)
+    command = commands.add_parser(
+        "compare", help="what two LoRA files have in common", description=DESCRIPTION
+    )
     command.add_argument("first", metavar="A", type=a_path, help="a LoRA, as .safetensors")
     command.add_argument("second", metavar="B", type=a_path, help="another one")
-    command.add_argument("--weights", action="store_true", help="also compare the weights; reads both files and needs torch")
+    command.add_argument(
+        "--weights",
+        action="store_true",
+        help="also compare the weights; reads both files and needs torch",
+    )
     command.add_argument("--json", action="store_true", help="for programs: one JSON object")
     command.set_defaults(run=run)
 
@@ -35,9 +41,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _weights(found: Any) -> Any:
-    from ..lora.stream import TensorStream
-    from ..lora.weights import compare_weights
+    from ..lora.io.stream import TensorStream
+    from ..lora.statistics import compare_weights
 
     first, second = found.first, found.second
-    with TensorStream(first.path, first.header) as tensors_a, TensorStream(second.path, second.header) as tensors_b:
+    with (
+        TensorStream(first.path, first.header) as tensors_a,
+        TensorStream(second.path, second.header) as tensors_b,
+    ):
         return compare_weights(first.plan, tensors_a, second.plan, tensors_b)

@@ -1,4 +1,6 @@
-"""fix PATH...: write LoRA files again under names that load, verified, and leave good ones alone."""
+"""fix PATH...: write LoRA files again under names that load, verified, and leave
+good ones alone.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +15,34 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..key_maps.checkpoint import site_of_checkpoint
-from ..key_maps.disagreement import unreadable
-from ..key_maps.errors import LocksmithError, exhausted
-from ..key_maps.files import check_free, making_folder, replacing
-from ..key_maps.hashes import file_hashes
-from ..key_maps.header import LoraFileError
-from ..key_maps.inspection import Inspection, inspect_file
-from ..key_maps.library import ENDINGS
-from ..key_maps.report import plural
-from ..key_maps.respell import NATIVE, UNTOLD, Refused, losses, losses_told, respell, rivals_apart, writable
+from ..errors import LocksmithError, exhausted
+from ..files.atomic import check_free, making_folder, replacing
+from ..files.hashes import file_hashes
+from ..files.header import LoraFileError
+from ..identify.checkpoint import site_of_checkpoint
+from ..lora.rewrite.rename import (
+    NATIVE,
+    UNTOLD,
+    Refused,
+    losses,
+    losses_told,
+    respell,
+    rivals_apart,
+    writable,
+)
+from ..planning.disagreement import unreadable
+from ..report.inspection import Inspection, inspect_file
+from ..report.library import ENDINGS
+from ..report.load_report import plural
 from .arguments import DTYPES, a_path, dtype_of, every_path, is_named_as_file
 from .inspect import loads_whole
 from .output import FAILED, FINE, PROBLEMS, one_line, progress, say, show_json, told_fault
 
 if TYPE_CHECKING:
-    from ..key_maps.plan import Plan
-    from ..key_maps.site import Site
-    from ..lora.convert import Conversion
-    from ..lora.writer import Written
+    from ..lora.io.writer import Written
+    from ..lora.rewrite.convert import Conversion
+    from ..planning.plan import Plan
+    from ..planning.target_model import Site
 
 DESCRIPTION = """Writes LoRA files in the names of another tool: fused and split exactly, read back and compared before they are
 put in place. Without --to: in ComfyUI's own names, and only files that the stock loader does not load wholly and rightly.
@@ -39,13 +50,26 @@ To go on training, give --to the trainer's name; the README says where each trai
 Exit code 0: all is done; 1: a file could not be written so, or not whole (--drop), and why; 2: a file cannot be read."""
 SOUND = "the stock loader loads it wholly and rightly; left as it is"
 ALREADY = "it has these names already; left as it is"
-ENDS = ("need nothing", "have these names already", "written", "written, but not whole", "not written", "cannot be read or written")
+ENDS = (
+    "need nothing",
+    "have these names already",
+    "written",
+    "written, but not whole",
+    "not written",
+    "cannot be read or written",
+)
 BACKUP = ".bak"
-WAYS = ("renamed", "fused, split or turned", "written as full matrices, as nothing smaller is exact")
+WAYS = (
+    "renamed",
+    "fused, split or turned",
+    "written as full matrices, as nothing smaller is exact",
+)
 
 
 class Outcome(NamedTuple):
-    """What became of one file: its exit code, one sentence, where the new file is, and how many keys that count are not in it."""
+    """What became of one file: its exit code, one sentence, where the new file is, and how many
+    keys that count are not in it.
+    """
 
     file: str
     code: int
@@ -56,25 +80,60 @@ class Outcome(NamedTuple):
 
 def add(commands: Any) -> None:
     """Add this command to the command line."""
-    command = commands.add_parser("fix", help="write LoRA files in names that load", description=DESCRIPTION)
-    command.add_argument("paths", nargs="+", metavar="PATH", type=a_path, help="a LoRA as .safetensors, or a folder of them")
-    command.add_argument("--to", choices=writable(), metavar="DIALECT", help=f"one of: {', '.join(writable())}")
+    command = commands.add_parser(
+        "fix", help="write LoRA files in names that load", description=DESCRIPTION
+    )
+    command.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        type=a_path,
+        help="a LoRA as .safetensors, or a folder of them",
+    )
+    command.add_argument(
+        "--to", choices=writable(), metavar="DIALECT", help=f"one of: {', '.join(writable())}"
+    )
     where = command.add_mutually_exclusive_group()
     where.add_argument(
         "-o", "--output", metavar="OUT", type=a_path,
         help="the folder for the new files, or the new file's name where there is one file (default: beside the old ones, as NAME.DIALECT)",
     )  # fmt: skip
-    where.add_argument("--in-place", action="store_true", help="put the new file in the old one's place, in one step")
-    command.add_argument("--backup", action="store_true", help=f"with --in-place: keep the old file as NAME{BACKUP}")
-    command.add_argument(
-        "--against", metavar="MODEL", type=a_path, help="the checkpoint or diffusion model the files are for: names and sizes are exact"
+    where.add_argument(
+        "--in-place",
+        action="store_true",
+        help="put the new file in the old one's place, in one step",
     )
-    command.add_argument("--recursive", action="store_true", help="folders: all that is below them, too")
-    command.add_argument("--dtype", choices=DTYPES, help="of the new file's tensors (default: each as it was)")
-    command.add_argument("--drop", action="store_true", help="leave out what has no place in the model, no name in DIALECT, or is NaN")
-    command.add_argument("--overwrite", action="store_true", help="replace files of the same name in the place of the new ones")
+    command.add_argument(
+        "--backup", action="store_true", help=f"with --in-place: keep the old file as NAME{BACKUP}"
+    )
+    command.add_argument(
+        "--against",
+        metavar="MODEL",
+        type=a_path,
+        help="the checkpoint or diffusion model the files are for: names and sizes are exact",
+    )
+    command.add_argument(
+        "--recursive", action="store_true", help="folders: all that is below them, too"
+    )
+    command.add_argument(
+        "--dtype", choices=DTYPES, help="of the new file's tensors (default: each as it was)"
+    )
+    command.add_argument(
+        "--drop",
+        action="store_true",
+        help="leave out what has no place in the model, no name in DIALECT, or is NaN",
+    )
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files of the same name in the place of the new ones",
+    )
     command.add_argument("--dry-run", action="store_true", help="only tell what would be done")
-    command.add_argument("--json", action="store_true", help="for programs: one JSON object for each file, one to a line")
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="for programs: one JSON object for each file, one to a line",
+    )
     command.set_defaults(run=run)
 
 
@@ -93,7 +152,11 @@ def run(options: argparse.Namespace) -> int:
             if told:
                 told(ends.total(), len(files))
             other = taken.setdefault(destination, path)
-            outcome = _outcome(path, destination, site, options) if other == path else _collision(path, destination, other)
+            outcome = (
+                _outcome(path, destination, site, options)
+                if other == path
+                else _collision(path, destination, other)
+            )
             worst = max(worst, outcome.code)
             ends[_end(outcome)] += 1
             if options.json or outcome.told != SOUND or path in named:
@@ -103,7 +166,9 @@ def run(options: argparse.Namespace) -> int:
     return worst
 
 
-def _outcome(path: Path, destination: Path, site: Site | None, options: argparse.Namespace) -> Outcome:
+def _outcome(
+    path: Path, destination: Path, site: Site | None, options: argparse.Namespace
+) -> Outcome:
     """Fix one file, and tell what became of it whatever happens."""
     try:
         return _fix(path, destination, site, options)
@@ -119,7 +184,10 @@ def _outcome(path: Path, destination: Path, site: Site | None, options: argparse
 
 
 def _collision(path: Path, destination: Path, other: Path) -> Outcome:
-    told = f"not written: {destination} is the new file's name for {other} already; give each its own --output"
+    told = (
+        f"not written: {destination} is the new file's name for {other} already; give each its own"
+        " --output"
+    )
     return Outcome(os.fspath(path), PROBLEMS, told)
 
 
@@ -135,14 +203,19 @@ def _end(outcome: Outcome) -> int:
 def _summary(ends: Counter[int], options: argparse.Namespace) -> str:
     if not ends:
         return f"{options.paths[0]}: there is no LoRA file in it; --recursive looks below it, too."
-    words = [f"would be {words}" if options.dry_run and place in (2, 3) else words for place, words in enumerate(ENDS)]
+    words = [
+        f"would be {words}" if options.dry_run and place in (2, 3) else words
+        for place, words in enumerate(ENDS)
+    ]
     told = [f"{ends[end]:,} {words[end]}" for end in sorted(ends)]
     return f"{plural(ends.total(), 'file')}: {', '.join(told)}."
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileExistsError):
-        return f"there is a {os.path.basename(error.filename or '')} already; --overwrite replaces it"
+        return (
+            f"there is a {os.path.basename(error.filename or '')} already; --overwrite replaces it"
+        )
     return str(error)
 
 
@@ -150,7 +223,11 @@ def _show(outcome: Outcome, options: argparse.Namespace) -> None:
     if options.json:
         show_json(outcome._asdict())
     else:
-        print(one_line(f"{outcome.file}: {outcome.told}."), file=sys.stderr if outcome.code == FAILED else sys.stdout, flush=True)
+        print(
+            one_line(f"{outcome.file}: {outcome.told}."),
+            file=sys.stderr if outcome.code == FAILED else sys.stdout,
+            flush=True,
+        )
 
 
 def _check_output(options: argparse.Namespace) -> None:
@@ -159,9 +236,17 @@ def _check_output(options: argparse.Namespace) -> None:
         return
     one = len(options.paths) == 1 and not os.path.isdir(options.paths[0])
     if is_named_as_file(options.output) and not one:
-        raise LoraFileError(options.output, "several new files need a folder, and this is the name of a file", "Name a folder")
+        raise LoraFileError(
+            options.output,
+            "several new files need a folder, and this is the name of a file",
+            "Name a folder",
+        )
     if os.path.isfile(options.output) and not is_named_as_file(options.output):
-        raise LoraFileError(options.output, "it is a file, not a folder", "Name a folder, or a file that ends with .safetensors")
+        raise LoraFileError(
+            options.output,
+            "it is a file, not a folder",
+            "Name a folder, or a file that ends with .safetensors",
+        )
 
 
 def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
@@ -173,7 +258,9 @@ def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
             continue
         # The list is made before anything is written, so that new files are not taken for old ones.
         pattern = "**/*" if options.recursive else "*"
-        for file in sorted(item for item in path.glob(pattern) if item.suffix.lower() in ENDINGS and item.is_file()):
+        for file in sorted(
+            item for item in path.glob(pattern) if item.suffix.lower() in ENDINGS and item.is_file()
+        ):
             if not file.name.startswith("."):
                 yield file, _destination(file, file.relative_to(path), options)
 
@@ -182,16 +269,20 @@ def _destination(path: Path, inside: Path, options: argparse.Namespace) -> Path:
     if options.in_place:
         return path
     if options.output:
-        return Path(options.output) if is_named_as_file(options.output) else Path(options.output, inside)
+        return (
+            Path(options.output)
+            if is_named_as_file(options.output)
+            else Path(options.output, inside)
+        )
     return path.with_name(f"{path.stem}.{options.to or NATIVE}{path.suffix}")
 
 
 def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Namespace) -> Outcome:
     import torch
 
-    from ..lora.reader import map_tensors
+    from ..lora.io.mapped import map_tensors
+    from ..lora.rewrite.verify import Unverified
     from ..lora.soundness import look_at_file
-    from ..lora.verify import Unverified
 
     dialect = options.to or NATIVE
     # Factors are small: more threads only wait for each other.
@@ -199,7 +290,8 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     found = inspect_file(path, site, whole=True)
     _check_told(found, dialect, options.drop)
     sound = not options.to and loads_whole(found) and not found.gains
-    # In a folder the numbers of a file whose header is right are sampled: reading all weights of a library would take minutes.
+    # In a folder the numbers of a file whose header is right are sampled: reading all weights of a
+    # library would take minutes.
     if sound and path not in map(Path, options.paths) and look_at_file(path, found.header).finite:
         return Outcome(os.fspath(path), FINE, SOUND)
     if options.in_place:
@@ -222,14 +314,16 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
         written = _write(found, tensors, destination, dialect, dtype, options)
     except Unverified as error:
         raise Refused((f"what was written did not do the same ({error})",)) from None
-    told = _told(found, dialect, (written.renamed, written.computed, written.full), written.left_out)
+    told = _told(
+        found, dialect, (written.renamed, written.computed, written.full), written.left_out
+    )
     told = f"{told}; {'the rest is ' if lost else ''}verified; {_now(written, site)} {written.path}".rstrip()
     return Outcome(os.fspath(path), code, told, os.fspath(written.path), len(lost))
 
 
 def _check_free(destination: Path, dialect: str, options: argparse.Namespace) -> None:
     """FileExistsError where a new file would find another in its place."""
-    from ..lora.writer import place_of
+    from ..lora.io.writer import place_of
 
     if not options.in_place:
         check_free(place_of(destination, dialect), options.overwrite)
@@ -252,20 +346,29 @@ def _check_told(found: Inspection, dialect: str, drop: bool) -> None:
     if not found.plan.site.components:
         raise Refused((f"{UNTOLD} with --against",))
     if apart := rivals_apart(found, dialect, drop):
-        raise Refused((f"it fits several models, of which {', '.join(apart)} would name it otherwise; give the right one with --against",))
+        raise Refused(
+            (
+                (
+                    f"it fits several models, of which {', '.join(apart)} would name it otherwise;"
+                    " give the right one with --against"
+                ),
+            )
+        )
 
 
 def _check_replaceable(path: Path, dialect: str) -> None:
     """Refused where the new file cannot stand in the old one's place."""
     if path.is_symlink():
-        raise Refused((f"it is a link, which would be replaced; name the file itself, {path.resolve()}",))
+        raise Refused(
+            (f"it is a link, which would be replaced; name the file itself, {path.resolve()}",)
+        )
     if dialect == "peft":
         raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
 
 
 def _converted(found: Inspection, tensors, dialect: str, dtype, drop: bool) -> Conversion:
     """`convert`, whose refusal names --drop where that would help."""
-    from ..lora.convert import convert
+    from ..lora.rewrite.convert import convert
 
     try:
         return convert(found.plan, tensors, dialect, dtype, drop)
@@ -273,30 +376,48 @@ def _converted(found: Inspection, tensors, dialect: str, dtype, drop: bool) -> C
         if drop or not respell(found.plan, dialect).refusals:
             raise
         rest = respell(found.plan, dialect, drop=True)
-        raise Refused((*error.reasons, *(["--drop leaves that out"] if rest.units and not rest.refusals else ()))) from None
+        raise Refused(
+            (
+                *error.reasons,
+                *(["--drop leaves that out"] if rest.units and not rest.refusals else ()),
+            )
+        ) from None
 
 
 def _already(found: Inspection, conversion: Conversion) -> bool:
-    """Whether the file has the dialect's names, and its strength where the dialect's readers look for it."""
+    """Whether the file has the dialect's names, and its strength where the dialect's readers look
+    for it.
+    """
     if conversion.specs.keys() != found.header.tensors.keys():
         return False
-    told = conversion.header_settings.keys() <= found.header.metadata.keys() or ("" in conversion.configs and found.config_beside)
+    told = conversion.header_settings.keys() <= found.header.metadata.keys() or (
+        "" in conversion.configs and found.config_beside
+    )
     kept = {"tensor": True, "config": bool(told), "folded": False}
-    return kept[conversion.writing.alpha] or all(item.scale == 1 for item in conversion.trained.values())
+    return kept[conversion.writing.alpha] or all(
+        item.scale == 1 for item in conversion.trained.values()
+    )
 
 
-def _write(found: Inspection, tensors, destination: Path, dialect: str, dtype, options: argparse.Namespace) -> Written:
-    from ..lora.writer import write_as
+def _write(
+    found: Inspection, tensors, destination: Path, dialect: str, dtype, options: argparse.Namespace
+) -> Written:
+    from ..lora.io.writer import write_as
 
     source = Path(found.path)
-    provenance = {**found.family_metadata, "locksmith.source": source.name, "locksmith.source_sha256": file_hashes(source).sha256}
+    provenance = {
+        **found.family_metadata,
+        "locksmith.source": source.name,
+        "locksmith.source_sha256": file_hashes(source).sha256,
+    }
     overwrite = options.overwrite or options.in_place
     backup = source.with_name(source.name + BACKUP)
     with making_folder(destination.parent), ExitStack() as stack:
         at_last = None
         if options.backup:
             check_backup(source, backup)
-            # As late as can be: what fails before has made no backup, and of two runs at once both keep the old file.
+            # As late as can be: what fails before has made no backup, and of two runs at once both
+            # keep the old file.
             at_last = partial(keep, source, backup, stack)
         return write_as(
             found.plan, tensors, destination, dialect,
@@ -305,14 +426,17 @@ def _write(found: Inspection, tensors, destination: Path, dialect: str, dtype, o
 
 
 def check_backup(source: Path, backup: Path) -> bool:
-    """Whether the backup is there already, by another run or one that was killed. Raises Refused where it is another file's."""
+    """Whether the backup is there already, by another run or one that was killed. Raises Refused
+    where it is another file's.
+    """
     if os.path.lexists(backup) and not (backup.exists() and backup.samefile(source)):
         raise Refused((f"there is a {backup.name} already; move it elsewhere",))
     return backup.exists()
 
 
 def keep(source: Path, backup: Path, stack: ExitStack) -> None:
-    """A second name for the old file, which the rename leaves alone; a copy where the file system has no links.
+    """A second name for the old file, which the rename leaves alone; a copy where the file system
+    has no links.
 
     `stack` takes it away again where the old file stays in its place. Raises Refused and OSError.
     """
@@ -334,11 +458,15 @@ def _file_at(path: Path) -> tuple[int, int]:
 
 def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: Mapping[str, str]) -> str:
     parts = [f"{found.writer} -> {dialect}" if found.writer != "cannot tell" else f"-> {dialect}"]
-    parts += [f"{plural(count, 'module')} {way}" for count, way in zip(ways, WAYS, strict=True) if count]
+    parts += [
+        f"{plural(count, 'module')} {way}" for count, way in zip(ways, WAYS, strict=True) if count
+    ]
     lost = losses(found.plan, left_out)
     rest = len(left_out) - len(lost)
     parts += [caution.rstrip(".") for caution in unreadable(found.config_beside)]
-    parts += [f"{plural(rest, 'key')} without an effect of {'its' if rest == 1 else 'their'} own left out"] * bool(rest)
+    parts += [
+        f"{plural(rest, 'key')} without an effect of {'its' if rest == 1 else 'their'} own left out"
+    ] * bool(rest)
     return losses_told(lost) + ", ".join(parts)
 
 

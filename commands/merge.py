@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from ..key_maps.errors import LocksmithError
-from ..key_maps.names import numbered, told_apart
+from ..errors import LocksmithError
+from ..report.file_names import numbered, told_apart
 from .arguments import a_path, add_cuts, add_dialect, add_written, ask_of, check_output, with_ending
 from .output import FINE, PROBLEMS, failed, say, show_json, show_markdown
 
@@ -37,28 +37,58 @@ class Wanted(NamedTuple):
 
 def add(commands: Any) -> None:
     """Add this command to the command line."""
-    command = commands.add_parser("merge", help="several LoRAs in one file", description=DESCRIPTION)
-    command.add_argument("loras", nargs="+", metavar="FILE[=STRENGTH[:STRENGTH]]", type=wanted, help="a LoRA and its strengths")
-    command.add_argument("-o", "--output", metavar="OUT", type=a_path, help="the new file, .safetensors; not needed with --dry-run")
+    command = commands.add_parser(
+        "merge", help="several LoRAs in one file", description=DESCRIPTION
+    )
+    command.add_argument(
+        "loras",
+        nargs="+",
+        metavar="FILE[=STRENGTH[:STRENGTH]]",
+        type=wanted,
+        help="a LoRA and its strengths",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=a_path,
+        help="the new file, .safetensors; not needed with --dry-run",
+    )
     told = f"how deltas become one (default: %(default)s): {', '.join(METHODS)}"
     command.add_argument("--method", default="sum", type=a_method, metavar="METHOD", help=told)
     command.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="OPTION=NUMBER", type=setting, help="an option of the method"
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="OPTION=NUMBER",
+        type=setting,
+        help="an option of the method",
     )
-    command.add_argument("--seed", type=int, default=0, help="of methods that draw (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=int, default=0, help="of methods that draw (default: %(default)s)"
+    )
     command.add_argument(
         "--blocks", nargs=2, action="append", default=[], metavar=("N", "WEIGHTS"),
         help="weights for parts of the N-th LoRA, such as 'double_blocks.0-5=0.5, *.img_mlp=0, te=0'",
     )  # fmt: skip
     add_cuts(command)
-    command.add_argument("--exact", action="store_true", help="full differences, as large as the weights, where no factors are exact")
+    command.add_argument(
+        "--exact",
+        action="store_true",
+        help="full differences, as large as the weights, where no factors are exact",
+    )
     add_written(command, "as in the sources")
     add_dialect(command)
     command.add_argument(
         "--against", metavar="MODEL", type=a_path,
         help="the model they are for: needed for DoRA and OFT, which are folded, and where no file tells it",
     )  # fmt: skip
-    command.add_argument("--dry-run", action="store_true", help="tell what would come, and how the LoRAs agree; write nothing")
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tell what would come, and how the LoRAs agree; write nothing",
+    )
     command.set_defaults(run=run)
 
 
@@ -74,14 +104,18 @@ def wanted(text: str) -> Wanted:
             return Wanted(a_path(text), 1.0, 1.0)
         strengths = []
     if not 1 <= len(strengths) <= 2 or not all(map(math.isfinite, strengths)):
-        raise argparse.ArgumentTypeError(f"{text!r}: a strength is a number, or two parted by a colon, such as 0.8 or 0.8:0.3")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a strength is a number, or two parted by a colon, such as 0.8 or 0.8:0.3"
+        )
     return Wanted(a_path(path), strengths[0], strengths[-1])
 
 
 def a_method(text: str) -> str:
     """The name of a method."""
     if text not in METHODS:
-        raise argparse.ArgumentTypeError(f"there is no method {text!r}; the methods are {', '.join(METHODS)}")
+        raise argparse.ArgumentTypeError(
+            f"there is no method {text!r}; the methods are {', '.join(METHODS)}"
+        )
     return text
 
 
@@ -91,17 +125,26 @@ def setting(text: str) -> tuple[str, float]:
     try:
         return name, float(number)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form OPTION=NUMBER, such as density=0.5") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the form OPTION=NUMBER, such as density=0.5"
+        ) from None
 
 
 def run(options: argparse.Namespace) -> int:
     """Merge the files."""
-    from ..lora.merge import Recipe
+    from ..lora.merge.merge import Recipe
 
     try:
         if not options.output and not options.dry_run:
             raise ValueError("say with -o where the merge goes")
-        recipe = Recipe(options.method, dict(options.settings), *ask_of(options), options.dtype or "", options.seed, exact=options.exact)
+        recipe = Recipe(
+            options.method,
+            dict(options.settings),
+            *ask_of(options),
+            options.dtype or "",
+            options.seed,
+            exact=options.exact,
+        )
         # All that can be wrong without the files, before any of them is read.
         recipe.check(len(options.loras))
         blocks = _blocks(options.blocks, len(options.loras))
@@ -116,17 +159,22 @@ def run(options: argparse.Namespace) -> int:
     return FINE if told.is_whole else PROBLEMS
 
 
-def _sources(options: argparse.Namespace, blocks: Mapping[int, Any], files: ExitStack) -> tuple[list[Any], dict[str, str]]:
+def _sources(
+    options: argparse.Namespace, blocks: Mapping[int, Any], files: ExitStack
+) -> tuple[list[Any], dict[str, str]]:
     """The sources, and what tells for which model they are."""
-    from ..key_maps.checkpoint import site_of_checkpoint
-    from ..key_maps.header import adapter_config_beside, read_header
-    from ..lora.block_weights import NO_BLOCKS
-    from ..lora.collect import Source
-    from ..lora.stream import TensorStream
-    from ..lora.together import File, inspect_together
+    from ..files.header import adapter_config_beside, read_header
+    from ..identify.checkpoint import site_of_checkpoint
+    from ..lora.io.stream import TensorStream
+    from ..lora.merge.block_weights import NO_BLOCKS
+    from ..lora.merge.collect import Source
+    from ..lora.merge.plan_together import File, inspect_together
 
     site = site_of_checkpoint(options.against).site if options.against else None
-    read = [File(entry.path, read_header(entry.path), adapter_config_beside(entry.path)) for entry in options.loras]
+    read = [
+        File(entry.path, read_header(entry.path), adapter_config_beside(entry.path))
+        for entry in options.loras
+    ]
     names = numbered(told_apart([entry.path for entry in options.loras]))
     inspections = inspect_together(read, site)
     sources = [
@@ -136,32 +184,40 @@ def _sources(options: argparse.Namespace, blocks: Mapping[int, Any], files: Exit
         )
         for place, (entry, found) in enumerate(zip(options.loras, inspections, strict=True))
     ]  # fmt: skip
-    return sources, next((found.family_metadata for found in inspections if found.family_metadata), {})
+    return sources, next(
+        (found.family_metadata for found in inspections if found.family_metadata), {}
+    )
 
 
 def _base(options: argparse.Namespace, sources: Sequence[Any]) -> Any:
     """The model's weights by name, where there is a model and anything that needs it."""
-    from ..lora.collect import refused
-    from ..lora.model_file import ModelFile
+    from ..lora.io.model_file import ModelFile
+    from ..lora.merge.collect import refused
 
-    return ModelFile(options.against).weight if options.against and refused(sources, False) else None
+    return (
+        ModelFile(options.against).weight if options.against and refused(sources, False) else None
+    )
 
 
 def _blocks(given: Sequence[Sequence[str]], count: int) -> dict[int, Any]:
-    from ..lora.block_weights import read_block_weights
+    from ..lora.merge.block_weights import read_block_weights
 
     blocks = {}
     for number, text in given:
         if not number.isdecimal() or not 1 <= int(number) <= count:
-            raise ValueError(f"--blocks {number}: the first is the number of a LoRA, from 1 to {count}")
+            raise ValueError(
+                f"--blocks {number}: the first is the number of a LoRA, from 1 to {count}"
+            )
         blocks[int(number) - 1] = read_block_weights(text)
     return blocks
 
 
-def _merge(options: argparse.Namespace, recipe: Any, sources: Sequence[Any], family: Mapping[str, str]) -> Any:
-    from ..lora.forecast import forecast
-    from ..lora.merge_file import merge_metadata, write_merged
-    from ..lora.merge_report import MergeReport
+def _merge(
+    options: argparse.Namespace, recipe: Any, sources: Sequence[Any], family: Mapping[str, str]
+) -> Any:
+    from ..lora.merge.dry_run import forecast
+    from ..lora.merge.report import MergeReport
+    from ..lora.merge.write import merge_metadata, write_merged
 
     report = MergeReport(sources, recipe)
     if options.dry_run:
@@ -169,8 +225,21 @@ def _merge(options: argparse.Namespace, recipe: Any, sources: Sequence[Any], fam
         return report
     if options.exact:
         say(f"The new file will take up to {forecast(sources, recipe).bytes / 1e6:,.1f} MB.")
-    metadata = {**merge_metadata(sources, recipe, [entry.path for entry in options.loras]), **family}
+    metadata = {
+        **merge_metadata(sources, recipe, [entry.path for entry in options.loras]),
+        **family,
+    }
     base = _base(options, sources)
-    made = write_merged(options.output, sources, recipe, metadata, base, options.overwrite, report.add, meetings=True, dialect=options.to)
+    made = write_merged(
+        options.output,
+        sources,
+        recipe,
+        metadata,
+        base,
+        options.overwrite,
+        report.add,
+        meetings=True,
+        dialect=options.to,
+    )
     report.written = str(made)
     return report

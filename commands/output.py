@@ -1,4 +1,6 @@
-"""Writes to the terminal: laid out by rich for people, plain where the output goes into a file or a pipe."""
+"""Writes to the terminal: laid out by rich for people, plain where the output goes into a file or a
+pipe.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,15 @@ if TYPE_CHECKING:
 
 WIDEST_FIRST = 36  # columns a file name gets before it is folded
 FINE, PROBLEMS, FAILED, INTERRUPTED = 0, 1, 2, 130
-LEAST_OTHERS = 13  # columns that every other cell needs to be read; on a narrower terminal rows are listed
+LEAST_OTHERS = (
+    13  # columns that every other cell needs to be read; on a narrower terminal rows are listed
+)
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PART = ".part"  # how the names of files end that are being written
-NO_RICH = "Output for a terminal needs the library rich: pip install rich. Into a file or a pipe, and with --json, it works without."
+NO_RICH = (
+    "Output for a terminal needs the library rich: pip install rich. Into a file or a pipe, and"
+    " with --json, it works without."
+)
 
 
 def console(error: bool = False) -> Console | None:
@@ -35,7 +42,9 @@ def console(error: bool = False) -> Console | None:
 
 
 def shown(text: str) -> str:
-    """The text with control characters escaped: names come from strangers' files, and a terminal would do what they say."""
+    """The text with control characters escaped: names come from strangers' files, and a terminal
+    would do what they say.
+    """
     return CONTROL.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
@@ -53,7 +62,8 @@ def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
         return
     from rich.progress import Progress
 
-    # rich would draw what is printed meanwhile above the bar, also what is meant for a file or a pipe.
+    # rich would draw what is printed meanwhile above the bar, also what is meant for a file or a
+    # pipe.
     with Progress(console=target, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -65,13 +75,17 @@ def one_line(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line for people beside the output proper, which a pipe may want alone, and after it."""
+    """Print a line for people beside the output proper, which a pipe may want
+    alone, and after it.
+    """
     sys.stdout.flush()
     print(shown(text), file=sys.stderr, flush=True)
 
 
 def show_json(told: Any) -> None:
-    """Print one JSON object on a line of its own; a number that JSON has no word for (NaN, infinite) becomes null."""
+    """Print one JSON object on a line of its own; a number that JSON has no word for (NaN,
+    infinite) becomes null.
+    """
     try:
         text = json.dumps(told, allow_nan=False)
     except ValueError:
@@ -90,7 +104,11 @@ def complain(fault: str, as_json: bool = False) -> int:
 
 def failed(error: Exception, as_json: bool) -> int:
     """Tell why nothing was written; returns the exit code."""
-    return complain(told_fault(error), True) if as_json else complain(f"{told_fault(error)}. Nothing was written")
+    return (
+        complain(told_fault(error), True)
+        if as_json
+        else complain(f"{told_fault(error)}. Nothing was written")
+    )
 
 
 def told_fault(error: Exception) -> str:
@@ -99,7 +117,10 @@ def told_fault(error: Exception) -> str:
         return str(error)
     place = os.fsdecode(error.filename or "The output")
     # A new file has a name of its own until it is whole, which nobody has asked for.
-    return f"{os.path.dirname(os.path.abspath(place)) if place.endswith(PART) else place}: {error.strerror or error}"
+    return (
+        f"{os.path.dirname(os.path.abspath(place)) if place.endswith(PART) else place}:"
+        f" {error.strerror or error}"
+    )
 
 
 def spread(numbers: Sequence[int]) -> str:
@@ -109,9 +130,11 @@ def spread(numbers: Sequence[int]) -> str:
 
 
 def show_any_text() -> None:
-    """Let names that are no text, or that the terminal has no letters for, be shown escaped and not raise.
+    """Let names that are no text, or that the terminal has no letters for, be shown escaped and not
+    raise.
 
-    What goes to a stream that is closed is lost, as it should be; a file that is opened next must not get its number.
+    What goes to a stream that is closed is lost, as it should be; a file that is opened next must
+    not get its number.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -132,7 +155,9 @@ def show_markdown(text: str) -> None:
 
 
 def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table, laid out on a terminal; elsewhere one line for each row, cells parted by tabs."""
+    """Print a table, laid out on a terminal; elsewhere one line for each row,
+    cells parted by tabs.
+    """
     rows = [tuple(map(shown, row)) for row in rows]
     target = console()
     if target is None:

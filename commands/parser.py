@@ -1,4 +1,6 @@
-"""Reads the command line, runs the command, and turns what goes wrong into one clear line and an exit code."""
+"""Reads the command line, runs the command, and turns what goes wrong into one clear line and an
+exit code.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ..key_maps.errors import LocksmithError, exhausted
-from ..key_maps.library import ENDINGS
+from ..errors import LocksmithError, exhausted
+from ..report.library import ENDINGS
 from . import compare, extract, fix, inspect, merge, resize, scan
 from .output import FAILED, INTERRUPTED, complain, one_line, show_any_text, told_fault
 
 NAME = "lora-locksmith"
-EXIT_CODES = "Exit codes: 0 all well, 1 something has no effect, 2 wrong use or a file that cannot be read or written, 130 Ctrl-C."
+EXIT_CODES = (
+    "Exit codes: 0 all well, 1 something has no effect, 2 wrong use or a file that cannot be read"
+    " or written, 130 Ctrl-C."
+)
 COMMANDS = (inspect, scan, compare, fix, merge, resize, extract)
 
 # What the commands that read weights import; `inspect`, `scan` and `compare` do without.
 FROM_COMFYUI = ("torch", "safetensors", "numpy")
-REMEDY = f"Run `cli.py` with the Python that runs ComfyUI, or install it: pip install {' '.join(FROM_COMFYUI)}"
+REMEDY = (
+    "Run `cli.py` with the Python that runs ComfyUI, or install it: pip install"
+    f" {' '.join(FROM_COMFYUI)}"
+)
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong with a value in one line; how a command is used only where that is what was wrong."""
+    """Tells what is wrong with a value in one line; how a command is used only where that is what
+    was wrong.
+    """
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit."""
@@ -44,7 +54,9 @@ class ShowVersion(argparse.Action):
 
 
 def version() -> str:
-    """The version that pyproject.toml states; of an installed package, that it was installed with."""
+    """The version that pyproject.toml states; of an installed package, that it
+    was installed with.
+    """
     project = Path(__file__).parents[1] / "pyproject.toml"
     if project.is_file():
         return re.search(r'^version = "(.+)"', project.read_text("utf-8"), re.MULTILINE)[1]
@@ -55,7 +67,10 @@ def version() -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
-    description = "LoRA files, whoever trained them: what is in them, what will load; mended, merged, resized."
+    description = (
+        "LoRA files, whoever trained them: what is in them, what will load; mended, merged,"
+        " resized."
+    )
     top = Parser(prog=NAME, description=description, epilog=EXIT_CODES)
     top.add_argument("--version", action=ShowVersion, nargs=0, help="tell the version and exit")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -79,7 +94,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if not exhausted(error):
             raise
         done = " ".join(map(str, sys.argv[1:] if arguments is None else arguments))
-        return complain(f"{done}: {exhausted(error)}. Nothing was written of what was not finished", as_json)
+        return complain(
+            f"{done}: {exhausted(error)}. Nothing was written of what was not finished", as_json
+        )
     except ModuleNotFoundError as error:
         if error.name not in FROM_COMFYUI:
             raise
@@ -99,11 +116,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def with_dashes(arguments: Sequence[str]) -> list[str]:
-    """The arguments; a file whose name begins with a dash is named so that it is not taken for an option."""
+    """The arguments; a file whose name begins with a dash is named so that it is not taken for an
+    option.
+    """
     told = []
     for argument in arguments:
         name = argument if argument.lower().endswith(ENDINGS) else argument.partition("=")[0]
-        is_file = argument.startswith("-") and name.lower().endswith(ENDINGS) and os.path.lexists(name)
+        is_file = (
+            argument.startswith("-") and name.lower().endswith(ENDINGS) and os.path.lexists(name)
+        )
         told.append(os.path.join(os.curdir, argument) if is_file else argument)
     return told
 

@@ -1,1 +1,7 @@
-"""Knowledge about LoRA key names and the small engines that read it: no torch, no ComfyUI, only the standard library."""
+"""What is known of models, trainers and adapters, as text: tables, records, and their readers.
+Standard library only.
+"""
+
+from pathlib import Path
+
+KEY_MAPS = Path(__file__).parent

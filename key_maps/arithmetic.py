@@ -1,4 +1,6 @@
-"""Arithmetic that records write: numbers, names, + - * / **, square roots, and the shapes of an adapter's tensors. Nothing else runs."""
+"""Arithmetic that records write: numbers, names, + - * / **, square roots, and the shapes of an
+adapter's tensors. Nothing else runs.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,26 @@ OPERATORS: Mapping[type, Callable[[float, float], float]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow,
 }  # fmt: skip
 FUNCTIONS: Mapping[str, Callable[..., float]] = {"sqrt": math.sqrt, "min": min, "max": max}
-ON_SHAPES: Mapping[str, Callable[..., float]] = {"size": lambda shape, place: shape[place], "dims": len}
+ON_SHAPES: Mapping[str, Callable[..., float]] = {
+    "size": lambda shape, place: shape[place],
+    "dims": len,
+}
 LARGEST = 1e30  # numbers beyond it are no settings that anybody trained with
 FAILURES = (KeyError, IndexError, ZeroDivisionError, OverflowError, ValueError, TypeError)
 
 
 def as_number(value: Any) -> float | None:
-    """A value of a setting as a finite number: JSON numbers and texts of numbers; None for all else, booleans included."""
+    """A value of a setting as a finite number: JSON numbers and texts of numbers; None for all
+    else, booleans included.
+    """
     number = typed(value, NUMBER)
     return number if number is not None and abs(number) <= LARGEST else None
 
 
 class Expression:
-    """`alpha / sqrt(rank)`; size(ROLE, n) is the n-th size of a tensor, dims(ROLE) how many it has."""
+    """`alpha / sqrt(rank)`; size(ROLE, n) is the n-th size of a tensor,
+    dims(ROLE) how many it has.
+    """
 
     def __init__(self, text: str):
         self.text = text
@@ -43,13 +52,22 @@ class Expression:
         """Raises ValueError for anything that is not arithmetic."""
         if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
             parts = [node.left, node.right]
-        elif isinstance(node, ast.Call) and _function(node) in {*FUNCTIONS, *ON_SHAPES} and node.args and not node.keywords:
+        elif (
+            isinstance(node, ast.Call)
+            and _function(node) in {*FUNCTIONS, *ON_SHAPES}
+            and node.args
+            and not node.keywords
+        ):
             parts = node.args
-        elif isinstance(node, ast.Name) or (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
+        elif isinstance(node, ast.Name) or (
+            isinstance(node, ast.Constant) and type(node.value) in (int, float)
+        ):
             parts = []
         else:
             known = ", ".join((*FUNCTIONS, *ON_SHAPES))
-            raise ValueError(f"{ast.unparse(node)!r} is not arithmetic of numbers, names, + - * / ** and {known}")
+            raise ValueError(
+                f"{ast.unparse(node)!r} is not arithmetic of numbers, names, + - * / ** and {known}"
+            )
         for part in parts:
             self._check(part)
 
@@ -57,21 +75,34 @@ class Expression:
     def names(self) -> frozenset[str]:
         """The names it needs values of."""
         calls = [node for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
-        others = {id(call.func) for call in calls} | {id(call.args[0]) for call in calls if _function(call) in ON_SHAPES}
-        return frozenset(node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name) and id(node) not in others)
+        others = {id(call.func) for call in calls} | {
+            id(call.args[0]) for call in calls if _function(call) in ON_SHAPES
+        }
+        return frozenset(
+            node.id
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Name) and id(node) not in others
+        )
 
     @cached_property
     def on_shapes(self) -> bool:
         """Whether it asks for the shape of a tensor."""
-        return any(isinstance(node, ast.Call) and _function(node) in ON_SHAPES for node in ast.walk(self.tree))
+        return any(
+            isinstance(node, ast.Call) and _function(node) in ON_SHAPES
+            for node in ast.walk(self.tree)
+        )
 
     def value(self, values: Mapping[str, float], shapes: Shapes) -> float | None:
-        """Its finite value; None where a name has no value, a tensor is not there, or the arithmetic fails."""
+        """Its finite value; None where a name has no value, a tensor is not there, or the
+        arithmetic fails.
+        """
         try:
             result = _value(self.tree, values, shapes)
         except FAILURES:
             return None
-        return float(result) if isinstance(result, (int, float)) and abs(result) <= LARGEST else None
+        return (
+            float(result) if isinstance(result, (int, float)) and abs(result) <= LARGEST else None
+        )
 
 
 def _function(call: ast.Call) -> str:
@@ -84,9 +115,13 @@ def _value(node: ast.expr, values: Mapping[str, float], shapes: Shapes) -> Any:
     if isinstance(node, ast.Name):
         return values[node.id]
     if isinstance(node, ast.BinOp):
-        return OPERATORS[type(node.op)](_value(node.left, values, shapes), _value(node.right, values, shapes))
+        return OPERATORS[type(node.op)](
+            _value(node.left, values, shapes), _value(node.right, values, shapes)
+        )
     assert isinstance(node, ast.Call)
-    arguments = [_value(argument, values, shapes) for argument in node.args[_function(node) in ON_SHAPES :]]
+    arguments = [
+        _value(argument, values, shapes) for argument in node.args[_function(node) in ON_SHAPES :]
+    ]
     if _function(node) in FUNCTIONS:
         return FUNCTIONS[_function(node)](*arguments)
     role = node.args[0]

@@ -1,4 +1,6 @@
-"""Reads convention records (what a writer means by its tensors, and which evidence gives it away) and decides which of them hold."""
+"""Reads convention records (what a writer means by its tensors, and which evidence gives it away)
+and decides which of them hold.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import LocksmithError
 from .arithmetic import Expression, as_number
-from .errors import LocksmithError
 from .evidence import ROOMS, Condition, Evidence, read_condition
 from .lines import lines_of, read_text
 
@@ -23,8 +25,9 @@ class ConventionError(LocksmithError, ValueError):
 class Case(NamedTuple):
     """What a convention means under some conditions.
 
-    scale: what multiplies the delta. kind: of adapter that its tensors are. options: for its mathematics. refuse: why it is not
-    applied. caution: why the result is doubtful. All empty: what is usual.
+    scale: what multiplies the delta. kind: of adapter that its tensors are. options: for its
+    mathematics. refuse: why it is not applied. caution: why the result is doubtful. All empty: what
+    is usual.
     """
 
     title: str
@@ -42,7 +45,9 @@ class Case(NamedTuple):
 
 
 class Convention(NamedTuple):
-    """One record: where all `conditions` hold, the first case counts whose own hold too. `over`: records it stands before."""
+    """One record: where all `conditions` hold, the first case counts whose own hold too. `over`:
+    records it stands before.
+    """
 
     name: str
     title: str
@@ -55,11 +60,17 @@ class Convention(NamedTuple):
 
     def possible(self) -> Possible:
         """All of it: nothing is answered yet."""
-        return Possible(self, self.conditions, tuple((case, case.conditions) for case in self.cases))
+        return Possible(
+            self, self.conditions, tuple((case, case.conditions) for case in self.cases)
+        )
 
     def beyond_numbers(self) -> Convention:
-        """What it says that no tensor can: a file this pack has written has all scales in its tensors, and is in no doubt."""
-        return self._replace(cases=tuple(case._replace(scale=None, caution="") for case in self.cases))
+        """What it says that no tensor can: a file this pack has written has all scales in its
+        tensors, and is in no doubt.
+        """
+        return self._replace(
+            cases=tuple(case._replace(scale=None, caution="") for case in self.cases)
+        )
 
     @property
     def is_of_numbers(self) -> bool:
@@ -68,26 +79,47 @@ class Convention(NamedTuple):
 
 
 class Possible(NamedTuple):
-    """A convention as far as it is still open: its conditions without those that were answered with yes already."""
+    """A convention as far as it is still open: its conditions without those that were answered with
+    yes already.
+    """
 
     convention: Convention
     conditions: tuple[Condition, ...]
     cases: tuple[tuple[Case, tuple[Condition, ...]], ...]
 
-    def narrowed(self, evidence: Evidence, answered: Callable[[Condition], bool]) -> Possible | None:
-        """What is left when the conditions for which `answered` have had their answer; None where it does not hold."""
+    def narrowed(
+        self, evidence: Evidence, answered: Callable[[Condition], bool]
+    ) -> Possible | None:
+        """What is left when the conditions for which `answered` have had their answer; None where
+        it does not hold.
+        """
         numbers = _Numbers(evidence, self.convention.lets)
         conditions = _left(self.conditions, evidence, numbers, answered)
-        cases = [(case, left) for case, ones in self.cases if (left := _left(ones, evidence, numbers, answered)) is not None]
+        cases = [
+            (case, left)
+            for case, ones in self.cases
+            if (left := _left(ones, evidence, numbers, answered)) is not None
+        ]
         certain = next((place + 1 for place, (_, left) in enumerate(cases) if not left), None)
-        return self._replace(conditions=conditions, cases=tuple(cases[:certain])) if conditions is not None and cases else None
+        return (
+            self._replace(conditions=conditions, cases=tuple(cases[:certain]))
+            if conditions is not None and cases
+            else None
+        )
 
     def case(self, evidence: Evidence) -> Case | None:
         """The case that holds for an adapter; None where the convention says nothing of it."""
         numbers = _Numbers(evidence, self.convention.lets)
         if not all(condition.holds(evidence, numbers) for condition in self.conditions):
             return None
-        return next((case for case, conditions in self.cases if all(one.holds(evidence, numbers) for one in conditions)), None)
+        return next(
+            (
+                case
+                for case, conditions in self.cases
+                if all(one.holds(evidence, numbers) for one in conditions)
+            ),
+            None,
+        )
 
 
 class _Numbers(dict):
@@ -106,7 +138,10 @@ class _Numbers(dict):
 
 
 def _left(
-    conditions: Sequence[Condition], evidence: Evidence, numbers: Mapping[str, float], answered: Callable[[Condition], bool]
+    conditions: Sequence[Condition],
+    evidence: Evidence,
+    numbers: Mapping[str, float],
+    answered: Callable[[Condition], bool],
 ) -> tuple[Condition, ...] | None:
     """The conditions that are not answered yet; None where the answer of one is no."""
     left = []
@@ -125,8 +160,16 @@ OF_RECORD = ("title", "source", "kinds", "let", "over")
 
 
 def read_convention(path: Path) -> Convention:
-    """Read the record at `path`; raises ConventionError naming file, line, what is wrong and the remedy."""
-    record: dict[str, Any] = {"sources": (), "kinds": frozenset(), "lets": (), "over": frozenset(), "conditions": ()}
+    """Read the record at `path`; raises ConventionError naming file, line, what is wrong and the
+    remedy.
+    """
+    record: dict[str, Any] = {
+        "sources": (),
+        "kinds": frozenset(),
+        "lets": (),
+        "over": frozenset(),
+        "conditions": (),
+    }
     cases: list[Case] = []
     for number, line in lines_of(read_text(path, ConventionError)):
         line = line.strip()
@@ -138,7 +181,9 @@ def read_convention(path: Path) -> Convention:
         except (ValueError, SyntaxError) as error:
             raise ConventionError(f"{path}, line {number}: {error}. Correct the line") from None
     if not record.get("title") or not record["sources"] or not cases:
-        raise ConventionError(f"{path}: a title, a source and what it means are needed. Add the lines")
+        raise ConventionError(
+            f"{path}: a title, a source and what it means are needed. Add the lines"
+        )
     return Convention(path.stem, cases=tuple(cases), **record)
 
 
@@ -155,7 +200,10 @@ def _take(record: dict[str, Any], cases: list[Case], key: str, value: str) -> No
         record["conditions"] += (read_condition(value),)
     elif key not in OF_RECORD or cases:
         place = "below a [case]" if cases else "in a record"
-        raise ValueError(f"{key!r} has no meaning {place}: use one of if, {', '.join(EFFECTS if cases else (*OF_RECORD, *EFFECTS))}")
+        raise ValueError(
+            f"{key!r} has no meaning {place}: use one of if,"
+            f" {', '.join(EFFECTS if cases else (*OF_RECORD, *EFFECTS))}"
+        )
     elif key == "title":
         record["title"] = value
     elif key == "let":
@@ -196,16 +244,31 @@ def conventions(folder: Path = FOLDER) -> tuple[Convention, ...]:
 @cache
 def asked_metadata() -> tuple[str, ...]:
     """The keys of a file's metadata that the pack's conventions ask for."""
-    texts = [condition.subject for one in conventions() for case in one.cases for condition in (*one.conditions, *case.conditions)]
+    texts = [
+        condition.subject
+        for one in conventions()
+        for case in one.cases
+        for condition in (*one.conditions, *case.conditions)
+    ]
     texts += [source for one in conventions() for _, source in one.lets if isinstance(source, str)]
-    return tuple(sorted({text.partition(".")[2].partition(">")[0] for text in texts if text.startswith("metadata.")}))
+    return tuple(
+        sorted(
+            {
+                text.partition(".")[2].partition(">")[0]
+                for text in texts
+                if text.startswith("metadata.")
+            }
+        )
+    )
 
 
 # Deciding
 
 
 class Meaning(NamedTuple):
-    """What the conventions that hold for an adapter say of it. `title` and `evidence`: which ones, and why, for the report."""
+    """What the conventions that hold for an adapter say of it. `title` and `evidence`: which ones,
+    and why, for the report.
+    """
 
     scale: float | None = None
     kind: str = ""
@@ -217,14 +280,22 @@ class Meaning(NamedTuple):
 
 
 USUAL = Meaning()
-OWN_MARKS = frozenset({"locksmith.converter", "locksmith.merge", "locksmith.resized", "locksmith.extracted"})
+OWN_MARKS = frozenset(
+    {"locksmith.converter", "locksmith.merge", "locksmith.resized", "locksmith.extracted"}
+)
 
 
 class Conventions:
-    """The conventions that the metadata of one file, its model, and the settings that hold for some of its adapters, leave possible."""
+    """The conventions that the metadata of one file, its model, and the settings that hold for some
+    of its adapters, leave possible.
+    """
 
     def __init__(
-        self, metadata: Mapping[str, str], settings: Mapping[str, Any], known: Sequence[Convention] | None = None, family: str = ""
+        self,
+        metadata: Mapping[str, str],
+        settings: Mapping[str, Any],
+        known: Sequence[Convention] | None = None,
+        family: str = "",
     ):
         self.metadata, self.settings = metadata, settings
         file = Evidence("", "", {}, None, metadata, settings, _no_number, family=family)
@@ -236,19 +307,33 @@ class Conventions:
         self.by_roles: dict[tuple[str, tuple[str, ...]], list[Possible]] = {}
 
     def of(self, kind: str, roles: tuple[str, ...]) -> list[Possible]:
-        """Those that are possible for adapters of a kind with these tensors; for most there are none."""
+        """Those that are possible for adapters of a kind with these tensors; for most there are
+        none.
+        """
         found = self.by_roles.get((kind, roles))
         if found is None:
-            evidence = Evidence(kind, "", dict.fromkeys(roles, ()), None, self.metadata, self.settings, _no_number)
-            mine = (one for one in self.possible if not one.convention.kinds or kind in one.convention.kinds)
-            found = [left for one in mine if (left := one.narrowed(evidence, _by_roles)) is not None]
+            evidence = Evidence(
+                kind, "", dict.fromkeys(roles, ()), None, self.metadata, self.settings, _no_number
+            )
+            mine = (
+                one
+                for one in self.possible
+                if not one.convention.kinds or kind in one.convention.kinds
+            )
+            found = [
+                left for one in mine if (left := one.narrowed(evidence, _by_roles)) is not None
+            ]
             self.by_roles[kind, roles] = found
         return found
 
     def meaning(self, evidence: Evidence) -> Meaning:
-        """What they say of one adapter; where two decide the same thing, the one that is `over` the other counts."""
+        """What they say of one adapter; where two decide the same thing, the one that is `over` the
+        other counts.
+        """
         asked = self.of(evidence.kind, tuple(evidence.shapes))
-        holding = [(one.convention, case) for one in asked if (case := one.case(evidence)) is not None]
+        holding = [
+            (one.convention, case) for one in asked if (case := one.case(evidence)) is not None
+        ]
         if not holding:
             return USUAL
         beaten = frozenset().union(*(convention.over for convention, _ in holding))
@@ -260,7 +345,11 @@ def _no_number(role: str) -> None:
 
 
 def _by_file(convention: Convention) -> Callable[[Condition], bool]:
-    names = {name for name, source in convention.lets if isinstance(source, str) and not source.startswith("role.")}
+    names = {
+        name
+        for name, source in convention.lets
+        if isinstance(source, str) and not source.startswith("role.")
+    }
     return lambda condition: condition.of_file(names)
 
 
@@ -283,7 +372,10 @@ def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> M
         tuple(options.items()),
         next((case.refuse for _, case in holding if case.refuse), ""),
         tuple(cautions),
-        "; ".join(f"{convention.title}: {case.title}" if case.title else convention.title for convention, case in holding),
+        "; ".join(
+            f"{convention.title}: {case.title}" if case.title else convention.title
+            for convention, case in holding
+        ),
         ", ".join(dict.fromkeys(_evidence(holding))),
     )
 

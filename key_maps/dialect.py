@@ -1,4 +1,6 @@
-"""Reads dialect records (one small file per trainer) and knows which wrappers may stand in front of a module name."""
+"""Reads dialect records (one small file per trainer) and knows which wrappers may stand in front of
+a module name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import LocksmithError
+from ..errors import LocksmithError
 from .lines import lines_of, read_text
 
 FOLDER = Path(__file__).parent / "dialects"
@@ -31,7 +33,9 @@ class Dialect(NamedTuple):
     form: str  # flat (separators are _) or dotted
     also: tuple[str, ...] = ()  # other module names it writes for some models
     writes: tuple[str, ...] = ()  # what it puts in front of the denoiser's module names
-    encoders: tuple[str, ...] = ()  # the same for text encoders; {slot} stands for ComfyUI's name of the encoder
+    encoders: tuple[
+        str, ...
+    ] = ()  # the same for text encoders; {slot} stands for ComfyUI's name of the encoder
     roles: tuple[str, ...] = ()  # role spellings it uses
     reads: tuple[str, ...] = ()  # denoiser wrappers seen in the wild, never written
     encoder_reads: tuple[str, ...] = ()  # the same for text encoders
@@ -39,23 +43,42 @@ class Dialect(NamedTuple):
     inside: tuple[str, ...] = ()  # words without meaning inside a module name
     endings: tuple[tuple[str, str], ...] = ()  # (spelled, meant) endings of module names
     starts: tuple[tuple[str, str], ...] = ()  # (spelled, meant) beginnings of module names
-    families: tuple[str, ...] = ()  # the only models it is for, by the names of their tables; empty: any
-    metadata: tuple[str, ...] = ()  # header metadata that gives it away: key, or key=beginning of the value
+    families: tuple[
+        str, ...
+    ] = ()  # the only models it is for, by the names of their tables; empty: any
+    metadata: tuple[
+        str, ...
+    ] = ()  # header metadata that gives it away: key, or key=beginning of the value
 
 
-LISTS = ("also", "writes", "encoders", "roles", "reads", "encoder_reads", "noise", "inside", "families", "metadata")
+LISTS = (
+    "also",
+    "writes",
+    "encoders",
+    "roles",
+    "reads",
+    "encoder_reads",
+    "noise",
+    "inside",
+    "families",
+    "metadata",
+)
 PAIRS = ("endings", "starts")
 
 
 class Wrapper(NamedTuple):
-    """Text in front of a module name; `component` is DENOISER, ENCODER, an encoder slot, or None for noise."""
+    """Text in front of a module name; `component` is DENOISER, ENCODER, an encoder slot, or None
+    for noise.
+    """
 
     text: str
     component: str | None
 
 
 def read_dialect(path: Path) -> Dialect:
-    """Read the record at `path`; raises DialectError naming file, line, what is wrong and the remedy."""
+    """Read the record at `path`; raises DialectError naming file, line, what is wrong and the
+    remedy.
+    """
     fields: dict[str, object] = {"name": path.stem}
     for number, line in lines_of(read_text(path, DialectError)):
         key, _, value = line.strip().partition(" ")
@@ -66,7 +89,9 @@ def read_dialect(path: Path) -> Dialect:
         fields[key] = _value(path, number, key, value, fields.get(key))
     missing = [field for field in ("title", "names", "form") if field not in fields]
     if missing:
-        raise DialectError(f"{path}: {', '.join(missing)} missing. Add the line{'s' * (len(missing) > 1)}")
+        raise DialectError(
+            f"{path}: {', '.join(missing)} missing. Add the line{'s' * (len(missing) > 1)}"
+        )
     if fields["form"] not in FORMS:
         raise DialectError(f"{path}: form {fields['form']!r} is unknown. Write flat or dotted")
     return Dialect(**fields)  # type: ignore[arg-type]
@@ -92,18 +117,39 @@ def dialects(folder: Path = FOLDER) -> Mapping[str, Dialect]:
 class WrapperSet:
     """All wrappers that may be peeled off, found by the first characters of a name."""
 
-    def __init__(self, known: Mapping[str, Dialect], slots: tuple[str, ...], encoder_wrappers: Mapping[str, tuple[str, ...]]):
+    def __init__(
+        self,
+        known: Mapping[str, Dialect],
+        slots: tuple[str, ...],
+        encoder_wrappers: Mapping[str, tuple[str, ...]],
+    ):
         wrappers: dict[str, str | None] = {}
         for dialect in known.values():
             wrappers |= dict.fromkeys((*dialect.writes, *dialect.reads), DENOISER)
-            wrappers |= {text: ENCODER for text in (*dialect.encoders, *dialect.encoder_reads) if "{slot}" not in text}
+            wrappers |= {
+                text: ENCODER
+                for text in (*dialect.encoders, *dialect.encoder_reads)
+                if "{slot}" not in text
+            }
         for dialect in known.values():
             wrappers |= dict.fromkeys(dialect.noise, None)
-        # ComfyUI names an encoder by its slot; files without the slot's name mean whichever encoder has the module.
-        wrappers |= {"text_encoders.": ENCODER, "text_encoders.transformer.": ENCODER, "transformer.": DENOISER}
+        # ComfyUI names an encoder by its slot; files without the slot's name mean whichever encoder
+        # has the module.
+        wrappers |= {
+            "text_encoders.": ENCODER,
+            "text_encoders.transformer.": ENCODER,
+            "transformer.": DENOISER,
+        }
         for slot in slots:
             wrappers |= dict.fromkeys(
-                (f"text_encoders.{slot}.transformer.", f"{slot}.transformer.", f"text_encoders.{slot}.", f"{slot}.", f"{slot}_"), slot
+                (
+                    f"text_encoders.{slot}.transformer.",
+                    f"{slot}.transformer.",
+                    f"text_encoders.{slot}.",
+                    f"{slot}.",
+                    f"{slot}_",
+                ),
+                slot,
             )
         self.slots_of: dict[str, tuple[str, ...]] = {}
         for slot, texts in encoder_wrappers.items():
@@ -111,7 +157,11 @@ class WrapperSet:
                 self.slots_of[text] = (*self.slots_of.get(text, ()), slot)
                 wrappers.setdefault(text, ENCODER)
         # One number means one encoder, however a trainer spells what stands before it.
-        for text in [text for text, component in wrappers.items() if component == ENCODER and text not in self.slots_of]:
+        for text in [
+            text
+            for text, component in wrappers.items()
+            if component == ENCODER and text not in self.slots_of
+        ]:
             numbered = NUMBERED.search(text)
             if numbered:
                 self.slots_of[text] = self.slots_of.get(f"lora_te{numbered.group(1)}_", ())
@@ -124,4 +174,8 @@ class WrapperSet:
 
     def peelable(self, name: str) -> list[Wrapper]:
         """The wrappers that `name` begins with, longest first; never the whole name."""
-        return [wrapper for wrapper in self.by_start.get(name[:3], ()) if name.startswith(wrapper.text) and len(name) > len(wrapper.text)]
+        return [
+            wrapper
+            for wrapper in self.by_start.get(name[:3], ())
+            if name.startswith(wrapper.text) and len(name) > len(wrapper.text)
+        ]

@@ -1,4 +1,6 @@
-"""What one adapter's file says that tells whose it is, and the conditions that records put to it."""
+"""What one adapter's file says that tells whose it is, and the conditions that
+records put to it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from typing import Any, NamedTuple
 from .arithmetic import Expression, Shapes, as_number
 
 MISSING = object()
-TOLERANCE = 0.01  # an alpha cast to bf16 or fp8 keeps two to three digits; a wrong rule is off by a factor of 1.4 at least
+# an alpha cast to bf16 or fp8 keeps two to three digits; a wrong rule is off by a factor of 1.4 at
+# least
+TOLERANCE = 0.01
 LONGEST_TEXT = 100_000  # characters of a metadata value that is read as JSON
 ROOMS = ("metadata.", "setting.", "role.")
 PLAIN = frozenset({"name", "kind", "layer", "adapter", "family"})
@@ -20,9 +24,11 @@ PLAIN = frozenset({"name", "kind", "layer", "adapter", "family"})
 class Evidence(NamedTuple):
     """One adapter, as far as conventions may ask for it.
 
-    kind: the adapter's. name: its module as the file spells it. shapes: role -> shape. rank: from the shapes, or None.
-    metadata: the header's. settings: the adapter settings that hold for it. number: role -> value of a tensor of one element,
-    None where it cannot be read. layer: the shape of the weight it goes to, () where it is not known.
+    kind: the adapter's. name: its module as the file spells it. shapes: role -> shape. rank: from
+    the shapes, or None.
+    metadata: the header's. settings: the adapter settings that hold for it. number: role -> value
+    of a tensor of one element, None where it cannot be read. layer: the shape of the weight it goes
+    to, () where it is not known.
     """
 
     kind: str
@@ -37,7 +43,9 @@ class Evidence(NamedTuple):
     family: str = ""
 
     def find(self, path: str) -> Any:
-        """The value of metadata.KEY, metadata.KEY>FIELD (of the JSON there), setting.NAME, role.NAME (a shape), or one of PLAIN."""
+        """The value of metadata.KEY, metadata.KEY>FIELD (of the JSON there), setting.NAME,
+        role.NAME (a shape), or one of PLAIN.
+        """
         room, _, rest = path.partition(".")
         if room == "metadata":
             return _inside(self.metadata, rest)
@@ -48,13 +56,19 @@ class Evidence(NamedTuple):
         return len(self.layer) or MISSING if path == "layer" else getattr(self, path)
 
     def numbers(self, lets: Sequence[tuple[str, str | Expression]]) -> dict[str, float]:
-        """The numbers expressions may name: rank, alpha, and what the `let` lines say; those without a value are left out."""
+        """The numbers expressions may name: rank, alpha, and what the `let` lines say; those
+        without a value are left out.
+        """
         found: dict[str, float] = {} if self.rank is None else {"rank": float(self.rank)}
         alpha = self.number("alpha") if "alpha" in self.shapes else None
         if alpha is not None:
             found["alpha"] = alpha
         for name, source in lets:
-            value = source.value(found, self.shapes) if isinstance(source, Expression) else as_number(self.find(source))
+            value = (
+                source.value(found, self.shapes)
+                if isinstance(source, Expression)
+                else as_number(self.find(source))
+            )
             if value is not None:
                 found[name] = value
         return found
@@ -66,7 +80,9 @@ def _inside(metadata: Mapping[str, str], path: str) -> Any:
     if not fields or value is MISSING:
         return value
     try:
-        value = json.loads(value) if isinstance(value, str) and len(value) <= LONGEST_TEXT else MISSING
+        value = (
+            json.loads(value) if isinstance(value, str) and len(value) <= LONGEST_TEXT else MISSING
+        )
     except (ValueError, RecursionError):
         return MISSING
     for field in fields:
@@ -77,14 +93,24 @@ def _inside(metadata: Mapping[str, str], path: str) -> Any:
 def _same(value: Any, texts: str) -> bool:
     """Whether a value is one of `a|b|c`: texts without regard to case, numbers by value."""
     number, wanted = as_number(value), texts.casefold().split("|")
-    return str(value).casefold() in wanted if number is None else any(number == as_number(text) for text in wanted)
+    return (
+        str(value).casefold() in wanted
+        if number is None
+        else any(number == as_number(text) for text in wanted)
+    )
 
 
 ON_VALUES: Mapping[str, Callable[[Any, str], bool]] = {
     "is": _same,
     "isnt": lambda value, texts: not _same(value, texts),
-    "starts": lambda value, texts: isinstance(value, str) and value.startswith(tuple(texts.split("|"))),
-    "contains": lambda value, texts: isinstance(value, str) and any(text in value for text in texts.split("|")),
+    "starts": (
+        lambda value, texts: isinstance(value, str) and value.startswith(tuple(texts.split("|")))
+    ),
+    "contains": (
+        lambda value, texts: (
+            isinstance(value, str) and any(text in value for text in texts.split("|"))
+        )
+    ),
     "exists": lambda value, _: value is not MISSING,
     "missing": lambda value, _: value is MISSING,
     "number": lambda value, _: not isinstance(value, str) and as_number(value) is not None,
@@ -108,15 +134,25 @@ class Condition(NamedTuple):
     right: Expression | None = None
 
     def of_file(self, names: Set[str]) -> bool:
-        """Whether metadata, settings and the model alone answer it; `names` are the numbers that they give."""
+        """Whether metadata, settings and the model alone answer it; `names` are the numbers that
+        they give.
+        """
         if self.left is not None and self.right is not None:
-            return self.left.names | self.right.names <= names and not self.left.on_shapes and not self.right.on_shapes
+            return (
+                self.left.names | self.right.names <= names
+                and not self.left.on_shapes
+                and not self.right.on_shapes
+            )
         return self.subject.startswith(("metadata.", "setting.")) or self.subject == "family"
 
     @property
     def of_role(self) -> bool:
         """Whether it asks for nothing but whether a tensor is there."""
-        return self.left is None and self.subject.startswith("role.") and self.relation in ("exists", "missing")
+        return (
+            self.left is None
+            and self.subject.startswith("role.")
+            and self.relation in ("exists", "missing")
+        )
 
     def holds(self, evidence: Evidence, numbers: Mapping[str, float]) -> bool:
         """Whether the evidence bears it out; a number that is not there bears out nothing."""
@@ -147,12 +183,17 @@ TOLD = {
 def read_condition(text: str) -> Condition:
     """Read `subject relation value`; raises ValueError for what is none."""
     words = text.split()
-    place = next((place for place, word in enumerate(words) if word in ON_VALUES or word in ON_NUMBERS), 0)
+    place = next(
+        (place for place, word in enumerate(words) if word in ON_VALUES or word in ON_NUMBERS), 0
+    )
     if not place:
         raise ValueError(f"{text!r} has no relation: {', '.join((*ON_VALUES, *ON_NUMBERS))}")
     subject, relation, value = " ".join(words[:place]), words[place], " ".join(words[place + 1 :])
     if relation in ON_NUMBERS:
         return Condition(subject, relation, value, Expression(subject), Expression(value))
     if not subject.startswith(ROOMS) and subject not in PLAIN:
-        raise ValueError(f"{subject!r} is not a path: one begins with {', '.join(ROOMS)} or is {', '.join(sorted(PLAIN))}")
+        raise ValueError(
+            f"{subject!r} is not a path: one begins with {', '.join(ROOMS)} or is"
+            f" {', '.join(sorted(PLAIN))}"
+        )
     return Condition(subject, relation, value)

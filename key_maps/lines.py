@@ -1,4 +1,6 @@
-"""The one reader of the pack's text formats: UTF-8, any line ends, tabs as spaces, and one rule for comments."""
+"""The one reader of the pack's text formats: UTF-8, any line ends, tabs as spaces, and one rule for
+comments.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import LocksmithError
-from .header import open_file
+from ..errors import LocksmithError
+from ..files.header import open_file
 
 MOST_BYTES = 2_000_000  # of one text; the largest of the pack's has some 25,000
 LOCK = ".#"  # how the lock begins that an editor lays beside a file that is open
@@ -20,18 +22,29 @@ class TextError(LocksmithError, ValueError):
 
 
 def read_text(path: Path, fault: type[LocksmithError] = TextError) -> str:
-    """The text of the file at `path`. Raises `fault` for what is no text file, is too large, or is not UTF-8."""
+    """The text of the file at `path`. Raises `fault` for what is no text file, is too large, or is
+    not UTF-8.
+    """
     if path.name.startswith(LOCK):
-        raise fault(f"{path}: it is the lock of an editor, not a text. It goes when the editor closes {path.name.removeprefix(LOCK)}")
+        raise fault(
+            f"{path}: it is the lock of an editor, not a text. It goes when the editor closes"
+            f" {path.name.removeprefix(LOCK)}"
+        )
     try:
         with open_file(path) as file:
             raw = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise fault(f"{path}: it cannot be read ({error.strerror or error}). Put a text file there that may be read") from None
+        raise fault(
+            f"{path}: it cannot be read ({error.strerror or error}). Put a text file there that may"
+            " be read"
+        ) from None
     except ValueError as error:
         raise fault(f"{path}: it cannot be read ({error}). Rename it") from None
     if len(raw) > MOST_BYTES:
-        raise fault(f"{path}: it is larger than {MOST_BYTES:,} bytes, which no text of this kind is. Put the right file there")
+        raise fault(
+            f"{path}: it is larger than {MOST_BYTES:,} bytes, which no text of this kind is. Put"
+            " the right file there"
+        )
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -40,7 +53,8 @@ def read_text(path: Path, fault: type[LocksmithError] = TextError) -> str:
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of every line that says something, without its comment; the spaces it begins with stay.
+    """(number, line) of every line that says something, without its comment; the spaces it begins
+    with stay.
 
     A comment begins with a # at the start of the line or behind a space, and ends with the line.
     """

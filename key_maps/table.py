@@ -1,4 +1,6 @@
-"""Reads a family table (one text file per model: native names, symbolic shapes, other spellings) and looks names up in it."""
+"""Reads a family table (one text file per model: native names, symbolic shapes, other spellings)
+and looks names up in it.
+"""
 
 from __future__ import annotations
 
@@ -9,54 +11,81 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import LocksmithError
+from ..errors import LocksmithError
 from .lines import lines_of, read_text
 
 Size = tuple[tuple[str, int], ...]  # a sum of terms: (("h", 3),) is 3h, (("", 64),) is 64
 TERM = re.compile(r"(\d*)([a-z]?)")
 UNNAMED = "_"
-DIRECTIVES = ("title", "sizes", "blocks", "encoder", "kind", "root", "metadata", "common", "inputs", "names")
+DIRECTIVES = (
+    "title",
+    "sizes",
+    "blocks",
+    "encoder",
+    "kind",
+    "root",
+    "metadata",
+    "common",
+    "inputs",
+    "names",
+)
 FOLDER = Path(__file__).parent / "families"
 MOST_TOLD = 80  # characters of what is wrong that an error repeats
 MOST_DIGITS = 9  # of a size or a number of blocks
-MOST_WRITTEN = 2_000_000  # characters of all names a table stands for, every header before every row; the pack's largest has 60,000
+# characters of all names a table stands for, every header before every row; the pack's largest has
+# 60,000
+MOST_WRITTEN = 2_000_000
 
 
 class TableError(LocksmithError, ValueError):
-    """A family table that breaks the rules of the table language: the text names file, line, fault and remedy."""
+    """A family table that breaks the rules of the table language: the text names file, line, fault
+    and remedy.
+    """
 
 
 class Part(NamedTuple):
-    """One name of an alternative; `size` is its share of the output rows, None for an equal share of the rest."""
+    """One name of an alternative; `size` is its share of the output rows, None for an equal share
+    of the rest.
+    """
 
     name: str
     size: Size | None
 
 
 class Alternative(NamedTuple):
-    """One way other tools spell a row: parts laid one after another over the output rows; `swap`: halves exchanged."""
+    """One way other tools spell a row: parts laid one after another over the output rows; `swap`:
+    halves exchanged.
+    """
 
     parts: tuple[Part, ...]
     swap: bool = False
 
 
 class Row(NamedTuple):
-    """One native module, or several laid end to end, with the shape (None: not stated) and all other spellings."""
+    """One native module, or several laid end to end, with the shape (None: not stated) and all
+    other spellings.
+    """
 
     native: tuple[str, ...]
     shape: tuple[Size, ...] | None
     alternatives: tuple[Alternative, ...]
     line: int
-    grows: bool = False  # the input may be wider in a LoRA than in the model (control LoRAs), marked `..` behind the last size
-    optional: bool = False  # not in every published model of the family, marked `?` behind the native name
-    names: str = ""  # whose names its first alternative has, by the last @names above it; "": diffusers'
+    # the input may be wider in a LoRA than in the model (control LoRAs), marked `..` behind the
+    # last size
+    grows: bool = False
+    optional: bool = (
+        False  # not in every published model of the family, marked `?` behind the native name
+    )
+    names: str = (
+        ""  # whose names its first alternative has, by the last @names above it; "": diffusers'
+    )
 
 
 class Inputs(NamedTuple):
     """What is known of the input widths of a family's rows marked `..` (@inputs).
 
-    fixed: of published models, to which no LoRA makes another model grow. begins: (narrow, wide) of models whose first inputs are
-    the same, so that what was trained on the first fits the second.
+    fixed: of published models, to which no LoRA makes another model grow. begins: (narrow, wide) of
+    models whose first inputs are the same, so that what was trained on the first fits the second.
     """
 
     fixed: frozenset[int] = frozenset()
@@ -64,7 +93,9 @@ class Inputs(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A name found in a table: the native modules it stands for (indices filled in) and which alternative and part it is."""
+    """A name found in a table: the native modules it stands for (indices filled in) and which
+    alternative and part it is.
+    """
 
     row: Row
     index: int  # the row's place in the table
@@ -74,7 +105,9 @@ class Match(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Where rows of one adapter land: rows of the native weight (None: all), rows of the adapter (None: all)."""
+    """Where rows of one adapter land: rows of the native weight (None: all), rows of the adapter
+    (None: all).
+    """
 
     native: int
     rows: tuple[int, int] | None
@@ -82,18 +115,27 @@ class Slice(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A model architecture: its rows, the numbering of its text encoders, and the sizes of its published variants."""
+    """A model architecture: its rows, the numbering of its text encoders, and the sizes of its
+    published variants.
+    """
 
     name: str
     title: str
     rows: tuple[Row, ...]
     encoders: Mapping[str, tuple[str, ...]]
     sizes: Mapping[str, Mapping[str, int]]
-    lookup: Mapping[str, tuple[tuple[tuple[int, ...], Mapping[tuple[str, ...], list[tuple[int, int, int]]]], ...]]
+    lookup: Mapping[
+        str,
+        tuple[tuple[tuple[int, ...], Mapping[tuple[str, ...], list[tuple[int, int, int]]]], ...],
+    ]
     kind: str = "denoiser"
     root: str = "transformer"  # what diffusers calls the network
-    blocks: Mapping[str, Mapping[str, int]] = {}  # published numbers of blocks by variant ("": all), by the name before the number
-    metadata: tuple[str, ...] = ()  # how trainers' metadata begin that name this model, letters and digits only
+    blocks: Mapping[
+        str, Mapping[str, int]
+    ] = {}  # published numbers of blocks by variant ("": all), by the name before the number
+    metadata: tuple[
+        str, ...
+    ] = ()  # how trainers' metadata begin that name this model, letters and digits only
     inputs: Inputs = Inputs()
     common: bool = False  # most files that fit this family and others as well are for this one
 
@@ -103,24 +145,44 @@ class Family(NamedTuple):
         found = []
         for positions, index, alternative, part in self.meanings(template, numbers):
             row = self.rows[index]
-            free = [number for i, number in enumerate(numbers) if i not in positions] if positions else numbers
-            found.append(Match(row, index, tuple([fill(name, free) for name in row.native]), alternative, part))
+            free = (
+                [number for i, number in enumerate(numbers) if i not in positions]
+                if positions
+                else numbers
+            )
+            found.append(
+                Match(
+                    row, index, tuple([fill(name, free) for name in row.native]), alternative, part
+                )
+            )
         return found
 
-    def meanings(self, template: str, numbers: tuple[str, ...]) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
-        """(which of the numbers are its own, row, alternative, part) of every row that a generalised name can mean."""
+    def meanings(
+        self, template: str, numbers: tuple[str, ...]
+    ) -> Iterator[tuple[tuple[int, ...], int, int, int]]:
+        """(which of the numbers are its own, row, alternative, part) of every row that a
+        generalised name can mean.
+        """
         for positions, entries in self.lookup.get(template, ()):
             for index, alternative, part in entries.get(tuple([numbers[i] for i in positions]), ()):
                 yield positions, index, alternative, part
 
     def spellings(self, row: Row, alternative: int, numbers: Sequence[str]) -> tuple[str, ...]:
-        """The names of an alternative's parts (native: alternative -1) with the block indices filled in."""
-        names = row.native if alternative < 0 else [part.name for part in row.alternatives[alternative].parts]
+        """The names of an alternative's parts (native: alternative -1) with the block indices
+        filled in.
+        """
+        names = (
+            row.native
+            if alternative < 0
+            else [part.name for part in row.alternatives[alternative].parts]
+        )
         return tuple(fill(name, numbers) for name in names)
 
 
 def flatten(name: str) -> str:
-    """The separator-free spelling of a module name: `.` and `_` are one, doubled separators collapse."""
+    """The separator-free spelling of a module name: `.` and `_` are one, doubled separators
+    collapse.
+    """
     flat = name.replace(".", "_")
     while "__" in flat:
         flat = flat.replace("__", "_")
@@ -128,7 +190,9 @@ def flatten(name: str) -> str:
 
 
 def generalise(flat: str) -> tuple[str, tuple[str, ...]]:
-    """Replace the numbers that stand alone in a flattened name: `blocks_7_ff_net_0` -> (`blocks_{}_ff_net_{}`, ("7", "0"))."""
+    """Replace the numbers that stand alone in a flattened name: `blocks_7_ff_net_0` ->
+    (`blocks_{}_ff_net_{}`, ("7", "0")).
+    """
     words = flat.split("_")
     numbers = []
     for i, word in enumerate(words):
@@ -147,7 +211,9 @@ def fill(template: str, numbers: Sequence[str]) -> str:
 
 
 def numbered(template: str, name: str) -> list[tuple[str, str]]:
-    """The numbers that fill a template's {}, each with the name before it: (`double_blocks`, "7"), (`down.{}.block`, "0")."""
+    """The numbers that fill a template's {}, each with the name before it: (`double_blocks`, "7"),
+    (`down.{}.block`, "0").
+    """
     found, before = [], ""
     for word, actual in zip(template.split("."), name.split("."), strict=False):
         if word == "{}":
@@ -157,7 +223,9 @@ def numbered(template: str, name: str) -> list[tuple[str, str]]:
 
 
 def unify(shape: tuple[Size, ...], actual: Sequence[int]) -> dict[str, int] | None:
-    """Solve a row's symbols against real sizes; None where they disagree or the number of dimensions differs."""
+    """Solve a row's symbols against real sizes; None where they disagree or the number of
+    dimensions differs.
+    """
     if len(shape) != len(actual):
         return None
     known: dict[str, int] = {}
@@ -166,7 +234,11 @@ def unify(shape: tuple[Size, ...], actual: Sequence[int]) -> dict[str, int] | No
         rest = []
         for size, number in waiting:
             unknown = [term for term in size if term[0] and term[0] not in known]
-            remainder = number - sum(factor * known.get(symbol, 1) for symbol, factor in size if (symbol, factor) not in unknown)
+            remainder = number - sum(
+                factor * known.get(symbol, 1)
+                for symbol, factor in size
+                if (symbol, factor) not in unknown
+            )
             if len(unknown) > 1:
                 rest.append((size, number))
             elif unknown:
@@ -189,12 +261,18 @@ def evaluate(size: Size, known: Mapping[str, int]) -> int | None:
     return sum(factor * (known[symbol] if symbol else 1) for symbol, factor in size)
 
 
-def slices(row: Row, alternative: int, part: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[Slice, ...] | None:
-    """Where the part's rows land in native weights of these shapes; None where the shapes do not fit the row.
+def slices(
+    row: Row, alternative: int, part: int, shapes: tuple[tuple[int, ...], ...]
+) -> tuple[Slice, ...] | None:
+    """Where the part's rows land in native weights of these shapes; None where the shapes do not
+    fit the row.
 
-    A size of 0 is not known: a whole weight can then still be meant, a part of one cannot be placed.
+    A size of 0 is not known: a whole weight can then still be meant, a part of one cannot be
+    placed.
     """
-    whole = alternative < 0 or (len(row.native) == 1 and len(row.alternatives[alternative].parts) == 1)
+    whole = alternative < 0 or (
+        len(row.native) == 1 and len(row.alternatives[alternative].parts) == 1
+    )
     if any(0 in shape for shape in shapes):
         return (Slice(0, None, None),) if whole else None
     known = unify(row.shape, shapes[0]) if row.shape is not None and len(row.native) == 1 else {}
@@ -209,7 +287,9 @@ def slices(row: Row, alternative: int, part: int, shapes: tuple[tuple[int, ...],
     return tuple(_overlaps(outputs, *bounds[part]))
 
 
-def _bounds(parts: tuple[Part, ...], known: Mapping[str, int], total: int) -> list[tuple[int, int]] | None:
+def _bounds(
+    parts: tuple[Part, ...], known: Mapping[str, int], total: int
+) -> list[tuple[int, int]] | None:
     sizes = [evaluate(part.size, known) if part.size is not None else None for part in parts]
     unsized = sum(part.size is None for part in parts)
     rest = total - sum(size or 0 for size in sizes)
@@ -237,16 +317,25 @@ def _overlaps(outputs: Sequence[int], start: int, length: int) -> Iterable[Slice
 
 
 def in_one_form(rows: Iterable[Row]) -> Iterable[Row]:
-    """The rows but for those of a weight in another form: of layers that a model has fused or apart, the form that stands first."""
+    """The rows but for those of a weight in another form: of layers that a model has fused or
+    apart, the form that stands first.
+    """
     spelled: set[str] = set()
     for row in rows:
         if not (row.optional and row.native[0] in spelled):
             yield row
-            spelled.update(part.name for alternative in row.alternatives for part in alternative.parts if len(alternative.parts) > 1)
+            spelled.update(
+                part.name
+                for alternative in row.alternatives
+                for part in alternative.parts
+                if len(alternative.parts) > 1
+            )
 
 
 def read_table(path: Path) -> Family:
-    """Read the table at `path`; raises TableError naming file, line, what is wrong and the remedy."""
+    """Read the table at `path`; raises TableError naming file, line, what is
+    wrong and the remedy.
+    """
     return parse_table(path.stem, read_text(path, TableError), str(path))
 
 
@@ -259,7 +348,9 @@ def parse_table(name: str, text: str, source: str = "table") -> Family:
 
 
 class _Reader:
-    """Collects one table line by line; a section's headers apply to all rows until the next header."""
+    """Collects one table line by line; a section's headers apply to all rows
+    until the next header.
+    """
 
     def __init__(self, source: str):
         self.source, self.line, self.text = source, 0, ""
@@ -284,9 +375,16 @@ class _Reader:
         if line.startswith("@"):
             keyword, _, rest = line[1:].partition(" ")
             if keyword not in self.directives:
-                raise self.fail(f"unknown directive @{keyword}", f"Use one of {', '.join('@' + word for word in self.directives)}")
+                raise self.fail(
+                    f"unknown directive @{keyword}",
+                    f"Use one of {', '.join('@' + word for word in self.directives)}",
+                )
             if keyword == "names" and rest.strip() in ("", "native", "diffusers"):
-                raise self.fail("@names says whose names follow where they are neither ComfyUI's nor diffusers'", "Write a word for them")
+                raise self.fail(
+                    "@names says whose names follow where they are neither ComfyUI's nor"
+                    " diffusers'",
+                    "Write a word for them",
+                )
             self.directives[keyword].append(rest.strip())
             self.lines[keyword, rest.strip()] = number
         elif line.startswith("["):
@@ -303,7 +401,10 @@ class _Reader:
         names = tuple(other.strip() for other in others.split("|") if other.strip()) or (native,)
         for other in names:
             if other.count("{}") != native.count("{}"):
-                raise self.fail(f"{other!r} has another number of indices {{}} than {native!r}", "Give each index on both sides")
+                raise self.fail(
+                    f"{other!r} has another number of indices {{}} than {native!r}",
+                    "Give each index on both sides",
+                )
         if not self.header_open:
             self.sections = []
         self.header_open = True
@@ -316,32 +417,58 @@ class _Reader:
         if "+" in tokens:
             names, shape = tokens[0::2], None
             if any(token != "+" for token in tokens[1::2]):
-                raise self.fail("fused native modules take no shape", "Write `a + b = c`; each has its own row with its shape")
+                raise self.fail(
+                    "fused native modules take no shape",
+                    "Write `a + b = c`; each has its own row with its shape",
+                )
         else:
             grows = tokens[-1].endswith("..")
             tokens[-1] = tokens[-1].removesuffix("..")
             names, shape = tokens[:1], self._shape(tokens[1:])
         optional, names[0] = names[0].endswith("?"), names[0].removesuffix("?")
-        alternatives = [self._alternative(text) for text in right.split("|")] if right.strip() else []
+        alternatives = (
+            [self._alternative(text) for text in right.split("|")] if right.strip() else []
+        )
         for native, others, maybe in self.sections:
             self._add_row(native, others, names, shape, alternatives, grows, optional or maybe)
 
     def _add_row(self, native, others, names, shape, alternatives, grows, optional) -> None:
-        self.written += sum(len(other) + 8 for other in (native, *others)) * (1 + sum(len(one.parts) for one in alternatives))
+        self.written += sum(len(other) + 8 for other in (native, *others)) * (
+            1 + sum(len(one.parts) for one in alternatives)
+        )
         self.written += len(self.text) * (1 + len(others))
         if self.written > MOST_WRITTEN:
-            raise self.fail("the headers and the rows below them make too many names", "Leave out what no file uses")
+            raise self.fail(
+                "the headers and the rows below them make too many names",
+                "Leave out what no file uses",
+            )
         spelled = []
-        for alternative in alternatives or [Alternative((Part(names[0], None),))] * (len(names) == 1):
+        for alternative in alternatives or [Alternative((Part(names[0], None),))] * (
+            len(names) == 1
+        ):
             for other in others:
-                parts = tuple(Part(_join(other, part.name), part.size) for part in alternative.parts)
+                parts = tuple(
+                    Part(_join(other, part.name), part.size) for part in alternative.parts
+                )
                 spelled.append(Alternative(parts, alternative.swap))
         whose = self.directives["names"][-1] if self.directives["names"] else ""
-        self.rows.append(Row(tuple(_join(native, name) for name in names), shape, tuple(spelled), self.line, grows, optional, whose))
+        self.rows.append(
+            Row(
+                tuple(_join(native, name) for name in names),
+                shape,
+                tuple(spelled),
+                self.line,
+                grows,
+                optional,
+                whose,
+            )
+        )
 
     def _shape(self, tokens: list[str]) -> tuple[Size, ...] | None:
         if not tokens:
-            raise self.fail("the row has no shape", "Give a size for each dimension, or - where it is not known")
+            raise self.fail(
+                "the row has no shape", "Give a size for each dimension, or - where it is not known"
+            )
         return None if tokens == ["-"] else tuple(self._size(token) for token in tokens)
 
     def _size(self, text: str) -> Size:
@@ -350,10 +477,15 @@ class _Reader:
             match = TERM.fullmatch(term)
             if not match or not term:
                 hint = "" if self.names_others else ", and ` = ` in front of other tools' names"
-                raise self.fail(f"{text[:MOST_TOLD]!r} is not a size", f"Write a number, a small letter, or a sum such as 3h or h+2k{hint}")
+                raise self.fail(
+                    f"{text[:MOST_TOLD]!r} is not a size",
+                    f"Write a number, a small letter, or a sum such as 3h or h+2k{hint}",
+                )
             factor, symbol = match.groups()
             if len(factor) > MOST_DIGITS:
-                raise self.fail("a size has too many digits", f"No model has one of more than {MOST_DIGITS}")
+                raise self.fail(
+                    "a size has too many digits", f"No model has one of more than {MOST_DIGITS}"
+                )
             terms[symbol] = terms.get(symbol, 0) + int(factor or 1)
         if any(factor == 0 for factor in terms.values()):
             raise self.fail(f"{text[:MOST_TOLD]!r} holds a zero", "Sizes are at least 1")
@@ -366,7 +498,10 @@ class _Reader:
         for piece in text.removeprefix("~").split("+"):
             name, colon, size = piece.strip().partition(":")
             if not name or " " in name or (colon and not size):
-                raise self.fail(f"{piece.strip()!r} is not a name", "Write names joined by +, each with :size where shares are unequal")
+                raise self.fail(
+                    f"{piece.strip()!r} is not a name",
+                    "Write names joined by +, each with :size where shares are unequal",
+                )
             parts.append(Part(name, self._size(size) if size else None))
         if swap and len(parts) > 1:
             raise self.fail("only a single name can have its halves swapped (~)", "Split the row")
@@ -375,53 +510,95 @@ class _Reader:
     def family(self, name: str) -> Family:
         title = self.directives["title"]
         if len(title) != 1:
-            raise TableError(f"{self.source}: a table needs one @title line. Add `@title` and the model's name")
+            raise TableError(
+                f"{self.source}: a table needs one @title line. Add `@title` and the model's name"
+            )
         kind = self.directives["kind"][-1] if self.directives["kind"] else "denoiser"
         if kind not in ("denoiser", "text_encoder"):
-            raise self.fail(f"@kind {kind} is unknown", "Write denoiser or text_encoder", ("kind", kind))
+            raise self.fail(
+                f"@kind {kind} is unknown", "Write denoiser or text_encoder", ("kind", kind)
+            )
         if not self.rows:
-            raise TableError(f"{self.source}: the table has no rows. Add a line `native shape = other name`")
+            raise TableError(
+                f"{self.source}: the table has no rows. Add a line `native shape = other name`"
+            )
         rows = tuple(self.rows)
         self._check_sums(rows)
         root = self.directives["root"][-1] if self.directives["root"] else "transformer"
         marks = tuple(mark for text in self.directives["metadata"] for mark in text.split())
-        sizes, blocks, common = self._by_variant("sizes"), self._by_variant("blocks"), bool(self.directives["common"])
-        return Family(name, title[0], rows, self._encoders(), sizes, self._lookup(rows), kind, root, blocks, marks, self._inputs(), common)
+        sizes, blocks, common = (
+            self._by_variant("sizes"),
+            self._by_variant("blocks"),
+            bool(self.directives["common"]),
+        )
+        return Family(
+            name,
+            title[0],
+            rows,
+            self._encoders(),
+            sizes,
+            self._lookup(rows),
+            kind,
+            root,
+            blocks,
+            marks,
+            self._inputs(),
+            common,
+        )
 
     def _encoders(self) -> dict[str, tuple[str, ...]]:
         encoders = {}
         for text in self.directives["encoder"]:
             slot, *wrappers = text.split() or [""]
             if not wrappers:
-                remedy = "Write ComfyUI's name of it and what its keys begin with, such as `@encoder clip_l lora_te1_`"
-                raise self.fail(f"@encoder {slot}".rstrip() + " names no prefix", remedy, ("encoder", text))
+                remedy = (
+                    "Write ComfyUI's name of it and what its keys begin with, such as `@encoder"
+                    " clip_l lora_te1_`"
+                )
+                raise self.fail(
+                    f"@encoder {slot}".rstrip() + " names no prefix", remedy, ("encoder", text)
+                )
             encoders[slot] = tuple(wrappers)
         return encoders
 
     def _inputs(self) -> Inputs:
-        """`@inputs 64<384 64<128..`: widths of published models; `<`: begins as, `..`: control LoRAs make a model as wide all the same."""
+        """`@inputs 64<384 64<128..`: widths of published models; `<`: begins as, `..`: control
+        LoRAs make a model as wide all the same.
+        """
         fixed, begins = set(), set()
         for text in self.directives["inputs"]:
             try:
                 chains = [[_width(width) for width in chain.split("<")] for chain in text.split()]
             except ValueError:
                 remedy = "Write the widths of published models, as in `@inputs 64<384 72`"
-                raise self.fail(f"@inputs {text[:MOST_TOLD]!r} cannot be read", remedy, ("inputs", text)) from None
+                raise self.fail(
+                    f"@inputs {text[:MOST_TOLD]!r} cannot be read", remedy, ("inputs", text)
+                ) from None
             for chain in chains:
                 fixed |= {width for width, grown in chain if not grown}
                 begins |= {(narrow, wide) for (narrow, _), (wide, _) in pairwise(chain)}
         return Inputs(frozenset(fixed), frozenset(begins))
 
     def _by_variant(self, directive: str) -> dict[str, dict[str, int]]:
-        """The numbers of each published variant: `@sizes dev: h=3072 m=12288`; without a name they hold for all."""
+        """The numbers of each published variant: `@sizes dev: h=3072 m=12288`; without a name they
+        hold for all.
+        """
         numbers: dict[str, dict[str, int]] = {}
         for text in self.directives[directive]:
             variant, _, pairs = text.rpartition(":")
             try:
-                pairs = {name: _count(number) for name, number in (pair.split("=") for pair in pairs.split())}
+                pairs = {
+                    name: _count(number)
+                    for name, number in (pair.split("=") for pair in pairs.split())
+                }
             except ValueError:
-                remedy = f"Write name=number pairs, with numbers from 1 on of at most {MOST_DIGITS} digits"
-                raise self.fail(f"@{directive} {text[:MOST_TOLD]!r} cannot be read", remedy, (directive, text)) from None
+                remedy = (
+                    f"Write name=number pairs, with numbers from 1 on of at most {MOST_DIGITS}"
+                    " digits"
+                )
+                raise self.fail(
+                    f"@{directive} {text[:MOST_TOLD]!r} cannot be read", remedy, (directive, text)
+                ) from None
             numbers.setdefault(variant.strip(), {}).update(pairs)
         return numbers
 
@@ -436,35 +613,54 @@ class _Reader:
                     total[symbol] = total.get(symbol, 0) + factor
                 if tuple(sorted(total.items())) != row.shape[0]:
                     self.line = row.line
-                    raise self.fail(f"the parts of {row.native[0]} do not add up to its output size", "Correct the sizes after the colons")
+                    raise self.fail(
+                        f"the parts of {row.native[0]} do not add up to its output size",
+                        "Correct the sizes after the colons",
+                    )
 
     def _lookup(self, rows: tuple[Row, ...]):
         seen: dict[tuple[str, tuple[str, ...], tuple[int, ...]], tuple[int, int, int]] = {}
         for index, row in enumerate(rows):
             # Fused native names are found by their own rows.
             natives = [(-1, 0, row.native[0])] if len(row.native) == 1 else []
-            others = [(a, p, part.name) for a, alt in enumerate(row.alternatives) for p, part in enumerate(alt.parts)]
+            others = [
+                (a, p, part.name)
+                for a, alt in enumerate(row.alternatives)
+                for p, part in enumerate(alt.parts)
+            ]
             for alternative, part, name in natives + others:
                 if name.rpartition(".")[2] != UNNAMED:
                     self._enter(seen, rows, (index, alternative, part), name)
-        lookup: dict[str, dict[tuple[int, ...], dict[tuple[str, ...], list[tuple[int, int, int]]]]] = {}
+        lookup: dict[
+            str, dict[tuple[int, ...], dict[tuple[str, ...], list[tuple[int, int, int]]]]
+        ] = {}
         for (template, literals, positions, _), entry in seen.items():
-            lookup.setdefault(template, {}).setdefault(positions, {}).setdefault(literals, []).append(entry)
-        return {template: tuple(sorted(groups.items(), key=lambda group: -len(group[0]))) for template, groups in lookup.items()}
+            lookup.setdefault(template, {}).setdefault(positions, {}).setdefault(
+                literals, []
+            ).append(entry)
+        return {
+            template: tuple(sorted(groups.items(), key=lambda group: -len(group[0])))
+            for template, groups in lookup.items()
+        }
 
     def _enter(self, seen, rows, entry, name) -> None:
         marked = flatten(name.replace("{}", "0free0"))
         words = marked.split("_")
         numbers = [word for word in words if word.isdecimal() or word == "0free0"]
         positions = tuple(i for i, number in enumerate(numbers) if number != "0free0")
-        template = "_".join("{}" if word.isdecimal() or word == "0free0" else word for word in words)
+        template = "_".join(
+            "{}" if word.isdecimal() or word == "0free0" else word for word in words
+        )
         row = rows[entry[0]]
         key = (template, tuple(numbers[i] for i in positions), positions, row.shape)
         other = seen.setdefault(key, entry)
         if other != entry and self._meaning(rows, other) != self._meaning(rows, entry):
             self.line = row.line
             where = rows[other[0]].line
-            raise self.fail(f"{name!r} already means something else in line {where}", "Names must be unambiguous, or differ in shape")
+            raise self.fail(
+                f"{name!r} already means something else in line {where}",
+                "Names must be unambiguous, or differ in shape",
+            )
 
     @staticmethod
     def _meaning(rows: tuple[Row, ...], entry: tuple[int, int, int]):
@@ -484,7 +680,9 @@ def _count(text: str) -> int:
 
 
 def _width(text: str) -> tuple[int, bool]:
-    """A published width, and whether it is marked as one that a LoRA may make. Raises ValueError for all else."""
+    """A published width, and whether it is marked as one that a LoRA may make. Raises ValueError
+    for all else.
+    """
     return _count(text.removesuffix("..")), text.endswith("..")
 
 

@@ -1,4 +1,6 @@
-"""Tells whether a file holds one change twice, fused and split: by the numbers, not by the names."""
+"""Tells whether a file holds one change twice, fused and split: by the numbers,
+not by the names.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .factors import factors
-from .planned import adapter_of
-from .spec import FAULTS
+from .from_plan import adapter_of
+from .math.low_rank import factors
+from .math.spec import FAULTS
 
 if TYPE_CHECKING:
-    from ..key_maps.plan import Adapter
+    from ..planning.plan import Adapter
 
 PROBES = 8  # random inputs on which two changes are compared
 LEAST_TOLERANCE = 1e-5  # rounding of an alpha, and of sums in another order
@@ -21,7 +23,8 @@ ROUNDINGS = 4  # of the dtype's steps, that factors rounded apart may differ by
 
 
 def same_change(tensors: Mapping[str, Tensor], fused: Adapter, split: Sequence[Adapter]) -> bool:
-    """Whether `split` together change the weight of `fused` as it does, up to the rounding of the coarsest dtype among them.
+    """Whether `split` together change the weight of `fused` as it does, up to the rounding of the
+    coarsest dtype among them.
 
     tensors: the file's, by key. False where that cannot be computed.
     """
@@ -33,7 +36,9 @@ def same_change(tensors: Mapping[str, Tensor], fused: Adapter, split: Sequence[A
             made = _changed(adapter, tensors)
             for name, place, source in adapter.target.pieces:
                 if name == weight:
-                    parts.narrow(0, *(place or (0, rows))).copy_(made.narrow(0, *source) if source else made)
+                    parts.narrow(0, *(place or (0, rows))).copy_(
+                        made.narrow(0, *source) if source else made
+                    )
     except (*FAULTS, RuntimeError):
         return False
     return bool((whole - parts).norm() <= _tolerance(tensors, (fused, *split)) * whole.norm())
@@ -41,9 +46,13 @@ def same_change(tensors: Mapping[str, Tensor], fused: Adapter, split: Sequence[A
 
 def _changed(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Tensor:
     """[out, PROBES]: the adapter's delta times the same random inputs for all of one width."""
-    spec, roles = adapter_of(adapter, {role: tensors[key] for role, key in adapter.roles.items()}, None)
+    spec, roles = adapter_of(
+        adapter, {role: tensors[key] for role, key in adapter.roles.items()}, None
+    )
     delta = factors(spec, roles)
-    inputs = torch.randn(delta.shape[1], PROBES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(
+        delta.shape[1], PROBES, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     return delta.times(inputs)
 
 

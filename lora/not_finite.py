@@ -1,4 +1,6 @@
-"""Finds tensors that hold NaN or infinite numbers: nothing true can be computed of them, so that they are named and not passed on."""
+"""Finds tensors that hold NaN or infinite numbers: nothing true can be computed of them, so that
+they are named and not passed on.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from torch import Tensor
 
 from ..adapters.kind import LIMIT
 from ..adapters.registry import named
-from ..key_maps.plan import Adapter, Plan, without_adapters
-from .spec import AdapterError
+from ..planning.plan import Adapter, Plan, without_adapters
+from .math.spec import AdapterError
 
 __all__ = ["DAMAGED", "NotFinite", "Odd", "check_result", "odd_tensors", "oddity", "without_odd"]
 
@@ -51,13 +53,25 @@ def oddity(tensor: Tensor) -> str:
 
 
 def odd_tensors(adapters: Iterable[tuple[int, Adapter]], read: Read) -> list[Odd]:
-    """The tensors that are not finite among those that the adapters (by their place in the plan) are computed from."""
-    found = [(place, adapter, role, key) for place, adapter in adapters for role, key in adapter.roles.items()]
-    return [Odd(place, key, what) for place, adapter, role, key in found if (what := oddity_of(adapter, role, read(key)))]
+    """The tensors that are not finite among those that the adapters (by their place in the plan)
+    are computed from.
+    """
+    found = [
+        (place, adapter, role, key)
+        for place, adapter in adapters
+        for role, key in adapter.roles.items()
+    ]
+    return [
+        Odd(place, key, what)
+        for place, adapter, role, key in found
+        if (what := oddity_of(adapter, role, read(key)))
+    ]
 
 
 def oddity_of(adapter: Adapter, role: str, tensor: Tensor) -> str:
-    """`oddity` of a tensor in its role in an adapter: one that is not computed with may hold anything."""
+    """`oddity` of a tensor in its role in an adapter: one that is not computed with may hold
+    anything.
+    """
     kind = named(adapter.kind)
     what = "" if role in kind.silent or role in kind.switches else oddity(tensor)
     if not what or role != "alpha":
@@ -76,16 +90,30 @@ def told_odd(odd: list[Odd]) -> str:
 
 
 def without_odd(plan: Plan, read: Read, drop: bool) -> Plan:
-    """The plan; with `drop`, without the adapters whose tensors are not finite. Raises NotFinite where there are any, and not `drop`."""
+    """The plan; with `drop`, without the adapters whose tensors are not finite. Raises NotFinite
+    where there are any, and not `drop`.
+    """
     odd = odd_tensors(enumerate(plan.adapters), read)
     if odd and not drop:
         raise NotFinite(f"{told_odd(odd)}; {DAMAGED}")
-    return without_adapters(plan, {item.adapter: f"{item.key} holds {item.what}" for item in reversed(odd)}) if odd else plan
+    return (
+        without_adapters(
+            plan, {item.adapter: f"{item.key} holds {item.what}" for item in reversed(odd)}
+        )
+        if odd
+        else plan
+    )
 
 
 def check_result(tensor: Tensor, what: str) -> Tensor:
-    """The tensor. Raises AdapterError, naming what it is of, where it is not finite though all it was made of is."""
+    """The tensor. Raises AdapterError, naming what it is of, where it is not finite though all it
+    was made of is.
+    """
     if oddity(tensor):
-        narrow = "fp16; choose bf16 or fp32" if tensor.dtype.itemsize == 2 else "its dtype; look at the strengths and alphas"
+        narrow = (
+            "fp16; choose bf16 or fp32"
+            if tensor.dtype.itemsize == 2
+            else "its dtype; look at the strengths and alphas"
+        )
         raise AdapterError(f"{what}: the result is too large for {narrow}")
     return tensor

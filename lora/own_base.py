@@ -1,4 +1,6 @@
-"""Adapters that compute a part of the model they were trained on: whether the model at hand is that one, and still has its numbers."""
+"""Adapters that compute a part of the model they were trained on: whether the model at hand is that
+one, and still has its numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,20 @@ from torch import Tensor
 
 from ..adapters.registry import named
 from ..adapters.tensors import Tensors
-from ..key_maps.plan import Adapter, Plan
-from ..key_maps.report import plural
-from .planned import adapter_of
-from .spec import AdapterError
+from ..planning.plan import Adapter, Plan
+from ..report.load_report import plural
+from .from_plan import adapter_of
+from .math.spec import AdapterError
 
 MOST_TRIED = 2  # adapters of one kind: all of a file were trained on one model
 
 
 def strangers(plan: Plan, tensors: Tensors, base: Callable[[str], Tensor]) -> dict[int, str]:
-    """Place in the plan -> why this model is not the one an adapter was trained on; {} where nothing says so.
+    """Place in the plan -> why this model is not the one an adapter was trained on; {} where
+    nothing says so.
 
-    tensors: the file's, by key; base: full native name -> the model's weight. The smallest adapters of a kind speak for all of it.
+    tensors: the file's, by key; base: full native name -> the model's weight. The smallest adapters
+    of a kind speak for all of it.
     """
     by_kind: dict[str, list[int]] = {}
     for place, adapter in enumerate(plan.adapters):
@@ -28,8 +32,19 @@ def strangers(plan: Plan, tensors: Tensors, base: Callable[[str], Tensor]) -> di
             by_kind.setdefault(adapter.kind, []).append(place)
     found: dict[int, str] = {}
     for places in by_kind.values():
-        smallest = sorted(places, key=lambda place: min(plan.adapters[place].target.out, *plan.adapters[place].target.inner))
-        told = next(filter(None, (_fault(plan.adapters[place], tensors, base) for place in smallest[:MOST_TRIED])), "")
+        smallest = sorted(
+            places,
+            key=lambda place: min(
+                plan.adapters[place].target.out, *plan.adapters[place].target.inner
+            ),
+        )
+        told = next(
+            filter(
+                None,
+                (_fault(plan.adapters[place], tensors, base) for place in smallest[:MOST_TRIED]),
+            ),
+            "",
+        )
         found |= dict.fromkeys(places, told) if told else {}
     return found
 
@@ -47,14 +62,18 @@ def _fault(adapter: Adapter, tensors: Tensors, base: Callable[[str], Tensor]) ->
 
 
 def rounded_base(plan: Plan, is_rounded: Callable[[str], bool]) -> tuple[str, ...]:
-    """A sentence for each kind that takes a part off the model's weights, where these are rounded (quantised)."""
+    """A sentence for each kind that takes a part off the model's weights, where these are rounded
+    (quantised).
+    """
     counts: Mapping[str, int] = Counter(
         adapter.kind
         for adapter in plan.adapters
-        if named(adapter.kind).of_its_base and any(is_rounded(name) for name, _, _ in adapter.target.pieces)
+        if named(adapter.kind).of_its_base
+        and any(is_rounded(name) for name, _, _ in adapter.target.pieces)
     )
     return tuple(
-        f"{plural(count, 'module')}: what {named(kind).title} takes off the base model is computed from weights that are "
-        "quantised here, and is off by their rounding. Load it onto the model in bf16 or fp16."
+        f"{plural(count, 'module')}: what {named(kind).title} takes off the base model is computed"
+        " from weights that are quantised here, and is off by their rounding. Load it onto the"
+        " model in bf16 or fp16."
         for kind, count in counts.items()
     )

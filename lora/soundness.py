@@ -1,4 +1,6 @@
-"""Whether a file's numbers are numbers: NaN, infinity and all zeros, found at load at little cost; large tensors by a sample."""
+"""Whether a file's numbers are numbers: NaN, infinity and all zeros, found at load at little cost;
+large tensors by a sample.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from torch import Tensor
 
 from ..adapters.registry import named
 from ..adapters.tensors import Tensors
-from ..key_maps.header import Header, TensorInfo, check_unchanged, open_file
-from ..key_maps.plan import Plan
+from ..files.header import Header, TensorInfo, check_unchanged, open_file
+from ..planning.plan import Plan
+from .io.mapped import DTYPES
+from .math.spec import MAGNITUDES
 from .not_finite import PACKED
-from .reader import DTYPES
-from .spec import MAGNITUDES
 
 __all__ = ["SAMPLED", "WHOLE", "Look", "cautions", "look_at_file", "look_at_tensors"]
 
@@ -39,25 +41,43 @@ class Look(NamedTuple):
 
 
 def look_at_file(path: str | os.PathLike[str], header: Header) -> Look:
-    """Look at a file's numbers without mapping it: a page fault costs more than reading the few bytes of a sample.
+    """Look at a file's numbers without mapping it: a page fault costs more than reading the few
+    bytes of a sample.
 
     Raises OSError, and LoraFileError for a file that is another one than the header was read from.
     """
     infos = list(header.tensors.values())
     whole = header.stamp[2] - header.data_start <= WHOLE_BYTES
-    runs = _strided(infos, 0) if whole else _strided(infos, READS // len(infos)) if 2 * len(infos) <= READS else _in_pairs(infos)
+    runs = (
+        _strided(infos, 0)
+        if whole
+        else _strided(infos, READS // len(infos))
+        if 2 * len(infos) <= READS
+        else _in_pairs(infos)
+    )
     with open_file(path, 0) as file:
         check_unchanged(path, file, header)
         read, base = _reader(file), header.data_start
         finite = all(
-            _finite(_as(dtype, b"".join([read(end - start, base + start) for start, end in zip(starts, ends, strict=True)])))
+            _finite(
+                _as(
+                    dtype,
+                    b"".join(
+                        [
+                            read(end - start, base + start)
+                            for start, end in zip(starts, ends, strict=True)
+                        ]
+                    ),
+                )
+            )
             for dtype, (starts, ends) in runs.items()
             if dtype in FLOATS and ends[-1] > starts[0]
         )
     return Look(WHOLE if whole else SAMPLED, finite)
 
 
-# dtype -> where what is to be read starts and where it ends: plain numbers, as a thousand pairs would set the garbage collector off.
+# dtype -> where what is to be read starts and where it ends: plain numbers, as a thousand pairs
+# would set the garbage collector off.
 Runs = dict[str, tuple[list[int], list[int]]]
 
 
@@ -74,7 +94,9 @@ def _reader(file: BinaryIO) -> Callable[[int, int], bytes]:
 
 
 def _strided(infos: Iterable[TensorInfo], count: int) -> Runs:
-    """What is to be read of few tensors: `count` pieces of each, from its beginning to its end; 0: all of it."""
+    """What is to be read of few tensors: `count` pieces of each, from its beginning to its end; 0:
+    all of it.
+    """
     runs: Runs = {}
     for dtype, _, start, end in infos:
         starts, ends = runs.setdefault(dtype, ([], []))
@@ -90,7 +112,8 @@ def _strided(infos: Iterable[TensorInfo], count: int) -> Runs:
 
 
 def _in_pairs(infos: Sequence[TensorInfo]) -> Runs:
-    """The same of many: the end of one and the beginning of the next, which lie side by side and are one read; small ones wholly.
+    """The same of many: the end of one and the beginning of the next, which lie side by side and
+    are one read; small ones wholly.
 
     Of more pairs than READS, every second, third ...
     """
@@ -116,7 +139,9 @@ def _in_pairs(infos: Sequence[TensorInfo]) -> Runs:
 
 
 def _as(dtype: str, content: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(getattr(torch, DTYPES[dtype]))
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(
+        getattr(torch, DTYPES[dtype])
+    )
 
 
 def look_at_tensors(tensors: Mapping[str, Tensor]) -> Look:
@@ -135,17 +160,26 @@ def _ends(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def _has_numbers(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.numel() > 0 and not tensor.is_meta and tensor.dtype not in PACKED
+    return (
+        tensor.is_floating_point()
+        and tensor.numel() > 0
+        and not tensor.is_meta
+        and tensor.dtype not in PACKED
+    )
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether all of it is. One pass, unlike `isfinite`: NaN goes through to the ends; fp8 has no arithmetic of its own."""
+    """Whether all of it is. One pass, unlike `isfinite`: NaN goes through to the ends; fp8 has no
+    arithmetic of its own.
+    """
     low, high = (tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor).aminmax()
     return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def cautions(plan: Plan, tensors: Tensors, look: Look) -> tuple[str, ...]:
-    """Sentences about numbers that are none, and about a file that changes nothing, for what was looked at."""
+    """Sentences about numbers that are none, and about a file that changes nothing, for what was
+    looked at.
+    """
     return (*(_not_finite(plan, tensors) if not look.finite else ()), *_nothing(plan, tensors))
 
 
@@ -167,8 +201,9 @@ def _not_finite(plan: Plan, tensors: Tensors) -> Iterator[str]:
             told = ", ".join(keys[:MOST_NAMED]) + (" ..." if len(keys) > MOST_NAMED else "")
             count = "1 tensor holds" if len(keys) == 1 else f"{len(keys)} tensors hold"
             yield (
-                f"{count} {what} ({told}): pictures come out black or as noise. "
-                "Get the file again; if that does not help, its training went wrong, and an earlier save may be sound."
+                f"{count} {what} ({told}): pictures come out black or as noise. Get the file again;"
+                " if that does not help, its training went wrong, and an earlier save may be"
+                " sound."
             )
 
 
@@ -177,7 +212,9 @@ def _nothing(plan: Plan, tensors: Tensors) -> Iterator[str]:
     zero = ""
     for adapter in plan.adapters:
         roles = [role for role in adapter.roles if role in named(adapter.kind).zeroed_by]
-        key = next((adapter.roles[role] for role in roles if _is_zero(tensors[adapter.roles[role]])), None)
+        key = next(
+            (adapter.roles[role] for role in roles if _is_zero(tensors[adapter.roles[role]])), None
+        )
         if key is None or not ADDED.isdisjoint(adapter.roles):
             return
         zero = zero or key
@@ -194,4 +231,7 @@ def _is_zero(tensor: Tensor) -> bool:
     if tensor.is_meta or not tensor.numel() or tensor.dtype in PACKED:
         return False
     # fp8 cannot be compared.
-    return not any(bool((part.to(torch.float32) if part.dtype.itemsize == 1 else part).any()) for part in (*_ends(tensor), tensor))
+    return not any(
+        bool((part.to(torch.float32) if part.dtype.itemsize == 1 else part).any())
+        for part in (*_ends(tensor), tensor)
+    )

@@ -15,19 +15,25 @@ class LocksmithExtension(ComfyExtension):
     """All nodes of the pack."""
 
     async def on_load(self):
-        """Add what the front end asks. The nodes work without it, so whatever it lacks must not keep them from loading."""
+        """Add what the front end asks. The nodes work without it, so whatever it lacks must not
+        keep them from loading.
+        """
         try:
-            from .routes import register
+            from .server.routes import register
 
             register()
         except Exception:
-            logging.getLogger("lora_locksmith").exception("The front end's routes could not be added")
+            logging.getLogger("lora_locksmith").exception(
+                "The front end's routes could not be added"
+            )
         try:
             from .replacements import register as register_replacements
 
             await register_replacements()
         except Exception:
-            logging.getLogger("lora_locksmith").exception("The host could not be told which loaders of other packs can be replaced")
+            logging.getLogger("lora_locksmith").exception(
+                "The host could not be told which loaders of other packs can be replaced"
+            )
 
     async def get_node_list(self):
         """The node classes, in the order of the menu."""

@@ -1,8 +1,10 @@
-"""What adapters do beside one layer: all that add are one product, and the layer's weight stays as it is, whatever its storage.
+"""What adapters do beside one layer: all that add are one product, and the layer's weight stays as
+it is, whatever its storage.
 
-A layer's adapters become steps in their order. Additive ones that follow each other are fused: their down factors are one matrix,
-their strengths are folded into their up factors, and what they add to a range of rows is one product, added in place. What an
-adapter needs of the weight itself (DoRA's norm) it takes once, from the layer's own, with the patches on it.
+A layer's adapters become steps in their order. Additive ones that follow each other are fused:
+their down factors are one matrix, their strengths are folded into their up factors, and what they
+add to a range of rows is one product, added in place. What an adapter needs of the weight itself
+(DoRA's norm) it takes once, from the layer's own, with the patches on it.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from torch.nn import functional
 from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED, Kind, KroneckerProduct, Product
 from ..adapters.registry import named, of_host
 from ..adapters.rotation import Rotation
-from ..lora.adapters import AdapterSpec
-from ..lora.spec import MAGNITUDES
+from ..lora.math.apply import AdapterSpec
+from ..lora.math.spec import MAGNITUDES
 from .watched import check
 
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-LADDER = 16  # under torch.compile the smallest rank; each larger one is twice the one before, so that few graphs serve all
+# under torch.compile the smallest rank; each larger one is twice the one before, so that few graphs
+# serve all
+LADDER = 16
 PIECE = 1024  # rows of an identity that are turned at once
 
 Rows = tuple[int, int]
@@ -35,9 +39,10 @@ Rows = tuple[int, int]
 class Part(NamedTuple):
     """One adapter on one layer, or on some of its output rows.
 
-    way: ADDED (a delta of the weight), NORMED (a DoRA per output), TURNED (acts on the outputs alone), DERIVED (a delta that
-    needs the whole weight: on the inputs where it turns them, else each time anew, which is twice the work). shape: of the rows'
-    weight. swap: its two halves are exchanged between adapter and layer, and the adapter does not do that itself.
+    way: ADDED (a delta of the weight), NORMED (a DoRA per output), TURNED (acts on the outputs
+    alone), DERIVED (a delta that needs the whole weight: on the inputs where it turns them, else
+    each time anew, which is twice the work). shape: of the rows' weight. swap: its two halves are
+    exchanged between adapter and layer, and the adapter does not do that itself.
     """
 
     adapter: WeightAdapterBase
@@ -50,7 +55,9 @@ class Part(NamedTuple):
     def on(self, weight: Tensor, strength: float | None = None) -> Tensor:
         """What the adapter makes of an fp32 weight [rows, ...], which it may overwrite."""
         strength = self.strength if strength is None else strength
-        return self.adapter.calculate_weight(weight, "", strength, 1.0, None, self.swap or _as_it_is, torch.float32, None)
+        return self.adapter.calculate_weight(
+            weight, "", strength, 1.0, None, self.swap or _as_it_is, torch.float32, None
+        )
 
 
 def _as_it_is(change: Tensor) -> Tensor:
@@ -58,7 +65,9 @@ def _as_it_is(change: Tensor) -> Tensor:
 
 
 class Piece(NamedTuple):
-    """What one additive adapter adds to its rows: up @ down, [rows, r] and [r, inputs]; up None: down alone."""
+    """What one additive adapter adds to its rows: up @ down, [rows, r] and [r, inputs]; up None:
+    down alone.
+    """
 
     rows: Rows | None
     up: Tensor | None
@@ -66,7 +75,9 @@ class Piece(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """Additive adapters as one: down [R, inputs], and for each range of rows its columns of that product and up [r, rows] or None."""
+    """Additive adapters as one: down [R, inputs], and for each range of rows its columns of that
+    product and up [r, rows] or None.
+    """
 
     down: Tensor
     ups: tuple[tuple[Rows | None, Rows, Tensor | None], ...]
@@ -83,7 +94,9 @@ class Sum(NamedTuple):
 
 
 class Kron(NamedTuple):
-    """A LoKr on a linear layer: kron(first [a, c], second [b, d]), the second as a pair where it has one."""
+    """A LoKr on a linear layer: kron(first [a, c], second [b, d]), the second as a pair where it
+    has one.
+    """
 
     rows: Rows | None
     cut: Rows | None
@@ -100,7 +113,9 @@ class Kron(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """A DoRA per output: its outputs without bias times `gain` [rows] in fp32, beside what its Sum or Kron adds."""
+    """A DoRA per output: its outputs without bias times `gain` [rows] in fp32, beside what its Sum
+    or Kron adds.
+    """
 
     rows: Rows | None
     gain: Tensor
@@ -124,7 +139,9 @@ class Turning(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """A delta that depends on the whole weight: made anew each time, as keeping it would be a second weight."""
+    """A delta that depends on the whole weight: made anew each time, as keeping it would be a
+    second weight.
+    """
 
     part: Part
 
@@ -138,8 +155,8 @@ class Derived(NamedTuple):
 class Beside:
     """Stands in a layer's `forward`: calls the one below, and adds what the adapters do.
 
-    torch.compile guards a replaced `forward`, as it does not a forward hook, and its tensors are inputs of the graph: another strength,
-    or another LoRA of the same rank, compiles nothing anew.
+    torch.compile guards a replaced `forward`, as it does not a forward hook, and its tensors are
+    inputs of the graph: another strength, or another LoRA of the same rank, compiles nothing anew.
     """
 
     def __init__(self, layer: torch.nn.Module, parts: Sequence[Part], compiled: bool):
@@ -152,14 +169,18 @@ class Beside:
         self.inner = below(layer)
 
     def forward(self, *args: Any, **named: Any) -> Tensor:
-        """The layer's output under its adapters; that of the layer alone while something else has this one's place."""
+        """The layer's output under its adapters; that of the layer alone while something else has
+        this one's place.
+        """
         if not self.on:
             return self.inner(*args, **named)
         x = plain(args[0] if args else named["input"])
         self.make(x.device, x.dtype)
         if self.turns:
             turned = self._turned(x)
-            args, named = ((turned, *args[1:]), named) if args else (args, named | {"input": turned})
+            args, named = (
+                ((turned, *args[1:]), named) if args else (args, named | {"input": turned})
+            )
         out = self.inner(*args, **named)
         return self.changed(out, _activated(x, named), named if self.is_convolution else {})
 
@@ -210,8 +231,15 @@ class Maker:
     """Makes the steps of a layer's parts for a device and a dtype."""
 
     def __init__(self, beside: Beside, device: torch.device, dtype: torch.dtype):
-        self.layer, self.compiled, self.device, self.dtype = beside.layer, beside.compiled, device, dtype
-        self.parts = [part._replace(adapter=_on_device(part.adapter, device)) for part in beside.parts]
+        self.layer, self.compiled, self.device, self.dtype = (
+            beside.layer,
+            beside.compiled,
+            device,
+            dtype,
+        )
+        self.parts = [
+            part._replace(adapter=_on_device(part.adapter, device)) for part in beside.parts
+        ]
         self.turned: dict[int, Tensor] = {}
         if not beside.is_convolution:
             for index, part in enumerate(self.parts):
@@ -241,14 +269,20 @@ class Maker:
                 steps.append(Scaling(part.rows, gain, self._bias(part)))
                 added.append(piece)
             else:
-                steps.append(Turning(part, self._bias(part)) if part.way == TURNED else Derived(part))
+                steps.append(
+                    Turning(part, self._bias(part)) if part.way == TURNED else Derived(part)
+                )
         return (*steps, *self._sums(added))
 
     def _sums(self, added: Iterable[Piece | Kron]) -> list[Any]:
-        """What is added as few steps: all pairs are one, and each Kronecker product is one by itself."""
+        """What is added as few steps: all pairs are one, and each Kronecker product is one by
+        itself.
+        """
         added = list(added)
         pairs = [piece for piece in added if isinstance(piece, Piece)]
-        return ([self._sum(pairs)] if pairs else []) + [self._cast(one) for one in added if isinstance(one, Kron)]
+        return ([self._sum(pairs)] if pairs else []) + [
+            self._cast(one) for one in added if isinstance(one, Kron)
+        ]
 
     def _sum(self, pairs: Sequence[Piece]) -> Sum:
         downs, ups, first = [], [], 0
@@ -259,12 +293,21 @@ class Maker:
                 more = _on_ladder(down.shape[0]) - down.shape[0]
                 up, down = functional.pad(up, (0, more)), functional.pad(down, (0, 0, 0, more))
             downs.append(down)
-            ups.append((rows, (first, down.shape[0]), None if up is None else up.T.to(self.dtype).contiguous()))
+            ups.append(
+                (
+                    rows,
+                    (first, down.shape[0]),
+                    None if up is None else up.T.to(self.dtype).contiguous(),
+                )
+            )
             first += down.shape[0]
         return Sum(torch.cat(downs).to(self.dtype), tuple(ups))
 
     def _cast(self, step: Kron) -> Kron:
-        return step._replace(first=step.first.to(self.dtype), second=tuple(factor.to(self.dtype) for factor in step.second))
+        return step._replace(
+            first=step.first.to(self.dtype),
+            second=tuple(factor.to(self.dtype) for factor in step.second),
+        )
 
     def _normed(self, part: Part) -> tuple[Tensor, Piece]:
         """What a DoRA multiplies its outputs with, and what it then adds."""
@@ -294,7 +337,8 @@ def below(layer: torch.nn.Module) -> Callable[..., Tensor]:
 
 
 def take_off(beside: Beside) -> None:
-    """Give a layer back the forward it had; where something else replaced ours since, ours stays below it and does nothing.
+    """Give a layer back the forward it had; where something else replaced ours since, ours stays
+    below it and does nothing.
 
     The host takes injections off in the order in which it put them on.
     """
@@ -303,7 +347,10 @@ def take_off(beside: Beside) -> None:
     if getattr(layer.__dict__.get("forward"), "__self__", None) is not beside:
         return
     forward = below(layer)
-    if getattr(forward, "__self__", None) is layer and getattr(forward, "__func__", None) is type(layer).forward:
+    if (
+        getattr(forward, "__self__", None) is layer
+        and getattr(forward, "__func__", None) is type(layer).forward
+    ):
         del layer.forward
     else:
         layer.forward = forward
@@ -316,13 +363,17 @@ def beside_of(layer: torch.nn.Module) -> Beside | None:
 
 
 def guard_readers() -> None:
-    """Have what reads an int8 layer's weight without calling the layer (ComfyUI's `comfy.ops.linear_input_act`) add what we add."""
+    """Have what reads an int8 layer's weight without calling the layer (ComfyUI's
+    `comfy.ops.linear_input_act`) add what we add.
+    """
     stock = getattr(comfy.ops, "linear_input_act", None)
     if stock is None or getattr(stock, "of_locksmith", False):
         return
 
     @wraps(stock)
-    def linear_input_act(linear: torch.nn.Module, x: Tensor, input_act: str, *args: Any, **named: Any) -> Tensor:
+    def linear_input_act(
+        linear: torch.nn.Module, x: Tensor, input_act: str, *args: Any, **named: Any
+    ) -> Tensor:
         beside = beside_of(linear)
         if beside is None:
             return stock(linear, x, input_act, *args, **named)
@@ -348,15 +399,21 @@ def plain(x: Tensor) -> Tensor:
 
 
 def _activated(x: Tensor, named: dict[str, Any]) -> Tensor:
-    """What the weight is multiplied with, where the host has the layer apply an activation (ComfyUI from 0.37 on)."""
+    """What the weight is multiplied with, where the host has the layer apply an activation (ComfyUI
+    from 0.37 on).
+    """
     activation = named.get("input_act")
     return x if activation is None else comfy.ops.INPUT_ACT_EAGER[activation](x)
 
 
 def _joined(group: Sequence[Piece]) -> tuple[Tensor | None, Tensor]:
-    """Pieces of the same rows as one up [rows, r] and down [r, inputs]; a whole matrix swallows the others, and has no up."""
+    """Pieces of the same rows as one up [rows, r] and down [r, inputs]; a whole matrix swallows the
+    others, and has no up.
+    """
     if all(piece.up is not None for piece in group):
-        return torch.cat([piece.up for piece in group], 1), torch.cat([piece.down for piece in group])
+        return torch.cat([piece.up for piece in group], 1), torch.cat(
+            [piece.down for piece in group]
+        )
     return None, sum(piece.down if piece.up is None else piece.up @ piece.down for piece in group)
 
 
@@ -369,16 +426,27 @@ def _on_ladder(rank: int) -> int:
 
 def _by_blocks(x: Tensor, blocks: Tensor) -> Tensor:
     """x times a block-diagonal matrix, given as blocks [n, b, b], in fp32."""
-    return torch.einsum("...nb,nab->...na", x.float().unflatten(-1, (blocks.shape[0], -1)), blocks).flatten(-2)
+    return torch.einsum(
+        "...nb,nab->...na", x.float().unflatten(-1, (blocks.shape[0], -1)), blocks
+    ).flatten(-2)
 
 
 def input_blocks(part: Part, device: torch.device) -> Tensor | None:
-    """Of an adapter that only turns a linear layer's inputs, blocks of one size: W' = W M, M block-diagonal; its blocks [n, b, b].
+    """Of an adapter that only turns a linear layer's inputs, blocks of one size: W' = W M, M
+    block-diagonal; its blocks [n, b, b].
 
     At the part's strength. None for all others.
     """
-    kind, tensors = named(part.adapter.weights[0].kind), dict(zip(*part.adapter.weights[1:], strict=True))
-    if part.rows is not None or not isinstance(kind, Rotation) or not kind.on_inputs or kind.butterfly:
+    kind, tensors = (
+        named(part.adapter.weights[0].kind),
+        dict(zip(*part.adapter.weights[1:], strict=True)),
+    )
+    if (
+        part.rows is not None
+        or not isinstance(kind, Rotation)
+        or not kind.on_inputs
+        or kind.butterfly
+    ):
         return None
     inputs = part.shape[1]
     sizes = kind.block_sizes({role: tensors[role] for role in kind.block_roles(tensors)}, inputs)
@@ -390,21 +458,33 @@ def input_blocks(part: Part, device: torch.device) -> Tensor | None:
         count = min(step, inputs - start)
         identity = torch.zeros(count, inputs, device=device)
         identity[:, start : start + count] = torch.eye(count, device=device)
-        turned = part.on(identity)[:, start : start + count].reshape(count // size, size, count // size, size)
+        turned = part.on(identity)[:, start : start + count].reshape(
+            count // size, size, count // size, size
+        )
         found.append(turned.diagonal(dim1=0, dim2=2).permute(2, 0, 1))
     return torch.cat(found)
 
 
 def _added(part: Part) -> Piece | Kron:
-    """What an additive adapter adds, its strength in it, in fp32; a LoKr stays a Kronecker product where it can."""
+    """What an additive adapter adds, its strength in it, in fp32; a LoKr stays a Kronecker product
+    where it can.
+    """
     made = _product(part)
-    return (_kronecker(part, made) if isinstance(made, KroneckerProduct) else None) or _piece(part, made)
+    return (_kronecker(part, made) if isinstance(made, KroneckerProduct) else None) or _piece(
+        part, made
+    )
 
 
 def _product(part: Part) -> Product | KroneckerProduct | None:
     """The factors of an adapter of ours."""
     spec = spec_of(part.adapter)
-    return named(spec.kind).product(spec, dict(zip(*part.adapter.weights[1:], strict=True)), torch.float32) if spec else None
+    return (
+        named(spec.kind).product(
+            spec, dict(zip(*part.adapter.weights[1:], strict=True)), torch.float32
+        )
+        if spec
+        else None
+    )
 
 
 def _piece(part: Part, made: Product | KroneckerProduct | None) -> Piece:
@@ -414,11 +494,17 @@ def _piece(part: Part, made: Product | KroneckerProduct | None) -> Piece:
         return _whole(part) if found is None else _pair(part, *found, None, part.swap is not None)
     spec = spec_of(part.adapter)
     plain_pair = isinstance(made, Product) and made.up is not None
-    return _pair(part, made.up, made.down, 1.0, spec.rows, spec.swap) if plain_pair else _whole(part)
+    return (
+        _pair(part, made.up, made.down, 1.0, spec.rows, spec.swap) if plain_pair else _whole(part)
+    )
 
 
-def _pair(part: Part, up: Tensor, down: Tensor, scale: float, rows: Rows | None, swap: bool) -> Piece:
-    """up and down of the whole module, of which these rows are the part's; swap: the halves of these are exchanged."""
+def _pair(
+    part: Part, up: Tensor, down: Tensor, scale: float, rows: Rows | None, swap: bool
+) -> Piece:
+    """up and down of the whole module, of which these rows are the part's; swap: the halves of
+    these are exchanged.
+    """
     if down[0].numel() != torch.Size(part.shape[1:]).numel():
         return _whole(part)
     up = up.flatten(1).float() * (scale * part.strength)
@@ -427,13 +513,19 @@ def _pair(part: Part, up: Tensor, down: Tensor, scale: float, rows: Rows | None,
 
 
 def _kronecker(part: Part, made: KroneckerProduct) -> Kron | None:
-    """A LoKr on a linear layer by its factors; None where its rows or inputs are not those of the product."""
+    """A LoKr on a linear layer by its factors; None where its rows or inputs are not those of the
+    product.
+    """
     spec = spec_of(part.adapter)
     if spec.swap or part.swap or len(part.shape) != 2:
         return None
     first = _matrix(made.first) * part.strength
     second = (made.second.down,) if made.second.up is None else (made.second.down, made.second.up)
-    return Kron(part.rows, spec.rows, first, second) if second[0].shape[1] * first.shape[1] == part.shape[1] else None
+    return (
+        Kron(part.rows, spec.rows, first, second)
+        if second[0].shape[1] * first.shape[1] == part.shape[1]
+        else None
+    )
 
 
 def _matrix(product: Product) -> Tensor:
@@ -442,7 +534,9 @@ def _matrix(product: Product) -> Tensor:
 
 def _whole(part: Part) -> Piece:
     """The delta itself, for adapters without smaller factors."""
-    device = next(value for value in _flattened(part.adapter.weights) if isinstance(value, Tensor)).device
+    device = next(
+        value for value in _flattened(part.adapter.weights) if isinstance(value, Tensor)
+    ).device
     return Piece(part.rows, None, part.on(torch.zeros(part.shape, device=device)).flatten(1))
 
 
@@ -462,13 +556,19 @@ def _times(piece: Piece, factor: Tensor) -> Piece:
 
 
 def as_computed(layer: torch.nn.Module, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """The fp32 weight and bias the layer computes with, whatever their storage, with the patches other nodes gave them."""
+    """The fp32 weight and bias the layer computes with, whatever their storage, with the patches
+    other nodes gave them.
+    """
     wanted = {"dtype": torch.float32, "device": device, "bias_dtype": torch.float32}
-    own = getattr(layer, "cast_bias_weight", None)  # layers of other packs, ComfyUI-GGUF's among them, have their own
+    own = getattr(
+        layer, "cast_bias_weight", None
+    )  # layers of other packs, ComfyUI-GGUF's among them, have their own
     if own is not None:
         return own(**wanted)
     if not hasattr(layer, "weight_function"):
-        return layer.weight.to(device, torch.float32), None if layer.bias is None else layer.bias.to(device, torch.float32)
+        return layer.weight.to(device, torch.float32), (
+            None if layer.bias is None else layer.bias.to(device, torch.float32)
+        )
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, **wanted, offloadable=True)
     weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
     kept = weight.to(torch.float32, copy=True), None if bias is None else bias.clone()
@@ -490,7 +590,11 @@ def _on_device(value: Any, device: torch.device) -> Any:
 
 def spec_of(patch: Any) -> AdapterSpec | None:
     """The spec of an adapter of ours; None for all others."""
-    ours = isinstance(patch, WeightAdapterBase) and isinstance(patch.weights, tuple) and isinstance(patch.weights[0], AdapterSpec)
+    ours = (
+        isinstance(patch, WeightAdapterBase)
+        and isinstance(patch.weights, tuple)
+        and isinstance(patch.weights[0], AdapterSpec)
+    )
     return patch.weights[0] if ours else None
 
 
@@ -503,8 +607,15 @@ def kind_of_host(patch: Any) -> Kind | None:
 def _without_magnitude(part: Part) -> Part:
     """The same adapter without its DoRA: it adds its delta."""
     spec, roles, tensors = part.adapter.weights
-    kept = [(role, tensor) for role, tensor in zip(roles, tensors, strict=True) if role not in MAGNITUDES]
-    plain = type(part.adapter)(part.adapter.loaded_keys, (spec, tuple(role for role, _ in kept), tuple(tensor for _, tensor in kept)))
+    kept = [
+        (role, tensor)
+        for role, tensor in zip(roles, tensors, strict=True)
+        if role not in MAGNITUDES
+    ]
+    plain = type(part.adapter)(
+        part.adapter.loaded_keys,
+        (spec, tuple(role for role, _ in kept), tuple(tensor for _, tensor in kept)),
+    )
     return part._replace(adapter=plain)
 
 
@@ -513,7 +624,9 @@ def _rows(part: Part, weight: Tensor) -> Tensor:
 
 
 def _factor(part: Part, weight: Tensor) -> Tensor:
-    """What a DoRA multiplies each output with, [rows]: its magnitude over the norm of the layer's own weight plus the delta."""
+    """What a DoRA multiplies each output with, [rows]: its magnitude over the norm of the layer's
+    own weight plus the delta.
+    """
     weight = _rows(part, weight)
     direction = _without_magnitude(part).on(weight.clone(), 1.0).flatten(1)
     scaled = part.on(weight.clone(), 1.0).flatten(1)

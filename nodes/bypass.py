@@ -1,7 +1,9 @@
-"""The bypass way to load: adapters act beside a layer's forward pass, and its weight stays as it is, quantised or offloaded.
+"""The bypass way to load: adapters act beside a layer's forward pass, and its weight stays as it
+is, quantised or offloaded.
 
-What our nodes hang on a model is one injection: `beside.py` fuses what several adapters do to a layer. This file sorts a plan's
-patches into those that can act beside a layer and those that must change its weight, and goes on and off with the host.
+What our nodes hang on a model is one injection: `beside.py` fuses what several adapters do to a
+layer. This file sorts a plan's patches into those that can act beside a layer and those that must
+change its weight, and goes on and off with the host.
 """
 
 from __future__ import annotations
@@ -24,11 +26,15 @@ KEY = "lora_locksmith"
 
 
 def hang_beside_layers(
-    patcher, layers: Sequence[dict[Any, Any]], strength: float, shape_of: Callable[[Tensor], tuple[int, ...]]
+    patcher,
+    layers: Sequence[dict[Any, Any]],
+    strength: float,
+    shape_of: Callable[[Tensor], tuple[int, ...]],
 ) -> tuple[list[dict[Any, Any]], Counter[str]]:
     """Hang on `patcher` (a new clone) what of the patches can act in the forward pass.
 
-    Returns (the layers of patches that are left for the weights, what these are by kind). Biases are left without a word.
+    Returns (the layers of patches that are left for the weights, what these are by kind). Biases
+    are left without a word.
     """
     parts: dict[str, list[Part]] = {}
     left: list[dict[Any, Any]] = []
@@ -36,9 +42,15 @@ def hang_beside_layers(
     for layer in layers:
         rest = {}
         for target, patch in layer.items():
-            name, rows, swap = (target, None, None) if isinstance(target, str) else _taken_apart(target)
+            name, rows, swap = (
+                (target, None, None) if isinstance(target, str) else _taken_apart(target)
+            )
             module = _owner(patcher.model, name)
-            part = _part(patch, shape_of(module.weight), rows, swap, strength) if _is_layer(module) else None
+            part = (
+                _part(patch, shape_of(module.weight), rows, swap, strength)
+                if _is_layer(module)
+                else None
+            )
             if part is not None:
                 parts.setdefault(name.removesuffix(".weight"), []).append(part)
                 continue
@@ -61,7 +73,9 @@ def _taken_apart(target: tuple) -> tuple[str, tuple[int, int] | None, Any]:
 
 
 def _owner(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
-    """The module of this model that a weight belongs to; None for a bias, and for another model's weight."""
+    """The module of this model that a weight belongs to; None for a bias, and for another model's
+    weight.
+    """
     if not name.endswith(".weight"):
         return None
     try:
@@ -71,7 +85,9 @@ def _owner(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
 
 
 def _is_layer(module: torch.nn.Module | None) -> bool:
-    """Whether it is a linear layer, of whatever class, or a convolution that does not work in groups."""
+    """Whether it is a linear layer, of whatever class, or a convolution that does not work in
+    groups.
+    """
     if not isinstance(getattr(module, "weight", None), Tensor):
         return False
     if isinstance(module, CONVOLUTIONS):
@@ -79,7 +95,9 @@ def _is_layer(module: torch.nn.Module | None) -> bool:
     return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
-def _part(patch: Any, shape: tuple[int, ...], rows: tuple[int, int] | None, swap: Any, strength: float) -> Part | None:
+def _part(
+    patch: Any, shape: tuple[int, ...], rows: tuple[int, int] | None, swap: Any, strength: float
+) -> Part | None:
     """The patch as a part of the forward pass; None where it cannot be one."""
     shape = (rows[1] if rows else shape[0], *shape[1:])
     way = _way(patch)
@@ -92,7 +110,8 @@ def _part(patch: Any, shape: tuple[int, ...], rows: tuple[int, int] | None, swap
 def _way(patch: Any) -> str | None:
     spec = spec_of(patch)
     if spec is None:
-        # The host's own adapters that we make add a delta; one that makes a weight larger cannot do so beside it.
+        # The host's own adapters that we make add a delta; one that makes a weight larger cannot do
+        # so beside it.
         return ADDED if kind_of_host(patch) and patch.calculate_shape("") is None else None
     roles, tensors = patch.weights[1:]
     kind, decomposition = named(spec.kind), decomposition_of(roles)
@@ -101,12 +120,18 @@ def _way(patch: Any) -> str | None:
     if decomposition is None:
         return kind.bypass
     by_role = dict(zip(roles, tensors, strict=True))
-    per_output = all(decomposition.per_output(role, by_role[role].shape) for role in decomposition.roles if role in by_role)
+    per_output = all(
+        decomposition.per_output(role, by_role[role].shape)
+        for role in decomposition.roles
+        if role in by_role
+    )
     return NORMED if per_output else DERIVED
 
 
 def _scaling_outputs(patch: WeightAdapterBase, shape: tuple[int, ...]) -> WeightAdapterBase | None:
-    """An adapter that on a weight of this shape acts on the outputs alone, made to say so; None for any other."""
+    """An adapter that on a weight of this shape acts on the outputs alone, made to say so; None for
+    any other.
+    """
     spec, roles, tensors = patch.weights
     told = named(spec.kind).on_outputs(spec, dict(zip(roles, tensors, strict=True)), shape)
     return type(patch)(patch.loaded_keys, (told, roles, tensors)) if told else None
@@ -121,14 +146,17 @@ def _describe(patch: Any, module: torch.nn.Module) -> str:
 
 
 class Hung:
-    """What all our nodes have hung beside a model's layers, by layer; put on a model and taken off as the host says, any number of times.
+    """What all our nodes have hung beside a model's layers, by layer; put on a model and taken off
+    as the host says, any number of times.
 
     It is one injection under one key, so that what several nodes add to a layer is fused.
     """
 
     def __init__(self, parts: dict[str, tuple[Part, ...]]):
         self.parts = parts
-        self.layers: weakref.WeakKeyDictionary[torch.nn.Module, list[Beside]] = weakref.WeakKeyDictionary()
+        self.layers: weakref.WeakKeyDictionary[torch.nn.Module, list[Beside]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @classmethod
     def on(cls, patcher) -> Hung:
@@ -140,10 +168,17 @@ class Hung:
 
     def with_more(self, parts: dict[str, list[Part]]) -> Hung:
         """The same with more parts behind those of each layer."""
-        return Hung({name: (*self.parts.get(name, ()), *parts.get(name, ())) for name in {**self.parts, **parts}})
+        return Hung(
+            {
+                name: (*self.parts.get(name, ()), *parts.get(name, ()))
+                for name in {**self.parts, **parts}
+            }
+        )
 
     def inject(self, patcher) -> None:
-        """Stand in the forward of each layer of the patcher's model, once; factors are on the device before the first step."""
+        """Stand in the forward of each layer of the patcher's model, once; factors are on the
+        device before the first step.
+        """
         if patcher.model in self.layers:
             return
         dtype, compiled = _compute_dtype(patcher.model), _is_compiled(patcher)
@@ -158,7 +193,9 @@ class Hung:
         guard_readers()
 
     def eject(self, patcher) -> None:
-        """Leave each layer as it was; where something else stands above ours, ours does nothing from now on."""
+        """Leave each layer as it was; where something else stands above ours, ours does nothing
+        from now on.
+        """
         for beside in self.layers.pop(patcher.model, ()):
             take_off(beside)
 
@@ -173,7 +210,14 @@ def _compute_dtype(model: torch.nn.Module) -> torch.dtype | None:
 
 
 def _is_compiled(patcher) -> bool:
-    """Whether torch.compile is to run this model: the host's node and the packs' say so in one of these places."""
+    """Whether torch.compile is to run this model: the host's node and the packs' say so in one of
+    these places.
+    """
     options = patcher.model_options
-    wrappers = options.get("transformer_options", {}).get("wrappers", {}), getattr(patcher, "wrappers", {})
-    return "torch_compile_kwargs" in options or any("torch.compile" in keys for of_type in wrappers for keys in of_type.values())
+    wrappers = (
+        options.get("transformer_options", {}).get("wrappers", {}),
+        getattr(patcher, "wrappers", {}),
+    )
+    return "torch_compile_kwargs" in options or any(
+        "torch.compile" in keys for of_type in wrappers for keys in of_type.values()
+    )

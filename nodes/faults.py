@@ -1,12 +1,14 @@
-"""What a node or a route says where it cannot go on: in plain words, as an error of the pack's own, whatever went wrong below."""
+"""What a node or a route says where it cannot go on: in plain words, as an error of the pack's own,
+whatever went wrong below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..key_maps.errors import LocksmithError, exhausted
-from ..key_maps.header import LoraFileError
+from ..errors import LocksmithError, exhausted
+from ..files.header import LoraFileError
 
 
 class NodeError(LocksmithError, RuntimeError):
@@ -21,13 +23,18 @@ def short_of(error: BaseException) -> tuple[str, str] | None:
 
 @contextmanager
 def in_plain_words(subject: str) -> Iterator[None]:
-    """Say of what is read and computed here, about `subject`, what went wrong as a NodeError; errors of the host stay its own."""
+    """Say of what is read and computed here, about `subject`, what went wrong as a NodeError;
+    errors of the host stay its own.
+    """
     try:
         yield
     except LoraFileError as error:
         raise NodeError(f"{subject}: {error.fault}. {error.remedy}.") from None
     except OSError as error:
-        raise NodeError(f"{subject}: a file cannot be read or written ({error.strerror or error}). Look at the disk.") from None
+        raise NodeError(
+            f"{subject}: a file cannot be read or written ({error.strerror or error}). Look at the"
+            " disk."
+        ) from None
     except (MemoryError, RuntimeError) as error:
         short = short_of(error)
         if short is None:

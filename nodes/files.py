@@ -9,9 +9,9 @@ from typing import Any
 import folder_paths
 import torch
 
-from ..key_maps.library import stamp_of
-from ..key_maps.own import OwnMaps
-from ..lora.reader import header_of
+from ..key_maps.user_maps import OwnMaps
+from ..lora.io.mapped import header_of
+from ..report.library import stamp_of
 from . import host
 from .faults import NodeError
 
@@ -24,15 +24,23 @@ def lora_names() -> list[str]:
 
 
 def spellings(name: str) -> tuple[str, ...]:
-    """A name and how other systems write it: workflows travel, and Windows separates folders the other way."""
+    """A name and how other systems write it: workflows travel, and Windows separates folders the
+    other way.
+    """
     return tuple(dict.fromkeys((name, name.replace("\\", "/"), name.replace("/", "\\"))))
 
 
 def listed_name(lora_name: str) -> str:
-    """The name the host lists a LoRA file under, whichever system's separators it is given with; as it is, where there is none."""
+    """The name the host lists a LoRA file under, whichever system's separators it is given with; as
+    it is, where there is none.
+    """
     listed = frozenset(lora_names())
     known = [name for name in spellings(lora_name) if name in listed]
-    known += [name for name in spellings(lora_name) if folder_paths.get_full_path("loras", name) is not None]
+    known += [
+        name
+        for name in spellings(lora_name)
+        if folder_paths.get_full_path("loras", name) is not None
+    ]
     return known[0] if known else lora_name
 
 
@@ -46,20 +54,35 @@ def lora_path(lora_name: str) -> str:
 
 def wired_lora(lora: Any) -> host.LoraFile:
     """A LORA_MODEL as another node gives it; NodeError for what is none."""
-    if not isinstance(lora, Mapping) or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in lora.items()):
-        raise NodeError("What is connected as lora is no LORA_MODEL, which holds tensors by name. Connect one from Merge LoRAs.")
+    if not isinstance(lora, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in lora.items()
+    ):
+        raise NodeError(
+            "What is connected as lora is no LORA_MODEL, which holds tensors by name. Connect one"
+            " from Merge LoRAs."
+        )
     return host.LoraFile(lora, header_of(lora), None)
 
 
 def lora_is_listed(lora_name: str | None) -> bool | str:
-    """True, or what is wrong with a name that is not in the loras folders, and the remedy; None: another node makes it."""
-    if lora_name is not None and folder_paths.get_full_path("loras", listed_name(lora_name)) is None:
-        return f"LoRA {lora_name!r} is not in the loras folders. Put the file there, or choose another and refresh the list"
+    """True, or what is wrong with a name that is not in the loras folders, and the remedy; None:
+    another node makes it.
+    """
+    if (
+        lora_name is not None
+        and folder_paths.get_full_path("loras", listed_name(lora_name)) is None
+    ):
+        return (
+            f"LoRA {lora_name!r} is not in the loras folders. Put the file there, or choose another"
+            " and refresh the list"
+        )
     return True
 
 
 def lora_changed(lora_name: str | None) -> tuple:
-    """Changes when the file, or one of the user's own maps, changes on disk; always, where another node makes the name."""
+    """Changes when the file, or one of the user's own maps, changes on disk; always, where another
+    node makes the name.
+    """
     if lora_name is None:
         return (float("nan"),)  # a new one each time: the same one would count as equal
     path = folder_paths.get_full_path("loras", listed_name(lora_name))

@@ -1,4 +1,6 @@
-"""The door to ComfyUI's internals: it reads files and models, has plans executed (patches.py, bypass.py), and asks what stock would do."""
+"""The door to ComfyUI's internals: it reads files and models, has plans executed (patches.py,
+bypass.py), and asks what stock would do.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +21,35 @@ import comfy.utils
 import torch
 
 from ..adapters.registry import named
+from ..errors import exhausted
+from ..files.gc_pause import without_collection
+from ..files.hashes import Hashes, file_hashes
+from ..files.header import (
+    GONE,
+    PICKLED,
+    Header,
+    LoraFileError,
+    TensorInfo,
+    adapter_config_beside,
+    read_header,
+    stock_fault,
+)
+from ..identify.stock_loader import StockKeys, missing
 from ..key_maps.arithmetic import as_number
-from ..key_maps.errors import exhausted
-from ..key_maps.garbage import without_collection
-from ..key_maps.grammar import parse_key
-from ..key_maps.hashes import Hashes, file_hashes
-from ..key_maps.header import GONE, PICKLED, Header, LoraFileError, TensorInfo, adapter_config_beside, read_header, stock_fault
-from ..key_maps.inspection import Inspection, inspect_header
-from ..key_maps.library import Stamp, stamp_of
-from ..key_maps.own import NONE, OwnMaps, own_maps_stamp, read_own_maps
-from ..key_maps.plan import Plan, make_plan, without_adapters
-from ..key_maps.report import Report
-from ..key_maps.site import Component, Site, denoiser_component, encoder_components
-from ..key_maps.stock import StockKeys, missing
+from ..key_maps.user_maps import NONE, OwnMaps, own_maps_stamp, read_own_maps
 from ..lora.copies import same_change
+from ..lora.io.mapped import map_tensors
+from ..lora.io.watch import Watch, WatchedTensors
+from ..lora.math.spec import AdapterError, first_line
 from ..lora.own_base import rounded_base, strangers
-from ..lora.reader import map_tensors
 from ..lora.soundness import Look, cautions, look_at_file, look_at_tensors
-from ..lora.spec import AdapterError, first_line
-from ..lora.watch import Watch, WatchedTensors
-from ..lora.weights import weigh
+from ..lora.statistics import weigh
+from ..planning.keys import parse_key
+from ..planning.plan import Plan, make_plan, without_adapters
+from ..planning.target_model import Component, Site, denoiser_component, encoder_components
+from ..report.inspection import Inspection, inspect_header
+from ..report.library import Stamp, stamp_of
+from ..report.load_report import Report
 from .bypass import hang_beside_layers
 from .patches import Tensors, build_patches
 from .together import settle
@@ -50,7 +61,9 @@ MOST_SAID = 200  # characters of an error of the host
 
 
 class LoraFile(NamedTuple):
-    """A LoRA file in memory: tensors by key, its header, PEFT's adapter_config.json beside it, and an eye on the file on disk."""
+    """A LoRA file in memory: tensors by key, its header, PEFT's adapter_config.json beside it, and
+    an eye on the file on disk.
+    """
 
     tensors: Tensors
     header: Header
@@ -59,7 +72,9 @@ class LoraFile(NamedTuple):
     look: Look | None = None
 
     def to_be_written(self) -> Tensors:
-        """The tensors, for what is made into another file: reading them fails where this one is overwritten meanwhile."""
+        """The tensors, for what is made into another file: reading them fails where this one is
+        overwritten meanwhile.
+        """
         return WatchedTensors(self.tensors, self.watch) if self.watch else self.tensors
 
     def unchanged(self) -> bool:
@@ -68,7 +83,9 @@ class LoraFile(NamedTuple):
 
 
 def read_lora(path: str | os.PathLike[str]) -> LoraFile:
-    """Read a LoRA file; pickles only through the host's safe loader. Raises LoraFileError with file, fault and remedy."""
+    """Read a LoRA file; pickles only through the host's safe loader. Raises LoraFileError with
+    file, fault and remedy.
+    """
     path = os.fspath(path)
     if not os.path.exists(path):
         raise LoraFileError(path, GONE, "Check the name, or refresh the file list")
@@ -79,7 +96,11 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     if _host_reads_headers():
         header = header._replace(refusal="")
     if ending not in SAFE:
-        raise LoraFileError(path, f"files ending in {ending or 'nothing'} are not loaded", "Rename it to .safetensors")
+        raise LoraFileError(
+            path,
+            f"files ending in {ending or 'nothing'} are not loaded",
+            "Rename it to .safetensors",
+        )
     try:
         tensors = _read_tensors(path, header)
         look = look_at_file(path, header)
@@ -88,12 +109,16 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     except Exception as error:
         if exhausted(error):
             raise  # no fault of the file
-        raise LoraFileError(path, f"its tensors cannot be read ({first_line(error)[:160]})", REMEDY) from None
+        raise LoraFileError(
+            path, f"its tensors cannot be read ({first_line(error)[:160]})", REMEDY
+        ) from None
     return LoraFile(tensors, header, adapter_config_beside(path), Watch(path, header.stamp), look)
 
 
 def _read_tensors(path: str, header: Header) -> Tensors:
-    """The tensors, mapped from the file; by the host where it tracks their place in the file or may not map at all."""
+    """The tensors, mapped from the file; by the host where it tracks their place in the file or may
+    not map at all.
+    """
     if _host_reads_headers() or getattr(comfy.utils, "DISABLE_MMAP", False):
         return comfy.utils.load_torch_file(path, safe_load=True)
     return map_tensors(path, header)
@@ -111,16 +136,29 @@ def _read_pickle(path: str) -> LoraFile:
         if exhausted(error):
             raise  # no fault of the file
         fault = f"the safe pickle loader refuses it ({first_line(error)[:160]})"
-        raise LoraFileError(path, fault, "It is damaged or holds more than tensors; get the .safetensors version") from None
-    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)} if isinstance(content, dict) else {}
+        raise LoraFileError(
+            path, fault, "It is damaged or holds more than tensors; get the .safetensors version"
+        ) from None
+    tensors = (
+        {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        if isinstance(content, dict)
+        else {}
+    )
     if not tensors:
-        raise LoraFileError(path, "it holds no tensors by name", "It is not a LoRA; get the .safetensors version")
-    infos = {key: TensorInfo(str(value.dtype).removeprefix("torch."), tuple(value.shape)) for key, value in tensors.items()}
+        raise LoraFileError(
+            path, "it holds no tensors by name", "It is not a LoRA; get the .safetensors version"
+        )
+    infos = {
+        key: TensorInfo(str(value.dtype).removeprefix("torch."), tuple(value.shape))
+        for key, value in tensors.items()
+    }
     return LoraFile(tensors, Header(infos, {}), adapter_config_beside(path))
 
 
 class FileCache:
-    """Keeps the last files read, by path, size and time of change, so that a re-run reads nothing."""
+    """Keeps the last files read, by path, size and time of change, so that a
+    re-run reads nothing.
+    """
 
     def __init__(self, most: int = 2):
         self.most = most
@@ -131,7 +169,9 @@ class FileCache:
         path = os.path.realpath(path)
         stamp = stamp_of(path)
         known = self.entries.pop(path, None)
-        content = known[1] if known and known[0] == stamp and known[1].unchanged() else read_lora(path)
+        content = (
+            known[1] if known and known[0] == stamp and known[1].unchanged() else read_lora(path)
+        )
         self.entries[path] = (stamp, content)
         while len(self.entries) > self.most:
             self.entries.popitem(last=False)
@@ -142,7 +182,9 @@ _files = FileCache()
 
 
 def logical_shape(weight: torch.Tensor) -> tuple[int, ...]:
-    """The shape a weight stands for, whatever its storage: GGUF and quantised tensors tell it themselves, NF4 by its state."""
+    """The shape a weight stands for, whatever its storage: GGUF and quantised tensors tell it
+    themselves, NF4 by its state.
+    """
     state = getattr(weight, "quant_state", None)
     shape = getattr(state, "shape", None) or getattr(weight, "tensor_shape", None) or weight.shape
     return tuple(shape)
@@ -155,7 +197,8 @@ _stock_names: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDi
 def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, ...]]:
     """Name -> shape of the parameters and buffers whose names begin with `prefix`.
 
-    One walk: torch's own two, through a generator for each level, are a tenth of what loading onto a new model takes.
+    One walk: torch's own two, through a generator for each level, are a tenth of what loading onto
+    a new model takes.
     """
     found: dict[str, tuple[int, ...]] = {}
     waiting = [("", module)]
@@ -171,7 +214,9 @@ def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, .
     return found
 
 
-def _remembered(store: weakref.WeakKeyDictionary, module: Any, make: Callable[[], Any], own: OwnMaps = NONE) -> Any:
+def _remembered(
+    store: weakref.WeakKeyDictionary, module: Any, make: Callable[[], Any], own: OwnMaps = NONE
+) -> Any:
     """What `make` gave for this module and these maps; made anew for others."""
     found = store.get(module)
     if found is None or found[0] is not own:
@@ -180,21 +225,37 @@ def _remembered(store: weakref.WeakKeyDictionary, module: Any, make: Callable[[]
 
 
 def site_of(model, clip, own: OwnMaps = NONE) -> Site:
-    """The site a ModelPatcher and a CLIP (either may be None) make; what names they have is remembered per model."""
+    """The site a ModelPatcher and a CLIP (either may be None) make; what names they have is
+    remembered per model.
+    """
     components: list[Component] = []
     if model is not None:
         network = model.model
         components.append(
-            _remembered(_components, network, lambda: denoiser_component(_shapes(network, "diffusion_model."), own.families), own)
+            _remembered(
+                _components,
+                network,
+                lambda: denoiser_component(_shapes(network, "diffusion_model."), own.families),
+                own,
+            )
         )
     if clip is not None:
         encoder = clip.cond_stage_model
-        components.extend(_remembered(_components, encoder, lambda: encoder_components(_shapes(encoder), own.families), own))
+        components.extend(
+            _remembered(
+                _components,
+                encoder,
+                lambda: encoder_components(_shapes(encoder), own.families),
+                own,
+            )
+        )
     return Site(components, own)
 
 
 def wired_site(model, clip, own: OwnMaps = NONE) -> Site | None:
-    """The same; None where neither is connected, so that the model is drawn from what is known of it."""
+    """The same; None where neither is connected, so that the model is drawn from what is known of
+    it.
+    """
     return None if model is None and clip is None else site_of(model, clip, own)
 
 
@@ -212,38 +273,58 @@ def own_maps(folder: str | os.PathLike[str]) -> OwnMaps:
 
 
 def stock_placed(model, clip, file: LoraFile) -> StockKeys:
-    """The keys of a file that the stock loader would use, asked of the host's own code over the names that matter.
+    """The keys of a file that the stock loader would use, asked of the host's own code over the
+    names that matter.
 
-    That code raises on files of all kinds; what it says is a part of the answer, for what is loaded stays loaded.
+    That code raises on files of all kinds; what it says is a part of the answer, for what is loaded
+    stays loaded.
     """
     try:
         return StockKeys(_placed_by_stock(model, clip, file))
     except MemoryError:
         raise
     except Exception as error:
-        return StockKeys.failing(missing(error.args[0]) if isinstance(error, KeyError) and error.args else first_line(error)[:MOST_SAID])
+        return StockKeys.failing(
+            missing(error.args[0])
+            if isinstance(error, KeyError) and error.args
+            else first_line(error)[:MOST_SAID]
+        )
 
 
 def _placed_by_stock(model, clip, file: LoraFile) -> set[str]:
     names: dict[str, Any] = {}
     if model is not None:
-        names |= _remembered(_stock_names, model.model, lambda: comfy.lora.model_lora_keys_unet(model.model, {}))
+        names |= _remembered(
+            _stock_names, model.model, lambda: comfy.lora.model_lora_keys_unet(model.model, {})
+        )
     if clip is not None:
         encoder = clip.cond_stage_model
-        names |= _remembered(_stock_names, encoder, lambda: comfy.lora.model_lora_keys_clip(encoder, {}))
+        names |= _remembered(
+            _stock_names, encoder, lambda: comfy.lora.model_lora_keys_clip(encoder, {})
+        )
     converted = comfy.lora_convert.convert_lora(dict(file.tensors))
     original = _original_names(file.tensors, converted)
     wanted = {prefix for key in converted for prefix in _prefixes(key)} & names.keys()
     if not wanted:
         return set()
-    loaded = comfy.lora.load_lora(converted, {name: names[name] for name in wanted}, log_missing=False)
+    loaded = comfy.lora.load_lora(
+        converted, {name: names[name] for name in wanted}, log_missing=False
+    )
     used = {key for patch in loaded.values() for key in getattr(patch, "loaded_keys", ())}
-    used |= {f"{name}.{role}" for name in wanted for role in ("diff", "diff_b", "set_weight", "w_norm") if f"{name}.{role}" in converted}
+    used |= {
+        f"{name}.{role}"
+        for name in wanted
+        for role in ("diff", "diff_b", "set_weight", "w_norm")
+        if f"{name}.{role}" in converted
+    }
     return {original[key] for key in used if key in original}
 
 
-def inspect(model, clip, path: str | os.PathLike[str], own: OwnMaps = NONE, whole: bool = False) -> Inspection:
-    """What is in the LoRA file at `path`: exact for what is connected, else for the model it was made for. Raises LoraFileError.
+def inspect(
+    model, clip, path: str | os.PathLike[str], own: OwnMaps = NONE, whole: bool = False
+) -> Inspection:
+    """What is in the LoRA file at `path`: exact for what is connected, else for the model it was
+    made for. Raises LoraFileError.
 
     whole: text encoders that are not connected are drawn, for whoever writes the file again.
     """
@@ -256,7 +337,10 @@ def inspect(model, clip, path: str | os.PathLike[str], own: OwnMaps = NONE, whol
 def measure(found: Inspection) -> tuple[dict[str, Any], Hashes]:
     """(the measured weights of an inspected file, its hashes); stops when the user does."""
     file = _files.read(found.path)
-    hashes = file_hashes(found.path, lambda done, total: comfy.model_management.throw_exception_if_processing_interrupted())
+    hashes = file_hashes(
+        found.path,
+        lambda done, total: comfy.model_management.throw_exception_if_processing_interrupted(),
+    )
     return weigh(found.plan, file.tensors, file.config_beside).as_dict(), hashes
 
 
@@ -268,11 +352,17 @@ def _prefixes(key: str) -> tuple[str, ...]:
 def _original_names(tensors: Tensors, converted: Tensors) -> dict[str, str]:
     """Key after the host's conversion -> key in the file, by the identity of the tensor."""
     by_identity = {id(tensor): key for key, tensor in tensors.items()}
-    return {key: by_identity[id(tensor)] for key, tensor in converted.items() if id(tensor) in by_identity}
+    return {
+        key: by_identity[id(tensor)]
+        for key, tensor in converted.items()
+        if id(tensor) in by_identity
+    }
 
 
 def progress_bar() -> Callable[[int, int], None]:
-    """Called as (done, total): moves the node's bar, and stops the work when the user stops the run."""
+    """Called as (done, total): moves the node's bar, and stops the work when the user stops the
+    run.
+    """
     bars: list[comfy.utils.ProgressBar] = []
 
     def told(done: int, total: int) -> None:
@@ -285,7 +375,9 @@ def progress_bar() -> Callable[[int, int], None]:
 
 
 def weights_of(model, clip) -> Callable[[str], torch.Tensor] | None:
-    """Full native name -> the weight without patches, fp32 on the CPU; AdapterError for a name the model lacks."""
+    """Full native name -> the weight without patches, fp32 on the CPU; AdapterError for a name the
+    model lacks.
+    """
     stored_as = _stored(model, clip)
 
     def weight(name: str) -> torch.Tensor:
@@ -298,7 +390,8 @@ def weights_of(model, clip) -> Callable[[str], torch.Tensor] | None:
 def _stored(model, clip) -> Callable[[str], tuple[torch.Tensor, Callable]]:
     """Full native name -> (the parameter as it is stored, the host's way to compute with it).
 
-    As the host's own `get_key_patches`, which fails on models with quantised weights, whose state dict names what no module has.
+    As the host's own `get_key_patches`, which fails on models with quantised weights, whose state
+    dict names what no module has.
     """
     patchers = [patcher for patcher in (model, clip and clip.patcher) if patcher is not None]
 
@@ -309,7 +402,9 @@ def _stored(model, clip) -> Callable[[str], tuple[torch.Tensor, Callable]]:
             except AttributeError:
                 continue
             kept, hooked = patcher.backup.get(name), patcher.hook_backup.get(name)
-            weight = hooked[0] if hooked is not None else kept.weight if kept is not None else weight
+            weight = (
+                hooked[0] if hooked is not None else kept.weight if kept is not None else weight
+            )
             return weight, convert or _as_it_is
         raise AdapterError(f"the connected model has no weight {name}")
 
@@ -323,7 +418,9 @@ def _as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
 def is_quantised(weight: torch.Tensor) -> bool:
     """Whether a weight is stored as fewer bits than 16 a number, in whatever form."""
     marks = ("quant_state", "tensor_shape", "_qdata")
-    return any(getattr(weight, mark, None) is not None for mark in marks) or weight.dtype.itemsize < 2
+    return (
+        any(getattr(weight, mark, None) is not None for mark in marks) or weight.dtype.itemsize < 2
+    )
 
 
 def forget(*, files: bool = True, models: bool = True) -> None:
@@ -336,32 +433,73 @@ def forget(*, files: bool = True, models: bool = True) -> None:
 
 
 def load_and_fix(
-    model, clip, path, strength_model: float = 1.0, strength_clip: float = 1.0, own: OwnMaps = NONE, bypass: bool = False, name: str = ""
+    model,
+    clip,
+    path,
+    strength_model: float = 1.0,
+    strength_clip: float = 1.0,
+    own: OwnMaps = NONE,
+    bypass: bool = False,
+    name: str = "",
 ) -> tuple[Any, Any, Report]:
-    """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may be None.
+    """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may
+    be None.
 
-    bypass: adapters act in the layers' forward passes, and the weights stay as they are, where that is exact.
+    bypass: adapters act in the layers' forward passes, and the weights stay as they are, where that
+    is exact.
     name: what the report calls the file; its path's last part where none is given.
-    Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads names and shapes only, and the
-    weights of a layer or two where an adapter can tell by them whether this is the model it was trained on.
-    Raises LoraFileError for a file that cannot be read; a file that does not fit is no error, the report says so.
+    Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads
+    names and shapes only, and the weights of a layer or two where an adapter can tell by them
+    whether this is the model it was trained on. Raises LoraFileError for a file that cannot be
+    read; a file that does not fit is no error, the report says so.
     """
     file = _files.read(path)
-    return apply_file(model, clip, file, name or os.path.basename(path), strength_model, strength_clip, own, bypass)
+    return apply_file(
+        model,
+        clip,
+        file,
+        name or os.path.basename(path),
+        strength_model,
+        strength_clip,
+        own,
+        bypass,
+    )
 
 
 def apply_file(
-    model, clip, file: LoraFile, name: str, strength_model: float, strength_clip: float, own: OwnMaps, bypass: bool
+    model,
+    clip,
+    file: LoraFile,
+    name: str,
+    strength_model: float,
+    strength_clip: float,
+    own: OwnMaps,
+    bypass: bool,
 ) -> tuple[Any, Any, Report]:
     """The same for a LoRA in memory, which the report calls `name`."""
     with without_collection():
-        header, number, same = file.header, partial(_number_in, file.tensors), partial(same_change, file.tensors)
-        plan = make_plan(header.tensors, header.metadata, site_of(model, clip, own), file.config_beside, number=number, same=same)
+        header, number, same = (
+            file.header,
+            partial(_number_in, file.tensors),
+            partial(same_change, file.tensors),
+        )
+        plan = make_plan(
+            header.tensors,
+            header.metadata,
+            site_of(model, clip, own),
+            file.config_beside,
+            number=number,
+            same=same,
+        )
         plan, rounded = _on_this_base(plan, file.tensors, model, clip)
         patches = build_patches(plan, file.tensors, ours=bypass)
         layers = watched(patches.layers, file.watch)
         look = file.look or look_at_tensors(file.tensors)
-        doubts = (*(file.watch.cautions if file.watch else ()), *cautions(plan, file.tensors, look), *rounded)
+        doubts = (
+            *(file.watch.cautions if file.watch else ()),
+            *cautions(plan, file.tensors, look),
+            *rounded,
+        )
         metadata = dict(file.header.metadata)
         patched: Counter[str] | None = Counter() if bypass else None
         new_model, met = _apply(model, layers, strength_model, metadata, patched)
@@ -369,12 +507,23 @@ def apply_file(
     notes = own.errors + _notes_on_bypass(patched) + _notes_on_meetings(met + met_in_clip)
     fault = stock_fault(file.header)
     stock = partial(stock_placed, model, clip, file)
-    report = Report(plan, name, patches.failures, stock, notes, cautions=doubts, checked=look.at, stock_fault=fault)
+    report = Report(
+        plan,
+        name,
+        patches.failures,
+        stock,
+        notes,
+        cautions=doubts,
+        checked=look.at,
+        stock_fault=fault,
+    )
     return new_model, new_clip, report
 
 
 def _on_this_base(plan: Plan, tensors: Tensors, model, clip) -> tuple[Plan, tuple[str, ...]]:
-    """The plan without adapters that were trained on another base than this, and cautions where this one is quantised."""
+    """The plan without adapters that were trained on another base than this, and cautions where
+    this one is quantised.
+    """
     if not any(named(adapter.kind).of_its_base for adapter in plan.adapters):
         return plan, ()
     stored = _stored(model, clip)
@@ -393,24 +542,43 @@ def _notes_on_bypass(patched: Counter[str] | None) -> tuple[str, ...]:
     if not patched:
         return ()
     kinds = ", ".join(f"{count} {kind}" for kind, count in patched.most_common())
-    return (f"Bypass: {sum(patched.values())} adapters change the weights all the same, as they cannot act beside a layer: {kinds}.",)
+    return (
+        (
+            f"Bypass: {sum(patched.values())} adapters change the weights all the same, as they"
+            f" cannot act beside a layer: {kinds}."
+        ),
+    )
 
 
 def _notes_on_meetings(met: int) -> tuple[str, ...]:
     if not met:
         return ()
     where = "On one weight" if met == 1 else f"On {met} weights"
-    rule = "Each changes the model's own weight, in whatever order they are loaded, and the changes add up, as in Merge LoRAs."
-    return (f"{where} several adapters meet of which one computes with the weight (DoRA, OFT and their like). {rule}",)
+    rule = (
+        "Each changes the model's own weight, in whatever order they are loaded, and the changes"
+        " add up, as in Merge LoRAs."
+    )
+    return (
+        (
+            f"{where} several adapters meet of which one computes with the weight (DoRA, OFT and"
+            f" their like). {rule}"
+        ),
+    )
 
 
 def _apply(
-    patcher, layers: Sequence[dict[Any, Any]], strength: float, metadata: dict[str, str], patched: Counter[str] | None = None
+    patcher,
+    layers: Sequence[dict[Any, Any]],
+    strength: float,
+    metadata: dict[str, str],
+    patched: Counter[str] | None = None,
 ) -> tuple[Any, int]:
-    """(a clone of a ModelPatcher or CLIP with the patches that are for it, on how many weights they meet others: see `settle`).
+    """(a clone of a ModelPatcher or CLIP with the patches that are for it, on how many weights they
+    meet others: see `settle`).
 
     At strength 0 the clone is left as it was.
-    patched: given for a bypass; the kinds of the adapters that change the weights even so are counted in it.
+    patched: given for a bypass; the kinds of the adapters that change the weights even so are
+    counted in it.
     """
     if patcher is None:
         return None, 0

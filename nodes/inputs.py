@@ -8,12 +8,19 @@ from comfy_api.latest import io
 
 REPORT, ERROR = "report", "error"
 PATCH, BYPASS = "patch", "bypass"
-# For schemas of nodes that report: a host that knows the word sends their reports again when it answers a run from its cache.
-RESENT = {"has_intermediate_output": True} if "has_intermediate_output" in {known.name for known in dataclasses.fields(io.Schema)} else {}
+# For schemas of nodes that report: a host that knows the word sends their reports again when it
+# answers a run from its cache.
+RESENT = (
+    {"has_intermediate_output": True}
+    if "has_intermediate_output" in {known.name for known in dataclasses.fields(io.Schema)}
+    else {}
+)
 
 
 def strength_inputs() -> list[io.Input]:
-    """The inputs `strength_model` and `strength_clip` of every node that applies one LoRA, in the stock loader's ranges."""
+    """The inputs `strength_model` and `strength_clip` of every node that applies one LoRA, in the
+    stock loader's ranges.
+    """
     changed = {"strength_model": "diffusion model", "strength_clip": "text encoder"}
     return [
         io.Float.Input(

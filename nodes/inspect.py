@@ -1,4 +1,6 @@
-"""The node Inspect LoRA Keys: tells what is in a file, what will load, and what was never trained."""
+"""The node Inspect LoRA Keys: tells what is in a file, what will load, and what
+was never trained.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import json
 
 from comfy_api.latest import io
 
-from ..key_maps.markdown import DETAILS, SUMMARY, markdown
+from ..report.markdown import DETAILS, SUMMARY, markdown
 from . import host
 from .faults import in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
@@ -58,14 +60,28 @@ class InspectLoRAKeys(io.ComfyNode):
         return lora_changed(lora_name)
 
     @classmethod
-    def execute(cls, lora_name, model=None, clip=None, detail=SUMMARY, weights=OFF) -> io.NodeOutput:
+    def execute(
+        cls, lora_name, model=None, clip=None, detail=SUMMARY, weights=OFF
+    ) -> io.NodeOutput:
         """Inspect the file; raises for an unreadable one."""
         lora_name = listed_name(lora_name)
         with in_plain_words(lora_name):
             found = host.inspect(model, clip, lora_path(lora_name), own_maps())
             measured, hashes = host.measure(found) if weights == ON else (None, None)
             text = markdown(found, detail, hashes, measured)
-            fate = {"file": lora_name, "mismatch": found.report.mismatch, "patterns": found.report.all_patterns()}
-            told = found.as_dict() | fate | ({"weights": measured} | hashes.as_dict(found.header.metadata) if measured else {})
+            fate = {
+                "file": lora_name,
+                "mismatch": found.report.mismatch,
+                "patterns": found.report.all_patterns(),
+            }
+            told = (
+                found.as_dict()
+                | fate
+                | (
+                    {"weights": measured} | hashes.as_dict(found.header.metadata)
+                    if measured
+                    else {}
+                )
+            )
         as_json = json.dumps(told, ensure_ascii=False)
         return io.NodeOutput(text, as_json, ui={"text": [text], "report_json": [as_json]})

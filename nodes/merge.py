@@ -1,4 +1,6 @@
-"""The nodes Merge LoRAs and Apply LoRA: several LoRAs become one, and one that is no file is applied."""
+"""The nodes Merge LoRAs and Apply LoRA: several LoRAs become one, and one that is no file is
+applied.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,18 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..key_maps.header import LoraFileError
-from ..key_maps.names import numbered
-from ..lora.block_weights import read_block_weights
-from ..lora.collect import Source
-from ..lora.forecast import forecast
-from ..lora.merge import Recipe, merge
-from ..lora.merge_report import MergeReport
-from ..lora.methods import Option, methods
-from ..lora.native import native_tensors
-from ..lora.spec import AdapterError
-from ..lora.tensors import DTYPES
-from ..lora.together import File, inspect_together
+from ..files.header import LoraFileError
+from ..lora.io.dtypes import DTYPES
+from ..lora.io.lora_model import native_tensors
+from ..lora.math.spec import AdapterError
+from ..lora.merge.block_weights import read_block_weights
+from ..lora.merge.collect import Source
+from ..lora.merge.dry_run import forecast
+from ..lora.merge.merge import Recipe, merge
+from ..lora.merge.methods import Option, methods
+from ..lora.merge.plan_together import File, inspect_together
+from ..lora.merge.report import MergeReport
+from ..report.file_names import numbered
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import lora_path, own_maps, wired_lora
@@ -34,7 +36,9 @@ WHOLE_NUMBERS = ("steps",)  # options that are whole numbers
 
 
 class MergeLoRAs(io.ComfyNode):
-    """Any number of LoRAs, files and connected LORA_MODELs, by a method of `lora.methods`, as a LORA_MODEL."""
+    """Any number of LoRAs, files and connected LORA_MODELs, by a method of `lora.methods`, as a
+    LORA_MODEL.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -87,7 +91,9 @@ class MergeLoRAs(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, loras=None, method=None, connected=None) -> bool | str:
-        """Refuse, before anything runs, rows that cannot be read and names that are not in the loras folders."""
+        """Refuse, before anything runs, rows that cannot be read and names that are not in the
+        loras folders.
+        """
         return rows_are_right(loras, blocks=True)
 
     @classmethod
@@ -97,9 +103,22 @@ class MergeLoRAs(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, loras, method, rank=0, energy=1.0, dtype=KEEP, seed=0, dry_run=False, exact=False, model=None, clip=None, connected=None
+        cls,
+        loras,
+        method,
+        rank=0,
+        energy=1.0,
+        dtype=KEEP,
+        seed=0,
+        dry_run=False,
+        exact=False,
+        model=None,
+        clip=None,
+        connected=None,
     ) -> io.NodeOutput:
-        """Merge; raises where a file cannot be read, for files of different models, and for adapters that need the model."""
+        """Merge; raises where a file cannot be read, for files of different models, and for
+        adapters that need the model.
+        """
         options = {name: value for name, value in method.items() if name != "method"}
         recipe = Recipe(
             method["method"], options, rank or None, energy if energy < 1 else None, None, dtype if dtype in DTYPES else "", seed,
@@ -109,7 +128,11 @@ class MergeLoRAs(io.ComfyNode):
             with in_plain_words("Merge LoRAs"):
                 sources = _sources(_entries(loras, connected or {}), model, clip)
                 report = MergeReport(sources, recipe)
-                tensors = _forecast(sources, recipe, report) if dry_run else _merged(sources, recipe, report, host.weights_of(model, clip))
+                tensors = (
+                    _forecast(sources, recipe, report)
+                    if dry_run
+                    else _merged(sources, recipe, report, host.weights_of(model, clip))
+                )
         except (AdapterError, ValueError) as error:
             raise NodeError(f"Merge LoRAs: {error}.") from None
         text, as_json = report.markdown(), json.dumps(report.as_dict(), ensure_ascii=False)
@@ -127,23 +150,47 @@ class _Entry(NamedTuple):
 
 
 def _method_options() -> list[io.DynamicCombo.Option]:
-    return [io.DynamicCombo.Option(name, [_option(option) for option in found.options]) for name, found in methods().items()]
+    return [
+        io.DynamicCombo.Option(name, [_option(option) for option in found.options])
+        for name, found in methods().items()
+    ]
 
 
 def _option(option: Option):
     if option.name in WHOLE_NUMBERS:
-        return io.Int.Input(option.name, default=int(option.default), min=int(option.low), max=int(option.high), tooltip=option.text)
+        return io.Int.Input(
+            option.name,
+            default=int(option.default),
+            min=int(option.low),
+            max=int(option.high),
+            tooltip=option.text,
+        )
     step = 0.01 if option.high - option.low >= 0.1 and option.default >= 0.01 else 1e-6
-    return io.Float.Input(option.name, default=option.default, min=option.low, max=option.high, step=step, tooltip=option.text)
+    return io.Float.Input(
+        option.name,
+        default=option.default,
+        min=option.low,
+        max=option.high,
+        step=step,
+        tooltip=option.text,
+    )
 
 
 def _entries(loras: Any, connected: Mapping[str, Any]) -> list[_Entry]:
-    """The rows that are on, then what is connected and named by no row. Raises ValueError for rows that cannot be read."""
+    """The rows that are on, then what is connected and named by no row. Raises ValueError for rows
+    that cannot be read.
+    """
     wired = {name: lora for name, lora in connected.items() if lora is not None}
     rows = read_rows(loras, True, wired)
     named = {row.name for row in rows}
-    entries = [_Entry(row.name, wired.get(row.name), row.strength, row.strength_clip, row.blocks) for row in rows if row.on]
-    entries += [_Entry(name, lora, 1.0, 1.0, "") for name, lora in wired.items() if name not in named]
+    entries = [
+        _Entry(row.name, wired.get(row.name), row.strength, row.strength_clip, row.blocks)
+        for row in rows
+        if row.on
+    ]
+    entries += [
+        _Entry(name, lora, 1.0, 1.0, "") for name, lora in wired.items() if name not in named
+    ]
     if not entries:
         raise AdapterError("there is no LoRA to merge: add one, or turn one on")
     return entries
@@ -152,11 +199,23 @@ def _entries(loras: Any, connected: Mapping[str, Any]) -> list[_Entry]:
 def _sources(entries: list[_Entry], model, clip) -> list[Source]:
     own = own_maps()
     contents = [_content(entry) for entry in entries]
-    files = [File(entry.name, content.header, content.config_beside) for entry, content in zip(entries, contents, strict=True)]
+    files = [
+        File(entry.name, content.header, content.config_beside)
+        for entry, content in zip(entries, contents, strict=True)
+    ]
     site, names = host.wired_site(model, clip, own), numbered([entry.name for entry in entries])
     return [
-        Source(found.plan, content.tensors, entry.strength_model, entry.strength_clip, read_block_weights(entry.blocks), name)
-        for entry, name, content, found in zip(entries, names, contents, inspect_together(files, site, own), strict=True)
+        Source(
+            found.plan,
+            content.tensors,
+            entry.strength_model,
+            entry.strength_clip,
+            read_block_weights(entry.blocks),
+            name,
+        )
+        for entry, name, content, found in zip(
+            entries, names, contents, inspect_together(files, site, own), strict=True
+        )
     ]
 
 
@@ -170,9 +229,13 @@ def _content(entry: _Entry) -> host.LoraFile:
         raise AdapterError(f"{entry.name}: {error.fault}. {error.remedy}") from None
 
 
-def _merged(sources: list[Source], recipe: Recipe, report: MergeReport, base) -> dict[str, torch.Tensor]:
+def _merged(
+    sources: list[Source], recipe: Recipe, report: MergeReport, base
+) -> dict[str, torch.Tensor]:
     def results() -> Iterator[Any]:
-        for _, merged in merge(sources, recipe, base, meetings=len(sources) > 1, progress=host.progress_bar()):
+        for _, merged in merge(
+            sources, recipe, base, meetings=len(sources) > 1, progress=host.progress_bar()
+        ):
             report.add(merged)
             yield merged.native
 
@@ -213,10 +276,16 @@ class ApplyLoRA(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, lora, strength_model, strength_clip, clip=None, mode=PATCH) -> io.NodeOutput:
+    def execute(
+        cls, model, lora, strength_model, strength_clip, clip=None, mode=PATCH
+    ) -> io.NodeOutput:
         """Patch clones of model and clip."""
         with in_plain_words("Apply LoRA"):
             file, own = wired_lora(lora), own_maps()
-            new_model, new_clip, report = host.apply_file(model, clip, file, "LoRA", strength_model, strength_clip, own, mode == BYPASS)
+            new_model, new_clip, report = host.apply_file(
+                model, clip, file, "LoRA", strength_model, strength_clip, own, mode == BYPASS
+            )
             text = str(report)
-        return io.NodeOutput(new_model, new_clip, text, ui={"text": [text], "report_json": [report.as_json()]})
+        return io.NodeOutput(
+            new_model, new_clip, text, ui={"text": [text], "report_json": [report.as_json()]}
+        )

@@ -1,4 +1,6 @@
-"""A plan as the host's patches: its own adapters where it is proven to compute what the trainer does, ours everywhere else."""
+"""A plan as the host's patches: its own adapters where it is proven to compute what the trainer
+does, ours everywhere else.
+"""
 
 from __future__ import annotations
 
@@ -17,63 +19,106 @@ from comfy.weight_adapter.base import WeightAdapterBase
 
 from ..adapters.registry import decomposition_of, named
 from ..adapters.tensors import check_indices
-from ..key_maps.plan import Adapter, Plan
-from ..key_maps.site import Component, Site
-from ..lora.adapters import AdapterSpec, patched_weight
-from ..lora.planned import adapter_of, alpha_of
-from ..lora.spec import FAULTS, AdapterError, first_line
+from ..lora.from_plan import adapter_of, alpha_of
+from ..lora.math.apply import AdapterSpec, patched_weight
+from ..lora.math.spec import FAULTS, AdapterError, first_line
+from ..planning.plan import Adapter, Plan
+from ..planning.target_model import Component, Site
 
 Tensors = Mapping[str, torch.Tensor]
-Reached = tuple[tuple[str, tuple[int, ...]], ...]  # the weights an adapter changes, and their shapes
-NO_RESHAPE = "this ComfyUI cannot change the shape of a weight so, and its model would not know what to do with it; update ComfyUI"
-MOST_PROOFS = 4096  # kinds with the shapes of their tensors and of the weight; a file has few of them
+Reached = tuple[
+    tuple[str, tuple[int, ...]], ...
+]  # the weights an adapter changes, and their shapes
+NO_RESHAPE = (
+    "this ComfyUI cannot change the shape of a weight so, and its model would not know what to do"
+    " with it; update ComfyUI"
+)
+MOST_PROOFS = (
+    4096  # kinds with the shapes of their tensors and of the weight; a file has few of them
+)
 
 
 class LocksmithAdapter(WeightAdapterBase):
-    """Any adapter the host computes otherwise than its trainer; the mathematics is lora/'s, in fp32.
+    """Any adapter the host computes otherwise than its trainer; the mathematics is lora/'s, in
+    fp32.
 
-    weights: (spec, role names, tensors), as the host copies an adapter by `type(self)(loaded_keys, weights)`.
+    weights: (spec, role names, tensors), as the host copies an adapter by `type(self)(loaded_keys,
+    weights)`.
     """
 
     name = "locksmith"
 
-    def __init__(self, loaded_keys: set[str], weights: tuple[AdapterSpec, tuple[str, ...], tuple[torch.Tensor, ...]]):
+    def __init__(
+        self,
+        loaded_keys: set[str],
+        weights: tuple[AdapterSpec, tuple[str, ...], tuple[torch.Tensor, ...]],
+    ):
         spec, roles, tensors = weights
         # The host's copy is made of plain tuples.
-        self.loaded_keys, self.weights = loaded_keys, (AdapterSpec(*spec), tuple(roles), tuple(tensors))
+        self.loaded_keys, self.weights = (
+            loaded_keys,
+            (
+                AdapterSpec(*spec),
+                tuple(roles),
+                tuple(tensors),
+            ),
+        )
 
     def calculate_shape(self, key: str) -> tuple[int, ...] | None:
         """The shape the weight grows to, if it does."""
         return self.weights[0].option("pad_to")
 
     def calculate_weight(
-        self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32, original_weight=None
+        self,
+        weight,
+        key,
+        strength,
+        strength_model,
+        offset,
+        function,
+        intermediate_dtype=torch.float32,
+        original_weight=None,
     ):
-        """The patched weight; in place where the shape stays, because the host hands in a slice and keeps the whole."""
+        """The patched weight; in place where the shape stays, because the host hands in a slice and
+        keeps the whole.
+        """
         spec, roles, tensors = self.weights
-        on_device = {role: tensor.to(weight.device) for role, tensor in zip(roles, tensors, strict=True)}
+        on_device = {
+            role: tensor.to(weight.device) for role, tensor in zip(roles, tensors, strict=True)
+        }
         patched = patched_weight(spec, on_device, weight, strength)
         return weight.copy_(patched) if patched.shape == weight.shape else patched.to(weight.dtype)
 
 
 class Patches(NamedTuple):
-    """What goes to the host's add_patches: layers of {target: patch}; a target stands once in a layer."""
+    """What goes to the host's add_patches: layers of {target: patch}; a target stands once in a
+    layer.
+    """
 
     layers: tuple[dict[Any, Any], ...]
     failures: Mapping[int, str]
 
 
 def build_patches(plan: Plan, tensors: Tensors, ours: bool = False) -> Patches:
-    """Turn a plan into the host's patches; an adapter that cannot be built is named in `failures` by its index.
+    """Turn a plan into the host's patches; an adapter that cannot be built is named in `failures`
+    by its index.
 
-    ours: all adapters are the pack's own, also where the host would compute the same, as what acts beside a layer is made of these.
+    ours: all adapters are the pack's own, also where the host would compute the same, as what acts
+    beside a layer is made of these.
     """
     layers: list[dict[Any, Any]] = []
     counts: dict[Any, int] = {}
     failures: dict[int, str] = {}
     for index, adapter in enumerate(plan.adapters):
         try:
-            patches = list(_patches_of(adapter, plan.site, {role: tensors[key] for role, key in adapter.roles.items()}, ours))
+            patches = list(
+                _patches_of(
+                    adapter,
+                    plan.site,
+                    {role: tensors[key] for role, key in adapter.roles.items()},
+                    ours,
+                )
+            )
         except FAULTS as error:
             failures[index] = first_line(error)
             continue
@@ -86,24 +131,34 @@ def build_patches(plan: Plan, tensors: Tensors, ours: bool = False) -> Patches:
     return Patches(tuple(layers), failures)
 
 
-def _patches_of(adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor], ours: bool) -> Iterable[tuple[Any, Any]]:
+def _patches_of(
+    adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor], ours: bool
+) -> Iterable[tuple[Any, Any]]:
     component, swap = site.components[adapter.target.component], adapter.target.swap
     for weight, rows, source in adapter.target.pieces:
         whole = component.weights[weight] or (1,)
         shape = (rows[1], *whole[1:]) if rows else whole
-        reached = ((weight, shape),) if adapter.reaches == "weight" else _with_bias(adapter, component, weight, shape)
+        reached = (
+            ((weight, shape),)
+            if adapter.reaches == "weight"
+            else _with_bias(adapter, component, weight, shape)
+        )
         reshapes = bool(adapter.grown_to) and named(adapter.kind).replaces
         patch = None if ours and not reshapes else _hosts_patch(adapter, tensors, source)
         if reshapes:
             if patch is None or not _host_reshapes(patch, reached):
-                raise AdapterError(f"{list(adapter.grown_to)} in place of {list(reached[0][1])}: {NO_RESHAPE}")
+                raise AdapterError(
+                    f"{list(adapter.grown_to)} in place of {list(reached[0][1])}: {NO_RESHAPE}"
+                )
         elif patch is None or not _host_computes(patch, reached, swap):
             patch = _ours(adapter, tensors, source, reached)
         for name, _ in reached:
             yield _target(name, rows, swap and not isinstance(patch, LocksmithAdapter)), patch
 
 
-def _with_bias(adapter: Adapter, component: Component, weight: str, shape: tuple[int, ...]) -> Reached:
+def _with_bias(
+    adapter: Adapter, component: Component, weight: str, shape: tuple[int, ...]
+) -> Reached:
     bias = component.bias_of(weight)
     named = ((weight, shape),) if adapter.reaches == "both" else ()
     return named if bias is None else (*named, (bias, shape[:1]))
@@ -117,7 +172,9 @@ def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
     return (name, offset, comfy.utils.swap_scale_shift) if swap else (name, offset)
 
 
-def _hosts_patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None) -> Any:
+def _hosts_patch(
+    adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None
+) -> Any:
     """The host's own adapter where it computes what the trainer does, else None."""
     kind = named(adapter.kind)
     if adapter.columns or decomposition_of(tensors) or not kind.host_drops.isdisjoint(tensors):
@@ -133,15 +190,19 @@ def _alpha(adapter: Adapter, tensors: dict[str, torch.Tensor]) -> float | None:
     if adapter.strength.scale is not None:
         return adapter.strength.scale * adapter.rank if adapter.rank else None
     if "alpha" in tensors:
-        # 0 is "not set" to sd-scripts (networks/lora.py LoRAModule), which reads it as alpha = rank.
+        # 0 is "not set" to sd-scripts (networks/lora.py LoRAModule), which reads it as alpha =
+        # rank.
         return alpha_of(adapter, tensors) or None
     return None
 
 
 def _host_computes(patch: Any, reached: Reached, swap: bool) -> bool:
-    """Whether the host's own code has been seen to compute this patch for weights of these shapes."""
+    """Whether the host's own code has been seen to compute this patch for weights
+    of these shapes.
+    """
     kind, weights = patch if type(patch) is tuple else (type(patch), patch.weights)
-    # What of a tensor, a number or a shape the host's code may stumble over. Each module pays for this, so it is one expression.
+    # What of a tensor, a number or a shape the host's code may stumble over. Each module pays for
+    # this, so it is one expression.
     outlines = tuple([
         None if value is None else 1.0 if type(value) is float else tuple(value) if type(value) is list else (value.shape, value.dtype)
         for value in weights
@@ -157,7 +218,10 @@ def _host_reshapes(patch: tuple[str, tuple[torch.Tensor]], reached: Reached) -> 
     value = patch[1][0]
     entry = (1.0, (patch[0], (torch.empty_like(value, device="meta"),)), 1.0, None, None)
     try:
-        after = [comfy.lora.calculate_weight([entry], torch.empty(shape, device="meta"), "") for _, shape in reached]
+        after = [
+            comfy.lora.calculate_weight([entry], torch.empty(shape, device="meta"), "")
+            for _, shape in reached
+        ]
     except Exception:
         return False
     return bool(after) and all(one.shape == value.shape for one in after)
@@ -175,8 +239,9 @@ def _hollow(outline: Any) -> Any:
 def _proven(kind: Any, outlines: tuple, shape: tuple[int, ...], swap: bool) -> bool:
     """Run the host's own code on tensors without values.
 
-    What it cannot compute it raises on in the sampler, or logs as an error while the weight stays as it was: whether the
-    change got as far as the weight, the function that the host sends it through sees.
+    What it cannot compute it raises on in the sampler, or logs as an error while the weight stays
+    as it was: whether the change got as far as the weight, the function that the host sends it
+    through sees.
     """
     if swap and shape[0] % 2:
         return False
@@ -192,7 +257,9 @@ def _proven(kind: Any, outlines: tuple, shape: tuple[int, ...], swap: bool) -> b
 
     with _complaints() as complaints:
         try:
-            after = comfy.lora.calculate_weight([(0.5, patch, 1.0, None, seen)], torch.empty(shape, device="meta"), "")
+            after = comfy.lora.calculate_weight(
+                [(0.5, patch, 1.0, None, seen)], torch.empty(shape, device="meta"), ""
+            )
         except Exception:
             return False
     whole = tuple(grown or shape)
@@ -201,7 +268,9 @@ def _proven(kind: Any, outlines: tuple, shape: tuple[int, ...], swap: bool) -> b
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """What the host logs as a warning or an error in this thread, kept out of the log: during a proof it is no fault."""
+    """What the host logs as a warning or an error in this thread, kept out of the log: during a
+    proof it is no fault.
+    """
     told: list[str] = []
     here = threading.get_ident()
 
@@ -220,24 +289,38 @@ def _complaints() -> Iterator[list[str]]:
         root.removeFilter(keep)
 
 
-def _ours(adapter: Adapter, tensors: dict[str, torch.Tensor], source, reached: Reached) -> LocksmithAdapter:
-    """Our adapter, tried on the meta device for each weight it reaches; raises AdapterError for tensors that are none."""
+def _ours(
+    adapter: Adapter, tensors: dict[str, torch.Tensor], source, reached: Reached
+) -> LocksmithAdapter:
+    """Our adapter, tried on the meta device for each weight it reaches; raises AdapterError for
+    tensors that are none.
+    """
     spec, roles = adapter_of(adapter, tensors, source)
     outlines = tuple([(role, tuple(tensor.shape)) for role, tensor in roles.items()])
     for _, shape in reached:
         _try_on_meta(_without_numbers(spec), outlines, shape)
         if "bias_indices" in roles:
             check_indices(roles["bias_indices"], (roles["up"].shape[0], *shape[1:]), "bias_indices")
-    return LocksmithAdapter(set(adapter.roles.values()), (spec, tuple(roles), tuple(roles.values())))
+    return LocksmithAdapter(
+        set(adapter.roles.values()), (spec, tuple(roles), tuple(roles.values()))
+    )
 
 
 def _without_numbers(spec: AdapterSpec) -> AdapterSpec:
-    """The same for all alphas, of which a file may have one for each module; whether there is one may count."""
-    return spec._replace(alpha=1.0 if spec.alpha else spec.alpha, scale=None if spec.scale is None else 1.0)
+    """The same for all alphas, of which a file may have one for each module; whether there is one
+    may count.
+    """
+    return spec._replace(
+        alpha=1.0 if spec.alpha else spec.alpha, scale=None if spec.scale is None else 1.0
+    )
 
 
 @lru_cache(maxsize=MOST_PROOFS)
-def _try_on_meta(spec: AdapterSpec, shapes: tuple[tuple[str, tuple[int, ...]], ...], weight_shape: tuple[int, ...]) -> None:
+def _try_on_meta(
+    spec: AdapterSpec,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    weight_shape: tuple[int, ...],
+) -> None:
     """Raise AdapterError now, while loading, for what would otherwise fail while sampling."""
     tensors = {role: torch.empty(shape, device="meta") for role, shape in shapes}
     patched_weight(spec, tensors, torch.empty(weight_shape, device="meta"), 0.5)

@@ -9,13 +9,16 @@ from comfy_api.latest import ComfyAPI, io
 NEW = "LocksmithLoadAndFixLoRA"
 SHARED = ("model", "lora_name", "strength_model")
 STRENGTH_CLIP = 1.0
-# Only loaders with the same inputs and no output beyond MODEL: the host reads a link to any other output as one to ours in that place.
+# Only loaders with the same inputs and no output beyond MODEL: the host reads a link to any other
+# output as one to ours in that place.
 # https://github.com/vjumpkung/ComfyUI-Musubi-Tuner-LoRA-Loader/blob/main/nodes.py
 OLD = ("MusubiTunerLoRALoaderModelOnly",)
 
 
 async def register() -> None:
-    """Register all replacements, and keep prompts that lack a part of them from failing in the host."""
+    """Register all replacements, and keep prompts that lack a part of them from failing in the
+    host.
+    """
     from server import PromptServer
 
     api = ComfyAPI()
@@ -36,7 +39,8 @@ async def register() -> None:
 
 
 def complete(request: dict[str, Any]) -> dict[str, Any]:
-    """Give nodes that will be replaced the part `_meta`; one without all inputs becomes ours at once, and is then refused in plain words.
+    """Give nodes that will be replaced the part `_meta`; one without all inputs becomes ours at
+    once, and is then refused in plain words.
 
     The host's replacing ends in a KeyError for either.
     """
@@ -44,7 +48,11 @@ def complete(request: dict[str, Any]) -> dict[str, Any]:
 
     prompt = request.get("prompt")
     for node in prompt.values() if isinstance(prompt, dict) else ():
-        if not isinstance(node, dict) or node.get("class_type") not in OLD or node["class_type"] in NODE_CLASS_MAPPINGS:
+        if (
+            not isinstance(node, dict)
+            or node.get("class_type") not in OLD
+            or node["class_type"] in NODE_CLASS_MAPPINGS
+        ):
             continue
         node.setdefault("_meta", {})
         inputs = node.get("inputs")

@@ -1,4 +1,6 @@
-"""The rows of LoRAs that a node keeps as JSON text, and which the front end shows as a list (web/stack/)."""
+"""The rows of LoRAs that a node keeps as JSON text, and which the front end shows as a list
+(web/stack/).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ WIRED = re.compile(r"lora_\d{1,2}")  # what a row names that stands for a connec
 def rows_input(tooltip: str, blocks: bool = False) -> io.Input:
     """The input `loras`; with `blocks` its rows have weights for parts of their LoRAs."""
     shown = {"widgetType": "LOCKSMITH_LORA_STACK"} | ({"blocks": True} if blocks else {})
-    return io.String.Input("loras", default="[]", socketless=True, extra_dict=shown, tooltip=tooltip)
+    return io.String.Input(
+        "loras", default="[]", socketless=True, extra_dict=shown, tooltip=tooltip
+    )
 
 
 def rows_are_right(loras: Any, blocks: bool = False) -> bool | str:
@@ -37,9 +41,15 @@ def rows_are_right(loras: Any, blocks: bool = False) -> bool | str:
 def rows_changed(loras: Any, blocks: bool = False) -> tuple | float:
     """Changes when a file that is on changes on disk."""
     if loras is None:
-        return float("nan")  # the host tells a node nothing of what another makes: it is run to be sure
+        return float(
+            "nan"
+        )  # the host tells a node nothing of what another makes: it is run to be sure
     try:
-        return tuple(lora_changed(row.name) for row in read_rows(loras, blocks, None if blocks else ()) if row.on)
+        return tuple(
+            lora_changed(row.name)
+            for row in read_rows(loras, blocks, None if blocks else ())
+            if row.on
+        )
     except ValueError:
         return ()
 
@@ -65,27 +75,40 @@ class Row(NamedTuple):
         return {name: getattr(self, name) for name in FIELDS[:4]}
 
 
-def read_rows(loras: str | Sequence[Any], blocks: bool = False, wired: Collection[str] | None = ()) -> list[Row]:
-    """The rows a value of the node stands for: JSON text, or the list itself. Raises ValueError, which names the row and the remedy.
+def read_rows(
+    loras: str | Sequence[Any], blocks: bool = False, wired: Collection[str] | None = ()
+) -> list[Row]:
+    """The rows a value of the node stands for: JSON text, or the list itself. Raises ValueError,
+    which names the row and the remedy.
 
-    blocks: whether a row may have weights for parts of its LoRA. wired: names that stand for what is connected; None: any may.
+    blocks: whether a row may have weights for parts of its LoRA. wired: names that stand for what
+    is connected; None: any may.
     """
     if isinstance(loras, str):
         try:
             loras = json.loads(loras.strip() or "[]")
         except ValueError as fault:
-            raise ValueError(f"The list of LoRAs is no JSON ({fault}). It is written like {SHAPE}") from None
+            raise ValueError(
+                f"The list of LoRAs is no JSON ({fault}). It is written like {SHAPE}"
+            ) from None
     if not isinstance(loras, list):
         raise ValueError(f"The list of LoRAs is no list. It is written like {SHAPE}")
-    return [_read_row(number, entry, FIELDS if blocks else FIELDS[:4], wired) for number, entry in enumerate(loras, 1)]
+    return [
+        _read_row(number, entry, FIELDS if blocks else FIELDS[:4], wired)
+        for number, entry in enumerate(loras, 1)
+    ]
 
 
 def _read_row(number: int, entry: Any, fields: Sequence[str], wired: Collection[str] | None) -> Row:
     if not isinstance(entry, dict):
-        raise ValueError(f"Row {number}: {_short(entry)} is no row. It is written like {SHAPE[1:-1]}")
+        raise ValueError(
+            f"Row {number}: {_short(entry)} is no row. It is written like {SHAPE[1:-1]}"
+        )
     strange = [name for name in entry if name not in fields]
     if strange:
-        raise ValueError(f"Row {number}: {_short(strange[0])} means nothing here. A row has {', '.join(fields)}")
+        raise ValueError(
+            f"Row {number}: {_short(strange[0])} means nothing here. A row has {', '.join(fields)}"
+        )
     on, name = entry.get("on", True), entry.get("name")
     if not isinstance(on, bool):
         raise ValueError(f"Row {number}: on is {_short(on)}. It is true or false")
@@ -95,14 +118,30 @@ def _read_row(number: int, entry: Any, fields: Sequence[str], wired: Collection[
     strength_clip = _number(number, "strength_clip", entry.get("strength_clip", strength))
     blocks = entry.get("blocks", "")
     if not isinstance(blocks, str):
-        raise ValueError(f"Row {number}: blocks is {_short(blocks)}. It is text such as double_blocks.0-5=0.5")
+        raise ValueError(
+            f"Row {number}: blocks is {_short(blocks)}. It is text such as double_blocks.0-5=0.5"
+        )
     is_wired = name in wired if wired is not None else WIRED.fullmatch(name)
-    return Row(number, on, _listed(number, name) if on and not is_wired else name, strength, strength_clip, blocks)
+    return Row(
+        number,
+        on,
+        _listed(number, name) if on and not is_wired else name,
+        strength,
+        strength_clip,
+        blocks,
+    )
 
 
 def _number(number: int, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -STRONGEST <= value <= STRONGEST:
-        raise ValueError(f"Row {number}: {name} is {_short(value)}. It is a number from {-STRONGEST:g} to {STRONGEST:g}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not -STRONGEST <= value <= STRONGEST
+    ):
+        raise ValueError(
+            f"Row {number}: {name} is {_short(value)}. It is a number from {-STRONGEST:g} to"
+            f" {STRONGEST:g}"
+        )
     return float(value)
 
 

@@ -6,21 +6,23 @@ import json
 
 from comfy_api.latest import io
 
-from ..key_maps.inspection import Inspection, inspect_header
-from ..key_maps.respell import writable
-from ..lora.tensors import DTYPES
+from ..lora.io.dtypes import DTYPES
+from ..lora.rewrite.rename import writable
+from ..report.inspection import Inspection, inspect_header
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, own_maps, wired_lora
 from .inputs import RESENT
-from .saving import read_listed, report_on, save_lora, times_lost
+from .server.saving import read_listed, report_on, save_lora, times_lost
 
 CONNECTED = "the connected lora"
 KEEP = "as it is"
 
 
 class SaveLoRA(io.ComfyNode):
-    """An output node: a connected LORA_MODEL or a file of the loras folder, in another tool's names."""
+    """An output node: a connected LORA_MODEL or a file of the loras folder, in another tool's
+    names.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,21 +31,62 @@ class SaveLoRA(io.ComfyNode):
             node_id="LocksmithSaveLoRA",
             display_name="Save LoRA",
             category="model/loaders",
-            description="Writes a LoRA in the names of another tool into the loras folder: fused, split and verified exactly.",
-            search_aliases=["save lora", "convert lora", "export lora", "lora to kohya", "lora to diffusers", "lora to peft"],
+            description=(
+                "Writes a LoRA in the names of another tool into the loras folder: fused, split and"
+                " verified exactly."
+            ),
+            search_aliases=[
+                "save lora",
+                "convert lora",
+                "export lora",
+                "lora to kohya",
+                "lora to diffusers",
+                "lora to peft",
+            ],
             inputs=[
-                io.LoraModel.Input("lora", optional=True, tooltip="A LoRA made in this workflow, merged or trained."),
-                io.Combo.Input("lora_name", options=[CONNECTED, *lora_names()], tooltip="Or a LoRA file to convert."),
-                io.String.Input("filename", default="locksmith/lora", tooltip="Name in the loras folder; / makes folders."),
-                io.Combo.Input("dialect", options=list(writable()), default="comfyui", tooltip="Whose names the file gets."),
-                io.Combo.Input("dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the file's tensors."),
-                io.Boolean.Input("overwrite", default=False, tooltip="Replace a file of this name. Off: that is an error."),
-                io.Model.Input("model", optional=True, tooltip="Makes names and sizes exact, and is needed for models no table knows."),
+                io.LoraModel.Input(
+                    "lora",
+                    optional=True,
+                    tooltip="A LoRA made in this workflow, merged or trained.",
+                ),
+                io.Combo.Input(
+                    "lora_name",
+                    options=[CONNECTED, *lora_names()],
+                    tooltip="Or a LoRA file to convert.",
+                ),
+                io.String.Input(
+                    "filename",
+                    default="locksmith/lora",
+                    tooltip="Name in the loras folder; / makes folders.",
+                ),
+                io.Combo.Input(
+                    "dialect",
+                    options=list(writable()),
+                    default="comfyui",
+                    tooltip="Whose names the file gets.",
+                ),
+                io.Combo.Input(
+                    "dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the file's tensors."
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Replace a file of this name. Off: that is an error.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Makes names and sizes exact, and is needed for models no table knows.",
+                ),
                 io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
             ],
             outputs=[
                 io.String.Output("path", display_name="path", tooltip="The file that was written."),
-                io.String.Output("report", display_name="report", tooltip="What was renamed, fused or split, and left out."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="What was renamed, fused or split, and left out.",
+                ),
             ],
             is_output_node=True,
             **RESENT,
@@ -56,17 +99,33 @@ class SaveLoRA(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=None, filename=None, **_) -> tuple:
-        """Makes the node run again when the file changes on disk, and when what it wrote is gone."""
+        """Makes the node run again when the file changes on disk, and when what
+        it wrote is gone.
+        """
         lost = times_lost(filename)
         return (CONNECTED, lost) if lora_name == CONNECTED else (*lora_changed(lora_name), lost)
 
     @classmethod
     def execute(
-        cls, lora_name, filename, dialect="comfyui", dtype=KEEP, overwrite=False, lora=None, model=None, clip=None
+        cls,
+        lora_name,
+        filename,
+        dialect="comfyui",
+        dtype=KEEP,
+        overwrite=False,
+        lora=None,
+        model=None,
+        clip=None,
     ) -> io.NodeOutput:
-        """Write the file; raises for what the dialect cannot say, for a file that is there already, and where nothing is connected."""
+        """Write the file; raises for what the dialect cannot say, for a file that is there already,
+        and where nothing is connected.
+        """
         with in_plain_words(lora_name):
-            found, tensors, provenance = _connected(lora, model, clip) if lora_name == CONNECTED else read_listed(lora_name, model, clip)
+            found, tensors, provenance = (
+                _connected(lora, model, clip)
+                if lora_name == CONNECTED
+                else read_listed(lora_name, model, clip)
+            )
             written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
         text = report_on(written)
         told = {
@@ -75,11 +134,21 @@ class SaveLoRA(io.ComfyNode):
             "difference": written.difference,
             "left_out": dict(written.left_out),
         }
-        return io.NodeOutput(str(written.path), text, ui={"text": [text], "report_json": [json.dumps(told)]})
+        return io.NodeOutput(
+            str(written.path), text, ui={"text": [text], "report_json": [json.dumps(told)]}
+        )
 
 
 def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     if not lora:
-        raise NodeError("There is no LoRA to save. Connect a LORA_MODEL, or choose a file as lora_name.")
+        raise NodeError(
+            "There is no LoRA to save. Connect a LORA_MODEL, or choose a file as lora_name."
+        )
     own, file = own_maps(), wired_lora(lora)
-    return inspect_header(CONNECTED, file.header, None, host.wired_site(model, clip, own), own, whole=True), lora, {}
+    return (
+        inspect_header(
+            CONNECTED, file.header, None, host.wired_site(model, clip, own), own, whole=True
+        ),
+        lora,
+        {},
+    )

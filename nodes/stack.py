@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 
-from ..key_maps.plan import NO_FAULT
-from ..key_maps.report import plural
+from ..planning.plan import NO_FAULT
+from ..report.load_report import plural
 from . import host
 from .faults import NodeError
 from .inputs import PATCH, REPORT, RESENT, mode_input, on_unmatched_input
@@ -23,7 +23,9 @@ class LoadAndFixStack(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node as the front end sees it; `loras` is plain JSON text, which web/stack/ shows as rows."""
+        """The node as the front end sees it; `loras` is plain JSON text, which web/stack/ shows as
+        rows.
+        """
         return io.Schema(
             node_id="LocksmithLoRAStack",
             display_name="Load and Fix LoRA (stack)",
@@ -48,7 +50,9 @@ class LoadAndFixStack(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, loras=None) -> bool | str:
-        """Refuse, before anything runs, rows that cannot be read and names that are not in the loras folders."""
+        """Refuse, before anything runs, rows that cannot be read and names that are not in the
+        loras folders.
+        """
         return rows_are_right(loras)
 
     @classmethod
@@ -93,7 +97,9 @@ class Told(NamedTuple):
 
     @property
     def details(self) -> str:
-        """Its report without the verdict; "" where there is no more to say than that all of it loads."""
+        """Its report without the verdict; "" where there is no more to say than that all of it
+        loads.
+        """
         lost = self.report.get("categories", {}).keys() - NO_FAULT
         return self.text.partition("\n")[2].strip() if lost or self.report.get("notes") else ""
 
@@ -108,7 +114,9 @@ def _apply(row: Row, model, clip, on_unmatched: str, mode: str):
         verdict = "off, not read."
         return model, clip, Told(row, verdict, {"verdict": verdict, "file": row.name})
     try:
-        done = LoadAndFixLoRA.execute(model, row.name, row.strength, row.strength_clip, clip, on_unmatched, mode)
+        done = LoadAndFixLoRA.execute(
+            model, row.name, row.strength, row.strength_clip, clip, on_unmatched, mode
+        )
     except NodeError as error:
         raise NodeError(f"Row {row.number}: {error}") from None
     model, clip, text, as_json = done.args
@@ -123,12 +131,22 @@ def _output(model, clip, rows: list[Row], told: list[Told]) -> io.NodeOutput:
     verdict, notes = _verdict(told, placed, total), list(_interactions(rows))
     lines = [verdict, "", *(f"{report.row.title}: {report.report['verdict']}" for report in told)]
     lines += [""] * bool(notes) + [f"Note      {note}" for note in notes]
-    lines += [line for report in _worth_telling(told) for line in ("", f"--- {report.row.title}", report.details)]
+    lines += [
+        line
+        for report in _worth_telling(told)
+        for line in ("", f"--- {report.row.title}", report.details)
+    ]
     text = "\n".join(lines).rstrip()
-    cautions = [f"{report.row.title}: {caution}" for report in told for caution in report.report.get("cautions", ())]
+    cautions = [
+        f"{report.row.title}: {caution}"
+        for report in told
+        for caution in report.report.get("cautions", ())
+    ]
     counts = {"placed": placed, "total": total, "modules": {"placed": placed, "total": total}}
     summary = {"verdict": verdict, **counts, "notes": notes, "cautions": cautions}
-    as_json = json.dumps(summary | {"rows": [report.as_dict() for report in told]}, ensure_ascii=False, indent=1)
+    as_json = json.dumps(
+        summary | {"rows": [report.as_dict() for report in told]}, ensure_ascii=False, indent=1
+    )
     return io.NodeOutput(model, clip, text, as_json, ui={"text": [text], "report_json": [as_json]})
 
 
@@ -161,4 +179,7 @@ def _interactions(rows: list[Row]) -> Iterator[str]:
     for name, twice in places.items():
         if len(twice) > 1:
             numbers = ", ".join(str(row.number) for row in twice)
-            yield f"{name} is on {len(twice)} times (rows {numbers}): the strengths add up to {sum(row.strength for row in twice):g}."
+            yield (
+                f"{name} is on {len(twice)} times (rows {numbers}): the strengths add up to"
+                f" {sum(row.strength for row in twice):g}."
+            )

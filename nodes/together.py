@@ -1,8 +1,10 @@
-"""Several adapters on one weight: each changes the model's own weight, and the changes add up, whatever order they were loaded in.
+"""Several adapters on one weight: each changes the model's own weight, and the changes add up,
+whatever order they were loaded in.
 
-The host hands each patch the weight as the patches before it left it, so that a DoRA behind a LoRA takes that for a part of the
-base it was trained on. Merging sums the changes of the same base, and in the bypass way adapters do not see each other; so it is
-here. Adapters that need the weight go before those that add, and several that need it share one patch.
+The host hands each patch the weight as the patches before it left it, so that a DoRA behind a LoRA
+takes that for a part of the base it was trained on. Merging sums the changes of the same base, and
+in the bypass way adapters do not see each other; so it is here. Adapters that need the weight go
+before those that add, and several that need it share one patch.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 
 from ..adapters.registry import of_host
-from ..lora.adapters import is_linear
+from ..lora.math.apply import is_linear
 from .patches import LocksmithAdapter
 from .watched import Watched
 
@@ -23,7 +25,9 @@ Entry = tuple[float, Any, float, Any, Any]
 
 
 class Together(WeightAdapterBase):
-    """Adapters that need the weight, each given the weight as it was before all of them. weights: ((strength, adapter), ...)."""
+    """Adapters that need the weight, each given the weight as it was before all of them. weights:
+    ((strength, adapter), ...).
+    """
 
     name = "locksmith"
 
@@ -31,21 +35,35 @@ class Together(WeightAdapterBase):
         self.loaded_keys, self.weights = loaded_keys, weights
 
     def calculate_weight(
-        self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32, original_weight=None
+        self,
+        weight,
+        key,
+        strength,
+        strength_model,
+        offset,
+        function,
+        intermediate_dtype=torch.float32,
+        original_weight=None,
     ):
         """The patched weight, in place, because the host hands in a slice and keeps the whole."""
         base = weight.to(torch.float32, copy=True)
         after = base.clone()
         for own, adapter in self.weights:
-            after += adapter.calculate_weight(base.clone(), key, own, 1.0, offset, function, intermediate_dtype, None) - base
+            after += (
+                adapter.calculate_weight(
+                    base.clone(), key, own, 1.0, offset, function, intermediate_dtype, None
+                )
+                - base
+            )
         return weight.copy_(base + strength * (after - base))
 
 
 def settle(patches: dict[str, list[Entry]], keys: Iterable[str]) -> int:
-    """Put the patches of these weights, at the end of each weight's list, into the order described above.
+    """Put the patches of these weights, at the end of each weight's list, into the order described
+    above.
 
-    A list is made anew, because clones of a model share it. Returns the number of weights on which an adapter that needs the weight
-    meets another.
+    A list is made anew, because clones of a model share it. Returns the number of weights on which
+    an adapter that needs the weight meets another.
     """
     met = 0
     for key in keys:
@@ -56,7 +74,11 @@ def settle(patches: dict[str, list[Entry]], keys: Iterable[str]) -> int:
         run = entries[start:]
         if len(run) > 1 and any(_needs(entry) for entry in run):
             met += 1
-            patches[key] = [*entries[:start], *_joined(entry for entry in run if _needs(entry)), *(entry for entry in run if _adds(entry))]
+            patches[key] = [
+                *entries[:start],
+                *_joined(entry for entry in run if _needs(entry)),
+                *(entry for entry in run if _adds(entry)),
+            ]
     return met
 
 
@@ -80,15 +102,21 @@ def _one(entries: list[Entry]) -> Entry:
 
 
 def _needs(entry: Entry) -> bool:
-    """Whether it is one of this pack's that computes with the weight it is given, and keeps its shape."""
+    """Whether it is one of this pack's that computes with the weight it is given, and keeps its
+    shape.
+    """
     patch = entry[1]
     if entry[2] != 1.0:
         return False
-    return isinstance(patch, Together) or (isinstance(patch, LocksmithAdapter) and not _resizes(patch) and not _is_linear(patch))
+    return isinstance(patch, Together) or (
+        isinstance(patch, LocksmithAdapter) and not _resizes(patch) and not _is_linear(patch)
+    )
 
 
 def _adds(entry: Entry) -> bool:
-    """Whether it adds something that does not depend on the weight, which may as well be added later."""
+    """Whether it adds something that does not depend on the weight, which may as well be added
+    later.
+    """
     patch = entry[1]
     if entry[2] != 1.0 or isinstance(patch, list):
         return False
@@ -100,7 +128,11 @@ def _adds(entry: Entry) -> bool:
         return False
     kind = next((kind for made in type(patch).__mro__ if (kind := of_host(made.__name__))), None)
     # Of other loaders' only plain pairs are known to have no magnitude beside them.
-    return kind is not None and kind.additive and (isinstance(patch, Watched) or kind.host_pair(patch.weights) is not None)
+    return (
+        kind is not None
+        and kind.additive
+        and (isinstance(patch, Watched) or kind.host_pair(patch.weights) is not None)
+    )
 
 
 def _resizes(patch: LocksmithAdapter) -> bool:

@@ -1,4 +1,6 @@
-"""The host's adapters and ours over a mapped file: before its bytes are used they look whether it is still the same one."""
+"""The host's adapters and ours over a mapped file: before its bytes are used they look whether it
+is still the same one.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,14 @@ from typing import Any
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 
-from ..lora.watch import Watch
+from ..lora.io.watch import Watch
 from .patches import LocksmithAdapter
 
 
 class Keys(set):
-    """An adapter's keys with the watch of their file: the host copies an adapter by its keys and weights alone."""
+    """An adapter's keys with the watch of their file: the host copies an adapter by its keys and
+    weights alone.
+    """
 
     def __init__(self, keys: Iterable[str] = (), watch: Watch | None = None):
         super().__init__(keys)
@@ -25,11 +29,18 @@ class Watched(WeightAdapterBase):
     """Stands before an adapter's class."""
 
     def calculate_weight(self, weight, *rest, **named):
-        """What the adapter computes; LoraFileError where its file was cut short. Says once in the log where it makes NaN."""
+        """What the adapter computes; LoraFileError where its file was cut short. Says once in the
+        log where it makes NaN.
+        """
         check(self)
         patched = super().calculate_weight(weight, *rest, **named)
         watch = self.loaded_keys.watch
-        if watch is not None and not patched.is_meta and watch.first_use(tuple(sorted(self.loaded_keys))) and not _seems_finite(patched):
+        if (
+            watch is not None
+            and not patched.is_meta
+            and watch.first_use(tuple(sorted(self.loaded_keys)))
+            and not _seems_finite(patched)
+        ):
             _blame(self, watch)
         return patched
 
@@ -37,13 +48,19 @@ class Watched(WeightAdapterBase):
 @cache
 def _watched_class(made: type[WeightAdapterBase]) -> type[WeightAdapterBase]:
     """A class of adapters, the host's or ours, with the look at the file before it."""
-    return type(f"Watched{made.__name__}", (Watched, made), {"__doc__": f"{made.__name__} over a mapped file."})
+    return type(
+        f"Watched{made.__name__}",
+        (Watched, made),
+        {"__doc__": f"{made.__name__} over a mapped file."},
+    )
 
 
 def watched(layers: Sequence[dict[Any, Any]], watch: Watch | None) -> Sequence[dict[Any, Any]]:
-    """The patches as they are, their adapters with an eye on the file; differences, which the host adds itself, have none.
+    """The patches as they are, their adapters with an eye on the file; differences, which the host
+    adds itself, have none.
 
-    Without a file on disk (`watch` None) there is nothing to look at; the classes say that the adapters are this pack's all the same.
+    Without a file on disk (`watch` None) there is nothing to look at; the classes say that the
+    adapters are this pack's all the same.
     """
     return [{target: _watched(patch, watch) for target, patch in layer.items()} for layer in layers]
 
@@ -55,7 +72,9 @@ def _watched(patch: Any, watch: Watch) -> Any:
 
 
 def check(adapter: Any) -> None:
-    """Look at the adapter's file, if it has one, before its bytes are used. Raises LoraFileError where it was cut short."""
+    """Look at the adapter's file, if it has one, before its bytes are used. Raises LoraFileError
+    where it was cut short.
+    """
     watch = getattr(getattr(adapter, "loaded_keys", None), "watch", None)
     if watch is not None:
         watch.check()
@@ -68,10 +87,15 @@ def _seems_finite(patched: torch.Tensor) -> bool:
 
 
 def _blame(adapter: Watched, watch: Watch) -> None:
-    """Nothing is said where the file is sound, and the model's weight or the dtype is what is not."""
+    """Nothing is said where the file is sound, and the model's weight or the
+    dtype is what is not.
+    """
     weights = adapter.weights[2] if isinstance(adapter, LocksmithAdapter) else adapter.weights
     for tensor in weights:
         if isinstance(tensor, torch.Tensor) and not bool(tensor.to(torch.float32).isfinite().all()):
             first = min(adapter.loaded_keys)
-            return watch.caution(f"{watch.path}: NaN or infinite values at {first} reached the model: pictures come out black or as noise.")
+            return watch.caution(
+                f"{watch.path}: NaN or infinite values at {first} reached the model: pictures come"
+                " out black or as noise."
+            )
     return None

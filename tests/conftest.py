@@ -1,4 +1,6 @@
-"""What every test shares: the pack under a fixed name, the real ComfyUI in this process or as a server, and tiny models on disk."""
+"""What every test shares: the pack under a fixed name, the real ComfyUI in this process or as a
+server, and tiny models on disk.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,16 @@ import comfy_server
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-REMEDY = "Run the tests with 'python dev.py test', which gets ComfyUI, or set COMFYUI_PATH to a ComfyUI folder."
+REMEDY = (
+    "Run the tests with 'python dev.py test', which gets ComfyUI, or set COMFYUI_PATH to a ComfyUI"
+    " folder."
+)
 
 
 def load_module(name: str, file: Path, folder: Path | None = None) -> ModuleType:
-    """Import a file under a name of our choice; with `folder` it is a package whose submodules lie there."""
+    """Import a file under a name of our choice; with `folder` it is a package whose submodules lie
+    there.
+    """
     locations = [str(folder)] if folder else None
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
     module = importlib.util.module_from_spec(spec)
@@ -25,15 +32,22 @@ def load_module(name: str, file: Path, folder: Path | None = None) -> ModuleType
     return module
 
 
-# ComfyUI imports the pack by its path, and a checkout may be called anything: the tests say 'lora_locksmith'.
+# ComfyUI imports the pack by its path, and a checkout may be called anything: the tests say
+# 'lora_locksmith'.
 load_module("lora_locksmith", ROOT / "__init__.py", ROOT)
 dev = load_module("locksmith_dev", ROOT / "dev.py")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell what tests measured; whether they run here or in other processes, where printing is not seen."""
-    reports = [report for state in ("passed", "failed") for report in terminalreporter.stats.get(state, ())]
-    told = [value for report in reports for name, value in report.user_properties if name == "measured"]
+    """Tell what tests measured; whether they run here or in other processes, where printing is not
+    seen.
+    """
+    reports = [
+        report for state in ("passed", "failed") for report in terminalreporter.stats.get(state, ())
+    ]
+    told = [
+        value for report in reports for name, value in report.user_properties if name == "measured"
+    ]
     if told:
         terminalreporter.section("measured")
         for line in told:
@@ -54,10 +68,16 @@ def comfyui_path() -> Path:
 
 @pytest.fixture(scope="session")
 def comfy(comfyui_path: Path) -> ModuleType:
-    """ComfyUI's `comfy` package in this process, on the CPU; its other modules (nodes, folder_paths) can be imported from then on."""
+    """ComfyUI's `comfy` package in this process, on the CPU; its other modules (nodes,
+    folder_paths) can be imported from then on.
+    """
     ours = sys.modules.get("nodes")
     if ours is not None and Path(ours.__file__ or ROOT).is_relative_to(ROOT):
-        pytest.fail("A test imported this pack's folder as 'nodes', ComfyUI's name. Import lora_locksmith.nodes.", pytrace=False)
+        pytest.fail(
+            "A test imported this pack's folder as 'nodes', ComfyUI's name. Import"
+            " lora_locksmith.nodes.",
+            pytrace=False,
+        )
     from tiny_models import import_comfy
 
     try:
@@ -67,7 +87,9 @@ def comfy(comfyui_path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def tiny_models_folder(comfy: ModuleType, comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_models_folder(
+    comfy: ModuleType, comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A ComfyUI models folder with the files tiny_models.py writes."""
     from tiny_models import write_models
 
@@ -78,9 +100,13 @@ def tiny_models_folder(comfy: ModuleType, comfyui_path: Path, tmp_path_factory: 
 
 @pytest.fixture(scope="session")
 def server(comfyui_path: Path, tiny_models_folder: Path) -> Iterator[comfy_server.Server]:
-    """One running server for all tests; its base folder holds the tiny models and a link to this pack."""
+    """One running server for all tests; its base folder holds the tiny models and a link to this
+    pack.
+    """
     base = comfy_server.prepare_base(tiny_models_folder.parent, ROOT)
-    with comfy_server.Server(Path(sys.executable), comfyui_path, base, base / "server.log") as running:
+    with comfy_server.Server(
+        Path(sys.executable), comfyui_path, base, base / "server.log"
+    ) as running:
         yield running
 
 
@@ -106,7 +132,9 @@ def tiny_flux(comfy):
         model = config.get_model(weights, "")
         model.load_model_weights(dict(weights), "")
         cpu = torch.device("cpu")
-        return comfy.model_patcher.ModelPatcher(model.to(dtype), load_device=cpu, offload_device=cpu)
+        return comfy.model_patcher.ModelPatcher(
+            model.to(dtype), load_device=cpu, offload_device=cpu
+        )
 
     return make
 

@@ -1,4 +1,6 @@
-"""dev.py's own promises: it needs only Python, finds the right ComfyUI, unpacks nothing outside its folder, and stops when told to."""
+"""dev.py's own promises: it needs only Python, finds the right ComfyUI, unpacks nothing outside its
+folder, and stops when told to.
+"""
 
 import io
 import os
@@ -38,25 +40,43 @@ def make_archive(path: Path, names: list[str], links: tuple[str, ...] = ()) -> P
 
 def test_needs_the_standard_library_only():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import dev; dev.helpers()"
-    outcome = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True)
+    outcome = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True
+    )
     assert outcome.returncode == 0, outcome.stderr
 
 
 def test_unknown_command_is_explained():
-    outcome = subprocess.run([sys.executable, str(ROOT / "dev.py"), "fly"], capture_output=True, text=True)
+    outcome = subprocess.run(
+        [sys.executable, str(ROOT / "dev.py"), "fly"], capture_output=True, text=True
+    )
     assert outcome.returncode == 2
     assert "demo" in outcome.stderr
 
 
 def test_pytest_arguments_pass_through_in_order():
-    assert dev.parse(["test", "tests/server", "-k", "demo or loads", "-x"]).rest == ["tests/server", "-k", "demo or loads", "-x"]
-    assert dev.parse(["mutate", "key_maps/plan.py", "--most", "9"]).rest == ["key_maps/plan.py", "--most", "9"]
+    assert dev.parse(["test", "tests/server", "-k", "demo or loads", "-x"]).rest == [
+        "tests/server",
+        "-k",
+        "demo or loads",
+        "-x",
+    ]
+    assert dev.parse(["mutate", "planning/plan.py", "--most", "9"]).rest == [
+        "planning/plan.py",
+        "--most",
+        "9",
+    ]
 
 
 def test_the_whole_suite_uses_all_cores(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert dev.workers([]) == dev.workers(["-q", "-k", "demo"]) == ["-n", "4", "--dist", "loadfile"]
-    assert dev.workers(["tests/lora"]) == dev.workers(["-x", "tests/test_dev.py::test_named_comfyui_wins"]) == dev.workers(["-n0"]) == []
+    assert (
+        dev.workers(["tests/lora"])
+        == dev.workers(["-x", "tests/test_dev.py::test_named_comfyui_wins"])
+        == dev.workers(["-n0"])
+        == []
+    )
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert dev.workers([]) == []
 
@@ -79,14 +99,24 @@ def test_comfyui_around_the_pack_is_found(monkeypatch, tmp_path):
 
 
 def test_unpacks_one_folder_of_plain_files(tmp_path):
-    archive = make_archive(tmp_path / "a.tar.gz", ["top/vendor/X/main.py", "top/vendor/X/d/e.py", "top/other.py"], ("top/vendor/X/link",))
+    archive = make_archive(
+        tmp_path / "a.tar.gz",
+        ["top/vendor/X/main.py", "top/vendor/X/d/e.py", "top/other.py"],
+        ("top/vendor/X/link",),
+    )
     dev.unpack_folder(archive, ("vendor", "X"), tmp_path / "out")
-    assert {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")} == {"main.py", "d", "d/e.py"}
+    assert {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")
+    } == {"main.py", "d", "d/e.py"}
 
 
 def test_each_release_has_a_place_and_a_hash_of_its_own():
-    assert len({dev.own_comfyui(version) for version in dev.COMFYUI_SOURCES}) == len(dev.COMFYUI_SOURCES)
-    assert all(len(sha256) == 64 and "==" in package for package, sha256 in dev.COMFYUI_SOURCES.values())
+    assert len({dev.own_comfyui(version) for version in dev.COMFYUI_SOURCES}) == len(
+        dev.COMFYUI_SOURCES
+    )
+    assert all(
+        len(sha256) == 64 and "==" in package for package, sha256 in dev.COMFYUI_SOURCES.values()
+    )
     assert {dev.COMFYUI_VERSION, *dev.USUAL_HOSTS} <= dev.COMFYUI_SOURCES.keys()
 
 
@@ -97,13 +127,18 @@ def test_releases_to_test_on_are_named_by_a_variable(monkeypatch, tmp_path):
     assert dev.hosts_to_test() == list(dev.COMFYUI_SOURCES)
     mine = make_comfyui(tmp_path / "mine")
     monkeypatch.setenv("LOCKSMITH_HOSTS", f"0.27.0 {mine}")
-    assert [dev.host_folder(name) for name in dev.hosts_to_test()] == [dev.own_comfyui("0.27.0"), mine]
+    assert [dev.host_folder(name) for name in dev.hosts_to_test()] == [
+        dev.own_comfyui("0.27.0"),
+        mine,
+    ]
     monkeypatch.setenv("LOCKSMITH_HOSTS", "0.1")
     with pytest.raises(dev.Fault, match=r"LOCKSMITH_HOSTS names 0\.1, .* Correct or unset it"):
         dev.hosts_to_test()
 
 
-@pytest.mark.parametrize("name", ["top/vendor/X/../../../evil.py", "top/vendor/X//../evil.py", "top/vendor/X/.."])
+@pytest.mark.parametrize(
+    "name", ["top/vendor/X/../../../evil.py", "top/vendor/X//../evil.py", "top/vendor/X/.."]
+)
 def test_refuses_names_that_lead_out_of_the_folder(tmp_path, name):
     archive = make_archive(tmp_path / "a.tar.gz", [name])
     with pytest.raises(dev.Fault, match="outside its folder"):
@@ -137,7 +172,11 @@ def test_failing_step_says_what_failed_and_what_to_do(monkeypatch, tmp_path, cap
     monkeypatch.setattr(dev, "WORK", tmp_path)
     monkeypatch.setattr(dev, "SETUP_LOG", tmp_path / "setup.log")
     with pytest.raises(dev.Fault, match=r"(?s)the disk is full.*Free some space\."):
-        dev.run_step("a step", [sys.executable, "-c", "raise SystemExit('the disk is full')"], "Free some space.")
+        dev.run_step(
+            "a step",
+            [sys.executable, "-c", "raise SystemExit('the disk is full')"],
+            "Free some space.",
+        )
     assert "a step" in capsys.readouterr().out
 
 
@@ -173,18 +212,28 @@ def test_browser_is_got_only_for_its_own_tests(arguments, needed):
 
 @pytest.fixture
 def bare_machine(monkeypatch, tmp_path):
-    """make(script) -> the folder of all commands of a machine without a browser, whose apt-get is a shell script."""
+    """make(script) -> the folder of all commands of a machine without a browser, whose apt-get is a
+    shell script.
+    """
     commands = tmp_path / "commands"
     commands.mkdir()
     monkeypatch.setenv("PATH", str(commands))
     monkeypatch.delenv("CHROMIUM_PATH", raising=False)
     monkeypatch.setattr(dev, "BROWSER_PLACES", ())
-    for name, path in {"WORK": tmp_path, "SETUP_LOG": tmp_path / "setup.log", "OWN_BROWSERS": tmp_path / "browsers"}.items():
+    for name, path in {
+        "WORK": tmp_path,
+        "SETUP_LOG": tmp_path / "setup.log",
+        "OWN_BROWSERS": tmp_path / "browsers",
+    }.items():
         monkeypatch.setattr(dev, name, path)
     monkeypatch.setattr(dev, "environment_python", lambda: commands / "python")
 
     def make(script: str) -> Path:
-        for name, text in {"apt-get": script, "sudo": '[ "$1" = -n ] && shift && exec "$@"', "python": "exit 1"}.items():
+        for name, text in {
+            "apt-get": script,
+            "sudo": '[ "$1" = -n ] && shift && exec "$@"',
+            "python": "exit 1",
+        }.items():
             (commands / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
             (commands / name).chmod(0o755)
         return commands
@@ -195,7 +244,8 @@ def bare_machine(monkeypatch, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no apt-get")
 def test_browser_comes_from_the_system_even_if_its_list_of_packages_is_empty_at_first(bare_machine):
     commands = bare_machine(
-        'cd "${0%/*}"; case "$1" in update) : > list;; install) [ -f list ] && : > chromium && exec /bin/chmod +x chromium;; esac'
+        'cd "${0%/*}"; case "$1" in update) : > list;; install) [ -f list ] && : > chromium && exec'
+        " /bin/chmod +x chromium;; esac"
     )
     dev.ensure_browser()
     assert dev.browser_at_hand() == commands / "chromium"
@@ -213,13 +263,12 @@ def test_no_browser_is_said_and_left_to_the_tests_that_need_it(bare_machine, cap
 def test_server_ends_with_dev_py(comfyui_path, tmp_path):
     """A demo that is told to end takes its server along: no process stays behind."""
     code = (
-        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests/support']\n"
-        "import dev, comfy_server, signal, pathlib\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "base = comfy_server.prepare_base(pathlib.Path(sys.argv[3]), dev.ROOT)\n"
-        "with comfy_server.Server(pathlib.Path(sys.executable), pathlib.Path(sys.argv[2]), base, base / 'server.log') as server:\n"
-        "    print(server.process.pid, flush=True)\n"
-        "    server.process.wait()\n"
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests/support']\nimport dev,"
+        " comfy_server, signal, pathlib\nsignal.signal(signal.SIGTERM, lambda *_:"
+        " sys.exit(143))\nbase = comfy_server.prepare_base(pathlib.Path(sys.argv[3]),"
+        " dev.ROOT)\nwith comfy_server.Server(pathlib.Path(sys.executable),"
+        " pathlib.Path(sys.argv[2]), base, base / 'server.log') as server:\n   "
+        " print(server.process.pid, flush=True)\n    server.process.wait()\n"
     )
     command = [sys.executable, "-c", code, str(ROOT), str(comfyui_path), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:

@@ -11,26 +11,48 @@ PAGES = sorted((WEB / "docs").glob("*.md"))
 
 def words(language: str) -> dict[str, str]:
     """The texts of a language, by key."""
-    lines = (WEB / "i18n" / f"{language}.mjs").read_text("utf-8").split("= {\n")[1].removesuffix("};\n").splitlines()
-    found = [re.fullmatch(r'  (\w+): "(.+)",', line) for line in lines if line and not line.startswith("  // ")]
+    lines = (
+        (WEB / "i18n" / f"{language}.mjs")
+        .read_text("utf-8")
+        .split("= {\n")[1]
+        .removesuffix("};\n")
+        .splitlines()
+    )
+    found = [
+        re.fullmatch(r'  (\w+): "(.+)",', line)
+        for line in lines
+        if line and not line.startswith("  // ")
+    ]
     assert all(found) and len({match[1] for match in found}) == len(found)
     return {match[1]: match[2] for match in found}
 
 
 def outline(page: Path) -> list[str]:
-    """How each line of a help page begins: as a heading, an item, a row of a table, and which input or output the row is about."""
-    return [re.match(r"#*(\| \*\*[a-z_]+|[|\-])?", line)[0] for line in page.read_text("utf-8").splitlines()]
+    """How each line of a help page begins: as a heading, an item, a row of a table, and which input
+    or output the row is about.
+    """
+    return [
+        re.match(r"#*(\| \*\*[a-z_]+|[|\-])?", line)[0]
+        for line in page.read_text("utf-8").splitlines()
+    ]
 
 
 def test_every_text_is_there_in_both_languages_with_the_same_gaps():
     english, chinese = words("en"), words("zh")
     assert list(english) == list(chinese)
-    gaps = {key: (set(re.findall(r"\{\w+\}", english[key])), set(re.findall(r"\{\w+\}", chinese[key]))) for key in english}
+    gaps = {
+        key: (set(re.findall(r"\{\w+\}", english[key])), set(re.findall(r"\{\w+\}", chinese[key])))
+        for key in english
+    }
     assert not {key: pair for key, pair in gaps.items() if pair[0] != pair[1]}
 
 
 def test_every_text_is_used_and_every_text_that_is_used_is_there():
-    code = "".join(path.read_text("utf-8") for path in WEB.rglob("*.*js") if path.name not in ("en.mjs", "zh.mjs"))
+    code = "".join(
+        path.read_text("utf-8")
+        for path in WEB.rglob("*.*js")
+        if path.name not in ("en.mjs", "zh.mjs")
+    )
     assert not [key for key in words("en") if f'"{key}"' not in code]
     assert not set(re.findall(r'\bsay\(\s*"(\w+)"', code)) - words("en").keys()
 
@@ -38,5 +60,7 @@ def test_every_text_is_used_and_every_text_that_is_used_is_there():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_help_is_the_same_in_every_language(page):
     english, chinese = (page.with_suffix("") / f"{language}.md" for language in ("en", "zh"))
-    assert page.read_text("utf-8") == english.read_text("utf-8"), "other languages get the page without a language: copy en.md to it"
+    assert page.read_text("utf-8") == english.read_text("utf-8"), (
+        "other languages get the page without a language: copy en.md to it"
+    )
     assert outline(chinese) == outline(english)

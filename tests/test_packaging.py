@@ -24,28 +24,47 @@ GENERATED = (".dev", ".git", "__pycache__", ".hypothesis", ".pytest_cache", ".ru
 
 def project_files(*endings: str) -> list[Path]:
     files = (path for path in ROOT.rglob("*") if path.suffix in endings and path.is_file())
-    return [path for path in files if not any(part in GENERATED for part in path.relative_to(ROOT).parts)]
+    return [
+        path
+        for path in files
+        if not any(part in GENERATED for part in path.relative_to(ROOT).parts)
+    ]
 
 
 def test_requirements_agree_with_pyproject():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if line and not line.startswith("#")] == PYPROJECT["project"]["dependencies"]
+    assert [line for line in lines if line and not line.startswith("#")] == PYPROJECT["project"][
+        "dependencies"
+    ]
 
 
 def test_registry_fields():
     assert PYPROJECT["project"]["name"] == "lora-locksmith"
     assert PYPROJECT["tool"]["comfy"]["DisplayName"] == "LoRA Locksmith"
     assert PYPROJECT["tool"]["comfy"]["requires-comfyui"] == ">=0.16.3"
-    assert PYPROJECT["project"]["license"] == "MIT" and PYPROJECT["project"]["license-files"] == ["LICENSE"]
+    assert PYPROJECT["project"]["license"] == "MIT" and PYPROJECT["project"]["license-files"] == [
+        "LICENSE"
+    ]
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
     assert re.fullmatch(r"\d+\.\d+\.\d+", PYPROJECT["project"]["version"])
 
 
 def test_registry_understands_the_versions():
     """It drops, with a warning nobody sees, a version that does not have three parts."""
-    (front_end,) = (one for one in PYPROJECT["project"]["dependencies"] if one.startswith("comfyui-frontend-package"))
+    (front_end,) = (
+        one
+        for one in PYPROJECT["project"]["dependencies"]
+        if one.startswith("comfyui-frontend-package")
+    )
     assert re.fullmatch(r"comfyui-frontend-package>=\d+\.\d+\.\d+", front_end)
     assert re.fullmatch(r">=\d+\.\d+\.\d+", PYPROJECT["tool"]["comfy"]["requires-comfyui"])
+
+
+ROOMS = {
+    path.parent.relative_to(ROOT).parts[0]
+    for path in ROOT.glob("*/__init__.py")
+    if path.parent.name not in ("tests", "build")
+}
 
 
 def patterns(name: str) -> set[str]:
@@ -55,16 +74,22 @@ def patterns(name: str) -> set[str]:
 
 def test_registry_gets_what_users_need_and_nothing_else():
     left_out, not_in_git = patterns(".comfyignore"), {".git", *patterns(".gitignore")}
-    there = {path.name for path in ROOT.iterdir() if not any(path.match(pattern) for pattern in not_in_git)}
+    there = {
+        path.name
+        for path in ROOT.iterdir()
+        if not any(path.match(pattern) for pattern in not_in_git)
+    }
     assert left_out <= there
     assert there - left_out == {
-        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "adapters", "cli.py", "commands", "docs", "example_workflows",
-        "key_maps", "locales", "lora", "nodes", "pyproject.toml", "requirements.txt", "web",
+        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "cli.py", "docs", "errors.py",
+        "example_workflows", "locales", "pyproject.toml", "requirements.txt", "web", *ROOMS,
     }  # fmt: skip
 
 
 def test_front_end_files_are_served_once():
-    """The host serves WEB_DIRECTORY and [tool.comfy] web each under its own address, so naming both runs every script twice."""
+    """The host serves WEB_DIRECTORY and [tool.comfy] web each under its own address, so naming both
+    runs every script twice.
+    """
     assert "web" not in PYPROJECT["tool"]["comfy"]
 
 
@@ -85,26 +110,42 @@ def test_example_workflows_are_whole():
 
 def test_importing_the_pack_imports_nothing_heavy():
     code = (
-        "import importlib.util, sys; path = sys.argv[1]\n"
-        "spec = importlib.util.spec_from_file_location('pack', path + '/__init__.py', submodule_search_locations=[path])\n"
-        "sys.modules['pack'] = module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
-        "assert not {'torch', 'comfy', 'nodes', 'pack.nodes', 'pack.key_maps'} & set(sys.modules), sorted(sys.modules)\n"
+        "import importlib.util, sys; path = sys.argv[1]\nspec ="
+        " importlib.util.spec_from_file_location('pack', path + '/__init__.py',"
+        " submodule_search_locations=[path])\nsys.modules['pack'] = module ="
+        " importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\nassert not"
+        " {'torch', 'comfy', 'nodes', 'pack.nodes', 'pack.key_maps'} & set(sys.modules),"
+        " sorted(sys.modules)\n"
     )
-    outcome = subprocess.run([sys.executable, "-I", "-c", code, str(ROOT)], capture_output=True, text=True)
+    outcome = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(ROOT)], capture_output=True, text=True
+    )
     assert outcome.returncode == 0, outcome.stderr
-
-
-ROOMS = ("adapters", "commands", "key_maps", "lora", "nodes")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel that `pip install .` makes, built from a copy, because setuptools leaves its workings in the folder."""
+    """The wheel that `pip install .` makes, built from a copy, because setuptools leaves its
+    workings in the folder.
+    """
     folder = tmp_path_factory.mktemp("wheel")
     copy = shutil.copytree(
-        ROOT, folder / "copy", ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "docs", "build", "*.egg-info")
+        ROOT,
+        folder / "copy",
+        ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "docs", "build", "*.egg-info"),
     )
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", folder, copy]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "--wheel-dir",
+        folder,
+        copy,
+    ]
     outcome = subprocess.run(command, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     (built,) = folder.glob("*.whl")
@@ -112,22 +153,61 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def test_wheel_has_all_code_and_all_knowledge(wheel):
-    wanted = {path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()}
-    wanted = {name for name in wanted if "__pycache__" not in name} | {"__init__.py", "cli.py"}
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*")
+        if path.is_file()
+    }
+    wanted = {name for name in wanted if "__pycache__" not in name} | {
+        "__init__.py",
+        "cli.py",
+        "errors.py",
+    }
     with ZipFile(wheel) as archive:
-        packed = {name.removeprefix("lora_locksmith/") for name in archive.namelist() if name.startswith("lora_locksmith/")}
+        packed = {
+            name.removeprefix("lora_locksmith/")
+            for name in archive.namelist()
+            if name.startswith("lora_locksmith/")
+        }
     assert packed - {"dev.py"} == wanted
     assert sum(name.endswith((".table", ".record", ".presets")) for name in packed) > 60
 
 
 def test_installed_command_runs(wheel, tmp_path):
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", tmp_path / "place", wheel]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+        "--target",
+        tmp_path / "place",
+        wheel,
+    ]
     subprocess.run(command, check=True, capture_output=True)
-    lora = write_file(tmp_path / "lora.safetensors", flux_lora(start="transformer.base_model.model."))
-    script = tmp_path / "place" / "bin" / ("lora-locksmith.exe" if sys.platform == "win32" else "lora-locksmith")
+    lora = write_file(
+        tmp_path / "lora.safetensors", flux_lora(start="transformer.base_model.model.")
+    )
+    script = (
+        tmp_path
+        / "place"
+        / "bin"
+        / ("lora-locksmith.exe" if sys.platform == "win32" else "lora-locksmith")
+    )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "place")}
-    outcome = subprocess.run([script, "inspect", lora], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    outcome = subprocess.run(
+        [script, "inspect", lora], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
     assert outcome.returncode == 0, outcome.stderr
     assert "57 of 57 modules load" in outcome.stdout
-    model = subprocess.run([script, "inspect", "--against", lora, lora], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    model = subprocess.run(
+        [script, "inspect", "--against", lora, lora],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
     assert model.returncode == 2 and "it is a LoRA, not the model" in model.stderr

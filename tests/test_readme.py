@@ -12,7 +12,11 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
 
 def example(beginning: str) -> str:
     """The fenced block of the README that begins so."""
-    return next(block for block in re.findall(r"```\w*\n(.*?)```", README, re.DOTALL) if block.startswith(beginning))
+    return next(
+        block
+        for block in re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)
+        if block.startswith(beginning)
+    )
 
 
 def test_the_example_table_is_a_table():

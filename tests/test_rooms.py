@@ -11,13 +11,27 @@ from lora_locksmith.adapters.registry import kinds
 from lora_locksmith.key_maps.dialect import FOLDER, read_dialect
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("adapters", "key_maps", "lora", "nodes")  # each may import those before it
-ALLOWED = {"nodes": ROOMS, "commands": ("adapters", "key_maps", "lora", "commands")} | {
-    room: ROOMS[: place + 1] for place, room in enumerate(ROOMS[:-1])
+# Each room imports itself and what stands before it in its line; the rest of the pack is not for it.
+BELOW = {
+    "files": (),
+    "adapters": ("files",),
+    "key_maps": ("files", "adapters"),
+    "planning": ("files", "adapters", "key_maps"),
+    "identify": ("files", "adapters", "key_maps", "planning"),
+    "report": ("files", "adapters", "key_maps", "planning", "identify"),
+    "lora": ("files", "adapters", "key_maps", "planning", "identify", "report"),
 }
-PLAIN = {"key_maps.errors"}  # the base class of all errors, which imports nothing
+BELOW |= {room: tuple(BELOW) for room in ("nodes", "commands")}
+PLAIN = "errors"  # the module of the one class of all errors, which imports nothing
+TORCH_FREE = ("files", "adapters", "key_maps", "planning", "identify", "report")
 NEEDS_TORCH = {"tensors.py", "products.py", "rotations.py"}  # imported when first used
-SHARED = {"diff_b", "w_norm", "b_norm", "set_weight", "up_bias"}  # roles of differences and biases, which any writer may have
+SHARED = {
+    "diff_b",
+    "w_norm",
+    "b_norm",
+    "set_weight",
+    "up_bias",
+}  # roles of differences and biases, which any writer may have
 WORDS = {"lora", "diff", "norm", "set"}  # names of kinds that are also roles, or words for people
 
 
@@ -25,33 +39,70 @@ def modules(room):
     return sorted((ROOT / room).rglob("*.py"))
 
 
+def is_module(package, name):
+    return (ROOT.joinpath(*package.split(".")) / f"{name}.py").exists()
+
+
 def imports(path):
-    """(room.module, imported with the file) of every relative import, and the names of absolute ones."""
+    """(room.module, imported with the file) of every relative import, and the names of absolute
+    ones.
+    """
     tree = ast.parse(path.read_text("utf-8"))
     package = path.relative_to(ROOT).parts[:-1]
     at_once = {id(node) for node in tree.body}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            yield ".".join((*base, *((node.module or "").split(".") if node.module else ()))), id(node) in at_once
+            base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            place = ".".join(part for part in base if part)
+            submodules = [name.name for name in node.names if is_module(place, name.name)]
+            yield from ((f"{place}.{name}".strip("."), id(node) in at_once) for name in submodules)
+            if len(submodules) < len(node.names):
+                yield place, id(node) in at_once
         elif isinstance(node, ast.ImportFrom):
             yield node.module, id(node) in at_once
         elif isinstance(node, ast.Import):
             yield from ((name.name, id(node) in at_once) for name in node.names)
 
 
-@pytest.mark.parametrize("room", ALLOWED)
+@pytest.mark.parametrize("room", BELOW)
 def test_a_room_imports_only_those_below_it(room):
+    allowed = {room, PLAIN, *BELOW[room]}
     for path in modules(room):
         for name, _ in imports(path):
             first = name.partition(".")[0]
-            assert first not in {*ROOMS, "commands"} or first in ALLOWED[room] or name in PLAIN, f"{path.relative_to(ROOT)} imports {name}"
+            assert first not in BELOW or first in allowed, f"{path.relative_to(ROOT)}: {name}"
+
+
+def test_every_room_has_its_place():
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert rooms == set(BELOW)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Of what is imported with the file; what a function imports is for type hints or late."""
+    known = {dotted(path): path for room in BELOW for path in modules(room)}
+    after: dict[str, set[str]] = {name: set() for name in known}
+    for name, path in known.items():
+        after[name] = {target for target, at_once in imports(path) if at_once} & set(known)
+    while after:
+        free = {name for name, needs in after.items() if not needs & set(after)}
+        assert free, f"a circle among {sorted(after)}"
+        after = {name: needs for name, needs in after.items() if name not in free}
+
+
+def dotted(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def test_the_kinds_import_no_torch_with_their_file():
-    for path in [*modules("adapters"), *modules("key_maps")]:
+    for path in [path for room in TORCH_FREE for path in modules(room)]:
         needed = {name.partition(".")[0] for name, at_once in imports(path) if at_once}
-        assert path.name in NEEDS_TORCH or not needed & {"torch", "numpy", "safetensors", "comfy"}, path
+        assert path.name in NEEDS_TORCH or not needed & {
+            "torch",
+            "numpy",
+            "safetensors",
+            "comfy",
+        }, path
 
 
 def texts(path):
@@ -59,11 +110,13 @@ def texts(path):
     tree = ast.parse(path.read_text("utf-8"))
     bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [
-        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare
     ]
 
 
-@pytest.mark.parametrize("room", ["key_maps", "lora", "nodes", "commands"])
+@pytest.mark.parametrize("room", [room for room in BELOW if room != "adapters"])
 def test_no_kind_is_named_outside_its_module(room):
     names = {kind.name for kind in kinds()} - WORDS
     own = {role for kind in kinds() for need in kind.needs for role in need if "_" in role} - SHARED
@@ -72,13 +125,27 @@ def test_no_kind_is_named_outside_its_module(room):
         assert not found, f"{path.relative_to(ROOT)} names {found}"
 
 
-OURS = {"comfyui", "ComfyUI", "lycoris", "peft", "diffusers", "kohya"}  # the host, and forms that files are written in
-GENERAL = {"ss_network_module", "ss_base_model_version", "lora_adapter_metadata", "locksmith.dialect"}  # metadata of several trainers
+OURS = {
+    "comfyui",
+    "ComfyUI",
+    "lycoris",
+    "peft",
+    "diffusers",
+    "kohya",
+}  # the host, and forms that files are written in
+GENERAL = {
+    "ss_network_module",
+    "ss_base_model_version",
+    "lora_adapter_metadata",
+    "locksmith.dialect",
+}  # metadata of several trainers
 
 
 @cache
 def trainers():
-    """By what records know trainers: their names, their titles, the metadata that give them away."""
+    """By what records know trainers: their names, their titles, the metadata that
+    give them away.
+    """
     records = [read_dialect(path) for path in sorted(FOLDER.glob("*.record"))]
     titles = {record.title.split(" (")[0] for record in records}
     keys = {entry.partition("=")[0] for record in records for entry in record.metadata}
@@ -89,7 +156,7 @@ def test_records_give_names_to_look_for():
     assert {"OneTrainer", "ai_toolkit", "ot_branch", "lycoris_config", "software"} <= trainers()
 
 
-@pytest.mark.parametrize("room", ["adapters", "key_maps", "lora", "nodes", "commands"])
+@pytest.mark.parametrize("room", BELOW)
 def test_no_trainer_is_named_outside_its_record_and_the_modules_of_its_own_kinds(room):
     for path in modules(room):
         found = trainers() & set(texts(path))

@@ -1,4 +1,6 @@
-"""BD-LoRA (PEFT lora/variants.py BdLoraLinearVariant, BlockDiagonalLinear): a LoRA of which one factor is block diagonal."""
+"""BD-LoRA (PEFT lora/variants.py BdLoraLinearVariant, BlockDiagonalLinear): a LoRA of which one
+factor is block diagonal.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from .lora import LoRA
 
 
 class BDLoRA(LoRA):
-    """down [r, in / n] and up [out, r], or down [r, in] and up [out, r / n]: the short one holds n blocks of its rows.
+    """down [r, in / n] and up [out, r], or down [r, in] and up [out, r / n]: the short one holds n
+    blocks of its rows.
 
     Only the settings tell it: a short down fits a smaller model too, and is QA-LoRA's as well.
     """
@@ -46,7 +49,10 @@ class BDLoRA(LoRA):
         columns = torch.Size(shape[1:]).numel()
         wide, tall = block_diagonal(down, columns), block_diagonal(up, down.shape[0])
         if wide is None or tall is None:
-            raise AdapterError(f"these tensors do not make a BD-LoRA of {columns} inputs: {helpers.describe(tensors)}")
+            raise AdapterError(
+                f"these tensors do not make a BD-LoRA of {columns} inputs:"
+                f" {helpers.describe(tensors)}"
+            )
         return Product(tall * helpers.factor_of(self, spec, tensors), wide)
 
     def narrow(self, tensors, start, length):
@@ -63,7 +69,9 @@ class BDLoRA(LoRA):
 
 
 def block_diagonal(matrix, columns):
-    """The rows of `matrix` [rows, columns / n] in n blocks on the diagonal of [rows, columns]; None where there is no such n."""
+    """The rows of `matrix` [rows, columns / n] in n blocks on the diagonal of [rows, columns]; None
+    where there is no such n.
+    """
     rows, width = matrix.shape
     blocks = columns // width if width else 0
     if not blocks or blocks * width != columns or rows % blocks:

@@ -1,4 +1,6 @@
-"""LoRAs with something between their factors: AdaLoRA's diagonal (arXiv:2303.10512) and MoSLoRA's mixer (arXiv:2406.11909)."""
+"""LoRAs with something between their factors: AdaLoRA's diagonal (arXiv:2303.10512) and MoSLoRA's
+mixer (arXiv:2406.11909).
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,11 @@ class Between(LoRA):
 
 
 class AdaLoRA(Between):
-    """up [out, r], lora_E [r, 1], down [r, in * kernel]: scale * up @ diag(E) @ down (PEFT tuners/adalora/layer.py).
+    """up [out, r], lora_E [r, 1], down [r, in * kernel]: scale * up @ diag(E) @ down (PEFT
+    tuners/adalora/layer.py).
 
-    The scale is alpha / init_r of PEFT's settings, also where training left fewer ranks: a convention says it.
+    The scale is alpha / init_r of PEFT's settings, also where training left fewer ranks: a
+    convention says it.
     """
 
     name, title = "adalora", "AdaLoRA"
@@ -54,7 +58,9 @@ class AdaLoRA(Between):
     def shape(self, shapes):
         up, down, middle = shapes["up"], shapes["down"], shapes["lora_E"]
         if not up[1] == down[0] == middle[0]:
-            raise Misfit(f"up {list(up)}, lora_E {list(middle)} and down {list(down)} have different ranks")
+            raise Misfit(
+                f"up {list(up)}, lora_E {list(middle)} and down {list(down)} have different ranks"
+            )
         return ModuleShape(up[0], down[1:], flat=True)
 
     def kernel(self, shapes):
@@ -66,14 +72,19 @@ class AdaLoRA(Between):
         return spec.scale
 
     def inner(self, tensors, dtype):
-        middle, down = helpers.take(tensors, "lora_E").to(dtype), products.matrix(tensors, "down", dtype)
+        middle, down = (
+            helpers.take(tensors, "lora_E").to(dtype),
+            products.matrix(tensors, "down", dtype),
+        )
         if middle.numel() != down.shape[0]:
             raise AdapterError(f"these tensors do not make an AdaLoRA: {helpers.describe(tensors)}")
         return middle.reshape(-1, 1) * down
 
 
 class MoSLoRA(Between):
-    """up [out, r], lora_mixer [r, r], down [r, in, *kernel]: alpha / r * up @ mixer @ down (as the paper and sd-scripts' forks have it)."""
+    """up [out, r], lora_mixer [r, r], down [r, in, *kernel]: alpha / r * up @ mixer @ down (as the
+    paper and sd-scripts' forks have it).
+    """
 
     name, title = "moslora", "MoSLoRA"
     needs = (roles("down up lora_mixer"),)
@@ -86,11 +97,17 @@ class MoSLoRA(Between):
     def shape(self, shapes):
         up, down, mixer = shapes["up"], shapes["down"], shapes["lora_mixer"]
         if mixer[:2] != (up[1], down[0]):
-            raise Misfit(f"up {list(up)}, lora_mixer {list(mixer)} and down {list(down)} have different ranks")
+            raise Misfit(
+                f"up {list(up)}, lora_mixer {list(mixer)} and down {list(down)} have different"
+                " ranks"
+            )
         return ModuleShape(up[0], down[1:])
 
     def inner(self, tensors, dtype):
-        return helpers.multiply(*(products.matrix(tensors, role, dtype) for role in ("lora_mixer", "down")), ("lora_mixer", "down"))
+        return helpers.multiply(
+            *(products.matrix(tensors, role, dtype) for role in ("lora_mixer", "down")),
+            ("lora_mixer", "down"),
+        )
 
 
 KINDS = (AdaLoRA(), MoSLoRA())

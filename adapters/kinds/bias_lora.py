@@ -1,4 +1,6 @@
-"""PEFT's lora_B.bias [out] on the layer's bias: scale * up_bias, the scale being the LoRA's (PEFT lora/layer.py, merge)."""
+"""PEFT's lora_B.bias [out] on the layer's bias: scale * up_bias, the scale being the LoRA's (PEFT
+lora/layer.py, merge).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from ..spec import AdapterError
 
 
 class LoRABias(Kind):
-    """The rank is that of `down`, which has to be among the tensors when the alpha and not the scale is known."""
+    """The rank is that of `down`, which has to be among the tensors when the alpha and not the
+    scale is known.
+    """
 
     name, title = "bias_lora", "bias"
     needs = (roles("up_bias"),)
@@ -29,8 +33,13 @@ class LoRABias(Kind):
     def delta(self, spec, tensors, shape):
         rank = helpers.size(tensors, 0, "down") if "down" in tensors else None
         if rank is None and spec.scale is None and spec.alpha:
-            raise AdapterError(f"up_bias needs the scale, or the tensor down for its rank ({helpers.describe(tensors)})")
-        return helpers.fit(helpers.take(tensors, "up_bias") * spec.scale_for(rank or 1), shape, tensors)
+            raise AdapterError(
+                "up_bias needs the scale, or the tensor down for its rank"
+                f" ({helpers.describe(tensors)})"
+            )
+        return helpers.fit(
+            helpers.take(tensors, "up_bias") * spec.scale_for(rank or 1), shape, tensors
+        )
 
     def count_rows(self, tensors):
         return helpers.size(tensors, 0, "up_bias")
@@ -42,7 +51,10 @@ class LoRABias(Kind):
         return products.whole(self.delta(spec, tensors, helpers.take(tensors, "up_bias").shape))
 
     def host(self, tensors, alpha, rows, adapter):
-        change, rank = tensors["up_bias"], self.rank({role: tensor.shape for role, tensor in tensors.items()})
+        change, rank = (
+            tensors["up_bias"],
+            self.rank({role: tensor.shape for role, tensor in tensors.items()}),
+        )
         if alpha is not None and rank:
             change = change.float() * (alpha / rank)
         return "diff", (change.narrow(0, *rows) if rows else change,)

@@ -1,4 +1,6 @@
-"""LyCORIS BOFT on the outputs (functional/boft.py): oft_blocks [m, n, b, b], rescale, alpha = constraint."""
+"""LyCORIS BOFT on the outputs (functional/boft.py): oft_blocks [m, n, b, b], rescale, alpha =
+constraint.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from ..spec import AdapterError
 class BOFT(Rotation):
     """Stage i turns pairs of rows that lie 2^i * b / 2 apart.
 
-    The strength moves every stage's rotation towards the identity, as LyCORIS does, and `rescale` towards one.
+    The strength moves every stage's rotation towards the identity, as LyCORIS does, and `rescale`
+    towards one.
     """
 
     name, title = "boft", "BOFT"
@@ -39,7 +42,9 @@ class BOFT(Rotation):
         stages, count, size, _ = blocks.shape
         if count * size != weight.shape[0] or size % 2:
             cut = f"; rows {spec.rows} cannot be cut out of a BOFT" if spec.rows else ""
-            raise AdapterError(f"oft_blocks {list(blocks.shape)} cannot turn a weight {list(weight.shape)}{cut}")
+            raise AdapterError(
+                f"oft_blocks {list(blocks.shape)} cannot turn a weight {list(weight.shape)}{cut}"
+            )
         turning = rotations.lycoris_rotations(blocks, spec)
         identity = torch.eye(size, device=turning.device)
         turned = weight.flatten(1)
@@ -48,7 +53,9 @@ class BOFT(Rotation):
             turned = rotations.butterfly(turned, rotation, 2**stage * (size // 2))
         turned = turned.reshape(weight.shape)
         if "rescale" in tensors:
-            rescale = helpers.output_vector(helpers.take(tensors, "rescale"), "rescale", weight, spec.rows)
+            rescale = helpers.output_vector(
+                helpers.take(tensors, "rescale"), "rescale", weight, spec.rows
+            )
             turned = turned * (1 + strength * (rescale - 1))
         return turned
 

@@ -1,4 +1,6 @@
-"""PEFT BOFT on the inputs (boft/layer.py, get_delta_weight and merge): W' = boft_s * W M^T, M the product of the stages."""
+"""PEFT BOFT on the inputs (boft/layer.py, get_delta_weight and merge): W' = boft_s * W M^T, M the
+product of the stages.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,13 @@ from ..spec import AdapterError
 
 
 class PeftBOFT(Rotation):
-    """boft_R [stages, n, b, b] with Q = (boft_R - boft_R^T) / 2 and R = (I - Q)(I + Q)^-1; boft_s per output, [out, 1] or [1, out].
+    """boft_R [stages, n, b, b] with Q = (boft_R - boft_R^T) / 2 and R = (I - Q)(I + Q)^-1; boft_s
+    per output, [out, 1] or [1, out].
 
-    With the option view = inputs the numbers of a convolution's weight are read as [in * kernel, out], as they lie in memory: up to
-    0.13.2 PEFT trained that, in place of a transpose. Its boft_s [1, out] tells a convolution from a linear layer.
+    With the option view = inputs the numbers of a convolution's weight are read as [in * kernel,
+    out], as they lie in memory: up to
+    0.13.2 PEFT trained that, in place of a transpose. Its boft_s [1, out] tells a convolution from
+    a linear layer.
     """
 
     name, title = "boft_peft", "BOFT"
@@ -27,7 +32,10 @@ class PeftBOFT(Rotation):
         stages, count, size, _ = blocks.shape
         if count * size != weight[0].numel() or (stages > 1 and size % 2):
             described = helpers.describe(tensors)
-            raise AdapterError(f"boft_R {list(blocks.shape)} cannot turn the inputs of a weight {list(weight.shape)} ({described})")
+            raise AdapterError(
+                f"boft_R {list(blocks.shape)} cannot turn the inputs of a weight"
+                f" {list(weight.shape)} ({described})"
+            )
         scale = helpers.take(tensors, "boft_s") if "boft_s" in tensors else None
         raw = spec.option("view") == "inputs" and scale is not None and scale.shape[0] == 1
         turned = weight.reshape(-1, weight.shape[0]) if raw else weight.flatten(1).T

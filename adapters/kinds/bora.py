@@ -1,6 +1,7 @@
 """BoRA and the adapters of a small core, as Stable Audio's trainer has them.
 
-Source: Stability-AI/stable-audio-3 stable_audio_3/models/lora/model.py bora_forward, lora_xs_forward.
+Source: Stability-AI/stable-audio-3 stable_audio_3/models/lora/model.py bora_forward,
+lora_xs_forward.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ class FlatLoRA(LoRA):
     stores = None
 
     def claims(self, shapes, metadata, settings):
-        return '"adapter_type"' in metadata.get("lora_config", "") and len(shapes["down"] or ()) == 2 and "mid" not in shapes
+        return (
+            '"adapter_type"' in metadata.get("lora_config", "")
+            and len(shapes["down"] or ()) == 2
+            and "mid" not in shapes
+        )
 
     def shape(self, shapes):
         return super().shape(shapes)._replace(flat=True)
@@ -37,7 +42,9 @@ class FlatLoRA(LoRA):
 
 
 class BoRA(FlatLoRA):
-    """A LoRA whose rows are given the lengths magnitude_r [out], then the columns of that magnitude_c [in * kernel]."""
+    """A LoRA whose rows are given the lengths magnitude_r [out], then the columns of that
+    magnitude_c [in * kernel].
+    """
 
     name, title = "bora", "BoRA"
     needs = (roles("down up magnitude_r magnitude_c"),)
@@ -57,14 +64,21 @@ class BoRA(FlatLoRA):
 
     def patched(self, spec, tensors, weight, strength):
         helpers.check_all_rows(spec, self.count_rows(tensors), self.title, weight)
-        rows, columns = (helpers.take(tensors, role).flatten() for role in ("magnitude_r", "magnitude_c"))
+        rows, columns = (
+            helpers.take(tensors, role).flatten() for role in ("magnitude_r", "magnitude_c")
+        )
         matrix = weight.flatten(1)
         if rows.shape[0] != matrix.shape[0] or columns.shape[0] != matrix.shape[1]:
-            raise AdapterError(f"the magnitudes {len(rows)} and {len(columns)} do not fit a weight {list(weight.shape)}")
+            raise AdapterError(
+                f"the magnitudes {len(rows)} and {len(columns)} do not fit a weight"
+                f" {list(weight.shape)}"
+            )
         pair = {role: tensors[role] for role in ("up", "down")}
         delta = helpers.fit(products.low_rank(pair).flatten(1), matrix.shape, tensors)
         turned = matrix + delta * spec.scale_for(helpers.size(tensors, 0, "down"))
-        turned = turned * (rows[:, None] / (torch.linalg.vector_norm(turned, dim=1, keepdim=True) + TINY))
+        turned = turned * (
+            rows[:, None] / (torch.linalg.vector_norm(turned, dim=1, keepdim=True) + TINY)
+        )
         turned = turned * (columns / (torch.linalg.vector_norm(turned, dim=0) + TINY))
         return helpers.toward(weight, turned.reshape(weight.shape), strength)
 
@@ -83,8 +97,9 @@ class Core(Kind):
     takes = roles("alpha magnitude magnitude_r magnitude_c")
     precedence = 8
     refusal = (
-        "LoRA-XS: its bases are not in the file, only the core between them; they came from the weights that training began with or"
-        " from a file of their own, which is not told. Merge it with Stable Audio's own tools"
+        "LoRA-XS: its bases are not in the file, only the core between them; they came from the"
+        " weights that training began with or from a file of their own, which is not told. Merge it"
+        " with Stable Audio's own tools"
     )
 
 

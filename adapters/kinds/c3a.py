@@ -30,7 +30,11 @@ class C3A(Kind):
 
     def narrow(self, tensors, start, length):
         size = helpers.size(tensors, 2, "c3a_kernel")
-        return None if start % size or length % size else helpers.narrow_roles(tensors, start // size, length // size, c3a_kernel=0)
+        return (
+            None
+            if start % size or length % size
+            else helpers.narrow_roles(tensors, start // size, length // size, c3a_kernel=0)
+        )
 
     def product(self, spec, tensors, dtype):
         return products.whole(_dense(tensors))
@@ -39,7 +43,9 @@ class C3A(Kind):
 def _dense(tensors):
     kernel = helpers.take(tensors, "c3a_kernel")
     if kernel.dim() != 3:
-        raise AdapterError(f"c3a_kernel has the shape {list(kernel.shape)}, but three dimensions are needed")
+        raise AdapterError(
+            f"c3a_kernel has the shape {list(kernel.shape)}, but three dimensions are needed"
+        )
     rows, columns, size = kernel.shape
     step = torch.arange(size, device=kernel.device)
     blocks = kernel[:, :, (step[None] - step[:, None]) % size]

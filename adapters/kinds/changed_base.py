@@ -1,4 +1,5 @@
-"""LoRAs that stand for more than their product, as training took a part off the base model when it began.
+"""LoRAs that stand for more than their product, as training took a part off the base model when it
+began.
 
 What was taken off is not in the file, but follows from the base: W - taken(W) + scale * up @ down.
 """
@@ -10,13 +11,19 @@ from ..lazy import helpers, torch
 from ..spec import AdapterError
 from .lora import LoRA
 
-NOTE = "measured is the pair alone; what was taken off the base model when training began needs that model's weight"
+NOTE = (
+    "measured is the pair alone; what was taken off the base model when training began needs that"
+    " model's weight"
+)
 PRINCIPAL, MIDDLE, LAST = "largest", "middle", "smallest"
-LEAST_OVERLAP = 0.3  # of a T-LoRA's inputs with singular vectors of its base; those of others have some rank / inputs
+# of a T-LoRA's inputs with singular vectors of its base; those of others have some rank / inputs
+LEAST_OVERLAP = 0.3
 
 
 class ChangedBase(LoRA):
-    """Tensors and strength are a LoRA's; a convention names the kind, as only the settings tell it."""
+    """Tensors and strength are a LoRA's; a convention names the kind, as only the
+    settings tell it.
+    """
 
     needs = ()
     additive = is_pair = low_rank = linear = False
@@ -37,7 +44,9 @@ class ChangedBase(LoRA):
 
     def patched(self, spec, tensors, weight, strength):
         if torch.Size(weight.shape[2:]).numel() != 1 or weight.dim() < 2:
-            raise AdapterError(f"{self.title} is of linear layers, and the weight is {list(weight.shape)}")
+            raise AdapterError(
+                f"{self.title} is of linear layers, and the weight is {list(weight.shape)}"
+            )
         pair = self.pair(tensors)
         helpers.check_all_rows(spec, pair.up.shape[0], self.title, weight)
         product = helpers.multiply(pair.up, pair.down, ("up", "down"))
@@ -47,29 +56,41 @@ class ChangedBase(LoRA):
 
     def measured(self, spec, tensors, out, columns):
         pair = self.pair(tensors)
-        return Measured(NOTE, delta=pair, rank=pair.down.shape[0], scale=helpers.factor_of(self, spec, tensors))
+        return Measured(
+            NOTE, delta=pair, rank=pair.down.shape[0], scale=helpers.factor_of(self, spec, tensors)
+        )
 
     def host(self, tensors, alpha, rows, adapter):
         return None
 
 
 class PiSSA(ChangedBase):
-    """The base without its `rank` largest singular parts (PEFT tuners/lora/layer.py, pissa_init; arXiv:2404.02948)."""
+    """The base without its `rank` largest singular parts (PEFT tuners/lora/layer.py, pissa_init;
+    arXiv:2404.02948).
+    """
 
     name, title = "pissa", "PiSSA"
     told_by = ("init_lora_weights", "pissa")
-    stock = "PiSSA: the part that training took off the base model is taken off. Stock would add it a second time"
+    stock = (
+        "PiSSA: the part that training took off the base model is taken off. Stock would add it a"
+        " second time"
+    )
 
     def taken(self, spec, tensors, weight):
         return Singular(weight).part(PRINCIPAL, helpers.size(tensors, 0, "down"))
 
 
 class OLoRA(ChangedBase):
-    """The base without scale times the first `rank` columns of its QR decomposition (PEFT, olora_init; arXiv:2406.01775)."""
+    """The base without scale times the first `rank` columns of its QR decomposition (PEFT,
+    olora_init; arXiv:2406.01775).
+    """
 
     name, title = "olora", "OLoRA"
     told_by = ("init_lora_weights", "olora")
-    stock = "OLoRA: the part that training took off the base model is taken off. Stock would leave it in"
+    stock = (
+        "OLoRA: the part that training took off the base model is taken off. Stock would leave"
+        " it in"
+    )
 
     def taken(self, spec, tensors, weight):
         rank = helpers.size(tensors, 0, "down")
@@ -78,7 +99,9 @@ class OLoRA(ChangedBase):
 
 
 class KaSA(ChangedBase):
-    """The base without its `rank` smallest singular parts, lora_diag [r] between the factors (PEFT lora/variants.py; arXiv:2412.06071)."""
+    """The base without its `rank` smallest singular parts, lora_diag [r] between the factors (PEFT
+    lora/variants.py; arXiv:2412.06071).
+    """
 
     name, title = "kasa", "KaSA"
     needs = (roles("down up lora_diag"),)
@@ -86,16 +109,24 @@ class KaSA(ChangedBase):
     silent = frozenset()
     precedence = 8
     by_names = True
-    stock = "KaSA: the part that training took off the base model is taken off. Stock would leave it in, and leave out lora_diag"
+    stock = (
+        "KaSA: the part that training took off the base model is taken off. Stock would leave it"
+        " in, and leave out lora_diag"
+    )
 
     def shape(self, shapes):
         if shapes["lora_diag"] != shapes["down"][:1]:
-            raise Misfit(f"lora_diag {list(shapes['lora_diag'])} and down {list(shapes['down'])} have different ranks")
+            raise Misfit(
+                f"lora_diag {list(shapes['lora_diag'])} and down {list(shapes['down'])} have"
+                " different ranks"
+            )
         return super().shape(shapes)
 
     def pair(self, tensors):
         up, down = super().pair(tensors)
-        return Product(up, _each(helpers.take(tensors, "lora_diag"), down.shape[0], tensors)[:, None] * down)
+        return Product(
+            up, _each(helpers.take(tensors, "lora_diag"), down.shape[0], tensors)[:, None] * down
+        )
 
     def taken(self, spec, tensors, weight):
         return Singular(weight).part(LAST, helpers.size(tensors, 0, "down"))
@@ -113,7 +144,10 @@ class _TLoRA(Kind):
     def shape(self, shapes):
         inputs, outputs = shapes["tlora_q"], shapes["tlora_p"]
         if inputs[0] != outputs[1]:
-            raise Misfit(f"q_layer {list(inputs)} has rank {inputs[0]}, p_layer {list(outputs)} has rank {outputs[1]}")
+            raise Misfit(
+                f"q_layer {list(inputs)} has rank {inputs[0]}, p_layer {list(outputs)} has rank"
+                f" {outputs[1]}"
+            )
         return ModuleShape(outputs[0], inputs[1:])
 
     def rank(self, shapes):
@@ -128,10 +162,11 @@ class _TLoRA(Kind):
 
 
 class TLoRA(_TLoRA, ChangedBase):
-    """q [r, in], p [out, r], lambda [1, r]: scale * (p diag(lambda) q - U S V), the singular parts that q and p began as.
+    """q [r, in], p [out, r], lambda [1, r]: scale * (p diag(lambda) q - U S V), the singular parts
+    that q and p began as.
 
-    LyCORIS modules/tlora.py (4.1.3; arXiv:2507.05964). What is subtracted is not saved; that it is of this base is seen by the
-    inputs that q reads, of which training leaves most.
+    LyCORIS modules/tlora.py (4.1.3; arXiv:2507.05964). What is subtracted is not saved; that it is
+    of this base is seen by the inputs that q reads, of which training leaves most.
     """
 
     name = "tlora"
@@ -147,7 +182,9 @@ class TLoRA(_TLoRA, ChangedBase):
     def taken(self, spec, tensors, weight):
         singular = Singular(weight)
         block = self._began_as(singular, tensors)
-        return singular.part(block, helpers.size(tensors, 0, "tlora_q")) * helpers.factor_of(self, spec, tensors)
+        return singular.part(block, helpers.size(tensors, 0, "tlora_q")) * helpers.factor_of(
+            self, spec, tensors
+        )
 
     def check_base(self, spec, tensors, weight):
         if not weight.is_meta:
@@ -160,8 +197,9 @@ class TLoRA(_TLoRA, ChangedBase):
         best = max(overlaps, key=overlaps.get)
         if overlaps[best] < LEAST_OVERLAP:
             raise AdapterError(
-                "T-LoRA: the starting point that it subtracts is not in the file, and is not the singular vectors of this model's weight"
-                " (it was trained on another model, or from a random start)"
+                "T-LoRA: the starting point that it subtracts is not in the file, and is not the"
+                " singular vectors of this model's weight (it was trained on another model, or from"
+                " a random start)"
             )
         return best
 
@@ -170,7 +208,9 @@ class TLoRA(_TLoRA, ChangedBase):
 
 
 class TLoRAWithBase(_TLoRA):
-    """As forks save it, with what it began as: base_q, base_p, base_lambda beside q, p and lambda."""
+    """As forks save it, with what it began as: base_q, base_p, base_lambda beside
+    q, p and lambda.
+    """
 
     name = "tlora_with_base"
     needs = (TLoRA.needs[0] | roles("tlora_base_q tlora_base_p tlora_base_lambda"),)
@@ -201,20 +241,25 @@ def _tlora(tensors, start):
     outputs, inputs = (helpers.take_matrix(tensors, start + role) for role in "pq")
     if outputs.shape[1] != inputs.shape[0]:
         helpers.multiply(outputs, inputs, (f"{start}p", f"{start}q"))
-    return Product(outputs * _each(helpers.take(tensors, f"{start}lambda"), inputs.shape[0], tensors), inputs)
+    return Product(
+        outputs * _each(helpers.take(tensors, f"{start}lambda"), inputs.shape[0], tensors), inputs
+    )
 
 
 def _each(numbers, rank, tensors):
     """One number for each rank as [r]."""
     if numbers.numel() != rank:
-        raise AdapterError(f"there is not one number for each of {rank} ranks ({helpers.describe(tensors)})")
+        raise AdapterError(
+            f"there is not one number for each of {rank} ranks ({helpers.describe(tensors)})"
+        )
     return numbers.flatten()
 
 
 class Singular:
     """The singular parts of a matrix, in blocks of some rank.
 
-    From the eigenvectors of the smaller Gram matrix, in fp64: a fraction of the time of a singular value decomposition.
+    From the eigenvectors of the smaller Gram matrix, in fp64: a fraction of the time of a singular
+    value decomposition.
     """
 
     def __init__(self, matrix):
@@ -223,7 +268,9 @@ class Singular:
         self.vectors = torch.linalg.eigh(self.wide @ self.wide.T).eigenvectors
 
     def block(self, which, rank):
-        """The singular vectors of the shorter side, [side, rank]; `which`: of the largest, middle or smallest values."""
+        """The singular vectors of the shorter side, [side, rank]; `which`: of the largest, middle
+        or smallest values.
+        """
         side = self.vectors.shape[1]
         rank = min(rank, side)
         # The eigenvalues rise; the middle is counted from the largest one.
@@ -237,7 +284,9 @@ class Singular:
         return part.T if self.tall else part
 
     def overlap(self, which, inputs):
-        """The share, from 0 to 1, of the space of the rows of `inputs` [r, in] that these parts read too."""
+        """The share, from 0 to 1, of the space of the rows of `inputs` [r, in] that these parts
+        read too.
+        """
         if inputs.is_meta:
             return 1.0
         vectors = self.block(which, inputs.shape[0])
@@ -245,7 +294,9 @@ class Singular:
         own = torch.linalg.qr(inputs.T.to(torch.float64)).Q
         if read.shape[0] != own.shape[0]:
             return 0.0
-        return (torch.linalg.vector_norm(own.T @ read) ** 2).item() / max(1, min(own.shape[1], read.shape[1]))
+        return (torch.linalg.vector_norm(own.T @ read) ** 2).item() / max(
+            1, min(own.shape[1], read.shape[1])
+        )
 
 
 KINDS = (PiSSA(), OLoRA(), KaSA(), TLoRA(), TLoRAWithBase())

@@ -1,4 +1,6 @@
-"""DeLoRA (PEFT delora/layer.py, arXiv:2503.18225): a LoRA whose every rank has a bounded strength."""
+"""DeLoRA (PEFT delora/layer.py, arXiv:2503.18225): a LoRA whose every rank has a
+bounded strength.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,18 @@ LEAST_NORM = 1e-4
 
 
 class DeLoRA(Kind):
-    """delora_A [r, in], delora_B [out, r], delora_lambda [1], delora_w_norm [in], the norms of the weight's columns.
+    """delora_A [r, in], delora_B [out, r], delora_lambda [1], delora_w_norm [in], the norms of the
+    weight's columns.
 
-    The change is B diag(lambda / (r |A_j| |B_j|)) A diag(w_norm). Writers like sd-scripts call A and B lora_down and lora_up; their
-    alpha says nothing.
+    The change is B diag(lambda / (r |A_j| |B_j|)) A diag(w_norm). Writers like sd-scripts call A
+    and B lora_down and lora_up; their alpha says nothing.
     """
 
     name, title = "delora", "DeLoRA"
-    needs = (roles("delora_A delora_B delora_lambda delora_w_norm"), roles("down up delora_lambda delora_w_norm"))
+    needs = (
+        roles("delora_A delora_B delora_lambda delora_w_norm"),
+        roles("down up delora_lambda delora_w_norm"),
+    )
     takes = roles("alpha")
     precedence = 9  # its lora_down and lora_up are no LoRA
     additive = low_rank = True
@@ -61,7 +67,10 @@ class DeLoRAOfWeight(DeLoRA):
 
     def patched(self, spec, tensors, weight, strength):
         if spec.rows:
-            raise AdapterError(f"rows {spec.rows} cannot be cut out of a DeLoRA without its delora_w_norm: the norms are of all rows")
+            raise AdapterError(
+                f"rows {spec.rows} cannot be cut out of a DeLoRA without its delora_w_norm: the"
+                " norms are of all rows"
+            )
         matrix = weight.flatten(1)
         up, down = _factors(tensors, torch.linalg.vector_norm(matrix, dim=0))
         return weight + strength * helpers.fit(up @ down, weight.shape, tensors, flattened=True)
@@ -76,8 +85,13 @@ def _factors(tensors, norms):
     up, down = (helpers.take_matrix(tensors, role) for role in _names(tensors))
     if up.shape[1] != down.shape[0] or norms.numel() != down.shape[1]:
         raise AdapterError(f"these tensors do not make a DeLoRA: {helpers.describe(tensors)}")
-    lengths = torch.linalg.vector_norm(down, dim=1).clamp(min=LEAST_NORM) * torch.linalg.vector_norm(up, dim=0).clamp(min=LEAST_NORM)
-    return up * (helpers.take_scalar(tensors, "delora_lambda") / (up.shape[1] * lengths)), down * norms.flatten()
+    lengths = torch.linalg.vector_norm(down, dim=1).clamp(
+        min=LEAST_NORM
+    ) * torch.linalg.vector_norm(up, dim=0).clamp(min=LEAST_NORM)
+    return (
+        up * (helpers.take_scalar(tensors, "delora_lambda") / (up.shape[1] * lengths)),
+        down * norms.flatten(),
+    )
 
 
 KINDS = (DeLoRA(), DeLoRAOfWeight())

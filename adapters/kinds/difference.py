@@ -15,7 +15,13 @@ class Difference(Kind):
     additive = whole = True
 
     def __init__(self, name: str, title: str, role: str, precedence: int, reaches: str = "weight"):
-        self.name, self.title, self.role, self.precedence, self.reaches = name, title, role, precedence, reaches
+        self.name, self.title, self.role, self.precedence, self.reaches = (
+            name,
+            title,
+            role,
+            precedence,
+            reaches,
+        )
         self.needs = (frozenset({role}),)
         self.zeroed_by = self.needs[0]
         self.shape = first_dimension(role)
@@ -24,7 +30,10 @@ class Difference(Kind):
 
     def delta(self, spec, tensors, shape):
         if sum(role in tensors for role in ROLES) > 1:
-            raise AdapterError(f"one difference is needed for one weight, there are several: {helpers.describe(tensors)}")
+            raise AdapterError(
+                "one difference is needed for one weight, there are several:"
+                f" {helpers.describe(tensors)}"
+            )
         return helpers.fit(helpers.take(tensors, *ROLES), shape, tensors).clone()
 
     def count_rows(self, tensors):

@@ -1,4 +1,6 @@
-"""DoRA: a low-rank change whose outputs (or inputs) are given a trained length (arXiv:2402.09353)."""
+"""DoRA: a low-rank change whose outputs (or inputs) are given a trained length
+(arXiv:2402.09353).
+"""
 
 from __future__ import annotations
 
@@ -11,23 +13,33 @@ DECOMPOSED = roles("alpha dora_scale magnitude scalar")
 
 
 class DoRA(Decomposition):
-    """magnitude [out], or PEFT's [1, out, 1, 1], is per output; a dora_scale says by its shape which it is.
+    """magnitude [out], or PEFT's [1, out, 1, 1], is per output; a dora_scale says by its shape
+    which it is.
 
-    That is LyCORIS' wd_on_out and OneTrainer's output axis: [out, 1, ...] per output, [1, in, 1, ...] per input. Where many of the
-    latter are negative, which no length is, they are LyCORIS 2.2.0's: the mean of a column in place of its length (lycoris-lora 2.2.0
-    and 2.2.0.post1 modules/locon.py, loha.py, lokr.py apply_weight_decompose; post2 has the length).
+    That is LyCORIS' wd_on_out and OneTrainer's output axis: [out, 1, ...] per output, [1, in, 1,
+    ...] per input. Where many of the latter are negative, which no length is, they are LyCORIS
+    2.2.0's: the mean of a column in place of its length (lycoris-lora 2.2.0 and 2.2.0.post1
+    modules/locon.py, loha.py, lokr.py apply_weight_decompose; post2 has the length).
     """
 
     title = "DoRA"
     roles = ("magnitude", "dora_scale")
-    stock = "DoRA: computed as trained. Stock would drop PEFT's magnitudes, and divides per-output ones by the wrong norm"
-    note = "a DoRA: measured is the low-rank part before the magnitudes, whose effect needs the model's weight"
+    stock = (
+        "DoRA: computed as trained. Stock would drop PEFT's magnitudes, and divides per-output ones"
+        " by the wrong norm"
+    )
+    note = (
+        "a DoRA: measured is the low-rank part before the magnitudes, whose effect needs the"
+        " model's weight"
+    )
 
     def per_output(self, role, shape):
         return role == "magnitude" or len(shape) < 2 or shape[0] == _count(shape)
 
     def vector(self, role, tensor, out):
-        fits = tensor.numel() == out and (role == "magnitude" or tensor.dim() < 2 or tensor.shape[0] == out)
+        fits = tensor.numel() == out and (
+            role == "magnitude" or tensor.dim() < 2 or tensor.shape[0] == out
+        )
         return tensor.flatten() if fits else None
 
     def stored(self, role, vector, dimensions, flat):
@@ -40,13 +52,21 @@ class DoRA(Decomposition):
         return role == "dora_scale" and (shape is None or (len(shape) > 1 and shape[0] == 1))
 
     def decomposed(self, spec, tensors, weight, change, cut):
-        # LyCORIS and OneTrainer add fp32's epsilon to the norm of a dora_scale, PEFT and AI-Toolkit add nothing to that of a magnitude.
-        role, epsilon = ("dora_scale", torch.finfo(torch.float32).eps) if "dora_scale" in tensors else ("magnitude", 0.0)
+        # LyCORIS and OneTrainer add fp32's epsilon to the norm of a dora_scale, PEFT and AI-Toolkit
+        # add nothing to that of a magnitude.
+        role, epsilon = (
+            ("dora_scale", torch.finfo(torch.float32).eps)
+            if "dora_scale" in tensors
+            else ("magnitude", 0.0)
+        )
         magnitude = self._magnitude(tensors, role, weight, spec, cut)
         changed = weight + change
         # Some magnitudes are made for the length of the base weight: see conventions/.
         measure = _mean if role == "dora_scale" and _are_means(magnitude) else _length
-        return changed * (magnitude / measure(weight if spec.option("dora_norm") == "base" else changed, magnitude, epsilon))
+        return changed * (
+            magnitude
+            / measure(weight if spec.option("dora_norm") == "base" else changed, magnitude, epsilon)
+        )
 
     def _magnitude(self, tensors, role, weight, spec, cut):
         """The magnitudes, broadcastable against the weight: [out, 1, ...] or [1, in, 1, ...]."""
@@ -62,15 +82,19 @@ class DoRA(Decomposition):
         """The magnitudes of the columns of the weight as a matrix, kernel included."""
         _check_whole(tensor, role, weight, cut)
         if tensor.numel() != weight[0].numel():
-            raise AdapterError(f"{role} {list(tensor.shape)} does not fit the columns of a weight {list(weight.shape)}")
+            raise AdapterError(
+                f"{role} {list(tensor.shape)} does not fit the columns of a weight"
+                f" {list(weight.shape)}"
+            )
         return tensor.reshape(1, *weight.shape[1:])
 
 
 def _check_whole(tensor, role, weight, cut):
     if cut:
         raise AdapterError(
-            f"{role} {list(tensor.shape)} holds a magnitude per input of a module with more rows than the weight"
-            f" {list(weight.shape)}: its norm needs all of them, which a row slice does not have"
+            f"{role} {list(tensor.shape)} holds a magnitude per input of a module with more rows"
+            f" than the weight {list(weight.shape)}: its norm needs all of them, which a row slice"
+            " does not have"
         )
 
 
@@ -81,7 +105,9 @@ def _count(shape):
     return count
 
 
-MEANS = 0.2  # of the magnitudes are negative: about half of the means of a trained weight are, a length gets there by accident at most
+# of the magnitudes are negative: about half of the means of a trained weight are, a length gets
+# there by accident at most
+MEANS = 0.2
 
 
 def _are_means(magnitude):

@@ -1,4 +1,6 @@
-"""PEFT's LoRA of an embedding (lora/layer.py Embedding): the factors lie the other way round, and a DoRA is per dimension."""
+"""PEFT's LoRA of an embedding (lora/layer.py Embedding): the factors lie the other way round, and a
+DoRA is per dimension.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ class EmbeddingLoRA(LoRA):
     def shape(self, shapes):
         first, second = shapes["embedding_A"], shapes["embedding_B"]
         if first[0] != second[1]:
-            raise Misfit(f"lora_embedding_A {list(first)} has rank {first[0]}, lora_embedding_B {list(second)} has rank {second[1]}")
+            raise Misfit(
+                f"lora_embedding_A {list(first)} has rank {first[0]}, lora_embedding_B"
+                f" {list(second)} has rank {second[1]}"
+            )
         return ModuleShape(first[1], second[:1])
 
     def rank(self, shapes):
@@ -37,7 +42,11 @@ class EmbeddingLoRA(LoRA):
 
     def delta(self, spec, tensors, shape):
         product = self.product(spec, tensors, torch.float32)
-        return helpers.fit(helpers.multiply(product.up, product.down, ("embedding_A", "embedding_B")), shape, tensors)
+        return helpers.fit(
+            helpers.multiply(product.up, product.down, ("embedding_A", "embedding_B")),
+            shape,
+            tensors,
+        )
 
     def count_rows(self, tensors):
         return helpers.size(tensors, 1, "embedding_A")
@@ -46,7 +55,9 @@ class EmbeddingLoRA(LoRA):
         return helpers.narrow_roles(tensors, start, length, embedding_A=1)
 
     def product(self, spec, tensors, dtype):
-        first, second = (products.matrix(tensors, role, dtype) for role in ("embedding_A", "embedding_B"))
+        first, second = (
+            products.matrix(tensors, role, dtype) for role in ("embedding_A", "embedding_B")
+        )
         helpers.multiply(second[:1], first[:, :1], ("embedding_B", "embedding_A"))
         return Product(first.T * helpers.factor_of(self, spec, tensors), second.T)
 
@@ -58,7 +69,9 @@ class EmbeddingLoRA(LoRA):
 
 
 class EmbeddingDoRA(EmbeddingLoRA):
-    """The same with magnitudes [width], one for each column of the changed weight (PEFT lora/dora.py DoraEmbeddingLayer)."""
+    """The same with magnitudes [width], one for each column of the changed weight (PEFT
+    lora/dora.py DoraEmbeddingLayer).
+    """
 
     name, title = "dora_embedding", "LoRA of an embedding"
     needs = (roles("embedding_A embedding_B magnitude"),)
@@ -70,10 +83,17 @@ class EmbeddingDoRA(EmbeddingLoRA):
 
     def patched(self, spec, tensors, weight, strength):
         if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
-            raise AdapterError(f"rows {spec.rows} cannot be cut out of a DoRA of an embedding: its norms are of all rows")
+            raise AdapterError(
+                f"rows {spec.rows} cannot be cut out of a DoRA of an embedding: its norms are of"
+                " all rows"
+            )
         changed = weight + self.delta(spec, tensors, weight.shape)
-        length = torch.linalg.vector_norm(changed, dim=0, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        magnitude = helpers.input_vector(helpers.take(tensors, "embedding_magnitude"), "magnitude", weight)
+        length = torch.linalg.vector_norm(changed, dim=0, keepdim=True).clamp(
+            min=torch.finfo(torch.float32).tiny
+        )
+        magnitude = helpers.input_vector(
+            helpers.take(tensors, "embedding_magnitude"), "magnitude", weight
+        )
         return helpers.toward(weight, changed * (magnitude / length), strength)
 
 

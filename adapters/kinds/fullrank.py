@@ -1,4 +1,6 @@
-"""AI-Toolkit's network type fullrank: a whole difference under the name of a LoRA's down factor; the up is an identity, not saved."""
+"""AI-Toolkit's network type fullrank: a whole difference under the name of a LoRA's down factor;
+the up is an identity, not saved.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from .difference import Difference
 
 
 class FullRank(Difference):
-    """A lone down [out, in, *kernel] of the weight's own shape, in a file in which no adapter has an up."""
+    """A lone down [out, in, *kernel] of the weight's own shape, in a file in which no adapter has
+    an up.
+    """
 
     scaled = True
     called = {"down": "diff"}
@@ -18,7 +22,9 @@ class FullRank(Difference):
         return super().delta(spec, tensors, shape) * spec.scale_for(1)
 
     def host(self, tensors, alpha, rows, adapter):
-        return super().host(tensors, alpha, rows, adapter) if adapter.strength.scale is None else None
+        return (
+            super().host(tensors, alpha, rows, adapter) if adapter.strength.scale is None else None
+        )
 
 
 KINDS = (FullRank("fullrank", "full-rank difference", "down", 90),)

@@ -1,4 +1,6 @@
-"""GLoRA as PEFT defines it (glora/layer.py): W * (1 + A) + B, entry by entry; and a bias b * (1 + D) + E + W C."""
+"""GLoRA as PEFT defines it (glora/layer.py): W * (1 + A) + B, entry by entry; and a bias b * (1 +
+D) + E + W C.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ class PeftGLoRA(Kind):
         roles("glora_A_up glora_A_down glora_B_up glora_B_down"),
         roles("glora_A_whole glora_B_whole"),
     )
-    takes = silent = roles("glora_C_none glora_D_none glora_E_none")  # zeros in place of what a layer without a bias lacks
+    takes = silent = roles(
+        "glora_C_none glora_D_none glora_E_none"
+    )  # zeros in place of what a layer without a bias lacks
     stock = "GLoRA by PEFT. Stock would ignore them"
     bypass = DERIVED
 
@@ -29,19 +33,34 @@ class PeftGLoRA(Kind):
     def _path(self, spec, tensors, weight, name):
         if f"{name}_whole" in tensors:
             whole = helpers.take(tensors, f"{name}_whole")
-            return whole.reshape(()) if whole.numel() == 1 else helpers.output_vector(whole, f"{name}.X", weight, spec.rows)
-        cut = helpers.narrow_roles(tensors, *spec.rows, **{f"{name}_up": 0}) if spec.rows else tensors
-        return helpers.fit(products.low_rank(cut, f"{name}_up", f"{name}_down"), weight.shape, tensors)
+            return (
+                whole.reshape(())
+                if whole.numel() == 1
+                else helpers.output_vector(whole, f"{name}.X", weight, spec.rows)
+            )
+        cut = (
+            helpers.narrow_roles(tensors, *spec.rows, **{f"{name}_up": 0}) if spec.rows else tensors
+        )
+        return helpers.fit(
+            products.low_rank(cut, f"{name}_up", f"{name}_down"), weight.shape, tensors
+        )
 
 
 class PeftGLoRAOfBias(Kind):
     """The same with a bias, which changes by a product with the weight."""
 
     name, title = "glora_peft_bias", "GLoRA"
-    needs = tuple(need | roles(text) for need in PeftGLoRA.needs for text in ("glora_C_up glora_C_down", "glora_C_whole"))
+    needs = tuple(
+        need | roles(text)
+        for need in PeftGLoRA.needs
+        for text in ("glora_C_up glora_C_down", "glora_C_whole")
+    )
     takes = roles("glora_D glora_E glora_D_none glora_E_none")
     precedence = 99
-    refusal = "GLoRA by PEFT changes this bias by a product with the weight, which a loader of patches cannot; merge it in PEFT"
+    refusal = (
+        "GLoRA by PEFT changes this bias by a product with the weight, which a loader of patches"
+        " cannot; merge it in PEFT"
+    )
 
 
 KINDS = (PeftGLoRA(), PeftGLoRAOfBias())

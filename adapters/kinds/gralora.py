@@ -1,4 +1,6 @@
-"""GraLoRA (PEFT gralora/layer.py, arXiv:2505.20355): a weight in N x N blocks, each with a LoRA of rank r / N."""
+"""GraLoRA (PEFT gralora/layer.py, arXiv:2505.20355): a weight in N x N blocks, each with a LoRA of
+rank r / N.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from ..spec import AdapterError
 
 
 class GraLoRA(Kind):
-    """gralora_A [N, in / N, r], gralora_B [N, r, out / N]; a hybrid has a plain pair of rank h beside: all times alpha / (r + h)."""
+    """gralora_A [N, in / N, r], gralora_B [N, r, out / N]; a hybrid has a plain pair of rank h
+    beside: all times alpha / (r + h).
+    """
 
     name, title = "gralora", "GraLoRA"
     needs = (roles("gralora_A gralora_B"),)
@@ -19,8 +23,15 @@ class GraLoRA(Kind):
 
     def shape(self, shapes):
         inner, outer = shapes["gralora_A"], shapes["gralora_B"]
-        if len(inner) != 3 or len(outer) != 3 or (inner[0], inner[2]) != outer[:2] or inner[2] % inner[0]:
-            raise Misfit(f"gralora_A {list(inner)} and gralora_B {list(outer)} do not belong together")
+        if (
+            len(inner) != 3
+            or len(outer) != 3
+            or (inner[0], inner[2]) != outer[:2]
+            or inner[2] % inner[0]
+        ):
+            raise Misfit(
+                f"gralora_A {list(inner)} and gralora_B {list(outer)} do not belong together"
+            )
         return ModuleShape(outer[0] * outer[2], (inner[0] * inner[1],))
 
     def rank(self, shapes):
@@ -39,9 +50,15 @@ class GraLoRA(Kind):
         blocks, columns, _ = inner.shape
         inner = inner.reshape(blocks, columns, blocks, -1)
         outer = outer.reshape(blocks, blocks, -1, outer.shape[2])
-        delta = torch.einsum("najs,jnso->jona", inner, outer).reshape(blocks * outer.shape[3], blocks * columns)
+        delta = torch.einsum("najs,jnso->jona", inner, outer).reshape(
+            blocks * outer.shape[3], blocks * columns
+        )
         if "gralora_A_general" in tensors:
-            delta = delta + helpers.fit(products.low_rank(tensors, "gralora_B_general", "gralora_A_general"), delta.shape, tensors)
+            delta = delta + helpers.fit(
+                products.low_rank(tensors, "gralora_B_general", "gralora_A_general"),
+                delta.shape,
+                tensors,
+            )
         return delta * helpers.factor_of(self, spec, tensors)
 
     def count_rows(self, tensors):

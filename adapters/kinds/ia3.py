@@ -1,4 +1,6 @@
-"""LyCORIS (IA)^3: W * (1 + strength * w), w per output, or per input with on_input (LyCORIS modules/ia3.py)."""
+"""LyCORIS (IA)^3: W * (1 + strength * w), w per output, or per input with on_input (LyCORIS
+modules/ia3.py).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,17 @@ from ..kind import DERIVED, Kind, Measured, roles
 from ..lazy import helpers, torch
 from ..spec import AdapterError
 
-NOTE = "relative is the norm of what the scaling vector differs from one; the change itself needs the model's weight"
+NOTE = (
+    "relative is the norm of what the scaling vector differs from one; the change itself needs the"
+    " model's weight"
+)
 
 
 class IA3(Kind):
     """ia3_weight (also called weight) [n], or [1, n, 1, ...] of a convolution.
 
-    on_input is an option of the spec or the file's own 0-d tensor; it is needed only when the layer is square.
+    on_input is an option of the spec or the file's own 0-d tensor; it is needed only when the layer
+    is square.
     """
 
     name, title = "ia3", "(IA)3"
@@ -32,12 +38,22 @@ class IA3(Kind):
         if on_input is not None:
             return weight * (1 + strength * self._spread(spec, vector, weight, bool(on_input)))
         if "on_input" not in tensors:
-            raise AdapterError(f"on_input is needed to know which side of {list(weight.shape)} is scaled ({helpers.describe(tensors)})")
-        inputs, outputs = (self._spread(spec, vector, weight, side).expand(weight.shape) for side in (True, False))
-        return weight * (1 + strength * torch.where(helpers.take_scalar(tensors, "on_input") != 0, inputs, outputs))
+            raise AdapterError(
+                f"on_input is needed to know which side of {list(weight.shape)} is scaled"
+                f" ({helpers.describe(tensors)})"
+            )
+        inputs, outputs = (
+            self._spread(spec, vector, weight, side).expand(weight.shape) for side in (True, False)
+        )
+        return weight * (
+            1
+            + strength * torch.where(helpers.take_scalar(tensors, "on_input") != 0, inputs, outputs)
+        )
 
     def _sides(self, spec, vector, weight):
-        """Whether the vector fits the inputs and the outputs; of a row slice the trained module's height is not known."""
+        """Whether the vector fits the inputs and the outputs; of a row slice the trained module's
+        height is not known.
+        """
         fits_inputs = weight.dim() > 1 and vector.numel() == weight.shape[1]
         if spec.rows is None:
             return fits_inputs, vector.numel() == weight.shape[0]

@@ -1,4 +1,6 @@
-"""PEFT (IA)^3: W * (1 + strength * (l - 1)), l per output, or per input of a feed-forward layer (peft 0.21.2 tuners/ia3/layer.py)."""
+"""PEFT (IA)^3: W * (1 + strength * (l - 1)), l per output, or per input of a feed-forward layer
+(peft 0.21.2 tuners/ia3/layer.py).
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from .ia3 import IA3, NOTE
 
 
 class PeftIA3(IA3):
-    """ia3_l is [out, 1] or [1, in] of a linear layer, [1, out, 1, ...] or [1, in, 1, ...] of a convolution.
+    """ia3_l is [out, 1] or [1, in] of a linear layer, [1, out, 1, ...] or [1, in, 1, ...] of a
+    convolution.
 
-    The shape tells the side; where it fits both, as of square convolutions, the setting feedforward_modules does. Per output it
-    scales the bias too (weight [out]); per input it leaves the bias alone.
+    The shape tells the side; where it fits both, as of square convolutions, the setting
+    feedforward_modules does. Per output it scales the bias too (weight [out]); per input it leaves
+    the bias alone.
     """
 
     name = "ia3_peft"
@@ -44,7 +48,9 @@ class PeftIA3(IA3):
         return weight * (1 + strength * (self._spread(spec, vector, weight, on_input) - 1))
 
     def _on_input(self, spec, vector, shape):
-        """Whether the vector scales inputs; None where it may be either side's. shape: of the module, or of what is at hand of it."""
+        """Whether the vector scales inputs; None where it may be either side's. shape: of the
+        module, or of what is at hand of it.
+        """
         side = self._side(vector.shape, spec.option("shape") or shape)
         return spec.option(self.side) if side is None else side
 

@@ -1,4 +1,6 @@
-"""LoHa: alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), elementwise in the middle (arXiv:2108.06098; LyCORIS loha.py)."""
+"""LoHa: alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), elementwise in the middle (arXiv:2108.06098;
+LyCORIS loha.py).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,15 @@ from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 from .dora import DECOMPOSED
 
-# Ranks r1 and r2 make a product of rank r1 * r2; beyond this its matrix itself is the smaller thing.
+# Ranks r1 and r2 make a product of rank r1 * r2; beyond this its matrix itself is the smaller
+# thing.
 LARGEST_PRODUCT_RANK = 512
 
 
 class LoHa(Kind):
-    """a [out, r], b [r, in * kernel]; with Tucker cores t [r, r, *kernel]: a [r, out], b [r, in]. Rank = rows of w1_b."""
+    """a [out, r], b [r, in * kernel]; with Tucker cores t [r, r, *kernel]: a [r, out], b [r, in].
+    Rank = rows of w1_b.
+    """
 
     name, title = "loha", "LoHa"
     needs = (roles("hada_w1_a hada_w1_b hada_w2_a hada_w2_b"),)
@@ -61,14 +66,21 @@ class LoHa(Kind):
         return helpers.narrow_roles(tensors, start, length, **dimensions)
 
     def product(self, spec, tensors, dtype):
-        """(A1 B1) * (A2 B2) elementwise is one product: all pairs of columns times all pairs of rows (Khatri-Rao)."""
-        first, second = (products.pair(tensors, f"hada_w{half}_a", f"hada_w{half}_b", f"hada_t{half}", dtype) for half in (1, 2))
+        """(A1 B1) * (A2 B2) elementwise is one product: all pairs of columns times all pairs of
+        rows (Khatri-Rao).
+        """
+        first, second = (
+            products.pair(tensors, f"hada_w{half}_a", f"hada_w{half}_b", f"hada_t{half}", dtype)
+            for half in (1, 2)
+        )
         shape = (first.up.shape[0], first.down.shape[1])
         _check_halves(shape, (second.up.shape[0], second.down.shape[1]), tensors)
         factor = helpers.factor_of(self, spec, tensors)
         rank = first.down.shape[0] * second.down.shape[0]
         if rank > min(LARGEST_PRODUCT_RANK, min(shape) // 2):
-            first, second = (half.up.to(torch.float32) @ half.down.to(torch.float32) for half in (first, second))
+            first, second = (
+                half.up.to(torch.float32) @ half.down.to(torch.float32) for half in (first, second)
+            )
             return Product(None, first.mul_(second).mul_(factor))
         up = torch.einsum("op,oq->opq", first.up * factor, second.up).flatten(1)
         return Product(up, torch.einsum("pi,qi->pqi", first.down, second.down).flatten(0, 1))
@@ -93,12 +105,17 @@ def _half(tensors, half):
     if core in tensors:
         taken = (helpers.take(tensors, role) for role in (core, a, b))
         return products.tucker(*taken, (core, a, b))
-    return helpers.multiply(helpers.take_matrix(tensors, a), helpers.take_matrix(tensors, b), (a, b))
+    return helpers.multiply(
+        helpers.take_matrix(tensors, a), helpers.take_matrix(tensors, b), (a, b)
+    )
 
 
 def _check_halves(first, second, tensors):
     if tuple(first) != tuple(second):
-        raise AdapterError(f"the two halves of the LoHa differ: {list(first)} and {list(second)} ({helpers.describe(tensors)})")
+        raise AdapterError(
+            f"the two halves of the LoHa differ: {list(first)} and {list(second)}"
+            f" ({helpers.describe(tensors)})"
+        )
 
 
 def _output_dimension(tensors):

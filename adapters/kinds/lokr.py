@@ -15,8 +15,9 @@ WHOLE = roles("lokr_w1 lokr_w2")
 class LoKr(Kind):
     """w1 [a, c], w2 [b, d, *kernel]; each may be w_a [rows, r] @ w_b [r, columns * kernel].
 
-    The core lokr_t2 [r, r, *kernel] goes with w2_a [r, b], w2_b [r, d]. The scale is alpha / rank only when a factor is
-    decomposed, else 1 (LyCORIS sets alpha = dim then, AI-Toolkit a huge number); PEFT scales always, which is `spec.scale`.
+    The core lokr_t2 [r, r, *kernel] goes with w2_a [r, b], w2_b [r, d]. The scale is alpha / rank
+    only when a factor is decomposed, else 1 (LyCORIS sets alpha = dim then, AI-Toolkit a huge
+    number); PEFT scales always, which is `spec.scale`.
     """
 
     name, title = "lokr", "LoKr"
@@ -44,16 +45,22 @@ class LoKr(Kind):
         if len(first) < 2 or len(second) < 2:
             raise Misfit(f"the factors {list(first)} and {list(second)} must be matrices")
         return ModuleShape(
-            first[0] * second[0], (first[1] * second[1], *second[2:]), flat="lokr_w2" not in shapes and "lokr_t2" not in shapes
+            first[0] * second[0],
+            (first[1] * second[1], *second[2:]),
+            flat="lokr_w2" not in shapes and "lokr_t2" not in shapes,
         )
 
     def rank(self, shapes):
-        """The inner dimension of the factor that is decomposed; None when both are full, and alpha means nothing."""
+        """The inner dimension of the factor that is decomposed; None when both are full, and alpha
+        means nothing.
+        """
         inner = shapes.get("lokr_w2_b") or shapes.get("lokr_w1_b")
         return inner[0] if inner else None
 
     def alpha_counts(self, present):
-        """Where both factors are whole, there is no rank to divide by: LyCORIS writes alpha = rank, AI-Toolkit a huge or infinite one."""
+        """Where both factors are whole, there is no rank to divide by: LyCORIS writes alpha = rank,
+        AI-Toolkit a huge or infinite one.
+        """
         return not WHOLE.issubset(present)
 
     def alpha_saying(self, spec, rank, shapes):
@@ -61,13 +68,19 @@ class LoKr(Kind):
         return super().alpha_saying(spec, rank, shapes) if rank else (1.0, self.factor(spec, rank))
 
     def kernel(self, shapes):
-        return next((tuple(shapes[role][2:]) for role in ("lokr_t2", "lokr_w2") if role in shapes), None)
+        return next(
+            (tuple(shapes[role][2:]) for role in ("lokr_t2", "lokr_w2") if role in shapes), None
+        )
 
     def delta(self, spec, tensors, shape):
-        scale = self.factor(spec, self.rank({role: tensor.shape for role, tensor in tensors.items()}))
+        scale = self.factor(
+            spec, self.rank({role: tensor.shape for role, tensor in tensors.items()})
+        )
         first, second = halves(tensors)
         if first.dim() != 2 or second.dim() < 2:
-            raise AdapterError(f"these do not make a Kronecker product: {helpers.describe(tensors)}")
+            raise AdapterError(
+                f"these do not make a Kronecker product: {helpers.describe(tensors)}"
+            )
         if "scalar" in tensors:
             first = first * helpers.take_scalar(tensors, "scalar")
         first = (first * scale).reshape(*first.shape, *[1] * (second.dim() - 2))
@@ -80,12 +93,18 @@ class LoKr(Kind):
         block = _rows(tensors, 2)
         if start % block or length % block:
             return None
-        return helpers.narrow_roles(tensors, start // block, length // block, lokr_w1=0, lokr_w1_a=0)
+        return helpers.narrow_roles(
+            tensors, start // block, length // block, lokr_w1=0, lokr_w1_a=0
+        )
 
     def product(self, spec, tensors, dtype):
         first, second = (_product(tensors, half, dtype) for half in (1, 2))
         factor = helpers.factor_of(self, spec, tensors)
-        scaled = Product(None, first.down * factor) if first.up is None else Product(first.up * factor, first.down)
+        scaled = (
+            Product(None, first.down * factor)
+            if first.up is None
+            else Product(first.up * factor, first.down)
+        )
         return KroneckerProduct(scaled, second)
 
     def product_rank(self, shapes, sides):
@@ -100,18 +119,46 @@ class LoKr(Kind):
             yield "lokr_w2_b", second.down
             return
         whole = second.down if second.up is None else second.up @ second.down
-        yield "lokr_w2", whole.reshape(whole.shape[0], whole.shape[1] // prod(kernel), *kernel) if kernel else whole
+        yield (
+            "lokr_w2",
+            (
+                whole.reshape(whole.shape[0], whole.shape[1] // prod(kernel), *kernel)
+                if kernel
+                else whole
+            ),
+        )
 
     def host(self, tensors, alpha, rows, adapter):
-        if rows is not None or "lokr_t2" in tensors or (adapter.strength.scale is not None and not adapter.rank):
+        if (
+            rows is not None
+            or "lokr_t2" in tensors
+            or (adapter.strength.scale is not None and not adapter.rank)
+        ):
             return None
         names = ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")
-        if "lokr_w1_b" in tensors and "lokr_w2_b" in tensors and tensors["lokr_w1_b"].shape[0] != tensors["lokr_w2_b"].shape[0]:
+        if (
+            "lokr_w1_b" in tensors
+            and "lokr_w2_b" in tensors
+            and tensors["lokr_w1_b"].shape[0] != tensors["lokr_w2_b"].shape[0]
+        ):
             return None
         w1_a, w1_b, w2_a, w2_b = (tensors.get(name) for name in names)
-        if tensors.get("lokr_w1", w1_a).dim() != 2 or tensors.get("lokr_w2", w2_a).dim() not in (2, 4):
+        if tensors.get("lokr_w1", w1_a).dim() != 2 or tensors.get("lokr_w2", w2_a).dim() not in (
+            2,
+            4,
+        ):
             return None  # the host lays a kernel beside the first factor for Conv2d only
-        return tensors.get("lokr_w1"), tensors.get("lokr_w2"), alpha, w1_a, w1_b, w2_a, w2_b, None, None
+        return (
+            tensors.get("lokr_w1"),
+            tensors.get("lokr_w2"),
+            alpha,
+            w1_a,
+            w1_b,
+            w2_a,
+            w2_b,
+            None,
+            None,
+        )
 
 
 def _factor_shape(shapes, name):
@@ -139,8 +186,15 @@ def _half(tensors, half):
     if full in tensors:
         return helpers.take(tensors, full)
     if half == 2 and "lokr_t2" in tensors:
-        return products.tucker(helpers.take(tensors, "lokr_t2"), helpers.take(tensors, a), helpers.take(tensors, b), ("lokr_t2", a, b))
-    return helpers.multiply(helpers.take_matrix(tensors, a), helpers.take_matrix(tensors, b), (a, b))
+        return products.tucker(
+            helpers.take(tensors, "lokr_t2"),
+            helpers.take(tensors, a),
+            helpers.take(tensors, b),
+            ("lokr_t2", a, b),
+        )
+    return helpers.multiply(
+        helpers.take_matrix(tensors, a), helpers.take_matrix(tensors, b), (a, b)
+    )
 
 
 def _product(tensors, half, dtype):

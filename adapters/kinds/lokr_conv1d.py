@@ -1,6 +1,8 @@
-"""LoKr of a Conv1d as PEFT trains it: kron of a matrix and a 3-d factor, which torch pads in front, read as the weight.
+"""LoKr of a Conv1d as PEFT trains it: kron of a matrix and a 3-d factor, which torch pads in front,
+read as the weight.
 
-Source: peft 0.21.2 tuners/lokr/layer.py make_kron (w1 gets the kernel's dimensions for Conv2d only) and get_delta_weight (reshape).
+Source: peft 0.21.2 tuners/lokr/layer.py make_kron (w1 gets the kernel's dimensions for Conv2d only)
+and get_delta_weight (reshape).
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from .lokr import LoKr, halves
 
 
 class FrontLoKr(LoKr):
-    """w1 [a, b], w2 [c, d, kernel]: kron is [c, a * d, b * kernel] and read as [a * c, b * d, kernel]. A convention names the kind."""
+    """w1 [a, b], w2 [c, d, kernel]: kron is [c, a * d, b * kernel] and read as [a * c, b * d,
+    kernel]. A convention names the kind.
+    """
 
     name = "lokr_conv1d"
     needs = ()
@@ -25,9 +29,13 @@ class FrontLoKr(LoKr):
         first, second = halves(tensors)
         if first.dim() != 2 or second.dim() != 3:
             raise AdapterError(f"these are no LoKr of a Conv1d: {helpers.describe(tensors)}")
-        scale = self.factor(spec, self.rank({role: tensor.shape for role, tensor in tensors.items()}))
+        scale = self.factor(
+            spec, self.rank({role: tensor.shape for role, tensor in tensors.items()})
+        )
         made = (first.shape[0] * second.shape[0], first.shape[1] * second.shape[1], second.shape[2])
-        return helpers.fit(torch.kron(first * scale, second.contiguous()).reshape(made), shape, tensors)
+        return helpers.fit(
+            torch.kron(first * scale, second.contiguous()).reshape(made), shape, tensors
+        )
 
     def narrow(self, tensors, start, length):
         return None

@@ -1,4 +1,6 @@
-"""LoRA and LoCon: alpha / rank * up @ down (arXiv:2106.09685; LyCORIS functional/locon.py for the Tucker core)."""
+"""LoRA and LoCon: alpha / rank * up @ down (arXiv:2106.09685; LyCORIS functional/locon.py for the
+Tucker core).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from .dora import DECOMPOSED
 
 
 class LoRA(Kind):
-    """down [r, in, *kernel], or flat [r, in * kernel], up [out, r, 1, ...], mid [r, r, *kernel] with down [r, in, 1, ...].
+    """down [r, in, *kernel], or flat [r, in * kernel], up [out, r, 1, ...], mid [r, r, *kernel]
+    with down [r, in, 1, ...].
 
-    `scalar` is LyCORIS' use_scalar of files that do not have it folded into up. bias_* is the sparse residual of a LyCORIS
-    extraction, which its readers scale along with the product.
+    `scalar` is LyCORIS' use_scalar of files that do not have it folded into up. bias_* is the
+    sparse residual of a LyCORIS extraction, which its readers scale along with the product.
     """
 
     name, title = "lora", "LoRA"
@@ -41,10 +44,14 @@ class LoRA(Kind):
         rank_up, rank_down = up[1], down[0]
         if mid is not None:
             if len(mid) < 3 or mid[0] != rank_up or mid[1] != rank_down:
-                raise Misfit(f"up {list(up)}, mid {list(mid)} and down {list(down)} have different ranks")
+                raise Misfit(
+                    f"up {list(up)}, mid {list(mid)} and down {list(down)} have different ranks"
+                )
             return ModuleShape(up[0], (down[1], *mid[2:]))
         if rank_up != rank_down:
-            raise Misfit(f"up {list(up)} has rank {rank_up}, down {list(down)} has rank {rank_down}")
+            raise Misfit(
+                f"up {list(up)} has rank {rank_up}, down {list(down)} has rank {rank_down}"
+            )
         return ModuleShape(up[0], down[1:])
 
     def rank(self, shapes):
@@ -72,7 +79,9 @@ class LoRA(Kind):
 
     def narrow(self, tensors, start, length):
         # The sparse residual has rows of its own; it is rare enough for the dense way.
-        return None if "bias_values" in tensors else helpers.narrow_roles(tensors, start, length, up=0)
+        return (
+            None if "bias_values" in tensors else helpers.narrow_roles(tensors, start, length, up=0)
+        )
 
     def product(self, spec, tensors, dtype):
         if "bias_values" in tensors:
@@ -92,7 +101,10 @@ class LoRA(Kind):
 
     def stored(self, delta, shape):
         yield "lora_up.weight", delta.up.reshape(*delta.up.shape, *(1 for _ in shape[2:]))
-        yield "lora_down.weight", delta.down.reshape(delta.down.shape[0], *shape[1:]) if shape else delta.down
+        yield (
+            "lora_down.weight",
+            (delta.down.reshape(delta.down.shape[0], *shape[1:]) if shape else delta.down),
+        )
 
     def host(self, tensors, alpha, rows, adapter):
         up, down, core = tensors["up"], tensors["down"], tensors.get("mid")
@@ -110,10 +122,14 @@ class LoRA(Kind):
 
 
 def sparse_residual(tensors, shape):
-    """bias_indices [2, n] into the weight as [out, in * kernel], bias_values [n] (LyCORIS utils, extract with use_bias)."""
+    """bias_indices [2, n] into the weight as [out, in * kernel], bias_values [n] (LyCORIS utils,
+    extract with use_bias).
+    """
     values, indices = helpers.take(tensors, "bias_values"), tensors.get("bias_indices")
     if indices is None or tuple(indices.shape) != (2, *values.shape):
-        raise AdapterError(f"bias_indices and bias_values do not belong together ({helpers.describe(tensors)})")
+        raise AdapterError(
+            f"bias_indices and bias_values do not belong together ({helpers.describe(tensors)})"
+        )
     residual = values.new_zeros(tuple(shape)).flatten(1)
     row, column = indices.long().unbind(0)
     helpers.check_indices(indices, residual.shape, "bias_indices")

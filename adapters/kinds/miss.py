@@ -1,4 +1,6 @@
-"""MiSS (PEFT miss/layer.py, arXiv:2409.15371): one block, added to the weight again and again along its inputs."""
+"""MiSS (PEFT miss/layer.py, arXiv:2409.15371): one block, added to the weight again and again along
+its inputs.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from ..spec import AdapterError
 
 
 class MiSS(Kind):
-    """miss_block [r, out]: W[:, j] + block[j mod r]; of "mini" [r, m], which is repeated to all outputs."""
+    """miss_block [r, out]: W[:, j] + block[j mod r]; of "mini" [r, m], which is repeated to all
+    outputs.
+    """
 
     name, title = "miss", "MiSS"
     needs = (roles("miss_block"),)
@@ -24,7 +28,10 @@ class MiSS(Kind):
         """[out, r], and which of its columns stands at each input."""
         block = helpers.take_matrix(tensors, "miss_block")
         if shape[0] % block.shape[1]:
-            raise AdapterError(f"miss_block {list(block.shape)} does not fit the {shape[0]} outputs of a weight {list(shape)}")
+            raise AdapterError(
+                f"miss_block {list(block.shape)} does not fit the {shape[0]} outputs of a weight"
+                f" {list(shape)}"
+            )
         places = torch.arange(torch.Size(shape[1:]).numel(), device=block.device) % block.shape[0]
         return block.T.repeat(shape[0] // block.shape[1], 1), places
 
@@ -43,7 +50,9 @@ class MiSS(Kind):
 
 
 class MiSSBat(Kind):
-    """miss_block [out / r, r, r]: each tile X [r, r] of the weight becomes X + X B + B, B the block of its rows."""
+    """miss_block [out / r, r, r]: each tile X [r, r] of the weight becomes X + X B + B, B the block
+    of its rows.
+    """
 
     name, title = "miss_bat", "MiSS"
     variant_of = "miss"
@@ -57,11 +66,20 @@ class MiSSBat(Kind):
         blocks = helpers.take(tensors, "miss_block")
         size = blocks.shape[-1] if blocks.dim() == 3 and blocks.shape[1] == blocks.shape[2] else 0
         if not size or weight.dim() < 2:
-            raise AdapterError(f"miss_block {list(blocks.shape)} does not fit a weight {list(weight.shape)}")
+            raise AdapterError(
+                f"miss_block {list(blocks.shape)} does not fit a weight {list(weight.shape)}"
+            )
         matrix, total = weight.flatten(1), blocks.shape[0] * size
         start, length = spec.rows or (0, total)
-        if start + length > total or length != matrix.shape[0] or any(number % size for number in (start, length, matrix.shape[1])):
-            raise AdapterError(f"miss_block {list(blocks.shape)} does not fit rows {start} to {start + length} of {list(weight.shape)}")
+        if (
+            start + length > total
+            or length != matrix.shape[0]
+            or any(number % size for number in (start, length, matrix.shape[1]))
+        ):
+            raise AdapterError(
+                f"miss_block {list(blocks.shape)} does not fit rows {start} to {start + length} of"
+                f" {list(weight.shape)}"
+            )
         blocks = blocks.narrow(0, start // size, length // size)
         tiles = matrix.reshape(-1, size, matrix.shape[1] // size, size).transpose(1, 2)
         change = tiles @ blocks[:, None] + blocks[:, None]

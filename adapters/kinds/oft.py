@@ -1,4 +1,6 @@
-"""LyCORIS diag-OFT on the outputs (modules/diag_oft.py): oft_blocks [n, b, b], rescale [out, 1, ...], alpha = constraint."""
+"""LyCORIS diag-OFT on the outputs (modules/diag_oft.py): oft_blocks [n, b, b], rescale [out, 1,
+...], alpha = constraint.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class OFT(Rotation):
         return 0.0, self.factor(spec, rank)
 
     def patched(self, spec, tensors, weight, strength):
-        turning = rotations.lycoris_rotations(rotations.square_blocks(tensors, "oft_blocks", 3), spec)
+        turning = rotations.lycoris_rotations(
+            rotations.square_blocks(tensors, "oft_blocks", 3), spec
+        )
         return rotations.turn_outputs(spec, tensors, weight, turning, strength)
 
 

@@ -1,6 +1,8 @@
-"""LyCORIS diag-OFT before oft_blocks: oft_diag [n, b, b] are the rotations themselves, alpha says nothing.
+"""LyCORIS diag-OFT before oft_blocks: oft_diag [n, b, b] are the rotations themselves, alpha says
+nothing.
 
-Source: A1111's reader of both (extensions-builtin/Lora/network_oft.py, is_R); the library no longer writes it.
+Source: A1111's reader of both (extensions-builtin/Lora/network_oft.py, is_R); the library no longer
+writes it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ class OldOFT(Rotation):
         return square_blocks(shapes, "oft_diag")
 
     def patched(self, spec, tensors, weight, strength):
-        return rotations.turn_outputs(spec, tensors, weight, rotations.square_blocks(tensors, "oft_diag", 3), strength)
+        return rotations.turn_outputs(
+            spec, tensors, weight, rotations.square_blocks(tensors, "oft_diag", 3), strength
+        )
 
 
 KINDS = (OldOFT(),)

@@ -1,4 +1,6 @@
-"""sd-scripts OFT on the outputs (networks/oft.py, oft_flux.py): oft_blocks, or oft_blocks.0 ... one [n, b, b] per fused part."""
+"""sd-scripts OFT on the outputs (networks/oft.py, oft_flux.py): oft_blocks, or oft_blocks.0 ... one
+[n, b, b] per fused part.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,18 @@ class KohyaOFT(Rotation):
         return inf if spec.alpha is None else spec.alpha
 
     def patched(self, spec, tensors, weight, strength):
-        numbered = sorted((role for role in tensors if role.startswith("oft_blocks.")), key=number_of)
-        groups = [rotations.kohya_rotations(rotations.square_blocks(tensors, role, 3), spec.alpha) for role in numbered or ("oft_blocks",)]
-        return helpers.toward(weight, rotations.rotate_outputs(weight, rotations.cut_blocks(groups, spec.rows, weight)), strength)
+        numbered = sorted(
+            (role for role in tensors if role.startswith("oft_blocks.")), key=number_of
+        )
+        groups = [
+            rotations.kohya_rotations(rotations.square_blocks(tensors, role, 3), spec.alpha)
+            for role in numbered or ("oft_blocks",)
+        ]
+        return helpers.toward(
+            weight,
+            rotations.rotate_outputs(weight, rotations.cut_blocks(groups, spec.rows, weight)),
+            strength,
+        )
 
 
 KINDS = (KohyaOFT(),)

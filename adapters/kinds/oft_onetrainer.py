@@ -1,4 +1,6 @@
-"""OneTrainer OFT on the inputs (modules/module/LoRAModule.py OFTModule, oft_utils.py): always five Cayley-Neumann terms."""
+"""OneTrainer OFT on the inputs (modules/module/LoRAModule.py OFTModule, oft_utils.py): always five
+Cayley-Neumann terms.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class OneTrainerOFT(PeftOFT):
         if "scaled_oft" in tensors:
             skew = skew / (2 * sqrt(skew.shape[-1] - 1))
         turning = rotations.cayley_neumann(skew, 5)
-        return helpers.toward(weight, rotations.rotate_inputs(weight, turning, transpose=weight.dim() == 2), strength)
+        return helpers.toward(
+            weight, rotations.rotate_inputs(weight, turning, transpose=weight.dim() == 2), strength
+        )
 
 
 KINDS = (OneTrainerOFT(),)

@@ -1,4 +1,6 @@
-"""PEFT OFT on the inputs (oft/layer.py, merge): W' = W R^T block by block, a convolution as [out, in * kernel]."""
+"""PEFT OFT on the inputs (oft/layer.py, merge): W' = W R^T block by block, a convolution as [out,
+in * kernel].
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ MOST_TERMS = 64  # of a series whose terms get smaller by orders of magnitude; P
 class PeftOFT(Rotation):
     """oft_R [blocks, b(b-1)/2], or [1, ...] shared by all blocks.
 
-    Settings as in OFTConfig: use_cayley_neumann (default True, the config's own), num_cayley_neumann_terms (5), coft (False), eps
-    (6e-5). The exact form is (I - Q)(I + Q)^-1, the inverse of what the series approximates: PEFT's own definition.
+    Settings as in OFTConfig: use_cayley_neumann (default True, the config's own),
+    num_cayley_neumann_terms (5), coft (False), eps (6e-5). The exact form is (I - Q)(I + Q)^-1, the
+    inverse of what the series approximates: PEFT's own definition.
     """
 
     name = "oft_peft"
@@ -49,7 +52,9 @@ class PeftOFT(Rotation):
             turning = rotations.cayley_neumann(skew, spec.option("num_cayley_neumann_terms", 5))
         else:
             turning = rotations.cayley(-skew)
-        return helpers.toward(weight, rotations.rotate_inputs(weight, turning, transpose=True), strength)
+        return helpers.toward(
+            weight, rotations.rotate_inputs(weight, turning, transpose=True), strength
+        )
 
 
 KINDS = (PeftOFT(),)

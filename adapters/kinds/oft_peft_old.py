@@ -1,6 +1,8 @@
-"""PEFT OFT before 0.16, with whole blocks: on the outputs up to 0.13.2, on the inputs and with a scale in 0.14 and 0.15.
+"""PEFT OFT before 0.16, with whole blocks: on the outputs up to 0.13.2, on the inputs and with a
+scale in 0.14 and 0.15.
 
-Source: peft 0.11.1, 0.13.2, 0.14.0, 0.15.2 tuners/oft/layer.py get_delta_weight, _cayley_batch, _block_diagonal, merge.
+Source: peft 0.11.1, 0.13.2, 0.14.0, 0.15.2 tuners/oft/layer.py get_delta_weight, _cayley_batch,
+_block_diagonal, merge.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from ..spec import AdapterError
 
 
 class OldPeftOFT(Rotation):
-    """oft_r [blocks, b, b], or [1, b, b] shared by all: R = (I - Q)(I + Q)^-1 with Q = (oft_r - oft_r^T) / 2, W' = R^T W.
+    """oft_r [blocks, b, b], or [1, b, b] shared by all: R = (I - Q)(I + Q)^-1 with Q = (oft_r -
+    oft_r^T) / 2, W' = R^T W.
 
-    The blocks may cover more rows than there are: of the last only the part on the module's rows counts, as PEFT cuts R itself.
+    The blocks may cover more rows than there are: of the last only the part on the module's rows
+    counts, as PEFT cuts R itself.
     """
 
     name = "oft_peft_outputs"
@@ -29,21 +33,33 @@ class OldPeftOFT(Rotation):
         return [(size, max(side // size, 1))]
 
     def turning(self, spec, tensors, size, edge):
-        """R [n, b, b] for this many rows or columns; with coft the norm of a block is limited to eps * edge ** 2 / sqrt(blocks)."""
+        """R [n, b, b] for this many rows or columns; with coft the norm of a block is limited to
+        eps * edge ** 2 / sqrt(blocks).
+        """
         blocks = rotations.square_blocks(tensors, "oft_r", 3)
         count, side = blocks.shape[:2]
         if count > 1 and count * side < size:
-            raise AdapterError(f"oft_r makes {count} blocks of {side}, and there are {size} to be turned")
+            raise AdapterError(
+                f"oft_r makes {count} blocks of {side}, and there are {size} to be turned"
+            )
         if spec.option("coft", False):
             blocks = rotations.project(blocks, spec.option("eps", 6e-5) * edge**2)
         rotation = rotations.cayley(-0.5 * rotations.skewed(blocks))
-        return rotation.expand(-(-size // side), side, side) if count == 1 else rotation[: -(-size // side)]
+        return (
+            rotation.expand(-(-size // side), side, side)
+            if count == 1
+            else rotation[: -(-size // side)]
+        )
 
     def patched(self, spec, tensors, weight, strength):
         size = helpers.size(tensors, 1, "oft_r")
-        rotation = self.turning(spec, tensors, sum(spec.rows) if spec.rows else weight.shape[0], size)
+        rotation = self.turning(
+            spec, tensors, sum(spec.rows) if spec.rows else weight.shape[0], size
+        )
         if spec.rows:
-            turned = rotations.rotate_outputs(weight, rotations.cut_blocks([rotation], spec.rows, weight))
+            turned = rotations.rotate_outputs(
+                weight, rotations.cut_blocks([rotation], spec.rows, weight)
+            )
             return helpers.toward(weight, turned, strength)
         rows = weight.flatten(1)
         more = rotation.shape[0] * rotation.shape[1] - rows.shape[0]
@@ -70,10 +86,15 @@ class OldPeftInputOFT(OldPeftOFT):
         out = (spec.option("shape") or weight.shape)[0]
         rotation = self.turning(spec, tensors, columns, -(-out // count))
         if columns % rotation.shape[-1]:
-            raise AdapterError(f"oft_r makes blocks of {rotation.shape[-1]}, the weight {list(weight.shape)} has {columns} inputs")
+            raise AdapterError(
+                f"oft_r makes blocks of {rotation.shape[-1]}, the weight {list(weight.shape)} has"
+                f" {columns} inputs"
+            )
         turned = rotations.rotate_inputs(weight, rotation, transpose=True)
         if "oft_s" in tensors:
-            turned = turned * helpers.output_vector(helpers.take(tensors, "oft_s"), "oft_s", weight, spec.rows)
+            turned = turned * helpers.output_vector(
+                helpers.take(tensors, "oft_s"), "oft_s", weight, spec.rows
+            )
         return helpers.toward(weight, turned, strength)
 
 

@@ -1,4 +1,6 @@
-"""RoAd (PEFT road/layer.py, arXiv:2409.00119): pairs of outputs turned and stretched, the bias with them."""
+"""RoAd (PEFT road/layer.py, arXiv:2409.00119): pairs of outputs turned and stretched, the bias with
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from ..spec import AdapterError
 class RoAd(Kind):
     """road_theta and road_alpha: out / 2 numbers (road_1), out (road_2) or 2 * out (road_4).
 
-    In each group of outputs the first half is paired with the second: y -> c * y + s * (-y2, y1), c = alpha cos(theta), s = alpha
-    sin(theta). The setting group_size is needed.
+    In each group of outputs the first half is paired with the second: y -> c * y + s * (-y2, y1), c
+    = alpha cos(theta), s = alpha sin(theta). The setting group_size is needed.
     """
 
     name, title = "road", "RoAd"
@@ -25,7 +27,10 @@ class RoAd(Kind):
 
     def shape(self, shapes):
         if shapes["road_theta"] != shapes["road_alpha"]:
-            raise Misfit(f"road_theta {list(shapes['road_theta'])} and road_alpha {list(shapes['road_alpha'])} differ")
+            raise Misfit(
+                f"road_theta {list(shapes['road_theta'])} and road_alpha"
+                f" {list(shapes['road_alpha'])} differ"
+            )
         return super().shape(shapes)
 
     def patched(self, spec, tensors, weight, strength):
@@ -33,8 +38,13 @@ class RoAd(Kind):
             raise AdapterError(f"rows {spec.rows} cannot be cut out of a RoAd")
         group = spec.option("group_size")
         if not isinstance(group, int) or group < 2 or group % 2 or weight.shape[0] % group:
-            raise AdapterError("a RoAd needs its group_size, which adapter_config.json beside the file tells")
-        cosine, sine = (column.reshape(-1, *[1] * (weight.dim() - 1)) for column in _columns(tensors, weight.shape[0], group))
+            raise AdapterError(
+                "a RoAd needs its group_size, which adapter_config.json beside the file tells"
+            )
+        cosine, sine = (
+            column.reshape(-1, *[1] * (weight.dim() - 1))
+            for column in _columns(tensors, weight.shape[0], group)
+        )
         first, second = weight.reshape(-1, 2, group // 2, *weight.shape[1:]).unbind(1)
         rotated = torch.stack((-second, first), 1).reshape(weight.shape)
         return helpers.toward(weight, weight * cosine + rotated * sine, strength)
@@ -46,12 +56,19 @@ def _columns(tensors, out, group):
     if alpha.numel() != theta.numel():
         raise AdapterError(f"road_theta has {theta.numel()} numbers, road_alpha {alpha.numel()}")
     if theta.numel() * 2 == out:
-        theta, alpha = (vector.reshape(-1, group // 2).repeat_interleave(2, 0).flatten() for vector in (theta, alpha))
+        theta, alpha = (
+            vector.reshape(-1, group // 2).repeat_interleave(2, 0).flatten()
+            for vector in (theta, alpha)
+        )
     elif theta.numel() == 2 * out:
-        (theta, turned), (alpha, stretched) = (vector.reshape(-1, 2, group).unbind(1) for vector in (theta, alpha))
+        (theta, turned), (alpha, stretched) = (
+            vector.reshape(-1, 2, group).unbind(1) for vector in (theta, alpha)
+        )
         return (alpha * theta.cos()).flatten(), (stretched * turned.sin()).flatten()
     elif theta.numel() != out:
-        raise AdapterError(f"road_theta has {theta.numel()} numbers, which are not for {out} outputs")
+        raise AdapterError(
+            f"road_theta has {theta.numel()} numbers, which are not for {out} outputs"
+        )
     return alpha * theta.cos(), alpha * theta.sin()
 
 

@@ -20,19 +20,28 @@ class SHiRA(Kind):
     def shape(self, shapes):
         values, places = shapes["shira_weight"], shapes["shira_indices"]
         if places != (2, *values):
-            raise Misfit(f"shira_weight {list(values)} and shira_indices {list(places)} do not belong together")
+            raise Misfit(
+                f"shira_weight {list(values)} and shira_indices {list(places)} do not belong"
+                " together"
+            )
         return super().shape(shapes)
 
     def delta(self, spec, tensors, shape):
         values, places = helpers.take(tensors, "shira_weight"), tensors["shira_indices"]
         if values.dim() != 1 or tuple(places.shape) != (2, *values.shape) or len(shape) < 2:
-            raise AdapterError(f"these do not change a weight {list(shape)}: {helpers.describe(tensors)}")
+            raise AdapterError(
+                f"these do not change a weight {list(shape)}: {helpers.describe(tensors)}"
+            )
         delta = values.new_zeros(tuple(shape)).flatten(1)
         helpers.check_indices(places, delta.shape, "shira_indices")
-        return delta.index_put(tuple(places.long().unbind(0)), values, accumulate=True).reshape(tuple(shape))
+        return delta.index_put(tuple(places.long().unbind(0)), values, accumulate=True).reshape(
+            tuple(shape)
+        )
 
     def count_rows(self, tensors):
-        raise AdapterError("the rows of a fused module, which this model has split, cannot be cut out of a SHiRA")
+        raise AdapterError(
+            "the rows of a fused module, which this model has split, cannot be cut out of a SHiRA"
+        )
 
     def product(self, spec, tensors, dtype):
         return products.whole(self.delta(spec, tensors, helpers.shape_told(spec)))

@@ -1,4 +1,6 @@
-"""VeRA (PEFT vera/layer.py, arXiv:2310.11454): random matrices shared by all layers, and two trained vectors for each."""
+"""VeRA (PEFT vera/layer.py, arXiv:2310.11454): random matrices shared by all layers, and two
+trained vectors for each.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from ..spec import AdapterError
 
 
 class VeRA(Kind):
-    """vera_d [r], vera_b [out]; for the whole file vera_A [r, most inputs] and vera_B [most outputs, r], of which it uses the first.
+    """vera_d [r], vera_b [out]; for the whole file vera_A [r, most inputs] and vera_B [most
+    outputs, r], of which it uses the first.
 
     The change is diag(b) B diag(d) A; writers like sd-scripts multiply it by alpha / r.
     """
@@ -43,10 +46,20 @@ class VeRA(Kind):
         left, right = (helpers.take(tensors, role).flatten() for role in ("vera_b", "vera_d"))
         outer, down = (helpers.take_matrix(tensors, role) for role in ("vera_B", "vera_A"))
         out, rank = left.numel(), right.numel()
-        if outer.shape[0] < out or outer.shape[1] < rank or down.shape[0] < rank or down.shape[1] < inner:
-            raise AdapterError(f"the shared matrices are too small for a weight {list(shape)} ({helpers.describe(tensors)})")
+        if (
+            outer.shape[0] < out
+            or outer.shape[1] < rank
+            or down.shape[0] < rank
+            or down.shape[1] < inner
+        ):
+            raise AdapterError(
+                f"the shared matrices are too small for a weight {list(shape)}"
+                f" ({helpers.describe(tensors)})"
+            )
         factor = self.factor(spec, rank)
-        return Product(factor * left[:, None] * outer[:out, :rank], right[:, None] * down[:rank, :inner])
+        return Product(
+            factor * left[:, None] * outer[:out, :rank], right[:, None] * down[:rank, :inner]
+        )
 
     def count_rows(self, tensors):
         return helpers.size(tensors, 0, "vera_b")
@@ -69,7 +82,9 @@ class VeRAAlone(Kind):
     needs = (roles("vera_d"), roles("vera_b"), roles("vera_d vera_b"))
     takes = roles("vera_A vera_B alpha")
     precedence = 30
-    refusal = "VeRA: its base matrices are not in the file, so the change it makes cannot be rebuilt"
+    refusal = (
+        "VeRA: its base matrices are not in the file, so the change it makes cannot be rebuilt"
+    )
 
 
 KINDS = (VeRA(), VeRAAlone())

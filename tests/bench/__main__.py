@@ -1,4 +1,6 @@
-"""Takes the measurements and writes one table of them: python dev.py bench [--short] [--only NAME] [--json FILE] [--markdown FILE]."""
+"""Takes the measurements and writes one table of them: python dev.py bench [--short] [--only NAME]
+[--json FILE] [--markdown FILE].
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,26 @@ def say(text: str = "") -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="dev.py bench", description="How fast the pack is, as ratios to other ways of doing the same.")
-    parser.add_argument("--short", action="store_true", help="few rounds on smaller files: the form the tests take")
-    parser.add_argument("--only", action="append", metavar="NAME", help=f"one of: {', '.join(measurements())}; * stands for anything")
+    parser = argparse.ArgumentParser(
+        prog="dev.py bench",
+        description="How fast the pack is, as ratios to other ways of doing the same.",
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="few rounds on smaller files: the form the tests take"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help=f"one of: {', '.join(measurements())}; * stands for anything",
+    )
     parser.add_argument("--json", type=Path, default=ROOT / ".dev" / "bench.json", metavar="FILE")
     parser.add_argument("--markdown", type=Path, default=ROOT / ".dev" / "bench.md", metavar="FILE")
-    parser.add_argument("--readme", action="store_true", help="also put the table into README.md and docs/benchmarks.md")
+    parser.add_argument(
+        "--readme",
+        action="store_true",
+        help="also put the table into README.md and docs/benchmarks.md",
+    )
     options = parser.parse_args(arguments)
     options.chosen = chosen(options.only)
     if not options.chosen:
@@ -37,7 +53,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen(patterns: Sequence[str] | None) -> list[Measurement]:
-    return [one for name, one in measurements().items() if not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    return [
+        one
+        for name, one in measurements().items()
+        if not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write(options: argparse.Namespace, about: dict[str, str], results: Sequence[Result]) -> None:
     table = markdown(about, results)
     say(f"\n{table}")
-    for file, text in ((options.json, json.dumps(as_dict(about, results), indent=1) + "\n"), (options.markdown, table)):
+    for file, text in (
+        (options.json, json.dumps(as_dict(about, results), indent=1) + "\n"),
+        (options.markdown, table),
+    ):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     if options.readme:

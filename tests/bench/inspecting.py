@@ -1,4 +1,6 @@
-"""Inspecting one file and scanning a folder, in multiples of parsing the headers' JSON alone and of asking for the files' times."""
+"""Inspecting one file and scanning a folder, in multiples of parsing the headers' JSON alone and of
+asking for the files' times.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +28,46 @@ def flux_file(path: Path, spelling: str = "transformer.", rank: int = 16, number
 
 
 @measurement(
-    Row("inspect, first", "Inspecting a FLUX.1 LoRA: verdict, first of its kind", JSON, "first", "json.loads", 9, 25, True),
-    Row("inspect", "The same, one alike was inspected before", JSON, "alike", "json.loads", 4, 12, True),
-    Row("inspect, report", "The same, whole report for programs", JSON, "report", "json.loads", 5, 15),
-    Row("read header", "Reading and checking its header alone", JSON, "header", "json.loads", 1.9, 6),
+    Row(
+        "inspect, first",
+        "Inspecting a FLUX.1 LoRA: verdict, first of its kind",
+        JSON,
+        "first",
+        "json.loads",
+        9,
+        25,
+        True,
+    ),
+    Row(
+        "inspect",
+        "The same, one alike was inspected before",
+        JSON,
+        "alike",
+        "json.loads",
+        4,
+        12,
+        True,
+    ),
+    Row(
+        "inspect, report",
+        "The same, whole report for programs",
+        JSON,
+        "report",
+        "json.loads",
+        5,
+        15,
+    ),
+    Row(
+        "read header", "Reading and checking its header alone", JSON, "header", "json.loads", 1.9, 6
+    ),
     rounds=31,
     short_rounds=9,
 )
 def inspect(bench: Bench):
     """The tables read and the model drawn before."""
-    from lora_locksmith.key_maps import inspection
-    from lora_locksmith.key_maps.header import read_header
-    from lora_locksmith.key_maps.inspection import inspect_file
+    from lora_locksmith.files.header import read_header
+    from lora_locksmith.report import inspection
+    from lora_locksmith.report.inspection import inspect_file
 
     path = flux_file(bench.folder / "flux.safetensors")
     text = header_text(path)
@@ -63,25 +93,55 @@ def library(folder: Path, files: int) -> Path:
     folder.mkdir()
     for number in range(files):
         kind = number % (len(SPELLINGS) * len(RANKS))
-        flux_file(folder / f"{number:04}.safetensors", SPELLINGS[kind % len(SPELLINGS)], RANKS[kind // len(SPELLINGS)], number)
+        flux_file(
+            folder / f"{number:04}.safetensors",
+            SPELLINGS[kind % len(SPELLINGS)],
+            RANKS[kind // len(SPELLINGS)],
+            number,
+        )
     return folder
 
 
 @measurement(
-    Row("scan", "Scanning a folder of LoRAs, several alike", "`json.loads` of all headers", "scan", "json.loads", 2.2, 10, True),
-    Row("scan again", "Scanning it again", "asking the system for the files' times", "again", "stat", 5, 60, True),
+    Row(
+        "scan",
+        "Scanning a folder of LoRAs, several alike",
+        "`json.loads` of all headers",
+        "scan",
+        "json.loads",
+        2.2,
+        10,
+        True,
+    ),
+    Row(
+        "scan again",
+        "Scanning it again",
+        "asking the system for the files' times",
+        "again",
+        "stat",
+        5,
+        60,
+        True,
+    ),
     rounds=5,
     short_rounds=3,
 )
 def scan(bench: Bench):
-    from lora_locksmith.key_maps.library import scan
+    from lora_locksmith.report.library import scan
 
     files = FEW if bench.short else FILES
     place, index = library(bench.folder / "library", files), bench.folder / "index.json"
     paths = sorted(place.iterdir())
     assert [row.findings.placed for row in scan(place, index)] == [494] * files
-    first = bench.take_turns({"json.loads": lambda: parse_all(paths), "scan": lambda: list(scan(place))})
-    again = bench.take_turns({"stat": lambda: [os.stat(path) for path in paths], "again": lambda: list(scan(place, index))})
+    first = bench.take_turns(
+        {"json.loads": lambda: parse_all(paths), "scan": lambda: list(scan(place))}
+    )
+    again = bench.take_turns(
+        {
+            "stat": lambda: [os.stat(path) for path in paths],
+            "again": lambda: list(scan(place, index)),
+        }
+    )
     return first | again
 
 
@@ -92,14 +152,22 @@ def parse_all(paths: list[Path]) -> None:
 
 
 @measurement(
-    Row("memory of a scan", "Memory a scan needs at its peak", "scanning half of the files", "all", "half", 1.1, 2),
+    Row(
+        "memory of a scan",
+        "Memory a scan needs at its peak",
+        "scanning half of the files",
+        "all",
+        "half",
+        1.1,
+        2,
+    ),
     rounds=1,
     short_rounds=1,
     unit=BYTES,
 )
 def scan_memory(bench: Bench):
     """Python's own; what grows is the index's rows."""
-    from lora_locksmith.key_maps.library import scan
+    from lora_locksmith.report.library import scan
 
     files = FEW if bench.short else FILES
     place, found = library(bench.folder / "library", files), {}

@@ -11,12 +11,32 @@ from .measuring import BYTES, Bench, Row, measurement
 
 STOCK = "the stock loader"
 RANK = 16
-BLOCK_ATTENTION = tuple(f"transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0"))
+BLOCK_ATTENTION = tuple(
+    f"transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")
+)
 
 
 @measurement(
-    Row("load", "Load: file on disk to patches on a model, the model new", STOCK, "ours", "stock", 0.37, 0.8, True),
-    Row("load, model known", "The same, model known from an earlier LoRA", STOCK, "ours, model known", "stock", 0.2, 0.5, True),
+    Row(
+        "load",
+        "Load: file on disk to patches on a model, the model new",
+        STOCK,
+        "ours",
+        "stock",
+        0.37,
+        0.8,
+        True,
+    ),
+    Row(
+        "load, model known",
+        "The same, model known from an earlier LoRA",
+        STOCK,
+        "ours, model known",
+        "stock",
+        0.2,
+        0.5,
+        True,
+    ),
     rounds=15,
     short_rounds=5,
 )
@@ -67,20 +87,32 @@ def by_stock(patcher, path: str | Path, bypass: bool = False):
     tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     if bypass:
         return comfy.sd.load_bypass_lora_for_models(patcher, None, tensors, 1.0, 1.0)[0]
-    return comfy.sd.load_lora_for_models(patcher, None, tensors, 1.0, 1.0, lora_metadata=metadata)[0]
+    return comfy.sd.load_lora_for_models(patcher, None, tensors, 1.0, 1.0, lora_metadata=metadata)[
+        0
+    ]
 
 
 @measurement(
-    Row("check at load", "Look for NaN, infinity and zeros in a 300 MB file", "loading it, the model new", "look", "load", 0.015, 0.03),
+    Row(
+        "check at load",
+        "Look for NaN, infinity and zeros in a 300 MB file",
+        "loading it, the model new",
+        "look",
+        "load",
+        0.015,
+        0.03,
+    ),
     rounds=31,
     short_rounds=11,
 )
 def check_at_load(bench: Bench):
-    """A share of what it is part of: at most 3 %. In seconds of this thread alone, as another one's turn is longer than the look."""
+    """A share of what it is part of: at most 3 %. In seconds of this thread alone, as another one's
+    turn is longer than the look.
+    """
     import gc
     import time
 
-    from lora_locksmith.key_maps.header import read_header
+    from lora_locksmith.files.header import read_header
     from lora_locksmith.lora.soundness import SAMPLED, look_at_file
 
     path = write_noise(bench.folder / "lora.safetensors", lora_shapes(flux_modules(), 28))
@@ -99,7 +131,16 @@ def check_at_load(bench: Bench):
 
 
 @measurement(
-    Row("memory of a load", "Memory a load needs at its peak", STOCK, "ours", "stock", 0.06, 1.0, True),
+    Row(
+        "memory of a load",
+        "Memory a load needs at its peak",
+        STOCK,
+        "ours",
+        "stock",
+        0.06,
+        1.0,
+        True,
+    ),
     rounds=3,
     short_rounds=1,
     unit=BYTES,
@@ -110,7 +151,9 @@ def load_memory(bench: Bench):
 
 
 def block_patcher():
-    """A ModelPatcher over a FLUX.1 of the published widths with one double block, bf16, random weights in its image attention."""
+    """A ModelPatcher over a FLUX.1 of the published widths with one double block, bf16, random
+    weights in its image attention.
+    """
     import comfy_models
     import torch
 
@@ -129,8 +172,26 @@ def block_patcher():
 
 
 @measurement(
-    Row("apply", "Applying: the patched weights of a block's attention, plain LoRA", STOCK, "ours", "stock", 1.0, 1.4, True),
-    Row("apply, DoRA", "The same, DoRA", f"{STOCK}, plain LoRA", "ours, DoRA", "stock", 1.4, 5.0, True),
+    Row(
+        "apply",
+        "Applying: the patched weights of a block's attention, plain LoRA",
+        STOCK,
+        "ours",
+        "stock",
+        1.0,
+        1.4,
+        True,
+    ),
+    Row(
+        "apply, DoRA",
+        "The same, DoRA",
+        f"{STOCK}, plain LoRA",
+        "ours, DoRA",
+        "stock",
+        1.4,
+        5.0,
+        True,
+    ),
     rounds=9,
     short_rounds=3,
 )
@@ -138,37 +199,67 @@ def apply(bench: Bench):
     import torch
     from lora_locksmith.nodes import host
 
-    shapes = lora_shapes({name: shape for name, shape in flux_modules().items() if name in BLOCK_ATTENTION}, RANK)
-    magnitudes = {f"transformer.{name}.lora_magnitude_vector": flux_modules()[name][:1] for name in BLOCK_ATTENTION}
+    shapes = lora_shapes(
+        {name: shape for name, shape in flux_modules().items() if name in BLOCK_ATTENTION}, RANK
+    )
+    magnitudes = {
+        f"transformer.{name}.lora_magnitude_vector": flux_modules()[name][:1]
+        for name in BLOCK_ATTENTION
+    }
     plain = write_noise(bench.folder / "plain.safetensors", shapes)
     dora = write_noise(bench.folder / "dora.safetensors", shapes | magnitudes)
     patcher = block_patcher()
     patched = {"stock": by_stock(patcher, plain)}
-    patched |= {name: host.load_and_fix(patcher, None, path)[0] for name, path in (("ours", plain), ("ours, DoRA", dora))}
-    assert all(sum(map(len, one.patches.values())) == len(BLOCK_ATTENTION) for one in patched.values())
+    patched |= {
+        name: host.load_and_fix(patcher, None, path)[0]
+        for name, path in (("ours", plain), ("ours, DoRA", dora))
+    }
+    assert all(
+        sum(map(len, one.patches.values())) == len(BLOCK_ATTENTION) for one in patched.values()
+    )
     stock, ours = patched_weights(patched["stock"]), patched_weights(patched["ours"])
     assert all(torch.equal(stock[key], ours[key]) for key in stock)
     return bench.take_turns({name: partial(patched_weights, one) for name, one in patched.items()})
 
 
 def patched_weights(patched) -> dict[str, object]:
-    """Every patched weight as the host puts it onto the device: in fp32, then rounded to the model's dtype."""
-    return {key: patched.patch_weight_to_device(key, patched.load_device, return_weight=True) for key in patched.patches}
+    """Every patched weight as the host puts it onto the device: in fp32, then rounded to the
+    model's dtype.
+    """
+    return {
+        key: patched.patch_weight_to_device(key, patched.load_device, return_weight=True)
+        for key in patched.patches
+    }
 
 
 @measurement(
-    Row("bypass", "Bypass: a block's attention layers, adapters beside them", "the stock bypass", "ours", "stock bypass", 1.0, 2.0),
+    Row(
+        "bypass",
+        "Bypass: a block's attention layers, adapters beside them",
+        "the stock bypass",
+        "ours",
+        "stock bypass",
+        1.0,
+        2.0,
+    ),
     Row("bypass, patched", "The same", "layers with patched weights", "ours", "patched", 1.1, 3.0),
     rounds=15,
     short_rounds=5,
 )
 def bypass(bench: Bench):
-    """The forward passes of two whole layers over 256 tokens, by native names, as the stock bypass loses split ones."""
+    """The forward passes of two whole layers over 256 tokens, by native names, as the stock bypass
+    loses split ones.
+    """
     import torch
     from lora_locksmith.nodes import host
 
-    layers = {"double_blocks.0.img_attn.qkv": (9216, 3072), "double_blocks.0.img_attn.proj": (3072, 3072)}
-    path = write_noise(bench.folder / "whole.safetensors", lora_shapes(layers, RANK, "diffusion_model."))
+    layers = {
+        "double_blocks.0.img_attn.qkv": (9216, 3072),
+        "double_blocks.0.img_attn.proj": (3072, 3072),
+    }
+    path = write_noise(
+        bench.folder / "whole.safetensors", lora_shapes(layers, RANK, "diffusion_model.")
+    )
     ways = {
         "patched": lambda patcher: host.load_and_fix(patcher, None, path)[0],
         "ours": lambda patcher: host.load_and_fix(patcher, None, path, bypass=True)[0],
@@ -190,4 +281,6 @@ def forward(patched, layers: tuple[str, ...], tokens):
     import torch
 
     with torch.no_grad():
-        return torch.cat([patched.model.diffusion_model.get_submodule(layer)(tokens) for layer in layers], dim=1)
+        return torch.cat(
+            [patched.model.diffusion_model.get_submodule(layer)(tokens) for layer in layers], dim=1
+        )

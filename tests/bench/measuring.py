@@ -1,4 +1,6 @@
-"""The registry of measurements, and how they are taken: in turns, so that a busy moment of the machine meets all that is compared."""
+"""The registry of measurements, and how they are taken: in turns, so that a busy moment of the
+machine meets all that is compared.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-SUBJECTS = ("loading", "sampling", "planning", "inspecting", "weighing", "truncating", "merging", "writing")
+SUBJECTS = (
+    "loading",
+    "sampling",
+    "planning",
+    "inspecting",
+    "weighing",
+    "truncating",
+    "merging",
+    "writing",
+)
 SECONDS, BYTES, ERROR = "s", "B", ""
 # run -> what every round took, in the measurement's unit.
 Figures = Mapping[str, Sequence[float]]
@@ -21,7 +32,8 @@ Figures = Mapping[str, Sequence[float]]
 class Row(NamedTuple):
     """One line of the table: what the run `ours` takes in multiples of what the run `other` takes.
 
-    measured: the ratio of the short form on an idle machine; most: what it must stay below, by a margin that no machine explains.
+    measured: the ratio of the short form on an idle machine; most: what it must stay below, by a
+    margin that no machine explains.
     """
 
     name: str
@@ -35,7 +47,9 @@ class Row(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """What a measurement gets: an empty folder, the short form or the whole, and how many rounds."""
+    """What a measurement gets: an empty folder, the short form or the whole, and
+    how many rounds.
+    """
 
     folder: Path
     short: bool
@@ -52,8 +66,13 @@ class Bench(NamedTuple):
         return seconds
 
     def peaks(self, subject: str, runs: Mapping[str, Sequence[object]]) -> dict[str, list[float]]:
-        """Bytes by which each run raises the peak of a process of its own; a run is a function of this subject and its arguments."""
-        return {name: [peak(subject, *map(str, run)) for _ in range(self.rounds)] for name, run in runs.items()}
+        """Bytes by which each run raises the peak of a process of its own; a run is a function of
+        this subject and its arguments.
+        """
+        return {
+            name: [peak(subject, *map(str, run)) for _ in range(self.rounds)]
+            for name, run in runs.items()
+        }
 
 
 class Measurement(NamedTuple):
@@ -69,7 +88,9 @@ class Measurement(NamedTuple):
     def results(self, folder: Path, short: bool) -> list[Result]:
         """The rows, filled."""
         figures = self.take(Bench(folder, short, self.short_rounds if short else self.rounds))
-        return [Result.of(row, figures[row.ours], figures[row.other], self.unit) for row in self.rows]
+        return [
+            Result.of(row, figures[row.ours], figures[row.other], self.unit) for row in self.rows
+        ]
 
 
 class Result(NamedTuple):
@@ -87,7 +108,15 @@ class Result(NamedTuple):
     def of(cls, row: Row, ours: Sequence[float], other: Sequence[float], unit: str) -> Result:
         ratios = sorted(one / two for one, two in zip(ours, other, strict=True))
         middle = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
-        return cls(row, statistics.median(ours), statistics.median(other), unit, statistics.median(ratios), middle, len(ratios))
+        return cls(
+            row,
+            statistics.median(ours),
+            statistics.median(other),
+            unit,
+            statistics.median(ratios),
+            middle,
+            len(ratios),
+        )
 
 
 REGISTRY: dict[str, Measurement] = {}
@@ -111,10 +140,16 @@ def measurements() -> Mapping[str, Measurement]:
 
 
 def peak(*command: str) -> float:
-    """Bytes by which a call in a process of its own raises that process's peak of memory; see peak.py."""
+    """Bytes by which a call in a process of its own raises that process's peak of memory; see
+    peak.py.
+    """
     program = [sys.executable, "-m", f"{__package__}.peak", *command]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    finished = subprocess.run(program, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
+    finished = subprocess.run(
+        program, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True
+    )
     if finished.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed in a process of its own:\n{finished.stderr}")
+        raise RuntimeError(
+            f"{' '.join(command)} failed in a process of its own:\n{finished.stderr}"
+        )
     return float(finished.stdout.split()[-1])

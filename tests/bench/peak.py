@@ -1,4 +1,6 @@
-"""One call in a process of its own, to see what memory it needs: python -m bench.peak SUBJECT FUNCTION [ARGUMENT..]."""
+"""One call in a process of its own, to see what memory it needs: python -m bench.peak SUBJECT
+FUNCTION [ARGUMENT..].
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def main(subject: str, function: str, *arguments: str) -> int:
 
 
 def forget_peak() -> None:
-    """Let the peak be what is in use now, where the system can (Linux); elsewhere imports hide the first megabytes."""
+    """Let the peak be what is in use now, where the system can (Linux); elsewhere imports hide the
+    first megabytes.
+    """
     if CLEAR.exists():
         CLEAR.write_text("5")
 
@@ -31,7 +35,11 @@ def forget_peak() -> None:
 def peak_bytes() -> int:
     """The process's peak of resident memory since forget_peak."""
     if STATUS.exists():
-        return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return next(
+            int(line.split()[1]) * 1024
+            for line in STATUS.read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
     if sys.platform == "win32":
         import psutil
 

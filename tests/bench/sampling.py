@@ -1,4 +1,6 @@
-"""What LoRAs cost in each step of sampling: beside a layer, and as the stock loader patches an offloaded one."""
+"""What LoRAs cost in each step of sampling: beside a layer, and as the stock loader patches an
+offloaded one.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +17,55 @@ ALONE = "the layer alone"
 
 
 @measurement(
-    Row("beside", "A step of a 3,072-wide layer over 1,024 tokens, a LoRA of rank 16 beside it", ALONE, "1", "none", 1.02, 1.2),
+    Row(
+        "beside",
+        "A step of a 3,072-wide layer over 1,024 tokens, a LoRA of rank 16 beside it",
+        ALONE,
+        "1",
+        "none",
+        1.02,
+        1.2,
+    ),
     Row("beside, four", "The same with four", ALONE, "4", "none", 1.05, 1.25, True),
     Row("beside, eight", "The same with eight", ALONE, "8", "none", 1.09, 1.35),
-    Row("beside, on the fly", "The same with four", "the stock loader's patches of an offloaded weight", "4", "stock", 0.45, 0.8, True),
+    Row(
+        "beside, on the fly",
+        "The same with four",
+        "the stock loader's patches of an offloaded weight",
+        "4",
+        "stock",
+        0.45,
+        0.8,
+        True,
+    ),
     rounds=15,
     short_rounds=5,
 )
 def beside(bench: Bench):
-    """In fp32, as bf16 is computed without a unit of its own on most processors; all ways give the same."""
+    """In fp32, as bf16 is computed without a unit of its own on most processors; all ways give the
+    same.
+    """
     import torch
     from lora_locksmith.nodes import host
 
     paths = [
-        write_noise(bench.folder / f"{seed}.safetensors", lora_shapes({"linear": (WIDTH, WIDTH)}, RANK, "diffusion_model."), seed)
+        write_noise(
+            bench.folder / f"{seed}.safetensors",
+            lora_shapes({"linear": (WIDTH, WIDTH)}, RANK, "diffusion_model."),
+            seed,
+        )
         for seed in range(FILES)
     ]
     tokens = torch.randn(1, TOKENS, WIDTH, generator=torch.Generator().manual_seed(3))
     ours = partial(host.load_and_fix, bypass=True)
-    runs = {"none": step(tokens, [], by_stock), "stock": step(tokens, paths[:4], by_stock, lowvram_model_memory=1)}
+    runs = {
+        "none": step(tokens, [], by_stock),
+        "stock": step(tokens, paths[:4], by_stock, lowvram_model_memory=1),
+    }
     for count in (1, 4, 8):
-        runs[str(count)] = step(tokens, paths[:count], lambda patcher, path: ours(patcher, None, path)[0])
+        runs[str(count)] = step(
+            tokens, paths[:count], lambda patcher, path: ours(patcher, None, path)[0]
+        )
     outputs = {name: run() for name, run in runs.items()}
     change = outputs["4"] - outputs["none"]
     assert (change - (outputs["stock"] - outputs["none"])).norm() < 1e-3 * change.norm()
@@ -54,7 +84,9 @@ def step(tokens, paths: list[Path], load: Callable, **how) -> Callable[[], objec
     layer = model.diffusion_model.linear = comfy.ops.manual_cast.Linear(WIDTH, WIDTH)
     generator = torch.Generator().manual_seed(1)
     for parameter in layer.parameters():
-        parameter.requires_grad_(False).copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+        parameter.requires_grad_(False).copy_(
+            torch.randn(parameter.shape, generator=generator) * 0.02
+        )
     patcher = comfy.model_patcher.ModelPatcher(model, cpu, cpu)
     for path in paths:
         patcher = load(patcher, path)

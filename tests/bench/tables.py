@@ -15,8 +15,8 @@ from .measuring import BYTES, SECONDS, Result
 COMMAND = "python dev.py bench"
 BEGIN, END = "<!-- python dev.py bench --readme writes this -->", "<!-- end -->"
 INTRODUCTION = (
-    "Every figure is what ours takes in multiples of what the other takes: the median over interleaved rounds, each in one thread of one"
-    " process (memory: processes of their own)."
+    "Every figure is what ours takes in multiples of what the other takes: the median over"
+    " interleaved rounds, each in one thread of one process (memory: processes of their own)."
 )
 
 
@@ -42,7 +42,9 @@ def machine() -> dict[str, str]:
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -65,7 +67,9 @@ def number(ratio: float) -> str:
 
 def on_machine(about: dict[str, str]) -> str:
     hardware = f"{about['processor']}, {about['cores']} cores, {about['memory']}, {about['system']}"
-    versions = ", ".join(f"{name} {about[name]}" for name in ("Python", "torch", "safetensors", "ComfyUI"))
+    versions = ", ".join(
+        f"{name} {about[name]}" for name in ("Python", "torch", "safetensors", "ComfyUI")
+    )
     return f"Measured {about['date']} with `{COMMAND}` on {hardware}; {versions}."
 
 
@@ -82,15 +86,31 @@ def markdown(about: dict[str, str], results: Sequence[Result]) -> str:
         low, high = result.spread
         spread = f"{number(low)} to {number(high)}" if result.rounds > 1 else ""
         sides = amount(result.ours, result.unit), amount(result.other, result.unit)
-        cells = (result.row.what, result.row.against, number(result.ratio), spread, *sides, str(result.rounds))
+        cells = (
+            result.row.what,
+            result.row.against,
+            number(result.ratio),
+            spread,
+            *sides,
+            str(result.rounds),
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def short_table(about: dict[str, str], results: Sequence[Result]) -> str:
     """The most telling rows, as the README has them."""
-    lines = [f"{INTRODUCTION} {on_machine(about)} [All of them](docs/benchmarks.md).", "", "| | Ratio | to |", "|---|---|---|"]
-    lines += [f"| {one.row.what} | {number(one.ratio)} | {one.row.against} |" for one in results if one.row.told_in_readme]
+    lines = [
+        f"{INTRODUCTION} {on_machine(about)} [All of them](docs/benchmarks.md).",
+        "",
+        "| | Ratio | to |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {one.row.what} | {number(one.ratio)} | {one.row.against} |"
+        for one in results
+        if one.row.told_in_readme
+    ]
     return "\n".join(lines)
 
 
@@ -105,5 +125,9 @@ def put_into_documents(root: Path, about: dict[str, str], results: Sequence[Resu
     readme = root / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END, 1)[1]
-    readme.write_text(f"{before}{BEGIN}\n{short_table(about, results)}\n{END}{after}", encoding="utf-8")
-    (root / "docs" / "benchmarks.md").write_text(f"# Benchmarks\n\n{markdown(about, results)}", encoding="utf-8")
+    readme.write_text(
+        f"{before}{BEGIN}\n{short_table(about, results)}\n{END}{after}", encoding="utf-8"
+    )
+    (root / "docs" / "benchmarks.md").write_text(
+        f"# Benchmarks\n\n{markdown(about, results)}", encoding="utf-8"
+    )

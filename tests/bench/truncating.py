@@ -1,4 +1,6 @@
-"""The sum of two LoRAs at the rank of one, and a smaller rank, from the factors, against the peers' ways over the dense delta."""
+"""The sum of two LoRAs at the rank of one, and a smaller rank, from the factors, against the peers'
+ways over the dense delta.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +13,31 @@ from .measuring import ERROR, Bench, Row, measurement
 
 # FLUX.1's commonest layer and its largest (single_blocks.*.linear1).
 SQUARE, LARGEST = (3072, 3072), (21504, 3072)
-# A full decomposition of a FLUX layer takes from a quarter of a minute to minutes: the short form takes one of a third of the side.
+# A full decomposition of a FLUX layer takes from a quarter of a minute to minutes: the short form
+# takes one of a third of the side.
 SMALL = (1024, 1024)
-LOWRANK, DENSE = "`torch.svd_lowrank` of the dense sum", "full SVD of the dense sum, as sd-scripts' `svd_merge_lora` does it"
+LOWRANK, DENSE = (
+    "`torch.svd_lowrank` of the dense sum",
+    "full SVD of the dense sum, as sd-scripts' `svd_merge_lora` does it",
+)
 
 
 def pair(out: int, columns: int, rank: int):
     """Factors of two random LoRAs side by side, as their exact sum has them, fp32."""
     import torch
-    from lora_locksmith.lora.factors import Factors, add
+    from lora_locksmith.lora.math.low_rank import Factors, add
 
     generator = torch.Generator().manual_seed(out + rank)
     sizes = torch.logspace(0, -1, rank)
-    draw = lambda: Factors(torch.randn(out, rank, generator=generator) * sizes, torch.randn(rank, columns, generator=generator))  # noqa: E731
+    draw = lambda: Factors(
+        torch.randn(out, rank, generator=generator) * sizes,
+        torch.randn(rank, columns, generator=generator),
+    )
     return add([draw(), draw()])
 
 
 def ours(delta, rank: int):
-    from lora_locksmith.lora.truncate import truncated
+    from lora_locksmith.lora.math.truncate import truncated
 
     found = truncated(delta, rank).delta
     return found.up, found.down
@@ -43,7 +52,9 @@ def by_lowrank(delta, rank: int):
 
 
 def by_svd(delta, rank: int):
-    """The method of sd-scripts (networks/svd_merge_lora.py), done anew here: a full decomposition of the dense delta."""
+    """The method of sd-scripts (networks/svd_merge_lora.py), done anew here: a full decomposition
+    of the dense delta.
+    """
     import torch
 
     left, values, right = torch.linalg.svd(delta.dense())
@@ -51,9 +62,34 @@ def by_svd(delta, rank: int):
 
 
 @measurement(
-    Row("cut", "Sum of two of rank 16 at rank 16, 3072 x 3072", LOWRANK, "ours, 16", "lowrank, 16", 0.007, 0.2, True),
-    Row("cut, rank 64", "Sum of two of rank 64 at rank 64, 3072 x 3072", LOWRANK, "ours, 64", "lowrank, 64", 0.03, 0.2),
-    Row("cut, largest", "Sum of two of rank 16 at rank 16, 21504 x 3072", LOWRANK, "ours, largest", "lowrank, largest", 0.007, 0.1),
+    Row(
+        "cut",
+        "Sum of two of rank 16 at rank 16, 3072 x 3072",
+        LOWRANK,
+        "ours, 16",
+        "lowrank, 16",
+        0.007,
+        0.2,
+        True,
+    ),
+    Row(
+        "cut, rank 64",
+        "Sum of two of rank 64 at rank 64, 3072 x 3072",
+        LOWRANK,
+        "ours, 64",
+        "lowrank, 64",
+        0.03,
+        0.2,
+    ),
+    Row(
+        "cut, largest",
+        "Sum of two of rank 16 at rank 16, 21504 x 3072",
+        LOWRANK,
+        "ours, largest",
+        "lowrank, largest",
+        0.007,
+        0.1,
+    ),
     rounds=5,
     short_rounds=2,
 )
@@ -62,13 +98,34 @@ def cut(bench: Bench):
     for name, shape, rank in (("16", SQUARE, 16), ("64", SQUARE, 64), ("largest", LARGEST, 16)):
         delta = pair(*shape, rank)
         ours(delta, rank)
-        runs |= {f"ours, {name}": partial(ours, delta, rank), f"lowrank, {name}": partial(by_lowrank, delta, rank)}
+        runs |= {
+            f"ours, {name}": partial(ours, delta, rank),
+            f"lowrank, {name}": partial(by_lowrank, delta, rank),
+        }
     return bench.take_turns(runs)
 
 
 @measurement(
-    Row("cut, full SVD", "Sum of two of rank 16 at rank 16, 3072 x 3072 (short: 1024 x 1024)", DENSE, "ours", "svd", 0.002, 0.1, True),
-    Row("cut, PEFT", "The same", "PEFT's `add_weighted_adapter`, svd", "ours", "peft", 0.002, 0.1, True),
+    Row(
+        "cut, full SVD",
+        "Sum of two of rank 16 at rank 16, 3072 x 3072 (short: 1024 x 1024)",
+        DENSE,
+        "ours",
+        "svd",
+        0.002,
+        0.1,
+        True,
+    ),
+    Row(
+        "cut, PEFT",
+        "The same",
+        "PEFT's `add_weighted_adapter`, svd",
+        "ours",
+        "peft",
+        0.002,
+        0.1,
+        True,
+    ),
     rounds=1,
     short_rounds=2,
 )
@@ -76,7 +133,9 @@ def cut_as_peers(bench: Bench):
     """On FLUX.1's commonest layer, in the short form on a small one."""
     delta = pair(*(SMALL if bench.short else SQUARE), 16)
     ours(delta, 16)
-    peers = bench.take_turns({"svd": partial(by_svd, delta, 16)}) | {"peft": [by_peft(delta, 16)[0] for _ in range(bench.rounds)]}
+    peers = bench.take_turns({"svd": partial(by_svd, delta, 16)}) | {
+        "peft": [by_peft(delta, 16)[0] for _ in range(bench.rounds)]
+    }
     # A thousandth of a round is too short to be taken once.
     quick = bench._replace(rounds=9).take_turns({"ours": partial(ours, delta, 16)})["ours"]
     return peers | {"ours": [statistics.median(quick)] * bench.rounds}
@@ -89,7 +148,9 @@ def by_peft(delta, rank: int):
 
     out, columns = delta.shape
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["0"])
-    model = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(columns, out, bias=False)), config, "first")
+    model = peft.get_peft_model(
+        torch.nn.Sequential(torch.nn.Linear(columns, out, bias=False)), config, "first"
+    )
     model.add_adapter("second", config)
     layer = model.base_model.model[0]
     with torch.no_grad():
@@ -98,8 +159,13 @@ def by_peft(delta, rank: int):
             layer.lora_A[name].weight.copy_(delta.down[rows])
             layer.lora_B[name].weight.copy_(delta.up[:, rows])
     start = time.perf_counter()
-    model.add_weighted_adapter(["first", "second"], [1.0, 1.0], "sum", combination_type="svd", svd_rank=rank)
-    return time.perf_counter() - start, (layer.lora_B["sum"].weight.data, layer.lora_A["sum"].weight.data)
+    model.add_weighted_adapter(
+        ["first", "second"], [1.0, 1.0], "sum", combination_type="svd", svd_rank=rank
+    )
+    return time.perf_counter() - start, (
+        layer.lora_B["sum"].weight.data,
+        layer.lora_A["sum"].weight.data,
+    )
 
 
 BEST = "the smallest possible"
@@ -107,7 +173,16 @@ BEST = "the smallest possible"
 
 @measurement(
     Row("error of a cut", "Error of that form", BEST, "ours", "optimum", 1, 1.00001, True),
-    Row("error of svd_lowrank", "Error of `torch.svd_lowrank`'s", BEST, "lowrank", "optimum", 1.01, 2, True),
+    Row(
+        "error of svd_lowrank",
+        "Error of `torch.svd_lowrank`'s",
+        BEST,
+        "lowrank",
+        "optimum",
+        1.01,
+        2,
+        True,
+    ),
     Row("error of a full SVD", "Error of a full SVD's", BEST, "svd", "optimum", 1, 1.00001),
     Row("error of PEFT", "Error of PEFT's", BEST, "peft", "optimum", 1, 1.00001),
     rounds=1,
@@ -117,28 +192,47 @@ BEST = "the smallest possible"
 def error(bench: Bench):
     """Of the sum of two of rank 16 on a layer of a third of the side."""
     import torch
-    from lora_locksmith.lora.factors import Factors, add
+    from lora_locksmith.lora.math.low_rank import Factors, add
 
     delta = pair(*SMALL, 16)
-    outer, inner = (torch.linalg.qr(factor.double(), mode="r").R for factor in (delta.up, delta.down.T))
+    outer, inner = (
+        torch.linalg.qr(factor.double(), mode="r").R for factor in (delta.up, delta.down.T)
+    )
     squares = torch.linalg.svdvals(outer @ inner.T).square()
     errors = {"optimum": [(squares[16:].sum() / squares.sum()).sqrt().item()]}
-    made = {"ours": ours(delta, 16), "lowrank": by_lowrank(delta, 16), "svd": by_svd(delta, 16), "peft": by_peft(delta, 16)[1]}
+    made = {
+        "ours": ours(delta, 16),
+        "lowrank": by_lowrank(delta, 16),
+        "svd": by_svd(delta, 16),
+        "peft": by_peft(delta, 16)[1],
+    }
     for name, (up, down) in made.items():
         # From the factors of the difference, in fp64.
-        difference = add([Factors(delta.up.double(), delta.down.double()), Factors(-up.double(), down.double())])
+        difference = add(
+            [Factors(delta.up.double(), delta.down.double()), Factors(-up.double(), down.double())]
+        )
         errors[name] = [difference.frobenius() / delta.frobenius()]
     return errors
 
 
 @measurement(
-    Row("resize", "Resizing a file of rank 64 to 16", "full SVD of dense deltas, as sd-scripts' `resize_lora`", "ours", "svd", 0.02, 0.3),
+    Row(
+        "resize",
+        "Resizing a file of rank 64 to 16",
+        "full SVD of dense deltas, as sd-scripts' `resize_lora`",
+        "ours",
+        "svd",
+        0.02,
+        0.3,
+    ),
     rounds=3,
     short_rounds=1,
 )
 def resize(bench: Bench):
-    """The self-attention of SD 1.5's middle block, 1280 x 1280, in kohya's names; ours also reads, writes and verifies."""
-    from lora_locksmith.lora.resize import Ask, resize_file
+    """The self-attention of SD 1.5's middle block, 1280 x 1280, in kohya's names; ours also reads,
+    writes and verifies.
+    """
+    from lora_locksmith.lora.rewrite.resize import Ask, resize_file
 
     from .files import write_noise
 
@@ -146,7 +240,10 @@ def resize(bench: Bench):
     for name in ("to_q",) if bench.short else ("to_q", "to_k", "to_v", "to_out_0"):
         module = f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_{name}"
         shapes |= {f"{module}.lora_down.weight": (64, 1280), f"{module}.lora_up.weight": (1280, 64)}
-    path, new = write_noise(bench.folder / "lora.safetensors", shapes), bench.folder / "small.safetensors"
+    path, new = (
+        write_noise(bench.folder / "lora.safetensors", shapes),
+        bench.folder / "small.safetensors",
+    )
     make = lambda: resize_file(path, new, Ask(rank=16), overwrite=True)  # noqa: E731
     assert {row.rank for row in make().rows} == {16}
     return bench.take_turns({"ours": make, "svd": partial(resized_by_svd, path)})
@@ -154,9 +251,9 @@ def resize(bench: Bench):
 
 def resized_by_svd(path: Path) -> None:
     """The method of sd-scripts (networks/resize_lora.py), done anew here, and nothing written."""
-    from lora_locksmith.key_maps.header import read_header
-    from lora_locksmith.lora.factors import Factors
-    from lora_locksmith.lora.reader import map_tensors
+    from lora_locksmith.files.header import read_header
+    from lora_locksmith.lora.io.mapped import map_tensors
+    from lora_locksmith.lora.math.low_rank import Factors
 
     tensors = map_tensors(path, read_header(path))
     for name, down in tensors.items():

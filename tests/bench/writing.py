@@ -1,4 +1,6 @@
-"""Writing FLUX.1 files in another dialect, verified, against copying their bytes, and what memory that needs."""
+"""Writing FLUX.1 files in another dialect, verified, against copying their bytes, and what memory
+that needs.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,28 @@ def diffusers_file(path: Path, rank: int) -> Path:
 
 
 def convert(source: Path, target: Path, dialect: str) -> None:
-    from lora_locksmith.key_maps.inspection import inspect_file
-    from lora_locksmith.lora.reader import map_tensors
-    from lora_locksmith.lora.writer import write_as
+    from lora_locksmith.lora.io.mapped import map_tensors
+    from lora_locksmith.lora.io.writer import write_as
+    from lora_locksmith.report.inspection import inspect_file
 
     found = inspect_file(source)
-    written = write_as(found.plan, map_tensors(source, found.header), target, dialect, overwrite=True)
+    written = write_as(
+        found.plan, map_tensors(source, found.header), target, dialect, overwrite=True
+    )
     assert written.difference < 1e-6
 
 
 @measurement(
-    Row("write, renamed", "Writing in another dialect, verified: renamed", COPY, "renamed", "copy kohya", 3, 60, True),
+    Row(
+        "write, renamed",
+        "Writing in another dialect, verified: renamed",
+        COPY,
+        "renamed",
+        "copy kohya",
+        3,
+        60,
+        True,
+    ),
     Row("write, fused", "The same: fused", COPY, "fused", "copy diffusers", 7, 60, True),
     Row("write, split", "The same: split", COPY, "split", "copy kohya", 5, 60, True),
     rounds=5,
@@ -44,7 +57,9 @@ def convert(source: Path, target: Path, dialect: str) -> None:
 )
 def write(bench: Bench):
     rank = 8 if bench.short else 16
-    kohya, diffusers = (make(bench.folder / make.__name__, rank) for make in (kohya_file, diffusers_file))
+    kohya, diffusers = (
+        make(bench.folder / make.__name__, rank) for make in (kohya_file, diffusers_file)
+    )
     new = bench.folder / "new.safetensors"
     return bench.take_turns(
         {
@@ -67,7 +82,16 @@ def fix(folder: Path, output: Path) -> None:
 
 
 @measurement(
-    Row("fix", "`fix` of a folder of files, hashed, fused, verified", COPY, "fix", "copy", 8, 60, True),
+    Row(
+        "fix",
+        "`fix` of a folder of files, hashed, fused, verified",
+        COPY,
+        "fix",
+        "copy",
+        8,
+        60,
+        True,
+    ),
     rounds=3,
     short_rounds=1,
 )
@@ -77,12 +101,24 @@ def fix_folder(bench: Bench):
     folder.mkdir()
     paths = [diffusers_file(folder / f"{number}.safetensors", rank) for number in range(count)]
     return bench.take_turns(
-        {"copy": partial(copy_bytes, paths, bench.folder / "copy"), "fix": partial(fix, folder, bench.folder / "fixed")}
+        {
+            "copy": partial(copy_bytes, paths, bench.folder / "copy"),
+            "fix": partial(fix, folder, bench.folder / "fixed"),
+        }
     )
 
 
 @measurement(
-    Row("memory of fix", "Memory `fix` of a file needs at its peak", "the size of the file", "fix", "file", 0.5, 1, True),
+    Row(
+        "memory of fix",
+        "Memory `fix` of a file needs at its peak",
+        "the size of the file",
+        "fix",
+        "file",
+        0.5,
+        1,
+        True,
+    ),
     rounds=3,
     short_rounds=1,
     unit=BYTES,
@@ -96,7 +132,9 @@ def fix_memory(bench: Bench):
 
 
 def fixer(folder: str, output: str) -> Callable[[], object]:
-    """After a fix of a file of rank 1, which reads the tables; every round writes to a place of its own."""
+    """After a fix of a file of rank 1, which reads the tables; every round writes to a place of its
+    own.
+    """
     Path(output).mkdir(exist_ok=True)
     place = Path(tempfile.mkdtemp(dir=output))
     (place / "warm").mkdir()

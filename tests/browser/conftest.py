@@ -25,13 +25,18 @@ QUIET = (
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A running browser; only for a module, because asyncio.run() does not work beside playwright."""
+    """A running browser; only for a module, because asyncio.run() does not work
+    beside playwright.
+    """
     try:
         found = dev.browser_at_hand()
     except dev.Fault as fault:
         pytest.fail(str(fault), pytrace=False)
     if found is None:
-        pytest.fail("There is no Chromium, Chrome or Edge here. Install one, or set CHROMIUM_PATH to one.", pytrace=False)
+        pytest.fail(
+            "There is no Chromium, Chrome or Edge here. Install one, or set CHROMIUM_PATH to one.",
+            pytrace=False,
+        )
     with sync_playwright() as playwright:
         try:
             running = playwright.chromium.launch(executable_path=found, args=list(QUIET))
@@ -44,7 +49,9 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def front_end(browser: Browser, server: comfy_server.Server) -> Iterator[FrontEnd]:
     """The front end, open."""
-    context = browser.new_context(viewport={"width": 1400, "height": 900}, permissions=["clipboard-read", "clipboard-write"])
+    context = browser.new_context(
+        viewport={"width": 1400, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
+    )
     front_end = FrontEnd(context.new_page(), server.url)
     front_end.open()
     yield front_end

@@ -1,4 +1,6 @@
-"""A little of each part works in the front end this ComfyUI asks for and in the newest, and neither has anything to complain of."""
+"""A little of each part works in the front end this ComfyUI asks for and in the newest, and neither
+has anything to complain of.
+"""
 
 import re
 import shutil
@@ -19,7 +21,9 @@ STOCK, OURS, STACK = "LoraLoaderModelOnly", "LocksmithLoadAndFixLoRA", "Locksmit
 
 @pytest.fixture(scope="module", params=[PINNED, NEWEST])
 def which(request) -> str:
-    """Which front end; not a parameter of `server`, because the server of all tests, of the same name, would start anew with each."""
+    """Which front end; not a parameter of `server`, because the server of all tests, of the same
+    name, would start anew with each.
+    """
     return request.param
 
 
@@ -31,11 +35,17 @@ def server(which, server, comfyui_path, tmp_path_factory):
         return
     folder = dev.front_end_at_hand()
     if folder is None:
-        pytest.fail(f"There is no front end {dev.NEWEST_FRONT_END} in {dev.WORK}. 'python dev.py test' gets it.", pytrace=False)
+        pytest.fail(
+            f"There is no front end {dev.NEWEST_FRONT_END} in {dev.WORK}. 'python dev.py test'"
+            " gets it.",
+            pytrace=False,
+        )
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("newest"), dev.ROOT)
     shutil.copytree(server.base / "models", base / "models", dirs_exist_ok=True)
     extra = ("--front-end-root", str(folder))
-    with comfy_server.Server(Path(sys.executable), comfyui_path, base, base / "server.log", extra) as running:
+    with comfy_server.Server(
+        Path(sys.executable), comfyui_path, base, base / "server.log", extra
+    ) as running:
         yield running
 
 
@@ -43,9 +53,19 @@ def workflow_of(kind: str, values: list) -> dict:
     """A tiny FLUX and one loader."""
     nodes = [
         node(1, "UNETLoader", (40, 60, 300, 90), [], [("MODEL", "MODEL", [1])], [FLUX, "default"]),
-        node(2, kind, (380, 60, 480, 320), [("model", "MODEL", 1)], [("MODEL", "MODEL", [])], values),
+        node(
+            2, kind, (380, 60, 480, 320), [("model", "MODEL", 1)], [("MODEL", "MODEL", [])], values
+        ),
     ]
-    graph = {"id": str(uuid.uuid4()), "last_node_id": 2, "last_link_id": 1, "version": 0.4, "groups": [], "config": {}, "extra": {}}
+    graph = {
+        "id": str(uuid.uuid4()),
+        "last_node_id": 2,
+        "last_link_id": 1,
+        "version": 0.4,
+        "groups": [],
+        "config": {},
+        "extra": {},
+    }
     return {**graph, "nodes": nodes, "links": [[1, 1, 0, 2, 0, "MODEL"]]}
 
 
@@ -75,7 +95,12 @@ def test_stock_loader_is_replaced_in_one_step(front_end, mode):
 
 
 def test_stack_shows_its_rows(front_end, mode, picture):
-    front_end.load(workflow_of(STACK, [f'[{{"on": true, "name": "{BROKEN_LORA}", "strength": 0.5}}]', "report", "patch"]))
+    front_end.load(
+        workflow_of(
+            STACK,
+            [f'[{{"on": true, "name": "{BROKEN_LORA}", "strength": 0.5}}]', "report", "patch"],
+        )
+    )
     box = front_end.page.get_by_role("region", name="LoRAs of Load and Fix LoRA (stack)")
     expect(box.get_by_role("listitem")).to_have_count(1)
     expect(box.get_by_role("spinbutton").first).to_have_value(re.compile("0.5"))

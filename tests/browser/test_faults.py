@@ -1,4 +1,6 @@
-"""What made a node fail stays on the node, in red, beside what its file is; and a run that needed no work shows its reports."""
+"""What made a node fail stays on the node, in red, beside what its file is; and a run that needed
+no work shows its reports.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,14 @@ STACK = """async ([flux, rows]) => {
 @pytest.fixture
 def partly(front_end: FrontEnd, server, mode: str) -> Iterator[str]:
     """A LoRA some of which has no place."""
-    modules = {f"lora_unet_double_blocks_{block}_img_attn_proj": (HIDDEN, HIDDEN) for block in (0, 1, 7)}
-    shapes = {name + role: (1, inputs) for name, (_, inputs) in modules.items() for role in [".lora_down.weight"]}
+    modules = {
+        f"lora_unet_double_blocks_{block}_img_attn_proj": (HIDDEN, HIDDEN) for block in (0, 1, 7)
+    }
+    shapes = {
+        name + role: (1, inputs)
+        for name, (_, inputs) in modules.items()
+        for role in [".lora_down.weight"]
+    }
     shapes |= {name + ".lora_up.weight": (outputs, 1) for name, (outputs, _) in modules.items()}
     path = server.base / "models" / "loras" / PARTLY
     write_hollow(path, shapes, {}, "F16")
@@ -52,12 +60,18 @@ def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, pi
     fault = shown(front_end, LOADER_TITLE).locator(FAULT)
     expect(fault).to_contain_text("2 of 6 keys have no effect")
     expect(shown(front_end, LOADER_TITLE).locator(WHAT)).to_contain_text("3 modules")
-    panel, what = (shown(front_end, LOADER_TITLE).locator(part).bounding_box() for part in ("..", WHAT))
-    assert what["y"] + what["height"] <= panel["y"] + panel["height"], "what the file is cannot be seen beside the fault"
+    panel, what = (
+        shown(front_end, LOADER_TITLE).locator(part).bounding_box() for part in ("..", WHAT)
+    )
+    assert what["y"] + what["height"] <= panel["y"] + panel["height"], (
+        "what the file is cannot be seen beside the fault"
+    )
     for palette in ("light", "dark"):
         front_end.set("Comfy.ColorPalette", palette)
         assert front_end.contrast(fault) > 4.5
-    red, green, blue = fault.evaluate("part => getComputedStyle(part).backgroundColor.match(/\\d+/g).map(Number)")
+    red, green, blue = fault.evaluate(
+        "part => getComputedStyle(part).backgroundColor.match(/\\d+/g).map(Number)"
+    )
     assert red > 150 > 80 > max(green, blue)
     front_end.run_command("Comfy.NewBlankWorkflow")
     front_end.run_command("Workspace.PreviousOpenedWorkflow")
@@ -75,14 +89,18 @@ def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, pi
 
 
 def test_fault_takes_the_place_of_an_earlier_report(front_end, server, lora_file, mode):
-    lora_file("turns_bad.safetensors", (server.base / "models" / "loras" / BROKEN_LORA).read_bytes())
+    lora_file(
+        "turns_bad.safetensors", (server.base / "models" / "loras" / BROKEN_LORA).read_bytes()
+    )
     front_end.run_command("Comfy.RefreshNodeDefinitions")
     front_end.load_new("turns_bad.safetensors")
     front_end.run()
     expect(front_end.reports).to_have_count(2)
     lora_file("turns_bad.safetensors", b"no LoRA at all")
     front_end.run()
-    failed = front_end.page.locator(".locksmith-preview").filter(has=front_end.page.locator(f"{FAULT}:not([hidden])"))
+    failed = front_end.page.locator(".locksmith-preview").filter(
+        has=front_end.page.locator(f"{FAULT}:not([hidden])")
+    )
     expect(failed).to_have_count(1)
     expect(failed.locator(FAULT)).to_contain_text("turns_bad.safetensors")
     expect(front_end.reports).to_have_count(1)
@@ -91,12 +109,21 @@ def test_fault_takes_the_place_of_an_earlier_report(front_end, server, lora_file
 
 def test_stack_says_which_row_failed_until_its_rows_change(front_end, partly, picture):
     front_end.page.evaluate(
-        STACK, [FLUX, [{"on": True, "name": BROKEN_LORA, "strength": 0.5}, {"on": True, "name": partly, "strength": 1}]]
+        STACK,
+        [
+            FLUX,
+            [
+                {"on": True, "name": BROKEN_LORA, "strength": 0.5},
+                {"on": True, "name": partly, "strength": 1},
+            ],
+        ],
     )
     front_end.run()
     fault = shown(front_end, STACK_TITLE).locator(FAULT)
     expect(fault).to_contain_text("Row 2")
-    rows = front_end.page.get_by_role("region", name=f"LoRAs of {STACK_TITLE}").get_by_role("listitem")
+    rows = front_end.page.get_by_role("region", name=f"LoRAs of {STACK_TITLE}").get_by_role(
+        "listitem"
+    )
     rows.nth(1).get_by_role("switch").click()
     expect(fault).to_have_count(0)
     front_end.run()
@@ -105,13 +132,17 @@ def test_stack_says_which_row_failed_until_its_rows_change(front_end, partly, pi
 
 
 def test_what_the_server_refuses_is_said_on_the_node(front_end, mode, picture):
-    front_end.page.evaluate(STACK, [FLUX, [{"on": True, "name": "gone.safetensors", "strength": 0.5}]])
+    front_end.page.evaluate(
+        STACK, [FLUX, [{"on": True, "name": "gone.safetensors", "strength": 0.5}]]
+    )
     front_end.page.evaluate("app.queuePrompt(0)")
     expect(shown(front_end, STACK_TITLE).locator(FAULT)).to_contain_text("gone.safetensors")
     front_end.said.clear()
 
 
-def test_answer_from_the_cache_is_shown_in_another_workflow_and_browser(front_end, server, browser, mode):
+def test_answer_from_the_cache_is_shown_in_another_workflow_and_browser(
+    front_end, server, browser, mode
+):
     workflow = workflow_of_both_nodes(KOHYA_LORA, strength=0.4321 if mode == "vue" else 0.1234)
     front_end.load(workflow)
     front_end.run()
@@ -128,7 +159,11 @@ def test_answer_from_the_cache_is_shown_in_another_workflow_and_browser(front_en
     other.run()
     expect(other.reports).to_have_count(2)
     newest = next(iter(server.get("/history?max_items=1").values()))
-    cached = [details["nodes"] for kind, details in newest["status"]["messages"] if kind == "execution_cached"]
+    cached = [
+        details["nodes"]
+        for kind, details in newest["status"]["messages"]
+        if kind == "execution_cached"
+    ]
     assert {str(LOADER), str(INSPECT)} <= set(cached[0]), "the nodes ran anew, which proves nothing"
     assert other.said == []
     context.close()
@@ -161,7 +196,9 @@ def test_doubt_turns_badge_and_rows_amber(front_end, server, mode, picture):
 def test_doubt_turns_a_stack_amber(front_end, server, mode, picture):
     rows = [{"on": True, "name": name, "strength": 0.75} for name in (BROKEN_LORA, KOHYA_LORA)]
     front_end.page.evaluate(STACK, [FLUX, rows])
-    node = front_end.page.evaluate("app.rootGraph.nodes.find((node) => node.comfyClass === 'LocksmithLoRAStack').id")
+    node = front_end.page.evaluate(
+        "app.rootGraph.nodes.find((node) => node.comfyClass === 'LocksmithLoRAStack').id"
+    )
     front_end.run()
     output = next(iter(server.get("/history?max_items=1").values()))["outputs"][str(node)]
     report = json.loads(output["report_json"][0])
@@ -169,10 +206,18 @@ def test_doubt_turns_a_stack_amber(front_end, server, mode, picture):
     report["cautions"] = [f"2. {KOHYA_LORA} at 0.75: {CAUTION}"]
     doubtful = {"text": [output["text"][0] + "\n"], "report_json": [json.dumps(report)]}
     front_end.page.evaluate("outputs => { app.nodeOutputs = outputs }", {str(node): doubtful})
-    expect(front_end.report(STACK_TITLE).locator(".locksmith-badge")).to_have_class("locksmith-badge locksmith-part")
-    badges = front_end.page.get_by_role("region", name=f"LoRAs of {STACK_TITLE}").get_by_role("listitem").get_by_role("img")
+    expect(front_end.report(STACK_TITLE).locator(".locksmith-badge")).to_have_class(
+        "locksmith-badge locksmith-part"
+    )
+    badges = (
+        front_end.page.get_by_role("region", name=f"LoRAs of {STACK_TITLE}")
+        .get_by_role("listitem")
+        .get_by_role("img")
+    )
     expect(badges.nth(1)).to_have_text("! 10")
-    expect(badges.nth(1)).to_have_attribute("title", CAUTION + badges.nth(1).get_attribute("title")[len(CAUTION) :])
+    expect(badges.nth(1)).to_have_attribute(
+        "title", CAUTION + badges.nth(1).get_attribute("title")[len(CAUTION) :]
+    )
     expect(badges.nth(0)).to_have_text("\u2713 22")
 
 
@@ -181,19 +226,32 @@ def test_damaged_files_of_a_stack_are_told_row_by_row(front_end, lora_file, mode
     tensors = kohya_lora()
     next(iter(tensors.values())).view(-1)[0] = float("nan")
     lora_file("in a folder/nan.safetensors", save(tensors))
-    lora_file("in a folder/number.safetensors", save(kohya_lora(), {"steps": "8"}).replace(b'"steps":"8"', b'"steps": 8 '))
+    lora_file(
+        "in a folder/number.safetensors",
+        save(kohya_lora(), {"steps": "8"}).replace(b'"steps":"8"', b'"steps": 8 '),
+    )
     front_end.run_command("Comfy.RefreshNodeDefinitions")
-    rows = [{"on": True, "name": f"in a folder/{name}.safetensors", "strength": 0.75} for name in ("nan", "number")]
+    rows = [
+        {"on": True, "name": f"in a folder/{name}.safetensors", "strength": 0.75}
+        for name in ("nan", "number")
+    ]
     front_end.page.evaluate(STACK, [FLUX, rows])
     front_end.run()
     report = front_end.report(STACK_TITLE)
     expect(report.locator(".locksmith-badge")).to_have_class("locksmith-badge locksmith-part")
-    badges = front_end.page.get_by_role("region", name=f"LoRAs of {STACK_TITLE}").get_by_role("listitem").get_by_role("img")
+    badges = (
+        front_end.page.get_by_role("region", name=f"LoRAs of {STACK_TITLE}")
+        .get_by_role("listitem")
+        .get_by_role("img")
+    )
     expect(badges.nth(0)).to_have_text("! 10")
     expect(badges.nth(1)).to_have_text("\u2713 10")
     report.get_by_role("button", name="Details").click()
     dialog = front_end.page.get_by_role("dialog", name="Details of")
-    expect(dialog).to_contain_text("The stock loader fails on this file: in a folder/number.safetensors: safetensors does not read it")
+    expect(dialog).to_contain_text(
+        "The stock loader fails on this file: in a folder/number.safetensors: safetensors does not"
+        " read it"
+    )
     expect(dialog.locator(".locksmith-caution")).to_contain_text("nan.safetensors")
     front_end.page.keyboard.press("Escape")
     front_end.said.clear()

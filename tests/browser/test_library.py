@@ -1,4 +1,6 @@
-"""The library page in the real front end: search, sort, filter, details, onto the canvas, repaired copies, thousands of files."""
+"""The library page in the real front end: search, sort, filter, details, onto the canvas, repaired
+copies, thousands of files.
+"""
 
 from __future__ import annotations
 
@@ -85,8 +87,16 @@ class Library:
 
     def options(self, field: str) -> dict[str, int]:
         """value -> the count beside it."""
-        texts = self.element.get_by_role("combobox", name=field).locator("option").evaluate_all("all => all.map((o) => [o.value, o.text])")
-        return {value: int(re.search(r"\((\d[\d,]*)\)$", text)[1].replace(",", "")) for value, text in texts if value}
+        texts = (
+            self.element.get_by_role("combobox", name=field)
+            .locator("option")
+            .evaluate_all("all => all.map((o) => [o.value, o.text])")
+        )
+        return {
+            value: int(re.search(r"\((\d[\d,]*)\)$", text)[1].replace(",", ""))
+            for value, text in texts
+            if value
+        }
 
     def widen(self, width: int) -> None:
         """Drag the edge of the sidebar."""
@@ -102,7 +112,12 @@ def loras(server) -> Iterator[Path]:
     """The loras folder, with files of every kind in a folder of their own."""
     folder = server.base / "models" / "loras"
     write_shelf(folder / FOLDER, COUNT)
-    write_kind(folder / FOLDER / HOSTILE_NAME, "flux", 8, {"modelspec.trigger_phrase": HOSTILE_WORD, "modelspec.title": "<h1>big</h1>"})
+    write_kind(
+        folder / FOLDER / HOSTILE_NAME,
+        "flux",
+        8,
+        {"modelspec.trigger_phrase": HOSTILE_WORD, "modelspec.title": "<h1>big</h1>"},
+    )
     yield folder
     shutil.rmtree(folder / FOLDER)
 
@@ -142,10 +157,15 @@ def test_every_file_is_shown_and_counted(library, told, picture):
     assert "57 of 57 load, 0 with stock" in cells[6]
 
 
-@pytest.mark.parametrize(("words", "column"), [("number 11", "file"), ("stable diff", "made_for"), ("SIMPLETUNER bug", "trainer")])
+@pytest.mark.parametrize(
+    ("words", "column"),
+    [("number 11", "file"), ("stable diff", "made_for"), ("SIMPLETUNER bug", "trainer")],
+)
 def test_search_finds_names_models_and_trainers(library, told, words, column):
     library.search(words)
-    wanted = [row for row in told if all(word in row[column].lower() for word in words.lower().split())]
+    wanted = [
+        row for row in told if all(word in row[column].lower() for word in words.lower().split())
+    ]
     expect(library.status).to_have_text(f"{len(wanted)} of {len(told)} LoRAs")
     assert set(library.names()) <= set(names_of(wanted)) and wanted
 
@@ -158,14 +178,21 @@ def test_search_without_a_match_says_so_and_can_be_cleared(library, told):
     expect(library.search_field).to_be_focused()
 
 
-@pytest.mark.parametrize(("sort", "key"), [("size", "bytes"), ("changed", "changed"), ("model", "made_for"), ("trainer", "trainer")])
+@pytest.mark.parametrize(
+    ("sort", "key"),
+    [("size", "bytes"), ("changed", "changed"), ("model", "made_for"), ("trainer", "trainer")],
+)
 def test_sorted_by_any_column_both_ways(library, told, sort, key):
     library.search("number")
     known = dict(zip(names_of(told), told, strict=True))
     library.choose("Sort by", sort)
     for turned in (False, True):
         values = [known[name][key] for name in library.names() if known[name][key]]
-        assert values == sorted(values, reverse=turned, key=lambda value: value.lower() if isinstance(value, str) else value)
+        assert values == sorted(
+            values,
+            reverse=turned,
+            key=lambda value: value.lower() if isinstance(value, str) else value,
+        )
         if not turned:
             library.element.get_by_role("button", name="Ascending").click()
 
@@ -190,7 +217,11 @@ def test_filters_tell_what_they_leave_and_leave_it(library, told):
 
 @pytest.mark.parametrize("state", ["stock", "problem", "unreadable"])
 def test_files_with_trouble_are_found(library, told, state):
-    trouble = {"stock": lambda row: row["gains"], "problem": lambda row: row["problem"], "unreadable": lambda row: row["error"]}[state]
+    trouble = {
+        "stock": lambda row: row["gains"],
+        "problem": lambda row: row["problem"],
+        "unreadable": lambda row: row["error"],
+    }[state]
     count = library.options("All states")[state]
     library.choose("All states", state)
     assert library.shown() == count == sum(bool(trouble(row)) for row in told) > 0
@@ -212,7 +243,9 @@ def test_choice_is_remembered_in_this_browser(library, front_end):
     library.open()
     front_end.wait_until(lambda: library.names() == names)
     assert library.search_field.input_value() == "number 1"
-    front_end.page.evaluate("localStorage.setItem('loralocksmith.library', '[1, {')")  # written by something else
+    front_end.page.evaluate(
+        "localStorage.setItem('loralocksmith.library', '[1, {')"
+    )  # written by something else
     library.close()
     library.open()
     assert library.search_field.input_value() == ""
@@ -238,7 +271,9 @@ def test_list_is_driven_by_the_keyboard(library, told, picture):
         assert is_inside(chosen.bounding_box(), library.list.bounding_box())
     assert float(chosen.evaluate("row => parseFloat(getComputedStyle(row).outlineWidth)")) >= 2
     keyboard.press("Enter")
-    expect(library.details.get_by_role("heading", name=library.names()[1], exact=True)).to_be_focused()
+    expect(
+        library.details.get_by_role("heading", name=library.names()[1], exact=True)
+    ).to_be_focused()
     keyboard.press("Escape")
     expect(library.details).to_have_count(0)
     expect(library.list).to_be_focused()
@@ -261,7 +296,9 @@ def test_details_tell_the_report(library, server, told, picture):
     library.row("broken number 8").click()
     report = library.details.get_by_role("group", name="Report")
     expect(report.get_by_role("heading", name="What it is")).to_be_visible()
-    markdown = server.get(f"/lora_locksmith/file?full=1&name={file.replace(' ', '%20').replace('/', '%2F')}")["markdown"]
+    markdown = server.get(
+        f"/lora_locksmith/file?full=1&name={file.replace(' ', '%20').replace('/', '%2F')}"
+    )["markdown"]
     expect(report.locator("p").first).to_have_text(markdown.split("\n")[0].strip("*"))
     library.details.get_by_role("button", name="word8").click()
     expect(library.details.get_by_role("button", name="Copied")).to_be_visible()
@@ -306,8 +343,13 @@ def test_added_to_the_middle_of_the_view_as_one_step(library, front_end, picture
     library.details.get_by_role("button", name="Add to graph").click()
     front_end.wait_until(lambda: len(front_end.workflow()["nodes"]) == len(before["nodes"]) + 1)
     added = newest(front_end)
-    assert added["type"] == LOADER and added["widgets_values"][0].endswith("dora number 7.safetensors")
-    box, free = front_end.node_box(added["id"]), front_end.page.locator(".graph-canvas-panel").bounding_box()
+    assert added["type"] == LOADER and added["widgets_values"][0].endswith(
+        "dora number 7.safetensors"
+    )
+    box, free = (
+        front_end.node_box(added["id"]),
+        front_end.page.locator(".graph-canvas-panel").bounding_box(),
+    )
     for side, length in (("x", "width"), ("y", "height")):
         assert abs(box[side] + box[length] / 2 - free[side] - free[length] / 2) < 40
     front_end.run_command("Comfy.Undo")
@@ -315,13 +357,18 @@ def test_added_to_the_middle_of_the_view_as_one_step(library, front_end, picture
     for _ in range(2):
         library.details.get_by_role("button", name="Add to graph").click()
     front_end.wait_until(lambda: len(front_end.workflow()["nodes"]) == len(before["nodes"]) + 2)
-    assert len({tuple(node["pos"]) for node in front_end.workflow()["nodes"]}) == len(before["nodes"]) + 2
+    assert (
+        len({tuple(node["pos"]) for node in front_end.workflow()["nodes"]})
+        == len(before["nodes"]) + 2
+    )
 
 
 def test_dragged_onto_the_canvas(library, front_end):
     before = fresh_workflow(front_end)
     library.search("sd15 number 9")
-    library.row("sd15 number 9").drag_to(front_end.page.locator("#graph-canvas"), target_position={"x": 900, "y": 780})
+    library.row("sd15 number 9").drag_to(
+        front_end.page.locator("#graph-canvas"), target_position={"x": 900, "y": 780}
+    )
     front_end.wait_until(lambda: len(front_end.workflow()["nodes"]) == len(before["nodes"]) + 1)
     box = front_end.node_box(newest(front_end)["id"])
     assert abs(box["x"] - 900) < 40 and abs(box["y"] - 780) < 80
@@ -338,7 +385,9 @@ def test_dragged_onto_a_node_that_names_a_lora(library, front_end):
     front_end.page.mouse.down()
     front_end.page.mouse.move(place["x"], place["y"], steps=5)
     front_end.page.mouse.up()
-    front_end.wait_until(lambda: front_end.value(2, "lora_name").endswith("sd15 number 9.safetensors"))
+    front_end.wait_until(
+        lambda: front_end.value(2, "lora_name").endswith("sd15 number 9.safetensors")
+    )
     assert len(front_end.workflow()["nodes"]) == len(before["nodes"])
     front_end.run_command("Comfy.Undo")
     assert content(front_end.workflow()) == before
@@ -346,16 +395,14 @@ def test_dragged_onto_a_node_that_names_a_lora(library, front_end):
 
 def test_dragged_onto_a_stack(library, front_end, picture):
     fresh_workflow(front_end)
-    stack = front_end.page.evaluate(
-        """() => {
+    stack = front_end.page.evaluate("""() => {
             const node = LiteGraph.createNode("LocksmithLoRAStack");
             app.rootGraph.add(node);
             const area = document.querySelector(".graph-canvas-panel").getBoundingClientRect();
             node.pos = app.clientPosToCanvasPos([area.right - 560, area.bottom - 400]);
             app.canvas.setDirty(true, true);
             return node.id;
-        }"""
-    )
+        }""")
     library.search("sd15 number 9")
     front_end.settle()  # the node is drawn
     box = front_end.node_box(stack)
@@ -366,7 +413,9 @@ def test_dragged_onto_a_stack(library, front_end, picture):
     front_end.wait_until(lambda: "sd15 number 9.safetensors" in front_end.value(stack, "loras"))
 
 
-def test_repaired_copy_is_saved_shown_and_never_overwritten(library, loras, front_end, mode, picture):
+def test_repaired_copy_is_saved_shown_and_never_overwritten(
+    library, loras, front_end, mode, picture
+):
     library.search("broken number 20")
     library.row("broken number 20").click()
     library.details.get_by_role("button", name="Save repaired copy").click()
@@ -382,12 +431,21 @@ def test_repaired_copy_is_saved_shown_and_never_overwritten(library, loras, fron
     library.search(f"mended {mode}")
     expect(library.row(f"mended {mode}")).to_be_visible()
     front_end.load_new()
-    options = "app.rootGraph.getNodeById(2).widgets.find((widget) => widget.name === 'lora_name').options.values"
-    front_end.wait_until(lambda: any(name.endswith(f"mended {mode}.safetensors") for name in front_end.page.evaluate(options)))
+    options = (
+        "app.rootGraph.getNodeById(2).widgets.find((widget) => widget.name ==="
+        " 'lora_name').options.values"
+    )
+    front_end.wait_until(
+        lambda: any(
+            name.endswith(f"mended {mode}.safetensors") for name in front_end.page.evaluate(options)
+        )
+    )
     form.get_by_role("button", name="Save", exact=True).click()
     expect(form.get_by_role("status")).to_contain_text("is there already")
     assert path.stat().st_mtime_ns == written.st_mtime_ns
-    front_end.said = [line for line in front_end.said if "409" not in line]  # the browser's own line about the refusal
+    front_end.said = [
+        line for line in front_end.said if "409" not in line
+    ]  # the browser's own line about the refusal
 
 
 def test_name_that_leads_out_of_the_folder_is_refused(library, front_end):
@@ -442,14 +500,22 @@ def test_wide_page_has_columns_and_details_beside(library, told, picture):
     shown = [sizes[name] for name in library.names()]
     assert shown == sorted(shown)
     boxes = [cell.bounding_box() for cell in library.rows.first.get_by_role("gridcell").all()]
-    assert max(box["y"] + box["height"] / 2 for box in boxes) - min(box["y"] + box["height"] / 2 for box in boxes) < 3
+    assert (
+        max(box["y"] + box["height"] / 2 for box in boxes)
+        - min(box["y"] + box["height"] / 2 for box in boxes)
+        < 3
+    )
     library.rows.first.click()
-    library.front_end.wait_until(lambda: library.details.bounding_box()["x"] > library.list.bounding_box()["x"] + 300)
+    library.front_end.wait_until(
+        lambda: library.details.bounding_box()["x"] > library.list.bounding_box()["x"] + 300
+    )
     library.widen(380)
 
 
 def test_thousands_of_files_are_listed_searched_and_scrolled_through(front_end, loras):
-    """The document holds no more rows than are seen, so that none of it takes longer than with a few."""
+    """The document holds no more rows than are seen, so that none of it takes longer than with a
+    few.
+    """
     library = Library(front_end)
     library.open()
     library.reset()
@@ -464,7 +530,9 @@ def test_thousands_of_files_are_listed_searched_and_scrolled_through(front_end, 
         library.search("flux number 12")
         library.choose("All kinds", "LoRA")
         library.choose("Sort by", "trainer")
-        wanted = [number for number in range(0, THOUSANDS, 6) if "12" in str(number) and number % 50 != 49]
+        wanted = [
+            number for number in range(0, THOUSANDS, 6) if "12" in str(number) and number % 50 != 49
+        ]
         expect(library.status).to_have_text(re.compile(r"^\d+ of 3,\d+ LoRAs$"))
         assert library.shown() >= len(wanted)
         assert library.rows.count() < MOST_ROWS
@@ -479,18 +547,26 @@ def newest(front_end: FrontEnd) -> dict:
 
 
 def fresh_workflow(front_end: FrontEnd) -> dict:
-    """What a new workflow holds, opened and taken note of by the undo history; nodes drawn by Vue get their sizes late."""
+    """What a new workflow holds, opened and taken note of by the undo history; nodes drawn by Vue
+    get their sizes late.
+    """
     front_end.load_new()
     front_end.settle()
-    front_end.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    front_end.page.evaluate(
+        "app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
+    )
     return content(front_end.workflow())
 
 
 def content(workflow: dict) -> dict:
     """Nodes without their sizes, and links."""
-    nodes = [{key: value for key, value in node.items() if key != "size"} for node in workflow["nodes"]]
+    nodes = [
+        {key: value for key, value in node.items() if key != "size"} for node in workflow["nodes"]
+    ]
     return {"nodes": sorted(nodes, key=lambda node: int(node["id"])), "links": workflow["links"]}
 
 
 def is_inside(box: dict, outer: dict) -> bool:
-    return box["y"] >= outer["y"] - 1 and box["y"] + box["height"] <= outer["y"] + outer["height"] + 1
+    return (
+        box["y"] >= outer["y"] - 1 and box["y"] + box["height"] <= outer["y"] + outer["height"] + 1
+    )

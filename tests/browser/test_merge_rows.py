@@ -1,4 +1,6 @@
-"""The rows of Merge LoRAs in the real front end: connected LoRAs among the files, weights for parts, and the report of a run."""
+"""The rows of Merge LoRAs in the real front end: connected LoRAs among the files, weights for
+parts, and the report of a run.
+"""
 
 import json
 

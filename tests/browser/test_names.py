@@ -1,4 +1,6 @@
-"""Every scene works with files in folders, with names of any letters, and with the separators of another system."""
+"""Every scene works with files in folders, with names of any letters, and with the separators of
+another system.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,26 @@ from playwright.sync_api import Locator, expect
 from shelves import write_kind
 from tiny_models import BROKEN_LORA, DIFFUSERS_LORA, FLUX, KOHYA_LORA
 
-LOADER_TITLE, INSPECT_TITLE, STACK_TITLE = "Load and Fix LoRA", "Inspect LoRA Keys", "Load and Fix LoRA (stack)"
+LOADER_TITLE, INSPECT_TITLE, STACK_TITLE = (
+    "Load and Fix LoRA",
+    "Inspect LoRA Keys",
+    "Load and Fix LoRA (stack)",
+)
 BADGE, WHAT = ".locksmith-badge", ".locksmith-what"
 NAMES = {
     "nested": "styles/line work/v2.safetensors",
     "unicode": "\u753b\u98ce/\u6c34\u5f69 \u00f1 \U0001f58c.safetensors",
     "signs": "a+b & 100% #1/it's [x].safetensors",
-    "windows": "drawn\\by hand.safetensors",  # as Windows lists a file in a folder; elsewhere a file of this very name
+    "windows": (
+        "drawn\\by hand.safetensors"
+    ),  # as Windows lists a file in a folder; elsewhere a file of this very name
 }
 WITHIN, FOREIGN = "styles/line work/v2.safetensors", "styles\\line work\\v2.safetensors"
-SAME = {"same.safetensors": (DIFFUSERS_LORA, 22), "one/same.safetensors": (BROKEN_LORA, 22), "two/same.safetensors": (KOHYA_LORA, 10)}
+SAME = {
+    "same.safetensors": (DIFFUSERS_LORA, 22),
+    "one/same.safetensors": (BROKEN_LORA, 22),
+    "two/same.safetensors": (KOHYA_LORA, 10),
+}
 
 
 @pytest.fixture
@@ -79,9 +91,13 @@ def test_files_of_one_name_in_several_folders_are_told_apart(front_end, server, 
     outputs = {}
     for name, (_, modules) in SAME.items():
         front_end.load_new(name)
-        expect(preview_of(front_end, LOADER_TITLE).locator(WHAT)).to_contain_text(f"{modules} modules")
+        expect(preview_of(front_end, LOADER_TITLE).locator(WHAT)).to_contain_text(
+            f"{modules} modules"
+        )
         front_end.run()
-        expect(front_end.report(LOADER_TITLE).locator(BADGE)).to_have_text(f"\u2713 {modules} / {modules}")
+        expect(front_end.report(LOADER_TITLE).locator(BADGE)).to_have_text(
+            f"\u2713 {modules} / {modules}"
+        )
         expect_details(front_end, INSPECT_TITLE, name)
         outputs[name] = newest(server)
     front_end.load_new("same.safetensors")
@@ -117,12 +133,20 @@ BUILD = """async ([flux, type, rows]) => {
 }"""
 
 
-@pytest.mark.parametrize(("kind", "title"), [("LocksmithLoRAStack", STACK_TITLE), ("LocksmithMergeLoRAs", "Merge LoRAs")])
+@pytest.mark.parametrize(
+    ("kind", "title"), [("LocksmithLoRAStack", STACK_TITLE), ("LocksmithMergeLoRAs", "Merge LoRAs")]
+)
 def test_rows(front_end, folders, picture, kind, title):
     names = [*NAMES.values(), FOREIGN, "two/same.safetensors"]
-    rows = [{"on": True, "name": name, "strength": (index + 1) / 10} for index, name in enumerate(names)]
+    rows = [
+        {"on": True, "name": name, "strength": (index + 1) / 10} for index, name in enumerate(names)
+    ]
     node = front_end.page.evaluate(BUILD, [FLUX, kind, rows])
-    badges = front_end.page.get_by_role("region", name=f"LoRAs of {title}").get_by_role("listitem").get_by_role("img")
+    badges = (
+        front_end.page.get_by_role("region", name=f"LoRAs of {title}")
+        .get_by_role("listitem")
+        .get_by_role("img")
+    )
     expect(badges).to_have_text([re.compile("22")] * 5 + [re.compile("10")])
     front_end.run()
     report = front_end.report(title)
@@ -133,7 +157,9 @@ def test_rows(front_end, folders, picture, kind, title):
 
 def test_library_to_canvas_and_repaired_copy(front_end, server, folders, picture):
     for name in NAMES.values():
-        write_kind(server.base / "models" / "loras" / name, "broken", 4)  # of a model that can be told by its size
+        write_kind(
+            server.base / "models" / "loras" / name, "broken", 4
+        )  # of a model that can be told by its size
     page = front_end.page
     page.get_by_role("button", name="LoRA library", exact=True).click()
     library = page.get_by_role("region", name="LoRA library", exact=True)
@@ -150,7 +176,9 @@ def test_library_to_canvas_and_repaired_copy(front_end, server, folders, picture
         expect(details.get_by_role("heading", name="What it is")).to_be_visible()
         details.get_by_role("button", name="Save repaired copy").click()
         details.get_by_role("button", name="Save", exact=True).click()
-        expect(details.locator("form").get_by_role("status")).to_contain_text("read it back and compared it")
+        expect(details.locator("form").get_by_role("status")).to_contain_text(
+            "read it back and compared it"
+        )
     copies = list((server.base / "models" / "loras").rglob("*_comfyui.safetensors"))
     assert len(copies) == len(NAMES)
     for path in copies:
@@ -161,7 +189,11 @@ def test_library_to_canvas_and_repaired_copy(front_end, server, folders, picture
 
 
 def loaded(front_end: FrontEnd) -> list[str]:
-    return [node["widgets_values"][0] for node in front_end.workflow()["nodes"] if node["type"] == "LocksmithLoadAndFixLoRA"]
+    return [
+        node["widgets_values"][0]
+        for node in front_end.workflow()["nodes"]
+        if node["type"] == "LocksmithLoadAndFixLoRA"
+    ]
 
 
 def test_swapped_loader(front_end, folders):

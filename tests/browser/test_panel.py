@@ -1,4 +1,6 @@
-"""The compact panel on a node, and the dialog with everything it opens, drawn the classic way and the Vue way."""
+"""The compact panel on a node, and the dialog with everything it opens, drawn the classic way and
+the Vue way.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ from tiny_models import BROKEN_LORA, HIDDEN, KOHYA_LORA
 
 LOADER_TITLE, INSPECT_TITLE = "Load and Fix LoRA", "Inspect LoRA Keys"
 BADGE, VERDICT = ".locksmith-badge", ".locksmith-verdict"
-PARTLY, OTHER_BASE, MANY_KEYS = "panel_partly.safetensors", "panel_other_base.safetensors", "panel_many_keys.safetensors"
+PARTLY, OTHER_BASE, MANY_KEYS = (
+    "panel_partly.safetensors",
+    "panel_other_base.safetensors",
+    "panel_many_keys.safetensors",
+)
 MOST_HEIGHT = 80  # the loader stays near the stock loader's height
 HOSTILE = "<img src=/stolen.png onerror=alert(1)>"
 MOST_ELEMENTS = 500  # of a dialog, however long its report is
@@ -31,16 +37,44 @@ def low_rank(modules: dict[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def files(front_end: FrontEnd, server) -> None:
-    """A LoRA some of which has no place, one for another model, and one with 2,000 keys that fit nowhere."""
+    """A LoRA some of which has no place, one for another model, and one with 2,000 keys that fit
+    nowhere.
+    """
     folder = server.base / "models" / "loras"
-    partly = {f"lora_unet_double_blocks_{block}_img_attn_proj": (HIDDEN, HIDDEN) for block in (0, 1, 7)}
-    words = {"modelspec.trigger_phrase": "ohwx", "ss_output_name": HOSTILE, "ss_network_module": "networks.lora_flux", HOSTILE: "odd"}
+    partly = {
+        f"lora_unet_double_blocks_{block}_img_attn_proj": (HIDDEN, HIDDEN) for block in (0, 1, 7)
+    }
+    words = {
+        "modelspec.trigger_phrase": "ohwx",
+        "ss_output_name": HOSTILE,
+        "ss_network_module": "networks.lora_flux",
+        HOSTILE: "odd",
+    }
     # Not hollow: a file of zeros is said to change nothing.
-    save_file({name: torch.full(shape, 0.01).half() for name, shape in low_rank(partly).items()}, folder / PARTLY, words)
-    places = [f"lora_unet_input_blocks_{block}_1_transformer_blocks_{depth}_" for block in (4, 5, 7, 8) for depth in (0, 1)]
-    other = {place + layer: (1280, 1280) for place in places for layer in ("attn1_to_q", "attn1_to_k", "attn2_to_q")}
-    write_hollow(folder / OTHER_BASE, low_rank(other), {"ss_network_module": "networks.lora"}, "F16")
-    many = {f"some_layer_{letter}{digit}.{block}.odd": (8, 8) for letter in "abcdefghij" for digit in "qrstuvwxyz" for block in range(10)}
+    save_file(
+        {name: torch.full(shape, 0.01).half() for name, shape in low_rank(partly).items()},
+        folder / PARTLY,
+        words,
+    )
+    places = [
+        f"lora_unet_input_blocks_{block}_1_transformer_blocks_{depth}_"
+        for block in (4, 5, 7, 8)
+        for depth in (0, 1)
+    ]
+    other = {
+        place + layer: (1280, 1280)
+        for place in places
+        for layer in ("attn1_to_q", "attn1_to_k", "attn2_to_q")
+    }
+    write_hollow(
+        folder / OTHER_BASE, low_rank(other), {"ss_network_module": "networks.lora"}, "F16"
+    )
+    many = {
+        f"some_layer_{letter}{digit}.{block}.odd": (8, 8)
+        for letter in "abcdefghij"
+        for digit in "qrstuvwxyz"
+        for block in range(10)
+    }
     write_hollow(folder / MANY_KEYS, low_rank(many), {}, "F16")
     front_end.run_command("Comfy.RefreshNodeDefinitions")
 
@@ -86,7 +120,9 @@ def told(server, node: int) -> dict:
         (OTHER_BASE, "\u2717 0 / 24: wrong base", "0 of 24 modules load, wrong base"),
     ],
 )
-def test_badge_tells_the_outcome_in_colour_sign_and_words(front_end, ran, picture, name, badge, says):
+def test_badge_tells_the_outcome_in_colour_sign_and_words(
+    front_end, ran, picture, name, badge, says
+):
     shown = ran(name).locator(BADGE)
     expect(shown).to_have_text(badge)
     expect(shown).to_have_accessible_name(says)
@@ -125,11 +161,15 @@ def test_details_tell_every_pattern_with_its_reason(server, ran, details, pictur
 def test_heat_map_shows_what_was_trained_block_by_block(server, ran, details, picture):
     dialog = details(ran(KOHYA_LORA))
     groups = {group["name"]: group for group in told(server, LOADER)["trained"][0]["blocks"]}
-    expect(dialog.get_by_role("table", name="single_blocks")).to_have_count(0)  # nothing of it was trained
+    expect(dialog.get_by_role("table", name="single_blocks")).to_have_count(
+        0
+    )  # nothing of it was trained
     table = dialog.get_by_role("table", name="double_blocks")
     for kind in groups["double_blocks"]["kinds"]:
         row = table.get_by_role("row", name=kind["name"])
-        marks = row.locator("td:nth-child(n+4)").evaluate_all("cells => cells.map((cell) => cell.ariaLabel)")
+        marks = row.locator("td:nth-child(n+4)").evaluate_all(
+            "cells => cells.map((cell) => cell.ariaLabel)"
+        )
         assert marks == [["none", "in part", "all"][int(mark)] for mark in kind["trained"]]
 
 
@@ -159,7 +199,9 @@ def test_details_are_for_the_keyboard_and_not_for_the_canvas(front_end, ran):
     front_end.page.keyboard.press("Enter")
     dialog = front_end.page.get_by_role("dialog")
     expect(dialog.get_by_role("button", name="Close")).to_be_focused()
-    front_end.page.evaluate("node => app.canvas.selectNode(app.rootGraph.getNodeById(node))", LOADER)
+    front_end.page.evaluate(
+        "node => app.canvas.selectNode(app.rootGraph.getNodeById(node))", LOADER
+    )
     for key in ("Delete", "Control+b", "Control+a"):
         front_end.page.keyboard.press(key)
     assert len(front_end.workflow()["nodes"]) == 4
@@ -174,20 +216,30 @@ def test_outcome_shows_where_the_panel_cannot(front_end, ran, mode, picture, whe
     report = ran(BROKEN_LORA)
     if mode == "vue":
         if where == "collapsed":
-            pytest.skip("a collapsed Vue node is its title, in which the front end gives packs no place")
+            pytest.skip(
+                "a collapsed Vue node is its title, in which the front end gives packs no place"
+            )
         front_end.page.evaluate("app.canvas.ds.scale = 0.2")
         expect(report.locator(BADGE)).to_be_visible()
     elif where == "collapsed":
-        front_end.page.evaluate("node => { app.rootGraph.getNodeById(node).collapse(); app.canvas.setDirty(true, true); }", LOADER)
+        front_end.page.evaluate(
+            "node => { app.rootGraph.getNodeById(node).collapse(); app.canvas.setDirty(true,"
+            " true); }",
+            LOADER,
+        )
         front_end.wait_until(lambda: is_green(colour_at(front_end, 4, 20)))
     else:
-        front_end.page.evaluate("() => { app.canvas.ds.scale = 0.2; app.canvas.setDirty(true, true); }")
+        front_end.page.evaluate(
+            "() => { app.canvas.ds.scale = 0.2; app.canvas.setDirty(true, true); }"
+        )
         front_end.wait_until(lambda: is_green(colour_at(front_end, 250, -8)))
     front_end.page.evaluate("app.canvas.ds.scale = 1")
 
 
 def colour_at(front_end: FrontEnd, x: float, y: float) -> list[int]:
-    """The colour the canvas has at a place relative to the loader's corner, in the graph's units."""
+    """The colour the canvas has at a place relative to the loader's corner, in
+    the graph's units.
+    """
     return front_end.page.evaluate(
         """([node, x, y]) => {
             const { pos } = app.rootGraph.getNodeById(node), { scale, offset } = app.canvas.ds, { canvas } = app.canvas;
@@ -239,7 +291,9 @@ def test_save_shows_the_whole_of_its_verdict(front_end, server, mode, files, pic
     report = front_end.report("Save LoRA")
     verdict = report.locator(VERDICT)
     expect(verdict).to_contain_text("read it back and compared it")
-    front_end.wait_until(lambda: verdict.evaluate("part => part.scrollHeight <= part.clientHeight + 1"))
+    front_end.wait_until(
+        lambda: verdict.evaluate("part => part.scrollHeight <= part.clientHeight + 1")
+    )
     expect(report.locator(".locksmith-body")).to_contain_text("modules only renamed")
     shutil.rmtree(server.base / "models" / "loras" / "locksmith")
 

@@ -13,7 +13,11 @@ from reports.small_files import flux_lora
 from safetensors.torch import load_file
 from tiny_models import BROKEN_LORA, FLUX, KOHYA_LORA
 
-OTHER_BASE, DAMAGED, FULL = "preview_other_base.safetensors", "preview_damaged.safetensors", "preview_full.safetensors"
+OTHER_BASE, DAMAGED, FULL = (
+    "preview_other_base.safetensors",
+    "preview_damaged.safetensors",
+    "preview_full.safetensors",
+)
 WHAT, FIT = ".locksmith-what", ".locksmith-fit"
 WIRED = {"folder": "diffusion_models", "name": FLUX}
 
@@ -22,9 +26,18 @@ WIRED = {"folder": "diffusion_models", "name": FLUX}
 def files(front_end: FrontEnd, server) -> None:
     """A LoRA for another model, a full-size one for FLUX, and a file that cannot be read."""
     folder = server.base / "models" / "loras"
-    places = [f"lora_unet_input_blocks_{block}_1_transformer_blocks_{depth}_attn1_to_q" for block in (4, 5, 7, 8) for depth in (0, 1)]
+    places = [
+        f"lora_unet_input_blocks_{block}_1_transformer_blocks_{depth}_attn1_to_q"
+        for block in (4, 5, 7, 8)
+        for depth in (0, 1)
+    ]
     roles = ((".lora_down.weight", (1, 1280)), (".lora_up.weight", (1280, 1)))
-    write_hollow(folder / OTHER_BASE, {place + role: shape for place in places for role, shape in roles}, {}, "F16")
+    write_hollow(
+        folder / OTHER_BASE,
+        {place + role: shape for place in places for role, shape in roles},
+        {},
+        "F16",
+    )
     write_hollow(folder / FULL, flux_lora(), {}, "F16")
     (folder / DAMAGED).write_bytes(b"no LoRA at all")
     front_end.run_command("Comfy.RefreshNodeDefinitions")
@@ -58,15 +71,18 @@ def wired_to(front_end: FrontEnd, node: int) -> dict | None:
 def test_file_is_told_before_anything_runs(opened, server, picture, node):
     opened.change(node, "lora_name", FULL)
     row = server.get(f"/lora_locksmith/file?name={FULL}")
-    expect(shown(opened, node).locator(WHAT)).to_have_text(f"FLUX.1 \u00b7 {row['trainer']} \u00b7 LoRA rank 4 \u00b7 57 modules")
+    expect(shown(opened, node).locator(WHAT)).to_have_text(
+        f"FLUX.1 \u00b7 {row['trainer']} \u00b7 LoRA rank 4 \u00b7 57 modules"
+    )
 
 
 def test_choosing_in_the_list_is_heard(opened, mode):
     """As a person does it, by the list on the node."""
     if mode == "classic":
         opened.page.evaluate(
-            "([node, name]) => { const found = app.rootGraph.getNodeById(node); const combo = found.widgets.find((widget) => "
-            "widget.name === 'lora_name'); combo.setValue(name, { e: {}, node: found, canvas: app.canvas }); }",
+            "([node, name]) => { const found = app.rootGraph.getNodeById(node); const combo ="
+            " found.widgets.find((widget) => widget.name === 'lora_name'); combo.setValue(name, {"
+            " e: {}, node: found, canvas: app.canvas }); }",
             [LOADER, KOHYA_LORA],
         )
     else:
@@ -86,12 +102,16 @@ def test_fit_follows_the_connection(opened, picture):
         assert opened.contrast(fit) > 4.5
     in_one_step(opened, f"app.rootGraph.getNodeById({LOADER}).disconnectInput(0)")
     expect(fit).not_to_contain_text("Wrong base")
-    in_one_step(opened, f"app.rootGraph.getNodeById(1).connect(0, app.rootGraph.getNodeById({LOADER}), 0)")
+    in_one_step(
+        opened, f"app.rootGraph.getNodeById(1).connect(0, app.rootGraph.getNodeById({LOADER}), 0)"
+    )
     expect(fit).to_contain_text("Wrong base")
 
 
 def in_one_step(front_end: FrontEnd, change: str) -> None:
-    front_end.page.evaluate(f"() => {{ app.canvas.emitBeforeChange(); {change}; app.canvas.emitAfterChange(); }}")
+    front_end.page.evaluate(
+        f"() => {{ app.canvas.emitBeforeChange(); {change}; app.canvas.emitAfterChange(); }}"
+    )
 
 
 def test_model_is_found_through_loaders_and_reroutes(opened):
@@ -134,11 +154,18 @@ def test_nothing_is_told_of_what_the_graph_does_not_tell(opened):
 
 
 def test_newest_choice_wins(opened):
-    opened.page.evaluate("async () => (await import('/extensions/lora-locksmith/preview/preview.mjs')).forgetPreviews()")
+    opened.page.evaluate(
+        "async () => (await"
+        " import('/extensions/lora-locksmith/preview/preview.mjs')).forgetPreviews()"
+    )
     opened.requests.clear()
     for name in (KOHYA_LORA, OTHER_BASE, DAMAGED, FULL):
         opened.change(LOADER, "lora_name", name)
-        opened.wait_until(lambda name=name: any(f"/lora_locksmith/file?name={name}" in address for address in opened.requests))
+        opened.wait_until(
+            lambda name=name: any(
+                f"/lora_locksmith/file?name={name}" in address for address in opened.requests
+            )
+        )
     expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("57 modules")
     opened.page.wait_for_load_state("networkidle")
     expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("57 modules")
@@ -161,7 +188,9 @@ def test_pytorch_file_is_no_fault_and_loads(opened, server, lora_file, picture, 
     expect(fit).to_have_class("locksmith-fit")
     assert fit.evaluate("fit => getComputedStyle(fit, '::before').content") in ("none", "normal")
     opened.run()
-    expect(opened.report("Load and Fix LoRA").locator(".locksmith-badge")).to_have_text("\u2713 22 / 22")
+    expect(opened.report("Load and Fix LoRA").locator(".locksmith-badge")).to_have_text(
+        "\u2713 22 / 22"
+    )
 
 
 def test_file_that_is_gone_is_not_asked_for(opened):
@@ -188,5 +217,12 @@ def test_workflow_is_not_changed_by_it(opened):
     expect(shown(opened, LOADER).locator(FIT)).to_contain_text("Fits")
     opened.settle()
     assert opened.workflow() == before
-    opened.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
-    assert opened.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length") == 0
+    opened.page.evaluate(
+        "app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
+    )
+    assert (
+        opened.page.evaluate(
+            "app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
+        )
+        == 0
+    )

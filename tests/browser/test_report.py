@@ -1,4 +1,6 @@
-"""The nodes show their report in place, in the real front end, drawn the classic way and the Vue way."""
+"""The nodes show their report in place, in the real front end, drawn the classic way and the Vue
+way.
+"""
 
 import pytest
 from front_end import INSPECT, LOADER, FrontEnd
@@ -6,7 +8,12 @@ from playwright.sync_api import expect
 from tiny_models import BROKEN_LORA, KOHYA_LORA
 
 LOADER_TITLE, INSPECT_TITLE = "Load and Fix LoRA", "Inspect LoRA Keys"
-VERDICT, BODY, COPY, BADGE = ".locksmith-verdict", ".locksmith-body", ".locksmith-copy >> nth=0", ".locksmith-badge"
+VERDICT, BODY, COPY, BADGE = (
+    ".locksmith-verdict",
+    ".locksmith-body",
+    ".locksmith-copy >> nth=0",
+    ".locksmith-badge",
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,10 @@ def test_copy_takes_the_whole_report(front_end, server, before):
     for title, node in ((LOADER_TITLE, LOADER), (INSPECT_TITLE, INSPECT)):
         front_end.report(title).locator(COPY).click()
         expect(front_end.report(title).locator(COPY)).to_have_text("Copied")
-        assert front_end.page.evaluate("navigator.clipboard.readText()") == told(front_end, server, node)["text"][0]
+        assert (
+            front_end.page.evaluate("navigator.clipboard.readText()")
+            == told(front_end, server, node)["text"][0]
+        )
 
 
 @pytest.mark.parametrize("palette", ["light", "dark"])
@@ -109,7 +119,9 @@ def test_report_is_back_after_a_change_of_tab(front_end, before, picture):
     front_end.run_command("Workspace.PreviousOpenedWorkflow")
     expect(front_end.reports).to_have_count(2)
     assert sorted(front_end.reports.locator(VERDICT).all_text_contents()) == sorted(verdicts)
-    styles = front_end.reports.evaluate_all("reports => reports.map((report) => getComputedStyle(report.parentElement).contain)")
+    styles = front_end.reports.evaluate_all(
+        "reports => reports.map((report) => getComputedStyle(report.parentElement).contain)"
+    )
     assert styles == ["size", "size"], "a report stood there without its style"
 
 
@@ -126,7 +138,9 @@ def test_report_is_back_after_a_reload(front_end, before, picture):
     front_end.open()
     expect(front_end.reports).to_have_count(2)
     assert sorted(front_end.reports.locator(VERDICT).all_text_contents()) == sorted(verdicts)
-    assert [node["size"] for node in front_end.workflow()["nodes"]] == [node["size"] for node in before["nodes"]]
+    assert [node["size"] for node in front_end.workflow()["nodes"]] == [
+        node["size"] for node in before["nodes"]
+    ]
 
 
 def test_report_of_another_file_is_not_shown(front_end, server, mode):
@@ -153,8 +167,14 @@ def test_report_is_shown_in_a_subgraph(front_end, mode, picture):
 
 HOSTILE = {
     "picture": "a ![b](/stolen.png) c <img src=/stolen.png onerror=alert(1)>",
-    "style": "<style>* { display: none }</style> <p style='position:fixed;inset:0' class='modal' id='app'>over</p>",
-    "form": "<form action=/stolen><input autofocus><button>Sign in</button></form><video src=/stolen.mp4 autoplay></video>",
+    "style": (
+        "<style>* { display: none }</style> <p style='position:fixed;inset:0' class='modal'"
+        " id='app'>over</p>"
+    ),
+    "form": (
+        "<form action=/stolen><input autofocus><button>Sign in</button></form><video"
+        " src=/stolen.mp4 autoplay></video>"
+    ),
     "link": "[a](javascript:alert(1)) [b](data:text/html,x) [c](/api/free)",
     "deep": "> " * 30_000 + "x",
 }

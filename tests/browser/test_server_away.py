@@ -1,4 +1,6 @@
-"""The server goes away while the page is open and comes back: whatever was asked for meanwhile comes by itself."""
+"""The server goes away while the page is open and comes back: whatever was asked for meanwhile
+comes by itself.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def server(comfyui_path, tiny_models_folder, tmp_path_factory) -> Iterator[comfy
     """A server of this module's own, that it stops and starts again."""
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("away"), dev.ROOT)
     shutil.copytree(tiny_models_folder, base / "models", dirs_exist_ok=True)
-    with comfy_server.Server(Path(sys.executable), comfyui_path, base, base / "server.log") as running:
+    with comfy_server.Server(
+        Path(sys.executable), comfyui_path, base, base / "server.log"
+    ) as running:
         yield running
 
 
@@ -33,13 +37,11 @@ def away(front_end: FrontEnd, server):
 
     class Away:
         def go(self) -> None:
-            gone = front_end.page.evaluate_handle(
-                """() => {
+            gone = front_end.page.evaluate_handle("""() => {
                     const gone = {};
                     app.api.addEventListener("reconnecting", () => { gone.is = true; }, { once: true });
                     return gone;
-                }"""
-            )
+                }""")
             server.stop()
             front_end.wait_until(lambda: gone.evaluate("gone => gone.is === true"))
 
@@ -87,7 +89,8 @@ def test_preview_details_and_list_of_files(front_end, away, picture):
     front_end.run()
     expect(front_end.reports).to_have_count(2)
     front_end.page.evaluate(
-        "() => { const stack = LiteGraph.createNode('LocksmithLoRAStack'); app.rootGraph.add(stack); stack.pos = [40, 500]; }"
+        "() => { const stack = LiteGraph.createNode('LocksmithLoRAStack');"
+        " app.rootGraph.add(stack); stack.pos = [40, 500]; }"
     )
     stack = front_end.page.get_by_role("region", name="LoRAs of Load and Fix LoRA (stack)")
     expect(stack).to_be_visible()

@@ -1,4 +1,6 @@
-"""The rows of Load and Fix LoRA (stack) in the real front end, drawn the classic way and the Vue way."""
+"""The rows of Load and Fix LoRA (stack) in the real front end, drawn the classic way and the Vue
+way.
+"""
 
 import itertools
 import json
@@ -23,7 +25,9 @@ def row(name: str, strength: float = 1.0, **more) -> dict:
 
 
 def workflow(rows: list | str) -> dict:
-    """A tiny FLUX with a stack, and the stack's report as text; `rows` may be the node's text itself."""
+    """A tiny FLUX with a stack, and the stack's report as text; `rows` may be the node's text
+    itself.
+    """
     value = rows if isinstance(rows, str) else json.dumps(rows)
     links = [[1, 1, 0, STACK, 0, "MODEL"], [2, STACK, 2, TEXT, 0, "STRING"]]
     nodes = [
@@ -35,7 +39,15 @@ def workflow(rows: list | str) -> dict:
         ),
         node(TEXT, "PreviewAny", (900, 60, 320, 120), [("source", "*", 2)], [("STRING", "STRING", [])], []),
     ]  # fmt: skip
-    graph = {"id": str(uuid.uuid4()), "last_node_id": 3, "last_link_id": 2, "version": 0.4, "groups": [], "config": {}, "extra": {}}
+    graph = {
+        "id": str(uuid.uuid4()),
+        "last_node_id": 3,
+        "last_link_id": 2,
+        "version": 0.4,
+        "groups": [],
+        "config": {},
+        "extra": {},
+    }
     return {**graph, "nodes": nodes, "links": links}
 
 
@@ -59,7 +71,9 @@ class Stack:
 
     @property
     def place(self) -> list[float]:
-        return next(item["pos"] for item in self.front_end.workflow()["nodes"] if item["id"] == STACK)
+        return next(
+            item["pos"] for item in self.front_end.workflow()["nodes"] if item["id"] == STACK
+        )
 
     def strength(self, index: int) -> Locator:
         return self.rows.nth(index).get_by_role("spinbutton").first
@@ -71,7 +85,14 @@ class Stack:
 @pytest.fixture
 def stack(front_end: FrontEnd, mode: str) -> Stack:
     """A fresh workflow with three LoRAs in its stack."""
-    return opened(front_end, [row(FILES[0], 0.8), row(FILES[1], -0.5, strength_clip=0.25), row(FILES[2]) | {"on": False}])
+    return opened(
+        front_end,
+        [
+            row(FILES[0], 0.8),
+            row(FILES[1], -0.5, strength_clip=0.25),
+            row(FILES[2]) | {"on": False},
+        ],
+    )
 
 
 def opened(front_end: FrontEnd, rows: list | str) -> Stack:
@@ -84,9 +105,14 @@ def opened(front_end: FrontEnd, rows: list | str) -> Stack:
 def test_rows_show_what_the_workflow_says(front_end, stack, picture):
     expect(stack.rows).to_have_count(3)
     assert [stack.strength(index).input_value() for index in range(3)] == ["0.80", "-0.50", "1.00"]
-    switches = [stack.rows.nth(index).get_by_role("switch").get_attribute("aria-checked") for index in range(3)]
+    switches = [
+        stack.rows.nth(index).get_by_role("switch").get_attribute("aria-checked")
+        for index in range(3)
+    ]
     assert switches == ["true", "true", "false"]
-    expect(stack.rows.first.get_by_role("button", name=f"File: {BROKEN_LORA}")).to_have_text(BROKEN_LORA.removesuffix(".safetensors"))
+    expect(stack.rows.first.get_by_role("button", name=f"File: {BROKEN_LORA}")).to_have_text(
+        BROKEN_LORA.removesuffix(".safetensors")
+    )
     expect(stack.rows.first.get_by_role("img")).to_have_text(re.compile(r"22"))
     box, outer = stack.box.bounding_box(), front_end.node_box(STACK)
     assert outer["x"] <= box["x"] and box["y"] + box["height"] <= outer["y"] + outer["height"] + 1
@@ -124,9 +150,14 @@ def type_into(field: Locator, text: str) -> None:
 
 
 def same_graph(one: dict, other: dict) -> bool:
-    """Whether two workflows are the same; heights may come out a pixel otherwise, and nodes in another order."""
+    """Whether two workflows are the same; heights may come out a pixel otherwise, and nodes in
+    another order.
+    """
     shapes = [
-        sorted((item["id"], item["pos"], item["widgets_values"], round(item["size"][1] / 4)) for item in graph["nodes"])
+        sorted(
+            (item["id"], item["pos"], item["widgets_values"], round(item["size"][1] / 4))
+            for item in graph["nodes"]
+        )
         for graph in (one, other)
     ]
     return shapes[0] == shapes[1] and one["links"] == other["links"]
@@ -134,7 +165,14 @@ def same_graph(one: dict, other: dict) -> bool:
 
 def test_strength_is_typed_stepped_and_dragged(front_end, stack):
     field = stack.strength(0)
-    for text, value in (("1,25", 1.25), ("-2", -2), ("500", 100), ("strong", 100), ("", 100), ("0.333", 0.333)):
+    for text, value in (
+        ("1,25", 1.25),
+        ("-2", -2),
+        ("500", 100),
+        ("strong", 100),
+        ("", 100),
+        ("0.333", 0.333),
+    ):
         type_into(field, text)
         assert stack.value[0]["strength"] == value
     expect(field).to_have_value("0.333")
@@ -214,10 +252,14 @@ def test_many_files_are_chosen_from(front_end, server, lora_file, mode):
     front_end.run_command("Comfy.RefreshNodeDefinitions")
     stack = opened(front_end, [])
     stack.add.click()
-    expect(stack.dialog.get_by_role("combobox")).to_have_attribute("placeholder", re.compile("15[0-9][0-9]"))
+    expect(stack.dialog.get_by_role("combobox")).to_have_attribute(
+        "placeholder", re.compile("15[0-9][0-9]")
+    )
     assert stack.dialog.get_by_role("option").count() <= 200
     stack.dialog.get_by_role("combobox").fill("style 14")
-    expect(stack.dialog.get_by_role("status")).to_contain_text(f"{sum('14' in f'{number:04}' for number in range(1500))} of")
+    expect(stack.dialog.get_by_role("status")).to_contain_text(
+        f"{sum('14' in f'{number:04}' for number in range(1500))} of"
+    )
     stack.page.keyboard.press("ArrowDown")
     for _ in range(16):
         stack.page.keyboard.press("PageDown")
@@ -279,10 +321,12 @@ def test_workflow_keeps_plain_text(front_end, server, stack):
     stack.rows.nth(2).get_by_role("switch").click()
     prompt = front_end.page.evaluate("app.graphToPrompt()")["output"][str(STACK)]
     assert json.loads(prompt["inputs"]["loras"]) == stack.value
-    assert [item["widgets_values"] for item in front_end.workflow()["nodes"] if item["id"] == STACK] == [
-        [json.dumps(stack.value, separators=(",", ":")), "report", "patch"]
-    ]
-    type_into(stack.strength(0), str(random.randint(100, 9000) / 1000))  # one that the server has not cached
+    assert [
+        item["widgets_values"] for item in front_end.workflow()["nodes"] if item["id"] == STACK
+    ] == [[json.dumps(stack.value, separators=(",", ":")), "report", "patch"]]
+    type_into(
+        stack.strength(0), str(random.randint(100, 9000) / 1000)
+    )  # one that the server has not cached
     front_end.run()
     told = next(iter(server.get("/history?max_items=1").values()))["outputs"][str(STACK)]
     assert told["text"][0].startswith("3 LoRAs: 54 of 54 modules load.")
@@ -300,7 +344,9 @@ def test_a_text_that_is_no_list_is_left_as_it_is(front_end, mode):
 def test_copies_and_reloads_keep_their_rows(front_end, stack):
     before = stack.value
     front_end.page.evaluate(
-        "node => { app.canvas.copyToClipboard([app.rootGraph.getNodeById(node)]); app.canvas.pasteFromClipboard(); }", STACK
+        "node => { app.canvas.copyToClipboard([app.rootGraph.getNodeById(node)]);"
+        " app.canvas.pasteFromClipboard(); }",
+        STACK,
     )
     expect(stack.box).to_have_count(2)
     copy = stack.box.nth(1)
@@ -328,32 +374,58 @@ def test_stack_works_in_a_subgraph(front_end, stack, picture):
 
 
 def test_rows_tell_what_does_not_fit(front_end, lora_file, mode, picture):
-    names = [f"lora_unet_input_blocks_{block}_1_transformer_blocks_0_attn1_to_q" for block in (4, 5, 7, 8)]
+    names = [
+        f"lora_unet_input_blocks_{block}_1_transformer_blocks_0_attn1_to_q"
+        for block in (4, 5, 7, 8)
+    ]
     tensors = {f"{name}.lora_down.weight": torch.zeros(4, 640) for name in names}
-    lora_file("for_sdxl.safetensors", save(tensors | {f"{name}.lora_up.weight": torch.zeros(640, 4) for name in names}))
+    lora_file(
+        "for_sdxl.safetensors",
+        save(tensors | {f"{name}.lora_up.weight": torch.zeros(640, 4) for name in names}),
+    )
     lora_file("web_page.safetensors", b"<!DOCTYPE html>" * 20)
     front_end.run_command("Comfy.RefreshNodeDefinitions")
-    stack = opened(front_end, [row("for_sdxl.safetensors"), row("web_page.safetensors"), row("gone.safetensors")])
+    stack = opened(
+        front_end,
+        [row("for_sdxl.safetensors"), row("web_page.safetensors"), row("gone.safetensors")],
+    )
     badges = [stack.rows.nth(index).get_by_role("img") for index in range(3)]
     expect(badges[0]).to_have_text("\u2717 0 / 4")
-    expect(badges[0]).to_have_attribute("title", re.compile("^Wrong base: .*0 of 4.*SDXL", re.DOTALL))
+    expect(badges[0]).to_have_attribute(
+        "title", re.compile("^Wrong base: .*0 of 4.*SDXL", re.DOTALL)
+    )
     expect(badges[1]).to_have_text("\u2717 unreadable")
     expect(badges[2]).to_have_text("\u2717 missing")
-    front_end.page.evaluate("node => { app.rootGraph.getNodeById(node).disconnectInput(0); }", STACK)
+    front_end.page.evaluate(
+        "node => { app.rootGraph.getNodeById(node).disconnectInput(0); }", STACK
+    )
     stack.rows.nth(2).get_by_role("switch").click()
     expect(badges[0]).to_have_text(re.compile("SDXL"))
 
 
 def test_narrow_rows_keep_the_sign_and_cut_nothing(front_end, lora_file, mode, picture):
-    names = [f"lora_unet_input_blocks_{block}_1_transformer_blocks_0_attn1_to_q" for block in (4, 5, 7, 8)]
+    names = [
+        f"lora_unet_input_blocks_{block}_1_transformer_blocks_0_attn1_to_q"
+        for block in (4, 5, 7, 8)
+    ]
     tensors = {f"{name}.lora_down.weight": torch.zeros(4, 640) for name in names}
-    lora_file("for_sdxl.safetensors", save(tensors | {f"{name}.lora_up.weight": torch.zeros(640, 4) for name in names}))
+    lora_file(
+        "for_sdxl.safetensors",
+        save(tensors | {f"{name}.lora_up.weight": torch.zeros(640, 4) for name in names}),
+    )
     front_end.run_command("Comfy.RefreshNodeDefinitions")
-    stack = opened(front_end, [row("for_sdxl.safetensors"), row(BROKEN_LORA, 0.5, strength_clip=0.25)])
+    stack = opened(
+        front_end, [row("for_sdxl.safetensors"), row(BROKEN_LORA, 0.5, strength_clip=0.25)]
+    )
     badge = stack.rows.first.get_by_role("img")
     expect(badge).to_have_text("\u2717 0 / 4")
     height = front_end.size_of(STACK)[1]
-    for width, words in ((600, "\u2717 0 / 4"), (440, "\u2717 0 / 4"), (400, "\u2717"), (360, "\u2717")):
+    for width, words in (
+        (600, "\u2717 0 / 4"),
+        (440, "\u2717 0 / 4"),
+        (400, "\u2717"),
+        (360, "\u2717"),
+    ):
         front_end.resize(STACK, width, height)
         front_end.wait_until(lambda words=words: badge.inner_text().strip() == words)
         for each in stack.rows.get_by_role("img").all():
@@ -373,10 +445,19 @@ def test_names_of_strangers_are_only_text(front_end, mode):
 @pytest.mark.parametrize("palette", ["light", "dark"])
 def test_text_stands_out_in_every_theme(front_end, mode, picture, palette):
     front_end.set("Comfy.ColorPalette", palette)
-    stack = opened(front_end, [row(FILES[0]), row(FILES[1], strength_clip=0.5) | {"on": False}, row("gone.safetensors")])
+    stack = opened(
+        front_end,
+        [row(FILES[0]), row(FILES[1], strength_clip=0.5) | {"on": False}, row("gone.safetensors")],
+    )
     expect(stack.rows.nth(2).get_by_role("img")).to_have_text("\u2717 missing")
     expect(stack.rows.nth(0).get_by_role("img")).to_have_text(re.compile("22"))
-    for part in (".locksmith-stack-count", ".locksmith-stack-name", ".locksmith-stack-fit", ".locksmith-strength", ".locksmith-stack-add"):
+    for part in (
+        ".locksmith-stack-count",
+        ".locksmith-stack-name",
+        ".locksmith-stack-fit",
+        ".locksmith-strength",
+        ".locksmith-stack-add",
+    ):
         for place in stack.box.locator(part).all():
             assert front_end.contrast(place) > 4.5, part
     stack.add.click()

@@ -1,4 +1,6 @@
-"""LoRA loaders of the host and of other packs are replaced by this pack's, and back, in the real front end."""
+"""LoRA loaders of the host and of other packs are replaced by this pack's, and back, in the real
+front end.
+"""
 
 import itertools
 import json
@@ -13,7 +15,9 @@ from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, KOHYA_LORA
 OURS, STACK = "LocksmithLoadAndFixLoRA", "LocksmithLoRAStack"
 ALL, ALL_BACK = "loralocksmith.swap.all", "loralocksmith.swap.all_back"
 CHOSEN, CHOSEN_BACK = "loralocksmith.swap.chosen", "loralocksmith.swap.chosen_back"
-MODEL, CLIP, STRENGTH, STYLE, MODEL_ONLY, INSPECT, PREVIEW = range(1, 8)  # the nodes of stock_workflow()
+MODEL, CLIP, STRENGTH, STYLE, MODEL_ONLY, INSPECT, PREVIEW = range(
+    1, 8
+)  # the nodes of stock_workflow()
 MUTED, BYPASSED = 2, 4
 LOADER_INPUTS = [("model", "MODEL"), ("clip", "CLIP")]
 LOADER_OUTPUTS = [("MODEL", "MODEL"), ("CLIP", "CLIP")]
@@ -31,7 +35,9 @@ class Link(NamedTuple):
 
 
 def workflow_of(nodes: list[tuple], links: list[Link], **parts) -> dict:
-    """A workflow as the front end saves it; a node is (id, type, inputs, outputs, widget values, other parts)."""
+    """A workflow as the front end saves it; a node is (id, type, inputs, outputs, widget values,
+    other parts).
+    """
     made = {}
     for place, (identifier, kind, inputs, outputs, values, extra) in enumerate(nodes):
         made[identifier] = node(
@@ -44,7 +50,9 @@ def workflow_of(nodes: list[tuple], links: list[Link], **parts) -> dict:
         slot = next((slot for slot, each in enumerate(inputs) if each["name"] == link.name), None)
         if slot is None:  # a widget that another node sets
             slot = len(inputs)
-            inputs.append({"name": link.name, "type": link.type, "widget": {"name": link.name}, "link": None})
+            inputs.append(
+                {"name": link.name, "type": link.type, "widget": {"name": link.name}, "link": None}
+            )
         inputs[slot]["link"] = number
         made[link.origin]["outputs"][link.output]["links"].append(number)
         table.append([number, link.origin, link.output, link.target, slot, link.type])
@@ -59,8 +67,9 @@ STRENGTHS = itertools.count(1)  # the server runs again only what is new
 
 
 def stock_workflow(lora: str = BROKEN_LORA) -> dict:
-    """Two stock loaders in a row: one with title, colour, a group and a strength that another node sets; one model-only, bypassed,
-    behind a reroute."""
+    """Two stock loaders in a row: one with title, colour, a group and a strength that another node
+    sets; one model-only, bypassed, behind a reroute.
+    """
     nodes = [
         (MODEL, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {}),
         (CLIP, "CLIPLoader", [], [("CLIP", "CLIP")], [CLIP_L, "stable_diffusion", "default"], {}),
@@ -82,8 +91,22 @@ def stock_workflow(lora: str = BROKEN_LORA) -> dict:
         Link(STYLE, 1, PREVIEW, "source", "CLIP"),
     ]
     reroute = {"id": 1, "pos": [350, 300], "linkIds": [4]}
-    groups = [{"id": 1, "title": "Styles", "bounding": [1030, 20, 380, 600], "color": "#3f789e", "font_size": 24, "flags": {}}]
-    return workflow_of(nodes, links, groups=groups, extra={"reroutes": [reroute], "linkExtensions": [{"id": 4, "parentId": 1}]})
+    groups = [
+        {
+            "id": 1,
+            "title": "Styles",
+            "bounding": [1030, 20, 380, 600],
+            "color": "#3f789e",
+            "font_size": 24,
+            "flags": {},
+        }
+    ]
+    return workflow_of(
+        nodes,
+        links,
+        groups=groups,
+        extra={"reroutes": [reroute], "linkExtensions": [{"id": 4, "parentId": 1}]},
+    )
 
 
 @pytest.fixture
@@ -102,7 +125,9 @@ def opened(front_end: FrontEnd, workflow: dict) -> dict:
 
 
 def look_for_changes(front_end: FrontEnd) -> None:
-    """Have the front end look for changes, as it does at every click; never twice at one place, which would open its search."""
+    """Have the front end look for changes, as it does at every click; never twice at one place,
+    which would open its search.
+    """
     front_end.page.mouse.click(next(PLACES), 850)
 
 
@@ -120,11 +145,16 @@ def types(workflow: dict) -> dict:
 
 
 def undo_steps(front_end: FrontEnd) -> int:
-    return front_end.page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length")
+    return front_end.page.evaluate(
+        "app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
+    )
 
 
 def choose(front_end: FrontEnd, *nodes: int) -> None:
-    front_end.page.evaluate("nodes => app.canvas.selectItems(nodes.map((node) => app.canvas.graph.getNodeById(node)))", list(nodes))
+    front_end.page.evaluate(
+        "nodes => app.canvas.selectItems(nodes.map((node) => app.canvas.graph.getNodeById(node)))",
+        list(nodes),
+    )
 
 
 def forget_messages(front_end: FrontEnd) -> None:
@@ -137,7 +167,9 @@ def expect_told(front_end: FrontEnd, words: str) -> None:
 
 
 def expect_replaced(front_end: FrontEnd, before: dict, kinds: dict[int, str]) -> None:
-    """Wait until these nodes, and no others, are of these types, and all of that is done, which the message says."""
+    """Wait until these nodes, and no others, are of these types, and all of that is done, which the
+    message says.
+    """
     front_end.wait_until(lambda: types(front_end.workflow()) == types(before) | kinds)
     expect_told(front_end, "LoRA loaders replaced")
     forget_messages(front_end)
@@ -153,12 +185,26 @@ def test_all_are_replaced_and_keep_what_they_had(front_end, before, picture):
     after = front_end.workflow()
     assert types(after) == types(before) | {STYLE: OURS, MODEL_ONLY: OURS}
     assert after["links"] == before["links"]
-    assert after["groups"] == before["groups"] and after["extra"]["reroutes"] == before["extra"]["reroutes"]
+    assert (
+        after["groups"] == before["groups"]
+        and after["extra"]["reroutes"] == before["extra"]["reroutes"]
+    )
     old, new = by_id(before), by_id(after)
     for loader in (STYLE, MODEL_ONLY):
         changed = differences(old[loader], new[loader])
-        assert changed <= {"type", "inputs", "outputs", "widgets_values", "size", "properties"}, changed
-    assert [new[STYLE]["title"], new[STYLE]["flags"], new[STYLE]["color"]] == ["My style", {"pinned": True}, "#322"]
+        assert changed <= {
+            "type",
+            "inputs",
+            "outputs",
+            "widgets_values",
+            "size",
+            "properties",
+        }, changed
+    assert [new[STYLE]["title"], new[STYLE]["flags"], new[STYLE]["color"]] == [
+        "My style",
+        {"pinned": True},
+        "#322",
+    ]
     assert new[STYLE]["widgets_values"] == [BROKEN_LORA, 0.5, 0.25, "report", "patch"]
     assert new[MODEL_ONLY]["widgets_values"] == [KOHYA_LORA, -0.5, 1, "report", "patch"]
     assert new[STYLE]["properties"]["note"] == "mine"
@@ -199,7 +245,11 @@ def test_there_and_back_changes_nothing(front_end, before):
 
 @pytest.mark.parametrize(
     ("flags", "node_mode"),
-    [({"collapsed": True}, 0), ({"pinned": True}, MUTED), ({"collapsed": True, "pinned": True}, BYPASSED)],
+    [
+        ({"collapsed": True}, 0),
+        ({"pinned": True}, MUTED),
+        ({"collapsed": True, "pinned": True}, BYPASSED),
+    ],
     ids=["collapsed", "muted", "bypassed"],
 )
 def test_state_of_a_node_is_kept(front_end, mode, flags, node_mode):
@@ -222,7 +272,9 @@ def test_prompt_differs_only_in_the_type_and_what_is_added(front_end, before):
             assert spec == old[name]
             continue
         assert spec["class_type"] == OURS
-        added = {"on_unmatched": "report", "mode": "patch"} | ({"strength_clip": 1} if name == str(MODEL_ONLY) else {})
+        added = {"on_unmatched": "report", "mode": "patch"} | (
+            {"strength_clip": 1} if name == str(MODEL_ONLY) else {}
+        )
         assert spec["inputs"] == old[name]["inputs"] | added
 
 
@@ -239,7 +291,9 @@ def test_only_the_chosen_are_replaced(front_end, before):
     choose(front_end, MODEL_ONLY, PREVIEW)
     front_end.run_command(CHOSEN)
     assert types(front_end.workflow()) == types(before) | {MODEL_ONLY: OURS}
-    assert front_end.page.evaluate("[...app.canvas.selectedItems].map((node) => Number(node.id))") == [MODEL_ONLY]
+    assert front_end.page.evaluate(
+        "[...app.canvas.selectedItems].map((node) => Number(node.id))"
+    ) == [MODEL_ONLY]
     front_end.run_command(CHOSEN_BACK)
     assert types(front_end.workflow()) == types(before)
 
@@ -262,7 +316,9 @@ def open_node_menu(front_end: FrontEnd, node: int) -> None:
 
 def choose_in_menu(front_end: FrontEnd, words: str) -> None:
     """Choose an entry; the button over a selected node may show the same words as its hint."""
-    front_end.page.locator(".litemenu-entry, .p-menu, .p-contextmenu, [role=menu]").get_by_text(words, exact=True).click()
+    front_end.page.locator(".litemenu-entry, .p-menu, .p-contextmenu, [role=menu]").get_by_text(
+        words, exact=True
+    ).click()
 
 
 def test_menu_of_a_node_replaces_it(front_end, before, picture):
@@ -317,10 +373,16 @@ def test_loaders_in_subgraphs_keep_links_over_the_boundary(front_end, mode, pict
     before, nested = front_end.workflow(), prompt(front_end)
     front_end.run_command(ALL)
     after, new = front_end.workflow(), prompt(front_end)
-    assert sorted(spec["class_type"] for spec in nested.values()) == sorted(spec["class_type"] for spec in old.values())
+    assert sorted(spec["class_type"] for spec in nested.values()) == sorted(
+        spec["class_type"] for spec in old.values()
+    )
     for name, spec in new.items():
         assert nested[name]["inputs"].items() <= spec["inputs"].items()
-        assert spec["class_type"] == (OURS if nested[name]["class_type"].startswith("LoraLoader") else nested[name]["class_type"])
+        assert spec["class_type"] == (
+            OURS
+            if nested[name]["class_type"].startswith("LoraLoader")
+            else nested[name]["class_type"]
+        )
     front_end.run_command("Comfy.Undo")
     front_end.wait_until(lambda: front_end.workflow() != after)
     assert prompt(front_end) == nested
@@ -344,14 +406,12 @@ def test_loader_in_an_open_subgraph_is_replaced_there(front_end, server, mode, p
 def test_promoted_widget_stays_promoted(front_end, mode, picture):
     opened(front_end, stock_workflow())
     front_end.put_into_subgraph(STYLE)
-    host = front_end.page.evaluate(
-        """() => {
+    host = front_end.page.evaluate("""() => {
             const host = app.rootGraph.nodes.find((node) => node.subgraph), [inner] = host.subgraph.nodes;
             const slot = inner.inputs.findIndex((input) => input.name === "strength_clip");
             host.subgraph.inputNode.emptySlot.connect(inner.inputs[slot], inner);
             return Number(host.id);
-        }"""
-    )
+        }""")
     front_end.change(host, "strength_clip", 0.3)
     (inner,) = (name for name in prompt(front_end) if ":" in name)
     front_end.run_command(ALL)
@@ -362,16 +422,30 @@ def test_promoted_widget_stays_promoted(front_end, mode, picture):
 
 
 def foreign_workflow(loaders: list[tuple], links: list[Link] = ()) -> dict:
-    """Loaders of packs that are not installed, as (type, inputs, outputs, values, other parts), in a row behind a model; the last one's
-    model is inspected."""
-    nodes, table, last = [(1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {})], list(links), 1
+    """Loaders of packs that are not installed, as (type, inputs, outputs, values, other parts), in
+    a row behind a model; the last one's model is inspected.
+    """
+    nodes, table, last = (
+        [(1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {})],
+        list(links),
+        1,
+    )
     for identifier, (kind, inputs, outputs, values, extra) in enumerate(loaders, 2):
         nodes.append((identifier, kind, inputs, outputs, values, extra))
         if ("model", "MODEL") in inputs:
             table.append(Link(last, 0, identifier, "model", "MODEL"))
             last = identifier
     inspect = len(nodes) + 1
-    nodes.append((inspect, "LocksmithInspectLoRAKeys", LOADER_INPUTS, REPORT_OUTPUTS, [BROKEN_LORA, "modules", "off"], {}))
+    nodes.append(
+        (
+            inspect,
+            "LocksmithInspectLoRAKeys",
+            LOADER_INPUTS,
+            REPORT_OUTPUTS,
+            [BROKEN_LORA, "modules", "off"],
+            {},
+        )
+    )
     return workflow_of(nodes, [*table, Link(last, 0, inspect, "model", "MODEL")])
 
 
@@ -392,9 +466,14 @@ POWER = (
 )
 
 
-def test_power_lora_loader_that_is_not_installed_becomes_a_working_stack(front_end, server, mode, picture):
+def test_power_lora_loader_that_is_not_installed_becomes_a_working_stack(
+    front_end, server, mode, picture
+):
     workflow = foreign_workflow([POWER])
-    by_id(workflow)[2] |= {"title": "My LoRAs", "properties": {"cnr_id": "rgthree-comfy", "ver": "1.0"}}
+    by_id(workflow)[2] |= {
+        "title": "My LoRAs",
+        "properties": {"cnr_id": "rgthree-comfy", "ver": "1.0"},
+    }
     opened(front_end, workflow)
     expect_told(front_end, "can be replaced instead of installed")
     front_end.run_command(ALL)
@@ -414,7 +493,12 @@ def test_power_lora_loader_that_is_not_installed_becomes_a_working_stack(front_e
 
 def test_power_lora_loader_with_two_strengths(front_end):
     both = [{**POWER_ROWS[0], "strengthTwo": 0.25}, {**POWER_ROWS[0], "strength": 2}]
-    opened(front_end, foreign_workflow([(*POWER[:3], both, {"properties": {"Show Strengths": "Separate Model & Clip"}})]))
+    opened(
+        front_end,
+        foreign_workflow(
+            [(*POWER[:3], both, {"properties": {"Show Strengths": "Separate Model & Clip"}})]
+        ),
+    )
     front_end.run_command(ALL)
     assert rows_of(front_end.workflow(), 2) == [
         {"on": True, "name": BROKEN_LORA, "strength": 0.5, "strength_clip": 0.25},
@@ -422,16 +506,53 @@ def test_power_lora_loader_with_two_strengths(front_end):
     ]
 
 
-EQUAL_BLOCKS = ["All", BROKEN_LORA, 0.5, 0.25, False, 7, "fixed", 4.0, 1.0, "Preset", "1,1,1,1,1,1,1,1,1,1,1,1", False]
+EQUAL_BLOCKS = [
+    "All",
+    BROKEN_LORA,
+    0.5,
+    0.25,
+    False,
+    7,
+    "fixed",
+    4.0,
+    1.0,
+    "Preset",
+    "1,1,1,1,1,1,1,1,1,1,1,1",
+    False,
+]
 STRING = [("text", "STRING")]
 SINGLES = [
-    ("LoraLoader|pysssss", LOADER_INPUTS, LOADER_OUTPUTS + STRING, [{"content": BROKEN_LORA, "image": None}, 0.5, 0.25], {}),
+    (
+        "LoraLoader|pysssss",
+        LOADER_INPUTS,
+        LOADER_OUTPUTS + STRING,
+        [{"content": BROKEN_LORA, "image": None}, 0.5, 0.25],
+        {},
+    ),
     ("Lora Loader", LOADER_INPUTS, LOADER_OUTPUTS + STRING, [BROKEN_LORA, 0.5, 0.25], {}),
     ("CR Load LoRA", LOADER_INPUTS, LOADER_OUTPUTS + STRING, ["On", BROKEN_LORA, 0.5, 0.25], {}),
     ("LoraLoaderBlockWeight //Inspire", LOADER_INPUTS, LOADER_OUTPUTS + STRING, EQUAL_BLOCKS, {}),
-    ("DiTBlockLoraLoader", LOADER_INPUTS[:1], [("model", "MODEL"), ("rank", "STRING")], [0.5, BROKEN_LORA], {}),
-    ("MusubiTunerLoRALoaderModelOnly", LOADER_INPUTS[:1], LOADER_OUTPUTS[:1], [BROKEN_LORA, 0.5], {}),
-    ("ZImageTurboLoraLoader", LOADER_INPUTS[:1], LOADER_OUTPUTS[:1], [BROKEN_LORA, 0.5, True, "{}"], {}),
+    (
+        "DiTBlockLoraLoader",
+        LOADER_INPUTS[:1],
+        [("model", "MODEL"), ("rank", "STRING")],
+        [0.5, BROKEN_LORA],
+        {},
+    ),
+    (
+        "MusubiTunerLoRALoaderModelOnly",
+        LOADER_INPUTS[:1],
+        LOADER_OUTPUTS[:1],
+        [BROKEN_LORA, 0.5],
+        {},
+    ),
+    (
+        "ZImageTurboLoraLoader",
+        LOADER_INPUTS[:1],
+        LOADER_OUTPUTS[:1],
+        [BROKEN_LORA, 0.5, True, "{}"],
+        {},
+    ),
 ]
 
 
@@ -442,8 +563,18 @@ def test_loaders_of_one_lora_of_other_packs_become_ours(front_end, picture):
     for identifier, (kind, _inputs, outputs, *_) in enumerate(SINGLES, 2):
         assert after[identifier]["type"] == OURS, kind
         strength_clip = 0.25 if ("CLIP", "CLIP") in outputs else 1
-        assert after[identifier]["widgets_values"] == [BROKEN_LORA, 0.5, strength_clip, "report", "patch"], kind
-    models = [spec["inputs"]["model"] for name, spec in sorted(prompt(front_end).items(), key=lambda item: int(item[0])) if name != "1"]
+        assert after[identifier]["widgets_values"] == [
+            BROKEN_LORA,
+            0.5,
+            strength_clip,
+            "report",
+            "patch",
+        ], kind
+    models = [
+        spec["inputs"]["model"]
+        for name, spec in sorted(prompt(front_end).items(), key=lambda item: int(item[0]))
+        if name != "1"
+    ]
     assert models == [[str(identifier), 0] for identifier in range(1, len(SINGLES) + 2)]
 
 
@@ -473,7 +604,11 @@ def test_lists_of_loras_become_one_stack_with_what_applies_them(front_end, mode,
         {"on": False, "name": KOHYA_LORA, "strength": 1},
         {"on": True, "name": DIFFUSERS_LORA, "strength": 1},
     ]
-    assert {name: spec["inputs"].get("model") for name, spec in prompt(front_end).items()} == {"1": None, "5": ["1", 0], "6": ["5", 0]}
+    assert {name: spec["inputs"].get("model") for name, spec in prompt(front_end).items()} == {
+        "1": None,
+        "5": ["1", 0],
+        "6": ["5", 0],
+    }
 
 
 MANAGED = [{"name": "kohya_plain", "strength": "0.5", "clipStrength": 0.25, "active": True}]
@@ -482,17 +617,36 @@ MANAGED = [{"name": "kohya_plain", "strength": "0.5", "clipStrength": 0.25, "act
 def test_other_loaders_of_many_become_stacks(front_end, picture):
     manager = [*LOADER_OUTPUTS, ("trigger_words", "STRING"), ("loaded_loras", "STRING")]
     loaders = [
-        ("Lora Loader (LoraManager)", [LOADER_INPUTS[0], LOADER_INPUTS[1], *STACK_INPUT], manager, ["<lora:kohya_plain:0.5>", MANAGED], {}),
-        ("Lora Loader Stack (rgthree)", LOADER_INPUTS, LOADER_OUTPUTS, [KOHYA_LORA, 0.5, "None", 1, "None", 1, BROKEN_LORA, 2], {}),
+        (
+            "Lora Loader (LoraManager)",
+            [LOADER_INPUTS[0], LOADER_INPUTS[1], *STACK_INPUT],
+            manager,
+            ["<lora:kohya_plain:0.5>", MANAGED],
+            {},
+        ),
+        (
+            "Lora Loader Stack (rgthree)",
+            LOADER_INPUTS,
+            LOADER_OUTPUTS,
+            [KOHYA_LORA, 0.5, "None", 1, "None", 1, BROKEN_LORA, 2],
+            {},
+        ),
         ("CR Load LoRA", LOADER_INPUTS, LOADER_OUTPUTS, ["Off", BROKEN_LORA, 0.5, 0.25], {}),
     ]
     opened(front_end, foreign_workflow(loaders))
     front_end.run_command(ALL)
     after = front_end.workflow()
     assert [types(after)[identifier] for identifier in (2, 3, 4)] == [STACK] * 3
-    assert rows_of(after, 2) == [{"on": True, "name": KOHYA_LORA, "strength": 0.5, "strength_clip": 0.25}]
-    assert rows_of(after, 3) == [{"on": True, "name": KOHYA_LORA, "strength": 0.5}, {"on": True, "name": BROKEN_LORA, "strength": 2}]
-    assert rows_of(after, 4) == [{"on": False, "name": BROKEN_LORA, "strength": 0.5, "strength_clip": 0.25}]
+    assert rows_of(after, 2) == [
+        {"on": True, "name": KOHYA_LORA, "strength": 0.5, "strength_clip": 0.25}
+    ]
+    assert rows_of(after, 3) == [
+        {"on": True, "name": KOHYA_LORA, "strength": 0.5},
+        {"on": True, "name": BROKEN_LORA, "strength": 2},
+    ]
+    assert rows_of(after, 4) == [
+        {"on": False, "name": BROKEN_LORA, "strength": 0.5, "strength_clip": 0.25}
+    ]
 
 
 LEFT = {
@@ -533,20 +687,52 @@ BOXES = """() => app.canvas.graph.nodes.map(({ id, pos, size, flags }) => ({ id:
 
 
 def dense_workflow() -> dict:
-    """Two columns of stock loaders, one close below the other, and something below each; the second column is in a group."""
+    """Two columns of stock loaders, one close below the other, and something below each; the second
+    column is in a group.
+    """
     nodes = [(1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {"pos": [40, 60]})]
     links, last = [], 1
     for identifier, place in enumerate(itertools.product((400, 760), (60, 230, 400)), 2):
-        nodes.append((identifier, "LoraLoaderModelOnly", LOADER_INPUTS[:1], LOADER_OUTPUTS[:1], [BROKEN_LORA, 0.1], {"pos": list(place)}))
+        nodes.append(
+            (
+                identifier,
+                "LoraLoaderModelOnly",
+                LOADER_INPUTS[:1],
+                LOADER_OUTPUTS[:1],
+                [BROKEN_LORA, 0.1],
+                {"pos": list(place)},
+            )
+        )
         links.append(Link(last, 0, identifier, "model", "MODEL"))
         last = identifier
-    inspect = (8, "LocksmithInspectLoRAKeys", LOADER_INPUTS, REPORT_OUTPUTS, [BROKEN_LORA, "modules", "off"], {"pos": [760, 620]})
+    inspect = (
+        8,
+        "LocksmithInspectLoRAKeys",
+        LOADER_INPUTS,
+        REPORT_OUTPUTS,
+        [BROKEN_LORA, "modules", "off"],
+        {"pos": [760, 620]},
+    )
     note = (9, "PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {"pos": [400, 570]})
-    pinned = (10, "PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {"pos": [40, 570], "flags": {"pinned": True}})
+    pinned = (
+        10,
+        "PreviewAny",
+        [("source", "*")],
+        [("STRING", "STRING")],
+        [],
+        {"pos": [40, 570], "flags": {"pinned": True}},
+    )
     links.append(Link(last, 0, 8, "model", "MODEL"))
     for parts in nodes:
         parts[5]["size"] = [300, 110]
-    group = {"id": 1, "title": "Second", "bounding": [750, 20, 320, 510], "color": "#3f789e", "font_size": 24, "flags": {}}
+    group = {
+        "id": 1,
+        "title": "Second",
+        "bounding": [750, 20, 320, 510],
+        "color": "#3f789e",
+        "font_size": 24,
+        "flags": {},
+    }
     return workflow_of([*nodes, inspect, note, pinned], links, groups=[group])
 
 
@@ -555,7 +741,8 @@ def overlaps(boxes: list[dict]) -> list[tuple[int, int]]:
         (one["id"], other["id"])
         for one, other in itertools.combinations(boxes, 2)
         if min(one["bottom"], other["bottom"]) - max(one["y"], other["y"]) > ROOM
-        and min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"]) > ROOM
+        and min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
+        > ROOM
     ]
 
 
@@ -569,8 +756,13 @@ def test_swapped_loaders_have_room(front_end, mode, picture):
     after = front_end.workflow()
     assert overlaps(front_end.page.evaluate(BOXES)) == []
     old, new = by_id(before), by_id(after)
-    assert all(new[each]["pos"][0] == old[each]["pos"][0] and new[each]["pos"][1] >= old[each]["pos"][1] for each in old)
-    assert [new[each]["pos"] for each in (1, 2, 5, 10)] == [old[each]["pos"] for each in (1, 2, 5, 10)], "what nothing is above moved"
+    assert all(
+        new[each]["pos"][0] == old[each]["pos"][0] and new[each]["pos"][1] >= old[each]["pos"][1]
+        for each in old
+    )
+    assert [new[each]["pos"] for each in (1, 2, 5, 10)] == [
+        old[each]["pos"] for each in (1, 2, 5, 10)
+    ], "what nothing is above moved"
     (group,) = after["groups"]
     x, y, _, height = group["bounding"]
     inside = [box for box in front_end.page.evaluate(BOXES) if box["id"] in (5, 6, 7)]
@@ -585,7 +777,8 @@ def test_swapped_loaders_have_room(front_end, mode, picture):
 def test_swapped_loaders_have_room_in_a_subgraph(front_end, mode, picture):
     opened(front_end, dense_workflow())
     front_end.page.evaluate(
-        "() => { app.canvas.graph.convertToSubgraph(new Set(app.rootGraph.nodes.filter((node) => node.id > 1 && node.id < 8))); }"
+        "() => { app.canvas.graph.convertToSubgraph(new Set(app.rootGraph.nodes.filter((node) =>"
+        " node.id > 1 && node.id < 8))); }"
     )
     front_end.run_command(ALL)
     front_end.open_subgraph()

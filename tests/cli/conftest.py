@@ -23,18 +23,36 @@ def file(tmp_path) -> Callable[..., Path]:
 def environment(tmp_path) -> dict[str, str]:
     """A process's environment with a cache folder of its own and without the tests' path."""
     cache = tmp_path / "cache"
-    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONUNBUFFERED", "COLUMNS")}
-    return {**kept, "XDG_CACHE_HOME": str(cache), "LOCALAPPDATA": str(cache), "HOME": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("PYTHONPATH", "PYTHONUNBUFFERED", "COLUMNS")
+    }
+    return {
+        **kept,
+        "XDG_CACHE_HOME": str(cache),
+        "LOCALAPPDATA": str(cache),
+        "HOME": str(tmp_path),
+        "PYTHONIOENCODING": "utf-8",
+    }
 
 
 @pytest.fixture
 def locksmith(environment, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
     """locksmith("inspect", path, ...) -> the finished process, with its output as text."""
 
-    def run(*arguments: object, options: tuple[str, ...] = (), **changes: str) -> subprocess.CompletedProcess:
+    def run(
+        *arguments: object, options: tuple[str, ...] = (), **changes: str
+    ) -> subprocess.CompletedProcess:
         command = [sys.executable, *options, str(CLI), *map(str, arguments)]
         return subprocess.run(
-            command, capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, env={**environment, **changes}, timeout=PATIENCE
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            cwd=tmp_path,
+            env={**environment, **changes},
+            timeout=PATIENCE,
         )
 
     return run

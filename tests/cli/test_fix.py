@@ -1,4 +1,6 @@
-"""`fix` as people use it: a folder of broken files in one go, good ones left alone, nothing overwritten, nothing half done."""
+"""`fix` as people use it: a folder of broken files in one go, good ones left alone, nothing
+overwritten, nothing half done.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ import pytest
 import torch
 from lora_locksmith import cli
 from lora_locksmith.commands import fix
-from lora_locksmith.key_maps.header import LoraFileError, read_header
-from lora_locksmith.key_maps.inspection import inspect_file
+from lora_locksmith.files.header import LoraFileError, read_header
+from lora_locksmith.report.inspection import inspect_file
 from reports.small_files import flux_lora
 from safetensors.torch import load_file, save_file
 
@@ -24,7 +26,9 @@ BROKEN, GOOD = "transformer.base_model.model.", "transformer."
 
 
 def lora(start, seed=1):
-    """A LoRA for FLUX.1 under these wrappers: feed-forward layers of all blocks, and q, k and v of one."""
+    """A LoRA for FLUX.1 under these wrappers: feed-forward layers of all blocks, and q, k and v of
+    one.
+    """
     shapes = flux_lora(RANK, start)
     for name in ("to_q", "to_k", "to_v"):
         module = f"{start}transformer_blocks.3.attn.{name}"
@@ -78,7 +82,10 @@ def test_a_folder_in_one_go(run, folder):
     assert "left as it is" in told[1]["told"] and (folder / "good.safetensors").read_bytes() == good
     assert "now loads it wholly" in told[0]["told"]
     metadata = read_header(folder / "broken.comfyui.safetensors").metadata
-    assert metadata["ss_tag_frequency"] == "{}" and metadata["locksmith.source"] == "broken.safetensors"
+    assert (
+        metadata["ss_tag_frequency"] == "{}"
+        and metadata["locksmith.source"] == "broken.safetensors"
+    )
     assert len(metadata["locksmith.source_sha256"]) == 64
     again = run(folder)
     assert [outcome["code"] for outcome in again[1]] == [0, 1, 0]
@@ -86,7 +93,10 @@ def test_a_folder_in_one_go(run, folder):
 
 
 def test_people_read_what_was_done_and_a_count_of_the_rest(folder, capsys):
-    save_file({f"{part}.conv_in.weight": torch.zeros(4, 4) for part in ("encoder", "decoder")}, folder / "vae.safetensors")
+    save_file(
+        {f"{part}.conv_in.weight": torch.zeros(4, 4) for part in ("encoder", "decoder")},
+        folder / "vae.safetensors",
+    )
     assert cli.main(["fix", "--recursive", str(folder), str(folder / "good.safetensors")]) == 1
     told, counts = capsys.readouterr()
     assert [line.partition(": ")[0].rpartition(os.sep)[2] for line in told.splitlines()] == [
@@ -100,7 +110,9 @@ def test_people_read_what_was_done_and_a_count_of_the_rest(folder, capsys):
 def test_into_another_folder_and_below(run, folder, tmp_path):
     code, told = run(folder, "--recursive", "--output", tmp_path / "new")
     assert code == 0 and len(told) == 3
-    assert whole(tmp_path / "new" / "broken.safetensors") and whole(tmp_path / "new" / "more" / "below.safetensors")
+    assert whole(tmp_path / "new" / "broken.safetensors") and whole(
+        tmp_path / "new" / "more" / "below.safetensors"
+    )
     assert not (tmp_path / "new" / "good.safetensors").exists()
 
 
@@ -131,8 +143,13 @@ def test_a_dry_run_tells_that_the_new_file_is_there_already(run, folder):
     taken = folder / "broken.comfyui.safetensors"
     taken.write_bytes(b"mine")
     code, told = run(folder / "broken.safetensors", "--dry-run")
-    assert code == 1 and f"there is a {taken.name} already; --overwrite replaces it" in told[0]["told"]
-    assert run(folder / "broken.safetensors", "--dry-run", "--overwrite")[0] == 0 and taken.read_bytes() == b"mine"
+    assert (
+        code == 1 and f"there is a {taken.name} already; --overwrite replaces it" in told[0]["told"]
+    )
+    assert (
+        run(folder / "broken.safetensors", "--dry-run", "--overwrite")[0] == 0
+        and taken.read_bytes() == b"mine"
+    )
     assert run(folder / "broken.safetensors", "--dry-run", "--to", "peft")[0] == 0
     (folder / "broken.peft").mkdir()
     (folder / "broken.peft" / "adapter_model.safetensors").touch()
@@ -146,14 +163,22 @@ def test_a_folder_does_not_pass_over_numbers_that_are_none(run, folder):
     save_file(tensors, folder / "good.safetensors")
     code, told = run(folder)
     outcome = told[1]
-    assert code == 1 and outcome["file"].endswith("good.safetensors") and key in outcome["told"] and "NaN" in outcome["told"]
+    assert (
+        code == 1
+        and outcome["file"].endswith("good.safetensors")
+        and key in outcome["told"]
+        and "NaN" in outcome["told"]
+    )
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
 def test_settings_beside_a_file_that_nobody_can_read_are_told(run, folder, content):
     (folder / "adapter_config.json").write_bytes(content)
     found = inspect_file(folder / "good.safetensors")
-    assert any("adapter_config.json" in caution and "cannot be read" in caution for caution in found.report.cautions)
+    assert any(
+        "adapter_config.json" in caution and "cannot be read" in caution
+        for caution in found.report.cautions
+    )
     code, told = run(folder / "broken.safetensors")
     assert code == 0 and "The adapter_config.json beside the file cannot be read" in told[0]["told"]
     save_file({"lora_unet_double_blocks_0_img_mlp_0.alpha": torch.tensor(1.0),
@@ -177,7 +202,9 @@ def test_folding_a_strength_does_not_load_torchs_compiler(folder):
     tensors = lora(GOOD) | {"transformer.transformer_blocks.3.attn.to_q.alpha": torch.tensor(0.5)}
     save_file(tensors, folder / "good.safetensors")
     arguments = [CLI, "fix", folder / "good.safetensors", "--to", "simpletuner"]
-    done = subprocess.run([sys.executable, "-c", QUICK, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", QUICK, *map(str, arguments)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "good.simpletuner.safetensors").is_file()
 
@@ -193,24 +220,43 @@ def test_a_named_dialect_is_written_even_of_a_good_file(run, folder):
 
 
 def test_the_same_names_are_not_enough_where_the_strength_would_be_read_elsewhere(run, folder):
-    settings = {"lora_adapter_metadata": json.dumps({"transformer.r": RANK, "transformer.lora_alpha": 3 * RANK})}
+    settings = {
+        "lora_adapter_metadata": json.dumps(
+            {"transformer.r": RANK, "transformer.lora_alpha": 3 * RANK}
+        )
+    }
     source = folder / "scaled.safetensors"
     save_file(lora(GOOD), source, settings)
     assert "already" in run(source, "--to", "diffusers")[1][0]["told"]
     code, told = run(source, "--to", "simpletuner")
     name = "transformer.transformer_blocks.3.attn.to_q.lora_B.weight"
-    assert code == 0 and torch.equal(load_file(told[0]["written"])[name], 3 * load_file(source)[name])
+    assert code == 0 and torch.equal(
+        load_file(told[0]["written"])[name], 3 * load_file(source)[name]
+    )
     assert "lora_adapter_metadata" not in read_header(told[0]["written"]).metadata
 
 
 def test_a_text_encoder_without_a_name_is_left_out_when_told(run, folder):
     source = folder / "with_clip.safetensors"
     clip = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
-    save_file(lora(GOOD) | {f"{clip}.lora_A.weight": torch.ones(RANK, 768), f"{clip}.lora_B.weight": torch.ones(768, RANK)}, source)
+    save_file(
+        lora(GOOD)
+        | {
+            f"{clip}.lora_A.weight": torch.ones(RANK, 768),
+            f"{clip}.lora_B.weight": torch.ones(768, RANK),
+        },
+        source,
+    )
     code, told = run(source, "--to", "peft")
-    assert code == 1 and "no names for the text encoder clip_l" in told[0]["told"] and "--drop" in told[0]["told"]
+    assert (
+        code == 1
+        and "no names for the text encoder clip_l" in told[0]["told"]
+        and "--drop" in told[0]["told"]
+    )
     code, told = run(source, "--to", "peft", "--drop")
-    assert code == 1 and told[0]["told"].startswith("2 keys are left out (") and told[0]["lost"] == 2
+    assert (
+        code == 1 and told[0]["told"].startswith("2 keys are left out (") and told[0]["lost"] == 2
+    )
     assert whole_for_us(told[0]["written"])
 
 
@@ -241,13 +287,18 @@ def test_what_cannot_be_read_or_said_does_not_stop_the_rest(run, folder):
     assert code == 2 and [outcome["code"] for outcome in told] == [2, 1, 0, 1, 0]
     assert "nowhere" in told[3]["told"] and "holds no LoRA" in told[1]["told"]
     code, told = run(folder / "c_partly.safetensors", "--drop")
-    assert code == 1 and told[0]["told"].startswith("2 keys are left out (") and told[0]["lost"] == 2
+    assert (
+        code == 1 and told[0]["told"].startswith("2 keys are left out (") and told[0]["lost"] == 2
+    )
     assert not [key for key in load_file(told[0]["written"]) if "nowhere" in key]
 
 
 def test_a_file_that_fits_several_models_is_not_guessed_at(run, tmp_path):
     save_file(
-        {"transformer.blocks.0.lora_A.weight": torch.ones(2, 3), "transformer.blocks.0.lora_B.weight": torch.ones(3, 2)},
+        {
+            "transformer.blocks.0.lora_A.weight": torch.ones(2, 3),
+            "transformer.blocks.0.lora_B.weight": torch.ones(3, 2),
+        },
         tmp_path / "a.safetensors",
     )
     code, told = run(tmp_path)
@@ -257,10 +308,15 @@ def test_a_file_that_fits_several_models_is_not_guessed_at(run, tmp_path):
 def test_models_that_would_get_other_names_are_not_chosen_between(run, tmp_path):
     shapes = {}
     for block in range(2):
-        for layer in ("to_q", "to_k"):  # as FLUX.1, Qwen-Image and others have them, fused in one and not in the other
+        for layer in (
+            "to_q",
+            "to_k",
+        ):  # as FLUX.1, Qwen-Image and others have them, fused in one and not in the other
             name = f"transformer.transformer_blocks.{block}.attn.{layer}"
             shapes |= {f"{name}.lora_A.weight": (2, 3072), f"{name}.lora_B.weight": (3072, 2)}
-    save_file({key: torch.ones(shape).half() for key, shape in shapes.items()}, tmp_path / "a.safetensors")
+    save_file(
+        {key: torch.ones(shape).half() for key, shape in shapes.items()}, tmp_path / "a.safetensors"
+    )
     code, told = run(tmp_path / "a.safetensors", "--to", "kohya")
     assert code == 1 and "several models" in told[0]["told"] and "--against" in told[0]["told"]
     assert len(list(tmp_path.iterdir())) == 1

@@ -1,4 +1,6 @@
-"""What people get wrong on the command line: told in one line, before any file is read, with the exit code for it."""
+"""What people get wrong on the command line: told in one line, before any file is read, with the
+exit code for it.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,10 @@ BAD_VALUES = [
     (("merge", "--to", "nobody"), "--to"),
     (("merge", "--set", "density"), "OPTION=NUMBER"),
     (("merge", "--set", "density=much"), "OPTION=NUMBER"),
-    (("merge", "--method", "ties", "--set", "density=7"), "density of ties is a number from 0 to 1, not 7"),
+    (
+        ("merge", "--method", "ties", "--set", "density=7"),
+        "density of ties is a number from 0 to 1, not 7",
+    ),
     (("merge", "--set", "density=0.5"), "the method sum has no option 'density'"),
     (("merge", "--method", "slerp"), "slerp merges 2 LoRAs, here are 1"),
     (("merge", "--blocks", "2", "te=0"), "from 1 to 1"),
@@ -89,7 +94,11 @@ BAD_VALUES = [
 ]
 
 
-@pytest.mark.parametrize("arguments, fault", BAD_VALUES, ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "")
+@pytest.mark.parametrize(
+    "arguments, fault",
+    BAD_VALUES,
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
+)
 def test_a_bad_value_is_told_in_one_line_before_any_file_is_read(place, told, arguments, fault):
     write_file(place / "taken.safetensors", flux_lora(blocks=1))
     before = sorted(place.rglob("*"))
@@ -100,15 +109,25 @@ def test_a_bad_value_is_told_in_one_line_before_any_file_is_read(place, told, ar
 
 
 def test_the_methods_that_are_named_are_those_that_there_are():
-    from lora_locksmith.lora.methods import methods
+    from lora_locksmith.lora.merge.merge.methods import methods
 
     assert sorted(merge_command.METHODS) == sorted(methods())
 
 
 def test_a_file_that_is_not_there_is_told_without_the_words_of_the_graph(told):
-    for arguments in (("inspect",), ("compare", NOT_READ), ("merge", *WRITES), ("resize", "--rank", "1", *WRITES), ("fix",)):
+    for arguments in (
+        ("inspect",),
+        ("compare", NOT_READ),
+        ("merge", *WRITES),
+        ("resize", "--rank", "1", *WRITES),
+        ("fix",),
+    ):
         code, _, text = told(*arguments, NOT_READ)
-        assert code == FAILED and "there is no such file. Check the name" in text and "list" not in text
+        assert (
+            code == FAILED
+            and "there is no such file. Check the name" in text
+            and "list" not in text
+        )
 
 
 def test_folders_instead_of_files_and_the_other_way_round(place, told):
@@ -117,7 +136,11 @@ def test_folders_instead_of_files_and_the_other_way_round(place, told):
     assert "Name a file in it, or scan the folder" in told("inspect", "folder")[2]
     assert "there is no such folder" in told("scan", "nowhere")[2]
     assert "inspect the file" in told("scan", "a.safetensors")[2]
-    for command in (("merge", *WRITES), ("resize", "--rank", "1", *WRITES), ("compare", "a.safetensors")):
+    for command in (
+        ("merge", *WRITES),
+        ("resize", "--rank", "1", *WRITES),
+        ("compare", "a.safetensors"),
+    ):
         code, _, text = told(*command, "folder")
         assert code == FAILED and "it is a folder" in text and text.count("\n") == 1
 
@@ -146,10 +169,24 @@ def test_names_that_shells_and_systems_make_hard(place, told):
     for name in names:
         write_file(place / name, flux_lora(1, blocks=1))
     code, out, text = told("inspect", "--json", *names)
-    assert code == FINE and text == "" and [json.loads(line)["file"].removeprefix("./") for line in out.splitlines()] == names
-    code, out, _ = told("merge", "--json", *names, "-dash.safetensors=0.5", "a=0.5.safetensors=0.25", *WRITES)
+    assert (
+        code == FINE
+        and text == ""
+        and [json.loads(line)["file"].removeprefix("./") for line in out.splitlines()] == names
+    )
+    code, out, _ = told(
+        "merge", "--json", *names, "-dash.safetensors=0.5", "a=0.5.safetensors=0.25", *WRITES
+    )
     made_of = json.loads(out)["sources"]
-    assert code == FINE and [source["strength_model"] for source in made_of] == [1, 1, 1, 1, 1, 0.5, 0.25]
+    assert code == FINE and [source["strength_model"] for source in made_of] == [
+        1,
+        1,
+        1,
+        1,
+        1,
+        0.5,
+        0.25,
+    ]
     code, out, text = told("inspect", "no\nsuch.safetensors")
     assert code == FAILED and text.count("\n") == 1 and "no\\nsuch.safetensors" in text
 
@@ -159,24 +196,46 @@ def test_a_pattern_and_a_home_folder_that_the_shell_has_left(place, told, monkey
         write_file(place / name, flux_lora(1, blocks=1))
     monkeypatch.setenv("HOME", str(place))
     monkeypatch.setenv("USERPROFILE", str(place))
-    for pattern, count in (("*.safetensors", 3), ("[ab].safetensors", 2), ("[c].safetensors", 1), ("~/a.safetensors", 1)):
+    for pattern, count in (
+        ("*.safetensors", 3),
+        ("[ab].safetensors", 2),
+        ("[c].safetensors", 1),
+        ("~/a.safetensors", 1),
+    ):
         code, out, _ = told("inspect", "--json", pattern)
         assert code == FINE and len(out.splitlines()) == count
-    assert "no*match.safetensors: there is no such file" in told("inspect", "no*match.safetensors")[2]
-    assert told("resize", "~/a.safetensors", "--rank", "1", "-o", "~/new.safetensors")[0] == FINE and (place / "new.safetensors").is_file()
+    assert (
+        "no*match.safetensors: there is no such file" in told("inspect", "no*match.safetensors")[2]
+    )
+    assert (
+        told("resize", "~/a.safetensors", "--rank", "1", "-o", "~/new.safetensors")[0] == FINE
+        and (place / "new.safetensors").is_file()
+    )
 
 
 def test_files_of_one_name_are_told_apart(place, told):
     paths = [
-        write_file(place / folder / "pytorch_lora_weights.safetensors", flux_lora(1, blocks=1)) for folder in ("one", "two/deep", "deep")
+        write_file(place / folder / "pytorch_lora_weights.safetensors", flux_lora(1, blocks=1))
+        for folder in ("one", "two/deep", "deep")
     ]
     other = write_file(place / "other.safetensors", flux_lora(1, blocks=1))
-    names = ["one/pytorch_lora_weights.safetensors", "two/deep/pytorch_lora_weights.safetensors", f"{place.name}/deep/{paths[2].name}"]
+    names = [
+        "one/pytorch_lora_weights.safetensors",
+        "two/deep/pytorch_lora_weights.safetensors",
+        f"{place.name}/deep/{paths[2].name}",
+    ]
     _, out, _ = told("merge", *paths, other, other, *WRITES)
     rows = [line.split(" | ")[0].removeprefix("| ") for line in out.splitlines()]
-    assert [name for name in (*names, "other.safetensors (1)", "other.safetensors (2)") if name not in rows] == []
+    assert [
+        name
+        for name in (*names, "other.safetensors (1)", "other.safetensors (2)")
+        if name not in rows
+    ] == []
     _, out, _ = told("merge", paths[0], paths[1], "--json", "-o", "json.safetensors")
-    assert [source["name"] for source in json.loads(out)["sources"]] == [names[0], "deep/pytorch_lora_weights.safetensors"]
+    assert [source["name"] for source in json.loads(out)["sources"]] == [
+        names[0],
+        "deep/pytorch_lora_weights.safetensors",
+    ]
     _, out, _ = told("compare", *paths[:2])
     assert f"| file | {names[0]} | deep/pytorch_lora_weights.safetensors |" in out
     _, out, _ = told("inspect", *paths, other)
@@ -188,9 +247,17 @@ def test_files_of_one_name_are_told_apart(place, told):
 
 def test_fix_takes_a_folder_or_for_one_file_a_name(place, told):
     write_file(place / "a.safetensors", flux_lora(1, BROKEN, 1))
-    for output, made in (("new.safetensors", "new.safetensors"), ("folder", "folder/a.safetensors"), ("new/sub/", "new/sub/a.safetensors")):
+    for output, made in (
+        ("new.safetensors", "new.safetensors"),
+        ("folder", "folder/a.safetensors"),
+        ("new/sub/", "new/sub/a.safetensors"),
+    ):
         code, out, _ = told("fix", "a.safetensors", "-o", output, "--json")
-        assert code == FINE and Path(json.loads(out)["written"]) == Path(made) and (place / made).is_file()
+        assert (
+            code == FINE
+            and Path(json.loads(out)["written"]) == Path(made)
+            and (place / made).is_file()
+        )
     code, out, _ = told("fix", "a.safetensors", "-o", "new.safetensors")
     assert code == PROBLEMS and "there is a new.safetensors already; --overwrite replaces it" in out
     (place / "notes.txt").touch()
@@ -202,23 +269,43 @@ def test_fix_never_writes_two_files_to_one_place(place, told):
         write_file(place / folder / "a.safetensors", flux_lora(1, BROKEN, 1))
     code, out, _ = told("fix", "one/a.safetensors", "two", "-o", "new", "--overwrite", "--json")
     first, second = map(json.loads, out.splitlines())
-    assert code == PROBLEMS and first["written"] and second["written"] == "" and os.path.join("one", "a.safetensors") in second["told"]
+    assert (
+        code == PROBLEMS
+        and first["written"]
+        and second["written"] == ""
+        and os.path.join("one", "a.safetensors") in second["told"]
+    )
 
 
 # Terminals, streams, permissions
 
 
 def test_version_is_that_of_the_project(locksmith):
-    stated = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)[1]
+    stated = re.search(
+        r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE
+    )[1]
     found = locksmith("--version", options=("-S",))
-    assert (found.returncode, found.stdout, found.stderr) == (FINE, f"lora-locksmith {stated}\n", "")
+    assert (found.returncode, found.stdout, found.stderr) == (
+        FINE,
+        f"lora-locksmith {stated}\n",
+        "",
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows' shell cannot close a stream")
 def test_a_closed_stream_changes_nothing(environment, file):
     for arguments, code in (([file()], FINE), ([NOT_READ], FAILED)):
         for closed in (">&-", "2>&-", ">&- 2>&- <&-"):
-            command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, str(CLI), "inspect", *map(str, arguments)]
+            command = [
+                "sh",
+                "-c",
+                f'exec "$@" {closed}',
+                "sh",
+                sys.executable,
+                str(CLI),
+                "inspect",
+                *map(str, arguments),
+            ]
             found = subprocess.run(command, capture_output=True, env=environment, timeout=PATIENCE)
             assert found.returncode == code and b"Traceback" not in found.stderr
 
@@ -231,7 +318,9 @@ def test_a_table_can_be_read_on_any_terminal(environment, file, columns):
     leader, follower = pty.openpty()
     command = [sys.executable, str(CLI), "scan", "--no-index", str(folder)]
     terminal = {"TERM": "xterm", "COLUMNS": str(columns), "NO_COLOR": "1"}
-    with subprocess.Popen(command, stdout=follower, stderr=subprocess.DEVNULL, env={**environment, **terminal}) as process:
+    with subprocess.Popen(
+        command, stdout=follower, stderr=subprocess.DEVNULL, env={**environment, **terminal}
+    ) as process:
         os.close(follower)
         shown = b""
         while chunk := read_terminal(leader):
@@ -239,7 +328,17 @@ def test_a_table_can_be_read_on_any_terminal(environment, file, columns):
         assert process.wait(60) == PROBLEMS
     os.close(leader)
     words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).split())
-    assert all(word in words for word in ("one.safetensors", "FLUX.1", "SimpleTuner", "LoRA 4", "loads", "57 more modules load"))
+    assert all(
+        word in words
+        for word in (
+            "one.safetensors",
+            "FLUX.1",
+            "SimpleTuner",
+            "LoRA 4",
+            "loads",
+            "57 more modules load",
+        )
+    )
 
 
 def read_terminal(leader: int) -> bytes:
@@ -263,13 +362,32 @@ def test_what_may_not_be_read_or_written_is_named(environment, tmp_path):
     folder.chmod(0o555)
     try:
         for arguments, fault in (
-            (("inspect", "secret.safetensors"), "secret.safetensors: it cannot be opened (Permission denied)"),
-            (("merge", "broken.safetensors", *WRITES), f"the folder {folder} may not be written to"),
-            (("resize", "broken.safetensors", "--rank", "1", *WRITES), f"the folder {folder} may not be written to"),
-            (("fix", "broken.safetensors"), f"broken.safetensors: not written: {folder}: Permission denied"),
+            (
+                ("inspect", "secret.safetensors"),
+                "secret.safetensors: it cannot be opened (Permission denied)",
+            ),
+            (
+                ("merge", "broken.safetensors", *WRITES),
+                f"the folder {folder} may not be written to",
+            ),
+            (
+                ("resize", "broken.safetensors", "--rank", "1", *WRITES),
+                f"the folder {folder} may not be written to",
+            ),
+            (
+                ("fix", "broken.safetensors"),
+                f"broken.safetensors: not written: {folder}: Permission denied",
+            ),
         ):
             command = [*drop, sys.executable, "-B", str(CLI), *arguments]
-            found = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=PATIENCE)
+            found = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                cwd=folder,
+                env=environment,
+                timeout=PATIENCE,
+            )
             assert found.returncode == FAILED and fault in found.stderr, found.stderr
             assert found.stderr.count("\n") == 1 and ".part" not in found.stderr
     finally:

@@ -31,7 +31,9 @@ except ModuleNotFoundError as fault:
 def ask(tmp_path, version: str) -> subprocess.CompletedProcess:
     """A process that asks the pack as the host does, beside a file with this version, or none."""
     if version:
-        (tmp_path / "comfyui_version.py").write_text(f'__version__ = "{version}"\n', encoding="utf-8")
+        (tmp_path / "comfyui_version.py").write_text(
+            f'__version__ = "{version}"\n', encoding="utf-8"
+        )
     command = [sys.executable, "-I", "-c", ASK_AS_A_HOST_DOES, str(dev.ROOT), str(tmp_path)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
@@ -41,7 +43,10 @@ def test_an_old_comfyui_is_told_what_is_needed(tmp_path, version):
     told = ask(tmp_path, version)
     assert told.returncode == 0 and told.stdout.splitlines()[0] == "V3"
     (line,) = told.stderr.splitlines()
-    assert line.startswith("LoRA Locksmith needs ComfyUI 0.16.3 or newer, and this is ComfyUI " + (version or "0.0 (2024 or before)"))
+    assert line.startswith(
+        "LoRA Locksmith needs ComfyUI 0.16.3 or newer, and this is ComfyUI "
+        + (version or "0.0 (2024 or before)")
+    )
     assert "Update ComfyUI" in line and "too old" in told.stdout.splitlines()[1]
 
 
@@ -60,7 +65,12 @@ def test_an_old_python_can_read_what_tells_it_so():
 def test_what_is_needed_is_the_same_everywhere():
     oldest = ".".join(map(str, lora_locksmith.OLDEST_COMFYUI))
     python = ".".join(map(str, lora_locksmith.OLDEST_PYTHON))
-    pyproject, readme = ((dev.ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md"))
-    assert f'requires-comfyui = ">={oldest}"' in pyproject and f'requires-python = ">={python}"' in pyproject
+    pyproject, readme = (
+        (dev.ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md")
+    )
+    assert (
+        f'requires-comfyui = ">={oldest}"' in pyproject
+        and f'requires-python = ">={python}"' in pyproject
+    )
     assert f"ComfyUI {oldest} or newer, Python {python} or newer" in readme
     assert next(iter(dev.COMFYUI_SOURCES)) == oldest == dev.USUAL_HOSTS[0]

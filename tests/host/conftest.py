@@ -1,4 +1,6 @@
-"""The pack's executor in a process with the real ComfyUI, and ways to see what it did to a model."""
+"""The pack's executor in a process with the real ComfyUI, and ways to see what it
+did to a model.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def host(comfy):
 
 @pytest.fixture(scope="session")
 def patched(comfy):
-    """patched(patcher) -> {weight name: value under its patches, computed by the host}, for all weights that have patches."""
+    """patched(patcher) -> {weight name: value under its patches, computed by the host}, for all
+    weights that have patches.
+    """
     import comfy.lora
     import comfy.utils
 

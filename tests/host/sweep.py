@@ -1,4 +1,6 @@
-"""Every adapter kind that PEFT and LyCORIS save, on every sort of layer, through every way of the pack: right, or refused with a reason."""
+"""Every adapter kind that PEFT and LyCORIS save, on every sort of layer, through every way of the
+pack: right, or refused with a reason.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ Truth = Callable[[str, float], Tensor]  # layer, strength -> outputs for `inputs
 
 
 class Saved(NamedTuple):
-    """A file as its trainer saved it, the layers that the trainer adapts, and what they give by the trainer's own forward."""
+    """A file as its trainer saved it, the layers that the trainer adapts, and what they give by the
+    trainer's own forward.
+    """
 
     path: Path
     layers: tuple[str, ...]
@@ -63,10 +67,17 @@ def blended(net: torch.nn.Module, full: Mapping[str, Tensor]) -> Truth:
     return lambda layer, strength: torch.lerp(bare(net, layer), full[layer], strength)
 
 
-def by_peft(net: torch.nn.Module, folder: Path, configuration: type, settings: Mapping[str, Any], merged: bool = False) -> Saved:
+def by_peft(
+    net: torch.nn.Module,
+    folder: Path,
+    configuration: type,
+    settings: Mapping[str, Any],
+    merged: bool = False,
+) -> Saved:
     """PEFT's adapter on every layer that it supports, moved at random and saved.
 
-    A setting `...` becomes the layers themselves. merged: the truth is PEFT's merge, as its forward of a convolution is no convolution.
+    A setting `...` becomes the layers themselves. merged: the truth is PEFT's merge, as its forward
+    of a convolution is no convolution.
     """
     import peft
 
@@ -75,7 +86,9 @@ def by_peft(net: torch.nn.Module, folder: Path, configuration: type, settings: M
         told = {name: layers if value is ... else value for name, value in settings.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return peft.get_peft_model(copy.deepcopy(net), configuration(target_modules=layers, **told)).eval()
+            return peft.get_peft_model(
+                copy.deepcopy(net), configuration(target_modules=layers, **told)
+            ).eval()
 
     def runs(layer: str) -> bool:
         try:
@@ -137,7 +150,9 @@ def layer_of(key: str) -> str:
 
 
 class Ways:
-    """What each way of the pack makes of a file: layer -> RIGHT, or why it is refused. AssertionError where it is wrong."""
+    """What each way of the pack makes of a file: layer -> RIGHT, or why it is refused.
+    AssertionError where it is wrong.
+    """
 
     def __init__(self, host: Any, patched: Any, patcher: Any, folder: Path):
         self.host, self.patched, self.patcher, self.folder = host, patched, patcher, folder
@@ -153,10 +168,14 @@ class Ways:
         except self._refusals() as error:
             if len(saved.layers) == 1:
                 return {saved.layers[0]: reason(error)}
-        return {layer: outcome for one in self._single(saved) for layer, outcome in self.outcomes(one, way).items()}
+        return {
+            layer: outcome
+            for one in self._single(saved)
+            for layer, outcome in self.outcomes(one, way).items()
+        }
 
     def _refusals(self) -> tuple[type[Exception], ...]:
-        from lora_locksmith.key_maps.errors import LocksmithError
+        from lora_locksmith.errors import LocksmithError
 
         return (LocksmithError,)
 
@@ -166,7 +185,11 @@ class Ways:
         beside = saved.path.with_name("adapter_config.json")
         for layer in saved.layers:
             folder = self._folder()
-            save_file({key: tensor for key, tensor in tensors.items() if layer_of(key) in ("", layer)}, folder / saved.path.name, metadata)
+            save_file(
+                {key: tensor for key, tensor in tensors.items() if layer_of(key) in ("", layer)},
+                folder / saved.path.name,
+                metadata,
+            )
             if beside.exists():
                 (folder / beside.name).write_bytes(beside.read_bytes())
             yield Saved(folder / saved.path.name, (layer,), saved.truth)
@@ -176,14 +199,29 @@ class Ways:
         folder.mkdir()
         return folder
 
-    def _applied(self, saved: Saved, path: Path, strengths: tuple[float, ...], bypass=False, made: float = 1.0) -> dict[str, str]:
+    def _applied(
+        self,
+        saved: Saved,
+        path: Path,
+        strengths: tuple[float, ...],
+        bypass=False,
+        made: float = 1.0,
+    ) -> dict[str, str]:
         found: dict[str, str] = {}
         for strength in strengths:
-            loaded, _, report = self.host.load_and_fix(self.patcher, None, path, strength, bypass=bypass)
+            loaded, _, report = self.host.load_and_fix(
+                self.patcher, None, path, strength, bypass=bypass
+            )
             told = report.as_dict()["unplaced"]
-            outputs = self._beside(loaded, saved.layers) if bypass else self._patched(loaded, saved.layers)
+            outputs = (
+                self._beside(loaded, saved.layers)
+                if bypass
+                else self._patched(loaded, saved.layers)
+            )
             for layer in saved.layers:
-                found[layer] = self._outcome(layer, outputs[layer], saved.truth(layer, made * strength), told)
+                found[layer] = self._outcome(
+                    layer, outputs[layer], saved.truth(layer, made * strength), told
+                )
         return found
 
     def _patched(self, loaded: Any, layers: tuple[str, ...]) -> dict[str, Tensor]:
@@ -196,7 +234,9 @@ class Ways:
                 for name, full in names.items()
                 if full in after
             }
-            outputs[layer] = torch.func.functional_call(self.net.get_submodule(layer), weights, inputs(layer))
+            outputs[layer] = torch.func.functional_call(
+                self.net.get_submodule(layer), weights, inputs(layer)
+            )
         return outputs
 
     def _beside(self, loaded: Any, layers: tuple[str, ...]) -> dict[str, Tensor]:
@@ -206,7 +246,9 @@ class Ways:
         finally:
             loaded.unpatch_model(toy_layers.CPU)
 
-    def _outcome(self, layer: str, outputs: Tensor, truth: Tensor, told: list[Mapping[str, str]]) -> str:
+    def _outcome(
+        self, layer: str, outputs: Tensor, truth: Tensor, told: list[Mapping[str, str]]
+    ) -> str:
         before = bare(self.net, layer)
         change = (truth - before).norm()
         assert change > 1e-3 * before.norm(), f"{layer}: the trainer's own change is nothing"
@@ -219,7 +261,7 @@ class Ways:
         return RIGHT
 
     def _fix(self, saved: Saved) -> dict[str, str]:
-        from lora_locksmith.lora.writer import write_as
+        from lora_locksmith.lora.io.writer import write_as
 
         plan, tensors = self._planned(saved)
         path = self._folder() / "fixed.safetensors"
@@ -227,9 +269,9 @@ class Ways:
         return self._applied(saved, path, STRENGTHS)
 
     def _merge(self, saved: Saved) -> dict[str, str]:
-        from lora_locksmith.lora.collect import Source
-        from lora_locksmith.lora.merge import Recipe, merge
-        from lora_locksmith.lora.native import native_tensors
+        from lora_locksmith.lora.io.lora_model import native_tensors
+        from lora_locksmith.lora.merge.merge.collect import Source
+        from lora_locksmith.lora.merge.merge.merge import Recipe, merge
 
         plan, tensors = self._planned(saved)
         path, outcomes = self._folder() / "merged.safetensors", {}
@@ -242,15 +284,15 @@ class Ways:
         return outcomes
 
     def _resize(self, saved: Saved) -> dict[str, str]:
-        from lora_locksmith.lora.resize import Ask, resize_file
+        from lora_locksmith.lora.rewrite.resize import Ask, resize_file
 
         path = self._folder() / saved.path.name
         resize_file(saved.path, path, Ask(error=1e-6), site=self.site)
         return self._applied(saved, path, STRENGTHS)
 
     def _planned(self, saved: Saved):
-        from lora_locksmith.key_maps.inspection import inspect_file
-        from lora_locksmith.lora.reader import map_tensors
+        from lora_locksmith.lora.io.mapped import map_tensors
+        from lora_locksmith.report.inspection import inspect_file
 
         found = inspect_file(saved.path, self.site, whole=True)
         self._whole(found.plan)
@@ -258,8 +300,8 @@ class Ways:
 
     def _whole(self, plan: Any) -> None:
         """A refusal where something of the file has no place."""
-        from lora_locksmith.key_maps.errors import LocksmithError
-        from lora_locksmith.key_maps.plan import NO_FAULT
+        from lora_locksmith.errors import LocksmithError
+        from lora_locksmith.planning.plan import NO_FAULT
 
         for outcome in plan.outcomes.values():
             if outcome.category not in NO_FAULT:
@@ -277,11 +319,16 @@ def plain(text: str) -> str:
     return re.sub(r" {2,}", " ", re.sub(r"\[[\d, ]*\]", "[...]", text)).strip()
 
 
-def row(library: str, name: str, layers: tuple[str, ...], outcomes: Mapping[str, Mapping[str, str]]) -> str:
+def row(
+    library: str, name: str, layers: tuple[str, ...], outcomes: Mapping[str, Mapping[str, str]]
+) -> str:
     """A line of the table."""
     adapted = "all" if set(layers) == set(LAYERS) else ", ".join(NAMES[layer] for layer in layers)
     cells = [_cell(outcomes[way]) for way in WAYS]
-    said = [AS_BEFORE if index and cell != RIGHT and cell == cells[index - 1] else cell for index, cell in enumerate(cells)]
+    said = [
+        AS_BEFORE if index and cell != RIGHT and cell == cells[index - 1] else cell
+        for index, cell in enumerate(cells)
+    ]
     return f"| {' | '.join((library, name, adapted, *said))} |"
 
 
@@ -290,19 +337,33 @@ def _cell(outcomes: Mapping[str, str]) -> str:
     for layer, outcome in outcomes.items():
         by_outcome.setdefault(outcome, []).append(NAMES[layer])
     if len(by_outcome) == 1:
-        return "".join(outcome if outcome == RIGHT else f"refused: {outcome}" for outcome in by_outcome)
-    told = [f"refused on {', '.join(layers)}: {outcome}" for outcome, layers in by_outcome.items() if outcome != RIGHT]
+        return "".join(
+            outcome if outcome == RIGHT else f"refused: {outcome}" for outcome in by_outcome
+        )
+    told = [
+        f"refused on {', '.join(layers)}: {outcome}"
+        for outcome, layers in by_outcome.items()
+        if outcome != RIGHT
+    ]
     return "; ".join(([RIGHT] if RIGHT in by_outcome else []) + told)
 
 
 def written_rows() -> dict[tuple[str, str], str]:
     """(library, kind) -> its line of the table in docs/, in their order."""
-    lines = [line for line in TABLE.read_text("utf-8").splitlines() if line.startswith("| ")][1:] if TABLE.exists() else []
+    lines = (
+        [line for line in TABLE.read_text("utf-8").splitlines() if line.startswith("| ")][1:]
+        if TABLE.exists()
+        else []
+    )
     return {tuple(line[2:].split(" | ")[:2]): line for line in lines}
 
 
 def write_rows(rows: Mapping[tuple[str, str], str], order: list[tuple[str, str]]) -> None:
     """The table anew, of the rows that there are."""
     titles = ("by", "kind", "layers", *WAYS)
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *(rows[key] for key in order if key in rows)]
+    lines = [
+        f"| {' | '.join(titles)} |",
+        "|---" * len(titles) + "|",
+        *(rows[key] for key in order if key in rows),
+    ]
     TABLE.write_text(HEAD + "\n".join(lines) + "\n", "utf-8")

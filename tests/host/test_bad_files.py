@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from lora_locksmith.key_maps.header import LoraFileError
+from lora_locksmith.files.header import LoraFileError
 from safetensors.torch import save_file
 
 LORA = {
@@ -37,7 +37,9 @@ def written(path, kind):
 @pytest.mark.parametrize("kind", ["pickle", "nested pickle"])
 @pytest.mark.parametrize("ending", [".pt", ".ckpt", ".pt2", ".pkl"])
 def test_tensors_in_a_pickle_load_through_the_safe_loader(host, tiny_flux, tmp_path, kind, ending):
-    patcher, _, report = host.load_and_fix(tiny_flux(), None, written(tmp_path / f"x{ending}", kind))
+    patcher, _, report = host.load_and_fix(
+        tiny_flux(), None, written(tmp_path / f"x{ending}", kind)
+    )
     assert len(patcher.patches) == 1
     assert report.unplaced() == []
 
@@ -57,7 +59,9 @@ def test_a_missing_file(host, tmp_path, ending):
         host.read_lora(tmp_path / f"nothing{ending}")
 
 
-def test_a_header_that_safetensors_refuses_loads_and_stock_is_said_to_fail(host, tiny_flux, tmp_path):
+def test_a_header_that_safetensors_refuses_loads_and_stock_is_said_to_fail(
+    host, tiny_flux, tmp_path
+):
     import comfy.utils
 
     path = tmp_path / "numbers.safetensors"
@@ -70,7 +74,10 @@ def test_a_header_that_safetensors_refuses_loads_and_stock_is_said_to_fail(host,
     patcher, _, report = host.load_and_fix(tiny_flux(), None, path)
     assert len(patcher.patches) == 1 and report.unplaced() == []
     told = report.as_dict()
-    assert told["stock"] == {"placed": 0, "fails": "safetensors does not read it, because 'steps' in its metadata is no text"}
+    assert told["stock"] == {
+        "placed": 0,
+        "fails": "safetensors does not read it, because 'steps' in its metadata is no text",
+    }
     assert f"the stock loader fails on this file: {told['stock']['fails']}" in str(report)
 
 
@@ -83,11 +90,26 @@ def test_an_unknown_ending(host, tmp_path):
 def test_tensors_of_every_dtype_come_out_as_safetensors_reads_them(host, tmp_path):
     from safetensors.torch import load_file
 
-    dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.int64, torch.bool)
-    tensors = {str(dtype): torch.ones(3, 5).to(dtype) for dtype in dtypes} | {"scalar": torch.tensor(2.5), "none": torch.zeros(0, 4)}
+    dtypes = (
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+        torch.int8,
+        torch.int64,
+        torch.bool,
+    )
+    tensors = {str(dtype): torch.ones(3, 5).to(dtype) for dtype in dtypes} | {
+        "scalar": torch.tensor(2.5),
+        "none": torch.zeros(0, 4),
+    }
     tensors |= {"odd": torch.ones(3, dtype=torch.int8), "four": torch.randn(2, 3, 4, 5)}
     save_file(tensors, tmp_path / "x.safetensors")
-    ours, theirs = host.read_lora(tmp_path / "x.safetensors").tensors, load_file(tmp_path / "x.safetensors")
+    ours, theirs = (
+        host.read_lora(tmp_path / "x.safetensors").tensors,
+        load_file(tmp_path / "x.safetensors"),
+    )
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype and ours[name].shape == tensor.shape

@@ -1,4 +1,6 @@
-"""Base models of every kind: their weights are patched right to their own rounding, come back to the bit, and work while offloaded."""
+"""Base models of every kind: their weights are patched right to their own rounding, come back to
+the bit, and work while offloaded.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,23 @@ import json
 
 import pytest
 import torch
-from many_kinds import BASES, PLAIN_BASES, QUANTISED_BASES, SCALED_FP8, dense, load_base, plain_kinds, storage, write_all_kinds, write_base
+from many_kinds import (
+    BASES,
+    PLAIN_BASES,
+    QUANTISED_BASES,
+    SCALED_FP8,
+    dense,
+    load_base,
+    plain_kinds,
+    storage,
+    write_all_kinds,
+    write_base,
+)
 from safetensors.torch import save_file
 
 CPU = torch.device("cpu")
-# What one rounding costs, as a share of the weight's norm: of stochastic rounding, twice that to the nearest.
+# What one rounding costs, as a share of the weight's norm: of stochastic rounding, twice that to
+# the nearest.
 ROUNDING = {
     "fp32": 1e-6, "bf16": 4e-3, "fp16": 6e-4, "fp8": 0.06, "fp8_e5m2": 0.12, "fp8_scaled": 0.06, "float8_e4m3fn": 0.06,
     "float8_e5m2": 0.12, "nvfp4": 0.2, "mxfp8": 0.06, "int8_tensorwise": 0.03,
@@ -42,10 +56,15 @@ def weights(patcher, names):
 
 
 def expected(patcher, base):
-    """The weights under the patches, from the base as it stands, in fp32: the mathematics without any storage."""
+    """The weights under the patches, from the base as it stands, in fp32: the mathematics without
+    any storage.
+    """
     import comfy.lora
 
-    return {name: comfy.lora.calculate_weight(patcher.patches[name], weight.clone(), name) for name, weight in base.items()}
+    return {
+        name: comfy.lora.calculate_weight(patcher.patches[name], weight.clone(), name)
+        for name, weight in base.items()
+    }
 
 
 def flux_inputs(dtype=torch.float32):
@@ -91,7 +110,10 @@ def test_in_place_updates_are_restored_to_the_bit(host, base, lora, kind):
     fixed = host.load_and_fix(model, None, lora)[0]
     assert fixed.weight_inplace_update
     found = weights(model, fixed.patches)
-    bits, places = {name: storage(weight) for name, weight in found.items()}, {name: weight.data_ptr() for name, weight in found.items()}
+    bits, places = (
+        {name: storage(weight) for name, weight in found.items()},
+        {name: weight.data_ptr() for name, weight in found.items()},
+    )
     truth = expected(fixed, {name: dense(weight) for name, weight in found.items()})
     fixed.patch_model(CPU)
     for name, weight in weights(fixed, fixed.patches).items():
@@ -104,19 +126,26 @@ def test_in_place_updates_are_restored_to_the_bit(host, base, lora, kind):
 
 @pytest.mark.parametrize("kind", BASES)
 def test_shapes_are_the_logical_ones(host, base, kind):
-    for weight, outputs in (("double_blocks.0.img_attn.qkv", 384), ("single_blocks.0.linear1", 896)):
+    for weight, outputs in (
+        ("double_blocks.0.img_attn.qkv", 384),
+        ("single_blocks.0.linear1", 896),
+    ):
         stored = base(kind).model.diffusion_model.get_submodule(weight).weight
         assert host.logical_shape(stored) == (outputs, 128)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "fp8", SCALED_FP8, "float8_e4m3fn", "nvfp4", "int8_tensorwise"])
+@pytest.mark.parametrize(
+    "kind", ["fp32", "bf16", "fp8", SCALED_FP8, "float8_e4m3fn", "nvfp4", "int8_tensorwise"]
+)
 def test_weights_patched_on_the_fly(host, base, lora, kind):
     """Low VRAM: the weights stay as they are, and each layer computes with the patched one."""
     model = base(kind)
     fixed = host.load_and_fix(model, None, lora)[0]
     names = [name for name in fixed.patches if name.endswith(".weight")]
     bits = {name: storage(weight) for name, weight in weights(model, names).items()}
-    truth = expected(fixed, {name: dense(weight) for name, weight in weights(model, fixed.patches).items()})
+    truth = expected(
+        fixed, {name: dense(weight) for name, weight in weights(model, fixed.patches).items()}
+    )
     fixed.patch_model(CPU, lowvram_model_memory=1)
     try:
         for name in names:
@@ -124,14 +153,18 @@ def test_weights_patched_on_the_fly(host, base, lora, kind):
             assert all(map(torch.equal, bits[name], storage(module.weight)))
             x = torch.randn(3, truth[name].shape[1])
             bias = truth.get(name.replace(".weight", ".bias"), module.bias)
-            wanted = torch.nn.functional.linear(x, truth[name], None if bias is None else bias.float())
+            wanted = torch.nn.functional.linear(
+                x, truth[name], None if bias is None else bias.float()
+            )
             assert torch.allclose(module(x), wanted, rtol=1e-4, atol=1e-4), name
     finally:
         fixed.unpatch_model(CPU)
 
 
 def test_offloading_a_loaded_model_half_way(host, base, lora):
-    """What the host does when memory gets short: some layers go back and are patched on the fly from then on."""
+    """What the host does when memory gets short: some layers go back and are patched on the fly
+    from then on.
+    """
     model = base("fp32")
     fixed = host.load_and_fix(model, None, lora)[0]
     untouched = sampled(model)
@@ -139,7 +172,11 @@ def test_offloading_a_loaded_model_half_way(host, base, lora):
     whole = sampled(fixed)
     assert fixed.partially_unload(CPU, fixed.model_size() // 2) > 0
     half = sampled(fixed)
-    assert any(len(module.weight_function) for module in fixed.model.modules() if hasattr(module, "weight_function"))
+    assert any(
+        len(module.weight_function)
+        for module in fixed.model.modules()
+        if hasattr(module, "weight_function")
+    )
     fixed.unpatch_model(CPU)
     assert torch.allclose(half, whole, atol=1e-4)
     assert not torch.allclose(whole, untouched, atol=1e-1)
@@ -147,7 +184,9 @@ def test_offloading_a_loaded_model_half_way(host, base, lora):
 
 
 def test_adapters_moved_into_a_buffer(host, base, lora):
-    """Dynamic offload copies an adapter's tensors into one buffer and makes the adapter anew around them."""
+    """Dynamic offload copies an adapter's tensors into one buffer and makes the adapter anew around
+    them.
+    """
     from comfy.model_patcher import LowVramPatch
 
     fixed = host.load_and_fix(base("fp32"), None, lora)[0]
@@ -158,7 +197,9 @@ def test_adapters_moved_into_a_buffer(host, base, lora):
         patch.prepare(buffer, None)
         assert torch.equal(patch(dense(weight)), wanted), name
         buffer.zero_()
-        assert not torch.equal(_or_none(patch, dense(weight)), wanted), f"{name} does not use the buffer"
+        assert not torch.equal(_or_none(patch, dense(weight)), wanted), (
+            f"{name} does not use the buffer"
+        )
         patch.clear_prepared()
 
 
@@ -173,7 +214,7 @@ def _or_none(patch, weight):
 def test_a_copied_adapter_keeps_its_shape(host, comfy):
     """The host makes plain tuples of what it copies; the copy still knows what it is."""
     import comfy.lora
-    from lora_locksmith.lora.spec import AdapterSpec
+    from lora_locksmith.lora.math.spec import AdapterSpec
     from lora_locksmith.nodes.patches import LocksmithAdapter
 
     spec = AdapterSpec("lora", 2.0, None, (0, 4), False, (("pad_to", (4, 6)),))
@@ -182,7 +223,9 @@ def test_a_copied_adapter_keeps_its_shape(host, comfy):
     copy = comfy.lora.prefetch_prepared_value(adapter, [0], None, None, False)
     assert copy.calculate_shape("x") == (4, 6)
     weight = torch.zeros(4, 3)
-    results = [one.calculate_weight(weight.clone(), "x", 1.0, 1.0, None, None) for one in (adapter, copy)]
+    results = [
+        one.calculate_weight(weight.clone(), "x", 1.0, 1.0, None, None) for one in (adapter, copy)
+    ]
     assert torch.equal(*results) and results[0].shape == (4, 6)
 
 
@@ -194,7 +237,10 @@ def test_clones_share_nothing_that_changes(host, base, lora):
     assert not model.patches
     assert {name: list(patches) for name, patches in one.patches.items()} == before
     # Adapters that need the weight share one patch; all others stand side by side.
-    assert all(len(patches) <= len(two.patches[name]) <= 2 * len(patches) for name, patches in before.items())
+    assert all(
+        len(patches) <= len(two.patches[name]) <= 2 * len(patches)
+        for name, patches in before.items()
+    )
     twin = two.clone()
     twin.patches["diffusion_model.img_in.weight"].clear()
     assert len(two.patches["diffusion_model.img_in.weight"]) == 2
@@ -210,7 +256,9 @@ def test_a_lora_hook_on_top(host, base, lora, tmp_path):
     fixed = host.load_and_fix(base("fp32"), None, lora)[0]
     group = comfy.hooks.create_hook_lora(lora=content, strength_model=0.5, strength_clip=0.0)
     hooked = fixed.clone()
-    hooked.register_all_hook_patches(group, comfy.hooks.create_target_dict(comfy.hooks.EnumWeightTarget.Model))
+    hooked.register_all_hook_patches(
+        group, comfy.hooks.create_target_dict(comfy.hooks.EnumWeightTarget.Model)
+    )
     hooked.patch_model(CPU)
     ours = sampled(hooked)
     hooked.patch_hooks(group)
@@ -239,12 +287,20 @@ STRAYS = {
 
 @pytest.mark.parametrize("kind", ["fp32", "float8_e4m3fn"])
 @pytest.mark.parametrize("left_by", STRAYS)
-def test_what_a_quantised_training_leaves_behind_is_bookkeeping(host, base, tmp_path, left_by, kind):
+def test_what_a_quantised_training_leaves_behind_is_bookkeeping(
+    host, base, tmp_path, left_by, kind
+):
     # A checkpoint's dots and PEFT's wrapper, which the stock loader does not know.
     wrapper = "transformer.base_model.model."
-    plain = {key.replace("transformer.", wrapper): tensor for key, tensor in plain_kinds().items() if key.startswith("transformer.")}
+    plain = {
+        key.replace("transformer.", wrapper): tensor
+        for key, tensor in plain_kinds().items()
+        if key.startswith("transformer.")
+    }
     modules = sorted({key.rsplit(".lora_", 1)[0] for key in plain if ".lora_" in key})
-    strays = {spelling.format(module): torch.ones(4) for module in modules for spelling in STRAYS[left_by]}
+    strays = {
+        spelling.format(module): torch.ones(4) for module in modules for spelling in STRAYS[left_by]
+    }
     save_file(plain, tmp_path / "plain.safetensors")
     save_file({**plain, **strays}, tmp_path / "strays.safetensors")
     wanted = host.load_and_fix(base(kind), None, tmp_path / "plain.safetensors")[0]
@@ -252,12 +308,19 @@ def test_what_a_quantised_training_leaves_behind_is_bookkeeping(host, base, tmp_
     fates = {key: outcome.category for key, outcome in report.outcomes.items()}
     assert {fates[key] for key in plain} == {"placed"}
     assert {key: fates[key] for key in strays if fates[key] != "bookkeeping"} == {}
-    assert {name: len(patches) for name, patches in fixed.patches.items()} == {name: len(p) for name, p in wanted.patches.items()}
-    assert {outcome.adapter for outcome in report.outcomes.values() if outcome.category == "placed"} - {None}
+    assert {name: len(patches) for name, patches in fixed.patches.items()} == {
+        name: len(p) for name, p in wanted.patches.items()
+    }
+    assert {
+        outcome.adapter for outcome in report.outcomes.values() if outcome.category == "placed"
+    } - {None}
 
 
 def test_every_kind_of_base_is_told_as_the_same_family(host, base, lora):
-    titles = {host.load_and_fix(base(kind), None, lora)[2].model_title for kind in ("fp32", *QUANTISED_BASES, *list(PLAIN_BASES)[3:])}
+    titles = {
+        host.load_and_fix(base(kind), None, lora)[2].model_title
+        for kind in ("fp32", *QUANTISED_BASES, *list(PLAIN_BASES)[3:])
+    }
     assert len(titles) == 1 and "FLUX" in titles.pop()
 
 
@@ -271,29 +334,47 @@ OF_ITS_BASE = {
 def of_its_base(folder, title, weight):
     """A file with an adapter of double_blocks.0.img_attn.qkv that takes a part off this weight."""
     generator = torch.Generator().manual_seed(5)
-    tensors = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in OF_ITS_BASE[title].items()}
+    tensors = {
+        name: torch.randn(shape, generator=generator) * 0.02
+        for name, shape in OF_ITS_BASE[title].items()
+    }
     if "q_layer.weight" in tensors:
         tensors["q_layer.weight"] += torch.linalg.svd(weight, full_matrices=False).Vh[:4]
     settings = {"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa" if title == "PiSSA" else True}
-    metadata = {"lora_adapter_metadata": json.dumps({f"transformer.{name}": value for name, value in settings.items()})}
-    named = {f"diffusion_model.double_blocks.0.img_attn.qkv.{name}": tensor for name, tensor in tensors.items()}
+    metadata = {
+        "lora_adapter_metadata": json.dumps(
+            {f"transformer.{name}": value for name, value in settings.items()}
+        )
+    }
+    named = {
+        f"diffusion_model.double_blocks.0.img_attn.qkv.{name}": tensor
+        for name, tensor in tensors.items()
+    }
     save_file(named, folder / "x.safetensors", metadata)
     return folder / "x.safetensors"
 
 
 @pytest.mark.parametrize("title", OF_ITS_BASE)
 @pytest.mark.parametrize("kind", ["bf16", "fp8", SCALED_FP8, "nvfp4"])
-def test_a_quantised_base_is_told_where_a_part_of_it_is_taken_off(host, base, tmp_path, kind, title):
+def test_a_quantised_base_is_told_where_a_part_of_it_is_taken_off(
+    host, base, tmp_path, kind, title
+):
     model = base(kind)
-    weight = dense(weights(model, ["diffusion_model.double_blocks.0.img_attn.qkv.weight"]).popitem()[1])
+    weight = dense(
+        weights(model, ["diffusion_model.double_blocks.0.img_attn.qkv.weight"]).popitem()[1]
+    )
     fixed, _, report = host.load_and_fix(model, None, of_its_base(tmp_path, title, weight))
     assert len(fixed.patches) == 1 and not report.unplaced()
-    assert [told for told in report.cautions if title in told and "quantised" in told] == list(report.cautions)
+    assert [told for told in report.cautions if title in told and "quantised" in told] == list(
+        report.cautions
+    )
     assert bool(report.cautions) == (kind != "bf16")
 
 
 def test_a_t_lora_of_another_base_is_refused_when_it_is_loaded(host, base, tmp_path):
-    fixed, _, report = host.load_and_fix(base("bf16"), None, of_its_base(tmp_path, "T-LoRA", torch.randn(384, 128)))
+    fixed, _, report = host.load_and_fix(
+        base("bf16"), None, of_its_base(tmp_path, "T-LoRA", torch.randn(384, 128))
+    )
     assert not fixed.patches
     assert {found["category"] for found in report.unplaced()} == {"unsupported adapter"}
     assert all("trained on another model" in found["reason"] for found in report.unplaced())

@@ -1,4 +1,6 @@
-"""What acts beside a layer is fused, acts under torch.compile and in int8 kernels, and goes on and off in any order."""
+"""What acts beside a layer is fused, acts under torch.compile and in int8 kernels, and goes on and
+off in any order.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,18 @@ def loras(tmp_path):
 
     def write(name, rank):
         generator = torch.Generator().manual_seed(sum(name.encode()))
-        up, down = torch.randn(36, rank, generator=generator), torch.randn(rank, 24, generator=generator)
+        up, down = (
+            torch.randn(36, rank, generator=generator),
+            torch.randn(rank, 24, generator=generator),
+        )
         path = tmp_path / f"{name}.safetensors"
-        save_file({"diffusion_model.linear.lora_A.weight": down, "diffusion_model.linear.lora_B.weight": up}, path)
+        save_file(
+            {
+                "diffusion_model.linear.lora_A.weight": down,
+                "diffusion_model.linear.lora_B.weight": up,
+            },
+            path,
+        )
         return path
 
     return write
@@ -37,7 +48,9 @@ def patcher(comfy):
 
 @pytest.fixture
 def ours(host):
-    """ours(patcher, (path, strength) ...) -> a clone with each beside its layers, one node after the other."""
+    """ours(patcher, (path, strength) ...) -> a clone with each beside its layers, one node after
+    the other.
+    """
 
     def load(patcher, *files):
         for path, strength in files:
@@ -64,7 +77,10 @@ def wanted(host, patcher, *files):
 def test_all_nodes_of_a_chain_are_one_injection_and_one_product(host, patcher, loras, ours):
     from lora_locksmith.nodes.beside import Sum, beside_of
 
-    files = [(loras(name, rank), strength) for name, rank, strength in (("a", 2, 1.0), ("b", 3, -0.7), ("c", 4, 0.5))]
+    files = [
+        (loras(name, rank), strength)
+        for name, rank, strength in (("a", 2, 1.0), ("b", 3, -0.7), ("c", 4, 0.5))
+    ]
     loaded, layer = ours(patcher, *files), patcher.model.diffusion_model.linear
     assert len(loaded.injections) == 1
     loaded.patch_model(CPU)
@@ -76,7 +92,9 @@ def test_all_nodes_of_a_chain_are_one_injection_and_one_product(host, patcher, l
     assert close(of(loaded, layer), wanted(host, patcher, *files))
 
 
-def test_compiled_it_follows_every_change_and_compiles_nothing_anew_for_a_strength_or_a_lora_of_the_same_rank(host, patcher, loras, ours):
+def test_compiled_it_follows_every_change_and_compiles_nothing_anew_for_a_strength_or_a_lora_of_the_same_rank(
+    host, patcher, loras, ours
+):
     graphs = []
 
     def backend(graph, inputs):
@@ -103,7 +121,9 @@ def test_compiled_it_follows_every_change_and_compiles_nothing_anew_for_a_streng
 
 
 class OnTop:
-    """As the stock bypass does: keeps the forward it finds, and puts it back whatever has happened since."""
+    """As the stock bypass does: keeps the forward it finds, and puts it back whatever has happened
+    since.
+    """
 
     def inject(self, patcher):
         layer = patcher.model.diffusion_model.linear
@@ -140,13 +160,20 @@ def test_what_reads_an_int8_weight_without_the_layer(host, comfy, tmp_path):
     """The host folds an activation into its int8 product, and calls no forward."""
     import comfy.ops
 
-    patcher = load_base(write_base(tmp_path / "base.safetensors", "int8_tensorwise"), "int8_tensorwise")
+    patcher = load_base(
+        write_base(tmp_path / "base.safetensors", "int8_tensorwise"), "int8_tensorwise"
+    )
     name = "diffusion_model.double_blocks.0.img_mlp.2"
     layer = patcher.model.get_submodule(name)
     outputs, inputs = layer.weight.shape
     generator = torch.Generator().manual_seed(9)
-    x, down, up = (torch.randn(*shape, generator=generator) for shape in ((5, inputs), (4, inputs), (outputs, 4)))
-    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "lora.safetensors")
+    x, down, up = (
+        torch.randn(*shape, generator=generator)
+        for shape in ((5, inputs), (4, inputs), (outputs, 4))
+    )
+    save_file(
+        {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "lora.safetensors"
+    )
     called = []
     handle = layer.register_forward_hook(lambda *_: called.append(1))
 
@@ -155,10 +182,18 @@ def test_what_reads_an_int8_weight_without_the_layer(host, comfy, tmp_path):
 
     bare = read()
     for strength in (1.0, -0.7):
-        loaded = host.load_and_fix(patcher, None, tmp_path / "lora.safetensors", strength, bypass=True)[0]
+        loaded = host.load_and_fix(
+            patcher, None, tmp_path / "lora.safetensors", strength, bypass=True
+        )[0]
         loaded.patch_model(CPU)
         changed = read() - bare
         loaded.unpatch_model(CPU)
-        assert close(changed, torch.nn.functional.linear(comfy.ops.INPUT_ACT_EAGER["gelu_tanh"](x), strength * up @ down), 1e-4)
+        assert close(
+            changed,
+            torch.nn.functional.linear(
+                comfy.ops.INPUT_ACT_EAGER["gelu_tanh"](x), strength * up @ down
+            ),
+            1e-4,
+        )
     assert torch.equal(read(), bare) and not called, "the layer was called, which proves nothing"
     handle.remove()

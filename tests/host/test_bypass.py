@@ -1,4 +1,6 @@
-"""Bypass: adapters beside the layers do what they do to the weights, which stay as they are, alone and in any company."""
+"""Bypass: adapters beside the layers do what they do to the weights, which stay as they are, alone
+and in any company.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,27 @@ import gc
 
 import pytest
 import torch
-from many_kinds import BASES, dense, deriving_kinds, load_base, other_kinds, plain_kinds, storage, turning_kinds, write_base
+from many_kinds import (
+    BASES,
+    dense,
+    deriving_kinds,
+    load_base,
+    other_kinds,
+    plain_kinds,
+    storage,
+    turning_kinds,
+    write_base,
+)
 from safetensors.torch import save_file
 from test_bases import sampled, weights
 
 CPU = torch.device("cpu")
-FILES = {"plain": plain_kinds, "turning": turning_kinds, "deriving": deriving_kinds, "other": other_kinds}
+FILES = {
+    "plain": plain_kinds,
+    "turning": turning_kinds,
+    "deriving": deriving_kinds,
+    "other": other_kinds,
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +60,9 @@ def file(tmp_path_factory):
 
 @pytest.fixture
 def run(comfy):
-    """run(patcher) -> a step of the model, loaded by the host's own model management; nothing stays loaded afterwards."""
+    """run(patcher) -> a step of the model, loaded by the host's own model management; nothing stays
+    loaded afterwards.
+    """
     import comfy.model_management
 
     def load_and_sample(patcher):
@@ -59,14 +78,27 @@ def close(one, other, tolerance=1e-4):
 
 
 def hung_on(patcher):
-    """Layers of the model that something of ours acts beside; the stock bypass leaves a layer its own forward as an attribute."""
+    """Layers of the model that something of ours acts beside; the stock bypass leaves a layer its
+    own forward as an attribute.
+    """
     from lora_locksmith.nodes.beside import beside_of
 
-    return sum(len(module._forward_hooks) + (beside_of(module) is not None) for module in patcher.model.modules())
+    return sum(
+        len(module._forward_hooks) + (beside_of(module) is not None)
+        for module in patcher.model.modules()
+    )
 
 
 @pytest.mark.parametrize(
-    "kind, strength", [("plain", 1.0), ("plain", -0.7), ("turning", 1.0), ("turning", 0.5), ("deriving", 0.5), ("other", 1.0)]
+    "kind, strength",
+    [
+        ("plain", 1.0),
+        ("plain", -0.7),
+        ("turning", 1.0),
+        ("turning", 0.5),
+        ("deriving", 0.5),
+        ("other", 1.0),
+    ],
 )
 def test_the_same_as_patching(host, base, file, run, kind, strength):
     model = base()
@@ -78,7 +110,10 @@ def test_the_same_as_patching(host, base, file, run, kind, strength):
     assert not close(patched, plain, 1e-2)
     if kind != "other":
         assert not beside.patches
-        assert all(torch.equal(*before[name], *storage(weight)) for name, weight in model.model.state_dict().items())
+        assert all(
+            torch.equal(*before[name], *storage(weight))
+            for name, weight in model.model.state_dict().items()
+        )
     assert torch.equal(run(model), plain)
     assert hung_on(model) == 0
 
@@ -92,25 +127,37 @@ def test_the_report_names_what_changes_the_weights_all_the_same(host, base, file
     assert set(patcher.patches) == set(host.load_and_fix(base(), None, file("other"))[0].patches)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in BASES if kind not in ("fp8_e5m2", "float8_e5m2", "mxfp8")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in BASES if kind not in ("fp8_e5m2", "float8_e5m2", "mxfp8")]
+)
 def test_every_base_keeps_its_weights_and_gets_the_whole_adapter(host, base, file, kind):
-    """Each layer gives what fp32 mathematics over its own stored weight gives; no rounding of the sum, as patching has it."""
+    """Each layer gives what fp32 mathematics over its own stored weight gives; no rounding of the
+    sum, as patching has it.
+    """
     import comfy.lora
 
     model = base(kind)
     for name in ("plain", "turning", "deriving"):
         patches = host.load_and_fix(model, None, file(name))[0].patches
         beside = host.load_and_fix(model, None, file(name), bypass=True)[0]
-        stored = {key: dense(weight) for key, weight in weights(model, patches).items() if key.endswith(".weight")}
+        stored = {
+            key: dense(weight)
+            for key, weight in weights(model, patches).items()
+            if key.endswith(".weight")
+        }
         layers = {key: model.model.get_submodule(key.removesuffix(".weight")) for key in stored}
         inputs = {key: torch.randn(2, 3, weight.shape[1]) for key, weight in stored.items()}
         bare = {key: layer(inputs[key]) for key, layer in layers.items()}
         beside.patch_model(CPU)
         try:
             for key, layer in layers.items():
-                change = comfy.lora.calculate_weight(patches[key], stored[key].clone(), key) - stored[key]
+                change = (
+                    comfy.lora.calculate_weight(patches[key], stored[key].clone(), key)
+                    - stored[key]
+                )
                 wanted = torch.nn.functional.linear(inputs[key], change)
-                # The host's int8 layers round their inputs too, turned ones as well, and what turns outputs turns that error with them.
+                # The host's int8 layers round their inputs too, turned ones as well, and what turns
+                # outputs turns that error with them.
                 tolerance = 3e-2 if kind == "int8_tensorwise" and name != "plain" else 1e-3
                 assert close(layer(inputs[key]) - bare[key], wanted, tolerance), key
         finally:
@@ -137,7 +184,9 @@ def stock(comfy):
 
     def load(patcher, path, beside):
         way = comfy.sd.load_bypass_lora_for_models if beside else comfy.sd.load_lora_for_models
-        return way(patcher, None, comfy.utils.load_torch_file(str(path), safe_load=True), 1.0, 0.0)[0]
+        return way(patcher, None, comfy.utils.load_torch_file(str(path), safe_load=True), 1.0, 0.0)[
+            0
+        ]
 
     return load
 
@@ -187,16 +236,27 @@ def test_stacks_add_up(base, ways, whole_loras, run, stack):
 
 
 def test_split_targets_that_the_stock_bypass_loses(host, base, file, run, stock, tmp_path):
-    split = {key: tensor for key, tensor in plain_kinds().items() if ".attn.to_q" in key or ".attn.to_k" in key}
+    split = {
+        key: tensor
+        for key, tensor in plain_kinds().items()
+        if ".attn.to_q" in key or ".attn.to_k" in key
+    }
     save_file(split, tmp_path / "split.safetensors")
     model = base()
-    plain, patched = run(model), run(host.load_and_fix(model, None, tmp_path / "split.safetensors")[0])
-    assert close(run(host.load_and_fix(model, None, tmp_path / "split.safetensors", bypass=True)[0]), patched)
+    plain, patched = (
+        run(model),
+        run(host.load_and_fix(model, None, tmp_path / "split.safetensors")[0]),
+    )
+    assert close(
+        run(host.load_and_fix(model, None, tmp_path / "split.safetensors", bypass=True)[0]), patched
+    )
     assert torch.equal(run(stock(model, tmp_path / "split.safetensors", beside=True)), plain)
 
 
 def test_a_model_that_is_loaded_stays_untouched_by_later_nodes(host, base, run, ways, whole_loras):
-    """Clones of a loaded model say they are injected; what they carry must not reach the model before they are loaded."""
+    """Clones of a loaded model say they are injected; what they carry must not reach the model
+    before they are loaded.
+    """
     model = base()
     plain = run(model)
     one = ways["ours"](model, whole_loras[0])
@@ -229,7 +289,9 @@ def test_a_copy_of_the_model_gets_hooks_of_its_own(host, base, file, run):
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("kind", ["lora", "tucker", "loha", "lokr", "dora", "dora per input", "oft", "ia3"])
+@pytest.mark.parametrize(
+    "kind", ["lora", "tucker", "loha", "lokr", "dora", "dora per input", "oft", "ia3"]
+)
 def test_convolutions(host, comfy, dimensions, groups, kind):
     import comfy.lora
     import comfy.model_patcher
@@ -237,7 +299,9 @@ def test_convolutions(host, comfy, dimensions, groups, kind):
     from lora_locksmith.nodes.bypass import hang_beside_layers
 
     torch.manual_seed(1)
-    convolution = getattr(comfy.ops.disable_weight_init, f"Conv{dimensions}d")(8, 12, 3, stride=2, padding=1, groups=groups)
+    convolution = getattr(comfy.ops.disable_weight_init, f"Conv{dimensions}d")(
+        8, 12, 3, stride=2, padding=1, groups=groups
+    )
     for parameter in convolution.parameters():
         torch.nn.init.normal_(parameter)
     kernel = convolution.weight.shape[1:]
@@ -249,7 +313,9 @@ def test_convolutions(host, comfy, dimensions, groups, kind):
     assert bool(left) == (groups == 2)
     for layer in left:
         patcher.add_patches(layer, 0.6)
-    wanted = comfy.lora.calculate_weight([(0.6, adapter, 1.0, None, None)], convolution.weight.clone(), "conv.weight")
+    wanted = comfy.lora.calculate_weight(
+        [(0.6, adapter, 1.0, None, None)], convolution.weight.clone(), "conv.weight"
+    )
     patcher.patch_model(CPU)
     x = torch.randn(2, 8, *[7] * dimensions)
     result = model.conv(x)
@@ -261,7 +327,7 @@ def adapter_of(kind, shape):
     from comfy.weight_adapter.loha import LoHaAdapter
     from comfy.weight_adapter.lokr import LoKrAdapter
     from comfy.weight_adapter.lora import LoRAAdapter
-    from lora_locksmith.lora.spec import AdapterSpec
+    from lora_locksmith.lora.math.spec import AdapterSpec
     from lora_locksmith.nodes.patches import LocksmithAdapter
 
     out, inner, *kernel = shape
@@ -270,21 +336,43 @@ def adapter_of(kind, shape):
     if kind == "lora":
         return LoRAAdapter(set(), (up, down, 2.0, None, None, None))
     if kind == "tucker":
-        spec, down, core = AdapterSpec("lora", 2.0), torch.randn(3, inner, *ones), torch.randn(3, 3, *kernel)
+        spec, down, core = (
+            AdapterSpec("lora", 2.0),
+            torch.randn(3, inner, *ones),
+            torch.randn(3, 3, *kernel),
+        )
         return LocksmithAdapter(set(), (spec, ("up", "down", "mid"), (up, down, core)))
     if kind == "loha":
         columns = torch.Size((inner, *kernel)).numel()
         return LoHaAdapter(
-            set(), (torch.randn(out, 2), torch.randn(2, columns), 1.0, torch.randn(out, 2), torch.randn(2, columns), None, None, None)
+            set(),
+            (
+                torch.randn(out, 2),
+                torch.randn(2, columns),
+                1.0,
+                torch.randn(out, 2),
+                torch.randn(2, columns),
+                None,
+                None,
+                None,
+            ),
         )
     if kind == "lokr":
-        return LoKrAdapter(set(), (torch.randn(4, 2), torch.randn(3, inner // 2, *kernel), None, *[None] * 6))
+        return LoKrAdapter(
+            set(), (torch.randn(4, 2), torch.randn(3, inner // 2, *kernel), None, *[None] * 6)
+        )
     if kind == "ia3":
-        return LocksmithAdapter(set(), (AdapterSpec("ia3"), ("ia3_weight",), (torch.randn(1, inner, *ones),)))
+        return LocksmithAdapter(
+            set(), (AdapterSpec("ia3"), ("ia3_weight",), (torch.randn(1, inner, *ones),))
+        )
     if kind.startswith("dora"):
         tensors = (up, down, torch.rand(*((out, 1) if kind == "dora" else (1, inner)), *ones) + 0.5)
-        return LocksmithAdapter(set(), (AdapterSpec("lora", 2.0), ("up", "down", "dora_scale"), tensors))
-    return LocksmithAdapter(set(), (AdapterSpec("oft"), ("oft_blocks",), (torch.randn(3, 4, 4) * 0.2,)))
+        return LocksmithAdapter(
+            set(), (AdapterSpec("lora", 2.0), ("up", "down", "dora_scale"), tensors)
+        )
+    return LocksmithAdapter(
+        set(), (AdapterSpec("oft"), ("oft_blocks",), (torch.randn(3, 4, 4) * 0.2,))
+    )
 
 
 def test_a_text_encoder(host, comfy, tmp_path):
@@ -292,7 +380,11 @@ def test_a_text_encoder(host, comfy, tmp_path):
     layer = "text_model.encoder.layers.1"
     generator = torch.Generator().manual_seed(4)
     tensors = {}
-    for module, outputs, inputs in (("self_attn.q_proj", 64, 64), ("self_attn.out_proj", 64, 64), ("mlp.fc1", 128, 64)):
+    for module, outputs, inputs in (
+        ("self_attn.q_proj", 64, 64),
+        ("self_attn.out_proj", 64, 64),
+        ("mlp.fc1", 128, 64),
+    ):
         name = f"lora_te1_{layer}.{module}".replace(".", "_")
         tensors[f"{name}.lora_down.weight"] = torch.randn(4, inputs, generator=generator)
         tensors[f"{name}.lora_up.weight"] = torch.randn(outputs, 4, generator=generator)
@@ -319,13 +411,23 @@ def tiny_clip():
         "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128, "hidden_act": "quick_gelu",
         "max_position_embeddings": 77, "eos_token_id": 49407, "model_type": "clip_text_model", "vocab_size": 49408,
     }  # fmt: skip
-    shapes = meta_state_dict(lambda: comfy.clip_model.CLIPTextModel(config, torch.float32, "meta", comfy.ops.disable_weight_init))
+    shapes = meta_state_dict(
+        lambda: comfy.clip_model.CLIPTextModel(
+            config, torch.float32, "meta", comfy.ops.disable_weight_init
+        )
+    )
     shapes = {name: like for name, like in shapes.items() if "position_ids" not in name}
     weights = random_state_dict(shapes, seed=5, dtype=torch.float32)
-    weights = {name: weight * 8 if "embedding" in name else weight for name, weight in weights.items()}
+    weights = {
+        name: weight * 8 if "embedding" in name else weight for name, weight in weights.items()
+    }
     # With the positions in the file, the host would take the configuration of a CLIP of usual size.
     positions = weights.pop("text_model.embeddings.position_embedding.weight")
     options = {"clip_l_model_config": config}
-    clip = comfy.sd.load_text_encoder_state_dicts([weights], clip_type=comfy.sd.CLIPType.STABLE_DIFFUSION, model_options=options)
-    clip.cond_stage_model.clip_l.transformer.text_model.embeddings.position_embedding.weight.data.copy_(positions)
+    clip = comfy.sd.load_text_encoder_state_dicts(
+        [weights], clip_type=comfy.sd.CLIPType.STABLE_DIFFUSION, model_options=options
+    )
+    clip.cond_stage_model.clip_l.transformer.text_model.embeddings.position_embedding.weight.data.copy_(
+        positions
+    )
     return clip

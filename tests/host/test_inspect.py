@@ -1,4 +1,6 @@
-"""Inspect LoRA Keys in the host: with a model the answer is what loading gives; without one it is the same where sizes are published."""
+"""Inspect LoRA Keys in the host: with a model the answer is what loading gives; without one it is
+the same where sizes are published.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ import json
 import comfy_models
 import pytest
 import torch
+from lora_locksmith.files.header import LoraFileError
 from lora_locksmith.key_maps.dialect import DENOISER
-from lora_locksmith.key_maps.header import LoraFileError
-from lora_locksmith.key_maps.markdown import DETAILS, markdown
-from lora_locksmith.key_maps.trained import layers
+from lora_locksmith.report.coverage import layers
+from lora_locksmith.report.markdown import DETAILS, markdown
 from reports.trained_files import MAKERS
 from safetensors.torch import save_file
 from tiny_models import diffusers_lora, kohya_lora, simpletuner_broken_lora
@@ -42,7 +44,10 @@ def test_with_a_model_it_is_what_loading_says(host, tiny_flux, wired_file):
     assert not found.drawn and told | {"file": "x.safetensors", "checked": "all"} == loaded
     as_dict = json.loads(found.as_json())
     assert as_dict["loads"]["exact"] is True
-    assert as_dict["loads"]["stock"]["keys"] == loaded["stock"]["placed"] and as_dict["loads"]["unplaced"] == loaded["unplaced"]
+    assert (
+        as_dict["loads"]["stock"]["keys"] == loaded["stock"]["placed"]
+        and as_dict["loads"]["unplaced"] == loaded["unplaced"]
+    )
 
 
 def meta_patcher(name: str):
@@ -50,7 +55,9 @@ def meta_patcher(name: str):
     import comfy.model_patcher
 
     cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(comfy_models.network(name), load_device=cpu, offload_device=cpu)
+    return comfy.model_patcher.ModelPatcher(
+        comfy_models.network(name), load_device=cpu, offload_device=cpu
+    )
 
 
 DRAWN = [
@@ -66,51 +73,89 @@ def test_the_drawn_model_tells_what_the_connected_one_does(host, tmp_path, model
     path = MAKERS[trainer](tmp_path)
     drawn, wired = host.inspect(None, None, path), host.inspect(meta_patcher(model), None, path)
     assert drawn.drawn and not wired.drawn
-    trained, exact = ({part.component: part for part in found.report.trained}.get(DENOISER) for found in (drawn, wired))
+    trained, exact = (
+        {part.component: part for part in found.report.trained}.get(DENOISER)
+        for found in (drawn, wired)
+    )
     assert trained.modules == exact.modules
     told, truth = layers_of(trained), layers_of(exact)
     assert {layer: truth.get(layer) for layer in told} == told
-    # What only some variants of a model have, guidance for one, is not told as untrained where the model is not known.
-    assert all(truth[layer][0].strip("0") == "" and layer[::2] in optional_layers(drawn) for layer in truth.keys() - told.keys())
-    ours, theirs = ({key for key in found.report.outcomes if is_of_denoiser(found, key)} for found in (drawn, wired))
+    # What only some variants of a model have, guidance for one, is not told as untrained where the
+    # model is not known.
+    assert all(
+        truth[layer][0].strip("0") == "" and layer[::2] in optional_layers(drawn)
+        for layer in truth.keys() - told.keys()
+    )
+    ours, theirs = (
+        {key for key in found.report.outcomes if is_of_denoiser(found, key)}
+        for found in (drawn, wired)
+    )
     assert ours == theirs
-    encoders = {key for key, outcome in drawn.report.outcomes.items() if outcome.category == "placed"} - ours
+    encoders = {
+        key for key, outcome in drawn.report.outcomes.items() if outcome.category == "placed"
+    } - ours
     assert drawn.report.stock_keys - encoders == wired.report.stock_keys
 
 
 @pytest.mark.parametrize(("model", "trainer"), [case for case in DRAWN if case[1] != "broken"])
-def test_the_drawn_model_tells_the_preset_that_the_connected_one_does(host, tmp_path, model, trainer):
+def test_the_drawn_model_tells_the_preset_that_the_connected_one_does(
+    host, tmp_path, model, trainer
+):
     path = MAKERS[trainer](tmp_path)
-    assert host.inspect(None, None, path).presets.as_dict() == host.inspect(meta_patcher(model), None, path).presets.as_dict()
+    assert (
+        host.inspect(None, None, path).presets.as_dict()
+        == host.inspect(meta_patcher(model), None, path).presets.as_dict()
+    )
 
 
 def layers_of(trained) -> dict[tuple, tuple]:
     """What is trained of every kind of layer, in whatever order the model has them."""
-    return {(blocks.name, blocks.count, kind.name): (kind.trained, kind.ranks) for blocks in trained.blocks for kind in blocks.kinds}
+    return {
+        (blocks.name, blocks.count, kind.name): (kind.trained, kind.ranks)
+        for blocks in trained.blocks
+        for kind in blocks.kinds
+    }
 
 
 def optional_layers(found) -> set[tuple[str, str]]:
     component = found.plan.site.components[DENOISER]
-    return {(layer.blocks, layer.kind) for weight, layer in layers(component).items() if weight in component.optional}
+    return {
+        (layer.blocks, layer.kind)
+        for weight, layer in layers(component).items()
+        if weight in component.optional
+    }
 
 
 def is_of_denoiser(found, key: str) -> bool:
     outcome = found.report.outcomes[key]
-    return outcome.category == "placed" and found.plan.adapters[outcome.adapter].target.component == DENOISER
+    return (
+        outcome.category == "placed"
+        and found.plan.adapters[outcome.adapter].target.component == DENOISER
+    )
 
 
 def test_untrained_kinds_of_a_network_that_is_touched(host, tmp_path):
     path = MAKERS["ai_toolkit_flux"](tmp_path)
-    drawn, wired = host.inspect(None, None, path), host.inspect(meta_patcher("flux1_dev"), None, path)
-    assert set(wired.report.untrained) - set(drawn.report.untrained) == {"guidance_in.in_layer", "guidance_in.out_layer"}
+    drawn, wired = (
+        host.inspect(None, None, path),
+        host.inspect(meta_patcher("flux1_dev"), None, path),
+    )
+    assert set(wired.report.untrained) - set(drawn.report.untrained) == {
+        "guidance_in.in_layer",
+        "guidance_in.out_layer",
+    }
     assert set(drawn.report.untrained) < set(wired.report.untrained)
-    assert "final_layer.linear" in drawn.report.untrained and not any("blocks" in name for name in drawn.report.untrained)
+    assert "final_layer.linear" in drawn.report.untrained and not any(
+        "blocks" in name for name in drawn.report.untrained
+    )
 
 
 def test_weights_are_measured(host, tiny_flux, tmp_path):
     path = tmp_path / "x.safetensors"
     tensors = kohya_lora()
-    dead, broken = (key for key in list(tensors) if key.endswith("lora_up.weight") and "_0_img_attn" in key)
+    dead, broken = (
+        key for key in list(tensors) if key.endswith("lora_up.weight") and "_0_img_attn" in key
+    )
     tensors[dead] = torch.zeros_like(tensors[dead])
     tensors[broken] = torch.full_like(tensors[broken], float("nan"))
     save_file(tensors, path)
@@ -129,7 +174,9 @@ def test_pickle(host, tiny_flux, tmp_path):
     tensors = kohya_lora()
     torch.save(tensors, tmp_path / "x.pt")
     save_file(tensors, tmp_path / "x.safetensors")
-    pickled, plain = (host.inspect(tiny_flux(), None, tmp_path / name) for name in ("x.pt", "x.safetensors"))
+    pickled, plain = (
+        host.inspect(tiny_flux(), None, tmp_path / name) for name in ("x.pt", "x.safetensors")
+    )
     assert pickled.report.modules == plain.report.modules and pickled.ranks == plain.ranks
     assert pickled.size == (tmp_path / "x.pt").stat().st_size
     for detail in DETAILS:

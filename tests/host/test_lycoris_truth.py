@@ -1,4 +1,6 @@
-"""What LyCORIS' own network makes of a model is what the host's model becomes from the file that network saves."""
+"""What LyCORIS' own network makes of a model is what the host's model becomes from the file that
+network saves.
+"""
 
 from __future__ import annotations
 

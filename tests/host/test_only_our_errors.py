@@ -1,4 +1,6 @@
-"""Every node on every hostile file, and on adapters put together at random: nothing but the pack's own errors leaves a node."""
+"""Every node on every hostile file, and on adapters put together at random: nothing but the pack's
+own errors leaves a node.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_locksmith.key_maps.errors import LocksmithError
-from lora_locksmith.key_maps.header import LoraFileError, read_header
-from lora_locksmith.lora.reader import map_tensors
+from lora_locksmith.errors import LocksmithError
+from lora_locksmith.files.header import LoraFileError, read_header
+from lora_locksmith.lora.io.mapped import map_tensors
 from safetensors.torch import save_file
 from test_stock_rules import kinds_of
 
@@ -20,7 +22,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "hostile"))
 import seeds
 
 SMALL = {name: content for name, content in seeds.CORPUS.items() if len(content) < 1_000_000}
-MODULES = {"double_blocks.0.img_attn.proj": (128, 128), "single_blocks.1.linear1": (896, 128), "final_layer.linear": (64, 128)}
+MODULES = {
+    "double_blocks.0.img_attn.proj": (128, 128),
+    "single_blocks.1.linear1": (896, 128),
+    "final_layer.linear": (64, 128),
+}
 FILE = "x.safetensors"
 
 
@@ -35,13 +41,27 @@ def nodes(comfy, tmp_path):
     (tmp_path / "loras").mkdir()
     yield (
         {
-            "load": lambda **more: load_and_fix.LoadAndFixLoRA.execute(lora_name=FILE, strength_model=1.0, strength_clip=1.0, **more),
-            "stack": lambda **more: stack.LoadAndFixStack.execute(loras=json.dumps([{"name": FILE}, {"name": FILE}]), **more),
-            "inspect": lambda **more: inspect.InspectLoRAKeys.execute(FILE, weights="on", detail="every key", **more),
-            "save": lambda **more: save.SaveLoRA.execute(FILE, "out/made", "kohya", overwrite=True, **more),
-            "merge": lambda **more: merge.MergeLoRAs.execute(json.dumps([{"name": FILE}]), {"method": "sum"}, **more),
-            "forecast": lambda **more: merge.MergeLoRAs.execute(json.dumps([{"name": FILE}]), {"method": "sum"}, dry_run=True, **more),
-            "apply": lambda lora, **more: merge.ApplyLoRA.execute(lora=lora, strength_model=1.0, strength_clip=1.0, **more),
+            "load": lambda **more: load_and_fix.LoadAndFixLoRA.execute(
+                lora_name=FILE, strength_model=1.0, strength_clip=1.0, **more
+            ),
+            "stack": lambda **more: stack.LoadAndFixStack.execute(
+                loras=json.dumps([{"name": FILE}, {"name": FILE}]), **more
+            ),
+            "inspect": lambda **more: inspect.InspectLoRAKeys.execute(
+                FILE, weights="on", detail="every key", **more
+            ),
+            "save": lambda **more: save.SaveLoRA.execute(
+                FILE, "out/made", "kohya", overwrite=True, **more
+            ),
+            "merge": lambda **more: merge.MergeLoRAs.execute(
+                json.dumps([{"name": FILE}]), {"method": "sum"}, **more
+            ),
+            "forecast": lambda **more: merge.MergeLoRAs.execute(
+                json.dumps([{"name": FILE}]), {"method": "sum"}, dry_run=True, **more
+            ),
+            "apply": lambda lora, **more: merge.ApplyLoRA.execute(
+                lora=lora, strength_model=1.0, strength_clip=1.0, **more
+            ),
         },
         tmp_path / "loras",
     )
@@ -87,7 +107,9 @@ def test_every_node_on_every_hostile_file(nodes, tiny_flux):
 
 
 def puzzles(count: int):
-    """Files of adapters that are nearly right: parts left out, taken from other kinds, or of other shapes."""
+    """Files of adapters that are nearly right: parts left out, taken from other kinds, or of other
+    shapes.
+    """
     chance = random.Random(5)
     for _ in range(count):
         tensors = {}
@@ -95,13 +117,27 @@ def puzzles(count: int):
             kinds = kinds_of(out, (inner,))
             endings = dict(kinds[chance.choice(sorted(kinds))])
             if chance.random() < 0.4:
-                endings |= dict(chance.sample(sorted(kinds[chance.choice(sorted(kinds))].items()), 1))
+                endings |= dict(
+                    chance.sample(sorted(kinds[chance.choice(sorted(kinds))].items()), 1)
+                )
             for ending, shape in endings.items():
                 if chance.random() < 0.1:
                     continue
                 change = chance.random()
-                shape = (*shape, 1, 1) if change < 0.1 else shape[:-1] if change < 0.15 else shape[::-1] if change < 0.2 else shape
-                number = chance.choice([0.0, 1.0, 4.0]) if ending.endswith(("alpha", "on_input")) else None
+                shape = (
+                    (*shape, 1, 1)
+                    if change < 0.1
+                    else shape[:-1]
+                    if change < 0.15
+                    else shape[::-1]
+                    if change < 0.2
+                    else shape
+                )
+                number = (
+                    chance.choice([0.0, 1.0, 4.0])
+                    if ending.endswith(("alpha", "on_input"))
+                    else None
+                )
                 made = torch.randn(shape) * 0.1 if number is None else torch.full(shape, number)
                 tensors[f"diffusion_model.{module}{ending}"] = made
         if tensors:
@@ -109,7 +145,9 @@ def puzzles(count: int):
 
 
 def test_what_a_node_loads_can_be_sampled_with(nodes, tiny_flux, patched, caplog):
-    """Adapters at random: what is loaded is computed, beside the layers too, and the host finds nothing to complain of."""
+    """Adapters at random: what is loaded is computed, beside the layers too, and the host finds
+    nothing to complain of.
+    """
     (made, folder), base, placed = nodes, tiny_flux(), 0
     for tensors in puzzles(150):
         save_file(tensors, folder / FILE)
@@ -134,7 +172,9 @@ def test_what_the_machine_has_too_little_of_is_said(nodes, tiny_flux, monkeypatc
     from lora_locksmith.nodes import host
 
     made, folder = nodes
-    save_file({"a.lora_A.weight": torch.ones(2, 2), "a.lora_B.weight": torch.ones(2, 2)}, folder / FILE)
+    save_file(
+        {"a.lora_A.weight": torch.ones(2, 2), "a.lora_B.weight": torch.ones(2, 2)}, folder / FILE
+    )
     for fail, word in ((lambda *_, **__: bytearray(sys.maxsize), "memory"), (no_thread, "threads")):
         monkeypatch.setattr(host, "make_plan", fail)
         for name in ("load", "stack"):

@@ -1,4 +1,6 @@
-"""Adapters of another size than the weight, in the real ComfyUI: what grows, what reaches the first inputs only, what is refused."""
+"""Adapters of another size than the weight, in the real ComfyUI: what grows, what reaches the first
+inputs only, what is refused.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ OTHER = "double_blocks.0.img_mlp.0"
 
 
 def pair(module: str, out: int, columns: int, rank: int = 4) -> dict[str, torch.Tensor]:
-    return {f"{module}.lora_A.weight": torch.randn(rank, columns) * 0.1, f"{module}.lora_B.weight": torch.randn(out, rank) * 0.1}
+    return {
+        f"{module}.lora_A.weight": torch.randn(rank, columns) * 0.1,
+        f"{module}.lora_B.weight": torch.randn(out, rank) * 0.1,
+    }
 
 
 @pytest.fixture
@@ -26,7 +31,9 @@ def model_of(tiny_flux):
         old = patcher.model.diffusion_model.img_in
         new = copy.deepcopy(old)
         new.in_features = inputs
-        new.weight = torch.nn.Parameter(torch.randn(old.weight.shape[0], inputs) * 0.1, requires_grad=False)
+        new.weight = torch.nn.Parameter(
+            torch.randn(old.weight.shape[0], inputs) * 0.1, requires_grad=False
+        )
         patcher.model.diffusion_model.img_in = new
         return patcher
 
@@ -41,7 +48,9 @@ def load(host, patched, model_of, tmp_path):
         torch.manual_seed(5)
         patcher = model_of(inputs)
         save_file(tensors, tmp_path / "x.safetensors")
-        loaded, _, report = host.load_and_fix(patcher, None, tmp_path / "x.safetensors", strength, bypass=bypass)
+        loaded, _, report = host.load_and_fix(
+            patcher, None, tmp_path / "x.safetensors", strength, bypass=bypass
+        )
         host.forget()
         return patcher.model.state_dict()[IMG_IN].float(), patched(loaded).get(IMG_IN), report
 
@@ -70,11 +79,15 @@ def test_a_lora_of_dev_reaches_the_first_inputs_of_fill(load, strength, bypass):
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_kinds_that_need_the_weight_do_so_too(load, strength):
     scale = torch.linspace(0.5, 2, 128)
-    tensors = pair("transformer.x_embedder", 128, 64) | {"transformer.x_embedder.lora_magnitude_vector": scale}
+    tensors = pair("transformer.x_embedder", 128, 64) | {
+        "transformer.x_embedder.lora_magnitude_vector": scale
+    }
     before, after, _ = load(384, tensors, strength)
     known = before[:, :64]
     direction = known + product(tensors, "transformer.x_embedder")
-    want = known + strength * (scale[:, None] * direction / direction.norm(dim=1, keepdim=True) - known)
+    want = known + strength * (
+        scale[:, None] * direction / direction.norm(dim=1, keepdim=True) - known
+    )
     assert near(after[:, :64], want, known) and torch.equal(after[:, 64:], before[:, 64:])
 
 
@@ -96,10 +109,14 @@ def test_a_control_lora_makes_the_input_wider_and_the_report_says_so(load, stren
 
 @pytest.mark.parametrize("shape", [(128, 200), (160, 64)])
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_a_weight_grows_to_what_the_file_says_as_in_stock(host, patched, model_of, tmp_path, shape, strength):
+def test_a_weight_grows_to_what_the_file_says_as_in_stock(
+    host, patched, model_of, tmp_path, shape, strength
+):
     import comfy.sd
 
-    tensors = pair("diffusion_model.img_in", *shape) | {"diffusion_model.img_in.reshape_weight": torch.tensor(shape)}
+    tensors = pair("diffusion_model.img_in", *shape) | {
+        "diffusion_model.img_in.reshape_weight": torch.tensor(shape)
+    }
     save_file(tensors, tmp_path / "x.safetensors")
     base = model_of(64)
     loaded, _, report = host.load_and_fix(base, None, tmp_path / "x.safetensors", strength)
@@ -114,7 +131,9 @@ QKV = f"diffusion_model.{FUSED}.weight"
 
 
 def twins(dtype, how, alpha_on=""):
-    """A fused LoRA and the same in three: with one down, or with downs of their own; or three others."""
+    """A fused LoRA and the same in three: with one down, or with downs of their own; or three
+    others.
+    """
     downs = [torch.randn(2, 128) * 0.1 for _ in range(3)]
     ups = [torch.randn(128, 2) * 0.1 for _ in range(3)]
     downs = [downs[0]] * 3 if how == "one down" else downs
@@ -124,12 +143,26 @@ def twins(dtype, how, alpha_on=""):
     tensors = {f"{FUSED}.{name}": tensor for name, tensor in fused.items()}
     for name, up, down in zip("qkv", ups, downs, strict=True):
         other = 1 + 0.1 * (how == "different" and name == "v")
-        tensors |= {f"{SPLIT}.to_{name}.lora_A.weight": down, f"{SPLIT}.to_{name}.lora_B.weight": up * other}
+        tensors |= {
+            f"{SPLIT}.to_{name}.lora_A.weight": down,
+            f"{SPLIT}.to_{name}.lora_B.weight": up * other,
+        }
     tensors = {key: tensor.to(dtype).clone() for key, tensor in tensors.items()}
-    ranks = {FUSED: float(fused["lora_A.weight"].shape[0]), **{f"{SPLIT}.to_{name}": 2.0 for name in "qkv"}}
-    told = {f"{module}.alpha": torch.tensor(rank) for module, rank in ranks.items() if alpha_on and module.startswith(alpha_on)}
+    ranks = {
+        FUSED: float(fused["lora_A.weight"].shape[0]),
+        **{f"{SPLIT}.to_{name}": 2.0 for name in "qkv"},
+    }
+    told = {
+        f"{module}.alpha": torch.tensor(rank)
+        for module, rank in ranks.items()
+        if alpha_on and module.startswith(alpha_on)
+    }
     whole = fused["lora_B.weight"].to(dtype).float() @ fused["lora_A.weight"].to(dtype).float()
-    parts = [tensors[f"{SPLIT}.to_{n}.lora_B.weight"].float() @ tensors[f"{SPLIT}.to_{n}.lora_A.weight"].float() for n in "qkv"]
+    parts = [
+        tensors[f"{SPLIT}.to_{n}.lora_B.weight"].float()
+        @ tensors[f"{SPLIT}.to_{n}.lora_A.weight"].float()
+        for n in "qkv"
+    ]
     return tensors | told, whole, torch.cat(parts)
 
 
@@ -137,7 +170,9 @@ def twins(dtype, how, alpha_on=""):
 @pytest.mark.parametrize("alpha_on", ["", FUSED, SPLIT])
 @pytest.mark.parametrize("how", ["one down", "own downs", "different"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_change_that_stands_twice_is_made_once_and_two_are_both_made(host, patched, tiny_flux, tmp_path, dtype, how, alpha_on, strength):
+def test_a_change_that_stands_twice_is_made_once_and_two_are_both_made(
+    host, patched, tiny_flux, tmp_path, dtype, how, alpha_on, strength
+):
     torch.manual_seed(5)
     tensors, whole, parts = twins(dtype, how, alpha_on)
     save_file(tensors, tmp_path / "x.safetensors")
@@ -151,8 +186,12 @@ def test_a_change_that_stands_twice_is_made_once_and_two_are_both_made(host, pat
     assert any("both are applied" in caution for caution in report.cautions) == (how == "different")
 
 
-def test_values_of_another_shape_take_a_weights_place_only_where_the_host_does_it(host, patched, tiny_flux, tmp_path):
-    """As MiniMax-H3's banks of output heads; a ComfyUI that knows no larger weights would fail in the sampler."""
+def test_values_of_another_shape_take_a_weights_place_only_where_the_host_does_it(
+    host, patched, tiny_flux, tmp_path
+):
+    """As MiniMax-H3's banks of output heads; a ComfyUI that knows no larger weights would fail in
+    the sampler.
+    """
     import comfy.sd
 
     name = "diffusion_model.final_layer.linear"
@@ -166,8 +205,13 @@ def test_values_of_another_shape_take_a_weights_place_only_where_the_host_does_i
     except RuntimeError:
         assert not loaded.patches and "update ComfyUI" in str(report)
         return
-    assert all(torch.equal(patched(loaded)[f"{name}.{one}"], wanted[f"{name}.{one}"]) for one in ("weight", "bias"))
-    assert wanted[f"{name}.bias"].shape == (256,) and any("[64, 128] to [256, 128]" in note for note in report.notes())
+    assert all(
+        torch.equal(patched(loaded)[f"{name}.{one}"], wanted[f"{name}.{one}"])
+        for one in ("weight", "bias")
+    )
+    assert wanted[f"{name}.bias"].shape == (256,) and any(
+        "[64, 128] to [256, 128]" in note for note in report.notes()
+    )
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
@@ -177,5 +221,7 @@ def test_a_bias_that_a_file_sets_goes_toward_it(host, patched, tiny_flux, tmp_pa
     save_file({f"{name}.set_bias": bias}, tmp_path / "x.safetensors")
     base = tiny_flux()
     before = base.model.state_dict()[f"{name}.bias"].float()
-    after = patched(host.load_and_fix(base, None, tmp_path / "x.safetensors", strength)[0])[f"{name}.bias"]
+    after = patched(host.load_and_fix(base, None, tmp_path / "x.safetensors", strength)[0])[
+        f"{name}.bias"
+    ]
     assert near(after, before + strength * (bias - before), before)

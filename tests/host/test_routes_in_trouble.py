@@ -1,4 +1,6 @@
-"""A client that goes away, and a machine that has too little of something: nothing of ours in the log but a line, and an answer."""
+"""A client that goes away, and a machine that has too little of something: nothing of ours in the
+log but a line, and an answer.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,15 @@ import sys
 import pytest
 
 HEAD = "POST /lora_locksmith/save HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-BODIES = {"a length": "Content-Length: 1000\r\n\r\n{", "chunks": "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"}
+BODIES = {
+    "a length": "Content-Length: 1000\r\n\r\n{",
+    "chunks": "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+}
 
 
 @pytest.fixture
 def routes(comfy):
-    from lora_locksmith.nodes import routes
+    from lora_locksmith.nodes.server import routes
 
     return routes
 
@@ -65,7 +70,10 @@ def test_a_client_that_goes_away_is_no_fault_of_ours(routes, caplog, body):
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("fails", "word"), [(lambda: bytearray(sys.maxsize), "memory"), (lambda: no_thread(), "threads")])
+@pytest.mark.parametrize(
+    ("fails", "word"),
+    [(lambda: bytearray(sys.maxsize), "memory"), (lambda: no_thread(), "threads")],
+)
 def test_what_the_machine_has_too_little_of_is_answered(routes, caplog, fails, word):
     async def answer(request):
         return await routes._in_thread(routes._readers, fails)
@@ -73,7 +81,10 @@ def test_what_the_machine_has_too_little_of_is_answered(routes, caplog, fails, w
     async def talk(port, ended):
         from aiohttp import ClientSession
 
-        async with ClientSession() as session, session.get(f"http://127.0.0.1:{port}/lora_locksmith/file") as told:
+        async with (
+            ClientSession() as session,
+            session.get(f"http://127.0.0.1:{port}/lora_locksmith/file") as told,
+        ):
             return told.status, json.loads(await told.text())
 
     with caplog.at_level(logging.WARNING):
@@ -87,7 +98,7 @@ def no_thread():
 
 
 def test_a_library_whose_thread_did_not_start_is_read_at_the_next_question(comfy, monkeypatch):
-    from lora_locksmith.nodes.library import Library
+    from lora_locksmith.nodes.server.library import Library
 
     library, started = Library(), []
     monkeypatch.setattr("threading.Thread.start", lambda thread: no_thread())

@@ -1,4 +1,6 @@
-"""Save LoRA in the real ComfyUI: a file or a LORA_MODEL into the loras folder, in another tool's names."""
+"""Save LoRA in the real ComfyUI: a file or a LORA_MODEL into the loras folder, in another tool's
+names.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,22 @@ def native_lora():
 
 def test_a_file_is_converted_into_the_loras_folder(node, loras, tiny_flux):
     save_file(simpletuner_broken_lora(), loras / "broken.safetensors")
-    assert node.validate_inputs("broken.safetensors") is True and node.validate_inputs("none.safetensors") is not True
+    assert (
+        node.validate_inputs("broken.safetensors") is True
+        and node.validate_inputs("none.safetensors") is not True
+    )
     path, report = node.execute("broken.safetensors", "sub/fixed", "kohya", model=tiny_flux()).args
     assert path == str(loras / "sub" / "fixed.safetensors")
     assert all(key.startswith("lora_unet_") for key in load_file(path))
     assert "compared" in report
     with pytest.raises(RuntimeError, match="overwrite"):
         node.execute("broken.safetensors", "sub/fixed.safetensors", "kohya", model=tiny_flux())
-    assert node.execute("broken.safetensors", "sub/fixed", "kohya", overwrite=True, model=tiny_flux()).args[0] == path
+    assert (
+        node.execute(
+            "broken.safetensors", "sub/fixed", "kohya", overwrite=True, model=tiny_flux()
+        ).args[0]
+        == path
+    )
     with pytest.raises(RuntimeError, match="give that model"):
         node.execute("broken.safetensors", "other")
 
@@ -60,9 +70,15 @@ def test_a_connected_lora_is_saved_and_read_back_the_same(node, loras, tiny_flux
     after = patched(host.load_and_fix(model, None, path)[0])
     name = "diffusion_model.double_blocks.0.img_attn.qkv"
     delta = lora[f"{name}.lora_up.weight"] @ lora[f"{name}.lora_down.weight"] * 0.5
-    assert torch.allclose(after[f"{name}.weight"] - model.model.state_dict()[f"{name}.weight"].float(), delta, atol=1e-4)
+    assert torch.allclose(
+        after[f"{name}.weight"] - model.model.state_dict()[f"{name}.weight"].float(),
+        delta,
+        atol=1e-4,
+    )
     assert set(load_file(path)) == {
-        f"transformer.transformer_blocks.0.attn.{part}.lora_{side}.weight" for part in ("to_q", "to_k", "to_v") for side in "AB"
+        f"transformer.transformer_blocks.0.attn.{part}.lora_{side}.weight"
+        for part in ("to_q", "to_k", "to_v")
+        for side in "AB"
     }
 
 
@@ -79,7 +95,9 @@ def test_what_was_saved_and_is_gone_is_saved_again_and_once(node, loras, tiny_fl
         return node.fingerprint_inputs("the connected lora", "gone")
 
     never = seen()
-    path = Path(node.execute("the connected lora", "gone", lora=native_lora(), model=tiny_flux()).args[0])
+    path = Path(
+        node.execute("the connected lora", "gone", lora=native_lora(), model=tiny_flux()).args[0]
+    )
     assert seen() == never, "the next run takes it from the cache"
     path.unlink()
     assert (lost := seen()) != never and seen() == lost
@@ -109,18 +127,26 @@ def test_a_name_that_another_node_makes_is_looked_at_when_it_is_known(comfy):
 
     for node in (LoadAndFixLoRA, InspectLoRAKeys, SaveLoRA):
         assert node.validate_inputs() is True
-        assert node.fingerprint_inputs(lora_name=None) != node.fingerprint_inputs(lora_name=None), "it might be another file now"
+        assert node.fingerprint_inputs(lora_name=None) != node.fingerprint_inputs(lora_name=None), (
+            "it might be another file now"
+        )
         assert "is not in the loras folders" in node.validate_inputs("none.safetensors")
 
 
 def test_text_encoders_are_saved_where_only_the_model_is_connected(node, loras, tiny_flux):
     name = "lora_te1_text_model_encoder_layers_1_mlp_fc1"
-    pair = {f"{name}.lora_down.weight": torch.randn(2, 768), f"{name}.lora_up.weight": torch.randn(3072, 2)}
+    pair = {
+        f"{name}.lora_down.weight": torch.randn(2, 768),
+        f"{name}.lora_up.weight": torch.randn(3072, 2),
+    }
     encoder = pair | {f"{name}.alpha": torch.ones(())}
     save_file(kohya_lora() | encoder, loras / "both.safetensors")
     path = node.execute("both.safetensors", "out", "comfyui", model=tiny_flux()).args[0]
     made = load_file(path)
-    assert len([key for key in made if key.startswith("text_encoders.clip_l.")]) == 3 and len(made) == len(kohya_lora()) + 3
+    assert (
+        len([key for key in made if key.startswith("text_encoders.clip_l.")]) == 3
+        and len(made) == len(kohya_lora()) + 3
+    )
 
 
 def test_nan_is_not_saved_and_named(node, loras, tiny_flux):

@@ -1,4 +1,6 @@
-"""Settings and alphas that make no sense, in the real ComfyUI: no exception, no NaN in a weight, and a word on each."""
+"""Settings and alphas that make no sense, in the real ComfyUI: no exception, no NaN in a weight,
+and a word on each.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,18 @@ WEIGHT = MODULE + ".weight"
 
 
 def factors(kind):
-    """An adapter of this kind for a weight of 64 x 128, and what it adds at a scale of 1 (None: what depends on the weight)."""
+    """An adapter of this kind for a weight of 64 x 128, and what it adds at a scale of 1 (None:
+    what depends on the weight).
+    """
     torch.manual_seed(4)
     shapes = {
         "lora": {"lora_down.weight": (4, 128), "lora_up.weight": (64, 4)},
-        "loha": {"hada_w1_a": (64, 4), "hada_w1_b": (4, 128), "hada_w2_a": (64, 4), "hada_w2_b": (4, 128)},
+        "loha": {
+            "hada_w1_a": (64, 4),
+            "hada_w1_b": (4, 128),
+            "hada_w2_a": (64, 4),
+            "hada_w2_b": (4, 128),
+        },
         "lokr": {"lokr_w1": (8, 8), "lokr_w2_a": (8, 4), "lokr_w2_b": (4, 16)},
         "full lokr": {"lokr_w1": (8, 8), "lokr_w2": (8, 16)},
         "oft": {"oft_blocks": (8, 8, 8)},
@@ -56,8 +65,12 @@ def loaded(host, patched, base, tmp_path, tensors, ending=".safetensors", metada
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
 @pytest.mark.parametrize("name", ALPHAS)
 @pytest.mark.parametrize("kind", ["lora", "loha", "lokr"])
-def test_an_adapter_whose_alpha_says_nothing_is_refused_and_told(host, patched, tiny_flux, tmp_path, kind, name, ending):
-    weights, report = loaded(host, patched, tiny_flux(), tmp_path, factors(kind)[0] | {"alpha": ALPHAS[name]}, ending)
+def test_an_adapter_whose_alpha_says_nothing_is_refused_and_told(
+    host, patched, tiny_flux, tmp_path, kind, name, ending
+):
+    weights, report = loaded(
+        host, patched, tiny_flux(), tmp_path, factors(kind)[0] | {"alpha": ALPHAS[name]}, ending
+    )
     assert not weights
     told = json.dumps(report.unplaced())
     assert "alpha" in told and ("no strength can be made" in told or "should be one number" in told)
@@ -65,7 +78,9 @@ def test_an_adapter_whose_alpha_says_nothing_is_refused_and_told(host, patched, 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
 @pytest.mark.parametrize("name", ALPHAS)
-def test_alpha_does_not_count_where_both_factors_are_whole(host, patched, tiny_flux, tmp_path, name, ending):
+def test_alpha_does_not_count_where_both_factors_are_whole(
+    host, patched, tiny_flux, tmp_path, name, ending
+):
     base = tiny_flux()
     tensors, change = factors("full lokr")
     weights, _ = loaded(host, patched, base, tmp_path, tensors | {"alpha": ALPHAS[name]}, ending)
@@ -91,13 +106,29 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(
-    "name, value", [(name, value) for name, values in SETTINGS.items() for value in values], ids=lambda one: str(one)[:20]
+    "name, value",
+    [(name, value) for name, values in SETTINGS.items() for value in values],
+    ids=lambda one: str(one)[:20],
 )
-def test_a_setting_out_of_its_range_is_the_default_and_told(host, patched, tiny_flux, tmp_path, name, value):
-    base, tensors = tiny_flux(), {"oft_R.weight": torch.randn(16, 28, generator=torch.Generator().manual_seed(2)) * 0.01}
+def test_a_setting_out_of_its_range_is_the_default_and_told(
+    host, patched, tiny_flux, tmp_path, name, value
+):
+    base, tensors = (
+        tiny_flux(),
+        {"oft_R.weight": torch.randn(16, 28, generator=torch.Generator().manual_seed(2)) * 0.01},
+    )
     told = {"peft_type": "OFT", "coft": True} | {name: value}
     usual = {key: setting for key, setting in told.items() if key != name}
-    weights, report = loaded(host, patched, base, tmp_path, tensors, metadata={"lora_adapter_metadata": json.dumps(told)})
-    expected, plain = loaded(host, patched, base, tmp_path, tensors, metadata={"lora_adapter_metadata": json.dumps(usual)})
+    weights, report = loaded(
+        host, patched, base, tmp_path, tensors, metadata={"lora_adapter_metadata": json.dumps(told)}
+    )
+    expected, plain = loaded(
+        host,
+        patched,
+        base,
+        tmp_path,
+        tensors,
+        metadata={"lora_adapter_metadata": json.dumps(usual)},
+    )
     assert torch.equal(weights[WEIGHT], expected[WEIGHT]) and weights[WEIGHT].isfinite().all()
     assert name in report.as_dict()["cautions"][0] and not plain.as_dict()["cautions"]

@@ -1,4 +1,6 @@
-"""Files the stock loader raises on are loaded all the same, and every report says that it would raise."""
+"""Files the stock loader raises on are loaded all the same, and every report says that it would
+raise.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ import json
 
 import pytest
 import torch
-from lora_locksmith.key_maps.inspection import inspect_file
-from lora_locksmith.key_maps.library import findings_of
-from lora_locksmith.key_maps.markdown import markdown
+from lora_locksmith.report.inspection import inspect_file
+from lora_locksmith.report.library import findings_of
+from lora_locksmith.report.markdown import markdown
 from safetensors.torch import save_file
 
 SOUND = "diffusion_model.final_layer.linear"
@@ -16,7 +18,10 @@ BROKEN = "diffusion_model.img_in"
 
 
 def lora(module: str, out: int, inner: int) -> dict[str, torch.Tensor]:
-    return {f"{module}.lora_down.weight": torch.randn(2, inner), f"{module}.lora_up.weight": torch.randn(out, 2)}
+    return {
+        f"{module}.lora_down.weight": torch.randn(2, inner),
+        f"{module}.lora_up.weight": torch.randn(out, 2),
+    }
 
 
 def parts(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
@@ -45,7 +50,9 @@ FAULTS = {
 def broken(request, tmp_path):
     """(a file with a sound module and a broken one, words of why the stock loader raises on it)."""
     tensors, reason = FAULTS[request.param]
-    telling = lora("diffusion_model.double_blocks.0.img_attn.qkv", 384, 128) | lora("diffusion_model.single_blocks.0.linear1", 896, 128)
+    telling = lora("diffusion_model.double_blocks.0.img_attn.qkv", 384, 128) | lora(
+        "diffusion_model.single_blocks.0.linear1", 896, 128
+    )
     save_file({**telling, **lora(SOUND, 64, 128), **tensors}, tmp_path / "broken.safetensors")
     return tmp_path / "broken.safetensors", reason
 
@@ -65,19 +72,27 @@ def test_the_stock_loader_does_raise(comfy, tiny_flux, broken):
     import comfy.utils
 
     with pytest.raises((KeyError, RuntimeError)):
-        comfy.sd.load_lora_for_models(tiny_flux(), None, comfy.utils.load_torch_file(str(broken[0]), safe_load=True), 1.0, 1.0)
+        comfy.sd.load_lora_for_models(
+            tiny_flux(), None, comfy.utils.load_torch_file(str(broken[0]), safe_load=True), 1.0, 1.0
+        )
 
 
 def test_inspection_says_so(host, tiny_flux, broken):
     path, reason = broken
-    for found in (host.inspect(tiny_flux(), None, path), inspect_file(path, host.site_of(tiny_flux(), None))):
+    for found in (
+        host.inspect(tiny_flux(), None, path),
+        inspect_file(path, host.site_of(tiny_flux(), None)),
+    ):
         check(found, reason)
 
 
 def check(found, reason):
     told = found.as_dict()["loads"]
     assert reason in told["stock"]["fails"] and told["stock"]["keys"] == 0
-    assert told["stock"]["fails"] in markdown(found).replace("\\", "") and "fails on this file" in found.verdict
+    assert (
+        told["stock"]["fails"] in markdown(found).replace("\\", "")
+        and "fails on this file" in found.verdict
+    )
     assert "it loads, where the stock loader fails" in told["gains"]
 
 
@@ -85,10 +100,17 @@ def test_a_file_without_its_model(tmp_path):
     tensors = {}
     for name in ("attn.to_q", "attn.to_k", "attn.add_q_proj"):
         tensors |= lora(f"transformer.transformer_blocks.0.{name}", 3072, 3072)
-    save_file(tensors | {"transformer.proj_out.lora_B.weight": torch.ones(64, 2)}, tmp_path / "a.safetensors")
+    save_file(
+        tensors | {"transformer.proj_out.lora_B.weight": torch.ones(64, 2)},
+        tmp_path / "a.safetensors",
+    )
     check(inspect_file(tmp_path / "a.safetensors"), "transformer.proj_out.lora_A.weight is missing")
     row = findings_of(tmp_path / "a.safetensors")
-    assert row.stock == 0 and row.placed == 3 and list(row.gains) == ["it loads, where the stock loader fails"]
+    assert (
+        row.stock == 0
+        and row.placed == 3
+        and list(row.gains) == ["it loads, where the stock loader fails"]
+    )
 
 
 def test_a_file_that_stock_loads_is_not_said_to_fail(host, tiny_flux, tmp_path):

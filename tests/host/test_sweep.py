@@ -1,4 +1,6 @@
-"""The sweep: no kind of PEFT's or LyCORIS' newest is wrong on any layer in any way, and the table in docs/ says what is refused."""
+"""The sweep: no kind of PEFT's or LyCORIS' newest is wrong on any layer in any way, and the table
+in docs/ says what is refused.
+"""
 
 from __future__ import annotations
 
@@ -61,10 +63,25 @@ PEFT: dict[str, tuple[str, Mapping[str, Any]]] = {
     "Supertuning": ("SupertuningConfig", {}),
     "FRoD": ("FrodConfig", {}),
 }
-# What steers a language model at run time, adds words or needs more than a layer's weight; and AdaMSS, which needs scikit-learn.
+# What steers a language model at run time, adds words or needs more than a layer's weight; and
+# AdaMSS, which needs scikit-learn.
 NOT_OF_WEIGHTS = (
-    *("AdaptionPromptConfig", "CartridgeConfig", "CPTConfig", "PromptTuningConfig", "MultitaskPromptTuningConfig", "PromptEncoderConfig"),
-    *("PrefixTuningConfig", "PolyConfig", "ShadowConfig", "TrainableTokensConfig", "XLoraConfig", "AdamssConfig"),
+    *(
+        "AdaptionPromptConfig",
+        "CartridgeConfig",
+        "CPTConfig",
+        "PromptTuningConfig",
+        "MultitaskPromptTuningConfig",
+        "PromptEncoderConfig",
+    ),
+    *(
+        "PrefixTuningConfig",
+        "PolyConfig",
+        "ShadowConfig",
+        "TrainableTokensConfig",
+        "XLoraConfig",
+        "AdamssConfig",
+    ),
 )
 LYCORIS: dict[str, Mapping[str, Any]] = {
     "LoCon": {"algo": "locon"},
@@ -81,8 +98,18 @@ LYCORIS: dict[str, Mapping[str, Any]] = {
     "GLoRA": {"algo": "glora"},
     "full": {"algo": "full"},
     "diag-OFT": {"algo": "diag-oft", "linear_dim": 4, "conv_dim": 4},
-    "diag-OFT, constraint": {"algo": "diag-oft", "linear_dim": 4, "conv_dim": 4, "constraint": 1e-2},
-    "BOFT": {"algo": "boft", "linear_dim": 4, "conv_dim": 4, "layers": ["conv1", "point1", "point2", "square2", "point3"]},
+    "diag-OFT, constraint": {
+        "algo": "diag-oft",
+        "linear_dim": 4,
+        "conv_dim": 4,
+        "constraint": 1e-2,
+    },
+    "BOFT": {
+        "algo": "boft",
+        "linear_dim": 4,
+        "conv_dim": 4,
+        "layers": ["conv1", "point1", "point2", "square2", "point3"],
+    },
     "(IA)3": {"algo": "ia3"},
     "T-LoRA": {"algo": "tlora"},
 }
@@ -116,7 +143,9 @@ def saved(patcher, tmp_path):
         if library == "LyCORIS":
             return sweep.by_lycoris(net, tmp_path, LYCORIS[name])
         configuration, settings = PEFT[name]
-        return sweep.by_peft(net, tmp_path, getattr(peft, configuration), settings, merged=name.startswith("OFT"))
+        return sweep.by_peft(
+            net, tmp_path, getattr(peft, configuration), settings, merged=name.startswith("OFT")
+        )
 
     return make
 
@@ -128,10 +157,14 @@ CASES = [*(("PEFT", name) for name in PEFT), *(("LyCORIS", name) for name in LYC
 def test_a_kind_is_right_or_refused_on_every_layer_in_every_way(ways, saved, library, name):
     found = saved(library, name)
     assert found.layers
-    row = sweep.row(library, name, found.layers, {way: ways.outcomes(found, way) for way in sweep.WAYS})
+    row = sweep.row(
+        library, name, found.layers, {way: ways.outcomes(found, way) for way in sweep.WAYS}
+    )
     if os.environ.get(ACCEPT):
         sweep.write_rows(sweep.written_rows() | {(library, name): row}, CASES)
-    assert sweep.written_rows()[library, name] == row, f"{ACCEPT}=1 writes it anew; read what changed before it is kept"
+    assert sweep.written_rows()[library, name] == row, (
+        f"{ACCEPT}=1 writes it anew; read what changed before it is kept"
+    )
 
 
 def test_the_table_holds_just_these_kinds():
@@ -152,4 +185,6 @@ def test_no_algorithm_of_lycoris_is_left_out():
     from lycoris.wrapper import network_module_dict
 
     same = {"lora": "locon", "dylora": "locon"}  # saved as such
-    assert {same.get(name, name) for name in network_module_dict} == {settings["algo"] for settings in LYCORIS.values()}
+    assert {same.get(name, name) for name in network_module_dict} == {
+        settings["algo"] for settings in LYCORIS.values()
+    }

@@ -1,4 +1,6 @@
-"""Several adapters on one weight, from one file or many, in any order: the sum of what each does to the model's own weight."""
+"""Several adapters on one weight, from one file or many, in any order: the sum of what each does to
+the model's own weight.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,19 @@ def kinds(seed: int, module: str, out: int, columns: int) -> dict[str, dict[str,
     def random(*shape):
         return torch.randn(shape, generator=generator) * 0.1
 
-    pairs = [{"lora_A.weight": random(4, columns), "lora_B.weight": random(out, 4)} for _ in range(2)]
+    pairs = [
+        {"lora_A.weight": random(4, columns), "lora_B.weight": random(out, 4)} for _ in range(2)
+    ]
     made = {
         "lora": pairs[0],
         "dora": {**pairs[1], "lora_magnitude_vector": random(out).abs() * 10 + 0.5},
         "oft": {"oft_blocks": random(8, out // 8, out // 8), "alpha": torch.tensor(0.01)},
         "set": {"set_weight": random(out, columns)},
     }
-    return {kind: {f"{module}.{name}": tensor for name, tensor in tensors.items()} for kind, tensors in made.items()}
+    return {
+        kind: {f"{module}.{name}": tensor for name, tensor in tensors.items()}
+        for kind, tensors in made.items()
+    }
 
 
 @pytest.fixture
@@ -45,7 +52,10 @@ def alone(host, patched, tiny_flux, files):
     """(base, kind -> the change it makes alone at its strength)."""
     base = tiny_flux()
     before = base.model.state_dict()[WEIGHT].float()
-    loads = {kind: host.load_and_fix(base, None, path, STRENGTHS[kind])[0] for kind, path in files.items()}
+    loads = {
+        kind: host.load_and_fix(base, None, path, STRENGTHS[kind])[0]
+        for kind, path in files.items()
+    }
     return base, {kind: patched(loaded)[WEIGHT] - before for kind, loaded in loads.items()}
 
 
@@ -53,7 +63,15 @@ def near(got, want):
     return (got - want).norm() <= 2e-4 * want.norm()
 
 
-@pytest.mark.parametrize("order", [*permutations(("lora", "dora", "oft")), ("oft", "set", "lora"), ("dora", "dora"), ("lora", "set")])
+@pytest.mark.parametrize(
+    "order",
+    [
+        *permutations(("lora", "dora", "oft")),
+        ("oft", "set", "lora"),
+        ("dora", "dora"),
+        ("lora", "set"),
+    ],
+)
 def test_they_add_up_in_any_order(host, patched, files, alone, order):
     base, changes = alone
     model = base
@@ -72,7 +90,9 @@ def test_with_a_lora_of_the_stock_loader(host, patched, files, alone, first):
     base, changes = alone
 
     def stock(model):
-        return comfy.sd.load_lora_for_models(model, None, load_file(files["lora"]), STRENGTHS["lora"], 0.0)[0]
+        return comfy.sd.load_lora_for_models(
+            model, None, load_file(files["lora"]), STRENGTHS["lora"], 0.0
+        )[0]
 
     model = stock(base) if first else base
     model = host.load_and_fix(model, None, files["dora"], STRENGTHS["dora"])[0]
@@ -96,14 +116,18 @@ def test_parts_of_a_fused_weight_each_see_their_own_rows(host, patched, tiny_flu
     model, wanted = base, torch.zeros_like(before)
     for seed, part in enumerate(("q", "k", "q")):
         path = tmp_path / f"{seed}.safetensors"
-        save_file(kinds(seed, f"transformer.transformer_blocks.0.attn.to_{part}", 128, 128)["dora"], path)
+        save_file(
+            kinds(seed, f"transformer.transformer_blocks.0.attn.to_{part}", 128, 128)["dora"], path
+        )
         wanted += patched(host.load_and_fix(base, None, path, 0.5)[0])[QKV] - before
         model = host.load_and_fix(model, None, path, 0.5)[0]
     assert near(patched(model)[QKV] - before, wanted)
     assert len(model.patches[QKV]) == 2
 
 
-def test_the_host_patches_the_weight_with_them_and_takes_them_off_again(host, patched, files, alone):
+def test_the_host_patches_the_weight_with_them_and_takes_them_off_again(
+    host, patched, files, alone
+):
     base, changes = alone
     model = base
     for kind in ("dora", "lora", "oft"):

@@ -1,4 +1,6 @@
-"""What the same tensors mean by the version that wrote them: each weight by that version's own formula, at every strength."""
+"""What the same tensors mean by the version that wrote them: each weight by that version's own
+formula, at every strength.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,20 @@ def boft(weight):
     columns, scale = weight[0].numel(), torch.linspace(0.5, 2, len(weight))[None]
     pieces = blocks(1, columns // 4, 4, 4)
     turned = (rotation(pieces[0]) @ weight.flatten(1).T * scale).T
-    return {"boft_R": pieces, "boft_s": scale}, {"peft_type": "BOFT", "exclude_modules": None}, turned.reshape(weight.shape)
+    return (
+        {"boft_R": pieces, "boft_s": scale},
+        {"peft_type": "BOFT", "exclude_modules": None},
+        turned.reshape(weight.shape),
+    )
 
 
 def output_oft(weight, shared=False, coft=False):
     """PEFT 0.11 to 0.13: y R, where three blocks may be cut at the last row."""
     size, out = -(-len(weight) // 3), len(weight)
     pieces = blocks(1 if shared else 3, size, size)
-    turning = rotation((limited(pieces, 0.01 * size**2) if coft else pieces).expand(3, size, size))[:out, :out]
+    turning = rotation((limited(pieces, 0.01 * size**2) if coft else pieces).expand(3, size, size))[
+        :out, :out
+    ]
     settings = {"peft_type": "OFT", "coft": coft, "eps": 0.01}
     return {"oft_r": pieces}, settings, (turning.T @ weight.flatten(1)).reshape(weight.shape)
 
@@ -57,10 +65,21 @@ def output_oft(weight, shared=False, coft=False):
 def input_oft(weight, shared=False, coft=False):
     """PEFT 0.14 and 0.15: four blocks on the inputs, and a scale per output."""
     columns, out = weight[0].numel(), len(weight)
-    pieces, scale = blocks(1 if shared else 4, columns // 4, columns // 4), torch.linspace(0.5, 2, out)[:, None]
-    turning = rotation((limited(pieces, 0.01 * (-(-out // 4)) ** 2) if coft else pieces).expand(4, columns // 4, columns // 4))
+    pieces, scale = (
+        blocks(1 if shared else 4, columns // 4, columns // 4),
+        torch.linspace(0.5, 2, out)[:, None],
+    )
+    turning = rotation(
+        (limited(pieces, 0.01 * (-(-out // 4)) ** 2) if coft else pieces).expand(
+            4, columns // 4, columns // 4
+        )
+    )
     settings = {"peft_type": "OFT", "coft": coft, "eps": 0.01, "exclude_modules": None}
-    return {"oft_r": pieces, "oft_s": scale}, settings, ((turning @ weight.flatten(1).T).T * scale).reshape(weight.shape)
+    return (
+        {"oft_r": pieces, "oft_s": scale},
+        settings,
+        ((turning @ weight.flatten(1).T).T * scale).reshape(weight.shape),
+    )
 
 
 CASES = {
@@ -82,11 +101,19 @@ def patcher(comfy):
 
 @pytest.mark.parametrize("layer", ["conv2", "point2", "square2"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_convolution_is_what_that_version_made_of_it(host, patched, patcher, tmp_path, name, layer):
+def test_a_convolution_is_what_that_version_made_of_it(
+    host, patched, patcher, tmp_path, name, layer
+):
     module = patcher.model.get_submodule(f"diffusion_model.{layer}")
     weight, inputs = module.weight.detach(), torch.randn(toy_layers.INPUTS[layer])
     tensors, settings, truth = CASES[name](weight)
-    save_file({f"base_model.model.{layer}.{role}": tensor.contiguous() for role, tensor in tensors.items()}, tmp_path / "x.safetensors")
+    save_file(
+        {
+            f"base_model.model.{layer}.{role}": tensor.contiguous()
+            for role, tensor in tensors.items()
+        },
+        tmp_path / "x.safetensors",
+    )
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings), "utf-8")
     bare = module(inputs)
     for strength in STRENGTHS:
@@ -94,8 +121,12 @@ def test_a_convolution_is_what_that_version_made_of_it(host, patched, patcher, t
         assert report.unplaced() == []
         change = patched(loaded)[f"diffusion_model.{layer}.weight"] - weight
         torch.testing.assert_close(change, strength * (truth - weight), rtol=2e-4, atol=2e-5)
-        beside = host.load_and_fix(patcher, None, tmp_path / "x.safetensors", strength, bypass=True)[0]
-        wanted = torch.func.functional_call(module, {"weight": weight + strength * (truth - weight)}, inputs)
+        beside = host.load_and_fix(
+            patcher, None, tmp_path / "x.safetensors", strength, bypass=True
+        )[0]
+        wanted = torch.func.functional_call(
+            module, {"weight": weight + strength * (truth - weight)}, inputs
+        )
         beside.patch_model(toy_layers.CPU)
         try:
             assert (module(inputs) - wanted).norm() < 2e-4 * (wanted - bare).norm()
@@ -108,7 +139,12 @@ def test_each_version_means_something_else(patcher):
     weight = patcher.model.diffusion_model.square2.weight.detach()
     made = {name: case(weight)[2] for name, case in CASES.items()}
     names = list(made)
-    assert all((made[one] - made[other]).norm() > 0.05 * weight.norm() for one in names for other in names if one != other)
+    assert all(
+        (made[one] - made[other]).norm() > 0.05 * weight.norm()
+        for one in names
+        for other in names
+        if one != other
+    )
 
 
 # Stable Audio: torch's parametrizations, a formula for each adapter_type
@@ -119,24 +155,37 @@ def audio(weight, kind, two_dimensions=False):
     generator = torch.Generator().manual_seed(6)
     matrix = weight.flatten(1)
     out, columns = matrix.shape
-    tensors = {"lora_A": torch.randn(4, columns, generator=generator) * 0.3, "lora_B": torch.randn(out, 4, generator=generator) * 0.3}
+    tensors = {
+        "lora_A": torch.randn(4, columns, generator=generator) * 0.3,
+        "lora_B": torch.randn(out, 4, generator=generator) * 0.3,
+    }
     turned = matrix + 2 * tensors["lora_B"] @ tensors["lora_A"]
-    rows, across = torch.rand(out, generator=generator) + 0.5, torch.rand(columns, generator=generator) + 0.5
+    rows, across = (
+        torch.rand(out, generator=generator) + 0.5,
+        torch.rand(columns, generator=generator) + 0.5,
+    )
     if kind in ("dora-rows", "bora"):
         tensors["magnitude" if kind == "dora-rows" else "magnitude_r"] = rows
         turned = turned / turned.norm(dim=1, keepdim=True) * rows[:, None]
     if kind in ("dora-cols", "bora"):
-        tensors["magnitude" if kind == "dora-cols" else "magnitude_c"] = across[None] if two_dimensions else across
+        tensors["magnitude" if kind == "dora-cols" else "magnitude_c"] = (
+            across[None] if two_dimensions else across
+        )
         turned = turned / turned.norm(dim=0) * across
     return tensors, turned.reshape(weight.shape)
 
 
 @pytest.fixture
 def audio_file(tmp_path):
-    """audio_file(layer, tensors, adapter_type) -> the path of a file as Stable Audio's trainer saves it, but in fp32."""
+    """audio_file(layer, tensors, adapter_type) -> the path of a file as Stable Audio's trainer
+    saves it, but in fp32.
+    """
 
     def write(layer, tensors, kind):
-        named = {f"model.{layer}.parametrizations.weight.0.{role}": tensor for role, tensor in tensors.items()}
+        named = {
+            f"model.{layer}.parametrizations.weight.0.{role}": tensor
+            for role, tensor in tensors.items()
+        }
         metadata = {"lora_config": json.dumps({"rank": 4, "alpha": 8, "adapter_type": kind})}
         save_file(named, tmp_path / "x.safetensors", metadata)
         return tmp_path / "x.safetensors"
@@ -165,17 +214,21 @@ def test_a_core_without_its_bases_is_refused(host, patched, patcher, audio_file,
     assert not patched(loaded) and "its bases are not in the file" in str(report)
 
 
-def test_magnitudes_that_only_the_header_explains_are_not_given_other_names(host, patcher, audio_file, tmp_path):
-    from lora_locksmith.key_maps.inspection import inspect_file
-    from lora_locksmith.key_maps.respell import Refused
-    from lora_locksmith.lora.reader import map_tensors
-    from lora_locksmith.lora.writer import write_as
+def test_magnitudes_that_only_the_header_explains_are_not_given_other_names(
+    host, patcher, audio_file, tmp_path
+):
+    from lora_locksmith.lora.io.mapped import map_tensors
+    from lora_locksmith.lora.io.writer import write_as
+    from lora_locksmith.lora.rewrite.rename import Refused
+    from lora_locksmith.report.inspection import inspect_file
 
     weight = patcher.model.diffusion_model.square.weight.detach()
     path = audio_file("square", audio(weight, "dora-cols")[0], "dora-cols")
     found = inspect_file(path, host.site_of(patcher, None), whole=True)
     with pytest.raises(Refused, match="DoRA magnitudes"):
-        write_as(found.plan, map_tensors(path, found.header), tmp_path / "new.safetensors", "comfyui")
+        write_as(
+            found.plan, map_tensors(path, found.header), tmp_path / "new.safetensors", "comfyui"
+        )
     assert not (tmp_path / "new.safetensors").exists()
 
 
@@ -185,24 +238,44 @@ def test_a_mean_in_place_of_a_length(host, patched, patcher, tmp_path):
     for layer in ("linear", "conv2"):
         weight = patcher.model.get_submodule(f"diffusion_model.{layer}").weight.detach()
         ones = [1] * (weight.dim() - 2)
-        up, down = torch.randn(len(weight), 4, *ones, generator=generator), torch.randn(4, *weight.shape[1:], generator=generator) * 0.01
+        up, down = (
+            torch.randn(len(weight), 4, *ones, generator=generator),
+            torch.randn(4, *weight.shape[1:], generator=generator) * 0.01,
+        )
         along = [axis for axis in range(weight.dim()) if axis != 1]
-        scale = weight.mean(along, keepdim=True) * (1 + 0.1 * torch.randn(1, weight.shape[1], *ones, generator=generator))
-        tensors = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(4.0), "dora_scale": scale}
-        save_file({f"lycoris_{layer}.{role}": tensor for role, tensor in tensors.items()}, tmp_path / "x.safetensors")
+        scale = weight.mean(along, keepdim=True) * (
+            1 + 0.1 * torch.randn(1, weight.shape[1], *ones, generator=generator)
+        )
+        tensors = {
+            "lora_up.weight": up,
+            "lora_down.weight": down,
+            "alpha": torch.tensor(4.0),
+            "dora_scale": scale,
+        }
+        save_file(
+            {f"lycoris_{layer}.{role}": tensor for role, tensor in tensors.items()},
+            tmp_path / "x.safetensors",
+        )
         whole = weight + (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
-        change = patched(host.load_and_fix(patcher, None, tmp_path / "x.safetensors")[0])[f"diffusion_model.{layer}.weight"] - weight
+        change = (
+            patched(host.load_and_fix(patcher, None, tmp_path / "x.safetensors")[0])[
+                f"diffusion_model.{layer}.weight"
+            ]
+            - weight
+        )
         wanted = whole * scale / whole.mean(along, keepdim=True) - weight
         assert (change - wanted).norm() < 2e-4 * wanted.norm()
 
 
 @pytest.mark.parametrize("layer", ["linear", "square", "conv1", "conv2"])
 @pytest.mark.parametrize("kind", ["lora", "dora-rows", "bora"])
-def test_a_file_of_stable_audios_trainer_under_comfyuis_names(host, patched, patcher, audio_file, tmp_path, kind, layer):
-    from lora_locksmith.key_maps.errors import LocksmithError
-    from lora_locksmith.key_maps.inspection import inspect_file
-    from lora_locksmith.lora.reader import map_tensors
-    from lora_locksmith.lora.writer import write_as
+def test_a_file_of_stable_audios_trainer_under_comfyuis_names(
+    host, patched, patcher, audio_file, tmp_path, kind, layer
+):
+    from lora_locksmith.errors import LocksmithError
+    from lora_locksmith.lora.io.mapped import map_tensors
+    from lora_locksmith.lora.io.writer import write_as
+    from lora_locksmith.report.inspection import inspect_file
 
     weight = patcher.model.get_submodule(f"diffusion_model.{layer}").weight.detach()
     tensors, truth = audio(weight, kind)
@@ -213,5 +286,8 @@ def test_a_file_of_stable_audios_trainer_under_comfyuis_names(host, patched, pat
             write_as(found.plan, map_tensors(path, found.header), new, "comfyui")
         return
     write_as(found.plan, map_tensors(path, found.header), new, "comfyui")
-    change = patched(host.load_and_fix(patcher, None, new)[0])[f"diffusion_model.{layer}.weight"] - weight
+    change = (
+        patched(host.load_and_fix(patcher, None, new)[0])[f"diffusion_model.{layer}.weight"]
+        - weight
+    )
     torch.testing.assert_close(change, truth - weight, rtol=2e-4, atol=2e-5)

@@ -1,4 +1,6 @@
-"""What happens to a LoRA's file on disk after it was loaded, and numbers in it that are none: seen in the log and in the report."""
+"""What happens to a LoRA's file on disk after it was loaded, and numbers in it that are none: seen
+in the log and in the report.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ import shutil
 
 import pytest
 import torch
-from lora_locksmith.key_maps.header import LoraFileError
-from lora_locksmith.lora import soundness, watch
+from lora_locksmith.files.header import LoraFileError
+from lora_locksmith.lora import soundness
+from lora_locksmith.lora.io import watch
 from safetensors.torch import load_file, save_file
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows overwrites no file that is mapped")
@@ -19,7 +22,10 @@ NAME = "diffusion_model.double_blocks.0.img_attn.proj"
 
 
 def lora(rank: int = 4) -> dict[str, torch.Tensor]:
-    return {f"{NAME}.lora_A.weight": torch.randn(rank, 128), f"{NAME}.lora_B.weight": torch.randn(128, rank)}
+    return {
+        f"{NAME}.lora_A.weight": torch.randn(rank, 128),
+        f"{NAME}.lora_B.weight": torch.randn(128, rank),
+    }
 
 
 @pytest.fixture
@@ -58,7 +64,9 @@ def using(patched, bypass: bool):
 
 @POSIX
 @pytest.mark.parametrize("bypass", [False, True], ids=["patch", "bypass"])
-def test_a_file_that_is_overwritten_before_it_is_used_is_named(host, tiny_flux, patched, file, caplog, bypass):
+def test_a_file_that_is_overwritten_before_it_is_used_is_named(
+    host, tiny_flux, patched, file, caplog, bypass
+):
     patcher, _, report = host.load_and_fix(tiny_flux(), None, file, bypass=bypass)
     assert not report.cautions
     overwrite(file)
@@ -72,10 +80,15 @@ def test_a_file_that_is_overwritten_before_it_is_used_is_named(host, tiny_flux, 
 
 @POSIX
 @pytest.mark.parametrize("bypass", [False, True], ids=["patch", "bypass"])
-def test_a_file_that_is_cut_short_before_it_is_used_does_not_end_the_process(host, tiny_flux, patched, file, bypass):
+def test_a_file_that_is_cut_short_before_it_is_used_does_not_end_the_process(
+    host, tiny_flux, patched, file, bypass
+):
     patcher, _, _ = host.load_and_fix(tiny_flux(), None, file, bypass=bypass)
     overwrite(file, 100)
-    with pytest.raises(LoraFileError, match=r"x\.safetensors: it was cut short on disk while it was in use.*Run again"):
+    with pytest.raises(
+        LoraFileError,
+        match=r"x\.safetensors: it was cut short on disk while it was in use.*Run again",
+    ):
         using(patched, bypass)(patcher)
 
 
@@ -94,8 +107,14 @@ def test_a_copy_of_the_model_looks_too(host, tiny_flux, patched, file):
     patcher, _, _ = host.load_and_fix(tiny_flux(), None, file)
     ((entry,),) = patcher.patches.values()
     adapter = entry[1]
-    assert isinstance(adapter, comfy.weight_adapter.LoRAAdapter) and adapter.loaded_keys == set(lora())
-    patcher.patches = {key: [(1.0, copied, 1.0, None, None)] for key in patcher.patches for copied in [copy.deepcopy(adapter)]}
+    assert isinstance(adapter, comfy.weight_adapter.LoRAAdapter) and adapter.loaded_keys == set(
+        lora()
+    )
+    patcher.patches = {
+        key: [(1.0, copied, 1.0, None, None)]
+        for key in patcher.patches
+        for copied in [copy.deepcopy(adapter)]
+    }
     again = type(adapter)(adapter.loaded_keys, adapter.weights)
     overwrite(file, 100)
     for one in (again, patcher.patches[f"{NAME}.weight"][0][1]):
@@ -114,7 +133,9 @@ def test_another_file_of_the_same_size_and_time_is_read_anew(host, file, tmp_pat
     assert all(torch.equal(read[key], there[key]) for key in there)
 
 
-@pytest.mark.parametrize("value, word", [(torch.nan, "NaN"), (torch.inf, "infinite values")], ids=["nan", "inf"])
+@pytest.mark.parametrize(
+    "value, word", [(torch.nan, "NaN"), (torch.inf, "infinite values")], ids=["nan", "inf"]
+)
 def test_one_number_that_is_none_is_a_caution(host, tiny_flux, file, value, word):
     tensors = lora()
     tensors[f"{NAME}.lora_B.weight"][77, 3] = value
@@ -122,7 +143,9 @@ def test_one_number_that_is_none_is_a_caution(host, tiny_flux, file, value, word
     _, _, report = host.load_and_fix(tiny_flux(), None, file)
     told = json.loads(report.as_json())
     assert told["modules"] == {"placed": 1, "total": 1} and told["checked"] == "all"
-    assert any(f"1 tensor holds {word} ({NAME}.lora_B.weight)" in caution for caution in told["cautions"])
+    assert any(
+        f"1 tensor holds {word} ({NAME}.lora_B.weight)" in caution for caution in told["cautions"]
+    )
     assert told["notes"][0] == told["cautions"][0]
 
 
@@ -143,7 +166,9 @@ def test_a_lora_in_memory_is_looked_at_as_well(host, tiny_flux):
     assert "NaN" in told["cautions"][0]
 
 
-def test_nan_that_no_sample_holds_is_found_when_it_is_used(host, tiny_flux, patched, file, monkeypatch, caplog):
+def test_nan_that_no_sample_holds_is_found_when_it_is_used(
+    host, tiny_flux, patched, file, monkeypatch, caplog
+):
     monkeypatch.setattr(soundness, "WHOLE_BYTES", 100)
     monkeypatch.setattr(soundness, "READS", 4)
     tensors = lora()

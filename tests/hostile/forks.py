@@ -1,7 +1,9 @@
-"""Runs the command line in children of a process that has everything imported, one for each line of its input; a test may kill them.
+"""Runs the command line in children of a process that has everything imported, one for each line of
+its input; a test may kill them.
 
-A line in: {"arguments": [...], "limit": bytes that a file may have or 0, "output": file, "step": before which of the steps that
-change something on disk it is killed, 0: none}. Lines out: the child's number, its exit code.
+A line in: {"arguments": [...], "limit": bytes that a file may have or 0, "output": file, "step":
+before which of the steps that change something on disk it is killed, 0: none}. Lines out: the
+child's number, its exit code.
 """
 
 from __future__ import annotations
@@ -17,17 +19,33 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "support")]
 
 
-STEPS = frozenset({"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.symlink"})
+STEPS = frozenset(
+    {
+        "os.rename",
+        "os.link",
+        "os.remove",
+        "os.mkdir",
+        "os.rmdir",
+        "os.chmod",
+        "os.truncate",
+        "os.symlink",
+    }
+)
 
 
 def die_before(step: int) -> None:
-    """Kill this process right before it changes what is in a folder for the `step`th time from here on."""
+    """Kill this process right before it changes what is in a folder for the `step`th time from here
+    on.
+    """
     seen = 0
 
     def hook(event: str, arguments: tuple) -> None:
         nonlocal seen
         creates = (
-            event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT and not str(arguments[0]).startswith("/dev/")
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & os.O_CREAT
+            and not str(arguments[0]).startswith("/dev/")
         )
         if event in STEPS or creates:
             seen += 1
@@ -58,7 +76,7 @@ def main() -> None:
     """Wait for wishes until there are no more."""
     import conftest  # noqa: F401 - it loads the pack under the name lora_locksmith
     import torch
-    from lora_locksmith.lora import convert, resize, writer  # noqa: F401
+    from lora_locksmith.lora.io import writer  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -1,4 +1,6 @@
-"""A fuzzer that is guided by coverage: files that reach new lines of key_maps/ are kept and changed further. `python guided.py SECONDS`."""
+"""A fuzzer that is guided by coverage: files that reach new lines of key_maps/ are kept and changed
+further. `python guided.py SECONDS`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,11 @@ class Coverage:
     def run(self, work: Callable[[], Any]) -> int:
         """How many lines `work` reaches that nothing reached before."""
         self.new = set()
-        watch, forget = (self._monitor, self._unmonitor) if hasattr(sys, "monitoring") else (self._trace, lambda: sys.settrace(None))
+        watch, forget = (
+            (self._monitor, self._unmonitor)
+            if hasattr(sys, "monitoring")
+            else (self._trace, lambda: sys.settrace(None))
+        )
         watch()
         try:
             work()
@@ -58,7 +64,9 @@ class Coverage:
                 self._seen(frame.f_code, frame.f_lineno)
             return line
 
-        sys.settrace(lambda frame, event, _: line if frame.f_code.co_filename.startswith(WATCHED) else None)
+        sys.settrace(
+            lambda frame, event, _: line if frame.f_code.co_filename.startswith(WATCHED) else None
+        )
 
     def _monitor(self) -> None:
         monitoring = sys.monitoring
@@ -78,7 +86,9 @@ class Coverage:
 
 
 class Guided:
-    """The corpus that grows, and what was found. The same seed gives the same files, as far as time allows."""
+    """The corpus that grows, and what was found. The same seed gives the same files, as far as time
+    allows.
+    """
 
     def __init__(self, folder: Path, seed: int = 1):
         import judge
@@ -98,7 +108,9 @@ class Guided:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             content = self.change(self.chance.choice(self.corpus))
-            if len(content) < MOST_BYTES and self.coverage.run(lambda content=content: self._try(content)):
+            if len(content) < MOST_BYTES and self.coverage.run(
+                lambda content=content: self._try(content)
+            ):
                 self.corpus.append(content)
                 self.kept += 1
 
@@ -110,12 +122,19 @@ class Guided:
         except Exception as error:
             became = "fault"
             place = traceback.extract_tb(error.__traceback__)[-1]
-            fault = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {str(error)[:200]}"
-            self.findings.setdefault(f"{type(error).__name__} {place.filename} {place.lineno}", Finding(fault, content))
+            fault = (
+                f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}:"
+                f" {str(error)[:200]}"
+            )
+            self.findings.setdefault(
+                f"{type(error).__name__} {place.filename} {place.lineno}", Finding(fault, content)
+            )
         self.became[became] = self.became.get(became, 0) + 1
 
     def change(self, content: bytes) -> bytes:
-        """Bytes changed blindly, or the header taken apart, changed and put together with as much data as it asks for."""
+        """Bytes changed blindly, or the header taken apart, changed and put together with as much
+        data as it asks for.
+        """
         if self.chance.random() < 0.3:
             return self._blindly(content)
         try:
@@ -138,7 +157,10 @@ class Guided:
         choice = chance.randrange(6)
         if choice == 0:
             told = header.get("__metadata__") or {}
-            header["__metadata__"] = {**told, chance.choice(seeds.TOLD): chance.choice(seeds.VALUES)}
+            header["__metadata__"] = {
+                **told,
+                chance.choice(seeds.TOLD): chance.choice(seeds.VALUES),
+            }
         elif choice == 1:
             other = self._of_another()
             header = {**header, **dict(chance.sample(sorted(other.items()), min(3, len(other))))}
@@ -148,9 +170,23 @@ class Guided:
             name, entry = chance.choice(entries)
             changed = {
                 3: lambda: (self._name(name), entry),
-                4: lambda: (name, {**entry, "shape": [chance.choice((0, 1, 2, 3, 4, 8, size)) for size in entry["shape"]]}),
+                4: lambda: (
+                    name,
+                    {
+                        **entry,
+                        "shape": [
+                            chance.choice((0, 1, 2, 3, 4, 8, size)) for size in entry["shape"]
+                        ],
+                    },
+                ),
                 5: lambda: (name.rpartition(".")[0] + "." + chance.choice(seeds.ROLES), entry),
-            }.get(choice, lambda: (self._name(name), {**entry, "shape": list(chance.choice(seeds.SHAPES[:8]))}))()
+            }.get(
+                choice,
+                lambda: (
+                    self._name(name),
+                    {**entry, "shape": list(chance.choice(seeds.SHAPES[:8]))},
+                ),
+            )()
             header = {**header, changed[0]: changed[1]}
         return header
 
@@ -176,15 +212,39 @@ class Guided:
             start = chance.randrange(max(1, min(len(whole), chance.choice((9, 300, 10**5)))))
             end = start + chance.choice((0, 1, 4))
             whole[start:end] = chance.choice(
-                (b"", bytes(whole[start:end]) * 2, chance.randbytes(1), b'"', b"}", b"0", b"-", b"9" * 20, b"\\ud800")
+                (
+                    b"",
+                    bytes(whole[start:end]) * 2,
+                    chance.randbytes(1),
+                    b'"',
+                    b"}",
+                    b"0",
+                    b"-",
+                    b"9" * 20,
+                    b"\\ud800",
+                )
             )
         return bytes(whole)
 
     def told(self) -> str:
         """The counts in a few lines."""
-        lines = [f"{self.tried:,} files tried: {', '.join(f'{count:,} {what}' for what, count in sorted(self.became.items()))}"]
-        lines += [f"{self.kept:,} kept for reaching new lines; {len(self.coverage.lines):,} lines of key_maps/ reached"]
-        return "\n".join([*lines, *(f"FAULT {finding.fault}\n      {finding.content[:400]!r}" for finding in self.findings.values())])
+        lines = [
+            f"{self.tried:,} files tried:"
+            f" {', '.join(f'{count:,} {what}' for what, count in sorted(self.became.items()))}"
+        ]
+        lines += [
+            f"{self.kept:,} kept for reaching new lines; {len(self.coverage.lines):,} lines of"
+            " key_maps/ reached"
+        ]
+        return "\n".join(
+            [
+                *lines,
+                *(
+                    f"FAULT {finding.fault}\n      {finding.content[:400]!r}"
+                    for finding in self.findings.values()
+                ),
+            ]
+        )
 
 
 NAMES = (
@@ -194,7 +254,9 @@ NAMES = (
 
 
 def main() -> int:
-    """Run for some seconds, tell the counts, and keep the files that are faults; the exit code is 1 where there are any."""
+    """Run for some seconds, tell the counts, and keep the files that are faults; the exit code is 1
+    where there are any.
+    """
     import tempfile
 
     import conftest  # noqa: F401 - it loads the pack under the name lora_locksmith

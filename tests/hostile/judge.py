@@ -1,4 +1,6 @@
-"""What must hold for any file at all: a clear error or a whole report, alike to what safetensors makes of it, and nothing left behind."""
+"""What must hold for any file at all: a clear error or a whole report, alike to what safetensors
+makes of it, and nothing left behind.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lora_locksmith.key_maps.header import Header, LoraFileError, read_header
-from lora_locksmith.key_maps.inspection import Inspection, inspect_file
-from lora_locksmith.key_maps.library import findings_of
-from lora_locksmith.key_maps.markdown import DETAILS, markdown
-from lora_locksmith.key_maps.plan import (
+from lora_locksmith.files.header import Header, LoraFileError, read_header
+from lora_locksmith.planning.plan import (
     BOOKKEEPING,
     DUPLICATE_TARGET,
     INCOMPLETE,
@@ -23,24 +22,37 @@ from lora_locksmith.key_maps.plan import (
     UNKNOWN_ROLE,
     UNSUPPORTED,
 )
+from lora_locksmith.report.inspection import Inspection, inspect_file
+from lora_locksmith.report.library import findings_of
+from lora_locksmith.report.markdown import DETAILS, markdown
 from safetensors import SafetensorError, safe_open
 
 CATEGORIES = {
     BOOKKEEPING, DUPLICATE_TARGET, INCOMPLETE, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNKNOWN_ROLE, UNSUPPORTED,
 }  # fmt: skip
-# Why we refuse what safetensors reads: its specification forbids names that stand twice, and describes a tensor as an object.
-STRICTER = ("stands in it twice", "describes the tensor", "which torch does not have", "larger than torch can count")
+# Why we refuse what safetensors reads: its specification forbids names that stand twice, and
+# describes a tensor as an object.
+STRICTER = (
+    "stands in it twice",
+    "describes the tensor",
+    "which torch does not have",
+    "larger than torch can count",
+)
 
 
 def judge(path: Path) -> str:
-    """What became of the file: "read", or why it was refused. Fails where anything but a report or a clear error came of it."""
+    """What became of the file: "read", or why it was refused. Fails where anything but a report or
+    a clear error came of it.
+    """
     try:
         header = read_header(path)
     except LoraFileError as error:
         check_refusal(error, path)
         assert findings_of(path).error
         stricter = any(reason in error.fault for reason in STRICTER)
-        assert stricter or _as_safetensors(path) is None, f"safetensors reads what we refuse: {error.fault}"
+        assert stricter or _as_safetensors(path) is None, (
+            f"safetensors reads what we refuse: {error.fault}"
+        )
         return error.fault
     check_alike(path, header)
     check_report(inspect_file(path), header)
@@ -51,7 +63,12 @@ def judge(path: Path) -> str:
 def check_refusal(error: LoraFileError, path: Path) -> None:
     """It names the file, the fault and a remedy, in a line that can be shown."""
     told = str(error)
-    assert os.fspath(path) == error.path and error.path in told and len(error.fault) > 8 and len(error.remedy) > 8
+    assert (
+        os.fspath(path) == error.path
+        and error.path in told
+        and len(error.fault) > 8
+        and len(error.remedy) > 8
+    )
     assert len(told) < 1000 + len(error.path) and "Traceback" not in told
     told.encode()
 
@@ -67,7 +84,10 @@ def _as_safetensors(path: Path) -> dict | None:
     try:
         with safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            return {name: (piece.get_dtype(), tuple(piece.get_shape())) for name, piece in slices.items()}
+            return {
+                name: (piece.get_dtype(), tuple(piece.get_shape()))
+                for name, piece in slices.items()
+            }
     except (SafetensorError, OSError, RuntimeError):
         return None
 
@@ -102,7 +122,9 @@ def listing(folder: Path) -> dict[str, tuple]:
     found = {}
     for path in sorted(folder.rglob("*")):
         about = path.lstat()
-        found[path.relative_to(folder).as_posix()] = () if path.is_dir() else (about.st_size, about.st_mtime_ns, about.st_ino)
+        found[path.relative_to(folder).as_posix()] = (
+            () if path.is_dir() else (about.st_size, about.st_mtime_ns, about.st_ino)
+        )
     return found
 
 
@@ -117,4 +139,6 @@ def open_files() -> set[str]:
             found.add(os.readlink(place))
         except OSError:
             continue
-    return {name for name in found if name.startswith("/") and not name.startswith(("/dev/", "/proc/"))}
+    return {
+        name for name in found if name.startswith("/") and not name.startswith(("/dev/", "/proc/"))
+    }

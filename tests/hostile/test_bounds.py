@@ -12,12 +12,18 @@ from contextlib import suppress
 import pytest
 import seeds
 from judge import judge
-from lora_locksmith.key_maps import inspection
-from lora_locksmith.key_maps.checkpoint import site_of_checkpoint
-from lora_locksmith.key_maps.header import MAX_HEADER_BYTES, LoraFileError, adapter_config_beside, parse_header, read_header
-from lora_locksmith.key_maps.library import findings_of, list_files, scan
-from lora_locksmith.key_maps.markdown import DETAILS, markdown
-from lora_locksmith.key_maps.site import everywhere
+from lora_locksmith.files.header import (
+    MAX_HEADER_BYTES,
+    LoraFileError,
+    adapter_config_beside,
+    parse_header,
+    read_header,
+)
+from lora_locksmith.identify.checkpoint import site_of_checkpoint
+from lora_locksmith.planning.target_model import everywhere
+from lora_locksmith.report import inspection
+from lora_locksmith.report.library import findings_of, list_files, scan
+from lora_locksmith.report.markdown import DETAILS, markdown
 
 STEPS = 300, 1200  # modules
 LEAST = 0.05  # seconds of processor time below which a machine's hiccups are all there is
@@ -56,7 +62,9 @@ def test_four_times_the_file_takes_about_four_times_as_long(tmp_path, kind):
 
 FAULTY = {
     "a shape of many large numbers": lambda n: '{"a":' + seeds.entry(shape=[2**62] * n) + "}",
-    "a name twice, among many": lambda n: "{" + ",".join(f'"{i}":%' for i in range(n)) + f',"{n - 1}":%}}',
+    "a name twice, among many": (
+        lambda n: "{" + ",".join(f'"{i}":%' for i in range(n)) + f',"{n - 1}":%}}'
+    ),
     "many names, all of one place": lambda n: "{" + ",".join(f'"{i}":%' for i in range(n)) + "}",
     "many objects that are nothing": lambda n: '{"a":[' + ",".join(["{}"] * n) + "]}",
     "many quotes of a header in the metadata": lambda n: (
@@ -90,9 +98,13 @@ def test_memory_grows_with_the_header(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="a file here takes all of its space")
 def test_a_terabyte_that_takes_no_space_is_read_by_its_header(tmp_path):
     wide = 2**38
-    path = seeds.write_sparse(tmp_path / "x.safetensors", seeds.module(seeds.FLUX.format(0), 1, wide // 4, wide // 4 * 3))
+    path = seeds.write_sparse(
+        tmp_path / "x.safetensors", seeds.module(seeds.FLUX.format(0), 1, wide // 4, wide // 4 * 3)
+    )
     assert path.stat().st_size > 2**40 and judge(path) == "read"
-    cut = seeds.write_sparse(tmp_path / "y.safetensors", seeds.module("x", 1, wide, wide), size=2**40)
+    cut = seeds.write_sparse(
+        tmp_path / "y.safetensors", seeds.module("x", 1, wide, wide), size=2**40
+    )
     assert "cut short" in judge(cut)
     # Half a gigabyte that says it is a header.
     with open(tmp_path / "z.safetensors", "wb") as file:
@@ -107,7 +119,11 @@ def test_a_terabyte_that_takes_no_space_is_read_by_its_header(tmp_path):
 def test_a_header_of_100_megabytes(tmp_path):
     """Of spaces, and of nothing that is JSON: read once, no more than a few copies."""
     path = tmp_path / "x.safetensors"
-    for text in (b"{}" + b" " * (MAX_HEADER_BYTES - 2), b'{"a":"' + b"x" * (MAX_HEADER_BYTES - 8) + b'"}', bytes(MAX_HEADER_BYTES)):
+    for text in (
+        b"{}" + b" " * (MAX_HEADER_BYTES - 2),
+        b'{"a":"' + b"x" * (MAX_HEADER_BYTES - 8) + b'"}',
+        bytes(MAX_HEADER_BYTES),
+    ):
         path.write_bytes(seeds.packed(text))
         tracemalloc.start()
         findings_of(path)
@@ -116,7 +132,9 @@ def test_a_header_of_100_megabytes(tmp_path):
 
 
 def finished(work, seconds: float = 20) -> bool:
-    """Whether work ends by itself; it runs in a thread that would not keep the tests from ending."""
+    """Whether work ends by itself; it runs in a thread that would not keep the
+    tests from ending.
+    """
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -130,21 +148,35 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
     (tmp_path / "loop.safetensors").symlink_to("loop.safetensors")
     told = {}
     assert finished(lambda: told.update({row.file: row.findings.error for row in scan(tmp_path)}))
-    assert "no regular file" in told["pipe.safetensors"] and "no regular file" in told["zero.safetensors"] and len(told) == 2
+    assert (
+        "no regular file" in told["pipe.safetensors"]
+        and "no regular file" in told["zero.safetensors"]
+        and len(told) == 2
+    )
     for content in ("pipe", "device"):
         folder = tmp_path / content
         folder.mkdir()
         config = folder / "adapter_config.json"
         os.mkfifo(config) if content == "pipe" else config.symlink_to("/dev/zero")
         (folder / "x.safetensors").write_bytes(seeds.WHOLE)
-        assert finished(lambda folder=folder: told.update({folder.name: adapter_config_beside(folder / "x.safetensors")}))
+        assert finished(
+            lambda folder=folder: told.update(
+                {folder.name: adapter_config_beside(folder / "x.safetensors")}
+            )
+        )
         assert told[folder.name] is None and judge(folder / "x.safetensors") == "read"
 
 
 def test_settings_beside_a_file_that_are_none(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(seeds.sound(seeds.module(seeds.FLUX.format(0))))
-    for value in (*seeds.VALUES, seeds.DEEP, "x" * 1_000_000, '{"r":' + "9" * 5000 + "}", '{"alpha_pattern":[1],"r":"x"}'):
+    for value in (
+        *seeds.VALUES,
+        seeds.DEEP,
+        "x" * 1_000_000,
+        '{"r":' + "9" * 5000 + "}",
+        '{"alpha_pattern":[1],"r":"x"}',
+    ):
         (tmp_path / "adapter_config.json").write_bytes(value.encode("utf-8", "surrogatepass"))
         assert judge(path) == "read"
     with open(tmp_path / "adapter_config.json", "wb") as file:
@@ -156,7 +188,15 @@ def test_an_index_of_shards_leads_nowhere_else(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "secret.safetensors").write_bytes(seeds.WHOLE)
     index = tmp_path / "folder" / "model.safetensors.index.json"
-    for name in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), "..", "a\0b", "x/../../secret.safetensors", 1, None):
+    for name in (
+        "../secret.safetensors",
+        str(tmp_path / "secret.safetensors"),
+        "..",
+        "a\0b",
+        "x/../../secret.safetensors",
+        1,
+        None,
+    ):
         index.write_text(json.dumps({"weight_map": {"a": name}}))
         with pytest.raises(LoraFileError) as refused:
             site_of_checkpoint(index)

@@ -1,4 +1,6 @@
-"""Every command on files of every kind, with and without their model: only our own errors leave it, and what it writes is finite."""
+"""Every command on files of every kind, with and without their model: only our own errors leave it,
+and what it writes is finite.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import pytest
 import seeds
 import torch
 from lora_locksmith.commands import parser
-from lora_locksmith.key_maps.errors import LocksmithError
-from lora_locksmith.key_maps.respell import writable
+from lora_locksmith.errors import LocksmithError
+from lora_locksmith.lora.rewrite.rename import writable
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
@@ -29,7 +31,14 @@ LYCORIS = {
     "norms": {"algo": "lora", "train_norm": True}, "dora": {"algo": "loha", "weight_decompose": True},
     "glora": {"algo": "glora"},
 }  # fmt: skip
-ODD = ("tensor: numbers", "tensor: alpha", "tensor: rank", "tensor: role", "tensor: shape [4", "metadata lora_adapter")
+ODD = (
+    "tensor: numbers",
+    "tensor: alpha",
+    "tensor: rank",
+    "tensor: role",
+    "tensor: shape [4",
+    "metadata lora_adapter",
+)
 
 
 def commands(path, out, against):
@@ -38,20 +47,69 @@ def commands(path, out, against):
     yield "compare", path, path, "--weights"
     yield "compare", path, path, "--weights", "--json"
     for dialect in writable():
-        yield "fix", path, "--to", dialect, "--output", out / "fixed", "--overwrite", "--drop", *against
-    yield "fix", path, "--to", "kohya", "--dtype", "fp16", "--output", out / "fixed", "--overwrite", *against
+        yield (
+            "fix",
+            path,
+            "--to",
+            dialect,
+            "--output",
+            out / "fixed",
+            "--overwrite",
+            "--drop",
+            *against,
+        )
+    yield (
+        "fix",
+        path,
+        "--to",
+        "kohya",
+        "--dtype",
+        "fp16",
+        "--output",
+        out / "fixed",
+        "--overwrite",
+        *against,
+    )
     yield "fix", path, "--dry-run", *against
-    for more in ((), ("--exact",), ("--rank", "2"), ("--energy", "0.9", "--dtype", "fp16"), ("--method", "ties"), ("--method", "slerp")):
-        yield "merge", path, f"{path}=-0.5", "-o", out / "merged.safetensors", "--overwrite", *more, *against
+    for more in (
+        (),
+        ("--exact",),
+        ("--rank", "2"),
+        ("--energy", "0.9", "--dtype", "fp16"),
+        ("--method", "ties"),
+        ("--method", "slerp"),
+    ):
+        yield (
+            "merge",
+            path,
+            f"{path}=-0.5",
+            "-o",
+            out / "merged.safetensors",
+            "--overwrite",
+            *more,
+            *against,
+        )
         yield "merge", path, f"{path}=0.5:0", "--dry-run", *more, *against
     yield "merge", path, "-o", out / "merged.safetensors", "--overwrite", "--to", "kohya", *against
     yield "merge", path, "-o", out / "merged.safetensors", "--overwrite", "--to", "peft", *against
     yield "resize", path, "-o", out / "small.safetensors", "--overwrite", "--rank", "2", *against
-    yield "resize", path, "-o", out / "small.safetensors", "--overwrite", "--energy", "0.9", "--dora", *against
+    yield (
+        "resize",
+        path,
+        "-o",
+        out / "small.safetensors",
+        "--overwrite",
+        "--energy",
+        "0.9",
+        "--dora",
+        *against,
+    )
 
 
 def call(arguments) -> None:
-    """Run a command as the command line does, but let what it raises be seen; only our own errors may."""
+    """Run a command as the command line does, but let what it raises be seen; only our own errors
+    may.
+    """
     options = parser.parser().parse_args([str(word) for word in arguments])
     try:
         assert options.run(options) in (0, 1, 2)
@@ -63,7 +121,11 @@ def go_over(path, out, against=()):
     for arguments in commands(path, out, against):
         call(arguments)
         for made in out.rglob("*.safetensors"):
-            assert all(tensor.isfinite().all() for tensor in load_file(made).values() if tensor.dtype.itemsize > 1), arguments
+            assert all(
+                tensor.isfinite().all()
+                for tensor in load_file(made).values()
+                if tensor.dtype.itemsize > 1
+            ), arguments
             made.unlink()
 
 
@@ -73,7 +135,9 @@ def model(comfy, tmp_path_factory):
     from tiny_models import flux_state_dict
 
     path = tmp_path_factory.mktemp("model") / "flux.safetensors"
-    save_file({name: weight.float().contiguous() for name, weight in flux_state_dict().items()}, path)
+    save_file(
+        {name: weight.float().contiguous() for name, weight in flux_state_dict().items()}, path
+    )
     return path
 
 
@@ -94,7 +158,9 @@ def test_files_that_peft_writes(model, both, tmp_path, capsys, name):
 
     config, settings = PEFT[name]
     settings |= {"feedforward_modules": []} if name == "ia3" else {}
-    trained_by_peft(both.twin, getattr(peft, config)(target_modules=ATTENTION, **settings)).save_pretrained(tmp_path / name)
+    trained_by_peft(
+        both.twin, getattr(peft, config)(target_modules=ATTENTION, **settings)
+    ).save_pretrained(tmp_path / name)
     go_over(tmp_path / name / "adapter_model.safetensors", tmp_path / "out", ("--against", model))
 
 
@@ -110,9 +176,13 @@ def test_files_that_lycoris_writes(model, both, tmp_path, capsys, name):
 
 
 def test_odd_files(tmp_path, capsys):
-    """Those of the corpus whose tensors are odd; all of it goes through each command's usual form in test_seeds."""
+    """Those of the corpus whose tensors are odd; all of it goes through each command's usual form
+    in test_seeds.
+    """
     path = tmp_path / "x.safetensors"
-    for place, name in enumerate(name for name in seeds.CORPUS if any(word in name for word in ODD)):
+    for place, name in enumerate(
+        name for name in seeds.CORPUS if any(word in name for word in ODD)
+    ):
         path.write_bytes(seeds.CORPUS[name])
         for arguments in list(commands(path, tmp_path / "out", ()))[place % 4 :: 4]:
             call(arguments)

@@ -1,4 +1,6 @@
-"""The real server with the corpus in its loras folder: every route answers, in JSON, and none waits or fails."""
+"""The real server with the corpus in its loras folder: every route answers, in JSON, and none waits
+or fails.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ import seeds
 from comfy_server import PATIENCE
 
 EVERY = 3  # seed
-SMALL = {f"hostile {place:03}.safetensors": seed for place, seed in enumerate([*seeds.CORPUS.values()][::EVERY]) if len(seed) < 30_000}
+SMALL = {
+    f"hostile {place:03}.safetensors": seed
+    for place, seed in enumerate([*seeds.CORPUS.values()][::EVERY])
+    if len(seed) < 30_000
+}
 PIPE, LOOP = "pipe.safetensors", "loop.safetensors"
 
 

@@ -1,4 +1,6 @@
-"""Exports of PEFT are two files: a process is killed before every step of writing them, and PEFT and we read what is left."""
+"""Exports of PEFT are two files: a process is killed before every step of writing them, and PEFT
+and we read what is left.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ from typing import NamedTuple
 import peft
 import pytest
 import torch
-from lora_locksmith.key_maps.header import PEFT_CONFIG
-from lora_locksmith.key_maps.inspection import inspect_file
-from lora_locksmith.lora.planned import spec_of
-from lora_locksmith.lora.writer import PEFT_FILE
+from lora_locksmith.files.header import PEFT_CONFIG
+from lora_locksmith.lora.from_plan import spec_of
+from lora_locksmith.lora.io.writer import PEFT_FILE
+from lora_locksmith.report.inspection import inspect_file
 from safetensors.torch import load_file, save_file
 from test_writers import Forks
 
@@ -22,7 +24,11 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system"),
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning"),
 ]
-MODULES = [f"transformer_blocks.{block}.{layer}" for block in range(2) for layer in ("ff.net.0.proj", "ff_context.net.0.proj")]
+MODULES = [
+    f"transformer_blocks.{block}.{layer}"
+    for block in range(2)
+    for layer in ("ff.net.0.proj", "ff_context.net.0.proj")
+]
 LAYER = MODULES[0]
 RANK = 4
 MOST_STEPS = 60
@@ -61,7 +67,10 @@ def by_kohya(path: Path, alpha: int, seed: int) -> Path:
     for key, tensor in factors(seed, "").items():
         module, side, _ = key.rsplit(".", 2)
         name = f"lora_unet_{module.replace('.', '_')}"
-        tensors |= {f"{name}.{names[side]}.weight": tensor, f"{name}.alpha": torch.tensor(float(alpha))}
+        tensors |= {
+            f"{name}.{names[side]}.weight": tensor,
+            f"{name}.alpha": torch.tensor(float(alpha)),
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
     return path
@@ -79,7 +88,9 @@ class Base(torch.nn.Module):
                 if not hasattr(owner, part):
                     owner.add_module(part, torch.nn.Module())
                 owner = getattr(owner, part)
-            owner.add_module(last, torch.nn.utils.skip_init(torch.nn.Linear, 3072, 12288, bias=False))
+            owner.add_module(
+                last, torch.nn.utils.skip_init(torch.nn.Linear, 3072, 12288, bias=False)
+            )
 
 
 def as_peft_reads(folder: Path) -> torch.Tensor | None:
@@ -98,9 +109,13 @@ def as_we_read(path: Path) -> torch.Tensor | None:
     if not path.exists():
         return None
     found, tensors = inspect_file(path), load_file(path)
-    adapter = next(item for item in found.plan.adapters if item.target.module == "double_blocks.0.img_mlp.0")
+    adapter = next(
+        item for item in found.plan.adapters if item.target.module == "double_blocks.0.img_mlp.0"
+    )
     own = {role: tensors[key] for role, key in adapter.roles.items()}
-    return spec_of(adapter, own).scale_for(own["down"].shape[0]) * (own["up"][:8].double() @ own["down"][:, :8].double())
+    return spec_of(adapter, own).scale_for(own["down"].shape[0]) * (
+        own["up"][:8].double() @ own["down"][:, :8].double()
+    )
 
 
 class Scene(NamedTuple):
@@ -112,7 +127,14 @@ class Scene(NamedTuple):
 
 
 def export(folder: Path) -> list[object]:
-    return ["fix", by_kohya(folder / "x.safetensors", 32, 1), "--to", "peft", "--output", folder / "out"]
+    return [
+        "fix",
+        by_kohya(folder / "x.safetensors", 32, 1),
+        "--to",
+        "peft",
+        "--output",
+        folder / "out",
+    ]
 
 
 def export_over_one_with_the_same_weights(folder: Path) -> list[object]:
@@ -170,24 +192,34 @@ def test_a_kill_before_any_step_leaves_no_new_weights_at_an_old_strength(name, t
 
 
 def check(scene: Scene, path: Path, before: torch.Tensor | None, after: torch.Tensor) -> str:
-    """Fails where a reader finds anything but the old state, the new state, or nothing; tells which we find."""
+    """Fails where a reader finds anything but the old state, the new state, or nothing; tells which
+    we find.
+    """
     ours = as_we_read(path)
     assert same(ours, before) or same(ours, after), sorted(os.listdir(path.parent))
     if scene.new_to_peft:
         theirs = as_peft_reads(path.parent) if path.parent.exists() else None
-        assert theirs is None or same(theirs, before) or same(theirs, after), sorted(os.listdir(path.parent))
+        assert theirs is None or same(theirs, before) or same(theirs, after), sorted(
+            os.listdir(path.parent)
+        )
     return "old" if same(ours, before) else "new"
 
 
 def again(forks: Forks, command: list[object], path: Path, after: torch.Tensor) -> None:
-    """The same command does what was asked, where it was not done; nothing is left in its way, and nothing of the killed one stays."""
+    """The same command does what was asked, where it was not done; nothing is left in its way, and
+    nothing of the killed one stays.
+    """
     done = same(as_we_read(path), after)
     forks.start(*command)
     code = forks.code()
     assert code == 0 or done, forks.told()
     if code == 0:
         assert same(as_we_read(path), after)
-        left = [item.name for item in path.parent.iterdir() if item.name.startswith(".") or item.name.endswith(".old")]
+        left = [
+            item.name
+            for item in path.parent.iterdir()
+            if item.name.startswith(".") or item.name.endswith(".old")
+        ]
         assert not left or done, left
 
 
@@ -200,7 +232,10 @@ def test_where_header_and_settings_beside_differ_the_report_says_so(tmp_path):
     assert not inspect_file(path).report.cautions and same(as_we_read(path), alone)
     (path.parent / PEFT_CONFIG).write_text(json.dumps(config | {"lora_alpha": 64}), "utf-8")
     (caution,) = inspect_file(path).report.cautions
-    assert "lora_alpha is 8 in the header and 64 in adapter_config.json" in caution and "The header counts" in caution
+    assert (
+        "lora_alpha is 8 in the header and 64 in adapter_config.json" in caution
+        and "The header counts" in caution
+    )
     assert same(as_we_read(path), alone)
 
 
@@ -211,7 +246,9 @@ def test_save_lora_killed_before_any_step(comfy, one_thread, tmp_path, monkeypat
     from lora_locksmith.nodes.save import SaveLoRA
 
     def save(folder: Path, step: int) -> int:
-        monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".safetensors"}))
+        monkeypatch.setitem(
+            folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".safetensors"})
+        )
         folder_paths.filename_list_cache.pop("loras", None)
         number = os.fork()
         if not number:

@@ -6,8 +6,8 @@ import pytest
 import seeds
 from judge import judge
 from lora_locksmith.commands import parser
-from lora_locksmith.key_maps.checkpoint import site_of_checkpoint
-from lora_locksmith.key_maps.header import LoraFileError
+from lora_locksmith.files.header import LoraFileError
+from lora_locksmith.identify.checkpoint import site_of_checkpoint
 
 
 def test_superscripts_are_no_numbers(tmp_path):
@@ -20,7 +20,9 @@ def test_superscripts_are_no_numbers(tmp_path):
 def test_network_arguments_that_are_a_list(tmp_path, value):
     path = tmp_path / "x.safetensors"
     path.write_bytes(seeds.CORPUS[f"metadata: metadata all {value!r}"])
-    assert parser.run(["resize", str(path), "--rank", "1", "-o", str(tmp_path / "a.safetensors")]) in (0, 1, 2)
+    assert parser.run(
+        ["resize", str(path), "--rank", "1", "-o", str(tmp_path / "a.safetensors")]
+    ) in (0, 1, 2)
 
 
 def test_an_index_of_shards_without_names(tmp_path):

@@ -9,8 +9,8 @@ import seeds
 import torch
 from judge import judge, listing, untouched
 from lora_locksmith.commands import parser
-from lora_locksmith.key_maps.header import LoraFileError, read_header
-from lora_locksmith.lora.reader import map_tensors
+from lora_locksmith.files.header import LoraFileError, read_header
+from lora_locksmith.lora.io.mapped import map_tensors
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -21,14 +21,55 @@ READING = (
 )  # fmt: skip
 # Commands that look at the tensors, and which seeds they get.
 WORKING = {
-    ("inspect", "--weights", "--json", "FILE"): "tensor: numbers, tensor: alpha, tensor: rank, tensor: dtype, tensor: shape",
+    (
+        "inspect",
+        "--weights",
+        "--json",
+        "FILE",
+    ): "tensor: numbers, tensor: alpha, tensor: rank, tensor: dtype, tensor: shape",
     ("inspect", "--hashes", "--json", "FILE"): "length, layout, tensor: dtype",
-    ("compare", "--weights", "FILE", "FILE"): "tensor: numbers, tensor: alpha, tensor: rank, tensor: shape",
+    (
+        "compare",
+        "--weights",
+        "FILE",
+        "FILE",
+    ): "tensor: numbers, tensor: alpha, tensor: rank, tensor: shape",
     ("fix", "FILE", "--drop", "--output", "OUT"): "tensor, name: strange, layout, length",
-    ("fix", "FILE", "--to", "kohya", "--drop", "--dtype", "fp16", "--output", "OUT"): "tensor: numbers, tensor: alpha, metadata",
-    ("fix", "FILE", "--to", "peft", "--drop", "--output", "OUT"): "tensor: alpha, tensor: rank, tensor: dtype",
-    ("resize", "FILE", "--rank", "1", "-o", "OUT/a.safetensors"): "tensor: numbers, tensor: alpha, tensor: rank, tensor: shape",
-    ("merge", "FILE=1", "FILE=0.5", "-o", "OUT/c.safetensors"): "tensor: numbers, tensor: alpha, tensor: dtype, tensor: shape",
+    (
+        "fix",
+        "FILE",
+        "--to",
+        "kohya",
+        "--drop",
+        "--dtype",
+        "fp16",
+        "--output",
+        "OUT",
+    ): "tensor: numbers, tensor: alpha, metadata",
+    (
+        "fix",
+        "FILE",
+        "--to",
+        "peft",
+        "--drop",
+        "--output",
+        "OUT",
+    ): "tensor: alpha, tensor: rank, tensor: dtype",
+    (
+        "resize",
+        "FILE",
+        "--rank",
+        "1",
+        "-o",
+        "OUT/a.safetensors",
+    ): "tensor: numbers, tensor: alpha, tensor: rank, tensor: shape",
+    (
+        "merge",
+        "FILE=1",
+        "FILE=0.5",
+        "-o",
+        "OUT/c.safetensors",
+    ): "tensor: numbers, tensor: alpha, tensor: dtype, tensor: shape",
 }
 
 
@@ -59,7 +100,9 @@ def test_a_file_cut_anywhere(place):
 
 
 def test_the_tensors_are_those_that_safetensors_reads(place):
-    """Or both refuse them; nothing but LoraFileError and what torch says of sizes it cannot hold comes out."""
+    """Or both refuse them; nothing but LoraFileError and what torch says of sizes it cannot hold
+    comes out.
+    """
     read = 0
     for name, content in seeds.CORPUS.items():
         path = place(content)
@@ -76,7 +119,9 @@ def test_the_tensors_are_those_that_safetensors_reads(place):
         assert ours.keys() == theirs.keys()
         for key, tensor in theirs.items():
             assert (ours[key].dtype, ours[key].shape) == (tensor.dtype, tensor.shape), name
-            assert not tensor.numel() or torch.equal(*(found.contiguous().view(-1).view(torch.uint8) for found in (ours[key], tensor)))
+            assert not tensor.numel() or torch.equal(
+                *(found.contiguous().view(-1).view(torch.uint8) for found in (ours[key], tensor))
+            )
     assert read > 150
 
 
@@ -86,7 +131,9 @@ def run(capsys, arguments) -> int:
     told = capsys.readouterr()
     assert code in (0, 1, 2) and "Traceback" not in told.err and told.out + told.err
     assert UNSHOWN.isdisjoint(told.out + told.err)
-    for line in told.out.splitlines() if "--json" in arguments or "--json-lines" in arguments else ():
+    for line in (
+        told.out.splitlines() if "--json" in arguments or "--json-lines" in arguments else ()
+    ):
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     return code
 
@@ -99,7 +146,13 @@ def test_commands_that_only_read(place, capsys, arguments):
             continue
         path = place(content)
         with untouched(path.parent):
-            code = run(capsys, [word.replace("FILE", str(path)).replace("DIR", str(path.parent)) for word in arguments])
+            code = run(
+                capsys,
+                [
+                    word.replace("FILE", str(path)).replace("DIR", str(path.parent))
+                    for word in arguments
+                ],
+            )
         assert code != 2 or judge(path) != "read", name
 
 
@@ -112,9 +165,14 @@ def test_commands_that_look_at_the_tensors(place, tmp_path, capsys, arguments):
         out.mkdir(exist_ok=True)
         before = listing(out)
         with untouched(path.parent):
-            code = run(capsys, [word.replace("FILE", str(path)).replace("OUT", str(out)) for word in arguments])
+            code = run(
+                capsys,
+                [word.replace("FILE", str(path)).replace("OUT", str(out)) for word in arguments],
+            )
         made = [out / file for file in listing(out) if file not in before]
         assert not made or code == 0 or (code == 1 and "--drop" in arguments), (name, code, made)
-        assert all(file.is_dir() or file.suffix == ".json" or judge(file) == "read" for file in made), name
+        assert all(
+            file.is_dir() or file.suffix == ".json" or judge(file) == "read" for file in made
+        ), name
         for file in sorted(made, reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()

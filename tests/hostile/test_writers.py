@@ -1,4 +1,6 @@
-"""Disks that are full, folders that cannot be written, files that change, processes that die or work at once: the old file stays whole."""
+"""Disks that are full, folders that cannot be written, files that change, processes that die or
+work at once: the old file stays whole.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,12 @@ import torch
 from comfy_server import PATIENCE
 from judge import judge, listing, untouched
 from lora_locksmith.commands import parser
-from lora_locksmith.key_maps.files import replacing
-from lora_locksmith.key_maps.hashes import file_hashes
-from lora_locksmith.key_maps.header import LoraFileError, read_header
-from lora_locksmith.key_maps.inspection import inspect_file
-from lora_locksmith.lora.reader import map_tensors
-from lora_locksmith.lora.stream import TensorStream
+from lora_locksmith.files.atomic import replacing
+from lora_locksmith.files.hashes import file_hashes
+from lora_locksmith.files.header import LoraFileError, read_header
+from lora_locksmith.lora.io.mapped import map_tensors
+from lora_locksmith.lora.io.stream import TensorStream
+from lora_locksmith.report.inspection import inspect_file
 from reports.small_files import CLI
 from safetensors.torch import save_file
 
@@ -39,9 +41,15 @@ def broken_lora(seed: int = 1, layers: int = 19, rank: int = 2) -> dict[str, tor
     """A LoRA for FLUX.1 that the stock loader drops for its wrapper."""
     generator = torch.Generator().manual_seed(seed)
     names = [
-        f"{BROKEN}transformer_blocks.{block}.{layer}" for block in range(layers) for layer in ("ff.net.0.proj", "ff_context.net.0.proj")
+        f"{BROKEN}transformer_blocks.{block}.{layer}"
+        for block in range(layers)
+        for layer in ("ff.net.0.proj", "ff_context.net.0.proj")
     ]
-    shapes = {f"{name}.lora_{side}.weight": shape for name in names for side, shape in (("A", (rank, 3072)), ("B", (12288, rank)))}
+    shapes = {
+        f"{name}.lora_{side}.weight": shape
+        for name in names
+        for side, shape in (("A", (rank, 3072)), ("B", (12288, rank)))
+    }
     return {key: torch.randn(shape, generator=generator).half() for key, shape in shapes.items()}
 
 
@@ -69,15 +77,24 @@ class Forks:
     def __init__(self, output: Path):
         self.output = output
         self.server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forks.py"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(Path(__file__).with_name("forks.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def start(self, *arguments: object, limit: int = 0, step: int = 0) -> int:
         """The number of the process that runs this command.
 
-        limit: no file may have more bytes (0: any). step: it is killed before this change on disk (0: never).
+        limit: no file may have more bytes (0: any). step: it is killed before this change on disk
+        (0: never).
         """
-        wish = {"arguments": list(map(str, arguments)), "limit": limit, "output": str(self.output), "step": step}
+        wish = {
+            "arguments": list(map(str, arguments)),
+            "limit": limit,
+            "output": str(self.output),
+            "step": step,
+        }
         print(json.dumps(wish), file=self.server.stdin, flush=True)
         return int(self.server.stdout.readline())
 
@@ -100,7 +117,9 @@ def forks(tmp_path_factory):
 @POSIX
 @pytest.mark.parametrize("room", ["half", "a few bytes"])
 def test_a_full_disk_leaves_all_as_it_was(broken, tmp_path, forks, room):
-    """Every command that writes, into a disk that is full half way: one clear line, no file, no folder."""
+    """Every command that writes, into a disk that is full half way: one clear line, no file, no
+    folder.
+    """
     limit = broken.stat().st_size // 2 if room == "half" else 1024
     out = tmp_path / "out"
     with untouched(tmp_path):
@@ -112,16 +131,37 @@ def test_a_full_disk_leaves_all_as_it_was(broken, tmp_path, forks, room):
             ("merge", broken, broken, "-o", tmp_path / "merged.safetensors"),
         ):  # fmt: skip
             forks.start(*arguments, limit=limit)
-            assert forks.code() == 2 and "File too large" in forks.told() and "Traceback" not in forks.told(), arguments
+            assert (
+                forks.code() == 2
+                and "File too large" in forks.told()
+                and "Traceback" not in forks.told()
+            ), arguments
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("arguments", [("inspect", "FILE"), ("inspect", "--json", "FILE"), ("scan", "--no-index", "DIR")], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [("inspect", "FILE"), ("inspect", "--json", "FILE"), ("scan", "--no-index", "DIR")],
+    ids=" ".join,
+)
 def test_output_that_cannot_be_written_is_told(broken, arguments):
-    words = [word.replace("FILE", str(broken)).replace("DIR", str(broken.parent)) for word in arguments]
+    words = [
+        word.replace("FILE", str(broken)).replace("DIR", str(broken.parent)) for word in arguments
+    ]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([sys.executable, str(CLI), *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
-    assert done.returncode == 2 and "No space left" in done.stderr and "Traceback" not in done.stderr and "Exception" not in done.stderr
+        done = subprocess.run(
+            [sys.executable, str(CLI), *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert (
+        done.returncode == 2
+        and "No space left" in done.stderr
+        and "Traceback" not in done.stderr
+        and "Exception" not in done.stderr
+    )
 
 
 def read_only_folder(tmp_path: Path) -> Path | None:
@@ -152,7 +192,9 @@ def test_a_folder_that_cannot_be_written(broken, tmp_path, capsys):
 
 @POSIX
 def test_a_file_replaced_while_it_is_read_is_noticed(broken, tmp_path):
-    """Another file under the name: its offsets are others. The same length, and even the same header, must not help."""
+    """Another file under the name: its offsets are others. The same length, and even the same
+    header, must not help.
+    """
     header = read_header(broken)
     other = tmp_path / "other.safetensors"
     shutil.copy(broken, other)
@@ -188,7 +230,10 @@ def test_what_another_process_puts_there_meanwhile_is_not_overwritten(tmp_path):
     assert path.read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [path]
     # And in the last moment, after it was looked for.
     path.unlink()
-    with pytest.raises(FileExistsError), replacing(path, False, lambda: path.symlink_to("nowhere")) as (file, _):
+    with (
+        pytest.raises(FileExistsError),
+        replacing(path, False, lambda: path.symlink_to("nowhere")) as (file, _),
+    ):
         file.write(b"ours")
     assert os.readlink(path) == "nowhere" and list(tmp_path.iterdir()) == [path]
 
@@ -206,7 +251,11 @@ def test_killed_in_the_midst_of_it_the_old_file_is_whole(broken, tmp_path, forks
         if round:
             # Anywhere, or in the midst of the writing.
             time.sleep(chance.random() * span * (round % 2))
-            while not round % 2 and len(list(broken.parent.iterdir())) == 1 and time.monotonic() - start < PATIENCE:
+            while (
+                not round % 2
+                and len(list(broken.parent.iterdir())) == 1
+                and time.monotonic() - start < PATIENCE
+            ):
                 time.sleep(0.001)
             time.sleep(chance.random() * WRITING)
             with suppress(ProcessLookupError):
@@ -276,7 +325,9 @@ def test_two_processes_on_one_folder_lose_nothing(tmp_path):
     assert len(outcomes) == 60 and not any("Traceback" in fault for _, fault in told)
     for name, original in before.items():
         assert whole(folder / name) and digest(folder / f"{name}.bak") == original
-        assert any(outcome["written"] and Path(outcome["file"]).name == name for outcome in outcomes)
+        assert any(
+            outcome["written"] and Path(outcome["file"]).name == name for outcome in outcomes
+        )
     assert len(list(folder.iterdir())) == 60
 
 
@@ -293,19 +344,43 @@ def test_a_link_is_not_put_out_of_place(broken, tmp_path, capsys):
 
 
 def test_nothing_in_a_file_says_where_anything_is_written(tmp_path, capsys):
-    """Names and metadata that are paths: what is written is where it was asked for, and nowhere else."""
+    """Names and metadata that are paths: what is written is where it was asked for, and nowhere
+    else.
+    """
     folder = tmp_path / "in" / "deep"
     folder.mkdir(parents=True)
-    tricks = {key: f"../../../{key}" for key in seeds.TOLD} | {"ss_output_name": str(tmp_path / "taken.safetensors")}
-    tensors = broken_lora() | {"../../../escaped.lora_A.weight": torch.ones(1, 8), "../../../escaped.lora_B.weight": torch.ones(8, 1)}
+    tricks = {key: f"../../../{key}" for key in seeds.TOLD} | {
+        "ss_output_name": str(tmp_path / "taken.safetensors")
+    }
+    tensors = broken_lora() | {
+        "../../../escaped.lora_A.weight": torch.ones(1, 8),
+        "../../../escaped.lora_B.weight": torch.ones(8, 1),
+    }
     names = [f"{BROKEN}transformer_blocks.{block}.norm1.linear" for block in range(19)]
-    tensors |= {f"{name}.lora_{side}.weight": torch.ones(shape) for name in names for side, shape in (("A", (1, 3072)), ("B", (18432, 1)))}
+    tensors |= {
+        f"{name}.lora_{side}.weight": torch.ones(shape)
+        for name in names
+        for side, shape in (("A", (1, 3072)), ("B", (18432, 1)))
+    }
     save_file(tensors, folder / "x.safetensors", tricks)
     for dialect in ("comfyui", "kohya", "peft"):
         assert (
-            parser.run(["fix", str(folder / "x.safetensors"), "--to", dialect, "--drop", "--output", str(tmp_path / "out" / dialect)]) == 1
+            parser.run(
+                [
+                    "fix",
+                    str(folder / "x.safetensors"),
+                    "--to",
+                    dialect,
+                    "--drop",
+                    "--output",
+                    str(tmp_path / "out" / dialect),
+                ]
+            )
+            == 1
         )
-    made = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    made = sorted(
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    )
     assert made == [
         "in/deep/x.safetensors", "out/comfyui/x.safetensors", "out/kohya/x.safetensors", "out/peft/x/adapter_config.json",
         "out/peft/x/adapter_model.safetensors",

@@ -2,17 +2,21 @@
 
 import comfy_models
 import pytest
-from lora_locksmith.key_maps.site import Site, denoiser_component
+from lora_locksmith.planning.target_model import Site, denoiser_component
 
 
 @pytest.fixture(scope="package")
 def site_of(comfy):
-    """site_of(name of a model in comfy_models) -> Site; skips for a model that this ComfyUI does not know."""
+    """site_of(name of a model in comfy_models) -> Site; skips for a model that this ComfyUI does
+    not know.
+    """
     sites = {}
 
     def build(name):
         try:
-            return sites.setdefault(name, sites.get(name) or Site([denoiser_component(comfy_models.shapes(name))]))
+            return sites.setdefault(
+                name, sites.get(name) or Site([denoiser_component(comfy_models.shapes(name))])
+            )
         except comfy_models.NotInThisComfyUI as missing:
             pytest.skip(str(missing))
 

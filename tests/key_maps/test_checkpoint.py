@@ -1,7 +1,8 @@
-"""A model's site from its file's header: the same names and shapes as ComfyUI's own model, whatever the file's names are.
+"""A model's site from its file's header: the same names and shapes as ComfyUI's own model, whatever
+the file's names are.
 
-Equal without exception: every weight, bias and bare parameter. Only ComfyUI's scalars outside a text encoder's network
-(logit_scale) are in neither.
+Equal without exception: every weight, bias and bare parameter. Only ComfyUI's scalars outside a
+text encoder's network (logit_scale) are in neither.
 """
 
 from __future__ import annotations
@@ -14,18 +15,29 @@ from math import prod
 import comfy_models
 import pytest
 from hollow_files import write_hollow
-from lora_locksmith.key_maps.checkpoint import site_of_checkpoint
-from lora_locksmith.key_maps.header import LoraFileError
-from lora_locksmith.key_maps.own import OwnMaps
-from lora_locksmith.key_maps.site import denoiser_component, encoder_components
+from lora_locksmith.files.header import LoraFileError
+from lora_locksmith.identify.checkpoint import site_of_checkpoint
 from lora_locksmith.key_maps.table import families, flatten, parse_table, slices
+from lora_locksmith.key_maps.user_maps import OwnMaps
+from lora_locksmith.planning.target_model import denoiser_component, encoder_components
 
-PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "net.", "model.", "transformer.", "module._orig_mod.")
+PREFIXES = (
+    "",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "net.",
+    "model.",
+    "transformer.",
+    "module._orig_mod.",
+)
 
 
 def local(model):
     """ComfyUI's own names and shapes of a model, without diffusion_model."""
-    return {name.removeprefix("diffusion_model."): shape for name, shape in comfy_models.shapes(model).items()}
+    return {
+        name.removeprefix("diffusion_model."): shape
+        for name, shape in comfy_models.shapes(model).items()
+    }
 
 
 def with_prefix(prefix, tensors):
@@ -40,12 +52,38 @@ def spelled(family, tensors, alternative=0):
     """A native network under another spelling of its table: diffusers' is the first."""
     renamed = {}
     for name, shape in tensors.items():
-        module, suffix = next((name.removesuffix(end), end) for end in (".weight", ".bias", ".scale", "") if name.endswith(end))
-        main = next(tensors[module + end] for end in (".weight", ".scale", "", ".bias") if module + end in tensors)
-        natives = (match.row for match in family.find(flatten(module)) if match.alternative < 0 and match.row.alternatives)
+        module, suffix = next(
+            (name.removesuffix(end), end)
+            for end in (".weight", ".bias", ".scale", "")
+            if name.endswith(end)
+        )
+        main = next(
+            tensors[module + end]
+            for end in (".weight", ".scale", "", ".bias")
+            if module + end in tensors
+        )
+        natives = (
+            match.row
+            for match in family.find(flatten(module))
+            if match.alternative < 0 and match.row.alternatives
+        )
         row = next((row for row in natives if slices(row, -1, 0, (main,)) is not None), None)
-        words = zip(flatten(row.native[0].replace("{}", "0free0")).split("_"), flatten(module).split("_"), strict=True) if row else ()
-        names = family.spellings(row, alternative, [number for word, number in words if word == "0free0"]) if row else (module,)
+        words = (
+            zip(
+                flatten(row.native[0].replace("{}", "0free0")).split("_"),
+                flatten(module).split("_"),
+                strict=True,
+            )
+            if row
+            else ()
+        )
+        names = (
+            family.spellings(
+                row, alternative, [number for word, number in words if word == "0free0"]
+            )
+            if row
+            else (module,)
+        )
         for part, spelling in enumerate(names):
             rows = slices(row, alternative, part, (main,))[0].rows if len(names) > 1 else None
             renamed[spelling + suffix] = (rows[1], *shape[1:]) if rows else shape
@@ -54,7 +92,9 @@ def spelled(family, tensors, alternative=0):
 
 @pytest.fixture
 def file(tmp_path):
-    return lambda tensors, name="model.safetensors", metadata=None: write_hollow(tmp_path / name, tensors, metadata)
+    return lambda tensors, name="model.safetensors", metadata=None: write_hollow(
+        tmp_path / name, tensors, metadata
+    )
 
 
 FUSED_WHEN_LOADED = {"qwen_image_21_apart": "qwen_image_21"}
@@ -91,7 +131,9 @@ def test_every_familys_other_names(comfy, file, family):
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("model", ["flux1_dev", "sd15", "hidream_o1"])
 def test_whatever_stands_before_the_names(comfy, file, model, prefix):
-    assert dict(denoiser_of(file(with_prefix(prefix, local(model)))).weights) == dict(comfy_models.shapes(model))
+    assert dict(denoiser_of(file(with_prefix(prefix, local(model)))).weights) == dict(
+        comfy_models.shapes(model)
+    )
 
 
 UNET_XL = {
@@ -105,26 +147,56 @@ UNET_XL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-SD3 = {"num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 2048, "out_channels": 16, "pos_embed_max_size": 192}
+SD3 = {
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 2048,
+    "out_channels": 16,
+    "pos_embed_max_size": 192,
+}
 DIFFUSERS = {
     "sd15": ("UNet2DConditionModel", {"cross_attention_dim": 768}),
-    "sd21": ("UNet2DConditionModel", {"cross_attention_dim": 1024, "use_linear_projection": True, "attention_head_dim": (5, 10, 20, 20)}),
+    "sd21": (
+        "UNet2DConditionModel",
+        {
+            "cross_attention_dim": 1024,
+            "use_linear_projection": True,
+            "attention_head_dim": (5, 10, 20, 20),
+        },
+    ),
     "sdxl": ("UNet2DConditionModel", {**UNET_XL, "transformer_layers_per_block": (1, 2, 10)}),
     "koala_700m": (
         "UNet2DConditionModel",
-        {**UNET_XL, "layers_per_block": 1, "transformer_layers_per_block": (1, 2, 5), "mid_block_type": None},
+        {
+            **UNET_XL,
+            "layers_per_block": 1,
+            "transformer_layers_per_block": (1, 2, 5),
+            "mid_block_type": None,
+        },
     ),
-    "sd3_medium": ("SD3Transformer2DModel", {**SD3, "num_layers": 24, "caption_projection_dim": 1536}),
+    "sd3_medium": (
+        "SD3Transformer2DModel",
+        {**SD3, "num_layers": 24, "caption_projection_dim": 1536},
+    ),
     "flux1_dev": ("FluxTransformer2DModel", {"guidance_embeds": True}),
     "flux2_dev": ("Flux2Transformer2DModel", {}),
     "chroma": ("ChromaTransformer2DModel", {}),
     "qwen_image": ("QwenImageTransformer2DModel", {}),
     "z_image": ("ZImageTransformer2DModel", {}),
     "lumina2": ("Lumina2Transformer2DModel", {"cap_feat_dim": 2304}),
-    "auraflow": ("AuraFlowTransformer2DModel", {"num_single_dit_layers": 32, "pos_embed_max_size": 9216}),
+    "auraflow": (
+        "AuraFlowTransformer2DModel",
+        {"num_single_dit_layers": 32, "pos_embed_max_size": 9216},
+    ),
     "hunyuan_video": ("HunyuanVideoTransformer3DModel", {}),
-    "wan21_t2v_1_3b": ("WanTransformer3DModel", {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
-    "wan21_i2v_14b": ("WanTransformer3DModel", {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}),
+    "wan21_t2v_1_3b": (
+        "WanTransformer3DModel",
+        {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+    ),
+    "wan21_i2v_14b": (
+        "WanTransformer3DModel",
+        {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120},
+    ),
     "ltxv_2b": ("LTXVideoTransformer3DModel", {}),
     "mochi": ("MochiTransformer3DModel", {}),
 }
@@ -132,7 +204,9 @@ DIFFUSERS = {
 
 @pytest.fixture(scope="module")
 def diffusers_shapes():
-    """shapes(model) -> names and shapes of diffusers' own network of the model, built on the meta device."""
+    """shapes(model) -> names and shapes of diffusers' own network of the model, built on the meta
+    device.
+    """
     diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
     known = {}
 
@@ -143,7 +217,9 @@ def diffusers_shapes():
                 pytest.skip(f"this diffusers has no {kind}")
             with torch.device("meta"):
                 network = getattr(diffusers, kind)(**config)
-            known[model] = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+            known[model] = {
+                name: tuple(value.shape) for name, value in network.state_dict().items()
+            }
         return known[model]
 
     return shapes
@@ -162,11 +238,17 @@ def test_as_comfyui_itself_converts_diffusers_files(comfy, file, diffusers_shape
     from comfy.model_detection import convert_diffusers_mmdit
 
     tensors = diffusers_shapes(model)
-    converted = convert_diffusers_mmdit({name: torch.empty(shape, device="meta") for name, shape in tensors.items()})
+    converted = convert_diffusers_mmdit(
+        {name: torch.empty(shape, device="meta") for name, shape in tensors.items()}
+    )
     expected = {f"diffusion_model.{name}": tuple(value.shape) for name, value in converted.items()}
-    found = {name.replace("_norm.scale", "_norm.weight"): shape for name, shape in expected.items()}  # its next step for FLUX
+    found = {
+        name.replace("_norm.scale", "_norm.weight"): shape for name, shape in expected.items()
+    }  # its next step for FLUX
     if model == "sd3_medium":
-        found = {name: shape for name, shape in found.items() if not name.endswith("pos_embed")}  # comes from another map there
+        found = {
+            name: shape for name, shape in found.items() if not name.endswith("pos_embed")
+        }  # comes from another map there
     weights = denoiser_of(file(tensors)).weights
     assert len(found) > 300 and {name: weights.get(name) for name in found} == found
 
@@ -185,7 +267,9 @@ def test_a_file_comfyui_loads_has_the_very_modules(comfy, tmp_path, tiny_models_
     twin = {name: value.clone().contiguous() for name, value in both.twin.state_dict().items()}
     save_file(twin, tmp_path / "twin.safetensors")
     loaded = site_of(load_diffusion_model_state_dict(dict(twin)), None)
-    assert dict(denoiser_of(tmp_path / "twin.safetensors").weights) == dict(loaded.components["denoiser"].weights)
+    assert dict(denoiser_of(tmp_path / "twin.safetensors").weights) == dict(
+        loaded.components["denoiser"].weights
+    )
 
 
 TENCENT = (
@@ -224,7 +308,11 @@ CLIP_NAMES = (
 
 def inside(encoder, slot):
     start = f"{slot}.transformer."
-    return {name[len(start) :]: shape for name, shape in comfy_models.encoder_shapes(encoder).items() if name.startswith(start)}
+    return {
+        name[len(start) :]: shape
+        for name, shape in comfy_models.encoder_shapes(encoder).items()
+        if name.startswith(start)
+    }
 
 
 def openclip(encoder, slot):
@@ -233,7 +321,10 @@ def openclip(encoder, slot):
         for native, original in CLIP_NAMES:
             name = name.replace(native, original)
         if ".self_attn.q_proj." in name:
-            tensors[name.replace(".self_attn.q_proj.", ".attn.in_proj_")] = (3 * shape[0], *shape[1:])
+            tensors[name.replace(".self_attn.q_proj.", ".attn.in_proj_")] = (
+                3 * shape[0],
+                *shape[1:],
+            )
         elif ".self_attn." not in name:
             tensors[name] = shape
     return tensors
@@ -241,7 +332,11 @@ def openclip(encoder, slot):
 
 def openai(encoder):
     """CLIP-L as checkpoints have it: with its positions, without the projection ComfyUI makes."""
-    tensors = {name: shape for name, shape in inside(encoder, "clip_l").items() if "text_projection" not in name}
+    tensors = {
+        name: shape
+        for name, shape in inside(encoder, "clip_l").items()
+        if "text_projection" not in name
+    }
     return {**tensors, "text_model.embeddings.position_ids": ("I64", 1, 77)}
 
 
@@ -256,7 +351,10 @@ def sdxl_encoders():
 
 
 def all_slots(encoder):
-    return {**with_prefix("text_encoders.", comfy_models.encoder_shapes(encoder)), "text_encoders.llama.spiece_model": ("U8", 9)}
+    return {
+        **with_prefix("text_encoders.", comfy_models.encoder_shapes(encoder)),
+        "text_encoders.llama.spiece_model": ("U8", 9),
+    }
 
 
 CHECKPOINTS = {
@@ -279,8 +377,13 @@ CHECKPOINTS = {
 def test_text_encoders_of_a_checkpoint(comfy, file, model):
     encoder, tensors = CHECKPOINTS[model]
     vae = {"first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3)}
-    found = site_of_checkpoint(file({**with_prefix("model.diffusion_model.", local(model)), **tensors(), **vae}))
-    expected = {component.name: component for component in encoder_components(comfy_models.encoder_shapes(encoder))}
+    found = site_of_checkpoint(
+        file({**with_prefix("model.diffusion_model.", local(model)), **tensors(), **vae})
+    )
+    expected = {
+        component.name: component
+        for component in encoder_components(comfy_models.encoder_shapes(encoder))
+    }
     assert set(found.site.slots) == set(expected)
     for slot, component in expected.items():
         assert dict(found.site.components[slot].weights) == dict(component.weights)
@@ -288,34 +391,68 @@ def test_text_encoders_of_a_checkpoint(comfy, file, model):
         assert found.site.components[slot].family is component.family
     assert found.site.family.name == comfy_models.MODELS[model].family
     if model == "sdxl":
-        assert found.notes == ["the text encoder in this checkpoint is named as OpenCLIP's and was read as CLIP-G"]
+        assert found.notes == [
+            "the text encoder in this checkpoint is named as OpenCLIP's and was read as CLIP-G"
+        ]
 
 
 def matrices(tensors):
-    return {name for name, shape in tensors.items() if name.endswith(".weight") and len(shape) == 2 and min(shape) > 1}
+    return {
+        name
+        for name, shape in tensors.items()
+        if name.endswith(".weight") and len(shape) == 2 and min(shape) > 1
+    }
 
 
 def test_scaled_fp8_has_tensors_that_are_no_modules(comfy, file):
     tensors = with_prefix("model.diffusion_model.", local("flux1_dev"))
-    scaled = {name: ("F8_E4M3", *shape) if name in matrices(tensors) else shape for name, shape in tensors.items()}
+    scaled = {
+        name: ("F8_E4M3", *shape) if name in matrices(tensors) else shape
+        for name, shape in tensors.items()
+    }
     for old, new in ((".scale_weight", ".scale_input"), (".weight_scale", ".input_scale")):
-        extras = {name.removesuffix(".weight") + end: ("F32", 1) for name in matrices(tensors) for end in (old, new)}
-        checkpoint = site_of_checkpoint(file({**scaled, **extras, "model.diffusion_model.scaled_fp8": ("F8_E4M3", 2)}))
-        assert dict(checkpoint.site.components["denoiser"].weights) == dict(comfy_models.shapes("flux1_dev"))
+        extras = {
+            name.removesuffix(".weight") + end: ("F32", 1)
+            for name in matrices(tensors)
+            for end in (old, new)
+        }
+        checkpoint = site_of_checkpoint(
+            file({**scaled, **extras, "model.diffusion_model.scaled_fp8": ("F8_E4M3", 2)})
+        )
+        assert dict(checkpoint.site.components["denoiser"].weights) == dict(
+            comfy_models.shapes("flux1_dev")
+        )
         assert checkpoint.notes == ["quantised: scaled fp8"]
 
 
 @pytest.mark.parametrize("stated", [True, False])
 def test_nvfp4_packs_two_values_in_a_byte(comfy, file, stated):
     tensors = local("z_image")
-    layers = [name.removesuffix(".weight") for name in matrices(tensors) if name.startswith("layers.")]
-    packed = {f"{layer}.weight": ("U8", tensors[f"{layer}.weight"][0], tensors[f"{layer}.weight"][1] // 2) for layer in layers}
+    layers = [
+        name.removesuffix(".weight") for name in matrices(tensors) if name.startswith("layers.")
+    ]
+    packed = {
+        f"{layer}.weight": ("U8", tensors[f"{layer}.weight"][0], tensors[f"{layer}.weight"][1] // 2)
+        for layer in layers
+    }
     scales = {f"{layer}.weight_scale": ("F8_E4M3", 8, 8) for layer in layers}
     if not stated:
-        scales |= {f"{layer}.weight_scale_2": ("F32",) for layer in layers} | {f"{layer}.comfy_quant": ("U8", 19) for layer in layers}
-    metadata = {"_quantization_metadata": json.dumps({"layers": {layer: {"format": "nvfp4"} for layer in layers}})} if stated else None
+        scales |= {f"{layer}.weight_scale_2": ("F32",) for layer in layers} | {
+            f"{layer}.comfy_quant": ("U8", 19) for layer in layers
+        }
+    metadata = (
+        {
+            "_quantization_metadata": json.dumps(
+                {"layers": {layer: {"format": "nvfp4"} for layer in layers}}
+            )
+        }
+        if stated
+        else None
+    )
     checkpoint = site_of_checkpoint(file({**tensors, **packed, **scales}, metadata=metadata))
-    assert dict(checkpoint.site.components["denoiser"].weights) == dict(comfy_models.shapes("z_image"))
+    assert dict(checkpoint.site.components["denoiser"].weights) == dict(
+        comfy_models.shapes("z_image")
+    )
     assert checkpoint.notes == ["quantised: nvfp4"]
 
 
@@ -334,16 +471,24 @@ def nf4(tensors):
 
 @pytest.mark.parametrize("model", ["flux1_dev", "qwen_image", "wan21_t2v_14b"])
 def test_nf4_shapes_follow_from_the_number_of_values(comfy, file, diffusers_shapes, model):
-    """The header has the number of packed values only; biases, norms and the table's sizes leave one shape."""
+    """The header has the number of packed values only; biases, norms and the table's sizes leave
+    one shape.
+    """
     networks = [local(model), *([diffusers_shapes(model)] if model in DIFFUSERS else [])]
     for tensors in networks:
         checkpoint = site_of_checkpoint(file(nf4(tensors)))
-        assert dict(checkpoint.site.components["denoiser"].weights) == dict(comfy_models.shapes(model))
+        assert dict(checkpoint.site.components["denoiser"].weights) == dict(
+            comfy_models.shapes(model)
+        )
         assert checkpoint.notes == ["quantised: nf4"]
 
 
 def test_a_shape_that_cannot_be_told_is_said_to_be_unknown(comfy, file):
-    tensors = {name: shape for name, shape in local("flux2_klein_4b").items() if not name.startswith("final_layer")}
+    tensors = {
+        name: shape
+        for name, shape in local("flux2_klein_4b").items()
+        if not name.startswith("final_layer")
+    }
     tensors["final_layer.linear.weight"] = ("U8", 128 * 3072 // 2, 1)
     tensors["final_layer.linear.weight.quant_state.bitsandbytes__nf4"] = ("U8", 80)
     for name in list(tensors):
@@ -397,18 +542,35 @@ LORA = {
     for side, shape in (("A", (16, 3072)), ("B", (9216, 16)))
 }
 KOHYA = {f"lora_unet_double_blocks_{n}_img_attn_qkv.lora_down.weight": (16, 3072) for n in range(9)}
-VAE = {f"{half}.conv_{end}.weight": (128, 3, 3, 3) for half in ("encoder", "decoder") for end in ("in", "out")}
+VAE = {
+    f"{half}.conv_{end}.weight": (128, 3, 3, 3)
+    for half in ("encoder", "decoder")
+    for end in ("in", "out")
+}
 REFUSED = {
     "it is a LoRA": (LORA, KOHYA),
     "it is a VAE": (VAE, with_prefix("first_stage_model.", VAE)),
-    "it is a ControlNet": ({"controlnet_blocks.0.weight": (8, 8), "transformer_blocks.0.attn.to_q.weight": (8, 8)},),
+    "it is a ControlNet": (
+        {"controlnet_blocks.0.weight": (8, 8), "transformer_blocks.0.attn.to_q.weight": (8, 8)},
+    ),
     "packed by SVDQuant": ({"transformer_blocks.0.attn.to_qkv.qweight": ("U8", 8, 8)},),
-    "no diffusion model": ({}, {"text_encoders.t5xxl.transformer.shared.weight": (8, 8), "vae.encoder.conv_in.weight": (8, 8, 3, 3)}),
-    "no table knows": ({"layer.weight": (8, 8)}, {"": (), "x" * 10_000: (1,), "\u00e9.weight": (2, 2), "." * 99: (3,)}),
+    "no diffusion model": (
+        {},
+        {
+            "text_encoders.t5xxl.transformer.shared.weight": (8, 8),
+            "vae.encoder.conv_in.weight": (8, 8, 3, 3),
+        },
+    ),
+    "no table knows": (
+        {"layer.weight": (8, 8)},
+        {"": (), "x" * 10_000: (1,), "\u00e9.weight": (2, 2), "." * 99: (3,)},
+    ),
 }
 
 
-@pytest.mark.parametrize(("fault", "number"), [(fault, n) for fault, files in REFUSED.items() for n in range(len(files))])
+@pytest.mark.parametrize(
+    ("fault", "number"), [(fault, n) for fault, files in REFUSED.items() for n in range(len(files))]
+)
 def test_what_is_no_model_is_refused_by_name(file, fault, number):
     with pytest.raises(LoraFileError, match=fault) as caught:
         site_of_checkpoint(file(REFUSED[fault][number]))
@@ -418,7 +580,11 @@ def test_what_is_no_model_is_refused_by_name(file, fault, number):
 def test_a_text_encoder_and_a_part_of_a_model_are_refused(comfy, file):
     with pytest.raises(LoraFileError, match="it is a text encoder"):
         site_of_checkpoint(file(inside("flux1", "t5xxl")))
-    part = {name: shape for name, shape in local("flux1_dev").items() if name.startswith("double_blocks.0.img_")}
+    part = {
+        name: shape
+        for name, shape in local("flux1_dev").items()
+        if name.startswith("double_blocks.0.img_")
+    }
     with pytest.raises(LoraFileError, match=r"only .* of the parts of a FLUX"):
         site_of_checkpoint(file(part))
 
@@ -450,24 +616,39 @@ def test_files_that_cannot_be_read(tmp_path, name, content, fault):
 def test_a_model_no_table_knows_keeps_its_names_where_the_prefix_says_what_it_is(file):
     tensors = {f"model.diffusion_model.strange.{n}.layer.weight": (8, 4) for n in range(9)}
     checkpoint = site_of_checkpoint(file(tensors))
-    assert checkpoint.site.components["denoiser"].weights["diffusion_model.strange.3.layer.weight"] == (8, 4)
+    assert checkpoint.site.components["denoiser"].weights[
+        "diffusion_model.strange.3.layer.weight"
+    ] == (8, 4)
     assert checkpoint.title == "a model no table knows" and checkpoint.notes
 
-    own = OwnMaps({"strange": parse_table("strange", "@title Strange\n[strange.{} = odd.{}]\nlayer 2h h = thing")}, {})
+    own = OwnMaps(
+        {
+            "strange": parse_table(
+                "strange", "@title Strange\n[strange.{} = odd.{}]\nlayer 2h h = thing"
+            )
+        },
+        {},
+    )
     checkpoint = site_of_checkpoint(file({f"odd.{n}.thing.weight": (8, 4) for n in range(9)}), own)
-    assert checkpoint.site.components["denoiser"].weights["diffusion_model.strange.3.layer.weight"] == (8, 4)
+    assert checkpoint.site.components["denoiser"].weights[
+        "diffusion_model.strange.3.layer.weight"
+    ] == (8, 4)
     assert checkpoint.title == "Strange"
 
 
 def test_one_tensor_over_several_native_modules_is_divided(comfy, file):
-    """Fused by diffusers' fuse_qkv_projections, unequal shares included (grouped queries of Krea 2)."""
+    """Fused by diffusers' fuse_qkv_projections, unequal shares included (grouped queries of Krea
+    2).
+    """
     for model, natives, fused in (
         ("qwen_image", ("attn.to_q", "attn.to_k", "attn.to_v"), "attn.to_qkv"),
         ("krea2", ("attn.wq", "attn.wk", "attn.wv"), "attn.to_qkv"),
     ):
         tensors = {}
         for name, shape in local(model).items():
-            native = next((native for native in natives if f".{native}." in name and "blocks" in name), None)
+            native = next(
+                (native for native in natives if f".{native}." in name and "blocks" in name), None
+            )
             key = name.replace(native, fused) if native else name
             tensors[key] = (tensors[key][0] + shape[0], *shape[1:]) if key in tensors else shape
         assert len(tensors) < len(local(model))
@@ -498,16 +679,24 @@ def test_strange_sizes_and_names_never_raise_anything_else(comfy, file):
     chance = random.Random(5)
     for model in ("flux2_klein_4b", "stable_cascade_c", "z_image") * 4:
         tensors = with_prefix(
-            chance.choice(["", "model.diffusion_model."]), spelled(families()[comfy_models.MODELS[model].family], local(model))
+            chance.choice(["", "model.diffusion_model."]),
+            spelled(families()[comfy_models.MODELS[model].family], local(model)),
         )
         tensors |= with_prefix("conditioner.embedders.1.model.", openclip("sdxl", "clip_g"))
         for name in chance.sample(sorted(tensors), len(tensors) // 3):
             shape = tensors.pop(name)
             odd = ((), (0,) * len(shape), (1,) * chance.randrange(9), ("U8", *shape), ("U8", 7, 1))
-            tensors[name[: -chance.randrange(9) or None] + chance.choice(["", ".weight", "in_proj_weight", ".scale"])] = chance.choice(odd)
+            tensors[
+                name[: -chance.randrange(9) or None]
+                + chance.choice(["", ".weight", "in_proj_weight", ".scale"])
+            ] = chance.choice(odd)
             if chance.random() < 0.2:
                 tensors[f"{name}.quant_state.bitsandbytes__nf4"] = ("U8", 3)
-        metadata = {"_quantization_metadata": chance.choice(['{"layers": [1]}', "[]", '{"layers": {"a": {"format": [1]}}}', "\ud800"])}
+        metadata = {
+            "_quantization_metadata": chance.choice(
+                ['{"layers": [1]}', "[]", '{"layers": {"a": {"format": [1]}}}', "\ud800"]
+            )
+        }
         try:
             assert site_of_checkpoint(file(tensors, metadata=metadata)).title
         except LoraFileError as fault:

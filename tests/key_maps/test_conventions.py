@@ -1,24 +1,47 @@
-"""Convention records: their language, the pack's own records, and what each says of the files that it is about."""
+"""Convention records: their language, the pack's own records, and what each says of the files that
+it is about.
+"""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from lora_locksmith.key_maps.convention import USUAL, ConventionError, Conventions, conventions, read_convention
+from lora_locksmith.key_maps.convention import (
+    USUAL,
+    ConventionError,
+    Conventions,
+    conventions,
+    read_convention,
+)
 from lora_locksmith.key_maps.evidence import Evidence
-from lora_locksmith.key_maps.plan import PLACED, UNSUPPORTED, make_plan
+from lora_locksmith.planning.plan import PLACED, UNSUPPORTED, make_plan
 
 PAIR = {"down": (4, 8), "up": (8, 4)}
 WITH_ALPHA = {**PAIR, "alpha": ()}
 WHOLE_LOKR = {"lokr_w1": (4, 4), "lokr_w2": (8, 8), "alpha": ()}
 RS_LORA = {"ss_network_args": json.dumps({"rs_lora": "True"}), "ss_network_alpha": "2"}
-ANIMA = {"ss_network_args": json.dumps({"algo": "lokr", "factor": 8}), "ss_network_dim": "32", "ss_network_alpha": "1"}
+ANIMA = {
+    "ss_network_args": json.dumps({"algo": "lokr", "factor": 8}),
+    "ss_network_dim": "32",
+    "ss_network_alpha": "1",
+}
 
 
-def meaning(shapes, kind="lora", rank=4, metadata=None, settings=None, alpha=None, name="lora_unet_block", known=None):
+def meaning(
+    shapes,
+    kind="lora",
+    rank=4,
+    metadata=None,
+    settings=None,
+    alpha=None,
+    name="lora_unet_block",
+    known=None,
+):
     """What conventions say of one adapter."""
-    evidence = Evidence(kind, name, shapes, rank, metadata or {}, settings or {}, {"alpha": alpha}.get)
+    evidence = Evidence(
+        kind, name, shapes, rank, metadata or {}, settings or {}, {"alpha": alpha}.get
+    )
     return Conventions(evidence.metadata, evidence.settings, known).meaning(evidence)
 
 
@@ -59,18 +82,28 @@ def test_a_line_that_breaks_the_rules_is_named(tmp_path, line, told):
     assert told in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["title x\nscale 1\n", "source y\nscale 1\n", "title x\nsource y\n"])
+@pytest.mark.parametrize(
+    "text", ["title x\nscale 1\n", "source y\nscale 1\n", "title x\nsource y\n"]
+)
 def test_a_record_needs_title_source_and_an_effect(tmp_path, text):
     with pytest.raises(ConventionError, match="are needed"):
         record(tmp_path, text)
 
 
 def test_the_first_case_that_holds_counts(tmp_path):
-    text = "title x\nsource y\nlet dim = metadata.dim\n[a]\nif alpha about dim\nscale 1\n[b]\nif alpha above 1\nscale 2\n[c]\nscale 3\n"
+    text = (
+        "title x\nsource y\nlet dim = metadata.dim\n[a]\nif alpha about dim\nscale 1\n[b]\nif alpha"
+        " above 1\nscale 2\n[c]\nscale 3\n"
+    )
     known = [record(tmp_path, text)]
-    scales = [meaning(WITH_ALPHA, metadata={"dim": "8"}, alpha=alpha, known=known).scale for alpha in (8, 4, 0.5)]
+    scales = [
+        meaning(WITH_ALPHA, metadata={"dim": "8"}, alpha=alpha, known=known).scale
+        for alpha in (8, 4, 0.5)
+    ]
     assert scales == [1, 2, 3]
-    assert meaning(WITH_ALPHA, alpha=8, known=known).scale == 2, "without the number in the metadata the first case cannot hold"
+    assert meaning(WITH_ALPHA, alpha=8, known=known).scale == 2, (
+        "without the number in the metadata the first case cannot hold"
+    )
 
 
 def test_a_record_that_is_over_another_silences_it(tmp_path):
@@ -86,7 +119,18 @@ def test_a_number_that_cannot_be_computed_with_bears_out_nothing(tmp_path, value
     assert meaning(PAIR, metadata={"n": value}, known=known) == USUAL
 
 
-@pytest.mark.parametrize("expression", ["1 / 0", "10 ** 400", "(0 - 1) ** 0.5", "sqrt(0 - 1)", "size(down, 9)", "size(mid)", "nothing"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "1 / 0",
+        "10 ** 400",
+        "(0 - 1) ** 0.5",
+        "sqrt(0 - 1)",
+        "size(down, 9)",
+        "size(mid)",
+        "nothing",
+    ],
+)
 def test_arithmetic_that_fails_has_no_value(tmp_path, expression):
     known = [record(tmp_path, f"title x\nsource y\nscale {expression}\n")]
     assert meaning(PAIR, known=known).scale is None
@@ -108,7 +152,15 @@ def test_rs_lora_of_lycoris_is_told_by_its_alpha(alpha, scale, doubtful):
         (ANIMA, 1 / 32, False),
         ({**ANIMA, "sshs_model_hash": "0"}, 1, True),
         ({**ANIMA, "ss_network_alpha": "32"}, 1 / 32, False),
-        ({"ss_network_module": "networks.krona", "ss_network_dim": "32", "ss_network_alpha": "1"}, 1, False),
+        (
+            {
+                "ss_network_module": "networks.krona",
+                "ss_network_dim": "32",
+                "ss_network_alpha": "1",
+            },
+            1,
+            False,
+        ),
         ({}, None, False),
     ],
 )
@@ -135,8 +187,12 @@ def test_an_infinite_alpha_of_a_whole_lokr_says_nothing():
 )
 def test_strength_under_other_names_in_the_header(metadata, scale):
     assert meaning(PAIR, metadata=metadata).scale == scale
-    assert meaning(WITH_ALPHA, metadata=metadata, alpha=1).scale is None, "an alpha tensor comes first"
-    assert meaning(PAIR, metadata=metadata, settings={"lora_alpha": 4}).scale is None, "so do PEFT's settings"
+    assert meaning(WITH_ALPHA, metadata=metadata, alpha=1).scale is None, (
+        "an alpha tensor comes first"
+    )
+    assert meaning(PAIR, metadata=metadata, settings={"lora_alpha": 4}).scale is None, (
+        "so do PEFT's settings"
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,15 +214,26 @@ def test_settings_that_change_what_factors_mean(settings, refused, doubtful, kin
     assert (bool(told.refusal), bool(told.cautions), told.kind) == (refused, doubtful, kind)
 
 
-REG_DIMS = {"ss_network_args": json.dumps({"lora_reg_dims": {".*mlp.*": 64}}), "ss_network_alpha": "16", "ss_network_dim": "32"}
-REG_DIMS_RS = REG_DIMS | {"ss_network_args": json.dumps({"lora_reg_dims": {".*mlp.*": 64}, "rs_lora": True})}
+REG_DIMS = {
+    "ss_network_args": json.dumps({"lora_reg_dims": {".*mlp.*": 64}}),
+    "ss_network_alpha": "16",
+    "ss_network_dim": "32",
+}
+REG_DIMS_RS = REG_DIMS | {
+    "ss_network_args": json.dumps({"lora_reg_dims": {".*mlp.*": 64}, "rs_lora": True})
+}
 
 
 @pytest.mark.parametrize("rank", [1, 32, 64])
 @pytest.mark.parametrize(("metadata", "scale"), [(REG_DIMS, 16 / 32), (REG_DIMS_RS, 16 / 32**0.5)])
 def test_layers_of_a_rank_of_their_own_keep_the_scale_of_all(rank, metadata, scale):
     for alpha in (scale * 32, scale * rank):  # older files, newer files
-        told = meaning({"down": (rank, 8), "up": (8, rank), "alpha": ()}, rank=rank, metadata=metadata, alpha=alpha)
+        told = meaning(
+            {"down": (rank, 8), "up": (8, rank), "alpha": ()},
+            rank=rank,
+            metadata=metadata,
+            alpha=alpha,
+        )
         assert told.scale == pytest.approx(scale) and not told.cautions
 
 
@@ -205,18 +272,27 @@ def test_a_lokr_of_bypass_mode_is_told_with_both_strengths(metadata, alpha, doub
         ("transformer_blocks.0.attn.to_qkv", ".default", True),
     ],
 )
-def test_rows_of_minimax_h3_that_may_lie_head_by_head_are_not_guessed(site_of, module, adapter, placed):
+def test_rows_of_minimax_h3_that_may_lie_head_by_head_are_not_guessed(
+    site_of, module, adapter, placed
+):
     out, inner = (5376, 7168) if "out_proj" in module else (3 * 7168, 5376)
-    keys = {f"{module}.lora_A{adapter}.weight": (2, inner), f"{module}.lora_B{adapter}.weight": (out, 2)}
+    keys = {
+        f"{module}.lora_A{adapter}.weight": (2, inner),
+        f"{module}.lora_B{adapter}.weight": (out, 2),
+    }
     plan = make_plan(keys, {}, site_of("minimax_h3"))
-    assert {outcome.category for outcome in plan.outcomes.values()} == {PLACED if placed else UNSUPPORTED}, plan.outcomes
+    assert {outcome.category for outcome in plan.outcomes.values()} == {
+        PLACED if placed else UNSUPPORTED
+    }, plan.outcomes
     assert placed or all("head by head" in outcome.reason for outcome in plan.outcomes.values())
 
 
 def test_a_record_may_be_about_one_model(tmp_path):
     known = [record(tmp_path, "title x\nsource y\nif family is minimax_h3\nscale 2\n")]
     scales = [
-        Conventions({}, {}, known, family).meaning(Evidence("lora", "x", PAIR, 4, {}, {}, {}.get, family=family)).scale
+        Conventions({}, {}, known, family)
+        .meaning(Evidence("lora", "x", PAIR, 4, {}, {}, {}.get, family=family))
+        .scale
         for family in ("minimax_h3", "wan", "")
     ]
     assert scales == [2, None, None]
@@ -232,8 +308,14 @@ def test_a_record_may_be_about_one_model(tmp_path):
 @pytest.mark.parametrize("root", ["", "model."])
 def test_files_of_the_trainer_of_stable_audio_3(site_of, adapter_type, extra, root):
     module = f"{root}transformer.layers.3.self_attn.to_out.parametrizations.weight.0"
-    keys = {f"{module}.lora_A": (4, 1536), f"{module}.lora_B": (1536, 4)} | {f"{module}.{name}": (1536,) for name in extra}
-    metadata = {"lora_config": json.dumps({"rank": 4, "alpha": 8, "adapter_type": adapter_type, "include": None, "exclude": None})}
+    keys = {f"{module}.lora_A": (4, 1536), f"{module}.lora_B": (1536, 4)} | {
+        f"{module}.{name}": (1536,) for name in extra
+    }
+    metadata = {
+        "lora_config": json.dumps(
+            {"rank": 4, "alpha": 8, "adapter_type": adapter_type, "include": None, "exclude": None}
+        )
+    }
     plan = make_plan(keys, metadata, site_of("stable_audio_3"))
     assert len(plan.adapters) == 1 and plan.adapters[0].roles.keys() == {"down", "up", *extra}
     assert plan.adapters[0].strength.scale == 2

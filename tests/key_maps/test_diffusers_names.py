@@ -1,4 +1,6 @@
-"""The tables against diffusers' own classes on torch's meta device: every matrix that a trainer may choose there has a name."""
+"""The tables against diffusers' own classes on torch's meta device: every matrix that a trainer may
+choose there has a name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import pytest
 import torch
 from lora_locksmith.key_maps.table import families, flatten
 
-# family -> (module of diffusers.models.transformers, class); the defaults of each are its published configuration
+# family -> (module of diffusers.models.transformers, class); the defaults of each are its published
+# configuration
 CLASSES = {
     "cosmos1": ("transformer_cosmos", "CosmosTransformer3DModel"),
     "joyimage": ("transformer_joyimage", "JoyImageEditTransformer3DModel"),
@@ -22,7 +25,8 @@ CLASSES = {
     "stable_audio_3": ("transformer_stable_audio3", "StableAudio3DiTModel"),
     "wan": ("transformer_wan_animate_2", "WanAnimate2Transformer3DModel"),
 }
-# Its rows lie in another order than in ComfyUI (q, q2, k, k2, v): no name is better than wrong rows.
+# Its rows lie in another order than in ComfyUI (q, q2, k, k2, v): no name is better than wrong
+# rows.
 OTHER_ROWS = {"stable_audio_3": "self_attn.to_qkv"}
 
 
@@ -35,7 +39,15 @@ def test_every_matrix_of_diffusers_has_a_name(family):
         pytest.skip(f"this diffusers has no {name}")
     with torch.device("meta"):
         weights = build().state_dict()
-    matrices = [key.removesuffix(".weight") for key, weight in weights.items() if key.endswith(".weight") and weight.ndim > 1]
+    matrices = [
+        key.removesuffix(".weight")
+        for key, weight in weights.items()
+        if key.endswith(".weight") and weight.ndim > 1
+    ]
     unknown = [matrix for matrix in matrices if not families()[family].find(flatten(matrix))]
-    expected = [matrix for matrix in matrices if family in OTHER_ROWS and matrix.endswith(OTHER_ROWS[family])]
+    expected = [
+        matrix
+        for matrix in matrices
+        if family in OTHER_ROWS and matrix.endswith(OTHER_ROWS[family])
+    ]
     assert matrices and unknown == expected

@@ -1,29 +1,36 @@
-"""A model drawn from its table: the names, sizes and depths of the real one, and the same plan for a LoRA of all its modules."""
+"""A model drawn from its table: the names, sizes and depths of the real one, and the same plan for
+a LoRA of all its modules.
+"""
 
 from __future__ import annotations
 
 import comfy_models
 import pytest
+from lora_locksmith.identify.lora_family import Guess, identify
+from lora_locksmith.identify.reference_model import draw_site
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
-from lora_locksmith.key_maps.draw import draw_site
-from lora_locksmith.key_maps.groups import group_keys
-from lora_locksmith.key_maps.identify import Guess, identify
-from lora_locksmith.key_maps.plan import PLACED, make_plan
-from lora_locksmith.key_maps.site import Site, encoder_components, everywhere
-from lora_locksmith.key_maps.spell import spell
 from lora_locksmith.key_maps.table import families, flatten, generalise
-from lora_locksmith.key_maps.trained import trained_layers, untrained_kinds
+from lora_locksmith.planning.groups import group_keys
+from lora_locksmith.planning.names import spell
+from lora_locksmith.planning.plan import PLACED, make_plan
+from lora_locksmith.planning.target_model import Site, encoder_components, everywhere
+from lora_locksmith.report.coverage import trained_layers, untrained_kinds
 
 RANK = 4
 PUBLISHED = [name for name, model in comfy_models.MODELS.items() if model.published]
 # tests/support/comfy_models.py gives it another depth than the published file has.
 OTHER_DEPTH = {"lumina2_newbie"}
-# Its levels have numbers of blocks of their own, which a table cannot state: every level is drawn as deep as the deepest.
+# Its levels have numbers of blocks of their own, which a table cannot state: every level is drawn
+# as deep as the deepest.
 UNEVEN_LEVELS = {"stable_cascade_c"}
 
 
 def keys_of(modules, dialect):
-    down, up = ("lora_down.weight", "lora_up.weight") if dialect.form == "flat" else ("lora_A.weight", "lora_B.weight")
+    down, up = (
+        ("lora_down.weight", "lora_up.weight")
+        if dialect.form == "flat"
+        else ("lora_A.weight", "lora_B.weight")
+    )
     keys = {}
     for module in modules:
         out, *inner = module.shape
@@ -51,10 +58,14 @@ def matrices(component):
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in OTHER_DEPTH])
 def test_the_drawn_model_is_the_real_one(site_of, name):
-    """Every weight of the real model, every size that is known, and no kind of layer or block it has not, but for those marked optional."""
+    """Every weight of the real model, every size that is known, and no kind of layer or block it
+    has not, but for those marked optional.
+    """
     site, family = site_of(name), comfy_models.MODELS[name].family
     real = site.components[DENOISER]
-    drawn = drawn_for(keys_of(spell(site, real, dialects()["comfyui"]), dialects()["comfyui"]), family).components[DENOISER]
+    drawn = drawn_for(
+        keys_of(spell(site, real, dialects()["comfyui"]), dialects()["comfyui"]), family
+    ).components[DENOISER]
     flat = {flatten(module): weight for module, weight in drawn.modules.items()}
     for module, shape in matrices(real).items():
         assert flatten(module) in flat, f"{module} is not drawn"
@@ -63,12 +74,18 @@ def test_the_drawn_model_is_the_real_one(site_of, name):
     kinds = {kind_of(module) for module in real.modules}
     certain = [module for module, weight in drawn.modules.items() if weight not in drawn.optional]
     assert not [module for module in certain if kind_of(module) not in kinds]
-    assert name in UNEVEN_LEVELS or {block_of(module) for module in certain} <= {block_of(module) for module in real.modules}
+    assert name in UNEVEN_LEVELS or {block_of(module) for module in certain} <= {
+        block_of(module) for module in real.modules
+    }
 
 
 def unlike(sizes, shape):
-    """The first pair of sizes that differ; a size of 0 is not known, a convolution's kernel may be left out."""
-    return next((pair for pair in zip(sizes, shape, strict=False) if pair[0] not in (0, pair[1])), None)
+    """The first pair of sizes that differ; a size of 0 is not known, a convolution's kernel may be
+    left out.
+    """
+    return next(
+        (pair for pair in zip(sizes, shape, strict=False) if pair[0] not in (0, pair[1])), None
+    )
 
 
 def kind_of(module):
@@ -85,7 +102,11 @@ def block_of(module):
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in OTHER_DEPTH])
 def test_a_lora_is_planned_as_on_the_real_model(site_of, name):
     site, family = site_of(name), comfy_models.MODELS[name].family
-    able = [dialect for dialect in dialects().values() if not dialect.families or family in dialect.families]
+    able = [
+        dialect
+        for dialect in dialects().values()
+        if not dialect.families or family in dialect.families
+    ]
     start = list(comfy_models.MODELS).index(name)
     dialect = able[start % len(able)]
     keys = keys_of(spell(site, site.components[DENOISER], dialect), dialect)
@@ -112,7 +133,10 @@ def categories(plan):
 
 def pieces(adapter):
     # A table does not tell a lone parameter from a module with a .weight.
-    return [(flatten(weight.removesuffix(".weight")), rows, source) for weight, rows, source in adapter.target.pieces]
+    return [
+        (flatten(weight.removesuffix(".weight")), rows, source)
+        for weight, rows, source in adapter.target.pieces
+    ]
 
 
 @pytest.mark.parametrize(
@@ -130,25 +154,44 @@ def pieces(adapter):
 def test_a_lora_of_one_block_gets_the_published_depth(site_of, name, block, depths):
     site, family = site_of(name), comfy_models.MODELS[name].family
     dialect = dialects()["comfyui"]
-    modules = [module for module in spell(site, site.components[DENOISER], dialect) if f".{block}" in f".{module.module}"]
+    modules = [
+        module
+        for module in spell(site, site.components[DENOISER], dialect)
+        if f".{block}" in f".{module.module}"
+    ]
     drawn = drawn_for(keys_of(modules, dialect), family).components[DENOISER]
     for blocks, depth in depths.items():
-        numbers = {int(module[len(blocks) + 1 :].partition(".")[0]) for module in drawn.modules if module.startswith(f"{blocks}.")}
+        numbers = {
+            int(module[len(blocks) + 1 :].partition(".")[0])
+            for module in drawn.modules
+            if module.startswith(f"{blocks}.")
+        }
         assert numbers == set(range(depth)), blocks
 
 
-@pytest.mark.parametrize(("name", "encoders"), [("sd15", "sd15"), ("sdxl", "sdxl"), ("flux1_fill", "flux1"), ("hunyuandit", "hunyuandit")])
+@pytest.mark.parametrize(
+    ("name", "encoders"),
+    [("sd15", "sd15"), ("sdxl", "sdxl"), ("flux1_fill", "flux1"), ("hunyuandit", "hunyuandit")],
+)
 @pytest.mark.parametrize("dialect", ["kohya", "diffusers", "comfyui"])
 def test_text_encoders_are_drawn(site_of, name, encoders, dialect):
     """CLIP-L, CLIP-G, BERT and T5 take what the real ones take, on the same weights."""
     denoiser, spoken = site_of(name), dialects()[dialect]
-    site = Site([*denoiser.components.values(), *encoder_components(comfy_models.encoder_shapes(encoders))])
+    site = Site(
+        [*denoiser.components.values(), *encoder_components(comfy_models.encoder_shapes(encoders))]
+    )
     parts = {slot: list(spell(site, site.components[slot], spoken)) for slot in site.components}
     if not any(modules for slot, modules in parts.items() if slot != DENOISER):
         pytest.skip(f"{dialect} has no way to write these")
-    keys = keys_of(parts[DENOISER][::5] + [module for slot, modules in parts.items() if slot != DENOISER for module in modules], spoken)
+    keys = keys_of(
+        parts[DENOISER][::5]
+        + [module for slot, modules in parts.items() if slot != DENOISER for module in modules],
+        spoken,
+    )
     place = drawn_for(keys, comfy_models.MODELS[name].family)
-    assert set(place.slots) == {slot for slot, modules in parts.items() if modules and slot != DENOISER}
+    assert set(place.slots) == {
+        slot for slot, modules in parts.items() if modules and slot != DENOISER
+    }
     real, drawn = make_plan(keys, {}, site), make_plan(keys, {}, place)
     assert categories(real) == categories(drawn)
     for one, other in zip(real.adapters, drawn.adapters, strict=True):
@@ -169,4 +212,6 @@ def test_a_size_nobody_states_is_no_obstacle():
     guess = identify(groups, keys, {}, everywhere())
     place = draw_site(guess._replace(name="flux1", rivals=()), groups, keys, everywhere())
     assert place.family is families()["flux1"]
-    assert {outcome.category for outcome in make_plan(keys, {}, place).outcomes.values()} == {PLACED}
+    assert {outcome.category for outcome in make_plan(keys, {}, place).outcomes.values()} == {
+        PLACED
+    }

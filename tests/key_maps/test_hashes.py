@@ -1,4 +1,6 @@
-"""A file's hashes, against plain implementations, the trainers' own code and the published test vector."""
+"""A file's hashes, against plain implementations, the trainers' own code and the published test
+vector.
+"""
 
 import hashlib
 import json
@@ -10,9 +12,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lora_locksmith.key_maps import hashes as module
-from lora_locksmith.key_maps.hashes import Hashes, file_hashes, verify
-from lora_locksmith.key_maps.header import LoraFileError
+from lora_locksmith.files import hashes as module
+from lora_locksmith.files.hashes import Hashes, file_hashes, verify
+from lora_locksmith.files.header import LoraFileError
 from lycoris.utils import precalculate_safetensors_hashes
 from safetensors.torch import save, save_file
 
@@ -31,7 +33,9 @@ def plain(path) -> Hashes:
     data = path.read_bytes()
     tensors = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
     sha256 = hashlib.sha256(data).hexdigest()
-    autov1 = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8] if len(data) >= 0x110000 else ""
+    autov1 = (
+        hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8] if len(data) >= 0x110000 else ""
+    )
     crc32 = f"{int.from_bytes(zlib.crc32(data).to_bytes(4, 'big'), 'little'):08X}"
     return Hashes(sha256, autov1, sha256[:10], tensors[:12], tensors, crc32)
 
@@ -45,11 +49,16 @@ def test_what_safetensors_wrote(tmp_path, width):
 
 
 def test_the_tensors_hash_is_that_of_the_tensors(tmp_path):
-    """One dtype: the file's data are the tensors by name, so that they can be hashed without a file."""
+    """One dtype: the file's data are the tensors by name, so that they can be hashed without a
+    file.
+    """
     tensors = {name: tensor.float() for name, tensor in some_tensors().items()}
     save_file(tensors, tmp_path / "x.safetensors")
     by_name = b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))
-    assert file_hashes(tmp_path / "x.safetensors").sshs_model_hash == hashlib.sha256(by_name).hexdigest()
+    assert (
+        file_hashes(tmp_path / "x.safetensors").sshs_model_hash
+        == hashlib.sha256(by_name).hexdigest()
+    )
 
 
 def test_civitais_test_vector(tmp_path):
@@ -60,7 +69,9 @@ def test_civitais_test_vector(tmp_path):
     assert (found.autov3, found.sshs_model_hash) == ("", "")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(size=st.integers(0, 400), name=st.integers(1, 60), chunk=st.integers(9, 130))
 def test_every_border_between_parts(tmp_path, monkeypatch, size, name, chunk):
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
@@ -70,16 +81,31 @@ def test_every_border_between_parts(tmp_path, monkeypatch, size, name, chunk):
     path.write_bytes(save({"n" * name: torch.arange(size, dtype=torch.uint8)}))
     data, found = path.read_bytes(), file_hashes(path)
     assert found._replace(autov1="") == plain(path)._replace(autov1="")
-    assert found.autov1 == (hashlib.sha256(data[100:170]).hexdigest()[:8] if len(data) >= 170 else "")
+    assert found.autov1 == (
+        hashlib.sha256(data[100:170]).hexdigest()[:8] if len(data) >= 170 else ""
+    )
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"\x02\0\0\0\0\0\0\0", b"\xff" * 50, b"PK\x03\x04" + b"\0" * 50, b"\x40\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0[]"]
+    "data",
+    [
+        b"",
+        b"{",
+        b"\x02\0\0\0\0\0\0\0",
+        b"\xff" * 50,
+        b"PK\x03\x04" + b"\0" * 50,
+        b"\x40\0\0\0\0\0\0\0{}",
+        b"\x02\0\0\0\0\0\0\0[]",
+    ],
 )
 def test_files_without_a_header_have_no_tensors_hash(tmp_path, data):
     (tmp_path / "x.bin").write_bytes(data)
     found = file_hashes(tmp_path / "x.bin")
-    assert found.sha256 == hashlib.sha256(data).hexdigest() and not found.sshs_model_hash and not found.autov3
+    assert (
+        found.sha256 == hashlib.sha256(data).hexdigest()
+        and not found.sshs_model_hash
+        and not found.autov3
+    )
     assert verify({"sshs_model_hash": "a" * 64}, found) == []
 
 
@@ -125,7 +151,9 @@ def test_progress_is_told_and_may_interrupt(tmp_path, monkeypatch):
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
     path = tmp_path / "x.safetensors"
-    header = json.dumps({"a": {"dtype": "U8", "shape": [96 << 20], "data_offsets": [0, 96 << 20]}}).encode()
+    header = json.dumps(
+        {"a": {"dtype": "U8", "shape": [96 << 20], "data_offsets": [0, 96 << 20]}}
+    ).encode()
     with open(path, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         os.truncate(path, 8 + len(header) + (96 << 20))
@@ -138,10 +166,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def saved_by_sd_scripts(tensors, path) -> dict[str, str]:
-    """What sd-scripts' networks do in save_weights: hash the serialised tensors behind the header, then write them with the hash."""
+    """What sd-scripts' networks do in save_weights: hash the serialised tensors behind the header,
+    then write them with the hash.
+    """
     metadata = {"ss_network_dim": "4", "ss_steps": "100"}
     data = save(tensors, metadata)
-    metadata["sshs_model_hash"] = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    metadata["sshs_model_hash"] = hashlib.sha256(
+        data[8 + int.from_bytes(data[:8], "little") :]
+    ).hexdigest()
     save_file(tensors, path, metadata)
     return metadata
 
@@ -151,17 +183,25 @@ def test_verify_agrees_and_disagrees(tmp_path):
     metadata = saved_by_sd_scripts(tensors, path)
     agrees = ["sshs_model_hash agrees: the tensors are those it was written for."]
     assert verify(metadata, file_hashes(path)) == agrees
-    assert verify({"sshs_model_hash": metadata["sshs_model_hash"].upper()}, file_hashes(path)) == agrees
+    assert (
+        verify({"sshs_model_hash": metadata["sshs_model_hash"].upper()}, file_hashes(path))
+        == agrees
+    )
     save_file(tensors, path, metadata | {"modelspec.title": "new"})
     assert verify(metadata, file_hashes(path)) == agrees, "other metadata, the same tensors"
     tensors["lora_unet_a.alpha"] = torch.tensor(2.0)
     save_file(tensors, path, metadata)
     (sentence,) = verify(metadata, file_hashes(path))
-    assert "the tensors were changed after training" in sentence and file_hashes(path).autov3 in sentence
+    assert (
+        "the tensors were changed after training" in sentence
+        and file_hashes(path).autov3 in sentence
+    )
 
 
 def test_verify_knows_that_lycoris_has_an_order_of_its_own(tmp_path):
-    """LyCORIS' own function: in the order of training, not of the file, so that its hash disagrees with an untouched file."""
+    """LyCORIS' own function: in the order of training, not of the file, so that its hash disagrees
+    with an untouched file.
+    """
     path, tensors = tmp_path / "x.safetensors", some_tensors()
     metadata = {"sshs_model_hash": precalculate_safetensors_hashes(tensors)}
     save_file(tensors, path, metadata)
@@ -169,26 +209,53 @@ def test_verify_knows_that_lycoris_has_an_order_of_its_own(tmp_path):
     assert "disagrees" in sentence and "or it was taken in another order" in sentence
     ordered = {name: tensors[name].float() for name in sorted(tensors)}
     save_file(ordered, path)
-    assert "agrees: " in verify({"sshs_model_hash": precalculate_safetensors_hashes(ordered)}, file_hashes(path))[0]
+    assert (
+        "agrees: "
+        in verify({"sshs_model_hash": precalculate_safetensors_hashes(ordered)}, file_hashes(path))[
+            0
+        ]
+    )
 
 
 def test_verify_reads_onetrainers_modelspec_hash(tmp_path):
-    """OneTrainer hashes the tensors by name (DtypeModelSaverMixin): in a file of one dtype that is the file's order."""
+    """OneTrainer hashes the tensors by name (DtypeModelSaverMixin): in a file of one dtype that is
+    the file's order.
+    """
     path = tmp_path / "x.safetensors"
     tensors = {name: tensor.half() for name, tensor in some_tensors().items()}
-    digest = hashlib.sha256(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))
+    ).hexdigest()
     metadata = {"modelspec.hash_sha256": f"0x{digest}", "ot_revision": "abc"}
     save_file(tensors, path, metadata)
-    assert verify(metadata, file_hashes(path)) == ["modelspec.hash_sha256 agrees: the tensors are those it was written for."]
+    assert verify(metadata, file_hashes(path)) == [
+        "modelspec.hash_sha256 agrees: the tensors are those it was written for."
+    ]
 
 
 @pytest.mark.parametrize(
-    "value", [None, 7, b"00", "", "0x", "g" * 64, "0" * 65, "\ud800" * 64, "0" * 10_000_000, ["0" * 64], "0x" + "00" * 31]
+    "value",
+    [
+        None,
+        7,
+        b"00",
+        "",
+        "0x",
+        "g" * 64,
+        "0" * 65,
+        "\ud800" * 64,
+        "0" * 10_000_000,
+        ["0" * 64],
+        "0x" + "00" * 31,
+    ],
 )
 @pytest.mark.parametrize("key", module.STORED_KEYS)
 def test_verify_never_raises(key, value):
     found = Hashes(*(["0" * 64] * 6))
-    assert all(isinstance(sentence, str) and len(sentence) < 300 for sentence in verify({key: value}, found))
+    assert all(
+        isinstance(sentence, str) and len(sentence) < 300
+        for sentence in verify({key: value}, found)
+    )
 
 
 def test_verify_is_silent_where_nothing_is_stored():

@@ -5,9 +5,9 @@ import struct
 
 import pytest
 import torch
-from lora_locksmith.key_maps.header import LoraFileError, parse_header, read_header
-from lora_locksmith.key_maps.inspection import inspect_file
-from lora_locksmith.key_maps.library import findings_of
+from lora_locksmith.files.header import LoraFileError, parse_header, read_header
+from lora_locksmith.report.inspection import inspect_file
+from lora_locksmith.report.library import findings_of
 from reports.small_files import flux_lora, write_file
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -30,7 +30,9 @@ def test_what_safetensors_writes(tmp_path):
     }
     save_file(tensors, tmp_path / "x.safetensors", {"note": "hello"})
     header = read_header(tmp_path / "x.safetensors")
-    assert {name: info.shape for name, info in header.tensors.items()} == {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    assert {name: info.shape for name, info in header.tensors.items()} == {
+        name: tuple(tensor.shape) for name, tensor in tensors.items()
+    }
     assert header.metadata == {"note": "hello"}
     assert header.tensors["b"].dtype == "BF16"
 
@@ -52,19 +54,40 @@ BAD = {
     "a list": (packed(b"[]"), "not a JSON object"),
     "metadata is a list": (packed(b'{"__metadata__": [1]}'), "metadata"),
     "unknown dtype": (packed(json.dumps({"a": entry("F99")}).encode(), b"\0" * 4), "wrongly"),
-    "no shape": (packed(json.dumps({"a": {"dtype": "F32", "data_offsets": [0, 4]}}).encode(), b"\0" * 4), "wrongly"),
+    "no shape": (
+        packed(json.dumps({"a": {"dtype": "F32", "data_offsets": [0, 4]}}).encode(), b"\0" * 4),
+        "wrongly",
+    ),
     "shape is text": (packed(json.dumps({"a": entry(shape="1")}).encode(), b"\0" * 4), "wrongly"),
-    "fractions": (packed(json.dumps({"a": entry(shape=(1.0,))}).encode(), b"\0" * 4), "impossible numbers"),
-    "negative": (packed(json.dumps({"a": entry(shape=(-1,), offsets=(4, 0))}).encode(), b"\0" * 4), "impossible numbers"),
-    "true as a number": (packed(json.dumps({"a": entry(shape=(True,))}).encode(), b"\0" * 4), "impossible numbers"),
+    "fractions": (
+        packed(json.dumps({"a": entry(shape=(1.0,))}).encode(), b"\0" * 4),
+        "impossible numbers",
+    ),
+    "negative": (
+        packed(json.dumps({"a": entry(shape=(-1,), offsets=(4, 0))}).encode(), b"\0" * 4),
+        "impossible numbers",
+    ),
+    "true as a number": (
+        packed(json.dumps({"a": entry(shape=(True,))}).encode(), b"\0" * 4),
+        "impossible numbers",
+    ),
     "too few bytes": (packed(json.dumps({"a": entry(shape=(2,))}).encode(), b"\0" * 4), "need 8"),
     "overlap": (packed(json.dumps({"a": entry(), "b": entry()}).encode(), b"\0" * 4), "overlaps"),
     "hole": (packed(json.dumps({"a": entry(offsets=(4, 8))}).encode(), b"\0" * 8), "hole"),
     "cut data": (packed(json.dumps({"a": entry()}).encode(), b"\0" * 2), "cut short"),
     "data behind": (packed(json.dumps({"a": entry()}).encode(), b"\0" * 9), "follow"),
-    "name twice": (packed(b'{"a": %s, "a": %s}' % ((json.dumps(entry()).encode(),) * 2), b"\0" * 4), "twice"),
-    "a type torch lacks": (packed(json.dumps({"a": entry("F6_E2M3", (8,), (0, 6))}).encode(), b"\0" * 6), "torch does not have"),
-    "a size torch cannot count": (packed(json.dumps({"a": entry(shape=(2**63, 0), offsets=(0, 0))}).encode()), "torch can count"),
+    "name twice": (
+        packed(b'{"a": %s, "a": %s}' % ((json.dumps(entry()).encode(),) * 2), b"\0" * 4),
+        "twice",
+    ),
+    "a type torch lacks": (
+        packed(json.dumps({"a": entry("F6_E2M3", (8,), (0, 6))}).encode(), b"\0" * 6),
+        "torch does not have",
+    ),
+    "a size torch cannot count": (
+        packed(json.dumps({"a": entry(shape=(2**63, 0), offsets=(0, 0))}).encode()),
+        "torch can count",
+    ),
     "deep nesting": (packed(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "JSON"),
 }
 

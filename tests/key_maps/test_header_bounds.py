@@ -1,4 +1,6 @@
-"""Where the header reader draws its lines: the last thing that is read, and the first that is not."""
+"""Where the header reader draws its lines: the last thing that is read, and the
+first that is not.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_locksmith.key_maps.header import (
+from lora_locksmith.files.header import (
     LoraFileError,
     TensorInfo,
+    Unreadable,
     adapter_config_beside,
     parse_header,
     read_header,
@@ -47,8 +50,12 @@ def test_lengths_that_no_header_has(tmp_path):
     assert "only 7 bytes long" in fault_of(path, b"\1" * 7)
     assert "not a safetensors file" in fault_of(path, struct.pack("<Q", 0))
     assert "not a safetensors file" in fault_of(path, struct.pack("<Q", 1) + b"{}")
-    assert "the header alone needs 10 bytes, the file has 9" in fault_of(path, struct.pack("<Q", 2) + b"{")
-    assert "the header alone needs 100,000,008 bytes, the file has 10" in fault_of(path, struct.pack("<Q", 100_000_000) + b"{}")
+    assert "the header alone needs 10 bytes, the file has 9" in fault_of(
+        path, struct.pack("<Q", 2) + b"{"
+    )
+    assert "the header alone needs 100,000,008 bytes, the file has 10" in fault_of(
+        path, struct.pack("<Q", 100_000_000) + b"{}"
+    )
     assert "not a safetensors file" in fault_of(path, struct.pack("<Q", 100_000_001) + b"{}")
 
 
@@ -86,7 +93,9 @@ def test_a_pickle_that_is_called_one_is_told_what_loads_it(tmp_path, ending):
     path.write_bytes(b"\x80\x02" + b"\xff" * 8)
     with pytest.raises(LoraFileError) as raised:
         read_header(path)
-    assert raised.value.fault == "it is a PyTorch pickle file" and "Save LoRA" in raised.value.remedy
+    assert (
+        raised.value.fault == "it is a PyTorch pickle file" and "Save LoRA" in raised.value.remedy
+    )
     path.rename(tmp_path / "pt.safetensors")
     with pytest.raises(LoraFileError) as raised:
         read_header(tmp_path / "pt.safetensors")
@@ -100,14 +109,20 @@ def test_where_tensors_lie_whatever_their_order_in_the_header():
     assert parsed({"b": b, "c": c, "a": a}, 11) == sound
     assert parsed({"a": {**a, "note": 1}, "b": b, "c": c}, 11) == sound
     for tensors in ({"a": a, "b": b, "c": c}, {"b": b, "c": c, "a": a}):
-        for data_bytes, fault in ((10, "cut short: the tensors need 11 bytes, 10 are there"), (12, "1 bytes follow the last tensor")):
+        for data_bytes, fault in (
+            (10, "cut short: the tensors need 11 bytes, 10 are there"),
+            (12, "1 bytes follow the last tensor"),
+        ):
             with pytest.raises(LoraFileError, match=fault):
                 parsed(tensors, data_bytes)
 
 
 def test_an_empty_tensor_may_be_named_before_the_one_it_lies_behind():
     empty, full = entry("F32", [0], 4, 4), entry("F32", [1], 0, 4)
-    assert parsed({"empty": empty, "full": full}, 4) == {"empty": ("F32", (0,), 4, 4), "full": ("F32", (1,), 0, 4)}
+    assert parsed({"empty": empty, "full": full}, 4) == {
+        "empty": ("F32", (0,), 4, 4),
+        "full": ("F32", (1,), 0, 4),
+    }
 
 
 def test_a_size_of_less_than_nothing_is_not_made_up_for_by_the_next():
@@ -180,7 +195,9 @@ def test_offsets_that_cannot_be(offsets, fault):
         parsed({"a": {"dtype": "F32", "shape": [1], "data_offsets": offsets}}, 4)
 
 
-@pytest.mark.parametrize("described", [7, [], "text", {}, {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}])
+@pytest.mark.parametrize(
+    "described", [7, [], "text", {}, {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}]
+)
 def test_a_tensor_that_is_described_by_something_else(described):
     with pytest.raises(LoraFileError, match="describes the tensor 'a' wrongly"):
         parsed({"a": described}, 4)
@@ -194,12 +211,18 @@ def nested(depth: int):
 
 
 def test_how_deep_a_header_may_be_nested():
-    """128 in all, as safetensors' reader has it: a tensor's entry and the metadata stand in the header, a value of theirs one deeper."""
-    assert parse_header("x", json.dumps({"__metadata__": {"a": nested(125)}}).encode(), 0).metadata == {"a": "[" * 125 + "]" * 125}
+    """128 in all, as safetensors' reader has it: a tensor's entry and the metadata stand in the
+    header, a value of theirs one deeper.
+    """
+    assert parse_header(
+        "x", json.dumps({"__metadata__": {"a": nested(125)}}).encode(), 0
+    ).metadata == {"a": "[" * 125 + "]" * 125}
     with pytest.raises(LoraFileError, match="nested too deep"):
         parse_header("x", json.dumps({"__metadata__": {"a": nested(126)}}).encode(), 0)
     with pytest.raises(LoraFileError, match="nested too deep"):
-        parse_header("x", json.dumps({"__metadata__": {"b": "text", "a": {"c": nested(125)}}}).encode(), 0)
+        parse_header(
+            "x", json.dumps({"__metadata__": {"b": "text", "a": {"c": nested(125)}}}).encode(), 0
+        )
     assert parsed({"a": entry("F32", [1], 0, 4, note=nested(125))}, 4) == {"a": ("F32", (1,), 0, 4)}
     with pytest.raises(LoraFileError, match="nested too deep"):
         parsed({"a": entry("F32", [1], 0, 4, note=nested(126))}, 4)
@@ -228,7 +251,9 @@ def test_words_that_are_no_numbers_of_json(word):
 
 def test_metadata_that_are_not_there_and_those_that_are_no_text():
     assert parse_header("x", b'{"__metadata__": null}', 0).metadata == {}
-    assert parse_header("x", b'{"__metadata__": {"a": 1, "b": [true], "c": "text"}}', 0).metadata == {"a": "1", "b": "[true]", "c": "text"}
+    assert parse_header(
+        "x", b'{"__metadata__": {"a": 1, "b": [true], "c": "text"}}', 0
+    ).metadata == {"a": "1", "b": "[true]", "c": "text"}
     with pytest.raises(LoraFileError, match="metadata is not a JSON object"):
         parse_header("x", b'{"__metadata__": []}', 0)
 
@@ -240,8 +265,15 @@ NUMBERS = {
 
 
 def test_numbers_of_every_dtype_are_read_as_torch_has_them(tmp_path):
-    tensors = {str(dtype): torch.tensor(value).to(dtype).reshape(1, 1) for dtype, value in NUMBERS.items()}
-    others = {"two": torch.ones(2), "none": torch.ones(0), "yes": torch.tensor(True), "scalar": torch.tensor(4.0)}
+    tensors = {
+        str(dtype): torch.tensor(value).to(dtype).reshape(1, 1) for dtype, value in NUMBERS.items()
+    }
+    others = {
+        "two": torch.ones(2),
+        "none": torch.ones(0),
+        "yes": torch.tensor(True),
+        "scalar": torch.tensor(4.0),
+    }
     path = tmp_path / "x.safetensors"
     save_file(tensors | others, path)
     found = read_numbers(path, read_header(path), [*tensors, *others])
@@ -270,7 +302,7 @@ def test_the_largest_settings_that_are_read(tmp_path):
     config.write_bytes(text.ljust(10_000_000))
     assert adapter_config_beside(file) == {"r": 4}
     config.write_bytes(text.ljust(10_000_001))
-    assert adapter_config_beside(file) is None
+    assert isinstance(adapter_config_beside(file), Unreadable)
     for content in (b"[4]", b"\xff", b"{", b"[" * 100_000):
         config.write_bytes(content)
-        assert adapter_config_beside(file) is None
+        assert isinstance(adapter_config_beside(file), Unreadable)

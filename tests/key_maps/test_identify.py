@@ -1,4 +1,6 @@
-"""Every published model in every dialect: the family, its variant and the trainer are told right from names and shapes, or not told."""
+"""Every published model in every dialect: the family, its variant and the trainer are told right
+from names and shapes, or not told.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,19 @@ from itertools import chain
 
 import comfy_models
 import pytest
-from lora_locksmith.key_maps.diagnosis import model_title, name_trainer
+from lora_locksmith.identify.lora_family import identify
+from lora_locksmith.identify.trainer import model_title, name_trainer
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
-from lora_locksmith.key_maps.groups import group_keys
-from lora_locksmith.key_maps.identify import identify
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Site, encoder_components, everywhere
-from lora_locksmith.key_maps.spell import spell
 from lora_locksmith.key_maps.table import families, flatten, generalise
+from lora_locksmith.planning.groups import group_keys
+from lora_locksmith.planning.names import spell
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Site, encoder_components, everywhere
 
 RANK = 4
 ATTENTION = ("attn", "attention", "to_q", "to_k", "to_v", "qkv")
-# Models whose modules, names and shapes are all found in another as well: the tie is the right answer.
+# Models whose modules, names and shapes are all found in another as well: the tie is the right
+# answer.
 WITHIN_ANOTHER = {
     "cosmos_predict2_2b": {"anima"},  # Anima adds llm_adapter
     "koala_700m": {"sdxl"},  # under diffusers' names a small SDXL is a part of SDXL
@@ -50,7 +53,10 @@ def lora(spelled, dialect):
     up = down.replace("down", "up").replace("lora_A", "lora_B")
     out, *inner = spelled.shape
     joint = "" if down.startswith("_") else "."
-    keys = {f"{spelled.module}{joint}{down}": (RANK, *inner), f"{spelled.module}{joint}{up}": (out, RANK, *(1 for _ in inner[1:]))}
+    keys = {
+        f"{spelled.module}{joint}{down}": (RANK, *inner),
+        f"{spelled.module}{joint}{up}": (out, RANK, *(1 for _ in inner[1:])),
+    }
     keys = {key.replace("<adapter>", "default"): shape for key, shape in keys.items()}
     return keys | ({f"{spelled.module}.alpha": ()} if "alpha" in dialect.roles else {})
 
@@ -58,14 +64,20 @@ def lora(spelled, dialect):
 def dora(spelled, dialect):
     out, *inner = spelled.shape
     if dialect.form == "flat":
-        return lora(spelled, dialect) | {f"{spelled.module}.dora_scale": (1, *inner[:1], *(1 for _ in inner[1:]))}
+        return lora(spelled, dialect) | {
+            f"{spelled.module}.dora_scale": (1, *inner[:1], *(1 for _ in inner[1:]))
+        }
     return lora(spelled, dialect) | {f"{spelled.module}.lora_magnitude_vector": (out,)}
 
 
 def lokr(spelled, dialect):
     out, *inner = spelled.shape
     (a, b), (c, d) = split(out), split(inner[0])
-    return {f"{spelled.module}.lokr_w1": (a, c), f"{spelled.module}.lokr_w2": (b, d, *inner[1:]), f"{spelled.module}.alpha": ()}
+    return {
+        f"{spelled.module}.lokr_w1": (a, c),
+        f"{spelled.module}.lokr_w2": (b, d, *inner[1:]),
+        f"{spelled.module}.alpha": (),
+    }
 
 
 def split(size):
@@ -80,8 +92,14 @@ def unshaped(spelled, dialect):
 def spellings(site, name):
     """(dialect, all modules as it spells them): two dialects, a different choice for each model."""
     family = comfy_models.MODELS[name].family
-    able = [dialect for dialect in dialects().values() if not dialect.families or family in dialect.families]
-    able = [dialect for dialect in able if dialect.name != "xlabs"]  # its names are those of attention processors: see below
+    able = [
+        dialect
+        for dialect in dialects().values()
+        if not dialect.families or family in dialect.families
+    ]
+    able = [
+        dialect for dialect in able if dialect.name != "xlabs"
+    ]  # its names are those of attention processors: see below
     start = list(comfy_models.MODELS).index(name)
     for step in range(2):
         dialect = able[(start + step * 7) % len(able)]
@@ -91,7 +109,10 @@ def spellings(site, name):
 def parts_of(spelled, seed):
     """(what is trained, the modules): attention, blocks, handfuls."""
     chance = random.Random(seed)
-    yield "attention", [module for module in spelled if any(word in module.module for word in ATTENTION)]
+    yield (
+        "attention",
+        [module for module in spelled if any(word in module.module for word in ATTENTION)],
+    )
     blocks = defaultdict(list)
     for module in spelled:
         template, numbers = generalise(flatten(module.module))
@@ -99,7 +120,14 @@ def parts_of(spelled, seed):
             blocks[template.partition("{}")[0], numbers[0]].append(module)
     for _ in range(2):
         yield "one block", blocks[chance.choice(sorted(blocks))]
-    yield "a few blocks", [module for block in chance.sample(sorted(blocks), min(4, len(blocks))) for module in blocks[block]]
+    yield (
+        "a few blocks",
+        [
+            module
+            for block in chance.sample(sorted(blocks), min(4, len(blocks)))
+            for module in blocks[block]
+        ],
+    )
     for _ in range(2):
         yield "a handful", chance.sample(spelled, min(len(spelled), chance.choice((2, 4, 8))))
 
@@ -115,17 +143,25 @@ def keys_of(modules, kind, dialect):
 @every_model
 def test_a_file_with_all_modules_names_the_one_right_family(site_of, known, name):
     family, site = comfy_models.MODELS[name].family, site_of(name)
-    for (dialect, spelled), kinds in zip(spellings(site, name), ((lora, lokr), (dora,)), strict=True):
+    for (dialect, spelled), kinds in zip(
+        spellings(site, name), ((lora, lokr), (dora,)), strict=True
+    ):
         for kind in kinds:
             guess = told(known, keys_of(spelled, kind, dialect))
             also = WITHIN_ANOTHER.get(name, set())
-            assert guess.name == family or (also and {*guess.rivals} <= {family, *also} and family in guess.rivals), (
+            assert guess.name == family or (
+                also and {*guess.rivals} <= {family, *also} and family in guess.rivals
+            ), (
                 dialect.name,
                 guess[:4],
             )
             title = families()[family].title
             if guess.name:
-                assert guess.title in (WHOLE_TITLES.get(name, title), f"{title} {VARIANTS.get(name, '')}", f"{title} 14B"), dialect.name
+                assert guess.title in (
+                    WHOLE_TITLES.get(name, title),
+                    f"{title} {VARIANTS.get(name, '')}",
+                    f"{title} 14B",
+                ), dialect.name
             if guess.title == "Wan 14B":
                 assert name.startswith("wan") and "5b" not in name and "1_3b" not in name
 
@@ -138,7 +174,9 @@ def test_parts_of_a_model_are_never_told_for_another(site_of, known, name):
             kind = (lora, unshaped, lokr, dora)[number % 4]
             guess = told(known, keys_of(modules, kind, dialect))
             names = [module.module for module in modules[:4]]
-            assert guess.name == family if guess.name else not guess.rivals or family in guess.rivals, (
+            assert (
+                guess.name == family if guess.name else not guess.rivals or family in guess.rivals
+            ), (
                 part,
                 dialect.name,
                 guess[:4],
@@ -152,12 +190,17 @@ def test_a_connected_model_is_called_by_its_right_variant(site_of, name):
     title = families()[comfy_models.MODELS[name].family].title
     if not comfy_models.MODELS[name].published:
         return
-    assert model_title(site_of(name)) in (WHOLE_TITLES.get(name, title), f"{title} {VARIANTS.get(name, '')}", f"{title} 14B")
+    assert model_title(site_of(name)) in (
+        WHOLE_TITLES.get(name, title),
+        f"{title} {VARIANTS.get(name, '')}",
+        f"{title} 14B",
+    )
 
 
 ARCHITECTURES = {
-    # sd-scripts library/sai_model_spec.py and strategies, musubi-tuner utils/sai_model_spec.py, OneTrainer resources/sd_model_spec,
-    # ai-toolkit get_base_model_version, SimpleTuner save_hooks.py (family-flavour)
+    # sd-scripts library/sai_model_spec.py and strategies, musubi-tuner utils/sai_model_spec.py,
+    # OneTrainer resources/sd_model_spec, ai-toolkit get_base_model_version, SimpleTuner
+    # save_hooks.py (family-flavour)
     "flux1_dev": ["flux-1-dev/lora", "flux-1-schnell/lora", "Flux.1-dev/lora", "Flux.1-fill-dev/lora", "flux1", "flux.1", "flux_kontext",
                   "flux.1_kontext", "flux-krea/lora"],
     "chroma": ["chroma/lora", "chroma", "Chroma1/lora", "chroma-base/lora", "chroma_radiance"],
@@ -175,7 +218,11 @@ def test_metadata_decide_between_families_that_fit_equally_well(site_of, known, 
     """Attention of blocks that two models have: without shapes, or with the same ones."""
     family, site = comfy_models.MODELS[name].family, site_of(name)
     dialect = dialects()["kohya"]
-    spelled = [module for module in spell(site, site.components[DENOISER], dialect) if "attn" in module.module]
+    spelled = [
+        module
+        for module in spell(site, site.components[DENOISER], dialect)
+        if "attn" in module.module
+    ]
     spelled = [module for module in spelled if "llm_adapter" not in module.module]
     keys = keys_of(spelled, unshaped, dialect)
     assert family in told(known, keys).rivals
@@ -186,12 +233,37 @@ def test_metadata_decide_between_families_that_fit_equally_well(site_of, known, 
 
 
 OTHERS = {
-    "sdxl": ["stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0", "sdxl_1.0", "sdxl_", "sdxl-base-1.0/lora", "ssd", "vega"],
-    "sd3": ["stable-diffusion-3-medium/lora", "stable-diffusion-v3.5/lora", "sd_3", "sd3-large/lora"],
+    "sdxl": [
+        "stable-diffusion-xl-v1-base/lora",
+        "sdxl_base_v1-0",
+        "sdxl_1.0",
+        "sdxl_",
+        "sdxl-base-1.0/lora",
+        "ssd",
+        "vega",
+    ],
+    "sd3": [
+        "stable-diffusion-3-medium/lora",
+        "stable-diffusion-v3.5/lora",
+        "sd_3",
+        "sd3-large/lora",
+    ],
     "stable_cascade": ["stable-cascade-v1-prior/lora"],
     "lumina2": ["lumina-2/lora", "lumina2", "lumina/lora"],
-    "qwen_image": ["Qwen-Image/lora", "Qwen-Image-Edit-2511/lora", "qwen_image_edit", "qwen_image_layered"],
-    "wan": ["wan2.1/lora", "wan", "wan_2.1", "wan_2.2_14b", "wan_2.2_5b", "wan-t2v-480p-1.3b-2.1/lora"],
+    "qwen_image": [
+        "Qwen-Image/lora",
+        "Qwen-Image-Edit-2511/lora",
+        "qwen_image_edit",
+        "qwen_image_layered",
+    ],
+    "wan": [
+        "wan2.1/lora",
+        "wan",
+        "wan_2.1",
+        "wan_2.2_14b",
+        "wan_2.2_5b",
+        "wan-t2v-480p-1.3b-2.1/lora",
+    ],
     "flux2": ["Flux.2-dev/lora", "Flux.2/lora", "flux_2_klein_4b", "flux2_klein_9b", "flux2"],
     "hunyuan_video_15": ["hunyuan-video-1.5/lora", "hunyuan_video_1_5"],
     "kandinsky5": ["Kandinsky-5/lora", "kandinsky5"],
@@ -213,36 +285,67 @@ OTHERS = {
 
 
 def test_each_architecture_a_trainer_writes_is_one_family():
-    values = OTHERS | {comfy_models.MODELS[name].family: values for name, values in ARCHITECTURES.items()}
+    values = OTHERS | {
+        comfy_models.MODELS[name].family: values for name, values in ARCHITECTURES.items()
+    }
     for family, value in ((family, value) for family, values in values.items() for value in values):
         plain = "".join(filter(str.isalnum, value.lower()))
         lengths = {
-            name: max((len(mark) for mark in known.metadata if plain.startswith(mark)), default=0) for name, known in families().items()
+            name: max((len(mark) for mark in known.metadata if plain.startswith(mark)), default=0)
+            for name, known in families().items()
         }
-        assert max(lengths, key=lengths.get) == family and [*lengths.values()].count(lengths[family]) == 1, (value, lengths[family])
+        assert (
+            max(lengths, key=lengths.get) == family
+            and [*lengths.values()].count(lengths[family]) == 1
+        ), (value, lengths[family])
 
 
 def test_metadata_never_overrule_names_and_shapes(site_of, known):
     site = site_of("sdxl")
     dialect = dialects()["kohya"]
     keys = keys_of(list(spell(site, site.components[DENOISER], dialect)), lora, dialect)
-    assert told(known, keys, {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "sd_v1"}).name == "sdxl"
+    assert (
+        told(
+            known,
+            keys,
+            {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "sd_v1"},
+        ).name
+        == "sdxl"
+    )
 
 
 @pytest.mark.parametrize("value", [7, None, "\ud800", "x" * 1_000_000, "", "[", b"flux1"], ids=repr)
 def test_odd_metadata_decide_nothing(site_of, known, value):
     dialect, site = dialects()["kohya"], site_of("sd15")
-    keys = keys_of([module for module in spell(site, site.components[DENOISER], dialect) if "attn" in module.module], unshaped, dialect)
+    keys = keys_of(
+        [
+            module
+            for module in spell(site, site.components[DENOISER], dialect)
+            if "attn" in module.module
+        ],
+        unshaped,
+        dialect,
+    )
     assert set(told(known, keys, {"modelspec.architecture": value}).rivals) == {"sd15", "sd21"}
 
 
-@pytest.mark.parametrize(("name", "encoders"), [("sd15", "sd15"), ("sdxl", "sdxl"), ("flux1_fill", "flux1"), ("z_image", "z_image")])
+@pytest.mark.parametrize(
+    ("name", "encoders"),
+    [("sd15", "sd15"), ("sdxl", "sdxl"), ("flux1_fill", "flux1"), ("z_image", "z_image")],
+)
 def test_text_encoders_in_the_file_change_nothing(site_of, known, name, encoders):
     denoiser = site_of(name)
-    both = Site([*denoiser.components.values(), *encoder_components(comfy_models.encoder_shapes(encoders))])
-    for dialect in (dialects()[key] for key in ("kohya", "diffusers", "onetrainer_legacy", "comfyui")):
+    both = Site(
+        [*denoiser.components.values(), *encoder_components(comfy_models.encoder_shapes(encoders))]
+    )
+    for dialect in (
+        dialects()[key] for key in ("kohya", "diffusers", "onetrainer_legacy", "comfyui")
+    ):
         parts = [[*spell(both, both.components[slot], dialect)] for slot in both.components]
-        alone, mixed = (told(known, keys_of(modules, lora, dialect)) for modules in (parts[0], list(chain(*parts))))
+        alone, mixed = (
+            told(known, keys_of(modules, lora, dialect))
+            for modules in (parts[0], list(chain(*parts)))
+        )
         assert alone[:3] == mixed[:3] and alone.name == comfy_models.MODELS[name].family
         assert not alone.encoder_modules and bool(mixed.encoder_modules) == any(parts[1:])
         if any(parts[1:]):
@@ -260,24 +363,49 @@ UNLIKE_OTHERS = (
 @pytest.mark.parametrize("name", UNLIKE_OTHERS)
 def test_a_model_that_no_table_knows_is_not_told_for_another(site_of, name):
     ignorant = Site()
-    ignorant.families = {key: family for key, family in families().items() if key != comfy_models.MODELS[name].family}
+    ignorant.families = {
+        key: family for key, family in families().items() if key != comfy_models.MODELS[name].family
+    }
     site = site_of(name)
     for dialect in (dialects()["kohya"], dialects()["comfyui"]):
         spelled = list(spell(site, site.components[DENOISER], dialect))
-        for modules in (spelled, *(modules for part, modules in parts_of(spelled, name) if part == "one block")):
+        for modules in (
+            spelled,
+            *(modules for part, modules in parts_of(spelled, name) if part == "one block"),
+        ):
             guess = told(ignorant, keys_of(modules, lora, dialect))
-            assert (guess.name, guess.rivals) == ("", ()), (dialect.name, guess[:4], [module.module for module in modules[:3]])
+            assert (guess.name, guess.rivals) == ("", ()), (
+                dialect.name,
+                guess[:4],
+                [module.module for module in modules[:3]],
+            )
 
 
 def test_names_nobody_uses_are_not_told(known):
     chance = random.Random(4)
     words = ("layer", "block", "attn", "q", "up", "proj", "net", "7", "0", "x")
     for prefix in ("", "lora_unet_", "diffusion_model.", "transformer.", "base_model.model."):
-        names = [prefix + ".".join(chance.choice(words) for _ in range(chance.randint(1, 6))) for _ in range(20)]
-        keys = {f"{name}.{role}": (4, 4) for name in names for role in ("lora_A.weight", "lora_B.weight")}
+        names = [
+            prefix + ".".join(chance.choice(words) for _ in range(chance.randint(1, 6)))
+            for _ in range(20)
+        ]
+        keys = {
+            f"{name}.{role}": (4, 4)
+            for name in names
+            for role in ("lora_A.weight", "lora_B.weight")
+        }
         guess = told(known, keys)
         assert (guess.name, guess.rivals) == ("", ())
-    for names in ([], [""], ["."], ["\ud800"], ["lora_unet_"], ["a." * 5000], ["1" * 300], ["_" * 300]):
+    for names in (
+        [],
+        [""],
+        ["."],
+        ["\ud800"],
+        ["lora_unet_"],
+        ["a." * 5000],
+        ["1" * 300],
+        ["_" * 300],
+    ):
         guess = told(known, {f"{name}.lora_A.weight": (4, 4) for name in names})
         assert (guess.name, guess.rivals) == ("", ())
 
@@ -285,7 +413,12 @@ def test_names_nobody_uses_are_not_told(known):
 def test_the_processors_of_x_flux(known):
     keys = {}
     for block in range(19):
-        for layer, out in (("qkv_lora1", 9216), ("qkv_lora2", 9216), ("proj_lora1", 3072), ("proj_lora2", 3072)):
+        for layer, out in (
+            ("qkv_lora1", 9216),
+            ("qkv_lora2", 9216),
+            ("proj_lora1", 3072),
+            ("proj_lora2", 3072),
+        ):
             keys[f"double_blocks.{block}.processor.{layer}.down.weight"] = (16, 3072)
             keys[f"double_blocks.{block}.processor.{layer}.up.weight"] = (out, 16)
     guess = told(known, keys)
@@ -293,7 +426,9 @@ def test_the_processors_of_x_flux(known):
     assert told(known, keys, {"modelspec.architecture": "flux-1-dev/lora"}).name == "flux1"
 
 
-ONE_OF_EACH = tuple({model.family: name for name, model in reversed(comfy_models.MODELS.items())}.values())
+ONE_OF_EACH = tuple(
+    {model.family: name for name, model in reversed(comfy_models.MODELS.items())}.values()
+)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
@@ -310,14 +445,26 @@ TRAINERS = {
         {"ss_network_module": "networks.lora_flux", "ss_base_model_version": "flux1"},
     ],
     "musubi-tuner": [
-        {"ss_network_module": "networks.lora_wan", "ss_base_model_version": "wan", "modelspec.architecture": "wan2.1/lora"},
+        {
+            "ss_network_module": "networks.lora_wan",
+            "ss_base_model_version": "wan",
+            "modelspec.architecture": "wan2.1/lora",
+        },
         {"ss_network_module": "networks.lora", "ss_base_model_version": "hunyuan_video"},
         {"ss_network_module": "networks.lora_kandinsky", "ss_base_model_version": "kandinsky5"},
         {"ss_network_module": "networks.lora_hv_1_5", "ss_base_model_version": "hunyuan_video_1_5"},
         {"ss_network_module": "networks.lora_qwen_image", "ss_base_model_version": "qwen_image"},
     ],
-    "AI-Toolkit": [{"software": '{"name": "ai-toolkit", "version": "0.7"}', "ss_base_model_version": "flux2_klein_9b", "format": "pt"}],
-    "OneTrainer": [{"ot_branch": "master", "ot_revision": "0", "modelspec.architecture": "Flux.1-dev/lora"}],
+    "AI-Toolkit": [
+        {
+            "software": '{"name": "ai-toolkit", "version": "0.7"}',
+            "ss_base_model_version": "flux2_klein_9b",
+            "format": "pt",
+        }
+    ],
+    "OneTrainer": [
+        {"ot_branch": "master", "ot_revision": "0", "modelspec.architecture": "Flux.1-dev/lora"}
+    ],
     "LyCORIS": [{"ss_network_module": "lycoris.kohya"}, {"lycoris_config": "{}"}],
 }
 

@@ -6,13 +6,17 @@ import math
 
 import pytest
 import torch
-from lora_locksmith.key_maps.header import Header, TensorInfo
-from lora_locksmith.key_maps.inspection import inspect_file, inspect_header
-from lora_locksmith.key_maps.markdown import markdown
-from lora_locksmith.key_maps.own import OwnMaps
+from lora_locksmith.files.header import Header, TensorInfo
+from lora_locksmith.key_maps.user_maps import OwnMaps
+from lora_locksmith.report.inspection import inspect_file, inspect_header
+from lora_locksmith.report.markdown import markdown
 from safetensors.torch import save_file
 
-NAMES = [f"transformer.single_transformer_blocks.{block}.attn.to_{part}" for block in range(38) for part in "qkv"]
+NAMES = [
+    f"transformer.single_transformer_blocks.{block}.attn.to_{part}"
+    for block in range(38)
+    for part in "qkv"
+]
 
 
 def header(rank: int = 8, **metadata: str) -> Header:
@@ -28,7 +32,10 @@ def test_alike_files_keep_their_own_names_and_metadata():
     assert second.plan.adapters is first.plan.adapters
     assert (first.path, second.path) == ("first.safetensors", "second.safetensors")
     assert [found.plan.metadata["ss_output_name"] for found in (first, second)] == ["one", "two"]
-    assert [found.report.path for found in (first, second)] == ["first.safetensors", "second.safetensors"]
+    assert [found.report.path for found in (first, second)] == [
+        "first.safetensors",
+        "second.safetensors",
+    ]
 
 
 def test_metadata_that_tell_the_model_or_the_strength_make_files_differ():
@@ -54,7 +61,10 @@ def test_nothing_is_remembered_with_maps_of_the_users_own():
 
 
 OTHER_FILES = {
-    "checkpoints": ("model.diffusion_model.out.2.weight", "first_stage_model.decoder.conv_in.weight"),
+    "checkpoints": (
+        "model.diffusion_model.out.2.weight",
+        "first_stage_model.decoder.conv_in.weight",
+    ),
     "diffusion_models": ("model.diffusion_model.out.2.weight", "model.diffusion_model.out.2.bias"),
     "controlnet": ("input_blocks.0.0.up", "input_blocks.0.0.down", "lora_controlnet"),
     "embeddings": ("emb_params",),
@@ -66,14 +76,18 @@ OTHER_FILES = {
 
 
 def of(*names: str):
-    return inspect_header("a", Header({name: TensorInfo("BF16", (8, 8)) for name in names}, {}), None)
+    return inspect_header(
+        "a", Header({name: TensorInfo("BF16", (8, 8)) for name in names}, {}), None
+    )
 
 
 @pytest.mark.parametrize("place", OTHER_FILES)
 def test_a_file_that_is_no_lora_is_called_what_it_is_and_where_it_belongs(place):
     found = of(*OTHER_FILES[place])
     assert place in found.verdict and place in found.report.verdict and found.report.mismatch == ""
-    assert found.verdict == found.verdict.rstrip(".") + "." and "cannot be told" not in str(found.health)
+    assert found.verdict == found.verdict.rstrip(".") + "." and "cannot be told" not in str(
+        found.health
+    )
 
 
 def test_a_lora_that_also_holds_a_models_own_tensors_stays_one():
@@ -86,7 +100,11 @@ def test_alphas_that_are_no_numbers_are_counted_and_told(tmp_path):
     file = tmp_path / "broken.safetensors"
     shapes = {key: info.shape for key, info in header().tensors.items()}
     alphas = {f"{name}.alpha": torch.tensor(math.nan) for name in NAMES}
-    save_file({key: torch.zeros(1).expand(shape).contiguous() for key, shape in [*shapes.items()][:6]} | dict([*alphas.items()][:3]), file)
+    save_file(
+        {key: torch.zeros(1).expand(shape).contiguous() for key, shape in [*shapes.items()][:6]}
+        | dict([*alphas.items()][:3]),
+        file,
+    )
     found = inspect_file(file)
     assert found.as_dict()["alphas"] == {"nan": 3}
     assert "alpha nan" in found.verdict and "is not a number in 3 adapters" in markdown(found)
@@ -98,6 +116,8 @@ def test_a_block_far_beyond_the_last_is_unknown_and_costs_nothing():
     for number in (*range(24), 10**12):
         shapes |= {f"{block.format(number)}.lora_A.weight": (1, 1536)}
         shapes |= {f"{block.format(number)}.lora_B.weight": ((2 if number == 23 else 6) * 1536, 1)}
-    found = inspect_header("a", Header({name: TensorInfo("BF16", shape) for name, shape in shapes.items()}, {}), None)
+    found = inspect_header(
+        "a", Header({name: TensorInfo("BF16", shape) for name, shape in shapes.items()}, {}), None
+    )
     assert found.report.modules == {"placed": 24, "total": 25}
     assert max(blocks.count for blocks in found.report.trained[0].blocks) == 24

@@ -1,4 +1,6 @@
-"""The text formats are read by one reader: what editors and people put into a text changes nothing of what it says."""
+"""The text formats are read by one reader: what editors and people put into a text changes nothing
+of what it says.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +9,58 @@ import re
 from pathlib import Path
 
 import pytest
-from lora_locksmith.key_maps import (
-    bookkeeping,
-    convention,
-    dialect,
-    grammar,
-    lines,
-    metadata,
-    not_computed,
-    other_files,
-    presets,
-    respell,
-    stock,
-    table,
-)
+from lora_locksmith.identify import stock_loader as stock
+from lora_locksmith.key_maps import convention, dialect, lines, table
 from lora_locksmith.key_maps.lines import TextError, lines_of, read_text
-from lora_locksmith.key_maps.own import own_maps_stamp, read_own_maps
+from lora_locksmith.key_maps.user_maps import own_maps_stamp, read_own_maps
+from lora_locksmith.lora.rewrite import rename as respell
+from lora_locksmith.planning import ignored_keys as bookkeeping
+from lora_locksmith.planning import keys as grammar
+from lora_locksmith.planning import misplaced_files as other_files
+from lora_locksmith.planning import not_computed
+from lora_locksmith.report import metadata, presets
 
 FORMATS = {
     "family table": (table.FOLDER / "flux1.table", lambda path: table.read_table(path)),
     "dialect record": (dialect.FOLDER / "kohya.record", lambda path: dialect.read_dialect(path)),
-    "convention": (convention.FOLDER / "lokr_whole.convention", lambda path: convention.read_convention(path)),
+    "convention": (
+        convention.FOLDER / "lokr_whole.convention",
+        lambda path: convention.read_convention(path),
+    ),
     "presets": (presets.FOLDER / "simpletuner.presets", lambda path: presets.read_presets(path)),
     "roles": (grammar.ROLES_TABLE, lambda path: grammar.role_spellings.__wrapped__(path)),
-    "bookkeeping": (bookkeeping.BOOKKEEPING_TABLE, lambda path: bookkeeping._bookkeeping_rules.__wrapped__(path)),
+    "bookkeeping": (
+        bookkeeping.BOOKKEEPING_TABLE,
+        lambda path: bookkeeping._bookkeeping_rules.__wrapped__(path),
+    ),
     "stock": (stock.STOCK_TABLE, lambda path: stock.stock_table.__wrapped__(path)),
     "respell": (respell.RESPELL_TABLE, lambda path: respell._table.__wrapped__(path)),
     "metadata": (metadata.METADATA_TABLE, lambda path: metadata.read_table(read_text(path))),
-    "not computed": (not_computed.NOT_COMPUTED_TABLE, lambda path: not_computed.known_adapters.__wrapped__(path)),
-    "other files": (other_files.OTHER_FILES_TABLE, lambda path: other_files._rules.__wrapped__(path)),
+    "not computed": (
+        not_computed.NOT_COMPUTED_TABLE,
+        lambda path: not_computed.known_adapters.__wrapped__(path),
+    ),
+    "other files": (
+        other_files.OTHER_FILES_TABLE,
+        lambda path: other_files._rules.__wrapped__(path),
+    ),
 }
 
 
 def trailing(text: str) -> str:
     """Every line that says something gets a comment, whose words look like what a line may hold."""
-    return "".join(f"{line} # writes lora_x_ 3h h = a | b: c\n" if line.strip() else "\n" for line in text.splitlines())
+    return "".join(
+        f"{line} # writes lora_x_ 3h h = a | b: c\n" if line.strip() else "\n"
+        for line in text.splitlines()
+    )
 
 
 CHANGES = {
     "trailing comments": trailing,
     "trailing comments behind tabs": lambda text: trailing(text).replace(" # writes", "\t#writes"),
-    "comment lines": lambda text: "# one\n" + text.replace("\n", "\n  # two [x] @y = z\n\t#three\n"),
+    "comment lines": (
+        lambda text: "# one\n" + text.replace("\n", "\n  # two [x] @y = z\n\t#three\n")
+    ),
     "blank lines": lambda text: "\n \n" + text.replace("\n", "\n\n   \t\n"),
     "line ends of Windows": lambda text: text.replace("\n", "\r\n"),
     "line ends of old": lambda text: text.replace("\n", "\r"),
@@ -73,20 +86,32 @@ def test_what_editors_and_people_put_into_a_text_changes_nothing(tmp_path, name,
 
 
 def test_every_text_of_the_pack_is_of_one_of_these_formats():
-    known = {path.name if path.parent.name == "key_maps" else path.suffix for path, _ in FORMATS.values()}
+    known = {
+        path.name if path.parent.name == "key_maps" else path.suffix for path, _ in FORMATS.values()
+    }
     folder = Path(lines.__file__).parent
-    texts = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    texts = [
+        path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    ]
     assert len(texts) > 70
     assert all((path.name if path.parent == folder else path.suffix) in known for path in texts)
 
 
 def test_a_sign_within_a_word_is_no_comment():
-    assert list(lines_of("a#b c # d\n#e\n  f\t#g#\n #\nh\r\ni")) == [(1, "a#b c"), (3, "  f"), (5, "h"), (6, "i")]
+    assert list(lines_of("a#b c # d\n#e\n  f\t#g#\n #\nh\r\ni")) == [
+        (1, "a#b c"),
+        (3, "  f"),
+        (5, "h"),
+        (6, "i"),
+    ]
 
 
 def test_the_words_of_a_comment_are_no_prefixes(tmp_path):
     (tmp_path / "dialects").mkdir()
-    record = "title Home\nwrites acme.  # diffusion_model.blocks.0. is what the old version wrote\nnames native # mine\nform dotted\n"
+    record = (
+        "title Home\nwrites acme.  # diffusion_model.blocks.0. is what the old version wrote\nnames"
+        " native # mine\nform dotted\n"
+    )
     (tmp_path / "dialects" / "home.record").write_text(record)
     own = read_own_maps(tmp_path)
     assert not own.errors
@@ -105,7 +130,11 @@ WRONG = {
     "blocks.table": TABLE + b"@blocks large: mix=%s\n" % DIGITS,
     "negative.table": TABLE + b"@blocks large: mix=-1\n",
     "side.table": TABLE + b"a.{}{}{}{} h h = b.{}{}{}{}\n",
-    "many.table": b"@title Many\n" + b"".join(b"[a%d.{} = b%d.{}]\n" % (i, i) for i in range(9000)) + b"x h h = y\n" * 9000,
+    "many.table": (
+        b"@title Many\n"
+        + b"".join(b"[a%d.{} = b%d.{}]\n" % (i, i) for i in range(9000))
+        + b"x h h = y\n" * 9000
+    ),
 }
 
 
@@ -158,7 +187,10 @@ def test_a_file_that_takes_the_place_of_the_folder_holds_no_maps(tmp_path):
     own_maps_stamp(tmp_path)
 
 
-@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is unreadable here")
+@pytest.mark.skipif(
+    os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0,
+    reason="nothing is unreadable here",
+)
 def test_a_file_that_may_not_be_read_is_left_out_and_named(folder):
     path = folder / "families" / "secret.table"
     path.write_bytes(TABLE)

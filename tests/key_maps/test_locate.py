@@ -1,9 +1,11 @@
-"""What stands before a module's name is peeled off and told, and other readings of a name are tried only where it leads nowhere."""
+"""What stands before a module's name is peeled off and told, and other readings of a name are tried
+only where it leads nowhere.
+"""
 
 import pytest
 from lora_locksmith.key_maps.dialect import DENOISER, ENCODER
-from lora_locksmith.key_maps.locate import Location, locate, network_told, peeled, readings
-from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
+from lora_locksmith.planning.resolve import Location, locate, network_told, peeled, readings
+from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
 
 QKV = "double_blocks.0.img_attn.qkv"
 DENOISERS = ("img_in", QKV, "twin", "a.processor.b", "a.b", "c.d")
@@ -13,7 +15,12 @@ ENCODERS = ("twin", "alone")
 @pytest.fixture(scope="module")
 def site():
     denoiser = denoiser_component({f"diffusion_model.{name}.weight": (4, 4) for name in DENOISERS})
-    return Site([denoiser, *encoder_components({f"clip_l.transformer.{name}.weight": (4, 4) for name in ENCODERS})])
+    return Site(
+        [
+            denoiser,
+            *encoder_components({f"clip_l.transformer.{name}.weight": (4, 4) for name in ENCODERS}),
+        ]
+    )
 
 
 def weights(location: Location) -> list[str]:
@@ -22,12 +29,21 @@ def weights(location: Location) -> list[str]:
 
 def test_what_is_peeled_off_and_what_is_left(site):
     found = locate(site, f"transformer.base_model.model.{QKV}", [])
-    assert (found.wrapper, found.name, found.rule) == ("transformer.base_model.model.", QKV, "name and shape")
+    assert (found.wrapper, found.name, found.rule) == (
+        "transformer.base_model.model.",
+        QKV,
+        "name and shape",
+    )
     assert weights(found) == [f"diffusion_model.{QKV}.weight"]
 
 
 def test_a_name_that_leads_nowhere_is_told_without_its_wrappers(site):
-    assert locate(site, "transformer.base_model.model.nothing", []) == ("transformer.base_model.model.", "nothing", (), "")
+    assert locate(site, "transformer.base_model.model.nothing", []) == (
+        "transformer.base_model.model.",
+        "nothing",
+        (),
+        "",
+    )
     assert locate(site, "nothing", []) == ("", "nothing", (), "")
 
 
@@ -50,20 +66,33 @@ def test_a_remembered_wrapper_is_tried_first_and_only_where_it_stands_and_leads_
     assert locate(site, "acme.img_in", list(remembered))[:2] == ("acme.", "img_in")
     assert locate(site, "img_in", list(remembered))[:2] == ("", "img_in")
     assert locate(site, "lora_unet_img_in", list(remembered))[:2] == ("lora_unet_", "img_in")
-    assert weights(locate(site, "text_encoder.twin", list(remembered))) == ["clip_l.transformer.twin.weight"]
+    assert weights(locate(site, "text_encoder.twin", list(remembered))) == [
+        "clip_l.transformer.twin.weight"
+    ]
 
 
 def test_what_names_no_network_does_not_make_forgotten_which_was_named(site):
-    """Both networks have the module: the wrapper outside says which is meant, and PEFT's inside says nothing."""
-    assert weights(locate(site, "text_encoder.base_model.model.twin", [])) == ["clip_l.transformer.twin.weight"]
-    assert weights(locate(site, "transformer.base_model.model.twin", [])) == ["diffusion_model.twin.weight"]
-    assert weights(locate(site, "base_model.model.alone", [])) == ["clip_l.transformer.alone.weight"]
+    """Both networks have the module: the wrapper outside says which is meant, and PEFT's inside
+    says nothing.
+    """
+    assert weights(locate(site, "text_encoder.base_model.model.twin", [])) == [
+        "clip_l.transformer.twin.weight"
+    ]
+    assert weights(locate(site, "transformer.base_model.model.twin", [])) == [
+        "diffusion_model.twin.weight"
+    ]
+    assert weights(locate(site, "base_model.model.alone", [])) == [
+        "clip_l.transformer.alone.weight"
+    ]
     assert not locate(site, "transformer.base_model.model.alone", []).candidates
 
 
 def test_wrappers_around_wrappers(site):
     """Each way to peel is gone once; else twelve of them would have thousands of ways."""
-    assert locate(site, "base_model.model." * 12 + "img_in", [])[:2] == ("base_model.model." * 12, "img_in")
+    assert locate(site, "base_model.model." * 12 + "img_in", [])[:2] == (
+        "base_model.model." * 12,
+        "img_in",
+    )
     assert locate(site, "_orig_mod." * 36 + "img_in", [])[:2] == ("_orig_mod." * 36, "img_in")
 
 
@@ -83,13 +112,21 @@ def test_the_longest_name_that_is_looked_at(site):
     assert weights(locate(site, long(400), [])) == [f"diffusion_model.{QKV}.weight"]
     assert locate(site, long(401), []) == ("", long(401), (), "")
     wrapped = "lora_unet_" + long(390)
-    assert [(wrapper.text, rest) for wrapper, rest in peeled(site, wrapped)] == [("lora_unet_", long(390))]
+    assert [(wrapper.text, rest) for wrapper, rest in peeled(site, wrapped)] == [
+        ("lora_unet_", long(390))
+    ]
     assert list(peeled(site, "lora_unet_" + long(391))) == []
 
 
 def test_the_wrappers_in_front_of_a_name_each_the_longest(site):
-    found = [(wrapper.text, rest) for wrapper, rest in peeled(site, "module.transformer.base_model.model.x.y")]
-    assert found == [("module.", "transformer.base_model.model.x.y"), ("transformer.base_model.model.", "x.y")]
+    found = [
+        (wrapper.text, rest)
+        for wrapper, rest in peeled(site, "module.transformer.base_model.model.x.y")
+    ]
+    assert found == [
+        ("module.", "transformer.base_model.model.x.y"),
+        ("transformer.base_model.model.", "x.y"),
+    ]
     assert list(peeled(site, "x.y")) == []
 
 
@@ -121,7 +158,10 @@ def test_the_network_that_a_wrapper_names(site, module, network):
         ("transformer.sformer_blocks.0.x", ["transformer.transformer_blocks.0.x"]),
         (".sformer_blocks.0.x", [".transformer_blocks.0.x"]),
         ("lora_unet_ext_embedder", ["lora_unet_context_embedder"]),
-        ("transformer_blocks.0.x", []),  # `former_blocks.` stands in it, but not at the beginning of a word
+        (
+            "transformer_blocks.0.x",
+            [],
+        ),  # `former_blocks.` stands in it, but not at the beginning of a word
         ("tsformer_blocks.0.x", []),
         ("ks.0.locks.1", ["blocks.0.locks.1"]),
         ("attn.to_out", ["attn.to_out.0"]),
@@ -137,6 +177,15 @@ def test_other_readings_are_tried_only_where_the_name_leads_nowhere(site):
     assert locate(site, "a.processor.b", [])[1::2] == ("a.processor.b", "name and shape")
     recent = []
     found = locate(site, "transformer.c._orig_mod.processor.d", recent)
-    assert (found.wrapper, found.name, found.rule) == ("transformer.", "c.d", "read as transformer.c.d")
+    assert (found.wrapper, found.name, found.rule) == (
+        "transformer.",
+        "c.d",
+        "read as transformer.c.d",
+    )
     assert recent == []
-    assert locate(site, "transformer.c._orig_mod.e", []) == ("transformer.", "c._orig_mod.e", (), "")
+    assert locate(site, "transformer.c._orig_mod.e", []) == (
+        "transformer.",
+        "c._orig_mod.e",
+        (),
+        "",
+    )

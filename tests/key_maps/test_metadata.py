@@ -1,4 +1,6 @@
-"""The metadata reader: everything the trainers write is shown, nothing is dropped, and nothing hostile stops it."""
+"""The metadata reader: everything the trainers write is shown, nothing is dropped, and nothing
+hostile stops it.
+"""
 
 import json
 import random
@@ -8,17 +10,28 @@ import time
 from pathlib import Path
 
 import pytest
-from lora_locksmith.key_maps.header import read_header
-from lora_locksmith.key_maps.metadata import METADATA_TABLE, MetadataTableError, metadata_table, read_metadata, read_table
+from lora_locksmith.files.header import read_header
+from lora_locksmith.report.metadata import (
+    METADATA_TABLE,
+    MetadataTableError,
+    metadata_table,
+    read_metadata,
+    read_table,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-BUCKETS = {"0": {"resolution": [832, 1216], "count": 50}, "1": {"resolution": [1024, 1024], "count": 200}}
+BUCKETS = {
+    "0": {"resolution": [832, 1216], "count": 50},
+    "1": {"resolution": [1024, 1024], "count": 200},
+}
 
 
 def sd_scripts(**changes) -> dict[str, str]:
-    """What sd-scripts' train_network.py writes without a dataset config: every value through str() or json.dumps()."""
+    """What sd-scripts' train_network.py writes without a dataset config: every value through str()
+    or json.dumps().
+    """
     values = {
         "ss_session_id": 1234567890, "ss_training_started_at": 1690000000.5, "ss_training_finished_at": 1690009060.5,
         "ss_output_name": "ohwx", "ss_learning_rate": 0.0001, "ss_text_encoder_lr": [5e-05, 5e-05], "ss_unet_lr": None,
@@ -51,8 +64,15 @@ def test_sd_scripts():
     found = read_metadata(sd_scripts())
     assert found.unknown == () and found.problems == ()
     training, network = rows(found, "Training"), rows(found, "Network")
-    assert training["Steps"] == "1500" and training["Learning rate"] == "0.0001" and training["Min SNR gamma"] == "5"
-    assert training["Learning rate, text encoder"] == "5e-05, 5e-05" and training["Noise offset"] == "0.0357"
+    assert (
+        training["Steps"] == "1500"
+        and training["Learning rate"] == "0.0001"
+        and training["Min SNR gamma"] == "5"
+    )
+    assert (
+        training["Learning rate, text encoder"] == "5e-05, 5e-05"
+        and training["Noise offset"] == "0.0357"
+    )
     assert training["Started"] == "2023-07-22 04:26:40 UTC" and training["Duration"] == "2 h 31 min"
     assert "Clip skip" not in training, "None means not set"
     assert (network["Rank (dim)"], network["Alpha"]) == ("16", "8")
@@ -69,18 +89,33 @@ def test_tags_and_trigger_words_with_their_evidence():
     found = read_metadata(sd_scripts())
     assert found.tags.total == 4 and found.tags.images == 25
     assert found.tags.most[:2] == (("ohwx man", 25, 1.0), ("solo", 23, 0.92))
-    assert words(found).keys() == {"ohwx man", "solo"}, "smile stands in 22 of 25 captions, which is not nearly all"
-    assert "10_ohwx man" in words(found)["ohwx man"] and "25 of the 25 captions" in words(found)["ohwx man"]
+    assert words(found).keys() == {
+        "ohwx man",
+        "solo",
+    }, "smile stands in 22 of 25 captions, which is not nearly all"
+    assert (
+        "10_ohwx man" in words(found)["ohwx man"]
+        and "25 of the 25 captions" in words(found)["ohwx man"]
+    )
     assert read_metadata(sd_scripts(), most_tags=1).tags.most == (("ohwx man", 25, 1.0),)
     assert read_metadata(sd_scripts(), most_tags=1).tags.total == 4
 
 
 def test_tags_are_summed_without_regularisation_images():
-    tags = {"5_me": {"me": 10, "hat": 2}, "2_more": {"me": 5, "hat": 3}, "1_man": {"man": 100, "hat": 100}}
+    tags = {
+        "5_me": {"me": 10, "hat": 2},
+        "2_more": {"me": 5, "hat": 3},
+        "1_man": {"man": 100, "hat": 100},
+    }
     found = read_metadata(
         sd_scripts(
             ss_tag_frequency=json.dumps(tags),
-            ss_dataset_dirs=json.dumps({"5_me": {"n_repeats": 5, "img_count": 10}, "2_more": {"n_repeats": 2, "img_count": 10}}),
+            ss_dataset_dirs=json.dumps(
+                {
+                    "5_me": {"n_repeats": 5, "img_count": 10},
+                    "2_more": {"n_repeats": 2, "img_count": 10},
+                }
+            ),
             ss_reg_dataset_dirs=json.dumps({"1_man": {"n_repeats": 1, "img_count": 100}}),
         )
     )
@@ -93,28 +128,82 @@ def test_no_share_and_no_guess_where_images_are_not_counted():
     found = read_metadata({"ss_tag_frequency": json.dumps(sentences)})
     assert found.tags.total == 40 and found.tags.images is None and found.tags.most[0].share is None
     assert found.trigger_words == ()
-    found = read_metadata({"ss_tag_frequency": json.dumps({"data": {"zwx": 30, "a dog": 29, "grass": 20}})})
-    assert words(found).keys() == {"zwx", "a dog"} and "the commonest tag has 30" in words(found)["a dog"]
+    found = read_metadata(
+        {"ss_tag_frequency": json.dumps({"data": {"zwx": 30, "a dog": 29, "grass": 20}})}
+    )
+    assert (
+        words(found).keys() == {"zwx", "a dog"}
+        and "the commonest tag has 30" in words(found)["a dog"]
+    )
 
 
 def test_dataset_configs_of_sd_scripts_and_musubi():
-    subset = {"img_count": 20, "num_repeats": 3, "image_dir": "faces", "class_tokens": "qrx", "is_reg": False, "shuffle_caption": True}
-    regular = {"img_count": 50, "num_repeats": 1, "image_dir": "man", "class_tokens": "man", "is_reg": True}
-    dataset = {"resolution": [768, 512], "batch_size_per_device": 2, "num_train_images": 60, "subsets": [subset, regular]}
-    musubi = {"resolution": [960, 544], "num_repeats": 1, "video_directory": "clips", "target_frames": [1, 25]}
-    found = read_metadata({"ss_datasets": json.dumps([dataset, musubi]), "modelspec.resolution": "1280x720"})
-    assert found.resolution == "768x512, 960x544", "not modelspec's, which is a default of the trainer"
+    subset = {
+        "img_count": 20,
+        "num_repeats": 3,
+        "image_dir": "faces",
+        "class_tokens": "qrx",
+        "is_reg": False,
+        "shuffle_caption": True,
+    }
+    regular = {
+        "img_count": 50,
+        "num_repeats": 1,
+        "image_dir": "man",
+        "class_tokens": "man",
+        "is_reg": True,
+    }
+    dataset = {
+        "resolution": [768, 512],
+        "batch_size_per_device": 2,
+        "num_train_images": 60,
+        "subsets": [subset, regular],
+    }
+    musubi = {
+        "resolution": [960, 544],
+        "num_repeats": 1,
+        "video_directory": "clips",
+        "target_frames": [1, 25],
+    }
+    found = read_metadata(
+        {"ss_datasets": json.dumps([dataset, musubi]), "modelspec.resolution": "1280x720"}
+    )
+    assert found.resolution == "768x512, 960x544", (
+        "not modelspec's, which is a default of the trainer"
+    )
     shown = rows(found, "Dataset")
-    assert shown["Dataset 1, faces"] == "20 images, repeated 3 times; class tokens qrx; captions shuffled"
+    assert (
+        shown["Dataset 1, faces"]
+        == "20 images, repeated 3 times; class tokens qrx; captions shuffled"
+    )
     assert "videos in clips" in shown["Dataset 2"] and "frames [1, 25]" in shown["Dataset 2"]
     assert words(found).keys() == {"qrx"}
-    assert "may be only the base model's" in read_metadata({"modelspec.resolution": "1280x720"}).resolution
+    assert (
+        "may be only the base model's"
+        in read_metadata({"modelspec.resolution": "1280x720"}).resolution
+    )
 
 
 def test_lycoris_arguments():
-    arguments = {"algo": "lokr", "conv_dim": "8", "factor": "-1", "dora_wd": "True", "preset": "full", "something_new": "1"}
-    shown = rows(read_metadata(sd_scripts(ss_network_module="lycoris.kohya", ss_network_args=json.dumps(arguments))), "Network")
-    assert (shown["LyCORIS algorithm"], shown["Rank of convolutions"], shown["DoRA"]) == ("lokr", "8", "yes")
+    arguments = {
+        "algo": "lokr",
+        "conv_dim": "8",
+        "factor": "-1",
+        "dora_wd": "True",
+        "preset": "full",
+        "something_new": "1",
+    }
+    shown = rows(
+        read_metadata(
+            sd_scripts(ss_network_module="lycoris.kohya", ss_network_args=json.dumps(arguments))
+        ),
+        "Network",
+    )
+    assert (shown["LyCORIS algorithm"], shown["Rank of convolutions"], shown["DoRA"]) == (
+        "lokr",
+        "8",
+        "yes",
+    )
     assert shown["Network argument something_new"] == "1"
     split = rows(read_metadata({"ss_network_args": json.dumps({"split_qkv": "True"})}), "Network")
     assert split["q, k, v trained apart (split_qkv)"] == "yes"
@@ -124,36 +213,92 @@ def test_lycoris_arguments():
 
 def test_ai_toolkit():
     """toolkit/metadata.py: what is no text becomes JSON; `meta` of the config is kept."""
-    software = {"name": "ai-toolkit", "repo": "https://github.com/ostris/ai-toolkit", "version": "0.7.2"}
-    metadata = {"name": "my_lora", "version": "1.0", "training_info": json.dumps({"step": 2000, "epoch": 12}), "format": "pt"}
-    metadata |= {"software": json.dumps(software), "ss_base_model_version": "flux.1", "ss_output_name": "my_lora"}
+    software = {
+        "name": "ai-toolkit",
+        "repo": "https://github.com/ostris/ai-toolkit",
+        "version": "0.7.2",
+    }
+    metadata = {
+        "name": "my_lora",
+        "version": "1.0",
+        "training_info": json.dumps({"step": 2000, "epoch": 12}),
+        "format": "pt",
+    }
+    metadata |= {
+        "software": json.dumps(software),
+        "ss_base_model_version": "flux.1",
+        "ss_output_name": "my_lora",
+    }
     found = read_metadata(metadata | {"ss_tag_frequency": json.dumps({"1_p3rs0n": {"p3rs0n": 1}})})
-    assert found.trainer_version == "AI-Toolkit 0.7.2" and rows(found, "Training")["Steps"] == "2000"
+    assert (
+        found.trainer_version == "AI-Toolkit 0.7.2" and rows(found, "Training")["Steps"] == "2000"
+    )
     assert "AI-Toolkit" in words(found)["p3rs0n"] and found.unknown == () and found.problems == ()
     old = read_metadata({"software": "ai-toolkit"})
-    assert rows(old, "Software") == {"Software": "ai-toolkit"} and old.problems == () and old.trainer_version == ""
+    assert (
+        rows(old, "Software") == {"Software": "ai-toolkit"}
+        and old.problems == ()
+        and old.trainer_version == ""
+    )
 
 
 def test_onetrainer():
-    config = {"base_model_name": "black-forest-labs/FLUX.1-dev", "lora_rank": 16, "lora_alpha": 1.0, "learning_rate": 0.0003}
-    config |= {"resolution": "512,768", "optimizer": {"optimizer": "ADAMW", "weight_decay": 0.01}, "concepts": None, "tensorboard": True}
-    metadata = {"ot_branch": "master", "ot_revision": "9b2a6d8", "ot_config": json.dumps(config), "modelspec.hash_sha256": "0x" + "a" * 64}
+    config = {
+        "base_model_name": "black-forest-labs/FLUX.1-dev",
+        "lora_rank": 16,
+        "lora_alpha": 1.0,
+        "learning_rate": 0.0003,
+    }
+    config |= {
+        "resolution": "512,768",
+        "optimizer": {"optimizer": "ADAMW", "weight_decay": 0.01},
+        "concepts": None,
+        "tensorboard": True,
+    }
+    metadata = {
+        "ot_branch": "master",
+        "ot_revision": "9b2a6d8",
+        "ot_config": json.dumps(config),
+        "modelspec.hash_sha256": "0x" + "a" * 64,
+    }
     found = read_metadata(metadata | {"ss_base_model_version": "sdxl_"})
     assert found.trainer_version == "OneTrainer, branch master, revision 9b2a6d8"
-    assert found.base_model.name == "black-forest-labs/FLUX.1-dev" and found.resolution == "512x512, 768x768"
-    assert rows(found, "Training")["Optimizer"] == "ADAMW" and rows(found, "Network")["Alpha"] == "1"
+    assert (
+        found.base_model.name == "black-forest-labs/FLUX.1-dev"
+        and found.resolution == "512x512, 768x768"
+    )
+    assert (
+        rows(found, "Training")["Optimizer"] == "ADAMW" and rows(found, "Network")["Alpha"] == "1"
+    )
     assert rows(found, "Software")["OneTrainer settings"] == "8 settings in the file"
     assert found.hashes == {"modelspec.hash_sha256": "0x" + "a" * 64}
 
 
 def test_simpletuner():
-    """save_hooks.py _build_modelspec_metadata: tags of more than half of all captions, and no number of images."""
-    metadata = {"modelspec.sai_model_spec": "1.0.1", "global_step": "5000", "modelspec.architecture": "flux-dev/lora", "format": "pt"}
-    metadata |= {"modelspec.implementation": "diffusers", "modelspec.title": "run", "modelspec.resolution": "1024x1024"}
-    metadata |= {"trained_words": "xyz person", "ss_tag_frequency": json.dumps({"mine": {"xyz person": 40, "photo": 25}})}
+    """save_hooks.py _build_modelspec_metadata: tags of more than half of all captions, and no
+    number of images.
+    """
+    metadata = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "global_step": "5000",
+        "modelspec.architecture": "flux-dev/lora",
+        "format": "pt",
+    }
+    metadata |= {
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": "run",
+        "modelspec.resolution": "1024x1024",
+    }
+    metadata |= {
+        "trained_words": "xyz person",
+        "ss_tag_frequency": json.dumps({"mine": {"xyz person": 40, "photo": 25}}),
+    }
     found = read_metadata(metadata | {"modelspec.comment": "note"})
     assert found.unknown == () and rows(found, "Training")["Steps"] == "5000"
-    assert words(found).keys() == {"xyz person"} and "trained_words says so" in words(found)["xyz person"]
+    assert (
+        words(found).keys() == {"xyz person"}
+        and "trained_words says so" in words(found)["xyz person"]
+    )
 
 
 def test_what_peft_and_diffusers_write(tmp_path):
@@ -161,8 +306,16 @@ def test_what_peft_and_diffusers_write(tmp_path):
     from diffusers.loaders.lora_base import LoraBaseMixin
     from peft import LoraConfig
 
-    config = LoraConfig(r=16, lora_alpha=32, use_rslora=True, target_modules=["to_q", "to_k"], rank_pattern={"to_k": 4}).to_dict()
-    config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    config = LoraConfig(
+        r=16,
+        lora_alpha=32,
+        use_rslora=True,
+        target_modules=["to_q", "to_k"],
+        rank_pattern={"to_k": 4},
+    ).to_dict()
+    config = {
+        name: sorted(value) if isinstance(value, set) else value for name, value in config.items()
+    }
     LoraBaseMixin._save_lora_weights(
         save_directory=tmp_path,
         lora_layers={"transformer": {"to_q.lora_A.weight": torch.zeros(16, 8)}},
@@ -174,25 +327,49 @@ def test_what_peft_and_diffusers_write(tmp_path):
     )
     found = read_metadata(read_header(tmp_path / "x.safetensors").metadata)
     shown = rows(found, "Network")
-    assert (shown["transformer: rank"], shown["transformer: alpha"], shown["transformer: rsLoRA"]) == ("16", "32", "yes")
-    assert shown["transformer: DoRA"] == "no" and shown["transformer: target modules"] == "to_k, to_q"
-    assert shown["transformer: rank patterns"] == "to_k = 4" and shown["transformer: kind"] in ("LORA", "PeftType.LORA")
+    assert (
+        shown["transformer: rank"],
+        shown["transformer: alpha"],
+        shown["transformer: rsLoRA"],
+    ) == ("16", "32", "yes")
+    assert (
+        shown["transformer: DoRA"] == "no" and shown["transformer: target modules"] == "to_k, to_q"
+    )
+    assert shown["transformer: rank patterns"] == "to_k = 4" and shown["transformer: kind"] in (
+        "LORA",
+        "PeftType.LORA",
+    )
     assert found.problems == () and found.unknown == ()
 
 
 def test_stated_trigger_words_come_first():
     found = read_metadata(
-        sd_scripts(ssmd_keywords="one, two", **{"modelspec.trigger_phrase": "a phrase", "modelspec.usage_hint": "Trigger word: hinted"})
+        sd_scripts(
+            ssmd_keywords="one, two",
+            **{
+                "modelspec.trigger_phrase": "a phrase",
+                "modelspec.usage_hint": "Trigger word: hinted",
+            },
+        )
     )
-    assert list(words(found))[:3] == ["one, two", "a phrase", "hinted"] and list(words(found))[3] == "ohwx man"
+    assert (
+        list(words(found))[:3] == ["one, two", "a phrase", "hinted"]
+        and list(words(found))[3] == "ohwx man"
+    )
     assert words(read_metadata({"trained_words": '["a", "b"]'})).keys() == {"a", "b"}
 
 
 def test_unknown_keys_are_shown_with_their_true_length():
     found = read_metadata({"mystery": "z" * 5000, "short": "s", "": "e"})
-    assert dict(found.unknown) == {"mystery": "z" * 300 + " ... (5,000 characters)", "short": "s", "(no name)": "e"}
+    assert dict(found.unknown) == {
+        "mystery": "z" * 300 + " ... (5,000 characters)",
+        "short": "s",
+        "(no name)": "e",
+    }
     many = read_metadata({f"key {number}": "v" for number in range(3000)})
-    assert len(many.unknown) == 1000 and many.problems == ("2,000 more unknown keys are not listed",)
+    assert len(many.unknown) == 1000 and many.problems == (
+        "2,000 more unknown keys are not listed",
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,14 +377,23 @@ def test_unknown_keys_are_shown_with_their_true_length():
     [
         ({"ss_tag_frequency": '{"a": {"b": 1}'}, "ss_tag_frequency: broken JSON"),
         ({"ss_tag_frequency": "[1]"}, "ss_tag_frequency: broken JSON (it is not an object)"),
-        ({"ss_tag_frequency": '{"a": {"b": "x"}}'}, "ss_tag_frequency: 'a' holds something else than counts of tags"),
+        (
+            {"ss_tag_frequency": '{"a": {"b": "x"}}'},
+            "ss_tag_frequency: 'a' holds something else than counts of tags",
+        ),
         ({"ss_steps": "many"}, "ss_steps: 'many' is not a number"),
         ({"ss_steps": "1.5"}, "ss_steps: '1.5' is not a whole number"),
         ({"ss_learning_rate": "nan"}, "ss_learning_rate: 'nan' is not a number"),
         ({"ss_v2": "perhaps"}, "ss_v2: 'perhaps' is neither true nor false"),
         ({"ss_training_started_at": "1e30"}, "ss_training_started_at: '1e30' is no time"),
-        ({"lora_adapter_metadata": "[" * 100_000}, "lora_adapter_metadata: broken JSON (it is nested too deep)"),
-        ({"ot_config": "9" * 10_000_000}, "ot_config: not read, because it is too long (10,000,000 characters)"),
+        (
+            {"lora_adapter_metadata": "[" * 100_000},
+            "lora_adapter_metadata: broken JSON (it is nested too deep)",
+        ),
+        (
+            {"ot_config": "9" * 10_000_000},
+            "ot_config: not read, because it is too long (10,000,000 characters)",
+        ),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else next(iter(value)),
 )
@@ -256,7 +442,9 @@ def hostile_value(chance: random.Random, depth: int = 0):
     )
     if chance.random() < 0.3:
         return [hostile_value(chance, depth + 1) for _ in range(chance.randrange(4))]
-    return {chance.choice(names): hostile_value(chance, depth + 1) for _ in range(chance.randrange(5))}
+    return {
+        chance.choice(names): hostile_value(chance, depth + 1) for _ in range(chance.randrange(5))
+    }
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -264,9 +452,18 @@ def test_hostile_values_never_raise(seed):
     chance = random.Random(seed)
     keys = [path[0] for path in metadata_table().rules]
     for _ in range(60):
-        chosen = [*chance.sample(keys, 12), "ss_tag_frequency", "ss_datasets", "ss_dataset_dirs", "\ud800"]
+        chosen = [
+            *chance.sample(keys, 12),
+            "ss_tag_frequency",
+            "ss_datasets",
+            "ss_dataset_dirs",
+            "\ud800",
+        ]
         values = {key: hostile_value(chance) for key in chosen}
-        metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+        metadata = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in values.items()
+        }
         for content in (metadata, values):
             text = json.dumps(read_metadata(content).as_dict(), allow_nan=False, ensure_ascii=False)
             text.encode("utf-8")
@@ -278,12 +475,27 @@ def test_hostile_values_never_raise(seed):
 LARGE = {
     "one value": lambda n: {"modelspec.description": "\x00" * (500 * n)},
     "deep lists": lambda n: {"ss_datasets": "[" * (250 * n) + "]" * (250 * n)},
-    "tags": lambda n: {"ss_tag_frequency": json.dumps({"a": {f"tag {number}": 3 for number in range(n)}})},
-    "folders": lambda n: {"ss_dataset_dirs": json.dumps({f"1_a{number}": {} for number in range(n)})},
-    "folders of tags": lambda n: {"ss_tag_frequency": json.dumps({f"1_a{number}": {"b": 5} for number in range(n)})},
-    "datasets": lambda n: {"ss_datasets": json.dumps([{"resolution": number, "subsets": [{}]} for number in range(n // 2)])},
-    "components": lambda n: {"lora_adapter_metadata": json.dumps({f"a{number}.r": 1 for number in range(n)})},
-    "numbers": lambda n: {"ss_text_encoder_lr": "[" + "1," * (200 * n) + "]", "ss_steps": "1" * (200 * n)},
+    "tags": lambda n: {
+        "ss_tag_frequency": json.dumps({"a": {f"tag {number}": 3 for number in range(n)}})
+    },
+    "folders": lambda n: {
+        "ss_dataset_dirs": json.dumps({f"1_a{number}": {} for number in range(n)})
+    },
+    "folders of tags": lambda n: {
+        "ss_tag_frequency": json.dumps({f"1_a{number}": {"b": 5} for number in range(n)})
+    },
+    "datasets": lambda n: {
+        "ss_datasets": json.dumps(
+            [{"resolution": number, "subsets": [{}]} for number in range(n // 2)]
+        )
+    },
+    "components": lambda n: {
+        "lora_adapter_metadata": json.dumps({f"a{number}.r": 1 for number in range(n)})
+    },
+    "numbers": lambda n: {
+        "ss_text_encoder_lr": "[" + "1," * (200 * n) + "]",
+        "ss_steps": "1" * (200 * n),
+    },
     "keys": lambda n: {f"key {number}": "v" * 40 for number in range(5 * n)},
 }
 SIZES = (25_000, 100_000)
@@ -294,18 +506,26 @@ def test_large_metadata_costs_no_more_than_its_length_and_tells_little(name):
     costs = []
     for size in SIZES:
         metadata = LARGE[name](size)
-        start = time.process_time()
-        found = read_metadata(metadata)
-        costs.append(time.process_time() - start)
+        taken = []
+        for _ in range(3):
+            start = time.process_time()
+            found = read_metadata(metadata)
+            taken.append(time.process_time() - start)
+        costs.append(min(taken))
         assert len(json.dumps(found.as_dict())) < 1_000_000
     assert costs[1] < 10 * max(costs[0], 0.05), "four times as much"
 
 
 def test_the_table_is_sound():
     table = metadata_table()
-    assert all(path[:1] in table.rules for path in table.rules), "what is inside a key needs a line for the key"
+    assert all(path[:1] in table.rules for path in table.rules), (
+        "what is inside a key needs a line for the key"
+    )
     for paths in table.answers.values():
-        assert all(tuple(path.split(">")) in table.rules or path == "ss_datasets>resolution" for path in paths)
+        assert all(
+            tuple(path.split(">")) in table.rules or path == "ss_datasets>resolution"
+            for path in paths
+        )
     for version in table.trainers:
         assert tuple(version.path.split(">")) in table.rules
     METADATA_TABLE.read_text("utf-8").encode("ascii")
@@ -327,10 +547,29 @@ def test_a_wrong_table_is_refused(text, fault):
 
 def test_every_key_of_the_table_is_read():
     """With a value of its kind every top-level key becomes a row, and none is a problem."""
-    values = {"boolean": "True", "resolution": "512,512", "list": '["a"]', "each": '{"a": 1}', "some": '{"a": 1}', "adapter": '{"x.a": 1}'}
-    values |= {"tags": '{"a": {"b": 3}}', "folders": '{"1_a": {}}', "regular_folders": '{"1_a": {}}', "datasets": '[{"resolution": 5}]'}
-    values |= {"buckets": '{"buckets": {"0": {"resolution": [8, 8], "count": 1}}}', "time": "1690000000.5"}
-    metadata = {path[0]: values.get(rule.kind, "7") for path, rule in metadata_table().rules.items() if len(path) == 1}
+    values = {
+        "boolean": "True",
+        "resolution": "512,512",
+        "list": '["a"]',
+        "each": '{"a": 1}',
+        "some": '{"a": 1}',
+        "adapter": '{"x.a": 1}',
+    }
+    values |= {
+        "tags": '{"a": {"b": 3}}',
+        "folders": '{"1_a": {}}',
+        "regular_folders": '{"1_a": {}}',
+        "datasets": '[{"resolution": 5}]',
+    }
+    values |= {
+        "buckets": '{"buckets": {"0": {"resolution": [8, 8], "count": 1}}}',
+        "time": "1690000000.5",
+    }
+    metadata = {
+        path[0]: values.get(rule.kind, "7")
+        for path, rule in metadata_table().rules.items()
+        if len(path) == 1
+    }
     found = read_metadata(metadata)
     assert found.problems == () and found.unknown == ()
     assert sum(map(len, found.sections.values())) >= len(metadata)
@@ -342,7 +581,7 @@ def test_it_needs_no_torch():
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("pack", {str(entry)!r}, submodule_search_locations=[{str(ROOT)!r}])
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
-import pack.key_maps.metadata, pack.key_maps.hashes
+import pack.report.metadata, pack.files.hashes
 assert not {{"torch", "numpy", "safetensors", "comfy"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

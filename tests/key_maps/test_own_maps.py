@@ -1,17 +1,27 @@
-"""A user's own tables and records: used like the pack's, and a mistake in one is named, not fatal."""
+"""A user's own tables and records: used like the pack's, and a mistake in one is
+named, not fatal.
+"""
 
 from __future__ import annotations
 
 import pytest
-from lora_locksmith.key_maps.own import own_maps_stamp, read_own_maps
-from lora_locksmith.key_maps.plan import PLACED, make_plan
-from lora_locksmith.key_maps.report import Report
-from lora_locksmith.key_maps.site import Site, denoiser_component
+from lora_locksmith.key_maps.user_maps import own_maps_stamp, read_own_maps
+from lora_locksmith.planning.plan import PLACED, make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.report.load_report import Report
 
-TABLE = "@title Home Made\n[layers.{} = stages.{}]\nmix.qkv 3h h = ask + know + value\nmix.out h h = answer\n"
-RECORD = "title Home Trainer\nwrites acme::\nnames diffusers\nform dotted\nroles lora_A.weight lora_B.weight\n"
+TABLE = (
+    "@title Home Made\n[layers.{} = stages.{}]\nmix.qkv 3h h = ask + know + value\nmix.out h h ="
+    " answer\n"
+)
+RECORD = (
+    "title Home Trainer\nwrites acme::\nnames diffusers\nform dotted\nroles lora_A.weight"
+    " lora_B.weight\n"
+)
 WEIGHTS = {
-    f"diffusion_model.layers.{i}.mix.{name}.weight": shape for i in range(2) for name, shape in {"qkv": (12, 4), "out": (4, 4)}.items()
+    f"diffusion_model.layers.{i}.mix.{name}.weight": shape
+    for i in range(2)
+    for name, shape in {"qkv": (12, 4), "out": (4, 4)}.items()
 }
 KEYS = {"acme::stages.1.know.lora_A.weight": (2, 4), "acme::stages.1.know.lora_B.weight": (4, 2)}
 
@@ -33,7 +43,13 @@ def test_a_model_and_a_trainer_that_only_the_user_knows(folder):
     report = report_with(read_own_maps(folder))
     assert set(report.categories) == {PLACED}
     told = report.explain("acme::stages.1.know.lora_B.weight")
-    assert told["targets"] == [{"weight": "diffusion_model.layers.1.mix.qkv.weight", "rows": (4, 4), "rows_of_adapter": None}]
+    assert told["targets"] == [
+        {
+            "weight": "diffusion_model.layers.1.mix.qkv.weight",
+            "rows": (4, 4),
+            "rows_of_adapter": None,
+        }
+    ]
     assert told["wrapper"] == "acme::"
     assert report.trainer == "Home Trainer"
     assert report.as_dict()["family_title"] == "Home Made"
@@ -43,10 +59,16 @@ def test_without_them_the_keys_are_unknown(tmp_path):
     assert not report_with(read_own_maps(tmp_path)).adapters
 
 
-@pytest.mark.parametrize("old, new", [("@title", "\ufeff@title"), (" ", "\t"), ("\n", "\r\n")], ids=["mark", "tabs", "line ends"])
+@pytest.mark.parametrize(
+    "old, new",
+    [("@title", "\ufeff@title"), (" ", "\t"), ("\n", "\r\n")],
+    ids=["mark", "tabs", "line ends"],
+)
 def test_what_editors_put_into_text_is_no_mistake(folder, old, new):
     (folder / "families" / "home.table").write_bytes(TABLE.replace(old, new).encode())
-    (folder / "dialects" / "home.record").write_bytes(RECORD.replace(old.replace("@", ""), new.replace("@", "")).encode())
+    (folder / "dialects" / "home.record").write_bytes(
+        RECORD.replace(old.replace("@", ""), new.replace("@", "")).encode()
+    )
     assert set(report_with(read_own_maps(folder)).categories) == {PLACED}
 
 

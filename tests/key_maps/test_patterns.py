@@ -1,4 +1,6 @@
-"""Patterns in adapter settings: the same answer as PEFT's own rule, always, and in a time that nothing in them can stretch."""
+"""Patterns in adapter settings: the same answer as PEFT's own rule, always, and in a time that
+nothing in them can stretch.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,38 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from lora_locksmith.key_maps.pattern_syntax import Allowance
-from lora_locksmith.key_maps.patterns import LONGEST_NAME, MOST_CUTS, Patterns
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Site, denoiser_component
+from lora_locksmith.planning.pattern_syntax import Allowance
+from lora_locksmith.planning.patterns import LONGEST_NAME, MOST_CUTS, Patterns
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("a", "b", "to_q", "to-k", "lin", "0", "1", "10", "x9")
-LETTERS = [".", r"\.", r"\_", r"\-", r"\d", r"\w", r"\s", r"\D", r"\W", "[0-9]", "[ab]", "[^.]", "[^ab.]", "[a-c1]", "[]a]", "{", "}", "_"]
+LETTERS = [
+    ".",
+    r"\.",
+    r"\_",
+    r"\-",
+    r"\d",
+    r"\w",
+    r"\s",
+    r"\D",
+    r"\W",
+    "[0-9]",
+    "[ab]",
+    "[^.]",
+    "[^ab.]",
+    "[a-c1]",
+    "[]a]",
+    "{",
+    "}",
+    "_",
+]
 PIECES = st.sampled_from([*WORDS, *LETTERS])
 REPEATED = st.builds(
-    lambda piece, times: (piece if len(piece.lstrip("\\")) == 1 or piece.startswith("[") else f"(?:{piece})") + times,
+    lambda piece, times: (
+        (piece if len(piece.lstrip("\\")) == 1 or piece.startswith("[") else f"(?:{piece})") + times
+    ),
     PIECES,
     st.sampled_from(["+", "*", "?", "*?", "+?", "{2}", "{1,2}", "{0,1}", "{,2}", "{1,}"]),
 )
@@ -33,7 +56,12 @@ GROUP = st.builds(
     st.sampled_from(["", "", "?"]),
 )
 # Each by itself, because a group's name may stand once.
-ROW = st.builds(lambda before, group, after: before + group + after, PLAIN_ROW, st.one_of(st.just(""), GROUP), PLAIN_ROW)
+ROW = st.builds(
+    lambda before, group, after: before + group + after,
+    PLAIN_ROW,
+    st.one_of(st.just(""), GROUP),
+    PLAIN_ROW,
+)
 ANCHORED = st.builds(
     lambda start, row, end: start + row + end,
     st.sampled_from(["", "", "^", r"\A", ".*", r".*\.", r"^.*\.", r"(.*\.)?"]),
@@ -41,9 +69,15 @@ ANCHORED = st.builds(
     st.sampled_from(["", "", "$", r"\Z", ".*"]),
 )
 NAMES = st.lists(
-    st.sampled_from(["a", "b", "to_q", "to-k", "lin", "0", "1", "10", "x9", ".", ".", ".", "_", "{", "c"]), min_size=1, max_size=7
+    st.sampled_from(
+        ["a", "b", "to_q", "to-k", "lin", "0", "1", "10", "x9", ".", ".", ".", "_", "{", "c"]
+    ),
+    min_size=1,
+    max_size=7,
 )
-NAME = st.one_of(NAMES.map("".join), st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(".".join))
+NAME = st.one_of(
+    NAMES.map("".join), st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(".".join)
+)
 PATTERN = st.one_of(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(".".join),
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(".".join).map(re.escape),
@@ -52,7 +86,9 @@ PATTERN = st.one_of(
 
 
 def peft_says(patterns, name):
-    """The first pattern that fits by PEFT's own function, None for none, and for patterns that `re` does not take."""
+    """The first pattern that fits by PEFT's own function, None for none, and for patterns that `re`
+    does not take.
+    """
     from peft.utils.other import get_pattern_key
 
     with warnings.catch_warnings():
@@ -74,7 +110,9 @@ def is_taken(pattern):
     return True
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(st.lists(PATTERN, min_size=1, max_size=4), st.lists(NAME, min_size=1, max_size=6))
 def test_the_same_answer_as_pefts_own_rule(patterns, names):
     assume(all(map(is_taken, patterns)))
@@ -84,7 +122,9 @@ def test_the_same_answer_as_pefts_own_rule(patterns, names):
         assert ours.first(name) == (peft_says(patterns, name), 0), (patterns, name)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(st.text("()[]{}|*+?^$.\\dwsDAZbB0129,-:P<>=!ax#", max_size=14), NAME)
 def test_any_text_is_read_as_python_reads_it_or_not_at_all(pattern, name):
     ours = Patterns([pattern])
@@ -96,7 +136,23 @@ def test_any_text_is_read_as_python_reads_it_or_not_at_all(pattern, name):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(?=a)a", "(?!b)a", r"a\b", r"(a)\1", "(?i)A", "a{2}{3}", "a**", "(", ")", "[", "*", "a++", "(?#x)a", "[b-a]"]
+    "pattern",
+    [
+        "(?=a)a",
+        "(?!b)a",
+        r"a\b",
+        r"(a)\1",
+        "(?i)A",
+        "a{2}{3}",
+        "a**",
+        "(",
+        ")",
+        "[",
+        "*",
+        "a++",
+        "(?#x)a",
+        "[b-a]",
+    ],
 )
 def test_what_is_richer_or_none_at_all_is_not_read(pattern):
     assert Patterns(["x", pattern, "a"]).first("m.a") == (2, 1)
@@ -112,7 +168,9 @@ def test_the_first_pattern_counts():
 
 
 def test_plain_names_that_are_cut_in_very_many_ways():
-    names = ["".join("." if i >> bit & 1 else "x" for bit in range(10)) for i in range(4 * MOST_CUTS)]
+    names = [
+        "".join("." if i >> bit & 1 else "x" for bit in range(10)) for i in range(4 * MOST_CUTS)
+    ]
     ours = Patterns(names)
     for name in ("a." + "x" * 10, "x" * 10, "x.x.x.x.x.", "a.xxxxxxxxx", "a." + "x" * 9 + "_"):
         assert ours.first(name) == (peft_says(names, name), 0)
@@ -152,7 +210,9 @@ for name, patterns in HOSTILE.items():
 
 def hostile_run(patterns):
     """2,000 modules against patterns, three times over as three components would."""
-    names = [f"blocks.{i}." + "".join("ab"[i >> bit & 1] for bit in range(11)) * 9 for i in range(2000)]
+    names = [
+        f"blocks.{i}." + "".join("ab"[i >> bit & 1] for bit in range(11)) * 9 for i in range(2000)
+    ]
     allowance = Allowance()
     for _ in range(3):
         ours = Patterns(patterns, allowance)
@@ -161,8 +221,11 @@ def hostile_run(patterns):
 
 
 def test_no_pattern_takes_for_ever():
-    # In a process of its own, because a search without end could not be stopped here. The limit is no measure, only an end.
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(ROOT)], capture_output=True, text=True, timeout=600)
+    # In a process of its own, because a search without end could not be stopped here. The limit is
+    # no measure, only an end.
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(ROOT)], capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == list(HOSTILE)
 
@@ -189,16 +252,32 @@ def test_the_work_grows_with_the_names_and_the_patterns_and_not_with_their_produ
 
 
 WEIGHTS = {f"diffusion_model.blocks.{i}.lin.weight": (8, 8) for i in range(4)}
-KEYS = {f"base_model.model.blocks.{i}.lin.lora_{role}.weight": shape for i in range(4) for role, shape in (("A", (4, 8)), ("B", (8, 4)))}
+KEYS = {
+    f"base_model.model.blocks.{i}.lin.lora_{role}.weight": shape
+    for i in range(4)
+    for role, shape in (("A", (4, 8)), ("B", (8, 4)))
+}
 
 
 def planned(**config):
-    return make_plan(KEYS, {}, Site([denoiser_component(WEIGHTS)]), {"peft_type": "LORA", "r": 4, "lora_alpha": 4, **config})
+    return make_plan(
+        KEYS,
+        {},
+        Site([denoiser_component(WEIGHTS)]),
+        {"peft_type": "LORA", "r": 4, "lora_alpha": 4, **config},
+    )
 
 
 @pytest.mark.parametrize(
     "pattern",
-    ["|".join(f"blocks.{i}.lin" for i in range(16)), r"(blocks\.\d+)+\.lin", "lin", r"^blocks\.\d\.lin$", r".*\.lin", "blocks.[0-9]+.lin"],
+    [
+        "|".join(f"blocks.{i}.lin" for i in range(16)),
+        r"(blocks\.\d+)+\.lin",
+        "lin",
+        r"^blocks\.\d\.lin$",
+        r".*\.lin",
+        "blocks.[0-9]+.lin",
+    ],
 )
 def test_a_pattern_that_is_read_gives_the_strength(pattern):
     plan = planned(alpha_pattern={pattern: 16})
@@ -207,10 +286,17 @@ def test_a_pattern_that_is_read_gives_the_strength(pattern):
 
 
 def test_a_pattern_that_is_not_read_is_told():
-    plan = planned(alpha_pattern={"blocks.0.lin": 8, r"(?=b)blocks\.\d\.lin": 16, "blocks.1.lin": 12})
+    plan = planned(
+        alpha_pattern={"blocks.0.lin": 8, r"(?=b)blocks\.\d\.lin": 16, "blocks.1.lin": 12}
+    )
     assert [adapter.strength.scale for adapter in plan.adapters] == [2.0, 3.0, 1.0, 1.0]
     (caution,) = plan.cautions
-    assert "alpha_pattern" in caution and "(?=b)blocks" in caution and "sets 16" in caution and "3 modules" in caution
+    assert (
+        "alpha_pattern" in caution
+        and "(?=b)blocks" in caution
+        and "sets 16" in caution
+        and "3 modules" in caution
+    )
 
 
 def test_a_pattern_that_no_module_asks_for_is_no_caution():
@@ -219,7 +305,10 @@ def test_a_pattern_that_no_module_asks_for_is_no_caution():
 
 def test_a_name_that_is_no_pattern_of_itself_is_looked_up_as_peft_does():
     name = "blocks.0.a(b)"
-    keys = {f"base_model.model.{name}.lora_{role}.weight": shape for role, shape in (("A", (4, 8)), ("B", (8, 4)))}
+    keys = {
+        f"base_model.model.{name}.lora_{role}.weight": shape
+        for role, shape in (("A", (4, 8)), ("B", (8, 4)))
+    }
     site = Site([denoiser_component({f"diffusion_model.{name}.weight": (8, 8)})])
     plan = make_plan(keys, {}, site, {"r": 4, "lora_alpha": 4, "alpha_pattern": {name: 8}})
     assert [adapter.strength.scale for adapter in plan.adapters] == [2.0]

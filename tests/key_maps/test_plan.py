@@ -1,18 +1,24 @@
-"""The plan's laws, on a small FLUX.1: nothing guessed, nothing silently dropped, each key with its reason."""
+"""The plan's laws, on a small FLUX.1: nothing guessed, nothing silently dropped, each key with its
+reason.
+"""
 
 import json
 
 import pytest
-from lora_locksmith.key_maps import plan as plans
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.report import Report
-from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
+from lora_locksmith.planning import plan as plans
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
+from lora_locksmith.report.load_report import Report
 
 H, M = 8, 32
 
 
 def flux_weights() -> dict[str, tuple[int, ...]]:
-    modules = {"img_in": (H, 16), "final_layer.linear": (16, H), "final_layer.adaLN_modulation.1": (2 * H, H)}
+    modules = {
+        "img_in": (H, 16),
+        "final_layer.linear": (16, H),
+        "final_layer.adaLN_modulation.1": (2 * H, H),
+    }
     for i in range(2):
         for side in ("img", "txt"):
             modules |= {
@@ -22,7 +28,10 @@ def flux_weights() -> dict[str, tuple[int, ...]]:
                 f"double_blocks.{i}.{side}_mlp.0": (M, H),
                 f"double_blocks.{i}.{side}_mlp.2": (H, M),
             }
-        modules |= {f"single_blocks.{i}.linear1": (3 * H + M, H), f"single_blocks.{i}.linear2": (H, H + M)}
+        modules |= {
+            f"single_blocks.{i}.linear1": (3 * H + M, H),
+            f"single_blocks.{i}.linear2": (H, H + M),
+        }
         modules |= {f"single_blocks.{i}.modulation.lin": (3 * H, H)}
     weights = {f"diffusion_model.{name}.weight": shape for name, shape in modules.items()}
     return weights | {f"diffusion_model.{name}.bias": shape[:1] for name, shape in modules.items()}
@@ -45,12 +54,16 @@ def bare_site():
     return Site([denoiser_component(flux_weights())])
 
 
-def lora(module: str, out: int, inner: int, rank: int = 2, down="lora_A.weight", up="lora_B.weight") -> dict[str, tuple[int, ...]]:
+def lora(
+    module: str, out: int, inner: int, rank: int = 2, down="lora_A.weight", up="lora_B.weight"
+) -> dict[str, tuple[int, ...]]:
     return {f"{module}.{down}": (rank, inner), f"{module}.{up}": (out, rank)}
 
 
 def only_target(plan):
-    assert len(plan.adapters) == 1, {key: outcome for key, outcome in plan.outcomes.items() if outcome.category != "placed"}
+    assert len(plan.adapters) == 1, {
+        key: outcome for key, outcome in plan.outcomes.items() if outcome.category != "placed"
+    }
     return plan.adapters[0].target
 
 
@@ -64,7 +77,13 @@ WRAPPERS = (
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("adapter", ["", ".default", ".default_0.default", ".my_style"])
 def test_wrappers_in_any_number_and_order_and_any_adapter_name(site, wrapper, adapter):
-    keys = lora(f"{wrapper}transformer_blocks.1.attn.add_k_proj", H, H, down=f"lora_A{adapter}.weight", up=f"lora_B{adapter}.weight")
+    keys = lora(
+        f"{wrapper}transformer_blocks.1.attn.add_k_proj",
+        H,
+        H,
+        down=f"lora_A{adapter}.weight",
+        up=f"lora_B{adapter}.weight",
+    )
     target = only_target(make_plan(keys, {}, site))
     assert target.pieces == (("diffusion_model.double_blocks.1.txt_attn.qkv.weight", (H, H), None),)
 
@@ -73,25 +92,44 @@ FLAT = ("lora_unet_", "lora_unet__", "lora_transformer_", "lycoris_", "Hunyuan_v
 
 
 @pytest.mark.parametrize("wrapper", FLAT)
-@pytest.mark.parametrize("name", ["double_blocks_0_img_attn_qkv", "double_blocks_0.img_attn.qkv", "double_blocks__0_img_attn_qkv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "double_blocks_0_img_attn_qkv",
+        "double_blocks_0.img_attn.qkv",
+        "double_blocks__0_img_attn_qkv",
+    ],
+)
 def test_flattened_half_flattened_and_doubled_separators(site, wrapper, name):
     keys = lora(wrapper + name, 3 * H, H, down="lora_down.weight", up="lora_up.weight")
-    assert only_target(make_plan(keys, {}, site)).pieces == (("diffusion_model.double_blocks.0.img_attn.qkv.weight", None, None),)
+    assert only_target(make_plan(keys, {}, site)).pieces == (
+        ("diffusion_model.double_blocks.0.img_attn.qkv.weight", None, None),
+    )
 
 
 def test_a_compiled_block_and_a_cut_name(site):
-    for module in ("transformer.single_transformer_blocks.0._orig_mod.attn.to_q", "transformer.single_transformer_blocks.0.attn.to_q"):
+    for module in (
+        "transformer.single_transformer_blocks.0._orig_mod.attn.to_q",
+        "transformer.single_transformer_blocks.0.attn.to_q",
+    ):
         assert only_target(make_plan(lora(module, H, H), {}, site)).pieces[0][1] == (0, H)
-    assert only_target(make_plan(lora("sformer_blocks.0.attn.to_out.0", H, H), {}, site)).module == "double_blocks.0.img_attn.proj"
+    assert (
+        only_target(make_plan(lora("sformer_blocks.0.attn.to_out.0", H, H), {}, site)).module
+        == "double_blocks.0.img_attn.proj"
+    )
 
 
 def test_halves_of_the_final_layer_are_swapped_only_in_diffusers_order(site):
     assert only_target(make_plan(lora("transformer.norm_out.linear", 2 * H, H), {}, site)).swap
-    assert not only_target(make_plan(lora("diffusion_model.final_layer.adaLN_modulation.1", 2 * H, H), {}, site)).swap
+    assert not only_target(
+        make_plan(lora("diffusion_model.final_layer.adaLN_modulation.1", 2 * H, H), {}, site)
+    ).swap
 
 
 def test_wrapper_before_every_key_is_inferred_and_said(site):
-    keys = lora("acme_wrap.transformer_blocks.0.attn.to_q", H, H) | lora("acme_wrap.transformer_blocks.1.ff.net.2", H, M)
+    keys = lora("acme_wrap.transformer_blocks.0.attn.to_q", H, H) | lora(
+        "acme_wrap.transformer_blocks.1.ff.net.2", H, M
+    )
     plan = make_plan(keys, {}, site)
     assert plan.inferred_wrapper == "acme_wrap."
     assert len(plan.adapters) == 2
@@ -99,27 +137,68 @@ def test_wrapper_before_every_key_is_inferred_and_said(site):
 
 
 def test_wrapper_is_not_inferred_where_one_name_or_shape_behind_it_does_not_fit(site):
-    good = lora("acme.transformer_blocks.0.attn.to_q", H, H) | lora("acme.transformer_blocks.1.attn.to_q", H, H)
-    for odd in (lora("acme.transformer_blocks.0.nothing", H, H), lora("acme.transformer_blocks.0.attn.to_k", H, H + 1)):
+    good = lora("acme.transformer_blocks.0.attn.to_q", H, H) | lora(
+        "acme.transformer_blocks.1.attn.to_q", H, H
+    )
+    for odd in (
+        lora("acme.transformer_blocks.0.nothing", H, H),
+        lora("acme.transformer_blocks.0.attn.to_k", H, H + 1),
+    ):
         plan = make_plan(good | odd, {}, site)
         assert plan.inferred_wrapper == ""
         assert not plan.adapters
 
 
 CASES = {
-    "unknown module": (lora("transformer.transformer_blocks.0.attn.to_z", H, H), plans.UNKNOWN_MODULE, "to_z"),
-    "block that is not there": (lora("transformer.transformer_blocks.7.attn.to_q", H, H), plans.UNKNOWN_MODULE, "double_blocks.7"),
-    "unknown role": ({"transformer.transformer_blocks.0.attn.to_q.lora_Q.weights": (2, 2)}, plans.UNKNOWN_ROLE, "ending"),
-    "wrong size": (lora("transformer.transformer_blocks.0.attn.to_q", H + 1, H), plans.SHAPE_CONFLICT, "made for"),
-    "ranks differ": ({"img_in.lora_A.weight": (2, 16), "img_in.lora_B.weight": (H, 3)}, plans.SHAPE_CONFLICT, "rank"),
-    "same size, other shape": (lora("transformer.transformer_blocks.0.attn.to_q", H // 2, H * 2), plans.SHAPE_CONFLICT, "made for"),
+    "unknown module": (
+        lora("transformer.transformer_blocks.0.attn.to_z", H, H),
+        plans.UNKNOWN_MODULE,
+        "to_z",
+    ),
+    "block that is not there": (
+        lora("transformer.transformer_blocks.7.attn.to_q", H, H),
+        plans.UNKNOWN_MODULE,
+        "double_blocks.7",
+    ),
+    "unknown role": (
+        {"transformer.transformer_blocks.0.attn.to_q.lora_Q.weights": (2, 2)},
+        plans.UNKNOWN_ROLE,
+        "ending",
+    ),
+    "wrong size": (
+        lora("transformer.transformer_blocks.0.attn.to_q", H + 1, H),
+        plans.SHAPE_CONFLICT,
+        "made for",
+    ),
+    "ranks differ": (
+        {"img_in.lora_A.weight": (2, 16), "img_in.lora_B.weight": (H, 3)},
+        plans.SHAPE_CONFLICT,
+        "rank",
+    ),
+    "same size, other shape": (
+        lora("transformer.transformer_blocks.0.attn.to_q", H // 2, H * 2),
+        plans.SHAPE_CONFLICT,
+        "made for",
+    ),
     "half an adapter": ({"img_in.lora_A.weight": (2, 16)}, plans.INCOMPLETE, "up"),
     "lone alpha": ({"img_in.alpha": ()}, plans.INCOMPLETE, "down"),
-    "VeRA": ({"img_in.vera_lambda_d": (2,), "img_in.vera_lambda_b": (H,)}, plans.UNSUPPORTED, "base"),
-    "half a T-LoRA": ({"img_in.q_layer.weight": (2, 16)}, plans.INCOMPLETE, "tlora_lambda, tlora_p"),
+    "VeRA": (
+        {"img_in.vera_lambda_d": (2,), "img_in.vera_lambda_b": (H,)},
+        plans.UNSUPPORTED,
+        "base",
+    ),
+    "half a T-LoRA": (
+        {"img_in.q_layer.weight": (2, 16)},
+        plans.INCOMPLETE,
+        "tlora_lambda, tlora_p",
+    ),
     "bundled embedding": ({"bundle_emb.word.vectors": (1, 4)}, plans.BOOKKEEPING, "embedding"),
     "slider notes": ({"_aux.x": (1,)}, plans.BOOKKEEPING, "notes"),
-    "quantised base": ({"transformer.transformer_blocks.0.attn.to_q.base_layer.weight": (4, 4)}, plans.BOOKKEEPING, "base model"),
+    "quantised base": (
+        {"transformer.transformer_blocks.0.attn.to_q.base_layer.weight": (4, 4)},
+        plans.BOOKKEEPING,
+        "base model",
+    ),
     "a conv where a linear layer is": (
         {"img_in.lora_A.weight": (2, 16, 3, 3), "img_in.lora_B.weight": (H, 2, 1, 1)},
         plans.SHAPE_CONFLICT,
@@ -157,10 +236,16 @@ def test_a_bias_that_peft_trained_is_told_from_a_copy_of_the_base(site):
 
 
 def test_a_layer_that_peft_saved_under_two_names_is_placed_once(site):
-    keys = {f"x_embedder.{name}": (H,) for name in ("bias", "modules_to_save.bias", "original_module.bias")}
+    keys = {
+        f"x_embedder.{name}": (H,)
+        for name in ("bias", "modules_to_save.bias", "original_module.bias")
+    }
     plan = make_plan(keys, {}, site)
     assert [adapter.roles for adapter in plan.adapters] == [{"bias": "x_embedder.bias"}]
-    assert {plan.outcomes[f"x_embedder.{name}.bias"].category for name in ("modules_to_save", "original_module")} == {plans.BOOKKEEPING}
+    assert {
+        plan.outcomes[f"x_embedder.{name}.bias"].category
+        for name in ("modules_to_save", "original_module")
+    } == {plans.BOOKKEEPING}
 
 
 def test_two_adapters_on_one_weight_are_both_placed(site):
@@ -173,14 +258,29 @@ def test_two_adapters_on_one_weight_are_both_placed(site):
 def test_text_encoder_keys_without_clip_are_one_calm_line(bare_site, site):
     keys = {}
     for i in range(2):
-        keys |= lora(f"lora_te1_text_model_encoder_layers_{i}_self_attn_q_proj", 4, 4, down="lora_down.weight", up="lora_up.weight")
+        keys |= lora(
+            f"lora_te1_text_model_encoder_layers_{i}_self_attn_q_proj",
+            4,
+            4,
+            down="lora_down.weight",
+            up="lora_up.weight",
+        )
     report = Report(make_plan(keys, {}, bare_site))
     assert report.categories == {plans.NOT_WIRED: 4}
     assert len([line for line in str(report).splitlines() if "CLIP" in line]) == 1
     assert Report(make_plan(keys, {}, site)).categories == {plans.PLACED: 4}
 
 
-@pytest.mark.parametrize("wrapper", ["lora_te_", "lora_te1_", "text_encoder.", "text_encoders.clip_l.transformer.", "clip_l.transformer."])
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "lora_te_",
+        "lora_te1_",
+        "text_encoder.",
+        "text_encoders.clip_l.transformer.",
+        "clip_l.transformer.",
+    ],
+)
 def test_text_encoder_wrappers(site, wrapper):
     name = "text_model.encoder.layers.1.mlp.fc1"
     module = wrapper + (name if wrapper.endswith(".") else name.replace(".", "_"))
@@ -189,23 +289,43 @@ def test_text_encoder_wrappers(site, wrapper):
 
 
 def test_names_only(site):
-    plan = make_plan(dict.fromkeys(lora("transformer.transformer_blocks.0.attn.to_q", H, H)), {}, site)
+    plan = make_plan(
+        dict.fromkeys(lora("transformer.transformer_blocks.0.attn.to_q", H, H)), {}, site
+    )
     assert only_target(plan).pieces[0][0] == "diffusion_model.double_blocks.0.img_attn.qkv.weight"
 
 
-CONFIG = {"r": 4, "lora_alpha": 16, "alpha_pattern": {"attn.to_k": 1}, "rank_pattern": {"attn.to_k": 2}}
+CONFIG = {
+    "r": 4,
+    "lora_alpha": 16,
+    "alpha_pattern": {"attn.to_k": 1},
+    "rank_pattern": {"attn.to_k": 2},
+}
 
 
 @pytest.mark.parametrize("name, scale", [("attn.to_q", 4.0), ("attn.to_k", 0.5)])
 def test_strength_from_peft_settings(site, name, scale):
-    keys = lora(f"transformer.transformer_blocks.0.{name}", H, H, rank=2 if name.endswith("k") else 4)
-    header = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in CONFIG.items()})}
+    keys = lora(
+        f"transformer.transformer_blocks.0.{name}", H, H, rank=2 if name.endswith("k") else 4
+    )
+    header = {
+        "lora_adapter_metadata": json.dumps(
+            {f"transformer.{key}": value for key, value in CONFIG.items()}
+        )
+    }
     for metadata, beside in ((header, None), ({}, CONFIG)):
         strength = make_plan(keys, metadata, site, beside).adapters[0].strength
         assert strength.scale == scale
-        assert "lora_adapter_metadata" in strength.source or "adapter_config.json" in strength.source
+        assert (
+            "lora_adapter_metadata" in strength.source or "adapter_config.json" in strength.source
+        )
     rooted = dict(CONFIG, use_rslora=True, alpha_pattern={})
-    assert make_plan(lora("base_model.model.x_embedder", H, 16, rank=4), {}, site, rooted).adapters[0].strength.scale == 16 / 4**0.5
+    assert (
+        make_plan(lora("base_model.model.x_embedder", H, 16, rank=4), {}, site, rooted)
+        .adapters[0]
+        .strength.scale
+        == 16 / 4**0.5
+    )
 
 
 def test_alpha_tensors_go_before_settings(site):
@@ -217,53 +337,91 @@ def test_alpha_tensors_go_before_settings(site):
 
 def test_split_qkv_files_of_sd_scripts_are_corrected(site):
     metadata = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": "2"}
-    qkv = lora("lora_unet_double_blocks_0_img_attn_qkv", 3 * H, H, rank=6) | {"lora_unet_double_blocks_0_img_attn_qkv.alpha": ()}
-    linear1 = lora("lora_unet_single_blocks_0_linear1", 3 * H + M, H, rank=8) | {"lora_unet_single_blocks_0_linear1.alpha": ()}
-    proj = lora("lora_unet_double_blocks_0_img_attn_proj", H, H, rank=2) | {"lora_unet_double_blocks_0_img_attn_proj.alpha": ()}
+    qkv = lora("lora_unet_double_blocks_0_img_attn_qkv", 3 * H, H, rank=6) | {
+        "lora_unet_double_blocks_0_img_attn_qkv.alpha": ()
+    }
+    linear1 = lora("lora_unet_single_blocks_0_linear1", 3 * H + M, H, rank=8) | {
+        "lora_unet_single_blocks_0_linear1.alpha": ()
+    }
+    proj = lora("lora_unet_double_blocks_0_img_attn_proj", H, H, rank=2) | {
+        "lora_unet_double_blocks_0_img_attn_proj.alpha": ()
+    }
     plan = make_plan(qkv | linear1 | proj, metadata, site)
     assert [adapter.strength.factor for adapter in plan.adapters] == [3.0, 4.0, 1.0]
     assert [adapter.strength.factor for adapter in make_plan(qkv, {}, site).adapters] == [1.0]
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"lora_adapter_metadata": "{nonsense"}, {"lora_adapter_metadata": "[1]"}, {"ss_network_args": '{"split_qkv"'}]
+    "metadata",
+    [
+        {"lora_adapter_metadata": "{nonsense"},
+        {"lora_adapter_metadata": "[1]"},
+        {"ss_network_args": '{"split_qkv"'},
+    ],
 )
 def test_spoilt_metadata_is_ignored(site, metadata):
-    assert make_plan(lora("transformer.x_embedder", H, 16), metadata, site).adapters[0].strength.scale is None
+    assert (
+        make_plan(lora("transformer.x_embedder", H, 16), metadata, site).adapters[0].strength.scale
+        is None
+    )
 
 
 @pytest.mark.parametrize("alpha", ["NaN", "-Infinity", "1" + 400 * "0"])
 def test_a_setting_that_cannot_be_computed_with_is_ignored(site, alpha):
-    metadata = {"lora_adapter_metadata": f'{{"transformer.r": 4, "transformer.lora_alpha": {alpha}}}'}
+    metadata = {
+        "lora_adapter_metadata": f'{{"transformer.r": 4, "transformer.lora_alpha": {alpha}}}'
+    }
     strength = make_plan(lora("transformer.x_embedder", H, 16), metadata, site).adapters[0].strength
     assert strength.scale is None and "alpha = rank" in strength.source
 
 
 def test_report_is_whole_json(site):
-    keys = lora("transformer.x_embedder", H, 16) | lora("transformer.nothing", H, 16) | {"_aux.x": (1,)}
+    keys = (
+        lora("transformer.x_embedder", H, 16)
+        | lora("transformer.nothing", H, 16)
+        | {"_aux.x": (1,)}
+    )
     report = json.loads(Report(make_plan(keys, {}, site), "some.safetensors").as_json())
     assert report["keys"] == {"placed": 2, "total": 5}
     assert report["modules"] == {"placed": 1, "total": 2}
-    assert {entry["category"] for entry in report["unplaced"]} == {plans.UNKNOWN_MODULE, plans.BOOKKEEPING}
+    assert {entry["category"] for entry in report["unplaced"]} == {
+        plans.UNKNOWN_MODULE,
+        plans.BOOKKEEPING,
+    }
     assert report["verdict"] and report["trainer"] and report["strength_source"]
     assert "double_blocks.{}.img_attn.qkv" in report["untrained"]
 
 
 def test_one_training_stored_twice_is_read_once(site):
-    """Fused and split copies under one wrapper, as Anime-Z has them; the fused ones are dropped, other doubles add up."""
-    keys = lora("double_blocks.0.img_attn.qkv", 3 * H, H) | lora("double_blocks.0.img_attn.proj", H, H)
+    """Fused and split copies under one wrapper, as Anime-Z has them; the fused ones are dropped,
+    other doubles add up.
+    """
+    keys = lora("double_blocks.0.img_attn.qkv", 3 * H, H) | lora(
+        "double_blocks.0.img_attn.proj", H, H
+    )
     keys |= lora("transformer_blocks.0.attn.to_out.0", H, H)
     for name in ("to_q", "to_k", "to_v"):
         keys |= lora(f"transformer_blocks.0.attn.{name}", H, H)
     plan = make_plan(keys, {}, site)
     assert Report(plan).categories == {plans.PLACED: 8, plans.DUPLICATE_TARGET: 4}
-    assert all(plan.adapters[outcome.adapter].roles for outcome in plan.outcomes.values() if outcome.adapter is not None)
-    del keys["transformer_blocks.0.attn.to_v.lora_A.weight"], keys["transformer_blocks.0.attn.to_v.lora_B.weight"]
+    assert all(
+        plan.adapters[outcome.adapter].roles
+        for outcome in plan.outcomes.values()
+        if outcome.adapter is not None
+    )
+    del (
+        keys["transformer_blocks.0.attn.to_v.lora_A.weight"],
+        keys["transformer_blocks.0.attn.to_v.lora_B.weight"],
+    )
     assert Report(make_plan(keys, {}, site)).categories == {plans.PLACED: 10}
 
 
 def test_an_alpha_for_the_whole_network(site):
-    keys = lora("transformer.x_embedder", H, 16) | lora("transformer.proj_out", 16, H) | {"transformer.lora_alpha": ()}
+    keys = (
+        lora("transformer.x_embedder", H, 16)
+        | lora("transformer.proj_out", 16, H)
+        | {"transformer.lora_alpha": ()}
+    )
     plan = make_plan(keys, {}, site)
     assert Report(plan).categories == {plans.PLACED: 5}
     assert {adapter.roles["alpha"] for adapter in plan.adapters} == {"transformer.lora_alpha"}
@@ -272,7 +430,9 @@ def test_an_alpha_for_the_whole_network(site):
 
 
 def test_an_alpha_without_the_name_its_factors_carry(site):
-    keys = lora("x_embedder", H, 16, down="lora_A.mine.weight", up="lora_B.mine.weight") | {"x_embedder.alpha": ()}
+    keys = lora("x_embedder", H, 16, down="lora_A.mine.weight", up="lora_B.mine.weight") | {
+        "x_embedder.alpha": ()
+    }
     assert set(make_plan(keys, {}, site).adapters[0].roles) == {"down", "up", "alpha"}
     twice = make_plan(keys | {"x_embedder.alpha.mine": ()}, {}, site)
     assert set(twice.outcomes) == {*keys, "x_embedder.alpha.mine"}
@@ -286,9 +446,20 @@ def test_whole_weights_of_most_of_a_model_are_no_lora(bare_site):
     assert set(Report(make_plan(some, {}, bare_site)).categories) == {plans.PLACED}
 
 
-@pytest.mark.parametrize("name", ["model." * 5000 + "x", "lora_unet_" * 5000 + "x", "a." * 5000 + "b", "9" * 10_000, "._" * 5000])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model." * 5000 + "x",
+        "lora_unet_" * 5000 + "x",
+        "a." * 5000 + "b",
+        "9" * 10_000,
+        "._" * 5000,
+    ],
+)
 def test_absurd_names_end_in_a_category_and_soon(site, name):
-    keys = {f"{name}{i}.{role}": (2, 2) for i in range(3) for role in ("lora_A.weight", "lora_B.weight")}
+    keys = {
+        f"{name}{i}.{role}": (2, 2) for i in range(3) for role in ("lora_A.weight", "lora_B.weight")
+    }
     report = Report(make_plan(keys, {}, site))
     assert set(report.categories) == {plans.UNKNOWN_MODULE}
     assert str(report)

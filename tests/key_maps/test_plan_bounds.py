@@ -1,23 +1,37 @@
-"""Where a plan draws its lines: how many whole weights are a model, what an input may grow to, which wrapper may be guessed."""
+"""Where a plan draws its lines: how many whole weights are a model, what an input may grow to,
+which wrapper may be guessed.
+"""
 
 from __future__ import annotations
 
 import pytest
-from lora_locksmith.key_maps import plan as plans
 from lora_locksmith.key_maps.dialect import DENOISER
-from lora_locksmith.key_maps.own import read_own_maps
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Component, Site, denoiser_component, encoder_components
-from lora_locksmith.key_maps.strength import FROM_SPLITS, FROM_TENSORS
 from lora_locksmith.key_maps.table import parse_table
+from lora_locksmith.key_maps.user_maps import read_own_maps
+from lora_locksmith.planning import plan as plans
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.scale import FROM_SPLITS, FROM_TENSORS
+from lora_locksmith.planning.target_model import (
+    Component,
+    Site,
+    denoiser_component,
+    encoder_components,
+)
 
-QKV, PROJ, LINEAR = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.proj", "single_blocks.0.linear1"
+QKV, PROJ, LINEAR = (
+    "double_blocks.0.img_attn.qkv",
+    "double_blocks.0.img_attn.proj",
+    "single_blocks.0.linear1",
+)
 FLUX = {
     "img_in": (8, 16), QKV: (24, 8), PROJ: (8, 8), "double_blocks.0.img_mlp.0": (32, 8), LINEAR: (56, 8),
     "single_blocks.0.linear2": (8, 40), "double_blocks.0.txt_attn.qkv": (24, 8), "double_blocks.0.txt_attn.proj": (8, 8),
     "double_blocks.0.img_mod.lin": (48, 8), "final_layer.linear": (16, 8),
 }  # fmt: skip
-CLIP = {f"text_model.encoder.layers.0.{name}": (4, 4) for name in ("self_attn.q_proj", "self_attn.k_proj")}
+CLIP = {
+    f"text_model.encoder.layers.0.{name}": (4, 4)
+    for name in ("self_attn.q_proj", "self_attn.k_proj")
+}
 TABLE = """@title Home Made
 picture 8 16 2 2.. = pixels
 look 8 16.. = looks
@@ -34,12 +48,16 @@ HOME |= {f"layers.{i}.{name}": (4, 4) for i in range(2) for name in ("wq", "wk",
 
 def denoiser(modules, biases=(), own=None):
     weights = {f"diffusion_model.{name}.weight": shape for name, shape in modules.items()}
-    return denoiser_component(weights | {f"diffusion_model.{name}.bias": modules[name][:1] for name in biases}, own)
+    return denoiser_component(
+        weights | {f"diffusion_model.{name}.bias": modules[name][:1] for name in biases}, own
+    )
 
 
 @pytest.fixture(scope="module")
 def clip():
-    return encoder_components({f"clip_l.transformer.{name}.weight": shape for name, shape in CLIP.items()})
+    return encoder_components(
+        {f"clip_l.transformer.{name}.weight": shape for name, shape in CLIP.items()}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +67,9 @@ def site(clip):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A model that only this test knows: a convolution that may grow, and halves that are one module elsewhere."""
+    """A model that only this test knows: a convolution that may grow, and halves that are one
+    module elsewhere.
+    """
     folder = tmp_path_factory.mktemp("maps")
     (folder / "families").mkdir()
     (folder / "families" / "home.table").write_text(TABLE, "utf-8")
@@ -60,7 +80,10 @@ def home(tmp_path_factory):
 
 def lora(module: str, out: int, *inner: int, rank: int = 2) -> dict[str, tuple[int, ...]]:
     ones = (1,) * (len(inner) - 1)
-    return {f"{module}.lora_A.weight": (rank, *inner), f"{module}.lora_B.weight": (out, rank, *ones)}
+    return {
+        f"{module}.lora_A.weight": (rank, *inner),
+        f"{module}.lora_B.weight": (out, rank, *ones),
+    }
 
 
 def categories(plan) -> set[str]:
@@ -68,7 +91,9 @@ def categories(plan) -> set[str]:
 
 
 def check_whole(plan, keys) -> None:
-    """Every key has its outcome, in the order of the file, and those that are placed name the adapter that uses them."""
+    """Every key has its outcome, in the order of the file, and those that are placed name the
+    adapter that uses them.
+    """
     assert list(plan.outcomes) == list(keys)
     for key, outcome in plan.outcomes.items():
         assert (outcome.category == plans.PLACED) == (outcome.adapter is not None)
@@ -86,15 +111,21 @@ def test_whole_weights_of_half_of_a_model_are_a_lora_and_of_more_are_none(site):
     assert categories(make_plan(half, {}, site)) == {plans.PLACED}
     refused = make_plan(more, {}, site)
     assert categories(refused) == {plans.UNSUPPORTED} and refused.adapters == ()
-    assert categories(make_plan(more | lora("final_layer.linear", 16, 8), {}, site)) == {plans.PLACED}
+    assert categories(make_plan(more | lora("final_layer.linear", 16, 8), {}, site)) == {
+        plans.PLACED
+    }
 
 
 def test_whole_weights_of_a_text_encoder_are_a_model_too(site):
     """The share of each network counts, not of all together."""
     encoder = whole("text_encoder.", CLIP.items())
     assert categories(make_plan(encoder, {}, site)) == {plans.UNSUPPORTED}
-    assert categories(make_plan(encoder | whole("diffusion_model.", list(FLUX.items())[:1]), {}, site)) == {plans.UNSUPPORTED}
-    assert categories(make_plan(whole("text_encoder.", list(CLIP.items())[:1]), {}, site)) == {plans.PLACED}
+    assert categories(
+        make_plan(encoder | whole("diffusion_model.", list(FLUX.items())[:1]), {}, site)
+    ) == {plans.UNSUPPORTED}
+    assert categories(make_plan(whole("text_encoder.", list(CLIP.items())[:1]), {}, site)) == {
+        plans.PLACED
+    }
 
 
 def test_an_input_grows_only_where_the_model_allows_it(home):
@@ -104,7 +135,12 @@ def test_an_input_grows_only_where_the_model_allows_it(home):
     assert same.grown_to is None
     (turned,) = make_plan({"looks.oft_blocks": (2, 4, 4)}, {}, home).adapters
     assert turned.grown_to is None
-    for keys in (lora("looks", 8, 15), lora("looks", 9, 32), lora("looks", 8, 32, 3, 3), lora("views", 8, 32)):
+    for keys in (
+        lora("looks", 8, 15),
+        lora("looks", 9, 32),
+        lora("looks", 8, 32, 3, 3),
+        lora("views", 8, 32),
+    ):
         assert categories(make_plan(keys, {}, home)) == {plans.SHAPE_CONFLICT}
 
 
@@ -117,25 +153,41 @@ def test_an_input_that_grows_shrinks_nowhere(home):
 
 
 def test_an_input_grows_to_no_width_of_another_published_model(home):
-    """Such a LoRA is that model's; one of a model whose inputs are the first of this one's fits without them."""
+    """Such a LoRA is that model's; one of a model whose inputs are the first of this one's fits
+    without them.
+    """
 
     def grown(widths, model, made):
-        table = TABLE.replace("@title Home Made", f"@title Home Made\n@inputs {widths}").replace("8 16.. = looks", "8 i.. = looks")
-        site = Site([denoiser(HOME | {"look": (8, model)}, own={"home": parse_table("home", table)})])
-        return [(adapter.grown_to, adapter.columns) for adapter in make_plan(lora("looks", 8, made), {}, site).adapters]
+        table = TABLE.replace("@title Home Made", f"@title Home Made\n@inputs {widths}").replace(
+            "8 16.. = looks", "8 i.. = looks"
+        )
+        site = Site(
+            [denoiser(HOME | {"look": (8, model)}, own={"home": parse_table("home", table)})]
+        )
+        return [
+            (adapter.grown_to, adapter.columns)
+            for adapter in make_plan(lora("looks", 8, made), {}, site).adapters
+        ]
 
     assert grown("16<32 16<24.. 40", 16, 32) == grown("16<32 16<24.. 40", 16, 40) == []
     assert grown("16<32 16<24.. 40", 16, 24) == [((8, 24), None)]
     assert grown("16<32 16<24.. 40", 16, 17) == [((8, 17), None)]
     assert grown("16<32 16<24.. 40", 32, 16) == grown("16<24..", 24, 16) == [(None, 16)]
-    assert grown("16<32 16<24.. 40", 40, 16) == grown("16<32<40", 40, 16) == grown("16 32", 32, 16) == []
+    assert (
+        grown("16<32 16<24.. 40", 40, 16)
+        == grown("16<32<40", 40, 16)
+        == grown("16 32", 32, 16)
+        == []
+    )
     assert grown("16<32", 16, 16) == [(None, None)]
 
 
 def test_a_file_that_says_how_large_a_weight_becomes_is_believed(home):
     for module, shape in (("views", (8, 32)), ("views", (9, 16)), ("out", (6, 4))):
         module = "stages.0.to_out" if module == "out" else module
-        (adapter,) = make_plan(lora(module, *shape) | {f"{module}.reshape_weight": (2,)}, {}, home).adapters
+        (adapter,) = make_plan(
+            lora(module, *shape) | {f"{module}.reshape_weight": (2,)}, {}, home
+        ).adapters
         assert adapter.grown_to == shape
     smaller = lora("views", 7, 16) | {"views.reshape_weight": (2,)}
     assert categories(make_plan(smaller, {}, home)) == {plans.SHAPE_CONFLICT}
@@ -145,14 +197,25 @@ def test_what_turns_a_whole_module_cannot_be_split(home):
     fused = "stages.1.to_qk"
     (split,) = make_plan(lora(fused, 8, 4), {}, home).adapters
     assert [piece[2] for piece in split.target.pieces] == [(0, 4), (4, 4)]
-    for shape, category in (((8, 1), plans.PLACED), ((8,), plans.PLACED), ((1, 4), plans.UNSUPPORTED)):
+    for shape, category in (
+        ((8, 1), plans.PLACED),
+        ((8,), plans.PLACED),
+        ((1, 4), plans.UNSUPPORTED),
+    ):
         plan = make_plan(lora(fused, 8, 4) | {f"{fused}.dora_scale": shape}, {}, home)
         assert categories(plan) == {category}, shape
     turning = make_plan({f"{fused}.oft_blocks": (2, 4, 4)}, {}, home)
     assert categories(turning) == {plans.UNSUPPORTED}
-    assert "oft changes the whole fused module at once" in turning.outcomes[f"{fused}.oft_blocks"].reason
-    assert categories(make_plan({"stages.1.to_out.oft_blocks": (2, 2, 2)}, {}, home)) == {plans.PLACED}
-    across = make_plan(lora("stages.1.to_out", 4, 4) | {"stages.1.to_out.dora_scale": (1, 4)}, {}, home)
+    assert (
+        "oft changes the whole fused module at once"
+        in turning.outcomes[f"{fused}.oft_blocks"].reason
+    )
+    assert categories(make_plan({"stages.1.to_out.oft_blocks": (2, 2, 2)}, {}, home)) == {
+        plans.PLACED
+    }
+    across = make_plan(
+        lora("stages.1.to_out", 4, 4) | {"stages.1.to_out.dora_scale": (1, 4)}, {}, home
+    )
     assert categories(across) == {plans.PLACED}
 
 
@@ -163,8 +226,16 @@ def test_copies_that_are_left_out_leave_every_key_with_its_adapter(site):
     keys |= lora("img_in", 8, 16) | {"nothing.lora_A.weight": (2, 2), "_aux.x": (1,)}
     plan = make_plan(keys, {}, site)
     check_whole(plan, keys)
-    assert [adapter.module.rpartition(".")[2] for adapter in plan.adapters] == ["linear", "to_q", "to_k", "to_v", "img_in"]
-    assert {key for key, outcome in plan.outcomes.items() if outcome.category == plans.DUPLICATE_TARGET} == set(lora(QKV, 24, 8))
+    assert [adapter.module.rpartition(".")[2] for adapter in plan.adapters] == [
+        "linear",
+        "to_q",
+        "to_k",
+        "to_v",
+        "img_in",
+    ]
+    assert {
+        key for key, outcome in plan.outcomes.items() if outcome.category == plans.DUPLICATE_TARGET
+    } == set(lora(QKV, 24, 8))
     assert "img_attn.qkv a second time" in plan.outcomes[f"{QKV}.lora_A.weight"].reason
 
 
@@ -181,13 +252,28 @@ def test_a_bias_of_a_size_that_is_not_known():
     """Neither where the file does not tell it nor where the model is only drawn."""
     site = Site([denoiser(FLUX, biases=[QKV])])
     assert categories(make_plan({f"{QKV}.diff_b": None}, {}, site)) == {plans.PLACED}
-    assert make_plan({"img_in.diff_b": None}, {}, site).outcomes["img_in.diff_b"].reason == "img_in has no bias in this model"
-    drawn = Site([Component(DENOISER, "diffusion_model.", {"diffusion_model.layer.weight": (0, 0)}, None, drawn=True)])
+    assert (
+        make_plan({"img_in.diff_b": None}, {}, site).outcomes["img_in.diff_b"].reason
+        == "img_in has no bias in this model"
+    )
+    drawn = Site(
+        [
+            Component(
+                DENOISER,
+                "diffusion_model.",
+                {"diffusion_model.layer.weight": (0, 0)},
+                None,
+                drawn=True,
+            )
+        ]
+    )
     assert categories(make_plan({"layer.diff_b": (24,)}, {}, drawn)) == {plans.PLACED}
 
 
 def test_a_bias_without_a_place_leaves_its_factors_theirs(site):
-    """PEFT's lora_bias borrows the factors' rank and alpha; where the layer has no bias, the factors still have their weight."""
+    """PEFT's lora_bias borrows the factors' rank and alpha; where the layer has no bias, the
+    factors still have their weight.
+    """
     keys = lora("img_in", 8, 16) | {"img_in.alpha": (), "img_in.lora_B.bias": (8,)}
     plan = make_plan(keys, {}, site)
     check_whole(plan, keys)
@@ -202,9 +288,14 @@ def test_what_is_said_of_a_shape_that_does_not_fit(site):
     assert blocks.reason == "made for a weight of [12, '?'], img_in of this model has [8, 16]"
     partly = make_plan({"img_in.lora_A.weight": None, "img_in.lora_B.weight": (9, 2)}, {}, site)
     assert categories(partly) == {plans.PLACED}  # a shape that is not known fits anything
-    numbers = {f"img_in.hada_{name}": () for name in ("w1_a", "w1_b", "w2_a", "w2_b")} | {"img_in.hada_t1": (2, 2, 3, 3)}
+    numbers = {f"img_in.hada_{name}": () for name in ("w1_a", "w1_b", "w2_a", "w2_b")} | {
+        "img_in.hada_t1": (2, 2, 3, 3)
+    }
     flat = make_plan(numbers, {}, site).outcomes["img_in.hada_t1"]
-    assert flat.category == plans.SHAPE_CONFLICT and "too few dimensions: hada_w1_a [], hada_w1_b []" in flat.reason
+    assert (
+        flat.category == plans.SHAPE_CONFLICT
+        and "too few dimensions: hada_w1_a [], hada_w1_b []" in flat.reason
+    )
 
 
 SPLIT = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": "2"}
@@ -231,16 +322,24 @@ SPLIT = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": "2"}
     ],
 )
 def test_only_what_split_qkv_merged_is_corrected(site, module, out, rank, metadata, factor):
-    """sd-scripts merges three or four splits of one rank: the rank is just so many times theirs, or it was no split."""
+    """sd-scripts merges three or four splits of one rank: the rank is just so many times theirs, or
+    it was no split.
+    """
     inner = FLUX[module][1]
-    (adapter,) = make_plan(lora(module, out, inner, rank=rank) | {f"{module}.alpha": ()}, metadata, site).adapters
+    (adapter,) = make_plan(
+        lora(module, out, inner, rank=rank) | {f"{module}.alpha": ()}, metadata, site
+    ).adapters
     assert adapter.strength.factor == factor
     assert adapter.strength.source == (FROM_SPLITS if factor != 1 else FROM_TENSORS)
 
 
 def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(site):
     keys = lora("transformer.x_embedder", 8, 16) | lora("transformer.proj_out", 16, 8)
-    keys |= {"transformer.proj_out.alpha": (), "transformer.transformer_blocks.0.attn.to_out.0.diff": (8, 8), "transformer.lora_alpha": ()}
+    keys |= {
+        "transformer.proj_out.alpha": (),
+        "transformer.transformer_blocks.0.attn.to_out.0.diff": (8, 8),
+        "transformer.lora_alpha": (),
+    }
     plan = make_plan(keys, {}, site)
     check_whole(plan, keys)
     alphas = {adapter.target.module: adapter.roles.get("alpha") for adapter in plan.adapters}
@@ -252,7 +351,10 @@ def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(s
     other = lora("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 4, 4)
     both = {"transformer.lora_alpha": (), "text_encoder.lora_alpha": ()}
     plan = make_plan(other | lora("transformer.x_embedder", 8, 16) | both, {}, site)
-    assert [adapter.roles.get("alpha") for adapter in plan.adapters] == [None, "transformer.lora_alpha"]
+    assert [adapter.roles.get("alpha") for adapter in plan.adapters] == [
+        None,
+        "transformer.lora_alpha",
+    ]
     assert plan.outcomes["text_encoder.lora_alpha"][:2] == (
         plans.BOOKKEEPING,
         "an alpha for all of text_encoder, which no adapter here needs",
@@ -262,8 +364,13 @@ def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(s
 def test_a_network_that_is_not_connected_is_told_as_such(site, clip):
     only_clip = Site(clip)
     keys = lora("transformer.transformer_blocks.0.attn.to_q", 8, 8)
-    outcome = make_plan(keys, {}, only_clip).outcomes["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"]
-    assert outcome[:2] == (plans.NOT_WIRED, "it belongs to the diffusion model, and no MODEL is connected")
+    outcome = make_plan(keys, {}, only_clip).outcomes[
+        "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+    ]
+    assert outcome[:2] == (
+        plans.NOT_WIRED,
+        "it belongs to the diffusion model, and no MODEL is connected",
+    )
     assert categories(make_plan(keys, {}, site)) == {plans.PLACED}
     assert categories(make_plan(lora("lora_te1_nothing", 4, 4), {}, site)) == {plans.UNKNOWN_MODULE}
 
@@ -271,7 +378,11 @@ def test_a_network_that_is_not_connected_is_told_as_such(site, clip):
 def test_what_cannot_be_supported_is_said_so_wherever_it_was_to_go(site):
     keys = {"nothing.vera_lambda_d": (2,), "nothing.vera_lambda_b": (8,), "nothing.diff": (8, 8)}
     outcomes = make_plan(keys, {}, site).outcomes
-    assert [outcome.category for outcome in outcomes.values()] == [plans.UNSUPPORTED, plans.UNSUPPORTED, plans.UNKNOWN_MODULE]
+    assert [outcome.category for outcome in outcomes.values()] == [
+        plans.UNSUPPORTED,
+        plans.UNSUPPORTED,
+        plans.UNKNOWN_MODULE,
+    ]
     assert "base matrices" in outcomes["nothing.vera_lambda_d"].reason
 
 
@@ -287,12 +398,19 @@ def test_what_cannot_be_supported_is_said_so_wherever_it_was_to_go(site):
         ((2, 6), "oft_R.weight", {}, "oft_peft"),
         ((2, 6), "oft_R.weight", {"ot_branch": "master"}, "oft_onetrainer"),
         ((2, 6), "oft_R.weight", {"ot_revision": "1"}, "oft_onetrainer"),
-        ((4, 4), "lora_A.weight", {"ot_branch": "master", "ss_network_module": "networks.oft"}, None),
+        (
+            (4, 4),
+            "lora_A.weight",
+            {"ot_branch": "master", "ss_network_module": "networks.oft"},
+            None,
+        ),
     ],
 )
 def test_one_name_of_several_kinds(site, shape, role, metadata, kind):
     """What the blocks look like and who wrote them tells which kind it is."""
-    kinds = [adapter.kind for adapter in make_plan({f"{PROJ}.{role}": shape}, metadata, site).adapters]
+    kinds = [
+        adapter.kind for adapter in make_plan({f"{PROJ}.{role}": shape}, metadata, site).adapters
+    ]
     assert kinds == ([kind] if kind else [])
     if role.startswith("oft_R"):
         both = make_plan({f"{PROJ}.oft_R.weight": shape, f"{PROJ}.oft_R.scaled_oft": ()}, {}, site)
@@ -300,12 +418,21 @@ def test_one_name_of_several_kinds(site, shape, role, metadata, kind):
 
 
 def test_settings_that_change_what_factors_mean_go_with_their_kind(site):
-    config = {"r": 2, "fan_in_fan_out": True, "use_cayley_neumann": False, "num_cayley_neumann_terms": 7, "coft": True, "eps": 6e-5}
+    config = {
+        "r": 2,
+        "fan_in_fan_out": True,
+        "use_cayley_neumann": False,
+        "num_cayley_neumann_terms": 7,
+        "coft": True,
+        "eps": 6e-5,
+    }
     (plain,) = make_plan(lora("img_in", 8, 16), {}, site, config).adapters
     assert plain.options == (("fan_in_fan_out", True),)
     (turning,) = make_plan({f"{PROJ}.oft_R.weight": (2, 6)}, {}, site, config).adapters
     expected = {"use_cayley_neumann": False, "num_cayley_neumann_terms": 7, "coft": True}
-    assert dict(turning.options) == expected, "what holds anyway is not said, nor what another kind asks for"
+    assert dict(turning.options) == expected, (
+        "what holds anyway is not said, nor what another kind asks for"
+    )
 
 
 GOOD = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k")
@@ -331,7 +458,10 @@ def test_a_wrapper_that_may_be_guessed(site, wrapper, inferred):
     assert plan.inferred_wrapper == inferred
     assert len(plan.adapters) == (2 if inferred else 0)
     assert {adapter.location.wrapper for adapter in plan.adapters} <= {wrapper}
-    assert all(f"unknown wrapper {inferred!r} inferred" in adapter.location.rule for adapter in plan.adapters)
+    assert all(
+        f"unknown wrapper {inferred!r} inferred" in adapter.location.rule
+        for adapter in plan.adapters
+    )
 
 
 def test_a_guess_needs_two_modules_and_all_that_are_open(site):
@@ -339,17 +469,27 @@ def test_a_guess_needs_two_modules_and_all_that_are_open(site):
     good = wrapped("acme.", *GOOD)
     lone = {"acme.transformer_blocks.0.attn.to_v.lora_A.weight": (2, 8)}
     more = {f"acme.{GOOD[0]}.hada_w1_a": (8, 2)}
-    misfit = {"acme.transformer_blocks.0.attn.to_v.lora_A.weight": (2, 8), "acme.transformer_blocks.0.attn.to_v.lora_B.weight": (8, 3)}
+    misfit = {
+        "acme.transformer_blocks.0.attn.to_v.lora_A.weight": (2, 8),
+        "acme.transformer_blocks.0.attn.to_v.lora_B.weight": (8, 3),
+    }
     other = wrapped("emca.", "transformer_blocks.0.attn.to_v")
     for odd in (lone, more, misfit, other):
         plan = make_plan(good | odd, {}, site)
         assert (plan.inferred_wrapper, plan.adapters) == ("", ())
-    assert make_plan(good | wrapped("transformer.", "transformer_blocks.0.attn.to_v"), {}, site).inferred_wrapper == "acme."
+    assert (
+        make_plan(
+            good | wrapped("transformer.", "transformer_blocks.0.attn.to_v"), {}, site
+        ).inferred_wrapper
+        == "acme."
+    )
 
 
 def test_a_network_that_is_not_connected_hinders_no_guess():
     bare = Site([denoiser(FLUX)])
-    keys = wrapped("acme.", *GOOD) | lora("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 4, 4)
+    keys = wrapped("acme.", *GOOD) | lora(
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 4, 4
+    )
     plan = make_plan(keys, {}, bare)
     assert plan.inferred_wrapper == "acme."
     assert categories(plan) == {plans.PLACED, plans.NOT_WIRED}

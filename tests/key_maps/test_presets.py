@@ -1,4 +1,6 @@
-"""Which preset a file was trained with: PEFT and the trainers' own rules choose the modules of real models, every dialect spells them."""
+"""Which preset a file was trained with: PEFT and the trainers' own rules choose the modules of real
+models, every dialect spells them.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,25 @@ from functools import cache
 import comfy_models
 import pytest
 import torch
-from lora_locksmith.key_maps import presets as engine
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.presets import Preset, PresetError, PresetReport, match_presets, parse_presets, presets
-from lora_locksmith.key_maps.site import Component, Site, denoiser_component
-from lora_locksmith.key_maps.spell import spell, wrapper_for
+from lora_locksmith.planning.names import spell, wrapper_for
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Component, Site, denoiser_component
+from lora_locksmith.report import presets as engine
+from lora_locksmith.report.presets import (
+    Preset,
+    PresetError,
+    PresetReport,
+    match_presets,
+    parse_presets,
+    presets,
+)
 
 RANK = 4
 DIALECTS = ("diffusers", "simpletuner", "ai_toolkit", "peft")
 
-# ComfyUI's model -> the class diffusers has for it, and how many blocks it has there; widths do not matter to names.
+# ComfyUI's model -> the class diffusers has for it, and how many blocks it has there; widths do not
+# matter to names.
 TWINS = {
     "flux1_dev": ("FluxTransformer2DModel", {"guidance_embeds": True}),
     "chroma": ("ChromaTransformer2DModel", {}),
@@ -89,7 +99,9 @@ def twin(name: str) -> torch.nn.Module:
 def layers(name: str) -> dict[str, torch.nn.Module]:
     """All layers a trainer can put a LoRA on."""
     sorts = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
-    return {module: layer for module, layer in twin(name).named_modules() if isinstance(layer, sorts)}
+    return {
+        module: layer for module, layer in twin(name).named_modules() if isinstance(layer, sorts)
+    }
 
 
 def listed(preset: Preset) -> list[str]:
@@ -121,33 +133,54 @@ def by_substring(name: str, words: list[str]) -> set[str]:
 
 def under_classes(name: str, classes: tuple[str, ...]) -> set[str]:
     """The layers inside modules of certain classes, as sd-scripts and others walk a model."""
-    inside = [module for module, layer in twin(name).named_modules() if type(layer).__name__ in classes]
-    return {module for module in layers(name) if any(module.startswith(f"{parent}.") for parent in inside)}
+    inside = [
+        module for module, layer in twin(name).named_modules() if type(layer).__name__ in classes
+    ]
+    return {
+        module
+        for module in layers(name)
+        if any(module.startswith(f"{parent}.") for parent in inside)
+    }
 
 
 @cache
 def names_in(name: str, dialect: str) -> dict[str, tuple[int, ...]]:
     """Every module of a model as a dialect spells it, and its shape."""
     site = site_of(name)
-    return {module.module: module.shape for module in spell(site, site.components[DENOISER], dialects()[dialect])}
+    return {
+        module.module: module.shape
+        for module in spell(site, site.components[DENOISER], dialects()[dialect])
+    }
 
 
 def spelled(name: str, chosen: set[str], dialect: str) -> dict[str, tuple[int, ...]]:
-    """The keys of a LoRA on these diffusers modules; every one of them must be known to the family's table."""
+    """The keys of a LoRA on these diffusers modules; every one of them must be known to the
+    family's table.
+    """
     site, record = site_of(name), dialects()[dialect]
     wrapper = wrapper_for(site, site.components[DENOISER], record)
-    wanted = {wrapper + (module.replace(".", "_") if record.form == "flat" else module) for module in chosen}
+    wanted = {
+        wrapper + (module.replace(".", "_") if record.form == "flat" else module)
+        for module in chosen
+    }
     known = names_in(name, dialect)
     assert wanted <= known.keys()
-    return {key: shape for module in wanted for key, shape in factors(module, known[module]).items()}
+    return {
+        key: shape for module in wanted for key, shape in factors(module, known[module]).items()
+    }
 
 
 def factors(module: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     out, *inner = shape
-    return {f"{module}.lora_A.weight": (RANK, *inner), f"{module}.lora_B.weight": (out, RANK, *(1 for _ in inner[1:]))}
+    return {
+        f"{module}.lora_A.weight": (RANK, *inner),
+        f"{module}.lora_B.weight": (out, RANK, *(1 for _ in inner[1:])),
+    }
 
 
-def report_of(name: str, chosen: set[str], dialect: str = "diffusers", trainer: str = "") -> PresetReport:
+def report_of(
+    name: str, chosen: set[str], dialect: str = "diffusers", trainer: str = ""
+) -> PresetReport:
     plan = make_plan(spelled(name, chosen, dialect), {}, site_of(name))
     assert len(plan.adapters) == len(chosen)
     return match_presets(plan, trainer)
@@ -158,7 +191,11 @@ def native_report(name: str, modules: dict[str, tuple[int, ...]]) -> PresetRepor
     keys = {}
     for module, shape in modules.items():
         flat = "lora_unet_" + module.replace(".", "_")
-        keys |= {f"{flat}.lora_down.weight": (RANK, *shape[1:]), f"{flat}.lora_up.weight": (shape[0], RANK), f"{flat}.alpha": ()}
+        keys |= {
+            f"{flat}.lora_down.weight": (RANK, *shape[1:]),
+            f"{flat}.lora_up.weight": (shape[0], RANK),
+            f"{flat}.alpha": (),
+        }
     plan = make_plan(keys, {}, site_of(name))
     assert len(plan.adapters) == len(modules)
     return match_presets(plan)
@@ -169,11 +206,15 @@ def titles(report: PresetReport) -> list[str]:
 
 
 def of_family(trainer: str, family: str) -> list[Preset]:
-    return [preset for preset in presets() if preset.trainer == trainer and family in preset.families]
+    return [
+        preset for preset in presets() if preset.trainer == trainer and family in preset.families
+    ]
 
 
 def cases(trainer: str, how: str) -> list:
-    """(model, preset) for every preset of a trainer that picks modules in one way, on every model that has a twin."""
+    """(model, preset) for every preset of a trainer that picks modules in one way, on every model
+    that has a twin.
+    """
     found = []
     for name in TWINS:
         for preset in of_family(trainer, comfy_models.MODELS[name].family):
@@ -190,18 +231,26 @@ def test_flux_presets_of_simpletuner_in_every_dialect(preset, dialect):
     report = report_of("flux1_dev", chosen, dialect, trainer="SimpleTuner")
     assert str(preset) in titles(report)
     same = {other for other in titles(report) if other.startswith("SimpleTuner's")}
-    equals = {str(other) for other in of_family("SimpleTuner", "flux1") if by_peft("flux1_dev", listed(other)) == chosen}
+    equals = {
+        str(other)
+        for other in of_family("SimpleTuner", "flux1")
+        if by_peft("flux1_dev", listed(other)) == chosen
+    }
     assert same == equals
     assert titles(report)[0].startswith("SimpleTuner's")
 
 
-@pytest.mark.parametrize(("name", "preset"), [*cases("SimpleTuner", "names"), *cases("diffusers", "names")])
+@pytest.mark.parametrize(
+    ("name", "preset"), [*cases("SimpleTuner", "names"), *cases("diffusers", "names")]
+)
 def test_lists_as_peft_reads_them(name, preset):
     report = report_of(name, by_peft(name, listed(preset)))
     assert str(preset) in titles(report)
 
 
-@pytest.mark.parametrize(("name", "preset"), [*cases("OneTrainer", "contains"), *cases("AI-Toolkit", "contains")])
+@pytest.mark.parametrize(
+    ("name", "preset"), [*cases("OneTrainer", "contains"), *cases("AI-Toolkit", "contains")]
+)
 def test_substrings_as_onetrainer_and_ai_toolkit_read_them(name, preset):
     chosen = by_substring(name, listed(preset))
     for rule in preset.left_out:
@@ -211,7 +260,11 @@ def test_substrings_as_onetrainer_and_ai_toolkit_read_them(name, preset):
 
 @pytest.mark.parametrize(("name", "preset"), cases("OneTrainer", "regex"))
 def test_patterns_as_onetrainer_reads_them(name, preset):
-    chosen = {module for module in layers(name) if any(re.match(pattern, module) for pattern in listed(preset))}
+    chosen = {
+        module
+        for module in layers(name)
+        if any(re.match(pattern, module) for pattern in listed(preset))
+    }
     assert str(preset) in titles(report_of(name, chosen))
 
 
@@ -225,38 +278,59 @@ def test_layers_injected_by_peft():
     from peft import LoraConfig, inject_adapter_in_model
 
     model = twin.__wrapped__("flux1_dev")
-    inject_adapter_in_model(LoraConfig(r=RANK, target_modules=OLD_ALL_FFS), model, low_cpu_mem_usage=True)
+    inject_adapter_in_model(
+        LoraConfig(r=RANK, target_modules=OLD_ALL_FFS), model, low_cpu_mem_usage=True
+    )
     chosen = {module for module, layer in model.named_modules() if hasattr(layer, "lora_A")}
     assert chosen == by_peft("flux1_dev", OLD_ALL_FFS)
-    assert titles(report_of("flux1_dev", chosen)) == ["SimpleTuner's 'all+ffs' (v0.9.8.1 and v0.9.8.2)"]
+    assert titles(report_of("flux1_dev", chosen)) == [
+        "SimpleTuner's 'all+ffs' (v0.9.8.1 and v0.9.8.2)"
+    ]
 
 
 def test_what_the_old_all_ffs_missed():
     report = report_of("flux1_dev", by_peft("flux1_dev", OLD_ALL_FFS), "simpletuner")
-    assert set(report.dead_names) == {"to_add_out.0", "ff.0", "ff.2", "ff_context.0", "ff_context.2"}
+    assert set(report.dead_names) == {
+        "to_add_out.0",
+        "ff.0",
+        "ff.2",
+        "ff_context.0",
+        "ff_context.2",
+    }
     assert report.missed == ("feed-forward layer of the double blocks", "`to_add_out`")
     assert report.surprises == ("`proj_out` also hit the final layer",)
-    assert report.sentence == (
-        "looks like SimpleTuner's 'all+ffs' (v0.9.8.1 and v0.9.8.2): `to_add_out.0`, `ff.0`, `ff.2`, `ff_context.0` and `ff_context.2` "
-        "name no module, so no feed-forward layer of the double blocks and no `to_add_out` was trained; `proj_out` also hit the final layer"
+    assert (
+        report.sentence
+        == "looks like SimpleTuner's 'all+ffs' (v0.9.8.1 and v0.9.8.2): `to_add_out.0`, `ff.0`,"
+        " `ff.2`, `ff_context.0` and `ff_context.2` name no module, so no feed-forward layer of"
+        " the double blocks and no `to_add_out` was trained; `proj_out` also hit the final layer"
     )
 
 
 def test_what_the_old_all_missed():
     report = report_of("flux1_dev", by_peft("flux1_dev", OLD_ALL))
     assert titles(report) == ["SimpleTuner's 'all' (v0.9.8.1 and v0.9.8.2)"]
-    assert (report.dead_names, report.missed, report.surprises) == (("to_add_out.0",), ("`to_add_out`",), ())
+    assert (report.dead_names, report.missed, report.surprises) == (
+        ("to_add_out.0",),
+        ("`to_add_out`",),
+        (),
+    )
 
 
 def test_todays_presets_missed_nothing():
-    for targets in ("to_k to_q to_v add_k_proj add_q_proj add_v_proj to_out.0 to_add_out", "to_k to_q to_v to_out.0"):
+    for targets in (
+        "to_k to_q to_v add_k_proj add_q_proj add_v_proj to_out.0 to_add_out",
+        "to_k to_q to_v to_out.0",
+    ):
         report = report_of("flux1_dev", by_peft("flux1_dev", targets.split()))
         assert report.exact
         assert not report.dead_names + report.missed + report.surprises
 
 
 def test_hidream_has_no_to_out_0():
-    report = report_of("hidream", by_peft("hidream", ["to_k", "to_q", "to_v", "to_out.0"]), trainer="SimpleTuner")
+    report = report_of(
+        "hidream", by_peft("hidream", ["to_k", "to_q", "to_v", "to_out.0"]), trainer="SimpleTuner"
+    )
     assert titles(report)[0] == "SimpleTuner's 'default' (since v2.0)"
     assert (report.dead_names, report.missed) == (("to_out.0",), ("`to_out`",))
 
@@ -273,23 +347,48 @@ def test_ltx2_leaves_the_connectors_out():
     with torch.device("meta"):
         model = LTX2VideoTransformer3DModel()
     names = [name for name, _ in model.named_modules()]
-    settings = {"target_modules": ["to_k", "to_q", "to_v", "to_out.0"], "exclude_modules": r".*connector.*|.*embedding.*"}
+    settings = {
+        "target_modules": ["to_k", "to_q", "to_v", "to_out.0"],
+        "exclude_modules": r".*connector.*|.*embedding.*",
+    }
     chosen = peft_targets(names, **settings)
     assert "SimpleTuner's 'default' (v4.0.0 to v4.3.5)" in titles(report_of("ltx2", chosen))
     without = {name for name in chosen if "video_to_audio_attn" not in name}
-    assert titles(report_of("ltx2", without)) == ["SimpleTuner's 'default, data without audio' (since v4.4.0)"]
+    assert titles(report_of("ltx2", without)) == [
+        "SimpleTuner's 'default, data without audio' (since v4.4.0)"
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "classes", "trainers"),
     [
-        ("flux1_dev", ("DoubleStreamBlock", "SingleStreamBlock"), {"kohya", "AI-Toolkit", "OneTrainer", "diffusion-pipe"}),
-        ("chroma", ("DoubleStreamBlock", "SingleStreamBlock"), {"kohya", "AI-Toolkit", "OneTrainer", "diffusion-pipe"}),
-        ("flux2_klein_9b", ("DoubleStreamBlock", "SingleStreamBlock"), {"AI-Toolkit", "OneTrainer", "diffusion-pipe", "musubi-tuner"}),
-        ("wan21_t2v_1_3b", ("WanAttentionBlock",), {"AI-Toolkit", "diffusion-pipe", "musubi-tuner"}),
+        (
+            "flux1_dev",
+            ("DoubleStreamBlock", "SingleStreamBlock"),
+            {"kohya", "AI-Toolkit", "OneTrainer", "diffusion-pipe"},
+        ),
+        (
+            "chroma",
+            ("DoubleStreamBlock", "SingleStreamBlock"),
+            {"kohya", "AI-Toolkit", "OneTrainer", "diffusion-pipe"},
+        ),
+        (
+            "flux2_klein_9b",
+            ("DoubleStreamBlock", "SingleStreamBlock"),
+            {"AI-Toolkit", "OneTrainer", "diffusion-pipe", "musubi-tuner"},
+        ),
+        (
+            "wan21_t2v_1_3b",
+            ("WanAttentionBlock",),
+            {"AI-Toolkit", "diffusion-pipe", "musubi-tuner"},
+        ),
         ("lumina2", ("JointTransformerBlock", "FinalLayer"), {"kohya"}),
         ("z_image", ("JointTransformerBlock",), {"diffusion-pipe"}),
-        ("qwen_image", ("QwenImageTransformerBlock",), {"AI-Toolkit", "OneTrainer", "diffusion-pipe", "musubi-tuner"}),
+        (
+            "qwen_image",
+            ("QwenImageTransformerBlock",),
+            {"AI-Toolkit", "OneTrainer", "diffusion-pipe", "musubi-tuner"},
+        ),
     ],
 )
 def test_all_linear_layers_inside_classes(name, classes, trainers):
@@ -298,14 +397,17 @@ def test_all_linear_layers_inside_classes(name, classes, trainers):
 
 
 def inside_natively(name: str, classes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """ComfyUI's own layers inside modules of these classes, whose names are those of the models' authors, and their shapes."""
+    """ComfyUI's own layers inside modules of these classes, whose names are those of the models'
+    authors, and their shapes.
+    """
     modules = dict(comfy_models.network(name).diffusion_model.named_modules())
     parents = [module for module, layer in modules.items() if type(layer).__name__ in classes]
     assert parents
     return {
         module: tuple(layer.weight.shape)
         for module, layer in modules.items()
-        if isinstance(layer, torch.nn.Linear) and any(module.startswith(f"{parent}.") for parent in parents)
+        if isinstance(layer, torch.nn.Linear)
+        and any(module.startswith(f"{parent}.") for parent in parents)
     }
 
 
@@ -316,18 +418,45 @@ def test_kohya_trains_one_sort_of_blocks():
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_unets_of_sd_scripts(name):
-    small = {module for module, layer in layers(name).items() if isinstance(layer, torch.nn.Linear) or layer.kernel_size == (1, 1)}
-    report = report_of(name, under_classes(name, ("Transformer2DModel",)) & small, trainer="kohya sd-scripts")
+    small = {
+        module
+        for module, layer in layers(name).items()
+        if isinstance(layer, torch.nn.Linear) or layer.kernel_size == (1, 1)
+    }
+    report = report_of(
+        name, under_classes(name, ("Transformer2DModel",)) & small, trainer="kohya sd-scripts"
+    )
     assert titles(report)[0] == "kohya's 'default'"
-    convolved = under_classes(name, ("Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"))
-    assert titles(report_of(name, convolved, trainer="kohya sd-scripts"))[0] == "kohya's 'default with conv_dim'"
+    convolved = under_classes(
+        name, ("Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D")
+    )
+    assert (
+        titles(report_of(name, convolved, trainer="kohya sd-scripts"))[0]
+        == "kohya's 'default with conv_dim'"
+    )
     assert "AI-Toolkit's 'default'" in titles(report_of(name, small))
     assert "AI-Toolkit's 'default with conv'" in titles(report_of(name, set(layers(name))))
 
 
 def test_some_blocks_only():
-    chosen = by_peft("flux1_dev", ["to_k", "to_q", "to_v", "add_k_proj", "add_q_proj", "add_v_proj", "to_out.0", "to_add_out"])
-    some = {module for module in chosen if module.startswith(("transformer_blocks.7.", "transformer_blocks.8."))}
+    chosen = by_peft(
+        "flux1_dev",
+        [
+            "to_k",
+            "to_q",
+            "to_v",
+            "add_k_proj",
+            "add_q_proj",
+            "add_v_proj",
+            "to_out.0",
+            "to_add_out",
+        ],
+    )
+    some = {
+        module
+        for module in chosen
+        if module.startswith(("transformer_blocks.7.", "transformer_blocks.8."))
+    }
     some |= {module for module in chosen if module.startswith("single_transformer_blocks.20.")}
     report = report_of("flux1_dev", some, trainer="SimpleTuner")
     assert not report.exact
@@ -339,13 +468,17 @@ def test_some_blocks_only():
 def test_old_slips_on_some_blocks():
     some = {module for module in by_peft("flux1_dev", OLD_ALL) if ".4." in module}
     report = report_of("flux1_dev", some)
-    assert "SimpleTuner's 'all' (v0.9.8.1 and v0.9.8.2)" in [str(finding.preset) for finding in report.partial]
+    assert "SimpleTuner's 'all' (v0.9.8.1 and v0.9.8.2)" in [
+        str(finding.preset) for finding in report.partial
+    ]
     assert report.dead_names == ("to_add_out.0",)
     assert report.missed == ("`to_add_out`",)
 
 
 def test_the_nearest_preset():
-    chosen = by_peft("flux1_dev", ["to_k", "to_q", "to_v", "to_out.0"]) - {"transformer_blocks.3.attn.to_out.0"} | {"x_embedder"}
+    chosen = by_peft("flux1_dev", ["to_k", "to_q", "to_v", "to_out.0"]) - {
+        "transformer_blocks.3.attn.to_out.0"
+    } | {"x_embedder"}
     report = report_of("flux1_dev", chosen)
     assert not report.exact and not report.partial
     assert report.nearest.preset.name == "mmdit"
@@ -367,8 +500,12 @@ def test_random_modules_are_no_preset(seed):
 
 def test_one_norm_more_is_another_set():
     site = site_of("flux1_dev")
-    keys = spelled("flux1_dev", by_peft("flux1_dev", ["to_k", "to_q", "to_v", "to_out.0"]), "diffusers")
-    plan = make_plan(keys | {"diffusion_model.double_blocks.0.img_attn.norm.query_norm.diff": (128,)}, {}, site)
+    keys = spelled(
+        "flux1_dev", by_peft("flux1_dev", ["to_k", "to_q", "to_v", "to_out.0"]), "diffusers"
+    )
+    plan = make_plan(
+        keys | {"diffusion_model.double_blocks.0.img_attn.norm.query_norm.diff": (128,)}, {}, site
+    )
     assert len(plan.adapters) == 191
     report = match_presets(plan)
     assert not report.exact
@@ -377,21 +514,30 @@ def test_one_norm_more_is_another_set():
 
 def test_a_slip_is_told_only_if_every_preset_had_it():
     blocks = parse_presets(
-        "@trainer One\n[flux1]\npreset a\n names to_k gone\n dead gone=to_q : query\n@trainer Other\n[flux1]\npreset b\n names to_k\n"
+        "@trainer One\n[flux1]\npreset a\n names to_k gone\n dead gone=to_q : query\n@trainer"
+        " Other\n[flux1]\npreset b\n names to_k\n"
     )
     component = site_of("flux1_dev").components[DENOISER]
     both, alone = engine.Layout(component, blocks), engine.Layout(component, blocks[:1])
     trained = both.masks[blocks[0]]
-    told = [PresetReport(tuple(layout.finding(preset, trained) for preset in layout.by_mask[trained])) for layout in (both, alone)]
+    told = [
+        PresetReport(tuple(layout.finding(preset, trained) for preset in layout.by_mask[trained]))
+        for layout in (both, alone)
+    ]
     assert told[0].dead_names == ()
     assert told[1].dead_names == ("gone",)
     assert told[1].missed == ("query",)
 
 
 def test_nothing_to_compare():
-    assert match_presets(make_plan({}, {}, site_of("flux1_dev"))).sentence == "no documented preset trains just these layers"
+    assert (
+        match_presets(make_plan({}, {}, site_of("flux1_dev"))).sentence
+        == "no documented preset trains just these layers"
+    )
     assert match_presets(make_plan({"\udce9.lora_A.weight": (4, 8)}, {}, Site())) == PresetReport()
-    strange = Site([Component(DENOISER, "diffusion_model.", {"diffusion_model.wonder.weight": (8, 8)}, [])])
+    strange = Site(
+        [Component(DENOISER, "diffusion_model.", {"diffusion_model.wonder.weight": (8, 8)}, [])]
+    )
     plan = make_plan(factors("wonder", (8, 8)), {}, strange)
     assert len(plan.adapters) == 1
     assert match_presets(plan).sentence == ""
@@ -416,7 +562,9 @@ def test_layouts_die_with_their_models():
 
 @pytest.mark.parametrize("name", TWINS)
 def test_every_dead_entry_is_explained(name):
-    """An entry that names nothing is either for another variant (`spare`) or a slip whose meaning the file states (`dead`)."""
+    """An entry that names nothing is either for another variant (`spare`) or a slip whose meaning
+    the file states (`dead`).
+    """
     layout = engine.layout_of(site_of(name).components[DENOISER])
     assert layout.presets
     for preset, mask in layout.masks.items():
@@ -440,16 +588,46 @@ def test_every_dead_entry_is_explained(name):
         ("@trainer A\n@space onnx", "line 2: @space onnx is not understood"),
         ("@trainer A\n[flux1]\nnames to_k", "line 3: 'names' stands outside of a preset"),
         ("@trainer A\n[flux1]\npreset all\nmodules to_k", "line 4: 'modules' is not understood"),
-        ("@trainer A\n[flux1]\npreset all\nnames", "line 4: 'names' is not understood or says nothing"),
-        ("@trainer A\n[flux1]\npreset all\nspare to_k\npreset b\nnames a", "line 3: all picks no modules"),
-        ("@trainer A\n[flux1]\npreset all\nregex (to_k", "line 4: '(to_k' is no regular expression"),
-        ("@trainer A\n[flux1]\npreset all\nnames to_k\nwithout to_q", "line 5: 'to_q' is no way to pick modules"),
-        ("@trainer A\n[flux1]\npreset all\nnames to_k\nspare to_q", "line 3: 'to_q' is none of the preset's entries"),
-        ("@trainer A\n[flux1]\npreset all\nnames to_k\ndead to_q=q : x", "line 3: 'to_q' is none of the preset's entries"),
-        ("@trainer A\n[flux1]\npreset all\nnames to_k\ndead to_k=q", "line 5: 'to_k=q' is not understood"),
-        ("@trainer A\n[flux1]\npreset all\nnames to_k\nstray to_k : q", "line 5: 'to_k : q' is not understood"),
-        ("@trainer A\n[flux1]\npreset all\nnames to_k\nlayers dense", "line 3: 'dense' is no sort of layer"),
-        ("@trainer A\n[flux1]\npreset all\nnames to_k\npreset all\nnames to_k", "line 5: all is there twice"),
+        (
+            "@trainer A\n[flux1]\npreset all\nnames",
+            "line 4: 'names' is not understood or says nothing",
+        ),
+        (
+            "@trainer A\n[flux1]\npreset all\nspare to_k\npreset b\nnames a",
+            "line 3: all picks no modules",
+        ),
+        (
+            "@trainer A\n[flux1]\npreset all\nregex (to_k",
+            "line 4: '(to_k' is no regular expression",
+        ),
+        (
+            "@trainer A\n[flux1]\npreset all\nnames to_k\nwithout to_q",
+            "line 5: 'to_q' is no way to pick modules",
+        ),
+        (
+            "@trainer A\n[flux1]\npreset all\nnames to_k\nspare to_q",
+            "line 3: 'to_q' is none of the preset's entries",
+        ),
+        (
+            "@trainer A\n[flux1]\npreset all\nnames to_k\ndead to_q=q : x",
+            "line 3: 'to_q' is none of the preset's entries",
+        ),
+        (
+            "@trainer A\n[flux1]\npreset all\nnames to_k\ndead to_k=q",
+            "line 5: 'to_k=q' is not understood",
+        ),
+        (
+            "@trainer A\n[flux1]\npreset all\nnames to_k\nstray to_k : q",
+            "line 5: 'to_k : q' is not understood",
+        ),
+        (
+            "@trainer A\n[flux1]\npreset all\nnames to_k\nlayers dense",
+            "line 3: 'dense' is no sort of layer",
+        ),
+        (
+            "@trainer A\n[flux1]\npreset all\nnames to_k\npreset all\nnames to_k",
+            "line 5: all is there twice",
+        ),
     ],
 )
 def test_the_reader_names_line_and_fault(text, fault):

@@ -1,4 +1,6 @@
-"""Which new names a planned file gets: every row of every weight once, for every family and dialect, without torch."""
+"""Which new names a planned file gets: every row of every weight once, for every family and
+dialect, without torch.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,19 @@ from pathlib import Path
 import comfy_models
 import pytest
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
-from lora_locksmith.key_maps.peft_config import Trained, adapter_config
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.respell import Refused, respell, writable, writing_for
-from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
-from lora_locksmith.key_maps.spell import spell
+from lora_locksmith.lora.rewrite.peft_config import Trained, adapter_config
+from lora_locksmith.lora.rewrite.rename import Refused, respell, writable, writing_for
+from lora_locksmith.planning.names import spell
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
 
 ROOT = Path(__file__).resolve().parents[2]
 RANK = 4
 FAMILIES = ("sd15", "sdxl", "sd3_medium", "flux1_dev", "z_image", "auraflow", "wan21_t2v_1_3b")
-SPELLINGS = {"flat": ("lora_down.weight", "lora_up.weight"), "dotted": ("lora_A.weight", "lora_B.weight")}
+SPELLINGS = {
+    "flat": ("lora_down.weight", "lora_up.weight"),
+    "dotted": ("lora_A.weight", "lora_B.weight"),
+}
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -33,7 +38,10 @@ def file_in(site, dialect, component=DENOISER):
     keys = {}
     for spelled in spell(site, site.components[component], dialect):
         out, *inner = spelled.shape
-        keys |= {f"{spelled.module}.{down}": (RANK, *inner), f"{spelled.module}.{up}": (out, RANK, *(1 for _ in inner[1:]))}
+        keys |= {
+            f"{spelled.module}.{down}": (RANK, *inner),
+            f"{spelled.module}.{up}": (out, RANK, *(1 for _ in inner[1:])),
+        }
     return keys
 
 
@@ -66,30 +74,53 @@ def test_a_file_that_has_the_names_keeps_them(site, dialect):
 
 
 def test_sd_scripts_names_of_stable_diffusion_are_those_of_diffusers(comfy):
-    for name, expected in (("sd15", "lora_unet_down_blocks_0_"), ("sdxl", "lora_unet_input_blocks_1_")):
+    for name, expected in (
+        ("sd15", "lora_unet_down_blocks_0_"),
+        ("sdxl", "lora_unet_input_blocks_1_"),
+    ):
         site = Site([denoiser_component(comfy_models.shapes(name))])
         plan = make_plan(file_in(site, dialects()["diffusers"]), {}, site)
         assert any(unit.module.startswith(expected) for unit in respell(plan, "kohya").units)
 
 
-@pytest.mark.parametrize("name, start", [("flux1_dev", "transformer."), ("sd3_medium", "transformer."), ("sdxl", "lora_unet_down_blocks_")])
+@pytest.mark.parametrize(
+    "name, start",
+    [
+        ("flux1_dev", "transformer."),
+        ("sd3_medium", "transformer."),
+        ("sdxl", "lora_unet_down_blocks_"),
+    ],
+)
 def test_diffusion_pipe_reads_again_what_is_written_for_it(comfy, name, start):
-    """Its FLUX.1, SD 3 and SDXL are diffusers' models (models/flux.py, sd3.py, sdxl.py), where init_from_existing finds no native name."""
+    """Its FLUX.1, SD 3 and SDXL are diffusers' models (models/flux.py, sd3.py, sdxl.py), where
+    init_from_existing finds no native name.
+    """
     site = Site([denoiser_component(comfy_models.shapes(name))])
     plan = make_plan(file_in(site, dialects()["comfyui"]), {}, site)
     assert any(unit.module.startswith(start) for unit in respell(plan, "diffusion_pipe").units)
 
 
 def test_text_encoders_get_the_names_each_tool_has_for_them(comfy):
-    site = Site([denoiser_component(comfy_models.shapes("sdxl")), *encoder_components(comfy_models.encoder_shapes("sdxl"))])
-    keys = file_in(site, dialects()["comfyui"], "clip_l") | file_in(site, dialects()["comfyui"], "clip_g")
+    site = Site(
+        [
+            denoiser_component(comfy_models.shapes("sdxl")),
+            *encoder_components(comfy_models.encoder_shapes("sdxl")),
+        ]
+    )
+    keys = file_in(site, dialects()["comfyui"], "clip_l") | file_in(
+        site, dialects()["comfyui"], "clip_g"
+    )
     plan = make_plan(keys, {}, site)
-    starts = {"kohya": {"lora_te1_", "lora_te2_"}, "diffusers": {"text_encoder.", "text_encoder_2."}}
+    starts = {
+        "kohya": {"lora_te1_", "lora_te2_"},
+        "diffusers": {"text_encoder.", "text_encoder_2."},
+    }
     for dialect, expected in starts.items():
         found = respell(plan, dialect)
         assert not found.refusals
         assert {unit.wrapper for unit in found.units} == expected
-        # transformers 5 dropped this word; sd-scripts, stock ComfyUI and diffusers with an older transformers need it.
+        # transformers 5 dropped this word; sd-scripts, stock ComfyUI and diffusers with an older
+        # transformers need it.
         assert all(unit.name.startswith(("text_model", "text_projection")) for unit in found.units)
     assert respell(plan, "peft").refusals == (
         "PEFT has no names for the text encoder clip_l",
@@ -97,8 +128,9 @@ def test_text_encoders_get_the_names_each_tool_has_for_them(comfy):
     )
 
 
-# What OneTrainer (commit 23df383) writes as its kohya format, by modules/util/convert_lora_util.py and modules/model/*.py: each model's
-# count of modules under q, k and v as it fuses them, and names that are neither ComfyUI's nor diffusers' flattened.
+# What OneTrainer (commit 23df383) writes as its kohya format, by modules/util/convert_lora_util.py
+# and modules/model/*.py: each model's count of modules under q, k and v as it fuses them, and names
+# that are neither ComfyUI's nor diffusers' flattened.
 OF_ONETRAINER = {
     "hunyuan_video": (344, {"time_in_mlp_0", "txt_in_c_embedder_linear_2", "txt_in_individual_token_refiner_blocks_1_mlp_fc1",
                             "double_blocks_3_img_attn_qkv", "double_blocks_3_txt_mod_linear", "double_blocks_3_img_mlp_fc2",
@@ -119,10 +151,20 @@ def test_onetrainer_gets_the_names_that_its_strict_reader_has(comfy, name):
 
 
 def test_onetrainer_numbers_its_text_encoders(comfy):
-    for name, slots in (("flux1_dev", {"clip_l": "lora_te1_", "t5xxl": "lora_te2_"}), ("hidream", {"clip_l": "lora_te1_"})):
-        site = Site([denoiser_component(comfy_models.shapes(name)), *encoder_components(comfy_models.encoder_shapes("flux1"))])
+    for name, slots in (
+        ("flux1_dev", {"clip_l": "lora_te1_", "t5xxl": "lora_te2_"}),
+        ("hidream", {"clip_l": "lora_te1_"}),
+    ):
+        site = Site(
+            [
+                denoiser_component(comfy_models.shapes(name)),
+                *encoder_components(comfy_models.encoder_shapes("flux1")),
+            ]
+        )
         for slot, wrapper in slots.items():
-            units = respell(make_plan(file_in(site, dialects()["comfyui"], slot), {}, site), "onetrainer").units
+            units = respell(
+                make_plan(file_in(site, dialects()["comfyui"], slot), {}, site), "onetrainer"
+            ).units
             assert {unit.wrapper for unit in units} == {wrapper}
 
 
@@ -147,12 +189,22 @@ def test_keys_without_a_place_are_refused_or_left_out_with_their_reason(comfy):
 def test_a_size_that_is_not_known_cannot_be_divided(comfy):
     weights = dict.fromkeys(comfy_models.shapes("flux1_dev"), (0, 0))
     known = Site([denoiser_component(comfy_models.shapes("flux1_dev"))])
-    site = Site([type(known.components[DENOISER])(DENOISER, "diffusion_model.", weights, known.family, drawn=True)])
+    site = Site(
+        [
+            type(known.components[DENOISER])(
+                DENOISER, "diffusion_model.", weights, known.family, drawn=True
+            )
+        ]
+    )
     name = "diffusion_model.double_blocks.0.img_attn.qkv"
-    plan = make_plan({f"{name}.lora_down.weight": (4, 96), f"{name}.lora_up.weight": (288, 4)}, {}, site)
+    plan = make_plan(
+        {f"{name}.lora_down.weight": (4, 96), f"{name}.lora_up.weight": (288, 4)}, {}, site
+    )
     assert len(plan.adapters) == 1
     assert respell(plan, "kohya").refusals == ()
-    assert [unit.module for unit in respell(plan, "diffusers").units] != [] or respell(plan, "diffusers").refusals
+    assert [unit.module for unit in respell(plan, "diffusers").units] != [] or respell(
+        plan, "diffusers"
+    ).refusals
 
 
 def test_a_dialect_that_is_only_read_is_refused_by_name():
@@ -177,21 +229,29 @@ def peft_value(config, patterns, default, module):
 
 def test_peft_would_take_just_these_modules_with_just_these_strengths():
     known = ["proj_out", "a.proj_out", "b.proj_out", "a.b.proj_out", "a.to_q", "b.to_q"]
-    modules = {"proj_out": Trained(8, 0.5), "b.proj_out": Trained(4, 1.0), "a.to_q": Trained(4, 1.0), "b.to_q": Trained(4, 0.3)}
+    modules = {
+        "proj_out": Trained(8, 0.5),
+        "b.proj_out": Trained(4, 1.0),
+        "a.to_q": Trained(4, 1.0),
+        "b.to_q": Trained(4, 0.3),
+    }
     config = adapter_config(modules, known)
     assert {module for module in known if peft_takes(config, module)} == set(modules)
     for module, item in modules.items():
         rank = peft_value(config, "rank_pattern", "r", module)
         assert rank == item.rank
-        assert peft_value(config, "alpha_pattern", "lora_alpha", module) / rank == pytest.approx(item.scale)
+        assert peft_value(config, "alpha_pattern", "lora_alpha", module) / rank == pytest.approx(
+            item.scale
+        )
 
 
 def test_no_torch_is_imported():
     code = (
-        "import sys, importlib.util as u; root = sys.argv[1];"
-        "spec = u.spec_from_file_location('lora_locksmith', root + '/__init__.py', submodule_search_locations=[root]);"
-        "sys.modules['lora_locksmith'] = m = u.module_from_spec(spec); spec.loader.exec_module(m);"
-        "import lora_locksmith.key_maps.respell as r, lora_locksmith.commands.fix; r.writable();"
-        "assert 'torch' not in sys.modules"
+        "import sys, importlib.util as u; root = sys.argv[1];spec ="
+        " u.spec_from_file_location('lora_locksmith', root + '/__init__.py',"
+        " submodule_search_locations=[root]);sys.modules['lora_locksmith'] = m ="
+        " u.module_from_spec(spec); spec.loader.exec_module(m);import"
+        " lora_locksmith.lora.rewrite.rename as r, lora_locksmith.commands.fix; r.writable();assert"
+        " 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True)

@@ -1,16 +1,20 @@
-"""Every model in every dialect: our own spelling of all its modules is read back, every key on the target it was spelled for."""
+"""Every model in every dialect: our own spelling of all its modules is read back, every key on the
+target it was spelled for.
+"""
 
 from __future__ import annotations
 
 import comfy_models
 import pytest
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
-from lora_locksmith.key_maps.plan import PLACED, make_plan
-from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
-from lora_locksmith.key_maps.spell import spell
+from lora_locksmith.planning.names import spell
+from lora_locksmith.planning.plan import PLACED, make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
 
 # One model of each family: what differs between them is sizes, which other tests go over.
-MODELS = tuple({model.family: name for name, model in reversed(comfy_models.MODELS.items())}.values())
+MODELS = tuple(
+    {model.family: name for name, model in reversed(comfy_models.MODELS.items())}.values()
+)
 RANK = 4
 
 
@@ -20,7 +24,10 @@ def keys_of(spelled, dialect) -> dict[str, tuple[int, ...]]:
     if dialect.form == "flat":
         down, up = "lora_down.weight", "lora_up.weight"
     out, *inner = spelled.shape
-    return {f"{spelled.module}.{down}": (RANK, *inner), f"{spelled.module}.{up}": (out, RANK, *(1 for _ in inner[1:]))}
+    return {
+        f"{spelled.module}.{down}": (RANK, *inner),
+        f"{spelled.module}.{up}": (out, RANK, *(1 for _ in inner[1:])),
+    }
 
 
 @pytest.fixture(params=MODELS, scope="module")
@@ -55,5 +62,9 @@ def check(site, component, dialect):
     for adapter in plan.adapters:
         weight, rows, _ = adapter.target.pieces[0]
         spelled = expected[adapter.module]
-        assert (weight, rows, adapter.target.swap) == (spelled.weight, spelled.rows, spelled.swap), adapter.module
+        assert (weight, rows, adapter.target.swap) == (
+            spelled.weight,
+            spelled.rows,
+            spelled.swap,
+        ), adapter.module
     assert len(plan.adapters) == len(expected)

@@ -1,4 +1,6 @@
-"""The typed reader of settings: whatever JSON says, what holds is of the type and in the range, and what was not used is told."""
+"""The typed reader of settings: whatever JSON says, what holds is of the type and in the range, and
+what was not used is told.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +10,58 @@ import math
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lora_locksmith.key_maps.header import Header, TensorInfo, adapter_config_beside
-from lora_locksmith.key_maps.json_text import read_json
-from lora_locksmith.key_maps.plan import PLACED, SHAPE_CONFLICT, make_plan
-from lora_locksmith.key_maps.settings import BOOLEAN, MODULES, PATTERNED, WHOLE, Values, alpha_fault, shown
-from lora_locksmith.key_maps.settings import settings as all_settings
-from lora_locksmith.key_maps.site import Site, denoiser_component
-from lora_locksmith.key_maps.strength import FROM_RANK, FROM_SPLITS
+from lora_locksmith.files.header import Header, TensorInfo, adapter_config_beside
+from lora_locksmith.files.json_text import read_json
+from lora_locksmith.planning.plan import PLACED, SHAPE_CONFLICT, make_plan
+from lora_locksmith.planning.scale import FROM_RANK, FROM_SPLITS
+from lora_locksmith.planning.settings import (
+    BOOLEAN,
+    MODULES,
+    PATTERNED,
+    WHOLE,
+    Values,
+    alpha_fault,
+    shown,
+)
+from lora_locksmith.planning.settings import settings as all_settings
+from lora_locksmith.planning.target_model import Site, denoiser_component
 
 SETTINGS = {name: setting for name, setting in all_settings().items() if setting.type != MODULES}
 ALL = {**SETTINGS, **PATTERNED}
 NUMBERS = st.one_of(
     st.integers(),
     st.floats(),
-    st.sampled_from([0, -1, 5.5, -7, 10_000_000, 10**400, -(10**400), 2**53, 1e308, 1e-320, math.nan, math.inf, -math.inf, 1e10]),
+    st.sampled_from(
+        [
+            0,
+            -1,
+            5.5,
+            -7,
+            10_000_000,
+            10**400,
+            -(10**400),
+            2**53,
+            1e308,
+            1e-320,
+            math.nan,
+            math.inf,
+            -math.inf,
+            1e10,
+        ]
+    ),
 )
-LEAVES = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=9), st.sampled_from(["16", "nan", "1e999", "true", " 4 ", "\u0664"]))
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    NUMBERS,
+    st.text(max_size=9),
+    st.sampled_from(["16", "nan", "1e999", "true", " 4 ", "\u0664"]),
+)
 JSON = st.recursive(
     LEAVES,
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -34,10 +69,16 @@ JSON = st.recursive(
 def lawful(setting, value):
     if value is None or setting.type == BOOLEAN:
         return value in (None, True, False) and type(value) in (bool, type(None))
-    return type(value) is (int if setting.type == WHOLE else float) and math.isfinite(value) and setting.least <= value <= setting.most
+    return (
+        type(value) is (int if setting.type == WHOLE else float)
+        and math.isfinite(value)
+        and setting.least <= value <= setting.most
+    )
 
 
-@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(st.sampled_from(sorted(ALL)), JSON)
 def test_any_json_value_gives_a_lawful_one_and_a_word_where_it_was_not_used(name, value):
     setting = ALL[name]
@@ -55,7 +96,10 @@ def test_any_json_value_gives_a_lawful_one_and_a_word_where_it_was_not_used(name
 def test_the_ends_of_a_range_are_in_it_and_what_is_beyond_is_not(name):
     setting = ALL[name]
     if setting.type == BOOLEAN:
-        assert [setting.read(value) for value in (True, False, 1, 0)] == [(True, ""), (False, "")] * 2
+        assert [setting.read(value) for value in (True, False, 1, 0)] == [
+            (True, ""),
+            (False, ""),
+        ] * 2
         assert all(setting.read(value)[1] for value in (2, -1, "true", 0.5, [], math.nan))
         return
     for value in (setting.least, setting.most):
@@ -74,7 +118,9 @@ def test_defaults_are_lawful():
     assert all(lawful(setting, setting.default) for setting in ALL.values())
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(JSON)
 def test_a_value_in_a_sentence_is_short_and_of_one_line(value):
     assert len(shown(value)) < 80 and "\n" not in shown(value)
@@ -89,7 +135,9 @@ def test_numbers_of_any_length_are_read():
             read_json(text)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e308, -1e308, True, 1 + 2j, None, "4"[:0]])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, 1e308, -1e308, True, 1 + 2j, None, "4"[:0]]
+)
 def test_an_alpha_of_which_no_strength_can_be_made(value):
     assert "alpha" in alpha_fault(value)
     assert not alpha_fault(value, counts=False)
@@ -107,30 +155,59 @@ SITE = Site([denoiser_component(WEIGHTS)])
 ROLES = {
     "lora": {"lora_A.weight": (4, 16), "lora_B.weight": (16, 4)},
     "lokr": {"lokr_w1": (4, 4), "lokr_w2": (4, 4)},
-    "loha": {"hada_w1_a": (16, 4), "hada_w1_b": (4, 16), "hada_w2_a": (16, 4), "hada_w2_b": (4, 16)},
+    "loha": {
+        "hada_w1_a": (16, 4),
+        "hada_w1_b": (4, 16),
+        "hada_w2_a": (16, 4),
+        "hada_w2_b": (4, 16),
+    },
     "oft": {"oft_R.weight": (2, 28)},
 }
 
 
 def keys(kind, spelling="base_model.model."):
-    return {f"{spelling}blocks.{i}.lin.{role}": shape for i in range(3) for role, shape in ROLES[kind].items()}
+    return {
+        f"{spelling}blocks.{i}.lin.{role}": shape
+        for i in range(3)
+        for role, shape in ROLES[kind].items()
+    }
 
 
 def planned(kind, config, in_header=False):
     if in_header:
         return make_plan(
-            keys(kind, "transformer."), {"lora_adapter_metadata": json.dumps({f"transformer.{k}": v for k, v in config.items()})}, SITE
+            keys(kind, "transformer."),
+            {
+                "lora_adapter_metadata": json.dumps(
+                    {f"transformer.{k}": v for k, v in config.items()}
+                )
+            },
+            SITE,
         )
     return make_plan(keys(kind), {}, SITE, config)
 
 
-PATTERNS = st.dictionaries(st.sampled_from(["lin", "blocks.0.lin", r"blocks\.\d+\.lin", "(?=x)", "*", ".*"]), LEAVES, max_size=3)
+PATTERNS = st.dictionaries(
+    st.sampled_from(["lin", "blocks.0.lin", r"blocks\.\d+\.lin", "(?=x)", "*", ".*"]),
+    LEAVES,
+    max_size=3,
+)
 CONFIG = st.dictionaries(st.sampled_from(sorted(SETTINGS)), JSON, max_size=5)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(sorted(ROLES)), CONFIG, st.one_of(JSON, PATTERNS), st.one_of(JSON, PATTERNS), st.booleans())
-def test_no_settings_break_a_plan_and_every_strength_is_a_number(kind, config, alphas, ranks, in_header):
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+@given(
+    st.sampled_from(sorted(ROLES)),
+    CONFIG,
+    st.one_of(JSON, PATTERNS),
+    st.one_of(JSON, PATTERNS),
+    st.booleans(),
+)
+def test_no_settings_break_a_plan_and_every_strength_is_a_number(
+    kind, config, alphas, ranks, in_header
+):
     plan = planned(kind, config | {"alpha_pattern": alphas, "rank_pattern": ranks}, in_header)
     assert len(plan.adapters) == 3
     for adapter in plan.adapters:
@@ -162,12 +239,19 @@ def test_eps_out_of_range_is_the_default_and_told(value):
 def test_an_alpha_out_of_range_is_the_rank_and_told(value, in_header):
     plan = planned("lora", {"r": 4, "lora_alpha": value}, in_header)
     assert {adapter.strength for adapter in plan.adapters} == {(None, FROM_RANK, 1.0)}
-    assert len(plan.cautions) == 1 and "lora_alpha" in plan.cautions[0] and "alpha = rank" in plan.cautions[0]
+    assert (
+        len(plan.cautions) == 1
+        and "lora_alpha" in plan.cautions[0]
+        and "alpha = rank" in plan.cautions[0]
+    )
 
 
 @pytest.mark.parametrize("value", [0, -4, 10**400, True, 2.5, math.nan], ids=shown)
 def test_a_rank_out_of_range_counts_only_where_it_is_asked_for(value):
-    assert [adapter.strength.scale for adapter in planned("lora", {"r": value, "lora_alpha": 8}).adapters] == [2.0] * 3
+    assert [
+        adapter.strength.scale
+        for adapter in planned("lora", {"r": value, "lora_alpha": 8}).adapters
+    ] == [2.0] * 3
     assert not planned("lora", {"r": value, "lora_alpha": 8}).cautions
     plan = planned("lokr", {"r": value, "alpha": 8})
     assert [adapter.strength.scale for adapter in plan.adapters] == [None] * 3
@@ -175,14 +259,27 @@ def test_a_rank_out_of_range_counts_only_where_it_is_asked_for(value):
 
 
 def test_a_value_of_a_pattern_out_of_range_is_the_setting_for_all():
-    plan = planned("lora", {"lora_alpha": 8, "alpha_pattern": {"blocks.0.lin": math.nan, "blocks.1.lin": 16}})
+    plan = planned(
+        "lora", {"lora_alpha": 8, "alpha_pattern": {"blocks.0.lin": math.nan, "blocks.1.lin": 16}}
+    )
     assert [adapter.strength.scale for adapter in plan.adapters] == [2.0, 4.0, 2.0]
     assert len(plan.cautions) == 1 and "alpha_pattern" in plan.cautions[0]
-    assert "alpha_pattern" in planned("lora", {"lora_alpha": 8, "alpha_pattern": ["blocks.0.lin"]}).cautions[0]
+    assert (
+        "alpha_pattern"
+        in planned("lora", {"lora_alpha": 8, "alpha_pattern": ["blocks.0.lin"]}).cautions[0]
+    )
 
 
 def test_lawful_settings_are_no_caution():
-    told = {"r": 4, "lora_alpha": 8.0, "use_rslora": True, "alpha_pattern": {}, "rank_pattern": None, "fan_in_fan_out": False, "extra": [1]}
+    told = {
+        "r": 4,
+        "lora_alpha": 8.0,
+        "use_rslora": True,
+        "alpha_pattern": {},
+        "rank_pattern": None,
+        "fan_in_fan_out": False,
+        "extra": [1],
+    }
     plan = planned("lora", told, in_header=True)
     assert [adapter.strength.scale for adapter in plan.adapters] == [4.0] * 3 and not plan.cautions
     told = {"use_cayley_neumann": True, "num_cayley_neumann_terms": 7.0, "eps": 1e-4, "r": 0}
@@ -199,28 +296,53 @@ def test_a_number_of_5000_digits_does_not_cost_the_other_settings(tmp_path):
     text = '{"r": 4, "lora_alpha": 8, "seed": %s}' % ("9" * 5000)
     (tmp_path / "adapter_config.json").write_text(text)
     config = adapter_config_beside(tmp_path / "adapter_model.safetensors")
-    assert [adapter.strength.scale for adapter in make_plan(keys("lora"), {}, SITE, config).adapters] == [2.0] * 3
-    packed = {"lora_adapter_metadata": text.replace('"', '"transformer.', 1).replace('"lora_', '"transformer.lora_')}
-    assert [adapter.strength.scale for adapter in make_plan(keys("lora", "transformer."), packed, SITE).adapters] == [2.0] * 3
+    assert [
+        adapter.strength.scale for adapter in make_plan(keys("lora"), {}, SITE, config).adapters
+    ] == [2.0] * 3
+    packed = {
+        "lora_adapter_metadata": (
+            text.replace('"', '"transformer.', 1).replace('"lora_', '"transformer.lora_')
+        )
+    }
+    assert [
+        adapter.strength.scale
+        for adapter in make_plan(keys("lora", "transformer."), packed, SITE).adapters
+    ] == [2.0] * 3
 
 
 @pytest.mark.parametrize(
-    "dim, scaled", [("4", True), ("4.0", True), ("0", False), ("-4", False), ("1e999", False), ("nan", False), ("x", False)]
+    "dim, scaled",
+    [
+        ("4", True),
+        ("4.0", True),
+        ("0", False),
+        ("-4", False),
+        ("1e999", False),
+        ("nan", False),
+        ("x", False),
+    ],
 )
 def test_the_rank_of_split_parts(dim, scaled):
     site = Site([denoiser_component({"diffusion_model.blocks.0.qkv.weight": (48, 16)}, FAMILIES)])
-    shapes = {"lora_unet_blocks_0_qkv.lora_down.weight": (12, 16), "lora_unet_blocks_0_qkv.lora_up.weight": (48, 12)}
+    shapes = {
+        "lora_unet_blocks_0_qkv.lora_down.weight": (12, 16),
+        "lora_unet_blocks_0_qkv.lora_up.weight": (48, 12),
+    }
     metadata = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": dim}
     plan = make_plan({**shapes, "lora_unet_blocks_0_qkv.alpha": ()}, metadata, site)
     (adapter,) = plan.adapters
     assert (adapter.strength.source == FROM_SPLITS) == scaled == (adapter.strength.factor == 3)
-    assert bool(plan.cautions) != scaled and all("ss_network_dim" in caution for caution in plan.cautions)
+    assert bool(plan.cautions) != scaled and all(
+        "ss_network_dim" in caution for caution in plan.cautions
+    )
 
 
 def families():
     from lora_locksmith.key_maps.table import parse_table
 
-    return {"home": parse_table("home", "@title Home\n[blocks.{} = stages.{}]\nqkv 3h h = q + k + v\n")}
+    return {
+        "home": parse_table("home", "@title Home\n[blocks.{} = stages.{}]\nqkv 3h h = q + k + v\n")
+    }
 
 
 FAMILIES = families()
@@ -256,10 +378,15 @@ def test_an_alpha_that_does_not_count_refuses_nothing(name):
 
 
 def test_a_header_with_such_an_alpha_is_inspected():
-    from lora_locksmith.key_maps.inspection import inspect_header
+    from lora_locksmith.report.inspection import inspect_header
 
     tensors = {key: TensorInfo("F32", shape) for key, shape in keys("lora").items()}
-    found = inspect_header("x", Header({**tensors, "base_model.model.blocks.1.lin.alpha": TensorInfo("F32", (2,))}, {}), None, SITE)
+    found = inspect_header(
+        "x",
+        Header({**tensors, "base_model.model.blocks.1.lin.alpha": TensorInfo("F32", (2,))}, {}),
+        None,
+        SITE,
+    )
     assert "should be one number" in json.dumps(found.as_dict())
 
 

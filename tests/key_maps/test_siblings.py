@@ -1,11 +1,13 @@
-"""A tensor that nothing known has beside an adapter's own refuses the adapter: it means another formula."""
+"""A tensor that nothing known has beside an adapter's own refuses the adapter: it means another
+formula.
+"""
 
 from __future__ import annotations
 
 import pytest
-from lora_locksmith.key_maps.plan import BOOKKEEPING, PLACED, UNSUPPORTED, make_plan
-from lora_locksmith.key_maps.siblings import siblings
-from lora_locksmith.key_maps.site import Site, denoiser_component
+from lora_locksmith.planning.plan import BOOKKEEPING, PLACED, UNSUPPORTED, make_plan
+from lora_locksmith.planning.siblings import siblings
+from lora_locksmith.planning.target_model import Site, denoiser_component
 
 WEIGHTS = {f"diffusion_model.blocks.{i}.lin.weight": (8, 6) for i in range(2)}
 PAIR = {"lora_A.weight": (4, 6), "lora_B.weight": (8, 4)}
@@ -14,11 +16,24 @@ PAIR = {"lora_A.weight": (4, 6), "lora_B.weight": (8, 4)}
 def plan_with(**extra):
     """The plan of two modules with a pair each, the first with more beside it."""
     keys = {f"blocks.{i}.lin.{name}": shape for i in range(2) for name, shape in PAIR.items()}
-    return make_plan(keys | {f"blocks.0.lin.{name}": shape for name, shape in extra.items()}, {}, Site([denoiser_component(WEIGHTS)]))
+    return make_plan(
+        keys | {f"blocks.0.lin.{name}": shape for name, shape in extra.items()},
+        {},
+        Site([denoiser_component(WEIGHTS)]),
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["lora_F", "lora_F.default", "lora_diagonal", "lora_mixers.weight", "gate.weight", "router.0.bias", "delora_x"]
+    "name",
+    [
+        "lora_F",
+        "lora_F.default",
+        "lora_diagonal",
+        "lora_mixers.weight",
+        "gate.weight",
+        "router.0.bias",
+        "delora_x",
+    ],
 )
 def test_the_adapter_beside_it_is_refused_with_its_name(name):
     plan = plan_with(**{name: (4, 1)})
@@ -28,7 +43,9 @@ def test_the_adapter_beside_it_is_refused_with_its_name(name):
     assert plan.outcomes["blocks.1.lin.lora_A.weight"].category == PLACED
 
 
-@pytest.mark.parametrize("name", ["base_layer.weight", "lora_monteclora_sampler.expert_weights", "lora_velora_embed"])
+@pytest.mark.parametrize(
+    "name", ["base_layer.weight", "lora_monteclora_sampler.expert_weights", "lora_velora_embed"]
+)
 def test_what_is_known_to_be_harmless_refuses_nothing(name):
     plan = plan_with(**{name: (4, 1)})
     assert len(plan.adapters) == 2

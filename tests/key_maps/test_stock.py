@@ -1,11 +1,13 @@
-"""What the stock loader would place, told without ComfyUI: cases checked by hand against comfy/lora.py."""
+"""What the stock loader would place, told without ComfyUI: cases checked by hand against
+comfy/lora.py.
+"""
 
 from __future__ import annotations
 
 import pytest
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Site, denoiser_component
-from lora_locksmith.key_maps.stock import stock_placed, stock_table
+from lora_locksmith.identify.stock_loader import stock_placed, stock_table
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component
 
 WEIGHTS = {
     "diffusion_model.img_in.weight": (8, 4),
@@ -27,7 +29,9 @@ def site():
 
 
 def placed(site, *keys, **shapes):
-    return stock_placed(make_plan({key: shapes.get(key.rpartition(".")[2], (1, 1)) for key in keys}, {}, site))
+    return stock_placed(
+        make_plan({key: shapes.get(key.rpartition(".")[2], (1, 1)) for key in keys}, {}, site)
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,9 @@ def placed(site, *keys, **shapes):
     ],
 )
 def test_names(site, module, read):
-    assert placed(site, module + UP, module + DOWN) == ({module + UP, module + DOWN} if read else set())
+    assert placed(site, module + UP, module + DOWN) == (
+        {module + UP, module + DOWN} if read else set()
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,13 +76,26 @@ def test_endings(site, endings, read):
 
 def test_one_broken_adapter_stops_the_stock_loader(site):
     whole = ("lora_unet_img_in" + UP, "lora_unet_img_in" + DOWN)
-    assert placed(site, *whole, "lora_unet_final_layer_linear.alpha", alpha=()) == {*whole, "lora_unet_final_layer_linear.alpha"}
+    assert placed(site, *whole, "lora_unet_final_layer_linear.alpha", alpha=()) == {
+        *whole,
+        "lora_unet_final_layer_linear.alpha",
+    }
     assert placed(site, *whole, "lora_unet_final_layer_linear" + UP) == set()
     assert placed(site, *whole, "lora_unet_final_layer_linear.alpha", alpha=(3,)) == set()
 
 
 def test_nonsense(site):
-    keys = ["", ".", "..", ".alpha", "weight", ".lora_up.weight", "\ud800.lora_up.weight", "x" * 100_000 + UP, "." * 1000]
+    keys = [
+        "",
+        ".",
+        "..",
+        ".alpha",
+        "weight",
+        ".lora_up.weight",
+        "\ud800.lora_up.weight",
+        "x" * 100_000 + UP,
+        "." * 1000,
+    ]
     assert placed(site, *keys) == set()
 
 
@@ -85,7 +104,13 @@ def test_nothing_wired():
 
 
 @pytest.mark.parametrize(
-    "text", ["  -  native  dotted\n", "model *\n  -  native  bold\n", "chapter one\n  x\n", "model *\n  - native dotted a\n"]
+    "text",
+    [
+        "  -  native  dotted\n",
+        "model *\n  -  native  bold\n",
+        "chapter one\n  x\n",
+        "model *\n  - native dotted a\n",
+    ],
 )
 def test_faults_in_the_table_are_named(tmp_path, text):
     (tmp_path / "stock.table").write_text(text, "utf-8")

@@ -1,20 +1,33 @@
-"""Which of a file's settings hold for which of its networks, and for which modules they give a strength at all."""
+"""Which of a file's settings hold for which of its networks, and for which modules they give a
+strength at all.
+"""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Site, denoiser_component
-from lora_locksmith.key_maps.strength import FROM_CONFIG, FROM_HEADER, FROM_RANK, FROM_TENSORS, read_settings, settings_for
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.scale import (
+    FROM_CONFIG,
+    FROM_HEADER,
+    FROM_RANK,
+    FROM_TENSORS,
+    read_settings,
+    settings_for,
+)
+from lora_locksmith.planning.target_model import Site, denoiser_component
 
 COMPONENTS = ("transformer", "text_encoder", "text_encoder_2", "unet")
 
 
 def told(*components: str) -> dict[str, str]:
     """Header metadata with settings for each of the components; "" for those that name none."""
-    return {"lora_adapter_metadata": json.dumps({f"{name}.r".lstrip("."): number for number, name in enumerate(components, 1)})}
+    return {
+        "lora_adapter_metadata": json.dumps(
+            {f"{name}.r".lstrip("."): number for number, name in enumerate(components, 1)}
+        )
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,11 +84,22 @@ def test_the_settings_in_the_file_go_before_those_beside_it():
 
 @pytest.fixture(scope="module")
 def site():
-    return Site([denoiser_component({"diffusion_model.layer.weight": (8, 8), "diffusion_model.layer.bias": (8,)})])
+    return Site(
+        [
+            denoiser_component(
+                {"diffusion_model.layer.weight": (8, 8), "diffusion_model.layer.bias": (8,)}
+            )
+        ]
+    )
 
 
 LORA = {"layer.lora_A.weight": (4, 8), "layer.lora_B.weight": (8, 4)}
-LOHA = {"layer.hada_w1_a": (8, 2), "layer.hada_w1_b": (2, 8), "layer.hada_w2_a": (8, 2), "layer.hada_w2_b": (2, 8)}
+LOHA = {
+    "layer.hada_w1_a": (8, 2),
+    "layer.hada_w1_b": (2, 8),
+    "layer.hada_w2_a": (8, 2),
+    "layer.hada_w2_b": (2, 8),
+}
 LOKR = {"layer.lokr_w1": (2, 2), "layer.lokr_w2_a": (4, 2), "layer.lokr_w2_b": (2, 4)}
 LOKR_LEFT = {"layer.lokr_w1_a": (2, 1), "layer.lokr_w1_b": (1, 2), "layer.lokr_w2": (4, 4)}
 FULL_LOKR = {"layer.lokr_w1": (2, 2), "layer.lokr_w2": (4, 4)}
@@ -100,11 +124,19 @@ def strength(site, keys, config, kind=None):
         (LORA, {"r": 4, "lora_alpha": True}, None),
         (LORA, {"r": 4, "lora_alpha": "eight"}, None),
         ({"layer.lora_A.weight": (1, 8), "layer.lora_B.weight": (8, 1)}, {"lora_alpha": 3}, 3.0),
-        ({"layer.lora_A.weight": (0, 8), "layer.lora_B.weight": (8, 0)}, {"r": 0, "lora_alpha": 3}, None),
+        (
+            {"layer.lora_A.weight": (0, 8), "layer.lora_B.weight": (8, 0)},
+            {"r": 0, "lora_alpha": 3},
+            None,
+        ),
         (LOHA, {"r": 9, "alpha": 8}, 4.0),
         (LOHA, {"alpha": 8, "use_rslora": True}, 8 / 2**0.5),
         (LOHA, {"alpha": 8, "rank_stabilized": True}, 8 / 2**0.5),
-        (LOKR, {"r": 8, "alpha": 4}, 0.5),  # PEFT divides by the rank that was asked for, not by the one there was room for
+        (
+            LOKR,
+            {"r": 8, "alpha": 4},
+            0.5,
+        ),  # PEFT divides by the rank that was asked for, not by the one there was room for
         (LOKR_LEFT, {"r": 8, "alpha": 4}, 0.5),
         (FULL_LOKR, {"r": 8, "alpha": 4}, 0.5),
         (FULL_LOKR, {"r": 1, "alpha": 4}, 4.0),
@@ -112,7 +144,11 @@ def strength(site, keys, config, kind=None):
         (FULL_LOKR, {"r": -8, "alpha": 4}, None),
         (FULL_LOKR, {"alpha": 4}, None),
         (LOKR, {"r": 8, "alpha": 4, "rank_pattern": {"layer": 2}}, 2.0),
-        (LORA, {"r": 4, "lora_alpha": 8, "rank_pattern": {"layer": 2}, "alpha_pattern": {"layer": 4}}, 1.0),
+        (
+            LORA,
+            {"r": 4, "lora_alpha": 8, "rank_pattern": {"layer": 2}, "alpha_pattern": {"layer": 4}},
+            1.0,
+        ),
         ({"layer.diff": (8, 8)}, {"r": 4, "lora_alpha": 8}, None),
         ({"layer.oft_R.weight": (2, 6)}, {"r": 4, "lora_alpha": 8}, None),
     ],
@@ -127,26 +163,46 @@ def test_a_bias_is_as_strong_as_its_factors(site):
     keys = LORA | {"layer.lora_B.bias": (8,)}
     found = strength(site, keys, {"r": 4, "lora_alpha": 8}, "bias_lora")
     assert (found.scale, found.source) == (2.0, FROM_CONFIG)
-    (bias,) = [adapter for adapter in make_plan(keys | {"layer.alpha": ()}, {}, site).adapters if adapter.kind == "bias_lora"]
+    (bias,) = [
+        adapter
+        for adapter in make_plan(keys | {"layer.alpha": ()}, {}, site).adapters
+        if adapter.kind == "bias_lora"
+    ]
     assert (set(bias.roles), bias.rank) == ({"up_bias", "alpha", "down"}, 4)
-    (factors,) = [adapter for adapter in make_plan(keys, {}, site).adapters if adapter.kind == "lora"]
+    (factors,) = [
+        adapter for adapter in make_plan(keys, {}, site).adapters if adapter.kind == "lora"
+    ]
     assert set(factors.roles) == {"up", "down"}
     with_alpha = strength(site, keys | {"layer.alpha": ()}, {"r": 4, "lora_alpha": 8}, "bias_lora")
     assert (with_alpha.scale, with_alpha.source) == (None, FROM_TENSORS)
-    assert (strength(site, keys, None).scale, strength(site, keys, None).source) == (None, FROM_RANK)
+    assert (strength(site, keys, None).scale, strength(site, keys, None).source) == (
+        None,
+        FROM_RANK,
+    )
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", '"text"', "{", "[" * 100_000, '{"transformer": {"r": 4}}'])
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", '"text"', "{", "[" * 100_000, '{"transformer": {"r": 4}}']
+)
 def test_settings_in_the_header_that_are_none(site, text):
     plan = make_plan(LORA, {"lora_adapter_metadata": text}, site)
     assert plan.adapters[0].strength.source == FROM_RANK
 
 
-SPOILT = ("split_qkv", "[]", '"split_qkv"', "split_qkv" + "[" * 100_000, '{"split_qkv": NaN}', '{"split_qkv": 1}')
+SPOILT = (
+    "split_qkv",
+    "[]",
+    '"split_qkv"',
+    "split_qkv" + "[" * 100_000,
+    '{"split_qkv": NaN}',
+    '{"split_qkv": 1}',
+)
 
 
 @pytest.mark.parametrize("arguments", SPOILT)
 @pytest.mark.parametrize("dim", ["2", "", "NaN", "Infinity", "1e999"])
 def test_split_qkv_that_cannot_be_read_corrects_nothing(site, arguments, dim):
-    plan = make_plan(LORA | {"layer.alpha": ()}, {"ss_network_args": arguments, "ss_network_dim": dim}, site)
+    plan = make_plan(
+        LORA | {"layer.alpha": ()}, {"ss_network_args": arguments, "ss_network_dim": dim}, site
+    )
     assert plan.adapters[0].strength.factor == 1.0

@@ -1,9 +1,18 @@
 """The table language: what rows mean, and a precise error for every way to get a table wrong."""
 
 import pytest
-from lora_locksmith.key_maps.site import Component
-from lora_locksmith.key_maps.spell import names_of
-from lora_locksmith.key_maps.table import Slice, TableError, flatten, generalise, in_one_form, parse_table, slices, unify
+from lora_locksmith.key_maps.table import (
+    Slice,
+    TableError,
+    flatten,
+    generalise,
+    in_one_form,
+    parse_table,
+    slices,
+    unify,
+)
+from lora_locksmith.planning.names import names_of
+from lora_locksmith.planning.target_model import Component
 
 FLUX_LIKE = """
 @title Example
@@ -32,13 +41,25 @@ def place(family, name, *shapes):
 
 
 def test_parts_of_a_fused_weight(family):
-    assert place(family, "blocks.7.attn.to_k", (12, 4)) == (("double.7.qkv",), (Slice(0, (4, 4), None),))
-    assert place(family, "old_blocks_7_attn_to_v", (12, 4)) == (("double.7.qkv",), (Slice(0, (8, 4), None),))
-    assert place(family, "blocks.7.attn.to_qkv", (12, 4)) == (("double.7.qkv",), (Slice(0, None, None),))
+    assert place(family, "blocks.7.attn.to_k", (12, 4)) == (
+        ("double.7.qkv",),
+        (Slice(0, (4, 4), None),),
+    )
+    assert place(family, "old_blocks_7_attn_to_v", (12, 4)) == (
+        ("double.7.qkv",),
+        (Slice(0, (8, 4), None),),
+    )
+    assert place(family, "blocks.7.attn.to_qkv", (12, 4)) == (
+        ("double.7.qkv",),
+        (Slice(0, None, None),),
+    )
 
 
 def test_unequal_parts(family):
-    assert place(family, "blocks.0.mlp", (28, 4)) == (("double.0.linear1",), (Slice(0, (12, 16), None),))
+    assert place(family, "blocks.0.mlp", (28, 4)) == (
+        ("double.0.linear1",),
+        (Slice(0, (12, 16), None),),
+    )
 
 
 def test_one_name_for_several_weights(family):
@@ -60,11 +81,24 @@ def test_swapped_halves_and_the_rest(family):
 
 
 def test_names_that_are_neither_comfyuis_nor_diffusers():
-    text = "@title x\n[a.{} = b.{}]\nqkv 3h h = q + k + v\n@names original\n[a.{}]\nqkv 3h h = c.qkv"
+    text = (
+        "@title x\n[a.{} = b.{}]\nqkv 3h h = q + k + v\n@names original\n[a.{}]\nqkv 3h h = c.qkv"
+    )
     family = parse_table("example", text)
-    assert place(family, "a_1_c_qkv", (12, 4)) == place(family, "a_1_qkv", (12, 4)) == (("a.1.qkv",), (Slice(0, None, None),))
-    told = {names: names_of(family, "a.1.qkv", (12, 4), names) for names in ("diffusers", "original", "nobodys")}
-    assert told["diffusers"] == [("b.1.q", (0, 4), False), ("b.1.k", (4, 4), False), ("b.1.v", (8, 4), False)]
+    assert (
+        place(family, "a_1_c_qkv", (12, 4))
+        == place(family, "a_1_qkv", (12, 4))
+        == (("a.1.qkv",), (Slice(0, None, None),))
+    )
+    told = {
+        names: names_of(family, "a.1.qkv", (12, 4), names)
+        for names in ("diffusers", "original", "nobodys")
+    }
+    assert told["diffusers"] == [
+        ("b.1.q", (0, 4), False),
+        ("b.1.k", (4, 4), False),
+        ("b.1.v", (8, 4), False),
+    ]
     assert told["original"] == [("a.1.c.qkv", None, False)] and not told["nobodys"]
 
 
@@ -117,10 +151,15 @@ def test_a_wrong_table_is_refused_by_file_and_line(text, fault):
 
 
 def test_layers_that_a_model_has_fused_or_apart():
-    """Either form takes the other's names; a model that is not there is drawn in the form that stands first."""
+    """Either form takes the other's names; a model that is not there is drawn in the form that
+    stands first.
+    """
     family = parse_table("two", "@title Two\nfused? 2m h = a + b\na? m h\nb? m h\na + b = fused\n")
     assert [row.native for row in in_one_form(family.rows)] == [("fused",), ("a", "b")]
     fused = Component("denoiser", "", {"fused.weight": (8, 3)}, family)
-    assert [fused.find(name)[0].pieces for name in "ab"] == [(("fused.weight", (0, 4), None),), (("fused.weight", (4, 4), None),)]
+    assert [fused.find(name)[0].pieces for name in "ab"] == [
+        (("fused.weight", (0, 4), None),),
+        (("fused.weight", (4, 4), None),),
+    ]
     apart = Component("denoiser", "", {"a.weight": (4, 3), "b.weight": (4, 3)}, family)
     assert apart.find("fused")[0].pieces == (("a.weight", None, (0, 4)), ("b.weight", None, (4, 4)))

@@ -1,4 +1,6 @@
-"""Every family table against the real ComfyUI models: rows, shapes, sizes, recognition, other spellings, and what stock accepts."""
+"""Every family table against the real ComfyUI models: rows, shapes, sizes, recognition, other
+spellings, and what stock accepts.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import comfy_models
 import pytest
-from lora_locksmith.key_maps.plan import PLACED, make_plan
-from lora_locksmith.key_maps.site import Component, Site, denoiser_component, encoder_components
 from lora_locksmith.key_maps.table import (
     UNNAMED,
     Row,
@@ -23,13 +23,34 @@ from lora_locksmith.key_maps.table import (
     slices,
     unify,
 )
+from lora_locksmith.planning.plan import PLACED, make_plan
+from lora_locksmith.planning.target_model import (
+    Component,
+    Site,
+    denoiser_component,
+    encoder_components,
+)
 
 DENOISERS = sorted(name for name, family in families().items() if family.kind == "denoiser")
-PUBLISHED = [name for name, model in comfy_models.MODELS.items() if model.published and model.family in families()]
-NUMBERED_IN_A_ROW = ("sd15", "sd21", "sdxl", "sdxl_refiner", "koala", "stable_cascade")  # each number is a block of another kind
-NUMBERED_IN_A_WORD = ("cosmos1",)  # blocks.block7: each block has a header of its own, and diffusers' name counts them
+PUBLISHED = [
+    name
+    for name, model in comfy_models.MODELS.items()
+    if model.published and model.family in families()
+]
+NUMBERED_IN_A_ROW = (
+    "sd15",
+    "sd21",
+    "sdxl",
+    "sdxl_refiner",
+    "koala",
+    "stable_cascade",
+)  # each number is a block of another kind
+NUMBERED_IN_A_WORD = (
+    "cosmos1",
+)  # blocks.block7: each block has a header of its own, and diffusers' name counts them
 RANK = 4
-# What stock itself gets wrong: FLUX.1's proj_mlp on wider weights (FLUX.2, Ovis); equal thirds where Lumina has fewer heads for k and v.
+# What stock itself gets wrong: FLUX.1's proj_mlp on wider weights (FLUX.2, Ovis); equal thirds
+# where Lumina has fewer heads for k and v.
 STOCK_MISTAKES = {
     "flux2": re.compile(r"[._]proj_mlp$"),
     "ovis_image": re.compile(r"[._]proj_mlp$"),
@@ -64,14 +85,20 @@ def unlisted(component: Component) -> list[str]:
     """The component's modules that no native row of its table names with their shape."""
     missing = []
     for module, weight in component.modules.items():
-        matches = [match for match in component.family.find(flatten(module)) if match.alternative < 0]
-        if not any(slices(match.row, -1, 0, (component.weights[weight],)) is not None for match in matches):
+        matches = [
+            match for match in component.family.find(flatten(module)) if match.alternative < 0
+        ]
+        if not any(
+            slices(match.row, -1, 0, (component.weights[weight],)) is not None for match in matches
+        ):
             missing.append(f"{module} {component.weights[weight]}")
     return missing
 
 
 def spelled(component: Component) -> Iterator[tuple[str, tuple[str, ...], Row, int, int]]:
-    """Every other spelling of every row the component has: (name, native modules, row, alternative, part), two blocks of each pattern."""
+    """Every other spelling of every row the component has: (name, native modules, row, alternative,
+    part), two blocks of each pattern.
+    """
     numbers_of = defaultdict(list)
     for module in component.modules:
         template, numbers = generalise(flatten(module))
@@ -79,7 +106,11 @@ def spelled(component: Component) -> Iterator[tuple[str, tuple[str, ...], Row, i
     for row in component.family.rows:
         for blocks in some_blocks(row.native[0], numbers_of):
             native = tuple(fill(name, blocks) for name in row.native)
-            shapes = tuple(component.weights[component.modules[name]] for name in native if name in component.modules)
+            shapes = tuple(
+                component.weights[component.modules[name]]
+                for name in native
+                if name in component.modules
+            )
             if len(shapes) == len(native) and slices(row, -1, 0, shapes) is not None:
                 for index, alternative in enumerate(row.alternatives):
                     for number, part in enumerate(alternative.parts):
@@ -87,7 +118,9 @@ def spelled(component: Component) -> Iterator[tuple[str, tuple[str, ...], Row, i
                             yield fill(part.name, blocks), native, row, index, number
 
 
-def some_blocks(native: str, numbers_of: Mapping[str, Sequence[Sequence[str]]]) -> Iterator[list[str]]:
+def some_blocks(
+    native: str, numbers_of: Mapping[str, Sequence[Sequence[str]]]
+) -> Iterator[list[str]]:
     """What can stand for the {} of a native name in a model: the first and the last choice."""
     template, stated = generalise(flatten(native.replace("{}", "0")))
     free = [word == "{}" for word in flatten(native).split("_") if word == "{}" or word.isdigit()]
@@ -101,7 +134,9 @@ def some_blocks(native: str, numbers_of: Mapping[str, Sequence[Sequence[str]]]) 
 
 @pytest.mark.parametrize("family", DENOISERS)
 def test_a_family_has_a_real_model_to_hold_it_against(family):
-    assert family in {model.family for model in comfy_models.MODELS.values()}, "Add the model to tests/support/comfy_models.py"
+    assert family in {model.family for model in comfy_models.MODELS.values()}, (
+        "Add the model to tests/support/comfy_models.py"
+    )
 
 
 @every_model
@@ -109,7 +144,10 @@ def test_a_model_is_recognised(name):
     assert component_of(name).family.name == comfy_models.MODELS[name].family
 
 
-@pytest.mark.parametrize("name", [name for name, model in comfy_models.MODELS.items() if model.family not in NUMBERED_IN_A_ROW])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, model in comfy_models.MODELS.items() if model.family not in NUMBERED_IN_A_ROW],
+)
 def test_a_model_of_two_blocks_is_recognised(name):
     component = component_of(name)
     few = {}
@@ -121,23 +159,34 @@ def test_a_model_of_two_blocks_is_recognised(name):
 
 @every_encoder
 def test_a_text_encoder_is_recognised(name):
-    assert {component.name: component.family and component.family.name for component in encoders_of(name)} == comfy_models.ENCODERS[
-        name
-    ].tables
+    assert {
+        component.name: component.family and component.family.name
+        for component in encoders_of(name)
+    } == comfy_models.ENCODERS[name].tables
 
 
 @every_model
 def test_every_weight_of_a_model_has_a_row(name):
     component = component_of(name)
-    parameters = {parameter for parameter, _ in comfy_models.network(name).named_parameters() if not parameter.endswith(".bias")}
-    component.modules = {module: weight for module, weight in component.modules.items() if weight in parameters}
+    parameters = {
+        parameter
+        for parameter, _ in comfy_models.network(name).named_parameters()
+        if not parameter.endswith(".bias")
+    }
+    component.modules = {
+        module: weight for module, weight in component.modules.items() if weight in parameters
+    }
     assert not unlisted(component)
 
 
 @every_encoder
 def test_every_weight_of_a_text_encoder_has_a_row(name):
     for component in encoders_of(name):
-        component.modules = {module: weight for module, weight in component.modules.items() if weight.endswith(".weight")}
+        component.modules = {
+            module: weight
+            for module, weight in component.modules.items()
+            if weight.endswith(".weight")
+        }
         assert not unlisted(component)
 
 
@@ -158,13 +207,19 @@ def test_every_row_is_in_a_model(family):
                     if match.alternative < 0 and fits:
                         rows.pop((match.row.native, match.row.shape), None)
     # A UNet's resnets share their rows; only those that change the width have a skip_connection.
-    left = sorted(native[0] for native, _ in rows if len(native) == 1 and not native[0].endswith(".skip_connection"))
+    left = sorted(
+        native[0]
+        for native, _ in rows
+        if len(native) == 1 and not native[0].endswith(".skip_connection")
+    )
     if left and missing:
         pytest.skip("; ".join(missing))
     assert not left, f"{family}.table names what no model of tests/support/comfy_models.py has"
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if families()[comfy_models.MODELS[name].family].sizes])
+@pytest.mark.parametrize(
+    "name", [name for name in PUBLISHED if families()[comfy_models.MODELS[name].family].sizes]
+)
 def test_published_sizes_agree_with_the_model(name):
     component = component_of(name)
     faults = defaultdict(set)
@@ -176,14 +231,19 @@ def test_published_sizes_agree_with_the_model(name):
         ]
         for variant, sizes in component.family.sizes.items():
             wrong = [
-                known for known in solved if known is not None and any(sizes.get(symbol, size) != size for symbol, size in known.items())
+                known
+                for known in solved
+                if known is not None
+                and any(sizes.get(symbol, size) != size for symbol, size in known.items())
             ]
             if wrong and len(wrong) == len([known for known in solved if known is not None]):
                 faults[variant].add(f"{module}: {wrong[0]}")
     assert any(not faults[variant] for variant in component.family.sizes), dict(faults)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if counted(comfy_models.MODELS[name].family)])
+@pytest.mark.parametrize(
+    "name", [name for name in PUBLISHED if counted(comfy_models.MODELS[name].family)]
+)
 def test_published_blocks_agree_with_the_model(name):
     component = component_of(name)
     counts = defaultdict(int)
@@ -193,7 +253,11 @@ def test_published_blocks_agree_with_the_model(name):
                 for blocks, number in numbered(match.row.native[0], module):
                     counts[blocks] = max(counts[blocks], int(number) + 1)
     stated = component.family.blocks.values()
-    agreeing = [variant for variant in stated if all(counts.get(blocks, count) == count for blocks, count in variant.items())]
+    agreeing = [
+        variant
+        for variant in stated
+        if all(counts.get(blocks, count) == count for blocks, count in variant.items())
+    ]
     assert any(variant.keys() & counts.keys() for variant in agreeing), dict(counts)
 
 
@@ -202,14 +266,20 @@ def test_every_other_spelling_finds_its_weight(name):
     component = component_of(name)
     for spelling, native, row, alternative, part in spelled(component):
         found = component.find(flatten(spelling))
-        assert len(found) == 1, f"{spelling} finds {[candidate.module for candidate in found]}, line {row.line}"
-        if found[0].naming < 0 and spelling in component.modules:
-            continue  # the model has a module of this very name; test_every_weight_of_a_model_has_a_row covers it
-        weights = [component.modules[module] for module in native]
-        expected = slices(row, alternative, part, tuple(component.weights[weight] for weight in weights))
-        assert found[0].pieces == tuple((weights[piece.native], piece.rows, piece.source) for piece in expected), (
-            f"{spelling}, line {row.line}"
+        assert len(found) == 1, (
+            f"{spelling} finds {[candidate.module for candidate in found]}, line {row.line}"
         )
+        if found[0].naming < 0 and spelling in component.modules:
+            # the model has a module of this very name; test_every_weight_of_a_model_has_a_row
+            # covers it
+            continue
+        weights = [component.modules[module] for module in native]
+        expected = slices(
+            row, alternative, part, tuple(component.weights[weight] for weight in weights)
+        )
+        assert found[0].pieces == tuple(
+            (weights[piece.native], piece.rows, piece.source) for piece in expected
+        ), f"{spelling}, line {row.line}"
         assert found[0].swap == row.alternatives[alternative].swap, f"{spelling}, line {row.line}"
 
 
@@ -218,14 +288,21 @@ def test_the_parts_of_a_spelling_cover_their_weight(name):
     component = component_of(name)
     covered, sized = defaultdict(int), {}
     for spelling, native, row, alternative, _ in spelled(component):
-        if all(piece.name.rpartition(".")[2] != UNNAMED for piece in row.alternatives[alternative].parts):
+        if all(
+            piece.name.rpartition(".")[2] != UNNAMED
+            for piece in row.alternatives[alternative].parts
+        ):
             covered[native, row.line, alternative] += component.find(flatten(spelling))[0].out
-            sized[native, row.line, alternative] = sum((component.weights[component.modules[module]] or (1,))[0] for module in native)
+            sized[native, row.line, alternative] = sum(
+                (component.weights[component.modules[module]] or (1,))[0] for module in native
+            )
     assert {key: out for key, out in covered.items() if out % sized[key]} == {}
 
 
 def stock_names(name: str) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
-    """What ComfyUI's own list accepts for a model, two names of each pattern: (name, weight, rows of it)."""
+    """What ComfyUI's own list accepts for a model, two names of each pattern: (name, weight, rows
+    of it).
+    """
     import comfy.lora
 
     mistake, seen = STOCK_MISTAKES.get(comfy_models.MODELS[name].family), defaultdict(int)
@@ -245,9 +322,13 @@ def test_what_stock_accepts_is_placed_at_the_same_weight(name):
             continue
         out, *inner = weights[weight]
         up = (rows[1] if rows else out, RANK, *[1] * len(inner[1:]))
-        plan = make_plan({f"{key}.lora_down.weight": (RANK, *inner), f"{key}.lora_up.weight": up}, {}, site)
+        plan = make_plan(
+            {f"{key}.lora_down.weight": (RANK, *inner), f"{key}.lora_up.weight": up}, {}, site
+        )
         assert {outcome.category for outcome in plan.outcomes.values()} == {PLACED}, plan.outcomes
-        assert plan.adapters[0].target.pieces == ((weight, None if rows == (0, out) else rows, None),), key
+        assert plan.adapters[0].target.pieces == (
+            (weight, None if rows == (0, out) else rows, None),
+        ), key
 
 
 def test_a_table_that_means_two_things_by_one_name_is_refused():

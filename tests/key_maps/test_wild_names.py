@@ -1,12 +1,14 @@
-"""Names seen in issue trackers, converters and the trainers' own code, each on the real models: where it goes, and what is said of it."""
+"""Names seen in issue trackers, converters and the trainers' own code, each on the real models:
+where it goes, and what is said of it.
+"""
 
 from __future__ import annotations
 
 import comfy_models
 import pytest
-from lora_locksmith.key_maps.plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, make_plan
-from lora_locksmith.key_maps.report import Report
-from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
+from lora_locksmith.planning.plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
+from lora_locksmith.report.load_report import Report
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -14,7 +16,10 @@ pytestmark = pytest.mark.usefixtures("comfy")
 def site_of(model: str = "", encoder: str = "") -> Site:
     try:
         components = [denoiser_component(comfy_models.shapes(model))] if model else []
-        return Site(components + (encoder_components(comfy_models.encoder_shapes(encoder)) if encoder else []))
+        return Site(
+            components
+            + (encoder_components(comfy_models.encoder_shapes(encoder)) if encoder else [])
+        )
     except (comfy_models.NotInThisComfyUI, ImportError, AttributeError) as fault:
         pytest.skip(f"this ComfyUI does not know it: {fault}")
 
@@ -28,25 +33,52 @@ def place(site: Site, module: str, down: str = "lora_A.weight", up: str = "lora_
 @pytest.mark.parametrize(
     ("model", "module", "weight", "rows"),
     [
-        # `diffusion_model.` cut off by length: diffusers _convert_non_diffusers_flux2_lora_to_diffusers
-        ("flux2_klein_4b", "sformer_blocks.0.attn.to_k", "double_blocks.0.img_attn.qkv", (3072, 3072)),
+        # `diffusion_model.` cut off by length: diffusers
+        # _convert_non_diffusers_flux2_lora_to_diffusers
+        (
+            "flux2_klein_4b",
+            "sformer_blocks.0.attn.to_k",
+            "double_blocks.0.img_attn.qkv",
+            (3072, 3072),
+        ),
         ("flux2_klein_4b", "le_transformer_blocks.0.attn.to_out", "single_blocks.0.linear2", None),
         ("flux1_dev", "e_transformer_blocks.0.attn.to_k", "single_blocks.0.linear1", (3072, 3072)),
         ("wan21_t2v_14b", "ks.0.attn1.to_q", "blocks.0.self_attn.q", None),
         # `default.` before the name: diffusers _convert_non_diffusers_z_image_lora_to_diffusers
-        ("z_image", "diffusion_model.default.layers.0.attention.to_k", "layers.0.attention.qkv", (3840, 3840)),
+        (
+            "z_image",
+            "diffusion_model.default.layers.0.attention.to_k",
+            "layers.0.attention.qkv",
+            (3840, 3840),
+        ),
         # ComfyUI #4347: an underscore too many at the end
-        ("flux1_dev", "lora_unet_single_transformer_blocks_1_attn_to_k_", "single_blocks.1.linear1", (3072, 3072)),
+        (
+            "flux1_dev",
+            "lora_unet_single_transformer_blocks_1_attn_to_k_",
+            "single_blocks.1.linear1",
+            (3072, 3072),
+        ),
         # XLabs' processors of a model that torch.compile wrapped
-        ("flux1_dev", "lora_unet__orig_mod_double_blocks_0_processor_qkv_lora1", "double_blocks.0.img_attn.qkv", None),
-        # One resnet in a block: the same name is another block than in SDXL (comfy/utils.py unet_to_diffusers)
+        (
+            "flux1_dev",
+            "lora_unet__orig_mod_double_blocks_0_processor_qkv_lora1",
+            "double_blocks.0.img_attn.qkv",
+            None,
+        ),
+        # One resnet in a block: the same name is another block than in SDXL (comfy/utils.py
+        # unet_to_diffusers)
         (
             "koala_700m",
             "unet.up_blocks.1.attentions.0.transformer_blocks.1.ff.net.2",
             "output_blocks.2.1.transformer_blocks.1.ff.net.2",
             None,
         ),
-        ("sdxl", "unet.up_blocks.1.attentions.0.transformer_blocks.1.ff.net.2", "output_blocks.3.1.transformer_blocks.1.ff.net.2", None),
+        (
+            "sdxl",
+            "unet.up_blocks.1.attentions.0.transformer_blocks.1.ff.net.2",
+            "output_blocks.3.1.transformer_blocks.1.ff.net.2",
+            None,
+        ),
     ],
 )
 def test_a_name_seen_in_the_wild_finds_its_weight(model, module, weight, rows):
@@ -60,14 +92,20 @@ def test_a_name_seen_in_the_wild_finds_its_weight(model, module, weight, rows):
         ("lora_down", "lora_up"),
         ("lora.down.default.weight", "lora.up.default.weight"),
         ("lora_conv_layer.down.weight", "lora_conv_layer.up.weight"),
-        ("lora_A.default_0.default.weight", "lora_B.default_0.default.weight"),  # DiffSynth-Studio #886
+        (
+            "lora_A.default_0.default.weight",
+            "lora_B.default_0.default.weight",
+        ),  # DiffSynth-Studio #886
     ],
 )
 def test_a_role_seen_in_the_wild_is_read(down, up):
     assert place(site_of("flux1_dev"), "transformer.double_blocks.0.img_attn.proj", down, up)
 
 
-@pytest.mark.parametrize("ending", ["alpha.default", "lora_alpha", "lora_linear_layer.network_alpha", "network_alpha", "alpha"])
+@pytest.mark.parametrize(
+    "ending",
+    ["alpha.default", "lora_alpha", "lora_linear_layer.network_alpha", "network_alpha", "alpha"],
+)
 def test_an_alpha_joins_its_factors(ending):
     name = "transformer.transformer_blocks.0.attn.to_out.0"
     adapter = ".default" if ending.endswith("default") else ""
@@ -99,20 +137,41 @@ def test_the_text_encoder_of_wan_is_found_by_its_own_names():
 
 def test_a_bias_without_a_place_takes_no_factors_with_it():
     name = "unet.mid_block.attentions.0.transformer_blocks.1.attn2.to_q"
-    shapes = {f"{name}.lora_A.weight": (4, 1280), f"{name}.lora_B.weight": (1280, 4), f"{name}.lora_B.bias": (1280,)}
+    shapes = {
+        f"{name}.lora_A.weight": (4, 1280),
+        f"{name}.lora_B.weight": (1280, 4),
+        f"{name}.lora_B.bias": (1280,),
+    }
     plan = make_plan(shapes, {}, site_of("sdxl"))
-    assert [outcome.category for outcome in plan.outcomes.values()] == [PLACED, PLACED, SHAPE_CONFLICT]
+    assert [outcome.category for outcome in plan.outcomes.values()] == [
+        PLACED,
+        PLACED,
+        SHAPE_CONFLICT,
+    ]
 
 
 def test_a_text_encoder_that_is_not_wired_hides_no_wrapper():
-    keys = [f"backbone.double_blocks.{block}.img_attn.proj.lora_{side}.weight" for block in (0, 1) for side in "AB"]
+    keys = [
+        f"backbone.double_blocks.{block}.img_attn.proj.lora_{side}.weight"
+        for block in (0, 1)
+        for side in "AB"
+    ]
     encoder = "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"
     plan = make_plan(dict.fromkeys([*keys, encoder]), {}, site_of("flux1_dev"))
     assert plan.inferred_wrapper == "backbone."
     assert [plan.outcomes[key].category for key in (*keys, encoder)] == [PLACED] * 4 + [NOT_WIRED]
 
 
-@pytest.mark.parametrize("key", ["embeddings.indices", "epoch", "scaled_fp8", "text_model.embeddings.position_ids", "lora_alpha"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "embeddings.indices",
+        "epoch",
+        "scaled_fp8",
+        "text_model.embeddings.position_ids",
+        "lora_alpha",
+    ],
+)
 def test_a_note_of_the_trainer_is_no_loss(key):
     assert make_plan({key: ()}, {}, site_of("flux1_dev")).outcomes[key].category == BOOKKEEPING
 
@@ -125,7 +184,15 @@ def test_a_note_of_the_trainer_is_no_loss(key):
         # Chroma, FLUX.1 and FLUX.2 share the name and the shape
         ("chroma", {"lora_unet_double_blocks_4_txt_attn_qkv": (9216, 3072)}),
         # ComfyUI #1144: attention processors
-        ("sdxl", {"unet.down_blocks.2.attentions.1.transformer_blocks.9.attn2.processor.to_k": (1280, 2048)}),
+        (
+            "sdxl",
+            {
+                "unet.down_blocks.2.attentions.1.transformer_blocks.9.attn2.processor.to_k": (
+                    1280,
+                    2048,
+                )
+            },
+        ),
     ],
 )
 def test_a_guess_without_a_model_is_right_or_open(family, modules):

@@ -1,12 +1,14 @@
-"""Factors against dense fp64 matrices: those of LyCORIS and PEFT themselves, and plain linear algebra."""
+"""Factors against dense fp64 matrices: those of LyCORIS and PEFT themselves, and plain linear
+algebra.
+"""
 
 import math
 
 import peft
 import pytest
 import torch
-from lora_locksmith.lora.adapters import AdapterError, AdapterSpec, patched_weight
-from lora_locksmith.lora.factors import Factors, Kronecker, add, factors
+from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
+from lora_locksmith.lora.math.low_rank import Factors, Kronecker, add, factors
 from lycoris.modules.full import FullModule
 from lycoris.modules.locon import LoConModule
 from lycoris.modules.loha import LohaModule
@@ -48,7 +50,10 @@ def trained(module_class, layer, settings):
         for name, parameter in module.named_parameters():
             if not name.startswith("org_module"):
                 parameter.normal_(std=0.3) if name != "scalar" else parameter.fill_(0.5)
-    tensors = {ROLES.get(name, name): tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    tensors = {
+        ROLES.get(name, name): tensor.detach().clone()
+        for name, tensor in module.state_dict().items()
+    }
     alpha = tensors.pop("alpha").item()
     return tensors, alpha, module.double()
 
@@ -94,14 +99,20 @@ def test_factors_are_what_lycoris_adds(name, layer_name):
 
 
 @pytest.mark.parametrize("layer_name", ["linear", "conv3x3"])
-@pytest.mark.parametrize("rank, settings", [(4, {"lora_alpha": 2}), (4, {"lora_alpha": 16, "use_rslora": True}), (48, {"lora_alpha": 3})])
+@pytest.mark.parametrize(
+    "rank, settings",
+    [(4, {"lora_alpha": 2}), (4, {"lora_alpha": 16, "use_rslora": True}), (48, {"lora_alpha": 3})],
+)
 def test_factors_are_what_peft_merges(layer_name, rank, settings):
     """Rank 48 is more than the layer has inputs."""
     holder = nn.ModuleDict({"layer": LAYERS[layer_name]()})
     config = peft.LoraConfig(r=rank, target_modules=["layer"], init_lora_weights=False, **settings)
     model = peft.get_peft_model(holder, config)
     layer = model.base_model.model["layer"]
-    tensors = {"down": layer.lora_A["default"].weight.detach().clone(), "up": layer.lora_B["default"].weight.detach().clone()}
+    tensors = {
+        "down": layer.lora_A["default"].weight.detach().clone(),
+        "up": layer.lora_B["default"].weight.detach().clone(),
+    }
     layer.lora_A.double(), layer.lora_B.double()
     scale = settings["lora_alpha"] / (math.sqrt(rank) if "use_rslora" in settings else rank)
     truth = layer.get_delta_weight("default").detach()
@@ -119,43 +130,70 @@ def test_full_differences_stay_matrices(layer_name):
     saved = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     weight = saved["diff"].double().flatten(1)
     assert_is(factors(AdapterSpec("diff"), {"diff": saved["diff"]}), weight)
-    assert_is(factors(AdapterSpec("diff"), {"diff_b": saved["diff_b"]}), saved["diff_b"].double()[:, None])
+    assert_is(
+        factors(AdapterSpec("diff"), {"diff_b": saved["diff_b"]}), saved["diff_b"].double()[:, None]
+    )
 
 
 def test_norms_and_biases_are_one_column():
     module = NormModule("lycoris_x", nn.LayerNorm(12), 1.0)
     with torch.no_grad():
         module.w_norm.normal_()
-    assert_is(factors(AdapterSpec("norm"), {"w_norm": module.w_norm.detach()}), module.w_norm.detach().double()[:, None])
+    assert_is(
+        factors(AdapterSpec("norm"), {"w_norm": module.w_norm.detach()}),
+        module.w_norm.detach().double()[:, None],
+    )
     bias = torch.randn(12)
-    assert_is(factors(AdapterSpec("bias_lora", scale=0.25), {"up_bias": bias}), bias.double()[:, None] / 4)
+    assert_is(
+        factors(AdapterSpec("bias_lora", scale=0.25), {"up_bias": bias}), bias.double()[:, None] / 4
+    )
 
 
 @pytest.mark.parametrize("conv", [False, True])
 def test_a_sparse_residual_counts(conv):
     kernel = (3, 3) if conv else ()
     tensors = {"down": torch.randn(4, 8, *kernel), "up": torch.randn(32, 4, *[1 for _ in kernel])}
-    tensors |= {"bias_indices": torch.tensor([[0, 9, 31], [5, 0, 7]]), "bias_values": torch.randn(3)}
+    tensors |= {
+        "bias_indices": torch.tensor([[0, 9, 31], [5, 0, 7]]),
+        "bias_values": torch.randn(3),
+    }
     spec = AdapterSpec("lora", 2.0)
     truth = patched_weight(spec, tensors, torch.zeros(32, 8, *kernel), 1.0).double().flatten(1)
     assert_is(factors(spec, tensors), truth)
 
 
 def test_a_loha_of_high_rank_is_its_matrix():
-    tensors = {f"hada_w{half}_{side}": torch.randn(shape) for half in (1, 2) for side, shape in (("a", (96, 12)), ("b", (12, 80)))}
+    tensors = {
+        f"hada_w{half}_{side}": torch.randn(shape)
+        for half in (1, 2)
+        for side, shape in (("a", (96, 12)), ("b", (12, 80)))
+    }
     delta = factors(AdapterSpec("loha", 6.0), tensors)
-    halves = [tensors[f"hada_w{half}_a"].double() @ tensors[f"hada_w{half}_b"].double() for half in (1, 2)]
+    halves = [
+        tensors[f"hada_w{half}_a"].double() @ tensors[f"hada_w{half}_b"].double() for half in (1, 2)
+    ]
     assert delta.up is None
     assert_is(delta, halves[0] * halves[1] * 0.5)
 
 
 DELTAS = {
-    "factors": lambda: Factors(torch.randn(24, 3, dtype=torch.float64), torch.randn(3, 20, dtype=torch.float64)),
+    "factors": lambda: Factors(
+        torch.randn(24, 3, dtype=torch.float64), torch.randn(3, 20, dtype=torch.float64)
+    ),
     "matrix": lambda: Factors(None, torch.randn(24, 20, dtype=torch.float64)),
-    "wide": lambda: Factors(torch.randn(24, 40, dtype=torch.float64), torch.randn(40, 20, dtype=torch.float64)),
-    "pair": lambda: Kronecker(Factors(None, torch.randn(4, 5).double()), Factors(torch.randn(6, 2).double(), torch.randn(2, 4).double())),
-    "other_pair": lambda: Kronecker(Factors(None, torch.randn(3, 2).double()), Factors(None, torch.randn(8, 10).double())),
-    "same_pair": lambda: Kronecker(Factors(None, torch.randn(4, 5).double()), Factors(None, torch.randn(6, 4).double())),
+    "wide": lambda: Factors(
+        torch.randn(24, 40, dtype=torch.float64), torch.randn(40, 20, dtype=torch.float64)
+    ),
+    "pair": lambda: Kronecker(
+        Factors(None, torch.randn(4, 5).double()),
+        Factors(torch.randn(6, 2).double(), torch.randn(2, 4).double()),
+    ),
+    "other_pair": lambda: Kronecker(
+        Factors(None, torch.randn(3, 2).double()), Factors(None, torch.randn(8, 10).double())
+    ),
+    "same_pair": lambda: Kronecker(
+        Factors(None, torch.randn(4, 5).double()), Factors(None, torch.randn(6, 4).double())
+    ),
 }
 
 
@@ -164,15 +202,19 @@ DELTAS = {
 def test_inner_products_and_sums(one, other):
     left, right = DELTAS[one](), DELTAS[other]()
     a, b = left.dense(), right.dense()
-    assert left.inner(right) == pytest.approx((a * b).sum().item(), abs=1e-12 * a.norm().item() * b.norm().item())
+    assert left.inner(right) == pytest.approx(
+        (a * b).sum().item(), abs=1e-12 * a.norm().item() * b.norm().item()
+    )
     assert_is(add([left, right, left]), a + b + a, 1e-12)
 
 
 @pytest.mark.parametrize("strip", [1, 3 * 20, 2**22])
 def test_inner_product_in_strips_of_any_height(strip, monkeypatch):
-    monkeypatch.setattr("lora_locksmith.lora.factors.STRIP", strip)
+    monkeypatch.setattr("lora_locksmith.lora.math.low_rank.STRIP", strip)
     left, right = DELTAS["matrix"](), DELTAS["pair"]()
-    assert left.inner(right) == pytest.approx((left.dense() * right.dense()).sum().item(), rel=1e-10)
+    assert left.inner(right) == pytest.approx(
+        (left.dense() * right.dense()).sum().item(), rel=1e-10
+    )
 
 
 @pytest.mark.parametrize("rows", [(0, 24), (6, 12), (0, 6), (5, 14), (7, 1), (23, 1)])
@@ -202,7 +244,10 @@ def test_rows_and_swap_of_the_spec():
 
 
 def test_tensors_are_not_changed():
-    tensors = {"down": torch.randn(3, 8, dtype=torch.float64), "up": torch.randn(16, 3, dtype=torch.float64)}
+    tensors = {
+        "down": torch.randn(3, 8, dtype=torch.float64),
+        "up": torch.randn(16, 3, dtype=torch.float64),
+    }
     before = {role: tensor.clone() for role, tensor in tensors.items()}
     factors(AdapterSpec("lora", 12.0), tensors)
     assert all(torch.equal(tensors[role], before[role]) for role in before)
@@ -211,7 +256,11 @@ def test_tensors_are_not_changed():
 @pytest.mark.parametrize("apart", [1e-3, 1e-6, 1e-7])
 def test_a_product_that_cancels_keeps_its_digits(apart):
     """Two parts of 1 that nearly cancel: the Gram matrices alone would be left with noise."""
-    column, row, other = torch.randn(40, 1).double(), torch.randn(1, 30).double(), torch.randn(1, 30).double()
+    column, row, other = (
+        torch.randn(40, 1).double(),
+        torch.randn(1, 30).double(),
+        torch.randn(1, 30).double(),
+    )
     delta = Factors(torch.cat((column, column), 1), torch.cat((row, apart * other - row)))
     expected = apart * (column @ other).norm().item()
     assert delta.frobenius() == pytest.approx(expected, rel=1e-6)
@@ -230,7 +279,10 @@ def test_factors_of_uneven_size(decades):
 @pytest.mark.parametrize("exponents", [(0, 0), (-25, 0), (-21, 21), (12, -30), (25, 10), (-30, -8)])
 def test_fp32_factors_of_any_size(exponents):
     """Squares of such numbers leave fp32's range; the norms must not."""
-    up, down = (torch.randn(*shape) * 10.0**exponent for shape, exponent in zip(((40, 5), (5, 30)), exponents, strict=True))
+    up, down = (
+        torch.randn(*shape) * 10.0**exponent
+        for shape, exponent in zip(((40, 5), (5, 30)), exponents, strict=True)
+    )
     dense = up.double() @ down.double()
     single = Factors(up, down)
     assert single.frobenius() == pytest.approx(dense.norm().item(), rel=1e-6)
@@ -253,7 +305,9 @@ def test_fp32_factors_whose_product_is_small(overlap):
 def test_scales_fp32_cannot_hold(alpha):
     tensors = {"down": torch.randn(4, 8), "up": torch.randn(16, 4) * 1e-10}
     truth = (tensors["up"].double() @ tensors["down"].double()).norm().item() * alpha / 4
-    assert factors(AdapterSpec("lora", alpha), tensors, torch.float32).frobenius() == pytest.approx(truth, rel=1e-6)
+    assert factors(AdapterSpec("lora", alpha), tensors, torch.float32).frobenius() == pytest.approx(
+        truth, rel=1e-6
+    )
 
 
 def test_zero_and_repeated_columns():
@@ -280,7 +334,11 @@ def test_what_is_not_finite_does_not_crash(name, bad):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_narrow_dtypes(dtype):
     tensors = {"down": torch.randn(3, 8).to(dtype), "up": torch.randn(16, 3).to(dtype)}
-    assert_is(factors(AdapterSpec("lora", 1.5), tensors), tensors["up"].double() @ tensors["down"].double() / 2, 1e-12)
+    assert_is(
+        factors(AdapterSpec("lora", 1.5), tensors),
+        tensors["up"].double() @ tensors["down"].double() / 2,
+        1e-12,
+    )
 
 
 @pytest.mark.parametrize(
@@ -293,7 +351,10 @@ def test_narrow_dtypes(dtype):
         ("lora", {"up": (8, 0), "down": (0, 6)}),
         ("lora", {"up": (8, 4), "down": (4, 6), "dora_scale": (8, 1)}),
         ("lora", {"up": (8, 4), "down": (4, 6), "scalar": (2,)}),
-        ("loha", {"hada_w1_a": (8, 2), "hada_w1_b": (2, 6), "hada_w2_a": (8, 2), "hada_w2_b": (2, 7)}),
+        (
+            "loha",
+            {"hada_w1_a": (8, 2), "hada_w1_b": (2, 6), "hada_w2_a": (8, 2), "hada_w2_b": (2, 7)},
+        ),
         ("lokr", {"lokr_w1": (2, 2), "lokr_w2_a": (4, 2), "lokr_w2_b": (3, 4)}),
         ("lokr", {"lokr_w1": (2,), "lokr_w2": (4, 2)}),
         ("diff", {"diff": (4, 4), "diff_b": (4,)}),
@@ -316,6 +377,11 @@ def test_rows_outside_are_refused(name, rows):
 
 def test_shapes_that_differ_are_refused():
     small, large = Factors(None, torch.ones(2, 3)), Factors(None, torch.ones(3, 3))
-    for wrong in (lambda: small.inner(large), lambda: add([small, large]), lambda: add([]), lambda: large.swap_halves()):
+    for wrong in (
+        lambda: small.inner(large),
+        lambda: add([small, large]),
+        lambda: add([]),
+        lambda: large.swap_halves(),
+    ):
         with pytest.raises(AdapterError):
             wrong()

@@ -1,4 +1,6 @@
-"""What is written beside a file until it is put in its place: private to nobody but its writer, and swept when that was killed."""
+"""What is written beside a file until it is put in its place: private to nobody but its writer, and
+swept when that was killed.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from lora_locksmith.key_maps import files
-from lora_locksmith.key_maps.files import Beside, replacing, scratch_folder, write_whole
+from lora_locksmith.files import atomic as files
+from lora_locksmith.files.atomic import Beside, replacing, scratch_folder, write_whole
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system")
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +25,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {tests!r} + '/support']
 import conftest
-from lora_locksmith.key_maps.files import replacing, scratch_folder
+from lora_locksmith.files.atomic import replacing, scratch_folder
 with {what}(Path({path!r})) as made:
     if {what} is replacing:
         made[0].write(b"half")
@@ -38,7 +40,9 @@ with {what}(Path({path!r})) as made:
 def holder(path: Path, what: str = "replacing") -> subprocess.Popen:
     """A process in the midst of writing `path`."""
     code = HOLD.format(tests=str(ROOT / "tests"), what=what, path=str(path))
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -50,7 +54,12 @@ def names(folder: Path) -> set[str]:
 @POSIX
 @pytest.mark.parametrize("what", ["replacing", "scratch_folder"])
 def test_the_next_write_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path, what):
-    others = {".x.abcd1234.part", "y.part", ".y.locksmith-1.part", ".z.locksmith-0123456789ab.part.bak"}
+    others = {
+        ".x.abcd1234.part",
+        "y.part",
+        ".y.locksmith-1.part",
+        ".z.locksmith-0123456789ab.part.bak",
+    }
     for name in others:
         (tmp_path / name).write_bytes(b"another program's")
     living, killed = holder(tmp_path / "living", what), holder(tmp_path / "killed", what)
@@ -87,12 +96,16 @@ def test_writers_at_once_do_not_sweep_each_other(tmp_path):
 
 
 @POSIX
-def test_a_file_has_the_permissions_of_any_new_one_and_the_process_keeps_its_umask(tmp_path, monkeypatch):
+def test_a_file_has_the_permissions_of_any_new_one_and_the_process_keeps_its_umask(
+    tmp_path, monkeypatch
+):
     """The umask is the whole process's: a thread that makes a file meanwhile must not get 0o666."""
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
     (tmp_path / "any").touch()
     write_whole(tmp_path / "new", b"")
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == stat.S_IMODE((tmp_path / "any").stat().st_mode)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "any").stat().st_mode
+    )
     for mode in (0o600, 0o640, 0o444, 0o755):
         os.chmod(tmp_path / "new", mode)
         with replacing(tmp_path / "new") as (_, temporary):
@@ -119,12 +132,18 @@ def test_what_fails_between_the_two_leaves_both_as_they_were(tmp_path, monkeypat
         real(old, new)
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(PermissionError), replacing(path, beside=Beside("settings", b"new")) as (file, _):
+    with (
+        pytest.raises(PermissionError),
+        replacing(path, beside=Beside("settings", b"new")) as (file, _),
+    ):
         file.write(b"new")
     assert names(tmp_path) == set()
     path.write_bytes(b"old")
     beside.write_bytes(b"old settings")
-    with pytest.raises(PermissionError), replacing(path, beside=Beside("settings", b"new")) as (file, _):
+    with (
+        pytest.raises(PermissionError),
+        replacing(path, beside=Beside("settings", b"new")) as (file, _),
+    ):
         file.write(b"new")
     assert names(tmp_path) == {"weights", "settings"}
     assert (path.read_bytes(), beside.read_bytes()) == (b"old", b"old settings")
@@ -132,7 +151,10 @@ def test_what_fails_between_the_two_leaves_both_as_they_were(tmp_path, monkeypat
 
 def test_settings_of_another_file_are_not_replaced_unless_asked(tmp_path):
     (tmp_path / "settings").write_bytes(b"theirs")
-    with pytest.raises(FileExistsError), replacing(tmp_path / "weights", False, beside=Beside("settings", b"ours")):
+    with (
+        pytest.raises(FileExistsError),
+        replacing(tmp_path / "weights", False, beside=Beside("settings", b"ours")),
+    ):
         pass
     assert names(tmp_path) == {"settings"}
 
@@ -140,7 +162,10 @@ def test_settings_of_another_file_are_not_replaced_unless_asked(tmp_path):
 def test_old_parts_are_swept_where_there_are_no_locks(tmp_path, monkeypatch):
     """As on Windows."""
     monkeypatch.setattr(files, "fcntl", None)
-    new, old = tmp_path / ".a.locksmith-0123456789ab.part", tmp_path / ".b.locksmith-0123456789ab.part"
+    new, old = (
+        tmp_path / ".a.locksmith-0123456789ab.part",
+        tmp_path / ".b.locksmith-0123456789ab.part",
+    )
     for path in (new, old):
         path.touch()
     os.utime(old, (time.time() - 2 * files.OLD,) * 2)

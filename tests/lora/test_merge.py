@@ -1,4 +1,6 @@
-"""Merges of real files against dense fp64 deltas: PEFT's and LyCORIS' own, on the tiny FLUX of the real ComfyUI."""
+"""Merges of real files against dense fp64 deltas: PEFT's and LyCORIS' own, on the tiny FLUX of the
+real ComfyUI.
+"""
 
 import copy
 import math
@@ -6,24 +8,27 @@ import math
 import peft
 import pytest
 import torch
-from lora_locksmith.key_maps.header import LoraFileError, read_header
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Component, Site
+from lora_locksmith.files.header import LoraFileError, read_header
 from lora_locksmith.key_maps.table import families
-from lora_locksmith.lora.adapters import patched_weight
-from lora_locksmith.lora.block_weights import PRESETS, read_block_weights
-from lora_locksmith.lora.collect import unplaced
-from lora_locksmith.lora.factors import Kronecker
-from lora_locksmith.lora.forecast import forecast
-from lora_locksmith.lora.merge import Recipe, Source, merge
-from lora_locksmith.lora.merge_file import write_merged
-from lora_locksmith.lora.native import native_tensors
-from lora_locksmith.lora.spec import AdapterError, AdapterSpec
-from lora_locksmith.lora.stream import TensorStream
+from lora_locksmith.lora.io.lora_model import native_tensors
+from lora_locksmith.lora.io.stream import TensorStream
+from lora_locksmith.lora.math.apply import patched_weight
+from lora_locksmith.lora.math.low_rank import Kronecker
+from lora_locksmith.lora.math.spec import AdapterError, AdapterSpec
+from lora_locksmith.lora.merge.merge.block_weights import PRESETS, read_block_weights
+from lora_locksmith.lora.merge.merge.collect import unplaced
+from lora_locksmith.lora.merge.merge.dry_run import forecast
+from lora_locksmith.lora.merge.merge.merge import Recipe, Source, merge
+from lora_locksmith.lora.merge.merge.write import write_merged
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Component, Site
 from safetensors.torch import load_file, save_file
 from trainers import trained_by_lycoris, trained_by_peft
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
 
 H = 128
 PREFIX = "diffusion_model."
@@ -35,7 +40,11 @@ PEFT = ("lora_A.weight", "lora_B.weight")
 
 @pytest.fixture(scope="module")
 def weights(tiny_flux):
-    return {name: weight for name, weight in tiny_flux().model.state_dict().items() if name.startswith(PREFIX)}
+    return {
+        name: weight
+        for name, weight in tiny_flux().model.state_dict().items()
+        if name.startswith(PREFIX)
+    }
 
 
 @pytest.fixture
@@ -43,7 +52,9 @@ def source(site):
     """source(tensors, strength, name) -> a Source planned on the tiny FLUX."""
 
     def make(tensors, strength=1.0, name="a", blocks="", metadata=None):
-        plan = make_plan({key: tuple(tensor.shape) for key, tensor in tensors.items()}, metadata or {}, site)
+        plan = make_plan(
+            {key: tuple(tensor.shape) for key, tensor in tensors.items()}, metadata or {}, site
+        )
         return Source(plan, tensors, strength, strength, read_block_weights(blocks), name)
 
     return make
@@ -81,7 +92,9 @@ def fused_truth(tensors):
 
 
 def split_truth(tensors):
-    return torch.cat([product(tensors, f"transformer.transformer_blocks.0.attn.to_{name}") for name in "qkv"])
+    return torch.cat(
+        [product(tensors, f"transformer.transformer_blocks.0.attn.to_{name}") for name in "qkv"]
+    )
 
 
 def dense(delta):
@@ -106,7 +119,12 @@ def test_a_fused_and_a_split_file_add_up_exactly(source):
     merged = only(merge([source(a, 0.8), source(b, -0.5, "b"), source(c, 1.7, "c")], meetings=True))
     truth = 0.8 * fused_truth(a) - 0.5 * split_truth(b) + 1.7 * fused_truth(c)
     assert error_of(merged, truth) < 1e-6
-    assert (merged.rank, merged.kept, merged.error, merged.sources) == (4 + (3 + 4 + 5) + 7, 1, 0, (0, 1, 2))
+    assert (merged.rank, merged.kept, merged.error, merged.sources) == (
+        4 + (3 + 4 + 5) + 7,
+        1,
+        0,
+        (0, 1, 2),
+    )
     assert merged.native.weight == QKV and merged.native.delta.up.dtype == torch.float32
     cosines = {(meeting.first, meeting.second): meeting.cosine for meeting in merged.meetings}
     parts = [0.8 * fused_truth(a), -0.5 * split_truth(b), 1.7 * fused_truth(c)]
@@ -120,7 +138,9 @@ def test_one_file_at_half_is_that_file_at_half(source):
     a = fused(dtype=torch.bfloat16)
     merged = only(merge([source(a, 0.5)]))
     factors = merged.native.delta
-    assert torch.equal(factors.down, a["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"] * 0.25)
+    assert torch.equal(
+        factors.down, a["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"] * 0.25
+    )
     assert torch.equal(factors.up, a["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"])
     assert factors.up.dtype == torch.bfloat16
 
@@ -129,7 +149,12 @@ def test_modules_that_only_one_file_has(source):
     a, b = fused(), lora("transformer.transformer_blocks.0.attn.to_out.0", H, H)
     merged = dict(merge([source(a), source(b, 0.3, "b")]))
     assert set(merged) == {QKV, PROJECTION}
-    assert error_of(merged[PROJECTION], 0.3 * product(b, "transformer.transformer_blocks.0.attn.to_out.0")) < 1e-6
+    assert (
+        error_of(
+            merged[PROJECTION], 0.3 * product(b, "transformer.transformer_blocks.0.attn.to_out.0")
+        )
+        < 1e-6
+    )
     assert [found.sources for found in merged.values()] == [(0,), (1,)]
 
 
@@ -139,27 +164,57 @@ def test_a_part_of_the_rows_leaves_the_others_alone(source):
     change = dense(merged.native.delta)
     assert torch.count_nonzero(change[:H]) == torch.count_nonzero(change[2 * H :]) == 0
     assert (
-        error_of(merged, torch.cat((torch.zeros(H, H), product(b, "transformer.transformer_blocks.0.attn.to_k"), torch.zeros(H, H)))) < 1e-6
+        error_of(
+            merged,
+            torch.cat(
+                (
+                    torch.zeros(H, H),
+                    product(b, "transformer.transformer_blocks.0.attn.to_k"),
+                    torch.zeros(H, H),
+                )
+            ),
+        )
+        < 1e-6
     )
 
 
 def test_swapped_halves_and_biases(source, site):
-    a = lora("transformer.norm_out.linear", 2 * H, H, alpha=2) | {"transformer.norm_out.linear.lora_B.bias": torch.arange(2.0 * H)}
+    a = lora("transformer.norm_out.linear", 2 * H, H, alpha=2) | {
+        "transformer.norm_out.linear.lora_B.bias": torch.arange(2.0 * H)
+    }
     b = {f"{PREFIX}final_layer.adaLN_modulation.1.diff_b": torch.ones(2 * H)}
     merged = dict(merge([source(a, 0.5), source(b, 3.0, "b")]))
     weight, bias = (f"{PREFIX}final_layer.adaLN_modulation.1.{end}" for end in ("weight", "bias"))
-    assert error_of(merged[weight], 0.5 * product(a, "transformer.norm_out.linear").roll(H, 0)) < 1e-6
+    assert (
+        error_of(merged[weight], 0.5 * product(a, "transformer.norm_out.linear").roll(H, 0)) < 1e-6
+    )
     assert torch.allclose(merged[bias].native.delta, 0.25 * torch.arange(2.0 * H).roll(H) + 3)
-    assert merged[bias].native.reaches == "bias" and merged[bias].native.weight == weight and merged[bias].rank is None
+    assert (
+        merged[bias].native.reaches == "bias"
+        and merged[bias].native.weight == weight
+        and merged[bias].rank is None
+    )
 
 
 def test_norms_and_full_differences_stay_whole(source):
     scale, change = torch.rand(H), torch.rand(H, H)
-    a = {f"{PREFIX}double_blocks.0.img_attn.norm.query_norm.diff": scale, f"{PREFIX}double_blocks.0.img_attn.proj.diff": change}
+    a = {
+        f"{PREFIX}double_blocks.0.img_attn.norm.query_norm.diff": scale,
+        f"{PREFIX}double_blocks.0.img_attn.proj.diff": change,
+    }
     b = lora("lora_unet_double_blocks_0_img_attn_proj", H, H, names=KOHYA)
     merged = dict(merge([source(a, 2.0), source(b, 1.0, "b")]))
-    assert torch.equal(dense(merged[f"{PREFIX}double_blocks.0.img_attn.norm.query_norm.weight"].native.delta), 2.0 * scale.double())
-    assert error_of(merged[PROJECTION], 2 * change + product(b, "lora_unet_double_blocks_0_img_attn_proj", KOHYA)) < 1e-6
+    assert torch.equal(
+        dense(merged[f"{PREFIX}double_blocks.0.img_attn.norm.query_norm.weight"].native.delta),
+        2.0 * scale.double(),
+    )
+    assert (
+        error_of(
+            merged[PROJECTION],
+            2 * change + product(b, "lora_unet_double_blocks_0_img_attn_proj", KOHYA),
+        )
+        < 1e-6
+    )
     assert (merged[PROJECTION].rank, merged[PROJECTION].error) == (None, 0)
     cut = dict(merge([source(a, 2.0), source(b, 1.0, "b")], Recipe(rank=5)))[PROJECTION]
     assert cut.rank == 5 and cut.error > 0.1
@@ -169,28 +224,56 @@ def test_norms_and_full_differences_stay_whole(source):
 def test_pefts_own_deltas_with_the_strength_in_the_metadata(both, source, settings):
     import json
 
-    config = peft.LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "proj_mlp", "ff.net.2"], **settings)
+    config = peft.LoraConfig(
+        r=4, target_modules=["to_q", "to_k", "to_v", "proj_mlp", "ff.net.2"], **settings
+    )
     model = trained_by_peft(both.twin, config)
-    tensors = {f"transformer.{n.removeprefix('base_model.model.')}": t for n, t in peft.get_peft_model_state_dict(model).items()}
+    tensors = {
+        f"transformer.{n.removeprefix('base_model.model.')}": t
+        for n, t in peft.get_peft_model_state_dict(model).items()
+    }
     fields = {"r": 4, **settings}
-    metadata = {"lora_adapter_metadata": json.dumps({f"transformer.{name}": value for name, value in fields.items()})}
+    metadata = {
+        "lora_adapter_metadata": json.dumps(
+            {f"transformer.{name}": value for name, value in fields.items()}
+        )
+    }
     kohya = lora("lora_unet_double_blocks_1_txt_attn_qkv", 3 * H, H, 2, 1, KOHYA)
     merged = dict(merge([source(tensors, 0.7, metadata=metadata), source(kohya, 1.0, "b")]))
     layer = model.base_model.model.get_submodule
-    deltas = [layer(f"transformer_blocks.0.attn.to_{name}").double().get_delta_weight("default").detach() for name in "qkv"]
+    deltas = [
+        layer(f"transformer_blocks.0.attn.to_{name}").double().get_delta_weight("default").detach()
+        for name in "qkv"
+    ]
     assert error_of(merged[QKV], 0.7 * torch.cat(deltas)) < 1e-6
-    assert error_of(merged[QKV.replace("0.img", "1.txt")], product(kohya, "lora_unet_double_blocks_1_txt_attn_qkv", KOHYA)) < 1e-6
+    assert (
+        error_of(
+            merged[QKV.replace("0.img", "1.txt")],
+            product(kohya, "lora_unet_double_blocks_1_txt_attn_qkv", KOHYA),
+        )
+        < 1e-6
+    )
     assert len(merged) == 7
 
 
-@pytest.mark.parametrize("settings", [{"algo": "loha"}, {"algo": "lokr", "factor": 4}, {"algo": "lokr", "full_matrix": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"algo": "loha"}, {"algo": "lokr", "factor": 4}, {"algo": "lokr", "full_matrix": True}],
+)
 def test_lycoris_own_deltas(both, source, settings, tmp_path):
-    preset = {"target_module": ["FluxSingleTransformerBlock"], "exclude_name": ["transformer_blocks.1"]}
+    preset = {
+        "target_module": ["FluxSingleTransformerBlock"],
+        "exclude_name": ["transformer_blocks.1"],
+    }
     network = trained_by_lycoris(copy.deepcopy(both.twin), preset, tmp_path, settings)
     tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     extra = lora("lora_unet_single_blocks_0_linear2", H, 5 * H, 2, None, KOHYA)
     merged = dict(merge([source(tensors, 0.6), source(extra, 1.0, "b")], Recipe(refactored_rank=4)))
-    (adapter,) = (adapter.double() for adapter in network.loras if adapter.lora_name.endswith("single_transformer_blocks_0_proj_out"))
+    (adapter,) = (
+        adapter.double()
+        for adapter in network.loras
+        if adapter.lora_name.endswith("single_transformer_blocks_0_proj_out")
+    )
     truth = 0.6 * (adapter.get_weight(adapter.shape) * adapter.scalar).detach()
     truth = truth + product(extra, "lora_unet_single_blocks_0_linear2", KOHYA)
     found = merged[f"{PREFIX}single_blocks.0.linear2.weight"]
@@ -203,15 +286,28 @@ def test_lycoris_own_deltas(both, source, settings, tmp_path):
 
 def test_kronecker_products_expand_or_stay(source):
     module = "lycoris_double_blocks_0_img_attn_proj"
-    a = {f"{module}.lokr_w1": torch.randn(4, 4), f"{module}.lokr_w2_a": torch.randn(32, 2), f"{module}.lokr_w2_b": torch.randn(2, 32)}
+    a = {
+        f"{module}.lokr_w1": torch.randn(4, 4),
+        f"{module}.lokr_w2_a": torch.randn(32, 2),
+        f"{module}.lokr_w2_b": torch.randn(2, 32),
+    }
     a |= {f"{module}.alpha": torch.tensor(1.0)}
-    truth = 0.8 * torch.kron(a[f"{module}.lokr_w1"], a[f"{module}.lokr_w2_a"] @ a[f"{module}.lokr_w2_b"]).double() / 2
+    truth = (
+        0.8
+        * torch.kron(
+            a[f"{module}.lokr_w1"], a[f"{module}.lokr_w2_a"] @ a[f"{module}.lokr_w2_b"]
+        ).double()
+        / 2
+    )
     low = only(merge([source(a, 0.8)]))
     assert low.rank == 8 and error_of(low, truth) < 1e-6
     b = {f"{module}.lokr_w1": torch.randn(16, 16), f"{module}.lokr_w2": torch.randn(8, 8)}
     alone = only(merge([source(b, 0.5)]))
     assert isinstance(alone.native.delta, Kronecker) and (alone.rank, alone.error) == (None, 0)
-    assert error_of(alone, 0.5 * torch.kron(b[f"{module}.lokr_w1"], b[f"{module}.lokr_w2"]).double()) < 1e-6
+    assert (
+        error_of(alone, 0.5 * torch.kron(b[f"{module}.lokr_w1"], b[f"{module}.lokr_w2"]).double())
+        < 1e-6
+    )
     both = only(merge([source(a, 0.8), source(b, 0.5, "b")], Recipe(refactored_rank=20)))
     truth = truth + 0.5 * torch.kron(b[f"{module}.lokr_w1"], b[f"{module}.lokr_w2"])
     assert both.rank == 20 and error_of(both, truth) == pytest.approx(both.error, abs=1e-4)
@@ -231,7 +327,9 @@ def test_a_rank_is_the_optimum(source, rank):
     truth = fused_truth(a) + 0.5 * split_truth(b)
     assert merged.rank == rank
     assert error_of(merged, truth) == pytest.approx(optimum(truth, rank), rel=1e-5)
-    assert merged.error == pytest.approx(optimum(truth, rank), rel=1e-5) and merged.kept == pytest.approx(1 - merged.error**2)
+    assert merged.error == pytest.approx(
+        optimum(truth, rank), rel=1e-5
+    ) and merged.kept == pytest.approx(1 - merged.error**2)
 
 
 def test_an_energy_and_an_error_choose_the_smallest_rank(source):
@@ -250,7 +348,9 @@ def test_identical_files_need_no_more_rank(source):
     assert merged.rank == 4 and error_of(merged, 2 * fused_truth(a)) < 2e-6
     assert merged.meetings[0].cosine == pytest.approx(1)
     gone = only(merge([source(a), source(dict(a), -1.0, "b")], Recipe(rank=2), meetings=True))
-    assert dense(gone.native.delta).norm() < 1e-4 * fused_truth(a).norm() and gone.meetings[0].cosine == pytest.approx(-1)
+    assert dense(gone.native.delta).norm() < 1e-4 * fused_truth(a).norm() and gone.meetings[
+        0
+    ].cosine == pytest.approx(-1)
 
 
 @pytest.mark.parametrize(
@@ -261,17 +361,33 @@ def test_identical_files_need_no_more_rank(source):
 def test_dtypes_are_those_of_the_files(source, dtypes, expected):
     a, b = fused(dtype=getattr(torch, dtypes[0])), fused(seed=5, dtype=getattr(torch, dtypes[1]))
     merged = only(merge([source(a, 0.3), source(b, 0.9, "b")]))
-    assert merged.native.delta.up.dtype == merged.native.delta.down.dtype == getattr(torch, expected)
+    assert (
+        merged.native.delta.up.dtype == merged.native.delta.down.dtype == getattr(torch, expected)
+    )
     rounding = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3}[expected]
     assert error_of(merged, 0.3 * fused_truth(a) + 0.9 * fused_truth(b)) < rounding
-    assert only(merge([source(a, 0.3), source(b, 0.9, "b")], Recipe(dtype="fp32"))).native.delta.up.dtype == torch.float32
+    assert (
+        only(
+            merge([source(a, 0.3), source(b, 0.9, "b")], Recipe(dtype="fp32"))
+        ).native.delta.up.dtype
+        == torch.float32
+    )
 
 
 def test_half_precision_keeps_small_scales_and_refuses_what_it_cannot_hold(source):
-    a = {key: tensor if tensor.dim() == 0 else (tensor * 0.03).half() for key, tensor in fused(rank=64, alpha=0.1).items()}
+    a = {
+        key: tensor if tensor.dim() == 0 else (tensor * 0.03).half()
+        for key, tensor in fused(rank=64, alpha=0.1).items()
+    }
     merged = only(merge([source(a, 0.01)]))
-    assert merged.native.delta.up.dtype == torch.float16 and error_of(merged, 0.01 * fused_truth(a)) < 2e-3
-    big = {key: tensor if tensor.dim() == 0 else (tensor * 1e3).half() for key, tensor in fused().items()}
+    assert (
+        merged.native.delta.up.dtype == torch.float16
+        and error_of(merged, 0.01 * fused_truth(a)) < 2e-3
+    )
+    big = {
+        key: tensor if tensor.dim() == 0 else (tensor * 1e3).half()
+        for key, tensor in fused().items()
+    }
     with pytest.raises(AdapterError, match="fp16"):
         list(merge([source(big, 1e6)]))
 
@@ -285,17 +401,37 @@ def test_dora_and_rotations_are_refused_by_name_or_folded(source, weights):
     b = {key.replace("oft_unet", "lora_unet"): tensor for key, tensor in b.items()}
     with pytest.raises(AdapterError, match=r"a: .*to_k \(DoRA\).*b: .*img_attn_proj \(oft\)"):
         merge([source(a), source(b, 1.0, "b")])
-    merged = dict(merge([source(a, 0.5), source(b, 0.7, "b")], Recipe(rank=H), base=weights.__getitem__))
+    merged = dict(
+        merge([source(a, 0.5), source(b, 0.7, "b")], Recipe(rank=H), base=weights.__getitem__)
+    )
     key = weights[QKV][H : 2 * H].float()
-    roles = {"up": "lora_B.weight", "down": "lora_A.weight", "magnitude": "lora_magnitude_vector.weight"}
-    tensors = {role: a[f"transformer.transformer_blocks.0.attn.to_k.{name}"] for role, name in roles.items()}
+    roles = {
+        "up": "lora_B.weight",
+        "down": "lora_A.weight",
+        "magnitude": "lora_magnitude_vector.weight",
+    }
+    tensors = {
+        role: a[f"transformer.transformer_blocks.0.attn.to_k.{name}"]
+        for role, name in roles.items()
+    }
     change = dense(merged[QKV].native.delta)
-    assert torch.allclose(change[H : 2 * H].float(), 0.5 * (patched_weight(AdapterSpec("lora"), tensors, key, 1.0) - key), atol=1e-4)
+    assert torch.allclose(
+        change[H : 2 * H].float(),
+        0.5 * (patched_weight(AdapterSpec("lora"), tensors, key, 1.0) - key),
+        atol=1e-4,
+    )
     assert change[:H].norm() < 1e-4
     turned = patched_weight(
-        AdapterSpec("oft", 1e3), {"oft_blocks": b["lora_unet_double_blocks_0_img_attn_proj.oft_blocks"]}, weights[PROJECTION].float(), 1.0
+        AdapterSpec("oft", 1e3),
+        {"oft_blocks": b["lora_unet_double_blocks_0_img_attn_proj.oft_blocks"]},
+        weights[PROJECTION].float(),
+        1.0,
     )
-    assert torch.allclose(dense(merged[PROJECTION].native.delta).float(), 0.7 * (turned - weights[PROJECTION].float()), atol=1e-4)
+    assert torch.allclose(
+        dense(merged[PROJECTION].native.delta).float(),
+        0.7 * (turned - weights[PROJECTION].float()),
+        atol=1e-4,
+    )
 
 
 def test_a_method_on_entries_gets_a_rank(source):
@@ -314,7 +450,10 @@ def test_a_method_on_entries_gets_a_rank(source):
 def test_a_seed_repeats_a_draw_whatever_else_is_merged(source):
     a, b = fused(), lora("transformer.transformer_blocks.0.attn.to_out.0", H, H)
     recipe = Recipe("dare_linear", {"density": 0.5}, rank=H, seed=4)
-    alone, beside = only(merge([source(a)], recipe)), dict(merge([source(b, 1.0, "b"), source(a)], recipe))[QKV]
+    alone, beside = (
+        only(merge([source(a)], recipe)),
+        dict(merge([source(b, 1.0, "b"), source(a)], recipe))[QKV],
+    )
     assert torch.equal(dense(alone.native.delta), dense(beside.native.delta))
     other = only(merge([source(a)], recipe._replace(seed=5)))
     assert not torch.equal(dense(alone.native.delta), dense(other.native.delta))
@@ -330,7 +469,9 @@ def test_methods_on_factors_cost_no_accuracy(source, method):
         assert error_of(merged, sum(matrices) / 1.5) < 1e-6
     elif method == "orthogonal":
         vectors = torch.linalg.svd(matrices[0]).Vh[:4]
-        assert error_of(merged, matrices[0] + matrices[1] - matrices[1] @ vectors.T @ vectors) < 1e-6
+        assert (
+            error_of(merged, matrices[0] + matrices[1] - matrices[1] @ vectors.T @ vectors) < 1e-6
+        )
     else:
         norms = [matrix.norm() for matrix in matrices]
         angle = torch.acos((matrices[0] * matrices[1]).sum() / norms[0] / norms[1])
@@ -345,7 +486,9 @@ def test_block_weights_multiply_the_strength(source):
         | lora("lora_unet_double_blocks_1_img_attn_qkv", 3 * H, H, names=KOHYA)
         | lora("lora_unet_single_blocks_0_linear2", H, 5 * H, names=KOHYA)
     )
-    merged = dict(merge([source(a, 0.8, blocks="double_blocks.0-5=0.5, double_blocks.1=2; *.linear2=0")]))
+    merged = dict(
+        merge([source(a, 0.8, blocks="double_blocks.0-5=0.5, double_blocks.1=2; *.linear2=0")])
+    )
     assert set(merged) == {QKV, QKV.replace("s.0", "s.1")}
     assert error_of(merged[QKV], 0.4 * fused_truth(a)) < 1e-6
     with pytest.raises(AdapterError, match=r"img_atn.*is 'img_attn' meant"):
@@ -355,10 +498,27 @@ def test_block_weights_multiply_the_strength(source):
 @pytest.mark.parametrize(
     "text, places",
     [
-        ("double_blocks.0-5=0.5", {"double_blocks.0.img_attn.qkv": 0.5, "double_blocks.6.img_mlp.0": 1, "double_blocks.5.img_mlp.0": 0.5}),
+        (
+            "double_blocks.0-5=0.5",
+            {
+                "double_blocks.0.img_attn.qkv": 0.5,
+                "double_blocks.6.img_mlp.0": 1,
+                "double_blocks.5.img_mlp.0": 0.5,
+            },
+        ),
         ("*.img_mlp=0", {"double_blocks.6.img_mlp.0": 0, "double_blocks.6.img_attn.qkv": 1}),
-        ("double_blocks.*.img_*=0.25\nmodel.x=1", {"double_blocks.6.img_mlp.0": 0.25, "double_blocks.6.txt_mlp.0": 1}),
-        ("model=0, single_blocks=1", {"double_blocks.0.img_attn.qkv": 0, "single_blocks.3.linear1": 1, "te:encoder.block.0": 1}),
+        (
+            "double_blocks.*.img_*=0.25\nmodel.x=1",
+            {"double_blocks.6.img_mlp.0": 0.25, "double_blocks.6.txt_mlp.0": 1},
+        ),
+        (
+            "model=0, single_blocks=1",
+            {
+                "double_blocks.0.img_attn.qkv": 0,
+                "single_blocks.3.linear1": 1,
+                "te:encoder.block.0": 1,
+            },
+        ),
         ("te=0", {"double_blocks.0.img_attn.qkv": 1, "te:encoder.block.0": 0}),
         ("te=0, t5xxl.encoder=-2", {"te:encoder.block.0": -2, "te:shared": 0}),
         ("double_block=0", {"double_blocks.0.img_attn.qkv": 1}),
@@ -406,7 +566,9 @@ def test_files_for_different_models(source):
     module = "input_blocks.4.1.transformer_blocks.0.attn1.to_q"
     site = Site([Component("denoiser", PREFIX, {f"{PREFIX}{module}.weight": (640, 640)}, family)])
     b = lora(f"{PREFIX}{module}", 640, 640)
-    other = Source(make_plan({key: tuple(tensor.shape) for key, tensor in b.items()}, {}, site), b, name="b")
+    other = Source(
+        make_plan({key: tuple(tensor.shape) for key, tensor in b.items()}, {}, site), b, name="b"
+    )
     with pytest.raises(AdapterError, match=r"a is made for FLUX.*b for .*XL"):
         merge([source(fused()), other])
 
@@ -431,16 +593,30 @@ def test_what_found_no_place_is_told(source):
 
 def test_the_forecast_is_what_comes(source):
     module = "lycoris_double_blocks_0_img_attn_proj"
-    a = fused(dtype=torch.bfloat16) | {f"{module}.lokr_w1": torch.randn(16, 16), f"{module}.lokr_w2": torch.randn(8, 8)}
-    b = split() | {"transformer.norm_out.linear.lora_B.bias": torch.ones(2 * H)} | lora("transformer.norm_out.linear", 2 * H, H)
+    a = fused(dtype=torch.bfloat16) | {
+        f"{module}.lokr_w1": torch.randn(16, 16),
+        f"{module}.lokr_w2": torch.randn(8, 8),
+    }
+    b = (
+        split()
+        | {"transformer.norm_out.linear.lora_B.bias": torch.ones(2 * H)}
+        | lora("transformer.norm_out.linear", 2 * H, H)
+    )
     sources = [source(a), source(b, 0.5, "b")]
     for recipe in (Recipe(), Recipe(rank=6), Recipe("ties")):
         told = {row.name: row for row in forecast(sources, recipe, measure=True).rows}
         for name, merged in merge(sources, recipe, meetings=True):
             if isinstance(merged.native.delta, Kronecker):
                 continue
-            size = sum(tensor.numel() * tensor.element_size() for tensor in native_tensors([merged.native]).values())
-            assert (told[name].rank, told[name].bytes, told[name].sources) == (merged.rank, size, merged.sources)
+            size = sum(
+                tensor.numel() * tensor.element_size()
+                for tensor in native_tensors([merged.native]).values()
+            )
+            assert (told[name].rank, told[name].bytes, told[name].sources) == (
+                merged.rank,
+                size,
+                merged.sources,
+            )
             assert told[name].meetings == (merged.meetings if len(merged.sources) > 1 else ())
         assert len(told) == 4
     dora = source(
@@ -454,10 +630,14 @@ def test_read_as_it_is_needed_and_stopped_by_its_progress(source, tmp_path):
     a = fused() | lora("lora_unet_double_blocks_1_img_attn_qkv", 3 * H, H, names=KOHYA)
     save_file(a, tmp_path / "lora.safetensors")
     seen = []
-    with TensorStream(tmp_path / "lora.safetensors", read_header(tmp_path / "lora.safetensors")) as stream:
+    with TensorStream(
+        tmp_path / "lora.safetensors", read_header(tmp_path / "lora.safetensors")
+    ) as stream:
         lazy = source(a)._replace(tensors=stream)
         merged = dict(merge([lazy], progress=lambda done, of: seen.append((done, of))))
-        (tmp_path / "lora.safetensors").write_bytes((tmp_path / "lora.safetensors").read_bytes()[:-9])
+        (tmp_path / "lora.safetensors").write_bytes(
+            (tmp_path / "lora.safetensors").read_bytes()[:-9]
+        )
         with pytest.raises(LoraFileError, match="ends within"):
             [stream[name] for name in a]
     assert seen == [(0, 2), (1, 2), (2, 2)] and error_of(merged[QKV], fused_truth(a)) < 1e-6
@@ -472,10 +652,18 @@ def test_read_as_it_is_needed_and_stopped_by_its_progress(source, tmp_path):
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(rank=6), Recipe(energy=0.9), Recipe("ties")])
 def test_written_as_it_is_made(source, recipe, tmp_path):
     module = "lycoris_double_blocks_0_img_attn_proj"
-    a = fused(dtype=torch.bfloat16) | {f"{PREFIX}double_blocks.0.img_attn.proj.diff_b": torch.ones(H)}
-    a |= {f"{module}.lokr_w1": torch.randn(16, 16), f"{module}.lokr_w2": torch.randn(8, 8)} if recipe != Recipe() else {}
+    a = fused(dtype=torch.bfloat16) | {
+        f"{PREFIX}double_blocks.0.img_attn.proj.diff_b": torch.ones(H)
+    }
+    a |= (
+        {f"{module}.lokr_w1": torch.randn(16, 16), f"{module}.lokr_w2": torch.randn(8, 8)}
+        if recipe != Recipe()
+        else {}
+    )
     sources, seen = [source(a), source(split(), 0.5, "b")], []
-    path = write_merged(tmp_path / "merged.safetensors", sources, recipe, {"note": "x"}, each=seen.append)
+    path = write_merged(
+        tmp_path / "merged.safetensors", sources, recipe, {"note": "x"}, each=seen.append
+    )
     expected = native_tensors(merged.native for _, merged in merge(sources, recipe))
     written = load_file(path)
     assert written.keys() == expected.keys()
@@ -510,20 +698,31 @@ ROLES = [
     "bias_size",
     "set_weight",
 ]
-MODULES = [f"{PREFIX}double_blocks.0.img_attn.{name}" for name in ("qkv", "proj", "norm.query_norm")] + [
-    "transformer.transformer_blocks.0.attn.to_k"
-]
+MODULES = [
+    f"{PREFIX}double_blocks.0.img_attn.{name}" for name in ("qkv", "proj", "norm.query_norm")
+] + ["transformer.transformer_blocks.0.attn.to_k"]
 
 
 def hostile(choices):
     """A file of roles, shapes, dtypes and numbers that belong together by chance only."""
     tensors = {}
     for module in MODULES:
-        for role in choices.sample(ROLES, 3) + choices.choice([[], ["lora_A.weight", "lora_B.weight"]]):
-            shape = {"lora_A.weight": (2, H), "lora_B.weight": (3 * H if "qkv" in module else H, 2)}.get(role)
-            shape = shape if shape and choices.random() < 0.8 else [choices.choice([0, 1, 2, 4, H]) for _ in range(choices.randint(0, 4))]
+        for role in choices.sample(ROLES, 3) + choices.choice(
+            [[], ["lora_A.weight", "lora_B.weight"]]
+        ):
+            shape = {
+                "lora_A.weight": (2, H),
+                "lora_B.weight": (3 * H if "qkv" in module else H, 2),
+            }.get(role)
+            shape = (
+                shape
+                if shape and choices.random() < 0.8
+                else [choices.choice([0, 1, 2, 4, H]) for _ in range(choices.randint(0, 4))]
+            )
             values = torch.randn(tuple(shape)) * choices.choice([1, 1, 1, 1e30, math.nan])
-            tensors[f"{module}.{role}"] = values.to(choices.choice([torch.float32, torch.float16, torch.float8_e4m3fn, torch.int32]))
+            tensors[f"{module}.{role}"] = values.to(
+                choices.choice([torch.float32, torch.float16, torch.float8_e4m3fn, torch.int32])
+            )
     return tensors
 
 
@@ -531,14 +730,19 @@ def hostile(choices):
 def test_hostile_files_raise_nothing_but_our_error(source, weights, seed):
     import random
 
-    from lora_locksmith.lora.methods import methods
+    from lora_locksmith.lora.merge.merge.methods import methods
 
     choices = random.Random(seed)
     for method in methods():
-        sources = [source(hostile(choices), choices.choice([1, -1, 1e30]), name) for name in ("a", "b")]
+        sources = [
+            source(hostile(choices), choices.choice([1, -1, 1e30]), name) for name in ("a", "b")
+        ]
         recipe = Recipe(method, rank=choices.choice([None, 3]), dtype=choices.choice(["", "fp16"]))
         try:
             forecast(sources, recipe, measure=True)
-            native_tensors(merged.native for _, merged in merge(sources, recipe, weights.__getitem__, meetings=True))
+            native_tensors(
+                merged.native
+                for _, merged in merge(sources, recipe, weights.__getitem__, meetings=True)
+            )
         except AdapterError as error:
             assert str(error)

@@ -1,14 +1,16 @@
-"""The methods of merging against PEFT's own code, and against their papers' formulas written out entry by entry."""
+"""The methods of merging against PEFT's own code, and against their papers' formulas written out
+entry by entry.
+"""
 
 import math
 
 import peft.utils.merge_utils as theirs
 import pytest
 import torch
-from lora_locksmith.lora.factors import Factors
-from lora_locksmith.lora.merge import inner_products
-from lora_locksmith.lora.methods import COEFFICIENTS, ENTRIES, find, methods
-from lora_locksmith.lora.spec import AdapterError
+from lora_locksmith.lora.math.low_rank import Factors
+from lora_locksmith.lora.math.spec import AdapterError
+from lora_locksmith.lora.merge.merge.merge import inner_products
+from lora_locksmith.lora.merge.merge.methods import COEFFICIENTS, ENTRIES, find, methods
 
 OUT, COLUMNS = 40, 56
 
@@ -24,21 +26,30 @@ def seeded(number=3):
 
 def by_entries(name, matrices, generator=None, **options):
     method = find(name)
-    return method.run([matrix.clone() for matrix in matrices], len(matrices), generator or seeded(), **method.read_options(options))
+    return method.run(
+        [matrix.clone() for matrix in matrices],
+        len(matrices),
+        generator or seeded(),
+        **method.read_options(options),
+    )
 
 
 def combined(name, matrices, strengths=None, **options):
     """The result of a method that gives coefficients."""
     method = find(name)
     deltas = [Factors(torch.eye(OUT, dtype=torch.float64), matrix.double()) for matrix in matrices]
-    found = method.run(inner_products(deltas), strengths or [1.0] * len(matrices), **method.read_options(options))
+    found = method.run(
+        inner_products(deltas), strengths or [1.0] * len(matrices), **method.read_options(options)
+    )
     return sum(factor * matrix.double() for factor, matrix in zip(found, matrices, strict=True))
 
 
 def test_every_method_says_where_it_comes_from():
     assert len(methods()) >= 14
     for method in methods().values():
-        assert ("arXiv:" in method.paper or "mergekit" in method.paper or method.name == "sum") and method.text.endswith(".")
+        assert (
+            "arXiv:" in method.paper or "mergekit" in method.paper or method.name == "sum"
+        ) and method.text.endswith(".")
         assert all(option.low <= option.default <= option.high for option in method.options)
 
 
@@ -46,14 +57,20 @@ def test_every_method_says_where_it_comes_from():
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_ties_is_pefts(count, density):
     matrices = draw(count)
-    assert torch.allclose(by_entries("ties", matrices, density=density), theirs.ties(matrices, torch.ones(count), density), atol=1e-6)
+    assert torch.allclose(
+        by_entries("ties", matrices, density=density),
+        theirs.ties(matrices, torch.ones(count), density),
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5])
 def test_magnitude_pruning_is_pefts(density):
     matrices = draw(3)
     expected = theirs.magnitude_prune(matrices, torch.ones(3), density)
-    assert torch.allclose(by_entries("magnitude_prune", matrices, density=density), expected, atol=1e-6)
+    assert torch.allclose(
+        by_entries("magnitude_prune", matrices, density=density), expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])
@@ -90,7 +107,10 @@ def test_breadcrumbs_drop_both_ends():
 
 def test_breadcrumbs_drop_fewer_outliers_where_more_are_kept():
     matrix = torch.arange(1.0, 101.0).reshape(10, 10)
-    assert torch.equal(by_entries("breadcrumbs", [matrix], density=0.95, gamma=0.1), torch.where(matrix <= 95, matrix, 0.0))
+    assert torch.equal(
+        by_entries("breadcrumbs", [matrix], density=0.95, gamma=0.1),
+        torch.where(matrix <= 95, matrix, 0.0),
+    )
 
 
 def test_della_draws_larger_entries_likelier_and_keeps_the_mean():
@@ -104,7 +124,9 @@ def test_della_draws_larger_entries_likelier_and_keeps_the_mean():
 def test_della_elects_signs_as_ties_does():
     plus, minus = torch.full((3, 8), 2.0), torch.full((3, 8), -1.0)
     assert torch.equal(by_entries("della", [plus, minus], density=1.0), plus)
-    assert torch.equal(by_entries("ties", [plus, minus, plus * 2], density=1.0, scale=0.5), torch.full((3, 8), 1.5))
+    assert torch.equal(
+        by_entries("ties", [plus, minus, plus * 2], density=1.0, scale=0.5), torch.full((3, 8), 1.5)
+    )
 
 
 def test_della_refuses_chances_that_are_none():
@@ -118,9 +140,14 @@ def test_sce_by_its_formula(select):
     stack = torch.stack(matrices).double()
     variance = stack.var(0, unbiased=False)
     if select < 1:
-        stack = stack * (variance >= variance.flatten().sort(descending=True).values[int(select * variance.numel()) - 1])
+        stack = stack * (
+            variance
+            >= variance.flatten().sort(descending=True).values[int(select * variance.numel()) - 1]
+        )
     energy = stack.square().sum((1, 2))
-    weights = (energy / energy.sum())[:, None, None] * (stack.sign() == torch.where(stack.sum(0) >= 0, 1, -1))
+    weights = (energy / energy.sum())[:, None, None] * (
+        stack.sign() == torch.where(stack.sum(0) >= 0, 1, -1)
+    )
     expected = (stack * weights).sum(0) / weights.sum(0).masked_fill(weights.sum(0) == 0, 1)
     assert torch.allclose(by_entries("sce", matrices, select=select).double(), expected, atol=1e-5)
 
@@ -138,14 +165,18 @@ def test_slerp_by_its_formula(t):
     first, second = (matrix.double() for matrix in draw(2))
     second = second + 0.7 * first
     angle = torch.acos((first * second).sum() / first.norm() / second.norm())
-    expected = (torch.sin((1 - t) * angle) * first + torch.sin(t * angle) * second) / torch.sin(angle)
+    expected = (torch.sin((1 - t) * angle) * first + torch.sin(t * angle) * second) / torch.sin(
+        angle
+    )
     assert torch.allclose(combined("slerp", [first, second], t=t), expected)
 
 
 def test_slerp_is_a_line_where_there_is_no_circle():
     matrix = draw(1)[0].double()
     for other in (matrix * 1.5, torch.zeros_like(matrix)):
-        assert torch.allclose(combined("slerp", [matrix, other], t=0.25), 0.75 * matrix + 0.25 * other)
+        assert torch.allclose(
+            combined("slerp", [matrix, other], t=0.25), 0.75 * matrix + 0.25 * other
+        )
 
 
 def test_karcher_of_two_is_slerp_at_the_middle():
@@ -153,8 +184,12 @@ def test_karcher_of_two_is_slerp_at_the_middle():
     matrices[1] = matrices[1] * 3 + matrices[0]
     units = [matrix.double() / matrix.norm() for matrix in matrices]
     direction = combined("slerp", units)
-    expected = direction / direction.norm() * torch.tensor([matrix.norm() for matrix in matrices]).mean()
-    assert torch.allclose(combined("karcher", matrices, steps=100, tolerance=1e-12), expected, atol=1e-5)
+    expected = (
+        direction / direction.norm() * torch.tensor([matrix.norm() for matrix in matrices]).mean()
+    )
+    assert torch.allclose(
+        combined("karcher", matrices, steps=100, tolerance=1e-12), expected, atol=1e-5
+    )
 
 
 def test_karchers_mean_is_where_the_ways_to_all_deltas_cancel():
@@ -172,33 +207,48 @@ def test_karchers_mean_is_where_the_ways_to_all_deltas_cancel():
 def test_karcher_gives_what_there_is_no_direction_no_weight():
     matrix = draw(1)[0].double()
     assert torch.allclose(combined("karcher", [matrix, torch.zeros_like(matrix)]), matrix / 2)
-    assert torch.equal(combined("karcher", [torch.zeros_like(matrix)] * 2), torch.zeros_like(matrix))
+    assert torch.equal(
+        combined("karcher", [torch.zeros_like(matrix)] * 2), torch.zeros_like(matrix)
+    )
 
 
 def test_sums_means_and_task_arithmetic():
     first, second = (matrix.double() for matrix in draw(2))
     assert torch.allclose(combined("sum", [first, second]), first + second)
-    assert torch.allclose(combined("average", [first * 0.5, second * 1.5], [0.5, 1.5]), (0.5 * first + 1.5 * second) / 2)
-    assert torch.allclose(combined("task_arithmetic", [first, -second], scale=0.4), 0.4 * (first - second))
+    assert torch.allclose(
+        combined("average", [first * 0.5, second * 1.5], [0.5, 1.5]),
+        (0.5 * first + 1.5 * second) / 2,
+    )
+    assert torch.allclose(
+        combined("task_arithmetic", [first, -second], scale=0.4), 0.4 * (first - second)
+    )
     with pytest.raises(AdapterError, match="sum is not 0"):
         combined("average", [first, second], [1.0, -1.0])
 
 
 def low_rank(rank, seed):
     generator = torch.Generator().manual_seed(seed)
-    return Factors(torch.randn(OUT, rank, generator=generator), torch.randn(rank, COLUMNS, generator=generator))
+    return Factors(
+        torch.randn(OUT, rank, generator=generator), torch.randn(rank, COLUMNS, generator=generator)
+    )
 
 
 @pytest.mark.parametrize("suppression", [0.0, 0.4, 1.0])
 def test_orthogonal_by_its_formula(suppression):
-    """NP-LoRA's equation 12: style + content (I - mu / (1 + mu) V V^T), V from the whole style delta's SVD."""
+    """NP-LoRA's equation 12: style + content (I - mu / (1 + mu) V V^T), V from the whole style
+    delta's SVD.
+    """
     style, content, third = low_rank(4, 1), low_rank(5, 2), low_rank(3, 3)
     kept = find("orthogonal").run([style, content, third], suppression=suppression)
     vectors = torch.linalg.svd(style.dense().double()).Vh[:4]
-    expected = content.dense().double() @ (torch.eye(COLUMNS, dtype=torch.float64) - suppression * vectors.T @ vectors)
+    expected = content.dense().double() @ (
+        torch.eye(COLUMNS, dtype=torch.float64) - suppression * vectors.T @ vectors
+    )
     assert kept[0] is style and torch.allclose(kept[1].dense().double(), expected, atol=1e-5)
     both = torch.linalg.svd(torch.cat((style.down, content.down)).double()).Vh[: 7 + 2]
-    expected = third.dense().double() @ (torch.eye(COLUMNS, dtype=torch.float64) - suppression * both.T @ both)
+    expected = third.dense().double() @ (
+        torch.eye(COLUMNS, dtype=torch.float64) - suppression * both.T @ both
+    )
     assert torch.allclose(kept[2].dense().double(), expected, atol=1e-5)
 
 
@@ -209,10 +259,23 @@ def test_orthogonal_sees_the_true_rank_and_whole_matrices():
     expected = run([style, content], suppression=1.0)[1].dense()
     for same in (doubled, Factors(None, style.dense())):
         assert torch.allclose(run([same, content], suppression=1.0)[1].dense(), expected, atol=1e-4)
-    assert torch.allclose(run([style, Factors(None, content.dense())], suppression=1.0)[1].dense(), expected, atol=1e-4)
+    assert torch.allclose(
+        run([style, Factors(None, content.dense())], suppression=1.0)[1].dense(),
+        expected,
+        atol=1e-4,
+    )
 
 
-@pytest.mark.parametrize("given", [{"density": 2.0}, {"density": math.nan}, {"density": True}, {"density": "0.5"}, {"speed": 1.0}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"density": 2.0},
+        {"density": math.nan},
+        {"density": True},
+        {"density": "0.5"},
+        {"speed": 1.0},
+    ],
+)
 def test_options_are_read_strictly(given):
     with pytest.raises(AdapterError, match=next(iter(given))):
         find("ties").read_options(given)

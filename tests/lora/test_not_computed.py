@@ -1,17 +1,19 @@
-"""Adapters that are known and not computed: files as PEFT saves them are refused under their names, and change nothing."""
+"""Adapters that are known and not computed: files as PEFT saves them are refused under their names,
+and change nothing.
+"""
 
 from __future__ import annotations
 
 import peft
 import pytest
 import torch
-from lora_locksmith.key_maps.groups import group_keys
-from lora_locksmith.key_maps.inspection import inspect_file
 from lora_locksmith.key_maps.lines import TextError
-from lora_locksmith.key_maps.not_computed import known_adapters, not_computed
-from lora_locksmith.key_maps.other_files import WHOLE_WEIGHTS
-from lora_locksmith.key_maps.plan import UNSUPPORTED
-from lora_locksmith.key_maps.report import Report
+from lora_locksmith.planning.groups import group_keys
+from lora_locksmith.planning.misplaced_files import WHOLE_WEIGHTS
+from lora_locksmith.planning.not_computed import known_adapters, not_computed
+from lora_locksmith.planning.plan import UNSUPPORTED
+from lora_locksmith.report.inspection import inspect_file
+from lora_locksmith.report.load_report import Report
 from peft_nets import Net, loaded, trained
 from safetensors.torch import save_file
 
@@ -44,19 +46,36 @@ def test_what_peft_saves_is_refused_by_name(tmp_path, title):
     assert not plan.adapters and plan.outcomes
     for key, outcome in plan.outcomes.items():
         assert outcome.category == UNSUPPORTED and outcome.reason.startswith(f"{title}: "), key
-    assert Report(plan).verdict.startswith(f"0 of {Report(plan).modules['total']} modules load: {title}: ")
+    assert Report(plan).verdict.startswith(
+        f"0 of {Report(plan).modules['total']} modules load: {title}: "
+    )
     assert inspect_file(tmp_path / "adapter_model.safetensors").verdict.startswith(f"{title}: ")
     for name, weight in net.state_dict().items():
         assert torch.equal(weight, ours.state_dict()[name])
 
 
 NAMED = {
-    "AdaMSS": ["base_model.model.blocks.0.lin.adamss_A.0", "base_model.model.blocks.0.lin.adamss_newB"],
-    "X-LoRA": ["internal_xlora_classifier.layers.0.weight", "base_model.model.internal_xlora_classifier.last.weight"],
-    "ShadowPEFT": ["base_model.model.blocks.0.shadow_down.weight", "base_model.model.shadow_backbone.blocks.0.lin.weight"],
+    "AdaMSS": [
+        "base_model.model.blocks.0.lin.adamss_A.0",
+        "base_model.model.blocks.0.lin.adamss_newB",
+    ],
+    "X-LoRA": [
+        "internal_xlora_classifier.layers.0.weight",
+        "base_model.model.internal_xlora_classifier.last.weight",
+    ],
+    "ShadowPEFT": [
+        "base_model.model.blocks.0.shadow_down.weight",
+        "base_model.model.shadow_backbone.blocks.0.lin.weight",
+    ],
     "prompt tuning": ["prompt_embeddings", "base_model.model.layers.2.self_attn.adaption_gate"],
-    "Stand-In": ["diffusion_model.blocks.0.self_attn.q_loras.down.weight", "blocks.39.self_attn.v_loras.up.weight"],
-    "EasyControl": ["double_blocks.0.processor.q_loras.0.down.weight", "single_blocks.3.processor.proj_loras.0.up.weight"],
+    "Stand-In": [
+        "diffusion_model.blocks.0.self_attn.q_loras.down.weight",
+        "blocks.39.self_attn.v_loras.up.weight",
+    ],
+    "EasyControl": [
+        "double_blocks.0.processor.q_loras.0.down.weight",
+        "single_blocks.3.processor.proj_loras.0.up.weight",
+    ],
     "CDKA": ["lora_unet_blocks_0_lin.cdka_a"],
     "trainable tokens": ["base_model.model.words.trainable_tokens_delta"],
 }
@@ -69,13 +88,18 @@ def test_other_keys_are_known_by_their_names(title):
 
 
 def test_every_adapter_of_the_record_is_tried():
-    assert [known.title for known in known_adapters().records if known.title not in {**SAVED, **NAMED}] == []
+    assert [
+        known.title for known in known_adapters().records if known.title not in {**SAVED, **NAMED}
+    ] == []
 
 
 def test_what_acts_on_some_tokens_is_not_called_a_model(tmp_path):
     """Stand-In: low-rank pairs of a reference image's tokens, named like whole weights."""
     tensors = {
-        f"blocks.{i}.self_attn.{n}_loras.{side}.weight": torch.ones(2, 2) for i in range(3) for n in "qkv" for side in ("down", "up")
+        f"blocks.{i}.self_attn.{n}_loras.{side}.weight": torch.ones(2, 2)
+        for i in range(3)
+        for n in "qkv"
+        for side in ("down", "up")
     }
     save_file(tensors, tmp_path / "x.safetensors")
     verdict = inspect_file(tmp_path / "x.safetensors").verdict
@@ -83,15 +107,26 @@ def test_what_acts_on_some_tokens_is_not_called_a_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["blocks.0.self_attn.q.lora_A.weight", "a.lilypad.lora_down.weight", "blocks.0.shadows.weight", "x.alpha", ""]
+    "key",
+    [
+        "blocks.0.self_attn.q.lora_A.weight",
+        "a.lilypad.lora_down.weight",
+        "blocks.0.shadows.weight",
+        "x.alpha",
+        "",
+    ],
 )
 def test_ordinary_keys_are_no_such_adapter(key):
     assert not_computed(key) is None
 
 
-@pytest.mark.parametrize("line", ["A | b", "A | | x_y_z", "A | b | *.x*", "A | b | *.longer\nA | c | *.other"])
+@pytest.mark.parametrize(
+    "line", ["A | b", "A | | x_y_z", "A | b | *.x*", "A | b | *.longer\nA | c | *.other"]
+)
 def test_a_line_that_breaks_the_rules_is_named(tmp_path, line):
     path = tmp_path / "not_computed.table"
     path.write_text(f"# a comment\n{line}\n", "utf-8")
-    with pytest.raises(TextError, match=rf"not_computed\.table, line {3 if 'other' in line else 2}: "):
+    with pytest.raises(
+        TextError, match=rf"not_computed\.table, line {3 if 'other' in line else 2}: "
+    ):
         known_adapters.__wrapped__(path)

@@ -1,18 +1,20 @@
-"""Adapter kinds that PEFT makes and saves, from the file to the weights, against PEFT's own forward."""
+"""Adapter kinds that PEFT makes and saves, from the file to the weights, against PEFT's own
+forward.
+"""
 
 from __future__ import annotations
 
 import peft
 import pytest
 import torch
-from lora_locksmith.key_maps.plan import PLACED
-from lora_locksmith.key_maps.respell import Refused
-from lora_locksmith.lora.adapters import AdapterError, patched_weight
-from lora_locksmith.lora.collect import rank_of
-from lora_locksmith.lora.convert import convert
-from lora_locksmith.lora.factors import factors
-from lora_locksmith.lora.planned import adapter_of, has_delta, spec_of
-from lora_locksmith.lora.resize import Ask, resize_file
+from lora_locksmith.lora.from_plan import adapter_of, has_delta, spec_of
+from lora_locksmith.lora.math.apply import AdapterError, patched_weight
+from lora_locksmith.lora.math.low_rank import factors
+from lora_locksmith.lora.merge.merge.collect import rank_of
+from lora_locksmith.lora.rewrite.convert import convert
+from lora_locksmith.lora.rewrite.rename import Refused
+from lora_locksmith.lora.rewrite.resize import Ask, resize_file
+from lora_locksmith.planning.plan import PLACED
 from peft_nets import PREFIX, Net, loaded, trained
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -22,7 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ERROR = 2e-4  # of the change
 
 
-BLOCKS = peft.BdLoraConfig(target_modules_bd_a=["wide"], target_modules_bd_b=["square"], nblocks=3, match_strict=False)
+BLOCKS = peft.BdLoraConfig(
+    target_modules_bd_a=["wide"], target_modules_bd_b=["square"], nblocks=3, match_strict=False
+)
 CASES = {
     "hra": (peft.HRAConfig, {"r": 4}),
     "hra, orthogonal": (peft.HRAConfig, {"r": 4, "apply_GS": True}),
@@ -43,10 +47,19 @@ CASES = {
     "gralora": (peft.GraloraConfig, {"r": 4, "alpha": 6, "gralora_k": 2}),
     "gralora, hybrid": (peft.GraloraConfig, {"r": 4, "alpha": 6, "gralora_k": 2, "hybrid_r": 2}),
     "vera": (peft.VeraConfig, {"r": 4}),
-    "adalora": (peft.AdaLoraConfig, {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100}),
-    "adalora, no alpha": (peft.AdaLoraConfig, {"init_r": 4, "target_r": 3, "lora_alpha": 0, "total_step": 100}),
+    "adalora": (
+        peft.AdaLoraConfig,
+        {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100},
+    ),
+    "adalora, no alpha": (
+        peft.AdaLoraConfig,
+        {"init_r": 4, "target_r": 3, "lora_alpha": 0, "total_step": 100},
+    ),
     "bd-lora": (peft.LoraConfig, {"r": 6, "lora_alpha": 9, "use_bdlora": BLOCKS}),
-    "kasa": (peft.LoraConfig, {"r": 4, "lora_alpha": 6, "kasa_config": {"beta": 1e-4, "gamma": 1e-3}}),
+    "kasa": (
+        peft.LoraConfig,
+        {"r": 4, "lora_alpha": 6, "kasa_config": {"beta": 1e-4, "gamma": 1e-3}},
+    ),
     "beft": (peft.BeftConfig, {}),
     "ln_tuning": (peft.LNTuningConfig, {}),
 }
@@ -82,7 +95,9 @@ def test_the_delta_as_factors_is_the_same(tmp_path, assert_close, name):
                 factors(spec_of(adapter, mine), mine)
             continue
         delta = factors(spec_of(adapter, mine), mine)
-        shape = (adapter.target.out, *adapter.target.inner)[: 1 if adapter.reaches == "bias" else None]
+        shape = (adapter.target.out, *adapter.target.inner)[
+            : 1 if adapter.reaches == "bias" else None
+        ]
         change = patched_weight(*adapter_of(adapter, mine, None), torch.zeros(shape), 1.0)
         assert_close(delta.dense().float(), change.reshape(delta.shape))
         assert rank_of(adapter, plan.shapes) == (None if delta.up is None else delta.down.shape[0])
@@ -101,10 +116,30 @@ class Odd(nn.Module):
 
 ODD = {
     "lora": (["words"], peft.LoraConfig, {"r": 4, "lora_alpha": 6}, {"lora_embedding"}),
-    "lora, rank-stabilised": (["words"], peft.LoraConfig, {"r": 4, "lora_alpha": 6, "use_rslora": True}, {"lora_embedding"}),
-    "dora": (["words"], peft.LoraConfig, {"r": 4, "lora_alpha": 6, "use_dora": True}, {"dora_embedding"}),
-    "both": (["words", "conv"], peft.LoraConfig, {"r": 4, "lora_alpha": 6}, {"lora_embedding", "lora"}),
-    "adalora": (["conv"], peft.AdaLoraConfig, {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100}, {"adalora"}),
+    "lora, rank-stabilised": (
+        ["words"],
+        peft.LoraConfig,
+        {"r": 4, "lora_alpha": 6, "use_rslora": True},
+        {"lora_embedding"},
+    ),
+    "dora": (
+        ["words"],
+        peft.LoraConfig,
+        {"r": 4, "lora_alpha": 6, "use_dora": True},
+        {"dora_embedding"},
+    ),
+    "both": (
+        ["words", "conv"],
+        peft.LoraConfig,
+        {"r": 4, "lora_alpha": 6},
+        {"lora_embedding", "lora"},
+    ),
+    "adalora": (
+        ["conv"],
+        peft.AdaLoraConfig,
+        {"init_r": 6, "target_r": 3, "lora_alpha": 5, "total_step": 100},
+        {"adalora"},
+    ),
 }
 
 
@@ -130,12 +165,18 @@ ADALORA = (peft.AdaLoraConfig, {"init_r": 6, "target_r": 3, "lora_alpha": 5, "to
 def test_an_adalora_that_was_pruned_is_divided_by_the_rank_it_began_with(tmp_path):
     net = Net(bias=True).eval()
     model = trained(net, *ADALORA)
-    keep = {"wide": [True, False] * 3, "square": [True] * 4 + [False] * 2, "narrow": [False] * 5 + [True]}
+    keep = {
+        "wide": [True, False] * 3,
+        "square": [True] * 4 + [False] * 2,
+        "narrow": [False] * 5 + [True],
+    }
     for name, kept in keep.items():
         layer = getattr(model.base_model.model, name)
         with torch.no_grad():
             layer.lora_E["default"][[not one for one in kept]] = 0
-    model.peft_config["default"].rank_pattern = {f"{name}.lora_E": kept for name, kept in keep.items()}
+    model.peft_config["default"].rank_pattern = {
+        f"{name}.lora_E": kept for name, kept in keep.items()
+    }
     model.save_pretrained(tmp_path)
     ours, plan = loaded(net, tmp_path)
     assert [adapter.rank for adapter in plan.adapters] == [1, 4, 3]
@@ -151,7 +192,10 @@ def test_an_adalora_without_its_settings_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").unlink()
     _, plan = loaded(net, tmp_path)
     assert not plan.adapters
-    assert all("put its adapter_config.json beside it" in outcome.reason for outcome in plan.outcomes.values())
+    assert all(
+        "put its adapter_config.json beside it" in outcome.reason
+        for outcome in plan.outcomes.values()
+    )
 
 
 def test_half_of_a_bd_lora_is_no_lora_where_nothing_says_so(tmp_path):
@@ -168,7 +212,13 @@ def test_a_product_of_low_rank_is_written_as_a_lora(tmp_path, assert_close, name
     trained(net, *CASES[name]).save_pretrained(tmp_path)
     truth, plan = loaded(net, tmp_path)
     path = tmp_path / "adapter_model.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in convert(plan, load_file(path), "comfyui").tensors().items()}, path)
+    save_file(
+        {
+            key: tensor.contiguous()
+            for key, tensor in convert(plan, load_file(path), "comfyui").tensors().items()
+        },
+        path,
+    )
     (tmp_path / "adapter_config.json").unlink()
     ours, plan = loaded(net, tmp_path)
     assert {adapter.kind for adapter in plan.adapters} <= {"lora", "diff"}
@@ -178,22 +228,39 @@ def test_a_product_of_low_rank_is_written_as_a_lora(tmp_path, assert_close, name
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_a_pair_that_stands_for_a_changed_base_is_not_written_as_a_lora(tmp_path, init):
-    """At alpha = rank nothing but the settings tells it from one, and the new file would not have them."""
+    """At alpha = rank nothing but the settings tells it from one, and the new file would not have
+    them.
+    """
     net = Net(bias=True).eval()
-    trained(net, peft.LoraConfig, {"r": 4, "lora_alpha": 4, "init_lora_weights": init}).save_pretrained(tmp_path)
+    trained(
+        net, peft.LoraConfig, {"r": 4, "lora_alpha": 4, "init_lora_weights": init}
+    ).save_pretrained(tmp_path)
     _, plan = loaded(net, tmp_path)
     assert {adapter.kind for adapter in plan.adapters} == {init}
     with pytest.raises(Refused, match=f"(?i){init}"):
         convert(plan, load_file(tmp_path / "adapter_model.safetensors"), "comfyui")
     with pytest.raises(AdapterError, match="which a resized one does not keep"):
-        resize_file(tmp_path / "adapter_model.safetensors", tmp_path / "new.safetensors", Ask(rank=2), site=plan.site)
+        resize_file(
+            tmp_path / "adapter_model.safetensors",
+            tmp_path / "new.safetensors",
+            Ask(rank=2),
+            site=plan.site,
+        )
 
 
 def test_a_mixer_stands_between_the_factors(tmp_path, assert_close):
     net, alpha = Net(bias=True), 6.0
     down, mixer, up = torch.randn(4, 36), torch.randn(4, 4), torch.randn(36, 4)
-    names = {"lora_down.weight": down, "lora_mixer.weight": mixer, "lora_up.weight": up, "alpha": torch.tensor(alpha)}
-    save_file({f"{PREFIX}square.{name}": tensor for name, tensor in names.items()}, tmp_path / "adapter_model.safetensors")
+    names = {
+        "lora_down.weight": down,
+        "lora_mixer.weight": mixer,
+        "lora_up.weight": up,
+        "alpha": torch.tensor(alpha),
+    }
+    save_file(
+        {f"{PREFIX}square.{name}": tensor for name, tensor in names.items()},
+        tmp_path / "adapter_model.safetensors",
+    )
     ours, plan = loaded(net, tmp_path, 0.5)
     assert [adapter.kind for adapter in plan.adapters] == ["moslora"]
     assert_close(ours.square.weight, net.square.weight + 0.5 * alpha / 4 * up @ mixer @ down, 1e-6)
@@ -205,14 +272,20 @@ def test_what_stands_between_factors_is_resized_to_a_lora(tmp_path, assert_close
     if kind == "adalora":
         trained(net, *ADALORA).save_pretrained(tmp_path)
     else:
-        tensors = {"lora_A.weight": torch.randn(4, 36), "lora_mixer.weight": torch.randn(4, 4), "lora_B.weight": torch.randn(36, 4)}
+        tensors = {
+            "lora_A.weight": torch.randn(4, 36),
+            "lora_mixer.weight": torch.randn(4, 4),
+            "lora_B.weight": torch.randn(36, 4),
+        }
         save_file({f"{PREFIX}square.{name}": tensor for name, tensor in tensors.items()}, path)
     truth, plan = loaded(net, tmp_path)
     resize_file(path, tmp_path / "new.safetensors", Ask(rank=6), site=plan.site)
     (tmp_path / "new.safetensors").replace(path)
     (tmp_path / "adapter_config.json").unlink(missing_ok=True)
     ours, plan = loaded(net, tmp_path)
-    assert {adapter.kind for adapter in plan.adapters} == {"lora"} and {outcome.category for outcome in plan.outcomes.values()} == {PLACED}
+    assert {adapter.kind for adapter in plan.adapters} == {"lora"} and {
+        outcome.category for outcome in plan.outcomes.values()
+    } == {PLACED}
     for name, weight in truth.state_dict().items():
         assert_close(ours.state_dict()[name], weight, 1e-5)
 
@@ -225,7 +298,9 @@ def delora(folder):
 
 
 def test_a_delora_under_the_names_of_a_lora_is_none(tmp_path, assert_close):
-    """Trainers after sd-scripts call its factors lora_down and lora_up, and write an alpha that says nothing."""
+    """Trainers after sd-scripts call its factors lora_down and lora_up, and write an alpha that
+    says nothing.
+    """
     net, path = delora(tmp_path)
     truth, _ = loaded(net, tmp_path)
     names = {"delora_A": "lora_down.weight", "delora_B": "lora_up.weight"}
@@ -248,7 +323,9 @@ def test_a_delora_is_resized_to_a_lora(tmp_path, assert_close):
     (tmp_path / "new.safetensors").replace(path)
     (tmp_path / "adapter_config.json").unlink()
     ours, plan = loaded(net, tmp_path)
-    assert {adapter.kind for adapter in plan.adapters} == {"lora"} and {outcome.category for outcome in plan.outcomes.values()} == {PLACED}
+    assert {adapter.kind for adapter in plan.adapters} == {"lora"} and {
+        outcome.category for outcome in plan.outcomes.values()
+    } == {PLACED}
     for name, weight in truth.state_dict().items():
         assert_close(ours.state_dict()[name], weight, 1e-5)
 

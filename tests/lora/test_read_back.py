@@ -1,20 +1,28 @@
-"""What is written for a trainer is read back by the trainer's own code: the outputs of its layers are those of the source."""
+"""What is written for a trainer is read back by the trainer's own code: the outputs of its layers
+are those of the source.
+"""
 
 import copy
 
 import pytest
 import torch
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.respell import Refused
-from lora_locksmith.key_maps.site import Site, denoiser_component
-from lora_locksmith.lora.adapters import patched_weight
-from lora_locksmith.lora.planned import adapter_of
-from lora_locksmith.lora.writer import write_as
+from lora_locksmith.lora.from_plan import adapter_of
+from lora_locksmith.lora.io.writer import write_as
+from lora_locksmith.lora.math.apply import patched_weight
+from lora_locksmith.lora.rewrite.rename import Refused
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component
 from safetensors.torch import load_file
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
+]
 H, CLOSE = 128, 2e-4
-NATIVE, DIFFUSERS = "double_blocks_0_img_mlp_0", "transformer_blocks.0.ff.net.0.proj"  # one layer, [4H, H], by two names
+NATIVE, DIFFUSERS = (
+    "double_blocks_0_img_mlp_0",
+    "transformer_blocks.0.ff.net.0.proj",
+)  # one layer, [4H, H], by two names
 WEIGHT = "diffusion_model.double_blocks.0.img_mlp.0.weight"
 
 
@@ -58,24 +66,43 @@ SOURCES = {
 @pytest.fixture(scope="module")
 def site(both):
     weights = {name: tuple(weight.shape) for name, weight in both.native.model.state_dict().items()}
-    return Site([denoiser_component({name: shape for name, shape in weights.items() if name.startswith("diffusion_model.")})])
+    return Site(
+        [
+            denoiser_component(
+                {
+                    name: shape
+                    for name, shape in weights.items()
+                    if name.startswith("diffusion_model.")
+                }
+            )
+        ]
+    )
 
 
 def source(site, shapes, numbers, config):
     torch.manual_seed(4)
     tensors = {f"lora_unet_{NATIVE}.{role}": some(*shape) for role, shape in shapes.items()}
-    tensors |= {f"lora_unet_{NATIVE}.{role}": torch.tensor(number) for role, number in numbers.items()}
+    tensors |= {
+        f"lora_unet_{NATIVE}.{role}": torch.tensor(number) for role, number in numbers.items()
+    }
     for name, tensor in tensors.items():
         if name.endswith(("dora_scale", "rescale")):
             tensor.add_(1.0)
-    return make_plan({name: tuple(tensor.shape) for name, tensor in tensors.items()}, {}, site, config), tensors
+    return (
+        make_plan(
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()}, {}, site, config
+        ),
+        tensors,
+    )
 
 
 def truth(plan, tensors, layer):
     """(weight, bias) that the source makes of the layer."""
     made = {"weight": layer.weight.detach(), "bias": layer.bias.detach()}
     for adapter in plan.adapters:
-        spec, roles = adapter_of(adapter, {role: tensors[key] for role, key in adapter.roles.items()}, None)
+        spec, roles = adapter_of(
+            adapter, {role: tensors[key] for role, key in adapter.roles.items()}, None
+        )
         made[adapter.reaches] = patched_weight(spec, roles, made[adapter.reaches], 1.0)
     return made["weight"], made["bias"]
 
@@ -108,7 +135,9 @@ def test_lycoris_reads_what_is_written_for_it(both, site, tmp_path, name):
     twin = copy.deepcopy(both.twin)
     layer = both.twin.get_submodule(DIFFUSERS)
     network = read_by_lycoris(written.path, twin)
-    assert network is not None and {key.partition(".")[0] for key in load_file(written.path)} == {"lycoris_" + DIFFUSERS.replace(".", "_")}
+    assert network is not None and {key.partition(".")[0] for key in load_file(written.path)} == {
+        "lycoris_" + DIFFUSERS.replace(".", "_")
+    }
     assert_outputs_agree(layer, twin.get_submodule(DIFFUSERS), truth(plan, tensors, layer))
 
 
@@ -127,11 +156,16 @@ def read_by_huggingface(written, twin):
     twin = copy.deepcopy(twin)
     if written.dialect == "peft":
         return PeftModel.from_pretrained(twin, written.path.parent).base_model.model.eval()
-    twin.load_lora_adapter(str(written.path.parent), weight_name=written.path.name, prefix="transformer")
+    twin.load_lora_adapter(
+        str(written.path.parent), weight_name=written.path.name, prefix="transformer"
+    )
     return twin.eval()
 
 
-LOADED_BY_DIFFUSERS = [name for name in SOURCES if name.startswith("LoRA")] + ["DoRA", "LoKr of four factors"]
+LOADED_BY_DIFFUSERS = [name for name in SOURCES if name.startswith("LoRA")] + [
+    "DoRA",
+    "LoKr of four factors",
+]
 
 
 @pytest.mark.parametrize("dialect", ["diffusers", "simpletuner", "onetrainer_diffusers", "peft"])
@@ -141,7 +175,11 @@ def test_diffusers_and_peft_read_what_is_written_for_them(both, site, tmp_path, 
     plan, tensors = source(site, *SOURCES[name])
     written = write_as(plan, tensors, tmp_path / "new.safetensors", dialect)
     layer = both.twin.get_submodule(DIFFUSERS)
-    assert_outputs_agree(layer, read_by_huggingface(written, both.twin).get_submodule(DIFFUSERS), truth(plan, tensors, layer))
+    assert_outputs_agree(
+        layer,
+        read_by_huggingface(written, both.twin).get_submodule(DIFFUSERS),
+        truth(plan, tensors, layer),
+    )
 
 
 @pytest.mark.parametrize("dialect", ["peft", "diffusers"])
@@ -152,4 +190,8 @@ def test_what_training_took_off_the_base_is_taken_off_again(both, site, tmp_path
     plan, tensors = source(site, PAIR, {}, settings)
     written = write_as(plan, tensors, tmp_path / "new.safetensors", dialect)
     layer = both.twin.get_submodule(DIFFUSERS)
-    assert_outputs_agree(layer, read_by_huggingface(written, both.twin).get_submodule(DIFFUSERS), truth(plan, tensors, layer))
+    assert_outputs_agree(
+        layer,
+        read_by_huggingface(written, both.twin).get_submodule(DIFFUSERS),
+        truth(plan, tensors, layer),
+    )

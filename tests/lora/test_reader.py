@@ -1,18 +1,37 @@
-"""Reading tensors, at once or one by one: dtypes survive, tensors outlive the file, and every fault names the file and the remedy."""
+"""Reading tensors, at once or one by one: dtypes survive, tensors outlive the file, and every fault
+names the file and the remedy.
+"""
 
 import pytest
 import torch
-from lora_locksmith.key_maps.header import read_header
-from lora_locksmith.lora.reader import LoraFileError, map_tensors, open_with_safetensors, read_with_safetensors
-from lora_locksmith.lora.stream import TensorStream
+from lora_locksmith.files.header import read_header
+from lora_locksmith.lora.io.mapped import (
+    LoraFileError,
+    map_tensors,
+    open_with_safetensors,
+    read_with_safetensors,
+)
+from lora_locksmith.lora.io.stream import TensorStream
 from safetensors.torch import save_file
 
-PLAIN = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int16, torch.bool]
+PLAIN = [
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.int16,
+    torch.bool,
+]
 OTHER = [torch.float8_e8m0fnu, torch.uint16]  # without a name of their own in DTYPES
 
 
 def written(path, dtypes):
-    save_file({str(dtype): torch.arange(1, 7).reshape(2, 3).to(dtype) for dtype in dtypes} | {"alpha": torch.tensor(2.0)}, path)
+    save_file(
+        {str(dtype): torch.arange(1, 7).reshape(2, 3).to(dtype) for dtype in dtypes}
+        | {"alpha": torch.tensor(2.0)},
+        path,
+    )
     return path
 
 
@@ -37,7 +56,9 @@ def test_reads_by_name_and_keeps_the_dtype(tmp_path, dtypes):
         assert tensors.keys() == {*map(str, dtypes), "alpha"} and tensors["alpha"] == 2
         for dtype in dtypes:
             tensor = tensors[str(dtype)]
-            assert tensor.dtype == dtype and torch.equal(tensor.float(), torch.arange(1, 7).reshape(2, 3).to(dtype).float())
+            assert tensor.dtype == dtype and torch.equal(
+                tensor.float(), torch.arange(1, 7).reshape(2, 3).to(dtype).float()
+            )
 
 
 def test_can_be_opened_again(stream):
@@ -60,7 +81,10 @@ def test_unknown_name(file, stream):
         read_with_safetensors(file, ["beta"])
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 4, b"<html>not a LoRA</html>" * 20, b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00" * 4, b"<html>not a LoRA</html>" * 20, b"\x10\x00\x00\x00\x00\x00\x00\x00{}"],
+)
 def test_broken_files(tmp_path, content):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)

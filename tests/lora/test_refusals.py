@@ -1,8 +1,10 @@
-"""Tensors that make no adapter, or do not fit the weight, are refused with the role and the shapes in the text."""
+"""Tensors that make no adapter, or do not fit the weight, are refused with the role and the shapes
+in the text.
+"""
 
 import pytest
 import torch
-from lora_locksmith.lora.adapters import AdapterError, AdapterSpec, patched_weight
+from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
 
 ones = torch.ones
 LORA = {"down": ones(4, 24), "up": ones(32, 4)}
@@ -10,9 +12,19 @@ IA3_CONVOLUTION = ({"ia3_l": ones(1, 32, 1, 1)}, (32, 32, 3, 3))
 
 REFUSED = {
     "unknown_kind": ("unheard", {}, (32, 24), "no adapter of the kind 'unheard'"),
-    "missing_up": ("lora", {"down": ones(4, 24)}, (32, 24), r"tensor up is missing; there are only: down \[4, 24\]"),
+    "missing_up": (
+        "lora",
+        {"down": ones(4, 24)},
+        (32, 24),
+        r"tensor up is missing; there are only: down \[4, 24\]",
+    ),
     "nothing": ("lora", {}, (32, 24), "missing; there are only: none"),
-    "ranks": ("lora", {"down": ones(4, 24), "up": ones(32, 5)}, (32, 24), r"up \[32, 5\] and down \[4, 24\] have different ranks"),
+    "ranks": (
+        "lora",
+        {"down": ones(4, 24), "up": ones(32, 5)},
+        (32, 24),
+        r"up \[32, 5\] and down \[4, 24\] have different ranks",
+    ),
     "equal_size": ("lora", LORA, (24, 32), r"weight is \[32, 24\], the model's is \[24, 32\]"),
     "wrong_kernel": (
         "lora",
@@ -20,12 +32,37 @@ REFUSED = {
         (32, 8, 3, 1),
         r"\[32, 8, 1, 3\], the model's is \[32, 8, 3, 1\]",
     ),
-    "flattened_lora": ("lora", {"down": ones(4, 71), "up": ones(32, 4)}, (32, 8, 3, 3), r"\[32, 71\]"),
+    "flattened_lora": (
+        "lora",
+        {"down": ones(4, 71), "up": ones(32, 4)},
+        (32, 8, 3, 3),
+        r"\[32, 71\]",
+    ),
     "vector": ("lora", {"down": ones(4), "up": ones(32, 4)}, (32, 24), "dimensions|ranks|matrix"),
-    "core": ("lora", {**LORA, "mid": ones(3, 4, 3, 3)}, (32, 24, 3, 3), r"Tucker product: mid \[3, 4, 3, 3\]"),
-    "dora_length": ("lora", {**LORA, "dora_scale": ones(31, 1)}, (32, 24), r"dora_scale has the shape \[31, 1\]"),
-    "dora_inputs": ("lora", {**LORA, "dora_scale": ones(1, 25)}, (32, 24), r"dora_scale has the shape \[1, 25\]"),
-    "magnitude": ("lora", {**LORA, "magnitude": ones(24)}, (32, 24), r"magnitude has the shape \[24\]"),
+    "core": (
+        "lora",
+        {**LORA, "mid": ones(3, 4, 3, 3)},
+        (32, 24, 3, 3),
+        r"Tucker product: mid \[3, 4, 3, 3\]",
+    ),
+    "dora_length": (
+        "lora",
+        {**LORA, "dora_scale": ones(31, 1)},
+        (32, 24),
+        r"dora_scale has the shape \[31, 1\]",
+    ),
+    "dora_inputs": (
+        "lora",
+        {**LORA, "dora_scale": ones(1, 25)},
+        (32, 24),
+        r"dora_scale has the shape \[1, 25\]",
+    ),
+    "magnitude": (
+        "lora",
+        {**LORA, "magnitude": ones(24)},
+        (32, 24),
+        r"magnitude has the shape \[24\]",
+    ),
     "sparse": ("lora", {**LORA, "bias_values": ones(3)}, (32, 24), "bias_indices and bias_values"),
     "sparse_outside": (
         "lora",
@@ -34,10 +71,20 @@ REFUSED = {
         "bias_indices point outside",
     ),
     "empty": ("lora", {**LORA, "dora_scale": ones(0)}, (32, 24), "empty: dora_scale"),
-    "loha_half": ("loha", {"hada_w1_a": ones(32, 4), "hada_w1_b": ones(4, 24)}, (32, 24), "hada_w2_a is missing"),
+    "loha_half": (
+        "loha",
+        {"hada_w1_a": ones(32, 4), "hada_w1_b": ones(4, 24)},
+        (32, 24),
+        "hada_w2_a is missing",
+    ),
     "loha_sizes": (
         "loha",
-        {"hada_w1_a": ones(32, 4), "hada_w1_b": ones(4, 24), "hada_w2_a": ones(16, 4), "hada_w2_b": ones(4, 24)},
+        {
+            "hada_w1_a": ones(32, 4),
+            "hada_w1_b": ones(4, 24),
+            "hada_w2_a": ones(16, 4),
+            "hada_w2_b": ones(4, 24),
+        },
         (32, 24),
         "two halves of the LoHa differ",
     ),
@@ -46,11 +93,21 @@ REFUSED = {
     "diff": ("diff", {"diff": ones(24, 32)}, (32, 24), r"diff \[24, 32\]"),
     "two_differences": ("diff", {"diff": ones(32), "diff_b": ones(32)}, (32,), "several"),
     "bias_without_rank": ("bias_lora", {"up_bias": ones(32)}, (32,), "needs the scale"),
-    "glora": ("glora", {"a1": ones(24, 4), "a2": ones(4, 23), "b1": ones(32, 4), "b2": ones(4, 24)}, (32, 24), "GLoRA"),
+    "glora": (
+        "glora",
+        {"a1": ones(24, 4), "a2": ones(4, 23), "b1": ones(32, 4), "b2": ones(4, 24)},
+        (32, 24),
+        "GLoRA",
+    ),
     "ia3_side": ("ia3", {"ia3_weight": ones(32)}, (32, 32), "on_input is needed"),
     "ia3_size": ("ia3", {"ia3_weight": ones(31)}, (32, 24), r"ia3_weight has the shape \[31\]"),
     "ia3_peft_side": ("ia3_peft", *IA3_CONVOLUTION, "feedforward_modules"),
-    "ia3_peft_size": ("ia3_peft", {"ia3_l": ones(31, 1)}, (32, 24), r"ia3_l has the shape \[31, 1\]"),
+    "ia3_peft_size": (
+        "ia3_peft",
+        {"ia3_l": ones(31, 1)},
+        (32, 24),
+        r"ia3_l has the shape \[31, 1\]",
+    ),
     "oft_size": ("oft", {"oft_blocks": ones(7, 4, 4)}, (32, 24), "cover 28 rows"),
     "oft_square": ("oft", {"oft_blocks": ones(8, 4, 3)}, (32, 24), "square blocks"),
     "oft_is_boft": ("oft", {"oft_blocks": ones(3, 8, 4, 4)}, (32, 24), "3 dimensions"),
@@ -68,7 +125,9 @@ REFUSED = {
 ON_META = [name for name in REFUSED if name != "sparse_outside"]
 
 
-@pytest.mark.parametrize("device, name", [("cpu", name) for name in REFUSED] + [("meta", name) for name in ON_META])
+@pytest.mark.parametrize(
+    "device, name", [("cpu", name) for name in REFUSED] + [("meta", name) for name in ON_META]
+)
 def test_refused(device, name):
     kind, tensors, shape, message = REFUSED[name]
     tensors = {role: tensor.to(device) for role, tensor in tensors.items()}
@@ -77,7 +136,10 @@ def test_refused(device, name):
 
 
 @pytest.mark.parametrize("rows", [(0, 33), (16, 17), (-1, 8), (0, 8)])
-@pytest.mark.parametrize("kind, tensors", [("lora", LORA), ("oft", {"oft_blocks": ones(8, 4, 4)}), ("set", {"set_weight": ones(32, 24)})])
+@pytest.mark.parametrize(
+    "kind, tensors",
+    [("lora", LORA), ("oft", {"oft_blocks": ones(8, 4, 4)}), ("set", {"set_weight": ones(32, 24)})],
+)
 def test_rows_outside_of_the_module(kind, tensors, rows):
     height = 16 if rows == (0, 8) else rows[1]
     with pytest.raises(AdapterError):
@@ -88,4 +150,6 @@ def test_odd_halves_and_shrinking():
     with pytest.raises(AdapterError, match="odd number of rows"):
         patched_weight(AdapterSpec("norm", swap=True), {"w_norm": ones(3)}, torch.zeros(3), 1.0)
     with pytest.raises(AdapterError, match="cannot grow"):
-        patched_weight(AdapterSpec("lora", options=(("pad_to", (32, 16)),)), LORA, torch.zeros(32, 24), 1.0)
+        patched_weight(
+            AdapterSpec("lora", options=(("pad_to", (32, 16)),)), LORA, torch.zeros(32, 24), 1.0
+        )

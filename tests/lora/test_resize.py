@@ -1,4 +1,6 @@
-"""Resized files against the optimum in fp64, their deltas computed by stock ComfyUI and by PEFT themselves."""
+"""Resized files against the optimum in fp64, their deltas computed by stock ComfyUI and by PEFT
+themselves.
+"""
 
 import argparse
 import copy
@@ -7,14 +9,17 @@ import json
 import pytest
 import torch
 from lora_locksmith.commands import resize as command
-from lora_locksmith.key_maps.hashes import file_hashes
-from lora_locksmith.key_maps.header import read_header
-from lora_locksmith.key_maps.inspection import inspect_file
-from lora_locksmith.lora.resize import Ask, resize_file
-from lora_locksmith.lora.spec import AdapterError
+from lora_locksmith.files.hashes import file_hashes
+from lora_locksmith.files.header import read_header
+from lora_locksmith.lora.math.spec import AdapterError
+from lora_locksmith.lora.rewrite.resize import Ask, resize_file
+from lora_locksmith.report.inspection import inspect_file
 from safetensors.torch import load_file, save_file
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
 H = 128
 PREFIX = "diffusion_model."
 
@@ -26,7 +31,9 @@ def by_stock(comfy):
 
     def delta(path, module, shape):
         patches = comfy.lora.load_lora(load_file(path), {module: module}, log_missing=False)
-        return comfy.lora.calculate_weight([(1.0, patches[module], 1.0, None, None)], torch.zeros(shape), module).double()
+        return comfy.lora.calculate_weight(
+            [(1.0, patches[module], 1.0, None, None)], torch.zeros(shape), module
+        ).double()
 
     return delta
 
@@ -48,19 +55,30 @@ def lora(module, out, columns, rank, alpha=None, dtype=torch.float32, kernel=())
         f"{module}.lora_down.weight": torch.randn(rank, columns, *kernel),
     }
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    return tensors | ({f"{module}.alpha": torch.tensor(alpha, dtype=dtype)} if alpha is not None else {})
+    return tensors | (
+        {f"{module}.alpha": torch.tensor(alpha, dtype=dtype)} if alpha is not None else {}
+    )
 
 
 QKV = "lora_unet_double_blocks_0_img_attn_qkv"
 PROJ = "lora_unet_double_blocks_0_img_attn_proj"
-KOHYA = {"ss_network_dim": "12", "ss_network_alpha": "6", "ss_network_module": "networks.lora_flux", "sshs_legacy_hash": "12345678"}
+KOHYA = {
+    "ss_network_dim": "12",
+    "ss_network_alpha": "6",
+    "ss_network_module": "networks.lora_flux",
+    "sshs_legacy_hash": "12345678",
+}
 
 
 @pytest.fixture
 def kohya(tmp_path):
     path = tmp_path / "kohya.safetensors"
     tensors = lora(QKV, 3 * H, H, 12, 6.0) | lora(PROJ, H, H, 4, 8.0)
-    save_file(tensors | {"lora_unet_double_blocks_0_img_attn_norm_query_norm.diff": torch.ones(8)}, path, KOHYA)
+    save_file(
+        tensors | {"lora_unet_double_blocks_0_img_attn_norm_query_norm.diff": torch.ones(8)},
+        path,
+        KOHYA,
+    )
     return path
 
 
@@ -72,12 +90,16 @@ def test_kohya_to_a_rank(kohya, tmp_path, by_stock):
     assert after[f"{QKV}.lora_down.weight"].shape == (5, H) and after[f"{QKV}.alpha"] == 2.5
     close(by_stock(target, QKV, (3 * H, H)), optimum(by_stock(kohya, QKV, (3 * H, H)), 5))
     # What has no more rank than asked stays as it is, to the bit.
-    assert all(torch.equal(after[name], before[name]) for name in before if not name.startswith(QKV))
+    assert all(
+        torch.equal(after[name], before[name]) for name in before if not name.startswith(QKV)
+    )
     row = next(row for row in made.rows if row.module == QKV)
     whole = by_stock(kohya, QKV, (3 * H, H))
     assert (row.before, row.rank) == (12, 5)
     assert row.energy == pytest.approx(whole.norm().item() ** 2, rel=1e-5)
-    assert row.error == pytest.approx(((whole - optimum(whole, 5)).norm() / whole.norm()).item(), rel=1e-5)
+    assert row.error == pytest.approx(
+        ((whole - optimum(whole, 5)).norm() / whole.norm()).item(), rel=1e-5
+    )
 
 
 def test_metadata_follow(kohya, tmp_path):
@@ -88,7 +110,10 @@ def test_metadata_follow(kohya, tmp_path):
     assert metadata["ss_network_module"] == "networks.lora_flux"
     assert "sshs_legacy_hash" not in metadata
     assert metadata["sshs_model_hash"] == file_hashes(target).sshs_model_hash
-    assert metadata["locksmith.resized"] == "rank 4" and metadata["locksmith.source_sha256"] == file_hashes(kohya).sha256
+    assert (
+        metadata["locksmith.resized"] == "rank 4"
+        and metadata["locksmith.source_sha256"] == file_hashes(kohya).sha256
+    )
     resize_file(kohya, tmp_path / "energy.safetensors", Ask(energy=0.7))
     metadata = read_header(tmp_path / "energy.safetensors").metadata
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("Dynamic", "Dynamic")
@@ -127,7 +152,9 @@ def test_convolutions(tmp_path, by_stock, kernel, mid):
 
 def tucker(tensors, module):
     """Stock cannot read cores of three dimensions."""
-    up, mid, down = (tensors[f"{module}.lora_{role}.weight"].double() for role in ("up", "mid", "down"))
+    up, mid, down = (
+        tensors[f"{module}.lora_{role}.weight"].double() for role in ("up", "mid", "down")
+    )
     return torch.einsum("or,rq...,qi->oi...", up.flatten(1), mid, down.flatten(1)) * 4 / 8
 
 
@@ -138,7 +165,9 @@ def other_kinds(module, kind):
         names = {"lokr_w1": (4, 4), "lokr_w2_a": (H // 4, 4), "lokr_w2_b": (4, H // 4)}
     else:
         names = {"lokr_w1": (4, 4), "lokr_w2": (H // 4, H // 4)}
-    return {f"{module}.{name}": torch.randn(shape) for name, shape in names.items()} | {f"{module}.alpha": torch.tensor(2.0)}
+    return {f"{module}.{name}": torch.randn(shape) for name, shape in names.items()} | {
+        f"{module}.alpha": torch.tensor(2.0)
+    }
 
 
 @pytest.mark.parametrize("kind", ["loha", "lokr", "lokr of matrices"])
@@ -147,7 +176,11 @@ def test_other_kinds_become_lora(tmp_path, by_stock, site, kind):
     save_file(other_kinds(PROJ, kind) | lora(QKV, 3 * H, H, 4), source)
     resize_file(source, target, Ask(5), site=site)
     after = load_file(target)
-    assert {name.removeprefix(PROJ) for name in after if name.startswith(PROJ)} == {".lora_up.weight", ".lora_down.weight", ".alpha"}
+    assert {name.removeprefix(PROJ) for name in after if name.startswith(PROJ)} == {
+        ".lora_up.weight",
+        ".lora_down.weight",
+        ".alpha",
+    }
     close(by_stock(target, PROJ, (H, H)), optimum(by_stock(source, PROJ, (H, H)), 5))
 
 
@@ -156,7 +189,11 @@ def test_a_loha_whose_kernel_nobody_knows_stands_as_it_was(tmp_path):
     save_file(other_kinds("lora_unet_nobody_knows", "loha") | lora(QKV, 3 * H, H, 8), source)
     made = resize_file(source, target, Ask(2))
     assert [row.module for row in made.rows if row.note] == ["lora_unet_nobody_knows"]
-    assert all(torch.equal(load_file(source)[name], tensor) for name, tensor in load_file(target).items() if "hada" in name)
+    assert all(
+        torch.equal(load_file(source)[name], tensor)
+        for name, tensor in load_file(target).items()
+        if "hada" in name
+    )
 
 
 def test_dora_is_refused_unless_asked(tmp_path):
@@ -172,15 +209,23 @@ def test_dora_is_refused_unless_asked(tmp_path):
 
 
 def test_split_qkv_is_corrected_once(tmp_path, by_stock, site):
-    """sd-scripts' split_qkv files are 3 times too weak for every reader but this pack; the new file is right for all."""
+    """sd-scripts' split_qkv files are 3 times too weak for every reader but this pack; the new file
+    is right for all.
+    """
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    metadata = {"ss_network_args": json.dumps({"split_qkv": "True"}), "ss_network_dim": "4", "ss_network_alpha": "4"}
+    metadata = {
+        "ss_network_args": json.dumps({"split_qkv": "True"}),
+        "ss_network_dim": "4",
+        "ss_network_alpha": "4",
+    }
     save_file(lora(QKV, 3 * H, H, 12, 4.0) | lora(PROJ, H, H, 4, 4.0), source, metadata)
     resize_file(source, target, Ask(6), site=site)
     close(by_stock(target, QKV, (3 * H, H)), optimum(3 * by_stock(source, QKV, (3 * H, H)), 6))
     close(by_stock(target, PROJ, (H, H)), by_stock(source, PROJ, (H, H)))
     assert "split_qkv" not in read_header(target).metadata["ss_network_args"]
-    assert {adapter.strength.factor for adapter in inspect_file(target, site).plan.adapters} == {1.0}
+    assert {adapter.strength.factor for adapter in inspect_file(target, site).plan.adapters} == {
+        1.0
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -197,10 +242,14 @@ def test_dtypes_stay_or_are_chosen(tmp_path, by_stock, dtype):
     assert {tensor.dtype for tensor in made.tensors.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn]
+)
 @pytest.mark.parametrize("rank", [7, 12, 16])
 @pytest.mark.parametrize("alpha", [5.0, None])
-def test_the_error_told_is_that_of_what_stands_in_the_file(tmp_path, by_stock, site, dtype, rank, alpha):
+def test_the_error_told_is_that_of_what_stands_in_the_file(
+    tmp_path, by_stock, site, dtype, rank, alpha
+):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(lora(QKV, 3 * H, H, 12, alpha), source, {} if alpha else {"lora_alpha": "5"})
     told = resize_file(source, target, Ask(rank), dtype, site=site).rows[0].error
@@ -213,7 +262,13 @@ def test_the_error_told_is_that_of_what_stands_in_the_file(tmp_path, by_stock, s
     assert rank == 7 or (told > 1e-4) == (dtype != torch.float32)
 
 
-@pytest.mark.parametrize("told", [{"lora_alpha": "5"}, {"lora_adapter_metadata": json.dumps({"init_lora_weights": "pissa", "r": 12})}])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"lora_alpha": "5"},
+        {"lora_adapter_metadata": json.dumps({"init_lora_weights": "pissa", "r": 12})},
+    ],
+)
 def test_what_metadata_make_of_tensors_is_not_lost(tmp_path, told):
     source = tmp_path / "a.safetensors"
     save_file(lora(QKV, 3 * H, H, 12), source, told)
@@ -224,19 +279,30 @@ def test_what_metadata_make_of_tensors_is_not_lost(tmp_path, told):
 
 def test_a_pissa_is_not_cut(tmp_path, site):
     source = tmp_path / "a.safetensors"
-    save_file(lora(PROJ, H, H, 12), source, {"lora_adapter_metadata": json.dumps({"init_lora_weights": "pissa", "r": 12})})
+    save_file(
+        lora(PROJ, H, H, 12),
+        source,
+        {"lora_adapter_metadata": json.dumps({"init_lora_weights": "pissa", "r": 12})},
+    )
     with pytest.raises(AdapterError, match="PiSSA"):
         resize_file(source, tmp_path / "b.safetensors", Ask(7), site=site)
 
 
 def test_peft_goes_on_with_the_file(tmp_path, both):
-    """rsLoRA, rank and alpha patterns in adapter_config.json: the new folder loads in PEFT and has the optimal deltas."""
+    """rsLoRA, rank and alpha patterns in adapter_config.json: the new folder loads in PEFT and has
+    the optimal deltas.
+    """
     import peft
     from trainers import ATTENTION, trained_by_peft
 
     twin = copy.deepcopy(both.twin)
     config = peft.LoraConfig(
-        r=8, lora_alpha=4, target_modules=ATTENTION, use_rslora=True, rank_pattern={"to_q": 3}, alpha_pattern={"to_k": 1}
+        r=8,
+        lora_alpha=4,
+        target_modules=ATTENTION,
+        use_rslora=True,
+        rank_pattern={"to_q": 3},
+        alpha_pattern={"to_k": 1},
     )
     trained = trained_by_peft(twin, config)
     trained.save_pretrained(tmp_path / "source")
@@ -245,7 +311,9 @@ def test_peft_goes_on_with_the_file(tmp_path, both):
     resize_file(tmp_path / "source" / name, tmp_path / "target" / name, Ask(energy=0.8))
     base = {name: tensor.clone() for name, tensor in twin.state_dict().items()}
     before = trained.merge_and_unload().state_dict()
-    after = peft.PeftModel.from_pretrained(twin, tmp_path / "target").merge_and_unload().state_dict()
+    after = (
+        peft.PeftModel.from_pretrained(twin, tmp_path / "target").merge_and_unload().state_dict()
+    )
     changed = [name for name in base if not torch.equal(before[name], base[name])]
     assert len(changed) > 20
     ranks = set()
@@ -263,7 +331,9 @@ def test_the_settings_beside_a_file_of_peft_follow_it(tmp_path, both):
     from trainers import ATTENTION, trained_by_peft
 
     twin, folder = copy.deepcopy(both.twin), tmp_path / "adapter"
-    trained_by_peft(twin, peft.LoraConfig(r=8, lora_alpha=16, target_modules=ATTENTION)).save_pretrained(folder)
+    trained_by_peft(
+        twin, peft.LoraConfig(r=8, lora_alpha=16, target_modules=ATTENTION)
+    ).save_pretrained(folder)
     name = "adapter_model.safetensors"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "adapter_config.json").write_text("{}")
@@ -300,17 +370,28 @@ def test_nothing_is_written_over_and_nonsense_is_refused(kohya, tmp_path):
 )
 def test_broken_modules_are_refused_by_name(tmp_path, broken):
     source = tmp_path / "a.safetensors"
-    save_file(lora(PROJ, H, H, 8, 4.0) | {f"{PROJ}.{role}": tensor for role, tensor in broken.items()}, source)
+    save_file(
+        lora(PROJ, H, H, 8, 4.0) | {f"{PROJ}.{role}": tensor for role, tensor in broken.items()},
+        source,
+    )
     with pytest.raises(AdapterError, match=PROJ):
         resize_file(source, tmp_path / "b.safetensors", Ask(2))
 
 
 def test_broken_metadata_are_no_obstacle(tmp_path):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    metadata = {"ss_network_dim": "many", "ss_network_alpha": "nan", "ss_network_args": "[[", "lora_adapter_metadata": '{"x.r": ["'}
+    metadata = {
+        "ss_network_dim": "many",
+        "ss_network_alpha": "nan",
+        "ss_network_args": "[[",
+        "lora_adapter_metadata": '{"x.r": ["',
+    }
     save_file(lora(PROJ, H, H, 8), source, metadata)
     resize_file(source, target, Ask(2))
-    assert read_header(target).metadata["ss_network_dim"] == "2" and read_header(target).metadata["ss_network_alpha"] == "Dynamic"
+    assert (
+        read_header(target).metadata["ss_network_dim"] == "2"
+        and read_header(target).metadata["ss_network_alpha"] == "Dynamic"
+    )
 
 
 def run(*arguments):
@@ -328,7 +409,9 @@ def test_the_command(kohya, tmp_path, capsys):
     assert load_file(target)[f"{QKV}.lora_down.weight"].shape[0] == 5
     assert run(kohya, "-o", target, "--rank", 5) == 2
     assert "there is a file already" in capsys.readouterr().err
-    assert run(kohya, "-o", target, "--energy", 0.5, "--dtype", "bf16", "--overwrite", "--json") == 0
+    assert (
+        run(kohya, "-o", target, "--energy", 0.5, "--dtype", "bf16", "--overwrite", "--json") == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert 0.5 <= told["kept_energy"] < 1 and len(told["modules"]) == 2
     assert load_file(target)[f"{QKV}.lora_down.weight"].dtype == torch.bfloat16

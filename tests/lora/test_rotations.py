@@ -1,8 +1,10 @@
-"""Rotations whose trainers are not on PyPI, against the dense matrices that their sources describe."""
+"""Rotations whose trainers are not on PyPI, against the dense matrices that their
+sources describe.
+"""
 
 import pytest
 import torch
-from lora_locksmith.lora.adapters import AdapterSpec, patched_weight
+from lora_locksmith.lora.math.apply import AdapterSpec, patched_weight
 
 
 def skew(blocks):
@@ -18,7 +20,9 @@ def cayley(q):
 @pytest.mark.parametrize("alpha", [None, 1e-3, 0.02, 100.0])
 @pytest.mark.parametrize("parts", [(32,), (8, 8, 16)])
 def test_kohya(assert_close, parts, alpha, strength):
-    """sd-scripts networks/oft.py and oft_flux.py: out = blockdiag(R)^T W, |Q| of each part at most alpha * its rows."""
+    """sd-scripts networks/oft.py and oft_flux.py: out = blockdiag(R)^T W, |Q| of each part at most
+    alpha * its rows.
+    """
     weight, tensors, rotation = torch.randn(sum(parts), 24), {}, []
     for index, rows in enumerate(parts):
         blocks = torch.randn(4, rows // 4, rows // 4) * 0.3
@@ -36,7 +40,9 @@ def test_kohya(assert_close, parts, alpha, strength):
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("shape", [(32, 24), (32, 6, 2, 2)])
 def test_onetrainer(assert_close, shape, scaled, share):
-    """OneTrainer oft_utils.py: the input of a linear layer is turned (x R, so W R^T), a convolution's weight is (W R)."""
+    """OneTrainer oft_utils.py: the input of a linear layer is turned (x R, so W R^T), a
+    convolution's weight is (W R).
+    """
     packed = torch.randn(1 if share else 3, 28) * 0.1
     q = torch.zeros(packed.shape[0], 8, 8)
     row, column = torch.triu_indices(8, 8, 1)
@@ -47,7 +53,9 @@ def test_onetrainer(assert_close, shape, scaled, share):
     weight = torch.randn(shape)
     expected = weight.flatten(1) @ (rotation.T if len(shape) == 2 else rotation)
     tensors = {"oft_R": packed, **({"scaled_oft": torch.tensor(True)} if scaled else {})}
-    assert_close(patched_weight(AdapterSpec("oft_onetrainer"), tensors, weight, 1.0), expected.reshape(shape))
+    assert_close(
+        patched_weight(AdapterSpec("oft_onetrainer"), tensors, weight, 1.0), expected.reshape(shape)
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,11 +71,15 @@ def test_rotations_keep_lengths(kind, role, shape):
     weight = torch.randn(32, 32)
     patched = patched_weight(AdapterSpec(kind), {role: torch.randn(shape)}, weight, 1.0)
     assert not torch.allclose(patched, weight)
-    torch.testing.assert_close(torch.linalg.svdvals(patched), torch.linalg.svdvals(weight), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.linalg.svdvals(patched), torch.linalg.svdvals(weight), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_old_lycoris_files_hold_the_rotations_themselves(assert_close):
     rotations = torch.linalg.qr(torch.randn(8, 4, 4))[0]
     weight = torch.randn(32, 6, 3, 3)
     expected = (torch.block_diag(*rotations).T @ weight.flatten(1)).reshape(weight.shape)
-    assert_close(patched_weight(AdapterSpec("oft_diag", 5.0), {"oft_diag": rotations}, weight, 1.0), expected)
+    assert_close(
+        patched_weight(AdapterSpec("oft_diag", 5.0), {"oft_diag": rotations}, weight, 1.0), expected
+    )

@@ -1,12 +1,14 @@
-"""Truncations against torch's full singular value decomposition in fp64: the optimum of Eckart and Young, whatever the delta is made of."""
+"""Truncations against torch's full singular value decomposition in fp64: the optimum of Eckart and
+Young, whatever the delta is made of.
+"""
 
 import math
 
 import pytest
 import torch
-from lora_locksmith.lora.factors import Factors, Kronecker, add
-from lora_locksmith.lora.spec import AdapterError
-from lora_locksmith.lora.truncate import _by_sketch, truncated
+from lora_locksmith.lora.math.low_rank import Factors, Kronecker, add
+from lora_locksmith.lora.math.spec import AdapterError
+from lora_locksmith.lora.math.truncate import _by_sketch, truncated
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WITHIN = 1e-5
@@ -28,16 +30,23 @@ def random_factors(out, rank, columns, decay=0.0, dtype=torch.float32):
 
 
 def same_training(rank):
-    """Two versions of one LoRA, a little apart: the columns of their sum are nearly the same twice."""
+    """Two versions of one LoRA, a little apart: the columns of their sum are
+    nearly the same twice.
+    """
     first = random_factors(200, rank, 120)
-    second = Factors(first.up + 1e-3 * torch.randn_like(first.up), first.down + 1e-3 * torch.randn_like(first.down))
+    second = Factors(
+        first.up + 1e-3 * torch.randn_like(first.up),
+        first.down + 1e-3 * torch.randn_like(first.down),
+    )
     return add([first, second])
 
 
 def cancelling(rank):
     """A LoRA minus nearly itself: what is left is a thousandth of the factors."""
     first = random_factors(200, rank, 120)
-    return add([first, Factors(-first.up * 1.001, first.down), random_factors(200, 2, 120).scaled(1e-4)])
+    return add(
+        [first, Factors(-first.up * 1.001, first.down), random_factors(200, 2, 120).scaled(1e-4)]
+    )
 
 
 DELTAS = {
@@ -47,13 +56,17 @@ DELTAS = {
     "nearly twice the same": lambda: same_training(12),
     "twice the same": lambda: add([random_factors(200, 12, 120)] * 2),
     "cancelling": lambda: cancelling(12),
-    "tiny numbers": lambda: Factors(random_factors(200, 24, 120).up * 1e-18, random_factors(200, 24, 120).down * 1e-18),
+    "tiny numbers": lambda: Factors(
+        random_factors(200, 24, 120).up * 1e-18, random_factors(200, 24, 120).down * 1e-18
+    ),
     "more rank than columns": lambda: random_factors(200, 150, 120),
     "a matrix": lambda: Factors(None, torch.randn(200, 120)),
     "a wide matrix": lambda: Factors(None, torch.randn(60, 300)),
     "a vector": lambda: Factors(None, torch.randn(200, 1)),
     "Kronecker": lambda: Kronecker(Factors(None, torch.randn(4, 6)), random_factors(50, 5, 20)),
-    "Kronecker of matrices": lambda: Kronecker(random_factors(8, 2, 6), Factors(None, torch.randn(20, 30))),
+    "Kronecker of matrices": lambda: Kronecker(
+        random_factors(8, 2, 6), Factors(None, torch.randn(20, 30))
+    ),
 }
 
 
@@ -62,7 +75,11 @@ DELTAS = {
 def test_is_the_optimum(name, rank):
     delta = DELTAS[name]()
     found = truncated(delta, rank)
-    dense = delta.dense() if delta.dense().norm() > 1e-30 else Factors(delta.up.double(), delta.down.double()).dense()
+    dense = (
+        delta.dense()
+        if delta.dense().norm() > 1e-30
+        else Factors(delta.up.double(), delta.down.double()).dense()
+    )
     best = optimum(dense, rank)
     assert found.rank == min(rank, delta.rank)
     # What is below fp32's own rounding is no error of the truncation.
@@ -104,7 +121,10 @@ def test_a_rank_that_is_there_already_changes_nothing():
 
 
 def test_zero():
-    for delta in (Factors(torch.zeros(20, 4), torch.randn(4, 30)), Factors(None, torch.zeros(300, 400))):
+    for delta in (
+        Factors(torch.zeros(20, 4), torch.randn(4, 30)),
+        Factors(None, torch.zeros(300, 400)),
+    ):
         found = truncated(delta, energy=0.9)
         assert (found.kept_energy, found.error, found.rank) == (1.0, 0.0, 1)
         assert not found.delta.dense().any()
@@ -126,7 +146,15 @@ def spectrum(decay, side=640):
         (None, (1500, 600)),
         (None, (600, 1500)),
     ],
-    ids=["slow", "LoRA and noise", "LoRA and much noise", "exponential", "flat", "tall noise", "wide noise"],
+    ids=[
+        "slow",
+        "LoRA and noise",
+        "LoRA and much noise",
+        "exponential",
+        "flat",
+        "tall noise",
+        "wide noise",
+    ],
 )
 def test_sketches_of_large_matrices_are_the_optimum(decay, shape):
     matrix = spectrum(decay) if shape is None else torch.randn(shape)
@@ -157,7 +185,17 @@ def test_what_is_not_finite_is_refused(delta):
         truncated(delta, 2)
 
 
-@pytest.mark.parametrize("asked", [{"rank": 0}, {"energy": 0}, {"energy": 1.5}, {"error": 1}, {"error": -0.1}, {"energy": math.nan}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"rank": 0},
+        {"energy": 0},
+        {"energy": 1.5},
+        {"error": 1},
+        {"error": -0.1},
+        {"energy": math.nan},
+    ],
+)
 def test_what_cannot_be_asked_is_refused(asked):
     with pytest.raises(ValueError, match="not"):
         truncated(random_factors(20, 4, 30), **asked)

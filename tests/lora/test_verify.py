@@ -1,4 +1,6 @@
-"""How alike two files must be to count as the same: by the rounding of their dtypes, and not a little more."""
+"""How alike two files must be to count as the same: by the rounding of their dtypes, and not a
+little more.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ import math
 import pytest
 import torch
 from lora_locksmith.key_maps.dialect import DENOISER
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Component, Site, denoiser_component
-from lora_locksmith.lora.verify import Unverified, check_same
+from lora_locksmith.lora.rewrite.verify import Unverified, check_same
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Component, Site, denoiser_component
 
 QKV = "double_blocks.0.img_attn.qkv"
 PARTS = {name: f"transformer_blocks.0.attn.to_{name}" for name in "qkv"}
@@ -22,17 +24,27 @@ FLUX = {
 
 @pytest.fixture(scope="module", name="site")
 def small_site():
-    return Site([denoiser_component({f"diffusion_model.{name}.weight": shape for name, shape in FLUX.items()})])
+    return Site(
+        [
+            denoiser_component(
+                {f"diffusion_model.{name}.weight": shape for name, shape in FLUX.items()}
+            )
+        ]
+    )
 
 
-def lora(module: str, out: int, inner: int, rank: int = 2, dtype=torch.float64) -> dict[str, torch.Tensor]:
+def lora(
+    module: str, out: int, inner: int, rank: int = 2, dtype=torch.float64
+) -> dict[str, torch.Tensor]:
     return {
         f"{module}.lora_A.weight": torch.randn(rank, inner).to(dtype), f"{module}.lora_B.weight": torch.randn(out, rank).to(dtype),
     }  # fmt: skip
 
 
 def compare(site, source, written, dtype=None, configs=(None, None)) -> float:
-    """check_same of two files, every tensor of which must have its place; configs: the settings beside each."""
+    """check_same of two files, every tensor of which must have its place; configs: the settings
+    beside each.
+    """
     plans = [
         make_plan({key: tuple(tensor.shape) for key, tensor in file.items()}, {}, site, config)
         for file, config in zip((source, written), configs, strict=True)
@@ -56,13 +68,18 @@ def test_a_millionth_apart_is_the_same_and_more_is_not(site, key):
     assert compare(site, file, changed(file, key, 0.8e-6)) == pytest.approx(0.8e-6, rel=0.01)
     assert compare(site, file, changed(file, key, -0.8e-6)) == pytest.approx(0.8e-6, rel=0.01)
     for by in (1.3e-6, -1.3e-6, 1e-3, 1.0, -2.0):
-        with pytest.raises(Unverified, match=r"diffusion_model.img_in.weight: the written file's change differs .* by \d"):
+        with pytest.raises(
+            Unverified,
+            match=r"diffusion_model.img_in.weight: the written file's change differs .* by \d",
+        ):
             compare(site, file, changed(file, key, by))
 
 
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)])
 def test_what_was_rounded_may_differ_by_four_units_in_the_last_place(site, dtype, eps):
-    """Two factors of half a unit each, their product and a sum of several: four units is what may come, and no more."""
+    """Two factors of half a unit each, their product and a sum of several: four units is what may
+    come, and no more.
+    """
     file = lora("img_in", 8, 16, dtype=torch.float32)
     rounded = {key: tensor.to(dtype) for key, tensor in file.items()}
     assert compare(site, file, rounded, dtype) <= eps
@@ -98,15 +115,26 @@ def test_strengths_are_compared_as_exactly(site):
     assert compare(site, file, changed(file, "img_in.alpha", 0.8e-6)) <= 1e-6
     with pytest.raises(Unverified):
         compare(site, file, changed(file, "img_in.alpha", 1.3e-6))
-    assert compare(site, file, {key: tensor for key, tensor in file.items() if "alpha" not in key}) == 0.0  # alpha = rank
+    assert (
+        compare(site, file, {key: tensor for key, tensor in file.items() if "alpha" not in key})
+        == 0.0
+    )  # alpha = rank
     other = lora("img_in", 8, 16) | {"img_in.alpha": torch.tensor(8.0, dtype=torch.float64)}
-    folded = {key: tensor * 4 if key == UP else tensor for key, tensor in other.items() if "alpha" not in key}
+    folded = {
+        key: tensor * 4 if key == UP else tensor
+        for key, tensor in other.items()
+        if "alpha" not in key
+    }
     assert compare(site, other, folded) <= 1e-12
 
 
 def test_a_weight_that_only_one_of_them_changes(site):
     file, more = lora("img_in", 8, 16), lora("final_layer.linear", 16, 8)
-    for source, written, word in ((file | more, file, "final_layer"), (file, file | more, "final_layer"), (more, file, "differs")):
+    for source, written, word in (
+        (file | more, file, "final_layer"),
+        (file, file | more, "final_layer"),
+        (more, file, "differs"),
+    ):
         with pytest.raises(Unverified, match=word):
             compare(site, source, written)
     nothing = {key: tensor * 0 for key, tensor in more.items()}
@@ -128,7 +156,10 @@ def split(fused, order="qkv") -> dict[str, torch.Tensor]:
     up, down = fused[f"{QKV}.lora_B.weight"], fused[f"{QKV}.lora_A.weight"]
     parts = {}
     for number, name in enumerate(order):
-        parts |= {f"{PARTS[name]}.lora_B.weight": up[number * 8 : number * 8 + 8], f"{PARTS[name]}.lora_A.weight": down}
+        parts |= {
+            f"{PARTS[name]}.lora_B.weight": up[number * 8 : number * 8 + 8],
+            f"{PARTS[name]}.lora_A.weight": down,
+        }
     return parts
 
 
@@ -149,12 +180,17 @@ def test_split_and_fused_are_the_same_only_on_their_own_rows(site):
 
 
 def test_parts_side_by_side_in_one_with_zeros_between(site):
-    """Fused from three trainings: each part's rows use its own columns, and the others are zero there."""
+    """Fused from three trainings: each part's rows use its own columns, and the others are zero
+    there.
+    """
     parts = {}
     for name in "qkv":
         parts |= lora(PARTS[name], 8, 8)
     ups, downs = ([parts[f"{PARTS[name]}.lora_{side}.weight"] for name in "qkv"] for side in "BA")
-    fused = {f"{QKV}.lora_B.weight": torch.block_diag(*ups), f"{QKV}.lora_A.weight": torch.cat(downs)}
+    fused = {
+        f"{QKV}.lora_B.weight": torch.block_diag(*ups),
+        f"{QKV}.lora_A.weight": torch.cat(downs),
+    }
     assert compare(site, parts, fused) == compare(site, fused, parts) == 0.0
     fused[f"{QKV}.lora_B.weight"][9, 5] = 1e-3
     with pytest.raises(Unverified):
@@ -165,7 +201,10 @@ def test_halves_in_the_other_order(site):
     native = lora(NORM, 16, 8)
     up = native[f"{NORM}.lora_B.weight"]
     diffusers = {"transformer.norm_out.linear.lora_A.weight": native[f"{NORM}.lora_A.weight"]}
-    swapped, straight = ({"transformer.norm_out.linear.lora_B.weight": side} | diffusers for side in (up.roll(8, 0), up))
+    swapped, straight = (
+        {"transformer.norm_out.linear.lora_B.weight": side} | diffusers
+        for side in (up.roll(8, 0), up)
+    )
     assert compare(site, native, swapped) == compare(site, swapped, native) == 0.0
     with pytest.raises(Unverified):
         compare(site, native, straight)
@@ -187,19 +226,27 @@ OFT = {"img_in.oft_blocks": (2, 4, 4)}
 
 
 def test_what_needs_the_models_weight_must_come_out_unchanged(site):
-    file = {key: torch.randn(shape) for key, shape in OFT.items()} | {"img_in.alpha": torch.tensor(0.5)}
+    file = {key: torch.randn(shape) for key, shape in OFT.items()} | {
+        "img_in.alpha": torch.tensor(0.5)
+    }
     assert compare(site, file, dict(file)) == 0.0
     for key in file:
-        with pytest.raises(Unverified, match="img_in: OFT would be read with another meaning or strength"):
+        with pytest.raises(
+            Unverified, match="img_in: OFT would be read with another meaning or strength"
+        ):
             compare(site, file, changed(file, key, 1e-3))
     key = "img_in.oft_blocks"
-    assert compare(site, file, changed(file, key, 1e-3), torch.float16) == 0.0  # within what fp16 rounds
+    assert (
+        compare(site, file, changed(file, key, 1e-3), torch.float16) == 0.0
+    )  # within what fp16 rounds
     with pytest.raises(Unverified):
         compare(site, file, changed(file, key, 1e-2), torch.float16)
 
 
 def dora(module: str, out: int, inner: int) -> dict[str, torch.Tensor]:
-    return lora(module, out, inner) | {f"{module}.dora_scale": torch.rand(out, 1, dtype=torch.float64) + 1}
+    return lora(module, out, inner) | {
+        f"{module}.dora_scale": torch.rand(out, 1, dtype=torch.float64) + 1
+    }
 
 
 def test_magnitudes(site):
@@ -243,7 +290,11 @@ def test_magnitudes_are_those_of_their_rows(site):
     }
     assert compare(site, native, swapped) == 0.0
     with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
-        compare(site, native, swapped | {"transformer.norm_out.linear.dora_scale": native[f"{NORM}.dora_scale"]})
+        compare(
+            site,
+            native,
+            swapped | {"transformer.norm_out.linear.dora_scale": native[f"{NORM}.dora_scale"]},
+        )
 
 
 def test_a_role_that_only_one_of_them_has(site):
@@ -262,7 +313,12 @@ def test_the_same_tensors_under_other_settings(site):
         compare(site, file, file, configs=(half, {"r": 2, "lora_alpha": 4}))
     turning = {"double_blocks.0.img_attn.proj.oft_R.weight": torch.randn(2, 6)}
     with pytest.raises(Unverified, match="would be read with another meaning or strength"):
-        compare(site, turning, turning, configs=({"r": 2, "use_cayley_neumann": True}, {"r": 2, "use_cayley_neumann": False}))
+        compare(
+            site,
+            turning,
+            turning,
+            configs=({"r": 2, "use_cayley_neumann": True}, {"r": 2, "use_cayley_neumann": False}),
+        )
     kronecker = {"img_in.lokr_w1": torch.randn(2, 4), "img_in.lokr_w2": torch.randn(4, 4)}
     assert compare(site, kronecker, kronecker, configs=({"r": 8, "alpha": 8}, None)) == 0.0
     with pytest.raises(Unverified):
@@ -304,7 +360,10 @@ def test_the_same_bits_of_another_dtype_are_not_the_same(site):
 
 def test_a_rank_that_is_filled_up_with_zeros(site):
     file = lora("img_in", 8, 16, dtype=torch.float32)
-    filled = {DOWN: torch.cat([file[DOWN], torch.randn(1, 16)]), UP: torch.cat([file[UP], torch.zeros(8, 1)], 1)}
+    filled = {
+        DOWN: torch.cat([file[DOWN], torch.randn(1, 16)]),
+        UP: torch.cat([file[UP], torch.zeros(8, 1)], 1),
+    }
     for dtype in (None, torch.float16):
         assert compare(site, file, filled, dtype) == compare(site, filled, file, dtype) == 0.0
     ones = {DOWN: filled[DOWN], UP: torch.cat([torch.ones(8, 2), torch.zeros(8, 1)], 1)}
@@ -316,9 +375,15 @@ def test_a_rank_that_is_filled_up_with_zeros(site):
 def test_one_change_as_factors_of_different_kinds(site):
     file = lora("img_in", 8, 16)
     full = {"img_in.diff": file[UP] @ file[DOWN]}
-    kronecker = {"img_in.lokr_w1": torch.randn(2, 4, dtype=torch.float64), "img_in.lokr_w2": torch.randn(4, 4, dtype=torch.float64)}
+    kronecker = {
+        "img_in.lokr_w1": torch.randn(2, 4, dtype=torch.float64),
+        "img_in.lokr_w2": torch.randn(4, 4, dtype=torch.float64),
+    }
     product = {"img_in.diff": torch.kron(*kronecker.values())}
-    halves = {"img_in.lokr_w1": kronecker["img_in.lokr_w1"] * 2, "img_in.lokr_w2": kronecker["img_in.lokr_w2"] / 2}
+    halves = {
+        "img_in.lokr_w1": kronecker["img_in.lokr_w1"] * 2,
+        "img_in.lokr_w2": kronecker["img_in.lokr_w2"] / 2,
+    }
     for one, other in ((file, full), (kronecker, product), (kronecker, halves)):
         assert compare(site, one, other) <= 1e-7 and compare(site, other, one) <= 1e-7
         key = next(iter(other))
@@ -331,8 +396,18 @@ def test_one_change_as_factors_of_different_kinds(site):
 def test_a_model_that_is_only_drawn_has_the_sizes_of_the_file():
     weights = {f"diffusion_model.{name}.weight": (0, 0) for name in "abcd"}
     drawn = Site([Component(DENOISER, "diffusion_model.", weights, None, drawn=True)])
-    file = lora("a", 8, 16) | {"a.alpha": torch.tensor(4.0)} | {"b.diff": torch.randn(3, 5)} | {"c.weight": torch.randn(3, 5)}
-    assert compare(drawn, file, changed(changed(file, "a.lora_A.weight", 1.0), "a.lora_B.weight", -0.5)) <= 1e-12
+    file = (
+        lora("a", 8, 16)
+        | {"a.alpha": torch.tensor(4.0)}
+        | {"b.diff": torch.randn(3, 5)}
+        | {"c.weight": torch.randn(3, 5)}
+    )
+    assert (
+        compare(
+            drawn, file, changed(changed(file, "a.lora_A.weight", 1.0), "a.lora_B.weight", -0.5)
+        )
+        <= 1e-12
+    )
     last = file["a.lora_B.weight"].clone()
     last[-1] = 0
     with pytest.raises(Unverified, match="diffusion_model"):

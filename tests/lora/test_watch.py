@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_locksmith.key_maps.header import LoraFileError, read_header
-from lora_locksmith.lora import watch
-from lora_locksmith.lora.reader import map_tensors
-from lora_locksmith.lora.watch import Watch
+from lora_locksmith.files.header import LoraFileError, read_header
+from lora_locksmith.lora.io import watch
+from lora_locksmith.lora.io.mapped import map_tensors
+from lora_locksmith.lora.io.watch import Watch
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,8 +23,8 @@ import resource, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {tests!r} + '/support']
 import conftest
-from lora_locksmith.key_maps.header import LoraFileError, read_header
-from lora_locksmith.lora.reader import map_tensors
+from lora_locksmith.files.header import LoraFileError, read_header
+from lora_locksmith.lora.io.mapped import map_tensors
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 path = Path({path!r})
 kept = [map_tensors(path, read_header(path)) for _ in range(200)]
@@ -90,7 +90,11 @@ def test_overwritten_in_place_is_said_once_and_in_the_next_report(file, caplog):
     with caplog.at_level(logging.WARNING):
         seen.check()
         seen.check()
-    assert not seen.unchanged() and len(caplog.records) == 1 and "was overwritten on disk" in caplog.text
+    assert (
+        not seen.unchanged()
+        and len(caplog.records) == 1
+        and "was overwritten on disk" in caplog.text
+    )
     (caution,) = Watch(file, read_header(file).stamp).cautions
     assert "a.safetensors was overwritten" in caution and "Run again" in caution
     assert not Watch(file, read_header(file).stamp).cautions

@@ -1,4 +1,6 @@
-"""What is written in another dialect, judged by those who read it: the stock loader, diffusers, PEFT, and our own plan."""
+"""What is written in another dialect, judged by those who read it: the stock loader, diffusers,
+PEFT, and our own plan.
+"""
 
 import copy
 import json
@@ -11,26 +13,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_locksmith.key_maps.hashes import file_hashes
-from lora_locksmith.key_maps.header import adapter_config_beside, read_header
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.respell import Refused, writable
-from lora_locksmith.key_maps.site import Site, denoiser_component
-from lora_locksmith.lora.adapters import patched_weight
-from lora_locksmith.lora.convert import convert
-from lora_locksmith.lora.factors import Factors, Kronecker
-from lora_locksmith.lora.native import Native, native_tensors
+from lora_locksmith.files.hashes import file_hashes
+from lora_locksmith.files.header import adapter_config_beside, read_header
+from lora_locksmith.lora.from_plan import spec_of
+from lora_locksmith.lora.io.lora_model import Native, native_tensors
+from lora_locksmith.lora.io.mapped import map_tensors
+from lora_locksmith.lora.io.writer import write_as, write_lora
+from lora_locksmith.lora.math.apply import patched_weight
+from lora_locksmith.lora.math.low_rank import Factors, Kronecker
+from lora_locksmith.lora.math.spec import AdapterError
 from lora_locksmith.lora.not_finite import NotFinite
-from lora_locksmith.lora.planned import spec_of
-from lora_locksmith.lora.reader import map_tensors
-from lora_locksmith.lora.spec import AdapterError
-from lora_locksmith.lora.verify import Unverified, check_same
-from lora_locksmith.lora.writer import write_as, write_lora
+from lora_locksmith.lora.rewrite.convert import convert
+from lora_locksmith.lora.rewrite.rename import Refused, writable
+from lora_locksmith.lora.rewrite.verify import Unverified, check_same
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component
 from safetensors.torch import load_file, save_file
 from trainers import EVERYTHING, trained_by_peft, weights_by_peft
 from truth import as_native, unet_twin
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
+]
 H = 128
 PREFIX = "diffusion_model."
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +43,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def site_of(native):
     weights = native.model.state_dict()
-    return Site([denoiser_component({name: tuple(weight.shape) for name, weight in weights.items() if name.startswith(PREFIX)})])
+    return Site(
+        [
+            denoiser_component(
+                {
+                    name: tuple(weight.shape)
+                    for name, weight in weights.items()
+                    if name.startswith(PREFIX)
+                }
+            )
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +69,18 @@ def both_unets(comfy):
 @pytest.fixture
 def planned(site):
     return lambda tensors, metadata=None, config=None: make_plan(
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()}, metadata or {}, site, config
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        metadata or {},
+        site,
+        config,
     )
 
 
 @pytest.fixture(scope="module")
 def stock(comfy):
-    """stock(native, path) -> the model's weights under the file, by the stock loader alone; demands that it reads every key."""
+    """stock(native, path) -> the model's weights under the file, by the stock loader alone; demands
+    that it reads every key.
+    """
     import comfy.lora
     import comfy.sd
     import comfy.utils
@@ -69,11 +89,17 @@ def stock(comfy):
         tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
         loaded = comfy.lora.load_lora(tensors, comfy.lora.model_lora_keys_unet(native.model, {}))
         read = {key for patch in loaded.values() for key in getattr(patch, "loaded_keys", ())}
-        assert {key for key in tensors if not key.endswith((".alpha", ".diff", ".diff_b", ".dora_scale"))} <= read
+        assert {
+            key
+            for key in tensors
+            if not key.endswith((".alpha", ".diff", ".diff_b", ".dora_scale"))
+        } <= read
         patcher = comfy.sd.load_lora_for_models(native, None, tensors, 1.0, 0)[0]
         weights = {name: weight.clone() for name, weight in native.model.state_dict().items()}
         for key in patcher.patches:
-            weights[key] = comfy.lora.calculate_weight(patcher.patches[key], weights[key].float(), key)
+            weights[key] = comfy.lora.calculate_weight(
+                patcher.patches[key], weights[key].float(), key
+            )
         return weights
 
     return load
@@ -87,16 +113,25 @@ def assert_same(actual, expected, tolerance=1e-5):
 
 def read(path, site, config=None):
     header = read_header(path)
-    return make_plan(header.tensors, header.metadata, site, config), map_tensors(path, header), header
+    return (
+        make_plan(header.tensors, header.metadata, site, config),
+        map_tensors(path, header),
+        header,
+    )
 
 
 def lora(module, out, inner, rank=4, alpha=None, ends=("lora_down.weight", "lora_up.weight")):
-    made = {f"{module}.{ends[0]}": torch.randn(rank, inner) * 0.2, f"{module}.{ends[1]}": torch.randn(out, rank) * 0.2}
+    made = {
+        f"{module}.{ends[0]}": torch.randn(rank, inner) * 0.2,
+        f"{module}.{ends[1]}": torch.randn(out, rank) * 0.2,
+    }
     return made | ({} if alpha is None else {f"{module}.alpha": torch.tensor(float(alpha))})
 
 
 def kohya_flux(alpha=2):
-    """A LoRA on fused and on whole modules, and on two of which one's diffusers name ends with the other's."""
+    """A LoRA on fused and on whole modules, and on two of which one's diffusers name ends with the
+    other's.
+    """
     made = {}
     for module, out, inner in (
         ("double_blocks_0_img_attn_qkv", 3 * H, H), ("double_blocks_1_txt_attn_qkv", 3 * H, H), ("double_blocks_0_img_mlp_0", 4 * H, H),
@@ -110,14 +145,21 @@ def kohya_flux(alpha=2):
 PEFT_SETTINGS = {
     "alpha": {"r": 4, "lora_alpha": 10},
     "rslora": {"r": 4, "lora_alpha": 10, "use_rslora": True},
-    "patterns": {"r": 4, "lora_alpha": 10, "rank_pattern": {"attn.to_q": 2}, "alpha_pattern": {"attn.to_k": 3, "proj_out": 7}},
+    "patterns": {
+        "r": 4,
+        "lora_alpha": 10,
+        "rank_pattern": {"attn.to_q": 2},
+        "alpha_pattern": {"attn.to_k": 3, "proj_out": 7},
+    },
     "bias": {"r": 4, "lora_alpha": 10, "lora_bias": True},
 }
 
 
 @pytest.mark.parametrize("dialect", ["comfyui", "kohya"])
 @pytest.mark.parametrize("settings", PEFT_SETTINGS.values(), ids=PEFT_SETTINGS)
-def test_the_stock_loader_makes_of_it_what_peft_trained(both, site, stock, tmp_path, settings, dialect):
+def test_the_stock_loader_makes_of_it_what_peft_trained(
+    both, site, stock, tmp_path, settings, dialect
+):
     from peft import LoraConfig
 
     model = trained_by_peft(both.twin, LoraConfig(target_modules=EVERYTHING, **settings))
@@ -138,7 +180,11 @@ def test_diffusers_loads_it_whole_and_the_same(both, planned, stock, tmp_path, d
     written = write_as(planned(tensors), tensors, tmp_path / "new.safetensors", dialect)
     twin = copy.deepcopy(both.twin)
     twin.load_lora_adapter(str(tmp_path), weight_name="new.safetensors", prefix="transformer")
-    assert not [record for record in caplog.records if "missing" in record.message or "unexpected" in record.message]
+    assert not [
+        record
+        for record in caplog.records
+        if "missing" in record.message or "unexpected" in record.message
+    ]
     held = {name for name, _ in twin.named_parameters() if ".lora_" in name}
     assert len(held) == len(load_file(written.path))
     twin.fuse_lora()
@@ -151,7 +197,9 @@ def test_the_pipeline_of_diffusers_loads_it(both, planned, tmp_path):
 
     tensors = kohya_flux()
     write_as(planned(tensors), tensors, tmp_path / "new.safetensors", "diffusers")
-    state_dict, metadata = FluxPipeline.lora_state_dict(tmp_path, weight_name="new.safetensors", return_lora_metadata=True)
+    state_dict, metadata = FluxPipeline.lora_state_dict(
+        tmp_path, weight_name="new.safetensors", return_lora_metadata=True
+    )
     assert len(state_dict) == len(load_file(tmp_path / "new.safetensors"))
     assert metadata["transformer.r"] == 4 and metadata["transformer.lora_alpha"] == 2
 
@@ -163,11 +211,15 @@ def test_peft_loads_it_with_no_key_missing_and_none_too_many(both, planned, tmp_
     tensors = kohya_flux()
     if kind == "dora":
         for key in [key for key in tensors if key.endswith("lora_up.weight")]:
-            tensors[key.replace("lora_up.weight", "dora_scale")] = torch.rand(tensors[key].shape[0], 1) + 0.5
+            tensors[key.replace("lora_up.weight", "dora_scale")] = (
+                torch.rand(tensors[key].shape[0], 1) + 0.5
+            )
     plan = planned(tensors)
     written = write_as(plan, tensors, tmp_path / "new.safetensors", "peft")
     assert written.path == tmp_path / "new" / "adapter_model.safetensors"
-    model = get_peft_model(copy.deepcopy(both.twin), LoraConfig.from_pretrained(written.path.parent))
+    model = get_peft_model(
+        copy.deepcopy(both.twin), LoraConfig.from_pretrained(written.path.parent)
+    )
     result = set_peft_model_state_dict(model, load_file(written.path))
     assert not result.unexpected_keys and not [key for key in result.missing_keys if "lora_" in key]
     expected = {name: weight.clone() for name, weight in both.native.model.state_dict().items()}
@@ -180,9 +232,15 @@ def test_peft_loads_it_with_no_key_missing_and_none_too_many(both, planned, tmp_
 
 def test_convolutions_reach_the_unet_of_diffusers(both_unets, stock, tmp_path):
     tensors = lora("lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q", 32, 32, 4, 2)
-    for name, (out, inner, size) in {"input_blocks_1_0_in_layers_2": (32, 32, 3), "input_blocks_4_0_skip_connection": (64, 32, 1)}.items():
+    for name, (out, inner, size) in {
+        "input_blocks_1_0_in_layers_2": (32, 32, 3),
+        "input_blocks_4_0_skip_connection": (64, 32, 1),
+    }.items():
         down, up = torch.randn(4, inner, size, size) * 0.2, torch.randn(out, 4, 1, 1) * 0.2
-        tensors |= {f"lora_unet_{name}.lora_down.weight": down, f"lora_unet_{name}.lora_up.weight": up}
+        tensors |= {
+            f"lora_unet_{name}.lora_down.weight": down,
+            f"lora_unet_{name}.lora_up.weight": up,
+        }
     tucker = "lora_unet_input_blocks_2_0_in_layers_2"
     tensors |= {f"{tucker}.lora_down.weight": torch.randn(4, 32, 1, 1) * 0.4, f"{tucker}.lora_mid.weight": torch.randn(4, 4, 3, 3) * 0.4,
                 f"{tucker}.lora_up.weight": torch.randn(32, 4, 1, 1) * 0.4}  # fmt: skip
@@ -215,18 +273,27 @@ def test_fused_blocks_lose_their_ranks_again(site, planned, tmp_path):
         tensors |= lora(f"transformer.transformer_blocks.0.attn.{name}", H, H, rank, ends=ends)
     write_as(planned(tensors), tensors, tmp_path / "fused.safetensors", "kohya")
     plan, mapped, header = read(tmp_path / "fused.safetensors", site)
-    assert header.tensors["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"].shape == (3 * H, 9)
+    assert header.tensors["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"].shape == (
+        3 * H,
+        9,
+    )
     again = convert(plan, mapped, "diffusers").tensors()
     assert all(torch.equal(again[key], tensor) for key, tensor in tensors.items())
 
 
 def test_unequal_alphas_and_a_part_that_is_missing(both, planned, stock, tmp_path):
     module = "lora_transformer_single_transformer_blocks_0"
-    tensors = lora(f"{module}_attn_to_q", H, H, 4, 3) | lora(f"{module}_attn_to_v", H, H, 8, 1) | lora(f"{module}_proj_mlp", 4 * H, H, 2, 5)
+    tensors = (
+        lora(f"{module}_attn_to_q", H, H, 4, 3)
+        | lora(f"{module}_attn_to_v", H, H, 8, 1)
+        | lora(f"{module}_proj_mlp", 4 * H, H, 2, 5)
+    )
     save_file(tensors, tmp_path / "split.safetensors")
     written = write_as(planned(tensors), tensors, tmp_path / "fused.safetensors", "comfyui")
     assert len(load_file(written.path)) == 3
-    assert_same(stock(both.native, written.path), stock(both.native, tmp_path / "split.safetensors"), 1e-6)
+    assert_same(
+        stock(both.native, written.path), stock(both.native, tmp_path / "split.safetensors"), 1e-6
+    )
 
 
 def test_kinds_that_only_change_their_names_keep_every_bit(planned):
@@ -244,7 +311,10 @@ def test_kinds_that_only_change_their_names_keep_every_bit(planned):
         made = convert(planned(tensors), tensors, "comfyui").tensors()
         told = {"loha": 3.0, "glora": 4.0}  # alpha = rank, which LyCORIS' reader demands
         roles |= {"alpha": torch.tensor(told[kind])} if kind in told else {}
-        expected = {f"diffusion_model.double_blocks.0.img_mlp.0.{role}": tensor for role, tensor in roles.items()}
+        expected = {
+            f"diffusion_model.double_blocks.0.img_mlp.0.{role}": tensor
+            for role, tensor in roles.items()
+        }
         assert made.keys() == expected.keys()
         assert all(torch.equal(made[key], tensor) for key, tensor in expected.items())
 
@@ -259,15 +329,23 @@ def test_products_are_cut_or_multiplied_out_exactly(planned, site, tmp_path, kin
             "alpha": torch.tensor(4.0),
         }
     else:
-        roles = {f"hada_w{half}_{side}": torch.randn(*((3 * H, 3) if side == "a" else (3, H))) for half in "12" for side in "ab"}
-    tensors = {f"lora_unet_double_blocks_0_img_attn_qkv.{role}": tensor for role, tensor in roles.items()}
+        roles = {
+            f"hada_w{half}_{side}": torch.randn(*((3 * H, 3) if side == "a" else (3, H)))
+            for half in "12"
+            for side in "ab"
+        }
+    tensors = {
+        f"lora_unet_double_blocks_0_img_attn_qkv.{role}": tensor for role, tensor in roles.items()
+    }
     plan = planned(tensors)
     for dialect in ("lycoris", "diffusers"):
         written = write_as(plan, tensors, tmp_path / f"{dialect}.safetensors", dialect)
         made = load_file(written.path)
         assert written.difference < 1e-5
         assert any(".lora_" in key for key in made) == (dialect == "diffusers")
-        assert sum("to_k" in key for key in made) == ((4 if kind == "lokr" else 5) if dialect == "lycoris" else 2)
+        assert sum("to_k" in key for key in made) == (
+            (4 if kind == "lokr" else 5) if dialect == "lycoris" else 2
+        )
 
 
 def test_two_adapters_on_one_module_become_one_sum(both, planned, stock, tmp_path):
@@ -278,7 +356,10 @@ def test_two_adapters_on_one_module_become_one_sum(both, planned, stock, tmp_pat
     assert len(plan.adapters) == 2
     written = write_as(plan, tensors, tmp_path / "sum.safetensors", "comfyui")
     weight = "diffusion_model.double_blocks.0.img_attn.proj.weight"
-    expected = sum(tensors[f"{name}.lora_B.{adapter}.weight"] @ tensors[f"{name}.lora_A.{adapter}.weight"] for adapter in ("one", "two"))
+    expected = sum(
+        tensors[f"{name}.lora_B.{adapter}.weight"] @ tensors[f"{name}.lora_A.{adapter}.weight"]
+        for adapter in ("one", "two")
+    )
     change = stock(both.native, written.path)[weight] - both.native.model.state_dict()[weight]
     assert torch.allclose(change, expected, atol=1e-5)
 
@@ -287,14 +368,21 @@ def test_full_products_that_are_fused_become_full_matrices(both, planned, stock,
     tensors = {}
     for part in ("to_q", "to_v"):
         module = f"lycoris_transformer_blocks_0_attn_{part}"
-        tensors |= {f"{module}.lokr_w1": torch.randn(8, 8), f"{module}.lokr_w2": torch.randn(16, 16)}
+        tensors |= {
+            f"{module}.lokr_w1": torch.randn(8, 8),
+            f"{module}.lokr_w2": torch.randn(16, 16),
+        }
     written = write_as(planned(tensors), tensors, tmp_path / "full.safetensors", "comfyui")
     assert (written.renamed, written.computed, written.full) == (0, 0, 1)
     weight = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
     change = stock(both.native, written.path)[weight] - both.native.model.state_dict()[weight]
     modules = [f"lycoris_transformer_blocks_0_attn_{part}" for part in ("to_q", "to_v")]
-    expected = [torch.kron(tensors[f"{module}.lokr_w1"], tensors[f"{module}.lokr_w2"]) for module in modules]
-    assert torch.allclose(change, torch.cat((expected[0], torch.zeros(H, H), expected[1])), atol=1e-4)
+    expected = [
+        torch.kron(tensors[f"{module}.lokr_w1"], tensors[f"{module}.lokr_w2"]) for module in modules
+    ]
+    assert torch.allclose(
+        change, torch.cat((expected[0], torch.zeros(H, H), expected[1])), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -309,9 +397,14 @@ def test_magnitudes_are_fused_with_their_rows_or_refused(planned, site, tmp_path
         with pytest.raises(Refused, match="magnitudes"):
             write_as(planned(tensors), tensors, tmp_path / "new.safetensors", "kohya")
         return
-    made = load_file(write_as(planned(tensors), tensors, tmp_path / "new.safetensors", "kohya").path)
+    made = load_file(
+        write_as(planned(tensors), tensors, tmp_path / "new.safetensors", "kohya").path
+    )
     joined = torch.cat(
-        [tensors[f"transformer.transformer_blocks.0.attn.{part}.lora_magnitude_vector"] for part in ("to_q", "to_k", "to_v")]
+        [
+            tensors[f"transformer.transformer_blocks.0.attn.{part}.lora_magnitude_vector"]
+            for part in ("to_q", "to_k", "to_v")
+        ]
     )
     assert torch.equal(made["lora_unet_double_blocks_0_img_attn_qkv.dora_scale"], joined[:, None])
     made["lora_unet_double_blocks_0_img_attn_qkv.dora_scale"][200] *= 1.01
@@ -328,9 +421,14 @@ HOSTILE = {
 
 @pytest.mark.parametrize("shapes", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("dialect", ["diffusers", "comfyui"])
-def test_tensors_that_do_not_fit_are_refused_and_never_raise_anything_else(planned, tmp_path, shapes, dialect):
+def test_tensors_that_do_not_fit_are_refused_and_never_raise_anything_else(
+    planned, tmp_path, shapes, dialect
+):
     shapes = {"lora_down.weight": (4, H), "lora_up.weight": (3 * H, 4)} | shapes
-    tensors = {f"lora_unet_double_blocks_0_img_attn_qkv.{role}": torch.randn(shape) for role, shape in shapes.items()}
+    tensors = {
+        f"lora_unet_double_blocks_0_img_attn_qkv.{role}": torch.randn(shape)
+        for role, shape in shapes.items()
+    }
     with pytest.raises((Refused, Unverified)):
         write_as(planned(tensors), tensors, tmp_path / "new.safetensors", dialect)
     assert not list(tmp_path.iterdir())
@@ -345,14 +443,31 @@ REFUSED = {
     "rotation": ({"oft_blocks": (16, 32, 32)}, "diffusers", "OFT"),
     "full difference": ({"diff": (4 * H, H)}, "peft", "diff"),
     "full LoKr": ({"lokr_w1": (8, 8), "lokr_w2": (64, 16)}, "diffusers", "lokr"),
-    "DoRA per input": ({"lora_down.weight": (4, H), "lora_up.weight": (4 * H, 4), "dora_scale": (1, H)}, "diffusers", "per input"),
-    "unknown module": ({"lora_down.weight": (4, H), "lora_up.weight": (4 * H, 4), "nowhere.lora_up.weight": (4, 4)}, "comfyui", "no place"),
+    "DoRA per input": (
+        {"lora_down.weight": (4, H), "lora_up.weight": (4 * H, 4), "dora_scale": (1, H)},
+        "diffusers",
+        "per input",
+    ),
+    "unknown module": (
+        {
+            "lora_down.weight": (4, H),
+            "lora_up.weight": (4 * H, 4),
+            "nowhere.lora_up.weight": (4, 4),
+        },
+        "comfyui",
+        "no place",
+    ),
 }
 
 
 @pytest.mark.parametrize(("shapes", "dialect", "word"), REFUSED.values(), ids=REFUSED)
-def test_what_a_dialect_cannot_say_is_refused_before_anything_is_written(planned, tmp_path, shapes, dialect, word):
-    tensors = {f"lora_unet_double_blocks_0_img_mlp_0.{role}": torch.randn(shape) for role, shape in shapes.items()}
+def test_what_a_dialect_cannot_say_is_refused_before_anything_is_written(
+    planned, tmp_path, shapes, dialect, word
+):
+    tensors = {
+        f"lora_unet_double_blocks_0_img_mlp_0.{role}": torch.randn(shape)
+        for role, shape in shapes.items()
+    }
     with pytest.raises(Refused, match=word):
         write_as(planned(tensors), tensors, tmp_path / "new.safetensors", dialect)
     assert not list(tmp_path.iterdir())
@@ -367,19 +482,32 @@ def test_a_dialect_nobody_knows(planned):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_dialect_in_every_dtype(planned, tmp_path, dialect, dtype):
     tensors = kohya_flux()
-    written = write_as(planned(tensors), tensors, tmp_path / "new.safetensors", dialect, dtype=dtype)
-    assert {tensor.dtype for key, tensor in load_file(written.path).items() if not key.endswith("alpha")} == {dtype}
-    assert (written.difference == 0) == (dtype == torch.float32 and dialect != "ai_toolkit") or written.difference < 1e-2
+    written = write_as(
+        planned(tensors), tensors, tmp_path / "new.safetensors", dialect, dtype=dtype
+    )
+    assert {
+        tensor.dtype for key, tensor in load_file(written.path).items() if not key.endswith("alpha")
+    } == {dtype}
+    assert (written.difference == 0) == (
+        dtype == torch.float32 and dialect != "ai_toolkit"
+    ) or written.difference < 1e-2
 
 
 def test_a_file_that_does_not_do_the_same_is_not_verified(planned, site, tmp_path):
     tensors = kohya_flux()
     plan = planned(tensors)
     good = write_as(plan, tensors, tmp_path / "new.safetensors", "diffusers").path
-    for change in (lambda made, key: made[key].mul_(1.001), lambda made, key: made.pop(key.replace("lora_B", "lora_A")) is made.pop(key)):
+    for change in (
+        lambda made, key: made[key].mul_(1.001),
+        lambda made, key: made.pop(key.replace("lora_B", "lora_A")) is made.pop(key),
+    ):
         made = load_file(good)
         change(made, "transformer.transformer_blocks.0.attn.to_k.lora_B.weight")
-        again = make_plan({key: tuple(tensor.shape) for key, tensor in made.items()}, read_header(good).metadata, site)
+        again = make_plan(
+            {key: tuple(tensor.shape) for key, tensor in made.items()},
+            read_header(good).metadata,
+            site,
+        )
         with pytest.raises(Unverified, match=r"double_blocks\.0\.img_attn\.qkv"):
             check_same(plan, tensors.__getitem__, again, made.__getitem__)
     made = load_file(good)
@@ -401,11 +529,20 @@ def test_metadata_are_kept_and_what_would_be_wrong_is_not(planned, tmp_path):
     tensors = kohya_flux()
     source = {"ss_tag_frequency": '{"a": {"cat \\u00e9": 3}}', "ss_network_dim": "64", "ss_network_alpha": "1", "sshs_model_hash": "beef",
               "sshs_legacy_hash": "beef", "modelspec.hash_sha256": "0xbeef", "lora_adapter_metadata": "{}", "odd": "\ud800"}  # fmt: skip
-    written = write_as(planned(tensors, source), tensors, tmp_path / "new.safetensors", "diffusers", provenance={"locksmith.source": "a"})
+    written = write_as(
+        planned(tensors, source),
+        tensors,
+        tmp_path / "new.safetensors",
+        "diffusers",
+        provenance={"locksmith.source": "a"},
+    )
     metadata, hashes = read_header(written.path).metadata, file_hashes(written.path)
     assert metadata["ss_tag_frequency"] == source["ss_tag_frequency"]
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("4", "2")
-    assert metadata["sshs_model_hash"] == hashes.sshs_model_hash and metadata["modelspec.hash_sha256"] == "0x" + hashes.sshs_model_hash
+    assert (
+        metadata["sshs_model_hash"] == hashes.sshs_model_hash
+        and metadata["modelspec.hash_sha256"] == "0x" + hashes.sshs_model_hash
+    )
     assert "sshs_legacy_hash" not in metadata
     assert metadata["locksmith.dialect"] == "diffusers" and metadata["locksmith.source"] == "a"
     assert json.loads(metadata["lora_adapter_metadata"])["transformer.lora_alpha"] == 2
@@ -413,14 +550,20 @@ def test_metadata_are_kept_and_what_would_be_wrong_is_not(planned, tmp_path):
 
 def test_an_sd_scripts_split_qkv_file_is_corrected_once(planned, site, tmp_path):
     tensors = lora("lora_unet_double_blocks_0_img_attn_qkv", 3 * H, H, 12, 4)
-    metadata = {"ss_network_args": '{"split_qkv": "True", "verbose": "1"}', "ss_network_dim": "4", "ss_network_alpha": "4"}
+    metadata = {
+        "ss_network_args": '{"split_qkv": "True", "verbose": "1"}',
+        "ss_network_dim": "4",
+        "ss_network_alpha": "4",
+    }
     written = write_as(planned(tensors, metadata), tensors, tmp_path / "new.safetensors", "comfyui")
     assert load_file(written.path)["diffusion_model.double_blocks.0.img_attn.qkv.alpha"] == 12
     assert json.loads(read_header(written.path).metadata["ss_network_args"]) == {"verbose": "1"}
 
 
 def test_a_file_is_never_replaced_unless_told_and_never_by_half(tmp_path):
-    path = write_lora(tmp_path / "a.safetensors", {"x.lora_up.weight": torch.ones(3, 1)}, {"a": "b"})
+    path = write_lora(
+        tmp_path / "a.safetensors", {"x.lora_up.weight": torch.ones(3, 1)}, {"a": "b"}
+    )
     before = path.read_bytes()
     with pytest.raises(FileExistsError):
         write_lora(path, {"y": torch.zeros(2)})
@@ -444,7 +587,10 @@ def test_tensors_of_any_dtype_and_size_are_read_back_by_safetensors(tmp_path):
     }  # fmt: skip
     again = load_file(write_lora(tmp_path / "a.safetensors", tensors, {"key": "\ud800"}))
     assert again.keys() == tensors.keys()
-    assert all(again[key].dtype == tensor.dtype and torch.equal(again[key].float(), tensor.float()) for key, tensor in tensors.items())
+    assert all(
+        again[key].dtype == tensor.dtype and torch.equal(again[key].float(), tensor.float())
+        for key, tensor in tensors.items()
+    )
 
 
 KILLED = """
@@ -452,7 +598,7 @@ import importlib.util, sys, torch
 spec = importlib.util.spec_from_file_location("lora_locksmith", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}])
 sys.modules["lora_locksmith"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-from lora_locksmith.lora.writer import write_lora
+from lora_locksmith.lora.io.writer import write_lora
 tensors = {{f"{{number}}.lora_up.weight": torch.ones(512, 512) for number in range(32)}}
 print("ready", flush=True)
 while True:
@@ -464,7 +610,13 @@ while True:
 def test_a_killed_writer_leaves_a_whole_file(tmp_path):
     path = write_lora(tmp_path / "a.safetensors", {"old": torch.ones(3)})
     script = KILLED.format(root=str(ROOT), path=str(path))
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=dict(os.environ)) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=dict(os.environ),
+    ) as writer:
         assert writer.stdout.readline() == "ready\n"
         for _ in range(200):
             if len(list(tmp_path.iterdir())) > 1:  # in the midst of it
@@ -477,7 +629,9 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
 
 def test_native_deltas_are_what_the_stock_loader_adds(both, stock, tmp_path):
     up, down = torch.randn(3 * H, 4), torch.randn(4, H)
-    pair = Kronecker(Factors(None, torch.randn(8, 4)), Factors(torch.randn(64, 2), torch.randn(2, 32)))
+    pair = Kronecker(
+        Factors(None, torch.randn(8, 4)), Factors(torch.randn(64, 2), torch.randn(2, 32))
+    )
     items = [
         Native("diffusion_model.double_blocks.0.img_attn.qkv.weight", Factors(up, down)),
         Native("diffusion_model.double_blocks.0.img_mlp.0.weight", pair, shape=(4 * H, H)),
@@ -493,7 +647,15 @@ def test_native_deltas_are_what_the_stock_loader_adds(both, stock, tmp_path):
         assert torch.allclose(after[name] - before[name], dense, atol=1e-5)
     with pytest.raises(AdapterError, match="img_attn"):
         native_tensors([items[0], items[0]])
-    conv = native_tensors([Native("diffusion_model.a.weight", Factors(torch.randn(6, 2), torch.randn(2, 36)), shape=(6, 4, 3, 3))])
+    conv = native_tensors(
+        [
+            Native(
+                "diffusion_model.a.weight",
+                Factors(torch.randn(6, 2), torch.randn(2, 36)),
+                shape=(6, 4, 3, 3),
+            )
+        ]
+    )
     assert [tuple(tensor.shape) for tensor in conv.values()] == [(6, 2, 1, 1), (2, 4, 3, 3)]
     encoder = native_tensors([Native("clip_l.transformer.text_model.a.weight", Factors(up, down))])
     assert next(iter(encoder)).startswith("text_encoders.clip_l.transformer.text_model.a.lora_up")

@@ -1,4 +1,6 @@
-"""The bytes and the metadata of what is written: aligned, hashed, without what would be wrong of it, and verified."""
+"""The bytes and the metadata of what is written: aligned, hashed, without what would be wrong of
+it, and verified.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,12 @@ import struct
 
 import pytest
 import torch
-from lora_locksmith.key_maps.header import read_header
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.respell import Refused
-from lora_locksmith.key_maps.site import Site, denoiser_component
-from lora_locksmith.lora.verify import Unverified
-from lora_locksmith.lora.writer import write_as, write_lora
+from lora_locksmith.files.header import read_header
+from lora_locksmith.lora.io.writer import write_as, write_lora
+from lora_locksmith.lora.rewrite.rename import Refused
+from lora_locksmith.lora.rewrite.verify import Unverified
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Site, denoiser_component
 from safetensors.torch import load_file
 
 QKV, PROJ = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.proj"
@@ -29,19 +31,30 @@ DTYPES = (
 
 @pytest.fixture(scope="module", name="site")
 def small_site():
-    return Site([denoiser_component({f"diffusion_model.{name}.weight": shape for name, shape in FLUX.items()})])
+    return Site(
+        [
+            denoiser_component(
+                {f"diffusion_model.{name}.weight": shape for name, shape in FLUX.items()}
+            )
+        ]
+    )
 
 
 @pytest.fixture
 def planned(site):
-    return lambda tensors, metadata=None: make_plan({key: tuple(tensor.shape) for key, tensor in tensors.items()}, metadata or {}, site)
+    return lambda tensors, metadata=None: make_plan(
+        {key: tuple(tensor.shape) for key, tensor in tensors.items()}, metadata or {}, site
+    )
 
 
 def kohya(*modules: str, rank: int = 2, alpha: float | None = 1.0) -> dict[str, torch.Tensor]:
     made = {}
     for module in modules or (QKV, PROJ):
         name, (out, inner) = f"lora_unet_{module.replace('.', '_')}", FLUX[module]
-        made |= {f"{name}.lora_down.weight": torch.randn(rank, inner), f"{name}.lora_up.weight": torch.randn(out, rank)}
+        made |= {
+            f"{name}.lora_down.weight": torch.randn(rank, inner),
+            f"{name}.lora_up.weight": torch.randn(out, rank),
+        }
         if alpha is not None:
             made[f"{name}.alpha"] = torch.tensor(alpha)
     return made
@@ -55,20 +68,35 @@ def raw_header(path) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("name", range(9))
 def test_every_tensor_begins_where_its_dtype_may(tmp_path, name):
-    """At a multiple of its size in the file: whoever maps the file has the tensors as they lie there."""
-    tensors = {f"{number}.{'x' * name}": torch.ones(3, dtype=dtype) for number, dtype in enumerate(DTYPES)}
+    """At a multiple of its size in the file: whoever maps the file has the tensors as they lie
+    there.
+    """
+    tensors = {
+        f"{number}.{'x' * name}": torch.ones(3, dtype=dtype) for number, dtype in enumerate(DTYPES)
+    }
     path = write_lora(tmp_path / "a.safetensors", tensors)
     header = read_header(path)
     assert header.data_start % 8 == 0
     for key, tensor in tensors.items():
-        assert (header.data_start + header.tensors[key].start) % tensor.dtype.itemsize == 0, tensor.dtype
+        assert (header.data_start + header.tensors[key].start) % tensor.dtype.itemsize == 0, (
+            tensor.dtype
+        )
     again = load_file(path)
-    assert all(torch.equal(again[key].view(torch.uint8), tensor.view(torch.uint8)) for key, tensor in tensors.items())
+    assert all(
+        torch.equal(again[key].view(torch.uint8), tensor.view(torch.uint8))
+        for key, tensor in tensors.items()
+    )
 
 
 def test_a_header_is_as_short_as_it_can_be(tmp_path):
-    text, data = raw_header(write_lora(tmp_path / "a.safetensors", {"x": torch.ones(2, dtype=torch.int8)}))
-    assert text.rstrip(b" ") == b'{"x":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}' and len(text) % 8 == 0 and data == b"\1\1"
+    text, data = raw_header(
+        write_lora(tmp_path / "a.safetensors", {"x": torch.ones(2, dtype=torch.int8)})
+    )
+    assert (
+        text.rstrip(b" ") == b'{"x":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}'
+        and len(text) % 8 == 0
+        and data == b"\1\1"
+    )
     assert len(text) - len(text.rstrip(b" ")) < 8
     text, _ = raw_header(write_lora(tmp_path / "b.safetensors", {"x": torch.ones(1)}, {"a": "b"}))
     assert text.startswith(b'{"__metadata__":{"a":"b"},"x":')
@@ -78,17 +106,37 @@ def test_a_header_is_as_short_as_it_can_be(tmp_path):
 
 
 def test_empty_tensors_leave_no_hole(tmp_path):
-    tensors = {"none": torch.zeros(0, 4), "some": torch.ones(3, dtype=torch.int8), "last": torch.zeros(2, 0, dtype=torch.int8)}
+    tensors = {
+        "none": torch.zeros(0, 4),
+        "some": torch.ones(3, dtype=torch.int8),
+        "last": torch.zeros(2, 0, dtype=torch.int8),
+    }
     path = write_lora(tmp_path / "a.safetensors", tensors)
-    assert {key: tuple(tensor.shape) for key, tensor in load_file(path).items()} == {"none": (0, 4), "some": (3,), "last": (2, 0)}
+    assert {key: tuple(tensor.shape) for key, tensor in load_file(path).items()} == {
+        "none": (0, 4),
+        "some": (3,),
+        "last": (2, 0),
+    }
     assert raw_header(path)[1] == b"\1\1\1"
 
 
 def test_hashes_are_those_of_the_data_and_stand_only_where_they_were(tmp_path):
     tensors = {"x": torch.randn(7, 300), "y": torch.randn(5).half()}
-    for names in ([], ["sshs_model_hash"], ["modelspec.hash_sha256"], ["sshs_model_hash", "modelspec.hash_sha256"]):
-        path = write_lora(tmp_path / f"{len(names)}{names[:1]}.safetensors", tensors, {"a": "b"} | dict.fromkeys(names, "old"))
-        metadata, digest = read_header(path).metadata, hashlib.sha256(raw_header(path)[1]).hexdigest()
+    for names in (
+        [],
+        ["sshs_model_hash"],
+        ["modelspec.hash_sha256"],
+        ["sshs_model_hash", "modelspec.hash_sha256"],
+    ):
+        path = write_lora(
+            tmp_path / f"{len(names)}{names[:1]}.safetensors",
+            tensors,
+            {"a": "b"} | dict.fromkeys(names, "old"),
+        )
+        metadata, digest = (
+            read_header(path).metadata,
+            hashlib.sha256(raw_header(path)[1]).hexdigest(),
+        )
         right = {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}
         assert metadata == {"a": "b"} | {name: right[name] for name in names}
         assert load_file(path)["y"].dtype == torch.float16
@@ -98,7 +146,9 @@ def test_hashes_are_those_of_the_data_and_stand_only_where_they_were(tmp_path):
 def test_hashes_fit_where_their_room_was_left(tmp_path, more):
     """They are put into a header that is written already: of whatever length, nothing may move."""
     path = write_lora(
-        tmp_path / "a.safetensors", {"x": torch.arange(5)}, {"a": "b" * more, "sshs_model_hash": "", "modelspec.hash_sha256": ""}
+        tmp_path / "a.safetensors",
+        {"x": torch.arange(5)},
+        {"a": "b" * more, "sshs_model_hash": "", "modelspec.hash_sha256": ""},
     )
     assert torch.equal(load_file(path)["x"], torch.arange(5))
     assert len(read_header(path).metadata["modelspec.hash_sha256"]) == 66
@@ -123,21 +173,38 @@ def test_a_dtype_that_safetensors_has_not(tmp_path):
 def test_a_dtype_that_safetensors_has_not_is_refused_with_the_remedy(planned, tmp_path):
     tensors = kohya(PROJ)
     plan = planned(tensors)
-    wide = {key: tensor.to(torch.complex128) if "up" in key else tensor for key, tensor in tensors.items()}
-    with pytest.raises(Refused, match=r"lora_up.weight: tensors of torch.complex128 cannot be written; choose a dtype"):
+    wide = {
+        key: tensor.to(torch.complex128) if "up" in key else tensor
+        for key, tensor in tensors.items()
+    }
+    with pytest.raises(
+        Refused,
+        match=r"lora_up.weight: tensors of torch.complex128 cannot be written; choose a dtype",
+    ):
         write_as(plan, wide, tmp_path / "a.safetensors", "kohya")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_half_a_letter_in_metadata_becomes_a_mark(tmp_path):
-    path = write_lora(tmp_path / "a.safetensors", {"x": torch.ones(1)}, {"\ud800k": "a\udfff", "whole": "\U0001f600 \u00e9"})
+    path = write_lora(
+        tmp_path / "a.safetensors",
+        {"x": torch.ones(1)},
+        {"\ud800k": "a\udfff", "whole": "\U0001f600 \u00e9"},
+    )
     assert read_header(path).metadata == {"\ufffdk": "a\ufffd", "whole": "\U0001f600 \u00e9"}
 
 
 def test_what_was_done_to_it_is_told(planned, tmp_path):
     tensors = kohya() | {"lora_unet_nothing.diff": torch.randn(8, 16)}
-    written = write_as(planned(tensors), tensors, tmp_path / "a.safetensors", "diffusers", drop=True)
-    assert (written.dialect, written.renamed, written.computed, written.full) == ("diffusers", 1, 3, 0)  # q, k and v
+    written = write_as(
+        planned(tensors), tensors, tmp_path / "a.safetensors", "diffusers", drop=True
+    )
+    assert (written.dialect, written.renamed, written.computed, written.full) == (
+        "diffusers",
+        1,
+        3,
+        0,
+    )  # q, k and v
     assert list(written.left_out) == ["lora_unet_nothing.diff"]
     assert written.bytes == written.path.stat().st_size == len(written.path.read_bytes())
     assert written.difference == 0.0
@@ -151,40 +218,73 @@ def test_what_is_refused_without_drop_is_written_with_it(planned, tmp_path):
 
 
 def told(planned, tmp_path, tensors, metadata, dialect="kohya", **more) -> dict[str, str]:
-    return dict(read_header(write_as(planned(tensors, metadata), tensors, tmp_path / "a.safetensors", dialect, **more).path).metadata)
+    return dict(
+        read_header(
+            write_as(
+                planned(tensors, metadata), tensors, tmp_path / "a.safetensors", dialect, **more
+            ).path
+        ).metadata
+    )
 
 
 def test_ranks_and_alphas_that_are_one_are_told_and_others_are_dynamic(planned, tmp_path):
-    one = told(planned, tmp_path, kohya(alpha=1.5), {"ss_network_dim": "64", "ss_network_alpha": "7"})
+    one = told(
+        planned, tmp_path, kohya(alpha=1.5), {"ss_network_dim": "64", "ss_network_alpha": "7"}
+    )
     assert (one["ss_network_dim"], one["ss_network_alpha"]) == ("2", "1.5")
     mixed = kohya(QKV, rank=2, alpha=1.0) | kohya(PROJ, rank=3, alpha=2.0)
-    two = told(planned, tmp_path, mixed, {"ss_network_dim": "64", "ss_network_alpha": "7"}, overwrite=True)
+    two = told(
+        planned, tmp_path, mixed, {"ss_network_dim": "64", "ss_network_alpha": "7"}, overwrite=True
+    )
     assert (two["ss_network_dim"], two["ss_network_alpha"]) == ("Dynamic", "Dynamic")
 
 
 def test_a_dialect_that_has_no_alpha_is_told_to_have_that_of_its_rank(planned, tmp_path):
     """Strengths are in the factors then, and who reads dim and alpha must not apply them again."""
-    metadata = told(planned, tmp_path, kohya(alpha=1.0), {"ss_network_dim": "2", "ss_network_alpha": "1"}, "ai_toolkit")
+    metadata = told(
+        planned,
+        tmp_path,
+        kohya(alpha=1.0),
+        {"ss_network_dim": "2", "ss_network_alpha": "1"},
+        "ai_toolkit",
+    )
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("2", "2")
 
 
 def test_dim_and_alpha_are_told_where_they_stood_or_where_kohyas_names_are(planned, tmp_path):
     assert {"ss_network_dim", "ss_network_alpha"} <= told(planned, tmp_path, kohya(), {}).keys()
-    assert not {"ss_network_dim", "ss_network_alpha"} & told(planned, tmp_path, kohya(), {}, "diffusers", overwrite=True).keys()
+    assert (
+        not {"ss_network_dim", "ss_network_alpha"}
+        & told(planned, tmp_path, kohya(), {}, "diffusers", overwrite=True).keys()
+    )
     full = {"lora_unet_img_in.diff": torch.randn(8, 16)}
     kept = told(planned, tmp_path, full, {"ss_network_dim": "64"}, "comfyui", overwrite=True)
     assert kept["ss_network_dim"] == "64"  # no module has a rank
 
 
 def test_what_metadata_keep_and_what_they_lose(planned, tmp_path):
-    source = {"ss_output_name": "mine", "sshs_legacy_hash": "beef", "lora_adapter_metadata": '{"r": 9}', "format": "np"}
+    source = {
+        "ss_output_name": "mine",
+        "sshs_legacy_hash": "beef",
+        "lora_adapter_metadata": '{"r": 9}',
+        "format": "np",
+    }
     metadata = told(planned, tmp_path, kohya(), source, provenance={"locksmith.source": "a"})
     assert "lora_adapter_metadata" not in metadata and "sshs_legacy_hash" not in metadata
-    assert (metadata["ss_output_name"], metadata["format"], metadata["locksmith.source"]) == ("mine", "np", "a")
-    assert (metadata["locksmith.converter"], metadata["locksmith.dialect"]) == ("LoRA Locksmith", "kohya")
+    assert (metadata["ss_output_name"], metadata["format"], metadata["locksmith.source"]) == (
+        "mine",
+        "np",
+        "a",
+    )
+    assert (metadata["locksmith.converter"], metadata["locksmith.dialect"]) == (
+        "LoRA Locksmith",
+        "kohya",
+    )
     assert len(metadata["sshs_model_hash"]) == 64  # kohya's tools want one of the two
     bare = told(planned, tmp_path, kohya(), {}, overwrite=True)
-    assert bare["format"] == "pt" and "sshs_model_hash" not in bare and "locksmith.source" not in bare
+    assert (
+        bare["format"] == "pt" and "sshs_model_hash" not in bare and "locksmith.source" not in bare
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,15 +299,22 @@ def test_what_metadata_keep_and_what_they_lose(planned, tmp_path):
     ],
 )
 def test_a_correction_that_is_made_is_not_called_for_again(planned, tmp_path, arguments, left):
-    metadata = told(planned, tmp_path, kohya(), {"ss_network_args": arguments, "ss_network_dim": "2"})
+    metadata = told(
+        planned, tmp_path, kohya(), {"ss_network_args": arguments, "ss_network_dim": "2"}
+    )
     assert json.loads(metadata["ss_network_args"]) == left
 
 
 def test_arguments_of_others_stay_as_they_are(planned, tmp_path):
-    assert told(planned, tmp_path, kohya(), {"ss_network_args": '{"a":  1}'})["ss_network_args"] == '{"a":  1}'
+    assert (
+        told(planned, tmp_path, kohya(), {"ss_network_args": '{"a":  1}'})["ss_network_args"]
+        == '{"a":  1}'
+    )
 
 
-def test_settings_for_peft_lie_beside_the_file_and_count_when_it_is_verified(planned, site, tmp_path):
+def test_settings_for_peft_lie_beside_the_file_and_count_when_it_is_verified(
+    planned, site, tmp_path
+):
     tensors = kohya(PROJ, alpha=1.0)
     written = write_as(planned(tensors), tensors, tmp_path / "mine.safetensors", "peft")
     assert written.path == tmp_path / "mine" / "adapter_model.safetensors"
@@ -216,8 +323,12 @@ def test_settings_for_peft_lie_beside_the_file_and_count_when_it_is_verified(pla
     assert written.bytes == written.path.stat().st_size
 
 
-def test_settings_of_another_file_that_lie_there_are_seen_before_it_is_put_in_place(planned, tmp_path):
-    """A dialect without alphas would take its strength from an adapter_config.json that happens to lie in the folder."""
+def test_settings_of_another_file_that_lie_there_are_seen_before_it_is_put_in_place(
+    planned, tmp_path
+):
+    """A dialect without alphas would take its strength from an adapter_config.json that happens to
+    lie in the folder.
+    """
     (tmp_path / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 64}')
     tensors = kohya(PROJ, alpha=2.0)
     with pytest.raises(Unverified, match="differs"):
@@ -233,5 +344,7 @@ def test_at_last_is_asked_before_anything_is_put_in_place(planned, tmp_path):
     tensors = kohya(PROJ)
     for dialect in ("kohya", "peft"):
         with pytest.raises(OSError, match="not now"):
-            write_as(planned(tensors), tensors, tmp_path / "a.safetensors", dialect, at_last=not_now)
+            write_as(
+                planned(tensors), tensors, tmp_path / "a.safetensors", dialect, at_last=not_now
+            )
         assert list(tmp_path.iterdir()) == []

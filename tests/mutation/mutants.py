@@ -1,4 +1,6 @@
-"""Makes small faults in a module's text: each is one place, what stands there instead, and the lines that a test must run to meet it."""
+"""Makes small faults in a module's text: each is one place, what stands there instead, and the
+lines that a test must run to meet it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """One fault: text[start:end] becomes `instead`. `lines`: those of the statement or function it is in, numbered from 1."""
+    """One fault: text[start:end] becomes `instead`. `lines`: those of the statement or function it
+    is in, numbered from 1.
+    """
 
     start: int
     end: int
@@ -24,7 +28,10 @@ class Mutant(NamedTuple):
     def difference(self, text: str) -> tuple[str, str]:
         """The lines it changes, before and after, without what stands before and behind them."""
         first, last = text.rfind("\n", 0, self.start) + 1, text.find("\n", self.end)
-        before, after = text[first:last], text[first : self.start] + self.instead + text[self.end : last]
+        before, after = (
+            text[first:last],
+            text[first : self.start] + self.instead + text[self.end : last],
+        )
         return " ".join(before.split()), " ".join(after.split())
 
 
@@ -42,12 +49,35 @@ SWAPPED_METHODS = {
     "rpartition": "partition", "split": "rsplit", "rsplit": "split", "match": "search", "issubset": "issuperset",
     "issuperset": "issubset", "all": "any", "any": "all",
 }  # fmt: skip
-WITHOUT = frozenset({"lower", "strip", "lstrip", "rstrip", "flatten", "contiguous", "clamp", "abs", "detach", "cpu", "copy"})
-NEVER = (ast.JoinedStr, ast.Raise, ast.Import, ast.ImportFrom, ast.Nonlocal, ast.Global)  # texts for people, and what only names
+WITHOUT = frozenset(
+    {
+        "lower",
+        "strip",
+        "lstrip",
+        "rstrip",
+        "flatten",
+        "contiguous",
+        "clamp",
+        "abs",
+        "detach",
+        "cpu",
+        "copy",
+    }
+)
+NEVER = (
+    ast.JoinedStr,
+    ast.Raise,
+    ast.Import,
+    ast.ImportFrom,
+    ast.Nonlocal,
+    ast.Global,
+)  # texts for people, and what only names
 
 
 def mutants_of(text: str) -> list[Mutant]:
-    """All faults of a module's text, in the order of the text; each is valid Python. The text is ASCII."""
+    """All faults of a module's text, in the order of the text; each is valid Python. The text is
+    ASCII.
+    """
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -75,28 +105,49 @@ class _Maker:
         self.text, self.starts, self.number = text, starts, number
         self.lines, self.function, self.at_import = range(0), "", True
 
-    def of_statement(self, node: ast.stmt, function: str, at_import: bool = True) -> Iterator[Mutant]:
+    def of_statement(
+        self, node: ast.stmt, function: str, at_import: bool = True
+    ) -> Iterator[Mutant]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             name = f"{function}.{node.name}".lstrip(".")
-            self.lines, self.function, self.at_import = range(node.lineno, node.end_lineno + 1), name, at_import
+            self.lines, self.function, self.at_import = (
+                range(node.lineno, node.end_lineno + 1),
+                name,
+                at_import,
+            )
             if isinstance(node, ast.FunctionDef):
                 for default in (*node.args.defaults, *node.args.kw_defaults):
                     yield from self.of_expression(default)
             for inner in node.body:
-                yield from self.of_statement(inner, name, at_import and isinstance(node, ast.ClassDef))
+                yield from self.of_statement(
+                    inner, name, at_import and isinstance(node, ast.ClassDef)
+                )
             return
-        inner = [part for field in ("body", "orelse", "finalbody") for part in getattr(node, field, ())]
+        inner = [
+            part for field in ("body", "orelse", "finalbody") for part in getattr(node, field, ())
+        ]
         inner += [part for handler in getattr(node, "handlers", ()) for part in handler.body]
         last = min([part.lineno - 1 for part in inner], default=node.end_lineno)
-        self.lines, self.function, self.at_import = range(node.lineno, max(last, node.lineno) + 1), function, at_import
+        self.lines, self.function, self.at_import = (
+            range(node.lineno, max(last, node.lineno) + 1),
+            function,
+            at_import,
+        )
         yield from self._whole(node)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return  # a docstring
         if not function and isinstance(node, ast.Assign) and _is_limit(node.value):
-            yield from (self._instead(node.value, str(value)) for value in (node.value.value * 10, node.value.value // 10))
+            yield from (
+                self._instead(node.value, str(value))
+                for value in (node.value.value * 10, node.value.value // 10)
+            )
             return
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.expr) and not isinstance(node, NEVER) and child is not getattr(node, "annotation", None):
+            if (
+                isinstance(child, ast.expr)
+                and not isinstance(node, NEVER)
+                and child is not getattr(node, "annotation", None)
+            ):
                 yield from self.of_expression(child)
             elif isinstance(child, ast.withitem):
                 yield from self.of_expression(child.context_expr)
@@ -108,7 +159,9 @@ class _Maker:
     def _whole(self, node: ast.stmt) -> Iterator[Mutant]:
         """Faults of a whole statement: it is not there, or its condition is settled."""
         call = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
-        stored = isinstance(node, ast.Assign) and any(isinstance(target, (ast.Attribute, ast.Subscript)) for target in node.targets)
+        stored = isinstance(node, ast.Assign) and any(
+            isinstance(target, (ast.Attribute, ast.Subscript)) for target in node.targets
+        )
         if call or stored or isinstance(node, (ast.AugAssign, ast.Delete)):
             yield self._instead(node, "pass")
         elif isinstance(node, ast.Continue):
@@ -116,7 +169,9 @@ class _Maker:
         elif isinstance(node, ast.Break):
             yield self._instead(node, "continue")
         if isinstance(node, (ast.If, ast.While)):
-            yield from self._settled(node.test, "False", *(() if isinstance(node, ast.While) else ("True",)))
+            yield from self._settled(
+                node.test, "False", *(() if isinstance(node, ast.While) else ("True",))
+            )
 
     def _settled(self, test: ast.expr, *values: str) -> Iterator[Mutant]:
         for value in values:
@@ -159,8 +214,12 @@ class _Maker:
         yield self._instead(node, self._text(node.operand))
 
     def _of_binop(self, node: ast.BinOp) -> Iterator[Mutant]:
-        if not any(isinstance(side, ast.JoinedStr) or _is_text(side) for side in (node.left, node.right)):
-            yield from self._between(node.left, node.right, *SWAPPED_OPERATORS.get(type(node.op), ("", "")))
+        if not any(
+            isinstance(side, ast.JoinedStr) or _is_text(side) for side in (node.left, node.right)
+        ):
+            yield from self._between(
+                node.left, node.right, *SWAPPED_OPERATORS.get(type(node.op), ("", ""))
+            )
         if isinstance(node.op, ast.Mult):
             for side in (node.left, node.right):
                 if _is_number(side):
@@ -190,7 +249,9 @@ class _Maker:
     def _of_call(self, node: ast.Call) -> Iterator[Mutant]:
         function = node.func
         if isinstance(function, ast.Name) and function.id in SWAPPED_NAMES:
-            if function.id != "sorted" or len(node.args) == 1 == len(node.args) + len(node.keywords):
+            if function.id != "sorted" or len(node.args) == 1 == len(node.args) + len(
+                node.keywords
+            ):
                 yield self._instead(function, SWAPPED_NAMES[function.id])
             else:
                 yield self._instead(node, f"list({self._text(node.args[0])})")
@@ -226,7 +287,9 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _is_limit(node: ast.expr) -> bool:
-    """Whether it is a number that may be a little more or less: how many names are remembered, how long a text may be."""
+    """Whether it is a number that may be a little more or less: how many names are remembered, how
+    long a text may be.
+    """
     return isinstance(node, ast.Constant) and type(node.value) is int and node.value > 5
 
 

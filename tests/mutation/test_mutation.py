@@ -1,4 +1,6 @@
-"""The tester of the tests: it makes the faults it says, becomes them, and tells which are noticed."""
+"""The tester of the tests: it makes the faults it says, becomes them, and tells
+which are noticed.
+"""
 
 from __future__ import annotations
 
@@ -73,22 +75,41 @@ def test_what_no_test_notices_is_told(tmp_path):
     (tmp_path / "core.py").write_text(CORE)
     (tmp_path / "test_core.py").write_text(TESTING)
     (tmp_path / "conftest.py").write_text(
-        "import importlib.util, sys, types\nsys.modules['lora_locksmith'] = pack = types.ModuleType('lora_locksmith')\n"
-        f"pack.__path__ = [{str(tmp_path)!r}]\n"
+        "import importlib.util, sys, types\nsys.modules['lora_locksmith'] = pack ="
+        f" types.ModuleType('lora_locksmith')\npack.__path__ = [{str(tmp_path)!r}]\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", RUN, str(tmp_path)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     outcomes = [line.partition(" ")[::2] for line in done.stdout.splitlines()]
     survived = {rest for outcome, rest in outcomes if outcome == trials.SURVIVED}
-    assert survived == {"small return number < least and number != 0|return number < least and True"}
+    assert survived == {
+        "small return number < least and number != 0|return number < least and True"
+    }
     killed = "\n".join(rest for outcome, rest in outcomes if outcome == trials.KILLED)
-    for fault in ("LIMIT = 5", "TWICE = LIMIT / 2", "number - number", 'name != "x"', 'kind = ""', "self.kind not in", "number <= least"):
+    for fault in (
+        "LIMIT = 5",
+        "TWICE = LIMIT / 2",
+        "number - number",
+        'name != "x"',
+        'kind = ""',
+        "self.kind not in",
+        "number <= least",
+    ):
         assert fault in killed, fault
 
 
 def test_faults_are_valid_and_leave_texts_for_people_alone():
-    text = 'def told(path):\n    """Tells."""\n    if not path:\n        raise ValueError(f"{path} is {1} of 2")\n    return path[:80]\n'
+    text = (
+        'def told(path):\n    """Tells."""\n    if not path:\n        raise ValueError(f"{path} is'
+        ' {1} of 2")\n    return path[:80]\n'
+    )
     for mutant in mutants_of(text):
         compile(mutant.put_into(text), "mutant", "exec")
     assert [mutant.difference(text)[1] for mutant in mutants_of(text)] == [
@@ -98,7 +119,9 @@ def test_faults_are_valid_and_leave_texts_for_people_alone():
 
 def test_what_is_known_to_be_the_same_is_named_by_its_lines():
     block = "# why\na.py f\n- x = 1\n+ x = 2\n- y = 1\n+ y = 3\n= it is not read\n\n"
-    assert equivalents(block) == dict.fromkeys([Known("a.py f", "x = 1", "x = 2"), Known("a.py f", "y = 1", "y = 3")], "it is not read")
+    assert equivalents(block) == dict.fromkeys(
+        [Known("a.py f", "x = 1", "x = 2"), Known("a.py f", "y = 1", "y = 3")], "it is not read"
+    )
     with pytest.raises(ValueError, match="wants pairs of lines"):
         equivalents(block.replace("= it", "it"))
 
@@ -107,4 +130,6 @@ def test_every_module_has_its_tests_and_every_reason_its_module():
     root = EQUIVALENT.parents[2]
     for module, tests in TESTS.items():
         assert (root / module).is_file() and all((root / test).is_file() for test in tests), module
-    assert {known.place.split()[0] for known in equivalents(EQUIVALENT.read_text("utf-8"))} <= TESTS.keys()
+    assert {
+        known.place.split()[0] for known in equivalents(EQUIVALENT.read_text("utf-8"))
+    } <= TESTS.keys()

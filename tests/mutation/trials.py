@@ -1,8 +1,10 @@
-"""Tries the mutants of one module inside pytest: each in a fork of a process in which everything is imported and set up already.
+"""Tries the mutants of one module inside pytest: each in a fork of a process in which everything is
+imported and set up already.
 
-No library does: mutmut changes functions alone (no limit or tolerance that stands at a module's head) and needs the name that a
-module is imported by to be its path, but ours are imported as `lora_locksmith`, as ComfyUI imports them by path. cosmic-ray and
-mutatest start Python anew for each mutant, and torch with ComfyUI takes ten seconds to import. A fork takes a twentieth of one.
+No library does: mutmut changes functions alone (no limit or tolerance that stands at a module's
+head) and needs the name that a module is imported by to be its path, but ours are imported as
+`lora_locksmith`, as ComfyUI imports them by path. cosmic-ray and mutatest start Python anew for
+each mutant, and torch with ComfyUI takes ten seconds to import. A fork takes a twentieth of one.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ PACK = "lora_locksmith"
 
 OUTCOMES = KILLED, SURVIVED, NOT_RUN, NOT_TRIED = "killed", "survived", "not run", "not tried"
 
-LEAST_SECONDS = 2.0  # of processor time that a mutant may take for a test; more where the test takes more
+LEAST_SECONDS = (
+    2.0  # of processor time that a mutant may take for a test; more where the test takes more
+)
 SLOWER = 5.0  # times as long as without a mutant, before it counts as endless
 MOST_WAIT = 20.0  # times as long on the clock, for a busy machine
 MOST_MEMORY = 4 << 30  # bytes that a mutant may take besides what is there
@@ -54,9 +58,13 @@ class Bounds(NamedTuple):
 
 
 class Trials:
-    """A pytest plugin: runs the collected tests once to see which lines each runs, then those that meet a mutant, for each mutant."""
+    """A pytest plugin: runs the collected tests once to see which lines each runs, then those that
+    meet a mutant, for each mutant.
+    """
 
-    def __init__(self, path: str, mutants: Sequence[Mutant], bounds: Bounds, tell: Callable[[Trial], object]):
+    def __init__(
+        self, path: str, mutants: Sequence[Mutant], bounds: Bounds, tell: Callable[[Trial], object]
+    ):
         self.path, self.text = path, (ROOT / path).read_text("ascii")
         self.mutants, self.bounds, self.tell = mutants, bounds, tell
         self.failed: list[str] = []
@@ -77,8 +85,12 @@ class Trials:
         return True
 
     def _look(self, session: pytest.Session) -> None:
-        """Run every test once, in this process, so that what tests share is set up for all forks; note the lines each runs."""
-        for item, following in zip(session.items, [*session.items[1:], session.items[-1]], strict=True):
+        """Run every test once, in this process, so that what tests share is set up for all forks;
+        note the lines each runs.
+        """
+        for item, following in zip(
+            session.items, [*session.items[1:], session.items[-1]], strict=True
+        ):
             clear_caches(self.module)
             started = time.process_time()
             with lines_run(self.module) as lines:
@@ -97,15 +109,21 @@ class Trials:
         for number, mutant in enumerate(order):
             in_time = number < self.bounds.most and time.monotonic() < ends
             items = self._items(mutant)
-            outcome = NOT_TRIED if not in_time else self._outcome(mutant, items) if items else NOT_RUN
+            outcome = (
+                NOT_TRIED if not in_time else self._outcome(mutant, items) if items else NOT_RUN
+            )
             self.tell(Trial(mutant, outcome, len(items)))
 
     def _items(self, mutant: Mutant) -> list[pytest.Item]:
-        """The tests that run the mutant's lines, those that noticed another mutant lately first, then the fast ones."""
+        """The tests that run the mutant's lines, those that noticed another mutant lately first,
+        then the fast ones.
+        """
         lines = self.items_of if mutant.at_import else mutant.lines
         met = {item for line in lines for item in self.items_of.get(line, ())}
         late = [item for item in reversed(self.killers[-50:]) if item in met]
-        return list(dict.fromkeys([*late, *sorted(met, key=lambda item: (self.seconds[item], item.nodeid))]))
+        return list(
+            dict.fromkeys([*late, *sorted(met, key=lambda item: (self.seconds[item], item.nodeid))])
+        )
 
     def _outcome(self, mutant: Mutant, items: Sequence[pytest.Item]) -> str:
         reading, writing = os.pipe()
@@ -143,7 +161,9 @@ def end_after(seconds: float) -> None:
 
 
 def limit_this_process() -> None:
-    """Let this process die of its timers, take only so much memory, and write nothing that anyone sees."""
+    """Let this process die of its timers, take only so much memory, and write nothing that anyone
+    sees.
+    """
     for number in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError, ValueError):
@@ -154,7 +174,9 @@ def limit_this_process() -> None:
     os.dup2(nothing, 2)
 
 
-def first_that_fails(items: Sequence[pytest.Item], seconds: Mapping[pytest.Item, float]) -> int | None:
+def first_that_fails(
+    items: Sequence[pytest.Item], seconds: Mapping[pytest.Item, float]
+) -> int | None:
     end_after(LEAST_SECONDS)
     items[0].session._setupstate.teardown_exact(items[0])
     for number, (item, following) in enumerate(zip(items, [*items[1:], items[-1]], strict=True)):
@@ -174,7 +196,11 @@ def lines_run(module: ModuleType) -> Iterator[set[int]]:
         return in_module
 
     def anywhere(frame, event, argument):
-        return in_module(frame, event, argument) if frame.f_code.co_filename == module.__file__ else None
+        return (
+            in_module(frame, event, argument)
+            if frame.f_code.co_filename == module.__file__
+            else None
+        )
 
     before = sys.gettrace()
     sys.settrace(anywhere)
@@ -184,19 +210,35 @@ def lines_run(module: ModuleType) -> Iterator[set[int]]:
         sys.settrace(before)
 
 
-# ------------------------------------------------------------------------------------------------------------- becoming a mutant
+# --------------------------------------------------------------------------------------------------
+# becoming a mutant
 
 
 def functions_of(module: ModuleType, text: str) -> dict[FunctionType, tuple]:
-    """All functions that the module's text made, those of classes and those that others returned too, with the way to their code."""
-    ways = {(code.co_name, code.co_firstlineno): way for way, code in codes(compile(text, module.__file__, "exec")).items()}
-    made = [found for found in gc.get_objects() if type(found) is FunctionType and found.__globals__ is vars(module)]
+    """All functions that the module's text made, those of classes and those that others returned
+    too, with the way to their code.
+    """
+    ways = {
+        (code.co_name, code.co_firstlineno): way
+        for way, code in codes(compile(text, module.__file__, "exec")).items()
+    }
+    made = [
+        found
+        for found in gc.get_objects()
+        if type(found) is FunctionType and found.__globals__ is vars(module)
+    ]
     here = [function for function in made if function.__code__.co_filename == module.__file__]
-    return {function: ways[function.__code__.co_name, function.__code__.co_firstlineno] for function in here}
+    return {
+        function: ways[function.__code__.co_name, function.__code__.co_firstlineno]
+        for function in here
+    }
 
 
-def plant(module: ModuleType, text: str, mutant: Mutant, functions: Mapping[FunctionType, tuple]) -> None:
-    """Make a module that is imported already what it would be if its text held the mutant; in this process, for good.
+def plant(
+    module: ModuleType, text: str, mutant: Mutant, functions: Mapping[FunctionType, tuple]
+) -> None:
+    """Make a module that is imported already what it would be if its text held the mutant; in this
+    process, for good.
 
     functions: what `functions_of` found.
     """
@@ -221,7 +263,9 @@ def codes(code: CodeType, way: tuple = ()) -> dict[tuple, CodeType]:
 
 
 def set_again(module: ModuleType, statement: ast.stmt) -> None:
-    """Give what stands at the module's own level its value anew: names, here and where they were imported, and defaults."""
+    """Give what stands at the module's own level its value anew: names, here and where they were
+    imported, and defaults.
+    """
     values = vars(module)
     if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
         old = dict(values)
@@ -231,18 +275,30 @@ def set_again(module: ModuleType, statement: ast.stmt) -> None:
                 if name in old and vars(other).get(name) is old[name]:
                     vars(other)[name] = values[name]
     elif isinstance(statement, ast.FunctionDef):
-        _set_defaults(getattr(values[statement.name], "__wrapped__", values[statement.name]), statement, values)
+        _set_defaults(
+            getattr(values[statement.name], "__wrapped__", values[statement.name]),
+            statement,
+            values,
+        )
     elif isinstance(statement, ast.ClassDef):
         _set_in_class(values[statement.name], statement, values)
 
 
-def _set_defaults(function: FunctionType, statement: ast.FunctionDef, values: dict[str, Any]) -> None:
+def _set_defaults(
+    function: FunctionType, statement: ast.FunctionDef, values: dict[str, Any]
+) -> None:
     if statement.args.defaults:
-        function.__defaults__ = tuple(_value(default, values) for default in statement.args.defaults)
+        function.__defaults__ = tuple(
+            _value(default, values) for default in statement.args.defaults
+        )
 
 
 def _set_in_class(kind: type, statement: ast.ClassDef, values: dict[str, Any]) -> None:
-    fields = [inner for inner in statement.body if isinstance(inner, (ast.Assign, ast.AnnAssign)) and inner.value is not None]
+    fields = [
+        inner
+        for inner in statement.body
+        if isinstance(inner, (ast.Assign, ast.AnnAssign)) and inner.value is not None
+    ]
     if issubclass(kind, tuple):
         kind.__new__.__defaults__ = tuple(_value(inner.value, values) for inner in fields) or None
     else:
@@ -265,20 +321,42 @@ def clear_caches(module: ModuleType) -> None:
             value.cache_clear()
 
 
-# ---------------------------------------------------------------------------------------------------------------------- one module
+# --------------------------------------------------------------------------------------------------
+# one module
 
 
-def try_module(path: str, tests: Iterable[str], mutants: Sequence[Mutant], bounds: Bounds, tell: Callable[[Trial], object]) -> None:
-    """Try the mutants of the module at `path` against these tests; each one's outcome is told at once.
+def try_module(
+    path: str,
+    tests: Iterable[str],
+    mutants: Sequence[Mutant],
+    bounds: Bounds,
+    tell: Callable[[Trial], object],
+) -> None:
+    """Try the mutants of the module at `path` against these tests; each one's outcome is told at
+    once.
 
     Raises RuntimeError where a test fails without a mutant.
     """
     set_up_for_forks()
     trials = Trials(path, mutants, bounds, tell)
-    quiet = ["-p", "no:xdist", "-p", "no:cacheprovider", "-qq", "--no-summary", "--capture=sys", "-o", "tmp_path_retention_policy=none"]
-    status = pytest.main([*quiet, f"--rootdir={ROOT}", *(str(ROOT / test) for test in tests)], plugins=[trials])
+    quiet = [
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+        "-qq",
+        "--no-summary",
+        "--capture=sys",
+        "-o",
+        "tmp_path_retention_policy=none",
+    ]
+    status = pytest.main(
+        [*quiet, f"--rootdir={ROOT}", *(str(ROOT / test) for test in tests)], plugins=[trials]
+    )
     if trials.failed or (status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)):
-        raise RuntimeError(f"Tests fail without any mutant; mend them first: {', '.join(trials.failed) or status}")
+        raise RuntimeError(
+            f"Tests fail without any mutant; mend them first: {', '.join(trials.failed) or status}"
+        )
 
 
 def set_up_for_forks() -> None:
@@ -288,7 +366,9 @@ def set_up_for_forks() -> None:
 
     torch.set_num_threads(1)
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
-    hypothesis.settings.register_profile("mutation", derandomize=True, database=None, deadline=None, phases=phases)
+    hypothesis.settings.register_profile(
+        "mutation", derandomize=True, database=None, deadline=None, phases=phases
+    )
     hypothesis.settings.load_profile("mutation")
 
 

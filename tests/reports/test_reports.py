@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 
 import pytest
-from lora_locksmith.key_maps.hashes import Hashes
-from lora_locksmith.key_maps.inspection import inspect_file
-from lora_locksmith.key_maps.markdown import DETAILS, markdown
+from lora_locksmith.files.hashes import Hashes
+from lora_locksmith.report.inspection import inspect_file
+from lora_locksmith.report.markdown import DETAILS, markdown
 from reports.trained_files import MAKERS, low_rank, write
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -25,7 +25,12 @@ LEFT_OUT = ("file", "trained", "metadata")
 def main_parts(told: dict) -> dict:
     kept = {name: value for name, value in told.items() if name not in LEFT_OUT}
     kept["loads"] = {name: value for name, value in told["loads"].items() if name != "unplaced"}
-    return kept | {"metadata": {name: told["metadata"][name] for name in ("base_model", "resolution", "trainer_version", "problems")}}
+    return kept | {
+        "metadata": {
+            name: told["metadata"][name]
+            for name in ("base_model", "resolution", "trainer_version", "problems")
+        }
+    }
 
 
 def settled(text: str) -> str:
@@ -41,14 +46,19 @@ def test_report(comfy, tmp_path, name):
     golden = GOLDEN / f"{name}.md"
     if os.environ.get(ACCEPT):
         golden.write_text(settled(report), encoding="utf-8", newline="\n")
-    assert settled(report) == golden.read_text(encoding="utf-8"), f"read the difference; {ACCEPT}=1 keeps it"
+    assert settled(report) == golden.read_text(encoding="utf-8"), (
+        f"read the difference; {ACCEPT}=1 keeps it"
+    )
 
 
 def test_every_golden_report_is_of_a_file():
     assert {path.stem for path in GOLDEN.iterdir()} == set(MAKERS)
 
 
-HOSTILE = "x ![p](http://example.invalid/p.png) [l](http://example.invalid) [r][l] <img src=http://example.invalid> <b>`|`</b>\n\n# T\\"
+HOSTILE = (
+    "x ![p](http://example.invalid/p.png) [l](http://example.invalid) [r][l] <img"
+    " src=http://example.invalid> <b>`|`</b>\n\n# T\\"
+)
 
 
 def kinds_of_markup(text: str) -> set[str]:
@@ -60,14 +70,31 @@ def kinds_of_markup(text: str) -> set[str]:
 
 
 def test_nothing_in_a_file_acts_as_markup(tmp_path):
-    """A picture in a stranger's metadata would be fetched from the stranger's server when the report is shown."""
+    """A picture in a stranger's metadata would be fetched from the stranger's server when the
+    report is shown.
+    """
     folders = json.dumps({f"10_{HOSTILE}": {"n_repeats": 10, "img_count": 25}})
     tags = json.dumps({f"10_{HOSTILE}": {HOSTILE: 25, "other": 3}})
-    metadata = {"ss_dataset_dirs": folders, "ss_tag_frequency": tags, "ss_steps": HOSTILE, "modelspec.title": HOSTILE, HOSTILE: HOSTILE}
-    metadata |= {"trained_words": HOSTILE, "ss_network_args": json.dumps({HOSTILE: HOSTILE}), "ss_network_module": f"networks.{HOSTILE}"}
+    metadata = {
+        "ss_dataset_dirs": folders,
+        "ss_tag_frequency": tags,
+        "ss_steps": HOSTILE,
+        "modelspec.title": HOSTILE,
+        HOSTILE: HOSTILE,
+    }
+    metadata |= {
+        "trained_words": HOSTILE,
+        "ss_network_args": json.dumps({HOSTILE: HOSTILE}),
+        "ss_network_module": f"networks.{HOSTILE}",
+    }
     name = f"transformer.transformer_blocks.0.{HOSTILE}"
     known = low_rank({"transformer.transformer_blocks.0.ff.net.0.proj": (12288, 3072)}, 4)
-    shapes = {**known, f"{name}.lora_A.weight": (4, 3072), f"{name}.lora_B.weight": (3072, 4), f"{HOSTILE}.nothing": (1,)}
+    shapes = {
+        **known,
+        f"{name}.lora_A.weight": (4, 3072),
+        f"{name}.lora_B.weight": (3072, 4),
+        f"{HOSTILE}.nothing": (1,),
+    }
     found = inspect_file(write(tmp_path / "x.safetensors", shapes, metadata))
     for detail in DETAILS:
         text = markdown(found, detail, Hashes(*[HOSTILE] * 6))

@@ -1,8 +1,10 @@
-"""LoRA files as the trainers write them: true names, shapes and metadata at full size, zeros in place of what was trained.
+"""LoRA files as the trainers write them: true names, shapes and metadata at full size, zeros in
+place of what was trained.
 
-Shapes come from ComfyUI's or diffusers' own models on the meta device. PEFT, diffusers and LyCORIS name their files themselves.
-The metadata are what each trainer writes: kohya-ss/sd-scripts train_network.py, ostris/ai-toolkit toolkit/metadata.py,
-Nerogar/OneTrainer DtypeModelSaverMixin.py, bghira/SimpleTuner save_hooks.py, kohya-ss/musubi-tuner trainer_base.py.
+Shapes come from ComfyUI's or diffusers' own models on the meta device. PEFT, diffusers and LyCORIS
+name their files themselves. The metadata are what each trainer writes: kohya-ss/sd-scripts
+train_network.py, ostris/ai-toolkit toolkit/metadata.py, Nerogar/OneTrainer DtypeModelSaverMixin.py,
+bghira/SimpleTuner save_hooks.py, kohya-ss/musubi-tuner trainer_base.py.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import Any
 import comfy_models
 from hollow_files import write_hollow
 from lora_locksmith.key_maps.dialect import dialects
-from lora_locksmith.key_maps.site import Site, denoiser_component, encoder_components
-from lora_locksmith.key_maps.spell import Spelled, spell
+from lora_locksmith.planning.names import Spelled, spell
+from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
 
 FACTORS = ("lora_A.weight", "lora_B.weight")
 KOHYA_FACTORS = ("lora_down.weight", "lora_up.weight")
@@ -35,9 +37,15 @@ def made(maker: Callable[[Path], Path]) -> Callable[[Path], Path]:
 
 
 def write(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], metadata=None, numbers: Mapping[str, float] | None = None, dtype="BF16"
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    metadata=None,
+    numbers: Mapping[str, float] | None = None,
+    dtype="BF16",
 ) -> Path:
-    """Write a safetensors file whose tensors are zeros, a hole on the disk; `numbers`: the F32 scalars in it, by key."""
+    """Write a safetensors file whose tensors are zeros, a hole on the disk; `numbers`: the F32
+    scalars in it, by key.
+    """
     told = {key: str(value) for key, value in (metadata or {}).items()}
     scalars = {key: struct.pack("<f", number) for key, number in (numbers or {}).items()}
     return write_hollow(path, {**shapes, **dict.fromkeys(scalars, ("F32",))}, told, dtype, scalars)
@@ -66,8 +74,14 @@ def spelled(place: Site, dialect: str, component: str = "denoiser") -> list[Spel
 
 
 def modules(found: Iterable[Spelled], *parts: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, of the modules whose name has one of `parts` in it (all where there are none)."""
-    return {module.module: module.shape for module in found if not parts or any(part in module.module for part in parts)}
+    """Name -> shape, of the modules whose name has one of `parts` in it (all
+    where there are none).
+    """
+    return {
+        module.module: module.shape
+        for module in found
+        if not parts or any(part in module.module for part in parts)
+    }
 
 
 # kohya's sd-scripts
@@ -102,7 +116,11 @@ def sd_scripts(**changes: Any) -> dict[str, str]:
     return {key: str(value) for key, value in (values | changes).items() if value != ...}
 
 
-SDXL_LAYERS = ("_transformer_blocks_", "_proj_in", "_proj_out")  # networks/lora.py UNET_TARGET_REPLACE_MODULE: Transformer2DModel
+SDXL_LAYERS = (
+    "_transformer_blocks_",
+    "_proj_in",
+    "_proj_out",
+)  # networks/lora.py UNET_TARGET_REPLACE_MODULE: Transformer2DModel
 CLIP_LAYERS = ("_self_attn_", "_mlp_")  # TEXT_ENCODER_TARGET_REPLACE_MODULE: CLIPAttention, CLIPMLP
 
 
@@ -111,24 +129,44 @@ def kohya_sdxl(folder: Path) -> Path:
     """networks.lora with both text encoders."""
     place = site("sdxl", "sdxl")
     trained = modules(spelled(place, "kohya"), *SDXL_LAYERS)
-    trained |= modules([*spelled(place, "kohya", "clip_l"), *spelled(place, "kohya", "clip_g")], *CLIP_LAYERS)
+    trained |= modules(
+        [*spelled(place, "kohya", "clip_l"), *spelled(place, "kohya", "clip_g")], *CLIP_LAYERS
+    )
     shapes = low_rank(trained, 8, KOHYA_FACTORS)
-    return write(folder / "ohwx.safetensors", shapes, sd_scripts(), {f"{name}.alpha": 4.0 for name in trained}, "F16")
+    return write(
+        folder / "ohwx.safetensors",
+        shapes,
+        sd_scripts(),
+        {f"{name}.alpha": 4.0 for name in trained},
+        "F16",
+    )
 
 
 @made
 def kohya_flux_split_qkv(folder: Path) -> Path:
-    """networks.lora_flux with split_qkv=True: ranks add up when it is saved, the alphas stay (lora_flux.py, state_dict)."""
+    """networks.lora_flux with split_qkv=True: ranks add up when it is saved, the alphas stay
+    (lora_flux.py, state_dict).
+    """
     trained = modules(spelled(site("flux1_dev"), "kohya"), "double_blocks_", "single_blocks_")
     shapes: Shapes = {}
     for name, shape in trained.items():
-        shapes |= low_rank({name: shape}, 4 * (3 if name.endswith("qkv") else 4 if name.endswith("linear1") else 1), KOHYA_FACTORS)
+        shapes |= low_rank(
+            {name: shape},
+            4 * (3 if name.endswith("qkv") else 4 if name.endswith("linear1") else 1),
+            KOHYA_FACTORS,
+        )
     metadata = sd_scripts(
         ss_network_module="networks.lora_flux", ss_base_model_version="flux1", ss_network_dim=4, ss_network_alpha=4.0,
         ss_network_args=json.dumps({"split_qkv": "True"}), ss_sd_model_name="flux1-dev.safetensors", ss_text_encoder_lr=...,
         **{"modelspec.architecture": "flux-1-dev/lora", "modelspec.implementation": "https://github.com/black-forest-labs/flux"},
     )  # fmt: skip
-    return write(folder / "split.safetensors", shapes, metadata, {f"{name}.alpha": 4.0 for name in trained}, "BF16")
+    return write(
+        folder / "split.safetensors",
+        shapes,
+        metadata,
+        {f"{name}.alpha": 4.0 for name in trained},
+        "BF16",
+    )
 
 
 # What PEFT, diffusers and LyCORIS name themselves
@@ -145,7 +183,9 @@ def flux_twin():
 
 @cache
 def named_by_peft(*targets: str, rank: int = 4) -> Shapes:
-    """The keys and shapes of an adapter that PEFT puts on FLUX.1's layers, as diffusers' trainings get them."""
+    """The keys and shapes of an adapter that PEFT puts on FLUX.1's layers, as diffusers' trainings
+    get them.
+    """
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
@@ -171,57 +211,110 @@ def simpletuner(**changes: str) -> dict[str, str]:
 def simpletuner_all(folder: Path) -> Path:
     """--flux_lora_target=all since v0.9.8.3."""
     shapes = named_by_peft(*ATTENTION, "to_add_out")
-    settings = {"r": 4, "lora_alpha": 4, "peft_type": "LORA", "use_dora": False, "use_rslora": False, "target_modules": ["to_k", "to_q"]}
-    metadata = simpletuner(lora_adapter_metadata=json.dumps({f"transformer.{name}": value for name, value in settings.items()}))
-    return write(folder / "pytorch_lora_weights.safetensors", {f"transformer.{key}": shape for key, shape in shapes.items()}, metadata)
+    settings = {
+        "r": 4,
+        "lora_alpha": 4,
+        "peft_type": "LORA",
+        "use_dora": False,
+        "use_rslora": False,
+        "target_modules": ["to_k", "to_q"],
+    }
+    metadata = simpletuner(
+        lora_adapter_metadata=json.dumps(
+            {f"transformer.{name}": value for name, value in settings.items()}
+        )
+    )
+    return write(
+        folder / "pytorch_lora_weights.safetensors",
+        {f"transformer.{key}": shape for key, shape in shapes.items()},
+        metadata,
+    )
 
 
 @made
 def simpletuner_wrapper_bug(folder: Path) -> Path:
     """August 2024: PEFT's own wrapper left in, no metadata but the format."""
-    shapes = {f"transformer.base_model.model.{key}": shape for key, shape in named_by_peft(*ATTENTION, "to_add_out").items()}
+    shapes = {
+        f"transformer.base_model.model.{key}": shape
+        for key, shape in named_by_peft(*ATTENTION, "to_add_out").items()
+    }
     return write(folder / "pytorch_lora_weights.safetensors", shapes, {"format": "pt"})
 
 
 @made
 def simpletuner_buggy_all_ffs(folder: Path) -> Path:
     """--flux_lora_target=all+ffs of v0.9.8.1: most of its names name nothing."""
-    names = (*ATTENTION, "to_add_out.0", "ff.0", "ff.2", "ff_context.0", "ff_context.2", "proj_mlp", "proj_out")
+    names = (
+        *ATTENTION,
+        "to_add_out.0",
+        "ff.0",
+        "ff.2",
+        "ff_context.0",
+        "ff_context.2",
+        "proj_mlp",
+        "proj_out",
+    )
     shapes = {f"transformer.{key}": shape for key, shape in named_by_peft(*names).items()}
     return write(folder / "pytorch_lora_weights.safetensors", shapes, {"format": "pt"})
 
 
 @made
 def peft_with_config(folder: Path) -> Path:
-    """PeftModel.save_pretrained: rsLoRA and an alpha, both told only in adapter_config.json beside it."""
+    """PeftModel.save_pretrained: rsLoRA and an alpha, both told only in adapter_config.json beside
+    it.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=["to_q", "to_v"], base_model_name_or_path="flux-dev")
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        use_rslora=True,
+        target_modules=["to_q", "to_v"],
+        base_model_name_or_path="flux-dev",
+    )
     model = get_peft_model(flux_twin(), config)
-    tensors = {name: torch.zeros(value.shape, dtype=torch.bfloat16) for name, value in model.state_dict().items() if "lora_" in name}
+    tensors = {
+        name: torch.zeros(value.shape, dtype=torch.bfloat16)
+        for name, value in model.state_dict().items()
+        if "lora_" in name
+    }
     model.save_pretrained(folder, state_dict=tensors)
     return folder / "adapter_model.safetensors"
 
 
 @made
 def diffusers_with_metadata(folder: Path) -> Path:
-    """FluxPipeline.save_lora_weights with the adapter's settings, DoRA among them: since diffusers 0.34."""
+    """FluxPipeline.save_lora_weights with the adapter's settings, DoRA among them: since diffusers
+    0.34.
+    """
     import torch
     from diffusers import FluxPipeline
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
     twin = flux_twin()
-    config = LoraConfig(r=4, lora_alpha=2, use_dora=True, target_modules=["to_q", "to_k"], init_lora_weights=False)
+    config = LoraConfig(
+        r=4, lora_alpha=2, use_dora=True, target_modules=["to_q", "to_k"], init_lora_weights=False
+    )
     twin.add_adapter(config)
-    layers = {key: torch.zeros(value.shape, dtype=torch.bfloat16) for key, value in get_peft_model_state_dict(twin).items()}
-    settings = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
-    FluxPipeline.save_lora_weights(folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=settings)
+    layers = {
+        key: torch.zeros(value.shape, dtype=torch.bfloat16)
+        for key, value in get_peft_model_state_dict(twin).items()
+    }
+    settings = {
+        name: sorted(value) if isinstance(value, set) else value
+        for name, value in config.to_dict().items()
+    }
+    FluxPipeline.save_lora_weights(
+        folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=settings
+    )
     return folder / "pytorch_lora_weights.safetensors"
 
 
-def lycoris_file(path: Path, module, metadata: Mapping[str, str], preset: Mapping[str, Any], **settings: Any) -> Path:
+def lycoris_file(
+    path: Path, module, metadata: Mapping[str, str], preset: Mapping[str, Any], **settings: Any
+) -> Path:
     """LyCORIS' wrapper around a module, saved by itself."""
     import torch
     from lycoris import LycorisNetwork, create_lycoris
@@ -236,17 +329,34 @@ def lycoris_file(path: Path, module, metadata: Mapping[str, str], preset: Mappin
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     numbers = {key: float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha")}
     assert not any(tensor.dtype is torch.int64 for tensor in tensors.values())
-    return write(path, {key: shape for key, shape in shapes.items() if key not in numbers}, metadata, numbers)
+    return write(
+        path, {key: shape for key, shape in shapes.items() if key not in numbers}, metadata, numbers
+    )
 
 
 @made
 def lycoris_lokr(folder: Path) -> Path:
-    """LoKr of full matrices on FLUX.1's attention and feed-forward layers, with SimpleTuner's metadata."""
-    config = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 16}
+    """LoKr of full matrices on FLUX.1's attention and feed-forward layers, with SimpleTuner's
+    metadata.
+    """
+    config = {
+        "algo": "lokr",
+        "multiplier": 1.0,
+        "linear_dim": 10000,
+        "linear_alpha": 1,
+        "factor": 16,
+    }
     preset = {"target_module": ["FluxAttention", "FeedForward"]}
     metadata = simpletuner(lycoris_config=json.dumps(config | {"apply_preset": preset}))
     return lycoris_file(
-        folder / "lokr.safetensors", flux_twin(), metadata, preset, linear_dim=10000, linear_alpha=1, algo="lokr", factor=16
+        folder / "lokr.safetensors",
+        flux_twin(),
+        metadata,
+        preset,
+        linear_dim=10000,
+        linear_alpha=1,
+        algo="lokr",
+        factor=16,
     )
 
 
@@ -259,14 +369,20 @@ def lycoris_loha(folder: Path) -> Path:
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)
     preset = {"target_module": ["Attention"], "target_name": []}
-    return lycoris_file(folder / "loha.safetensors", unet, {}, preset, linear_dim=4, linear_alpha=2, algo="loha")
+    return lycoris_file(
+        folder / "loha.safetensors", unet, {}, preset, linear_dim=4, linear_alpha=2, algo="loha"
+    )
 
 
 # The other trainers
 
 
 def ai_toolkit(**changes: str) -> dict[str, str]:
-    software = {"name": "ai-toolkit", "repo": "https://github.com/ostris/ai-toolkit", "version": "0.7.2"}
+    software = {
+        "name": "ai-toolkit",
+        "repo": "https://github.com/ostris/ai-toolkit",
+        "version": "0.7.2",
+    }
     metadata = {
         "name": "my_first_lora", "version": "1.0", "format": "pt", "training_info": json.dumps({"step": 2000, "epoch": 12}),
         "software": json.dumps(software), "ss_output_name": "my_first_lora", "sshs_model_hash": "ef" * 32, "sshs_legacy_hash": "01234567",
@@ -280,23 +396,35 @@ def ai_toolkit_flux(folder: Path) -> Path:
     blocks = ("transformer.transformer_blocks.", "transformer.single_transformer_blocks.")
     trained = modules(spelled(site("flux1_dev"), "diffusers"), *blocks)
     tags = json.dumps({"1_p3rs0n": {"p3rs0n": 1}})
-    metadata = ai_toolkit(ss_base_model_version="flux.1", ss_tag_frequency=tags, trigger_word="p3rs0n")
+    metadata = ai_toolkit(
+        ss_base_model_version="flux.1", ss_tag_frequency=tags, trigger_word="p3rs0n"
+    )
     return write(folder / "my_first_lora.safetensors", low_rank(trained, 16), metadata)
 
 
 @made
 def ai_toolkit_wan(folder: Path) -> Path:
     """Wan 2.2 14B, the high noise half: native names."""
-    trained = modules(spelled(site("wan21_t2v_14b"), "diffusion_pipe"), ".self_attn.", ".cross_attn.", ".ffn.")
-    return write(folder / "wan22_high_noise.safetensors", low_rank(trained, 4), ai_toolkit(ss_base_model_version="wan22_14b"))
+    trained = modules(
+        spelled(site("wan21_t2v_14b"), "diffusion_pipe"), ".self_attn.", ".cross_attn.", ".ffn."
+    )
+    return write(
+        folder / "wan22_high_noise.safetensors",
+        low_rank(trained, 4),
+        ai_toolkit(ss_base_model_version="wan22_14b"),
+    )
 
 
 @made
 def onetrainer_sdxl_dora(folder: Path) -> Path:
     """DoRA on the attention layers and CLIP-L, per-input magnitudes as OneTrainer's default is."""
     place = site("sdxl", "sdxl")
-    trained = modules(spelled(place, "kohya"), "_attn1_", "_attn2_") | modules(spelled(place, "kohya", "clip_l"), "_self_attn_")
-    shapes = low_rank(trained, 8, KOHYA_FACTORS) | {f"{name}.dora_scale": (1, shape[1]) for name, shape in trained.items()}
+    trained = modules(spelled(place, "kohya"), "_attn1_", "_attn2_") | modules(
+        spelled(place, "kohya", "clip_l"), "_self_attn_"
+    )
+    shapes = low_rank(trained, 8, KOHYA_FACTORS) | {
+        f"{name}.dora_scale": (1, shape[1]) for name, shape in trained.items()
+    }
     settings = {
         "training_method": "LORA", "model_type": "STABLE_DIFFUSION_XL_10_BASE", "base_model_name": "stabilityai/sdxl", "peft_type": "LORA",
         "lora_rank": 8, "lora_alpha": 1.0, "lora_decompose": True, "learning_rate": 0.0003, "resolution": "1024", "epochs": 100,
@@ -309,14 +437,27 @@ def onetrainer_sdxl_dora(folder: Path) -> Path:
         "modelspec.hash_sha256": "0x" + "aa" * 32, "ot_branch": "master", "ot_revision": "9b2a6d8", "ot_config": json.dumps(settings),
         "ss_base_model_version": "sdxl_",
     }  # fmt: skip
-    return write(folder / "dora.safetensors", shapes, metadata, {f"{name}.alpha": 1.0 for name in trained})
+    return write(
+        folder / "dora.safetensors", shapes, metadata, {f"{name}.alpha": 1.0 for name in trained}
+    )
 
 
 @made
 def musubi_qwen_image(folder: Path) -> Path:
-    """networks.lora_qwen_image: all linear layers of the blocks but the modulation (exclude_mod)."""
-    trained = modules(spelled(site("qwen_image"), "musubi_tuner"), "_attn_", "_img_mlp_", "_txt_mlp_")
-    datasets = [{"resolution": [1024, 1024], "batch_size_per_device": 1, "num_repeats": 1, "image_directory": "pictures"}]
+    """networks.lora_qwen_image: all linear layers of the blocks but the
+    modulation (exclude_mod).
+    """
+    trained = modules(
+        spelled(site("qwen_image"), "musubi_tuner"), "_attn_", "_img_mlp_", "_txt_mlp_"
+    )
+    datasets = [
+        {
+            "resolution": [1024, 1024],
+            "batch_size_per_device": 1,
+            "num_repeats": 1,
+            "image_directory": "pictures",
+        }
+    ]
     metadata = {
         "ss_network_module": "networks.lora_qwen_image", "ss_network_dim": "4", "ss_network_alpha": "1.0",
         "ss_base_model_version": "qwen_image",
@@ -324,14 +465,28 @@ def musubi_qwen_image(folder: Path) -> Path:
         "ss_mixed_precision": "bf16", "ss_datasets": json.dumps(datasets), "sshs_model_hash": "ab" * 32, "sshs_legacy_hash": "89abcdef",
         "modelspec.architecture": "Qwen-Image/lora", "modelspec.title": "style",
     }  # fmt: skip
-    return write(folder / "style.safetensors", low_rank(trained, 4, KOHYA_FACTORS), metadata, {f"{name}.alpha": 1.0 for name in trained})
+    return write(
+        folder / "style.safetensors",
+        low_rank(trained, 4, KOHYA_FACTORS),
+        metadata,
+        {f"{name}.alpha": 1.0 for name in trained},
+    )
 
 
 @made
 def diffusion_pipe_wan(folder: Path) -> Path:
     """Wan 2.1 1.3B: every linear layer of the blocks; settings beside the file."""
-    trained = modules(spelled(site("wan21_t2v_1_3b"), "diffusion_pipe"), ".self_attn.", ".cross_attn.", ".ffn.")
-    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q", "k", "v"], "use_rslora": False, "use_dora": False}
+    trained = modules(
+        spelled(site("wan21_t2v_1_3b"), "diffusion_pipe"), ".self_attn.", ".cross_attn.", ".ffn."
+    )
+    config = {
+        "peft_type": "LORA",
+        "r": 8,
+        "lora_alpha": 8,
+        "target_modules": ["q", "k", "v"],
+        "use_rslora": False,
+        "use_dora": False,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     return write(folder / "adapter_model.safetensors", low_rank(trained, 8), {"format": "pt"})
 
@@ -343,7 +498,11 @@ def xlabs_flux(folder: Path) -> Path:
     for block in range(19):
         for side in ("1", "2"):
             for layer, out in (("qkv", 9216), ("proj", 3072)):
-                shapes |= low_rank({f"double_blocks.{block}.processor.{layer}_lora{side}": (out, 3072)}, 16, ("down.weight", "up.weight"))
+                shapes |= low_rank(
+                    {f"double_blocks.{block}.processor.{layer}_lora{side}": (out, 3072)},
+                    16,
+                    ("down.weight", "up.weight"),
+                )
     return write(folder / "lora.safetensors", shapes)
 
 
@@ -352,7 +511,10 @@ def diffsynth_qwen(folder: Path) -> Path:
     """DiffSynth-Studio's Qwen-Image example: bare names with PEFT's adapter name, no metadata."""
     parts = (".attn.", ".img_mlp.net.2", ".img_mod.1", ".txt_mlp.net.2", ".txt_mod.1")
     trained = modules(spelled(site("qwen_image"), "diffsynth"), *parts)
-    return write(folder / "epoch-4.safetensors", low_rank(trained, 4, ("lora_A.default.weight", "lora_B.default.weight")))
+    return write(
+        folder / "epoch-4.safetensors",
+        low_rank(trained, 4, ("lora_A.default.weight", "lora_B.default.weight")),
+    )
 
 
 # Files with something wrong
@@ -360,37 +522,69 @@ def diffsynth_qwen(folder: Path) -> Path:
 
 @made
 def broken(folder: Path) -> Path:
-    """A cut and badly merged file: adapters that lack a factor, alphas that are no numbers or 0, one module under two names."""
-    trained = modules(spelled(site("flux1_dev"), "kohya"), "double_blocks_0_", "double_blocks_1_", "double_blocks_2_")
+    """A cut and badly merged file: adapters that lack a factor, alphas that are no numbers or 0,
+    one module under two names.
+    """
+    trained = modules(
+        spelled(site("flux1_dev"), "kohya"),
+        "double_blocks_0_",
+        "double_blocks_1_",
+        "double_blocks_2_",
+    )
     shapes = low_rank(trained, 4, KOHYA_FACTORS)
     names = list(trained)
     for name in names[:3]:
         del shapes[f"{name}.lora_up.weight"]
     shapes |= low_rank({"transformer.transformer_blocks.1.attn.to_out.0": (3072, 3072)}, 4)
     shapes |= low_rank(
-        {"lora_unet_double_blocks_2_img_mlp_1": (3072, 3072), "lora_unet_double_blocks_3_img_attn_proj": (640, 640)}, 4, KOHYA_FACTORS
+        {
+            "lora_unet_double_blocks_2_img_mlp_1": (3072, 3072),
+            "lora_unet_double_blocks_3_img_attn_proj": (640, 640),
+        },
+        4,
+        KOHYA_FACTORS,
     )
     shapes |= {
         "lora_unet_double_blocks_2_img_attn_proj.lora_sideways.weight": (4, 3072),
         "lora_unet_double_blocks_2_txt_mlp_2.lora_A.weight": (4, 12288),
     }
     numbers = {f"{name}.alpha": 4.0 for name in names}
-    numbers |= {f"{names[4]}.alpha": float("nan"), f"{names[5]}.alpha": 0.0, f"{names[6]}.alpha": -4.0, f"{names[7]}.alpha": 4000.0}
-    metadata = {"ss_network_module": "networks.lora_flux", "ss_network_dim": "four", "ss_tag_frequency": '{"a": {"b"', "note": "<b>|`x`"}
+    numbers |= {
+        f"{names[4]}.alpha": float("nan"),
+        f"{names[5]}.alpha": 0.0,
+        f"{names[6]}.alpha": -4.0,
+        f"{names[7]}.alpha": 4000.0,
+    }
+    metadata = {
+        "ss_network_module": "networks.lora_flux",
+        "ss_network_dim": "four",
+        "ss_tag_frequency": '{"a": {"b"',
+        "note": "<b>|`x`",
+    }
     return write(folder / "b`roken`.safetensors", shapes, metadata, numbers)
 
 
 @made
 def unknown_family(folder: Path) -> Path:
     """A model of one's own that no table knows."""
-    trained = {f"backbone.stage{i % 4}.mixer.{name}": (96, 96) for i in range(4) for name in ("query", "value")}
+    trained = {
+        f"backbone.stage{i % 4}.mixer.{name}": (96, 96)
+        for i in range(4)
+        for name in ("query", "value")
+    }
     return write(folder / "mine.safetensors", low_rank(trained, 4))
 
 
 @made
 def several_families(folder: Path) -> Path:
-    """Nothing but the query and value of attention in blocks that several models have, of a size the file alone does not tell apart."""
-    trained = {f"transformer.transformer_blocks.{i}.attn.{name}": (3072, 3072) for i in range(3) for name in ("to_q", "to_v")}
+    """Nothing but the query and value of attention in blocks that several models have, of a size
+    the file alone does not tell apart.
+    """
+    trained = {
+        f"transformer.transformer_blocks.{i}.attn.{name}": (3072, 3072)
+        for i in range(3)
+        for name in ("to_q", "to_v")
+    }
     return write(folder / "attention.safetensors", low_rank(trained, 4))
 
 
@@ -403,12 +597,20 @@ def text_encoder_only(folder: Path) -> Path:
         **{"modelspec.architecture": "stable-diffusion-v1/lora", "modelspec.resolution": "512x512"},
     )  # fmt: skip
     return write(
-        folder / "te.safetensors", low_rank(trained, 8, KOHYA_FACTORS), metadata, {f"{name}.alpha": 4.0 for name in trained}, "F16"
+        folder / "te.safetensors",
+        low_rank(trained, 8, KOHYA_FACTORS),
+        metadata,
+        {f"{name}.alpha": 4.0 for name in trained},
+        "F16",
     )
 
 
 @made
 def no_lora(folder: Path) -> Path:
     """A VAE put among the LoRAs."""
-    shapes = {"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, 4, 3, 3), "decoder.conv_in.bias": (512,)}
+    shapes = {
+        "encoder.conv_in.weight": (128, 3, 3, 3),
+        "decoder.conv_in.weight": (512, 4, 3, 3),
+        "decoder.conv_in.bias": (512,),
+    }
     return write(folder / "vae.safetensors", shapes, dtype="F32")

@@ -66,11 +66,22 @@ def bench(server: comfy_server.Server, object_info: dict) -> Bench:
 
 
 def ending_in_a_latent(prompt: dict) -> dict:
-    """The prompt with its picture nodes replaced by a node 'latent' that saves what the sampler gives."""
+    """The prompt with its picture nodes replaced by a node 'latent' that saves what the sampler
+    gives.
+    """
     sampler = next(node for node, spec in prompt.items() if spec["class_type"] == "KSampler")
     pictures = ("VAELoader", "VAEDecode", "SaveImage")
-    kept = {node: copy.deepcopy(spec) for node, spec in prompt.items() if spec["class_type"] not in pictures}
-    return kept | {"latent": {"class_type": "SaveLatent", "inputs": {"samples": [sampler, 0], "filename_prefix": "tests"}}}
+    kept = {
+        node: copy.deepcopy(spec)
+        for node, spec in prompt.items()
+        if spec["class_type"] not in pictures
+    }
+    return kept | {
+        "latent": {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": [sampler, 0], "filename_prefix": "tests"},
+        }
+    }
 
 
 @pytest.fixture

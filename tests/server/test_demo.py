@@ -1,4 +1,6 @@
-"""The demo's promise, on the real server: the stock loader ignores SimpleTuner's broken keys, ours places every one."""
+"""The demo's promise, on the real server: the stock loader ignores SimpleTuner's broken keys, ours
+places every one.
+"""
 
 import demo
 

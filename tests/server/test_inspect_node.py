@@ -1,4 +1,6 @@
-"""Inspect LoRA Keys on the real server: it runs by itself, shows its report, and gives it to other nodes."""
+"""Inspect LoRA Keys on the real server: it runs by itself, shows its report, and gives it to other
+nodes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ PREVIEWS = {
     "text": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     "json": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}},
 }
-MODEL = {"model": {"class_type": "UNETLoader", "inputs": {"unet_name": FLUX, "weight_dtype": "default"}}}
+MODEL = {
+    "model": {"class_type": "UNETLoader", "inputs": {"unet_name": FLUX, "weight_dtype": "default"}}
+}
 
 
 def node(lora_name: str, **inputs) -> dict:
@@ -33,9 +37,17 @@ def test_it_runs_alone_and_shows_its_report(bench, lora_file, tmp_path):
     lora_file("full_size.safetensors", write_file(tmp_path / "x.safetensors", shapes).read_bytes())
     outputs = bench.server.run(node("full_size.safetensors"))["outputs"]["1"]
     (text,), (told,) = outputs["text"], outputs["report_json"]
-    assert text.startswith("**") and "SimpleTuner (PEFT wrapper bug)" in text and "## What was never trained" in text
+    assert (
+        text.startswith("**")
+        and "SimpleTuner (PEFT wrapper bug)" in text
+        and "## What was never trained" in text
+    )
     told = json.loads(told)
-    assert told["loads"]["exact"] is False and told["tensors"] == 114 and told["loads"]["stock"]["keys"] == 0
+    assert (
+        told["loads"]["exact"] is False
+        and told["tensors"] == 114
+        and told["loads"]["stock"]["keys"] == 0
+    )
 
 
 def test_with_a_model_the_answer_is_exact_and_goes_to_other_nodes(bench):
@@ -49,8 +61,13 @@ def test_with_a_model_the_answer_is_exact_and_goes_to_other_nodes(bench):
 
 
 def test_weights(bench):
-    told = json.loads(bench.server.run(node(KOHYA_LORA, weights="on"))["outputs"]["1"]["report_json"][0])
-    assert len(told["weights"]["modules"]) == told["loads"]["modules"]["placed"] and len(told["hashes"]) > 1
+    told = json.loads(
+        bench.server.run(node(KOHYA_LORA, weights="on"))["outputs"]["1"]["report_json"][0]
+    )
+    assert (
+        len(told["weights"]["modules"]) == told["loads"]["modules"]["placed"]
+        and len(told["hashes"]) > 1
+    )
 
 
 def test_it_runs_again_only_when_the_file_changed(bench, lora_file):
@@ -60,12 +77,19 @@ def test_it_runs_again_only_when_the_file_changed(bench, lora_file):
     assert "1" not in comfy_server.executed_nodes(bench.server.run(node(name)))
     lora_file(name, (bench.loras / BROKEN_LORA).read_bytes())
     changed = bench.server.run(node(name))
-    assert "1" in comfy_server.executed_nodes(changed) and "SimpleTuner" in changed["outputs"]["1"]["text"][0]
+    assert (
+        "1" in comfy_server.executed_nodes(changed)
+        and "SimpleTuner" in changed["outputs"]["1"]["text"][0]
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("empty.safetensors", b""), ("page.safetensors", b"<!DOCTYPE html><html></html>" * 20), ("no.pt", b"no pickle" * 9)],
+    [
+        ("empty.safetensors", b""),
+        ("page.safetensors", b"<!DOCTYPE html><html></html>" * 20),
+        ("no.pt", b"no pickle" * 9),
+    ],
 )
 def test_a_bad_file_gives_one_clear_error(bench, lora_file, name, content):
     lora_file(name, content)

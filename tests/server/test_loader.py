@@ -1,4 +1,6 @@
-"""Load and Fix LoRA on the real server: the stock loader's own result where stock reads the file, clear errors where nobody can."""
+"""Load and Fix LoRA on the real server: the stock loader's own result where stock reads the file,
+clear errors where nobody can.
+"""
 
 import copy
 import json
@@ -18,16 +20,24 @@ def test_file_that_stock_reads_gives_the_stock_latent(bench, lora_name, strength
     result = bench.ours(lora_name, strength_model=strength)
     assert torch.equal(result.latent, stock)
     assert not torch.equal(stock, bench.bare())
-    assert result.report["keys"]["placed"] == result.report["stock"]["placed"] == len(load_file(bench.loras / lora_name))
+    assert (
+        result.report["keys"]["placed"]
+        == result.report["stock"]["placed"]
+        == len(load_file(bench.loras / lora_name))
+    )
 
 
 def test_broken_keys_give_the_latent_of_the_same_adapter_with_sound_keys(bench):
-    """The two files hold the same seeded tensors under different names, so the stock loader's reading of the sound one is the truth."""
+    """The two files hold the same seeded tensors under different names, so the stock loader's
+    reading of the sound one is the truth.
+    """
     assert torch.equal(bench.ours(BROKEN_LORA).latent, bench.stock(DIFFUSERS_LORA))
 
 
 def test_zero_strength_is_no_lora(bench):
-    assert torch.equal(bench.ours(BROKEN_LORA, strength_model=0.0, strength_clip=0.0).latent, bench.bare())
+    assert torch.equal(
+        bench.ours(BROKEN_LORA, strength_model=0.0, strength_clip=0.0).latent, bench.bare()
+    )
 
 
 def test_loader_works_without_a_text_encoder(bench):
@@ -55,11 +65,15 @@ def test_readable_report_is_a_node_message_and_an_output(bench):
 
 def _broken_files(bench) -> dict[str, bytes]:
     sound = (bench.loras / DIFFUSERS_LORA).read_bytes()
-    header = json.dumps({"x.lora_A.weight": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 10**9]}}).encode()
+    header = json.dumps(
+        {"x.lora_A.weight": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 10**9]}}
+    ).encode()
     return {
         "empty.safetensors": b"",
         "garbage.safetensors": bytes(range(256)) * 40,
-        "web_page.safetensors": b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>" * 20,
+        "web_page.safetensors": (
+            b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>" * 20
+        ),
         "truncated.safetensors": sound[: len(sound) // 2],
         "cut_in_the_header.safetensors": sound[:100],
         "lying_header.safetensors": len(header).to_bytes(8, "little") + header + b"\0" * 64,
@@ -110,22 +124,33 @@ def test_changed_file_runs_the_loader_again_and_an_unchanged_one_does_not(bench,
     assert not torch.equal(changed.latent, first.latent)
 
 
-NAMES = ["styles/line work/v2.safetensors", "\u753b\u98ce/\u6c34\u5f69.safetensors", "drawn\\by hand.safetensors"]
+NAMES = [
+    "styles/line work/v2.safetensors",
+    "\u753b\u98ce/\u6c34\u5f69.safetensors",
+    "drawn\\by hand.safetensors",
+]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=["nested", "unicode", "windows"])
 def test_report_names_the_file_as_the_host_lists_it(bench, lora_file, name):
     (bench.loras / name).parent.mkdir(parents=True, exist_ok=True)
     lora_file(name, (bench.loras / BROKEN_LORA).read_bytes())
-    (listed,) = [each for each in names_listed(bench) if each.replace("\\", "/") == name.replace("\\", "/")]
+    (listed,) = [
+        each for each in names_listed(bench) if each.replace("\\", "/") == name.replace("\\", "/")
+    ]
     for spelling in {listed, listed.replace("/", "\\")}:
         result = bench.ours(spelling, strength_model=0.5)
         assert result.report["file"] == listed
-        assert f"File      {listed}" in result.entry["outputs"][demo.loader_id(bench.prompt)]["text"][0]
+        assert (
+            f"File      {listed}"
+            in result.entry["outputs"][demo.loader_id(bench.prompt)]["text"][0]
+        )
 
 
 def names_listed(bench) -> list[str]:
-    kind, *rest = bench.server.get(f"/object_info/{demo.OUR_LOADER}")[demo.OUR_LOADER]["input"]["required"]["lora_name"]
+    kind, *rest = bench.server.get(f"/object_info/{demo.OUR_LOADER}")[demo.OUR_LOADER]["input"][
+        "required"
+    ]["lora_name"]
     return kind if isinstance(kind, list) else rest[0]["options"]
 
 

@@ -1,4 +1,6 @@
-"""The routes the front end asks, on the real server: one file, the library, saving; what they refuse, and that nothing waits for them."""
+"""The routes the front end asks, on the real server: one file, the library, saving; what they
+refuse, and that nothing waits for them.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,16 @@ class Routes:
 
     def ask(self, route: str, **question) -> tuple[int, dict]:
         words = urllib.parse.urlencode(question, errors="surrogatepass")
-        return self.send(urllib.request.Request(f"{self.server.url}/lora_locksmith/{route}?{words}"))
+        return self.send(
+            urllib.request.Request(f"{self.server.url}/lora_locksmith/{route}?{words}")
+        )
 
     def tell(self, wish, kind: str = "application/json", **headers) -> tuple[int, dict]:
         body = wish if isinstance(wish, bytes) else json.dumps(wish).encode()
         headers = {"Content-Type": kind, **headers}
-        return self.send(urllib.request.Request(f"{self.server.url}/lora_locksmith/save", body, headers))
+        return self.send(
+            urllib.request.Request(f"{self.server.url}/lora_locksmith/save", body, headers)
+        )
 
     @staticmethod
     def send(request: urllib.request.Request) -> tuple[int, dict]:
@@ -54,7 +60,11 @@ class Routes:
                 status, text = answer.status, answer.read()
         except urllib.error.HTTPError as refusal:
             status, text = refusal.code, refusal.read()
-        return status, json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) if text else {}
+        return status, (
+            json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+            if text
+            else {}
+        )
 
     def library(self, refresh: bool = True) -> dict[str, dict]:
         """The rows by file, once a new scan has ended."""
@@ -108,34 +118,67 @@ def test_a_file_is_told_in_brief(routes, loras):
     write_hollow(loras / "brief.safetensors", flux_lora(start="transformer.base_model.model."))
     status, told = routes.ask("file", name="brief.safetensors")
     assert status == 200 and told.keys() == BRIEF | {"fit"} and told["fit"] is None
-    assert told["file"] == "brief.safetensors" and told["error"] == "" and told["kinds"] == "LoRA" and told["rank"] == "4"
-    assert (told["placed"], told["total"], told["stock"]) == (57, 57, 0) and told["verdict"] == "loads" and told["problem"] is True
-    assert told["gains"] == ["57 more modules load"] and "SimpleTuner" in told["trainer"] and "FLUX" in told["made_for"]
-    assert told["family"] == "flux1" and told["bytes"] == (loras / "brief.safetensors").stat().st_size
+    assert (
+        told["file"] == "brief.safetensors"
+        and told["error"] == ""
+        and told["kinds"] == "LoRA"
+        and told["rank"] == "4"
+    )
+    assert (
+        (told["placed"], told["total"], told["stock"]) == (57, 57, 0)
+        and told["verdict"] == "loads"
+        and told["problem"] is True
+    )
+    assert (
+        told["gains"] == ["57 more modules load"]
+        and "SimpleTuner" in told["trainer"]
+        and "FLUX" in told["made_for"]
+    )
+    assert (
+        told["family"] == "flux1" and told["bytes"] == (loras / "brief.safetensors").stat().st_size
+    )
 
 
 def test_a_file_is_told_in_full(routes, loras):
-    words = {"ss_tag_frequency": json.dumps({"10_zwx cat": {"zwx cat": 10}}), "modelspec.trigger_phrase": "zwx <b>cat</b>"}
+    words = {
+        "ss_tag_frequency": json.dumps({"10_zwx cat": {"zwx cat": 10}}),
+        "modelspec.trigger_phrase": "zwx <b>cat</b>",
+    }
     write_hollow(loras / "full.safetensors", flux_lora(), words)
     status, told = routes.ask("file", name="full.safetensors", full=1)
-    assert status == 200 and told.keys() == BRIEF | {"fit", "inspection", "markdown", "trigger_words"}
-    assert told["inspection"]["file"] == "full.safetensors" and told["inspection"]["family"]["name"] == "flux1"
+    assert status == 200 and told.keys() == BRIEF | {
+        "fit",
+        "inspection",
+        "markdown",
+        "trigger_words",
+    }
+    assert (
+        told["inspection"]["file"] == "full.safetensors"
+        and told["inspection"]["family"]["name"] == "flux1"
+    )
     assert "full.safetensors" in told["markdown"] and "zwx <b>cat</b>" in told["trigger_words"]
-    assert str(loras) not in json.dumps(told), "a path of the server is no business of the front end"
+    assert str(loras) not in json.dumps(told), (
+        "a path of the server is no business of the front end"
+    )
 
 
 def test_numbers_that_json_lacks_do_not_reach_the_front_end(routes, loras):
     shapes = {f"transformer.transformer_blocks.0.attn.to_q.{role}": shape for role, shape in
               (("lora_A.weight", (4, 3072)), ("lora_B.weight", (3072, 4)), ("alpha", ("F32",)))}  # fmt: skip
     values = {name: struct.pack("<f", float("nan")) for name in shapes if name.endswith("alpha")}
-    metadata = {"ss_network_alpha": "NaN", "ss_tag_frequency": '{"a": {"b": NaN}}', "ss_x": "\ud800 half a character"}
+    metadata = {
+        "ss_network_alpha": "NaN",
+        "ss_tag_frequency": '{"a": {"b": NaN}}',
+        "ss_x": "\ud800 half a character",
+    }
     write_hollow(loras / "nan.safetensors", shapes, metadata, values=values)
     status, told = routes.ask("file", name="nan.safetensors", full=1)
     assert status == 200 and told["inspection"]["health"]
 
 
 @pytest.mark.parametrize(
-    ("lora", "placed", "total", "mismatch"), [(BROKEN_LORA, 22, 22, ""), (DIFFUSERS_LORA, 22, 22, ""), ("sdxl.safetensors", 0, 10, "SDXL")]
+    ("lora", "placed", "total", "mismatch"),
+    [(BROKEN_LORA, 22, 22, ""), (DIFFUSERS_LORA, 22, 22, ""), ("sdxl.safetensors", 0, 10, "SDXL")],
 )
 def test_a_file_is_held_against_a_model(routes, loras, lora, placed, total, mismatch):
     write_hollow(loras / "sdxl.safetensors", SDXL)
@@ -144,16 +187,28 @@ def test_a_file_is_held_against_a_model(routes, loras, lora, placed, total, mism
         assert status == 200
         fit = told["fit"]
         assert (fit["placed"], fit["total"]) == (placed, total) and "FLUX.1" in fit["model"]
-        assert bool(fit["mismatch"]) == bool(mismatch) and mismatch.lower() in fit["mismatch"].lower()
+        assert (
+            bool(fit["mismatch"]) == bool(mismatch) and mismatch.lower() in fit["mismatch"].lower()
+        )
 
 
 def test_what_belongs_to_a_text_encoder_is_not_missed_in_a_file_of_the_model_alone(routes, loras):
     module = "text_model.encoder.layers.0.self_attn.q_proj"
-    encoder = {f"lora_te1_{module.replace('.', '_')}.lora_{side}.weight": shape for side, shape in (("down", (4, 768)), ("up", (768, 4)))}
+    encoder = {
+        f"lora_te1_{module.replace('.', '_')}.lora_{side}.weight": shape
+        for side, shape in (("down", (4, 768)), ("up", (768, 4)))
+    }
     tiny = {name: tuple(tensor.shape) for name, tensor in simpletuner_broken_lora().items()}
     write_hollow(loras / "both.safetensors", tiny | encoder)
-    told = routes.ask("file", name="both.safetensors", model_folder="diffusion_models", model=FLUX)[1]
-    assert told["total"] == 23 and told["fit"] == {"placed": 22, "total": 22, "model": told["fit"]["model"], "mismatch": ""}
+    told = routes.ask("file", name="both.safetensors", model_folder="diffusion_models", model=FLUX)[
+        1
+    ]
+    assert told["total"] == 23 and told["fit"] == {
+        "placed": 22,
+        "total": 22,
+        "model": told["fit"]["model"],
+        "mismatch": "",
+    }
 
 
 def test_a_model_whose_header_does_not_tell_what_it_is_gives_no_fit(routes, server):
@@ -163,7 +218,9 @@ def test_a_model_whose_header_does_not_tell_what_it_is_gives_no_fit(routes, serv
     shutil.copy(server.base / "models" / "text_encoders" / CLIP_L, models / "encoder.safetensors")
     try:
         for model in ("old.ckpt", "cut.safetensors", "encoder.safetensors"):
-            status, told = routes.ask("file", name=BROKEN_LORA, model_folder="diffusion_models", model=model)
+            status, told = routes.ask(
+                "file", name=BROKEN_LORA, model_folder="diffusion_models", model=model
+            )
             assert status == 200 and told["fit"] is None and told["total"] == 22
     finally:
         for model in ("old.ckpt", "cut.safetensors", "encoder.safetensors"):
@@ -177,14 +234,20 @@ def test_only_listed_names_are_read(routes, loras, name):
         refused(routes.ask("file", name=name), 404 if name else 400)
         refused(routes.ask("file", name=name, full=1), 404 if name else 400)
         if name:
-            refused(routes.ask("file", name=BROKEN_LORA, model_folder="diffusion_models", model=name), 404)
+            refused(
+                routes.ask("file", name=BROKEN_LORA, model_folder="diffusion_models", model=name),
+                404,
+            )
         refused(routes.tell({"name": name, "dialect": "comfyui", "filename": "out"}), 404)
         assert not (loras / "out.safetensors").exists()
     finally:
         (loras.parent / "secret.safetensors").unlink()
 
 
-@pytest.mark.parametrize("folder", ["loras", "vae", "configs", "custom_nodes", "none", "../models", "\0", "unet_gguf", ""])
+@pytest.mark.parametrize(
+    "folder",
+    ["loras", "vae", "configs", "custom_nodes", "none", "../models", "\0", "unet_gguf", ""],
+)
 def test_only_folders_of_models_are_read(routes, folder):
     refused(routes.ask("file", name=BROKEN_LORA, model_folder=folder, model=BROKEN_LORA), 404)
 
@@ -195,10 +258,21 @@ def test_files_that_cannot_be_read_say_why_and_no_pickle_is_opened(routes, loras
     for number, name in enumerate(("old2.pkl", "old3.bin", "old4.safetensors")):
         (loras / name).write_bytes((loras / "old.pt").read_bytes() + bytes(number))
     (loras / "empty.safetensors").touch()
-    (loras / "page.safetensors").write_bytes(b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>" * 9)
+    (loras / "page.safetensors").write_bytes(
+        b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>" * 9
+    )
     rows = routes.library()
-    for name in ("old.pt", "old2.pkl", "old3.bin", "old4.safetensors", "empty.safetensors", "page.safetensors"):
-        status, told = routes.ask("file", name=name, full=1, model_folder="diffusion_models", model=FLUX)
+    for name in (
+        "old.pt",
+        "old2.pkl",
+        "old3.bin",
+        "old4.safetensors",
+        "empty.safetensors",
+        "page.safetensors",
+    ):
+        status, told = routes.ask(
+            "file", name=name, full=1, model_folder="diffusion_models", model=FLUX
+        )
         assert status == 200 and told["verdict"] == "cannot be read" and told["problem"] is True
         assert len(told["error"]) > 20 and ". " in told["error"]
         assert told["inspection"] is None and told["fit"] is None
@@ -221,11 +295,18 @@ def test_a_file_that_changes_is_read_anew(routes, loras):
 
 def test_the_library_has_every_file_once_and_can_be_asked_for_in_parts(routes, loras):
     (loras / "sub" / "\u4e2d\u6587").mkdir(parents=True)
-    nested = os.path.join("sub", "\u4e2d\u6587", "<b>'\"& \U0001f511.safetensors" if os.name != "nt" else "nested.safetensors")
+    nested = os.path.join(
+        "sub",
+        "\u4e2d\u6587",
+        "<b>'\"& \U0001f511.safetensors" if os.name != "nt" else "nested.safetensors",
+    )
     write_hollow(loras / nested, flux_lora())
     rows = routes.library()
     told = routes.ask("library")[1]
-    assert told.keys() == {"rows", "done", "total", "running", "scan", "error", "dialects"} and "comfyui" in told["dialects"]
+    assert (
+        told.keys() == {"rows", "done", "total", "running", "scan", "error", "dialects"}
+        and "comfyui" in told["dialects"]
+    )
     assert {nested, BROKEN_LORA, DIFFUSERS_LORA} <= rows.keys() and len(rows) == len(told["rows"])
     assert all(row.keys() == BRIEF for row in rows.values())
     assert rows[nested]["changed"] == pytest.approx((loras / nested).stat().st_mtime)
@@ -233,7 +314,11 @@ def test_the_library_has_every_file_once_and_can_be_asked_for_in_parts(routes, l
     brief.pop("fit")
     assert rows[nested] == brief
     last = routes.ask("library", since=told["done"] - 1)[1]
-    assert last["rows"] == told["rows"][-1:] and last["scan"] == told["scan"] and last["done"] == told["done"]
+    assert (
+        last["rows"] == told["rows"][-1:]
+        and last["scan"] == told["scan"]
+        and last["done"] == told["done"]
+    )
     assert routes.ask("library", since=10**6)[1]["rows"] == []
 
 
@@ -241,7 +326,10 @@ def test_a_refresh_finds_what_is_new_changed_and_gone_and_reads_nothing_else(rou
     for name in ("same.safetensors", "changed.safetensors", "gone.safetensors"):
         write_hollow(loras / name, flux_lora(4))
     first = routes.library()
-    assert {first[name]["rank"] for name in ("same.safetensors", "changed.safetensors", "gone.safetensors")} == {"4"}
+    assert {
+        first[name]["rank"]
+        for name in ("same.safetensors", "changed.safetensors", "gone.safetensors")
+    } == {"4"}
     about = (loras / "same.safetensors").stat()
     (loras / "same.safetensors").write_bytes(bytes(about.st_size))
     os.utime(loras / "same.safetensors", ns=(about.st_atime_ns, about.st_mtime_ns))
@@ -251,7 +339,11 @@ def test_a_refresh_finds_what_is_new_changed_and_gone_and_reads_nothing_else(rou
     assert routes.library(refresh=False) == first, "without a refresh the library stays as it was"
     after = routes.library()
     assert after["same.safetensors"] == first["same.safetensors"]
-    assert after["changed.safetensors"]["rank"] == "16" and after["new.safetensors"]["rank"] == "8" and "gone.safetensors" not in after
+    assert (
+        after["changed.safetensors"]["rank"] == "16"
+        and after["new.safetensors"]["rank"] == "8"
+        and "gone.safetensors" not in after
+    )
 
 
 def test_a_damaged_index_costs_nothing_but_time(routes, server):
@@ -275,7 +367,10 @@ def crowd(server):
     for number in range(2400):
         inner = folder / f"{number % 12}"
         inner.mkdir(parents=True, exist_ok=True)
-        write_hollow(inner / f"{number:04}.safetensors", flux_lora(4 + number % 60, blocks=15 + number // 60 % 5))
+        write_hollow(
+            inner / f"{number:04}.safetensors",
+            flux_lora(4 + number % 60, blocks=15 + number // 60 % 5),
+        )
     yield folder
     shutil.rmtree(folder)
 
@@ -296,7 +391,9 @@ def test_the_server_answers_others_while_a_scan_runs(routes, server, crowd):
 
 
 def test_rows_come_at_once_from_the_index(routes, server, crowd):
-    """As after a start: the index is there, and the rows are not. No file is read whose size and time are those of before."""
+    """As after a start: the index is there, and the rows are not. No file is read whose size and
+    time are those of before.
+    """
     routes.library()
     for path in crowd.rglob("*.safetensors"):
         about = path.stat()
@@ -313,14 +410,25 @@ def test_rows_come_at_once_from_the_index(routes, server, crowd):
 
 def test_a_file_is_saved_in_another_tools_names(routes, loras):
     write_hollow(loras / "whole.safetensors", flux_lora(blocks=2))
-    wish = {"name": "whole.safetensors", "dialect": "kohya", "filename": "sub/fixed", "dtype": "bf16"}
+    wish = {
+        "name": "whole.safetensors",
+        "dialect": "kohya",
+        "filename": "sub/fixed",
+        "dtype": "bf16",
+    }
     status, told = routes.tell(wish)
     assert status == 200, told
-    assert told.keys() == {"file", "report"} and told["file"] == os.path.join("sub", "fixed.safetensors")
+    assert told.keys() == {"file", "report"} and told["file"] == os.path.join(
+        "sub", "fixed.safetensors"
+    )
     tensors = load_file(loras / told["file"])
     assert all(name.startswith("lora_unet_") for name in tensors) and "compared" in told["report"]
-    assert {str(tensor.dtype) for name, tensor in tensors.items() if not name.endswith("alpha")} == {"torch.bfloat16"}
-    assert routes.ask("file", name=told["file"])[1]["verdict"] == "loads", "the host lists the new file at once"
+    assert {
+        str(tensor.dtype) for name, tensor in tensors.items() if not name.endswith("alpha")
+    } == {"torch.bfloat16"}
+    assert routes.ask("file", name=told["file"])[1]["verdict"] == "loads", (
+        "the host lists the new file at once"
+    )
     before = (loras / told["file"]).read_bytes()
     assert "overwrite" in refused(routes.tell(wish), 409)
     assert (loras / told["file"]).read_bytes() == before
@@ -335,20 +443,48 @@ def test_a_file_is_saved_in_another_tools_names(routes, loras):
 
 def test_what_cannot_be_saved_says_why_and_leaves_nothing(routes, loras):
     rotation = {"diffusion_model.double_blocks.0.img_mlp.0.oft_blocks": (384, 32, 32)}
-    write_hollow(loras / "rotation.safetensors", rotation | flux_lora(blocks=1, start="diffusion_model.transformer."))
+    write_hollow(
+        loras / "rotation.safetensors",
+        rotation | flux_lora(blocks=1, start="diffusion_model.transformer."),
+    )
     (loras / "empty.safetensors").touch()
     before = set(loras.rglob("*"))
-    for name, dialect in (("rotation.safetensors", "diffusers"), ("empty.safetensors", "comfyui"), (BROKEN_LORA, "none")):
+    for name, dialect in (
+        ("rotation.safetensors", "diffusers"),
+        ("empty.safetensors", "comfyui"),
+        (BROKEN_LORA, "none"),
+    ):
         refused(routes.tell({"name": name, "dialect": dialect, "filename": "new/deep/out"}), 400)
     assert set(loras.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    "filename", ["../out", "/out", "", " ", "sub/", "a/../../out", "a/../out", "..\\out", "a\0b", "C:out", "a\nb", "\udc00", "a//b", "."]
+    "filename",
+    [
+        "../out",
+        "/out",
+        "",
+        " ",
+        "sub/",
+        "a/../../out",
+        "a/../out",
+        "..\\out",
+        "a\0b",
+        "C:out",
+        "a\nb",
+        "\udc00",
+        "a//b",
+        ".",
+    ],
 )
 def test_no_name_leads_out_of_the_loras_folder(routes, loras, filename):
     everything = set(loras.parent.parent.rglob("*.safetensors"))
-    refused(routes.tell({"name": DIFFUSERS_LORA, "dialect": "comfyui", "filename": filename, "overwrite": True}), 400)
+    refused(
+        routes.tell(
+            {"name": DIFFUSERS_LORA, "dialect": "comfyui", "filename": filename, "overwrite": True}
+        ),
+        400,
+    )
     assert set(loras.parent.parent.rglob("*.safetensors")) == everything
 
 
@@ -358,7 +494,12 @@ def test_no_link_leads_out_of_the_loras_folder(routes, loras, tmp_path):
     (loras / "file.safetensors").symlink_to(tmp_path / "file.safetensors")
     for filename in ("away/out", "away", "file"):
         for dialect in ("peft", "comfyui"):
-            wish = {"name": DIFFUSERS_LORA, "dialect": dialect, "filename": filename, "overwrite": True}
+            wish = {
+                "name": DIFFUSERS_LORA,
+                "dialect": dialect,
+                "filename": filename,
+                "overwrite": True,
+            }
             assert "leads out" in refused(routes.tell(wish), 400)
     assert list(tmp_path.iterdir()) == []
 
@@ -379,7 +520,12 @@ def test_a_wish_that_is_none_is_refused(routes, loras, wish):
 
 
 def test_no_other_site_can_save(routes, loras):
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+    for kind in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "",
+    ):
         refused(routes.tell(WISH, kind), 400)
     for headers in ({"Origin": "http://other.example"}, {"Sec-Fetch-Site": "cross-site"}):
         assert routes.tell(WISH, **headers)[0] == 403
@@ -392,7 +538,7 @@ def test_no_other_site_can_save(routes, loras):
 
 def test_the_library_spans_all_folders_and_the_first_of_two_files_counts(comfy, tmp_path):
     import folder_paths
-    from lora_locksmith.nodes.library import listed_files
+    from lora_locksmith.nodes.server.library import listed_files
 
     first, second = tmp_path / "first", tmp_path / "second"
     for folder, names in ((first, ("a", "both")), (second, ("both", "sub/b"))):
@@ -401,7 +547,10 @@ def test_the_library_spans_all_folders_and_the_first_of_two_files_counts(comfy, 
             path.parent.mkdir(parents=True, exist_ok=True)
             write_hollow(path, flux_lora(4 if folder == first else 8, blocks=1))
     before = folder_paths.folder_names_and_paths["loras"]
-    folder_paths.folder_names_and_paths["loras"] = ([str(first), str(second), str(tmp_path / "none")], before[1])
+    folder_paths.folder_names_and_paths["loras"] = (
+        [str(first), str(second), str(tmp_path / "none")],
+        before[1],
+    )
     folder_paths.filename_list_cache.pop("loras", None)
     try:
         files = listed_files()

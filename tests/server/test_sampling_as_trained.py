@@ -1,4 +1,6 @@
-"""Sampling with an adapter gives the latent of the weights into which the trainer's own library merged it, up to fp32's noise."""
+"""Sampling with an adapter gives the latent of the weights into which the trainer's own library
+merged it, up to fp32's noise.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from trainers import EVERYTHING, FLUX_PRESET, trained_by_lycoris, trained_by_peft, weights_by_lycoris, weights_by_peft
+from trainers import (
+    EVERYTHING,
+    FLUX_PRESET,
+    trained_by_lycoris,
+    trained_by_peft,
+    weights_by_lycoris,
+    weights_by_peft,
+)
 from truth import as_native
 
 BASE = "as_trained_base.safetensors"
@@ -41,8 +50,12 @@ def base_latent(bench, both, models) -> torch.Tensor:
 
 def write_model(path: Path, both, weights) -> None:
     """Write the host's weights, with these for the diffusers names, as a FLUX file in fp32."""
-    native = {name: weight for name, weight in as_native(both, weights).items() if name.startswith(PREFIX)}
-    save_file({name.removeprefix(PREFIX): weight.contiguous() for name, weight in native.items()}, path)
+    native = {
+        name: weight for name, weight in as_native(both, weights).items() if name.startswith(PREFIX)
+    }
+    save_file(
+        {name.removeprefix(PREFIX): weight.contiguous() for name, weight in native.items()}, path
+    )
 
 
 def on_model(bench, file: str):
@@ -77,7 +90,9 @@ def relative(latent: torch.Tensor, other: torch.Tensor) -> float:
 
 def test_server_computes_in_fp32(bench, base_latent):
     """The comparison below is worth something only if the server does not round the weights."""
-    assert re.search(r"model weight dtype torch\.float32, manual cast: None", bench.server.log_text())
+    assert re.search(
+        r"model weight dtype torch\.float32, manual cast: None", bench.server.log_text()
+    )
 
 
 @pytest.mark.parametrize("name", [*PEFT, *LYCORIS])

@@ -1,4 +1,6 @@
-"""Load and Fix LoRA (stack) on the real server: the loaders in a row, one report, and errors that name the row."""
+"""Load and Fix LoRA (stack) on the real server: the loaders in a row, one report, and errors that
+name the row.
+"""
 
 import copy
 import json
@@ -19,12 +21,19 @@ def row(name, strength=1.0, **more):
 
 
 def of_bench(bench, loras, **inputs):
-    """The bench's prompt with a stack in the loader's place; `loras` is a list, or the node's value as it stands."""
+    """The bench's prompt with a stack in the loader's place; `loras` is a list, or the node's value
+    as it stands.
+    """
     prompt = copy.deepcopy(bench.prompt)
     loader = prompt[demo.loader_id(prompt)]
     value = loras if isinstance(loras, str) else json.dumps(loras)
     loader["class_type"] = STACK
-    loader["inputs"] = {"model": loader["inputs"]["model"], "clip": loader["inputs"]["clip"], "loras": value, **inputs}
+    loader["inputs"] = {
+        "model": loader["inputs"]["model"],
+        "clip": loader["inputs"]["clip"],
+        "loras": value,
+        **inputs,
+    }
     return prompt, demo.loader_id(bench.prompt)
 
 
@@ -41,7 +50,12 @@ def in_a_row(bench, rows, mode):
     prompt, last = of_bench(bench, "[]")
     model, clip = prompt[last]["inputs"]["model"], prompt[last]["inputs"]["clip"]
     for number, entry in enumerate(rows):
-        inputs = {"model": model, "clip": clip, "lora_name": entry["name"], "strength_model": entry["strength"]}
+        inputs = {
+            "model": model,
+            "clip": clip,
+            "lora_name": entry["name"],
+            "strength_model": entry["strength"],
+        }
         inputs["strength_clip"] = entry.get("strength_clip", entry["strength"])
         inputs["mode"] = mode
         prompt[f"loader{number}"] = {"class_type": demo.OUR_LOADER, "inputs": inputs}
@@ -52,19 +66,32 @@ def in_a_row(bench, rows, mode):
 
 @pytest.mark.parametrize("mode", ["patch", "bypass"])
 def test_a_stack_is_the_loaders_in_a_row(bench, mode):
-    rows = [row(BROKEN_LORA, 0.8), row(KOHYA_LORA, -0.5, strength_clip=0.3), row(DIFFUSERS_LORA, 0.25)]
+    rows = [
+        row(BROKEN_LORA, 0.8),
+        row(KOHYA_LORA, -0.5, strength_clip=0.3),
+        row(DIFFUSERS_LORA, 0.25),
+    ]
     latent, told, text = run(bench, rows, mode=mode)
     assert not torch.equal(latent, bench.bare())
     assert torch.equal(latent, in_a_row(bench, rows, mode))
     assert [report["name"] for report in told["rows"]] == [entry["name"] for entry in rows]
-    assert told["placed"] == told["total"] == sum(report["modules"]["total"] for report in told["rows"]) > 40
+    assert (
+        told["placed"]
+        == told["total"]
+        == sum(report["modules"]["total"] for report in told["rows"])
+        > 40
+    )
     assert text.startswith(f"3 LoRAs: {told['total']} of {told['total']} modules load.")
     assert f"2. {KOHYA_LORA} at -0.5 (CLIP 0.3): " in text
 
 
 def test_rows_that_are_off_or_have_no_strength_are_not_read(bench, lora_file):
     lora_file("no_lora.safetensors", b"no LoRA at all")
-    rows = [row("no_lora.safetensors") | {"on": False}, row("gone.safetensors") | {"on": False}, row("no_lora.safetensors", 0.0)]
+    rows = [
+        row("no_lora.safetensors") | {"on": False},
+        row("gone.safetensors") | {"on": False},
+        row("no_lora.safetensors", 0.0),
+    ]
     latent, told, text = run(bench, [*rows, row(DIFFUSERS_LORA)])
     assert torch.equal(latent, bench.stock(DIFFUSERS_LORA))
     assert text.startswith("1 LoRA: ")
@@ -88,7 +115,10 @@ def test_only_the_name_is_needed(bench):
 
 def test_a_list_in_another_nodes_text_works(bench):
     prompt, stack = of_bench(bench, "[]")
-    prompt["text"] = {"class_type": "PrimitiveString", "inputs": {"value": json.dumps([row(DIFFUSERS_LORA)])}}
+    prompt["text"] = {
+        "class_type": "PrimitiveString",
+        "inputs": {"value": json.dumps([row(DIFFUSERS_LORA)])},
+    }
     prompt[stack]["inputs"]["loras"] = ["text", 0]
     assert torch.equal(bench._run(prompt).latent, bench.stock(DIFFUSERS_LORA))
 
@@ -107,12 +137,22 @@ def test_folders_may_be_separated_as_windows_does(bench):
 
 def test_what_is_worth_knowing_is_told(bench, lora_file):
     stranger = "transformer.transformer_blocks.0.attn.to_nowhere.lora_A.weight"
-    lora_file("stranger.safetensors", save(load_file(bench.loras / DIFFUSERS_LORA) | {stranger: torch.zeros(4, 128)}))
-    rows = [row("stranger.safetensors", 0.5), row(DIFFUSERS_LORA), row("stranger.safetensors", 0.25)]
+    lora_file(
+        "stranger.safetensors",
+        save(load_file(bench.loras / DIFFUSERS_LORA) | {stranger: torch.zeros(4, 128)}),
+    )
+    rows = [
+        row("stranger.safetensors", 0.5),
+        row(DIFFUSERS_LORA),
+        row("stranger.safetensors", 0.25),
+    ]
     _, told, text = run(bench, rows)
     first = text.split("\n")[0]
     assert first.endswith("; not all of rows 1, 3.")
-    assert "stranger.safetensors is on 2 times (rows 1, 3): the strengths add up to 0.75." in told["notes"][0]
+    assert (
+        "stranger.safetensors is on 2 times (rows 1, 3): the strengths add up to 0.75."
+        in told["notes"][0]
+    )
     assert text.count("--- 1. stranger.safetensors at 0.5\n") == 1
     assert "to_nowhere" in text
     assert "--- 3." not in text
@@ -136,7 +176,10 @@ FAULTS = {
     "text": ("style.safetensors", "is no JSON"),
     "no list": ('{"name": "a"}', "is no list"),
     "no row": (["a.safetensors"], r"Row 1: .*is no row"),
-    "missing file": ([row(DIFFUSERS_LORA), row("gone.safetensors")], r"Row 2: LoRA 'gone.safetensors' is not in the loras folders"),
+    "missing file": (
+        [row(DIFFUSERS_LORA), row("gone.safetensors")],
+        r"Row 2: LoRA 'gone.safetensors' is not in the loras folders",
+    ),
     "outside": ([row("../../secret.safetensors")], r"Row 1: .*not in the loras folders"),
     "no name": ([row("")], "Row 1: it names no file"),
     "strength": ([row(DIFFUSERS_LORA, "strong")], 'Row 1: strength is "strong"'),
@@ -154,12 +197,16 @@ def test_a_list_that_cannot_be_read_is_refused_before_the_run(bench, loras, comp
     prompt, stack = of_bench(bench, loras)
     with pytest.raises(comfy_server.PromptError, match=complaint) as caught:
         bench.server.run(prompt)
-    assert [fault["type"] for fault in caught.value.node_errors[stack]["errors"]] == ["custom_validation_failed"]
+    assert [fault["type"] for fault in caught.value.node_errors[stack]["errors"]] == [
+        "custom_validation_failed"
+    ]
 
 
 def test_another_file_on_disk_runs_the_stack_again_and_the_same_one_does_not(bench, lora_file):
     lora_file("changing.safetensors", save(simpletuner_broken_lora()))
-    prompt, stack = of_bench(bench, [row("changing.safetensors"), row("gone.safetensors") | {"on": False}])
+    prompt, stack = of_bench(
+        bench, [row("changing.safetensors"), row("gone.safetensors") | {"on": False}]
+    )
     bench.server.run(prompt)
     assert stack not in comfy_server.executed_nodes(bench.server.run(prompt))
     lora_file("changing.safetensors", save(simpletuner_broken_lora(seed=12)))

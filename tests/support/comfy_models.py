@@ -1,6 +1,8 @@
-"""ComfyUI's own models at their published sizes on torch's meta device: the name and shape of every weight, and no memory.
+"""ComfyUI's own models at their published sizes on torch's meta device: the name and shape of every
+weight, and no memory.
 
-The configurations are those comfy.model_detection reads off the published files. Call import_comfy (tiny_models.py) first.
+The configurations are those comfy.model_detection reads off the published files. Call import_comfy
+(tiny_models.py) first.
 """
 
 from __future__ import annotations
@@ -15,13 +17,18 @@ Shapes = Mapping[str, "tuple[int, ...]"]
 
 
 class Model(NamedTuple):
-    """One published model: its family (the table's name), its class in comfy.supported_models, and its configuration."""
+    """One published model: its family (the table's name), its class in comfy.supported_models, and
+    its configuration.
+    """
 
     family: str
     kind: str
     config: dict[str, Any]
     published: bool = True  # False: a stage or size the table states no @sizes for
-    beside: Mapping[str, tuple[int, ...]] = {}  # weights of its file that ComfyUI needs to build it, though they are no part of the network
+    beside: Mapping[
+        str, tuple[int, ...]
+        # weights of its file that ComfyUI needs to build it, though they are no part of the network
+    ] = {}
     shows: str = ""  # a weight by which a ComfyUI tells that it knows this version of the model
 
 
@@ -117,7 +124,11 @@ FLUX = {
     "yak_mlp": False,
     "txt_norm": False,
 }
-CHROMA = {key: value for key, value in FLUX.items() if key not in ("guidance_embed", "yak_mlp", "txt_norm")} | {
+CHROMA = {
+    key: value
+    for key, value in FLUX.items()
+    if key not in ("guidance_embed", "yak_mlp", "txt_norm")
+} | {
     "image_model": "chroma",
     "in_channels": 64,
     "out_channels": 64,
@@ -419,7 +430,12 @@ KREA2 = {
     "txtlayers": 12,
     "txtdim": 2560,
 }
-LTX2 = {"image_model": "ltxav", "num_layers": 48, "attention_head_dim": 128, "cross_attention_dim": 4096}
+LTX2 = {
+    "image_model": "ltxav",
+    "num_layers": 48,
+    "attention_head_dim": 128,
+    "cross_attention_dim": 4096,
+}
 LTX23 = {
     "apply_gated_attention": True,
     "connector_apply_gated_attention": True,
@@ -455,7 +471,14 @@ HUNYUAN_3D = {
     "guidance_embed": False,
 }
 SEEDVR2 = {"image_model": "seedvr2", "norm_eps": 1e-5}
-SEEDVR2_7B = {**SEEDVR2, "vid_dim": 3072, "heads": 24, "num_layers": 36, "rope_type": "rope3d", "rope_dim": 64}
+SEEDVR2_7B = {
+    **SEEDVR2,
+    "vid_dim": 3072,
+    "heads": 24,
+    "num_layers": 36,
+    "rope_type": "rope3d",
+    "rope_dim": 64,
+}
 STABLE_AUDIO = {
     "audio_model": "dit1.0",
     "global_cond_dim": 1536,
@@ -492,7 +515,9 @@ CASCADE_B = {
 }
 
 
-def flux2(hidden: int, double_blocks: int, single_blocks: int, context: int, guidance: bool) -> dict[str, Any]:
+def flux2(
+    hidden: int, double_blocks: int, single_blocks: int, context: int, guidance: bool
+) -> dict[str, Any]:
     return {
         **FLUX,
         "image_model": "flux2",
@@ -519,7 +544,9 @@ def flux2(hidden: int, double_blocks: int, single_blocks: int, context: int, gui
     }
 
 
-def sd3(depth: int, patches: int = 192, normed: bool = True, self_attention_blocks: int = 0) -> dict[str, Any]:
+def sd3(
+    depth: int, patches: int = 192, normed: bool = True, self_attention_blocks: int = 0
+) -> dict[str, Any]:
     config = {
         "in_channels": 16,
         "out_channels": 16,
@@ -527,7 +554,10 @@ def sd3(depth: int, patches: int = 192, normed: bool = True, self_attention_bloc
         "depth": depth,
         "input_size": None,
         "adm_in_channels": 2048,
-        "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": depth * 64}},
+        "context_embedder_config": {
+            "target": "torch.nn.Linear",
+            "params": {"in_features": 4096, "out_features": depth * 64},
+        },
         "num_patches": patches * patches,
         "pos_embed_max_size": patches,
         "pos_embed_scaling_factor": None,
@@ -536,7 +566,14 @@ def sd3(depth: int, patches: int = 192, normed: bool = True, self_attention_bloc
     return {**config, "qk_norm": "rms"} if normed else config
 
 
-def wan(kind: str, hidden: int = 5120, mlp: int = 13824, layers: int = 40, channels: int = 16, **more: Any) -> dict[str, Any]:
+def wan(
+    kind: str,
+    hidden: int = 5120,
+    mlp: int = 13824,
+    layers: int = 40,
+    channels: int = 16,
+    **more: Any,
+) -> dict[str, Any]:
     return {
         "image_model": "wan2.1",
         "model_type": kind,
@@ -565,7 +602,12 @@ MODELS: dict[str, Model] = {
     "koala_1b": Model(
         "koala",
         "KOALA_1B",
-        {**KOALA, "transformer_depth": [0, 2, 6], "transformer_depth_output": [0, 0, 2, 2, 6, 6], "transformer_depth_middle": 6},
+        {
+            **KOALA,
+            "transformer_depth": [0, 2, 6],
+            "transformer_depth_output": [0, 0, 2, 2, 6, 6],
+            "transformer_depth_middle": 6,
+        },
         published=False,
     ),
     "sdxs": Model("koala", "SD15", SDXS, published=False),
@@ -582,17 +624,34 @@ MODELS: dict[str, Model] = {
         },
         published=False,
     ),
-    "lotus": Model("sd21", "LotusD", {**SD21, "adm_in_channels": 4, "num_classes": "sequential"}, published=False),
-    "stable_cascade_c": Model("stable_cascade", "Stable_Cascade_C", {"stable_cascade_stage": "c", "c_cond": 2048}),
+    "lotus": Model(
+        "sd21",
+        "LotusD",
+        {**SD21, "adm_in_channels": 4, "num_classes": "sequential"},
+        published=False,
+    ),
+    "stable_cascade_c": Model(
+        "stable_cascade", "Stable_Cascade_C", {"stable_cascade_stage": "c", "c_cond": 2048}
+    ),
     "stable_cascade_b": Model("stable_cascade", "Stable_Cascade_B", CASCADE_B, published=False),
     "sd3_medium": Model("sd3", "SD3", sd3(24, normed=False)),
     "sd35_medium": Model("sd3", "SD3", sd3(24, patches=384, self_attention_blocks=13)),
     "sd35_large": Model("sd3", "SD3", sd3(38)),
-    "auraflow": Model("auraflow", "AuraFlow", {"max_seq": 9216, "cond_seq_dim": 2048, "n_double_layers": 4, "n_layers": 36}),
+    "auraflow": Model(
+        "auraflow",
+        "AuraFlow",
+        {"max_seq": 9216, "cond_seq_dim": 2048, "n_double_layers": 4, "n_layers": 36},
+    ),
     "pixart_sigma": Model("pixart", "PixArtSigma", PIXART),
-    "pixart_alpha": Model("pixart", "PixArtAlpha", {**PIXART, "image_model": "pixart_alpha", "micro_condition": True}),
+    "pixart_alpha": Model(
+        "pixart", "PixArtAlpha", {**PIXART, "image_model": "pixart_alpha", "micro_condition": True}
+    ),
     "hunyuandit": Model("hunyuandit", "HunyuanDiT", HUNYUAN_DIT),
-    "hunyuandit_1": Model("hunyuandit", "HunyuanDiT1", {**HUNYUAN_DIT, "image_model": "hydit1", "size_cond": True, "use_style_cond": True}),
+    "hunyuandit_1": Model(
+        "hunyuandit",
+        "HunyuanDiT1",
+        {**HUNYUAN_DIT, "image_model": "hydit1", "size_cond": True, "use_style_cond": True},
+    ),
     "flux1_dev": Model("flux1", "Flux", FLUX),
     "flux1_schnell": Model("flux1", "FluxSchnell", {**FLUX, "guidance_embed": False}),
     "flux1_fill": Model("flux1", "FluxInpaint", {**FLUX, "in_channels": 96}),
@@ -628,37 +687,71 @@ MODELS: dict[str, Model] = {
     "flux2_klein_4b": Model("flux2", "Flux2", flux2(3072, 5, 20, 7680, False)),
     "flux2_klein_9b": Model("flux2", "Flux2", flux2(4096, 8, 24, 12288, False)),
     "chroma": Model("chroma", "Chroma", CHROMA),
-    "chroma_radiance": Model("chroma", "ChromaRadiance", {**RADIANCE, "nerf_final_head_type": "conv"}),
-    "chroma_radiance_linear": Model("chroma", "ChromaRadiance", {**RADIANCE, "nerf_final_head_type": "linear"}),
+    "chroma_radiance": Model(
+        "chroma", "ChromaRadiance", {**RADIANCE, "nerf_final_head_type": "conv"}
+    ),
+    "chroma_radiance_linear": Model(
+        "chroma", "ChromaRadiance", {**RADIANCE, "nerf_final_head_type": "linear"}
+    ),
     "hunyuan_video": Model("hunyuan_video", "HunyuanVideo", HUNYUAN_VIDEO),
-    "hunyuan_video_i2v": Model("hunyuan_video", "HunyuanVideoI2V", {**HUNYUAN_VIDEO, "in_channels": 33}),
+    "hunyuan_video_i2v": Model(
+        "hunyuan_video", "HunyuanVideoI2V", {**HUNYUAN_VIDEO, "in_channels": 33}
+    ),
     "hunyuan_video_15": Model("hunyuan_video_15", "HunyuanVideo15", HUNYUAN_VIDEO_15),
     "hunyuan_video_15_distilled": Model(
-        "hunyuan_video_15", "HunyuanVideo15", {**HUNYUAN_VIDEO_15, "meanflow": True, "guidance_embed": True}
+        "hunyuan_video_15",
+        "HunyuanVideo15",
+        {**HUNYUAN_VIDEO_15, "meanflow": True, "guidance_embed": True},
     ),
     "hunyuan_image_21": Model("hunyuan_image_21", "HunyuanImage21", HUNYUAN_IMAGE),
-    "hunyuan_image_21_distilled": Model("hunyuan_image_21", "HunyuanImage21", {**HUNYUAN_IMAGE, "meanflow": True, "guidance_embed": True}),
+    "hunyuan_image_21_distilled": Model(
+        "hunyuan_image_21",
+        "HunyuanImage21",
+        {**HUNYUAN_IMAGE, "meanflow": True, "guidance_embed": True},
+    ),
     "hidream": Model("hidream", "HiDream", HIDREAM),
     "hidream_o1": Model("hidream_o1", "HiDreamO1", {"image_model": "hidream_o1"}),
     "kandinsky5_lite": Model("kandinsky5", "Kandinsky5", KANDINSKY),
     "omnigen2": Model("omnigen2", "Omnigen2", OMNIGEN2),
-    "qwen_image": Model("qwen_image", "QwenImage", {"image_model": "qwen_image", "in_channels": 64, "num_layers": 60}),
+    "qwen_image": Model(
+        "qwen_image",
+        "QwenImage",
+        {"image_model": "qwen_image", "in_channels": 64, "num_layers": 60},
+    ),
     "qwen_image_layered": Model(
-        "qwen_image", "QwenImage", {"image_model": "qwen_image", "in_channels": 64, "num_layers": 60, "use_additional_t_cond": True}
+        "qwen_image",
+        "QwenImage",
+        {
+            "image_model": "qwen_image",
+            "in_channels": 64,
+            "num_layers": 60,
+            "use_additional_t_cond": True,
+        },
     ),
     "qwen_image_21": Model("qwen_image_21", "QwenImage21", {"image_model": "qwen_image21"}),
-    "qwen_image_21_apart": Model("qwen_image_21", "QwenImage21", {"image_model": "qwen_image21", "fused_mlp": False}, published=False),
+    "qwen_image_21_apart": Model(
+        "qwen_image_21",
+        "QwenImage21",
+        {"image_model": "qwen_image21", "fused_mlp": False},
+        published=False,
+    ),
     "z_image": Model("z_image", "ZImage", Z_IMAGE),
     "z_image_omni": Model("z_image", "ZImage", {**Z_IMAGE, "siglip_feat_dim": 1152}),
     "z_image_pixel": Model("z_image", "ZImagePixelSpace", {**Z_IMAGE, **PIXEL_DECODER}),
     "lumina2": Model("lumina2", "Lumina2", LUMINA2),
-    "lumina2_newbie": Model("lumina2", "Lumina2", {**LUMINA2, "cap_feat_dim": 2560, "clip_text_dim": 1024}),
+    "lumina2_newbie": Model(
+        "lumina2", "Lumina2", {**LUMINA2, "cap_feat_dim": 2560, "clip_text_dim": 1024}
+    ),
     "wan21_t2v_1_3b": Model("wan", "WAN21_T2V", wan("t2v", 1536, 8960, 30)),
     "wan21_t2v_14b": Model("wan", "WAN21_T2V", wan("t2v")),
     "wan21_i2v_14b": Model("wan", "WAN21_I2V", wan("i2v", channels=36)),
-    "wan21_flf2v_14b": Model("wan", "WAN21_I2V", wan("i2v", channels=36, flf_pos_embed_token_number=514)),
+    "wan21_flf2v_14b": Model(
+        "wan", "WAN21_I2V", wan("i2v", channels=36, flf_pos_embed_token_number=514)
+    ),
     "wan21_vace_14b": Model("wan", "WAN21_Vace", wan("vace", vace_in_dim=96, vace_layers=8)),
-    "wan21_fun_14b": Model("wan", "WAN21_FunControl2V", wan("i2v", channels=48, in_dim_ref_conv=16), published=False),
+    "wan21_fun_14b": Model(
+        "wan", "WAN21_FunControl2V", wan("i2v", channels=48, in_dim_ref_conv=16), published=False
+    ),
     "wan22_i2v_14b": Model("wan", "WAN21_T2V", wan("t2v", channels=36)),
     "wan22_ti2v_5b": Model("wan", "WAN22_T2V", wan("t2v", 3072, 14336, 30, 48, out_dim=48)),
     "wan21_camera": Model("wan", "WAN21_Camera", wan("camera", channels=32), published=False),
@@ -669,12 +762,33 @@ MODELS: dict[str, Model] = {
     "wan22_animate": Model("wan", "WAN22_Animate", wan("animate", channels=36), published=False),
     "wan_animate2": Model("wan", "WAN_Animate2", wan("animate2", channels=36)),
     "wan22_dancer": Model("wan", "WAN22_WanDancer", wan("wandancer", channels=36), published=False),
-    "ltxv_2b": Model("ltxv", "LTXV", {"image_model": "ltxv", "num_layers": 28, "attention_head_dim": 64, "cross_attention_dim": 2048}),
-    "ltxv_13b": Model("ltxv", "LTXV", {"image_model": "ltxv", "num_layers": 48, "attention_head_dim": 128, "cross_attention_dim": 4096}),
+    "ltxv_2b": Model(
+        "ltxv",
+        "LTXV",
+        {
+            "image_model": "ltxv",
+            "num_layers": 28,
+            "attention_head_dim": 64,
+            "cross_attention_dim": 2048,
+        },
+    ),
+    "ltxv_13b": Model(
+        "ltxv",
+        "LTXV",
+        {
+            "image_model": "ltxv",
+            "num_layers": 48,
+            "attention_head_dim": 128,
+            "cross_attention_dim": 4096,
+        },
+    ),
     "ltx2": Model("ltx2", "LTXAV", LTX2),
     "ltx23": Model("ltx2", "LTXAV", {**LTX2, **LTX23}),
     "ltx25": Model(
-        "ltx2", "LTXAV", {**LTX2, **LTX23, "ff_bias": False, "use_keyframes_abs_pos_embedding": True}, shows="keyframes_abs_pos_embedding"
+        "ltx2",
+        "LTXAV",
+        {**LTX2, **LTX23, "ff_bias": False, "use_keyframes_abs_pos_embedding": True},
+        shows="keyframes_abs_pos_embedding",
     ),
     "cosmos1_7b": Model("cosmos1", "CosmosT2V", COSMOS_1),
     "cosmos1_14b": Model(
@@ -696,14 +810,29 @@ MODELS: dict[str, Model] = {
     "mochi": Model("mochi", "GenmoMochi", MOCHI),
     "ace_step": Model("ace_step", "ACEStep", ACE_STEP),
     "ace_step_15": Model("ace_step_15", "ACEStep15", ACE_STEP_15),
-    "ideogram4": Model("ideogram4", "Ideogram4", {"image_model": "ideogram4", "in_channels": 128, "num_layers": 34}),
+    "ideogram4": Model(
+        "ideogram4", "Ideogram4", {"image_model": "ideogram4", "in_channels": 128, "num_layers": 34}
+    ),
     "cogvideox_2b": Model(
-        "cogvideox", "CogVideoX_T2V", {**COGVIDEOX, "use_learned_positional_embeddings": True, "use_rotary_positional_embeddings": False}
+        "cogvideox",
+        "CogVideoX_T2V",
+        {
+            **COGVIDEOX,
+            "use_learned_positional_embeddings": True,
+            "use_rotary_positional_embeddings": False,
+        },
     ),
     "cogvideox_15_5b": Model(
         "cogvideox",
         "CogVideoX_I2V",
-        {**COGVIDEOX, "num_attention_heads": 48, "num_layers": 42, "in_channels": 32, "patch_size_t": 2, "ofs_embed_dim": 512},
+        {
+            **COGVIDEOX,
+            "num_attention_heads": 48,
+            "num_layers": 42,
+            "in_channels": 32,
+            "patch_size_t": 2,
+            "ofs_embed_dim": 512,
+        },
     ),
     "minimax_h3": Model("minimax_h3", "MiniMaxH3", {"image_model": "minimax_h3"}),
     "minimax_h3_curve": Model(
@@ -726,7 +855,10 @@ MODELS: dict[str, Model] = {
     "boogu": Model("boogu", "Boogu", {"image_model": "boogu"}),
     "lens": Model("lens", "Lens", {"image_model": "lens"}),
     "lens_single": Model(
-        "lens", "Lens", {"image_model": "lens", "multi_layer_encoder_feature": False, "selected_layer_index": (0,)}, published=False
+        "lens",
+        "Lens",
+        {"image_model": "lens", "multi_layer_encoder_feature": False, "selected_layer_index": (0,)},
+        published=False,
     ),
     "stable_audio": Model(
         "stable_audio",
@@ -735,7 +867,11 @@ MODELS: dict[str, Model] = {
         beside={
             f"conditioner.conditioners.{number}.embedder.embedding.{name}": shape
             for number in ("seconds_start", "seconds_total")
-            for name, shape in {"0.weights": (128,), "1.weight": (768, 257), "1.bias": (768,)}.items()
+            for name, shape in {
+                "0.weights": (128,),
+                "1.weight": (768, 257),
+                "1.bias": (768,),
+            }.items()
         },
     ),
     "stable_audio_3": Model(
@@ -748,8 +884,12 @@ MODELS: dict[str, Model] = {
         },
     ),
     "hunyuan3d_2": Model("hunyuan3d_2", "Hunyuan3Dv2", HUNYUAN_3D),
-    "hunyuan3d_2_mini": Model("hunyuan3d_2", "Hunyuan3Dv2mini", {**HUNYUAN_3D, "depth": 8, "depth_single_blocks": 16}),
-    "hunyuan3d_2_guided": Model("hunyuan3d_2", "Hunyuan3Dv2", {**HUNYUAN_3D, "guidance_embed": True}),
+    "hunyuan3d_2_mini": Model(
+        "hunyuan3d_2", "Hunyuan3Dv2mini", {**HUNYUAN_3D, "depth": 8, "depth_single_blocks": 16}
+    ),
+    "hunyuan3d_2_guided": Model(
+        "hunyuan3d_2", "Hunyuan3Dv2", {**HUNYUAN_3D, "guidance_embed": True}
+    ),
     "hunyuan3d_21": Model(
         "hunyuan3d_21",
         "Hunyuan3Dv2_1",
@@ -768,11 +908,26 @@ MODELS: dict[str, Model] = {
     "seedvr2_3b": Model(
         "seedvr2",
         "SeedVR2",
-        {**SEEDVR2, "vid_dim": 2560, "heads": 20, "num_layers": 32, "mlp_type": "swiglu", "vid_out_norm": True},
+        {
+            **SEEDVR2,
+            "vid_dim": 2560,
+            "heads": 20,
+            "num_layers": 32,
+            "mlp_type": "swiglu",
+            "vid_out_norm": True,
+        },
     ),
-    "seedvr2_7b": Model("seedvr2", "SeedVR2", {**SEEDVR2_7B, "mm_layers": 36, "mlp_type": "normal"}),
-    "seedvr2_7b_shared": Model("seedvr2", "SeedVR2", {**SEEDVR2_7B, "mm_layers": 10, "mlp_type": "swiglu"}),
-    "trellis2": Model("trellis2", "Trellis2", {"image_model": "trellis2", "resolution": 64, "init_txt_model": True, "txt_only": False}),
+    "seedvr2_7b": Model(
+        "seedvr2", "SeedVR2", {**SEEDVR2_7B, "mm_layers": 36, "mlp_type": "normal"}
+    ),
+    "seedvr2_7b_shared": Model(
+        "seedvr2", "SeedVR2", {**SEEDVR2_7B, "mm_layers": 10, "mlp_type": "swiglu"}
+    ),
+    "trellis2": Model(
+        "trellis2",
+        "Trellis2",
+        {"image_model": "trellis2", "resolution": 64, "init_txt_model": True, "txt_only": False},
+    ),
     "pixal3d": Model(
         "trellis2",
         "Trellis2",
@@ -782,14 +937,24 @@ MODELS: dict[str, Model] = {
             "init_txt_model": True,
             "txt_only": False,
             **{f"image_attn_mode_{part}": "proj" for part in ("shape", "texture", "structure")},
-            **{f"proj_in_channels_{part}": size for part, size in (("shape", 2048), ("texture", 2048), ("structure", 1024))},
+            **{
+                f"proj_in_channels_{part}": size
+                for part, size in (("shape", 2048), ("texture", 2048), ("structure", 1024))
+            },
         },
         published=False,
     ),
     "kandinsky5_image": Model(
         "kandinsky5",
         "Kandinsky5Image",
-        {**KANDINSKY, "model_dim": 2560, "axes_dims": (16, 24, 24), "ff_dim": 10240, "visual_embed_dim": 64, "num_visual_blocks": 50},
+        {
+            **KANDINSKY,
+            "model_dim": 2560,
+            "axes_dims": (16, 24, 24),
+            "ff_dim": 10240,
+            "visual_embed_dim": 64,
+            "num_visual_blocks": 50,
+        },
         published=False,
     ),
     "yue2": Model("yue2", "YuE2", {"audio_model": "yue2"}),
@@ -798,7 +963,9 @@ MODELS: dict[str, Model] = {
 
 @cache
 def network(name: str):
-    """ComfyUI's BaseModel of a model in MODELS, on the meta device; raises NotInThisComfyUI where the host does not know it."""
+    """ComfyUI's BaseModel of a model in MODELS, on the meta device; raises NotInThisComfyUI where
+    the host does not know it.
+    """
     import torch
     from comfy import supported_models
 
@@ -811,7 +978,9 @@ def network(name: str):
         beside = {name: torch.zeros(shape) for name, shape in MODELS[name].beside.items()}
         model = config.get_model(beside, device=torch.device("meta"))
     if f"diffusion_model.{MODELS[name].shows}" not in model.state_dict() and MODELS[name].shows:
-        raise NotInThisComfyUI(f"this ComfyUI has a {MODELS[name].kind}, but no {MODELS[name].shows}")
+        raise NotInThisComfyUI(
+            f"this ComfyUI has a {MODELS[name].kind}, but no {MODELS[name].shows}"
+        )
     return model
 
 
@@ -826,7 +995,8 @@ def _shapes(weights: Mapping[str, Any], prefix: str = "") -> Shapes:
 
 @contextmanager
 def _numbers_on_meta():
-    # ACE-Step 1.5 reads a number off one of its buffers while it is built; on the meta device any will do.
+    # ACE-Step 1.5 reads a number off one of its buffers while it is built; on the meta device any
+    # will do.
     import torch
 
     item = torch.Tensor.item
@@ -846,17 +1016,43 @@ class Encoder(NamedTuple):
 
 
 ENCODERS: dict[str, Encoder] = {
-    "sd15": Encoder("comfy.sd1_clip", lambda module, options: module.SD1ClipModel(**options), {"clip_l": "clip"}),
-    "sd21": Encoder("comfy.text_encoders.sd2_clip", lambda module, options: module.SD2ClipModel(**options), {"clip_h": "clip"}),
-    "sdxl": Encoder("comfy.sdxl_clip", lambda module, options: module.SDXLClipModel(**options), {"clip_l": "clip", "clip_g": "clip"}),
-    "stable_cascade": Encoder("comfy.sdxl_clip", lambda module, options: module.StableCascadeClipModel(**options), {"clip_g": "clip"}),
-    "flux1": Encoder("comfy.text_encoders.flux", lambda module, options: module.flux_clip()(**options), {"clip_l": "clip", "t5xxl": "t5"}),
-    "flux2_klein_4b": Encoder(
-        "comfy.text_encoders.flux", lambda module, options: module.klein_te(model_type="qwen3_4b")(**options), {"qwen3_4b": "llm"}
+    "sd15": Encoder(
+        "comfy.sd1_clip", lambda module, options: module.SD1ClipModel(**options), {"clip_l": "clip"}
     ),
-    "auraflow": Encoder("comfy.text_encoders.aura_t5", lambda module, options: module.AuraT5Model(**options), {"pile_t5xl": "t5"}),
+    "sd21": Encoder(
+        "comfy.text_encoders.sd2_clip",
+        lambda module, options: module.SD2ClipModel(**options),
+        {"clip_h": "clip"},
+    ),
+    "sdxl": Encoder(
+        "comfy.sdxl_clip",
+        lambda module, options: module.SDXLClipModel(**options),
+        {"clip_l": "clip", "clip_g": "clip"},
+    ),
+    "stable_cascade": Encoder(
+        "comfy.sdxl_clip",
+        lambda module, options: module.StableCascadeClipModel(**options),
+        {"clip_g": "clip"},
+    ),
+    "flux1": Encoder(
+        "comfy.text_encoders.flux",
+        lambda module, options: module.flux_clip()(**options),
+        {"clip_l": "clip", "t5xxl": "t5"},
+    ),
+    "flux2_klein_4b": Encoder(
+        "comfy.text_encoders.flux",
+        lambda module, options: module.klein_te(model_type="qwen3_4b")(**options),
+        {"qwen3_4b": "llm"},
+    ),
+    "auraflow": Encoder(
+        "comfy.text_encoders.aura_t5",
+        lambda module, options: module.AuraT5Model(**options),
+        {"pile_t5xl": "t5"},
+    ),
     "hunyuandit": Encoder(
-        "comfy.text_encoders.hydit", lambda module, options: module.HyditModel(**options), {"hydit_clip": "bert", "mt5xl": "t5"}
+        "comfy.text_encoders.hydit",
+        lambda module, options: module.HyditModel(**options),
+        {"hydit_clip": "bert", "mt5xl": "t5"},
     ),
     "hunyuan_video": Encoder(
         "comfy.text_encoders.hunyuan_video",
@@ -864,11 +1060,23 @@ ENCODERS: dict[str, Encoder] = {
         {"clip_l": "clip", "llama": "llm"},
     ),
     "hunyuan_image_21": Encoder(
-        "comfy.text_encoders.hunyuan_image", lambda module, options: module.te()(**options), {"qwen25_7b": "llm", "byt5_small": "t5"}
+        "comfy.text_encoders.hunyuan_image",
+        lambda module, options: module.te()(**options),
+        {"qwen25_7b": "llm", "byt5_small": "t5"},
     ),
-    "z_image": Encoder("comfy.text_encoders.z_image", lambda module, options: module.te()(**options), {"qwen3_4b": "llm"}),
-    "lumina2": Encoder("comfy.text_encoders.lumina2", lambda module, options: module.te()(**options), {"gemma2_2b": "llm"}),
-    "wan": Encoder("comfy.text_encoders.wan", lambda module, options: module.te()(**options), {"umt5xxl": "t5"}),
+    "z_image": Encoder(
+        "comfy.text_encoders.z_image",
+        lambda module, options: module.te()(**options),
+        {"qwen3_4b": "llm"},
+    ),
+    "lumina2": Encoder(
+        "comfy.text_encoders.lumina2",
+        lambda module, options: module.te()(**options),
+        {"gemma2_2b": "llm"},
+    ),
+    "wan": Encoder(
+        "comfy.text_encoders.wan", lambda module, options: module.te()(**options), {"umt5xxl": "t5"}
+    ),
     "ltx2": Encoder(
         "comfy.text_encoders.lt",
         lambda module, options: module.LTXAVTEModel(dtype_llama=options["dtype"], **options),
@@ -876,10 +1084,16 @@ ENCODERS: dict[str, Encoder] = {
     ),
     "ltx23": Encoder(
         "comfy.text_encoders.lt",
-        lambda module, options: module.LTXAVTEModel(dtype_llama=options["dtype"], text_projection_type="dual_linear", **options),
+        lambda module, options: module.LTXAVTEModel(
+            dtype_llama=options["dtype"], text_projection_type="dual_linear", **options
+        ),
         {"gemma3_12b": "llm", "text_embedding_projection": "ltx2_text_projection"},
     ),
-    "anima": Encoder("comfy.text_encoders.anima", lambda module, options: module.te()(**options), {"qwen3_06b": "llm"}),
+    "anima": Encoder(
+        "comfy.text_encoders.anima",
+        lambda module, options: module.te()(**options),
+        {"qwen3_06b": "llm"},
+    ),
 }
 
 

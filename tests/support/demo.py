@@ -1,4 +1,6 @@
-"""The demo: the example workflow on a tiny FLUX, run without a LoRA, with the stock loader and with this pack's (standard library only)."""
+"""The demo: the example workflow on a tiny FLUX, run without a LoRA, with the stock loader and with
+this pack's (standard library only).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ OUR_LOADER = "LocksmithLoadAndFixLoRA"
 STOCK_LOADER = "LoraLoader"
 STOCK_COMPLAINT = "lora key not loaded: "
 
-# What the tiny demo has in place of the example's full-size models: node type -> (node type, widget values).
+# What the tiny demo has in place of the example's full-size models: node type -> (node type, widget
+# values).
 TINY_NODES = {
     "UNETLoader": ("UNETLoader", [FLUX, "default"]),
     "DualCLIPLoader": ("CLIPLoader", [CLIP_L, "stable_diffusion", "default"]),
@@ -59,9 +62,15 @@ class Outcome:
 
     @property
     def as_promised(self) -> bool:
-        """Stock places nothing and changes nothing; this pack places every key and changes the picture."""
+        """Stock places nothing and changes nothing; this pack places every key and changes the
+        picture.
+        """
         stock_idle = self.stock_placed == 0 and self.stock.pixels == self.bare.pixels
-        return stock_idle and self.our_keys == (self.keys, self.keys) and self.ours.pixels != self.bare.pixels
+        return (
+            stock_idle
+            and self.our_keys == (self.keys, self.keys)
+            and self.ours.pixels != self.bare.pixels
+        )
 
     @property
     def our_keys(self) -> tuple[int, int]:
@@ -81,7 +90,9 @@ class Outcome:
 
 
 def demo_workflow() -> dict:
-    """The example workflow as the front end saves it, with the tiny models in place of the full-size ones."""
+    """The example workflow as the front end saves it, with the tiny models in place of the
+    full-size ones.
+    """
     workflow = json.loads(EXAMPLE.read_text(encoding="utf-8"))
     for node in workflow["nodes"]:
         if node["type"] in TINY_NODES:
@@ -102,7 +113,9 @@ def demo_prompt(object_info: dict) -> dict:
 
 
 def loader_id(prompt: dict) -> str:
-    return next(node for node, spec in prompt.items() if spec["class_type"] in (OUR_LOADER, STOCK_LOADER))
+    return next(
+        node for node, spec in prompt.items() if spec["class_type"] in (OUR_LOADER, STOCK_LOADER)
+    )
 
 
 def with_stock_loader(prompt: dict) -> dict:
@@ -110,7 +123,10 @@ def with_stock_loader(prompt: dict) -> dict:
     prompt = _without_report(prompt)
     loader = prompt[loader_id(prompt)]
     loader["class_type"] = STOCK_LOADER
-    loader["inputs"] = {name: loader["inputs"][name] for name in ("model", "clip", "lora_name", "strength_model", "strength_clip")}
+    loader["inputs"] = {
+        name: loader["inputs"][name]
+        for name in ("model", "clip", "lora_name", "strength_model", "strength_clip")
+    }
     return prompt
 
 
@@ -129,11 +145,16 @@ def without_loader(prompt: dict) -> dict:
 
 def with_report(prompt: dict) -> dict:
     """The same prompt with a node 'report_json' that shows our loader's fourth output."""
-    return {**prompt, "report_json": {"class_type": "PreviewAny", "inputs": {"source": [loader_id(prompt), 3]}}}
+    return {
+        **prompt,
+        "report_json": {"class_type": "PreviewAny", "inputs": {"source": [loader_id(prompt), 3]}},
+    }
 
 
 def _without_report(prompt: dict) -> dict:
-    return copy.deepcopy({node: spec for node, spec in prompt.items() if spec["class_type"] != "PreviewAny"})
+    return copy.deepcopy(
+        {node: spec for node, spec in prompt.items() if spec["class_type"] != "PreviewAny"}
+    )
 
 
 def report_of(entry: dict) -> dict:
@@ -143,17 +164,25 @@ def report_of(entry: dict) -> dict:
 
 def report_text_of(entry: dict) -> str:
     """The readable report, as the example's text preview shows it."""
-    previews = [node for node, spec in entry["prompt"][2].items() if spec["class_type"] == "PreviewAny" and node != "report_json"]
+    previews = [
+        node
+        for node, spec in entry["prompt"][2].items()
+        if spec["class_type"] == "PreviewAny" and node != "report_json"
+    ]
     return entry["outputs"][previews[0]]["text"][0]
 
 
 def picture_of(server: Server, entry: dict) -> Picture:
     file = next(output["images"][0] for output in entry["outputs"].values() if "images" in output)
-    return Picture(pixels_of(server.fetch(file)), server.base / "output" / file["subfolder"] / file["filename"])
+    return Picture(
+        pixels_of(server.fetch(file)), server.base / "output" / file["subfolder"] / file["filename"]
+    )
 
 
 def pixels_of(png: bytes) -> bytes:
-    """The pixel data of a PNG without its text chunks, which hold the prompt and so differ from run to run."""
+    """The pixel data of a PNG without its text chunks, which hold the prompt and so differ from run
+    to run.
+    """
     position, data = 8, b""
     while position < len(png):
         length, kind = struct.unpack_from(">I4s", png, position)
@@ -173,7 +202,15 @@ def run_demo(server: Server) -> Outcome:
     complaints = server.log_text().count(STOCK_COMPLAINT) - before
     entry = server.run(with_report(prompt))
     placed = len(names) - complaints
-    return Outcome(names, placed, report_of(entry), report_text_of(entry), bare, stock, picture_of(server, entry))
+    return Outcome(
+        names,
+        placed,
+        report_of(entry),
+        report_text_of(entry),
+        bare,
+        stock,
+        picture_of(server, entry),
+    )
 
 
 def tensor_names(path: Path) -> tuple[str, ...]:

@@ -13,17 +13,27 @@ from playwright.sync_api import ConsoleMessage, Locator, Page, expect
 from tiny_models import BROKEN_LORA, FLUX
 
 LOADER, PREVIEW, INSPECT = 2, 3, 4  # the nodes of workflow_of_both_nodes()
-# What the host tells the console of itself: at its start, when a workflow is left whose subgraph is open, and, from 1.58 on, when
-# it lays out its panels and reads a saved node; and when it looks up whose a missing node is.
+# What the host tells the console of itself: at its start, when a workflow is left whose subgraph is
+# open, and, from 1.58 on, when it lays out its panels and reads a saved node; and when it looks up
+# whose a missing node is.
 HOST_SAYINGS = (
     "Failed to load resource", "legacy queue/history menu", "[MaskEditor]", "graph accessed before initialization", "[subgraphNavigation]",
     "Invalid layout total size", "input.link is deprecated", "api.comfy.org/comfy-nodes",
 )  # fmt: skip
-READY = "window.app?.vueAppReady && window.app.extensionManager && document.querySelector('#graph-canvas')"
-FIND_WIDGET = "([node, name]) => app.rootGraph.getNodeById(node).widgets.find((widget) => widget.name === name)"
-PATIENCE = 1000 * comfy_server.PATIENCE  # milliseconds, of everything that is waited for in the browser
+READY = (
+    "window.app?.vueAppReady && window.app.extensionManager &&"
+    " document.querySelector('#graph-canvas')"
+)
+FIND_WIDGET = (
+    "([node, name]) => app.rootGraph.getNodeById(node).widgets.find((widget) => widget.name ==="
+    " name)"
+)
+PATIENCE = (
+    1000 * comfy_server.PATIENCE
+)  # milliseconds, of everything that is waited for in the browser
 expect.set_options(timeout=PATIENCE)
-# Resolves when the saved form of the workflow has stayed the same for some frames: nodes grow when they are drawn first.
+# Resolves when the saved form of the workflow has stayed the same for some frames: nodes grow when
+# they are drawn first.
 SETTLED = """async () => {
     let [last, same] = ["", 0];
     while (same < 12) {
@@ -43,7 +53,9 @@ RUN = """async () => {
 
 
 class FrontEnd:
-    """The front end in a browser, with what a person does in it; `said` is what the console was told that is not the host's own."""
+    """The front end in a browser, with what a person does in it; `said` is what the console was
+    told that is not the host's own.
+    """
 
     def __init__(self, page: Page, url: str):
         self.page, self.url = page, url
@@ -54,12 +66,18 @@ class FrontEnd:
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.said.append(f"uncaught: {error}"))
         page.on("request", lambda request: self.requests.append(request.url))
-        for name, value in {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en", "Comfy.Graph.CanvasInfo": False}.items():
+        for name, value in {
+            "Comfy.TutorialCompleted": True,
+            "Comfy.Locale": "en",
+            "Comfy.Graph.CanvasInfo": False,
+        }.items():
             page.request.post(f"{url}/api/settings/{name}", data=json.dumps(value))
 
     def _hear(self, message: ConsoleMessage) -> None:
         line = f"{message.type}: {message.text} ({message.location.get('url', '')})"
-        if message.type in ("warning", "error") and ("locksmith" in line or not any(saying in line for saying in HOST_SAYINGS)):
+        if message.type in ("warning", "error") and (
+            "locksmith" in line or not any(saying in line for saying in HOST_SAYINGS)
+        ):
             self.said.append(line)
 
     def open(self) -> None:
@@ -68,7 +86,9 @@ class FrontEnd:
         self.page.wait_for_function(READY)
 
     def set(self, name: str, value) -> None:
-        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+        self.page.evaluate(
+            "([name, value]) => app.extensionManager.setting.set(name, value)", [name, value]
+        )
 
     def load(self, workflow: dict) -> None:
         """Open a workflow in a tab of its own."""
@@ -123,12 +143,15 @@ class FrontEnd:
     def resize(self, node: int, width: float, height: float) -> None:
         """Give a node another size, as dragging its corner does."""
         self.page.evaluate(
-            "([node, ...size]) => { app.rootGraph.getNodeById(node).setSize(size); app.canvas.setDirty(true, true); }",
+            "([node, ...size]) => { app.rootGraph.getNodeById(node).setSize(size);"
+            " app.canvas.setDirty(true, true); }",
             [node, width, height],
         )
 
     def node_box(self, node: int) -> dict:
-        """Where a node is on the page: {x, y, width, height} in pixels; its title is not part of it on the classic canvas."""
+        """Where a node is on the page: {x, y, width, height} in pixels; its title is not part of it
+        on the classic canvas.
+        """
         drawn = self.page.locator(f'[data-node-id="{node}"]')
         if drawn.count():
             return drawn.bounding_box()
@@ -144,8 +167,7 @@ class FrontEnd:
 
     def contrast(self, part: Locator) -> float:
         """The contrast of a text with what is behind it, 1 to 21 (WCAG 2.2)."""
-        return part.evaluate(
-            """(part) => {
+        return part.evaluate("""(part) => {
                 const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
                 const luminance = () => {
                     const [r, g, b] = [...paint.getImageData(0, 0, 1, 1).data].map((value) => value / 255)
@@ -160,24 +182,32 @@ class FrontEnd:
                 fill(getComputedStyle(part).color);
                 const [low, high] = [behind, luminance()].sort((a, b) => a - b);
                 return (high + 0.05) / (low + 0.05);
-            }"""
-        )
+            }""")
 
     def put_into_subgraph(self, node: int) -> None:
-        self.page.evaluate("node => { app.canvas.graph.convertToSubgraph(new Set([app.rootGraph.getNodeById(node)])); }", node)
+        self.page.evaluate(
+            "node => { app.canvas.graph.convertToSubgraph(new"
+            " Set([app.rootGraph.getNodeById(node)])); }",
+            node,
+        )
 
     def open_subgraph(self) -> None:
         self.page.evaluate(
-            "() => { const host = app.rootGraph.nodes.find((node) => node.subgraph); app.canvas.openSubgraph(host.subgraph, host); }"
+            "() => { const host = app.rootGraph.nodes.find((node) => node.subgraph);"
+            " app.canvas.openSubgraph(host.subgraph, host); }"
         )
 
     def wait_until_kept(self) -> None:
         """Return when the browser holds the open workflow for the time after a reload."""
         identifier = self.page.evaluate("app.rootGraph.id")
-        self.page.wait_for_function("id => Object.values(localStorage).some((value) => value.includes(id))", arg=identifier)
+        self.page.wait_for_function(
+            "id => Object.values(localStorage).some((value) => value.includes(id))", arg=identifier
+        )
 
     def report(self, title: str) -> Locator:
-        """The report on the node with this title, as a reader of the page's accessible names finds it."""
+        """The report on the node with this title, as a reader of the page's accessible names finds
+        it.
+        """
         return self.page.get_by_role("region", name=f"Report of {title}")
 
     @property
@@ -186,8 +216,14 @@ class FrontEnd:
 
 
 def workflow_of_both_nodes(lora: str, strength: float) -> dict:
-    """A workflow as the front end saves it: a tiny FLUX with our loader, its report as text, and Inspect."""
-    links = [[1, 1, 0, LOADER, 0, "MODEL"], [2, LOADER, 2, PREVIEW, 0, "STRING"], [3, 1, 0, INSPECT, 0, "MODEL"]]
+    """A workflow as the front end saves it: a tiny FLUX with our loader, its report as text, and
+    Inspect.
+    """
+    links = [
+        [1, 1, 0, LOADER, 0, "MODEL"],
+        [2, LOADER, 2, PREVIEW, 0, "STRING"],
+        [3, 1, 0, INSPECT, 0, "MODEL"],
+    ]
     nodes = [
         node(1, "UNETLoader", (40, 60, 300, 90), [], [("MODEL", "MODEL", [1, 3])], [FLUX, "default"]),
         node(
@@ -201,11 +237,21 @@ def workflow_of_both_nodes(lora: str, strength: float) -> dict:
             [("report", "STRING", []), ("report_json", "STRING", [])], [lora, "modules", "off"],
         ),
     ]  # fmt: skip
-    graph = {"id": str(uuid.uuid4()), "last_node_id": 4, "last_link_id": 3, "version": 0.4, "groups": [], "config": {}, "extra": {}}
+    graph = {
+        "id": str(uuid.uuid4()),
+        "last_node_id": 4,
+        "last_link_id": 3,
+        "version": 0.4,
+        "groups": [],
+        "config": {},
+        "extra": {},
+    }
     return {**graph, "nodes": nodes, "links": links}
 
 
-def node(identifier: int, kind: str, place: tuple, inputs: list, outputs: list, values: list) -> dict:
+def node(
+    identifier: int, kind: str, place: tuple, inputs: list, outputs: list, values: list
+) -> dict:
     return {
         "id": identifier, "type": kind, "pos": list(place[:2]), "size": list(place[2:]), "flags": {}, "order": 0, "mode": 0,
         "inputs": [{"name": name, "type": type_, "link": link} for name, type_, link in inputs],

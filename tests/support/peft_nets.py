@@ -1,4 +1,6 @@
-"""Small networks, adapters that PEFT makes of them, and what the pack makes of the files that PEFT saves."""
+"""Small networks, adapters that PEFT makes of them, and what the pack makes of the files that PEFT
+saves.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,12 @@ import copy
 
 import peft
 import torch
+from lora_locksmith.files.header import adapter_config_beside, read_header
 from lora_locksmith.key_maps.dialect import DENOISER
-from lora_locksmith.key_maps.header import adapter_config_beside, read_header
-from lora_locksmith.key_maps.plan import make_plan
-from lora_locksmith.key_maps.site import Component, Site
-from lora_locksmith.lora.adapters import patched_weight
-from lora_locksmith.lora.planned import adapter_of
+from lora_locksmith.lora.from_plan import adapter_of
+from lora_locksmith.lora.math.apply import patched_weight
+from lora_locksmith.planning.plan import make_plan
+from lora_locksmith.planning.target_model import Component, Site
 from safetensors.torch import load_file
 from torch import nn
 
@@ -23,14 +25,20 @@ class Net(nn.Module):
 
     def __init__(self, bias: bool):
         super().__init__()
-        self.wide, self.square, self.narrow = nn.Linear(24, 36, bias=bias), nn.Linear(36, 36, bias=bias), nn.Linear(36, 12, bias=bias)
+        self.wide, self.square, self.narrow = (
+            nn.Linear(24, 36, bias=bias),
+            nn.Linear(36, 36, bias=bias),
+            nn.Linear(36, 12, bias=bias),
+        )
 
     def forward(self, x):
         return self.narrow(torch.tanh(self.square(torch.tanh(self.wide(x)))))
 
 
 def trained(net, configuration, settings, targets=("wide", "square", "narrow")):
-    model = peft.get_peft_model(copy.deepcopy(net), configuration(target_modules=list(targets), **settings)).eval()
+    model = peft.get_peft_model(
+        copy.deepcopy(net), configuration(target_modules=list(targets), **settings)
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -42,7 +50,16 @@ def loaded(net, folder, strength=1.0):
     """The net under the saved file, as the pack computes it, and the plan."""
     path = folder / "adapter_model.safetensors"
     weights = {f"{PREFIX}{name}": tensor.detach() for name, tensor in net.named_parameters()}
-    site = Site([Component(DENOISER, PREFIX, {name: tuple(tensor.shape) for name, tensor in weights.items()}, None)])
+    site = Site(
+        [
+            Component(
+                DENOISER,
+                PREFIX,
+                {name: tuple(tensor.shape) for name, tensor in weights.items()},
+                None,
+            )
+        ]
+    )
     header, tensors = read_header(path), load_file(path)
     plan = make_plan(header.tensors, header.metadata, site, adapter_config_beside(path))
     for adapter in plan.adapters:
@@ -52,7 +69,9 @@ def loaded(net, folder, strength=1.0):
             bias = site.components[DENOISER].bias_of(weight)
             reached = {"weight": [weight], "bias": [bias], "both": [weight, bias]}[adapter.reaches]
             for name in filter(None, reached):
-                weights[name] = patched_weight(*adapter_of(adapter, mine, source), weights[name], strength)
+                weights[name] = patched_weight(
+                    *adapter_of(adapter, mine, source), weights[name], strength
+                )
     result = copy.deepcopy(net)
     result.load_state_dict({name[len(PREFIX) :]: tensor for name, tensor in weights.items()})
     return result, plan

@@ -1,4 +1,6 @@
-"""LoRA files of many kinds for the library page, of headers alone: zeros that take no space on the disk."""
+"""LoRA files of many kinds for the library page, of headers alone: zeros that take no space on the
+disk.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,17 @@ from pathlib import Path
 from hollow_files import write_hollow
 
 RANKS = (4, 8, 16, 32, 64)
-FEED_FORWARD = (("ff.net.0.proj", 12288), ("ff_context.net.0.proj", 12288), ("norm1.linear", 18432))  # only FLUX.1 has these
+FEED_FORWARD = (
+    ("ff.net.0.proj", 12288),
+    ("ff_context.net.0.proj", 12288),
+    ("norm1.linear", 18432),
+)  # only FLUX.1 has these
 HOSTILE_NAME = "<img src=x onerror=alert(1)>.safetensors"
 HOSTILE_WORD = "<script>document.title = 'taken'</script>"
-ENDINGS = {"kohya": ("lora_down.weight", "lora_up.weight"), "peft": ("lora_A.weight", "lora_B.weight")}
+ENDINGS = {
+    "kohya": ("lora_down.weight", "lora_up.weight"),
+    "peft": ("lora_A.weight", "lora_B.weight"),
+}
 
 
 def factors(modules: dict[str, tuple[int, int]], names: str, rank: int) -> dict[str, tuple]:
@@ -24,25 +33,46 @@ def factors(modules: dict[str, tuple[int, int]], names: str, rank: int) -> dict[
 
 
 def flux(rank: int = 4, start: str = "transformer.", blocks: int = 19) -> dict[str, tuple]:
-    names = {f"{start}transformer_blocks.{block}.{layer}": (out, 3072) for block in range(blocks) for layer, out in FEED_FORWARD}
+    names = {
+        f"{start}transformer_blocks.{block}.{layer}": (out, 3072)
+        for block in range(blocks)
+        for layer, out in FEED_FORWARD
+    }
     return factors(names, "peft", rank)
 
 
 def flux_dora(rank: int) -> dict[str, tuple]:
     shapes = flux(rank)
-    magnitudes = {name.replace("lora_B.weight", "lora_magnitude_vector"): shape[:1] for name, shape in shapes.items() if "lora_B" in name}
+    magnitudes = {
+        name.replace("lora_B.weight", "lora_magnitude_vector"): shape[:1]
+        for name, shape in shapes.items()
+        if "lora_B" in name
+    }
     return shapes | magnitudes
 
 
 def sd15(rank: int) -> dict[str, tuple]:
     start = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_"
-    sizes = {"attn1_to_q": (320, 320), "attn1_to_v": (320, 320), "attn2_to_k": (320, 768), "ff_net_0_proj": (2560, 320)}
+    sizes = {
+        "attn1_to_q": (320, 320),
+        "attn1_to_v": (320, 320),
+        "attn2_to_k": (320, 768),
+        "ff_net_0_proj": (2560, 320),
+    }
     return factors({start + name: size for name, size in sizes.items()}, "kohya", rank)
 
 
 def wan(rank: int) -> dict[str, tuple]:
     layers = ("self_attn.q", "self_attn.k", "cross_attn.v", "cross_attn.o")
-    return factors({f"diffusion_model.blocks.{block}.{name}": (1536, 1536) for block in range(30) for name in layers}, "peft", rank)
+    return factors(
+        {
+            f"diffusion_model.blocks.{block}.{name}": (1536, 1536)
+            for block in range(30)
+            for name in layers
+        },
+        "peft",
+        rank,
+    )
 
 
 KINDS = {
@@ -51,7 +81,9 @@ KINDS = {
     "broken": lambda rank: flux(rank, "transformer.base_model.model."),
     "sd15": sd15,
     "wan": wan,
-    "partly": lambda rank: flux(rank) | factors({"transformer.no_such_layer.7": (64, 64)}, "peft", rank),
+    "partly": (
+        lambda rank: flux(rank) | factors({"transformer.no_such_layer.7": (64, 64)}, "peft", rank)
+    ),
 }
 
 
@@ -70,6 +102,11 @@ def write_shelf(folder: Path, count: int) -> list[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"no LoRA at all")
         else:
-            write_kind(path, kind, RANKS[number % len(RANKS)], {"ss_output_name": path.stem, "modelspec.trigger_phrase": f"word{number}"})
+            write_kind(
+                path,
+                kind,
+                RANKS[number % len(RANKS)],
+                {"ss_output_name": path.stem, "modelspec.trigger_phrase": f"word{number}"},
+            )
         written.append(path)
     return written

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A block, or a function it decorates, in one thread: matrices this small only lose by threads, most of all on a busy machine."""
+    """A block, or a function it decorates, in one thread: matrices this small only lose by threads,
+    most of all on a busy machine.
+    """
     import torch
 
     threads = torch.get_num_threads()

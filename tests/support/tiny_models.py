@@ -1,6 +1,8 @@
-"""Tiny random models and LoRA files that the real ComfyUI loads on a CPU; run as a program it writes the demo's set.
+"""Tiny random models and LoRA files that the real ComfyUI loads on a CPU; run as a program it
+writes the demo's set.
 
-Names and shapes come from ComfyUI's own module classes, the numbers from a seeded generator: the same files every time.
+Names and shapes come from ComfyUI's own module classes, the numbers from a seeded generator: the
+same files every time.
 Usage: python tiny_models.py COMFYUI_FOLDER MODELS_FOLDER
 """
 
@@ -25,17 +27,31 @@ DIFFUSERS_LORA = "diffusers_plain.safetensors"
 KOHYA_LORA = "kohya_plain.safetensors"
 
 DOUBLE_ATTENTION = tuple(
-    f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    f"attn.{name}"
+    for name in (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+    )
 )
 SINGLE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
 
 
 def import_comfy(comfyui: Path):
-    """Import ComfyUI's `comfy` for use without a server, on the CPU whatever torch build there is."""
+    """Import ComfyUI's `comfy` for use without a server, on the CPU whatever
+    torch build there is.
+    """
     folder = str(comfyui)
     if folder in sys.path:
         sys.path.remove(folder)
-    sys.path.insert(0, folder)  # first, because this pack has folders (nodes) named like ComfyUI's modules
+    sys.path.insert(
+        0, folder
+    )  # first, because this pack has folders (nodes) named like ComfyUI's modules
     import comfy.options
 
     comfy.options.enable_args_parsing(False)
@@ -56,7 +72,9 @@ def meta_state_dict(build) -> dict:
 
 
 def random_state_dict(shapes: dict, seed: int, dtype=None) -> dict:
-    """Seeded values for a state dict's shapes: gains 1, biases 0, weights normal with a spread that keeps activations near 1."""
+    """Seeded values for a state dict's shapes: gains 1, biases 0, weights normal with a spread that
+    keeps activations near 1.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -66,15 +84,23 @@ def random_state_dict(shapes: dict, seed: int, dtype=None) -> dict:
             gain = name.endswith(("weight", "scale"))
             value = torch.ones(like.shape) if gain else torch.zeros(like.shape)
         else:
-            value = torch.randn(like.shape, generator=generator) / math.sqrt(math.prod(like.shape[1:]))
+            value = torch.randn(like.shape, generator=generator) / math.sqrt(
+                math.prod(like.shape[1:])
+            )
         values[name] = value.to(dtype or torch.float16)
     return values
 
 
 def flux_state_dict(
-    double_blocks: int = DOUBLE_BLOCKS, single_blocks: int = SINGLE_BLOCKS, hidden: int = HIDDEN, guidance: bool = True, seed: int = 1
+    double_blocks: int = DOUBLE_BLOCKS,
+    single_blocks: int = SINGLE_BLOCKS,
+    hidden: int = HIDDEN,
+    guidance: bool = True,
+    seed: int = 1,
 ) -> dict:
-    """A FLUX.1 transformer as Black Forest Labs' files spell it; guidance=False makes it a schnell."""
+    """A FLUX.1 transformer as Black Forest Labs' files spell it; guidance=False
+    makes it a schnell.
+    """
     import comfy.ops
     from comfy.ldm.flux.model import Flux
 
@@ -106,7 +132,9 @@ def taef1_state_dicts() -> dict[str, dict]:
 
 
 def soft_decoder_state_dict(shapes: dict, seed: int) -> dict:
-    """A decoder that blurs while it mixes channels: its pictures are soft blobs of colour, in which a person sees a change at once."""
+    """A decoder that blurs while it mixes channels: its pictures are soft blobs of colour, in which
+    a person sees a change at once.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -127,16 +155,20 @@ def soft_decoder_state_dict(shapes: dict, seed: int) -> dict:
 
 
 def write_clip_l(path: Path, comfyui: Path, seed: int = 12) -> None:
-    """A full-size CLIP-L that costs almost no disk: an fp8 file with a hole where the weights would be zeros.
+    """A full-size CLIP-L that costs almost no disk: an fp8 file with a hole where the weights would
+    be zeros.
 
-    Only the gains (1.0) and the embeddings are written, so different words still give different conditionings.
+    Only the gains (1.0) and the embeddings are written, so different words still give different
+    conditionings.
     """
     import comfy.ops
     import torch
     from comfy.clip_model import CLIPTextModel
 
     config = json.loads((comfyui / "comfy" / "sd1_clip_config.json").read_text(encoding="utf-8"))
-    shapes = meta_state_dict(lambda: CLIPTextModel(config, torch.float32, "meta", comfy.ops.disable_weight_init))
+    shapes = meta_state_dict(
+        lambda: CLIPTextModel(config, torch.float32, "meta", comfy.ops.disable_weight_init)
+    )
     shapes = {name: like for name, like in shapes.items() if "position_ids" not in name}
     generator = torch.Generator().manual_seed(seed)
     filled = {}
@@ -145,19 +177,44 @@ def write_clip_l(path: Path, comfyui: Path, seed: int = 12) -> None:
             filled[name] = torch.ones(like.shape)
         elif "embedding" in name:
             filled[name] = torch.randn(like.shape, generator=generator) * 0.5
-    values = {name: value.to(torch.float8_e4m3fn).view(torch.uint8).numpy().tobytes() for name, value in filled.items()}
-    write_hollow(path, {name: tuple(like.shape) for name, like in shapes.items()}, None, "F8_E4M3", values)
+    values = {
+        name: value.to(torch.float8_e4m3fn).view(torch.uint8).numpy().tobytes()
+        for name, value in filled.items()
+    }
+    write_hollow(
+        path, {name: tuple(like.shape) for name, like in shapes.items()}, None, "F8_E4M3", values
+    )
 
 
-def attention_modules(double_blocks: int = DOUBLE_BLOCKS, single_blocks: int = SINGLE_BLOCKS) -> list[str]:
+def attention_modules(
+    double_blocks: int = DOUBLE_BLOCKS, single_blocks: int = SINGLE_BLOCKS
+) -> list[str]:
     """Every attention module of a FLUX transformer, by diffusers' names."""
-    double = [f"transformer_blocks.{block}.{module}" for block in range(double_blocks) for module in DOUBLE_ATTENTION]
-    single = [f"single_transformer_blocks.{block}.{module}" for block in range(single_blocks) for module in SINGLE_ATTENTION]
+    double = [
+        f"transformer_blocks.{block}.{module}"
+        for block in range(double_blocks)
+        for module in DOUBLE_ATTENTION
+    ]
+    single = [
+        f"single_transformer_blocks.{block}.{module}"
+        for block in range(single_blocks)
+        for module in SINGLE_ATTENTION
+    ]
     return double + single
 
 
-def lora_state_dict(modules: dict, down: str, up: str, alpha: str = "", rank: int = 4, spread: float = 0.3, seed: int = 11) -> dict:
-    """A plain LoRA. `modules` maps a full module name to its (outputs, inputs); the endings are the roles' spellings."""
+def lora_state_dict(
+    modules: dict,
+    down: str,
+    up: str,
+    alpha: str = "",
+    rank: int = 4,
+    spread: float = 0.3,
+    seed: int = 11,
+) -> dict:
+    """A plain LoRA. `modules` maps a full module name to its (outputs, inputs); the endings are the
+    roles' spellings.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -171,8 +228,12 @@ def lora_state_dict(modules: dict, down: str, up: str, alpha: str = "", rank: in
 
 
 def simpletuner_broken_lora(**options) -> dict:
-    """The keys SimpleTuner wrote for FLUX for a while: a PEFT wrapper inside diffusers' prefix, and old role names."""
-    modules = {f"transformer.base_model.model.{name}": (HIDDEN, HIDDEN) for name in attention_modules()}
+    """The keys SimpleTuner wrote for FLUX for a while: a PEFT wrapper inside diffusers' prefix, and
+    old role names.
+    """
+    modules = {
+        f"transformer.base_model.model.{name}": (HIDDEN, HIDDEN) for name in attention_modules()
+    }
     return lora_state_dict(modules, ".lora.down.weight", ".lora.up.weight", **options)
 
 
@@ -184,7 +245,13 @@ def diffusers_lora(**options) -> dict:
 
 def kohya_lora(**options) -> dict:
     """Fused native modules as kohya's scripts spell them; the stock loader reads it."""
-    shapes = {"img_attn_qkv": (3, 1), "txt_attn_qkv": (3, 1), "img_attn_proj": (1, 1), "img_mlp_0": (4, 1), "img_mlp_2": (1, 4)}
+    shapes = {
+        "img_attn_qkv": (3, 1),
+        "txt_attn_qkv": (3, 1),
+        "img_attn_proj": (1, 1),
+        "img_mlp_0": (4, 1),
+        "img_mlp_2": (1, 4),
+    }
     modules = {
         f"lora_unet_double_blocks_{block}_{name}": (outputs * HIDDEN, inputs * HIDDEN)
         for block in range(DOUBLE_BLOCKS)

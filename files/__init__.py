@@ -1,0 +1,1 @@
+"""Files on disk: headers, hashes, writing whole or not at all. Standard library only."""

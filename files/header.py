@@ -1,0 +1,585 @@
+"""Reads the header of a safetensors file: names, shapes, dtypes and metadata, without touching a
+tensor.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from ..errors import LocksmithError
+from .atomic import OLD_ENDING
+from .json_text import read_json
+
+# The format's own limit (safetensors' Rust reader, MAX_HEADER_SIZE).
+MAX_HEADER_BYTES = 100_000_000
+MAX_CONFIG_BYTES = 10_000_000  # of an adapter_config.json; real ones have some thousands
+
+# Bits per element: safetensors' Dtype list; sub-byte types are packed.
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+    "F4": 4,
+}  # fmt: skip
+NOT_IN_TORCH = ("F6_E2M3", "F6_E3M2")  # in safetensors' list, but nothing loads a file with them
+MOST_SIZE = 2**63  # of a dimension: torch counts in 64 bits with a sign
+
+
+class LoraFileError(LocksmithError):
+    """A file that cannot be read as a LoRA: the text names the file, the fault and the remedy."""
+
+    def __init__(self, path: str | os.PathLike[str], fault: str, remedy: str):
+        super().__init__(f"{path}: {fault}. {remedy}")
+        self.path, self.fault, self.remedy = os.fspath(path), fault, remedy
+
+
+class TensorInfo(NamedTuple):
+    """What the header says of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int = 0
+    end: int = 0
+
+
+class Header(NamedTuple):
+    """A safetensors header: tensor name -> TensorInfo, the file's own metadata (str -> str), and
+    where the data begins.
+
+    stamp: tells the very file it was read from, see `check_unchanged`; () for one that was not read
+    from a file.
+    refusal: why safetensors, and with it the stock loader, does not read what is read here; ""
+    where it does.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    data_start: int = 0
+    stamp: tuple[int, ...] = ()
+    refusal: str = ""
+
+
+PEFT_CONFIG = "adapter_config.json"  # PEFT's settings, beside the file
+REMEDY = "Download or export the file again"
+GONE = "there is no such file"
+CHANGED = "The file changed while it was read: try again"
+TOO_MANY = (
+    "The process has too many files open: start it again, or allow more (`ulimit -n 4096` before it"
+    " starts)"
+)
+PICKLE_PROTOCOL = 5  # the newest one
+PICKLED = (".pt", ".pt2", ".pth", ".ckpt", ".bin", ".pkl")
+PICKLE_REMEDY = (
+    "What is in it shows when a node loads it, which it does as it is; Save LoRA writes it as"
+    " safetensors"
+)
+# Texts saved under a LoRA's name by mistake: how they begin, what they are, what to do.
+MISTAKEN = (
+    (
+        b"<",
+        "it is a web page, not a LoRA",
+        "The site may want a login: open its page in a browser and download the file itself",
+    ),
+    (
+        b"{",
+        "it is a site's answer in JSON, not a LoRA",
+        "A text editor shows what the site said; download the file itself",
+    ),
+    (
+        b"version",
+        "it is a Git LFS pointer, not the file itself",
+        "Download the file itself, or run `git lfs pull` where it was cloned",
+    ),
+)
+
+
+def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
+    """Open a regular file to be read. Raises OSError for anything else: a pipe would be waited for,
+    a device has no end.
+    """
+    file = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    """What tells that an open file is the same and was not written to."""
+    return identity_of(os.fstat(file.fileno()))
+
+
+def identity_of(about: os.stat_result) -> tuple[int, int, int, int]:
+    """(device, number, size, time of change in ns): the stamp of a header."""
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def check_unchanged(path: str | os.PathLike[str], file: BinaryIO, header: Header) -> None:
+    """Raises LoraFileError where the open file is not the one the header was read from, whose
+    offsets would be wrong for it.
+    """
+    if header.stamp and _identity(file) != header.stamp:
+        raise LoraFileError(path, "it is another file than a moment ago", CHANGED)
+
+
+def not_opened(path: str | os.PathLike[str], error: OSError) -> LoraFileError:
+    """What to tell of a file that the system would not open."""
+    if isinstance(error, FileNotFoundError):
+        return LoraFileError(path, GONE, "Check the name, and the folder it is looked for in")
+    if isinstance(error, IsADirectoryError):
+        return LoraFileError(path, "it is a folder", "Name a file in it")
+    remedy = (
+        TOO_MANY
+        if error.errno in (errno.EMFILE, errno.ENFILE)
+        else "Check that it is a file and may be read"
+    )
+    return LoraFileError(path, f"it cannot be opened ({error.strerror or error})", remedy)
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read and check the header of the safetensors file at `path`.
+
+    Checked, as the safetensors specification demands: the length, JSON without repeated names,
+    known dtypes, whole shapes, offsets that agree with shape and dtype and cover the data exactly.
+    Raises LoraFileError, never anything else.
+    """
+    try:
+        with open_file(path) as file:
+            stamp = _identity(file)
+            size = stamp[2]
+            length = _header_length(path, file.read(8), size)
+            raw = file.read(length)
+    except OSError as error:
+        raise not_opened(path, error) from None
+    if len(raw) < length:
+        raise LoraFileError(path, "it ends inside its own header", REMEDY)
+    return parse_header(path, raw, size - 8 - length)._replace(stamp=stamp)
+
+
+def _header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int:
+    if size == 0:
+        raise LoraFileError(path, "it is empty", REMEDY)
+    if len(first) < 8:
+        raise LoraFileError(
+            path, f"it is only {size} bytes long, too short for a safetensors file", REMEDY
+        )
+    (length,) = struct.unpack("<Q", first)
+    if not 2 <= length <= MAX_HEADER_BYTES or length > size - 8:
+        raise _no_header(path, first, length, size)
+    return length
+
+
+def _no_header(path: str | os.PathLike[str], first: bytes, length: int, size: int) -> LoraFileError:
+    """What a file is whose first eight bytes cannot be the length of a header."""
+    if first[:4] == b"PK\x03\x04" or (first[:1] == b"\x80" and first[1] <= PICKLE_PROTOCOL):
+        named_so = os.fspath(path).lower().endswith(PICKLED)
+        remedy = (
+            PICKLE_REMEDY
+            if named_so
+            else (
+                "If it was downloaded as .zip, unpack it; else rename it to .pt, which the nodes"
+                " load"
+            )
+        )
+        fault = (
+            "it is a PyTorch pickle file"
+            if named_so
+            else "it is a PyTorch pickle file or a zip archive, not safetensors"
+        )
+        return LoraFileError(path, fault, remedy)
+    if first[:4] == b"GGUF":
+        return LoraFileError(
+            path, "it is a GGUF file, not safetensors", "Use the safetensors version of this LoRA"
+        )
+    for start, fault, remedy in MISTAKEN:
+        if first.lstrip().startswith(start) and b"\0" not in first:  # a length has zeros
+            return LoraFileError(path, fault, remedy)
+    if 2 <= length <= MAX_HEADER_BYTES:
+        return LoraFileError(
+            path,
+            f"it is cut short: the header alone needs {length + 8:,} bytes, the file has {size:,}",
+            REMEDY,
+        )
+    return LoraFileError(
+        path,
+        f"it is not a safetensors file (it begins with {first!r})",
+        "Download the file itself again",
+    )
+
+
+def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> Header:
+    """Parse the JSON text `raw` of a header; `data_bytes` is the size of what follows it in the
+    file.
+    """
+    odd = any(word in raw for word in ODD_WORDS) and bool(ODD.search(raw))
+    content = _content(path, raw, odd)
+    metadata = content.pop("__metadata__", None)
+    if metadata is not None and not isinstance(metadata, dict):
+        raise LoraFileError(path, "its metadata is not a JSON object", REMEDY)
+    if metadata and any(type(value) is not str and _is_deep(value) for value in metadata.values()):
+        raise _nested(path)
+    tensors = None if odd else _in_order(content, data_bytes)
+    refusal = _refusal(raw, content, metadata or {})
+    if tensors is None:
+        if _is_deep(content, MOST_DEPTH + 2):
+            raise _nested(path)
+        tensors = {name: _tensor_info(path, name, entry) for name, entry in content.items()}
+        _check_layout(path, tensors, data_bytes)
+        refusal = refusal or _more_than_known(content)
+    # Metadata are text; what a damaged file has there instead is shown as it stands.
+    told = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in (metadata or {}).items()
+    }
+    return Header(tensors, told, 8 + len(raw), (), refusal)
+
+
+def _content(path: str | os.PathLike[str], raw: bytes, odd: bool) -> dict[str, Any]:
+    """The object that the JSON text is; odd: it has to be read as closely as safetensors does.
+    Raises LoraFileError.
+    """
+    try:
+        text = raw.decode("utf-8")
+        content = json.loads(text, parse_constant=_no_number, parse_float=_Fraction)
+        if odd or _may_repeat(raw, content):
+            content = json.loads(
+                text,
+                parse_constant=_no_number,
+                parse_float=_Fraction,
+                parse_int=_whole_number,
+                object_pairs_hook=_without_repeats,
+            )
+    except UnicodeDecodeError:
+        raise LoraFileError(path, "its header is not UTF-8 text", REMEDY) from None
+    except ValueError as error:
+        raise LoraFileError(
+            path, f"its header is not valid JSON ({str(error)[:120]})", REMEDY
+        ) from None
+    except RecursionError:
+        raise _nested(path) from None
+    if not isinstance(content, dict):
+        raise LoraFileError(path, "its header is not a JSON object", REMEDY)
+    return content
+
+
+# What equals a whole number for Python (-0, true), and letters written as escapes, which hide that
+# a name stands twice.
+ODD_WORDS = (b"-0", b"true", b"false", b"\\u00")
+ODD = re.compile(rb"[\[,]\s*(?:-0|true|false)\s*[,\]]|\\u00[5-7]")
+HALVES = (b"\\ud", b"\\uD")  # how the halves of a character beyond 16 bits begin
+
+
+LONG_NUMBER = re.compile(r"\d{309}")  # larger than any of 64 bits with a point
+
+
+class _Fraction(float):
+    """A number with a point or an exponent: equal to no whole number, so that it is never taken for
+    a size.
+    """
+
+    __slots__ = ()
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+
+def _whole_number(text: str) -> int | _Fraction:
+    return _Fraction(text) if text == "-0" else int(text)
+
+
+def _refusal(raw: bytes, names: Iterable[str], metadata: Mapping[str, Any]) -> str:
+    """What safetensors' reader does not take, though it is read here."""
+    for key, value in metadata.items():
+        if type(value) is not str:
+            return f"{key[:80]!r} in its metadata is no text"
+    if any(half in raw for half in HALVES):
+        for name in (*names, *metadata, *metadata.values()):
+            if not _is_whole_text(name):
+                return f"{name[:80]!r} in its header holds half a character"
+    return ""
+
+
+def _more_than_known(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same for what entries say besides the three fields they need."""
+    for name, entry in entries.items():
+        if len(entry) != len(FIELDS) and not _can_be_skipped(entry):
+            return (
+                f"what it says of the tensor {name[:80]!r} holds a number or a text that cannot be"
+            )
+    return ""
+
+
+def _can_be_skipped(entry: Mapping[str, Any]) -> bool:
+    """Whether safetensors passes over the fields of an entry that it does not know: it reads their
+    numbers and texts all the same.
+    """
+    try:
+        text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return False
+    return _is_whole_text(text) and not LONG_NUMBER.search(text)
+
+
+def _is_whole_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _may_repeat(raw: bytes, content: Any) -> bool:
+    """Whether a name may stand twice: then there are more descriptions than entries (or metadata
+    quote a header).
+    """
+    if not isinstance(content, dict):
+        return False
+    entries = len(content) - ("__metadata__" in content)
+    return any(raw.count(word) != entries for word in FIELDS) or raw.count(b'"__metadata__"') > 1
+
+
+FIELDS = (b'"dtype"', b'"shape"', b'"data_offsets"')
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        (repeated, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {repeated[:80]!r} stands in it twice")
+    return content
+
+
+def stock_fault(header: Header) -> str:
+    """Why the stock loader fails on a file with this header, as far as the header tells; "" where
+    it does not.
+    """
+    return f"safetensors does not read it, because {header.refusal}" if header.refusal else ""
+
+
+MOST_DEPTH = 125  # below a tensor or the metadata: safetensors' JSON reader stops at 128 in all
+
+
+def _is_deep(value: Any, most: int = MOST_DEPTH) -> bool:
+    """Whether lists and objects are nested deeper than safetensors reads; Python's own limit would
+    depend on who calls.
+    """
+    if not isinstance(value, (dict, list)):
+        return False
+    return not most or any(
+        _is_deep(inner, most - 1)
+        for inner in (value.values() if isinstance(value, dict) else value)
+    )
+
+
+def _nested(path: str | os.PathLike[str]) -> LoraFileError:
+    return LoraFileError(path, "its header is not valid JSON (it is nested too deep)", REMEDY)
+
+
+def _data_bytes(dtype: str, shape: Iterable[int]) -> int:
+    """Raises KeyError for an unknown dtype, OverflowError for a size beyond 64 bits, ValueError for
+    one that ends within a byte.
+
+    As safetensors does, in the order of the dimensions: a product of millions of numbers would take
+    hours.
+    """
+    count = 1
+    for size in shape:
+        count *= size
+        if count >= LIMIT:
+            break
+    bits = count * DTYPE_BITS[dtype]
+    if bits >= LIMIT:
+        raise OverflowError(f"more than {LIMIT} bits")
+    if bits % 8:
+        raise ValueError("half a byte")
+    return bits // 8
+
+
+LIMIT = 2**64
+
+
+def _in_order(content: Mapping[str, Any], data_bytes: int) -> dict[str, TensorInfo] | None:
+    """All tensors in one pass, if they are sound and stand in the order of their data, as nearly
+    every file has them; else None.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    known: dict[tuple[str, tuple], tuple[tuple[int, ...], int]] = {}
+    position, make = 0, tuple.__new__
+    try:
+        for name, entry in content.items():
+            dtype, sizes = entry["dtype"], entry["shape"]
+            if type(sizes) is not list or len(entry) != 3:
+                return None
+            shape = tuple(sizes)
+            sized = known.get((dtype, shape))
+            if sized is None:
+                if any(type(size) is not int or not 0 <= size < MOST_SIZE for size in shape):
+                    return None
+                sized = known[dtype, shape] = shape, _data_bytes(dtype, shape)
+            end = position + sized[1]
+            if entry["data_offsets"] != [position, end]:
+                return None
+            # A quarter of the time of TensorInfo(...), and a file has thousands.
+            tensors[name] = make(TensorInfo, (dtype, sized[0], position, end))
+            position = end
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return None
+    return tensors if position == data_bytes else None
+
+
+def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorInfo:
+    """One tensor on its own, to tell what is wrong with it."""
+    wrong = LoraFileError(path, f"its header describes the tensor {name[:80]!r} wrongly", REMEDY)
+    try:
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, *offsets]
+        if (
+            not type(shape) is type(offsets) is list
+            or len(offsets) != 2
+            or not all(isinstance(number, (int, float)) for number in numbers)
+        ):
+            raise wrong
+        if any(type(number) is not int or not 0 <= number < LIMIT for number in numbers):
+            raise OverflowError("no size")
+        if dtype in NOT_IN_TORCH:
+            raise LoraFileError(
+                path,
+                f"the tensor {name[:80]!r} is of the type {dtype}, which torch does not have",
+                "Export it in another",
+            )
+        needed = _data_bytes(dtype, shape)
+    except OverflowError:
+        raise LoraFileError(
+            path, f"the tensor {name[:80]!r} has impossible numbers in its shape or offsets", REMEDY
+        ) from None
+    except (TypeError, KeyError, ValueError):
+        raise wrong from None
+    if any(size >= MOST_SIZE for size in shape):
+        raise LoraFileError(
+            path, f"the tensor {name[:80]!r} is larger than torch can count", REMEDY
+        )
+    start, end = offsets
+    if needed != end - start:
+        raise LoraFileError(
+            path,
+            f"the tensor {name[:80]!r} has {end - start} bytes, its shape and dtype need {needed}",
+            REMEDY,
+        )
+    return TensorInfo(dtype, tuple(shape), start, end)
+
+
+def _check_layout(
+    path: str | os.PathLike[str], tensors: Mapping[str, TensorInfo], data_bytes: int
+) -> None:
+    position = 0
+    for name, info in sorted(tensors.items(), key=lambda item: item[1][2:]):
+        if info.start != position:
+            raise LoraFileError(
+                path, f"the data of {name[:80]!r} overlaps another tensor or leaves a hole", REMEDY
+            )
+        position = info.end
+    if position > data_bytes:
+        raise LoraFileError(
+            path,
+            f"it is cut short: the tensors need {position:,} bytes, {data_bytes:,} are there",
+            REMEDY,
+        )
+    if position < data_bytes:
+        raise LoraFileError(path, f"{data_bytes - position:,} bytes follow the last tensor", REMEDY)
+
+
+# struct's names of them
+CODES = {
+    "F16": "<e",
+    "F32": "<f",
+    "F64": "<d",
+    "I8": "<b",
+    "I16": "<h",
+    "I32": "<i",
+    "I64": "<q",
+    "U8": "<B",
+    "U16": "<H",
+    "U32": "<I",
+}
+
+
+def read_numbers(
+    path: str | os.PathLike[str], header: Header, names: Iterable[str]
+) -> dict[str, float]:
+    """The values of tensors of one element, such as alphas, by name; tensors of other sizes and
+    dtypes are left out.
+
+    Reads a few bytes for each, and no other data. Raises LoraFileError when the file cannot be read
+    any more.
+    """
+    found = {}
+    wanted = sorted(
+        (name for name in names if prod(header.tensors[name].shape) == 1),
+        key=lambda name: header.tensors[name].start,
+    )
+    try:
+        with open_file(path, 65536) as file:
+            check_unchanged(path, file, header)
+            for name in wanted:
+                info = header.tensors[name]
+                file.seek(header.data_start + info.start)
+                raw = file.read(info.end - info.start)
+                if info.dtype == "BF16":
+                    found[name] = struct.unpack("<f", b"\0\0" + raw)[0]
+                elif info.dtype in CODES:
+                    found[name] = float(struct.unpack(CODES[info.dtype], raw)[0])
+    except (OSError, struct.error) as error:
+        raise LoraFileError(path, f"it cannot be read ({error})", CHANGED) from None
+    return found
+
+
+class Unreadable(dict):
+    """Settings that are there and cannot be read: empty, and why."""
+
+    def __init__(self, fault: str):
+        super().__init__()
+        self.fault = fault
+
+    def __repr__(self) -> str:
+        return f"Unreadable({self.fault!r})"
+
+
+def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | None:
+    """The content of PEFT's `adapter_config.json` beside `path`, None where there is none,
+    Unreadable where it cannot be read.
+
+    Where a process was killed while it replaced both, the old one is still there under the name it
+    was set aside with.
+    """
+    config = Path(path).parent / PEFT_CONFIG
+    for place in (config, config.with_name(PEFT_CONFIG + OLD_ENDING)):
+        try:
+            with open_file(place) as file:
+                raw = file.read(MAX_CONFIG_BYTES + 1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return Unreadable(error.strerror or str(error))
+        if len(raw) > MAX_CONFIG_BYTES:
+            return Unreadable("it is too large for settings")
+        try:
+            content = read_json(raw.decode("utf-8"))
+        except ValueError:
+            return Unreadable("it is not JSON")
+        return content if isinstance(content, dict) else Unreadable("it is no JSON object")
+    return None

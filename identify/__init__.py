@@ -1,0 +1,1 @@
+"""Recognizes base models and trainers from names and shapes. Standard library only."""

@@ -1,0 +1,604 @@
+"""Tells which model a LoRA was trained for, from names, shapes and metadata alone; what they leave
+open is told, not guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..key_maps.dialect import DENOISER
+from ..key_maps.table import Family, Match, flatten, generalise, numbered, unify
+from ..planning.assign import Misfit, assign
+from ..planning.groups import Group
+from ..planning.resolve import LONGEST_MODULE, MOST_PEELS, readings
+from ..planning.target_model import Site
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, "Shape | None"]
+
+MOST_SAMPLES = 400
+MOST_REMEMBERED = 20_000  # samples whose meanings are remembered
+MOST_MEMBERS = 4  # of one pattern, looked at where families fit equally well
+LEAST_FITTING = 0.75  # share of a file's module patterns a family must know
+# share of the patterns with known shapes that must agree with the sizes of one published variant
+LEAST_AGREEING = 0.5
+LEAST_TRAINED = (
+    0.75  # share of the blocks below the highest that must be trained for their number to tell
+)
+LONGEST_NUMBER = 6  # digits of what can no longer be a block's number
+CLOSE = 0.7  # share of the best score that makes a family worth naming beside the best
+OWN_FAMILY = "locksmith.family"  # what this pack's own files tell: the table's name
+FAMILY_METADATA = (
+    OWN_FAMILY,
+    "modelspec.architecture",
+    "ss_base_model_version",
+)  # metadata that names the base model, the plainer first
+LONGEST_VALUE = 100
+WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
+NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
+
+
+class Sample(NamedTuple):
+    """Modules of one pattern and shape: what one is called after each possible peel, and its
+    weight's shape where known.
+
+    `readings`: what it is called if it is read otherwise (locate.readings), which counts less.
+    """
+
+    names: tuple[str, ...]
+    shape: Shape | None
+    members: tuple[str, ...]
+    skip: int = 0  # numbers in the wrapper, which count no blocks
+    readings: tuple[str, ...] = ()
+
+
+class Blocks(NamedTuple):
+    """The blocks of one name that a file trains: highest number + 1, and whether most of those
+    below are there too.
+    """
+
+    depth: int
+    complete: bool
+
+
+class Guess(NamedTuple):
+    """A family read off a file; `name` is "" where it cannot be told, then `rivals` are the
+    families that fit equally well.
+    """
+
+    name: str
+    title: str
+    rivals: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    runners_up: tuple[
+        tuple[str, float], ...
+    ] = ()  # (title, share of the file's patterns it knows) of others that come close
+    samples: tuple[Sample, ...] = ()
+    depths: Mapping[str, Blocks] = {}
+    encoder_modules: tuple[str, ...] = ()  # modules whose wrappers name a text encoder
+
+
+def identify(
+    groups: Iterable[Group], shapes: Shapes, metadata: Mapping[str, str], site: Site
+) -> Guess:
+    """The family whose table fits most of the file's denoiser modules, names and shapes; the wired
+    model breaks ties.
+
+    `site` gives the families and wrappers. Metadata that names the base model decides between
+    families that fit equally well, and nothing else: files are often trained from merges whose
+    metadata name something else.
+    """
+    samples, encoder_modules = denoiser_samples(groups, shapes, site)
+    if encoder_modules and not samples:
+        return _of_encoders(encoder_modules, metadata, site)
+    told = [_meanings(site, sample) for sample in samples]
+    scores = _scores(told, site)
+    best = max(scores.values(), default=0)
+    unknown = Guess("", "", samples=samples, encoder_modules=encoder_modules)
+    if not best or best < LEAST_FITTING * len(samples):
+        return unknown._replace(
+            runners_up=_runners_up(scores, site.families, (), best, len(samples)) if best else ()
+        )
+    depths = block_counts(samples)
+    closest = _closest(scores, best, samples, told, depths, site)
+    if not closest:
+        evidence = (
+            (
+                f"{best} of {len(samples)} patterns of module names are in a table, but of no"
+                " published size"
+            ),
+        )
+        runners = _runners_up(scores, site.families, (), best, len(samples))
+        return unknown._replace(evidence=evidence, runners_up=runners, depths=depths)
+    evidence = [f"{best} of {len(samples)} patterns of module names and shapes are in its table"]
+    chosen, reason = _decide(closest, metadata, site)
+    evidence += [reason] if reason else []
+    runners = _runners_up(
+        scores, site.families, [family.name for family in closest], best, len(samples)
+    )
+    if chosen is None:
+        title = " or ".join(family.title for family in closest)
+        return Guess(
+            "",
+            title,
+            tuple(family.name for family in closest),
+            tuple(evidence),
+            runners,
+            samples,
+            depths,
+            encoder_modules,
+        )
+    title = variant_title(chosen, samples, site)
+    return Guess(chosen.name, title, (), tuple(evidence), runners, samples, depths, encoder_modules)
+
+
+def _of_encoders(
+    encoder_modules: tuple[str, ...], metadata: Mapping[str, str], site: Site
+) -> Guess:
+    """The family of a file that trains text encoders only, which models share: the connected
+    model's, or as the metadata say.
+    """
+    denoisers = [family for family in site.families.values() if family.kind == DENOISER]
+    chosen, reason = (
+        (site.family, "the connected model")
+        if site.family is not None
+        else _by_metadata(denoisers, metadata)
+    )
+    if chosen is None:
+        return Guess("", "", encoder_modules=encoder_modules)
+    return Guess(
+        chosen.name,
+        chosen.title,
+        (),
+        (f"only text encoders are in it; told by {reason}",),
+        encoder_modules=encoder_modules,
+    )
+
+
+def _closest(
+    scores,
+    best: int,
+    samples: Sequence[Sample],
+    told: Sequence[Mapping[str, Meaning]],
+    depths,
+    site: Site,
+) -> list[Family]:
+    """The families with the best score against which least speaks, the common ones first; none
+    where their sizes are others.
+    """
+    first = [family for family in site.families.values() if scores.get(family.name) == best]
+    shaped = [
+        meanings for sample, meanings in zip(samples, told, strict=True) if sample.shape is not None
+    ]
+    by_family = {
+        family.name: [meanings.get(family.name, NO_MEANING) for meanings in told]
+        for family in first
+    }
+    sized = {
+        family.name: [meanings.get(family.name, NO_MEANING) for meanings in shaped]
+        for family in first
+    }
+    first = [
+        family for family in first if family is site.family or _agrees(family, sized[family.name])
+    ]
+    closest = _lowest(
+        first, lambda family: _rank(family, depths, by_family[family.name], sized[family.name])
+    )
+    if len(closest) > 1:
+        # Numbers may mean blocks of another kind, as in a UNet.
+        members = [names for sample in samples for names in _all_names(sample)]
+        closest = _lowest(
+            closest,
+            lambda family: sum(
+                not any(_has(site, family, name) for name in names) for names in members
+            ),
+        )
+    return sorted(closest, key=lambda family: not family.common)
+
+
+def _agrees(family: Family, meanings: Sequence[Meaning]) -> bool:
+    """Whether the shapes are those of a published variant, most of them."""
+    least = min((_contradicted(sizes, meanings) for sizes in family.sizes.values()), default=0)
+    return least <= (1 - LEAST_AGREEING) * len(meanings)
+
+
+def _lowest(known: Sequence[Family], rank: Callable[[Family], Any]) -> list[Family]:
+    ranks = [rank(family) for family in known]
+    return [family for family, own in zip(known, ranks, strict=True) if own == min(ranks)]
+
+
+def _all_names(sample: Sample) -> Iterable[tuple[str, ...]]:
+    """What each of a few of a sample's modules is called after each possible peel."""
+    return zip(*(member_names(sample, MOST_MEMBERS, name) for name in sample.names), strict=False)
+
+
+def member_names(sample: Sample, most: int | None = None, peeled: str = "") -> list[str]:
+    """The flattened names of a sample's modules, or of about `most` of them spread over all; peeled
+    down to `peeled`, else all the way.
+    """
+    whole, name = flatten(sample.members[0]).strip("_"), peeled or sample.names[-1]
+    if not whole.endswith(name):
+        return [name]
+    cut, last = len(whole) - len(name), len(sample.members) - 1
+    chosen = (
+        sample.members
+        if most is None or last < most
+        else [sample.members[last * place // (most - 1)] for place in range(most)]
+    )
+    return [flatten(member).strip("_")[cut:] for member in chosen]
+
+
+def _has(site: Site, family: Family, name: str) -> bool:
+    """Whether the family has a module of this name, in a block that a published variant has."""
+    return _remembered(
+        site,
+        (family.name, name),
+        lambda: any(_within(family, match) for match in family.find(name)),
+    )
+
+
+def _within(family: Family, match: Match) -> bool:
+    """Whether a published variant has the block that a match names."""
+    counted = [
+        (prefix, int(number))
+        for prefix, number in numbered(match.row.native[0], match.native[0])
+        if len(number) < LONGEST_NUMBER
+    ]
+    variants = family.blocks.values() or ({},)
+    return any(
+        all(number < variant.get(prefix, number + 1) for prefix, number in counted)
+        for variant in variants
+    )
+
+
+def _decide(
+    closest: Sequence[Family], metadata: Mapping[str, str], site: Site
+) -> tuple[Family | None, str]:
+    """The one family that is left, and what decided where several were; None where nothing does."""
+    if len(closest) == 1:
+        return closest[0], ""
+    if site.family is not None and site.family in closest:
+        return site.family, "other families fit as well; the connected model decides"
+    chosen, reason = _by_metadata(closest, metadata)
+    if chosen is not None:
+        return chosen, f"other families fit as well; the metadata decide: {reason}"
+    return None, "the file does not tell them apart"
+
+
+def _by_metadata(
+    families: Sequence[Family], metadata: Mapping[str, str]
+) -> tuple[Family | None, str]:
+    """The one family that the metadata name, and by which key and value; None where they name none
+    or several.
+    """
+    for key in FAMILY_METADATA:
+        value = metadata.get(key)
+        if not isinstance(value, str):
+            continue
+        lengths = {
+            family.name: int(family.name == value) if key == OWN_FAMILY else _told(family, value)
+            for family in families
+        }
+        longest = max(lengths.values())
+        told = [family for family in families if lengths[family.name] == longest]
+        if longest and len(told) == 1:
+            return told[0], f"{key} = {value[:LONGEST_VALUE]}"
+    return None, ""
+
+
+def _told(family: Family, value: str) -> int:
+    """Length of the longest of the family's metadata marks that the value begins with."""
+    plain = "".join(filter(str.isalnum, value[:LONGEST_VALUE].lower()))
+    return max((len(mark) for mark in family.metadata if plain.startswith(mark)), default=0)
+
+
+def _runners_up(scores, known, winners, best, total) -> tuple[tuple[str, float], ...]:
+    close = [
+        (known[name].title, score / total)
+        for name, score in scores.items()
+        if name not in winners and score >= CLOSE * best
+    ]
+    return tuple(sorted(close, key=lambda runner: -runner[1])[:3])
+
+
+def _rank(
+    family: Family,
+    depths: Mapping[str, Blocks],
+    meanings: Sequence[Meaning],
+    shaped: Sequence[Meaning],
+) -> tuple:
+    """How much speaks against a family; the lower the better: names read otherwise, then the
+    variant with the fewest faults.
+    """
+    read = sum(meaning.fits and not meaning.plain for meaning in meanings)
+    return read, min(_faults(family, variant, depths, shaped) for variant in _variants(family))
+
+
+def _faults(
+    family: Family, variant: str, depths: Mapping[str, Blocks], meanings: Sequence[Meaning]
+) -> tuple[bool, int, bool]:
+    """What speaks against one variant: too few blocks, samples of other sizes, another number of
+    blocks.
+    """
+    blocks, sizes = blocks_of(family, variant), family.sizes.get(variant, family.sizes.get("", {}))
+    return too_few(blocks, depths), _contradicted(sizes, meanings), not same_blocks(blocks, depths)
+
+
+def _variants(family: Family) -> tuple[str, ...]:
+    """The published variants. Numbers of blocks that are stated without a variant hold for all;
+    they are none themselves.
+    """
+    return tuple(dict.fromkeys((*family.sizes, *filter(None, family.blocks)))) or ("",)
+
+
+def blocks_of(family: Family, variant: str) -> Mapping[str, int]:
+    """The numbers of blocks of a published variant; numbers stated without a
+    variant hold for all.
+    """
+    return {**family.blocks.get("", {}), **family.blocks.get(variant, {})}
+
+
+def _scores(told: Iterable[Mapping[str, Meaning]], site: Site) -> dict[str, int]:
+    """How many samples each denoiser family knows, by name."""
+    scores: dict[str, int] = {}
+    for meanings in told:
+        for name, meaning in meanings.items():
+            if site.families[name].kind == DENOISER:
+                scores[name] = scores.get(name, 0) + meaning.fits
+    return scores
+
+
+class Meaning(NamedTuple):
+    """What a sample can be in a family: whether a row fits, and the sizes of the family's symbols
+    that each row would have.
+    """
+
+    fits: bool
+    sizes: tuple[Mapping[str, int], ...]
+    plain: bool = True  # as it is spelled, and not read otherwise
+
+
+NO_MEANING = Meaning(False, ())
+
+
+def _meanings(site: Site, sample: Sample) -> Mapping[str, Meaning]:
+    """Family -> what a sample can be in it; remembered, because the files of one
+    trainer are alike.
+    """
+    key = (sample.names, sample.readings, sample.shape)
+    return _remembered(site, key, lambda: _new_meanings(site, sample))
+
+
+def _remembered(site: Site, key: tuple, make: Callable[[], Any]) -> Any:
+    found = site.memory.get(key)
+    if found is None:
+        if len(site.memory) >= MOST_REMEMBERED:
+            site.memory.clear()
+        found = site.memory[key] = make()
+    return found
+
+
+def _new_meanings(site: Site, sample: Sample) -> Mapping[str, Meaning]:
+    names = (*sample.names, *sample.readings)
+    possible = {name for flat in names for name in site.knowing.get(generalise(flat)[0], ())}
+    return {
+        name: _meaning(family, sample) for name, family in site.families.items() if name in possible
+    }
+
+
+def _meaning(family: Family, sample: Sample) -> Meaning:
+    plain = _meaning_of(family, sample.names, sample.shape)
+    if plain.fits or not sample.readings:
+        return plain
+    read = _meaning_of(family, sample.readings, sample.shape)
+    return read._replace(plain=False) if read.fits else plain
+
+
+def _meaning_of(family: Family, names: Iterable[str], shape: Shape | None) -> Meaning:
+    matches = [match for name in names for match in family.find(name)]
+    sizes = [_solved(match, shape) for match in matches] if shape is not None else []
+    return Meaning(
+        any(_fits(match, shape) for match in matches),
+        tuple(solved for solved in sizes if solved is not None),
+    )
+
+
+def variant_title(family: Family, samples: Sequence[Sample], site: Site) -> str:
+    """The family's title with the one published variant whose sizes contradict nothing; one that
+    begins with the title is all of it.
+    """
+    faults = contradictions(family, samples, site)
+    fitting = [variant for variant, count in faults.items() if not count]
+    if len(fitting) != 1 or not fitting[0]:
+        return family.title
+    return fitting[0] if fitting[0].startswith(family.title) else f"{family.title} {fitting[0]}"
+
+
+def denoiser_samples(
+    groups: Iterable[Group], shapes: Shapes, site: Site
+) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """(one sample for each pattern of denoiser modules, the modules whose wrappers name a text
+    encoder).
+    """
+    alike: dict[tuple, list[str]] = {}
+    for group in groups:
+        key = (
+            group.module.translate(WITHOUT_DIGITS),
+            tuple(group.keys),
+            tuple([shapes[key] for key in group.keys.values()]),
+        )
+        alike.setdefault(key, []).append(group.module)
+    samples, encoder_modules = [], []
+    for (_, roles, tensors), members in list(alike.items())[:MOST_SAMPLES]:
+        names = tuple(peelings(site, members[0]))
+        if names:
+            skip = len(generalise(flatten(members[0]))[1]) - len(generalise(names[-1])[1])
+            shape = weight_shape(dict(zip(roles, tensors, strict=True)))
+            samples.append(
+                Sample(
+                    names, shape, tuple(members), max(skip, 0), _read_otherwise(site, members[0])
+                )
+            )
+        elif len(members[0]) <= LONGEST_MODULE:
+            encoder_modules += members
+    return tuple(samples), tuple(encoder_modules)
+
+
+def block_counts(samples: Iterable[Sample]) -> dict[str, Blocks]:
+    """The blocks the file trains, by the name before their first number."""
+    trained: dict[str, set[int]] = {}
+    for sample in samples:
+        words = sample.names[-1].split("_")
+        place = next((i for i, word in enumerate(words) if word.isdecimal()), None)
+        if place is None:
+            continue
+        numbers = trained.setdefault("_".join(words[:place]), set())
+        for member in sample.members:
+            found = NUMBER.findall(member)[sample.skip :]
+            if found and len(found[0]) < LONGEST_NUMBER:
+                numbers.add(int(found[0]))
+    return {
+        blocks: Blocks(max(numbers) + 1, len(numbers) > max(numbers) * LEAST_TRAINED)
+        for blocks, numbers in trained.items()
+        if numbers
+    }
+
+
+def same_blocks(variant: Mapping[str, int], counts: Mapping[str, Blocks]) -> bool:
+    """Whether a variant with these numbers of blocks has just as many; files that train a few
+    blocks only do not tell.
+    """
+    told = {name: depth for name, depth in variant.items() if flatten(name) in counts}
+    return bool(told) and all(
+        counts[flatten(name)] == (depth, True) for name, depth in told.items()
+    )
+
+
+def too_few(variant: Mapping[str, int], counts: Mapping[str, Blocks]) -> bool:
+    """Whether a variant with these numbers of blocks has fewer than the file trains."""
+    return any(
+        counts[flatten(name)].depth > depth
+        for name, depth in variant.items()
+        if flatten(name) in counts
+    )
+
+
+def peelings(site: Site, module: str) -> list[str]:
+    """The flattened module name after each number of wrappers, the shortest last; none where a
+    wrapper names a text encoder.
+    """
+    return _peeled(site, [module])
+
+
+def _read_otherwise(site: Site, module: str) -> tuple[str, ...]:
+    """What a module may be called if its name is read otherwise, after each number of wrappers."""
+    others = readings(site, module) if len(module) <= LONGEST_MODULE else []
+    return tuple(_peeled(site, others)) if others else ()
+
+
+def _peeled(site: Site, queue: list[str]) -> list[str]:
+    names = []
+    for name in queue if len(queue[0]) <= LONGEST_MODULE else ():
+        names.append(flatten(name).strip("_"))
+        for wrapper in site.wrappers.peelable(name):
+            if wrapper.component not in (None, DENOISER):
+                return []
+            rest = name[len(wrapper.text) :]
+            if len(queue) < MOST_PEELS and rest not in queue:
+                queue.append(rest)
+    return sorted(names, key=len, reverse=True)
+
+
+def weight_shape(roles: Shapes) -> Shape | None:
+    """The shape of the weight that adapters with these tensors were trained on,
+    where they tell it.
+    """
+    if any(shape is None for shape in roles.values()):
+        return None
+    try:
+        for assignment in assign(roles)[0]:
+            module = assignment.kind.shape({role: roles[role] for role in assignment.roles})
+            if assignment.kind.never_beside:
+                continue  # it may be half of another
+            if module.out is not None and module.inner and not module.flat:
+                return (module.out, *module.inner)
+    except (Misfit, IndexError, TypeError):
+        pass
+    return None
+
+
+def _fits(match: Match, shape: Shape | None) -> bool:
+    row = match.row
+    if shape is None or row.shape is None or not is_whole(match) or len(row.native) > 1:
+        return True
+    return unify(row.shape, shape) is not None or unify(row.shape, (*shape, 1, 1)) is not None
+
+
+def is_whole(match: Match) -> bool:
+    """Whether a name stands for all rows of its module, and not for a part of a fused one."""
+    return match.alternative < 0 or len(match.row.alternatives[match.alternative].parts) == 1
+
+
+def contradictions(family: Family, samples: Iterable[Sample], site: Site) -> dict[str, int]:
+    """For each published variant of the family: how many samples have no meaning in it that agrees
+    with its sizes.
+    """
+    told = [
+        _meanings(site, sample).get(family.name, NO_MEANING)
+        for sample in samples
+        if sample.shape is not None
+    ]
+    return {variant: _contradicted(sizes, told) for variant, sizes in family.sizes.items()}
+
+
+def _contradicted(sizes: Mapping[str, int], meanings: Iterable[Meaning]) -> int:
+    return sum(
+        not any(
+            all(sizes.get(symbol, number) == number for symbol, number in solved.items())
+            for solved in meaning.sizes
+        )
+        for meaning in meanings
+    )
+
+
+def _solved(match: Match, shape: Shape) -> Mapping[str, int] | None:
+    """The sizes of the symbols in a match's row if a module of it has this shape; None where it
+    cannot have it.
+    """
+    row = match.row
+    if row.shape is None or len(row.native) > 1:
+        return {}
+    return unify(row.shape, shape) if is_whole(match) else unify(row.shape[1:], shape[1:])
+
+
+def solved_sizes(family: Family, samples: Iterable[Sample]) -> dict[str, int]:
+    """The sizes of a family's symbols as the file's own modules tell them; those that mean several
+    sizes are left out.
+    """
+    sizes: dict[str, set[int]] = {}
+    for sample in samples:
+        matches = [
+            match
+            for match in matches_of(family, sample)
+            if match.row.shape and len(match.row.native) == 1 and is_whole(match)
+        ]
+        solved = (
+            [unify(match.row.shape, sample.shape) for match in matches]
+            if sample.shape is not None
+            else []
+        )
+        told = [known for known in solved if known is not None]
+        if told and all(known == told[0] for known in told):
+            for symbol, number in told[0].items():
+                sizes.setdefault(symbol, set()).add(number)
+    return {symbol: next(iter(numbers)) for symbol, numbers in sizes.items() if len(numbers) == 1}
+
+
+def matches_of(family: Family, sample: Sample) -> list[Match]:
+    """Every row of a family that a sample's name can mean; of its other readings where it has none
+    as it is spelled.
+    """
+    plain = [match for name in sample.names for match in family.find(name)]
+    return plain or [match for name in sample.readings for match in family.find(name)]

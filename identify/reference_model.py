@@ -1,0 +1,299 @@
+"""Draws the model a LoRA was made for from its family's table, where no model is connected: names
+exact, sizes as far as known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice, product
+from typing import NamedTuple
+
+from ..key_maps.dialect import DENOISER
+from ..key_maps.table import (
+    Family,
+    Match,
+    Row,
+    evaluate,
+    families,
+    fill,
+    flatten,
+    generalise,
+    in_one_form,
+    numbered,
+    unify,
+)
+from ..key_maps.user_maps import NONE, OwnMaps
+from ..planning.groups import Group
+from ..planning.resolve import peeled
+from ..planning.target_model import Component, Shape, Site
+from .lora_family import (
+    LONGEST_NUMBER,
+    Guess,
+    Sample,
+    Shapes,
+    blocks_of,
+    contradictions,
+    is_whole,
+    matches_of,
+    member_names,
+    same_blocks,
+    solved_sizes,
+    too_few,
+    weight_shape,
+)
+
+MOST_BLOCKS = 1000  # of one name, that are drawn
+MOST_MODULES = 10_000  # of one row, that are drawn
+MOST_DRAWN = 32  # models kept
+Numbers = tuple[tuple[str, int], ...]
+
+
+class Drawing(NamedTuple):
+    """What a component is drawn from: a family of the pack, its place, the family's sizes and
+    numbers of blocks.
+    """
+
+    family: str
+    slot: str
+    prefix: str
+    sizes: Numbers
+    blocks: Numbers
+    told: tuple[
+        tuple[str, Shape], ...
+    ] = ()  # shapes the file tells of modules that the table has in several shapes
+
+
+def draw_site(
+    guess: Guess, groups: Sequence[Group], shapes: Shapes, known: Site, own: OwnMaps = NONE
+) -> Site:
+    """The site a file was made for: its denoiser, and the text encoders it trains; empty where the
+    family cannot be told.
+
+    `known` gives the families. Of families that fit equally well the first is drawn. Sizes that
+    neither a table nor the file states are 0.
+    """
+    name = guess.name or next(iter(guess.rivals), "")
+    if not name:
+        return Site((), own)
+    drawings = [
+        Drawing(
+            name,
+            DENOISER,
+            "diffusion_model.",
+            *_measured(known.families[name], guess, known),
+            _told_shapes(known.families[name], guess.samples),
+        )
+    ]
+    if guess.encoder_modules:
+        drawings += _encoder_drawings(
+            known, known.families[name], guess.encoder_modules, groups, shapes
+        )
+    if own is not NONE:
+        return Site([_draw(known.families[drawing.family], drawing) for drawing in drawings], own)
+    return _known_site(tuple(drawings))
+
+
+def with_encoders(
+    site: Site, guess: Guess, groups: Sequence[Group], shapes: Shapes, own: OwnMaps = NONE
+) -> Site:
+    """The site with the text encoders beside it that the file trains and the site lacks, drawn from
+    their tables.
+
+    A model's file or a wired MODEL holds no text encoders; which ones belong to it its family's
+    table tells all the same.
+    """
+    denoiser = site.components.get(DENOISER)
+    family = (denoiser and denoiser.family) or site.families.get(guess.name)
+    if denoiser is None or family is None or not guess.encoder_modules:
+        return site
+    drawings = _encoder_drawings(site, family, guess.encoder_modules, groups, shapes)
+    make = (
+        _known_component
+        if own is NONE
+        else lambda drawing: _draw(site.families[drawing.family], drawing)
+    )
+    missing = [make(drawing) for drawing in drawings if drawing.slot not in site.components]
+    return Site([*site.components.values(), *missing], own) if missing else site
+
+
+@lru_cache(maxsize=MOST_DRAWN)
+def _known_site(drawings: tuple[Drawing, ...]) -> Site:
+    return Site([_known_component(drawing) for drawing in drawings])
+
+
+@lru_cache(maxsize=MOST_DRAWN)
+def _known_component(drawing: Drawing) -> Component:
+    return _draw(families()[drawing.family], drawing)
+
+
+def _measured(family: Family, guess: Guess, known: Site) -> tuple[Numbers, Numbers]:
+    """Sizes and numbers of blocks of the published variant that fits the file,
+    else the file's own.
+    """
+    variant, sizes = _fitting_sizes(family, guess.samples, known)
+    published = _published_blocks(family, variant, guess)
+    own = _own_blocks(family, guess.samples, published)
+    return _numbers(sizes), _numbers({**own, **published})
+
+
+def _told_shapes(family: Family, samples: Iterable[Sample]) -> tuple[tuple[str, Shape], ...]:
+    """(native name, shape) of the file's modules that the family has in several shapes, such as the
+    modulation of a last block.
+    """
+    several = _in_several_shapes(family)
+    told = {}
+    for sample in samples:
+        kinds = {_kind(match.row.native[0]) for match in matches_of(family, sample)}
+        if sample.shape is None or kinds.isdisjoint(several):
+            continue
+        for match in (match for name in member_names(sample) for match in family.find(name)):
+            if _is_one(match) and unify(match.row.shape, sample.shape) is not None:
+                told[match.native[0]] = sample.shape
+    return tuple(sorted(told.items()))
+
+
+def _in_several_shapes(family: Family) -> set[str]:
+    """The kinds of modules for which a table has rows of several shapes."""
+    shapes: dict[str, set] = {}
+    for row in family.rows:
+        if len(row.native) == 1:
+            shapes.setdefault(_kind(row.native[0]), set()).add(row.shape)
+    return {kind for kind, found in shapes.items() if len(found) > 1}
+
+
+def _kind(native: str) -> str:
+    return generalise(flatten(native.replace("{}", "0")))[0]
+
+
+def _is_one(match: Match) -> bool:
+    return len(match.native) == 1 and match.row.shape is not None and is_whole(match)
+
+
+def _numbers(numbers: Mapping[str, int]) -> Numbers:
+    return tuple(sorted(numbers.items()))
+
+
+def _fitting_sizes(
+    family: Family, samples: Sequence[Sample], known: Site
+) -> tuple[str, Mapping[str, int]]:
+    """The published variant that contradicts the file least, and its sizes; the file's own where it
+    contradicts half of it.
+    """
+    faults = contradictions(family, samples, known)
+    variant = min(faults, key=faults.__getitem__, default="")
+    if variant in faults and 2 * faults[variant] <= len(samples):
+        return variant, family.sizes[variant]
+    return "", solved_sizes(family, samples)
+
+
+def _published_blocks(family: Family, variant: str, guess: Guess) -> Mapping[str, int]:
+    variants = dict.fromkeys((*family.sizes, *family.blocks))
+    fitting = {
+        name: blocks
+        for name in variants
+        if (blocks := blocks_of(family, name)) and not too_few(blocks, guess.depths)
+    }
+    same = [name for name, blocks in fitting.items() if same_blocks(blocks, guess.depths)]
+    return next((fitting[name] for name in (variant, *same, *fitting) if name in fitting), {})
+
+
+def _own_blocks(
+    family: Family, samples: Iterable[Sample], published: Mapping[str, int]
+) -> dict[str, int]:
+    """The highest block of each native name that the file trains, + 1, for names without a
+    published number.
+    """
+    blocks: dict[str, int] = {}
+    for sample in samples:
+        rows = [match.row.native[0] for match in matches_of(family, sample)]
+        if all(prefix in published for row in rows for prefix, _ in numbered(row, row)):
+            continue
+        for name in member_names(sample):
+            for match in family.find(name):
+                for prefix, number in numbered(match.row.native[0], match.native[0]):
+                    if number.isdecimal() and len(number) < LONGEST_NUMBER:
+                        blocks[prefix] = max(blocks.get(prefix, 0), int(number) + 1)
+    return blocks
+
+
+def _draw(family: Family, drawing: Drawing) -> Component:
+    """A component with every module the family's table has, in as many blocks as
+    the drawing says.
+    """
+    sizes, blocks = dict(drawing.sizes), dict(drawing.blocks)
+    weights: dict[str, Shape] = {}
+    optional: set[str] = set()
+    for row in in_one_form(family.rows):
+        shape = (
+            tuple([evaluate(size, sizes) or 0 for size in row.shape])
+            if row.shape is not None
+            else (0, 0)
+        )
+        for module in _modules(row, blocks) if len(row.native) == 1 else ():
+            weight = f"{drawing.prefix}{module}.weight"
+            if 0 in weights.setdefault(weight, shape):
+                weights[weight] = shape
+            if row.optional:
+                optional.add(weight)
+    told = {f"{drawing.prefix}{module}.weight": shape for module, shape in drawing.told}
+    # What the file has beyond the last block is in no model.
+    weights.update((weight, shape) for weight, shape in told.items() if weight in weights)
+    return Component(
+        drawing.slot, drawing.prefix, weights, family, drawn=True, optional=frozenset(optional)
+    )
+
+
+def _modules(row: Row, blocks: Mapping[str, int]) -> Iterable[str]:
+    """The native names of a row, in every block."""
+    counts = [
+        range(min(blocks.get(prefix, 0), MOST_BLOCKS))
+        for prefix, _ in numbered(row.native[0], row.native[0])
+    ]
+    for numbers in islice(product(*counts), MOST_MODULES):
+        yield fill(row.native[0], [str(number) for number in numbers])
+
+
+def _encoder_drawings(known: Site, family: Family, modules, groups, shapes) -> list[Drawing]:
+    """One drawing for each text encoder of the denoiser's family that the file trains."""
+    names = Component(DENOISER, "", {}, family)
+    site = Site([names, *(Component(slot, "", {}, None) for slot in family.encoders)])
+    found: dict[str, list[Sample]] = {}
+    wanted = set(modules)
+    for group in groups:
+        if group.module in wanted:
+            slot, name = _encoder_of(site, group.module)
+            shape = weight_shape({role: shapes[key] for role, key in group.keys.items()})
+            found.setdefault(slot, []).append(Sample((flatten(name).strip("_"),), shape, (name,)))
+    drawings = [_encoder_drawing(known, slot, samples) for slot, samples in found.items() if slot]
+    return [drawing for drawing in drawings if drawing]
+
+
+def _encoder_of(site: Site, module: str) -> tuple[str, str]:
+    """(slot of the text encoder that a module's wrappers name, the module's name behind them); slot
+    "" where they name none.
+    """
+    slot, name = "", module
+    for wrapper, rest in peeled(site, module):
+        told = site.components_of(wrapper)
+        slot, name = slot or (told[0] if told else ""), rest
+    return slot, name
+
+
+def _encoder_drawing(known: Site, slot: str, samples: Sequence[Sample]) -> Drawing | None:
+    encoders = [family for family in known.families.values() if family.kind != DENOISER]
+    knowing = {
+        family.name: sum(bool(family.find(sample.names[0])) for sample in samples)
+        for family in encoders
+    }
+    best = max(encoders, key=lambda family: knowing[family.name], default=None)
+    if best is None or not knowing[best.name]:
+        return None
+    _, sizes = _fitting_sizes(best, samples, known)
+    return Drawing(
+        best.name,
+        slot,
+        f"{slot}.transformer.",
+        _numbers(sizes),
+        _numbers(_own_blocks(best, samples, {})),
+    )

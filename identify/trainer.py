@@ -1,0 +1,197 @@
+"""Second looks at a plan, for people: which model the file is for, who wrote it, what is near a
+name that fits nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ..key_maps.dialect import DENOISER, Dialect
+from ..key_maps.table import flatten, generalise
+from ..planning.groups import group_keys
+from ..planning.keys import parse_key
+from ..planning.names import OF_DIFFUSERS, OWN_NAMES
+from ..planning.plan import Plan
+from ..planning.resolve import LONGEST_MODULE, peeled
+from ..planning.target_model import Candidate, Site
+from .lora_family import WITHOUT_DIGITS, Guess, Sample, identify, peelings, variant_title
+
+LONGEST_NAME = (
+    200  # characters of a name that is compared with others; real ones have less than half
+)
+
+
+def guess_family(plan: Plan) -> Guess:
+    """The family a planned file was trained for, as `identify` tells it."""
+    return identify(group_keys(plan.shapes).groups, plan.shapes, plan.metadata, plan.site)
+
+
+def model_title(site: Site) -> str:
+    """The wired model's family and variant; "" where no table knows it."""
+    if site.family is None:
+        return ""
+    component = site.components[DENOISER]
+    alike: dict[tuple, Sample] = {}
+    for module, weight in component.modules.items():
+        flat, shape = flatten(module), component.weights[weight]
+        if not weight.endswith(".bias"):
+            alike.setdefault((generalise(flat)[0], shape), Sample((flat,), shape, (module,)))
+    return variant_title(site.family, tuple(alike.values()), site)
+
+
+class Writer(NamedTuple):
+    """The tool that wrote a file ("cannot tell" where nothing tells it, several joined by "or"),
+    and what says so.
+    """
+
+    title: str
+    evidence: str = ""
+
+
+def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
+    """The dialect that explains the file best: metadata first, then wrappers, names and role
+    spellings.
+
+    `families`: those the file can be for; a tool that trains none of them is left out.
+    """
+    known = list(plan.site.dialects.values())
+    by_metadata = [
+        match
+        for match in zip(metadata_matches(known, plan.metadata), known, strict=True)
+        if match[0]
+    ]
+    if by_metadata:
+        mark, dialect = max(by_metadata, key=lambda match: (*_weight(match[0]), match[1].title))
+        return Writer(dialect.title, f"metadata: {mark.partition('=')[0]}")
+    known = [
+        dialect
+        for dialect in known
+        if not dialect.families or set(families) & set(dialect.families)
+    ]
+    profile = _profile(plan)
+    scores = {dialect.title: _likeness(dialect, profile) for dialect in known}
+    best = max(scores.values(), default=0.0)
+    titles = [title for title, score in scores.items() if score >= best - SLACK]
+    if best <= LEAST_LIKENESS or len(titles) > MOST_TRAINERS:
+        return Writer("cannot tell")
+    return Writer(
+        " or ".join(filter(None, (", ".join(titles[:-1]), titles[-1]))),
+        "wrappers, module names and role spellings",
+    )
+
+
+def _profile(plan: Plan) -> Counter[tuple[str, tuple[str, ...], str]]:
+    """How many tensors of a file have each (wrapper, whose names, role spelling)."""
+    remembered: dict[tuple, tuple[str, ...]] = {}
+    profile: Counter = Counter()
+    for adapter in plan.adapters:
+        target = adapter.target
+        key = (target.component, target.naming, target.module.translate(WITHOUT_DIGITS))
+        if key not in remembered:
+            remembered[key] = _namings(plan.site, target)
+        profile.update(
+            [
+                (adapter.location.wrapper, remembered[key], spelling)
+                for spelling in adapter.spellings
+            ]
+        )
+    if profile:
+        return profile
+    parsed = [parse_key(key) for key in plan.shapes]
+    return Counter(
+        (_deepest_wrapper(plan.site, key.module), (), key.spelling) for key in parsed if key.role
+    )
+
+
+LEAST_LIKENESS = 0.5  # what the wrapper alone counts, which says little: many write none
+SLACK = 0.02  # likeness that a few odd modules may cost
+MOST_TRAINERS = 4  # more that fit equally well are no answer
+
+
+def _deepest_wrapper(site: Site, module: str) -> str:
+    return "".join(wrapper.text for wrapper, _ in peeled(site, module[:LONGEST_MODULE]))
+
+
+def metadata_matches(known: Iterable[Dialect], metadata: Mapping[str, str]) -> list[str]:
+    """For each dialect the mark of it that the metadata bear: one with a value before one without;
+    "" for none.
+    """
+    return [
+        max((mark for mark in dialect.metadata if _bears(metadata, mark)), key=_weight, default="")
+        for dialect in known
+    ]
+
+
+def _bears(metadata: Mapping[str, str], mark: str) -> bool:
+    key, _, start = mark.partition("=")
+    value = metadata.get(key)
+    return value is not None and value[:LONGEST_NAME].replace(" ", "").startswith(start)
+
+
+def _weight(mark: str) -> tuple[bool, int]:
+    # A bare lora_adapter_metadata is diffusers' and many others'.
+    return "=" in mark, len(mark) if "=" in mark else 0
+
+
+def _namings(site: Site, target: Candidate) -> tuple[str, ...]:
+    """Whose names a module bears; of some modules native and diffusers' names are the same."""
+    if target.naming > OF_DIFFUSERS:
+        return ("other",)
+    if target.naming == OF_DIFFUSERS:
+        return ("diffusers",)
+    family = site.components[target.component].family
+    rows = (
+        [
+            match.row
+            for match in family.find(flatten(target.module))
+            if match.alternative == OWN_NAMES
+        ]
+        if family
+        else []
+    )
+    same = any(
+        row.alternatives
+        and [flatten(part.name) for part in row.alternatives[OF_DIFFUSERS].parts]
+        == [flatten(name) for name in row.native]
+        for row in rows
+    )
+    return ("native", "diffusers") if same else ("native",)
+
+
+def _likeness(dialect: Dialect, profile: Counter) -> float:
+    total = sum(profile.values())
+    if not total:
+        return 0.0
+    score = 0.0
+    for (wrapper, namings, spelling), count in profile.items():
+        wrappers = (*dialect.writes, *dialect.encoders) or ("",)
+        right = wrapper in wrappers
+        score += count * (
+            0.5 * right
+            + 0.3 * (spelling in dialect.roles)
+            + 0.2 * (not {dialect.names, *dialect.also}.isdisjoint(namings))
+        )
+    return score / total
+
+
+def nearest_name(site: Site, key: str) -> str:
+    """`; nearest: x` where the model has a module of a similar name, else nothing."""
+    denoiser = site.components.get(DENOISER)
+    if denoiser is None:
+        return ""
+    name = (peelings(site, parse_key(key).module) or [""])[-1]
+    if not name or len(name) > LONGEST_NAME:
+        return ""
+    template, numbers = generalise(name)
+    templates: dict[str, dict[tuple[str, ...], str]] = {}
+    for flat, modules in denoiser.flat.items():
+        other, places = generalise(flat)
+        templates.setdefault(other, {})[places] = modules[0]
+    close = difflib.get_close_matches(template, templates, n=1, cutoff=0.75)
+    if not close:
+        return ""
+    blocks = templates[close[0]]
+    return f"; nearest: {blocks.get(numbers) or next(iter(blocks.values()))}"

@@ -1,0 +1,75 @@
+"""A user's own family tables and dialect records: read by the same strict readers, never able to
+break the loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from .dialect import Dialect, DialectError, read_dialect
+from .table import Family, TableError, read_table
+
+
+class OwnMaps(NamedTuple):
+    """Tables and records by name, and what was wrong with those that could not be read."""
+
+    families: Mapping[str, Family]
+    dialects: Mapping[str, Dialect]
+    errors: tuple[str, ...] = ()
+
+
+NONE = OwnMaps({}, {})
+
+
+def read_own_maps(folder: Path) -> OwnMaps:
+    """Read `folder`/families/*.table and `folder`/dialects/*.record; a name that the pack also has
+    replaces the pack's.
+
+    A file that breaks the rules is left out and named in `errors` with line, fault and remedy.
+    """
+    errors: list[str] = []
+    tables = _read(folder / "families", "*.table", read_table, TableError, errors)
+    records = _read(folder / "dialects", "*.record", read_dialect, DialectError, errors)
+    return OwnMaps(tables, records, tuple(errors))
+
+
+def _read(folder: Path, pattern: str, read, fault: type[Exception], errors: list[str]) -> dict:
+    found = {}
+    for path in _paths(folder, pattern):
+        try:
+            found[path.stem] = read(path)
+        except fault as error:
+            errors.append(f"Your own map was left out: {error}")
+    for path in _paths(
+        folder, f"{pattern}.txt"
+    ):  # what editors make of the name where endings are hidden
+        errors.append(
+            f"Your own map was left out: {path}: its name must not end with .txt. Rename it to"
+            f" {path.stem}"
+        )
+    return found
+
+
+def own_maps_stamp(folder: Path) -> tuple:
+    """Changes when a file of the folder changes, comes or goes. Never raises: a link may lead
+    nowhere, a file may just be gone.
+    """
+    files = [*_paths(folder / "families", "*.table*"), *_paths(folder / "dialects", "*.record*")]
+    return tuple((str(path), *_changed(path)) for path in files)
+
+
+def _paths(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def _changed(path: Path) -> tuple[int, int]:
+    try:
+        about = path.stat()
+    except OSError:
+        return 0, 0
+    return about.st_mtime_ns, about.st_size

@@ -1,0 +1,323 @@
+"""Writes LoRA files whole or not at all: streamed, verified against their source before they are
+put in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...files.atomic import Beside, making_folder, replacing
+from ...files.header import PEFT_CONFIG, LoraFileError, adapter_config_beside, read_header
+from ...planning.plan import Plan, make_plan
+from ..math.spec import FAULTS
+from ..not_finite import without_odd
+from ..rewrite.convert import Conversion, Spec, convert
+from ..rewrite.rename import Refused
+from ..rewrite.verify import Unverified, check_same
+from .mapped import CODES, map_tensors, open_with_safetensors
+
+__all__ = ["Unverified", "Written", "metadata_for", "write_as", "write_lora"]
+
+CONVERTER = "LoRA Locksmith"
+CHUNK_BYTES = 1 << 22
+# Hashes of the tensors as the file holds them; write_lora fills in those that the metadata have.
+HASHES = ("sshs_model_hash", "modelspec.hash_sha256")
+PEFT_FILE = "adapter_model.safetensors"
+# Metadata that speak of the source's names or strengths and would be read wrongly of the new file.
+STALE = ("lora_adapter_metadata", "sshs_legacy_hash")
+
+
+class Written(NamedTuple):
+    """What was written: modules that were only renamed, that were fused or split, that are full
+    matrices now.
+
+    difference: the largest of any weight's delta, relative.
+    """
+
+    path: Path
+    dialect: str
+    renamed: int
+    computed: int
+    full: int
+    left_out: Mapping[str, str]
+    difference: float
+    bytes: int
+
+
+def write_lora(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor] | Conversion,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    check: Callable[[Path], Any] | None = None,
+    at_last: Callable[[], Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a safetensors file in one step: whoever reads `path` sees the old file or the new one.
+
+    tensors: by name, or a Conversion, which is made one module at a time. metadata: text by key;
+    `sshs_model_hash` and `modelspec.hash_sha256` are computed where they are among the keys.
+    check(temporary file) runs before the file is put in place, at_last() right before; what they
+    raise leaves `path` as it was. config: PEFT's settings, put into adapter_config.json beside it
+    in the same step. Raises FileExistsError unless `overwrite`, OSError, ValueError for a dtype
+    that safetensors lacks.
+    """
+    path = Path(path)
+    if isinstance(tensors, Conversion):
+        specs = tensors.specs
+    else:
+        specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    beside = (
+        Beside(PEFT_CONFIG, json.dumps(config, indent=2).encode()) if config is not None else None
+    )
+    with replacing(path, overwrite, at_last, beside) as (file, temporary):
+        _write(file, specs, tensors, dict(metadata or {}))
+        file.flush()
+        if check is not None:
+            check(temporary)
+    return path
+
+
+def _write(
+    file: BinaryIO,
+    specs: Mapping[str, Spec],
+    tensors: Mapping[str, Tensor] | Conversion,
+    metadata: dict[str, str],
+) -> None:
+    for key in HASHES:
+        if key in metadata:
+            metadata[key] = "0" * 64 if key == HASHES[0] else "0x" + "0" * 64
+    offsets = _offsets(specs)
+    header = _header(specs, offsets, metadata)
+    file.write(header)
+    for name, tensor in tensors.items():
+        spec = specs[name]
+        if (tensor.dtype, tuple(tensor.shape)) != spec:
+            raise ValueError(
+                f"{name} came out as {tensor.dtype} {list(tensor.shape)}, not {spec.dtype}"
+                f" {list(spec.shape)}"
+            )
+        file.seek(len(header) + offsets[name][0])
+        if tensor.numel():
+            file.write(raw(tensor))
+    # A file whose last tensors are empty, or a module that was not made, must not leave a hole.
+    if file.seek(0, os.SEEK_END) != len(header) + max(
+        (end for _, end in offsets.values()), default=0
+    ):
+        raise ValueError("not every tensor was made")
+    if any(key in metadata for key in HASHES):
+        digest = _data_hash(file, len(header))
+        metadata |= {
+            key: digest if key == HASHES[0] else f"0x{digest}" for key in HASHES if key in metadata
+        }
+        file.seek(0)
+        file.write(_header(specs, offsets, metadata))
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor that is not empty, as safetensors has them."""
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _offsets(specs: Mapping[str, Spec]) -> dict[str, tuple[int, int]]:
+    """Where each tensor lies: wide dtypes first, so that every tensor is aligned, as safetensors
+    itself writes.
+    """
+    offsets, end = {}, 0
+    for name in sorted(specs, key=lambda name: -specs[name].dtype.itemsize):
+        start, end = end, end + specs[name].dtype.itemsize * torch.Size(specs[name].shape).numel()
+        offsets[name] = (start, end)
+    return offsets
+
+
+def _header(
+    specs: Mapping[str, Spec], offsets: Mapping[str, tuple[int, int]], metadata: Mapping[str, str]
+) -> bytes:
+    content: dict[str, Any] = (
+        {"__metadata__": {_whole(key): _whole(value) for key, value in metadata.items()}}
+        if metadata
+        else {}
+    )
+    for name, place in offsets.items():
+        dtype = CODES.get(specs[name].dtype)
+        if dtype is None:
+            raise ValueError(f"{name}: safetensors has no {specs[name].dtype}")
+        content[name] = {
+            "dtype": dtype,
+            "shape": list(specs[name].shape),
+            "data_offsets": list(place),
+        }
+    text = json.dumps(content, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _whole(text: str) -> str:
+    """The text without lone surrogates, which damaged metadata may hold and safetensors does not
+    read.
+    """
+    return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _data_hash(file: BinaryIO, start: int) -> str:
+    file.seek(start)
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_as(
+    plan: Plan,
+    tensors: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    dialect: str,
+    *,
+    dtype: torch.dtype | None = None,
+    provenance: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    drop: bool = False,
+    at_last: Callable[[], Any] | None = None,
+) -> Written:
+    """Write a planned file in `dialect`, and put it in place only when it does to the model what
+    the plan does.
+
+    provenance: our own metadata (source, hash ...), put in as they are. at_last: as in
+    `write_lora`. For PEFT `path` without its ending becomes a folder with adapter_model.safetensors
+    and adapter_config.json. Raises Refused and NotFinite before anything is written, Unverified,
+    FileExistsError, OSError.
+    """
+    plan = without_odd(plan, tensors.__getitem__, drop)
+    conversion = convert(plan, tensors, dialect, dtype, drop)
+    for name, spec in conversion.specs.items():
+        if spec.dtype not in CODES:
+            raise Refused((f"{name}: tensors of {spec.dtype} cannot be written; choose a dtype",))
+    metadata = metadata_for(plan.metadata, conversion, provenance or {})
+    path = Path(path)
+    config = conversion.configs.get("")
+    kept = plan._replace(
+        adapters=tuple(
+            item
+            for item in plan.adapters
+            if conversion.left_out.keys().isdisjoint(item.roles.values())
+        )
+    )
+    difference = 0.0
+
+    def check(temporary: Path) -> None:
+        nonlocal difference
+        # What lies beside the file will be read with it.
+        beside = config if config is not None else adapter_config_beside(path)
+        difference = _verify(kept, tensors, temporary, beside, dtype)
+        # PEFT reads the settings beside the file, we those in its header.
+        if (
+            config is not None
+            and json.loads(read_header(temporary).metadata["lora_adapter_metadata"]) != config
+        ):
+            raise Unverified("the settings in its header are not those beside it")
+
+    with ExitStack() as stack:
+        if config is not None:
+            path = place_of(path, dialect)
+            stack.enter_context(making_folder(path.parent))
+        write_lora(path, conversion, metadata, overwrite, check, at_last, config)
+    return Written(
+        path,
+        dialect,
+        *conversion.ways.values(),
+        conversion.left_out,
+        difference,
+        path.stat().st_size,
+    )
+
+
+def place_of(path: Path, dialect: str) -> Path:
+    """Where `write_as` puts a file that is to be `path`."""
+    return path.with_suffix("") / PEFT_FILE if dialect == "peft" else path
+
+
+def _verify(
+    plan: Plan,
+    tensors: Mapping[str, Tensor],
+    written: Path,
+    config: Mapping[str, Any] | None,
+    dtype,
+) -> float:
+    try:
+        with open_with_safetensors(written):
+            header = read_header(written)
+        made = map_tensors(written, header, passing=True)
+        again = make_plan(
+            header.tensors, header.metadata, plan.site, config, number=partial(_number, made)
+        )
+    except LoraFileError as error:
+        raise Unverified(f"the written file cannot be read back: {error}") from None
+    placed = {key for adapter in again.adapters for key in adapter.roles.values()}
+    lost = [key for key in header.tensors if key not in placed]
+    if lost:
+        raise Unverified(
+            f"{lost[0]}: {again.outcomes[lost[0]].category}, {again.outcomes[lost[0]].reason}"
+        )
+    try:
+        return check_same(plan, tensors.__getitem__, again, made.__getitem__, dtype)
+    except Unverified:
+        raise
+    except FAULTS as error:
+        raise Unverified(f"the two files cannot be compared: {error}") from None
+
+
+def _number(tensors: Mapping[str, Tensor], name: str) -> float | None:
+    """The value of a tensor of one number; None where it is none."""
+    tensor = tensors[name]
+    return float(tensor.item()) if tensor.numel() == 1 and not tensor.is_complex() else None
+
+
+def metadata_for(
+    source: Mapping[str, str], conversion: Conversion, provenance: Mapping[str, str]
+) -> dict[str, str]:
+    """The new file's metadata: the source's without what would be wrong of the new tensors, the
+    dialect's settings, ours.
+    """
+    metadata = {key: value for key, value in source.items() if key not in STALE}
+    metadata.setdefault("format", "pt")
+    # The correction it calls for is in the new tensors.
+    if "split_qkv" in metadata.get("ss_network_args", ""):
+        metadata["ss_network_args"] = _without_split(metadata["ss_network_args"])
+    if conversion.trained and (
+        "ss_network_dim" in metadata or conversion.writing.roles.get("up") == "lora_up.weight"
+    ):
+        folded = conversion.writing.alpha == "folded"
+        ranks = {item.rank for item in conversion.trained.values()}
+        alphas = {
+            item.rank * (1.0 if folded else item.scale) for item in conversion.trained.values()
+        }
+        metadata["ss_network_dim"] = str(next(iter(ranks))) if len(ranks) == 1 else "Dynamic"
+        metadata["ss_network_alpha"] = f"{next(iter(alphas)):g}" if len(alphas) == 1 else "Dynamic"
+    if "sshs_legacy_hash" in source:
+        metadata.setdefault("sshs_model_hash", "")
+    metadata |= conversion.header_settings
+    metadata |= {
+        "locksmith.converter": CONVERTER,
+        "locksmith.dialect": conversion.writing.dialect,
+        **provenance,
+    }
+    return metadata
+
+
+def _without_split(text: str) -> str:
+    try:
+        arguments = json.loads(text)
+        return json.dumps({key: value for key, value in arguments.items() if key != "split_qkv"})
+    except (ValueError, AttributeError, RecursionError):
+        return "{}"

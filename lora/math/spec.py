@@ -1,0 +1,28 @@
+"""What an adapter is, apart from its tensors, and what may be wrong with it."""
+
+from __future__ import annotations
+
+from ...adapters.registry import magnitudes
+from ...adapters.spec import NUMBERS, AdapterError, AdapterSpec
+from ...errors import exhausted
+
+__all__ = ["FAULTS", "MAGNITUDES", "NUMBERS", "AdapterError", "AdapterSpec", "first_line"]
+
+MAGNITUDES = magnitudes()  # the roles of decompositions: per output, and along either axis
+
+# What torch and our own checks raise for tensors that are not what was promised; AdapterError and
+# Refused are among them.
+FAULTS = (
+    ValueError,
+    RuntimeError,
+    IndexError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    ZeroDivisionError,
+)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the rest of a long story; its kind where it says nothing."""
+    return exhausted(error) or (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,174 @@
+"""Weights for parts of a model, as people write them: `double_blocks.0-5=0.5,
+*.img_mlp=0, te=0`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from ...key_maps.dialect import DENOISER
+from ..math.spec import AdapterError
+
+__all__ = ["NO_BLOCKS", "PRESETS", "BlockWeights", "read_block_weights"]
+
+MODEL, ENCODERS, ANYWHERE = "model", "te", "*"
+MOST_TEXT, MOST_ENTRIES = 10_000, 500
+NAME = re.compile(r"[A-Za-z0-9_*?]+(-[0-9]+)?\Z")
+RANGE = re.compile(r"([0-9]{1,6})-([0-9]{1,6})\Z")
+
+# Names for what is often wanted. The two of SDXL are B-LoRA's blocks (arXiv:2403.14572), by
+# ComfyUI's names.
+PRESETS = {
+    "no text encoder": "te=0",
+    "text encoder only": "model=0",
+    "FLUX: double blocks only": "model=0, double_blocks=1",
+    "FLUX: single blocks only": "model=0, single_blocks=1",
+    "SDXL: content (B-LoRA)": "model=0, te=0, output_blocks.0.1=1",
+    "SDXL: style (B-LoRA)": "model=0, te=0, output_blocks.1.1=1",
+}
+
+
+class _Entry(NamedTuple):
+    """One `pattern=weight`. words: of the native name, from its start (anywhere: from any word);
+    the name may go on behind them.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    anywhere: bool
+    weight: float
+
+    def matches(self, component: str, module: tuple[str, ...]) -> bool:
+        if not self.anywhere and len(self.words) == 1 and self.words[0] in (MODEL, ENCODERS):
+            return (component == DENOISER) == (self.words[0] == MODEL)
+        if not self.anywhere and self.words[0] == component != DENOISER:
+            return _begins(self.words[1:], module)
+        starts = range(len(module)) if self.anywhere else (0,)
+        return any(_begins(self.words, module[start:]) for start in starts)
+
+
+class BlockWeights(NamedTuple):
+    """What every module is multiplied with; of several entries that match a module the last one
+    counts.
+    """
+
+    entries: tuple[_Entry, ...] = ()
+    strict: bool = True
+
+    def factor(self, component: str, module: str) -> float:
+        """The weight of a native module (without `diffusion_model.`) of "model" or of a text
+        encoder's slot; 1 where none is given.
+        """
+        words = tuple(module.split("."))
+        return next(
+            (entry.weight for entry in reversed(self.entries) if entry.matches(component, words)),
+            1.0,
+        )
+
+    def check(self, modules: Iterable[tuple[str, str]]) -> None:
+        """Raise AdapterError for an entry that none of these (component, module) matches; `te` and
+        `model` may match none.
+        """
+        if not self.strict:
+            return
+        modules = [(component, tuple(module.split("."))) for component, module in modules]
+        for entry in self.entries:
+            general = not entry.anywhere and entry.words[0] in (MODEL, ENCODERS)
+            if not general and not any(entry.matches(*module) for module in modules):
+                raise AdapterError(
+                    f"block weights: {entry.text!r} matches no module of the"
+                    f" LoRA{_instead(entry, modules)}"
+                )
+
+
+NO_BLOCKS = BlockWeights()
+
+
+def read_block_weights(text: str) -> BlockWeights:
+    """Read `pattern=weight` entries between commas, semicolons or new lines; or the name of one of
+    PRESETS.
+
+    A pattern is the beginning of a module's native name, word by word between dots:
+    `double_blocks.0-5` (a range of numbers), `double_blocks.*.img_*` (* within a word, or as any
+    one word); with `*.` in front it may begin at any word. `model` is the whole diffusion model,
+    `te` all text encoders, `clip_l`, `t5xxl` ... one of them. Raises AdapterError saying what is
+    wrong.
+    """
+    if text.strip() in PRESETS:
+        return read_block_weights(PRESETS[text.strip()])._replace(strict=False)
+    if len(text) > MOST_TEXT:
+        raise AdapterError(
+            f"block weights: the text has {len(text)} characters, {MOST_TEXT} are read"
+        )
+    parts = [part.strip() for part in re.split(r"[,;\n]", text)]
+    entries = tuple(_entry(part) for part in parts if part)
+    if len(entries) > MOST_ENTRIES:
+        raise AdapterError(
+            f"block weights: there are {len(entries)} entries, {MOST_ENTRIES} are read"
+        )
+    return BlockWeights(entries)
+
+
+def _entry(part: str) -> _Entry:
+    pattern, sign, number = (piece.strip() for piece in part.partition("="))
+    if not sign or not pattern:
+        raise AdapterError(
+            f"block weights: {part!r} is not of the form name=weight, such as double_blocks.0-5=0.5"
+        )
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise AdapterError(f"block weights: in {part!r} the weight {number!r} is not a number")
+    words = pattern.split(".")
+    anywhere = words[0] == ANYWHERE and len(words) > 1
+    words = words[1:] if anywhere else words
+    for word in words:
+        _check_word(word, part)
+    return _Entry(part, tuple(words), anywhere, weight)
+
+
+def _check_word(word: str, part: str) -> None:
+    span = RANGE.match(word)
+    if not word:
+        raise AdapterError(f"block weights: in {part!r} there is nothing between two dots")
+    if not NAME.match(word) or ("-" in word and not span):
+        raise AdapterError(
+            f"block weights: in {part!r} the part {word!r} is neither a name, nor a number, nor a"
+            " range such as 0-5"
+        )
+    if span and int(span[1]) > int(span[2]):
+        raise AdapterError(f"block weights: in {part!r} the range {word} runs backwards")
+
+
+def _begins(words: Sequence[str], module: Sequence[str]) -> bool:
+    return len(words) <= len(module) and all(
+        _is(word, found) for word, found in zip(words, module, strict=False)
+    )
+
+
+def _is(word: str, found: str) -> bool:
+    span = RANGE.match(word)
+    if span:
+        return found.isdecimal() and len(found) < 7 and int(span[1]) <= int(found) <= int(span[2])
+    return word == found or (("*" in word or "?" in word) and fnmatchcase(found, word))
+
+
+def _instead(entry: _Entry, modules: Iterable[tuple[str, tuple[str, ...]]]) -> str:
+    """What may have been meant."""
+    names = {word for _, words in modules for word in words if not word.isdecimal()}
+    for word in entry.words:
+        near = (
+            []
+            if word in names or RANGE.match(word) or word.isdecimal()
+            else get_close_matches(word, names, 1, 0.6)
+        )
+        if near:
+            return f"; is {near[0]!r} meant?"
+    return "; names are ComfyUI's own, as Inspect LoRA Keys shows them"

@@ -1,0 +1,71 @@
+"""Plans several LoRA files for one model, so that they can be merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ...files.header import Header
+from ...key_maps.user_maps import NONE, OwnMaps
+from ...planning.target_model import Site, model_alone
+from ...report.inspection import Inspection, inspect_header
+from ..math.spec import AdapterError
+
+__all__ = ["File", "inspect_together"]
+
+
+class File(NamedTuple):
+    """A LoRA to be planned. config_beside: PEFT's adapter_config.json beside it."""
+
+    name: str
+    header: Header
+    config_beside: Mapping[str, Any] | None = None
+
+
+def inspect_together(
+    files: Sequence[File], site: Site | None = None, own: OwnMaps = NONE
+) -> list[Inspection]:
+    """Inspect files for the same model: the given one, else the one they were made for; text
+    encoders that are not given are drawn.
+
+    A file that could be for several models is read as the others are. Raises AdapterError, naming
+    the file, where none of this tells the model; files for different models are left to the merge
+    to refuse.
+    """
+    alone = [
+        inspect_header(file.name, file.header, file.config_beside, None, own) for file in files
+    ]
+    if site is None:
+        site = next(
+            (
+                model_alone(found.plan.site)
+                for found in alone
+                if found.guess.name and not found.guess.rivals
+            ),
+            None,
+        )
+    found = [_again(file, first, site, own) for file, first in zip(files, alone, strict=True)]
+    for inspection in found:
+        if not inspection.plan.adapters:
+            raise AdapterError(f"{inspection.path}: {_why_nothing(inspection)}")
+    return found
+
+
+def _again(file: File, alone: Inspection, site: Site | None, own: OwnMaps) -> Inspection:
+    if site is None or (
+        alone.guess.name and not alone.guess.rivals and alone.drawn and not _is_given(site)
+    ):
+        return alone
+    return inspect_header(file.name, file.header, file.config_beside, site, own, whole=True)
+
+
+def _is_given(site: Site) -> bool:
+    return any(not component.drawn for component in site.components.values())
+
+
+def _why_nothing(found: Inspection) -> str:
+    if not found.report.modules["total"]:
+        return "none of its keys belongs to an adapter"
+    if not found.plan.site.components:
+        return "it cannot be told which model it is for; give the model"
+    return "none of its modules fits the model"

@@ -1,0 +1,1 @@
+"""Converts, resizes and extracts LoRA files, and verifies the result."""

@@ -1,0 +1,900 @@
+"""A planned file's tensors under another dialect's names: renamed where that is enough, else fused,
+split or multiplied out exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...adapters.kind import Kind
+from ...adapters.registry import decomposition_of, named
+from ...adapters.tensors import Tensors
+from ...planning.names import spell
+from ...planning.plan import Adapter, Plan
+from ..from_plan import shape_made, spec_of
+from ..math.low_rank import Kronecker, factors, low_rank_part
+from ..math.spec import FAULTS, MAGNITUDES, NUMBERS, AdapterError
+from .peft_config import Trained, adapter_config, header_settings
+from .rename import NATIVE, Part, Refused, Unit, Writing, respell
+
+__all__ = ["Conversion", "Refused", "convert"]
+
+RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
+MOST_REASONS = 5
+
+CHANGED = (
+    "{kind} stands for a change of the base model, too, which names and tensors of {dialect} cannot"
+    " tell; write it for PEFT or diffusers, or merge it alone with --against MODEL"
+)
+BESIDE = (
+    "its {what} is told beside its tensors, and the readers of {dialect} compute by another"
+    " formula; write it for {native}"
+)
+Read = Callable[[str], Tensor]
+
+
+class Spec(NamedTuple):
+    """What a tensor will be: for a header that is written before the tensors are made."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass
+class _Job:
+    """One new module: `make(read)` gives its tensors by new name, on whatever device `read` reads
+    to.
+    """
+
+    unit: Unit
+    make: Callable[[Read], dict[str, Tensor]]
+    way: str
+    trained: Trained | None = None
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Conversion:
+    """A file in another dialect: made module by module, so that memory stays flat.
+
+    specs: new name -> dtype and shape, in the order `items` gives. configs: PEFT's settings by
+    component ("" where the names have no component), for dialects that keep alpha there. left_out:
+    keys that are not in it, with the reason. ways: how many modules were only renamed, how many
+    were fused or split, and how many are full matrices because nothing smaller is exact. trained:
+    rank and scale of the modules that are LoRA factors, by new name.
+    """
+
+    writing: Writing
+    specs: dict[str, Spec]
+    configs: dict[str, dict]
+    left_out: Mapping[str, str]
+    ways: dict[str, int]
+    trained: dict[str, Trained]
+    _jobs: Sequence[_Job] = field(default=(), repr=False)
+    _read: Read | None = field(default=None, repr=False)
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """(new name, tensor) one module at a time."""
+        for job in self._jobs:
+            yield from job.make(self._read).items()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them at once."""
+        return dict(self.items())
+
+    @property
+    def header_settings(self) -> dict[str, str]:
+        """The metadata that carries `configs` in a header."""
+        return {"lora_adapter_metadata": header_settings(self.configs)} if self.configs else {}
+
+
+def convert(
+    plan: Plan,
+    tensors: Mapping[str, Tensor],
+    dialect: str,
+    dtype: torch.dtype | None = None,
+    drop: bool = False,
+) -> Conversion:
+    """What `plan` placed, in `dialect`.
+
+    tensors: the file's, by name (map_tensors: nothing is read before it is used). dtype: of the
+    result's tensors, alphas aside; None keeps each one's. drop: leave out keys that have no place;
+    otherwise they are a reason to refuse. Raises Refused with everything the dialect cannot say,
+    before any tensor is made.
+    """
+    found = respell(plan, dialect, drop)
+    reasons = list(found.refusals)
+    jobs: list[_Job] = []
+    specs: dict[str, Spec] = {}
+    sources = [_Source(adapter) for adapter in plan.adapters]
+    for unit in found.units:
+        try:
+            unit = _sized(unit, plan)
+            job = _Planner(unit, found.writing, sources, tensors.__getitem__, dtype).job()
+            made = job.make(_on_meta(tensors))
+            specs |= {
+                name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in made.items()
+            }
+            job.names = tuple(made)
+            jobs.append(job)
+        except FAULTS as error:
+            reasons.append(f"{sources[unit.parts[0].adapter].adapter.module}: {error}")
+    if not jobs and not reasons:
+        reasons.append("none of its keys belongs to an adapter that has a place in the model")
+    if reasons:
+        more = len(reasons) - MOST_REASONS
+        raise Refused((*reasons[:MOST_REASONS], *([f"and {more} more"] if more > 0 else ())))
+    jobs, specs = _with_biases(jobs, specs, found.writing)
+    ways = {way: sum(job.way == way for job in jobs) for way in (RENAMED, COMPUTED, FULL)}
+    configs = _configs(plan, found.writing, jobs) if found.writing.alpha == "config" else {}
+    trained = {job.unit.module: job.trained for job in jobs if job.trained}
+    return Conversion(
+        found.writing, specs, configs, found.left_out, ways, trained, jobs, tensors.__getitem__
+    )
+
+
+def _sized(unit: Unit, plan: Plan) -> Unit:
+    """The unit with the shape its one adapter tells, where no table has the weight's."""
+    if 0 not in unit.shape or len(unit.parts) > 1 or unit.parts[0].rows or unit.parts[0].into:
+        return unit
+    made = shape_made(plan.adapters[unit.parts[0].adapter], plan.shapes)
+    return unit._replace(shape=made) if made and len(made) >= len(unit.shape) else unit
+
+
+def _on_meta(tensors: Mapping[str, Tensor]) -> Read:
+    return lambda key: tensors[key].to("meta")
+
+
+def _with_biases(
+    jobs: list[_Job], specs: dict[str, Spec], writing: Writing
+) -> tuple[list[_Job], dict[str, Spec]]:
+    """PEFT gives every module a bias or none: those without one get zeros."""
+    if "up_bias" not in writing.roles or not any(job.trained and job.trained.bias for job in jobs):
+        return jobs, specs
+    done, ordered = [], {}
+    for job in jobs:
+        start = f"{job.unit.module}."
+        ordered |= {name: specs[name] for name in job.names}
+        if job.trained and not job.trained.bias:
+            up = specs[start + writing.roles["up"]]
+            name, spec = start + writing.roles["up_bias"], Spec(up.dtype, up.shape[:1])
+            ordered[name] = spec
+            job = _Job(
+                job.unit, _and_zeros(job.make, name, spec), job.way, job.trained._replace(bias=True)
+            )
+        done.append(job)
+    return done, ordered
+
+
+def _and_zeros(make, name: str, spec: Spec):
+    return lambda read: make(read) | {name: torch.zeros(spec.shape, dtype=spec.dtype)}
+
+
+def _configs(plan: Plan, writing: Writing, jobs: Sequence[_Job]) -> dict[str, dict]:
+    """PEFT's settings for each component, by what stands in front of its names."""
+    record = plan.site.dialects[writing.record]._replace(names=writing.names)
+    configs = {}
+    for name in dict.fromkeys(job.unit.component for job in jobs):
+        mine = {job.unit.name: job for job in jobs if job.unit.component == name}
+        wrapper = next(iter(mine.values())).unit.wrapper
+        known = [
+            item.module[len(wrapper) :]
+            for item in spell(plan.site, plan.site.components[name], record)
+        ]
+        trained = {module: job.trained for module, job in mine.items() if job.trained}
+        if trained:
+            component = "" if writing.dialect == "peft" else wrapper.rstrip(".")
+            configs[component] = adapter_config(trained, known)
+    return configs
+
+
+class _Source:
+    """One adapter of the plan with its numbers; its swap is left to whoever places it."""
+
+    def __init__(self, adapter: Adapter):
+        self.adapter = adapter
+        self.spec = None
+        self.numbers: dict[str, Tensor] = {}
+
+    def open(self, read: Read) -> _Source:
+        """Read the numbers. Raises AdapterError where they are none."""
+        if self.spec is None:
+            self.numbers = {
+                role: read(self.adapter.roles[role])
+                for role in NUMBERS
+                if role in self.adapter.roles
+            }
+            self.spec = spec_of(self.adapter, self.numbers)._replace(swap=False)
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        return named(self.adapter.kind)
+
+    @property
+    def scalar(self) -> float:
+        return float(self.numbers["scalar"].flatten()[0]) if "scalar" in self.numbers else 1.0
+
+    @property
+    def scale(self) -> float:
+        """What up @ down (or a bias) of a LoRA is multiplied with at strength 1."""
+        return self.scalar * (
+            self.spec.scale_for(self.adapter.rank) if self.adapter.rank else self.spec.scale or 1.0
+        )
+
+    def load(self, read: Read, numbers: bool = False) -> dict[str, Tensor]:
+        """role, as the kind's mathematics calls it -> tensor; the numbers only when they are asked
+        for.
+        """
+        called = self.kind.called
+        tensors = {
+            called.get(role, role): read(key)
+            for role, key in self.adapter.roles.items()
+            if role not in NUMBERS
+        }
+        return {**tensors, **self.numbers} if numbers else tensors
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is two factors, with at most a magnitude beside them."""
+        return (
+            self.kind.is_pair
+            and not self.adapter.resized
+            and self.adapter.roles.keys() <= {"up", "down", *NUMBERS, *MAGNITUDES}
+        )
+
+
+class _Planner:
+    """Finds how one unit is made, the simplest way first."""
+
+    def __init__(
+        self,
+        unit: Unit,
+        writing: Writing,
+        sources: Sequence[_Source],
+        read: Read,
+        dtype: torch.dtype | None,
+    ):
+        self.unit, self.writing, self.read, self.dtype = unit, writing, read, dtype
+        pairs = [(part, sources[part.adapter].open(read)) for part in unit.parts]
+        self.weights = [pair for pair in pairs if pair[1].adapter.reaches != "bias"]
+        self.biases = [pair for pair in pairs if pair[1].adapter.reaches == "bias"]
+        for _, source in pairs:
+            self._check_meaning(source)
+
+    def _check_meaning(self, source: _Source) -> None:
+        """Refused where the source's tensors mean something that those of the new
+        file would not.
+        """
+        kind, dialect = source.kind, self.writing.dialect
+        asked = {setting.name for setting in kind.settings}
+        beside = [name for name, _ in source.adapter.options if name not in asked]
+        if source.spec.option("fan_in_fan_out"):
+            raise Refused(
+                ("its factors are transposed (fan_in_fan_out), which no other name says",)
+            )
+        if kind.told_by and self.writing.alpha != "config":
+            raise Refused((CHANGED.format(kind=kind.title, dialect=dialect),))
+        # Such a meaning is one of ComfyUI's own formulas, which its metadata, or its names, go on
+        # telling.
+        if beside and dialect != NATIVE:
+            raise Refused((BESIDE.format(what=", ".join(beside), dialect=dialect, native=NATIVE),))
+        if beside and any(
+            self._spelling(role) != role for role in MAGNITUDES if role in source.adapter.roles
+        ):
+            raise Refused(
+                (
+                    (
+                        "what its DoRA magnitudes are of stands in this file's metadata, which"
+                        " counts beside its own names only"
+                    ),
+                )
+            )
+
+    def job(self) -> _Job:
+        """The work for this unit. Raises Refused, or AdapterError for tensors that are not what
+        they should be.
+        """
+        make_weights, scale, trained, way = (
+            self._weights() if self.weights else (lambda read: {}, None, None, RENAMED)
+        )
+        make_biases, bias_way = self._biases(scale) if self.biases else (lambda read: {}, RENAMED)
+        if trained and self.biases:
+            trained = trained._replace(bias=True)
+        if self.writing.alpha == "config" and not trained:
+            kinds = ", ".join(
+                sorted({source.kind.name for _, source in (*self.weights, *self.biases)})
+            )
+            raise Refused(
+                (f"{self.writing.dialect} keeps pairs of factors only, and here is: {kinds}",)
+            )
+        way = COMPUTED if (way, bias_way) == (RENAMED, COMPUTED) else way
+        return _Job(
+            self.unit,
+            lambda read: self._named({**make_weights(read), **make_biases(read)}),
+            way,
+            trained,
+        )
+
+    # Weights
+
+    def _weights(self):
+        sources = [source for _, source in self.weights]
+        whole = all(part.rows is None and part.into is None for part, _ in self.weights)
+        roles = [
+            role
+            for _, source in self.weights
+            for role in source.adapter.roles
+            if role not in NUMBERS
+        ]
+        apart = len(roles) == len(set(roles)) and not {"up", "diff"} <= set(roles)
+        if whole and (apart or len(self.weights) == 1) and all(map(self._keeps, sources)):
+            return self._kept()
+        if all(source.plain for _, source in self.weights):
+            return self._blocks([_Block(part, source) for part, source in self.weights], True)
+        cut = self._cut()
+        if cut:
+            return cut
+        return self._multiplied_out()
+
+    def _keeps(self, source: _Source) -> bool:
+        return self._sayable(source) and self._turns(source)
+
+    def _sayable(self, source: _Source) -> bool:
+        if not source.kind.by_names and not source.kind.told_by:
+            return False
+        return all(
+            self._spelling(role, source) for role in source.adapter.roles if role not in NUMBERS
+        )
+
+    def _spelling(self, role: str, source: _Source | None = None) -> str | None:
+        """The role the dialect has for this one: itself, or the other name of a magnitude per
+        output.
+        """
+        role = source.kind.called.get(role, role) if source is not None else role
+        if role in self.writing.roles:
+            return role
+        other = dict(zip(MAGNITUDES, reversed(MAGNITUDES), strict=True)).get(role)
+        return other if other in self.writing.roles else None
+
+    def _swapped(self, source: _Source) -> bool:
+        return source.adapter.target.swap != self.unit.swap
+
+    def _turns(self, source: _Source) -> bool:
+        """Whether its halves need not be exchanged, or can be in the tensors as they are."""
+        if not self._swapped(source):
+            return True
+        if not source.kind.additive:
+            raise Refused(
+                (
+                    (
+                        "the halves of its rows stand the other way round there, which a"
+                        f" {source.kind.name} cannot follow"
+                    ),
+                )
+            )
+        return _rolled(source, source.load(self.read)) is not None
+
+    def _kept(self):
+        """Every adapter as it is, under the new name."""
+        loras = [source for _, source in self.weights if _is_lora(source)]
+        scale = loras[0].scale if loras else None
+        turned = any(self._swapped(source) for _, source in self.weights)
+
+        def make(read: Read) -> dict[str, Tensor]:
+            made = {}
+            for _, source in self.weights:
+                tensors = source.load(read)
+                if self._swapped(source):
+                    tensors = _rolled(source, tensors)
+                made |= (
+                    self._lora(source, tensors)
+                    if _is_lora(source)
+                    else self._other(source, tensors)
+                )
+            return made
+
+        trained = None
+        if loras and len(self.weights) == 1:
+            dora = any(role in loras[0].adapter.roles for role in MAGNITUDES)
+            trained = Trained(loras[0].adapter.rank, scale, dora, told_by=loras[0].kind.told_by)
+        return make, scale, trained, COMPUTED if turned else RENAMED
+
+    def _lora(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
+        """A LoRA's roles with its strength where the dialect keeps it."""
+        made = {role: tensor for role, tensor in tensors.items() if role not in MAGNITUDES}
+        alpha = None
+        if (
+            "alpha" in source.numbers
+            and source.scalar == 1
+            and source.spec.alpha == source.numbers["alpha"].item()
+        ):
+            alpha = source.numbers["alpha"]
+        made |= self._strength(made["up"], tensors["down"].shape[0], source.scale, alpha)
+        return made | self._magnitude(tensors, tensors["up"].shape[0], len(self.unit.shape))
+
+    def _strength(
+        self, up: Tensor, rank: int, scale: float, alpha: Tensor | None
+    ) -> dict[str, Tensor]:
+        if self.writing.alpha == "folded":
+            return {"up": _times(up, scale)}
+        if self.writing.alpha == "tensor" and scale == 0:
+            # An alpha of 0 means 'not set' to every reader.
+            return {"up": _times(up, 0.0)}
+        if self.writing.alpha == "tensor":
+            return {
+                "alpha": (
+                    alpha
+                    if alpha is not None and alpha.item() != 0
+                    else torch.tensor(scale * rank, dtype=torch.float32)
+                )
+            }
+        return {}
+
+    def _magnitude(self, tensors: Tensors, out: int, dimensions: int) -> dict[str, Tensor]:
+        role = next((role for role in MAGNITUDES if role in tensors), None)
+        if role is None:
+            return {}
+        spelled = self._spelling(role)
+        if spelled == role:
+            return {role: tensors[role]}
+        vector = decomposition_of(tensors).vector(role, tensors[role], out)
+        if vector is None:
+            raise Refused(
+                ("its DoRA magnitudes are per input, for which this dialect has no name",)
+            )
+        return {spelled: self._stored(spelled, vector, dimensions)}
+
+    def _stored(self, role: str, vector: Tensor, dimensions: int) -> Tensor:
+        """Magnitudes per output as the dialect's role for them has them."""
+        return decomposition_of((role,)).stored(
+            role, vector, dimensions, self.writing.roles[role] == role
+        )
+
+    def _other(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
+        """Another kind's roles; a factor that no tensor of the dialect says goes into the first of
+        them.
+        """
+        made = {
+            self._spelling(role, source): tensor
+            for role, tensor in tensors.items()
+            if role not in MAGNITUDES
+        }
+        factor, kind = source.scalar, source.kind
+        if (
+            "alpha" in source.numbers
+            and "alpha" in self.writing.roles
+            and source.adapter.strength.by_tensors
+        ):
+            made["alpha"] = source.numbers["alpha"]
+        else:
+            made, own = self._said(source, tensors, made)
+            factor *= own
+        if factor != 1:
+            first = next((role for role in kind.scale_into if role in made), None)
+            if first is None:
+                raise Refused(
+                    (
+                        (
+                            f"its strength stands outside of its tensors, where a {kind.name}"
+                            " cannot keep it"
+                        ),
+                    )
+                )
+            made[first] = _times(made[first], factor)
+        return made | self._magnitude(tensors, self.unit.shape[0], len(self.unit.shape))
+
+    def _said(
+        self, source: _Source, tensors: Tensors, made: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], float]:
+        """(the tensors with an alpha for the source's strength, what of it is left to multiply them
+        with).
+        """
+        kind, spec, rank = source.kind, source.spec, source.adapter.rank
+        if "alpha" not in self.writing.roles:
+            return made, kind.factor(spec, rank)
+        alpha, left = kind.alpha_saying(
+            spec, rank, {role: tensor.shape for role, tensor in tensors.items()}
+        )
+        return (
+            made | ({} if alpha is None else {"alpha": torch.tensor(alpha, dtype=torch.float32)}),
+            left,
+        )
+
+    # Rows of one adapter that is no plain LoRA
+
+    def _cut(self):
+        """One adapter of which this unit is some rows, cut in its own tensors; None where that
+        cannot be.
+        """
+        if len(self.weights) != 1:
+            return None
+        part, source = self.weights[0]
+        kind = source.kind
+        if (
+            not kind.additive
+            or not kind.by_names
+            or part.rows is None
+            or part.into is not None
+            or kind.is_pair
+            or self._swapped(source)
+        ):
+            return None
+        if (
+            not self._sayable(source)
+            or kind.narrow(source.load(_meta_of(self.read)), *part.rows) is None
+        ):
+            return None
+        if any(role in source.adapter.roles for role in MAGNITUDES):
+            return None
+        return (
+            (lambda read: self._other(source, kind.narrow(source.load(read), *part.rows))),
+            None,
+            None,
+            COMPUTED,
+        )
+
+    # Everything else: factors
+
+    def _multiplied_out(self):
+        """Linear adapters as plain factors, or as one full difference."""
+        for _, source in self.weights:
+            plain = source.kind.is_pair and all(item.kind.is_pair for _, item in self.weights)
+            if not source.kind.additive:
+                told = f"{source.kind.title or source.kind.name} has no name in this dialect"
+                raise Refused((f"{told}, or cannot be divided as its modules are",))
+            if not plain and any(role in source.adapter.roles for role in MAGNITUDES):
+                raise Refused((f"a DoRA on a {source.kind.name} has no form in this dialect",))
+            if source.adapter.resized:
+                raise Refused(
+                    (
+                        (
+                            "its weight has another size than the model's, which factors alone"
+                            " cannot say"
+                        ),
+                    )
+                )
+        blocks = [_Block(part, source, expanded=True) for part, source in self.weights]
+        shapes = [block.shapes(_meta_of(self.read)) for block in blocks]
+        if None not in shapes:
+            out, columns = self.unit.shape[0], math.prod(self.unit.shape[1:])
+            if sum(rank for rank in shapes) * (out + columns) < out * columns:
+                return self._blocks(blocks, False)
+        if "diff" not in self.writing.roles:
+            kinds = ", ".join(sorted({source.kind.name for _, source in self.weights}))
+            raise Refused(
+                (
+                    (
+                        f"{self.writing.dialect} has no name for a {kinds}, and it is no product of"
+                        " low rank"
+                    ),
+                )
+            )
+        return (lambda read: {"diff": self._dense(read)}), None, None, FULL
+
+    def _dense(self, read: Read) -> Tensor:
+        total = None
+        for part, source in self.weights:
+            tensors = source.load(read, numbers=True)
+            dtype = next(tensor.dtype for role, tensor in tensors.items() if role not in NUMBERS)
+            delta = factors(source.spec, low_rank_part(tensors), torch.float32)
+            matrix = (delta.rows(*part.rows) if part.rows else delta).dense().to(torch.float32)
+            if total is None:
+                total = matrix.new_zeros((self.unit.shape[0], matrix.shape[1]))
+                result = dtype
+            start, length = part.into or (0, self.unit.shape[0])
+            total.narrow(0, start, length).add_(matrix)
+        if self._all_swapped():
+            total = total.roll(total.shape[0] // 2, 0)
+        return total.reshape(self.unit.shape).to(result)
+
+    def _all_swapped(self) -> bool:
+        turned = {self._swapped(source) for _, source in self.weights}
+        if turned == {False}:
+            return False
+        if len(turned) > 1 or any(part.rows or part.into for part, _ in self.weights):
+            raise Refused(
+                ("halves of rows would have to be exchanged in a part of a fused module",)
+            )
+        return True
+
+    def _blocks(self, blocks: list[_Block], looked_at: bool):
+        """Block-diagonal factors: each adapter's columns beside the others', in its own rows; equal
+        downs share theirs.
+        """
+        if looked_at:
+            _share_downs(blocks, self.read)
+        turned = self._all_swapped()
+        scales = [block.scale for block in blocks]
+        scale = next((number for number in scales if number), 1.0)
+        out, inner = self.unit.shape[0], self.unit.shape[1:]
+        dora = self._magnitudes_fit()
+        own = [block for block in blocks if block.shares is None]
+        rank = sum(block.rank(_meta_of(self.read)) for block in own)
+
+        def make(read: Read) -> dict[str, Tensor]:
+            loaded = {id(block): block.load(read) for block in blocks}
+            first_up, first_down = loaded[id(blocks[0])]
+            if first_up.is_meta:
+                made = _empty(
+                    first_up, first_down, out, rank, first_down.shape[1:] if looked_at else inner
+                )
+                return self._finished(read, made, rank, scale, turned, dora)
+            downs = [loaded[id(block)][1].flatten(1) for block in own]
+            up = torch.zeros((out, rank), dtype=first_up.dtype, device=first_up.device)
+            starts, place = {}, 0
+            for block, down in zip(own, downs, strict=True):
+                starts[id(block)], place = place, place + down.shape[0]
+            for block in blocks:
+                piece = _times(loaded[id(block)][0].flatten(1), block.scale / scale)
+                start, length = block.part.into or (0, out)
+                columns = starts[id(block.shares or block)]
+                region = up.narrow(0, start, length).narrow(1, columns, piece.shape[1])
+                region.add_(piece.to(up.dtype)) if up.dtype.itemsize > 1 else region.copy_(piece)
+            up = up.roll(out // 2, 0) if turned else up
+            down = torch.cat(downs).reshape(rank, *(first_down.shape[1:] if looked_at else inner))
+            up = up.reshape(*up.shape, *[1] * (down.dim() - 2))
+            return self._finished(read, {"up": up, "down": down}, rank, scale, turned, dora)
+
+        return make, scale, Trained(rank, scale, dora), COMPUTED
+
+    def _finished(
+        self, read: Read, made: dict[str, Tensor], rank: int, scale: float, turned: bool, dora: bool
+    ) -> dict[str, Tensor]:
+        """Factors with their strength, and magnitudes where there are any."""
+        made |= self._strength(made["up"], rank, scale, None)
+        if dora:
+            role = next(role for role in reversed(MAGNITUDES) if role in self.writing.roles)
+            made[role] = self._stored(role, self._joined(read, turned), len(self.unit.shape))
+        return made
+
+    def _magnitudes_fit(self) -> bool:
+        """Whether magnitudes go with the rows; raises Refused where they would be lost."""
+        have = [
+            next((role for role in MAGNITUDES if role in source.adapter.roles), None)
+            for _, source in self.weights
+        ]
+        if not any(have):
+            return False
+        covered = sum((part.into or (0, self.unit.shape[0]))[1] for part, _ in self.weights)
+        if None in have or covered != self.unit.shape[0]:
+            raise Refused(
+                (
+                    (
+                        "a part of the fused module has no DoRA magnitudes, which only the model's"
+                        " weights could give"
+                    ),
+                )
+            )
+        for (_, source), role in zip(self.weights, have, strict=True):
+            tensor = self.read(source.adapter.roles[role])
+            rows = self.read(source.adapter.roles["up"]).shape[0]
+            if decomposition_of((role,)).vector(role, tensor, rows) is None:
+                raise Refused(("its DoRA magnitudes are per input and cannot be fused or split",))
+        if self.writing.roles.keys().isdisjoint(MAGNITUDES):
+            raise Refused((f"{self.writing.dialect} has no name for DoRA magnitudes",))
+        return True
+
+    def _joined(self, read: Read, turned: bool) -> Tensor:
+        """The magnitudes per output of all parts, [out]."""
+        pieces = sorted(self.weights, key=lambda pair: pair[0].into or (0, 0))
+        vectors = []
+        for part, source in pieces:
+            role = next(role for role in MAGNITUDES if role in source.adapter.roles)
+            vector = read(source.adapter.roles[role]).flatten()
+            vectors.append(vector.narrow(0, *part.rows) if part.rows else vector)
+        if vectors[0].is_meta:
+            return torch.empty(self.unit.shape[0], dtype=vectors[0].dtype, device="meta")
+        return torch.cat(vectors).roll(self.unit.shape[0] // 2 if turned else 0)
+
+    # Biases
+
+    def _biases(self, lora_scale: float | None):
+        """The bias of the unit as one vector, in the role the dialect has for it."""
+        kinds = {source.kind for _, source in self.biases}
+        whole = all(part.rows is None and part.into is None for part, _ in self.biases)
+        kind = next(iter(kinds))
+        role = kind.vector
+        replaced = any(not kind.additive for kind in kinds)
+        if replaced and not (whole and len(self.biases) == 1):
+            raise Refused(("a replaced bias cannot be fused or split",))
+        if replaced or len(self.biases) > 1 or kind.scaled or role not in self.writing.roles:
+            role = "bias" if replaced else "diff_b"
+        divisor = 1.0
+        if (
+            role not in self.writing.roles
+            and "up_bias" in self.writing.roles
+            and lora_scale
+            and not replaced
+        ):
+            role, divisor = "up_bias", lora_scale
+        if role not in self.writing.roles:
+            raise Refused(
+                (f"{self.writing.dialect} has no name for a {kind.name.replace('_', ' ')} here",)
+            )
+
+        def make(read: Read) -> dict[str, Tensor]:
+            total = None
+            for part, source in self.biases:
+                vector = read(source.adapter.roles[source.kind.vector]).flatten()
+                vector = _times(vector, (source.scale if source.kind.scaled else 1.0) / divisor)
+                vector = vector.narrow(0, *part.rows) if part.rows else vector
+                vector = vector.roll(vector.shape[0] // 2) if self._swapped(source) else vector
+                if part.into is None and len(self.biases) == 1:
+                    return {role: vector}
+                total = vector.new_zeros(self.unit.shape[0]) if total is None else total
+                total.narrow(0, *(part.into or (0, self.unit.shape[0]))).add_(
+                    vector.to(total.dtype)
+                )
+            return {role: total}
+
+        return make, (
+            RENAMED if whole and len(self.biases) == 1 and role == kind.vector else COMPUTED
+        )
+
+    def _named(self, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """New name -> tensor, in the asked dtype."""
+        alone = next(
+            (role for role in made if self.writing.beside.get(role, role) not in made), None
+        )
+        if alone is not None:
+            other, dialect = self.writing.beside[alone], self.writing.dialect
+            raise Refused(
+                (
+                    (
+                        f"{dialect} reads {alone} beside {other} only, and there is none: it would"
+                        " be left out in silence"
+                    ),
+                )
+            )
+        named = {}
+        for role, tensor in made.items():
+            spelling = self.writing.roles.get(role)
+            if spelling is None:
+                raise Refused((f"{self.writing.dialect} has no name for {role}",))
+            if self.dtype is not None and role not in NUMBERS and tensor.is_floating_point():
+                tensor = tensor.to(self.dtype)
+            named[f"{self.unit.module}.{spelling}"] = tensor
+        return named
+
+
+def _is_lora(source: _Source) -> bool:
+    """Whether it has a LoRA's tensors, whatever its settings make of them."""
+    return source.kind.is_pair or bool(source.kind.told_by)
+
+
+class _Block:
+    """Rows of one adapter as up [rows, rank] and down [rank, ...], and where they
+    go in the unit.
+    """
+
+    def __init__(self, part: Part, source: _Source, expanded: bool = False):
+        self.part, self.source, self.expanded = part, source, expanded
+        self.kept: Tensor | None = None  # columns that are not zero in these rows
+        self.shares: _Block | None = None  # a block with the same down
+        self.scale = 1.0 if expanded else source.scale
+
+    def load(self, read: Read) -> tuple[Tensor, Tensor]:
+        """(up, down) of these rows."""
+        tensors = self.source.load(read, numbers=self.expanded)
+        if self.expanded:
+            up, down = self._expanded(tensors)
+        else:
+            up, down = tensors["up"], tensors["down"]
+        up = up.narrow(0, *self.part.rows) if self.part.rows else up
+        if self.kept is not None:
+            kept = self.kept.to(up.device)
+            up, down = up[:, kept], down[kept]
+        return up, down
+
+    def _expanded(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        dtype = next(tensor.dtype for role, tensor in tensors.items() if role not in NUMBERS)
+        delta = factors(self.source.spec, low_rank_part(tensors), torch.float32)
+        delta = delta.as_factors() if isinstance(delta, Kronecker) else delta
+        if delta.up is None:
+            raise AdapterError("no product of low rank")
+        return delta.up.to(dtype), delta.down.to(dtype)
+
+    def shapes(self, read: Read) -> int | None:
+        """Its rank; None where it is a full matrix."""
+        try:
+            return self.load(read)[1].shape[0]
+        except AdapterError:
+            return None
+
+    def rank(self, read: Read) -> int:
+        """Columns it adds."""
+        return self.load(read)[1].shape[0]
+
+
+def _empty(
+    up: Tensor, down: Tensor, out: int, rank: int, inner: Sequence[int]
+) -> dict[str, Tensor]:
+    """The shapes of block-diagonal factors; torch needs seconds to load what concatenates on the
+    meta device.
+    """
+    kernel = [1] * (len(inner) - 1)
+    return {
+        "up": torch.empty((out, rank, *kernel), dtype=up.dtype, device="meta"),
+        "down": torch.empty((rank, *inner), dtype=down.dtype, device="meta"),
+    }
+
+
+def _share_downs(blocks: Sequence[_Block], read: Read) -> None:
+    """Find columns that are zero in a block's rows, and blocks whose downs are the same: neither
+    needs ranks of its own.
+    """
+    for block in blocks:
+        if block.part.rows is not None:
+            up = block.load(read)[0].flatten(1).to(torch.float32)
+            alive = up.ne(0).any(0)
+            if not alive.all():
+                # One column stays even where all are zero: a module without factors is no module.
+                block.kept = (
+                    alive.nonzero().flatten() if alive.any() else torch.zeros(1, dtype=torch.int64)
+                )
+    for place, block in enumerate(blocks):
+        for other in blocks[:place]:
+            if other.shares is None and _same(other.load(read)[1], block.load(read)[1]):
+                block.shares = other
+                break
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    # Factors that differ do so from the first numbers on.
+    return all(
+        torch.equal(left.view(torch.uint8), right.view(torch.uint8))
+        for left, right in ((one[:1], other[:1]), (one, other))
+    )
+
+
+def _meta_of(read: Read) -> Read:
+    return lambda key: read(key).to("meta")
+
+
+def _rolled(source: _Source, tensors: Tensors) -> dict[str, Tensor] | None:
+    """The tensors with the two halves of the output rows exchanged; None where they cannot be cut
+    there.
+    """
+    kind = source.kind
+    rows = kind.count_rows(tensors)
+    if rows % 2:
+        raise Refused((f"the halves of {rows} rows cannot be exchanged",))
+    lower, upper = kind.narrow(tensors, 0, rows // 2), kind.narrow(tensors, rows // 2, rows // 2)
+    if lower is None or upper is None:
+        return None
+    turned = dict(tensors)
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return turned
+    for role, tensor in tensors.items():
+        if lower[role] is not tensor:
+            dimension = next(
+                axis
+                for axis in range(tensor.dim())
+                if lower[role].shape[axis] != tensor.shape[axis]
+            )
+            turned[role] = torch.cat((upper[role], lower[role]), dimension)
+        elif (
+            role in MAGNITUDES and decomposition_of((role,)).vector(role, tensor, rows) is not None
+        ):
+            turned[role] = tensor.flatten().roll(rows // 2).reshape(tensor.shape)
+    return turned
+
+
+def _times(tensor: Tensor, factor: float) -> Tensor:
+    """tensor * factor in its own dtype, rounded once."""
+    if (
+        factor == 1 or tensor.is_meta
+    ):  # arithmetic on meta tensors has torch import its compiler: seconds
+        return tensor
+    return (
+        tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32) * factor
+    ).to(tensor.dtype)

@@ -1,0 +1,301 @@
+"""A LoRA from two models: what a tuned checkpoint changed, weight by weight, at the best small
+rank.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...files.atomic import check_free
+from ...files.header import LoraFileError
+from ...planning.plan import make_plan
+from ..io.lora_model import Native, native_tensors
+from ..io.model_file import ModelFile
+from ..io.writer import write_as, write_lora
+from ..math.low_rank import Factors
+from ..math.spec import AdapterError
+from ..math.truncate import Truncation, energy_of, truncated
+from ..not_finite import DAMAGED, check_result, oddity
+from .rename import NATIVE
+from .resize import Ask
+
+__all__ = ["Extraction", "Row", "Tuned", "extract", "extract_file"]
+
+FORMAT = {"format": "pt"}
+NOT_ASKED = "norms, biases and the like are only taken when asked for (extras)"
+
+
+class Row(NamedTuple):
+    """What became of one changed weight: the share of its change's squared norm that is kept,
+    |change - kept| / |change|, |change|.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    rank: int | None  # None: a difference, kept whole
+    kept_energy: float
+    error: float
+    norm: float
+
+
+class Tuned(NamedTuple):
+    """How to extract. ask: rank, energy or error of every weight; extras: norms, biases and lone
+    parameters too, as differences.
+
+    clamp: the quantile to which sd-scripts clamps both factors
+    (networks/extract_lora_from_models.py, 0.99 there), None: not at all. device: where the
+    decompositions run.
+    """
+
+    ask: Ask
+    extras: bool = False
+    clamp: float | None = None
+    device: str = "cpu"
+
+
+@dataclass
+class Extraction:
+    """What was found, filled while `extract` runs: rows, how many weights are equal, and what is
+    left out with the reason.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    unchanged: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kept_energy(self) -> float:
+        """The share of the squared norm of all changes taken that is kept."""
+        total = math.fsum(row.norm**2 for row in self.rows)
+        return (
+            math.fsum(row.norm**2 * row.kept_energy for row in self.rows) / total if total else 1.0
+        )
+
+
+def extract(
+    base: ModelFile,
+    tuned: ModelFile,
+    how: Tuned,
+    found: Extraction | None = None,
+    told: Callable[[int, int], Any] | None = None,
+) -> Iterator[Native]:
+    """What `tuned` changed against `base`, one parameter at a time, so that memory stays flat.
+
+    Weights become factors (convolutions by their flattened kernel); with extras, vectors and lone
+    parameters become differences. What is equal, or equal once rounded to the coarser of the two
+    dtypes, is left out. found: is filled on the way; told(done, total) hears of the progress.
+    Raises AdapterError for models of different kinds and for NaN and Inf.
+    """
+    found = Extraction() if found is None else found
+    _check_alike(base, tuned)
+    for number, parameter in enumerate(tuned.parameters):
+        reason = _obstacle(base, tuned, parameter)
+        if reason:
+            found.left_out[parameter] = reason
+        else:
+            yield from _taken(base, tuned, parameter, how, found)
+        if told is not None:
+            told(number + 1, len(tuned.parameters))
+    found.left_out |= {
+        parameter: "the tuned model does not have it"
+        for parameter in base.parameters
+        if parameter not in tuned.parameters
+    }
+
+
+def _check_alike(base: ModelFile, tuned: ModelFile) -> None:
+    names = [model.site.family.name if model.site.family else "" for model in (base, tuned)]
+    if names[0] != names[1]:
+        raise AdapterError(
+            f"the base is {base.title}, the tuned model is {tuned.title}: there is no difference of"
+            " the two"
+        )
+    if base.parameters.keys().isdisjoint(tuned.parameters):
+        raise AdapterError("the two models have no weight in common")
+
+
+def _obstacle(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
+    if parameter not in base.parameters:
+        return "the base does not have it"
+    for model, label in ((base, "base"), (tuned, "tuned model")):
+        if parameter in model.strange:
+            return f"{label}: {model.strange[parameter]}"
+    shapes = base.shape(parameter), tuned.shape(parameter)
+    return (
+        f"the base has {list(shapes[0])}, the tuned model {list(shapes[1])}"
+        if shapes[0] != shapes[1]
+        else ""
+    )
+
+
+def _taken(
+    base: ModelFile, tuned: ModelFile, parameter: str, how: Tuned, found: Extraction
+) -> Iterator[Native]:
+    first, second = base.read(parameter), tuned.read(parameter)
+    if torch.equal(first, second) or _only_rounded(base, tuned, parameter, first, second):
+        found.unchanged += 1
+        return
+    if not how.extras and not _is_matrix(parameter, second):
+        found.left_out[parameter] = NOT_ASKED
+        return
+    change = second.to(how.device) - first.to(how.device)
+    # Two weights less while the change is decomposed.
+    del first, second
+    norm = math.sqrt(energy_of(change))
+    if not math.isfinite(norm):
+        raise AdapterError(
+            f"{_odd_model(base, tuned, parameter)}: {parameter} holds NaN or infinite numbers;"
+            f" {DAMAGED}"
+        )
+    yield _changed(parameter, change, norm, how, found)
+
+
+def _odd_model(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
+    """Which of the two files is not finite there."""
+    return (
+        " and ".join(str(model.path) for model in (base, tuned) if oddity(model.read(parameter)))
+        or "the difference"
+    )
+
+
+def _only_rounded(
+    base: ModelFile, tuned: ModelFile, parameter: str, first: Tensor, second: Tensor
+) -> bool:
+    """Whether one is the other, rounded to its dtype."""
+    kinds = base.dtypes(parameter) | tuned.dtypes(parameter)
+    if len(kinds) == 1 or base.scaled(parameter) or tuned.scaled(parameter):
+        return False
+    coarse = max(kinds, key=lambda dtype: torch.finfo(dtype).eps)
+    return torch.equal(first.to(coarse).to(torch.float32), second.to(coarse).to(torch.float32))
+
+
+def _is_matrix(parameter: str, value: Tensor) -> bool:
+    return parameter.endswith(".weight") and value.dim() > 1
+
+
+def _changed(parameter: str, change: Tensor, norm: float, how: Tuned, found: Extraction) -> Native:
+    shape = tuple(change.shape)
+    if not _is_matrix(parameter, change):
+        found.rows.append(Row(parameter, shape, None, 1.0, 0.0, norm))
+        if parameter.endswith(".bias"):
+            return Native(f"{parameter.removesuffix('.bias')}.weight", change.cpu(), "bias")
+        return Native(parameter, change.cpu(), "weight", shape)
+    made = truncated(Factors(None, change.flatten(1)), *how.ask)
+    if made.delta.up is None:
+        made = truncated(made.delta, energy=1.0)
+    made = made if how.clamp is None else _clamped(made, change.flatten(1), how.clamp)
+    found.rows.append(Row(parameter, shape, made.rank, made.kept_energy, made.error, norm))
+    return Native(parameter, Factors(made.delta.up.cpu(), made.delta.down.cpu()), "weight", shape)
+
+
+def _clamped(made: Truncation, change: Tensor, quantile: float) -> Truncation:
+    """Both factors cut at a quantile of their values, the singular values in up, as sd-scripts has
+    them.
+    """
+    if not 0 < quantile <= 1:
+        raise ValueError(f"the quantile to clamp to is above 0, up to 1, not {quantile}")
+    roots = torch.linalg.vector_norm(made.delta.up, dim=0)
+    up, down = (
+        made.delta.up * roots,
+        made.delta.down / roots.clamp(min=torch.finfo(torch.float32).tiny)[:, None],
+    )
+    most = _quantile(torch.cat((up.flatten(), down.flatten())), quantile)
+    delta = Factors(up.clamp(-most, most), down.clamp(-most, most))
+    error = ((change - delta.dense()).norm() / change.norm()).item()
+    return Truncation(delta, max(0.0, 1 - error * error), error, made.rank)
+
+
+def _quantile(values: Tensor, share: float) -> float:
+    """torch.quantile, which takes no more than 16 million values."""
+    place = share * (values.numel() - 1)
+    low, high = (
+        values.kthvalue(index + 1).values.item() for index in (math.floor(place), math.ceil(place))
+    )
+    return low + (high - low) * (place - math.floor(place))
+
+
+def extract_file(
+    base: str | os.PathLike[str],
+    tuned: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    how: Tuned,
+    dialect: str = NATIVE,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+    told: Callable[[int, int], Any] | None = None,
+) -> Extraction:
+    """Write what `tuned` changed against `base` as the LoRA file `target`.
+
+    dialect: one that `write_as` knows. dtype: of the LoRA; None: the tuned model's most common,
+    bf16 for fp8. Raises LoraFileError for what is no model, AdapterError, ValueError,
+    FileExistsError, OSError; Refused and Unverified as `write_as`.
+    """
+    if how.ask == Ask():
+        raise ValueError("a rank, an energy or an error is needed, not nothing")
+    check_free(target, overwrite)
+    first, second = ModelFile(base), ModelFile(tuned)
+    found = Extraction()
+    dtype = dtype or _common_dtype(second)
+    tensors = native_tensors(
+        _rounded(item, dtype) for item in extract(first, second, how, found, told)
+    )
+    if not tensors:
+        raise LoraFileError(
+            tuned,
+            "it changes nothing of the base that can be extracted",
+            "Check that these are the right two files",
+        )
+    metadata = FORMAT | _metadata(first, second, found, how)
+    if dialect == NATIVE:
+        write_lora(target, tensors, metadata, overwrite)
+    else:
+        plan = make_plan(
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()}, metadata, second.site
+        )
+        write_as(plan, tensors, target, dialect, overwrite=overwrite)
+    return found
+
+
+def _common_dtype(model: ModelFile) -> torch.dtype:
+    sizes: dict[torch.dtype, int] = {}
+    for parameter in model.parameters:
+        for source in model.parameters[parameter]:
+            tensor = model.tensors[source.name]
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+    most = max(sizes, key=sizes.get, default=torch.bfloat16)
+    return most if most in (torch.float32, torch.float16, torch.bfloat16) else torch.bfloat16
+
+
+def _rounded(item: Native, dtype: torch.dtype) -> Native:
+    """At once, so that only the small dtype is kept."""
+    delta = item.delta
+
+    def cast(tensor: Tensor) -> Tensor:
+        return check_result(tensor.to(dtype), item.weight)
+
+    return item._replace(
+        delta=(
+            cast(delta) if isinstance(delta, Tensor) else Factors(cast(delta.up), cast(delta.down))
+        )
+    )
+
+
+def _metadata(base: ModelFile, tuned: ModelFile, found: Extraction, how: Tuned) -> dict[str, str]:
+    ranks = {row.rank for row in found.rows if row.rank}
+    rank = str(next(iter(ranks))) if len(ranks) == 1 else "Dynamic"
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
+        "sshs_model_hash": "",
+        "locksmith.extracted": str(how.ask),
+        "locksmith.source": tuned.path.name,
+        "locksmith.base": base.path.name,
+    }

@@ -1,0 +1,679 @@
+"""A LoRA file at a smaller rank: every low-rank adapter cut to its best approximation, all other
+tensors as they stand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...adapters.kind import Kind
+from ...adapters.registry import decomposition_of, named
+from ...adapters.tensors import Tensors, factor_of
+from ...files.atomic import check_free
+from ...files.hashes import file_hashes
+from ...files.header import read_header
+from ...key_maps.convention import Conventions
+from ...planning.assign import assign
+from ...planning.groups import Group, network_alpha
+from ...planning.plan import Adapter
+from ...planning.resolve import Location, locate
+from ...planning.scale import read_settings, scale_of, settings_for
+from ...planning.target_model import Site
+from ...report.inspection import Inspection, inspect_file, inspect_header
+from ..from_plan import alpha_value, spec_of
+from ..io.mapped import map_tensors
+from ..io.writer import PEFT_FILE, STALE, write_lora
+from ..math.low_rank import Delta, Factors, Kronecker, factors, low_rank_part
+from ..math.spec import MAGNITUDES, AdapterError, AdapterSpec
+from ..math.truncate import Truncation, truncated
+from ..not_finite import DAMAGED, PACKED, NotFinite, check_result, odd_tensors, oddity, told_odd
+
+__all__ = ["Ask", "Resized", "Row", "resize", "resize_file"]
+
+DORA = (
+    "{count} modules are DoRA, such as {module}: their magnitudes were trained for the whole"
+    " low-rank part, and a smaller one leaves the model's directions as well as its strength"
+    " elsewhere. Ask for it (dora) if that is wanted"
+)
+DYNAMIC = "Dynamic"  # what sd-scripts writes for ranks that differ (networks/resize_lora.py)
+
+
+class Ask(NamedTuple):
+    """What every module is cut to: see `truncated`."""
+
+    rank: int | None = None
+    energy: float | None = None
+    error: float | None = None
+
+    def __str__(self) -> str:
+        told = [
+            f"{name} {value:g}"
+            for name, value in zip(self._fields, self, strict=True)
+            if value is not None
+        ]
+        return ", ".join(told)
+
+
+class Row(NamedTuple):
+    """What became of one module.
+
+    error: |what was - what stands in the new file| / |what was|, the rounding to the file's dtype
+    included. energy: its squared norm at strength 1; note: why it stands as it was, else empty.
+    """
+
+    module: str
+    kind: str
+    before: int
+    rank: int
+    kept_energy: float
+    error: float
+    energy: float
+    note: str = ""
+
+
+class Resized(NamedTuple):
+    """The new file's tensors and metadata, a row for each adapter, and PEFT's adapter_config.json
+    where the source has one beside it.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    rows: tuple[Row, ...]
+    config: dict[str, Any] | None
+
+    @property
+    def kept_energy(self) -> float:
+        """The share of the squared norm of all resized modules that is kept."""
+        total = math.fsum(row.energy for row in self.rows)
+        return (
+            math.fsum(row.energy * row.kept_energy for row in self.rows) / total if total else 1.0
+        )
+
+
+class _Found(NamedTuple):
+    """One adapter of the file; `adapter`: as the plan placed it, None where it has no place."""
+
+    group: Group
+    kind: str
+    roles: Mapping[str, str]
+    adapter: Adapter | None
+    location: Location
+
+    @property
+    def label(self) -> str:
+        return self.group.module
+
+
+def resize_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    ask: Ask,
+    dtype: torch.dtype | None = None,
+    dora: bool = False,
+    overwrite: bool = False,
+    site: Site | None = None,
+) -> Resized:
+    """Resize the file `source` into the new file `target`; see `resize`. Also raises LoraFileError,
+    FileExistsError and OSError.
+
+    site: the model it was made for, where the file alone does not tell (a flat LoHa or LoKr of a
+    convolution).
+    """
+    check_free(target, overwrite)
+    found = inspect_file(source, site, whole=True)
+    onto_itself = os.path.exists(target) and os.path.samefile(source, target)
+    made = resize(
+        found,
+        map_tensors(source, found.header, passing=True, replaced=onto_itself),
+        ask,
+        dtype,
+        dora,
+    )
+    origin = {
+        "locksmith.source": Path(source).name,
+        "locksmith.source_sha256": file_hashes(source).sha256,
+    }
+    beside = made.config if Path(target).name == PEFT_FILE else None
+    check = partial(_check_loads, found, config=made.config)
+    write_lora(target, made.tensors, made.metadata | origin, overwrite, check, config=beside)
+    return made
+
+
+def _check_loads(found: Inspection, written: Path, config: Mapping[str, Any] | None) -> None:
+    """AdapterError where a module of the file just written does not load as it did, or is kept and
+    means something else there.
+    """
+    again = inspect_header(written, read_header(written), config, found.plan.site)
+    before, after = (
+        {(adapter.module, adapter.reaches): adapter for adapter in one.plan.adapters}
+        for one in (found, again)
+    )
+    if not before.keys() <= after.keys():
+        raise AdapterError(
+            f"{sorted(before.keys() - after.keys())[0][0]} would not load from the new file, which"
+            " is not written"
+        )
+    for place, adapter in before.items():
+        decomposed = (
+            decomposition_of(adapter.roles) is not None and adapter.options != after[place].options
+        )
+        if decomposed or (_stays(named(adapter.kind)) and _meant(adapter) != _meant(after[place])):
+            told = (
+                f"{adapter.module}: what its {named(adapter.kind).title or adapter.kind} means"
+                " stands in settings of this file"
+            )
+            raise AdapterError(
+                f"{told}, which a resized one does not keep; the new file is not written"
+            )
+
+
+def _stays(kind: Kind) -> bool:
+    """Whether resizing leaves it as it is: neither cut nor scaled anew with what
+    it borrows from.
+    """
+    return not kind.low_rank and not kind.borrows
+
+
+def _meant(adapter: Adapter) -> tuple[object, ...]:
+    """What a file says of an adapter besides its tensors."""
+    return (
+        adapter.kind,
+        adapter.options,
+        *(adapter.strength[::2] if named(adapter.kind).scaled else ()),
+    )
+
+
+def resize(
+    found: Inspection,
+    tensors: Mapping[str, Tensor],
+    ask: Ask,
+    dtype: torch.dtype | None = None,
+    dora: bool = False,
+) -> Resized:
+    """Cut every LoRA, LoCon, LoHa and LoKr of a file to what is asked, one module at a time; LoHa
+    and LoKr become LoRA.
+
+    tensors: the file's, by name (map_tensors: read when used). Names stay. Where a module has an
+    alpha it becomes alpha / rank times the new rank, as sd-scripts does; else its scale goes into
+    up, and settings in the metadata say alpha = rank. dtype: of the new factors; None: the file's
+    (bf16 for fp8). dora: also cut the low-rank part of DoRA. Raises AdapterError for DoRA unless
+    asked, for NaN and Inf, and for tensors that do not fit; ValueError for what cannot be asked.
+    """
+    if ask == Ask():
+        raise ValueError("a rank, an energy or an error to resize to is needed, not nothing")
+    adapters = list(_adapters(found))
+    _refuse_odd(found, adapters, tensors)
+    if not dora:
+        _refuse_dora(adapters, found.plan.shapes, ask)
+    result, rows = {}, []
+    replaced = dict.fromkeys(found.groups.network_alphas.values())
+    work = _Work(found, tensors, ask, dtype)
+    for item in adapters:
+        row, new, gone = work.cut(item)
+        rows.extend(row)
+        result |= new
+        replaced |= dict.fromkeys(gone)
+    kept = {
+        name: _cast(name, tensors[name], dtype)
+        for name in found.header.tensors
+        if name not in replaced and name not in result
+    }
+    metadata, config = _metadata(found, rows, adapters, ask)
+    return Resized(kept | result, metadata, tuple(rows), config)
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if not dtype or not tensor.is_floating_point() or tensor.numel() < 2 or tensor.dtype in PACKED:
+        return tensor
+    return tensor.to(dtype) if oddity(tensor) else check_result(tensor.to(dtype), name)
+
+
+def _adapters(found: Inspection) -> Iterator[_Found]:
+    """Every adapter of the file that a rank or a scale concerns, placed or not; not what only a
+    convention tells the kind of.
+    """
+    placed = {
+        (adapter.module, adapter.adapter_name, adapter.kind): adapter
+        for adapter in found.plan.adapters
+    }
+    told = {
+        (adapter.module, adapter.adapter_name)
+        for adapter in found.plan.adapters
+        if not named(adapter.kind).by_names
+    }
+    for group in found.groups.groups:
+        for kind, names in assign(group.keys)[0]:
+            if kind.low_rank and (group.module, group.adapter_name) in told:
+                continue
+            if not kind.low_rank and not kind.borrows:
+                continue
+            names += tuple(role for role in kind.borrows if role in group.keys)
+            adapter = placed.get((group.module, group.adapter_name, kind.name))
+            location = adapter.location if adapter else locate(found.plan.site, group.module, [])
+            yield _Found(
+                group, kind.name, {role: group.keys[role] for role in names}, adapter, location
+            )
+
+
+def _refuse_dora(
+    adapters: Sequence[_Found], shapes: Mapping[str, Sequence[int] | None], ask: Ask
+) -> None:
+    dora = [
+        item
+        for item in adapters
+        if named(item.kind).low_rank and any(role in item.roles for role in MAGNITUDES)
+    ]
+    cut = [item for item in dora if _is_cut(item, shapes, ask)]
+    if cut:
+        raise AdapterError(DORA.format(count=len(cut), module=cut[0].label))
+
+
+def _refuse_odd(
+    found: Inspection, adapters: Sequence[_Found], tensors: Mapping[str, Tensor]
+) -> None:
+    """NotFinite where the file holds NaN or infinite numbers that count, whatever adapter they are
+    of.
+    """
+    unplaced = [item for item in adapters if item.adapter is None]
+    odd = odd_tensors(enumerate([*found.plan.adapters, *unplaced]), tensors.__getitem__)
+    if odd:
+        raise NotFinite(f"{found.path}: {told_odd(odd)}; {DAMAGED}")
+
+
+def _is_cut(item: _Found, shapes: Mapping[str, Sequence[int] | None], ask: Ask) -> bool:
+    """Whether an adapter may lose rank: always but for a LoRA that has no more than is asked."""
+    if (
+        not named(item.kind).is_pair
+        or ask.rank is None
+        or ask.energy is not None
+        or ask.error is not None
+        or "bias_values" in item.roles
+    ):
+        return True
+    return (shapes[item.roles["down"]] or (0,))[0] > ask.rank
+
+
+class _Work:
+    """Cuts one adapter after the other."""
+
+    def __init__(
+        self, found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: torch.dtype | None
+    ):
+        self.plan, self.tensors, self.ask, self.dtype = found.plan, tensors, ask, dtype
+        self.settings = read_settings(found.plan.metadata, found.config_beside)
+        self.network_alphas = found.groups.network_alphas
+
+    def cut(self, item: _Found) -> tuple[list[Row], dict[str, Tensor], Sequence[str]]:
+        """(its row, its new tensors, the keys that are gone)."""
+        tensors = {role: self.tensors[key] for role, key in item.roles.items()}
+        if item.adapter is not None and "alpha" in item.adapter.roles:
+            tensors["alpha"] = self.tensors[item.adapter.roles["alpha"]]
+        elif (
+            item.adapter is None
+            and "alpha" not in tensors
+            and (shared := network_alpha(self.network_alphas, item.location.wrapper))
+        ):
+            tensors["alpha"] = self.tensors[shared]
+        try:
+            spec = self._spec(item, tensors)
+            if named(item.kind).vector:
+                return [], self._bias(item, spec, tensors), ()
+            return self._low_rank(item, spec, tensors)
+        except (AdapterError, ArithmeticError, IndexError, RuntimeError) as error:
+            raise AdapterError(f"{item.label}: {error}") from None
+
+    def _spec(self, item: _Found, tensors: Tensors) -> AdapterSpec:
+        """As the file's own tensors stand: without the target's rows and swap."""
+        if item.adapter is not None:
+            return spec_of(item.adapter, tensors)._replace(swap=False)
+        self._check_usual(item)
+        if "alpha" in tensors:
+            counts = named(item.kind).alpha_counts(tensors)
+            return AdapterSpec(
+                item.kind, alpha_value(tensors["alpha"], item.kind) if counts else None
+            )
+        rank = named(item.kind).rank({role: tensor.shape for role, tensor in tensors.items()})
+        settings = settings_for(self.settings, item.location.wrapper)
+        return AdapterSpec(
+            item.kind, scale=scale_of(settings, item.location.name, rank, item.kind).scale
+        )
+
+    def _check_usual(self, item: _Found) -> None:
+        """AdapterError where an adapter without a place means something else than its tensors say,
+        as the new file would not tell it.
+        """
+        settings = settings_for(self.settings, item.location.wrapper)
+        known = Conventions(self.plan.metadata, settings.config if settings else {}).of(
+            item.kind, tuple(item.roles)
+        )
+        meanings = [one for one in known if any(case.decides for case, _ in one.cases)]
+        placed = next(
+            (
+                one
+                for one in self.plan.adapters
+                if set(one.roles.values()) & set(item.roles.values())
+            ),
+            None,
+        )
+        if placed is not None and placed.kind != item.kind:
+            raise AdapterError(
+                f"it is a {named(placed.kind).title or placed.kind}, which also stands for a change"
+                " of the base model"
+            )
+        if meanings:
+            told = ", ".join(one.convention.title for one in meanings)
+            raise AdapterError(
+                f"how strong it is, is told beside its tensors ({told}), and for which module is"
+                " not known: give --against"
+            )
+
+    def _bias(self, item: _Found, spec: AdapterSpec, tensors: Tensors) -> dict[str, Tensor]:
+        """A bias is scaled as the factors are: with an alpha that keeps its ratio it stays, else
+        the scale goes into it.
+        """
+        scale = spec.scale_for(tensors["down"].shape[0]) if "down" in tensors else spec.scale_for(1)
+        if "alpha" in item.group.keys or scale == 1:
+            return {}
+        role = named(item.kind).vector
+        return {
+            item.roles[role]: (
+                (tensors[role].to(torch.float32) * scale).to(self._dtype(tensors[role]))
+            )
+        }
+
+    def _low_rank(
+        self, item: _Found, spec: AdapterSpec, tensors: Tensors
+    ) -> tuple[list[Row], dict[str, Tensor], Sequence[str]]:
+        parts = low_rank_part(tensors)
+        scale = factor_of(
+            named(item.kind),
+            spec,
+            {role: tensor for role, tensor in parts.items() if role != "scalar"},
+        )
+        plain = factors(spec._replace(alpha=None, scale=1.0), parts, torch.float32)
+        energy = (scale * plain.frobenius()) ** 2
+        if not math.isfinite(energy):
+            raise AdapterError("the delta holds NaN or Inf, so that it has no singular values")
+        kernel = self._kernel(item, tensors, plain)
+        if kernel is None:
+            note = (
+                "the file does not tell its kernel, and the model is not known: it stands as it was"
+            )
+            return (
+                [Row(item.label, item.kind, plain.rank, plain.rank, 1.0, 0.0, energy, note)],
+                {},
+                (),
+            )
+        before = _inner(plain)
+        if not _is_cut(item, self.plan.shapes, self.ask):
+            new = self._scaled(item, scale, tensors)
+            return (
+                [
+                    Row(
+                        item.label,
+                        item.kind,
+                        before,
+                        before,
+                        1.0,
+                        self._rounding(item, plain, tensors, new, scale),
+                        energy,
+                    )
+                ],
+                new,
+                (),
+            )
+        made = truncated(plain, *self.ask)
+        delta = _with_factors(made)
+        new = self._named(item, delta, scale, kernel, tensors)
+        gone = [
+            key
+            for role, key in item.roles.items()
+            if role in named(item.kind).consumed and key not in new
+        ]
+        # What is cut off and what is rounded have next to nothing in common.
+        error = math.hypot(
+            made.error,
+            self._rounding(item, delta, tensors, new, scale) * math.sqrt(made.kept_energy),
+        )
+        return (
+            [
+                Row(
+                    item.label,
+                    item.kind,
+                    before,
+                    delta.down.shape[0],
+                    made.kept_energy,
+                    error,
+                    energy,
+                )
+            ],
+            new,
+            gone,
+        )
+
+    def _rounding(
+        self, item: _Found, made: Factors, tensors: Tensors, new: Mapping[str, Tensor], scale: float
+    ) -> float:
+        """|what the new file holds of these factors - the factors| / |the factors|."""
+        names = _names(item)
+        if not self.dtype and new.keys().isdisjoint(names):
+            return 0.0
+        if names[1] in new:
+            up, down = (new[name].flatten(1).to(made.down.dtype) for name in names)
+        else:
+            kept = {
+                role: self._cast_like(tensor) for role, tensor in low_rank_part(tensors).items()
+            }
+            kept["up"] = new.get(names[0], kept["up"])
+            pair = factors(AdapterSpec(item.kind, scale=1.0), kept, torch.float32)
+            up, down = pair.up, pair.down
+        if names[0] in new and "alpha" not in item.group.keys:
+            up = up / (scale or 1.0)
+        return _apart(made, up, down)
+
+    def _cast_like(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if self.dtype and tensor.numel() > 1 else tensor
+
+    def _scaled(self, item: _Found, scale: float, tensors: Tensors) -> dict[str, Tensor]:
+        """A LoRA whose rank stays: its own tensors, with the scale where the new file's readers
+        look for it.
+        """
+        if "alpha" in item.group.keys:
+            return self._alpha(item, scale, tensors["down"].shape[0])
+        return (
+            {}
+            if scale == 1
+            else {
+                item.roles["up"]: (
+                    (tensors["up"].to(torch.float32) * scale).to(self._dtype(tensors["up"]))
+                )
+            }
+        )
+
+    def _named(
+        self, item: _Found, made: Factors, scale: float, kernel: tuple[int, ...], tensors: Tensors
+    ) -> dict[str, Tensor]:
+        up, down = made.up, made.down
+        names, tail = _names(item), [1] * len(kernel)
+        if named(item.kind).is_pair:
+            tail = [1] * max(len(kernel), tensors["up"].dim() - 2)
+        alpha = {}
+        if "alpha" in item.group.keys:
+            alpha = self._alpha(item, scale, down.shape[0])
+        else:
+            up = up * scale
+        dtype = self._dtype(
+            next(tensor for role, tensor in tensors.items() if role not in ("alpha", "scalar"))
+        )
+        up = up.reshape(*up.shape, *tail).to(dtype).contiguous()
+        down = down.reshape(down.shape[0], -1, *kernel).to(dtype).contiguous()
+        return {
+            names[0]: check_result(up, names[0]),
+            names[1]: check_result(down, names[1]),
+            **alpha,
+        }
+
+    def _alpha(self, item: _Found, scale: float, rank: int) -> dict[str, Tensor]:
+        old = self.tensors[item.group.keys["alpha"]]
+        value = torch.tensor(scale * rank, dtype=torch.float32).reshape(old.shape)
+        # A narrow dtype that rounds it would change the strength.
+        same = old.dtype.is_floating_point and torch.equal(
+            value.to(old.dtype).to(torch.float32), value
+        )
+        return {item.group.keys["alpha"]: value.to(old.dtype) if same else value}
+
+    def _dtype(self, old: Tensor) -> torch.dtype:
+        return self.dtype or (
+            old.dtype if old.dtype.is_floating_point and old.dtype.itemsize > 1 else torch.bfloat16
+        )
+
+    def _kernel(self, item: _Found, tensors: Tensors, delta: Delta) -> tuple[int, ...] | None:
+        """The kernel of the module; () for a linear layer, None where a flat LoHa or LoKr may be
+        either.
+        """
+        kernel = named(item.kind).kernel({role: tensor.shape for role, tensor in tensors.items()})
+        if kernel is not None:
+            return kernel
+        inner = item.adapter.target.inner if item.adapter is not None else ()
+        return tuple(inner[1:]) if math.prod(inner) == delta.shape[1] else None
+
+
+def _apart(made: Factors, up: Tensor, down: Tensor) -> float:
+    """|up @ down - made| / |made|, from the small differences of the factors, so that nothing
+    cancels.
+    """
+    norm = made.frobenius()
+    gap = Factors(torch.cat((up - made.up, made.up), 1), torch.cat((down, down - made.down)))
+    return gap.frobenius() / norm if norm else 0.0
+
+
+def _inner(delta: Delta) -> int:
+    return (
+        delta.down.shape[0] if isinstance(delta, Factors) and delta.up is not None else delta.rank
+    )
+
+
+def _with_factors(made: Truncation) -> Factors:
+    """What came back uncut, a Kronecker product or a matrix, as factors too."""
+    delta = made.delta
+    if isinstance(delta, Kronecker) or delta.up is None:
+        delta = truncated(delta, energy=1.0).delta
+    return delta
+
+
+def _names(item: _Found) -> tuple[str, str]:
+    """The keys of up and down: a LoRA's own, or beside where the other kind stood, as all its
+    readers know them.
+    """
+    kind = named(item.kind)
+    if kind.is_pair:
+        return item.roles["up"], item.roles["down"]
+    key = next(key for role, key in item.roles.items() if role.startswith(kind.mark))
+    stem = key[: key.rindex(kind.mark)]
+    return f"{stem}lora_up.weight", f"{stem}lora_down.weight"
+
+
+def _metadata(
+    found: Inspection, rows: Sequence[Row], adapters: Sequence[_Found], ask: Ask
+) -> tuple[dict[str, str], dict[str, Any] | None]:
+    source = found.header.metadata
+    metadata = {key: value for key, value in source.items() if key not in STALE}
+    if "sshs_legacy_hash" in source:
+        metadata.setdefault("sshs_model_hash", "")
+    ranks = {row.rank for row in rows if not row.note}
+    if "ss_network_dim" in source:
+        metadata["ss_network_dim"] = str(next(iter(ranks))) if len(ranks) == 1 else DYNAMIC
+        metadata["ss_network_alpha"] = _alpha_told(source, ranks)
+    if "ss_network_args" in source:
+        metadata["ss_network_args"] = _arguments(
+            source["ss_network_args"], metadata.get("ss_network_dim", DYNAMIC)
+        )
+    settings = read_settings(source, found.config_beside)
+    folded = settings and not any("alpha" in item.group.keys for item in adapters)
+    configs = _configs(settings, adapters, rows) if folded else {}
+    if configs:
+        flat = {
+            f"{name}.{key}" if name else key: value
+            for name, config in configs.items()
+            for key, value in config.items()
+        }
+        metadata["lora_adapter_metadata"] = json.dumps(flat, indent=2, sort_keys=True)
+    metadata["locksmith.resized"] = str(ask)
+    return metadata, configs.get("") if found.config_beside else None
+
+
+def _alpha_told(source: Mapping[str, str], ranks: set[int]) -> str:
+    """alpha / rank stays what it was, where the file tells it."""
+    try:
+        ratio = float(source["ss_network_alpha"]) / float(source["ss_network_dim"])
+        return (
+            f"{ratio * next(iter(ranks)):g}"
+            if len(ranks) == 1 and math.isfinite(ratio)
+            else DYNAMIC
+        )
+    except (KeyError, ValueError, ZeroDivisionError, OverflowError):
+        return DYNAMIC
+
+
+def _arguments(text: str, rank: str) -> str:
+    """sd-scripts' network arguments without a correction that is in the new tensors, and without
+    ranks that are no more.
+    """
+    try:
+        arguments = json.loads(text)
+        arguments.pop("split_qkv", None)
+        return json.dumps(
+            {
+                key: rank if key == "conv_dim" else value
+                for key, value in arguments.items()
+                if key != "conv_alpha"
+            }
+        )
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return text
+
+
+def _configs(
+    settings: Mapping[str, Any], adapters: Sequence[_Found], rows: Sequence[Row]
+) -> dict[str, dict[str, Any]]:
+    """PEFT's settings with the new ranks, alpha = rank in all of them as the scale is in the
+    tensors.
+    """
+    configs = {}
+    by_module = {row.module: row.rank for row in rows if not row.note}
+    mine: dict[str, dict[str, int]] = {}
+    for item in adapters:
+        component = _component(settings, item.location.wrapper)
+        if component is not None and item.label in by_module:
+            mine.setdefault(component, {})[item.location.name] = by_module[item.label]
+    for component, ranks in mine.items():
+        common = max(set(ranks.values()), key=list(ranks.values()).count)
+        pattern = {
+            name: rank
+            for name, rank in sorted(ranks.items(), key=lambda pair: -pair[0].count("."))
+            if rank != common
+        }
+        own = {
+            key: value
+            for key, value in settings[component].config.items()
+            if key not in ("alpha", "rank_stabilized")
+        }
+        configs[component] = own | {
+            "peft_type": "LORA", "r": common, "lora_alpha": common, "rank_pattern": pattern, "alpha_pattern": dict(pattern),
+            "use_rslora": False,
+        }  # fmt: skip
+    return configs
+
+
+def _component(settings: Mapping[str, Any], wrapper: str) -> str | None:
+    chosen = settings_for(settings, wrapper)
+    return next((name for name, candidate in settings.items() if candidate is chosen), None)

@@ -1,0 +1,385 @@
+"""Whether two planned files do the same to a model: tensor by tensor where they agree, else delta
+by delta from the factors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...adapters.registry import decomposition_of, named
+from ...errors import LocksmithError
+from ...planning.plan import Adapter, Plan
+from ..from_plan import spec_of
+from ..math.low_rank import Delta, Factors, add, factors, low_rank_part
+from ..math.spec import MAGNITUDES, NUMBERS, AdapterError
+
+__all__ = ["Unverified", "check_same"]
+
+Read = Callable[[str], Tensor]
+EXACT = 1e-6  # of a delta's norm: what fp64 Gram matrices of fp32 factors can tell
+
+
+class Unverified(LocksmithError, ValueError):
+    """A written file that does not do what its source does; the text names the weight."""
+
+
+PLAIN = frozenset({"up", "down", *NUMBERS, *MAGNITUDES})
+
+
+class _Segment(NamedTuple):
+    """Rows [start, start + length) of a weight, which are rows of one adapter beginning with
+    `taken`.
+    """
+
+    start: int
+    length: int
+    adapter: Adapter
+    read: Read
+    taken: int
+
+    def cut(self, first: int, last: int) -> _Segment:
+        """These rows of the weight alone."""
+        return self._replace(
+            start=first, length=last - first, taken=self.taken + first - self.start
+        )
+
+    def plain(self) -> tuple[Tensor, Tensor, float] | None:
+        """(up, down, scale) of a LoRA's rows as they are stored, without columns that are zero
+        there; None for other kinds.
+        """
+        if not named(self.adapter.kind).is_pair or not self.adapter.roles.keys() <= PLAIN:
+            return None
+        up, down = (self.read(self.adapter.roles[role]).flatten(1) for role in ("up", "down"))
+        up = (up.roll(up.shape[0] // 2, 0) if self.adapter.target.swap else up).narrow(
+            0, self.taken, self.length
+        )
+        # A column that is not zero seldom begins with zeros.
+        if up[: min(8, len(up))].to(torch.float32).ne(0).any(0).all():
+            return up, down, _scale(self.adapter, self.read)
+        alive = up.to(torch.float32).ne(0).any(0)
+        return up[:, alive], down[alive], _scale(self.adapter, self.read)
+
+    def delta(self) -> Delta:
+        """The rows' delta as factors, in fp64. Raises Unverified for an adapter that has none."""
+        called = named(self.adapter.kind).called
+        tensors = {
+            called.get(role, role): self.read(key) for role, key in self.adapter.roles.items()
+        }
+        spec = spec_of(self.adapter, tensors)
+        if not named(spec.kind).additive:
+            kind = named(self.adapter.kind)
+            told = (
+                f"{kind.title or kind.name} would be read with another meaning or strength under"
+                " the new names"
+            )
+            raise Unverified(f"{self.adapter.module}: {told}")
+        try:
+            whole = factors(spec, low_rank_part(tensors), torch.float64)
+        except AdapterError as error:
+            raise Unverified(f"{self.adapter.module}: {error}") from None
+        return (
+            whole
+            if (self.taken, self.length) == (0, whole.shape[0])
+            else whole.rows(self.taken, self.length)
+        )
+
+
+def check_same(
+    source: Plan,
+    source_read: Read,
+    written: Plan,
+    written_read: Read,
+    dtype: torch.dtype | None = None,
+) -> float:
+    """The largest relative difference of any weight's delta, 0.0 where all tensors are the same.
+
+    Both plans are for one site. dtype: what the written file was rounded to, if it was. Raises
+    Unverified where a weight's delta differs by more than its tensors' rounding, or an adapter
+    whose effect needs the model's weight is not there unchanged.
+    """
+    ours, theirs = _different(
+        source, source_read, written, written_read, _rounding(dtype) if dtype else 0.0
+    )
+    ours, theirs = _by_weight(ours), _by_weight(theirs)
+    worst = 0.0
+    for weight in [*ours, *(weight for weight in theirs if weight not in ours)]:
+        sides = ours.get(weight, []), theirs.get(weight, [])
+        worst = max(
+            worst,
+            _compare(weight, source, source_read, sides[0], written, written_read, sides[1], dtype),
+        )
+    return worst
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    return 4 * torch.finfo(dtype).eps
+
+
+def _different(
+    source: Plan, source_read: Read, written: Plan, written_read: Read, tolerance: float
+):
+    """The adapters of both that have no counterpart with the same tensors in the same place."""
+    waiting: dict[tuple, list[Adapter]] = {}
+    for adapter in written.adapters:
+        waiting.setdefault(_place(adapter), []).append(adapter)
+    ours = []
+    for adapter in source.adapters:
+        mates = waiting.get(_place(adapter), [])
+        same = next(
+            (mate for mate in mates if _same(adapter, source_read, mate, written_read, tolerance)),
+            None,
+        )
+        if same is None:
+            ours.append(adapter)
+        else:
+            mates.remove(same)
+    return ours, [adapter for mates in waiting.values() for adapter in mates]
+
+
+def _place(adapter: Adapter) -> tuple:
+    return (
+        adapter.kind,
+        adapter.target.component,
+        adapter.target.pieces,
+        adapter.target.swap,
+        adapter.reaches,
+    )
+
+
+def _same(one: Adapter, read_one: Read, other: Adapter, read_other: Read, tolerance: float) -> bool:
+    ours, theirs = _roles(one), _roles(other)
+    if ours.keys() != theirs.keys() or _options(one) != _options(other):
+        return False
+    if (one.grown_to, one.columns) != (other.grown_to, other.columns):
+        return False
+    if not all(
+        _equal(read_one(key), read_other(theirs[role]), tolerance) for role, key in ours.items()
+    ):
+        return False
+    return math.isclose(_scale(one, read_one), _scale(other, read_other), rel_tol=1e-6)
+
+
+def _options(adapter: Adapter) -> frozenset[tuple[str, object]]:
+    """What the mathematics is told, without what it takes for granted."""
+    usual = {(setting.name, setting.default) for setting in named(adapter.kind).settings}
+    return frozenset(adapter.options) - usual
+
+
+def _roles(adapter: Adapter) -> dict[str, str]:
+    called = named(adapter.kind).called
+    return {
+        called.get(role, role): key for role, key in adapter.roles.items() if role not in NUMBERS
+    }
+
+
+def _scale(adapter: Adapter, read: Read) -> float:
+    spec = spec_of(
+        adapter, {role: read(adapter.roles[role]) for role in NUMBERS if role in adapter.roles}
+    )
+    scalar = float(read(adapter.roles["scalar"]).flatten()[0]) if "scalar" in adapter.roles else 1.0
+    kind = named(spec.kind)
+    if not kind.additive:
+        shapes = {
+            role: tuple(read(key).shape)
+            for role, key in adapter.roles.items()
+            if role not in NUMBERS
+        }
+        return scalar * kind.compared_strength(spec, adapter.rank, shapes)
+    return scalar * (spec.scale_for(adapter.rank) if adapter.rank else spec.scale or 1.0)
+
+
+def _equal(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.dtype == other.dtype and torch.equal(
+        one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)
+    ):
+        return True
+    return tolerance > 0 and _apart(one, other) <= tolerance
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    ours, theirs = one.to(torch.float64).flatten(), other.to(torch.float64).flatten()
+    norm = torch.linalg.vector_norm(ours).item()
+    gap = torch.linalg.vector_norm(ours - theirs).item()
+    return gap / norm if norm else gap
+
+
+def _by_weight(adapters: Sequence[Adapter]) -> dict[tuple[str, str], list[Adapter]]:
+    found: dict[tuple[str, str], list[Adapter]] = {}
+    for adapter in adapters:
+        for weight in dict.fromkeys(piece[0] for piece in adapter.target.pieces):
+            found.setdefault((weight, adapter.reaches), []).append(adapter)
+    return found
+
+
+def _compare(weight, source, source_read, ours, written, written_read, theirs, dtype) -> float:
+    name = f"{weight[0]} ({weight[1]})" if weight[1] != "weight" else weight[0]
+    sides = [
+        list(_segments(weight[0], plan, read, adapters))
+        for plan, read, adapters in ((source, source_read, ours), (written, written_read, theirs))
+    ]
+    tolerance = max(_tolerance((*sides[0], *sides[1])), _rounding(dtype) if dtype else 0.0)
+    worst = 0.0
+    for first, last in _cuts([*sides[0], *sides[1]]):
+        cut = [
+            [
+                item.cut(first, last)
+                for item in side
+                if item.start <= first and last <= item.start + item.length
+            ]
+            for side in sides
+        ]
+        try:
+            worst = max(worst, _distance(*cut))
+        except Unverified as error:
+            raise Unverified(f"{name}: {error}") from None
+    if not worst <= tolerance:
+        raise Unverified(
+            f"{name}: the written file's change differs from the source's by {worst:.2e} of its"
+            " norm"
+        )
+    _check_magnitudes(name, weight[0], source_read, ours, written_read, theirs, tolerance)
+    if _formulas(ours) != _formulas(theirs):
+        raise Unverified(f"{name}: the DoRA magnitudes would be computed with by another formula")
+    return worst
+
+
+def _formulas(adapters: Sequence[Adapter]) -> set[tuple]:
+    """How adapters with magnitudes are to be computed."""
+    return {_options(adapter) for adapter in adapters if decomposition_of(adapter.roles)}
+
+
+def _tolerance(segments: Sequence[_Segment]) -> float:
+    """What the narrowest of the tensors' dtypes rounds."""
+    dtypes = {
+        item.read(key).dtype
+        for item in segments
+        for role, key in item.adapter.roles.items()
+        if role not in NUMBERS
+    }
+    return max(
+        [
+            EXACT,
+            *(
+                _rounding(dtype)
+                for dtype in dtypes
+                if dtype.is_floating_point and dtype.itemsize < 4
+            ),
+        ]
+    )
+
+
+def _segments(
+    weight: str, plan: Plan, read: Read, adapters: Sequence[Adapter]
+) -> Iterator[_Segment]:
+    """The adapters' parts on rows of one weight."""
+    for adapter in adapters:
+        shapes = plan.site.components[adapter.target.component].weights
+        for piece, rows, taken in adapter.target.pieces:
+            if piece != weight:
+                continue
+            shape = shapes[piece]
+            length = (
+                rows[1]
+                if rows
+                else (
+                    taken[1] if taken else (shape[0] if shape else 1) or _rows(adapter, plan.shapes)
+                )
+            )
+            yield _Segment(rows[0] if rows else 0, length, adapter, read, taken[0] if taken else 0)
+
+
+def _rows(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int:
+    """The rows of a weight whose size only the adapter tells (a drawn model)."""
+    known = {role: shapes.get(key) for role, key in adapter.roles.items() if role not in NUMBERS}
+    return named(adapter.kind).shape(known).out or 0
+
+
+def _cuts(segments: Sequence[_Segment]) -> Iterator[tuple[int, int]]:
+    edges = sorted({edge for item in segments for edge in (item.start, item.start + item.length)})
+    yield from pairwise(edges)
+
+
+def _distance(ours: Sequence[_Segment], theirs: Sequence[_Segment]) -> float:
+    """|ours - theirs| / |ours|, both sums, in fp64; inf where numbers are not finite, which nothing
+    can be told of.
+    """
+    if not ours and not theirs:
+        return 0.0
+    if len(ours) == len(theirs) == 1 and _stored_alike(ours[0].plain(), theirs[0].plain()):
+        return 0.0
+    source, written = [item.delta() for item in ours], [item.delta() for item in theirs]
+    norm = add(source).frobenius() if source else 0.0
+    difference = add([*source, *(delta.scaled(-1.0) for delta in written)])
+    gap = _norm(difference)
+    if not gap <= EXACT * norm:
+        gap = difference.frobenius()
+    share = gap / norm if norm else gap
+    return share if math.isfinite(share) else math.inf
+
+
+def _stored_alike(one, other) -> bool:
+    """Whether two LoRAs are the same numbers, all of them finite."""
+    if one is None or other is None or not math.isclose(one[2], other[2], rel_tol=1e-12):
+        return False
+    return all(
+        ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+        for ours, theirs in zip(one[:2], other[:2], strict=True)
+    )
+
+
+def _norm(delta: Delta) -> float:
+    """A norm that may be as wrong as 1e-8 of the factors' own; the exact one of a difference needs
+    QR and is seldom needed.
+    """
+    if isinstance(delta, Factors) and delta.up is not None:
+        return (
+            ((delta.up.T @ delta.up) * (delta.down @ delta.down.T)).sum().clamp(min=0).sqrt().item()
+        )
+    return delta.frobenius()
+
+
+def _check_magnitudes(name, weight, source_read, ours, written_read, theirs, tolerance) -> None:
+    ours, theirs = _magnitudes(weight, source_read, ours), _magnitudes(weight, written_read, theirs)
+    if ours.keys() != theirs.keys():
+        raise Unverified(f"{name}: DoRA magnitudes were lost")
+    for rows, vector in ours.items():
+        if vector.shape != theirs[rows].shape or _apart(vector, theirs[rows]) > tolerance:
+            raise Unverified(f"{name}: the DoRA magnitudes differ")
+
+
+def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping[str, Tensor]:
+    """ "rows": the magnitudes per output of the weight, NaN where there are none; "columns": those
+    per input.
+    """
+    found: dict[str, Tensor] = {}
+    vectors = []
+    for adapter in adapters:
+        role = next((role for role in MAGNITUDES if role in adapter.roles), None)
+        if role is None:
+            continue
+        tensor = read(adapter.roles[role]).to(torch.float64)
+        if not decomposition_of((role,)).per_output(role, tensor.shape):
+            found["columns"] = tensor.flatten()
+            continue
+        vector = tensor.flatten()
+        vector = vector.roll(vector.shape[0] // 2) if adapter.target.swap else vector
+        vectors += [
+            (rows, vector.narrow(0, *taken) if taken else vector)
+            for piece, rows, taken in adapter.target.pieces
+            if piece == weight
+        ]
+    if vectors:
+        end = max((rows[0] if rows else 0) + len(vector) for rows, vector in vectors)
+        whole = torch.zeros(end, dtype=torch.float64)
+        for rows, vector in vectors:
+            whole.narrow(0, rows[0] if rows else 0, len(vector)).copy_(vector)
+        found["rows"] = whole
+    return found

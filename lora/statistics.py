@@ -1,0 +1,647 @@
+"""What the weights of a LoRA say: norms, ranks and energy of every module, and how alike two LoRAs
+are, all from their factors.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..adapters.kind import Measured
+from ..adapters.registry import decomposition_of, named
+from ..adapters.tensors import factor_of
+from ..planning.assign import assign
+from ..planning.groups import group_keys, network_alpha
+from ..planning.plan import DUPLICATE_TARGET, PLACED, Adapter, Plan
+from ..planning.resolve import locate
+from ..planning.scale import Settings, read_settings, scale_of, settings_for
+from ..planning.target_model import Site
+from .from_plan import alpha_value, has_delta, spec_of
+from .math.low_rank import Delta, add, factors, from_product, low_rank_part
+from .math.spec import FAULTS, AdapterError, AdapterSpec, first_line
+
+__all__ = ["Comparison", "ModuleWeight", "Weights", "compare_weights", "weigh"]
+
+# side of the matrices whose singular values are computed; larger ones are only measured by their
+# norm
+LARGEST_CORE = 1024
+OUTLIER = 10.0
+LONGEST_REASON = 300  # characters
+FEWEST_OF_A_KIND = 4
+MOST_ENERGY = 0.99
+
+OUTLIER_RULE = (
+    f"spectral norm above {OUTLIER:g} times the median of its kind of layer, of which there are at"
+    f" least {FEWEST_OF_A_KIND}"
+)
+NOT_FINITE = "the file holds NaN or Inf here: no norm is finite"
+TOO_LARGE = f"a full matrix: singular values are computed up to {LARGEST_CORE} rows or columns only"
+NEEDS_MODEL = "its effect needs the model's weight"
+OUTSIDE = "outside blocks"
+
+Read = Callable[[str], Tensor]
+
+
+class ModuleWeight(NamedTuple):
+    """One adapter of a file, measured; None: not to be told from the file alone, and `note` says
+    why.
+
+    All norms are of scale * delta at strength 1. max_abs, nans and infs are of the file's own
+    tensors. relative: what an adapter that depends on the model's weight does to it, in parts of
+    that weight.
+    """
+
+    module: str  # as it stands in the file
+    kind: str
+    component: str = ""  # the rest is of the place: "" and () where the adapter found none
+    target: str = ""  # native module
+    places: tuple[str, ...] = ()  # weights, with [first:last] rows
+    rank: int | None = None
+    scale: float | None = None
+    frobenius: float | None = None
+    spectral: float | None = None
+    effective_rank: float | None = None  # exp of the entropy of the singular values' energy shares
+    stable_rank: float | None = None  # (frobenius / spectral)^2
+    top_share: float | None = None  # of the energy, in the largest singular value
+    rank_99: int | None = None  # the fewest ranks that hold 99 % of the energy
+    max_abs: float | None = None
+    dead: bool = False  # the delta is zero throughout
+    nans: int = 0
+    infs: int = 0
+    relative: float | None = None
+    note: str = ""
+
+    @property
+    def energy(self) -> float:
+        """frobenius squared, 0 where it is not known or not finite."""
+        square = self.frobenius * self.frobenius if self.frobenius is not None else 0.0
+        return square if math.isfinite(square) else 0.0
+
+    @property
+    def block(self) -> str:
+        """The native name up to its first number: double_blocks.3."""
+        words = self.target.split(".")
+        numbers = [place for place, word in enumerate(words) if word.isdecimal()]
+        return ".".join(words[: numbers[0] + 1]) if numbers else OUTSIDE
+
+    @property
+    def layer_kind(self) -> str:
+        """The first weight with its rows, all numbers of its name left open: modules of one kind
+        lie in different blocks.
+        """
+        name, bracket, rows = (self.places[0] if self.places else "").partition("[")
+        return (
+            ".".join("{}" if word.isdecimal() else word for word in name.split("."))
+            + bracket
+            + rows
+        )
+
+
+class Share(NamedTuple):
+    """A part of the model: how many placed adapters, their energy, and its share of the whole
+    file's placed energy.
+    """
+
+    name: str
+    modules: int
+    energy: float
+    share: float
+
+
+class Outlier(NamedTuple):
+    """A module far stronger than its like: `times` the median spectral norm of
+    its kind of layer.
+    """
+
+    module: str
+    spectral: float
+    median: float
+    times: float
+
+
+class Weights(NamedTuple):
+    """A file's adapters, measured. Adapters on one weight are counted one by one, as if they did
+    not overlap.
+    """
+
+    modules: tuple[ModuleWeight, ...]  # placed ones, the most energy first
+    unplaced: tuple[
+        tuple[str, ModuleWeight], ...
+    ]  # (category of the plan, adapter that found no place)
+    energy: float  # of all placed ones: the sum of their squared Frobenius norms
+    energy_placed: (
+        float | None
+    )  # share of the whole file's energy; None when there is none to share
+    components: tuple[Share, ...]
+    blocks: tuple[Share, ...]
+    layer_kinds: tuple[Share, ...]
+    outliers: tuple[Outlier, ...]
+    faults: tuple[tuple[str, str], ...]  # (module, why its tensors could not be measured)
+
+    @property
+    def verdict(self) -> str:
+        """One line: how much of the file's effect reaches the model."""
+        if self.energy_placed is None:
+            return "Nothing in this file has an effect that can be measured without the model."
+        percent = _percent(self.energy_placed)
+        lost = [row for category, row in self.unplaced if category != DUPLICATE_TARGET]
+        unknown = sum(row.frobenius is None for row in (*self.modules, *lost)) + len(self.faults)
+        rest = f" ({unknown} adapters could not be weighed and are not counted)" if unknown else ""
+        return f"{percent} % of the LoRA's effect is placed{rest}."
+
+    def rank_use(self) -> dict[int, dict[str, int]]:
+        """rank -> adapters of it, and how many ranks hold 99 % of the energy: in the median and in
+        the most demanding one.
+        """
+        needed: dict[int, list[int]] = {}
+        for row in self.modules:
+            if named(row.kind).is_pair and row.rank and row.rank_99 is not None and not row.dead:
+                needed.setdefault(row.rank, []).append(row.rank_99)
+        return {
+            rank: {"adapters": len(used), "median": statistics.median_high(used), "most": max(used)}
+            for rank, used in sorted(needed.items())
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON; numbers that are not finite are None."""
+        return {
+            "verdict": self.verdict,
+            "energy": _plain(self.energy),
+            "energy_placed": _plain(self.energy_placed),
+            "components": [_row(share) for share in self.components],
+            "blocks": [_row(share) for share in self.blocks],
+            "layer_kinds": [_row(share) for share in self.layer_kinds],
+            "outlier_rule": OUTLIER_RULE,
+            "outliers": [_row(outlier) for outlier in self.outliers],
+            "rank_use": {str(rank): use for rank, use in self.rank_use().items()},
+            "dead": [row.module for row in self.modules if row.dead],
+            "modules": [
+                _row(row) | {"energy_share": _share(row.energy, self.energy)}
+                for row in self.modules
+            ],
+            "unplaced": [_row(row) | {"category": category} for category, row in self.unplaced],
+            "faults": [{"module": module, "reason": reason} for module, reason in self.faults],
+        }
+
+
+def weigh(
+    plan: Plan, tensors: Mapping[str, Tensor], config_beside: Mapping[str, Any] | None = None
+) -> Weights:
+    """Measure every adapter of a planned file, one at a time, so that memory stays flat.
+
+    tensors: by name, such as an open TensorStream. config_beside: PEFT's adapter_config.json, if
+    the plan was made with one; it gives adapters that found no place their strength. Tensors that
+    are not what the plan says are `faults`, never raised; what reading raises for a damaged file
+    is.
+    """
+    read = tensors.__getitem__
+    faults: list[tuple[str, str]] = []
+    measures = [
+        (adapter.module, partial(_placed, adapter, plan.site, read)) for adapter in plan.adapters
+    ]
+    placed = sorted(_measured(measures, faults), key=lambda row: -row.energy)
+    lost = [
+        (category, row)
+        for category, module, measure in _unplaced(plan, read, config_beside)
+        for row in _measured([(module, measure)], faults)
+    ]
+    energy = math.fsum(row.energy for row in placed)
+    # A second copy of what is placed is no loss.
+    missing = math.fsum(row.energy for category, row in lost if category != DUPLICATE_TARGET)
+    return Weights(
+        tuple(placed),
+        tuple(lost),
+        energy,
+        energy / (energy + missing) if energy + missing else None,
+        _shares(placed, energy, lambda row: row.component),
+        _shares(placed, energy, lambda row: row.block),
+        _shares(placed, energy, lambda row: row.layer_kind),
+        tuple(_outliers(placed)),
+        tuple(faults),
+    )
+
+
+def _measured(
+    measures: Iterable[tuple[str, Callable[[], ModuleWeight]]], faults: list[tuple[str, str]]
+) -> list[ModuleWeight]:
+    rows = []
+    for module, measure in measures:
+        try:
+            rows.append(measure())
+        except FAULTS as error:
+            faults.append((module, first_line(error)[:LONGEST_REASON]))
+    return rows
+
+
+def _placed(adapter: Adapter, site: Site, read: Read) -> ModuleWeight:
+    tensors = {role: read(key) for role, key in adapter.roles.items()}
+    spec, target = spec_of(adapter, tensors), adapter.target
+    row = ModuleWeight(
+        adapter.module,
+        adapter.kind,
+        target.component,
+        target.module,
+        tuple(_places(adapter, site)),
+        adapter.rank,
+    )
+    kind = named(spec.kind)
+    if kind.additive:
+        return _with_delta(row, spec, tensors)
+    return _with_measured(
+        _with_values(row, tensors),
+        kind.measured(spec, tensors, target.out, math.prod(target.inner)),
+    )
+
+
+def _with_measured(row: ModuleWeight, measured: Measured) -> ModuleWeight:
+    """The row of a kind that needs the model's weight, with what its file alone tells."""
+    relative = measured.relative
+    if isinstance(relative, tuple):
+        relative = from_product(relative).frobenius() * abs(measured.scale)
+    row = row._replace(relative=relative, note=measured.note)
+    if measured.delta is None:
+        return row
+    row = row._replace(rank=measured.rank, scale=measured.scale)
+    return _with_norms(row, from_product(measured.delta).scaled(measured.scale), measured.note)
+
+
+def _places(adapter: Adapter, site: Site) -> Iterator[str]:
+    for weight, rows, _ in adapter.target.pieces:
+        name = _parameter(adapter, site, weight)
+        yield f"{name}[{rows[0]}:{rows[0] + rows[1]}]" if rows else name
+
+
+def _parameter(adapter: Adapter, site: Site, weight: str) -> str:
+    """The weight, or the bias beside it, that the adapter changes."""
+    bias = (
+        site.components[adapter.target.component].bias_of(weight)
+        if adapter.reaches == "bias"
+        else None
+    )
+    return bias or weight
+
+
+def _with_delta(
+    row: ModuleWeight, spec: AdapterSpec, tensors: Mapping[str, Tensor]
+) -> ModuleWeight:
+    plain, kind, decomposition = low_rank_part(tensors), named(spec.kind), decomposition_of(tensors)
+    row = _with_values(row, plain)._replace(
+        scale=factor_of(kind, spec, plain) if kind.low_rank else None
+    )
+    # fp32 is right to 1e-5 here, or looks again in fp64, and takes half the time.
+    return _with_norms(
+        row, factors(spec, plain, torch.float32), decomposition.note if decomposition else ""
+    )
+
+
+def _with_values(row: ModuleWeight, tensors: Mapping[str, Tensor]) -> ModuleWeight:
+    """Counts of NaN and Inf, and the largest finite magnitude, of the tensors that are weights."""
+    largest, nans, infs, kind = 0.0, 0, 0, named(row.kind)
+    silent = {"alpha", *kind.silent, *kind.switches}
+    for role, tensor in tensors.items():
+        if role in silent or not tensor.numel():
+            continue
+        low, high = (end.item() for end in _as_computed(tensor).aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            tensor = tensor.to(torch.float32)
+            nans, infs = nans + int(tensor.isnan().sum()), infs + int(tensor.isinf().sum())
+            tensor = torch.where(tensor.isfinite(), tensor, 0.0)
+            low, high = (end.item() for end in tensor.aminmax())
+        largest = max(largest, -low, high)
+    return row._replace(max_abs=largest, nans=nans, infs=infs)
+
+
+def _as_computed(tensor: Tensor) -> Tensor:
+    """fp8 has no arithmetic of its own."""
+    return tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor
+
+
+def _with_norms(row: ModuleWeight, delta: Delta, note: str) -> ModuleWeight:
+    if delta.core > LARGEST_CORE:
+        frobenius = delta.frobenius()
+        values = torch.full((1,), math.nan, dtype=torch.float64)
+        note = "; ".join(filter(None, (note, TOO_LARGE)))
+    else:
+        values = delta.singular_values()
+        frobenius = torch.linalg.vector_norm(values).item()
+    if not math.isfinite(frobenius):
+        return row._replace(note=NOT_FINITE)
+    row = row._replace(frobenius=frobenius, dead=frobenius == 0, note=note)
+    return row if row.dead or delta.core > LARGEST_CORE else _with_spectrum(row, values)
+
+
+def _with_spectrum(row: ModuleWeight, values: Tensor) -> ModuleWeight:
+    """values: the singular values, largest first, not all zero."""
+    shares = (values / values[0]).square()
+    whole = shares.sum()
+    shares = shares / whole
+    entropy = -torch.special.xlogy(shares, shares).sum().item()
+    needed = int((shares.cumsum(0) < MOST_ENERGY).sum()) + 1
+    return row._replace(
+        spectral=values[0].item(),
+        effective_rank=math.exp(entropy),
+        stable_rank=whole.item(),
+        top_share=shares[0].item(),
+        rank_99=min(needed, len(shares)),
+    )
+
+
+def _unplaced(
+    plan: Plan, read: Read, config_beside
+) -> Iterator[tuple[str, str, Callable[[], ModuleWeight]]]:
+    """(category, module, how to measure it) of every adapter in the file that has no place."""
+    settings = read_settings(plan.metadata, config_beside)
+    found = group_keys(plan.shapes)
+    for group in found.groups:
+        for kind, names in assign(group.keys)[0]:
+            category = next(
+                (
+                    plan.outcomes[group.keys[role]].category
+                    for role in names
+                    if not _is_placed(plan, group.keys[role])
+                ),
+                None,
+            )
+            if category is None or kind.never_beside:
+                continue
+            location = locate(plan.site, group.module, [])
+            names += tuple(role for role in kind.borrows if role in group.keys)
+            roles = {role: group.keys[role] for role in names}
+            alpha = (
+                network_alpha(found.network_alphas, location.wrapper)
+                if "down" in roles and "alpha" not in roles
+                else None
+            )
+            roles |= {"alpha": alpha} if alpha else {}
+            row = ModuleWeight(group.module, kind.name, note=kind.refusal or NEEDS_MODEL)
+            yield (
+                category,
+                group.module,
+                partial(
+                    _lost, row, roles, settings_for(settings, location.wrapper), location.name, read
+                ),
+            )
+
+
+def _is_placed(plan: Plan, key: str) -> bool:
+    return plan.outcomes[key].category == PLACED
+
+
+def _lost(
+    row: ModuleWeight, roles: Mapping[str, str], settings: Settings | None, name: str, read: Read
+) -> ModuleWeight:
+    tensors = {role: read(key) for role, key in roles.items()}
+    kind = named(row.kind)
+    if not kind.additive:
+        return _with_values(row, tensors)
+    rank = kind.rank({role: tensor.shape for role, tensor in tensors.items()})
+    if "alpha" in tensors:
+        spec = AdapterSpec(
+            kind.name,
+            alpha_value(tensors["alpha"], kind.name) if kind.alpha_counts(tensors) else None,
+        )
+    else:
+        spec = AdapterSpec(kind.name, scale=scale_of(settings, name, rank, row.kind).scale)
+    return _with_delta(row._replace(rank=rank), spec, tensors)
+
+
+def _shares(
+    rows: Sequence[ModuleWeight], total: float, name: Callable[[ModuleWeight], str]
+) -> tuple[Share, ...]:
+    parts: dict[str, list[float]] = {}
+    for row in rows:
+        parts.setdefault(name(row), []).append(row.energy)
+    shares = [
+        Share(name, len(energies), math.fsum(energies), _share(math.fsum(energies), total))
+        for name, energies in parts.items()
+    ]
+    return tuple(sorted(shares, key=lambda share: -share.energy))
+
+
+def _outliers(rows: Sequence[ModuleWeight]) -> Iterator[Outlier]:
+    by_kind: dict[str, list[ModuleWeight]] = {}
+    for row in rows:
+        if row.spectral:
+            by_kind.setdefault(row.layer_kind, []).append(row)
+    for alike in by_kind.values():
+        median = statistics.median(row.spectral for row in alike)
+        for row in alike if len(alike) >= FEWEST_OF_A_KIND else ():
+            if row.spectral > OUTLIER * median:
+                yield Outlier(row.module, row.spectral, median, row.spectral / median)
+
+
+class Meeting(NamedTuple):
+    """Rows of one weight that A, B or both change: the norms of both changes, and the cosine of the
+    angle between them.
+    """
+
+    weight: str
+    rows: tuple[int, int]  # first, behind the last
+    norm_a: float
+    norm_b: float
+    cosine: float | None  # None where one of them changes nothing, or is not finite
+
+
+class Comparison(NamedTuple):
+    """How alike two LoRAs on one model are; energies are squared Frobenius norms at strength 1."""
+
+    meetings: tuple[Meeting, ...]  # the most energy first
+    norm_a: float
+    norm_b: float
+    cosine: float | None  # of all changes together
+    energy_only_a: float  # where B changes nothing
+    energy_only_b: float
+    left_out: tuple[tuple[str, str, str], ...]  # ("a" or "b", module, why it is not compared)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON; numbers that are not finite are None."""
+        left_out = [
+            {"file": file, "module": module, "reason": reason}
+            for file, module, reason in self.left_out
+        ]
+        return _row(self) | {
+            "meetings": [_row(meeting) for meeting in self.meetings],
+            "left_out": left_out,
+        }
+
+
+class _Segment(NamedTuple):
+    """Where an adapter's rows land in one weight; length: 0 where only the adapter tells it;
+    source: which of its rows, None for all.
+    """
+
+    file: str
+    start: int
+    length: int
+    source: tuple[int, int] | None
+    adapter: Adapter
+
+
+def compare_weights(
+    plan_a: Plan, tensors_a: Mapping[str, Tensor], plan_b: Plan, tensors_b: Mapping[str, Tensor]
+) -> Comparison:
+    """Compare the deltas of two files planned for the same model, exactly and from their factors,
+    one weight at a time.
+
+    Dialects and fused or split spellings meet in the model's own weights, which are cut where
+    either file's adapters begin or end. Adapters on the same rows add up. Those whose effect needs
+    the model's weight, and those whose tensors are not what the plan says, are `left_out`.
+    """
+    reads = {"a": tensors_a.__getitem__, "b": tensors_b.__getitem__}
+    left_out: list[tuple[str, str, str]] = []
+    segments: dict[str, list[_Segment]] = {}
+    for file, plan in (("a", plan_a), ("b", plan_b)):
+        for adapter in plan.adapters:
+            if has_delta(adapter):
+                for weight, segment in _segments(file, adapter, plan.site):
+                    segments.setdefault(weight, []).append(segment)
+            else:
+                left_out.append((file, adapter.module, NEEDS_MODEL))
+    found = [
+        part for weight, parts in segments.items() for part in _meet(weight, parts, reads, left_out)
+    ]
+    return _compared(found, tuple(dict.fromkeys(left_out)))
+
+
+def _segments(file: str, adapter: Adapter, site: Site) -> Iterator[tuple[str, _Segment]]:
+    weights = site.components[adapter.target.component].weights
+    for weight, rows, source in adapter.target.pieces:
+        name = _parameter(adapter, site, weight)
+        # A drawn model has no biases, but a bias has as many rows as the weight beside it.
+        shape = weights.get(name, weights[weight][:1])
+        start, length = rows or (0, shape[0] if shape else 1)
+        yield name, _Segment(file, start, length, source, adapter)
+
+
+def _meet(
+    weight: str, segments: Sequence[_Segment], reads: Mapping[str, Read], left_out
+) -> Iterator[tuple[Meeting, float]]:
+    """Every stretch of rows between two borders with its inner product; a stretch nobody changes is
+    none.
+    """
+    laid: list[tuple[_Segment, Delta]] = []
+    for segment in segments:
+        try:
+            delta = _delta_of(segment, reads[segment.file])
+            segment = segment._replace(length=delta.shape[0])
+            if laid and delta.shape[1] != laid[0][1].shape[1]:
+                raise AdapterError(
+                    f"{weight}: {delta.shape[1]} columns here, {laid[0][1].shape[1]} elsewhere:"
+                    " made for another model"
+                )
+            laid.append((segment, delta))
+        except FAULTS as error:
+            left_out.append(
+                (segment.file, segment.adapter.module, first_line(error)[:LONGEST_REASON])
+            )
+    borders = sorted(
+        {
+            border
+            for segment, _ in laid
+            for border in (segment.start, segment.start + segment.length)
+        }
+    )
+    for first, last in pairwise(borders):
+        cut = {
+            file: [
+                _cut(segment, delta, first, last)
+                for segment, delta in laid
+                if _covers(segment, file, first)
+            ]
+            for file in reads
+        }
+        if cut["a"] or cut["b"]:
+            yield _meeting(weight, (first, last), cut["a"], cut["b"])
+
+
+def _delta_of(segment: _Segment, read: Read) -> Delta:
+    tensors = {role: read(key) for role, key in segment.adapter.roles.items()}
+    spec = spec_of(segment.adapter, tensors)
+    delta = factors(spec._replace(rows=segment.source), tensors)
+    if segment.length and delta.shape[0] != segment.length:
+        raise AdapterError(
+            f"{delta.shape[0]} rows of the adapter for {segment.length} of the weight"
+        )
+    return delta
+
+
+def _covers(segment: _Segment, file: str, row: int) -> bool:
+    return segment.file == file and segment.start <= row < segment.start + segment.length
+
+
+def _cut(segment: _Segment, delta: Delta, first: int, last: int) -> Delta:
+    whole = (first, last) == (segment.start, segment.start + segment.length)
+    return delta if whole else delta.rows(first - segment.start, last - first)
+
+
+def _meeting(
+    weight: str, rows: tuple[int, int], deltas_a: Sequence[Delta], deltas_b: Sequence[Delta]
+) -> tuple[Meeting, float]:
+    sums = [add(deltas) if deltas else None for deltas in (deltas_a, deltas_b)]
+    norm_a, norm_b = (delta.frobenius() if delta else 0.0 for delta in sums)
+    inner = sums[0].inner(sums[1]) if deltas_a and deltas_b else 0.0
+    return Meeting(weight, rows, norm_a, norm_b, _cosine(inner, norm_a, norm_b)), inner
+
+
+def _cosine(inner: float, norm_a: float, norm_b: float) -> float | None:
+    product = norm_a * norm_b
+    if not product or not math.isfinite(product) or not math.isfinite(inner):
+        return None
+    return max(-1.0, min(1.0, inner / product))
+
+
+def _compared(
+    found: Sequence[tuple[Meeting, float]], left_out: tuple[tuple[str, str, str], ...]
+) -> Comparison:
+    """The sums over what is finite."""
+    meetings = sorted((meeting for meeting, _ in found), key=_order)
+    finite = [
+        (meeting, inner)
+        for meeting, inner in found
+        if math.isfinite(meeting.norm_a + meeting.norm_b + inner)
+    ]
+    energy_a = math.fsum(meeting.norm_a * meeting.norm_a for meeting, _ in finite)
+    energy_b = math.fsum(meeting.norm_b * meeting.norm_b for meeting, _ in finite)
+    inner = math.fsum(inner for _, inner in finite)
+    return Comparison(
+        tuple(meetings),
+        math.sqrt(energy_a),
+        math.sqrt(energy_b),
+        _cosine(inner, math.sqrt(energy_a), math.sqrt(energy_b)),
+        math.fsum(meeting.norm_a * meeting.norm_a for meeting, _ in finite if not meeting.norm_b),
+        math.fsum(meeting.norm_b * meeting.norm_b for meeting, _ in finite if not meeting.norm_a),
+        left_out,
+    )
+
+
+def _order(meeting: Meeting) -> float:
+    energy = meeting.norm_a * meeting.norm_a + meeting.norm_b * meeting.norm_b
+    return -energy if math.isfinite(energy) else math.inf
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _percent(share: float) -> str:
+    """One decimal; only what is all of it is 100."""
+    return "100" if share == 1 else f"{min(99.9, round(100 * share, 1)):g}"
+
+
+def _plain(value: Any) -> Any:
+    """A number JSON has, or None."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _row(values: Any) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else _plain(value)
+        for name, value in values._asdict().items()
+    }

@@ -1,0 +1,106 @@
+"""The library of all listed LoRA files: one scan at a time in a thread of its own, whose rows so
+far anyone may ask for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import uuid
+from typing import Any
+
+import folder_paths
+
+from ...files.header import PICKLED
+from ...lora.rewrite.rename import writable
+from ...report.library import Row, Stamp, scan_files, stamp_of
+from ..faults import short_of
+from ..files import lora_names, own_folder, own_maps, own_stamp
+
+INDEX = "library-index.json"
+FAULT = "The library could not be read. The server's log tells more"
+
+
+class Library:
+    """The rows of the newest scan so far, each as JSON text, and the thread that adds to them."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._rows: list[str] = []
+        self._scan, self._total, self._error = "", 0, ""
+        self._running = self._again = False
+
+    def read(self, refresh: bool = False) -> None:
+        """Start a scan if there was none yet or `refresh` asks for one; a scan that runs already is
+        followed by another.
+        """
+        with self._lock:
+            self._again = self._again or (refresh and self._running)
+            if self._running or (self._scan and not refresh):
+                return
+            self._running = True
+        try:
+            threading.Thread(target=self._run, name="lora_locksmith library", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._running = self._again = False
+            raise
+
+    def waiting(self, since: int) -> bool:
+        """Whether a row beyond the first `since` is still to come, and none is there."""
+        return self._running and len(self._rows) <= since
+
+    def answer(self, since: int) -> str:
+        """What the route tells, as JSON text."""
+        with self._lock:
+            rows, told = self._rows[since:], {
+                "done": len(self._rows), "total": self._total, "running": self._running,
+                "scan": self._scan, "error": self._error, "dialects": list(writable()),
+            }  # fmt: skip
+        return f'{{"rows": [{", ".join(rows)}], {json.dumps(told)[1:]}'
+
+    def _run(self) -> None:
+        while True:
+            error = ""
+            try:
+                self._read_all()
+            except Exception as fault:
+                short = short_of(fault)
+                error = f"{short[0]}. {short[1]}" if short else FAULT
+                logging.getLogger("lora_locksmith").error(
+                    "The library could not be read. %s", error, exc_info=None if short else fault
+                )
+            with self._lock:
+                self._scan, self._error = self._scan or uuid.uuid4().hex, error
+                self._running, self._again = self._again, False
+                if not self._running:
+                    return
+
+    def _read_all(self) -> None:
+        own = own_maps()
+        files = listed_files()
+        with self._lock:
+            # Another list, because answers slice the old one.
+            self._rows, self._scan, self._total = [], uuid.uuid4().hex, len(files)
+        for row in scan_files(files, own_folder() / INDEX, own, marks=own_stamp()):
+            self._rows.append(json.dumps(told_row(row)))
+
+
+def told_row(row: Row) -> dict[str, Any]:
+    """A row as the routes tell it."""
+    return row.as_dict() | {
+        "changed": row.stamp.changed / 1e9,
+        "pickled": row.file.lower().endswith(PICKLED),
+    }
+
+
+def listed_files() -> dict[str, tuple[str, Stamp]]:
+    """Every LoRA file by the name the host lists it under: name -> (path, stamp)."""
+    found: dict[str, tuple[str, Stamp]] = {}
+    configs: dict[str, int] = {}
+    for name in lora_names():
+        path = folder_paths.get_full_path("loras", name)
+        if path is not None and (stamp := stamp_of(path, configs)) is not None:
+            found[name] = path, stamp
+    return found

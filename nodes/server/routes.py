@@ -1,0 +1,157 @@
+"""The routes under /lora_locksmith/ that the front end asks: one file, the library, and saving a
+file in another tool's names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiohttp import ClientPayloadError, web
+from server import PromptServer
+
+from ...errors import LocksmithError
+from ..faults import short_of
+from .about_file import Unknown, about_file
+from .library import Library
+from .saving import NotSaved, save_listed
+
+MOST_BYTES = 1 << 16  # of a wish
+PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
+WISHES = {"name": str, "dialect": str, "filename": str, "dtype": str, "overwrite": bool}
+OPTIONAL = {"dtype": "", "overwrite": False}
+BROKEN_OFF = (
+    ConnectionError,
+    ClientPayloadError,
+    web.RequestPayloadError,
+)  # what reading raises where a client goes away
+HEADERS = {"Cache-Control": "no-store"}
+
+_readers = ThreadPoolExecutor(2, "lora_locksmith questions")
+_writer = ThreadPoolExecutor(1, "lora_locksmith saving")
+_library = Library()
+
+
+class Refusal(LocksmithError):
+    """A question that has no answer: what is wrong, what to do, and HTTP's number for it."""
+
+    def __init__(self, fault: str, remedy: str, status: int = 400):
+        super().__init__(fault)
+        self.fault, self.remedy, self.status = fault, remedy, status
+
+
+def register() -> None:
+    """Add the routes to the host's server, where there is one."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+    server.routes.get("/lora_locksmith/file")(_route(_file))
+    server.routes.get("/lora_locksmith/library")(_route(_rows))
+    server.routes.post("/lora_locksmith/save")(_route(_save))
+
+
+def _route(
+    answer: Callable[[web.Request], Awaitable[str]],
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """A handler that answers JSON text, or tells in JSON what is wrong and what to do."""
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            return _json(await answer(request))
+        except Refusal as refusal:
+            return _refused(refusal.fault, refusal.remedy, refusal.status)
+        except Unknown as unknown:
+            return _refused(unknown.fault, unknown.remedy, 404)
+        except NotSaved as fault:
+            return _refused(fault.fault, fault.remedy, 409 if fault.taken else 400)
+        except LocksmithError as fault:
+            return _refused(str(fault), "Refresh the list and try again", 400)
+        except Exception as error:
+            if short := short_of(error):
+                logging.getLogger("lora_locksmith").warning(
+                    "A question of the front end could not be answered. %s. %s", *short
+                )
+                return _refused(*short, 503)
+            logging.getLogger("lora_locksmith").exception(
+                "A question of the front end could not be answered"
+            )
+            return _refused(
+                f"The server failed ({type(error).__name__}: {error})", "Its log tells more", 500
+            )
+
+    return handle
+
+
+def _json(text: str, status: int = 200) -> web.Response:
+    return web.Response(text=text, status=status, content_type="application/json", headers=HEADERS)
+
+
+def _refused(fault: str, remedy: str, status: int) -> web.Response:
+    return _json(json.dumps({"error": fault, "remedy": remedy}), status)
+
+
+async def _in_thread(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> str:
+    """What `work` gives, as JSON text; both are made in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(pool, lambda: json.dumps(work()))
+
+
+async def _file(request: web.Request) -> str:
+    asked = request.query
+    if not asked.get("name"):
+        raise Refusal("No file was named", "Give its name as the loras folder lists it")
+    wish = (
+        asked["name"],
+        asked.get("model_folder", ""),
+        asked.get("model", ""),
+        asked.get("full", "") == "1",
+    )
+    return await _in_thread(_readers, lambda: about_file(*wish))
+
+
+async def _rows(request: web.Request) -> str:
+    since = request.query.get("since") or "0"
+    if not (since.isascii() and since.isdigit() and len(since) < 10):
+        raise Refusal(f"since={since!r} is no number of rows", "Give how many rows are known, or 0")
+    _library.read(refresh=request.query.get("refresh") == "1")
+    waited = 0.0
+    while _library.waiting(int(since)) and waited < PATIENCE:
+        await asyncio.sleep(STEP)
+        waited += STEP
+    return await asyncio.get_running_loop().run_in_executor(_readers, _library.answer, int(since))
+
+
+async def _save(request: web.Request) -> str:
+    wish = await _wish(request)
+    return await _in_thread(_writer, lambda: save_listed(**wish))
+
+
+async def _wish(request: web.Request) -> Mapping[str, Any]:
+    """The body of a request to save. Only JSON that says so is taken: a form of another site cannot
+    send that unasked.
+    """
+    if request.content_type != "application/json":
+        raise Refusal("This is no JSON", "Send it with the content type application/json")
+    try:
+        raw = await request.content.read(MOST_BYTES + 1)
+        while len(raw) <= MOST_BYTES and (more := await request.content.read(MOST_BYTES)):
+            raw += more
+    except BROKEN_OFF:
+        raise Refusal("The request broke off before its end", "Send it again") from None
+    try:
+        wish = json.loads(raw) if len(raw) <= MOST_BYTES else None
+    except (ValueError, RecursionError):
+        wish = None
+    if not isinstance(wish, dict):
+        raise Refusal("The request is no JSON object", f"Send one with {', '.join(WISHES)}")
+    wish = OPTIONAL | wish
+    wrong = [name for name, kind in WISHES.items() if type(wish.get(name)) is not kind]
+    if wrong:
+        raise Refusal(
+            f"{wrong[0]} is missing or of the wrong type",
+            f"Send {wrong[0]} as {WISHES[wrong[0]].__name__}",
+        )
+    return {name: wish[name] for name in WISHES}

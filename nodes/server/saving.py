@@ -1,0 +1,208 @@
+"""Writes a LoRA in another tool's names into the loras folder, for the node Save LoRA and the route
+alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from ...errors import LocksmithError, exhausted
+from ...files.atomic import is_file_name
+from ...files.hashes import file_hashes
+from ...files.header import LoraFileError
+from ...lora.io.dtypes import DTYPES
+from ...lora.io.writer import Written, write_as
+from ...lora.not_finite import NotFinite
+from ...lora.rewrite.rename import Refused, rivals_apart, writable
+from ...lora.rewrite.verify import Unverified
+from ...report.inspection import Inspection
+from .. import host
+from ..files import lora_path, own_maps
+from .about_file import listed
+
+ENDING = ".safetensors"
+REMEDY = "Give a name such as folder/name"
+
+_written: dict[str, Path] = {}
+_lost: Counter[str] = Counter()
+
+
+class NotSaved(LocksmithError, RuntimeError):
+    """What is wrong, and the remedy; `taken`: there is a file of this name already."""
+
+    def __init__(self, fault: str, remedy: str, taken: bool = False):
+        super().__init__(f"{fault}. {remedy}.")
+        self.fault, self.remedy, self.taken = fault, remedy, taken
+
+
+def save_lora(
+    found: Inspection,
+    tensors: Mapping[str, Any],
+    filename: str,
+    dialect: str,
+    dtype: str,
+    overwrite: bool,
+    provenance: Mapping[str, str],
+) -> Written:
+    """Write what was inspected as `dialect`; `dtype`: one of DTYPES, anything else keeps them.
+    Raises NotSaved.
+    """
+    if apart := rivals_apart(found, dialect):
+        fault = (
+            f"It fits several models, of which {', '.join(apart)} would name it otherwise in"
+            f" {dialect}"
+        )
+        raise NotSaved(
+            fault, "Connect the right one to the node Save LoRA, or choose another dialect"
+        )
+    path = destination(filename)
+    try:
+        with _folders_of(path):
+            told = {**found.family_metadata, **provenance}
+            written = write_as(
+                found.plan,
+                tensors,
+                path,
+                dialect,
+                dtype=DTYPES.get(dtype),
+                provenance=told,
+                overwrite=overwrite,
+            )
+            _written[filename] = written.path
+            return written
+    except FileExistsError:
+        raise NotSaved(
+            f"{filename} is there already",
+            "Choose another filename, or turn overwrite on",
+            taken=True,
+        ) from None
+    except NotFinite as error:
+        raise NotSaved(
+            f"This LoRA is not written: {error}",
+            "Merge LoRAs can leave modules out, by weights for parts",
+        ) from None
+    except Refused as error:
+        raise NotSaved(
+            f"This LoRA cannot be written as {dialect}: {error}", "Choose another dialect"
+        ) from None
+    except Unverified as error:
+        fault = f"Nothing was written, because what was made did not do the same: {error}"
+        raise NotSaved(fault, "Choose another dialect or dtype") from None
+    except (MemoryError, RuntimeError) as error:
+        if not exhausted(error):
+            raise
+        raise NotSaved(f"{filename} is not written", exhausted(error)) from None
+    except OSError as error:
+        raise NotSaved(
+            f"{filename} cannot be written ({error.strerror or error})",
+            "Choose another filename, or look at the disk",
+        ) from None
+
+
+def times_lost(filename: str | None) -> int:
+    """How often what was saved under a name was gone when its node was about to run again: then it
+    is written again, not told from the cache.
+    """
+    path = _written.get(filename or "")
+    if path and not path.exists():
+        _lost[filename] += 1
+        del _written[filename]
+    return _lost[filename]
+
+
+def read_listed(
+    lora_name: str, model=None, clip=None
+) -> tuple[Inspection, Mapping[str, Any], dict[str, str]]:
+    """(what is in a listed file, its tensors, where it comes from). Raises NotSaved for a file that
+    cannot be read.
+    """
+    path = lora_path(lora_name)
+    try:
+        found = host.inspect(model, clip, path, own_maps(), whole=True)
+        provenance = {
+            "locksmith.source": Path(path).name,
+            "locksmith.source_sha256": file_hashes(path).sha256,
+        }
+        return found, host.read_lora(path).to_be_written(), provenance
+    except LoraFileError as error:
+        raise NotSaved(f"{lora_name}: {error.fault}", error.remedy) from None
+    except OSError as error:
+        raise NotSaved(
+            f"{lora_name} cannot be read ({error.strerror or error})", "Look at the disk"
+        ) from None
+
+
+def save_listed(
+    name: str, dialect: str, filename: str, dtype: str, overwrite: bool
+) -> dict[str, str]:
+    """What the route `save` does and tells. Raises Unknown, NotSaved."""
+    name, _ = listed("loras", name)
+    for wish, known in ((dialect, writable()), (dtype or "fp32", DTYPES)):
+        if wish not in known:
+            raise NotSaved(f"{wish!r} is not known", f"Choose one of {', '.join(known)}")
+    found, tensors, provenance = read_listed(name)
+    written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
+    return {"file": os.path.relpath(written.path, _folder()), "report": report_on(written)}
+
+
+def destination(filename: str) -> Path:
+    """The file a name stands for, inside the first loras folder. Raises NotSaved for a name that
+    leads out of it.
+    """
+    name = filename.strip().removesuffix(ENDING).replace("\\", "/")
+    if not all(map(is_file_name, name.split("/"))):
+        raise NotSaved(f"{filename!r} is no name inside the loras folder", REMEDY)
+    try:
+        # The folder of this name is where a file of PEFT would be.
+        path, folder = ((_folder() / f"{name}{ending}").resolve() for ending in (ENDING, ""))
+    except (OSError, RuntimeError) as error:
+        raise NotSaved(f"{filename!r} cannot be a file ({error})", REMEDY) from None
+    if not (path.is_relative_to(_folder()) and folder.is_relative_to(_folder())):
+        raise NotSaved(f"{filename!r} leads out of the loras folder", REMEDY)
+    return path
+
+
+@contextmanager
+def _folders_of(path: Path) -> Iterator[None]:
+    """Makes the folders of a file to be written; those that stay empty go again."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _folder() -> Path:
+    return Path(folder_paths.get_folder_paths("loras")[0]).resolve()
+
+
+def report_on(written: Written) -> str:
+    """What was done, in a few lines."""
+    path = (
+        written.path.relative_to(_folder())
+        if written.path.is_relative_to(_folder())
+        else written.path
+    )
+    lines = [
+        f"Wrote {path.as_posix()} ({written.bytes:,} bytes) as {written.dialect}, read it back and"
+        " compared it."
+    ]
+    lines.append(
+        f"{written.renamed} modules only renamed, {written.computed} fused, split or turned."
+    )
+    lines += [f"{written.full} are full matrices now, as nothing smaller is exact."] * bool(
+        written.full
+    )
+    lines += [f"Left out: {key} ({reason})" for key, reason in list(written.left_out.items())[:20]]
+    return "\n".join(lines)

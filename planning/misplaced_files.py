@@ -1,0 +1,56 @@
+"""Tells what a file is that holds no LoRA, and the folder it belongs into."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from fnmatch import filter as matching
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+from ..key_maps import KEY_MAPS
+from ..key_maps.lines import lines_of, read_text
+from .groups import Groups
+
+OTHER_FILES_TABLE = KEY_MAPS / "other_files.table"
+WHOLE = frozenset({"weight", "bias", "scale"})  # how a model's own tensors end
+CONTROL_LORA = "lora_controlnet"  # by it ComfyUI knows them; their factors look like a LoRA's
+WHOLE_WEIGHTS = (
+    "this file holds whole weights, as a model does, not a LoRA; its place is another folder"
+)
+UNKNOWN = "this file holds no LoRA that is known: none of its tensors is named like a part of one"
+MOST_KEYS = 5000  # looked at; the models known here have fewer
+
+
+@lru_cache(maxsize=1)
+def _rules(path: Path = OTHER_FILES_TABLE) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """(what it is, its folder, patterns) for each line."""
+    parts = [line.split("|") for _, line in lines_of(read_text(path))]
+    return tuple(
+        (title.strip(), folder.strip(), tuple(patterns.split()))
+        for title, folder, patterns in parts
+    )
+
+
+def other_file(keys: Collection[str], groups: Groups) -> str:
+    """What a file is that holds no LoRA, in a sentence with the remedy; "" where it holds one, or
+    nothing known.
+    """
+    if CONTROL_LORA not in keys and not all(
+        WHOLE.issuperset(group.spellings) for group in groups.groups
+    ):
+        return ""
+    if groups.refused:
+        return str(next(iter(groups.refused.values())))
+    some = list(islice(keys, MOST_KEYS))
+    for title, folder, patterns in _rules():
+        if all(matching(some, pattern) for pattern in patterns):
+            return f"this is {title}, not a LoRA; its place is the folder models/{folder}"
+    if groups.groups:
+        return WHOLE_WEIGHTS
+    return UNKNOWN if groups.unread else ""
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,110 @@
+"""Spells a component's modules the way a dialect writes them: the reverse of reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..key_maps.dialect import DENOISER, Dialect
+from ..key_maps.table import Family, Row, flatten, numbered, slices
+from .target_model import Component, Site
+
+OWN_NAMES, OF_DIFFUSERS = (
+    -1,
+    0,
+)  # alternatives of a row; a table's first alternative is diffusers' spelling
+
+
+class Spelled(NamedTuple):
+    """One module as a dialect spells it: wrapper and name, the weight it is (a slice of), and
+    whether halves are swapped.
+    """
+
+    module: str
+    weight: str
+    rows: tuple[int, int] | None
+    swap: bool
+    shape: tuple[int, ...]
+
+
+def spell(site: Site, component: Component, dialect: Dialect) -> Iterator[Spelled]:
+    """Every weight matrix of the component as `dialect` names it; nothing where the dialect cannot
+    name the component.
+    """
+    wrapper = wrapper_for(site, component, dialect)
+    if wrapper is None:
+        return
+    seen: dict[str, str] = {}
+    for module, weight in component.modules.items():
+        if len(component.weights[weight]) < 2 or weight.endswith(".bias"):
+            continue
+        for name, rows, swap in _names(component, module, weight, dialect.names):
+            spelled = wrapper + (name.replace(".", "_") if dialect.form == "flat" else name)
+            # Where flattening or a shared name makes two weights one name, the first keeps it.
+            if seen.setdefault(spelled, weight) == weight:
+                out, *inner = component.weights[weight]
+                yield Spelled(spelled, weight, rows, swap, (rows[1] if rows else out, *inner))
+
+
+def wrapper_for(site: Site, component: Component, dialect: Dialect) -> str | None:
+    """What the dialect writes before this component's names, "" for nothing, None where it has no
+    way to write them.
+    """
+    if component.name == DENOISER:
+        root = f"{site.family.root}." if site.family else "transformer."
+        return root if root in dialect.writes else next(iter(dialect.writes), "")
+    for text in site.family.encoders.get(component.name, ()) if site.family else ():
+        if text in dialect.encoders:
+            return text
+    pattern = next((text for text in dialect.encoders if "{slot}" in text), None)
+    return pattern.format(slot=component.name) if pattern else None
+
+
+def _names(
+    component: Component, module: str, weight: str, names: str
+) -> list[tuple[str, tuple[int, int] | None, bool]]:
+    """(name, rows of the weight, halves swapped) of a module: several where the other naming splits
+    it.
+    """
+    parts = (
+        []
+        if names == "native"
+        else names_of(component.family, module, component.weights[weight], names)
+    )
+    return parts or [(module, None, False)]
+
+
+def names_of(
+    family: Family | None, module: str, shape: tuple[int, ...], names: str = "diffusers"
+) -> list[tuple[str, tuple[int, int] | None, bool]]:
+    """(name, rows of the weight, halves swapped) of the modules that make up a native one; none
+    where no table has them.
+
+    names: whose, "diffusers" or what a table's @names says.
+    """
+    for row in _rows_of(family, module):
+        if not row.alternatives or (row.names or "diffusers") != names:
+            continue
+        alternative = row.alternatives[OF_DIFFUSERS]
+        placed = [
+            slices(row, OF_DIFFUSERS, part, (shape,)) for part in range(len(alternative.parts))
+        ]
+        if None not in placed:
+            spelled = family.spellings(
+                row, OF_DIFFUSERS, [number for _, number in numbered(row.native[0], module)]
+            )
+            return [
+                (name, found[0].rows, alternative.swap)
+                for name, found in zip(spelled, placed, strict=True)
+            ]
+    return []
+
+
+def _rows_of(family: Family | None, module: str) -> Iterator[Row]:
+    """The table's rows of a native module: the one that its name finds, and those of others' names
+    for it.
+    """
+    for match in family.find(flatten(module)) if family else ():
+        if match.alternative == OWN_NAMES:
+            yield match.row
+            yield from (row for row in family.rows if row.names and row.native == match.row.native)

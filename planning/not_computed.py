@@ -1,0 +1,77 @@
+"""Knows adapters that are not computed: what they are called, why, and what to do."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ..key_maps import KEY_MAPS
+from ..key_maps.lines import TextError, lines_of, read_text
+
+NOT_COMPUTED_TABLE = KEY_MAPS / "not_computed.table"
+LEAST_LITERAL = 4  # characters of a pattern without a wildcard: what keys are sifted by
+WILDCARDS = re.compile(r"[*?]")
+
+
+class Known(NamedTuple):
+    """One line: the adapter's name, why it is not applied and the remedy, and patterns over the
+    whole key.
+    """
+
+    title: str
+    reason: str
+    patterns: tuple[re.Pattern[str], ...]
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.reason}"
+
+
+class _Records(NamedTuple):
+    records: tuple[Known, ...]
+    sieve: re.Pattern[str]  # found in every key that a pattern matches
+
+
+@lru_cache(maxsize=1)
+def known_adapters(path: Path = NOT_COMPUTED_TABLE) -> _Records:
+    """Read the records; raises TextError naming file, line, fault and remedy."""
+    found: dict[str, Known] = {}
+    literals: dict[str, None] = {}
+    for number, line in lines_of(read_text(path)):
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) != 3 or not all(fields):
+            raise TextError(
+                f"{path}, line {number}: it is not WHAT | WHY AND REMEDY | PATTERNS. Correct the"
+                " line"
+            )
+        title, reason, patterns = fields
+        if title in found:
+            raise TextError(
+                f"{path}, line {number}: {title} stands there twice. Remove one of the two"
+            )
+        for pattern in patterns.split():
+            literal = max(WILDCARDS.split(pattern), key=len)
+            if len(literal) < LEAST_LITERAL:
+                raise TextError(
+                    f"{path}, line {number}: {pattern} has no {LEAST_LITERAL} characters without a"
+                    " wildcard. Make it longer"
+                )
+            literals[literal] = None
+        found[title] = Known(
+            title,
+            reason,
+            tuple(re.compile(fnmatch.translate(pattern)) for pattern in patterns.split()),
+        )
+    return _Records(tuple(found.values()), re.compile("|".join(map(re.escape, literals))))
+
+
+def not_computed(key: str) -> Known | None:
+    """The adapter that a key is of, where it is one that is known and not computed."""
+    known = known_adapters()
+    if known.sieve.search(key) is None:
+        return None
+    return next(
+        (one for one in known.records if any(pattern.match(key) for pattern in one.patterns)), None
+    )

@@ -1,0 +1,757 @@
+"""The one answer to 'what is in this file, and where does each key go': made from names and shapes,
+executed by others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isclose, prod
+from typing import Any, NamedTuple
+
+from ..adapters.registry import asked_metadata, decomposition_of, named, variant
+from ..files.header import TensorInfo
+from ..key_maps.convention import USUAL, Conventions, Meaning
+from ..key_maps.dialect import DENOISER, ENCODER
+from ..key_maps.evidence import Evidence
+from .assign import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
+from .copies import Same, fused_twins
+from .disagreement import disagreement
+from .groups import Group, Groups, group_keys, network_alpha
+from .misplaced_files import WHOLE
+from .resolve import Location, locate, network_told
+from .scale import (
+    FROM_RANK,
+    FROM_SPLITS,
+    FROM_TENSORS,
+    NUMBERLESS,
+    Settings,
+    Strength,
+    cautions_of,
+    read_settings,
+    scale_of,
+    settings_for,
+    split_qkv_rank,
+)
+from .siblings import siblings
+from .target_model import Candidate, Site
+
+PLACED = "placed"
+BOOKKEEPING = "bookkeeping"
+UNKNOWN_MODULE = "unknown module"
+UNKNOWN_ROLE = "unknown role"
+SHAPE_CONFLICT = "shape conflict"
+DUPLICATE_TARGET = "duplicate target"
+INCOMPLETE = "incomplete adapter"
+UNSUPPORTED = "unsupported adapter"
+NOT_WIRED = "not wired"
+NO_FAULT = frozenset(
+    {PLACED, BOOKKEEPING, NOT_WIRED}
+)  # nothing of a file is lost whose keys are all of these
+
+# The keys of a file's metadata that a plan depends on.
+PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", *asked_metadata())
+
+
+class Outcome(NamedTuple):
+    """What became of one key; `adapter` is the index of the adapter in
+    Plan.adapters that uses it.
+    """
+
+    category: str
+    reason: str
+    adapter: int | None = None
+
+
+class Adapter(NamedTuple):
+    """All tensors of one adapter, where they go, and how strong they are."""
+
+    kind: str
+    module: str  # as it stands in the file
+    location: Location
+    adapter_name: str
+    roles: Mapping[str, str]  # role -> key
+    spellings: Sequence[str]
+    target: Candidate
+    strength: Strength
+    rank: int | None
+    reaches: str
+    options: tuple[tuple[str, object], ...] = ()
+    grown_to: tuple[int, ...] | None = None  # what the weight grows to under it
+    columns: int | None = None  # the weight's first inputs, which are all that it knows of
+
+    @property
+    def resized(self) -> bool:
+        """Whether the weight has another size than the module it was trained on."""
+        return self.grown_to is not None or self.columns is not None
+
+
+class Plan(NamedTuple):
+    """The answer for one file and one site. Every key of the file is in `outcomes`."""
+
+    adapters: tuple[Adapter, ...]
+    outcomes: Mapping[str, Outcome]
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+    site: Site
+    inferred_wrapper: str = ""
+    # whether values of tensors decided anything: files alike in names and shapes may mean something
+    # else
+    by_values: bool = False
+    cautions: tuple[
+        str, ...
+    ] = ()  # sentences: what makes it doubtful that the file comes out as trained
+
+
+class _Found(NamedTuple):
+    """An adapter among the roles of a group: kind, roles, their shapes, the module they were made
+    for, or what is wrong.
+    """
+
+    kind: Kind
+    roles: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...] | None]
+    module: ModuleShape
+    rank: int | None
+    fault: str
+
+
+class _Reading(NamedTuple):
+    adapters: tuple[_Found, ...]
+    left: tuple[str, ...]
+
+
+def make_plan(
+    tensors: Mapping[str, TensorInfo | tuple[int, ...] | None],
+    metadata: Mapping[str, str],
+    site: Site,
+    config_beside: Mapping[str, Any] | None = None,
+    groups: Groups | None = None,
+    number: Callable[[str], float | None] | None = None,
+    same: Same | None = None,
+) -> Plan:
+    """Plan how a file with these tensors (name -> TensorInfo, shape, or None where unknown) goes
+    onto `site`.
+
+    `metadata` is the header's, `config_beside` the content of PEFT's adapter_config.json, `groups`
+    what group_keys gives for the tensors where it is known already, `number` gives the value of a
+    tensor of one element by its name, or None where it has none that can be computed with, `same`
+    whether adapters make one change (copies.py). Never raises for what a file holds.
+    """
+    planner = _Planner(tensors, metadata, site, config_beside, number or _no_number, same)
+    planner.run(groups or group_keys(tensors))
+    # A file with an alpha for each adapter asks no settings for its strength.
+    asked = not planner.adapters or any(
+        "alpha" not in adapter.roles for adapter in planner.adapters
+    )
+    cautions = (
+        *planner.cautions(),
+        *(disagreement(metadata, config_beside) if asked or config_beside else ()),
+    )
+    return Plan(
+        tuple(planner.adapters),
+        planner.outcomes,
+        planner.shapes,
+        metadata,
+        site,
+        planner.inferred,
+        planner.by_values,
+        cautions,
+    )
+
+
+def without_adapters(plan: Plan, reasons: Mapping[int, str]) -> Plan:
+    """The plan without the adapters at these places, whose keys have no effect, for the reason
+    given.
+    """
+    places = {
+        old: new
+        for new, old in enumerate(
+            place for place in range(len(plan.adapters)) if place not in reasons
+        )
+    }
+    outcomes = dict(plan.outcomes)
+    for place, reason in reasons.items():
+        outcomes |= dict.fromkeys(plan.adapters[place].roles.values(), Outcome(UNSUPPORTED, reason))
+    # A key that several adapters share, such as the alpha of a whole file, stays with those that
+    # are left.
+    for old, new in places.items():
+        for key in plan.adapters[old].roles.values():
+            outcomes[key] = plan.outcomes[key]._replace(category=PLACED, adapter=new)
+    return plan._replace(adapters=tuple(plan.adapters[old] for old in places), outcomes=outcomes)
+
+
+class _Planner:
+    def __init__(
+        self,
+        tensors,
+        metadata,
+        site: Site,
+        config_beside,
+        number: Callable[[str], float | None],
+        same: Same | None,
+    ):
+        self.site, self.metadata, self.tensors, self.number, self.same = (
+            site,
+            metadata,
+            tensors,
+            number,
+            same,
+        )
+        self.shapes = {
+            key: info.shape if isinstance(info, TensorInfo) else info
+            for key, info in tensors.items()
+        }
+        self.settings = read_settings(metadata, config_beside)
+        self.split_rank, self.split_fault = split_qkv_rank(metadata)
+        self.fused = False  # whether the fault would have counted
+        self.outcomes: dict[str, Outcome] = {}
+        self.adapters: list[Adapter] = []
+        self.recent: list[tuple[str, tuple[str, ...] | None]] = []
+        self.inferred = ""
+        self.readings: dict[tuple, _Reading] = {}
+        self.settings_of: dict[str, Settings | None] = {}
+        self.network_alphas: dict[str, str] = {}
+        self.conventions: dict[int, Conventions] = {}
+        self.doubts: Counter[str] = Counter()
+        self.by_values = self.halves = False
+
+    def run(self, groups: Groups) -> None:
+        unmatched = []
+        self.siblings = self._siblings(groups)
+        self.roles = frozenset().union(*(group.keys for group in groups.groups))
+        for group in self._take(groups):
+            location = locate(self.site, group.module, self.recent)
+            if location.candidates:
+                self._place(group, location)
+            elif self._unwired(group.module):
+                self._unmatched(group, location)
+            else:
+                unmatched.append((group, location))
+        if not self._infer_wrapper(unmatched):
+            for group, location in unmatched:
+                self._unmatched(group, location)
+        for network, key in self.network_alphas.items():
+            self.outcomes.setdefault(
+                key,
+                Outcome(
+                    BOOKKEEPING,
+                    f"an alpha for all of {network or 'the file'}, which no adapter here needs",
+                ),
+            )
+        self._drop_copies()
+        self._refuse_halves()
+        self._refuse_model()
+        self.outcomes = {key: self.outcomes[key] for key in self.shapes}
+
+    def _take(self, found: Groups) -> tuple[Group, ...]:
+        self._set(found.unread, UNKNOWN_ROLE, "no known adapter writes a tensor with this ending")
+        for key, note in found.notes.items():
+            self.outcomes[key] = Outcome(BOOKKEEPING, note)
+        for key, known in found.refused.items():
+            self.outcomes[key] = Outcome(UNSUPPORTED, str(known))
+        for key, other in found.repeated.items():
+            self.outcomes[key] = Outcome(
+                DUPLICATE_TARGET, f"{other} already has the same role in the same module"
+            )
+        self.network_alphas = found.network_alphas
+        return found.groups
+
+    def _drop_copies(self) -> None:
+        """Leave out fused adapters whose change stands a second time in split ones; where the
+        change is another, both count.
+        """
+        twins = fused_twins(self.adapters, self.same is None)
+        split = {index: [self.adapters[part] for part in parts] for index, parts in twins.items()}
+        self.by_values |= self.same is not None and bool(twins)
+        copies = [
+            index
+            for index in twins
+            if self.same is None or self.same(self.adapters[index], split[index])
+        ]
+        if len(copies) < len(twins):
+            self.doubts[DIFFERENT_TWINS] += len(twins) - len(copies)
+        self._drop({index: _copy(self.adapters[index]) for index in copies})
+
+    def _drop(self, dropped: Mapping[int, Outcome]) -> None:
+        """Leave out the adapters at these places; what becomes of their keys."""
+        if not dropped:
+            return
+        for index, outcome in dropped.items():
+            self.outcomes |= dict.fromkeys(self.adapters[index].roles.values(), outcome)
+        places = {
+            old: new
+            for new, old in enumerate(
+                index for index in range(len(self.adapters)) if index not in dropped
+            )
+        }
+        self.adapters = [self.adapters[old] for old in places]
+        for key, outcome in self.outcomes.items():
+            if outcome.adapter is not None:
+                self.outcomes[key] = outcome._replace(adapter=places[outcome.adapter])
+
+    def _refuse_model(self) -> None:
+        """Whole weights of most of a network are a model, which would take the place of the one
+        that is loaded.
+        """
+        if not all(WHOLE.issuperset(adapter.spellings) for adapter in self.adapters):
+            return
+        placed = Counter(adapter.target.component for adapter in self.adapters)
+        if any(
+            count > MODEL_SHARE * len(self.site.components[name].modules)
+            for name, count in placed.items()
+        ):
+            for adapter in self.adapters:
+                self._set(
+                    adapter.roles.values(),
+                    UNSUPPORTED,
+                    "the file holds the whole weights of a model, not a LoRA",
+                )
+            self.adapters = []
+
+    def _refuse_halves(self) -> None:
+        """What may be a whole adapter or half of one is whole only where all of its kind in the
+        file are.
+        """
+        if not self.halves:
+            return
+        halves = {
+            index: named(adapter.kind)
+            for index, adapter in enumerate(self.adapters)
+            if named(adapter.kind).never_beside
+        }
+        self._drop({index: Outcome(INCOMPLETE, _half_of(kind)) for index, kind in halves.items()})
+
+    def _siblings(self, groups: Groups) -> dict[str, str]:
+        """Module -> a tensor beside its adapter that no known adapter has there. Law 3: half an
+        adapter is never applied.
+        """
+        leaves, odd = [], [*groups.unread, *groups.refused]
+        for group in groups.groups:
+            found = [one.kind for one in self._read(group).adapters]
+            if any(kind.scaled for kind in found):
+                leaves.append(group.module)
+            elif all(kind.replaces for kind in found):
+                odd.append(next(iter(group.keys.values())))
+        return siblings(leaves, odd)
+
+    def _place(self, group: Group, location: Location) -> None:
+        reading = self._read(group)
+        sibling = self.siblings.get(group.module)
+        if sibling is not None:
+            told = (
+                f"{sibling} stands beside it, which no known adapter has there: it means another"
+                " formula, so that none of it is applied"
+            )
+            return self._set(group.keys.values(), UNSUPPORTED, told)
+        for found in reading.adapters:
+            self._place_adapter(group, location, found)
+        for role in reading.left:
+            lacking = missing_roles({role: None})
+            self._set([group.keys[role]], INCOMPLETE, f"its module has no {lacking} to go with it")
+
+    def _read(self, group: Group) -> _Reading:
+        """The adapters in a group; groups with the same roles and shapes (most of a file) share one
+        reading.
+        """
+        shapes = tuple([self.shapes[key] for key in group.keys.values()])
+        settings = self._settings(group.module) if self.settings else None
+        key = (tuple(group.keys), shapes, id(settings))
+        reading = self.readings.get(key)
+        if reading is None:
+            found, left = assign(group.keys)
+            by_role = dict(zip(group.keys, shapes, strict=True))
+            reading = self.readings[key] = _Reading(
+                tuple(self._found(one, by_role, settings) for one in found), left
+            )
+        return reading
+
+    def _found(
+        self,
+        assignment: Assignment,
+        by_role: Mapping[str, tuple[int, ...] | None],
+        settings: Settings | None,
+    ) -> _Found:
+        kind, names = assignment
+        names += tuple(role for role in kind.borrows if role in by_role)
+        shapes = {role: by_role[role] for role in names}
+        kind = variant(kind, shapes, self.metadata, settings.config if settings else {})
+        rank = kind.rank(shapes)
+        if any(shape is None for shape in shapes.values()):
+            return _Found(kind, names, shapes, ModuleShape(None, None), rank, "")
+        try:
+            return _Found(kind, names, shapes, kind.shape(shapes), rank, "")
+        except Misfit as misfit:
+            fault = f"its tensors do not fit each other: {misfit}"
+        except (IndexError, TypeError):
+            fault = f"its tensors have too few dimensions: {_listed(shapes)}"
+        return _Found(kind, names, shapes, ModuleShape(None, None), rank, fault)
+
+    def _place_adapter(self, group: Group, location: Location, found: _Found) -> None:
+        kind, keys = found.kind, [group.keys[role] for role in found.roles]
+        if kind.refusal:
+            return self._set(keys, UNSUPPORTED, kind.refusal)
+        if self._is_half(kind, found, location):
+            return self._set(keys, INCOMPLETE, _half_of(kind))
+        if found.fault:
+            return self._set(keys, SHAPE_CONFLICT, found.fault)
+        target = self._choose(location.candidates, found)
+        if target is None:
+            # A bias borrows the alpha and the rank of factors that may be placed themselves.
+            keys = [key for key in keys if key not in self.outcomes]
+            return self._set(
+                keys,
+                SHAPE_CONFLICT,
+                self._conflict(location.candidates, kind.reaches, found.module),
+            )
+        whole = len(target.pieces) == 1 and target.pieces[0][2] is None
+        roles = dict(zip(found.roles, keys, strict=True))
+        shared = self._shared_alpha(found, location, roles)
+        if shared is not None:
+            roles["alpha"] = shared
+            keys.append(shared)
+        fault = self._alpha_fault(kind.name, roles) if "alpha" in roles else ""
+        if fault:
+            return self._set(
+                [key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault
+            )
+        settings = self._settings(location.wrapper) if self.settings else None
+        meaning = self._meaning(group, found, roles, target, settings)
+        if meaning.kind:
+            kind = named(meaning.kind)
+        obstacle = meaning.refusal or ("" if whole else _obstacle(kind, found.shapes, target))
+        if obstacle:
+            # What a bias borrows from factors that are placed themselves stays placed.
+            return self._set(
+                [key for key in keys if key not in self.outcomes], UNSUPPORTED, obstacle
+            )
+        strength = self._strength(
+            kind.name, roles, location.name, found.rank, target, settings, meaning
+        )
+        options = (
+            _options(kind, settings, location.name, found.shapes, (target.out, *target.inner))
+            if settings
+            else ()
+        )
+        grown = (found.module.out, *found.module.inner) if _grows(target, found) else None
+        columns = found.module.inner[0] if _narrow(target, found.module) else None
+        outcome = Outcome(PLACED, location.rule, len(self.adapters))
+        self.adapters.append(
+            Adapter(
+                kind.name, group.module, location, group.adapter_name, roles, group.spellings, target, strength, found.rank,
+                kind.reaches, options + meaning.options, grown, columns,
+            )
+        )  # fmt: skip
+        for key in keys:
+            self.outcomes[key] = outcome
+
+    def _shared_alpha(
+        self, found: _Found, location: Location, roles: Mapping[str, str]
+    ) -> str | None:
+        """The key of the network's alpha, where the adapter has none of its own."""
+        wanted = self.network_alphas and "alpha" not in roles and found.rank
+        return network_alpha(self.network_alphas, location.wrapper) if wanted else None
+
+    def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
+        if not kind.never_beside:
+            return False
+        if (
+            kind.never_beside.isdisjoint(self.roles)
+            and self._choose(location.candidates, found) is not None
+        ):
+            return False
+        self.halves = True
+        return True
+
+    def cautions(self) -> tuple[str, ...]:
+        """What the file's settings say that was not used."""
+        split = (self.split_fault,) if self.split_fault and self.fused else ()
+        doubts = (
+            f"{count} module{'s' * (count != 1)}: {doubt}"
+            for doubt, count in self.doubts.most_common()
+        )
+        return (*split, *cautions_of(self.settings_of.values(), self.metadata), *doubts)
+
+    def _alpha_fault(self, kind: str, roles: Mapping[str, str]) -> str:
+        """Why no strength can be made of an alpha tensor, as far as the header tells it: any would
+        be a guess.
+        """
+        key = roles["alpha"]
+        shape, info = self.shapes[key], self.tensors[key]
+        wrong = shape is not None and prod(shape) != 1
+        wrong_type = isinstance(info, TensorInfo) and info.dtype in NUMBERLESS
+        if not (wrong or wrong_type) or not named(kind).alpha_counts(roles):
+            return ""
+        told = f"is of the type {info.dtype}" if wrong_type else f"has the shape {list(shape)}"
+        return (
+            f"its alpha {key} {told}, but it should be one number: how strong the adapter is cannot"
+            " be told"
+        )
+
+    def _settings(self, wrapper: str) -> Settings | None:
+        if wrapper not in self.settings_of:
+            self.settings_of[wrapper] = settings_for(self.settings, wrapper)
+        return self.settings_of[wrapper]
+
+    def _meaning(
+        self,
+        group: Group,
+        found: _Found,
+        roles: Mapping[str, str],
+        target: Candidate,
+        settings: Settings | None,
+    ) -> Meaning:
+        """What the file's writer means by the adapter where that is not what is usual; its doubts
+        are counted.
+        """
+        config = settings.config if settings else {}
+        family = self.site.family.name if self.site.family else ""
+        known = self.conventions.get(id(settings))
+        if known is None:
+            known = self.conventions[id(settings)] = Conventions(
+                self.metadata, config, family=family
+            )
+        if not known.of(found.kind.name, tuple(roles)):
+            return USUAL
+        shapes = {role: self.shapes[key] for role, key in roles.items()}
+        evidence = Evidence(
+            found.kind.name, group.module, shapes, found.rank, self.metadata, config, lambda role: self._value(roles[role]),
+            (target.out, *target.inner), group.adapter_name, family,
+        )  # fmt: skip
+        meaning = known.meaning(evidence)
+        self.doubts.update(meaning.cautions)
+        return meaning
+
+    def _value(self, key: str) -> float | None:
+        self.by_values = True
+        return self.number(key)
+
+    def _usual_scale(self, kind: str, roles: Mapping[str, str], rank: int | None) -> float | None:
+        """What the alpha tensor says to whoever knows no more; None where there is none."""
+        if "alpha" not in roles:
+            return None
+        if not named(kind).alpha_counts(roles):
+            return 1.0
+        alpha = self._value(roles["alpha"])
+        return alpha / rank if alpha and rank else None
+
+    def _strength(
+        self,
+        kind,
+        roles,
+        name,
+        rank,
+        target: Candidate,
+        settings: Settings | None,
+        meaning: Meaning,
+    ) -> Strength:
+        if meaning.scale is not None:
+            usual = self._usual_scale(kind, roles, rank)
+            same = usual is not None and isclose(meaning.scale, usual, rel_tol=1e-6)
+            return Strength(None if same else meaning.scale, meaning.title)
+        if "alpha" in roles:
+            self.fused |= target.parts > 1
+            split = self.split_rank and target.parts > 1 and rank == target.parts * self.split_rank
+            return Strength(None, FROM_SPLITS, float(target.parts)) if split else BY_TENSORS
+        if settings is None:
+            return BY_RANK
+        return scale_of(settings, name, rank, kind)
+
+    def _choose(self, candidates: Sequence[Candidate], found: _Found) -> Candidate | None:
+        module = found.module
+        for candidate in candidates:
+            if found.kind.reaches == "bias":
+                biases = [
+                    self.site.components[candidate.component].bias_of(piece[0])
+                    for piece in candidate.pieces
+                ]
+                if None not in biases and (
+                    not candidate.out
+                    or module.out in (None, candidate.out)
+                    or _grows(candidate, found)
+                ):
+                    return candidate
+            elif _fits(candidate, found) or _grows(candidate, found) or _narrow(candidate, module):
+                return candidate
+        return None
+
+    def _conflict(self, candidates: Sequence[Candidate], reaches: str, module: ModuleShape) -> str:
+        candidate = candidates[0]
+        if reaches == "bias":
+            if module.out in (None, candidate.out):
+                return f"{candidate.module} has no bias in this model"
+            return f"made for a bias of {module.out}, {candidate.module} has {candidate.out}"
+        made = [module.out, *(module.inner if module.inner is not None else ("?",))]
+        return (
+            f"made for a weight of {made}, {candidate.module} of this model has"
+            f" {[candidate.out, *candidate.inner]}"
+        )
+
+    def _set(self, keys: Iterable[str], category: str, reason: str) -> None:
+        for key in keys:
+            self.outcomes[key] = Outcome(category, reason)
+
+    def _unmatched(self, group: Group, location: Location) -> None:
+        for found in self._read(group).adapters:
+            if found.kind.refusal:
+                self._set(
+                    [group.keys[role] for role in found.roles], UNSUPPORTED, found.kind.refusal
+                )
+        open_keys = [key for key in group.keys.values() if key not in self.outcomes]
+        category, reason = self._why(group.module, location)
+        self._set(open_keys, category, reason)
+
+    def _why(self, module: str, location: Location) -> tuple[str, str]:
+        unwired = self._unwired(module)
+        if unwired:
+            return NOT_WIRED, unwired
+        denoiser = self.site.components.get(DENOISER)
+        counterpart = denoiser.counterpart(location.name) if denoiser else None
+        if counterpart:
+            return UNKNOWN_MODULE, f"it would be {counterpart}, which this model does not have"
+        return UNKNOWN_MODULE, f"no module of this model is called {location.name!r}"
+
+    def _unwired(self, module: str) -> str:
+        """Why a module cannot be looked for: the network its wrapper names is not here. Empty where
+        it is.
+        """
+        network = network_told(self.site, module)
+        if network == ENCODER and not self.site.slots:
+            return "it belongs to a text encoder, and no CLIP is connected"
+        if network == DENOISER and DENOISER not in self.site.components:
+            return "it belongs to the diffusion model, and no MODEL is connected"
+        return ""
+
+    def _infer_wrapper(self, unmatched: list[tuple[Group, Location]]) -> bool:
+        """Law 3's one guess: an unknown wrapper before every unmatched module, all tails resolving,
+        all shapes agreeing.
+        """
+        if len(unmatched) < LEAST_EVIDENCE:
+            return False
+        groups = [group for group, _ in unmatched]
+        for match in re.finditer(r"[._]", groups[0].module[:LONGEST_WRAPPER]):
+            prefix = groups[0].module[: match.end()]
+            if not all(group.module.startswith(prefix) for group in groups):
+                return False
+            locations = self._all_behind(prefix, groups)
+            if locations:
+                self.inferred = prefix
+                for group, location in zip(groups, locations, strict=True):
+                    self._place(group, location)
+                return True
+        return False
+
+    def _all_behind(self, prefix: str, groups: list[Group]) -> list[Location]:
+        locations = []
+        for group in groups:
+            location = self._behind(prefix, group)
+            if location is None:
+                return []
+            locations.append(location)
+        return locations
+
+    def _behind(self, prefix: str, group: Group) -> Location | None:
+        location = locate(self.site, group.module[len(prefix) :], [])
+        reading = self._read(group)
+        if reading.left:
+            return None
+        for found in reading.adapters:
+            if found.fault or self._choose(location.candidates, found) is None:
+                return None
+        return location._replace(
+            wrapper=prefix + location.wrapper,
+            rule=f"unknown wrapper {prefix!r} inferred: every name behind it fits",
+        )
+
+
+def _no_number(key: str) -> None:
+    return None
+
+
+BY_TENSORS = Strength(None, FROM_TENSORS)
+BY_RANK = Strength(None, FROM_RANK)
+DIFFERENT_TWINS = (
+    "trained fused and again split, with different numbers; both are applied, as the stock loader"
+    " does"
+)
+MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
+LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
+LONGEST_WRAPPER = 120  # characters of a name among which an unknown wrapper is looked for
+
+
+def _fits(candidate: Candidate, found: _Found) -> bool:
+    flat = found.module.flat or (found.kind.flattens and len(found.module.inner or ()) == 1)
+    return fits(found.module._replace(flat=flat), candidate.out, candidate.inner)
+
+
+def _grows(candidate: Candidate, found: _Found) -> bool:
+    """Whether the adapter makes the weight larger: as its file says itself, or its input where the
+    family's table allows it.
+    """
+    inner = candidate.inner if found.kind.reaches != "bias" else ()
+    ours, theirs = (found.module.out, *(found.module.inner or ())), (candidate.out, *inner)
+    if None in ours or len(ours) != len(theirs) or ours == theirs or 0 in theirs:
+        return False
+    if any(own < other for own, other in zip(ours, theirs, strict=True)):
+        return False
+    if not found.kind.grows_by.isdisjoint(found.roles):
+        return [piece[1] for piece in candidate.pieces] == [None]
+    return bool(candidate.grows) and ours[0] == theirs[0] and ours[1] not in candidate.grows.fixed
+
+
+def _narrow(candidate: Candidate, module: ModuleShape) -> bool:
+    """Whether the adapter is of a model with fewer inputs, which are the first ones of this one."""
+    if (
+        not candidate.grows
+        or module.out != candidate.out
+        or len(module.inner or ()) != 1
+        or len(candidate.inner) != 1
+    ):
+        return False
+    return (*module.inner, *candidate.inner) in candidate.grows.begins
+
+
+def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candidate) -> str:
+    """Why this adapter cannot be applied to a target that is only part of the module it was trained
+    on.
+    """
+    if not kind.linear:
+        return f"{kind.name} changes the whole fused module at once, which this model has split"
+    decomposition = decomposition_of(shapes)
+    for role in decomposition.roles if decomposition and target.out != 1 else ():
+        if shapes.get(role) is not None and not decomposition.per_output(role, shapes[role]):
+            return (
+                f"its {decomposition.title} magnitudes are per input of the fused module, which"
+                " this model has split"
+            )
+    return ""
+
+
+def _copy(adapter: Adapter) -> Outcome:
+    twice = (
+        f"the file holds {adapter.target.module} a second time under other names, split where it is"
+        " fused"
+    )
+    return Outcome(DUPLICATE_TARGET, f"{twice}: it is applied once")
+
+
+def _half_of(kind: Kind) -> str:
+    return f"its module has no {', '.join(sorted(kind.never_beside))} to go with it"
+
+
+def _options(
+    kind: Kind, settings: Settings, module: str, shapes: Mapping, layer: tuple[int, ...]
+) -> tuple[tuple[str, object], ...]:
+    """Those of the kind's settings that count for an adapter and are not what holds anyway."""
+    stated = (
+        one
+        for one in kind.settings
+        if settings.values.states(one.name) and kind.asks(one.name, shapes, layer)
+    )
+    values = ((setting, settings.values.of(setting.name, module)) for setting in stated)
+    return tuple((setting.name, value) for setting, value in values if value != setting.default)
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...] | None]) -> str:
+    return ", ".join(f"{role} {list(shape or ())}" for role, shape in shapes.items())

@@ -1,0 +1,169 @@
+"""How strong an adapter is meant to be: alpha, rank and adapter settings, from whatever the trainer
+left in or beside the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ..adapters.registry import named
+from ..files.json_text import read_json
+from .pattern_syntax import Allowance
+from .settings import Values, settings, shown
+
+FROM_TENSORS = "alpha tensors in the file"
+FROM_HEADER = "lora_adapter_metadata in the file's header"
+FROM_CONFIG = "adapter_config.json beside the file"
+FROM_SPLITS = (
+    "alpha tensors, corrected for sd-scripts' split_qkv (saved with a multiple of the rank but the"
+    " old alpha)"
+)
+FROM_RANK = "none named in the file: alpha = rank"
+PACKED = "lora_adapter_metadata"  # diffusers' settings in the header: component.field -> value
+
+
+class Strength(NamedTuple):
+    """`scale` None: the alpha tensor (or, without one, alpha = rank) decides; `factor` multiplies
+    what decides.
+    """
+
+    scale: float | None
+    source: str
+    factor: float = 1.0
+
+    @property
+    def by_tensors(self) -> bool:
+        """Whether alpha tensor and rank alone decide."""
+        return self.scale is None and self.factor == 1
+
+
+class Settings:
+    """PEFT's adapter settings for one component ("" for all): config dictionary, where it came
+    from, and its values in their ranges.
+    """
+
+    def __init__(self, config: Mapping[str, Any], source: str, allowance: Allowance | None = None):
+        self.config, self.source = config, source
+        self.values = Values(config, source, allowance)
+
+
+def read_settings(
+    metadata: Mapping[str, str], config_beside: Mapping[str, Any] | None
+) -> dict[str, Settings]:
+    """Adapter settings by component prefix: `transformer`, `unet`, `text_encoder` ...; "" where
+    they name none.
+
+    Those in the header were written together with the tensors; those beside the file count only
+    where it has none.
+    """
+    settings: dict[str, Settings] = {}
+    allowance = Allowance()
+    content, _ = _unpacked(metadata)
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in content.items():
+        component, _, field = key.rpartition(".")
+        parts.setdefault(component, {})[field] = value
+    for component, config in parts.items():
+        settings[component] = Settings(config, FROM_HEADER, allowance)
+    return settings or (
+        {"": Settings(config_beside, FROM_CONFIG, allowance)} if config_beside else {}
+    )
+
+
+def _unpacked(metadata: Mapping[str, str]) -> tuple[Mapping[str, Any], str]:
+    """(the header's settings, what is wrong with them)."""
+    text = metadata.get(PACKED, "")
+    try:
+        content = read_json(text) if text else {}
+    except ValueError:
+        return {}, "it is not JSON"
+    if content is None or isinstance(content, dict):
+        return content or {}, ""
+    return {}, f"it is {shown(content)}, not an object"
+
+
+def cautions_of(
+    settings: Iterable[Settings | None], metadata: Mapping[str, str]
+) -> tuple[str, ...]:
+    """What the settings say that was not used, a sentence each, once they have been asked for all
+    that is needed.
+    """
+    _, fault = _unpacked(metadata)
+    told = (
+        [
+            f"{FROM_HEADER} cannot be read ({fault}), so that alpha = rank where nothing else"
+            " tells it"
+        ]
+        if fault
+        else []
+    )
+    return tuple(
+        dict.fromkeys(
+            [*told, *(text for one in settings if one is not None for text in one.values.cautions)]
+        )
+    )
+
+
+def settings_for(settings: Mapping[str, Settings], wrapper: str) -> Settings | None:
+    """The settings that hold for a key with this wrapper; those that name no component hold for
+    all.
+    """
+    for component, found in settings.items():
+        if component and f".{component}." in f".{wrapper}":
+            return found
+    if "" in settings:
+        return settings[""]
+    components = [component for component in settings if not component.startswith("text_encoder")]
+    if len(components) == 1 and not wrapper.startswith(("text_encoder", "lora_te")):
+        return settings[components[0]]
+    return None
+
+
+NUMBERLESS = frozenset({"BOOL", "C64"})  # dtypes that hold no number, as the header calls them
+
+
+def scale_of(settings: Settings | None, name: str, rank: int | None, kind: str) -> Strength:
+    """The scale PEFT's settings give the module `name`: lora_alpha / r, or / sqrt(r) with
+    use_rslora, patterns first.
+
+    Source: peft tuners/lora/config.py and utils/other.py get_pattern_key; LoKr and LoHa call the
+    field `alpha`.
+    """
+    known = named(kind)
+    if (
+        settings is None
+        or not known.scaled
+        or known.own_scale
+        or (rank is None and not known.rank_in_settings)
+    ):
+        return Strength(None, FROM_RANK)
+    values = settings.values
+    alpha = values.by_pattern(
+        "alpha_pattern", name, "lora_alpha" if values.states("lora_alpha") else "alpha"
+    )
+    rank = values.by_pattern("rank_pattern", name, "r") if known.rank_in_settings else rank
+    if alpha is None or not rank:
+        return Strength(None, FROM_RANK)
+    stabilized = values.get("use_rslora") or values.get("rank_stabilized")
+    return Strength(alpha / (rank**0.5 if stabilized else rank), settings.source)
+
+
+def split_qkv_rank(metadata: Mapping[str, str]) -> tuple[int | None, str]:
+    """(the rank each split was trained with, where sd-scripts' `split_qkv` network wrote the file,
+    else None; why it is not known).
+
+    sd-scripts networks/lora_flux.py merges the splits on saving to rank 3r (qkv) or 4r (linear1)
+    and keeps alpha: issue #2204.
+    """
+    if "split_qkv" not in metadata.get("ss_network_args", ""):
+        return None, ""
+    try:
+        arguments = json.loads(metadata["ss_network_args"])
+        if str(arguments.get("split_qkv")).lower() != "true":
+            return None, ""
+    except (ValueError, AttributeError, RecursionError):
+        return None, ""
+    rank, fault = settings()["ss_network_dim"].read(metadata.get("ss_network_dim"))
+    return rank, f"{fault}, though sd-scripts' split_qkv needs a correction by it" if fault else ""

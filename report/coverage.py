@@ -1,0 +1,226 @@
+"""Which layers a file trains, block by block: the model's modules as a matrix of blocks and kinds
+of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from ..identify.lora_family import LONGEST_NUMBER
+from ..key_maps.table import flatten, numbered
+from ..planning.plan import Adapter, Plan
+from ..planning.target_model import Component
+
+NONE, PART, ALL = "0", "1", "2"
+
+
+class Layer(NamedTuple):
+    """A module's place: the blocks it is in ("": none), the number of its block (0 outside of
+    blocks), and what it is in there.
+    """
+
+    blocks: str
+    number: int
+    kind: str
+
+
+class Kind(NamedTuple):
+    """One kind of layer: for each block "0" untrained, "1" some of its rows, "2" all; the ranks
+    that were used.
+    """
+
+    name: str
+    trained: str
+    ranks: tuple[int, ...]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is trained in some block."""
+        return is_trained(self.trained)
+
+
+class Blocks(NamedTuple):
+    """All blocks of one name, with the kinds of layers in them; `name` "" holds what is in no
+    block.
+    """
+
+    name: str
+    count: int
+    kinds: tuple[Kind, ...]
+
+    def layer(self, kind: Kind) -> str:
+        """The modules of a kind by one name, with {} for the block."""
+        return f"{self.name}.{{}}.{kind.name}" if self.name else kind.name
+
+
+class Trained(NamedTuple):
+    """What a file trains of one network."""
+
+    component: str
+    title: str
+    modules: int
+    blocks: tuple[Blocks, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        blocks = [
+            {
+                "name": block.name,
+                "count": block.count,
+                "kinds": [kind._asdict() | {"ranks": list(kind.ranks)} for kind in block.kinds],
+            }
+            for block in self.blocks
+        ]
+        return {
+            "component": self.component,
+            "title": self.title,
+            "modules": self.modules,
+            "blocks": blocks,
+        }
+
+
+def trained_layers(plan: Plan) -> list[Trained]:
+    """One matrix for each network the file touches, in the site's order."""
+    found = []
+    for name, component in plan.site.components.items():
+        adapters = [adapter for adapter in plan.adapters if adapter.target.component == name]
+        if adapters:
+            rows, ranks = _rows_trained(adapters)
+            modules = len({adapter.module for adapter in adapters})
+            title = component.family.title if component.family else name
+            found.append(Trained(name, title, modules, tuple(_matrix(component, rows, ranks))))
+    return found
+
+
+def untrained_kinds(found: Sequence[Trained]) -> list[str]:
+    """Kinds of layers a file trains in no block, named by their module with {} for the block, for
+    the networks it touches.
+    """
+    return [
+        blocks.layer(kind)
+        for trained in found
+        for blocks in trained.blocks
+        for kind in blocks.kinds
+        if not kind.is_trained
+    ]
+
+
+def is_trained(choice: str) -> bool:
+    """Whether a string of marks (Kind.trained) has any block that is trained."""
+    return bool(choice.strip(NONE))
+
+
+def blocks_of(choice: str) -> str:
+    """Which blocks a string of marks stands for: "all", "blocks 0-5, 8", with what is trained in
+    part told.
+    """
+    trained = [number for number, mark in enumerate(choice) if mark != NONE]
+    part = ", in part" if all(choice[number] != ALL for number in trained) else ""
+    if len(trained) == len(choice):
+        return f"all{part}"
+    return f"block{'s' * (len(trained) != 1)} {runs(trained)}{part}"
+
+
+def runs(numbers: Iterable[int]) -> str:
+    """Numbers in words: "0-3, 7"."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in found)
+
+
+def _rows_trained(adapters: Iterable[Adapter]) -> tuple[dict[str, int | None], dict[str, set[int]]]:
+    """(weight -> rows that are trained, None: all), (weight -> ranks)."""
+    rows: dict[str, int | None] = {}
+    ranks: dict[str, set[int]] = {}
+    for adapter in adapters:
+        for weight, piece, _ in adapter.target.pieces:
+            before = rows.get(weight, 0)
+            rows[weight] = None if piece is None or before is None else before + piece[1]
+            ranks.setdefault(weight, set()).update({adapter.rank} - {None})
+    return rows, ranks
+
+
+def _matrix(
+    component: Component, rows: Mapping[str, int | None], ranks: Mapping[str, set[int]]
+) -> list[Blocks]:
+    marks: dict[str, dict[str, dict[int, str]]] = {}
+    used: dict[tuple[str, str], set[int]] = {}
+    for weight, layer in layers(component).items():
+        mark = _mark(rows.get(weight, 0), component.weights[weight])
+        if mark == NONE and (weight in component.optional or len(component.weights[weight]) < 2):
+            continue
+        marks.setdefault(layer.blocks, {}).setdefault(layer.kind, {})[layer.number] = mark
+        used.setdefault((layer.blocks, layer.kind), set()).update(ranks.get(weight, ()))
+    return [_blocks(name, kinds, used) for name, kinds in marks.items()]
+
+
+def _blocks(
+    name: str, kinds: Mapping[str, Mapping[int, str]], used: Mapping[tuple[str, str], set[int]]
+) -> Blocks:
+    count = 1 + max(max(numbers) for numbers in kinds.values()) if name else 1
+    listed = [
+        Kind(
+            kind,
+            "".join(numbers.get(number, NONE) for number in range(count)),
+            tuple(sorted(used[name, kind])),
+        )
+        for kind, numbers in kinds.items()
+    ]
+    return Blocks(name, count if name else 0, tuple(listed))
+
+
+def _mark(rows: int | None, shape: Sequence[int]) -> str:
+    if rows is None or (shape and rows >= shape[0] > 0):
+        return ALL
+    return PART if rows else NONE
+
+
+_layers: WeakKeyDictionary[Component, dict[str, Layer]] = WeakKeyDictionary()
+
+
+def layers(component: Component) -> dict[str, Layer]:
+    """Where every weight of a component is; biases left out. Remembered, because components are
+    used again.
+    """
+    found = _layers.get(component)
+    if found is None:
+        weights = [
+            (module, weight)
+            for module, weight in component.modules.items()
+            if not weight.endswith(".bias")
+        ]
+        found = _layers[component] = {
+            weight: _layer(component, module) for module, weight in weights
+        }
+    return found
+
+
+def _layer(component: Component, module: str) -> Layer:
+    """By the family's own {}; by the first number that stands alone where no table knows the
+    module.
+    """
+    for match in component.family.find(flatten(module)) if component.family else ():
+        if match.alternative < 0 and match.native[0] == module:
+            places = numbered(match.row.native[0], module)
+            if not places or len(places[0][1]) >= LONGEST_NUMBER:
+                return Layer("", 0, module)
+            blocks, number = places[0]
+            return Layer(blocks, int(number), module[len(blocks) + len(number) + 2 :])
+    words = module.split(".")
+    place = next(
+        (
+            i
+            for i, word in enumerate(words[:-1])
+            if word.isdecimal() and i and len(word) < LONGEST_NUMBER
+        ),
+        None,
+    )
+    if place is None:
+        return Layer("", 0, module)
+    return Layer(".".join(words[:place]), int(words[place]), ".".join(words[place + 1 :]))

@@ -1,0 +1,664 @@
+"""What is in a LoRA file, from its header alone: for which model, by which trainer, what was
+trained, what will load.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from ..adapters.registry import decomposition_of, named
+from ..files.gc_pause import without_collection
+from ..files.header import (
+    Header,
+    LoraFileError,
+    adapter_config_beside,
+    read_header,
+    read_numbers,
+    stock_fault,
+)
+from ..identify.lora_family import FAMILY_METADATA, OWN_FAMILY, Guess, Shapes, identify
+from ..identify.reference_model import draw_site, with_encoders
+from ..identify.stock_loader import stock_placed
+from ..identify.trainer import metadata_matches
+from ..key_maps.arithmetic import as_number
+from ..key_maps.convention import asked_metadata
+from ..key_maps.dialect import DENOISER
+from ..key_maps.user_maps import NONE, OwnMaps
+from ..planning.groups import Groups, group_keys
+from ..planning.misplaced_files import other_file, sentence
+from ..planning.plan import (
+    BOOKKEEPING,
+    DUPLICATE_TARGET,
+    INCOMPLETE,
+    NOT_WIRED,
+    PLACED,
+    PLAN_METADATA,
+    SHAPE_CONFLICT,
+    UNKNOWN_MODULE,
+    UNKNOWN_ROLE,
+    UNSUPPORTED,
+    Adapter,
+    Plan,
+    make_plan,
+)
+from ..planning.target_model import Site, everywhere
+from .load_report import Report, is_scaled, plural, stock_failure
+from .metadata import Metadata, read_metadata
+from .presets import PresetReport, match_presets
+
+AskStock = Callable[
+    [Plan], Set[str]
+]  # asks the host which of a plan's keys its own loader would place
+
+MEANINGS = {
+    UNKNOWN_MODULE: "These layers stay as in the base model.",
+    UNKNOWN_ROLE: (
+        "These tensors are not read; the layers they belong to may lack a part of their effect."
+    ),
+    SHAPE_CONFLICT: (
+        "These layers stay as in the base model: the file was made for a model of another size or"
+        " kind."
+    ),
+    DUPLICATE_TARGET: (
+        "These are a second copy, which may differ from the first; the first is used."
+    ),
+    INCOMPLETE: (
+        "These adapters lack a tensor and have no effect; the file was cut, pruned or converted"
+        " badly."
+    ),
+    UNSUPPORTED: "These adapters have no effect.",
+    NOT_WIRED: "The text encoder is not changed unless a CLIP is connected.",
+    BOOKKEEPING: "Known and without effect on the picture.",
+}
+
+
+class Health(NamedTuple):
+    """One finding about the state of a file, and what it means for the picture."""
+
+    finding: str
+    meaning: str
+
+
+class Inspection:
+    """Everything the header of one file tells. Nothing is worked out before it is asked for.
+
+    header, groups, guess, plan: as read; `report` adds what becomes of every key. `drawn`: no model
+    was given, the plan is for the model drawn from the family's table.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        header: Header,
+        config_beside: Mapping[str, Any] | None,
+        groups: Groups,
+        guess: Guess,
+        plan: Plan,
+        stock: AskStock | None = None,
+        own: OwnMaps = NONE,
+    ):
+        self.path, self.header, self.config_beside = path, header, config_beside
+        self.groups, self.guess, self.plan = groups, guess, plan
+        self.size = header.data_start + max(
+            (info.end for info in header.tensors.values()), default=0
+        ) or _size_on_disk(path)
+        self._stock = stock
+        fault = stock_fault(header)
+        self.report = Report(
+            plan, path, stock=self._ask_stock, errors=own.errors, guess=guess, stock_fault=fault
+        )
+
+    def _ask_stock(self) -> Set[str]:
+        return self._stock(self.plan) if self._stock else stock_placed(self.plan)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether no model was given."""
+        return self.report.drawn
+
+    @cached_property
+    def family(self) -> Guess:
+        """The family the file was made for."""
+        return self.report.guess
+
+    @property
+    def family_metadata(self) -> dict[str, str]:
+        """What a new file made of this one tells of its model, whose names alone may fit several;
+        {} where it cannot be told.
+        """
+        family = self.plan.site.family
+        return (
+            {OWN_FAMILY: family.name} if family and not (self.drawn and self.family.rivals) else {}
+        )
+
+    @property
+    def only_encoders(self) -> bool:
+        """Whether all its modules name a text encoder, so that no family of
+        diffusion models shows.
+        """
+        return bool(self.guess.encoder_modules) and not self.guess.samples
+
+    @cached_property
+    def metadata(self) -> Metadata:
+        """The header's metadata, readable."""
+        return read_metadata(self.header.metadata)
+
+    @cached_property
+    def presets(self) -> PresetReport:
+        """The trainer's documented choice of layers the file agrees with, and what that choice
+        misses.
+        """
+        return match_presets(self.plan, self.report.trainer)
+
+    @cached_property
+    def kinds(self) -> Counter[str]:
+        """Adapters by kind, as people call them."""
+        shapes, found = self.plan.shapes, Counter()
+        alike = Counter(
+            (adapter.kind, tuple(adapter.roles), (shapes.get(adapter.roles.get("down")) or ())[2:])
+            for adapter in self.report.adapters
+        )
+        for (kind, roles, kernel), count in alike.items():
+            found[_kind_title(kind, roles, kernel)] += count
+        return found
+
+    @cached_property
+    def ranks(self) -> Counter[int]:
+        """Adapters by rank, for those that have one."""
+        return Counter(
+            adapter.rank for adapter in self.report.adapters if adapter.rank and is_scaled(adapter)
+        )
+
+    @cached_property
+    def alphas(self) -> dict[str, float]:
+        """The value of every alpha tensor, by key."""
+        return (
+            read_numbers(self.path, self.header, alphas_of(self.groups))
+            if self.header.data_start
+            else {}
+        )
+
+    @cached_property
+    def alpha_counts(self) -> Counter[float]:
+        """Adapters by alpha, for those that have an alpha tensor which counts: with a rank to
+        divide it by.
+        """
+        adapters = [
+            adapter
+            for adapter in self.report.adapters
+            if "alpha" in adapter.roles and adapter.rank and is_scaled(adapter)
+        ]
+        return _counted(
+            self.alphas[adapter.roles["alpha"]]
+            for adapter in adapters
+            if adapter.roles["alpha"] in self.alphas
+        )
+
+    @cached_property
+    def scales(self) -> Counter[float]:
+        """Adapters by the factor of their delta: alpha / rank, or what the trainer's settings say;
+        4 digits.
+        """
+        return Counter(
+            scale for adapter in self.report.adapters if (scale := self._scale(adapter)) is not None
+        )
+
+    def _scale(self, adapter: Adapter) -> float | None:
+        if not is_scaled(adapter):
+            return None
+        if adapter.strength.scale is not None:
+            return _rounded(adapter.strength.scale)
+        alpha = self.alphas.get(adapter.roles.get("alpha", ""))
+        if not alpha or not adapter.rank or not math.isfinite(alpha):
+            return None if "alpha" in adapter.roles and not alpha else 1.0
+        return _rounded(adapter.strength.factor * alpha / adapter.rank)
+
+    @cached_property
+    def dtypes(self) -> Counter[str]:
+        """Tensors by dtype, as safetensors calls it."""
+        return Counter(info.dtype for info in self.header.tensors.values())
+
+    @cached_property
+    def stock_modules(self) -> int:
+        """How many of the modules that load here the stock loader would load too,
+        at least in part.
+        """
+        keys = self.report.stock_keys or set()
+        if len(keys) == self.report.count(PLACED):
+            return self.report.modules["placed"]
+        return len(
+            {
+                adapter.module
+                for adapter in self.report.adapters
+                if not keys.isdisjoint(adapter.roles.values())
+            }
+        )
+
+    @cached_property
+    def gains(self) -> list[str]:
+        """What loading with this pack changes against the stock loader; empty where it changes
+        nothing.
+        """
+        if self.report.stock_fails and self.report.modules["placed"]:
+            return [
+                "it loads, where the stock loader fails",
+                *(correction.short for correction in self.report.corrections),
+            ]
+        more = self.report.modules["placed"] - self.stock_modules
+        return [f"{more} more modules load"] * bool(more) + [
+            correction.short for correction in self.report.corrections
+        ]
+
+    @cached_property
+    def writer(self) -> str:
+        """Who wrote the file, with the version where the metadata tell it; "cannot tell" else."""
+        version = self.metadata.trainer_version
+        return version if version and self.report.trainer == "cannot tell" else self.report.trainer
+
+    @cached_property
+    def other(self) -> str:
+        """What the file is, and where it belongs, if it holds no LoRA; "" for all others."""
+        return other_file(self.header.tensors, self.groups)
+
+    @cached_property
+    def verdict(self) -> str:
+        """One line: for which model, by whom, what, and what will load."""
+        if self.other and not self.report.modules["placed"]:
+            return sentence(self.other)
+        made_for = (
+            self.family.title
+            or f"{'Text encoders of a' if self.only_encoders else 'A'} model that cannot be told"
+        )
+        if self.family.rivals:
+            made_for += " (the file does not tell them apart)"
+        writer = "writer unknown" if self.writer == "cannot tell" else f"written by {self.writer}"
+        return f"{made_for}, {writer}. {self._adapters_told()}{self._loads()}"
+
+    def _adapters_told(self) -> str:
+        if not self.kinds:
+            return ""
+        if all(named(adapter.kind).replaces for adapter in self.report.adapters):
+            return "It holds whole weights, as a model does, and is no LoRA. "
+        told = [" and ".join(kind for kind, _ in self.kinds.most_common(2))]
+        told += [f"rank {spread(self.ranks)}"] if self.ranks else []
+        told += [f"alpha {spread(self.alpha_counts)}"] if self.alpha_counts else []
+        return f"{told[0]} {', '.join(told[1:])}".strip() + ". "
+
+    def _loads(self) -> str:
+        modules = self.report.modules
+        if not modules["total"]:
+            return "None of its keys belongs to an adapter."
+        if not self.plan.site.components:
+            return (
+                f"Without {'the text encoder' if self.only_encoders else 'the model'} it cannot be"
+                " told where its modules go."
+            )
+        line = f"{modules['placed']} of {modules['total']} modules load here"
+        if self.report.mismatch:
+            return f"{line}: {self.report.mismatch}"
+        if modules["placed"] < modules["total"]:
+            line += f" ({', '.join(self.report.losses)})"
+        if self.report.stock_keys is None or not modules["placed"]:
+            return f"{line}."
+        if self.report.stock_fails:
+            return f"{line}; {stock_failure(self.report.stock_fails)}."
+        if self.stock_modules == modules["placed"]:
+            wrongly = ", but not as trained" if self.report.corrections else ""
+            return (
+                f"{line}; the stock loader would load {'it' if modules['placed'] == 1 else 'them'}"
+                f" too{wrongly}."
+            )
+        return f"{line}; the stock loader would load {self.stock_modules}."
+
+    def _stacked(self) -> list[Health]:
+        """Several adapters on the same rows of one weight: they add up, which is seldom meant."""
+        seen = Counter(
+            (adapter.reaches, adapter.kind, adapter.target.pieces)
+            for adapter in self.report.adapters
+        )
+        several = [pieces[0][0] for (_, _, pieces), count in seen.items() if count > 1]
+        if not several:
+            return []
+        told = (
+            f"{len(several)} weight{'s have' if len(several) > 1 else ' has'} several adapters,"
+            f" such as {several[0]}"
+        )
+        return [
+            Health(told, "They add up: the LoRA may be stronger there than it was meant to be.")
+        ]
+
+    @cached_property
+    def health(self) -> list[Health]:
+        """What is odd about the file, and what each finding means for the picture; empty for a
+        sound file.
+        """
+        found = [
+            Health(f"{plural(count, 'key')}: {category}", MEANINGS[category])
+            for category, count in self.report.categories.most_common()
+            if category not in (PLACED, NOT_WIRED) and self.plan.site.components
+        ]
+        if self.other:
+            found.append(
+                Health(
+                    sentence(self.other)[:-1],
+                    "As a LoRA it changes nothing, or what it should not.",
+                )
+            )
+        elif not self.report.modules["total"]:
+            found.append(
+                Health("No key of it belongs to an adapter", "Loading it changes nothing.")
+            )
+        elif not self.plan.site.components and not self.only_encoders:
+            found.append(
+                Health(
+                    "The model it was made for cannot be told",
+                    "Whether it has an effect depends on the model.",
+                )
+            )
+        found += [
+            Health(problem, "The metadata are damaged; the weights are not.")
+            for problem in self.metadata.problems
+        ]
+        return found + self._odd_numbers() + self._odd_tensors() + self._stacked()
+
+    def _odd_numbers(self) -> list[Health]:
+        found = []
+        for fault, meaning, is_odd in ODD_ALPHAS:
+            odd = [key for key, alpha in self.alphas.items() if is_odd(alpha)]
+            if odd:
+                found.append(
+                    Health(
+                        f"Alpha {fault} in {plural(len(odd), 'adapter')}, such as {odd[0]}", meaning
+                    )
+                )
+        large = [scale for scale in self.scales if abs(scale) > LARGE_SCALE]
+        if large:
+            found.append(
+                Health(
+                    f"Alpha / rank is {max(large, key=abs):g} in some layers",
+                    "The LoRA may be far too strong at strength 1.",
+                )
+            )
+        return found
+
+    def _odd_tensors(self) -> list[Health]:
+        empty = [name for name, info in self.header.tensors.items() if 0 in info.shape]
+        count = plural(len(empty), "tensor")
+        return (
+            [Health(f"{count} without a value in it, such as {empty[0]}", "They have no effect.")]
+            if empty
+            else []
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything a program needs; plain JSON types."""
+        loads = self.report.as_dict()
+        return {
+            "verdict": self.verdict,
+            "file": self.path,
+            "bytes": self.size,
+            "tensors": len(self.header.tensors),
+            "family": {
+                "name": self.family.name,
+                "title": self.family.title,
+                "could_be": list(self.family.rivals),
+                "evidence": list(self.guess.evidence),
+                "close": [
+                    {"title": title, "share": round(share, 3)}
+                    for title, share in self.guess.runners_up
+                ],
+            },
+            "trainer": {**self.report.writer._asdict(), "version": self.metadata.trainer_version},
+            "kinds": dict(self.kinds.most_common()),
+            "ranks": {str(rank): count for rank, count in sorted(self.ranks.items())},
+            "alphas": {f"{alpha:g}": count for alpha, count in self.alpha_counts.most_common()},
+            "scales": {f"{scale:g}": count for scale, count in self.scales.most_common()},
+            "strength_source": self.report.strength_source,
+            "dtypes": dict(self.dtypes.most_common()),
+            "loads": {
+                "exact": not self.drawn and bool(self.plan.site.components),
+                "model": self.report.model_title,
+                "modules": self.report.modules,
+                "keys": loads["keys"],
+                "stock": (
+                    {"modules": self.stock_modules, "keys": loads["stock"]["placed"]}
+                    | _fails(loads["stock"])
+                ),
+                "categories": loads["categories"],
+                "gains": self.gains,
+                "notes": loads["notes"],
+                "cautions": loads["cautions"],
+                "unplaced": loads["unplaced"],
+            },
+            "trained": [trained.as_dict() for trained in self.report.trained],
+            "missed": {"untrained": self.report.untrained, "preset": self.presets.as_dict()},
+            "metadata": self.metadata.as_dict(),
+            "health": [finding._asdict() for finding in self.health],
+        }
+
+    def as_json(self) -> str:
+        """`as_dict()` as JSON text."""
+        return json.dumps(self.as_dict(), ensure_ascii=False, indent=1)
+
+
+LARGE_SCALE = 16.0
+ODD_ALPHAS = (
+    (
+        "is not a number",
+        "These layers would turn to noise.",
+        lambda alpha: not math.isfinite(alpha),
+    ),
+    (
+        "is 0",
+        "Read as 'not set': alpha = rank, as sd-scripts does. Stock would leave these layers out.",
+        lambda alpha: alpha == 0,
+    ),
+    ("is negative", "These layers work in reverse.", lambda alpha: alpha < 0),
+)
+
+
+def inspect_file(
+    path: str | os.PathLike[str],
+    site: Site | None = None,
+    own: OwnMaps = NONE,
+    stock: AskStock | None = None,
+    whole: bool = False,
+) -> Inspection:
+    """Inspect the safetensors file at `path`; nothing but its header and its alphas is read. Raises
+    LoraFileError.
+
+    `site`: the connected model and text encoders; a missing model is drawn from the tables.
+    `whole`: so are missing text encoders, for whoever writes the file again and must lose nothing.
+    `stock`: asks the host what its loader would place; without it the answer comes from what is
+    known of the stock loader.
+    """
+    return inspect_header(
+        path, read_header(path), adapter_config_beside(path), site, own, stock, whole
+    )
+
+
+def inspect_header(
+    path: str | os.PathLike[str],
+    header: Header,
+    config_beside: Mapping[str, Any] | None,
+    site: Site | None = None,
+    own: OwnMaps = NONE,
+    stock: AskStock | None = None,
+    whole: bool = False,
+) -> Inspection:
+    """The same for a header that was read before."""
+    if site is None and own is NONE:
+        found = _read_or_remember(path, header, config_beside)
+    else:
+        found = _read(path, header, config_beside, site, own, whole)
+    plan = found.plan._replace(metadata=header.metadata)
+    return Inspection(
+        os.fspath(path), header, config_beside, found.groups, found.guess, plan, stock, own
+    )
+
+
+class _Found(NamedTuple):
+    """What files that are alike share."""
+
+    groups: Groups
+    guess: Guess
+    plan: Plan
+
+
+MOST_ALIKE = 8  # kinds of files whose plans are remembered
+_alike: OrderedDict[tuple, _Found] = OrderedDict()
+
+
+def _read_or_remember(
+    path: str | os.PathLike[str], header: Header, config_beside: Mapping[str, Any] | None
+) -> _Found:
+    key = likeness(header, config_beside)
+    found = _alike.pop(key, None) or _read(path, header, config_beside, None, NONE)
+    if not found.plan.by_values:
+        _alike[key] = found
+    while len(_alike) > MOST_ALIKE:
+        _alike.popitem(last=False)
+    return found
+
+
+def _read(
+    path: str | os.PathLike[str],
+    header: Header,
+    config_beside: Mapping[str, Any] | None,
+    site: Site | None,
+    own: OwnMaps,
+    whole: bool = False,
+) -> _Found:
+    shapes = {name: info.shape for name, info in header.tensors.items()}
+    known = site if site is not None else everywhere(own)
+    with without_collection():
+        groups = group_keys(shapes)
+        guess = identify(groups.groups, shapes, header.metadata, known)
+        place = whole_site(site, guess, groups, shapes, known, own)
+        if whole:
+            place = with_encoders(place, guess, groups.groups, shapes, own)
+        number = numbers_in(path, header, groups)
+        return _Found(
+            groups,
+            guess,
+            make_plan(header.tensors, header.metadata, place, config_beside, groups, number),
+        )
+
+
+def numbers_in(
+    path: str | os.PathLike[str], header: Header, groups: Groups
+) -> Callable[[str], float | None]:
+    """Gives the value of an alpha of the file by its name, None for one that is no number; all are
+    read when the first is asked for.
+    """
+    values: dict[str, float] = {}
+
+    def number(name: str) -> float | None:
+        if not values and header.data_start:
+            values.update(dict.fromkeys(header.tensors, math.nan))
+            with suppress(LoraFileError):
+                values.update(read_numbers(path, header, alphas_of(groups)))
+        return as_number(values.get(name))
+
+    return number
+
+
+def alphas_of(groups: Groups) -> list[str]:
+    """The keys of all alphas of a file."""
+    return [group.keys["alpha"] for group in groups.groups if "alpha" in group.keys] + [
+        *groups.network_alphas.values()
+    ]
+
+
+def likeness(header: Header, config_beside: Mapping[str, Any] | None) -> tuple:
+    """Equal for files that are reported alike: names, shapes, and what plan, family, trainer and
+    the stock loader read off the header.
+    """
+    shapes = tuple([info.shape for info in header.tensors.values()])
+    return (
+        tuple(header.tensors),
+        shapes,
+        _telling(header.metadata),
+        repr(config_beside),
+        header.refusal,
+    )
+
+
+def _telling(metadata: Mapping[str, str]) -> tuple:
+    """What a plan, the family and the trainer read off the metadata; the rest differs in every
+    file.
+    """
+    if not metadata:
+        return ()
+    values = tuple(
+        [metadata.get(key) for key in (*PLAN_METADATA, *FAMILY_METADATA, *asked_metadata())]
+    )
+    return (*values, *metadata_matches(everywhere().dialects.values(), metadata))
+
+
+def whole_site(
+    site: Site | None, guess: Guess, groups: Groups, shapes: Shapes, known: Site, own: OwnMaps
+) -> Site:
+    """The given site; without a model, what the file was made for, with the given text encoders in
+    it.
+    """
+    if site is not None and DENOISER in site.components:
+        return site
+    drawn = draw_site(guess, groups.groups, shapes, known, own)
+    if site is None or not drawn.components:
+        return site if site is not None else drawn
+    return Site(
+        [
+            *(
+                component
+                for name, component in drawn.components.items()
+                if name not in site.components
+            ),
+            *site.components.values(),
+        ],
+        own,
+    )
+
+
+def spread(counts: Counter) -> str:
+    """A distribution in few words: "16", or "4 to 64 (most 16)"."""
+    if len(counts) == 1:
+        return f"{next(iter(counts)):g}"
+    most = counts.most_common(1)[0][0]
+    numbers = [number for number in counts if not math.isnan(number)]
+    return f"{min(numbers):g} to {max(numbers):g} (most {most:g})"
+
+
+def _kind_title(kind: str, roles: Sequence[str], kernel: Sequence[int]) -> str:
+    known, decomposition = named(kind), decomposition_of(roles)
+    return decomposition.titled(known) if decomposition else known.titled(tuple(kernel))
+
+
+def _fails(stock: Mapping[str, Any]) -> dict[str, str]:
+    return {"fails": stock["fails"]} if "fails" in stock else {}
+
+
+def _size_on_disk(path: str) -> int:
+    """For pickle files, whose header is made up from their tensors."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _counted(numbers: Iterable[float]) -> Counter[float]:
+    """How often each number occurs; what is no number is unequal to itself, and would be counted
+    anew each time.
+    """
+    return Counter(math.nan if math.isnan(number) else number for number in numbers)
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.4g}")

@@ -1,0 +1,340 @@
+"""Inspects whole folders of LoRA files: one row for each file, and an index, so that nothing is
+read again that did not change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files.atomic import write_whole
+from ..files.header import (
+    PEFT_CONFIG,
+    PICKLE_REMEDY,
+    PICKLED,
+    LoraFileError,
+    adapter_config_beside,
+    read_header,
+)
+from ..key_maps.user_maps import NONE, OwnMaps
+from .inspection import Inspection, inspect_header, likeness, spread
+
+ENDINGS = (".safetensors", ".sft")
+# Rooms whose code and tables decide what a row says.
+KNOWING = ("files", "adapters", "key_maps", "planning", "identify", "report")
+MOST_ALIKE = 64  # kinds of files whose findings are remembered
+# seconds of reading whose result is kept at once, so that a scan that is cut off need not begin
+# anew
+KEEP_AFTER = 20.0
+PICKLE_FAULT = f"it is a PyTorch pickle file. {PICKLE_REMEDY}"
+
+
+class Findings(NamedTuple):
+    """What is found in a file, as far as files that are alike share it; `family` is "" where it
+    cannot be told.
+    """
+
+    family: str = ""
+    made_for: str = ""
+    trainer: str = ""
+    kinds: str = ""
+    rank: str = ""
+    placed: int = 0
+    total: int = 0
+    stock: int = 0
+    gains: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
+    cautions: tuple[
+        str, ...
+    ] = ()  # what makes it doubtful, as far as the header tells, that it comes out as trained
+    error: str = ""  # why it cannot be read; then the rest is empty
+
+
+class Stamp(NamedTuple):
+    """What tells that a file did not change: its size, its time, the time of the
+    adapter_config.json beside it (0: none).
+    """
+
+    size: int
+    changed: int
+    config_changed: int
+
+
+class Row(NamedTuple):
+    """One file of a folder: its path inside the folder (with /), its stamp, and what is in it."""
+
+    file: str
+    stamp: Stamp
+    findings: Findings
+
+    @property
+    def verdict(self) -> str:
+        """In a few words: what loads."""
+        found = self.findings
+        if found.error:
+            return "cannot be read"
+        if not found.total:
+            return "no LoRA"
+        if not found.placed and not found.made_for:
+            return "unknown model"
+        return (
+            "loads"
+            if found.placed == found.total
+            else f"{found.placed} of {found.total} modules load"
+        )
+
+    @property
+    def has_problem(self) -> bool:
+        """Whether something in it has no effect, or the stock loader would not do it justice."""
+        found = self.findings
+        return (
+            bool(found.error or found.gains or found.cautions)
+            or found.placed < found.total
+            or not found.total
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        found = self.findings._asdict()
+        return {
+            "file": self.file,
+            "bytes": self.stamp.size,
+            **found,
+            "verdict": self.verdict,
+            "problem": self.has_problem,
+        }
+
+
+def scan(
+    folder: str | os.PathLike[str],
+    index: Path | None = None,
+    own: OwnMaps = NONE,
+    told: Callable[[int, int], None] | None = None,
+) -> Iterator[Row]:
+    """One row for each LoRA file in the folder and all below it, by name; `scan_files` tells the
+    rest.
+
+    Raises LoraFileError for a folder that cannot be listed.
+    """
+    files = {
+        file: (os.path.join(folder, file), stamp) for file, stamp in list_files(folder).items()
+    }
+    yield from scan_files(files, index, own, told)
+
+
+def scan_files(
+    files: Mapping[str, tuple[str, Stamp]],
+    index: Path | None = None,
+    own: OwnMaps = NONE,
+    told: Callable[[int, int], None] | None = None,
+    marks: Any = "",
+) -> Iterator[Row]:
+    """One row for each file, in their order; `files`: what a row calls it -> (path, stamp).
+
+    `index`: a file that keeps the rows; files whose stamp is in it are not read. It is written when
+    the scan ends, early or not, and now and then before. It is not used when `marks` differ from
+    those it was made with (they tell when `own` changes). `told(done, total)` is called before each
+    file.
+    """
+    version = f"{knowledge_version(own)} {marks}"
+    before = _read_index(index, version) if index else {}
+    rows: dict[str, Row] = {}
+    kept_at = time.monotonic()
+    try:
+        for file, (path, stamp) in files.items():
+            if told:
+                told(len(rows), len(files))
+            row = before.get(file)
+            if row is None or row.stamp != stamp:
+                row = Row(file, stamp, _findings_or_fault(path, own))
+                if index and time.monotonic() - kept_at > KEEP_AFTER:
+                    _write_index(index, version, before | rows)
+                    kept_at = time.monotonic()
+            rows[file] = row
+            yield row
+    finally:
+        whole = rows if len(rows) == len(files) else before | rows
+        if index and whole != before:
+            _write_index(index, version, whole)
+
+
+def _findings_or_fault(path: str, own: OwnMaps) -> Findings:
+    try:
+        return findings_of(path, own)
+    except MemoryError:  # The file is not to blame, and the index would remember it.
+        raise
+    except Exception as error:  # A mistake of ours about one file must not hide all others.
+        return Findings(
+            error=(
+                f"it is not understood ({type(error).__name__}: {error}). Please report it with"
+                " this file's header"
+            )
+        )
+
+
+def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
+    """Every LoRA file in the folder and all below it (links followed), by its path inside the
+    folder: path -> stamp.
+    """
+    found: dict[str, Stamp] = {}
+    seen: set[str] = set()
+    waiting = [("", os.fspath(folder))]
+    for inside, path in waiting:
+        real = os.path.realpath(path)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = list(os.scandir(path))
+        except OSError as error:
+            if not inside and isinstance(error, NotADirectoryError):
+                raise LoraFileError(
+                    path,
+                    "it is a file, not a folder",
+                    "Scan the folder it is in, or inspect the file",
+                ) from None
+            if not inside and isinstance(error, FileNotFoundError):
+                raise LoraFileError(path, "there is no such folder", "Check the name") from None
+            if not inside:
+                raise LoraFileError(
+                    path,
+                    f"it cannot be listed ({error.strerror})",
+                    "Check that it is a folder and may be read",
+                ) from None
+            continue
+        config = next((_changed(entry) for entry in entries if entry.name == PEFT_CONFIG), 0)
+        for entry in entries:
+            if _is_folder(entry):
+                waiting.append((f"{inside}{entry.name}/", entry.path))
+            elif entry.name.lower().endswith((*ENDINGS, *PICKLED)):
+                with suppress(OSError):
+                    about = entry.stat()
+                    found[inside + entry.name] = Stamp(about.st_size, about.st_mtime_ns, config)
+    return dict(sorted(found.items()))
+
+
+def stamp_of(path: str | os.PathLike[str], configs: dict[str, int] | None = None) -> Stamp | None:
+    """The stamp of one file, None where there is none; `configs` remembers the settings beside
+    files by folder.
+    """
+    configs = {} if configs is None else configs
+    folder = os.path.dirname(path)
+    try:
+        about = os.stat(path)
+        if folder not in configs:
+            config = Path(folder, PEFT_CONFIG)
+            configs[folder] = config.stat().st_mtime_ns if config.exists() else 0
+    except OSError:
+        return None
+    return Stamp(about.st_size, about.st_mtime_ns, configs[folder])
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _changed(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def findings_of(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Findings:
+    """What is in one file. Never raises for what the file holds: `error` says why it cannot be
+    read.
+    """
+    if os.fspath(path).lower().endswith(PICKLED):
+        return Findings(error=PICKLE_FAULT)
+    try:
+        header = read_header(path)
+    except LoraFileError as error:
+        return Findings(error=f"{error.fault}. {error.remedy}")
+    config = adapter_config_beside(path)
+    if own is not NONE:
+        return _summary(inspect_header(path, header, config, own=own))
+    key = likeness(header, config)
+    # Taken out and put back in single steps, because several threads ask.
+    found = _alike[key] = _alike.pop(key, None) or _summary(inspect_header(path, header, config))
+    while len(_alike) > MOST_ALIKE:
+        _alike.popitem(last=False)
+    return found
+
+
+_alike: OrderedDict[tuple, Findings] = OrderedDict()
+
+
+def _summary(inspection: Inspection) -> Findings:
+    report = inspection.report
+    if inspection.other:
+        return Findings(trainer="cannot tell", losses=(inspection.other,))
+    return Findings(
+        family=inspection.family.name,
+        made_for=inspection.family.title,
+        trainer=report.trainer,
+        kinds=", ".join(kind for kind, _ in inspection.kinds.most_common()),
+        rank=spread(inspection.ranks) if inspection.ranks else "",
+        placed=report.modules["placed"],
+        total=report.modules["total"],
+        stock=inspection.stock_modules,
+        gains=tuple(inspection.gains),
+        losses=tuple(report.losses),
+        cautions=report.cautions,
+    )
+
+
+def knowledge_version(own: OwnMaps = NONE) -> str:
+    """Changes when the pack's knowledge or code changes: an index made with another version is not
+    used.
+    """
+    here = Path(__file__).parents[1]
+    folders = (
+        folder
+        for room in KNOWING
+        for folder, _, _ in os.walk(here / room)
+        if not folder.endswith("__pycache__")
+    )
+    files = [entry.stat() for folder in folders for entry in os.scandir(folder) if entry.is_file()]
+    return (
+        f"{len(files)} {sum(about.st_size for about in files)}"
+        f" {max(about.st_mtime_ns for about in files)} {own.families.keys()}"
+    )
+
+
+def _read_index(index: Path, version: str) -> dict[str, Row]:
+    """The rows an index keeps; none where it is missing, damaged or of another version."""
+    try:
+        content = json.loads(index.read_bytes())
+        if content["version"] != version:
+            return {}
+        return {file: _row(file, *kept) for file, kept in content["rows"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return {}
+
+
+def _row(file: str, stamp: list, findings: list) -> Row:
+    *plain, gains, losses, cautions, error = findings
+    return Row(
+        file, Stamp(*stamp), Findings(*plain, tuple(gains), tuple(losses), tuple(cautions), error)
+    )
+
+
+def _write_index(index: Path, version: str, rows: Mapping[str, Row]) -> None:
+    """Keep the rows; an index that cannot be written costs time, nothing else."""
+    content = {
+        "version": version,
+        "rows": {file: [row.stamp, row.findings] for file, row in rows.items()},
+    }
+    with suppress(OSError):
+        index.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(index, json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode())

@@ -1,0 +1,500 @@
+"""Tells people and programs what a plan found: verdict, family, trainer, strength, and the fate of
+every key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from ..adapters.kind import Decomposition
+from ..adapters.registry import decompositions, named
+from ..identify.lora_family import NUMBER, Guess
+from ..identify.stock_loader import StockKeys
+from ..identify.trainer import Writer, guess_family, model_title, name_trainer, nearest_name
+from ..key_maps.dialect import DENOISER
+from ..planning.groups import group_keys
+from ..planning.keys import parse_key
+from ..planning.misplaced_files import other_file, sentence
+from ..planning.plan import (
+    BOOKKEEPING,
+    NO_FAULT,
+    NOT_WIRED,
+    PLACED,
+    SHAPE_CONFLICT,
+    UNKNOWN_MODULE,
+    UNSUPPORTED,
+    Adapter,
+    Outcome,
+    Plan,
+)
+from .coverage import Trained, trained_layers, untrained_kinds
+
+MOST_PATTERNS = 12
+MOST_SCALES = 4
+MOST_UNTRAINED = 8
+MOST_IF_MISMATCHED = 3
+
+
+class Report:
+    """What became of one file. `str(report)` is readable, `as_dict()` is what report_json prints.
+
+    cautions: sentences besides those of the plan that make it doubtful that the file comes out as
+    trained. checked: how much of the file's numbers was looked at for NaN, infinity and zeros
+    ("all", "a sample"; "" none).
+    stock_fault: why safetensors, and so the stock loader, refuses the file; "" where it does not.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        path: str = "",
+        failures: Mapping[int, str] | None = None,
+        stock: Callable[[], Set[str]] | None = None,
+        errors: tuple[str, ...] = (),
+        guess: Guess | None = None,
+        cautions: tuple[str, ...] = (),
+        checked: str = "",
+        stock_fault: str = "",
+    ):
+        self.plan, self.path, self.errors, self.checked = plan, path, errors, checked
+        self.cautions = (*plan.cautions, *cautions)
+        self._stock, self._guess, self._stock_fault = stock, guess, stock_fault
+        self._patterns: dict[str, list[Pattern]] = {}
+        failed = failures or {}
+        self.outcomes: Mapping[str, Outcome] = plan.outcomes
+        self.adapters: Sequence[Adapter] = plan.adapters
+        if failed:
+            self.outcomes = {
+                key: (
+                    Outcome(UNSUPPORTED, failed[outcome.adapter])
+                    if outcome.adapter in failed
+                    else outcome
+                )
+                for key, outcome in plan.outcomes.items()
+            }
+            self.adapters = [
+                adapter for index, adapter in enumerate(plan.adapters) if index not in failed
+            ]
+
+    def count(self, category: str) -> int:
+        """Number of keys in a category."""
+        return self.categories[category]
+
+    @cached_property
+    def categories(self) -> Counter[str]:
+        """Number of keys by category."""
+        return Counter([outcome.category for outcome in self.outcomes.values()])
+
+    @cached_property
+    def modules(self) -> dict[str, int]:
+        """Modules of the file: {placed, total}; bookkeeping is none, an unwired text encoder
+        counts.
+        """
+        placed = {adapter.module for adapter in self.adapters}
+        rest = {
+            parse_key(key).module
+            for key, outcome in self.outcomes.items()
+            if outcome.category not in (PLACED, BOOKKEEPING)
+        }
+        return {"placed": len(placed), "total": len(placed | rest)}
+
+    @cached_property
+    def guess(self) -> Guess:
+        """The family the file was trained for: the model's where all fits, else read off its names
+        and shapes.
+        """
+        if self._guess and self.drawn:
+            return self._guess
+        family = self.plan.site.family
+        misplaced = self.categories.keys() - {*NO_FAULT, UNSUPPORTED}
+        if family is not None and self.adapters and not misplaced:
+            return Guess(family.name, self.model_title)
+        return self._guess or guess_family(self.plan)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether no model is connected, and the plan was made for one drawn from the family's
+        table.
+        """
+        denoiser = self.plan.site.components.get(DENOISER)
+        return denoiser is not None and denoiser.drawn
+
+    @cached_property
+    def model_title(self) -> str:
+        """The wired model's family and variant, "" where no table knows it."""
+        return model_title(self.plan.site)
+
+    @property
+    def trainer(self) -> str:
+        """The tool that wrote the file, as far as its names, roles and metadata tell."""
+        return self.writer.title
+
+    @cached_property
+    def writer(self) -> Writer:
+        """The same with what says so."""
+        return name_trainer(self.plan, (self.guess.name,) if self.guess.name else self.guess.rivals)
+
+    @cached_property
+    def strength_source(self) -> str:
+        """Where the scale of the adapters comes from; several sources are joined, the most common
+        first.
+        """
+        scaled = [adapter.strength.source for adapter in self.adapters if is_scaled(adapter)]
+        return (
+            "; ".join(source for source, _ in Counter(scaled).most_common())
+            or "no adapter in it needs one"
+        )
+
+    @cached_property
+    def stock_keys(self) -> Set[str] | None:
+        """The keys the stock loader would place; None where there is no host to ask."""
+        if self._stock_fault:
+            return StockKeys.failing(self._stock_fault)
+        return self._stock() if self._stock else None
+
+    @property
+    def stock_fails(self) -> str:
+        """Why the stock loader raises on this file, "" where it does not."""
+        return getattr(self.stock_keys, "fails", "")
+
+    @cached_property
+    def verdict(self) -> str:
+        """One line: what loads here, and the main reason for what does not."""
+        modules = self.modules
+        if not modules["total"] and self.other:
+            return sentence(self.other)
+        if not modules["total"]:
+            return "This file holds no LoRA: none of its keys belongs to an adapter."
+        line = f"{modules['placed']} of {modules['total']} modules load"
+        if self.other:
+            return f"{line}: {self.other}."
+        if self.mismatch:
+            return f"{line}: {self.mismatch}"
+        lost = self.losses
+        return f"{line}; {', '.join(lost)}." if lost else f"{line}."
+
+    @cached_property
+    def other(self) -> str:
+        """What the file is, and where it belongs, if it holds no LoRA and nothing
+        of it is placed.
+        """
+        return "" if self.adapters else other_file(self.plan.shapes, group_keys(self.plan.shapes))
+
+    @cached_property
+    def mismatch(self) -> str:
+        """Says that the file is for another model, where it is."""
+        if self.other:
+            return ""
+        lost = self.count(UNKNOWN_MODULE) + self.count(SHAPE_CONFLICT)
+        made_for = self.guess.title
+        if (
+            not lost
+            or not made_for
+            or made_for == self.model_title
+            or self.drawn
+            or DENOISER not in self.plan.site.components
+        ):
+            return ""
+        modules = self.modules
+        share = round(100 * (modules["total"] - modules["placed"]) / modules["total"])
+        other = self.model_title or "another"
+        return (
+            f"this is a {made_for} LoRA; the model is {other}. {share} % of its modules have no"
+            " counterpart there."
+        )
+
+    @property
+    def losses(self) -> list[str]:
+        """Categories of the keys without effect, bookkeeping left out, with their counts."""
+        return [
+            f"{plural(count, 'key')}: {category}"
+            for category, count in self.categories.most_common()
+            if category not in (PLACED, BOOKKEEPING)
+        ]
+
+    @cached_property
+    def trained(self) -> list[Trained]:
+        """What the file trains of each network it touches, block by block."""
+        return trained_layers(self.plan)
+
+    @property
+    def untrained(self) -> list[str]:
+        """Kinds of layers of the networks it touches that the file trains in no block."""
+        return untrained_kinds(self.trained)
+
+    def unplaced(self) -> list[dict[str, str]]:
+        """Every key without effect, with its category and reason, in the file's order."""
+        return [
+            {"key": key, "category": outcome.category, "reason": outcome.reason}
+            for key, outcome in self.outcomes.items()
+            if outcome.category != PLACED
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything a program needs; plain JSON types."""
+        stock = self.stock_keys
+        return {
+            "verdict": self.verdict,
+            "file": self.path,
+            "family": self.guess.name,
+            "family_title": self.guess.title,
+            "model_family": self.plan.site.family.name if self.plan.site.family else "",
+            "trainer": self.trainer,
+            "strength_source": self.strength_source,
+            "keys": {"placed": self.count(PLACED), "total": len(self.outcomes)},
+            "modules": self.modules,
+            "stock": (
+                {"placed": len(stock) if stock is not None else None}
+                | ({"fails": self.stock_fails} if self.stock_fails else {})
+            ),
+            "kinds": dict(Counter(adapter.kind for adapter in self.adapters).most_common()),
+            "categories": dict(self.categories.most_common()),
+            "inferred_wrapper": self.plan.inferred_wrapper,
+            "notes": self.notes(),
+            "cautions": list(self.cautions),
+            "checked": self.checked,
+            "mismatch": self.mismatch,
+            "gains": [correction.short for correction in self.corrections],
+            "unplaced": self.unplaced(),
+            "patterns": self.all_patterns(),
+            "trained": [trained.as_dict() for trained in self.trained],
+            "untrained": self.untrained,
+        }
+
+    def explain(self, key: str) -> dict[str, Any]:
+        """How one key was read: wrapper, module, role, targets with their slices, transform, rule;
+        KeyError for a key not in the file.
+        """
+        outcome, parsed = self.outcomes[key], parse_key(key)
+        told = {
+            "key": key,
+            "category": outcome.category,
+            "reason": outcome.reason,
+            "role": parsed.role,
+            "adapter_name": parsed.adapter,
+        }
+        if outcome.category != PLACED:
+            return told | {"module": parsed.module}
+        adapter = self.plan.adapters[outcome.adapter]
+        targets = [
+            {"weight": weight, "rows": rows, "rows_of_adapter": source}
+            for weight, rows, source in adapter.target.pieces
+        ]
+        return told | {
+            "wrapper": adapter.location.wrapper,
+            "module": adapter.location.name,
+            "kind": adapter.kind,
+            "changes": adapter.reaches,
+            "targets": targets,
+            "transform": "halves swapped" if adapter.target.swap else "",
+            "rule": adapter.location.rule,
+            "strength": adapter.strength.source,
+        }
+
+    def as_json(self) -> str:
+        """`as_dict()` as JSON text."""
+        return json.dumps(self.as_dict(), ensure_ascii=False, indent=1)
+
+    def notes(self) -> list[str]:
+        """What a user should know besides the counts."""
+        notes = [*self.cautions, *self.errors]
+        if self.plan.inferred_wrapper:
+            wrapper = self.plan.inferred_wrapper
+            notes.append(
+                f"An unknown wrapper, {wrapper!r}, stands before every name; all names behind it"
+                " fit, so it was peeled off."
+            )
+        return (
+            notes
+            + list(dict.fromkeys(self._resized()))
+            + [correction.told for correction in self.corrections]
+        )
+
+    def _resized(self) -> Iterator[str]:
+        """Weights of another size than the module that an adapter was trained on."""
+        for adapter in self.adapters:
+            name, here = adapter.target.module, [adapter.target.out, *adapter.target.inner]
+            if adapter.grown_to:
+                needs = (
+                    "the model then wants the inputs of a control LoRA, such as a control image"
+                    if adapter.target.grows
+                    else "as the file says"
+                )
+                yield f"{name} grows from {here} to {list(adapter.grown_to)}: {needs}."
+            if adapter.columns:
+                others = f"which are the first of {here[1]} here; the others stay as they are"
+                yield f"{name}: trained on a model with {adapter.columns} inputs, {others}."
+
+    @cached_property
+    def corrections(self) -> list[Correction]:
+        """What is computed otherwise than the stock loader computes it."""
+        return [*self._restored(), *self._rebuilt()]
+
+    def _restored(self) -> Iterator[Correction]:
+        """Strengths that stock does not see, or sees wrong."""
+        corrected = sum(adapter.strength.factor != 1.0 for adapter in self.adapters)
+        if corrected:
+            told = (
+                f"{plural(corrected, 'module')} saved by sd-scripts with split_qkv at a fraction of"
+                " the strength; it is restored. "
+            )
+            yield Correction(
+                f"full strength of {plural(corrected, 'module')}",
+                told + "Stock would apply 1/3 or 1/4 of it.",
+            )
+        by_source: dict[tuple[str, bool], list[Adapter]] = {}
+        for adapter in self.adapters:
+            by_alpha = "alpha" in adapter.roles and named(adapter.kind).alpha_counts(adapter.roles)
+            if (
+                adapter.strength.scale is not None
+                and (by_alpha or adapter.strength.scale != 1)
+                and not named(adapter.kind).own_scale
+            ):
+                by_source.setdefault((adapter.strength.source, by_alpha), []).append(adapter)
+        for (source, by_alpha), scaled in by_source.items():
+            scales = ", ".join(
+                sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MOST_SCALES]
+            )
+            stock = "alpha / rank" if by_alpha else "x 1"
+            told = (
+                f"Strength of {plural(len(scaled), 'module')} from {source}: x {scales}. Stock"
+                f" would apply {stock}."
+            )
+            yield Correction(f"strength x {scales} of {plural(len(scaled), 'module')}", told)
+
+    def _rebuilt(self) -> Iterator[Correction]:
+        """Adapters of kinds that stock ignores or computes otherwise."""
+        counts = Counter(
+            sentence for adapter in self.adapters if (sentence := named(adapter.kind).stock)
+        )
+        for decomposition in decompositions():
+            counts[decomposition.stock] = sum(
+                self._is_wrong_in_stock(decomposition, adapter) for adapter in self.adapters
+            )
+        for told, count in counts.items():
+            if count:
+                title = told.partition(":")[0].partition(".")[0]
+                yield Correction(
+                    f"{title} as trained in {plural(count, 'module')}",
+                    f"{plural(count, 'module')}: {told}.",
+                )
+
+    def _is_wrong_in_stock(self, decomposition: Decomposition, adapter: Adapter) -> bool:
+        shapes = self.plan.shapes
+        return any(
+            not decomposition.stock_is_right(role, shapes[adapter.roles[role]])
+            for role in decomposition.roles
+            if role in adapter.roles
+        )
+
+    def __str__(self) -> str:
+        lines = [self.verdict, ""]
+        lines += [f"File      {self.path}"] if self.path else []
+        lines += [
+            f"Made for  {self.guess.title or 'cannot tell'}",
+            f"Written   {self.trainer}",
+            f"Strength  {self.strength_source}",
+        ]
+        keys = f"Keys      {self.count(PLACED)} of {len(self.outcomes)} placed"
+        stock = self.stock_keys
+        told = (
+            stock_failure(self.stock_fails)
+            if self.stock_fails
+            else f"the stock loader would place {len(stock or ())}"
+        )
+        lines.append(keys + (f"; {told}" if stock is not None else ""))
+        left = self.untrained
+        if left:
+            more = " ..." if len(left) > MOST_UNTRAINED else ""
+            lines.append(
+                f"Untrained {len(left)} kinds of layers: {', '.join(left[:MOST_UNTRAINED])}{more}"
+            )
+        lines += [f"Note      {note}" for note in self.notes()]
+        for category, count in self.categories.most_common():
+            if category != PLACED:
+                lines += self._category_lines(category, count)
+        return "\n".join(lines)
+
+    def _category_lines(self, category: str, count: int) -> list[str]:
+        """One line per pattern of module names; few where the whole file is for another model."""
+        if category == NOT_WIRED:
+            return ["", f"{category}: {count} keys: {self.patterns(category)[0].reason}."]
+        patterns, most = (
+            self.patterns(category),
+            (MOST_IF_MISMATCHED if self.mismatch else MOST_PATTERNS),
+        )
+        lines = ["", f"{category}: {count} keys"]
+        lines += [
+            f"  {pattern.name}  ({pattern.keys}): {pattern.reason}" for pattern in patterns[:most]
+        ]
+        if len(patterns) > most:
+            lines.append(f"  and {len(patterns) - most} more patterns")
+        return lines
+
+    def all_patterns(self) -> list[dict[str, Any]]:
+        """The patterns of every category of keys without effect, as plain JSON types."""
+        return [
+            {"category": lost, **found._asdict()}
+            for lost in self.categories
+            for found in self.patterns(lost)
+        ]
+
+    def patterns(self, category: str) -> list[Pattern]:
+        """The keys of a category by their modules' names without block numbers, in the file's
+        order; the first key's reason.
+
+        None for what is placed.
+        """
+        if category not in self._patterns:
+            self._patterns[category] = self._patterns_of(category) if category != PLACED else []
+        return self._patterns[category]
+
+    def _patterns_of(self, category: str) -> list[Pattern]:
+        members: dict[str, list[str]] = {}
+        for key, outcome in self.outcomes.items():
+            if outcome.category == category:
+                members.setdefault(NUMBER.sub("{}", parse_key(key).module), []).append(key)
+        told = []
+        for place, (name, keys) in enumerate(members.items()):
+            near = ""
+            if category == UNKNOWN_MODULE and not self.mismatch and place < MOST_PATTERNS:
+                near = nearest_name(self.plan.site, keys[0])
+            told.append(Pattern(name, len(keys), self.outcomes[keys[0]].reason + near))
+        return told
+
+
+class Correction(NamedTuple):
+    """What is done otherwise than stock does it, in a few words and in a sentence."""
+
+    short: str
+    told: str
+
+
+class Pattern(NamedTuple):
+    """Keys alike: the module's name with {} for block numbers, how many keys, and why they have no
+    effect.
+    """
+
+    name: str
+    keys: int
+    reason: str
+
+
+def stock_failure(reason: str) -> str:
+    """That the stock loader raises, and why, as a clause."""
+    return f"the stock loader fails on this file: {reason}"
+
+
+def plural(count: int, word: str) -> str:
+    """ "1 key", "2 keys"."""
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
+def is_scaled(adapter: Adapter) -> bool:
+    """Whether an adapter's change of a weight is multiplied by alpha / rank."""
+    kind = named(adapter.kind)
+    return kind.scaled and kind.reaches != "bias"

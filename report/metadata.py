@@ -1,0 +1,780 @@
+"""Makes the metadata in a LoRA file's header readable: training, network, base model, dataset,
+trigger words, tags and trainer.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from itertools import islice
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from ..errors import LocksmithError
+from ..key_maps import KEY_MAPS
+from ..key_maps.lines import lines_of, read_text
+from .metadata_values import (
+    MOST_ITEMS,
+    MOST_JSON,
+    MOST_NAME,
+    MOST_TEXT,
+    PLAIN,
+    as_text,
+    joined,
+    named,
+    parse_json,
+    shortened,
+)
+
+METADATA_TABLE = KEY_MAPS / "metadata.table"
+
+# What is read at most: metadata is written by strangers, and a header may have 100 MB.
+MOST_UNKNOWN_TEXT = 300  # characters of an unknown value
+MOST_UNKNOWN = 1_000  # unknown keys
+MOST_ROWS = 60  # rows that one key becomes
+MOST_ENTRIES = 10_000  # folders, datasets or settings in one value
+MOST_PROBLEMS = 50
+MOST_COUNT = 10**12  # what a number of images or captions may be
+MOST_TAGS_AS_TRIGGERS = 10
+MOST_TRIGGERS = 1_000  # pieces of evidence for trigger words
+
+# A tag counts as a trigger word where it stands in nearly every caption of one folder that is large
+# enough to tell.
+NEARLY_ALL = 0.9
+LEAST_IMAGES = 3
+
+UNSET = frozenset({"", "none", "null"})
+HEX = re.compile(r"(0x)?[0-9a-fA-F]{8,64}$")
+FOLDER = re.compile(r"(\d{1,9})_(.*)$", re.DOTALL)
+HINTED_WORDS = re.compile(
+    r"\s*(?:trigger|activation) (?:word|phrase|tag)s?\s*:\s*(\S.*)", re.IGNORECASE | re.DOTALL
+)
+STATED, FOLDERS, TAGS = range(3)  # how good the evidence for a trigger word is, best first
+
+
+class MetadataTableError(LocksmithError, ValueError):
+    """A line of metadata.table that breaks the rules: the text names line, fault and remedy."""
+
+
+class TriggerWord(NamedTuple):
+    """A word or phrase that a prompt needs, and what in the metadata says so."""
+
+    word: str
+    evidence: tuple[str, ...]
+
+
+class Tag(NamedTuple):
+    """A tag of the training captions: in how many captions it stands, and the share of the images
+    (None: their number is unknown).
+    """
+
+    tag: str
+    count: int
+    share: float | None
+
+
+class Tags(NamedTuple):
+    """The `most` frequent tags, how many different ones there are, and the number of images (None:
+    not in the file).
+    """
+
+    most: tuple[Tag, ...] = ()
+    total: int = 0
+    images: int | None = None
+
+
+class BaseModel(NamedTuple):
+    """What the LoRA was trained on; a hash is SHA-256 (64 digits) or the short AutoV1 (8 digits);
+    empty where the file does not say.
+    """
+
+    name: str = ""
+    hash: str = ""
+
+
+class Metadata(NamedTuple):
+    """A file's metadata, readable. `sections`: title -> ((label, text), ...) in the table's order;
+    `unknown`: (key, text).
+    """
+
+    sections: Mapping[str, tuple[tuple[str, str], ...]]
+    trigger_words: tuple[TriggerWord, ...]
+    tags: Tags
+    resolution: str
+    base_model: BaseModel
+    hashes: Mapping[str, str]
+    trainer_version: str
+    unknown: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON types."""
+        return {
+            "sections": {
+                title: [list(row) for row in rows] for title, rows in self.sections.items()
+            },
+            "trigger_words": [
+                {"word": word.word, "evidence": list(word.evidence)} for word in self.trigger_words
+            ],
+            "tags": {
+                "most": [tag._asdict() for tag in self.tags.most],
+                "total": self.tags.total,
+                "images": self.tags.images,
+            },
+            "resolution": self.resolution,
+            "base_model": self.base_model._asdict(),
+            "hashes": dict(self.hashes),
+            "trainer_version": self.trainer_version,
+            "unknown": [list(row) for row in self.unknown],
+            "problems": list(self.problems),
+        }
+
+
+def read_metadata(metadata: Mapping[str, str], most_tags: int = 50) -> Metadata:
+    """Read a safetensors header's metadata (str -> str) with the `most_tags` most frequent tags.
+
+    Never raises for what the metadata holds; broken parts are named in `problems`, unknown keys
+    stand in `unknown`.
+    """
+    if not metadata or not isinstance(metadata, Mapping):
+        return Metadata({}, (), Tags(), "", BaseModel(), {}, "", (), ())
+    reader = _Reader()
+    for key, value in metadata.items():
+        reader.take(as_text(key), as_text(value))
+    return reader.finish(most_tags)
+
+
+class Rule(NamedTuple):
+    """One line of the table: how a key is read, shown where and as what; `words` may stand in place
+    of a number.
+    """
+
+    path: tuple[str, ...]
+    kind: str
+    label: str
+    section: str
+    order: int
+    words: tuple[str, ...] = ()
+
+
+class Version(NamedTuple):
+    """A `@trainer` line: where the value of `path` begins with `start`, the tool is `template`."""
+
+    path: str
+    start: str
+    template: str
+
+
+class Table(NamedTuple):
+    """metadata.table: rules by path, the rules inside each outer key, answers by name, and the
+    trainers in order.
+    """
+
+    rules: Mapping[tuple[str, ...], Rule]
+    inner: Mapping[str, tuple[Rule, ...]]
+    answers: Mapping[str, tuple[str, ...]]
+    trainers: tuple[Version, ...]
+    sections: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def metadata_table() -> Table:
+    """The knowledge in metadata.table."""
+    return read_table(read_text(METADATA_TABLE))
+
+
+def read_table(text: str) -> Table:
+    """Read the table's `text`; raises MetadataTableError naming line, fault and remedy."""
+    rules: dict[tuple[str, ...], Rule] = {}
+    answers: dict[str, tuple[str, ...]] = {}
+    trainers: list[Version] = []
+    section = ""
+    for number, line in lines_of(text):
+        words = line.split(None, 2)
+        if words[0].startswith("["):
+            section = line.strip()[1:-1]
+        elif words[0] == "@trainer" and len(words) == 3 and "=" in words[1]:
+            trainers.append(Version(*words[1].split("=", 1), words[2].strip()))
+        elif words[0].startswith("@") and words[0] != "@trainer":
+            answers[words[0][1:]] = tuple(line.split()[1:])
+        else:
+            rule = _rule(number, words, section, len(rules))
+            if rule.path in rules:
+                raise MetadataTableError(
+                    f"line {number}: {words[0]} stands there twice. Keep one line"
+                )
+            rules[rule.path] = rule
+    return Table(
+        rules,
+        _inner_rules(rules),
+        answers,
+        tuple(trainers),
+        tuple(dict.fromkeys(rule.section for rule in rules.values())),
+    )
+
+
+def _rule(number: int, words: list[str], section: str, order: int) -> Rule:
+    if len(words) < 3 or not section:
+        raise MetadataTableError(
+            f"line {number}: {words[0]!r} has no kind, label or section. Write: key kind label,"
+            " below a [Section]"
+        )
+    kind, *allowed = words[1].split("|")
+    if kind not in PLAIN and kind not in STRUCTURED and kind not in SPECIAL:
+        known = ", ".join(sorted({*PLAIN, *STRUCTURED, *SPECIAL}))
+        raise MetadataTableError(f"line {number}: unknown kind {kind!r}. Use one of {known}")
+    return Rule(tuple(words[0].split(">")), kind, words[2].strip(), section, order, tuple(allowed))
+
+
+def _inner_rules(rules: Mapping[tuple[str, ...], Rule]) -> dict[str, tuple[Rule, ...]]:
+    inner: dict[str, tuple[Rule, ...]] = {}
+    for path, rule in rules.items():
+        if len(path) > 1:
+            inner[path[0]] = (*inner.get(path[0], ()), rule)
+    return inner
+
+
+class _Reader:
+    """Collects what the keys of one file say."""
+
+    def __init__(self):
+        self.table = metadata_table()
+        self.rows: list[tuple[int, int, str, str, str]] = []  # order, number, section, label, text
+        self.values: dict[str, str] = {}  # path -> text, where it has a value
+        self.problems: list[str] = []
+        self.unknown: list[tuple[str, str]] = []
+        self.unlisted = 0
+        self.json_left = MOST_JSON
+        self.triggers: list[tuple[int, str, str]] = []  # how good the evidence is, word, evidence
+        self.frequencies: tuple[Rule, dict[str, Any]] | None = None
+        self.images: dict[str, int] = {}  # folder -> number of images
+        self.regular: set[str] = set()  # folders of regularisation images
+
+    def take(self, key: str, text: str) -> None:
+        """Read one key of the metadata."""
+        rule = self.table.rules.get((key,))
+        if rule is None:
+            self._unknown(key, text)
+        elif rule.kind in STRUCTURED:
+            if len(text) > 8 or text.strip().lower() not in UNSET:
+                self._structured(rule, key, text)
+        else:
+            self._plain(rule, key, text)
+
+    def _unknown(self, key: str, text: str) -> None:
+        if len(self.unknown) >= MOST_UNKNOWN:
+            self.unlisted += 1
+            return
+        self.unknown.append((named(key) or "(no name)", shortened(text, MOST_UNKNOWN_TEXT)))
+
+    def _plain(self, rule: Rule, path: str, text: str, label: str = "") -> None:
+        if len(text) < 8 and text.strip().lower() in UNSET:
+            return
+        if rule.kind in SPECIAL:
+            SPECIAL[rule.kind](self, path, text)
+        try:
+            shown = (
+                text.strip()
+                if text.strip() in rule.words
+                else PLAIN.get(rule.kind, shortened)(text)
+            )
+        except (ValueError, RecursionError, OverflowError) as error:
+            shown = named(text)
+            fault = str(error) if str(error).startswith("is ") else "cannot be read"
+            self._problem(f"{path}: {_quoted(text)} {fault}")
+        self.values.setdefault(path, shown if rule.kind in RESOLUTIONS else shortened(text.strip()))
+        self._row(rule, label or rule.label, shown)
+
+    def _structured(self, rule: Rule, key: str, text: str) -> None:
+        if len(text) > self.json_left:
+            self._problem(f"{key}: not read, because it is too long ({len(text):,} characters)")
+            self._row(rule, rule.label, PLAIN["size"](text))
+            return
+        self.json_left -= len(text)
+        try:
+            content = parse_json(text)
+        except ValueError as error:
+            self._broken(rule, key, text, str(error))
+            return
+        if content is None:
+            return
+        wanted = list if rule.kind == "datasets" else dict
+        if not isinstance(content, wanted):
+            self._broken(
+                rule, key, text, f"it is not {'a list' if wanted is list else 'an object'}"
+            )
+            return
+        STRUCTURED[rule.kind](self, rule, content)
+
+    def _broken(self, rule: Rule, key: str, text: str, fault: str) -> None:
+        # A bare word where others write an object (`software`: ai-toolkit) is no fault.
+        if rule.kind == "each" and text[:1] not in "{[":
+            self.values.setdefault(f"{key}>name", shortened(text.strip(), MOST_NAME))
+        else:
+            self._problem(f"{key}: broken JSON ({shortened(fault, 200)})")
+        self._row(rule, rule.label, shortened(text, MOST_UNKNOWN_TEXT))
+
+    def _row(self, rule: Rule, label: str, text: str) -> None:
+        self.rows.append((rule.order, len(self.rows), rule.section, label, text))
+
+    def _problem(self, text: str) -> None:
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(text)
+
+    # JSON values
+
+    def _entries(self, rule: Rule, content: dict[str, Any] | list[Any]) -> list[Any]:
+        """The first entries, as many as are read; the problem of more is told."""
+        if len(content) > MOST_ENTRIES:
+            self._problem(
+                f"{rule.path[0]}: {len(content):,} entries, of which {MOST_ENTRIES:,} were read"
+            )
+        return list(islice(content.items() if isinstance(content, dict) else content, MOST_ENTRIES))
+
+    def _each(self, rule: Rule, content: dict[str, Any], label: str = "") -> None:
+        """Every entry of an object becomes a row: under the table's label where it has one, else
+        under its own name.
+        """
+        shown = 0
+        for name, value in content.items():
+            if shown == MOST_ROWS:
+                self._row(rule, label or rule.label, f"and {len(content) - shown:,} more")
+                return
+            if value is None or value in ([], {}, ""):
+                continue
+            shown += 1
+            known = self.table.rules.get((rule.path[0], name))
+            prefix = f"{label}: " if label else ""
+            if known is None:
+                title = f"{prefix}{named(name)}" if label else f"{rule.label} {named(name)}"
+                self._row(rule, title, shortened(as_text(value), MOST_UNKNOWN_TEXT))
+            elif known.kind == "count":
+                self._count(known, value, prefix + known.label)
+            else:
+                self._plain(known, ">".join(known.path), as_text(value), prefix + known.label)
+
+    def _some(self, rule: Rule, content: dict[str, Any]) -> None:
+        """Only the entries that the table names become rows; how many there are in all is told."""
+        for inner in self.table.inner.get(rule.path[0], ()):
+            value: Any = content
+            for name in inner.path[1:]:
+                value = value.get(name) if isinstance(value, dict) else None
+            if value is None or value in ("", [], {}):
+                continue
+            if inner.kind == "count":
+                self._count(inner, value, inner.label)
+            else:
+                self._plain(inner, ">".join(inner.path), as_text(value))
+        self._row(rule, rule.label, f"{len(content):,} settings in the file")
+
+    def _adapter(self, rule: Rule, content: dict[str, Any]) -> None:
+        """PEFT's settings, whose names are `component.field`."""
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in self._entries(rule, content):
+            component, _, field = name.rpartition(".")
+            component = component if component in parts or len(parts) < MOST_ITEMS else "others"
+            # False is what PEFT writes for everything that is not used; it is shown where the table
+            # knows the field.
+            if value is not False or (rule.path[0], field) in self.table.rules:
+                parts.setdefault(component, {})[field] = value
+        for component, fields in parts.items():
+            self._each(rule, fields, named(component) or "adapter")
+
+    def _count(self, rule: Rule, content: Any, label: str = "") -> None:
+        count = len(content) if isinstance(content, (dict, list)) else 1
+        items = list(content.items())[:MOST_ITEMS] if isinstance(content, dict) else []
+        pairs = [f"{named(name)} = {named(value)}" for name, value in items]
+        self._row(rule, label or rule.label, joined(pairs, count) if pairs else f"{count:,}")
+
+    def _folders(self, rule: Rule, content: dict[str, Any]) -> None:
+        """ss_dataset_dirs: {folder: {"n_repeats": int, "img_count": int}}."""
+        for number, (folder, facts) in enumerate(self._entries(rule, content)):
+            facts = facts if isinstance(facts, dict) else {}
+            self._folder(folder, facts.get("img_count"), rule.kind == "regular_folders")
+            if number < MOST_ROWS:
+                self._row(rule, f"{rule.label} {named(folder)}", _images_and_repeats(facts))
+        if len(content) > MOST_ROWS:
+            self._row(rule, rule.label, f"and {len(content) - MOST_ROWS:,} more")
+
+    def _folder(self, folder: str, count: Any, regular: bool) -> None:
+        if _is_count(count):
+            self.images.setdefault(folder, count)
+        if regular:
+            self.regular.add(folder)
+            return
+        found = FOLDER.match(folder)
+        if found and found.group(2).strip():
+            self._trigger(
+                FOLDERS,
+                found.group(2),
+                f"the name of the folder {named(folder)}, the caption of images that have none",
+            )
+
+    def _buckets(self, rule: Rule, content: dict[str, Any]) -> None:
+        """ss_bucket_info: {"buckets": {number: {"resolution": [width, height], "count": int}}}."""
+        text = _bucket_text(content)
+        if text:
+            self._row(rule, rule.label, text)
+
+    def _datasets(self, rule: Rule, content: list[Any]) -> None:
+        """ss_datasets: one object per dataset, each with `subsets` (sd-scripts) or a directory
+        (musubi-tuner).
+        """
+        sizes: dict[str, None] = {}
+        for number, dataset in enumerate(self._entries(rule, content), 1):
+            if not isinstance(dataset, dict):
+                self._problem(f"ss_datasets: entry {number} is not an object")
+                continue
+            size = dataset.get("resolution")
+            if size is not None and len(sizes) < MOST_ITEMS:
+                sizes[_resolution_or_name(size)] = None
+            subsets = dataset.get("subsets")
+            subsets = (
+                [subset for subset in subsets if isinstance(subset, dict)]
+                if isinstance(subsets, list)
+                else []
+            )
+            for subset in subsets[:MOST_ENTRIES]:
+                self._subset(subset)
+            if number <= MOST_ROWS:
+                self._row(rule, f"{rule.label} {number}", _dataset_text(dataset))
+                for subset in subsets[:MOST_ITEMS]:
+                    self._row(
+                        rule, f"{rule.label} {number}, {_subset_name(subset)}", _subset_text(subset)
+                    )
+        if sizes:
+            self.values.setdefault("ss_datasets>resolution", ", ".join(sizes))
+
+    def _subset(self, subset: dict[str, Any]) -> None:
+        folder = subset.get("metadata_file") or subset.get("image_dir")
+        regular = subset.get("is_reg") is True
+        if isinstance(folder, str):
+            self._folder(folder, subset.get("img_count"), regular)
+        tokens = subset.get("class_tokens")
+        if isinstance(tokens, str) and tokens.strip() and not regular:
+            self._trigger(
+                FOLDERS,
+                tokens,
+                "the class tokens of a dataset, the caption of images that have none",
+            )
+
+    def _tags(self, rule: Rule, content: dict[str, Any]) -> None:
+        self.frequencies = (rule, content)
+
+    # Trigger words
+
+    def _trigger(self, rank: int, word: str, evidence: str) -> None:
+        if word.strip() and len(self.triggers) < MOST_TRIGGERS:
+            self.triggers.append((rank, shortened(word.strip(), 500), evidence))
+
+    def _stated(self, path: str, text: str) -> None:
+        words = text
+        if text[:1] == "[" and len(text) < 100_000:
+            try:
+                words = parse_json(text)
+            except ValueError:
+                words = text
+        for word in words[:MOST_ITEMS] if isinstance(words, list) else (words,):
+            self._trigger(STATED, as_text(word), f"{path} says so")
+
+    def _hint(self, path: str, text: str) -> None:
+        found = HINTED_WORDS.match(text[:MOST_TEXT])
+        if found:
+            self._trigger(STATED, found.group(1), f"{path} says so")
+
+    def _count_tags(self, most: int) -> Tags:
+        """Adds up ss_tag_frequency, {folder: {tag: captions}}, without regularisation images, and
+        finds the tags of all captions.
+        """
+        if self.frequencies is None:
+            return Tags()
+        rule, content = self.frequencies
+        sums: dict[str, int] = {}
+        images: int | None = 0
+        for folder, tags in self._entries(rule, _folders_of_tags(content)):
+            if folder in self.regular and len(content) > 1:
+                continue
+            counts = _counts(tags)
+            if counts is not tags:
+                self._problem(
+                    f"ss_tag_frequency: {_quoted(folder)} holds something else than counts of tags"
+                )
+            known = self.images.get(folder)
+            images = None if known is None or images is None else images + known
+            self._tags_as_triggers(folder, counts, known)
+            if sums:
+                for tag, count in counts.items():
+                    sums[tag] = sums.get(tag, 0) + count
+            else:
+                sums = dict(counts)
+        return self._most_frequent(rule, sums, images or None, most)
+
+    def _most_frequent(
+        self, rule: Rule, sums: dict[str, int], images: int | None, most: int
+    ) -> Tags:
+        best = heapq.nlargest(max(0, most), sums.items(), key=itemgetter(1))
+        tags = tuple(
+            Tag(named(tag), count, min(1.0, round(count / images, 4)) if images else None)
+            for tag, count in best
+        )
+        if sums:
+            of_images = f" of {images:,} images" if images else ""
+            first = ", ".join(f"{tag.tag} ({tag.count:,})" for tag in tags[:10])
+            self._row(
+                rule,
+                rule.label,
+                f"{len(sums):,} different in the captions{of_images}; most frequent: {first}",
+            )
+        return Tags(tags, len(sums), images)
+
+    def _tags_as_triggers(self, folder: str, counts: dict[str, int], images: int | None) -> None:
+        """The rule: in at least NEARLY_ALL of the folder's images; where their number is unknown,
+        nearly as often as the commonest tag.
+        """
+        if len(counts) == 1 and folder in (f"{count}_{tag}" for tag, count in counts.items()):
+            # ai-toolkit's update_training_metadata writes {"1_word": {"word": 1}} for its
+            # trigger_word.
+            self._trigger(
+                STATED,
+                next(iter(counts)),
+                "ss_tag_frequency names this word alone, as AI-Toolkit writes its trigger word",
+            )
+            return
+        whole = max(counts.values(), default=0) if images is None else images
+        if whole < LEAST_IMAGES or len(self.triggers) >= MOST_TRIGGERS:
+            return
+        least = NEARLY_ALL * whole
+        common = [item for item in counts.items() if item[1] >= least]
+        for tag, count in heapq.nlargest(MOST_TAGS_AS_TRIGGERS, common, key=itemgetter(1)):
+            if images is None:
+                evidence = (
+                    f"a tag of {count:,} captions in {named(folder)}, where the commonest tag has"
+                    f" {whole:,}"
+                )
+            else:
+                evidence = (
+                    f"a tag of {min(count, images):,} of the {images:,} captions in {named(folder)}"
+                )
+            self._trigger(TAGS, tag, evidence)
+
+    def _trigger_words(self) -> tuple[TriggerWord, ...]:
+        found: dict[str, tuple[str, list[str]]] = {}
+        tags = 0
+        for rank, word, evidence in sorted(self.triggers, key=lambda trigger: trigger[0]):
+            name = word.casefold()
+            if name not in found:
+                tags += rank == TAGS
+                if len(found) >= MOST_ROWS or tags > MOST_TAGS_AS_TRIGGERS:
+                    continue
+            evidences = found.setdefault(name, (word, []))[1]
+            if evidence not in evidences and len(evidences) < MOST_ITEMS:
+                evidences.append(evidence)
+        return tuple(TriggerWord(word, tuple(evidences)) for word, evidences in found.values())
+
+    # The whole
+
+    def finish(self, most_tags: int) -> Metadata:
+        """What was read, in the table's order."""
+        tags = self._count_tags(most_tags)
+        self._duration()
+        if self.unlisted:
+            self._problem(f"{self.unlisted:,} more unknown keys are not listed")
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for _, _, section, label, text in sorted(self.rows):
+            sections.setdefault(section, []).append((label, text))
+        return Metadata(
+            {title: tuple(sections[title]) for title in self.table.sections if title in sections},
+            self._trigger_words(),
+            tags,
+            self._resolution(),
+            self._base_model(),
+            {
+                path: self.values[path]
+                for path in self.table.answers["hashes"]
+                if path in self.values
+            },
+            self._trainer_version(),
+            tuple(self.unknown),
+            tuple(self.problems),
+        )
+
+    def _answer(self, name: str) -> str:
+        return next(
+            (self.values[path] for path in self.table.answers[name] if path in self.values), ""
+        )
+
+    def _duration(self) -> None:
+        started, finished = (
+            self.values.get(f"ss_training_{word}_at", "") for word in ("started", "finished")
+        )
+        try:
+            seconds = int(float(finished) - float(started))
+        except (ValueError, OverflowError):
+            return
+        if 0 <= seconds < 10**9:
+            minutes = (
+                f"{seconds // 3600:,} h {seconds % 3600 // 60} min"
+                if seconds >= 3600
+                else f"{seconds // 60} min {seconds % 60} s"
+            )
+            self._row(self.table.rules[("ss_training_finished_at",)], "Duration", minutes)
+
+    def _resolution(self) -> str:
+        stated = self._answer("stated_resolution")
+        return self._answer("resolution") or (
+            f"{stated} (modelspec; may be only the base model's)" if stated else ""
+        )
+
+    def _base_model(self) -> BaseModel:
+        hashes = (self.values.get(path, "") for path in self.table.answers["base_hash"])
+        return BaseModel(
+            shortened(self._answer("base_name"), 500),
+            next((text.lower() for text in hashes if HEX.match(text)), ""),
+        )
+
+    def _trainer_version(self) -> str:
+        for version in self.table.trainers:
+            fields = re.findall(r"\{(.*?)\}", version.template)
+            if self.values.get(version.path, "\0").startswith(version.start) and all(
+                field in self.values for field in fields
+            ):
+                return re.sub(
+                    r"\{(.*?)\}",
+                    lambda found: shortened(self.values[found.group(1)], MOST_NAME),
+                    version.template,
+                )
+        return ""
+
+
+SPECIAL: dict[str, Callable[[_Reader, str, str], None]] = {
+    "trigger": _Reader._stated,
+    "hint": _Reader._hint,
+}
+STRUCTURED: dict[str, Callable[[_Reader, Rule, Any], None]] = {
+    "each": _Reader._each, "some": _Reader._some, "adapter": _Reader._adapter, "count": _Reader._count, "tags": _Reader._tags,
+    "folders": _Reader._folders, "regular_folders": _Reader._folders, "buckets": _Reader._buckets, "datasets": _Reader._datasets,
+}  # fmt: skip
+RESOLUTIONS = ("resolution", "resolutions")
+
+
+def _quoted(text: str) -> str:
+    return repr(shortened(text, 40))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_COUNT
+
+
+def _counts(tags: Any) -> dict[str, int]:
+    """The counts in one folder's tags: the same object where nothing else is in it."""
+    if not isinstance(tags, dict):
+        return {}
+    # All in one go, because there are thousands.
+    if (
+        set(map(type, tags.values())) <= {int}
+        and min(tags.values(), default=0) >= 0
+        and max(tags.values(), default=0) < MOST_COUNT
+    ):
+        return tags
+    return {tag: count for tag, count in tags.items() if _is_count(count)}
+
+
+def _folders_of_tags(content: dict[str, Any]) -> dict[str, Any]:
+    """Tags by folder; some tools write the tags without a folder."""
+    if content and all(_is_count(value) for value in content.values()):
+        return {"the dataset": content}
+    return content
+
+
+def _resolution_or_name(value: Any) -> str:
+    try:
+        return PLAIN["resolution"](as_text(value))
+    except ValueError:
+        return named(value)
+
+
+def _images_and_repeats(facts: Mapping[str, Any]) -> str:
+    images, repeats = facts.get("img_count"), facts.get("n_repeats", facts.get("num_repeats"))
+    texts = [f"{images:,} images"] if _is_count(images) else []
+    texts += [f"repeated {repeats:,} times"] if _is_count(repeats) and repeats != 1 else []
+    return ", ".join(texts) or "number of images not told"
+
+
+def _bucket_text(content: Any) -> str:
+    buckets = content.get("buckets") if isinstance(content, dict) else None
+    if not isinstance(buckets, dict) or not buckets:
+        return ""
+    facts = [bucket for bucket in list(buckets.values())[:MOST_ROWS] if isinstance(bucket, dict)]
+    told = [
+        f"{_resolution_or_name(bucket.get('resolution'))}: {named(bucket.get('count'))}"
+        for bucket in facts
+    ]
+    return joined(told, len(buckets))
+
+
+DATASET_FACTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("resolution", "", _resolution_or_name),
+    ("batch_size_per_device", "batch size ", named),
+    ("num_train_images", "images with repeats: ", named),
+    ("num_reg_images", "regularisation images: ", named),
+    ("num_repeats", "repeats: ", named),
+    ("min_bucket_reso", "buckets from ", named),
+    ("max_bucket_reso", "buckets to ", named),
+    ("image_directory", "folder ", named),
+    ("image_jsonl_file", "list ", named),
+    ("video_directory", "videos in ", named),
+    ("video_jsonl_file", "list ", named),
+    ("control_directory", "control images in ", named),
+    ("target_frames", "frames ", named),
+    ("frame_extraction", "frames taken: ", named),
+    ("max_frames", "most frames ", named),
+    ("source_fps", "frames a second ", named),
+    ("bucket_info", "bucket sizes ", _bucket_text),
+)
+
+
+def _dataset_text(dataset: Mapping[str, Any]) -> str:
+    """One line on a dataset of sd-scripts (train_network.py) or musubi-tuner
+    (dataset/image_video_dataset.py get_metadata).
+    """
+    texts = [
+        (title, read(dataset[name]))
+        for name, title, read in DATASET_FACTS
+        if dataset.get(name) not in (None, 0, "", [], {})
+    ]
+    return shortened("; ".join(f"{title}{text}" for title, text in texts if text)) or "no details"
+
+
+def _subset_name(subset: Mapping[str, Any]) -> str:
+    return named(
+        subset.get("image_dir")
+        or subset.get("metadata_file")
+        or subset.get("class_tokens")
+        or "a subset"
+    )
+
+
+SUBSET_FACTS = (
+    ("class_tokens", "class tokens "),
+    ("is_reg", "regularisation images"),
+    ("shuffle_caption", "captions shuffled"),
+    ("keep_tokens", "tokens kept in front: "),
+    ("keep_tokens_separator", "kept before "),
+    ("caption_prefix", "captions begin with "),
+    ("caption_suffix", "captions end with "),
+    ("flip_aug", "flipped"),
+    ("color_aug", "colours changed"),
+    ("random_crop", "cropped at random"),
+    ("enable_wildcard", "wildcards in captions"),
+)
+
+
+def _subset_text(subset: Mapping[str, Any]) -> str:
+    texts = [_images_and_repeats(subset)]
+    for name, title in SUBSET_FACTS:
+        value = subset.get(name)
+        if value not in (None, False, 0, "", [], {}):
+            texts.append(title if value is True else f"{title}{named(value)}")
+    return shortened("; ".join(texts))

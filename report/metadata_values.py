@@ -1,0 +1,168 @@
+"""One value of a file's metadata as text: numbers, times, sizes, lists; bounded, because strangers
+write metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+MOST_JSON = 8_000_000  # characters of JSON in one file's metadata
+MOST_TEXT = 4_000  # characters of a known value
+MOST_NAME = 120  # characters of a name
+MOST_ITEMS = 24  # entries of a list that are written out
+# Control characters, bidirectional overrides and lone surrogates: terminals, pages and UTF-8 cannot
+# take them.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def as_text(value: Any) -> str:
+    """A value of any type as text; JSON where it is not a plain one."""
+    if isinstance(value, str):
+        return value
+    try:
+        return (
+            str(value)
+            if value is None or isinstance(value, (bool, int, float))
+            else json.dumps(value)
+        )
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        return f"({type(value).__name__})"
+
+
+def clean(text: str) -> str:
+    return text if text.isprintable() else UNPRINTABLE.sub("\ufffd", text)
+
+
+def shortened(text: str, most: int = MOST_TEXT) -> str:
+    """`text` without unprintable characters, cut to `most` characters; what was cut tells its true
+    length.
+    """
+    if len(text) <= most:
+        return clean(text)
+    return f"{clean(text[:most].rstrip())} ... ({len(text):,} characters)"
+
+
+def named(text: Any) -> str:
+    return shortened(as_text(text).strip(), MOST_NAME)
+
+
+def joined(items: list[str], total: int) -> str:
+    more = f", and {total - len(items):,} more" if total > len(items) else ""
+    return ", ".join(items) + more
+
+
+def _number(text: str) -> str:
+    text = text.strip() if len(text) <= 60 else ""
+    try:
+        finite = math.isfinite(float(text))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise ValueError("is not a number")
+    return text[:-2] if text.endswith(".0") else text
+
+
+def _integer(text: str) -> str:
+    text = _number(text)
+    if float(text) != int(float(text)):
+        raise ValueError("is not a whole number")
+    return text if text.lstrip("+-").isdigit() else str(int(float(text)))
+
+
+def _numbers(text: str) -> str:
+    parts = text.strip().strip("[]()")[:MOST_TEXT].split(",")
+    return ", ".join(_number(part) for part in parts if part.strip())
+
+
+def _boolean(text: str) -> str:
+    word = text.strip().lower()
+    if word not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError("is neither true nor false")
+    return "yes" if word in ("true", "1", "yes") else "no"
+
+
+def _time(text: str) -> str:
+    try:
+        return datetime.fromtimestamp(float(_number(text)), timezone.utc).strftime(
+            "%Y-%m-%d %H:%M:%S UTC"
+        )
+    except (OverflowError, OSError):
+        raise ValueError("is no time") from None
+
+
+def _resolution(text: str) -> str:
+    """`1024`, `1024,768`, `(1024, 768)`, `[1024, 768]` and `1024x768` as 1024x768; several
+    resolutions as they are.
+    """
+    numbers = re.findall(r"\d{1,6}", text[:200])
+    if not numbers:
+        raise ValueError("is no resolution")
+    if len(numbers) > 2 or re.search(r"[^\d\s,x()\[\]]", text[:200]):
+        return shortened(text, MOST_NAME)
+    return f"{numbers[0]}x{numbers[-1]}"
+
+
+def _resolutions(text: str) -> str:
+    """OneTrainer's: `512,768` is two target resolutions, `512x768` a fixed one (modules/dataLoader
+    mixins).
+    """
+    parts = [part.strip() for part in text[:200].split(",")]
+    return ", ".join(f"{part}x{part}" if part.isdigit() else named(part) for part in parts if part)
+
+
+def _list(text: str) -> str:
+    items = parse_json(text) if text[:1] == "[" and len(text) < MOST_JSON else text
+    if not isinstance(items, list):
+        return shortened(text)
+    return joined([named(item) for item in items[:MOST_ITEMS]], len(items))
+
+
+def _size(text: str) -> str:
+    return f"{len(text) / 1024:,.0f} KB of text" if len(text) >= 1024 else f"{len(text)} characters"
+
+
+def _image(text: str) -> str:
+    """A data address of an image, by its kind and size."""
+    found = re.match(r"data:image/([\w.+-]{1,20})[;,]", text)
+    if not found:
+        return shortened(text, MOST_NAME)
+    size = len(text) - text.find(",") - 1
+    size = size * 3 // 4 if ";base64," in text[:100] else size
+    return f"an image ({found.group(1)}) of {max(1, round(size / 1024)):,} KB"
+
+
+def _images(text: str) -> str:
+    count = text.count('"') // 2
+    return f"{count:,} image{'s' * (count != 1)}, {_size(text)}"
+
+
+PLAIN: dict[str, Callable[[str], str]] = {
+    "text": shortened, "integer": _integer, "number": _number, "numbers": _numbers, "boolean": _boolean, "time": _time,
+    "resolution": _resolution, "resolutions": _resolutions, "list": _list, "image": _image, "images": _images, "size": _size,
+}  # fmt: skip
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 100:
+        raise ValueError("a number has more than 100 digits")
+    return int(digits)
+
+
+# Python before 3.10.7 takes quadratic time for a number of any length; later ones refuse it.
+PARSE_INTEGER = None if hasattr(sys, "get_int_max_str_digits") else _whole
+
+
+def parse_json(text: str) -> Any:
+    """Parsed JSON; raises ValueError where it is broken, too deep, or has a
+    number beyond reason.
+    """
+    try:
+        return json.loads(text, parse_int=PARSE_INTEGER)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
