@@ -1,4 +1,4 @@
-"""LoRA Locksmith: every LoRA loads in ComfyUI, right, whoever trained it."""
+"""LoRA Locksmith: load any LoRA in ComfyUI, correctly, whichever trainer made it."""
 
 WEB_DIRECTORY = "./web"
 OLDEST_COMFYUI = (0, 16, 3)

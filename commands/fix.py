@@ -22,12 +22,11 @@ from ..files.header import LoraFileError
 from ..identify.checkpoint import site_of_checkpoint
 from ..lora.rewrite.rename import (
     NATIVE,
-    UNTOLD,
     Refused,
+    check_base_known,
     losses,
     losses_told,
     respell,
-    rivals_apart,
     writable,
 )
 from ..planning.disagreement import unreadable
@@ -288,7 +287,7 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
     found = inspect_file(path, site, whole=True)
-    _check_told(found, dialect, options.drop)
+    check_base_known(found, dialect, options.drop, "with --against")
     sound = not options.to and loads_whole(found) and not found.gains
     # In a folder the numbers of a file whose header is right are sampled: reading all weights of a
     # library would take minutes.
@@ -337,23 +336,6 @@ def _finite(found: Inspection, tensors, drop: bool) -> Plan:
         return without_odd(found.plan, tensors.__getitem__, drop)
     except NotFinite as error:
         raise Refused((f"{error}, or leave those modules out with --drop",)) from None
-
-
-def _check_told(found: Inspection, dialect: str, drop: bool) -> None:
-    """Refused where the file is no LoRA, or does not tell for which model it is."""
-    if found.other:
-        raise Refused((found.other,))
-    if not found.plan.site.components:
-        raise Refused((f"{UNTOLD} with --against",))
-    if apart := rivals_apart(found, dialect, drop):
-        raise Refused(
-            (
-                (
-                    f"it fits several models, of which {', '.join(apart)} would name it otherwise;"
-                    " give the right one with --against"
-                ),
-            )
-        )
 
 
 def _check_replaceable(path: Path, dialect: str) -> None:

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from ..errors import LocksmithError
-from ..report.file_names import numbered, told_apart
 from .arguments import a_path, add_cuts, add_dialect, add_written, ask_of, check_output, with_ending
 from .output import FINE, PROBLEMS, failed, say, show_json, show_markdown
 
@@ -163,40 +162,14 @@ def _sources(
     options: argparse.Namespace, blocks: Mapping[int, Any], files: ExitStack
 ) -> tuple[list[Any], dict[str, str]]:
     """The sources, and what tells for which model they are."""
-    from ..files.header import adapter_config_beside, read_header
-    from ..identify.checkpoint import site_of_checkpoint
-    from ..lora.io.stream import TensorStream
     from ..lora.merge.block_weights import NO_BLOCKS
-    from ..lora.merge.collect import Source
-    from ..lora.merge.plan_together import File, inspect_together
+    from ..lora.merge.files import Entry, open_sources
 
-    site = site_of_checkpoint(options.against).site if options.against else None
-    read = [
-        File(entry.path, read_header(entry.path), adapter_config_beside(entry.path))
-        for entry in options.loras
+    entries = [
+        Entry(entry.path, entry.model, entry.text_encoder, blocks.get(place, NO_BLOCKS))
+        for place, entry in enumerate(options.loras)
     ]
-    names = numbered(told_apart([entry.path for entry in options.loras]))
-    inspections = inspect_together(read, site)
-    sources = [
-        Source(
-            found.plan, files.enter_context(TensorStream(entry.path, read[place].header)), entry.model, entry.text_encoder,
-            blocks.get(place, NO_BLOCKS), names[place],
-        )
-        for place, (entry, found) in enumerate(zip(options.loras, inspections, strict=True))
-    ]  # fmt: skip
-    return sources, next(
-        (found.family_metadata for found in inspections if found.family_metadata), {}
-    )
-
-
-def _base(options: argparse.Namespace, sources: Sequence[Any]) -> Any:
-    """The model's weights by name, where there is a model and anything that needs it."""
-    from ..lora.io.model_file import ModelFile
-    from ..lora.merge.collect import refused
-
-    return (
-        ModelFile(options.against).weight if options.against and refused(sources, False) else None
-    )
+    return open_sources(entries, options.against, files)
 
 
 def _blocks(given: Sequence[Sequence[str]], count: int) -> dict[int, Any]:
@@ -216,6 +189,7 @@ def _merge(
     options: argparse.Namespace, recipe: Any, sources: Sequence[Any], family: Mapping[str, str]
 ) -> Any:
     from ..lora.merge.dry_run import forecast
+    from ..lora.merge.files import base_weights
     from ..lora.merge.report import MergeReport
     from ..lora.merge.write import merge_metadata, write_merged
 
@@ -229,7 +203,7 @@ def _merge(
         **merge_metadata(sources, recipe, [entry.path for entry in options.loras]),
         **family,
     }
-    base = _base(options, sources)
+    base = base_weights(options.against, sources)
     made = write_merged(
         options.output,
         sources,

@@ -81,7 +81,7 @@ def test_registry_gets_what_users_need_and_nothing_else():
     }
     assert left_out <= there
     assert there - left_out == {
-        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "cli.py", "docs", "errors.py",
+        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "api.py", "cli.py", "docs", "errors.py",
         "example_workflows", "locales", "pyproject.toml", "requirements.txt", "web", *ROOMS,
     }  # fmt: skip
 
@@ -161,6 +161,7 @@ def test_wheel_has_all_code_and_all_knowledge(wheel):
     }
     wanted = {name for name in wanted if "__pycache__" not in name} | {
         "__init__.py",
+        "api.py",
         "cli.py",
         "errors.py",
     }

@@ -215,6 +215,21 @@ def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys[:MOST_TOLD]) + more
 
 
+def check_base_known(inspection: Inspection, dialect: str, drop: bool, how: str) -> None:
+    """Raises Refused where the file holds no LoRA, or does not say for which model it is.
+
+    how: in which way a person gives the model here, as the end of a sentence.
+    """
+    if inspection.other:
+        raise Refused((inspection.other,))
+    if not inspection.plan.site.components:
+        raise Refused((f"{UNTOLD} {how}",))
+    if apart := rivals_apart(inspection, dialect, drop):
+        others = ", ".join(apart)
+        told = f"it fits several models, of which {others} would name it otherwise"
+        raise Refused((f"{told}; give the right one {how}",))
+
+
 def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
     """The models a file fits as well as the one that was drawn for it, and for which `dialect`
     would name it otherwise.

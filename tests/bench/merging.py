@@ -28,8 +28,8 @@ def sources(paths: list[Path]):
     """The files planned and open, as the command line has them."""
     from lora_locksmith.files.header import read_header
     from lora_locksmith.lora.io.stream import TensorStream
-    from lora_locksmith.lora.merge.merge.collect import Source
-    from lora_locksmith.lora.merge.merge.plan_together import File, inspect_together
+    from lora_locksmith.lora.merge.collect import Source
+    from lora_locksmith.lora.merge.plan_together import File, inspect_together
 
     headers = [read_header(path) for path in paths]
     found = inspect_together(
@@ -42,7 +42,7 @@ def sources(paths: list[Path]):
 
 
 def exact(paths: list[Path], target: Path) -> None:
-    from lora_locksmith.lora.merge.merge.write import write_merged
+    from lora_locksmith.lora.merge.write import write_merged
 
     write_merged(target, sources(paths), overwrite=True)
 
@@ -79,16 +79,18 @@ def merge(bench: Bench):
 )
 def merge_cut(bench: Bench):
     """All blocks, in the short form every 19th."""
-    from lora_locksmith.lora.merge.merge.merge import Recipe
-    from lora_locksmith.lora.merge.merge.write import write_merged
+    from lora_locksmith.lora.merge.merge import Recipe
+    from lora_locksmith.lora.merge.write import write_merged
 
     shapes = lora_shapes(every(19 if bench.short else 1, native_modules()), 16, "diffusion_model.")
     paths = [
         write_noise(bench.folder / f"{number}.safetensors", shapes, number) for number in range(2)
     ]
-    cut = lambda: write_merged(
-        bench.folder / "cut.safetensors", sources(paths), Recipe(rank=CUT_TO), overwrite=True
-    )
+
+    def cut() -> None:
+        to = bench.folder / "cut.safetensors"
+        write_merged(to, sources(paths), Recipe(rank=CUT_TO), overwrite=True)
+
     return bench.take_turns(
         {"exact": partial(exact, paths, bench.folder / "exact.safetensors"), "cut": cut}
     )

@@ -29,10 +29,13 @@ def pair(out: int, columns: int, rank: int):
 
     generator = torch.Generator().manual_seed(out + rank)
     sizes = torch.logspace(0, -1, rank)
-    draw = lambda: Factors(
-        torch.randn(out, rank, generator=generator) * sizes,
-        torch.randn(rank, columns, generator=generator),
-    )
+
+    def draw() -> Factors:
+        return Factors(
+            torch.randn(out, rank, generator=generator) * sizes,
+            torch.randn(rank, columns, generator=generator),
+        )
+
     return add([draw(), draw()])
 
 

@@ -109,7 +109,7 @@ def test_a_bad_value_is_told_in_one_line_before_any_file_is_read(place, told, ar
 
 
 def test_the_methods_that_are_named_are_those_that_there_are():
-    from lora_locksmith.lora.merge.merge.methods import methods
+    from lora_locksmith.lora.merge.methods import methods
 
     assert sorted(merge_command.METHODS) == sorted(methods())
 

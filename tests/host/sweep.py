@@ -270,8 +270,8 @@ class Ways:
 
     def _merge(self, saved: Saved) -> dict[str, str]:
         from lora_locksmith.lora.io.lora_model import native_tensors
-        from lora_locksmith.lora.merge.merge.collect import Source
-        from lora_locksmith.lora.merge.merge.merge import Recipe, merge
+        from lora_locksmith.lora.merge.collect import Source
+        from lora_locksmith.lora.merge.merge import Recipe, merge
 
         plan, tensors = self._planned(saved)
         path, outcomes = self._folder() / "merged.safetensors", {}

@@ -305,7 +305,7 @@ def test_rows_are_looked_at_before_anything_runs(nodes, rows, fault):
 
 
 def test_the_schema_offers_every_method(nodes):
-    from lora_locksmith.lora.merge.merge.methods import methods
+    from lora_locksmith.lora.merge.methods import methods
 
     schema = nodes.MergeLoRAs.define_schema()
     schema.validate()

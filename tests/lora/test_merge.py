@@ -15,11 +15,11 @@ from lora_locksmith.lora.io.stream import TensorStream
 from lora_locksmith.lora.math.apply import patched_weight
 from lora_locksmith.lora.math.low_rank import Kronecker
 from lora_locksmith.lora.math.spec import AdapterError, AdapterSpec
-from lora_locksmith.lora.merge.merge.block_weights import PRESETS, read_block_weights
-from lora_locksmith.lora.merge.merge.collect import unplaced
-from lora_locksmith.lora.merge.merge.dry_run import forecast
-from lora_locksmith.lora.merge.merge.merge import Recipe, Source, merge
-from lora_locksmith.lora.merge.merge.write import write_merged
+from lora_locksmith.lora.merge.block_weights import PRESETS, read_block_weights
+from lora_locksmith.lora.merge.collect import unplaced
+from lora_locksmith.lora.merge.dry_run import forecast
+from lora_locksmith.lora.merge.merge import Recipe, Source, merge
+from lora_locksmith.lora.merge.write import write_merged
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.target_model import Component, Site
 from safetensors.torch import load_file, save_file
@@ -730,7 +730,7 @@ def hostile(choices):
 def test_hostile_files_raise_nothing_but_our_error(source, weights, seed):
     import random
 
-    from lora_locksmith.lora.merge.merge.methods import methods
+    from lora_locksmith.lora.merge.methods import methods
 
     choices = random.Random(seed)
     for method in methods():

@@ -9,8 +9,8 @@ import pytest
 import torch
 from lora_locksmith.lora.math.low_rank import Factors
 from lora_locksmith.lora.math.spec import AdapterError
-from lora_locksmith.lora.merge.merge.merge import inner_products
-from lora_locksmith.lora.merge.merge.methods import COEFFICIENTS, ENTRIES, find, methods
+from lora_locksmith.lora.merge.merge import inner_products
+from lora_locksmith.lora.merge.methods import COEFFICIENTS, ENTRIES, find, methods
 
 OUT, COLUMNS = 40, 56
 

@@ -10,7 +10,7 @@ import torch
 from lora_locksmith.lora.from_plan import adapter_of, has_delta, spec_of
 from lora_locksmith.lora.math.apply import AdapterError, patched_weight
 from lora_locksmith.lora.math.low_rank import factors
-from lora_locksmith.lora.merge.merge.collect import rank_of
+from lora_locksmith.lora.merge.collect import rank_of
 from lora_locksmith.lora.rewrite.convert import convert
 from lora_locksmith.lora.rewrite.rename import Refused
 from lora_locksmith.lora.rewrite.resize import Ask, resize_file

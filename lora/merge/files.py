@@ -1,0 +1,68 @@
+"""Opens LoRA files as the sources of a merge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from ...files.header import adapter_config_beside, read_header
+from ...identify.checkpoint import site_of_checkpoint
+from ...report.file_names import numbered, told_apart
+from ..io.model_file import ModelFile
+from ..io.stream import TensorStream
+from .block_weights import NO_BLOCKS, BlockWeights
+from .collect import Base, Source, refused
+from .plan_together import File, inspect_together
+
+
+class Entry(NamedTuple):
+    """A file to merge: its path, its strength on the diffusion model and on the text encoders."""
+
+    path: str
+    model: float = 1.0
+    text_encoder: float = 1.0
+    blocks: BlockWeights = NO_BLOCKS
+
+
+def open_sources(
+    entries: Sequence[Entry], model: str | os.PathLike[str] | None, stack: ExitStack
+) -> tuple[list[Source], dict[str, str]]:
+    """Open and plan the files of a merge for one model.
+
+    Args:
+        entries: the files, in the order of the merge.
+        model: the base model's file; None: the files themselves say which model it is.
+        stack: closes the files when it is left.
+
+    Returns:
+        The sources, and the metadata by which the merged file names its model.
+
+    Raises:
+        LoraFileError: a file cannot be read. LocksmithError: they are for different models.
+    """
+    site = site_of_checkpoint(model).site if model else None
+    paths = [entry.path for entry in entries]
+    read = [File(path, read_header(path), adapter_config_beside(path)) for path in paths]
+    inspections = inspect_together(read, site)
+    sources = [
+        Source(
+            inspection.plan,
+            stack.enter_context(TensorStream(entry.path, file.header)),
+            entry.model,
+            entry.text_encoder,
+            entry.blocks,
+            name,
+        )
+        for entry, file, inspection, name in zip(
+            entries, read, inspections, numbered(told_apart(paths)), strict=True
+        )
+    ]
+    families = (one.family_metadata for one in inspections if one.family_metadata)
+    return sources, next(families, {})
+
+
+def base_weights(model: str | os.PathLike[str] | None, sources: Sequence[Source]) -> Base | None:
+    """The base model's weights by name, where a model is given and an adapter needs them."""
+    return ModelFile(model).weight if model and refused(sources, False) else None
