@@ -297,7 +297,13 @@ class _Planner:
         """
         if not all(WHOLE.issuperset(adapter.spellings) for adapter in self.adapters):
             return
-        placed = Counter(adapter.target.component for adapter in self.adapters)
+        # By the model's own modules: what is split in the file is one of them.
+        own = {
+            (adapter.target.component, piece[0], adapter.reaches)
+            for adapter in self.adapters
+            for piece in adapter.target.pieces
+        }
+        placed = Counter(component for component, _, _ in own)
         if any(
             count > MODEL_SHARE * len(self.site.components[name].modules)
             for name, count in placed.items()

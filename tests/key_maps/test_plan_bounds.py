@@ -128,6 +128,24 @@ def test_whole_weights_of_a_text_encoder_are_a_model_too(site):
     }
 
 
+def test_whole_weights_that_are_split_in_the_file_count_as_one_of_the_model(site):
+    """Two fused modules of ten, under six names of diffusers."""
+    names = [
+        f"transformer_blocks.0.attn.{name}"
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
+    ]
+    split = whole("transformer.", [(name, (8, 8)) for name in names])
+    plan = make_plan(split, {}, site)
+    assert categories(plan) == {plans.PLACED} and len(plan.adapters) == 6
+    rest = [(name, shape) for name, shape in FLUX.items() if "qkv" not in name]
+    assert categories(make_plan(split | whole("diffusion_model.", rest[:3]), {}, site)) == {
+        plans.PLACED
+    }
+    assert categories(make_plan(split | whole("diffusion_model.", rest[:4]), {}, site)) == {
+        plans.UNSUPPORTED
+    }
+
+
 def test_an_input_grows_only_where_the_model_allows_it(home):
     (grown,) = make_plan(lora("looks", 8, 32), {}, home).adapters
     assert grown.grown_to == (8, 32)
