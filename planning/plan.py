@@ -27,12 +27,12 @@ from .scale import (
     FROM_TENSORS,
     NUMBERLESS,
     Settings,
+    SplitRanks,
     Strength,
     cautions_of,
     read_settings,
     scale_of,
     settings_for,
-    split_qkv_rank,
 )
 from .siblings import siblings
 from .target_model import Candidate, Site
@@ -204,7 +204,7 @@ class _Planner:
             for key, info in tensors.items()
         }
         self.settings = read_settings(metadata, config_beside)
-        self.split_rank, self.split_fault = split_qkv_rank(metadata)
+        self.splits = SplitRanks(metadata)
         self.fused = False  # whether the fault would have counted
         self.outcomes: dict[str, Outcome] = {}
         self.adapters: list[Adapter] = []
@@ -472,7 +472,7 @@ class _Planner:
 
     def cautions(self) -> tuple[str, ...]:
         """What the file's settings say that was not used."""
-        split = (self.split_fault,) if self.split_fault and self.fused else ()
+        split = (self.splits.fault,) if self.splits.fault and self.fused else ()
         doubts = (
             f"{count} module{'s' * (count != 1)}: {doubt}"
             for doubt, count in self.doubts.most_common()
@@ -557,12 +557,20 @@ class _Planner:
             same = usual is not None and isclose(meaning.scale, usual, rel_tol=1e-6)
             return Strength(None if same else meaning.scale, meaning.title)
         if "alpha" in roles:
-            self.fused |= target.parts > 1
-            split = self.split_rank and target.parts > 1 and rank == target.parts * self.split_rank
-            return Strength(None, FROM_SPLITS, float(target.parts)) if split else BY_TENSORS
+            return self._split_strength(name, rank, target) if target.parts > 1 else BY_TENSORS
         if settings is None:
             return BY_RANK
         return scale_of(settings, name, rank, kind)
+
+    def _split_strength(self, name: str, rank: int | None, target: Candidate) -> Strength:
+        """That of a fused module with an alpha, whose splits sd-scripts may have merged."""
+        self.fused = True
+        own = self.splits.of(name)
+        if own and rank == target.parts * own:
+            return Strength(None, FROM_SPLITS, float(target.parts))
+        if self.splits.arguments and not self.splits.fault and rank != own:
+            self.doubts[NOT_SPLIT] += 1
+        return BY_TENSORS
 
     def _choose(self, candidates: Sequence[Candidate], found: _Found) -> Candidate | None:
         module = found.module
@@ -680,6 +688,10 @@ BY_RANK = Strength(None, FROM_RANK)
 DIFFERENT_TWINS = (
     "trained fused and again split, with different numbers; both are applied, as the stock loader"
     " does"
+)
+NOT_SPLIT = (
+    "sd-scripts' split_qkv is named, which leaves strengths too low when it saves, but the rank is"
+    " not the one that it would have made; the alpha of the file counts as it stands"
 )
 MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
 LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
