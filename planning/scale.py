@@ -133,12 +133,7 @@ def scale_of(settings: Settings | None, name: str, rank: int | None, kind: str) 
     field `alpha`.
     """
     known = named(kind)
-    if (
-        settings is None
-        or not known.scaled
-        or known.own_scale
-        or (rank is None and not known.rank_in_settings)
-    ):
+    if settings is None or not known.scaled or known.own_scale:
         return Strength(None, FROM_RANK)
     values = settings.values
     alpha = values.by_pattern(
