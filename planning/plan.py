@@ -165,21 +165,31 @@ def without_adapters(plan: Plan, reasons: Mapping[int, str]) -> Plan:
     """The plan without the adapters at these places, whose keys have no effect, for the reason
     given.
     """
-    places = {
-        old: new
-        for new, old in enumerate(
-            place for place in range(len(plan.adapters)) if place not in reasons
-        )
+    left = tuple(adapter for place, adapter in enumerate(plan.adapters) if place not in reasons)
+    dropped = {place: Outcome(UNSUPPORTED, reason) for place, reason in reasons.items()}
+    return plan._replace(
+        adapters=left, outcomes={**plan.outcomes, **_without(plan.adapters, plan.outcomes, dropped)}
+    )
+
+
+def _without(
+    adapters: Sequence[Adapter], before: Mapping[str, Outcome], dropped: Mapping[int, Outcome]
+) -> dict[str, Outcome]:
+    """What becomes of the adapters' keys when those at the places in `dropped` are left out.
+
+    A key that several adapters share, such as the alpha of a whole file, stays with those that are
+    left.
+    """
+    after = {
+        key: outcome for place, outcome in dropped.items() for key in adapters[place].roles.values()
     }
-    outcomes = dict(plan.outcomes)
-    for place, reason in reasons.items():
-        outcomes |= dict.fromkeys(plan.adapters[place].roles.values(), Outcome(UNSUPPORTED, reason))
-    # A key that several adapters share, such as the alpha of a whole file, stays with those that
-    # are left.
-    for old, new in places.items():
-        for key in plan.adapters[old].roles.values():
-            outcomes[key] = plan.outcomes[key]._replace(category=PLACED, adapter=new)
-    return plan._replace(adapters=tuple(plan.adapters[old] for old in places), outcomes=outcomes)
+    left = (adapter for place, adapter in enumerate(adapters) if place not in dropped)
+    for place, adapter in enumerate(left):
+        after |= {
+            key: before[key]._replace(category=PLACED, adapter=place)
+            for key in adapter.roles.values()
+        }
+    return after
 
 
 class _Planner:
@@ -278,18 +288,10 @@ class _Planner:
         """Leave out the adapters at these places; what becomes of their keys."""
         if not dropped:
             return
-        for index, outcome in dropped.items():
-            self.outcomes |= dict.fromkeys(self.adapters[index].roles.values(), outcome)
-        places = {
-            old: new
-            for new, old in enumerate(
-                index for index in range(len(self.adapters)) if index not in dropped
-            )
-        }
-        self.adapters = [self.adapters[old] for old in places]
-        for key, outcome in self.outcomes.items():
-            if outcome.adapter is not None:
-                self.outcomes[key] = outcome._replace(adapter=places[outcome.adapter])
+        self.outcomes |= _without(self.adapters, self.outcomes, dropped)
+        self.adapters = [
+            adapter for place, adapter in enumerate(self.adapters) if place not in dropped
+        ]
 
     def _refuse_model(self) -> None:
         """Whole weights of most of a network are a model, which would take the place of the one

@@ -259,6 +259,45 @@ def test_copies_that_are_left_out_leave_every_key_with_its_adapter(site):
     assert "img_attn.qkv a second time" in plan.outcomes[f"{QKV}.lora_A.weight"].reason
 
 
+def test_what_is_left_keeps_the_keys_that_it_shares_with_what_is_left_out(site):
+    """The alpha of a whole network is that of the split adapters too, when the fused copy is left
+    out.
+    """
+    fused = {f"transformer.{key}": shape for key, shape in lora(QKV, 24, 8).items()}
+    keys = {"transformer.lora_alpha": ()} | fused
+    for name in ("to_q", "to_k", "to_v"):
+        keys |= lora(f"transformer.transformer_blocks.0.attn.{name}", 8, 8)
+    for file in (keys, dict(reversed(keys.items()))):
+        plan = make_plan(file, {}, site)
+        check_whole(plan, file)
+        assert [adapter.roles.get("alpha") for adapter in plan.adapters] == [
+            "transformer.lora_alpha"
+        ] * 3
+        assert {
+            key for key, outcome in plan.outcomes.items() if outcome.category != plans.PLACED
+        } == set(fused)
+        less = plans.without_adapters(plan, {0: "told", 2: "told"})
+        check_whole(less, file)
+        assert (
+            less.adapters == plan.adapters[1:2]
+            and less.outcomes["transformer.lora_alpha"].adapter == 0
+        )
+        lost = {key for place in (0, 2) for key in plan.adapters[place].roles.values()} - {
+            "transformer.lora_alpha"
+        }
+        assert {
+            key
+            for key, outcome in less.outcomes.items()
+            if outcome == (plans.UNSUPPORTED, "told", None)
+        } == lost
+        nothing = plans.without_adapters(plan, dict.fromkeys(range(3), "told"))
+        assert nothing.adapters == () and nothing.outcomes["transformer.lora_alpha"] == (
+            plans.UNSUPPORTED,
+            "told",
+            None,
+        )
+
+
 def test_a_bias_needs_one_of_its_size(site):
     bias = {f"{QKV}.diff_b": (24,)}
     assert categories(make_plan(bias, {}, site)) == {plans.PLACED}
