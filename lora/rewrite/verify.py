@@ -115,8 +115,7 @@ def check_same(
     for weight in {**ours, **theirs}:
         sides = ours.get(weight, []), theirs.get(weight, [])
         worst = max(
-            worst,
-            _compare(weight, source, source_read, sides[0], written, written_read, sides[1], dtype),
+            worst, _compare(weight, source, source_read, sides[0], written, written_read, sides[1])
         )
     return worst
 
@@ -198,9 +197,7 @@ def _scales(adapter: Adapter, read: Read) -> tuple[float, float]:
     if not kind.additive:
         shapes = {role: tuple(read(key).shape) for role, key in adapter.roles.items()}
         return scalar, kind.compared_strength(spec, adapter.rank, shapes)
-    if adapter.rank:
-        return scalar, spec.scale_for(adapter.rank)
-    return scalar, 1.0 if spec.scale is None else spec.scale
+    return scalar, spec.scale_for(adapter.rank or 1)
 
 
 def _equal(one: Tensor, other: Tensor, tolerance: float) -> bool:
@@ -238,13 +235,13 @@ def _by_weight(adapters: Sequence[Adapter]) -> dict[tuple[str, str], list[Adapte
     return found
 
 
-def _compare(weight, source, source_read, ours, written, written_read, theirs, dtype) -> float:
+def _compare(weight, source, source_read, ours, written, written_read, theirs) -> float:
     name = f"{weight[0]} ({weight[1]})" if weight[1] != "weight" else weight[0]
     sides = [
         list(_segments(weight[0], plan, read, adapters))
         for plan, read, adapters in ((source, source_read, ours), (written, written_read, theirs))
     ]
-    tolerance = max(_tolerance((*sides[0], *sides[1])), _rounding(dtype) if dtype else 0.0)
+    tolerance = _tolerance((*sides[0], *sides[1]))
     _check_magnitudes(name, weight[0], source_read, ours, written_read, theirs, tolerance)
     worst = 0.0
     for decomposed in (
@@ -301,8 +298,8 @@ def _segments(
     for adapter in adapters:
         for piece, rows, taken in adapter.target.pieces:
             if piece == weight:
-                start, length = rows or (0, (taken or (0, _rows(adapter, plan.shapes)))[1])
-                yield _Segment(start, length, adapter, read, (taken or (0, 0))[0])
+                start, length = rows or (0, taken[1] if taken else _rows(adapter, plan.shapes))
+                yield _Segment(start, length, adapter, read, taken[0] if taken else 0)
 
 
 def _rows(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int:
@@ -385,7 +382,7 @@ def _alike_with_gaps(one: Tensor, other: Tensor, tolerance: float) -> bool:
     """Whether two vectors have their gaps (NaN) in the same places and elsewhere
     the same numbers.
     """
-    if one.shape != other.shape or not torch.equal(one.isnan(), other.isnan()):
+    if not torch.equal(one.isnan(), other.isnan()):
         return False
     return _apart(one[~one.isnan()], other[~other.isnan()]) <= tolerance
 

@@ -233,7 +233,11 @@ def test_what_needs_the_models_weight_must_come_out_unchanged(site):
     assert compare(site, file, dict(file)) == 0.0
     for key in file:
         with pytest.raises(
-            Unverified, match="img_in: OFT would be read with another meaning or strength"
+            Unverified,
+            match=(
+                r"^diffusion_model.img_in.weight: img_in: OFT would be read with another meaning or"
+                r" strength"
+            ),
         ):
             compare(site, file, changed(file, key, 1e-3))
     key = "img_in.oft_blocks"
@@ -629,6 +633,13 @@ def test_rows_that_a_weight_grows_by_are_compared(home):
     other["views.lora_B.weight"][8] += 1
     with pytest.raises(Unverified, match="view"):
         compare(home, file, other)
+    small, wide = (
+        lora("views", 8, 16),
+        lora("views", 8, 32) | {"views.reshape_weight": torch.tensor([8, 32])},
+    )
+    for source, written in ((small, wide), (wide, small)):
+        with pytest.raises(Unverified, match=r"^diffusion_model.view.weight: "):
+            compare(home, source, written)
 
 
 def test_what_cannot_be_compared_is_not_the_same():
@@ -696,8 +707,12 @@ def test_what_a_magnitude_is_of_is_not_made_up_for_by_another_adapter(site):
         UP: second[other.format("B")], DOWN: second[other.format("A")], "img_in.dora_scale": first["img_in.dora_scale"],
         other.format("B"): first[UP], other.format("A"): first[DOWN],
     }  # fmt: skip
-    with pytest.raises(Unverified, match="img_in"):
-        compare(site, first | second, exchanged)
+    for order in (list, reversed):
+        with pytest.raises(Unverified, match="img_in"):
+            compare(site, dict(order((first | second).items())), dict(order(exchanged.items())))
+        spoilt = changed(first | second, "img_in.dora_scale", 0.1)
+        with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+            compare(site, dict(order((first | second).items())), dict(order(spoilt.items())))
     halved = {
         key: tensor if "dora" in key else tensor * (2 if "lora_A" in key else 0.5)
         for key, tensor in (first | second).items()
@@ -716,6 +731,77 @@ def test_two_magnitudes_of_one_row_are_not_compared(site, axis):
 
     with pytest.raises(Unverified, match=r"img_in.weight: two adapters have DoRA magnitudes"):
         compare(site, two(2.0), two(2.0))
+
+
+def test_magnitudes_of_some_rows_beside_those_of_all(site):
+    def both(order):
+        return dict(order((dora(PARTS["k"], 8, 8) | dora(QKV, 24, 8)).items()))
+
+    for order in (list, reversed):
+        with pytest.raises(
+            Unverified, match=r"img_attn.qkv.weight: two adapters have DoRA magnitudes"
+        ):
+            compare(site, both(order), both(order))
+
+
+def test_settings_that_make_another_kind_of_the_same_tensors(site):
+    """The tensors of a LoRA, and its strength; but the base is to be changed, too."""
+    file, alpha = (
+        lora("double_blocks.0.img_attn.proj", 8, 8, dtype=torch.float32),
+        {
+            "r": 2,
+            "lora_alpha": 2,
+        },
+    )
+    changing = alpha | {"init_lora_weights": "pissa"}
+    assert compare(site, file, file, configs=(changing, changing)) == 0.0
+    for configs in ((alpha, changing), (changing, alpha)):
+        with pytest.raises(
+            Unverified, match="PiSSA would be read with another meaning or strength"
+        ):
+            compare(site, file, file, configs=configs)
+
+
+def test_a_strength_that_only_settings_tell(site):
+    file = lora("img_in", 8, 16) | {"img_in.lora_E": torch.randn(2, 1)}
+    configs = [
+        {"peft_type": "ADALORA", "init_r": 2, "r": 2, "lora_alpha": alpha} for alpha in (2, 4)
+    ]
+    assert compare(site, file, file, configs=(configs[0], configs[0])) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, file, file, configs=configs)
+
+
+def test_the_middle_of_a_convolution_counts():
+    site = Site([denoiser_component({"diffusion_model.conv.weight": (8, 4, 3, 3)})])
+    file = {
+        "conv.lora_up.weight": (8, 2, 1, 1),
+        "conv.lora_down.weight": (2, 4, 1, 1),
+        "conv.lora_mid.weight": (2, 2, 3, 3),
+    }
+    file = {key: torch.randn(shape) for key, shape in file.items()}
+    other = {
+        key: tensor * {"up": 2, "down": 0.5, "mid": 1}[key.split("_")[1].split(".")[0]]
+        for key, tensor in file.items()
+    }
+    assert compare(site, file, other) <= 1e-7
+    with pytest.raises(Unverified):
+        compare(site, file, changed(file, "conv.lora_mid.weight", 0.01))
+
+
+def test_parts_of_another_dtype(site):
+    half = lora(QKV, 24, 8, dtype=torch.float16)
+    wide = {key: tensor.float() for key, tensor in half.items()}
+    assert compare(site, half, split(wide)) == compare(site, split(wide), half) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, half, changed(split(wide), f"{PARTS['k']}.lora_B.weight", 0.01))
+
+
+def test_what_tells_no_rows_is_told_by_its_kind(site):
+    file = {"img_in.ia3_l": torch.randn(1, 16)}
+    assert compare(site, file, file) == 0.0
+    with pytest.raises(Unverified, match="would be read with another meaning or strength"):
+        compare(site, file, changed(file, "img_in.ia3_l", 0.1))
 
 
 def test_magnitudes_of_another_formula(site):
