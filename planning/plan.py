@@ -570,7 +570,7 @@ class _Planner:
         own = self.splits.of(name)
         if own and rank == target.parts * own:
             return Strength(None, FROM_SPLITS, float(target.parts))
-        if self.splits.arguments and not self.splits.fault and rank != own:
+        if self.splits.arguments and not self.splits.fault and rank not in (None, own):
             self.doubts[NOT_SPLIT] += 1
         return BY_TENSORS
 

@@ -175,11 +175,13 @@ def _split_arguments(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
 REGULAR = (  # pattern=rank, pattern=rank: the first pattern that is found in a module's name
     "network_reg_dims"
 )
+# The ranks for types of what is split, and what a module's name holds then: networks/lora_flux.py,
+# lora_sd3.py and lora_lumina.py.
 TYPED = (
-    ("img_attn_dim", ("img_attn",)),
-    ("txt_attn_dim", ("txt_attn",)),
-    ("single_dim", ("single_blocks", "linear")),
-)
+    ("img_attn_dim", ("img_attn",)), ("txt_attn_dim", ("txt_attn",)), ("single_dim", ("single_blocks", "linear")),
+    ("context_attn_dim", ("context_block", "attn")), ("x_attn_dim", ("x_block", "attn")),
+    ("attn_dim", ("attention",)), ("refiner_dim", ("refiner",)),
+)  # fmt: skip
 
 
 class SplitRanks:
@@ -221,4 +223,4 @@ class SplitRanks:
             for argument, words in TYPED
             if all(word in flat for word in words)
         )
-        return next(given, None)
+        return next((rank for rank in given if rank is not None), None)

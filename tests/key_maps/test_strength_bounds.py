@@ -15,6 +15,7 @@ from lora_locksmith.planning.scale import (
     FROM_RANK,
     FROM_TENSORS,
     Settings,
+    SplitRanks,
     Strength,
     read_settings,
     scale_of,
@@ -108,6 +109,39 @@ def test_a_name_that_begins_with_a_dot_names_its_network():
 def test_what_alpha_tensor_and_rank_decide_alone(scale, factor, by_tensors):
     assert Strength(scale, FROM_TENSORS, factor).by_tensors is by_tensors
     assert Strength(None, FROM_TENSORS).by_tensors
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "rank"),
+    [
+        ("joint_blocks.0.context_block.attn.qkv", {"context_attn_dim": "4", "x_attn_dim": "5"}, 4),
+        ("joint_blocks.0.x_block.attn2.qkv", {"context_attn_dim": "4", "x_attn_dim": "5"}, 5),
+        ("joint_blocks.0.x_block.attn.qkv", {"context_attn_dim": "4"}, 2),
+        ("layers.0.attention.qkv", {"attn_dim": "4", "refiner_dim": "5"}, 4),
+        ("noise_refiner.0.attention.qkv", {"attn_dim": "4", "refiner_dim": "5"}, 4),
+        ("noise_refiner.0.attention.qkv", {"refiner_dim": "5"}, 5),
+        ("layers.0.attention.qkv", {"refiner_dim": "5"}, 2),
+        ("single_blocks.0.linear1", {"single_dim": "5"}, 5),
+        ("single_blocks.0.modulation.lin", {"single_dim": "5"}, 2),
+        (
+            "double_blocks.0.img_attn.qkv",
+            {"single_dim": "5", "x_attn_dim": "6", "attn_dim": "7"},
+            2,
+        ),
+        ("double_blocks.0.img_attn.qkv", {"img_attn_dim": "1e9"}, None),
+        ("double_blocks.0.img_attn.qkv", {"split_qkv": "False", "img_attn_dim": "4"}, None),
+    ],
+)
+def test_the_rank_of_a_types_splits(module, arguments, rank):
+    """sd-scripts networks/lora_flux.py, lora_sd3.py and lora_lumina.py, in their order; 2 is the
+    network's.
+    """
+    metadata = {
+        "ss_network_args": json.dumps({"split_qkv": "True"} | arguments),
+        "ss_network_dim": "2",
+    }
+    ranks = SplitRanks(metadata)
+    assert ranks.of(module) == ranks.of(module.replace(".", "_")) == rank
 
 
 @pytest.mark.parametrize("kind", ["diff", "oft_peft", "ia3", "adalora", "moslora"])
