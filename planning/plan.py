@@ -27,12 +27,12 @@ from .scale import (
     FROM_TENSORS,
     NUMBERLESS,
     Settings,
+    SplitRanks,
     Strength,
     cautions_of,
     read_settings,
     scale_of,
     settings_for,
-    split_qkv_rank,
 )
 from .siblings import siblings
 from .target_model import Candidate, Site
@@ -165,21 +165,31 @@ def without_adapters(plan: Plan, reasons: Mapping[int, str]) -> Plan:
     """The plan without the adapters at these places, whose keys have no effect, for the reason
     given.
     """
-    places = {
-        old: new
-        for new, old in enumerate(
-            place for place in range(len(plan.adapters)) if place not in reasons
-        )
+    left = tuple(adapter for place, adapter in enumerate(plan.adapters) if place not in reasons)
+    dropped = {place: Outcome(UNSUPPORTED, reason) for place, reason in reasons.items()}
+    return plan._replace(
+        adapters=left, outcomes={**plan.outcomes, **_without(plan.adapters, plan.outcomes, dropped)}
+    )
+
+
+def _without(
+    adapters: Sequence[Adapter], before: Mapping[str, Outcome], dropped: Mapping[int, Outcome]
+) -> dict[str, Outcome]:
+    """What becomes of the adapters' keys when those at the places in `dropped` are left out.
+
+    A key that several adapters share, such as the alpha of a whole file, stays with those that are
+    left.
+    """
+    after = {
+        key: outcome for place, outcome in dropped.items() for key in adapters[place].roles.values()
     }
-    outcomes = dict(plan.outcomes)
-    for place, reason in reasons.items():
-        outcomes |= dict.fromkeys(plan.adapters[place].roles.values(), Outcome(UNSUPPORTED, reason))
-    # A key that several adapters share, such as the alpha of a whole file, stays with those that
-    # are left.
-    for old, new in places.items():
-        for key in plan.adapters[old].roles.values():
-            outcomes[key] = plan.outcomes[key]._replace(category=PLACED, adapter=new)
-    return plan._replace(adapters=tuple(plan.adapters[old] for old in places), outcomes=outcomes)
+    left = (adapter for place, adapter in enumerate(adapters) if place not in dropped)
+    for place, adapter in enumerate(left):
+        after |= {
+            key: before[key]._replace(category=PLACED, adapter=place)
+            for key in adapter.roles.values()
+        }
+    return after
 
 
 class _Planner:
@@ -204,7 +214,7 @@ class _Planner:
             for key, info in tensors.items()
         }
         self.settings = read_settings(metadata, config_beside)
-        self.split_rank, self.split_fault = split_qkv_rank(metadata)
+        self.splits = SplitRanks(metadata)
         self.fused = False  # whether the fault would have counted
         self.outcomes: dict[str, Outcome] = {}
         self.adapters: list[Adapter] = []
@@ -278,18 +288,10 @@ class _Planner:
         """Leave out the adapters at these places; what becomes of their keys."""
         if not dropped:
             return
-        for index, outcome in dropped.items():
-            self.outcomes |= dict.fromkeys(self.adapters[index].roles.values(), outcome)
-        places = {
-            old: new
-            for new, old in enumerate(
-                index for index in range(len(self.adapters)) if index not in dropped
-            )
-        }
-        self.adapters = [self.adapters[old] for old in places]
-        for key, outcome in self.outcomes.items():
-            if outcome.adapter is not None:
-                self.outcomes[key] = outcome._replace(adapter=places[outcome.adapter])
+        self.outcomes |= _without(self.adapters, self.outcomes, dropped)
+        self.adapters = [
+            adapter for place, adapter in enumerate(self.adapters) if place not in dropped
+        ]
 
     def _refuse_model(self) -> None:
         """Whole weights of most of a network are a model, which would take the place of the one
@@ -297,7 +299,13 @@ class _Planner:
         """
         if not all(WHOLE.issuperset(adapter.spellings) for adapter in self.adapters):
             return
-        placed = Counter(adapter.target.component for adapter in self.adapters)
+        # By the model's own modules: what is split in the file is one of them.
+        own = {
+            (adapter.target.component, piece[0], adapter.reaches)
+            for adapter in self.adapters
+            for piece in adapter.target.pieces
+        }
+        placed = Counter(component for component, _, _ in own)
         if any(
             count > MODEL_SHARE * len(self.site.components[name].modules)
             for name, count in placed.items()
@@ -466,7 +474,7 @@ class _Planner:
 
     def cautions(self) -> tuple[str, ...]:
         """What the file's settings say that was not used."""
-        split = (self.split_fault,) if self.split_fault and self.fused else ()
+        split = (self.splits.fault,) if self.splits.fault and self.fused else ()
         doubts = (
             f"{count} module{'s' * (count != 1)}: {doubt}"
             for doubt, count in self.doubts.most_common()
@@ -551,12 +559,20 @@ class _Planner:
             same = usual is not None and isclose(meaning.scale, usual, rel_tol=1e-6)
             return Strength(None if same else meaning.scale, meaning.title)
         if "alpha" in roles:
-            self.fused |= target.parts > 1
-            split = self.split_rank and target.parts > 1 and rank == target.parts * self.split_rank
-            return Strength(None, FROM_SPLITS, float(target.parts)) if split else BY_TENSORS
+            return self._split_strength(name, rank, target) if target.parts > 1 else BY_TENSORS
         if settings is None:
             return BY_RANK
         return scale_of(settings, name, rank, kind)
+
+    def _split_strength(self, name: str, rank: int | None, target: Candidate) -> Strength:
+        """That of a fused module with an alpha, whose splits sd-scripts may have merged."""
+        self.fused = True
+        own = self.splits.of(name)
+        if own and rank == target.parts * own:
+            return Strength(None, FROM_SPLITS, float(target.parts))
+        if self.splits.arguments and not self.splits.fault and rank not in (None, own):
+            self.doubts[NOT_SPLIT] += 1
+        return BY_TENSORS
 
     def _choose(self, candidates: Sequence[Candidate], found: _Found) -> Candidate | None:
         module = found.module
@@ -674,6 +690,10 @@ BY_RANK = Strength(None, FROM_RANK)
 DIFFERENT_TWINS = (
     "trained fused and again split, with different numbers; both are applied, as the stock loader"
     " does"
+)
+NOT_SPLIT = (
+    "sd-scripts' split_qkv is named, which leaves strengths too low when it saves, but the rank is"
+    " not the one that it would have made; the alpha of the file counts as it stands"
 )
 MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
 LEAST_EVIDENCE = 2  # modules behind an unknown wrapper

@@ -224,9 +224,9 @@ class _Source:
     @property
     def scale(self) -> float:
         """What up @ down (or a bias) of a LoRA is multiplied with at strength 1."""
-        return self.scalar * (
-            self.spec.scale_for(self.adapter.rank) if self.adapter.rank else self.spec.scale or 1.0
-        )
+        if self.adapter.rank:
+            return self.scalar * self.spec.scale_for(self.adapter.rank)
+        return self.scalar * (1.0 if self.spec.scale is None else self.spec.scale)
 
     def load(self, read: Read, numbers: bool = False) -> dict[str, Tensor]:
         """role, as the kind's mathematics calls it -> tensor; the numbers only when they are asked

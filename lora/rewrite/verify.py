@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,9 @@ __all__ = ["Unverified", "check_same"]
 
 Read = Callable[[str], Tensor]
 EXACT = 1e-6  # of a delta's norm: what fp64 Gram matrices of fp32 factors can tell
+# of a norm: what a dtype of few bits may round and still be the same change; a wrong strength
+# differs by more
+MOST_ROUNDED = 0.25
 
 
 class Unverified(LocksmithError, ValueError):
@@ -61,9 +65,9 @@ class _Segment(NamedTuple):
         )
         # A column that is not zero seldom begins with zeros.
         if up[: min(8, len(up))].to(torch.float32).ne(0).any(0).all():
-            return up, down, _scale(self.adapter, self.read)
+            return up, down, prod(_scales(self.adapter, self.read))
         alive = up.to(torch.float32).ne(0).any(0)
-        return up[:, alive], down[alive], _scale(self.adapter, self.read)
+        return up[:, alive], down[alive], prod(_scales(self.adapter, self.read))
 
     def delta(self) -> Delta:
         """The rows' delta as factors, in fp64. Raises Unverified for an adapter that has none."""
@@ -108,17 +112,19 @@ def check_same(
     )
     ours, theirs = _by_weight(ours), _by_weight(theirs)
     worst = 0.0
-    for weight in [*ours, *(weight for weight in theirs if weight not in ours)]:
+    for weight in {**ours, **theirs}:
         sides = ours.get(weight, []), theirs.get(weight, [])
         worst = max(
-            worst,
-            _compare(weight, source, source_read, sides[0], written, written_read, sides[1], dtype),
+            worst, _compare(weight, source, source_read, sides[0], written, written_read, sides[1])
         )
     return worst
 
 
 def _rounding(dtype: torch.dtype) -> float:
-    return 4 * torch.finfo(dtype).eps
+    """What factors of the dtype may be off by, relative: four units in the last place, but no more
+    than tells one strength from another.
+    """
+    return min(4 * torch.finfo(dtype).eps, MOST_ROUNDED)
 
 
 def _different(
@@ -156,13 +162,14 @@ def _same(one: Adapter, read_one: Read, other: Adapter, read_other: Read, tolera
     ours, theirs = _roles(one), _roles(other)
     if ours.keys() != theirs.keys() or _options(one) != _options(other):
         return False
-    if (one.grown_to, one.columns) != (other.grown_to, other.columns):
-        return False
     if not all(
         _equal(read_one(key), read_other(theirs[role]), tolerance) for role, key in ours.items()
     ):
         return False
-    return math.isclose(_scale(one, read_one), _scale(other, read_other), rel_tol=1e-6)
+    return all(
+        math.isclose(*pair, rel_tol=1e-6)
+        for pair in zip(_scales(one, read_one), _scales(other, read_other), strict=True)
+    )
 
 
 def _options(adapter: Adapter) -> frozenset[tuple[str, object]]:
@@ -178,20 +185,19 @@ def _roles(adapter: Adapter) -> dict[str, str]:
     }
 
 
-def _scale(adapter: Adapter, read: Read) -> float:
+def _scales(adapter: Adapter, read: Read) -> tuple[float, float]:
+    """(its scalar, its strength besides): their product is what up @ down of a LoRA is multiplied
+    with.
+    """
     spec = spec_of(
         adapter, {role: read(adapter.roles[role]) for role in NUMBERS if role in adapter.roles}
     )
     scalar = float(read(adapter.roles["scalar"]).flatten()[0]) if "scalar" in adapter.roles else 1.0
     kind = named(spec.kind)
     if not kind.additive:
-        shapes = {
-            role: tuple(read(key).shape)
-            for role, key in adapter.roles.items()
-            if role not in NUMBERS
-        }
-        return scalar * kind.compared_strength(spec, adapter.rank, shapes)
-    return scalar * (spec.scale_for(adapter.rank) if adapter.rank else spec.scale or 1.0)
+        shapes = {role: tuple(read(key).shape) for role, key in adapter.roles.items()}
+        return scalar, kind.compared_strength(spec, adapter.rank, shapes)
+    return scalar, spec.scale_for(adapter.rank or 1)
 
 
 def _equal(one: Tensor, other: Tensor, tolerance: float) -> bool:
@@ -201,14 +207,24 @@ def _equal(one: Tensor, other: Tensor, tolerance: float) -> bool:
         one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)
     ):
         return True
-    return tolerance > 0 and _apart(one, other) <= tolerance
+    return _apart(one, other) <= tolerance
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
+    """|one - other| / |one|; inf where numbers are not finite."""
     ours, theirs = one.to(torch.float64).flatten(), other.to(torch.float64).flatten()
     norm = torch.linalg.vector_norm(ours).item()
     gap = torch.linalg.vector_norm(ours - theirs).item()
-    return gap / norm if norm else gap
+    return _share(gap, norm)
+
+
+def _share(gap: float, norm: float) -> float:
+    """The gap as a share of the norm: of nothing, any gap is infinitely much, and of what is not
+    finite nothing can be told: inf.
+    """
+    if not norm:
+        return math.inf if gap else 0.0
+    return gap / norm if math.isfinite(gap) and math.isfinite(norm) else math.inf
 
 
 def _by_weight(adapters: Sequence[Adapter]) -> dict[tuple[str, str], list[Adapter]]:
@@ -219,33 +235,41 @@ def _by_weight(adapters: Sequence[Adapter]) -> dict[tuple[str, str], list[Adapte
     return found
 
 
-def _compare(weight, source, source_read, ours, written, written_read, theirs, dtype) -> float:
+def _compare(weight, source, source_read, ours, written, written_read, theirs) -> float:
     name = f"{weight[0]} ({weight[1]})" if weight[1] != "weight" else weight[0]
     sides = [
         list(_segments(weight[0], plan, read, adapters))
         for plan, read, adapters in ((source, source_read, ours), (written, written_read, theirs))
     ]
-    tolerance = max(_tolerance((*sides[0], *sides[1])), _rounding(dtype) if dtype else 0.0)
+    tolerance = _tolerance((*sides[0], *sides[1]))
+    _check_magnitudes(name, weight[0], source_read, ours, written_read, theirs, tolerance)
     worst = 0.0
-    for first, last in _cuts([*sides[0], *sides[1]]):
-        cut = [
-            [
-                item.cut(first, last)
-                for item in side
-                if item.start <= first and last <= item.start + item.length
-            ]
+    for decomposed in (
+        False,
+        True,
+    ):  # a magnitude is of the weight with these changes, not with the others
+        alike = [
+            [item for item in side if bool(decomposition_of(item.adapter.roles)) == decomposed]
             for side in sides
         ]
-        try:
-            worst = max(worst, _distance(*cut))
-        except Unverified as error:
-            raise Unverified(f"{name}: {error}") from None
+        for first, last in _cuts([*alike[0], *alike[1]]):
+            cut = [
+                [
+                    item.cut(first, last)
+                    for item in side
+                    if item.start <= first and last <= item.start + item.length
+                ]
+                for side in alike
+            ]
+            try:
+                worst = max(worst, _distance(*cut))
+            except (Unverified, AdapterError) as error:
+                raise Unverified(f"{name}: {error}") from None
     if not worst <= tolerance:
         raise Unverified(
             f"{name}: the written file's change differs from the source's by {worst:.2e} of its"
             " norm"
         )
-    _check_magnitudes(name, weight[0], source_read, ours, written_read, theirs, tolerance)
     if _formulas(ours) != _formulas(theirs):
         raise Unverified(f"{name}: the DoRA magnitudes would be computed with by another formula")
     return worst
@@ -264,16 +288,7 @@ def _tolerance(segments: Sequence[_Segment]) -> float:
         for role, key in item.adapter.roles.items()
         if role not in NUMBERS
     }
-    return max(
-        [
-            EXACT,
-            *(
-                _rounding(dtype)
-                for dtype in dtypes
-                if dtype.is_floating_point and dtype.itemsize < 4
-            ),
-        ]
-    )
+    return max([EXACT, *(_rounding(dtype) for dtype in dtypes if dtype.is_floating_point)])
 
 
 def _segments(
@@ -281,25 +296,28 @@ def _segments(
 ) -> Iterator[_Segment]:
     """The adapters' parts on rows of one weight."""
     for adapter in adapters:
-        shapes = plan.site.components[adapter.target.component].weights
         for piece, rows, taken in adapter.target.pieces:
-            if piece != weight:
-                continue
-            shape = shapes[piece]
-            length = (
-                rows[1]
-                if rows
-                else (
-                    taken[1] if taken else (shape[0] if shape else 1) or _rows(adapter, plan.shapes)
-                )
-            )
-            yield _Segment(rows[0] if rows else 0, length, adapter, read, taken[0] if taken else 0)
+            if piece == weight:
+                start, length = rows or (0, taken[1] if taken else _rows(adapter, plan.shapes))
+                yield _Segment(start, length, adapter, read, taken[0] if taken else 0)
 
 
 def _rows(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int:
-    """The rows of a weight whose size only the adapter tells (a drawn model)."""
-    known = {role: shapes.get(key) for role, key in adapter.roles.items() if role not in NUMBERS}
-    return named(adapter.kind).shape(known).out or 0
+    """The rows of a weight that is the adapter's alone: those it grows to, the model's, or (of a
+    drawn model) what its tensors tell.
+
+    Raises Unverified where nothing tells them.
+    """
+    if adapter.grown_to:
+        return adapter.grown_to[0]
+    known = {role: shapes.get(key) for role, key in adapter.roles.items()}
+    rows = adapter.target.out or named(adapter.kind).shape(known).out
+    if not rows:
+        raise Unverified(
+            f"{adapter.module}: it cannot be told how many rows it changes, so that it cannot be"
+            " compared"
+        )
+    return rows
 
 
 def _cuts(segments: Sequence[_Segment]) -> Iterator[tuple[int, int]]:
@@ -321,8 +339,7 @@ def _distance(ours: Sequence[_Segment], theirs: Sequence[_Segment]) -> float:
     gap = _norm(difference)
     if not gap <= EXACT * norm:
         gap = difference.frobenius()
-    share = gap / norm if norm else gap
-    return share if math.isfinite(share) else math.inf
+    return _share(gap, norm)
 
 
 def _stored_alike(one, other) -> bool:
@@ -347,39 +364,75 @@ def _norm(delta: Delta) -> float:
 
 
 def _check_magnitudes(name, weight, source_read, ours, written_read, theirs, tolerance) -> None:
-    ours, theirs = _magnitudes(weight, source_read, ours), _magnitudes(weight, written_read, theirs)
+    try:
+        ours, theirs = (
+            _magnitudes(weight, source_read, ours),
+            _magnitudes(weight, written_read, theirs),
+        )
+    except Unverified as error:
+        raise Unverified(f"{name}: {error}") from None
     if ours.keys() != theirs.keys():
         raise Unverified(f"{name}: DoRA magnitudes were lost")
-    for rows, vector in ours.items():
-        if vector.shape != theirs[rows].shape or _apart(vector, theirs[rows]) > tolerance:
+    for axis, vector in ours.items():
+        if not _alike_with_gaps(vector, theirs[axis], tolerance):
             raise Unverified(f"{name}: the DoRA magnitudes differ")
+
+
+def _alike_with_gaps(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether two vectors have their gaps (NaN) in the same places and elsewhere
+    the same numbers.
+    """
+    if not torch.equal(one.isnan(), other.isnan()):
+        return False
+    return _apart(one[~one.isnan()], other[~other.isnan()]) <= tolerance
 
 
 def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping[str, Tensor]:
     """ "rows": the magnitudes per output of the weight, NaN where there are none; "columns": those
     per input.
+
+    Raises Unverified where two adapters have some for the same rows, of which none is the weight's
+    own.
     """
     found: dict[str, Tensor] = {}
-    vectors = []
+    parts: list[tuple[int, Tensor]] = []
     for adapter in adapters:
         role = next((role for role in MAGNITUDES if role in adapter.roles), None)
         if role is None:
             continue
         tensor = read(adapter.roles[role]).to(torch.float64)
-        if not decomposition_of((role,)).per_output(role, tensor.shape):
-            found["columns"] = tensor.flatten()
-            continue
         vector = tensor.flatten()
+        if not decomposition_of((role,)).per_output(role, tensor.shape):
+            if "columns" in found:
+                raise Unverified(TWICE)
+            found["columns"] = vector
+            continue
         vector = vector.roll(vector.shape[0] // 2) if adapter.target.swap else vector
-        vectors += [
-            (rows, vector.narrow(0, *taken) if taken else vector)
-            for piece, rows, taken in adapter.target.pieces
-            if piece == weight
+        pieces = [piece[1:] for piece in adapter.target.pieces if piece[0] == weight]
+        parts += [
+            ((rows or (0,))[0], vector.narrow(0, *taken) if taken else vector)
+            for rows, taken in pieces
         ]
-    if vectors:
-        end = max((rows[0] if rows else 0) + len(vector) for rows, vector in vectors)
-        whole = torch.zeros(end, dtype=torch.float64)
-        for rows, vector in vectors:
-            whole.narrow(0, rows[0] if rows else 0, len(vector)).copy_(vector)
-        found["rows"] = whole
+    if parts:
+        found["rows"] = _joined(parts)
     return found
+
+
+TWICE = (
+    "two adapters have DoRA magnitudes for the same rows, so that none of them is the weight's own"
+)
+
+
+def _joined(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """Vectors that begin at these places, as one, with NaN between them. Raises Unverified where
+    they overlap.
+    """
+    whole = torch.full(
+        (max(start + len(vector) for start, vector in parts),), math.nan, dtype=torch.float64
+    )
+    for start, vector in parts:
+        place = whole.narrow(0, start, len(vector))
+        if not place.isnan().all():
+            raise Unverified(TWICE)
+        place.copy_(vector)
+    return whole

@@ -4,17 +4,22 @@ first that is not.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 from pathlib import Path
 
 import pytest
 import torch
+from lora_locksmith.files.atomic import OLD_ENDING
 from lora_locksmith.files.header import (
+    TOO_MANY,
     LoraFileError,
     TensorInfo,
     Unreadable,
     adapter_config_beside,
+    not_opened,
     parse_header,
     read_header,
     read_numbers,
@@ -66,6 +71,10 @@ def test_a_header_that_is_too_long_is_not_read_where_the_file_has_so_many_bytes(
         file.truncate(200_000_000)
     with pytest.raises(LoraFileError, match="not a safetensors file"):
         read_header(path)
+    with open(path, "r+b") as file:  # the longest that is read, though these zeros are no JSON
+        file.write(struct.pack("<Q", 100_000_000))
+    with pytest.raises(LoraFileError, match="not valid JSON"):
+        read_header(path)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +109,48 @@ def test_a_pickle_that_is_called_one_is_told_what_loads_it(tmp_path, ending):
     with pytest.raises(LoraFileError) as raised:
         read_header(tmp_path / "pt.safetensors")
     assert "not safetensors" in raised.value.fault and "rename it to .pt" in raised.value.remedy
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes among its files")
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(LoraFileError) as raised:
+        read_header(tmp_path / "x.safetensors")
+    assert raised.value.fault == "it cannot be opened (it is no regular file)"
+
+
+@pytest.mark.parametrize(
+    ("error", "fault", "remedy"),
+    [
+        (
+            FileNotFoundError(errno.ENOENT, "No such file"),
+            "there is no such file",
+            "Check the name, and the folder it is looked for in",
+        ),
+        (IsADirectoryError(errno.EISDIR, "Is a directory"), "it is a folder", "Name a file in it"),
+        (
+            PermissionError(errno.EACCES, "Denied"),
+            "it cannot be opened (Denied)",
+            "Check that it is a file and may be read",
+        ),
+        (OSError(errno.EMFILE, "Too many"), "it cannot be opened (Too many)", TOO_MANY),
+        (OSError(errno.ENFILE, "Too many"), "it cannot be opened (Too many)", TOO_MANY),
+        (OSError("odd"), "it cannot be opened (odd)", "Check that it is a file and may be read"),
+    ],
+)
+def test_why_a_file_cannot_be_opened(error, fault, remedy):
+    told = not_opened("a/x.safetensors", error)
+    assert (told.path, told.fault, told.remedy) == ("a/x.safetensors", fault, remedy)
+
+
+def test_a_folder_and_a_name_behind_a_file(tmp_path):
+    (tmp_path / "x").write_bytes(b"{}")
+    for path, fault in (
+        (tmp_path / "x" / "y.safetensors", "cannot be opened"),
+        (tmp_path / "none" / "y.safetensors", "no such file"),
+    ):
+        with pytest.raises(LoraFileError, match=fault):
+            read_header(path)
 
 
 def test_where_tensors_lie_whatever_their_order_in_the_header():
@@ -168,6 +219,10 @@ def test_dtypes_of_less_than_a_byte():
         ([1, "1"], "wrongly"),
         ([None], "wrongly"),
         ({"1": 1}, "wrongly"),
+        ({}, "wrongly"),
+        ("", "wrongly"),
+        ("1", "wrongly"),
+        (1, "wrongly"),
     ],
 )
 def test_sizes_that_cannot_be(shape, fault):
@@ -302,7 +357,35 @@ def test_the_largest_settings_that_are_read(tmp_path):
     config.write_bytes(text.ljust(10_000_000))
     assert adapter_config_beside(file) == {"r": 4}
     config.write_bytes(text.ljust(10_000_001))
-    assert isinstance(adapter_config_beside(file), Unreadable)
-    for content in (b"[4]", b"\xff", b"{", b"[" * 100_000):
+    unread(file, "it is too large for settings")
+    contents = {b"[4]": "it is no JSON object"} | dict.fromkeys(
+        (b"\xff", b"{", b"[" * 100_000), "it is not JSON"
+    )
+    for content, fault in contents.items():
         config.write_bytes(content)
-        assert isinstance(adapter_config_beside(file), Unreadable)
+        unread(file, fault)
+
+
+def unread(file: Path, fault: str) -> None:
+    """Settings that are there and cannot be read are none, and say why."""
+    found = adapter_config_beside(file)
+    assert (
+        isinstance(found, Unreadable)
+        and found == {}
+        and found.fault == fault
+        and fault in repr(found)
+    )
+
+
+def test_settings_that_were_set_aside_count_until_the_new_ones_are_there(tmp_path):
+    config, file = tmp_path / "adapter_config.json", tmp_path / "x.safetensors"
+    aside = tmp_path / f"adapter_config.json{OLD_ENDING}"
+    aside.write_bytes(b'{"r": 4}')
+    assert adapter_config_beside(file) == {"r": 4}
+    config.write_bytes(b'{"r": 8}')
+    assert adapter_config_beside(file) == {"r": 8}
+    config.write_bytes(b"{")
+    unread(file, "it is not JSON")
+    config.unlink()
+    config.mkdir()
+    assert isinstance(adapter_config_beside(file), Unreadable)

@@ -4,6 +4,8 @@ which wrapper may be guessed.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.table import parse_table
@@ -128,6 +130,24 @@ def test_whole_weights_of_a_text_encoder_are_a_model_too(site):
     }
 
 
+def test_whole_weights_that_are_split_in_the_file_count_as_one_of_the_model(site):
+    """Two fused modules of ten, under six names of diffusers."""
+    names = [
+        f"transformer_blocks.0.attn.{name}"
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
+    ]
+    split = whole("transformer.", [(name, (8, 8)) for name in names])
+    plan = make_plan(split, {}, site)
+    assert categories(plan) == {plans.PLACED} and len(plan.adapters) == 6
+    rest = [(name, shape) for name, shape in FLUX.items() if "qkv" not in name]
+    assert categories(make_plan(split | whole("diffusion_model.", rest[:3]), {}, site)) == {
+        plans.PLACED
+    }
+    assert categories(make_plan(split | whole("diffusion_model.", rest[:4]), {}, site)) == {
+        plans.UNSUPPORTED
+    }
+
+
 def test_an_input_grows_only_where_the_model_allows_it(home):
     (grown,) = make_plan(lora("looks", 8, 32), {}, home).adapters
     assert grown.grown_to == (8, 32)
@@ -239,6 +259,45 @@ def test_copies_that_are_left_out_leave_every_key_with_its_adapter(site):
     assert "img_attn.qkv a second time" in plan.outcomes[f"{QKV}.lora_A.weight"].reason
 
 
+def test_what_is_left_keeps_the_keys_that_it_shares_with_what_is_left_out(site):
+    """The alpha of a whole network is that of the split adapters too, when the fused copy is left
+    out.
+    """
+    fused = {f"transformer.{key}": shape for key, shape in lora(QKV, 24, 8).items()}
+    keys = {"transformer.lora_alpha": ()} | fused
+    for name in ("to_q", "to_k", "to_v"):
+        keys |= lora(f"transformer.transformer_blocks.0.attn.{name}", 8, 8)
+    for file in (keys, dict(reversed(keys.items()))):
+        plan = make_plan(file, {}, site)
+        check_whole(plan, file)
+        assert [adapter.roles.get("alpha") for adapter in plan.adapters] == [
+            "transformer.lora_alpha"
+        ] * 3
+        assert {
+            key for key, outcome in plan.outcomes.items() if outcome.category != plans.PLACED
+        } == set(fused)
+        less = plans.without_adapters(plan, {0: "told", 2: "told"})
+        check_whole(less, file)
+        assert (
+            less.adapters == plan.adapters[1:2]
+            and less.outcomes["transformer.lora_alpha"].adapter == 0
+        )
+        lost = {key for place in (0, 2) for key in plan.adapters[place].roles.values()} - {
+            "transformer.lora_alpha"
+        }
+        assert {
+            key
+            for key, outcome in less.outcomes.items()
+            if outcome == (plans.UNSUPPORTED, "told", None)
+        } == lost
+        nothing = plans.without_adapters(plan, dict.fromkeys(range(3), "told"))
+        assert nothing.adapters == () and nothing.outcomes["transformer.lora_alpha"] == (
+            plans.UNSUPPORTED,
+            "told",
+            None,
+        )
+
+
 def test_a_bias_needs_one_of_its_size(site):
     bias = {f"{QKV}.diff_b": (24,)}
     assert categories(make_plan(bias, {}, site)) == {plans.PLACED}
@@ -331,6 +390,81 @@ def test_only_what_split_qkv_merged_is_corrected(site, module, out, rank, metada
     ).adapters
     assert adapter.strength.factor == factor
     assert adapter.strength.source == (FROM_SPLITS if factor != 1 else FROM_TENSORS)
+
+
+TEXT = "double_blocks.0.txt_attn.qkv"
+
+
+@pytest.mark.parametrize(
+    ("module", "rank", "arguments", "factor"),
+    [
+        (QKV, 12, {"img_attn_dim": "4"}, 3.0),
+        (QKV, 6, {"img_attn_dim": "4"}, 1.0),
+        (QKV, 6, {"txt_attn_dim": "4", "single_dim": "5"}, 3.0),
+        (TEXT, 12, {"txt_attn_dim": "4", "img_attn_dim": "5"}, 3.0),
+        (TEXT, 15, {"txt_attn_dim": "4", "img_attn_dim": "5"}, 1.0),
+        (LINEAR, 20, {"single_dim": "5"}, 4.0),
+        (LINEAR, 8, {"single_dim": "5"}, 1.0),
+        (LINEAR, 8, {"single_mod_dim": "5", "img_attn_dim": "5"}, 4.0),
+        (QKV, 9, {"network_reg_dims": "img_attn=3"}, 3.0),
+        (
+            QKV,
+            9,
+            {"network_reg_dims": "txt_.*=7, double.*_attn=3, img_attn=4", "img_attn_dim": "5"},
+            3.0,
+        ),
+        (QKV, 15, {"network_reg_dims": "single=3", "img_attn_dim": "5"}, 3.0),
+        (QKV, 9, {"network_reg_dims": "^lora_unet_double_blocks_0_img_attn_qkv$=3"}, 3.0),
+        (LINEAR, 8, {"network_reg_dims": "double=3,,nothing, single = four"}, 4.0),
+        (LINEAR, 16, {"network_reg_dims": "double=3, linear1 = 4"}, 4.0),
+        (LINEAR, 16, {"network_reg_dims": "double=3,=4"}, 4.0),
+        (
+            QKV,
+            6,
+            {"network_reg_dims": "(?!txt)img_attn=3"},
+            1.0,
+        ),  # it cannot be read, so that nothing is known of what it means
+        (QKV, 6, {"network_reg_dims": "img_attn=0"}, 1.0),
+        (QKV, 6, {"network_reg_dims": 5}, 3.0),
+        (QKV, 6, {"img_attn_dim": "0"}, 1.0),
+        (QKV, 6, {"img_attn_dim": None}, 3.0),
+    ],
+)
+def test_splits_of_a_rank_of_their_own(site, module, rank, arguments, factor):
+    """sd-scripts networks/lora_flux.py: by a pattern, by the type of the module, else that of the
+    network, which is 2 here.
+    """
+    metadata = {
+        "ss_network_args": json.dumps({"split_qkv": "True"} | arguments),
+        "ss_network_dim": "2",
+    }
+    out, inner = FLUX[module]
+    named = f"lora_unet_{module.replace('.', '_')}"
+    keys = {
+        f"{named}.lora_down.weight": (rank, inner),
+        f"{named}.lora_up.weight": (out, rank),
+        f"{named}.alpha": (),
+    }
+    plan = make_plan(keys, metadata, site)
+    (adapter,) = plan.adapters
+    assert adapter.strength.factor == factor
+    assert plan.cautions == (() if factor > 1 else (f"1 module: {plans.NOT_SPLIT}",))
+
+
+def test_splits_whose_rank_no_network_has(site):
+    """The type's alone is told; or the file was resized to one rank, and is split no more."""
+    keys = lora(QKV, 24, 8, rank=12) | {f"{QKV}.alpha": ()}
+    for dim in ("None", None):
+        metadata = {"ss_network_args": '{"split_qkv": "True", "img_attn_dim": "4"}'} | (
+            {"ss_network_dim": dim} if dim else {}
+        )
+        assert make_plan(keys, metadata, site).adapters[0].strength.factor == 3.0
+    resized = make_plan(keys, SPLIT | {"ss_network_dim": "12"}, site)
+    assert (resized.adapters[0].strength.factor, resized.cautions) == (1.0, ())
+    other = make_plan(
+        keys, {"ss_network_args": '{"img_attn_dim": "4"}', "ss_network_dim": "4"}, site
+    )
+    assert (other.adapters[0].strength.factor, other.cautions) == (1.0, ())
 
 
 def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(site):

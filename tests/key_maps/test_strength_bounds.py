@@ -7,14 +7,20 @@ from __future__ import annotations
 import json
 
 import pytest
+from lora_locksmith.adapters.registry import named
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.scale import (
     FROM_CONFIG,
     FROM_HEADER,
     FROM_RANK,
     FROM_TENSORS,
+    Settings,
+    SplitRanks,
+    Strength,
     read_settings,
+    scale_of,
     settings_for,
+    split_qkv_rank,
 )
 from lora_locksmith.planning.target_model import Site, denoiser_component
 
@@ -80,6 +86,103 @@ def test_the_settings_in_the_file_go_before_those_beside_it():
     other = read_settings(told("transformer"), beside)
     assert settings_for(other, "transformer.").source == FROM_HEADER
     assert read_settings({}, {}) == {}
+    alone = read_settings({}, beside)
+    assert list(alone) == [""] and alone[""].source == FROM_CONFIG
+    assert settings_for(alone, "text_encoder.") is settings_for(alone, "transformer.") is alone[""]
+
+
+def test_a_name_that_begins_with_a_dot_names_its_network():
+    settings = read_settings(told("", "transformer"), None)
+    assert settings_for(settings, ".transformer.") is settings["transformer"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "factor", "by_tensors"),
+    [
+        (None, 1.0, True),
+        (None, 3.0, False),
+        (None, 0.0, False),
+        (None, 2.0, False),
+        (1.0, 1.0, False),
+    ],
+)
+def test_what_alpha_tensor_and_rank_decide_alone(scale, factor, by_tensors):
+    assert Strength(scale, FROM_TENSORS, factor).by_tensors is by_tensors
+    assert Strength(None, FROM_TENSORS).by_tensors
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "rank"),
+    [
+        ("joint_blocks.0.context_block.attn.qkv", {"context_attn_dim": "4", "x_attn_dim": "5"}, 4),
+        ("joint_blocks.0.x_block.attn2.qkv", {"context_attn_dim": "4", "x_attn_dim": "5"}, 5),
+        ("joint_blocks.0.x_block.attn.qkv", {"context_attn_dim": "4"}, 2),
+        ("layers.0.attention.qkv", {"attn_dim": "4", "refiner_dim": "5"}, 4),
+        ("noise_refiner.0.attention.qkv", {"attn_dim": "4", "refiner_dim": "5"}, 4),
+        ("noise_refiner.0.attention.qkv", {"refiner_dim": "5"}, 5),
+        ("layers.0.attention.qkv", {"refiner_dim": "5"}, 2),
+        ("single_blocks.0.linear1", {"single_dim": "5"}, 5),
+        ("single_blocks.0.modulation.lin", {"single_dim": "5"}, 2),
+        (
+            "double_blocks.0.img_attn.qkv",
+            {"single_dim": "5", "x_attn_dim": "6", "attn_dim": "7"},
+            2,
+        ),
+        ("double_blocks.0.img_attn.qkv", {"img_attn_dim": "1e9"}, None),
+        ("double_blocks.0.img_attn.qkv", {"split_qkv": "False", "img_attn_dim": "4"}, None),
+    ],
+)
+def test_the_rank_of_a_types_splits(module, arguments, rank):
+    """sd-scripts networks/lora_flux.py, lora_sd3.py and lora_lumina.py, in their order; 2 is the
+    network's.
+    """
+    metadata = {
+        "ss_network_args": json.dumps({"split_qkv": "True"} | arguments),
+        "ss_network_dim": "2",
+    }
+    ranks = SplitRanks(metadata)
+    assert ranks.of(module) == ranks.of(module.replace(".", "_")) == rank
+
+
+@pytest.mark.parametrize("kind", ["diff", "oft_peft", "ia3", "adalora", "moslora"])
+def test_kinds_of_which_settings_give_no_strength(kind):
+    """What alpha / r does not multiply, and what has a strength of its own."""
+    settings = Settings({"r": 4, "lora_alpha": 8}, FROM_CONFIG)
+    scaled = named(kind).scaled and not named(kind).own_scale
+    assert scale_of(settings, "layer", 4, kind) == (
+        Strength(2.0, FROM_CONFIG) if scaled else Strength(None, FROM_RANK)
+    )
+    assert (
+        scale_of(None, "layer", 4, kind)
+        == scale_of(None, "layer", 4, "lora")
+        == Strength(None, FROM_RANK)
+    )
+    assert scale_of(settings, "layer", 4, "lora") == Strength(2.0, FROM_CONFIG)
+    assert scale_of(settings, "layer", None, "lora") == Strength(None, FROM_RANK)
+
+
+TRUE = '{"split_qkv": "True"}'
+
+
+@pytest.mark.parametrize(
+    ("metadata", "rank", "fault"),
+    [
+        ({"ss_network_args": TRUE, "ss_network_dim": "2"}, 2, ""),
+        ({"ss_network_args": TRUE}, None, ""),
+        (
+            {"ss_network_args": TRUE, "ss_network_dim": "Dynamic"},
+            None,
+            "though sd-scripts' split_qkv needs a correction by it",
+        ),
+        ({"ss_network_args": '{"split_qkv": "False"}', "ss_network_dim": "Dynamic"}, None, ""),
+        ({"ss_network_args": '["split_qkv"]', "ss_network_dim": "Dynamic"}, None, ""),
+        ({"ss_network_args": "{}", "ss_network_dim": "Dynamic"}, None, ""),
+        ({"ss_network_dim": "2"}, None, ""),
+    ],
+)
+def test_the_rank_of_splits_and_why_it_is_not_known(metadata, rank, fault):
+    found = split_qkv_rank(metadata)
+    assert found[0] == rank and found[1].endswith(fault) and bool(found[1]) == bool(fault)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +296,7 @@ SPOILT = (
     "split_qkv",
     "[]",
     '"split_qkv"',
-    "split_qkv" + "[" * 100_000,
+    "[" * 100_000 + "split_qkv",
     '{"split_qkv": NaN}',
     '{"split_qkv": 1}',
 )

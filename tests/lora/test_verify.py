@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from lora_locksmith.key_maps.dialect import DENOISER
+from lora_locksmith.key_maps.table import parse_table
 from lora_locksmith.lora.rewrite.verify import Unverified, check_same
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.target_model import Component, Site, denoiser_component
@@ -232,7 +233,11 @@ def test_what_needs_the_models_weight_must_come_out_unchanged(site):
     assert compare(site, file, dict(file)) == 0.0
     for key in file:
         with pytest.raises(
-            Unverified, match="img_in: OFT would be read with another meaning or strength"
+            Unverified,
+            match=(
+                r"^diffusion_model.img_in.weight: img_in: OFT would be read with another meaning or"
+                r" strength"
+            ),
         ):
             compare(site, file, changed(file, key, 1e-3))
     key = "img_in.oft_blocks"
@@ -415,3 +420,414 @@ def test_a_model_that_is_only_drawn_has_the_sizes_of_the_file():
     for key in ("b.diff", "c.weight"):
         with pytest.raises(Unverified):
             compare(drawn, file, changed(file, key, 1e-3))
+
+
+def test_a_small_change_where_the_source_has_none_is_no_rounding(site):
+    """However small it is beside other numbers, and however roughly the dtype rounds."""
+    file, more = (
+        lora("img_in", 8, 16, dtype=torch.bfloat16),
+        lora("final_layer.linear", 16, 8, dtype=torch.bfloat16),
+    )
+    small = {key: tensor * 1e-3 for key, tensor in more.items()}
+    nothing = small | {"final_layer.linear.lora_B.weight": torch.zeros(16, 2, dtype=torch.bfloat16)}
+    for source, written in (
+        (file, file | small),
+        (file | nothing, file | small),
+        (file | small, file),
+    ):
+        with pytest.raises(Unverified, match="final_layer"):
+            compare(site, source, written, torch.bfloat16)
+    assert compare(site, file | nothing, file, torch.bfloat16) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_few_bits_do_not_hide_a_wrong_strength(site, dtype):
+    file = lora("img_in", 8, 16, dtype=dtype)
+    assert compare(site, file, file) == 0.0
+    wide = {key: tensor.float() for key, tensor in file.items()}
+    assert compare(site, file, changed(wide, UP, 0.2)) == pytest.approx(0.2, rel=0.01)
+    for by in (0.3, -0.3, 1.0, -1.0):
+        with pytest.raises(Unverified):
+            compare(site, file, changed(wide, UP, by))
+
+
+def test_a_difference_of_just_the_tolerance(site):
+    """Four units in the last place of bf16 are 2^-5, and all of these numbers are exact."""
+    matrix = torch.zeros(8, 16, dtype=torch.bfloat16)
+    matrix[2, 3] = 1
+    assert compare(site, {"img_in.diff": matrix}, {"img_in.diff": matrix * (1 + 2**-5)}) == 2**-5
+    with pytest.raises(Unverified):
+        compare(site, {"img_in.diff": matrix}, {"img_in.diff": matrix * (1 + 2**-5 + 2**-7)})
+    file = {UP: matrix[:, :2], DOWN: matrix[:2]} | {
+        "img_in.dora_scale": torch.tensor([[1.0], *[[0.0]] * 7], dtype=torch.bfloat16)
+    }
+    turned = file | {UP: matrix[:, :2] * -1, DOWN: matrix[:2] * -1}
+    assert compare(site, file, changed(turned, "img_in.dora_scale", 2**-5)) == 0.0
+    with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+        compare(site, file, changed(turned, "img_in.dora_scale", 2**-5 + 2**-7))
+
+
+def test_numbers_beyond_what_can_be_squared_are_told_apart(site):
+    """The norm of the source is infinite then, and no share of it says anything."""
+    huge = {"img_in.diff": torch.full((8, 16), 1e154, dtype=torch.float64)}
+    assert compare(site, huge, dict(huge)) == 0.0
+    near = {"img_in.diff": huge["img_in.diff"].clone()}
+    near["img_in.diff"][0, 0] += 1e150
+    with pytest.raises(Unverified):
+        compare(site, huge, near)
+
+
+def test_whole_numbers_are_compared_too(site):
+    whole = {"img_in.diff": torch.arange(128).reshape(8, 16).to(torch.int8)}
+    wide = {"img_in.diff": whole["img_in.diff"].float()}
+    assert compare(site, whole, wide) == compare(site, wide, whole) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, whole, changed(wide, "img_in.diff", 1e-4))
+
+
+@pytest.mark.parametrize("number", [0.1, 0.5, 2.0, 10.0])
+def test_a_scalar_that_only_one_of_them_has(site, number):
+    file, scalar = lora("img_in", 8, 16), {"img_in.scalar": torch.tensor(number)}
+    for source, written in ((file | scalar, file), (file, file | scalar)):
+        with pytest.raises(Unverified):
+            compare(site, source, written)
+
+
+def test_a_strength_of_zero_is_none_where_no_rank_divides_it(site):
+    kronecker = {"img_in.lokr_w1": torch.randn(2, 4), "img_in.lokr_w2": torch.randn(4, 4)}
+    dead = {"r": 8, "alpha": 0}
+    for configs in ((dead, None), (None, dead)):
+        with pytest.raises(Unverified):
+            compare(site, kronecker, kronecker, configs=configs)
+    nothing = {key: tensor * 0 for key, tensor in kronecker.items()}
+    assert compare(site, kronecker, nothing, configs=(dead, None)) == 0.0
+
+
+def test_the_same_values_of_another_dtype_are_the_same(site):
+    """Also for what cannot be compared otherwise, and though nothing was rounded."""
+    half = {"img_in.oft_blocks": torch.randn(2, 4, 4).half()}
+    wide = {key: tensor.float() for key, tensor in half.items()}
+    assert compare(site, half, wide) == compare(site, wide, half) == 0.0
+    wide["img_in.oft_blocks"][1, 2, 3] += 1e-5
+    with pytest.raises(Unverified, match="OFT would be read with another meaning"):
+        compare(site, half, wide)
+
+
+def test_rows_between_two_parts_stay_as_they_are(site):
+    parts = lora(PARTS["q"], 8, 8) | lora(PARTS["v"], 8, 8)
+    other = {key: tensor * (2 if "lora_A" in key else 0.5) for key, tensor in parts.items()}
+    assert compare(site, parts, other) <= 1e-12
+    with pytest.raises(Unverified, match="img_attn"):
+        compare(site, parts, other | lora(PARTS["k"], 8, 8))
+
+
+def test_two_on_the_same_rows_are_compared_both(site):
+    """The first of them is stored alike, the second is not."""
+    first = lora(QKV, 24, 8)
+    second = {
+        f"lora_unet_double_blocks_0_img_attn_qkv.{key[len(QKV) + 1 :]}": tensor
+        for key, tensor in lora(QKV, 24, 8).items()
+    }
+    wrong = {key: tensor * 2 for key, tensor in second.items()}
+    for source, written in (
+        (first | second, split(first) | wrong),
+        (split(first) | wrong, first | second),
+    ):
+        with pytest.raises(Unverified, match="img_attn"):
+            compare(site, source, written)
+    turned = {key: -tensor for key, tensor in second.items()}
+    assert compare(site, first | second, split(first) | turned) <= 1e-12
+
+
+def test_halves_in_the_other_order_are_halves(site):
+    native = lora(NORM, 16, 8)
+    up = native[f"{NORM}.lora_B.weight"]
+    for shift in (*range(1, 8), *range(9, 16)):
+        turned = {
+            "transformer.norm_out.linear.lora_A.weight": native[f"{NORM}.lora_A.weight"],
+            "transformer.norm_out.linear.lora_B.weight": up.roll(shift, 0),
+        }
+        with pytest.raises(Unverified):
+            compare(site, native, turned)
+
+
+def test_a_kronecker_product_where_the_other_has_nothing(site):
+    kronecker = {"img_in.lokr_w1": torch.randn(2, 4), "img_in.lokr_w2": torch.randn(4, 4)}
+    other = lora("final_layer.linear", 16, 8)
+    for source, written in ((kronecker | other, other), (other, kronecker | other)):
+        with pytest.raises(Unverified, match="img_in"):
+            compare(site, source, written)
+
+
+def test_a_bias_is_called_one():
+    weights = {"diffusion_model.img_in.weight": (8, 16), "diffusion_model.img_in.bias": (8,)}
+    site = Site([denoiser_component(weights)])
+    file = {"img_in.diff_b": torch.randn(8), "img_in.diff": torch.randn(8, 16)}
+    assert compare(site, file, file) == 0.0
+    with pytest.raises(Unverified, match=r"diffusion_model.img_in.weight \(bias\): the written"):
+        compare(site, file, changed(file, "img_in.diff_b", 0.1))
+    with pytest.raises(Unverified, match=r"diffusion_model.img_in.weight: the written"):
+        compare(site, file, changed(file, "img_in.diff", 0.1))
+
+
+HOME = """@title Home Made
+view 8 16 = views
+[layers.{} = stages.{}]
+wq 4 4 = to_q
+wk 6 4 = to_k
+wq + wk = to_qk
+out 4 4 = to_out
+"""
+
+
+@pytest.fixture(scope="module", name="home")
+def home_made():
+    """A model whose wq and wk are one module elsewhere."""
+    weights = {
+        "view": (8, 16),
+        "layers.0.wq": (4, 4),
+        "layers.0.wk": (6, 4),
+        "layers.0.out": (4, 4),
+    }
+    weights = {f"diffusion_model.{name}.weight": shape for name, shape in weights.items()}
+    return Site([denoiser_component(weights, {"home": parse_table("home", HOME)})])
+
+
+def test_one_adapter_on_two_weights(home):
+    fused, key = dora("stages.0.to_qk", 10, 4), "stages.0.to_qk.lora_{}.weight"
+    up, down, magnitudes = (
+        fused[key.format("B")],
+        fused[key.format("A")],
+        fused["stages.0.to_qk.dora_scale"],
+    )
+    parts = {}
+    for name, start, length in (("to_q", 0, 4), ("to_k", 4, 6)):
+        parts |= {
+            f"stages.0.{name}.lora_B.weight": up.narrow(0, start, length) * 2, f"stages.0.{name}.lora_A.weight": down / 2,
+            f"stages.0.{name}.dora_scale": magnitudes.narrow(0, start, length),
+        }  # fmt: skip
+    plain = [
+        {name: tensor for name, tensor in file.items() if "dora" not in name}
+        for file in (fused, parts)
+    ]
+    for one, other in ((fused, parts), plain):
+        assert compare(home, one, other) <= 1e-12 and compare(home, other, one) <= 1e-12
+        for name in other:
+            for side in (0, -1):
+                spoilt = other[name].clone()
+                spoilt[side] += 1
+                with pytest.raises(
+                    Unverified, match="layers.0.w" + ("q" if "to_q." in name else "k")
+                ):
+                    compare(home, one, other | {name: spoilt})
+
+
+def test_rows_that_a_weight_grows_by_are_compared(home):
+    file = lora("views", 9, 16) | {"views.reshape_weight": torch.tensor([9, 16])}
+    assert compare(home, file, file) == 0.0
+    other = file | {
+        "views.lora_A.weight": file["views.lora_A.weight"] * 2,
+        "views.lora_B.weight": file["views.lora_B.weight"] / 2,
+    }
+    assert compare(home, file, other) <= 1e-12
+    other["views.lora_B.weight"][8] += 1
+    with pytest.raises(Unverified, match="view"):
+        compare(home, file, other)
+    small, wide = (
+        lora("views", 8, 16),
+        lora("views", 8, 32) | {"views.reshape_weight": torch.tensor([8, 32])},
+    )
+    for source, written in ((small, wide), (wide, small)):
+        with pytest.raises(Unverified, match=r"^diffusion_model.view.weight: "):
+            compare(home, source, written)
+
+
+def test_what_cannot_be_compared_is_not_the_same():
+    """A drawn model has no sizes, and these tensors do not tell how many rows they turn."""
+    drawn = Site(
+        [
+            Component(
+                DENOISER, "diffusion_model.", {"diffusion_model.a.weight": (0, 0)}, None, drawn=True
+            )
+        ]
+    )
+    for key, shape in (
+        ("a.oft_R.weight", (2, 6)),
+        ("a.oft_blocks", (2, 4, 4)),
+        ("a.ia3_l", (8, 1)),
+    ):
+        file = {key: torch.randn(shape)}
+        assert compare(drawn, file, dict(file)) == 0.0
+        with pytest.raises(Unverified):
+            compare(drawn, file, changed(file, key, 0.1))
+
+
+def test_magnitudes_of_some_rows_are_not_those_of_all(site):
+    """A magnitude of zero makes a row of the weight zero; none leaves it as it is."""
+    q, k = dora(PARTS["q"], 8, 8), lora(PARTS["k"], 8, 8)
+    ups, downs = (
+        [file[f"{PARTS[name]}.lora_{side}.weight"] for file, name in ((q, "q"), (k, "k"))]
+        for side in "BA"
+    )
+    fused = {
+        f"{QKV}.lora_B.weight": torch.cat([torch.block_diag(*ups), torch.zeros(8, 4)]), f"{QKV}.lora_A.weight": torch.cat(downs),
+        f"{QKV}.dora_scale": torch.cat([q[f"{PARTS['q']}.dora_scale"], torch.zeros(16, 1)]),
+    }  # fmt: skip
+    for source, written in ((q | k, fused), (fused, q | k)):
+        with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+            compare(site, source, written)
+    v = dora(PARTS["v"], 8, 8)
+    renamed = {
+        key: tensor if "dora" in key else tensor * (2 if "lora_A" in key else 0.5)
+        for key, tensor in (q | k | v).items()
+    }
+    assert compare(site, q | k | v, renamed) <= 1e-12
+    zeros = renamed | {f"{PARTS['k']}.dora_scale": torch.zeros(8, 1, dtype=torch.float64)}
+    for source, written in ((q | k | v, zeros), (zeros, q | k | v)):
+        with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+            compare(site, source, written)
+
+
+def test_magnitudes_that_are_no_numbers_are_not_the_same_as_others(site):
+    file, key = dora("img_in", 8, 16), "img_in.dora_scale"
+    renamed = {UP: file[UP] * 2, DOWN: file[DOWN] / 2, key: file[key]}
+    for value in (math.nan, math.inf):
+        spoilt = file[key].clone()
+        spoilt[3] = value
+        for source, written in ((file, renamed | {key: spoilt}), (file | {key: spoilt}, renamed)):
+            with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+                compare(site, source, written)
+
+
+def test_what_a_magnitude_is_of_is_not_made_up_for_by_another_adapter(site):
+    """Together they add the same; but the magnitudes are those of the weight with one of them."""
+    first, second = dora("img_in", 8, 16), lora("transformer.x_embedder", 8, 16)
+    other = "transformer.x_embedder.lora_{}.weight"
+    exchanged = {
+        UP: second[other.format("B")], DOWN: second[other.format("A")], "img_in.dora_scale": first["img_in.dora_scale"],
+        other.format("B"): first[UP], other.format("A"): first[DOWN],
+    }  # fmt: skip
+    for order in (list, reversed):
+        with pytest.raises(Unverified, match="img_in"):
+            compare(site, dict(order((first | second).items())), dict(order(exchanged.items())))
+        spoilt = changed(first | second, "img_in.dora_scale", 0.1)
+        with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+            compare(site, dict(order((first | second).items())), dict(order(spoilt.items())))
+    halved = {
+        key: tensor if "dora" in key else tensor * (2 if "lora_A" in key else 0.5)
+        for key, tensor in (first | second).items()
+    }
+    assert compare(site, first | second, halved) <= 1e-12
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_two_magnitudes_of_one_row_are_not_compared(site, axis):
+    def two(last):
+        file = {}
+        for module, number in (("img_in", 1.0), ("transformer.x_embedder", last)):
+            magnitudes = torch.full((8, 1) if axis == 0 else (1, 16), number, dtype=torch.float64)
+            file |= lora(module, 8, 16) | {f"{module}.dora_scale": magnitudes}
+        return file
+
+    with pytest.raises(Unverified, match=r"img_in.weight: two adapters have DoRA magnitudes"):
+        compare(site, two(2.0), two(2.0))
+
+
+def test_magnitudes_of_some_rows_beside_those_of_all(site):
+    def both(order):
+        return dict(order((dora(PARTS["k"], 8, 8) | dora(QKV, 24, 8)).items()))
+
+    for order in (list, reversed):
+        with pytest.raises(
+            Unverified, match=r"img_attn.qkv.weight: two adapters have DoRA magnitudes"
+        ):
+            compare(site, both(order), both(order))
+
+
+def test_settings_that_make_another_kind_of_the_same_tensors(site):
+    """The tensors of a LoRA, and its strength; but the base is to be changed, too."""
+    file, alpha = (
+        lora("double_blocks.0.img_attn.proj", 8, 8, dtype=torch.float32),
+        {
+            "r": 2,
+            "lora_alpha": 2,
+        },
+    )
+    changing = alpha | {"init_lora_weights": "pissa"}
+    assert compare(site, file, file, configs=(changing, changing)) == 0.0
+    for configs in ((alpha, changing), (changing, alpha)):
+        with pytest.raises(
+            Unverified, match="PiSSA would be read with another meaning or strength"
+        ):
+            compare(site, file, file, configs=configs)
+
+
+def test_a_strength_that_only_settings_tell(site):
+    file = lora("img_in", 8, 16) | {"img_in.lora_E": torch.randn(2, 1)}
+    configs = [
+        {"peft_type": "ADALORA", "init_r": 2, "r": 2, "lora_alpha": alpha} for alpha in (2, 4)
+    ]
+    assert compare(site, file, file, configs=(configs[0], configs[0])) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, file, file, configs=configs)
+
+
+def test_the_middle_of_a_convolution_counts():
+    site = Site([denoiser_component({"diffusion_model.conv.weight": (8, 4, 3, 3)})])
+    file = {
+        "conv.lora_up.weight": (8, 2, 1, 1),
+        "conv.lora_down.weight": (2, 4, 1, 1),
+        "conv.lora_mid.weight": (2, 2, 3, 3),
+    }
+    file = {key: torch.randn(shape) for key, shape in file.items()}
+    other = {
+        key: tensor * {"up": 2, "down": 0.5, "mid": 1}[key.split("_")[1].split(".")[0]]
+        for key, tensor in file.items()
+    }
+    assert compare(site, file, other) <= 1e-7
+    with pytest.raises(Unverified):
+        compare(site, file, changed(file, "conv.lora_mid.weight", 0.01))
+
+
+def test_parts_of_another_dtype(site):
+    half = lora(QKV, 24, 8, dtype=torch.float16)
+    wide = {key: tensor.float() for key, tensor in half.items()}
+    assert compare(site, half, split(wide)) == compare(site, split(wide), half) == 0.0
+    with pytest.raises(Unverified):
+        compare(site, half, changed(split(wide), f"{PARTS['k']}.lora_B.weight", 0.01))
+
+
+def test_what_tells_no_rows_is_told_by_its_kind(site):
+    file = {"img_in.ia3_l": torch.randn(1, 16)}
+    assert compare(site, file, file) == 0.0
+    with pytest.raises(Unverified, match="would be read with another meaning or strength"):
+        compare(site, file, changed(file, "img_in.ia3_l", 0.1))
+
+
+def test_magnitudes_of_another_formula(site):
+    """Stable Audio's own are per input, though they have the shape of those per output."""
+    file = dora("double_blocks.0.img_attn.proj", 8, 8)
+    other = {
+        key: tensor if "dora" in key else tensor * (2 if "lora_A" in key else 0.5)
+        for key, tensor in file.items()
+    }
+    (plain, renamed), reads = plans_of(site, file, other), (file.__getitem__, other.__getitem__)
+    assert check_same(plain, reads[0], renamed, reads[1]) <= 1e-12
+    columns = {"options": (("dora_axis", "columns"),)}
+    for source, written in (
+        (plain, with_options(renamed, **columns)),
+        (with_options(plain, **columns), renamed),
+    ):
+        with pytest.raises(Unverified, match="would be computed with by another formula"):
+            check_same(source, reads[0], written, reads[1])
+
+
+def plans_of(site, *files):
+    return [
+        make_plan({key: tuple(tensor.shape) for key, tensor in file.items()}, {}, site)
+        for file in files
+    ]
+
+
+def with_options(plan, **more):
+    return plan._replace(adapters=tuple(adapter._replace(**more) for adapter in plan.adapters))

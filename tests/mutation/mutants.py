@@ -133,6 +133,12 @@ class _Maker:
             function,
             at_import,
         )
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == "__all__"
+        ):
+            return  # ruff tells of names there that are none
         yield from self._whole(node)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return  # a docstring

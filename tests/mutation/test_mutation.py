@@ -117,6 +117,13 @@ def test_faults_are_valid_and_leave_texts_for_people_alone():
     ]  # fmt: skip
 
 
+def test_the_names_that_a_module_gives_are_left_to_ruff():
+    assert [
+        mutant.difference('__all__ = ["f"]\nX = "f"\n')[1]
+        for mutant in mutants_of('__all__ = ["f"]\nX = "f"\n')
+    ] == ['X = ""']
+
+
 def test_what_is_known_to_be_the_same_is_named_by_its_lines():
     block = "# why\na.py f\n- x = 1\n+ x = 2\n- y = 1\n+ y = 3\n= it is not read\n\n"
     assert equivalents(block) == dict.fromkeys(
