@@ -67,7 +67,8 @@ def scan(folder: PathLike, *, index: PathLike | None = None) -> Iterator[Row]:
         index: a file that keeps the rows, so that unchanged files are not read again.
 
     Raises:
-        LoraFileError: the folder cannot be listed. A file that cannot be read is a row with `error`.
+        LoraFileError: the folder cannot be listed. A file that cannot be read is a row with
+        `error`.
     """
     return _scan(folder, None if index is None else Path(index))
 

@@ -9,8 +9,10 @@ from ..report.compare import compare_files
 from .arguments import a_path
 from .output import FINE, PROBLEMS, show_json, show_markdown
 
-DESCRIPTION = """Compares two LoRA files by the layers they change, however each spells its names. With --weights also how alike the changes
-are: the cosine of the two for every layer. Exit code 0: they change the same layers; 1: they do not; 2: a file cannot be read."""
+DESCRIPTION = """\
+Compares two LoRA files by the layers they change, however each spells its names. With --weights
+also how alike the changes are: the cosine of the two for every layer. Exit code 0: they change
+the same layers; 1: they do not; 2: a file cannot be read."""
 
 
 def add(commands: Any) -> None:

@@ -21,9 +21,11 @@ from .arguments import (
 )
 from .output import FINE, PROBLEMS, failed, progress, show_json, shown, spread
 
-DESCRIPTION = """Writes the difference of two models (safetensors: diffusion models or whole checkpoints, by ComfyUI's or diffusers'
-names, also one of each) as a LoRA, every weight at its best rank. Needs torch. Exit code 0: all that changed is in it; 1: something
-changed that is not; 2: nothing was written."""
+DESCRIPTION = """\
+Writes the difference of two models (safetensors: diffusion models or whole checkpoints, by
+ComfyUI's or diffusers' names, also one of each) as a LoRA, every weight at its best rank. Needs
+torch. Exit code 0: all that changed is in it; 1: something changed that is not; 2: nothing was
+written."""
 
 
 def add(commands: Any) -> None:

@@ -43,10 +43,14 @@ if TYPE_CHECKING:
     from ..planning.plan import Plan
     from ..planning.target_model import Site
 
-DESCRIPTION = """Writes LoRA files in the names of another tool: fused and split exactly, read back and compared before they are
-put in place. Without --to: in ComfyUI's own names, and only files that the stock loader does not load wholly and rightly.
-To go on training, give --to the trainer's name; the README says where each trainer wants the file.
-Exit code 0: all is done; 1: a file could not be written so, or not whole (--drop), and why; 2: a file cannot be read."""
+DESCRIPTION = """\
+Writes LoRA files in the names of another tool: fused and split exactly, read back and compared
+before they are put in place. Without --to: in ComfyUI's own names, and only files that the
+stock loader does not load wholly and rightly.
+To go on training, give --to the trainer's name; the README says where each trainer wants the
+file.
+Exit code 0: all is done; 1: a file could not be written so, or not whole (--drop), and why; 2:
+a file cannot be read."""
 SOUND = "the stock loader loads it wholly and rightly; left as it is"
 ALREADY = "it has these names already; left as it is"
 ENDS = (
@@ -94,9 +98,15 @@ def add(commands: Any) -> None:
     )
     where = command.add_mutually_exclusive_group()
     where.add_argument(
-        "-o", "--output", metavar="OUT", type=a_path,
-        help="the folder for the new files, or the new file's name where there is one file (default: beside the old ones, as NAME.DIALECT)",
-    )  # fmt: skip
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=a_path,
+        help=(
+            "the folder for the new files, or the new file's name where there is one file (default:"
+            " beside the old ones, as NAME.DIALECT)"
+        ),
+    )
     where.add_argument(
         "--in-place",
         action="store_true",
@@ -316,7 +326,8 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     told = _told(
         found, dialect, (written.renamed, written.computed, written.full), written.left_out
     )
-    told = f"{told}; {'the rest is ' if lost else ''}verified; {_now(written, site)} {written.path}".rstrip()
+    verified = "the rest is verified" if lost else "verified"
+    told = f"{told}; {verified}; {_now(written, site)} {written.path}".rstrip()
     return Outcome(os.fspath(path), code, told, os.fspath(written.path), len(lost))
 
 
@@ -402,9 +413,16 @@ def _write(
             # keep the old file.
             at_last = partial(keep, source, backup, stack)
         return write_as(
-            found.plan, tensors, destination, dialect,
-            dtype=dtype, provenance=provenance, overwrite=overwrite, drop=options.drop, at_last=at_last,
-        )  # fmt: skip
+            found.plan,
+            tensors,
+            destination,
+            dialect,
+            dtype=dtype,
+            provenance=provenance,
+            overwrite=overwrite,
+            drop=options.drop,
+            at_last=at_last,
+        )
 
 
 def check_backup(source: Path, backup: Path) -> bool:

@@ -18,7 +18,9 @@ from ..report.markdown import DETAILS, SUMMARY, markdown
 from .arguments import a_path, every_path
 from .output import FAILED, FINE, PROBLEMS, complain, show_json, show_markdown
 
-DESCRIPTION = """Tells what is in LoRA files from their headers: which model, which trainer, what was trained, what will load.
+DESCRIPTION = """\
+Tells what is in LoRA files from their headers: which model, which trainer, what was trained,
+what will load.
 Exit code 0: all of it loads; 1: something has no effect; 2: a file cannot be read."""
 
 

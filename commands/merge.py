@@ -13,17 +13,31 @@ from ..errors import LocksmithError
 from .arguments import a_path, add_cuts, add_dialect, add_written, ask_of, check_output, with_ending
 from .output import FINE, PROBLEMS, failed, say, show_json, show_markdown
 
-DESCRIPTION = """Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at strength 0.8, as on
-a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without --rank, --energy and --error the sum is exact where it has
-exact factors; what has none (two LoKr of whole factors, DoRA, OFT) is cut to rank 128, or kept whole with --exact. In other names
-than ComfyUI's own (--to) a layer that ComfyUI fuses, such as q, k and v, is split again where the files have it split, which
-makes the file smaller. Needs torch. Exit code 0: written, and nothing was lost; 1: something was, as the first line tells; 2: nothing
-was written."""
+DESCRIPTION = """\
+Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at
+strength 0.8, as on a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without
+--rank, --energy and --error the sum is exact where it has exact factors; what has none (two
+LoKr of whole factors, DoRA, OFT) is cut to rank 128, or kept whole with --exact. In other names
+than ComfyUI's own (--to) a layer that ComfyUI fuses, such as q, k and v, is split again where
+the files have it split, which makes the file smaller. Needs torch. Exit code 0: written, and
+nothing was lost; 1: something was, as the first line tells; 2: nothing was written."""
 # Named here, as asking lora/ for them would import torch for every command.
 METHODS = (
-    "sum", "average", "task_arithmetic", "slerp", "karcher", "orthogonal", "breadcrumbs", "dare_linear", "dare_ties", "della",
-    "della_linear", "magnitude_prune", "sce", "ties",
-)  # fmt: skip
+    "sum",
+    "average",
+    "task_arithmetic",
+    "slerp",
+    "karcher",
+    "orthogonal",
+    "breadcrumbs",
+    "dare_linear",
+    "dare_ties",
+    "della",
+    "della_linear",
+    "magnitude_prune",
+    "sce",
+    "ties",
+)
 
 
 class Wanted(NamedTuple):
@@ -68,9 +82,15 @@ def add(commands: Any) -> None:
         "--seed", type=int, default=0, help="of methods that draw (default: %(default)s)"
     )
     command.add_argument(
-        "--blocks", nargs=2, action="append", default=[], metavar=("N", "WEIGHTS"),
-        help="weights for parts of the N-th LoRA, such as 'double_blocks.0-5=0.5, *.img_mlp=0, te=0'",
-    )  # fmt: skip
+        "--blocks",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("N", "WEIGHTS"),
+        help=(
+            "weights for parts of the N-th LoRA, such as 'double_blocks.0-5=0.5, *.img_mlp=0, te=0'"
+        ),
+    )
     add_cuts(command)
     command.add_argument(
         "--exact",
@@ -80,9 +100,14 @@ def add(commands: Any) -> None:
     add_written(command, "as in the sources")
     add_dialect(command)
     command.add_argument(
-        "--against", metavar="MODEL", type=a_path,
-        help="the model they are for: needed for DoRA and OFT, which are folded, and where no file tells it",
-    )  # fmt: skip
+        "--against",
+        metavar="MODEL",
+        type=a_path,
+        help=(
+            "the model they are for: needed for DoRA and OFT, which are folded, and where no file"
+            " tells it"
+        ),
+    )
     command.add_argument(
         "--dry-run",
         action="store_true",

@@ -9,9 +9,11 @@ from ..errors import LocksmithError
 from .arguments import a_path, add_cuts, add_written, ask_of, check_output, dtype_of, with_ending
 from .output import FINE, failed, show_json, shown, spread
 
-DESCRIPTION = """Writes a LoRA at a smaller rank: every LoRA, LoCon, LoHa and LoKr becomes the best LoRA of the asked rank, or of
-the rank that keeps the asked energy (the share of its squared norm). Names, the ratio of alpha to rank and all other tensors stay.
-Needs torch. Exit code 0: written; 2: not."""
+DESCRIPTION = """\
+Writes a LoRA at a smaller rank: every LoRA, LoCon, LoHa and LoKr becomes the best LoRA of the
+asked rank, or of the rank that keeps the asked energy (the share of its squared norm). Names,
+the ratio of alpha to rank and all other tensors stay. Needs torch. Exit code 0: written; 2:
+not."""
 
 
 def add(commands: Any) -> None:

@@ -18,8 +18,10 @@ from ..report.load_report import plural
 from .arguments import a_path
 from .output import FINE, PROBLEMS, progress, say, show_json, show_table
 
-DESCRIPTION = """Inspects every LoRA file in a folder and all below it. What was found is kept in an index, so that the next scan reads
-only the files that changed. Exit code 0: all is well; 1: there are problems (see --problems); 2: the folder cannot be listed."""
+DESCRIPTION = """\
+Inspects every LoRA file in a folder and all below it. What was found is kept in an index, so
+that the next scan reads only the files that changed. Exit code 0: all is well; 1: there are
+problems (see --problems); 2: the folder cannot be listed."""
 HEADS = ("file", "made for", "written by", "kind, rank", "verdict", "better than stock")
 WORTHS = (
     "cannot be read",

@@ -26,10 +26,27 @@ MAX_CONFIG_BYTES = 10_000_000  # of an adapter_config.json; real ones have some 
 
 # Bits per element: safetensors' Dtype list; sub-byte types are packed.
 DTYPE_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
     "F4": 4,
-}  # fmt: skip
+}
 NOT_IN_TORCH = ("F6_E2M3", "F6_E3M2")  # in safetensors' list, but nothing loads a file with them
 MOST_SIZE = 2**63  # of a dimension: torch counts in 64 bits with a sign
 

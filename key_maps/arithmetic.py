@@ -16,8 +16,12 @@ from ..adapters.setting import NUMBER, typed
 Shapes = Mapping[str, Sequence[int] | None]
 
 OPERATORS: Mapping[type, Callable[[float, float], float]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow,
-}  # fmt: skip
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
 FUNCTIONS: Mapping[str, Callable[..., float]] = {"sqrt": math.sqrt, "min": min, "max": max}
 ON_SHAPES: Mapping[str, Callable[..., float]] = {
     "size": lambda shape, place: shape[place],

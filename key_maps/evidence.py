@@ -106,10 +106,8 @@ ON_VALUES: Mapping[str, Callable[[Any, str], bool]] = {
     "starts": (
         lambda value, texts: isinstance(value, str) and value.startswith(tuple(texts.split("|")))
     ),
-    "contains": (
-        lambda value, texts: (
-            isinstance(value, str) and any(text in value for text in texts.split("|"))
-        )
+    "contains": lambda value, texts: (
+        isinstance(value, str) and any(text in value for text in texts.split("|"))
     ),
     "exists": lambda value, _: value is not MISSING,
     "missing": lambda value, _: value is MISSING,
@@ -166,7 +164,8 @@ class Condition(NamedTuple):
 
     def __str__(self) -> str:
         subject = self.subject.partition(".")[2] if self.subject.startswith(ROOMS) else self.subject
-        return f"{subject.replace('>', ' ')} {TOLD.get(self.relation, self.relation)} {self.value}".strip()
+        relation = TOLD.get(self.relation, self.relation)
+        return f"{subject.replace('>', ' ')} {relation} {self.value}".strip()
 
 
 TOLD = {

@@ -27,27 +27,56 @@ class InspectLoRAKeys(io.ComfyNode):
             node_id="LocksmithInspectLoRAKeys",
             display_name="Inspect LoRA Keys",
             category="model/loaders",
-            description="Tells what is in a LoRA file: model, trainer, ranks, what was trained, what was missed, and what will load.",
-            search_aliases=["lora", "inspect lora", "lora info", "lora keys", "lora metadata", "trigger words", "analyze lora"],
+            description=(
+                "Tells what is in a LoRA file: model, trainer, ranks, what was trained, what was"
+                " missed, and what will load."
+            ),
+            search_aliases=[
+                "lora",
+                "inspect lora",
+                "lora info",
+                "lora keys",
+                "lora metadata",
+                "trigger words",
+                "analyze lora",
+            ],
             inputs=[
                 io.Combo.Input("lora_name", options=lora_names(), tooltip="The LoRA file."),
-                io.Model.Input("model", optional=True, tooltip="Makes the answer exact: what will load into this very model."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Makes the answer exact: what will load into this very model.",
+                ),
                 io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
                 io.Combo.Input(
-                    "detail", options=list(DETAILS), default=SUMMARY, optional=True, tooltip="How much is told: every module, or every key."
+                    "detail",
+                    options=list(DETAILS),
+                    default=SUMMARY,
+                    optional=True,
+                    tooltip="How much is told: every module, or every key.",
                 ),
                 io.Combo.Input(
-                    "weights", options=[OFF, ON], default=OFF, optional=True,
-                    tooltip="Measure the weights too: norms, dead layers, NaN, hashes. Reads the whole file.",
+                    "weights",
+                    options=[OFF, ON],
+                    default=OFF,
+                    optional=True,
+                    tooltip=(
+                        "Measure the weights too: norms, dead layers, NaN, hashes. Reads the whole"
+                        " file."
+                    ),
                 ),
             ],
             outputs=[
-                io.String.Output("report", display_name="report", tooltip="The report as Markdown."),
-                io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
+                io.String.Output(
+                    "report", display_name="report", tooltip="The report as Markdown."
+                ),
+                io.String.Output(
+                    "report_json", display_name="report_json", tooltip="The same for programs."
+                ),
             ],
             is_output_node=True,
             **RESENT,
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, lora_name=None) -> bool | str:

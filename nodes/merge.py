@@ -47,47 +47,121 @@ class MergeLoRAs(io.ComfyNode):
             node_id="LocksmithMergeLoRAs",
             display_name="Merge LoRAs",
             category="model/loaders",
-            description="Merges LoRAs from any trainers into one: exactly by default, or by a published method, at the rank you ask for.",
-            search_aliases=["merge lora", "combine lora", "lora merge", "ties", "dare", "lora svd", "subtract lora", "block weights"],
+            description=(
+                "Merges LoRAs from any trainers into one: exactly by default, or by a published"
+                " method, at the rank you ask for."
+            ),
+            search_aliases=[
+                "merge lora",
+                "combine lora",
+                "lora merge",
+                "ties",
+                "dare",
+                "lora svd",
+                "subtract lora",
+                "block weights",
+            ],
             inputs=[
                 rows_input(
-                    "The LoRAs and their strengths, as on a loader; a negative one takes away what a LoRA has learned. A row may also name"
-                    " a connected one (lora_0 ...). Weights for parts of a LoRA: double_blocks.0-5=0.5, *.img_mlp=0, te=0",
+                    "The LoRAs and their strengths, as on a loader; a negative one takes away what"
+                    " a LoRA has learned. A row may also name a connected one (lora_0 ...). Weights"
+                    " for parts of a LoRA: double_blocks.0-5=0.5, *.img_mlp=0, te=0",
                     blocks=True,
                 ),
-                io.DynamicCombo.Input("method", options=_method_options(), tooltip="How the LoRAs' changes become one."),
-                io.Int.Input("rank", default=0, min=0, max=4096, tooltip="The largest rank; 0: as large as an exact result needs."),
-                io.Float.Input(
-                    "energy", default=1.0, min=0.01, max=1.0, step=0.001,
-                    tooltip="Each layer gets the smallest rank that keeps this share of it; 1: all.",
+                io.DynamicCombo.Input(
+                    "method",
+                    options=_method_options(),
+                    tooltip="How the LoRAs' changes become one.",
                 ),
-                io.Combo.Input("dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the result."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, tooltip="Of methods that draw: DARE, DELLA."
+                    "rank",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="The largest rank; 0: as large as an exact result needs.",
+                ),
+                io.Float.Input(
+                    "energy",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.001,
+                    tooltip=(
+                        "Each layer gets the smallest rank that keeps this share of it; 1: all."
+                    ),
+                ),
+                io.Combo.Input(
+                    "dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the result."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    control_after_generate=False,
+                    tooltip="Of methods that draw: DARE, DELLA.",
                 ),
                 io.Boolean.Input(
-                    "dry_run", default=False, optional=True, advanced=True,
-                    tooltip="Only tell what would come of it: ranks, sizes, what is cut, where the LoRAs agree or fight.",
+                    "dry_run",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Only tell what would come of it: ranks, sizes, what is cut, where the"
+                        " LoRAs agree or fight."
+                    ),
                 ),
                 io.Boolean.Input(
-                    "exact", default=False, optional=True, advanced=True,
-                    tooltip="Where no factors are exact (two LoKr of whole factors, DoRA, OFT): full differences, as large as the"
-                    " weights. Off: these are cut to rank 128, and the report says what that loses.",
+                    "exact",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Where no factors are exact (two LoKr of whole factors, DoRA, OFT): full"
+                        " differences, as large as the weights. Off: these are cut to rank 128, and"
+                        " the report says what that loses."
+                    ),
                 ),
-                io.Model.Input("model", optional=True, tooltip="Needed for DoRA and OFT, which are folded, and for models no table knows."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip=(
+                        "Needed for DoRA and OFT, which are folded, and for models no table knows."
+                    ),
+                ),
                 io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
                 io.Autogrow.Input(
-                    "connected", optional=True, tooltip="LoRAs made in this workflow. One that no row names is merged at strength 1.",
-                    template=io.Autogrow.TemplatePrefix(io.LoraModel.Input("lora", optional=True), "lora_", min=0, max=MOST_CONNECTED),
+                    "connected",
+                    optional=True,
+                    tooltip=(
+                        "LoRAs made in this workflow. One that no row names is merged at"
+                        " strength 1."
+                    ),
+                    template=io.Autogrow.TemplatePrefix(
+                        io.LoraModel.Input("lora", optional=True),
+                        "lora_",
+                        min=0,
+                        max=MOST_CONNECTED,
+                    ),
                 ),
             ],
             outputs=[
-                io.LoraModel.Output("lora", display_name="lora", tooltip="For Apply LoRA, Save LoRA and the host's Load LoRA Model."),
-                io.String.Output("report", display_name="report", tooltip="Where the LoRAs agree or fight, and what was cut."),
-                io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
+                io.LoraModel.Output(
+                    "lora",
+                    display_name="lora",
+                    tooltip="For Apply LoRA, Save LoRA and the host's Load LoRA Model.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="Where the LoRAs agree or fight, and what was cut.",
+                ),
+                io.String.Output(
+                    "report_json", display_name="report_json", tooltip="The same for programs."
+                ),
             ],
             **RESENT,
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, loras=None, method=None, connected=None) -> bool | str:
@@ -121,9 +195,15 @@ class MergeLoRAs(io.ComfyNode):
         """
         options = {name: value for name, value in method.items() if name != "method"}
         recipe = Recipe(
-            method["method"], options, rank or None, energy if energy < 1 else None, None, dtype if dtype in DTYPES else "", seed,
+            method["method"],
+            options,
+            rank or None,
+            energy if energy < 1 else None,
+            None,
+            dtype if dtype in DTYPES else "",
+            seed,
             exact=exact,
-        )  # fmt: skip
+        )
         try:
             with in_plain_words("Merge LoRAs"):
                 sources = _sources(_entries(loras, connected or {}), model, clip)
@@ -258,11 +338,20 @@ class ApplyLoRA(io.ComfyNode):
             node_id="LocksmithApplyLoRA",
             display_name="Apply LoRA",
             category="model/loaders",
-            description="Applies a merged or trained LoRA to model and text encoder, and reports which keys have no effect and why.",
+            description=(
+                "Applies a merged or trained LoRA to model and text encoder, and reports which keys"
+                " have no effect and why."
+            ),
             search_aliases=["apply lora", "load lora model", "merged lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
-                io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRA is applied to, if it has any part in the LoRA."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip=(
+                        "The text encoder the LoRA is applied to, if it has any part in the LoRA."
+                    ),
+                ),
                 io.LoraModel.Input("lora", tooltip="The LoRA."),
                 *strength_inputs(),
                 mode_input(),
@@ -270,10 +359,12 @@ class ApplyLoRA(io.ComfyNode):
             outputs=[
                 io.Model.Output("MODEL"),
                 io.Clip.Output("CLIP"),
-                io.String.Output("report", display_name="report", tooltip="What loaded, what did not, and why."),
+                io.String.Output(
+                    "report", display_name="report", tooltip="What loaded, what did not, and why."
+                ),
             ],
             **RESENT,
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

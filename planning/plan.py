@@ -447,10 +447,21 @@ class _Planner:
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
             Adapter(
-                kind.name, group.module, location, group.adapter_name, roles, group.spellings, target, strength, found.rank,
-                kind.reaches, options + meaning.options, grown, columns,
+                kind.name,
+                group.module,
+                location,
+                group.adapter_name,
+                roles,
+                group.spellings,
+                target,
+                strength,
+                found.rank,
+                kind.reaches,
+                options + meaning.options,
+                grown,
+                columns,
             )
-        )  # fmt: skip
+        )
         for key in keys:
             self.outcomes[key] = outcome
 
@@ -524,9 +535,17 @@ class _Planner:
             return USUAL
         shapes = {role: self.shapes[key] for role, key in roles.items()}
         evidence = Evidence(
-            found.kind.name, group.module, shapes, found.rank, self.metadata, config, lambda role: self._value(roles[role]),
-            (target.out, *target.inner), group.adapter_name, family,
-        )  # fmt: skip
+            found.kind.name,
+            group.module,
+            shapes,
+            found.rank,
+            self.metadata,
+            config,
+            lambda role: self._value(roles[role]),
+            (target.out, *target.inner),
+            group.adapter_name,
+            family,
+        )
         meaning = known.meaning(evidence)
         self.doubts.update(meaning.cautions)
         return meaning

@@ -178,10 +178,14 @@ REGULAR = (  # pattern=rank, pattern=rank: the first pattern that is found in a 
 # The ranks for types of what is split, and what a module's name holds then: networks/lora_flux.py,
 # lora_sd3.py and lora_lumina.py.
 TYPED = (
-    ("img_attn_dim", ("img_attn",)), ("txt_attn_dim", ("txt_attn",)), ("single_dim", ("single_blocks", "linear")),
-    ("context_attn_dim", ("context_block", "attn")), ("x_attn_dim", ("x_block", "attn")),
-    ("attn_dim", ("attention",)), ("refiner_dim", ("refiner",)),
-)  # fmt: skip
+    ("img_attn_dim", ("img_attn",)),
+    ("txt_attn_dim", ("txt_attn",)),
+    ("single_dim", ("single_blocks", "linear")),
+    ("context_attn_dim", ("context_block", "attn")),
+    ("x_attn_dim", ("x_block", "attn")),
+    ("attn_dim", ("attention",)),
+    ("refiner_dim", ("refiner",)),
+)
 
 
 class SplitRanks:

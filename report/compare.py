@@ -154,10 +154,14 @@ def _weights_told(weights: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     meetings = weights["meetings"][:MOST_LISTED]
     rows = [
-        (code(f"{meeting['weight']}, rows {meeting['rows'][0]} to {meeting['rows'][1] - 1}"), told(meeting["cosine"]),
-         size(meeting["norm_a"]), size(meeting["norm_b"]))
+        (
+            code(f"{meeting['weight']}, rows {meeting['rows'][0]} to {meeting['rows'][1] - 1}"),
+            told(meeting["cosine"]),
+            size(meeting["norm_a"]),
+            size(meeting["norm_b"]),
+        )
         for meeting in meetings
-    ]  # fmt: skip
+    ]
     yield from table(("weight", "cosine", "norm in A", "norm in B"), rows)
 
 

@@ -70,19 +70,46 @@ def markdown(
 def _what(inspection: Inspection, hashes: Hashes | None, name: str) -> Iterator[str]:
     family, writer = inspection.family, inspection.report.writer
     evidence = "; ".join(inspection.guess.evidence)
-    yield from table(("", ""), _rows(
-        ("File", f"{code(name)}, {size_told(inspection.size)}, {len(inspection.header.tensors):,} tensors"),
-        ("Made for", plain((family.title or "cannot be told") + _bracketed(evidence))),
-        ("Close to", ", ".join(_close(title, share) for title, share in inspection.guess.runners_up)),
-        ("Written by", plain(writer.title + _bracketed(inspection.metadata.trainer_version, writer.evidence))),
-        ("Adapters", ", ".join(f"{count} {kind}" for kind, count in inspection.kinds.most_common())),
-        ("Rank", counted(inspection.ranks)),
-        ("Alpha", counted(inspection.alpha_counts)),
-        ("Strength", _strength(inspection)),
-        ("Data types", counted(inspection.dtypes)),
-        *((label, code(text)) for label, text in (hashes._asdict() if hashes else {}).items()),
-        ("Stored hash", " ".join(plain(text) for text in verify(inspection.header.metadata, hashes)) if hashes else ""),
-    ))  # fmt: skip
+    yield from table(
+        ("", ""),
+        _rows(
+            (
+                "File",
+                (
+                    f"{code(name)}, {size_told(inspection.size)},"
+                    f" {len(inspection.header.tensors):,} tensors"
+                ),
+            ),
+            ("Made for", plain((family.title or "cannot be told") + _bracketed(evidence))),
+            (
+                "Close to",
+                ", ".join(_close(title, share) for title, share in inspection.guess.runners_up),
+            ),
+            (
+                "Written by",
+                plain(
+                    writer.title + _bracketed(inspection.metadata.trainer_version, writer.evidence)
+                ),
+            ),
+            (
+                "Adapters",
+                ", ".join(f"{count} {kind}" for kind, count in inspection.kinds.most_common()),
+            ),
+            ("Rank", counted(inspection.ranks)),
+            ("Alpha", counted(inspection.alpha_counts)),
+            ("Strength", _strength(inspection)),
+            ("Data types", counted(inspection.dtypes)),
+            *((label, code(text)) for label, text in (hashes._asdict() if hashes else {}).items()),
+            (
+                "Stored hash",
+                (
+                    " ".join(plain(text) for text in verify(inspection.header.metadata, hashes))
+                    if hashes
+                    else ""
+                ),
+            ),
+        ),
+    )
 
 
 def _strength(inspection: Inspection) -> str:

@@ -653,9 +653,16 @@ SPECIAL: dict[str, Callable[[_Reader, str, str], None]] = {
     "hint": _Reader._hint,
 }
 STRUCTURED: dict[str, Callable[[_Reader, Rule, Any], None]] = {
-    "each": _Reader._each, "some": _Reader._some, "adapter": _Reader._adapter, "count": _Reader._count, "tags": _Reader._tags,
-    "folders": _Reader._folders, "regular_folders": _Reader._folders, "buckets": _Reader._buckets, "datasets": _Reader._datasets,
-}  # fmt: skip
+    "each": _Reader._each,
+    "some": _Reader._some,
+    "adapter": _Reader._adapter,
+    "count": _Reader._count,
+    "tags": _Reader._tags,
+    "folders": _Reader._folders,
+    "regular_folders": _Reader._folders,
+    "buckets": _Reader._buckets,
+    "datasets": _Reader._datasets,
+}
 RESOLUTIONS = ("resolution", "resolutions")
 
 

@@ -143,9 +143,19 @@ def _images(text: str) -> str:
 
 
 PLAIN: dict[str, Callable[[str], str]] = {
-    "text": shortened, "integer": _integer, "number": _number, "numbers": _numbers, "boolean": _boolean, "time": _time,
-    "resolution": _resolution, "resolutions": _resolutions, "list": _list, "image": _image, "images": _images, "size": _size,
-}  # fmt: skip
+    "text": shortened,
+    "integer": _integer,
+    "number": _number,
+    "numbers": _numbers,
+    "boolean": _boolean,
+    "time": _time,
+    "resolution": _resolution,
+    "resolutions": _resolutions,
+    "list": _list,
+    "image": _image,
+    "images": _images,
+    "size": _size,
+}
 
 
 def _whole(digits: str) -> int:

@@ -668,9 +668,13 @@ def _configs(
             if key not in ("alpha", "rank_stabilized")
         }
         configs[component] = own | {
-            "peft_type": "LORA", "r": common, "lora_alpha": common, "rank_pattern": pattern, "alpha_pattern": dict(pattern),
+            "peft_type": "LORA",
+            "r": common,
+            "lora_alpha": common,
+            "rank_pattern": pattern,
+            "alpha_pattern": dict(pattern),
             "use_rslora": False,
-        }  # fmt: skip
+        }
     return configs
 
 

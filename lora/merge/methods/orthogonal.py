@@ -12,9 +12,19 @@ from .registry import FACTORS, Option, method
 
 
 @method(
-    "orthogonal", "null space (orthogonal)", "arXiv:2511.11051 (NP-LoRA)", FACTORS,
-    Option("suppression", 1.0, 0.0, 1.0, "share of the overlap that is taken away: mu / (1 + mu) of the paper, 1 is its hard projection"),
-)  # fmt: skip
+    "orthogonal",
+    "null space (orthogonal)",
+    "arXiv:2511.11051 (NP-LoRA)",
+    FACTORS,
+    Option(
+        "suppression",
+        1.0,
+        0.0,
+        1.0,
+        "share of the overlap that is taken away: mu / (1 + mu) of the paper, 1 is its hard"
+        " projection",
+    ),
+)
 def orthogonal(deltas: Sequence[Delta], suppression: float) -> list[Delta]:
     """The first delta as it is, every later one without its part in the inputs that the earlier
     ones use.

@@ -118,9 +118,16 @@ def della_linear(
 
 
 @method(
-    "breadcrumbs", "model breadcrumbs", "arXiv:2312.06795", ENTRIES, density(0.9),
-    Option("gamma", 0.01, 0.0, 1.0, "share of the entries, the largest, that is dropped as outliers"), SCALE,
-)  # fmt: skip
+    "breadcrumbs",
+    "model breadcrumbs",
+    "arXiv:2312.06795",
+    ENTRIES,
+    density(0.9),
+    Option(
+        "gamma", 0.01, 0.0, 1.0, "share of the entries, the largest, that is dropped as outliers"
+    ),
+    SCALE,
+)
 def breadcrumbs(
     deltas: Sequence[Tensor],
     count: int,
@@ -134,9 +141,18 @@ def breadcrumbs(
 
 
 @method(
-    "sce", "SCE", "arXiv:2408.07990 (FuseChat 3)", ENTRIES,
-    Option("select", 0.1, 0.0, 1.0, "share of the entries, those in which the LoRAs differ most, that is merged"),
-)  # fmt: skip
+    "sce",
+    "SCE",
+    "arXiv:2408.07990 (FuseChat 3)",
+    ENTRIES,
+    Option(
+        "select",
+        0.1,
+        0.0,
+        1.0,
+        "share of the entries, those in which the LoRAs differ most, that is merged",
+    ),
+)
 def sce(deltas: Sequence[Tensor], count: int, generator: Generator, select: float) -> Tensor:
     """Entries in which the LoRAs differ most, averaged by the energy each LoRA has in them, those
     of the lighter sign left out.

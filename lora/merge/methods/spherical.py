@@ -16,9 +16,14 @@ NEARLY_ONE_DIRECTION = 0.9995  # cosine above which a great circle is a line
 
 
 @method(
-    "slerp", "spherical interpolation of two", "Shoemake 1985, as in mergekit", COEFFICIENTS,
-    Option("t", 0.5, 0.0, 1.0, "0: the first LoRA, 1: the second"), inputs=2, needs_inner=True,
-)  # fmt: skip
+    "slerp",
+    "spherical interpolation of two",
+    "Shoemake 1985, as in mergekit",
+    COEFFICIENTS,
+    Option("t", 0.5, 0.0, 1.0, "0: the first LoRA, 1: the second"),
+    inputs=2,
+    needs_inner=True,
+)
 def slerp(inner: Tensor, strengths: Sequence[float], t: float) -> list[float]:
     """Between the first and the second delta along the great circle; a straight line where one of
     them is nothing.
@@ -36,10 +41,14 @@ def slerp(inner: Tensor, strengths: Sequence[float], t: float) -> list[float]:
 
 
 @method(
-    "karcher", "mean on the sphere (Karcher)", "Karcher 1977 (doi 10.1002/cpa.3160300502), as in mergekit", COEFFICIENTS,
-    Option("steps", 10, 1, 1000, "steps towards the mean"), Option("tolerance", 1e-5, 0.0, 1.0, "angle at which it stops"),
+    "karcher",
+    "mean on the sphere (Karcher)",
+    "Karcher 1977 (doi 10.1002/cpa.3160300502), as in mergekit",
+    COEFFICIENTS,
+    Option("steps", 10, 1, 1000, "steps towards the mean"),
+    Option("tolerance", 1e-5, 0.0, 1.0, "angle at which it stops"),
     needs_inner=True,
-)  # fmt: skip
+)
 def karcher(
     inner: Tensor, strengths: Sequence[float], steps: float, tolerance: float
 ) -> list[float]:
