@@ -104,6 +104,7 @@ def convert(
         LocksmithError: the dialect cannot say it, or the result differs; nothing is written.
         FileExistsError: `to` is there, and not `overwrite`.
     """
+    from .lora.copies import compared
     from .lora.io.mapped import map_tensors
     from .lora.io.writer import write_as
     from .lora.rewrite.rename import check_base_known
@@ -111,9 +112,8 @@ def convert(
     inspection = _inspect(path, _target(model), whole=True)
     check_base_known(inspection, dialect, drop, "with model=")
     tensors = map_tensors(path, inspection.header, passing=True)
-    return write_as(
-        inspection.plan, tensors, to, dialect, dtype=dtype, drop=drop, overwrite=overwrite
-    )
+    plan = compared(inspection, tensors)
+    return write_as(plan, tensors, to, dialect, dtype=dtype, drop=drop, overwrite=overwrite)
 
 
 def merge(

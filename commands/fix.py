@@ -289,6 +289,7 @@ def _destination(path: Path, inside: Path, options: argparse.Namespace) -> Path:
 def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Namespace) -> Outcome:
     import torch
 
+    from ..lora.copies import compared
     from ..lora.io.mapped import map_tensors
     from ..lora.rewrite.verify import Unverified
     from ..lora.soundness import look_at_file
@@ -306,7 +307,8 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     if options.in_place:
         _check_replaceable(path, dialect)
     tensors = map_tensors(path, found.header, passing=True, replaced=options.in_place)
-    dtype, planned = dtype_of(options), found.plan
+    found.plan = planned = compared(found, tensors)
+    dtype = dtype_of(options)
     found.plan = _finite(found, tensors, options.drop)
     if sound and found.plan is planned:
         return Outcome(os.fspath(path), FINE, SOUND)

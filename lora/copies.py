@@ -5,17 +5,22 @@ not by the names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..planning.copies import fused_twins
+from ..planning.plan import DUPLICATE_TARGET, Plan, make_plan
+from ..report.inspection import numbers_in
 from .from_plan import adapter_of
 from .math.low_rank import factors
 from .math.spec import FAULTS
 
 if TYPE_CHECKING:
     from ..planning.plan import Adapter
+    from ..report.inspection import Inspection
 
 PROBES = 8  # random inputs on which two changes are compared
 LEAST_TOLERANCE = 1e-5  # rounding of an alpha, and of sums in another order
@@ -59,3 +64,24 @@ def _changed(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Tensor:
 def _tolerance(tensors: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> float:
     dtypes = {tensors[adapter.roles[role]].dtype for adapter in adapters for role in ("up", "down")}
     return max(LEAST_TOLERANCE, *(ROUNDINGS * torch.finfo(dtype).eps for dtype in dtypes))
+
+
+def compared(inspection: Inspection, tensors: Mapping[str, Tensor]) -> Plan:
+    """The inspection's plan, in which adapters that stand fused and again split are compared by
+    their numbers; a header alone can only compare their names.
+
+    tensors: the file's, by key; they are read where there are such adapters only.
+    """
+    plan, header = inspection.plan, inspection.header
+    doubled = any(one.category == DUPLICATE_TARGET for one in plan.outcomes.values())
+    if not doubled and not fused_twins(plan.adapters, by_header=False):
+        return plan
+    return make_plan(
+        header.tensors,
+        header.metadata,
+        plan.site,
+        inspection.config_beside,
+        inspection.groups,
+        numbers_in(inspection.path, header, inspection.groups),
+        partial(same_change, tensors),
+    )

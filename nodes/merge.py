@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..files.header import LoraFileError
+from ..lora.copies import compared
 from ..lora.io.dtypes import DTYPES
 from ..lora.io.lora_model import native_tensors
 from ..lora.math.spec import AdapterError
@@ -286,7 +287,7 @@ def _sources(entries: list[_Entry], model, clip) -> list[Source]:
     site, names = host.wired_site(model, clip, own), numbered([entry.name for entry in entries])
     return [
         Source(
-            found.plan,
+            compared(found, content.tensors),
             content.tensors,
             entry.strength_model,
             entry.strength_clip,

@@ -18,6 +18,10 @@ class FullRank(Difference):
     takes = roles("alpha")  # what it means is a convention
     never_beside = roles("up")
 
+    def __init__(self, *names):
+        super().__init__(*names)
+        self.scale_into = ("diff",)  # as it is called where it is written
+
     def delta(self, spec, tensors, shape):
         return super().delta(spec, tensors, shape) * spec.scale_for(1)
 

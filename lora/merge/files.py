@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ...files.header import adapter_config_beside, read_header
 from ...identify.checkpoint import site_of_checkpoint
 from ...report.file_names import numbered, told_apart
+from ..copies import compared
 from ..io.model_file import ModelFile
 from ..io.stream import TensorStream
 from .block_weights import NO_BLOCKS, BlockWeights
@@ -46,17 +47,18 @@ def open_sources(
     paths = [entry.path for entry in entries]
     read = [File(path, read_header(path), adapter_config_beside(path)) for path in paths]
     inspections = inspect_together(read, site)
+    streams = [stack.enter_context(TensorStream(file.name, file.header)) for file in read]
     sources = [
         Source(
-            inspection.plan,
-            stack.enter_context(TensorStream(entry.path, file.header)),
+            compared(inspection, stream),
+            stream,
             entry.model,
             entry.text_encoder,
             entry.blocks,
             name,
         )
-        for entry, file, inspection, name in zip(
-            entries, read, inspections, numbered(told_apart(paths)), strict=True
+        for entry, stream, inspection, name in zip(
+            entries, streams, inspections, numbered(told_apart(paths)), strict=True
         )
     ]
     families = (one.family_metadata for one in inspections if one.family_metadata)

@@ -29,6 +29,7 @@ from ...planning.resolve import Location, locate
 from ...planning.scale import read_settings, scale_of, settings_for
 from ...planning.target_model import Site
 from ...report.inspection import Inspection, inspect_file, inspect_header
+from ..copies import compared
 from ..from_plan import alpha_value, spec_of
 from ..io.mapped import map_tensors
 from ..io.writer import PEFT_FILE, STALE, write_lora
@@ -131,13 +132,9 @@ def resize_file(
     check_free(target, overwrite)
     found = inspect_file(source, site, whole=True)
     onto_itself = os.path.exists(target) and os.path.samefile(source, target)
-    made = resize(
-        found,
-        map_tensors(source, found.header, passing=True, replaced=onto_itself),
-        ask,
-        dtype,
-        dora,
-    )
+    tensors = map_tensors(source, found.header, passing=True, replaced=onto_itself)
+    found.plan = compared(found, tensors)
+    made = resize(found, tensors, ask, dtype, dora)
     origin = {
         "locksmith.source": Path(source).name,
         "locksmith.source_sha256": file_hashes(source).sha256,

@@ -17,6 +17,7 @@ from ...errors import LocksmithError, exhausted
 from ...files.atomic import is_file_name
 from ...files.hashes import file_hashes
 from ...files.header import LoraFileError
+from ...lora.copies import compared
 from ...lora.io.dtypes import DTYPES
 from ...lora.io.writer import Written, write_as
 from ...lora.not_finite import NotFinite
@@ -67,7 +68,7 @@ def save_lora(
         with _folders_of(path):
             told = {**found.family_metadata, **provenance}
             written = write_as(
-                found.plan,
+                compared(found, tensors),
                 tensors,
                 path,
                 dialect,

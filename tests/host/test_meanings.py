@@ -297,6 +297,11 @@ NOT_IN = {
     "PiSSA": set(writable()) - {"peft", "diffusers"},
     "OLoRA": set(writable()) - {"peft", "diffusers"},
 }
+NOT_IN |= {
+    name: set(writable()) - {"comfyui", "kohya", "lycoris"}
+    for name in WRITTEN
+    if "GLoRA" in name or "fullrank" in name
+}
 PAIRS_ONLY = {"peft", "diffusers", "simpletuner", "onetrainer_diffusers", "diffusion_pipe"}
 
 
@@ -324,8 +329,4 @@ def test_a_converted_file_means_what_its_source_means(load, patched, host, tmp_p
             atol=1e-6,
             msg=f"{dialect} says something else",
         )
-    glora = set(writable()) - {"comfyui", "kohya", "lycoris"}
-    expected = NOT_IN.get(
-        name, PAIRS_ONLY if "LoKr" in name else glora if "GLoRA" in name else set()
-    )
-    assert refused == expected
+    assert refused == NOT_IN.get(name, PAIRS_ONLY if "LoKr" in name else set())

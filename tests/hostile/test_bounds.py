@@ -15,6 +15,7 @@ from judge import judge
 from lora_locksmith.files.header import (
     MAX_HEADER_BYTES,
     LoraFileError,
+    Unreadable,
     adapter_config_beside,
     parse_header,
     read_header,
@@ -164,7 +165,9 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
                 {folder.name: adapter_config_beside(folder / "x.safetensors")}
             )
         )
-        assert told[folder.name] is None and judge(folder / "x.safetensors") == "read"
+        assert (
+            isinstance(told[folder.name], Unreadable) and judge(folder / "x.safetensors") == "read"
+        )
 
 
 def test_settings_beside_a_file_that_are_none(tmp_path):
@@ -181,7 +184,7 @@ def test_settings_beside_a_file_that_are_none(tmp_path):
         assert judge(path) == "read"
     with open(tmp_path / "adapter_config.json", "wb") as file:
         file.truncate(2**33)
-    assert adapter_config_beside(path) is None
+    assert isinstance(adapter_config_beside(path), Unreadable)
 
 
 def test_an_index_of_shards_leads_nowhere_else(tmp_path):
