@@ -8,6 +8,10 @@ import copy
 
 import pytest
 import torch
+from lora_locksmith.lora.copies import compared
+from lora_locksmith.lora.io.mapped import map_tensors
+from lora_locksmith.lora.io.writer import write_as
+from lora_locksmith.report.inspection import inspect_file
 from safetensors.torch import save_file
 
 STRENGTHS = (1.0, 0.5, -0.7, 2.0)
@@ -184,6 +188,22 @@ def test_a_change_that_stands_twice_is_made_once_and_two_are_both_made(
     categories = {report.outcomes[key].category for key in tensors if key.startswith(FUSED)}
     assert categories == {"placed" if how == "different" else "duplicate target"}
     assert any("both are applied" in caution for caution in report.cautions) == (how == "different")
+
+
+@pytest.mark.parametrize("dialect", ["comfyui", "kohya", "diffusers"])
+@pytest.mark.parametrize("how", ["one down", "own downs", "different"])
+def test_what_is_written_of_it_changes_as_much(host, patched, tiny_flux, tmp_path, how, dialect):
+    torch.manual_seed(5)
+    tensors, whole, parts = twins(torch.float32, how)
+    path, base = tmp_path / "x.safetensors", tiny_flux()
+    save_file(tensors, path)
+    inspection = inspect_file(path, host.site_of(base, None), whole=True)
+    plan = compared(inspection, map_tensors(path, inspection.header))
+    written = write_as(plan, tensors, tmp_path / "new.safetensors", dialect)
+    loaded, _, _ = host.load_and_fix(base, None, written.path)
+    before = base.model.state_dict()[QKV].float()
+    want = whole + parts if how == "different" else parts
+    assert near(patched(loaded)[QKV], before + want, before)
 
 
 def test_values_of_another_shape_take_a_weights_place_only_where_the_host_does_it(
