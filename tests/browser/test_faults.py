@@ -121,6 +121,13 @@ def test_stack_says_which_row_failed_until_its_rows_change(front_end, partly, pi
     front_end.run()
     fault = shown(front_end, STACK_TITLE).locator(FAULT)
     expect(fault).to_contain_text("Row 2")
+    front_end.run_command("Comfy.NewBlankWorkflow")
+    front_end.run_command("Workspace.PreviousOpenedWorkflow")
+    expect(fault).to_contain_text("Row 2")
+    front_end.wait_until_kept()
+    front_end.said.clear()
+    front_end.open()
+    expect(fault).to_contain_text("Row 2")
     rows = front_end.page.get_by_role("region", name=f"LoRAs of {STACK_TITLE}").get_by_role(
         "listitem"
     )

@@ -13,6 +13,8 @@ const MOST = 64;
  * @type {Map<string, Fault>} by the workflow's id and the node's execution id
  */
 const faults = new Map(stored());
+/** Keys of faults whose node has been as it was then since the page was opened. While a workflow loads, its nodes are not yet. */
+const seen = new Set();
 
 /** @returns {[string, Fault][]} */
 function stored() {
@@ -26,6 +28,7 @@ function store() {
 
 /** @param {string} key */
 function forget(key) {
+  seen.delete(key);
   if (faults.delete(key)) store();
 }
 
@@ -49,6 +52,7 @@ export function noteFault(place, message) {
   if (!node) return;
   faults.delete(keyOf(place));
   faults.set(keyOf(place), { message, values: valuesOf(node) });
+  seen.add(keyOf(place));
   if (faults.size > MOST) faults.delete(/** @type {string} */ (faults.keys().next().value));
   store();
 }
@@ -70,8 +74,10 @@ export function standingFaults() {
   for (const [key, { message, values }] of [...faults]) {
     if (!key.startsWith(start)) continue;
     const node = nodeAt(key.slice(start.length));
-    if (node && valuesOf(node) === values) found.set(node, message);
-    else if (node) forget(key);
+    if (node && valuesOf(node) === values) {
+      seen.add(key);
+      found.set(node, message);
+    } else if (node && seen.has(key)) forget(key);
   }
   return found;
 }
