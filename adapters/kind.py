@@ -210,6 +210,26 @@ class Kind:
         """Whether a setting counts for tensors of these shapes, for a module of this shape."""
         return True
 
+    def lacks(self, options: Mapping[str, Any], shapes: Shapes) -> str:
+        """Why an adapter of these tensors is not computed with these options: which settings it
+        needs besides; "" where it is.
+        """
+        needed = [
+            setting.name
+            for setting in self.settings
+            if setting.needed and self.asks(setting.name, shapes, ())
+        ]
+        missing = [name for name in needed if name not in options]
+        return self.needs_settings(*missing) if missing else ""
+
+    def needs_settings(self, *names: str) -> str:
+        """The sentence for settings that a file does not hold."""
+        told = " and ".join(names)
+        return (
+            f"{self.title}: no setting of PEFT's that can be read tells its {told}; put its"
+            " adapter_config.json beside it"
+        )
+
     def shape(self, shapes: Shapes) -> ModuleShape:
         """The shape of the module it was trained on. Raises Misfit, IndexError or TypeError for
         tensors that do not fit.

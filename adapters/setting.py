@@ -10,6 +10,10 @@ BOOLEAN, WHOLE, NUMBER = "true or false", "a whole number", "a number"
 MODULES = (  # its value is whether it means the module that is asked about
     "a list of module names, or a pattern of them"
 )
+TOKENS = (  # its value is the tuple of those of the module that is asked about
+    "a list of token numbers, or one for each module"
+)
+WORD = "a word"  # of those that the setting names
 MOST_SHOWN = 60  # characters of a value or a pattern that a sentence repeats
 MOST_RANK = 1_000_000
 MOST_ALPHA = (
@@ -20,6 +24,9 @@ MOST_ALPHA = (
 class Setting(NamedTuple):
     """One setting: `least` and `most` are in its range; `default` holds where it is not stated or
     out of range (None: none does).
+
+    words: all that a WORD may be. needed: without a value that holds, nothing is computed
+    (`Kind.lacks`).
     """
 
     name: str
@@ -28,6 +35,8 @@ class Setting(NamedTuple):
     least: float = -math.inf
     most: float = math.inf
     instead: str = ""  # what is told to hold in its place, where the default does not say it
+    words: tuple[str, ...] = ()
+    needed: bool = False
 
     def read(self, value: object) -> tuple[Any, str]:
         """(the value that holds, what is wrong with `value`, "" where nothing is). None is a
@@ -35,20 +44,30 @@ class Setting(NamedTuple):
         """
         if value is None:
             return self.default, ""
-        found = typed(value, self.type)
-        if found is None or not self.least <= found <= self.most:
+        found = (
+            (value if value in self.words else None)
+            if self.type == WORD
+            else typed(value, self.type)
+        )
+        if found is None or not (self.type == WORD or self.least <= found <= self.most):
             return (
                 self.default,
                 (
-                    f"{self.name} is {shown(value)}, not {self.lawful};"
-                    f" {self.instead or shown(self.default)} is used instead"
+                    f"{self.name} is {shown(value)}, not {self.lawful}; {self._instead} is used"
+                    " instead"
                 ),
             )
         return found, ""
 
     @property
+    def _instead(self) -> str:
+        return self.instead or ("nothing" if self.needed else shown(self.default))
+
+    @property
     def lawful(self) -> str:
         """What it may be, in words."""
+        if self.words:
+            return f"one of {', '.join(self.words)}"
         if math.isinf(self.most):
             return self.type
         return f"{self.type} from {self.least:g} to {self.most:g}"
@@ -90,3 +109,8 @@ def typed(value: object, kind: str) -> Any:
     if kind == WHOLE:
         return int(number) if number.is_integer() and abs(number) < 2**53 else None
     return number
+
+
+# What several of PEFT's adapters multiply their change with, and draw their places from
+SCALING = Setting("scaling", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, needed=True)
+SEED = Setting("random_loc_seed", WHOLE, None, 0, 2**53 - 1, needed=True)

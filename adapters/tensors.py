@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from .kind import Kind
 from .spec import AdapterError, AdapterSpec
 
 Tensors = Mapping[str, Tensor]
+MAY_BE_EMPTY = ("bias_", "vblora_weights_")  # how the roles begin
 
 
 def describe(tensors: Tensors) -> str:
@@ -20,11 +22,13 @@ def describe(tensors: Tensors) -> str:
 
 
 def check_not_empty(tensors: Tensors) -> None:
-    """AdapterError when a tensor has no elements; only a sparse residual may be without any."""
+    """AdapterError when a tensor has no elements; only a sparse residual and the weights of one
+    vector (VB-LoRA) may be without any.
+    """
     empty = [
         role
         for role, tensor in tensors.items()
-        if not tensor.numel() and not role.startswith("bias_")
+        if not tensor.numel() and not role.startswith(MAY_BE_EMPTY)
     ]
     if empty:
         raise AdapterError(f"these tensors are empty: {', '.join(empty)} ({describe(tensors)})")
@@ -193,6 +197,16 @@ def factor_of(kind: Kind, spec: AdapterSpec, tensors: Tensors) -> float:
     return scalar * kind.factor(
         spec, kind.rank({role: tensor.shape for role, tensor in tensors.items()})
     )
+
+
+def setting_told(kind: Kind, spec: AdapterSpec, name: str) -> Any:
+    """The value of a setting without which the adapter means nothing; AdapterError where the spec
+    has none.
+    """
+    value = spec.option(name)
+    if value is None:
+        raise AdapterError(kind.needs_settings(name))
+    return value
 
 
 def shape_told(spec: AdapterSpec) -> tuple[int, ...]:

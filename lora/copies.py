@@ -4,19 +4,20 @@ not by the names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..adapters.registry import decomposition_of
 from ..planning.copies import fused_twins
 from ..planning.plan import DUPLICATE_TARGET, Plan, make_plan
 from ..report.inspection import numbers_in
 from .from_plan import adapter_of
-from .math.low_rank import factors
-from .math.spec import FAULTS
+from .math.low_rank import factors, low_rank_part
+from .math.spec import FAULTS, MAGNITUDES, AdapterError
 
 if TYPE_CHECKING:
     from ..planning.plan import Adapter
@@ -31,38 +32,83 @@ def same_change(tensors: Mapping[str, Tensor], fused: Adapter, split: Sequence[A
     """Whether `split` together change the weight of `fused` as it does, up to the rounding of the
     coarsest dtype among them.
 
-    tensors: the file's, by key. False where that cannot be computed.
+    tensors: the file's, by key. False where that cannot be computed. Of DoRAs, whose change needs
+    the weight, the deltas and the magnitudes are compared, each by itself: with both the same they
+    change any weight alike, if the magnitudes are per output.
     """
+    tolerance = _tolerance(tensors, (fused, *split))
     try:
-        weight, rows = fused.target.pieces[0][0], fused.target.out
-        whole = _changed(fused, tensors)
-        parts = torch.full_like(whole, torch.nan)
-        for adapter in split:
-            made = _changed(adapter, tensors)
-            for name, place, source in adapter.target.pieces:
-                if name == weight:
-                    parts.narrow(0, *(place or (0, rows))).copy_(
-                        made.narrow(0, *source) if source else made
-                    )
+        if len({_norms(adapter) for adapter in (fused, *split)}) > 1:
+            return False
+        looks = (_changed, _magnitudes) if decomposition_of(fused.roles) else (_changed,)
+        return all(_alike(fused, split, partial(look, tensors), tolerance) for look in looks)
     except (*FAULTS, RuntimeError):
         return False
-    return bool((whole - parts).norm() <= _tolerance(tensors, (fused, *split)) * whole.norm())
 
 
-def _changed(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Tensor:
-    """[out, PROBES]: the adapter's delta times the same random inputs for all of one width."""
+def _norms(adapter: Adapter) -> tuple[bool, object]:
+    """Whether it is a DoRA, and what is told of its norms."""
+    return decomposition_of(adapter.roles) is not None, dict(adapter.options).get("dora_norm")
+
+
+def _alike(
+    fused: Adapter, split: Sequence[Adapter], look: Callable[[Adapter], Tensor], tolerance: float
+) -> bool:
+    """Whether what `look` gives for each output of the fused adapter is what it gives for those of
+    the split ones, put together.
+    """
+    weight, rows = fused.target.pieces[0][0], fused.target.out
+    whole = look(fused)
+    parts = torch.full_like(whole, torch.nan)
+    for adapter in split:
+        made = look(adapter)
+        for name, place, source in adapter.target.pieces:
+            if name == weight:
+                parts.narrow(0, *(place or (0, rows))).copy_(
+                    made.narrow(0, *source) if source else made
+                )
+    return bool((whole - parts).norm() <= tolerance * whole.norm())
+
+
+def _changed(tensors: Mapping[str, Tensor], adapter: Adapter) -> Tensor:
+    """[out, PROBES]: the adapter's delta, before magnitudes, times the same random inputs for all
+    of one width.
+    """
     spec, roles = adapter_of(
         adapter, {role: tensors[key] for role, key in adapter.roles.items()}, None
     )
-    delta = factors(spec, roles)
+    delta = factors(spec, low_rank_part(roles))
     inputs = torch.randn(
         delta.shape[1], PROBES, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
     return delta.times(inputs)
 
 
+def _magnitudes(tensors: Mapping[str, Tensor], adapter: Adapter) -> Tensor:
+    """[out] fp64; AdapterError where they are not one for each output."""
+    decomposition = (
+        None if "dora_axis" in dict(adapter.options) else decomposition_of(adapter.roles)
+    )
+    for role in decomposition.roles if decomposition else ():
+        if role in adapter.roles:
+            tensor = tensors[adapter.roles[role]]
+            vector = (
+                decomposition.vector(role, tensor, adapter.target.out)
+                if decomposition.per_output(role, tensor.shape)
+                else None
+            )
+            if vector is not None:
+                return vector.double()
+    raise AdapterError("its magnitudes are not one for each output")
+
+
 def _tolerance(tensors: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> float:
-    dtypes = {tensors[adapter.roles[role]].dtype for adapter in adapters for role in ("up", "down")}
+    dtypes = {
+        tensors[adapter.roles[role]].dtype
+        for adapter in adapters
+        for role in ("up", "down", *MAGNITUDES)
+        if role in adapter.roles
+    }
     return max(LEAST_TOLERANCE, *(ROUNDINGS * torch.finfo(dtype).eps for dtype in dtypes))
 
 

@@ -111,7 +111,7 @@ def group_keys(keys: Iterable[str]) -> Groups:
             group.spellings.append(spelling)
     _take_copies(by_name, notes, repeated)
     alphas = _take_network_alphas(by_name)
-    _give_shared(by_name)
+    _give_shared(by_name, notes)
     _give_to_named(by_name, repeated)
     return Groups(tuple(by_name.values()), alphas, notes, tuple(unread), repeated, refused)
 
@@ -143,8 +143,10 @@ def _take_network_alphas(by_name: dict[tuple[str, str], Group]) -> dict[str, str
     return alphas
 
 
-def _give_shared(by_name: dict[tuple[str, str], Group]) -> None:
-    """Tensors that stand once in a file are of every adapter that uses them."""
+def _give_shared(by_name: dict[tuple[str, str], Group], notes: dict[str, str]) -> None:
+    """Tensors that stand once in a file are of every adapter that uses them; notes those of which
+    each adapter has its own copy.
+    """
     for kind in kinds():
         whole = (
             [name for name, group in by_name.items() if group.keys.keys() <= kind.shared]
@@ -159,8 +161,8 @@ def _give_shared(by_name: dict[tuple[str, str], Group]) -> None:
         )
         for name in whole if users else ():
             for role, key in by_name.pop(name).keys.items():
-                for group in users:
-                    group.keys.setdefault(role, key)
+                if key not in [group.keys.setdefault(role, key) for group in users]:
+                    notes[key] = "a tensor for the whole file, of which each adapter has a copy"
 
 
 def _give_to_named(by_name: dict[tuple[str, str], Group], repeated: dict[str, str]) -> None:

@@ -34,6 +34,7 @@ from .scale import (
     scale_of,
     settings_for,
 )
+from .settings import shown
 from .siblings import siblings
 from .target_model import Candidate, Site
 
@@ -442,6 +443,12 @@ class _Planner:
             if settings
             else ()
         )
+        lacking = kind.lacks(dict(options + meaning.options), found.shapes)
+        if lacking:
+            unknown = _unknown_value(kind, settings, dict(options)) if settings else ""
+            return self._set(
+                [key for key in keys if key not in self.outcomes], UNSUPPORTED, unknown or lacking
+            )
         grown = (found.module.out, *found.module.inner) if _grows(target, found) else None
         columns = found.module.inner[0] if _narrow(target, found.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
@@ -790,6 +797,22 @@ def _options(
     )
     values = ((setting, settings.values.of(setting.name, module)) for setting in stated)
     return tuple((setting.name, value) for setting, value in values if value != setting.default)
+
+
+def _unknown_value(kind: Kind, settings: Settings, options: Mapping[str, object]) -> str:
+    """Why a needed setting that is there is of no use; "" where none is there."""
+    stated = (
+        one
+        for one in kind.settings
+        if one.needed and one.name not in options and settings.values.states(one.name)
+    )
+    for one in stated:
+        told = (
+            f"its {one.name} is {shown(settings.config[one.name])}, not {one.lawful}, which is all"
+            " that is computed"
+        )
+        return f"{kind.title}: {told}; merge it in PEFT, and extract a LoRA from the result"
+    return ""
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...] | None]) -> str:

@@ -15,6 +15,7 @@ from ..adapters.setting import (
     MOST_ALPHA,
     MOST_RANK,
     NUMBER,
+    TOKENS,
     WHOLE,
     Setting,
     shown,
@@ -25,6 +26,7 @@ from .patterns import Patterns
 
 MOST_NAMED = 3  # patterns in one sentence
 MOST_CAUTIONS = 20  # of one file's settings
+MOST_TOKENS = 2**31  # in a vocabulary; real ones have some hundred thousand
 
 
 RANK_AS_ALPHA = "alpha = rank"
@@ -45,7 +47,7 @@ def settings() -> Mapping[str, Setting]:
     """Every setting by its name: of all adapters, and of single kinds."""
     return {
         setting.name: setting
-        for setting in (*OF_ALL, *(setting for kind in kinds() for setting in kind.settings))
+        for setting in (*(setting for kind in kinds() for setting in kind.settings), *OF_ALL)
     }
 
 
@@ -88,7 +90,8 @@ class Values:
 
     def of(self, name: str, module: str) -> Any:
         """The value of the setting `name` for a module."""
-        return self.names(name, module) if settings()[name].type == MODULES else self.get(name)
+        read = {MODULES: self.names, TOKENS: self.tokens}.get(settings()[name].type)
+        return read(name, module) if read else self.get(name)
 
     def names(self, name: str, module: str) -> bool | None:
         """Whether a setting of modules means this one: the name ends like one of a list, or is what
@@ -109,6 +112,34 @@ class Values:
                 f" {shown(self.config[name])}"
             )
         return None if unread else place is not None
+
+    def tokens(self, name: str, module: str) -> tuple[int, ...] | None:
+        """The token numbers that the setting `name` gives a module, in its order; None where it
+        gives none that can be read.
+
+        A list is for every module that has rows of its own; an object has names, or their ends, as
+        keys. Source: peft 0.21.2 utils/other.py set_additional_trainable_modules, _set_trainable.
+        """
+        value = self.config.get(name)
+        if isinstance(value, dict):
+            lists = [
+                tokens
+                for key, tokens in value.items()
+                if module.endswith(key) or f".{key}".endswith(f".{module}")
+            ]
+            if not lists:
+                return None
+            value = (
+                lists[0]
+                if all(one == lists[0] for one in lists)
+                else "of several lists for one module"
+            )
+        if isinstance(value, list) and all(
+            type(one) is int and 0 <= one < MOST_TOKENS for one in value
+        ):
+            return tuple(value)
+        self._tell(f"{name} is {shown(value)}, not {TOKENS}; it is not used")
+        return None
 
     def _meant(self, name: str, value: object) -> tuple[str, ...] | Patterns | None:
         if isinstance(value, list) and all(isinstance(one, str) for one in value):

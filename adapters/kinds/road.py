@@ -21,7 +21,7 @@ class RoAd(Kind):
     needs = (roles("road_theta road_alpha"),)
     reaches = "both"
     linear = False
-    settings = (Setting("group_size", WHOLE, None, 1, MOST_RANK),)
+    settings = (Setting("group_size", WHOLE, None, 1, MOST_RANK, needed=True),)
     stock = "RoAd. Stock would ignore them"
     bypass = TURNED
 

@@ -154,23 +154,25 @@ def _check_loads(found: Inspection, written: Path, config: Mapping[str, Any] | N
         {(adapter.module, adapter.reaches): adapter for adapter in one.plan.adapters}
         for one in (found, again)
     )
-    if not before.keys() <= after.keys():
-        raise AdapterError(
-            f"{sorted(before.keys() - after.keys())[0][0]} would not load from the new file, which"
-            " is not written"
-        )
+    for place in sorted(before.keys() - after.keys()):
+        if not before[place].options:
+            raise AdapterError(f"{place[0]} would not load from the new file, which is not written")
     for place, adapter in before.items():
+        if place not in after:
+            raise AdapterError(_lost_meaning(adapter))
         decomposed = (
             decomposition_of(adapter.roles) is not None and adapter.options != after[place].options
         )
         if decomposed or (_stays(named(adapter.kind)) and _meant(adapter) != _meant(after[place])):
-            told = (
-                f"{adapter.module}: what its {named(adapter.kind).title or adapter.kind} means"
-                " stands in settings of this file"
-            )
-            raise AdapterError(
-                f"{told}, which a resized one does not keep; the new file is not written"
-            )
+            raise AdapterError(_lost_meaning(adapter))
+
+
+def _lost_meaning(adapter: Adapter) -> str:
+    told = (
+        f"{adapter.module}: what its {named(adapter.kind).title or adapter.kind} means stands in"
+        " settings of this file"
+    )
+    return f"{told}, which a resized one does not keep; the new file is not written"
 
 
 def _stays(kind: Kind) -> bool:

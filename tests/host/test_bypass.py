@@ -5,6 +5,7 @@ and in any company.
 from __future__ import annotations
 
 import gc
+import json
 
 import pytest
 import torch
@@ -397,6 +398,32 @@ def test_a_text_encoder(host, comfy, tmp_path):
     assert patched.patcher.patches and not beside.patcher.patches
     # The encoder is fp16, to which patching rounds the sum.
     assert close(encode(beside), wanted, 2e-3) and not close(wanted, plain, 1e-2)
+    assert torch.equal(encode(clip), plain)
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+def test_rows_of_tokens_of_a_text_encoder(host, tmp_path, bypass):
+    """PEFT's trainable tokens, with their settings as diffusers packs them: the words they stand
+    for mean something else.
+    """
+    clip, path = tiny_clip(), tmp_path / "tokens.safetensors"
+    tokens = [int(one[0]) for one in clip.tokenize("red fox")["l"][0]][1:3]
+    rows = torch.randn(2, 64, generator=torch.Generator().manual_seed(3))
+    told = json.dumps({"text_encoder.trainable_token_indices": {"token_embedding": tokens}})
+    key = "text_encoder.text_model.embeddings.token_embedding.token_adapter.trainable_tokens_delta"
+    save_file({key: rows}, path, {"lora_adapter_metadata": told})
+    encode = lambda one: one.encode_from_tokens(one.tokenize("a red fox"))  # noqa: E731
+    plain = encode(clip)
+    weight = (
+        clip.cond_stage_model.clip_l.transformer.text_model.embeddings.token_embedding.weight.data
+    )
+    before = weight[tokens].clone()
+    weight[tokens] = torch.lerp(before.float(), rows, 0.5).to(weight.dtype)
+    wanted = encode(clip)
+    weight[tokens] = before
+    loaded, report = host.load_and_fix(None, clip, path, 0.0, 0.5, bypass=bypass)[1:]
+    assert report.as_dict()["keys"]["placed"] == 1
+    assert close(encode(loaded), wanted, 2e-3) and not close(wanted, plain, 1e-2)
     assert torch.equal(encode(clip), plain)
 
 

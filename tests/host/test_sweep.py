@@ -36,12 +36,21 @@ PEFT: dict[str, tuple[str, Mapping[str, Any]]] = {
     "VeRA": ("VeraConfig", {"r": 4}),
     "VeRA without its matrices": ("VeraConfig", {"r": 4, "save_projection": False}),
     "PVeRA": ("PveraConfig", {"r": 4}),
+    "PVeRA without its matrices": ("PveraConfig", {"r": 4, "save_projection": False}),
     "RandLoRA": ("RandLoraConfig", {"r": 4}),
+    "RandLoRA without its matrices": ("RandLoraConfig", {"r": 4, "save_projection": False}),
     "FourierFT": ("FourierFTConfig", {"n_frequency": 50}),
     "WaveFT": ("WaveFTConfig", {"n_frequency": 50}),
+    "WaveFT, longer wavelets": ("WaveFTConfig", {"n_frequency": 64, "wavelet_family": "db4"}),
+    "WaveFT, other wavelets": ("WaveFTConfig", {"n_frequency": 64, "wavelet_family": "sym4"}),
+    "WaveFT, places alone": ("WaveFTConfig", {"n_frequency": 64, "use_idwt": False}),
     "HRA": ("HRAConfig", {"r": 4}),
     "HRA, orthogonal": ("HRAConfig", {"r": 4, "apply_GS": True}),
     "VB-LoRA": ("VBLoRAConfig", {"r": 4, "vector_length": 2, "num_vectors": 8}),
+    "VB-LoRA, largest alone": (
+        "VBLoRAConfig",
+        {"r": 4, "vector_length": 2, "num_vectors": 8, "save_only_topk_weights": True},
+    ),
     "Uni-LoRA": ("UniLoraConfig", {"r": 4, "init_theta_d_bound": 0.5}),
     "MiSS": ("MissConfig", {"r": 4}),
     "MiSS, mini": ("MissConfig", {"r": 4, "mini_r": 2, "init_weights": "mini"}),
@@ -55,16 +64,22 @@ PEFT: dict[str, tuple[str, Mapping[str, Any]]] = {
     "GraLoRA": ("GraloraConfig", {"r": 4, "alpha": 6, "gralora_k": 2}),
     "BEFT": ("BeftConfig", {}),
     "PEANuT": ("PeanutConfig", {}),
+    "PEANuT, deep": ("PeanutConfig", {"depth": 2, "act_fn": "gelu"}),
     "DEFT": ("DeftConfig", {}),
+    "DEFT, orthogonal": ("DeftConfig", {"r": 4, "alpha": 6, "decomposition_method": "qr"}),
+    "PaRa": ("DeftConfig", {"para": True}),
     "Lily": ("LilyConfig", {}),
     "TinyLoRA": ("TinyLoraConfig", {}),
     "PSOFT": ("PsoftConfig", {"r": 4}),
     "OSF": ("OSFConfig", {}),
     "Supertuning": ("SupertuningConfig", {}),
+    "Supertuning with a LoRA": ("SupertuningConfig", {"r": 4, "lora_alpha": 6}),
+    "Supertuning without its places": ("SupertuningConfig", {"save_precomputed_indices": False}),
     "FRoD": ("FrodConfig", {}),
 }
-# What steers a language model at run time, adds words or needs more than a layer's weight; and
-# AdaMSS, which needs scikit-learn.
+# What steers a language model at run time or needs more than a layer's weight; AdaMSS, which needs
+# scikit-learn; and trainable tokens, which are of embeddings: see test_bypass.py and
+# tests/lora/test_peft_kinds.py.
 NOT_OF_WEIGHTS = (
     *(
         "AdaptionPromptConfig",

@@ -10,6 +10,7 @@ import math
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lora_locksmith.adapters.setting import WORD
 from lora_locksmith.files.header import Header, TensorInfo, adapter_config_beside
 from lora_locksmith.files.json_text import read_json
 from lora_locksmith.planning.plan import PLACED, SHAPE_CONFLICT, make_plan
@@ -18,6 +19,7 @@ from lora_locksmith.planning.settings import (
     BOOLEAN,
     MODULES,
     PATTERNED,
+    TOKENS,
     WHOLE,
     Values,
     alpha_fault,
@@ -26,7 +28,11 @@ from lora_locksmith.planning.settings import (
 from lora_locksmith.planning.settings import settings as all_settings
 from lora_locksmith.planning.target_model import Site, denoiser_component
 
-SETTINGS = {name: setting for name, setting in all_settings().items() if setting.type != MODULES}
+SETTINGS = {
+    name: setting
+    for name, setting in all_settings().items()
+    if setting.type not in (MODULES, TOKENS, WORD)
+}
 ALL = {**SETTINGS, **PATTERNED}
 NUMBERS = st.one_of(
     st.integers(),
@@ -112,6 +118,43 @@ def test_the_ends_of_a_range_are_in_it_and_what_is_beyond_is_not(name):
         10**400,
     ):
         assert setting.read(value)[0] == setting.default and setting.read(value)[1]
+
+
+WORDS = {name: setting for name, setting in all_settings().items() if setting.type == WORD}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_word_is_one_of_those_that_are_known(name):
+    setting = WORDS[name]
+    assert setting.words and setting.default is None and setting.needed
+    assert [setting.read(word) for word in setting.words] == [(word, "") for word in setting.words]
+    for value in ("", "no such word", setting.words[0].upper(), 1, True, [setting.words[0]], {}):
+        found, fault = setting.read(value)
+        assert found is None and name in fault and setting.words[-1] in fault
+
+
+@pytest.mark.parametrize(
+    ("stated", "module", "tokens"),
+    [
+        ([3, 1], "text.words", (3, 1)),
+        ([], "words", ()),
+        ({"words": [3], "head": [4]}, "text.words", (3,)),
+        ({"model.text.words": [3]}, "text.words", (3,)),
+        ({"words": [3], "text.words": [3]}, "text.words", (3,)),
+        ({"words": [3], "text.words": [4]}, "text.words", None),
+        ({"head": [4]}, "text.words", None),
+        ([3, True], "words", None),
+        ([3, 1.0], "words", None),
+        ([-1], "words", None),
+        ([2**31], "words", None),
+        ("3", "words", None),
+        (7, "words", None),
+    ],
+)
+def test_token_numbers_of_a_module(stated, module, tokens):
+    values = Values({"trainable_token_indices": stated}, "there")
+    assert values.of("trainable_token_indices", module) == tokens
+    assert bool(values.cautions) == (tokens is None and stated != {"head": [4]})
 
 
 def test_defaults_are_lawful():

@@ -26,14 +26,6 @@ SAVED = {
     "TinyLoRA": (peft.TinyLoraConfig, {"r": 2}),
     "Uni-LoRA": (peft.UniLoraConfig, {"r": 4, "theta_d_length": 64}),
     "OSF": (peft.OSFConfig, {"effective_rank": 4}),
-    "FourierFT": (peft.FourierFTConfig, {"n_frequency": 20}),
-    "WaveFT": (peft.WaveFTConfig, {"n_frequency": 20}),
-    "PVeRA": (peft.PveraConfig, {"r": 4}),
-    "RandLoRA": (peft.RandLoraConfig, {"r": 4}),
-    "VB-LoRA": (peft.VBLoRAConfig, {"r": 4, "num_vectors": 16, "vector_length": 4}),
-    "SuperTuning": (peft.SupertuningConfig, {}),
-    "DEFT": (peft.DeftConfig, {"r": 4}),
-    "PEANuT": (peft.PeanutConfig, {"r": 4}),
     "Poly": (peft.PolyConfig, {"r": 4, "n_tasks": 2, "n_skills": 2, "n_splits": 1}),
 }
 
@@ -77,7 +69,6 @@ NAMED = {
         "single_blocks.3.processor.proj_loras.0.up.weight",
     ],
     "CDKA": ["lora_unet_blocks_0_lin.cdka_a"],
-    "trainable tokens": ["base_model.model.words.trainable_tokens_delta"],
 }
 
 

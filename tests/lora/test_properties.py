@@ -40,6 +40,16 @@ DELORA = {
 }
 TLORA = {"tlora_q": random(4, 24), "tlora_p": random(32, 4), "tlora_lambda": random(1, 4)}
 PACKED = {"oft_R": random(6, 6)}
+# Logits far enough apart that no rounding exchanges the largest
+LOGITS = torch.stack([torch.arange(6.0).roll(shift) for shift in range(32)]) * 0.5
+PLACES = torch.stack([torch.tensor([shift % 6, (shift + 2) % 6]) for shift in range(32)])
+PEANUT = {
+    "peanut_A": random(4, 32),
+    "peanut_B": random(32, 4),
+    "peanut_encoder_0": random(4, 4),
+    "peanut_decoder_0": random(4, 4),
+}
+DRAWN = (("random_loc_seed", 7), ("scaling", 3.0))
 
 # name -> (spec, tensors, shape of the weight)
 CASES = {
@@ -285,6 +295,102 @@ CASES = {
         },
         (32, 24),
     ),
+    "trainable_tokens": (
+        AdapterSpec("trainable_tokens", options=(("token_indices", (30, 2, 7)),)),
+        {"token_rows": random(3, 24)},
+        (32, 24),
+    ),
+    "vblora": (
+        AdapterSpec("vblora", options=(("topk", 2),)),
+        {
+            "vblora_A": LOGITS[:24].reshape(4, 6, 6),
+            "vblora_B": LOGITS.reshape(8, 4, 6),
+            "vblora_bank": random(6, 4),
+        },
+        (32, 24),
+    ),
+    "vblora_topk": (
+        AdapterSpec("vblora_topk"),
+        {"vblora_indices_A": PLACES[:24].reshape(4, 6, 2), "vblora_weights_A": random(4, 6, 1)}
+        | {
+            "vblora_indices_B": PLACES.reshape(8, 4, 2).to(torch.uint8),
+            "vblora_weights_B": random(8, 4, 1),
+            "vblora_bank": random(6, 4),
+        },
+        (32, 24),
+    ),
+    "pvera": (
+        AdapterSpec("pvera"),
+        {
+            "pvera_d": random(8),
+            "pvera_b": random(32),
+            "pvera_A": random(8, 30),
+            "pvera_B": random(40, 4),
+        },
+        (32, 24),
+    ),
+    "randlora": (
+        AdapterSpec("randlora", options=(("randlora_alpha", 9.0),)),
+        {
+            "randlora_lambda": random(5, 5),
+            "randlora_gamma": random(5, 24),
+            "randlora_A": random(5, 1, 30),
+            "randlora_B": random(40, 6, 5),
+        },
+        (32, 24),
+    ),
+    "supertuning": (
+        AdapterSpec("supertuning"),
+        {
+            "supertuning_values": random(3),
+            "supertuning_indices": torch.tensor([0, 99, 767], dtype=torch.int32),
+        },
+        (32, 24),
+    ),
+    "supertuning_with_lora": (
+        AdapterSpec("supertuning", options=(("lora_alpha", 6.0),)),
+        {
+            "supertuning_values": random(2),
+            "supertuning_indices": torch.tensor([5, 31], dtype=torch.int32),
+        }
+        | {"supertuning_A": random(4, 24), "supertuning_B": random(32, 4)},
+        (32, 24),
+    ),
+    "deft": (
+        AdapterSpec("deft", options=(("decomposition_method", "relu"),)),
+        {"deft_P": random(32, 4), "deft_R": random(4, 24)},
+        (32, 24),
+    ),
+    "deft_qr": (
+        AdapterSpec("deft", options=(("decomposition_method", "qr"), ("alpha", 6.0))),
+        {"deft_P": random(32, 4), "deft_R": random(4, 24)},
+        (32, 24),
+    ),
+    "deft_para": (
+        AdapterSpec("deft", options=(("decomposition_method", "qr"), ("para", True))),
+        {"deft_P": random(32, 4)},
+        (32, 24),
+    ),
+    "peanut": (
+        AdapterSpec("peanut", options=(("scaling", 3.0), ("depth", 1), ("act_fn", "tanh"))),
+        PEANUT,
+        (32, 24),
+    ),
+    "fourierft": (
+        AdapterSpec("fourierft", options=DRAWN),
+        {"fourier_spectrum": random(30)},
+        (32, 24),
+    ),
+    "waveft": (
+        AdapterSpec("waveft", options=(*DRAWN, ("use_idwt", True), ("wavelet_family", "db3"))),
+        {"wave_spectrum": random(30)},
+        (32, 24),
+    ),
+    "waveft_sparse": (
+        AdapterSpec("waveft", options=(*DRAWN, ("use_idwt", False))),
+        {"wave_spectrum": random(30)},
+        (32, 24),
+    ),
     "boft_peft": (
         AdapterSpec("boft_peft"),
         {"boft_R": random(2, 6, 4, 4), "boft_s": random(32, 1) + 1},
@@ -308,10 +414,12 @@ BLOCKS = {
     "kasa": 32,
 }
 BLOCKS |= dict.fromkeys(("shira", "road", "delora_old"), 33)
-BLOCKS |= {"oft_peft_outputs": 4, "bora": 32}
+BLOCKS |= dict.fromkeys(("randlora", "supertuning", "fourierft", "waveft"), 33)
+BLOCKS |= {"oft_peft_outputs": 4, "bora": 32, "deft": 32, "peanut": 32}
 LINEAR = {
     *("lora", "loha", "lokr", "diff", "fullrank", "norm", "bias_diff", "bias_norm", "bias_lora"),
     *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "lokr_conv1d", "lora_flat"),
+    *("vblora", "vblora_topk", "pvera", "randlora", "supertuning", "fourierft", "waveft"),
     *("adalora", "moslora", "bdlora", "lora_embedding", "tlora_with_base"),
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)

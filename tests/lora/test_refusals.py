@@ -10,6 +10,8 @@ ones = torch.ones
 LORA = {"down": ones(4, 24), "up": ones(32, 4)}
 IA3_CONVOLUTION = ({"ia3_l": ones(1, 32, 1, 1)}, (32, 32, 3, 3))
 
+VBLORA = {"A": (4, 6, 2), "B": (8, 4, 2)}
+
 REFUSED = {
     "unknown_kind": ("unheard", {}, (32, 24), "no adapter of the kind 'unheard'"),
     "missing_up": (
@@ -118,11 +120,61 @@ REFUSED = {
     "oft_inputs": ("oft_peft", {"oft_R": ones(5, 6)}, (32, 24), "5 blocks of 4"),
     "boft_peft": ("boft_peft", {"boft_R": ones(1, 5, 4, 4)}, (32, 24), "cannot turn the inputs"),
     "set": ("set", {"set_weight": ones(24, 32)}, (32, 24), r"set_weight \[24, 32\]"),
+    "supertuning_outside": (
+        "supertuning",
+        {"supertuning_values": ones(1), "supertuning_indices": torch.tensor([32 * 24])},
+        (32, 24),
+        "supertuning_indices point outside",
+    ),
+    "vblora_outside": (
+        "vblora_topk",
+        {f"vblora_indices_{side}": torch.full(shape, 6) for side, shape in VBLORA.items()}
+        | {f"vblora_weights_{side}": ones(*shape[:2], 1) for side, shape in VBLORA.items()}
+        | {"vblora_bank": ones(6, 4)},
+        (32, 24),
+        "point outside of a weight",
+    ),
+    "vblora_settings": (
+        "vblora",
+        {"vblora_A": ones(4, 6, 6), "vblora_B": ones(8, 4, 6), "vblora_bank": ones(6, 4)},
+        (32, 24),
+        "tells its topk",
+    ),
+    "deft_settings": (
+        "deft",
+        {"deft_P": ones(32, 4), "deft_R": ones(4, 24)},
+        (32, 24),
+        "tells its decomposition_method",
+    ),
+    "peanut_settings": (
+        "peanut",
+        {"peanut_A": ones(4, 32), "peanut_B": ones(32, 4)},
+        (32, 24),
+        "tells its scaling",
+    ),
+    "fourierft_settings": (
+        "fourierft",
+        {"fourier_spectrum": ones(9)},
+        (32, 24),
+        "tells its random_loc_seed",
+    ),
+    "waveft_settings": (
+        "waveft",
+        {"wave_spectrum": ones(9)},
+        (32, 24),
+        "tells its random_loc_seed",
+    ),
+    "tokens": (
+        "trainable_tokens",
+        {"token_rows": ones(2, 24)},
+        (32, 24),
+        "0 tokens and token_rows",
+    ),
 }
 
 
 # What only values can tell is no fault of a shape.
-ON_META = [name for name in REFUSED if name != "sparse_outside"]
+ON_META = [name for name in REFUSED if not name.endswith("_outside")]
 
 
 @pytest.mark.parametrize(

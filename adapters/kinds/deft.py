@@ -1,0 +1,81 @@
+"""DEFT, and PaRa (PEFT deft/layer.py): a projection of the weight is taken off it, and a matrix put
+there.
+"""
+
+from __future__ import annotations
+
+from ..kind import DERIVED, Kind, Misfit, ModuleShape, roles
+from ..lazy import helpers, torch
+from ..setting import BOOLEAN, MOST_ALPHA, NUMBER, WORD, Setting
+from ..spec import AdapterError
+
+RELU, QR = "relu", "qr"
+
+
+class DEFT(Kind):
+    """deft_P [out, r], deft_R [r, in]: W + Q (s R - S^T W), s = alpha / r or 1.
+
+    Q = P and S = max(P, 0) with decomposition_method = relu; Q = S, the orthogonal factor of P,
+    with qr. PaRa (para) has no R.
+    """
+
+    name, title = "deft", "DEFT"
+    needs = (roles("deft_P deft_R"), roles("deft_P"))
+    settings = (
+        Setting("decomposition_method", WORD, None, words=(RELU, QR), needed=True),
+        Setting("alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA),
+        Setting("para", BOOLEAN, False),
+    )
+    linear = False
+    stock = "DEFT. Stock would ignore them"
+    bypass = DERIVED
+
+    def lacks(self, options, shapes):
+        if "deft_R" in shapes or options.get("para"):
+            return super().lacks(options, shapes)
+        return (
+            "DEFT: its deft_R is missing, and no setting says that it needs none (para); put its"
+            " adapter_config.json beside it"
+        )
+
+    def shape(self, shapes):
+        outputs, inputs = shapes["deft_P"], shapes.get("deft_R")
+        if inputs is not None and outputs[1] != inputs[0]:
+            raise Misfit(
+                f"deft_P {list(outputs)} has rank {outputs[1]}, deft_R {list(inputs)} has rank"
+                f" {inputs[0]}"
+            )
+        return ModuleShape(outputs[0], None if inputs is None else inputs[1:])
+
+    def patched(self, spec, tensors, weight, strength):
+        first, matrix = helpers.take_matrix(tensors, "deft_P"), weight.flatten(1)
+        helpers.check_all_rows(spec, first.shape[0], self.title, weight)
+        if first.shape[0] != matrix.shape[0]:
+            raise AdapterError(
+                f"deft_P {list(first.shape)} does not fit the outputs of a weight"
+                f" {list(weight.shape)}"
+            )
+        left, right = self._projector(spec, first)
+        change = -(right.T @ matrix)
+        if not spec.option("para"):
+            change = change + self._put(spec, tensors, change)
+        return weight + strength * (left @ change).reshape(weight.shape)
+
+    def _projector(self, spec, first):
+        if helpers.setting_told(self, spec, "decomposition_method") == RELU:
+            return first, first.clamp(min=0)
+        orthogonal = torch.linalg.qr(first).Q
+        return orthogonal, orthogonal
+
+    def _put(self, spec, tensors, taken):
+        """s R, of the shape of what was taken, [r, in]."""
+        inputs, alpha = helpers.take_matrix(tensors, "deft_R"), spec.option("alpha")
+        if inputs.shape != taken.shape:
+            raise AdapterError(
+                f"deft_R {list(inputs.shape)} does not fit {list(taken.shape)}"
+                f" ({helpers.describe(tensors)})"
+            )
+        return inputs * (alpha / inputs.shape[0] if alpha else 1.0)
+
+
+KINDS = (DEFT(),)

@@ -1,0 +1,124 @@
+"""PEANuT (PEFT peanut/layer.py _compute_delta_weight, arXiv:2410.01870): a small network makes the
+change out of the weight itself.
+"""
+
+from __future__ import annotations
+
+from math import pi, sqrt
+
+from ..kind import DERIVED, Kind, Misfit, ModuleShape, roles
+from ..lazy import helpers, torch
+from ..setting import SCALING, WHOLE, WORD, Setting
+from ..spec import AdapterError
+
+MOST_DEPTH = 16
+ENCODERS, DECODERS = (
+    tuple(f"peanut_{side}_{index}" for index in range(MOST_DEPTH))
+    for side in ("encoder", "decoder")
+)
+
+
+def _gelu_tanh(x):
+    return 0.5 * x * (1 + torch.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
+
+
+# As transformers' activations.py (ACT2CLS) calls and defines them; those with weights of their own,
+# and rare ones, are left out.
+ACTIVATIONS = {
+    "relu": lambda x: x.clamp(min=0),
+    "relu2": lambda x: x.clamp(min=0) ** 2,
+    "relu6": lambda x: x.clamp(0, 6),
+    "leaky_relu": lambda x: torch.where(x < 0, 0.01 * x, x),
+    "gelu": lambda x: torch.nn.functional.gelu(x),
+    "gelu_python": lambda x: torch.nn.functional.gelu(x),
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "silu": lambda x: x * torch.sigmoid(x),
+    "swish": lambda x: x * torch.sigmoid(x),
+    "mish": lambda x: x * torch.tanh(torch.nn.functional.softplus(x)),
+    "hardswish": lambda x: x * (x + 3).clamp(0, 6) / 6,
+    "sigmoid": lambda x: torch.sigmoid(x),
+    "tanh": lambda x: torch.tanh(x),
+    "linear": lambda x: x,
+}
+
+
+class PEANuT(Kind):
+    """peanut_A [r, out], peanut_B [out, r], and as many encoders and decoders [r, r] as the setting
+    depth says.
+
+    Each input's column of the weight goes through A, the encoders and the decoders, the activation
+    behind each; behind each decoder what went into its encoder is added. B makes a column of the
+    change of it.
+    """
+
+    name, title = "peanut", "PEANuT"
+    needs = (roles("peanut_A peanut_B"),)
+    takes = frozenset(ENCODERS + DECODERS)
+    zeroed_by = roles("peanut_B")
+    settings = (
+        SCALING,
+        Setting("depth", WHOLE, None, 0, MOST_DEPTH, needed=True),
+        Setting("act_fn", WORD, None, words=tuple(ACTIVATIONS), needed=True),
+    )
+    linear = False
+    stock = "PEANuT. Stock would ignore them"
+    bypass = DERIVED
+
+    def shape(self, shapes):
+        first, last = shapes["peanut_A"], shapes["peanut_B"]
+        if first != last[::-1] or len(first) != 2:
+            raise Misfit(f"peanut_A {list(first)} and peanut_B {list(last)} do not belong together")
+        return ModuleShape(first[1], None)
+
+    def lacks(self, options, shapes):
+        lacking, depth = super().lacks(options, shapes), options.get("depth")
+        if lacking:
+            return lacking
+        wanted = {*ENCODERS[:depth], *DECODERS[:depth]}
+        return (
+            ""
+            if shapes.keys() & self.takes == wanted
+            else f"PEANuT: it has not the {depth} encoders and decoders that its settings say"
+        )
+
+    def patched(self, spec, tensors, weight, strength):
+        first, last = (helpers.take_matrix(tensors, role) for role in ("peanut_A", "peanut_B"))
+        helpers.check_all_rows(spec, first.shape[1], self.title, weight)
+        scaling, depth, name = (
+            helpers.setting_told(self, spec, setting.name) for setting in self.settings
+        )
+        activation, matrix = ACTIVATIONS[name], weight.flatten(1)
+        if first.shape[1] != matrix.shape[0] or last.shape != (matrix.shape[0], first.shape[0]):
+            raise AdapterError(
+                f"these tensors do not make a PEANuT of {list(weight.shape)}:"
+                f" {helpers.describe(tensors)}"
+            )
+        hidden = _through(tensors, activation(first @ matrix), activation, depth)
+        return weight + strength * scaling * (last @ hidden).reshape(weight.shape)
+
+
+def _through(tensors, hidden, activation, depth):
+    """[r, in] through encoders and decoders."""
+    went_in = []
+    for role in ENCODERS[:depth]:
+        went_in.append(hidden)
+        hidden = activation(_square(tensors, role, hidden) @ hidden)
+    for role in DECODERS[:depth]:
+        hidden = activation(_square(tensors, role, hidden) @ hidden) + went_in.pop()
+    return hidden
+
+
+def _square(tensors, role, hidden):
+    """An encoder or decoder [r, r]."""
+    matrix = helpers.take_matrix(tensors, role)
+    if matrix.shape != (hidden.shape[0], hidden.shape[0]):
+        raise AdapterError(
+            f"{role} has the shape {list(matrix.shape)}, but {hidden.shape[0]} ranks go through it"
+        )
+    return matrix
+
+
+KINDS = (PEANuT(),)

@@ -1,0 +1,102 @@
+"""RandLoRA (PEFT randlora/layer.py get_scaled_bases, arXiv:2502.00987): a sum of fixed random
+products, weighted by trained vectors.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from ..kind import ADDED, Kind, Misfit, roles
+from ..lazy import helpers, products, torch
+from ..setting import MOST_ALPHA, NUMBER, Setting
+from ..spec import AdapterError
+
+
+class RandLoRA(Kind):
+    """randlora_lambda [r, n] and randlora_gamma [n, least], least and most being the sizes of the
+    weight, n = least / r, rounded up.
+
+    For the whole file randlora_A [r, 1, least of all] and randlora_B [most of all, n of all, r], of
+    which it uses the first. The change is alpha / r times B as [most, n * r] @ (lambda A gamma) as
+    [r * n, least]; its other way round where the inputs are more.
+    """
+
+    name, title = "randlora", "RandLoRA"
+    needs = (roles("randlora_lambda randlora_gamma randlora_A randlora_B"),)
+    shared = roles("randlora_A randlora_B")
+    zeroed_by = needs[0]
+    precedence = 29
+    settings = (Setting("randlora_alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, needed=True),)
+    additive = needs_shape = True
+    stock = "RandLoRA. Stock would ignore them"
+    bypass = ADDED
+
+    def shape(self, shapes):
+        each, gamma = shapes["randlora_lambda"], shapes["randlora_gamma"]
+        if len(each) != 2 or len(gamma) != 2 or each[1] != gamma[0]:
+            raise Misfit(
+                f"randlora_lambda {list(each)} and randlora_gamma {list(gamma)} do not belong"
+                " together"
+            )
+        return super().shape(shapes)
+
+    def delta(self, spec, tensors, shape):
+        each, gamma = (
+            helpers.take_matrix(tensors, role) for role in ("randlora_lambda", "randlora_gamma")
+        )
+        inner, outer = (helpers.take(tensors, role) for role in ("randlora_A", "randlora_B"))
+        (rank, count), columns = each.shape, torch.Size(shape[1:]).numel()
+        least, most = sorted((shape[0], columns))
+        fits = gamma.shape == (count, least) and count == ceil(least / rank)
+        if (
+            not fits
+            or inner.dim() != 3
+            or outer.dim() != 3
+            or inner.shape[:2] != (rank, 1)
+            or inner.shape[2] < least
+        ):
+            raise self._misfit(tensors, shape)
+        if outer.shape[0] < most or outer.shape[1] < count or outer.shape[2] != rank:
+            raise self._misfit(tensors, shape)
+        scaled = each[:, :, None] * inner[:, :, :least] * gamma
+        # The bases of B lie by n, then r, and those of A by r, then n: so PEFT multiplies them.
+        product = outer[:most, :count].flatten(1) @ scaled.flatten(0, 1)
+        product = product if least == columns else product.T
+        return (product * (helpers.setting_told(self, spec, "randlora_alpha") / rank)).reshape(
+            tuple(shape)
+        )
+
+    def _misfit(self, tensors, shape):
+        return AdapterError(
+            f"these tensors do not make a RandLoRA of a weight {list(shape)}:"
+            f" {helpers.describe(tensors)}"
+        )
+
+    def count_rows(self, tensors):
+        raise AdapterError(
+            "the rows of a fused module, which this model has split, cannot be cut out of a"
+            " RandLoRA"
+        )
+
+    def product(self, spec, tensors, dtype):
+        return products.whole(self.delta(spec, tensors, helpers.shape_told(spec)))
+
+
+class RandLoRAAlone(Kind):
+    """The vectors without their matrices."""
+
+    name, title = "randlora_alone", "RandLoRA"
+    needs = (
+        roles("randlora_lambda"),
+        roles("randlora_gamma"),
+        roles("randlora_lambda randlora_gamma"),
+    )
+    takes = roles("randlora_A randlora_B")
+    precedence = 30
+    refusal = (
+        "RandLoRA: its random matrices are not in the file, so the change it makes cannot be"
+        " rebuilt; in PEFT, save it with save_projection"
+    )
+
+
+KINDS = (RandLoRA(), RandLoRAAlone())
