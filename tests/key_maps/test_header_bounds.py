@@ -389,3 +389,10 @@ def test_settings_that_were_set_aside_count_until_the_new_ones_are_there(tmp_pat
     config.unlink()
     config.mkdir()
     assert isinstance(adapter_config_beside(file), Unreadable)
+
+
+def test_halves_of_characters_are_told_however_they_are_written():
+    for text in ("\\ud800", "\\uD800", "\\ud800x\\uD800"):
+        header = parse_header("x", b'{"__metadata__": {"a": "' + text.encode() + b'"}}', 0)
+        assert header.refusal.endswith("in its header holds half a character")
+    assert parse_header("x", b'{"__metadata__": {"a": "\\ud83d\\uDE00"}}', 0).refusal == ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from lora_locksmith.files.header import TensorInfo
 from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.table import parse_table
 from lora_locksmith.key_maps.user_maps import read_own_maps
@@ -465,6 +466,178 @@ def test_splits_whose_rank_no_network_has(site):
         keys, {"ss_network_args": '{"img_attn_dim": "4"}', "ss_network_dim": "4"}, site
     )
     assert (other.adapters[0].strength.factor, other.cautions) == (1.0, ())
+
+
+def test_why_splits_are_not_corrected_is_told_once_and_where_it_counts(site):
+    unread = SPLIT | {"ss_network_dim": "many"}
+    fused, other = (
+        lora(name, *FLUX[name], rank=6) | {f"{name}.alpha": ()} for name in (QKV, "img_in")
+    )
+    (told,) = make_plan(fused, unread, site).cautions
+    assert told.startswith("ss_network_dim is") and told.endswith(
+        "sd-scripts' split_qkv needs a correction by it"
+    )
+    assert (
+        make_plan(other, unread, site).cautions
+        == make_plan(lora(QKV, 24, 8), unread, site).cautions
+        == ()
+    )
+
+
+RS_LORA = {"ss_network_args": '{"rs_lora": "True"}', "ss_network_alpha": "2", "ss_network_dim": "4"}
+FULL = {"img_in.lokr_w1": (2, 4), "img_in.lokr_w2": (4, 4), "img_in.alpha": ()}
+
+
+@pytest.mark.parametrize(
+    ("keys", "metadata", "alpha", "scale"),
+    [
+        (
+            lora("img_in", 8, 16, rank=4) | {"img_in.alpha": ()},
+            RS_LORA,
+            4.0,
+            None,
+        ),  # as alpha / rank says, too
+        (lora("img_in", 8, 16, rank=4) | {"img_in.alpha": ()}, RS_LORA, 2.0, 1.0),
+        (FULL, RS_LORA, 4.0, 2.0),
+        (
+            FULL,
+            RS_LORA | {"ss_network_dim": "1"},
+            4.0,
+            None,
+        ),  # what a whole LoKr has without any alpha
+        (FULL, {"ss_network_module": "networks.krona"}, 0.25, None),
+    ],
+)
+def test_a_meaning_is_told_as_a_scale_only_where_the_alpha_tensor_says_another(
+    site, keys, metadata, alpha, scale
+):
+    plan = make_plan(keys, metadata, site, number=lambda key: alpha)
+    (adapter,) = plan.adapters
+    assert plan.by_values and not make_plan(keys, {}, site, number=lambda key: alpha).by_values
+    assert (adapter.strength.scale, adapter.strength.factor) == (scale, 1.0)
+    assert adapter.strength.source not in (FROM_TENSORS, FROM_SPLITS)
+
+
+def test_a_meaning_without_an_alpha_is_a_scale(site):
+    """PEFT 0.13 left alpha / r of a LoKr out."""
+    config = {"peft_type": "LOKR", "r": 8, "alpha": 4}
+    (adapter,) = make_plan(
+        {key: shape for key, shape in FULL.items() if "alpha" not in key}, {}, site, config
+    ).adapters
+    assert adapter.strength.scale == 1.0
+
+
+def test_an_alpha_that_is_no_number_is_refused_where_it_counts(site):
+    for alpha, told in (
+        ((2,), "has the shape [2]"),
+        ((0,), "has the shape [0]"),
+        (TensorInfo("BOOL", ()), "is of the type BOOL"),
+    ):
+        keys = lora("img_in", 8, 16) | {"img_in.alpha": alpha}
+        outcomes = make_plan(keys, {}, site).outcomes.values()
+        reason = (
+            f"its alpha img_in.alpha {told}, but it should be one number: how strong the adapter is"
+            " cannot be told"
+        )
+        assert {outcome[:2] for outcome in outcomes} == {(plans.SHAPE_CONFLICT, reason)}
+        assert categories(make_plan(FULL | {"img_in.alpha": alpha}, {}, site)) == {plans.PLACED}
+    for alpha in ((), (1,), (1, 1), None, TensorInfo("F16", (1,))):
+        assert categories(make_plan(lora("img_in", 8, 16) | {"img_in.alpha": alpha}, {}, site)) == {
+            plans.PLACED
+        }
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_twins_are_copies_only_where_their_numbers_are(site, alike):
+    asked = []
+
+    def same(fused, parts):
+        asked.append((fused.module, [part.target.module for part in parts]))
+        return alike
+
+    keys = lora(QKV, 24, 8)
+    for name in ("to_q", "to_k", "to_v"):
+        keys |= lora(f"transformer_blocks.0.attn.{name}", 8, 8)
+    plan = make_plan(keys, {}, site, same=same)
+    assert asked == [(QKV, [QKV] * 3)] and plan.by_values
+    assert len(plan.adapters) == (3 if alike else 4)
+    assert plan.cautions == (() if alike else (f"1 module: {plans.DIFFERENT_TWINS}",))
+    assert not make_plan(keys, {}, site).by_values
+
+
+def test_twins_under_another_wrapper_are_copies_only_by_their_numbers(site):
+    """The header alone says so only of what one tool wrote."""
+    keys = {f"diffusion_model.{key}": shape for key, shape in lora(QKV, 24, 8).items()}
+    for name in ("to_q", "to_k", "to_v"):
+        keys |= lora(f"transformer.transformer_blocks.0.attn.{name}", 8, 8)
+    assert len(make_plan(keys, {}, site).adapters) == 4
+    assert len(make_plan(keys, {}, site, same=lambda fused, parts: True).adapters) == 3
+
+
+def test_only_twins_that_differ_are_told(site):
+    text = "double_blocks.0.txt_attn.qkv"
+    keys = lora(QKV, 24, 8) | lora(text, 24, 8)
+    for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
+        keys |= lora(f"transformer_blocks.0.attn.{name}", 8, 8)
+    plan = make_plan(keys, {}, site, same=lambda fused, parts: fused.module == text)
+    assert len(plan.adapters) == 7 and plan.cautions == (f"1 module: {plans.DIFFERENT_TWINS}",)
+
+
+def test_an_alpha_of_zero_that_a_meaning_makes_zero(site):
+    """By itself it means that none is set, which is a strength of 1."""
+    keys = lora("img_in", 8, 16, rank=4) | {"img_in.alpha": ()}
+    (adapter,) = make_plan(
+        keys, RS_LORA | {"ss_network_alpha": "0"}, site, number=lambda key: 0.0
+    ).adapters
+    assert adapter.strength.scale == 0.0
+
+
+def test_lone_downs_of_whole_matrices_are_adapters_only_where_no_up_is_lost(site):
+    """AI-Toolkit's fullrank names a whole matrix lora_down; a LoRA whose ups were lost in part
+    looks the same.
+    """
+    whole = {f"{module}.lora_down.weight": FLUX[module] for module in ("img_in", PROJ)}
+    plan = make_plan(whole, {}, site)
+    check_whole(plan, whole)
+    assert [adapter.kind for adapter in plan.adapters] == ["fullrank"] * 2
+    misfit = whole | {f"{QKV}.lora_down.weight": (4, 8)}
+    pair = whole | {f"{QKV}.lora_down.weight": (4, 8), f"{QKV}.lora_up.weight": (24, 4)}
+    whole_weight = {"final_layer.linear.diff": (16, 8)}
+    for file, placed in (
+        (misfit, []),
+        (dict(reversed(misfit.items())), []),
+        (pair, ["lora"]),
+        (misfit | whole_weight, ["diff"]),
+    ):
+        plan = make_plan(file, {}, site)
+        check_whole(plan, file)
+        assert [adapter.kind for adapter in plan.adapters] == placed
+        lost = {
+            outcome[:2] for outcome in plan.outcomes.values() if outcome.category != plans.PLACED
+        }
+        assert lost == {(plans.INCOMPLETE, "its module has no up to go with it")}
+
+
+def test_a_part_of_a_weight_does_not_grow(site):
+    part = "transformer_blocks.0.attn.to_q"
+    plan = make_plan(lora(part, 9, 8) | {f"{part}.reshape_weight": (2,)}, {}, site)
+    assert categories(plan) == {plans.SHAPE_CONFLICT}
+
+
+def test_settings_count_where_the_shapes_do_not_tell():
+    """Which side of a layer an (IA)3 is of: a square convolution has two of one size."""
+    site = Site([denoiser({"conv": (8, 8, 3, 3), "other": (8, 4, 3, 3)})])
+    square, other = {"conv.ia3_l": (1, 8, 1, 1)}, {"other.ia3_l": (1, 8, 1, 1)}
+    config = {"peft_type": "IA3", "feedforward_modules": ["conv", "other"]}
+    told = {"feedforward_modules": True}
+    for keys, settings, options in (
+        (square, config, told),
+        (other, config, {}),
+        (square, {"peft_type": "IA3"}, {}),
+    ):
+        plan = make_plan(keys, {}, site, settings)
+        assert [dict(adapter.options) for adapter in plan.adapters] == [options]
+        assert plan.cautions == ()
 
 
 def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(site):

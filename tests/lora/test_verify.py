@@ -733,6 +733,24 @@ def test_two_magnitudes_of_one_row_are_not_compared(site, axis):
         compare(site, two(2.0), two(2.0))
 
 
+def test_magnitudes_per_input_beside_those_per_output(site):
+    """Each are compared, whichever come first."""
+    across = lora("img_in", 8, 16) | {
+        "img_in.dora_scale": torch.rand(1, 16, dtype=torch.float64) + 1
+    }
+    file = across | dora("transformer.x_embedder", 8, 16)
+    other = {
+        key: tensor if "dora" in key else tensor * (2 if "lora_A" in key else 0.5)
+        for key, tensor in file.items()
+    }
+    for order in (list, reversed):
+        source, written = (dict(order(side.items())) for side in (file, other))
+        assert compare(site, source, written) <= 1e-12
+        for module in ("img_in", "transformer.x_embedder"):
+            with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
+                compare(site, source, changed(written, f"{module}.dora_scale", 0.1))
+
+
 def test_magnitudes_of_some_rows_beside_those_of_all(site):
     def both(order):
         return dict(order((dora(PARTS["k"], 8, 8) | dora(QKV, 24, 8)).items()))

@@ -11,7 +11,7 @@ import struct
 import pytest
 import torch
 from lora_locksmith.files.header import read_header
-from lora_locksmith.lora.io.writer import write_as, write_lora
+from lora_locksmith.lora.io.writer import _number, write_as, write_lora
 from lora_locksmith.lora.rewrite.rename import Refused
 from lora_locksmith.lora.rewrite.verify import Unverified
 from lora_locksmith.planning.plan import make_plan
@@ -348,3 +348,69 @@ def test_at_last_is_asked_before_anything_is_put_in_place(planned, tmp_path):
                 planned(tensors), tensors, tmp_path / "a.safetensors", dialect, at_last=not_now
             )
         assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_that_lie_scattered_in_memory(tmp_path):
+    tensors = {
+        "every second": torch.arange(12.0)[::2],
+        "turned": torch.arange(6.0).reshape(2, 3).T,
+        "one for all": torch.ones(1).expand(3),
+    }
+    again = load_file(write_lora(tmp_path / "a.safetensors", tensors))
+    assert all(torch.equal(again[key], tensor) for key, tensor in tensors.items())
+
+
+def test_no_folder_is_made_for_a_file(planned, tmp_path):
+    """Only PEFT's files have one of their own."""
+    tensors = kohya(PROJ)
+    with pytest.raises(FileNotFoundError):
+        write_as(planned(tensors), tensors, tmp_path / "none" / "a.safetensors", "kohya")
+    assert list(tmp_path.iterdir()) == []
+    assert write_as(
+        planned(tensors), tensors, tmp_path / "none" / "a.safetensors", "peft"
+    ).path.is_file()
+
+
+def test_settings_are_written_as_peft_writes_them(tmp_path):
+    """peft config.py save_pretrained: json.dumps with an indent of two."""
+    write_lora(tmp_path / "a.safetensors", {"x": torch.ones(1)}, config={"r": 2, "bias": "none"})
+    assert (tmp_path / "adapter_config.json").read_text() == '{\n  "r": 2,\n  "bias": "none"\n}'
+
+
+RS_LORA = {"ss_network_args": '{"rs_lora": "True"}', "ss_network_alpha": "2", "ss_network_dim": "4"}
+
+
+@pytest.mark.parametrize(("alpha", "strength"), [(2.0, 1.0), (4.0, 1.0)])
+@pytest.mark.parametrize("dialect", ["kohya", "comfyui", "diffusers"])
+def test_a_strength_that_values_and_metadata_tell_is_read_back_by_them(
+    site, tmp_path, alpha, strength, dialect
+):
+    """LyCORIS' rs_lora of version 3.0 (alpha as it is) and 3.1 (times the root of the rank): 1
+    both.
+    """
+    tensors = kohya(PROJ, rank=4, alpha=alpha)
+    number = {key: tensor.item() for key, tensor in tensors.items() if "alpha" in key}.get
+    plan = make_plan(
+        {key: tuple(tensor.shape) for key, tensor in tensors.items()}, RS_LORA, site, number=number
+    )
+    written = write_as(plan, tensors, tmp_path / "a.safetensors", dialect)
+    assert written.difference == 0.0
+    again, header = load_file(written.path), read_header(written.path)
+    number = {key: tensor.item() for key, tensor in again.items() if "alpha" in key}.get
+    (adapter,) = make_plan(header.tensors, header.metadata, site, number=number).adapters
+    made = (
+        adapter.strength.scale
+        if adapter.strength.scale is not None
+        else number(adapter.roles["alpha"]) / adapter.rank
+    )
+    assert made == pytest.approx(strength)
+
+
+def test_only_one_number_is_a_number():
+    tensors = {
+        "one": torch.tensor([[2.5]]),
+        "two": torch.ones(2),
+        "none": torch.ones(0),
+        "complex": torch.ones((), dtype=torch.complex64),
+    }
+    assert [_number(tensors, name) for name in tensors] == [2.5, None, None, None]
