@@ -127,7 +127,7 @@ def test_two_ai_toolkit_files_and_one_of_kohya_are_the_three_loaders(
         and not told["unplaced"]
         and told["kept"] == 1
     )
-    beside = nodes.ApplyLoRA.execute(tiny_flux(), lora, 1.0, 1.0, mode=nodes.BYPASS).result[0]
+    beside = nodes.ApplyLoRA.execute(tiny_flux(), lora, 1.0, 1.0, mode="bypass").result[0]
     assert not beside.patches
 
 
@@ -305,7 +305,7 @@ def test_rows_are_looked_at_before_anything_runs(nodes, rows, fault):
 
 
 def test_the_schema_offers_every_method(nodes):
-    from lora_locksmith.lora.merge.merge.methods import methods
+    from lora_locksmith.lora.merge.methods import methods
 
     schema = nodes.MergeLoRAs.define_schema()
     schema.validate()
