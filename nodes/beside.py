@@ -31,6 +31,7 @@ CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 # under torch.compile the smallest rank; each larger one is twice the one before, so that few graphs
 # serve all
 LADDER = 16
+FP16_HIGH = 2.0**14  # a quarter of the largest number of fp16
 PIECE = 1024  # rows of an identity that are turned at once
 
 Rows = tuple[int, int]
@@ -162,6 +163,7 @@ class Beside:
     def __init__(self, layer: torch.nn.Module, parts: Sequence[Part], compiled: bool):
         self.layer, self.parts, self.compiled = layer, tuple(parts), compiled
         self.on, self.made_for = True, None
+        self.fired = False  # whether it has changed an output; compiled, it does not say so
         self.turns: tuple[Tensor, ...] = ()
         self.steps: tuple[Any, ...] = ()
         self.is_convolution = isinstance(layer, CONVOLUTIONS)
@@ -186,6 +188,8 @@ class Beside:
 
     def changed(self, out: Tensor, x: Tensor, named: dict[str, Any]) -> Tensor:
         """What the steps make of the layer's output for the input x."""
+        if not torch.compiler.is_compiling():
+            self.fired = True
         if out.requires_grad or not out.is_contiguous():
             out = out.clone(memory_format=torch.contiguous_format)
         rest = {name: value for name, value in named.items() if name != "input"}
@@ -238,7 +242,7 @@ class Maker:
             dtype,
         )
         self.parts = [
-            part._replace(adapter=_on_device(part.adapter, device)) for part in beside.parts
+            part._replace(adapter=on_device(part.adapter, device)) for part in beside.parts
         ]
         self.turned: dict[int, Tensor] = {}
         if not beside.is_convolution:
@@ -288,20 +292,16 @@ class Maker:
         downs, ups, first = [], [], 0
         for rows in dict.fromkeys(piece.rows for piece in pairs):
             group = [piece for piece in pairs if piece.rows == rows]
-            up, down = _joined(group)
+            up, down = joined(group)
             if self.compiled and up is not None:
                 more = _on_ladder(down.shape[0]) - down.shape[0]
                 up, down = functional.pad(up, (0, more)), functional.pad(down, (0, 0, 0, more))
-            downs.append(down)
-            ups.append(
-                (
-                    rows,
-                    (first, down.shape[0]),
-                    None if up is None else up.T.to(self.dtype).contiguous(),
-                )
-            )
+            if up is not None:
+                up, down = in_dtype(up, down, self.dtype)
+            downs.append(down.to(self.dtype))
+            ups.append((rows, (first, down.shape[0]), None if up is None else up.T.contiguous()))
             first += down.shape[0]
-        return Sum(torch.cat(downs).to(self.dtype), tuple(ups))
+        return Sum(torch.cat(downs), tuple(ups))
 
     def _cast(self, step: Kron) -> Kron:
         return step._replace(
@@ -406,7 +406,7 @@ def _activated(x: Tensor, named: dict[str, Any]) -> Tensor:
     return x if activation is None else comfy.ops.INPUT_ACT_EAGER[activation](x)
 
 
-def _joined(group: Sequence[Piece]) -> tuple[Tensor | None, Tensor]:
+def joined(group: Sequence[Piece]) -> tuple[Tensor | None, Tensor]:
     """Pieces of the same rows as one up [rows, r] and down [r, inputs]; a whole matrix swallows the
     others, and has no up.
     """
@@ -415,6 +415,22 @@ def _joined(group: Sequence[Piece]) -> tuple[Tensor | None, Tensor]:
             [piece.down for piece in group]
         )
     return None, sum(piece.down if piece.up is None else piece.up @ piece.down for piece in group)
+
+
+def in_dtype(up: Tensor, down: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """fp32 factors up [rows, r] and down [r, inputs] in another dtype.
+
+    fp16 has no small numbers: 6e-5 is the smallest it holds with all its bits, and a strength below
+    1 in `up` is soon below that. Powers of two, which change no bit, go from `down` to `up` until
+    both are about as large; or back, from an `up` above what fp16 holds.
+    """
+    if dtype == torch.float16 and up.numel() and down.numel():
+        high, wide = up.abs().amax(0), down.abs().amax(1)
+        halves = torch.log2(wide / high).div(2).floor().clamp(min=0)
+        halves = torch.where(high > FP16_HIGH, torch.log2(FP16_HIGH / high).floor(), halves)
+        halves = halves.nan_to_num(0, 0, 0).int()
+        up, down = torch.ldexp(up, halves), torch.ldexp(down, -halves[:, None])
+    return up.to(dtype), down.to(dtype)
 
 
 def _on_ladder(rank: int) -> int:
@@ -463,6 +479,13 @@ def input_blocks(part: Part, device: torch.device) -> Tensor | None:
         )
         found.append(turned.diagonal(dim1=0, dim2=2).permute(2, 0, 1))
     return torch.cat(found)
+
+
+def pair_of(part: Part) -> Piece:
+    """What an additive adapter adds as a pair, its strength in it, in fp32; as a matrix where it is
+    no pair.
+    """
+    return _piece(part, _product(part))
 
 
 def _added(part: Part) -> Piece | Kron:
@@ -576,15 +599,15 @@ def as_computed(layer: torch.nn.Module, device: torch.device) -> tuple[Tensor, T
     return kept
 
 
-def _on_device(value: Any, device: torch.device) -> Any:
+def on_device(value: Any, device: torch.device) -> Any:
     """An adapter with its tensors on `device`, as the host copies one."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, WeightAdapterBase):
         check(value)
-        return type(value)(value.loaded_keys, _on_device(value.weights, device))
+        return type(value)(value.loaded_keys, on_device(value.weights, device))
     if isinstance(value, tuple) and not isinstance(value, AdapterSpec):
-        return tuple(_on_device(item, device) for item in value)
+        return tuple(on_device(item, device) for item in value)
     return value
 
 

@@ -8,21 +8,25 @@ change its weight, and goes on and off with the host.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
-from comfy.patcher_extension import PatcherInjection
+from comfy.patcher_extension import CallbacksMP, PatcherInjection
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
 from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED
 from ..adapters.registry import decomposition_of, named
 from .beside import CONVOLUTIONS, Beside, Part, guard_readers, kind_of_host, spec_of, take_off
+from .readers import layers_read
 
 KEY = "lora_locksmith"
+MOST_NAMED = 5  # layers in a line of the log
+READ = " on a layer whose weight the model reads without calling it"
 
 
 def hang_beside_layers(
@@ -30,12 +34,15 @@ def hang_beside_layers(
     layers: Sequence[dict[Any, Any]],
     strength: float,
     shape_of: Callable[[Tensor], tuple[int, ...]],
+    only: Container[str] | None = None,
 ) -> tuple[list[dict[Any, Any]], Counter[str]]:
     """Hang on `patcher` (a new clone) what of the patches can act in the forward pass.
 
-    Returns (the layers of patches that are left for the weights, what these are by kind). Biases
-    are left without a word.
+    only: names of the weights beside whose layers something may hang; None: all. A weight that the
+    model reads without calling its layer is none of them. Returns (the layers of patches that are
+    left for the weights, what these are by kind). Biases are left without a word.
     """
+    read = layers_read(patcher.model) if only is None or only else frozenset()
     parts: dict[str, list[Part]] = {}
     left: list[dict[Any, Any]] = []
     reasons: Counter[str] = Counter()
@@ -45,18 +52,15 @@ def hang_beside_layers(
             name, rows, swap = (
                 (target, None, None) if isinstance(target, str) else _taken_apart(target)
             )
-            module = _owner(patcher.model, name)
-            part = (
-                _part(patch, shape_of(module.weight), rows, swap, strength)
-                if _is_layer(module)
-                else None
-            )
+            module, path = owner_of(patcher.model, name), name.removesuffix(".weight")
+            acts = is_layer(module) and path not in read and (only is None or name in only)
+            part = _part(patch, shape_of(module.weight), rows, swap, strength) if acts else None
             if part is not None:
-                parts.setdefault(name.removesuffix(".weight"), []).append(part)
+                parts.setdefault(path, []).append(part)
                 continue
             rest[target] = patch
-            if module is not None:
-                reasons[_describe(patch, module)] += 1
+            if module is not None and (only is None or name in only):
+                reasons[_describe(patch, module) + READ * (path in read)] += 1
         if rest:
             left.append(rest)
     if parts:
@@ -64,6 +68,8 @@ def hang_beside_layers(
         patcher.set_injections(KEY, [PatcherInjection(inject=hung.inject, eject=hung.eject)])
         # A clone takes over its original's word that it is injected; what it now carries is not.
         patcher.is_injected = False
+        patcher.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
+        patcher.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, hung.tell)
     return left, reasons
 
 
@@ -72,7 +78,7 @@ def _taken_apart(target: tuple) -> tuple[str, tuple[int, int] | None, Any]:
     return name, offset and (offset[1], offset[2]), swap[0] if swap else None
 
 
-def _owner(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
+def owner_of(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
     """The module of this model that a weight belongs to; None for a bias, and for another model's
     weight.
     """
@@ -84,7 +90,7 @@ def _owner(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
         return None
 
 
-def _is_layer(module: torch.nn.Module | None) -> bool:
+def is_layer(module: torch.nn.Module | None) -> bool:
     """Whether it is a linear layer, of whatever class, or a convolution that does not work in
     groups.
     """
@@ -142,7 +148,7 @@ def _describe(patch: Any, module: torch.nn.Module) -> str:
         return "diff"
     spec = spec_of(patch)
     kind = spec.kind if spec else patch.name
-    return kind if _is_layer(module) else f"{kind} on {type(module).__name__}"
+    return kind if is_layer(module) else f"{kind} on {type(module).__name__}"
 
 
 class Hung:
@@ -153,7 +159,12 @@ class Hung:
     """
 
     def __init__(self, parts: dict[str, tuple[Part, ...]]):
-        self.parts = parts
+        self.parts, self.told = parts, False
+        self.ran: set[str] = (
+            set()
+            # layers that have run since the last `tell`: the host takes us off and on again within
+            # a run
+        )
         self.layers: weakref.WeakKeyDictionary[torch.nn.Module, list[Beside]] = (
             weakref.WeakKeyDictionary()
         )
@@ -192,12 +203,41 @@ class Hung:
                 beside.make(patcher.load_device, dtype)
         guard_readers()
 
+    def tell(self, patcher) -> None:
+        """After a run, say once in the log beside which layers nothing has come to act, though it
+        has beside others.
+
+        There are honest reasons: a part of the model that this run has no use for, or blocks that
+        another node skips. A layer whose weight something reads without calling it, in a way that
+        `readers.py` does not see, is found so too.
+        """
+        made = self.layers.get(patcher.model, ())
+        self._note(made)
+        silent, ran = [name for name in self.parts if name not in self.ran], len(self.ran)
+        self.ran.clear()
+        if silent and ran and not self.told and not any(beside.compiled for beside in made):
+            self.told = True
+            first = ", ".join(silent[:MOST_NAMED]) + " ..." * (len(silent) > MOST_NAMED)
+            logging.info(
+                f"LoRA Locksmith: {len(silent)} of {len(self.parts)} layers with LoRAs beside them"
+                f" did not run in this sampling, so that these had no effect there: {first}. If the"
+                " model does use these layers, set mode to patch."
+            )
+
     def eject(self, patcher) -> None:
         """Leave each layer as it was; where something else stands above ours, ours does nothing
         from now on.
         """
-        for beside in self.layers.pop(patcher.model, ()):
+        made = self.layers.pop(patcher.model, ())
+        self._note(made)
+        for beside in made:
             take_off(beside)
+
+    def _note(self, made: Sequence[Beside]) -> None:
+        for name, beside in zip(self.parts, made, strict=False):
+            if beside.fired:
+                self.ran.add(name)
+                beside.fired = False
 
 
 def _compute_dtype(model: torch.nn.Module) -> torch.dtype | None:

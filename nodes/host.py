@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +50,9 @@ from ..planning.target_model import Component, Site, denoiser_component, encoder
 from ..report.inspection import Inspection, inspect_header
 from ..report.library import Stamp, stamp_of
 from ..report.load_report import Report
+from .auto import choose, told
 from .bypass import hang_beside_layers
+from .modes import AUTO, BYPASS, PATCH
 from .patches import Tensors, build_patches
 from .together import settle
 from .watched import watched
@@ -441,12 +443,15 @@ def load_and_fix(
     own: OwnMaps = NONE,
     bypass: bool = False,
     name: str = "",
+    mode: str = "",
 ) -> tuple[Any, Any, Report]:
     """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may
     be None.
 
     bypass: adapters act in the layers' forward passes, and the weights stay as they are, where that
     is exact.
+    mode: one of `modes`, which says more than `bypass` and counts in its place: AUTO chooses for
+    each weight, and the report says which.
     name: what the report calls the file; its path's last part where none is given.
     Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads
     names and shapes only, and the weights of a layer or two where an adapter can tell by them
@@ -463,6 +468,7 @@ def load_and_fix(
         strength_clip,
         own,
         bypass,
+        mode,
     )
 
 
@@ -475,8 +481,10 @@ def apply_file(
     strength_clip: float,
     own: OwnMaps,
     bypass: bool,
+    mode: str = "",
 ) -> tuple[Any, Any, Report]:
     """The same for a LoRA in memory, which the report calls `name`."""
+    mode = mode or (BYPASS if bypass else PATCH)
     with without_collection():
         header, number, same = (
             file.header,
@@ -492,7 +500,13 @@ def apply_file(
             same=same,
         )
         plan, rounded = _on_this_base(plan, file.tensors, model, clip)
-        patches = build_patches(plan, file.tensors, ours=bypass)
+        applied = [
+            one
+            for one, strength in ((model, strength_model), (clip and clip.patcher, strength_clip))
+            if one is not None and strength
+        ]
+        chosen, kept = choose(plan, applied if mode == AUTO else (), logical_shape, is_quantised)
+        patches = build_patches(plan, file.tensors, ours=chosen if mode == AUTO else mode == BYPASS)
         layers = watched(patches.layers, file.watch)
         look = file.look or look_at_tensors(file.tensors)
         doubts = (
@@ -501,10 +515,15 @@ def apply_file(
             *rounded,
         )
         metadata = dict(file.header.metadata)
-        patched: Counter[str] | None = Counter() if bypass else None
-        new_model, met = _apply(model, layers, strength_model, metadata, patched)
-        new_clip, met_in_clip = _apply(clip, layers, strength_clip, metadata, patched)
-    notes = own.errors + _notes_on_bypass(patched) + _notes_on_meetings(met + met_in_clip)
+        left: Counter[str] = Counter()
+        only = chosen if mode == AUTO else None if mode == BYPASS else ()
+        new_model, met = _apply(model, layers, strength_model, metadata, left, only)
+        new_clip, met_in_clip = _apply(clip, layers, strength_clip, metadata, left, only)
+    notes = (
+        own.errors
+        + (_notes_on_bypass(left) if mode == BYPASS else ())
+        + _notes_on_meetings(met + met_in_clip)
+    )
     fault = stock_fault(file.header)
     stock = partial(stock_placed, model, clip, file)
     report = Report(
@@ -516,6 +535,7 @@ def apply_file(
         cautions=doubts,
         checked=look.at,
         stock_fault=fault,
+        acts=told(chosen, kept, left),
     )
     return new_model, new_clip, report
 
@@ -538,7 +558,7 @@ def _number_in(tensors: Tensors, key: str) -> float | None:
     return as_number(tensor.item()) if tensor.numel() == 1 and not tensor.is_meta else None
 
 
-def _notes_on_bypass(patched: Counter[str] | None) -> tuple[str, ...]:
+def _notes_on_bypass(patched: Counter[str]) -> tuple[str, ...]:
     if not patched:
         return ()
     kinds = ", ".join(f"{count} {kind}" for kind, count in patched.most_common())
@@ -571,23 +591,24 @@ def _apply(
     layers: Sequence[dict[Any, Any]],
     strength: float,
     metadata: dict[str, str],
-    patched: Counter[str] | None = None,
+    left: Counter[str],
+    only: Container[str] | None,
 ) -> tuple[Any, int]:
     """(a clone of a ModelPatcher or CLIP with the patches that are for it, on how many weights they
     meet others: see `settle`).
 
     At strength 0 the clone is left as it was.
-    patched: given for a bypass; the kinds of the adapters that change the weights even so are
-    counted in it.
+    only: the weights whose adapters are to act beside their layers; None: all. The kinds of those
+    that change the weights even so are counted in `left`.
     """
     if patcher is None:
         return None, 0
     clone, met = patcher.clone(), 0
     weights = getattr(clone, "patcher", clone)
     if strength != 0:
-        if patched is not None:
-            layers, kinds = hang_beside_layers(weights, layers, strength, logical_shape)
-            patched.update(kinds)
+        if only is None or only:
+            layers, kinds = hang_beside_layers(weights, layers, strength, logical_shape, only)
+            left.update(kinds)
         reached: set[str] = set()
         for layer in layers:
             added = weights.add_patches(layer, strength)

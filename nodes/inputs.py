@@ -6,8 +6,21 @@ import dataclasses
 
 from comfy_api.latest import io
 
+from .modes import AUTO, BYPASS, PATCH
+
+__all__ = [
+    "AUTO",
+    "BYPASS",
+    "ERROR",
+    "PATCH",
+    "REPORT",
+    "RESENT",
+    "mode_input",
+    "on_unmatched_input",
+    "strength_inputs",
+]
+
 REPORT, ERROR = "report", "error"
-PATCH, BYPASS = "patch", "bypass"
 # For schemas of nodes that report: a host that knows the word sends their reports again when it
 # answers a run from its cache.
 RESENT = (
@@ -41,6 +54,7 @@ def on_unmatched_input() -> io.Input:
 def mode_input() -> io.Input:
     """The input `mode` of every node that applies LoRAs."""
     return io.Combo.Input(
-        "mode", options=[PATCH, BYPASS], default=PATCH, optional=True, advanced=True,
-        tooltip="patch changes the weights. bypass computes beside each layer: a quantised model loses nothing, a step takes a few % more.",
+        "mode", options=[AUTO, PATCH, BYPASS], default=AUTO, optional=True, advanced=True,
+        tooltip="patch changes the weights. bypass computes beside each layer: a quantised model loses nothing, a step takes a few % more."
+        " auto: beside where weights are quantised, or patched anew in each step; the report says where and why.",
     )  # fmt: skip

@@ -10,16 +10,7 @@ from ..planning.plan import NO_FAULT
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
-from .inputs import (
-    BYPASS,
-    ERROR,
-    PATCH,
-    REPORT,
-    RESENT,
-    mode_input,
-    on_unmatched_input,
-    strength_inputs,
-)
+from .inputs import AUTO, ERROR, REPORT, RESENT, mode_input, on_unmatched_input, strength_inputs
 
 
 class LoadAndFixLoRA(io.ComfyNode):
@@ -92,7 +83,7 @@ class LoadAndFixLoRA(io.ComfyNode):
         strength_clip,
         clip=None,
         on_unmatched=REPORT,
-        mode=PATCH,
+        mode=AUTO,
     ) -> io.NodeOutput:
         """Patch clones of model and clip; raises for an unreadable file, and for unmatched keys if
         asked to.
@@ -104,10 +95,10 @@ class LoadAndFixLoRA(io.ComfyNode):
                 model, clip, verdict, json.dumps({"verdict": verdict, "file": lora_name})
             )
         with in_plain_words(lora_name):
-            path, own, bypass = lora_path(lora_name), own_maps(), mode == BYPASS
+            path, own = lora_path(lora_name), own_maps()
             new_model, new_clip, report = host.load_and_fix(
-                model, clip, path, strength_model, strength_clip, own, bypass, lora_name
-            )
+                model, clip, path, strength_model, strength_clip, own, name=lora_name, mode=mode
+            )  # fmt: skip
             if on_unmatched == ERROR:
                 _demand_all(lora_name, report)
             return _output(new_model, new_clip, str(report), report.as_json())

@@ -28,7 +28,7 @@ from ..report.file_names import numbered
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import lora_path, own_maps, wired_lora
-from .inputs import BYPASS, PATCH, RESENT, mode_input, strength_inputs
+from .inputs import AUTO, RESENT, mode_input, strength_inputs
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
 MOST_CONNECTED = 50
@@ -369,14 +369,14 @@ class ApplyLoRA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, lora, strength_model, strength_clip, clip=None, mode=PATCH
+        cls, model, lora, strength_model, strength_clip, clip=None, mode=AUTO
     ) -> io.NodeOutput:
         """Patch clones of model and clip."""
         with in_plain_words("Apply LoRA"):
             file, own = wired_lora(lora), own_maps()
             new_model, new_clip, report = host.apply_file(
-                model, clip, file, "LoRA", strength_model, strength_clip, own, mode == BYPASS
-            )
+                model, clip, file, "LoRA", strength_model, strength_clip, own, bypass=False, mode=mode
+            )  # fmt: skip
             text = str(report)
         return io.NodeOutput(
             new_model, new_clip, text, ui={"text": [text], "report_json": [report.as_json()]}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -99,12 +99,12 @@ class Patches(NamedTuple):
     failures: Mapping[int, str]
 
 
-def build_patches(plan: Plan, tensors: Tensors, ours: bool = False) -> Patches:
+def build_patches(plan: Plan, tensors: Tensors, ours: bool | Container[str] = False) -> Patches:
     """Turn a plan into the host's patches; an adapter that cannot be built is named in `failures`
     by its index.
 
-    ours: all adapters are the pack's own, also where the host would compute the same, as what acts
-    beside a layer is made of these.
+    ours: all adapters, or those of the weights of these names, are the pack's own, also where the
+    host would compute the same, as what acts beside a layer is made of these.
     """
     layers: list[dict[Any, Any]] = []
     counts: dict[Any, int] = {}
@@ -132,7 +132,7 @@ def build_patches(plan: Plan, tensors: Tensors, ours: bool = False) -> Patches:
 
 
 def _patches_of(
-    adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor], ours: bool
+    adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor], ours: bool | Container[str]
 ) -> Iterable[tuple[Any, Any]]:
     component, swap = site.components[adapter.target.component], adapter.target.swap
     for weight, rows, source in adapter.target.pieces:
@@ -144,7 +144,8 @@ def _patches_of(
             else _with_bias(adapter, component, weight, shape)
         )
         reshapes = bool(adapter.grown_to) and named(adapter.kind).replaces
-        patch = None if ours and not reshapes else _hosts_patch(adapter, tensors, source)
+        own = ours if isinstance(ours, bool) else weight in ours
+        patch = None if own and not reshapes else _hosts_patch(adapter, tensors, source)
         if reshapes:
             if patch is None or not _host_reshapes(patch, reached):
                 raise AdapterError(

@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.latest import ComfyAPI, io
 
+from .modes import PATCH
+
 NEW = "LocksmithLoadAndFixLoRA"
 SHARED = ("model", "lora_name", "strength_model")
 STRENGTH_CLIP = 1.0
@@ -31,6 +33,7 @@ async def register() -> None:
                 input_mapping=[
                     *({"new_id": name, "old_id": name} for name in SHARED),
                     {"new_id": "strength_clip", "set_value": STRENGTH_CLIP},
+                    {"new_id": "mode", "set_value": PATCH},
                 ],
                 output_mapping=[{"new_idx": 0, "old_idx": 0}],
             )

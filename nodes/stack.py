@@ -13,7 +13,7 @@ from ..planning.plan import NO_FAULT
 from ..report.load_report import plural
 from . import host
 from .faults import NodeError
-from .inputs import PATCH, REPORT, RESENT, mode_input, on_unmatched_input
+from .inputs import AUTO, REPORT, RESENT, mode_input, on_unmatched_input
 from .load_and_fix import LoadAndFixLoRA
 from .rows import Row, read_rows, rows_are_right, rows_changed, rows_input
 
@@ -61,7 +61,7 @@ class LoadAndFixStack(io.ComfyNode):
         return rows_changed(loras)
 
     @classmethod
-    def execute(cls, model, loras, clip=None, on_unmatched=REPORT, mode=PATCH) -> io.NodeOutput:
+    def execute(cls, model, loras, clip=None, on_unmatched=REPORT, mode=AUTO) -> io.NodeOutput:
         """Patch clones of model and clip row by row; an error names the row."""
         try:
             rows = read_rows(loras)
@@ -94,6 +94,11 @@ class Told(NamedTuple):
         """Modules (placed, in the file)."""
         modules = self.report.get("modules", {})
         return modules.get("placed", 0), modules.get("total", 0)
+
+    @property
+    def acts(self) -> str:
+        """Where its adapters act, and why, where *mode* left that open."""
+        return self.report.get("acts", "")
 
     @property
     def details(self) -> str:
@@ -130,6 +135,7 @@ def _output(model, clip, rows: list[Row], told: list[Told]) -> io.NodeOutput:
     placed, total = (sum(report.modules[index] for report in told) for index in (0, 1))
     verdict, notes = _verdict(told, placed, total), list(_interactions(rows))
     lines = [verdict, "", *(f"{report.row.title}: {report.report['verdict']}" for report in told)]
+    lines += [f"{report.row.title} acts {report.acts}" for report in told if report.acts]
     lines += [""] * bool(notes) + [f"Note      {note}" for note in notes]
     lines += [
         line

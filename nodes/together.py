@@ -4,7 +4,8 @@ whatever order they were loaded in.
 The host hands each patch the weight as the patches before it left it, so that a DoRA behind a LoRA
 takes that for a part of the base it was trained on. Merging sums the changes of the same base, and
 in the bypass way adapters do not see each other; so it is here. Adapters that need the weight go
-before those that add, and several that need it share one patch.
+before those that add, and several that need it share one patch. So do several plain pairs, for
+speed; a pair that is alone stays the patch it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from comfy.weight_adapter.base import WeightAdapterBase
 
 from ..adapters.registry import of_host
 from ..lora.math.apply import is_linear
+from .fused import Fused, Member, fused, is_pair
 from .patches import LocksmithAdapter
 from .watched import Watched
 
@@ -72,14 +74,34 @@ def settle(patches: dict[str, list[Entry]], keys: Iterable[str]) -> int:
         while start and (_needs(entries[start - 1]) or _adds(entries[start - 1])):
             start -= 1
         run = entries[start:]
-        if len(run) > 1 and any(_needs(entry) for entry in run):
+        if len(run) < 2:
+            continue
+        if any(_needs(entry) for entry in run):
             met += 1
-            patches[key] = [
-                *entries[:start],
+            run = [
                 *_joined(entry for entry in run if _needs(entry)),
                 *(entry for entry in run if _adds(entry)),
             ]
+        patches[key] = [*entries[:start], *_pairs_as_one(run)]
     return met
+
+
+def _pairs_as_one(run: list[Entry]) -> list[Entry]:
+    """The same with one patch, where the first stands, for all plain pairs of the same rows."""
+    groups: dict[Any, list[Entry]] = {}
+    for place, entry in enumerate(run):
+        groups.setdefault((entry[3],) if is_pair(entry[1], entry[4]) else place, []).append(entry)
+    return [same[0] if len(same) == 1 else _one_pair(same) for same in groups.values()]
+
+
+def _one_pair(entries: list[Entry]) -> Entry:
+    return (
+        1.0,
+        fused([Member(strength, patch, function) for strength, patch, _, _, function in entries]),
+        1.0,
+        entries[0][3],
+        None,
+    )
 
 
 def _joined(entries: Iterable[Entry]) -> list[Entry]:
@@ -122,6 +144,8 @@ def _adds(entry: Entry) -> bool:
         return False
     if isinstance(patch, tuple):
         return patch[0] == "diff" and not any(one.get("pad_weight") for one in patch[1][1:])
+    if isinstance(patch, Fused):
+        return True
     if isinstance(patch, LocksmithAdapter):
         return not _resizes(patch) and _is_linear(patch)
     if not isinstance(patch, WeightAdapterBase) or patch.calculate_shape("") is not None:

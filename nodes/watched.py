@@ -34,14 +34,7 @@ class Watched(WeightAdapterBase):
         """
         check(self)
         patched = super().calculate_weight(weight, *rest, **named)
-        watch = self.loaded_keys.watch
-        if (
-            watch is not None
-            and not patched.is_meta
-            and watch.first_use(tuple(sorted(self.loaded_keys)))
-            and not _seems_finite(patched)
-        ):
-            _blame(self, watch)
+        blame(self, patched)
         return patched
 
 
@@ -78,6 +71,18 @@ def check(adapter: Any) -> None:
     watch = getattr(getattr(adapter, "loaded_keys", None), "watch", None)
     if watch is not None:
         watch.check()
+
+
+def blame(adapter: Watched, patched: torch.Tensor) -> None:
+    """Say once in the log that an adapter has made NaN of a weight, if it has."""
+    watch = adapter.loaded_keys.watch
+    if (
+        watch is not None
+        and not patched.is_meta
+        and watch.first_use(tuple(sorted(adapter.loaded_keys)))
+        and not _seems_finite(patched)
+    ):
+        _blame(adapter, watch)
 
 
 def _seems_finite(patched: torch.Tensor) -> bool:

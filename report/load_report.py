@@ -46,6 +46,8 @@ class Report:
     trained. checked: how much of the file's numbers was looked at for NaN, infinity and zeros
     ("all", "a sample"; "" none).
     stock_fault: why safetensors, and so the stock loader, refuses the file; "" where it does not.
+    acts: where its adapters act, beside the layers or in the weights, and why; "" where that was
+    not chosen for the user.
     """
 
     def __init__(
@@ -59,8 +61,15 @@ class Report:
         cautions: tuple[str, ...] = (),
         checked: str = "",
         stock_fault: str = "",
+        acts: str = "",
     ):
-        self.plan, self.path, self.errors, self.checked = plan, path, errors, checked
+        self.plan, self.path, self.errors, self.checked, self.acts = (
+            plan,
+            path,
+            errors,
+            checked,
+            acts,
+        )
         self.cautions = (*plan.cautions, *cautions)
         self._stock, self._guess, self._stock_fault = stock, guess, stock_fault
         self._patterns: dict[str, list[Pattern]] = {}
@@ -245,6 +254,7 @@ class Report:
             "model_family": self.plan.site.family.name if self.plan.site.family else "",
             "trainer": self.trainer,
             "strength_source": self.strength_source,
+            **({"acts": self.acts} if self.acts else {}),
             "keys": {"placed": self.count(PLACED), "total": len(self.outcomes)},
             "modules": self.modules,
             "stock": (
@@ -399,6 +409,7 @@ class Report:
             f"Written   {self.trainer}",
             f"Strength  {self.strength_source}",
         ]
+        lines += [f"Acts      {self.acts}"] if self.acts else []
         keys = f"Keys      {self.count(PLACED)} of {len(self.outcomes)} placed"
         stock = self.stock_keys
         told = (

@@ -236,14 +236,15 @@ def test_clones_share_nothing_that_changes(host, base, lora):
     two = host.load_and_fix(one, None, lora, 0.5)[0]
     assert not model.patches
     assert {name: list(patches) for name, patches in one.patches.items()} == before
-    # Adapters that need the weight share one patch; all others stand side by side.
+    # Adapters that need the weight share one patch, and so do plain pairs; all others stand side by
+    # side.
     assert all(
         len(patches) <= len(two.patches[name]) <= 2 * len(patches)
         for name, patches in before.items()
     )
     twin = two.clone()
     twin.patches["diffusion_model.img_in.weight"].clear()
-    assert len(two.patches["diffusion_model.img_in.weight"]) == 2
+    assert len(two.patches["diffusion_model.img_in.weight"]) >= 1
 
 
 def test_a_lora_hook_on_top(host, base, lora, tmp_path):

@@ -197,3 +197,38 @@ def test_what_reads_an_int8_weight_without_the_layer(host, comfy, tmp_path):
         )
     assert torch.equal(read(), bare) and not called, "the layer was called, which proves nothing"
     handle.remove()
+
+
+def test_layers_that_never_ran_are_told_once_after_a_run(host, patcher, tmp_path, caplog):
+    generator, tensors = torch.Generator().manual_seed(1), {}
+    for name, (out, inputs) in {"linear": (36, 24), "square": (24, 24)}.items():
+        tensors[f"diffusion_model.{name}.lora_A.weight"] = torch.randn(
+            2, inputs, generator=generator
+        )
+        tensors[f"diffusion_model.{name}.lora_B.weight"] = torch.randn(out, 2, generator=generator)
+    save_file(tensors, tmp_path / "two.safetensors")
+    loaded = host.load_and_fix(patcher, None, tmp_path / "two.safetensors", bypass=True)[0]
+    loaded = host.load_and_fix(loaded, None, tmp_path / "two.safetensors", bypass=True)[0]
+    network = patcher.model.diffusion_model
+
+    def run(*layers):
+        caplog.clear()
+        loaded.patch_model(CPU)
+        for layer in layers:
+            layer(INPUTS)
+        with caplog.at_level("INFO"):
+            loaded.cleanup()
+        loaded.unpatch_model(CPU)
+        return [
+            record.getMessage() for record in caplog.records if "did not run" in record.getMessage()
+        ]
+
+    assert run() == [], "nothing ran: it was no run of this model"
+    assert run(network.linear, network.square) == []
+    (told,) = run(network.linear)
+    assert (
+        "1 of 2 layers" in told
+        and "diffusion_model.square" in told
+        and "diffusion_model.linear" not in told
+    )
+    assert run(network.square) == []

@@ -127,7 +127,7 @@ def test_two_ai_toolkit_files_and_one_of_kohya_are_the_three_loaders(
         and not told["unplaced"]
         and told["kept"] == 1
     )
-    beside = nodes.ApplyLoRA.execute(tiny_flux(), lora, 1.0, 1.0, mode=nodes.BYPASS).result[0]
+    beside = nodes.ApplyLoRA.execute(tiny_flux(), lora, 1.0, 1.0, mode="bypass").result[0]
     assert not beside.patches
 
 

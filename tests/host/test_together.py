@@ -101,11 +101,14 @@ def test_with_a_lora_of_the_stock_loader(host, patched, files, alone, first):
     assert near(change, changes["lora"] + changes["dora"])
 
 
-def test_plain_loras_keep_the_order_they_were_loaded_in_and_nothing_is_said(host, files, alone):
+def test_plain_loras_are_one_patch_in_the_order_they_were_loaded_in_and_nothing_is_said(
+    host, files, alone
+):
     base, _ = alone
     once, _, first = host.load_and_fix(base, None, files["lora"], 1.0)
     twice, _, second = host.load_and_fix(once, None, files["lora"], 0.5)
-    assert [entry[0] for entry in twice.patches[WEIGHT]] == [1.0, 0.5]
+    ((strength, patch, *_),) = twice.patches[WEIGHT]
+    assert (strength, [member[0] for member in patch.weights]) == (1.0, [1.0, 0.5])
     assert first.notes() == second.notes() == []
     assert len(once.patches[WEIGHT]) == 1
 

@@ -22,6 +22,7 @@ export const ENGLISH = {
   detailsFamily: "Made for",
   detailsTrainer: "Written by",
   detailsStrength: "Strength from",
+  detailsActs: "Acts",
   detailsKeys: "{count} keys",
   detailsLoads: "What became of it",
   detailsStockFails: "The stock loader fails on this file: {why}",

@@ -22,6 +22,7 @@ export const CHINESE = {
   detailsFamily: "适用模型",
   detailsTrainer: "训练器",
   detailsStrength: "强度来源",
+  detailsActs: "作用方式",
   detailsKeys: "{count} 个键",
   detailsLoads: "加载结果",
   detailsStockFails: "自带加载器无法加载此文件：{why}",

@@ -90,11 +90,12 @@ function headOf(dialog, title, outcome, text) {
  * @param {Outcome} outcome
  * @returns {HTMLElement[]}
  */
-function runParts({ family, trainer, strength, gains, notes, stockFails, categories, patterns, trained, untrained }) {
+function runParts({ family, trainer, strength, acts, gains, notes, stockFails, categories, patterns, trained, untrained }) {
   const facts = [
     [say("detailsFamily"), family],
     [say("detailsTrainer"), trainer],
     [say("detailsStrength"), strength],
+    [say("detailsActs"), acts],
     ...Object.entries(categories).map(([name, count]) => [name, say("detailsKeys", { count })]),
   ];
   const stock = stockFails.map((why) => say("detailsStockFails", { why }));

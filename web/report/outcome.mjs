@@ -22,6 +22,7 @@ import { say } from "../i18n/words.mjs";
  * @property {string} family
  * @property {string} trainer
  * @property {string} strength where it comes from
+ * @property {string} acts beside the layers or in the weights, and why, where *mode* left that open
  * @property {Record<string, number>} categories keys by what became of them
  * @property {{category: string, name: string, keys: number, reason: string}[]} patterns
  * @property {import("./heat_map.mjs").Network[]} trained
@@ -59,6 +60,7 @@ export function outcomeOf(output) {
     family: told.family_title ?? told.family?.title ?? "",
     trainer: told.trainer?.title ?? told.trainer ?? "",
     strength: told.strength_source ?? "",
+    acts: told.acts ?? "",
     categories: loads.categories ?? {},
     patterns: told.patterns ?? (told.rows ?? []).flatMap((/** @type {any} */ row) => row.patterns ?? []),
     trained: told.trained ?? [],

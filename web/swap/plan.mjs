@@ -25,6 +25,8 @@ const SIZE = "locksmith_size";
 const ON_UNMATCHED = "locksmith_on_unmatched";
 /** The inputs that ours has in common with the stock loader. */
 const SHARED = ["model", "clip", "lora_name", "strength_model", "strength_clip"];
+/** The `mode` that does what the loaders of others do. */
+const PATCH = "patch";
 const ACTIVE = 0;
 /** How much higher a node becomes when it shows what its file is, or what became of its files. */
 const PANEL = /** @type {Record<string, number>} */ ({ [LOADER]: 80, [STACK]: 140 });
@@ -76,12 +78,12 @@ function toOurs(graph, node, listed) {
   if (!(node.type in SINGLES)) return toStack(graph, node, listed);
   const row = rowOfSingle(node);
   const sockets = { model: "model", clip: "clip" };
-  if (!row.on) return { type: STACK, values: { loras: JSON.stringify([row]) }, inputs: sockets, outputs: 2 };
+  if (!row.on) return { type: STACK, values: { loras: JSON.stringify([row]), mode: PATCH }, inputs: sockets, outputs: 2 };
   const inputs = Object.fromEntries(SHARED.map((name) => [name, name]));
   const { name: lora_name, strength: strength_model, strength_clip = row.strength } = row;
   return {
     type: LOADER,
-    values: { lora_name, strength_model, strength_clip, mode: SINGLES[node.type].mode, on_unmatched: node.properties?.[ON_UNMATCHED] },
+    values: { lora_name, strength_model, strength_clip, mode: SINGLES[node.type].mode ?? PATCH, on_unmatched: node.properties?.[ON_UNMATCHED] },
     inputs,
     outputs: isModelOnly(node) ? 1 : 2,
     properties: { ...(FROM_HOST.test(node.type) ? { [FROM]: node.type, [SIZE]: node.size } : {}), [ON_UNMATCHED]: undefined },
@@ -107,7 +109,7 @@ function toStack(graph, node, listed) {
   const { clip = "clip" } = MULTIPLES[node.type];
   return {
     type: STACK,
-    values: { loras: JSON.stringify(files) },
+    values: { loras: JSON.stringify(files), mode: PATCH },
     inputs: { model: "model", [clip]: "clip" },
     outputs: 2,
     takenOver: nodes,

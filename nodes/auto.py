@@ -1,0 +1,153 @@
+"""mode = auto: which weights' adapters act beside the layer, and why.
+
+A quantised weight that is patched is rounded anew, and the rounding is as large as the change:
+beside the layer it is exact. A dense weight is patched once where all of the model stays on the
+device, and that costs nothing in a step. Where it does not, the host patches anew in each forward,
+and a few ranks beside the layer are cheaper.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from math import inf, prod
+from typing import Any
+
+import comfy.model_management as management
+from torch import Tensor
+
+from ..adapters.kind import ADDED
+from ..adapters.registry import decomposition_of, named
+from ..planning.plan import Adapter, Plan
+from .beside import Part, kind_of_host, spec_of
+from .bypass import Hung, is_layer, owner_of
+
+QUANTISED = "whose weights are quantised: patched, they would be rounded anew"
+STREAMED = (
+    "whose weights are not all kept on the device: patched, they would be patched anew in each step"
+)
+ONCE = "which are dense: they are patched once, and a step takes no longer"
+COSTLY = (
+    "which are dense and patched anew in each step: that costs less than so many ranks beside the"
+    " layer"
+)
+DEAREST = 0.05  # of a layer's own arithmetic: what may be done beside a dense one
+
+Sizes = tuple[int, ...]
+
+
+def choose(
+    plan: Plan,
+    patchers: Iterable[Any],
+    shape_of: Callable[[Tensor], Sizes],
+    is_quantised: Callable[[Tensor], bool],
+) -> tuple[dict[str, str], Counter[str]]:
+    """(name of a weight of these ModelPatchers' models -> why its adapters are to act beside the
+    layer, how many are patched, by why).
+
+    What stands in neither is no layer: a norm, a bias.
+    """
+    by_weight: dict[str, list[Adapter]] = {}
+    for adapter in plan.adapters:
+        for weight, _, _ in adapter.target.pieces:
+            by_weight.setdefault(weight, []).append(adapter)
+    beside: dict[str, str] = {}
+    patched: Counter[str] = Counter()
+    for patcher in patchers:
+        streams, hung = streamed(patcher), Hung.on(patcher).parts
+        for weight, adapters in by_weight.items():
+            layer = owner_of(patcher.model, weight)
+            if not is_layer(layer):
+                continue
+            ranks = [
+                *map(_rank, adapters),
+                *map(rank_of, hung.get(weight.removesuffix(".weight"), ())),
+            ]
+            if is_quantised(layer.weight):
+                beside[weight] = QUANTISED
+            elif not streams:
+                patched[ONCE] += 1
+            elif share(shape_of(layer.weight), ranks) <= DEAREST:
+                beside[weight] = STREAMED
+            else:
+                patched[COSTLY] += 1
+    return beside, patched
+
+
+def streamed(patcher: Any) -> bool:
+    """Whether the host will keep some of the model's weights off the device it computes on, and so
+    patch them anew in each forward.
+
+    ComfyUI's comfy/model_management.py, load_models_gpu: no device but a GPU has such weights, and
+    what does not fit beside the memory a step needs at least stays away.
+    """
+    device, state = patcher.load_device, management.vram_state
+    if management.is_device_cpu(device) or management.is_device_mps(device) or state in WHOLE:
+        return False
+    if state == management.VRAMState.NO_VRAM:
+        return True
+    return (
+        patcher.model_size()
+        > management.get_total_memory(device) - management.minimum_inference_memory()
+    )
+
+
+WHOLE = (management.VRAMState.DISABLED, management.VRAMState.HIGH_VRAM, management.VRAMState.SHARED)
+
+
+def share(shape: Sizes, ranks: Iterable[float]) -> float:
+    """What pairs of these ranks beside a layer with a weight [outputs, inputs, ...] cost, as a
+    share of the layer's arithmetic.
+    """
+    return sum(ranks) * (1 / shape[0] + 1 / prod(shape[1:]))
+
+
+def _rank(adapter: Adapter) -> float:
+    """Of a plain pair; infinite for all others, of which a patch is known to be right and nothing
+    says what they cost.
+    """
+    plain = (
+        named(adapter.kind).is_pair
+        and decomposition_of(adapter.roles) is None
+        and not adapter.columns
+        and not adapter.grown_to
+    )
+    return adapter.rank or inf if plain else inf
+
+
+def rank_of(part: Part) -> float:
+    """Of what hangs beside a layer already; 0 for what is no pair."""
+    if part.way != ADDED:
+        return 0
+    spec = spec_of(part.adapter)
+    if spec is None:
+        pair = kind_of_host(part.adapter).host_pair(part.adapter.weights)
+        return pair[1].shape[0] if pair else 0
+    shapes = {
+        role: tuple(tensor.shape) for role, tensor in zip(*part.adapter.weights[1:], strict=True)
+    }
+    return named(spec.kind).product_rank(shapes, (part.shape[0], prod(part.shape[1:]))) or 0
+
+
+def told(beside: Mapping[str, str], patched: Counter[str], left: Counter[str]) -> str:
+    """One line for the report: where a file's adapters act, and why.
+
+    beside, patched: from `choose`. left: what could not act beside a layer that was chosen, by what
+    it is.
+    """
+    said = [
+        f"beside {_count(number, 'layer')}, {why}"
+        for why, number in Counter(beside.values()).most_common()
+    ]
+    said += [f"in {_count(number, 'weight')}, {why}" for why, number in patched.most_common()]
+    if left:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in left.most_common())
+        said.append(
+            f"of those beside layers, {sum(left.values())} change the weights all the same, as they"
+            f" cannot act there: {kinds}"
+        )
+    return "; ".join(said)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + "s" * (number != 1)
