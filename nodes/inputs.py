@@ -37,24 +37,42 @@ def strength_inputs() -> list[io.Input]:
     changed = {"strength_model": "diffusion model", "strength_clip": "text encoder"}
     return [
         io.Float.Input(
-            name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=f"How strongly the {what} is changed. May be negative."
+            name,
+            default=1.0,
+            min=-100.0,
+            max=100.0,
+            step=0.01,
+            tooltip=f"How strongly the {what} is changed. May be negative.",
         )
         for name, what in changed.items()
-    ]  # fmt: skip
+    ]
 
 
 def on_unmatched_input() -> io.Input:
     """The input `on_unmatched` of every node that loads files."""
     return io.Combo.Input(
-        "on_unmatched", options=[REPORT, ERROR], default=REPORT, optional=True,
-        tooltip="What to do about keys that fit nowhere: tell them in the report, or stop with an error.",
-    )  # fmt: skip
+        "on_unmatched",
+        options=[REPORT, ERROR],
+        default=REPORT,
+        optional=True,
+        tooltip=(
+            "What to do about keys that fit nowhere: tell them in the report, or stop with an"
+            " error."
+        ),
+    )
 
 
 def mode_input() -> io.Input:
     """The input `mode` of every node that applies LoRAs."""
     return io.Combo.Input(
-        "mode", options=[AUTO, PATCH, BYPASS], default=AUTO, optional=True, advanced=True,
-        tooltip="patch changes the weights. bypass computes beside each layer: a quantised model loses nothing, a step takes a few % more."
-        " auto: beside where weights are quantised, or patched anew in each step; the report says where and why.",
-    )  # fmt: skip
+        "mode",
+        options=[AUTO, PATCH, BYPASS],
+        default=AUTO,
+        optional=True,
+        advanced=True,
+        tooltip=(
+            "patch changes the weights. bypass computes beside each layer: a quantised model loses"
+            " nothing, a step takes a few % more. auto: beside where weights are quantised, or"
+            " patched anew in each step; the report says where and why."
+        ),
+    )

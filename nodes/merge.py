@@ -375,8 +375,16 @@ class ApplyLoRA(io.ComfyNode):
         with in_plain_words("Apply LoRA"):
             file, own = wired_lora(lora), own_maps()
             new_model, new_clip, report = host.apply_file(
-                model, clip, file, "LoRA", strength_model, strength_clip, own, bypass=False, mode=mode
-            )  # fmt: skip
+                model,
+                clip,
+                file,
+                "LoRA",
+                strength_model,
+                strength_clip,
+                own,
+                bypass=False,
+                mode=mode,
+            )
             text = str(report)
         return io.NodeOutput(
             new_model, new_clip, text, ui={"text": [text], "report_json": [report.as_json()]}

@@ -204,10 +204,22 @@ def _host_computes(patch: Any, reached: Reached, swap: bool) -> bool:
     kind, weights = patch if type(patch) is tuple else (type(patch), patch.weights)
     # What of a tensor, a number or a shape the host's code may stumble over. Each module pays for
     # this, so it is one expression.
-    outlines = tuple([
-        None if value is None else 1.0 if type(value) is float else tuple(value) if type(value) is list else (value.shape, value.dtype)
-        for value in weights
-    ])  # fmt: skip
+    outlines = tuple(
+        [
+            (
+                None
+                if value is None
+                else (
+                    1.0
+                    if type(value) is float
+                    else tuple(value)
+                    if type(value) is list
+                    else (value.shape, value.dtype)
+                )
+            )
+            for value in weights
+        ]
+    )
     for _, shape in reached:
         if not _proven(kind, outlines, shape, swap):
             return False

@@ -30,23 +30,47 @@ class LoadAndFixStack(io.ComfyNode):
             node_id="LocksmithLoRAStack",
             display_name="Load and Fix LoRA (stack)",
             category="model/loaders",
-            description="Loads any number of LoRAs from any trainers, one after another, and reports in one place what each of them does.",
-            search_aliases=["lora stack", "lora stacker", "power lora loader", "multiple loras", "several loras", "multi lora"],
+            description=(
+                "Loads any number of LoRAs from any trainers, one after another, and reports in one"
+                " place what each of them does."
+            ),
+            search_aliases=[
+                "lora stack",
+                "lora stacker",
+                "power lora loader",
+                "multiple loras",
+                "several loras",
+                "multi lora",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model the LoRAs are applied to."),
-                io.Clip.Input("clip", optional=True, tooltip="The text encoder the LoRAs are applied to, if they have any part in it."),
-                rows_input("The LoRAs, applied from top to bottom. Rows that are off are not read."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip=(
+                        "The text encoder the LoRAs are applied to, if they have any part in it."
+                    ),
+                ),
+                rows_input(
+                    "The LoRAs, applied from top to bottom. Rows that are off are not read."
+                ),
                 on_unmatched_input(),
                 mode_input(),
             ],
             outputs=[
                 io.Model.Output("MODEL"),
                 io.Clip.Output("CLIP"),
-                io.String.Output("report", display_name="report", tooltip="A line for each LoRA, then what has no effect and why."),
-                io.String.Output("report_json", display_name="report_json", tooltip="The same for programs."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="A line for each LoRA, then what has no effect and why.",
+                ),
+                io.String.Output(
+                    "report_json", display_name="report_json", tooltip="The same for programs."
+                ),
             ],
             **RESENT,
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, loras=None) -> bool | str:

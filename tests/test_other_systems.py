@@ -138,9 +138,31 @@ NAMES = [
     "a.b.c",
 ]
 NO_NAMES = [
-    "", " ", ".", "..", "a.", "a ", "CON", "nul", "aux.safetensors", "Com1", "LPT\u00b9.x", "conin$", "NUL .x",
-    "a:b", "a\\b", "a/b", "a*", "a?", 'a"', "a|b", "<a>", "a\0", "a\n", "\udc00",
-]  # fmt: skip
+    "",
+    " ",
+    ".",
+    "..",
+    "a.",
+    "a ",
+    "CON",
+    "nul",
+    "aux.safetensors",
+    "Com1",
+    "LPT\u00b9.x",
+    "conin$",
+    "NUL .x",
+    "a:b",
+    "a\\b",
+    "a/b",
+    "a*",
+    "a?",
+    'a"',
+    "a|b",
+    "<a>",
+    "a\0",
+    "a\n",
+    "\udc00",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

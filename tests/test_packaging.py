@@ -81,9 +81,21 @@ def test_registry_gets_what_users_need_and_nothing_else():
     }
     assert left_out <= there
     assert there - left_out == {
-        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "api.py", "cli.py", "docs", "errors.py",
-        "example_workflows", "locales", "pyproject.toml", "requirements.txt", "web", *ROOMS,
-    }  # fmt: skip
+        "CHANGELOG.md",
+        "LICENSE",
+        "README.md",
+        "__init__.py",
+        "api.py",
+        "cli.py",
+        "docs",
+        "errors.py",
+        "example_workflows",
+        "locales",
+        "pyproject.toml",
+        "requirements.txt",
+        "web",
+        *ROOMS,
+    }
 
 
 def test_front_end_files_are_served_once():

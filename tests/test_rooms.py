@@ -11,7 +11,8 @@ from lora_locksmith.adapters.registry import kinds
 from lora_locksmith.key_maps.dialect import FOLDER, read_dialect
 
 ROOT = Path(__file__).resolve().parents[1]
-# Each room imports itself and what stands before it in its line; the rest of the pack is not for it.
+# Each room imports itself and what stands before it in its line; the rest of the pack is not for
+# it.
 BELOW = {
     "files": (),
     "adapters": ("files",),

@@ -115,8 +115,18 @@ def short_table(about: dict[str, str], results: Sequence[Result]) -> str:
 
 
 def as_dict(about: dict[str, str], results: Sequence[Result]) -> dict[str, Any]:
-    rows = [{**one.row._asdict(), "ratio": one.ratio, "spread": one.spread, "ours_took": one.ours, "other_took": one.other,
-             "unit": one.unit, "rounds": one.rounds} for one in results]  # fmt: skip
+    rows = [
+        {
+            **one.row._asdict(),
+            "ratio": one.ratio,
+            "spread": one.spread,
+            "ours_took": one.ours,
+            "other_took": one.other,
+            "unit": one.unit,
+            "rounds": one.rounds,
+        }
+        for one in results
+    ]
     return {"machine": about, "rows": rows}
 
 

@@ -229,8 +229,10 @@ def test_files_with_trouble_are_found(library, told, state):
 
 def test_filters_count_within_each_other(library, told):
     library.choose("All models", "FLUX.1")
-    assert library.options("All kinds") == {"LoRA": sum(row["made_for"] == "FLUX.1" and row["kinds"] == "LoRA" for row in told),
-                                            "DoRA": sum(row["kinds"] == "DoRA" for row in told)}  # fmt: skip
+    assert library.options("All kinds") == {
+        "LoRA": sum(row["made_for"] == "FLUX.1" and row["kinds"] == "LoRA" for row in told),
+        "DoRA": sum(row["kinds"] == "DoRA" for row in told),
+    }
     assert library.options("All models").keys() > {"FLUX.1", "Wan 2.1 1.3B"}
 
 
@@ -483,9 +485,18 @@ def test_server_that_is_away_is_told(library, front_end, told):
 def test_text_stands_out_in_every_theme(library, front_end, picture, palette):
     front_end.set("Comfy.ColorPalette", palette)
     library.row("broken number 2").click()
-    parts = ["h2", ".locksmith-library-status span", ".shelf-name > bdi", ".shelf-model", ".shelf-mark",
-             "select", ".shelf-first", ".shelf-details h3", ".shelf-details .shelf-faint",
-             "[aria-selected=true] .shelf-trainer"]  # fmt: skip
+    parts = [
+        "h2",
+        ".locksmith-library-status span",
+        ".shelf-name > bdi",
+        ".shelf-model",
+        ".shelf-mark",
+        "select",
+        ".shelf-first",
+        ".shelf-details h3",
+        ".shelf-details .shelf-faint",
+        "[aria-selected=true] .shelf-trainer",
+    ]
     for part in parts:
         assert front_end.contrast(library.element.locator(part).first) > 4.5, part
 

@@ -33,12 +33,27 @@ def workflow(rows: list | str) -> dict:
     nodes = [
         node(1, "UNETLoader", (40, 60, 300, 90), [], [("MODEL", "MODEL", [1])], [FLUX, "default"]),
         node(
-            STACK, "LocksmithLoRAStack", (380, 60, 480, 320), [("model", "MODEL", 1), ("clip", "CLIP", None)],
-            [("MODEL", "MODEL", []), ("CLIP", "CLIP", []), ("report", "STRING", [2]), ("report_json", "STRING", [])],
+            STACK,
+            "LocksmithLoRAStack",
+            (380, 60, 480, 320),
+            [("model", "MODEL", 1), ("clip", "CLIP", None)],
+            [
+                ("MODEL", "MODEL", []),
+                ("CLIP", "CLIP", []),
+                ("report", "STRING", [2]),
+                ("report_json", "STRING", []),
+            ],
             [value, "report", "patch"],
         ),
-        node(TEXT, "PreviewAny", (900, 60, 320, 120), [("source", "*", 2)], [("STRING", "STRING", [])], []),
-    ]  # fmt: skip
+        node(
+            TEXT,
+            "PreviewAny",
+            (900, 60, 320, 120),
+            [("source", "*", 2)],
+            [("STRING", "STRING", [])],
+            [],
+        ),
+    ]
     graph = {
         "id": str(uuid.uuid4()),
         "last_node_id": 3,

@@ -40,10 +40,17 @@ def workflow_of(nodes: list[tuple], links: list[Link], **parts) -> dict:
     """
     made = {}
     for place, (identifier, kind, inputs, outputs, values, extra) in enumerate(nodes):
-        made[identifier] = node(
-            identifier, kind, (40 + 340 * (place % 4), 60 + 300 * (place // 4), 300, 130),
-            [(name, type_, None) for name, type_ in inputs], [(name, type_, []) for name, type_ in outputs], values,
-        ) | extra  # fmt: skip
+        made[identifier] = (
+            node(
+                identifier,
+                kind,
+                (40 + 340 * (place % 4), 60 + 300 * (place // 4), 300, 130),
+                [(name, type_, None) for name, type_ in inputs],
+                [(name, type_, []) for name, type_ in outputs],
+                values,
+            )
+            | extra
+        )
     table = []
     for number, link in enumerate(links, 1):
         inputs = made[link.target]["inputs"]
@@ -57,9 +64,17 @@ def workflow_of(nodes: list[tuple], links: list[Link], **parts) -> dict:
         made[link.origin]["outputs"][link.output]["links"].append(number)
         table.append([number, link.origin, link.output, link.target, slot, link.type])
     return {
-        "id": str(uuid.uuid4()), "last_node_id": max(made), "last_link_id": len(links), "version": 0.4, "groups": [], "config": {},
-        "extra": {}, "nodes": list(made.values()), "links": table, **parts,
-    }  # fmt: skip
+        "id": str(uuid.uuid4()),
+        "last_node_id": max(made),
+        "last_link_id": len(links),
+        "version": 0.4,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "nodes": list(made.values()),
+        "links": table,
+        **parts,
+    }
 
 
 PLACES = itertools.cycle(range(600, 800, 20))  # free ones, next to each other
@@ -75,13 +90,37 @@ def stock_workflow(lora: str = BROKEN_LORA) -> dict:
         (CLIP, "CLIPLoader", [], [("CLIP", "CLIP")], [CLIP_L, "stable_diffusion", "default"], {}),
         (STRENGTH, "PrimitiveFloat", [], [("FLOAT", "FLOAT")], [next(STRENGTHS) / 100], {}),
         (
-            STYLE, "LoraLoader", LOADER_INPUTS, LOADER_OUTPUTS, [lora, 0.5, 0.25],
-            {"title": "My style", "color": "#322", "bgcolor": "#533", "flags": {"pinned": True}, "properties": {"note": "mine"}},
+            STYLE,
+            "LoraLoader",
+            LOADER_INPUTS,
+            LOADER_OUTPUTS,
+            [lora, 0.5, 0.25],
+            {
+                "title": "My style",
+                "color": "#322",
+                "bgcolor": "#533",
+                "flags": {"pinned": True},
+                "properties": {"note": "mine"},
+            },
         ),
-        (MODEL_ONLY, "LoraLoaderModelOnly", LOADER_INPUTS[:1], LOADER_OUTPUTS[:1], [KOHYA_LORA, -0.5], {"mode": BYPASSED}),
-        (INSPECT, "LocksmithInspectLoRAKeys", LOADER_INPUTS, REPORT_OUTPUTS, [lora, "modules", "off"], {}),
+        (
+            MODEL_ONLY,
+            "LoraLoaderModelOnly",
+            LOADER_INPUTS[:1],
+            LOADER_OUTPUTS[:1],
+            [KOHYA_LORA, -0.5],
+            {"mode": BYPASSED},
+        ),
+        (
+            INSPECT,
+            "LocksmithInspectLoRAKeys",
+            LOADER_INPUTS,
+            REPORT_OUTPUTS,
+            [lora, "modules", "off"],
+            {},
+        ),
         (PREVIEW, "PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {}),
-    ]  # fmt: skip
+    ]
     links = [
         Link(MODEL, 0, STYLE, "model", "MODEL"),
         Link(CLIP, 0, STYLE, "clip", "CLIP"),
@@ -585,14 +624,23 @@ EASY = [True, "simple", 1, KOHYA_LORA, 0.7, 9, 9] + ["None", 1, 1, 1] * 9
 
 def test_lists_of_loras_become_one_stack_with_what_applies_them(front_end, mode, picture):
     loaders = [
-        ("easy loraStack", [("optional_lora_stack", "LORA_STACK")], [("lora_stack", "LORA_STACK")], EASY, {}),
+        (
+            "easy loraStack",
+            [("optional_lora_stack", "LORA_STACK")],
+            [("lora_stack", "LORA_STACK")],
+            EASY,
+            {},
+        ),
         ("LoRA Stacker", STACK_INPUT, [("LORA_STACK", "LORA_STACK")], STACKER, {}),
         (
-            "CR LoRA Stack", STACK_INPUT, [("LORA_STACK", "LORA_STACK"), *STRING],
-            ["Off", KOHYA_LORA, 1, 1, "On", DIFFUSERS_LORA, 1, 1, "On", "None", 1, 1], {},
+            "CR LoRA Stack",
+            STACK_INPUT,
+            [("LORA_STACK", "LORA_STACK"), *STRING],
+            ["Off", KOHYA_LORA, 1, 1, "On", DIFFUSERS_LORA, 1, 1, "On", "None", 1, 1],
+            {},
         ),
         ("CR Apply LoRA Stack", [*LOADER_INPUTS, *STACK_INPUT], LOADER_OUTPUTS + STRING, [], {}),
-    ]  # fmt: skip
+    ]
     links = [Link(at, 0, at + 1, "lora_stack", "LORA_STACK") for at in (2, 3, 4)]
     opened(front_end, foreign_workflow(loaders, links))
     front_end.run_command(ALL)
@@ -650,26 +698,40 @@ def test_other_loaders_of_many_become_stacks(front_end, picture):
 
 
 LEFT = {
-    "blocks": ([(*SINGLES[3][:3], [*EQUAL_BLOCKS[:10], "1,0,1", False], {})], [], "weights of their own"),
+    "blocks": (
+        [(*SINGLES[3][:3], [*EQUAL_BLOCKS[:10], "1,0,1", False], {})],
+        [],
+        "weights of their own",
+    ),
     "no LoRA": ([(*SINGLES[1][:3], ["None", 1, 1], {})], [], "names no LoRA"),
     "odd values": ([(*SINGLES[1][:3], [BROKEN_LORA, "strong", 1], {})], [], "not as expected"),
-    "unknown file": ([("Lora Loader (LoraManager)", *POWER[1:3], ["", [MANAGED[0] | {"name": "nowhere"}]], {})], [], "nowhere"),
+    "unknown file": (
+        [("Lora Loader (LoraManager)", *POWER[1:3], ["", [MANAGED[0] | {"name": "nowhere"}]], {})],
+        [],
+        "nowhere",
+    ),
     "set from outside": (
-        [("PrimitiveFloat", [], [("FLOAT", "FLOAT")], [1.0], {}), ("Lora Loader Stack (rgthree)", *POWER[1:3], [BROKEN_LORA, 1] * 4, {})],
-        [Link(2, 0, 3, "strength_01", "FLOAT")], "sets strength_01",
+        [
+            ("PrimitiveFloat", [], [("FLOAT", "FLOAT")], [1.0], {}),
+            ("Lora Loader Stack (rgthree)", *POWER[1:3], [BROKEN_LORA, 1] * 4, {}),
+        ],
+        [Link(2, 0, 3, "strength_01", "FLOAT")],
+        "sets strength_01",
     ),
     "output used": (
         [SINGLES[1], ("PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {})],
-        [Link(2, 2, 3, "source", "STRING")], "uses an output",
+        [Link(2, 2, 3, "source", "STRING")],
+        "uses an output",
     ),
     "list from elsewhere": (
         [
             ("Somebody's list", [], [("LORA_STACK", "LORA_STACK")], [], {}),
             ("CR Apply LoRA Stack", [*LOADER_INPUTS, *STACK_INPUT], LOADER_OUTPUTS, [], {}),
         ],
-        [Link(2, 0, 3, "lora_stack", "LORA_STACK")], "cannot be taken over",
+        [Link(2, 0, 3, "lora_stack", "LORA_STACK")],
+        "cannot be taken over",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("loaders", "links", "reason"), LEFT.values(), ids=LEFT)

@@ -111,9 +111,26 @@ def test_json_is_one_object_to_a_line(locksmith, file, tmp_path):
     good, broken = lines(found)
     assert found.returncode == FAILED and found.stderr == ""
     assert set(good) == {
-        "verdict", "file", "bytes", "tensors", "family", "trainer", "kinds", "ranks", "alphas", "scales", "strength_source", "dtypes",
-        "loads", "trained", "missed", "metadata", "health", "hashes", "stored_hashes",
-    }  # fmt: skip
+        "verdict",
+        "file",
+        "bytes",
+        "tensors",
+        "family",
+        "trainer",
+        "kinds",
+        "ranks",
+        "alphas",
+        "scales",
+        "strength_source",
+        "dtypes",
+        "loads",
+        "trained",
+        "missed",
+        "metadata",
+        "health",
+        "hashes",
+        "stored_hashes",
+    }
     assert (
         good["family"]["name"] == "flux1" and good["ranks"] == {"4": 57} and good["tensors"] == 114
     )
@@ -326,9 +343,23 @@ def test_scan(locksmith, library):
     rows = {row["file"]: row for row in lines(found)}
     assert list(rows) == sorted(rows)
     assert set(rows["good.safetensors"]) == {
-        "file", "bytes", "family", "made_for", "trainer", "kinds", "rank", "placed", "total", "stock", "gains", "losses",
-        "cautions", "error", "verdict", "problem",
-    }  # fmt: skip
+        "file",
+        "bytes",
+        "family",
+        "made_for",
+        "trainer",
+        "kinds",
+        "rank",
+        "placed",
+        "total",
+        "stock",
+        "gains",
+        "losses",
+        "cautions",
+        "error",
+        "verdict",
+        "problem",
+    }
     assert rows["good.safetensors"]["problem"] is False and rows["good.safetensors"]["rank"] == "4"
     assert rows["sub/simpletuner.safetensors"]["gains"] == ["57 more modules load"]
     assert "pickle" in rows["old.pt"]["error"] and "web page" in rows["page.safetensors"]["error"]

@@ -100,8 +100,12 @@ def test_people_read_what_was_done_and_a_count_of_the_rest(folder, capsys):
     assert cli.main(["fix", "--recursive", str(folder), str(folder / "good.safetensors")]) == 1
     told, counts = capsys.readouterr()
     assert [line.partition(": ")[0].rpartition(os.sep)[2] for line in told.splitlines()] == [
-        "broken.safetensors", "good.safetensors", "below.safetensors", "vae.safetensors", "good.safetensors",
-    ]  # fmt: skip
+        "broken.safetensors",
+        "good.safetensors",
+        "below.safetensors",
+        "vae.safetensors",
+        "good.safetensors",
+    ]
     assert "models/vae" in told and counts == "5 files: 2 need nothing, 2 written, 1 not written.\n"
     assert cli.main(["fix", "--dry-run", "--in-place", str(folder)]) == 1
     assert "4 files: 2 need nothing, 1 would be written, 1 not written." in capsys.readouterr().err
@@ -181,9 +185,14 @@ def test_settings_beside_a_file_that_nobody_can_read_are_told(run, folder, conte
     )
     code, told = run(folder / "broken.safetensors")
     assert code == 0 and "The adapter_config.json beside the file cannot be read" in told[0]["told"]
-    save_file({"lora_unet_double_blocks_0_img_mlp_0.alpha": torch.tensor(1.0),
-               "lora_unet_double_blocks_0_img_mlp_0.lora_down.weight": torch.ones(1, 3072),
-               "lora_unet_double_blocks_0_img_mlp_0.lora_up.weight": torch.ones(12288, 1)}, folder / "kohya.safetensors")  # fmt: skip
+    save_file(
+        {
+            "lora_unet_double_blocks_0_img_mlp_0.alpha": torch.tensor(1.0),
+            "lora_unet_double_blocks_0_img_mlp_0.lora_down.weight": torch.ones(1, 3072),
+            "lora_unet_double_blocks_0_img_mlp_0.lora_up.weight": torch.ones(12288, 1),
+        },
+        folder / "kohya.safetensors",
+    )
     assert not inspect_file(folder / "kohya.safetensors").report.cautions, "its strength is in it"
 
 

@@ -347,9 +347,12 @@ def test_what_the_machine_lacks_is_one_line(run, folder, monkeypatch, command, f
     path = folder / "a.safetensors"
     save_file(lokr(1), path, SD15)
     more = {
-        "merge": ("-o", folder / "o"), "fix": ("--to", "kohya"), "resize": ("-o", folder / "o", "--rank", "1"),
-        "inspect": ("--weights",), "compare": (path, "--weights"),
-    }  # fmt: skip
+        "merge": ("-o", folder / "o"),
+        "fix": ("--to", "kohya"),
+        "resize": ("-o", folder / "o", "--rank", "1"),
+        "inspect": ("--weights",),
+        "compare": (path, "--weights"),
+    }
     code, _, told = run(command, path, *more[command])
     assert (
         code == 2

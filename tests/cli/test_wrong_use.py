@@ -147,10 +147,15 @@ def test_folders_instead_of_files_and_the_other_way_round(place, told):
 
 def test_with_json_a_fault_is_json_and_nothing_else(told):
     for arguments in (
-        ("inspect", NOT_READ), ("inspect", NOT_READ, "--against", NOT_READ), ("compare", NOT_READ, NOT_READ), ("merge", NOT_READ, *WRITES),
-        ("merge", NOT_READ, "-o", "."), ("resize", NOT_READ, *WRITES), ("fix", NOT_READ, "--against", NOT_READ),
+        ("inspect", NOT_READ),
+        ("inspect", NOT_READ, "--against", NOT_READ),
+        ("compare", NOT_READ, NOT_READ),
+        ("merge", NOT_READ, *WRITES),
+        ("merge", NOT_READ, "-o", "."),
+        ("resize", NOT_READ, *WRITES),
+        ("fix", NOT_READ, "--against", NOT_READ),
         ("extract", NOT_READ, NOT_READ, *WRITES),
-    ):  # fmt: skip
+    ):
         code, out, text = told(*arguments, "--json")
         assert code == FAILED and json.loads(out)["error"] and text == ""
 

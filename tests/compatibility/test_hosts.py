@@ -200,9 +200,15 @@ def test_a_merge_is_inspected_applied_and_saved(host):
         strength_clip=1.0,
     )
     save = node(
-        "LocksmithSaveLoRA", lora=["merge", 0], lora_name="the connected lora", filename="made/merged", dialect="kohya",
-        dtype="as it is", overwrite=False, model=MODEL,
-    )  # fmt: skip
+        "LocksmithSaveLoRA",
+        lora=["merge", 0],
+        lora_name="the connected lora",
+        filename="made/merged",
+        dialect="kohya",
+        dtype="as it is",
+        overwrite=False,
+        model=MODEL,
+    )
     inspect = node(
         "LocksmithInspectLoRAKeys", lora_name=BROKEN_LORA, model=MODEL, clip=CLIP, weights="on"
     )

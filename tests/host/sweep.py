@@ -25,9 +25,16 @@ WAYS = ("load", "bypass", "fix", "merge", "resize")
 LAYERS = tuple(toy_layers.INPUTS)
 PREFIX = "diffusion_model."
 NAMES = {
-    "linear": "Linear", "square": "square Linear", "conv1": "Conv1d", "point1": "1x1 Conv1d", "conv2": "Conv2d", "point2": "1x1 Conv2d",
-    "square2": "square Conv2d", "conv3": "Conv3d", "point3": "1x1 Conv3d",
-}  # fmt: skip
+    "linear": "Linear",
+    "square": "square Linear",
+    "conv1": "Conv1d",
+    "point1": "1x1 Conv1d",
+    "conv2": "Conv2d",
+    "point2": "1x1 Conv2d",
+    "square2": "square Conv2d",
+    "conv3": "Conv3d",
+    "point3": "1x1 Conv3d",
+}
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "adapters.md"
 HEAD = """# What becomes of each adapter kind
 

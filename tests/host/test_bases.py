@@ -26,9 +26,18 @@ CPU = torch.device("cpu")
 # What one rounding costs, as a share of the weight's norm: of stochastic rounding, twice that to
 # the nearest.
 ROUNDING = {
-    "fp32": 1e-6, "bf16": 4e-3, "fp16": 6e-4, "fp8": 0.06, "fp8_e5m2": 0.12, "fp8_scaled": 0.06, "float8_e4m3fn": 0.06,
-    "float8_e5m2": 0.12, "nvfp4": 0.2, "mxfp8": 0.06, "int8_tensorwise": 0.03,
-}  # fmt: skip
+    "fp32": 1e-6,
+    "bf16": 4e-3,
+    "fp16": 6e-4,
+    "fp8": 0.06,
+    "fp8_e5m2": 0.12,
+    "fp8_scaled": 0.06,
+    "float8_e4m3fn": 0.06,
+    "float8_e5m2": 0.12,
+    "nvfp4": 0.2,
+    "mxfp8": 0.06,
+    "int8_tensorwise": 0.03,
+}
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +80,12 @@ def flux_inputs(dtype=torch.float32):
     generator = torch.Generator().manual_seed(7)
     make = lambda *shape: torch.randn(*shape, generator=generator).to(dtype)  # noqa: E731
     return {
-        "x": make(1, 16, 4, 4), "timestep": torch.tensor([0.5]), "context": make(1, 5, 768), "y": make(1, 768),
+        "x": make(1, 16, 4, 4),
+        "timestep": torch.tensor([0.5]),
+        "context": make(1, 5, 768),
+        "y": make(1, 768),
         "guidance": torch.tensor([3.5]),
-    }  # fmt: skip
+    }
 
 
 def sampled(patcher):
@@ -276,14 +288,37 @@ def test_a_lora_hook_on_top(host, base, lora, tmp_path):
 
 
 STRAYS = {
-    "quanto": ("{}.weight._data", "{}.weight._scale", "{}.weight._shift", "{}.input_scale", "{}.output_scale"),
-    "peft around quanto": ("{}.base_layer.weight._data", "{}.base_layer.weight._scale", "{}.base_layer.bias", "{}.base_layer.input_scale"),
-    "bitsandbytes": (
-        "{}.base_layer.weight", "{}.base_layer.weight.absmax", "{}.base_layer.weight.quant_map", "{}.weight.nested_absmax",
-        "{}.weight.nested_quant_map", "{}.base_layer.weight.quant_state.bitsandbytes__nf4", "{}.SCB",
+    "quanto": (
+        "{}.weight._data",
+        "{}.weight._scale",
+        "{}.weight._shift",
+        "{}.input_scale",
+        "{}.output_scale",
     ),
-    "fp8": ("{}.weight_scale", "{}.scale_weight", "{}.scale_input", "{}.comfy_quant", "{}.weight_scale_2", "{}.pre_quant_scale"),
-}  # fmt: skip
+    "peft around quanto": (
+        "{}.base_layer.weight._data",
+        "{}.base_layer.weight._scale",
+        "{}.base_layer.bias",
+        "{}.base_layer.input_scale",
+    ),
+    "bitsandbytes": (
+        "{}.base_layer.weight",
+        "{}.base_layer.weight.absmax",
+        "{}.base_layer.weight.quant_map",
+        "{}.weight.nested_absmax",
+        "{}.weight.nested_quant_map",
+        "{}.base_layer.weight.quant_state.bitsandbytes__nf4",
+        "{}.SCB",
+    ),
+    "fp8": (
+        "{}.weight_scale",
+        "{}.scale_weight",
+        "{}.scale_input",
+        "{}.comfy_quant",
+        "{}.weight_scale_2",
+        "{}.pre_quant_scale",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", ["fp32", "float8_e4m3fn"])

@@ -103,8 +103,13 @@ def test_compiled_it_follows_every_change_and_compiles_nothing_anew_for_a_streng
 
     a, b = loras("a", 4), loras("b", 4)
     states = {
-        "none": (), "A": ((a, 1.0),), "A at 0.5": ((a, 0.5),), "B": ((b, 1.0),), "A and B": ((a, 1.0), (b, 0.3)), "B at 2": ((b, 2.0),),
-    }  # fmt: skip
+        "none": (),
+        "A": ((a, 1.0),),
+        "A at 0.5": ((a, 0.5),),
+        "B": ((b, 1.0),),
+        "A and B": ((a, 1.0), (b, 0.3)),
+        "B at 2": ((b, 2.0),),
+    }
     torch._dynamo.reset()
     compiled = torch.compile(patcher.model.diffusion_model.linear, backend=backend)
     made = {}

@@ -204,8 +204,12 @@ def ways(host, stock):
 
 
 STACKS = [
-    ("ours", "ours", "ours"), ("ours patched", "ours"), ("stock", "ours"), ("ours", "stock", "ours"), ("ours", "stock patched"),
-]  # fmt: skip
+    ("ours", "ours", "ours"),
+    ("ours patched", "ours"),
+    ("stock", "ours"),
+    ("ours", "stock", "ours"),
+    ("ours", "stock patched"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -435,9 +439,16 @@ def tiny_clip():
     from tiny_models import meta_state_dict, random_state_dict
 
     config = {
-        "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128, "hidden_act": "quick_gelu",
-        "max_position_embeddings": 77, "eos_token_id": 49407, "model_type": "clip_text_model", "vocab_size": 49408,
-    }  # fmt: skip
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+        "eos_token_id": 49407,
+        "model_type": "clip_text_model",
+        "vocab_size": 49408,
+    }
     shapes = meta_state_dict(
         lambda: comfy.clip_model.CLIPTextModel(
             config, torch.float32, "meta", comfy.ops.disable_weight_init

@@ -25,9 +25,16 @@ KINDS = {
 }
 # base -> what the layers compute with
 BASES = {
-    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float32, SCALED_FP8: torch.float32,
-    "float8_e4m3fn": torch.float32, "nvfp4": torch.float32, "mxfp8": torch.float32, "int8_tensorwise": torch.float32,
-}  # fmt: skip
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.float32,
+    SCALED_FP8: torch.float32,
+    "float8_e4m3fn": torch.float32,
+    "nvfp4": torch.float32,
+    "mxfp8": torch.float32,
+    "int8_tensorwise": torch.float32,
+}
 
 
 @pytest.fixture(scope="module")

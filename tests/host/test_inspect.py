@@ -61,11 +61,19 @@ def meta_patcher(name: str):
 
 
 DRAWN = [
-    ("flux1_dev", "kohya_flux_split_qkv"), ("flux1_dev", "simpletuner_wrapper_bug"), ("flux1_dev", "ai_toolkit_flux"),
-    ("flux1_dev", "xlabs_flux"), ("flux1_dev", "broken"), ("sdxl", "kohya_sdxl"), ("sdxl", "onetrainer_sdxl_dora"),
-    ("sd15", "lycoris_loha"), ("wan21_t2v_14b", "ai_toolkit_wan"), ("wan21_t2v_1_3b", "diffusion_pipe_wan"),
-    ("qwen_image", "musubi_qwen_image"), ("qwen_image", "diffsynth_qwen"),
-]  # fmt: skip
+    ("flux1_dev", "kohya_flux_split_qkv"),
+    ("flux1_dev", "simpletuner_wrapper_bug"),
+    ("flux1_dev", "ai_toolkit_flux"),
+    ("flux1_dev", "xlabs_flux"),
+    ("flux1_dev", "broken"),
+    ("sdxl", "kohya_sdxl"),
+    ("sdxl", "onetrainer_sdxl_dora"),
+    ("sd15", "lycoris_loha"),
+    ("wan21_t2v_14b", "ai_toolkit_wan"),
+    ("wan21_t2v_1_3b", "diffusion_pipe_wan"),
+    ("qwen_image", "musubi_qwen_image"),
+    ("qwen_image", "diffsynth_qwen"),
+]
 
 
 @pytest.mark.parametrize(("model", "trainer"), DRAWN)

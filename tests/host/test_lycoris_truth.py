@@ -17,9 +17,12 @@ UNET_PRESET = {
     "target_name": ["conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"],
     # What is left has one of each: resnets with and without a shortcut, attention, both resamplers.
     "exclude_name": [
-        "down_blocks.[0-1]", "down_blocks.2.(resnets.1|attentions)", "up_blocks.[0-3].(resnets|attentions)", "up_blocks.[1-3]",
+        "down_blocks.[0-1]",
+        "down_blocks.2.(resnets.1|attentions)",
+        "up_blocks.[0-3].(resnets|attentions)",
+        "up_blocks.[1-3]",
     ],
-}  # fmt: skip
+}
 
 LINEAR: dict[str, dict[str, Any]] = {
     "lora": {"algo": "lora"},

@@ -282,13 +282,27 @@ def test_a_lone_down_of_the_weights_shape_is_the_whole_difference(load, patched,
 
 
 BEYOND = {
-    "DoRA adjusted for ComfyUI": (FLAT, {**PAIR, "dora_scale": torch.linspace(0.5, 2, OUT)[:, None]}, float(RANK),
-                                  {"anima_dora_scale_format": "comfy_output_axis_adjusted"}),
-    "OFT of ComfyUI's trainer": (DOTTED, {"oft_blocks": torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(9))}, 1.0, None),
+    "DoRA adjusted for ComfyUI": (
+        FLAT,
+        {**PAIR, "dora_scale": torch.linspace(0.5, 2, OUT)[:, None]},
+        float(RANK),
+        {"anima_dora_scale_format": "comfy_output_axis_adjusted"},
+    ),
+    "OFT of ComfyUI's trainer": (
+        DOTTED,
+        {"oft_blocks": torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(9))},
+        1.0,
+        None,
+    ),
     "PiSSA": (PEFT, PEFT_PAIR, None, peft(r=RANK, lora_alpha=8, init_lora_weights="pissa")),
     "OLoRA": (PEFT, PEFT_PAIR, None, peft(r=RANK, lora_alpha=8, init_lora_weights="olora")),
-    "GLoRA of old LyCORIS": (FLAT, {"a1.weight": DOWN, "a2.weight": DOWN.T, "b1.weight": DOWN, "b2.weight": UP}, 2.0, None),
-}  # fmt: skip
+    "GLoRA of old LyCORIS": (
+        FLAT,
+        {"a1.weight": DOWN, "a2.weight": DOWN.T, "b1.weight": DOWN, "b2.weight": UP},
+        2.0,
+        None,
+    ),
+}
 WRITTEN = {name: case[:4] for name, case in ADDED.items()} | BEYOND
 # What of these a dialect has no word for, and says so.
 NOT_IN = {

@@ -177,8 +177,10 @@ def test_dora_is_folded_with_the_model(nodes, merged, host, tiny_flux, patched, 
     found = patched(nodes.ApplyLoRA.execute(tiny_flux(), lora, 1.0, 1.0).result[0])
     assert_same({name: found[name] for name in expected}, expected, 1e-4)
     assert [row["weight"].removeprefix("diffusion_model.") for row in told["weights"]] == [
-        "double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear2.weight", "single_blocks.1.linear1.weight",
-    ]  # fmt: skip
+        "double_blocks.0.img_attn.qkv.weight",
+        "single_blocks.0.linear2.weight",
+        "single_blocks.1.linear1.weight",
+    ]
 
 
 def test_a_dora_and_a_lora_on_one_weight_are_the_loaders_in_any_order(
@@ -294,11 +296,14 @@ def test_a_dry_run_tells_and_gives_nothing(merged, tmp_path):
 @pytest.mark.parametrize(
     "rows, fault",
     [
-        ("[", "no JSON"), ('[{"name": "none.safetensors"}]', "Row 1: LoRA 'none.safetensors'"), ('[{"name": "lora_3"}]', None),
-        ('[{"name": "lora_x"}]', "lora_x"), ('[{"name": "none.safetensors", "on": false}]', None),
+        ("[", "no JSON"),
+        ('[{"name": "none.safetensors"}]', "Row 1: LoRA 'none.safetensors'"),
+        ('[{"name": "lora_3"}]', None),
+        ('[{"name": "lora_x"}]', "lora_x"),
+        ('[{"name": "none.safetensors", "on": false}]', None),
         ('[{"name": "lora_0", "blocks": 1}]', "blocks"),
     ],
-)  # fmt: skip
+)
 def test_rows_are_looked_at_before_anything_runs(nodes, rows, fault):
     found = nodes.MergeLoRAs.validate_inputs(loras=rows)
     assert found is True if fault is None else fault in found

@@ -30,20 +30,35 @@ def parts(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
 
 # What the stock loader says of each: the words that are in its reason.
 FAULTS = {
-    "an orphan lora_up": (parts({"lora_up.weight": (128, 2)}), f"{BROKEN}.lora_down.weight is missing"),
+    "an orphan lora_up": (
+        parts({"lora_up.weight": (128, 2)}),
+        f"{BROKEN}.lora_down.weight is missing",
+    ),
     "an orphan lora_B": (parts({"lora_B.weight": (128, 2)}), f"{BROKEN}.lora_A.weight is missing"),
     "a lone hada_w1_a": (parts({"hada_w1_a": (128, 2)}), "is missing"),
     "a LoHa without hada_w2_b": (
-        parts({"hada_w1_a": (128, 2), "hada_w1_b": (2, 64), "hada_w2_a": (128, 2)}), f"{BROKEN}.hada_w2_b is missing",
+        parts({"hada_w1_a": (128, 2), "hada_w1_b": (2, 64), "hada_w2_a": (128, 2)}),
+        f"{BROKEN}.hada_w2_b is missing",
     ),
     "a LoHa with one core": (
-        parts({"hada_w1_a": (2, 128), "hada_w1_b": (2, 64), "hada_w2_a": (2, 128), "hada_w2_b": (2, 64), "hada_t1": (2, 2, 1, 1)}),
+        parts(
+            {
+                "hada_w1_a": (2, 128),
+                "hada_w1_b": (2, 64),
+                "hada_w2_a": (2, 128),
+                "hada_w2_b": (2, 64),
+                "hada_t1": (2, 2, 1, 1),
+            }
+        ),
         f"{BROKEN}.hada_t2 is missing",
     ),
-    "a GLoRA without b2": (parts({"a1.weight": (64, 2), "a2.weight": (2, 64), "b1.weight": (128, 2)}), f"{BROKEN}.b2.weight is missing"),
+    "a GLoRA without b2": (
+        parts({"a1.weight": (64, 2), "a2.weight": (2, 64), "b1.weight": (128, 2)}),
+        f"{BROKEN}.b2.weight is missing",
+    ),
     "an alpha of two numbers": (lora(BROKEN, 128, 64) | parts({"alpha": (2,)}), ""),
     "an alpha of none": (lora(BROKEN, 128, 64) | parts({"alpha": (0,)}), ""),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=FAULTS)

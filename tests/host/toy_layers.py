@@ -32,10 +32,16 @@ class Layers(nn.Module):
 
 
 INPUTS = {
-    "linear": (5, 24), "square": (5, 24), "conv1": (2, 12, 9), "point1": (2, 12, 9), "conv2": (2, 12, 7, 7), "point2": (2, 12, 7, 7),
+    "linear": (5, 24),
+    "square": (5, 24),
+    "conv1": (2, 12, 9),
+    "point1": (2, 12, 9),
+    "conv2": (2, 12, 7, 7),
+    "point2": (2, 12, 7, 7),
     "square2": (2, 16, 7, 7),
-    "conv3": (1, 8, 5, 5, 5), "point3": (1, 8, 5, 5, 5),
-}  # fmt: skip
+    "conv3": (1, 8, 5, 5, 5),
+    "point3": (1, 8, 5, 5, 5),
+}
 
 
 class Toy(nn.Module):

@@ -248,9 +248,27 @@ class Guided:
 
 
 NAMES = (
-    "transformer", "lora_unet", "lora_te1", "text_encoder", "base_model.model", "double_blocks", "single_transformer_blocks", "down_blocks",
-    "input_blocks", "attn1", "to_k", "img_attn_qkv", "qkv", "layers", "blocks", "self_attn", "q_proj", "proj_out", "x_embedder", "default",
-)  # fmt: skip
+    "transformer",
+    "lora_unet",
+    "lora_te1",
+    "text_encoder",
+    "base_model.model",
+    "double_blocks",
+    "single_transformer_blocks",
+    "down_blocks",
+    "input_blocks",
+    "attn1",
+    "to_k",
+    "img_attn_qkv",
+    "qkv",
+    "layers",
+    "blocks",
+    "self_attn",
+    "q_proj",
+    "proj_out",
+    "x_embedder",
+    "default",
+)
 
 
 def main() -> int:

@@ -28,8 +28,16 @@ from lora_locksmith.report.markdown import DETAILS, markdown
 from safetensors import SafetensorError, safe_open
 
 CATEGORIES = {
-    BOOKKEEPING, DUPLICATE_TARGET, INCOMPLETE, NOT_WIRED, PLACED, SHAPE_CONFLICT, UNKNOWN_MODULE, UNKNOWN_ROLE, UNSUPPORTED,
-}  # fmt: skip
+    BOOKKEEPING,
+    DUPLICATE_TARGET,
+    INCOMPLETE,
+    NOT_WIRED,
+    PLACED,
+    SHAPE_CONFLICT,
+    UNKNOWN_MODULE,
+    UNKNOWN_ROLE,
+    UNSUPPORTED,
+}
 # Why we refuse what safetensors reads: its specification forbids names that stand twice, and
 # describes a tensor as an object.
 STRICTER = (

@@ -26,11 +26,14 @@ PEFT = {
     "ia3": ("IA3Config", {}),
 }
 LYCORIS = {
-    "loha": {"algo": "loha"}, "lokr": {"algo": "lokr", "factor": 4}, "whole": {"algo": "lokr", "full_matrix": True},
+    "loha": {"algo": "loha"},
+    "lokr": {"algo": "lokr", "factor": 4},
+    "whole": {"algo": "lokr", "full_matrix": True},
     "full": {"algo": "full"},
-    "norms": {"algo": "lora", "train_norm": True}, "dora": {"algo": "loha", "weight_decompose": True},
+    "norms": {"algo": "lora", "train_norm": True},
+    "dora": {"algo": "loha", "weight_decompose": True},
     "glora": {"algo": "glora"},
-}  # fmt: skip
+}
 ODD = (
     "tensor: numbers",
     "tensor: alpha",

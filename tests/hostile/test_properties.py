@@ -27,9 +27,23 @@ MANY = settings(
 FEW = settings(MANY, max_examples=60)
 
 WORDS = (
-    "transformer_blocks", "lora_unet", "attn", "to_q", "base_model", "model", "default", "0", "1", "", "down", "lora", "_", "lora_te1",
-    "text_encoder", "processor",
-)  # fmt: skip
+    "transformer_blocks",
+    "lora_unet",
+    "attn",
+    "to_q",
+    "base_model",
+    "model",
+    "default",
+    "0",
+    "1",
+    "",
+    "down",
+    "lora",
+    "_",
+    "lora_te1",
+    "text_encoder",
+    "processor",
+)
 words = st.sampled_from(
     [*(word for role in seeds.ROLES for word in role.split(".")), *seeds.NUMBERS, *WORDS]
 )

@@ -16,9 +16,13 @@ from safetensors.torch import load_file
 
 UNSHOWN = {chr(number) for number in [*range(9), *range(11, 32), *range(127, 160), 0x202E]}
 READING = (
-    ("inspect", "FILE"), ("inspect", "--json", "FILE"), ("inspect", "--detail", "every key", "FILE"), ("compare", "FILE", "FILE"),
-    ("scan", "--no-index", "DIR"), ("scan", "--no-index", "--json-lines", "DIR"),
-)  # fmt: skip
+    ("inspect", "FILE"),
+    ("inspect", "--json", "FILE"),
+    ("inspect", "--detail", "every key", "FILE"),
+    ("compare", "FILE", "FILE"),
+    ("scan", "--no-index", "DIR"),
+    ("scan", "--no-index", "--json-lines", "DIR"),
+)
 # Commands that look at the tensors, and which seeds they get.
 WORKING = {
     (

@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_all_as_it_was(broken, tmp_path, forks, room):
             ("fix", broken, "--to", "peft", "--output", out),
             ("resize", broken, "--rank", "2", "-o", tmp_path / "resized.safetensors"),
             ("merge", broken, broken, "-o", tmp_path / "merged.safetensors"),
-        ):  # fmt: skip
+        ):
             forks.start(*arguments, limit=limit)
             assert (
                 forks.code() == 2
@@ -181,9 +181,11 @@ def test_a_folder_that_cannot_be_written(broken, tmp_path, capsys):
         pytest.skip("no folder here is closed to this user")
     with untouched(broken.parent):
         for arguments in (
-            ("fix", broken, "--output", folder), ("fix", broken, "--to", "peft", "--output", folder),
-            ("resize", broken, "--rank", 1, "-o", folder / "a.safetensors"), ("merge", broken, broken, "-o", folder / "b.safetensors"),
-        ):  # fmt: skip
+            ("fix", broken, "--output", folder),
+            ("fix", broken, "--to", "peft", "--output", folder),
+            ("resize", broken, "--rank", 1, "-o", folder / "a.safetensors"),
+            ("merge", broken, broken, "-o", folder / "b.safetensors"),
+        ):
             assert parser.run(list(map(str, arguments))) == 2, arguments
             assert "Traceback" not in capsys.readouterr().err
     with pytest.raises(OSError), replacing(folder / "x"):
@@ -382,6 +384,9 @@ def test_nothing_in_a_file_says_where_anything_is_written(tmp_path, capsys):
         path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
     )
     assert made == [
-        "in/deep/x.safetensors", "out/comfyui/x.safetensors", "out/kohya/x.safetensors", "out/peft/x/adapter_config.json",
+        "in/deep/x.safetensors",
+        "out/comfyui/x.safetensors",
+        "out/kohya/x.safetensors",
+        "out/peft/x/adapter_config.json",
         "out/peft/x/adapter_model.safetensors",
-    ]  # fmt: skip
+    ]

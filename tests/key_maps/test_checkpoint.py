@@ -273,15 +273,25 @@ def test_a_file_comfyui_loads_has_the_very_modules(comfy, tmp_path, tiny_models_
 
 
 TENCENT = (
-    ("txt_in.t_embedder.in_layer.", "txt_in.t_embedder.mlp.0."), ("txt_in.t_embedder.out_layer.", "txt_in.t_embedder.mlp.2."),
-    ("txt_in.c_embedder.in_layer.", "txt_in.c_embedder.linear_1."), ("txt_in.c_embedder.out_layer.", "txt_in.c_embedder.linear_2."),
-    ("time_in.in_layer.", "time_in.mlp.0."), ("time_in.out_layer.", "time_in.mlp.2."),
-    ("guidance_in.in_layer.", "guidance_in.mlp.0."), ("guidance_in.out_layer.", "guidance_in.mlp.2."),
-    ("_mod.lin.", "_mod.linear."), (".modulation.lin.", ".modulation.linear."), ("_attn.qkv.", "_attn_qkv."),
+    ("txt_in.t_embedder.in_layer.", "txt_in.t_embedder.mlp.0."),
+    ("txt_in.t_embedder.out_layer.", "txt_in.t_embedder.mlp.2."),
+    ("txt_in.c_embedder.in_layer.", "txt_in.c_embedder.linear_1."),
+    ("txt_in.c_embedder.out_layer.", "txt_in.c_embedder.linear_2."),
+    ("time_in.in_layer.", "time_in.mlp.0."),
+    ("time_in.out_layer.", "time_in.mlp.2."),
+    ("guidance_in.in_layer.", "guidance_in.mlp.0."),
+    ("guidance_in.out_layer.", "guidance_in.mlp.2."),
+    ("_mod.lin.", "_mod.linear."),
+    (".modulation.lin.", ".modulation.linear."),
+    ("_attn.qkv.", "_attn_qkv."),
     ("_attn.proj.", "_attn_proj."),
-    ("_attn.norm.query_norm.", "_attn_q_norm."), ("_attn.norm.key_norm.", "_attn_k_norm."),
-    (".norm.query_norm.", ".q_norm."), (".norm.key_norm.", ".k_norm."), ("_mlp.0.", "_mlp.fc1."), ("_mlp.2.", "_mlp.fc2."),
-)  # fmt: skip
+    ("_attn.norm.query_norm.", "_attn_q_norm."),
+    ("_attn.norm.key_norm.", "_attn_k_norm."),
+    (".norm.query_norm.", ".q_norm."),
+    (".norm.key_norm.", ".k_norm."),
+    ("_mlp.0.", "_mlp.fc1."),
+    ("_mlp.2.", "_mlp.fc2."),
+)
 
 
 def test_tencents_names_which_comfyui_renames(comfy, file):
@@ -300,10 +310,15 @@ def test_tencents_names_which_comfyui_renames(comfy, file):
 CLIP_NAMES = (
     ("text_model.embeddings.token_embedding", "token_embedding"),
     ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
-    ("text_model.final_layer_norm", "ln_final"), ("text_model.encoder.layers", "transformer.resblocks"), ("layer_norm1", "ln_1"),
-    ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"), ("self_attn.out_proj", "attn.out_proj"),
+    ("text_model.final_layer_norm", "ln_final"),
+    ("text_model.encoder.layers", "transformer.resblocks"),
+    ("layer_norm1", "ln_1"),
+    ("layer_norm2", "ln_2"),
+    ("mlp.fc1", "mlp.c_fc"),
+    ("mlp.fc2", "mlp.c_proj"),
+    ("self_attn.out_proj", "attn.out_proj"),
     ("text_projection.weight", "text_projection"),
-)  # fmt: skip
+)
 
 
 def inside(encoder, slot):

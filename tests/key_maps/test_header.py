@@ -173,7 +173,9 @@ SPELLED = {
     "metadata NaN": with_metadata(b'{"k":NaN}'),
     "metadata speaks of lists": with_metadata(json.dumps({"k": "[true, -0, false]"}).encode()),
     "metadata twice": b'{"__metadata__":{"k":"1"},"__metadata__":{"k":"2"},"a":%s}' % ONE,
-    "metadata twice, once escaped": b'{"__metadata__":{"k":"1"},"\\u005f_metadata__":{"k":"2"},"a":%s}' % ONE,
+    "metadata twice, once escaped": (
+        b'{"__metadata__":{"k":"1"},"\\u005f_metadata__":{"k":"2"},"a":%s}' % ONE
+    ),
     "key of metadata twice": with_metadata(b'{"k":"1","k":"2"}'),
     "a whole character in two halves": with_metadata(b'{"k":"\\ud83d\\ude00"}'),
     "half a character": with_metadata(b'{"k":"\\ud83d"}'),
@@ -193,13 +195,21 @@ SPELLED = {
     "false as an offset": ONE.join((b'{"a":', b"}")).replace(b"[0, 4]", b"[false, 4]"),
     "a fraction as an offset": ONE.join((b'{"a":', b"}")).replace(b"[0, 4]", b"[0, 4e0]"),
     "a hole": b'{"a":%s}' % ONE.replace(b"[0, 4]", b"[4, 8]"),
-    "an empty tensor among others": b'{"a":%s,"z":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}}' % ONE,
-    "an empty tensor beyond the end": b'{"a":%s,"z":{"dtype":"F32","shape":[0],"data_offsets":[8,8]}}' % ONE,
-    "true where others have one": b'{"z":%s,"a":%s}' % (
-        ONE.replace(b"[1]", b"[1,0]").replace(b"[0, 4]", b"[0,0]"), ONE.replace(b"[1]", b"[true]"),
+    "an empty tensor among others": (
+        b'{"a":%s,"z":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}}' % ONE
+    ),
+    "an empty tensor beyond the end": (
+        b'{"a":%s,"z":{"dtype":"F32","shape":[0],"data_offsets":[8,8]}}' % ONE
+    ),
+    "true where others have one": (
+        b'{"z":%s,"a":%s}'
+        % (
+            ONE.replace(b"[1]", b"[1,0]").replace(b"[0, 4]", b"[0,0]"),
+            ONE.replace(b"[1]", b"[true]"),
+        )
     ),
     "a scalar": b'{"a":%s}' % ONE.replace(b"[1]", b"[]"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("header", SPELLED.values(), ids=SPELLED.keys())

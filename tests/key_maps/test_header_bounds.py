@@ -187,9 +187,26 @@ def test_no_size_is_beyond_64_bits_though_there_is_nothing_of_it():
 
 
 BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "I16": 2, "U16": 2,
-    "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8,
-}  # fmt: skip
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E5M2": 1,
+    "F8_E4M3": 1,
+    "F8_E8M0": 1,
+    "F8_E4M3FNUZ": 1,
+    "F8_E5M2FNUZ": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "C64": 8,
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+}
 
 
 @pytest.mark.parametrize("dtype", BYTES)
@@ -314,9 +331,18 @@ def test_metadata_that_are_not_there_and_those_that_are_no_text():
 
 
 NUMBERS = {
-    torch.float16: -1.5, torch.bfloat16: -1.5, torch.float32: 0.1, torch.float64: 0.1, torch.int8: -3, torch.int16: -300,
-    torch.int32: -70_000, torch.int64: -(2**40), torch.uint8: 200, torch.uint16: 60_000, torch.uint32: 2**31 + 1,
-}  # fmt: skip
+    torch.float16: -1.5,
+    torch.bfloat16: -1.5,
+    torch.float32: 0.1,
+    torch.float64: 0.1,
+    torch.int8: -3,
+    torch.int16: -300,
+    torch.int32: -70_000,
+    torch.int64: -(2**40),
+    torch.uint8: 200,
+    torch.uint16: 60_000,
+    torch.uint32: 2**31 + 1,
+}
 
 
 def test_numbers_of_every_dtype_are_read_as_torch_has_them(tmp_path):

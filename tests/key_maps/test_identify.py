@@ -29,13 +29,32 @@ WITHIN_ANOTHER = {
     "koala_1b": {"sdxl"},
 }
 VARIANTS = {
-    "sd3_medium": "medium", "sd35_medium": "medium", "sd35_large": "large", "flux1_fill": "Fill", "flux2_dev": "dev",
-    "flux2_klein_4b": "klein 4B", "flux2_klein_9b": "klein 9B", "stable_cascade_b": "stage B", "kandinsky5_lite": "video Lite",
-    "lumina2": "2.0", "lumina2_newbie": "NewBie", "wan21_t2v_1_3b": "2.1 1.3B", "wan22_ti2v_5b": "2.2 5B", "ltxv_2b": "2B",
-    "ltxv_13b": "13B", "cosmos_predict2_2b": "2B", "ace_step_15": "2B", "cogvideox_2b": "2B", "cogvideox_15_5b": "5B, 1.5",
-    "seedvr2_3b": "3B", "seedvr2_7b": "7B", "seedvr2_7b_shared": "7B", "kandinsky5_image": "image Lite",
-    "cosmos1_7b": "7B", "cosmos1_14b": "14B",
-}  # fmt: skip
+    "sd3_medium": "medium",
+    "sd35_medium": "medium",
+    "sd35_large": "large",
+    "flux1_fill": "Fill",
+    "flux2_dev": "dev",
+    "flux2_klein_4b": "klein 4B",
+    "flux2_klein_9b": "klein 9B",
+    "stable_cascade_b": "stage B",
+    "kandinsky5_lite": "video Lite",
+    "lumina2": "2.0",
+    "lumina2_newbie": "NewBie",
+    "wan21_t2v_1_3b": "2.1 1.3B",
+    "wan22_ti2v_5b": "2.2 5B",
+    "ltxv_2b": "2B",
+    "ltxv_13b": "13B",
+    "cosmos_predict2_2b": "2B",
+    "ace_step_15": "2B",
+    "cogvideox_2b": "2B",
+    "cogvideox_15_5b": "5B, 1.5",
+    "seedvr2_3b": "3B",
+    "seedvr2_7b": "7B",
+    "seedvr2_7b_shared": "7B",
+    "kandinsky5_image": "image Lite",
+    "cosmos1_7b": "7B",
+    "cosmos1_14b": "14B",
+}
 WHOLE_TITLES = {"ltx23": "LTX-2.3, 2.5", "ltx25": "LTX-2.3, 2.5"}
 SMALLEST = 40  # modules in a file for which `cannot tell` is no answer
 
@@ -201,16 +220,39 @@ ARCHITECTURES = {
     # sd-scripts library/sai_model_spec.py and strategies, musubi-tuner utils/sai_model_spec.py,
     # OneTrainer resources/sd_model_spec, ai-toolkit get_base_model_version, SimpleTuner
     # save_hooks.py (family-flavour)
-    "flux1_dev": ["flux-1-dev/lora", "flux-1-schnell/lora", "Flux.1-dev/lora", "Flux.1-fill-dev/lora", "flux1", "flux.1", "flux_kontext",
-                  "flux.1_kontext", "flux-krea/lora"],
+    "flux1_dev": [
+        "flux-1-dev/lora",
+        "flux-1-schnell/lora",
+        "Flux.1-dev/lora",
+        "Flux.1-fill-dev/lora",
+        "flux1",
+        "flux.1",
+        "flux_kontext",
+        "flux.1_kontext",
+        "flux-krea/lora",
+    ],
     "chroma": ["chroma/lora", "chroma", "Chroma1/lora", "chroma-base/lora", "chroma_radiance"],
     "anima": ["anima", "anima-preview/lora", "anima-unknown/lora", "Anima/lora"],
     "cosmos_predict2_2b": ["cosmos_predict2", "Cosmos-Predict2/lora", "cosmos2image-2b/lora"],
-    "sd15": ["stable-diffusion-v1/lora", "sd_v1", "sd_1.5", "stable-diffusion-v1-inpainting/lora", "sd1x-1.5/lora", "sd1"],
-    "sd21": ["stable-diffusion-v2-512/lora", "stable-diffusion-v2-768-v/lora", "sd_v2", "sd_v2_v", "sd_2.1", "sd2x-2.1/lora"],
+    "sd15": [
+        "stable-diffusion-v1/lora",
+        "sd_v1",
+        "sd_1.5",
+        "stable-diffusion-v1-inpainting/lora",
+        "sd1x-1.5/lora",
+        "sd1",
+    ],
+    "sd21": [
+        "stable-diffusion-v2-512/lora",
+        "stable-diffusion-v2-768-v/lora",
+        "sd_v2",
+        "sd_v2_v",
+        "sd_2.1",
+        "sd2x-2.1/lora",
+    ],
     "hunyuan_video": ["hunyuan-video/lora", "hunyuan_video", "framepack/lora", "framepack"],
     "hunyuan_image_21": ["hunyuan-image-2.1/lora", "hunyuan-image-2.1", "hunyuan-image/lora"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -355,9 +397,25 @@ def test_text_encoders_in_the_file_change_nothing(site_of, known, name, encoders
 
 # Models of another architecture than any that is left when their table is taken away.
 UNLIKE_OTHERS = (
-    "krea2", "wan21_t2v_14b", "hidream", "kandinsky5_lite", "ernie", "mochi", "ace_step", "ace_step_15", "ideogram4", "minimax_h3",
-    "stable_cascade_c", "auraflow", "hunyuandit", "sd35_large", "z_image", "flux2_klein_9b", "pixart_sigma", "lumina2",
-)  # fmt: skip
+    "krea2",
+    "wan21_t2v_14b",
+    "hidream",
+    "kandinsky5_lite",
+    "ernie",
+    "mochi",
+    "ace_step",
+    "ace_step_15",
+    "ideogram4",
+    "minimax_h3",
+    "stable_cascade_c",
+    "auraflow",
+    "hunyuandit",
+    "sd35_large",
+    "z_image",
+    "flux2_klein_9b",
+    "pixart_sigma",
+    "lumina2",
+)
 
 
 @pytest.mark.parametrize("name", UNLIKE_OTHERS)

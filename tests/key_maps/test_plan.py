@@ -68,10 +68,22 @@ def only_target(plan):
 
 
 WRAPPERS = (
-    "", "transformer.", "diffusion_model.", "model.diffusion_model.", "base_model.model.", "transformer.base_model.model.",
-    "base_model.model.transformer.", "base_model.model.transformer.diffusion_model.", "model.model.", "module.", "_orig_mod.",
-    "pipe.dit.", "base_model.model.model.", "unet.base_model.model.", "transformer._orig_mod.module.base_model.model.",
-)  # fmt: skip
+    "",
+    "transformer.",
+    "diffusion_model.",
+    "model.diffusion_model.",
+    "base_model.model.",
+    "transformer.base_model.model.",
+    "base_model.model.transformer.",
+    "base_model.model.transformer.diffusion_model.",
+    "model.model.",
+    "module.",
+    "_orig_mod.",
+    "pipe.dit.",
+    "base_model.model.model.",
+    "unet.base_model.model.",
+    "transformer._orig_mod.module.base_model.model.",
+)
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

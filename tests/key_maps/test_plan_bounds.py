@@ -27,10 +27,17 @@ QKV, PROJ, LINEAR = (
     "single_blocks.0.linear1",
 )
 FLUX = {
-    "img_in": (8, 16), QKV: (24, 8), PROJ: (8, 8), "double_blocks.0.img_mlp.0": (32, 8), LINEAR: (56, 8),
-    "single_blocks.0.linear2": (8, 40), "double_blocks.0.txt_attn.qkv": (24, 8), "double_blocks.0.txt_attn.proj": (8, 8),
-    "double_blocks.0.img_mod.lin": (48, 8), "final_layer.linear": (16, 8),
-}  # fmt: skip
+    "img_in": (8, 16),
+    QKV: (24, 8),
+    PROJ: (8, 8),
+    "double_blocks.0.img_mlp.0": (32, 8),
+    LINEAR: (56, 8),
+    "single_blocks.0.linear2": (8, 40),
+    "double_blocks.0.txt_attn.qkv": (24, 8),
+    "double_blocks.0.txt_attn.proj": (8, 8),
+    "double_blocks.0.img_mod.lin": (48, 8),
+    "final_layer.linear": (16, 8),
+}
 CLIP = {
     f"text_model.encoder.layers.0.{name}": (4, 4)
     for name in ("self_attn.q_proj", "self_attn.k_proj")

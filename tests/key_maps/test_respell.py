@@ -132,12 +132,33 @@ def test_text_encoders_get_the_names_each_tool_has_for_them(comfy):
 # and modules/model/*.py: each model's count of modules under q, k and v as it fuses them, and names
 # that are neither ComfyUI's nor diffusers' flattened.
 OF_ONETRAINER = {
-    "hunyuan_video": (344, {"time_in_mlp_0", "txt_in_c_embedder_linear_2", "txt_in_individual_token_refiner_blocks_1_mlp_fc1",
-                            "double_blocks_3_img_attn_qkv", "double_blocks_3_txt_mod_linear", "double_blocks_3_img_mlp_fc2",
-                            "single_blocks_39_modulation_linear", "single_blocks_39_linear1"}),
-    "z_image": (278, {"all_x_embedder_2-1", "layers_7_attention_to_q", "layers_7_attention_to_out_0", "all_final_layer_2-1_linear"}),
-    "stable_cascade_c": (839, {"down_blocks_0_2_attention_attn_in_proj_0", "up_blocks_1_2_attention_attn_out_proj"}),
-}  # fmt: skip
+    "hunyuan_video": (
+        344,
+        {
+            "time_in_mlp_0",
+            "txt_in_c_embedder_linear_2",
+            "txt_in_individual_token_refiner_blocks_1_mlp_fc1",
+            "double_blocks_3_img_attn_qkv",
+            "double_blocks_3_txt_mod_linear",
+            "double_blocks_3_img_mlp_fc2",
+            "single_blocks_39_modulation_linear",
+            "single_blocks_39_linear1",
+        },
+    ),
+    "z_image": (
+        278,
+        {
+            "all_x_embedder_2-1",
+            "layers_7_attention_to_q",
+            "layers_7_attention_to_out_0",
+            "all_final_layer_2-1_linear",
+        },
+    ),
+    "stable_cascade_c": (
+        839,
+        {"down_blocks_0_2_attention_attn_in_proj_0", "up_blocks_1_2_attention_attn_out_proj"},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", OF_ONETRAINER)

@@ -12,10 +12,14 @@ from lora_locksmith.planning.target_model import Site, denoiser_component
 H, RANK = 16, 4
 FUSED, SPLIT = "double_blocks.0.img_attn.qkv", ("to_q", "to_k", "to_v")
 WEIGHTS = {
-    "img_in": (H, 64), "double_blocks.0.img_attn.qkv": (3 * H, H), "double_blocks.0.img_attn.proj": (H, H),
-    "double_blocks.0.txt_attn.qkv": (3 * H, H), "single_blocks.0.linear1": (7 * H, H), "single_blocks.0.linear2": (H, 5 * H),
+    "img_in": (H, 64),
+    "double_blocks.0.img_attn.qkv": (3 * H, H),
+    "double_blocks.0.img_attn.proj": (H, H),
+    "double_blocks.0.txt_attn.qkv": (3 * H, H),
+    "single_blocks.0.linear1": (7 * H, H),
+    "single_blocks.0.linear2": (H, 5 * H),
     "final_layer.linear": (64, H),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

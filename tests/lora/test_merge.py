@@ -354,10 +354,15 @@ def test_identical_files_need_no_more_rank(source):
 
 
 @pytest.mark.parametrize(
-    "dtypes, expected", [(("bfloat16", "bfloat16"), "bfloat16"), (("bfloat16", "float16"), "float32"),
-                         (("float8_e4m3fn", "bfloat16"), "bfloat16"),
-                         (("float16", "float32"), "float32"), (("float64", "float16"), "float32")],
-)  # fmt: skip
+    "dtypes, expected",
+    [
+        (("bfloat16", "bfloat16"), "bfloat16"),
+        (("bfloat16", "float16"), "float32"),
+        (("float8_e4m3fn", "bfloat16"), "bfloat16"),
+        (("float16", "float32"), "float32"),
+        (("float64", "float16"), "float32"),
+    ],
+)
 def test_dtypes_are_those_of_the_files(source, dtypes, expected):
     a, b = fused(dtype=getattr(torch, dtypes[0])), fused(seed=5, dtype=getattr(torch, dtypes[1]))
     merged = only(merge([source(a, 0.3), source(b, 0.9, "b")]))
@@ -534,11 +539,19 @@ def test_block_weights_read(text, places):
 
 @pytest.mark.parametrize(
     "text, fault",
-    [("double_blocks", "form name=weight"), ("a=b", "'b' is not a number"), ("a=nan", "not a number"),
-     ("a..b=1", "between two dots"), ("a.5-2=1", "backwards"),
-     ("a.[0-9]=1", "neither a name"), ("=1", "form name=weight"), ("a.x-3=1", "neither"),
-     ("x" * 20_000, "characters"), ("a=1," * 600, "entries")],
-)  # fmt: skip
+    [
+        ("double_blocks", "form name=weight"),
+        ("a=b", "'b' is not a number"),
+        ("a=nan", "not a number"),
+        ("a..b=1", "between two dots"),
+        ("a.5-2=1", "backwards"),
+        ("a.[0-9]=1", "neither a name"),
+        ("=1", "form name=weight"),
+        ("a.x-3=1", "neither"),
+        ("x" * 20_000, "characters"),
+        ("a=1," * 600, "entries"),
+    ],
+)
 def test_block_weights_say_what_is_wrong(text, fault):
     with pytest.raises(AdapterError, match=fault):
         read_block_weights(text)
@@ -551,11 +564,18 @@ def test_presets_are_read_and_need_not_match(source):
 
 @pytest.mark.parametrize(
     "recipe, fault",
-    [(Recipe("best"), "no method 'best'"), (Recipe("slerp"), "merges 2 LoRAs"), (Recipe(rank=0), "rank"),
-     (Recipe(rank=True), "rank"), (Recipe(energy=1.5), "energy"),
-     (Recipe(error=-1), "error"), (Recipe(dtype="fp8"), "dtype"), (Recipe("ties", {"density": 3}), "density"),
-     (Recipe(energy=float("nan")), "energy")],
-)  # fmt: skip
+    [
+        (Recipe("best"), "no method 'best'"),
+        (Recipe("slerp"), "merges 2 LoRAs"),
+        (Recipe(rank=0), "rank"),
+        (Recipe(rank=True), "rank"),
+        (Recipe(energy=1.5), "energy"),
+        (Recipe(error=-1), "error"),
+        (Recipe(dtype="fp8"), "dtype"),
+        (Recipe("ties", {"density": 3}), "density"),
+        (Recipe(energy=float("nan")), "energy"),
+    ],
+)
 def test_a_recipe_that_cannot_be_followed(source, recipe, fault):
     with pytest.raises(AdapterError, match=fault):
         merge([source(fused())], recipe)

@@ -40,7 +40,11 @@ PEFT = {"peft_type": "LOHA", "r": 3, "alpha": 5}
 SOURCES = {
     "LoRA": (PAIR, {"alpha": 3.0}, None),
     "LoRA without alpha": (PAIR, {}, None),
-    "LoRA with rslora in its settings": (PAIR, {}, {"peft_type": "LORA", "r": 4, "lora_alpha": 3, "use_rslora": True}),
+    "LoRA with rslora in its settings": (
+        PAIR,
+        {},
+        {"peft_type": "LORA", "r": 4, "lora_alpha": 3, "use_rslora": True},
+    ),
     "LoRA with a scalar": (PAIR, {"alpha": 3.0, "scalar": 0.4}, None),
     "DoRA": (PAIR | {"dora_scale": (4 * H, 1)}, {"alpha": 3.0}, None),
     "LoHa": (LOHA, {"alpha": 2.0}, None),
@@ -53,14 +57,18 @@ SOURCES = {
     "LoKr of PEFT": (LOKR, {}, PEFT | {"peft_type": "LOKR", "exclude_modules": None}),
     "LoKr of four factors": (BOTH, {}, None),
     "LoKr of whole factors": ({"lokr_w1": (16, 8), "lokr_w2": (32, 16)}, {}, None),
-    "LoKr of whole factors by PEFT": ({"lokr_w1": (16, 8), "lokr_w2": (32, 16)}, {}, PEFT | {"peft_type": "LOKR", "exclude_modules": None}),
+    "LoKr of whole factors by PEFT": (
+        {"lokr_w1": (16, 8), "lokr_w2": (32, 16)},
+        {},
+        PEFT | {"peft_type": "LOKR", "exclude_modules": None},
+    ),
     "GLoRA": (GLORA, {"alpha": 2.0}, None),
     "GLoRA without alpha": (GLORA, {}, None),
     "OFT": ({"oft_blocks": (32, 16, 16)}, {"alpha": 0.001}, None),
     "OFT without alpha": ({"oft_blocks": (32, 16, 16), "rescale": (4 * H, 1)}, {}, None),
     "BOFT without alpha": ({"oft_blocks": (5, 16, 32, 32)}, {}, None),
     "full difference": ({"diff": (4 * H, H), "diff_b": (4 * H,)}, {}, None),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,15 @@ QKV = "double_blocks.0.img_attn.qkv"
 PARTS = {name: f"transformer_blocks.0.attn.to_{name}" for name in "qkv"}
 NORM = "final_layer.adaLN_modulation.1"
 FLUX = {
-    "img_in": (8, 16), QKV: (24, 8), "double_blocks.0.img_attn.proj": (8, 8), "double_blocks.0.img_mlp.0": (32, 8), NORM: (16, 8),
-    "single_blocks.0.linear1": (56, 8), "double_blocks.0.txt_attn.qkv": (24, 8), "final_layer.linear": (16, 8),
-}  # fmt: skip
+    "img_in": (8, 16),
+    QKV: (24, 8),
+    "double_blocks.0.img_attn.proj": (8, 8),
+    "double_blocks.0.img_mlp.0": (32, 8),
+    NORM: (16, 8),
+    "single_blocks.0.linear1": (56, 8),
+    "double_blocks.0.txt_attn.qkv": (24, 8),
+    "final_layer.linear": (16, 8),
+}
 
 
 @pytest.fixture(scope="module", name="site")
@@ -38,8 +44,9 @@ def lora(
     module: str, out: int, inner: int, rank: int = 2, dtype=torch.float64
 ) -> dict[str, torch.Tensor]:
     return {
-        f"{module}.lora_A.weight": torch.randn(rank, inner).to(dtype), f"{module}.lora_B.weight": torch.randn(out, rank).to(dtype),
-    }  # fmt: skip
+        f"{module}.lora_A.weight": torch.randn(rank, inner).to(dtype),
+        f"{module}.lora_B.weight": torch.randn(out, rank).to(dtype),
+    }
 
 
 def compare(site, source, written, dtype=None, configs=(None, None)) -> float:
@@ -603,9 +610,10 @@ def test_one_adapter_on_two_weights(home):
     parts = {}
     for name, start, length in (("to_q", 0, 4), ("to_k", 4, 6)):
         parts |= {
-            f"stages.0.{name}.lora_B.weight": up.narrow(0, start, length) * 2, f"stages.0.{name}.lora_A.weight": down / 2,
+            f"stages.0.{name}.lora_B.weight": up.narrow(0, start, length) * 2,
+            f"stages.0.{name}.lora_A.weight": down / 2,
             f"stages.0.{name}.dora_scale": magnitudes.narrow(0, start, length),
-        }  # fmt: skip
+        }
     plain = [
         {name: tensor for name, tensor in file.items() if "dora" not in name}
         for file in (fused, parts)
@@ -670,9 +678,10 @@ def test_magnitudes_of_some_rows_are_not_those_of_all(site):
         for side in "BA"
     )
     fused = {
-        f"{QKV}.lora_B.weight": torch.cat([torch.block_diag(*ups), torch.zeros(8, 4)]), f"{QKV}.lora_A.weight": torch.cat(downs),
+        f"{QKV}.lora_B.weight": torch.cat([torch.block_diag(*ups), torch.zeros(8, 4)]),
+        f"{QKV}.lora_A.weight": torch.cat(downs),
         f"{QKV}.dora_scale": torch.cat([q[f"{PARTS['q']}.dora_scale"], torch.zeros(16, 1)]),
-    }  # fmt: skip
+    }
     for source, written in ((q | k, fused), (fused, q | k)):
         with pytest.raises(Unverified, match="the DoRA magnitudes differ"):
             compare(site, source, written)
@@ -704,9 +713,12 @@ def test_what_a_magnitude_is_of_is_not_made_up_for_by_another_adapter(site):
     first, second = dora("img_in", 8, 16), lora("transformer.x_embedder", 8, 16)
     other = "transformer.x_embedder.lora_{}.weight"
     exchanged = {
-        UP: second[other.format("B")], DOWN: second[other.format("A")], "img_in.dora_scale": first["img_in.dora_scale"],
-        other.format("B"): first[UP], other.format("A"): first[DOWN],
-    }  # fmt: skip
+        UP: second[other.format("B")],
+        DOWN: second[other.format("A")],
+        "img_in.dora_scale": first["img_in.dora_scale"],
+        other.format("B"): first[UP],
+        other.format("A"): first[DOWN],
+    }
     for order in (list, reversed):
         with pytest.raises(Unverified, match="img_in"):
             compare(site, dict(order((first | second).items())), dict(order(exchanged.items())))

@@ -134,10 +134,14 @@ def kohya_flux(alpha=2):
     """
     made = {}
     for module, out, inner in (
-        ("double_blocks_0_img_attn_qkv", 3 * H, H), ("double_blocks_1_txt_attn_qkv", 3 * H, H), ("double_blocks_0_img_mlp_0", 4 * H, H),
-        ("single_blocks_0_linear1", 7 * H, H), ("single_blocks_1_linear2", H, 5 * H), ("final_layer_linear", 64, H),
+        ("double_blocks_0_img_attn_qkv", 3 * H, H),
+        ("double_blocks_1_txt_attn_qkv", 3 * H, H),
+        ("double_blocks_0_img_mlp_0", 4 * H, H),
+        ("single_blocks_0_linear1", 7 * H, H),
+        ("single_blocks_1_linear2", H, 5 * H),
+        ("final_layer_linear", 64, H),
         ("final_layer_adaLN_modulation_1", 2 * H, H),
-    ):  # fmt: skip
+    ):
         made |= lora(f"lora_unet_{module}", out, inner, 4, alpha)
     return made
 
@@ -242,8 +246,11 @@ def test_convolutions_reach_the_unet_of_diffusers(both_unets, stock, tmp_path):
             f"lora_unet_{name}.lora_up.weight": up,
         }
     tucker = "lora_unet_input_blocks_2_0_in_layers_2"
-    tensors |= {f"{tucker}.lora_down.weight": torch.randn(4, 32, 1, 1) * 0.4, f"{tucker}.lora_mid.weight": torch.randn(4, 4, 3, 3) * 0.4,
-                f"{tucker}.lora_up.weight": torch.randn(32, 4, 1, 1) * 0.4}  # fmt: skip
+    tensors |= {
+        f"{tucker}.lora_down.weight": torch.randn(4, 32, 1, 1) * 0.4,
+        f"{tucker}.lora_mid.weight": torch.randn(4, 4, 3, 3) * 0.4,
+        f"{tucker}.lora_up.weight": torch.randn(32, 4, 1, 1) * 0.4,
+    }
     save_file(tensors, tmp_path / "kohya.safetensors")
     expected = stock(both_unets.native, tmp_path / "kohya.safetensors")
     plan, mapped, _ = read(tmp_path / "kohya.safetensors", site_of(both_unets.native))
@@ -299,13 +306,26 @@ def test_unequal_alphas_and_a_part_that_is_missing(both, planned, stock, tmp_pat
 def test_kinds_that_only_change_their_names_keep_every_bit(planned):
     module = "lora_unet_double_blocks_0_img_mlp_0"
     files = {
-        "lokr": {"lokr_w1": torch.randn(8, 4), "lokr_w2_a": torch.randn(64, 4), "lokr_w2_b": torch.randn(4, 32), "alpha": torch.ones(())},
-        "loha": {f"hada_w{half}_{side}": torch.randn(*((4 * H, 3) if side == "a" else (3, H))) for half in "12" for side in "ab"},
+        "lokr": {
+            "lokr_w1": torch.randn(8, 4),
+            "lokr_w2_a": torch.randn(64, 4),
+            "lokr_w2_b": torch.randn(4, 32),
+            "alpha": torch.ones(()),
+        },
+        "loha": {
+            f"hada_w{half}_{side}": torch.randn(*((4 * H, 3) if side == "a" else (3, H)))
+            for half in "12"
+            for side in "ab"
+        },
         "oft": {"oft_blocks": torch.randn(16, 32, 32), "alpha": torch.tensor(0.1)},
-        "glora": {"a1.weight": torch.randn(H, 4), "a2.weight": torch.randn(4, H), "b1.weight": torch.randn(4 * H, 4),
-                  "b2.weight": torch.randn(4, H)},
+        "glora": {
+            "a1.weight": torch.randn(H, 4),
+            "a2.weight": torch.randn(4, H),
+            "b1.weight": torch.randn(4 * H, 4),
+            "b2.weight": torch.randn(4, H),
+        },
         "full": {"diff": torch.randn(4 * H, H), "diff_b": torch.randn(4 * H)},
-    }  # fmt: skip
+    }
     for kind, roles in files.items():
         tensors = {f"{module}.{role}": tensor for role, tensor in roles.items()}
         made = convert(planned(tensors), tensors, "comfyui").tensors()
@@ -350,8 +370,13 @@ def test_products_are_cut_or_multiplied_out_exactly(planned, site, tmp_path, kin
 
 def test_two_adapters_on_one_module_become_one_sum(both, planned, stock, tmp_path):
     name = "transformer.transformer_blocks.0.attn.to_out.0"
-    tensors = {f"{name}.lora_{side}.{adapter}.weight": torch.randn(*((3, H) if side == "A" else (H, 3))) * 0.2
-               for adapter in ("one", "two") for side in "AB"}  # fmt: skip
+    tensors = {
+        f"{name}.lora_{side}.{adapter}.weight": (
+            torch.randn(*((3, H) if side == "A" else (H, 3))) * 0.2
+        )
+        for adapter in ("one", "two")
+        for side in "AB"
+    }
     plan = planned(tensors)
     assert len(plan.adapters) == 2
     written = write_as(plan, tensors, tmp_path / "sum.safetensors", "comfyui")
@@ -414,9 +439,11 @@ def test_magnitudes_are_fused_with_their_rows_or_refused(planned, site, tmp_path
 
 
 HOSTILE = {
-    "alpha is a matrix": {"alpha": (2, 2)}, "ranks differ": {"lora_up.weight": (3 * H, 5)}, "empty": {"lora_down.weight": (0, H)},
+    "alpha is a matrix": {"alpha": (2, 2)},
+    "ranks differ": {"lora_up.weight": (3 * H, 5)},
+    "empty": {"lora_down.weight": (0, H)},
     "vectors": {"lora_down.weight": (4,), "lora_up.weight": (4,)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("shapes", HOSTILE.values(), ids=HOSTILE)
@@ -527,8 +554,16 @@ def test_numbers_that_are_none_are_refused_by_name(planned, tmp_path):
 
 def test_metadata_are_kept_and_what_would_be_wrong_is_not(planned, tmp_path):
     tensors = kohya_flux()
-    source = {"ss_tag_frequency": '{"a": {"cat \\u00e9": 3}}', "ss_network_dim": "64", "ss_network_alpha": "1", "sshs_model_hash": "beef",
-              "sshs_legacy_hash": "beef", "modelspec.hash_sha256": "0xbeef", "lora_adapter_metadata": "{}", "odd": "\ud800"}  # fmt: skip
+    source = {
+        "ss_tag_frequency": '{"a": {"cat \\u00e9": 3}}',
+        "ss_network_dim": "64",
+        "ss_network_alpha": "1",
+        "sshs_model_hash": "beef",
+        "sshs_legacy_hash": "beef",
+        "modelspec.hash_sha256": "0xbeef",
+        "lora_adapter_metadata": "{}",
+        "odd": "\ud800",
+    }
     written = write_as(
         planned(tensors, source),
         tensors,
@@ -581,10 +616,14 @@ def test_a_file_is_never_replaced_unless_told_and_never_by_half(tmp_path):
 
 def test_tensors_of_any_dtype_and_size_are_read_back_by_safetensors(tmp_path):
     tensors = {
-        "odd": torch.randn(3).to(torch.bfloat16), "alpha": torch.tensor(2.0), "half": torch.randn(2, 3).half(),
-        "none": torch.zeros(0, 4), "fp8": torch.randn(5).to(torch.float8_e4m3fn), "turned": torch.randn(3, 5).T,
+        "odd": torch.randn(3).to(torch.bfloat16),
+        "alpha": torch.tensor(2.0),
+        "half": torch.randn(2, 3).half(),
+        "none": torch.zeros(0, 4),
+        "fp8": torch.randn(5).to(torch.float8_e4m3fn),
+        "turned": torch.randn(3, 5).T,
         "yes": torch.tensor([True, False]),
-    }  # fmt: skip
+    }
     again = load_file(write_lora(tmp_path / "a.safetensors", tensors, {"key": "\ud800"}))
     assert again.keys() == tensors.keys()
     assert all(

@@ -20,13 +20,26 @@ from safetensors.torch import load_file
 
 QKV, PROJ = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.proj"
 FLUX = {
-    "img_in": (8, 16), QKV: (24, 8), PROJ: (8, 8), "double_blocks.0.img_mlp.0": (32, 8), "double_blocks.0.img_mod.lin": (48, 8),
-    "single_blocks.0.linear1": (56, 8), "final_layer.linear": (16, 8),
-}  # fmt: skip
+    "img_in": (8, 16),
+    QKV: (24, 8),
+    PROJ: (8, 8),
+    "double_blocks.0.img_mlp.0": (32, 8),
+    "double_blocks.0.img_mod.lin": (48, 8),
+    "single_blocks.0.linear1": (56, 8),
+    "final_layer.linear": (16, 8),
+}
 DTYPES = (
-    torch.int8, torch.float64, torch.bool, torch.float16, torch.int64, torch.bfloat16, torch.float32, torch.uint8, torch.float8_e4m3fn,
+    torch.int8,
+    torch.float64,
+    torch.bool,
+    torch.float16,
+    torch.int64,
+    torch.bfloat16,
+    torch.float32,
+    torch.uint8,
+    torch.float8_e4m3fn,
     torch.int16,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module", name="site")

@@ -36,19 +36,46 @@ class Mutant(NamedTuple):
 
 
 SHIFTED = {
-    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="),
-    ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"),
-}  # fmt: skip
+    ast.Lt: ("<", "<="),
+    ast.LtE: ("<=", "<"),
+    ast.Gt: (">", ">="),
+    ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="),
+    ast.Is: ("is", "is not"),
+    ast.IsNot: ("is not", "is"),
+    ast.In: ("in", "not in"),
+    ast.NotIn: ("not in", "in"),
+}
 SWAPPED_OPERATORS = {
-    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "*"), ast.Mod: ("%", "*"),
-    ast.Pow: ("**", "*"), ast.BitOr: ("|", "&"), ast.BitAnd: ("&", "|"), ast.LShift: ("<<", ">>"), ast.RShift: (">>", "<<"),
-}  # fmt: skip
+    ast.Add: ("+", "-"),
+    ast.Sub: ("-", "+"),
+    ast.Mult: ("*", "/"),
+    ast.Div: ("/", "*"),
+    ast.FloorDiv: ("//", "*"),
+    ast.Mod: ("%", "*"),
+    ast.Pow: ("**", "*"),
+    ast.BitOr: ("|", "&"),
+    ast.BitAnd: ("&", "|"),
+    ast.LShift: ("<<", ">>"),
+    ast.RShift: (">>", "<<"),
+}
 SWAPPED_NAMES = {"all": "any", "any": "all", "min": "max", "max": "min", "sorted": "list"}
 SWAPPED_METHODS = {
-    "startswith": "endswith", "endswith": "startswith", "find": "rfind", "rfind": "find", "partition": "rpartition",
-    "rpartition": "partition", "split": "rsplit", "rsplit": "split", "match": "search", "issubset": "issuperset",
-    "issuperset": "issubset", "all": "any", "any": "all",
-}  # fmt: skip
+    "startswith": "endswith",
+    "endswith": "startswith",
+    "find": "rfind",
+    "rfind": "find",
+    "partition": "rpartition",
+    "rpartition": "partition",
+    "split": "rsplit",
+    "rsplit": "split",
+    "match": "search",
+    "issubset": "issuperset",
+    "issuperset": "issubset",
+    "all": "any",
+    "any": "all",
+}
 WITHOUT = frozenset(
     {
         "lower",

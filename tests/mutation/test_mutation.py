@@ -113,8 +113,13 @@ def test_faults_are_valid_and_leave_texts_for_people_alone():
     for mutant in mutants_of(text):
         compile(mutant.put_into(text), "mutant", "exec")
     assert [mutant.difference(text)[1] for mutant in mutants_of(text)] == [
-        "if False:", "if True:", "if path:", "return path[:]", "return path[:79]", "return path[:81]",
-    ]  # fmt: skip
+        "if False:",
+        "if True:",
+        "if path:",
+        "return path[:]",
+        "return path[:79]",
+        "return path[:81]",
+    ]
 
 
 def test_the_names_that_a_module_gives_are_left_to_ruff():

@@ -90,29 +90,79 @@ def modules(found: Iterable[Spelled], *parts: str) -> dict[str, tuple[int, ...]]
 def sd_scripts(**changes: Any) -> dict[str, str]:
     """What train_network.py writes: every value through str() or json.dumps()."""
     values = {
-        "ss_session_id": 2931476155, "ss_training_started_at": 1718000000.5, "ss_training_finished_at": 1718009060.5,
-        "ss_output_name": "ohwx", "ss_learning_rate": 0.0001, "ss_text_encoder_lr": 5e-05, "ss_unet_lr": 0.0001,
-        "ss_num_train_images": 250, "ss_num_reg_images": 0, "ss_num_batches_per_epoch": 125, "ss_num_epochs": 10, "ss_epoch": 10,
-        "ss_batch_size_per_device": 2, "ss_total_batch_size": 2, "ss_gradient_checkpointing": True, "ss_gradient_accumulation_steps": 1,
-        "ss_max_train_steps": 1250, "ss_steps": 1250, "ss_lr_warmup_steps": 100, "ss_lr_scheduler": "cosine",
-        "ss_network_module": "networks.lora", "ss_network_dim": 8, "ss_network_alpha": 4.0, "ss_network_dropout": None,
-        "ss_mixed_precision": "bf16", "ss_full_fp16": False, "ss_v2": False, "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_clip_skip": None, "ss_max_token_length": 225, "ss_cache_latents": True, "ss_seed": 42, "ss_lowram": False,
-        "ss_noise_offset": 0.0357, "ss_min_snr_gamma": 5.0, "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1)",
-        "ss_max_grad_norm": 1.0, "ss_prior_loss_weight": 1.0, "ss_training_comment": None,
+        "ss_session_id": 2931476155,
+        "ss_training_started_at": 1718000000.5,
+        "ss_training_finished_at": 1718009060.5,
+        "ss_output_name": "ohwx",
+        "ss_learning_rate": 0.0001,
+        "ss_text_encoder_lr": 5e-05,
+        "ss_unet_lr": 0.0001,
+        "ss_num_train_images": 250,
+        "ss_num_reg_images": 0,
+        "ss_num_batches_per_epoch": 125,
+        "ss_num_epochs": 10,
+        "ss_epoch": 10,
+        "ss_batch_size_per_device": 2,
+        "ss_total_batch_size": 2,
+        "ss_gradient_checkpointing": True,
+        "ss_gradient_accumulation_steps": 1,
+        "ss_max_train_steps": 1250,
+        "ss_steps": 1250,
+        "ss_lr_warmup_steps": 100,
+        "ss_lr_scheduler": "cosine",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": 8,
+        "ss_network_alpha": 4.0,
+        "ss_network_dropout": None,
+        "ss_mixed_precision": "bf16",
+        "ss_full_fp16": False,
+        "ss_v2": False,
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_clip_skip": None,
+        "ss_max_token_length": 225,
+        "ss_cache_latents": True,
+        "ss_seed": 42,
+        "ss_lowram": False,
+        "ss_noise_offset": 0.0357,
+        "ss_min_snr_gamma": 5.0,
+        "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1)",
+        "ss_max_grad_norm": 1.0,
+        "ss_prior_loss_weight": 1.0,
+        "ss_training_comment": None,
         "ss_sd_scripts_commit_hash": "25f961bc77fbbbdb5c4dbd8ff8b0e5c0d2a5e0c5",
-        "ss_sd_model_name": "sd_xl_base_1.0.safetensors", "ss_sd_model_hash": "be9edd61", "ss_new_sd_model_hash": "31e35c80" * 8,
-        "ss_vae_name": None, "ss_resolution": (1024, 1024), "ss_caption_dropout_rate": 0.05, "ss_enable_bucket": True,
-        "ss_min_bucket_reso": 512, "ss_max_bucket_reso": 2048, "ss_bucket_no_upscale": False, "ss_shuffle_caption": True,
-        "ss_keep_tokens": 1, "ss_flip_aug": False, "ss_color_aug": False, "ss_random_crop": False,
-        "ss_dataset_dirs": json.dumps({"10_ohwx man": {"n_repeats": 10, "img_count": 25}}), "ss_reg_dataset_dirs": json.dumps({}),
-        "ss_tag_frequency": json.dumps({"10_ohwx man": {"ohwx man": 25, "solo": 17, "smile": 12, "outdoors": 5}}),
-        "ss_bucket_info": json.dumps({"buckets": {"0": {"resolution": [832, 1216], "count": 250}}, "mean_img_ar_error": 0.01}),
-        "sshs_model_hash": "ab" * 32, "sshs_legacy_hash": "cdcdcdcd",
-        "modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": "stable-diffusion-xl-v1-base/lora", "modelspec.title": "ohwx",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models", "modelspec.date": "2024-06-10T08:44:20",
-        "modelspec.resolution": "1024x1024", "modelspec.prediction_type": "epsilon",
-    }  # fmt: skip
+        "ss_sd_model_name": "sd_xl_base_1.0.safetensors",
+        "ss_sd_model_hash": "be9edd61",
+        "ss_new_sd_model_hash": "31e35c80" * 8,
+        "ss_vae_name": None,
+        "ss_resolution": (1024, 1024),
+        "ss_caption_dropout_rate": 0.05,
+        "ss_enable_bucket": True,
+        "ss_min_bucket_reso": 512,
+        "ss_max_bucket_reso": 2048,
+        "ss_bucket_no_upscale": False,
+        "ss_shuffle_caption": True,
+        "ss_keep_tokens": 1,
+        "ss_flip_aug": False,
+        "ss_color_aug": False,
+        "ss_random_crop": False,
+        "ss_dataset_dirs": json.dumps({"10_ohwx man": {"n_repeats": 10, "img_count": 25}}),
+        "ss_reg_dataset_dirs": json.dumps({}),
+        "ss_tag_frequency": json.dumps(
+            {"10_ohwx man": {"ohwx man": 25, "solo": 17, "smile": 12, "outdoors": 5}}
+        ),
+        "ss_bucket_info": json.dumps(
+            {"buckets": {"0": {"resolution": [832, 1216], "count": 250}}, "mean_img_ar_error": 0.01}
+        ),
+        "sshs_model_hash": "ab" * 32,
+        "sshs_legacy_hash": "cdcdcdcd",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.title": "ohwx",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.date": "2024-06-10T08:44:20",
+        "modelspec.resolution": "1024x1024",
+        "modelspec.prediction_type": "epsilon",
+    }
     return {key: str(value) for key, value in (values | changes).items() if value != ...}
 
 
@@ -156,10 +206,18 @@ def kohya_flux_split_qkv(folder: Path) -> Path:
             KOHYA_FACTORS,
         )
     metadata = sd_scripts(
-        ss_network_module="networks.lora_flux", ss_base_model_version="flux1", ss_network_dim=4, ss_network_alpha=4.0,
-        ss_network_args=json.dumps({"split_qkv": "True"}), ss_sd_model_name="flux1-dev.safetensors", ss_text_encoder_lr=...,
-        **{"modelspec.architecture": "flux-1-dev/lora", "modelspec.implementation": "https://github.com/black-forest-labs/flux"},
-    )  # fmt: skip
+        ss_network_module="networks.lora_flux",
+        ss_base_model_version="flux1",
+        ss_network_dim=4,
+        ss_network_alpha=4.0,
+        ss_network_args=json.dumps({"split_qkv": "True"}),
+        ss_sd_model_name="flux1-dev.safetensors",
+        ss_text_encoder_lr=...,
+        **{
+            "modelspec.architecture": "flux-1-dev/lora",
+            "modelspec.implementation": "https://github.com/black-forest-labs/flux",
+        },
+    )
     return write(
         folder / "split.safetensors",
         shapes,
@@ -200,10 +258,16 @@ ATTENTION = ("to_k", "to_q", "to_v", "add_k_proj", "add_q_proj", "add_v_proj", "
 def simpletuner(**changes: str) -> dict[str, str]:
     """save_hooks.py _build_modelspec_metadata."""
     metadata = {
-        "format": "pt", "global_step": "5000", "trained_words": "xyz person", "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "flux-dev/lora", "modelspec.implementation": "diffusers", "modelspec.title": "simpletuner-lora",
-        "modelspec.resolution": "1024x1024", "ss_tag_frequency": json.dumps({"mine": {"xyz person": 40, "photo": 25}}),
-    }  # fmt: skip
+        "format": "pt",
+        "global_step": "5000",
+        "trained_words": "xyz person",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "flux-dev/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": "simpletuner-lora",
+        "modelspec.resolution": "1024x1024",
+        "ss_tag_frequency": json.dumps({"mine": {"xyz person": 40, "photo": 25}}),
+    }
     return metadata | changes
 
 
@@ -384,9 +448,15 @@ def ai_toolkit(**changes: str) -> dict[str, str]:
         "version": "0.7.2",
     }
     metadata = {
-        "name": "my_first_lora", "version": "1.0", "format": "pt", "training_info": json.dumps({"step": 2000, "epoch": 12}),
-        "software": json.dumps(software), "ss_output_name": "my_first_lora", "sshs_model_hash": "ef" * 32, "sshs_legacy_hash": "01234567",
-    }  # fmt: skip
+        "name": "my_first_lora",
+        "version": "1.0",
+        "format": "pt",
+        "training_info": json.dumps({"step": 2000, "epoch": 12}),
+        "software": json.dumps(software),
+        "ss_output_name": "my_first_lora",
+        "sshs_model_hash": "ef" * 32,
+        "sshs_legacy_hash": "01234567",
+    }
     return metadata | changes
 
 
@@ -426,17 +496,32 @@ def onetrainer_sdxl_dora(folder: Path) -> Path:
         f"{name}.dora_scale": (1, shape[1]) for name, shape in trained.items()
     }
     settings = {
-        "training_method": "LORA", "model_type": "STABLE_DIFFUSION_XL_10_BASE", "base_model_name": "stabilityai/sdxl", "peft_type": "LORA",
-        "lora_rank": 8, "lora_alpha": 1.0, "lora_decompose": True, "learning_rate": 0.0003, "resolution": "1024", "epochs": 100,
-        "optimizer": {"optimizer": "PRODIGY", "weight_decay": 0.01}, "layer_filter": "attn", "tensorboard": True,
-    }  # fmt: skip
+        "training_method": "LORA",
+        "model_type": "STABLE_DIFFUSION_XL_10_BASE",
+        "base_model_name": "stabilityai/sdxl",
+        "peft_type": "LORA",
+        "lora_rank": 8,
+        "lora_alpha": 1.0,
+        "lora_decompose": True,
+        "learning_rate": 0.0003,
+        "resolution": "1024",
+        "epochs": 100,
+        "optimizer": {"optimizer": "PRODIGY", "weight_decay": 0.01},
+        "layer_filter": "attn",
+        "tensorboard": True,
+    }
     metadata = {
-        "modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": "stable-diffusion-xl-v1-base/lora", "modelspec.date": "2024-11-05",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.date": "2024-11-05",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": "Stable Diffusion XL 1.0 Base LoRA",
-        "modelspec.hash_sha256": "0x" + "aa" * 32, "ot_branch": "master", "ot_revision": "9b2a6d8", "ot_config": json.dumps(settings),
+        "modelspec.hash_sha256": "0x" + "aa" * 32,
+        "ot_branch": "master",
+        "ot_revision": "9b2a6d8",
+        "ot_config": json.dumps(settings),
         "ss_base_model_version": "sdxl_",
-    }  # fmt: skip
+    }
     return write(
         folder / "dora.safetensors", shapes, metadata, {f"{name}.alpha": 1.0 for name in trained}
     )
@@ -459,12 +544,21 @@ def musubi_qwen_image(folder: Path) -> Path:
         }
     ]
     metadata = {
-        "ss_network_module": "networks.lora_qwen_image", "ss_network_dim": "4", "ss_network_alpha": "1.0",
+        "ss_network_module": "networks.lora_qwen_image",
+        "ss_network_dim": "4",
+        "ss_network_alpha": "1.0",
         "ss_base_model_version": "qwen_image",
-        "ss_output_name": "style", "ss_steps": "1600", "ss_learning_rate": "5e-05", "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit",
-        "ss_mixed_precision": "bf16", "ss_datasets": json.dumps(datasets), "sshs_model_hash": "ab" * 32, "sshs_legacy_hash": "89abcdef",
-        "modelspec.architecture": "Qwen-Image/lora", "modelspec.title": "style",
-    }  # fmt: skip
+        "ss_output_name": "style",
+        "ss_steps": "1600",
+        "ss_learning_rate": "5e-05",
+        "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit",
+        "ss_mixed_precision": "bf16",
+        "ss_datasets": json.dumps(datasets),
+        "sshs_model_hash": "ab" * 32,
+        "sshs_legacy_hash": "89abcdef",
+        "modelspec.architecture": "Qwen-Image/lora",
+        "modelspec.title": "style",
+    }
     return write(
         folder / "style.safetensors",
         low_rank(trained, 4, KOHYA_FACTORS),
@@ -593,9 +687,12 @@ def text_encoder_only(folder: Path) -> Path:
     """sd-scripts with --network_train_text_encoder_only on Stable Diffusion 1.5."""
     trained = modules(spelled(site("sd15", "sd15"), "kohya", "clip_l"), *CLIP_LAYERS)
     metadata = sd_scripts(
-        ss_base_model_version="sd_v1", ss_sd_model_name="v1-5-pruned.safetensors", ss_unet_lr=None, ss_resolution=(512, 512),
+        ss_base_model_version="sd_v1",
+        ss_sd_model_name="v1-5-pruned.safetensors",
+        ss_unet_lr=None,
+        ss_resolution=(512, 512),
         **{"modelspec.architecture": "stable-diffusion-v1/lora", "modelspec.resolution": "512x512"},
-    )  # fmt: skip
+    )
     return write(
         folder / "te.safetensors",
         low_rank(trained, 8, KOHYA_FACTORS),

@@ -27,11 +27,38 @@ SDXL = {
     for side, shape in (("down", (4, 2048)), ("up", (1280, 4)))
 }
 BRIEF = {
-    "file", "bytes", "verdict", "family", "made_for", "trainer", "kinds", "rank", "placed", "total", "stock", "gains", "losses",
-    "problem", "error", "changed", "cautions", "pickled",
-}  # fmt: skip
-OUTSIDE = ["../secret.safetensors", "/etc/passwd", "sub/../simpletuner_broken_keys.safetensors", "./simpletuner_broken_keys.safetensors",
-           "a\0b", "none.safetensors", "", "..", "\udcff", "C:\\x.safetensors", "//" + BROKEN_LORA]  # fmt: skip
+    "file",
+    "bytes",
+    "verdict",
+    "family",
+    "made_for",
+    "trainer",
+    "kinds",
+    "rank",
+    "placed",
+    "total",
+    "stock",
+    "gains",
+    "losses",
+    "problem",
+    "error",
+    "changed",
+    "cautions",
+    "pickled",
+}
+OUTSIDE = [
+    "../secret.safetensors",
+    "/etc/passwd",
+    "sub/../simpletuner_broken_keys.safetensors",
+    "./simpletuner_broken_keys.safetensors",
+    "a\0b",
+    "none.safetensors",
+    "",
+    "..",
+    "\udcff",
+    "C:\\x.safetensors",
+    "//" + BROKEN_LORA,
+]
 
 
 class Routes:
@@ -163,8 +190,14 @@ def test_a_file_is_told_in_full(routes, loras):
 
 
 def test_numbers_that_json_lacks_do_not_reach_the_front_end(routes, loras):
-    shapes = {f"transformer.transformer_blocks.0.attn.to_q.{role}": shape for role, shape in
-              (("lora_A.weight", (4, 3072)), ("lora_B.weight", (3072, 4)), ("alpha", ("F32",)))}  # fmt: skip
+    shapes = {
+        f"transformer.transformer_blocks.0.attn.to_q.{role}": shape
+        for role, shape in (
+            ("lora_A.weight", (4, 3072)),
+            ("lora_B.weight", (3072, 4)),
+            ("alpha", ("F32",)),
+        )
+    }
     values = {name: struct.pack("<f", float("nan")) for name in shapes if name.endswith("alpha")}
     metadata = {
         "ss_network_alpha": "NaN",
@@ -509,11 +542,26 @@ WISH = {"name": DIFFUSERS_LORA, "dialect": "comfyui", "filename": "out"}
 
 @pytest.mark.parametrize(
     "wish",
-    [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 60_000, b" " * 70_000, {}, {"name": DIFFUSERS_LORA}, WISH | {"filename": 3},
-     WISH | {"overwrite": 1}, WISH | {"overwrite": "false"}, WISH | {"dtype": "int8"}, WISH | {"dtype": None}, WISH | {"name": [1]},
-     WISH | {"dialect": "../x"}],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b"null",
+        b"[" * 60_000,
+        b" " * 70_000,
+        {},
+        {"name": DIFFUSERS_LORA},
+        WISH | {"filename": 3},
+        WISH | {"overwrite": 1},
+        WISH | {"overwrite": "false"},
+        WISH | {"dtype": "int8"},
+        WISH | {"dtype": None},
+        WISH | {"name": [1]},
+        WISH | {"dialect": "../x"},
+    ],
     ids=range(16),
-)  # fmt: skip
+)
 def test_a_wish_that_is_none_is_refused(routes, loras, wish):
     refused(routes.tell(wish), 400)
     assert not (loras / "out.safetensors").exists()

@@ -132,10 +132,20 @@ class Server:
             else ()
         )
         return [
-            str(self.python), str(self.comfyui / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(self.base),
-            "--disable-auto-launch", "--disable-api-nodes", "--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}",
-            *front_end, *self.extra_arguments,
-        ]  # fmt: skip
+            str(self.python),
+            str(self.comfyui / "main.py"),
+            "--cpu",
+            "--port",
+            str(port),
+            "--base-directory",
+            str(self.base),
+            "--disable-auto-launch",
+            "--disable-api-nodes",
+            "--database-url",
+            f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}",
+            *front_end,
+            *self.extra_arguments,
+        ]
 
     def start(self, port: int = 0) -> None:
         """Start the process and return when it answers; ServerError with the end of its log if it

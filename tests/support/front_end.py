@@ -17,9 +17,15 @@ LOADER, PREVIEW, INSPECT = 2, 3, 4  # the nodes of workflow_of_both_nodes()
 # open, and, from 1.58 on, when it lays out its panels and reads a saved node; and when it looks up
 # whose a missing node is.
 HOST_SAYINGS = (
-    "Failed to load resource", "legacy queue/history menu", "[MaskEditor]", "graph accessed before initialization", "[subgraphNavigation]",
-    "Invalid layout total size", "input.link is deprecated", "api.comfy.org/comfy-nodes",
-)  # fmt: skip
+    "Failed to load resource",
+    "legacy queue/history menu",
+    "[MaskEditor]",
+    "graph accessed before initialization",
+    "[subgraphNavigation]",
+    "Invalid layout total size",
+    "input.link is deprecated",
+    "api.comfy.org/comfy-nodes",
+)
 READY = (
     "window.app?.vueAppReady && window.app.extensionManager &&"
     " document.querySelector('#graph-canvas')"
@@ -225,18 +231,39 @@ def workflow_of_both_nodes(lora: str, strength: float) -> dict:
         [3, 1, 0, INSPECT, 0, "MODEL"],
     ]
     nodes = [
-        node(1, "UNETLoader", (40, 60, 300, 90), [], [("MODEL", "MODEL", [1, 3])], [FLUX, "default"]),
         node(
-            LOADER, "LocksmithLoadAndFixLoRA", (380, 60, 320, 200), [("model", "MODEL", 1), ("clip", "CLIP", None)],
-            [("MODEL", "MODEL", []), ("CLIP", "CLIP", []), ("report", "STRING", [2]), ("report_json", "STRING", [])],
+            1, "UNETLoader", (40, 60, 300, 90), [], [("MODEL", "MODEL", [1, 3])], [FLUX, "default"]
+        ),
+        node(
+            LOADER,
+            "LocksmithLoadAndFixLoRA",
+            (380, 60, 320, 200),
+            [("model", "MODEL", 1), ("clip", "CLIP", None)],
+            [
+                ("MODEL", "MODEL", []),
+                ("CLIP", "CLIP", []),
+                ("report", "STRING", [2]),
+                ("report_json", "STRING", []),
+            ],
             [lora, strength, 1.0, "report", "patch"],
         ),
-        node(PREVIEW, "PreviewAny", (380, 560, 320, 120), [("source", "*", 2)], [("STRING", "STRING", [])], []),
         node(
-            INSPECT, "LocksmithInspectLoRAKeys", (760, 60, 420, 170), [("model", "MODEL", 3), ("clip", "CLIP", None)],
-            [("report", "STRING", []), ("report_json", "STRING", [])], [lora, "modules", "off"],
+            PREVIEW,
+            "PreviewAny",
+            (380, 560, 320, 120),
+            [("source", "*", 2)],
+            [("STRING", "STRING", [])],
+            [],
         ),
-    ]  # fmt: skip
+        node(
+            INSPECT,
+            "LocksmithInspectLoRAKeys",
+            (760, 60, 420, 170),
+            [("model", "MODEL", 3), ("clip", "CLIP", None)],
+            [("report", "STRING", []), ("report_json", "STRING", [])],
+            [lora, "modules", "off"],
+        ),
+    ]
     graph = {
         "id": str(uuid.uuid4()),
         "last_node_id": 4,
@@ -253,8 +280,17 @@ def node(
     identifier: int, kind: str, place: tuple, inputs: list, outputs: list, values: list
 ) -> dict:
     return {
-        "id": identifier, "type": kind, "pos": list(place[:2]), "size": list(place[2:]), "flags": {}, "order": 0, "mode": 0,
+        "id": identifier,
+        "type": kind,
+        "pos": list(place[:2]),
+        "size": list(place[2:]),
+        "flags": {},
+        "order": 0,
+        "mode": 0,
         "inputs": [{"name": name, "type": type_, "link": link} for name, type_, link in inputs],
-        "outputs": [{"name": name, "type": type_, "links": links} for name, type_, links in outputs],
-        "properties": {}, "widgets_values": values,
-    }  # fmt: skip
+        "outputs": [
+            {"name": name, "type": type_, "links": links} for name, type_, links in outputs
+        ],
+        "properties": {},
+        "widgets_values": values,
+    }

@@ -106,12 +106,25 @@ def flux_state_dict(
 
     shapes = meta_state_dict(
         lambda: Flux(
-            image_model="flux", in_channels=16, out_channels=16, patch_size=2, vec_in_dim=TEXT_WIDTH, context_in_dim=TEXT_WIDTH,
-            hidden_size=hidden, mlp_ratio=4.0, num_heads=hidden // 128, depth=double_blocks, depth_single_blocks=single_blocks,
-            axes_dim=[16, 56, 56], theta=10000, qkv_bias=True, guidance_embed=guidance, txt_ids_dims=[],
+            image_model="flux",
+            in_channels=16,
+            out_channels=16,
+            patch_size=2,
+            vec_in_dim=TEXT_WIDTH,
+            context_in_dim=TEXT_WIDTH,
+            hidden_size=hidden,
+            mlp_ratio=4.0,
+            num_heads=hidden // 128,
+            depth=double_blocks,
+            depth_single_blocks=single_blocks,
+            axes_dim=[16, 56, 56],
+            theta=10000,
+            qkv_bias=True,
+            guidance_embed=guidance,
+            txt_ids_dims=[],
             operations=comfy.ops.disable_weight_init,
         )
-    )  # fmt: skip
+    )
     return {_released_name(name): value for name, value in random_state_dict(shapes, seed).items()}
 
 

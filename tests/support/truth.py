@@ -36,9 +36,16 @@ def flux_twin(native) -> Both:
         native.model.model_config.unet_config, output_prefix="diffusion_model."
     )
     twin = FluxTransformer2DModel(
-        num_attention_heads=1, attention_head_dim=128, num_layers=2, num_single_layers=2, in_channels=64, joint_attention_dim=768,
-        pooled_projection_dim=768, guidance_embeds=True, axes_dims_rope=(16, 56, 56),
-    )  # fmt: skip
+        num_attention_heads=1,
+        attention_head_dim=128,
+        num_layers=2,
+        num_single_layers=2,
+        in_channels=64,
+        joint_attention_dim=768,
+        pooled_projection_dim=768,
+        guidance_embeds=True,
+        axes_dims_rope=(16, 56, 56),
+    )
     return with_the_same_weights(native, twin, names)
 
 
