@@ -194,12 +194,14 @@ def load_and_fix(
     strength_model: float = 1.0,
     strength_clip: float = 1.0,
     bypass: bool = False,
+    mode: str = "",
 ) -> tuple[Any, Any, Report]:
     """Load a LoRA file onto ComfyUI's model and CLIP, as the node Load and Fix LoRA does.
 
     Args:
         model: a ModelPatcher or None; clip: a CLIP or None. Neither is changed.
         bypass: act beside the layers instead of patching their weights.
+        mode: "patch", "bypass", or "auto", which chooses for each weight; "": as `bypass` says.
 
     Returns:
         The patched clones, and the report of every key.
@@ -209,7 +211,8 @@ def load_and_fix(
     """
     from .nodes.host import load_and_fix as load
 
-    return load(model, clip, os.fspath(path), strength_model, strength_clip, bypass=bypass)
+    strengths = (strength_model, strength_clip)
+    return load(model, clip, os.fspath(path), *strengths, bypass=bypass, mode=mode)
 
 
 def _target(model: PathLike | None):
