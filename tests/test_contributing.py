@@ -82,7 +82,10 @@ def test_the_example_kind_is_one_file_and_a_row(tmp_path):
 
 
 def test_files_it_names_are_there():
-    for name in re.findall(r"`((?:adapters|key_maps|lora|nodes|tests|web)/[\w/.]*)`", TEXT):
+    for name in re.findall(
+        r"`((?:adapters|files|identify|key_maps|lora|nodes|planning|report|tests|web)/[\w/.]*)`",
+        TEXT,
+    ):
         assert (ROOT / name).exists() or name in (
             "key_maps/families/example.table",
             "adapters/kinds/toy.py",

@@ -1,4 +1,4 @@
-"""A fuzzer that is guided by coverage: files that reach new lines of key_maps/ are kept and changed
+"""A fuzzer that is guided by coverage: files that reach new lines of the readers are kept and changed
 further. `python guided.py SECONDS`.
 """
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import struct
 import sys
@@ -20,7 +21,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "support"), str(HERE)]
 
 MOST_BYTES = 20_000
-WATCHED = str(HERE.parents[1] / "key_maps")
+# The rooms that read headers.
+WATCHED = tuple(
+    f"{HERE.parents[1] / room}{os.sep}"
+    for room in ("files", "key_maps", "planning", "identify", "report")
+)
 Line = tuple[str, int]
 
 
@@ -32,7 +37,7 @@ class Finding(NamedTuple):
 
 
 class Coverage:
-    """The lines of key_maps/ that were reached, since the start and by the last file."""
+    """The lines of the readers that were reached, since the start and by the last file."""
 
     def __init__(self):
         self.lines: set[Line] = set()
@@ -234,7 +239,7 @@ class Guided:
         ]
         lines += [
             f"{self.kept:,} kept for reaching new lines; {len(self.coverage.lines):,} lines of"
-            " key_maps/ reached"
+            " the readers reached"
         ]
         return "\n".join(
             [
