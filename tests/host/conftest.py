@@ -33,3 +33,18 @@ def patched(comfy):
         return comfy.lora.calculate_weight(patcher.patches[key], weight, key)
 
     return lambda patcher: {key: compute(patcher, key) for key in patcher.patches}
+
+
+@pytest.fixture(scope="module")
+def base(comfy, tmp_path_factory):
+    """base(kind) -> a ModelPatcher over the tiny FLUX stored that way; one for a file's tests."""
+    from many_kinds import load_base, write_base
+
+    folder, made = tmp_path_factory.mktemp("bases"), {}
+
+    def make(kind):
+        if kind not in made:
+            made[kind] = load_base(write_base(folder / f"{kind}.safetensors", kind), kind)
+        return made[kind]
+
+    return make

@@ -14,11 +14,9 @@ from many_kinds import (
     QUANTISED_BASES,
     SCALED_FP8,
     dense,
-    load_base,
     plain_kinds,
     storage,
     write_all_kinds,
-    write_base,
 )
 from safetensors.torch import save_file
 
@@ -43,19 +41,6 @@ ROUNDING = {
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory):
     return write_all_kinds(tmp_path_factory.mktemp("lora") / "all_kinds.safetensors")
-
-
-@pytest.fixture(scope="module")
-def base(comfy, tmp_path_factory):
-    """base(kind) -> a ModelPatcher over the tiny FLUX stored that way; one for all tests."""
-    folder, made = tmp_path_factory.mktemp("bases"), {}
-
-    def make(kind):
-        if kind not in made:
-            made[kind] = load_base(write_base(folder / f"{kind}.safetensors", kind), kind)
-        return made[kind]
-
-    return make
 
 
 def weights(patcher, names):

@@ -10,10 +10,8 @@ from many_kinds import (
     SCALED_FP8,
     dense,
     deriving_kinds,
-    load_base,
     plain_kinds,
     turning_kinds,
-    write_base,
 )
 from safetensors.torch import save_file
 
@@ -35,19 +33,6 @@ BASES = {
     "mxfp8": torch.float32,
     "int8_tensorwise": torch.float32,
 }
-
-
-@pytest.fixture(scope="module")
-def base(comfy, tmp_path_factory):
-    """base(kind) -> a ModelPatcher over the tiny FLUX stored that way."""
-    folder, made = tmp_path_factory.mktemp("bases"), {}
-
-    def make(kind):
-        if kind not in made:
-            made[kind] = load_base(write_base(folder / f"{kind}.safetensors", kind), kind)
-        return made[kind]
-
-    return make
 
 
 def parameters(model, name):
