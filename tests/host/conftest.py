@@ -42,7 +42,7 @@ def base(comfy, tmp_path_factory):
 
     folder, made = tmp_path_factory.mktemp("bases"), {}
 
-    def make(kind):
+    def make(kind="fp32"):
         if kind not in made:
             made[kind] = load_base(write_base(folder / f"{kind}.safetensors", kind), kind)
         return made[kind]

@@ -13,12 +13,10 @@ from many_kinds import (
     BASES,
     dense,
     deriving_kinds,
-    load_base,
     other_kinds,
     plain_kinds,
     storage,
     turning_kinds,
-    write_base,
 )
 from safetensors.torch import save_file
 from test_bases import sampled, weights
@@ -30,19 +28,6 @@ FILES = {
     "deriving": deriving_kinds,
     "other": other_kinds,
 }
-
-
-@pytest.fixture(scope="module")
-def base(comfy, tmp_path_factory):
-    """base(kind) -> a ModelPatcher over the tiny FLUX stored that way; one for all tests."""
-    folder, made = tmp_path_factory.mktemp("bases"), {}
-
-    def make(kind="fp32"):
-        if kind not in made:
-            made[kind] = load_base(write_base(folder / f"{kind}.safetensors", kind), kind)
-        return made[kind]
-
-    return make
 
 
 @pytest.fixture(scope="module")
