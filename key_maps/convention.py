@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import LocksmithError
 from .arithmetic import Expression, as_number
-from .evidence import ROOMS, Condition, Evidence, read_condition
+from .evidence import ON_VALUES, ROOMS, Condition, Evidence, read_condition
 from .lines import lines_of, read_text
 
 FOLDER = Path(__file__).parent / "conventions"
@@ -107,6 +107,14 @@ class Possible(NamedTuple):
             else None
         )
 
+    def may_hold(self, name: str) -> bool:
+        """Whether an adapter of this name can be meant: most records ask for a name first, and no
+        evidence need be gathered for the others.
+        """
+        if not _name_fits(self.conditions, name):
+            return False
+        return any(_name_fits(conditions, name) for _, conditions in self.cases)
+
     def case(self, evidence: Evidence) -> Case | None:
         """The case that holds for an adapter; None where the convention says nothing of it."""
         numbers = _Numbers(evidence, self.convention.lets)
@@ -135,6 +143,13 @@ class _Numbers(dict):
         self.update(self.read())
         self.read = None
         return self[name]
+
+
+def _name_fits(conditions: Iterable[Condition], name: str) -> bool:
+    for condition in conditions:
+        if condition.subject == "name" and not ON_VALUES[condition.relation](name, condition.value):
+            return False
+    return True
 
 
 def _left(

@@ -70,6 +70,8 @@ def settle(patches: dict[str, list[Entry]], keys: Iterable[str]) -> int:
     met = 0
     for key in keys:
         entries = patches[key]
+        if len(entries) < 2:
+            continue
         start = len(entries)
         while start and (_needs(entries[start - 1]) or _adds(entries[start - 1])):
             start -= 1

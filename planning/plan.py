@@ -119,8 +119,12 @@ class _Found(NamedTuple):
 
 
 class _Reading(NamedTuple):
+    """The adapters in a group, and the roles that are in none."""
+
     adapters: tuple[_Found, ...]
     left: tuple[str, ...]
+    scaled: bool  # whether any is scaled by a rank
+    replaces: bool  # whether all take a weight's place
 
 
 def make_plan(
@@ -222,6 +226,7 @@ class _Planner:
         self.recent: list[tuple[str, tuple[str, ...] | None]] = []
         self.inferred = ""
         self.readings: dict[tuple, _Reading] = {}
+        self.reading_of: dict[int, _Reading] = {}  # by the group's id; the groups outlive the run
         self.settings_of: dict[str, Settings | None] = {}
         self.network_alphas: dict[str, str] = {}
         self.conventions: dict[int, Conventions] = {}
@@ -338,10 +343,10 @@ class _Planner:
         """
         leaves, odd = [], [*groups.unread, *groups.refused]
         for group in groups.groups:
-            found = [one.kind for one in self._read(group).adapters]
-            if any(kind.scaled for kind in found):
+            reading = self._read(group)
+            if reading.scaled:
                 leaves.append(group.module)
-            elif all(kind.replaces for kind in found):
+            elif reading.replaces:
                 odd.append(next(iter(group.keys.values())))
         return siblings(leaves, odd)
 
@@ -364,6 +369,9 @@ class _Planner:
         """The adapters in a group; groups with the same roles and shapes (most of a file) share one
         reading.
         """
+        known = self.reading_of.get(id(group))
+        if known is not None:
+            return known
         shapes = tuple([self.shapes[key] for key in group.keys.values()])
         settings = self._settings(group.module) if self.settings else None
         key = (tuple(group.keys), shapes, id(settings))
@@ -371,9 +379,14 @@ class _Planner:
         if reading is None:
             found, left = assign(group.keys)
             by_role = dict(zip(group.keys, shapes, strict=True))
+            adapters = tuple(self._found(one, by_role, settings) for one in found)
             reading = self.readings[key] = _Reading(
-                tuple(self._found(one, by_role, settings) for one in found), left
+                adapters,
+                left,
+                any(one.kind.scaled for one in adapters),
+                all(one.kind.replaces for one in adapters),
             )
+        self.reading_of[id(group)] = reading
         return reading
 
     def _found(
@@ -538,7 +551,10 @@ class _Planner:
             known = self.conventions[id(settings)] = Conventions(
                 self.metadata, config, family=family
             )
-        if not known.of(found.kind.name, tuple(roles)):
+        for one in known.of(found.kind.name, tuple(roles)):
+            if one.may_hold(group.module):
+                break
+        else:
             return USUAL
         shapes = {role: self.shapes[key] for role, key in roles.items()}
         evidence = Evidence(

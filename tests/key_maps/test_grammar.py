@@ -212,3 +212,10 @@ def test_header_only_work_imports_no_torch():
         " & sys.modules.keys(), sorted(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("tail", ["lora_A.weight", "lora_B.weight", "lora_up.weight"])
+def test_the_endings_of_most_keys_are_known_at_a_glance(tail):
+    """A longer spelling that merely ends in the same letters must not slow every file down."""
+    assert tail in role_spellings().final
+    assert parse_key(f"blocks.0.super{tail}").spelling != tail
