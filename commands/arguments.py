@@ -21,7 +21,7 @@ MOST_RANK = 2**31 - 1  # larger ones mean the same, and torch does not take them
 def a_path(text: str) -> str:
     """A path as it was typed, with the home folder for a ~ that the shell has left."""
     if not text:
-        raise argparse.ArgumentTypeError("the name of a file or folder is needed, not nothing")
+        raise argparse.ArgumentTypeError("specify a file or folder; the name is empty")
     return text if os.path.lexists(text) else os.path.expanduser(text)
 
 

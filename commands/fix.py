@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Writes LoRA files in the names of another tool: fused and split exactly, read back and compared
 before they are put in place. Without --to: in ComfyUI's own names, and only files that the
-stock loader does not load wholly and rightly.
+stock loader does not load completely and correctly.
 To go on training, give --to the trainer's name; the README says where each trainer wants the
 file.
 Exit code 0: all is done; 1: a file could not be written so, or not whole (--drop), and why; 2:
 a file cannot be read."""
-SOUND = "the stock loader loads it wholly and rightly; left as it is"
-ALREADY = "it has these names already; left as it is"
+SOUND = "already loads correctly; unchanged"
+ALREADY = "already has these names; unchanged"
 ENDS = (
     "need nothing",
     "have these names already",
@@ -324,7 +324,7 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     try:
         written = _write(found, tensors, destination, dialect, dtype, options)
     except Unverified as error:
-        raise Refused((f"what was written did not do the same ({error})",)) from None
+        raise Refused((f"verification failed; nothing written ({error})",)) from None
     told = _told(
         found, dialect, (written.renamed, written.computed, written.full), written.left_out
     )
@@ -478,5 +478,5 @@ def _now(written: Written, site: Site | None) -> str:
         return "wrote"
     again = inspect_file(written.path, site, whole=True)
     if not again.gains:
-        return "the stock loader now loads it wholly and rightly; wrote"
+        return "the stock loader now loads it completely and correctly; wrote"
     return f"the stock loader still differs ({'; '.join(again.gains)}); wrote"

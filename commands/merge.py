@@ -67,7 +67,7 @@ def add(commands: Any) -> None:
         type=a_path,
         help="the new file, .safetensors; not needed with --dry-run",
     )
-    told = f"how deltas become one (default: %(default)s): {', '.join(METHODS)}"
+    told = f"merge method (default: %(default)s): {', '.join(METHODS)}"
     command.add_argument("--method", default="sum", type=a_method, metavar="METHOD", help=told)
     command.add_argument(
         "--set",
@@ -79,7 +79,7 @@ def add(commands: Any) -> None:
         help="an option of the method",
     )
     command.add_argument(
-        "--seed", type=int, default=0, help="of methods that draw (default: %(default)s)"
+        "--seed", type=int, default=0, help="random seed for DARE and DELLA (default: %(default)s)"
     )
     command.add_argument(
         "--blocks",

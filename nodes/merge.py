@@ -100,7 +100,7 @@ class MergeLoRAs(io.ComfyNode):
                     min=0,
                     max=2**32 - 1,
                     control_after_generate=False,
-                    tooltip="Of methods that draw: DARE, DELLA.",
+                    tooltip="Random seed (DARE, DELLA).",
                 ),
                 io.Boolean.Input(
                     "dry_run",
@@ -108,8 +108,7 @@ class MergeLoRAs(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Only tell what would come of it: ranks, sizes, what is cut, where the"
-                        " LoRAs agree or fight."
+                        "Dry run: report ranks, sizes, truncation and conflicts; merge nothing."
                     ),
                 ),
                 io.Boolean.Input(

@@ -363,7 +363,7 @@ class _Planner:
             self._place_adapter(group, location, found)
         for role in reading.left:
             lacking = missing_roles({role: None})
-            self._set([group.keys[role]], INCOMPLETE, f"its module has no {lacking} to go with it")
+            self._set([group.keys[role]], INCOMPLETE, f"{lacking} is missing")
 
     def _read(self, group: Group) -> _Reading:
         """The adapters in a group; groups with the same roles and shapes (most of a file) share one
@@ -639,10 +639,13 @@ class _Planner:
         if reaches == "bias":
             if module.out in (None, candidate.out):
                 return f"{candidate.module} has no bias in this model"
-            return f"made for a bias of {module.out}, {candidate.module} has {candidate.out}"
+            return (
+                f"shape mismatch: trained for a bias of {module.out},"
+                f" {candidate.module} has {candidate.out}"
+            )
         made = [module.out, *(module.inner if module.inner is not None else ("?",))]
         return (
-            f"made for a weight of {made}, {candidate.module} of this model has"
+            f"shape mismatch: trained for {made}, {candidate.module} is"
             f" {[candidate.out, *candidate.inner]}"
         )
 
@@ -799,7 +802,7 @@ def _copy(adapter: Adapter) -> Outcome:
 
 
 def _half_of(kind: Kind) -> str:
-    return f"its module has no {', '.join(sorted(kind.never_beside))} to go with it"
+    return f"{', '.join(sorted(kind.never_beside))} is missing"
 
 
 def _options(

@@ -21,7 +21,7 @@ FROM_SPLITS = (
     "alpha tensors, corrected for sd-scripts' split_qkv (saved with a multiple of the rank but the"
     " old alpha)"
 )
-FROM_RANK = "none named in the file: alpha = rank"
+FROM_RANK = "no alpha in the file; assuming alpha = rank"
 PACKED = "lora_adapter_metadata"  # diffusers' settings in the header: component.field -> value
 
 

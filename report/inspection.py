@@ -274,7 +274,7 @@ class Inspection:
             return sentence(self.other)
         made_for = (
             self.family.title
-            or f"{'Text encoders of a' if self.only_encoders else 'A'} model that cannot be told"
+            or f"{'Text encoders of an unknown' if self.only_encoders else 'Unknown'} base model"
         )
         if self.family.rivals:
             made_for += " (the file does not tell them apart)"
@@ -296,10 +296,8 @@ class Inspection:
         if not modules["total"]:
             return "None of its keys belongs to an adapter."
         if not self.plan.site.components:
-            return (
-                f"Without {'the text encoder' if self.only_encoders else 'the model'} it cannot be"
-                " told where its modules go."
-            )
+            what = "text encoder" if self.only_encoders else "model"
+            return f"Unknown {what}; connect it to see where the modules go."
         line = f"{modules['placed']} of {modules['total']} modules load here"
         if self.report.mismatch:
             return f"{line}: {self.report.mismatch}"
@@ -358,7 +356,7 @@ class Inspection:
         elif not self.plan.site.components and not self.only_encoders:
             found.append(
                 Health(
-                    "The model it was made for cannot be told",
+                    "Unknown base model",
                     "Whether it has an effect depends on the model.",
                 )
             )

@@ -11,6 +11,7 @@ from ..files.hashes import Hashes, verify
 from ..key_maps.dialect import DENOISER
 from ..planning.keys import parse_key
 from ..planning.plan import PLACED
+from ..planning.scale import FROM_RANK
 from .coverage import Blocks, blocks_of, is_trained
 from .inspection import Inspection, spread
 from .load_report import Report, plural, stock_failure
@@ -118,7 +119,8 @@ def _strength(inspection: Inspection) -> str:
         return ""
     if not inspection.ranks and set(scales) == {1.0}:
         return "1: whole matrices have no rank, and their alpha does not count"
-    return f"alpha / rank = {spread(scales)}; from {source}"
+    origin = source if source == FROM_RANK else f"from {source}"
+    return f"alpha / rank = {spread(scales)}; {origin}"
 
 
 def _bracketed(*told: str) -> str:
@@ -129,7 +131,7 @@ def _close(title: str, share: float) -> str:
     return (
         f"{title} (knows {share:.0%} of the names)"
         if share < 1
-        else f"{title} (knows all names, but its sizes or blocks differ)"
+        else f"{title} (all names match, sizes or block counts differ)"
     )
 
 
@@ -149,15 +151,15 @@ def _loads(inspection: Inspection) -> Iterator[str]:
             )
         else:
             yield (
-                "The model it was made for cannot be told from the file. Connect a model, or"
-                " inspect it against one."
+                "The base model could not be identified. Connect a model, or inspect against its"
+                " file, to see where the modules go."
             )
         return
     if inspection.drawn:
         title = inspection.family.title or "the model"
         yield (
-            f"Judged by what is known of {_first(title)}; connect a model, or inspect against its"
-            " file, for the exact answer."
+            f"Estimated from the {_first(title)} table; connect a model, or inspect against its"
+            " file, for an exact answer."
         )
     else:
         yield (
@@ -210,8 +212,8 @@ def _taken_in_vain(inspection: Inspection) -> Iterator[str]:
     if vain:
         told = ", ".join(f"{count} {category}" for category, count in vain.most_common())
         yield (
-            f"{plural(sum(vain.values()), 'key')} that the stock loader takes have no effect there"
-            f" either, or a wrong one: {told}."
+            f"The stock loader also accepts {sum(vain.values())} of these keys, with no or"
+            f" wrong effect: {told}."
         )
 
 
@@ -276,7 +278,7 @@ def _missed(inspection: Inspection) -> Iterator[str]:
     if inspection.presets.dead_names:
         yield f"- By a fault of the trainer's preset: it {plain(inspection.presets.sentence)}."
     if inspection.report.untrained:
-        yield f"- Kinds of layers that are trained nowhere: {_listed(inspection.report.untrained)}."
+        yield f"- Layer types never trained: {_listed(inspection.report.untrained)}."
     elif inspection.report.trained:
         yield "- Every kind of layer is trained in some block."
 

@@ -145,10 +145,7 @@ def _refusal(lost: Mapping[str, Sequence[str]]) -> str:
     for source, modules in lost.items():
         more = f" and {len(modules) - MOST_NAMED} more" if len(modules) > MOST_NAMED else ""
         told.append(f"{source or 'a LoRA'}: {', '.join(modules[:MOST_NAMED])}{more}")
-    return (
-        "these change a weight by what it is, and are no deltas without the model; connect it to"
-        f" fold them: {'; '.join(told)}"
-    )
+    return f"these adapters depend on the base weights; connect the model: {'; '.join(told)}"
 
 
 def _merged(

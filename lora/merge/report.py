@@ -300,8 +300,8 @@ class MergeReport:
             f"(cosine {word} {limit})" for word, limit in (("above", ALIKE), ("below", OPPOSED))
         )
         yield (
-            f"Of {len(met)} meetings on one weight, {counts[0]} say nearly the same {alike} and"
-            f" {counts[1]} oppose each other {opposed}."
+            f"{plural(len(met), 'overlap')} on shared weights: {counts[0]} nearly parallel {alike},"
+            f" {counts[1]} opposed {opposed}."
         )
         yield ""
         met.sort(key=lambda pair: -abs(pair[1]["cosine"]))

@@ -311,9 +311,7 @@ class _Planner:
             kinds = ", ".join(
                 sorted({source.kind.name for _, source in (*self.weights, *self.biases)})
             )
-            raise Refused(
-                (f"{self.writing.dialect} keeps pairs of factors only, and here is: {kinds}",)
-            )
+            raise Refused((f"{self.writing.dialect} stores only LoRA pairs; found: {kinds}",))
         way = COMPUTED if (way, bias_way) == (RENAMED, COMPUTED) else way
         return _Job(
             self.unit,

@@ -238,7 +238,7 @@ def extract_file(
     FileExistsError, OSError; Refused and Unverified as `write_as`.
     """
     if how.ask == Ask():
-        raise ValueError("a rank, an energy or an error is needed, not nothing")
+        raise ValueError("specify a rank, an energy or an error")
     check_free(target, overwrite)
     first, second = ModelFile(base), ModelFile(tuned)
     found = Extraction()

@@ -30,7 +30,7 @@ NATIVE = (  # the dialect of ComfyUI's own names, which the stock loader reads f
 ALPHAS = ("tensor", "config", "folded")
 # What a file may hold without losing anything when it is left out.
 HARMLESS = (PLACED, BOOKKEEPING, DUPLICATE_TARGET)
-UNTOLD = "it cannot be told which model it is for; give that model"
+UNTOLD = "could not identify the base model; pass it"
 MOST_TOLD = 3  # names in one sentence
 
 Rows = tuple[int, int]
@@ -121,9 +121,7 @@ def writing_for(dialect: str, family: str) -> Writing:
     for name, families, record, names, alpha, group in lines:
         if name == dialect and (families == (ANY,) or family in families):
             return Writing(name, record, names, alpha, *roles[group])
-    raise Refused(
-        (f"{dialect!r} is no dialect that is written; these are: {', '.join(writable())}",)
-    )
+    raise Refused((f"cannot write format {dialect!r}; choose one of: {', '.join(writable())}",))
 
 
 def respell(plan: Plan, dialect: str, drop: bool = False) -> Respelling:
@@ -226,8 +224,8 @@ def check_base_known(inspection: Inspection, dialect: str, drop: bool, how: str)
         raise Refused((f"{UNTOLD} {how}",))
     if apart := rivals_apart(inspection, dialect, drop):
         others = ", ".join(apart)
-        told = f"it fits several models, of which {others} would name it otherwise"
-        raise Refused((f"{told}; give the right one {how}",))
+        told = f"ambiguous: for {others} the keys would differ"
+        raise Refused((f"{told}; choose the model {how}",))
 
 
 def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:

@@ -208,7 +208,7 @@ def resize(
     asked, for NaN and Inf, and for tensors that do not fit; ValueError for what cannot be asked.
     """
     if ask == Ask():
-        raise ValueError("a rank, an energy or an error to resize to is needed, not nothing")
+        raise ValueError("specify a rank, an energy or an error")
     adapters = list(_adapters(found))
     _refuse_odd(found, adapters, tensors)
     if not dora:

@@ -56,13 +56,8 @@ def save_lora(
     Raises NotSaved.
     """
     if apart := rivals_apart(found, dialect):
-        fault = (
-            f"It fits several models, of which {', '.join(apart)} would name it otherwise in"
-            f" {dialect}"
-        )
-        raise NotSaved(
-            fault, "Connect the right one to the node Save LoRA, or choose another dialect"
-        )
+        fault = f"Ambiguous: for {', '.join(apart)} the keys would differ in {dialect}"
+        raise NotSaved(fault, "Connect the model to Save LoRA, or choose another format")
     path = destination(filename)
     try:
         with _folders_of(path):
@@ -94,7 +89,7 @@ def save_lora(
             f"This LoRA cannot be written as {dialect}: {error}", "Choose another dialect"
         ) from None
     except Unverified as error:
-        fault = f"Nothing was written, because what was made did not do the same: {error}"
+        fault = f"Verification failed; nothing written: {error}"
         raise NotSaved(fault, "Choose another dialect or dtype") from None
     except (MemoryError, RuntimeError) as error:
         if not exhausted(error):

@@ -77,7 +77,7 @@ BAD_VALUES = [
     (("merge", "-o", "."), "it is a folder. Name the new file in it"),
     (("merge", "-o", "taken.safetensors"), "--overwrite replaces it"),
     (("merge", "-o", "n" * 300), "name too long"),
-    (("merge", "-o", ""), "the name of a file or folder is needed"),
+    (("merge", "-o", ""), "specify a file or folder"),
     (("resize", "--rank", "0"), "from 1 on, not '0'"),
     (("resize",), "--rank, --energy or --error"),
     (("resize", "--rank", "1", "-o", "taken.safetensors"), "--overwrite replaces it"),

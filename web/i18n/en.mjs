@@ -53,7 +53,7 @@ export const ENGLISH = {
   preview: "File of {node}",
   previewRank: "rank {rank}",
   previewModules: "{total} modules",
-  previewNoFamily: "model cannot be told",
+  previewNoFamily: "unknown base model",
   previewNoLora: "This file holds no LoRA.",
   previewMismatch: "Wrong base: the model is {model}. {placed} of {total} modules fit.",
   previewMismatchAny: "Wrong base: {placed} of {total} modules fit the connected model.",
