@@ -94,6 +94,7 @@ TOO_MANY = (
     " starts)"
 )
 PICKLE_PROTOCOL = 5  # the newest one
+ENDINGS = (".safetensors", ".sft")
 PICKLED = (".pt", ".pt2", ".pth", ".ckpt", ".bin", ".pkl")
 PICKLE_REMEDY = (
     "What is in it shows when a node loads it, which it does as it is; Save LoRA writes it as"
@@ -277,8 +278,9 @@ def _content(path: str | os.PathLike[str], raw: bytes, odd: bool) -> dict[str, A
                 parse_constant=_no_number,
                 parse_float=_Fraction,
                 parse_int=_whole_number,
-                object_pairs_hook=_without_repeats,
+                object_pairs_hook=_object,
             )
+            _check_repeats(content)
     except UnicodeDecodeError:
         raise LoraFileError(path, "its header is not UTF-8 text", REMEDY) from None
     except ValueError as error:
@@ -357,28 +359,59 @@ def _is_whole_text(text: str) -> bool:
 
 
 def _may_repeat(raw: bytes, content: Any) -> bool:
-    """Whether a name may stand twice: then there are more descriptions than entries (or metadata
-    quote a header).
+    """Whether a name may stand twice: then the text holds more strings than what was read of it.
+
+    A sound entry has five (its name, three fields and the dtype) and none has fewer.
     """
     if not isinstance(content, dict):
         return False
-    entries = len(content) - ("__metadata__" in content)
-    return any(raw.count(word) != entries for word in FIELDS) or raw.count(b'"__metadata__"') > 1
+    metadata = content.get("__metadata__", ())
+    strings = STRINGS_OF_ENTRY * (len(content) - ("__metadata__" in content))
+    strings += "__metadata__" in content
+    if isinstance(metadata, dict):
+        strings += len(metadata) + sum(type(value) is str for value in metadata.values())
+    plain = raw.replace(rb"\\", b"")
+    return plain.count(b'"') - plain.count(rb"\"") != 2 * strings
 
 
-FIELDS = (b'"dtype"', b'"shape"', b'"data_offsets"')
+STRINGS_OF_ENTRY = 5
+FIELDS = ("dtype", "shape", "data_offsets")
 
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+class _Repeating(dict):
+    """An object of JSON in which names stand twice: `repeated`, in the order of the text."""
+
+    repeated: tuple[str, ...] = ()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
-    if len(content) != len(pairs):
-        (repeated, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the name {repeated[:80]!r} stands in it twice")
+    if len(content) == len(pairs):
+        return content
+    content = _Repeating(content)
+    counts = Counter(name for name, _ in pairs)
+    content.repeated = tuple(name for name, count in counts.items() if count > 1)
     return content
+
+
+def _check_repeats(content: Any) -> None:
+    """Raises ValueError where a tensor, the metadata or a field of a tensor stands twice.
+
+    Of names within the metadata, and of fields that it does not know, safetensors takes the last,
+    as Python does.
+    """
+    if not isinstance(content, dict):
+        return
+    repeated = list(getattr(content, "repeated", ()))
+    for name, entry in content.items():
+        if name != "__metadata__" and isinstance(entry, _Repeating):
+            repeated += (field for field in entry.repeated if field in FIELDS)
+    if repeated:
+        raise ValueError(f"the name {repeated[0][:80]!r} stands in it twice")
 
 
 def stock_fault(header: Header) -> str:

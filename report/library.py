@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..files.atomic import write_whole
 from ..files.header import (
+    ENDINGS,
     PEFT_CONFIG,
     PICKLE_REMEDY,
     PICKLED,
@@ -25,7 +26,6 @@ from ..files.header import (
 from ..key_maps.user_maps import NONE, OwnMaps
 from .inspection import Inspection, inspect_header, likeness, spread
 
-ENDINGS = (".safetensors", ".sft")
 # Rooms whose code and tables decide what a row says.
 KNOWING = ("files", "adapters", "key_maps", "planning", "identify", "report")
 MOST_ALIKE = 64  # kinds of files whose findings are remembered

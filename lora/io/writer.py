@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from ...files.atomic import Beside, making_folder, replacing
-from ...files.header import PEFT_CONFIG, LoraFileError, adapter_config_beside, read_header
+from ...files.header import (
+    ENDINGS,
+    PEFT_CONFIG,
+    PICKLED,
+    LoraFileError,
+    adapter_config_beside,
+    read_header,
+)
 from ...planning.plan import Plan, make_plan
 from ..math.spec import FAULTS
 from ..not_finite import without_odd
@@ -243,8 +250,13 @@ def write_as(
 
 
 def place_of(path: Path, dialect: str) -> Path:
-    """Where `write_as` puts a file that is to be `path`."""
-    return path.with_suffix("") / PEFT_FILE if dialect == "peft" else path
+    """Where `write_as` puts a file that is to be `path`: for PEFT in a folder of its name, without
+    the ending if it is one of a file (the `.5` of `style-v1.5` is none).
+    """
+    if dialect != "peft":
+        return path
+    ends = path.suffix.lower() in (*ENDINGS, *PICKLED)
+    return (path.with_suffix("") if ends else path) / PEFT_FILE
 
 
 def _verify(

@@ -185,6 +185,22 @@ SPELLED = {
     "a control character": b'{"a\x01":%s}' % ONE,
     "empty name": b'{"":%s}' % ONE,
     "escaped name": b'{"\\u0061":%s}' % ONE,
+    "key of metadata twice beside an odd number": (
+        b'{"__metadata__":{"k":"1","k":"[-0]"},"a":%s}' % ONE
+    ),
+    "a field more, twice": described(b',"x":1,"x":2'),
+    "a field more with a name twice": described(b',"x":{"y":1,"y":2}'),
+    "a tensor twice, once empty": b'{"a":{},"a":%s}' % ONE,
+    "a tensor twice, once a number": b'{"a":1,"a":%s}' % ONE,
+    "a tensor twice, once without a shape": (
+        b'{"a":{"dtype":"F32","data_offsets":[0,4]},"a":%s}' % ONE
+    ),
+    "a tensor twice beside backslashes": (
+        b'{"__metadata__":{"k":"\\\\","l":"\\\\"},"a":1,"a":%s}' % ONE
+    ),
+    "metadata with escaped quotes": with_metadata(b'{"k":"\\"a\\": \\\\\\"b\\\\\\""}'),
+    "key of metadata twice, of a number": with_metadata(b'{"k":1,"k":2}'),
+    "metadata twice, once null": b'{"__metadata__":null,"__metadata__":{},"a":%s}' % ONE,
     "more fields": described(b',"x":[1,{"y":2}]'),
     "a field twice": described(b',"dtype":"F32"'),
     "a field twice, once escaped": described(b',"dtyp\\u0065":"F32"'),

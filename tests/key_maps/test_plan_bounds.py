@@ -830,3 +830,78 @@ def test_what_a_plan_depends_on_is_named(site, keys, metadata):
     for left_out in metadata:
         others = {key: value for key, value in metadata.items() if key != left_out}
         assert make_plan(keys, others, site).adapters != planned
+
+
+def test_an_adapter_that_is_not_computed_is_told_by_its_name_and_stops_what_is_beside_it(site):
+    key = f"{QKV}.lily_A.weight"
+    plan = make_plan(lora(QKV, 24, 8) | {key: (2, 8)} | lora(PROJ, 8, 8), {}, site)
+    category, reason, adapter = plan.outcomes[key]
+    assert (category, adapter) == (plans.UNSUPPORTED, None)
+    assert reason.startswith("Lily: it picks its matrices by a router")
+    for role in ("A", "B"):
+        told = plan.outcomes[f"{QKV}.lora_{role}.weight"]
+        assert told.category == plans.UNSUPPORTED
+        assert told.reason.startswith(f"{key} stands beside it, which no known adapter has there")
+    assert only_modules(plan) == [PROJ]
+
+
+def only_modules(plan) -> list[str]:
+    return [adapter.target.module for adapter in plan.adapters]
+
+
+def test_a_whole_weight_below_a_layer_of_factors_stops_them(site):
+    """A layer has no layers of its own: a bare weight there is a part of another formula."""
+    odd = f"{QKV}.router.weight"
+    plan = make_plan(lora(QKV, 24, 8) | {odd: (2, 8)}, {}, site)
+    assert plan.adapters == ()
+    assert plan.outcomes[f"{QKV}.lora_A.weight"].reason.startswith(f"{odd} stands beside it")
+    plan = make_plan(lora(QKV, 24, 8) | lora(f"{QKV}.more", 8, 8), {}, site)
+    assert only_modules(plan) == [QKV]
+
+
+def test_a_whole_bias_may_be_larger_as_the_file_says_and_a_change_of_one_may_not(site):
+    (adapter,) = make_plan({f"{QKV}.set_bias": (25,)}, {}, site).adapters
+    assert (adapter.reaches, adapter.grown_to) == ("bias", (25,))
+    for keys in (
+        {f"{QKV}.set_bias": (23,)},
+        {"img_in.set_bias": (9,)},
+        {f"{QKV}.diff_b": (25,)},
+    ):
+        assert categories(make_plan(keys, {}, site)) == {plans.SHAPE_CONFLICT}
+
+
+def test_a_shape_that_does_not_fit_behind_a_wrapper_leaves_it_a_guess_not_made(site):
+    module = "acme.transformer_blocks.0.attn.to_v"
+    for odd in (lora(module, 9, 8), {f"{module}.oft_blocks": (2, 4, 5)}):
+        plan = make_plan(wrapped("acme.", *GOOD) | odd, {}, site)
+        assert (plan.inferred_wrapper, plan.adapters) == ("", ())
+        assert categories(plan) == {plans.UNKNOWN_MODULE}
+        assert {outcome.reason for outcome in plan.outcomes.values()} >= {
+            f"no module of this model is called 'acme.{GOOD[0]}'",
+            f"no module of this model is called {module!r}",
+        }
+
+
+def test_a_module_of_a_larger_model_is_told_by_the_name_it_would_have(site):
+    outcomes = make_plan(lora("transformer_blocks.7.attn.to_q", 8, 8), {}, site).outcomes
+    assert {outcome[:2] for outcome in outcomes.values()} == {
+        (
+            plans.UNKNOWN_MODULE,
+            "it would be double_blocks.7.img_attn.qkv, which this model does not have",
+        )
+    }
+
+
+def test_a_text_encoder_that_is_not_connected_is_told_as_such():
+    outcomes = make_plan(lora("lora_te1_x", 4, 4), {}, Site([denoiser(FLUX)])).outcomes
+    assert {outcome[:2] for outcome in outcomes.values()} == {
+        (plans.NOT_WIRED, "it belongs to a text encoder, and no CLIP is connected")
+    }
+
+
+def test_what_is_said_of_a_weight_without_inner_sizes_that_are_known(site):
+    outcome = make_plan({"img_in.diff": (8,)}, {}, site).outcomes["img_in.diff"]
+    assert outcome[:2] == (
+        plans.SHAPE_CONFLICT,
+        "made for a weight of [8], img_in of this model has [8, 16]",
+    )

@@ -11,7 +11,7 @@ import struct
 import pytest
 import torch
 from lora_locksmith.files.header import read_header
-from lora_locksmith.lora.io.writer import _number, write_as, write_lora
+from lora_locksmith.lora.io.writer import _number, place_of, write_as, write_lora
 from lora_locksmith.lora.rewrite.rename import Refused
 from lora_locksmith.lora.rewrite.verify import Unverified
 from lora_locksmith.planning.plan import make_plan
@@ -334,6 +334,22 @@ def test_settings_for_peft_lie_beside_the_file_and_count_when_it_is_verified(
     settings = json.loads((tmp_path / "mine" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"]) == (2, 1)
     assert written.bytes == written.path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("mine.safetensors", "mine"),
+        ("mine.SFT", "mine"),
+        ("mine.pt", "mine"),
+        ("my-lora-v1.5", "my-lora-v1.5"),
+        ("my-lora-v1.5.safetensors", "my-lora-v1.5"),
+        ("mine", "mine"),
+    ],
+)
+def test_a_folder_for_peft_loses_only_the_ending_of_a_file(tmp_path, name, folder):
+    assert place_of(tmp_path / name, "peft") == tmp_path / folder / "adapter_model.safetensors"
+    assert place_of(tmp_path / name, "kohya") == tmp_path / name
 
 
 def test_settings_of_another_file_that_lie_there_are_seen_before_it_is_put_in_place(
