@@ -876,7 +876,8 @@ def command_test(arguments: list[str]) -> int:
 
 def workers(arguments: list[str]) -> list[str]:
     """What makes pytest use all cores, for the whole suite; tests of one file stay together, as
-    they share a browser.
+    they share a browser. The files come in the order of tests/conftest.py, the longest first:
+    xdist's own puts those with few tests last, and these take longest.
     """
     count = min(os.cpu_count() or 1, MOST_WORKERS)
     by_hand = any(
@@ -885,7 +886,7 @@ def workers(arguments: list[str]) -> list[str]:
     return (
         []
         if count < 2 or by_hand or named_paths(arguments)
-        else ["-n", str(count), "--dist", "loadfile"]
+        else ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
     )
 
 

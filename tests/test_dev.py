@@ -70,7 +70,8 @@ def test_pytest_arguments_pass_through_in_order():
 
 def test_the_whole_suite_uses_all_cores(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert dev.workers([]) == dev.workers(["-q", "-k", "demo"]) == ["-n", "4", "--dist", "loadfile"]
+    assert dev.workers([]) == dev.workers(["-q", "-k", "demo"]) == dev.workers(["--times"])
+    assert dev.workers([]) == ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
     assert (
         dev.workers(["tests/lora"])
         == dev.workers(["-x", "tests/test_dev.py::test_named_comfyui_wins"])
