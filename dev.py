@@ -49,6 +49,7 @@ COMPATIBILITY_TESTS = ROOT / "tests" / "compatibility"
 WEB_TYPES_TEST = ROOT / "tests" / "test_web_types.py"
 WEB_TYPES_PINS = ROOT / "tests" / "web_types"
 WEB_TYPES = WORK / "web_types"
+BYTECODE = WORK / "bytecode"
 
 COMFYUI_VERSION = "0.30.0"
 # ComfyUI releases, the oldest first, and the package that carries each unchanged in vendor/ComfyUI
@@ -845,6 +846,7 @@ def command_test(arguments: list[str]) -> int:
         "COMFYUI_PATH": str(ensure_comfyui()),
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
+        **keeping_bytecode(),
     }
     if needs_browser(arguments):
         ensure_browser()
@@ -874,9 +876,18 @@ def command_test(arguments: list[str]) -> int:
     )
 
 
+def keeping_bytecode() -> dict[str, str]:
+    """The variables by which Python keeps compiled modules in .dev/, also where this machine tells
+    it to keep none: the tests start hundreds of processes, and without bytecode each compiles
+    ComfyUI and the trainers' libraries anew, which takes longer than most tests.
+    """
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(BYTECODE)}
+
+
 def workers(arguments: list[str]) -> list[str]:
     """What makes pytest use all cores, for the whole suite; tests of one file stay together, as
-    they share a browser.
+    they share a browser. The files come in the order of tests/conftest.py, the longest first:
+    xdist's own puts those with few tests last, and these take longest.
     """
     count = min(os.cpu_count() or 1, MOST_WORKERS)
     by_hand = any(
@@ -885,7 +896,7 @@ def workers(arguments: list[str]) -> list[str]:
     return (
         []
         if count < 2 or by_hand or named_paths(arguments)
-        else ["-n", str(count), "--dist", "loadfile"]
+        else ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
     )
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import comfy_server
 import pytest
+import times
 
 ROOT = Path(__file__).resolve().parent.parent
 REMEDY = (
@@ -38,6 +39,69 @@ load_module("lora_locksmith", ROOT / "__init__.py", ROOT)
 dev = load_module("locksmith_dev", ROOT / "dev.py")
 
 
+CPU = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--times",
+        action="store_true",
+        help="write what each file of tests took into tests/times.txt, and show it",
+    )
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="run the tests marked slow too: those that go over what others sample",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "slow: goes over the whole of what another test samples; 'dev.py test --all'"
+    )
+
+
+def leave_slow_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out the tests marked slow, unless --all or a test's own name asks for them; pytest's
+    summary counts them as deselected.
+    """
+    if config.getoption("--all") or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow ones out. Where several processes share the files, those that take longest
+    come first.
+    """
+    leave_slow_out(config, items)
+    if hasattr(config, "workerinput"):
+        files = dict.fromkeys(times.file_of(item.nodeid) for item in items)
+        place = {file: n for n, file in enumerate(times.longest_first(files, times.read()))}
+        items.sort(key=lambda item: place[times.file_of(item.nodeid)])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """Put the processor's seconds since the last report beside the report's duration."""
+    report, now = (yield), times.cpu_seconds()
+    report.cpu = now - item.config.stash.get(CPU, now)
+    item.config.stash[CPU] = now
+    return report
+
+
+def show_times(terminalreporter: pytest.TerminalReporter) -> None:
+    states = ("", "passed", "failed", "skipped", "error", "xfailed", "xpassed")
+    reports = [report for state in states for report in terminalreporter.stats.get(state, ())]
+    taken = times.summed(report for report in reports if isinstance(report, pytest.TestReport))
+    times.write(taken)
+    terminalreporter.section("times: seconds, of the processor, tests")
+    for line in times.lines(taken):
+        terminalreporter.write_line(line)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what tests measured; whether they run here or in other processes, where printing is not
     seen.
@@ -52,6 +116,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("measured")
         for line in told:
             terminalreporter.write_line(line)
+    if terminalreporter.config.getoption("--times"):
+        show_times(terminalreporter)
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,8 @@ def test_pytest_arguments_pass_through_in_order():
 
 def test_the_whole_suite_uses_all_cores(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert dev.workers([]) == dev.workers(["-q", "-k", "demo"]) == ["-n", "4", "--dist", "loadfile"]
+    assert dev.workers([]) == dev.workers(["-q", "-k", "demo"]) == dev.workers(["--times"])
+    assert dev.workers([]) == ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
     assert (
         dev.workers(["tests/lora"])
         == dev.workers(["-x", "tests/test_dev.py::test_named_comfyui_wins"])
@@ -79,6 +80,21 @@ def test_the_whole_suite_uses_all_cores(monkeypatch):
     )
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert dev.workers([]) == []
+
+
+def test_bytecode_is_kept_where_the_machine_keeps_none(tmp_path, monkeypatch):
+    """A module that one process imports is compiled for the next, and its folder stays clean."""
+    monkeypatch.setattr(dev, "BYTECODE", tmp_path / "bytecode")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "some_module.py").write_text("NUMBER = 1\n", encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-c", "import some_module"],
+        cwd=tmp_path / "code",
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **dev.keeping_bytecode()},
+        check=True,
+    )
+    assert [file.name for file in (tmp_path / "code").iterdir()] == ["some_module.py"]
+    assert list((tmp_path / "bytecode").rglob("some_module.*.pyc"))
 
 
 def test_named_comfyui_wins(monkeypatch, tmp_path):
