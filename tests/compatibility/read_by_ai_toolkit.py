@@ -1,6 +1,6 @@
 """Reads what `fix --to ai_toolkit` writes with AI-Toolkit's own `load_weights`; run by hand.
 
-Usage: python read_by_ai_toolkit.py CLONE [REVISION [FAMILY ...]], CLONE a git directory of the trainer.
+Usage: python read_by_ai_toolkit.py CLONE [REVISION [FAMILY ...]]; CLONE is a git directory of it.
 
 Its functions are taken from their source as they stand (27a03a91: toolkit/network_mixins.py
 load_weights, the models' convert_lora_weights_before_load); the models are diffusers' own classes
