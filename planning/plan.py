@@ -15,10 +15,12 @@ from ..files.header import TensorInfo
 from ..key_maps.convention import USUAL, Conventions, Meaning
 from ..key_maps.dialect import DENOISER, ENCODER
 from ..key_maps.evidence import Evidence
+from ..key_maps.table import flatten, unify
 from .assign import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .copies import Same, fused_twins
 from .disagreement import disagreement
 from .groups import Group, Groups, group_keys, network_alpha
+from .keys import role_spellings
 from .misplaced_files import WHOLE
 from .resolve import Location, locate, network_told
 from .scale import (
@@ -232,9 +234,12 @@ class _Planner:
         self.conventions: dict[int, Conventions] = {}
         self.doubts: Counter[str] = Counter()
         self.by_values = self.halves = False
+        self.groups: tuple[Group, ...] = ()
+        self.ranked: bool | None = None  # whether lone factors have a rank; asked once
 
     def run(self, groups: Groups) -> None:
         unmatched = []
+        self.groups = groups.groups
         self.siblings = self._siblings(groups)
         self.roles = frozenset().union(*(group.keys for group in groups.groups))
         for group in self._take(groups):
@@ -495,13 +500,44 @@ class _Planner:
     def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
         if not kind.never_beside:
             return False
-        if (
-            kind.never_beside.isdisjoint(self.roles)
-            and self._choose(location.candidates, found) is not None
-        ):
-            return False
+        if kind.never_beside.isdisjoint(self.roles):
+            target = self._choose(location.candidates, found)
+            if target is not None and self._may_be_whole(found.module, target):
+                return False
         self.halves = True
         return True
+
+    def _may_be_whole(self, module: ModuleShape, target: Candidate) -> bool:
+        """Whether what has the shape of a module can be the target's whole weight.
+
+        A drawn model may not know a size, and then fits whatever the file has: what tells there is
+        the family's row for the weight ([4, 640] is no `c c`), and how many outputs such matrices
+        have in the whole file. Where all have the same number, smaller than any of their inputs, it
+        looks like a rank.
+        """
+        if target.out and 0 not in target.inner:
+            return True
+        family = self.site.components[target.component].family
+        shape = (module.out, *(module.inner or ()))
+        rows = family.find(flatten(target.module)) if family else ()
+        shapes = [match.row.shape for match in rows]
+        if shapes and all(one and unify(one, shape) is None for one in shapes):
+            return False
+        return not self._looks_like_ranks()
+
+    def _looks_like_ranks(self) -> bool:
+        """Whether all lone factors of the file have one number of rows, below all their inputs."""
+        if self.ranked is None:
+            modules = [
+                found.module
+                for group in self.groups
+                for found in self._read(group).adapters
+                if found.kind.never_beside and found.module.inner
+            ]
+            outs = {module.out for module in modules}
+            least = min((prod(module.inner) for module in modules), default=0)
+            self.ranked = len(outs) == 1 and None not in outs and outs.pop() < least
+        return self.ranked
 
     def cautions(self) -> tuple[str, ...]:
         """What the file's settings say that was not used."""
@@ -802,7 +838,9 @@ def _copy(adapter: Adapter) -> Outcome:
 
 
 def _half_of(kind: Kind) -> str:
-    return f"{', '.join(sorted(kind.never_beside))} is missing"
+    roles = sorted(kind.never_beside)
+    words = [word for (word, _), role in role_spellings().named.items() if role in roles]
+    return f"{' or '.join(dict.fromkeys(words))} is missing"
 
 
 def _options(

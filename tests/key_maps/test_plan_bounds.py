@@ -9,7 +9,7 @@ import json
 import pytest
 from lora_locksmith.files.header import TensorInfo
 from lora_locksmith.key_maps.dialect import DENOISER
-from lora_locksmith.key_maps.table import parse_table
+from lora_locksmith.key_maps.table import families, parse_table
 from lora_locksmith.key_maps.user_maps import read_own_maps
 from lora_locksmith.planning import plan as plans
 from lora_locksmith.planning.plan import make_plan
@@ -625,7 +625,36 @@ def test_lone_downs_of_whole_matrices_are_adapters_only_where_no_up_is_lost(site
         lost = {
             outcome[:2] for outcome in plan.outcomes.values() if outcome.category != plans.PLACED
         }
-        assert lost == {(plans.INCOMPLETE, "up is missing")}
+        no_up = "lora_up or lora_B is missing"
+        assert lost == {(plans.INCOMPLETE, no_up)}
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(
+    ("shapes", "whole"),
+    [
+        ({"attn1.to_q": (4, 640), "attn2.to_k": (4, 2048)}, False),  # one rank
+        ({"attn2.to_k": (4, 2048), "attn2.to_v": (4, 2048)}, False),  # no square weight among them
+        ({"attn1.to_q": (4, 640), "attn2.to_k": (8, 2048)}, False),  # two ranks; to_q is square
+        ({"attn1.to_q": (640, 640), "attn2.to_k": (640, 2048)}, True),
+    ],
+)
+def test_a_model_of_unknown_sizes_takes_no_half_of_a_lora_as_a_whole_weight(known, shapes, whole):
+    """A drawn SDXL does not know the width of a block: every number of rows fits it."""
+    block = "input_blocks.4.1.transformer_blocks.0"
+    sizes = {"attn1.to_q": (640, 640), "attn2.to_k": (640, 2048), "attn2.to_v": (640, 2048)}
+    weights = {
+        f"diffusion_model.{block}.{name}.weight": shape if known else (0, 0)
+        for name, shape in sizes.items()
+    }
+    site = Site([Component("denoiser", "diffusion_model.", weights, families()["sdxl"])])
+    file = {f"unet.{block}.{name}.lora_A.weight": shape for name, shape in shapes.items()}
+    plan = make_plan(file, {}, site)
+    check_whole(plan, file)
+    assert [adapter.kind for adapter in plan.adapters] == ["fullrank"] * (whole * len(shapes))
+    if not whole:
+        reasons = {outcome.reason for outcome in plan.outcomes.values()}
+        assert reasons == {"lora_up or lora_B is missing"}
 
 
 def test_a_part_of_a_weight_does_not_grow(site):
