@@ -377,7 +377,7 @@ def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> M
     for convention, case in holding:
         numbers = evidence.numbers(convention.lets)
         if scale is None and case.scale is not None:
-            scale = case.scale.value(numbers, evidence.shapes)
+            scale = case.scale.value(numbers, evidence.sizes)
         options |= {name: value for name, value in case.options if name not in options}
         if case.caution:
             cautions.append(case.caution.format_map(_Told(numbers)))

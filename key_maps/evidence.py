@@ -42,6 +42,11 @@ class Evidence(NamedTuple):
     adapter: str = ""
     family: str = ""
 
+    @property
+    def sizes(self) -> Shapes:
+        """What arithmetic may ask sizes of: the tensors by role, and the layer's weight."""
+        return {**self.shapes, "layer": tuple(self.layer)}
+
     def find(self, path: str) -> Any:
         """The value of metadata.KEY, metadata.KEY>FIELD (of the JSON there), setting.NAME,
         role.NAME (a shape), or one of PLAIN.
@@ -65,7 +70,7 @@ class Evidence(NamedTuple):
             found["alpha"] = alpha
         for name, source in lets:
             value = (
-                source.value(found, self.shapes)
+                source.value(found, self.sizes)
                 if isinstance(source, Expression)
                 else as_number(self.find(source))
             )
@@ -155,7 +160,7 @@ class Condition(NamedTuple):
     def holds(self, evidence: Evidence, numbers: Mapping[str, float]) -> bool:
         """Whether the evidence bears it out; a number that is not there bears out nothing."""
         if self.left is not None and self.right is not None:
-            left, right = (side.value(numbers, evidence.shapes) for side in (self.left, self.right))
+            left, right = (side.value(numbers, evidence.sizes) for side in (self.left, self.right))
             return left is not None and right is not None and ON_NUMBERS[self.relation](left, right)
         value = evidence.find(self.subject)
         if value is MISSING and self.relation not in OF_WHAT_IS_MISSING:

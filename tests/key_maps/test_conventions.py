@@ -319,3 +319,19 @@ def test_files_of_the_trainer_of_stable_audio_3(site_of, adapter_type, extra, ro
     plan = make_plan(keys, metadata, site_of("stable_audio_3"))
     assert len(plan.adapters) == 1 and plan.adapters[0].roles.keys() == {"down", "up", *extra}
     assert plan.adapters[0].strength.scale == 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "doubted"),
+    [
+        ((8, 4), False),
+        ((8, 4, 1, 1), False),
+        ((8, 4, 3, 3), True),
+        ((8, 4, 1, 3), True),
+        ((8, 4, 3, 1), True),
+        ((), False),
+    ],
+)
+def test_pefts_oft_on_a_kernel_is_in_doubt(layer, doubted):
+    evidence = Evidence("oft_peft", "conv", {"oft_R": (1, 6)}, None, {}, {}, {}.get, layer)
+    assert bool(Conventions({}, {}).meaning(evidence).cautions) == doubted

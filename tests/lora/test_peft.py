@@ -224,3 +224,14 @@ def test_boft_of_several_stages(assert_close, layer_name, stages):
         patched_weight(AdapterSpec("boft_peft"), {**tensors, "boft_R": blocks}, weight, 1.0),
         expected,
     )
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_pefts_oft_on_a_kernel_trains_another_formula_than_it_merges(kernel):
+    """The fact behind peft_oft_kernel.convention: without any rotation the layer changes."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(4, 8, kernel, padding=kernel // 2))
+    inputs = torch.randn(1, 4, 6, 6)
+    before = model(inputs)
+    config = peft.OFTConfig(target_modules=["0"], oft_block_size=4, r=0)
+    after = peft.get_peft_model(model, config)(inputs)
+    assert torch.allclose(before, after, atol=1e-5) == (kernel == 1)
