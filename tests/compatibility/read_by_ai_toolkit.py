@@ -31,7 +31,7 @@ EXTENSIONS = "extensions_built_in/diffusion_models"
 FAMILIES = {
     "FLUX.1": (
         "FluxTransformer2DModel",
-        {"num_layers": 2, "num_single_layers": 2, "guidance_embeds": True},
+        {"guidance_embeds": True},
         ("toolkit/stable_diffusion_model.py", "convert_lora_weights_before_load"),
     ),
     "Wan": ("WanTransformer3DModel", {"num_layers": 2}, (WAN, "convert_to_diffusers")),
@@ -123,7 +123,8 @@ def read(clone: str, revision: str, family: str) -> str:
         save_file(file, source)
         command = [sys.executable, str(PACK / "cli.py"), "fix", source, "-o", target]
         subprocess.run([*command, "--to", "ai_toolkit"], check=True, stdout=sys.stderr)
-        written = load_file(target)
+        # A file that has AI-Toolkit's names already is left as it is.
+        written = load_file(target if os.path.exists(target) else source)
     network = Network(file, convert)
     state = convert(written) if name == "convert_to_diffusers" else convert(None, written)
     with torch.no_grad():

@@ -170,6 +170,33 @@ def test_a_whole_lokr_means_what_its_writer_meant(metadata, scale, doubtful):
     assert bool(told.cautions) == doubtful
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments", "scale", "doubtful"),
+    [
+        ("krona", {"use_cdka_scale": "true", "krona_alpha": "16"}, 16 / 4**0.5, False),
+        ("krona", {"cdka_alpha": "16", "cdka_factor_in": "4"}, 1, False),
+        ("cdka", {"cdka_alpha": "16", "cdka_factor_in": "4"}, 1, False),
+        ("cdka", {"cdka_alpha": "16"}, 1, True),
+        ("cdka", {}, 1, False),
+    ],
+)
+def test_krona_and_cdka_save_their_strength_within_the_weights_or_not(
+    module, arguments, scale, doubtful
+):
+    metadata = {
+        "ss_network_module": f"networks.{module}",
+        "ss_network_args": json.dumps(arguments),
+        "ss_network_dim": "32",
+        "ss_network_alpha": "16",
+    }
+    told = meaning(WHOLE_LOKR, "lokr", None, metadata, alpha=16)
+    assert told.scale == pytest.approx(scale)
+    assert [caution for caution in told.cautions if "8 times the strength" in caution] == (
+        list(told.cautions) if doubtful else []
+    )
+    assert bool(told.cautions) == doubtful
+
+
 def test_an_infinite_alpha_of_a_whole_lokr_says_nothing():
     assert meaning(WHOLE_LOKR, "lokr", None, {"ss_network_dim": "32"}, alpha=None) == USUAL
 
