@@ -170,7 +170,7 @@ def not_opened(path: str | os.PathLike[str], error: OSError) -> LoraFileError:
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read and check the header of the safetensors file at `path`.
 
-    Checked, as the safetensors specification demands: the length, JSON without repeated names,
+    Checked, as the safetensors specification demands: the length, JSON that names no tensor twice,
     known dtypes, whole shapes, offsets that agree with shape and dtype and cover the data exactly.
     Raises LoraFileError, never anything else.
     """

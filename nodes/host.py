@@ -25,6 +25,7 @@ from ..errors import exhausted
 from ..files.gc_pause import without_collection
 from ..files.hashes import Hashes, file_hashes
 from ..files.header import (
+    ENDINGS,
     GONE,
     PICKLED,
     Header,
@@ -57,7 +58,6 @@ from .patches import Tensors, build_patches
 from .together import settle
 from .watched import watched
 
-SAFE = (".safetensors", ".sft")
 REMEDY = "Download or export the file again"
 MOST_SAID = 200  # characters of an error of the host
 
@@ -97,7 +97,7 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     header = read_header(path)
     if _host_reads_headers():
         header = header._replace(refusal="")
-    if ending not in SAFE:
+    if ending not in ENDINGS:
         raise LoraFileError(
             path,
             f"files ending in {ending or 'nothing'} are not loaded",
