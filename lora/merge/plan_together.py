@@ -67,5 +67,5 @@ def _why_nothing(found: Inspection) -> str:
     if not found.report.modules["total"]:
         return "none of its keys belongs to an adapter"
     if not found.plan.site.components:
-        return "could not identify the base model; pass it"
+        return "could not identify the base model; specify it"
     return "none of its modules fits the model"

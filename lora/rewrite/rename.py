@@ -30,7 +30,7 @@ NATIVE = (  # the dialect of ComfyUI's own names, which the stock loader reads f
 ALPHAS = ("tensor", "config", "folded")
 # What a file may hold without losing anything when it is left out.
 HARMLESS = (PLACED, BOOKKEEPING, DUPLICATE_TARGET)
-UNTOLD = "could not identify the base model; pass it"
+UNTOLD = "could not identify the base model; specify it"
 MOST_TOLD = 3  # names in one sentence
 
 Rows = tuple[int, int]

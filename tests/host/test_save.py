@@ -60,7 +60,7 @@ def test_a_file_is_converted_into_the_loras_folder(node, loras, tiny_flux):
         ).args[0]
         == path
     )
-    with pytest.raises(RuntimeError, match="give that model"):
+    with pytest.raises(RuntimeError, match="could not identify the base model; specify it"):
         node.execute("broken.safetensors", "other")
 
 
