@@ -34,9 +34,11 @@ def load_module(name: str, file: Path, folder: Path | None = None) -> ModuleType
 
 
 # ComfyUI imports the pack by its path, and a checkout may be called anything: the tests say
-# 'lora_locksmith'.
-load_module("lora_locksmith", ROOT / "__init__.py", ROOT)
-dev = load_module("locksmith_dev", ROOT / "dev.py")
+# 'lora_locksmith'. Once: pytest forgets the name 'conftest', so that this file may be imported again,
+# and a second package would lack the modules that were imported into the first.
+if "lora_locksmith" not in sys.modules:
+    load_module("lora_locksmith", ROOT / "__init__.py", ROOT)
+dev = sys.modules.get("locksmith_dev") or load_module("locksmith_dev", ROOT / "dev.py")
 
 
 CPU = pytest.StashKey[float]()

@@ -80,7 +80,7 @@ def test_a_folder_in_one_go(run, folder):
     assert code == 0 and len(told) == 2
     assert not whole(folder / "broken.safetensors") and whole(folder / "broken.comfyui.safetensors")
     assert "unchanged" in told[1]["told"] and (folder / "good.safetensors").read_bytes() == good
-    assert "now loads it wholly" in told[0]["told"]
+    assert "now loads it completely" in told[0]["told"]
     metadata = read_header(folder / "broken.comfyui.safetensors").metadata
     assert (
         metadata["ss_tag_frequency"] == "{}"

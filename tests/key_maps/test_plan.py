@@ -180,7 +180,7 @@ CASES = {
     "wrong size": (
         lora("transformer.transformer_blocks.0.attn.to_q", H + 1, H),
         plans.SHAPE_CONFLICT,
-        "made for",
+        "trained for",
     ),
     "ranks differ": (
         {"img_in.lora_A.weight": (2, 16), "img_in.lora_B.weight": (H, 3)},
@@ -190,7 +190,7 @@ CASES = {
     "same size, other shape": (
         lora("transformer.transformer_blocks.0.attn.to_q", H // 2, H * 2),
         plans.SHAPE_CONFLICT,
-        "made for",
+        "trained for",
     ),
     "half an adapter": ({"img_in.lora_A.weight": (2, 16)}, plans.INCOMPLETE, "up"),
     "lone alpha": ({"img_in.alpha": ()}, plans.INCOMPLETE, "down"),
@@ -214,7 +214,7 @@ CASES = {
     "a conv where a linear layer is": (
         {"img_in.lora_A.weight": (2, 16, 3, 3), "img_in.lora_B.weight": (H, 2, 1, 1)},
         plans.SHAPE_CONFLICT,
-        "made",
+        "trained for",
     ),
 }
 

@@ -932,5 +932,5 @@ def test_what_is_said_of_a_weight_without_inner_sizes_that_are_known(site):
     outcome = make_plan({"img_in.diff": (8,)}, {}, site).outcomes["img_in.diff"]
     assert outcome[:2] == (
         plans.SHAPE_CONFLICT,
-        "made for a weight of [8], img_in of this model has [8, 16]",
+        "shape mismatch: trained for [8], img_in is [8, 16]",
     )

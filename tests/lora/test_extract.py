@@ -279,7 +279,7 @@ def test_metadata_and_refusals(tmp_path, base, tuned):
     target = tmp_path / "lora.safetensors"
     with pytest.raises(LoraFileError, match="changes nothing"):
         extract_file(files[0], files[0], target, Tuned(Ask(2)))
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="specify a rank"):
         extract_file(*files, target, Tuned(Ask()))
     broken = saved(
         tmp_path / "broken.safetensors",

@@ -348,7 +348,7 @@ def test_the_settings_beside_a_file_of_peft_follow_it(tmp_path, both):
 def test_nothing_is_written_over_and_nonsense_is_refused(kohya, tmp_path):
     with pytest.raises(FileExistsError):
         resize_file(kohya, kohya, Ask(2))
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="specify a rank"):
         resize_file(kohya, tmp_path / "x.safetensors", Ask())
     bad = tmp_path / "bad.safetensors"
     save_file(lora(QKV, 3 * H, H, 8, float("nan")), bad)
