@@ -22,9 +22,11 @@ REMEDY = (
 
 
 def load_module(name: str, file: Path, folder: Path | None = None) -> ModuleType:
-    """Import a file under a name of our choice; with `folder` it is a package whose submodules lie
-    there.
+    """Import a file under a name of our choice, once; with `folder` it is a package whose
+    submodules lie there.
     """
+    if name in sys.modules:
+        return sys.modules[name]
     locations = [str(folder)] if folder else None
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
     module = importlib.util.module_from_spec(spec)
@@ -34,11 +36,10 @@ def load_module(name: str, file: Path, folder: Path | None = None) -> ModuleType
 
 
 # ComfyUI imports the pack by its path, and a checkout may be called anything: the tests say
-# 'lora_locksmith'. Once: pytest forgets the name 'conftest', so that this file may be imported again,
-# and a second package would lack the modules that were imported into the first.
-if "lora_locksmith" not in sys.modules:
-    load_module("lora_locksmith", ROOT / "__init__.py", ROOT)
-dev = sys.modules.get("locksmith_dev") or load_module("locksmith_dev", ROOT / "dev.py")
+# 'lora_locksmith'. pytest forgets the name 'conftest', so that this file may be imported again; a
+# second package would lack the modules that were imported into the first.
+load_module("lora_locksmith", ROOT / "__init__.py", ROOT)
+dev = load_module("locksmith_dev", ROOT / "dev.py")
 
 
 CPU = pytest.StashKey[float]()
@@ -50,35 +51,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what each file of tests took into tests/times.txt, and show it",
     )
-    parser.addoption(
-        "--all",
-        action="store_true",
-        help="run the tests marked slow too: those that go over what others sample",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "slow: goes over the whole of what another test samples; 'dev.py test --all'"
-    )
-
-
-def leave_slow_out(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out the tests marked slow, unless --all or a test's own name asks for them; pytest's
-    summary counts them as deselected.
-    """
-    if config.getoption("--all") or any("::" in argument for argument in config.args):
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    items[:] = [item for item in items if not item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the slow ones out. Where several processes share the files, those that take longest
-    come first.
-    """
-    leave_slow_out(config, items)
+    """Where several processes share the files, those that take longest come first."""
     if hasattr(config, "workerinput"):
         files = dict.fromkeys(times.file_of(item.nodeid) for item in items)
         place = {file: n for n, file in enumerate(times.longest_first(files, times.read()))}
