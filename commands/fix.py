@@ -324,7 +324,7 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     try:
         written = _write(found, tensors, destination, dialect, dtype, options)
     except Unverified as error:
-        raise Refused((f"verification failed; nothing written ({error})",)) from None
+        raise Refused((f"verification failed ({error})",)) from None
     told = _told(
         found, dialect, (written.renamed, written.computed, written.full), written.left_out
     )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import LocksmithError
 from .arithmetic import Expression, as_number
-from .evidence import ON_VALUES, ROOMS, Condition, Evidence, read_condition
+from .evidence import ROOMS, Condition, Evidence, read_condition
 from .lines import lines_of, read_text
 
 FOLDER = Path(__file__).parent / "conventions"
@@ -111,9 +111,9 @@ class Possible(NamedTuple):
         """Whether an adapter of this name can be meant: most records ask for a name first, and no
         evidence need be gathered for the others.
         """
-        if not _name_fits(self.conditions, name):
-            return False
-        return any(_name_fits(conditions, name) for _, conditions in self.cases)
+        return not _denied(self.conditions, name) and not all(
+            _denied(conditions, name) for _, conditions in self.cases
+        )
 
     def case(self, evidence: Evidence) -> Case | None:
         """The case that holds for an adapter; None where the convention says nothing of it."""
@@ -145,11 +145,8 @@ class _Numbers(dict):
         return self[name]
 
 
-def _name_fits(conditions: Iterable[Condition], name: str) -> bool:
-    for condition in conditions:
-        if condition.subject == "name" and not ON_VALUES[condition.relation](name, condition.value):
-            return False
-    return True
+def _denied(conditions: Iterable[Condition], name: str) -> bool:
+    return any(condition.denies(name) for condition in conditions)
 
 
 def _left(

@@ -68,9 +68,10 @@ class Evidence(NamedTuple):
         alpha = self.number("alpha") if "alpha" in self.shapes else None
         if alpha is not None:
             found["alpha"] = alpha
+        sizes = self.sizes if lets else {}
         for name, source in lets:
             value = (
-                source.value(found, self.sizes)
+                source.value(found, sizes)
                 if isinstance(source, Expression)
                 else as_number(self.find(source))
             )
@@ -157,10 +158,15 @@ class Condition(NamedTuple):
             and self.relation in ("exists", "missing")
         )
 
+    def denies(self, name: str) -> bool:
+        """Whether a module's name alone answers it with no."""
+        return self.subject == "name" and not ON_VALUES[self.relation](name, self.value)
+
     def holds(self, evidence: Evidence, numbers: Mapping[str, float]) -> bool:
         """Whether the evidence bears it out; a number that is not there bears out nothing."""
         if self.left is not None and self.right is not None:
-            left, right = (side.value(numbers, evidence.sizes) for side in (self.left, self.right))
+            sizes = evidence.sizes
+            left, right = (side.value(numbers, sizes) for side in (self.left, self.right))
             return left is not None and right is not None and ON_NUMBERS[self.relation](left, right)
         value = evidence.find(self.subject)
         if value is MISSING and self.relation not in OF_WHAT_IS_MISSING:

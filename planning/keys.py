@@ -79,7 +79,7 @@ def role_spellings(path: Path = ROLES_TABLE) -> RoleSpellings:
     final = {
         tail: found
         for tail, found in plain.items()
-        if tail.count(".") == 1 and not _longer("." + tail, endings)
+        if tail.count(".") == 1 and not _longer(tail, endings)
     }
     lone = {
         tail: (found[0], _longer(tail, endings)) for tail, found in plain.items() if "." not in tail
@@ -91,9 +91,9 @@ def role_spellings(path: Path = ROLES_TABLE) -> RoleSpellings:
 
 
 def _longer(tail: str, endings: list[str]) -> tuple[str, ...]:
-    """The spellings of more words that end with this one."""
-    itself = (tail, "." + tail)
-    return tuple(one for one in endings if one.endswith(tail) and one not in itself)
+    """The spellings of more words that end with these words."""
+    words = "." + tail
+    return tuple(one for one in endings if one.endswith(words) and one != words)
 
 
 def parse_key(key: str) -> ParsedKey:

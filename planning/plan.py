@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from math import isclose, prod
 from typing import Any, NamedTuple
 
@@ -228,14 +229,12 @@ class _Planner:
         self.recent: list[tuple[str, tuple[str, ...] | None]] = []
         self.inferred = ""
         self.readings: dict[tuple, _Reading] = {}
-        self.reading_of: dict[int, _Reading] = {}  # by the group's id; the groups outlive the run
         self.settings_of: dict[str, Settings | None] = {}
         self.network_alphas: dict[str, str] = {}
         self.conventions: dict[int, Conventions] = {}
         self.doubts: Counter[str] = Counter()
         self.by_values = self.halves = False
         self.groups: tuple[Group, ...] = ()
-        self.ranked: bool | None = None  # whether lone factors have a rank; asked once
 
     def run(self, groups: Groups) -> None:
         unmatched = []
@@ -374,9 +373,6 @@ class _Planner:
         """The adapters in a group; groups with the same roles and shapes (most of a file) share one
         reading.
         """
-        known = self.reading_of.get(id(group))
-        if known is not None:
-            return known
         shapes = tuple([self.shapes[key] for key in group.keys.values()])
         settings = self._settings(group.module) if self.settings else None
         key = (tuple(group.keys), shapes, id(settings))
@@ -391,7 +387,6 @@ class _Planner:
                 any(one.kind.scaled for one in adapters),
                 all(one.kind.replaces for one in adapters),
             )
-        self.reading_of[id(group)] = reading
         return reading
 
     def _found(
@@ -523,21 +518,20 @@ class _Planner:
         shapes = [match.row.shape for match in rows]
         if shapes and all(one and unify(one, shape) is None for one in shapes):
             return False
-        return not self._looks_like_ranks()
+        return not self.lone_factors_share_a_rank
 
-    def _looks_like_ranks(self) -> bool:
+    @cached_property
+    def lone_factors_share_a_rank(self) -> bool:
         """Whether all lone factors of the file have one number of rows, below all their inputs."""
-        if self.ranked is None:
-            modules = [
-                found.module
-                for group in self.groups
-                for found in self._read(group).adapters
-                if found.kind.never_beside and found.module.inner
-            ]
-            outs = {module.out for module in modules}
-            least = min((prod(module.inner) for module in modules), default=0)
-            self.ranked = len(outs) == 1 and None not in outs and outs.pop() < least
-        return self.ranked
+        modules = [
+            found.module
+            for group in self.groups
+            for found in self._read(group).adapters
+            if found.kind.never_beside and found.module.inner
+        ]
+        outs = {module.out for module in modules}
+        least = min((prod(module.inner) for module in modules), default=0)
+        return len(outs) == 1 and None not in outs and outs.pop() < least
 
     def cautions(self) -> tuple[str, ...]:
         """What the file's settings say that was not used."""
@@ -587,10 +581,8 @@ class _Planner:
             known = self.conventions[id(settings)] = Conventions(
                 self.metadata, config, family=family
             )
-        for one in known.of(found.kind.name, tuple(roles)):
-            if one.may_hold(group.module):
-                break
-        else:
+        possible = known.of(found.kind.name, tuple(roles))
+        if not any(one.may_hold(group.module) for one in possible):
             return USUAL
         shapes = {role: self.shapes[key] for role, key in roles.items()}
         evidence = Evidence(

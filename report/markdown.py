@@ -119,7 +119,7 @@ def _strength(inspection: Inspection) -> str:
         return ""
     if not inspection.ranks and set(scales) == {1.0}:
         return "1: whole matrices have no rank, and their alpha does not count"
-    origin = source if source == FROM_RANK else f"from {source}"
+    origin = source if source.startswith(FROM_RANK) else f"from {source}"
     return f"alpha / rank = {spread(scales)}; {origin}"
 
 

@@ -10,6 +10,7 @@ from ...key_maps.user_maps import NONE, OwnMaps
 from ...planning.target_model import Site, model_alone
 from ...report.inspection import Inspection, inspect_header
 from ..math.spec import AdapterError
+from ..rewrite.rename import UNTOLD
 
 __all__ = ["File", "inspect_together"]
 
@@ -67,5 +68,5 @@ def _why_nothing(found: Inspection) -> str:
     if not found.report.modules["total"]:
         return "none of its keys belongs to an adapter"
     if not found.plan.site.components:
-        return "could not identify the base model; specify it"
+        return UNTOLD
     return "none of its modules fits the model"

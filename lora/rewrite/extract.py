@@ -237,8 +237,7 @@ def extract_file(
     bf16 for fp8. Raises LoraFileError for what is no model, AdapterError, ValueError,
     FileExistsError, OSError; Refused and Unverified as `write_as`.
     """
-    if how.ask == Ask():
-        raise ValueError("specify a rank, an energy or an error")
+    how.ask.check()
     check_free(target, overwrite)
     first, second = ModelFile(base), ModelFile(tuned)
     found = Extraction()

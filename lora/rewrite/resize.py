@@ -55,6 +55,11 @@ class Ask(NamedTuple):
     energy: float | None = None
     error: float | None = None
 
+    def check(self) -> None:
+        """Raises ValueError where nothing is asked."""
+        if self == Ask():
+            raise ValueError("specify a rank, an energy or an error")
+
     def __str__(self) -> str:
         told = [
             f"{name} {value:g}"
@@ -207,8 +212,7 @@ def resize(
     (bf16 for fp8). dora: also cut the low-rank part of DoRA. Raises AdapterError for DoRA unless
     asked, for NaN and Inf, and for tensors that do not fit; ValueError for what cannot be asked.
     """
-    if ask == Ask():
-        raise ValueError("specify a rank, an energy or an error")
+    ask.check()
     adapters = list(_adapters(found))
     _refuse_odd(found, adapters, tensors)
     if not dora:

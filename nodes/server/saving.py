@@ -57,7 +57,7 @@ def save_lora(
     """
     if apart := rivals_apart(found, dialect):
         fault = f"Ambiguous: for {', '.join(apart)} the keys would differ in {dialect}"
-        raise NotSaved(fault, "Connect the model to Save LoRA, or choose another format")
+        raise NotSaved(fault, "Connect the model to Save LoRA, or choose another dialect")
     path = destination(filename)
     try:
         with _folders_of(path):
