@@ -667,15 +667,9 @@ class _Planner:
         if reaches == "bias":
             if module.out in (None, candidate.out):
                 return f"{candidate.module} has no bias in this model"
-            return (
-                f"shape mismatch: trained for a bias of {module.out},"
-                f" {candidate.module} has {candidate.out}"
-            )
+            return f"trained for a bias of {module.out}, {candidate.module} has {candidate.out}"
         made = [module.out, *(module.inner if module.inner is not None else ("?",))]
-        return (
-            f"shape mismatch: trained for {made}, {candidate.module} is"
-            f" {[candidate.out, *candidate.inner]}"
-        )
+        return f"trained for {made}, {candidate.module} is {[candidate.out, *candidate.inner]}"
 
     def _set(self, keys: Iterable[str], category: str, reason: str) -> None:
         for key in keys:
