@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import LocksmithError
-from .identify.checkpoint import site_of_checkpoint
+from .identify.checkpoint import target_model_of_checkpoint
 from .planning.plan import Plan
 from .report.inspection import Inspection
 from .report.inspection import inspect_file as _inspect
-from .report.library import Row
+from .report.library import LibraryRow
 from .report.library import scan as _scan
 from .report.load_report import Report
 
@@ -33,7 +33,7 @@ __all__ = [
     "LocksmithError",
     "Plan",
     "Report",
-    "Row",
+    "LibraryRow",
     "convert",
     "inspect_file",
     "load_and_fix",
@@ -60,7 +60,7 @@ def inspect_file(path: PathLike, *, model: PathLike | None = None) -> Inspection
     return _inspect(path, _target(model))
 
 
-def scan(folder: PathLike, *, index: PathLike | None = None) -> Iterator[Row]:
+def scan(folder: PathLike, *, index: PathLike | None = None) -> Iterator[LibraryRow]:
     """Inspect every LoRA file in a folder and below it, one row a file, by name.
 
     Args:
@@ -141,13 +141,13 @@ def merge(
         LocksmithError: the files do not fit one model, or cannot be merged so. FileExistsError.
     """
     from .lora.merge.files import Entry, base_weights, open_sources
-    from .lora.merge.merge import Recipe
+    from .lora.merge.merge import MergeConfig
     from .lora.merge.report import MergeReport
     from .lora.merge.write import merge_metadata, write_merged
 
     strengths = loras if isinstance(loras, Mapping) else dict.fromkeys(loras, 1.0)
     entries = [Entry(os.fspath(path), one, one) for path, one in strengths.items()]
-    recipe = Recipe(method, **settings)
+    recipe = MergeConfig(method, **settings)
     recipe.check(len(entries))
     with ExitStack() as stack:
         sources, family = open_sources(entries, model, stack)
@@ -155,7 +155,7 @@ def merge(
         metadata = merge_metadata(sources, recipe, [entry.path for entry in entries]) | family
         write = partial(write_merged, to, sources, recipe, metadata, dialect=dialect)
         base = base_weights(model, sources)
-        made = write(base=base, overwrite=overwrite, each=report.add, meetings=True)
+        made = write(base=base, overwrite=overwrite, each=report.add, overlaps=True)
     report.written = str(made)
     return report
 
@@ -181,10 +181,12 @@ def resize(
         LocksmithError: it holds adapters that cannot be cut. FileExistsError. ValueError: none of
             the three is given, or one is out of its range.
     """
-    from .lora.rewrite.resize import Ask, resize_file
+    from .lora.rewrite.resize import RankTarget, resize_file
 
-    ask = Ask(rank, energy, error)
-    return resize_file(path, to, ask, dtype, overwrite=overwrite, site=_target(model))
+    rank_target = RankTarget(rank, energy, error)
+    return resize_file(
+        path, to, rank_target, dtype, overwrite=overwrite, target_model=_target(model)
+    )
 
 
 def load_and_fix(
@@ -216,4 +218,4 @@ def load_and_fix(
 
 
 def _target(model: PathLike | None):
-    return None if model is None else site_of_checkpoint(model).site
+    return None if model is None else target_model_of_checkpoint(model).target_model

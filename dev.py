@@ -93,7 +93,7 @@ NEWEST_FRONT_END_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2f
 # names others.
 USUAL_HOSTS = ("0.16.3", "0.24.1")
 
-MOST_WORKERS = 4  # processes that run tests side by side; each needs 2 GB and a server of its own
+MAX_WORKERS = 4  # processes that run tests side by side; each needs 2 GB and a server of its own
 
 TORCH_PACKAGES = ("torch", "torchvision", "torchaudio")
 CURED = "# added by this project's dev.py: torchvision's compiled operators do not fit this torch"
@@ -889,7 +889,7 @@ def workers(arguments: list[str]) -> list[str]:
     they share a browser. The files come in the order of tests/conftest.py, the longest first:
     xdist's own puts those with few tests last, and these take longest.
     """
-    count = min(os.cpu_count() or 1, MOST_WORKERS)
+    count = min(os.cpu_count() or 1, MAX_WORKERS)
     by_hand = any(
         argument.startswith(("-n", "-s", "--pdb", "--trace", "-p")) for argument in arguments
     )

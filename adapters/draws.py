@@ -12,13 +12,13 @@ from __future__ import annotations
 import random
 from functools import lru_cache
 
-MOST_PLACES = (2**32 - 1) // 20  # from here on newer versions of torch draw 64 bits in place of 32
+MAX_PLACES = (2**32 - 1) // 20  # from here on newer versions of torch draw 64 bits in place of 32
 BITS = 2**32 - 1
 
 
 def check_places(total: int, count: int) -> None:
     """ValueError for more places than there are, or than all versions of torch draw alike."""
-    if not 0 <= count <= total or total >= MOST_PLACES:
+    if not 0 <= count <= total or total >= MAX_PLACES:
         raise ValueError(f"{count} places of {total:,} are not drawn")
 
 

@@ -127,7 +127,7 @@ class Kind:
     by_names = True
 
     # What the plan asks
-    reaches = "weight"  # or "bias", or "both": which parameters of the module it changes
+    parameter = "weight"  # or "bias", or "both": which parameters of the module it changes
     zeroed_by: frozenset[str] = (
         frozenset()
     )  # roles: where one of these is zero, the whole change is

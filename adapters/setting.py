@@ -14,9 +14,9 @@ TOKENS = (  # its value is the tuple of those of the module that is asked about
     "a list of token numbers, or one for each module"
 )
 WORD = "a word"  # of those that the setting names
-MOST_SHOWN = 60  # characters of a value or a pattern that a sentence repeats
-MOST_RANK = 1_000_000
-MOST_ALPHA = (
+MAX_SHOWN = 60  # characters of a value or a pattern that a sentence repeats
+MAX_RANK = 1_000_000
+MAX_ALPHA = (
     1e9  # trainers write up to some thousands; AI-Toolkit's 1e10 stands where alpha does not count
 )
 
@@ -84,7 +84,7 @@ def shown(value: object) -> str:
         if isinstance(value, (str, bool, int, float)) or value is None
         else str(value)
     )
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def typed(value: object, kind: str) -> Any:
@@ -93,7 +93,7 @@ def typed(value: object, kind: str) -> Any:
     """
     if kind == BOOLEAN:
         return bool(value) if isinstance(value, (bool, int)) and value in (0, 1) else None
-    if isinstance(value, str) and len(value) <= MOST_SHOWN:
+    if isinstance(value, str) and len(value) <= MAX_SHOWN:
         try:
             value = float(value)
         except ValueError:
@@ -112,5 +112,5 @@ def typed(value: object, kind: str) -> Any:
 
 
 # What several of PEFT's adapters multiply their change with, and draw their places from
-SCALING = Setting("scaling", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, needed=True)
+SCALING = Setting("scaling", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, needed=True)
 SEED = Setting("random_loc_seed", WHOLE, None, 0, 2**53 - 1, needed=True)

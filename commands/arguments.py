@@ -15,7 +15,7 @@ from ..report.library import ENDINGS
 
 # Named here, as asking lora/ for them would import torch for every command.
 DTYPES = ("fp32", "fp16", "bf16")
-MOST_RANK = 2**31 - 1  # larger ones mean the same, and torch does not take them
+MAX_RANK = 2**31 - 1  # larger ones mean the same, and torch does not take them
 
 
 def a_path(text: str) -> str:
@@ -161,8 +161,8 @@ def dtype_of(options: argparse.Namespace) -> Any:
     return KNOWN[options.dtype] if options.dtype else None
 
 
-def ask_of(options: argparse.Namespace) -> Any:
+def rank_target_of(options: argparse.Namespace) -> Any:
     """What every module is cut to, by the arguments of `add_cuts`."""
-    from ..lora.rewrite.resize import Ask
+    from ..lora.rewrite.resize import RankTarget
 
-    return Ask(options.rank and min(options.rank, MOST_RANK), options.energy, options.error)
+    return RankTarget(options.rank and min(options.rank, MAX_RANK), options.energy, options.error)

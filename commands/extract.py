@@ -13,10 +13,10 @@ from .arguments import (
     add_cuts,
     add_dialect,
     add_written,
-    ask_of,
     check_output,
     dtype_of,
     number,
+    rank_target_of,
     with_ending,
 )
 from .output import FINE, PROBLEMS, failed, progress, show_json, shown, spread
@@ -66,9 +66,9 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Extract the LoRA."""
-    from ..lora.rewrite.extract import NOT_ASKED, Tuned, extract_file
+    from ..lora.rewrite.extract import NOT_ASKED, ExtractOptions, extract_file
 
-    how = Tuned(ask_of(options), options.extras, options.clamp, options.device)
+    how = ExtractOptions(rank_target_of(options), options.extras, options.clamp, options.device)
     try:
         if (options.rank, options.energy, options.error) == (None, None, None):
             raise ValueError("say with --rank, --energy or --error how large it may be")

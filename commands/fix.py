@@ -19,14 +19,14 @@ from ..errors import LocksmithError, exhausted
 from ..files.atomic import check_free, making_folder, replacing
 from ..files.hashes import file_hashes
 from ..files.header import LoraFileError
-from ..identify.checkpoint import site_of_checkpoint
+from ..identify.checkpoint import target_model_of_checkpoint
 from ..lora.rewrite.rename import (
     NATIVE,
     Refused,
     check_base_known,
     losses,
     losses_told,
-    respell,
+    plan_renames,
     writable,
 )
 from ..planning.disagreement import unreadable
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..lora.io.writer import Written
     from ..lora.rewrite.convert import Conversion
     from ..planning.plan import Plan
-    from ..planning.target_model import Site
+    from ..planning.target_model import TargetModel
 
 DESCRIPTION = """\
 Writes LoRA files in the names of another tool: fused and split exactly, read back and compared
@@ -69,7 +69,7 @@ WAYS = (
 )
 
 
-class Outcome(NamedTuple):
+class FixResult(NamedTuple):
     """What became of one file: its exit code, one sentence, where the new file is, and how many
     keys that count are not in it.
     """
@@ -152,7 +152,9 @@ def run(options: argparse.Namespace) -> int:
         raise LoraFileError("--backup", "it belongs to --in-place", "Give both, or neither")
     options.paths = every_path(options.paths)
     _check_output(options)
-    site = site_of_checkpoint(options.against).site if options.against else None
+    target_model = (
+        target_model_of_checkpoint(options.against).target_model if options.against else None
+    )
     files, named = list(_files(options)), set(map(Path, options.paths))
     with progress("Fixing") as told:
         worst, ends = FINE, Counter()
@@ -162,7 +164,7 @@ def run(options: argparse.Namespace) -> int:
                 told(ends.total(), len(files))
             other = taken.setdefault(destination, path)
             outcome = (
-                _outcome(path, destination, site, options)
+                _outcome(path, destination, target_model, options)
                 if other == path
                 else _collision(path, destination, other)
             )
@@ -176,31 +178,31 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _outcome(
-    path: Path, destination: Path, site: Site | None, options: argparse.Namespace
-) -> Outcome:
+    path: Path, destination: Path, target_model: TargetModel | None, options: argparse.Namespace
+) -> FixResult:
     """Fix one file, and tell what became of it whatever happens."""
     try:
-        return _fix(path, destination, site, options)
+        return _fix(path, destination, target_model, options)
     except LoraFileError as error:
-        return Outcome(os.fspath(path), FAILED, f"{error.fault}. {error.remedy}")
+        return FixResult(os.fspath(path), FAILED, f"{error.fault}. {error.remedy}")
     except (LocksmithError, FileExistsError) as error:
-        return Outcome(os.fspath(path), PROBLEMS, f"not written: {_reason(error)}")
+        return FixResult(os.fspath(path), PROBLEMS, f"not written: {_reason(error)}")
     except (OSError, MemoryError, RuntimeError) as error:
         fault = exhausted(error)
         if not fault and not isinstance(error, OSError):
             raise
-        return Outcome(os.fspath(path), FAILED, f"not written: {fault or told_fault(error)}")
+        return FixResult(os.fspath(path), FAILED, f"not written: {fault or told_fault(error)}")
 
 
-def _collision(path: Path, destination: Path, other: Path) -> Outcome:
+def _collision(path: Path, destination: Path, other: Path) -> FixResult:
     told = (
         f"not written: {destination} is the new file's name for {other} already; give each its own"
         " --output"
     )
-    return Outcome(os.fspath(path), PROBLEMS, told)
+    return FixResult(os.fspath(path), PROBLEMS, told)
 
 
-def _end(outcome: Outcome) -> int:
+def _end(outcome: FixResult) -> int:
     """The outcome's place in ENDS."""
     if outcome.lost:
         return 3
@@ -228,7 +230,7 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _show(outcome: Outcome, options: argparse.Namespace) -> None:
+def _show(outcome: FixResult, options: argparse.Namespace) -> None:
     if options.json:
         show_json(outcome._asdict())
     else:
@@ -286,24 +288,26 @@ def _destination(path: Path, inside: Path, options: argparse.Namespace) -> Path:
     return path.with_name(f"{path.stem}.{options.to or NATIVE}{path.suffix}")
 
 
-def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Namespace) -> Outcome:
+def _fix(
+    path: Path, destination: Path, target_model: TargetModel | None, options: argparse.Namespace
+) -> FixResult:
     import torch
 
     from ..lora.copies import compared
     from ..lora.io.mapped import map_tensors
-    from ..lora.rewrite.verify import Unverified
+    from ..lora.rewrite.verify import VerificationError
     from ..lora.soundness import look_at_file
 
     dialect = options.to or NATIVE
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
-    found = inspect_file(path, site, whole=True)
+    found = inspect_file(path, target_model, whole=True)
     check_base_known(found, dialect, options.drop, "with --against")
     sound = not options.to and loads_whole(found) and not found.gains
     # In a folder the numbers of a file whose header is right are sampled: reading all weights of a
     # library would take minutes.
     if sound and path not in map(Path, options.paths) and look_at_file(path, found.header).finite:
-        return Outcome(os.fspath(path), FINE, SOUND)
+        return FixResult(os.fspath(path), FINE, SOUND)
     if options.in_place:
         _check_replaceable(path, dialect)
     tensors = map_tensors(path, found.header, passing=True, replaced=options.in_place)
@@ -311,26 +315,26 @@ def _fix(path: Path, destination: Path, site: Site | None, options: argparse.Nam
     dtype = dtype_of(options)
     found.plan = _finite(found, tensors, options.drop)
     if sound and found.plan is planned:
-        return Outcome(os.fspath(path), FINE, SOUND)
+        return FixResult(os.fspath(path), FINE, SOUND)
     conversion = _converted(found, tensors, dialect, dtype, options.drop)
     if dtype is None and _already(found, conversion):
-        return Outcome(os.fspath(path), FINE, ALREADY)
+        return FixResult(os.fspath(path), FINE, ALREADY)
     lost = losses(found.plan, conversion.left_out)
     code = PROBLEMS if lost else FINE
     if options.dry_run:
         _check_free(destination, dialect, options)
         told = _told(found, dialect, conversion.ways.values(), conversion.left_out)
-        return Outcome(os.fspath(path), code, f"would be written: {told}", lost=len(lost))
+        return FixResult(os.fspath(path), code, f"would be written: {told}", lost=len(lost))
     try:
         written = _write(found, tensors, destination, dialect, dtype, options)
-    except Unverified as error:
+    except VerificationError as error:
         raise Refused((f"verification failed ({error})",)) from None
     told = _told(
         found, dialect, (written.renamed, written.computed, written.full), written.left_out
     )
     verified = "the rest is verified" if lost else "verified"
-    told = f"{told}; {verified}; {_now(written, site)} {written.path}".rstrip()
-    return Outcome(os.fspath(path), code, told, os.fspath(written.path), len(lost))
+    told = f"{told}; {verified}; {_now(written, target_model)} {written.path}".rstrip()
+    return FixResult(os.fspath(path), code, told, os.fspath(written.path), len(lost))
 
 
 def _check_free(destination: Path, dialect: str, options: argparse.Namespace) -> None:
@@ -368,9 +372,9 @@ def _converted(found: Inspection, tensors, dialect: str, dtype, drop: bool) -> C
     try:
         return convert(found.plan, tensors, dialect, dtype, drop)
     except Refused as error:
-        if drop or not respell(found.plan, dialect).refusals:
+        if drop or not plan_renames(found.plan, dialect).refusals:
             raise
-        rest = respell(found.plan, dialect, drop=True)
+        rest = plan_renames(found.plan, dialect, drop=True)
         raise Refused(
             (
                 *error.reasons,
@@ -472,11 +476,11 @@ def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: Mappin
     return losses_told(lost) + ", ".join(parts)
 
 
-def _now(written: Written, site: Site | None) -> str:
+def _now(written: Written, target_model: TargetModel | None) -> str:
     """What the stock loader makes of the new file, where that is told by its header."""
     if written.dialect != NATIVE:
         return "wrote"
-    again = inspect_file(written.path, site, whole=True)
+    again = inspect_file(written.path, target_model, whole=True)
     if not again.gains:
         return "the stock loader now loads it completely and correctly; wrote"
     return f"the stock loader still differs ({'; '.join(again.gains)}); wrote"

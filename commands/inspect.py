@@ -9,7 +9,7 @@ from typing import Any
 
 from ..files.hashes import file_hashes
 from ..files.header import LoraFileError
-from ..identify.checkpoint import site_of_checkpoint
+from ..identify.checkpoint import target_model_of_checkpoint
 from ..key_maps.dialect import DENOISER
 from ..planning.plan import NO_FAULT, NOT_WIRED
 from ..report.file_names import told_apart
@@ -63,12 +63,14 @@ def run(options: argparse.Namespace) -> int:
     """Inspect every file; a file that cannot be read does not keep the others
     from being inspected.
     """
-    site = site_of_checkpoint(options.against).site if options.against else None
+    target_model = (
+        target_model_of_checkpoint(options.against).target_model if options.against else None
+    )
     files = every_path(options.files)
     worst = FINE
     for place, (path, name) in enumerate(zip(files, told_apart(files), strict=True)):
         try:
-            found = inspect_file(path, site)
+            found = inspect_file(path, target_model)
             _show(found, options, name, place)
             worst = max(worst, FINE if loads_whole(found) else PROBLEMS)
         except LoraFileError as error:
@@ -90,7 +92,7 @@ def loads_whole(found: Inspection) -> bool:
     the given model lacks.
     """
     categories = found.report.categories.keys()
-    if NOT_WIRED in categories and DENOISER not in found.plan.site.components:
+    if NOT_WIRED in categories and DENOISER not in found.plan.target_model.networks:
         return False
     return bool(found.report.modules["placed"]) and not (categories - NO_FAULT)
 
@@ -113,7 +115,7 @@ def _show(found: Inspection, options: argparse.Namespace, name: str, place: int)
 def weigh_file(found: Inspection) -> Mapping[str, Any]:
     """The weights of an inspected file, measured; this is the only thing here that needs torch."""
     from ..lora.io.stream import TensorStream
-    from ..lora.statistics import weigh
+    from ..lora.statistics import measure_modules
 
     with TensorStream(found.path, found.header) as tensors:
-        return weigh(found.plan, tensors, found.config_beside).as_dict()
+        return measure_modules(found.plan, tensors, found.config_beside).as_dict()

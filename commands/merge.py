@@ -10,7 +10,15 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from ..errors import LocksmithError
-from .arguments import a_path, add_cuts, add_dialect, add_written, ask_of, check_output, with_ending
+from .arguments import (
+    a_path,
+    add_cuts,
+    add_dialect,
+    add_written,
+    check_output,
+    rank_target_of,
+    with_ending,
+)
 from .output import FINE, PROBLEMS, failed, say, show_json, show_markdown
 
 DESCRIPTION = """\
@@ -156,15 +164,15 @@ def setting(text: str) -> tuple[str, float]:
 
 def run(options: argparse.Namespace) -> int:
     """Merge the files."""
-    from ..lora.merge.merge import Recipe
+    from ..lora.merge.merge import MergeConfig
 
     try:
         if not options.output and not options.dry_run:
             raise ValueError("say with -o where the merge goes")
-        recipe = Recipe(
+        recipe = MergeConfig(
             options.method,
             dict(options.settings),
-            *ask_of(options),
+            *rank_target_of(options),
             options.dtype or "",
             options.seed,
             exact=options.exact,
@@ -237,7 +245,7 @@ def _merge(
         base,
         options.overwrite,
         report.add,
-        meetings=True,
+        overlaps=True,
         dialect=options.to,
     )
     report.written = str(made)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WIDEST_FIRST = 36  # columns a file name gets before it is folded
 FINE, PROBLEMS, FAILED, INTERRUPTED = 0, 1, 2, 130
-LEAST_OTHERS = (
+MIN_OTHERS = (
     13  # columns that every other cell needs to be read; on a narrower terminal rows are listed
 )
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -164,7 +164,7 @@ def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         for row in (heads, *rows):
             print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
         return
-    if target.width < WIDEST_FIRST + LEAST_OTHERS * (len(heads) - 1):
+    if target.width < WIDEST_FIRST + MIN_OTHERS * (len(heads) - 1):
         return _list_rows(target, heads, rows)
     from rich import box
     from rich.table import Table

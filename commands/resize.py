@@ -6,7 +6,15 @@ import argparse
 from typing import Any
 
 from ..errors import LocksmithError
-from .arguments import a_path, add_cuts, add_written, ask_of, check_output, dtype_of, with_ending
+from .arguments import (
+    a_path,
+    add_cuts,
+    add_written,
+    check_output,
+    dtype_of,
+    rank_target_of,
+    with_ending,
+)
 from .output import FINE, failed, show_json, shown, spread
 
 DESCRIPTION = """\
@@ -43,7 +51,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Resize the file."""
-    from ..identify.checkpoint import site_of_checkpoint
+    from ..identify.checkpoint import target_model_of_checkpoint
     from ..lora.rewrite.resize import resize_file
 
     try:
@@ -51,15 +59,17 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError("say with --rank, --energy or --error how far it is to be cut")
         options.output = with_ending(options.output)
         check_output(options.output, options.overwrite)
-        site = site_of_checkpoint(options.against).site if options.against else None
+        target_model = (
+            target_model_of_checkpoint(options.against).target_model if options.against else None
+        )
         made = resize_file(
             options.file,
             options.output,
-            ask_of(options),
+            rank_target_of(options),
             dtype_of(options),
             options.dora,
             options.overwrite,
-            site,
+            target_model,
         )
     except (OSError, ValueError, LocksmithError) as error:
         return failed(error, options.json)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..report.library import Row, scan
+from ..report.library import LibraryRow, scan
 from ..report.load_report import plural
 from .arguments import a_path
 from .output import FINE, PROBLEMS, progress, say, show_json, show_table
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     return PROBLEMS if problems else FINE
 
 
-def _worth(row: Row) -> int:
+def _worth(row: LibraryRow) -> int:
     """The row's place in WORTHS."""
     found = row.findings
     if found.error:
@@ -102,7 +102,7 @@ def _summary(folder: str, seen: Counter[int]) -> str:
     return f"{plural(seen.total(), 'file')}: {', '.join(reversed(told))}."
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: LibraryRow) -> tuple[str, ...]:
     found = row.findings
     verdict = "; ".join([row.verdict, *found.losses, *([found.error] if found.error else [])])
     made_for = "" if found.error else found.made_for or "cannot tell"
@@ -116,7 +116,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _with_progress(folder: str, index: Path | None) -> Iterator[Row]:
+def _with_progress(folder: str, index: Path | None) -> Iterator[LibraryRow]:
     """The scan's rows, with a progress bar on a terminal."""
     with progress("Inspecting") as told:
         yield from scan(folder, index, told=told)

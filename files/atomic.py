@@ -22,7 +22,7 @@ except ImportError:  # Windows
     fcntl = None
 
 # characters that a temporary name takes from its file's, which may be as long as the system allows
-MOST_OF_NAME = 40
+MAX_OF_NAME = 40
 NOT_IN_NAMES = frozenset('<>:"|?*/\\')  # what Windows does not allow, or takes for something else
 CONTROL = ("Cc", "Cs")  # Unicode's control characters, and halves of one
 # Windows takes these for devices, with any ending (learn.microsoft.com, "Naming Files, Paths, and
@@ -34,7 +34,7 @@ IN_USE = (
 )
 
 
-class Beside(NamedTuple):
+class NewFile(NamedTuple):
     """A file that is written together with another one, in its folder, and is read together with
     it.
     """
@@ -48,7 +48,7 @@ def replacing(
     path: str | os.PathLike[str],
     overwrite: bool = True,
     at_last: Callable[[], Any] | None = None,
-    beside: Beside | None = None,
+    beside: NewFile | None = None,
 ) -> Iterator[tuple[BinaryIO, Path]]:
     """(a new file beside `path`, open for reading and writing, its name); it takes the place of
     `path` when the block ends.
@@ -131,7 +131,7 @@ CREATE = (
 def _claim(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """(a temporary name beside `path`, the locked descriptor of what `make` made there)."""
     while True:
-        name = path.with_name(f".{path.name[:MOST_OF_NAME]}.locksmith-{secrets.token_hex(6)}.part")
+        name = path.with_name(f".{path.name[:MAX_OF_NAME]}.locksmith-{secrets.token_hex(6)}.part")
         try:
             descriptor = make(name)
         except FileExistsError:

@@ -48,7 +48,7 @@ DTYPE_BITS = {
     "F4": 4,
 }
 NOT_IN_TORCH = ("F6_E2M3", "F6_E3M2")  # in safetensors' list, but nothing loads a file with them
-MOST_SIZE = 2**63  # of a dimension: torch counts in 64 bits with a sign
+MAX_SIZE = 2**63  # of a dimension: torch counts in 64 bits with a sign
 
 
 class LoraFileError(LocksmithError):
@@ -252,7 +252,7 @@ def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> H
     tensors = None if odd else _in_order(content, data_bytes)
     refusal = _refusal(raw, content, metadata or {})
     if tensors is None:
-        if _is_deep(content, MOST_DEPTH + 2):
+        if _is_deep(content, MAX_DEPTH + 2):
             raise _nested(path)
         tensors = {name: _tensor_info(path, name, entry) for name, entry in content.items()}
         _check_layout(path, tensors, data_bytes)
@@ -421,10 +421,10 @@ def stock_fault(header: Header) -> str:
     return f"safetensors does not read it, because {header.refusal}" if header.refusal else ""
 
 
-MOST_DEPTH = 125  # below a tensor or the metadata: safetensors' JSON reader stops at 128 in all
+MAX_DEPTH = 125  # below a tensor or the metadata: safetensors' JSON reader stops at 128 in all
 
 
-def _is_deep(value: Any, most: int = MOST_DEPTH) -> bool:
+def _is_deep(value: Any, most: int = MAX_DEPTH) -> bool:
     """Whether lists and objects are nested deeper than safetensors reads; Python's own limit would
     depend on who calls.
     """
@@ -478,7 +478,7 @@ def _in_order(content: Mapping[str, Any], data_bytes: int) -> dict[str, TensorIn
             shape = tuple(sizes)
             sized = known.get((dtype, shape))
             if sized is None:
-                if any(type(size) is not int or not 0 <= size < MOST_SIZE for size in shape):
+                if any(type(size) is not int or not 0 <= size < MAX_SIZE for size in shape):
                     return None
                 sized = known[dtype, shape] = shape, _data_bytes(dtype, shape)
             end = position + sized[1]
@@ -519,7 +519,7 @@ def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorI
         ) from None
     except (TypeError, KeyError, ValueError):
         raise wrong from None
-    if any(size >= MOST_SIZE for size in shape):
+    if any(size >= MAX_SIZE for size in shape):
         raise LoraFileError(
             path, f"the tensor {name[:80]!r} is larger than torch can count", REMEDY
         )

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-MOST_DIGITS = 400  # of a whole number; longer ones are as good as infinite
+MAX_DIGITS = 400  # of a whole number; longer ones are as good as infinite
 
 
 def read_json(text: str) -> Any:
@@ -22,6 +22,6 @@ def read_json(text: str) -> Any:
 def _whole(text: str) -> int | float:
     return (
         int(text)
-        if len(text) <= MOST_DIGITS
+        if len(text) <= MAX_DIGITS
         else math.copysign(math.inf, -1 if text.startswith("-") else 1)
     )

@@ -1,5 +1,5 @@
-"""Makes the site of a model from the header of its file alone: names and shapes as ComfyUI has them
-once the model is loaded.
+"""Makes the target model of a model from the header of its file alone: names and shapes as ComfyUI
+has them once the model is loaded.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..key_maps.dialect import DENOISER
 from ..key_maps.table import (
     Family,
     Match,
-    Row,
     Size,
+    TableRow,
     evaluate,
     fill,
     flatten,
@@ -29,15 +29,15 @@ from ..key_maps.table import (
     parse_table,
     unify,
 )
-from ..key_maps.user_maps import NONE, OwnMaps
+from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..planning.keys import parse_key
 from ..planning.target_model import (
     CLOSE,
     SAMPLES,
-    Component,
+    Network,
     Shape,
-    Site,
-    encoder_components,
+    TargetModel,
+    encoder_networks,
     of_kind,
 )
 from .lora_family import WITHOUT_DIGITS, is_whole
@@ -153,24 +153,24 @@ OTHERS = {
 }
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 NETWORK_FOLDERS = ("transformer", "unet")  # of a diffusers pipeline
-LEAST_KNOWN = 0.6  # share of a model's patterns its table must know
-LEAST_PRESENT = 0.5  # share of its table's patterns a model must have
+MIN_KNOWN = 0.6  # share of a model's patterns its table must know
+MIN_PRESENT = 0.5  # share of its table's patterns a model must have
 RESHAPED = 0.5  # what a module counts whose shape fits but for dimensions of 1
-MOST_SHARDS = 1000
+MAX_SHARDS = 1000
 REMEDY = "Give the file of a diffusion model or a checkpoint"
 
 
 class Checkpoint(NamedTuple):
-    """A model read off its file: the site, the title of the model, and what is worth knowing about
-    the reading.
+    """A model read off its file: the target model, the title of the model, and what is worth
+    knowing about the reading.
     """
 
-    site: Site
+    target_model: TargetModel
     title: str
     notes: list[str]
 
 
-class Extent(NamedTuple):
+class TensorSize(NamedTuple):
     """What is known of a tensor's size: its logical shape, or (None) the number
     of values it packs.
     """
@@ -179,15 +179,17 @@ class Extent(NamedTuple):
     values: int = 0
 
 
-Tensors = Mapping[str, Extent]
+Tensors = Mapping[str, TensorSize]
 Modules = dict[
-    str, dict[str, Extent]
+    str, dict[str, TensorSize]
 ]  # module name -> suffix (".weight", ".bias", ".scale", "") -> size
 
 
-def site_of_checkpoint(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Checkpoint:
-    """The site of the model in `path`: a safetensors file, an index of shards, one shard, or a
-    folder that holds one of these.
+def target_model_of_checkpoint(
+    path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS
+) -> Checkpoint:
+    """The target model of the model in `path`: a safetensors file, an index of shards, one shard,
+    or a folder that holds one of these.
 
     Only headers are read. Names are ComfyUI's, whatever the file's; sizes that a header does not
     tell are 0. Modules that no table knows keep their names. Raises LoraFileError where there is no
@@ -203,15 +205,17 @@ def site_of_checkpoint(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Che
     weights = {PREFIX + name: shape for name, shape in _native(reading, modules, notes).items()}
     if folder is not None and family is not None:
         encoders.update(_pipeline_encoders(folder, family, notes))
-    components = [
-        Component(DENOISER, PREFIX, weights, family),
-        *_encoder_components(encoders, family, own, notes),
+    networks = [
+        Network(DENOISER, PREFIX, weights, family),
+        *_encoder_networks(encoders, family, own, notes),
     ]
-    site = Site(components, own)
+    target_model = TargetModel(networks, own)
     if family is None:
         notes.append("no table knows this model: its own names are used")
     return Checkpoint(
-        site, model_title(site) or "a model no table knows", list(dict.fromkeys(notes))
+        target_model,
+        model_title(target_model) or "a model no table knows",
+        list(dict.fromkeys(notes)),
     )
 
 
@@ -224,7 +228,7 @@ def network_path(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
-def _tensors(path: Path, notes: list[str]) -> dict[str, Extent]:
+def _tensors(path: Path, notes: list[str]) -> dict[str, TensorSize]:
     """Every tensor of a model's files with its logical size, without those that only serve
     quantisation.
     """
@@ -269,7 +273,7 @@ def model_files(path: Path) -> list[Path]:
         stem, _, count = shard.groups()
         return [
             path.with_name(f"{stem}-{number:05}-of-{count}.safetensors")
-            for number in range(1, min(int(count), MOST_SHARDS) + 1)
+            for number in range(1, min(int(count), MAX_SHARDS) + 1)
         ]
     return [path]
 
@@ -300,7 +304,7 @@ def _indexed(index: Path) -> list[Path]:
         names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
         if (
             not names
-            or len(names) > MOST_SHARDS
+            or len(names) > MAX_SHARDS
             or any(not name or name != Path(name).name or not name.isprintable() for name in names)
         ):
             raise ValueError("no shards beside it")
@@ -330,11 +334,11 @@ def _stated_formats(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _logical(
     tensors: Mapping[str, TensorInfo], formats: Mapping[str, str], notes: list[str]
-) -> dict[str, Extent]:
+) -> dict[str, TensorSize]:
     """Name -> logical size of every tensor that is a weight of the model."""
     kinds: Counter[str] = Counter(kind for kind in formats.values() if kind)
     packed = {name.rpartition(".quant_state.")[0] for name in tensors if name.endswith(PACKED)}
-    sizes: dict[str, Extent] = {}
+    sizes: dict[str, TensorSize] = {}
     for name, info in tensors.items():
         last = name[name.rfind(".") + 1 :]
         if last in EXTRAS:
@@ -342,13 +346,13 @@ def _logical(
         elif ".weight." in name and not name.endswith(".weight._data"):
             kinds[last.removeprefix("bitsandbytes__")] += last in PACKED
         elif name in packed:
-            sizes[name] = Extent(None, 2 * prod(info.shape))
+            sizes[name] = TensorSize(None, 2 * prod(info.shape))
         elif info.dtype not in UNTRAINABLE:
             layer = name.rpartition(".")[0]
             halved = info.dtype in ("U8", "I8") and len(info.shape) > 1
             if halved and (formats.get(layer) in FOUR_BIT or f"{layer}.weight_scale_2" in tensors):
                 info = info._replace(shape=(*info.shape[:-1], 2 * info.shape[-1]))
-            sizes[name.removesuffix("._data")] = Extent(info.shape)
+            sizes[name.removesuffix("._data")] = TensorSize(info.shape)
     named = [kind for kind, count in kinds.most_common() if count and kind != "scaled"] or [
         kind for kind, count in kinds.items() if count
     ]
@@ -358,13 +362,13 @@ def _logical(
 
 
 def _divide(
-    tensors: Tensors, own: OwnMaps
-) -> tuple[dict[str, Extent], dict[str, dict[str, Extent]], bool]:
+    tensors: Tensors, own: UserMaps
+) -> tuple[dict[str, TensorSize], dict[str, dict[str, TensorSize]], bool]:
     """(the diffusion model's tensors, each text encoder's by the prefix before it, whether the
     names say what they are).
     """
-    encoders: dict[str, dict[str, Extent]] = {}
-    rest: dict[str, Extent] = {}
+    encoders: dict[str, dict[str, TensorSize]] = {}
+    rest: dict[str, TensorSize] = {}
     starts = (*ENCODERS, *NAMED_ENCODERS)
     for name, size in tensors.items():
         start = (
@@ -383,7 +387,7 @@ def _divide(
     return _unwrapped(rest, own), encoders, False
 
 
-def _unwrapped(tensors: dict[str, Extent], own: OwnMaps) -> dict[str, Extent]:
+def _unwrapped(tensors: dict[str, TensorSize], own: UserMaps) -> dict[str, TensorSize]:
     """The tensors without a prefix, where the tables know more names behind it than before."""
     known = of_kind("denoiser", own.families)
     best, most = tensors, _best_known(tensors, known)
@@ -423,14 +427,14 @@ def _split(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def _main(tensors: Mapping[str, Extent]) -> Extent:
+def _main(tensors: Mapping[str, TensorSize]) -> TensorSize:
     """The size that tells what a module is: its weight's, else that of its only tensor."""
     return next(
         tensors[suffix] for suffix in (".weight", ".scale", "", ".bias") if suffix in tensors
     )
 
 
-def _identified(modules: Modules, known: Sequence[Family]) -> Reading | None:
+def _identified(modules: Modules, known: Sequence[Family]) -> TableMatch | None:
     """The reading by the family whose table, in any of its namings, knows most of the model's
     patterns, shapes included.
     """
@@ -444,19 +448,19 @@ def _identified(modules: Modules, known: Sequence[Family]) -> Reading | None:
     }
     best = max(rough.values(), default=0)
     close = [
-        Reading(family, modules)
+        TableMatch(family, modules)
         for family in known
         if rough[family.name] and rough[family.name] >= CLOSE * best
     ]
     shares = {reading: reading.known(patterns.values()) for reading in close}
     most = max(shares.values(), default=0)
-    if most < LEAST_KNOWN:
+    if most < MIN_KNOWN:
         return None
     equal = [reading for reading, share in shares.items() if share == most]
-    return max(equal, key=Reading.likelihood) if len(equal) > 1 else equal[0]
+    return max(equal, key=TableMatch.likelihood) if len(equal) > 1 else equal[0]
 
 
-class Reading:
+class TableMatch:
     """How one table reads the modules of a network; blocks repeat, so that one decision serves all
     of a pattern and shape.
     """
@@ -472,7 +476,7 @@ class Reading:
             self._memory[module] = self._decide(module, _main(self.modules[module]))
         return self._memory[module]
 
-    def _decide(self, module: str, size: Extent) -> Match | None:
+    def _decide(self, module: str, size: TensorSize) -> Match | None:
         flat = flatten(module)
         template, numbers = generalise(flat)
         groups = self.family.lookup.get(template)
@@ -515,10 +519,10 @@ class Reading:
         of a common model.
         """
         present = self.present()
-        return present if present >= LEAST_PRESENT else 0.0, self.family.common, present
+        return present if present >= MIN_PRESENT else 0.0, self.family.common, present
 
 
-def _meaning(family: Family, flat: str, module: str, size: Extent) -> Match | None:
+def _meaning(family: Family, flat: str, module: str, size: TensorSize) -> Match | None:
     fitting = [match for match in family.find(flat) if _fits(match, size)]
     if len(fitting) > 1:
         # Of layers that a model has fused or apart: ComfyUI fuses what it can.
@@ -530,7 +534,7 @@ def _meaning(family: Family, flat: str, module: str, size: Extent) -> Match | No
     )
 
 
-def _fits(match: Match, size: Extent) -> bool:
+def _fits(match: Match, size: TensorSize) -> bool:
     row = match.row
     if size.shape is None or row.shape is None or len(row.native) > 1:
         return True
@@ -539,7 +543,7 @@ def _fits(match: Match, size: Extent) -> bool:
     return _as_native(row, size.shape) is not None
 
 
-def _closeness(match: Match, size: Extent) -> float:
+def _closeness(match: Match, size: TensorSize) -> float:
     """1 where a fitting module has the very shape of its row, less where it is the same but for
     dimensions of 1.
     """
@@ -554,7 +558,7 @@ def _closeness(match: Match, size: Extent) -> float:
     return 1 if same else RESHAPED
 
 
-def _as_native(row: Row, shape: Shape) -> Shape | None:
+def _as_native(row: TableRow, shape: Shape) -> Shape | None:
     """The shape the native weight has; tables of shifts have a leading 1 with some tools, and 1x1
     convolutions may be linear layers.
     """
@@ -568,7 +572,7 @@ def _as_native(row: Row, shape: Shape) -> Shape | None:
 
 
 def _native(
-    reading: Reading | None, modules: Modules, notes: list[str], bare: str = ""
+    reading: TableMatch | None, modules: Modules, notes: list[str], bare: str = ""
 ) -> dict[str, Shape]:
     """ComfyUI's names and shapes of a network's tensors; `bare`: what ComfyUI appends to names
     without a suffix.
@@ -583,12 +587,12 @@ def _native(
     }
 
 
-def _renamed(reading: Reading, notes: list[str]) -> Modules:
+def _renamed(reading: TableMatch, notes: list[str]) -> Modules:
     """A network's modules under ComfyUI's names, parts of one weight joined; what the table does
     not know keeps its name.
     """
     family, whole, strange = reading.family, {}, 0
-    pieces: dict[tuple[str, int, int], dict[int, Mapping[str, Extent]]] = {}
+    pieces: dict[tuple[str, int, int], dict[int, Mapping[str, TensorSize]]] = {}
     for module, tensors in reading.modules.items():
         match = reading.meaning(module)
         if match is None:
@@ -614,33 +618,33 @@ def _renamed(reading: Reading, notes: list[str]) -> Modules:
     return whole
 
 
-def _shaped(row: Row, tensors: Mapping[str, Extent]) -> dict[str, Extent]:
+def _shaped(row: TableRow, tensors: Mapping[str, TensorSize]) -> dict[str, TensorSize]:
     shaped = dict(tensors)
     for suffix, size in tensors.items():
         if suffix != ".bias" and size.shape is not None:
-            shaped[suffix] = Extent(_as_native(row, size.shape) or size.shape)
+            shaped[suffix] = TensorSize(_as_native(row, size.shape) or size.shape)
     return shaped
 
 
-def _joined(parts: Mapping[int, Mapping[str, Extent]], needed: int) -> dict[str, Extent]:
+def _joined(parts: Mapping[int, Mapping[str, TensorSize]], needed: int) -> dict[str, TensorSize]:
     """Parts laid one after another over the output rows of one weight; its size is not known where
     one of them is missing.
     """
-    joined: dict[str, Extent] = {}
+    joined: dict[str, TensorSize] = {}
     for suffix in dict.fromkeys(suffix for tensors in parts.values() for suffix in tensors):
         sizes = [tensors[suffix] for tensors in parts.values() if suffix in tensors]
         if len(sizes) < needed:
-            joined[suffix] = Extent(None)
+            joined[suffix] = TensorSize(None)
         elif any(not size.shape for size in sizes):
-            joined[suffix] = Extent(
+            joined[suffix] = TensorSize(
                 None, sum(prod(size.shape) if size.shape else size.values for size in sizes)
             )
         else:
-            joined[suffix] = Extent((sum(size.shape[0] for size in sizes), *sizes[0].shape[1:]))
+            joined[suffix] = TensorSize((sum(size.shape[0] for size in sizes), *sizes[0].shape[1:]))
     return joined
 
 
-def _divided(family: Family, match: Match, tensors: Mapping[str, Extent]) -> Modules:
+def _divided(family: Family, match: Match, tensors: Mapping[str, TensorSize]) -> Modules:
     """One tensor over several native modules, divided as the sizes in their own rows say."""
     rows = [_own_row(family, native) for native in match.native]
     shape = _main(tensors).shape
@@ -654,13 +658,13 @@ def _divided(family: Family, match: Match, tensors: Mapping[str, Extent]) -> Mod
         )
         for suffix, size in tensors.items():
             rest = size.shape[1:] if size.shape else ()
-            divided.setdefault(native, {})[suffix] = Extent(
+            divided.setdefault(native, {})[suffix] = TensorSize(
                 (share, *rest) if share and size.shape else None
             )
     return divided
 
 
-def _own_row(family: Family, native: str) -> Row | None:
+def _own_row(family: Family, native: str) -> TableRow | None:
     return next(
         (
             match.row
@@ -671,7 +675,7 @@ def _own_row(family: Family, native: str) -> Row | None:
     )
 
 
-def _shares(rows: Sequence[Row | None], shape: Shape) -> dict[str, int] | None:
+def _shares(rows: Sequence[TableRow | None], shape: Shape) -> dict[str, int] | None:
     """The rows' symbols, where their outputs add up to the first size of `shape`."""
     if any(row is None for row in rows):
         return None
@@ -700,14 +704,20 @@ def _unpack(family: Family, modules: Modules, notes: list[str]) -> None:
         for suffix, size in modules[module].items():
             if size.shape is None:
                 shape = _unpacked(row, size.values, sizes, modules[module].get(".bias"), suffix)
-                modules[module][suffix] = Extent(shape or (0,) * (1 if suffix == ".bias" else 2))
+                modules[module][suffix] = TensorSize(
+                    shape or (0,) * (1 if suffix == ".bias" else 2)
+                )
                 lost += shape is None
     if lost:
         notes.append(f"the shapes of {lost} packed or incomplete weights are not known")
 
 
 def _unpacked(
-    row: Row | None, values: int, sizes: Mapping[str, int], bias: Extent | None, suffix: str
+    row: TableRow | None,
+    values: int,
+    sizes: Mapping[str, int],
+    bias: TensorSize | None,
+    suffix: str,
 ) -> Shape | None:
     told = row.shape if row is not None and row.shape is not None else ()
     shape = tuple(
@@ -730,7 +740,7 @@ def _symbols(family: Family, modules: Modules) -> dict[str, int]:
         row, shape = _own_row(family, module), _main(tensors).shape
         if row is None:
             continue
-        bias = tensors.get(".bias", Extent(None)).shape
+        bias = tensors.get(".bias", TensorSize(None)).shape
         told = (row.shape, shape) if shape is not None else (row.shape[:1], bias)
         solved = unify(*told) if told[1] is not None else None
         for symbol, number in (solved or {}).items():
@@ -741,17 +751,17 @@ def _symbols(family: Family, modules: Modules) -> dict[str, int]:
 def _must_be_model(
     path: Path,
     tensors: Tensors,
-    reading: Reading | None,
+    reading: TableMatch | None,
     certain: bool,
     encoders: bool,
-    own: OwnMaps,
+    own: UserMaps,
 ) -> None:
     """Raise LoraFileError, saying what the file is instead, where it holds no whole diffusion
     model.
     """
     present = reading.present() if reading else 0.0
     other = "" if certain else _other(tensors, OTHERS)
-    if present >= LEAST_PRESENT and other != CONTROLNET:
+    if present >= MIN_PRESENT and other != CONTROLNET:
         return
     roles = [parse_key(name).role for name in tensors]
     if sum(role is not None and role not in NO_ADAPTER for role in roles) > len(roles) / 4:
@@ -790,13 +800,13 @@ def _openclip() -> Family:
 
 def _pipeline_encoders(
     folder: Path, family: Family, notes: list[str]
-) -> dict[str, dict[str, Extent]]:
+) -> dict[str, dict[str, TensorSize]]:
     """The text encoders in the folders of a diffusers pipeline, by ComfyUI's slots as the family's
     table numbers them.
     """
-    found: dict[str, dict[str, Extent]] = {}
-    for slot, wrappers in family.encoders.items():
-        name = next((text[:-1] for text in wrappers if text.endswith(".")), "")
+    found: dict[str, dict[str, TensorSize]] = {}
+    for slot, prefixes in family.encoders.items():
+        name = next((text[:-1] for text in prefixes if text.endswith(".")), "")
         if name and (folder / name).is_dir():
             members = {
                 f"{slot}.transformer.{tensor}": size
@@ -806,9 +816,9 @@ def _pipeline_encoders(
     return found
 
 
-def _encoder_components(
-    encoders: Mapping[str, Tensors], family: Family | None, own: OwnMaps, notes: list[str]
-) -> list[Component]:
+def _encoder_networks(
+    encoders: Mapping[str, Tensors], family: Family | None, own: UserMaps, notes: list[str]
+) -> list[Network]:
     """The text encoders of a checkpoint; `encoders`: prefix in the file -> what
     follows it -> size.
     """
@@ -822,14 +832,14 @@ def _encoder_components(
             weights.update(_encoder_weights(ENCODERS[start], tensors, known, notes))
         else:
             weights.update(_openclip_weights(tensors, family, notes))
-    return encoder_components(weights, own.families)
+    return encoder_networks(weights, own.families)
 
 
-def _by_slot(tensors: Tensors) -> dict[str, dict[str, Extent]]:
+def _by_slot(tensors: Tensors) -> dict[str, dict[str, TensorSize]]:
     """Slot -> its network's tensors, without the slot and `transformer.`; beside these stand only
     tokenizers and scalars.
     """
-    slots: dict[str, dict[str, Extent]] = {}
+    slots: dict[str, dict[str, TensorSize]] = {}
     for name, size in tensors.items():
         slot, _, inner = name.partition(".")
         if inner.startswith("transformer."):
@@ -856,7 +866,7 @@ def _openclip_weights(
             if not name.startswith("visual.") and name != "logit_scale"
         }
     )
-    native = _native(Reading(_openclip(), modules), modules, notes, ".weight")
+    native = _native(TableMatch(_openclip(), modules), modules, notes, ".weight")
     width = (native.get("text_model.final_layer_norm.weight") or (0,))[0]
     possible = (
         [slot for slot in family.encoders if slot in SLOT_TITLES and slot != "clip_l"]

@@ -12,19 +12,19 @@ from ..key_maps.dialect import DENOISER
 from ..key_maps.table import Family, Match, flatten, generalise, numbered, unify
 from ..planning.assign import Misfit, assign
 from ..planning.groups import Group
-from ..planning.resolve import LONGEST_MODULE, MOST_PEELS, readings
-from ..planning.target_model import Site
+from ..planning.resolve import LONGEST_MODULE, MAX_PEELS, alias_names
+from ..planning.target_model import TargetModel
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, "Shape | None"]
 
-MOST_SAMPLES = 400
-MOST_REMEMBERED = 20_000  # samples whose meanings are remembered
-MOST_MEMBERS = 4  # of one pattern, looked at where families fit equally well
-LEAST_FITTING = 0.75  # share of a file's module patterns a family must know
+MAX_SAMPLES = 400
+MAX_REMEMBERED = 20_000  # samples whose meanings are remembered
+MAX_MEMBERS = 4  # of one pattern, looked at where families fit equally well
+MIN_FITTING = 0.75  # share of a file's module patterns a family must know
 # share of the patterns with known shapes that must agree with the sizes of one published variant
-LEAST_AGREEING = 0.5
-LEAST_TRAINED = (
+MIN_AGREEING = 0.5
+MIN_TRAINED = (
     0.75  # share of the blocks below the highest that must be trained for their number to tell
 )
 LONGEST_NUMBER = 6  # digits of what can no longer be a block's number
@@ -40,21 +40,21 @@ WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
 
 
-class Sample(NamedTuple):
+class ModulePattern(NamedTuple):
     """Modules of one pattern and shape: what one is called after each possible peel, and its
     weight's shape where known.
 
-    `readings`: what it is called if it is read otherwise (locate.readings), which counts less.
+    `alias_names`: what it is called if it is read otherwise (locate.readings), which counts less.
     """
 
     names: tuple[str, ...]
     shape: Shape | None
     members: tuple[str, ...]
-    skip: int = 0  # numbers in the wrapper, which count no blocks
-    readings: tuple[str, ...] = ()
+    skip: int = 0  # numbers in the prefix, which count no blocks
+    alias_names: tuple[str, ...] = ()
 
 
-class Blocks(NamedTuple):
+class BlockCount(NamedTuple):
     """The blocks of one name that a file trains: highest number + 1, and whether most of those
     below are there too.
     """
@@ -63,46 +63,48 @@ class Blocks(NamedTuple):
     complete: bool
 
 
-class Guess(NamedTuple):
+class FamilyMatch(NamedTuple):
     """A family read off a file; `name` is "" where it cannot be told, then `rivals` are the
     families that fit equally well.
     """
 
     name: str
     title: str
-    rivals: tuple[str, ...] = ()
+    ties: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
-    runners_up: tuple[
+    near_misses: tuple[
         tuple[str, float], ...
     ] = ()  # (title, share of the file's patterns it knows) of others that come close
-    samples: tuple[Sample, ...] = ()
-    depths: Mapping[str, Blocks] = {}
-    encoder_modules: tuple[str, ...] = ()  # modules whose wrappers name a text encoder
+    samples: tuple[ModulePattern, ...] = ()
+    depths: Mapping[str, BlockCount] = {}
+    encoder_modules: tuple[str, ...] = ()  # modules whose prefixes name a text encoder
 
 
 def identify(
-    groups: Iterable[Group], shapes: Shapes, metadata: Mapping[str, str], site: Site
-) -> Guess:
+    groups: Iterable[Group], shapes: Shapes, metadata: Mapping[str, str], target_model: TargetModel
+) -> FamilyMatch:
     """The family whose table fits most of the file's denoiser modules, names and shapes; the wired
     model breaks ties.
 
-    `site` gives the families and wrappers. Metadata that names the base model decides between
-    families that fit equally well, and nothing else: files are often trained from merges whose
-    metadata name something else.
+    `target_model` gives the families and prefixes. Metadata that names the base model decides
+    between families that fit equally well, and nothing else: files are often trained from merges
+    whose metadata name something else.
     """
-    samples, encoder_modules = denoiser_samples(groups, shapes, site)
+    samples, encoder_modules = denoiser_samples(groups, shapes, target_model)
     if encoder_modules and not samples:
-        return _of_encoders(encoder_modules, metadata, site)
-    told = [_meanings(site, sample) for sample in samples]
-    scores = _scores(told, site)
+        return _of_encoders(encoder_modules, metadata, target_model)
+    told = [_meanings(target_model, sample) for sample in samples]
+    scores = _scores(told, target_model)
     best = max(scores.values(), default=0)
-    unknown = Guess("", "", samples=samples, encoder_modules=encoder_modules)
-    if not best or best < LEAST_FITTING * len(samples):
+    unknown = FamilyMatch("", "", samples=samples, encoder_modules=encoder_modules)
+    if not best or best < MIN_FITTING * len(samples):
         return unknown._replace(
-            runners_up=_runners_up(scores, site.families, (), best, len(samples)) if best else ()
+            near_misses=_near_misses(scores, target_model.families, (), best, len(samples))
+            if best
+            else ()
         )
     depths = block_counts(samples)
-    closest = _closest(scores, best, samples, told, depths, site)
+    closest = _closest(scores, best, samples, told, depths, target_model)
     if not closest:
         evidence = (
             (
@@ -110,17 +112,17 @@ def identify(
                 " published size"
             ),
         )
-        runners = _runners_up(scores, site.families, (), best, len(samples))
-        return unknown._replace(evidence=evidence, runners_up=runners, depths=depths)
+        runners = _near_misses(scores, target_model.families, (), best, len(samples))
+        return unknown._replace(evidence=evidence, near_misses=runners, depths=depths)
     evidence = [f"{best} of {len(samples)} patterns of module names and shapes are in its table"]
-    chosen, reason = _decide(closest, metadata, site)
+    chosen, reason = _decide(closest, metadata, target_model)
     evidence += [reason] if reason else []
-    runners = _runners_up(
-        scores, site.families, [family.name for family in closest], best, len(samples)
+    runners = _near_misses(
+        scores, target_model.families, [family.name for family in closest], best, len(samples)
     )
     if chosen is None:
         title = " or ".join(family.title for family in closest)
-        return Guess(
+        return FamilyMatch(
             "",
             title,
             tuple(family.name for family in closest),
@@ -130,25 +132,27 @@ def identify(
             depths,
             encoder_modules,
         )
-    title = variant_title(chosen, samples, site)
-    return Guess(chosen.name, title, (), tuple(evidence), runners, samples, depths, encoder_modules)
+    title = variant_title(chosen, samples, target_model)
+    return FamilyMatch(
+        chosen.name, title, (), tuple(evidence), runners, samples, depths, encoder_modules
+    )
 
 
 def _of_encoders(
-    encoder_modules: tuple[str, ...], metadata: Mapping[str, str], site: Site
-) -> Guess:
+    encoder_modules: tuple[str, ...], metadata: Mapping[str, str], target_model: TargetModel
+) -> FamilyMatch:
     """The family of a file that trains text encoders only, which models share: the connected
     model's, or as the metadata say.
     """
-    denoisers = [family for family in site.families.values() if family.kind == DENOISER]
+    denoisers = [family for family in target_model.families.values() if family.kind == DENOISER]
     chosen, reason = (
-        (site.family, "the connected model")
-        if site.family is not None
+        (target_model.family, "the connected model")
+        if target_model.family is not None
         else _by_metadata(denoisers, metadata)
     )
     if chosen is None:
-        return Guess("", "", encoder_modules=encoder_modules)
-    return Guess(
+        return FamilyMatch("", "", encoder_modules=encoder_modules)
+    return FamilyMatch(
         chosen.name,
         chosen.title,
         (),
@@ -160,15 +164,15 @@ def _of_encoders(
 def _closest(
     scores,
     best: int,
-    samples: Sequence[Sample],
-    told: Sequence[Mapping[str, Meaning]],
+    samples: Sequence[ModulePattern],
+    told: Sequence[Mapping[str, RowFit]],
     depths,
-    site: Site,
+    target_model: TargetModel,
 ) -> list[Family]:
     """The families with the best score against which least speaks, the common ones first; none
     where their sizes are others.
     """
-    first = [family for family in site.families.values() if scores.get(family.name) == best]
+    first = [family for family in target_model.families.values() if scores.get(family.name) == best]
     shaped = [
         meanings for sample, meanings in zip(samples, told, strict=True) if sample.shape is not None
     ]
@@ -181,7 +185,9 @@ def _closest(
         for family in first
     }
     first = [
-        family for family in first if family is site.family or _agrees(family, sized[family.name])
+        family
+        for family in first
+        if family is target_model.family or _agrees(family, sized[family.name])
     ]
     closest = _lowest(
         first, lambda family: _rank(family, depths, by_family[family.name], sized[family.name])
@@ -192,16 +198,16 @@ def _closest(
         closest = _lowest(
             closest,
             lambda family: sum(
-                not any(_has(site, family, name) for name in names) for names in members
+                not any(_has(target_model, family, name) for name in names) for names in members
             ),
         )
     return sorted(closest, key=lambda family: not family.common)
 
 
-def _agrees(family: Family, meanings: Sequence[Meaning]) -> bool:
+def _agrees(family: Family, meanings: Sequence[RowFit]) -> bool:
     """Whether the shapes are those of a published variant, most of them."""
     least = min((_contradicted(sizes, meanings) for sizes in family.sizes.values()), default=0)
-    return least <= (1 - LEAST_AGREEING) * len(meanings)
+    return least <= (1 - MIN_AGREEING) * len(meanings)
 
 
 def _lowest(known: Sequence[Family], rank: Callable[[Family], Any]) -> list[Family]:
@@ -209,12 +215,12 @@ def _lowest(known: Sequence[Family], rank: Callable[[Family], Any]) -> list[Fami
     return [family for family, own in zip(known, ranks, strict=True) if own == min(ranks)]
 
 
-def _all_names(sample: Sample) -> Iterable[tuple[str, ...]]:
+def _all_names(sample: ModulePattern) -> Iterable[tuple[str, ...]]:
     """What each of a few of a sample's modules is called after each possible peel."""
-    return zip(*(member_names(sample, MOST_MEMBERS, name) for name in sample.names), strict=False)
+    return zip(*(member_names(sample, MAX_MEMBERS, name) for name in sample.names), strict=False)
 
 
-def member_names(sample: Sample, most: int | None = None, peeled: str = "") -> list[str]:
+def member_names(sample: ModulePattern, most: int | None = None, peeled: str = "") -> list[str]:
     """The flattened names of a sample's modules, or of about `most` of them spread over all; peeled
     down to `peeled`, else all the way.
     """
@@ -230,10 +236,10 @@ def member_names(sample: Sample, most: int | None = None, peeled: str = "") -> l
     return [flatten(member).strip("_")[cut:] for member in chosen]
 
 
-def _has(site: Site, family: Family, name: str) -> bool:
+def _has(target_model: TargetModel, family: Family, name: str) -> bool:
     """Whether the family has a module of this name, in a block that a published variant has."""
     return _remembered(
-        site,
+        target_model,
         (family.name, name),
         lambda: any(_within(family, match) for match in family.find(name)),
     )
@@ -254,13 +260,13 @@ def _within(family: Family, match: Match) -> bool:
 
 
 def _decide(
-    closest: Sequence[Family], metadata: Mapping[str, str], site: Site
+    closest: Sequence[Family], metadata: Mapping[str, str], target_model: TargetModel
 ) -> tuple[Family | None, str]:
     """The one family that is left, and what decided where several were; None where nothing does."""
     if len(closest) == 1:
         return closest[0], ""
-    if site.family is not None and site.family in closest:
-        return site.family, "other families fit as well; the connected model decides"
+    if target_model.family is not None and target_model.family in closest:
+        return target_model.family, "other families fit as well; the connected model decides"
     chosen, reason = _by_metadata(closest, metadata)
     if chosen is not None:
         return chosen, f"other families fit as well; the metadata decide: {reason}"
@@ -294,7 +300,7 @@ def _told(family: Family, value: str) -> int:
     return max((len(mark) for mark in family.metadata if plain.startswith(mark)), default=0)
 
 
-def _runners_up(scores, known, winners, best, total) -> tuple[tuple[str, float], ...]:
+def _near_misses(scores, known, winners, best, total) -> tuple[tuple[str, float], ...]:
     close = [
         (known[name].title, score / total)
         for name, score in scores.items()
@@ -305,9 +311,9 @@ def _runners_up(scores, known, winners, best, total) -> tuple[tuple[str, float],
 
 def _rank(
     family: Family,
-    depths: Mapping[str, Blocks],
-    meanings: Sequence[Meaning],
-    shaped: Sequence[Meaning],
+    depths: Mapping[str, BlockCount],
+    meanings: Sequence[RowFit],
+    shaped: Sequence[RowFit],
 ) -> tuple:
     """How much speaks against a family; the lower the better: names read otherwise, then the
     variant with the fewest faults.
@@ -317,7 +323,7 @@ def _rank(
 
 
 def _faults(
-    family: Family, variant: str, depths: Mapping[str, Blocks], meanings: Sequence[Meaning]
+    family: Family, variant: str, depths: Mapping[str, BlockCount], meanings: Sequence[RowFit]
 ) -> tuple[bool, int, bool]:
     """What speaks against one variant: too few blocks, samples of other sizes, another number of
     blocks.
@@ -340,17 +346,17 @@ def blocks_of(family: Family, variant: str) -> Mapping[str, int]:
     return {**family.blocks.get("", {}), **family.blocks.get(variant, {})}
 
 
-def _scores(told: Iterable[Mapping[str, Meaning]], site: Site) -> dict[str, int]:
+def _scores(told: Iterable[Mapping[str, RowFit]], target_model: TargetModel) -> dict[str, int]:
     """How many samples each denoiser family knows, by name."""
     scores: dict[str, int] = {}
     for meanings in told:
         for name, meaning in meanings.items():
-            if site.families[name].kind == DENOISER:
+            if target_model.families[name].kind == DENOISER:
                 scores[name] = scores.get(name, 0) + meaning.fits
     return scores
 
 
-class Meaning(NamedTuple):
+class RowFit(NamedTuple):
     """What a sample can be in a family: whether a row fits, and the sizes of the family's symbols
     that each row would have.
     """
@@ -360,56 +366,62 @@ class Meaning(NamedTuple):
     plain: bool = True  # as it is spelled, and not read otherwise
 
 
-NO_MEANING = Meaning(False, ())
+NO_MEANING = RowFit(False, ())
 
 
-def _meanings(site: Site, sample: Sample) -> Mapping[str, Meaning]:
+def _meanings(target_model: TargetModel, sample: ModulePattern) -> Mapping[str, RowFit]:
     """Family -> what a sample can be in it; remembered, because the files of one
     trainer are alike.
     """
-    key = (sample.names, sample.readings, sample.shape)
-    return _remembered(site, key, lambda: _new_meanings(site, sample))
+    key = (sample.names, sample.alias_names, sample.shape)
+    return _remembered(target_model, key, lambda: _new_meanings(target_model, sample))
 
 
-def _remembered(site: Site, key: tuple, make: Callable[[], Any]) -> Any:
-    found = site.memory.get(key)
+def _remembered(target_model: TargetModel, key: tuple, make: Callable[[], Any]) -> Any:
+    found = target_model.memory.get(key)
     if found is None:
-        if len(site.memory) >= MOST_REMEMBERED:
-            site.memory.clear()
-        found = site.memory[key] = make()
+        if len(target_model.memory) >= MAX_REMEMBERED:
+            target_model.memory.clear()
+        found = target_model.memory[key] = make()
     return found
 
 
-def _new_meanings(site: Site, sample: Sample) -> Mapping[str, Meaning]:
-    names = (*sample.names, *sample.readings)
-    possible = {name for flat in names for name in site.knowing.get(generalise(flat)[0], ())}
+def _new_meanings(target_model: TargetModel, sample: ModulePattern) -> Mapping[str, RowFit]:
+    names = (*sample.names, *sample.alias_names)
+    possible = {
+        name for flat in names for name in target_model.knowing.get(generalise(flat)[0], ())
+    }
     return {
-        name: _meaning(family, sample) for name, family in site.families.items() if name in possible
+        name: _meaning(family, sample)
+        for name, family in target_model.families.items()
+        if name in possible
     }
 
 
-def _meaning(family: Family, sample: Sample) -> Meaning:
+def _meaning(family: Family, sample: ModulePattern) -> RowFit:
     plain = _meaning_of(family, sample.names, sample.shape)
-    if plain.fits or not sample.readings:
+    if plain.fits or not sample.alias_names:
         return plain
-    read = _meaning_of(family, sample.readings, sample.shape)
+    read = _meaning_of(family, sample.alias_names, sample.shape)
     return read._replace(plain=False) if read.fits else plain
 
 
-def _meaning_of(family: Family, names: Iterable[str], shape: Shape | None) -> Meaning:
+def _meaning_of(family: Family, names: Iterable[str], shape: Shape | None) -> RowFit:
     matches = [match for name in names for match in family.find(name)]
     sizes = [_solved(match, shape) for match in matches] if shape is not None else []
-    return Meaning(
+    return RowFit(
         any(_fits(match, shape) for match in matches),
         tuple(solved for solved in sizes if solved is not None),
     )
 
 
-def variant_title(family: Family, samples: Sequence[Sample], site: Site) -> str:
+def variant_title(
+    family: Family, samples: Sequence[ModulePattern], target_model: TargetModel
+) -> str:
     """The family's title with the one published variant whose sizes contradict nothing; one that
     begins with the title is all of it.
     """
-    faults = contradictions(family, samples, site)
+    faults = contradictions(family, samples, target_model)
     fitting = [variant for variant, count in faults.items() if not count]
     if len(fitting) != 1 or not fitting[0]:
         return family.title
@@ -417,9 +429,9 @@ def variant_title(family: Family, samples: Sequence[Sample], site: Site) -> str:
 
 
 def denoiser_samples(
-    groups: Iterable[Group], shapes: Shapes, site: Site
-) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """(one sample for each pattern of denoiser modules, the modules whose wrappers name a text
+    groups: Iterable[Group], shapes: Shapes, target_model: TargetModel
+) -> tuple[tuple[ModulePattern, ...], tuple[str, ...]]:
+    """(one sample for each pattern of denoiser modules, the modules whose prefixes name a text
     encoder).
     """
     alike: dict[tuple, list[str]] = {}
@@ -431,14 +443,18 @@ def denoiser_samples(
         )
         alike.setdefault(key, []).append(group.module)
     samples, encoder_modules = [], []
-    for (_, roles, tensors), members in list(alike.items())[:MOST_SAMPLES]:
-        names = tuple(peelings(site, members[0]))
+    for (_, roles, tensors), members in list(alike.items())[:MAX_SAMPLES]:
+        names = tuple(stripped_names(target_model, members[0]))
         if names:
             skip = len(generalise(flatten(members[0]))[1]) - len(generalise(names[-1])[1])
             shape = weight_shape(dict(zip(roles, tensors, strict=True)))
             samples.append(
-                Sample(
-                    names, shape, tuple(members), max(skip, 0), _read_otherwise(site, members[0])
+                ModulePattern(
+                    names,
+                    shape,
+                    tuple(members),
+                    max(skip, 0),
+                    _read_otherwise(target_model, members[0]),
                 )
             )
         elif len(members[0]) <= LONGEST_MODULE:
@@ -446,7 +462,7 @@ def denoiser_samples(
     return tuple(samples), tuple(encoder_modules)
 
 
-def block_counts(samples: Iterable[Sample]) -> dict[str, Blocks]:
+def block_counts(samples: Iterable[ModulePattern]) -> dict[str, BlockCount]:
     """The blocks the file trains, by the name before their first number."""
     trained: dict[str, set[int]] = {}
     for sample in samples:
@@ -460,13 +476,13 @@ def block_counts(samples: Iterable[Sample]) -> dict[str, Blocks]:
             if found and len(found[0]) < LONGEST_NUMBER:
                 numbers.add(int(found[0]))
     return {
-        blocks: Blocks(max(numbers) + 1, len(numbers) > max(numbers) * LEAST_TRAINED)
+        blocks: BlockCount(max(numbers) + 1, len(numbers) > max(numbers) * MIN_TRAINED)
         for blocks, numbers in trained.items()
         if numbers
     }
 
 
-def same_blocks(variant: Mapping[str, int], counts: Mapping[str, Blocks]) -> bool:
+def same_blocks(variant: Mapping[str, int], counts: Mapping[str, BlockCount]) -> bool:
     """Whether a variant with these numbers of blocks has just as many; files that train a few
     blocks only do not tell.
     """
@@ -476,7 +492,7 @@ def same_blocks(variant: Mapping[str, int], counts: Mapping[str, Blocks]) -> boo
     )
 
 
-def too_few(variant: Mapping[str, int], counts: Mapping[str, Blocks]) -> bool:
+def too_few(variant: Mapping[str, int], counts: Mapping[str, BlockCount]) -> bool:
     """Whether a variant with these numbers of blocks has fewer than the file trains."""
     return any(
         counts[flatten(name)].depth > depth
@@ -485,28 +501,28 @@ def too_few(variant: Mapping[str, int], counts: Mapping[str, Blocks]) -> bool:
     )
 
 
-def peelings(site: Site, module: str) -> list[str]:
-    """The flattened module name after each number of wrappers, the shortest last; none where a
-    wrapper names a text encoder.
+def stripped_names(target_model: TargetModel, module: str) -> list[str]:
+    """The flattened module name after each number of prefixes, the shortest last; none where a
+    prefix names a text encoder.
     """
-    return _peeled(site, [module])
+    return _peeled(target_model, [module])
 
 
-def _read_otherwise(site: Site, module: str) -> tuple[str, ...]:
-    """What a module may be called if its name is read otherwise, after each number of wrappers."""
-    others = readings(site, module) if len(module) <= LONGEST_MODULE else []
-    return tuple(_peeled(site, others)) if others else ()
+def _read_otherwise(target_model: TargetModel, module: str) -> tuple[str, ...]:
+    """What a module may be called if its name is read otherwise, after each number of prefixes."""
+    others = alias_names(target_model, module) if len(module) <= LONGEST_MODULE else []
+    return tuple(_peeled(target_model, others)) if others else ()
 
 
-def _peeled(site: Site, queue: list[str]) -> list[str]:
+def _peeled(target_model: TargetModel, queue: list[str]) -> list[str]:
     names = []
     for name in queue if len(queue[0]) <= LONGEST_MODULE else ():
         names.append(flatten(name).strip("_"))
-        for wrapper in site.wrappers.peelable(name):
-            if wrapper.component not in (None, DENOISER):
+        for prefix in target_model.prefixes.peelable(name):
+            if prefix.network not in (None, DENOISER):
                 return []
-            rest = name[len(wrapper.text) :]
-            if len(queue) < MOST_PEELS and rest not in queue:
+            rest = name[len(prefix.text) :]
+            if len(queue) < MAX_PEELS and rest not in queue:
                 queue.append(rest)
     return sorted(names, key=len, reverse=True)
 
@@ -541,19 +557,21 @@ def is_whole(match: Match) -> bool:
     return match.alternative < 0 or len(match.row.alternatives[match.alternative].parts) == 1
 
 
-def contradictions(family: Family, samples: Iterable[Sample], site: Site) -> dict[str, int]:
+def contradictions(
+    family: Family, samples: Iterable[ModulePattern], target_model: TargetModel
+) -> dict[str, int]:
     """For each published variant of the family: how many samples have no meaning in it that agrees
     with its sizes.
     """
     told = [
-        _meanings(site, sample).get(family.name, NO_MEANING)
+        _meanings(target_model, sample).get(family.name, NO_MEANING)
         for sample in samples
         if sample.shape is not None
     ]
     return {variant: _contradicted(sizes, told) for variant, sizes in family.sizes.items()}
 
 
-def _contradicted(sizes: Mapping[str, int], meanings: Iterable[Meaning]) -> int:
+def _contradicted(sizes: Mapping[str, int], meanings: Iterable[RowFit]) -> int:
     return sum(
         not any(
             all(sizes.get(symbol, number) == number for symbol, number in solved.items())
@@ -573,7 +591,7 @@ def _solved(match: Match, shape: Shape) -> Mapping[str, int] | None:
     return unify(row.shape, shape) if is_whole(match) else unify(row.shape[1:], shape[1:])
 
 
-def solved_sizes(family: Family, samples: Iterable[Sample]) -> dict[str, int]:
+def solved_sizes(family: Family, samples: Iterable[ModulePattern]) -> dict[str, int]:
     """The sizes of a family's symbols as the file's own modules tell them; those that mean several
     sizes are left out.
     """
@@ -596,9 +614,9 @@ def solved_sizes(family: Family, samples: Iterable[Sample]) -> dict[str, int]:
     return {symbol: next(iter(numbers)) for symbol, numbers in sizes.items() if len(numbers) == 1}
 
 
-def matches_of(family: Family, sample: Sample) -> list[Match]:
+def matches_of(family: Family, sample: ModulePattern) -> list[Match]:
     """Every row of a family that a sample's name can mean; of its other readings where it has none
     as it is spelled.
     """
     plain = [match for name in sample.names for match in family.find(name)]
-    return plain or [match for name in sample.readings for match in family.find(name)]
+    return plain or [match for name in sample.alias_names for match in family.find(name)]

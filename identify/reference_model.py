@@ -13,7 +13,7 @@ from ..key_maps.dialect import DENOISER
 from ..key_maps.table import (
     Family,
     Match,
-    Row,
+    TableRow,
     evaluate,
     families,
     fill,
@@ -23,14 +23,14 @@ from ..key_maps.table import (
     numbered,
     unify,
 )
-from ..key_maps.user_maps import NONE, OwnMaps
+from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..planning.groups import Group
 from ..planning.resolve import peeled
-from ..planning.target_model import Component, Shape, Site
+from ..planning.target_model import Network, Shape, TargetModel
 from .lora_family import (
     LONGEST_NUMBER,
-    Guess,
-    Sample,
+    FamilyMatch,
+    ModulePattern,
     Shapes,
     blocks_of,
     contradictions,
@@ -43,14 +43,14 @@ from .lora_family import (
     weight_shape,
 )
 
-MOST_BLOCKS = 1000  # of one name, that are drawn
-MOST_MODULES = 10_000  # of one row, that are drawn
-MOST_DRAWN = 32  # models kept
+MAX_BLOCKS = 1000  # of one name, that are drawn
+MAX_MODULES = 10_000  # of one row, that are drawn
+MAX_DRAWN = 32  # models kept
 Numbers = tuple[tuple[str, int], ...]
 
 
-class Drawing(NamedTuple):
-    """What a component is drawn from: a family of the pack, its place, the family's sizes and
+class ReferenceSpec(NamedTuple):
+    """What a network is drawn from: a family of the pack, its place, the family's sizes and
     numbers of blocks.
     """
 
@@ -64,20 +64,24 @@ class Drawing(NamedTuple):
     ] = ()  # shapes the file tells of modules that the table has in several shapes
 
 
-def draw_site(
-    guess: Guess, groups: Sequence[Group], shapes: Shapes, known: Site, own: OwnMaps = NONE
-) -> Site:
-    """The site a file was made for: its denoiser, and the text encoders it trains; empty where the
-    family cannot be told.
+def build_reference_model(
+    guess: FamilyMatch,
+    groups: Sequence[Group],
+    shapes: Shapes,
+    known: TargetModel,
+    own: UserMaps = NO_USER_MAPS,
+) -> TargetModel:
+    """The target model a file was made for: its denoiser, and the text encoders it trains; empty
+    where the family cannot be told.
 
     `known` gives the families. Of families that fit equally well the first is drawn. Sizes that
     neither a table nor the file states are 0.
     """
-    name = guess.name or next(iter(guess.rivals), "")
+    name = guess.name or next(iter(guess.ties), "")
     if not name:
-        return Site((), own)
-    drawings = [
-        Drawing(
+        return TargetModel((), own)
+    specs = [
+        ReferenceSpec(
             name,
             DENOISER,
             "diffusion_model.",
@@ -86,48 +90,52 @@ def draw_site(
         )
     ]
     if guess.encoder_modules:
-        drawings += _encoder_drawings(
-            known, known.families[name], guess.encoder_modules, groups, shapes
-        )
-    if own is not NONE:
-        return Site([_draw(known.families[drawing.family], drawing) for drawing in drawings], own)
-    return _known_site(tuple(drawings))
+        specs += _encoder_specs(known, known.families[name], guess.encoder_modules, groups, shapes)
+    if own is not NO_USER_MAPS:
+        return TargetModel([_draw(known.families[spec.family], spec) for spec in specs], own)
+    return _known_model(tuple(specs))
 
 
 def with_encoders(
-    site: Site, guess: Guess, groups: Sequence[Group], shapes: Shapes, own: OwnMaps = NONE
-) -> Site:
-    """The site with the text encoders beside it that the file trains and the site lacks, drawn from
-    their tables.
+    target_model: TargetModel,
+    guess: FamilyMatch,
+    groups: Sequence[Group],
+    shapes: Shapes,
+    own: UserMaps = NO_USER_MAPS,
+) -> TargetModel:
+    """The target model with the text encoders beside it that the file trains and the target model
+    lacks, drawn from their tables.
 
     A model's file or a wired MODEL holds no text encoders; which ones belong to it its family's
     table tells all the same.
     """
-    denoiser = site.components.get(DENOISER)
-    family = (denoiser and denoiser.family) or site.families.get(guess.name)
+    denoiser = target_model.networks.get(DENOISER)
+    family = (denoiser and denoiser.family) or target_model.families.get(guess.name)
     if denoiser is None or family is None or not guess.encoder_modules:
-        return site
-    drawings = _encoder_drawings(site, family, guess.encoder_modules, groups, shapes)
+        return target_model
+    specs = _encoder_specs(target_model, family, guess.encoder_modules, groups, shapes)
     make = (
-        _known_component
-        if own is NONE
-        else lambda drawing: _draw(site.families[drawing.family], drawing)
+        _known_network
+        if own is NO_USER_MAPS
+        else lambda spec: _draw(target_model.families[spec.family], spec)
     )
-    missing = [make(drawing) for drawing in drawings if drawing.slot not in site.components]
-    return Site([*site.components.values(), *missing], own) if missing else site
+    missing = [make(spec) for spec in specs if spec.slot not in target_model.networks]
+    return (
+        TargetModel([*target_model.networks.values(), *missing], own) if missing else target_model
+    )
 
 
-@lru_cache(maxsize=MOST_DRAWN)
-def _known_site(drawings: tuple[Drawing, ...]) -> Site:
-    return Site([_known_component(drawing) for drawing in drawings])
+@lru_cache(maxsize=MAX_DRAWN)
+def _known_model(specs: tuple[ReferenceSpec, ...]) -> TargetModel:
+    return TargetModel([_known_network(spec) for spec in specs])
 
 
-@lru_cache(maxsize=MOST_DRAWN)
-def _known_component(drawing: Drawing) -> Component:
-    return _draw(families()[drawing.family], drawing)
+@lru_cache(maxsize=MAX_DRAWN)
+def _known_network(spec: ReferenceSpec) -> Network:
+    return _draw(families()[spec.family], spec)
 
 
-def _measured(family: Family, guess: Guess, known: Site) -> tuple[Numbers, Numbers]:
+def _measured(family: Family, guess: FamilyMatch, known: TargetModel) -> tuple[Numbers, Numbers]:
     """Sizes and numbers of blocks of the published variant that fits the file,
     else the file's own.
     """
@@ -137,7 +145,7 @@ def _measured(family: Family, guess: Guess, known: Site) -> tuple[Numbers, Numbe
     return _numbers(sizes), _numbers({**own, **published})
 
 
-def _told_shapes(family: Family, samples: Iterable[Sample]) -> tuple[tuple[str, Shape], ...]:
+def _told_shapes(family: Family, samples: Iterable[ModulePattern]) -> tuple[tuple[str, Shape], ...]:
     """(native name, shape) of the file's modules that the family has in several shapes, such as the
     modulation of a last block.
     """
@@ -175,7 +183,7 @@ def _numbers(numbers: Mapping[str, int]) -> Numbers:
 
 
 def _fitting_sizes(
-    family: Family, samples: Sequence[Sample], known: Site
+    family: Family, samples: Sequence[ModulePattern], known: TargetModel
 ) -> tuple[str, Mapping[str, int]]:
     """The published variant that contradicts the file least, and its sizes; the file's own where it
     contradicts half of it.
@@ -187,7 +195,7 @@ def _fitting_sizes(
     return "", solved_sizes(family, samples)
 
 
-def _published_blocks(family: Family, variant: str, guess: Guess) -> Mapping[str, int]:
+def _published_blocks(family: Family, variant: str, guess: FamilyMatch) -> Mapping[str, int]:
     variants = dict.fromkeys((*family.sizes, *family.blocks))
     fitting = {
         name: blocks
@@ -199,7 +207,7 @@ def _published_blocks(family: Family, variant: str, guess: Guess) -> Mapping[str
 
 
 def _own_blocks(
-    family: Family, samples: Iterable[Sample], published: Mapping[str, int]
+    family: Family, samples: Iterable[ModulePattern], published: Mapping[str, int]
 ) -> dict[str, int]:
     """The highest block of each native name that the file trains, + 1, for names without a
     published number.
@@ -217,11 +225,11 @@ def _own_blocks(
     return blocks
 
 
-def _draw(family: Family, drawing: Drawing) -> Component:
-    """A component with every module the family's table has, in as many blocks as
+def _draw(family: Family, spec: ReferenceSpec) -> Network:
+    """A network with every module the family's table has, in as many blocks as
     the drawing says.
     """
-    sizes, blocks = dict(drawing.sizes), dict(drawing.blocks)
+    sizes, blocks = dict(spec.sizes), dict(spec.blocks)
     weights: dict[str, Shape] = {}
     optional: set[str] = set()
     for row in in_one_form(family.rows):
@@ -231,56 +239,62 @@ def _draw(family: Family, drawing: Drawing) -> Component:
             else (0, 0)
         )
         for module in _modules(row, blocks) if len(row.native) == 1 else ():
-            weight = f"{drawing.prefix}{module}.weight"
+            weight = f"{spec.prefix}{module}.weight"
             if 0 in weights.setdefault(weight, shape):
                 weights[weight] = shape
             if row.optional:
                 optional.add(weight)
-    told = {f"{drawing.prefix}{module}.weight": shape for module, shape in drawing.told}
+    told = {f"{spec.prefix}{module}.weight": shape for module, shape in spec.told}
     # What the file has beyond the last block is in no model.
     weights.update((weight, shape) for weight, shape in told.items() if weight in weights)
-    return Component(
-        drawing.slot, drawing.prefix, weights, family, drawn=True, optional=frozenset(optional)
+    return Network(
+        spec.slot, spec.prefix, weights, family, is_reference=True, optional=frozenset(optional)
     )
 
 
-def _modules(row: Row, blocks: Mapping[str, int]) -> Iterable[str]:
+def _modules(row: TableRow, blocks: Mapping[str, int]) -> Iterable[str]:
     """The native names of a row, in every block."""
     counts = [
-        range(min(blocks.get(prefix, 0), MOST_BLOCKS))
+        range(min(blocks.get(prefix, 0), MAX_BLOCKS))
         for prefix, _ in numbered(row.native[0], row.native[0])
     ]
-    for numbers in islice(product(*counts), MOST_MODULES):
+    for numbers in islice(product(*counts), MAX_MODULES):
         yield fill(row.native[0], [str(number) for number in numbers])
 
 
-def _encoder_drawings(known: Site, family: Family, modules, groups, shapes) -> list[Drawing]:
+def _encoder_specs(
+    known: TargetModel, family: Family, modules, groups, shapes
+) -> list[ReferenceSpec]:
     """One drawing for each text encoder of the denoiser's family that the file trains."""
-    names = Component(DENOISER, "", {}, family)
-    site = Site([names, *(Component(slot, "", {}, None) for slot in family.encoders)])
-    found: dict[str, list[Sample]] = {}
+    names = Network(DENOISER, "", {}, family)
+    target_model = TargetModel([names, *(Network(slot, "", {}, None) for slot in family.encoders)])
+    found: dict[str, list[ModulePattern]] = {}
     wanted = set(modules)
     for group in groups:
         if group.module in wanted:
-            slot, name = _encoder_of(site, group.module)
+            slot, name = _encoder_of(target_model, group.module)
             shape = weight_shape({role: shapes[key] for role, key in group.keys.items()})
-            found.setdefault(slot, []).append(Sample((flatten(name).strip("_"),), shape, (name,)))
-    drawings = [_encoder_drawing(known, slot, samples) for slot, samples in found.items() if slot]
-    return [drawing for drawing in drawings if drawing]
+            found.setdefault(slot, []).append(
+                ModulePattern((flatten(name).strip("_"),), shape, (name,))
+            )
+    specs = [_encoder_spec(known, slot, samples) for slot, samples in found.items() if slot]
+    return [spec for spec in specs if spec]
 
 
-def _encoder_of(site: Site, module: str) -> tuple[str, str]:
-    """(slot of the text encoder that a module's wrappers name, the module's name behind them); slot
+def _encoder_of(target_model: TargetModel, module: str) -> tuple[str, str]:
+    """(slot of the text encoder that a module's prefixes name, the module's name behind them); slot
     "" where they name none.
     """
     slot, name = "", module
-    for wrapper, rest in peeled(site, module):
-        told = site.components_of(wrapper)
+    for prefix, rest in peeled(target_model, module):
+        told = target_model.networks_of(prefix)
         slot, name = slot or (told[0] if told else ""), rest
     return slot, name
 
 
-def _encoder_drawing(known: Site, slot: str, samples: Sequence[Sample]) -> Drawing | None:
+def _encoder_spec(
+    known: TargetModel, slot: str, samples: Sequence[ModulePattern]
+) -> ReferenceSpec | None:
     encoders = [family for family in known.families.values() if family.kind != DENOISER]
     knowing = {
         family.name: sum(bool(family.find(sample.names[0])) for sample in samples)
@@ -290,7 +304,7 @@ def _encoder_drawing(known: Site, slot: str, samples: Sequence[Sample]) -> Drawi
     if best is None or not knowing[best.name]:
         return None
     _, sizes = _fitting_sizes(best, samples, known)
-    return Drawing(
+    return ReferenceSpec(
         best.name,
         slot,
         f"{slot}.transformer.",

@@ -19,7 +19,7 @@ from ..key_maps.dialect import DENOISER
 from ..key_maps.lines import lines_of, read_text
 from ..key_maps.table import fill, flatten
 from ..planning.plan import Plan
-from ..planning.target_model import Component, Site
+from ..planning.target_model import Network, TargetModel
 
 STOCK_TABLE = KEY_MAPS / "stock.table"
 WEIGHT = ".weight"
@@ -90,7 +90,7 @@ class Block(NamedTuple):
     names: list[str]
 
 
-class Recipe(NamedTuple):
+class SplitRule(NamedTuple):
     """Endings that are read together: stock looks for `leads`, raises without `must`, and reads
     `may` where they stand.
     """
@@ -102,7 +102,7 @@ class Recipe(NamedTuple):
     may: tuple[str, ...]
 
 
-class Conversion(NamedTuple):
+class StockConversion(NamedTuple):
     """How stock renames all keys of a file that has those of `when`."""
 
     when: list[str]
@@ -120,14 +120,14 @@ class Stock(NamedTuple):
     maps: list[KeyMap]
     lists: dict[str, list[Block]]
     bare: dict[str, set[str]]  # family -> last words of parameters that are no module's weight
-    recipes: list[Recipe]
+    recipes: list[SplitRule]
     read: set[str]
     checked: dict[str, frozenset[int] | None]
-    conversions: list[Conversion]
+    conversions: list[StockConversion]
     endings: dict[str, tuple[str, ...]]  # last word or last two words -> endings
 
 
-class Reading(NamedTuple):
+class StockMatch(NamedTuple):
     """What stock reads of the endings of one module, as places in their order."""
 
     taken: tuple[int, ...]  # where the file has an adapter anywhere
@@ -141,7 +141,7 @@ class Reading(NamedTuple):
 
 def stock_placed(plan: Plan) -> StockKeys:
     """The keys of the plan's file that the stock loader of ComfyUI 0.30 would use in patches on the
-    plan's site.
+    plan's target model.
 
     As in nodes/host.py: a name counts though the model lacks its weight or has it in another shape,
     for stock maps names alone. None where the stock loader raises. A family that stock.table does
@@ -159,7 +159,9 @@ def missing(key: str) -> str:
 
 
 def _placed_by_stock(plan: Plan) -> list[str]:
-    known = [_names_of(component, plan.site) for component in plan.site.components.values()]
+    known = [
+        _names_of(network, plan.target_model) for network in plan.target_model.networks.values()
+    ]
     for conversion in stock_table().conversions:
         if all(key in plan.shapes for key in conversion.when):
             _check_conversion(conversion, plan.shapes)
@@ -177,7 +179,7 @@ def _placed_by_stock(plan: Plan) -> list[str]:
     return _placed(_split(left, known, modules), plan.shapes)
 
 
-def _check_conversion(conversion: Conversion, shapes: Shapes) -> None:
+def _check_conversion(conversion: StockConversion, shapes: Shapes) -> None:
     for key in conversion.must:
         if key not in shapes:
             raise StockRaises(missing(key))
@@ -188,7 +190,7 @@ def _check_conversion(conversion: Conversion, shapes: Shapes) -> None:
 
 
 def _placed(modules: Mapping[str, list[str]], shapes: Shapes) -> list[str]:
-    """The keys stock uses of those gathered by module name, wrapper included; all these names are
+    """The keys stock uses of those gathered by module name, prefix included; all these names are
     in its key map. Raises StockRaises.
     """
     taken: list[str] = []
@@ -240,7 +242,7 @@ def _split(
     return modules
 
 
-def _renamed(keys: Iterable[str], conversion: Conversion) -> dict[str, str]:
+def _renamed(keys: Iterable[str], conversion: StockConversion) -> dict[str, str]:
     """A file's keys by the names that stock gives them."""
     renamed = {}
     for key in keys:
@@ -252,12 +254,12 @@ def _renamed(keys: Iterable[str], conversion: Conversion) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1024)
-def _reading(tails: tuple[str, ...]) -> Reading:
+def _reading(tails: tuple[str, ...]) -> StockMatch:
     """What stock makes of the endings of one module (comfy/lora.py load_lora,
     comfy/weight_adapter/*.py load).
     """
     stock = stock_table()
-    first: dict[tuple[str, str], Recipe] = {}
+    first: dict[tuple[str, str], SplitRule] = {}
     for recipe in stock.recipes:
         if all(ending in tails for ending in recipe.leads):
             first.setdefault((recipe.section, recipe.kind), recipe)
@@ -270,7 +272,7 @@ def _reading(tails: tuple[str, ...]) -> Reading:
         for ending in recipe.leads
     }
     sections = {section for section, _ in first}
-    return Reading(
+    return StockMatch(
         tuple(place for place, ending in enumerate(tails) if ending in taken),
         tuple(place for place, ending in enumerate(tails) if ending in alone),
         "adapters" in sections and "plain" not in sections,
@@ -283,54 +285,52 @@ def _reading(tails: tuple[str, ...]) -> Reading:
     )
 
 
-_known_names: WeakKeyDictionary[Component, tuple[tuple[str, ...], frozenset[str]]] = (
+_known_names: WeakKeyDictionary[Network, tuple[tuple[str, ...], frozenset[str]]] = (
     WeakKeyDictionary()
 )
 
 
-def _names_of(component: Component, site: Site) -> frozenset[str]:
-    """Every name of the component in stock's key map, remembered for the component."""
-    found = _known_names.get(component)
-    if found is None or found[0] != site.slots:
-        found = _known_names[component] = (site.slots, stock_names(component, site))
+def _names_of(network: Network, target_model: TargetModel) -> frozenset[str]:
+    """Every name of the network in stock's key map, remembered for the network."""
+    found = _known_names.get(network)
+    if found is None or found[0] != target_model.slots:
+        found = _known_names[network] = (target_model.slots, stock_names(network, target_model))
     return found[1]
 
 
-def stock_names(component: Component, site: Site) -> frozenset[str]:
-    """What comfy/lora.py model_lora_keys_unet or model_lora_keys_clip would call the component's
+def stock_names(network: Network, target_model: TargetModel) -> frozenset[str]:
+    """What comfy/lora.py model_lora_keys_unet or model_lora_keys_clip would call the network's
     weights.
     """
     stock = stock_table()
-    encoder = component.name != DENOISER
-    name = component.name if encoder else component.family.name if component.family else ""
-    present = site.slots if encoder else component.modules
-    spellings = _Spellings(component, stock)
+    encoder = network.name != DENOISER
+    name = network.name if encoder else network.family.name if network.family else ""
+    present = target_model.slots if encoder else network.modules
+    spellings = _Spellings(network, stock)
     names: set[str] = set()
     for key_map in stock.maps:
-        if key_map.encoder == encoder and key_map.holds(name, present, site.slots):
+        if key_map.encoder == encoder and key_map.holds(name, present, target_model.slots):
             for line in key_map.lines:
                 names.update(spellings.of(line))
     return frozenset(names)
 
 
 class _Spellings:
-    """The names of one component in each of the ways that stock.table speaks of."""
+    """The names of one network in each of the ways that stock.table speaks of."""
 
-    def __init__(self, component: Component, stock: Stock):
-        self.component, self.lists = component, stock.lists
-        prefix = component.prefix if component.name == DENOISER else component.name + TRANSFORMER
-        weights = [
-            weight[: -len(WEIGHT)] for weight in component.weights if weight.endswith(WEIGHT)
-        ]
-        others = [weight for weight in component.weights if not weight.endswith(WEIGHT)]
-        if component.drawn and component.family:
-            bare = stock.bare.get(component.family.name, frozenset())
+    def __init__(self, network: Network, stock: Stock):
+        self.network, self.lists = network, stock.lists
+        prefix = network.prefix if network.name == DENOISER else network.name + TRANSFORMER
+        weights = [weight[: -len(WEIGHT)] for weight in network.weights if weight.endswith(WEIGHT)]
+        others = [weight for weight in network.weights if not weight.endswith(WEIGHT)]
+        if network.is_reference and network.family:
+            bare = stock.bare.get(network.family.name, frozenset())
             others += [weight for weight in weights if weight.rpartition(".")[2] in bare]
             weights = [weight for weight in weights if weight.rpartition(".")[2] not in bare]
         self.known = {
             "slot": weights,
             "native": [weight[len(prefix) :] for weight in weights if weight.startswith(prefix)],
-            "other": [weight[len(component.prefix) :] for weight in others],
+            "other": [weight[len(network.prefix) :] for weight in others],
         }
         self.texts: dict[bool, str] = {}
 
@@ -372,7 +372,7 @@ class _Spellings:
         """The native names as the family's table says that diffusers spells them; of fused ones the
         first part.
         """
-        family = self.component.family
+        family = self.network.family
         for module in self.known["native"] if family else ():
             for match in family.find(flatten(module)):
                 numbers = re.fullmatch(_pattern(match.row.native[0]), module)
@@ -417,10 +417,10 @@ class _Reader:
         self.maps: list[KeyMap] = []
         self.lists: dict[str, list[Block]] = {}
         self.bare: dict[str, set[str]] = {}
-        self.recipes: list[Recipe] = []
+        self.recipes: list[SplitRule] = []
         self.words: dict[str, set[str]] = {"read": set(), "one": set()}
         self.dimensions: dict[str, frozenset[int]] = {}
-        self.conversions: list[Conversion] = []
+        self.conversions: list[StockConversion] = []
         self.row: Callable[[list[str]], None] = self._no_section
 
     def section(self, words: list[str]) -> None:
@@ -436,7 +436,7 @@ class _Reader:
         elif title in ("adapters", "plain", "bias"):
             self.row = lambda row: self._recipe(title, row)
         elif title == "conversion":
-            self.conversions.append(Conversion(*([] for _ in Conversion._fields)))
+            self.conversions.append(StockConversion(*([] for _ in StockConversion._fields)))
             self.row = self._conversion
         else:
             self.row = self.words[title].update
@@ -484,14 +484,14 @@ class _Reader:
             if dimensions:
                 self.dimensions[ending] = frozenset(int(number) for number in dimensions)
         leads, must, may = (tuple(part) for part in [*parts, [], []][:3])
-        self.recipes.append(Recipe(section, row[0], leads, must, may))
+        self.recipes.append(SplitRule(section, row[0], leads, must, may))
 
     def _conversion(self, row: list[str]) -> None:
         field, *words = row
         values = (
             [_pair(word) for word in words] if field in ("begins", "replaces", "sizes") else words
         )
-        self.conversions[-1][Conversion._fields.index(field)].extend(values)
+        self.conversions[-1][StockConversion._fields.index(field)].extend(values)
 
 
 def _key_map(title: str, words: list[str]) -> KeyMap:

@@ -16,30 +16,37 @@ from ..planning.keys import parse_key
 from ..planning.names import OF_DIFFUSERS, OWN_NAMES
 from ..planning.plan import Plan
 from ..planning.resolve import LONGEST_MODULE, peeled
-from ..planning.target_model import Candidate, Site
-from .lora_family import WITHOUT_DIGITS, Guess, Sample, identify, peelings, variant_title
+from ..planning.target_model import Target, TargetModel
+from .lora_family import (
+    WITHOUT_DIGITS,
+    FamilyMatch,
+    ModulePattern,
+    identify,
+    stripped_names,
+    variant_title,
+)
 
 LONGEST_NAME = (
     200  # characters of a name that is compared with others; real ones have less than half
 )
 
 
-def guess_family(plan: Plan) -> Guess:
+def guess_family(plan: Plan) -> FamilyMatch:
     """The family a planned file was trained for, as `identify` tells it."""
-    return identify(group_keys(plan.shapes).groups, plan.shapes, plan.metadata, plan.site)
+    return identify(group_keys(plan.shapes).groups, plan.shapes, plan.metadata, plan.target_model)
 
 
-def model_title(site: Site) -> str:
+def model_title(target_model: TargetModel) -> str:
     """The wired model's family and variant; "" where no table knows it."""
-    if site.family is None:
+    if target_model.family is None:
         return ""
-    component = site.components[DENOISER]
-    alike: dict[tuple, Sample] = {}
-    for module, weight in component.modules.items():
-        flat, shape = flatten(module), component.weights[weight]
+    network = target_model.networks[DENOISER]
+    alike: dict[tuple, ModulePattern] = {}
+    for module, weight in network.modules.items():
+        flat, shape = flatten(module), network.weights[weight]
         if not weight.endswith(".bias"):
-            alike.setdefault((generalise(flat)[0], shape), Sample((flat,), shape, (module,)))
-    return variant_title(site.family, tuple(alike.values()), site)
+            alike.setdefault((generalise(flat)[0], shape), ModulePattern((flat,), shape, (module,)))
+    return variant_title(target_model.family, tuple(alike.values()), target_model)
 
 
 class Writer(NamedTuple):
@@ -52,12 +59,12 @@ class Writer(NamedTuple):
 
 
 def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
-    """The dialect that explains the file best: metadata first, then wrappers, names and role
+    """The dialect that explains the file best: metadata first, then prefixes, names and role
     spellings.
 
     `families`: those the file can be for; a tool that trains none of them is left out.
     """
-    known = list(plan.site.dialects.values())
+    known = list(plan.target_model.dialects.values())
     by_metadata = [
         match
         for match in zip(metadata_matches(known, plan.metadata), known, strict=True)
@@ -75,44 +82,43 @@ def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
     scores = {dialect.title: _likeness(dialect, profile) for dialect in known}
     best = max(scores.values(), default=0.0)
     titles = [title for title, score in scores.items() if score >= best - SLACK]
-    if best <= LEAST_LIKENESS or len(titles) > MOST_TRAINERS:
+    if best <= MIN_LIKENESS or len(titles) > MAX_TRAINERS:
         return Writer("cannot tell")
     return Writer(
         " or ".join(filter(None, (", ".join(titles[:-1]), titles[-1]))),
-        "wrappers, module names and role spellings",
+        "prefixes, module names and role spellings",
     )
 
 
 def _profile(plan: Plan) -> Counter[tuple[str, tuple[str, ...], str]]:
-    """How many tensors of a file have each (wrapper, whose names, role spelling)."""
+    """How many tensors of a file have each (prefix, whose names, role spelling)."""
     remembered: dict[tuple, tuple[str, ...]] = {}
     profile: Counter = Counter()
     for adapter in plan.adapters:
         target = adapter.target
-        key = (target.component, target.naming, target.module.translate(WITHOUT_DIGITS))
+        key = (target.network, target.naming, target.module.translate(WITHOUT_DIGITS))
         if key not in remembered:
-            remembered[key] = _namings(plan.site, target)
+            remembered[key] = _namings(plan.target_model, target)
         profile.update(
-            [
-                (adapter.location.wrapper, remembered[key], spelling)
-                for spelling in adapter.spellings
-            ]
+            [(adapter.location.prefix, remembered[key], spelling) for spelling in adapter.spellings]
         )
     if profile:
         return profile
     parsed = [parse_key(key) for key in plan.shapes]
     return Counter(
-        (_deepest_wrapper(plan.site, key.module), (), key.spelling) for key in parsed if key.role
+        (_longest_prefix(plan.target_model, key.module), (), key.spelling)
+        for key in parsed
+        if key.role
     )
 
 
-LEAST_LIKENESS = 0.5  # what the wrapper alone counts, which says little: many write none
+MIN_LIKENESS = 0.5  # what the prefix alone counts, which says little: many write none
 SLACK = 0.02  # likeness that a few odd modules may cost
-MOST_TRAINERS = 4  # more that fit equally well are no answer
+MAX_TRAINERS = 4  # more that fit equally well are no answer
 
 
-def _deepest_wrapper(site: Site, module: str) -> str:
-    return "".join(wrapper.text for wrapper, _ in peeled(site, module[:LONGEST_MODULE]))
+def _longest_prefix(target_model: TargetModel, module: str) -> str:
+    return "".join(prefix.text for prefix, _ in peeled(target_model, module[:LONGEST_MODULE]))
 
 
 def metadata_matches(known: Iterable[Dialect], metadata: Mapping[str, str]) -> list[str]:
@@ -136,13 +142,13 @@ def _weight(mark: str) -> tuple[bool, int]:
     return "=" in mark, len(mark) if "=" in mark else 0
 
 
-def _namings(site: Site, target: Candidate) -> tuple[str, ...]:
+def _namings(target_model: TargetModel, target: Target) -> tuple[str, ...]:
     """Whose names a module bears; of some modules native and diffusers' names are the same."""
     if target.naming > OF_DIFFUSERS:
         return ("other",)
     if target.naming == OF_DIFFUSERS:
         return ("diffusers",)
-    family = site.components[target.component].family
+    family = target_model.networks[target.network].family
     rows = (
         [
             match.row
@@ -166,9 +172,9 @@ def _likeness(dialect: Dialect, profile: Counter) -> float:
     if not total:
         return 0.0
     score = 0.0
-    for (wrapper, namings, spelling), count in profile.items():
-        wrappers = (*dialect.writes, *dialect.encoders) or ("",)
-        right = wrapper in wrappers
+    for (prefix, namings, spelling), count in profile.items():
+        prefixes = (*dialect.writes, *dialect.encoders) or ("",)
+        right = prefix in prefixes
         score += count * (
             0.5 * right
             + 0.3 * (spelling in dialect.roles)
@@ -177,12 +183,12 @@ def _likeness(dialect: Dialect, profile: Counter) -> float:
     return score / total
 
 
-def nearest_name(site: Site, key: str) -> str:
+def nearest_name(target_model: TargetModel, key: str) -> str:
     """`; nearest: x` where the model has a module of a similar name, else nothing."""
-    denoiser = site.components.get(DENOISER)
+    denoiser = target_model.networks.get(DENOISER)
     if denoiser is None:
         return ""
-    name = (peelings(site, parse_key(key).module) or [""])[-1]
+    name = (stripped_names(target_model, parse_key(key).module) or [""])[-1]
     if not name or len(name) > LONGEST_NAME:
         return ""
     template, numbers = generalise(name)

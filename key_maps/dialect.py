@@ -1,4 +1,4 @@
-"""Reads dialect records (one small file per trainer) and knows which wrappers may stand in front of
+"""Reads dialect records (one small file per trainer) and knows which prefixes may stand in front of
 a module name.
 """
 
@@ -37,9 +37,9 @@ class Dialect(NamedTuple):
         str, ...
     ] = ()  # the same for text encoders; {slot} stands for ComfyUI's name of the encoder
     roles: tuple[str, ...] = ()  # role spellings it uses
-    reads: tuple[str, ...] = ()  # denoiser wrappers seen in the wild, never written
+    reads: tuple[str, ...] = ()  # denoiser prefixes seen in the wild, never written
     encoder_reads: tuple[str, ...] = ()  # the same for text encoders
-    noise: tuple[str, ...] = ()  # wrappers that say nothing
+    noise: tuple[str, ...] = ()  # prefixes that say nothing
     inside: tuple[str, ...] = ()  # words without meaning inside a module name
     endings: tuple[tuple[str, str], ...] = ()  # (spelled, meant) endings of module names
     starts: tuple[tuple[str, str], ...] = ()  # (spelled, meant) beginnings of module names
@@ -66,13 +66,13 @@ LISTS = (
 PAIRS = ("endings", "starts")
 
 
-class Wrapper(NamedTuple):
-    """Text in front of a module name; `component` is DENOISER, ENCODER, an encoder slot, or None
+class Prefix(NamedTuple):
+    """Text in front of a module name; `network` is DENOISER, ENCODER, an encoder slot, or None
     for noise.
     """
 
     text: str
-    component: str | None
+    network: str | None
 
 
 def read_dialect(path: Path) -> Dialect:
@@ -114,34 +114,34 @@ def dialects(folder: Path = FOLDER) -> Mapping[str, Dialect]:
     return {path.stem: read_dialect(path) for path in sorted(folder.glob("*.record"))}
 
 
-class WrapperSet:
-    """All wrappers that may be peeled off, found by the first characters of a name."""
+class PrefixSet:
+    """All prefixes that may be peeled off, found by the first characters of a name."""
 
     def __init__(
         self,
         known: Mapping[str, Dialect],
         slots: tuple[str, ...],
-        encoder_wrappers: Mapping[str, tuple[str, ...]],
+        encoder_prefixes: Mapping[str, tuple[str, ...]],
     ):
-        wrappers: dict[str, str | None] = {}
+        prefixes: dict[str, str | None] = {}
         for dialect in known.values():
-            wrappers |= dict.fromkeys((*dialect.writes, *dialect.reads), DENOISER)
-            wrappers |= {
+            prefixes |= dict.fromkeys((*dialect.writes, *dialect.reads), DENOISER)
+            prefixes |= {
                 text: ENCODER
                 for text in (*dialect.encoders, *dialect.encoder_reads)
                 if "{slot}" not in text
             }
         for dialect in known.values():
-            wrappers |= dict.fromkeys(dialect.noise, None)
+            prefixes |= dict.fromkeys(dialect.noise, None)
         # ComfyUI names an encoder by its slot; files without the slot's name mean whichever encoder
         # has the module.
-        wrappers |= {
+        prefixes |= {
             "text_encoders.": ENCODER,
             "text_encoders.transformer.": ENCODER,
             "transformer.": DENOISER,
         }
         for slot in slots:
-            wrappers |= dict.fromkeys(
+            prefixes |= dict.fromkeys(
                 (
                     f"text_encoders.{slot}.transformer.",
                     f"{slot}.transformer.",
@@ -152,30 +152,30 @@ class WrapperSet:
                 slot,
             )
         self.slots_of: dict[str, tuple[str, ...]] = {}
-        for slot, texts in encoder_wrappers.items():
+        for slot, texts in encoder_prefixes.items():
             for text in texts:
                 self.slots_of[text] = (*self.slots_of.get(text, ()), slot)
-                wrappers.setdefault(text, ENCODER)
+                prefixes.setdefault(text, ENCODER)
         # One number means one encoder, however a trainer spells what stands before it.
         for text in [
             text
-            for text, component in wrappers.items()
-            if component == ENCODER and text not in self.slots_of
+            for text, network in prefixes.items()
+            if network == ENCODER and text not in self.slots_of
         ]:
             numbered = NUMBERED.search(text)
             if numbered:
                 self.slots_of[text] = self.slots_of.get(f"lora_te{numbered.group(1)}_", ())
-        self.by_start: dict[str, list[Wrapper]] = {}
-        for text, component in sorted(wrappers.items(), key=lambda item: -len(item[0])):
-            self.by_start.setdefault(text[:3], []).append(Wrapper(text, component))
+        self.by_start: dict[str, list[Prefix]] = {}
+        for text, network in sorted(prefixes.items(), key=lambda item: -len(item[0])):
+            self.by_start.setdefault(text[:3], []).append(Prefix(text, network))
         self.inside = tuple(word for dialect in known.values() for word in dialect.inside)
         self.endings = tuple(pair for dialect in known.values() for pair in dialect.endings)
         self.starts = tuple(pair for dialect in known.values() for pair in dialect.starts)
 
-    def peelable(self, name: str) -> list[Wrapper]:
-        """The wrappers that `name` begins with, longest first; never the whole name."""
+    def peelable(self, name: str) -> list[Prefix]:
+        """The prefixes that `name` begins with, longest first; never the whole name."""
         return [
-            wrapper
-            for wrapper in self.by_start.get(name[:3], ())
-            if name.startswith(wrapper.text) and len(name) > len(wrapper.text)
+            prefix
+            for prefix in self.by_start.get(name[:3], ())
+            if name.startswith(prefix.text) and len(name) > len(prefix.text)
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import LocksmithError
 from ..files.header import open_file
 
-MOST_BYTES = 2_000_000  # of one text; the largest of the pack's has some 25,000
+MAX_BYTES = 2_000_000  # of one text; the largest of the pack's has some 25,000
 LOCK = ".#"  # how the lock begins that an editor lays beside a file that is open
 # A # within a word belongs to the word.
 COMMENT = re.compile(r"(?:^|\s)#")
@@ -32,7 +32,7 @@ def read_text(path: Path, fault: type[LocksmithError] = TextError) -> str:
         )
     try:
         with open_file(path) as file:
-            raw = file.read(MOST_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise fault(
             f"{path}: it cannot be read ({error.strerror or error}). Put a text file there that may"
@@ -40,9 +40,9 @@ def read_text(path: Path, fault: type[LocksmithError] = TextError) -> str:
         ) from None
     except ValueError as error:
         raise fault(f"{path}: it cannot be read ({error}). Rename it") from None
-    if len(raw) > MOST_BYTES:
+    if len(raw) > MAX_BYTES:
         raise fault(
-            f"{path}: it is larger than {MOST_BYTES:,} bytes, which no text of this kind is. Put"
+            f"{path}: it is larger than {MAX_BYTES:,} bytes, which no text of this kind is. Put"
             " the right file there"
         )
     try:

@@ -30,11 +30,11 @@ DIRECTIVES = (
     "names",
 )
 FOLDER = Path(__file__).parent / "families"
-MOST_TOLD = 80  # characters of what is wrong that an error repeats
-MOST_DIGITS = 9  # of a size or a number of blocks
+MAX_TOLD = 80  # characters of what is wrong that an error repeats
+MAX_DIGITS = 9  # of a size or a number of blocks
 # characters of all names a table stands for, every header before every row; the pack's largest has
 # 60,000
-MOST_WRITTEN = 2_000_000
+MAX_WRITTEN = 2_000_000
 
 
 class TableError(LocksmithError, ValueError):
@@ -61,7 +61,7 @@ class Alternative(NamedTuple):
     swap: bool = False
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One native module, or several laid end to end, with the shape (None: not stated) and all
     other spellings.
     """
@@ -72,7 +72,7 @@ class Row(NamedTuple):
     line: int
     # the input may be wider in a LoRA than in the model (control LoRAs), marked `..` behind the
     # last size
-    grows: bool = False
+    widens_input: bool = False
     optional: bool = (
         False  # not in every published model of the family, marked `?` behind the native name
     )
@@ -97,7 +97,7 @@ class Match(NamedTuple):
     alternative and part it is.
     """
 
-    row: Row
+    row: TableRow
     index: int  # the row's place in the table
     native: tuple[str, ...]
     alternative: int  # -1: the native name itself
@@ -121,7 +121,7 @@ class Family(NamedTuple):
 
     name: str
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     encoders: Mapping[str, tuple[str, ...]]
     sizes: Mapping[str, Mapping[str, int]]
     lookup: Mapping[
@@ -167,7 +167,7 @@ class Family(NamedTuple):
             for index, alternative, part in entries.get(tuple([numbers[i] for i in positions]), ()):
                 yield positions, index, alternative, part
 
-    def spellings(self, row: Row, alternative: int, numbers: Sequence[str]) -> tuple[str, ...]:
+    def spellings(self, row: TableRow, alternative: int, numbers: Sequence[str]) -> tuple[str, ...]:
         """The names of an alternative's parts (native: alternative -1) with the block indices
         filled in.
         """
@@ -262,7 +262,7 @@ def evaluate(size: Size, known: Mapping[str, int]) -> int | None:
 
 
 def slices(
-    row: Row, alternative: int, part: int, shapes: tuple[tuple[int, ...], ...]
+    row: TableRow, alternative: int, part: int, shapes: tuple[tuple[int, ...], ...]
 ) -> tuple[Slice, ...] | None:
     """Where the part's rows land in native weights of these shapes; None where the shapes do not
     fit the row.
@@ -316,7 +316,7 @@ def _overlaps(outputs: Sequence[int], start: int, length: int) -> Iterable[Slice
         offset += size
 
 
-def in_one_form(rows: Iterable[Row]) -> Iterable[Row]:
+def in_one_form(rows: Iterable[TableRow]) -> Iterable[TableRow]:
     """The rows but for those of a weight in another form: of layers that a model has fused or
     apart, the form that stands first.
     """
@@ -359,7 +359,7 @@ class _Reader:
         self.names_others = False  # whether the row has a ` = `
         self.sections: list[tuple[str, tuple[str, ...], bool]] = [("", ("",), False)]
         self.header_open = False
-        self.rows: list[Row] = []
+        self.rows: list[TableRow] = []
         self.written = 0
 
     def fail(self, fault: str, remedy: str, directive: tuple[str, str] | None = None) -> TableError:
@@ -413,7 +413,7 @@ class _Reader:
     def _row(self, line: str) -> None:
         left, equals, right = line.partition(" = ")
         self.names_others = bool(equals)
-        tokens, grows = left.split(), False
+        tokens, widens_input = left.split(), False
         if "+" in tokens:
             names, shape = tokens[0::2], None
             if any(token != "+" for token in tokens[1::2]):
@@ -422,7 +422,7 @@ class _Reader:
                     "Write `a + b = c`; each has its own row with its shape",
                 )
         else:
-            grows = tokens[-1].endswith("..")
+            widens_input = tokens[-1].endswith("..")
             tokens[-1] = tokens[-1].removesuffix("..")
             names, shape = tokens[:1], self._shape(tokens[1:])
         optional, names[0] = names[0].endswith("?"), names[0].removesuffix("?")
@@ -430,14 +430,16 @@ class _Reader:
             [self._alternative(text) for text in right.split("|")] if right.strip() else []
         )
         for native, others, maybe in self.sections:
-            self._add_row(native, others, names, shape, alternatives, grows, optional or maybe)
+            self._add_row(
+                native, others, names, shape, alternatives, widens_input, optional or maybe
+            )
 
-    def _add_row(self, native, others, names, shape, alternatives, grows, optional) -> None:
+    def _add_row(self, native, others, names, shape, alternatives, widens_input, optional) -> None:
         self.written += sum(len(other) + 8 for other in (native, *others)) * (
             1 + sum(len(one.parts) for one in alternatives)
         )
         self.written += len(self.text) * (1 + len(others))
-        if self.written > MOST_WRITTEN:
+        if self.written > MAX_WRITTEN:
             raise self.fail(
                 "the headers and the rows below them make too many names",
                 "Leave out what no file uses",
@@ -453,12 +455,12 @@ class _Reader:
                 spelled.append(Alternative(parts, alternative.swap))
         whose = self.directives["names"][-1] if self.directives["names"] else ""
         self.rows.append(
-            Row(
+            TableRow(
                 tuple(_join(native, name) for name in names),
                 shape,
                 tuple(spelled),
                 self.line,
-                grows,
+                widens_input,
                 optional,
                 whose,
             )
@@ -478,17 +480,17 @@ class _Reader:
             if not match or not term:
                 hint = "" if self.names_others else ", and ` = ` in front of other tools' names"
                 raise self.fail(
-                    f"{text[:MOST_TOLD]!r} is not a size",
+                    f"{text[:MAX_TOLD]!r} is not a size",
                     f"Write a number, a small letter, or a sum such as 3h or h+2k{hint}",
                 )
             factor, symbol = match.groups()
-            if len(factor) > MOST_DIGITS:
+            if len(factor) > MAX_DIGITS:
                 raise self.fail(
-                    "a size has too many digits", f"No model has one of more than {MOST_DIGITS}"
+                    "a size has too many digits", f"No model has one of more than {MAX_DIGITS}"
                 )
             terms[symbol] = terms.get(symbol, 0) + int(factor or 1)
         if any(factor == 0 for factor in terms.values()):
-            raise self.fail(f"{text[:MOST_TOLD]!r} holds a zero", "Sizes are at least 1")
+            raise self.fail(f"{text[:MAX_TOLD]!r} holds a zero", "Sizes are at least 1")
         return tuple(sorted(terms.items()))
 
     def _alternative(self, text: str) -> Alternative:
@@ -549,8 +551,8 @@ class _Reader:
     def _encoders(self) -> dict[str, tuple[str, ...]]:
         encoders = {}
         for text in self.directives["encoder"]:
-            slot, *wrappers = text.split() or [""]
-            if not wrappers:
+            slot, *prefixes = text.split() or [""]
+            if not prefixes:
                 remedy = (
                     "Write ComfyUI's name of it and what its keys begin with, such as `@encoder"
                     " clip_l lora_te1_`"
@@ -558,7 +560,7 @@ class _Reader:
                 raise self.fail(
                     f"@encoder {slot}".rstrip() + " names no prefix", remedy, ("encoder", text)
                 )
-            encoders[slot] = tuple(wrappers)
+            encoders[slot] = tuple(prefixes)
         return encoders
 
     def _inputs(self) -> Inputs:
@@ -572,7 +574,7 @@ class _Reader:
             except ValueError:
                 remedy = "Write the widths of published models, as in `@inputs 64<384 72`"
                 raise self.fail(
-                    f"@inputs {text[:MOST_TOLD]!r} cannot be read", remedy, ("inputs", text)
+                    f"@inputs {text[:MAX_TOLD]!r} cannot be read", remedy, ("inputs", text)
                 ) from None
             for chain in chains:
                 fixed |= {width for width, grown in chain if not grown}
@@ -593,16 +595,16 @@ class _Reader:
                 }
             except ValueError:
                 remedy = (
-                    f"Write name=number pairs, with numbers from 1 on of at most {MOST_DIGITS}"
+                    f"Write name=number pairs, with numbers from 1 on of at most {MAX_DIGITS}"
                     " digits"
                 )
                 raise self.fail(
-                    f"@{directive} {text[:MOST_TOLD]!r} cannot be read", remedy, (directive, text)
+                    f"@{directive} {text[:MAX_TOLD]!r} cannot be read", remedy, (directive, text)
                 ) from None
             numbers.setdefault(variant.strip(), {}).update(pairs)
         return numbers
 
-    def _check_sums(self, rows: tuple[Row, ...]) -> None:
+    def _check_sums(self, rows: tuple[TableRow, ...]) -> None:
         for row in rows:
             for alternative in row.alternatives:
                 sizes = [part.size for part in alternative.parts]
@@ -618,7 +620,7 @@ class _Reader:
                         "Correct the sizes after the colons",
                     )
 
-    def _lookup(self, rows: tuple[Row, ...]):
+    def _lookup(self, rows: tuple[TableRow, ...]):
         seen: dict[tuple[str, tuple[str, ...], tuple[int, ...]], tuple[int, int, int]] = {}
         for index, row in enumerate(rows):
             # Fused native names are found by their own rows.
@@ -663,7 +665,7 @@ class _Reader:
             )
 
     @staticmethod
-    def _meaning(rows: tuple[Row, ...], entry: tuple[int, int, int]):
+    def _meaning(rows: tuple[TableRow, ...], entry: tuple[int, int, int]):
         row, (_, alternative, part) = rows[entry[0]], entry
         if alternative < 0 or len(row.alternatives[alternative].parts) == 1:
             return row.native, alternative >= 0 and row.alternatives[alternative].swap
@@ -673,7 +675,7 @@ class _Reader:
 
 def _count(text: str) -> int:
     """A number from 1 on. Raises ValueError for all else."""
-    number = int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else 0
+    number = int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else 0
     if not number:
         raise ValueError(text)
     return number

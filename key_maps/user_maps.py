@@ -12,7 +12,7 @@ from .dialect import Dialect, DialectError, read_dialect
 from .table import Family, TableError, read_table
 
 
-class OwnMaps(NamedTuple):
+class UserMaps(NamedTuple):
     """Tables and records by name, and what was wrong with those that could not be read."""
 
     families: Mapping[str, Family]
@@ -20,10 +20,10 @@ class OwnMaps(NamedTuple):
     errors: tuple[str, ...] = ()
 
 
-NONE = OwnMaps({}, {})
+NO_USER_MAPS = UserMaps({}, {})
 
 
-def read_own_maps(folder: Path) -> OwnMaps:
+def read_own_maps(folder: Path) -> UserMaps:
     """Read `folder`/families/*.table and `folder`/dialects/*.record; a name that the pack also has
     replaces the pack's.
 
@@ -32,7 +32,7 @@ def read_own_maps(folder: Path) -> OwnMaps:
     errors: list[str] = []
     tables = _read(folder / "families", "*.table", read_table, TableError, errors)
     records = _read(folder / "dialects", "*.record", read_dialect, DialectError, errors)
-    return OwnMaps(tables, records, tuple(errors))
+    return UserMaps(tables, records, tuple(errors))
 
 
 def _read(folder: Path, pattern: str, read, fault: type[Exception], errors: list[str]) -> dict:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..report.inspection import Inspection
 
 PROBES = 8  # random inputs on which two changes are compared
-LEAST_TOLERANCE = 1e-5  # rounding of an alpha, and of sums in another order
+MIN_TOLERANCE = 1e-5  # rounding of an alpha, and of sums in another order
 ROUNDINGS = 4  # of the dtype's steps, that factors rounded apart may differ by
 
 
@@ -57,12 +57,12 @@ def _alike(
     """Whether what `look` gives for each output of the fused adapter is what it gives for those of
     the split ones, put together.
     """
-    weight, rows = fused.target.pieces[0][0], fused.target.out
+    weight, rows = fused.target.slices[0][0], fused.target.out
     whole = look(fused)
     parts = torch.full_like(whole, torch.nan)
     for adapter in split:
         made = look(adapter)
-        for name, place, source in adapter.target.pieces:
+        for name, place, source in adapter.target.slices:
             if name == weight:
                 parts.narrow(0, *(place or (0, rows))).copy_(
                     made.narrow(0, *source) if source else made
@@ -109,7 +109,7 @@ def _tolerance(tensors: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> fl
         for role in ("up", "down", *MAGNITUDES)
         if role in adapter.roles
     }
-    return max(LEAST_TOLERANCE, *(ROUNDINGS * torch.finfo(dtype).eps for dtype in dtypes))
+    return max(MIN_TOLERANCE, *(ROUNDINGS * torch.finfo(dtype).eps for dtype in dtypes))
 
 
 def compared(inspection: Inspection, tensors: Mapping[str, Tensor]) -> Plan:
@@ -125,7 +125,7 @@ def compared(inspection: Inspection, tensors: Mapping[str, Tensor]) -> Plan:
     return make_plan(
         header.tensors,
         header.metadata,
-        plan.site,
+        plan.target_model,
         inspection.config_beside,
         inspection.groups,
         numbers_in(inspection.path, header, inspection.groups),

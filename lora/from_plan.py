@@ -91,7 +91,9 @@ def spec_of(adapter: Adapter, tensors: Tensors) -> AdapterSpec:
     """
     scale = adapter.strength.scale
     alpha = alpha_of(adapter, tensors) if scale is None else None
-    options = adapter.options + ((("pad_to", adapter.grown_to),) if adapter.grown_to else ())
+    options = adapter.options + (
+        (("pad_to", adapter.padded_shape),) if adapter.padded_shape else ()
+    )
     options += (("columns", adapter.columns),) if adapter.columns else ()
     if named(adapter.kind).needs_shape:
         options += (("shape", _module_shape(adapter)),)

@@ -20,7 +20,7 @@ __all__ = ["DAMAGED", "NotFinite", "Odd", "check_result", "odd_tensors", "oddity
 
 Read = Callable[[str], Tensor]
 NAN, INFINITE, BOTH = "NaN", "infinite numbers", "NaN and infinite numbers"
-MOST_NAMED = 3
+MAX_NAMED = 3
 PACKED = frozenset({getattr(torch, "float4_e2m1fn_x2", None)})  # of a torch that has it
 DAMAGED = "the file is damaged: download or export it again"
 
@@ -84,8 +84,8 @@ def oddity_of(adapter: Adapter, role: str, tensor: Tensor) -> str:
 
 def told_odd(odd: list[Odd]) -> str:
     """The tensors, as part of a sentence."""
-    told = [f"{item.key} holds {item.what}" for item in odd[:MOST_NAMED]]
-    more = len(odd) - MOST_NAMED
+    told = [f"{item.key} holds {item.what}" for item in odd[:MAX_NAMED]]
+    more = len(odd) - MAX_NAMED
     return "; ".join(told) + (f"; {more} more are not finite either" if more > 0 else "")
 
 

@@ -16,7 +16,7 @@ from ..report.load_report import plural
 from .from_plan import adapter_of
 from .math.spec import AdapterError
 
-MOST_TRIED = 2  # adapters of one kind: all of a file were trained on one model
+MAX_TRIED = 2  # adapters of one kind: all of a file were trained on one model
 
 
 def strangers(plan: Plan, tensors: Tensors, base: Callable[[str], Tensor]) -> dict[int, str]:
@@ -41,7 +41,7 @@ def strangers(plan: Plan, tensors: Tensors, base: Callable[[str], Tensor]) -> di
         told = next(
             filter(
                 None,
-                (_fault(plan.adapters[place], tensors, base) for place in smallest[:MOST_TRIED]),
+                (_fault(plan.adapters[place], tensors, base) for place in smallest[:MAX_TRIED]),
             ),
             "",
         )
@@ -50,7 +50,7 @@ def strangers(plan: Plan, tensors: Tensors, base: Callable[[str], Tensor]) -> di
 
 
 def _fault(adapter: Adapter, tensors: Tensors, base: Callable[[str], Tensor]) -> str:
-    name, rows, _ = adapter.target.pieces[0]
+    name, rows, _ = adapter.target.slices[0]
     mine = {role: tensors[key] for role, key in adapter.roles.items()}
     try:
         spec, by_role = adapter_of(adapter, mine, None)
@@ -69,7 +69,7 @@ def rounded_base(plan: Plan, is_rounded: Callable[[str], bool]) -> tuple[str, ..
         adapter.kind
         for adapter in plan.adapters
         if named(adapter.kind).of_its_base
-        and any(is_rounded(name) for name, _, _ in adapter.target.pieces)
+        and any(is_rounded(name) for name, _, _ in adapter.target.slices)
     )
     return tuple(
         f"{plural(count, 'module')}: what {named(kind).title} takes off the base model is computed"

@@ -28,7 +28,7 @@ WHOLE_BYTES = 1 << 23  # a file of no more is looked at wholly
 SMALL = 512  # bytes of a tensor that is looked at wholly
 PIECE = 64  # bytes of a larger one that are read at a place
 READS = 128  # of a file that is sampled, about: each is a call into the system
-MOST_NAMED = 3
+MAX_NAMED = 3
 FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
 ADDED = frozenset({*MAGNITUDES, "bias_values"})  # what acts besides them
 
@@ -198,7 +198,7 @@ def _not_finite(plan: Plan, tensors: Tensors) -> Iterator[str]:
                 found["NaN" if nan else "infinite values"].append(key)
     for what, keys in found.items():
         if keys:
-            told = ", ".join(keys[:MOST_NAMED]) + (" ..." if len(keys) > MOST_NAMED else "")
+            told = ", ".join(keys[:MAX_NAMED]) + (" ..." if len(keys) > MAX_NAMED else "")
             count = "1 tensor holds" if len(keys) == 1 else f"{len(keys)} tensors hold"
             yield (
                 f"{count} {what} ({told}): pictures come out black or as noise. Get the file again;"

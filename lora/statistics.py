@@ -22,12 +22,12 @@ from ..planning.groups import group_keys, network_alpha
 from ..planning.plan import DUPLICATE_TARGET, PLACED, Adapter, Plan
 from ..planning.resolve import locate
 from ..planning.scale import Settings, read_settings, scale_of, settings_for
-from ..planning.target_model import Site
+from ..planning.target_model import TargetModel
 from .from_plan import alpha_value, has_delta, spec_of
 from .math.low_rank import Delta, add, factors, from_product, low_rank_part
 from .math.spec import FAULTS, AdapterError, AdapterSpec, first_line
 
-__all__ = ["Comparison", "ModuleWeight", "Weights", "compare_weights", "weigh"]
+__all__ = ["Comparison", "ModuleStats", "Weights", "compare_weights", "measure_modules"]
 
 # side of the matrices whose singular values are computed; larger ones are only measured by their
 # norm
@@ -35,7 +35,7 @@ LARGEST_CORE = 1024
 OUTLIER = 10.0
 LONGEST_REASON = 300  # characters
 FEWEST_OF_A_KIND = 4
-MOST_ENERGY = 0.99
+MAX_ENERGY = 0.99
 
 OUTLIER_RULE = (
     f"spectral norm above {OUTLIER:g} times the median of its kind of layer, of which there are at"
@@ -49,7 +49,7 @@ OUTSIDE = "outside blocks"
 Read = Callable[[str], Tensor]
 
 
-class ModuleWeight(NamedTuple):
+class ModuleStats(NamedTuple):
     """One adapter of a file, measured; None: not to be told from the file alone, and `note` says
     why.
 
@@ -60,7 +60,7 @@ class ModuleWeight(NamedTuple):
 
     module: str  # as it stands in the file
     kind: str
-    component: str = ""  # the rest is of the place: "" and () where the adapter found none
+    network: str = ""  # the rest is of the place: "" and () where the adapter found none
     target: str = ""  # native module
     places: tuple[str, ...] = ()  # weights, with [first:last] rows
     rank: int | None = None
@@ -131,15 +131,15 @@ class Weights(NamedTuple):
     not overlap.
     """
 
-    modules: tuple[ModuleWeight, ...]  # placed ones, the most energy first
+    modules: tuple[ModuleStats, ...]  # placed ones, the most energy first
     unplaced: tuple[
-        tuple[str, ModuleWeight], ...
+        tuple[str, ModuleStats], ...
     ]  # (category of the plan, adapter that found no place)
     energy: float  # of all placed ones: the sum of their squared Frobenius norms
     energy_placed: (
         float | None
     )  # share of the whole file's energy; None when there is none to share
-    components: tuple[Share, ...]
+    networks: tuple[Share, ...]
     blocks: tuple[Share, ...]
     layer_kinds: tuple[Share, ...]
     outliers: tuple[Outlier, ...]
@@ -175,7 +175,7 @@ class Weights(NamedTuple):
             "verdict": self.verdict,
             "energy": _plain(self.energy),
             "energy_placed": _plain(self.energy_placed),
-            "components": [_row(share) for share in self.components],
+            "components": [_row(share) for share in self.networks],
             "blocks": [_row(share) for share in self.blocks],
             "layer_kinds": [_row(share) for share in self.layer_kinds],
             "outlier_rule": OUTLIER_RULE,
@@ -191,7 +191,7 @@ class Weights(NamedTuple):
         }
 
 
-def weigh(
+def measure_modules(
     plan: Plan, tensors: Mapping[str, Tensor], config_beside: Mapping[str, Any] | None = None
 ) -> Weights:
     """Measure every adapter of a planned file, one at a time, so that memory stays flat.
@@ -204,7 +204,8 @@ def weigh(
     read = tensors.__getitem__
     faults: list[tuple[str, str]] = []
     measures = [
-        (adapter.module, partial(_placed, adapter, plan.site, read)) for adapter in plan.adapters
+        (adapter.module, partial(_placed, adapter, plan.target_model, read))
+        for adapter in plan.adapters
     ]
     placed = sorted(_measured(measures, faults), key=lambda row: -row.energy)
     lost = [
@@ -220,7 +221,7 @@ def weigh(
         tuple(lost),
         energy,
         energy / (energy + missing) if energy + missing else None,
-        _shares(placed, energy, lambda row: row.component),
+        _shares(placed, energy, lambda row: row.network),
         _shares(placed, energy, lambda row: row.block),
         _shares(placed, energy, lambda row: row.layer_kind),
         tuple(_outliers(placed)),
@@ -229,8 +230,8 @@ def weigh(
 
 
 def _measured(
-    measures: Iterable[tuple[str, Callable[[], ModuleWeight]]], faults: list[tuple[str, str]]
-) -> list[ModuleWeight]:
+    measures: Iterable[tuple[str, Callable[[], ModuleStats]]], faults: list[tuple[str, str]]
+) -> list[ModuleStats]:
     rows = []
     for module, measure in measures:
         try:
@@ -240,15 +241,15 @@ def _measured(
     return rows
 
 
-def _placed(adapter: Adapter, site: Site, read: Read) -> ModuleWeight:
+def _placed(adapter: Adapter, target_model: TargetModel, read: Read) -> ModuleStats:
     tensors = {role: read(key) for role, key in adapter.roles.items()}
     spec, target = spec_of(adapter, tensors), adapter.target
-    row = ModuleWeight(
+    row = ModuleStats(
         adapter.module,
         adapter.kind,
-        target.component,
+        target.network,
         target.module,
-        tuple(_places(adapter, site)),
+        tuple(_places(adapter, target_model)),
         adapter.rank,
     )
     kind = named(spec.kind)
@@ -260,7 +261,7 @@ def _placed(adapter: Adapter, site: Site, read: Read) -> ModuleWeight:
     )
 
 
-def _with_measured(row: ModuleWeight, measured: Measured) -> ModuleWeight:
+def _with_measured(row: ModuleStats, measured: Measured) -> ModuleStats:
     """The row of a kind that needs the model's weight, with what its file alone tells."""
     relative = measured.relative
     if isinstance(relative, tuple):
@@ -272,25 +273,23 @@ def _with_measured(row: ModuleWeight, measured: Measured) -> ModuleWeight:
     return _with_norms(row, from_product(measured.delta).scaled(measured.scale), measured.note)
 
 
-def _places(adapter: Adapter, site: Site) -> Iterator[str]:
-    for weight, rows, _ in adapter.target.pieces:
-        name = _parameter(adapter, site, weight)
+def _places(adapter: Adapter, target_model: TargetModel) -> Iterator[str]:
+    for weight, rows, _ in adapter.target.slices:
+        name = _parameter(adapter, target_model, weight)
         yield f"{name}[{rows[0]}:{rows[0] + rows[1]}]" if rows else name
 
 
-def _parameter(adapter: Adapter, site: Site, weight: str) -> str:
+def _parameter(adapter: Adapter, target_model: TargetModel, weight: str) -> str:
     """The weight, or the bias beside it, that the adapter changes."""
     bias = (
-        site.components[adapter.target.component].bias_of(weight)
-        if adapter.reaches == "bias"
+        target_model.networks[adapter.target.network].bias_of(weight)
+        if adapter.parameter == "bias"
         else None
     )
     return bias or weight
 
 
-def _with_delta(
-    row: ModuleWeight, spec: AdapterSpec, tensors: Mapping[str, Tensor]
-) -> ModuleWeight:
+def _with_delta(row: ModuleStats, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> ModuleStats:
     plain, kind, decomposition = low_rank_part(tensors), named(spec.kind), decomposition_of(tensors)
     row = _with_values(row, plain)._replace(
         scale=factor_of(kind, spec, plain) if kind.low_rank else None
@@ -301,7 +300,7 @@ def _with_delta(
     )
 
 
-def _with_values(row: ModuleWeight, tensors: Mapping[str, Tensor]) -> ModuleWeight:
+def _with_values(row: ModuleStats, tensors: Mapping[str, Tensor]) -> ModuleStats:
     """Counts of NaN and Inf, and the largest finite magnitude, of the tensors that are weights."""
     largest, nans, infs, kind = 0.0, 0, 0, named(row.kind)
     silent = {"alpha", *kind.silent, *kind.switches}
@@ -323,7 +322,7 @@ def _as_computed(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor
 
 
-def _with_norms(row: ModuleWeight, delta: Delta, note: str) -> ModuleWeight:
+def _with_norms(row: ModuleStats, delta: Delta, note: str) -> ModuleStats:
     if delta.core > LARGEST_CORE:
         frobenius = delta.frobenius()
         values = torch.full((1,), math.nan, dtype=torch.float64)
@@ -337,13 +336,13 @@ def _with_norms(row: ModuleWeight, delta: Delta, note: str) -> ModuleWeight:
     return row if row.dead or delta.core > LARGEST_CORE else _with_spectrum(row, values)
 
 
-def _with_spectrum(row: ModuleWeight, values: Tensor) -> ModuleWeight:
+def _with_spectrum(row: ModuleStats, values: Tensor) -> ModuleStats:
     """values: the singular values, largest first, not all zero."""
     shares = (values / values[0]).square()
     whole = shares.sum()
     shares = shares / whole
     entropy = -torch.special.xlogy(shares, shares).sum().item()
-    needed = int((shares.cumsum(0) < MOST_ENERGY).sum()) + 1
+    needed = int((shares.cumsum(0) < MAX_ENERGY).sum()) + 1
     return row._replace(
         spectral=values[0].item(),
         effective_rank=math.exp(entropy),
@@ -355,7 +354,7 @@ def _with_spectrum(row: ModuleWeight, values: Tensor) -> ModuleWeight:
 
 def _unplaced(
     plan: Plan, read: Read, config_beside
-) -> Iterator[tuple[str, str, Callable[[], ModuleWeight]]]:
+) -> Iterator[tuple[str, str, Callable[[], ModuleStats]]]:
     """(category, module, how to measure it) of every adapter in the file that has no place."""
     settings = read_settings(plan.metadata, config_beside)
     found = group_keys(plan.shapes)
@@ -371,21 +370,21 @@ def _unplaced(
             )
             if category is None or kind.never_beside:
                 continue
-            location = locate(plan.site, group.module, [])
+            location = locate(plan.target_model, group.module, [])
             names += tuple(role for role in kind.borrows if role in group.keys)
             roles = {role: group.keys[role] for role in names}
             alpha = (
-                network_alpha(found.network_alphas, location.wrapper)
+                network_alpha(found.network_alphas, location.prefix)
                 if "down" in roles and "alpha" not in roles
                 else None
             )
             roles |= {"alpha": alpha} if alpha else {}
-            row = ModuleWeight(group.module, kind.name, note=kind.refusal or NEEDS_MODEL)
+            row = ModuleStats(group.module, kind.name, note=kind.refusal or NEEDS_MODEL)
             yield (
                 category,
                 group.module,
                 partial(
-                    _lost, row, roles, settings_for(settings, location.wrapper), location.name, read
+                    _lost, row, roles, settings_for(settings, location.prefix), location.name, read
                 ),
             )
 
@@ -395,8 +394,8 @@ def _is_placed(plan: Plan, key: str) -> bool:
 
 
 def _lost(
-    row: ModuleWeight, roles: Mapping[str, str], settings: Settings | None, name: str, read: Read
-) -> ModuleWeight:
+    row: ModuleStats, roles: Mapping[str, str], settings: Settings | None, name: str, read: Read
+) -> ModuleStats:
     tensors = {role: read(key) for role, key in roles.items()}
     kind = named(row.kind)
     if not kind.additive:
@@ -413,7 +412,7 @@ def _lost(
 
 
 def _shares(
-    rows: Sequence[ModuleWeight], total: float, name: Callable[[ModuleWeight], str]
+    rows: Sequence[ModuleStats], total: float, name: Callable[[ModuleStats], str]
 ) -> tuple[Share, ...]:
     parts: dict[str, list[float]] = {}
     for row in rows:
@@ -425,8 +424,8 @@ def _shares(
     return tuple(sorted(shares, key=lambda share: -share.energy))
 
 
-def _outliers(rows: Sequence[ModuleWeight]) -> Iterator[Outlier]:
-    by_kind: dict[str, list[ModuleWeight]] = {}
+def _outliers(rows: Sequence[ModuleStats]) -> Iterator[Outlier]:
+    by_kind: dict[str, list[ModuleStats]] = {}
     for row in rows:
         if row.spectral:
             by_kind.setdefault(row.layer_kind, []).append(row)
@@ -437,7 +436,7 @@ def _outliers(rows: Sequence[ModuleWeight]) -> Iterator[Outlier]:
                 yield Outlier(row.module, row.spectral, median, row.spectral / median)
 
 
-class Meeting(NamedTuple):
+class Overlap(NamedTuple):
     """Rows of one weight that A, B or both change: the norms of both changes, and the cosine of the
     angle between them.
     """
@@ -452,7 +451,7 @@ class Meeting(NamedTuple):
 class Comparison(NamedTuple):
     """How alike two LoRAs on one model are; energies are squared Frobenius norms at strength 1."""
 
-    meetings: tuple[Meeting, ...]  # the most energy first
+    overlaps: tuple[Overlap, ...]  # the most energy first
     norm_a: float
     norm_b: float
     cosine: float | None  # of all changes together
@@ -466,8 +465,13 @@ class Comparison(NamedTuple):
             {"file": file, "module": module, "reason": reason}
             for file, module, reason in self.left_out
         ]
-        return _row(self) | {
-            "meetings": [_row(meeting) for meeting in self.meetings],
+        return {
+            "meetings": [_row(overlap) for overlap in self.overlaps],
+            "norm_a": _plain(self.norm_a),
+            "norm_b": _plain(self.norm_b),
+            "cosine": _plain(self.cosine),
+            "energy_only_a": _plain(self.energy_only_a),
+            "energy_only_b": _plain(self.energy_only_b),
             "left_out": left_out,
         }
 
@@ -500,7 +504,7 @@ def compare_weights(
     for file, plan in (("a", plan_a), ("b", plan_b)):
         for adapter in plan.adapters:
             if has_delta(adapter):
-                for weight, segment in _segments(file, adapter, plan.site):
+                for weight, segment in _segments(file, adapter, plan.target_model):
                     segments.setdefault(weight, []).append(segment)
             else:
                 left_out.append((file, adapter.module, NEEDS_MODEL))
@@ -510,10 +514,12 @@ def compare_weights(
     return _compared(found, tuple(dict.fromkeys(left_out)))
 
 
-def _segments(file: str, adapter: Adapter, site: Site) -> Iterator[tuple[str, _Segment]]:
-    weights = site.components[adapter.target.component].weights
-    for weight, rows, source in adapter.target.pieces:
-        name = _parameter(adapter, site, weight)
+def _segments(
+    file: str, adapter: Adapter, target_model: TargetModel
+) -> Iterator[tuple[str, _Segment]]:
+    weights = target_model.networks[adapter.target.network].weights
+    for weight, rows, source in adapter.target.slices:
+        name = _parameter(adapter, target_model, weight)
         # A drawn model has no biases, but a bias has as many rows as the weight beside it.
         shape = weights.get(name, weights[weight][:1])
         start, length = rows or (0, shape[0] if shape else 1)
@@ -522,7 +528,7 @@ def _segments(file: str, adapter: Adapter, site: Site) -> Iterator[tuple[str, _S
 
 def _meet(
     weight: str, segments: Sequence[_Segment], reads: Mapping[str, Read], left_out
-) -> Iterator[tuple[Meeting, float]]:
+) -> Iterator[tuple[Overlap, float]]:
     """Every stretch of rows between two borders with its inner product; a stretch nobody changes is
     none.
     """
@@ -558,7 +564,7 @@ def _meet(
             for file in reads
         }
         if cut["a"] or cut["b"]:
-            yield _meeting(weight, (first, last), cut["a"], cut["b"])
+            yield _overlap(weight, (first, last), cut["a"], cut["b"])
 
 
 def _delta_of(segment: _Segment, read: Read) -> Delta:
@@ -581,13 +587,13 @@ def _cut(segment: _Segment, delta: Delta, first: int, last: int) -> Delta:
     return delta if whole else delta.rows(first - segment.start, last - first)
 
 
-def _meeting(
+def _overlap(
     weight: str, rows: tuple[int, int], deltas_a: Sequence[Delta], deltas_b: Sequence[Delta]
-) -> tuple[Meeting, float]:
+) -> tuple[Overlap, float]:
     sums = [add(deltas) if deltas else None for deltas in (deltas_a, deltas_b)]
     norm_a, norm_b = (delta.frobenius() if delta else 0.0 for delta in sums)
     inner = sums[0].inner(sums[1]) if deltas_a and deltas_b else 0.0
-    return Meeting(weight, rows, norm_a, norm_b, _cosine(inner, norm_a, norm_b)), inner
+    return Overlap(weight, rows, norm_a, norm_b, _cosine(inner, norm_a, norm_b)), inner
 
 
 def _cosine(inner: float, norm_a: float, norm_b: float) -> float | None:
@@ -598,31 +604,31 @@ def _cosine(inner: float, norm_a: float, norm_b: float) -> float | None:
 
 
 def _compared(
-    found: Sequence[tuple[Meeting, float]], left_out: tuple[tuple[str, str, str], ...]
+    found: Sequence[tuple[Overlap, float]], left_out: tuple[tuple[str, str, str], ...]
 ) -> Comparison:
     """The sums over what is finite."""
-    meetings = sorted((meeting for meeting, _ in found), key=_order)
+    overlaps = sorted((overlap for overlap, _ in found), key=_order)
     finite = [
-        (meeting, inner)
-        for meeting, inner in found
-        if math.isfinite(meeting.norm_a + meeting.norm_b + inner)
+        (overlap, inner)
+        for overlap, inner in found
+        if math.isfinite(overlap.norm_a + overlap.norm_b + inner)
     ]
-    energy_a = math.fsum(meeting.norm_a * meeting.norm_a for meeting, _ in finite)
-    energy_b = math.fsum(meeting.norm_b * meeting.norm_b for meeting, _ in finite)
+    energy_a = math.fsum(overlap.norm_a * overlap.norm_a for overlap, _ in finite)
+    energy_b = math.fsum(overlap.norm_b * overlap.norm_b for overlap, _ in finite)
     inner = math.fsum(inner for _, inner in finite)
     return Comparison(
-        tuple(meetings),
+        tuple(overlaps),
         math.sqrt(energy_a),
         math.sqrt(energy_b),
         _cosine(inner, math.sqrt(energy_a), math.sqrt(energy_b)),
-        math.fsum(meeting.norm_a * meeting.norm_a for meeting, _ in finite if not meeting.norm_b),
-        math.fsum(meeting.norm_b * meeting.norm_b for meeting, _ in finite if not meeting.norm_a),
+        math.fsum(overlap.norm_a * overlap.norm_a for overlap, _ in finite if not overlap.norm_b),
+        math.fsum(overlap.norm_b * overlap.norm_b for overlap, _ in finite if not overlap.norm_a),
         left_out,
     )
 
 
-def _order(meeting: Meeting) -> float:
-    energy = meeting.norm_a * meeting.norm_a + meeting.norm_b * meeting.norm_b
+def _order(overlap: Overlap) -> float:
+    energy = overlap.norm_a * overlap.norm_a + overlap.norm_b * overlap.norm_b
     return -energy if math.isfinite(energy) else math.inf
 
 
@@ -641,7 +647,10 @@ def _plain(value: Any) -> Any:
 
 
 def _row(values: Any) -> dict[str, Any]:
+    """A record as JSON, where a network is a `component`."""
     return {
-        name: list(value) if isinstance(value, tuple) else _plain(value)
+        ("component" if name == "network" else name): list(value)
+        if isinstance(value, tuple)
+        else _plain(value)
         for name, value in values._asdict().items()
     }

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..adapters.kind import ADDED
 from ..adapters.registry import decomposition_of, named
 from ..planning.plan import Adapter, Plan
-from .beside import Part, kind_of_host, spec_of
+from .beside import LayerPart, kind_of_host, spec_of
 from .bypass import Hung, is_layer, owner_of
 
 QUANTISED = "whose weights are quantised: patched, they would be rounded anew"
@@ -49,7 +49,7 @@ def choose(
     """
     by_weight: dict[str, list[Adapter]] = {}
     for adapter in plan.adapters:
-        for weight, _, _ in adapter.target.pieces:
+        for weight, _, _ in adapter.target.slices:
             by_weight.setdefault(weight, []).append(adapter)
     beside: dict[str, str] = {}
     patched: Counter[str] = Counter()
@@ -110,12 +110,12 @@ def _rank(adapter: Adapter) -> float:
         named(adapter.kind).is_pair
         and decomposition_of(adapter.roles) is None
         and not adapter.columns
-        and not adapter.grown_to
+        and not adapter.padded_shape
     )
     return adapter.rank or inf if plain else inf
 
 
-def rank_of(part: Part) -> float:
+def rank_of(part: LayerPart) -> float:
     """Of what hangs beside a layer already; 0 for what is no pair."""
     if part.way != ADDED:
         return 0

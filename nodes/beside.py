@@ -37,7 +37,7 @@ PIECE = 1024  # rows of an identity that are turned at once
 Rows = tuple[int, int]
 
 
-class Part(NamedTuple):
+class LayerPart(NamedTuple):
     """One adapter on one layer, or on some of its output rows.
 
     way: ADDED (a delta of the weight), NORMED (a DoRA per output), TURNED (acts on the outputs
@@ -65,7 +65,7 @@ def _as_it_is(change: Tensor) -> Tensor:
     return change
 
 
-class Piece(NamedTuple):
+class AddedRows(NamedTuple):
     """What one additive adapter adds to its rows: up @ down, [rows, r] and [r, inputs]; up None:
     down alone.
     """
@@ -83,7 +83,7 @@ class Sum(NamedTuple):
     down: Tensor
     ups: tuple[tuple[Rows | None, Rows, Tensor | None], ...]
 
-    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+    def onto(self, beside: BesideLayer, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
         low = beside.through(self.down, x, convolve)
         for rows, columns, up in self.ups:
             view, part = beside.outputs(out, rows), low.narrow(-1, *columns)
@@ -104,7 +104,7 @@ class Kron(NamedTuple):
     first: Tensor
     second: tuple[Tensor, ...]
 
-    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+    def onto(self, beside: BesideLayer, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
         change = x.unflatten(-1, (self.first.shape[1], -1))
         for factor in self.second:
             change = functional.linear(change, factor)
@@ -122,7 +122,7 @@ class Scaling(NamedTuple):
     gain: Tensor
     bias: Tensor | float
 
-    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+    def onto(self, beside: BesideLayer, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
         view = beside.outputs(out, self.rows)
         view.copy_((view.float() - self.bias).mul_(self.gain).add_(self.bias))
 
@@ -130,10 +130,10 @@ class Scaling(NamedTuple):
 class Turning(NamedTuple):
     """An adapter on the outputs without bias."""
 
-    part: Part
+    part: LayerPart
     bias: Tensor | float
 
-    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+    def onto(self, beside: BesideLayer, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
         view = beside.outputs(out, self.part.rows)
         columns = (view - self.bias).float().flatten(0, -2).T.contiguous()
         view.copy_(self.part.on(columns).T.reshape(view.shape) + self.bias)
@@ -144,23 +144,23 @@ class Derived(NamedTuple):
     second weight.
     """
 
-    part: Part
+    part: LayerPart
 
-    def onto(self, beside: Beside, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
+    def onto(self, beside: BesideLayer, out: Tensor, x: Tensor, convolve: Callable | None) -> None:
         weight = _rows(self.part, as_computed(beside.layer, x.device)[0])
         delta = (self.part.on(weight.clone()) - weight).to(x.dtype)
         view = beside.outputs(out, self.part.rows)
         view.add_(beside.through(delta, x, convolve).to(view.dtype))
 
 
-class Beside:
+class BesideLayer:
     """Stands in a layer's `forward`: calls the one below, and adds what the adapters do.
 
     torch.compile guards a replaced `forward`, as it does not a forward hook, and its tensors are
     inputs of the graph: another strength, or another LoRA of the same rank, compiles nothing anew.
     """
 
-    def __init__(self, layer: torch.nn.Module, parts: Sequence[Part], compiled: bool):
+    def __init__(self, layer: torch.nn.Module, parts: Sequence[LayerPart], compiled: bool):
         self.layer, self.parts, self.compiled = layer, tuple(parts), compiled
         self.on, self.made_for = True, None
         self.fired = False  # whether it has changed an output; compiled, it does not say so
@@ -234,7 +234,7 @@ class Beside:
 class Maker:
     """Makes the steps of a layer's parts for a device and a dtype."""
 
-    def __init__(self, beside: Beside, device: torch.device, dtype: torch.dtype):
+    def __init__(self, beside: BesideLayer, device: torch.device, dtype: torch.dtype):
         self.layer, self.compiled, self.device, self.dtype = (
             beside.layer,
             beside.compiled,
@@ -278,17 +278,17 @@ class Maker:
                 )
         return (*steps, *self._sums(added))
 
-    def _sums(self, added: Iterable[Piece | Kron]) -> list[Any]:
+    def _sums(self, added: Iterable[AddedRows | Kron]) -> list[Any]:
         """What is added as few steps: all pairs are one, and each Kronecker product is one by
         itself.
         """
         added = list(added)
-        pairs = [piece for piece in added if isinstance(piece, Piece)]
+        pairs = [piece for piece in added if isinstance(piece, AddedRows)]
         return ([self._sum(pairs)] if pairs else []) + [
             self._cast(one) for one in added if isinstance(one, Kron)
         ]
 
-    def _sum(self, pairs: Sequence[Piece]) -> Sum:
+    def _sum(self, pairs: Sequence[AddedRows]) -> Sum:
         downs, ups, first = [], [], 0
         for rows in dict.fromkeys(piece.rows for piece in pairs):
             group = [piece for piece in pairs if piece.rows == rows]
@@ -309,14 +309,14 @@ class Maker:
             second=tuple(factor.to(self.dtype) for factor in step.second),
         )
 
-    def _normed(self, part: Part) -> tuple[Tensor, Piece]:
+    def _normed(self, part: LayerPart) -> tuple[Tensor, AddedRows]:
         """What a DoRA multiplies its outputs with, and what it then adds."""
         factor = _factor(part, self._own[0])
         gain = 1 + part.strength * (factor - 1)
         bare = _without_magnitude(part)._replace(way=ADDED, strength=1.0)
         return gain, _times(_piece(bare, _product(bare)), part.strength * factor)
 
-    def _bias(self, part: Part) -> Tensor | float:
+    def _bias(self, part: LayerPart) -> Tensor | float:
         if getattr(self.layer, "bias", None) is None:
             return 0.0
         bias = self._own[1]
@@ -331,12 +331,12 @@ class Maker:
 def below(layer: torch.nn.Module) -> Callable[..., Tensor]:
     """A layer's forward as it is now, without those of ours that do nothing any more."""
     forward = layer.forward
-    while isinstance(getattr(forward, "__self__", None), Beside) and not forward.__self__.on:
+    while isinstance(getattr(forward, "__self__", None), BesideLayer) and not forward.__self__.on:
         forward = forward.__self__.inner
     return forward
 
 
-def take_off(beside: Beside) -> None:
+def take_off(beside: BesideLayer) -> None:
     """Give a layer back the forward it had; where something else replaced ours since, ours stays
     below it and does nothing.
 
@@ -356,10 +356,10 @@ def take_off(beside: Beside) -> None:
         layer.forward = forward
 
 
-def beside_of(layer: torch.nn.Module) -> Beside | None:
+def beside_of(layer: torch.nn.Module) -> BesideLayer | None:
     """What stands in a layer's forward and acts, if it is ours."""
     found = getattr(layer.__dict__.get("forward"), "__self__", None)
-    return found if isinstance(found, Beside) and found.on else None
+    return found if isinstance(found, BesideLayer) and found.on else None
 
 
 def guard_readers() -> None:
@@ -406,7 +406,7 @@ def _activated(x: Tensor, named: dict[str, Any]) -> Tensor:
     return x if activation is None else comfy.ops.INPUT_ACT_EAGER[activation](x)
 
 
-def joined(group: Sequence[Piece]) -> tuple[Tensor | None, Tensor]:
+def joined(group: Sequence[AddedRows]) -> tuple[Tensor | None, Tensor]:
     """Pieces of the same rows as one up [rows, r] and down [r, inputs]; a whole matrix swallows the
     others, and has no up.
     """
@@ -447,7 +447,7 @@ def _by_blocks(x: Tensor, blocks: Tensor) -> Tensor:
     ).flatten(-2)
 
 
-def input_blocks(part: Part, device: torch.device) -> Tensor | None:
+def input_blocks(part: LayerPart, device: torch.device) -> Tensor | None:
     """Of an adapter that only turns a linear layer's inputs, blocks of one size: W' = W M, M
     block-diagonal; its blocks [n, b, b].
 
@@ -481,14 +481,14 @@ def input_blocks(part: Part, device: torch.device) -> Tensor | None:
     return torch.cat(found)
 
 
-def pair_of(part: Part) -> Piece:
+def pair_of(part: LayerPart) -> AddedRows:
     """What an additive adapter adds as a pair, its strength in it, in fp32; as a matrix where it is
     no pair.
     """
     return _piece(part, _product(part))
 
 
-def _added(part: Part) -> Piece | Kron:
+def _added(part: LayerPart) -> AddedRows | Kron:
     """What an additive adapter adds, its strength in it, in fp32; a LoKr stays a Kronecker product
     where it can.
     """
@@ -498,7 +498,7 @@ def _added(part: Part) -> Piece | Kron:
     )
 
 
-def _product(part: Part) -> Product | KroneckerProduct | None:
+def _product(part: LayerPart) -> Product | KroneckerProduct | None:
     """The factors of an adapter of ours."""
     spec = spec_of(part.adapter)
     return (
@@ -510,7 +510,7 @@ def _product(part: Part) -> Product | KroneckerProduct | None:
     )
 
 
-def _piece(part: Part, made: Product | KroneckerProduct | None) -> Piece:
+def _piece(part: LayerPart, made: Product | KroneckerProduct | None) -> AddedRows:
     """What an additive adapter adds, as a pair or a matrix; made: its factors, if it is ours."""
     if made is None:
         found = kind_of_host(part.adapter).host_pair(part.adapter.weights)
@@ -523,8 +523,8 @@ def _piece(part: Part, made: Product | KroneckerProduct | None) -> Piece:
 
 
 def _pair(
-    part: Part, up: Tensor, down: Tensor, scale: float, rows: Rows | None, swap: bool
-) -> Piece:
+    part: LayerPart, up: Tensor, down: Tensor, scale: float, rows: Rows | None, swap: bool
+) -> AddedRows:
     """up and down of the whole module, of which these rows are the part's; swap: the halves of
     these are exchanged.
     """
@@ -532,10 +532,12 @@ def _pair(
         return _whole(part)
     up = up.flatten(1).float() * (scale * part.strength)
     up = up if rows is None else up.narrow(0, *rows)
-    return Piece(part.rows, up.roll(up.shape[0] // 2, 0) if swap else up, down.flatten(1).float())
+    return AddedRows(
+        part.rows, up.roll(up.shape[0] // 2, 0) if swap else up, down.flatten(1).float()
+    )
 
 
-def _kronecker(part: Part, made: KroneckerProduct) -> Kron | None:
+def _kronecker(part: LayerPart, made: KroneckerProduct) -> Kron | None:
     """A LoKr on a linear layer by its factors; None where its rows or inputs are not those of the
     product.
     """
@@ -555,12 +557,12 @@ def _matrix(product: Product) -> Tensor:
     return (product.down if product.up is None else product.up @ product.down).float()
 
 
-def _whole(part: Part) -> Piece:
+def _whole(part: LayerPart) -> AddedRows:
     """The delta itself, for adapters without smaller factors."""
     device = next(
         value for value in _flattened(part.adapter.weights) if isinstance(value, Tensor)
     ).device
-    return Piece(part.rows, None, part.on(torch.zeros(part.shape, device=device)).flatten(1))
+    return AddedRows(part.rows, None, part.on(torch.zeros(part.shape, device=device)).flatten(1))
 
 
 def _flattened(values: Iterable[Any]) -> Iterable[Any]:
@@ -571,7 +573,7 @@ def _flattened(values: Iterable[Any]) -> Iterable[Any]:
             yield value
 
 
-def _times(piece: Piece, factor: Tensor) -> Piece:
+def _times(piece: AddedRows, factor: Tensor) -> AddedRows:
     """A piece, each of its rows times a factor [rows]."""
     if piece.up is None:
         return piece._replace(down=piece.down * factor[:, None])
@@ -627,7 +629,7 @@ def kind_of_host(patch: Any) -> Kind | None:
     return next((kind for made in type(patch).__mro__ if (kind := of_host(made.__name__))), None)
 
 
-def _without_magnitude(part: Part) -> Part:
+def _without_magnitude(part: LayerPart) -> LayerPart:
     """The same adapter without its DoRA: it adds its delta."""
     spec, roles, tensors = part.adapter.weights
     kept = [
@@ -642,11 +644,11 @@ def _without_magnitude(part: Part) -> Part:
     return part._replace(adapter=plain)
 
 
-def _rows(part: Part, weight: Tensor) -> Tensor:
+def _rows(part: LayerPart, weight: Tensor) -> Tensor:
     return weight if part.rows is None else weight.narrow(0, *part.rows)
 
 
-def _factor(part: Part, weight: Tensor) -> Tensor:
+def _factor(part: LayerPart, weight: Tensor) -> Tensor:
     """What a DoRA multiplies each output with, [rows]: its magnitude over the norm of the layer's
     own weight plus the delta.
     """

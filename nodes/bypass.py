@@ -21,15 +21,23 @@ from torch import Tensor
 
 from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED
 from ..adapters.registry import decomposition_of, named
-from .beside import CONVOLUTIONS, Beside, Part, guard_readers, kind_of_host, spec_of, take_off
+from .beside import (
+    CONVOLUTIONS,
+    BesideLayer,
+    LayerPart,
+    guard_readers,
+    kind_of_host,
+    spec_of,
+    take_off,
+)
 from .readers import layers_read
 
 KEY = "lora_locksmith"
-MOST_NAMED = 5  # layers in a line of the log
+MAX_NAMED = 5  # layers in a line of the log
 READ = " on a layer whose weight the model reads without calling it"
 
 
-def hang_beside_layers(
+def add_bypass_hooks(
     patcher,
     layers: Sequence[dict[Any, Any]],
     strength: float,
@@ -43,7 +51,7 @@ def hang_beside_layers(
     left for the weights, what these are by kind). Biases are left without a word.
     """
     read = layers_read(patcher.model) if only is None or only else frozenset()
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[LayerPart]] = {}
     left: list[dict[Any, Any]] = []
     reasons: Counter[str] = Counter()
     for layer in layers:
@@ -103,14 +111,14 @@ def is_layer(module: torch.nn.Module | None) -> bool:
 
 def _part(
     patch: Any, shape: tuple[int, ...], rows: tuple[int, int] | None, swap: Any, strength: float
-) -> Part | None:
+) -> LayerPart | None:
     """The patch as a part of the forward pass; None where it cannot be one."""
     shape = (rows[1] if rows else shape[0], *shape[1:])
     way = _way(patch)
     scaling = _scaling_outputs(patch, shape) if way == DERIVED else None
     if scaling is not None:
         patch, way = scaling, TURNED
-    return Part(patch, way, rows, shape, swap, strength) if way else None
+    return LayerPart(patch, way, rows, shape, swap, strength) if way else None
 
 
 def _way(patch: Any) -> str | None:
@@ -158,14 +166,14 @@ class Hung:
     It is one injection under one key, so that what several nodes add to a layer is fused.
     """
 
-    def __init__(self, parts: dict[str, tuple[Part, ...]]):
+    def __init__(self, parts: dict[str, tuple[LayerPart, ...]]):
         self.parts, self.told = parts, False
         self.ran: set[str] = (
             set()
             # layers that have run since the last `tell`: the host takes us off and on again within
             # a run
         )
-        self.layers: weakref.WeakKeyDictionary[torch.nn.Module, list[Beside]] = (
+        self.layers: weakref.WeakKeyDictionary[torch.nn.Module, list[BesideLayer]] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -177,7 +185,7 @@ class Hung:
                 return injection.inject.__self__
         return cls({})
 
-    def with_more(self, parts: dict[str, list[Part]]) -> Hung:
+    def with_more(self, parts: dict[str, list[LayerPart]]) -> Hung:
         """The same with more parts behind those of each layer."""
         return Hung(
             {
@@ -196,7 +204,7 @@ class Hung:
         self.layers[patcher.model] = made = []
         for name, parts in self.parts.items():
             layer = patcher.model.get_submodule(name)
-            beside = Beside(layer, parts, compiled)
+            beside = BesideLayer(layer, parts, compiled)
             layer.forward = beside.forward
             made.append(beside)
             if dtype is not None and beside.is_additive:
@@ -217,7 +225,7 @@ class Hung:
         self.ran.clear()
         if silent and ran and not self.told and not any(beside.compiled for beside in made):
             self.told = True
-            first = ", ".join(silent[:MOST_NAMED]) + " ..." * (len(silent) > MOST_NAMED)
+            first = ", ".join(silent[:MAX_NAMED]) + " ..." * (len(silent) > MAX_NAMED)
             logging.info(
                 f"LoRA Locksmith: {len(silent)} of {len(self.parts)} layers with LoRAs beside them"
                 f" did not run in this sampling, so that these had no effect there: {first}. If the"
@@ -233,7 +241,7 @@ class Hung:
         for beside in made:
             take_off(beside)
 
-    def _note(self, made: Sequence[Beside]) -> None:
+    def _note(self, made: Sequence[BesideLayer]) -> None:
         for name, beside in zip(self.parts, made, strict=False):
             if beside.fired:
                 self.ran.add(name)
@@ -254,10 +262,10 @@ def _is_compiled(patcher) -> bool:
     these places.
     """
     options = patcher.model_options
-    wrappers = (
+    prefixes = (
         options.get("transformer_options", {}).get("wrappers", {}),
         getattr(patcher, "wrappers", {}),
     )
     return "torch_compile_kwargs" in options or any(
-        "torch.compile" in keys for of_type in wrappers for keys in of_type.values()
+        "torch.compile" in keys for of_type in prefixes for keys in of_type.values()
     )

@@ -9,7 +9,7 @@ from typing import Any
 import folder_paths
 import torch
 
-from ..key_maps.user_maps import OwnMaps
+from ..key_maps.user_maps import UserMaps
 from ..lora.io.mapped import header_of
 from ..report.library import stamp_of
 from . import host
@@ -89,7 +89,7 @@ def lora_changed(lora_name: str | None) -> tuple:
     return (lora_name, stamp_of(path), own_stamp()) if path else (lora_name,)
 
 
-def own_maps() -> OwnMaps:
+def own_maps() -> UserMaps:
     """The user's own tables and records."""
     return host.own_maps(own_folder())
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..adapters.kind import ADDED
 from ..adapters.registry import named
 from ..lora.math.apply import is_linear
-from .beside import Part, in_dtype, joined, kind_of_host, on_device, pair_of, spec_of
+from .beside import LayerPart, in_dtype, joined, kind_of_host, on_device, pair_of, spec_of
 from .watched import Watched, blame
 
 # What the host may be told to send a change through; it stands here in the pair's own rows.
@@ -64,7 +64,9 @@ class Fused(WeightAdapterBase):
         """
         shape, device = tuple(weight.shape), weight.device
         pieces = [
-            pair_of(Part(on_device(adapter, device), ADDED, None, shape, through, strength * own))
+            pair_of(
+                LayerPart(on_device(adapter, device), ADDED, None, shape, through, strength * own)
+            )
             for own, adapter, through in self.weights
         ]
         _add(weight, *joined(pieces), intermediate_dtype)

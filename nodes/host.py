@@ -37,29 +37,29 @@ from ..files.header import (
 )
 from ..identify.stock_loader import StockKeys, missing
 from ..key_maps.arithmetic import as_number
-from ..key_maps.user_maps import NONE, OwnMaps, own_maps_stamp, read_own_maps
+from ..key_maps.user_maps import NO_USER_MAPS, UserMaps, own_maps_stamp, read_own_maps
 from ..lora.copies import same_change
 from ..lora.io.mapped import map_tensors
 from ..lora.io.watch import Watch, WatchedTensors
 from ..lora.math.spec import AdapterError, first_line
 from ..lora.own_base import rounded_base, strangers
 from ..lora.soundness import Look, cautions, look_at_file, look_at_tensors
-from ..lora.statistics import weigh
+from ..lora.statistics import measure_modules
 from ..planning.keys import parse_key
 from ..planning.plan import Plan, make_plan, without_adapters
-from ..planning.target_model import Component, Site, denoiser_component, encoder_components
+from ..planning.target_model import Network, TargetModel, denoiser_network, encoder_networks
 from ..report.inspection import Inspection, inspect_header
 from ..report.library import Stamp, stamp_of
 from ..report.load_report import Report
 from .auto import choose, told
-from .bypass import hang_beside_layers
+from .bypass import add_bypass_hooks
 from .modes import AUTO, BYPASS, PATCH
 from .patches import Tensors, build_patches
 from .together import settle
 from .watched import watched
 
 REMEDY = "Download or export the file again"
-MOST_SAID = 200  # characters of an error of the host
+MAX_SAID = 200  # characters of an error of the host
 
 
 class LoraFile(NamedTuple):
@@ -192,7 +192,7 @@ def logical_shape(weight: torch.Tensor) -> tuple[int, ...]:
     return tuple(shape)
 
 
-_components: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_networks: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _stock_names: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
@@ -217,7 +217,10 @@ def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, .
 
 
 def _remembered(
-    store: weakref.WeakKeyDictionary, module: Any, make: Callable[[], Any], own: OwnMaps = NONE
+    store: weakref.WeakKeyDictionary,
+    module: Any,
+    make: Callable[[], Any],
+    own: UserMaps = NO_USER_MAPS,
 ) -> Any:
     """What `make` gave for this module and these maps; made anew for others."""
     found = store.get(module)
@@ -226,49 +229,49 @@ def _remembered(
     return found[1]
 
 
-def site_of(model, clip, own: OwnMaps = NONE) -> Site:
-    """The site a ModelPatcher and a CLIP (either may be None) make; what names they have is
+def target_model_of(model, clip, own: UserMaps = NO_USER_MAPS) -> TargetModel:
+    """The target model a ModelPatcher and a CLIP (either may be None) make; what names they have is
     remembered per model.
     """
-    components: list[Component] = []
+    networks: list[Network] = []
     if model is not None:
         network = model.model
-        components.append(
+        networks.append(
             _remembered(
-                _components,
+                _networks,
                 network,
-                lambda: denoiser_component(_shapes(network, "diffusion_model."), own.families),
+                lambda: denoiser_network(_shapes(network, "diffusion_model."), own.families),
                 own,
             )
         )
     if clip is not None:
         encoder = clip.cond_stage_model
-        components.extend(
+        networks.extend(
             _remembered(
-                _components,
+                _networks,
                 encoder,
-                lambda: encoder_components(_shapes(encoder), own.families),
+                lambda: encoder_networks(_shapes(encoder), own.families),
                 own,
             )
         )
-    return Site(components, own)
+    return TargetModel(networks, own)
 
 
-def wired_site(model, clip, own: OwnMaps = NONE) -> Site | None:
+def wired_model(model, clip, own: UserMaps = NO_USER_MAPS) -> TargetModel | None:
     """The same; None where neither is connected, so that the model is drawn from what is known of
     it.
     """
-    return None if model is None and clip is None else site_of(model, clip, own)
+    return None if model is None and clip is None else target_model_of(model, clip, own)
 
 
-_own_maps: list[tuple[tuple, OwnMaps]] = []
+_own_maps: list[tuple[tuple, UserMaps]] = []
 
 
-def own_maps(folder: str | os.PathLike[str]) -> OwnMaps:
+def own_maps(folder: str | os.PathLike[str]) -> UserMaps:
     """The user's own tables and records in `folder`, read again when a file there changes."""
     stamp = own_maps_stamp(Path(folder))
     if not stamp:
-        return NONE
+        return NO_USER_MAPS
     if not _own_maps or _own_maps[0][0] != stamp:
         _own_maps[:] = [(stamp, read_own_maps(Path(folder)))]
     return _own_maps[0][1]
@@ -289,7 +292,7 @@ def stock_placed(model, clip, file: LoraFile) -> StockKeys:
         return StockKeys.failing(
             missing(error.args[0])
             if isinstance(error, KeyError) and error.args
-            else first_line(error)[:MOST_SAID]
+            else first_line(error)[:MAX_SAID]
         )
 
 
@@ -323,7 +326,7 @@ def _placed_by_stock(model, clip, file: LoraFile) -> set[str]:
 
 
 def inspect(
-    model, clip, path: str | os.PathLike[str], own: OwnMaps = NONE, whole: bool = False
+    model, clip, path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS, whole: bool = False
 ) -> Inspection:
     """What is in the LoRA file at `path`: exact for what is connected, else for the model it was
     made for. Raises LoraFileError.
@@ -331,9 +334,9 @@ def inspect(
     whole: text encoders that are not connected are drawn, for whoever writes the file again.
     """
     file = _files.read(path)
-    site = wired_site(model, clip, own)
+    target_model = wired_model(model, clip, own)
     ask = (lambda plan: stock_placed(model, clip, file)) if model is not None else None
-    return inspect_header(path, file.header, file.config_beside, site, own, ask, whole)
+    return inspect_header(path, file.header, file.config_beside, target_model, own, ask, whole)
 
 
 def measure(found: Inspection) -> tuple[dict[str, Any], Hashes]:
@@ -343,7 +346,7 @@ def measure(found: Inspection) -> tuple[dict[str, Any], Hashes]:
         found.path,
         lambda done, total: comfy.model_management.throw_exception_if_processing_interrupted(),
     )
-    return weigh(found.plan, file.tensors, file.config_beside).as_dict(), hashes
+    return measure_modules(found.plan, file.tensors, file.config_beside).as_dict(), hashes
 
 
 def _prefixes(key: str) -> tuple[str, ...]:
@@ -430,7 +433,7 @@ def forget(*, files: bool = True, models: bool = True) -> None:
     if files:
         _files.entries.clear()
     if models:
-        _components.clear()
+        _networks.clear()
         _stock_names.clear()
 
 
@@ -440,7 +443,7 @@ def load_and_fix(
     path,
     strength_model: float = 1.0,
     strength_clip: float = 1.0,
-    own: OwnMaps = NONE,
+    own: UserMaps = NO_USER_MAPS,
     bypass: bool = False,
     name: str = "",
     mode: str = "",
@@ -479,7 +482,7 @@ def apply_file(
     name: str,
     strength_model: float,
     strength_clip: float,
-    own: OwnMaps,
+    own: UserMaps,
     bypass: bool,
     mode: str = "",
 ) -> tuple[Any, Any, Report]:
@@ -494,7 +497,7 @@ def apply_file(
         plan = make_plan(
             header.tensors,
             header.metadata,
-            site_of(model, clip, own),
+            target_model_of(model, clip, own),
             file.config_beside,
             number=number,
             same=same,
@@ -607,7 +610,7 @@ def _apply(
     weights = getattr(clone, "patcher", clone)
     if strength != 0:
         if only is None or only:
-            layers, kinds = hang_beside_layers(weights, layers, strength, logical_shape, only)
+            layers, kinds = add_bypass_hooks(weights, layers, strength, logical_shape, only)
             left.update(kinds)
         reached: set[str] = set()
         for layer in layers:

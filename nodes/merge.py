@@ -20,7 +20,7 @@ from ..lora.math.spec import AdapterError
 from ..lora.merge.block_weights import read_block_weights
 from ..lora.merge.collect import Source
 from ..lora.merge.dry_run import forecast
-from ..lora.merge.merge import Recipe, merge
+from ..lora.merge.merge import MergeConfig, merge
 from ..lora.merge.methods import Option, methods
 from ..lora.merge.plan_together import File, inspect_together
 from ..lora.merge.report import MergeReport
@@ -31,7 +31,7 @@ from .files import lora_path, own_maps, wired_lora
 from .inputs import AUTO, RESENT, mode_input, strength_inputs
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
-MOST_CONNECTED = 50
+MAX_CONNECTED = 50
 KEEP = "as in the files"
 WHOLE_NUMBERS = ("steps",)  # options that are whole numbers
 
@@ -141,7 +141,7 @@ class MergeLoRAs(io.ComfyNode):
                         io.LoraModel.Input("lora", optional=True),
                         "lora_",
                         min=0,
-                        max=MOST_CONNECTED,
+                        max=MAX_CONNECTED,
                     ),
                 ),
             ],
@@ -194,7 +194,7 @@ class MergeLoRAs(io.ComfyNode):
         adapters that need the model.
         """
         options = {name: value for name, value in method.items() if name != "method"}
-        recipe = Recipe(
+        recipe = MergeConfig(
             method["method"],
             options,
             rank or None,
@@ -283,7 +283,10 @@ def _sources(entries: list[_Entry], model, clip) -> list[Source]:
         File(entry.name, content.header, content.config_beside)
         for entry, content in zip(entries, contents, strict=True)
     ]
-    site, names = host.wired_site(model, clip, own), numbered([entry.name for entry in entries])
+    target_model, names = (
+        host.wired_model(model, clip, own),
+        numbered([entry.name for entry in entries]),
+    )
     return [
         Source(
             compared(found, content.tensors),
@@ -294,7 +297,7 @@ def _sources(entries: list[_Entry], model, clip) -> list[Source]:
             name,
         )
         for entry, name, content, found in zip(
-            entries, names, contents, inspect_together(files, site, own), strict=True
+            entries, names, contents, inspect_together(files, target_model, own), strict=True
         )
     ]
 
@@ -310,11 +313,11 @@ def _content(entry: _Entry) -> host.LoraFile:
 
 
 def _merged(
-    sources: list[Source], recipe: Recipe, report: MergeReport, base
+    sources: list[Source], recipe: MergeConfig, report: MergeReport, base
 ) -> dict[str, torch.Tensor]:
     def results() -> Iterator[Any]:
         for _, merged in merge(
-            sources, recipe, base, meetings=len(sources) > 1, progress=host.progress_bar()
+            sources, recipe, base, overlaps=len(sources) > 1, progress=host.progress_bar()
         ):
             report.add(merged)
             yield merged.native
@@ -322,7 +325,7 @@ def _merged(
     return native_tensors(results())
 
 
-def _forecast(sources: list[Source], recipe: Recipe, report: MergeReport) -> ExecutionBlocker:
+def _forecast(sources: list[Source], recipe: MergeConfig, report: MergeReport) -> ExecutionBlocker:
     """Tells the report; nothing goes on from there."""
     report.expect(forecast(sources, recipe, True, host.progress_bar()))
     return ExecutionBlocker(None)

@@ -23,7 +23,7 @@ from ..lora.from_plan import adapter_of, alpha_of
 from ..lora.math.apply import AdapterSpec, patched_weight
 from ..lora.math.spec import FAULTS, AdapterError, first_line
 from ..planning.plan import Adapter, Plan
-from ..planning.target_model import Component, Site
+from ..planning.target_model import Network, TargetModel
 
 Tensors = Mapping[str, torch.Tensor]
 Reached = tuple[
@@ -33,7 +33,7 @@ NO_RESHAPE = (
     "this ComfyUI cannot change the shape of a weight so, and its model would not know what to do"
     " with it; update ComfyUI"
 )
-MOST_PROOFS = (
+MAX_PROOFS = (
     4096  # kinds with the shapes of their tensors and of the weight; a file has few of them
 )
 
@@ -114,7 +114,7 @@ def build_patches(plan: Plan, tensors: Tensors, ours: bool | Container[str] = Fa
             patches = list(
                 _patches_of(
                     adapter,
-                    plan.site,
+                    plan.target_model,
                     {role: tensors[key] for role, key in adapter.roles.items()},
                     ours,
                 )
@@ -132,24 +132,27 @@ def build_patches(plan: Plan, tensors: Tensors, ours: bool | Container[str] = Fa
 
 
 def _patches_of(
-    adapter: Adapter, site: Site, tensors: dict[str, torch.Tensor], ours: bool | Container[str]
+    adapter: Adapter,
+    target_model: TargetModel,
+    tensors: dict[str, torch.Tensor],
+    ours: bool | Container[str],
 ) -> Iterable[tuple[Any, Any]]:
-    component, swap = site.components[adapter.target.component], adapter.target.swap
-    for weight, rows, source in adapter.target.pieces:
-        whole = component.weights[weight] or (1,)
+    network, swap = target_model.networks[adapter.target.network], adapter.target.swap
+    for weight, rows, source in adapter.target.slices:
+        whole = network.weights[weight] or (1,)
         shape = (rows[1], *whole[1:]) if rows else whole
         reached = (
             ((weight, shape),)
-            if adapter.reaches == "weight"
-            else _with_bias(adapter, component, weight, shape)
+            if adapter.parameter == "weight"
+            else _with_bias(adapter, network, weight, shape)
         )
-        reshapes = bool(adapter.grown_to) and named(adapter.kind).replaces
+        reshapes = bool(adapter.padded_shape) and named(adapter.kind).replaces
         own = ours if isinstance(ours, bool) else weight in ours
         patch = None if own and not reshapes else _hosts_patch(adapter, tensors, source)
         if reshapes:
             if patch is None or not _host_reshapes(patch, reached):
                 raise AdapterError(
-                    f"{list(adapter.grown_to)} in place of {list(reached[0][1])}: {NO_RESHAPE}"
+                    f"{list(adapter.padded_shape)} in place of {list(reached[0][1])}: {NO_RESHAPE}"
                 )
         elif patch is None or not _host_computes(patch, reached, swap):
             patch = _ours(adapter, tensors, source, reached)
@@ -157,11 +160,9 @@ def _patches_of(
             yield _target(name, rows, swap and not isinstance(patch, LocksmithAdapter)), patch
 
 
-def _with_bias(
-    adapter: Adapter, component: Component, weight: str, shape: tuple[int, ...]
-) -> Reached:
-    bias = component.bias_of(weight)
-    named = ((weight, shape),) if adapter.reaches == "both" else ()
+def _with_bias(adapter: Adapter, network: Network, weight: str, shape: tuple[int, ...]) -> Reached:
+    bias = network.bias_of(weight)
+    named = ((weight, shape),) if adapter.parameter == "both" else ()
     return named if bias is None else (*named, (bias, shape[:1]))
 
 
@@ -248,7 +249,7 @@ def _hollow(outline: Any) -> Any:
     return torch.empty(outline[0], dtype=outline[1], device="meta") if hollow else list(outline)
 
 
-@lru_cache(maxsize=MOST_PROOFS)
+@lru_cache(maxsize=MAX_PROOFS)
 def _proven(kind: Any, outlines: tuple, shape: tuple[int, ...], swap: bool) -> bool:
     """Run the host's own code on tensors without values.
 
@@ -328,7 +329,7 @@ def _without_numbers(spec: AdapterSpec) -> AdapterSpec:
     )
 
 
-@lru_cache(maxsize=MOST_PROOFS)
+@lru_cache(maxsize=MAX_PROOFS)
 def _try_on_meta(
     spec: AdapterSpec,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],

@@ -54,7 +54,7 @@ def rows_changed(loras: Any, blocks: bool = False) -> tuple | float:
         return ()
 
 
-class Row(NamedTuple):
+class StackRow(NamedTuple):
     """One LoRA of a stack, as the user set it; `number` counts from 1."""
 
     number: int
@@ -77,7 +77,7 @@ class Row(NamedTuple):
 
 def read_rows(
     loras: str | Sequence[Any], blocks: bool = False, wired: Collection[str] | None = ()
-) -> list[Row]:
+) -> list[StackRow]:
     """The rows a value of the node stands for: JSON text, or the list itself. Raises ValueError,
     which names the row and the remedy.
 
@@ -99,7 +99,9 @@ def read_rows(
     ]
 
 
-def _read_row(number: int, entry: Any, fields: Sequence[str], wired: Collection[str] | None) -> Row:
+def _read_row(
+    number: int, entry: Any, fields: Sequence[str], wired: Collection[str] | None
+) -> StackRow:
     if not isinstance(entry, dict):
         raise ValueError(
             f"Row {number}: {_short(entry)} is no row. It is written like {SHAPE[1:-1]}"
@@ -122,7 +124,7 @@ def _read_row(number: int, entry: Any, fields: Sequence[str], wired: Collection[
             f"Row {number}: blocks is {_short(blocks)}. It is text such as double_blocks.0-5=0.5"
         )
     is_wired = name in wired if wired is not None else WIRED.fullmatch(name)
-    return Row(
+    return StackRow(
         number,
         on,
         _listed(number, name) if on and not is_wired else name,

@@ -147,7 +147,7 @@ def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     own, file = own_maps(), wired_lora(lora)
     return (
         inspect_header(
-            CONNECTED, file.header, None, host.wired_site(model, clip, own), own, whole=True
+            CONNECTED, file.header, None, host.wired_model(model, clip, own), own, whole=True
         ),
         lora,
         {},

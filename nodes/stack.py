@@ -15,7 +15,7 @@ from . import host
 from .faults import NodeError
 from .inputs import AUTO, REPORT, RESENT, mode_input, on_unmatched_input
 from .load_and_fix import LoadAndFixLoRA
-from .rows import Row, read_rows, rows_are_right, rows_changed, rows_input
+from .rows import StackRow, read_rows, rows_are_right, rows_changed, rows_input
 
 
 class LoadAndFixStack(io.ComfyNode):
@@ -104,7 +104,7 @@ class LoadAndFixStack(io.ComfyNode):
 class Told(NamedTuple):
     """What became of one row: the text for people, and the dictionary of its report."""
 
-    row: Row
+    row: StackRow
     text: str
     report: dict[str, Any]
 
@@ -137,7 +137,7 @@ class Told(NamedTuple):
         return self.row.as_dict() | self.report
 
 
-def _apply(row: Row, model, clip, on_unmatched: str, mode: str):
+def _apply(row: StackRow, model, clip, on_unmatched: str, mode: str):
     """(model, clip, what became of the row)."""
     if not row.on:
         verdict = "off, not read."
@@ -155,7 +155,7 @@ def _apply(row: Row, model, clip, on_unmatched: str, mode: str):
     return model, clip, Told(row, text, report)
 
 
-def _output(model, clip, rows: list[Row], told: list[Told]) -> io.NodeOutput:
+def _output(model, clip, rows: list[StackRow], told: list[Told]) -> io.NodeOutput:
     placed, total = (sum(report.modules[index] for report in told) for index in (0, 1))
     verdict, notes = _verdict(told, placed, total), list(_interactions(rows))
     lines = [verdict, "", *(f"{report.row.title}: {report.report['verdict']}" for report in told)]
@@ -200,9 +200,9 @@ def _verdict(told: list[Told], placed: int, total: int) -> str:
     return f"{line}; not all of {rows} {', '.join(torn)}." if torn else f"{line}."
 
 
-def _interactions(rows: list[Row]) -> Iterator[str]:
+def _interactions(rows: list[StackRow]) -> Iterator[str]:
     """What a user may not see in the rows: a file that is on more than once."""
-    places: dict[str, list[Row]] = defaultdict(list)
+    places: dict[str, list[StackRow]] = defaultdict(list)
     for row in rows:
         if row.on:
             places[row.name].append(row)

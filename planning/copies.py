@@ -21,7 +21,7 @@ def fused_twins(adapters: Sequence[Adapter], by_header: bool) -> Mapping[int, tu
 
     Seen in Anime-Z files (diffusers skips their `qkv.lora` and `out.lora`,
     _convert_non_diffusers_z_image_lora_to_diffusers).
-    by_header: there are no numbers to compare. Then only those of one wrapper and spelling, which
+    by_header: there are no numbers to compare. Then only those of one prefix and spelling, which
     one tool wrote, are taken for copies.
     """
     if not any(adapter.target.parts > 1 and adapter.target.naming < 0 for adapter in adapters):
@@ -29,7 +29,7 @@ def fused_twins(adapters: Sequence[Adapter], by_header: bool) -> Mapping[int, tu
     parts: dict[tuple, list[int]] = {}
     for index, adapter in enumerate(adapters):
         if named(adapter.kind).is_pair and adapter.target.naming >= 0:
-            for weight, _, _ in adapter.target.pieces:
+            for weight, _, _ in adapter.target.slices:
                 parts.setdefault(_place(adapter, weight, by_header), []).append(index)
     whole = {
         index: adapter
@@ -37,7 +37,7 @@ def fused_twins(adapters: Sequence[Adapter], by_header: bool) -> Mapping[int, tu
         if named(adapter.kind).is_pair and adapter.target.naming < 0
     }
     twins = {
-        index: tuple(parts.get(_place(adapter, adapter.target.pieces[0][0], by_header), ()))
+        index: tuple(parts.get(_place(adapter, adapter.target.slices[0][0], by_header), ()))
         for index, adapter in whole.items()
     }
     found = {
@@ -52,7 +52,7 @@ def _place(adapter: Adapter, weight: str, by_header: bool) -> tuple:
     return (
         weight,
         adapter.adapter_name,
-        *((adapter.location.wrapper, *adapter.spellings) if by_header else ()),
+        *((adapter.location.prefix, *adapter.spellings) if by_header else ()),
     )
 
 

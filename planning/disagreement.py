@@ -20,7 +20,7 @@ TELLING = (
     "use_rslora",
     "rank_stabilized",
 )
-MOST_OF_VALUE = 40  # characters
+MAX_OF_VALUE = 40  # characters
 
 
 def disagreement(
@@ -77,4 +77,4 @@ def _different(settings: Settings, config_beside: Mapping[str, Any]) -> list[str
 
 
 def _shown(value: object) -> str:
-    return "not set" if value is None else str(value)[:MOST_OF_VALUE]
+    return "not set" if value is None else str(value)[:MAX_OF_VALUE]

@@ -55,15 +55,15 @@ class Groups(NamedTuple):
     refused: Mapping[str, Known] = {}  # key -> the adapter that it is of, which is not computed
 
 
-def network_alpha(alphas: Mapping[str, str], wrapper: str) -> str | None:
-    """The key of the alpha that is meant for all modules behind a wrapper: of its network, or the
+def network_alpha(alphas: Mapping[str, str], prefix: str) -> str | None:
+    """The key of the alpha that is meant for all modules behind a prefix: of its network, or the
     only one there is.
     """
     return next(
         (
             key
             for network, key in alphas.items()
-            if len(alphas) == 1 or wrapper.startswith(f"{network}.")
+            if len(alphas) == 1 or prefix.startswith(f"{network}.")
         ),
         None,
     )

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from ..key_maps import KEY_MAPS
 from ..key_maps.lines import lines_of, read_text
 
-MOST_WORDS = 40  # at the end of a key, among which the role stands; real keys have twenty in all
+MAX_WORDS = 40  # at the end of a key, among which the role stands; real keys have twenty in all
 ROLES_TABLE = KEY_MAPS / "roles.table"
 
 
 class ParsedKey(NamedTuple):
-    """A key taken apart; `module` still has its wrapper. `role` is None where no spelling fits."""
+    """A key taken apart; `module` still has its prefix. `role` is None where no spelling fits."""
 
     module: str
     adapter: str
@@ -97,7 +97,7 @@ def _longer(tail: str, endings: list[str]) -> tuple[str, ...]:
 
 
 def parse_key(key: str) -> ParsedKey:
-    """Split `key` into module name (wrapper included), adapter name and role; the longest spelling
+    """Split `key` into module name (prefix included), adapter name and role; the longest spelling
     that fits wins.
     """
     spellings = role_spellings()
@@ -105,7 +105,7 @@ def parse_key(key: str) -> ParsedKey:
     found = spellings.final.get(key[dot + 1 :]) if dot > 0 else None
     if found is not None:
         return ParsedKey(key[:dot], "", found[0], key[dot + 1 :])
-    words = key.rsplit(".", MOST_WORDS)
+    words = key.rsplit(".", MAX_WORDS)
     count = len(words)
     lone = spellings.lone.get(words[-1])
     if (

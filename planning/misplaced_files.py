@@ -19,7 +19,7 @@ WHOLE_WEIGHTS = (
     "this file holds whole weights, as a model does, not a LoRA; its place is another folder"
 )
 UNKNOWN = "this file holds no LoRA that is known: none of its tensors is named like a part of one"
-MOST_KEYS = 5000  # looked at; the models known here have fewer
+MAX_KEYS = 5000  # looked at; the models known here have fewer
 
 
 @lru_cache(maxsize=1)
@@ -42,7 +42,7 @@ def other_file(keys: Collection[str], groups: Groups) -> str:
         return ""
     if groups.refused:
         return str(next(iter(groups.refused.values())))
-    some = list(islice(keys, MOST_KEYS))
+    some = list(islice(keys, MAX_KEYS))
     for title, folder, patterns in _rules():
         if all(matching(some, pattern) for pattern in patterns):
             return f"this is {title}, not a LoRA; its place is the folder models/{folder}"

@@ -1,4 +1,4 @@
-"""Spells a component's modules the way a dialect writes them: the reverse of reading."""
+"""Spells a network's modules the way a dialect writes them: the reverse of reading."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..key_maps.dialect import DENOISER, Dialect
-from ..key_maps.table import Family, Row, flatten, numbered, slices
-from .target_model import Component, Site
+from ..key_maps.table import Family, TableRow, flatten, numbered, slices
+from .target_model import Network, TargetModel
 
 OWN_NAMES, OF_DIFFUSERS = (
     -1,
@@ -16,7 +16,7 @@ OWN_NAMES, OF_DIFFUSERS = (
 
 
 class Spelled(NamedTuple):
-    """One module as a dialect spells it: wrapper and name, the weight it is (a slice of), and
+    """One module as a dialect spells it: prefix and name, the weight it is (a slice of), and
     whether halves are swapped.
     """
 
@@ -27,41 +27,41 @@ class Spelled(NamedTuple):
     shape: tuple[int, ...]
 
 
-def spell(site: Site, component: Component, dialect: Dialect) -> Iterator[Spelled]:
-    """Every weight matrix of the component as `dialect` names it; nothing where the dialect cannot
-    name the component.
+def spell(target_model: TargetModel, network: Network, dialect: Dialect) -> Iterator[Spelled]:
+    """Every weight matrix of the network as `dialect` names it; nothing where the dialect cannot
+    name the network.
     """
-    wrapper = wrapper_for(site, component, dialect)
-    if wrapper is None:
+    prefix = prefix_for(target_model, network, dialect)
+    if prefix is None:
         return
     seen: dict[str, str] = {}
-    for module, weight in component.modules.items():
-        if len(component.weights[weight]) < 2 or weight.endswith(".bias"):
+    for module, weight in network.modules.items():
+        if len(network.weights[weight]) < 2 or weight.endswith(".bias"):
             continue
-        for name, rows, swap in _names(component, module, weight, dialect.names):
-            spelled = wrapper + (name.replace(".", "_") if dialect.form == "flat" else name)
+        for name, rows, swap in _names(network, module, weight, dialect.names):
+            spelled = prefix + (name.replace(".", "_") if dialect.form == "flat" else name)
             # Where flattening or a shared name makes two weights one name, the first keeps it.
             if seen.setdefault(spelled, weight) == weight:
-                out, *inner = component.weights[weight]
+                out, *inner = network.weights[weight]
                 yield Spelled(spelled, weight, rows, swap, (rows[1] if rows else out, *inner))
 
 
-def wrapper_for(site: Site, component: Component, dialect: Dialect) -> str | None:
-    """What the dialect writes before this component's names, "" for nothing, None where it has no
+def prefix_for(target_model: TargetModel, network: Network, dialect: Dialect) -> str | None:
+    """What the dialect writes before this network's names, "" for nothing, None where it has no
     way to write them.
     """
-    if component.name == DENOISER:
-        root = f"{site.family.root}." if site.family else "transformer."
+    if network.name == DENOISER:
+        root = f"{target_model.family.root}." if target_model.family else "transformer."
         return root if root in dialect.writes else next(iter(dialect.writes), "")
-    for text in site.family.encoders.get(component.name, ()) if site.family else ():
+    for text in target_model.family.encoders.get(network.name, ()) if target_model.family else ():
         if text in dialect.encoders:
             return text
     pattern = next((text for text in dialect.encoders if "{slot}" in text), None)
-    return pattern.format(slot=component.name) if pattern else None
+    return pattern.format(slot=network.name) if pattern else None
 
 
 def _names(
-    component: Component, module: str, weight: str, names: str
+    network: Network, module: str, weight: str, names: str
 ) -> list[tuple[str, tuple[int, int] | None, bool]]:
     """(name, rows of the weight, halves swapped) of a module: several where the other naming splits
     it.
@@ -69,7 +69,7 @@ def _names(
     parts = (
         []
         if names == "native"
-        else names_of(component.family, module, component.weights[weight], names)
+        else names_of(network.family, module, network.weights[weight], names)
     )
     return parts or [(module, None, False)]
 
@@ -100,7 +100,7 @@ def names_of(
     return []
 
 
-def _rows_of(family: Family | None, module: str) -> Iterator[Row]:
+def _rows_of(family: Family | None, module: str) -> Iterator[TableRow]:
     """The table's rows of a native module: the one that its name finds, and those of others' names
     for it.
     """

@@ -12,7 +12,7 @@ from ..key_maps import KEY_MAPS
 from ..key_maps.lines import TextError, lines_of, read_text
 
 NOT_COMPUTED_TABLE = KEY_MAPS / "not_computed.table"
-LEAST_LITERAL = 4  # characters of a pattern without a wildcard: what keys are sifted by
+MIN_LITERAL = 4  # characters of a pattern without a wildcard: what keys are sifted by
 WILDCARDS = re.compile(r"[*?]")
 
 
@@ -53,9 +53,9 @@ def known_adapters(path: Path = NOT_COMPUTED_TABLE) -> _Records:
             )
         for pattern in patterns.split():
             literal = max(WILDCARDS.split(pattern), key=len)
-            if len(literal) < LEAST_LITERAL:
+            if len(literal) < MIN_LITERAL:
                 raise TextError(
-                    f"{path}, line {number}: {pattern} has no {LEAST_LITERAL} characters without a"
+                    f"{path}, line {number}: {pattern} has no {MIN_LITERAL} characters without a"
                     " wildcard. Make it longer"
                 )
             literals[literal] = None

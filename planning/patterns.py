@@ -13,12 +13,12 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from operator import itemgetter
 
-from .pattern_syntax import Allowance, Automaton, Exhausted, Unreadable, parse
+from .pattern_syntax import Allowance, Automaton, Exhausted, PatternError, parse
 
 PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 ESCAPED = "\0"  # stands for `\.`, a dot that is one
 LONGEST_NAME = 1000  # characters of a module's name
-MOST_CUTS = (
+MAX_CUTS = (
     32  # ways in which plain patterns of one length are cut by their dots; more go to the automaton
 )
 FREE, FIRST, INNER = range(
@@ -90,7 +90,7 @@ class Patterns:
         )
         cuts = self.lookups[anchor].setdefault(len(body), {})
         cut = tuple(map(len, words))
-        if cut not in cuts and len(cuts) == MOST_CUTS:
+        if cut not in cuts and len(cuts) == MAX_CUTS:
             return False
         cuts.setdefault(cut, {}).setdefault(words if len(words) > 1 else words[0], place)
         return True
@@ -102,10 +102,10 @@ class Patterns:
     def _rich(self, place: int, pattern: str) -> None:
         try:
             if not self._allowed(pattern):
-                raise Unreadable("too long")
+                raise PatternError("too long")
             self.automaton.add(place, parse(pattern))
             self.rich.append(place)
-        except Unreadable:
+        except PatternError:
             self.unread.append(place)
 
     def _look_up(self, name: str) -> int:

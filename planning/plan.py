@@ -39,7 +39,7 @@ from .scale import (
 )
 from .settings import shown
 from .siblings import siblings
-from .target_model import Candidate, Site
+from .target_model import Target, TargetModel
 
 PLACED = "placed"
 BOOKKEEPING = "bookkeeping"
@@ -77,29 +77,29 @@ class Adapter(NamedTuple):
     adapter_name: str
     roles: Mapping[str, str]  # role -> key
     spellings: Sequence[str]
-    target: Candidate
+    target: Target
     strength: Strength
     rank: int | None
-    reaches: str
+    parameter: str
     options: tuple[tuple[str, object], ...] = ()
-    grown_to: tuple[int, ...] | None = None  # what the weight grows to under it
+    padded_shape: tuple[int, ...] | None = None  # what the weight grows to under it
     columns: int | None = None  # the weight's first inputs, which are all that it knows of
 
     @property
     def resized(self) -> bool:
         """Whether the weight has another size than the module it was trained on."""
-        return self.grown_to is not None or self.columns is not None
+        return self.padded_shape is not None or self.columns is not None
 
 
 class Plan(NamedTuple):
-    """The answer for one file and one site. Every key of the file is in `outcomes`."""
+    """The answer for one file and one target model. Every key of the file is in `outcomes`."""
 
     adapters: tuple[Adapter, ...]
     outcomes: Mapping[str, Outcome]
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
-    site: Site
-    inferred_wrapper: str = ""
+    target_model: TargetModel
+    inferred_prefix: str = ""
     # whether values of tensors decided anything: files alike in names and shapes may mean something
     # else
     by_values: bool = False
@@ -121,7 +121,7 @@ class _Found(NamedTuple):
     fault: str
 
 
-class _Reading(NamedTuple):
+class _GroupAdapters(NamedTuple):
     """The adapters in a group, and the roles that are in none."""
 
     adapters: tuple[_Found, ...]
@@ -133,21 +133,21 @@ class _Reading(NamedTuple):
 def make_plan(
     tensors: Mapping[str, TensorInfo | tuple[int, ...] | None],
     metadata: Mapping[str, str],
-    site: Site,
+    target_model: TargetModel,
     config_beside: Mapping[str, Any] | None = None,
     groups: Groups | None = None,
     number: Callable[[str], float | None] | None = None,
     same: Same | None = None,
 ) -> Plan:
     """Plan how a file with these tensors (name -> TensorInfo, shape, or None where unknown) goes
-    onto `site`.
+    onto `target_model`.
 
     `metadata` is the header's, `config_beside` the content of PEFT's adapter_config.json, `groups`
     what group_keys gives for the tensors where it is known already, `number` gives the value of a
     tensor of one element by its name, or None where it has none that can be computed with, `same`
     whether adapters make one change (copies.py). Never raises for what a file holds.
     """
-    planner = _Planner(tensors, metadata, site, config_beside, number or _no_number, same)
+    planner = _Planner(tensors, metadata, target_model, config_beside, number or _no_number, same)
     planner.run(groups or group_keys(tensors))
     # A file with an alpha for each adapter asks no settings for its strength.
     asked = not planner.adapters or any(
@@ -162,7 +162,7 @@ def make_plan(
         planner.outcomes,
         planner.shapes,
         metadata,
-        site,
+        target_model,
         planner.inferred,
         planner.by_values,
         cautions,
@@ -205,13 +205,13 @@ class _Planner:
         self,
         tensors,
         metadata,
-        site: Site,
+        target_model: TargetModel,
         config_beside,
         number: Callable[[str], float | None],
         same: Same | None,
     ):
-        self.site, self.metadata, self.tensors, self.number, self.same = (
-            site,
+        self.target_model, self.metadata, self.tensors, self.number, self.same = (
+            target_model,
             metadata,
             tensors,
             number,
@@ -228,7 +228,7 @@ class _Planner:
         self.adapters: list[Adapter] = []
         self.recent: list[tuple[str, tuple[str, ...] | None]] = []
         self.inferred = ""
-        self.readings: dict[tuple, _Reading] = {}
+        self.alias_names: dict[tuple, _GroupAdapters] = {}
         self.settings_of: dict[str, Settings | None] = {}
         self.network_alphas: dict[str, str] = {}
         self.conventions: dict[int, Conventions] = {}
@@ -242,14 +242,14 @@ class _Planner:
         self.siblings = self._siblings(groups)
         self.roles = frozenset().union(*(group.keys for group in groups.groups))
         for group in self._take(groups):
-            location = locate(self.site, group.module, self.recent)
+            location = locate(self.target_model, group.module, self.recent)
             if location.candidates:
                 self._place(group, location)
             elif self._unwired(group.module):
                 self._unmatched(group, location)
             else:
                 unmatched.append((group, location))
-        if not self._infer_wrapper(unmatched):
+        if not self._infer_prefix(unmatched):
             for group, location in unmatched:
                 self._unmatched(group, location)
         for network, key in self.network_alphas.items():
@@ -311,13 +311,13 @@ class _Planner:
             return
         # By the model's own modules: what is split in the file is one of them.
         own = {
-            (adapter.target.component, piece[0], adapter.reaches)
+            (adapter.target.network, piece[0], adapter.parameter)
             for adapter in self.adapters
-            for piece in adapter.target.pieces
+            for piece in adapter.target.slices
         }
-        placed = Counter(component for component, _, _ in own)
+        placed = Counter(network for network, _, _ in own)
         if any(
-            count > MODEL_SHARE * len(self.site.components[name].modules)
+            count > MODEL_SHARE * len(self.target_model.networks[name].modules)
             for name, count in placed.items()
         ):
             for adapter in self.adapters:
@@ -369,19 +369,19 @@ class _Planner:
             lacking = missing_roles({role: None})
             self._set([group.keys[role]], INCOMPLETE, f"{lacking} is missing")
 
-    def _read(self, group: Group) -> _Reading:
+    def _read(self, group: Group) -> _GroupAdapters:
         """The adapters in a group; groups with the same roles and shapes (most of a file) share one
         reading.
         """
         shapes = tuple([self.shapes[key] for key in group.keys.values()])
         settings = self._settings(group.module) if self.settings else None
         key = (tuple(group.keys), shapes, id(settings))
-        reading = self.readings.get(key)
+        reading = self.alias_names.get(key)
         if reading is None:
             found, left = assign(group.keys)
             by_role = dict(zip(group.keys, shapes, strict=True))
             adapters = tuple(self._found(one, by_role, settings) for one in found)
-            reading = self.readings[key] = _Reading(
+            reading = self.alias_names[key] = _GroupAdapters(
                 adapters,
                 left,
                 any(one.kind.scaled for one in adapters),
@@ -425,9 +425,9 @@ class _Planner:
             return self._set(
                 keys,
                 SHAPE_CONFLICT,
-                self._conflict(location.candidates, kind.reaches, found.module),
+                self._conflict(location.candidates, kind.parameter, found.module),
             )
-        whole = len(target.pieces) == 1 and target.pieces[0][2] is None
+        whole = len(target.slices) == 1 and target.slices[0][2] is None
         roles = dict(zip(found.roles, keys, strict=True))
         shared = self._shared_alpha(found, location, roles)
         if shared is not None:
@@ -438,7 +438,7 @@ class _Planner:
             return self._set(
                 [key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault
             )
-        settings = self._settings(location.wrapper) if self.settings else None
+        settings = self._settings(location.prefix) if self.settings else None
         meaning = self._meaning(group, found, roles, target, settings)
         if meaning.kind:
             kind = named(meaning.kind)
@@ -462,7 +462,7 @@ class _Planner:
             return self._set(
                 [key for key in keys if key not in self.outcomes], UNSUPPORTED, unknown or lacking
             )
-        grown = (found.module.out, *found.module.inner) if _grows(target, found) else None
+        grown = (found.module.out, *found.module.inner) if _widens_input(target, found) else None
         columns = found.module.inner[0] if _narrow(target, found.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
@@ -476,7 +476,7 @@ class _Planner:
                 target,
                 strength,
                 found.rank,
-                kind.reaches,
+                kind.parameter,
                 options + meaning.options,
                 grown,
                 columns,
@@ -490,7 +490,7 @@ class _Planner:
     ) -> str | None:
         """The key of the network's alpha, where the adapter has none of its own."""
         wanted = self.network_alphas and "alpha" not in roles and found.rank
-        return network_alpha(self.network_alphas, location.wrapper) if wanted else None
+        return network_alpha(self.network_alphas, location.prefix) if wanted else None
 
     def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
         if not kind.never_beside:
@@ -502,7 +502,7 @@ class _Planner:
         self.halves = True
         return True
 
-    def _may_be_whole(self, module: ModuleShape, target: Candidate) -> bool:
+    def _may_be_whole(self, module: ModuleShape, target: Target) -> bool:
         """Whether what has the shape of a module can be the target's whole weight.
 
         A drawn model may not know a size, and then fits whatever the file has: what tells there is
@@ -512,7 +512,7 @@ class _Planner:
         """
         if target.out and 0 not in target.inner:
             return True
-        family = self.site.components[target.component].family
+        family = self.target_model.networks[target.network].family
         shape = (module.out, *(module.inner or ()))
         rows = family.find(flatten(target.module)) if family else ()
         shapes = [match.row.shape for match in rows]
@@ -558,24 +558,24 @@ class _Planner:
             " be told"
         )
 
-    def _settings(self, wrapper: str) -> Settings | None:
-        if wrapper not in self.settings_of:
-            self.settings_of[wrapper] = settings_for(self.settings, wrapper)
-        return self.settings_of[wrapper]
+    def _settings(self, prefix: str) -> Settings | None:
+        if prefix not in self.settings_of:
+            self.settings_of[prefix] = settings_for(self.settings, prefix)
+        return self.settings_of[prefix]
 
     def _meaning(
         self,
         group: Group,
         found: _Found,
         roles: Mapping[str, str],
-        target: Candidate,
+        target: Target,
         settings: Settings | None,
     ) -> Meaning:
         """What the file's writer means by the adapter where that is not what is usual; its doubts
         are counted.
         """
         config = settings.config if settings else {}
-        family = self.site.family.name if self.site.family else ""
+        family = self.target_model.family.name if self.target_model.family else ""
         known = self.conventions.get(id(settings))
         if known is None:
             known = self.conventions[id(settings)] = Conventions(
@@ -620,7 +620,7 @@ class _Planner:
         roles,
         name,
         rank,
-        target: Candidate,
+        target: Target,
         settings: Settings | None,
         meaning: Meaning,
     ) -> Strength:
@@ -634,7 +634,7 @@ class _Planner:
             return BY_RANK
         return scale_of(settings, name, rank, kind)
 
-    def _split_strength(self, name: str, rank: int | None, target: Candidate) -> Strength:
+    def _split_strength(self, name: str, rank: int | None, target: Target) -> Strength:
         """That of a fused module with an alpha, whose splits sd-scripts may have merged."""
         self.fused = True
         own = self.splits.of(name)
@@ -644,27 +644,31 @@ class _Planner:
             self.doubts[NOT_SPLIT] += 1
         return BY_TENSORS
 
-    def _choose(self, candidates: Sequence[Candidate], found: _Found) -> Candidate | None:
+    def _choose(self, candidates: Sequence[Target], found: _Found) -> Target | None:
         module = found.module
         for candidate in candidates:
-            if found.kind.reaches == "bias":
+            if found.kind.parameter == "bias":
                 biases = [
-                    self.site.components[candidate.component].bias_of(piece[0])
-                    for piece in candidate.pieces
+                    self.target_model.networks[candidate.network].bias_of(piece[0])
+                    for piece in candidate.slices
                 ]
                 if None not in biases and (
                     not candidate.out
                     or module.out in (None, candidate.out)
-                    or _grows(candidate, found)
+                    or _widens_input(candidate, found)
                 ):
                     return candidate
-            elif _fits(candidate, found) or _grows(candidate, found) or _narrow(candidate, module):
+            elif (
+                _fits(candidate, found)
+                or _widens_input(candidate, found)
+                or _narrow(candidate, module)
+            ):
                 return candidate
         return None
 
-    def _conflict(self, candidates: Sequence[Candidate], reaches: str, module: ModuleShape) -> str:
+    def _conflict(self, candidates: Sequence[Target], parameter: str, module: ModuleShape) -> str:
         candidate = candidates[0]
-        if reaches == "bias":
+        if parameter == "bias":
             if module.out in (None, candidate.out):
                 return f"{candidate.module} has no bias in this model"
             return f"trained for a bias of {module.out}, {candidate.module} has {candidate.out}"
@@ -689,28 +693,28 @@ class _Planner:
         unwired = self._unwired(module)
         if unwired:
             return NOT_WIRED, unwired
-        denoiser = self.site.components.get(DENOISER)
+        denoiser = self.target_model.networks.get(DENOISER)
         counterpart = denoiser.counterpart(location.name) if denoiser else None
         if counterpart:
             return UNKNOWN_MODULE, f"it would be {counterpart}, which this model does not have"
         return UNKNOWN_MODULE, f"no module of this model is called {location.name!r}"
 
     def _unwired(self, module: str) -> str:
-        """Why a module cannot be looked for: the network its wrapper names is not here. Empty where
+        """Why a module cannot be looked for: the network its prefix names is not here. Empty where
         it is.
         """
-        network = network_told(self.site, module)
-        if network == ENCODER and not self.site.slots:
+        network = network_told(self.target_model, module)
+        if network == ENCODER and not self.target_model.slots:
             return "it belongs to a text encoder, and no CLIP is connected"
-        if network == DENOISER and DENOISER not in self.site.components:
+        if network == DENOISER and DENOISER not in self.target_model.networks:
             return "it belongs to the diffusion model, and no MODEL is connected"
         return ""
 
-    def _infer_wrapper(self, unmatched: list[tuple[Group, Location]]) -> bool:
-        """Law 3's one guess: an unknown wrapper before every unmatched module, all tails resolving,
+    def _infer_prefix(self, unmatched: list[tuple[Group, Location]]) -> bool:
+        """Law 3's one guess: an unknown prefix before every unmatched module, all tails resolving,
         all shapes agreeing.
         """
-        if len(unmatched) < LEAST_EVIDENCE:
+        if len(unmatched) < MIN_EVIDENCE:
             return False
         groups = [group for group, _ in unmatched]
         for match in re.finditer(r"[._]", groups[0].module[:LONGEST_WRAPPER]):
@@ -735,7 +739,7 @@ class _Planner:
         return locations
 
     def _behind(self, prefix: str, group: Group) -> Location | None:
-        location = locate(self.site, group.module[len(prefix) :], [])
+        location = locate(self.target_model, group.module[len(prefix) :], [])
         reading = self._read(group)
         if reading.left:
             return None
@@ -743,8 +747,8 @@ class _Planner:
             if found.fault or self._choose(location.candidates, found) is None:
                 return None
         return location._replace(
-            wrapper=prefix + location.wrapper,
-            rule=f"unknown wrapper {prefix!r} inferred: every name behind it fits",
+            prefix=prefix + location.prefix,
+            rule=f"unknown prefix {prefix!r} inferred: every name behind it fits",
         )
 
 
@@ -763,43 +767,47 @@ NOT_SPLIT = (
     " not the one that it would have made; the alpha of the file counts as it stands"
 )
 MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
-LEAST_EVIDENCE = 2  # modules behind an unknown wrapper
-LONGEST_WRAPPER = 120  # characters of a name among which an unknown wrapper is looked for
+MIN_EVIDENCE = 2  # modules behind an unknown prefix
+LONGEST_WRAPPER = 120  # characters of a name among which an unknown prefix is looked for
 
 
-def _fits(candidate: Candidate, found: _Found) -> bool:
+def _fits(candidate: Target, found: _Found) -> bool:
     flat = found.module.flat or (found.kind.flattens and len(found.module.inner or ()) == 1)
     return fits(found.module._replace(flat=flat), candidate.out, candidate.inner)
 
 
-def _grows(candidate: Candidate, found: _Found) -> bool:
+def _widens_input(candidate: Target, found: _Found) -> bool:
     """Whether the adapter makes the weight larger: as its file says itself, or its input where the
     family's table allows it.
     """
-    inner = candidate.inner if found.kind.reaches != "bias" else ()
+    inner = candidate.inner if found.kind.parameter != "bias" else ()
     ours, theirs = (found.module.out, *(found.module.inner or ())), (candidate.out, *inner)
     if None in ours or len(ours) != len(theirs) or ours == theirs or 0 in theirs:
         return False
     if any(own < other for own, other in zip(ours, theirs, strict=True)):
         return False
     if not found.kind.grows_by.isdisjoint(found.roles):
-        return [piece[1] for piece in candidate.pieces] == [None]
-    return bool(candidate.grows) and ours[0] == theirs[0] and ours[1] not in candidate.grows.fixed
+        return [piece[1] for piece in candidate.slices] == [None]
+    return (
+        bool(candidate.widens_input)
+        and ours[0] == theirs[0]
+        and ours[1] not in candidate.widens_input.fixed
+    )
 
 
-def _narrow(candidate: Candidate, module: ModuleShape) -> bool:
+def _narrow(candidate: Target, module: ModuleShape) -> bool:
     """Whether the adapter is of a model with fewer inputs, which are the first ones of this one."""
     if (
-        not candidate.grows
+        not candidate.widens_input
         or module.out != candidate.out
         or len(module.inner or ()) != 1
         or len(candidate.inner) != 1
     ):
         return False
-    return (*module.inner, *candidate.inner) in candidate.grows.begins
+    return (*module.inner, *candidate.inner) in candidate.widens_input.begins
 
 
-def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Candidate) -> str:
+def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Target) -> str:
     """Why this adapter cannot be applied to a target that is only part of the module it was trained
     on.
     """

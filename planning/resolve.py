@@ -1,5 +1,5 @@
-"""Finds the places a module name can mean: peels wrappers off in any order and asks the site for
-the rest.
+"""Finds the places a module name can mean: peels prefixes off in any order and asks the target
+model for the rest.
 """
 
 from __future__ import annotations
@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..key_maps.dialect import DENOISER, ENCODER, Wrapper
-from .target_model import Candidate, Site
+from ..key_maps.dialect import DENOISER, ENCODER, Prefix
+from .target_model import Target, TargetModel
 
-MOST_PEELS = 64  # wrappers around wrappers that are looked under; real files have four
-LONGEST_MODULE = 400  # characters; the longest real one, wrappers included, has about 120
-MOST_RECENT = 8  # wrappers remembered for the keys that follow
+MAX_PEELS = 64  # prefixes around prefixes that are looked under; real files have four
+LONGEST_MODULE = 400  # characters; the longest real one, prefixes included, has about 120
+MAX_RECENT = 8  # prefixes remembered for the keys that follow
 
 
 class Location(NamedTuple):
@@ -20,63 +20,67 @@ class Location(NamedTuple):
     place that can mean.
     """
 
-    wrapper: str
+    prefix: str
     name: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Target, ...]
     rule: str
 
 
-def locate(site: Site, module: str, recent: list[tuple[str, tuple[str, ...] | None]]) -> Location:
-    """Find the places a module name can mean, peeling known wrappers off in any order; fewest
+def locate(
+    target_model: TargetModel, module: str, recent: list[tuple[str, tuple[str, ...] | None]]
+) -> Location:
+    """Find the places a module name can mean, peeling known prefixes off in any order; fewest
     peeled first.
 
-    `recent` remembers wrappers that led somewhere, so that a file's keys are not each searched for
+    `recent` remembers prefixes that led somewhere, so that a file's keys are not each searched for
     anew.
     """
     if len(module) > LONGEST_MODULE:
         return Location("", module, (), "")
-    for wrapper, components in recent:
-        if module.startswith(wrapper):
-            found = site.find(components, module[len(wrapper) :])
+    for prefix, networks in recent:
+        if module.startswith(prefix):
+            found = target_model.find(networks, module[len(prefix) :])
             if found:
-                return Location(wrapper, module[len(wrapper) :], found, "name and shape")
-    location = _peel(site, module, recent)
+                return Location(prefix, module[len(prefix) :], found, "name and shape")
+    location = _peel(target_model, module, recent)
     if location.candidates:
         return location
-    for variant in readings(site, module):
-        other = _peel(site, variant, [])
+    for variant in alias_names(target_model, module):
+        other = _peel(target_model, variant, [])
         if other.candidates:
             return other._replace(rule=f"read as {variant}")
     return location
 
 
-def _peel(site: Site, module: str, recent: list[tuple[str, tuple[str, ...] | None]]) -> Location:
+def _peel(
+    target_model: TargetModel, module: str, recent: list[tuple[str, tuple[str, ...] | None]]
+) -> Location:
     queue: list[tuple[int, tuple[str, ...] | None]] = [(0, None)]
     deepest = 0
-    for offset, components in queue:
+    for offset, networks in queue:
         name = module[offset:]
-        found = site.find(components, name)
+        found = target_model.find(networks, name)
         if found:
-            if len(recent) < MOST_RECENT:
-                recent.append((module[:offset], components))
+            if len(recent) < MAX_RECENT:
+                recent.append((module[:offset], networks))
             return Location(module[:offset], name, found, "name and shape")
-        for wrapper in site.wrappers.peelable(name):
+        for prefix in target_model.prefixes.peelable(name):
             step = (
-                offset + len(wrapper.text),
-                site.components_of(wrapper) if wrapper.component else components,
+                offset + len(prefix.text),
+                target_model.networks_of(prefix) if prefix.network else networks,
             )
-            if step not in queue and len(queue) < MOST_PEELS:
+            if step not in queue and len(queue) < MAX_PEELS:
                 queue.append(step)
                 deepest = max(deepest, step[0])
     return Location(module[:deepest], module[deepest:], (), "")
 
 
-def readings(site: Site, module: str) -> list[str]:
+def alias_names(target_model: TargetModel, module: str) -> list[str]:
     """Other readings of a name: without words that mean nothing, with endings and beginnings that
     were once spelled otherwise.
     """
     found = [module]
-    for word in site.wrappers.inside:
+    for word in target_model.prefixes.inside:
         # One word may be noise where another is not: XLabs' `processor` behind torch.compile's
         # `_orig_mod`.
         found += [
@@ -84,31 +88,31 @@ def readings(site: Site, module: str) -> list[str]:
             for name in found
             if word in name
         ]
-    for spelled, meant in site.wrappers.starts:
+    for spelled, meant in target_model.prefixes.starts:
         position = module.find(spelled)
         if position == 0 or (position > 0 and module[position - 1] in "._"):
             found.append(module[:position] + meant + module[position + len(spelled) :])
-    for spelled, meant in site.wrappers.endings:
+    for spelled, meant in target_model.prefixes.endings:
         found += [name[: -len(spelled)] + meant for name in found if name.endswith(spelled)]
     return list(dict.fromkeys(found))[1:]
 
 
-def network_told(site: Site, module: str) -> str | None:
-    """Which network a module's wrappers name: DENOISER, ENCODER (any text encoder), or None."""
+def network_told(target_model: TargetModel, module: str) -> str | None:
+    """Which network a module's prefixes name: DENOISER, ENCODER (any text encoder), or None."""
     told = None
-    for wrapper, _ in peeled(site, module):
-        if wrapper.component is not None:
-            told = DENOISER if wrapper.component == DENOISER else ENCODER
+    for prefix, _ in peeled(target_model, module):
+        if prefix.network is not None:
+            told = DENOISER if prefix.network == DENOISER else ENCODER
     return told
 
 
-def peeled(site: Site, module: str) -> Iterator[tuple[Wrapper, str]]:
-    """The wrappers in front of a name from the first on, each the longest there, with what stands
+def peeled(target_model: TargetModel, module: str) -> Iterator[tuple[Prefix, str]]:
+    """The prefixes in front of a name from the first on, each the longest there, with what stands
     behind it.
     """
-    for _ in range(MOST_PEELS if len(module) <= LONGEST_MODULE else 0):
-        wrappers = site.wrappers.peelable(module)
-        if not wrappers:
+    for _ in range(MAX_PEELS if len(module) <= LONGEST_MODULE else 0):
+        prefixes = target_model.prefixes.peelable(module)
+        if not prefixes:
             return
-        module = module[len(wrappers[0].text) :]
-        yield wrappers[0], module
+        module = module[len(prefixes[0].text) :]
+        yield prefixes[0], module

@@ -22,7 +22,7 @@ FROM_SPLITS = (
     " old alpha)"
 )
 FROM_RANK = "no alpha in the file; assuming alpha = rank"
-PACKED = "lora_adapter_metadata"  # diffusers' settings in the header: component.field -> value
+PACKED = "lora_adapter_metadata"  # diffusers' settings in the header: network.field -> value
 
 
 class Strength(NamedTuple):
@@ -41,7 +41,7 @@ class Strength(NamedTuple):
 
 
 class Settings:
-    """PEFT's adapter settings for one component ("" for all): config dictionary, where it came
+    """PEFT's adapter settings for one network ("" for all): config dictionary, where it came
     from, and its values in their ranges.
     """
 
@@ -53,7 +53,7 @@ class Settings:
 def read_settings(
     metadata: Mapping[str, str], config_beside: Mapping[str, Any] | None
 ) -> dict[str, Settings]:
-    """Adapter settings by component prefix: `transformer`, `unet`, `text_encoder` ...; "" where
+    """Adapter settings by network prefix: `transformer`, `unet`, `text_encoder` ...; "" where
     they name none.
 
     Those in the header were written together with the tensors; those beside the file count only
@@ -64,10 +64,10 @@ def read_settings(
     content, _ = _unpacked(metadata)
     parts: dict[str, dict[str, Any]] = {}
     for key, value in content.items():
-        component, _, field = key.rpartition(".")
-        parts.setdefault(component, {})[field] = value
-    for component, config in parts.items():
-        settings[component] = Settings(config, FROM_HEADER, allowance)
+        network, _, field = key.rpartition(".")
+        parts.setdefault(network, {})[field] = value
+    for network, config in parts.items():
+        settings[network] = Settings(config, FROM_HEADER, allowance)
     return settings or (
         {"": Settings(config_beside, FROM_CONFIG, allowance)} if config_beside else {}
     )
@@ -107,18 +107,18 @@ def cautions_of(
     )
 
 
-def settings_for(settings: Mapping[str, Settings], wrapper: str) -> Settings | None:
-    """The settings that hold for a key with this wrapper; those that name no component hold for
+def settings_for(settings: Mapping[str, Settings], prefix: str) -> Settings | None:
+    """The settings that hold for a key with this prefix; those that name no network hold for
     all.
     """
-    for component, found in settings.items():
-        if component and f".{component}." in f".{wrapper}":
+    for network, found in settings.items():
+        if network and f".{network}." in f".{prefix}":
             return found
     if "" in settings:
         return settings[""]
-    components = [component for component in settings if not component.startswith("text_encoder")]
-    if len(components) == 1 and not wrapper.startswith(("text_encoder", "lora_te")):
-        return settings[components[0]]
+    networks = [network for network in settings if not network.startswith("text_encoder")]
+    if len(networks) == 1 and not prefix.startswith(("text_encoder", "lora_te")):
+        return settings[networks[0]]
     return None
 
 
@@ -209,7 +209,7 @@ class SplitRanks:
         self.ranks = tuple(ranks.values())
 
     def of(self, name: str) -> int | None:
-        """The rank of a module's splits, by its name without a wrapper; None where the file was not
+        """The rank of a module's splits, by its name without a prefix; None where the file was not
         written so, or it cannot be told.
         """
         if not self.arguments:

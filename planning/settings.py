@@ -11,9 +11,9 @@ from typing import Any
 from ..adapters.registry import kinds
 from ..adapters.setting import (
     BOOLEAN,
+    MAX_ALPHA,
+    MAX_RANK,
     MODULES,
-    MOST_ALPHA,
-    MOST_RANK,
     NUMBER,
     TOKENS,
     WHOLE,
@@ -24,21 +24,21 @@ from ..adapters.setting import (
 from .pattern_syntax import Allowance
 from .patterns import Patterns
 
-MOST_NAMED = 3  # patterns in one sentence
-MOST_CAUTIONS = 20  # of one file's settings
-MOST_TOKENS = 2**31  # in a vocabulary; real ones have some hundred thousand
+MAX_NAMED = 3  # patterns in one sentence
+MAX_CAUTIONS = 20  # of one file's settings
+MAX_TOKENS = 2**31  # in a vocabulary; real ones have some hundred thousand
 
 
 RANK_AS_ALPHA = "alpha = rank"
 OF_ALL = (
     # PEFT: tuners/lora/config.py; LoKr and LoHa call it alpha
-    Setting("lora_alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, RANK_AS_ALPHA),
-    Setting("alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, RANK_AS_ALPHA),
-    Setting("r", WHOLE, None, 1, MOST_RANK, RANK_AS_ALPHA),
+    Setting("lora_alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, RANK_AS_ALPHA),
+    Setting("alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, RANK_AS_ALPHA),
+    Setting("r", WHOLE, None, 1, MAX_RANK, RANK_AS_ALPHA),
     Setting("use_rslora", BOOLEAN, False),
     Setting("rank_stabilized", BOOLEAN, False),
     # sd-scripts: metadata, all text
-    Setting("ss_network_dim", WHOLE, None, 1, MOST_RANK, "the alpha of the file, as it stands,"),
+    Setting("ss_network_dim", WHOLE, None, 1, MAX_RANK, "the alpha of the file, as it stands,"),
 )
 
 
@@ -53,8 +53,8 @@ def settings() -> Mapping[str, Setting]:
 
 # The value that a pattern sets, and the setting it stands for.
 PATTERNED = {
-    "alpha_pattern": Setting("alpha_pattern", NUMBER, None, -MOST_ALPHA, MOST_ALPHA),
-    "rank_pattern": Setting("rank_pattern", WHOLE, None, 1, MOST_RANK),
+    "alpha_pattern": Setting("alpha_pattern", NUMBER, None, -MAX_ALPHA, MAX_ALPHA),
+    "rank_pattern": Setting("rank_pattern", WHOLE, None, 1, MAX_RANK),
 }
 
 
@@ -63,13 +63,13 @@ def alpha_fault(value: object, counts: bool = True) -> str:
     where it does not count.
     """
     number = typed(value, NUMBER)
-    if not counts or (number is not None and abs(number) <= MOST_ALPHA):
+    if not counts or (number is not None and abs(number) <= MAX_ALPHA):
         return ""
     return f"its alpha is {shown(value)}, of which no strength can be made"
 
 
 class Values:
-    """The settings of one file for one component, read when they are asked for. `cautions` tells
+    """The settings of one file for one network, read when they are asked for. `cautions` tells
     what was not used.
 
     where: what a sentence calls the place they stand in. Settings of one file share the `allowance`
@@ -135,7 +135,7 @@ class Values:
                 else "of several lists for one module"
             )
         if isinstance(value, list) and all(
-            type(one) is int and 0 <= one < MOST_TOKENS for one in value
+            type(one) is int and 0 <= one < MAX_TOKENS for one in value
         ):
             return tuple(value)
         self._tell(f"{name} is {shown(value)}, not {TOKENS}; it is not used")
@@ -182,7 +182,7 @@ class Values:
         return None
 
     def _tell(self, fault: str) -> None:
-        if fault and len(self.faults) < MOST_CAUTIONS:
+        if fault and len(self.faults) < MAX_CAUTIONS:
             self.faults[fault] = None
 
 
@@ -217,9 +217,9 @@ class _Patterned:
         unread = self.patterns.unread[: max(self.doubtful)]
         told = [
             f"{shown(self.patterns.patterns[place])} (which sets {shown(self.values[place])})"
-            for place in unread[:MOST_NAMED]
+            for place in unread[:MAX_NAMED]
         ]
-        more = f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else ""
+        more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
         count = sum(self.doubtful.values())
         modules = "1 module" if count == 1 else f"{count:,} modules"
         return (

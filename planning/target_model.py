@@ -6,28 +6,28 @@ from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from typing import NamedTuple
 
-from ..key_maps.dialect import DENOISER, ENCODER, Dialect, Wrapper, WrapperSet, dialects
+from ..key_maps.dialect import DENOISER, ENCODER, Dialect, Prefix, PrefixSet, dialects
 from ..key_maps.table import Family, Inputs, Match, Slice, families, flatten, generalise, slices
-from ..key_maps.user_maps import NONE, OwnMaps
+from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 
 Shape = tuple[int, ...]
 Sample = tuple[
     str, tuple[str, ...], Shape
 ]  # a module's name without its numbers, these, and its shape
 SUFFIXES = (".weight", ".scale")
-LEAST_EXPLAINED = 0.6  # share of a model's modules a table must explain to be its family
+MIN_EXPLAINED = 0.6  # share of a model's modules a table must explain to be its family
 CLOSE = 0.8  # share of the best table's patterns another table must have to be looked at closely
 SAMPLES = 4  # modules of one pattern that are looked at
 
 
-class Candidate(NamedTuple):
+class Target(NamedTuple):
     """One place a module name can mean: slices of weights, the rows and inner dimensions an adapter
     must have there.
     """
 
-    component: str
+    network: str
     module: str  # native name
-    pieces: tuple[
+    slices: tuple[
         tuple[str, tuple[int, int] | None, tuple[int, int] | None], ...
     ]  # (weight, its rows, the adapter's rows)
     swap: bool
@@ -35,14 +35,16 @@ class Candidate(NamedTuple):
     inner: Shape
     naming: int  # which alternative of its row; -1 native
     parts: int  # how many names the row's first alternative fuses (1: no fusion)
-    grows: Inputs | None = None  # given where its input may grow to the adapter's (control LoRAs)
+    widens_input: Inputs | None = (
+        None  # given where its input may grow to the adapter's (control LoRAs)
+    )
 
 
-class Component:
+class Network:
     """One network with weights of its own: the denoiser, or one text encoder. `weights`: full name
     -> logical shape.
 
-    `drawn`: there is no model, its weights were drawn from the family's table; sizes that are not
+    `is_reference`: there is no model, its weights are the family's table's; sizes that are not
     known are 0, and `optional` are the weights that not every model of the family has.
     """
 
@@ -52,11 +54,11 @@ class Component:
         prefix: str,
         weights: Mapping[str, Shape],
         family: Family | None,
-        drawn: bool = False,
+        is_reference: bool = False,
         optional: Set[str] = frozenset(),
     ):
         self.name, self.prefix, self.weights, self.family = name, prefix, weights, family
-        self.drawn, self.optional = drawn, optional
+        self.is_reference, self.optional = is_reference, optional
         self.modules = modules_of(weights, prefix)
         self.flat: dict[str, list[str]] = {}
         for module, weight in self.modules.items():
@@ -64,11 +66,11 @@ class Component:
             # ComfyUI leaves out `.weight` only: a lone `.scale` is part of the name to it.
             if weight.endswith(SUFFIXES[1]) and module != weight[len(prefix) :]:
                 self.flat.setdefault(flatten(weight[len(prefix) :]), []).append(module)
-        self._memory: dict[str, tuple[Candidate, ...]] = {}
+        self._memory: dict[str, tuple[Target, ...]] = {}
         self._slices: dict[tuple[int, int, int, tuple[Shape, ...]], tuple[Slice, ...] | None] = {}
 
-    def find(self, name: str) -> tuple[Candidate, ...]:
-        """Every place in this component that the (unwrapped, dotted or flattened) module name can
+    def find(self, name: str) -> tuple[Target, ...]:
+        """Every place in this network that the (unwrapped, dotted or flattened) module name can
         mean.
         """
         found = self._memory.get(name)
@@ -84,7 +86,7 @@ class Component:
         for suffix in SUFFIXES:
             if weight.endswith(suffix):
                 bias = weight[: -len(suffix)] + ".bias"
-                return bias if self.drawn or bias in self.weights else None
+                return bias if self.is_reference or bias in self.weights else None
         return None
 
     def counterpart(self, name: str) -> str | None:
@@ -92,7 +94,7 @@ class Component:
         matches = self.family.find(flatten(name)) if self.family else []
         return matches[0].native[0] if matches else None
 
-    def _native(self, name: str, flat: str) -> Iterable[Candidate]:
+    def _native(self, name: str, flat: str) -> Iterable[Target]:
         if name in self.modules:
             yield self._whole(name)
             return
@@ -100,7 +102,7 @@ class Component:
         if len(modules) == 1:
             yield self._whole(modules[0])
 
-    def _whole(self, module: str) -> Candidate:
+    def _whole(self, module: str) -> Target:
         weight = self.modules[module]
         shape = self.weights[weight]
         rows = (
@@ -109,8 +111,10 @@ class Component:
             else []
         )
         parts = max((len(row.alternatives[0].parts) for row in rows if row.alternatives), default=1)
-        grows = self.family.inputs if self.family and any(row.grows for row in rows) else None
-        return Candidate(
+        widens_input = (
+            self.family.inputs if self.family and any(row.widens_input for row in rows) else None
+        )
+        return Target(
             self.name,
             module,
             ((weight, None, None),),
@@ -119,10 +123,10 @@ class Component:
             shape[1:],
             -1,
             parts,
-            grows,
+            widens_input,
         )
 
-    def _by_table(self, flat: str) -> Iterable[Candidate]:
+    def _by_table(self, flat: str) -> Iterable[Target]:
         for match in self.family.find(flat) if self.family else ():
             weights = [self._present(native) for native in match.native]
             if None in weights:
@@ -139,9 +143,9 @@ class Component:
                     if self.weights[weight]
                 ]
             )
-            grows = self.family.inputs if match.row.grows else None
+            widens_input = self.family.inputs if match.row.widens_input else None
             swap = match.alternative >= 0 and match.row.alternatives[match.alternative].swap
-            yield Candidate(
+            yield Target(
                 self.name,
                 match.native[0],
                 pieces,
@@ -150,7 +154,7 @@ class Component:
                 shapes[0][1:],
                 match.alternative,
                 1,
-                grows,
+                widens_input,
             )
 
     def _sliced(self, match: Match, shapes: tuple[Shape, ...]) -> tuple[Slice, ...] | None:
@@ -208,7 +212,7 @@ def recognise(
     ]
     explained = [_explained(family, samples) for family in close]
     most = max(explained, default=0)
-    if not samples or most / len(samples) < LEAST_EXPLAINED:
+    if not samples or most / len(samples) < MIN_EXPLAINED:
         return None
     likely = [family for family, count in zip(close, explained, strict=True) if count == most]
     return (
@@ -246,18 +250,18 @@ def _in_use(family: Family, templates: Set[str]) -> float:
     return len(natives & templates) / len(natives)
 
 
-def denoiser_component(
+def denoiser_network(
     weights: Mapping[str, Shape], own: Mapping[str, Family] | None = None
-) -> Component:
+) -> Network:
     """The diffusion model: `weights` are full names, `diffusion_model.` included; `own`: a user's
     tables, which go first.
     """
     return _recognised(DENOISER, "diffusion_model.", weights, of_kind("denoiser", own))
 
 
-def encoder_components(
+def encoder_networks(
     weights: Mapping[str, Shape], own: Mapping[str, Family] | None = None
-) -> list[Component]:
+) -> list[Network]:
     """The text encoders of a CLIP, one for each of ComfyUI's slots (clip_l, t5xxl ...)."""
     known = of_kind("text_encoder", own)
     return [
@@ -268,8 +272,8 @@ def encoder_components(
 
 def _recognised(
     name: str, prefix: str, weights: Mapping[str, Shape], known: Iterable[Family]
-) -> Component:
-    return Component(name, prefix, weights, recognise(modules_of(weights, prefix), weights, known))
+) -> Network:
+    return Network(name, prefix, weights, recognise(modules_of(weights, prefix), weights, known))
 
 
 def of_kind(kind: str, own: Mapping[str, Family] | None = None) -> list[Family]:
@@ -279,19 +283,19 @@ def of_kind(kind: str, own: Mapping[str, Family] | None = None) -> list[Family]:
     return [family for family in {**families(), **(own or {})}.values() if family.kind == kind]
 
 
-class Site:
-    """Everything a LoRA can be placed on: the components that are wired, and what may stand in
+class TargetModel:
+    """Everything a LoRA can be placed on: the networks that are wired, and what may stand in
     front of their names.
     """
 
-    def __init__(self, components: Iterable[Component] = (), own: OwnMaps = NONE):
+    def __init__(self, networks: Iterable[Network] = (), own: UserMaps = NO_USER_MAPS):
         self.dialects: Mapping[str, Dialect] = {**dialects(), **own.dialects}
         self.families: Mapping[str, Family] = {**families(), **own.families}
-        self.components = {component.name: component for component in components}
-        self.slots = tuple(name for name in self.components if name != DENOISER)
-        self.family = self.components[DENOISER].family if DENOISER in self.components else None
+        self.networks = {network.name: network for network in networks}
+        self.slots = tuple(name for name in self.networks if name != DENOISER)
+        self.family = self.networks[DENOISER].family if DENOISER in self.networks else None
         self.memory: dict = {}  # what names and shapes can mean in the families (identify)
-        self.wrappers = WrapperSet(
+        self.prefixes = PrefixSet(
             self.dialects, self.slots, self.family.encoders if self.family else self._numbering()
         )
 
@@ -319,37 +323,39 @@ class Site:
             if same
         }
 
-    def components_of(self, wrapper: Wrapper) -> tuple[str, ...] | None:
-        """The components a wrapper names, most likely first; None where it is noise."""
-        if wrapper.component is None:
+    def networks_of(self, prefix: Prefix) -> tuple[str, ...] | None:
+        """The networks a prefix names, most likely first; None where it is noise."""
+        if prefix.network is None:
             return None
-        if wrapper.component == DENOISER:
+        if prefix.network == DENOISER:
             return (DENOISER,)
-        if wrapper.component != ENCODER:
-            return (wrapper.component,)
+        if prefix.network != ENCODER:
+            return (prefix.network,)
         told = tuple(
-            slot for slot in self.wrappers.slots_of.get(wrapper.text, ()) if slot in self.components
+            slot for slot in self.prefixes.slots_of.get(prefix.text, ()) if slot in self.networks
         )
         return told + tuple(slot for slot in self.slots if slot not in told)
 
-    def find(self, components: tuple[str, ...] | None, name: str) -> tuple[Candidate, ...]:
-        """Every place the unwrapped name can mean, in the named components or (None) in all, the
+    def find(self, networks: tuple[str, ...] | None, name: str) -> tuple[Target, ...]:
+        """Every place the unwrapped name can mean, in the named networks or (None) in all, the
         denoiser first.
         """
-        found: tuple[Candidate, ...] = ()
-        for component in components if components is not None else self.components:
-            if component in self.components:
-                found += self.components[component].find(name)
-            if found and components is None:
+        found: tuple[Target, ...] = ()
+        for network in networks if networks is not None else self.networks:
+            if network in self.networks:
+                found += self.networks[network].find(name)
+            if found and networks is None:
                 break
         return found
 
 
-def model_alone(site: Site) -> Site:
-    """The site's diffusion model without text encoders: those that were drawn are as large as one
-    file needed them.
+def model_alone(target_model: TargetModel) -> TargetModel:
+    """The target model's diffusion model without text encoders: those that were drawn are as large
+    as one file needed them.
     """
-    return Site([component for name, component in site.components.items() if name == DENOISER])
+    return TargetModel(
+        [network for name, network in target_model.networks.items() if name == DENOISER]
+    )
 
 
 def encoder_slots(weights: Mapping[str, Shape]) -> dict[str, tuple[str, dict[str, Shape]]]:
@@ -372,15 +378,17 @@ def encoder_slots(weights: Mapping[str, Shape]) -> dict[str, tuple[str, dict[str
     return divided
 
 
-_everywhere: dict[int, tuple[OwnMaps, Site]] = {}
+_everywhere: dict[int, tuple[UserMaps, TargetModel]] = {}
 
 
-def everywhere(own: OwnMaps = NONE) -> Site:
-    """A site without any component: all families and dialects, and what is remembered of them."""
+def all_families(own: UserMaps = NO_USER_MAPS) -> TargetModel:
+    """A target model without any network: all families and dialects, and what is remembered of
+    them.
+    """
     known = _everywhere.get(id(own))
     if known is None:
         # Of a user's own maps only the latest are asked for.
-        for key in [key for key, (maps, _) in _everywhere.items() if maps is not NONE]:
+        for key in [key for key, (maps, _) in _everywhere.items() if maps is not NO_USER_MAPS]:
             del _everywhere[key]
-        known = _everywhere[id(own)] = (own, Site((), own))
+        known = _everywhere[id(own)] = (own, TargetModel((), own))
     return known[1]

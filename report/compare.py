@@ -14,7 +14,7 @@ from .file_names import told_apart
 from .inspection import Inspection, inspect_file, spread
 from .markdown import cell, code, counted, table
 
-MOST_LISTED = 40
+MAX_LISTED = 40
 
 
 class FileComparison:
@@ -52,7 +52,7 @@ class FileComparison:
     def one_model(self) -> bool:
         """Whether both can be for the same model."""
         families = [
-            set(found.family.rivals) | {found.family.name} - {""}
+            set(found.family.ties) | {found.family.name} - {""}
             for found in (self.first, self.second)
         ]
         return not all(families) or bool(families[0] & families[1])
@@ -127,10 +127,10 @@ class FileComparison:
         yield from ("", "## Layers that differ", "")
         rows = [
             (code(name), blocks_of(a) if a else "-", blocks_of(b) if b else "-")
-            for name, (a, b) in list(apart.items())[:MOST_LISTED]
+            for name, (a, b) in list(apart.items())[:MAX_LISTED]
         ]
         yield from table(("layer", "A", "B"), rows)
-        yield from [f"and {len(apart) - MOST_LISTED} more"] * (len(apart) > MOST_LISTED)
+        yield from [f"and {len(apart) - MAX_LISTED} more"] * (len(apart) > MAX_LISTED)
 
 
 def _weights_told(weights: Mapping[str, Any]) -> Iterator[str]:
@@ -152,7 +152,7 @@ def _weights_told(weights: Mapping[str, Any]) -> Iterator[str]:
         f" {size(weights['energy_only_b'])}"
     )
     yield ""
-    meetings = weights["meetings"][:MOST_LISTED]
+    overlaps = weights["meetings"][:MAX_LISTED]
     rows = [
         (
             code(f"{meeting['weight']}, rows {meeting['rows'][0]} to {meeting['rows'][1] - 1}"),
@@ -160,7 +160,7 @@ def _weights_told(weights: Mapping[str, Any]) -> Iterator[str]:
             size(meeting["norm_a"]),
             size(meeting["norm_b"]),
         )
-        for meeting in meetings
+        for meeting in overlaps
     ]
     yield from table(("weight", "cosine", "norm in A", "norm in B"), rows)
 
@@ -171,7 +171,7 @@ def _choices(inspection: Inspection) -> dict[str, str]:
     """
     found = {}
     for trained in inspection.report.trained:
-        place = "" if trained.component == DENOISER else f"{trained.component}: "
+        place = "" if trained.network == DENOISER else f"{trained.network}: "
         for blocks in trained.blocks:
             for kind in blocks.kinds:
                 if kind.is_trained:
@@ -185,8 +185,8 @@ def compare_files(first: str | os.PathLike[str], second: str | os.PathLike[str])
     Where one file could be for several models, it is read as the other one is.
     """
     a, b = inspect_file(first), inspect_file(second)
-    if a.family.name in b.family.rivals:
-        b = inspect_file(second, model_alone(a.plan.site), whole=True)
-    elif b.family.name in a.family.rivals:
-        a = inspect_file(first, model_alone(b.plan.site), whole=True)
+    if a.family.name in b.family.ties:
+        b = inspect_file(second, model_alone(a.plan.target_model), whole=True)
+    elif b.family.name in a.family.ties:
+        a = inspect_file(first, model_alone(b.plan.target_model), whole=True)
     return FileComparison(a, b)

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from ..identify.lora_family import LONGEST_NUMBER
 from ..key_maps.table import flatten, numbered
 from ..planning.plan import Adapter, Plan
-from ..planning.target_model import Component
+from ..planning.target_model import Network
 
 NONE, PART, ALL = "0", "1", "2"
 
@@ -26,7 +26,7 @@ class Layer(NamedTuple):
     kind: str
 
 
-class Kind(NamedTuple):
+class LayerKind(NamedTuple):
     """One kind of layer: for each block "0" untrained, "1" some of its rows, "2" all; the ranks
     that were used.
     """
@@ -41,27 +41,27 @@ class Kind(NamedTuple):
         return is_trained(self.trained)
 
 
-class Blocks(NamedTuple):
+class TrainedBlocks(NamedTuple):
     """All blocks of one name, with the kinds of layers in them; `name` "" holds what is in no
     block.
     """
 
     name: str
     count: int
-    kinds: tuple[Kind, ...]
+    kinds: tuple[LayerKind, ...]
 
-    def layer(self, kind: Kind) -> str:
+    def layer(self, kind: LayerKind) -> str:
         """The modules of a kind by one name, with {} for the block."""
         return f"{self.name}.{{}}.{kind.name}" if self.name else kind.name
 
 
-class Trained(NamedTuple):
+class TrainedLayers(NamedTuple):
     """What a file trains of one network."""
 
-    component: str
+    network: str
     title: str
     modules: int
-    blocks: tuple[Blocks, ...]
+    blocks: tuple[TrainedBlocks, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -74,27 +74,27 @@ class Trained(NamedTuple):
             for block in self.blocks
         ]
         return {
-            "component": self.component,
+            "component": self.network,
             "title": self.title,
             "modules": self.modules,
             "blocks": blocks,
         }
 
 
-def trained_layers(plan: Plan) -> list[Trained]:
-    """One matrix for each network the file touches, in the site's order."""
+def trained_layers(plan: Plan) -> list[TrainedLayers]:
+    """One matrix for each network the file touches, in the target model's order."""
     found = []
-    for name, component in plan.site.components.items():
-        adapters = [adapter for adapter in plan.adapters if adapter.target.component == name]
+    for name, network in plan.target_model.networks.items():
+        adapters = [adapter for adapter in plan.adapters if adapter.target.network == name]
         if adapters:
             rows, ranks = _rows_trained(adapters)
             modules = len({adapter.module for adapter in adapters})
-            title = component.family.title if component.family else name
-            found.append(Trained(name, title, modules, tuple(_matrix(component, rows, ranks))))
+            title = network.family.title if network.family else name
+            found.append(TrainedLayers(name, title, modules, tuple(_matrix(network, rows, ranks))))
     return found
 
 
-def untrained_kinds(found: Sequence[Trained]) -> list[str]:
+def untrained_kinds(found: Sequence[TrainedLayers]) -> list[str]:
     """Kinds of layers a file trains in no block, named by their module with {} for the block, for
     the networks it touches.
     """
@@ -139,7 +139,7 @@ def _rows_trained(adapters: Iterable[Adapter]) -> tuple[dict[str, int | None], d
     rows: dict[str, int | None] = {}
     ranks: dict[str, set[int]] = {}
     for adapter in adapters:
-        for weight, piece, _ in adapter.target.pieces:
+        for weight, piece, _ in adapter.target.slices:
             before = rows.get(weight, 0)
             rows[weight] = None if piece is None or before is None else before + piece[1]
             ranks.setdefault(weight, set()).update({adapter.rank} - {None})
@@ -147,13 +147,13 @@ def _rows_trained(adapters: Iterable[Adapter]) -> tuple[dict[str, int | None], d
 
 
 def _matrix(
-    component: Component, rows: Mapping[str, int | None], ranks: Mapping[str, set[int]]
-) -> list[Blocks]:
+    network: Network, rows: Mapping[str, int | None], ranks: Mapping[str, set[int]]
+) -> list[TrainedBlocks]:
     marks: dict[str, dict[str, dict[int, str]]] = {}
     used: dict[tuple[str, str], set[int]] = {}
-    for weight, layer in layers(component).items():
-        mark = _mark(rows.get(weight, 0), component.weights[weight])
-        if mark == NONE and (weight in component.optional or len(component.weights[weight]) < 2):
+    for weight, layer in layers(network).items():
+        mark = _mark(rows.get(weight, 0), network.weights[weight])
+        if mark == NONE and (weight in network.optional or len(network.weights[weight]) < 2):
             continue
         marks.setdefault(layer.blocks, {}).setdefault(layer.kind, {})[layer.number] = mark
         used.setdefault((layer.blocks, layer.kind), set()).update(ranks.get(weight, ()))
@@ -162,17 +162,17 @@ def _matrix(
 
 def _blocks(
     name: str, kinds: Mapping[str, Mapping[int, str]], used: Mapping[tuple[str, str], set[int]]
-) -> Blocks:
+) -> TrainedBlocks:
     count = 1 + max(max(numbers) for numbers in kinds.values()) if name else 1
     listed = [
-        Kind(
+        LayerKind(
             kind,
             "".join(numbers.get(number, NONE) for number in range(count)),
             tuple(sorted(used[name, kind])),
         )
         for kind, numbers in kinds.items()
     ]
-    return Blocks(name, count if name else 0, tuple(listed))
+    return TrainedBlocks(name, count if name else 0, tuple(listed))
 
 
 def _mark(rows: int | None, shape: Sequence[int]) -> str:
@@ -181,31 +181,29 @@ def _mark(rows: int | None, shape: Sequence[int]) -> str:
     return PART if rows else NONE
 
 
-_layers: WeakKeyDictionary[Component, dict[str, Layer]] = WeakKeyDictionary()
+_layers: WeakKeyDictionary[Network, dict[str, Layer]] = WeakKeyDictionary()
 
 
-def layers(component: Component) -> dict[str, Layer]:
-    """Where every weight of a component is; biases left out. Remembered, because components are
+def layers(network: Network) -> dict[str, Layer]:
+    """Where every weight of a network is; biases left out. Remembered, because networks are
     used again.
     """
-    found = _layers.get(component)
+    found = _layers.get(network)
     if found is None:
         weights = [
             (module, weight)
-            for module, weight in component.modules.items()
+            for module, weight in network.modules.items()
             if not weight.endswith(".bias")
         ]
-        found = _layers[component] = {
-            weight: _layer(component, module) for module, weight in weights
-        }
+        found = _layers[network] = {weight: _layer(network, module) for module, weight in weights}
     return found
 
 
-def _layer(component: Component, module: str) -> Layer:
+def _layer(network: Network, module: str) -> Layer:
     """By the family's own {}; by the first number that stands alone where no table knows the
     module.
     """
-    for match in component.family.find(flatten(module)) if component.family else ():
+    for match in network.family.find(flatten(module)) if network.family else ():
         if match.alternative < 0 and match.native[0] == module:
             places = numbered(match.row.native[0], module)
             if not places or len(places[0][1]) >= LONGEST_NUMBER:

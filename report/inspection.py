@@ -23,14 +23,14 @@ from ..files.header import (
     read_numbers,
     stock_fault,
 )
-from ..identify.lora_family import FAMILY_METADATA, OWN_FAMILY, Guess, Shapes, identify
-from ..identify.reference_model import draw_site, with_encoders
+from ..identify.lora_family import FAMILY_METADATA, OWN_FAMILY, FamilyMatch, Shapes, identify
+from ..identify.reference_model import build_reference_model, with_encoders
 from ..identify.stock_loader import stock_placed
 from ..identify.trainer import metadata_matches
 from ..key_maps.arithmetic import as_number
 from ..key_maps.convention import asked_metadata
 from ..key_maps.dialect import DENOISER
-from ..key_maps.user_maps import NONE, OwnMaps
+from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..planning.groups import Groups, group_keys
 from ..planning.misplaced_files import other_file, sentence
 from ..planning.plan import (
@@ -48,7 +48,7 @@ from ..planning.plan import (
     Plan,
     make_plan,
 )
-from ..planning.target_model import Site, everywhere
+from ..planning.target_model import TargetModel, all_families
 from .load_report import Report, is_scaled, plural, stock_failure
 from .metadata import Metadata, read_metadata
 from .presets import PresetReport, match_presets
@@ -89,8 +89,8 @@ class Health(NamedTuple):
 class Inspection:
     """Everything the header of one file tells. Nothing is worked out before it is asked for.
 
-    header, groups, guess, plan: as read; `report` adds what becomes of every key. `drawn`: no model
-    was given, the plan is for the model drawn from the family's table.
+    header, groups, guess, plan: as read; `report` adds what becomes of every key. `is_reference`:
+    no model was given, the plan is for the model drawn from the family's table.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class Inspection:
         header: Header,
         config_beside: Mapping[str, Any] | None,
         groups: Groups,
-        guess: Guess,
+        guess: FamilyMatch,
         plan: Plan,
         stock: AskStock | None = None,
-        own: OwnMaps = NONE,
+        own: UserMaps = NO_USER_MAPS,
     ):
         self.path, self.header, self.config_beside = path, header, config_beside
         self.groups, self.guess, self.plan = groups, guess, plan
@@ -119,12 +119,12 @@ class Inspection:
         return self._stock(self.plan) if self._stock else stock_placed(self.plan)
 
     @property
-    def drawn(self) -> bool:
+    def is_reference(self) -> bool:
         """Whether no model was given."""
-        return self.report.drawn
+        return self.report.is_reference
 
     @cached_property
-    def family(self) -> Guess:
+    def family(self) -> FamilyMatch:
         """The family the file was made for."""
         return self.report.guess
 
@@ -133,9 +133,11 @@ class Inspection:
         """What a new file made of this one tells of its model, whose names alone may fit several;
         {} where it cannot be told.
         """
-        family = self.plan.site.family
+        family = self.plan.target_model.family
         return (
-            {OWN_FAMILY: family.name} if family and not (self.drawn and self.family.rivals) else {}
+            {OWN_FAMILY: family.name}
+            if family and not (self.is_reference and self.family.ties)
+            else {}
         )
 
     @property
@@ -276,7 +278,7 @@ class Inspection:
             self.family.title
             or f"{'Text encoders of an unknown' if self.only_encoders else 'Unknown'} base model"
         )
-        if self.family.rivals:
+        if self.family.ties:
             made_for += " (the file does not tell them apart)"
         writer = "writer unknown" if self.writer == "cannot tell" else f"written by {self.writer}"
         return f"{made_for}, {writer}. {self._adapters_told()}{self._loads()}"
@@ -295,7 +297,7 @@ class Inspection:
         modules = self.report.modules
         if not modules["total"]:
             return "None of its keys belongs to an adapter."
-        if not self.plan.site.components:
+        if not self.plan.target_model.networks:
             what = "text encoder" if self.only_encoders else "model"
             return f"Unknown {what}; connect it to see where the modules go."
         line = f"{modules['placed']} of {modules['total']} modules load here"
@@ -318,7 +320,7 @@ class Inspection:
     def _stacked(self) -> list[Health]:
         """Several adapters on the same rows of one weight: they add up, which is seldom meant."""
         seen = Counter(
-            (adapter.reaches, adapter.kind, adapter.target.pieces)
+            (adapter.parameter, adapter.kind, adapter.target.slices)
             for adapter in self.report.adapters
         )
         several = [pieces[0][0] for (_, _, pieces), count in seen.items() if count > 1]
@@ -340,7 +342,7 @@ class Inspection:
         found = [
             Health(f"{plural(count, 'key')}: {category}", MEANINGS[category])
             for category, count in self.report.categories.most_common()
-            if category not in (PLACED, NOT_WIRED) and self.plan.site.components
+            if category not in (PLACED, NOT_WIRED) and self.plan.target_model.networks
         ]
         if self.other:
             found.append(
@@ -353,7 +355,7 @@ class Inspection:
             found.append(
                 Health("No key of it belongs to an adapter", "Loading it changes nothing.")
             )
-        elif not self.plan.site.components and not self.only_encoders:
+        elif not self.plan.target_model.networks and not self.only_encoders:
             found.append(
                 Health(
                     "Unknown base model",
@@ -406,11 +408,11 @@ class Inspection:
             "family": {
                 "name": self.family.name,
                 "title": self.family.title,
-                "could_be": list(self.family.rivals),
+                "could_be": list(self.family.ties),
                 "evidence": list(self.guess.evidence),
                 "close": [
                     {"title": title, "share": round(share, 3)}
-                    for title, share in self.guess.runners_up
+                    for title, share in self.guess.near_misses
                 ],
             },
             "trainer": {**self.report.writer._asdict(), "version": self.metadata.trainer_version},
@@ -421,7 +423,7 @@ class Inspection:
             "strength_source": self.report.strength_source,
             "dtypes": dict(self.dtypes.most_common()),
             "loads": {
-                "exact": not self.drawn and bool(self.plan.site.components),
+                "exact": not self.is_reference and bool(self.plan.target_model.networks),
                 "model": self.report.model_title,
                 "modules": self.report.modules,
                 "keys": loads["keys"],
@@ -464,21 +466,21 @@ ODD_ALPHAS = (
 
 def inspect_file(
     path: str | os.PathLike[str],
-    site: Site | None = None,
-    own: OwnMaps = NONE,
+    target_model: TargetModel | None = None,
+    own: UserMaps = NO_USER_MAPS,
     stock: AskStock | None = None,
     whole: bool = False,
 ) -> Inspection:
     """Inspect the safetensors file at `path`; nothing but its header and its alphas is read. Raises
     LoraFileError.
 
-    `site`: the connected model and text encoders; a missing model is drawn from the tables.
+    `target_model`: the connected model and text encoders; a missing model is drawn from the tables.
     `whole`: so are missing text encoders, for whoever writes the file again and must lose nothing.
     `stock`: asks the host what its loader would place; without it the answer comes from what is
     known of the stock loader.
     """
     return inspect_header(
-        path, read_header(path), adapter_config_beside(path), site, own, stock, whole
+        path, read_header(path), adapter_config_beside(path), target_model, own, stock, whole
     )
 
 
@@ -486,16 +488,16 @@ def inspect_header(
     path: str | os.PathLike[str],
     header: Header,
     config_beside: Mapping[str, Any] | None,
-    site: Site | None = None,
-    own: OwnMaps = NONE,
+    target_model: TargetModel | None = None,
+    own: UserMaps = NO_USER_MAPS,
     stock: AskStock | None = None,
     whole: bool = False,
 ) -> Inspection:
     """The same for a header that was read before."""
-    if site is None and own is NONE:
+    if target_model is None and own is NO_USER_MAPS:
         found = _read_or_remember(path, header, config_beside)
     else:
-        found = _read(path, header, config_beside, site, own, whole)
+        found = _read(path, header, config_beside, target_model, own, whole)
     plan = found.plan._replace(metadata=header.metadata)
     return Inspection(
         os.fspath(path), header, config_beside, found.groups, found.guess, plan, stock, own
@@ -506,22 +508,22 @@ class _Found(NamedTuple):
     """What files that are alike share."""
 
     groups: Groups
-    guess: Guess
+    guess: FamilyMatch
     plan: Plan
 
 
-MOST_ALIKE = 8  # kinds of files whose plans are remembered
+MAX_ALIKE = 8  # kinds of files whose plans are remembered
 _alike: OrderedDict[tuple, _Found] = OrderedDict()
 
 
 def _read_or_remember(
     path: str | os.PathLike[str], header: Header, config_beside: Mapping[str, Any] | None
 ) -> _Found:
-    key = likeness(header, config_beside)
-    found = _alike.pop(key, None) or _read(path, header, config_beside, None, NONE)
+    key = cache_key(header, config_beside)
+    found = _alike.pop(key, None) or _read(path, header, config_beside, None, NO_USER_MAPS)
     if not found.plan.by_values:
         _alike[key] = found
-    while len(_alike) > MOST_ALIKE:
+    while len(_alike) > MAX_ALIKE:
         _alike.popitem(last=False)
     return found
 
@@ -530,16 +532,16 @@ def _read(
     path: str | os.PathLike[str],
     header: Header,
     config_beside: Mapping[str, Any] | None,
-    site: Site | None,
-    own: OwnMaps,
+    target_model: TargetModel | None,
+    own: UserMaps,
     whole: bool = False,
 ) -> _Found:
     shapes = {name: info.shape for name, info in header.tensors.items()}
-    known = site if site is not None else everywhere(own)
+    known = target_model if target_model is not None else all_families(own)
     with without_collection():
         groups = group_keys(shapes)
         guess = identify(groups.groups, shapes, header.metadata, known)
-        place = whole_site(site, guess, groups, shapes, known, own)
+        place = whole_model(target_model, guess, groups, shapes, known, own)
         if whole:
             place = with_encoders(place, guess, groups.groups, shapes, own)
         number = numbers_in(path, header, groups)
@@ -575,7 +577,7 @@ def alphas_of(groups: Groups) -> list[str]:
     ]
 
 
-def likeness(header: Header, config_beside: Mapping[str, Any] | None) -> tuple:
+def cache_key(header: Header, config_beside: Mapping[str, Any] | None) -> tuple:
     """Equal for files that are reported alike: names, shapes, and what plan, family, trainer and
     the stock loader read off the header.
     """
@@ -598,28 +600,33 @@ def _telling(metadata: Mapping[str, str]) -> tuple:
     values = tuple(
         [metadata.get(key) for key in (*PLAN_METADATA, *FAMILY_METADATA, *asked_metadata())]
     )
-    return (*values, *metadata_matches(everywhere().dialects.values(), metadata))
+    return (*values, *metadata_matches(all_families().dialects.values(), metadata))
 
 
-def whole_site(
-    site: Site | None, guess: Guess, groups: Groups, shapes: Shapes, known: Site, own: OwnMaps
-) -> Site:
-    """The given site; without a model, what the file was made for, with the given text encoders in
-    it.
+def whole_model(
+    target_model: TargetModel | None,
+    guess: FamilyMatch,
+    groups: Groups,
+    shapes: Shapes,
+    known: TargetModel,
+    own: UserMaps,
+) -> TargetModel:
+    """The given target model; without a model, what the file was made for, with the given text
+    encoders in it.
     """
-    if site is not None and DENOISER in site.components:
-        return site
-    drawn = draw_site(guess, groups.groups, shapes, known, own)
-    if site is None or not drawn.components:
-        return site if site is not None else drawn
-    return Site(
+    if target_model is not None and DENOISER in target_model.networks:
+        return target_model
+    is_reference = build_reference_model(guess, groups.groups, shapes, known, own)
+    if target_model is None or not is_reference.networks:
+        return target_model if target_model is not None else is_reference
+    return TargetModel(
         [
             *(
-                component
-                for name, component in drawn.components.items()
-                if name not in site.components
+                network
+                for name, network in is_reference.networks.items()
+                if name not in target_model.networks
             ),
-            *site.components.values(),
+            *target_model.networks.values(),
         ],
         own,
     )

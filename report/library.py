@@ -23,12 +23,12 @@ from ..files.header import (
     adapter_config_beside,
     read_header,
 )
-from ..key_maps.user_maps import NONE, OwnMaps
-from .inspection import Inspection, inspect_header, likeness, spread
+from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
+from .inspection import Inspection, cache_key, inspect_header, spread
 
 # Rooms whose code and tables decide what a row says.
 KNOWING = ("files", "adapters", "key_maps", "planning", "identify", "report")
-MOST_ALIKE = 64  # kinds of files whose findings are remembered
+MAX_ALIKE = 64  # kinds of files whose findings are remembered
 # seconds of reading whose result is kept at once, so that a scan that is cut off need not begin
 # anew
 KEEP_AFTER = 20.0
@@ -66,7 +66,7 @@ class Stamp(NamedTuple):
     config_changed: int
 
 
-class Row(NamedTuple):
+class LibraryRow(NamedTuple):
     """One file of a folder: its path inside the folder (with /), its stamp, and what is in it."""
 
     file: str
@@ -114,9 +114,9 @@ class Row(NamedTuple):
 def scan(
     folder: str | os.PathLike[str],
     index: Path | None = None,
-    own: OwnMaps = NONE,
+    own: UserMaps = NO_USER_MAPS,
     told: Callable[[int, int], None] | None = None,
-) -> Iterator[Row]:
+) -> Iterator[LibraryRow]:
     """One row for each LoRA file in the folder and all below it, by name; `scan_files` tells the
     rest.
 
@@ -131,10 +131,10 @@ def scan(
 def scan_files(
     files: Mapping[str, tuple[str, Stamp]],
     index: Path | None = None,
-    own: OwnMaps = NONE,
+    own: UserMaps = NO_USER_MAPS,
     told: Callable[[int, int], None] | None = None,
     marks: Any = "",
-) -> Iterator[Row]:
+) -> Iterator[LibraryRow]:
     """One row for each file, in their order; `files`: what a row calls it -> (path, stamp).
 
     `index`: a file that keeps the rows; files whose stamp is in it are not read. It is written when
@@ -144,7 +144,7 @@ def scan_files(
     """
     version = f"{knowledge_version(own)} {marks}"
     before = _read_index(index, version) if index else {}
-    rows: dict[str, Row] = {}
+    rows: dict[str, LibraryRow] = {}
     kept_at = time.monotonic()
     try:
         for file, (path, stamp) in files.items():
@@ -152,7 +152,7 @@ def scan_files(
                 told(len(rows), len(files))
             row = before.get(file)
             if row is None or row.stamp != stamp:
-                row = Row(file, stamp, _findings_or_fault(path, own))
+                row = LibraryRow(file, stamp, _findings_or_fault(path, own))
                 if index and time.monotonic() - kept_at > KEEP_AFTER:
                     _write_index(index, version, before | rows)
                     kept_at = time.monotonic()
@@ -164,7 +164,7 @@ def scan_files(
             _write_index(index, version, whole)
 
 
-def _findings_or_fault(path: str, own: OwnMaps) -> Findings:
+def _findings_or_fault(path: str, own: UserMaps) -> Findings:
     try:
         return findings_of(path, own)
     except MemoryError:  # The file is not to blame, and the index would remember it.
@@ -250,7 +250,7 @@ def _changed(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def findings_of(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Findings:
+def findings_of(path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS) -> Findings:
     """What is in one file. Never raises for what the file holds: `error` says why it cannot be
     read.
     """
@@ -261,12 +261,12 @@ def findings_of(path: str | os.PathLike[str], own: OwnMaps = NONE) -> Findings:
     except LoraFileError as error:
         return Findings(error=f"{error.fault}. {error.remedy}")
     config = adapter_config_beside(path)
-    if own is not NONE:
+    if own is not NO_USER_MAPS:
         return _summary(inspect_header(path, header, config, own=own))
-    key = likeness(header, config)
+    key = cache_key(header, config)
     # Taken out and put back in single steps, because several threads ask.
     found = _alike[key] = _alike.pop(key, None) or _summary(inspect_header(path, header, config))
-    while len(_alike) > MOST_ALIKE:
+    while len(_alike) > MAX_ALIKE:
         _alike.popitem(last=False)
     return found
 
@@ -293,7 +293,7 @@ def _summary(inspection: Inspection) -> Findings:
     )
 
 
-def knowledge_version(own: OwnMaps = NONE) -> str:
+def knowledge_version(own: UserMaps = NO_USER_MAPS) -> str:
     """Changes when the pack's knowledge or code changes: an index made with another version is not
     used.
     """
@@ -311,7 +311,7 @@ def knowledge_version(own: OwnMaps = NONE) -> str:
     )
 
 
-def _read_index(index: Path, version: str) -> dict[str, Row]:
+def _read_index(index: Path, version: str) -> dict[str, LibraryRow]:
     """The rows an index keeps; none where it is missing, damaged or of another version."""
     try:
         content = json.loads(index.read_bytes())
@@ -322,14 +322,14 @@ def _read_index(index: Path, version: str) -> dict[str, Row]:
         return {}
 
 
-def _row(file: str, stamp: list, findings: list) -> Row:
+def _row(file: str, stamp: list, findings: list) -> LibraryRow:
     *plain, gains, losses, cautions, error = findings
-    return Row(
+    return LibraryRow(
         file, Stamp(*stamp), Findings(*plain, tuple(gains), tuple(losses), tuple(cautions), error)
     )
 
 
-def _write_index(index: Path, version: str, rows: Mapping[str, Row]) -> None:
+def _write_index(index: Path, version: str, rows: Mapping[str, LibraryRow]) -> None:
     """Keep the rows; an index that cannot be written costs time, nothing else."""
     content = {
         "version": version,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..adapters.kind import Decomposition
 from ..adapters.registry import decompositions, named
-from ..identify.lora_family import NUMBER, Guess
+from ..identify.lora_family import NUMBER, FamilyMatch
 from ..identify.stock_loader import StockKeys
 from ..identify.trainer import Writer, guess_family, model_title, name_trainer, nearest_name
 from ..key_maps.dialect import DENOISER
@@ -31,12 +31,12 @@ from ..planning.plan import (
     Outcome,
     Plan,
 )
-from .coverage import Trained, trained_layers, untrained_kinds
+from .coverage import TrainedLayers, trained_layers, untrained_kinds
 
-MOST_PATTERNS = 12
-MOST_SCALES = 4
-MOST_UNTRAINED = 8
-MOST_IF_MISMATCHED = 3
+MAX_PATTERNS = 12
+MAX_SCALES = 4
+MAX_UNTRAINED = 8
+MAX_IF_MISMATCHED = 3
 
 
 class Report:
@@ -57,7 +57,7 @@ class Report:
         failures: Mapping[int, str] | None = None,
         stock: Callable[[], Set[str]] | None = None,
         errors: tuple[str, ...] = (),
-        guess: Guess | None = None,
+        guess: FamilyMatch | None = None,
         cautions: tuple[str, ...] = (),
         checked: str = "",
         stock_fault: str = "",
@@ -112,30 +112,30 @@ class Report:
         return {"placed": len(placed), "total": len(placed | rest)}
 
     @cached_property
-    def guess(self) -> Guess:
+    def guess(self) -> FamilyMatch:
         """The family the file was trained for: the model's where all fits, else read off its names
         and shapes.
         """
-        if self._guess and self.drawn:
+        if self._guess and self.is_reference:
             return self._guess
-        family = self.plan.site.family
+        family = self.plan.target_model.family
         misplaced = self.categories.keys() - {*NO_FAULT, UNSUPPORTED}
         if family is not None and self.adapters and not misplaced:
-            return Guess(family.name, self.model_title)
+            return FamilyMatch(family.name, self.model_title)
         return self._guess or guess_family(self.plan)
 
     @property
-    def drawn(self) -> bool:
+    def is_reference(self) -> bool:
         """Whether no model is connected, and the plan was made for one drawn from the family's
         table.
         """
-        denoiser = self.plan.site.components.get(DENOISER)
-        return denoiser is not None and denoiser.drawn
+        denoiser = self.plan.target_model.networks.get(DENOISER)
+        return denoiser is not None and denoiser.is_reference
 
     @cached_property
     def model_title(self) -> str:
         """The wired model's family and variant, "" where no table knows it."""
-        return model_title(self.plan.site)
+        return model_title(self.plan.target_model)
 
     @property
     def trainer(self) -> str:
@@ -145,7 +145,7 @@ class Report:
     @cached_property
     def writer(self) -> Writer:
         """The same with what says so."""
-        return name_trainer(self.plan, (self.guess.name,) if self.guess.name else self.guess.rivals)
+        return name_trainer(self.plan, (self.guess.name,) if self.guess.name else self.guess.ties)
 
     @cached_property
     def strength_source(self) -> str:
@@ -204,8 +204,8 @@ class Report:
             not lost
             or not made_for
             or made_for == self.model_title
-            or self.drawn
-            or DENOISER not in self.plan.site.components
+            or self.is_reference
+            or DENOISER not in self.plan.target_model.networks
         ):
             return ""
         modules = self.modules
@@ -226,7 +226,7 @@ class Report:
         ]
 
     @cached_property
-    def trained(self) -> list[Trained]:
+    def trained(self) -> list[TrainedLayers]:
         """What the file trains of each network it touches, block by block."""
         return trained_layers(self.plan)
 
@@ -251,7 +251,9 @@ class Report:
             "file": self.path,
             "family": self.guess.name,
             "family_title": self.guess.title,
-            "model_family": self.plan.site.family.name if self.plan.site.family else "",
+            "model_family": self.plan.target_model.family.name
+            if self.plan.target_model.family
+            else "",
             "trainer": self.trainer,
             "strength_source": self.strength_source,
             **({"acts": self.acts} if self.acts else {}),
@@ -263,7 +265,7 @@ class Report:
             ),
             "kinds": dict(Counter(adapter.kind for adapter in self.adapters).most_common()),
             "categories": dict(self.categories.most_common()),
-            "inferred_wrapper": self.plan.inferred_wrapper,
+            "inferred_prefix": self.plan.inferred_prefix,
             "notes": self.notes(),
             "cautions": list(self.cautions),
             "checked": self.checked,
@@ -276,7 +278,7 @@ class Report:
         }
 
     def explain(self, key: str) -> dict[str, Any]:
-        """How one key was read: wrapper, module, role, targets with their slices, transform, rule;
+        """How one key was read: prefix, module, role, targets with their slices, transform, rule;
         KeyError for a key not in the file.
         """
         outcome, parsed = self.outcomes[key], parse_key(key)
@@ -292,13 +294,13 @@ class Report:
         adapter = self.plan.adapters[outcome.adapter]
         targets = [
             {"weight": weight, "rows": rows, "rows_of_adapter": source}
-            for weight, rows, source in adapter.target.pieces
+            for weight, rows, source in adapter.target.slices
         ]
         return told | {
-            "wrapper": adapter.location.wrapper,
+            "wrapper": adapter.location.prefix,
             "module": adapter.location.name,
             "kind": adapter.kind,
-            "changes": adapter.reaches,
+            "changes": adapter.parameter,
             "targets": targets,
             "transform": "halves swapped" if adapter.target.swap else "",
             "rule": adapter.location.rule,
@@ -312,10 +314,10 @@ class Report:
     def notes(self) -> list[str]:
         """What a user should know besides the counts."""
         notes = [*self.cautions, *self.errors]
-        if self.plan.inferred_wrapper:
-            wrapper = self.plan.inferred_wrapper
+        if self.plan.inferred_prefix:
+            prefix = self.plan.inferred_prefix
             notes.append(
-                f"An unknown wrapper, {wrapper!r}, stands before every name; all names behind it"
+                f"An unknown prefix, {prefix!r}, stands before every name; all names behind it"
                 " fit, so it was peeled off."
             )
         return (
@@ -328,13 +330,13 @@ class Report:
         """Weights of another size than the module that an adapter was trained on."""
         for adapter in self.adapters:
             name, here = adapter.target.module, [adapter.target.out, *adapter.target.inner]
-            if adapter.grown_to:
+            if adapter.padded_shape:
                 needs = (
                     "the model then wants the inputs of a control LoRA, such as a control image"
-                    if adapter.target.grows
+                    if adapter.target.widens_input
                     else "as the file says"
                 )
-                yield f"{name} grows from {here} to {list(adapter.grown_to)}: {needs}."
+                yield f"{name} grows from {here} to {list(adapter.padded_shape)}: {needs}."
             if adapter.columns:
                 others = f"which are the first of {here[1]} here; the others stay as they are"
                 yield f"{name}: trained on a model with {adapter.columns} inputs, {others}."
@@ -367,7 +369,7 @@ class Report:
                 by_source.setdefault((adapter.strength.source, by_alpha), []).append(adapter)
         for (source, by_alpha), scaled in by_source.items():
             scales = ", ".join(
-                sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MOST_SCALES]
+                sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MAX_SCALES]
             )
             stock = "alpha / rank" if by_alpha else "x 1"
             told = (
@@ -420,9 +422,9 @@ class Report:
         lines.append(keys + (f"; {told}" if stock is not None else ""))
         left = self.untrained
         if left:
-            more = " ..." if len(left) > MOST_UNTRAINED else ""
+            more = " ..." if len(left) > MAX_UNTRAINED else ""
             lines.append(
-                f"Untrained {len(left)} kinds of layers: {', '.join(left[:MOST_UNTRAINED])}{more}"
+                f"Untrained {len(left)} kinds of layers: {', '.join(left[:MAX_UNTRAINED])}{more}"
             )
         lines += [f"Note      {note}" for note in self.notes()]
         for category, count in self.categories.most_common():
@@ -436,7 +438,7 @@ class Report:
             return ["", f"{category}: {count} keys: {self.patterns(category)[0].reason}."]
         patterns, most = (
             self.patterns(category),
-            (MOST_IF_MISMATCHED if self.mismatch else MOST_PATTERNS),
+            (MAX_IF_MISMATCHED if self.mismatch else MAX_PATTERNS),
         )
         lines = ["", f"{category}: {count} keys"]
         lines += [
@@ -472,8 +474,8 @@ class Report:
         told = []
         for place, (name, keys) in enumerate(members.items()):
             near = ""
-            if category == UNKNOWN_MODULE and not self.mismatch and place < MOST_PATTERNS:
-                near = nearest_name(self.plan.site, keys[0])
+            if category == UNKNOWN_MODULE and not self.mismatch and place < MAX_PATTERNS:
+                near = nearest_name(self.plan.target_model, keys[0])
             told.append(Pattern(name, len(keys), self.outcomes[keys[0]].reason + near))
         return told
 
@@ -508,4 +510,4 @@ def plural(count: int, word: str) -> str:
 def is_scaled(adapter: Adapter) -> bool:
     """Whether an adapter's change of a weight is multiplied by alpha / rank."""
     kind = named(adapter.kind)
-    return kind.scaled and kind.reaches != "bias"
+    return kind.scaled and kind.parameter != "bias"

@@ -12,15 +12,15 @@ from ..key_maps.dialect import DENOISER
 from ..planning.keys import parse_key
 from ..planning.plan import PLACED
 from ..planning.scale import FROM_RANK
-from .coverage import Blocks, blocks_of, is_trained
+from .coverage import TrainedBlocks, blocks_of, is_trained
 from .inspection import Inspection, spread
 from .load_report import Report, plural, stock_failure
 
 SUMMARY, MODULES, EVERY_KEY = "summary", "modules", "every key"
 DETAILS = (SUMMARY, MODULES, EVERY_KEY)
-MOST_PATTERNS = 12
-MOST_TAGS = 20
-MOST_LISTED = 12
+MAX_PATTERNS = 12
+MAX_TAGS = 20
+MAX_LISTED = 12
 LONGEST_CELL = 160
 LINES = {"\n": " ", "\r": " "}
 IN_CODE = str.maketrans({**LINES, "|": "\\|", "`": "'"})
@@ -84,7 +84,7 @@ def _what(inspection: Inspection, hashes: Hashes | None, name: str) -> Iterator[
             ("Made for", plain((family.title or "cannot be told") + _bracketed(evidence))),
             (
                 "Close to",
-                ", ".join(_close(title, share) for title, share in inspection.guess.runners_up),
+                ", ".join(_close(title, share) for title, share in inspection.guess.near_misses),
             ),
             (
                 "Written by",
@@ -141,7 +141,7 @@ def _rows(*rows: tuple[str, str]) -> list[tuple[str, str]]:
 
 def _loads(inspection: Inspection) -> Iterator[str]:
     report = inspection.report
-    if not inspection.plan.site.components:
+    if not inspection.plan.target_model.networks:
         if inspection.other:
             yield "Nothing: it is no LoRA."
         elif inspection.only_encoders:
@@ -155,7 +155,7 @@ def _loads(inspection: Inspection) -> Iterator[str]:
                 " file, to see where the modules go."
             )
         return
-    if inspection.drawn:
+    if inspection.is_reference:
         title = inspection.family.title or "the model"
         yield (
             f"Estimated from the {_first(title)} table; connect a model, or inspect against its"
@@ -186,10 +186,10 @@ def _loads(inspection: Inspection) -> Iterator[str]:
             patterns = report.patterns(category)
             yield from (
                 f"- {code(pattern.name)} ({pattern.keys}): {plain(pattern.reason)}"
-                for pattern in patterns[:MOST_PATTERNS]
+                for pattern in patterns[:MAX_PATTERNS]
             )
-            yield from [f"- and {len(patterns) - MOST_PATTERNS} more patterns"] * (
-                len(patterns) > MOST_PATTERNS
+            yield from [f"- and {len(patterns) - MAX_PATTERNS} more patterns"] * (
+                len(patterns) > MAX_PATTERNS
             )
 
 
@@ -225,25 +225,23 @@ def _trained(inspection: Inspection) -> Iterator[str]:
     for place, trained in enumerate(inspection.report.trained):
         yield from [""] * bool(place)
         title = (
-            trained.title
-            if trained.component == DENOISER
-            else f"{trained.title}, {trained.component}"
+            trained.title if trained.network == DENOISER else f"{trained.title}, {trained.network}"
         )
         yield from (f"**{title}**: {plural(trained.modules, 'module')}", "")
-        alike: dict[tuple, list[Blocks]] = {}
+        alike: dict[tuple, list[TrainedBlocks]] = {}
         for blocks in trained.blocks:
             alike.setdefault((blocks.count, blocks.kinds), []).append(blocks)
         for members in alike.values():
             yield from _blocks_told(members)
         if (
-            trained.component == DENOISER
+            trained.network == DENOISER
             and inspection.presets.sentence
             and not inspection.presets.dead_names
         ):
             yield f"- choice of layers: {plain(inspection.presets.sentence)}"
 
 
-def _blocks_told(members: Sequence[Blocks]) -> Iterator[str]:
+def _blocks_told(members: Sequence[TrainedBlocks]) -> Iterator[str]:
     """One line for each choice of blocks; groups of blocks that are trained alike are told
     together.
     """
@@ -270,8 +268,8 @@ def _blocks_told(members: Sequence[Blocks]) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(code(name) for name in names[:MOST_LISTED]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(code(name) for name in names[:MAX_LISTED]) + more
 
 
 def _missed(inspection: Inspection) -> Iterator[str]:
@@ -291,10 +289,8 @@ def _metadata(inspection: Inspection) -> Iterator[str]:
     for word in metadata.trigger_words:
         yield f"- Trigger word {code(word.word)}: {plain('; '.join(word.evidence))}"
     if metadata.tags.most:
-        told = ", ".join(
-            f"{plain(tag.tag)} ({tag.count})" for tag in metadata.tags.most[:MOST_TAGS]
-        )
-        more = metadata.tags.total - len(metadata.tags.most[:MOST_TAGS])
+        told = ", ".join(f"{plain(tag.tag)} ({tag.count})" for tag in metadata.tags.most[:MAX_TAGS])
+        more = metadata.tags.total - len(metadata.tags.most[:MAX_TAGS])
         yield f"- Tags: {told}{f' and {more} more' * (more > 0)}"
     for title, rows in metadata.sections.items():
         yield from ("", f"**{title}**", "")
@@ -308,12 +304,12 @@ def _modules(inspection: Inspection) -> Iterator[str]:
     rows = []
     for adapter in inspection.report.adapters:
         alpha = inspection.alphas.get(adapter.roles.get("alpha", ""))
-        weight, piece, _ = adapter.target.pieces[0]
+        weight, piece, _ = adapter.target.slices[0]
         place = (
             weight if piece is None else f"{weight}, rows {piece[0]} to {piece[0] + piece[1] - 1}"
         )
         more = (
-            f" and {len(adapter.target.pieces) - 1} more" if len(adapter.target.pieces) > 1 else ""
+            f" and {len(adapter.target.slices) - 1} more" if len(adapter.target.slices) > 1 else ""
         )
         told = f"{alpha:g}" if alpha is not None else ""
         rows.append(
@@ -341,7 +337,7 @@ def _weights(weights: Mapping[str, Any], detail: str) -> Iterator[str]:
             f"- Rank {rank}: 99 % of the energy is in {use['median']} of its {rank} ranks in the"
             f" median layer, {use['most']} at most."
         )
-    for outlier in weights["outliers"][:MOST_LISTED]:
+    for outlier in weights["outliers"][:MAX_LISTED]:
         yield (
             f"- {code(outlier['module'])} is {outlier['times']:.0f} times as strong as others of"
             " its kind."
@@ -356,13 +352,13 @@ def _weights(weights: Mapping[str, Any], detail: str) -> Iterator[str]:
         )
     yield from (
         f"- {code(fault['module'])} cannot be measured: {plain(fault['reason'])}"
-        for fault in weights["faults"][:MOST_LISTED]
+        for fault in weights["faults"][:MAX_LISTED]
     )
     yield from (
         "",
         *table(("blocks", "modules", "share of the energy"), _shares(weights["blocks"])),
     )
-    modules = weights["modules"] if detail != SUMMARY else weights["modules"][:MOST_LISTED]
+    modules = weights["modules"] if detail != SUMMARY else weights["modules"][:MAX_LISTED]
     rows = [
         (
             code(row["module"]),
@@ -409,7 +405,7 @@ def counted(counts: Counter) -> str:
     """A distribution: "16", or "16 (490), 4 (4)"."""
     told = [
         (value if isinstance(value, str) else f"{value:g}", count)
-        for value, count in counts.most_common(MOST_LISTED)
+        for value, count in counts.most_common(MAX_LISTED)
     ]
     return told[0][0] if len(told) == 1 else ", ".join(f"{text} ({count})" for text, count in told)
 

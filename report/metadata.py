@@ -16,10 +16,10 @@ from ..errors import LocksmithError
 from ..key_maps import KEY_MAPS
 from ..key_maps.lines import lines_of, read_text
 from .metadata_values import (
-    MOST_ITEMS,
-    MOST_JSON,
-    MOST_NAME,
-    MOST_TEXT,
+    MAX_ITEMS,
+    MAX_JSON,
+    MAX_NAME,
+    MAX_TEXT,
     PLAIN,
     as_text,
     joined,
@@ -31,19 +31,19 @@ from .metadata_values import (
 METADATA_TABLE = KEY_MAPS / "metadata.table"
 
 # What is read at most: metadata is written by strangers, and a header may have 100 MB.
-MOST_UNKNOWN_TEXT = 300  # characters of an unknown value
-MOST_UNKNOWN = 1_000  # unknown keys
-MOST_ROWS = 60  # rows that one key becomes
-MOST_ENTRIES = 10_000  # folders, datasets or settings in one value
-MOST_PROBLEMS = 50
-MOST_COUNT = 10**12  # what a number of images or captions may be
-MOST_TAGS_AS_TRIGGERS = 10
-MOST_TRIGGERS = 1_000  # pieces of evidence for trigger words
+MAX_UNKNOWN_TEXT = 300  # characters of an unknown value
+MAX_UNKNOWN = 1_000  # unknown keys
+MAX_ROWS = 60  # rows that one key becomes
+MAX_ENTRIES = 10_000  # folders, datasets or settings in one value
+MAX_PROBLEMS = 50
+MAX_COUNT = 10**12  # what a number of images or captions may be
+MAX_TAGS_AS_TRIGGERS = 10
+MAX_TRIGGERS = 1_000  # pieces of evidence for trigger words
 
 # A tag counts as a trigger word where it stands in nearly every caption of one folder that is large
 # enough to tell.
 NEARLY_ALL = 0.9
-LEAST_IMAGES = 3
+MIN_IMAGES = 3
 
 UNSET = frozenset({"", "none", "null"})
 HEX = re.compile(r"(0x)?[0-9a-fA-F]{8,64}$")
@@ -146,7 +146,7 @@ def read_metadata(metadata: Mapping[str, str], most_tags: int = 50) -> Metadata:
     return reader.finish(most_tags)
 
 
-class Rule(NamedTuple):
+class MetadataRule(NamedTuple):
     """One line of the table: how a key is read, shown where and as what; `words` may stand in place
     of a number.
     """
@@ -172,8 +172,8 @@ class Table(NamedTuple):
     trainers in order.
     """
 
-    rules: Mapping[tuple[str, ...], Rule]
-    inner: Mapping[str, tuple[Rule, ...]]
+    rules: Mapping[tuple[str, ...], MetadataRule]
+    inner: Mapping[str, tuple[MetadataRule, ...]]
     answers: Mapping[str, tuple[str, ...]]
     trainers: tuple[Version, ...]
     sections: tuple[str, ...]
@@ -187,7 +187,7 @@ def metadata_table() -> Table:
 
 def read_table(text: str) -> Table:
     """Read the table's `text`; raises MetadataTableError naming line, fault and remedy."""
-    rules: dict[tuple[str, ...], Rule] = {}
+    rules: dict[tuple[str, ...], MetadataRule] = {}
     answers: dict[str, tuple[str, ...]] = {}
     trainers: list[Version] = []
     section = ""
@@ -215,7 +215,7 @@ def read_table(text: str) -> Table:
     )
 
 
-def _rule(number: int, words: list[str], section: str, order: int) -> Rule:
+def _rule(number: int, words: list[str], section: str, order: int) -> MetadataRule:
     if len(words) < 3 or not section:
         raise MetadataTableError(
             f"line {number}: {words[0]!r} has no kind, label or section. Write: key kind label,"
@@ -225,11 +225,15 @@ def _rule(number: int, words: list[str], section: str, order: int) -> Rule:
     if kind not in PLAIN and kind not in STRUCTURED and kind not in SPECIAL:
         known = ", ".join(sorted({*PLAIN, *STRUCTURED, *SPECIAL}))
         raise MetadataTableError(f"line {number}: unknown kind {kind!r}. Use one of {known}")
-    return Rule(tuple(words[0].split(">")), kind, words[2].strip(), section, order, tuple(allowed))
+    return MetadataRule(
+        tuple(words[0].split(">")), kind, words[2].strip(), section, order, tuple(allowed)
+    )
 
 
-def _inner_rules(rules: Mapping[tuple[str, ...], Rule]) -> dict[str, tuple[Rule, ...]]:
-    inner: dict[str, tuple[Rule, ...]] = {}
+def _inner_rules(
+    rules: Mapping[tuple[str, ...], MetadataRule],
+) -> dict[str, tuple[MetadataRule, ...]]:
+    inner: dict[str, tuple[MetadataRule, ...]] = {}
     for path, rule in rules.items():
         if len(path) > 1:
             inner[path[0]] = (*inner.get(path[0], ()), rule)
@@ -246,9 +250,9 @@ class _Reader:
         self.problems: list[str] = []
         self.unknown: list[tuple[str, str]] = []
         self.unlisted = 0
-        self.json_left = MOST_JSON
+        self.json_left = MAX_JSON
         self.triggers: list[tuple[int, str, str]] = []  # how good the evidence is, word, evidence
-        self.frequencies: tuple[Rule, dict[str, Any]] | None = None
+        self.frequencies: tuple[MetadataRule, dict[str, Any]] | None = None
         self.images: dict[str, int] = {}  # folder -> number of images
         self.regular: set[str] = set()  # folders of regularisation images
 
@@ -264,12 +268,12 @@ class _Reader:
             self._plain(rule, key, text)
 
     def _unknown(self, key: str, text: str) -> None:
-        if len(self.unknown) >= MOST_UNKNOWN:
+        if len(self.unknown) >= MAX_UNKNOWN:
             self.unlisted += 1
             return
-        self.unknown.append((named(key) or "(no name)", shortened(text, MOST_UNKNOWN_TEXT)))
+        self.unknown.append((named(key) or "(no name)", shortened(text, MAX_UNKNOWN_TEXT)))
 
-    def _plain(self, rule: Rule, path: str, text: str, label: str = "") -> None:
+    def _plain(self, rule: MetadataRule, path: str, text: str, label: str = "") -> None:
         if len(text) < 8 and text.strip().lower() in UNSET:
             return
         if rule.kind in SPECIAL:
@@ -287,7 +291,7 @@ class _Reader:
         self.values.setdefault(path, shown if rule.kind in RESOLUTIONS else shortened(text.strip()))
         self._row(rule, label or rule.label, shown)
 
-    def _structured(self, rule: Rule, key: str, text: str) -> None:
+    def _structured(self, rule: MetadataRule, key: str, text: str) -> None:
         if len(text) > self.json_left:
             self._problem(f"{key}: not read, because it is too long ({len(text):,} characters)")
             self._row(rule, rule.label, PLAIN["size"](text))
@@ -308,38 +312,38 @@ class _Reader:
             return
         STRUCTURED[rule.kind](self, rule, content)
 
-    def _broken(self, rule: Rule, key: str, text: str, fault: str) -> None:
+    def _broken(self, rule: MetadataRule, key: str, text: str, fault: str) -> None:
         # A bare word where others write an object (`software`: ai-toolkit) is no fault.
         if rule.kind == "each" and text[:1] not in "{[":
-            self.values.setdefault(f"{key}>name", shortened(text.strip(), MOST_NAME))
+            self.values.setdefault(f"{key}>name", shortened(text.strip(), MAX_NAME))
         else:
             self._problem(f"{key}: broken JSON ({shortened(fault, 200)})")
-        self._row(rule, rule.label, shortened(text, MOST_UNKNOWN_TEXT))
+        self._row(rule, rule.label, shortened(text, MAX_UNKNOWN_TEXT))
 
-    def _row(self, rule: Rule, label: str, text: str) -> None:
+    def _row(self, rule: MetadataRule, label: str, text: str) -> None:
         self.rows.append((rule.order, len(self.rows), rule.section, label, text))
 
     def _problem(self, text: str) -> None:
-        if len(self.problems) < MOST_PROBLEMS:
+        if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(text)
 
     # JSON values
 
-    def _entries(self, rule: Rule, content: dict[str, Any] | list[Any]) -> list[Any]:
+    def _entries(self, rule: MetadataRule, content: dict[str, Any] | list[Any]) -> list[Any]:
         """The first entries, as many as are read; the problem of more is told."""
-        if len(content) > MOST_ENTRIES:
+        if len(content) > MAX_ENTRIES:
             self._problem(
-                f"{rule.path[0]}: {len(content):,} entries, of which {MOST_ENTRIES:,} were read"
+                f"{rule.path[0]}: {len(content):,} entries, of which {MAX_ENTRIES:,} were read"
             )
-        return list(islice(content.items() if isinstance(content, dict) else content, MOST_ENTRIES))
+        return list(islice(content.items() if isinstance(content, dict) else content, MAX_ENTRIES))
 
-    def _each(self, rule: Rule, content: dict[str, Any], label: str = "") -> None:
+    def _each(self, rule: MetadataRule, content: dict[str, Any], label: str = "") -> None:
         """Every entry of an object becomes a row: under the table's label where it has one, else
         under its own name.
         """
         shown = 0
         for name, value in content.items():
-            if shown == MOST_ROWS:
+            if shown == MAX_ROWS:
                 self._row(rule, label or rule.label, f"and {len(content) - shown:,} more")
                 return
             if value is None or value in ([], {}, ""):
@@ -349,13 +353,13 @@ class _Reader:
             prefix = f"{label}: " if label else ""
             if known is None:
                 title = f"{prefix}{named(name)}" if label else f"{rule.label} {named(name)}"
-                self._row(rule, title, shortened(as_text(value), MOST_UNKNOWN_TEXT))
+                self._row(rule, title, shortened(as_text(value), MAX_UNKNOWN_TEXT))
             elif known.kind == "count":
                 self._count(known, value, prefix + known.label)
             else:
                 self._plain(known, ">".join(known.path), as_text(value), prefix + known.label)
 
-    def _some(self, rule: Rule, content: dict[str, Any]) -> None:
+    def _some(self, rule: MetadataRule, content: dict[str, Any]) -> None:
         """Only the entries that the table names become rows; how many there are in all is told."""
         for inner in self.table.inner.get(rule.path[0], ()):
             value: Any = content
@@ -369,34 +373,34 @@ class _Reader:
                 self._plain(inner, ">".join(inner.path), as_text(value))
         self._row(rule, rule.label, f"{len(content):,} settings in the file")
 
-    def _adapter(self, rule: Rule, content: dict[str, Any]) -> None:
-        """PEFT's settings, whose names are `component.field`."""
+    def _adapter(self, rule: MetadataRule, content: dict[str, Any]) -> None:
+        """PEFT's settings, whose names are `network.field`."""
         parts: dict[str, dict[str, Any]] = {}
         for name, value in self._entries(rule, content):
-            component, _, field = name.rpartition(".")
-            component = component if component in parts or len(parts) < MOST_ITEMS else "others"
+            network, _, field = name.rpartition(".")
+            network = network if network in parts or len(parts) < MAX_ITEMS else "others"
             # False is what PEFT writes for everything that is not used; it is shown where the table
             # knows the field.
             if value is not False or (rule.path[0], field) in self.table.rules:
-                parts.setdefault(component, {})[field] = value
-        for component, fields in parts.items():
-            self._each(rule, fields, named(component) or "adapter")
+                parts.setdefault(network, {})[field] = value
+        for network, fields in parts.items():
+            self._each(rule, fields, named(network) or "adapter")
 
-    def _count(self, rule: Rule, content: Any, label: str = "") -> None:
+    def _count(self, rule: MetadataRule, content: Any, label: str = "") -> None:
         count = len(content) if isinstance(content, (dict, list)) else 1
-        items = list(content.items())[:MOST_ITEMS] if isinstance(content, dict) else []
+        items = list(content.items())[:MAX_ITEMS] if isinstance(content, dict) else []
         pairs = [f"{named(name)} = {named(value)}" for name, value in items]
         self._row(rule, label or rule.label, joined(pairs, count) if pairs else f"{count:,}")
 
-    def _folders(self, rule: Rule, content: dict[str, Any]) -> None:
+    def _folders(self, rule: MetadataRule, content: dict[str, Any]) -> None:
         """ss_dataset_dirs: {folder: {"n_repeats": int, "img_count": int}}."""
         for number, (folder, facts) in enumerate(self._entries(rule, content)):
             facts = facts if isinstance(facts, dict) else {}
             self._folder(folder, facts.get("img_count"), rule.kind == "regular_folders")
-            if number < MOST_ROWS:
+            if number < MAX_ROWS:
                 self._row(rule, f"{rule.label} {named(folder)}", _images_and_repeats(facts))
-        if len(content) > MOST_ROWS:
-            self._row(rule, rule.label, f"and {len(content) - MOST_ROWS:,} more")
+        if len(content) > MAX_ROWS:
+            self._row(rule, rule.label, f"and {len(content) - MAX_ROWS:,} more")
 
     def _folder(self, folder: str, count: Any, regular: bool) -> None:
         if _is_count(count):
@@ -412,13 +416,13 @@ class _Reader:
                 f"the name of the folder {named(folder)}, the caption of images that have none",
             )
 
-    def _buckets(self, rule: Rule, content: dict[str, Any]) -> None:
+    def _buckets(self, rule: MetadataRule, content: dict[str, Any]) -> None:
         """ss_bucket_info: {"buckets": {number: {"resolution": [width, height], "count": int}}}."""
         text = _bucket_text(content)
         if text:
             self._row(rule, rule.label, text)
 
-    def _datasets(self, rule: Rule, content: list[Any]) -> None:
+    def _datasets(self, rule: MetadataRule, content: list[Any]) -> None:
         """ss_datasets: one object per dataset, each with `subsets` (sd-scripts) or a directory
         (musubi-tuner).
         """
@@ -428,7 +432,7 @@ class _Reader:
                 self._problem(f"ss_datasets: entry {number} is not an object")
                 continue
             size = dataset.get("resolution")
-            if size is not None and len(sizes) < MOST_ITEMS:
+            if size is not None and len(sizes) < MAX_ITEMS:
                 sizes[_resolution_or_name(size)] = None
             subsets = dataset.get("subsets")
             subsets = (
@@ -436,11 +440,11 @@ class _Reader:
                 if isinstance(subsets, list)
                 else []
             )
-            for subset in subsets[:MOST_ENTRIES]:
+            for subset in subsets[:MAX_ENTRIES]:
                 self._subset(subset)
-            if number <= MOST_ROWS:
+            if number <= MAX_ROWS:
                 self._row(rule, f"{rule.label} {number}", _dataset_text(dataset))
-                for subset in subsets[:MOST_ITEMS]:
+                for subset in subsets[:MAX_ITEMS]:
                     self._row(
                         rule, f"{rule.label} {number}, {_subset_name(subset)}", _subset_text(subset)
                     )
@@ -460,13 +464,13 @@ class _Reader:
                 "the class tokens of a dataset, the caption of images that have none",
             )
 
-    def _tags(self, rule: Rule, content: dict[str, Any]) -> None:
+    def _tags(self, rule: MetadataRule, content: dict[str, Any]) -> None:
         self.frequencies = (rule, content)
 
     # Trigger words
 
     def _trigger(self, rank: int, word: str, evidence: str) -> None:
-        if word.strip() and len(self.triggers) < MOST_TRIGGERS:
+        if word.strip() and len(self.triggers) < MAX_TRIGGERS:
             self.triggers.append((rank, shortened(word.strip(), 500), evidence))
 
     def _stated(self, path: str, text: str) -> None:
@@ -476,11 +480,11 @@ class _Reader:
                 words = parse_json(text)
             except ValueError:
                 words = text
-        for word in words[:MOST_ITEMS] if isinstance(words, list) else (words,):
+        for word in words[:MAX_ITEMS] if isinstance(words, list) else (words,):
             self._trigger(STATED, as_text(word), f"{path} says so")
 
     def _hint(self, path: str, text: str) -> None:
-        found = HINTED_WORDS.match(text[:MOST_TEXT])
+        found = HINTED_WORDS.match(text[:MAX_TEXT])
         if found:
             self._trigger(STATED, found.group(1), f"{path} says so")
 
@@ -512,7 +516,7 @@ class _Reader:
         return self._most_frequent(rule, sums, images or None, most)
 
     def _most_frequent(
-        self, rule: Rule, sums: dict[str, int], images: int | None, most: int
+        self, rule: MetadataRule, sums: dict[str, int], images: int | None, most: int
     ) -> Tags:
         best = heapq.nlargest(max(0, most), sums.items(), key=itemgetter(1))
         tags = tuple(
@@ -543,11 +547,11 @@ class _Reader:
             )
             return
         whole = max(counts.values(), default=0) if images is None else images
-        if whole < LEAST_IMAGES or len(self.triggers) >= MOST_TRIGGERS:
+        if whole < MIN_IMAGES or len(self.triggers) >= MAX_TRIGGERS:
             return
         least = NEARLY_ALL * whole
         common = [item for item in counts.items() if item[1] >= least]
-        for tag, count in heapq.nlargest(MOST_TAGS_AS_TRIGGERS, common, key=itemgetter(1)):
+        for tag, count in heapq.nlargest(MAX_TAGS_AS_TRIGGERS, common, key=itemgetter(1)):
             if images is None:
                 evidence = (
                     f"a tag of {count:,} captions in {named(folder)}, where the commonest tag has"
@@ -566,10 +570,10 @@ class _Reader:
             name = word.casefold()
             if name not in found:
                 tags += rank == TAGS
-                if len(found) >= MOST_ROWS or tags > MOST_TAGS_AS_TRIGGERS:
+                if len(found) >= MAX_ROWS or tags > MAX_TAGS_AS_TRIGGERS:
                     continue
             evidences = found.setdefault(name, (word, []))[1]
-            if evidence not in evidences and len(evidences) < MOST_ITEMS:
+            if evidence not in evidences and len(evidences) < MAX_ITEMS:
                 evidences.append(evidence)
         return tuple(TriggerWord(word, tuple(evidences)) for word, evidences in found.values())
 
@@ -642,7 +646,7 @@ class _Reader:
             ):
                 return re.sub(
                     r"\{(.*?)\}",
-                    lambda found: shortened(self.values[found.group(1)], MOST_NAME),
+                    lambda found: shortened(self.values[found.group(1)], MAX_NAME),
                     version.template,
                 )
         return ""
@@ -652,7 +656,7 @@ SPECIAL: dict[str, Callable[[_Reader, str, str], None]] = {
     "trigger": _Reader._stated,
     "hint": _Reader._hint,
 }
-STRUCTURED: dict[str, Callable[[_Reader, Rule, Any], None]] = {
+STRUCTURED: dict[str, Callable[[_Reader, MetadataRule, Any], None]] = {
     "each": _Reader._each,
     "some": _Reader._some,
     "adapter": _Reader._adapter,
@@ -671,7 +675,7 @@ def _quoted(text: str) -> str:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < MOST_COUNT
+    return type(value) is int and 0 <= value < MAX_COUNT
 
 
 def _counts(tags: Any) -> dict[str, int]:
@@ -682,7 +686,7 @@ def _counts(tags: Any) -> dict[str, int]:
     if (
         set(map(type, tags.values())) <= {int}
         and min(tags.values(), default=0) >= 0
-        and max(tags.values(), default=0) < MOST_COUNT
+        and max(tags.values(), default=0) < MAX_COUNT
     ):
         return tags
     return {tag: count for tag, count in tags.items() if _is_count(count)}
@@ -713,7 +717,7 @@ def _bucket_text(content: Any) -> str:
     buckets = content.get("buckets") if isinstance(content, dict) else None
     if not isinstance(buckets, dict) or not buckets:
         return ""
-    facts = [bucket for bucket in list(buckets.values())[:MOST_ROWS] if isinstance(bucket, dict)]
+    facts = [bucket for bucket in list(buckets.values())[:MAX_ROWS] if isinstance(bucket, dict)]
     told = [
         f"{_resolution_or_name(bucket.get('resolution'))}: {named(bucket.get('count'))}"
         for bucket in facts

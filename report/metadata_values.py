@@ -12,10 +12,10 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-MOST_JSON = 8_000_000  # characters of JSON in one file's metadata
-MOST_TEXT = 4_000  # characters of a known value
-MOST_NAME = 120  # characters of a name
-MOST_ITEMS = 24  # entries of a list that are written out
+MAX_JSON = 8_000_000  # characters of JSON in one file's metadata
+MAX_TEXT = 4_000  # characters of a known value
+MAX_NAME = 120  # characters of a name
+MAX_ITEMS = 24  # entries of a list that are written out
 # Control characters, bidirectional overrides and lone surrogates: terminals, pages and UTF-8 cannot
 # take them.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -39,7 +39,7 @@ def clean(text: str) -> str:
     return text if text.isprintable() else UNPRINTABLE.sub("\ufffd", text)
 
 
-def shortened(text: str, most: int = MOST_TEXT) -> str:
+def shortened(text: str, most: int = MAX_TEXT) -> str:
     """`text` without unprintable characters, cut to `most` characters; what was cut tells its true
     length.
     """
@@ -49,7 +49,7 @@ def shortened(text: str, most: int = MOST_TEXT) -> str:
 
 
 def named(text: Any) -> str:
-    return shortened(as_text(text).strip(), MOST_NAME)
+    return shortened(as_text(text).strip(), MAX_NAME)
 
 
 def joined(items: list[str], total: int) -> str:
@@ -76,7 +76,7 @@ def _integer(text: str) -> str:
 
 
 def _numbers(text: str) -> str:
-    parts = text.strip().strip("[]()")[:MOST_TEXT].split(",")
+    parts = text.strip().strip("[]()")[:MAX_TEXT].split(",")
     return ", ".join(_number(part) for part in parts if part.strip())
 
 
@@ -104,7 +104,7 @@ def _resolution(text: str) -> str:
     if not numbers:
         raise ValueError("is no resolution")
     if len(numbers) > 2 or re.search(r"[^\d\s,x()\[\]]", text[:200]):
-        return shortened(text, MOST_NAME)
+        return shortened(text, MAX_NAME)
     return f"{numbers[0]}x{numbers[-1]}"
 
 
@@ -117,10 +117,10 @@ def _resolutions(text: str) -> str:
 
 
 def _list(text: str) -> str:
-    items = parse_json(text) if text[:1] == "[" and len(text) < MOST_JSON else text
+    items = parse_json(text) if text[:1] == "[" and len(text) < MAX_JSON else text
     if not isinstance(items, list):
         return shortened(text)
-    return joined([named(item) for item in items[:MOST_ITEMS]], len(items))
+    return joined([named(item) for item in items[:MAX_ITEMS]], len(items))
 
 
 def _size(text: str) -> str:
@@ -131,7 +131,7 @@ def _image(text: str) -> str:
     """A data address of an image, by its kind and size."""
     found = re.match(r"data:image/([\w.+-]{1,20})[;,]", text)
     if not found:
-        return shortened(text, MOST_NAME)
+        return shortened(text, MAX_NAME)
     size = len(text) - text.find(",") - 1
     size = size * 3 // 4 if ";base64," in text[:100] else size
     return f"an image ({found.group(1)}) of {max(1, round(size / 1024)):,} KB"

@@ -19,12 +19,12 @@ from ..key_maps.dialect import DENOISER
 from ..key_maps.lines import lines_of, read_text
 from ..planning.names import names_of
 from ..planning.plan import Plan
-from ..planning.target_model import Component
+from ..planning.target_model import Network
 from .coverage import runs
 
 FOLDER = KEY_MAPS / "presets"
 CLOSE = 0.9  # share of modules in common, of all in either, from which a preset is called near
-MOST_TOLD = 4  # presets, or kinds of layers, a sentence lists
+MAX_TOLD = 4  # presets, or kinds of layers, a sentence lists
 SPACES = ("diffusers", "native")
 LAYERS = ("linear", "conv1", "conv")  # of two dimensions; a kernel of one point; any other kernel
 RULES = ("names", "contains", "globs", "regex")
@@ -37,7 +37,7 @@ class PresetError(LocksmithError, ValueError):
     """
 
 
-class Rule(NamedTuple):
+class PresetRule(NamedTuple):
     """How a trainer picks modules: `names` as PEFT reads a list, `regex` as PEFT reads a text,
     `contains`, or `globs`.
     """
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
     entries: tuple[str, ...]
 
 
-class Slip(NamedTuple):
+class PresetBug(NamedTuple):
     """Entries of a preset that hit nothing (or too much): entry -> module its author meant (or hit
     unawares), and what that is.
     """
@@ -65,12 +65,12 @@ class Preset(NamedTuple):
     versions: str
     families: tuple[str, ...]
     space: str
-    chosen: tuple[Rule, ...]
-    left_out: tuple[Rule, ...]
+    chosen: tuple[PresetRule, ...]
+    left_out: tuple[PresetRule, ...]
     layers: tuple[str, ...]
     spare: tuple[str, ...]
-    dead: tuple[Slip, ...]
-    stray: tuple[Slip, ...]
+    dead: tuple[PresetBug, ...]
+    stray: tuple[PresetBug, ...]
     line: int
 
     def __str__(self) -> str:
@@ -194,10 +194,10 @@ def match_presets(plan: Plan, trainer: str = "") -> PresetReport:
     nothing else. Nearest: at least CLOSE of all modules of either in common. Never raises for what
     a file holds.
     """
-    component = plan.site.components.get(DENOISER)
-    if component is None or component.family is None:
+    network = plan.target_model.networks.get(DENOISER)
+    if network is None or network.family is None:
         return PresetReport()
-    layout = layout_of(component)
+    layout = layout_of(network)
     trained = layout.trained(plan)
     if not trained or not layout.presets:
         return PresetReport(known=bool(layout.presets))
@@ -236,10 +236,10 @@ class Layout:
     each preset trains.
     """
 
-    def __init__(self, component: Component, presets: Sequence[Preset]):
-        # A layout is kept for as long as its component lives, so it must not keep the component
+    def __init__(self, network: Network, presets: Sequence[Preset]):
+        # A layout is kept for as long as its network lives, so it must not keep the network
         # itself.
-        self.family = component.family
+        self.family = network.family
         self.labels: list[str] = []
         self.groups: list[tuple[str, int] | None] = []
         self.slices: dict[str, list[tuple[tuple[int, int] | None, int]]] = {}
@@ -247,13 +247,13 @@ class Layout:
         self.suffixes: dict[str, dict[str, int]] = {space: {} for space in SPACES}
         self.layers = dict.fromkeys(LAYERS, 0)
         self._hit: dict[tuple[str, str, str], int] = {}
-        for module, weight in component.modules.items():
-            shape = component.weights[weight]
+        for module, weight in network.modules.items():
+            shape = network.weights[weight]
             if weight.endswith(".weight") and len(shape) > 1:
                 self._enter(module, weight, shape)
         self.other = 1 << len(self.labels)  # stands for all that is no weight matrix of the model
         self.optional = _union(
-            bit for weight in component.optional for _, bit in self.slices.get(weight, ())
+            bit for weight in network.optional for _, bit in self.slices.get(weight, ())
         )
         self.places = {
             (weight, None): _union(bit for _, bit in members)
@@ -319,7 +319,7 @@ class Layout:
         mask &= ~_union(self._hits(preset.space, rule) for rule in preset.left_out)
         return mask & _union(self.layers[layer] for layer in preset.layers)
 
-    def _hits(self, space: str, rule: Rule) -> int:
+    def _hits(self, space: str, rule: PresetRule) -> int:
         if rule.how == "names":
             return _union(self.suffixes[space].get(entry, 0) for entry in rule.entries)
         return _union(self._hits_of(space, rule.how, entry) for entry in rule.entries)
@@ -338,8 +338,8 @@ class Layout:
         """The bits of what a plan's adapters reach in this model."""
         mask, places = 0, self.places
         for adapter in plan.adapters:
-            if adapter.target.component == DENOISER and adapter.reaches != "bias":
-                for weight, rows, _ in adapter.target.pieces:
+            if adapter.target.network == DENOISER and adapter.parameter != "bias":
+                for weight, rows, _ in adapter.target.slices:
                     bits = places.get((weight, rows))
                     mask |= self._place(weight, rows) if bits is None else bits
         return mask
@@ -420,7 +420,7 @@ class Layout:
         """What the preset's own entries did on this model."""
         index = self.suffixes[preset.space]
         tried = [
-            Rule(rule.how, (entry,))
+            PresetRule(rule.how, (entry,))
             for rule in preset.chosen
             for entry in rule.entries
             if entry not in preset.spare
@@ -436,19 +436,21 @@ class Layout:
         return Finding(preset, dead, tuple(dict.fromkeys(missed)), tuple(dict.fromkeys(surprises)))
 
     @staticmethod
-    def _missed(slip: Slip, index: Mapping[str, int], dead: Sequence[str], trained: int) -> bool:
+    def _missed(
+        slip: PresetBug, index: Mapping[str, int], dead: Sequence[str], trained: int
+    ) -> bool:
         meant = _union(index.get(module, 0) for entry, module in slip.pairs if entry in dead)
         return bool(meant) and not meant & trained
 
 
-LAYOUTS: WeakKeyDictionary[Component, Layout] = WeakKeyDictionary()
+LAYOUTS: WeakKeyDictionary[Network, Layout] = WeakKeyDictionary()
 
 
-def layout_of(component: Component) -> Layout:
-    """The component's layout under the presets on record, made once."""
-    layout = LAYOUTS.get(component)
+def layout_of(network: Network) -> Layout:
+    """The network's layout under the presets on record, made once."""
+    layout = LAYOUTS.get(network)
     if layout is None:
-        layout = LAYOUTS[component] = Layout(component, presets())
+        layout = LAYOUTS[network] = Layout(network, presets())
     return layout
 
 
@@ -480,16 +482,16 @@ def _kind(name: str) -> str:
 def _looks_like(findings: Sequence[Finding], blocks: str) -> str:
     told = [
         f"{finding.preset}" + (f": {finding}" if str(finding) else "")
-        for finding in findings[:MOST_TOLD]
+        for finding in findings[:MAX_TOLD]
     ]
-    more = f"; or {len(findings) - MOST_TOLD} more" if len(findings) > MOST_TOLD else ""
+    more = f"; or {len(findings) - MAX_TOLD} more" if len(findings) > MAX_TOLD else ""
     return f"looks like {'; or '.join(told)}{more}" + (f" - on {blocks} only" if blocks else "")
 
 
 def _difference(nearest: Nearest) -> str:
     told = [
-        f"{word} {', '.join(f'`{kind}`' for kind in kinds[:MOST_TOLD])}"
-        + (" ..." if len(kinds) > MOST_TOLD else "")
+        f"{word} {', '.join(f'`{kind}`' for kind in kinds[:MAX_TOLD])}"
+        + (" ..." if len(kinds) > MAX_TOLD else "")
         for word, kinds in (("without", nearest.lacking), ("with", nearest.extra))
         if kinds
     ]
@@ -625,7 +627,7 @@ class _Reader:
         else:
             self.open[keyword] += rest.split()
 
-    def _rule(self, how: str, rest: str) -> Rule:
+    def _rule(self, how: str, rest: str) -> PresetRule:
         entries = tuple(rest.split())
         if how not in RULES or not entries:
             raise self.fail(
@@ -640,9 +642,9 @@ class _Reader:
                 f"{rest!r} is no regular expression ({error})",
                 "Correct it; a space separates two of them",
             ) from None
-        return Rule(how, entries)
+        return PresetRule(how, entries)
 
-    def _slip(self, rest: str) -> Slip:
+    def _slip(self, rest: str) -> PresetBug:
         pairs, _, label = rest.partition(" : ")
         found = tuple(tuple(pair.split("=")) for pair in pairs.split())
         if not label.strip() or not found or any(len(pair) != 2 or not all(pair) for pair in found):
@@ -650,7 +652,7 @@ class _Reader:
                 f"{rest!r} is not understood",
                 "Write ENTRY=MODULE pairs, ` : `, and what these modules are",
             )
-        return Slip(found, label.strip())
+        return PresetBug(found, label.strip())
 
     def _close(self) -> None:
         told, self.open = self.open, None

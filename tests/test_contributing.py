@@ -36,7 +36,7 @@ def test_the_example_model_loads_the_example_file(tmp_path):
     assert found.family.title == "Example Model small"
     assert {outcome.category for outcome in found.plan.outcomes.values()} == {"placed"}
     places = {
-        adapter.module.rpartition(".")[2]: adapter.target.pieces[0][:2]
+        adapter.module.rpartition(".")[2]: adapter.target.slices[0][:2]
         for adapter in found.plan.adapters
     }
     qkv = "diffusion_model.layers.0.qkv.weight"
@@ -47,11 +47,11 @@ USE_THE_KIND = """
 import torch
 from lora_locksmith.adapters.registry import named
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Component, Site
+from lora_locksmith.planning.target_model import Network, TargetModel
 from lora_locksmith.lora.math.apply import kinds, patched_weight
 from lora_locksmith.lora.from_plan import adapter_of
 
-site = Site([Component("denoiser", "diffusion_model.", {"diffusion_model.layer.weight": (3, 2)}, None)])
+site = TargetModel([Network("denoiser", "diffusion_model.", {"diffusion_model.layer.weight": (3, 2)}, None)])
 plan = make_plan({"base_model.model.layer.toy_scale": (3,)}, {}, site)
 (adapter,) = plan.adapters
 assert adapter.kind == "toy" and adapter.target.module == "layer" and "toy" in kinds() and named("toy").title == "Toy"

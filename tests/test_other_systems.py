@@ -21,7 +21,7 @@ from lora_locksmith.key_maps.user_maps import read_own_maps
 from lora_locksmith.lora.io import mapped as reader
 from lora_locksmith.lora.io.mapped import map_tensors
 from lora_locksmith.lora.io.writer import write_lora
-from lora_locksmith.lora.rewrite.verify import Unverified
+from lora_locksmith.lora.rewrite.verify import VerificationError
 from reports.small_files import CLI, flux_lora, write_file
 from safetensors.torch import load_file, save_file
 
@@ -117,9 +117,9 @@ def test_what_is_wrong_with_a_written_file_is_told_though_it_cannot_be_removed(
 ):
     def check(temporary):
         mapped = map_tensors(temporary, read_header(temporary))
-        raise Unverified(f"{len(mapped)} tensors are wrong")
+        raise VerificationError(f"{len(mapped)} tensors are wrong")
 
-    with pytest.raises(Unverified, match="1 tensors are wrong"):
+    with pytest.raises(VerificationError, match="1 tensors are wrong"):
         write_lora(tmp_path / "new.safetensors", {"a": torch.ones(2)}, check=check)
     assert not (tmp_path / "new.safetensors").exists()
 

@@ -11,7 +11,7 @@ class BEFT(Kind):
 
     name, title = "beft", "bias difference"
     needs = (roles("beft_bias"),)
-    reaches = "bias"
+    parameter = "bias"
     additive = whole = True
     vector = "beft_bias"
     stock = "BEFT. Stock would ignore them"

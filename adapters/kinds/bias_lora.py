@@ -19,7 +19,7 @@ class LoRABias(Kind):
     takes = roles("down_bias")
     borrows = ("alpha", "down")  # PEFT scales the bias as it scales the factors
     precedence = 27
-    reaches = "bias"
+    parameter = "bias"
     scaled = additive = True
     alpha_is = SCALE
     vector = "up_bias"

@@ -17,7 +17,7 @@ NOTE = (
 )
 PRINCIPAL, MIDDLE, LAST = "largest", "middle", "smallest"
 # of a T-LoRA's inputs with singular vectors of its base; those of others have some rank / inputs
-LEAST_OVERLAP = 0.3
+MIN_OVERLAP = 0.3
 
 
 class ChangedBase(LoRA):
@@ -195,7 +195,7 @@ class TLoRA(_TLoRA, ChangedBase):
         inputs = helpers.take_matrix(tensors, "tlora_q")
         overlaps = {block: singular.overlap(block, inputs) for block in (PRINCIPAL, MIDDLE, LAST)}
         best = max(overlaps, key=overlaps.get)
-        if overlaps[best] < LEAST_OVERLAP:
+        if overlaps[best] < MIN_OVERLAP:
             raise AdapterError(
                 "T-LoRA: the starting point that it subtracts is not in the file, and is not the"
                 " singular vectors of this model's weight (it was trained on another model, or from"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ..kind import DERIVED, Kind, Misfit, ModuleShape, roles
 from ..lazy import helpers, torch
-from ..setting import BOOLEAN, MOST_ALPHA, NUMBER, WORD, Setting
+from ..setting import BOOLEAN, MAX_ALPHA, NUMBER, WORD, Setting
 from ..spec import AdapterError
 
 RELU, QR = "relu", "qr"
@@ -23,7 +23,7 @@ class DEFT(Kind):
     needs = (roles("deft_P deft_R"), roles("deft_P"))
     settings = (
         Setting("decomposition_method", WORD, None, words=(RELU, QR), needed=True),
-        Setting("alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA),
+        Setting("alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA),
         Setting("para", BOOLEAN, False),
     )
     linear = False

@@ -8,7 +8,7 @@ from ..kind import ADDED, DERIVED, Kind, Misfit, ModuleShape, Product, roles
 from ..lazy import helpers, torch
 from ..spec import AdapterError
 
-LEAST_NORM = 1e-4
+MIN_NORM = 1e-4
 
 
 class DeLoRA(Kind):
@@ -85,9 +85,9 @@ def _factors(tensors, norms):
     up, down = (helpers.take_matrix(tensors, role) for role in _names(tensors))
     if up.shape[1] != down.shape[0] or norms.numel() != down.shape[1]:
         raise AdapterError(f"these tensors do not make a DeLoRA: {helpers.describe(tensors)}")
-    lengths = torch.linalg.vector_norm(down, dim=1).clamp(
-        min=LEAST_NORM
-    ) * torch.linalg.vector_norm(up, dim=0).clamp(min=LEAST_NORM)
+    lengths = torch.linalg.vector_norm(down, dim=1).clamp(min=MIN_NORM) * torch.linalg.vector_norm(
+        up, dim=0
+    ).clamp(min=MIN_NORM)
     return (
         up * (helpers.take_scalar(tensors, "delora_lambda") / (up.shape[1] * lengths)),
         down * norms.flatten(),

@@ -14,19 +14,21 @@ class Difference(Kind):
 
     additive = whole = True
 
-    def __init__(self, name: str, title: str, role: str, precedence: int, reaches: str = "weight"):
-        self.name, self.title, self.role, self.precedence, self.reaches = (
+    def __init__(
+        self, name: str, title: str, role: str, precedence: int, parameter: str = "weight"
+    ):
+        self.name, self.title, self.role, self.precedence, self.parameter = (
             name,
             title,
             role,
             precedence,
-            reaches,
+            parameter,
         )
         self.needs = (frozenset({role}),)
         self.zeroed_by = self.needs[0]
         self.shape = first_dimension(role)
-        self.scale_into = (role,) if reaches == "weight" else ()
-        self.vector = role if reaches == "bias" else ""
+        self.scale_into = (role,) if parameter == "weight" else ()
+        self.vector = role if parameter == "bias" else ""
 
     def delta(self, spec, tensors, shape):
         if sum(role in tensors for role in ROLES) > 1:

@@ -26,7 +26,7 @@ class PeftIA3(IA3):
     needs = (roles("ia3_l"),)
     switches = ()
     precedence = 20
-    reaches = "both"
+    parameter = "both"
     needs_shape = True
     settings = (Setting("feedforward_modules", MODULES, None),)
     stock = "(IA)3 by PEFT. Stock would ignore them"

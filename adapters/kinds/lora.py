@@ -112,7 +112,7 @@ class LoRA(Kind):
             return None
         if rows is not None:
             up = up.narrow(0, *rows)
-        grown = list(adapter.grown_to) if adapter.grown_to else None
+        grown = list(adapter.padded_shape) if adapter.padded_shape else None
         return up, down, alpha, core, None, grown
 
     def host_pair(self, weights):

@@ -11,7 +11,7 @@ from ..lazy import helpers, rotations
 from ..rotation import Rotation
 from ..setting import BOOLEAN, NUMBER, WHOLE, Setting
 
-MOST_TERMS = 64  # of a series whose terms get smaller by orders of magnitude; PEFT's default is 5
+MAX_TERMS = 64  # of a series whose terms get smaller by orders of magnitude; PEFT's default is 5
 
 
 class PeftOFT(Rotation):
@@ -31,7 +31,7 @@ class PeftOFT(Rotation):
     # PEFT: tuners/oft/config.py
     settings = (
         Setting("use_cayley_neumann", BOOLEAN, True),
-        Setting("num_cayley_neumann_terms", WHOLE, 5, 1, MOST_TERMS),
+        Setting("num_cayley_neumann_terms", WHOLE, 5, 1, MAX_TERMS),
         Setting("coft", BOOLEAN, False),
         Setting("eps", NUMBER, 6e-5, 0, 1e6),
     )

@@ -11,10 +11,9 @@ from ..lazy import helpers, torch
 from ..setting import SCALING, WHOLE, WORD, Setting
 from ..spec import AdapterError
 
-MOST_DEPTH = 16
+MAX_DEPTH = 16
 ENCODERS, DECODERS = (
-    tuple(f"peanut_{side}_{index}" for index in range(MOST_DEPTH))
-    for side in ("encoder", "decoder")
+    tuple(f"peanut_{side}_{index}" for index in range(MAX_DEPTH)) for side in ("encoder", "decoder")
 )
 
 
@@ -60,7 +59,7 @@ class PEANuT(Kind):
     zeroed_by = roles("peanut_B")
     settings = (
         SCALING,
-        Setting("depth", WHOLE, None, 0, MOST_DEPTH, needed=True),
+        Setting("depth", WHOLE, None, 0, MAX_DEPTH, needed=True),
         Setting("act_fn", WORD, None, words=tuple(ACTIVATIONS), needed=True),
     )
     linear = False

@@ -8,7 +8,7 @@ from math import ceil
 
 from ..kind import ADDED, Kind, Misfit, roles
 from ..lazy import helpers, products, torch
-from ..setting import MOST_ALPHA, NUMBER, Setting
+from ..setting import MAX_ALPHA, NUMBER, Setting
 from ..spec import AdapterError
 
 
@@ -26,7 +26,7 @@ class RandLoRA(Kind):
     shared = roles("randlora_A randlora_B")
     zeroed_by = needs[0]
     precedence = 29
-    settings = (Setting("randlora_alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, needed=True),)
+    settings = (Setting("randlora_alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, needed=True),)
     additive = needs_shape = True
     stock = "RandLoRA. Stock would ignore them"
     bypass = ADDED

@@ -25,13 +25,15 @@ class Replacement(Kind):
 
     replaces = True
 
-    def __init__(self, name: str, title: str, role: str, precedence: int, reaches: str = "weight"):
-        self.name, self.title, self.precedence, self.reaches = name, title, precedence, reaches
+    def __init__(
+        self, name: str, title: str, role: str, precedence: int, parameter: str = "weight"
+    ):
+        self.name, self.title, self.precedence, self.parameter = name, title, precedence, parameter
         self.needs = (frozenset({role}),)
         self.called = {"weight": "set_weight", "bias": "set_weight", "set_bias": "set_weight"}
         self.grows_by = self.needs[0] & SHAPED
-        self.vector = role if reaches == "bias" else ""
-        self.stock = STOCK_BIAS if reaches == "bias" else ""
+        self.vector = role if parameter == "bias" else ""
+        self.stock = STOCK_BIAS if parameter == "bias" else ""
 
     def shape(self, shapes):
         return first_dimension(next(role for role in ROLES if role in shapes))(shapes)
@@ -47,7 +49,7 @@ class Replacement(Kind):
         # The shape changes only where the host changes it: its model has to know what a larger
         # weight means.
         value = next(tensors[role] for role in ROLES if role in tensors)
-        return ("set", (value,)) if adapter.grown_to and rows is None else None
+        return ("set", (value,)) if adapter.padded_shape and rows is None else None
 
     def measured(self, spec, tensors, out, columns):
         return Measured(NOTE)

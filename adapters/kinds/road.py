@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ..kind import TURNED, Kind, Misfit, roles
 from ..lazy import helpers, torch
-from ..setting import MOST_RANK, WHOLE, Setting
+from ..setting import MAX_RANK, WHOLE, Setting
 from ..spec import AdapterError
 
 
@@ -19,9 +19,9 @@ class RoAd(Kind):
 
     name, title = "road", "RoAd"
     needs = (roles("road_theta road_alpha"),)
-    reaches = "both"
+    parameter = "both"
     linear = False
-    settings = (Setting("group_size", WHOLE, None, 1, MOST_RANK, needed=True),)
+    settings = (Setting("group_size", WHOLE, None, 1, MAX_RANK, needed=True),)
     stock = "RoAd. Stock would ignore them"
     bypass = TURNED
 

@@ -16,7 +16,7 @@ from ..setting import BOOLEAN, SCALING, SEED, WORD, Setting
 from ..spec import AdapterError
 
 # places that are drawn one by one; of more than these torch's own draw of all is faster
-MOST_BY_ONE = 100_000
+MAX_BY_ONE = 100_000
 DAUBECHIES = {f"db{order}": order for order in range(1, 11)}
 
 
@@ -57,7 +57,7 @@ class Spectral(Kind):
             raise AdapterError(f"{self.title}: {error}") from None
         if values.is_meta:
             return torch.zeros(count, dtype=torch.long, device=values.device)
-        if count > MOST_BY_ONE:
+        if count > MAX_BY_ONE:
             return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].to(
                 values.device
             )

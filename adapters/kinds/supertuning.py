@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ..kind import ADDED, Kind, Misfit, ModuleShape, roles
 from ..lazy import helpers, products, torch
-from ..setting import MOST_ALPHA, NUMBER, Setting
+from ..setting import MAX_ALPHA, NUMBER, Setting
 from ..spec import AdapterError
 
 PAIR = roles("supertuning_A supertuning_B")
@@ -25,7 +25,7 @@ class SuperTuning(Kind):
     )
     silent = roles("supertuning_indices")
     precedence = 29
-    settings = (Setting("lora_alpha", NUMBER, None, -MOST_ALPHA, MOST_ALPHA, needed=True),)
+    settings = (Setting("lora_alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, needed=True),)
     additive = needs_shape = True
     stock = "SuperTuning. Stock would ignore them"
     bypass = ADDED

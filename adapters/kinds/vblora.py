@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..kind import ADDED, Kind, Misfit, ModuleShape, Product, roles
 from ..lazy import helpers, torch
-from ..setting import MOST_RANK, WHOLE, Setting
+from ..setting import MAX_RANK, WHOLE, Setting
 from ..spec import AdapterError
 
 
@@ -21,7 +21,7 @@ class VBLoRA(Kind):
     name, title = "vblora", "VB-LoRA"
     needs = (roles("vblora_A vblora_B vblora_bank"),)
     shared = zeroed_by = roles("vblora_bank")
-    settings = (Setting("topk", WHOLE, None, 1, MOST_RANK, needed=True),)
+    settings = (Setting("topk", WHOLE, None, 1, MAX_RANK, needed=True),)
     precedence = 29
     additive = True
     stock = "VB-LoRA. Stock would ignore them"

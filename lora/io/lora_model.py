@@ -25,14 +25,14 @@ class Native(NamedTuple):
     `clip_l.transformer.<module>.weight` (as in the plan's pieces).
     delta: factors with the scale in up, of the whole weight; or a dense difference of the weight's
     shape.
-    reaches: "weight", or "bias" for the bias beside the weight; `weight` still names the weight.
+    parameter: "weight", or "bias" for the bias beside the weight; `weight` still names the weight.
     shape: the weight's, which a convolution's factors need (their columns are in * kernel); () for
     a matrix or a vector.
     """
 
     weight: str
     delta: Factors | Kronecker | Tensor
-    reaches: str = "weight"
+    parameter: str = "weight"
     shape: Sequence[int] = ()
 
 
@@ -56,7 +56,7 @@ def native_tensors(items: Iterable[Native], dtype: torch.dtype | None = None) ->
     tensors: dict[str, Tensor] = {}
     reached = set()
     for item in items:
-        name = f"{native_name(item.weight)}{' (its bias)' if item.reaches == 'bias' else ''}"
+        name = f"{native_name(item.weight)}{' (its bias)' if item.parameter == 'bias' else ''}"
         if name in reached:
             raise AdapterError(f"two deltas reach {name}: add them up before they are written")
         reached.add(name)
@@ -78,8 +78,8 @@ def _roles(item: Native) -> Iterator[tuple[str, Tensor]]:
     if isinstance(delta, Factors) and delta.up is None:
         delta = delta.down
     if isinstance(delta, Tensor):
-        yield ("diff_b" if item.reaches == "bias" else "diff"), _dense(delta, shape, item)
-    elif item.reaches == "bias":
+        yield ("diff_b" if item.parameter == "bias" else "diff"), _dense(delta, shape, item)
+    elif item.parameter == "bias":
         yield "diff_b", _dense(delta.dense(), shape[:1] or (delta.shape[0],), item)
     else:
         kind = next(
@@ -96,7 +96,7 @@ def _roles(item: Native) -> Iterator[tuple[str, Tensor]]:
 
 
 def _dense(delta: Tensor, shape: tuple[int, ...], item: Native) -> Tensor:
-    if item.reaches == "bias":
+    if item.parameter == "bias":
         return delta.flatten()
     return _shaped(delta, shape, item) if shape else delta
 

@@ -44,7 +44,7 @@ DTYPES = {
 }
 CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
 
-MOST_RESIDENT = 1 << 25  # bytes of a file in passing
+MAX_RESIDENT = 1 << 25  # bytes of a file in passing
 CAN_REPLACE_MAPPED = os.name != "nt"  # Windows neither replaces nor removes a file that is mapped.
 
 
@@ -73,7 +73,7 @@ class _Passing(dict):
     def __getitem__(self, name: str) -> Tensor:
         tensor = super().__getitem__(name)
         self._given += tensor.nbytes
-        if self._given > MOST_RESIDENT:
+        if self._given > MAX_RESIDENT:
             self._given = 0
             self._mapping.madvise(mmap.MADV_DONTNEED)
         return tensor

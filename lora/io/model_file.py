@@ -22,11 +22,11 @@ from ...identify.checkpoint import (
     SUFFIXES,
     model_files,
     network_path,
-    site_of_checkpoint,
+    target_model_of_checkpoint,
 )
 from ...key_maps.dialect import DENOISER
 from ...key_maps.table import parse_table
-from ...planning.target_model import Candidate, Component, Site
+from ...planning.target_model import Network, Target, TargetModel
 from ..math.spec import AdapterError
 from .mapped import map_tensors
 
@@ -64,8 +64,8 @@ class ModelFile:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        checkpoint = site_of_checkpoint(path)
-        self.site: Site = checkpoint.site
+        checkpoint = target_model_of_checkpoint(path)
+        self.target_model: TargetModel = checkpoint.target_model
         self.title: str = checkpoint.title
         self.infos: dict[str, TensorInfo] = {}
         self.tensors: dict[str, Tensor] = {}
@@ -84,9 +84,9 @@ class ModelFile:
         """(what to put before its names, file) of all files of the model."""
         main, folder = network_path(self.path)
         yield from (("", file) for file in model_files(main))
-        family = self.site.family
-        for slot, wrappers in family.encoders.items() if folder is not None and family else ():
-            name = next((text[:-1] for text in wrappers if text.endswith(".")), "")
+        family = self.target_model.family
+        for slot, prefixes in family.encoders.items() if folder is not None and family else ():
+            name = next((text[:-1] for text in prefixes if text.endswith(".")), "")
             if name and (folder / name).is_dir():
                 yield from (
                     (f"{NAMED_ENCODERS[0]}{slot}.transformer.", file)
@@ -102,9 +102,9 @@ class ModelFile:
         )
         if candidate is None:
             return
-        component = self.site.components.get(candidate.component)
-        for weight, rows, taken in candidate.pieces:
-            parameter = component.bias_of(weight) if suffix == "bias" else weight
+        network = self.target_model.networks.get(candidate.network)
+        for weight, rows, taken in candidate.slices:
+            parameter = network.bias_of(weight) if suffix == "bias" else weight
             if parameter is None:
                 continue
             if info.dtype not in FLOATS or any(
@@ -115,20 +115,20 @@ class ModelFile:
                 _Source(name, rows, taken, candidate.swap)
             )
 
-    def _find(self, module: str) -> Sequence[Candidate]:
+    def _find(self, module: str) -> Sequence[Target]:
         for start, slot in ENCODERS.items():
             if module.startswith(start):
-                component = self.site.components.get(slot) if slot else self._openclip
-                return component.find(module[len(start) :]) if component else ()
+                network = self.target_model.networks.get(slot) if slot else self._openclip
+                return network.find(module[len(start) :]) if network else ()
         for start in NAMED_ENCODERS:
             slot, _, inner = module.removeprefix(start).partition(".")
-            if module.startswith(start) and slot in self.site.components:
-                return self.site.components[slot].find(inner.removeprefix("transformer."))
+            if module.startswith(start) and slot in self.target_model.networks:
+                return self.target_model.networks[slot].find(inner.removeprefix("transformer."))
         names = [module]
         for name in names:
             found = (
-                self.site.components[DENOISER].find(name)
-                if DENOISER in self.site.components
+                self.target_model.networks[DENOISER].find(name)
+                if DENOISER in self.target_model.networks
                 else ()
             )
             if found:
@@ -141,21 +141,21 @@ class ModelFile:
         return ()
 
     @cached_property
-    def _openclip(self) -> Component | None:
+    def _openclip(self) -> Network | None:
         """The text encoder that OpenCLIP's names in the file mean, known by these."""
-        slots = [slot for slot in ("clip_g", "clip_h") if slot in self.site.components]
+        slots = [slot for slot in ("clip_g", "clip_h") if slot in self.target_model.networks]
         if not slots:
             return None
-        component = self.site.components[slots[0]]
-        return Component(
-            component.name, component.prefix, component.weights, parse_table("openclip", OPENCLIP)
+        network = self.target_model.networks[slots[0]]
+        return Network(
+            network.name, network.prefix, network.weights, parse_table("openclip", OPENCLIP)
         )
 
     def shape(self, parameter: str) -> tuple[int, ...]:
         """The native shape; () where it is not told."""
-        for component in self.site.components.values():
-            if parameter in component.weights:
-                return component.weights[parameter]
+        for network in self.target_model.networks.values():
+            if parameter in network.weights:
+                return network.weights[parameter]
         return ()
 
     def dtypes(self, parameter: str) -> set[torch.dtype]:
@@ -228,7 +228,7 @@ def _divided(name: str) -> tuple[str, str]:
     return (module, last) if last in known else (name, "")
 
 
-def _fits(candidate: Candidate, shape: Sequence[int], suffix: str) -> bool:
+def _fits(candidate: Target, shape: Sequence[int], suffix: str) -> bool:
     if suffix == "bias":
         return candidate.out in (0, shape[0])
     return candidate.out in (0, 1, shape[0]) and math.prod(candidate.inner) * candidate.out in (

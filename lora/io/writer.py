@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from ...files.atomic import Beside, making_folder, replacing
+from ...files.atomic import NewFile, making_folder, replacing
 from ...files.header import (
     ENDINGS,
     PEFT_CONFIG,
@@ -31,10 +31,10 @@ from ..math.spec import FAULTS
 from ..not_finite import without_odd
 from ..rewrite.convert import Conversion, Spec, convert
 from ..rewrite.rename import Refused
-from ..rewrite.verify import Unverified, check_same
+from ..rewrite.verify import VerificationError, check_same
 from .mapped import CODES, map_tensors, open_with_safetensors
 
-__all__ = ["Unverified", "Written", "metadata_for", "write_as", "write_lora"]
+__all__ = ["VerificationError", "Written", "metadata_for", "write_as", "write_lora"]
 
 CONVERTER = "LoRA Locksmith"
 CHUNK_BYTES = 1 << 22
@@ -86,7 +86,7 @@ def write_lora(
     else:
         specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     beside = (
-        Beside(PEFT_CONFIG, json.dumps(config, indent=2).encode()) if config is not None else None
+        NewFile(PEFT_CONFIG, json.dumps(config, indent=2).encode()) if config is not None else None
     )
     with replacing(path, overwrite, at_last, beside) as (file, temporary):
         _write(file, specs, tensors, dict(metadata or {}))
@@ -202,8 +202,8 @@ def write_as(
 
     provenance: our own metadata (source, hash ...), put in as they are. at_last: as in
     `write_lora`. For PEFT `path` without its ending becomes a folder with adapter_model.safetensors
-    and adapter_config.json. Raises Refused and NotFinite before anything is written, Unverified,
-    FileExistsError, OSError.
+    and adapter_config.json. Raises Refused and NotFinite before anything is written,
+    VerificationError, FileExistsError, OSError.
     """
     plan = without_odd(plan, tensors.__getitem__, drop)
     conversion = convert(plan, tensors, dialect, dtype, drop)
@@ -232,7 +232,7 @@ def write_as(
             config is not None
             and json.loads(read_header(temporary).metadata["lora_adapter_metadata"]) != config
         ):
-            raise Unverified("the settings in its header are not those beside it")
+            raise VerificationError("the settings in its header are not those beside it")
 
     with ExitStack() as stack:
         if config is not None:
@@ -271,22 +271,26 @@ def _verify(
             header = read_header(written)
         made = map_tensors(written, header, passing=True)
         again = make_plan(
-            header.tensors, header.metadata, plan.site, config, number=partial(_number, made)
+            header.tensors,
+            header.metadata,
+            plan.target_model,
+            config,
+            number=partial(_number, made),
         )
     except LoraFileError as error:
-        raise Unverified(f"the written file cannot be read back: {error}") from None
+        raise VerificationError(f"the written file cannot be read back: {error}") from None
     placed = {key for adapter in again.adapters for key in adapter.roles.values()}
     lost = [key for key in header.tensors if key not in placed]
     if lost:
-        raise Unverified(
+        raise VerificationError(
             f"{lost[0]}: {again.outcomes[lost[0]].category}, {again.outcomes[lost[0]].reason}"
         )
     try:
         return check_same(plan, tensors.__getitem__, again, made.__getitem__, dtype)
-    except Unverified:
+    except VerificationError:
         raise
     except FAULTS as error:
-        raise Unverified(f"the two files cannot be compared: {error}") from None
+        raise VerificationError(f"the two files cannot be compared: {error}") from None
 
 
 def _number(tensors: Mapping[str, Tensor], name: str) -> float | None:

@@ -23,7 +23,7 @@ __all__ = ["Delta", "Factors", "Kronecker", "add", "factors", "from_product", "l
 STRIP = 2**22
 # Below this share of |up| |down| a Gram matrix of the dtype has lost the product's digits: then the
 # next better way is taken.
-LEAST_KEPT = {torch.float32: 0.1, torch.float64: 1e-4}
+MIN_KEPT = {torch.float32: 0.1, torch.float64: 1e-4}
 # Outside of these an fp32 Gram matrix may have left fp32's range.
 RANGE = (1e-25, 1e30)
 # Scales between which the scaled factors of a file stay well inside fp32's range.
@@ -148,7 +148,7 @@ class Factors:
         in_range = self.up.dtype == torch.float64 or all(
             RANGE[0] < square < RANGE[1] for square in squares
         )
-        return in_range and norm.item() >= LEAST_KEPT.get(self.up.dtype, 1.0) * math.sqrt(
+        return in_range and norm.item() >= MIN_KEPT.get(self.up.dtype, 1.0) * math.sqrt(
             squares[0]
         ) * math.sqrt(squares[1])
 

@@ -17,7 +17,7 @@ from ..math.spec import AdapterError
 __all__ = ["NO_BLOCKS", "PRESETS", "BlockWeights", "read_block_weights"]
 
 MODEL, ENCODERS, ANYWHERE = "model", "te", "*"
-MOST_TEXT, MOST_ENTRIES = 10_000, 500
+MAX_TEXT, MAX_ENTRIES = 10_000, 500
 NAME = re.compile(r"[A-Za-z0-9_*?]+(-[0-9]+)?\Z")
 RANGE = re.compile(r"([0-9]{1,6})-([0-9]{1,6})\Z")
 
@@ -43,10 +43,10 @@ class _Entry(NamedTuple):
     anywhere: bool
     weight: float
 
-    def matches(self, component: str, module: tuple[str, ...]) -> bool:
+    def matches(self, network: str, module: tuple[str, ...]) -> bool:
         if not self.anywhere and len(self.words) == 1 and self.words[0] in (MODEL, ENCODERS):
-            return (component == DENOISER) == (self.words[0] == MODEL)
-        if not self.anywhere and self.words[0] == component != DENOISER:
+            return (network == DENOISER) == (self.words[0] == MODEL)
+        if not self.anywhere and self.words[0] == network != DENOISER:
             return _begins(self.words[1:], module)
         starts = range(len(module)) if self.anywhere else (0,)
         return any(_begins(self.words, module[start:]) for start in starts)
@@ -60,23 +60,23 @@ class BlockWeights(NamedTuple):
     entries: tuple[_Entry, ...] = ()
     strict: bool = True
 
-    def factor(self, component: str, module: str) -> float:
+    def factor(self, network: str, module: str) -> float:
         """The weight of a native module (without `diffusion_model.`) of "model" or of a text
         encoder's slot; 1 where none is given.
         """
         words = tuple(module.split("."))
         return next(
-            (entry.weight for entry in reversed(self.entries) if entry.matches(component, words)),
+            (entry.weight for entry in reversed(self.entries) if entry.matches(network, words)),
             1.0,
         )
 
     def check(self, modules: Iterable[tuple[str, str]]) -> None:
-        """Raise AdapterError for an entry that none of these (component, module) matches; `te` and
+        """Raise AdapterError for an entry that none of these (network, module) matches; `te` and
         `model` may match none.
         """
         if not self.strict:
             return
-        modules = [(component, tuple(module.split("."))) for component, module in modules]
+        modules = [(network, tuple(module.split("."))) for network, module in modules]
         for entry in self.entries:
             general = not entry.anywhere and entry.words[0] in (MODEL, ENCODERS)
             if not general and not any(entry.matches(*module) for module in modules):
@@ -101,15 +101,15 @@ def read_block_weights(text: str) -> BlockWeights:
     """
     if text.strip() in PRESETS:
         return read_block_weights(PRESETS[text.strip()])._replace(strict=False)
-    if len(text) > MOST_TEXT:
+    if len(text) > MAX_TEXT:
         raise AdapterError(
-            f"block weights: the text has {len(text)} characters, {MOST_TEXT} are read"
+            f"block weights: the text has {len(text)} characters, {MAX_TEXT} are read"
         )
     parts = [part.strip() for part in re.split(r"[,;\n]", text)]
     entries = tuple(_entry(part) for part in parts if part)
-    if len(entries) > MOST_ENTRIES:
+    if len(entries) > MAX_ENTRIES:
         raise AdapterError(
-            f"block weights: there are {len(entries)} entries, {MOST_ENTRIES} are read"
+            f"block weights: there are {len(entries)} entries, {MAX_ENTRIES} are read"
         )
     return BlockWeights(entries)
 

@@ -24,9 +24,9 @@ from ..not_finite import DAMAGED, NotFinite, odd_tensors, oddity_of, told_odd
 from .block_weights import NO_BLOCKS, BlockWeights
 
 __all__ = [
-    "Piece",
+    "MergePiece",
     "Source",
-    "Target",
+    "MergeTarget",
     "dtype_of",
     "pieces_of",
     "rank_of",
@@ -55,13 +55,13 @@ class Source(NamedTuple):
     blocks: BlockWeights = NO_BLOCKS
     name: str = ""
 
-    def strength(self, component: str, module: str) -> float:
+    def strength(self, network: str, module: str) -> float:
         """What the delta of a native module is multiplied with."""
-        whole = self.strength_model if component == DENOISER else self.strength_text_encoder
-        return whole * self.blocks.factor(component, module) if whole else 0.0
+        whole = self.strength_model if network == DENOISER else self.strength_text_encoder
+        return whole * self.blocks.factor(network, module) if whole else 0.0
 
 
-class Part(NamedTuple):
+class MergePart(NamedTuple):
     """Rows of a weight that an adapter of a source changes. rows: of the weight, None for all; cut:
     of the adapter's rows.
     """
@@ -73,21 +73,21 @@ class Part(NamedTuple):
     strength: float
 
 
-class Target(NamedTuple):
+class MergeTarget(NamedTuple):
     """A weight, or the bias beside it, with all that changes it. shape: of what is changed;
     strengths: of every source there.
     """
 
     weight: str
-    reaches: str
+    parameter: str
     shape: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[MergePart, ...]
     strengths: tuple[float, ...]
 
     @property
     def name(self) -> str:
         """The parameter that is changed."""
-        return self.weight if self.reaches == "weight" else f"{_module(self.weight)}.bias"
+        return self.weight if self.parameter == "weight" else f"{_module(self.weight)}.bias"
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -103,7 +103,7 @@ class Target(NamedTuple):
         return self.shape[0], columns
 
 
-class Piece(NamedTuple):
+class MergePiece(NamedTuple):
     """The delta of one part: scale * delta on the rows from `start` on.
 
     A plain LoRA's factors are the file's own tensors, possibly of two dtypes, others are fp32.
@@ -118,34 +118,34 @@ class Piece(NamedTuple):
     whole: bool  # the file itself holds a matrix of the weight's size
 
 
-def targets(sources: Sequence[Source]) -> list[Target]:
+def targets(sources: Sequence[Source]) -> list[MergeTarget]:
     """Every weight that any source changes at a strength other than 0, in the order of the files.
 
     Raises AdapterError where two files are made for different models, for a size that cannot be
     told and for block weights that match nothing.
     """
     _check_families(sources)
-    found: dict[tuple[str, str], list[Part]] = {}
+    found: dict[tuple[str, str], list[MergePart]] = {}
     modules: dict[str, tuple[str, str]] = {}
     for index, source in enumerate(sources):
         own = {}
         for adapter in source.plan.adapters:
-            component = source.plan.site.components[adapter.target.component]
-            for weight, rows, cut in adapter.target.pieces:
-                own[weight] = (component.name, _module(weight)[len(component.prefix) :])
+            network = source.plan.target_model.networks[adapter.target.network]
+            for weight, rows, cut in adapter.target.slices:
+                own[weight] = (network.name, _module(weight)[len(network.prefix) :])
                 strength = source.strength(*own[weight])
-                for reaches in (
-                    ("weight", "bias") if adapter.reaches == "both" else (adapter.reaches,)
+                for parameter in (
+                    ("weight", "bias") if adapter.parameter == "both" else (adapter.parameter,)
                 ):
-                    if strength and (reaches == adapter.reaches or component.bias_of(weight)):
-                        found.setdefault((weight, reaches), []).append(
-                            Part(index, adapter, rows, cut, strength)
+                    if strength and (parameter == adapter.parameter or network.bias_of(weight)):
+                        found.setdefault((weight, parameter), []).append(
+                            MergePart(index, adapter, rows, cut, strength)
                         )
         source.blocks.check(own.values())
         modules |= own
     return [
-        _target(weight, reaches, parts, modules[weight], sources)
-        for (weight, reaches), parts in found.items()
+        _target(weight, parameter, parts, modules[weight], sources)
+        for (weight, parameter), parts in found.items()
     ]
 
 
@@ -154,7 +154,11 @@ def _module(weight: str) -> str:
 
 
 def _check_families(sources: Sequence[Source]) -> None:
-    known = [(source, source.plan.site.family) for source in sources if source.plan.site.family]
+    known = [
+        (source, source.plan.target_model.family)
+        for source in sources
+        if source.plan.target_model.family
+    ]
     for source, family in known[1:]:
         if family.name != known[0][1].name:
             first, other = known[0][0].name or "the first LoRA", source.name or "another"
@@ -166,16 +170,16 @@ def _check_families(sources: Sequence[Source]) -> None:
 
 def _target(
     weight: str,
-    reaches: str,
-    parts: Sequence[Part],
+    parameter: str,
+    parts: Sequence[MergePart],
     module: tuple[str, str],
     sources: Sequence[Source],
-) -> Target:
+) -> MergeTarget:
     known = set()
     for part in parts:
         shape = (
             sources[part.source]
-            .plan.site.components[part.adapter.target.component]
+            .plan.target_model.networks[part.adapter.target.network]
             .weights.get(weight)
             or ()
         )
@@ -196,12 +200,12 @@ def _target(
         )
     shape = known.pop()
     strengths = tuple(source.strength(*module) for source in sources)
-    return Target(
-        weight, reaches, shape[:1] if reaches == "bias" else shape, tuple(parts), strengths
+    return MergeTarget(
+        weight, parameter, shape[:1] if parameter == "bias" else shape, tuple(parts), strengths
     )
 
 
-def _shape_told(weight: str, part: Part, sources: Sequence[Source]) -> tuple[int, ...]:
+def _shape_told(weight: str, part: MergePart, sources: Sequence[Source]) -> tuple[int, ...]:
     """The shape of a weight that no table knows, from the adapter that covers all of it."""
     made = (
         shape_made(part.adapter, sources[part.source].plan.shapes)
@@ -254,7 +258,7 @@ def rank_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> i
     """The rank `pieces_of` gives an adapter's factors, from the shapes of its tensors; None where
     it has a matrix or a vector.
     """
-    if not has_delta(adapter) or adapter.reaches != "weight":
+    if not has_delta(adapter) or adapter.parameter != "weight":
         return None
     found = {role: shapes.get(key) or () for role, key in adapter.roles.items()}
     return named(adapter.kind).product_rank(
@@ -270,8 +274,8 @@ def dtype_of(source: Source, adapter: Adapter) -> torch.dtype:
 
 
 def pieces_of(
-    target: Target, sources: Sequence[Source], base: Base | None = None
-) -> Iterator[Piece]:
+    target: MergeTarget, sources: Sequence[Source], base: Base | None = None
+) -> Iterator[MergePiece]:
     """The deltas of all parts, read now. base: full native name -> the model's weight, for adapters
     that depend on it.
 
@@ -292,17 +296,15 @@ def pieces_of(
             ) from error
 
 
-def check_finite(part: Part, source: Source, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(part: MergePart, source: Source, tensors: Mapping[str, Tensor]) -> None:
     """Raise NotFinite, naming all such tensors of the source, where one of these is not finite."""
     if not any(oddity_of(part.adapter, role, tensor) for role, tensor in tensors.items()):
         return
     used = []
     for place, adapter in enumerate(source.plan.adapters):
-        component = source.plan.site.components[adapter.target.component]
-        modules = [
-            _module(weight)[len(component.prefix) :] for weight, _, _ in adapter.target.pieces
-        ]
-        if any(source.strength(component.name, module) for module in modules):
+        network = source.plan.target_model.networks[adapter.target.network]
+        modules = [_module(weight)[len(network.prefix) :] for weight, _, _ in adapter.target.slices]
+        if any(source.strength(network.name, module) for module in modules):
             used.append((place, adapter, modules[0]))
     odd = odd_tensors(((place, adapter) for place, adapter, _ in used), source.tensors.__getitem__)
     module = next(module for place, _, module in used if place == odd[0].adapter)
@@ -310,13 +312,15 @@ def check_finite(part: Part, source: Source, tensors: Mapping[str, Tensor]) -> N
     raise NotFinite(f"{source.name or 'a LoRA'}: {told_odd(odd)}; {remedy}")
 
 
-def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | None) -> Piece:
+def _piece(
+    target: MergeTarget, part: MergePart, tensors: dict[str, Tensor], base: Base | None
+) -> MergePiece:
     start, length = part.rows or (0, target.shape[0])
     spec = spec_of(part.adapter, tensors)
     dtype = _dtype(tensors)
     if not has_delta(part.adapter):
         delta = _by_the_weight(target, part, tensors, base)
-        return Piece(part.source, start, delta, part.strength, dtype, False)
+        return MergePiece(part.source, start, delta, part.strength, dtype, False)
     kind = named(spec.kind)
     if kind.is_pair and PLAIN.issuperset(tensors):
         delta, scale = _plain(spec, tensors, part.cut)
@@ -330,7 +334,7 @@ def _piece(target: Target, part: Part, tensors: dict[str, Tensor], base: Base | 
             f"a delta {list(delta.shape)} does not go into {length} rows of {list(target.shape)}"
         )
     whole = kind.whole or (kind.is_pair and getattr(delta, "up", 0) is None)
-    return Piece(part.source, start, delta, scale * part.strength, dtype, whole)
+    return MergePiece(part.source, start, delta, scale * part.strength, dtype, whole)
 
 
 def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
@@ -367,7 +371,7 @@ def _plain(
 
 
 def _by_the_weight(
-    target: Target, part: Part, tensors: Mapping[str, Tensor], base: Base | None
+    target: MergeTarget, part: MergePart, tensors: Mapping[str, Tensor], base: Base | None
 ) -> Factors:
     """What the adapter makes of the model's weight at strength 1, minus that weight."""
     if base is None:

@@ -14,16 +14,16 @@ from ...adapters.registry import named
 from ..io.dtypes import DTYPES
 from ..io.lora_model import Native
 from ..math.low_rank import Factors
-from .collect import Source, Target, dtype_of, pieces_of, rank_of, refused, targets
-from .merge import DEFAULT, Cook, Meeting, Recipe, meetings_of, norm_of, source_products
+from .collect import MergeTarget, Source, dtype_of, pieces_of, rank_of, refused, targets
+from .merge import DEFAULT, MergeConfig, Merger, Overlap, norm_of, overlaps_of, source_products
 from .methods import COEFFICIENTS, ENTRIES, Method
 
-__all__ = ["Forecast", "Row", "forecast"]
+__all__ = ["Forecast", "ForecastRow", "forecast"]
 
 
-class Row(NamedTuple):
+class ForecastRow(NamedTuple):
     """One parameter of a merge. native: the result's tensors on the meta device, with the largest
-    rank they can have; exact: just these tensors will come. meetings, kept, norm: where they were
+    rank they can have; exact: just these tensors will come. overlaps, kept, norm: where they were
     measured, as in Merged. refactored: it has no exact factors and would be cut to a rank that
     nobody asked for.
     """
@@ -32,7 +32,7 @@ class Row(NamedTuple):
     sources: tuple[int, ...]
     native: Native
     exact: bool
-    meetings: tuple[Meeting, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
     kept: float | None = None
     norm: float | None = None
     refactored: bool = False
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 class Forecast(NamedTuple):
     """What a merge would give. refused: source -> its adapters that need the model's weights."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ForecastRow, ...]
     refused: Mapping[str, Sequence[str]]
 
     @property
@@ -71,7 +71,7 @@ class Forecast(NamedTuple):
 
 def forecast(
     sources: Sequence[Source],
-    recipe: Recipe = DEFAULT,
+    recipe: MergeConfig = DEFAULT,
     measure: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Forecast:
@@ -82,7 +82,7 @@ def forecast(
     adapters that need the model.
     """
     method, options = recipe.check(len(sources))
-    wanted, cook, rows = targets(sources), Cook(recipe, method, options), []
+    wanted, cook, rows = targets(sources), Merger(recipe, method, options), []
     for done, target in enumerate(wanted):
         if progress:
             progress(done, len(wanted))
@@ -93,12 +93,12 @@ def forecast(
 
 
 def _expected(
-    target: Target,
+    target: MergeTarget,
     ranks: Sequence[int | None],
     sources: Sequence[Source],
-    recipe: Recipe,
+    recipe: MergeConfig,
     method: Method,
-) -> Row:
+) -> ForecastRow:
     dtype = DTYPES.get(recipe.dtype) or _expected_dtype(target, sources)
     whole = any(named(part.adapter.kind).whole for part in target.parts)
     vector, low = len(target.shape) == 1, None not in ranks
@@ -123,16 +123,16 @@ def _expected(
                 for shape in ((out, rank), (rank, columns))
             )
         )
-    return Row(
+    return ForecastRow(
         target.name,
         target.sources,
-        Native(target.weight, delta, target.reaches, target.shape),
+        Native(target.weight, delta, target.parameter, target.shape),
         certain,
         refactored=refactored,
     )
 
 
-def _stays(target: Target, method: Method) -> bool:
+def _stays(target: MergeTarget, method: Method) -> bool:
     """Whether it is one Kronecker product, which is written as it is."""
     part = target.parts[0]
     alone = method.form == COEFFICIENTS and len(target.parts) == 1 and part.rows is part.cut is None
@@ -140,7 +140,11 @@ def _stays(target: Target, method: Method) -> bool:
 
 
 def _expected_rank(
-    ranks: Sequence[int | None], size: tuple[int, int], whole: bool, recipe: Recipe, method: Method
+    ranks: Sequence[int | None],
+    size: tuple[int, int],
+    whole: bool,
+    recipe: MergeConfig,
+    method: Method,
 ) -> int | None:
     low = None not in ranks
     if low and method.form != ENTRIES:
@@ -153,7 +157,7 @@ def _expected_rank(
     return most if most < min(size) else None
 
 
-def _expected_dtype(target: Target, sources: Sequence[Source]) -> torch.dtype:
+def _expected_dtype(target: MergeTarget, sources: Sequence[Source]) -> torch.dtype:
     dtypes = [dtype_of(sources[part.source], part.adapter) for part in target.parts]
     found = dtypes[0]
     for dtype in dtypes[1:]:
@@ -161,12 +165,14 @@ def _expected_dtype(target: Target, sources: Sequence[Source]) -> torch.dtype:
     return found
 
 
-def _measured(row: Row, target: Target, sources: Sequence[Source], cook: Cook) -> Row:
+def _measured(
+    row: ForecastRow, target: MergeTarget, sources: Sequence[Source], cook: Merger
+) -> ForecastRow:
     pieces = list(pieces_of(target, sources))
     if cook.method.form == ENTRIES:
         inner = source_products(target, pieces)
-        return row._replace(meetings=meetings_of(inner, target.sources), norm=norm_of(inner))
-    made = cook.cooked(target, pieces, True)
+        return row._replace(overlaps=overlaps_of(inner, target.sources), norm=norm_of(inner))
+    made = cook.merge_weight(target, pieces, True)
     delta = made.native.delta
     ghost = (
         Factors(delta.up.to("meta"), delta.down.to("meta"))
@@ -177,7 +183,7 @@ def _measured(row: Row, target: Target, sources: Sequence[Source], cook: Cook) -
     )
     return row._replace(
         native=row.native._replace(delta=ghost),
-        meetings=made.meetings,
+        overlaps=made.overlaps,
         kept=made.kept,
         norm=made.norm,
     )

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from ...files.header import adapter_config_beside, read_header
-from ...identify.checkpoint import site_of_checkpoint
+from ...identify.checkpoint import target_model_of_checkpoint
 from ...report.file_names import numbered, told_apart
 from ..copies import compared
 from ..io.model_file import ModelFile
@@ -43,10 +43,10 @@ def open_sources(
     Raises:
         LoraFileError: a file cannot be read. LocksmithError: they are for different models.
     """
-    site = site_of_checkpoint(model).site if model else None
+    target_model = target_model_of_checkpoint(model).target_model if model else None
     paths = [entry.path for entry in entries]
     read = [File(path, read_header(path), adapter_config_beside(path)) for path in paths]
-    inspections = inspect_together(read, site)
+    inspections = inspect_together(read, target_model)
     streams = [stack.enter_context(TensorStream(file.name, file.header)) for file in read]
     sources = [
         Source(

@@ -18,18 +18,18 @@ from ..math.low_rank import Delta, Factors, Kronecker
 from ..math.spec import AdapterError, first_line
 from ..math.truncate import truncated
 from ..not_finite import check_result
-from .collect import Base, Piece, Source, Target, pieces_of, refused, targets
+from .collect import Base, MergePiece, MergeTarget, Source, pieces_of, refused, targets
 from .methods import COEFFICIENTS, ENTRIES, FACTORS, Method, find
 
-__all__ = ["Cook", "Meeting", "Merged", "Recipe", "Source", "inner_products", "merge"]
+__all__ = ["Merger", "Overlap", "Merged", "MergeConfig", "Source", "inner_products", "merge"]
 
 REFACTORED_RANK = 128
-MOST_NAMED = 3
+MAX_NAMED = 3
 # Scales that a half-precision factor takes without leaving fp16's normal range.
 MODEST = (0.25, 4.0)
 
 
-class Recipe(NamedTuple):
+class MergeConfig(NamedTuple):
     """How to merge.
 
     method: of `lora.methods`; options: its own. rank: at most; energy: share of every weight's
@@ -84,10 +84,10 @@ class Recipe(NamedTuple):
         return self.rank is not None or self.energy is not None or self.error is not None
 
 
-DEFAULT = Recipe()
+DEFAULT = MergeConfig()
 
 
-class Meeting(NamedTuple):
+class Overlap(NamedTuple):
     """Two sources on one weight: the cosine of the angle between their deltas at their strengths;
     None where one is nothing.
     """
@@ -99,7 +99,7 @@ class Meeting(NamedTuple):
 
 class Merged(NamedTuple):
     """One weight's result. rank: None for a whole matrix or a vector. kept: share of the energy of
-    the exact result; error: relative to it, 0 where nothing was cut. meetings: only where they were
+    the exact result; error: relative to it, 0 where nothing was cut. overlaps: only where they were
     asked for. exact: no entry was changed but by rounding.
     """
 
@@ -108,15 +108,15 @@ class Merged(NamedTuple):
     rank: int | None
     kept: float = 1.0
     error: float = 0.0
-    meetings: tuple[Meeting, ...] = ()
-    norm: float | None = None  # of the exact result, where meetings were asked for
+    overlaps: tuple[Overlap, ...] = ()
+    norm: float | None = None  # of the exact result, where overlaps were asked for
 
 
 def merge(
     sources: Sequence[Source],
-    recipe: Recipe = DEFAULT,
+    recipe: MergeConfig = DEFAULT,
     base: Base | None = None,
-    meetings: bool = False,
+    overlaps: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[str, Merged]]:
     """(native name of the parameter, result) for every parameter that a source changes, one at a
@@ -124,10 +124,10 @@ def merge(
 
     Tensors are read when their weight's turn comes, and nothing is kept: what the caller does not
     keep is freed. base: full native name -> the model's weight, which folds DoRA, OFT and their
-    like into deltas at strength 1 of that weight. meetings: also compare the sources, weight by
+    like into deltas at strength 1 of that weight. overlaps: also compare the sources, weight by
     weight. progress: called with (weights done, of all); what it raises stops the merge.
 
-    Raises AdapterError before anything is read: for a recipe that cannot be followed, for files of
+    Raises AdapterError before anything is read: for a config that cannot be followed, for files of
     different models, and for adapters that need the model where it is not given; later for tensors
     that are not what the plan says.
     """
@@ -136,57 +136,62 @@ def merge(
     if lost:
         raise AdapterError(_refusal(lost))
     return _merged(
-        targets(sources), sources, Cook(recipe, method, options), base, meetings, progress
+        targets(sources), sources, Merger(recipe, method, options), base, overlaps, progress
     )
 
 
 def _refusal(lost: Mapping[str, Sequence[str]]) -> str:
     told = []
     for source, modules in lost.items():
-        more = f" and {len(modules) - MOST_NAMED} more" if len(modules) > MOST_NAMED else ""
-        told.append(f"{source or 'a LoRA'}: {', '.join(modules[:MOST_NAMED])}{more}")
+        more = f" and {len(modules) - MAX_NAMED} more" if len(modules) > MAX_NAMED else ""
+        told.append(f"{source or 'a LoRA'}: {', '.join(modules[:MAX_NAMED])}{more}")
     return f"these adapters depend on the base weights; connect the model: {'; '.join(told)}"
 
 
 def _merged(
-    wanted, sources, cook: Cook, base, meetings: bool, progress
+    wanted, sources, cook: Merger, base, overlaps: bool, progress
 ) -> Iterator[tuple[str, Merged]]:
     for done, target in enumerate(wanted):
         if progress:
             progress(done, len(wanted))
-        yield target.name, cook.cooked(target, list(pieces_of(target, sources, base)), meetings)
+        yield (
+            target.name,
+            cook.merge_weight(target, list(pieces_of(target, sources, base)), overlaps),
+        )
     if progress:
         progress(len(wanted), len(wanted))
 
 
-class Cook:
-    """Follows a recipe for one weight at a time. method, options: what recipe.check gives."""
+class Merger:
+    """Follows a config for one weight at a time. method, options: what config.check gives."""
 
-    def __init__(self, recipe: Recipe, method: Method, options: Mapping[str, float]):
+    def __init__(self, recipe: MergeConfig, method: Method, options: Mapping[str, float]):
         self.recipe, self.method, self.options = recipe, method, options
 
-    def cooked(self, target: Target, pieces: list[Piece], meetings: bool) -> Merged:
+    def merge_weight(self, target: MergeTarget, pieces: list[MergePiece], overlaps: bool) -> Merged:
         """The result for one target. Raises AdapterError, naming the weight, for numbers nothing
         can be made of (NaN, Inf).
         """
         try:
-            return self._cooked(target, pieces, meetings)
+            return self._merge_weight(target, pieces, overlaps)
         except (AdapterError, RuntimeError, ValueError, IndexError, OverflowError) as error:
             fault = first_line(error)
             raise AdapterError(
                 fault if fault.startswith(target.name) else f"{target.name}: {fault}"
             ) from error
 
-    def _cooked(self, target: Target, pieces: list[Piece], meetings: bool) -> Merged:
+    def _merge_weight(
+        self, target: MergeTarget, pieces: list[MergePiece], overlaps: bool
+    ) -> Merged:
         dtype = DTYPES.get(self.recipe.dtype) or _promoted(pieces)
-        inner = source_products(target, pieces) if meetings or self.method.needs_inner else None
+        inner = source_products(target, pieces) if overlaps or self.method.needs_inner else None
         result = Merged(
-            Native(target.weight, torch.empty(0), target.reaches, target.shape),
+            Native(target.weight, torch.empty(0), target.parameter, target.shape),
             target.sources,
             None,
         )
-        if meetings:
-            result = result._replace(meetings=meetings_of(inner, target.sources))
+        if overlaps:
+            result = result._replace(overlaps=overlaps_of(inner, target.sources))
         rank = self._rank(target, pieces)
         if self.method.form == COEFFICIENTS:
             factors = self.method.run(inner, target.strengths, **self.options)
@@ -196,19 +201,19 @@ class Cook:
         elif self.method.form != FACTORS:
             pieces = self._by_entries(target, pieces)
         result = self._written(result, target, pieces, dtype, rank)
-        return result._replace(norm=norm_of(inner)) if meetings else result
+        return result._replace(norm=norm_of(inner)) if overlaps else result
 
-    def _by_factors(self, target: Target, pieces: list[Piece]) -> list[Piece]:
+    def _by_factors(self, target: MergeTarget, pieces: list[MergePiece]) -> list[MergePiece]:
         """What a method makes of the sources' factors, as pieces again."""
         groups = _by_source(pieces)
         deltas = self.method.run([_together(target, group) for group in groups], **self.options)
         whole = any(piece.whole for piece in pieces)
         return [
-            Piece(group[0].source, 0, delta, 1.0, _promoted(group), whole)
+            MergePiece(group[0].source, 0, delta, 1.0, _promoted(group), whole)
             for group, delta in zip(groups, deltas, strict=True)
         ]
 
-    def _by_entries(self, target: Target, pieces: list[Piece]) -> list[Piece]:
+    def _by_entries(self, target: MergeTarget, pieces: list[MergePiece]) -> list[MergePiece]:
         """What a method makes of the sources' matrices, as one piece of the same rank at most."""
         generator = torch.Generator().manual_seed(
             zlib.crc32(target.name.encode("utf-8", "replace")) ^ (self.recipe.seed & 0xFFFFFFFF)
@@ -219,7 +224,7 @@ class Cook:
             matrices = [matrix.T for matrix in matrices]
         made = self.method.run(matrices, len(target.strengths), generator, **self.options)
         return [
-            Piece(
+            MergePiece(
                 0,
                 0,
                 Factors(None, made.T if turned else made),
@@ -232,8 +237,8 @@ class Cook:
     def _written(
         self,
         result: Merged,
-        target: Target,
-        pieces: list[Piece],
+        target: MergeTarget,
+        pieces: list[MergePiece],
         dtype: torch.dtype,
         rank: int | None,
     ) -> Merged:
@@ -252,7 +257,7 @@ class Cook:
         delta = _cast_delta(delta, dtype, target)
         return result._replace(native=result.native._replace(delta=delta), rank=_rank_of(delta))
 
-    def _rank(self, target: Target, pieces: list[Piece]) -> int | None:
+    def _rank(self, target: MergeTarget, pieces: list[MergePiece]) -> int | None:
         """The largest rank allowed; None where the result may have any."""
         if self.recipe.cuts:
             return self.recipe.rank
@@ -271,11 +276,11 @@ class Cook:
         )
 
 
-def _has_factors(piece: Piece) -> bool:
+def _has_factors(piece: MergePiece) -> bool:
     return isinstance(piece.delta, Factors) and piece.delta.up is not None
 
 
-def _stays(target: Target, pieces: Sequence[Piece]) -> bool:
+def _stays(target: MergeTarget, pieces: Sequence[MergePiece]) -> bool:
     """Whether it is one Kronecker product, which can be written as it is."""
     return (
         len(pieces) == 1
@@ -284,21 +289,21 @@ def _stays(target: Target, pieces: Sequence[Piece]) -> bool:
     )
 
 
-def _promoted(pieces: Sequence[Piece]) -> torch.dtype:
+def _promoted(pieces: Sequence[MergePiece]) -> torch.dtype:
     dtype = pieces[0].dtype
     for piece in pieces[1:]:
         dtype = torch.promote_types(dtype, piece.dtype)
     return dtype
 
 
-def _by_source(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    groups: dict[int, list[Piece]] = {}
+def _by_source(pieces: Sequence[MergePiece]) -> list[list[MergePiece]]:
+    groups: dict[int, list[MergePiece]] = {}
     for piece in pieces:
         groups.setdefault(piece.source, []).append(piece)
     return [groups[source] for source in sorted(groups)]
 
 
-def _exact(target: Target, pieces: Sequence[Piece], dtype: torch.dtype) -> Delta:
+def _exact(target: MergeTarget, pieces: Sequence[MergePiece], dtype: torch.dtype) -> Delta:
     """The sum of all pieces: factors side by side in `dtype`, rows where they belong; fp32 where
     there are no factors.
     """
@@ -309,7 +314,7 @@ def _exact(target: Target, pieces: Sequence[Piece], dtype: torch.dtype) -> Delta
     return Factors(None, _dense(target, pieces))
 
 
-def _side_by_side(target: Target, pieces: Sequence[Piece], dtype: torch.dtype) -> Factors:
+def _side_by_side(target: MergeTarget, pieces: Sequence[MergePiece], dtype: torch.dtype) -> Factors:
     """Ranks concatenated; a piece of some rows only has zeros beside it."""
     (out, columns), rank = target.size, sum(piece.delta.down.shape[0] for piece in pieces)
     partial = any(piece.delta.shape[0] != out for piece in pieces)
@@ -355,12 +360,12 @@ def _divided(scale: float, dtype: torch.dtype) -> tuple[float, float]:
     return scale / shift, shift
 
 
-def _together(target: Target, pieces: Sequence[Piece]) -> Delta:
+def _together(target: MergeTarget, pieces: Sequence[MergePiece]) -> Delta:
     """One source's delta on the whole weight, in fp32."""
     return _exact(target, pieces, torch.float32)
 
 
-def _dense(target: Target, pieces: Sequence[Piece]) -> Tensor:
+def _dense(target: MergeTarget, pieces: Sequence[MergePiece]) -> Tensor:
     """The fp32 sum of all pieces as a matrix [out, columns]."""
     total = torch.zeros(target.size)
     for piece in pieces:
@@ -377,7 +382,7 @@ def inner_products(deltas: Sequence[Delta]) -> Tensor:
     """fp64 [n, n]: the Frobenius inner product of every two deltas of one shape."""
     if all(isinstance(delta, Factors) and delta.up is not None for delta in deltas):
         pieces = [
-            Piece(place, 0, delta, 1.0, delta.down.dtype, False)
+            MergePiece(place, 0, delta, 1.0, delta.down.dtype, False)
             for place, delta in enumerate(deltas)
         ]
         return _products_of_factors(pieces, len(deltas))
@@ -388,7 +393,7 @@ def inner_products(deltas: Sequence[Delta]) -> Tensor:
     return products
 
 
-def source_products(target: Target, pieces: Sequence[Piece]) -> Tensor:
+def source_products(target: MergeTarget, pieces: Sequence[MergePiece]) -> Tensor:
     """Inner products of all sources' deltas, zeros for those that do not change the weight."""
     count = len(target.strengths)
     if all(_has_factors(piece) for piece in pieces):
@@ -401,11 +406,11 @@ def source_products(target: Target, pieces: Sequence[Piece]) -> Tensor:
     return inner
 
 
-def _products_of_factors(pieces: Sequence[Piece], count: int) -> Tensor:
+def _products_of_factors(pieces: Sequence[MergePiece], count: int) -> Tensor:
     """<U D, V E> = sum over (U^T V) * (D E^T), of the rows that two pieces share; pieces of the
     same rows are taken together.
     """
-    stacks: dict[tuple[int, int], list[Piece]] = {}
+    stacks: dict[tuple[int, int], list[MergePiece]] = {}
     for piece in pieces:
         stacks.setdefault((piece.start, piece.delta.shape[0]), []).append(piece)
     laid = [(rows, *_stacked(stack, count)) for rows, stack in stacks.items()]
@@ -423,7 +428,7 @@ def _products_of_factors(pieces: Sequence[Piece], count: int) -> Tensor:
     return inner
 
 
-def _stacked(stack: Sequence[Piece], count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _stacked(stack: Sequence[MergePiece], count: int) -> tuple[Tensor, Tensor, Tensor]:
     """fp64 up [rows, rank] and down [rank, columns] of pieces side by side, and [rank, count] whose
     each rank is.
     """
@@ -435,7 +440,7 @@ def _stacked(stack: Sequence[Piece], count: int) -> tuple[Tensor, Tensor, Tensor
     return up, down, torch.nn.functional.one_hot(owners, count).to(torch.float64)
 
 
-def meetings_of(inner: Tensor, sources: Sequence[int]) -> tuple[Meeting, ...]:
+def overlaps_of(inner: Tensor, sources: Sequence[int]) -> tuple[Overlap, ...]:
     """Every two of these sources, by their inner products."""
     norms = inner.diagonal().clamp(min=0).sqrt().tolist()
     found = []
@@ -444,7 +449,7 @@ def meetings_of(inner: Tensor, sources: Sequence[int]) -> tuple[Meeting, ...]:
             product, value = norms[first] * norms[second], inner[first, second].item()
             known = product > 0 and math.isfinite(product) and math.isfinite(value)
             found.append(
-                Meeting(first, second, max(-1.0, min(1.0, value / product)) if known else None)
+                Overlap(first, second, max(-1.0, min(1.0, value / product)) if known else None)
             )
     return tuple(found)
 
@@ -458,7 +463,7 @@ def _rank_of(delta: Any) -> int | None:
     return delta.down.shape[0] if isinstance(delta, Factors) and delta.up is not None else None
 
 
-def _cast_delta(delta: Delta, dtype: torch.dtype, target: Target) -> Delta:
+def _cast_delta(delta: Delta, dtype: torch.dtype, target: MergeTarget) -> Delta:
     if isinstance(delta, Kronecker):
         return Kronecker(
             _cast_delta(delta.first, dtype, target), _cast_delta(delta.second, dtype, target)
@@ -469,5 +474,5 @@ def _cast_delta(delta: Delta, dtype: torch.dtype, target: Target) -> Delta:
     )
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype, target: Target) -> Tensor:
+def _cast(tensor: Tensor, dtype: torch.dtype, target: MergeTarget) -> Tensor:
     return check_result(tensor.to(dtype), target.name)

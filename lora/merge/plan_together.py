@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...files.header import Header
-from ...key_maps.user_maps import NONE, OwnMaps
-from ...planning.target_model import Site, model_alone
+from ...key_maps.user_maps import NO_USER_MAPS, UserMaps
+from ...planning.target_model import TargetModel, model_alone
 from ...report.inspection import Inspection, inspect_header
 from ..math.spec import AdapterError
 from ..rewrite.rename import UNTOLD
@@ -24,7 +24,7 @@ class File(NamedTuple):
 
 
 def inspect_together(
-    files: Sequence[File], site: Site | None = None, own: OwnMaps = NONE
+    files: Sequence[File], target_model: TargetModel | None = None, own: UserMaps = NO_USER_MAPS
 ) -> list[Inspection]:
     """Inspect files for the same model: the given one, else the one they were made for; text
     encoders that are not given are drawn.
@@ -36,37 +36,44 @@ def inspect_together(
     alone = [
         inspect_header(file.name, file.header, file.config_beside, None, own) for file in files
     ]
-    if site is None:
-        site = next(
+    if target_model is None:
+        target_model = next(
             (
-                model_alone(found.plan.site)
+                model_alone(found.plan.target_model)
                 for found in alone
-                if found.guess.name and not found.guess.rivals
+                if found.guess.name and not found.guess.ties
             ),
             None,
         )
-    found = [_again(file, first, site, own) for file, first in zip(files, alone, strict=True)]
+    found = [
+        _again(file, first, target_model, own) for file, first in zip(files, alone, strict=True)
+    ]
     for inspection in found:
         if not inspection.plan.adapters:
             raise AdapterError(f"{inspection.path}: {_why_nothing(inspection)}")
     return found
 
 
-def _again(file: File, alone: Inspection, site: Site | None, own: OwnMaps) -> Inspection:
-    if site is None or (
-        alone.guess.name and not alone.guess.rivals and alone.drawn and not _is_given(site)
+def _again(
+    file: File, alone: Inspection, target_model: TargetModel | None, own: UserMaps
+) -> Inspection:
+    if target_model is None or (
+        alone.guess.name
+        and not alone.guess.ties
+        and alone.is_reference
+        and not _is_given(target_model)
     ):
         return alone
-    return inspect_header(file.name, file.header, file.config_beside, site, own, whole=True)
+    return inspect_header(file.name, file.header, file.config_beside, target_model, own, whole=True)
 
 
-def _is_given(site: Site) -> bool:
-    return any(not component.drawn for component in site.components.values())
+def _is_given(target_model: TargetModel) -> bool:
+    return any(not network.is_reference for network in target_model.networks.values())
 
 
 def _why_nothing(found: Inspection) -> str:
     if not found.report.modules["total"]:
         return "none of its keys belongs to an adapter"
-    if not found.plan.site.components:
+    if not found.plan.target_model.networks:
         return UNTOLD
     return "none of its modules fits the model"

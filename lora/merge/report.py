@@ -13,13 +13,13 @@ from ...report.load_report import plural
 from ...report.markdown import cell, code, plain, table
 from ..math.low_rank import Factors, Kronecker
 from .collect import Source, unplaced
-from .dry_run import Forecast, Row, forecast
-from .merge import Meeting, Merged, Recipe
+from .dry_run import Forecast, ForecastRow, forecast
+from .merge import MergeConfig, Merged, Overlap
 from .methods import ENTRIES, find
 
 __all__ = ["MergeReport"]
 
-MOST_LISTED = 12
+MAX_LISTED = 12
 ALIKE, OPPOSED = 0.9, -0.2
 MEGABYTE = 1e6
 # Of a weight's change: what decompositions in fp32 leave of what has just this rank.
@@ -29,7 +29,7 @@ ROUNDING = 1e-5
 class MergeReport:
     """Collects results (`add`) or a forecast (`expect`) of the merge of these sources."""
 
-    def __init__(self, sources: Sequence[Source], recipe: Recipe):
+    def __init__(self, sources: Sequence[Source], recipe: MergeConfig):
         self.sources, self.recipe = sources, recipe
         self.method = find(recipe.method)
         self.rows: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class MergeReport:
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         name = (
             merged.native.weight
-            if merged.native.reaches == "weight"
+            if merged.native.parameter == "weight"
             else f"{merged.native.weight} (bias)"
         )
         self._row(
@@ -60,7 +60,7 @@ class MergeReport:
             merged.sources,
             merged.rank,
             size,
-            merged.meetings,
+            merged.overlaps,
             merged.kept,
             merged.error,
             merged.norm,
@@ -75,7 +75,7 @@ class MergeReport:
                 row.sources,
                 row.rank,
                 row.bytes,
-                row.meetings,
+                row.overlaps,
                 row.kept,
                 _error(row),
                 row.norm,
@@ -83,9 +83,9 @@ class MergeReport:
         self.refactored = sum(row.refactored for row in told.rows)
 
     def _row(
-        self, name, sources, rank, size, meetings: Sequence[Meeting], kept, error, norm
+        self, name, sources, rank, size, overlaps: Sequence[Overlap], kept, error, norm
     ) -> None:
-        met = [meeting._asdict() for meeting in meetings]
+        met = [overlap._asdict() for overlap in overlaps]
         self.rows.append(
             {
                 "weight": name,
@@ -277,23 +277,23 @@ class MergeReport:
         )
         rows = [
             (code(row["weight"]), str(row["rank"] or "-"), f"{row['error']:.4f}")
-            for row in lost[:MOST_LISTED]
+            for row in lost[:MAX_LISTED]
         ]
         yield from table(("weight", "rank", "relative error"), rows)
         yield from _more(len(lost))
 
     def _meetings_told(self) -> Iterator[str]:
         met = [
-            (row["weight"], meeting)
+            (row["weight"], overlap)
             for row in self.rows
-            for meeting in row["meetings"]
-            if meeting["cosine"] is not None
+            for overlap in row["meetings"]
+            if overlap["cosine"] is not None
         ]
         if not met:
             return
         counts = [
-            sum(meeting["cosine"] > ALIKE for _, meeting in met),
-            sum(meeting["cosine"] < OPPOSED for _, meeting in met),
+            sum(overlap["cosine"] > ALIKE for _, overlap in met),
+            sum(overlap["cosine"] < OPPOSED for _, overlap in met),
         ]
         yield from ("", "## Where they meet", "")
         alike, opposed = (
@@ -309,11 +309,11 @@ class MergeReport:
         rows = [
             (
                 code(name),
-                names[meeting["first"]],
-                names[meeting["second"]],
-                f"{meeting['cosine']:.4f}",
+                names[overlap["first"]],
+                names[overlap["second"]],
+                f"{overlap['cosine']:.4f}",
             )
-            for name, meeting in met[:MOST_LISTED]
+            for name, overlap in met[:MAX_LISTED]
         ]
         yield from table(("weight", "LoRA", "LoRA", "cosine"), rows)
         yield from _more(len(met))
@@ -336,9 +336,9 @@ class MergeReport:
             yield from ("", f"{cell(name)}: {told}, such as {code(key)}: {cell(reason)}")
 
 
-def _error(row: Row) -> float | None:
+def _error(row: ForecastRow) -> float | None:
     return None if row.kept is None else math.sqrt(max(0.0, 1 - row.kept))
 
 
 def _more(count: int) -> list[str]:
-    return [f"and {count - MOST_LISTED} more"] * (count > MOST_LISTED)
+    return [f"and {count - MAX_LISTED} more"] * (count > MAX_LISTED)

@@ -17,7 +17,7 @@ from ...files.atomic import check_free, scratch_folder
 from ...files.hashes import file_hashes
 from ...files.header import read_header
 from ...key_maps.dialect import DENOISER
-from ...planning.target_model import Component, Site
+from ...planning.target_model import Network, TargetModel
 from ...report.inspection import inspect_header
 from ..io.lora_model import Native, named
 from ..io.mapped import map_tensors
@@ -27,7 +27,7 @@ from ..rewrite.convert import Conversion, Spec
 from ..rewrite.rename import NATIVE
 from .collect import Base
 from .dry_run import forecast
-from .merge import DEFAULT, Merged, Recipe, Source, merge
+from .merge import DEFAULT, MergeConfig, Merged, Source, merge
 
 __all__ = ["merge_metadata", "spooled", "write_merged"]
 
@@ -50,12 +50,12 @@ class _Streamed(Conversion):
 def write_merged(
     path: str | os.PathLike[str],
     sources: Sequence[Source],
-    recipe: Recipe = DEFAULT,
+    recipe: MergeConfig = DEFAULT,
     metadata: Mapping[str, str] | None = None,
     base: Base | None = None,
     overwrite: bool = False,
     each: Callable[[Merged], object] | None = None,
-    meetings: bool = False,
+    overlaps: bool = False,
     dialect: str = NATIVE,
 ) -> Path:
     """Merge into a safetensors file, whole or not at all; at no time is more than one weight's
@@ -67,7 +67,7 @@ def write_merged(
     merge had to fuse. Raises what `merge` and `write_lora` (or `write_as`) raise.
     """
     if dialect == NATIVE:
-        return _native_file(Path(path), sources, recipe, metadata, base, overwrite, each, meetings)
+        return _native_file(Path(path), sources, recipe, metadata, base, overwrite, each, overlaps)
     check_free(path, overwrite)
     with scratch_folder(path) as folder:
         made = _native_file(
@@ -78,7 +78,7 @@ def write_merged(
             base,
             False,
             each,
-            meetings,
+            overlaps,
         )
         header = read_header(made)
         plan = inspect_header(made, header, None, _given(sources), whole=True).plan
@@ -87,30 +87,30 @@ def write_merged(
         ).path
 
 
-def _given(sources: Sequence[Source]) -> Site:
+def _given(sources: Sequence[Source]) -> TargetModel:
     """The sources' model, and the text encoders that were not drawn: a drawn one is as large as one
     of the files needed it.
     """
-    found: dict[str, Component] = {}
-    for component in (
-        component for source in sources for component in source.plan.site.components.values()
+    found: dict[str, Network] = {}
+    for network in (
+        network for source in sources for network in source.plan.target_model.networks.values()
     ):
-        known = found.setdefault(component.name, component)
-        if len(component.weights) > len(known.weights):
-            found[component.name] = component
-    return Site(
-        component for name, component in found.items() if name == DENOISER or not component.drawn
+        known = found.setdefault(network.name, network)
+        if len(network.weights) > len(known.weights):
+            found[network.name] = network
+    return TargetModel(
+        network for name, network in found.items() if name == DENOISER or not network.is_reference
     )
 
 
 def _native_file(
-    path: Path, sources, recipe: Recipe, metadata, base, overwrite: bool, each, meetings: bool
+    path: Path, sources, recipe: MergeConfig, metadata, base, overwrite: bool, each, overlaps: bool
 ) -> Path:
     check_free(path, overwrite)
     expected = forecast(sources, recipe)
 
     def made() -> Iterator[Native]:
-        for _, merged in merge(sources, recipe, base, meetings):
+        for _, merged in merge(sources, recipe, base, overlaps):
             if each:
                 each(merged)
             yield merged.native
@@ -138,7 +138,7 @@ OF_ONE_FILE = (
 
 
 def merge_metadata(
-    sources: Sequence[Source], recipe: Recipe, paths: Sequence[str | os.PathLike[str]] = ()
+    sources: Sequence[Source], recipe: MergeConfig, paths: Sequence[str | os.PathLike[str]] = ()
 ) -> dict[str, str]:
     """The header of a merge: what all files say alike of themselves, and from what and how it was
     made, under `locksmith.merge`.

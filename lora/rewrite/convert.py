@@ -20,13 +20,13 @@ from ...planning.plan import Adapter, Plan
 from ..from_plan import shape_made, spec_of
 from ..math.low_rank import Kronecker, factors, low_rank_part
 from ..math.spec import FAULTS, MAGNITUDES, NUMBERS, AdapterError
-from .peft_config import Trained, adapter_config, header_settings
-from .rename import NATIVE, Part, Refused, Unit, Writing, respell
+from .peft_config import PeftTraining, adapter_config, header_settings
+from .rename import NATIVE, OutputFormat, OutputModule, OutputPart, Refused, plan_renames
 
 __all__ = ["Conversion", "Refused", "convert"]
 
 RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
-MOST_REASONS = 5
+MAX_REASONS = 5
 
 CHANGED = (
     "{kind} stands for a change of the base model, too, which names and tensors of {dialect} cannot"
@@ -52,10 +52,10 @@ class _Job:
     to.
     """
 
-    unit: Unit
+    unit: OutputModule
     make: Callable[[Read], dict[str, Tensor]]
     way: str
-    trained: Trained | None = None
+    trained: PeftTraining | None = None
     names: tuple[str, ...] = ()
 
 
@@ -64,18 +64,18 @@ class Conversion:
     """A file in another dialect: made module by module, so that memory stays flat.
 
     specs: new name -> dtype and shape, in the order `items` gives. configs: PEFT's settings by
-    component ("" where the names have no component), for dialects that keep alpha there. left_out:
+    network ("" where the names have no network), for dialects that keep alpha there. left_out:
     keys that are not in it, with the reason. ways: how many modules were only renamed, how many
     were fused or split, and how many are full matrices because nothing smaller is exact. trained:
     rank and scale of the modules that are LoRA factors, by new name.
     """
 
-    writing: Writing
+    writing: OutputFormat
     specs: dict[str, Spec]
     configs: dict[str, dict]
     left_out: Mapping[str, str]
     ways: dict[str, int]
-    trained: dict[str, Trained]
+    trained: dict[str, PeftTraining]
     _jobs: Sequence[_Job] = field(default=(), repr=False)
     _read: Read | None = field(default=None, repr=False)
 
@@ -108,7 +108,7 @@ def convert(
     otherwise they are a reason to refuse. Raises Refused with everything the dialect cannot say,
     before any tensor is made.
     """
-    found = respell(plan, dialect, drop)
+    found = plan_renames(plan, dialect, drop)
     reasons = list(found.refusals)
     jobs: list[_Job] = []
     specs: dict[str, Spec] = {}
@@ -128,8 +128,8 @@ def convert(
     if not jobs and not reasons:
         reasons.append("none of its keys belongs to an adapter that has a place in the model")
     if reasons:
-        more = len(reasons) - MOST_REASONS
-        raise Refused((*reasons[:MOST_REASONS], *([f"and {more} more"] if more > 0 else ())))
+        more = len(reasons) - MAX_REASONS
+        raise Refused((*reasons[:MAX_REASONS], *([f"and {more} more"] if more > 0 else ())))
     jobs, specs = _with_biases(jobs, specs, found.writing)
     ways = {way: sum(job.way == way for job in jobs) for way in (RENAMED, COMPUTED, FULL)}
     configs = _configs(plan, found.writing, jobs) if found.writing.alpha == "config" else {}
@@ -139,7 +139,7 @@ def convert(
     )
 
 
-def _sized(unit: Unit, plan: Plan) -> Unit:
+def _sized(unit: OutputModule, plan: Plan) -> OutputModule:
     """The unit with the shape its one adapter tells, where no table has the weight's."""
     if 0 not in unit.shape or len(unit.parts) > 1 or unit.parts[0].rows or unit.parts[0].into:
         return unit
@@ -152,7 +152,7 @@ def _on_meta(tensors: Mapping[str, Tensor]) -> Read:
 
 
 def _with_biases(
-    jobs: list[_Job], specs: dict[str, Spec], writing: Writing
+    jobs: list[_Job], specs: dict[str, Spec], writing: OutputFormat
 ) -> tuple[list[_Job], dict[str, Spec]]:
     """PEFT gives every module a bias or none: those without one get zeros."""
     if "up_bias" not in writing.roles or not any(job.trained and job.trained.bias for job in jobs):
@@ -176,21 +176,21 @@ def _and_zeros(make, name: str, spec: Spec):
     return lambda read: make(read) | {name: torch.zeros(spec.shape, dtype=spec.dtype)}
 
 
-def _configs(plan: Plan, writing: Writing, jobs: Sequence[_Job]) -> dict[str, dict]:
-    """PEFT's settings for each component, by what stands in front of its names."""
-    record = plan.site.dialects[writing.record]._replace(names=writing.names)
+def _configs(plan: Plan, writing: OutputFormat, jobs: Sequence[_Job]) -> dict[str, dict]:
+    """PEFT's settings for each network, by what stands in front of its names."""
+    record = plan.target_model.dialects[writing.record]._replace(names=writing.names)
     configs = {}
-    for name in dict.fromkeys(job.unit.component for job in jobs):
-        mine = {job.unit.name: job for job in jobs if job.unit.component == name}
-        wrapper = next(iter(mine.values())).unit.wrapper
+    for name in dict.fromkeys(job.unit.network for job in jobs):
+        mine = {job.unit.name: job for job in jobs if job.unit.network == name}
+        prefix = next(iter(mine.values())).unit.prefix
         known = [
-            item.module[len(wrapper) :]
-            for item in spell(plan.site, plan.site.components[name], record)
+            item.module[len(prefix) :]
+            for item in spell(plan.target_model, plan.target_model.networks[name], record)
         ]
         trained = {module: job.trained for module, job in mine.items() if job.trained}
         if trained:
-            component = "" if writing.dialect == "peft" else wrapper.rstrip(".")
-            configs[component] = adapter_config(trained, known)
+            network = "" if writing.dialect == "peft" else prefix.rstrip(".")
+            configs[network] = adapter_config(trained, known)
     return configs
 
 
@@ -255,16 +255,16 @@ class _Planner:
 
     def __init__(
         self,
-        unit: Unit,
-        writing: Writing,
+        unit: OutputModule,
+        writing: OutputFormat,
         sources: Sequence[_Source],
         read: Read,
         dtype: torch.dtype | None,
     ):
         self.unit, self.writing, self.read, self.dtype = unit, writing, read, dtype
         pairs = [(part, sources[part.adapter].open(read)) for part in unit.parts]
-        self.weights = [pair for pair in pairs if pair[1].adapter.reaches != "bias"]
-        self.biases = [pair for pair in pairs if pair[1].adapter.reaches == "bias"]
+        self.weights = [pair for pair in pairs if pair[1].adapter.parameter != "bias"]
+        self.biases = [pair for pair in pairs if pair[1].adapter.parameter == "bias"]
         for _, source in pairs:
             self._check_meaning(source)
 
@@ -401,7 +401,9 @@ class _Planner:
         trained = None
         if loras and len(self.weights) == 1:
             dora = any(role in loras[0].adapter.roles for role in MAGNITUDES)
-            trained = Trained(loras[0].adapter.rank, scale, dora, told_by=loras[0].kind.told_by)
+            trained = PeftTraining(
+                loras[0].adapter.rank, scale, dora, told_by=loras[0].kind.told_by
+            )
         return make, scale, trained, COMPUTED if turned else RENAMED
 
     def _lora(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
@@ -640,7 +642,7 @@ class _Planner:
             up = up.reshape(*up.shape, *[1] * (down.dim() - 2))
             return self._finished(read, {"up": up, "down": down}, rank, scale, turned, dora)
 
-        return make, scale, Trained(rank, scale, dora), COMPUTED
+        return make, scale, PeftTraining(rank, scale, dora), COMPUTED
 
     def _finished(
         self, read: Read, made: dict[str, Tensor], rank: int, scale: float, turned: bool, dora: bool
@@ -772,7 +774,7 @@ class _Block:
     go in the unit.
     """
 
-    def __init__(self, part: Part, source: _Source, expanded: bool = False):
+    def __init__(self, part: OutputPart, source: _Source, expanded: bool = False):
         self.part, self.source, self.expanded = part, source, expanded
         self.kept: Tensor | None = None  # columns that are not zero in these rows
         self.shares: _Block | None = None  # a block with the same down

@@ -24,15 +24,15 @@ from ..math.spec import AdapterError
 from ..math.truncate import Truncation, energy_of, truncated
 from ..not_finite import DAMAGED, check_result, oddity
 from .rename import NATIVE
-from .resize import Ask
+from .resize import RankTarget
 
-__all__ = ["Extraction", "Row", "Tuned", "extract", "extract_file"]
+__all__ = ["Extraction", "ExtractRow", "ExtractOptions", "extract", "extract_file"]
 
 FORMAT = {"format": "pt"}
 NOT_ASKED = "norms, biases and the like are only taken when asked for (extras)"
 
 
-class Row(NamedTuple):
+class ExtractRow(NamedTuple):
     """What became of one changed weight: the share of its change's squared norm that is kept,
     |change - kept| / |change|, |change|.
     """
@@ -45,7 +45,7 @@ class Row(NamedTuple):
     norm: float
 
 
-class Tuned(NamedTuple):
+class ExtractOptions(NamedTuple):
     """How to extract. ask: rank, energy or error of every weight; extras: norms, biases and lone
     parameters too, as differences.
 
@@ -54,7 +54,7 @@ class Tuned(NamedTuple):
     decompositions run.
     """
 
-    ask: Ask
+    rank_target: RankTarget
     extras: bool = False
     clamp: float | None = None
     device: str = "cpu"
@@ -66,7 +66,7 @@ class Extraction:
     left out with the reason.
     """
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ExtractRow] = field(default_factory=list)
     unchanged: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ class Extraction:
 def extract(
     base: ModelFile,
     tuned: ModelFile,
-    how: Tuned,
+    how: ExtractOptions,
     found: Extraction | None = None,
     told: Callable[[int, int], Any] | None = None,
 ) -> Iterator[Native]:
@@ -111,7 +111,10 @@ def extract(
 
 
 def _check_alike(base: ModelFile, tuned: ModelFile) -> None:
-    names = [model.site.family.name if model.site.family else "" for model in (base, tuned)]
+    names = [
+        model.target_model.family.name if model.target_model.family else ""
+        for model in (base, tuned)
+    ]
     if names[0] != names[1]:
         raise AdapterError(
             f"the base is {base.title}, the tuned model is {tuned.title}: there is no difference of"
@@ -136,7 +139,7 @@ def _obstacle(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
 
 
 def _taken(
-    base: ModelFile, tuned: ModelFile, parameter: str, how: Tuned, found: Extraction
+    base: ModelFile, tuned: ModelFile, parameter: str, how: ExtractOptions, found: Extraction
 ) -> Iterator[Native]:
     first, second = base.read(parameter), tuned.read(parameter)
     if torch.equal(first, second) or _only_rounded(base, tuned, parameter, first, second):
@@ -180,18 +183,20 @@ def _is_matrix(parameter: str, value: Tensor) -> bool:
     return parameter.endswith(".weight") and value.dim() > 1
 
 
-def _changed(parameter: str, change: Tensor, norm: float, how: Tuned, found: Extraction) -> Native:
+def _changed(
+    parameter: str, change: Tensor, norm: float, how: ExtractOptions, found: Extraction
+) -> Native:
     shape = tuple(change.shape)
     if not _is_matrix(parameter, change):
-        found.rows.append(Row(parameter, shape, None, 1.0, 0.0, norm))
+        found.rows.append(ExtractRow(parameter, shape, None, 1.0, 0.0, norm))
         if parameter.endswith(".bias"):
             return Native(f"{parameter.removesuffix('.bias')}.weight", change.cpu(), "bias")
         return Native(parameter, change.cpu(), "weight", shape)
-    made = truncated(Factors(None, change.flatten(1)), *how.ask)
+    made = truncated(Factors(None, change.flatten(1)), *how.rank_target)
     if made.delta.up is None:
         made = truncated(made.delta, energy=1.0)
     made = made if how.clamp is None else _clamped(made, change.flatten(1), how.clamp)
-    found.rows.append(Row(parameter, shape, made.rank, made.kept_energy, made.error, norm))
+    found.rows.append(ExtractRow(parameter, shape, made.rank, made.kept_energy, made.error, norm))
     return Native(parameter, Factors(made.delta.up.cpu(), made.delta.down.cpu()), "weight", shape)
 
 
@@ -225,7 +230,7 @@ def extract_file(
     base: str | os.PathLike[str],
     tuned: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    how: Tuned,
+    how: ExtractOptions,
     dialect: str = NATIVE,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
@@ -235,9 +240,9 @@ def extract_file(
 
     dialect: one that `write_as` knows. dtype: of the LoRA; None: the tuned model's most common,
     bf16 for fp8. Raises LoraFileError for what is no model, AdapterError, ValueError,
-    FileExistsError, OSError; Refused and Unverified as `write_as`.
+    FileExistsError, OSError; Refused and VerificationError as `write_as`.
     """
-    how.ask.check()
+    how.rank_target.check()
     check_free(target, overwrite)
     first, second = ModelFile(base), ModelFile(tuned)
     found = Extraction()
@@ -256,7 +261,9 @@ def extract_file(
         write_lora(target, tensors, metadata, overwrite)
     else:
         plan = make_plan(
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()}, metadata, second.site
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+            metadata,
+            second.target_model,
         )
         write_as(plan, tensors, target, dialect, overwrite=overwrite)
     return found
@@ -286,7 +293,9 @@ def _rounded(item: Native, dtype: torch.dtype) -> Native:
     )
 
 
-def _metadata(base: ModelFile, tuned: ModelFile, found: Extraction, how: Tuned) -> dict[str, str]:
+def _metadata(
+    base: ModelFile, tuned: ModelFile, found: Extraction, how: ExtractOptions
+) -> dict[str, str]:
     ranks = {row.rank for row in found.rows if row.rank}
     rank = str(next(iter(ranks))) if len(ranks) == 1 else "Dynamic"
     return {
@@ -294,7 +303,7 @@ def _metadata(base: ModelFile, tuned: ModelFile, found: Extraction, how: Tuned) 
         "ss_network_dim": rank,
         "ss_network_alpha": rank,
         "sshs_model_hash": "",
-        "locksmith.extracted": str(how.ask),
+        "locksmith.extracted": str(how.rank_target),
         "locksmith.source": tuned.path.name,
         "locksmith.base": base.path.name,
     }

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from .rename import Refused
 
 
-class Trained(NamedTuple):
+class PeftTraining(NamedTuple):
     """What PEFT must know of one module: rank, scale (lora_alpha / r), whether it has a magnitude
     and a bias.
 
@@ -27,7 +27,9 @@ class Trained(NamedTuple):
     told_by: tuple[str, ...] = ()
 
 
-def adapter_config(modules: Mapping[str, Trained], known: Iterable[str] = ()) -> dict[str, Any]:
+def adapter_config(
+    modules: Mapping[str, PeftTraining], known: Iterable[str] = ()
+) -> dict[str, Any]:
     """A LoraConfig as plain JSON for these modules (names as the model has them).
 
     known: all module names of the model; those that PEFT would take for a target because they end
@@ -77,21 +79,21 @@ def adapter_config(modules: Mapping[str, Trained], known: Iterable[str] = ()) ->
 
 
 def header_settings(configs: Mapping[str, Mapping[str, Any]]) -> str:
-    """diffusers' `lora_adapter_metadata`: the configs of the components (transformer, text_encoder
+    """diffusers' `lora_adapter_metadata`: the configs of the networks (transformer, text_encoder
     ..., "" for all) in one JSON object.
 
-    A model's own `save_lora_adapter` writes it without a component's name (diffusers
+    A model's own `save_lora_adapter` writes it without a network's name (diffusers
     loaders/peft.py).
     """
     packed = {
-        f"{component}.{key}" if component else key: value
-        for component, config in configs.items()
+        f"{network}.{key}" if network else key: value
+        for network, config in configs.items()
         for key, value in config.items()
     }
     return json.dumps(packed, indent=2, sort_keys=True)
 
 
-def _alpha(item: Trained) -> float | int:
+def _alpha(item: PeftTraining) -> float | int:
     alpha = item.scale * item.rank
     return round(alpha) if alpha == round(alpha) else alpha
 

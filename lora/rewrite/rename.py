@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import LocksmithError
-from ...identify.reference_model import draw_site
+from ...identify.reference_model import build_reference_model
 from ...key_maps import KEY_MAPS
 from ...key_maps.dialect import DENOISER, Dialect
 from ...key_maps.lines import lines_of, read_text
-from ...planning.names import spell, wrapper_for
+from ...planning.names import prefix_for, spell
 from ...planning.plan import BOOKKEEPING, DUPLICATE_TARGET, PLACED, Adapter, Plan, make_plan
-from ...planning.target_model import Component, everywhere
+from ...planning.target_model import Network, all_families
 
 if TYPE_CHECKING:
-    from ...planning.target_model import Site
+    from ...planning.target_model import TargetModel
     from ...report.inspection import Inspection
 
-RESPELL_TABLE = KEY_MAPS / "respell.table"
+WRITTEN_TABLE = KEY_MAPS / "written.table"
 ANY = "*"
 NATIVE = (  # the dialect of ComfyUI's own names, which the stock loader reads for every model
     "comfyui"
@@ -31,14 +31,14 @@ ALPHAS = ("tensor", "config", "folded")
 # What a file may hold without losing anything when it is left out.
 HARMLESS = (PLACED, BOOKKEEPING, DUPLICATE_TARGET)
 UNTOLD = "could not identify the base model; specify it"
-MOST_TOLD = 3  # names in one sentence
+MAX_TOLD = 3  # names in one sentence
 
 Rows = tuple[int, int]
 Roles = tuple[dict[str, str], dict[str, str]]
 
 
-class RespellError(LocksmithError, ValueError):
-    """respell.table breaks its rules: the text names line, fault and remedy."""
+class RenameError(LocksmithError, ValueError):
+    """written.table breaks its rules: the text names line, fault and remedy."""
 
 
 class Refused(LocksmithError, ValueError):
@@ -51,8 +51,8 @@ class Refused(LocksmithError, ValueError):
         super().__init__("; ".join(reasons))
 
 
-class Writing(NamedTuple):
-    """How a dialect is written for one family: record (wrappers, form), names, where alpha goes,
+class OutputFormat(NamedTuple):
+    """How a dialect is written for one family: record (prefixes, form), names, where alpha goes,
     role -> spelling.
 
     beside: role -> the role without which the dialect's readers do not look for it.
@@ -66,7 +66,7 @@ class Writing(NamedTuple):
     beside: Mapping[str, str] = {}
 
 
-class Part(NamedTuple):
+class OutputPart(NamedTuple):
     """What one adapter of the plan gives to a new module; None: all rows."""
 
     adapter: int
@@ -74,36 +74,36 @@ class Part(NamedTuple):
     into: Rows | None  # (start, length) of the new module
 
 
-class Unit(NamedTuple):
+class OutputModule(NamedTuple):
     """One module under its new name: what it is (rows of) in the model, and what of the file goes
     into it.
 
-    wrapper + name is the new module name. shape: of the module's weight, rows applied; swap: its
+    prefix + name is the new module name. shape: of the module's weight, rows applied; swap: its
     halves are exchanged there.
     """
 
-    wrapper: str
+    prefix: str
     name: str
-    component: str
+    network: str
     weight: str
     rows: Rows | None
     swap: bool
     shape: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[OutputPart, ...]
 
     @property
     def module(self) -> str:
         """The new module name."""
-        return self.wrapper + self.name
+        return self.prefix + self.name
 
 
-class Respelling(NamedTuple):
+class RenamePlan(NamedTuple):
     """A file's new names: one unit for each new module, the plan's `left_out` keys with the reason,
     and what cannot be said.
     """
 
-    writing: Writing
-    units: tuple[Unit, ...]
+    writing: OutputFormat
+    units: tuple[OutputModule, ...]
     left_out: Mapping[str, str]
     refusals: tuple[str, ...]
 
@@ -113,47 +113,47 @@ def writable() -> tuple[str, ...]:
     return tuple(dict.fromkeys(line[0] for line in _table()[0]))
 
 
-def writing_for(dialect: str, family: str) -> Writing:
+def output_format_for(dialect: str, family: str) -> OutputFormat:
     """How `dialect` is written for a family ("" where it is not known). Raises Refused for a
     dialect that is only read.
     """
     lines, roles, _ = _table()
     for name, families, record, names, alpha, group in lines:
         if name == dialect and (families == (ANY,) or family in families):
-            return Writing(name, record, names, alpha, *roles[group])
+            return OutputFormat(name, record, names, alpha, *roles[group])
     raise Refused((f"cannot write format {dialect!r}; choose one of: {', '.join(writable())}",))
 
 
-def respell(plan: Plan, dialect: str, drop: bool = False) -> Respelling:
+def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
     """The new names of everything `plan` placed; `refusals` says what stands against it. Raises
     Refused where there is no model.
 
-    drop: keys without a place, and components without a name, are left out; otherwise each is a
+    drop: keys without a place, and networks without a name, are left out; otherwise each is a
     refusal, bookkeeping and second copies aside.
     """
-    site = plan.site
-    if not site.components:
+    target_model = plan.target_model
+    if not target_model.networks:
         raise Refused((UNTOLD,))
-    writing = writing_for(dialect, site.family.name if site.family else "")
-    record = site.dialects[writing.record]._replace(names=writing.names)
+    writing = output_format_for(dialect, target_model.family.name if target_model.family else "")
+    record = target_model.dialects[writing.record]._replace(names=writing.names)
     left_out = {
         key: f"{outcome.category}: {outcome.reason}"
         for key, outcome in plan.outcomes.items()
         if outcome.category != PLACED
     }
     refusals = [] if drop else list(_losses(plan))
-    units: list[Unit] = []
-    for component in site.components.values():
+    units: list[OutputModule] = []
+    for network in target_model.networks.values():
         adapters = [
             index
             for index, adapter in enumerate(plan.adapters)
-            if adapter.target.component == component.name
+            if adapter.target.network == network.name
         ]
         if not adapters:
             continue
-        wrapper = wrapper_for(site, component, record)
-        if wrapper is None:
-            reason = f"{record.title} has no names for {_called(component)}"
+        prefix = prefix_for(target_model, network, record)
+        if prefix is None:
+            reason = f"{record.title} has no names for {_called(network)}"
             if drop:
                 left_out |= {
                     key: reason for index in adapters for key in plan.adapters[index].roles.values()
@@ -161,22 +161,22 @@ def respell(plan: Plan, dialect: str, drop: bool = False) -> Respelling:
             else:
                 refusals.append(reason)
             continue
-        found = _units(plan, component, record, wrapper, adapters, refusals)
-        written = _encoder_wrapper(writing, site, component) or wrapper
-        units += [unit._replace(wrapper=written) for unit in found]
-    return Respelling(writing, tuple(units), left_out, tuple(refusals))
+        found = _units(plan, network, record, prefix, adapters, refusals)
+        written = _encoder_prefix(writing, target_model, network) or prefix
+        units += [unit._replace(prefix=written) for unit in found]
+    return RenamePlan(writing, tuple(units), left_out, tuple(refusals))
 
 
-def _encoder_wrapper(writing: Writing, site: Site, component: Component) -> str:
+def _encoder_prefix(writing: OutputFormat, target_model: TargetModel, network: Network) -> str:
     """What the table says stands before an encoder's names in this dialect, else in its record; ""
     where it says nothing.
     """
-    wrappers, family = _table()[2], site.family.name if site.family else ""
+    prefixes, family = _table()[2], target_model.family.name if target_model.family else ""
     return next(
         (
-            wrappers[key]
+            prefixes[key]
             for whose in writing[:2]
-            if (key := (whose, family, component.name)) in wrappers
+            if (key := (whose, family, network.name)) in prefixes
         ),
         "",
     )
@@ -199,8 +199,8 @@ def losses_told(lost: Mapping[str, str]) -> str:
     reasons: dict[str, list[str]] = {}
     for key, reason in lost.items():
         reasons.setdefault(reason, []).append(key)
-    told = [f"{_some(keys)}: {reason}" for reason, keys in list(reasons.items())[:MOST_TOLD]]
-    more = len(reasons) - MOST_TOLD
+    told = [f"{_some(keys)}: {reason}" for reason, keys in list(reasons.items())[:MAX_TOLD]]
+    more = len(reasons) - MAX_TOLD
     told += [f"and {more} more reasons"] * (more > 0)
     return (
         f"{len(lost)} {'key is' if len(lost) == 1 else 'keys are'} left out ({'; '.join(told)}); "
@@ -209,8 +209,8 @@ def losses_told(lost: Mapping[str, str]) -> str:
 
 def _some(keys: Sequence[str]) -> str:
     """The first of these names, and how many there are."""
-    more = f" and {len(keys) - MOST_TOLD} more" if len(keys) > MOST_TOLD else ""
-    return ", ".join(keys[:MOST_TOLD]) + more
+    more = f" and {len(keys) - MAX_TOLD} more" if len(keys) > MAX_TOLD else ""
+    return ", ".join(keys[:MAX_TOLD]) + more
 
 
 def check_base_known(inspection: Inspection, dialect: str, drop: bool, how: str) -> None:
@@ -220,7 +220,7 @@ def check_base_known(inspection: Inspection, dialect: str, drop: bool, how: str)
     """
     if inspection.other:
         raise Refused((inspection.other,))
-    if not inspection.plan.site.components:
+    if not inspection.plan.target_model.networks:
         raise Refused((f"{UNTOLD} {how}",))
     if apart := rivals_apart(inspection, dialect, drop):
         others = ", ".join(apart)
@@ -235,27 +235,33 @@ def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[s
     Empty where a model was given, or where all of them agree (FLUX.1 and Chroma share their
     attention's names).
     """
-    if not found.drawn or not found.guess.rivals or not found.plan.site.components:
+    if not found.is_reference or not found.guess.ties or not found.plan.target_model.networks:
         return ()
-    drawn = _essence(found.plan, dialect, drop)
+    is_reference = _essence(found.plan, dialect, drop)
     apart = []
-    for rival in found.guess.rivals:
-        guess = found.guess._replace(name=rival, rivals=())
-        site = draw_site(guess, found.groups.groups, found.plan.shapes, everywhere())
+    for rival in found.guess.ties:
+        guess = found.guess._replace(name=rival, ties=())
+        target_model = build_reference_model(
+            guess, found.groups.groups, found.plan.shapes, all_families()
+        )
         plan = make_plan(
-            found.header.tensors, found.header.metadata, site, found.config_beside, found.groups
+            found.header.tensors,
+            found.header.metadata,
+            target_model,
+            found.config_beside,
+            found.groups,
         )
         # A model that has no place for some of it is no better guess.
         if (
             len(plan.adapters) >= len(found.plan.adapters)
-            and _essence(plan, dialect, drop) != drawn
+            and _essence(plan, dialect, drop) != is_reference
         ):
             apart.append(rival)
     return tuple(apart)
 
 
 def _essence(plan: Plan, dialect: str, drop: bool) -> set[tuple]:
-    """What tells two respellings apart: each new module with the adapters' modules in it, its rows
+    """What distinguishes two rename plans: each new module, the adapters' modules in it, its rows
     and its halves.
     """
     return {
@@ -266,16 +272,12 @@ def _essence(plan: Plan, dialect: str, drop: bool) -> set[tuple]:
                 (plan.adapters[part.adapter].module, part.rows, part.into) for part in unit.parts
             ),
         )
-        for unit in respell(plan, dialect, drop).units
+        for unit in plan_renames(plan, dialect, drop).units
     }
 
 
-def _called(component: Component) -> str:
-    return (
-        "the diffusion model"
-        if component.name == DENOISER
-        else f"the text encoder {component.name}"
-    )
+def _called(network: Network) -> str:
+    return "the diffusion model" if network.name == DENOISER else f"the text encoder {network.name}"
 
 
 def _losses(plan: Plan) -> Iterator[str]:
@@ -293,22 +295,22 @@ def _losses(plan: Plan) -> Iterator[str]:
 
 def _units(
     plan: Plan,
-    component: Component,
+    network: Network,
     record: Dialect,
-    wrapper: str,
+    prefix: str,
     adapters: list[int],
     refusals: list[str],
-) -> list[Unit]:
-    """The new modules of one component that get something, in the order of the file."""
-    wanted = {weight for index in adapters for weight, _, _ in plan.adapters[index].target.pieces}
-    known: dict[str, list[Unit]] = {}
-    for spelled in spell(plan.site, component, record):
+) -> list[OutputModule]:
+    """The new modules of one network that get something, in the order of the file."""
+    wanted = {weight for index in adapters for weight, _, _ in plan.adapters[index].target.slices}
+    known: dict[str, list[OutputModule]] = {}
+    for spelled in spell(plan.target_model, network, record):
         if spelled.weight in wanted:
-            name = spelled.module[len(wrapper) :]
-            unit = Unit(
-                wrapper,
+            name = spelled.module[len(prefix) :]
+            unit = OutputModule(
+                prefix,
                 name,
-                component.name,
+                network.name,
                 spelled.weight,
                 spelled.rows,
                 spelled.swap,
@@ -316,32 +318,34 @@ def _units(
                 (),
             )
             known.setdefault(spelled.weight, []).append(unit)
-    parts: dict[str, list[Part]] = {}
-    found: dict[str, Unit] = {}
+    parts: dict[str, list[OutputPart]] = {}
+    found: dict[str, OutputModule] = {}
     for index in adapters:
         adapter = plan.adapters[index]
-        for weight, rows, source in adapter.target.pieces:
-            units = known.get(weight) or [_native_unit(component, record, wrapper, weight)]
-            for unit, part in _meeting(
-                component, weight, units, index, adapter, rows, source, refusals
+        for weight, rows, source in adapter.target.slices:
+            units = known.get(weight) or [_native_unit(network, record, prefix, weight)]
+            for unit, part in _overlap(
+                network, weight, units, index, adapter, rows, source, refusals
             ):
                 found.setdefault(unit.module, unit)
                 parts.setdefault(unit.module, []).append(part)
     return [unit._replace(parts=tuple(parts[module])) for module, unit in found.items()]
 
 
-def _native_unit(component: Component, record: Dialect, wrapper: str, weight: str) -> Unit:
+def _native_unit(network: Network, record: Dialect, prefix: str, weight: str) -> OutputModule:
     """A vector (a norm), which only its native name names."""
-    local = weight.removeprefix(component.prefix)
+    local = weight.removeprefix(network.prefix)
     name = local.removesuffix(".weight")
     name = name.replace(".", "_") if record.form == "flat" else name
-    return Unit(wrapper, name, component.name, weight, None, False, component.weights[weight], ())
+    return OutputModule(
+        prefix, name, network.name, weight, None, False, network.weights[weight], ()
+    )
 
 
-def _meeting(
-    component: Component,
+def _overlap(
+    network: Network,
     weight: str,
-    units: list[Unit],
+    units: list[OutputModule],
     index: int,
     adapter: Adapter,
     rows,
@@ -349,10 +353,10 @@ def _meeting(
     refusals,
 ):
     """(unit, part) for every unit that these rows of the weight reach."""
-    shape = component.weights[weight]
+    shape = network.weights[weight]
     total = shape[0] if shape else 0
     if rows is None and source is None and len(units) == 1 and units[0].rows is None:
-        yield units[0], Part(index, None, None)
+        yield units[0], OutputPart(index, None, None)
         return
     if not total:
         refusals.append(
@@ -363,8 +367,7 @@ def _meeting(
     start, length = rows or (0, total)
     offset = source[0] if source else 0
     whole = sum(
-        piece[1][1] if piece[1] else component.weights[piece[0]][0]
-        for piece in adapter.target.pieces
+        piece[1][1] if piece[1] else network.weights[piece[0]][0] for piece in adapter.target.slices
     )
     reached = 0
     for unit in units:
@@ -376,7 +379,7 @@ def _meeting(
             into = (low - unit_start, high - low)
             yield (
                 unit,
-                Part(
+                OutputPart(
                     index,
                     None if taken == (0, whole) else taken,
                     None if into == (0, unit_length) else into,
@@ -384,23 +387,22 @@ def _meeting(
             )
     if reached < length:
         refusals.append(
-            f"{adapter.module}: {component.name} has rows of {weight} that this dialect does not"
-            " name"
+            f"{adapter.module}: {network.name} has rows of {weight} that this dialect does not name"
         )
 
 
 @cache
 def _table(
-    path: Path = RESPELL_TABLE,
+    path: Path = WRITTEN_TABLE,
 ) -> tuple[list[tuple], Mapping[str, Roles], Mapping[tuple[str, str, str], str]]:
-    """The lines of respell.table, its groups of roles (spellings, and what stands beside), and
+    """The lines of written.table, its groups of roles (spellings, and what stands beside), and
     (record or dialect, family, slot)
-    -> wrapper. Raises RespellError.
+    -> prefix. Raises RenameError.
     """
     lines: list[tuple] = []
     encoders: dict[tuple[str, str, str], str] = {}
     roles: dict[str, Roles] = {}
-    for number, line in lines_of(read_text(path, RespellError)):
+    for number, line in lines_of(read_text(path, RenameError)):
         words = line.split()
         if words[0] == "dialect" and len(words) == 7 and words[5] in ALPHAS:
             name, families, *rest = words[1:]
@@ -419,8 +421,8 @@ def _table(
                 "write dialect NAME FAMILIES RECORD NAMES ALPHA ROLES, roles GROUP ROLE..., or"
                 " encoder WHOSE FAMILIES SLOT WRAPPER"
             )
-            raise RespellError(f"{path}, line {number}: {remedy}")
+            raise RenameError(f"{path}, line {number}: {remedy}")
     unknown = {line[5] for line in lines} - roles.keys()
     if unknown:
-        raise RespellError(f"{path}: no line says the roles of {', '.join(sorted(unknown))}")
+        raise RenameError(f"{path}: no line says the roles of {', '.join(sorted(unknown))}")
     return lines, roles, encoders

@@ -27,7 +27,7 @@ from ...planning.groups import Group, network_alpha
 from ...planning.plan import Adapter
 from ...planning.resolve import Location, locate
 from ...planning.scale import read_settings, scale_of, settings_for
-from ...planning.target_model import Site
+from ...planning.target_model import TargetModel
 from ...report.inspection import Inspection, inspect_file, inspect_header
 from ..copies import compared
 from ..from_plan import alpha_value, spec_of
@@ -38,7 +38,7 @@ from ..math.spec import MAGNITUDES, AdapterError, AdapterSpec
 from ..math.truncate import Truncation, truncated
 from ..not_finite import DAMAGED, PACKED, NotFinite, check_result, odd_tensors, oddity, told_odd
 
-__all__ = ["Ask", "Resized", "Row", "resize", "resize_file"]
+__all__ = ["RankTarget", "Resized", "ResizeRow", "resize", "resize_file"]
 
 DORA = (
     "{count} modules are DoRA, such as {module}: their magnitudes were trained for the whole"
@@ -48,7 +48,7 @@ DORA = (
 DYNAMIC = "Dynamic"  # what sd-scripts writes for ranks that differ (networks/resize_lora.py)
 
 
-class Ask(NamedTuple):
+class RankTarget(NamedTuple):
     """What every module is cut to: see `truncated`."""
 
     rank: int | None = None
@@ -57,7 +57,7 @@ class Ask(NamedTuple):
 
     def check(self) -> None:
         """Raises ValueError where nothing is asked."""
-        if self == Ask():
+        if self == RankTarget():
             raise ValueError("specify a rank, an energy or an error")
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Ask(NamedTuple):
         return ", ".join(told)
 
 
-class Row(NamedTuple):
+class ResizeRow(NamedTuple):
     """What became of one module.
 
     error: |what was - what stands in the new file| / |what was|, the rounding to the file's dtype
@@ -93,7 +93,7 @@ class Resized(NamedTuple):
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
-    rows: tuple[Row, ...]
+    rows: tuple[ResizeRow, ...]
     config: dict[str, Any] | None
 
     @property
@@ -122,24 +122,24 @@ class _Found(NamedTuple):
 def resize_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    ask: Ask,
+    rank_target: RankTarget,
     dtype: torch.dtype | None = None,
     dora: bool = False,
     overwrite: bool = False,
-    site: Site | None = None,
+    target_model: TargetModel | None = None,
 ) -> Resized:
     """Resize the file `source` into the new file `target`; see `resize`. Also raises LoraFileError,
     FileExistsError and OSError.
 
-    site: the model it was made for, where the file alone does not tell (a flat LoHa or LoKr of a
-    convolution).
+    target model: the model it was made for, where the file alone does not tell (a flat LoHa or LoKr
+    of a convolution).
     """
     check_free(target, overwrite)
-    found = inspect_file(source, site, whole=True)
+    found = inspect_file(source, target_model, whole=True)
     onto_itself = os.path.exists(target) and os.path.samefile(source, target)
     tensors = map_tensors(source, found.header, passing=True, replaced=onto_itself)
     found.plan = compared(found, tensors)
-    made = resize(found, tensors, ask, dtype, dora)
+    made = resize(found, tensors, rank_target, dtype, dora)
     origin = {
         "locksmith.source": Path(source).name,
         "locksmith.source_sha256": file_hashes(source).sha256,
@@ -154,9 +154,9 @@ def _check_loads(found: Inspection, written: Path, config: Mapping[str, Any] | N
     """AdapterError where a module of the file just written does not load as it did, or is kept and
     means something else there.
     """
-    again = inspect_header(written, read_header(written), config, found.plan.site)
+    again = inspect_header(written, read_header(written), config, found.plan.target_model)
     before, after = (
-        {(adapter.module, adapter.reaches): adapter for adapter in one.plan.adapters}
+        {(adapter.module, adapter.parameter): adapter for adapter in one.plan.adapters}
         for one in (found, again)
     )
     for place in sorted(before.keys() - after.keys()):
@@ -199,7 +199,7 @@ def _meant(adapter: Adapter) -> tuple[object, ...]:
 def resize(
     found: Inspection,
     tensors: Mapping[str, Tensor],
-    ask: Ask,
+    rank_target: RankTarget,
     dtype: torch.dtype | None = None,
     dora: bool = False,
 ) -> Resized:
@@ -212,14 +212,14 @@ def resize(
     (bf16 for fp8). dora: also cut the low-rank part of DoRA. Raises AdapterError for DoRA unless
     asked, for NaN and Inf, and for tensors that do not fit; ValueError for what cannot be asked.
     """
-    ask.check()
+    rank_target.check()
     adapters = list(_adapters(found))
     _refuse_odd(found, adapters, tensors)
     if not dora:
-        _refuse_dora(adapters, found.plan.shapes, ask)
+        _refuse_dora(adapters, found.plan.shapes, rank_target)
     result, rows = {}, []
     replaced = dict.fromkeys(found.groups.network_alphas.values())
-    work = _Work(found, tensors, ask, dtype)
+    work = _Work(found, tensors, rank_target, dtype)
     for item in adapters:
         row, new, gone = work.cut(item)
         rows.extend(row)
@@ -230,7 +230,7 @@ def resize(
         for name in found.header.tensors
         if name not in replaced and name not in result
     }
-    metadata, config = _metadata(found, rows, adapters, ask)
+    metadata, config = _metadata(found, rows, adapters, rank_target)
     return Resized(kept | result, metadata, tuple(rows), config)
 
 
@@ -261,21 +261,23 @@ def _adapters(found: Inspection) -> Iterator[_Found]:
                 continue
             names += tuple(role for role in kind.borrows if role in group.keys)
             adapter = placed.get((group.module, group.adapter_name, kind.name))
-            location = adapter.location if adapter else locate(found.plan.site, group.module, [])
+            location = (
+                adapter.location if adapter else locate(found.plan.target_model, group.module, [])
+            )
             yield _Found(
                 group, kind.name, {role: group.keys[role] for role in names}, adapter, location
             )
 
 
 def _refuse_dora(
-    adapters: Sequence[_Found], shapes: Mapping[str, Sequence[int] | None], ask: Ask
+    adapters: Sequence[_Found], shapes: Mapping[str, Sequence[int] | None], rank_target: RankTarget
 ) -> None:
     dora = [
         item
         for item in adapters
         if named(item.kind).low_rank and any(role in item.roles for role in MAGNITUDES)
     ]
-    cut = [item for item in dora if _is_cut(item, shapes, ask)]
+    cut = [item for item in dora if _is_cut(item, shapes, rank_target)]
     if cut:
         raise AdapterError(DORA.format(count=len(cut), module=cut[0].label))
 
@@ -292,30 +294,41 @@ def _refuse_odd(
         raise NotFinite(f"{found.path}: {told_odd(odd)}; {DAMAGED}")
 
 
-def _is_cut(item: _Found, shapes: Mapping[str, Sequence[int] | None], ask: Ask) -> bool:
+def _is_cut(
+    item: _Found, shapes: Mapping[str, Sequence[int] | None], rank_target: RankTarget
+) -> bool:
     """Whether an adapter may lose rank: always but for a LoRA that has no more than is asked."""
     if (
         not named(item.kind).is_pair
-        or ask.rank is None
-        or ask.energy is not None
-        or ask.error is not None
+        or rank_target.rank is None
+        or rank_target.energy is not None
+        or rank_target.error is not None
         or "bias_values" in item.roles
     ):
         return True
-    return (shapes[item.roles["down"]] or (0,))[0] > ask.rank
+    return (shapes[item.roles["down"]] or (0,))[0] > rank_target.rank
 
 
 class _Work:
     """Cuts one adapter after the other."""
 
     def __init__(
-        self, found: Inspection, tensors: Mapping[str, Tensor], ask: Ask, dtype: torch.dtype | None
+        self,
+        found: Inspection,
+        tensors: Mapping[str, Tensor],
+        rank_target: RankTarget,
+        dtype: torch.dtype | None,
     ):
-        self.plan, self.tensors, self.ask, self.dtype = found.plan, tensors, ask, dtype
+        self.plan, self.tensors, self.rank_target, self.dtype = (
+            found.plan,
+            tensors,
+            rank_target,
+            dtype,
+        )
         self.settings = read_settings(found.plan.metadata, found.config_beside)
         self.network_alphas = found.groups.network_alphas
 
-    def cut(self, item: _Found) -> tuple[list[Row], dict[str, Tensor], Sequence[str]]:
+    def cut(self, item: _Found) -> tuple[list[ResizeRow], dict[str, Tensor], Sequence[str]]:
         """(its row, its new tensors, the keys that are gone)."""
         tensors = {role: self.tensors[key] for role, key in item.roles.items()}
         if item.adapter is not None and "alpha" in item.adapter.roles:
@@ -323,7 +336,7 @@ class _Work:
         elif (
             item.adapter is None
             and "alpha" not in tensors
-            and (shared := network_alpha(self.network_alphas, item.location.wrapper))
+            and (shared := network_alpha(self.network_alphas, item.location.prefix))
         ):
             tensors["alpha"] = self.tensors[shared]
         try:
@@ -345,7 +358,7 @@ class _Work:
                 item.kind, alpha_value(tensors["alpha"], item.kind) if counts else None
             )
         rank = named(item.kind).rank({role: tensor.shape for role, tensor in tensors.items()})
-        settings = settings_for(self.settings, item.location.wrapper)
+        settings = settings_for(self.settings, item.location.prefix)
         return AdapterSpec(
             item.kind, scale=scale_of(settings, item.location.name, rank, item.kind).scale
         )
@@ -354,7 +367,7 @@ class _Work:
         """AdapterError where an adapter without a place means something else than its tensors say,
         as the new file would not tell it.
         """
-        settings = settings_for(self.settings, item.location.wrapper)
+        settings = settings_for(self.settings, item.location.prefix)
         known = Conventions(self.plan.metadata, settings.config if settings else {}).of(
             item.kind, tuple(item.roles)
         )
@@ -395,7 +408,7 @@ class _Work:
 
     def _low_rank(
         self, item: _Found, spec: AdapterSpec, tensors: Tensors
-    ) -> tuple[list[Row], dict[str, Tensor], Sequence[str]]:
+    ) -> tuple[list[ResizeRow], dict[str, Tensor], Sequence[str]]:
         parts = low_rank_part(tensors)
         scale = factor_of(
             named(item.kind),
@@ -412,16 +425,16 @@ class _Work:
                 "the file does not tell its kernel, and the model is not known: it stands as it was"
             )
             return (
-                [Row(item.label, item.kind, plain.rank, plain.rank, 1.0, 0.0, energy, note)],
+                [ResizeRow(item.label, item.kind, plain.rank, plain.rank, 1.0, 0.0, energy, note)],
                 {},
                 (),
             )
         before = _inner(plain)
-        if not _is_cut(item, self.plan.shapes, self.ask):
+        if not _is_cut(item, self.plan.shapes, self.rank_target):
             new = self._scaled(item, scale, tensors)
             return (
                 [
-                    Row(
+                    ResizeRow(
                         item.label,
                         item.kind,
                         before,
@@ -434,7 +447,7 @@ class _Work:
                 new,
                 (),
             )
-        made = truncated(plain, *self.ask)
+        made = truncated(plain, *self.rank_target)
         delta = _with_factors(made)
         new = self._named(item, delta, scale, kernel, tensors)
         gone = [
@@ -449,7 +462,7 @@ class _Work:
         )
         return (
             [
-                Row(
+                ResizeRow(
                     item.label,
                     item.kind,
                     before,
@@ -586,7 +599,10 @@ def _names(item: _Found) -> tuple[str, str]:
 
 
 def _metadata(
-    found: Inspection, rows: Sequence[Row], adapters: Sequence[_Found], ask: Ask
+    found: Inspection,
+    rows: Sequence[ResizeRow],
+    adapters: Sequence[_Found],
+    rank_target: RankTarget,
 ) -> tuple[dict[str, str], dict[str, Any] | None]:
     source = found.header.metadata
     metadata = {key: value for key, value in source.items() if key not in STALE}
@@ -610,7 +626,7 @@ def _metadata(
             for key, value in config.items()
         }
         metadata["lora_adapter_metadata"] = json.dumps(flat, indent=2, sort_keys=True)
-    metadata["locksmith.resized"] = str(ask)
+    metadata["locksmith.resized"] = str(rank_target)
     return metadata, configs.get("") if found.config_beside else None
 
 
@@ -646,7 +662,7 @@ def _arguments(text: str, rank: str) -> str:
 
 
 def _configs(
-    settings: Mapping[str, Any], adapters: Sequence[_Found], rows: Sequence[Row]
+    settings: Mapping[str, Any], adapters: Sequence[_Found], rows: Sequence[ResizeRow]
 ) -> dict[str, dict[str, Any]]:
     """PEFT's settings with the new ranks, alpha = rank in all of them as the scale is in the
     tensors.
@@ -655,10 +671,10 @@ def _configs(
     by_module = {row.module: row.rank for row in rows if not row.note}
     mine: dict[str, dict[str, int]] = {}
     for item in adapters:
-        component = _component(settings, item.location.wrapper)
-        if component is not None and item.label in by_module:
-            mine.setdefault(component, {})[item.location.name] = by_module[item.label]
-    for component, ranks in mine.items():
+        network = _network(settings, item.location.prefix)
+        if network is not None and item.label in by_module:
+            mine.setdefault(network, {})[item.location.name] = by_module[item.label]
+    for network, ranks in mine.items():
         common = max(set(ranks.values()), key=list(ranks.values()).count)
         pattern = {
             name: rank
@@ -667,10 +683,10 @@ def _configs(
         }
         own = {
             key: value
-            for key, value in settings[component].config.items()
+            for key, value in settings[network].config.items()
             if key not in ("alpha", "rank_stabilized")
         }
-        configs[component] = own | {
+        configs[network] = own | {
             "peft_type": "LORA",
             "r": common,
             "lora_alpha": common,
@@ -681,6 +697,6 @@ def _configs(
     return configs
 
 
-def _component(settings: Mapping[str, Any], wrapper: str) -> str | None:
-    chosen = settings_for(settings, wrapper)
+def _network(settings: Mapping[str, Any], prefix: str) -> str | None:
+    chosen = settings_for(settings, prefix)
     return next((name for name, candidate in settings.items() if candidate is chosen), None)

@@ -20,16 +20,16 @@ from ..from_plan import spec_of
 from ..math.low_rank import Delta, Factors, add, factors, low_rank_part
 from ..math.spec import MAGNITUDES, NUMBERS, AdapterError
 
-__all__ = ["Unverified", "check_same"]
+__all__ = ["VerificationError", "check_same"]
 
 Read = Callable[[str], Tensor]
 EXACT = 1e-6  # of a delta's norm: what fp64 Gram matrices of fp32 factors can tell
 # of a norm: what a dtype of few bits may round and still be the same change; a wrong strength
 # differs by more
-MOST_ROUNDED = 0.25
+MAX_ROUNDED = 0.25
 
 
-class Unverified(LocksmithError, ValueError):
+class VerificationError(LocksmithError, ValueError):
     """A written file that does not do what its source does; the text names the weight."""
 
 
@@ -70,7 +70,9 @@ class _Segment(NamedTuple):
         return up[:, alive], down[alive], prod(_scales(self.adapter, self.read))
 
     def delta(self) -> Delta:
-        """The rows' delta as factors, in fp64. Raises Unverified for an adapter that has none."""
+        """The rows' delta as factors, in fp64. Raises VerificationError for an adapter that has
+        none.
+        """
         called = named(self.adapter.kind).called
         tensors = {
             called.get(role, role): self.read(key) for role, key in self.adapter.roles.items()
@@ -82,11 +84,11 @@ class _Segment(NamedTuple):
                 f"{kind.title or kind.name} would be read with another meaning or strength under"
                 " the new names"
             )
-            raise Unverified(f"{self.adapter.module}: {told}")
+            raise VerificationError(f"{self.adapter.module}: {told}")
         try:
             whole = factors(spec, low_rank_part(tensors), torch.float64)
         except AdapterError as error:
-            raise Unverified(f"{self.adapter.module}: {error}") from None
+            raise VerificationError(f"{self.adapter.module}: {error}") from None
         return (
             whole
             if (self.taken, self.length) == (0, whole.shape[0])
@@ -103,9 +105,9 @@ def check_same(
 ) -> float:
     """The largest relative difference of any weight's delta, 0.0 where all tensors are the same.
 
-    Both plans are for one site. dtype: what the written file was rounded to, if it was. Raises
-    Unverified where a weight's delta differs by more than its tensors' rounding, or an adapter
-    whose effect needs the model's weight is not there unchanged.
+    Both plans are for one target model. dtype: what the written file was rounded to, if it was.
+    Raises VerificationError where a weight's delta differs by more than its tensors' rounding, or
+    an adapter whose effect needs the model's weight is not there unchanged.
     """
     ours, theirs = _different(
         source, source_read, written, written_read, _rounding(dtype) if dtype else 0.0
@@ -124,7 +126,7 @@ def _rounding(dtype: torch.dtype) -> float:
     """What factors of the dtype may be off by, relative: four units in the last place, but no more
     than tells one strength from another.
     """
-    return min(4 * torch.finfo(dtype).eps, MOST_ROUNDED)
+    return min(4 * torch.finfo(dtype).eps, MAX_ROUNDED)
 
 
 def _different(
@@ -151,10 +153,10 @@ def _different(
 def _place(adapter: Adapter) -> tuple:
     return (
         adapter.kind,
-        adapter.target.component,
-        adapter.target.pieces,
+        adapter.target.network,
+        adapter.target.slices,
         adapter.target.swap,
-        adapter.reaches,
+        adapter.parameter,
     )
 
 
@@ -230,8 +232,8 @@ def _share(gap: float, norm: float) -> float:
 def _by_weight(adapters: Sequence[Adapter]) -> dict[tuple[str, str], list[Adapter]]:
     found: dict[tuple[str, str], list[Adapter]] = {}
     for adapter in adapters:
-        for weight in dict.fromkeys(piece[0] for piece in adapter.target.pieces):
-            found.setdefault((weight, adapter.reaches), []).append(adapter)
+        for weight in dict.fromkeys(piece[0] for piece in adapter.target.slices):
+            found.setdefault((weight, adapter.parameter), []).append(adapter)
     return found
 
 
@@ -263,15 +265,17 @@ def _compare(weight, source, source_read, ours, written, written_read, theirs) -
             ]
             try:
                 worst = max(worst, _distance(*cut))
-            except (Unverified, AdapterError) as error:
-                raise Unverified(f"{name}: {error}") from None
+            except (VerificationError, AdapterError) as error:
+                raise VerificationError(f"{name}: {error}") from None
     if not worst <= tolerance:
-        raise Unverified(
+        raise VerificationError(
             f"{name}: the written file's change differs from the source's by {worst:.2e} of its"
             " norm"
         )
     if _formulas(ours) != _formulas(theirs):
-        raise Unverified(f"{name}: the DoRA magnitudes would be computed with by another formula")
+        raise VerificationError(
+            f"{name}: the DoRA magnitudes would be computed with by another formula"
+        )
     return worst
 
 
@@ -296,7 +300,7 @@ def _segments(
 ) -> Iterator[_Segment]:
     """The adapters' parts on rows of one weight."""
     for adapter in adapters:
-        for piece, rows, taken in adapter.target.pieces:
+        for piece, rows, taken in adapter.target.slices:
             if piece == weight:
                 start, length = rows or (0, taken[1] if taken else _rows(adapter, plan.shapes))
                 yield _Segment(start, length, adapter, read, taken[0] if taken else 0)
@@ -306,14 +310,14 @@ def _rows(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int
     """The rows of a weight that is the adapter's alone: those it grows to, the model's, or (of a
     drawn model) what its tensors tell.
 
-    Raises Unverified where nothing tells them.
+    Raises VerificationError where nothing tells them.
     """
-    if adapter.grown_to:
-        return adapter.grown_to[0]
+    if adapter.padded_shape:
+        return adapter.padded_shape[0]
     known = {role: shapes.get(key) for role, key in adapter.roles.items()}
     rows = adapter.target.out or named(adapter.kind).shape(known).out
     if not rows:
-        raise Unverified(
+        raise VerificationError(
             f"{adapter.module}: it cannot be told how many rows it changes, so that it cannot be"
             " compared"
         )
@@ -369,13 +373,13 @@ def _check_magnitudes(name, weight, source_read, ours, written_read, theirs, tol
             _magnitudes(weight, source_read, ours),
             _magnitudes(weight, written_read, theirs),
         )
-    except Unverified as error:
-        raise Unverified(f"{name}: {error}") from None
+    except VerificationError as error:
+        raise VerificationError(f"{name}: {error}") from None
     if ours.keys() != theirs.keys():
-        raise Unverified(f"{name}: DoRA magnitudes were lost")
+        raise VerificationError(f"{name}: DoRA magnitudes were lost")
     for axis, vector in ours.items():
         if not _alike_with_gaps(vector, theirs[axis], tolerance):
-            raise Unverified(f"{name}: the DoRA magnitudes differ")
+            raise VerificationError(f"{name}: the DoRA magnitudes differ")
 
 
 def _alike_with_gaps(one: Tensor, other: Tensor, tolerance: float) -> bool:
@@ -391,8 +395,8 @@ def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping
     """ "rows": the magnitudes per output of the weight, NaN where there are none; "columns": those
     per input.
 
-    Raises Unverified where two adapters have some for the same rows, of which none is the weight's
-    own.
+    Raises VerificationError where two adapters have some for the same rows, of which none is the
+    weight's own.
     """
     found: dict[str, Tensor] = {}
     parts: list[tuple[int, Tensor]] = []
@@ -404,11 +408,11 @@ def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping
         vector = tensor.flatten()
         if not decomposition_of((role,)).per_output(role, tensor.shape):
             if "columns" in found:
-                raise Unverified(TWICE)
+                raise VerificationError(TWICE)
             found["columns"] = vector
             continue
         vector = vector.roll(vector.shape[0] // 2) if adapter.target.swap else vector
-        pieces = [piece[1:] for piece in adapter.target.pieces if piece[0] == weight]
+        pieces = [piece[1:] for piece in adapter.target.slices if piece[0] == weight]
         parts += [
             ((rows or (0,))[0], vector.narrow(0, *taken) if taken else vector)
             for rows, taken in pieces
@@ -424,8 +428,8 @@ TWICE = (
 
 
 def _joined(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """Vectors that begin at these places, as one, with NaN between them. Raises Unverified where
-    they overlap.
+    """Vectors that begin at these places, as one, with NaN between them. Raises VerificationError
+    where they overlap.
     """
     whole = torch.full(
         (max(start + len(vector) for start, vector in parts),), math.nan, dtype=torch.float64
@@ -433,6 +437,6 @@ def _joined(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
     for start, vector in parts:
         place = whole.narrow(0, start, len(vector))
         if not place.isnan().all():
-            raise Unverified(TWICE)
+            raise VerificationError(TWICE)
         place.copy_(vector)
     return whole

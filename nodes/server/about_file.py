@@ -11,11 +11,11 @@ import folder_paths
 
 from ...errors import LocksmithError
 from ...files.header import LoraFileError
-from ...identify.checkpoint import Checkpoint, site_of_checkpoint
+from ...identify.checkpoint import Checkpoint, target_model_of_checkpoint
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
 from ...report.inspection import inspect_file
-from ...report.library import Findings, Row, Stamp, findings_of, stamp_of
+from ...report.library import Findings, LibraryRow, Stamp, findings_of, stamp_of
 from ...report.load_report import Report
 from ...report.markdown import markdown
 from ..files import own_maps, own_stamp, spellings
@@ -61,7 +61,7 @@ def about_file(
     if stamp is None:
         raise Unknown(f"{name!r} is gone", "Refresh the list")
     found = _findings(path, stamp, own)
-    told = told_row(Row(name, stamp, found))
+    told = told_row(LibraryRow(name, stamp, found))
     told["fit"] = (
         _fit(path, stamp, against, stamp_of(against), own) if against and not found.error else None
     )
@@ -71,7 +71,8 @@ def about_file(
 def _model_path(folder: str, model: str) -> str:
     if folder not in MODEL_FOLDERS:
         raise Unknown(
-            f"{folder!r} is no folder of models", f"Ask for one of {', '.join(MODEL_FOLDERS)}"
+            f"{folder!r} is no folder of models",
+            f"Ask for one of {', '.join(MODEL_FOLDERS)}",
         )
     return listed(folder, model)[1]
 
@@ -85,7 +86,7 @@ def _findings(path: str, stamp: Stamp, own: tuple) -> Findings:
 def _checkpoint(path: str, stamp: Stamp | None, own: tuple) -> Checkpoint | None:
     """The model in a file; None where its header does not tell."""
     try:
-        return site_of_checkpoint(path, own_maps())
+        return target_model_of_checkpoint(path, own_maps())
     except LoraFileError:
         return None
 
@@ -101,7 +102,7 @@ def _fit(
     if checkpoint is None:
         return None
     try:
-        report = inspect_file(path, checkpoint.site, own_maps()).report
+        report = inspect_file(path, checkpoint.target_model, own_maps()).report
     except LoraFileError:
         return None
     placed = report.modules["placed"]

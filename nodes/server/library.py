@@ -14,7 +14,7 @@ import folder_paths
 
 from ...files.header import PICKLED
 from ...lora.rewrite.rename import writable
-from ...report.library import Row, Stamp, scan_files, stamp_of
+from ...report.library import LibraryRow, Stamp, scan_files, stamp_of
 from ..faults import short_of
 from ..files import lora_names, own_folder, own_maps, own_stamp
 
@@ -87,7 +87,7 @@ class Library:
             self._rows.append(json.dumps(told_row(row)))
 
 
-def told_row(row: Row) -> dict[str, Any]:
+def told_row(row: LibraryRow) -> dict[str, Any]:
     """A row as the routes tell it."""
     return row.as_dict() | {
         "changed": row.stamp.changed / 1e9,

@@ -18,9 +18,9 @@ from ...errors import LocksmithError
 from ..faults import short_of
 from .about_file import Unknown, about_file
 from .library import Library
-from .saving import NotSaved, save_listed
+from .saving import SaveError, save_listed
 
-MOST_BYTES = 1 << 16  # of a wish
+MAX_BYTES = 1 << 16  # of a wish
 PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
 WISHES = {"name": str, "dialect": str, "filename": str, "dtype": str, "overwrite": bool}
 OPTIONAL = {"dtype": "", "overwrite": False}
@@ -66,7 +66,7 @@ def _route(
             return _refused(refusal.fault, refusal.remedy, refusal.status)
         except Unknown as unknown:
             return _refused(unknown.fault, unknown.remedy, 404)
-        except NotSaved as fault:
+        except SaveError as fault:
             return _refused(fault.fault, fault.remedy, 409 if fault.taken else 400)
         except LocksmithError as fault:
             return _refused(str(fault), "Refresh the list and try again", 400)
@@ -130,19 +130,19 @@ async def _save(request: web.Request) -> str:
 
 
 async def _wish(request: web.Request) -> Mapping[str, Any]:
-    """The body of a request to save. Only JSON that says so is taken: a form of another site cannot
-    send that unasked.
+    """The body of a request to save. Only JSON that says so is taken: a form of another target
+    model cannot send that unasked.
     """
     if request.content_type != "application/json":
         raise Refusal("This is no JSON", "Send it with the content type application/json")
     try:
-        raw = await request.content.read(MOST_BYTES + 1)
-        while len(raw) <= MOST_BYTES and (more := await request.content.read(MOST_BYTES)):
+        raw = await request.content.read(MAX_BYTES + 1)
+        while len(raw) <= MAX_BYTES and (more := await request.content.read(MAX_BYTES)):
             raw += more
     except BROKEN_OFF:
         raise Refusal("The request broke off before its end", "Send it again") from None
     try:
-        wish = json.loads(raw) if len(raw) <= MOST_BYTES else None
+        wish = json.loads(raw) if len(raw) <= MAX_BYTES else None
     except (ValueError, RecursionError):
         wish = None
     if not isinstance(wish, dict):

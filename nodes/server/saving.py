@@ -22,7 +22,7 @@ from ...lora.io.dtypes import DTYPES
 from ...lora.io.writer import Written, write_as
 from ...lora.not_finite import NotFinite
 from ...lora.rewrite.rename import Refused, rivals_apart, writable
-from ...lora.rewrite.verify import Unverified
+from ...lora.rewrite.verify import VerificationError
 from ...report.inspection import Inspection
 from .. import host
 from ..files import lora_path, own_maps
@@ -35,7 +35,7 @@ _written: dict[str, Path] = {}
 _lost: Counter[str] = Counter()
 
 
-class NotSaved(LocksmithError, RuntimeError):
+class SaveError(LocksmithError, RuntimeError):
     """What is wrong, and the remedy; `taken`: there is a file of this name already."""
 
     def __init__(self, fault: str, remedy: str, taken: bool = False):
@@ -53,11 +53,11 @@ def save_lora(
     provenance: Mapping[str, str],
 ) -> Written:
     """Write what was inspected as `dialect`; `dtype`: one of DTYPES, anything else keeps them.
-    Raises NotSaved.
+    Raises SaveError.
     """
     if apart := rivals_apart(found, dialect):
         fault = f"Ambiguous: for {', '.join(apart)} the keys would differ in {dialect}"
-        raise NotSaved(fault, "Connect the model to Save LoRA, or choose another dialect")
+        raise SaveError(fault, "Connect the model to Save LoRA, or choose another dialect")
     path = destination(filename)
     try:
         with _folders_of(path):
@@ -74,29 +74,29 @@ def save_lora(
             _written[filename] = written.path
             return written
     except FileExistsError:
-        raise NotSaved(
+        raise SaveError(
             f"{filename} is there already",
             "Choose another filename, or turn overwrite on",
             taken=True,
         ) from None
     except NotFinite as error:
-        raise NotSaved(
+        raise SaveError(
             f"This LoRA is not written: {error}",
             "Merge LoRAs can leave modules out, by weights for parts",
         ) from None
     except Refused as error:
-        raise NotSaved(
+        raise SaveError(
             f"This LoRA cannot be written as {dialect}: {error}", "Choose another dialect"
         ) from None
-    except Unverified as error:
+    except VerificationError as error:
         fault = f"Verification failed; nothing written: {error}"
-        raise NotSaved(fault, "Choose another dialect or dtype") from None
+        raise SaveError(fault, "Choose another dialect or dtype") from None
     except (MemoryError, RuntimeError) as error:
         if not exhausted(error):
             raise
-        raise NotSaved(f"{filename} is not written", exhausted(error)) from None
+        raise SaveError(f"{filename} is not written", exhausted(error)) from None
     except OSError as error:
-        raise NotSaved(
+        raise SaveError(
             f"{filename} cannot be written ({error.strerror or error})",
             "Choose another filename, or look at the disk",
         ) from None
@@ -116,8 +116,8 @@ def times_lost(filename: str | None) -> int:
 def read_listed(
     lora_name: str, model=None, clip=None
 ) -> tuple[Inspection, Mapping[str, Any], dict[str, str]]:
-    """(what is in a listed file, its tensors, where it comes from). Raises NotSaved for a file that
-    cannot be read.
+    """(what is in a listed file, its tensors, where it comes from). Raises SaveError for a file
+    that cannot be read.
     """
     path = lora_path(lora_name)
     try:
@@ -128,9 +128,9 @@ def read_listed(
         }
         return found, host.read_lora(path).to_be_written(), provenance
     except LoraFileError as error:
-        raise NotSaved(f"{lora_name}: {error.fault}", error.remedy) from None
+        raise SaveError(f"{lora_name}: {error.fault}", error.remedy) from None
     except OSError as error:
-        raise NotSaved(
+        raise SaveError(
             f"{lora_name} cannot be read ({error.strerror or error})", "Look at the disk"
         ) from None
 
@@ -138,30 +138,30 @@ def read_listed(
 def save_listed(
     name: str, dialect: str, filename: str, dtype: str, overwrite: bool
 ) -> dict[str, str]:
-    """What the route `save` does and tells. Raises Unknown, NotSaved."""
+    """What the route `save` does and tells. Raises Unknown, SaveError."""
     name, _ = listed("loras", name)
     for wish, known in ((dialect, writable()), (dtype or "fp32", DTYPES)):
         if wish not in known:
-            raise NotSaved(f"{wish!r} is not known", f"Choose one of {', '.join(known)}")
+            raise SaveError(f"{wish!r} is not known", f"Choose one of {', '.join(known)}")
     found, tensors, provenance = read_listed(name)
     written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
     return {"file": os.path.relpath(written.path, _folder()), "report": report_on(written)}
 
 
 def destination(filename: str) -> Path:
-    """The file a name stands for, inside the first loras folder. Raises NotSaved for a name that
+    """The file a name stands for, inside the first loras folder. Raises SaveError for a name that
     leads out of it.
     """
     name = filename.strip().removesuffix(ENDING).replace("\\", "/")
     if not all(map(is_file_name, name.split("/"))):
-        raise NotSaved(f"{filename!r} is no name inside the loras folder", REMEDY)
+        raise SaveError(f"{filename!r} is no name inside the loras folder", REMEDY)
     try:
         # The folder of this name is where a file of PEFT would be.
         path, folder = ((_folder() / f"{name}{ending}").resolve() for ending in (ENDING, ""))
     except (OSError, RuntimeError) as error:
-        raise NotSaved(f"{filename!r} cannot be a file ({error})", REMEDY) from None
+        raise SaveError(f"{filename!r} cannot be a file ({error})", REMEDY) from None
     if not (path.is_relative_to(_folder()) and folder.is_relative_to(_folder())):
-        raise NotSaved(f"{filename!r} leads out of the loras folder", REMEDY)
+        raise SaveError(f"{filename!r} leads out of the loras folder", REMEDY)
     return path
 
 

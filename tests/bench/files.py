@@ -66,7 +66,7 @@ def every(step: int, modules: Mapping[str, tuple[int, int]]) -> dict[str, tuple[
 def lora_shapes(
     modules: Mapping[str, tuple[int, int]], rank: int, spelling: str = "transformer."
 ) -> dict[str, Shape]:
-    """The tensors of a LoRA over these modules: PEFT's names behind this wrapper, or those of
+    """The tensors of a LoRA over these modules: PEFT's names behind this prefix, or those of
     "kohya", which has alphas.
     """
     return dict(
@@ -144,14 +144,14 @@ def plan_on_flux(path: Path):
     import comfy_models
     from lora_locksmith.files.header import read_header
     from lora_locksmith.planning.plan import make_plan
-    from lora_locksmith.planning.target_model import Site, denoiser_component
+    from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
     header = read_header(path)
     return (
         make_plan(
             header.tensors,
             header.metadata,
-            Site([denoiser_component(comfy_models.shapes("flux1_dev"))]),
+            TargetModel([denoiser_network(comfy_models.shapes("flux1_dev"))]),
         ),
         header,
     )

@@ -79,7 +79,7 @@ def merge(bench: Bench):
 )
 def merge_cut(bench: Bench):
     """All blocks, in the short form every 19th."""
-    from lora_locksmith.lora.merge.merge import Recipe
+    from lora_locksmith.lora.merge.merge import MergeConfig
     from lora_locksmith.lora.merge.write import write_merged
 
     shapes = lora_shapes(every(19 if bench.short else 1, native_modules()), 16, "diffusion_model.")
@@ -89,7 +89,7 @@ def merge_cut(bench: Bench):
 
     def cut() -> None:
         to = bench.folder / "cut.safetensors"
-        write_merged(to, sources(paths), Recipe(rank=CUT_TO), overwrite=True)
+        write_merged(to, sources(paths), MergeConfig(rank=CUT_TO), overwrite=True)
 
     return bench.take_turns(
         {"exact": partial(exact, paths, bench.folder / "exact.safetensors"), "cut": cut}

@@ -32,7 +32,7 @@ def plan(bench: Bench):
     from hollow_files import write_hollow
     from lora_locksmith.files.header import read_header
     from lora_locksmith.planning.plan import make_plan
-    from lora_locksmith.planning.target_model import Site, denoiser_component
+    from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
     shapes = {}
     for module, (out, inner) in flux_modules().items():
@@ -45,8 +45,8 @@ def plan(bench: Bench):
         shapes |= {f"transformer.{module}.{role}": shape for role, shape in roles.items()}
     path = write_hollow(bench.folder / "dora.safetensors", shapes)
     header, text = read_header(path), header_text(path)
-    site = Site([denoiser_component(comfy_models.shapes("flux1_dev"))])
-    make = lambda: make_plan(header.tensors, header.metadata, site)  # noqa: E731
+    target_model = TargetModel([denoiser_network(comfy_models.shapes("flux1_dev"))])
+    make = lambda: make_plan(header.tensors, header.metadata, target_model)  # noqa: E731
     assert {outcome.category for outcome in make().outcomes.values()} == {"placed"}
     return bench.take_turns({"json.loads": lambda: json.loads(text), "ours": make})
 
@@ -65,17 +65,21 @@ def plan(bench: Bench):
     short_rounds=11,
 )
 def patterns(bench: Bench):
-    from lora_locksmith.lora.rewrite.peft_config import Trained, adapter_config, header_settings
+    from lora_locksmith.lora.rewrite.peft_config import (
+        PeftTraining,
+        adapter_config,
+        header_settings,
+    )
     from lora_locksmith.planning.plan import make_plan
-    from lora_locksmith.planning.target_model import Site, denoiser_component
+    from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
     modules = [
         f"blocks.{block}.{layer}"
         for block in range(200)
         for layer in ("qkv", "proj", "mlp.0", "mlp.2", *"abcdef")
     ]
-    site = Site(
-        [denoiser_component({f"diffusion_model.{module}.weight": (64, 64) for module in modules})]
+    target_model = TargetModel(
+        [denoiser_network({f"diffusion_model.{module}.weight": (64, 64) for module in modules})]
     )
     shapes = {
         f"diffusion_model.{module}.lora_{role}.weight": shape
@@ -85,7 +89,7 @@ def patterns(bench: Bench):
     # As `fix --to peft` writes a file with an alpha for each module: full names, all but the most
     # frequent alpha's.
     config = adapter_config(
-        {module: Trained(4, 1 + place / 4) for place, module in enumerate(["one", *modules])},
+        {module: PeftTraining(4, 1 + place / 4) for place, module in enumerate(["one", *modules])},
         modules,
     )
     assert len(config["alpha_pattern"]) == len(modules) == 2000
@@ -95,7 +99,7 @@ def patterns(bench: Bench):
         for name, one in (("with", config), ("without", plain))
     }
     plans = {
-        name: lambda metadata=metadata: make_plan(shapes, metadata, site)
+        name: lambda metadata=metadata: make_plan(shapes, metadata, target_model)
         for name, metadata in told.items()
     }
     assert len({adapter.strength.scale for adapter in plans["with"]().adapters}) == len(modules)
@@ -120,7 +124,7 @@ def patterns(bench: Bench):
 )
 def index(bench: Bench):
     import comfy_models
-    from lora_locksmith.planning.target_model import Site, denoiser_component
+    from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
     runs = {}
     for name in MODELS:
@@ -131,7 +135,7 @@ def index(bench: Bench):
                 for key, shape in shapes.items()
             }
         )
-        make = lambda shapes=shapes: Site([denoiser_component(shapes)])  # noqa: E731
+        make = lambda shapes=shapes: TargetModel([denoiser_network(shapes)])  # noqa: E731
         family = make().family
         assert family is not None and family.name == comfy_models.MODELS[name].family
         runs |= {name: make, f"json.loads of {name}": lambda text=text: json.loads(text)}

@@ -235,7 +235,7 @@ def resize(bench: Bench):
     """The self-attention of SD 1.5's middle block, 1280 x 1280, in kohya's names; ours also reads,
     writes and verifies.
     """
-    from lora_locksmith.lora.rewrite.resize import Ask, resize_file
+    from lora_locksmith.lora.rewrite.resize import RankTarget, resize_file
 
     from .files import write_noise
 
@@ -247,7 +247,7 @@ def resize(bench: Bench):
         write_noise(bench.folder / "lora.safetensors", shapes),
         bench.folder / "small.safetensors",
     )
-    make = lambda: resize_file(path, new, Ask(rank=16), overwrite=True)  # noqa: E731
+    make = lambda: resize_file(path, new, RankTarget(rank=16), overwrite=True)  # noqa: E731
     assert {row.rank for row in make().rows} == {16}
     return bench.take_turns({"ours": make, "svd": partial(resized_by_svd, path)})
 

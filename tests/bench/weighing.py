@@ -31,13 +31,13 @@ def weights(bench: Bench):
     of all.
     """
     from lora_locksmith.lora.io.mapped import map_tensors
-    from lora_locksmith.lora.statistics import weigh
+    from lora_locksmith.lora.statistics import measure_modules
 
     modules = every(19 if bench.short else 8, flux_modules())
     path = write_noise(bench.folder / "lora.safetensors", lora_shapes(modules, RANK))
     plan, header = plan_on_flux(path)
     found, norms = (
-        {row.module: row for row in weigh(plan, map_tensors(path, header)).modules},
+        {row.module: row for row in measure_modules(plan, map_tensors(path, header)).modules},
         dense_norms(plan, path),
     )
     assert found.keys() == norms.keys() and len(norms) == len(modules)
@@ -45,7 +45,7 @@ def weights(bench: Bench):
     return bench.take_turns(
         {
             "dense": lambda: dense_norms(plan, path),
-            "ours": lambda: weigh(plan, map_tensors(path, header)),
+            "ours": lambda: measure_modules(plan, map_tensors(path, header)),
         }
     )
 

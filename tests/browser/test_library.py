@@ -19,7 +19,7 @@ LOADER = "LocksmithLoadAndFixLoRA"
 FOLDER = "library"  # of this module's files in the loras folder
 COUNT = 120
 THOUSANDS = 3000
-MOST_ROWS = 80  # in the document
+MAX_ROWS = 80  # in the document
 # One screen a frame, from top to bottom.
 SCROLL = """async (list) => {
     for (let top = 0; top < list.scrollHeight; top += list.clientHeight) {
@@ -534,10 +534,10 @@ def test_thousands_of_files_are_listed_searched_and_scrolled_through(front_end, 
     write_shelf(folder, THOUSANDS)
     try:
         library.read_again(r"3,\d+ LoRAs")  # the first time each file is read
-        assert library.rows.count() < MOST_ROWS
+        assert library.rows.count() < MAX_ROWS
         library.list.evaluate(SCROLL)
         expect(library.list.locator(f"[aria-rowindex='{library.shown() + 1}']")).to_be_visible()
-        assert library.rows.count() < MOST_ROWS
+        assert library.rows.count() < MAX_ROWS
         library.search("flux number 12")
         library.choose("All kinds", "LoRA")
         library.choose("Sort by", "trainer")
@@ -546,7 +546,7 @@ def test_thousands_of_files_are_listed_searched_and_scrolled_through(front_end, 
         ]
         expect(library.status).to_have_text(re.compile(r"^\d+ of 3,\d+ LoRAs$"))
         assert library.shown() >= len(wanted)
-        assert library.rows.count() < MOST_ROWS
+        assert library.rows.count() < MAX_ROWS
     finally:
         shutil.rmtree(folder)
         library.reset()

@@ -22,9 +22,9 @@ PARTLY, OTHER_BASE, MANY_KEYS = (
     "panel_other_base.safetensors",
     "panel_many_keys.safetensors",
 )
-MOST_HEIGHT = 80  # the loader stays near the stock loader's height
+MAX_HEIGHT = 80  # the loader stays near the stock loader's height
 HOSTILE = "<img src=/stolen.png onerror=alert(1)>"
-MOST_ELEMENTS = 500  # of a dialog, however long its report is
+MAX_ELEMENTS = 500  # of a dialog, however long its report is
 
 
 def low_rank(modules: dict[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
@@ -139,7 +139,7 @@ def test_loader_stays_low_and_keeps_the_height_a_person_gave_it(front_end, ran):
     front_end.run()
     expect(front_end.report(LOADER_TITLE)).to_be_visible()
     width, height = front_end.size_of(LOADER)
-    assert height - before <= MOST_HEIGHT
+    assert height - before <= MAX_HEIGHT
     assert height_saved(front_end) == saved
     front_end.resize(LOADER, width, height + 60)
     front_end.wait_until(lambda: abs(height_saved(front_end) - saved - 60) < 2)
@@ -310,4 +310,4 @@ def test_panel_of_a_report_of_thousands_of_keys_is_no_larger_than_others(server,
     dialog = details(ran(MANY_KEYS))
     assert told(server, LOADER)["keys"]["total"] == 2000
     expect(dialog.locator(".locksmith-patterns")).to_contain_text("some_layer_aq.{}.odd")
-    assert 20 < dialog.locator("*").count() < MOST_ELEMENTS
+    assert 20 < dialog.locator("*").count() < MAX_ELEMENTS

@@ -26,7 +26,7 @@ BROKEN, GOOD = "transformer.base_model.model.", "transformer."
 
 
 def lora(start, seed=1):
-    """A LoRA for FLUX.1 under these wrappers: feed-forward layers of all blocks, and q, k and v of
+    """A LoRA for FLUX.1 under these prefixes: feed-forward layers of all blocks, and q, k and v of
     one.
     """
     shapes = flux_lora(RANK, start)

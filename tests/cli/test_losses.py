@@ -368,13 +368,13 @@ def test_biases_of_a_drawn_model_are_compared(run, folder):
     save_file(tensors, folder / "a.safetensors", FLUX)
     path = folder / "a.safetensors"
     code, _, told = run("compare", path, path, "--weights", "--json")
-    meetings = json.loads(told)["weights"]["meetings"]
+    overlaps = json.loads(told)["weights"]["meetings"]
     assert (
         code == 0
-        and len(meetings) == 2
-        and all(meeting["cosine"] > 0.999999 for meeting in meetings)
+        and len(overlaps) == 2
+        and all(meeting["cosine"] > 0.999999 for meeting in overlaps)
     )
-    assert [meeting["weight"] for meeting in meetings if meeting["weight"].endswith(".bias")]
+    assert [meeting["weight"] for meeting in overlaps if meeting["weight"].endswith(".bias")]
 
 
 def test_a_bias_on_one_of_two_modules_goes_into_every_dialect(run, folder):

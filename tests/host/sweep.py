@@ -164,7 +164,7 @@ class Ways:
     def __init__(self, host: Any, patched: Any, patcher: Any, folder: Path):
         self.host, self.patched, self.patcher, self.folder = host, patched, patcher, folder
         self.net = patcher.model.diffusion_model
-        self.site = host.site_of(patcher, None)
+        self.target_model = host.target_model_of(patcher, None)
 
     def outcomes(self, saved: Saved, way: str) -> dict[str, str]:
         """Each layer's outcome; a file that is refused as a whole is tried layer by layer."""
@@ -278,30 +278,32 @@ class Ways:
     def _merge(self, saved: Saved) -> dict[str, str]:
         from lora_locksmith.lora.io.lora_model import native_tensors
         from lora_locksmith.lora.merge.collect import Source
-        from lora_locksmith.lora.merge.merge import Recipe, merge
+        from lora_locksmith.lora.merge.merge import MergeConfig, merge
 
         plan, tensors = self._planned(saved)
         path, outcomes = self._folder() / "merged.safetensors", {}
         for strength in STRENGTHS:
             source = Source(plan, tensors, strength)
-            results = merge([source], Recipe(exact=True), self.host.weights_of(self.patcher, None))
+            results = merge(
+                [source], MergeConfig(exact=True), self.host.weights_of(self.patcher, None)
+            )
             save_file(native_tensors(merged.native for _, merged in results), path)
             folded = blended(self.net, {layer: saved.truth(layer, 1.0) for layer in saved.layers})
             outcomes = self._applied(saved._replace(truth=folded), path, (1.0,), made=strength)
         return outcomes
 
     def _resize(self, saved: Saved) -> dict[str, str]:
-        from lora_locksmith.lora.rewrite.resize import Ask, resize_file
+        from lora_locksmith.lora.rewrite.resize import RankTarget, resize_file
 
         path = self._folder() / saved.path.name
-        resize_file(saved.path, path, Ask(error=1e-6), site=self.site)
+        resize_file(saved.path, path, RankTarget(error=1e-6), target_model=self.target_model)
         return self._applied(saved, path, STRENGTHS)
 
     def _planned(self, saved: Saved):
         from lora_locksmith.lora.io.mapped import map_tensors
         from lora_locksmith.report.inspection import inspect_file
 
-        found = inspect_file(saved.path, self.site, whole=True)
+        found = inspect_file(saved.path, self.target_model, whole=True)
         self._whole(found.plan)
         return found.plan, map_tensors(saved.path, found.header, passing=True)
 

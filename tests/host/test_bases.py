@@ -311,10 +311,10 @@ STRAYS = {
 def test_what_a_quantised_training_leaves_behind_is_bookkeeping(
     host, base, tmp_path, left_by, kind
 ):
-    # A checkpoint's dots and PEFT's wrapper, which the stock loader does not know.
-    wrapper = "transformer.base_model.model."
+    # A checkpoint's dots and PEFT's prefix, which the stock loader does not know.
+    prefix = "transformer.base_model.model."
     plain = {
-        key.replace("transformer.", wrapper): tensor
+        key.replace("transformer.", prefix): tensor
         for key, tensor in plain_kinds().items()
         if key.startswith("transformer.")
     }

@@ -286,7 +286,7 @@ def test_convolutions(host, comfy, dimensions, groups, kind):
     import comfy.lora
     import comfy.model_patcher
     import comfy.ops
-    from lora_locksmith.nodes.bypass import hang_beside_layers
+    from lora_locksmith.nodes.bypass import add_bypass_hooks
 
     torch.manual_seed(1)
     convolution = getattr(comfy.ops.disable_weight_init, f"Conv{dimensions}d")(
@@ -299,7 +299,7 @@ def test_convolutions(host, comfy, dimensions, groups, kind):
     model = torch.nn.Module()
     model.conv = convolution.requires_grad_(False)
     patcher = comfy.model_patcher.ModelPatcher(model, CPU, CPU)
-    left, _ = hang_beside_layers(patcher, [{"conv.weight": adapter}], 0.6, host.logical_shape)
+    left, _ = add_bypass_hooks(patcher, [{"conv.weight": adapter}], 0.6, host.logical_shape)
     assert bool(left) == (groups == 2)
     for layer in left:
         patcher.add_patches(layer, 0.6)

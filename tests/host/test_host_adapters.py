@@ -169,7 +169,7 @@ def test_adapters_of_different_weights_go_to_the_host_in_one_layer(host, patcher
     plan = make_plan(
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         {},
-        host.site_of(patcher, None),
+        host.target_model_of(patcher, None),
     )
     (layer,) = build_patches(plan, tensors).layers
     assert len(layer) == 3

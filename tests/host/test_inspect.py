@@ -41,7 +41,7 @@ def test_with_a_model_it_is_what_loading_says(host, tiny_flux, wired_file):
     loaded = host.load_and_fix(model, None, wired_file)[2].as_dict()
     told = found.report.as_dict()
     # Loading looks at the numbers as well, inspecting only where it is asked to.
-    assert not found.drawn and told | {"file": "x.safetensors", "checked": "all"} == loaded
+    assert not found.is_reference and told | {"file": "x.safetensors", "checked": "all"} == loaded
     as_dict = json.loads(found.as_json())
     assert as_dict["loads"]["exact"] is True
     assert (
@@ -79,11 +79,14 @@ DRAWN = [
 @pytest.mark.parametrize(("model", "trainer"), DRAWN)
 def test_the_drawn_model_tells_what_the_connected_one_does(host, tmp_path, model, trainer):
     path = MAKERS[trainer](tmp_path)
-    drawn, wired = host.inspect(None, None, path), host.inspect(meta_patcher(model), None, path)
-    assert drawn.drawn and not wired.drawn
+    is_reference, wired = (
+        host.inspect(None, None, path),
+        host.inspect(meta_patcher(model), None, path),
+    )
+    assert is_reference.is_reference and not wired.is_reference
     trained, exact = (
-        {part.component: part for part in found.report.trained}.get(DENOISER)
-        for found in (drawn, wired)
+        {part.network: part for part in found.report.trained}.get(DENOISER)
+        for found in (is_reference, wired)
     )
     assert trained.modules == exact.modules
     told, truth = layers_of(trained), layers_of(exact)
@@ -91,18 +94,18 @@ def test_the_drawn_model_tells_what_the_connected_one_does(host, tmp_path, model
     # What only some variants of a model have, guidance for one, is not told as untrained where the
     # model is not known.
     assert all(
-        truth[layer][0].strip("0") == "" and layer[::2] in optional_layers(drawn)
+        truth[layer][0].strip("0") == "" and layer[::2] in optional_layers(is_reference)
         for layer in truth.keys() - told.keys()
     )
     ours, theirs = (
         {key for key in found.report.outcomes if is_of_denoiser(found, key)}
-        for found in (drawn, wired)
+        for found in (is_reference, wired)
     )
     assert ours == theirs
     encoders = {
-        key for key, outcome in drawn.report.outcomes.items() if outcome.category == "placed"
+        key for key, outcome in is_reference.report.outcomes.items() if outcome.category == "placed"
     } - ours
-    assert drawn.report.stock_keys - encoders == wired.report.stock_keys
+    assert is_reference.report.stock_keys - encoders == wired.report.stock_keys
 
 
 @pytest.mark.parametrize(("model", "trainer"), [case for case in DRAWN if case[1] != "broken"])
@@ -126,11 +129,11 @@ def layers_of(trained) -> dict[tuple, tuple]:
 
 
 def optional_layers(found) -> set[tuple[str, str]]:
-    component = found.plan.site.components[DENOISER]
+    network = found.plan.target_model.networks[DENOISER]
     return {
         (layer.blocks, layer.kind)
-        for weight, layer in layers(component).items()
-        if weight in component.optional
+        for weight, layer in layers(network).items()
+        if weight in network.optional
     }
 
 
@@ -138,23 +141,23 @@ def is_of_denoiser(found, key: str) -> bool:
     outcome = found.report.outcomes[key]
     return (
         outcome.category == "placed"
-        and found.plan.adapters[outcome.adapter].target.component == DENOISER
+        and found.plan.adapters[outcome.adapter].target.network == DENOISER
     )
 
 
 def test_untrained_kinds_of_a_network_that_is_touched(host, tmp_path):
     path = MAKERS["ai_toolkit_flux"](tmp_path)
-    drawn, wired = (
+    is_reference, wired = (
         host.inspect(None, None, path),
         host.inspect(meta_patcher("flux1_dev"), None, path),
     )
-    assert set(wired.report.untrained) - set(drawn.report.untrained) == {
+    assert set(wired.report.untrained) - set(is_reference.report.untrained) == {
         "guidance_in.in_layer",
         "guidance_in.out_layer",
     }
-    assert set(drawn.report.untrained) < set(wired.report.untrained)
-    assert "final_layer.linear" in drawn.report.untrained and not any(
-        "blocks" in name for name in drawn.report.untrained
+    assert set(is_reference.report.untrained) < set(wired.report.untrained)
+    assert "final_layer.linear" in is_reference.report.untrained and not any(
+        "blocks" in name for name in is_reference.report.untrained
     )
 
 

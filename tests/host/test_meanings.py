@@ -325,7 +325,7 @@ def test_a_converted_file_means_what_its_source_means(load, patched, host, tmp_p
     base, patcher, _ = load(where, tensors, alpha, metadata)
     want = change_of(base, patched(patcher))
     source = tmp_path / "some folder" / "x \u00e9.safetensors"
-    found = inspect_file(source, host.site_of(base, None), whole=True)
+    found = inspect_file(source, host.target_model_of(base, None), whole=True)
     tensors = map_tensors(source, found.header)
     refused = set()
     for dialect in writable():

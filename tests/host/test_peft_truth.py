@@ -13,7 +13,7 @@ from truth import check
 
 
 def simpletuner_broken(state_dict):
-    """SimpleTuner 529895d to 166684b: PEFT's wrapper left in place, the factors named lora.down and
+    """SimpleTuner 529895d to 166684b: PEFT's prefix left in place, the factors named lora.down and
     lora.up.
     """
     renamed = {}

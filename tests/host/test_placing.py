@@ -197,7 +197,7 @@ def test_what_is_written_of_it_changes_as_much(host, patched, tiny_flux, tmp_pat
     tensors, whole, parts = twins(torch.float32, how)
     path, base = tmp_path / "x.safetensors", tiny_flux()
     save_file(tensors, path)
-    inspection = inspect_file(path, host.site_of(base, None), whole=True)
+    inspection = inspect_file(path, host.target_model_of(base, None), whole=True)
     plan = compared(inspection, map_tensors(path, inspection.header))
     written = write_as(plan, tensors, tmp_path / "new.safetensors", dialect)
     loaded, _, _ = host.load_and_fix(base, None, written.path)

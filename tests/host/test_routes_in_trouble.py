@@ -42,9 +42,9 @@ async def serve(handler, talk):
     runner = web.AppRunner(app)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        return await talk(site._server.sockets[0].getsockname()[1], ended)
+        target_model = web.TCPSite(runner, "127.0.0.1", 0)
+        await target_model.start()
+        return await talk(target_model._server.sockets[0].getsockname()[1], ended)
     finally:
         await runner.cleanup()
 

@@ -96,7 +96,7 @@ def test_inspection_says_so(host, tiny_flux, broken):
     path, reason = broken
     for found in (
         host.inspect(tiny_flux(), None, path),
-        inspect_file(path, host.site_of(tiny_flux(), None)),
+        inspect_file(path, host.target_model_of(tiny_flux(), None)),
     ):
         check(found, reason)
 

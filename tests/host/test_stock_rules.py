@@ -15,13 +15,13 @@ from lora_locksmith.files.header import Header
 from lora_locksmith.identify.stock_loader import stock_names, stock_placed
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
 from lora_locksmith.key_maps.table import flatten, generalise
-from lora_locksmith.planning.names import spell, wrapper_for
+from lora_locksmith.planning.names import prefix_for, spell
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.target_model import (
-    Component,
-    Site,
-    denoiser_component,
-    encoder_components,
+    Network,
+    TargetModel,
+    denoiser_network,
+    encoder_networks,
 )
 
 # One model of each family: what differs between them is in the key maps, which are compared for
@@ -124,7 +124,7 @@ KINDS = tuple(kinds_of(1, (1,)))
 
 
 class Place:
-    """A model, and perhaps a CLIP, in the host and as our site."""
+    """A model, and perhaps a CLIP, in the host and as our target model."""
 
     def __init__(self, host, name: str, encoder: str = ""):
         import comfy.model_patcher
@@ -138,7 +138,7 @@ class Place:
         if encoder:
             self.clip = comfy.sd.CLIP(no_init=True)
             self.clip.cond_stage_model = text_encoder(encoder)
-        self.site = site_of(name, encoder)
+        self.target_model = target_model_of(name, encoder)
 
     def compare(self, keys: dict[str, tuple[int, ...]]) -> set[str] | None:
         """Our answer for a file with these keys must be the host's, which is returned; None where
@@ -146,7 +146,7 @@ class Place:
 
         Then both say so; which of several faults it stumbles over first is the host's own affair.
         """
-        ours = stock_placed(make_plan(keys, {}, self.site))
+        ours = stock_placed(make_plan(keys, {}, self.target_model))
         # The host reads numbers off these; of the others it takes names only.
         read = (".alpha", ".reshape_weight")
         tensors = {
@@ -166,13 +166,13 @@ class Place:
 
 
 @cache
-def site_of(name: str, encoder: str) -> Site:
-    """As host.site_of makes it, but without the buffers that are in no file: stock does not know
+def target_model_of(name: str, encoder: str) -> TargetModel:
+    """As host.target_model_of makes it, but without the buffers that are in no file: stock does not know
     them, and no trainer does.
     """
-    components = [denoiser_component(comfy_models.shapes(name))] if name else []
-    return Site(
-        components + (encoder_components(comfy_models.encoder_shapes(encoder)) if encoder else [])
+    networks = [denoiser_network(comfy_models.shapes(name))] if name else []
+    return TargetModel(
+        networks + (encoder_networks(comfy_models.encoder_shapes(encoder)) if encoder else [])
     )
 
 
@@ -198,7 +198,7 @@ def test_the_key_map_of_a_model(place, name):
     import comfy.lora
 
     there = place(name)
-    ours = stock_names(there.site.components[DENOISER], there.site)
+    ours = stock_names(there.target_model.networks[DENOISER], there.target_model)
     theirs = comfy.lora.model_lora_keys_unet(there.model.model, {}).keys()
     assert sorted(ours - theirs) == [] and sorted(theirs - ours) == []
 
@@ -208,22 +208,22 @@ def test_the_key_map_of_a_model_drawn_from_its_table(place, name):
     import comfy.lora
 
     there = place(name)
-    real = there.site.components[DENOISER]
+    real = there.target_model.networks[DENOISER]
     # A norm's lone scale is drawn as a weight: no adapter but a difference can be on it.
     known = [
         module
         for module, weight in real.modules.items()
         if not weight.endswith((".bias", ".scale")) and real.family.find(flatten(module))
     ]
-    drawn = Component(
+    is_reference = Network(
         DENOISER,
         real.prefix,
         {f"{real.prefix}{module}.weight": (1, 1) for module in known},
         real.family,
-        drawn=True,
+        is_reference=True,
     )
     ours, theirs = (
-        stock_names(drawn, Site([drawn])),
+        stock_names(is_reference, TargetModel([is_reference])),
         comfy.lora.model_lora_keys_unet(there.model.model, {}).keys(),
     )
     assert sorted(ours - theirs) == []
@@ -237,34 +237,38 @@ def test_the_key_map_of_a_clip(host, name):
 
     clip = comfy.sd.CLIP(no_init=True)
     clip.cond_stage_model = text_encoder(name)
-    site = site_of("", name)
-    ours = set().union(*(stock_names(component, site) for component in site.components.values()))
+    target_model = target_model_of("", name)
+    ours = set().union(
+        *(stock_names(network, target_model) for network in target_model.networks.values())
+    )
     theirs = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}).keys()
     assert sorted(ours - theirs) == [] and sorted(theirs - ours) == []
 
 
 @cache
-def sample_of(site: Site) -> Site:
+def sample_of(target_model: TargetModel) -> TargetModel:
     """The same model with one or two modules of each pattern, which the dialects
     can spell quickly.
     """
-    component, chosen = site.components[DENOISER], {}
-    for module, weight in component.modules.items():
+    network, chosen = target_model.networks[DENOISER], {}
+    for module, weight in network.modules.items():
         chosen.setdefault(generalise(flatten(module))[0], []).append(weight)
     weights = {
-        weight: component.weights[weight]
+        weight: network.weights[weight]
         for found in chosen.values()
         for weight in {found[0], found[-1]}
     }
-    sample = Site([denoiser_component(weights)])
-    assert sample.family is site.family
+    sample = TargetModel([denoiser_network(weights)])
+    assert sample.family is target_model.family
     return sample
 
 
-def spelled_keys(site: Site, dialect, kinds: list[str]) -> dict[str, tuple[int, ...]]:
+def spelled_keys(
+    target_model: TargetModel, dialect, kinds: list[str]
+) -> dict[str, tuple[int, ...]]:
     """A file in a dialect's names with these kinds of adapters in turn."""
     keys = {}
-    for index, spelled in enumerate(spell(site, site.components[DENOISER], dialect)):
+    for index, spelled in enumerate(spell(target_model, target_model.networks[DENOISER], dialect)):
         out, *inner = spelled.shape
         endings = kinds_of(out, tuple(inner) or (1,))[kinds[index % len(kinds)]]
         keys |= {spelled.module + ending: shape for ending, shape in endings.items()}
@@ -274,10 +278,10 @@ def spelled_keys(site: Site, dialect, kinds: list[str]) -> dict[str, tuple[int, 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_dialect_with_every_kind_of_adapter(place, name):
     there, placed = place(name), 0
-    sample = sample_of(there.site)
+    sample = sample_of(there.target_model)
     ways = {
         (
-            wrapper_for(sample, sample.components[DENOISER], dialect),
+            prefix_for(sample, sample.networks[DENOISER], dialect),
             dialect.names,
             dialect.form,
         ): dialect
@@ -294,7 +298,9 @@ def test_every_dialect_with_every_kind_of_adapter(place, name):
 def test_a_kind_by_itself(place, kind):
     there = place("flux1_dev")
     for dialect in ("kohya", "diffusers", "diffusers_old", "simpletuner_broken"):
-        placed = there.compare(spelled_keys(sample_of(there.site), dialects()[dialect], [kind]))
+        placed = there.compare(
+            spelled_keys(sample_of(there.target_model), dialects()[dialect], [kind])
+        )
         assert not placed or dialect != "simpletuner_broken"
 
 
@@ -303,7 +309,7 @@ def test_parts_of_adapters_at_random(place):
     where not, both place the same.
     """
     there, chance = place("flux1_dev"), random.Random("parts")
-    known = sorted(stock_names(there.site.components[DENOISER], there.site))
+    known = sorted(stock_names(there.target_model.networks[DENOISER], there.target_model))
     endings = {
         ending: shape for kind in kinds_of(8, (8,)).values() for ending, shape in kind.items()
     }
@@ -360,7 +366,10 @@ def test_mixed_files(place, name):
     chance = random.Random(name)
     known = sorted(
         set().union(
-            *(stock_names(component, there.site) for component in there.site.components.values())
+            *(
+                stock_names(network, there.target_model)
+                for network in there.target_model.networks.values()
+            )
         )
     )
     known += [
@@ -460,14 +469,14 @@ def test_a_users_own_model_is_known_by_its_native_names(host, tmp_path):
     (tmp_path / "families" / "acme.table").write_text(
         "@title Acme\n\nroad.runner  h h  = coyote\n", "utf-8"
     )
-    site = Site(
+    target_model = TargetModel(
         [
-            denoiser_component(
+            denoiser_network(
                 {"diffusion_model.road.runner.weight": (8, 8)}, host.own_maps(tmp_path).families
             )
         ]
     )
-    assert site.family.name == "acme"
+    assert target_model.family.name == "acme"
     names = (
         "diffusion_model.road.runner",
         "lora_unet_road_runner",
@@ -480,6 +489,6 @@ def test_a_users_own_model_is_known_by_its_native_names(host, tmp_path):
         for name in names
         for ending, shape in kinds_of(8, (8,))["peft"].items()
     }
-    assert {key.rsplit(".", 2)[0] for key in stock_placed(make_plan(keys, {}, site))} == set(
-        names[:2]
-    )
+    assert {
+        key.rsplit(".", 2)[0] for key in stock_placed(make_plan(keys, {}, target_model))
+    } == set(names[:2])

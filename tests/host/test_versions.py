@@ -224,7 +224,7 @@ def test_magnitudes_that_only_the_header_explains_are_not_given_other_names(
 
     weight = patcher.model.diffusion_model.square.weight.detach()
     path = audio_file("square", audio(weight, "dora-cols")[0], "dora-cols")
-    found = inspect_file(path, host.site_of(patcher, None), whole=True)
+    found = inspect_file(path, host.target_model_of(patcher, None), whole=True)
     with pytest.raises(Refused, match="DoRA magnitudes"):
         write_as(
             found.plan, map_tensors(path, found.header), tmp_path / "new.safetensors", "comfyui"
@@ -280,7 +280,7 @@ def test_a_file_of_stable_audios_trainer_under_comfyuis_names(
     weight = patcher.model.get_submodule(f"diffusion_model.{layer}").weight.detach()
     tensors, truth = audio(weight, kind)
     path, new = audio_file(layer, tensors, kind), tmp_path / "new.safetensors"
-    found = inspect_file(path, host.site_of(patcher, None), whole=True)
+    found = inspect_file(path, host.target_model_of(patcher, None), whole=True)
     if kind == "bora":
         with pytest.raises(LocksmithError, match="BoRA"):
             write_as(found.plan, map_tensors(path, found.header), new, "comfyui")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "support"), str(HERE)]
 
-MOST_BYTES = 20_000
+MAX_BYTES = 20_000
 # The rooms that read headers.
 WATCHED = tuple(
     f"{HERE.parents[1] / room}{os.sep}"
@@ -101,7 +101,7 @@ class Guided:
 
         self.judge, self.seeds, self.path = judge.judge, seeds, folder / "guided.safetensors"
         self.chance, self.coverage = random.Random(seed), Coverage()
-        self.corpus = [content for content in seeds.CORPUS.values() if len(content) < MOST_BYTES]
+        self.corpus = [content for content in seeds.CORPUS.values() if len(content) < MAX_BYTES]
         self.tried = self.kept = 0
         self.became: dict[str, int] = {}
         self.findings: dict[str, Finding] = {}
@@ -113,7 +113,7 @@ class Guided:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             content = self.change(self.chance.choice(self.corpus))
-            if len(content) < MOST_BYTES and self.coverage.run(
+            if len(content) < MAX_BYTES and self.coverage.run(
                 lambda content=content: self._try(content)
             ):
                 self.corpus.append(content)

@@ -20,8 +20,8 @@ from lora_locksmith.files.header import (
     parse_header,
     read_header,
 )
-from lora_locksmith.identify.checkpoint import site_of_checkpoint
-from lora_locksmith.planning.target_model import everywhere
+from lora_locksmith.identify.checkpoint import target_model_of_checkpoint
+from lora_locksmith.planning.target_model import all_families
 from lora_locksmith.report import inspection
 from lora_locksmith.report.library import findings_of, list_files, scan
 from lora_locksmith.report.markdown import DETAILS, markdown
@@ -29,13 +29,13 @@ from lora_locksmith.report.markdown import DETAILS, markdown
 STEPS = 300, 1200  # modules
 LEAST = 0.05  # seconds of processor time below which a machine's hiccups are all there is
 GROWTH = 4 * 2.5  # what four times as much may cost; a quadratic step costs 16 times as much
-MOST_TEXT = 8  # times the header: what a report of every key may come to
+MAX_TEXT = 8  # times the header: what a report of every key may come to
 
 
 def everything(path) -> int:
     """The characters of all that is told of a file, read anew."""
     inspection._alike.clear()
-    everywhere().memory.clear()
+    all_families().memory.clear()
     found = inspection.inspect_file(path)
     return len(json.dumps(found.as_dict())) + len(markdown(found, DETAILS[-1]))
 
@@ -57,7 +57,7 @@ def test_four_times_the_file_takes_about_four_times_as_long(tmp_path, kind):
     for count in STEPS:
         seeds.write_sparse(path, seeds.GROWING[kind](count))
         costs.append(cost(lambda: everything(path)))
-    assert everything(path) < MOST_TEXT * read_header(path).data_start
+    assert everything(path) < MAX_TEXT * read_header(path).data_start
     assert costs[1] < GROWTH * max(costs[0], LEAST), costs
 
 
@@ -202,7 +202,7 @@ def test_an_index_of_shards_leads_nowhere_else(tmp_path):
     ):
         index.write_text(json.dumps({"weight_map": {"a": name}}))
         with pytest.raises(LoraFileError) as refused:
-            site_of_checkpoint(index)
+            target_model_of_checkpoint(index)
         assert "secret" not in refused.value.fault
 
 

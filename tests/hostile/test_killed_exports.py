@@ -31,7 +31,7 @@ MODULES = [
 ]
 LAYER = MODULES[0]
 RANK = 4
-MOST_STEPS = 60
+MAX_STEPS = 60
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def forks(tmp_path_factory):
     found.server.wait(60)
 
 
-def factors(seed: int, wrapper: str) -> dict[str, torch.Tensor]:
+def factors(seed: int, prefix: str) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = {"A": (RANK, 3072), "B": (12288, RANK)}
     return {
-        f"{wrapper}{module}.lora_{side}.weight": torch.randn(shape, generator=generator)
+        f"{prefix}{module}.lora_{side}.weight": torch.randn(shape, generator=generator)
         for module in MODULES
         for side, shape in shapes.items()
     }
@@ -178,7 +178,7 @@ def test_a_kill_before_any_step_leaves_no_new_weights_at_an_old_strength(name, t
     if scene.new_to_peft:
         assert same(as_peft_reads((whole / scene.written).parent), after)
     told = set()
-    for step in range(1, MOST_STEPS):
+    for step in range(1, MAX_STEPS):
         folder = tmp_path / str(step)
         command, path = scene.prepare(folder), folder / scene.written
         forks.start(*command, step=step)
@@ -263,9 +263,9 @@ def test_save_lora_killed_before_any_step(comfy, one_thread, tmp_path, monkeypat
     told, scene = set(), Scene(export_over_one_with_the_same_weights, f"out/x/{PEFT_FILE}")
     scene.prepare(tmp_path / "whole")
     before = as_we_read(tmp_path / "whole" / scene.written)
-    assert save(tmp_path / "whole", MOST_STEPS) == 0
+    assert save(tmp_path / "whole", MAX_STEPS) == 0
     after = as_we_read(tmp_path / "whole" / scene.written)
-    for step in range(1, MOST_STEPS):
+    for step in range(1, MAX_STEPS):
         scene.prepare(tmp_path / str(step))
         code = save(tmp_path / str(step), step)
         told.add(check(scene, tmp_path / str(step) / scene.written, before, after))

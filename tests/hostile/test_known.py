@@ -7,7 +7,7 @@ import seeds
 from judge import judge
 from lora_locksmith.commands import parser
 from lora_locksmith.files.header import LoraFileError
-from lora_locksmith.identify.checkpoint import site_of_checkpoint
+from lora_locksmith.identify.checkpoint import target_model_of_checkpoint
 
 
 def test_superscripts_are_no_numbers(tmp_path):
@@ -29,4 +29,4 @@ def test_an_index_of_shards_without_names(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"a": ""}}')
     with pytest.raises(LoraFileError):
-        site_of_checkpoint(index)
+        target_model_of_checkpoint(index)

@@ -38,7 +38,7 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system")
 
 
 def broken_lora(seed: int = 1, layers: int = 19, rank: int = 2) -> dict[str, torch.Tensor]:
-    """A LoRA for FLUX.1 that the stock loader drops for its wrapper."""
+    """A LoRA for FLUX.1 that the stock loader drops for its prefix."""
     generator = torch.Generator().manual_seed(seed)
     names = [
         f"{BROKEN}transformer_blocks.{block}.{layer}"

@@ -1,21 +1,23 @@
-"""What the tests of names share: the sites of ComfyUI's real models."""
+"""What the tests of names share: the target models of ComfyUI's real models."""
 
 import comfy_models
 import pytest
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
 
 @pytest.fixture(scope="package")
-def site_of(comfy):
-    """site_of(name of a model in comfy_models) -> Site; skips for a model that this ComfyUI does
+def target_model_of(comfy):
+    """target_model_of(name of a model in comfy_models) -> TargetModel; skips for a model that this ComfyUI does
     not know.
     """
-    sites = {}
+    target_models = {}
 
     def build(name):
         try:
-            return sites.setdefault(
-                name, sites.get(name) or Site([denoiser_component(comfy_models.shapes(name))])
+            return target_models.setdefault(
+                name,
+                target_models.get(name)
+                or TargetModel([denoiser_network(comfy_models.shapes(name))]),
             )
         except comfy_models.NotInThisComfyUI as missing:
             pytest.skip(str(missing))

@@ -1,4 +1,4 @@
-"""A model's site from its file's header: the same names and shapes as ComfyUI's own model, whatever
+"""A model's target model from its file's header: the same names and shapes as ComfyUI's own model, whatever
 the file's names are.
 
 Equal without exception: every weight, bias and bare parameter. Only ComfyUI's scalars outside a
@@ -16,10 +16,10 @@ import comfy_models
 import pytest
 from hollow_files import write_hollow
 from lora_locksmith.files.header import LoraFileError
-from lora_locksmith.identify.checkpoint import site_of_checkpoint
+from lora_locksmith.identify.checkpoint import target_model_of_checkpoint
 from lora_locksmith.key_maps.table import families, flatten, parse_table, slices
-from lora_locksmith.key_maps.user_maps import OwnMaps
-from lora_locksmith.planning.target_model import denoiser_component, encoder_components
+from lora_locksmith.key_maps.user_maps import UserMaps
+from lora_locksmith.planning.target_model import denoiser_network, encoder_networks
 
 PREFIXES = (
     "",
@@ -45,7 +45,7 @@ def with_prefix(prefix, tensors):
 
 
 def denoiser_of(path):
-    return site_of_checkpoint(path).site.components["denoiser"]
+    return target_model_of_checkpoint(path).target_model.networks["denoiser"]
 
 
 def spelled(family, tensors, alternative=0):
@@ -106,7 +106,7 @@ def test_every_model_comes_out_as_comfyui_has_it(comfy, file, model):
         expected = comfy_models.shapes(FUSED_WHEN_LOADED.get(model, model))
     except comfy_models.NotInThisComfyUI as fault:
         pytest.skip(str(fault))
-    live = denoiser_component(expected)
+    live = denoiser_network(expected)
     found = denoiser_of(file(with_prefix("model.diffusion_model.", local(model))))
     assert dict(found.weights) == dict(expected)
     assert found.modules == live.modules
@@ -227,8 +227,10 @@ def diffusers_shapes():
 
 @pytest.mark.parametrize("model", DIFFUSERS)
 def test_diffusers_own_networks(comfy, file, diffusers_shapes, model):
-    checkpoint = site_of_checkpoint(file(diffusers_shapes(model)))
-    assert dict(checkpoint.site.components["denoiser"].weights) == dict(comfy_models.shapes(model))
+    checkpoint = target_model_of_checkpoint(file(diffusers_shapes(model)))
+    assert dict(checkpoint.target_model.networks["denoiser"].weights) == dict(
+        comfy_models.shapes(model)
+    )
     assert checkpoint.notes == []
 
 
@@ -255,20 +257,20 @@ def test_as_comfyui_itself_converts_diffusers_files(comfy, file, diffusers_shape
 
 def test_a_file_comfyui_loads_has_the_very_modules(comfy, tmp_path, tiny_models_folder, both):
     from comfy.sd import load_diffusion_model, load_diffusion_model_state_dict
-    from lora_locksmith.nodes.host import site_of
+    from lora_locksmith.nodes.host import target_model_of
     from safetensors.torch import save_file
     from tiny_models import FLUX
 
     released = tiny_models_folder / "diffusion_models" / FLUX
-    loaded = site_of(load_diffusion_model(str(released)), None)
-    assert dict(denoiser_of(released).weights) == dict(loaded.components["denoiser"].weights)
+    loaded = target_model_of(load_diffusion_model(str(released)), None)
+    assert dict(denoiser_of(released).weights) == dict(loaded.networks["denoiser"].weights)
 
     # Copies: the host turns what it loads in place.
     twin = {name: value.clone().contiguous() for name, value in both.twin.state_dict().items()}
     save_file(twin, tmp_path / "twin.safetensors")
-    loaded = site_of(load_diffusion_model_state_dict(dict(twin)), None)
+    loaded = target_model_of(load_diffusion_model_state_dict(dict(twin)), None)
     assert dict(denoiser_of(tmp_path / "twin.safetensors").weights) == dict(
-        loaded.components["denoiser"].weights
+        loaded.networks["denoiser"].weights
     )
 
 
@@ -392,19 +394,18 @@ CHECKPOINTS = {
 def test_text_encoders_of_a_checkpoint(comfy, file, model):
     encoder, tensors = CHECKPOINTS[model]
     vae = {"first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3)}
-    found = site_of_checkpoint(
+    found = target_model_of_checkpoint(
         file({**with_prefix("model.diffusion_model.", local(model)), **tensors(), **vae})
     )
     expected = {
-        component.name: component
-        for component in encoder_components(comfy_models.encoder_shapes(encoder))
+        network.name: network for network in encoder_networks(comfy_models.encoder_shapes(encoder))
     }
-    assert set(found.site.slots) == set(expected)
-    for slot, component in expected.items():
-        assert dict(found.site.components[slot].weights) == dict(component.weights)
-        assert found.site.components[slot].prefix == component.prefix
-        assert found.site.components[slot].family is component.family
-    assert found.site.family.name == comfy_models.MODELS[model].family
+    assert set(found.target_model.slots) == set(expected)
+    for slot, network in expected.items():
+        assert dict(found.target_model.networks[slot].weights) == dict(network.weights)
+        assert found.target_model.networks[slot].prefix == network.prefix
+        assert found.target_model.networks[slot].family is network.family
+    assert found.target_model.family.name == comfy_models.MODELS[model].family
     if model == "sdxl":
         assert found.notes == [
             "the text encoder in this checkpoint is named as OpenCLIP's and was read as CLIP-G"
@@ -431,10 +432,10 @@ def test_scaled_fp8_has_tensors_that_are_no_modules(comfy, file):
             for name in matrices(tensors)
             for end in (old, new)
         }
-        checkpoint = site_of_checkpoint(
+        checkpoint = target_model_of_checkpoint(
             file({**scaled, **extras, "model.diffusion_model.scaled_fp8": ("F8_E4M3", 2)})
         )
-        assert dict(checkpoint.site.components["denoiser"].weights) == dict(
+        assert dict(checkpoint.target_model.networks["denoiser"].weights) == dict(
             comfy_models.shapes("flux1_dev")
         )
         assert checkpoint.notes == ["quantised: scaled fp8"]
@@ -464,8 +465,10 @@ def test_nvfp4_packs_two_values_in_a_byte(comfy, file, stated):
         if stated
         else None
     )
-    checkpoint = site_of_checkpoint(file({**tensors, **packed, **scales}, metadata=metadata))
-    assert dict(checkpoint.site.components["denoiser"].weights) == dict(
+    checkpoint = target_model_of_checkpoint(
+        file({**tensors, **packed, **scales}, metadata=metadata)
+    )
+    assert dict(checkpoint.target_model.networks["denoiser"].weights) == dict(
         comfy_models.shapes("z_image")
     )
     assert checkpoint.notes == ["quantised: nvfp4"]
@@ -491,8 +494,8 @@ def test_nf4_shapes_follow_from_the_number_of_values(comfy, file, diffusers_shap
     """
     networks = [local(model), *([diffusers_shapes(model)] if model in DIFFUSERS else [])]
     for tensors in networks:
-        checkpoint = site_of_checkpoint(file(nf4(tensors)))
-        assert dict(checkpoint.site.components["denoiser"].weights) == dict(
+        checkpoint = target_model_of_checkpoint(file(nf4(tensors)))
+        assert dict(checkpoint.target_model.networks["denoiser"].weights) == dict(
             comfy_models.shapes(model)
         )
         assert checkpoint.notes == ["quantised: nf4"]
@@ -509,8 +512,8 @@ def test_a_shape_that_cannot_be_told_is_said_to_be_unknown(comfy, file):
     for name in list(tensors):
         if name.endswith("double_blocks.0.img_attn.qkv.weight"):
             tensors |= {name: ("U8", 5, 1), f"{name}.quant_state.bitsandbytes__nf4": ("U8", 80)}
-    checkpoint = site_of_checkpoint(file(tensors))
-    weights = checkpoint.site.components["denoiser"].weights
+    checkpoint = target_model_of_checkpoint(file(tensors))
+    weights = checkpoint.target_model.networks["denoiser"].weights
     assert weights["diffusion_model.double_blocks.0.img_attn.qkv.weight"] == (0, 0)
     assert any("not known" in note for note in checkpoint.notes)
 
@@ -535,7 +538,7 @@ def test_shards_by_index_by_one_of_them_and_by_folder(comfy, tmp_path, diffusers
     assert dict(denoiser_of(tmp_path).weights) == dict(comfy_models.shapes("qwen_image"))
     second.unlink()
     with pytest.raises(LoraFileError, match="no such file"):
-        site_of_checkpoint(tmp_path)
+        target_model_of_checkpoint(tmp_path)
 
 
 def test_a_diffusers_pipeline_with_its_text_encoders(comfy, tmp_path, diffusers_shapes):
@@ -545,10 +548,10 @@ def test_a_diffusers_pipeline_with_its_text_encoders(comfy, tmp_path, diffusers_
     write_hollow(tmp_path / "text_encoder" / "model.safetensors", openai("flux1"))
     write_hollow(tmp_path / "text_encoder" / "model.fp16.safetensors", openai("flux1"))
     shard(tmp_path / "text_encoder_2", inside("flux1", "t5xxl"), "model")
-    site = site_of_checkpoint(tmp_path).site
-    assert dict(site.components["denoiser"].weights) == dict(comfy_models.shapes("flux1_dev"))
-    for component in encoder_components(comfy_models.encoder_shapes("flux1")):
-        assert dict(site.components[component.name].weights) == dict(component.weights)
+    target_model = target_model_of_checkpoint(tmp_path).target_model
+    assert dict(target_model.networks["denoiser"].weights) == dict(comfy_models.shapes("flux1_dev"))
+    for network in encoder_networks(comfy_models.encoder_shapes("flux1")):
+        assert dict(target_model.networks[network.name].weights) == dict(network.weights)
 
 
 LORA = {
@@ -588,20 +591,20 @@ REFUSED = {
 )
 def test_what_is_no_model_is_refused_by_name(file, fault, number):
     with pytest.raises(LoraFileError, match=fault) as caught:
-        site_of_checkpoint(file(REFUSED[fault][number]))
+        target_model_of_checkpoint(file(REFUSED[fault][number]))
     assert caught.value.remedy
 
 
 def test_a_text_encoder_and_a_part_of_a_model_are_refused(comfy, file):
     with pytest.raises(LoraFileError, match="it is a text encoder"):
-        site_of_checkpoint(file(inside("flux1", "t5xxl")))
+        target_model_of_checkpoint(file(inside("flux1", "t5xxl")))
     part = {
         name: shape
         for name, shape in local("flux1_dev").items()
         if name.startswith("double_blocks.0.img_")
     }
     with pytest.raises(LoraFileError, match=r"only .* of the parts of a FLUX"):
-        site_of_checkpoint(file(part))
+        target_model_of_checkpoint(file(part))
 
 
 @pytest.mark.parametrize(
@@ -625,18 +628,18 @@ def test_files_that_cannot_be_read(tmp_path, name, content, fault):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     with pytest.raises(LoraFileError, match=fault):
-        site_of_checkpoint(path.parent if "/" in name else path)
+        target_model_of_checkpoint(path.parent if "/" in name else path)
 
 
 def test_a_model_no_table_knows_keeps_its_names_where_the_prefix_says_what_it_is(file):
     tensors = {f"model.diffusion_model.strange.{n}.layer.weight": (8, 4) for n in range(9)}
-    checkpoint = site_of_checkpoint(file(tensors))
-    assert checkpoint.site.components["denoiser"].weights[
+    checkpoint = target_model_of_checkpoint(file(tensors))
+    assert checkpoint.target_model.networks["denoiser"].weights[
         "diffusion_model.strange.3.layer.weight"
     ] == (8, 4)
     assert checkpoint.title == "a model no table knows" and checkpoint.notes
 
-    own = OwnMaps(
+    own = UserMaps(
         {
             "strange": parse_table(
                 "strange", "@title Strange\n[strange.{} = odd.{}]\nlayer 2h h = thing"
@@ -644,8 +647,10 @@ def test_a_model_no_table_knows_keeps_its_names_where_the_prefix_says_what_it_is
         },
         {},
     )
-    checkpoint = site_of_checkpoint(file({f"odd.{n}.thing.weight": (8, 4) for n in range(9)}), own)
-    assert checkpoint.site.components["denoiser"].weights[
+    checkpoint = target_model_of_checkpoint(
+        file({f"odd.{n}.thing.weight": (8, 4) for n in range(9)}), own
+    )
+    assert checkpoint.target_model.networks["denoiser"].weights[
         "diffusion_model.strange.3.layer.weight"
     ] == (8, 4)
     assert checkpoint.title == "Strange"
@@ -672,8 +677,8 @@ def test_one_tensor_over_several_native_modules_is_divided(comfy, file):
 
 def test_costs_little_and_is_bounded(comfy, file):
     path = file(local("flux1_dev"))
-    site_of_checkpoint(path)
-    fastest = min(_seconds(lambda: site_of_checkpoint(path)) for _ in range(5))
+    target_model_of_checkpoint(path)
+    fastest = min(_seconds(lambda: target_model_of_checkpoint(path)) for _ in range(5))
     hostile = file({f"{'a_1.' * 40}{n}.weight": (1,) for n in range(8_000)}, "hostile.safetensors")
     whole = _seconds(lambda: _refused(hostile))
     assert whole < 200 * fastest  # ten times the tensors, names twenty times as long
@@ -681,7 +686,7 @@ def test_costs_little_and_is_bounded(comfy, file):
 
 def _refused(path):
     with pytest.raises(LoraFileError):
-        site_of_checkpoint(path)
+        target_model_of_checkpoint(path)
 
 
 def _seconds(call):
@@ -713,6 +718,6 @@ def test_strange_sizes_and_names_never_raise_anything_else(comfy, file):
             )
         }
         try:
-            assert site_of_checkpoint(file(tensors, metadata=metadata)).title
+            assert target_model_of_checkpoint(file(tensors, metadata=metadata)).title
         except LoraFileError as fault:
             assert fault.remedy

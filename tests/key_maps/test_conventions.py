@@ -297,14 +297,14 @@ def test_a_lokr_of_bypass_mode_is_told_with_both_strengths(metadata, alpha, doub
     ],
 )
 def test_rows_of_minimax_h3_that_may_lie_head_by_head_are_not_guessed(
-    site_of, module, adapter, placed
+    target_model_of, module, adapter, placed
 ):
     out, inner = (5376, 7168) if "out_proj" in module else (3 * 7168, 5376)
     keys = {
         f"{module}.lora_A{adapter}.weight": (2, inner),
         f"{module}.lora_B{adapter}.weight": (out, 2),
     }
-    plan = make_plan(keys, {}, site_of("minimax_h3"))
+    plan = make_plan(keys, {}, target_model_of("minimax_h3"))
     assert {outcome.category for outcome in plan.outcomes.values()} == {
         PLACED if placed else UNSUPPORTED
     }, plan.outcomes
@@ -330,7 +330,7 @@ def test_a_record_may_be_about_one_model(tmp_path):
     ("bora", ("magnitude_r", "magnitude_c")),
 ])  # fmt: skip
 @pytest.mark.parametrize("root", ["", "model."])
-def test_files_of_the_trainer_of_stable_audio_3(site_of, adapter_type, extra, root):
+def test_files_of_the_trainer_of_stable_audio_3(target_model_of, adapter_type, extra, root):
     module = f"{root}transformer.layers.3.self_attn.to_out.parametrizations.weight.0"
     keys = {f"{module}.lora_A": (4, 1536), f"{module}.lora_B": (1536, 4)} | {
         f"{module}.{name}": (1536,) for name in extra
@@ -340,7 +340,7 @@ def test_files_of_the_trainer_of_stable_audio_3(site_of, adapter_type, extra, ro
             {"rank": 4, "alpha": 8, "adapter_type": adapter_type, "include": None, "exclude": None}
         )
     }
-    plan = make_plan(keys, metadata, site_of("stable_audio_3"))
+    plan = make_plan(keys, metadata, target_model_of("stable_audio_3"))
     assert len(plan.adapters) == 1 and plan.adapters[0].roles.keys() == {"down", "up", *extra}
     assert plan.adapters[0].strength.scale == 2
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import comfy_models
 import pytest
-from lora_locksmith.identify.lora_family import Guess, identify
-from lora_locksmith.identify.reference_model import draw_site
+from lora_locksmith.identify.lora_family import FamilyMatch, identify
+from lora_locksmith.identify.reference_model import build_reference_model
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
 from lora_locksmith.key_maps.table import families, flatten, generalise
 from lora_locksmith.planning.groups import group_keys
 from lora_locksmith.planning.names import spell
 from lora_locksmith.planning.plan import PLACED, make_plan
-from lora_locksmith.planning.target_model import Site, encoder_components, everywhere
+from lora_locksmith.planning.target_model import TargetModel, all_families, encoder_networks
 from lora_locksmith.report.coverage import trained_layers, untrained_kinds
 
 RANK = 4
@@ -40,39 +40,43 @@ def keys_of(modules, dialect):
 
 
 def drawn_for(keys, family):
-    """The site drawn for a file whose family is known (ties are another test's)."""
+    """The target model drawn for a file whose family is known (ties are another test's)."""
     groups = group_keys(keys).groups
-    guess = identify(groups, keys, {}, everywhere())
-    assert family in (guess.name, *guess.rivals)
-    return draw_site(guess._replace(name=family, rivals=()), groups, keys, everywhere())
+    guess = identify(groups, keys, {}, all_families())
+    assert family in (guess.name, *guess.ties)
+    return build_reference_model(guess._replace(name=family, ties=()), groups, keys, all_families())
 
 
-def matrices(component):
+def matrices(network):
     """Local name -> shape, for weights that a LoRA can be trained on."""
     return {
-        module: component.weights[weight]
-        for module, weight in component.modules.items()
-        if len(component.weights[weight]) > 1 and not weight.endswith(".bias")
+        module: network.weights[weight]
+        for module, weight in network.modules.items()
+        if len(network.weights[weight]) > 1 and not weight.endswith(".bias")
     }
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in OTHER_DEPTH])
-def test_the_drawn_model_is_the_real_one(site_of, name):
+def test_the_drawn_model_is_the_real_one(target_model_of, name):
     """Every weight of the real model, every size that is known, and no kind of layer or block it
     has not, but for those marked optional.
     """
-    site, family = site_of(name), comfy_models.MODELS[name].family
-    real = site.components[DENOISER]
-    drawn = drawn_for(
-        keys_of(spell(site, real, dialects()["comfyui"]), dialects()["comfyui"]), family
-    ).components[DENOISER]
-    flat = {flatten(module): weight for module, weight in drawn.modules.items()}
+    target_model, family = target_model_of(name), comfy_models.MODELS[name].family
+    real = target_model.networks[DENOISER]
+    is_reference = drawn_for(
+        keys_of(spell(target_model, real, dialects()["comfyui"]), dialects()["comfyui"]), family
+    ).networks[DENOISER]
+    flat = {flatten(module): weight for module, weight in is_reference.modules.items()}
     for module, shape in matrices(real).items():
         assert flatten(module) in flat, f"{module} is not drawn"
-        sizes = drawn.weights[flat[flatten(module)]]
+        sizes = is_reference.weights[flat[flatten(module)]]
         assert not any(sizes) or unlike(sizes, shape) is None, (module, sizes, shape)
     kinds = {kind_of(module) for module in real.modules}
-    certain = [module for module, weight in drawn.modules.items() if weight not in drawn.optional]
+    certain = [
+        module
+        for module, weight in is_reference.modules.items()
+        if weight not in is_reference.optional
+    ]
     assert not [module for module in certain if kind_of(module) not in kinds]
     assert name in UNEVEN_LEVELS or {block_of(module) for module in certain} <= {
         block_of(module) for module in real.modules
@@ -100,8 +104,8 @@ def block_of(module):
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in OTHER_DEPTH])
-def test_a_lora_is_planned_as_on_the_real_model(site_of, name):
-    site, family = site_of(name), comfy_models.MODELS[name].family
+def test_a_lora_is_planned_as_on_the_real_model(target_model_of, name):
+    target_model, family = target_model_of(name), comfy_models.MODELS[name].family
     able = [
         dialect
         for dialect in dialects().values()
@@ -109,16 +113,16 @@ def test_a_lora_is_planned_as_on_the_real_model(site_of, name):
     ]
     start = list(comfy_models.MODELS).index(name)
     dialect = able[start % len(able)]
-    keys = keys_of(spell(site, site.components[DENOISER], dialect), dialect)
+    keys = keys_of(spell(target_model, target_model.networks[DENOISER], dialect), dialect)
     place = drawn_for(keys, family)
-    real, drawn = make_plan(keys, {}, site), make_plan(keys, {}, place)
-    assert categories(real) == categories(drawn), dialect.name
-    for one, other in zip(real.adapters, drawn.adapters, strict=True):
+    real, is_reference = make_plan(keys, {}, target_model), make_plan(keys, {}, place)
+    assert categories(real) == categories(is_reference), dialect.name
+    for one, other in zip(real.adapters, is_reference.adapters, strict=True):
         assert one.module == other.module
         assert pieces(one) == pieces(other), (dialect.name, one.module)
         assert one.target.swap == other.target.swap and one.kind == other.kind
     assert name in UNEVEN_LEVELS or not {
-        kind_of(kind.replace("{}", "0")) for kind in untrained_kinds(trained_layers(drawn))
+        kind_of(kind.replace("{}", "0")) for kind in untrained_kinds(trained_layers(is_reference))
     } & trained_kinds(real), dialect.name
 
 
@@ -135,7 +139,7 @@ def pieces(adapter):
     # A table does not tell a lone parameter from a module with a .weight.
     return [
         (flatten(weight.removesuffix(".weight")), rows, source)
-        for weight, rows, source in adapter.target.pieces
+        for weight, rows, source in adapter.target.slices
     ]
 
 
@@ -151,19 +155,19 @@ def pieces(adapter):
         ("cogvideox_15_5b", "blocks.3.", {"blocks": 42}),
     ],
 )
-def test_a_lora_of_one_block_gets_the_published_depth(site_of, name, block, depths):
-    site, family = site_of(name), comfy_models.MODELS[name].family
+def test_a_lora_of_one_block_gets_the_published_depth(target_model_of, name, block, depths):
+    target_model, family = target_model_of(name), comfy_models.MODELS[name].family
     dialect = dialects()["comfyui"]
     modules = [
         module
-        for module in spell(site, site.components[DENOISER], dialect)
+        for module in spell(target_model, target_model.networks[DENOISER], dialect)
         if f".{block}" in f".{module.module}"
     ]
-    drawn = drawn_for(keys_of(modules, dialect), family).components[DENOISER]
+    is_reference = drawn_for(keys_of(modules, dialect), family).networks[DENOISER]
     for blocks, depth in depths.items():
         numbers = {
             int(module[len(blocks) + 1 :].partition(".")[0])
-            for module in drawn.modules
+            for module in is_reference.modules
             if module.startswith(f"{blocks}.")
         }
         assert numbers == set(range(depth)), blocks
@@ -174,13 +178,16 @@ def test_a_lora_of_one_block_gets_the_published_depth(site_of, name, block, dept
     [("sd15", "sd15"), ("sdxl", "sdxl"), ("flux1_fill", "flux1"), ("hunyuandit", "hunyuandit")],
 )
 @pytest.mark.parametrize("dialect", ["kohya", "diffusers", "comfyui"])
-def test_text_encoders_are_drawn(site_of, name, encoders, dialect):
+def test_text_encoders_are_drawn(target_model_of, name, encoders, dialect):
     """CLIP-L, CLIP-G, BERT and T5 take what the real ones take, on the same weights."""
-    denoiser, spoken = site_of(name), dialects()[dialect]
-    site = Site(
-        [*denoiser.components.values(), *encoder_components(comfy_models.encoder_shapes(encoders))]
+    denoiser, spoken = target_model_of(name), dialects()[dialect]
+    target_model = TargetModel(
+        [*denoiser.networks.values(), *encoder_networks(comfy_models.encoder_shapes(encoders))]
     )
-    parts = {slot: list(spell(site, site.components[slot], spoken)) for slot in site.components}
+    parts = {
+        slot: list(spell(target_model, target_model.networks[slot], spoken))
+        for slot in target_model.networks
+    }
     if not any(modules for slot, modules in parts.items() if slot != DENOISER):
         pytest.skip(f"{dialect} has no way to write these")
     keys = keys_of(
@@ -192,14 +199,14 @@ def test_text_encoders_are_drawn(site_of, name, encoders, dialect):
     assert set(place.slots) == {
         slot for slot, modules in parts.items() if modules and slot != DENOISER
     }
-    real, drawn = make_plan(keys, {}, site), make_plan(keys, {}, place)
-    assert categories(real) == categories(drawn)
-    for one, other in zip(real.adapters, drawn.adapters, strict=True):
+    real, is_reference = make_plan(keys, {}, target_model), make_plan(keys, {}, place)
+    assert categories(real) == categories(is_reference)
+    for one, other in zip(real.adapters, is_reference.adapters, strict=True):
         assert pieces(one) == pieces(other), one.module
 
 
 def test_nothing_is_drawn_where_the_family_cannot_be_told():
-    assert not draw_site(Guess("", ""), (), {}, everywhere()).components
+    assert not build_reference_model(FamilyMatch("", ""), (), {}, all_families()).networks
 
 
 def test_a_size_nobody_states_is_no_obstacle():
@@ -209,8 +216,10 @@ def test_a_size_nobody_states_is_no_obstacle():
         "lora_unet_double_blocks_0_img_attn_proj.lora_up.weight": (96, 4),
     }
     groups = group_keys(keys).groups
-    guess = identify(groups, keys, {}, everywhere())
-    place = draw_site(guess._replace(name="flux1", rivals=()), groups, keys, everywhere())
+    guess = identify(groups, keys, {}, all_families())
+    place = build_reference_model(
+        guess._replace(name="flux1", ties=()), groups, keys, all_families()
+    )
     assert place.family is families()["flux1"]
     assert {outcome.category for outcome in make_plan(keys, {}, place).outcomes.values()} == {
         PLACED

@@ -207,8 +207,8 @@ def test_header_only_work_imports_no_torch():
         " importlib.util.module_from_spec(spec); sys.modules['pack'] = module;"
         " spec.loader.exec_module(module)\nfrom pack.planning.plan import make_plan\nfrom"
         " pack.report.load_report import Report\nfrom pack.planning.target_model import"
-        " Site\nprint(Report(make_plan({'lora_unet_single_blocks_0_linear1.lora_down.weight': (4,"
-        " 8)}, {}, Site())).as_json())\nassert not {'torch', 'comfy', 'safetensors', 'numpy'}"
+        " TargetModel\nprint(Report(make_plan({'lora_unet_single_blocks_0_linear1.lora_down.weight': (4,"
+        " 8)}, {}, TargetModel())).as_json())\nassert not {'torch', 'comfy', 'safetensors', 'numpy'}"
         " & sys.modules.keys(), sorted(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -17,7 +17,7 @@ from lora_locksmith.key_maps.table import families, flatten, generalise
 from lora_locksmith.planning.groups import group_keys
 from lora_locksmith.planning.names import spell
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Site, encoder_components, everywhere
+from lora_locksmith.planning.target_model import TargetModel, all_families, encoder_networks
 
 RANK = 4
 ATTENTION = ("attn", "attention", "to_q", "to_k", "to_v", "qkv")
@@ -63,7 +63,7 @@ every_model = pytest.mark.parametrize("name", comfy_models.MODELS)
 
 @pytest.fixture(scope="module")
 def known():
-    return everywhere()
+    return all_families()
 
 
 def lora(spelled, dialect):
@@ -108,7 +108,7 @@ def unshaped(spelled, dialect):
     return dict.fromkeys(lora(spelled, dialect))
 
 
-def spellings(site, name):
+def spellings(target_model, name):
     """(dialect, all modules as it spells them): two dialects, a different choice for each model."""
     family = comfy_models.MODELS[name].family
     able = [
@@ -122,7 +122,7 @@ def spellings(site, name):
     start = list(comfy_models.MODELS).index(name)
     for step in range(2):
         dialect = able[(start + step * 7) % len(able)]
-        yield dialect, list(spell(site, site.components[DENOISER], dialect))
+        yield dialect, list(spell(target_model, target_model.networks[DENOISER], dialect))
 
 
 def parts_of(spelled, seed):
@@ -160,16 +160,16 @@ def keys_of(modules, kind, dialect):
 
 
 @every_model
-def test_a_file_with_all_modules_names_the_one_right_family(site_of, known, name):
-    family, site = comfy_models.MODELS[name].family, site_of(name)
+def test_a_file_with_all_modules_names_the_one_right_family(target_model_of, known, name):
+    family, target_model = comfy_models.MODELS[name].family, target_model_of(name)
     for (dialect, spelled), kinds in zip(
-        spellings(site, name), ((lora, lokr), (dora,)), strict=True
+        spellings(target_model, name), ((lora, lokr), (dora,)), strict=True
     ):
         for kind in kinds:
             guess = told(known, keys_of(spelled, kind, dialect))
             also = WITHIN_ANOTHER.get(name, set())
             assert guess.name == family or (
-                also and {*guess.rivals} <= {family, *also} and family in guess.rivals
+                also and {*guess.ties} <= {family, *also} and family in guess.ties
             ), (
                 dialect.name,
                 guess[:4],
@@ -186,16 +186,14 @@ def test_a_file_with_all_modules_names_the_one_right_family(site_of, known, name
 
 
 @every_model
-def test_parts_of_a_model_are_never_told_for_another(site_of, known, name):
-    family, site = comfy_models.MODELS[name].family, site_of(name)
-    for dialect, spelled in spellings(site, name):
+def test_parts_of_a_model_are_never_told_for_another(target_model_of, known, name):
+    family, target_model = comfy_models.MODELS[name].family, target_model_of(name)
+    for dialect, spelled in spellings(target_model, name):
         for number, (part, modules) in enumerate(parts_of(spelled, name)):
             kind = (lora, unshaped, lokr, dora)[number % 4]
             guess = told(known, keys_of(modules, kind, dialect))
             names = [module.module for module in modules[:4]]
-            assert (
-                guess.name == family if guess.name else not guess.rivals or family in guess.rivals
-            ), (
+            assert guess.name == family if guess.name else not guess.ties or family in guess.ties, (
                 part,
                 dialect.name,
                 guess[:4],
@@ -205,11 +203,11 @@ def test_parts_of_a_model_are_never_told_for_another(site_of, known, name):
 
 
 @every_model
-def test_a_connected_model_is_called_by_its_right_variant(site_of, name):
+def test_a_connected_model_is_called_by_its_right_variant(target_model_of, name):
     title = families()[comfy_models.MODELS[name].family].title
     if not comfy_models.MODELS[name].published:
         return
-    assert model_title(site_of(name)) in (
+    assert model_title(target_model_of(name)) in (
         WHOLE_TITLES.get(name, title),
         f"{title} {VARIANTS.get(name, '')}",
         f"{title} 14B",
@@ -256,18 +254,18 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_metadata_decide_between_families_that_fit_equally_well(site_of, known, name):
+def test_metadata_decide_between_families_that_fit_equally_well(target_model_of, known, name):
     """Attention of blocks that two models have: without shapes, or with the same ones."""
-    family, site = comfy_models.MODELS[name].family, site_of(name)
+    family, target_model = comfy_models.MODELS[name].family, target_model_of(name)
     dialect = dialects()["kohya"]
     spelled = [
         module
-        for module in spell(site, site.components[DENOISER], dialect)
+        for module in spell(target_model, target_model.networks[DENOISER], dialect)
         if "attn" in module.module
     ]
     spelled = [module for module in spelled if "llm_adapter" not in module.module]
     keys = keys_of(spelled, unshaped, dialect)
-    assert family in told(known, keys).rivals
+    assert family in told(known, keys).ties
     for value in ARCHITECTURES[name]:
         for key in ("modelspec.architecture", "ss_base_model_version"):
             guess = told(known, keys, {key: value})
@@ -342,10 +340,12 @@ def test_each_architecture_a_trainer_writes_is_one_family():
         ), (value, lengths[family])
 
 
-def test_metadata_never_overrule_names_and_shapes(site_of, known):
-    site = site_of("sdxl")
+def test_metadata_never_overrule_names_and_shapes(target_model_of, known):
+    target_model = target_model_of("sdxl")
     dialect = dialects()["kohya"]
-    keys = keys_of(list(spell(site, site.components[DENOISER], dialect)), lora, dialect)
+    keys = keys_of(
+        list(spell(target_model, target_model.networks[DENOISER], dialect)), lora, dialect
+    )
     assert (
         told(
             known,
@@ -357,33 +357,33 @@ def test_metadata_never_overrule_names_and_shapes(site_of, known):
 
 
 @pytest.mark.parametrize("value", [7, None, "\ud800", "x" * 1_000_000, "", "[", b"flux1"], ids=repr)
-def test_odd_metadata_decide_nothing(site_of, known, value):
-    dialect, site = dialects()["kohya"], site_of("sd15")
+def test_odd_metadata_decide_nothing(target_model_of, known, value):
+    dialect, target_model = dialects()["kohya"], target_model_of("sd15")
     keys = keys_of(
         [
             module
-            for module in spell(site, site.components[DENOISER], dialect)
+            for module in spell(target_model, target_model.networks[DENOISER], dialect)
             if "attn" in module.module
         ],
         unshaped,
         dialect,
     )
-    assert set(told(known, keys, {"modelspec.architecture": value}).rivals) == {"sd15", "sd21"}
+    assert set(told(known, keys, {"modelspec.architecture": value}).ties) == {"sd15", "sd21"}
 
 
 @pytest.mark.parametrize(
     ("name", "encoders"),
     [("sd15", "sd15"), ("sdxl", "sdxl"), ("flux1_fill", "flux1"), ("z_image", "z_image")],
 )
-def test_text_encoders_in_the_file_change_nothing(site_of, known, name, encoders):
-    denoiser = site_of(name)
-    both = Site(
-        [*denoiser.components.values(), *encoder_components(comfy_models.encoder_shapes(encoders))]
+def test_text_encoders_in_the_file_change_nothing(target_model_of, known, name, encoders):
+    denoiser = target_model_of(name)
+    both = TargetModel(
+        [*denoiser.networks.values(), *encoder_networks(comfy_models.encoder_shapes(encoders))]
     )
     for dialect in (
         dialects()[key] for key in ("kohya", "diffusers", "onetrainer_legacy", "comfyui")
     ):
-        parts = [[*spell(both, both.components[slot], dialect)] for slot in both.components]
+        parts = [[*spell(both, both.networks[slot], dialect)] for slot in both.networks]
         alone, mixed = (
             told(known, keys_of(modules, lora, dialect))
             for modules in (parts[0], list(chain(*parts)))
@@ -392,7 +392,7 @@ def test_text_encoders_in_the_file_change_nothing(site_of, known, name, encoders
         assert not alone.encoder_modules and bool(mixed.encoder_modules) == any(parts[1:])
         if any(parts[1:]):
             lone = told(known, keys_of(list(chain(*parts[1:])), lora, dialect))
-            assert (lone.name, lone.title, lone.rivals) == ("", "", ()), dialect.name
+            assert (lone.name, lone.title, lone.ties) == ("", "", ()), dialect.name
 
 
 # Models of another architecture than any that is left when their table is taken away.
@@ -419,20 +419,20 @@ UNLIKE_OTHERS = (
 
 
 @pytest.mark.parametrize("name", UNLIKE_OTHERS)
-def test_a_model_that_no_table_knows_is_not_told_for_another(site_of, name):
-    ignorant = Site()
+def test_a_model_that_no_table_knows_is_not_told_for_another(target_model_of, name):
+    ignorant = TargetModel()
     ignorant.families = {
         key: family for key, family in families().items() if key != comfy_models.MODELS[name].family
     }
-    site = site_of(name)
+    target_model = target_model_of(name)
     for dialect in (dialects()["kohya"], dialects()["comfyui"]):
-        spelled = list(spell(site, site.components[DENOISER], dialect))
+        spelled = list(spell(target_model, target_model.networks[DENOISER], dialect))
         for modules in (
             spelled,
             *(modules for part, modules in parts_of(spelled, name) if part == "one block"),
         ):
             guess = told(ignorant, keys_of(modules, lora, dialect))
-            assert (guess.name, guess.rivals) == ("", ()), (
+            assert (guess.name, guess.ties) == ("", ()), (
                 dialect.name,
                 guess[:4],
                 [module.module for module in modules[:3]],
@@ -453,7 +453,7 @@ def test_names_nobody_uses_are_not_told(known):
             for role in ("lora_A.weight", "lora_B.weight")
         }
         guess = told(known, keys)
-        assert (guess.name, guess.rivals) == ("", ())
+        assert (guess.name, guess.ties) == ("", ())
     for names in (
         [],
         [""],
@@ -465,7 +465,7 @@ def test_names_nobody_uses_are_not_told(known):
         ["_" * 300],
     ):
         guess = told(known, {f"{name}.lora_A.weight": (4, 4) for name in names})
-        assert (guess.name, guess.rivals) == ("", ())
+        assert (guess.name, guess.ties) == ("", ())
 
 
 def test_the_processors_of_x_flux(known):
@@ -480,7 +480,7 @@ def test_the_processors_of_x_flux(known):
             keys[f"double_blocks.{block}.processor.{layer}.down.weight"] = (16, 3072)
             keys[f"double_blocks.{block}.processor.{layer}.up.weight"] = (out, 16)
     guess = told(known, keys)
-    assert (guess.name, guess.rivals) == ("", ("flux1", "chroma"))
+    assert (guess.name, guess.ties) == ("", ("flux1", "chroma"))
     assert told(known, keys, {"modelspec.architecture": "flux-1-dev/lora"}).name == "flux1"
 
 
@@ -490,10 +490,12 @@ ONE_OF_EACH = tuple(
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_the_trainer_that_writes_so_is_among_those_named(site_of, name):
-    family, site = comfy_models.MODELS[name].family, site_of(name)
-    for dialect, spelled in spellings(site, name):
-        plan = make_plan(keys_of(spelled[:: max(1, len(spelled) // 80)], lora, dialect), {}, site)
+def test_the_trainer_that_writes_so_is_among_those_named(target_model_of, name):
+    family, target_model = comfy_models.MODELS[name].family, target_model_of(name)
+    for dialect, spelled in spellings(target_model, name):
+        plan = make_plan(
+            keys_of(spelled[:: max(1, len(spelled) // 80)], lora, dialect), {}, target_model
+        )
         assert dialect.title in name_trainer(plan, (family,)).title, dialect.name
 
 
@@ -531,4 +533,4 @@ TRAINERS = {
 def test_metadata_name_the_trainer_alone(title):
     keys = {f"lora_unet_x.{role}": (4, 4) for role in ("lora_down.weight", "lora_up.weight")}
     for metadata in TRAINERS[title]:
-        assert name_trainer(make_plan(keys, metadata, Site())).title == title, metadata
+        assert name_trainer(make_plan(keys, metadata, TargetModel())).title == title, metadata

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from lora_locksmith.files.header import Header, TensorInfo
-from lora_locksmith.key_maps.user_maps import OwnMaps
+from lora_locksmith.key_maps.user_maps import UserMaps
 from lora_locksmith.report.inspection import inspect_file, inspect_header
 from lora_locksmith.report.markdown import markdown
 from safetensors.torch import save_file
@@ -41,7 +41,7 @@ def test_alike_files_keep_their_own_names_and_metadata():
 def test_metadata_that_tell_the_model_or_the_strength_make_files_differ():
     plain = inspect_header("a", header(), None)
     chroma = inspect_header("b", header(ss_base_model_version="chroma"), None)
-    assert len(plain.family.rivals) > 1
+    assert len(plain.family.ties) > 1
     assert chroma.family.name == "chroma"
     scaled = inspect_header("c", header(), {"peft_type": "LORA", "r": 8, "lora_alpha": 4})
     assert scaled.plan.adapters[0].strength.scale == 0.5
@@ -54,7 +54,7 @@ def test_another_rank_is_another_file():
 
 
 def test_nothing_is_remembered_with_maps_of_the_users_own():
-    own = OwnMaps({}, {}, ("Your own map was left out: a fault",))
+    own = UserMaps({}, {}, ("Your own map was left out: a fault",))
     found = inspect_header("a", header(), None, own=own)
     assert found.report.notes() == ["Your own map was left out: a fault"]
     assert found.plan.adapters is not inspect_header("a", header(), None).plan.adapters

@@ -13,7 +13,7 @@ from lora_locksmith.identify import stock_loader as stock
 from lora_locksmith.key_maps import convention, dialect, lines, table
 from lora_locksmith.key_maps.lines import TextError, lines_of, read_text
 from lora_locksmith.key_maps.user_maps import own_maps_stamp, read_own_maps
-from lora_locksmith.lora.rewrite import rename as respell
+from lora_locksmith.lora.rewrite import rename
 from lora_locksmith.planning import ignored_keys as bookkeeping
 from lora_locksmith.planning import keys as grammar
 from lora_locksmith.planning import misplaced_files as other_files
@@ -34,7 +34,7 @@ FORMATS = {
         lambda path: bookkeeping._bookkeeping_rules.__wrapped__(path),
     ),
     "stock": (stock.STOCK_TABLE, lambda path: stock.stock_table.__wrapped__(path)),
-    "respell": (respell.RESPELL_TABLE, lambda path: respell._table.__wrapped__(path)),
+    "written": (rename.WRITTEN_TABLE, lambda path: rename._table.__wrapped__(path)),
     "metadata": (metadata.METADATA_TABLE, lambda path: metadata.read_table(read_text(path))),
     "not computed": (
         not_computed.NOT_COMPUTED_TABLE,

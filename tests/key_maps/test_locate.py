@@ -4,8 +4,8 @@ only where it leads nowhere.
 
 import pytest
 from lora_locksmith.key_maps.dialect import DENOISER, ENCODER
-from lora_locksmith.planning.resolve import Location, locate, network_told, peeled, readings
-from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
+from lora_locksmith.planning.resolve import Location, alias_names, locate, network_told, peeled
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
 
 QKV = "double_blocks.0.img_attn.qkv"
 DENOISERS = ("img_in", QKV, "twin", "a.processor.b", "a.b", "c.d")
@@ -13,23 +13,23 @@ ENCODERS = ("twin", "alone")
 
 
 @pytest.fixture(scope="module")
-def site():
-    denoiser = denoiser_component({f"diffusion_model.{name}.weight": (4, 4) for name in DENOISERS})
-    return Site(
+def target_model():
+    denoiser = denoiser_network({f"diffusion_model.{name}.weight": (4, 4) for name in DENOISERS})
+    return TargetModel(
         [
             denoiser,
-            *encoder_components({f"clip_l.transformer.{name}.weight": (4, 4) for name in ENCODERS}),
+            *encoder_networks({f"clip_l.transformer.{name}.weight": (4, 4) for name in ENCODERS}),
         ]
     )
 
 
 def weights(location: Location) -> list[str]:
-    return [candidate.pieces[0][0] for candidate in location.candidates]
+    return [candidate.slices[0][0] for candidate in location.candidates]
 
 
-def test_what_is_peeled_off_and_what_is_left(site):
-    found = locate(site, f"transformer.base_model.model.{QKV}", [])
-    assert (found.wrapper, found.name, found.rule) == (
+def test_what_is_peeled_off_and_what_is_left(target_model):
+    found = locate(target_model, f"transformer.base_model.model.{QKV}", [])
+    assert (found.prefix, found.name, found.rule) == (
         "transformer.base_model.model.",
         QKV,
         "name and shape",
@@ -37,69 +37,77 @@ def test_what_is_peeled_off_and_what_is_left(site):
     assert weights(found) == [f"diffusion_model.{QKV}.weight"]
 
 
-def test_a_name_that_leads_nowhere_is_told_without_its_wrappers(site):
-    assert locate(site, "transformer.base_model.model.nothing", []) == (
+def test_a_name_that_leads_nowhere_is_told_without_its_wrappers(target_model):
+    assert locate(target_model, "transformer.base_model.model.nothing", []) == (
         "transformer.base_model.model.",
         "nothing",
         (),
         "",
     )
-    assert locate(site, "nothing", []) == ("", "nothing", (), "")
+    assert locate(target_model, "nothing", []) == ("", "nothing", (), "")
 
 
-def test_wrappers_that_led_somewhere_are_remembered_and_those_that_did_not_are_none(site):
+def test_wrappers_that_led_somewhere_are_remembered_and_those_that_did_not_are_none(target_model):
     recent = []
-    locate(site, "transformer.nothing", recent)
+    locate(target_model, "transformer.nothing", recent)
     assert recent == []
-    locate(site, f"transformer.module.{QKV}", recent)
-    locate(site, "img_in", recent)
+    locate(target_model, f"transformer.module.{QKV}", recent)
+    locate(target_model, "img_in", recent)
     assert recent == [("transformer.module.", (DENOISER,)), ("", None)]
     others = [(f"other{number}.", None) for number in range(7)]
-    locate(site, "img_in", others)
+    locate(target_model, "img_in", others)
     assert len(others) == 8
-    locate(site, "transformer.img_in", others)
+    locate(target_model, "transformer.img_in", others)
     assert len(others) == 8
 
 
-def test_a_remembered_wrapper_is_tried_first_and_only_where_it_stands_and_leads_somewhere(site):
+def test_a_remembered_wrapper_is_tried_first_and_only_where_it_stands_and_leads_somewhere(
+    target_model,
+):
     remembered = [("acme.", None), ("lora_", None), ("text_encoder.", ("clip_l",))]
-    assert locate(site, "acme.img_in", list(remembered))[:2] == ("acme.", "img_in")
-    assert locate(site, "img_in", list(remembered))[:2] == ("", "img_in")
-    assert locate(site, "lora_unet_img_in", list(remembered))[:2] == ("lora_unet_", "img_in")
-    assert weights(locate(site, "text_encoder.twin", list(remembered))) == [
+    assert locate(target_model, "acme.img_in", list(remembered))[:2] == ("acme.", "img_in")
+    assert locate(target_model, "img_in", list(remembered))[:2] == ("", "img_in")
+    assert locate(target_model, "lora_unet_img_in", list(remembered))[:2] == (
+        "lora_unet_",
+        "img_in",
+    )
+    assert weights(locate(target_model, "text_encoder.twin", list(remembered))) == [
         "clip_l.transformer.twin.weight"
     ]
 
 
-def test_what_names_no_network_does_not_make_forgotten_which_was_named(site):
-    """Both networks have the module: the wrapper outside says which is meant, and PEFT's inside
+def test_what_names_no_network_does_not_make_forgotten_which_was_named(target_model):
+    """Both networks have the module: the prefix outside says which is meant, and PEFT's inside
     says nothing.
     """
-    assert weights(locate(site, "text_encoder.base_model.model.twin", [])) == [
+    assert weights(locate(target_model, "text_encoder.base_model.model.twin", [])) == [
         "clip_l.transformer.twin.weight"
     ]
-    assert weights(locate(site, "transformer.base_model.model.twin", [])) == [
+    assert weights(locate(target_model, "transformer.base_model.model.twin", [])) == [
         "diffusion_model.twin.weight"
     ]
-    assert weights(locate(site, "base_model.model.alone", [])) == [
+    assert weights(locate(target_model, "base_model.model.alone", [])) == [
         "clip_l.transformer.alone.weight"
     ]
-    assert not locate(site, "transformer.base_model.model.alone", []).candidates
+    assert not locate(target_model, "transformer.base_model.model.alone", []).candidates
 
 
-def test_wrappers_around_wrappers(site):
+def test_wrappers_around_wrappers(target_model):
     """Each way to peel is gone once; else twelve of them would have thousands of ways."""
-    assert locate(site, "base_model.model." * 12 + "img_in", [])[:2] == (
+    assert locate(target_model, "base_model.model." * 12 + "img_in", [])[:2] == (
         "base_model.model." * 12,
         "img_in",
     )
-    assert locate(site, "_orig_mod." * 36 + "img_in", [])[:2] == ("_orig_mod." * 36, "img_in")
+    assert locate(target_model, "_orig_mod." * 36 + "img_in", [])[:2] == (
+        "_orig_mod." * 36,
+        "img_in",
+    )
 
 
-def test_wrappers_without_end_are_given_up(site):
-    assert locate(site, "model." * 63 + "img_in", [])[:2] == ("model." * 63, "img_in")
-    assert not locate(site, "model." * 64 + "img_in", []).candidates
-    assert len(list(peeled(site, "dit." * 90 + "img_in"))) == 64
+def test_wrappers_without_end_are_given_up(target_model):
+    assert locate(target_model, "model." * 63 + "img_in", [])[:2] == ("model." * 63, "img_in")
+    assert not locate(target_model, "model." * 64 + "img_in", []).candidates
+    assert len(list(peeled(target_model, "dit." * 90 + "img_in"))) == 64
 
 
 def long(length: int) -> str:
@@ -108,26 +116,26 @@ def long(length: int) -> str:
     return first + "_" * (length - len(first) - len(last)) + last
 
 
-def test_the_longest_name_that_is_looked_at(site):
-    assert weights(locate(site, long(400), [])) == [f"diffusion_model.{QKV}.weight"]
-    assert locate(site, long(401), []) == ("", long(401), (), "")
+def test_the_longest_name_that_is_looked_at(target_model):
+    assert weights(locate(target_model, long(400), [])) == [f"diffusion_model.{QKV}.weight"]
+    assert locate(target_model, long(401), []) == ("", long(401), (), "")
     wrapped = "lora_unet_" + long(390)
-    assert [(wrapper.text, rest) for wrapper, rest in peeled(site, wrapped)] == [
+    assert [(prefix.text, rest) for prefix, rest in peeled(target_model, wrapped)] == [
         ("lora_unet_", long(390))
     ]
-    assert list(peeled(site, "lora_unet_" + long(391))) == []
+    assert list(peeled(target_model, "lora_unet_" + long(391))) == []
 
 
-def test_the_wrappers_in_front_of_a_name_each_the_longest(site):
+def test_the_wrappers_in_front_of_a_name_each_the_longest(target_model):
     found = [
-        (wrapper.text, rest)
-        for wrapper, rest in peeled(site, "module.transformer.base_model.model.x.y")
+        (prefix.text, rest)
+        for prefix, rest in peeled(target_model, "module.transformer.base_model.model.x.y")
     ]
     assert found == [
         ("module.", "transformer.base_model.model.x.y"),
         ("transformer.base_model.model.", "x.y"),
     ]
-    assert list(peeled(site, "x.y")) == []
+    assert list(peeled(target_model, "x.y")) == []
 
 
 @pytest.mark.parametrize(
@@ -143,8 +151,8 @@ def test_the_wrappers_in_front_of_a_name_each_the_longest(site):
         ("x", None),
     ],
 )
-def test_the_network_that_a_wrapper_names(site, module, network):
-    assert network_told(site, module) == network
+def test_the_network_that_a_wrapper_names(target_model, module, network):
+    assert network_told(target_model, module) == network
 
 
 @pytest.mark.parametrize(
@@ -169,21 +177,21 @@ def test_the_network_that_a_wrapper_names(site, module, network):
         ("attn._orig_mod.to_out", ["attn.to_out", "attn._orig_mod.to_out.0", "attn.to_out.0"]),
     ],
 )
-def test_other_readings_of_a_name(site, module, others):
-    assert sorted(readings(site, module)) == sorted(others)
+def test_other_readings_of_a_name(target_model, module, others):
+    assert sorted(alias_names(target_model, module)) == sorted(others)
 
 
-def test_other_readings_are_tried_only_where_the_name_leads_nowhere(site):
-    assert locate(site, "a.processor.b", [])[1::2] == ("a.processor.b", "name and shape")
+def test_other_readings_are_tried_only_where_the_name_leads_nowhere(target_model):
+    assert locate(target_model, "a.processor.b", [])[1::2] == ("a.processor.b", "name and shape")
     recent = []
-    found = locate(site, "transformer.c._orig_mod.processor.d", recent)
-    assert (found.wrapper, found.name, found.rule) == (
+    found = locate(target_model, "transformer.c._orig_mod.processor.d", recent)
+    assert (found.prefix, found.name, found.rule) == (
         "transformer.",
         "c.d",
         "read as transformer.c.d",
     )
     assert recent == []
-    assert locate(site, "transformer.c._orig_mod.e", []) == (
+    assert locate(target_model, "transformer.c._orig_mod.e", []) == (
         "transformer.",
         "c._orig_mod.e",
         (),

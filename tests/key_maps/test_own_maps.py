@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from lora_locksmith.key_maps.user_maps import own_maps_stamp, read_own_maps
 from lora_locksmith.planning.plan import PLACED, make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 from lora_locksmith.report.load_report import Report
 
 TABLE = (
@@ -35,8 +35,8 @@ def folder(tmp_path):
 
 
 def report_with(own):
-    site = Site([denoiser_component(WEIGHTS, own.families)], own)
-    return Report(make_plan(KEYS, {}, site), errors=own.errors)
+    target_model = TargetModel([denoiser_network(WEIGHTS, own.families)], own)
+    return Report(make_plan(KEYS, {}, target_model), errors=own.errors)
 
 
 def test_a_model_and_a_trainer_that_only_the_user_knows(folder):

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from lora_locksmith.planning.pattern_syntax import Allowance
-from lora_locksmith.planning.patterns import LONGEST_NAME, MOST_CUTS, Patterns
+from lora_locksmith.planning.patterns import LONGEST_NAME, MAX_CUTS, Patterns
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("a", "b", "to_q", "to-k", "lin", "0", "1", "10", "x9")
@@ -169,7 +169,7 @@ def test_the_first_pattern_counts():
 
 def test_plain_names_that_are_cut_in_very_many_ways():
     names = [
-        "".join("." if i >> bit & 1 else "x" for bit in range(10)) for i in range(4 * MOST_CUTS)
+        "".join("." if i >> bit & 1 else "x" for bit in range(10)) for i in range(4 * MAX_CUTS)
     ]
     ours = Patterns(names)
     for name in ("a." + "x" * 10, "x" * 10, "x.x.x.x.x.", "a.xxxxxxxxx", "a." + "x" * 9 + "_"):
@@ -209,7 +209,7 @@ for name, patterns in HOSTILE.items():
 
 
 def hostile_run(patterns):
-    """2,000 modules against patterns, three times over as three components would."""
+    """2,000 modules against patterns, three times over as three networks would."""
     names = [
         f"blocks.{i}." + "".join("ab"[i >> bit & 1] for bit in range(11)) * 9 for i in range(2000)
     ]
@@ -263,7 +263,7 @@ def planned(**config):
     return make_plan(
         KEYS,
         {},
-        Site([denoiser_component(WEIGHTS)]),
+        TargetModel([denoiser_network(WEIGHTS)]),
         {"peft_type": "LORA", "r": 4, "lora_alpha": 4, **config},
     )
 
@@ -309,6 +309,6 @@ def test_a_name_that_is_no_pattern_of_itself_is_looked_up_as_peft_does():
         f"base_model.model.{name}.lora_{role}.weight": shape
         for role, shape in (("A", (4, 8)), ("B", (8, 4)))
     }
-    site = Site([denoiser_component({f"diffusion_model.{name}.weight": (8, 8)})])
-    plan = make_plan(keys, {}, site, {"r": 4, "lora_alpha": 4, "alpha_pattern": {name: 8}})
+    target_model = TargetModel([denoiser_network({f"diffusion_model.{name}.weight": (8, 8)})])
+    plan = make_plan(keys, {}, target_model, {"r": 4, "lora_alpha": 4, "alpha_pattern": {name: 8}})
     assert [adapter.strength.scale for adapter in plan.adapters] == [2.0]

@@ -1,5 +1,5 @@
 """Where a plan draws its lines: how many whole weights are a model, what an input may grow to,
-which wrapper may be guessed.
+which prefix may be guessed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from lora_locksmith.planning import plan as plans
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.scale import FROM_SPLITS, FROM_TENSORS
 from lora_locksmith.planning.target_model import (
-    Component,
-    Site,
-    denoiser_component,
-    encoder_components,
+    Network,
+    TargetModel,
+    denoiser_network,
+    encoder_networks,
 )
 
 QKV, PROJ, LINEAR = (
@@ -58,21 +58,21 @@ HOME |= {f"layers.{i}.{name}": (4, 4) for i in range(2) for name in ("wq", "wk",
 
 def denoiser(modules, biases=(), own=None):
     weights = {f"diffusion_model.{name}.weight": shape for name, shape in modules.items()}
-    return denoiser_component(
+    return denoiser_network(
         weights | {f"diffusion_model.{name}.bias": modules[name][:1] for name in biases}, own
     )
 
 
 @pytest.fixture(scope="module")
 def clip():
-    return encoder_components(
+    return encoder_networks(
         {f"clip_l.transformer.{name}.weight": shape for name, shape in CLIP.items()}
     )
 
 
 @pytest.fixture(scope="module")
-def site(clip):
-    return Site([denoiser(FLUX, biases=[QKV]), *clip])
+def target_model(clip):
+    return TargetModel([denoiser(FLUX, biases=[QKV]), *clip])
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def home(tmp_path_factory):
     (folder / "families" / "home.table").write_text(TABLE, "utf-8")
     own = read_own_maps(folder)
     assert not own.errors
-    return Site([denoiser(HOME, own=own.families)], own)
+    return TargetModel([denoiser(HOME, own=own.families)], own)
 
 
 def lora(module: str, out: int, *inner: int, rank: int = 2) -> dict[str, tuple[int, ...]]:
@@ -114,55 +114,55 @@ def whole(prefix, modules) -> dict[str, tuple[int, ...]]:
     return {f"{prefix}{name}.weight": shape for name, shape in modules}
 
 
-def test_whole_weights_of_half_of_a_model_are_a_lora_and_of_more_are_none(site):
+def test_whole_weights_of_half_of_a_model_are_a_lora_and_of_more_are_none(target_model):
     modules = list(FLUX.items())
     half, more = whole("diffusion_model.", modules[:5]), whole("diffusion_model.", modules[:6])
     assert len(modules) == 10
-    assert categories(make_plan(half, {}, site)) == {plans.PLACED}
-    refused = make_plan(more, {}, site)
+    assert categories(make_plan(half, {}, target_model)) == {plans.PLACED}
+    refused = make_plan(more, {}, target_model)
     assert categories(refused) == {plans.UNSUPPORTED} and refused.adapters == ()
-    assert categories(make_plan(more | lora("final_layer.linear", 16, 8), {}, site)) == {
+    assert categories(make_plan(more | lora("final_layer.linear", 16, 8), {}, target_model)) == {
         plans.PLACED
     }
 
 
-def test_whole_weights_of_a_text_encoder_are_a_model_too(site):
+def test_whole_weights_of_a_text_encoder_are_a_model_too(target_model):
     """The share of each network counts, not of all together."""
     encoder = whole("text_encoder.", CLIP.items())
-    assert categories(make_plan(encoder, {}, site)) == {plans.UNSUPPORTED}
+    assert categories(make_plan(encoder, {}, target_model)) == {plans.UNSUPPORTED}
     assert categories(
-        make_plan(encoder | whole("diffusion_model.", list(FLUX.items())[:1]), {}, site)
+        make_plan(encoder | whole("diffusion_model.", list(FLUX.items())[:1]), {}, target_model)
     ) == {plans.UNSUPPORTED}
-    assert categories(make_plan(whole("text_encoder.", list(CLIP.items())[:1]), {}, site)) == {
-        plans.PLACED
-    }
+    assert categories(
+        make_plan(whole("text_encoder.", list(CLIP.items())[:1]), {}, target_model)
+    ) == {plans.PLACED}
 
 
-def test_whole_weights_that_are_split_in_the_file_count_as_one_of_the_model(site):
+def test_whole_weights_that_are_split_in_the_file_count_as_one_of_the_model(target_model):
     """Two fused modules of ten, under six names of diffusers."""
     names = [
         f"transformer_blocks.0.attn.{name}"
         for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
     ]
     split = whole("transformer.", [(name, (8, 8)) for name in names])
-    plan = make_plan(split, {}, site)
+    plan = make_plan(split, {}, target_model)
     assert categories(plan) == {plans.PLACED} and len(plan.adapters) == 6
     rest = [(name, shape) for name, shape in FLUX.items() if "qkv" not in name]
-    assert categories(make_plan(split | whole("diffusion_model.", rest[:3]), {}, site)) == {
+    assert categories(make_plan(split | whole("diffusion_model.", rest[:3]), {}, target_model)) == {
         plans.PLACED
     }
-    assert categories(make_plan(split | whole("diffusion_model.", rest[:4]), {}, site)) == {
+    assert categories(make_plan(split | whole("diffusion_model.", rest[:4]), {}, target_model)) == {
         plans.UNSUPPORTED
     }
 
 
 def test_an_input_grows_only_where_the_model_allows_it(home):
     (grown,) = make_plan(lora("looks", 8, 32), {}, home).adapters
-    assert grown.grown_to == (8, 32)
+    assert grown.padded_shape == (8, 32)
     (same,) = make_plan(lora("looks", 8, 16), {}, home).adapters
-    assert same.grown_to is None
+    assert same.padded_shape is None
     (turned,) = make_plan({"looks.oft_blocks": (2, 4, 4)}, {}, home).adapters
-    assert turned.grown_to is None
+    assert turned.padded_shape is None
     for keys in (
         lora("looks", 8, 15),
         lora("looks", 9, 32),
@@ -175,7 +175,7 @@ def test_an_input_grows_only_where_the_model_allows_it(home):
 def test_an_input_that_grows_shrinks_nowhere(home):
     """A convolution has three inner sizes, and none may be less than the model's."""
     (grown,) = make_plan(lora("picture", 8, 32, 2, 2), {}, home).adapters
-    assert grown.grown_to == (8, 32, 2, 2)
+    assert grown.padded_shape == (8, 32, 2, 2)
     for inner in ((32, 1, 2), (15, 2, 2), (16, 2, 1)):
         assert categories(make_plan(lora("picture", 8, *inner), {}, home)) == {plans.SHAPE_CONFLICT}
 
@@ -189,12 +189,12 @@ def test_an_input_grows_to_no_width_of_another_published_model(home):
         table = TABLE.replace("@title Home Made", f"@title Home Made\n@inputs {widths}").replace(
             "8 16.. = looks", "8 i.. = looks"
         )
-        site = Site(
+        target_model = TargetModel(
             [denoiser(HOME | {"look": (8, model)}, own={"home": parse_table("home", table)})]
         )
         return [
-            (adapter.grown_to, adapter.columns)
-            for adapter in make_plan(lora("looks", 8, made), {}, site).adapters
+            (adapter.padded_shape, adapter.columns)
+            for adapter in make_plan(lora("looks", 8, made), {}, target_model).adapters
         ]
 
     assert grown("16<32 16<24.. 40", 16, 32) == grown("16<32 16<24.. 40", 16, 40) == []
@@ -216,7 +216,7 @@ def test_a_file_that_says_how_large_a_weight_becomes_is_believed(home):
         (adapter,) = make_plan(
             lora(module, *shape) | {f"{module}.reshape_weight": (2,)}, {}, home
         ).adapters
-        assert adapter.grown_to == shape
+        assert adapter.padded_shape == shape
     smaller = lora("views", 7, 16) | {"views.reshape_weight": (2,)}
     assert categories(make_plan(smaller, {}, home)) == {plans.SHAPE_CONFLICT}
 
@@ -224,7 +224,7 @@ def test_a_file_that_says_how_large_a_weight_becomes_is_believed(home):
 def test_what_turns_a_whole_module_cannot_be_split(home):
     fused = "stages.1.to_qk"
     (split,) = make_plan(lora(fused, 8, 4), {}, home).adapters
-    assert [piece[2] for piece in split.target.pieces] == [(0, 4), (4, 4)]
+    assert [piece[2] for piece in split.target.slices] == [(0, 4), (4, 4)]
     for shape, category in (
         ((8, 1), plans.PLACED),
         ((8,), plans.PLACED),
@@ -247,12 +247,12 @@ def test_what_turns_a_whole_module_cannot_be_split(home):
     assert categories(across) == {plans.PLACED}
 
 
-def test_copies_that_are_left_out_leave_every_key_with_its_adapter(site):
+def test_copies_that_are_left_out_leave_every_key_with_its_adapter(target_model):
     keys = lora("final_layer.linear", 16, 8) | lora(QKV, 24, 8)
     for name in ("to_q", "to_k", "to_v"):
         keys |= lora(f"transformer_blocks.0.attn.{name}", 8, 8)
     keys |= lora("img_in", 8, 16) | {"nothing.lora_A.weight": (2, 2), "_aux.x": (1,)}
-    plan = make_plan(keys, {}, site)
+    plan = make_plan(keys, {}, target_model)
     check_whole(plan, keys)
     assert [adapter.module.rpartition(".")[2] for adapter in plan.adapters] == [
         "linear",
@@ -267,7 +267,7 @@ def test_copies_that_are_left_out_leave_every_key_with_its_adapter(site):
     assert "img_attn.qkv a second time" in plan.outcomes[f"{QKV}.lora_A.weight"].reason
 
 
-def test_what_is_left_keeps_the_keys_that_it_shares_with_what_is_left_out(site):
+def test_what_is_left_keeps_the_keys_that_it_shares_with_what_is_left_out(target_model):
     """The alpha of a whole network is that of the split adapters too, when the fused copy is left
     out.
     """
@@ -276,7 +276,7 @@ def test_what_is_left_keeps_the_keys_that_it_shares_with_what_is_left_out(site):
     for name in ("to_q", "to_k", "to_v"):
         keys |= lora(f"transformer.transformer_blocks.0.attn.{name}", 8, 8)
     for file in (keys, dict(reversed(keys.items()))):
-        plan = make_plan(file, {}, site)
+        plan = make_plan(file, {}, target_model)
         check_whole(plan, file)
         assert [adapter.roles.get("alpha") for adapter in plan.adapters] == [
             "transformer.lora_alpha"
@@ -306,62 +306,66 @@ def test_what_is_left_keeps_the_keys_that_it_shares_with_what_is_left_out(site):
         )
 
 
-def test_a_bias_needs_one_of_its_size(site):
+def test_a_bias_needs_one_of_its_size(target_model):
     bias = {f"{QKV}.diff_b": (24,)}
-    assert categories(make_plan(bias, {}, site)) == {plans.PLACED}
-    wrong = make_plan({f"{QKV}.diff_b": (23,)}, {}, site).outcomes[f"{QKV}.diff_b"]
+    assert categories(make_plan(bias, {}, target_model)) == {plans.PLACED}
+    wrong = make_plan({f"{QKV}.diff_b": (23,)}, {}, target_model).outcomes[f"{QKV}.diff_b"]
     assert wrong[:2] == (
         plans.SHAPE_CONFLICT,
         f"trained for a bias of 23, {QKV} has 24",
     )
-    none = make_plan({"img_in.diff_b": (8,)}, {}, site).outcomes["img_in.diff_b"]
+    none = make_plan({"img_in.diff_b": (8,)}, {}, target_model).outcomes["img_in.diff_b"]
     assert none[:2] == (plans.SHAPE_CONFLICT, "img_in has no bias in this model")
 
 
 def test_a_bias_of_a_size_that_is_not_known():
     """Neither where the file does not tell it nor where the model is only drawn."""
-    site = Site([denoiser(FLUX, biases=[QKV])])
-    assert categories(make_plan({f"{QKV}.diff_b": None}, {}, site)) == {plans.PLACED}
+    target_model = TargetModel([denoiser(FLUX, biases=[QKV])])
+    assert categories(make_plan({f"{QKV}.diff_b": None}, {}, target_model)) == {plans.PLACED}
     assert (
-        make_plan({"img_in.diff_b": None}, {}, site).outcomes["img_in.diff_b"].reason
+        make_plan({"img_in.diff_b": None}, {}, target_model).outcomes["img_in.diff_b"].reason
         == "img_in has no bias in this model"
     )
-    drawn = Site(
+    is_reference = TargetModel(
         [
-            Component(
+            Network(
                 DENOISER,
                 "diffusion_model.",
                 {"diffusion_model.layer.weight": (0, 0)},
                 None,
-                drawn=True,
+                is_reference=True,
             )
         ]
     )
-    assert categories(make_plan({"layer.diff_b": (24,)}, {}, drawn)) == {plans.PLACED}
+    assert categories(make_plan({"layer.diff_b": (24,)}, {}, is_reference)) == {plans.PLACED}
 
 
-def test_a_bias_without_a_place_leaves_its_factors_theirs(site):
+def test_a_bias_without_a_place_leaves_its_factors_theirs(target_model):
     """PEFT's lora_bias borrows the factors' rank and alpha; where the layer has no bias, the
     factors still have their weight.
     """
     keys = lora("img_in", 8, 16) | {"img_in.alpha": (), "img_in.lora_B.bias": (8,)}
-    plan = make_plan(keys, {}, site)
+    plan = make_plan(keys, {}, target_model)
     check_whole(plan, keys)
     assert plan.outcomes["img_in.lora_B.bias"].category == plans.SHAPE_CONFLICT
     assert [outcome.category for outcome in plan.outcomes.values()].count(plans.PLACED) == 3
 
 
-def test_what_is_said_of_a_shape_that_does_not_fit(site):
-    outcome = make_plan(lora("img_in", 9, 16), {}, site).outcomes["img_in.lora_A.weight"]
+def test_what_is_said_of_a_shape_that_does_not_fit(target_model):
+    outcome = make_plan(lora("img_in", 9, 16), {}, target_model).outcomes["img_in.lora_A.weight"]
     assert outcome.reason == "trained for [9, 16], img_in is [8, 16]"
-    blocks = make_plan({"img_in.oft_blocks": (3, 4, 4)}, {}, site).outcomes["img_in.oft_blocks"]
+    blocks = make_plan({"img_in.oft_blocks": (3, 4, 4)}, {}, target_model).outcomes[
+        "img_in.oft_blocks"
+    ]
     assert blocks.reason == "trained for [12, '?'], img_in is [8, 16]"
-    partly = make_plan({"img_in.lora_A.weight": None, "img_in.lora_B.weight": (9, 2)}, {}, site)
+    partly = make_plan(
+        {"img_in.lora_A.weight": None, "img_in.lora_B.weight": (9, 2)}, {}, target_model
+    )
     assert categories(partly) == {plans.PLACED}  # a shape that is not known fits anything
     numbers = {f"img_in.hada_{name}": () for name in ("w1_a", "w1_b", "w2_a", "w2_b")} | {
         "img_in.hada_t1": (2, 2, 3, 3)
     }
-    flat = make_plan(numbers, {}, site).outcomes["img_in.hada_t1"]
+    flat = make_plan(numbers, {}, target_model).outcomes["img_in.hada_t1"]
     assert (
         flat.category == plans.SHAPE_CONFLICT
         and "too few dimensions: hada_w1_a [], hada_w1_b []" in flat.reason
@@ -391,13 +395,13 @@ SPLIT = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": "2"}
         (QKV, 24, 6, {"ss_network_args": SPLIT["ss_network_args"]}, 1.0),
     ],
 )
-def test_only_what_split_qkv_merged_is_corrected(site, module, out, rank, metadata, factor):
+def test_only_what_split_qkv_merged_is_corrected(target_model, module, out, rank, metadata, factor):
     """sd-scripts merges three or four splits of one rank: the rank is just so many times theirs, or
     it was no split.
     """
     inner = FLUX[module][1]
     (adapter,) = make_plan(
-        lora(module, out, inner, rank=rank) | {f"{module}.alpha": ()}, metadata, site
+        lora(module, out, inner, rank=rank) | {f"{module}.alpha": ()}, metadata, target_model
     ).adapters
     assert adapter.strength.factor == factor
     assert adapter.strength.source == (FROM_SPLITS if factor != 1 else FROM_TENSORS)
@@ -441,7 +445,7 @@ TEXT = "double_blocks.0.txt_attn.qkv"
         (QKV, 6, {"img_attn_dim": None}, 3.0),
     ],
 )
-def test_splits_of_a_rank_of_their_own(site, module, rank, arguments, factor):
+def test_splits_of_a_rank_of_their_own(target_model, module, rank, arguments, factor):
     """sd-scripts networks/lora_flux.py: by a pattern, by the type of the module, else that of the
     network, which is 2 here.
     """
@@ -456,40 +460,40 @@ def test_splits_of_a_rank_of_their_own(site, module, rank, arguments, factor):
         f"{named}.lora_up.weight": (out, rank),
         f"{named}.alpha": (),
     }
-    plan = make_plan(keys, metadata, site)
+    plan = make_plan(keys, metadata, target_model)
     (adapter,) = plan.adapters
     assert adapter.strength.factor == factor
     assert plan.cautions == (() if factor > 1 else (f"1 module: {plans.NOT_SPLIT}",))
 
 
-def test_splits_whose_rank_no_network_has(site):
+def test_splits_whose_rank_no_network_has(target_model):
     """The type's alone is told; or the file was resized to one rank, and is split no more."""
     keys = lora(QKV, 24, 8, rank=12) | {f"{QKV}.alpha": ()}
     for dim in ("None", None):
         metadata = {"ss_network_args": '{"split_qkv": "True", "img_attn_dim": "4"}'} | (
             {"ss_network_dim": dim} if dim else {}
         )
-        assert make_plan(keys, metadata, site).adapters[0].strength.factor == 3.0
-    resized = make_plan(keys, SPLIT | {"ss_network_dim": "12"}, site)
+        assert make_plan(keys, metadata, target_model).adapters[0].strength.factor == 3.0
+    resized = make_plan(keys, SPLIT | {"ss_network_dim": "12"}, target_model)
     assert (resized.adapters[0].strength.factor, resized.cautions) == (1.0, ())
     other = make_plan(
-        keys, {"ss_network_args": '{"img_attn_dim": "4"}', "ss_network_dim": "4"}, site
+        keys, {"ss_network_args": '{"img_attn_dim": "4"}', "ss_network_dim": "4"}, target_model
     )
     assert (other.adapters[0].strength.factor, other.cautions) == (1.0, ())
 
 
-def test_why_splits_are_not_corrected_is_told_once_and_where_it_counts(site):
+def test_why_splits_are_not_corrected_is_told_once_and_where_it_counts(target_model):
     unread = SPLIT | {"ss_network_dim": "many"}
     fused, other = (
         lora(name, *FLUX[name], rank=6) | {f"{name}.alpha": ()} for name in (QKV, "img_in")
     )
-    (told,) = make_plan(fused, unread, site).cautions
+    (told,) = make_plan(fused, unread, target_model).cautions
     assert told.startswith("ss_network_dim is") and told.endswith(
         "sd-scripts' split_qkv needs a correction by it"
     )
     assert (
-        make_plan(other, unread, site).cautions
-        == make_plan(lora(QKV, 24, 8), unread, site).cautions
+        make_plan(other, unread, target_model).cautions
+        == make_plan(lora(QKV, 24, 8), unread, target_model).cautions
         == ()
     )
 
@@ -519,46 +523,50 @@ FULL = {"img_in.lokr_w1": (2, 4), "img_in.lokr_w2": (4, 4), "img_in.alpha": ()}
     ],
 )
 def test_a_meaning_is_told_as_a_scale_only_where_the_alpha_tensor_says_another(
-    site, keys, metadata, alpha, scale
+    target_model, keys, metadata, alpha, scale
 ):
-    plan = make_plan(keys, metadata, site, number=lambda key: alpha)
+    plan = make_plan(keys, metadata, target_model, number=lambda key: alpha)
     (adapter,) = plan.adapters
-    assert plan.by_values and not make_plan(keys, {}, site, number=lambda key: alpha).by_values
+    assert (
+        plan.by_values and not make_plan(keys, {}, target_model, number=lambda key: alpha).by_values
+    )
     assert (adapter.strength.scale, adapter.strength.factor) == (scale, 1.0)
     assert adapter.strength.source not in (FROM_TENSORS, FROM_SPLITS)
 
 
-def test_a_meaning_without_an_alpha_is_a_scale(site):
+def test_a_meaning_without_an_alpha_is_a_scale(target_model):
     """PEFT 0.13 left alpha / r of a LoKr out."""
     config = {"peft_type": "LOKR", "r": 8, "alpha": 4}
     (adapter,) = make_plan(
-        {key: shape for key, shape in FULL.items() if "alpha" not in key}, {}, site, config
+        {key: shape for key, shape in FULL.items() if "alpha" not in key}, {}, target_model, config
     ).adapters
     assert adapter.strength.scale == 1.0
 
 
-def test_an_alpha_that_is_no_number_is_refused_where_it_counts(site):
+def test_an_alpha_that_is_no_number_is_refused_where_it_counts(target_model):
     for alpha, told in (
         ((2,), "has the shape [2]"),
         ((0,), "has the shape [0]"),
         (TensorInfo("BOOL", ()), "is of the type BOOL"),
     ):
         keys = lora("img_in", 8, 16) | {"img_in.alpha": alpha}
-        outcomes = make_plan(keys, {}, site).outcomes.values()
+        outcomes = make_plan(keys, {}, target_model).outcomes.values()
         reason = (
             f"its alpha img_in.alpha {told}, but it should be one number: how strong the adapter is"
             " cannot be told"
         )
         assert {outcome[:2] for outcome in outcomes} == {(plans.SHAPE_CONFLICT, reason)}
-        assert categories(make_plan(FULL | {"img_in.alpha": alpha}, {}, site)) == {plans.PLACED}
-    for alpha in ((), (1,), (1, 1), None, TensorInfo("F16", (1,))):
-        assert categories(make_plan(lora("img_in", 8, 16) | {"img_in.alpha": alpha}, {}, site)) == {
+        assert categories(make_plan(FULL | {"img_in.alpha": alpha}, {}, target_model)) == {
             plans.PLACED
         }
+    for alpha in ((), (1,), (1, 1), None, TensorInfo("F16", (1,))):
+        assert categories(
+            make_plan(lora("img_in", 8, 16) | {"img_in.alpha": alpha}, {}, target_model)
+        ) == {plans.PLACED}
 
 
 @pytest.mark.parametrize("alike", [True, False])
-def test_twins_are_copies_only_where_their_numbers_are(site, alike):
+def test_twins_are_copies_only_where_their_numbers_are(target_model, alike):
     asked = []
 
     def same(fused, parts):
@@ -568,46 +576,46 @@ def test_twins_are_copies_only_where_their_numbers_are(site, alike):
     keys = lora(QKV, 24, 8)
     for name in ("to_q", "to_k", "to_v"):
         keys |= lora(f"transformer_blocks.0.attn.{name}", 8, 8)
-    plan = make_plan(keys, {}, site, same=same)
+    plan = make_plan(keys, {}, target_model, same=same)
     assert asked == [(QKV, [QKV] * 3)] and plan.by_values
     assert len(plan.adapters) == (3 if alike else 4)
     assert plan.cautions == (() if alike else (f"1 module: {plans.DIFFERENT_TWINS}",))
-    assert not make_plan(keys, {}, site).by_values
+    assert not make_plan(keys, {}, target_model).by_values
 
 
-def test_twins_under_another_wrapper_are_copies_only_by_their_numbers(site):
+def test_twins_under_another_wrapper_are_copies_only_by_their_numbers(target_model):
     """The header alone says so only of what one tool wrote."""
     keys = {f"diffusion_model.{key}": shape for key, shape in lora(QKV, 24, 8).items()}
     for name in ("to_q", "to_k", "to_v"):
         keys |= lora(f"transformer.transformer_blocks.0.attn.{name}", 8, 8)
-    assert len(make_plan(keys, {}, site).adapters) == 4
-    assert len(make_plan(keys, {}, site, same=lambda fused, parts: True).adapters) == 3
+    assert len(make_plan(keys, {}, target_model).adapters) == 4
+    assert len(make_plan(keys, {}, target_model, same=lambda fused, parts: True).adapters) == 3
 
 
-def test_only_twins_that_differ_are_told(site):
+def test_only_twins_that_differ_are_told(target_model):
     text = "double_blocks.0.txt_attn.qkv"
     keys = lora(QKV, 24, 8) | lora(text, 24, 8)
     for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
         keys |= lora(f"transformer_blocks.0.attn.{name}", 8, 8)
-    plan = make_plan(keys, {}, site, same=lambda fused, parts: fused.module == text)
+    plan = make_plan(keys, {}, target_model, same=lambda fused, parts: fused.module == text)
     assert len(plan.adapters) == 7 and plan.cautions == (f"1 module: {plans.DIFFERENT_TWINS}",)
 
 
-def test_an_alpha_of_zero_that_a_meaning_makes_zero(site):
+def test_an_alpha_of_zero_that_a_meaning_makes_zero(target_model):
     """By itself it means that none is set, which is a strength of 1."""
     keys = lora("img_in", 8, 16, rank=4) | {"img_in.alpha": ()}
     (adapter,) = make_plan(
-        keys, RS_LORA | {"ss_network_alpha": "0"}, site, number=lambda key: 0.0
+        keys, RS_LORA | {"ss_network_alpha": "0"}, target_model, number=lambda key: 0.0
     ).adapters
     assert adapter.strength.scale == 0.0
 
 
-def test_lone_downs_of_whole_matrices_are_adapters_only_where_no_up_is_lost(site):
+def test_lone_downs_of_whole_matrices_are_adapters_only_where_no_up_is_lost(target_model):
     """AI-Toolkit's fullrank names a whole matrix lora_down; a LoRA whose ups were lost in part
     looks the same.
     """
     whole = {f"{module}.lora_down.weight": FLUX[module] for module in ("img_in", PROJ)}
-    plan = make_plan(whole, {}, site)
+    plan = make_plan(whole, {}, target_model)
     check_whole(plan, whole)
     assert [adapter.kind for adapter in plan.adapters] == ["fullrank"] * 2
     misfit = whole | {f"{QKV}.lora_down.weight": (4, 8)}
@@ -619,7 +627,7 @@ def test_lone_downs_of_whole_matrices_are_adapters_only_where_no_up_is_lost(site
         (pair, ["lora"]),
         (misfit | whole_weight, ["diff"]),
     ):
-        plan = make_plan(file, {}, site)
+        plan = make_plan(file, {}, target_model)
         check_whole(plan, file)
         assert [adapter.kind for adapter in plan.adapters] == placed
         lost = {
@@ -647,9 +655,11 @@ def test_a_model_of_unknown_sizes_takes_no_half_of_a_lora_as_a_whole_weight(know
         f"diffusion_model.{block}.{name}.weight": shape if known else (0, 0)
         for name, shape in sizes.items()
     }
-    site = Site([Component("denoiser", "diffusion_model.", weights, families()["sdxl"])])
+    target_model = TargetModel(
+        [Network("denoiser", "diffusion_model.", weights, families()["sdxl"])]
+    )
     file = {f"unet.{block}.{name}.lora_A.weight": shape for name, shape in shapes.items()}
-    plan = make_plan(file, {}, site)
+    plan = make_plan(file, {}, target_model)
     check_whole(plan, file)
     assert [adapter.kind for adapter in plan.adapters] == ["fullrank"] * (whole * len(shapes))
     if not whole:
@@ -657,15 +667,15 @@ def test_a_model_of_unknown_sizes_takes_no_half_of_a_lora_as_a_whole_weight(know
         assert reasons == {"lora_up or lora_B is missing"}
 
 
-def test_a_part_of_a_weight_does_not_grow(site):
+def test_a_part_of_a_weight_does_not_grow(target_model):
     part = "transformer_blocks.0.attn.to_q"
-    plan = make_plan(lora(part, 9, 8) | {f"{part}.reshape_weight": (2,)}, {}, site)
+    plan = make_plan(lora(part, 9, 8) | {f"{part}.reshape_weight": (2,)}, {}, target_model)
     assert categories(plan) == {plans.SHAPE_CONFLICT}
 
 
 def test_settings_count_where_the_shapes_do_not_tell():
     """Which side of a layer an (IA)3 is of: a square convolution has two of one size."""
-    site = Site([denoiser({"conv": (8, 8, 3, 3), "other": (8, 4, 3, 3)})])
+    target_model = TargetModel([denoiser({"conv": (8, 8, 3, 3), "other": (8, 4, 3, 3)})])
     square, other = {"conv.ia3_l": (1, 8, 1, 1)}, {"other.ia3_l": (1, 8, 1, 1)}
     config = {"peft_type": "IA3", "feedforward_modules": ["conv", "other"]}
     told = {"feedforward_modules": True}
@@ -674,19 +684,19 @@ def test_settings_count_where_the_shapes_do_not_tell():
         (other, config, {}),
         (square, {"peft_type": "IA3"}, {}),
     ):
-        plan = make_plan(keys, {}, site, settings)
+        plan = make_plan(keys, {}, target_model, settings)
         assert [dict(adapter.options) for adapter in plan.adapters] == [options]
         assert plan.cautions == ()
 
 
-def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(site):
+def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(target_model):
     keys = lora("transformer.x_embedder", 8, 16) | lora("transformer.proj_out", 16, 8)
     keys |= {
         "transformer.proj_out.alpha": (),
         "transformer.transformer_blocks.0.attn.to_out.0.diff": (8, 8),
         "transformer.lora_alpha": (),
     }
-    plan = make_plan(keys, {}, site)
+    plan = make_plan(keys, {}, target_model)
     check_whole(plan, keys)
     alphas = {adapter.target.module: adapter.roles.get("alpha") for adapter in plan.adapters}
     assert alphas == {
@@ -696,7 +706,7 @@ def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(s
     }
     other = lora("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 4, 4)
     both = {"transformer.lora_alpha": (), "text_encoder.lora_alpha": ()}
-    plan = make_plan(other | lora("transformer.x_embedder", 8, 16) | both, {}, site)
+    plan = make_plan(other | lora("transformer.x_embedder", 8, 16) | both, {}, target_model)
     assert [adapter.roles.get("alpha") for adapter in plan.adapters] == [
         None,
         "transformer.lora_alpha",
@@ -707,8 +717,8 @@ def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(s
     )
 
 
-def test_a_network_that_is_not_connected_is_told_as_such(site, clip):
-    only_clip = Site(clip)
+def test_a_network_that_is_not_connected_is_told_as_such(target_model, clip):
+    only_clip = TargetModel(clip)
     keys = lora("transformer.transformer_blocks.0.attn.to_q", 8, 8)
     outcome = make_plan(keys, {}, only_clip).outcomes[
         "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
@@ -717,13 +727,15 @@ def test_a_network_that_is_not_connected_is_told_as_such(site, clip):
         plans.NOT_WIRED,
         "it belongs to the diffusion model, and no MODEL is connected",
     )
-    assert categories(make_plan(keys, {}, site)) == {plans.PLACED}
-    assert categories(make_plan(lora("lora_te1_nothing", 4, 4), {}, site)) == {plans.UNKNOWN_MODULE}
+    assert categories(make_plan(keys, {}, target_model)) == {plans.PLACED}
+    assert categories(make_plan(lora("lora_te1_nothing", 4, 4), {}, target_model)) == {
+        plans.UNKNOWN_MODULE
+    }
 
 
-def test_what_cannot_be_supported_is_said_so_wherever_it_was_to_go(site):
+def test_what_cannot_be_supported_is_said_so_wherever_it_was_to_go(target_model):
     keys = {"nothing.vera_lambda_d": (2,), "nothing.vera_lambda_b": (8,), "nothing.diff": (8, 8)}
-    outcomes = make_plan(keys, {}, site).outcomes
+    outcomes = make_plan(keys, {}, target_model).outcomes
     assert [outcome.category for outcome in outcomes.values()] == [
         plans.UNSUPPORTED,
         plans.UNSUPPORTED,
@@ -752,18 +764,21 @@ def test_what_cannot_be_supported_is_said_so_wherever_it_was_to_go(site):
         ),
     ],
 )
-def test_one_name_of_several_kinds(site, shape, role, metadata, kind):
+def test_one_name_of_several_kinds(target_model, shape, role, metadata, kind):
     """What the blocks look like and who wrote them tells which kind it is."""
     kinds = [
-        adapter.kind for adapter in make_plan({f"{PROJ}.{role}": shape}, metadata, site).adapters
+        adapter.kind
+        for adapter in make_plan({f"{PROJ}.{role}": shape}, metadata, target_model).adapters
     ]
     assert kinds == ([kind] if kind else [])
     if role.startswith("oft_R"):
-        both = make_plan({f"{PROJ}.oft_R.weight": shape, f"{PROJ}.oft_R.scaled_oft": ()}, {}, site)
+        both = make_plan(
+            {f"{PROJ}.oft_R.weight": shape, f"{PROJ}.oft_R.scaled_oft": ()}, {}, target_model
+        )
         assert [adapter.kind for adapter in both.adapters] == ["oft_onetrainer"]
 
 
-def test_settings_that_change_what_factors_mean_go_with_their_kind(site):
+def test_settings_that_change_what_factors_mean_go_with_their_kind(target_model):
     config = {
         "r": 2,
         "fan_in_fan_out": True,
@@ -772,9 +787,9 @@ def test_settings_that_change_what_factors_mean_go_with_their_kind(site):
         "coft": True,
         "eps": 6e-5,
     }
-    (plain,) = make_plan(lora("img_in", 8, 16), {}, site, config).adapters
+    (plain,) = make_plan(lora("img_in", 8, 16), {}, target_model, config).adapters
     assert plain.options == (("fan_in_fan_out", True),)
-    (turning,) = make_plan({f"{PROJ}.oft_R.weight": (2, 6)}, {}, site, config).adapters
+    (turning,) = make_plan({f"{PROJ}.oft_R.weight": (2, 6)}, {}, target_model, config).adapters
     expected = {"use_cayley_neumann": False, "num_cayley_neumann_terms": 7, "coft": True}
     assert dict(turning.options) == expected, (
         "what holds anyway is not said, nor what another kind asks for"
@@ -784,12 +799,12 @@ def test_settings_that_change_what_factors_mean_go_with_their_kind(site):
 GOOD = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k")
 
 
-def wrapped(wrapper: str, *modules: str) -> dict[str, tuple[int, ...]]:
-    return {key: shape for module in modules for key, shape in lora(wrapper + module, 8, 8).items()}
+def wrapped(prefix: str, *modules: str) -> dict[str, tuple[int, ...]]:
+    return {key: shape for module in modules for key, shape in lora(prefix + module, 8, 8).items()}
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "inferred"),
+    ("prefix", "inferred"),
     [
         ("acme.", "acme."),
         ("acme_", "acme_"),
@@ -799,19 +814,19 @@ def wrapped(wrapper: str, *modules: str) -> dict[str, tuple[int, ...]]:
         ("x" * 120 + ".", ""),
     ],
 )
-def test_a_wrapper_that_may_be_guessed(site, wrapper, inferred):
-    plan = make_plan(wrapped(wrapper, *GOOD), {}, site)
-    assert plan.inferred_wrapper == inferred
+def test_a_wrapper_that_may_be_guessed(target_model, prefix, inferred):
+    plan = make_plan(wrapped(prefix, *GOOD), {}, target_model)
+    assert plan.inferred_prefix == inferred
     assert len(plan.adapters) == (2 if inferred else 0)
-    assert {adapter.location.wrapper for adapter in plan.adapters} <= {wrapper}
+    assert {adapter.location.prefix for adapter in plan.adapters} <= {prefix}
     assert all(
-        f"unknown wrapper {inferred!r} inferred" in adapter.location.rule
+        f"unknown prefix {inferred!r} inferred" in adapter.location.rule
         for adapter in plan.adapters
     )
 
 
-def test_a_guess_needs_two_modules_and_all_that_are_open(site):
-    assert make_plan(wrapped("acme.", *GOOD[:1]), {}, site).inferred_wrapper == ""
+def test_a_guess_needs_two_modules_and_all_that_are_open(target_model):
+    assert make_plan(wrapped("acme.", *GOOD[:1]), {}, target_model).inferred_prefix == ""
     good = wrapped("acme.", *GOOD)
     lone = {"acme.transformer_blocks.0.attn.to_v.lora_A.weight": (2, 8)}
     more = {f"acme.{GOOD[0]}.hada_w1_a": (8, 2)}
@@ -821,23 +836,23 @@ def test_a_guess_needs_two_modules_and_all_that_are_open(site):
     }
     other = wrapped("emca.", "transformer_blocks.0.attn.to_v")
     for odd in (lone, more, misfit, other):
-        plan = make_plan(good | odd, {}, site)
-        assert (plan.inferred_wrapper, plan.adapters) == ("", ())
+        plan = make_plan(good | odd, {}, target_model)
+        assert (plan.inferred_prefix, plan.adapters) == ("", ())
     assert (
         make_plan(
-            good | wrapped("transformer.", "transformer_blocks.0.attn.to_v"), {}, site
-        ).inferred_wrapper
+            good | wrapped("transformer.", "transformer_blocks.0.attn.to_v"), {}, target_model
+        ).inferred_prefix
         == "acme."
     )
 
 
 def test_a_network_that_is_not_connected_hinders_no_guess():
-    bare = Site([denoiser(FLUX)])
+    bare = TargetModel([denoiser(FLUX)])
     keys = wrapped("acme.", *GOOD) | lora(
         "lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 4, 4
     )
     plan = make_plan(keys, {}, bare)
-    assert plan.inferred_wrapper == "acme."
+    assert plan.inferred_prefix == "acme."
     assert categories(plan) == {plans.PLACED, plans.NOT_WIRED}
 
 
@@ -851,19 +866,21 @@ def test_a_network_that_is_not_connected_hinders_no_guess():
         ({f"{PROJ}.oft_R.weight": (2, 6)}, {"ot_revision": "1"}),
     ],
 )
-def test_what_a_plan_depends_on_is_named(site, keys, metadata):
+def test_what_a_plan_depends_on_is_named(target_model, keys, metadata):
     """Whoever remembers plans by PLAN_METADATA must not take one file's for another's."""
     named = {key: value for key, value in metadata.items() if key in plans.PLAN_METADATA}
-    planned = make_plan(keys, metadata, site).adapters
-    assert make_plan(keys, named, site).adapters == planned
+    planned = make_plan(keys, metadata, target_model).adapters
+    assert make_plan(keys, named, target_model).adapters == planned
     for left_out in metadata:
         others = {key: value for key, value in metadata.items() if key != left_out}
-        assert make_plan(keys, others, site).adapters != planned
+        assert make_plan(keys, others, target_model).adapters != planned
 
 
-def test_an_adapter_that_is_not_computed_is_told_by_its_name_and_stops_what_is_beside_it(site):
+def test_an_adapter_that_is_not_computed_is_told_by_its_name_and_stops_what_is_beside_it(
+    target_model,
+):
     key = f"{QKV}.lily_A.weight"
-    plan = make_plan(lora(QKV, 24, 8) | {key: (2, 8)} | lora(PROJ, 8, 8), {}, site)
+    plan = make_plan(lora(QKV, 24, 8) | {key: (2, 8)} | lora(PROJ, 8, 8), {}, target_model)
     category, reason, adapter = plan.outcomes[key]
     assert (category, adapter) == (plans.UNSUPPORTED, None)
     assert reason.startswith("Lily: it picks its matrices by a router")
@@ -878,32 +895,32 @@ def only_modules(plan) -> list[str]:
     return [adapter.target.module for adapter in plan.adapters]
 
 
-def test_a_whole_weight_below_a_layer_of_factors_stops_them(site):
+def test_a_whole_weight_below_a_layer_of_factors_stops_them(target_model):
     """A layer has no layers of its own: a bare weight there is a part of another formula."""
     odd = f"{QKV}.router.weight"
-    plan = make_plan(lora(QKV, 24, 8) | {odd: (2, 8)}, {}, site)
+    plan = make_plan(lora(QKV, 24, 8) | {odd: (2, 8)}, {}, target_model)
     assert plan.adapters == ()
     assert plan.outcomes[f"{QKV}.lora_A.weight"].reason.startswith(f"{odd} stands beside it")
-    plan = make_plan(lora(QKV, 24, 8) | lora(f"{QKV}.more", 8, 8), {}, site)
+    plan = make_plan(lora(QKV, 24, 8) | lora(f"{QKV}.more", 8, 8), {}, target_model)
     assert only_modules(plan) == [QKV]
 
 
-def test_a_whole_bias_may_be_larger_as_the_file_says_and_a_change_of_one_may_not(site):
-    (adapter,) = make_plan({f"{QKV}.set_bias": (25,)}, {}, site).adapters
-    assert (adapter.reaches, adapter.grown_to) == ("bias", (25,))
+def test_a_whole_bias_may_be_larger_as_the_file_says_and_a_change_of_one_may_not(target_model):
+    (adapter,) = make_plan({f"{QKV}.set_bias": (25,)}, {}, target_model).adapters
+    assert (adapter.parameter, adapter.padded_shape) == ("bias", (25,))
     for keys in (
         {f"{QKV}.set_bias": (23,)},
         {"img_in.set_bias": (9,)},
         {f"{QKV}.diff_b": (25,)},
     ):
-        assert categories(make_plan(keys, {}, site)) == {plans.SHAPE_CONFLICT}
+        assert categories(make_plan(keys, {}, target_model)) == {plans.SHAPE_CONFLICT}
 
 
-def test_a_shape_that_does_not_fit_behind_a_wrapper_leaves_it_a_guess_not_made(site):
+def test_a_shape_that_does_not_fit_behind_a_wrapper_leaves_it_a_guess_not_made(target_model):
     module = "acme.transformer_blocks.0.attn.to_v"
     for odd in (lora(module, 9, 8), {f"{module}.oft_blocks": (2, 4, 5)}):
-        plan = make_plan(wrapped("acme.", *GOOD) | odd, {}, site)
-        assert (plan.inferred_wrapper, plan.adapters) == ("", ())
+        plan = make_plan(wrapped("acme.", *GOOD) | odd, {}, target_model)
+        assert (plan.inferred_prefix, plan.adapters) == ("", ())
         assert categories(plan) == {plans.UNKNOWN_MODULE}
         assert {outcome.reason for outcome in plan.outcomes.values()} >= {
             f"no module of this model is called 'acme.{GOOD[0]}'",
@@ -911,8 +928,8 @@ def test_a_shape_that_does_not_fit_behind_a_wrapper_leaves_it_a_guess_not_made(s
         }
 
 
-def test_a_module_of_a_larger_model_is_told_by_the_name_it_would_have(site):
-    outcomes = make_plan(lora("transformer_blocks.7.attn.to_q", 8, 8), {}, site).outcomes
+def test_a_module_of_a_larger_model_is_told_by_the_name_it_would_have(target_model):
+    outcomes = make_plan(lora("transformer_blocks.7.attn.to_q", 8, 8), {}, target_model).outcomes
     assert {outcome[:2] for outcome in outcomes.values()} == {
         (
             plans.UNKNOWN_MODULE,
@@ -922,14 +939,14 @@ def test_a_module_of_a_larger_model_is_told_by_the_name_it_would_have(site):
 
 
 def test_a_text_encoder_that_is_not_connected_is_told_as_such():
-    outcomes = make_plan(lora("lora_te1_x", 4, 4), {}, Site([denoiser(FLUX)])).outcomes
+    outcomes = make_plan(lora("lora_te1_x", 4, 4), {}, TargetModel([denoiser(FLUX)])).outcomes
     assert {outcome[:2] for outcome in outcomes.values()} == {
         (plans.NOT_WIRED, "it belongs to a text encoder, and no CLIP is connected")
     }
 
 
-def test_what_is_said_of_a_weight_without_inner_sizes_that_are_known(site):
-    outcome = make_plan({"img_in.diff": (8,)}, {}, site).outcomes["img_in.diff"]
+def test_what_is_said_of_a_weight_without_inner_sizes_that_are_known(target_model):
+    outcome = make_plan({"img_in.diff": (8,)}, {}, target_model).outcomes["img_in.diff"]
     assert outcome[:2] == (
         plans.SHAPE_CONFLICT,
         "trained for [8], img_in is [8, 16]",

@@ -14,9 +14,9 @@ import comfy_models
 import pytest
 import torch
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
-from lora_locksmith.planning.names import spell, wrapper_for
+from lora_locksmith.planning.names import prefix_for, spell
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Component, Site, denoiser_component
+from lora_locksmith.planning.target_model import Network, TargetModel, denoiser_network
 from lora_locksmith.report import presets as engine
 from lora_locksmith.report.presets import (
     Preset,
@@ -107,9 +107,9 @@ pytestmark = pytest.mark.usefixtures("comfy")
 
 
 @cache
-def site_of(name: str) -> Site:
+def target_model_of(name: str) -> TargetModel:
     try:
-        return Site([denoiser_component(comfy_models.shapes(name))])
+        return TargetModel([denoiser_network(comfy_models.shapes(name))])
     except comfy_models.NotInThisComfyUI as fault:
         pytest.skip(str(fault))
 
@@ -177,10 +177,10 @@ def under_classes(name: str, classes: tuple[str, ...]) -> set[str]:
 @cache
 def names_in(name: str, dialect: str) -> dict[str, tuple[int, ...]]:
     """Every module of a model as a dialect spells it, and its shape."""
-    site = site_of(name)
+    target_model = target_model_of(name)
     return {
         module.module: module.shape
-        for module in spell(site, site.components[DENOISER], dialects()[dialect])
+        for module in spell(target_model, target_model.networks[DENOISER], dialects()[dialect])
     }
 
 
@@ -188,10 +188,10 @@ def spelled(name: str, chosen: set[str], dialect: str) -> dict[str, tuple[int, .
     """The keys of a LoRA on these diffusers modules; every one of them must be known to the
     family's table.
     """
-    site, record = site_of(name), dialects()[dialect]
-    wrapper = wrapper_for(site, site.components[DENOISER], record)
+    target_model, record = target_model_of(name), dialects()[dialect]
+    prefix = prefix_for(target_model, target_model.networks[DENOISER], record)
     wanted = {
-        wrapper + (module.replace(".", "_") if record.form == "flat" else module)
+        prefix + (module.replace(".", "_") if record.form == "flat" else module)
         for module in chosen
     }
     known = names_in(name, dialect)
@@ -212,7 +212,7 @@ def factors(module: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 def report_of(
     name: str, chosen: set[str], dialect: str = "diffusers", trainer: str = ""
 ) -> PresetReport:
-    plan = make_plan(spelled(name, chosen, dialect), {}, site_of(name))
+    plan = make_plan(spelled(name, chosen, dialect), {}, target_model_of(name))
     assert len(plan.adapters) == len(chosen)
     return match_presets(plan, trainer)
 
@@ -227,7 +227,7 @@ def native_report(name: str, modules: dict[str, tuple[int, ...]]) -> PresetRepor
             f"{flat}.lora_up.weight": (shape[0], RANK),
             f"{flat}.alpha": (),
         }
-    plan = make_plan(keys, {}, site_of(name))
+    plan = make_plan(keys, {}, target_model_of(name))
     assert len(plan.adapters) == len(modules)
     return match_presets(plan)
 
@@ -530,12 +530,14 @@ def test_random_modules_are_no_preset(seed):
 
 
 def test_one_norm_more_is_another_set():
-    site = site_of("flux1_dev")
+    target_model = target_model_of("flux1_dev")
     keys = spelled(
         "flux1_dev", by_peft("flux1_dev", ["to_k", "to_q", "to_v", "to_out.0"]), "diffusers"
     )
     plan = make_plan(
-        keys | {"diffusion_model.double_blocks.0.img_attn.norm.query_norm.diff": (128,)}, {}, site
+        keys | {"diffusion_model.double_blocks.0.img_attn.norm.query_norm.diff": (128,)},
+        {},
+        target_model,
     )
     assert len(plan.adapters) == 191
     report = match_presets(plan)
@@ -548,8 +550,8 @@ def test_a_slip_is_told_only_if_every_preset_had_it():
         "@trainer One\n[flux1]\npreset a\n names to_k gone\n dead gone=to_q : query\n@trainer"
         " Other\n[flux1]\npreset b\n names to_k\n"
     )
-    component = site_of("flux1_dev").components[DENOISER]
-    both, alone = engine.Layout(component, blocks), engine.Layout(component, blocks[:1])
+    network = target_model_of("flux1_dev").networks[DENOISER]
+    both, alone = engine.Layout(network, blocks), engine.Layout(network, blocks[:1])
     trained = both.masks[blocks[0]]
     told = [
         PresetReport(tuple(layout.finding(preset, trained) for preset in layout.by_mask[trained]))
@@ -562,12 +564,15 @@ def test_a_slip_is_told_only_if_every_preset_had_it():
 
 def test_nothing_to_compare():
     assert (
-        match_presets(make_plan({}, {}, site_of("flux1_dev"))).sentence
+        match_presets(make_plan({}, {}, target_model_of("flux1_dev"))).sentence
         == "no documented preset trains just these layers"
     )
-    assert match_presets(make_plan({"\udce9.lora_A.weight": (4, 8)}, {}, Site())) == PresetReport()
-    strange = Site(
-        [Component(DENOISER, "diffusion_model.", {"diffusion_model.wonder.weight": (8, 8)}, [])]
+    assert (
+        match_presets(make_plan({"\udce9.lora_A.weight": (4, 8)}, {}, TargetModel()))
+        == PresetReport()
+    )
+    strange = TargetModel(
+        [Network(DENOISER, "diffusion_model.", {"diffusion_model.wonder.weight": (8, 8)}, [])]
     )
     plan = make_plan(factors("wonder", (8, 8)), {}, strange)
     assert len(plan.adapters) == 1
@@ -583,10 +588,10 @@ def test_reports_are_json():
 
 
 def test_layouts_die_with_their_models():
-    component = denoiser_component(comfy_models.shapes("sd15"))
-    gone = weakref.ref(component)
-    engine.layout_of(component)
-    del component
+    network = denoiser_network(comfy_models.shapes("sd15"))
+    gone = weakref.ref(network)
+    engine.layout_of(network)
+    del network
     gc.collect()
     assert gone() is None
 
@@ -596,7 +601,7 @@ def test_every_dead_entry_is_explained(name):
     """An entry that names nothing is either for another variant (`spare`) or a slip whose meaning
     the file states (`dead`).
     """
-    layout = engine.layout_of(site_of(name).components[DENOISER])
+    layout = engine.layout_of(target_model_of(name).networks[DENOISER])
     assert layout.presets
     for preset, mask in layout.masks.items():
         finding = layout.finding(preset, mask)

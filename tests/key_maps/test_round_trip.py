@@ -9,7 +9,7 @@ import pytest
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
 from lora_locksmith.planning.names import spell
 from lora_locksmith.planning.plan import PLACED, make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
 
 # One model of each family: what differs between them is sizes, which other tests go over.
 MODELS = tuple(
@@ -31,36 +31,36 @@ def keys_of(spelled, dialect) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture(params=MODELS, scope="module")
-def site(request, comfy):
+def target_model(request, comfy):
     try:
         weights = comfy_models.shapes(request.param)
     except comfy_models.NotInThisComfyUI as missing:
         pytest.skip(str(missing))
-    return Site([denoiser_component(weights)])
+    return TargetModel([denoiser_network(weights)])
 
 
 @pytest.mark.parametrize("dialect", dialects().values(), ids=dialects().keys())
-def test_what_is_spelled_is_read_back(site, dialect):
-    check(site, site.components[DENOISER], dialect)
+def test_what_is_spelled_is_read_back(target_model, dialect):
+    check(target_model, target_model.networks[DENOISER], dialect)
 
 
 @pytest.mark.parametrize("name", comfy_models.ENCODERS)
 def test_text_encoders(comfy, name):
-    site = Site(encoder_components(comfy_models.encoder_shapes(name)))
-    for slot in site.slots:
-        check(site, site.components[slot], dialects()["comfyui"])
+    target_model = TargetModel(encoder_networks(comfy_models.encoder_shapes(name)))
+    for slot in target_model.slots:
+        check(target_model, target_model.networks[slot], dialects()["comfyui"])
 
 
-def check(site, component, dialect):
+def check(target_model, network, dialect):
     expected, keys = {}, {}
-    for spelled in spell(site, component, dialect):
+    for spelled in spell(target_model, network, dialect):
         expected[spelled.module] = spelled
         keys |= keys_of(spelled, dialect)
-    plan = make_plan(keys, {}, site)
+    plan = make_plan(keys, {}, target_model)
     lost = {key: outcome for key, outcome in plan.outcomes.items() if outcome.category != PLACED}
     assert not lost, dict(list(lost.items())[:3])
     for adapter in plan.adapters:
-        weight, rows, _ = adapter.target.pieces[0]
+        weight, rows, _ = adapter.target.slices[0]
         spelled = expected[adapter.module]
         assert (weight, rows, adapter.target.swap) == (
             spelled.weight,

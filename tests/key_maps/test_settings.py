@@ -26,7 +26,7 @@ from lora_locksmith.planning.settings import (
     shown,
 )
 from lora_locksmith.planning.settings import settings as all_settings
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
 SETTINGS = {
     name: setting
@@ -194,7 +194,7 @@ def test_an_alpha_of_which_a_strength_can_be_made(value):
 # The settings of a whole file
 
 WEIGHTS = {f"diffusion_model.blocks.{i}.lin.weight": (16, 16) for i in range(3)}
-SITE = Site([denoiser_component(WEIGHTS)])
+SITE = TargetModel([denoiser_network(WEIGHTS)])
 ROLES = {
     "lora": {"lora_A.weight": (4, 16), "lora_B.weight": (16, 4)},
     "lokr": {"lokr_w1": (4, 4), "lokr_w2": (4, 4)},
@@ -366,13 +366,15 @@ def test_a_number_of_5000_digits_does_not_cost_the_other_settings(tmp_path):
     ],
 )
 def test_the_rank_of_split_parts(dim, scaled):
-    site = Site([denoiser_component({"diffusion_model.blocks.0.qkv.weight": (48, 16)}, FAMILIES)])
+    target_model = TargetModel(
+        [denoiser_network({"diffusion_model.blocks.0.qkv.weight": (48, 16)}, FAMILIES)]
+    )
     shapes = {
         "lora_unet_blocks_0_qkv.lora_down.weight": (12, 16),
         "lora_unet_blocks_0_qkv.lora_up.weight": (48, 12),
     }
     metadata = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": dim}
-    plan = make_plan({**shapes, "lora_unet_blocks_0_qkv.alpha": ()}, metadata, site)
+    plan = make_plan({**shapes, "lora_unet_blocks_0_qkv.alpha": ()}, metadata, target_model)
     (adapter,) = plan.adapters
     assert (adapter.strength.source == FROM_SPLITS) == scaled == (adapter.strength.factor == 3)
     assert bool(plan.cautions) != scaled and all(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from lora_locksmith.planning.plan import BOOKKEEPING, PLACED, UNSUPPORTED, make_plan
 from lora_locksmith.planning.siblings import siblings
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
 WEIGHTS = {f"diffusion_model.blocks.{i}.lin.weight": (8, 6) for i in range(2)}
 PAIR = {"lora_A.weight": (4, 6), "lora_B.weight": (8, 4)}
@@ -19,7 +19,7 @@ def plan_with(**extra):
     return make_plan(
         keys | {f"blocks.0.lin.{name}": shape for name, shape in extra.items()},
         {},
-        Site([denoiser_component(WEIGHTS)]),
+        TargetModel([denoiser_network(WEIGHTS)]),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from lora_locksmith.identify.stock_loader import stock_placed, stock_table
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
 WEIGHTS = {
     "diffusion_model.img_in.weight": (8, 4),
@@ -22,15 +22,17 @@ UP, DOWN = ".lora_up.weight", ".lora_down.weight"
 
 
 @pytest.fixture(scope="module")
-def site():
-    found = Site([denoiser_component(WEIGHTS)])
+def target_model():
+    found = TargetModel([denoiser_network(WEIGHTS)])
     assert found.family.name == "flux1"
     return found
 
 
-def placed(site, *keys, **shapes):
+def placed(target_model, *keys, **shapes):
     return stock_placed(
-        make_plan({key: shapes.get(key.rpartition(".")[2], (1, 1)) for key in keys}, {}, site)
+        make_plan(
+            {key: shapes.get(key.rpartition(".")[2], (1, 1)) for key in keys}, {}, target_model
+        )
     )
 
 
@@ -50,8 +52,8 @@ def placed(site, *keys, **shapes):
         ("img_in", False),
     ],
 )
-def test_names(site, module, read):
-    assert placed(site, module + UP, module + DOWN) == (
+def test_names(target_model, module, read):
+    assert placed(target_model, module + UP, module + DOWN) == (
         {module + UP, module + DOWN} if read else set()
     )
 
@@ -70,21 +72,24 @@ def test_names(site, module, read):
         ((".dora_scale",), 0),
     ],
 )
-def test_endings(site, endings, read):
-    assert len(placed(site, *("diffusion_model.img_in" + ending for ending in endings))) == read
+def test_endings(target_model, endings, read):
+    assert (
+        len(placed(target_model, *("diffusion_model.img_in" + ending for ending in endings)))
+        == read
+    )
 
 
-def test_one_broken_adapter_stops_the_stock_loader(site):
+def test_one_broken_adapter_stops_the_stock_loader(target_model):
     whole = ("lora_unet_img_in" + UP, "lora_unet_img_in" + DOWN)
-    assert placed(site, *whole, "lora_unet_final_layer_linear.alpha", alpha=()) == {
+    assert placed(target_model, *whole, "lora_unet_final_layer_linear.alpha", alpha=()) == {
         *whole,
         "lora_unet_final_layer_linear.alpha",
     }
-    assert placed(site, *whole, "lora_unet_final_layer_linear" + UP) == set()
-    assert placed(site, *whole, "lora_unet_final_layer_linear.alpha", alpha=(3,)) == set()
+    assert placed(target_model, *whole, "lora_unet_final_layer_linear" + UP) == set()
+    assert placed(target_model, *whole, "lora_unet_final_layer_linear.alpha", alpha=(3,)) == set()
 
 
-def test_nonsense(site):
+def test_nonsense(target_model):
     keys = [
         "",
         ".",
@@ -96,11 +101,11 @@ def test_nonsense(site):
         "x" * 100_000 + UP,
         "." * 1000,
     ]
-    assert placed(site, *keys) == set()
+    assert placed(target_model, *keys) == set()
 
 
 def test_nothing_wired():
-    assert stock_placed(make_plan({"lora_unet_img_in.diff": (1,)}, {}, Site())) == set()
+    assert stock_placed(make_plan({"lora_unet_img_in.diff": (1,)}, {}, TargetModel())) == set()
 
 
 @pytest.mark.parametrize(

@@ -22,22 +22,22 @@ from lora_locksmith.planning.scale import (
     settings_for,
     split_qkv_rank,
 )
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
 COMPONENTS = ("transformer", "text_encoder", "text_encoder_2", "unet")
 
 
-def told(*components: str) -> dict[str, str]:
-    """Header metadata with settings for each of the components; "" for those that name none."""
+def told(*networks: str) -> dict[str, str]:
+    """Header metadata with settings for each of the networks; "" for those that name none."""
     return {
         "lora_adapter_metadata": json.dumps(
-            {f"{name}.r".lstrip("."): number for number, name in enumerate(components, 1)}
+            {f"{name}.r".lstrip("."): number for number, name in enumerate(networks, 1)}
         )
     }
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "component"),
+    ("prefix", "network"),
     [
         ("transformer.", "transformer"),
         ("base_model.model.transformer.", "transformer"),
@@ -54,27 +54,27 @@ def told(*components: str) -> dict[str, str]:
         ("", None),
     ],
 )
-def test_settings_hold_for_the_network_they_name(wrapper, component):
+def test_settings_hold_for_the_network_they_name(prefix, network):
     """Its whole name, between dots: text_encoder is not text_encoder_2."""
     settings = read_settings(told(*COMPONENTS), None)
     assert set(settings) == set(COMPONENTS)
-    assert settings_for(settings, wrapper) is (settings[component] if component else None)
+    assert settings_for(settings, prefix) is (settings[network] if network else None)
 
 
 def test_settings_that_name_no_network_hold_for_what_is_left():
     settings = read_settings(told("text_encoder", ""), None)
     assert settings_for(settings, "text_encoder.") is settings["text_encoder"]
-    for wrapper in ("", "transformer.", "text_encoder_2.", "lora_te1_", "text_encoder"):
-        assert settings_for(settings, wrapper) is settings[""]
+    for prefix in ("", "transformer.", "text_encoder_2.", "lora_te1_", "text_encoder"):
+        assert settings_for(settings, prefix) is settings[""]
 
 
 def test_settings_of_the_only_network_that_is_no_text_encoder_hold_for_it_whatever_it_is_called():
-    for components in (("transformer",), ("transformer", "text_encoder", "text_encoder_2")):
-        settings = read_settings(told(*components), None)
-        for wrapper in ("", "diffusion_model.", "lora_unet_", "base_model.model."):
-            assert settings_for(settings, wrapper) is settings["transformer"]
-        for wrapper in ("text_encoder_3.", "lora_te1_"):
-            assert settings_for(settings, wrapper) is None
+    for networks in (("transformer",), ("transformer", "text_encoder", "text_encoder_2")):
+        settings = read_settings(told(*networks), None)
+        for prefix in ("", "diffusion_model.", "lora_unet_", "base_model.model."):
+            assert settings_for(settings, prefix) is settings["transformer"]
+        for prefix in ("text_encoder_3.", "lora_te1_"):
+            assert settings_for(settings, prefix) is None
     assert settings_for(read_settings(told("text_encoder"), None), "diffusion_model.") is None
     assert settings_for(read_settings({}, None), "") is None
 
@@ -186,10 +186,10 @@ def test_the_rank_of_splits_and_why_it_is_not_known(metadata, rank, fault):
 
 
 @pytest.fixture(scope="module")
-def site():
-    return Site(
+def target_model():
+    return TargetModel(
         [
-            denoiser_component(
+            denoiser_network(
                 {"diffusion_model.layer.weight": (8, 8), "diffusion_model.layer.bias": (8,)}
             )
         ]
@@ -208,8 +208,10 @@ LOKR_LEFT = {"layer.lokr_w1_a": (2, 1), "layer.lokr_w1_b": (1, 2), "layer.lokr_w
 FULL_LOKR = {"layer.lokr_w1": (2, 2), "layer.lokr_w2": (4, 4)}
 
 
-def strength(site, keys, config, kind=None):
-    adapters = {adapter.kind: adapter for adapter in make_plan(keys, {}, site, config).adapters}
+def strength(target_model, keys, config, kind=None):
+    adapters = {
+        adapter.kind: adapter for adapter in make_plan(keys, {}, target_model, config).adapters
+    }
     return adapters[kind].strength if kind else next(iter(adapters.values())).strength
 
 
@@ -256,29 +258,34 @@ def strength(site, keys, config, kind=None):
         ({"layer.oft_R.weight": (2, 6)}, {"r": 4, "lora_alpha": 8}, None),
     ],
 )
-def test_the_strength_that_settings_give(site, keys, config, scale):
-    found = strength(site, keys, config)
+def test_the_strength_that_settings_give(target_model, keys, config, scale):
+    found = strength(target_model, keys, config)
     assert found.scale == scale
     assert found.source == (FROM_CONFIG if scale is not None else FROM_RANK)
 
 
-def test_a_bias_is_as_strong_as_its_factors(site):
+def test_a_bias_is_as_strong_as_its_factors(target_model):
     keys = LORA | {"layer.lora_B.bias": (8,)}
-    found = strength(site, keys, {"r": 4, "lora_alpha": 8}, "bias_lora")
+    found = strength(target_model, keys, {"r": 4, "lora_alpha": 8}, "bias_lora")
     assert (found.scale, found.source) == (2.0, FROM_CONFIG)
     (bias,) = [
         adapter
-        for adapter in make_plan(keys | {"layer.alpha": ()}, {}, site).adapters
+        for adapter in make_plan(keys | {"layer.alpha": ()}, {}, target_model).adapters
         if adapter.kind == "bias_lora"
     ]
     assert (set(bias.roles), bias.rank) == ({"up_bias", "alpha", "down"}, 4)
     (factors,) = [
-        adapter for adapter in make_plan(keys, {}, site).adapters if adapter.kind == "lora"
+        adapter for adapter in make_plan(keys, {}, target_model).adapters if adapter.kind == "lora"
     ]
     assert set(factors.roles) == {"up", "down"}
-    with_alpha = strength(site, keys | {"layer.alpha": ()}, {"r": 4, "lora_alpha": 8}, "bias_lora")
+    with_alpha = strength(
+        target_model, keys | {"layer.alpha": ()}, {"r": 4, "lora_alpha": 8}, "bias_lora"
+    )
     assert (with_alpha.scale, with_alpha.source) == (None, FROM_TENSORS)
-    assert (strength(site, keys, None).scale, strength(site, keys, None).source) == (
+    assert (
+        strength(target_model, keys, None).scale,
+        strength(target_model, keys, None).source,
+    ) == (
         None,
         FROM_RANK,
     )
@@ -287,8 +294,8 @@ def test_a_bias_is_as_strong_as_its_factors(site):
 @pytest.mark.parametrize(
     "text", ["", "null", "[]", '"text"', "{", "[" * 100_000, '{"transformer": {"r": 4}}']
 )
-def test_settings_in_the_header_that_are_none(site, text):
-    plan = make_plan(LORA, {"lora_adapter_metadata": text}, site)
+def test_settings_in_the_header_that_are_none(target_model, text):
+    plan = make_plan(LORA, {"lora_adapter_metadata": text}, target_model)
     assert plan.adapters[0].strength.source == FROM_RANK
 
 
@@ -304,8 +311,10 @@ SPOILT = (
 
 @pytest.mark.parametrize("arguments", SPOILT)
 @pytest.mark.parametrize("dim", ["2", "", "NaN", "Infinity", "1e999"])
-def test_split_qkv_that_cannot_be_read_corrects_nothing(site, arguments, dim):
+def test_split_qkv_that_cannot_be_read_corrects_nothing(target_model, arguments, dim):
     plan = make_plan(
-        LORA | {"layer.alpha": ()}, {"ss_network_args": arguments, "ss_network_dim": dim}, site
+        LORA | {"layer.alpha": ()},
+        {"ss_network_args": arguments, "ss_network_dim": dim},
+        target_model,
     )
     assert plan.adapters[0].strength.factor == 1.0

@@ -12,7 +12,7 @@ from lora_locksmith.key_maps.table import (
     unify,
 )
 from lora_locksmith.planning.names import names_of
-from lora_locksmith.planning.target_model import Component
+from lora_locksmith.planning.target_model import Network
 
 FLUX_LIKE = """
 @title Example
@@ -156,10 +156,10 @@ def test_layers_that_a_model_has_fused_or_apart():
     """
     family = parse_table("two", "@title Two\nfused? 2m h = a + b\na? m h\nb? m h\na + b = fused\n")
     assert [row.native for row in in_one_form(family.rows)] == [("fused",), ("a", "b")]
-    fused = Component("denoiser", "", {"fused.weight": (8, 3)}, family)
-    assert [fused.find(name)[0].pieces for name in "ab"] == [
+    fused = Network("denoiser", "", {"fused.weight": (8, 3)}, family)
+    assert [fused.find(name)[0].slices for name in "ab"] == [
         (("fused.weight", (0, 4), None),),
         (("fused.weight", (4, 4), None),),
     ]
-    apart = Component("denoiser", "", {"a.weight": (4, 3), "b.weight": (4, 3)}, family)
-    assert apart.find("fused")[0].pieces == (("a.weight", None, (0, 4)), ("b.weight", None, (4, 4)))
+    apart = Network("denoiser", "", {"a.weight": (4, 3), "b.weight": (4, 3)}, family)
+    assert apart.find("fused")[0].slices == (("a.weight", None, (0, 4)), ("b.weight", None, (4, 4)))

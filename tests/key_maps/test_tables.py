@@ -12,8 +12,8 @@ import comfy_models
 import pytest
 from lora_locksmith.key_maps.table import (
     UNNAMED,
-    Row,
     TableError,
+    TableRow,
     families,
     fill,
     flatten,
@@ -25,10 +25,10 @@ from lora_locksmith.key_maps.table import (
 )
 from lora_locksmith.planning.plan import PLACED, make_plan
 from lora_locksmith.planning.target_model import (
-    Component,
-    Site,
-    denoiser_component,
-    encoder_components,
+    Network,
+    TargetModel,
+    denoiser_network,
+    encoder_networks,
 )
 
 DENOISERS = sorted(name for name, family in families().items() if family.kind == "denoiser")
@@ -67,49 +67,45 @@ def counted(family: str) -> bool:
     return bool(families()[family].blocks) and family not in NUMBERED_IN_A_WORD
 
 
-def component_of(name: str) -> Component:
+def network_of(name: str) -> Network:
     try:
-        return denoiser_component(comfy_models.shapes(name))
+        return denoiser_network(comfy_models.shapes(name))
     except comfy_models.NotInThisComfyUI as fault:
         pytest.skip(str(fault))
 
 
-def encoders_of(name: str) -> list[Component]:
+def encoders_of(name: str) -> list[Network]:
     try:
-        return encoder_components(comfy_models.encoder_shapes(name))
+        return encoder_networks(comfy_models.encoder_shapes(name))
     except (ImportError, AttributeError) as fault:
         pytest.skip(f"this ComfyUI has no such text encoder: {fault}")
 
 
-def unlisted(component: Component) -> list[str]:
-    """The component's modules that no native row of its table names with their shape."""
+def unlisted(network: Network) -> list[str]:
+    """The network's modules that no native row of its table names with their shape."""
     missing = []
-    for module, weight in component.modules.items():
-        matches = [
-            match for match in component.family.find(flatten(module)) if match.alternative < 0
-        ]
+    for module, weight in network.modules.items():
+        matches = [match for match in network.family.find(flatten(module)) if match.alternative < 0]
         if not any(
-            slices(match.row, -1, 0, (component.weights[weight],)) is not None for match in matches
+            slices(match.row, -1, 0, (network.weights[weight],)) is not None for match in matches
         ):
-            missing.append(f"{module} {component.weights[weight]}")
+            missing.append(f"{module} {network.weights[weight]}")
     return missing
 
 
-def spelled(component: Component) -> Iterator[tuple[str, tuple[str, ...], Row, int, int]]:
-    """Every other spelling of every row the component has: (name, native modules, row, alternative,
+def spelled(network: Network) -> Iterator[tuple[str, tuple[str, ...], TableRow, int, int]]:
+    """Every other spelling of every row the network has: (name, native modules, row, alternative,
     part), two blocks of each pattern.
     """
     numbers_of = defaultdict(list)
-    for module in component.modules:
+    for module in network.modules:
         template, numbers = generalise(flatten(module))
         numbers_of[template].append(numbers)
-    for row in component.family.rows:
+    for row in network.family.rows:
         for blocks in some_blocks(row.native[0], numbers_of):
             native = tuple(fill(name, blocks) for name in row.native)
             shapes = tuple(
-                component.weights[component.modules[name]]
-                for name in native
-                if name in component.modules
+                network.weights[network.modules[name]] for name in native if name in network.modules
             )
             if len(shapes) == len(native) and slices(row, -1, 0, shapes) is not None:
                 for index, alternative in enumerate(row.alternatives):
@@ -141,7 +137,7 @@ def test_a_family_has_a_real_model_to_hold_it_against(family):
 
 @every_model
 def test_a_model_is_recognised(name):
-    assert component_of(name).family.name == comfy_models.MODELS[name].family
+    assert network_of(name).family.name == comfy_models.MODELS[name].family
 
 
 @pytest.mark.parametrize(
@@ -149,45 +145,44 @@ def test_a_model_is_recognised(name):
     [name for name, model in comfy_models.MODELS.items() if model.family not in NUMBERED_IN_A_ROW],
 )
 def test_a_model_of_two_blocks_is_recognised(name):
-    component = component_of(name)
+    network = network_of(name)
     few = {}
-    for weight, shape in component.weights.items():
+    for weight, shape in network.weights.items():
         if all(int(number) < 2 or int(number) > 99 for number in generalise(flatten(weight))[1]):
             few[weight] = shape
-    assert denoiser_component(few).family.name == comfy_models.MODELS[name].family
+    assert denoiser_network(few).family.name == comfy_models.MODELS[name].family
 
 
 @every_encoder
 def test_a_text_encoder_is_recognised(name):
     assert {
-        component.name: component.family and component.family.name
-        for component in encoders_of(name)
+        network.name: network.family and network.family.name for network in encoders_of(name)
     } == comfy_models.ENCODERS[name].tables
 
 
 @every_model
 def test_every_weight_of_a_model_has_a_row(name):
-    component = component_of(name)
+    network = network_of(name)
     parameters = {
         parameter
         for parameter, _ in comfy_models.network(name).named_parameters()
         if not parameter.endswith(".bias")
     }
-    component.modules = {
-        module: weight for module, weight in component.modules.items() if weight in parameters
+    network.modules = {
+        module: weight for module, weight in network.modules.items() if weight in parameters
     }
-    assert not unlisted(component)
+    assert not unlisted(network)
 
 
 @every_encoder
 def test_every_weight_of_a_text_encoder_has_a_row(name):
-    for component in encoders_of(name):
-        component.modules = {
+    for network in encoders_of(name):
+        network.modules = {
             module: weight
-            for module, weight in component.modules.items()
+            for module, weight in network.modules.items()
             if weight.endswith(".weight")
         }
-        assert not unlisted(component)
+        assert not unlisted(network)
 
 
 @pytest.mark.parametrize("family", DENOISERS)
@@ -197,13 +192,13 @@ def test_every_row_is_in_a_model(family):
     for name, model in comfy_models.MODELS.items():
         if model.family == family:
             try:
-                component = denoiser_component(comfy_models.shapes(name))
+                network = denoiser_network(comfy_models.shapes(name))
             except comfy_models.NotInThisComfyUI as fault:
                 missing.append(str(fault))
                 continue
-            for module, weight in component.modules.items():
-                for match in component.family.find(flatten(module)):
-                    fits = slices(match.row, -1, 0, (component.weights[weight],)) is not None
+            for module, weight in network.modules.items():
+                for match in network.family.find(flatten(module)):
+                    fits = slices(match.row, -1, 0, (network.weights[weight],)) is not None
                     if match.alternative < 0 and fits:
                         rows.pop((match.row.native, match.row.shape), None)
     # A UNet's resnets share their rows; only those that change the width have a skip_connection.
@@ -221,15 +216,15 @@ def test_every_row_is_in_a_model(family):
     "name", [name for name in PUBLISHED if families()[comfy_models.MODELS[name].family].sizes]
 )
 def test_published_sizes_agree_with_the_model(name):
-    component = component_of(name)
+    network = network_of(name)
     faults = defaultdict(set)
-    for module, weight in component.modules.items():
+    for module, weight in network.modules.items():
         solved = [
-            unify(match.row.shape, component.weights[weight])
-            for match in component.family.find(flatten(module))
+            unify(match.row.shape, network.weights[weight])
+            for match in network.family.find(flatten(module))
             if match.alternative < 0 and match.row.shape
         ]
-        for variant, sizes in component.family.sizes.items():
+        for variant, sizes in network.family.sizes.items():
             wrong = [
                 known
                 for known in solved
@@ -238,21 +233,21 @@ def test_published_sizes_agree_with_the_model(name):
             ]
             if wrong and len(wrong) == len([known for known in solved if known is not None]):
                 faults[variant].add(f"{module}: {wrong[0]}")
-    assert any(not faults[variant] for variant in component.family.sizes), dict(faults)
+    assert any(not faults[variant] for variant in network.family.sizes), dict(faults)
 
 
 @pytest.mark.parametrize(
     "name", [name for name in PUBLISHED if counted(comfy_models.MODELS[name].family)]
 )
 def test_published_blocks_agree_with_the_model(name):
-    component = component_of(name)
+    network = network_of(name)
     counts = defaultdict(int)
-    for module in component.modules:
-        for match in component.family.find(flatten(module)):
+    for module in network.modules:
+        for match in network.family.find(flatten(module)):
             if match.alternative < 0 and match.native[0] == module:
                 for blocks, number in numbered(match.row.native[0], module):
                     counts[blocks] = max(counts[blocks], int(number) + 1)
-    stated = component.family.blocks.values()
+    stated = network.family.blocks.values()
     agreeing = [
         variant
         for variant in stated
@@ -263,21 +258,21 @@ def test_published_blocks_agree_with_the_model(name):
 
 @every_model
 def test_every_other_spelling_finds_its_weight(name):
-    component = component_of(name)
-    for spelling, native, row, alternative, part in spelled(component):
-        found = component.find(flatten(spelling))
+    network = network_of(name)
+    for spelling, native, row, alternative, part in spelled(network):
+        found = network.find(flatten(spelling))
         assert len(found) == 1, (
             f"{spelling} finds {[candidate.module for candidate in found]}, line {row.line}"
         )
-        if found[0].naming < 0 and spelling in component.modules:
+        if found[0].naming < 0 and spelling in network.modules:
             # the model has a module of this very name; test_every_weight_of_a_model_has_a_row
             # covers it
             continue
-        weights = [component.modules[module] for module in native]
+        weights = [network.modules[module] for module in native]
         expected = slices(
-            row, alternative, part, tuple(component.weights[weight] for weight in weights)
+            row, alternative, part, tuple(network.weights[weight] for weight in weights)
         )
-        assert found[0].pieces == tuple(
+        assert found[0].slices == tuple(
             (weights[piece.native], piece.rows, piece.source) for piece in expected
         ), f"{spelling}, line {row.line}"
         assert found[0].swap == row.alternatives[alternative].swap, f"{spelling}, line {row.line}"
@@ -285,16 +280,16 @@ def test_every_other_spelling_finds_its_weight(name):
 
 @every_model
 def test_the_parts_of_a_spelling_cover_their_weight(name):
-    component = component_of(name)
+    network = network_of(name)
     covered, sized = defaultdict(int), {}
-    for spelling, native, row, alternative, _ in spelled(component):
+    for spelling, native, row, alternative, _ in spelled(network):
         if all(
             piece.name.rpartition(".")[2] != UNNAMED
             for piece in row.alternatives[alternative].parts
         ):
-            covered[native, row.line, alternative] += component.find(flatten(spelling))[0].out
+            covered[native, row.line, alternative] += network.find(flatten(spelling))[0].out
             sized[native, row.line, alternative] = sum(
-                (component.weights[component.modules[module]] or (1,))[0] for module in native
+                (network.weights[network.modules[module]] or (1,))[0] for module in native
             )
     assert {key: out for key, out in covered.items() if out % sized[key]} == {}
 
@@ -316,17 +311,19 @@ def stock_names(name: str) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
 
 @every_model
 def test_what_stock_accepts_is_placed_at_the_same_weight(name):
-    site, weights = Site([component_of(name)]), comfy_models.shapes(name)
+    target_model, weights = TargetModel([network_of(name)]), comfy_models.shapes(name)
     for key, weight, rows in stock_names(name):
         if len(weights.get(weight, ())) < 2 or not weight.endswith(".weight"):
             continue
         out, *inner = weights[weight]
         up = (rows[1] if rows else out, RANK, *[1] * len(inner[1:]))
         plan = make_plan(
-            {f"{key}.lora_down.weight": (RANK, *inner), f"{key}.lora_up.weight": up}, {}, site
+            {f"{key}.lora_down.weight": (RANK, *inner), f"{key}.lora_up.weight": up},
+            {},
+            target_model,
         )
         assert {outcome.category for outcome in plan.outcomes.values()} == {PLACED}, plan.outcomes
-        assert plan.adapters[0].target.pieces == (
+        assert plan.adapters[0].target.slices == (
             (weight, None if rows == (0, out) else rows, None),
         ), key
 
@@ -346,9 +343,9 @@ def test_the_parts_of_a_fused_weight_must_add_up():
 @every_model
 def test_the_width_of_a_published_input_that_may_grow_is_in_the_table(name):
     """Else a LoRA of one model of the family would make another as wide."""
-    component = component_of(name)
+    network = network_of(name)
     if name in PUBLISHED:
-        for module in component.modules:
-            for found in component.find(module):
-                if found.grows:
-                    assert found.inner[0] in found.grows.fixed, module
+        for module in network.modules:
+            for found in network.find(module):
+                if found.widens_input:
+                    assert found.inner[0] in found.widens_input.fixed, module

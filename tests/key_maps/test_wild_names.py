@@ -7,27 +7,28 @@ from __future__ import annotations
 import comfy_models
 import pytest
 from lora_locksmith.planning.plan import BOOKKEEPING, NOT_WIRED, PLACED, SHAPE_CONFLICT, make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
 from lora_locksmith.report.load_report import Report
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
 
-def site_of(model: str = "", encoder: str = "") -> Site:
+def target_model_of(model: str = "", encoder: str = "") -> TargetModel:
     try:
-        components = [denoiser_component(comfy_models.shapes(model))] if model else []
-        return Site(
-            components
-            + (encoder_components(comfy_models.encoder_shapes(encoder)) if encoder else [])
+        networks = [denoiser_network(comfy_models.shapes(model))] if model else []
+        return TargetModel(
+            networks + (encoder_networks(comfy_models.encoder_shapes(encoder)) if encoder else [])
         )
     except (comfy_models.NotInThisComfyUI, ImportError, AttributeError) as fault:
         pytest.skip(f"this ComfyUI does not know it: {fault}")
 
 
-def place(site: Site, module: str, down: str = "lora_A.weight", up: str = "lora_B.weight"):
-    plan = make_plan({f"{module}.{down}": None, f"{module}.{up}": None}, {}, site)
+def place(
+    target_model: TargetModel, module: str, down: str = "lora_A.weight", up: str = "lora_B.weight"
+):
+    plan = make_plan({f"{module}.{down}": None, f"{module}.{up}": None}, {}, target_model)
     assert {outcome.category for outcome in plan.outcomes.values()} == {PLACED}, plan.outcomes
-    return plan.adapters[0].target.pieces
+    return plan.adapters[0].target.slices
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,9 @@ def place(site: Site, module: str, down: str = "lora_A.weight", up: str = "lora_
     ],
 )
 def test_a_name_seen_in_the_wild_finds_its_weight(model, module, weight, rows):
-    assert place(site_of(model), module) == ((f"diffusion_model.{weight}.weight", rows, None),)
+    assert place(target_model_of(model), module) == (
+        (f"diffusion_model.{weight}.weight", rows, None),
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,9 @@ def test_a_name_seen_in_the_wild_finds_its_weight(model, module, weight, rows):
     ],
 )
 def test_a_role_seen_in_the_wild_is_read(down, up):
-    assert place(site_of("flux1_dev"), "transformer.double_blocks.0.img_attn.proj", down, up)
+    assert place(
+        target_model_of("flux1_dev"), "transformer.double_blocks.0.img_attn.proj", down, up
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +115,7 @@ def test_an_alpha_joins_its_factors(ending):
     name = "transformer.transformer_blocks.0.attn.to_out.0"
     adapter = ".default" if ending.endswith("default") else ""
     keys = [f"{name}.lora_A{adapter}.weight", f"{name}.lora_B{adapter}.weight", f"{name}.{ending}"]
-    plan = make_plan(dict.fromkeys(keys), {}, site_of("flux1_dev"))
+    plan = make_plan(dict.fromkeys(keys), {}, target_model_of("flux1_dev"))
     assert [sorted(adapter.roles) for adapter in plan.adapters] == [["alpha", "down", "up"]]
 
 
@@ -125,13 +130,13 @@ def test_an_alpha_joins_its_factors(ending):
     ],
 )
 @pytest.mark.parametrize("model", ["", "sdxl"])
-def test_a_number_names_a_text_encoder_with_or_without_a_model(model, encoder, wrapper, slot):
-    pieces = place(site_of(model, encoder), f"{wrapper}text_model.encoder.layers.0.mlp.fc1")
+def test_a_number_names_a_text_encoder_with_or_without_a_model(model, encoder, prefix, slot):
+    pieces = place(target_model_of(model, encoder), f"{prefix}text_model.encoder.layers.0.mlp.fc1")
     assert pieces[0][0] == f"{slot}.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
 
 
 def test_the_text_encoder_of_wan_is_found_by_its_own_names():
-    pieces = place(site_of("", "wan"), "text_encoder.blocks.3.ffn.gate.0")
+    pieces = place(target_model_of("", "wan"), "text_encoder.blocks.3.ffn.gate.0")
     assert pieces[0][0] == "umt5xxl.transformer.encoder.block.3.layer.1.DenseReluDense.wi_0.weight"
 
 
@@ -142,7 +147,7 @@ def test_a_bias_without_a_place_takes_no_factors_with_it():
         f"{name}.lora_B.weight": (1280, 4),
         f"{name}.lora_B.bias": (1280,),
     }
-    plan = make_plan(shapes, {}, site_of("sdxl"))
+    plan = make_plan(shapes, {}, target_model_of("sdxl"))
     assert [outcome.category for outcome in plan.outcomes.values()] == [
         PLACED,
         PLACED,
@@ -157,8 +162,8 @@ def test_a_text_encoder_that_is_not_wired_hides_no_wrapper():
         for side in "AB"
     ]
     encoder = "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"
-    plan = make_plan(dict.fromkeys([*keys, encoder]), {}, site_of("flux1_dev"))
-    assert plan.inferred_wrapper == "backbone."
+    plan = make_plan(dict.fromkeys([*keys, encoder]), {}, target_model_of("flux1_dev"))
+    assert plan.inferred_prefix == "backbone."
     assert [plan.outcomes[key].category for key in (*keys, encoder)] == [PLACED] * 4 + [NOT_WIRED]
 
 
@@ -173,7 +178,9 @@ def test_a_text_encoder_that_is_not_wired_hides_no_wrapper():
     ],
 )
 def test_a_note_of_the_trainer_is_no_loss(key):
-    assert make_plan({key: ()}, {}, site_of("flux1_dev")).outcomes[key].category == BOOKKEEPING
+    assert (
+        make_plan({key: ()}, {}, target_model_of("flux1_dev")).outcomes[key].category == BOOKKEEPING
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,5 +206,5 @@ def test_a_guess_without_a_model_is_right_or_open(family, modules):
     shapes = {}
     for module, (out, inner) in modules.items():
         shapes |= {f"{module}_lora.down.weight": (4, inner), f"{module}_lora.up.weight": (out, 4)}
-    guess = Report(make_plan(shapes, {}, Site())).guess
-    assert family in (guess.name, *guess.rivals)
+    guess = Report(make_plan(shapes, {}, TargetModel())).guess
+    assert family in (guess.name, *guess.ties)

@@ -33,8 +33,8 @@ def in_one_thread():
 
 
 @pytest.fixture(scope="module")
-def site(tiny_flux):
+def target_model(tiny_flux):
     """The tiny FLUX as a place to load LoRAs into."""
-    from lora_locksmith.nodes.host import site_of
+    from lora_locksmith.nodes.host import target_model_of
 
-    return site_of(tiny_flux(), None)
+    return target_model_of(tiny_flux(), None)

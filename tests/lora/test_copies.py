@@ -7,7 +7,7 @@ import torch
 from lora_locksmith.lora.copies import same_change
 from lora_locksmith.lora.from_plan import spec_of
 from lora_locksmith.planning.plan import DIFFERENT_TWINS, make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
 H, RANK = 16, 4
 FUSED, SPLIT = "double_blocks.0.img_attn.qkv", ("to_q", "to_k", "to_v")
@@ -23,10 +23,10 @@ WEIGHTS = {
 
 
 @pytest.fixture
-def site():
-    return Site(
+def target_model():
+    return TargetModel(
         [
-            denoiser_component(
+            denoiser_network(
                 {f"diffusion_model.{name}.weight": shape for name, shape in WEIGHTS.items()}
             )
         ]
@@ -54,36 +54,38 @@ def twins(role, magnitudes, of_parts=None):
     return tensors
 
 
-def planned(tensors, site):
+def planned(tensors, target_model):
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    return make_plan(shapes, {}, site, same=lambda fused, split: same_change(tensors, fused, split))
+    return make_plan(
+        shapes, {}, target_model, same=lambda fused, split: same_change(tensors, fused, split)
+    )
 
 
 @pytest.mark.parametrize("role", ["lora_magnitude_vector", "dora_scale"])
-def test_a_dora_that_stands_there_twice_is_applied_once(site, role):
+def test_a_dora_that_stands_there_twice_is_applied_once(target_model, role):
     magnitudes = torch.rand(3 * H, 1) + 1 if role == "dora_scale" else torch.rand(3 * H) + 1
-    plan = planned(twins(role, magnitudes), site)
+    plan = planned(twins(role, magnitudes), target_model)
     assert len(plan.adapters) == 3 and not any(
         DIFFERENT_TWINS in caution for caution in plan.cautions
     )
     assert all(spec_of(adapter, {}).kind == "lora" for adapter in plan.adapters)
 
 
-def test_other_magnitudes_are_another_change(site):
+def test_other_magnitudes_are_another_change(target_model):
     magnitudes = torch.rand(3 * H) + 1
     other = magnitudes.clone()
     other[H + 3] *= 1.01
-    plan = planned(twins("lora_magnitude_vector", magnitudes, other.chunk(3)), site)
+    plan = planned(twins("lora_magnitude_vector", magnitudes, other.chunk(3)), target_model)
     assert len(plan.adapters) == 4 and any(DIFFERENT_TWINS in caution for caution in plan.cautions)
 
 
-def test_magnitudes_for_each_input_are_of_all_rows_and_no_copies(site):
+def test_magnitudes_for_each_input_are_of_all_rows_and_no_copies(target_model):
     whole = torch.rand(1, H) + 1
-    plan = planned(twins("dora_scale", whole, [whole] * 3), site)
+    plan = planned(twins("dora_scale", whole, [whole] * 3), target_model)
     assert len(plan.adapters) == 4 and any(DIFFERENT_TWINS in caution for caution in plan.cautions)
 
 
-def test_magnitudes_of_columns_are_of_all_rows_and_no_copies(site):
+def test_magnitudes_of_columns_are_of_all_rows_and_no_copies(target_model):
     """Stable Audio's: nothing but an option tells that a vector is not one number
     for each output.
     """
@@ -101,11 +103,13 @@ def test_magnitudes_of_columns_are_of_all_rows_and_no_copies(site):
         )
         return asked[-1][0]
 
-    make_plan({key: tuple(tensor.shape) for key, tensor in tensors.items()}, {}, site, same=same)
+    make_plan(
+        {key: tuple(tensor.shape) for key, tensor in tensors.items()}, {}, target_model, same=same
+    )
     assert asked == [(True, False)]
 
 
-def test_a_dora_and_a_lora_are_no_copies(site):
+def test_a_dora_and_a_lora_are_no_copies(target_model):
     tensors = twins("lora_magnitude_vector", torch.rand(3 * H) + 1)
     del tensors[f"{FUSED}.lora_magnitude_vector"]
-    assert len(planned(tensors, site).adapters) == 4
+    assert len(planned(tensors, target_model).adapters) == 4

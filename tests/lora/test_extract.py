@@ -12,7 +12,7 @@ from lora_locksmith.commands import extract as command
 from lora_locksmith.files.header import LoraFileError, read_header
 from lora_locksmith.lora.io.model_file import ModelFile
 from lora_locksmith.lora.math.spec import AdapterError
-from lora_locksmith.lora.rewrite.extract import Ask, Tuned, extract, extract_file
+from lora_locksmith.lora.rewrite.extract import ExtractOptions, RankTarget, extract, extract_file
 from safetensors.torch import load_file, save_file
 
 pytestmark = [
@@ -96,7 +96,9 @@ def test_the_base_becomes_the_tuned_model(tmp_path, tiny_flux, base, tuned, pref
         saved(tmp_path / "base.safetensors", base, prefixes[0]),
         saved(tmp_path / "tuned.safetensors", tuned, prefixes[1]),
     )
-    found = extract_file(*files, tmp_path / "lora.safetensors", Tuned(Ask(RANK), extras=True))
+    found = extract_file(
+        *files, tmp_path / "lora.safetensors", ExtractOptions(RankTarget(RANK), extras=True)
+    )
     patched = patched_by_stock(tiny_flux(), tmp_path / "lora.safetensors")
     changed = {name for name in base if not torch.equal(base[name], tuned[name])}
     assert patched.keys() == changed == {row.weight.removeprefix(PREFIX) for row in found.rows}
@@ -124,7 +126,10 @@ def test_from_diffusers_names_onto_native_ones(tmp_path, tiny_flux, both):
         saved(tmp_path / "tuned.safetensors", twin.state_dict()),
     )
     found = extract_file(
-        base_file, tuned_file, tmp_path / "lora.safetensors", Tuned(Ask(8), extras=True)
+        base_file,
+        tuned_file,
+        tmp_path / "lora.safetensors",
+        ExtractOptions(RankTarget(8), extras=True),
     )
     patched = patched_by_stock(both.native, tmp_path / "lora.safetensors")
     assert patched.keys() == native.keys() and not found.left_out
@@ -147,7 +152,7 @@ def test_energy_chooses_each_rank(tmp_path, base):
         ModelFile(saved(tmp_path / "a.safetensors", base)),
         ModelFile(saved(tmp_path / "b.safetensors", tuned)),
     )
-    for item in extract(first, second, Tuned(Ask(energy=0.5))):
+    for item in extract(first, second, ExtractOptions(RankTarget(energy=0.5))):
         name = item.weight.removeprefix(PREFIX)
         change = (tuned[name] - base[name]).double().flatten(1)
         squares = torch.linalg.svdvals(change).square()
@@ -165,7 +170,7 @@ def test_rounding_is_no_training(tmp_path, base, tuned):
         saved(tmp_path / "base.safetensors", base),
         saved(tmp_path / "tuned.safetensors", tuned, dtype=torch.bfloat16),
     )
-    found = extract_file(*files, tmp_path / "lora.safetensors", Tuned(Ask(RANK)))
+    found = extract_file(*files, tmp_path / "lora.safetensors", ExtractOptions(RankTarget(RANK)))
     assert {row.weight.removeprefix(PREFIX).split(".")[0] for row in found.rows}.isdisjoint(
         ("img_in", "final_layer", "txt_in")
     )
@@ -193,7 +198,9 @@ def test_scaled_fp8(tmp_path, base, tuned):
     second = ModelFile(saved(tmp_path / "b.safetensors", tuned))
     assert torch.equal(first.read(PREFIX + name), quantised[name].float() * scale)
     item = next(
-        item for item in extract(first, second, Tuned(Ask(64))) if item.weight == PREFIX + name
+        item
+        for item in extract(first, second, ExtractOptions(RankTarget(64)))
+        if item.weight == PREFIX + name
     )
     change = tuned[name] - quantised[name].float() * scale
     assert ((item.delta.dense() - change).norm() / change.norm()).item() < 0.05
@@ -206,7 +213,7 @@ def test_packed_weights_are_left_out_by_name(tmp_path, base, tuned):
         saved(tmp_path / "a.safetensors", packed),
         saved(tmp_path / "b.safetensors", tuned),
         tmp_path / "l.safetensors",
-        Tuned(Ask(2)),
+        ExtractOptions(RankTarget(2)),
     )
     assert "packed (I8)" in found.left_out[PREFIX + name]
 
@@ -234,7 +241,7 @@ def test_convolutions(tmp_path, comfy):
         tmp_path / "a.safetensors",
         tmp_path / "b.safetensors",
         tmp_path / "l.safetensors",
-        Tuned(Ask(3)),
+        ExtractOptions(RankTarget(3)),
     )
     tensors = load_file(tmp_path / "l.safetensors")
     for name, shape in CONVOLUTIONS.items():
@@ -259,7 +266,10 @@ def test_clamping_as_sd_scripts_has_it_only_when_asked(tmp_path, base, tuned):
         ModelFile(saved(tmp_path / "b.safetensors", tuned)),
     )
     free, clamped = (
-        {item.weight: item.delta for item in extract(first, second, Tuned(Ask(RANK), clamp=clamp))}
+        {
+            item.weight: item.delta
+            for item in extract(first, second, ExtractOptions(RankTarget(RANK), clamp=clamp))
+        }
         for clamp in (None, 0.9)
     )
     name = next(iter(free))
@@ -278,9 +288,9 @@ def test_metadata_and_refusals(tmp_path, base, tuned):
     files = saved(tmp_path / "base.safetensors", base), saved(tmp_path / "tuned.safetensors", tuned)
     target = tmp_path / "lora.safetensors"
     with pytest.raises(LoraFileError, match="changes nothing"):
-        extract_file(files[0], files[0], target, Tuned(Ask(2)))
+        extract_file(files[0], files[0], target, ExtractOptions(RankTarget(2)))
     with pytest.raises(ValueError, match="specify a rank"):
-        extract_file(*files, target, Tuned(Ask()))
+        extract_file(*files, target, ExtractOptions(RankTarget()))
     broken = saved(
         tmp_path / "broken.safetensors",
         tuned | {"img_in.weight": torch.full_like(base["img_in.weight"], float("nan"))},
@@ -289,9 +299,9 @@ def test_metadata_and_refusals(tmp_path, base, tuned):
         AdapterError,
         match=r"broken\.safetensors: diffusion_model\.img_in\.weight holds NaN or infinite numbers",
     ):
-        extract_file(files[0], broken, target, Tuned(Ask(2)))
+        extract_file(files[0], broken, target, ExtractOptions(RankTarget(2)))
     assert not target.exists()
-    extract_file(*files, target, Tuned(Ask(2)))
+    extract_file(*files, target, ExtractOptions(RankTarget(2)))
     metadata = read_header(target).metadata
     assert (
         metadata["ss_network_dim"],
@@ -303,12 +313,12 @@ def test_metadata_and_refusals(tmp_path, base, tuned):
         "base.safetensors",
     )
     with pytest.raises(FileExistsError):
-        extract_file(*files, target, Tuned(Ask(2)))
+        extract_file(*files, target, ExtractOptions(RankTarget(2)))
 
 
 def test_any_dialect(tmp_path, tiny_flux, base, tuned):
     files = saved(tmp_path / "base.safetensors", base), saved(tmp_path / "tuned.safetensors", tuned)
-    extract_file(*files, tmp_path / "kohya.safetensors", Tuned(Ask(RANK)), "kohya")
+    extract_file(*files, tmp_path / "kohya.safetensors", ExtractOptions(RankTarget(RANK)), "kohya")
     patched = patched_by_stock(tiny_flux(), tmp_path / "kohya.safetensors")
     changed = [
         name for name in base if base[name].dim() > 1 and not torch.equal(base[name], tuned[name])
@@ -415,7 +425,7 @@ def test_text_encoders_of_checkpoints(tmp_path, base):
     files = saved(tmp_path / "a.safetensors", first), saved(tmp_path / "b.safetensors", second)
     found = {
         item.weight: item.delta.dense()
-        for item in extract(ModelFile(files[0]), ModelFile(files[1]), Tuned(Ask(2)))
+        for item in extract(ModelFile(files[0]), ModelFile(files[1]), ExtractOptions(RankTarget(2)))
     }
     expected = {
         f"clip_g.transformer.{name}": changed[name] - weight

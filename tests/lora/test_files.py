@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from lora_locksmith.files import atomic as files
-from lora_locksmith.files.atomic import Beside, replacing, scratch_folder, write_whole
+from lora_locksmith.files.atomic import NewFile, replacing, scratch_folder, write_whole
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system")
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,7 +134,7 @@ def test_what_fails_between_the_two_leaves_both_as_they_were(tmp_path, monkeypat
     monkeypatch.setattr(os, "replace", refuse)
     with (
         pytest.raises(PermissionError),
-        replacing(path, beside=Beside("settings", b"new")) as (file, _),
+        replacing(path, beside=NewFile("settings", b"new")) as (file, _),
     ):
         file.write(b"new")
     assert names(tmp_path) == set()
@@ -142,7 +142,7 @@ def test_what_fails_between_the_two_leaves_both_as_they_were(tmp_path, monkeypat
     beside.write_bytes(b"old settings")
     with (
         pytest.raises(PermissionError),
-        replacing(path, beside=Beside("settings", b"new")) as (file, _),
+        replacing(path, beside=NewFile("settings", b"new")) as (file, _),
     ):
         file.write(b"new")
     assert names(tmp_path) == {"weights", "settings"}
@@ -153,7 +153,7 @@ def test_settings_of_another_file_are_not_replaced_unless_asked(tmp_path):
     (tmp_path / "settings").write_bytes(b"theirs")
     with (
         pytest.raises(FileExistsError),
-        replacing(tmp_path / "weights", False, beside=Beside("settings", b"ours")),
+        replacing(tmp_path / "weights", False, beside=NewFile("settings", b"ours")),
     ):
         pass
     assert names(tmp_path) == {"settings"}

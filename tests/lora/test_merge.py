@@ -18,10 +18,10 @@ from lora_locksmith.lora.math.spec import AdapterError, AdapterSpec
 from lora_locksmith.lora.merge.block_weights import PRESETS, read_block_weights
 from lora_locksmith.lora.merge.collect import unplaced
 from lora_locksmith.lora.merge.dry_run import forecast
-from lora_locksmith.lora.merge.merge import Recipe, Source, merge
+from lora_locksmith.lora.merge.merge import MergeConfig, Source, merge
 from lora_locksmith.lora.merge.write import write_merged
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Component, Site
+from lora_locksmith.planning.target_model import Network, TargetModel
 from safetensors.torch import load_file, save_file
 from trainers import trained_by_lycoris, trained_by_peft
 
@@ -48,12 +48,14 @@ def weights(tiny_flux):
 
 
 @pytest.fixture
-def source(site):
+def source(target_model):
     """source(tensors, strength, name) -> a Source planned on the tiny FLUX."""
 
     def make(tensors, strength=1.0, name="a", blocks="", metadata=None):
         plan = make_plan(
-            {key: tuple(tensor.shape) for key, tensor in tensors.items()}, metadata or {}, site
+            {key: tuple(tensor.shape) for key, tensor in tensors.items()},
+            metadata or {},
+            target_model,
         )
         return Source(plan, tensors, strength, strength, read_block_weights(blocks), name)
 
@@ -116,7 +118,7 @@ def error_of(merged, truth):
 
 def test_a_fused_and_a_split_file_add_up_exactly(source):
     a, b, c = fused(), split(alphas=(1, None, 12)), fused(rank=7, alpha=None, seed=9)
-    merged = only(merge([source(a, 0.8), source(b, -0.5, "b"), source(c, 1.7, "c")], meetings=True))
+    merged = only(merge([source(a, 0.8), source(b, -0.5, "b"), source(c, 1.7, "c")], overlaps=True))
     truth = 0.8 * fused_truth(a) - 0.5 * split_truth(b) + 1.7 * fused_truth(c)
     assert error_of(merged, truth) < 1e-6
     assert (merged.rank, merged.kept, merged.error, merged.sources) == (
@@ -126,7 +128,7 @@ def test_a_fused_and_a_split_file_add_up_exactly(source):
         (0, 1, 2),
     )
     assert merged.native.weight == QKV and merged.native.delta.up.dtype == torch.float32
-    cosines = {(meeting.first, meeting.second): meeting.cosine for meeting in merged.meetings}
+    cosines = {(meeting.first, meeting.second): meeting.cosine for meeting in merged.overlaps}
     parts = [0.8 * fused_truth(a), -0.5 * split_truth(b), 1.7 * fused_truth(c)]
     for (first, second), cosine in cosines.items():
         expected = (parts[first] * parts[second]).sum() / parts[first].norm() / parts[second].norm()
@@ -178,7 +180,7 @@ def test_a_part_of_the_rows_leaves_the_others_alone(source):
     )
 
 
-def test_swapped_halves_and_biases(source, site):
+def test_swapped_halves_and_biases(source, target_model):
     a = lora("transformer.norm_out.linear", 2 * H, H, alpha=2) | {
         "transformer.norm_out.linear.lora_B.bias": torch.arange(2.0 * H)
     }
@@ -190,7 +192,7 @@ def test_swapped_halves_and_biases(source, site):
     )
     assert torch.allclose(merged[bias].native.delta, 0.25 * torch.arange(2.0 * H).roll(H) + 3)
     assert (
-        merged[bias].native.reaches == "bias"
+        merged[bias].native.parameter == "bias"
         and merged[bias].native.weight == weight
         and merged[bias].rank is None
     )
@@ -216,7 +218,7 @@ def test_norms_and_full_differences_stay_whole(source):
         < 1e-6
     )
     assert (merged[PROJECTION].rank, merged[PROJECTION].error) == (None, 0)
-    cut = dict(merge([source(a, 2.0), source(b, 1.0, "b")], Recipe(rank=5)))[PROJECTION]
+    cut = dict(merge([source(a, 2.0), source(b, 1.0, "b")], MergeConfig(rank=5)))[PROJECTION]
     assert cut.rank == 5 and cut.error > 0.1
 
 
@@ -268,7 +270,9 @@ def test_lycoris_own_deltas(both, source, settings, tmp_path):
     network = trained_by_lycoris(copy.deepcopy(both.twin), preset, tmp_path, settings)
     tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     extra = lora("lora_unet_single_blocks_0_linear2", H, 5 * H, 2, None, KOHYA)
-    merged = dict(merge([source(tensors, 0.6), source(extra, 1.0, "b")], Recipe(refactored_rank=4)))
+    merged = dict(
+        merge([source(tensors, 0.6), source(extra, 1.0, "b")], MergeConfig(refactored_rank=4))
+    )
     (adapter,) = (
         adapter.double()
         for adapter in network.loras
@@ -308,7 +312,7 @@ def test_kronecker_products_expand_or_stay(source):
         error_of(alone, 0.5 * torch.kron(b[f"{module}.lokr_w1"], b[f"{module}.lokr_w2"]).double())
         < 1e-6
     )
-    both = only(merge([source(a, 0.8), source(b, 0.5, "b")], Recipe(refactored_rank=20)))
+    both = only(merge([source(a, 0.8), source(b, 0.5, "b")], MergeConfig(refactored_rank=20)))
     truth = truth + 0.5 * torch.kron(b[f"{module}.lokr_w1"], b[f"{module}.lokr_w2"])
     assert both.rank == 20 and error_of(both, truth) == pytest.approx(both.error, abs=1e-4)
     values = torch.linalg.svdvals(truth)
@@ -323,7 +327,7 @@ def optimum(truth, rank):
 @pytest.mark.parametrize("rank", [1, 4, 9])
 def test_a_rank_is_the_optimum(source, rank):
     a, b = fused(), split()
-    merged = only(merge([source(a), source(b, 0.5, "b")], Recipe(rank=rank)))
+    merged = only(merge([source(a), source(b, 0.5, "b")], MergeConfig(rank=rank)))
     truth = fused_truth(a) + 0.5 * split_truth(b)
     assert merged.rank == rank
     assert error_of(merged, truth) == pytest.approx(optimum(truth, rank), rel=1e-5)
@@ -336,19 +340,24 @@ def test_an_energy_and_an_error_choose_the_smallest_rank(source):
     a, b = fused(rank=8), split(rank=6)
     sources = [source(a), source(b, 0.5, "b")]
     truth = fused_truth(a) + 0.5 * split_truth(b)
-    for recipe, allowed in ((Recipe(energy=0.9), math.sqrt(0.1)), (Recipe(error=0.2), 0.2)):
+    for recipe, allowed in (
+        (MergeConfig(energy=0.9), math.sqrt(0.1)),
+        (MergeConfig(error=0.2), 0.2),
+    ):
         merged = only(merge(sources, recipe))
         assert optimum(truth, merged.rank) <= allowed < optimum(truth, merged.rank - 1)
-    assert only(merge(sources, Recipe(energy=0.9, rank=3))).rank == 3
+    assert only(merge(sources, MergeConfig(energy=0.9, rank=3))).rank == 3
 
 
 def test_identical_files_need_no_more_rank(source):
     a = fused()
-    merged = only(merge([source(a), source(dict(a), 1.0, "b")], Recipe(error=1e-4), meetings=True))
+    merged = only(
+        merge([source(a), source(dict(a), 1.0, "b")], MergeConfig(error=1e-4), overlaps=True)
+    )
     assert merged.rank == 4 and error_of(merged, 2 * fused_truth(a)) < 2e-6
-    assert merged.meetings[0].cosine == pytest.approx(1)
-    gone = only(merge([source(a), source(dict(a), -1.0, "b")], Recipe(rank=2), meetings=True))
-    assert dense(gone.native.delta).norm() < 1e-4 * fused_truth(a).norm() and gone.meetings[
+    assert merged.overlaps[0].cosine == pytest.approx(1)
+    gone = only(merge([source(a), source(dict(a), -1.0, "b")], MergeConfig(rank=2), overlaps=True))
+    assert dense(gone.native.delta).norm() < 1e-4 * fused_truth(a).norm() and gone.overlaps[
         0
     ].cosine == pytest.approx(-1)
 
@@ -373,7 +382,7 @@ def test_dtypes_are_those_of_the_files(source, dtypes, expected):
     assert error_of(merged, 0.3 * fused_truth(a) + 0.9 * fused_truth(b)) < rounding
     assert (
         only(
-            merge([source(a, 0.3), source(b, 0.9, "b")], Recipe(dtype="fp32"))
+            merge([source(a, 0.3), source(b, 0.9, "b")], MergeConfig(dtype="fp32"))
         ).native.delta.up.dtype
         == torch.float32
     )
@@ -407,7 +416,7 @@ def test_dora_and_rotations_are_refused_by_name_or_folded(source, weights):
     with pytest.raises(AdapterError, match=r"a: .*to_k \(DoRA\).*b: .*img_attn_proj \(oft\)"):
         merge([source(a), source(b, 1.0, "b")])
     merged = dict(
-        merge([source(a, 0.5), source(b, 0.7, "b")], Recipe(rank=H), base=weights.__getitem__)
+        merge([source(a, 0.5), source(b, 0.7, "b")], MergeConfig(rank=H), base=weights.__getitem__)
     )
     key = weights[QKV][H : 2 * H].float()
     roles = {
@@ -441,9 +450,11 @@ def test_dora_and_rotations_are_refused_by_name_or_folded(source, weights):
 
 def test_a_method_on_entries_gets_a_rank(source):
     a, b = fused(), split()
-    merged = only(merge([source(a), source(b, 1.0, "b")], Recipe("ties", {"density": 0.4})))
+    merged = only(merge([source(a), source(b, 1.0, "b")], MergeConfig("ties", {"density": 0.4})))
     assert merged.rank == 4 + 12 and 0 < merged.error < 1
-    again = only(merge([source(a), source(b, 1.0, "b")], Recipe("ties", {"density": 0.4}, rank=H)))
+    again = only(
+        merge([source(a), source(b, 1.0, "b")], MergeConfig("ties", {"density": 0.4}, rank=H))
+    )
     assert again.error < 1e-3
     from peft.utils.merge_utils import ties
 
@@ -454,7 +465,7 @@ def test_a_method_on_entries_gets_a_rank(source):
 
 def test_a_seed_repeats_a_draw_whatever_else_is_merged(source):
     a, b = fused(), lora("transformer.transformer_blocks.0.attn.to_out.0", H, H)
-    recipe = Recipe("dare_linear", {"density": 0.5}, rank=H, seed=4)
+    recipe = MergeConfig("dare_linear", {"density": 0.5}, rank=H, seed=4)
     alone, beside = (
         only(merge([source(a)], recipe)),
         dict(merge([source(b, 1.0, "b"), source(a)], recipe))[QKV],
@@ -467,7 +478,7 @@ def test_a_seed_repeats_a_draw_whatever_else_is_merged(source):
 @pytest.mark.parametrize("method", ["slerp", "karcher", "orthogonal", "average"])
 def test_methods_on_factors_cost_no_accuracy(source, method):
     a, b = fused(), split()
-    merged = only(merge([source(a), source(b, 0.5, "b")], Recipe(method)))
+    merged = only(merge([source(a), source(b, 0.5, "b")], MergeConfig(method)))
     assert merged.rank == 16 and merged.error == 0
     matrices = [fused_truth(a), 0.5 * split_truth(b)]
     if method == "average":
@@ -565,15 +576,15 @@ def test_presets_are_read_and_need_not_match(source):
 @pytest.mark.parametrize(
     "recipe, fault",
     [
-        (Recipe("best"), "no method 'best'"),
-        (Recipe("slerp"), "merges 2 LoRAs"),
-        (Recipe(rank=0), "rank"),
-        (Recipe(rank=True), "rank"),
-        (Recipe(energy=1.5), "energy"),
-        (Recipe(error=-1), "error"),
-        (Recipe(dtype="fp8"), "dtype"),
-        (Recipe("ties", {"density": 3}), "density"),
-        (Recipe(energy=float("nan")), "energy"),
+        (MergeConfig("best"), "no method 'best'"),
+        (MergeConfig("slerp"), "merges 2 LoRAs"),
+        (MergeConfig(rank=0), "rank"),
+        (MergeConfig(rank=True), "rank"),
+        (MergeConfig(energy=1.5), "energy"),
+        (MergeConfig(error=-1), "error"),
+        (MergeConfig(dtype="fp8"), "dtype"),
+        (MergeConfig("ties", {"density": 3}), "density"),
+        (MergeConfig(energy=float("nan")), "energy"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed(source, recipe, fault):
@@ -584,10 +595,14 @@ def test_a_recipe_that_cannot_be_followed(source, recipe, fault):
 def test_files_for_different_models(source):
     family = families()["sdxl"]
     module = "input_blocks.4.1.transformer_blocks.0.attn1.to_q"
-    site = Site([Component("denoiser", PREFIX, {f"{PREFIX}{module}.weight": (640, 640)}, family)])
+    target_model = TargetModel(
+        [Network("denoiser", PREFIX, {f"{PREFIX}{module}.weight": (640, 640)}, family)]
+    )
     b = lora(f"{PREFIX}{module}", 640, 640)
     other = Source(
-        make_plan({key: tuple(tensor.shape) for key, tensor in b.items()}, {}, site), b, name="b"
+        make_plan({key: tuple(tensor.shape) for key, tensor in b.items()}, {}, target_model),
+        b,
+        name="b",
     )
     with pytest.raises(AdapterError, match=r"a is made for FLUX.*b for .*XL"):
         merge([source(fused()), other])
@@ -623,9 +638,9 @@ def test_the_forecast_is_what_comes(source):
         | lora("transformer.norm_out.linear", 2 * H, H)
     )
     sources = [source(a), source(b, 0.5, "b")]
-    for recipe in (Recipe(), Recipe(rank=6), Recipe("ties")):
+    for recipe in (MergeConfig(), MergeConfig(rank=6), MergeConfig("ties")):
         told = {row.name: row for row in forecast(sources, recipe, measure=True).rows}
-        for name, merged in merge(sources, recipe, meetings=True):
+        for name, merged in merge(sources, recipe, overlaps=True):
             if isinstance(merged.native.delta, Kronecker):
                 continue
             size = sum(
@@ -637,7 +652,7 @@ def test_the_forecast_is_what_comes(source):
                 size,
                 merged.sources,
             )
-            assert told[name].meetings == (merged.meetings if len(merged.sources) > 1 else ())
+            assert told[name].overlaps == (merged.overlaps if len(merged.sources) > 1 else ())
         assert len(told) == 4
     dora = source(
         lora("transformer.transformer_blocks.0.attn.to_k", H, H)
@@ -669,7 +684,9 @@ def test_read_as_it_is_needed_and_stopped_by_its_progress(source, tmp_path):
         list(merge([source(a)], progress=stop))
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe(rank=6), Recipe(energy=0.9), Recipe("ties")])
+@pytest.mark.parametrize(
+    "recipe", [MergeConfig(), MergeConfig(rank=6), MergeConfig(energy=0.9), MergeConfig("ties")]
+)
 def test_written_as_it_is_made(source, recipe, tmp_path):
     module = "lycoris_double_blocks_0_img_attn_proj"
     a = fused(dtype=torch.bfloat16) | {
@@ -677,7 +694,7 @@ def test_written_as_it_is_made(source, recipe, tmp_path):
     }
     a |= (
         {f"{module}.lokr_w1": torch.randn(16, 16), f"{module}.lokr_w2": torch.randn(8, 8)}
-        if recipe != Recipe()
+        if recipe != MergeConfig()
         else {}
     )
     sources, seen = [source(a), source(split(), 0.5, "b")], []
@@ -688,7 +705,7 @@ def test_written_as_it_is_made(source, recipe, tmp_path):
     written = load_file(path)
     assert written.keys() == expected.keys()
     assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
-    assert len(seen) == (2 if recipe == Recipe() else 3) and list(tmp_path.iterdir()) == [path]
+    assert len(seen) == (2 if recipe == MergeConfig() else 3) and list(tmp_path.iterdir()) == [path]
     with pytest.raises(FileExistsError):
         write_merged(path, sources, recipe)
 
@@ -757,12 +774,14 @@ def test_hostile_files_raise_nothing_but_our_error(source, weights, seed):
         sources = [
             source(hostile(choices), choices.choice([1, -1, 1e30]), name) for name in ("a", "b")
         ]
-        recipe = Recipe(method, rank=choices.choice([None, 3]), dtype=choices.choice(["", "fp16"]))
+        recipe = MergeConfig(
+            method, rank=choices.choice([None, 3]), dtype=choices.choice(["", "fp16"])
+        )
         try:
             forecast(sources, recipe, measure=True)
             native_tensors(
                 merged.native
-                for _, merged in merge(sources, recipe, weights.__getitem__, meetings=True)
+                for _, merged in merge(sources, recipe, weights.__getitem__, overlaps=True)
             )
         except AdapterError as error:
             assert str(error)

@@ -19,9 +19,9 @@ from lora_locksmith.lora.math.low_rank import factors
 from lora_locksmith.lora.merge.collect import rank_of
 from lora_locksmith.lora.rewrite.convert import convert
 from lora_locksmith.lora.rewrite.rename import Refused
-from lora_locksmith.lora.rewrite.resize import Ask, resize_file
+from lora_locksmith.lora.rewrite.resize import RankTarget, resize_file
 from lora_locksmith.planning.plan import BOOKKEEPING, PLACED, UNSUPPORTED, make_plan
-from lora_locksmith.planning.target_model import Site, encoder_components
+from lora_locksmith.planning.target_model import TargetModel, encoder_networks
 from peft.tuners.waveft.wavelet import Wavelet
 from peft_nets import PREFIX, Net, loaded, trained
 from safetensors.torch import load_file, save_file
@@ -153,7 +153,7 @@ def test_the_delta_as_factors_is_the_same(tmp_path, assert_close, name):
             continue
         delta = factors(spec_of(adapter, mine), mine)
         shape = (adapter.target.out, *adapter.target.inner)[
-            : 1 if adapter.reaches == "bias" else None
+            : 1 if adapter.parameter == "bias" else None
         ]
         change = patched_weight(*adapter_of(adapter, mine, None), torch.zeros(shape), 1.0)
         assert_close(delta.dense().float(), change.reshape(delta.shape))
@@ -312,8 +312,8 @@ def test_a_pair_that_stands_for_a_changed_base_is_not_written_as_a_lora(tmp_path
         resize_file(
             tmp_path / "adapter_model.safetensors",
             tmp_path / "new.safetensors",
-            Ask(rank=2),
-            site=plan.site,
+            RankTarget(rank=2),
+            target_model=plan.target_model,
         )
 
 
@@ -348,7 +348,9 @@ def test_what_stands_between_factors_is_resized_to_a_lora(tmp_path, assert_close
         }
         save_file({f"{PREFIX}square.{name}": tensor for name, tensor in tensors.items()}, path)
     truth, plan = loaded(net, tmp_path)
-    resize_file(path, tmp_path / "new.safetensors", Ask(rank=6), site=plan.site)
+    resize_file(
+        path, tmp_path / "new.safetensors", RankTarget(rank=6), target_model=plan.target_model
+    )
     (tmp_path / "new.safetensors").replace(path)
     (tmp_path / "adapter_config.json").unlink(missing_ok=True)
     ours, plan = loaded(net, tmp_path)
@@ -388,7 +390,9 @@ def test_a_delora_under_the_names_of_a_lora_is_none(tmp_path, assert_close):
 def test_a_delora_is_resized_to_a_lora(tmp_path, assert_close):
     net, path = delora(tmp_path)
     truth, plan = loaded(net, tmp_path)
-    resize_file(path, tmp_path / "new.safetensors", Ask(rank=4), site=plan.site)
+    resize_file(
+        path, tmp_path / "new.safetensors", RankTarget(rank=4), target_model=plan.target_model
+    )
     (tmp_path / "new.safetensors").replace(path)
     (tmp_path / "adapter_config.json").unlink()
     ours, plan = loaded(net, tmp_path)
@@ -598,7 +602,7 @@ def test_many_places_are_drawn_at_once_and_alike(monkeypatch):
     )
     tensors, weight = {"wave_spectrum": torch.randn(200)}, torch.randn(32, 24)
     one_by_one = patched_weight(spec, tensors, weight, 1.0)
-    monkeypatch.setattr(spectral, "MOST_BY_ONE", 100)
+    monkeypatch.setattr(spectral, "MAX_BY_ONE", 100)
     assert torch.equal(patched_weight(spec, tensors, weight, 1.0), one_by_one)
 
 
@@ -678,8 +682,8 @@ def test_tokens_of_a_text_encoder_in_the_settings_of_its_component():
         "embeddings.token_embedding": (49408, 768),
         "encoder.layers.0.self_attn.q_proj": (768, 768),
     }
-    site = Site(
-        encoder_components(
+    target_model = TargetModel(
+        encoder_networks(
             {f"clip_l.transformer.text_model.{name}.weight": shape for name, shape in names.items()}
         )
     )
@@ -689,7 +693,7 @@ def test_tokens_of_a_text_encoder_in_the_settings_of_its_component():
             {"text_encoder.trainable_token_indices": {"token_embedding": [7, 9]}}
         )
     }
-    (adapter,) = make_plan({key: (2, 768)}, packed, site).adapters
+    (adapter,) = make_plan({key: (2, 768)}, packed, target_model).adapters
     assert adapter.kind == "trainable_tokens" and adapter.options == (
         ("trainable_token_indices", (7, 9)),
     )

@@ -11,7 +11,7 @@ from lora_locksmith.lora.io.writer import write_as
 from lora_locksmith.lora.math.apply import patched_weight
 from lora_locksmith.lora.rewrite.rename import Refused
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 from safetensors.torch import load_file
 
 pytestmark = [
@@ -72,11 +72,11 @@ SOURCES = {
 
 
 @pytest.fixture(scope="module")
-def site(both):
+def target_model(both):
     weights = {name: tuple(weight.shape) for name, weight in both.native.model.state_dict().items()}
-    return Site(
+    return TargetModel(
         [
-            denoiser_component(
+            denoiser_network(
                 {
                     name: shape
                     for name, shape in weights.items()
@@ -87,7 +87,7 @@ def site(both):
     )
 
 
-def source(site, shapes, numbers, config):
+def source(target_model, shapes, numbers, config):
     torch.manual_seed(4)
     tensors = {f"lora_unet_{NATIVE}.{role}": some(*shape) for role, shape in shapes.items()}
     tensors |= {
@@ -98,7 +98,10 @@ def source(site, shapes, numbers, config):
             tensor.add_(1.0)
     return (
         make_plan(
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()}, {}, site, config
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+            {},
+            target_model,
+            config,
         ),
         tensors,
     )
@@ -111,7 +114,7 @@ def truth(plan, tensors, layer):
         spec, roles = adapter_of(
             adapter, {role: tensors[key] for role, key in adapter.roles.items()}, None
         )
-        made[adapter.reaches] = patched_weight(spec, roles, made[adapter.reaches], 1.0)
+        made[adapter.parameter] = patched_weight(spec, roles, made[adapter.parameter], 1.0)
     return made["weight"], made["bias"]
 
 
@@ -137,8 +140,8 @@ def read_by_lycoris(path, twin):
 
 @pytest.mark.parametrize("name", SOURCES)
 @torch.no_grad()
-def test_lycoris_reads_what_is_written_for_it(both, site, tmp_path, name):
-    plan, tensors = source(site, *SOURCES[name])
+def test_lycoris_reads_what_is_written_for_it(both, target_model, tmp_path, name):
+    plan, tensors = source(target_model, *SOURCES[name])
     written = write_as(plan, tensors, tmp_path / "new.safetensors", "lycoris")
     twin = copy.deepcopy(both.twin)
     layer = both.twin.get_submodule(DIFFUSERS)
@@ -150,8 +153,8 @@ def test_lycoris_reads_what_is_written_for_it(both, site, tmp_path, name):
 
 
 @pytest.mark.parametrize("role", ["diff_b", "lora_up.bias"])
-def test_a_bias_that_lycoris_would_leave_out_is_refused(both, site, tmp_path, role):
-    plan, tensors = source(site, PAIR | {role: (4 * H,)}, {"alpha": 3.0}, None)
+def test_a_bias_that_lycoris_would_leave_out_is_refused(both, target_model, tmp_path, role):
+    plan, tensors = source(target_model, PAIR | {role: (4 * H,)}, {"alpha": 3.0}, None)
     with pytest.raises(Refused, match="lycoris reads diff_b beside diff only"):
         write_as(plan, tensors, tmp_path / "new.safetensors", "lycoris")
     assert not list(tmp_path.iterdir())
@@ -179,8 +182,10 @@ LOADED_BY_DIFFUSERS = [name for name in SOURCES if name.startswith("LoRA")] + [
 @pytest.mark.parametrize("dialect", ["diffusers", "simpletuner", "onetrainer_diffusers", "peft"])
 @pytest.mark.parametrize("name", LOADED_BY_DIFFUSERS)
 @torch.no_grad()
-def test_diffusers_and_peft_read_what_is_written_for_them(both, site, tmp_path, name, dialect):
-    plan, tensors = source(site, *SOURCES[name])
+def test_diffusers_and_peft_read_what_is_written_for_them(
+    both, target_model, tmp_path, name, dialect
+):
+    plan, tensors = source(target_model, *SOURCES[name])
     written = write_as(plan, tensors, tmp_path / "new.safetensors", dialect)
     layer = both.twin.get_submodule(DIFFUSERS)
     assert_outputs_agree(
@@ -193,9 +198,11 @@ def test_diffusers_and_peft_read_what_is_written_for_them(both, site, tmp_path, 
 @pytest.mark.parametrize("dialect", ["peft", "diffusers"])
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 @torch.no_grad()
-def test_what_training_took_off_the_base_is_taken_off_again(both, site, tmp_path, init, dialect):
+def test_what_training_took_off_the_base_is_taken_off_again(
+    both, target_model, tmp_path, init, dialect
+):
     settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 3, "init_lora_weights": init}
-    plan, tensors = source(site, PAIR, {}, settings)
+    plan, tensors = source(target_model, PAIR, {}, settings)
     written = write_as(plan, tensors, tmp_path / "new.safetensors", dialect)
     layer = both.twin.get_submodule(DIFFUSERS)
     assert_outputs_agree(

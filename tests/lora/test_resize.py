@@ -12,7 +12,7 @@ from lora_locksmith.commands import resize as command
 from lora_locksmith.files.hashes import file_hashes
 from lora_locksmith.files.header import read_header
 from lora_locksmith.lora.math.spec import AdapterError
-from lora_locksmith.lora.rewrite.resize import Ask, resize_file
+from lora_locksmith.lora.rewrite.resize import RankTarget, resize_file
 from lora_locksmith.report.inspection import inspect_file
 from safetensors.torch import load_file, save_file
 
@@ -84,7 +84,7 @@ def kohya(tmp_path):
 
 def test_kohya_to_a_rank(kohya, tmp_path, by_stock):
     target = tmp_path / "small.safetensors"
-    made = resize_file(kohya, target, Ask(5))
+    made = resize_file(kohya, target, RankTarget(5))
     before, after = load_file(kohya), load_file(target)
     assert after.keys() == before.keys()
     assert after[f"{QKV}.lora_down.weight"].shape == (5, H) and after[f"{QKV}.alpha"] == 2.5
@@ -104,7 +104,7 @@ def test_kohya_to_a_rank(kohya, tmp_path, by_stock):
 
 def test_metadata_follow(kohya, tmp_path):
     target = tmp_path / "small.safetensors"
-    resize_file(kohya, target, Ask(4))
+    resize_file(kohya, target, RankTarget(4))
     metadata = read_header(target).metadata
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("4", "2")
     assert metadata["ss_network_module"] == "networks.lora_flux"
@@ -114,14 +114,14 @@ def test_metadata_follow(kohya, tmp_path):
         metadata["locksmith.resized"] == "rank 4"
         and metadata["locksmith.source_sha256"] == file_hashes(kohya).sha256
     )
-    resize_file(kohya, tmp_path / "energy.safetensors", Ask(energy=0.7))
+    resize_file(kohya, tmp_path / "energy.safetensors", RankTarget(energy=0.7))
     metadata = read_header(tmp_path / "energy.safetensors").metadata
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("Dynamic", "Dynamic")
 
 
 def test_energy_chooses_each_rank(kohya, tmp_path, by_stock):
     target = tmp_path / "small.safetensors"
-    made = resize_file(kohya, target, Ask(energy=0.9))
+    made = resize_file(kohya, target, RankTarget(energy=0.9))
     for module, shape in ((QKV, (3 * H, H)), (PROJ, (H, H))):
         whole = by_stock(kohya, module, shape)
         squares = torch.linalg.svdvals(whole).square()
@@ -140,7 +140,7 @@ def test_convolutions(tmp_path, by_stock, kernel, mid):
         tensors[f"{module}.lora_down.weight"] = torch.randn(8, 16, *(1 for _ in kernel))
         tensors[f"{module}.lora_mid.weight"] = torch.randn(8, 8, *kernel)
     save_file(tensors, source)
-    resize_file(source, target, Ask(3))
+    resize_file(source, target, RankTarget(3))
     after = load_file(target)
     assert after[f"{module}.lora_down.weight"].shape == (3, 16, *kernel)
     assert after[f"{module}.lora_up.weight"].shape == (24, 3, *(1 for _ in kernel))
@@ -171,10 +171,10 @@ def other_kinds(module, kind):
 
 
 @pytest.mark.parametrize("kind", ["loha", "lokr", "lokr of matrices"])
-def test_other_kinds_become_lora(tmp_path, by_stock, site, kind):
+def test_other_kinds_become_lora(tmp_path, by_stock, target_model, kind):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(other_kinds(PROJ, kind) | lora(QKV, 3 * H, H, 4), source)
-    resize_file(source, target, Ask(5), site=site)
+    resize_file(source, target, RankTarget(5), target_model=target_model)
     after = load_file(target)
     assert {name.removeprefix(PROJ) for name in after if name.startswith(PROJ)} == {
         ".lora_up.weight",
@@ -187,7 +187,7 @@ def test_other_kinds_become_lora(tmp_path, by_stock, site, kind):
 def test_a_loha_whose_kernel_nobody_knows_stands_as_it_was(tmp_path):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(other_kinds("lora_unet_nobody_knows", "loha") | lora(QKV, 3 * H, H, 8), source)
-    made = resize_file(source, target, Ask(2))
+    made = resize_file(source, target, RankTarget(2))
     assert [row.module for row in made.rows if row.note] == ["lora_unet_nobody_knows"]
     assert all(
         torch.equal(load_file(source)[name], tensor)
@@ -200,15 +200,15 @@ def test_dora_is_refused_unless_asked(tmp_path):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(lora(PROJ, H, H, 8, 4.0) | {f"{PROJ}.dora_scale": torch.rand(H, 1)}, source)
     with pytest.raises(AdapterError, match=f"1 modules are DoRA, such as {PROJ}.*magnitudes"):
-        resize_file(source, target, Ask(2))
+        resize_file(source, target, RankTarget(2))
     assert not target.exists()
-    resize_file(source, target, Ask(8))
-    made = resize_file(source, tmp_path / "c.safetensors", Ask(2), dora=True)
+    resize_file(source, target, RankTarget(8))
+    made = resize_file(source, tmp_path / "c.safetensors", RankTarget(2), dora=True)
     assert torch.equal(made.tensors[f"{PROJ}.dora_scale"], load_file(source)[f"{PROJ}.dora_scale"])
     assert made.tensors[f"{PROJ}.lora_down.weight"].shape == (2, H)
 
 
-def test_split_qkv_is_corrected_once(tmp_path, by_stock, site):
+def test_split_qkv_is_corrected_once(tmp_path, by_stock, target_model):
     """sd-scripts' split_qkv files are 3 times too weak for every reader but this pack; the new file
     is right for all.
     """
@@ -219,26 +219,26 @@ def test_split_qkv_is_corrected_once(tmp_path, by_stock, site):
         "ss_network_alpha": "4",
     }
     save_file(lora(QKV, 3 * H, H, 12, 4.0) | lora(PROJ, H, H, 4, 4.0), source, metadata)
-    resize_file(source, target, Ask(6), site=site)
+    resize_file(source, target, RankTarget(6), target_model=target_model)
     close(by_stock(target, QKV, (3 * H, H)), optimum(3 * by_stock(source, QKV, (3 * H, H)), 6))
     close(by_stock(target, PROJ, (H, H)), by_stock(source, PROJ, (H, H)))
     assert "split_qkv" not in read_header(target).metadata["ss_network_args"]
-    assert {adapter.strength.factor for adapter in inspect_file(target, site).plan.adapters} == {
-        1.0
-    }
+    assert {
+        adapter.strength.factor for adapter in inspect_file(target, target_model).plan.adapters
+    } == {1.0}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_dtypes_stay_or_are_chosen(tmp_path, by_stock, dtype):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(lora(QKV, 3 * H, H, 12, 5.0, dtype), source)
-    resize_file(source, target, Ask(7))
+    resize_file(source, target, RankTarget(7))
     after = load_file(target)
     assert after[f"{QKV}.lora_up.weight"].dtype == dtype
     # 5 / 12 * 7 is no number of this dtype.
     assert after[f"{QKV}.alpha"].dtype == torch.float32
     close(by_stock(target, QKV, (3 * H, H)), optimum(by_stock(source, QKV, (3 * H, H)), 7), 5e-3)
-    made = resize_file(source, tmp_path / "c.safetensors", Ask(7), torch.float32)
+    made = resize_file(source, tmp_path / "c.safetensors", RankTarget(7), torch.float32)
     assert {tensor.dtype for tensor in made.tensors.values()} == {torch.float32}
 
 
@@ -248,11 +248,15 @@ def test_dtypes_stay_or_are_chosen(tmp_path, by_stock, dtype):
 @pytest.mark.parametrize("rank", [7, 12, 16])
 @pytest.mark.parametrize("alpha", [5.0, None])
 def test_the_error_told_is_that_of_what_stands_in_the_file(
-    tmp_path, by_stock, site, dtype, rank, alpha
+    tmp_path, by_stock, target_model, dtype, rank, alpha
 ):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(lora(QKV, 3 * H, H, 12, alpha), source, {} if alpha else {"lora_alpha": "5"})
-    told = resize_file(source, target, Ask(rank), dtype, site=site).rows[0].error
+    told = (
+        resize_file(source, target, RankTarget(rank), dtype, target_model=target_model)
+        .rows[0]
+        .error
+    )
     tensors = {name: tensor.float() for name, tensor in load_file(target).items()}
     save_file(tensors, target)
     before, after = (by_stock(path, QKV, (3 * H, H)) for path in (source, target))
@@ -273,11 +277,11 @@ def test_what_metadata_make_of_tensors_is_not_lost(tmp_path, told):
     source = tmp_path / "a.safetensors"
     save_file(lora(QKV, 3 * H, H, 12), source, told)
     with pytest.raises(AdapterError, match="--against"):
-        resize_file(source, tmp_path / "b.safetensors", Ask(7))
+        resize_file(source, tmp_path / "b.safetensors", RankTarget(7))
     assert not (tmp_path / "b.safetensors").exists()
 
 
-def test_a_pissa_is_not_cut(tmp_path, site):
+def test_a_pissa_is_not_cut(tmp_path, target_model):
     source = tmp_path / "a.safetensors"
     save_file(
         lora(PROJ, H, H, 12),
@@ -285,7 +289,7 @@ def test_a_pissa_is_not_cut(tmp_path, site):
         {"lora_adapter_metadata": json.dumps({"init_lora_weights": "pissa", "r": 12})},
     )
     with pytest.raises(AdapterError, match="PiSSA"):
-        resize_file(source, tmp_path / "b.safetensors", Ask(7), site=site)
+        resize_file(source, tmp_path / "b.safetensors", RankTarget(7), target_model=target_model)
 
 
 def test_peft_goes_on_with_the_file(tmp_path, both):
@@ -308,7 +312,7 @@ def test_peft_goes_on_with_the_file(tmp_path, both):
     trained.save_pretrained(tmp_path / "source")
     (tmp_path / "target").mkdir()
     name = "adapter_model.safetensors"
-    resize_file(tmp_path / "source" / name, tmp_path / "target" / name, Ask(energy=0.8))
+    resize_file(tmp_path / "source" / name, tmp_path / "target" / name, RankTarget(energy=0.8))
     base = {name: tensor.clone() for name, tensor in twin.state_dict().items()}
     before = trained.merge_and_unload().state_dict()
     after = (
@@ -338,22 +342,22 @@ def test_the_settings_beside_a_file_of_peft_follow_it(tmp_path, both):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "adapter_config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="adapter_config"):
-        resize_file(folder / name, tmp_path / "other" / name, Ask(2))
+        resize_file(folder / name, tmp_path / "other" / name, RankTarget(2))
     assert not (tmp_path / "other" / name).exists()
-    resize_file(folder / name, folder / name, Ask(2), overwrite=True)
+    resize_file(folder / name, folder / name, RankTarget(2), overwrite=True)
     assert peft.PeftConfig.from_pretrained(folder).r == 2
     peft.PeftModel.from_pretrained(copy.deepcopy(both.twin), folder)
 
 
 def test_nothing_is_written_over_and_nonsense_is_refused(kohya, tmp_path):
     with pytest.raises(FileExistsError):
-        resize_file(kohya, kohya, Ask(2))
+        resize_file(kohya, kohya, RankTarget(2))
     with pytest.raises(ValueError, match="specify a rank"):
-        resize_file(kohya, tmp_path / "x.safetensors", Ask())
+        resize_file(kohya, tmp_path / "x.safetensors", RankTarget())
     bad = tmp_path / "bad.safetensors"
     save_file(lora(QKV, 3 * H, H, 8, float("nan")), bad)
     with pytest.raises(AdapterError, match=QKV):
-        resize_file(bad, tmp_path / "x.safetensors", Ask(2))
+        resize_file(bad, tmp_path / "x.safetensors", RankTarget(2))
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -375,7 +379,7 @@ def test_broken_modules_are_refused_by_name(tmp_path, broken):
         source,
     )
     with pytest.raises(AdapterError, match=PROJ):
-        resize_file(source, tmp_path / "b.safetensors", Ask(2))
+        resize_file(source, tmp_path / "b.safetensors", RankTarget(2))
 
 
 def test_broken_metadata_are_no_obstacle(tmp_path):
@@ -387,7 +391,7 @@ def test_broken_metadata_are_no_obstacle(tmp_path):
         "lora_adapter_metadata": '{"x.r": ["',
     }
     save_file(lora(PROJ, H, H, 8), source, metadata)
-    resize_file(source, target, Ask(2))
+    resize_file(source, target, RankTarget(2))
     assert (
         read_header(target).metadata["ss_network_dim"] == "2"
         and read_header(target).metadata["ss_network_alpha"] == "Dynamic"

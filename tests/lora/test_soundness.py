@@ -18,7 +18,7 @@ from lora_locksmith.lora.soundness import (
     look_at_tensors,
 )
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 from safetensors.torch import save_file
 
 FLOATS = [
@@ -29,9 +29,9 @@ FLOATS = [
     torch.float8_e4m3fn,
     torch.float8_e5m2,
 ]
-SITE = Site(
+SITE = TargetModel(
     [
-        denoiser_component(
+        denoiser_network(
             {
                 f"diffusion_model.double_blocks.{block}.img_mlp.0.weight": (512, 128)
                 for block in range(40)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lora_locksmith.files.header import read_header
 from lora_locksmith.lora.io.stream import TensorStream
-from lora_locksmith.lora.statistics import NEEDS_MODEL, OUTSIDE, compare_weights, weigh
+from lora_locksmith.lora.statistics import NEEDS_MODEL, OUTSIDE, compare_weights, measure_modules
 from lora_locksmith.planning.plan import make_plan
 from lycoris.modules.boft import ButterflyOFTModule
 from lycoris.modules.diag_oft import DiagOFTModule
@@ -31,19 +31,19 @@ CLOSE = 1e-6
 
 
 @pytest.fixture
-def planned(site):
+def planned(target_model):
     """planned(tensors, metadata) -> plan of a file on the tiny FLUX."""
     return lambda tensors, metadata=None, config=None: make_plan(
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         metadata or {},
-        site,
+        target_model,
         config,
     )
 
 
 @pytest.fixture
 def weighed(planned):
-    return lambda tensors, metadata=None: weigh(planned(tensors, metadata), tensors)
+    return lambda tensors, metadata=None: measure_modules(planned(tensors, metadata), tensors)
 
 
 def by_module(weights):
@@ -215,7 +215,7 @@ def test_rows_blocks_components_and_kinds_of_layers(weighed):
     assert set(blocks) == {"double_blocks.0", "double_blocks.1", OUTSIDE}
     assert blocks["double_blocks.0"].energy == pytest.approx(fused.square().sum().item())
     assert blocks["double_blocks.1"].modules == 3
-    for shares in (weights.blocks, weights.components, weights.layer_kinds):
+    for shares in (weights.blocks, weights.networks, weights.layer_kinds):
         assert sum(share.energy for share in shares) == pytest.approx(weights.energy)
         assert sum(share.share for share in shares) == pytest.approx(1)
 
@@ -265,7 +265,7 @@ def test_what_found_no_place_has_the_strength_of_the_config_beside(planned):
         lost, H, H
     )
     config = {"r": 4, "lora_alpha": 8, "use_rslora": True}
-    weights = weigh(planned(tensors, None, config), tensors, config)
+    weights = measure_modules(planned(tensors, None, config), tensors, config)
     assert weights.unplaced[0][1].scale == weights.modules[0].scale == 4
     assert weights.energy_placed == pytest.approx(0.5)
 
@@ -353,7 +353,7 @@ def test_tensors_that_are_not_what_the_plan_says(planned):
     changed = dict(tensors)
     changed["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"] = torch.ones(7, 3)
     del changed["transformer.transformer_blocks.0.attn.to_k.lora_B.weight"]
-    weights = weigh(plan, changed)
+    weights = measure_modules(plan, changed)
     assert [module.rpartition(".")[2] for module, _ in weights.faults] == ["to_q", "to_k"]
     assert compare_weights(plan, changed, plan, tensors).norm_a == 0
     assert len(compare_weights(plan, changed, plan, tensors).left_out) == 2
@@ -439,7 +439,9 @@ def test_an_open_stream_serves_as_well(planned, tmp_path):
     with TensorStream(
         tmp_path / "lora.safetensors", read_header(tmp_path / "lora.safetensors")
     ) as stream:
-        assert weigh(planned(tensors), stream) == weigh(planned(tensors), tensors)
+        assert measure_modules(planned(tensors), stream) == measure_modules(
+            planned(tensors), tensors
+        )
 
 
 @pytest.mark.parametrize("module_class", [DiagOFTModule, ButterflyOFTModule])
@@ -595,10 +597,10 @@ def test_fused_and_split_spellings_of_one_lora_are_the_same(planned, own_rank):
     assert comparison.norm_b == pytest.approx(truth, rel=CLOSE)
     assert (comparison.energy_only_a, comparison.energy_only_b, comparison.left_out) == (0, 0, ())
     assert next(
-        meeting.rows for meeting in comparison.meetings if meeting.weight.endswith("linear1.weight")
+        meeting.rows for meeting in comparison.overlaps if meeting.weight.endswith("linear1.weight")
     ) == (3 * H, 7 * H)
-    assert len(comparison.meetings) == 7
-    assert all(meeting.cosine == pytest.approx(1, abs=1e-9) for meeting in comparison.meetings)
+    assert len(comparison.overlaps) == 7
+    assert all(meeting.cosine == pytest.approx(1, abs=1e-9) for meeting in comparison.overlaps)
     json.dumps(comparison.as_dict(), allow_nan=False)
 
 
@@ -618,7 +620,7 @@ def test_cosines_against_dense_deltas(planned):
     alone = product(split, "transformer.transformer_blocks.1.attn.to_out.0").norm()
     cosines = {
         meeting.rows[0]: meeting.cosine
-        for meeting in comparison.meetings
+        for meeting in comparison.overlaps
         if "qkv" in meeting.weight
     }
     assert cosines[0] == pytest.approx(-1)
@@ -655,7 +657,7 @@ def test_adapters_on_the_same_rows_add_up(planned):
     comparison = compare_weights(planned(both), both, planned(total), total)
     assert comparison.cosine == pytest.approx(1, abs=1e-9)
     assert comparison.norm_a == pytest.approx(total[f"{SPLIT[0]}.diff"].norm().item(), rel=CLOSE)
-    assert len(comparison.meetings) == 1
+    assert len(comparison.overlaps) == 1
 
 
 def test_what_is_not_linear_or_not_finite_is_left_out_of_the_sums(planned):

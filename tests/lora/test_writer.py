@@ -25,9 +25,9 @@ from lora_locksmith.lora.math.spec import AdapterError
 from lora_locksmith.lora.not_finite import NotFinite
 from lora_locksmith.lora.rewrite.convert import convert
 from lora_locksmith.lora.rewrite.rename import Refused, writable
-from lora_locksmith.lora.rewrite.verify import Unverified, check_same
+from lora_locksmith.lora.rewrite.verify import VerificationError, check_same
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 from safetensors.torch import load_file, save_file
 from trainers import EVERYTHING, trained_by_peft, weights_by_peft
 from truth import as_native, unet_twin
@@ -41,11 +41,11 @@ PREFIX = "diffusion_model."
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def site_of(native):
+def target_model_of(native):
     weights = native.model.state_dict()
-    return Site(
+    return TargetModel(
         [
-            denoiser_component(
+            denoiser_network(
                 {
                     name: tuple(weight.shape)
                     for name, weight in weights.items()
@@ -57,8 +57,8 @@ def site_of(native):
 
 
 @pytest.fixture(scope="module")
-def site(both):
-    return site_of(both.native)
+def target_model(both):
+    return target_model_of(both.native)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ def both_unets(comfy):
 
 
 @pytest.fixture
-def planned(site):
+def planned(target_model):
     return lambda tensors, metadata=None, config=None: make_plan(
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         metadata or {},
-        site,
+        target_model,
         config,
     )
 
@@ -111,10 +111,10 @@ def assert_same(actual, expected, tolerance=1e-5):
         assert error < tolerance, f"{name}: {error:.1e}"
 
 
-def read(path, site, config=None):
+def read(path, target_model, config=None):
     header = read_header(path)
     return (
-        make_plan(header.tensors, header.metadata, site, config),
+        make_plan(header.tensors, header.metadata, target_model, config),
         map_tensors(path, header),
         header,
     )
@@ -162,14 +162,14 @@ PEFT_SETTINGS = {
 @pytest.mark.parametrize("dialect", ["comfyui", "kohya"])
 @pytest.mark.parametrize("settings", PEFT_SETTINGS.values(), ids=PEFT_SETTINGS)
 def test_the_stock_loader_makes_of_it_what_peft_trained(
-    both, site, stock, tmp_path, settings, dialect
+    both, target_model, stock, tmp_path, settings, dialect
 ):
     from peft import LoraConfig
 
     model = trained_by_peft(both.twin, LoraConfig(target_modules=EVERYTHING, **settings))
     model.save_pretrained(tmp_path)
     source = tmp_path / "adapter_model.safetensors"
-    plan, tensors, _ = read(source, site, adapter_config_beside(source))
+    plan, tensors, _ = read(source, target_model, adapter_config_beside(source))
     (tmp_path / "new").mkdir()
     written = write_as(plan, tensors, tmp_path / "new" / "lora.safetensors", dialect)
     assert written.computed and written.difference < 1e-6
@@ -229,7 +229,7 @@ def test_peft_loads_it_with_no_key_missing_and_none_too_many(both, planned, tmp_
     expected = {name: weight.clone() for name, weight in both.native.model.state_dict().items()}
     for adapter in plan.adapters:
         roles = {role: tensors[key] for role, key in adapter.roles.items()}
-        weight = adapter.target.pieces[0][0]
+        weight = adapter.target.slices[0][0]
         expected[weight] = patched_weight(spec_of(adapter, roles), roles, expected[weight], 1.0)
     assert_same(as_native(both, model.merge_and_unload().state_dict()), expected)
 
@@ -253,7 +253,7 @@ def test_convolutions_reach_the_unet_of_diffusers(both_unets, stock, tmp_path):
     }
     save_file(tensors, tmp_path / "kohya.safetensors")
     expected = stock(both_unets.native, tmp_path / "kohya.safetensors")
-    plan, mapped, _ = read(tmp_path / "kohya.safetensors", site_of(both_unets.native))
+    plan, mapped, _ = read(tmp_path / "kohya.safetensors", target_model_of(both_unets.native))
     write_as(plan, mapped, tmp_path / "new.safetensors", "diffusers")
     twin = copy.deepcopy(both_unets.twin)
     twin.load_lora_adapter(str(tmp_path), weight_name="new.safetensors", prefix="unet")
@@ -265,21 +265,21 @@ def test_convolutions_reach_the_unet_of_diffusers(both_unets, stock, tmp_path):
     assert "lora_unet_down_blocks_0_resnets_1_conv1.lora_mid.weight" in kohya
 
 
-def test_split_and_fused_again_it_is_the_file_it_was(site, planned, tmp_path):
+def test_split_and_fused_again_it_is_the_file_it_was(target_model, planned, tmp_path):
     tensors = kohya_flux()
     write_as(planned(tensors), tensors, tmp_path / "split.safetensors", "diffusers")
-    plan, mapped, _ = read(tmp_path / "split.safetensors", site)
+    plan, mapped, _ = read(tmp_path / "split.safetensors", target_model)
     again = convert(plan, mapped, "kohya").tensors()
     assert again.keys() == tensors.keys()
     assert all(torch.equal(again[key], tensor) for key, tensor in tensors.items())
 
 
-def test_fused_blocks_lose_their_ranks_again(site, planned, tmp_path):
+def test_fused_blocks_lose_their_ranks_again(target_model, planned, tmp_path):
     ends, tensors = ("lora_A.weight", "lora_B.weight"), {}
     for rank, name in ((2, "to_q"), (4, "to_k"), (3, "to_v")):
         tensors |= lora(f"transformer.transformer_blocks.0.attn.{name}", H, H, rank, ends=ends)
     write_as(planned(tensors), tensors, tmp_path / "fused.safetensors", "kohya")
-    plan, mapped, header = read(tmp_path / "fused.safetensors", site)
+    plan, mapped, header = read(tmp_path / "fused.safetensors", target_model)
     assert header.tensors["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"].shape == (
         3 * H,
         9,
@@ -340,7 +340,7 @@ def test_kinds_that_only_change_their_names_keep_every_bit(planned):
 
 
 @pytest.mark.parametrize("kind", ["lokr", "loha"])
-def test_products_are_cut_or_multiplied_out_exactly(planned, site, tmp_path, kind):
+def test_products_are_cut_or_multiplied_out_exactly(planned, target_model, tmp_path, kind):
     if kind == "lokr":
         roles = {
             "lokr_w1": torch.randn(12, 4),
@@ -411,7 +411,7 @@ def test_full_products_that_are_fused_become_full_matrices(both, planned, stock,
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_magnitudes_are_fused_with_their_rows_or_refused(planned, site, tmp_path, missing):
+def test_magnitudes_are_fused_with_their_rows_or_refused(planned, target_model, tmp_path, missing):
     tensors = {}
     for part in ("to_q", "to_k", "to_v"):
         module = f"transformer.transformer_blocks.0.attn.{part}"
@@ -433,8 +433,8 @@ def test_magnitudes_are_fused_with_their_rows_or_refused(planned, site, tmp_path
     )
     assert torch.equal(made["lora_unet_double_blocks_0_img_attn_qkv.dora_scale"], joined[:, None])
     made["lora_unet_double_blocks_0_img_attn_qkv.dora_scale"][200] *= 1.01
-    again = make_plan({key: tuple(tensor.shape) for key, tensor in made.items()}, {}, site)
-    with pytest.raises(Unverified, match="magnitudes differ"):
+    again = make_plan({key: tuple(tensor.shape) for key, tensor in made.items()}, {}, target_model)
+    with pytest.raises(VerificationError, match="magnitudes differ"):
         check_same(planned(tensors), tensors.__getitem__, again, made.__getitem__)
 
 
@@ -456,7 +456,7 @@ def test_tensors_that_do_not_fit_are_refused_and_never_raise_anything_else(
         f"lora_unet_double_blocks_0_img_attn_qkv.{role}": torch.randn(shape)
         for role, shape in shapes.items()
     }
-    with pytest.raises((Refused, Unverified)):
+    with pytest.raises((Refused, VerificationError)):
         write_as(planned(tensors), tensors, tmp_path / "new.safetensors", dialect)
     assert not list(tmp_path.iterdir())
 
@@ -520,7 +520,7 @@ def test_every_dialect_in_every_dtype(planned, tmp_path, dialect, dtype):
     ) or written.difference < 1e-2
 
 
-def test_a_file_that_does_not_do_the_same_is_not_verified(planned, site, tmp_path):
+def test_a_file_that_does_not_do_the_same_is_not_verified(planned, target_model, tmp_path):
     tensors = kohya_flux()
     plan = planned(tensors)
     good = write_as(plan, tensors, tmp_path / "new.safetensors", "diffusers").path
@@ -533,13 +533,13 @@ def test_a_file_that_does_not_do_the_same_is_not_verified(planned, site, tmp_pat
         again = make_plan(
             {key: tuple(tensor.shape) for key, tensor in made.items()},
             read_header(good).metadata,
-            site,
+            target_model,
         )
-        with pytest.raises(Unverified, match=r"double_blocks\.0\.img_attn\.qkv"):
+        with pytest.raises(VerificationError, match=r"double_blocks\.0\.img_attn\.qkv"):
             check_same(plan, tensors.__getitem__, again, made.__getitem__)
     made = load_file(good)
-    again = make_plan({key: tuple(tensor.shape) for key, tensor in made.items()}, {}, site)
-    with pytest.raises(Unverified, match="differs"):  # the same tensors without their alphas
+    again = make_plan({key: tuple(tensor.shape) for key, tensor in made.items()}, {}, target_model)
+    with pytest.raises(VerificationError, match="differs"):  # the same tensors without their alphas
         check_same(plan, tensors.__getitem__, again, made.__getitem__)
 
 
@@ -583,7 +583,7 @@ def test_metadata_are_kept_and_what_would_be_wrong_is_not(planned, tmp_path):
     assert json.loads(metadata["lora_adapter_metadata"])["transformer.lora_alpha"] == 2
 
 
-def test_an_sd_scripts_split_qkv_file_is_corrected_once(planned, site, tmp_path):
+def test_an_sd_scripts_split_qkv_file_is_corrected_once(planned, target_model, tmp_path):
     tensors = lora("lora_unet_double_blocks_0_img_attn_qkv", 3 * H, H, 12, 4)
     metadata = {
         "ss_network_args": '{"split_qkv": "True", "verbose": "1"}',
@@ -605,9 +605,9 @@ def test_a_file_is_never_replaced_unless_told_and_never_by_half(tmp_path):
 
     def wrong(temporary):
         assert torch.equal(load_file(temporary)["y"], torch.zeros(2))
-        raise Unverified("no")
+        raise VerificationError("no")
 
-    with pytest.raises(Unverified):
+    with pytest.raises(VerificationError):
         write_lora(path, {"y": torch.zeros(2)}, overwrite=True, check=wrong)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
     write_lora(path, {"y": torch.zeros(2)}, overwrite=True)
@@ -681,7 +681,9 @@ def test_native_deltas_are_what_the_stock_loader_adds(both, stock, tmp_path):
     write_lora(tmp_path / "a.safetensors", native_tensors(items))
     after = stock(both.native, tmp_path / "a.safetensors")
     for item in items:
-        name = item.weight if item.reaches == "weight" else item.weight.replace(".weight", ".bias")
+        name = (
+            item.weight if item.parameter == "weight" else item.weight.replace(".weight", ".bias")
+        )
         dense = item.delta if isinstance(item.delta, torch.Tensor) else item.delta.dense()
         assert torch.allclose(after[name] - before[name], dense, atol=1e-5)
     with pytest.raises(AdapterError, match="img_attn"):

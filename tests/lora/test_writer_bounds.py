@@ -13,9 +13,9 @@ import torch
 from lora_locksmith.files.header import read_header
 from lora_locksmith.lora.io.writer import _number, place_of, write_as, write_lora
 from lora_locksmith.lora.rewrite.rename import Refused
-from lora_locksmith.lora.rewrite.verify import Unverified
+from lora_locksmith.lora.rewrite.verify import VerificationError
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 from safetensors.torch import load_file
 
 QKV, PROJ = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.proj"
@@ -42,11 +42,11 @@ DTYPES = (
 )
 
 
-@pytest.fixture(scope="module", name="site")
-def small_site():
-    return Site(
+@pytest.fixture(scope="module", name="target_model")
+def small_model():
+    return TargetModel(
         [
-            denoiser_component(
+            denoiser_network(
                 {f"diffusion_model.{name}.weight": shape for name, shape in FLUX.items()}
             )
         ]
@@ -54,9 +54,9 @@ def small_site():
 
 
 @pytest.fixture
-def planned(site):
+def planned(target_model):
     return lambda tensors, metadata=None: make_plan(
-        {key: tuple(tensor.shape) for key, tensor in tensors.items()}, metadata or {}, site
+        {key: tuple(tensor.shape) for key, tensor in tensors.items()}, metadata or {}, target_model
     )
 
 
@@ -326,7 +326,7 @@ def test_arguments_of_others_stay_as_they_are(planned, tmp_path):
 
 
 def test_settings_for_peft_lie_beside_the_file_and_count_when_it_is_verified(
-    planned, site, tmp_path
+    planned, target_model, tmp_path
 ):
     tensors = kohya(PROJ, alpha=1.0)
     written = write_as(planned(tensors), tensors, tmp_path / "mine.safetensors", "peft")
@@ -360,7 +360,7 @@ def test_settings_of_another_file_that_lie_there_are_seen_before_it_is_put_in_pl
     """
     (tmp_path / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 64}')
     tensors = kohya(PROJ, alpha=2.0)
-    with pytest.raises(Unverified, match="differs"):
+    with pytest.raises(VerificationError, match="differs"):
         write_as(planned(tensors), tensors, tmp_path / "a.safetensors", "ai_toolkit")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]
     write_as(planned(tensors), tensors, tmp_path / "a.safetensors", "kohya")
@@ -412,7 +412,7 @@ RS_LORA = {"ss_network_args": '{"rs_lora": "True"}', "ss_network_alpha": "2", "s
 @pytest.mark.parametrize(("alpha", "strength"), [(2.0, 1.0), (4.0, 1.0)])
 @pytest.mark.parametrize("dialect", ["kohya", "comfyui", "diffusers"])
 def test_a_strength_that_values_and_metadata_tell_is_read_back_by_them(
-    site, tmp_path, alpha, strength, dialect
+    target_model, tmp_path, alpha, strength, dialect
 ):
     """LyCORIS' rs_lora of version 3.0 (alpha as it is) and 3.1 (times the root of the rank): 1
     both.
@@ -420,13 +420,16 @@ def test_a_strength_that_values_and_metadata_tell_is_read_back_by_them(
     tensors = kohya(PROJ, rank=4, alpha=alpha)
     number = {key: tensor.item() for key, tensor in tensors.items() if "alpha" in key}.get
     plan = make_plan(
-        {key: tuple(tensor.shape) for key, tensor in tensors.items()}, RS_LORA, site, number=number
+        {key: tuple(tensor.shape) for key, tensor in tensors.items()},
+        RS_LORA,
+        target_model,
+        number=number,
     )
     written = write_as(plan, tensors, tmp_path / "a.safetensors", dialect)
     assert written.difference == 0.0
     again, header = load_file(written.path), read_header(written.path)
     number = {key: tensor.item() for key, tensor in again.items() if "alpha" in key}.get
-    (adapter,) = make_plan(header.tensors, header.metadata, site, number=number).adapters
+    (adapter,) = make_plan(header.tensors, header.metadata, target_model, number=number).adapters
     made = (
         adapter.strength.scale
         if adapter.strength.scale is not None

@@ -33,12 +33,12 @@ PACK = "lora_locksmith"
 
 OUTCOMES = KILLED, SURVIVED, NOT_RUN, NOT_TRIED = "killed", "survived", "not run", "not tried"
 
-LEAST_SECONDS = (
+MIN_SECONDS = (
     2.0  # of processor time that a mutant may take for a test; more where the test takes more
 )
 SLOWER = 5.0  # times as long as without a mutant, before it counts as endless
-MOST_WAIT = 20.0  # times as long on the clock, for a busy machine
-MOST_MEMORY = 4 << 30  # bytes that a mutant may take besides what is there
+MAX_WAIT = 20.0  # times as long on the clock, for a busy machine
+MAX_MEMORY = 4 << 30  # bytes that a mutant may take besides what is there
 
 
 class Trial(NamedTuple):
@@ -157,7 +157,7 @@ class Trials:
 def end_after(seconds: float) -> None:
     """End this process after so much processor time from now on; on the clock much later."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, MOST_WAIT * seconds)
+    signal.setitimer(signal.ITIMER_REAL, MAX_WAIT * seconds)
 
 
 def limit_this_process() -> None:
@@ -168,7 +168,7 @@ def limit_this_process() -> None:
         signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError, ValueError):
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (in_use + MOST_MEMORY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + MAX_MEMORY, resource.RLIM_INFINITY))
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
@@ -177,10 +177,10 @@ def limit_this_process() -> None:
 def first_that_fails(
     items: Sequence[pytest.Item], seconds: Mapping[pytest.Item, float]
 ) -> int | None:
-    end_after(LEAST_SECONDS)
+    end_after(MIN_SECONDS)
     items[0].session._setupstate.teardown_exact(items[0])
     for number, (item, following) in enumerate(zip(items, [*items[1:], items[-1]], strict=True)):
-        end_after(LEAST_SECONDS + SLOWER * seconds[item])
+        end_after(MIN_SECONDS + SLOWER * seconds[item])
         if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
             return number
     return None

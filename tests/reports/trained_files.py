@@ -21,7 +21,7 @@ import comfy_models
 from hollow_files import write_hollow
 from lora_locksmith.key_maps.dialect import dialects
 from lora_locksmith.planning.names import Spelled, spell
-from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
 
 FACTORS = ("lora_A.weight", "lora_B.weight")
 KOHYA_FACTORS = ("lora_down.weight", "lora_up.weight")
@@ -62,15 +62,15 @@ def low_rank(modules: Mapping[str, tuple[int, ...]], rank: int, factors=FACTORS)
 
 
 @cache
-def site(model: str, encoder: str = "") -> Site:
+def target_model(model: str, encoder: str = "") -> TargetModel:
     """ComfyUI's own model at its published size, with text encoders where they are named."""
-    encoders = encoder_components(comfy_models.encoder_shapes(encoder)) if encoder else []
-    return Site([denoiser_component(comfy_models.shapes(model)), *encoders])
+    encoders = encoder_networks(comfy_models.encoder_shapes(encoder)) if encoder else []
+    return TargetModel([denoiser_network(comfy_models.shapes(model)), *encoders])
 
 
-def spelled(place: Site, dialect: str, component: str = "denoiser") -> list[Spelled]:
-    """The component's modules in a dialect."""
-    return list(spell(place, place.components[component], dialects()[dialect]))
+def spelled(place: TargetModel, dialect: str, network: str = "denoiser") -> list[Spelled]:
+    """The network's modules in a dialect."""
+    return list(spell(place, place.networks[network], dialects()[dialect]))
 
 
 def modules(found: Iterable[Spelled], *parts: str) -> dict[str, tuple[int, ...]]:
@@ -177,7 +177,7 @@ CLIP_LAYERS = ("_self_attn_", "_mlp_")  # TEXT_ENCODER_TARGET_REPLACE_MODULE: CL
 @made
 def kohya_sdxl(folder: Path) -> Path:
     """networks.lora with both text encoders."""
-    place = site("sdxl", "sdxl")
+    place = target_model("sdxl", "sdxl")
     trained = modules(spelled(place, "kohya"), *SDXL_LAYERS)
     trained |= modules(
         [*spelled(place, "kohya", "clip_l"), *spelled(place, "kohya", "clip_g")], *CLIP_LAYERS
@@ -197,7 +197,9 @@ def kohya_flux_split_qkv(folder: Path) -> Path:
     """networks.lora_flux with split_qkv=True: ranks add up when it is saved, the alphas stay
     (lora_flux.py, state_dict).
     """
-    trained = modules(spelled(site("flux1_dev"), "kohya"), "double_blocks_", "single_blocks_")
+    trained = modules(
+        spelled(target_model("flux1_dev"), "kohya"), "double_blocks_", "single_blocks_"
+    )
     shapes: Shapes = {}
     for name, shape in trained.items():
         shapes |= low_rank(
@@ -297,7 +299,7 @@ def simpletuner_all(folder: Path) -> Path:
 
 @made
 def simpletuner_wrapper_bug(folder: Path) -> Path:
-    """August 2024: PEFT's own wrapper left in, no metadata but the format."""
+    """August 2024: PEFT's own prefix left in, no metadata but the format."""
     shapes = {
         f"transformer.base_model.model.{key}": shape
         for key, shape in named_by_peft(*ATTENTION, "to_add_out").items()
@@ -379,7 +381,7 @@ def diffusers_with_metadata(folder: Path) -> Path:
 def lycoris_file(
     path: Path, module, metadata: Mapping[str, str], preset: Mapping[str, Any], **settings: Any
 ) -> Path:
-    """LyCORIS' wrapper around a module, saved by itself."""
+    """LyCORIS' prefix around a module, saved by itself."""
     import torch
     from lycoris import LycorisNetwork, create_lycoris
     from trainers import lycoris_as_before
@@ -464,7 +466,7 @@ def ai_toolkit(**changes: str) -> dict[str, str]:
 def ai_toolkit_flux(folder: Path) -> Path:
     """All linear layers inside of the blocks, as its FLUX.1 example trains them."""
     blocks = ("transformer.transformer_blocks.", "transformer.single_transformer_blocks.")
-    trained = modules(spelled(site("flux1_dev"), "diffusers"), *blocks)
+    trained = modules(spelled(target_model("flux1_dev"), "diffusers"), *blocks)
     tags = json.dumps({"1_p3rs0n": {"p3rs0n": 1}})
     metadata = ai_toolkit(
         ss_base_model_version="flux.1", ss_tag_frequency=tags, trigger_word="p3rs0n"
@@ -476,7 +478,10 @@ def ai_toolkit_flux(folder: Path) -> Path:
 def ai_toolkit_wan(folder: Path) -> Path:
     """Wan 2.2 14B, the high noise half: native names."""
     trained = modules(
-        spelled(site("wan21_t2v_14b"), "diffusion_pipe"), ".self_attn.", ".cross_attn.", ".ffn."
+        spelled(target_model("wan21_t2v_14b"), "diffusion_pipe"),
+        ".self_attn.",
+        ".cross_attn.",
+        ".ffn.",
     )
     return write(
         folder / "wan22_high_noise.safetensors",
@@ -488,7 +493,7 @@ def ai_toolkit_wan(folder: Path) -> Path:
 @made
 def onetrainer_sdxl_dora(folder: Path) -> Path:
     """DoRA on the attention layers and CLIP-L, per-input magnitudes as OneTrainer's default is."""
-    place = site("sdxl", "sdxl")
+    place = target_model("sdxl", "sdxl")
     trained = modules(spelled(place, "kohya"), "_attn1_", "_attn2_") | modules(
         spelled(place, "kohya", "clip_l"), "_self_attn_"
     )
@@ -533,7 +538,7 @@ def musubi_qwen_image(folder: Path) -> Path:
     modulation (exclude_mod).
     """
     trained = modules(
-        spelled(site("qwen_image"), "musubi_tuner"), "_attn_", "_img_mlp_", "_txt_mlp_"
+        spelled(target_model("qwen_image"), "musubi_tuner"), "_attn_", "_img_mlp_", "_txt_mlp_"
     )
     datasets = [
         {
@@ -571,7 +576,10 @@ def musubi_qwen_image(folder: Path) -> Path:
 def diffusion_pipe_wan(folder: Path) -> Path:
     """Wan 2.1 1.3B: every linear layer of the blocks; settings beside the file."""
     trained = modules(
-        spelled(site("wan21_t2v_1_3b"), "diffusion_pipe"), ".self_attn.", ".cross_attn.", ".ffn."
+        spelled(target_model("wan21_t2v_1_3b"), "diffusion_pipe"),
+        ".self_attn.",
+        ".cross_attn.",
+        ".ffn.",
     )
     config = {
         "peft_type": "LORA",
@@ -604,7 +612,7 @@ def xlabs_flux(folder: Path) -> Path:
 def diffsynth_qwen(folder: Path) -> Path:
     """DiffSynth-Studio's Qwen-Image example: bare names with PEFT's adapter name, no metadata."""
     parts = (".attn.", ".img_mlp.net.2", ".img_mod.1", ".txt_mlp.net.2", ".txt_mod.1")
-    trained = modules(spelled(site("qwen_image"), "diffsynth"), *parts)
+    trained = modules(spelled(target_model("qwen_image"), "diffsynth"), *parts)
     return write(
         folder / "epoch-4.safetensors",
         low_rank(trained, 4, ("lora_A.default.weight", "lora_B.default.weight")),
@@ -620,7 +628,7 @@ def broken(folder: Path) -> Path:
     one module under two names.
     """
     trained = modules(
-        spelled(site("flux1_dev"), "kohya"),
+        spelled(target_model("flux1_dev"), "kohya"),
         "double_blocks_0_",
         "double_blocks_1_",
         "double_blocks_2_",
@@ -685,7 +693,7 @@ def several_families(folder: Path) -> Path:
 @made
 def text_encoder_only(folder: Path) -> Path:
     """sd-scripts with --network_train_text_encoder_only on Stable Diffusion 1.5."""
-    trained = modules(spelled(site("sd15", "sd15"), "kohya", "clip_l"), *CLIP_LAYERS)
+    trained = modules(spelled(target_model("sd15", "sd15"), "kohya", "clip_l"), *CLIP_LAYERS)
     metadata = sd_scripts(
         ss_base_model_version="sd_v1",
         ss_sd_model_name="v1-5-pruned.safetensors",

@@ -13,7 +13,7 @@ from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.lora.from_plan import adapter_of
 from lora_locksmith.lora.math.apply import patched_weight
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Component, Site
+from lora_locksmith.planning.target_model import Network, TargetModel
 from safetensors.torch import load_file
 from torch import nn
 
@@ -50,9 +50,9 @@ def loaded(net, folder, strength=1.0):
     """The net under the saved file, as the pack computes it, and the plan."""
     path = folder / "adapter_model.safetensors"
     weights = {f"{PREFIX}{name}": tensor.detach() for name, tensor in net.named_parameters()}
-    site = Site(
+    target_model = TargetModel(
         [
-            Component(
+            Network(
                 DENOISER,
                 PREFIX,
                 {name: tuple(tensor.shape) for name, tensor in weights.items()},
@@ -61,13 +61,15 @@ def loaded(net, folder, strength=1.0):
         ]
     )
     header, tensors = read_header(path), load_file(path)
-    plan = make_plan(header.tensors, header.metadata, site, adapter_config_beside(path))
+    plan = make_plan(header.tensors, header.metadata, target_model, adapter_config_beside(path))
     for adapter in plan.adapters:
         mine = {role: tensors[key] for role, key in adapter.roles.items()}
-        for weight, rows, source in adapter.target.pieces:
+        for weight, rows, source in adapter.target.slices:
             assert rows is None
-            bias = site.components[DENOISER].bias_of(weight)
-            reached = {"weight": [weight], "bias": [bias], "both": [weight, bias]}[adapter.reaches]
+            bias = target_model.networks[DENOISER].bias_of(weight)
+            reached = {"weight": [weight], "bias": [bias], "both": [weight, bias]}[
+                adapter.parameter
+            ]
             for name in filter(None, reached):
                 weights[name] = patched_weight(
                     *adapter_of(adapter, mine, source), weights[name], strength

@@ -241,7 +241,7 @@ def lora_state_dict(
 
 
 def simpletuner_broken_lora(**options) -> dict:
-    """The keys SimpleTuner wrote for FLUX for a while: a PEFT wrapper inside diffusers' prefix, and
+    """The keys SimpleTuner wrote for FLUX for a while: a PEFT prefix inside diffusers' prefix, and
     old role names.
     """
     modules = {

@@ -14,7 +14,7 @@ import { asSentence, say } from "../i18n/words.mjs";
  * @typedef {{onAdd: (file: string) => void, onClose: () => void, onSaved: (file: string) => void, dialects: () => string[]}} Around
  */
 
-const MOST_SHOWN = 200_000; // letters of a report: nobody scrolls through more
+const MAX_SHOWN = 200_000; // letters of a report: nobody scrolls through more
 const PAUSE = 120; // milliseconds a row stays chosen before it is asked for
 
 export class LibraryDetails {
@@ -122,8 +122,8 @@ export class LibraryDetails {
     const words = answer.trigger_words.map((/** @type {string} */ word) => makeCopy(word, word, this.element));
     this.words?.replaceChildren(...(words.length ? [make("span", "shelf-faint", say("libraryTriggers")), ...words] : []));
     if (answer.error) this.told?.replaceChildren(asSentence(answer.error));
-    else this.report?.replaceChildren(fromMarkdown(answer.markdown.slice(0, MOST_SHOWN)));
-    if (answer.markdown.length > MOST_SHOWN) this.report?.append(make("p", "shelf-faint", say("libraryCut")));
+    else this.report?.replaceChildren(fromMarkdown(answer.markdown.slice(0, MAX_SHOWN)));
+    if (answer.markdown.length > MAX_SHOWN) this.report?.append(make("p", "shelf-faint", say("libraryCut")));
   }
 }
 

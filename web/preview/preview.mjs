@@ -18,8 +18,8 @@ const MODEL_WIDGETS = /** @type {Record<string, string>} */ ({
 });
 const MUTED = 2;
 const BYPASSED = 4;
-const MOST_STEPS = 100;
-const MOST_REMEMBERED = 64;
+const MAX_STEPS = 100;
+const MAX_REMEMBERED = 64;
 /** A file may be trained anew under its old name. */
 const SECONDS_REMEMBERED = 30;
 
@@ -42,7 +42,7 @@ export async function previewOf(name, model, signal) {
   const answer = await askFor(name, model, signal);
   remembered.delete(key);
   remembered.set(key, { until: Date.now() + SECONDS_REMEMBERED * 1000, answer });
-  if (remembered.size > MOST_REMEMBERED) remembered.delete(/** @type {string} */ (remembered.keys().next().value));
+  if (remembered.size > MAX_REMEMBERED) remembered.delete(/** @type {string} */ (remembered.keys().next().value));
   return answer;
 }
 
@@ -76,7 +76,7 @@ async function askFor(name, model, signal) {
 export function modelWiredTo(node) {
   let at = node;
   let slot = node.findInputSlot("model");
-  for (let step = 0; at && slot >= 0 && step < MOST_STEPS; step++) {
+  for (let step = 0; at && slot >= 0 && step < MAX_STEPS; step++) {
     at = sourceOf(at, slot);
     const slots = at ? modelInputs(at) : [];
     if (at && !slots.length) return at.mode === BYPASSED ? null : modelFileOf(at);

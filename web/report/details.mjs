@@ -8,8 +8,8 @@ import { asSentence, say } from "../i18n/words.mjs";
 
 /** @typedef {import("./outcome.mjs").Outcome} Outcome */
 
-const MOST_ROWS = 300;
-const MOST_CAUTIONS = 5; // above the rest, in which they all are
+const MAX_ROWS = 300;
+const MAX_CAUTIONS = 5; // above the rest, in which they all are
 /** What the canvas would take as its own while it is not even seen. */
 const NOT_FOR_THE_CANVAS = ["keydown", "keyup", "copy", "cut", "paste", "wheel"];
 
@@ -81,7 +81,7 @@ function headOf(dialog, title, outcome, text) {
   const names = make("div", "locksmith-names", make("h2", "", title), make("span", "locksmith-quiet", outcome.file));
   const top = make("div", "locksmith-top", makeBadge(outcome), names, copy, close);
   const cautions = outcome.cautions.map((caution) => make("p", "locksmith-caution", caution));
-  return make("header", "locksmith-details-head", top, make("p", "", outcome.verdict), ...cautions.slice(0, MOST_CAUTIONS));
+  return make("header", "locksmith-details-head", top, make("p", "", outcome.verdict), ...cautions.slice(0, MAX_CAUTIONS));
 }
 
 /**
@@ -113,7 +113,7 @@ function runParts({ family, trainer, strength, acts, gains, notes, stockFails, c
  * @returns {HTMLElement[]}
  */
 function wordParts({ metadata }, dialog) {
-  const words = metadata.trigger_words.slice(0, MOST_ROWS).map((/** @type {any} */ { word, evidence }) => {
+  const words = metadata.trigger_words.slice(0, MAX_ROWS).map((/** @type {any} */ { word, evidence }) => {
     const button = copyButton("locksmith-word", word, word, dialog);
     button.title = [say("detailsCopyWord"), ...evidence].join("\n");
     return button;
@@ -172,7 +172,7 @@ function part(title, ...contents) {
 function table(rows) {
   const told = rows.filter(([, text]) => text);
   if (!told.length) return null;
-  return make("table", "", ...told.slice(0, MOST_ROWS).map(([name, text]) => make("tr", "", rowHead(name), make("td", "", text))));
+  return make("table", "", ...told.slice(0, MAX_ROWS).map(([name, text]) => make("tr", "", rowHead(name), make("td", "", text))));
 }
 
 /** @param {Outcome["patterns"]} patterns */
@@ -181,7 +181,7 @@ function patternTable(patterns) {
   const words = [say("detailsModule"), say("detailsCount"), say("detailsReason")];
   const head = words.map((word) => Object.assign(make("th", "", word), { scope: "col" }));
   const merged = mergeAlike(patterns);
-  const rows = merged.slice(0, MOST_ROWS).map(({ name, keys, category, reason }) => {
+  const rows = merged.slice(0, MAX_ROWS).map(({ name, keys, category, reason }) => {
     return make("tr", "", rowHead(name), make("td", "", String(keys)), make("td", "", `${category}: ${reason}`));
   });
   const left = merged.length - rows.length;
@@ -211,7 +211,7 @@ function rowHead(text) {
 
 /** @param {string[]} texts */
 function list(texts) {
-  return texts.length ? make("ul", "", ...texts.slice(0, MOST_ROWS).map((text) => make("li", "", text))) : null;
+  return texts.length ? make("ul", "", ...texts.slice(0, MAX_ROWS).map((text) => make("li", "", text))) : null;
 }
 
 /**

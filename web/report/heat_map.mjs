@@ -9,7 +9,7 @@ const MARKS = /** @type {Record<string, [string, string]>} */ ({
   1: ["locksmith-some", "\u25e7"],
   2: ["locksmith-all", "\u25a0"],
 });
-const MOST_CELLS = 20_000;
+const MAX_CELLS = 20_000;
 
 /**
  * @typedef {{name: string, trained: string, ranks: number[]}} Kind
@@ -26,7 +26,7 @@ const MOST_CELLS = 20_000;
 export function heatMaps(networks) {
   const fragment = document.createDocumentFragment();
   const cells = makeCells();
-  let left = MOST_CELLS;
+  let left = MAX_CELLS;
   for (const { title, modules, blocks } of networks) {
     fragment.append(make("h4", "", say("heatNetwork", { title, modules })));
     for (const group of blocks.map(trainedOf).filter(({ kinds }) => kinds.length)) {

@@ -8,7 +8,7 @@ import { fromStorage, toStorage } from "../shared/stored.mjs";
  * server's history has them, so only the ids of runs are kept here.
  */
 const STORED_AS = "loralocksmith.runs";
-const MOST_RUNS = 64;
+const MAX_RUNS = 64;
 
 /**
  * One report: `graph` is the workflow's id, `place` the node's execution id in it (such as "8" or "5:8"), `run` the prompt's id,
@@ -27,7 +27,7 @@ function read() {
 export function remember(memory) {
   const others = read().filter((other) => other.graph !== memory.graph || other.place !== memory.place);
   // Where it cannot be stored, the report is gone after a reload, and back after the next run.
-  toStorage("localStorage", STORED_AS, [...others, memory].slice(-MOST_RUNS));
+  toStorage("localStorage", STORED_AS, [...others, memory].slice(-MAX_RUNS));
 }
 
 /**

@@ -18,7 +18,7 @@ import { tellStack } from "../stack/stack.mjs";
 const LORA_NAME = "lora_name";
 const HEIGHT_OF_CAUTION = 24; // above the verdict
 const ASK_AGAIN = 200; // milliseconds between two looks at what the host has refused
-const MOST_ASKED = 300;
+const MAX_ASKED = 300;
 
 /**
  * How a node type shows its report; how high the panel is at first, and how low it can be made.
@@ -129,7 +129,7 @@ function onQueueing() {
   let asked = 0;
   asking = window.setInterval(() => {
     const errors = /** @type {any} */ (app).lastNodeErrors;
-    if (errors || (asked += 1) > MOST_ASKED) clearInterval(asking);
+    if (errors || (asked += 1) > MAX_ASKED) clearInterval(asking);
     for (const [place, { errors: faults }] of /** @type {[string, any][]} */ (Object.entries(errors ?? {}))) {
       const told = new Set(faults.map((/** @type {any} */ { details, message }) => details || message));
       if (MANNERS[nodeAt(place)?.comfyClass]) noteFault(place, [...told].join("\n"));

@@ -9,7 +9,7 @@ import { Away } from "../shared/server.mjs";
 import { say } from "../i18n/words.mjs";
 
 /** Longer reports are cut on the screen: rendering costs time, and nobody scrolls through more. */
-const MOST_SHOWN = 200_000;
+const MAX_SHOWN = 200_000;
 
 /** @typedef {"markdown" | "text" | "verdict"} Body how a report is shown: rendered, as it stands, or only its verdict */
 
@@ -66,7 +66,7 @@ export class ReportView {
 
   fillBody() {
     const onlyVerdict = this.kind === "verdict";
-    const shown = onlyVerdict ? this.text.split("\n", 1)[0] : this.text.slice(0, MOST_SHOWN);
+    const shown = onlyVerdict ? this.text.split("\n", 1)[0] : this.text.slice(0, MAX_SHOWN);
     const parts = this.kind === "markdown" ? fromMarkdown(shown) : fromPlainText(shown);
     this.verdict.replaceChildren(parts.firstElementChild ?? "");
     this.verdict.title = onlyVerdict ? shown : "";

@@ -17,7 +17,7 @@ import { say } from "../i18n/words.mjs";
 
 const LISTING = "LocksmithLoadAndFixLoRA"; // the node that lists the files
 const SHOW_CLIP = "loralocksmith.stack.clip";
-const MOST_IN_VIEW = 12;
+const MAX_IN_VIEW = 12;
 const ROW = 30; // pixels, as in stack.css
 const AROUND = 68; // above and below the rows
 const MARGIN = 6;
@@ -88,7 +88,7 @@ class Stack {
   }
 
   get leastHeight() {
-    return heightOf(Math.min(this.list.length, MOST_IN_VIEW));
+    return heightOf(Math.min(this.list.length, MAX_IN_VIEW));
   }
 
   /**

@@ -14,9 +14,9 @@
  */
 
 const TITLE = 30; // above a node's place
-const MOST_GAP = 40; // that is kept between what moves and what moves it
+const MAX_GAP = 40; // that is kept between what moves and what moves it
 const HALF_REROUTE = 10;
-const MOST_ROUNDS = 100;
+const MAX_ROUNDS = 100;
 
 /**
  * @param {any} graph as saved; is changed
@@ -29,7 +29,7 @@ export function makeRoom(graph, grown) {
   const groups = (graph.groups ?? []).map(blockOfGroup);
   for (const group of groups) gather(group, [...nodes, ...reroutes, ...groups]);
   const pairs = pairsOf([...nodes, ...groups], [...nodes, ...reroutes, ...groups]);
-  for (let round = 0; round < MOST_ROUNDS && settle(pairs, groups); round += 1);
+  for (let round = 0; round < MAX_ROUNDS && settle(pairs, groups); round += 1);
   for (const block of [...nodes, ...reroutes, ...groups]) block.move(block);
 }
 
@@ -112,7 +112,7 @@ function pairsOf(uppers, lowers) {
       const isBelow = lower !== upper && gap > -TITLE && lower.top > upper.top;
       const isSameColumn = Math.min(upper.right, lower.right) > Math.max(upper.left, lower.left);
       const isInside = upper.members.includes(lower) || lower.members.includes(upper);
-      if (isBelow && isSameColumn && !isInside && !lower.isFixed) pairs.push({ upper, lower, gap: Math.min(gap, MOST_GAP) });
+      if (isBelow && isSameColumn && !isInside && !lower.isFixed) pairs.push({ upper, lower, gap: Math.min(gap, MAX_GAP) });
     }
   }
   return pairs;
@@ -138,7 +138,7 @@ function settle(pairs, groups) {
     const lowest = Math.max(...group.members.map(({ bottom }) => bottom));
     const edge = Math.max(0, group.bottom - lowest);
     for (const { bottom, shift, growth } of group.members) {
-      if (shift + growth > group.shift) raise(group, "growth", bottom + shift + growth + Math.min(edge, MOST_GAP) - group.bottom - group.shift);
+      if (shift + growth > group.shift) raise(group, "growth", bottom + shift + growth + Math.min(edge, MAX_GAP) - group.bottom - group.shift);
     }
   }
   return isChanged;

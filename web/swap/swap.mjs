@@ -13,7 +13,7 @@ import { say } from "../i18n/words.mjs";
 const loadPlan = lazily("./plan.mjs", import.meta.url);
 const ID = "loralocksmith.swap";
 const SECONDS_SHOWN = { success: 5, info: 10, warn: 15 };
-const MOST_TOLD = 5;
+const MAX_TOLD = 5;
 const FRAMES = 3;
 const LONGEST_FRAME = 100; // milliseconds
 /** @type {Record<Direction, {all: string, chosen: string, icon: string}>} */
@@ -137,8 +137,8 @@ function select(places) {
 function tell(direction, count, left) {
   if (count) toast("success", say("swapDone", { count }), say("swapUndo"));
   if (left.length) {
-    const lines = left.slice(0, MOST_TOLD).map(({ node, reason }) => `${node.title || node.type}: ${say(reason.key, reason.fill)}`);
-    if (left.length > MOST_TOLD) lines.push(say("swapMore", { count: left.length - MOST_TOLD }));
+    const lines = left.slice(0, MAX_TOLD).map(({ node, reason }) => `${node.title || node.type}: ${say(reason.key, reason.fill)}`);
+    if (left.length > MAX_TOLD) lines.push(say("swapMore", { count: left.length - MAX_TOLD }));
     toast("warn", say("swapLeft", { count: left.length }), lines.join("\n"));
   }
   if (!count && !left.length) toast("info", say(direction === "ours" ? "swapNothing" : "swapNothingBack"));

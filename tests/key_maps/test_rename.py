@@ -12,11 +12,11 @@ from pathlib import Path
 import comfy_models
 import pytest
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
-from lora_locksmith.lora.rewrite.peft_config import Trained, adapter_config
-from lora_locksmith.lora.rewrite.rename import Refused, respell, writable, writing_for
+from lora_locksmith.lora.rewrite.peft_config import PeftTraining, adapter_config
+from lora_locksmith.lora.rewrite.rename import Refused, output_format_for, plan_renames, writable
 from lora_locksmith.planning.names import spell
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.target_model import Site, denoiser_component, encoder_components
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
 
 ROOT = Path(__file__).resolve().parents[2]
 RANK = 4
@@ -28,15 +28,15 @@ SPELLINGS = {
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
-def site(request, comfy):
-    return Site([denoiser_component(comfy_models.shapes(request.param))])
+def target_model(request, comfy):
+    return TargetModel([denoiser_network(comfy_models.shapes(request.param))])
 
 
-def file_in(site, dialect, component=DENOISER):
-    """A LoRA on every module of a component, as `dialect` names them: name -> shape."""
+def file_in(target_model, dialect, network=DENOISER):
+    """A LoRA on every module of a network, as `dialect` names them: name -> shape."""
     down, up = SPELLINGS[dialect.form]
     keys = {}
-    for spelled in spell(site, site.components[component], dialect):
+    for spelled in spell(target_model, target_model.networks[network], dialect):
         out, *inner = spelled.shape
         keys |= {
             f"{spelled.module}.{down}": (RANK, *inner),
@@ -46,10 +46,10 @@ def file_in(site, dialect, component=DENOISER):
 
 
 @pytest.mark.parametrize("source", ["diffusers", "comfyui"])
-def test_every_row_goes_somewhere_once_in_every_dialect(site, source):
-    plan = make_plan(file_in(site, dialects()[source]), {}, site)
+def test_every_row_goes_somewhere_once_in_every_dialect(target_model, source):
+    plan = make_plan(file_in(target_model, dialects()[source]), {}, target_model)
     for dialect in writable():
-        found = respell(plan, dialect)
+        found = plan_renames(plan, dialect)
         assert not found.refusals, (dialect, found.refusals)
         assert len({unit.module for unit in found.units}) == len(found.units)
         taken: dict[int, list[tuple[int, int]]] = {index: [] for index in range(len(plan.adapters))}
@@ -64,11 +64,11 @@ def test_every_row_goes_somewhere_once_in_every_dialect(site, source):
 
 
 @pytest.mark.parametrize("dialect", ["comfyui", "diffusers", "kohya"])
-def test_a_file_that_has_the_names_keeps_them(site, dialect):
-    writing = writing_for(dialect, site.family.name)
-    keys = file_in(site, dialects()[writing.record]._replace(names=writing.names))
-    plan = make_plan(keys, {}, site)
-    units = respell(plan, dialect).units
+def test_a_file_that_has_the_names_keeps_them(target_model, dialect):
+    writing = output_format_for(dialect, target_model.family.name)
+    keys = file_in(target_model, dialects()[writing.record]._replace(names=writing.names))
+    plan = make_plan(keys, {}, target_model)
+    units = plan_renames(plan, dialect).units
     assert {unit.module for unit in units} == {adapter.module for adapter in plan.adapters}
     assert all(part.rows is None and part.into is None for unit in units for part in unit.parts)
 
@@ -78,9 +78,9 @@ def test_sd_scripts_names_of_stable_diffusion_are_those_of_diffusers(comfy):
         ("sd15", "lora_unet_down_blocks_0_"),
         ("sdxl", "lora_unet_input_blocks_1_"),
     ):
-        site = Site([denoiser_component(comfy_models.shapes(name))])
-        plan = make_plan(file_in(site, dialects()["diffusers"]), {}, site)
-        assert any(unit.module.startswith(expected) for unit in respell(plan, "kohya").units)
+        target_model = TargetModel([denoiser_network(comfy_models.shapes(name))])
+        plan = make_plan(file_in(target_model, dialects()["diffusers"]), {}, target_model)
+        assert any(unit.module.startswith(expected) for unit in plan_renames(plan, "kohya").units)
 
 
 @pytest.mark.parametrize(
@@ -95,34 +95,34 @@ def test_diffusion_pipe_reads_again_what_is_written_for_it(comfy, name, start):
     """Its FLUX.1, SD 3 and SDXL are diffusers' models (models/flux.py, sd3.py, sdxl.py), where
     init_from_existing finds no native name.
     """
-    site = Site([denoiser_component(comfy_models.shapes(name))])
-    plan = make_plan(file_in(site, dialects()["comfyui"]), {}, site)
-    assert any(unit.module.startswith(start) for unit in respell(plan, "diffusion_pipe").units)
+    target_model = TargetModel([denoiser_network(comfy_models.shapes(name))])
+    plan = make_plan(file_in(target_model, dialects()["comfyui"]), {}, target_model)
+    assert any(unit.module.startswith(start) for unit in plan_renames(plan, "diffusion_pipe").units)
 
 
 def test_text_encoders_get_the_names_each_tool_has_for_them(comfy):
-    site = Site(
+    target_model = TargetModel(
         [
-            denoiser_component(comfy_models.shapes("sdxl")),
-            *encoder_components(comfy_models.encoder_shapes("sdxl")),
+            denoiser_network(comfy_models.shapes("sdxl")),
+            *encoder_networks(comfy_models.encoder_shapes("sdxl")),
         ]
     )
-    keys = file_in(site, dialects()["comfyui"], "clip_l") | file_in(
-        site, dialects()["comfyui"], "clip_g"
+    keys = file_in(target_model, dialects()["comfyui"], "clip_l") | file_in(
+        target_model, dialects()["comfyui"], "clip_g"
     )
-    plan = make_plan(keys, {}, site)
+    plan = make_plan(keys, {}, target_model)
     starts = {
         "kohya": {"lora_te1_", "lora_te2_"},
         "diffusers": {"text_encoder.", "text_encoder_2."},
     }
     for dialect, expected in starts.items():
-        found = respell(plan, dialect)
+        found = plan_renames(plan, dialect)
         assert not found.refusals
-        assert {unit.wrapper for unit in found.units} == expected
+        assert {unit.prefix for unit in found.units} == expected
         # transformers 5 dropped this word; sd-scripts, stock ComfyUI and diffusers with an older
         # transformers need it.
         assert all(unit.name.startswith(("text_model", "text_projection")) for unit in found.units)
-    assert respell(plan, "peft").refusals == (
+    assert plan_renames(plan, "peft").refusals == (
         "PEFT has no names for the text encoder clip_l",
         "PEFT has no names for the text encoder clip_g",
     )
@@ -163,9 +163,9 @@ OF_ONETRAINER = {
 
 @pytest.mark.parametrize("name", OF_ONETRAINER)
 def test_onetrainer_gets_the_names_that_its_strict_reader_has(comfy, name):
-    site = Site([denoiser_component(comfy_models.shapes(name))])
-    plan = make_plan(file_in(site, dialects()["diffusers"]), {}, site)
-    found = respell(plan, "onetrainer")
+    target_model = TargetModel([denoiser_network(comfy_models.shapes(name))])
+    plan = make_plan(file_in(target_model, dialects()["diffusers"]), {}, target_model)
+    found = plan_renames(plan, "onetrainer")
     count, some = OF_ONETRAINER[name]
     assert not found.refusals and len(found.units) == count
     assert {f"lora_unet_{module}" for module in some} <= {unit.module for unit in found.units}
@@ -176,29 +176,30 @@ def test_onetrainer_numbers_its_text_encoders(comfy):
         ("flux1_dev", {"clip_l": "lora_te1_", "t5xxl": "lora_te2_"}),
         ("hidream", {"clip_l": "lora_te1_"}),
     ):
-        site = Site(
+        target_model = TargetModel(
             [
-                denoiser_component(comfy_models.shapes(name)),
-                *encoder_components(comfy_models.encoder_shapes("flux1")),
+                denoiser_network(comfy_models.shapes(name)),
+                *encoder_networks(comfy_models.encoder_shapes("flux1")),
             ]
         )
-        for slot, wrapper in slots.items():
-            units = respell(
-                make_plan(file_in(site, dialects()["comfyui"], slot), {}, site), "onetrainer"
+        for slot, prefix in slots.items():
+            units = plan_renames(
+                make_plan(file_in(target_model, dialects()["comfyui"], slot), {}, target_model),
+                "onetrainer",
             ).units
-            assert {unit.wrapper for unit in units} == {wrapper}
+            assert {unit.prefix for unit in units} == {prefix}
 
 
 def test_keys_without_a_place_are_refused_or_left_out_with_their_reason(comfy):
-    site = Site([denoiser_component(comfy_models.shapes("flux1_dev"))])
-    keys = file_in(site, dialects()["diffusers"]) | {
+    target_model = TargetModel([denoiser_network(comfy_models.shapes("flux1_dev"))])
+    keys = file_in(target_model, dialects()["diffusers"]) | {
         "transformer.nowhere.lora_A.weight": (4, 8),
         "transformer.nowhere.lora_B.weight": (8, 4),
     }
-    plan = make_plan({**keys, "step": ()}, {}, site)
-    found = respell(plan, "kohya")
+    plan = make_plan({**keys, "step": ()}, {}, target_model)
+    found = plan_renames(plan, "kohya")
     assert len(found.refusals) == 1 and "transformer.nowhere" in found.refusals[0]
-    dropped = respell(plan, "kohya", drop=True)
+    dropped = plan_renames(plan, "kohya", drop=True)
     assert not dropped.refusals and set(dropped.left_out) == {
         "transformer.nowhere.lora_A.weight",
         "transformer.nowhere.lora_B.weight",
@@ -209,28 +210,28 @@ def test_keys_without_a_place_are_refused_or_left_out_with_their_reason(comfy):
 
 def test_a_size_that_is_not_known_cannot_be_divided(comfy):
     weights = dict.fromkeys(comfy_models.shapes("flux1_dev"), (0, 0))
-    known = Site([denoiser_component(comfy_models.shapes("flux1_dev"))])
-    site = Site(
+    known = TargetModel([denoiser_network(comfy_models.shapes("flux1_dev"))])
+    target_model = TargetModel(
         [
-            type(known.components[DENOISER])(
-                DENOISER, "diffusion_model.", weights, known.family, drawn=True
+            type(known.networks[DENOISER])(
+                DENOISER, "diffusion_model.", weights, known.family, is_reference=True
             )
         ]
     )
     name = "diffusion_model.double_blocks.0.img_attn.qkv"
     plan = make_plan(
-        {f"{name}.lora_down.weight": (4, 96), f"{name}.lora_up.weight": (288, 4)}, {}, site
+        {f"{name}.lora_down.weight": (4, 96), f"{name}.lora_up.weight": (288, 4)}, {}, target_model
     )
     assert len(plan.adapters) == 1
-    assert respell(plan, "kohya").refusals == ()
-    assert [unit.module for unit in respell(plan, "diffusers").units] != [] or respell(
+    assert plan_renames(plan, "kohya").refusals == ()
+    assert [unit.module for unit in plan_renames(plan, "diffusers").units] != [] or plan_renames(
         plan, "diffusers"
     ).refusals
 
 
 def test_a_dialect_that_is_only_read_is_refused_by_name():
     with pytest.raises(Refused, match=r"xlabs.*comfyui"):
-        writing_for("xlabs", "flux1")
+        output_format_for("xlabs", "flux1")
 
 
 def peft_takes(config, module):
@@ -251,10 +252,10 @@ def peft_value(config, patterns, default, module):
 def test_peft_would_take_just_these_modules_with_just_these_strengths():
     known = ["proj_out", "a.proj_out", "b.proj_out", "a.b.proj_out", "a.to_q", "b.to_q"]
     modules = {
-        "proj_out": Trained(8, 0.5),
-        "b.proj_out": Trained(4, 1.0),
-        "a.to_q": Trained(4, 1.0),
-        "b.to_q": Trained(4, 0.3),
+        "proj_out": PeftTraining(8, 0.5),
+        "b.proj_out": PeftTraining(4, 1.0),
+        "a.to_q": PeftTraining(4, 1.0),
+        "b.to_q": PeftTraining(4, 0.3),
     }
     config = adapter_config(modules, known)
     assert {module for module in known if peft_takes(config, module)} == set(modules)
