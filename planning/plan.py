@@ -17,6 +17,7 @@ from ..key_maps.convention import USUAL, Conventions, Meaning
 from ..key_maps.dialect import DENOISER, ENCODER
 from ..key_maps.evidence import Evidence
 from ..key_maps.table import flatten, unify
+from ..messages import message
 from .assign import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .copies import Same, fused_twins
 from .disagreement import disagreement
@@ -266,14 +267,14 @@ class _Planner:
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
 
     def _take(self, found: Groups) -> tuple[Group, ...]:
-        self._set(found.unread, UNKNOWN_ROLE, "no known adapter writes a tensor with this ending")
+        self._set(found.unread, UNKNOWN_ROLE, message("planning.unknown_ending"))
         for key, note in found.notes.items():
             self.outcomes[key] = Outcome(BOOKKEEPING, note)
         for key, known in found.refused.items():
             self.outcomes[key] = Outcome(UNSUPPORTED, str(known))
         for key, other in found.repeated.items():
             self.outcomes[key] = Outcome(
-                DUPLICATE_TARGET, f"{other} already has the same role in the same module"
+                DUPLICATE_TARGET, message("planning.role_twice", other=other)
             )
         self.network_alphas = found.network_alphas
         return found.groups
@@ -324,7 +325,7 @@ class _Planner:
                 self._set(
                     adapter.roles.values(),
                     UNSUPPORTED,
-                    "the file holds the whole weights of a model, not a LoRA",
+                    message("planning.whole_model"),
                 )
             self.adapters = []
 
@@ -358,16 +359,15 @@ class _Planner:
         reading = self._read(group)
         sibling = self.siblings.get(group.module)
         if sibling is not None:
-            told = (
-                f"{sibling} stands beside it, which no known adapter has there: it means another"
-                " formula, so that none of it is applied"
-            )
+            told = message("planning.unknown_sibling", tensor=sibling)
             return self._set(group.keys.values(), UNSUPPORTED, told)
         for found in reading.adapters:
             self._place_adapter(group, location, found)
         for role in reading.left:
             lacking = missing_roles({role: None})
-            self._set([group.keys[role]], INCOMPLETE, f"{lacking} is missing")
+            self._set(
+                [group.keys[role]], INCOMPLETE, message("planning.part_missing", part=lacking)
+            )
 
     def _read(self, group: Group) -> _GroupAdapters:
         """The adapters in a group; groups with the same roles and shapes (most of a file) share one
@@ -405,9 +405,9 @@ class _Planner:
         try:
             return _Found(kind, names, shapes, kind.shape(shapes), rank, "")
         except Misfit as misfit:
-            fault = f"its tensors do not fit each other: {misfit}"
+            fault = message("planning.tensors_do_not_fit", fault=misfit)
         except (IndexError, TypeError):
-            fault = f"its tensors have too few dimensions: {_listed(shapes)}"
+            fault = message("planning.too_few_dimensions", shapes=_listed(shapes))
         return _Found(kind, names, shapes, ModuleShape(None, None), rank, fault)
 
     def _place_adapter(self, group: Group, location: Location, found: _Found) -> None:
@@ -537,7 +537,7 @@ class _Planner:
         """What the file's settings say that was not used."""
         split = (self.splits.fault,) if self.splits.fault and self.fused else ()
         doubts = (
-            f"{count} module{'s' * (count != 1)}: {doubt}"
+            message("planning.modules_doubt", count=count, doubt=doubt)
             for doubt, count in self.doubts.most_common()
         )
         return (*split, *cautions_of(self.settings_of.values(), self.metadata), *doubts)
@@ -670,10 +670,20 @@ class _Planner:
         candidate = candidates[0]
         if parameter == "bias":
             if module.out in (None, candidate.out):
-                return f"{candidate.module} has no bias in this model"
-            return f"trained for a bias of {module.out}, {candidate.module} has {candidate.out}"
+                return message("planning.no_bias", module=candidate.module)
+            return message(
+                "planning.bias_shape",
+                trained=module.out,
+                module=candidate.module,
+                size=candidate.out,
+            )
         made = [module.out, *(module.inner if module.inner is not None else ("?",))]
-        return f"trained for {made}, {candidate.module} is {[candidate.out, *candidate.inner]}"
+        return message(
+            "planning.shape_conflict",
+            trained=made,
+            module=candidate.module,
+            size=[candidate.out, *candidate.inner],
+        )
 
     def _set(self, keys: Iterable[str], category: str, reason: str) -> None:
         for key in keys:
@@ -696,8 +706,8 @@ class _Planner:
         denoiser = self.target_model.networks.get(DENOISER)
         counterpart = denoiser.counterpart(location.name) if denoiser else None
         if counterpart:
-            return UNKNOWN_MODULE, f"it would be {counterpart}, which this model does not have"
-        return UNKNOWN_MODULE, f"no module of this model is called {location.name!r}"
+            return UNKNOWN_MODULE, message("planning.not_in_model", name=counterpart)
+        return UNKNOWN_MODULE, message("planning.no_such_module", name=location.name)
 
     def _unwired(self, module: str) -> str:
         """Why a module cannot be looked for: the network its prefix names is not here. Empty where
@@ -705,9 +715,9 @@ class _Planner:
         """
         network = network_told(self.target_model, module)
         if network == ENCODER and not self.target_model.slots:
-            return "it belongs to a text encoder, and no CLIP is connected"
+            return message("planning.no_clip")
         if network == DENOISER and DENOISER not in self.target_model.networks:
-            return "it belongs to the diffusion model, and no MODEL is connected"
+            return message("planning.no_model")
         return ""
 
     def _infer_prefix(self, unmatched: list[tuple[Group, Location]]) -> bool:
@@ -748,7 +758,7 @@ class _Planner:
                 return None
         return location._replace(
             prefix=prefix + location.prefix,
-            rule=f"unknown prefix {prefix!r} inferred: every name behind it fits",
+            rule=message("planning.inferred_prefix", prefix=prefix),
         )
 
 
@@ -812,14 +822,11 @@ def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Target
     on.
     """
     if not kind.linear:
-        return f"{kind.name} changes the whole fused module at once, which this model has split"
+        return message("planning.changes_fused", kind=kind.name)
     decomposition = decomposition_of(shapes)
     for role in decomposition.roles if decomposition and target.out != 1 else ():
         if shapes.get(role) is not None and not decomposition.per_output(role, shapes[role]):
-            return (
-                f"its {decomposition.title} magnitudes are per input of the fused module, which"
-                " this model has split"
-            )
+            return message("planning.magnitudes_per_input", title=decomposition.title)
     return ""
 
 
@@ -834,7 +841,7 @@ def _copy(adapter: Adapter) -> Outcome:
 def _half_of(kind: Kind) -> str:
     roles = sorted(kind.never_beside)
     words = [word for (word, _), role in role_spellings().named.items() if role in roles]
-    return f"{' or '.join(dict.fromkeys(words))} is missing"
+    return message("planning.part_missing", part=" or ".join(dict.fromkeys(words)))
 
 
 def _options(
