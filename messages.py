@@ -4,8 +4,9 @@ What travels from room to room (a reason, a verdict, an error's text) is a `Mess
 sentence that can be said in other languages, too. What renders a whole page takes a language and
 asks a `Speaker`.
 
-A catalog maps a name to a sentence with {named} gaps, or to its plural forms
-({"one": ..., "other": ...}, chosen by the value `count`). The id of a sentence is "<room>.<name>".
+A catalog maps a name to a sentence with {named} gaps, or to its plural forms ({"one": ...,
+"other": ...}, chosen by the value `count`, a whole number). The id of a sentence is
+"<room>.<name>".
 """
 
 from __future__ import annotations
@@ -133,6 +134,8 @@ class _Sentence(NamedTuple):
             one = self.values["count"] == 1 and "one" in template
             template = template["one" if one else "other"]
         values = {name: _in(value, language) for name, value in self.values.items()}
+        if "count" in values:
+            values["count"] = f"{values['count']:,}"
         return template.format_map(values)
 
 

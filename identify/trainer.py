@@ -49,8 +49,11 @@ def model_title(target_model: TargetModel) -> str:
     return variant_title(target_model.family, tuple(alike.values()), target_model)
 
 
+UNTOLD = "cannot tell"  # in place of a trainer
+
+
 class Writer(NamedTuple):
-    """The tool that wrote a file ("cannot tell" where nothing tells it, several joined by "or"),
+    """The tool that wrote a file (UNTOLD where nothing tells it, several joined by "or"),
     and what says so.
     """
 
@@ -83,7 +86,7 @@ def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
     best = max(scores.values(), default=0.0)
     titles = [title for title, score in scores.items() if score >= best - SLACK]
     if best <= MIN_LIKENESS or len(titles) > MAX_TRAINERS:
-        return Writer("cannot tell")
+        return Writer(UNTOLD)
     return Writer(
         " or ".join(filter(None, (", ".join(titles[:-1]), titles[-1]))),
         "prefixes, module names and role spellings",
@@ -184,7 +187,7 @@ def _likeness(dialect: Dialect, profile: Counter) -> float:
 
 
 def nearest_name(target_model: TargetModel, key: str) -> str:
-    """`; nearest: x` where the model has a module of a similar name, else nothing."""
+    """The model's module of the most similar name; "" where none is similar."""
     denoiser = target_model.networks.get(DENOISER)
     if denoiser is None:
         return ""
@@ -200,4 +203,4 @@ def nearest_name(target_model: TargetModel, key: str) -> str:
     if not close:
         return ""
     blocks = templates[close[0]]
-    return f"; nearest: {blocks.get(numbers) or next(iter(blocks.values()))}"
+    return blocks.get(numbers) or next(iter(blocks.values()))

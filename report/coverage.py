@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from ..identify.lora_family import LONGEST_NUMBER
 from ..key_maps.table import flatten, numbered
+from ..messages import Message, message
 from ..planning.plan import Adapter, Plan
 from ..planning.target_model import Network
 
@@ -112,15 +113,19 @@ def is_trained(choice: str) -> bool:
     return bool(choice.strip(NONE))
 
 
-def blocks_of(choice: str) -> str:
-    """Which blocks a string of marks stands for: "all", "blocks 0-5, 8", with what is trained in
-    part told.
+def blocks_of(choice: str) -> Message:
+    """Which blocks a string of marks means: "all", "blocks 0-5, 8"; says where only rows are
+    trained.
     """
     trained = [number for number, mark in enumerate(choice) if mark != NONE]
-    part = ", in part" if all(choice[number] != ALL for number in trained) else ""
+    part = all(choice[number] != ALL for number in trained)
     if len(trained) == len(choice):
-        return f"all{part}"
-    return f"block{'s' * (len(trained) != 1)} {runs(trained)}{part}"
+        return message("inspect.all_blocks_part" if part else "inspect.all_blocks")
+    return message(
+        "inspect.some_blocks_part" if part else "inspect.some_blocks",
+        numbers=runs(trained),
+        count=len(trained),
+    )
 
 
 def runs(numbers: Iterable[int]) -> str:

@@ -26,13 +26,14 @@ from ..files.header import (
 from ..identify.lora_family import FAMILY_METADATA, OWN_FAMILY, FamilyMatch, Shapes, identify
 from ..identify.reference_model import build_reference_model, with_encoders
 from ..identify.stock_loader import stock_placed
-from ..identify.trainer import metadata_matches
+from ..identify.trainer import UNTOLD, metadata_matches
 from ..key_maps.arithmetic import as_number
 from ..key_maps.convention import asked_metadata
 from ..key_maps.dialect import DENOISER
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
+from ..messages import as_sentence, joined, message
 from ..planning.groups import Groups, group_keys
-from ..planning.misplaced_files import other_file, sentence
+from ..planning.misplaced_files import other_file
 from ..planning.plan import (
     BOOKKEEPING,
     DUPLICATE_TARGET,
@@ -49,7 +50,7 @@ from ..planning.plan import (
     make_plan,
 )
 from ..planning.target_model import TargetModel, all_families
-from .load_report import Report, is_scaled, plural, stock_failure
+from .load_report import SCHEMA, Report, category_title, is_scaled, stock_failure
 from .metadata import Metadata, read_metadata
 from .presets import PresetReport, match_presets
 
@@ -58,24 +59,14 @@ AskStock = Callable[
 ]  # asks the host which of a plan's keys its own loader would place
 
 MEANINGS = {
-    UNKNOWN_MODULE: "These layers stay as in the base model.",
-    UNKNOWN_ROLE: (
-        "These tensors are not read; the layers they belong to may lack a part of their effect."
-    ),
-    SHAPE_CONFLICT: (
-        "These layers stay as in the base model: the file was made for a model of another size or"
-        " kind."
-    ),
-    DUPLICATE_TARGET: (
-        "These are a second copy, which may differ from the first; the first is used."
-    ),
-    INCOMPLETE: (
-        "These adapters lack a tensor and have no effect; the file was cut, pruned or converted"
-        " badly."
-    ),
-    UNSUPPORTED: "These adapters have no effect.",
-    NOT_WIRED: "The text encoder is not changed unless a CLIP is connected.",
-    BOOKKEEPING: "Known and without effect on the picture.",
+    UNKNOWN_MODULE: "inspect.means_unknown_module",
+    UNKNOWN_ROLE: "inspect.means_unknown_role",
+    SHAPE_CONFLICT: "inspect.means_shape_conflict",
+    DUPLICATE_TARGET: "inspect.means_duplicate_target",
+    INCOMPLETE: "inspect.means_incomplete_adapter",
+    UNSUPPORTED: "inspect.means_unsupported_adapter",
+    NOT_WIRED: "inspect.means_not_wired",
+    BOOKKEEPING: "inspect.means_bookkeeping",
 }
 
 
@@ -250,19 +241,19 @@ class Inspection:
         """
         if self.report.stock_fails and self.report.modules["placed"]:
             return [
-                "it loads, where the stock loader fails",
+                message("inspect.loads_where_stock_fails"),
                 *(correction.short for correction in self.report.corrections),
             ]
         more = self.report.modules["placed"] - self.stock_modules
-        return [f"{more} more modules load"] * bool(more) + [
+        return [message("inspect.more_modules_load", count=more)] * bool(more) + [
             correction.short for correction in self.report.corrections
         ]
 
     @cached_property
     def writer(self) -> str:
-        """Who wrote the file, with the version where the metadata tell it; "cannot tell" else."""
+        """Who wrote the file, with the version where the metadata say it; UNTOLD else."""
         version = self.metadata.trainer_version
-        return version if version and self.report.trainer == "cannot tell" else self.report.trainer
+        return version if version and self.report.trainer == UNTOLD else self.report.trainer
 
     @cached_property
     def other(self) -> str:
@@ -273,49 +264,64 @@ class Inspection:
     def verdict(self) -> str:
         """One line: for which model, by whom, what, and what will load."""
         if self.other and not self.report.modules["placed"]:
-            return sentence(self.other)
-        made_for = (
-            self.family.title
-            or f"{'Text encoders of an unknown' if self.only_encoders else 'Unknown'} base model"
-        )
-        if self.family.ties:
-            made_for += " (the file does not tell them apart)"
-        writer = "writer unknown" if self.writer == "cannot tell" else f"written by {self.writer}"
-        return f"{made_for}, {writer}. {self._adapters_told()}{self._loads()}"
+            return as_sentence(self.other)
+        return joined(filter(None, (self._origin(), self._adapters(), self._loads())), "space")
 
-    def _adapters_told(self) -> str:
+    def _origin(self) -> str:
+        """For which model, and by whom."""
+        unknown = "inspect.unknown_encoders" if self.only_encoders else "inspect.unknown_model"
+        made_for = self.family.title or message(unknown)
+        if self.family.ties:
+            made_for = message("inspect.not_told_apart", models=made_for)
+        if self.writer == UNTOLD:
+            return message("inspect.origin_unknown_writer", made_for=made_for)
+        return message("inspect.origin", made_for=made_for, writer=self.writer)
+
+    def _adapters(self) -> str:
+        """Which adapters the file holds, in a sentence; "" where it holds none."""
         if not self.kinds:
             return ""
         if all(named(adapter.kind).replaces for adapter in self.report.adapters):
-            return "It holds whole weights, as a model does, and is no LoRA. "
-        told = [" and ".join(kind for kind, _ in self.kinds.most_common(2))]
-        told += [f"rank {spread(self.ranks)}"] if self.ranks else []
-        told += [f"alpha {spread(self.alpha_counts)}"] if self.alpha_counts else []
-        return f"{told[0]} {', '.join(told[1:])}".strip() + ". "
+            return message("inspect.whole_weights")
+        kinds = joined((kind for kind, _ in self.kinds.most_common(2)), "and")
+        ranks, alphas = spread(self.ranks), spread(self.alpha_counts)
+        if ranks and alphas:
+            return message("inspect.kinds_rank_alpha", kinds=kinds, rank=ranks, alpha=alphas)
+        if ranks:
+            return message("inspect.kinds_rank", kinds=kinds, rank=ranks)
+        if alphas:
+            return message("inspect.kinds_alpha", kinds=kinds, alpha=alphas)
+        return as_sentence(kinds)
 
     def _loads(self) -> str:
+        """How much of it loads here, and with the stock loader."""
         modules = self.report.modules
         if not modules["total"]:
-            return "None of its keys belongs to an adapter."
+            return message("inspect.no_adapter")
         if not self.plan.target_model.networks:
-            what = "text encoder" if self.only_encoders else "model"
-            return f"Unknown {what}; connect it to see where the modules go."
-        line = f"{modules['placed']} of {modules['total']} modules load here"
-        if self.report.mismatch:
-            return f"{line}: {self.report.mismatch}"
-        if modules["placed"] < modules["total"]:
-            line += f" ({', '.join(self.report.losses)})"
-        if self.report.stock_keys is None or not modules["placed"]:
-            return f"{line}."
-        if self.report.stock_fails:
-            return f"{line}; {stock_failure(self.report.stock_fails)}."
-        if self.stock_modules == modules["placed"]:
-            wrongly = ", but not as trained" if self.report.corrections else ""
-            return (
-                f"{line}; the stock loader would load {'it' if modules['placed'] == 1 else 'them'}"
-                f" too{wrongly}."
+            return message(
+                "inspect.connect_clip" if self.only_encoders else "inspect.connect_model"
             )
-        return f"{line}; the stock loader would load {self.stock_modules}."
+        line = message("inspect.modules_load", placed=modules["placed"], count=modules["total"])
+        if self.report.mismatch:
+            return message("report.verdict_because", verdict=line, reason=self.report.mismatch)
+        if modules["placed"] < modules["total"]:
+            line = message("inspect.with_losses", line=line, losses=joined(self.report.losses))
+        return as_sentence(joined(filter(None, (line, self._stock_loads())), "semicolon"))
+
+    def _stock_loads(self) -> str:
+        """What the stock loader would load of it, as a clause; "" where that is not known."""
+        placed = self.report.modules["placed"]
+        if self.report.stock_keys is None or not placed:
+            return ""
+        if self.report.stock_fails:
+            return stock_failure(self.report.stock_fails)
+        if self.stock_modules != placed:
+            return message("inspect.stock_loads", count=self.stock_modules)
+        wrongly = bool(self.report.corrections)
+        return message(
+            "inspect.stock_loads_wrongly" if wrongly else "inspect.stock_loads_too", count=placed
+        )
 
     def _stacked(self) -> list[Health]:
         """Several adapters on the same rows of one weight: they add up, which is seldom meant."""
@@ -326,12 +332,11 @@ class Inspection:
         several = [pieces[0][0] for (_, _, pieces), count in seen.items() if count > 1]
         if not several:
             return []
-        told = (
-            f"{len(several)} weight{'s have' if len(several) > 1 else ' has'} several adapters,"
-            f" such as {several[0]}"
-        )
         return [
-            Health(told, "They add up: the LoRA may be stronger there than it was meant to be.")
+            Health(
+                message("inspect.several_adapters", count=len(several), name=several[0]),
+                message("inspect.means_several_adapters"),
+            )
         ]
 
     @cached_property
@@ -339,68 +344,60 @@ class Inspection:
         """What is odd about the file, and what each finding means for the picture; empty for a
         sound file.
         """
-        found = [
-            Health(f"{plural(count, 'key')}: {category}", MEANINGS[category])
+        findings = [
+            Health(
+                message("report.keys_of", count=count, category=category_title(category)),
+                message(MEANINGS[category]),
+            )
             for category, count in self.report.categories.most_common()
             if category not in (PLACED, NOT_WIRED) and self.plan.target_model.networks
         ]
         if self.other:
-            found.append(
-                Health(
-                    sentence(self.other)[:-1],
-                    "As a LoRA it changes nothing, or what it should not.",
-                )
-            )
+            findings.append(Health(self.other, message("inspect.means_no_lora")))
         elif not self.report.modules["total"]:
-            found.append(
-                Health("No key of it belongs to an adapter", "Loading it changes nothing.")
+            findings.append(
+                Health(message("inspect.no_key_fits"), message("inspect.means_no_key_fits"))
             )
         elif not self.plan.target_model.networks and not self.only_encoders:
-            found.append(
-                Health(
-                    "Unknown base model",
-                    "Whether it has an effect depends on the model.",
-                )
+            findings.append(
+                Health(message("inspect.unknown_model"), message("inspect.means_unknown_model"))
             )
-        found += [
-            Health(problem, "The metadata are damaged; the weights are not.")
+        findings += [
+            Health(problem, message("inspect.means_damaged_metadata"))
             for problem in self.metadata.problems
         ]
-        return found + self._odd_numbers() + self._odd_tensors() + self._stacked()
+        return findings + self._odd_numbers() + self._odd_tensors() + self._stacked()
 
     def _odd_numbers(self) -> list[Health]:
-        found = []
+        findings = []
         for fault, meaning, is_odd in ODD_ALPHAS:
             odd = [key for key, alpha in self.alphas.items() if is_odd(alpha)]
             if odd:
-                found.append(
-                    Health(
-                        f"Alpha {fault} in {plural(len(odd), 'adapter')}, such as {odd[0]}", meaning
-                    )
+                findings.append(
+                    Health(message(fault, count=len(odd), name=odd[0]), message(meaning))
                 )
         large = [scale for scale in self.scales if abs(scale) > LARGE_SCALE]
         if large:
-            found.append(
+            findings.append(
                 Health(
-                    f"Alpha / rank is {max(large, key=abs):g} in some layers",
-                    "The LoRA may be far too strong at strength 1.",
+                    message("inspect.large_scale", scale=f"{max(large, key=abs):g}"),
+                    message("inspect.means_large_scale"),
                 )
             )
-        return found
+        return findings
 
     def _odd_tensors(self) -> list[Health]:
         empty = [name for name, info in self.header.tensors.items() if 0 in info.shape]
-        count = plural(len(empty), "tensor")
-        return (
-            [Health(f"{count} without a value in it, such as {empty[0]}", "They have no effect.")]
-            if empty
-            else []
-        )
+        if not empty:
+            return []
+        finding = message("inspect.empty_tensors", count=len(empty), name=empty[0])
+        return [Health(finding, message("inspect.means_empty_tensors"))]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything a program needs; plain JSON types."""
         loads = self.report.as_dict()
         return {
+            "schema": SCHEMA,
             "verdict": self.verdict,
             "file": self.path,
             "bytes": self.size,
@@ -451,16 +448,12 @@ class Inspection:
 LARGE_SCALE = 16.0
 ODD_ALPHAS = (
     (
-        "is not a number",
-        "These layers would turn to noise.",
+        "inspect.alpha_no_number",
+        "inspect.means_alpha_no_number",
         lambda alpha: not math.isfinite(alpha),
     ),
-    (
-        "is 0",
-        "Read as 'not set': alpha = rank, as sd-scripts does. Stock would leave these layers out.",
-        lambda alpha: alpha == 0,
-    ),
-    ("is negative", "These layers work in reverse.", lambda alpha: alpha < 0),
+    ("inspect.alpha_zero", "inspect.means_alpha_zero", lambda alpha: alpha == 0),
+    ("inspect.alpha_negative", "inspect.means_alpha_negative", lambda alpha: alpha < 0),
 )
 
 
@@ -633,12 +626,17 @@ def whole_model(
 
 
 def spread(counts: Counter) -> str:
-    """A distribution in few words: "16", or "4 to 64 (most 16)"."""
-    if len(counts) == 1:
-        return f"{next(iter(counts)):g}"
+    """A distribution in few words: "16", or "4 to 64 (most 16)"; "" of nothing."""
+    if len(counts) < 2:
+        return "".join(f"{number:g}" for number in counts)
     most = counts.most_common(1)[0][0]
     numbers = [number for number in counts if not math.isnan(number)]
-    return f"{min(numbers):g} to {max(numbers):g} (most {most:g})"
+    return message(
+        "inspect.spread",
+        low=f"{min(numbers):g}",
+        high=f"{max(numbers):g}",
+        most=f"{most:g}",
+    )
 
 
 def _kind_title(kind: str, roles: Sequence[str], kernel: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, NamedTuple
+from unicodedata import east_asian_width
 
 from ..adapters.kind import Decomposition
 from ..adapters.registry import decompositions, named
@@ -16,16 +17,20 @@ from ..identify.lora_family import NUMBER, FamilyMatch
 from ..identify.stock_loader import StockKeys
 from ..identify.trainer import Writer, guess_family, model_title, name_trainer, nearest_name
 from ..key_maps.dialect import DENOISER
+from ..messages import Message, Speaker, as_sentence, joined, message
 from ..planning.groups import group_keys
 from ..planning.keys import parse_key
-from ..planning.misplaced_files import other_file, sentence
+from ..planning.misplaced_files import other_file
 from ..planning.plan import (
     BOOKKEEPING,
+    DUPLICATE_TARGET,
+    INCOMPLETE,
     NO_FAULT,
     NOT_WIRED,
     PLACED,
     SHAPE_CONFLICT,
     UNKNOWN_MODULE,
+    UNKNOWN_ROLE,
     UNSUPPORTED,
     Adapter,
     Outcome,
@@ -33,14 +38,38 @@ from ..planning.plan import (
 )
 from .coverage import TrainedLayers, trained_layers, untrained_kinds
 
+SCHEMA = 1  # of the JSON that reports are; it rises when a key changes its meaning or goes
 MAX_PATTERNS = 12
 MAX_SCALES = 4
 MAX_UNTRAINED = 8
 MAX_IF_MISMATCHED = 3
+MAX_CORRECTIONS = 2
+
+
+# What a user can do about keys of a category, the most telling category first.
+REMEDIES = {
+    UNKNOWN_MODULE: "report.other_model",
+    SHAPE_CONFLICT: "report.other_size",
+    INCOMPLETE: "report.download_again",
+    UNKNOWN_ROLE: "report.report_format",
+    UNSUPPORTED: "report.see_reasons",
+}
+CATEGORIES = {
+    PLACED: "categories.placed",
+    BOOKKEEPING: "categories.bookkeeping",
+    UNKNOWN_MODULE: "categories.unknown_module",
+    UNKNOWN_ROLE: "categories.unknown_role",
+    SHAPE_CONFLICT: "categories.shape_conflict",
+    DUPLICATE_TARGET: "categories.duplicate_target",
+    INCOMPLETE: "categories.incomplete_adapter",
+    UNSUPPORTED: "categories.unsupported_adapter",
+    NOT_WIRED: "categories.not_wired",
+}
 
 
 class Report:
-    """What became of one file. `str(report)` is readable, `as_dict()` is what report_json prints.
+    """What became of one file. `text(language)` is readable, `as_dict()` is what report_json
+    prints.
 
     cautions: sentences besides those of the plan that make it doubtful that the file comes out as
     trained. checked: how much of the file's numbers was looked at for NaN, infinity and zeros
@@ -153,10 +182,9 @@ class Report:
         first.
         """
         scaled = [adapter.strength.source for adapter in self.adapters if is_scaled(adapter)]
-        return (
-            "; ".join(source for source, _ in Counter(scaled).most_common())
-            or "no adapter in it needs one"
-        )
+        if not scaled:
+            return message("report.no_strength")
+        return joined((source for source, _ in Counter(scaled).most_common()), "semicolon")
 
     @cached_property
     def stock_keys(self) -> Set[str] | None:
@@ -174,17 +202,30 @@ class Report:
     def verdict(self) -> str:
         """One line: what loads here, and the main reason for what does not."""
         modules = self.modules
-        if not modules["total"] and self.other:
-            return sentence(self.other)
         if not modules["total"]:
-            return "This file holds no LoRA: none of its keys belongs to an adapter."
-        line = f"{modules['placed']} of {modules['total']} modules load"
+            return as_sentence(self.other) if self.other else message("report.no_lora")
+        line = message("report.modules_load", placed=modules["placed"], count=modules["total"])
         if self.other:
-            return f"{line}: {self.other}."
+            return message("report.verdict_because", verdict=line, reason=as_sentence(self.other))
         if self.mismatch:
-            return f"{line}: {self.mismatch}"
+            return message("report.verdict_because", verdict=line, reason=self.mismatch)
         lost = self.losses
-        return f"{line}; {', '.join(lost)}." if lost else f"{line}."
+        return as_sentence(joined([line, joined(lost)], "semicolon") if lost else line)
+
+    @cached_property
+    def remedy(self) -> str:
+        """What to do about the keys without effect, as a sentence; "" where all is right."""
+        if self.other or not self.modules["total"]:
+            return ""  # the verdict says where such a file belongs
+        if self.mismatch:
+            return message("report.use_model", model=self.guess.title)
+        if self.count(NOT_WIRED):
+            lacks_model = DENOISER not in self.plan.target_model.networks
+            return message("report.connect_model" if lacks_model else "report.connect_clip")
+        for category, remedy in REMEDIES.items():
+            if self.count(category):
+                return message(remedy)
+        return ""
 
     @cached_property
     def other(self) -> str:
@@ -210,17 +251,18 @@ class Report:
             return ""
         modules = self.modules
         share = round(100 * (modules["total"] - modules["placed"]) / modules["total"])
-        other = self.model_title or "another"
+        model = self.model_title
         return (
-            f"this is a {made_for} LoRA; the model is {other}. {share} % of its modules have no"
-            " counterpart there."
+            message("report.wrong_model", made_for=made_for, model=model, percent=share)
+            if model
+            else message("report.wrong_unknown_model", made_for=made_for, percent=share)
         )
 
     @property
     def losses(self) -> list[str]:
         """Categories of the keys without effect, bookkeeping left out, with their counts."""
         return [
-            f"{plural(count, 'key')}: {category}"
+            message("report.keys_of", count=count, category=category_title(category))
             for category, count in self.categories.most_common()
             if category not in (PLACED, BOOKKEEPING)
         ]
@@ -247,7 +289,9 @@ class Report:
         """Everything a program needs; plain JSON types."""
         stock = self.stock_keys
         return {
+            "schema": SCHEMA,
             "verdict": self.verdict,
+            "remedy": self.remedy,
             "file": self.path,
             "family": self.guess.name,
             "family_title": self.guess.title,
@@ -313,33 +357,32 @@ class Report:
 
     def notes(self) -> list[str]:
         """What a user should know besides the counts."""
-        notes = [*self.cautions, *self.errors]
-        if self.plan.inferred_prefix:
-            prefix = self.plan.inferred_prefix
-            notes.append(
-                f"An unknown prefix, {prefix!r}, stands before every name; all names behind it"
-                " fit, so it was peeled off."
-            )
-        return (
-            notes
-            + list(dict.fromkeys(self._resized()))
-            + [correction.told for correction in self.corrections]
-        )
+        inferred = self.plan.inferred_prefix
+        return [
+            *self.cautions,
+            *self.errors,
+            *([message("report.inferred_prefix", prefix=inferred)] if inferred else []),
+            *dict.fromkeys(self._resized()),
+            *(correction.sentence for correction in self.corrections),
+        ]
 
     def _resized(self) -> Iterator[str]:
         """Weights of another size than the module that an adapter was trained on."""
         for adapter in self.adapters:
             name, here = adapter.target.module, [adapter.target.out, *adapter.target.inner]
             if adapter.padded_shape:
-                needs = (
-                    "the model then wants the inputs of a control LoRA, such as a control image"
+                yield message(
+                    "report.grows_to_control"
                     if adapter.target.widens_input
-                    else "as the file says"
+                    else "report.grows_as_file_says",
+                    module=name,
+                    size=here,
+                    new_size=list(adapter.padded_shape),
                 )
-                yield f"{name} grows from {here} to {list(adapter.padded_shape)}: {needs}."
             if adapter.columns:
-                others = f"which are the first of {here[1]} here; the others stay as they are"
-                yield f"{name}: trained on a model with {adapter.columns} inputs, {others}."
+                yield message(
+                    "report.fewer_inputs", module=name, count=adapter.columns, inputs=here[1]
+                )
 
     @cached_property
     def corrections(self) -> list[Correction]:
@@ -350,13 +393,9 @@ class Report:
         """Strengths that stock does not see, or sees wrong."""
         corrected = sum(adapter.strength.factor != 1.0 for adapter in self.adapters)
         if corrected:
-            told = (
-                f"{plural(corrected, 'module')} saved by sd-scripts with split_qkv at a fraction of"
-                " the strength; it is restored. "
-            )
             yield Correction(
-                f"full strength of {plural(corrected, 'module')}",
-                told + "Stock would apply 1/3 or 1/4 of it.",
+                message("report.full_strength", count=corrected),
+                message("report.split_qkv", count=corrected),
             )
         by_source: dict[tuple[str, bool], list[Adapter]] = {}
         for adapter in self.adapters:
@@ -371,12 +410,16 @@ class Report:
             scales = ", ".join(
                 sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MAX_SCALES]
             )
-            stock = "alpha / rank" if by_alpha else "x 1"
-            told = (
-                f"Strength of {plural(len(scaled), 'module')} from {source}: x {scales}. Stock"
-                f" would apply {stock}."
+            yield Correction(
+                message("report.scaled", count=len(scaled), scales=scales),
+                message(
+                    "report.scaled_from",
+                    count=len(scaled),
+                    source=source,
+                    scales=scales,
+                    stock="alpha / rank" if by_alpha else "x 1",
+                ),
             )
-            yield Correction(f"strength x {scales} of {plural(len(scaled), 'module')}", told)
 
     def _rebuilt(self) -> Iterator[Correction]:
         """Adapters of kinds that stock ignores or computes otherwise."""
@@ -391,8 +434,8 @@ class Report:
             if count:
                 title = told.partition(":")[0].partition(".")[0]
                 yield Correction(
-                    f"{title} as trained in {plural(count, 'module')}",
-                    f"{plural(count, 'module')}: {told}.",
+                    message("report.as_trained", kind=title, count=count),
+                    message("report.modules_of", count=count, what=as_sentence(told)),
                 )
 
     def _is_wrong_in_stock(self, decomposition: Decomposition, adapter: Adapter) -> bool:
@@ -404,48 +447,77 @@ class Report:
         )
 
     def __str__(self) -> str:
-        lines = [self.verdict, ""]
-        lines += [f"File      {self.path}"] if self.path else []
-        lines += [
-            f"Made for  {self.guess.title or 'cannot tell'}",
-            f"Written   {self.trainer}",
-            f"Strength  {self.strength_source}",
-        ]
-        lines += [f"Acts      {self.acts}"] if self.acts else []
-        keys = f"Keys      {self.count(PLACED)} of {len(self.outcomes)} placed"
-        stock = self.stock_keys
-        told = (
-            stock_failure(self.stock_fails)
-            if self.stock_fails
-            else f"the stock loader would place {len(stock or ())}"
-        )
-        lines.append(keys + (f"; {told}" if stock is not None else ""))
-        left = self.untrained
-        if left:
-            more = " ..." if len(left) > MAX_UNTRAINED else ""
-            lines.append(
-                f"Untrained {len(left)} kinds of layers: {', '.join(left[:MAX_UNTRAINED])}{more}"
-            )
-        lines += [f"Note      {note}" for note in self.notes()]
+        return self.text()
+
+    def text(self, language: str = "en") -> str:
+        """The report for people: the verdict, what to do, the facts, and why keys have no effect.
+
+        At most 12 lines for a file that loads as trained without a caution.
+        """
+        speak = Speaker(language)
+        lines = [speak.text(self.verdict)]
+        lines += [speak.text(self.remedy)] if self.remedy else []
+        lines += ["", *(f"{label}{fact}" for label, fact in self._facts(speak))]
         for category, count in self.categories.most_common():
-            if category != PLACED:
-                lines += self._category_lines(category, count)
+            if category not in (PLACED, BOOKKEEPING, NOT_WIRED):
+                lines += self._category_lines(category, count, speak)
         return "\n".join(lines)
 
-    def _category_lines(self, category: str, count: int) -> list[str]:
+    def _facts(self, speak: Speaker) -> Iterator[tuple[str, str]]:
+        """(label, fact), the labels padded to one width."""
+        left = self.untrained
+        facts = [
+            ("report.file", self.path),
+            ("report.made_for", self.guess.title or speak("report.unknown")),
+            ("report.trainer", speak.text(self.trainer)),
+            ("report.strength", speak.text(self.strength_source)),
+            ("report.acts", speak.text(self.acts)),
+            ("report.keys", self._keys_fact(speak)),
+            ("report.untrained", self._untrained_fact(speak, left)),
+            *(("report.note", speak.text(note)) for note in self._main_notes()),
+        ]
+        labels = {id: speak(id) for id, _ in facts}
+        width = max(map(display_width, labels.values())) + 1
+        for id, fact in facts:
+            if fact:
+                yield labels[id] + " " * (width - display_width(labels[id])), fact
+
+    def _keys_fact(self, speak: Speaker) -> str:
+        parts = [message("report.placed", placed=self.count(PLACED), count=len(self.outcomes))]
+        if self.count(BOOKKEEPING):
+            parts.append(message("report.bookkeeping", count=self.count(BOOKKEEPING)))
+        if self.stock_fails:
+            parts.append(stock_failure(self.stock_fails))
+        elif self.stock_keys is not None:
+            parts.append(message("report.stock_places", count=len(self.stock_keys)))
+        return speak.joined(parts, "semicolon")
+
+    def _untrained_fact(self, speak: Speaker, left: Sequence[str]) -> str:
+        if not left:
+            return ""
+        names = ", ".join(left[:MAX_UNTRAINED]) + " ..." * (len(left) > MAX_UNTRAINED)
+        return speak("report.layer_types", count=len(left), names=names)
+
+    def _main_notes(self) -> list[str]:
+        """All notes, but of many corrections, which harm nothing, only the first ones."""
+        notes, count = self.notes(), len(self.corrections)
+        if count <= MAX_CORRECTIONS:
+            return notes
+        hidden = count - MAX_CORRECTIONS
+        return [*notes[: len(notes) - hidden], message("report.more_corrections", count=hidden)]
+
+    def _category_lines(self, category: str, count: int, speak: Speaker) -> list[str]:
         """One line per pattern of module names; few where the whole file is for another model."""
-        if category == NOT_WIRED:
-            return ["", f"{category}: {count} keys: {self.patterns(category)[0].reason}."]
-        patterns, most = (
-            self.patterns(category),
-            (MAX_IF_MISMATCHED if self.mismatch else MAX_PATTERNS),
-        )
-        lines = ["", f"{category}: {count} keys"]
+        patterns = self.patterns(category)
+        head = speak("report.keys_of", count=count, category=category_title(category))
+        most = MAX_IF_MISMATCHED if self.mismatch else MAX_PATTERNS
+        lines = ["", head]
         lines += [
-            f"  {pattern.name}  ({pattern.keys}): {pattern.reason}" for pattern in patterns[:most]
+            f"  {pattern.name}  ({pattern.keys}): {speak.text(pattern.reason)}"
+            for pattern in patterns[:most]
         ]
         if len(patterns) > most:
-            lines.append(f"  and {len(patterns) - most} more patterns")
+            lines.append("  " + speak("report.more_patterns", count=len(patterns) - most))
         return lines
 
     def all_patterns(self) -> list[dict[str, Any]]:
@@ -471,20 +543,23 @@ class Report:
         for key, outcome in self.outcomes.items():
             if outcome.category == category:
                 members.setdefault(NUMBER.sub("{}", parse_key(key).module), []).append(key)
-        told = []
+        patterns = []
         for place, (name, keys) in enumerate(members.items()):
             near = ""
             if category == UNKNOWN_MODULE and not self.mismatch and place < MAX_PATTERNS:
                 near = nearest_name(self.plan.target_model, keys[0])
-            told.append(Pattern(name, len(keys), self.outcomes[keys[0]].reason + near))
-        return told
+            reason = self.outcomes[keys[0]].reason
+            if near:
+                reason = message("report.reason_near", reason=reason, near=near)
+            patterns.append(Pattern(name, len(keys), reason))
+        return patterns
 
 
 class Correction(NamedTuple):
     """What is done otherwise than stock does it, in a few words and in a sentence."""
 
     short: str
-    told: str
+    sentence: str
 
 
 class Pattern(NamedTuple):
@@ -497,14 +572,24 @@ class Pattern(NamedTuple):
     reason: str
 
 
-def stock_failure(reason: str) -> str:
+def stock_failure(reason: str) -> Message:
     """That the stock loader raises, and why, as a clause."""
-    return f"the stock loader fails on this file: {reason}"
+    return message("report.stock_fails", reason=reason)
 
 
 def plural(count: int, word: str) -> str:
     """ "1 key", "2 keys"."""
     return f"{count} {word}{'s' * (count != 1)}"
+
+
+def category_title(category: str) -> Message:
+    """What people call a category of keys."""
+    return message(CATEGORIES[category])
+
+
+def display_width(text: str) -> int:
+    """Columns that a text takes in a monospaced font, where Chinese characters take two."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def is_scaled(adapter: Adapter) -> bool:

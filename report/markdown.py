@@ -9,12 +9,13 @@ from typing import Any
 
 from ..files.hashes import Hashes, verify
 from ..key_maps.dialect import DENOISER
+from ..messages import Message, Speaker, as_sentence, joined, message
 from ..planning.keys import parse_key
 from ..planning.plan import PLACED
 from ..planning.scale import FROM_RANK
 from .coverage import TrainedBlocks, blocks_of, is_trained
 from .inspection import Inspection, spread
-from .load_report import Report, plural, stock_failure
+from .load_report import Report, category_title, stock_failure
 
 SUMMARY, MODULES, EVERY_KEY = "summary", "modules", "every key"
 DETAILS = (SUMMARY, MODULES, EVERY_KEY)
@@ -22,6 +23,28 @@ MAX_PATTERNS = 12
 MAX_TAGS = 20
 MAX_LISTED = 12
 LONGEST_CELL = 160
+MODULE_HEADS = (
+    "inspect.head_module",
+    "inspect.head_kind",
+    "inspect.head_rank",
+    "inspect.head_alpha",
+    "inspect.head_goes_to",
+)
+KEY_HEADS = (
+    "inspect.head_key",
+    "inspect.head_role",
+    "inspect.head_shape",
+    "inspect.head_fate",
+    "inspect.head_why",
+)
+BLOCK_HEADS = ("inspect.head_blocks", "inspect.head_modules", "inspect.head_energy")
+WEIGHT_HEADS = (
+    "inspect.head_module",
+    "inspect.head_norm",
+    "inspect.head_singular_value",
+    "inspect.head_effective_rank",
+    "inspect.head_energy",
+)
 LINES = {"\n": " ", "\r": " "}
 IN_CODE = str.maketrans({**LINES, "|": "\\|", "`": "'"})
 IN_CELL = str.maketrans({**LINES, "|": "\\|", "`": "'", "<": "&lt;"})
@@ -33,170 +56,154 @@ def markdown(
     detail: str = SUMMARY,
     hashes: Hashes | None = None,
     weights: Mapping[str, Any] | None = None,
+    *,
     name: str = "",
+    language: str = "en",
 ) -> str:
-    """The report. `detail`: one of DETAILS; `hashes`: the file's; `weights`:
-    lora.weights.Weights.as_dict().
+    """The report in a language. `detail`: one of DETAILS; `hashes`: the file's; `weights`:
+    lora.statistics.Weights.as_dict().
 
     `name`: what the file is called, where its own name does not tell it from others.
     """
+    speak = Speaker(language)
+    called = name or Path(inspection.path).name
     sections = [
-        ("", [f"**{plain(inspection.verdict)}**"]),
-        ("What it is", list(_what(inspection, hashes, name or Path(inspection.path).name))),
-        ("What will load", list(_loads(inspection))),
-        ("What was trained", list(_trained(inspection))),
-        ("What was never trained", list(_missed(inspection))),
-        ("Weights", list(_weights(weights, detail)) if weights else []),
-        ("Metadata", list(_metadata(inspection))),
-        (
-            "Health",
-            [f"- {plain(health.finding)}. {health.meaning}" for health in inspection.health]
-            or ["Nothing odd was found."],
-        ),
+        ("", [f"**{plain(speak.text(inspection.verdict))}**"]),
+        ("inspect.what_it_is", _what(inspection, hashes, called, speak)),
+        ("inspect.what_will_load", _loads(inspection, speak)),
+        ("inspect.what_was_trained", _trained(inspection, speak)),
+        ("inspect.never_trained", _missed(inspection, speak)),
+        ("inspect.weights", _weights(weights, detail, speak) if weights else ()),
+        ("inspect.metadata", _metadata(inspection, speak)),
+        ("inspect.health", _health(inspection, speak)),
+        ("inspect.modules", _modules(inspection, speak) if detail != SUMMARY else ()),
+        ("inspect.every_key", _keys(inspection, speak) if detail == EVERY_KEY else ()),
     ]
-    if detail != SUMMARY:
-        sections.append(("Modules", list(_modules(inspection))))
-    if detail == EVERY_KEY:
-        sections.append(("Every key", list(_keys(inspection))))
-    return (
-        "\n\n".join(
-            (f"## {title}\n\n" if title else "") + "\n".join(lines).strip("\n")
-            for title, lines in sections
-            if lines
-        )
-        + "\n"
-    )
+    pages = ((title, "\n".join(lines).strip("\n")) for title, lines in sections)
+    heads = ((f"## {speak(title)}\n\n" if title else "", text) for title, text in pages if text)
+    return "\n\n".join(head + text for head, text in heads) + "\n"
 
 
-def _what(inspection: Inspection, hashes: Hashes | None, name: str) -> Iterator[str]:
+def _what(
+    inspection: Inspection, hashes: Hashes | None, name: str, speak: Speaker
+) -> Iterator[str]:
     family, writer = inspection.family, inspection.report.writer
-    evidence = "; ".join(inspection.guess.evidence)
-    yield from table(
-        ("", ""),
-        _rows(
-            (
-                "File",
-                (
-                    f"{code(name)}, {size_told(inspection.size)},"
-                    f" {len(inspection.header.tensors):,} tensors"
-                ),
-            ),
-            ("Made for", plain((family.title or "cannot be told") + _bracketed(evidence))),
-            (
-                "Close to",
-                ", ".join(_close(title, share) for title, share in inspection.guess.near_misses),
-            ),
-            (
-                "Written by",
-                plain(
-                    writer.title + _bracketed(inspection.metadata.trainer_version, writer.evidence)
-                ),
-            ),
-            (
-                "Adapters",
-                ", ".join(f"{count} {kind}" for kind, count in inspection.kinds.most_common()),
-            ),
-            ("Rank", counted(inspection.ranks)),
-            ("Alpha", counted(inspection.alpha_counts)),
-            ("Strength", _strength(inspection)),
-            ("Data types", counted(inspection.dtypes)),
-            *((label, code(text)) for label, text in (hashes._asdict() if hashes else {}).items()),
-            (
-                "Stored hash",
-                (
-                    " ".join(plain(text) for text in verify(inspection.header.metadata, hashes))
-                    if hashes
-                    else ""
-                ),
-            ),
-        ),
+    made_for = family.title or speak("report.unknown")
+    version = inspection.metadata.trainer_version
+    close = [_close(title, share) for title, share in inspection.guess.near_misses]
+    kinds = [f"{count} {speak.text(kind)}" for kind, count in inspection.kinds.most_common()]
+    stored = verify(inspection.header.metadata, hashes) if hashes else ()
+    tensors = message(
+        "inspect.tensors",
+        name=code(name),
+        size=size_text(inspection.size),
+        count=len(inspection.header.tensors),
     )
+    rows = (
+        ("inspect.file", speak(tensors)),
+        ("inspect.made_for", plain(made_for + _bracketed(speak, *inspection.guess.evidence))),
+        ("inspect.close_to", speak.joined(close)),
+        (
+            "inspect.written_by",
+            plain(speak.text(writer.title) + _bracketed(speak, version, writer.evidence)),
+        ),
+        ("inspect.adapters", speak.joined(kinds)),
+        ("inspect.rank", counted(inspection.ranks)),
+        ("inspect.alpha", counted(inspection.alpha_counts)),
+        ("inspect.strength", _strength(inspection, speak)),
+        ("inspect.data_types", counted(inspection.dtypes)),
+    )
+    facts = [(speak(label), fact) for label, fact in rows if fact]
+    facts += [(label, code(text)) for label, text in (hashes._asdict() if hashes else {}).items()]
+    if stored:
+        facts.append((speak("inspect.stored_hash"), " ".join(map(plain, map(speak.text, stored)))))
+    yield from table(("", ""), facts)
 
 
-def _strength(inspection: Inspection) -> str:
+def _strength(inspection: Inspection, speak: Speaker) -> str:
     scales, source = inspection.scales, inspection.report.strength_source
     if not scales:
         return ""
     if not inspection.ranks and set(scales) == {1.0}:
-        return "1: whole matrices have no rank, and their alpha does not count"
-    origin = source if source.startswith(FROM_RANK) else f"from {source}"
-    return f"alpha / rank = {spread(scales)}; {origin}"
-
-
-def _bracketed(*told: str) -> str:
-    return f" ({'; '.join(filter(None, told))})" if any(told) else ""
-
-
-def _close(title: str, share: float) -> str:
-    return (
-        f"{title} (knows {share:.0%} of the names)"
-        if share < 1
-        else f"{title} (all names match, sizes or block counts differ)"
+        return speak("inspect.whole_matrices")
+    from_rank = source.startswith(FROM_RANK)
+    return speak(
+        "inspect.strength_assumed" if from_rank else "inspect.strength_from",
+        scales=spread(scales),
+        source=source,
     )
 
 
-def _rows(*rows: tuple[str, str]) -> list[tuple[str, str]]:
-    return [row for row in rows if row[1]]
+def _bracketed(speak: Speaker, *texts: str) -> str:
+    some = [text for text in texts if text]
+    return speak("inspect.bracketed", text=speak.joined(some, "semicolon")) if some else ""
 
 
-def _loads(inspection: Inspection) -> Iterator[str]:
+def _close(title: str, share: float) -> Message:
+    if share < 1:
+        return message("inspect.knows_some", title=title, share=f"{share:.0%}")
+    return message("inspect.other_sizes", title=title)
+
+
+def _loads(inspection: Inspection, speak: Speaker) -> Iterator[str]:
     report = inspection.report
     if not inspection.plan.target_model.networks:
         if inspection.other:
-            yield "Nothing: it is no LoRA."
+            yield speak("inspect.nothing_loads")
         elif inspection.only_encoders:
-            yield (
-                "It changes text encoders only, and their names do not tell of which model. Connect"
-                " a CLIP for the exact answer."
-            )
+            yield speak("inspect.only_encoders")
         else:
-            yield (
-                "The base model could not be identified. Connect a model, or inspect against its"
-                " file, to see where the modules go."
-            )
+            yield speak("inspect.specify_model")
         return
     if inspection.is_reference:
-        title = inspection.family.title or "the model"
+        title = inspection.family.title
         yield (
-            f"Estimated from the {_first(title)} table; connect a model, or inspect against its"
-            " file, for an exact answer."
+            speak("inspect.estimated", model=_first(title))
+            if title
+            else speak("inspect.estimated_unknown")
         )
+    elif report.model_title:
+        yield speak("inspect.exact_for", model=report.model_title)
     else:
-        yield (
-            f"In the given model{f', {report.model_title}' if report.model_title else ''}, exactly:"
-        )
+        yield speak("inspect.exact")
     yield ""
-    modules, keys = report.modules, report.count(PLACED)
-    rows = [
-        (
-            "LoRA Locksmith",
-            f"{modules['placed']} of {modules['total']}",
-            f"{keys} of {len(report.outcomes)}",
-        )
-    ]
-    if report.stock_keys is not None:
-        stock = f"{len(report.stock_keys)} of {len(report.outcomes)}"
-        rows.append(("Stock loader", f"{inspection.stock_modules} of {modules['total']}", stock))
-    yield from table(("Loaded by", "modules", "keys"), rows)
+    yield from _load_table(inspection, speak)
     notes = [*report.notes(), *_failing(report), *_taken_in_vain(inspection)]
-    yield from (["", *(f"- {plain(note)}" for note in notes)] if notes else [])
+    yield from (["", *(f"- {plain(speak.text(note))}" for note in notes)] if notes else [])
     for category, count in report.categories.most_common():
         if category != PLACED:
-            yield from ("", f"**{category}**: {plural(count, 'key')}", "")
-            patterns = report.patterns(category)
-            yield from (
-                f"- {code(pattern.name)} ({pattern.keys}): {plain(pattern.reason)}"
-                for pattern in patterns[:MAX_PATTERNS]
-            )
-            yield from [f"- and {len(patterns) - MAX_PATTERNS} more patterns"] * (
-                len(patterns) > MAX_PATTERNS
-            )
+            yield from _category(report, category, count, speak)
+
+
+def _load_table(inspection: Inspection, speak: Speaker) -> Iterator[str]:
+    report = inspection.report
+    total = report.modules["total"]
+
+    def of(part: int, whole: int) -> str:
+        return speak("inspect.part_of", part=part, whole=whole)
+
+    keys = len(report.outcomes)
+    rows = [("LoRA Locksmith", of(report.modules["placed"], total), of(report.count(PLACED), keys))]
+    if report.stock_keys is not None:
+        stock = speak("inspect.stock_loader")
+        rows.append((stock, of(inspection.stock_modules, total), of(len(report.stock_keys), keys)))
+    heads = ("inspect.loaded_by", "inspect.head_modules", "inspect.head_keys")
+    yield from table([speak(head) for head in heads], rows)
+
+
+def _category(report: Report, category: str, count: int, speak: Speaker) -> Iterator[str]:
+    title = f"**{speak(category_title(category))}**"
+    yield from ("", speak("inspect.category", count=count, category=title), "")
+    patterns = report.patterns(category)
+    for pattern in patterns[:MAX_PATTERNS]:
+        yield f"- {code(pattern.name)} ({pattern.keys}): {plain(speak.text(pattern.reason))}"
+    if len(patterns) > MAX_PATTERNS:
+        yield "- " + speak("report.more_patterns", count=len(patterns) - MAX_PATTERNS)
 
 
 def _failing(report: Report) -> Iterator[str]:
     if report.stock_fails:
-        told = stock_failure(report.stock_fails)
-        yield f"{told[0].upper()}{told[1:]}."
+        yield as_sentence(stock_failure(report.stock_fails))
 
 
 def _taken_in_vain(inspection: Inspection) -> Iterator[str]:
@@ -210,154 +217,165 @@ def _taken_in_vain(inspection: Inspection) -> Iterator[str]:
         if key in taken and outcome.category != PLACED
     )
     if vain:
-        told = ", ".join(f"{count} {category}" for category, count in vain.most_common())
-        yield (
-            f"The stock loader also accepts {sum(vain.values())} of these keys, with no or"
-            f" wrong effect: {told}."
+        what = joined(
+            message("inspect.count_of", count=count, category=category_title(category))
+            for category, count in vain.most_common()
         )
+        yield message("inspect.taken_in_vain", count=sum(vain.values()), what=what)
+
+
+def _health(inspection: Inspection, speak: Speaker) -> Iterator[str]:
+    for health in inspection.health:
+        yield "- " + speak.joined(
+            (plain(speak(as_sentence(health.finding))), speak.text(health.meaning)), "space"
+        )
+    if not inspection.health:
+        yield speak("inspect.nothing_odd")
 
 
 def _first(title: str) -> str:
     return title.partition(" or ")[0]
 
 
-def _trained(inspection: Inspection) -> Iterator[str]:
+def _trained(inspection: Inspection, speak: Speaker) -> Iterator[str]:
     for place, trained in enumerate(inspection.report.trained):
         yield from [""] * bool(place)
         title = (
             trained.title if trained.network == DENOISER else f"{trained.title}, {trained.network}"
         )
-        yield from (f"**{title}**: {plural(trained.modules, 'module')}", "")
+        yield speak("inspect.network", title=f"**{title}**", count=trained.modules)
+        yield ""
         alike: dict[tuple, list[TrainedBlocks]] = {}
         for blocks in trained.blocks:
             alike.setdefault((blocks.count, blocks.kinds), []).append(blocks)
         for members in alike.values():
-            yield from _blocks_told(members)
-        if (
-            trained.network == DENOISER
-            and inspection.presets.sentence
-            and not inspection.presets.dead_names
-        ):
-            yield f"- choice of layers: {plain(inspection.presets.sentence)}"
+            yield from _block_lines(members, speak)
+        presets = inspection.presets
+        if trained.network == DENOISER and presets.sentence and not presets.dead_names:
+            choice = plain(speak.text(presets.sentence))
+            yield "- " + speak("inspect.choice_of_layers", choice=choice)
 
 
-def _blocks_told(members: Sequence[TrainedBlocks]) -> Iterator[str]:
-    """One line for each choice of blocks; groups of blocks that are trained alike are told
-    together.
-    """
+def _block_lines(members: Sequence[TrainedBlocks], speak: Speaker) -> Iterator[str]:
+    """One line for each choice of blocks; groups of blocks that are trained alike are on one."""
     first = members[0]
     choices: dict[str, list[str]] = {}
     for kind in first.kinds:
         choices.setdefault(kind.trained, []).append(kind.name)
     if not first.name:
-        trained = [
+        outside = [
             name for choice, names in choices.items() if is_trained(choice) for name in names
         ]
-        if trained:
-            yield f"- outside of blocks: {_listed(trained)}"
+        if outside:
+            yield "- " + speak("inspect.outside_blocks", names=_listed(outside, speak))
         return
-    blocks = f"{plural(first.count, 'block')}{' each' * (len(members) > 1)}"
-    names = f"{_listed([blocks.name for blocks in members])} ({blocks})"
+    names = speak(
+        "inspect.blocks_each" if len(members) > 1 else "inspect.blocks",
+        names=_listed([blocks.name for blocks in members], speak),
+        count=first.count,
+    )
     if not any(is_trained(choice) for choice in choices):
-        yield f"- {names}: nothing"
+        yield "- " + speak("inspect.blocks_nothing", blocks=names)
         return
-    yield f"- {names}:"
+    yield "- " + speak("inspect.blocks_follow", blocks=names)
     for choice, kinds in choices.items():
         if is_trained(choice):
-            yield f"    - {blocks_of(choice)}: {_listed(kinds)}"
+            blocks = speak.text(blocks_of(choice))
+            yield "    - " + speak("report.because", what=blocks, reason=_listed(kinds, speak))
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(code(name) for name in names[:MAX_LISTED]) + more
+def _listed(names: Sequence[str], speak: Speaker) -> str:
+    listed = ", ".join(code(name) for name in names[:MAX_LISTED])
+    if len(names) <= MAX_LISTED:
+        return listed
+    return speak("inspect.and_more", listed=listed, count=len(names) - MAX_LISTED)
 
 
-def _missed(inspection: Inspection) -> Iterator[str]:
+def _missed(inspection: Inspection, speak: Speaker) -> Iterator[str]:
     if inspection.presets.dead_names:
-        yield f"- By a fault of the trainer's preset: it {plain(inspection.presets.sentence)}."
+        fault = plain(speak.text(inspection.presets.sentence))
+        yield "- " + speak("inspect.fault_of_preset", fault=fault)
     if inspection.report.untrained:
-        yield f"- Layer types never trained: {_listed(inspection.report.untrained)}."
+        names = _listed(inspection.report.untrained, speak)
+        yield "- " + speak("inspect.layer_types_never_trained", names=names)
     elif inspection.report.trained:
-        yield "- Every kind of layer is trained in some block."
+        yield "- " + speak("inspect.every_layer_type_trained")
 
 
-def _metadata(inspection: Inspection) -> Iterator[str]:
+def _metadata(inspection: Inspection, speak: Speaker) -> Iterator[str]:
     metadata = inspection.metadata
     if not inspection.header.metadata:
-        yield "There are none."
+        yield speak("inspect.no_metadata")
         return
     for word in metadata.trigger_words:
-        yield f"- Trigger word {code(word.word)}: {plain('; '.join(word.evidence))}"
+        evidence = plain(speak.joined(word.evidence, "semicolon"))
+        yield "- " + speak("inspect.trigger_word", word=code(word.word), evidence=evidence)
     if metadata.tags.most:
-        told = ", ".join(f"{plain(tag.tag)} ({tag.count})" for tag in metadata.tags.most[:MAX_TAGS])
+        tags = ", ".join(f"{plain(tag.tag)} ({tag.count})" for tag in metadata.tags.most[:MAX_TAGS])
         more = metadata.tags.total - len(metadata.tags.most[:MAX_TAGS])
-        yield f"- Tags: {told}{f' and {more} more' * (more > 0)}"
+        if more > 0:
+            tags = speak("inspect.and_more", listed=tags, count=more)
+        yield "- " + speak("inspect.tags", tags=tags)
     for title, rows in metadata.sections.items():
-        yield from ("", f"**{title}**", "")
-        yield from table(("", ""), [(cell(label), cell(text)) for label, text in rows])
+        yield from ("", f"**{speak.text(title)}**", "")
+        yield from table(
+            ("", ""), [(cell(speak.text(label)), cell(speak.text(text))) for label, text in rows]
+        )
     if metadata.unknown:
-        yield from ("", "**Other**", "")
+        yield from ("", f"**{speak('inspect.other_metadata')}**", "")
         yield from table(("", ""), [(code(key), cell(text)) for key, text in metadata.unknown])
 
 
-def _modules(inspection: Inspection) -> Iterator[str]:
+def _modules(inspection: Inspection, speak: Speaker) -> Iterator[str]:
     rows = []
     for adapter in inspection.report.adapters:
         alpha = inspection.alphas.get(adapter.roles.get("alpha", ""))
-        weight, piece, _ = adapter.target.slices[0]
+        weight, rows_of, _ = adapter.target.slices[0]
         place = (
-            weight if piece is None else f"{weight}, rows {piece[0]} to {piece[0] + piece[1] - 1}"
+            weight
+            if rows_of is None
+            else speak("inspect.rows_of", weight=weight, first=rows_of[0], last=sum(rows_of) - 1)
         )
-        more = (
-            f" and {len(adapter.target.slices) - 1} more" if len(adapter.target.slices) > 1 else ""
-        )
-        told = f"{alpha:g}" if alpha is not None else ""
-        rows.append(
-            (code(adapter.module), adapter.kind, str(adapter.rank or ""), told, code(place) + more)
-        )
-    yield from table(("module", "kind", "rank", "alpha", "goes to"), rows)
+        place = code(place)
+        if len(adapter.target.slices) > 1:
+            more = len(adapter.target.slices) - 1
+            place = speak("inspect.and_more", listed=place, count=more)
+        shown = f"{alpha:g}" if alpha is not None else ""
+        rows.append((code(adapter.module), adapter.kind, str(adapter.rank or ""), shown, place))
+    yield from table([speak(head) for head in MODULE_HEADS], rows)
 
 
-def _keys(inspection: Inspection) -> Iterator[str]:
+def _keys(inspection: Inspection, speak: Speaker) -> Iterator[str]:
     rows = []
     for key, outcome in inspection.report.outcomes.items():
-        shape = "x".join(str(size) for size in inspection.plan.shapes[key] or ()) or "one number"
-        reason = "" if outcome.category == PLACED else plain(outcome.reason)
-        rows.append((code(key), parse_key(key).role or "", shape, outcome.category, reason))
-    yield from table(("key", "role", "shape", "fate", "why"), rows)
+        sizes = inspection.plan.shapes[key] or ()
+        shape = "x".join(str(size) for size in sizes) or speak("inspect.one_number")
+        reason = "" if outcome.category == PLACED else plain(speak.text(outcome.reason))
+        fate = speak(category_title(outcome.category))
+        rows.append((code(key), parse_key(key).role or "", shape, fate, reason))
+    yield from table([speak(head) for head in KEY_HEADS], rows)
 
 
-def _weights(weights: Mapping[str, Any], detail: str) -> Iterator[str]:
-    """Of lora.weights.Weights.as_dict(): what of the file's effect is placed, where it is, what is
-    odd about it.
+def _weights(weights: Mapping[str, Any], detail: str, speak: Speaker) -> Iterator[str]:
+    """Of lora.statistics.Weights.as_dict(): what of the file's effect is placed, where it is, what
+    is odd about it.
     """
-    yield f"- {plain(weights['verdict'])}"
+    yield f"- {plain(speak.text(weights['verdict']))}"
     for rank, use in weights["rank_use"].items():
-        yield (
-            f"- Rank {rank}: 99 % of the energy is in {use['median']} of its {rank} ranks in the"
-            f" median layer, {use['most']} at most."
-        )
+        yield "- " + speak("inspect.rank_use", rank=rank, median=use["median"], most=use["most"])
     for outlier in weights["outliers"][:MAX_LISTED]:
-        yield (
-            f"- {code(outlier['module'])} is {outlier['times']:.0f} times as strong as others of"
-            " its kind."
-        )
+        module, times = code(outlier["module"]), f"{outlier['times']:.0f}"
+        yield "- " + speak("inspect.outlier", module=module, times=times)
     if weights["dead"]:
-        yield f"- Zero throughout, so without effect: {_listed(weights['dead'])}."
+        yield "- " + speak("inspect.all_zero", names=_listed(weights["dead"], speak))
     broken = [row["module"] for row in weights["modules"] if row["nans"] or row["infs"]]
     if broken:
-        yield (
-            f"- **Not a number (NaN or infinite)**: {_listed(broken)}. The picture turns black or"
-            " to noise."
-        )
-    yield from (
-        f"- {code(fault['module'])} cannot be measured: {plain(fault['reason'])}"
-        for fault in weights["faults"][:MAX_LISTED]
-    )
-    yield from (
-        "",
-        *table(("blocks", "modules", "share of the energy"), _shares(weights["blocks"])),
-    )
+        yield "- " + speak("inspect.not_finite", names=_listed(broken, speak))
+    for fault in weights["faults"][:MAX_LISTED]:
+        module, reason = code(fault["module"]), plain(speak.text(fault["reason"]))
+        yield "- " + speak("inspect.not_measured", module=module, reason=reason)
+    heads = [speak(head) for head in BLOCK_HEADS]
+    yield from ("", *table(heads, _shares(weights["blocks"])))
     modules = weights["modules"] if detail != SUMMARY else weights["modules"][:MAX_LISTED]
     rows = [
         (
@@ -367,13 +385,7 @@ def _weights(weights: Mapping[str, Any], detail: str) -> Iterator[str]:
         )
         for row in modules
     ]
-    yield from (
-        "",
-        *table(
-            ("module", "norm", "largest singular value", "effective rank", "share of the energy"),
-            rows,
-        ),
-    )
+    yield from ("", *table([speak(head) for head in WEIGHT_HEADS], rows))
 
 
 FIGURES = ("frobenius", "spectral", "effective_rank")
@@ -410,7 +422,7 @@ def counted(counts: Counter) -> str:
     return told[0][0] if len(told) == 1 else ", ".join(f"{text} ({count})" for text, count in told)
 
 
-def size_told(size: int) -> str:
+def size_text(size: int) -> str:
     """Bytes for people: 0.9 KB, 152.3 MB."""
     for unit, factor in (("GB", 2**30), ("MB", 2**20), ("KB", 2**10)):
         if size >= factor:

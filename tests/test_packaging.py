@@ -91,6 +91,7 @@ def test_registry_gets_what_users_need_and_nothing_else():
         "errors.py",
         "example_workflows",
         "locales",
+        "messages.py",
         "pyproject.toml",
         "requirements.txt",
         "web",

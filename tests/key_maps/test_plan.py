@@ -292,6 +292,7 @@ def test_text_encoder_keys_without_clip_are_one_calm_line(bare_model, target_mod
         )
     report = Report(make_plan(keys, {}, bare_model))
     assert report.categories == {plans.NOT_WIRED: 4}
+    assert str(report).splitlines()[1] == "Connect a CLIP to load the text encoder's part."
     assert len([line for line in str(report).splitlines() if "CLIP" in line]) == 1
     assert Report(make_plan(keys, {}, target_model)).categories == {plans.PLACED: 4}
 
