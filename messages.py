@@ -12,7 +12,7 @@ A catalog maps a name to a sentence with {named} gaps, or to its plural forms ({
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -61,9 +61,9 @@ def joined(parts: Iterable[str], by: str = "comma") -> Message:
     return Message(_Joined(tuple(parts), by))
 
 
-def as_sentence(text: str) -> Message:
+def as_sentence(text: str, *, stop: bool = True) -> Message:
     """A text that begins in the middle of a sentence, with a capital letter and a full stop."""
-    return Message(_Whole(text))
+    return Message(_Whole(text, stop))
 
 
 def translate(text: str, language: str) -> str:
@@ -75,6 +75,24 @@ def text_of(error: BaseException) -> str:
     """What an error says, as the message it was raised with where it was one."""
     first = error.args[0] if error.args else ""
     return first if isinstance(first, Message) else str(error)
+
+
+def packed(text: str) -> Any:
+    """A text as plain JSON that `unpacked` makes a message of again; a plain str stays one."""
+    if isinstance(text, BaseException):
+        text = text_of(text)
+    if not isinstance(text, Message):
+        return text
+    kind, *fields = type(text.source).__name__, *text.source
+    return {kind: [_each(packed, field) for field in fields]}
+
+
+def unpacked(value: Any) -> str:
+    """The text that was `packed`. Raises KeyError where its sentence is in no catalog any more."""
+    if not isinstance(value, Mapping):
+        return value
+    ((kind, fields),) = value.items()
+    return Message(SOURCES[kind](*(_each(unpacked, field) for field in fields)))
 
 
 class Speaker:
@@ -150,11 +168,28 @@ class _Joined(NamedTuple):
 
 class _Whole(NamedTuple):
     text: str
+    stop: bool
 
     def render(self, language: str) -> str:
         text = translate(self.text, language)
         text = text[:1].upper() + text[1:]
-        return _Sentence("joints.sentence", {"text": text}).render(language)
+        return _Sentence("joints.sentence", {"text": text}).render(language) if self.stop else text
+
+
+SOURCES = {source.__name__: source for source in (_Sentence, _Joined, _Whole)}
+
+
+def _each(change: Callable[[Any], Any], field: Any) -> Any:
+    """A field of a source with each text in it changed."""
+    if isinstance(field, (list, tuple)):
+        return tuple(change(part) for part in field)
+    if isinstance(field, Mapping) and not _is_packed(field):
+        return {name: change(value) for name, value in field.items()}
+    return change(field) if isinstance(field, (str, Mapping)) else field
+
+
+def _is_packed(field: Mapping[str, Any]) -> bool:
+    return len(field) == 1 and next(iter(field)) in SOURCES
 
 
 def _in(value: Any, language: str) -> Any:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ..key_maps.dialect import DENOISER
+from ..messages import Speaker, joined, message
 from ..planning.target_model import model_alone
 from .coverage import blocks_of
 from .file_names import told_apart
@@ -61,38 +62,40 @@ class FileComparison:
     def verdict(self) -> str:
         """One line: how much they have in common."""
         if not self.one_model:
-            return (
-                f"They are for different models: {self.first.family.title} and"
-                f" {self.second.family.title}."
+            return message(
+                "compare.different_models",
+                first=self.first.family.title,
+                second=self.second.family.title,
             )
         if self.unknown:
-            return f"Which layers {' and '.join(self.unknown)} would change cannot be told."
+            return message("compare.unknown_layers", files=joined(self.unknown, "and"))
         if self.same_layers:
-            return f"Both change the same {len(self.layers)} kinds of layers, in the same blocks."
+            return message("compare.same_layers", count=len(self.layers))
         counts = [
             sum(bool(a and b) for a, b in self.layers.values()),
             *(sum(not pair[i] for pair in self.layers.values()) for i in (1, 0)),
         ]
-        return f"Both change {counts[0]} kinds of layers; {counts[1]} only A, {counts[2]} only B."
+        return message("compare.layers", both=counts[0], only_a=counts[1], only_b=counts[2])
 
     @property
     def facts(self) -> dict[str, tuple[str, str]]:
-        """What is told of both: label -> (A, B)."""
+        """What is said of both: label -> (A, B)."""
         both = (self.first, self.second)
-        told = {
-            "file": told_apart([found.path for found in both]),
-            "made for": [found.family.title or "cannot tell" for found in both],
-            "written by": [found.report.trainer for found in both],
-            "adapters": [counted(found.kinds) for found in both],
-            "rank": [spread(found.ranks) if found.ranks else "" for found in both],
-            "alpha": [spread(found.alpha_counts) if found.alpha_counts else "" for found in both],
-            "alpha / rank": [spread(found.scales) if found.scales else "" for found in both],
-            "data types": [counted(found.dtypes) for found in both],
-            "modules that load": [
-                "{placed} of {total}".format(**found.report.modules) for found in both
+        facts = {
+            "compare.file": told_apart([file.path for file in both]),
+            "compare.made_for": [file.family.title or message("report.unknown") for file in both],
+            "compare.written_by": [file.report.trainer for file in both],
+            "compare.adapters": [counted(file.kinds) for file in both],
+            "compare.rank": [spread(file.ranks) for file in both],
+            "compare.alpha": [spread(file.alpha_counts) for file in both],
+            "compare.scale": [spread(file.scales) for file in both],
+            "compare.data_types": [counted(file.dtypes) for file in both],
+            "compare.modules": [
+                message("inspect.part_of", part=modules["placed"], whole=modules["total"])
+                for modules in (file.report.modules for file in both)
             ],
         }
-        return {label: (a, b) for label, (a, b) in told.items()}
+        return {message(label): (a, b) for label, (a, b) in facts.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -104,65 +107,60 @@ class FileComparison:
             "layers": {name: list(pair) for name, pair in self.layers.items()},
         }
 
-    def markdown(self, weights: Mapping[str, Any] | None = None) -> str:
-        """The comparison for people; `weights`: what lora.weights.Comparison.as_dict() gives."""
+    def markdown(self, weights: Mapping[str, Any] | None = None, *, language: str = "en") -> str:
+        """The comparison for people; `weights`: lora.statistics.Comparison.as_dict()."""
+        speak = Speaker(language)
         lines = [
-            f"**{self.verdict}**",
+            f"**{speak(self.verdict)}**",
             "",
-            *self._facts_told(),
-            *self._layers_told(),
-            *(_weights_told(weights) if weights else ()),
+            *self._fact_table(speak),
+            *self._layer_table(speak),
+            *(_weight_lines(weights, speak) if weights else ()),
         ]
         return "\n".join(lines) + "\n"
 
-    def _facts_told(self) -> Iterator[str]:
-        yield from table(
-            ("", "A", "B"), [(label, cell(a), cell(b)) for label, (a, b) in self.facts.items()]
+    def _fact_table(self, speak: Speaker) -> Iterator[str]:
+        rows = (
+            (speak.text(label), cell(speak.text(a)), cell(speak.text(b)))
+            for label, (a, b) in self.facts.items()
         )
+        yield from table(("", "A", "B"), rows)
 
-    def _layers_told(self) -> Iterator[str]:
+    def _layer_table(self, speak: Speaker) -> Iterator[str]:
         apart = {name: pair for name, pair in self.layers.items() if pair[0] != pair[1]}
         if not apart:
             return
-        yield from ("", "## Layers that differ", "")
+        yield from ("", f"## {speak('compare.layers_that_differ')}", "")
         rows = [
-            (code(name), blocks_of(a) if a else "-", blocks_of(b) if b else "-")
-            for name, (a, b) in list(apart.items())[:MAX_LISTED]
+            (code(name), *(speak(blocks_of(choice)) if choice else "-" for choice in pair))
+            for name, pair in list(apart.items())[:MAX_LISTED]
         ]
-        yield from table(("layer", "A", "B"), rows)
-        yield from [f"and {len(apart) - MAX_LISTED} more"] * (len(apart) > MAX_LISTED)
+        yield from table((speak("compare.layer"), "A", "B"), rows)
+        if len(apart) > MAX_LISTED:
+            yield speak("compare.and_more", count=len(apart) - MAX_LISTED)
 
 
-def _weights_told(weights: Mapping[str, Any]) -> Iterator[str]:
-    def told(number: float | None) -> str:
+def _weight_lines(weights: Mapping[str, Any], speak: Speaker) -> Iterator[str]:
+    def digits(number: float | None) -> str:
         return "-" if number is None else f"{number:.4f}"
 
     def size(number: float | None) -> str:
-        return "not a number" if number is None else f"{number:.4g}"
+        return speak("compare.not_a_number") if number is None else f"{number:.4g}"
 
-    yield from (
-        "",
-        "## Weights",
-        "",
-        f"- Cosine of all changes together: {told(weights['cosine'])}",
-    )
-    yield f"- Norm of A {size(weights['norm_a'])}, of B {size(weights['norm_b'])}"
-    yield (
-        f"- Energy where only A changes anything: {size(weights['energy_only_a'])}; only B:"
-        f" {size(weights['energy_only_b'])}"
-    )
+    yield from ("", f"## {speak('inspect.weights')}", "")
+    yield "- " + speak("compare.cosine", cosine=digits(weights["cosine"]))
+    yield "- " + speak("compare.norms", a=size(weights["norm_a"]), b=size(weights["norm_b"]))
+    only = {side: size(weights[f"energy_only_{side}"]) for side in "ab"}
+    yield "- " + speak("compare.energy", **only)
     yield ""
-    overlaps = weights["meetings"][:MAX_LISTED]
-    rows = [
-        (
-            code(f"{meeting['weight']}, rows {meeting['rows'][0]} to {meeting['rows'][1] - 1}"),
-            told(meeting["cosine"]),
-            size(meeting["norm_a"]),
-            size(meeting["norm_b"]),
-        )
-        for meeting in overlaps
-    ]
-    yield from table(("weight", "cosine", "norm in A", "norm in B"), rows)
+    rows = []
+    for overlap in weights["meetings"][:MAX_LISTED]:
+        first, behind = overlap["rows"]
+        place = speak("inspect.rows_of", weight=overlap["weight"], first=first, last=behind - 1)
+        sizes = (size(overlap["norm_a"]), size(overlap["norm_b"]))
+        rows.append((code(place), digits(overlap["cosine"]), *sizes))
+    heads = ("compare.weight", "compare.cosine_head", "compare.norm_a", "compare.norm_b")
+    yield from table([speak(head) for head in heads], rows)
 
 
 def _choices(inspection: Inspection) -> dict[str, str]:

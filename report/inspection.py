@@ -353,7 +353,9 @@ class Inspection:
             if category not in (PLACED, NOT_WIRED) and self.plan.target_model.networks
         ]
         if self.other:
-            findings.append(Health(self.other, message("inspect.means_no_lora")))
+            findings.append(
+                Health(as_sentence(self.other, stop=False), message("inspect.means_no_lora"))
+            )
         elif not self.report.modules["total"]:
             findings.append(
                 Health(message("inspect.no_key_fits"), message("inspect.means_no_key_fits"))

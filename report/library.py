@@ -23,16 +23,17 @@ from ..files.header import (
     adapter_config_beside,
     read_header,
 )
+from ..identify.trainer import UNTOLD
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
+from ..messages import joined, message, packed, unpacked
 from .inspection import Inspection, cache_key, inspect_header, spread
 
 # Rooms whose code and tables decide what a row says.
-KNOWING = ("files", "adapters", "key_maps", "planning", "identify", "report")
+KNOWING = ("files", "adapters", "key_maps", "planning", "identify", "report", "locales")
 MAX_ALIKE = 64  # kinds of files whose findings are remembered
 # seconds of reading whose result is kept at once, so that a scan that is cut off need not begin
 # anew
 KEEP_AFTER = 20.0
-PICKLE_FAULT = f"it is a PyTorch pickle file. {PICKLE_REMEDY}"
 
 
 class Findings(NamedTuple):
@@ -78,16 +79,14 @@ class LibraryRow(NamedTuple):
         """In a few words: what loads."""
         found = self.findings
         if found.error:
-            return "cannot be read"
+            return message("library.cannot_be_read")
         if not found.total:
-            return "no LoRA"
+            return message("library.no_lora")
         if not found.placed and not found.made_for:
-            return "unknown model"
-        return (
-            "loads"
-            if found.placed == found.total
-            else f"{found.placed} of {found.total} modules load"
-        )
+            return message("library.unknown_model")
+        if found.placed == found.total:
+            return message("library.loads")
+        return message("report.modules_load", placed=found.placed, count=found.total)
 
     @property
     def has_problem(self) -> bool:
@@ -171,10 +170,7 @@ def _findings_or_fault(path: str, own: UserMaps) -> Findings:
         raise
     except Exception as error:  # A mistake of ours about one file must not hide all others.
         return Findings(
-            error=(
-                f"it is not understood ({type(error).__name__}: {error}). Please report it with"
-                " this file's header"
-            )
+            error=message("library.not_understood", kind=type(error).__name__, error=str(error))
         )
 
 
@@ -196,16 +192,18 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
             if not inside and isinstance(error, NotADirectoryError):
                 raise LoraFileError(
                     path,
-                    "it is a file, not a folder",
-                    "Scan the folder it is in, or inspect the file",
+                    message("library.is_a_file"),
+                    message("library.scan_its_folder"),
                 ) from None
             if not inside and isinstance(error, FileNotFoundError):
-                raise LoraFileError(path, "there is no such folder", "Check the name") from None
+                raise LoraFileError(
+                    path, message("library.no_folder"), message("library.check_name")
+                ) from None
             if not inside:
                 raise LoraFileError(
                     path,
-                    f"it cannot be listed ({error.strerror})",
-                    "Check that it is a folder and may be read",
+                    message("library.not_listed", error=str(error.strerror)),
+                    message("library.check_folder"),
                 ) from None
             continue
         config = next((_changed(entry) for entry in entries if entry.name == PEFT_CONFIG), 0)
@@ -255,11 +253,11 @@ def findings_of(path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS) -> F
     read.
     """
     if os.fspath(path).lower().endswith(PICKLED):
-        return Findings(error=PICKLE_FAULT)
+        return Findings(error=message("library.pickle", remedy=PICKLE_REMEDY))
     try:
         header = read_header(path)
     except LoraFileError as error:
-        return Findings(error=f"{error.fault}. {error.remedy}")
+        return Findings(error=message("library.fault", fault=error.fault, remedy=error.remedy))
     config = adapter_config_beside(path)
     if own is not NO_USER_MAPS:
         return _summary(inspect_header(path, header, config, own=own))
@@ -277,13 +275,13 @@ _alike: OrderedDict[tuple, Findings] = OrderedDict()
 def _summary(inspection: Inspection) -> Findings:
     report = inspection.report
     if inspection.other:
-        return Findings(trainer="cannot tell", losses=(inspection.other,))
+        return Findings(trainer=UNTOLD, losses=(inspection.other,))
     return Findings(
         family=inspection.family.name,
         made_for=inspection.family.title,
         trainer=report.trainer,
-        kinds=", ".join(kind for kind, _ in inspection.kinds.most_common()),
-        rank=spread(inspection.ranks) if inspection.ranks else "",
+        kinds=joined(kind for kind, _ in inspection.kinds.most_common()),
+        rank=spread(inspection.ranks),
         placed=report.modules["placed"],
         total=report.modules["total"],
         stock=inspection.stock_modules,
@@ -323,17 +321,26 @@ def _read_index(index: Path, version: str) -> dict[str, LibraryRow]:
 
 
 def _row(file: str, stamp: list, findings: list) -> LibraryRow:
-    *plain, gains, losses, cautions, error = findings
-    return LibraryRow(
-        file, Stamp(*stamp), Findings(*plain, tuple(gains), tuple(losses), tuple(cautions), error)
+    fields = (
+        tuple(map(unpacked, field)) if isinstance(field, list) else unpacked(field)
+        for field in findings
     )
+    return LibraryRow(file, Stamp(*stamp), Findings(*fields))
+
+
+def _kept(findings: Findings) -> list[Any]:
+    """Findings as plain JSON, which `_row` reads."""
+    return [
+        list(map(packed, field)) if isinstance(field, tuple) else packed(field)
+        for field in findings
+    ]
 
 
 def _write_index(index: Path, version: str, rows: Mapping[str, LibraryRow]) -> None:
     """Keep the rows; an index that cannot be written costs time, nothing else."""
     content = {
         "version": version,
-        "rows": {file: [row.stamp, row.findings] for file, row in rows.items()},
+        "rows": {file: [row.stamp, _kept(row.findings)] for file, row in rows.items()},
     }
     with suppress(OSError):
         index.parent.mkdir(parents=True, exist_ok=True)

@@ -226,9 +226,8 @@ def _taken_in_vain(inspection: Inspection) -> Iterator[str]:
 
 def _health(inspection: Inspection, speak: Speaker) -> Iterator[str]:
     for health in inspection.health:
-        yield "- " + speak.joined(
-            (plain(speak(as_sentence(health.finding))), speak.text(health.meaning)), "space"
-        )
+        finding = speak("joints.sentence", text=plain(speak.text(health.finding)))
+        yield "- " + speak.joined((finding, speak.text(health.meaning)), "space")
     if not inspection.health:
         yield speak("inspect.nothing_odd")
 

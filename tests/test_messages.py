@@ -18,9 +18,11 @@ from lora_locksmith.messages import (
     joined,
     languages,
     message,
+    packed,
     text_of,
     translate,
     translations,
+    unpacked,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,6 +154,18 @@ def test_a_message_survives_copying_into_another_process():
     said = message("planning.part_missing", part=message("planning.no_clip"))
     again = pickle.loads(pickle.dumps(said))
     assert isinstance(again, Message) and translate(again, "zh") == translate(said, "zh")
+
+
+def test_a_message_kept_as_json_is_the_same_message_again():
+    inner = message("planning.part_missing", part=ValueError(message("planning.no_clip")))
+    whole = as_sentence(joined([inner, "plain", message("report.placed", placed=1, count=2000)]))
+    for said in (inner, whole, joined([whole, whole], "line"), as_sentence("x", stop=False)):
+        again = unpacked(json.loads(json.dumps(packed(said))))
+        assert isinstance(again, Message) and again == said
+        assert translate(again, "zh") == translate(said, "zh")
+    assert packed("plain") == "plain" and unpacked("plain") == "plain"
+    with pytest.raises(KeyError):
+        unpacked({"_Sentence": ["planning.gone", {}]})
 
 
 def test_what_is_missing_is_an_error_of_the_caller():
