@@ -84,7 +84,7 @@ class FileComparison:
         facts = {
             "compare.file": told_apart([file.path for file in both]),
             "compare.made_for": [file.family.title or message("report.unknown") for file in both],
-            "compare.written_by": [file.report.trainer for file in both],
+            "compare.written_by": [file.report.trainer_title for file in both],
             "compare.adapters": [counted(file.kinds) for file in both],
             "compare.rank": [spread(file.ranks) for file in both],
             "compare.alpha": [spread(file.alpha_counts) for file in both],

@@ -15,7 +15,7 @@ from ..adapters.kind import Decomposition
 from ..adapters.registry import decompositions, named
 from ..identify.lora_family import NUMBER, FamilyMatch
 from ..identify.stock_loader import StockKeys
-from ..identify.trainer import Writer, guess_family, model_title, name_trainer, nearest_name
+from ..identify.trainer import UNTOLD, Writer, guess_family, model_title, name_trainer, nearest_name
 from ..key_maps.dialect import DENOISER
 from ..messages import Message, Speaker, as_sentence, joined, message
 from ..planning.groups import group_keys
@@ -168,8 +168,13 @@ class Report:
 
     @property
     def trainer(self) -> str:
-        """The tool that wrote the file, as far as its names, roles and metadata tell."""
+        """The tool that wrote the file, as far as its names, roles and metadata tell; UNTOLD."""
         return self.writer.title
+
+    @property
+    def trainer_title(self) -> str:
+        """The same as people read it."""
+        return message("report.unknown") if self.trainer == UNTOLD else self.trainer
 
     @cached_property
     def writer(self) -> Writer:
@@ -469,7 +474,7 @@ class Report:
         facts = [
             ("report.file", self.path),
             ("report.made_for", self.guess.title or speak("report.unknown")),
-            ("report.trainer", speak.text(self.trainer)),
+            ("report.trainer", speak.text(self.trainer_title)),
             ("report.strength", speak.text(self.strength_source)),
             ("report.acts", speak.text(self.acts)),
             ("report.keys", self._keys_fact(speak)),

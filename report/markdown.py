@@ -56,8 +56,8 @@ def markdown(
     detail: str = SUMMARY,
     hashes: Hashes | None = None,
     weights: Mapping[str, Any] | None = None,
-    *,
     name: str = "",
+    *,
     language: str = "en",
 ) -> str:
     """The report in a language. `detail`: one of DETAILS; `hashes`: the file's; `weights`:
@@ -105,7 +105,10 @@ def _what(
         ("inspect.close_to", speak.joined(close)),
         (
             "inspect.written_by",
-            plain(speak.text(writer.title) + _bracketed(speak, version, writer.evidence)),
+            plain(
+                speak.text(inspection.report.trainer_title)
+                + _bracketed(speak, version, writer.evidence)
+            ),
         ),
         ("inspect.adapters", speak.joined(kinds)),
         ("inspect.rank", counted(inspection.ranks)),

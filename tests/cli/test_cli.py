@@ -120,6 +120,7 @@ def test_json_is_one_object_to_a_line(locksmith, file, tmp_path):
         "kinds",
         "ranks",
         "alphas",
+        "schema",
         "scales",
         "strength_source",
         "dtypes",
@@ -518,7 +519,7 @@ def test_compare(locksmith, file, tmp_path):
     same = locksmith("compare", plain, broken)
     assert (
         same.returncode == FINE
-        and "Both change the same 3 kinds of layers, in the same blocks." in same.stdout
+        and "Both change the same 3 layer types, in the same blocks." in same.stdout
     )
     part = locksmith("compare", "--json", plain, file("part.safetensors", blocks=7))
     (told,) = lines(part)
@@ -533,7 +534,7 @@ def test_compare_what_cannot_be_told(locksmith, file, tmp_path):
         found = locksmith("compare", first, second)
         assert (
             found.returncode == PROBLEMS
-            and f"Which layers {which} would change cannot be told." in found.stdout
+            and f"Which layers {which} would change is unknown." in found.stdout
         )
 
 
