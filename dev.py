@@ -93,6 +93,16 @@ NEWEST_FRONT_END_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2f
 # names others.
 USUAL_HOSTS = ("0.16.3", "0.24.1")
 
+FAST = "--fast"  # of the command test: what needs a minute at most, while one works
+# The folders are named as well, so that their files are not even read.
+FAST_TESTS = [
+    "-m",
+    "not (browser or host or trainer or slow)",
+    *(
+        f"--ignore=tests/{folder}"
+        for folder in ("bench", "browser", "compatibility", "host", "hostile", "mutation", "server")
+    ),
+]
 MAX_WORKERS = 4  # processes that run tests side by side; each needs 2 GB and a server of its own
 
 TORCH_PACKAGES = ("torch", "torchvision", "torchaudio")
@@ -841,6 +851,9 @@ def command_test(arguments: list[str]) -> int:
     or 1 if only ruff found faults.
     """
     python = str(ensure_environment())
+    fast = FAST in arguments
+    if fast:
+        arguments = [argument for argument in arguments if argument != FAST] + FAST_TESTS
     environment = {
         **os.environ,
         "COMFYUI_PATH": str(ensure_comfyui()),
@@ -848,13 +861,8 @@ def command_test(arguments: list[str]) -> int:
         "PYTHONUNBUFFERED": "1",
         **keeping_bytecode(),
     }
-    if needs_browser(arguments):
-        ensure_browser()
-        ensure_front_end()
-    if may_run(arguments, WEB_TYPES_TEST):
-        ensure_web_types()
-    if may_run(arguments, COMPATIBILITY_TESTS):
-        ensure_hosts()
+    if not fast:
+        ensure_all_judges(arguments)
     say("ruff")
     faults = subprocess.run([python, "-m", "ruff", "check", str(ROOT)], cwd=ROOT).returncode
     if faults:
@@ -874,6 +882,17 @@ def command_test(arguments: list[str]) -> int:
         ).returncode
         or faults
     )
+
+
+def ensure_all_judges(arguments: list[str]) -> None:
+    """Get what the tests that pytest's arguments name need besides ComfyUI."""
+    if needs_browser(arguments):
+        ensure_browser()
+        ensure_front_end()
+    if may_run(arguments, WEB_TYPES_TEST):
+        ensure_web_types()
+    if may_run(arguments, COMPATIBILITY_TESTS):
+        ensure_hosts()
 
 
 def keeping_bytecode() -> dict[str, str]:

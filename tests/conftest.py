@@ -5,8 +5,10 @@ server, and tiny models on disk.
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -43,6 +45,14 @@ dev = load_module("locksmith_dev", ROOT / "dev.py")
 
 
 CPU = pytest.StashKey[float]()
+HOST_FOLDERS = {"browser", "compatibility", "host", "server"}
+HOST_FIXTURES = {"comfy", "comfyui_path", "server"}
+SLOW_FOLDERS = {"bench", "hostile", "mutation"}
+SLOW = 5.0  # seconds of a whole file
+TRAINER = re.compile(
+    r"^\s*(?:from|import) (?:peft|lycoris|diffusers|trainers|peft_nets|trained_files|sweep)\b",
+    re.MULTILINE,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,11 +63,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the files, those that take longest come first."""
+    """Mark the tests; where several processes share the files, those that take longest come
+    first.
+    """
+    taken = times.read()
+    for item in items:
+        for mark in marks_of(item, taken):
+            item.add_marker(mark)
     if hasattr(config, "workerinput"):
         files = dict.fromkeys(times.file_of(item.nodeid) for item in items)
-        place = {file: n for n, file in enumerate(times.longest_first(files, times.read()))}
+        place = {file: n for n, file in enumerate(times.longest_first(files, taken))}
         items.sort(key=lambda item: place[times.file_of(item.nodeid)])
 
 
@@ -68,6 +85,28 @@ def pytest_runtest_makereport(item: pytest.Item):
     report.cpu = now - item.config.stash.get(CPU, now)
     item.config.stash[CPU] = now
     return report
+
+
+def marks_of(item: pytest.Item, taken: dict[str, times.Time]) -> Iterator[str]:
+    """browser: needs one; host: needs ComfyUI; trainer: needs a trainer's library; slow: in a file
+    that takes long, as tests/times.txt says, or that it does not know.
+    """
+    file = times.file_of(item.nodeid)
+    folder = Path(file).parts[1] if len(Path(file).parts) > 2 else ""
+    if folder == "browser":
+        yield "browser"
+    if folder in HOST_FOLDERS or HOST_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        yield "host"
+    if uses_trainer(item.path):
+        yield "trainer"
+    if folder in SLOW_FOLDERS or file not in taken or taken[file].clock > SLOW:
+        yield "slow"
+
+
+@cache
+def uses_trainer(file: Path) -> bool:
+    """Whether a file of tests imports a trainer's library."""
+    return bool(TRAINER.search(file.read_text("utf-8")))
 
 
 def show_times(terminalreporter: pytest.TerminalReporter) -> None:

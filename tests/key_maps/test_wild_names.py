@@ -120,7 +120,7 @@ def test_an_alpha_joins_its_factors(ending):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "wrapper", "slot"),
+    ("encoder", "prefix", "slot"),
     [
         ("sdxl", "lora_te2.", "clip_g"),
         ("sdxl", "te2_", "clip_g"),
