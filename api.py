@@ -110,7 +110,7 @@ def convert(
     from .lora.rewrite.rename import check_base_known
 
     inspection = _inspect(path, _target(model), whole=True)
-    check_base_known(inspection, dialect, drop, "with model=")
+    check_base_known(inspection, dialect, drop, "model=")
     tensors = map_tensors(path, inspection.header, passing=True)
     plan = compared(inspection, tensors)
     return write_as(plan, tensors, to, dialect, dtype=dtype, drop=drop, overwrite=overwrite)

@@ -66,7 +66,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Extract the LoRA."""
-    from ..lora.rewrite.extract import NOT_ASKED, ExtractOptions, extract_file
+    from ..lora.rewrite.extract import ExtractOptions, extract_file, not_asked
 
     how = ExtractOptions(rank_target_of(options), options.extras, options.clamp, options.device)
     try:
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         )
     else:
         print(shown(_told(found, options.output)))
-    return PROBLEMS if any(reason != NOT_ASKED for reason in found.left_out.values()) else FINE
+    return PROBLEMS if any(reason != not_asked() for reason in found.left_out.values()) else FINE
 
 
 def _check_device(name: str) -> None:
@@ -116,10 +116,10 @@ def _check_device(name: str) -> None:
 
 
 def _told(found: Any, path: str) -> str:
-    from ..lora.rewrite.extract import NOT_ASKED
+    from ..lora.rewrite.extract import not_asked
 
     ranks = [row.rank for row in found.rows if row.rank]
-    lost = sum(reason != NOT_ASKED for reason in found.left_out.values())
+    lost = sum(reason != not_asked() for reason in found.left_out.values())
     first = f"Not whole: {plural(lost, 'change')} left out. " if lost else ""
     whole = f"{len(found.rows) - len(ranks)} differences, {found.unchanged} unchanged"
     told = [f"{first}{path}: {len(ranks)} weights of rank {spread(ranks)}, {whole}"]

@@ -302,7 +302,7 @@ def _fix(
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
     found = inspect_file(path, target_model, whole=True)
-    check_base_known(found, dialect, options.drop, "with --against")
+    check_base_known(found, dialect, options.drop, "--against")
     sound = not options.to and loads_whole(found) and not found.gains
     # In a folder the numbers of a file whose header is right are sampled: reading all weights of a
     # library would take minutes.
@@ -473,7 +473,8 @@ def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: Mappin
     parts += [
         f"{plural(rest, 'key')} without an effect of {'its' if rest == 1 else 'their'} own left out"
     ] * bool(rest)
-    return losses_told(lost) + ", ".join(parts)
+    missing = losses_told(lost)
+    return (f"{missing}; " if missing else "") + ", ".join(parts)
 
 
 def _now(written: Written, target_model: TargetModel | None) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..adapters.registry import decomposition_of
+from ..messages import message
 from ..planning.copies import fused_twins
 from ..planning.plan import DUPLICATE_TARGET, Plan, make_plan
 from ..report.inspection import numbers_in
@@ -99,7 +100,7 @@ def _magnitudes(tensors: Mapping[str, Tensor], adapter: Adapter) -> Tensor:
             )
             if vector is not None:
                 return vector.double()
-    raise AdapterError("its magnitudes are not one for each output")
+    raise AdapterError(message("lora.magnitudes_not_per_output"))
 
 
 def _tolerance(tensors: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..adapters.kind import LIMIT, Misfit
 from ..adapters.registry import named
 from ..adapters.tensors import Tensors, take_scalar
+from ..messages import message, text_of
 from ..planning.settings import alpha_fault
 from .math.apply import is_linear
 from .math.spec import NUMBERS, AdapterError, AdapterSpec
@@ -42,7 +43,8 @@ def alpha_of(adapter: Adapter, tensors: Tensors) -> float | None:
     try:
         return alpha_value(tensors["alpha"], adapter.kind) * adapter.strength.factor
     except AdapterError as error:
-        raise AdapterError(f"{adapter.roles.get('alpha', 'alpha')}: {error}") from None
+        key = adapter.roles.get("alpha", "alpha")
+        raise AdapterError(message("lora.at", place=key, fault=text_of(error))) from None
 
 
 def alpha_value(tensor: Tensor, kind: str) -> float:
@@ -50,11 +52,10 @@ def alpha_value(tensor: Tensor, kind: str) -> float:
     strength can be made.
     """
     if tensor.numel() != 1 or tensor.is_complex() or tensor.dtype == torch.bool:
-        told = (
-            f"the shape {list(tensor.shape)} and the type"
-            f" {str(tensor.dtype).removeprefix('torch.')}"
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise AdapterError(
+            message("lora.alpha_not_a_number", shape=list(tensor.shape), dtype=dtype)
         )
-        raise AdapterError(f"its alpha has {told}, but it should be one number")
     value = float(tensor.item())
     fault = alpha_fault(value, counts=not (named(kind).alpha_is == LIMIT and value == math.inf))
     if fault:

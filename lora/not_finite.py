@@ -13,16 +13,27 @@ from torch import Tensor
 
 from ..adapters.kind import LIMIT
 from ..adapters.registry import named
+from ..messages import Message, joined, message
 from ..planning.plan import Adapter, Plan, without_adapters
 from .math.spec import AdapterError
 
-__all__ = ["DAMAGED", "NotFinite", "Odd", "check_result", "odd_tensors", "oddity", "without_odd"]
+__all__ = [
+    "DAMAGED",
+    "NotFinite",
+    "Odd",
+    "check_result",
+    "odd_tensors",
+    "oddities",
+    "oddity",
+    "without_odd",
+]
 
 Read = Callable[[str], Tensor]
 NAN, INFINITE, BOTH = "NaN", "infinite numbers", "NaN and infinite numbers"
+HOLDS = {NAN: "lora.holds_nan", INFINITE: "lora.holds_infinite", BOTH: "lora.holds_both"}
 MAX_NAMED = 3
 PACKED = frozenset({getattr(torch, "float4_e2m1fn_x2", None)})  # of a torch that has it
-DAMAGED = "the file is damaged: download or export it again"
+DAMAGED = "lora.damaged"
 
 
 class NotFinite(AdapterError):
@@ -35,6 +46,11 @@ class Odd(NamedTuple):
     adapter: int
     key: str
     what: str
+
+    @property
+    def sentence(self) -> Message:
+        """What it holds, as part of a sentence."""
+        return message(HOLDS[self.what], key=self.key)
 
 
 def oddity(tensor: Tensor) -> str:
@@ -82,11 +98,13 @@ def oddity_of(adapter: Adapter, role: str, tensor: Tensor) -> str:
     return "" if what == INFINITE and kind.alpha_is == LIMIT else what
 
 
-def told_odd(odd: list[Odd]) -> str:
+def oddities(odd: list[Odd]) -> Message:
     """The tensors, as part of a sentence."""
-    told = [f"{item.key} holds {item.what}" for item in odd[:MAX_NAMED]]
+    parts = [item.sentence for item in odd[:MAX_NAMED]]
     more = len(odd) - MAX_NAMED
-    return "; ".join(told) + (f"; {more} more are not finite either" if more > 0 else "")
+    if more > 0:
+        parts.append(message("lora.more_not_finite", count=more))
+    return joined(parts, "semicolon")
 
 
 def without_odd(plan: Plan, read: Read, drop: bool) -> Plan:
@@ -95,11 +113,9 @@ def without_odd(plan: Plan, read: Read, drop: bool) -> Plan:
     """
     odd = odd_tensors(enumerate(plan.adapters), read)
     if odd and not drop:
-        raise NotFinite(f"{told_odd(odd)}; {DAMAGED}")
+        raise NotFinite(joined((oddities(odd), message(DAMAGED)), "semicolon"))
     return (
-        without_adapters(
-            plan, {item.adapter: f"{item.key} holds {item.what}" for item in reversed(odd)}
-        )
+        without_adapters(plan, {item.adapter: item.sentence for item in reversed(odd)})
         if odd
         else plan
     )
@@ -110,10 +126,10 @@ def check_result(tensor: Tensor, what: str) -> Tensor:
     was made of is.
     """
     if oddity(tensor):
-        narrow = (
-            "fp16; choose bf16 or fp32"
-            if tensor.dtype.itemsize == 2
-            else "its dtype; look at the strengths and alphas"
+        half = tensor.dtype.itemsize == 2
+        raise AdapterError(
+            message("lora.too_large_for_fp16", place=what)
+            if half
+            else message("lora.too_large", place=what)
         )
-        raise AdapterError(f"{what}: the result is too large for {narrow}")
     return tensor

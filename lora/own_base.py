@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..adapters.registry import named
 from ..adapters.tensors import Tensors
+from ..messages import message, text_of
 from ..planning.plan import Adapter, Plan
-from ..report.load_report import plural
 from .from_plan import adapter_of
 from .math.spec import AdapterError
 
@@ -30,7 +30,7 @@ def strangers(plan: Plan, tensors: Tensors, base: Callable[[str], Tensor]) -> di
     for place, adapter in enumerate(plan.adapters):
         if named(adapter.kind).of_its_base:
             by_kind.setdefault(adapter.kind, []).append(place)
-    found: dict[int, str] = {}
+    strange: dict[int, str] = {}
     for places in by_kind.values():
         smallest = sorted(
             places,
@@ -38,15 +38,15 @@ def strangers(plan: Plan, tensors: Tensors, base: Callable[[str], Tensor]) -> di
                 plan.adapters[place].target.out, *plan.adapters[place].target.inner
             ),
         )
-        told = next(
+        fault = next(
             filter(
                 None,
                 (_fault(plan.adapters[place], tensors, base) for place in smallest[:MAX_TRIED]),
             ),
             "",
         )
-        found |= dict.fromkeys(places, told) if told else {}
-    return found
+        strange |= dict.fromkeys(places, fault) if fault else {}
+    return strange
 
 
 def _fault(adapter: Adapter, tensors: Tensors, base: Callable[[str], Tensor]) -> str:
@@ -57,7 +57,7 @@ def _fault(adapter: Adapter, tensors: Tensors, base: Callable[[str], Tensor]) ->
         weight = base(name)
         named(adapter.kind).check_base(spec, by_role, weight.narrow(0, *rows) if rows else weight)
     except AdapterError as error:
-        return str(error)
+        return text_of(error)
     return ""
 
 
@@ -72,8 +72,6 @@ def rounded_base(plan: Plan, is_rounded: Callable[[str], bool]) -> tuple[str, ..
         and any(is_rounded(name) for name, _, _ in adapter.target.slices)
     )
     return tuple(
-        f"{plural(count, 'module')}: what {named(kind).title} takes off the base model is computed"
-        " from weights that are quantised here, and is off by their rounding. Load it onto the"
-        " model in bf16 or fp16."
+        message("lora.rounded_base", count=count, kind=named(kind).title)
         for kind, count in counts.items()
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..adapters.registry import named
 from ..adapters.tensors import Tensors
 from ..files.header import Header, TensorInfo, check_unchanged, open_file
+from ..messages import message
 from ..planning.plan import Plan
 from .io.mapped import DTYPES
 from .math.spec import MAGNITUDES
@@ -190,21 +191,22 @@ def _not_finite(plan: Plan, tensors: Tensors) -> Iterator[str]:
         for adapter in plan.adapters
         if "alpha" in adapter.roles and not named(adapter.kind).alpha_counts(adapter.roles)
     }
-    found: dict[str, list[str]] = {"NaN": [], "infinite values": []}
+    nans: list[str] = []
+    infinite: list[str] = []
     for key, tensor in tensors.items():
         if _has_numbers(tensor) and not _finite(tensor):
             nan = bool(tensor.to(torch.float32).isnan().any())
             if nan or key not in unused:
-                found["NaN" if nan else "infinite values"].append(key)
-    for what, keys in found.items():
-        if keys:
-            told = ", ".join(keys[:MAX_NAMED]) + (" ..." if len(keys) > MAX_NAMED else "")
-            count = "1 tensor holds" if len(keys) == 1 else f"{len(keys)} tensors hold"
-            yield (
-                f"{count} {what} ({told}): pictures come out black or as noise. Get the file again;"
-                " if that does not help, its training went wrong, and an earlier save may be"
-                " sound."
-            )
+                (nans if nan else infinite).append(key)
+    if nans:
+        yield message("lora.tensors_hold_nan", count=len(nans), keys=_some(nans))
+    if infinite:
+        yield message("lora.tensors_hold_infinite", count=len(infinite), keys=_some(infinite))
+
+
+def _some(keys: Sequence[str]) -> str:
+    """The first of these keys."""
+    return ", ".join(keys[:MAX_NAMED]) + (" ..." if len(keys) > MAX_NAMED else "")
 
 
 def _nothing(plan: Plan, tensors: Tensors) -> Iterator[str]:
@@ -219,12 +221,7 @@ def _nothing(plan: Plan, tensors: Tensors) -> Iterator[str]:
             return
         zero = zero or key
     if zero:
-        count = len(plan.adapters)
-        told = f"all of its {count} adapters are" if count > 1 else "its only adapter is"
-        yield (
-            f"This file changes nothing: {told} zero, as {zero} holds only zeros. "
-            "It may have been saved before anything was trained: take a later save."
-        )
+        yield message("lora.changes_nothing", count=len(plan.adapters), key=zero)
 
 
 def _is_zero(tensor: Tensor) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..adapters.kind import Measured
 from ..adapters.registry import decomposition_of, named
 from ..adapters.tensors import factor_of
+from ..messages import joined, message
 from ..planning.assign import assign
 from ..planning.groups import group_keys, network_alpha
 from ..planning.plan import DUPLICATE_TARGET, PLACED, Adapter, Plan
@@ -37,14 +38,8 @@ LONGEST_REASON = 300  # characters
 FEWEST_OF_A_KIND = 4
 MAX_ENERGY = 0.99
 
-OUTLIER_RULE = (
-    f"spectral norm above {OUTLIER:g} times the median of its kind of layer, of which there are at"
-    f" least {FEWEST_OF_A_KIND}"
-)
-NOT_FINITE = "the file holds NaN or Inf here: no norm is finite"
-TOO_LARGE = f"a full matrix: singular values are computed up to {LARGEST_CORE} rows or columns only"
-NEEDS_MODEL = "its effect needs the model's weight"
-OUTSIDE = "outside blocks"
+NEEDS_MODEL = "lora.needs_model"
+OUTSIDE = "lora.outside_blocks"
 
 Read = Callable[[str], Tensor]
 
@@ -89,7 +84,7 @@ class ModuleStats(NamedTuple):
         """The native name up to its first number: double_blocks.3."""
         words = self.target.split(".")
         numbers = [place for place, word in enumerate(words) if word.isdecimal()]
-        return ".".join(words[: numbers[0] + 1]) if numbers else OUTSIDE
+        return ".".join(words[: numbers[0] + 1]) if numbers else message(OUTSIDE)
 
     @property
     def layer_kind(self) -> str:
@@ -149,12 +144,13 @@ class Weights(NamedTuple):
     def verdict(self) -> str:
         """One line: how much of the file's effect reaches the model."""
         if self.energy_placed is None:
-            return "Nothing in this file has an effect that can be measured without the model."
+            return message("lora.nothing_measured")
         percent = _percent(self.energy_placed)
         lost = [row for category, row in self.unplaced if category != DUPLICATE_TARGET]
         unknown = sum(row.frobenius is None for row in (*self.modules, *lost)) + len(self.faults)
-        rest = f" ({unknown} adapters could not be weighed and are not counted)" if unknown else ""
-        return f"{percent} % of the LoRA's effect is placed{rest}."
+        if unknown:
+            return message("lora.effect_placed_but", share=percent, count=unknown)
+        return message("lora.effect_placed", share=percent)
 
     def rank_use(self) -> dict[int, dict[str, int]]:
         """rank -> adapters of it, and how many ranks hold 99 % of the energy: in the median and in
@@ -178,7 +174,9 @@ class Weights(NamedTuple):
             "components": [_row(share) for share in self.networks],
             "blocks": [_row(share) for share in self.blocks],
             "layer_kinds": [_row(share) for share in self.layer_kinds],
-            "outlier_rule": OUTLIER_RULE,
+            "outlier_rule": message(
+                "lora.outlier_rule", times=f"{OUTLIER:g}", least=FEWEST_OF_A_KIND
+            ),
             "outliers": [_row(outlier) for outlier in self.outliers],
             "rank_use": {str(rank): use for rank, use in self.rank_use().items()},
             "dead": [row.module for row in self.modules if row.dead],
@@ -237,8 +235,14 @@ def _measured(
         try:
             rows.append(measure())
         except FAULTS as error:
-            faults.append((module, first_line(error)[:LONGEST_REASON]))
+            faults.append((module, _short(error)))
     return rows
+
+
+def _short(error: Exception) -> str:
+    """What an error says, cut where names in the file make it very long."""
+    reason = first_line(error)
+    return reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON]
 
 
 def _placed(adapter: Adapter, target_model: TargetModel, read: Read) -> ModuleStats:
@@ -326,12 +330,13 @@ def _with_norms(row: ModuleStats, delta: Delta, note: str) -> ModuleStats:
     if delta.core > LARGEST_CORE:
         frobenius = delta.frobenius()
         values = torch.full((1,), math.nan, dtype=torch.float64)
-        note = "; ".join(filter(None, (note, TOO_LARGE)))
+        large = message("lora.matrix_too_large", size=LARGEST_CORE)
+        note = joined((note, large), "semicolon") if note else large
     else:
         values = delta.singular_values()
         frobenius = torch.linalg.vector_norm(values).item()
     if not math.isfinite(frobenius):
-        return row._replace(note=NOT_FINITE)
+        return row._replace(note=message("lora.norm_not_finite"))
     row = row._replace(frobenius=frobenius, dead=frobenius == 0, note=note)
     return row if row.dead or delta.core > LARGEST_CORE else _with_spectrum(row, values)
 
@@ -357,8 +362,8 @@ def _unplaced(
 ) -> Iterator[tuple[str, str, Callable[[], ModuleStats]]]:
     """(category, module, how to measure it) of every adapter in the file that has no place."""
     settings = read_settings(plan.metadata, config_beside)
-    found = group_keys(plan.shapes)
-    for group in found.groups:
+    grouped = group_keys(plan.shapes)
+    for group in grouped.groups:
         for kind, names in assign(group.keys)[0]:
             category = next(
                 (
@@ -374,12 +379,12 @@ def _unplaced(
             names += tuple(role for role in kind.borrows if role in group.keys)
             roles = {role: group.keys[role] for role in names}
             alpha = (
-                network_alpha(found.network_alphas, location.prefix)
+                network_alpha(grouped.network_alphas, location.prefix)
                 if "down" in roles and "alpha" not in roles
                 else None
             )
             roles |= {"alpha": alpha} if alpha else {}
-            row = ModuleStats(group.module, kind.name, note=kind.refusal or NEEDS_MODEL)
+            row = ModuleStats(group.module, kind.name, note=kind.refusal or message(NEEDS_MODEL))
             yield (
                 category,
                 group.module,
@@ -507,11 +512,11 @@ def compare_weights(
                 for weight, segment in _segments(file, adapter, plan.target_model):
                     segments.setdefault(weight, []).append(segment)
             else:
-                left_out.append((file, adapter.module, NEEDS_MODEL))
-    found = [
+                left_out.append((file, adapter.module, message(NEEDS_MODEL)))
+    stretches = [
         part for weight, parts in segments.items() for part in _meet(weight, parts, reads, left_out)
     ]
-    return _compared(found, tuple(dict.fromkeys(left_out)))
+    return _compared(stretches, tuple(dict.fromkeys(left_out)))
 
 
 def _segments(
@@ -539,14 +544,16 @@ def _meet(
             segment = segment._replace(length=delta.shape[0])
             if laid and delta.shape[1] != laid[0][1].shape[1]:
                 raise AdapterError(
-                    f"{weight}: {delta.shape[1]} columns here, {laid[0][1].shape[1]} elsewhere:"
-                    " made for another model"
+                    message(
+                        "lora.columns_differ",
+                        weight=weight,
+                        columns=delta.shape[1],
+                        other=laid[0][1].shape[1],
+                    )
                 )
             laid.append((segment, delta))
         except FAULTS as error:
-            left_out.append(
-                (segment.file, segment.adapter.module, first_line(error)[:LONGEST_REASON])
-            )
+            left_out.append((segment.file, segment.adapter.module, _short(error)))
     borders = sorted(
         {
             border
@@ -573,7 +580,7 @@ def _delta_of(segment: _Segment, read: Read) -> Delta:
     delta = factors(spec._replace(rows=segment.source), tensors)
     if segment.length and delta.shape[0] != segment.length:
         raise AdapterError(
-            f"{delta.shape[0]} rows of the adapter for {segment.length} of the weight"
+            message("lora.rows_of_adapter", made=delta.shape[0], rows=segment.length)
         )
     return delta
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...adapters.kind import KroneckerProduct, Product
 from ...adapters.registry import kinds
+from ...messages import message
 from ..math.low_rank import Factors, Kronecker
 from ..math.spec import AdapterError
 
@@ -56,10 +57,11 @@ def native_tensors(items: Iterable[Native], dtype: torch.dtype | None = None) ->
     tensors: dict[str, Tensor] = {}
     reached = set()
     for item in items:
-        name = f"{native_name(item.weight)}{' (its bias)' if item.parameter == 'bias' else ''}"
-        if name in reached:
-            raise AdapterError(f"two deltas reach {name}: add them up before they are written")
-        reached.add(name)
+        place = (native_name(item.weight), item.parameter)
+        if place in reached:
+            id = "lora.two_deltas_on_bias" if item.parameter == "bias" else "lora.two_deltas"
+            raise AdapterError(message(id, parameter=place[0]))
+        reached.add(place)
         for key, tensor in named((item,)):
             tensors[key] = (tensor if dtype is None else tensor.to(dtype)).contiguous()
     return tensors
@@ -91,7 +93,12 @@ def _roles(item: Native) -> Iterator[tuple[str, Tensor]]:
             yield from kind.stored(delta, shape)
         except RuntimeError:
             raise AdapterError(
-                f"{item.weight}: a delta {list(delta.shape)} does not go into {list(shape)}"
+                message(
+                    "lora.delta_does_not_go",
+                    place=item.weight,
+                    shape=list(delta.shape),
+                    size=list(shape),
+                )
             ) from None
 
 
@@ -106,5 +113,10 @@ def _shaped(tensor: Tensor, shape: tuple[int, ...], item: Native) -> Tensor:
         return tensor.reshape(shape)
     except RuntimeError:
         raise AdapterError(
-            f"{item.weight}: a delta {list(tensor.shape)} does not go into {list(shape)}"
+            message(
+                "lora.delta_does_not_go",
+                place=item.weight,
+                shape=list(tensor.shape),
+                size=list(shape),
+            )
         ) from None

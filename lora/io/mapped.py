@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...files.header import TOO_MANY, Header, LoraFileError, TensorInfo, check_unchanged, open_file
+from ...messages import message, text_of
 
 __all__ = [
     "CODES",
@@ -179,16 +180,16 @@ def open_with_safetensors(path: str | os.PathLike[str]) -> Any:
         return safe_open(os.fspath(path), framework="pt", device="cpu")
     except OSError as error:
         remedy = (
-            TOO_MANY
-            if error.errno in (errno.EMFILE, errno.ENFILE)
-            else "Check that it is a file and may be read"
+            TOO_MANY if error.errno in (errno.EMFILE, errno.ENFILE) else message("lora.check_file")
         )
-        raise LoraFileError(path, f"it cannot be opened ({error})", remedy) from None
+        raise LoraFileError(
+            path, message("lora.cannot_open", reason=text_of(error)), remedy
+        ) from None
     except SafetensorError as error:
         raise LoraFileError(
             path,
-            f"it is not a whole safetensors file ({error})",
-            "Download or export the file again",
+            message("lora.not_safetensors", reason=text_of(error)),
+            message("lora.download_again"),
         ) from None
 
 
@@ -207,11 +208,10 @@ def read_with_safetensors(path: str | os.PathLike[str], names: Iterable[str]) ->
                 RuntimeError,
                 AttributeError,
             ) as error:  # the last: a dtype that an older torch lacks
-                remedy = (
-                    "The file was changed while it was open, or is damaged: download or export it"
-                    " again"
-                )
+                remedy = message("lora.changed_while_open")
                 raise LoraFileError(
-                    path, f"the tensor {name[:80]!r} cannot be read ({error})", remedy
+                    path,
+                    message("lora.tensor_unreadable", tensor=name[:80], reason=text_of(error)),
+                    remedy,
                 ) from None
     return tensors

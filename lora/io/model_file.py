@@ -26,6 +26,7 @@ from ...identify.checkpoint import (
 )
 from ...key_maps.dialect import DENOISER
 from ...key_maps.table import parse_table
+from ...messages import message
 from ...planning.target_model import Network, Target, TargetModel
 from ..math.spec import AdapterError
 from .mapped import map_tensors
@@ -42,7 +43,7 @@ PACKED_EXTRAS = (
     "absmax",
     "quant_map",
 )  # beside weights with more than one value to a byte
-PACKED = "its values are packed ({dtype}); give the unquantised model"
+PACKED = "lora.packed"
 
 
 class _Source(NamedTuple):
@@ -110,7 +111,7 @@ class ModelFile:
             if info.dtype not in FLOATS or any(
                 f"{module}.{extra}" in self.infos for extra in PACKED_EXTRAS
             ):
-                self.strange[parameter] = PACKED.format(dtype=info.dtype)
+                self.strange[parameter] = message(PACKED, dtype=info.dtype)
             self.parameters.setdefault(parameter, []).append(
                 _Source(name, rows, taken, candidate.swap)
             )
@@ -171,9 +172,12 @@ class ModelFile:
         not, or packed.
         """
         if parameter not in self.parameters:
-            raise AdapterError(f"{self.path.name} does not hold {parameter}")
+            raise AdapterError(
+                message("lora.model_lacks", model=self.path.name, parameter=parameter)
+            )
         if parameter in self.strange:
-            raise AdapterError(f"{self.path.name}, {parameter}: {self.strange[parameter]}")
+            place = f"{self.path.name}, {parameter}"
+            raise AdapterError(message("lora.at", place=place, fault=self.strange[parameter]))
         return self.read(parameter)
 
     def read(self, parameter: str) -> Tensor:
@@ -185,7 +189,7 @@ class ModelFile:
             value = self._part(sources[0])
             return value.reshape(shape) if shape and value.numel() == math.prod(shape) else value
         if not shape or sum((source.rows or (0, shape[0]))[1] for source in sources) != shape[0]:
-            raise AdapterError(f"{parameter}: the file does not hold all rows of it")
+            raise AdapterError(message("lora.model_lacks_rows", parameter=parameter))
         whole = torch.empty(shape, dtype=torch.float32)
         for source in sources:
             start, length = source.rows or (0, shape[0])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...files.header import Header, LoraFileError, check_unchanged, open_file
+from ...messages import message
 from .mapped import DTYPES, read_with_safetensors
 
 __all__ = ["TensorStream"]
@@ -39,8 +40,8 @@ class TensorStream(Mapping[str, Tensor]):
         except OSError as error:
             raise LoraFileError(
                 self.path,
-                f"it cannot be opened ({error.strerror})",
-                "Check that it is a file and may be read",
+                message("lora.cannot_open", reason=error.strerror),
+                message("lora.check_file"),
             ) from None
         try:
             check_unchanged(self.path, file, self.header)
@@ -79,7 +80,7 @@ class TensorStream(Mapping[str, Tensor]):
     def _fill(self, values: Tensor, name: str, start: int) -> None:
         if self._file is None:
             raise LoraFileError(
-                self.path, "it is not open", "Read its tensors inside the stream's with block"
+                self.path, message("lora.not_open"), message("lora.read_within_block")
             )
         place = memoryview(values.view(torch.uint8).numpy())
         self._file.seek(start)
@@ -88,10 +89,10 @@ class TensorStream(Mapping[str, Tensor]):
         while done < len(place):
             count = self._file.readinto(place[done:])
             if not count:
-                fault = f"it ends within the tensor {name[:80]!r}"
+                fault = message("lora.ends_within", tensor=name[:80])
                 raise LoraFileError(
                     self.path,
                     fault,
-                    "The file was changed while it was open, or is damaged: download it again",
+                    message("lora.changed_while_open"),
                 )
             done += count

@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ...files.header import LoraFileError, identity_of
+from ...messages import Message, message
 
 logger = logging.getLogger("lora_locksmith")
 SECONDS = 0.05  # between two looks at the disk
-REMEDY = (
-    "Run again, which reads it anew; save to another name, or rename a finished file into place,"
-    " while it is in use"
-)
+REMEDY = "lora.run_again"
 _told: dict[str, str] = {}  # path -> what is to be said of it when it is read anew
 
 
@@ -27,8 +25,8 @@ class Watch:
 
     def __init__(self, path: str | os.PathLike[str], stamp: tuple[int, ...]):
         self.path, self.stamp = os.path.realpath(path), stamp
-        found = _told.pop(self.path, None)
-        self.cautions: list[str] = [found] if found else []
+        caution = _told.pop(self.path, None)
+        self.cautions: list[str] = [caution] if caution else []
         self._next, self._said, self._seen = 0.0, False, set()
 
     def unchanged(self) -> bool:
@@ -49,14 +47,11 @@ class Watch:
         now = self._now()
         if now is None or now == self.stamp or now[:2] != self.stamp[:2]:
             return
+        name, remedy = os.path.basename(self.path), message(REMEDY)
         if now[2] < self.stamp[2]:
-            self._tell("was cut short")
-            raise LoraFileError(
-                self.path,
-                "it was cut short on disk while it was in use, so that its data are gone",
-                REMEDY,
-            )
-        self._tell("was overwritten")
+            self._tell(message("lora.cut_after_load", name=name, remedy=remedy))
+            raise LoraFileError(self.path, message("lora.cut_short"), remedy)
+        self._tell(message("lora.overwritten_after_load", name=name, remedy=remedy))
 
     def demand(self) -> None:
         """LoraFileError where the file was overwritten or cut short: for reading what is written
@@ -65,7 +60,7 @@ class Watch:
         self.check()
         if self._said:
             raise LoraFileError(
-                self.path, "it was overwritten while it was read", "Run again when it is finished"
+                self.path, message("lora.overwritten_while_read"), message("lora.run_when_finished")
             )
 
     def first_use(self, name: object) -> bool:
@@ -81,16 +76,12 @@ class Watch:
             self.cautions.append(sentence)
             logger.warning("LoRA Locksmith: %s", sentence)
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, caution: Message) -> None:
         if self._said:
             return
         self._said = True
-        name = os.path.basename(self.path)
-        _told[self.path] = (
-            f"{name} {what} on disk after it had been loaded, so that results made since may be of"
-            f" neither version. {REMEDY}."
-        )
-        logger.warning("LoRA Locksmith: %s", _told[self.path])
+        _told[self.path] = caution
+        logger.warning("LoRA Locksmith: %s", caution)
 
     def _now(self) -> tuple[int, ...] | None:
         try:

@@ -26,6 +26,7 @@ from ...files.header import (
     adapter_config_beside,
     read_header,
 )
+from ...messages import message, text_of
 from ...planning.plan import Plan, make_plan
 from ..math.spec import FAULTS
 from ..not_finite import without_odd
@@ -112,8 +113,14 @@ def _write(
         spec = specs[name]
         if (tensor.dtype, tuple(tensor.shape)) != spec:
             raise ValueError(
-                f"{name} came out as {tensor.dtype} {list(tensor.shape)}, not {spec.dtype}"
-                f" {list(spec.shape)}"
+                message(
+                    "lora.came_out_as",
+                    tensor=name,
+                    made=str(tensor.dtype),
+                    made_shape=list(tensor.shape),
+                    wanted=str(spec.dtype),
+                    wanted_shape=list(spec.shape),
+                )
             )
         file.seek(len(header) + offsets[name][0])
         if tensor.numel():
@@ -122,7 +129,7 @@ def _write(
     if file.seek(0, os.SEEK_END) != len(header) + max(
         (end for _, end in offsets.values()), default=0
     ):
-        raise ValueError("not every tensor was made")
+        raise ValueError(message("lora.not_every_tensor"))
     if any(key in metadata for key in HASHES):
         digest = _data_hash(file, len(header))
         metadata |= {
@@ -159,7 +166,9 @@ def _header(
     for name, place in offsets.items():
         dtype = CODES.get(specs[name].dtype)
         if dtype is None:
-            raise ValueError(f"{name}: safetensors has no {specs[name].dtype}")
+            raise ValueError(
+                message("lora.dtype_unknown", tensor=name, dtype=str(specs[name].dtype))
+            )
         content[name] = {
             "dtype": dtype,
             "shape": list(specs[name].shape),
@@ -209,7 +218,7 @@ def write_as(
     conversion = convert(plan, tensors, dialect, dtype, drop)
     for name, spec in conversion.specs.items():
         if spec.dtype not in CODES:
-            raise Refused((f"{name}: tensors of {spec.dtype} cannot be written; choose a dtype",))
+            raise Refused((message("lora.dtype_unwritable", tensor=name, dtype=str(spec.dtype)),))
     metadata = metadata_for(plan.metadata, conversion, provenance or {})
     path = Path(path)
     config = conversion.configs.get("")
@@ -232,7 +241,7 @@ def write_as(
             config is not None
             and json.loads(read_header(temporary).metadata["lora_adapter_metadata"]) != config
         ):
-            raise VerificationError("the settings in its header are not those beside it")
+            raise VerificationError(message("lora.settings_differ"))
 
     with ExitStack() as stack:
         if config is not None:
@@ -278,19 +287,24 @@ def _verify(
             number=partial(_number, made),
         )
     except LoraFileError as error:
-        raise VerificationError(f"the written file cannot be read back: {error}") from None
+        raise VerificationError(message("lora.not_read_back", fault=text_of(error))) from None
     placed = {key for adapter in again.adapters for key in adapter.roles.values()}
     lost = [key for key in header.tensors if key not in placed]
     if lost:
         raise VerificationError(
-            f"{lost[0]}: {again.outcomes[lost[0]].category}, {again.outcomes[lost[0]].reason}"
+            message(
+                "lora.lost_key",
+                key=lost[0],
+                category=again.outcomes[lost[0]].category,
+                reason=again.outcomes[lost[0]].reason,
+            )
         )
     try:
         return check_same(plan, tensors.__getitem__, again, made.__getitem__, dtype)
     except VerificationError:
         raise
     except FAULTS as error:
-        raise VerificationError(f"the two files cannot be compared: {error}") from None
+        raise VerificationError(message("lora.not_comparable", fault=text_of(error))) from None
 
 
 def _number(tensors: Mapping[str, Tensor], name: str) -> float | None:

@@ -13,6 +13,7 @@ from ...adapters.kind import Kind
 from ...adapters.registry import decomposition_of, named
 from ...adapters.registry import kinds as all_kinds
 from ...adapters.tensors import Tensors, check_not_empty, describe, toward
+from ...messages import message
 from .spec import AdapterError, AdapterSpec
 
 __all__ = ["AdapterError", "AdapterSpec", "is_linear", "kinds", "patched_weight"]
@@ -48,7 +49,7 @@ def patched_weight(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength
     if columns is None:
         return _patched_halves(spec, tensors, base, strength)
     if base.dim() < 2 or columns > base.shape[1]:
-        raise AdapterError(f"a weight {list(base.shape)} has no {columns} inputs")
+        raise AdapterError(message("lora.no_such_inputs", shape=list(base.shape), count=columns))
     return torch.cat(
         (_patched_halves(spec, tensors, base[:, :columns], strength), base[:, columns:]), 1
     )
@@ -58,10 +59,7 @@ def _patched_halves(spec: AdapterSpec, tensors: Tensors, base: Tensor, strength:
     if not spec.swap:
         return _patched(spec, tensors, base, strength)
     if base.shape[0] % 2:
-        raise AdapterError(
-            f"the halves of a weight {list(base.shape)} cannot be exchanged: it has an odd number"
-            " of rows"
-        )
+        raise AdapterError(message("lora.weight_has_odd_rows", shape=list(base.shape)))
     half = base.shape[0] // 2
     return _patched(spec, tensors, base.roll(half, 0), strength).roll(half, 0)
 
@@ -92,8 +90,14 @@ def _rows_of_delta(kind: Kind, spec: AdapterSpec, tensors: Tensors, weight: Tens
     total = kind.count_rows(tensors)
     if length != weight.shape[0] or start < 0 or start + length > total:
         raise AdapterError(
-            f"rows {start} to {start + length} of {total} were asked for, the weight is"
-            f" {list(weight.shape)} ({describe(tensors)})"
+            message(
+                "lora.rows_do_not_fit",
+                first=start,
+                last=start + length,
+                total=total,
+                shape=list(weight.shape),
+                tensors=describe(tensors),
+            )
         )
     cut = kind.narrow(tensors, start, length)
     if cut is not None:
@@ -107,7 +111,7 @@ def _padded(weight: Tensor, shape: Sequence[int] | None) -> Tensor:
     if len(shape) != weight.dim() or any(
         new < old for new, old in zip(shape, weight.shape, strict=True)
     ):
-        raise AdapterError(f"a weight {list(weight.shape)} cannot grow to {list(shape)}")
+        raise AdapterError(message("lora.cannot_grow", shape=list(weight.shape), size=list(shape)))
     result = weight.new_zeros(tuple(shape))
     result[tuple(slice(0, size) for size in weight.shape)] = weight
     return result

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...adapters.kind import KroneckerProduct, Product
 from ...adapters.registry import named
 from ...adapters.tensors import Tensors, check_not_empty, describe, factor_of
+from ...messages import message
 from .apply import is_linear
 from .spec import MAGNITUDES, AdapterError, AdapterSpec
 
@@ -271,7 +272,7 @@ def add(deltas: Sequence[Delta]) -> Delta:
     """
     shapes = {delta.shape for delta in deltas}
     if len(shapes) != 1:
-        raise AdapterError(f"deltas of one shape are needed to add them, not of {sorted(shapes)}")
+        raise AdapterError(message("lora.shapes_differ", shapes=sorted(shapes)))
     if len(deltas) == 1:
         return deltas[0]
     ups, downs = (
@@ -288,14 +289,12 @@ def add(deltas: Sequence[Delta]) -> Delta:
 
 def _check_rows(out: int, start: int, length: int) -> None:
     if not 0 <= start < start + length <= out:
-        raise AdapterError(f"rows {start} to {start + length} lie outside of a delta of {out} rows")
+        raise AdapterError(message("lora.rows_outside", first=start, last=start + length, rows=out))
 
 
 def _half(out: int) -> int:
     if out % 2:
-        raise AdapterError(
-            f"the halves of a delta of {out} rows cannot be exchanged: their number is odd"
-        )
+        raise AdapterError(message("lora.delta_has_odd_rows", rows=out))
     return out // 2
 
 
@@ -330,7 +329,7 @@ def _by_qr(up: Tensor, down: Tensor) -> Tensor:
 def _inner(left: Delta, right: Delta) -> float:
     if left.shape != right.shape:
         raise AdapterError(
-            f"deltas {list(left.shape)} and {list(right.shape)} have no inner product"
+            message("lora.no_inner_product", one=list(left.shape), other=list(right.shape))
         )
     for one, other in ((left, right), (right, left)):
         if isinstance(one, Factors) and one.up is not None:
@@ -362,8 +361,7 @@ def factors(spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype = torch.floa
     """
     if not is_linear(spec, tensors):
         raise AdapterError(
-            f"an adapter of the kind {spec.kind} has no delta apart from its weight"
-            f" ({describe(tensors)})"
+            message("lora.no_delta_of_its_own", kind=spec.kind, tensors=describe(tensors))
         )
     check_not_empty(tensors)
     kind = named(spec.kind)

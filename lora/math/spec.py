@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...adapters.registry import magnitudes
 from ...adapters.spec import NUMBERS, AdapterError, AdapterSpec
 from ...errors import exhausted
+from ...messages import Message, text_of
 
 __all__ = ["FAULTS", "MAGNITUDES", "NUMBERS", "AdapterError", "AdapterSpec", "first_line"]
 
@@ -25,4 +26,5 @@ FAULTS = (
 
 def first_line(error: Exception) -> str:
     """What an error says, without the rest of a long story; its kind where it says nothing."""
-    return exhausted(error) or (str(error) or type(error).__name__).splitlines()[0]
+    text = exhausted(error) or text_of(error) or type(error).__name__
+    return text if isinstance(text, Message) else text.splitlines()[0]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...messages import message
 from .low_rank import Delta, Factors, Kronecker
 from .spec import AdapterError
 
@@ -126,11 +127,11 @@ def truncated(
 
 def _check(rank: int | None, energy: float | None, error: float | None) -> None:
     if rank is not None and rank < 1:
-        raise ValueError(f"a rank of at least 1 is needed, not {rank}")
+        raise ValueError(message("lora.rank_range", rank=rank))
     if energy is not None and not 0 < energy <= 1:
-        raise ValueError(f"the energy to keep is a share above 0, up to 1, not {energy}")
+        raise ValueError(message("lora.energy_range", energy=energy))
     if error is not None and not 0 <= error < 1:
-        raise ValueError(f"the error allowed is a share from 0, below 1, not {error}")
+        raise ValueError(message("lora.error_range", error=error))
 
 
 def _rank(spectrum: _Spectrum, rank: int | None, lost: float | None) -> int:
@@ -151,7 +152,7 @@ def _made(cut: tuple[Tensor, Tensor], like: Delta, lost: float, rank: int) -> Tr
 
 def _finite(matrix: Tensor) -> Tensor:
     if not matrix.isfinite().all():
-        raise AdapterError("the delta holds NaN or Inf, so that it has no singular values")
+        raise AdapterError(message("lora.no_singular_values"))
     return matrix
 
 

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ...key_maps.dialect import DENOISER
+from ...messages import message
 from ..math.spec import AdapterError
 
 __all__ = ["NO_BLOCKS", "PRESETS", "BlockWeights", "read_block_weights"]
@@ -81,8 +82,11 @@ class BlockWeights(NamedTuple):
             general = not entry.anywhere and entry.words[0] in (MODEL, ENCODERS)
             if not general and not any(entry.matches(*module) for module in modules):
                 raise AdapterError(
-                    f"block weights: {entry.text!r} matches no module of the"
-                    f" LoRA{_instead(entry, modules)}"
+                    message(
+                        "merge.block_weight_unmatched",
+                        entry=entry.text,
+                        instead=_instead(entry, modules),
+                    )
                 )
 
 
@@ -102,14 +106,12 @@ def read_block_weights(text: str) -> BlockWeights:
     if text.strip() in PRESETS:
         return read_block_weights(PRESETS[text.strip()])._replace(strict=False)
     if len(text) > MAX_TEXT:
-        raise AdapterError(
-            f"block weights: the text has {len(text)} characters, {MAX_TEXT} are read"
-        )
+        raise AdapterError(message("merge.block_text_too_long", count=len(text), most=MAX_TEXT))
     parts = [part.strip() for part in re.split(r"[,;\n]", text)]
     entries = tuple(_entry(part) for part in parts if part)
     if len(entries) > MAX_ENTRIES:
         raise AdapterError(
-            f"block weights: there are {len(entries)} entries, {MAX_ENTRIES} are read"
+            message("merge.too_many_block_weights", count=len(entries), most=MAX_ENTRIES)
         )
     return BlockWeights(entries)
 
@@ -117,15 +119,13 @@ def read_block_weights(text: str) -> BlockWeights:
 def _entry(part: str) -> _Entry:
     pattern, sign, number = (piece.strip() for piece in part.partition("="))
     if not sign or not pattern:
-        raise AdapterError(
-            f"block weights: {part!r} is not of the form name=weight, such as double_blocks.0-5=0.5"
-        )
+        raise AdapterError(message("merge.block_weight_form", entry=part))
     try:
         weight = float(number)
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise AdapterError(f"block weights: in {part!r} the weight {number!r} is not a number")
+        raise AdapterError(message("merge.block_weight_number", entry=part, weight=number))
     words = pattern.split(".")
     anywhere = words[0] == ANYWHERE and len(words) > 1
     words = words[1:] if anywhere else words
@@ -137,14 +137,11 @@ def _entry(part: str) -> _Entry:
 def _check_word(word: str, part: str) -> None:
     span = RANGE.match(word)
     if not word:
-        raise AdapterError(f"block weights: in {part!r} there is nothing between two dots")
+        raise AdapterError(message("merge.block_weight_dots", entry=part))
     if not NAME.match(word) or ("-" in word and not span):
-        raise AdapterError(
-            f"block weights: in {part!r} the part {word!r} is neither a name, nor a number, nor a"
-            " range such as 0-5"
-        )
+        raise AdapterError(message("merge.block_weight_part", entry=part, part=word))
     if span and int(span[1]) > int(span[2]):
-        raise AdapterError(f"block weights: in {part!r} the range {word} runs backwards")
+        raise AdapterError(message("merge.block_weight_range", entry=part, range=word))
 
 
 def _begins(words: Sequence[str], module: Sequence[str]) -> bool:
@@ -170,5 +167,5 @@ def _instead(entry: _Entry, modules: Iterable[tuple[str, tuple[str, ...]]]) -> s
             else get_close_matches(word, names, 1, 0.6)
         )
         if near:
-            return f"; is {near[0]!r} meant?"
-    return "; names are ComfyUI's own, as Inspect LoRA Keys shows them"
+            return message("merge.did_you_mean", name=near[0])
+    return message("merge.native_names")

@@ -14,13 +14,14 @@ from torch import Tensor
 from ...adapters.registry import decomposition_of, named
 from ...adapters.tensors import check_not_empty, factor_of, multiply, take_matrix
 from ...key_maps.dialect import DENOISER
+from ...messages import joined, message
 from ...planning.plan import BOOKKEEPING, PLACED, Adapter, Plan
 from ..from_plan import adapter_of, has_delta, shape_made, spec_of
 from ..io.stream import TensorStream
 from ..math.apply import patched_weight
 from ..math.low_rank import Delta, Factors, Kronecker, factors
 from ..math.spec import FAULTS, AdapterError, AdapterSpec, first_line
-from ..not_finite import DAMAGED, NotFinite, odd_tensors, oddity_of, told_odd
+from ..not_finite import DAMAGED, NotFinite, odd_tensors, oddities, oddity_of
 from .block_weights import NO_BLOCKS, BlockWeights
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Source",
     "MergeTarget",
     "dtype_of",
+    "lora_name",
     "pieces_of",
     "rank_of",
     "refused",
@@ -125,7 +127,7 @@ def targets(sources: Sequence[Source]) -> list[MergeTarget]:
     told and for block weights that match nothing.
     """
     _check_families(sources)
-    found: dict[tuple[str, str], list[MergePart]] = {}
+    parts_of: dict[tuple[str, str], list[MergePart]] = {}
     modules: dict[str, tuple[str, str]] = {}
     for index, source in enumerate(sources):
         own = {}
@@ -138,14 +140,14 @@ def targets(sources: Sequence[Source]) -> list[MergeTarget]:
                     ("weight", "bias") if adapter.parameter == "both" else (adapter.parameter,)
                 ):
                     if strength and (parameter == adapter.parameter or network.bias_of(weight)):
-                        found.setdefault((weight, parameter), []).append(
+                        parts_of.setdefault((weight, parameter), []).append(
                             MergePart(index, adapter, rows, cut, strength)
                         )
         source.blocks.check(own.values())
         modules |= own
     return [
         _target(weight, parameter, parts, modules[weight], sources)
-        for (weight, parameter), parts in found.items()
+        for (weight, parameter), parts in parts_of.items()
     ]
 
 
@@ -161,10 +163,16 @@ def _check_families(sources: Sequence[Source]) -> None:
     ]
     for source, family in known[1:]:
         if family.name != known[0][1].name:
-            first, other = known[0][0].name or "the first LoRA", source.name or "another"
+            first = known[0][0].name or message("merge.first_lora")
+            other = source.name or message("merge.another_lora")
             raise AdapterError(
-                f"{first} is made for {known[0][1].title}, {other} for {family.title}: they share"
-                " no weights to merge on"
+                message(
+                    "merge.families_differ",
+                    first=first,
+                    family=known[0][1].title,
+                    other=other,
+                    other_family=family.title,
+                )
             )
 
 
@@ -184,19 +192,17 @@ def _target(
             or ()
         )
         if part.adapter.resized:
-            told = (
-                "was trained on fewer inputs than the model has"
-                if part.adapter.columns
-                else "makes the model's weight larger (a control LoRA)"
-            )
-            raise AdapterError(
-                f"{sources[part.source].name}: {part.adapter.module} {told}, which cannot be merged"
-            )
+            id = "merge.fewer_inputs" if part.adapter.columns else "merge.larger_weight"
+            lora = sources[part.source].name
+            raise AdapterError(message(id, lora=lora, module=part.adapter.module))
         known.add(tuple(shape) if shape and 0 not in shape else _shape_told(weight, part, sources))
     if len(known) > 1:
         raise AdapterError(
-            f"{weight}: the LoRAs are made for models of different sizes:"
-            f" {' and '.join(map(str, sorted(map(list, known))))}"
+            message(
+                "merge.sizes_differ",
+                weight=weight,
+                sizes=joined(map(str, sorted(map(list, known))), "and"),
+            )
         )
     shape = known.pop()
     strengths = tuple(source.strength(*module) for source in sources)
@@ -213,7 +219,7 @@ def _shape_told(weight: str, part: MergePart, sources: Sequence[Source]) -> tupl
         else None
     )
     if made is None:
-        raise AdapterError(f"{weight}: its size cannot be told from the files; give the model")
+        raise AdapterError(message("merge.size_unknown", weight=weight))
     return made
 
 
@@ -221,7 +227,7 @@ def refused(sources: Sequence[Source], based: bool) -> dict[str, list[str]]:
     """Source -> why adapters of it cannot be merged, by module; based: the model's weights are at
     hand.
     """
-    found: dict[str, list[str]] = {}
+    modules_of: dict[str, list[str]] = {}
     for source in sources if not based else ():
         for adapter in source.plan.adapters:
             if not has_delta(adapter):
@@ -231,8 +237,8 @@ def refused(sources: Sequence[Source], based: bool) -> dict[str, list[str]]:
                     if decomposition and named(adapter.kind).additive
                     else adapter.kind
                 )
-                found.setdefault(source.name, []).append(f"{adapter.module} ({kind})")
-    return found
+                modules_of.setdefault(source.name, []).append(f"{adapter.module} ({kind})")
+    return modules_of
 
 
 def unplaced(sources: Sequence[Source]) -> dict[str, dict[str, str]]:
@@ -292,7 +298,12 @@ def pieces_of(
             raise
         except FAULTS as error:
             raise AdapterError(
-                f"{source.name or 'a LoRA'}, {part.adapter.module}: {first_line(error)}"
+                message(
+                    "merge.in_module",
+                    lora=lora_name(source.name),
+                    module=part.adapter.module,
+                    fault=first_line(error),
+                )
             ) from error
 
 
@@ -308,8 +319,20 @@ def check_finite(part: MergePart, source: Source, tensors: Mapping[str, Tensor])
             used.append((place, adapter, modules[0]))
     odd = odd_tensors(((place, adapter) for place, adapter, _ in used), source.tensors.__getitem__)
     module = next(module for place, _, module in used if place == odd[0].adapter)
-    remedy = f"{DAMAGED}, or leave such modules out by block weights, here {module}=0"
-    raise NotFinite(f"{source.name or 'a LoRA'}: {told_odd(odd)}; {remedy}")
+    raise NotFinite(
+        message(
+            "merge.not_finite",
+            lora=lora_name(source.name),
+            tensors=oddities(odd),
+            damaged=message(DAMAGED),
+            module=module,
+        )
+    )
+
+
+def lora_name(name: str) -> str:
+    """What a source is called in a sentence."""
+    return name or message("merge.a_lora")
 
 
 def _piece(
@@ -331,7 +354,12 @@ def _piece(
             delta = delta.as_factors()
     if delta.shape != (length, target.size[1]):
         raise AdapterError(
-            f"a delta {list(delta.shape)} does not go into {length} rows of {list(target.shape)}"
+            message(
+                "lora.delta_does_not_go_into_rows",
+                shape=list(delta.shape),
+                rows=length,
+                size=list(target.shape),
+            )
         )
     whole = kind.whole or (kind.is_pair and getattr(delta, "up", 0) is None)
     return MergePiece(part.source, start, delta, scale * part.strength, dtype, whole)
@@ -375,13 +403,12 @@ def _by_the_weight(
 ) -> Factors:
     """What the adapter makes of the model's weight at strength 1, minus that weight."""
     if base is None:
-        raise AdapterError(
-            f"a change of the kind {part.adapter.kind} depends on the model's weight: connect the"
-            " model"
-        )
+        raise AdapterError(message("merge.needs_weight", kind=part.adapter.kind))
     weight = base(target.name).to(torch.float32)
     if tuple(weight.shape) != target.shape:
-        raise AdapterError(f"the model's weight is {list(weight.shape)}, not {list(target.shape)}")
+        raise AdapterError(
+            message("merge.weight_shape", shape=list(weight.shape), size=list(target.shape))
+        )
     weight = weight.narrow(0, *part.rows) if part.rows else weight
     patched = patched_weight(*adapter_of(part.adapter, tensors, part.cut), weight, 1.0)
     return Factors(None, (patched - weight).reshape(weight.shape[0], -1))

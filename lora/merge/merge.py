@@ -12,13 +12,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...messages import joined, message
 from ..io.dtypes import DTYPES
 from ..io.lora_model import Native
 from ..math.low_rank import Delta, Factors, Kronecker
 from ..math.spec import AdapterError, first_line
 from ..math.truncate import truncated
 from ..not_finite import check_result
-from .collect import Base, MergePiece, MergeTarget, Source, pieces_of, refused, targets
+from .collect import (
+    Base,
+    MergePiece,
+    MergeTarget,
+    Source,
+    lora_name,
+    pieces_of,
+    refused,
+    targets,
+)
 from .methods import COEFFICIENTS, ENTRIES, FACTORS, Method, find
 
 __all__ = ["Merger", "Overlap", "Merged", "MergeConfig", "Source", "inner_products", "merge"]
@@ -57,25 +67,27 @@ class MergeConfig(NamedTuple):
         """
         method = find(self.method)
         if not count or (method.inputs is not None and count != method.inputs):
+            name, inputs = method.name, method.inputs
             raise AdapterError(
-                f"the method {method.name} merges {method.inputs or 'one or more'} LoRAs, here are"
-                f" {count}"
+                message("merge.nothing_to_merge", method=name)
+                if inputs is None
+                else message("merge.needs_inputs", method=name, count=inputs, given=count)
             )
         if self.dtype and self.dtype not in DTYPES:
             raise AdapterError(
-                f"there is no dtype {self.dtype!r} to merge into; choose {', '.join(DTYPES)}"
+                message("merge.no_such_dtype", dtype=self.dtype, choices=", ".join(DTYPES))
             )
         for name, rank in (("rank", self.rank), ("refactored_rank", self.refactored_rank)):
             if rank is not None and (
                 isinstance(rank, bool) or not isinstance(rank, int) or rank < 1
             ):
-                raise AdapterError(f"{name} is a whole number from 1 on, not {rank!r}")
+                raise AdapterError(message("merge.rank_range", name=name, rank=rank))
         if self.energy is not None and not 0 < self.energy <= 1:
-            raise AdapterError(f"energy is a share above 0, at most 1, not {self.energy!r}")
+            raise AdapterError(message("merge.energy_range", energy=self.energy))
         if self.error is not None and not 0 <= self.error < 1:
-            raise AdapterError(f"error is a share from 0, below 1, not {self.error!r}")
+            raise AdapterError(message("merge.error_range", error=self.error))
         if self.exact and self.cuts:
-            raise AdapterError("what is exact is not cut: give no rank, energy or error with exact")
+            raise AdapterError(message("merge.exact_is_not_cut"))
         return method, method.read_options(self.options)
 
     @property
@@ -141,11 +153,13 @@ def merge(
 
 
 def _refusal(lost: Mapping[str, Sequence[str]]) -> str:
-    told = []
+    by_source = []
     for source, modules in lost.items():
-        more = f" and {len(modules) - MAX_NAMED} more" if len(modules) > MAX_NAMED else ""
-        told.append(f"{source or 'a LoRA'}: {', '.join(modules[:MAX_NAMED])}{more}")
-    return f"these adapters depend on the base weights; connect the model: {'; '.join(told)}"
+        named = joined(modules[:MAX_NAMED])
+        if more := max(0, len(modules) - MAX_NAMED):
+            named = message("lora.some_and_more", names=named, count=more)
+        by_source.append(message("lora.at", place=lora_name(source), fault=named))
+    return message("merge.needs_model", adapters=joined(by_source, "semicolon"))
 
 
 def _merged(
@@ -177,7 +191,9 @@ class Merger:
         except (AdapterError, RuntimeError, ValueError, IndexError, OverflowError) as error:
             fault = first_line(error)
             raise AdapterError(
-                fault if fault.startswith(target.name) else f"{target.name}: {fault}"
+                fault
+                if fault.startswith(target.name)
+                else message("lora.at", place=target.name, fault=fault)
             ) from error
 
     def _merge_weight(

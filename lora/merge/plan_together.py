@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ...files.header import Header
 from ...key_maps.user_maps import NO_USER_MAPS, UserMaps
+from ...messages import message
 from ...planning.target_model import TargetModel, model_alone
 from ...report.inspection import Inspection, inspect_header
 from ..math.spec import AdapterError
@@ -39,19 +40,21 @@ def inspect_together(
     if target_model is None:
         target_model = next(
             (
-                model_alone(found.plan.target_model)
-                for found in alone
-                if found.guess.name and not found.guess.ties
+                model_alone(inspection.plan.target_model)
+                for inspection in alone
+                if inspection.guess.name and not inspection.guess.ties
             ),
             None,
         )
-    found = [
+    inspections = [
         _again(file, first, target_model, own) for file, first in zip(files, alone, strict=True)
     ]
-    for inspection in found:
+    for inspection in inspections:
         if not inspection.plan.adapters:
-            raise AdapterError(f"{inspection.path}: {_why_nothing(inspection)}")
-    return found
+            raise AdapterError(
+                message("lora.at", place=inspection.path, fault=_why_nothing(inspection))
+            )
+    return inspections
 
 
 def _again(
@@ -71,9 +74,9 @@ def _is_given(target_model: TargetModel) -> bool:
     return any(not network.is_reference for network in target_model.networks.values())
 
 
-def _why_nothing(found: Inspection) -> str:
-    if not found.report.modules["total"]:
-        return "none of its keys belongs to an adapter"
-    if not found.plan.target_model.networks:
-        return UNTOLD
-    return "none of its modules fits the model"
+def _why_nothing(inspection: Inspection) -> str:
+    if not inspection.report.modules["total"]:
+        return message("merge.no_adapter")
+    if not inspection.plan.target_model.networks:
+        return message(UNTOLD)
+    return message("merge.nothing_fits")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ...report.load_report import plural
+from ...messages import ENGLISH, Message, Speaker, joined, message
 from ...report.markdown import cell, code, plain, table
 from ..math.low_rank import Factors, Kronecker
 from .collect import Source, unplaced
@@ -66,10 +66,10 @@ class MergeReport:
             merged.norm,
         )
 
-    def expect(self, told: Forecast) -> None:
+    def expect(self, expected: Forecast) -> None:
         """Take note of a forecast instead of results."""
-        self.forecast, self.refused = True, told.refused
-        for row in told.rows:
+        self.forecast, self.refused = True, expected.refused
+        for row in expected.rows:
             self._row(
                 row.name,
                 row.sources,
@@ -80,7 +80,7 @@ class MergeReport:
                 _error(row),
                 row.norm,
             )
-        self.refactored = sum(row.refactored for row in told.rows)
+        self.refactored = sum(row.refactored for row in expected.rows)
 
     def _row(
         self, name, sources, rank, size, overlaps: Sequence[Overlap], kept, error, norm
@@ -104,76 +104,70 @@ class MergeReport:
         """Whether all that the sources do is in it; what was asked for, and what the method leaves
         out by itself, is no loss.
         """
-        return not (
-            self.refused or self.unplaced or (self._cut_told() and self.method.form != ENTRIES)
-        )
+        return not (self.refused or self.unplaced or (self._cuts() and self.method.form != ENTRIES))
 
     @property
-    def losses(self) -> list[str]:
+    def losses(self) -> list[Message]:
         """One sentence for each thing that is not in the result though nobody asked for that; empty
         for an exact merge.
         """
-        told = []
-        for name, modules in self.refused.items():
-            told.append(
-                f"Nothing would be written: {plural(len(modules), 'adapter')} of {name} need the"
-                f" model, such as {modules[0]}."
-            )
-        for name, lost in self.unplaced.items():
-            are = "is" if len(lost) == 1 else "are"
-            reason = next(iter(lost.values()))
-            told.append(
-                f"Not whole: {plural(len(lost), 'key')} of {name} {are} left out: {reason}."
-            )
-        return told + self._cut_told()
+        refused = [
+            message("merge.not_written", count=len(modules), lora=name, adapter=modules[0])
+            for name, modules in self.refused.items()
+        ]
+        unplaced = [
+            message("merge.not_whole", count=len(lost), lora=name, reason=next(iter(lost.values())))
+            for name, lost in self.unplaced.items()
+        ]
+        return [*refused, *unplaced, *self._cuts()]
 
     @cached_property
     def _exact_size(self) -> int:
         """Bytes of the file where nothing is cut, at most."""
         return forecast(self.sources, self.recipe._replace(exact=True)).bytes
 
-    def _cut_told(self) -> list[str]:
+    def _cuts(self) -> list[Message]:
+        """What is cut though nobody asked for it."""
         lost = [row for row in self.rows if (row["error"] or 0) > ROUNDING]
         if self.recipe.cuts or not (lost or self.refactored):
             return []
-        remedy = (
-            f"exact (--exact) writes them as full differences, {self._exact_size / MEGABYTE:,.1f}"
-            " MB in all"
-        )
+        remedy = message("merge.exact_instead", size=f"{self._exact_size / MEGABYTE:,.1f}")
         if self.forecast:
-            cut = (
-                f"{plural(self.refactored, 'weight')} would be cut, as no exact factors are small"
-                " enough"
-            )
-            return [f"Not exact: {cut}; how much that loses is known when it is done; {remedy}."]
+            return [message("merge.would_cut", count=self.refactored, remedy=remedy)]
         worst = max(lost, key=lambda row: row["error"])
+        alike = len({row["rank"] for row in lost}) == 1
         cut = (
-            f"{plural(len(lost), 'weight')} cut to rank {worst['rank']}"
-            if len({row["rank"] for row in lost}) == 1
-            else ""
+            message("merge.cut_to_rank", count=len(lost), rank=worst["rank"])
+            if alike
+            else message("merge.cut_to_ranks", count=len(lost))
         )
-        cut = cut or f"{plural(len(lost), 'weight')} cut to smaller ranks"
+        error = f"{100 * worst['error']:.2g}"
         return [
-            f"Not exact: {cut}, the largest error {100 * worst['error']:.2g} % of the change of"
-            f" {worst['weight']}; {remedy}."
+            message("merge.not_exact", cut=cut, error=error, weight=worst["weight"], remedy=remedy)
         ]
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Message:
         """One line: what was lost, and what came out."""
-        return " ".join([*self.losses, self._made_told()])
+        return joined([*self.losses, self._result()], "space")
 
-    def _made_told(self) -> str:
-        ranks = sorted({row["rank"] for row in self.rows if row["rank"]})
-        told = (
-            f" of rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
+    def _result(self) -> Message:
+        return message(
+            "merge.would_be_merged" if self.forecast else "merge.merged",
+            loras=message("merge.loras", count=len(self.sources)),
+            method=self.method.title,
+            weights=self._weights(),
+            size=f"{sum(row['bytes'] for row in self.rows) / MEGABYTE:.1f}",
         )
-        size = sum(row["bytes"] for row in self.rows) / MEGABYTE
-        done = "would be merged" if self.forecast else "merged"
-        return (
-            f"{plural(len(self.sources), 'LoRA')} {done} by {self.method.title}:"
-            f" {plural(len(self.rows), 'weight')}{told}, {size:.1f} MB."
-        )
+
+    def _weights(self) -> Message:
+        """How many weights there are, and of which ranks."""
+        count, ranks = len(self.rows), sorted({row["rank"] for row in self.rows if row["rank"]})
+        if not ranks:
+            return message("merge.weights", count=count)
+        if len(ranks) == 1:
+            return message("merge.weights_of_rank", count=count, rank=ranks[0])
+        return message("merge.weights_of_ranks", count=count, low=ranks[0], high=ranks[-1])
 
     @property
     def kept(self) -> float | None:
@@ -218,71 +212,75 @@ class MergeReport:
             "alone": sum(len(sources) == 1 for sources in touched),
         }
 
-    def markdown(self) -> str:
+    def markdown(self, *, language: str = ENGLISH) -> str:
         """The report for people."""
-        lines = [f"**{plain(self.verdict)}**", "", f"{self.method.text} ({self.method.paper})", ""]
-        lines += [f"Written to {code(self.written)}.", ""] * bool(self.written)
+        speak = Speaker(language)
+        paper = f" ({self.method.paper})" * bool(self.method.paper)
+        lines = [f"**{plain(speak(self.verdict))}**", "", f"{speak(self.method.text)}{paper}", ""]
+        lines += [speak("merge.written_to", path=code(self.written)), ""] * bool(self.written)
         lines += [
-            *self._sources_told(),
-            *self._losses_told(),
-            *self._meetings_told(),
-            *self._unplaced_told(),
+            *self._table_of_sources(speak),
+            *self._table_of_cuts(speak),
+            *self._table_of_overlaps(speak),
+            *self._left_out(speak),
         ]
         return "\n".join(lines).rstrip() + "\n"
 
-    def _sources_told(self) -> Iterator[str]:
+    def _table_of_sources(self, speak: Speaker) -> Iterator[str]:
         rows = []
         for place in range(len(self.sources)):
-            told = self._source(place)
-            strengths = f"{told['strength_model']:g} / {told['strength_text_encoder']:g}"
+            source = self._source(place)
+            strengths = f"{source['strength_model']:g} / {source['strength_text_encoder']:g}"
             rows.append(
                 (
-                    cell(told["name"]),
+                    cell(source["name"]),
                     strengths,
-                    cell(", ".join(told["blocks"])) or "-",
-                    str(told["weights"]),
-                    str(told["alone"]),
+                    cell(", ".join(source["blocks"])) or "-",
+                    str(source["weights"]),
+                    str(source["alone"]),
                 )
             )
         yield from table(
-            ("LoRA", "strength (model / text encoder)", "blocks", "weights", "it alone changes"),
+            (
+                "LoRA",
+                speak("merge.column_strength"),
+                speak("merge.column_blocks"),
+                speak("merge.column_weights"),
+                speak("merge.column_alone"),
+            ),
             rows,
         )
 
-    def _losses_told(self) -> Iterator[str]:
+    def _table_of_cuts(self, speak: Speaker) -> Iterator[str]:
         lost = sorted(
             (row for row in self.rows if (row["error"] or 0) > ROUNDING),
             key=lambda row: -row["error"],
         )
         if not lost:
             if not self.losses:
-                exact = (
-                    "Nothing would be cut."
+                yield from (
+                    "",
+                    speak("merge.nothing_would_be_cut")
                     if self.forecast
-                    else "Nothing was lost: the result is exact, but for rounding."
+                    else speak("merge.nothing_lost"),
                 )
-                yield from ("", exact)
             return
-        whole = (
-            f" {100 * self.kept:.2f} % of the energy is kept in all."
-            if self.kept is not None
-            else ""
-        )
-        yield from (
-            "",
-            "## What was cut",
-            "",
-            f"{plural(len(lost), 'weight')} cut to a smaller rank.{whole}",
-            "",
-        )
+        sentences = [message("merge.cut_to_smaller", count=len(lost))]
+        if self.kept is not None:
+            sentences.append(message("merge.energy_kept", share=f"{100 * self.kept:.2f}"))
+        yield from ("", f"## {speak('merge.heading_cut')}", "")
+        yield from (speak.joined(sentences, "space"), "")
         rows = [
             (code(row["weight"]), str(row["rank"] or "-"), f"{row['error']:.4f}")
             for row in lost[:MAX_LISTED]
         ]
-        yield from table(("weight", "rank", "relative error"), rows)
-        yield from _more(len(lost))
+        yield from table(
+            (speak("merge.column_weight"), speak("merge.column_rank"), speak("merge.column_error")),
+            rows,
+        )
+        yield from _more(len(lost), speak)
 
-    def _meetings_told(self) -> Iterator[str]:
+    def _table_of_overlaps(self, speak: Speaker) -> Iterator[str]:
         met = [
             (row["weight"], overlap)
             for row in self.rows
@@ -291,17 +289,14 @@ class MergeReport:
         ]
         if not met:
             return
-        counts = [
-            sum(overlap["cosine"] > ALIKE for _, overlap in met),
-            sum(overlap["cosine"] < OPPOSED for _, overlap in met),
-        ]
-        yield from ("", "## Where they meet", "")
-        alike, opposed = (
-            f"(cosine {word} {limit})" for word, limit in (("above", ALIKE), ("below", OPPOSED))
-        )
-        yield (
-            f"{plural(len(met), 'overlap')} on shared weights: {counts[0]} nearly parallel {alike},"
-            f" {counts[1]} opposed {opposed}."
+        yield from ("", f"## {speak('merge.heading_overlaps')}", "")
+        yield speak(
+            "merge.overlaps",
+            count=len(met),
+            alike=sum(overlap["cosine"] > ALIKE for _, overlap in met),
+            above=ALIKE,
+            opposed=sum(overlap["cosine"] < OPPOSED for _, overlap in met),
+            below=OPPOSED,
         )
         yield ""
         met.sort(key=lambda pair: -abs(pair[1]["cosine"]))
@@ -315,30 +310,36 @@ class MergeReport:
             )
             for name, overlap in met[:MAX_LISTED]
         ]
-        yield from table(("weight", "LoRA", "LoRA", "cosine"), rows)
-        yield from _more(len(met))
+        yield from table(
+            (speak("merge.column_weight"), "LoRA", "LoRA", speak("merge.column_cosine")), rows
+        )
+        yield from _more(len(met), speak)
 
-    def _unplaced_told(self) -> Iterator[str]:
+    def _left_out(self, speak: Speaker) -> Iterator[str]:
         for name, modules in self.refused.items():
-            yield from (
-                "",
-                (
-                    f"{cell(name)}: {plural(len(modules), 'adapter')} need the model, such as"
-                    f" {code(modules[0])}."
-                ),
+            yield ""
+            yield speak(
+                "merge.adapters_need_model",
+                lora=cell(name),
+                count=len(modules),
+                adapter=code(modules[0]),
             )
         for name, lost in self.unplaced.items():
             key, reason = next(iter(lost.items()))
-            told = (
-                f"{plural(len(lost), 'key')} found no place and {'is' if len(lost) == 1 else 'are'}"
-                " not in the merge"
+            yield ""
+            yield speak(
+                "merge.keys_not_merged",
+                lora=cell(name),
+                count=len(lost),
+                key=code(key),
+                reason=cell(speak.text(reason)),
             )
-            yield from ("", f"{cell(name)}: {told}, such as {code(key)}: {cell(reason)}")
 
 
 def _error(row: ForecastRow) -> float | None:
     return None if row.kept is None else math.sqrt(max(0.0, 1 - row.kept))
 
 
-def _more(count: int) -> list[str]:
-    return [f"and {count - MAX_LISTED} more"] * (count > MAX_LISTED)
+def _more(count: int, speak: Speaker) -> list[str]:
+    more = count - MAX_LISTED
+    return [speak("lora.and_more", count=more)] if more > 0 else []

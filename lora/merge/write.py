@@ -17,6 +17,7 @@ from ...files.atomic import check_free, scratch_folder
 from ...files.hashes import file_hashes
 from ...files.header import read_header
 from ...key_maps.dialect import DENOISER
+from ...messages import message
 from ...planning.target_model import Network, TargetModel
 from ...report.inspection import inspect_header
 from ..io.lora_model import Native, named
@@ -191,7 +192,7 @@ def spooled(items: Iterator[Native], file: BinaryIO) -> dict[str, Tensor]:
     places: dict[str, tuple[int, Tensor]] = {}
     for name, tensor in named(items):
         if name in places:
-            raise AdapterError(f"two deltas reach {name}: add them up before they are written")
+            raise AdapterError(message("lora.two_deltas", parameter=name))
         file.write(b"\0" * (-file.tell() % ALIGNMENT))
         places[name] = file.tell(), tensor.to("meta")
         if tensor.numel():

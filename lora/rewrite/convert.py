@@ -15,6 +15,7 @@ from torch import Tensor
 from ...adapters.kind import Kind
 from ...adapters.registry import decomposition_of, named
 from ...adapters.tensors import Tensors
+from ...messages import joined, message, text_of
 from ...planning.names import spell
 from ...planning.plan import Adapter, Plan
 from ..from_plan import shape_made, spec_of
@@ -28,14 +29,6 @@ __all__ = ["Conversion", "Refused", "convert"]
 RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
 MAX_REASONS = 5
 
-CHANGED = (
-    "{kind} stands for a change of the base model, too, which names and tensors of {dialect} cannot"
-    " tell; write it for PEFT or diffusers, or merge it alone with --against MODEL"
-)
-BESIDE = (
-    "its {what} is told beside its tensors, and the readers of {dialect} compute by another"
-    " formula; write it for {native}"
-)
 Read = Callable[[str], Tensor]
 
 
@@ -108,15 +101,15 @@ def convert(
     otherwise they are a reason to refuse. Raises Refused with everything the dialect cannot say,
     before any tensor is made.
     """
-    found = plan_renames(plan, dialect, drop)
-    reasons = list(found.refusals)
+    renames = plan_renames(plan, dialect, drop)
+    reasons = list(renames.refusals)
     jobs: list[_Job] = []
     specs: dict[str, Spec] = {}
     sources = [_Source(adapter) for adapter in plan.adapters]
-    for unit in found.units:
+    for unit in renames.units:
         try:
             unit = _sized(unit, plan)
-            job = _Planner(unit, found.writing, sources, tensors.__getitem__, dtype).job()
+            job = _Planner(unit, renames.writing, sources, tensors.__getitem__, dtype).job()
             made = job.make(_on_meta(tensors))
             specs |= {
                 name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in made.items()
@@ -124,18 +117,21 @@ def convert(
             job.names = tuple(made)
             jobs.append(job)
         except FAULTS as error:
-            reasons.append(f"{sources[unit.parts[0].adapter].adapter.module}: {error}")
+            module = sources[unit.parts[0].adapter].adapter.module
+            reasons.append(message("lora.at", place=module, fault=text_of(error)))
     if not jobs and not reasons:
-        reasons.append("none of its keys belongs to an adapter that has a place in the model")
+        reasons.append(message("lora.nothing_placed"))
     if reasons:
         more = len(reasons) - MAX_REASONS
-        raise Refused((*reasons[:MAX_REASONS], *([f"and {more} more"] if more > 0 else ())))
-    jobs, specs = _with_biases(jobs, specs, found.writing)
+        raise Refused(
+            (*reasons[:MAX_REASONS], *([message("lora.and_more", count=more)] if more > 0 else ()))
+        )
+    jobs, specs = _with_biases(jobs, specs, renames.writing)
     ways = {way: sum(job.way == way for job in jobs) for way in (RENAMED, COMPUTED, FULL)}
-    configs = _configs(plan, found.writing, jobs) if found.writing.alpha == "config" else {}
+    configs = _configs(plan, renames.writing, jobs) if renames.writing.alpha == "config" else {}
     trained = {job.unit.module: job.trained for job in jobs if job.trained}
     return Conversion(
-        found.writing, specs, configs, found.left_out, ways, trained, jobs, tensors.__getitem__
+        renames.writing, specs, configs, renames.left_out, ways, trained, jobs, tensors.__getitem__
     )
 
 
@@ -276,26 +272,20 @@ class _Planner:
         asked = {setting.name for setting in kind.settings}
         beside = [name for name, _ in source.adapter.options if name not in asked]
         if source.spec.option("fan_in_fan_out"):
-            raise Refused(
-                ("its factors are transposed (fan_in_fan_out), which no other name says",)
-            )
+            raise Refused((message("lora.transposed"),))
         if kind.told_by and self.writing.alpha != "config":
-            raise Refused((CHANGED.format(kind=kind.title, dialect=dialect),))
+            raise Refused((message("lora.changes_base_too", kind=kind.title, dialect=dialect),))
         # Such a meaning is one of ComfyUI's own formulas, which its metadata, or its names, go on
         # telling.
         if beside and dialect != NATIVE:
-            raise Refused((BESIDE.format(what=", ".join(beside), dialect=dialect, native=NATIVE),))
+            settings = joined(beside)
+            raise Refused(
+                (message("lora.setting_beside", settings=settings, dialect=dialect, native=NATIVE),)
+            )
         if beside and any(
             self._spelling(role) != role for role in MAGNITUDES if role in source.adapter.roles
         ):
-            raise Refused(
-                (
-                    (
-                        "what its DoRA magnitudes are of stands in this file's metadata, which"
-                        " counts beside its own names only"
-                    ),
-                )
-            )
+            raise Refused((message("lora.magnitudes_in_metadata"),))
 
     def job(self) -> _Job:
         """The work for this unit. Raises Refused, or AdapterError for tensors that are not what
@@ -311,7 +301,7 @@ class _Planner:
             kinds = ", ".join(
                 sorted({source.kind.name for _, source in (*self.weights, *self.biases)})
             )
-            raise Refused((f"{self.writing.dialect} stores only LoRA pairs; found: {kinds}",))
+            raise Refused((message("lora.pairs_only", dialect=self.writing.dialect, kinds=kinds),))
         way = COMPUTED if (way, bias_way) == (RENAMED, COMPUTED) else way
         return _Job(
             self.unit,
@@ -369,14 +359,7 @@ class _Planner:
         if not self._swapped(source):
             return True
         if not source.kind.additive:
-            raise Refused(
-                (
-                    (
-                        "the halves of its rows stand the other way round there, which a"
-                        f" {source.kind.name} cannot follow"
-                    ),
-                )
-            )
+            raise Refused((message("lora.halves_swapped", kind=source.kind.name),))
         return _rolled(source, source.load(self.read)) is not None
 
     def _kept(self):
@@ -446,9 +429,7 @@ class _Planner:
             return {role: tensors[role]}
         vector = decomposition_of(tensors).vector(role, tensors[role], out)
         if vector is None:
-            raise Refused(
-                ("its DoRA magnitudes are per input, for which this dialect has no name",)
-            )
+            raise Refused((message("lora.magnitudes_per_input"),))
         return {spelled: self._stored(spelled, vector, dimensions)}
 
     def _stored(self, role: str, vector: Tensor, dimensions: int) -> Tensor:
@@ -479,14 +460,7 @@ class _Planner:
         if factor != 1:
             first = next((role for role in kind.scale_into if role in made), None)
             if first is None:
-                raise Refused(
-                    (
-                        (
-                            f"its strength stands outside of its tensors, where a {kind.name}"
-                            " cannot keep it"
-                        ),
-                    )
-                )
+                raise Refused((message("lora.strength_outside", kind=kind.name),))
             made[first] = _times(made[first], factor)
         return made | self._magnitude(tensors, self.unit.shape[0], len(self.unit.shape))
 
@@ -547,19 +521,12 @@ class _Planner:
         for _, source in self.weights:
             plain = source.kind.is_pair and all(item.kind.is_pair for _, item in self.weights)
             if not source.kind.additive:
-                told = f"{source.kind.title or source.kind.name} has no name in this dialect"
-                raise Refused((f"{told}, or cannot be divided as its modules are",))
+                title = source.kind.title or source.kind.name
+                raise Refused((message("lora.no_name_nor_division", kind=title),))
             if not plain and any(role in source.adapter.roles for role in MAGNITUDES):
-                raise Refused((f"a DoRA on a {source.kind.name} has no form in this dialect",))
+                raise Refused((message("lora.no_form_for_dora", kind=source.kind.name),))
             if source.adapter.resized:
-                raise Refused(
-                    (
-                        (
-                            "its weight has another size than the model's, which factors alone"
-                            " cannot say"
-                        ),
-                    )
-                )
+                raise Refused((message("lora.other_size"),))
         blocks = [_Block(part, source, expanded=True) for part, source in self.weights]
         shapes = [block.shapes(_meta_of(self.read)) for block in blocks]
         if None not in shapes:
@@ -569,12 +536,7 @@ class _Planner:
         if "diff" not in self.writing.roles:
             kinds = ", ".join(sorted({source.kind.name for _, source in self.weights}))
             raise Refused(
-                (
-                    (
-                        f"{self.writing.dialect} has no name for a {kinds}, and it is no product of"
-                        " low rank"
-                    ),
-                )
+                (message("lora.no_name_not_low_rank", dialect=self.writing.dialect, kinds=kinds),)
             )
         return (lambda read: {"diff": self._dense(read)}), None, None, FULL
 
@@ -599,9 +561,7 @@ class _Planner:
         if turned == {False}:
             return False
         if len(turned) > 1 or any(part.rows or part.into for part, _ in self.weights):
-            raise Refused(
-                ("halves of rows would have to be exchanged in a part of a fused module",)
-            )
+            raise Refused((message("lora.halves_of_a_part"),))
         return True
 
     def _blocks(self, blocks: list[_Block], looked_at: bool):
@@ -664,21 +624,14 @@ class _Planner:
             return False
         covered = sum((part.into or (0, self.unit.shape[0]))[1] for part, _ in self.weights)
         if None in have or covered != self.unit.shape[0]:
-            raise Refused(
-                (
-                    (
-                        "a part of the fused module has no DoRA magnitudes, which only the model's"
-                        " weights could give"
-                    ),
-                )
-            )
+            raise Refused((message("lora.part_without_magnitudes"),))
         for (_, source), role in zip(self.weights, have, strict=True):
             tensor = self.read(source.adapter.roles[role])
             rows = self.read(source.adapter.roles["up"]).shape[0]
             if decomposition_of((role,)).vector(role, tensor, rows) is None:
-                raise Refused(("its DoRA magnitudes are per input and cannot be fused or split",))
+                raise Refused((message("lora.magnitudes_not_divisible"),))
         if self.writing.roles.keys().isdisjoint(MAGNITUDES):
-            raise Refused((f"{self.writing.dialect} has no name for DoRA magnitudes",))
+            raise Refused((message("lora.no_name_for_magnitudes", dialect=self.writing.dialect),))
         return True
 
     def _joined(self, read: Read, turned: bool) -> Tensor:
@@ -703,7 +656,7 @@ class _Planner:
         role = kind.vector
         replaced = any(not kind.additive for kind in kinds)
         if replaced and not (whole and len(self.biases) == 1):
-            raise Refused(("a replaced bias cannot be fused or split",))
+            raise Refused((message("lora.replaced_bias"),))
         if replaced or len(self.biases) > 1 or kind.scaled or role not in self.writing.roles:
             role = "bias" if replaced else "diff_b"
         divisor = 1.0
@@ -716,7 +669,13 @@ class _Planner:
             role, divisor = "up_bias", lora_scale
         if role not in self.writing.roles:
             raise Refused(
-                (f"{self.writing.dialect} has no name for a {kind.name.replace('_', ' ')} here",)
+                (
+                    message(
+                        "lora.no_name_here",
+                        dialect=self.writing.dialect,
+                        kind=kind.name.replace("_", " "),
+                    ),
+                )
             )
 
         def make(read: Read) -> dict[str, Tensor]:
@@ -746,18 +705,15 @@ class _Planner:
         if alone is not None:
             other, dialect = self.writing.beside[alone], self.writing.dialect
             raise Refused(
-                (
-                    (
-                        f"{dialect} reads {alone} beside {other} only, and there is none: it would"
-                        " be left out in silence"
-                    ),
-                )
+                (message("lora.read_beside_only", dialect=dialect, role=alone, other=other),)
             )
         named = {}
         for role, tensor in made.items():
             spelling = self.writing.roles.get(role)
             if spelling is None:
-                raise Refused((f"{self.writing.dialect} has no name for {role}",))
+                raise Refused(
+                    (message("lora.no_name_for_role", dialect=self.writing.dialect, role=role),)
+                )
             if self.dtype is not None and role not in NUMBERS and tensor.is_floating_point():
                 tensor = tensor.to(self.dtype)
             named[f"{self.unit.module}.{spelling}"] = tensor
@@ -798,7 +754,7 @@ class _Block:
         delta = factors(self.source.spec, low_rank_part(tensors), torch.float32)
         delta = delta.as_factors() if isinstance(delta, Kronecker) else delta
         if delta.up is None:
-            raise AdapterError("no product of low rank")
+            raise AdapterError(message("lora.not_low_rank"))
         return delta.up.to(dtype), delta.down.to(dtype)
 
     def shapes(self, read: Read) -> int | None:
@@ -867,7 +823,7 @@ def _rolled(source: _Source, tensors: Tensors) -> dict[str, Tensor] | None:
     kind = source.kind
     rows = kind.count_rows(tensors)
     if rows % 2:
-        raise Refused((f"the halves of {rows} rows cannot be exchanged",))
+        raise Refused((message("lora.odd_rows", rows=rows),))
     lower, upper = kind.narrow(tensors, 0, rows // 2), kind.narrow(tensors, rows // 2, rows // 2)
     if lower is None or upper is None:
         return None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...files.atomic import check_free
 from ...files.header import LoraFileError
+from ...messages import Message, joined, message
 from ...planning.plan import make_plan
 from ..io.lora_model import Native, native_tensors
 from ..io.model_file import ModelFile
@@ -26,10 +27,14 @@ from ..not_finite import DAMAGED, check_result, oddity
 from .rename import NATIVE
 from .resize import RankTarget
 
-__all__ = ["Extraction", "ExtractRow", "ExtractOptions", "extract", "extract_file"]
+__all__ = ["Extraction", "ExtractRow", "ExtractOptions", "extract", "extract_file", "not_asked"]
 
 FORMAT = {"format": "pt"}
-NOT_ASKED = "norms, biases and the like are only taken when asked for (extras)"
+
+
+def not_asked() -> Message:
+    """The reason why what only `extras` takes is left out."""
+    return message("lora.not_asked")
 
 
 class ExtractRow(NamedTuple):
@@ -104,7 +109,7 @@ def extract(
         if told is not None:
             told(number + 1, len(tuned.parameters))
     found.left_out |= {
-        parameter: "the tuned model does not have it"
+        parameter: message("lora.tuned_lacks_it")
         for parameter in base.parameters
         if parameter not in tuned.parameters
     }
@@ -116,23 +121,20 @@ def _check_alike(base: ModelFile, tuned: ModelFile) -> None:
         for model in (base, tuned)
     ]
     if names[0] != names[1]:
-        raise AdapterError(
-            f"the base is {base.title}, the tuned model is {tuned.title}: there is no difference of"
-            " the two"
-        )
+        raise AdapterError(message("lora.models_differ", base=base.title, tuned=tuned.title))
     if base.parameters.keys().isdisjoint(tuned.parameters):
-        raise AdapterError("the two models have no weight in common")
+        raise AdapterError(message("lora.no_weight_in_common"))
 
 
 def _obstacle(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
     if parameter not in base.parameters:
-        return "the base does not have it"
-    for model, label in ((base, "base"), (tuned, "tuned model")):
+        return message("lora.base_lacks_it")
+    for model, label in ((base, "lora.base"), (tuned, "lora.tuned_model")):
         if parameter in model.strange:
-            return f"{label}: {model.strange[parameter]}"
+            return message("lora.at", place=message(label), fault=model.strange[parameter])
     shapes = base.shape(parameter), tuned.shape(parameter)
     return (
-        f"the base has {list(shapes[0])}, the tuned model {list(shapes[1])}"
+        message("lora.shapes_of_models", base=list(shapes[0]), tuned=list(shapes[1]))
         if shapes[0] != shapes[1]
         else ""
     )
@@ -146,7 +148,7 @@ def _taken(
         found.unchanged += 1
         return
     if not how.extras and not _is_matrix(parameter, second):
-        found.left_out[parameter] = NOT_ASKED
+        found.left_out[parameter] = not_asked()
         return
     change = second.to(how.device) - first.to(how.device)
     # Two weights less while the change is decomposed.
@@ -154,18 +156,20 @@ def _taken(
     norm = math.sqrt(energy_of(change))
     if not math.isfinite(norm):
         raise AdapterError(
-            f"{_odd_model(base, tuned, parameter)}: {parameter} holds NaN or infinite numbers;"
-            f" {DAMAGED}"
+            message(
+                "lora.change_not_finite",
+                file=_odd_model(base, tuned, parameter),
+                parameter=parameter,
+                damaged=message(DAMAGED),
+            )
         )
     yield _changed(parameter, change, norm, how, found)
 
 
 def _odd_model(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
     """Which of the two files is not finite there."""
-    return (
-        " and ".join(str(model.path) for model in (base, tuned) if oddity(model.read(parameter)))
-        or "the difference"
-    )
+    odd = [str(model.path) for model in (base, tuned) if oddity(model.read(parameter))]
+    return joined(odd, "and") if odd else message("lora.the_difference")
 
 
 def _only_rounded(
@@ -205,7 +209,7 @@ def _clamped(made: Truncation, change: Tensor, quantile: float) -> Truncation:
     them.
     """
     if not 0 < quantile <= 1:
-        raise ValueError(f"the quantile to clamp to is above 0, up to 1, not {quantile}")
+        raise ValueError(message("lora.quantile_range", quantile=quantile))
     roots = torch.linalg.vector_norm(made.delta.up, dim=0)
     up, down = (
         made.delta.up * roots,
@@ -253,8 +257,8 @@ def extract_file(
     if not tensors:
         raise LoraFileError(
             tuned,
-            "it changes nothing of the base that can be extracted",
-            "Check that these are the right two files",
+            message("lora.nothing_changed"),
+            message("lora.check_both_files"),
         )
     metadata = FORMAT | _metadata(first, second, found, how)
     if dialect == NATIVE:

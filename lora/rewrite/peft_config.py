@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ...messages import message
 from .rename import Refused
 
 
@@ -39,22 +40,15 @@ def adapter_config(
     """
     for name, item in modules.items():
         if not math.isfinite(item.scale):
-            raise Refused((f"{name}: its alpha is no number, and PEFT's settings cannot say that",))
+            raise Refused((message("lora.alpha_not_finite", module=name),))
     ranks, alphas = (
         Counter(item.rank for item in modules.values()),
         Counter(_alpha(item) for item in modules.values()),
     )
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
-    told = {item.told_by for item in modules.values()}
-    if len(told) > 1:
-        raise Refused(
-            (
-                (
-                    f"only some modules are trained with {' = '.join(max(told))}, and PEFT's"
-                    " settings say that of all or none"
-                ),
-            )
-        )
+    settings = {item.told_by for item in modules.values()}
+    if len(settings) > 1:
+        raise Refused((message("lora.trained_differently", setting=" = ".join(max(settings))),))
     excluded = sorted(set(_ending_like(modules, known)) - modules.keys())
     return {
         "peft_type": "LORA",
@@ -74,7 +68,7 @@ def adapter_config(
         "use_dora": any(item.dora for item in modules.values()),
         "modules_to_save": None,
         "init_lora_weights": True,
-        **dict(filter(None, told)),
+        **dict(filter(None, settings)),
     }
 
 

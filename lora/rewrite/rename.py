@@ -14,6 +14,7 @@ from ...identify.reference_model import build_reference_model
 from ...key_maps import KEY_MAPS
 from ...key_maps.dialect import DENOISER, Dialect
 from ...key_maps.lines import lines_of, read_text
+from ...messages import Message, joined, message
 from ...planning.names import prefix_for, spell
 from ...planning.plan import BOOKKEEPING, DUPLICATE_TARGET, PLACED, Adapter, Plan, make_plan
 from ...planning.target_model import Network, all_families
@@ -30,7 +31,7 @@ NATIVE = (  # the dialect of ComfyUI's own names, which the stock loader reads f
 ALPHAS = ("tensor", "config", "folded")
 # What a file may hold without losing anything when it is left out.
 HARMLESS = (PLACED, BOOKKEEPING, DUPLICATE_TARGET)
-UNTOLD = "could not identify the base model; specify it"
+UNTOLD = "lora.base_unknown"
 MAX_TOLD = 3  # names in one sentence
 
 Rows = tuple[int, int]
@@ -48,7 +49,7 @@ class Refused(LocksmithError, ValueError):
 
     def __init__(self, reasons: tuple[str, ...]):
         self.reasons = reasons
-        super().__init__("; ".join(reasons))
+        super().__init__(joined(reasons, "semicolon"))
 
 
 class OutputFormat(NamedTuple):
@@ -121,7 +122,9 @@ def output_format_for(dialect: str, family: str) -> OutputFormat:
     for name, families, record, names, alpha, group in lines:
         if name == dialect and (families == (ANY,) or family in families):
             return OutputFormat(name, record, names, alpha, *roles[group])
-    raise Refused((f"cannot write format {dialect!r}; choose one of: {', '.join(writable())}",))
+    raise Refused(
+        (message("lora.cannot_write_format", format=dialect, choices=", ".join(writable())),)
+    )
 
 
 def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
@@ -133,11 +136,11 @@ def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
     """
     target_model = plan.target_model
     if not target_model.networks:
-        raise Refused((UNTOLD,))
+        raise Refused((message(UNTOLD),))
     writing = output_format_for(dialect, target_model.family.name if target_model.family else "")
     record = target_model.dialects[writing.record]._replace(names=writing.names)
     left_out = {
-        key: f"{outcome.category}: {outcome.reason}"
+        key: message("lora.at", place=outcome.category, fault=outcome.reason)
         for key, outcome in plan.outcomes.items()
         if outcome.category != PLACED
     }
@@ -153,7 +156,7 @@ def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
             continue
         prefix = prefix_for(target_model, network, record)
         if prefix is None:
-            reason = f"{record.title} has no names for {_called(network)}"
+            reason = message("lora.no_names_for", title=record.title, network=_called(network))
             if drop:
                 left_out |= {
                     key: reason for index in adapters for key in plan.adapters[index].roles.values()
@@ -161,9 +164,9 @@ def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
             else:
                 refusals.append(reason)
             continue
-        found = _units(plan, network, record, prefix, adapters, refusals)
+        named_units = _units(plan, network, record, prefix, adapters, refusals)
         written = _encoder_prefix(writing, target_model, network) or prefix
-        units += [unit._replace(prefix=written) for unit in found]
+        units += [unit._replace(prefix=written) for unit in named_units]
     return RenamePlan(writing, tuple(units), left_out, tuple(refusals))
 
 
@@ -193,39 +196,39 @@ def losses(plan: Plan, left_out: Mapping[str, str]) -> dict[str, str]:
 
 
 def losses_told(lost: Mapping[str, str]) -> str:
-    """The first words about a file that holds less than its source; "" where it does not."""
+    """What a file lacks that holds less than its source; "" where it holds as much."""
     if not lost:
         return ""
     reasons: dict[str, list[str]] = {}
     for key, reason in lost.items():
         reasons.setdefault(reason, []).append(key)
-    told = [f"{_some(keys)}: {reason}" for reason, keys in list(reasons.items())[:MAX_TOLD]]
+    parts = [
+        message("lora.at", place=_some(keys), fault=reason)
+        for reason, keys in list(reasons.items())[:MAX_TOLD]
+    ]
     more = len(reasons) - MAX_TOLD
-    told += [f"and {more} more reasons"] * (more > 0)
-    return (
-        f"{len(lost)} {'key is' if len(lost) == 1 else 'keys are'} left out ({'; '.join(told)}); "
-    )
+    if more > 0:
+        parts.append(message("lora.more_reasons", count=more))
+    return message("lora.keys_left_out", count=len(lost), reasons=joined(parts, "semicolon"))
 
 
-def _some(keys: Sequence[str]) -> str:
+def _some(keys: Sequence[str]) -> Message:
     """The first of these names, and how many there are."""
-    more = f" and {len(keys) - MAX_TOLD} more" if len(keys) > MAX_TOLD else ""
-    return ", ".join(keys[:MAX_TOLD]) + more
+    names, more = joined(keys[:MAX_TOLD]), len(keys) - MAX_TOLD
+    return message("lora.some_and_more", names=names, count=more) if more > 0 else names
 
 
-def check_base_known(inspection: Inspection, dialect: str, drop: bool, how: str) -> None:
+def check_base_known(inspection: Inspection, dialect: str, drop: bool, option: str) -> None:
     """Raises Refused where the file holds no LoRA, or does not say for which model it is.
 
-    how: in which way a person gives the model here, as the end of a sentence.
+    option: with which a person gives the model here.
     """
     if inspection.other:
         raise Refused((inspection.other,))
     if not inspection.plan.target_model.networks:
-        raise Refused((f"{UNTOLD} {how}",))
+        raise Refused((message("lora.specify_base", option=option),))
     if apart := rivals_apart(inspection, dialect, drop):
-        others = ", ".join(apart)
-        told = f"ambiguous: for {others} the keys would differ"
-        raise Refused((f"{told}; choose the model {how}",))
+        raise Refused((message("lora.ambiguous", models=joined(apart), option=option),))
 
 
 def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
@@ -277,7 +280,9 @@ def _essence(plan: Plan, dialect: str, drop: bool) -> set[tuple]:
 
 
 def _called(network: Network) -> str:
-    return "the diffusion model" if network.name == DENOISER else f"the text encoder {network.name}"
+    if network.name == DENOISER:
+        return message("lora.the_diffusion_model")
+    return message("lora.the_text_encoder", name=network.name)
 
 
 def _losses(plan: Plan) -> Iterator[str]:
@@ -287,10 +292,7 @@ def _losses(plan: Plan) -> Iterator[str]:
         if outcome.category not in HARMLESS:
             lost.setdefault(outcome.category, []).append(key)
     for category, keys in lost.items():
-        yield (
-            f"{len(keys)} {'key has' if len(keys) == 1 else 'keys have'} no place in the model"
-            f" ({category}: {_some(keys)})"
-        )
+        yield message("lora.no_place", count=len(keys), category=category, keys=_some(keys))
 
 
 def _units(
@@ -325,7 +327,12 @@ def _units(
         for weight, rows, source in adapter.target.slices:
             units = known.get(weight) or [_native_unit(network, record, prefix, weight)]
             for unit, part in _overlap(
-                network, weight, units, index, adapter, rows, source, refusals
+                network,
+                (weight, rows, source),
+                units,
+                index=index,
+                adapter=adapter,
+                refusals=refusals,
             ):
                 found.setdefault(unit.module, unit)
                 parts.setdefault(unit.module, []).append(part)
@@ -344,25 +351,22 @@ def _native_unit(network: Network, record: Dialect, prefix: str, weight: str) ->
 
 def _overlap(
     network: Network,
-    weight: str,
+    piece: tuple[str, Rows | None, Rows | None],
     units: list[OutputModule],
+    *,
     index: int,
     adapter: Adapter,
-    rows,
-    source,
-    refusals,
-):
-    """(unit, part) for every unit that these rows of the weight reach."""
+    refusals: list[str],
+) -> Iterator[tuple[OutputModule, OutputPart]]:
+    """Yield (unit, part) for every unit that the piece, one of the target's, reaches."""
+    weight, rows, source = piece
     shape = network.weights[weight]
     total = shape[0] if shape else 0
     if rows is None and source is None and len(units) == 1 and units[0].rows is None:
         yield units[0], OutputPart(index, None, None)
         return
     if not total:
-        refusals.append(
-            f"{adapter.module}: the size of {weight} is not known, so it cannot be fused or split;"
-            " connect the model"
-        )
+        refusals.append(message("lora.size_unknown", module=adapter.module, weight=weight))
         return
     start, length = rows or (0, total)
     offset = source[0] if source else 0
@@ -387,7 +391,7 @@ def _overlap(
             )
     if reached < length:
         refusals.append(
-            f"{adapter.module}: {network.name} has rows of {weight} that this dialect does not name"
+            message("lora.rows_unnamed", module=adapter.module, network=network.name, weight=weight)
         )
 
 
@@ -417,12 +421,13 @@ def _table(
                 spellings[role] = spelling or role
                 beside |= {role: other} if other else {}
         else:
-            remedy = (
-                "write dialect NAME FAMILIES RECORD NAMES ALPHA ROLES, roles GROUP ROLE..., or"
-                " encoder WHOSE FAMILIES SLOT WRAPPER"
+            remedy = message("lora.table_forms")
+            raise RenameError(
+                message("lora.table_line", path=str(path), number=number, remedy=remedy)
             )
-            raise RenameError(f"{path}, line {number}: {remedy}")
     unknown = {line[5] for line in lines} - roles.keys()
     if unknown:
-        raise RenameError(f"{path}: no line says the roles of {', '.join(sorted(unknown))}")
+        raise RenameError(
+            message("lora.table_roles", path=str(path), roles=", ".join(sorted(unknown)))
+        )
     return lines, roles, encoders

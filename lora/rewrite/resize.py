@@ -22,6 +22,7 @@ from ...files.atomic import check_free
 from ...files.hashes import file_hashes
 from ...files.header import read_header
 from ...key_maps.convention import Conventions
+from ...messages import joined, message, text_of
 from ...planning.assign import assign
 from ...planning.groups import Group, network_alpha
 from ...planning.plan import Adapter
@@ -36,15 +37,10 @@ from ..io.writer import PEFT_FILE, STALE, write_lora
 from ..math.low_rank import Delta, Factors, Kronecker, factors, low_rank_part
 from ..math.spec import MAGNITUDES, AdapterError, AdapterSpec
 from ..math.truncate import Truncation, truncated
-from ..not_finite import DAMAGED, PACKED, NotFinite, check_result, odd_tensors, oddity, told_odd
+from ..not_finite import DAMAGED, PACKED, NotFinite, check_result, odd_tensors, oddities, oddity
 
 __all__ = ["RankTarget", "Resized", "ResizeRow", "resize", "resize_file"]
 
-DORA = (
-    "{count} modules are DoRA, such as {module}: their magnitudes were trained for the whole"
-    " low-rank part, and a smaller one leaves the model's directions as well as its strength"
-    " elsewhere. Ask for it (dora) if that is wanted"
-)
 DYNAMIC = "Dynamic"  # what sd-scripts writes for ranks that differ (networks/resize_lora.py)
 
 
@@ -58,7 +54,7 @@ class RankTarget(NamedTuple):
     def check(self) -> None:
         """Raises ValueError where nothing is asked."""
         if self == RankTarget():
-            raise ValueError("specify a rank, an energy or an error")
+            raise ValueError(message("lora.rank_target_missing"))
 
     def __str__(self) -> str:
         told = [
@@ -150,18 +146,18 @@ def resize_file(
     return made
 
 
-def _check_loads(found: Inspection, written: Path, config: Mapping[str, Any] | None) -> None:
+def _check_loads(inspection: Inspection, written: Path, config: Mapping[str, Any] | None) -> None:
     """AdapterError where a module of the file just written does not load as it did, or is kept and
     means something else there.
     """
-    again = inspect_header(written, read_header(written), config, found.plan.target_model)
+    again = inspect_header(written, read_header(written), config, inspection.plan.target_model)
     before, after = (
         {(adapter.module, adapter.parameter): adapter for adapter in one.plan.adapters}
-        for one in (found, again)
+        for one in (inspection, again)
     )
     for place in sorted(before.keys() - after.keys()):
         if not before[place].options:
-            raise AdapterError(f"{place[0]} would not load from the new file, which is not written")
+            raise AdapterError(message("lora.would_not_load", module=place[0]))
     for place, adapter in before.items():
         if place not in after:
             raise AdapterError(_lost_meaning(adapter))
@@ -173,11 +169,8 @@ def _check_loads(found: Inspection, written: Path, config: Mapping[str, Any] | N
 
 
 def _lost_meaning(adapter: Adapter) -> str:
-    told = (
-        f"{adapter.module}: what its {named(adapter.kind).title or adapter.kind} means stands in"
-        " settings of this file"
-    )
-    return f"{told}, which a resized one does not keep; the new file is not written"
+    kind = named(adapter.kind).title or adapter.kind
+    return message("lora.meaning_lost", module=adapter.module, kind=kind)
 
 
 def _stays(kind: Kind) -> bool:
@@ -279,19 +272,20 @@ def _refuse_dora(
     ]
     cut = [item for item in dora if _is_cut(item, shapes, rank_target)]
     if cut:
-        raise AdapterError(DORA.format(count=len(cut), module=cut[0].label))
+        raise AdapterError(message("lora.dora_not_cut", count=len(cut), module=cut[0].label))
 
 
 def _refuse_odd(
-    found: Inspection, adapters: Sequence[_Found], tensors: Mapping[str, Tensor]
+    inspection: Inspection, adapters: Sequence[_Found], tensors: Mapping[str, Tensor]
 ) -> None:
     """NotFinite where the file holds NaN or infinite numbers that count, whatever adapter they are
     of.
     """
     unplaced = [item for item in adapters if item.adapter is None]
-    odd = odd_tensors(enumerate([*found.plan.adapters, *unplaced]), tensors.__getitem__)
+    odd = odd_tensors(enumerate([*inspection.plan.adapters, *unplaced]), tensors.__getitem__)
     if odd:
-        raise NotFinite(f"{found.path}: {told_odd(odd)}; {DAMAGED}")
+        fault = joined((oddities(odd), message(DAMAGED)), "semicolon")
+        raise NotFinite(message("lora.at", place=str(inspection.path), fault=fault))
 
 
 def _is_cut(
@@ -345,7 +339,7 @@ class _Work:
                 return [], self._bias(item, spec, tensors), ()
             return self._low_rank(item, spec, tensors)
         except (AdapterError, ArithmeticError, IndexError, RuntimeError) as error:
-            raise AdapterError(f"{item.label}: {error}") from None
+            raise AdapterError(message("lora.at", place=item.label, fault=text_of(error))) from None
 
     def _spec(self, item: _Found, tensors: Tensors) -> AdapterSpec:
         """As the file's own tensors stand: without the target's rows and swap."""
@@ -382,15 +376,11 @@ class _Work:
         )
         if placed is not None and placed.kind != item.kind:
             raise AdapterError(
-                f"it is a {named(placed.kind).title or placed.kind}, which also stands for a change"
-                " of the base model"
+                message("lora.stands_for_base_too", kind=named(placed.kind).title or placed.kind)
             )
         if meanings:
-            told = ", ".join(one.convention.title for one in meanings)
-            raise AdapterError(
-                f"how strong it is, is told beside its tensors ({told}), and for which module is"
-                " not known: give --against"
-            )
+            conventions = joined(one.convention.title for one in meanings)
+            raise AdapterError(message("lora.strength_beside_unplaced", conventions=conventions))
 
     def _bias(self, item: _Found, spec: AdapterSpec, tensors: Tensors) -> dict[str, Tensor]:
         """A bias is scaled as the factors are: with an alpha that keeps its ratio it stays, else
@@ -418,12 +408,10 @@ class _Work:
         plain = factors(spec._replace(alpha=None, scale=1.0), parts, torch.float32)
         energy = (scale * plain.frobenius()) ** 2
         if not math.isfinite(energy):
-            raise AdapterError("the delta holds NaN or Inf, so that it has no singular values")
+            raise AdapterError(message("lora.no_singular_values"))
         kernel = self._kernel(item, tensors, plain)
         if kernel is None:
-            note = (
-                "the file does not tell its kernel, and the model is not known: it stands as it was"
-            )
+            note = message("lora.kernel_unknown")
             return (
                 [ResizeRow(item.label, item.kind, plain.rank, plain.rank, 1.0, 0.0, energy, note)],
                 {},

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...adapters.registry import decomposition_of, named
 from ...errors import LocksmithError
+from ...messages import message, text_of
 from ...planning.plan import Adapter, Plan
 from ..from_plan import spec_of
 from ..math.low_rank import Delta, Factors, add, factors, low_rank_part
@@ -34,6 +35,7 @@ class VerificationError(LocksmithError, ValueError):
 
 
 PLAIN = frozenset({"up", "down", *NUMBERS, *MAGNITUDES})
+_Side = tuple[Plan, Read, Sequence[Adapter]]  # of what is compared: its adapters on one weight
 
 
 class _Segment(NamedTuple):
@@ -80,15 +82,19 @@ class _Segment(NamedTuple):
         spec = spec_of(self.adapter, tensors)
         if not named(spec.kind).additive:
             kind = named(self.adapter.kind)
-            told = (
-                f"{kind.title or kind.name} would be read with another meaning or strength under"
-                " the new names"
+            raise VerificationError(
+                message(
+                    "lora.read_otherwise",
+                    place=self.adapter.module,
+                    kind=kind.title or kind.name,
+                )
             )
-            raise VerificationError(f"{self.adapter.module}: {told}")
         try:
             whole = factors(spec, low_rank_part(tensors), torch.float64)
         except AdapterError as error:
-            raise VerificationError(f"{self.adapter.module}: {error}") from None
+            raise VerificationError(
+                message("lora.at", place=self.adapter.module, fault=text_of(error))
+            ) from None
         return (
             whole
             if (self.taken, self.length) == (0, whole.shape[0])
@@ -117,7 +123,8 @@ def check_same(
     for weight in {**ours, **theirs}:
         sides = ours.get(weight, []), theirs.get(weight, [])
         worst = max(
-            worst, _compare(weight, source, source_read, sides[0], written, written_read, sides[1])
+            worst,
+            _compare(weight, (source, source_read, sides[0]), (written, written_read, sides[1])),
         )
     return worst
 
@@ -237,14 +244,14 @@ def _by_weight(adapters: Sequence[Adapter]) -> dict[tuple[str, str], list[Adapte
     return found
 
 
-def _compare(weight, source, source_read, ours, written, written_read, theirs) -> float:
+def _compare(weight: tuple[str, str], ours: _Side, theirs: _Side) -> float:
+    """The largest relative difference on one weight (its name, and the parameter)."""
     name = f"{weight[0]} ({weight[1]})" if weight[1] != "weight" else weight[0]
     sides = [
-        list(_segments(weight[0], plan, read, adapters))
-        for plan, read, adapters in ((source, source_read, ours), (written, written_read, theirs))
+        list(_segments(weight[0], plan, read, adapters)) for plan, read, adapters in (ours, theirs)
     ]
     tolerance = _tolerance((*sides[0], *sides[1]))
-    _check_magnitudes(name, weight[0], source_read, ours, written_read, theirs, tolerance)
+    _check_magnitudes(name, weight[0], ours=ours[1:], theirs=theirs[1:], tolerance=tolerance)
     worst = 0.0
     for decomposed in (
         False,
@@ -266,16 +273,15 @@ def _compare(weight, source, source_read, ours, written, written_read, theirs) -
             try:
                 worst = max(worst, _distance(*cut))
             except (VerificationError, AdapterError) as error:
-                raise VerificationError(f"{name}: {error}") from None
+                raise VerificationError(
+                    message("lora.at", place=name, fault=text_of(error))
+                ) from None
     if not worst <= tolerance:
         raise VerificationError(
-            f"{name}: the written file's change differs from the source's by {worst:.2e} of its"
-            " norm"
+            message("lora.change_differs", place=name, difference=f"{worst:.2e}")
         )
-    if _formulas(ours) != _formulas(theirs):
-        raise VerificationError(
-            f"{name}: the DoRA magnitudes would be computed with by another formula"
-        )
+    if _formulas(ours[2]) != _formulas(theirs[2]):
+        raise VerificationError(message("lora.other_formula", place=name))
     return worst
 
 
@@ -317,10 +323,7 @@ def _rows(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int
     known = {role: shapes.get(key) for role, key in adapter.roles.items()}
     rows = adapter.target.out or named(adapter.kind).shape(known).out
     if not rows:
-        raise VerificationError(
-            f"{adapter.module}: it cannot be told how many rows it changes, so that it cannot be"
-            " compared"
-        )
+        raise VerificationError(message("lora.rows_unknown", place=adapter.module))
     return rows
 
 
@@ -367,19 +370,17 @@ def _norm(delta: Delta) -> float:
     return delta.frobenius()
 
 
-def _check_magnitudes(name, weight, source_read, ours, written_read, theirs, tolerance) -> None:
+def _check_magnitudes(name: str, weight: str, *, ours, theirs, tolerance: float) -> None:
+    """Compare those of both sides, each a (read, adapters)."""
     try:
-        ours, theirs = (
-            _magnitudes(weight, source_read, ours),
-            _magnitudes(weight, written_read, theirs),
-        )
+        one, other = _magnitudes(weight, *ours), _magnitudes(weight, *theirs)
     except VerificationError as error:
-        raise VerificationError(f"{name}: {error}") from None
-    if ours.keys() != theirs.keys():
-        raise VerificationError(f"{name}: DoRA magnitudes were lost")
-    for axis, vector in ours.items():
-        if not _alike_with_gaps(vector, theirs[axis], tolerance):
-            raise VerificationError(f"{name}: the DoRA magnitudes differ")
+        raise VerificationError(message("lora.at", place=name, fault=text_of(error))) from None
+    if one.keys() != other.keys():
+        raise VerificationError(message("lora.magnitudes_lost", place=name))
+    for axis, vector in one.items():
+        if not _alike_with_gaps(vector, other[axis], tolerance):
+            raise VerificationError(message("lora.magnitudes_differ", place=name))
 
 
 def _alike_with_gaps(one: Tensor, other: Tensor, tolerance: float) -> bool:
@@ -398,7 +399,7 @@ def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping
     Raises VerificationError where two adapters have some for the same rows, of which none is the
     weight's own.
     """
-    found: dict[str, Tensor] = {}
+    magnitudes: dict[str, Tensor] = {}
     parts: list[tuple[int, Tensor]] = []
     for adapter in adapters:
         role = next((role for role in MAGNITUDES if role in adapter.roles), None)
@@ -407,9 +408,9 @@ def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping
         tensor = read(adapter.roles[role]).to(torch.float64)
         vector = tensor.flatten()
         if not decomposition_of((role,)).per_output(role, tensor.shape):
-            if "columns" in found:
-                raise VerificationError(TWICE)
-            found["columns"] = vector
+            if "columns" in magnitudes:
+                raise VerificationError(message(TWICE))
+            magnitudes["columns"] = vector
             continue
         vector = vector.roll(vector.shape[0] // 2) if adapter.target.swap else vector
         pieces = [piece[1:] for piece in adapter.target.slices if piece[0] == weight]
@@ -418,13 +419,11 @@ def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping
             for rows, taken in pieces
         ]
     if parts:
-        found["rows"] = _joined(parts)
-    return found
+        magnitudes["rows"] = _joined(parts)
+    return magnitudes
 
 
-TWICE = (
-    "two adapters have DoRA magnitudes for the same rows, so that none of them is the weight's own"
-)
+TWICE = "lora.magnitudes_twice"
 
 
 def _joined(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
@@ -437,6 +436,6 @@ def _joined(parts: Sequence[tuple[int, Tensor]]) -> Tensor:
     for start, vector in parts:
         place = whole.narrow(0, start, len(vector))
         if not place.isnan().all():
-            raise VerificationError(TWICE)
+            raise VerificationError(message(TWICE))
         place.copy_(vector)
     return whole

@@ -329,7 +329,7 @@ def test_models_that_would_get_other_names_are_not_chosen_between(run, tmp_path)
     code, told = run(tmp_path / "a.safetensors", "--to", "kohya")
     assert (
         code == 1
-        and "ambiguous: for mage_flow" in told[0]["told"]
+        and "ambiguous: the keys would differ for mage_flow" in told[0]["told"]
         and "--against" in told[0]["told"]
     )
     assert len(list(tmp_path.iterdir())) == 1

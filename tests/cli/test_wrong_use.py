@@ -68,7 +68,7 @@ BAD_VALUES = [
         "density of ties is a number from 0 to 1, not 7",
     ),
     (("merge", "--set", "density=0.5"), "the method sum has no option 'density'"),
-    (("merge", "--method", "slerp"), "slerp merges 2 LoRAs, here are 1"),
+    (("merge", "--method", "slerp"), "slerp merges exactly 2 LoRAs, 1 given"),
     (("merge", "--blocks", "2", "te=0"), "from 1 to 1"),
     (("merge", "--blocks", "1", "te"), "'te' is not of the form name=weight"),
     (("merge", "x.safetensors=nan"), "a strength is a number"),

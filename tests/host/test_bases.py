@@ -386,7 +386,7 @@ def test_a_quantised_base_is_told_where_a_part_of_it_is_taken_off(
     )
     fixed, _, report = host.load_and_fix(model, None, of_its_base(tmp_path, title, weight))
     assert len(fixed.patches) == 1 and not report.unplaced()
-    assert [told for told in report.cautions if title in told and "quantised" in told] == list(
+    assert [told for told in report.cautions if title in told and "quantized" in told] == list(
         report.cautions
     )
     assert bool(report.cautions) == (kind != "bf16")

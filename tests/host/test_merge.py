@@ -245,7 +245,7 @@ def test_what_is_wrong_is_told(merged, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     for rows, fault in (
         ([("one.safetensors", 1.0), ("bad.safetensors", 1.0)], "bad.safetensors"),
-        ([("one.safetensors", 1.0, "double_bloks=0")], "is 'double_blocks' meant"),
+        ([("one.safetensors", 1.0, "double_bloks=0")], "did you mean 'double_blocks'"),
         ([({}, 1.0)], "lora_0: none of its keys"),
         ([], "no LoRA to merge"),
     ):
@@ -374,7 +374,7 @@ def test_a_change_without_exact_factors_is_cut_with_a_word_or_kept_whole(nodes, 
     lora, _, told = merged(rows, exact=True)
     want = sum(torch.kron(*halves) for halves in files)
     assert (lora[f"{name}.diff"] - want).norm() < 1e-6 * want.norm() and not told["losses"]
-    with pytest.raises(RuntimeError, match="exact is not cut"):
+    with pytest.raises(RuntimeError, match="an exact merge is not cut"):
         merged(rows, exact=True, rank=4)
 
 

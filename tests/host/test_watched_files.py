@@ -72,7 +72,7 @@ def test_a_file_that_is_overwritten_before_it_is_used_is_named(
     overwrite(file)
     with caplog.at_level(logging.WARNING):
         using(patched, bypass)(patcher)
-    assert "x.safetensors was overwritten on disk after it had been loaded" in caplog.text
+    assert "x.safetensors was overwritten on disk after it was loaded" in caplog.text
     _, _, report = host.load_and_fix(tiny_flux(), None, file)
     assert [caution for caution in report.as_dict()["cautions"] if "was overwritten" in caution]
     assert "was overwritten" in str(report)

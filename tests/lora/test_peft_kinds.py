@@ -308,7 +308,7 @@ def test_a_pair_that_stands_for_a_changed_base_is_not_written_as_a_lora(tmp_path
     assert {adapter.kind for adapter in plan.adapters} == {init}
     with pytest.raises(Refused, match=f"(?i){init}"):
         convert(plan, load_file(tmp_path / "adapter_model.safetensors"), "comfyui")
-    with pytest.raises(AdapterError, match="which a resized one does not keep"):
+    with pytest.raises(AdapterError, match="which a resized file does not keep"):
         resize_file(
             tmp_path / "adapter_model.safetensors",
             tmp_path / "new.safetensors",

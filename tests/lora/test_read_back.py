@@ -155,7 +155,7 @@ def test_lycoris_reads_what_is_written_for_it(both, target_model, tmp_path, name
 @pytest.mark.parametrize("role", ["diff_b", "lora_up.bias"])
 def test_a_bias_that_lycoris_would_leave_out_is_refused(both, target_model, tmp_path, role):
     plan, tensors = source(target_model, PAIR | {role: (4 * H,)}, {"alpha": 3.0}, None)
-    with pytest.raises(Refused, match="lycoris reads diff_b beside diff only"):
+    with pytest.raises(Refused, match="lycoris reads diff_b only beside diff"):
         write_as(plan, tensors, tmp_path / "new.safetensors", "lycoris")
     assert not list(tmp_path.iterdir())
 

@@ -199,7 +199,7 @@ def test_a_loha_whose_kernel_nobody_knows_stands_as_it_was(tmp_path):
 def test_dora_is_refused_unless_asked(tmp_path):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(lora(PROJ, H, H, 8, 4.0) | {f"{PROJ}.dora_scale": torch.rand(H, 1)}, source)
-    with pytest.raises(AdapterError, match=f"1 modules are DoRA, such as {PROJ}.*magnitudes"):
+    with pytest.raises(AdapterError, match=f"1 module is DoRA: {PROJ}.*magnitudes"):
         resize_file(source, target, RankTarget(2))
     assert not target.exists()
     resize_file(source, target, RankTarget(8))

@@ -907,7 +907,7 @@ def test_magnitudes_of_another_formula(target_model):
         (plain, with_options(renamed, **columns)),
         (with_options(plain, **columns), renamed),
     ):
-        with pytest.raises(VerificationError, match="would be computed with by another formula"):
+        with pytest.raises(VerificationError, match="would be used in another formula"):
             check_same(source, reads[0], written, reads[1])
 
 

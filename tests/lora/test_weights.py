@@ -12,6 +12,7 @@ import torch
 from lora_locksmith.files.header import read_header
 from lora_locksmith.lora.io.stream import TensorStream
 from lora_locksmith.lora.statistics import NEEDS_MODEL, OUTSIDE, compare_weights, measure_modules
+from lora_locksmith.messages import message
 from lora_locksmith.planning.plan import make_plan
 from lycoris.modules.boft import ButterflyOFTModule
 from lycoris.modules.diag_oft import DiagOFTModule
@@ -212,7 +213,7 @@ def test_rows_blocks_components_and_kinds_of_layers(weighed):
     fused = product(tensors, "lora_unet_double_blocks_0_img_attn_qkv", KOHYA)
     assert_row(rows["lora_unet_double_blocks_0_img_attn_qkv", "lora"], fused)
     blocks = {share.name: share for share in weights.blocks}
-    assert set(blocks) == {"double_blocks.0", "double_blocks.1", OUTSIDE}
+    assert set(blocks) == {"double_blocks.0", "double_blocks.1", message(OUTSIDE)}
     assert blocks["double_blocks.0"].energy == pytest.approx(fused.square().sum().item())
     assert blocks["double_blocks.1"].modules == 3
     for shares in (weights.blocks, weights.networks, weights.layer_kinds):
@@ -333,7 +334,7 @@ def test_nan_and_inf_are_counted_and_do_not_spread(weighed):
         None,
     )
     assert weights.energy == pytest.approx(product(tensors, good).square().sum().item())
-    assert "1 adapters could not be weighed" in weights.verdict
+    assert "1 adapter could not be measured" in weights.verdict
     json.dumps(weights.as_dict(), allow_nan=False)
 
 
@@ -667,7 +668,7 @@ def test_what_is_not_linear_or_not_finite_is_left_out_of_the_sums(planned):
     }
     other[f"{SPLIT[1]}.lora_A.weight"][0, 0] = math.nan
     comparison = compare_weights(planned(lora), lora, planned(other), other)
-    assert comparison.left_out == (("b", SPLIT[0], NEEDS_MODEL),)
+    assert comparison.left_out == (("b", SPLIT[0], message(NEEDS_MODEL)),)
     assert comparison.cosine is None and comparison.norm_b == 0
     assert comparison.norm_a == pytest.approx(product(lora, SPLIT[0]).norm().item())
     json.dumps(comparison.as_dict(), allow_nan=False)

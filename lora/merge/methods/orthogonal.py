@@ -13,7 +13,7 @@ from .registry import FACTORS, Option, method
 
 @method(
     "orthogonal",
-    "null space (orthogonal)",
+    ("merge.orthogonal", "merge.orthogonal_text"),
     "arXiv:2511.11051 (NP-LoRA)",
     FACTORS,
     Option(
@@ -21,8 +21,7 @@ from .registry import FACTORS, Option, method
         1.0,
         0.0,
         1.0,
-        "share of the overlap that is taken away: mu / (1 + mu) of the paper, 1 is its hard"
-        " projection",
+        "merge.option_suppression",
     ),
 )
 def orthogonal(deltas: Sequence[Delta], suppression: float) -> list[Delta]:

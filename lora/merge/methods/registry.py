@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ....messages import Message, joined, message
 from ...math.spec import AdapterError
 
 # What a method works on, and gives back. In all of them a strength is already in the delta it
@@ -31,24 +32,39 @@ class Option(NamedTuple):
     default: float
     low: float
     high: float
-    text: str
+    text_id: str
+
+    @property
+    def text(self) -> Message:
+        """What it does."""
+        return message(self.text_id)
 
 
 class Method(NamedTuple):
-    """A way to merge. paper: where it was published. inputs: the number of sources it needs, None
-    for any.
+    """A way to merge. paper: where it was published, "" for what everyone does. inputs: the number
+    of sources it needs, None for any.
     """
 
     name: str
-    title: str
+    title_id: str
+    text_id: str
     paper: str
-    text: str
     form: str
     run: Callable[..., Any]
     options: tuple[Option, ...] = ()
     inputs: int | None = None
     needs_inner: bool = False
     seeded: bool = False
+
+    @property
+    def title(self) -> Message:
+        """What it is called."""
+        return message(self.title_id)
+
+    @property
+    def text(self) -> Message:
+        """What it does, in one sentence."""
+        return message(self.text_id)
 
     def read_options(self, given: Mapping[str, float]) -> dict[str, float]:
         """All its options, those not given at their defaults. Raises AdapterError for one that it
@@ -58,8 +74,12 @@ class Method(NamedTuple):
         for name, value in given.items():
             if name not in known:
                 raise AdapterError(
-                    f"the method {self.name} has no option {name!r}; it has"
-                    f" {', '.join(known) or 'none'}"
+                    message(
+                        "merge.no_such_option",
+                        method=self.name,
+                        option=name,
+                        choices=joined(known) if known else message("merge.no_options"),
+                    )
                 )
             low, high = known[name].low, known[name].high
             if (
@@ -69,8 +89,14 @@ class Method(NamedTuple):
                 or not low <= value <= high
             ):
                 raise AdapterError(
-                    f"the option {name} of {self.name} is a number from {low:g} to {high:g}, not"
-                    f" {value!r}"
+                    message(
+                        "merge.option_range",
+                        option=name,
+                        method=self.name,
+                        low=f"{low:g}",
+                        high=f"{high:g}",
+                        value=value,
+                    )
                 )
         return {name: given.get(name, option.default) for name, option in known.items()}
 
@@ -78,14 +104,15 @@ class Method(NamedTuple):
 _METHODS: dict[str, Method] = {}
 
 
-def method(name: str, title: str, paper: str, form: str, *options: Option, **details: Any):
-    """Register a function as a way to merge; the first sentence of its docstring is what users are
-    told.
+def method(
+    name: str, ids: tuple[str, str], paper: str, form: str, *options: Option, **details: Any
+):
+    """Register a function as a way to merge; `ids` are the messages of its title and of what it
+    does.
     """
 
     def register(run):
-        text = " ".join(run.__doc__.split("\n\n")[0].split())
-        _METHODS[name] = Method(name, title, paper, text, form, run, options, **details)
+        _METHODS[name] = Method(name, *ids, paper, form, run, options, **details)
         return run
 
     return register
@@ -108,5 +135,5 @@ def find(name: str) -> Method:
     """The method of this name. Raises AdapterError, naming all there are."""
     known = methods()
     if name not in known:
-        raise AdapterError(f"there is no method {name!r}; the methods are {', '.join(known)}")
+        raise AdapterError(message("merge.no_such_method", method=name, choices=", ".join(known)))
     return known[name]

@@ -10,21 +10,22 @@ import numpy
 import torch
 from torch import Generator, Tensor
 
+from ....messages import message
 from ...math.spec import AdapterError
 from .registry import ENTRIES, Option, method
 
-SCALE = Option("scale", 1.0, -10.0, 10.0, "multiplies the result (lambda in the papers)")
+SCALE = Option("scale", 1.0, -10.0, 10.0, "merge.option_scale")
 
 
 def density(default: float) -> Option:
     """The option every method here has."""
-    return Option("density", default, 0.0, 1.0, "share of the entries of every delta that is kept")
+    return Option("density", default, 0.0, 1.0, "merge.option_density")
 
 
 @method(
     "magnitude_prune",
-    "magnitude pruning",
-    "arXiv:1506.02626, on deltas as in PEFT",
+    ("merge.magnitude_prune", "merge.magnitude_prune_text"),
+    "arXiv:1506.02626 (PEFT)",
     ENTRIES,
     density(0.5),
 )
@@ -35,7 +36,7 @@ def magnitude_prune(
     return _added([keep_largest(delta, density) for delta in deltas])
 
 
-@method("ties", "TIES", "arXiv:2306.01708", ENTRIES, density(0.2), SCALE)
+@method("ties", ("merge.ties", "merge.ties_text"), "arXiv:2306.01708", ENTRIES, density(0.2), SCALE)
 def ties(
     deltas: Sequence[Tensor], count: int, generator: Generator, density: float, scale: float
 ) -> Tensor:
@@ -45,7 +46,14 @@ def ties(
     return elect_and_average([keep_largest(delta, density) for delta in deltas]).mul_(scale)
 
 
-@method("dare_linear", "DARE", "arXiv:2311.03099", ENTRIES, density(0.5), seeded=True)
+@method(
+    "dare_linear",
+    ("merge.dare_linear", "merge.dare_linear_text"),
+    "arXiv:2311.03099",
+    ENTRIES,
+    density(0.5),
+    seeded=True,
+)
 def dare_linear(
     deltas: Sequence[Tensor], count: int, generator: Generator, density: float
 ) -> Tensor:
@@ -57,8 +65,8 @@ def dare_linear(
 
 @method(
     "dare_ties",
-    "DARE and TIES",
-    "arXiv:2311.03099 and arXiv:2306.01708",
+    ("merge.dare_ties", "merge.dare_ties_text"),
+    "arXiv:2311.03099, arXiv:2306.01708",
     ENTRIES,
     density(0.5),
     SCALE,
@@ -80,11 +88,20 @@ WINDOW = Option(
     0.1,
     0.0,
     0.5,
-    "how much likelier than the mean the largest entry of a row is kept, the smallest less likely",
+    "merge.option_epsilon",
 )
 
 
-@method("della", "DELLA", "arXiv:2406.11617", ENTRIES, density(0.5), WINDOW, SCALE, seeded=True)
+@method(
+    "della",
+    ("merge.della", "merge.della_text"),
+    "arXiv:2406.11617",
+    ENTRIES,
+    density(0.5),
+    WINDOW,
+    SCALE,
+    seeded=True,
+)
 def della(
     deltas: Sequence[Tensor],
     count: int,
@@ -103,7 +120,7 @@ def della(
 
 @method(
     "della_linear",
-    "DELLA without signs",
+    ("merge.della_linear", "merge.della_linear_text"),
     "arXiv:2406.11617",
     ENTRIES,
     density(0.5),
@@ -119,13 +136,11 @@ def della_linear(
 
 @method(
     "breadcrumbs",
-    "model breadcrumbs",
+    ("merge.breadcrumbs", "merge.breadcrumbs_text"),
     "arXiv:2312.06795",
     ENTRIES,
     density(0.9),
-    Option(
-        "gamma", 0.01, 0.0, 1.0, "share of the entries, the largest, that is dropped as outliers"
-    ),
+    Option("gamma", 0.01, 0.0, 1.0, "merge.option_gamma"),
     SCALE,
 )
 def breadcrumbs(
@@ -142,7 +157,7 @@ def breadcrumbs(
 
 @method(
     "sce",
-    "SCE",
+    ("merge.sce", "merge.sce_text"),
     "arXiv:2408.07990 (FuseChat 3)",
     ENTRIES,
     Option(
@@ -150,7 +165,7 @@ def breadcrumbs(
         0.1,
         0.0,
         1.0,
-        "share of the entries, those in which the LoRAs differ most, that is merged",
+        "merge.option_select",
     ),
 )
 def sce(deltas: Sequence[Tensor], count: int, generator: Generator, select: float) -> Tensor:
@@ -236,8 +251,7 @@ def keep_by_rank(delta: Tensor, density: float, epsilon: float, generator: Gener
         return delta
     if density - epsilon <= 0 or density + epsilon >= 1:
         raise AdapterError(
-            f"density {density:g} and epsilon {epsilon:g}: their sum must be below 1, their"
-            " difference above 0"
+            message("merge.density_and_epsilon", density=f"{density:g}", epsilon=f"{epsilon:g}")
         )
     columns = delta.shape[1]
     places = (

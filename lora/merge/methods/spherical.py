@@ -17,10 +17,10 @@ NEARLY_ONE_DIRECTION = 0.9995  # cosine above which a great circle is a line
 
 @method(
     "slerp",
-    "spherical interpolation of two",
-    "Shoemake 1985, as in mergekit",
+    ("merge.slerp", "merge.slerp_text"),
+    "Shoemake 1985 (mergekit)",
     COEFFICIENTS,
-    Option("t", 0.5, 0.0, 1.0, "0: the first LoRA, 1: the second"),
+    Option("t", 0.5, 0.0, 1.0, "merge.option_t"),
     inputs=2,
     needs_inner=True,
 )
@@ -42,11 +42,11 @@ def slerp(inner: Tensor, strengths: Sequence[float], t: float) -> list[float]:
 
 @method(
     "karcher",
-    "mean on the sphere (Karcher)",
-    "Karcher 1977 (doi 10.1002/cpa.3160300502), as in mergekit",
+    ("merge.karcher", "merge.karcher_text"),
+    "Karcher 1977 (doi 10.1002/cpa.3160300502; mergekit)",
     COEFFICIENTS,
-    Option("steps", 10, 1, 1000, "steps towards the mean"),
-    Option("tolerance", 1e-5, 0.0, 1.0, "angle at which it stops"),
+    Option("steps", 10, 1, 1000, "merge.option_steps"),
+    Option("tolerance", 1e-5, 0.0, 1.0, "merge.option_tolerance"),
     needs_inner=True,
 )
 def karcher(
