@@ -702,6 +702,7 @@ def drawn(sizes, family) -> TargetModel:
         ("free", {"layer": (0, 0)}, {"layer": (8, 8)}, True),  # a table without its sizes
         (None, {"layer": (0, 0), "more": (0, 0)}, {"layer": (8, 8), "more": (4, 8)}, True),
         (None, {"layer": (0, 0), "more": (0, 0)}, {"layer": (4, 8), "more": (4, 8)}, False),
+        (None, {"layer": (0, 0)}, {"layer": None}, True),
     ],
 )
 def test_what_a_lone_matrix_is_where_the_model_is_known_in_part(family, sizes, shapes, whole):
@@ -802,14 +803,37 @@ def test_an_adapter_that_needs_a_setting_is_refused_without_a_lawful_one(
     )
 
 
-def test_a_setting_that_no_tensor_needs_refuses_nothing(target_model):
-    """DEFT's alpha may be left out; only its method must be there."""
-    file = {"img_in.deft_P": (8, 2), "img_in.deft_R": (2, 16)}
-    for method, reason in (("qr", ""), ("other", 'DEFT: its decomposition_method is "other"')):
-        config = {"alpha": "much", "decomposition_method": method}
-        plan = make_plan(file, {}, target_model, config)
-        assert len(plan.adapters) == (not reason)
-        assert reason in plan.outcomes["img_in.deft_P"].reason
+@pytest.mark.parametrize(
+    ("tensors", "config", "reason"),
+    [
+        ("deft", {"decomposition_method": "qr", "alpha": "much"}, ""),
+        (
+            "deft",
+            {"decomposition_method": "x", "alpha": "much"},
+            'DEFT: its decomposition_method is "x"',
+        ),
+        ("deft", {"alpha": "much"}, "DEFT: no setting of PEFT's that can be read tells its decomp"),
+        (
+            "peanut",
+            {"depth": 0, "scaling": 1},
+            "PEANuT: no setting of PEFT's that can be read tells its act_fn;",
+        ),
+        ("peanut", {"depth": 0, "scaling": 1, "act_fn": "x"}, 'PEANuT: its act_fn is "x"'),
+        ("peanut", {"depth": 0, "scaling": 1, "act_fn": "relu"}, ""),
+    ],
+)
+def test_only_a_setting_that_is_needed_and_not_lawful_is_the_reason_of_a_refusal(
+    target_model, tensors, config, reason
+):
+    """DEFT's alpha may be left out; what is lawful is no fault where another is missing."""
+    files = {
+        "deft": {"img_in.deft_P": (8, 2), "img_in.deft_R": (2, 16)},
+        "peanut": {"img_in.peanut_A.weight": (2, 8), "img_in.peanut_B.weight": (8, 2)},
+    }
+    plan = make_plan(files[tensors], {}, target_model, config)
+    check_whole(plan, files[tensors])
+    assert len(plan.adapters) == (not reason)
+    assert all(outcome.reason.startswith(reason) for outcome in plan.outcomes.values())
 
 
 VECTORS = {
