@@ -272,7 +272,7 @@ def _content(path: str | os.PathLike[str], raw: bytes, odd: bool) -> dict[str, A
     try:
         text = raw.decode("utf-8")
         content = json.loads(text, parse_constant=_no_number, parse_float=_Fraction)
-        if odd or _may_repeat(raw, content):
+        if isinstance(content, dict) and (odd or _may_repeat(raw, content)):
             content = json.loads(
                 text,
                 parse_constant=_no_number,
@@ -358,13 +358,11 @@ def _is_whole_text(text: str) -> bool:
     return True
 
 
-def _may_repeat(raw: bytes, content: Any) -> bool:
+def _may_repeat(raw: bytes, content: Mapping[str, Any]) -> bool:
     """Whether a name may stand twice: then the text holds more strings than what was read of it.
 
     A sound entry has five (its name, three fields and the dtype) and none has fewer.
     """
-    if not isinstance(content, dict):
-        return False
     metadata = content.get("__metadata__", ())
     strings = STRINGS_OF_ENTRY * (len(content) - ("__metadata__" in content))
     strings += "__metadata__" in content
@@ -398,14 +396,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _check_repeats(content: Any) -> None:
+def _check_repeats(content: Mapping[str, Any]) -> None:
     """Raises ValueError where a tensor, the metadata or a field of a tensor stands twice.
 
     Of names within the metadata, and of fields that it does not know, safetensors takes the last,
     as Python does.
     """
-    if not isinstance(content, dict):
-        return
     repeated = list(getattr(content, "repeated", ()))
     for name, entry in content.items():
         if name != "__metadata__" and isinstance(entry, _Repeating):
@@ -624,7 +620,7 @@ def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | N
         except FileNotFoundError:
             continue
         except OSError as error:
-            return Unreadable(error.strerror or str(error))
+            return Unreadable(error.strerror)
         if len(raw) > MAX_CONFIG_BYTES:
             return Unreadable("it is too large for settings")
         try:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from math import isclose, prod
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
 from ..adapters.registry import asked_metadata, decomposition_of, named, variant
@@ -17,7 +18,7 @@ from ..key_maps.convention import USUAL, Conventions, Meaning
 from ..key_maps.dialect import DENOISER, ENCODER
 from ..key_maps.evidence import Evidence
 from ..key_maps.table import flatten, unify
-from ..messages import message
+from ..messages import joined, message
 from .assign import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .copies import Same, fused_twins
 from .disagreement import disagreement
@@ -26,7 +27,6 @@ from .keys import role_spellings
 from .misplaced_files import WHOLE
 from .resolve import Location, locate, network_told
 from .scale import (
-    FROM_RANK,
     FROM_SPLITS,
     FROM_TENSORS,
     NUMBERLESS,
@@ -100,13 +100,12 @@ class Plan(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
     target_model: TargetModel
-    inferred_prefix: str = ""
+    inferred_prefix: str
     # whether values of tensors decided anything: files alike in names and shapes may mean something
     # else
-    by_values: bool = False
-    cautions: tuple[
-        str, ...
-    ] = ()  # sentences: what makes it doubtful that the file comes out as trained
+    by_values: bool
+    # sentences: what makes it doubtful that the file comes out as trained
+    cautions: tuple[str, ...]
 
 
 class _Found(NamedTuple):
@@ -229,7 +228,7 @@ class _Planner:
         self.adapters: list[Adapter] = []
         self.recent: list[tuple[str, tuple[str, ...] | None]] = []
         self.inferred = ""
-        self.alias_names: dict[tuple, _GroupAdapters] = {}
+        self.readings: dict[tuple, _GroupAdapters] = {}
         self.settings_of: dict[str, Settings | None] = {}
         self.network_alphas: dict[str, str] = {}
         self.conventions: dict[int, Conventions] = {}
@@ -374,14 +373,14 @@ class _Planner:
         reading.
         """
         shapes = tuple([self.shapes[key] for key in group.keys.values()])
-        settings = self._settings(group.module) if self.settings else None
+        settings = self._settings(group.module)
         key = (tuple(group.keys), shapes, id(settings))
-        reading = self.alias_names.get(key)
+        reading = self.readings.get(key)
         if reading is None:
             found, left = assign(group.keys)
             by_role = dict(zip(group.keys, shapes, strict=True))
             adapters = tuple(self._found(one, by_role, settings) for one in found)
-            reading = self.alias_names[key] = _GroupAdapters(
+            reading = self.readings[key] = _GroupAdapters(
                 adapters,
                 left,
                 any(one.kind.scaled for one in adapters),
@@ -427,7 +426,7 @@ class _Planner:
                 SHAPE_CONFLICT,
                 self._conflict(location.candidates, kind.parameter, found.module),
             )
-        whole = len(target.slices) == 1 and target.slices[0][2] is None
+        whole = [piece[2] for piece in target.slices] == [None]
         roles = dict(zip(found.roles, keys, strict=True))
         shared = self._shared_alpha(found, location, roles)
         if shared is not None:
@@ -438,11 +437,11 @@ class _Planner:
             return self._set(
                 [key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault
             )
-        settings = self._settings(location.prefix) if self.settings else None
+        settings = self._settings(location.prefix)
         meaning = self._meaning(group, found, roles, target, settings)
         if meaning.kind:
             kind = named(meaning.kind)
-        obstacle = meaning.refusal or ("" if whole else _obstacle(kind, found.shapes, target))
+        obstacle = meaning.refusal or ("" if whole else _obstacle(kind, found.shapes))
         if obstacle:
             # What a bias borrows from factors that are placed themselves stays placed.
             return self._set(
@@ -489,7 +488,7 @@ class _Planner:
         self, found: _Found, location: Location, roles: Mapping[str, str]
     ) -> str | None:
         """The key of the network's alpha, where the adapter has none of its own."""
-        wanted = self.network_alphas and "alpha" not in roles and found.rank
+        wanted = "alpha" not in roles and found.rank
         return network_alpha(self.network_alphas, location.prefix) if wanted else None
 
     def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
@@ -529,9 +528,9 @@ class _Planner:
             for found in self._read(group).adapters
             if found.kind.never_beside and found.module.inner
         ]
-        outs = {module.out for module in modules}
-        least = min((prod(module.inner) for module in modules), default=0)
-        return len(outs) == 1 and None not in outs and outs.pop() < least
+        return len({module.out for module in modules}) == 1 and all(
+            module.out < prod(module.inner) for module in modules
+        )
 
     def cautions(self) -> tuple[str, ...]:
         """What the file's settings say that was not used."""
@@ -630,8 +629,6 @@ class _Planner:
             return Strength(None if same else meaning.scale, meaning.title)
         if "alpha" in roles:
             return self._split_strength(name, rank, target) if target.parts > 1 else BY_TENSORS
-        if settings is None:
-            return BY_RANK
         return scale_of(settings, name, rank, kind)
 
     def _split_strength(self, name: str, rank: int | None, target: Target) -> Strength:
@@ -727,10 +724,9 @@ class _Planner:
         if len(unmatched) < MIN_EVIDENCE:
             return False
         groups = [group for group, _ in unmatched]
-        for match in re.finditer(r"[._]", groups[0].module[:LONGEST_WRAPPER]):
-            prefix = groups[0].module[: match.end()]
-            if not all(group.module.startswith(prefix) for group in groups):
-                return False
+        common = commonprefix([group.module for group in groups])  # noqa: RUF071 - by characters
+        for match in re.finditer(r"[._]", common[:MAX_PREFIX]):
+            prefix = common[: match.end()]
             locations = self._all_behind(prefix, groups)
             if locations:
                 self.inferred = prefix
@@ -767,7 +763,6 @@ def _no_number(key: str) -> None:
 
 
 BY_TENSORS = Strength(None, FROM_TENSORS)
-BY_RANK = Strength(None, FROM_RANK)
 DIFFERENT_TWINS = (
     "trained fused and again split, with different numbers; both are applied, as the stock loader"
     " does"
@@ -778,7 +773,7 @@ NOT_SPLIT = (
 )
 MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
 MIN_EVIDENCE = 2  # modules behind an unknown prefix
-LONGEST_WRAPPER = 120  # characters of a name among which an unknown prefix is looked for
+MAX_PREFIX = 120  # characters of a name among which an unknown prefix is looked for
 
 
 def _fits(candidate: Target, found: _Found) -> bool:
@@ -807,24 +802,19 @@ def _widens_input(candidate: Target, found: _Found) -> bool:
 
 def _narrow(candidate: Target, module: ModuleShape) -> bool:
     """Whether the adapter is of a model with fewer inputs, which are the first ones of this one."""
-    if (
-        not candidate.widens_input
-        or module.out != candidate.out
-        or len(module.inner or ()) != 1
-        or len(candidate.inner) != 1
-    ):
+    if not candidate.widens_input or module.out != candidate.out or len(module.inner or ()) != 1:
         return False
     return (*module.inner, *candidate.inner) in candidate.widens_input.begins
 
 
-def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None], target: Target) -> str:
+def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:
     """Why this adapter cannot be applied to a target that is only part of the module it was trained
     on.
     """
     if not kind.linear:
         return message("planning.changes_fused", kind=kind.name)
     decomposition = decomposition_of(shapes)
-    for role in decomposition.roles if decomposition and target.out != 1 else ():
+    for role in decomposition.roles if decomposition else ():
         if shapes.get(role) is not None and not decomposition.per_output(role, shapes[role]):
             return message("planning.magnitudes_per_input", title=decomposition.title)
     return ""
@@ -839,9 +829,9 @@ def _copy(adapter: Adapter) -> Outcome:
 
 
 def _half_of(kind: Kind) -> str:
-    roles = sorted(kind.never_beside)
-    words = [word for (word, _), role in role_spellings().named.items() if role in roles]
-    return message("planning.part_missing", part=" or ".join(dict.fromkeys(words)))
+    named_so = role_spellings().named.items()
+    words = [word for (word, _), role in named_so if role in kind.never_beside]
+    return message("planning.part_missing", part=joined(dict.fromkeys(words), "or"))
 
 
 def _options(

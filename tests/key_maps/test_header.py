@@ -52,6 +52,7 @@ BAD = {
     "no JSON": (packed(b"{nonsense}"), "not valid JSON"),
     "not UTF-8": (packed(b'{"\xff": 1}'), "UTF-8"),
     "a list": (packed(b"[]"), "not a JSON object"),
+    "a list of words": (packed(b"[true, -0]"), "not a JSON object"),
     "metadata is a list": (packed(b'{"__metadata__": [1]}'), "metadata"),
     "unknown dtype": (packed(json.dumps({"a": entry("F99")}).encode(), b"\0" * 4), "wrongly"),
     "no shape": (
@@ -197,6 +198,18 @@ SPELLED = {
     ),
     "a tensor twice beside backslashes": (
         b'{"__metadata__":{"k":"\\\\","l":"\\\\"},"a":1,"a":%s}' % ONE
+    ),
+    "a tensor twice, once a number, beside a number": (
+        b'{"__metadata__":{"k":1},"a":1,"a":%s}' % ONE
+    ),
+    "the empty name twice, once a number": b'{"":1,"":%s}' % ONE,
+    "the empty name twice, once with other fields": b'{"":{"x":1,"y":2,"z":3},"":%s}' % ONE,
+    "all odd words, and minus zero as an offset": (
+        b'{"__metadata__":{"k":"true false \\u00e9"},"a":%s}' % ONE.replace(b"[0, 4]", b"[-0, 4]")
+    ),
+    "metadata that say a field's name twice": with_metadata(b'{"shape":"[-0]","shape":"2"}'),
+    "metadata a number, and a field more": (
+        b'{"__metadata__":{"k":1},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}}'
     ),
     "metadata with escaped quotes": with_metadata(b'{"k":"\\"a\\": \\\\\\"b\\\\\\""}'),
     "key of metadata twice, of a number": with_metadata(b'{"k":1,"k":2}'),

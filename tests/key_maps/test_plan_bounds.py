@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from lora_locksmith.files.header import TensorInfo
+from lora_locksmith.files.header import TensorInfo, Unreadable
 from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.table import families, parse_table
 from lora_locksmith.key_maps.user_maps import read_own_maps
@@ -158,9 +158,9 @@ def test_whole_weights_that_are_split_in_the_file_count_as_one_of_the_model(targ
 
 def test_an_input_grows_only_where_the_model_allows_it(home):
     (grown,) = make_plan(lora("looks", 8, 32), {}, home).adapters
-    assert grown.padded_shape == (8, 32)
+    assert grown.padded_shape == (8, 32) and grown.resized
     (same,) = make_plan(lora("looks", 8, 16), {}, home).adapters
-    assert same.padded_shape is None
+    assert same.padded_shape is None and not same.resized
     (turned,) = make_plan({"looks.oft_blocks": (2, 4, 4)}, {}, home).adapters
     assert turned.padded_shape is None
     for keys in (
@@ -192,10 +192,12 @@ def test_an_input_grows_to_no_width_of_another_published_model(home):
         target_model = TargetModel(
             [denoiser(HOME | {"look": (8, model)}, own={"home": parse_table("home", table)})]
         )
-        return [
-            (adapter.padded_shape, adapter.columns)
-            for adapter in make_plan(lora("looks", 8, made), {}, target_model).adapters
-        ]
+        plan = make_plan(lora("looks", 8, made), {}, target_model)
+        assert make_plan(lora("looks", 9, made), {}, target_model).adapters == ()
+        assert [adapter.resized for adapter in plan.adapters] == [made != model] * len(
+            plan.adapters
+        )
+        return [(adapter.padded_shape, adapter.columns) for adapter in plan.adapters]
 
     assert grown("16<32 16<24.. 40", 16, 32) == grown("16<32 16<24.. 40", 16, 40) == []
     assert grown("16<32 16<24.. 40", 16, 24) == [((8, 24), None)]
@@ -221,7 +223,7 @@ def test_a_file_that_says_how_large_a_weight_becomes_is_believed(home):
     assert categories(make_plan(smaller, {}, home)) == {plans.SHAPE_CONFLICT}
 
 
-def test_what_turns_a_whole_module_cannot_be_split(home):
+def test_what_turns_a_whole_module_cannot_be_split(home, target_model):
     fused = "stages.1.to_qk"
     (split,) = make_plan(lora(fused, 8, 4), {}, home).adapters
     assert [piece[2] for piece in split.target.slices] == [(0, 4), (4, 4)]
@@ -241,6 +243,8 @@ def test_what_turns_a_whole_module_cannot_be_split(home):
     assert categories(make_plan({"stages.1.to_out.oft_blocks": (2, 2, 2)}, {}, home)) == {
         plans.PLACED
     }
+    part = make_plan({"transformer_blocks.0.attn.to_q.oft_blocks": (2, 4, 4)}, {}, target_model)
+    assert categories(part) == {plans.PLACED}  # a module that only the model has fused
     across = make_plan(
         lora("stages.1.to_out", 4, 4) | {"stages.1.to_out.dora_scale": (1, 4)}, {}, home
     )
@@ -581,6 +585,7 @@ def test_twins_are_copies_only_where_their_numbers_are(target_model, alike):
     assert len(plan.adapters) == (3 if alike else 4)
     assert plan.cautions == (() if alike else (f"1 module: {plans.DIFFERENT_TWINS}",))
     assert not make_plan(keys, {}, target_model).by_values
+    assert not make_plan(lora(QKV, 24, 8), {}, target_model, same=same).by_values
 
 
 def test_twins_under_another_wrapper_are_copies_only_by_their_numbers(target_model):
@@ -618,6 +623,8 @@ def test_lone_downs_of_whole_matrices_are_adapters_only_where_no_up_is_lost(targ
     plan = make_plan(whole, {}, target_model)
     check_whole(plan, whole)
     assert [adapter.kind for adapter in plan.adapters] == ["fullrank"] * 2
+    alone = {"img_in.lora_down.weight": FLUX["img_in"]}  # with fewer outputs than inputs
+    assert [one.kind for one in make_plan(alone, {}, target_model).adapters] == ["fullrank"]
     misfit = whole | {f"{QKV}.lora_down.weight": (4, 8)}
     pair = whole | {f"{QKV}.lora_down.weight": (4, 8), f"{QKV}.lora_up.weight": (24, 4)}
     whole_weight = {"final_layer.linear.diff": (16, 8)}
@@ -665,6 +672,246 @@ def test_a_model_of_unknown_sizes_takes_no_half_of_a_lora_as_a_whole_weight(know
     if not whole:
         reasons = {outcome.reason for outcome in plan.outcomes.values()}
         assert reasons == {"lora_up or lora_B is missing"}
+
+
+KOALA, SDXL = (
+    f"{block}.1.{name}"
+    for block, name in (
+        ("input_blocks.3", "proj_in"),
+        ("input_blocks.4", "transformer_blocks.0.attn2.to_k"),
+    )
+)
+VALUES = SDXL.replace("to_k", "to_v")
+
+
+def drawn(sizes, family) -> TargetModel:
+    """A model with these sizes, 0 where one is not known."""
+    weights = {f"diffusion_model.{name}.weight": shape for name, shape in sizes.items()}
+    return TargetModel([Network(DENOISER, "diffusion_model.", weights, family, is_reference=True)])
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "shapes", "whole"),
+    [
+        ("sdxl", {SDXL: (640, 0)}, {SDXL: (640, 2048)}, False),
+        ("sdxl", {SDXL: (0, 2048)}, {SDXL: (4, 2048)}, False),
+        ("sdxl", {SDXL: (0, 0), VALUES: (0, 0)}, {SDXL: (4, 2048), VALUES: (8, 2048)}, True),
+        ("sdxl", {SDXL: (0, 0)}, {SDXL: None}, False),
+        ("sdxl", {SDXL: (0, 0), VALUES: (0, 0)}, {SDXL: (4, 2048), VALUES: None}, False),
+        ("koala", {KOALA: (0, 0)}, {KOALA: (640, 640)}, True),  # a layer in two forms
+        ("free", {"layer": (0, 0)}, {"layer": (8, 8)}, True),  # a table without its sizes
+        (None, {"layer": (0, 0), "more": (0, 0)}, {"layer": (8, 8), "more": (4, 8)}, True),
+        (None, {"layer": (0, 0), "more": (0, 0)}, {"layer": (4, 8), "more": (4, 8)}, False),
+        (None, {"layer": (0, 0)}, {"layer": None}, True),
+    ],
+)
+def test_what_a_lone_matrix_is_where_the_model_is_known_in_part(family, sizes, shapes, whole):
+    """One number of rows for all, below all inputs, looks like a rank, unless the model's own
+    sizes are known.
+    """
+    known = {**families(), "free": parse_table("free", "@title Free\nlayer - = loose\n")}
+    file = {f"{name}.lora_A.weight": shape for name, shape in shapes.items()}
+    plan = make_plan(file, {}, drawn(sizes, known.get(family)))
+    check_whole(plan, file)
+    assert categories(plan) == {plans.PLACED if whole else plans.INCOMPLETE}
+
+
+def test_other_adapters_of_a_file_do_not_tell_its_rank():
+    target_model = drawn({SDXL: (0, 0), VALUES: (0, 0)}, families()["sdxl"])
+    file = {f"{SDXL}.lora_A.weight": (4, 2048), f"{VALUES}.diff": (640, 2048)}
+    plan = make_plan(file, {}, target_model)
+    assert [adapter.kind for adapter in plan.adapters] == ["diff"]
+
+
+@pytest.mark.parametrize("size", [(0, 0), (8, 0), (0, 4)])
+def test_a_weight_of_unknown_size_is_not_said_to_grow(size):
+    keys = lora("layer", 8, 4) | {"layer.reshape_weight": (2,)}
+    (adapter,) = make_plan(keys, {}, drawn({"layer": size}, None)).adapters
+    assert adapter.padded_shape is None and not adapter.resized
+
+
+def test_which_matrices_may_stand_for_a_convolution(home):
+    """Those whose writers flatten the kernel; a whole difference has the weight's own shape."""
+    factors = {"w1_a": (8, 2), "w1_b": (2, 64), "w2_a": (8, 2), "w2_b": (2, 64)}
+    for keys, category in (
+        ({f"pixels.hada_{name}": shape for name, shape in factors.items()}, plans.PLACED),
+        (lora("pixels", 8, 64), plans.PLACED),
+        (
+            {"pixels.lora_A.weight": (2, 16, 4), "pixels.lora_B.weight": (8, 2, 1)},
+            plans.SHAPE_CONFLICT,
+        ),
+        ({"pixels.diff": (8, 64)}, plans.SHAPE_CONFLICT),
+        ({"pixels.diff": (8, 16, 2, 2)}, plans.PLACED),
+    ):
+        assert categories(make_plan(keys, {}, home)) == {category}, keys
+
+
+def test_split_qkv_of_a_module_of_two_parts():
+    table = parse_table("two", "@title Two\nkv 8 4 = to_k + to_v\n")
+    keys = lora("kv", 8, 4, rank=4) | {"kv.alpha": ()}
+    (adapter,) = make_plan(keys, SPLIT, drawn({"kv": (8, 4)}, table)).adapters
+    assert (adapter.strength.factor, adapter.strength.source) == (2.0, FROM_SPLITS)
+
+
+DIFFERING = {"lora_adapter_metadata": '{"r": 2, "lora_alpha": 8}'}
+
+
+def test_settings_that_differ_are_told_whatever_the_strength_comes_from(target_model):
+    keys = lora("img_in", 8, 16)
+    for file in (keys, keys | {"img_in.alpha": ()}):
+        (told,) = make_plan(file, DIFFERING, target_model, {"r": 2, "lora_alpha": 4}).cautions
+        assert "lora_alpha is 8 in the header and 4 in adapter_config.json" in told
+        assert make_plan(file, DIFFERING, target_model, {"r": 2, "lora_alpha": 8}).cautions == ()
+
+
+def test_settings_that_cannot_be_read_are_told_where_a_strength_is_asked_of_them(target_model):
+    unreadable, alpha = Unreadable("it is not JSON"), {"img_in.alpha": ()}
+    without, beside = lora("img_in", 8, 16), lora(PROJ, 8, 8)
+    for file, told in (
+        (without, True),
+        (without | alpha, False),
+        (without | alpha | beside, True),
+        (lora("nothing", 8, 8), True),
+    ):
+        cautions = make_plan(file, {}, target_model, unreadable).cautions
+        assert [text.partition(" (")[0] for text in cautions] == [
+            "The adapter_config.json beside the file cannot be read"
+        ] * told
+
+
+ROAD = {"img_in.road_theta": (4,), "img_in.road_alpha": (4,)}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (None, "RoAd: no setting of PEFT's that can be read tells its group_size"),
+        ({"r": 3}, "RoAd: no setting of PEFT's that can be read tells its group_size"),
+        ({"group_size": "many"}, 'RoAd: its group_size is "many", not a whole number from 1'),
+        ({"group_size": 4}, ""),
+    ],
+)
+def test_an_adapter_that_needs_a_setting_is_refused_without_a_lawful_one(
+    target_model, config, reason
+):
+    plan = make_plan(ROAD, {}, target_model, config)
+    check_whole(plan, ROAD)
+    assert [dict(adapter.options) for adapter in plan.adapters] == [config] * (not reason)
+    assert reason == "" or all(
+        (outcome.category, outcome.reason[: len(reason)]) == (plans.UNSUPPORTED, reason)
+        for outcome in plan.outcomes.values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "reason"),
+    [
+        ("deft", {"decomposition_method": "qr", "alpha": "much"}, ""),
+        (
+            "deft",
+            {"decomposition_method": "x", "alpha": "much"},
+            'DEFT: its decomposition_method is "x"',
+        ),
+        ("deft", {"alpha": "much"}, "DEFT: no setting of PEFT's that can be read tells its decomp"),
+        (
+            "peanut",
+            {"depth": 0, "scaling": 1},
+            "PEANuT: no setting of PEFT's that can be read tells its act_fn;",
+        ),
+        ("peanut", {"depth": 0, "scaling": 1, "act_fn": "x"}, 'PEANuT: its act_fn is "x"'),
+        ("peanut", {"depth": 0, "scaling": 1, "act_fn": "relu"}, ""),
+    ],
+)
+def test_only_a_setting_that_is_needed_and_not_lawful_is_the_reason_of_a_refusal(
+    target_model, tensors, config, reason
+):
+    """DEFT's alpha may be left out; what is lawful is no fault where another is missing."""
+    files = {
+        "deft": {"img_in.deft_P": (8, 2), "img_in.deft_R": (2, 16)},
+        "peanut": {"img_in.peanut_A.weight": (2, 8), "img_in.peanut_B.weight": (8, 2)},
+    }
+    plan = make_plan(files[tensors], {}, target_model, config)
+    check_whole(plan, files[tensors])
+    assert len(plan.adapters) == (not reason)
+    assert all(outcome.reason.startswith(reason) for outcome in plan.outcomes.values())
+
+
+VECTORS = {
+    f"transformer.proj_out.vblora_{name}": shape
+    for name, shape in {
+        "logits_A": (2, 4, 3),
+        "logits_B": (8, 2, 3),
+        "vector_bank": (3, 2),
+    }.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("alpha", "first", "refused", "config", "category"),
+    [
+        ((), lora("transformer.x_embedder", 8, 16), VECTORS, None, plans.UNSUPPORTED),
+        ((2,), VECTORS, lora("transformer.x_embedder", 8, 16), {"topk": 2}, plans.SHAPE_CONFLICT),
+        (
+            (),
+            lora("transformer.stages.0.to_out", 4, 4),
+            lora("transformer.stages.1.to_qk", 8, 4),
+            {"init_lora_weights": "pissa"},
+            plans.UNSUPPORTED,
+        ),
+    ],
+)
+def test_an_adapter_that_is_refused_takes_no_alpha_from_one_that_is_applied(
+    target_model, home, alpha, first, refused, config, category
+):
+    """The alpha of a whole network: a setting is missing, the alpha cannot count, the model has
+    the module split.
+    """
+    file = {"transformer.lora_alpha": alpha} | first | refused
+    model = home if "transformer.stages.0.to_out.lora_A.weight" in file else target_model
+    plan = make_plan(file, {}, model, config)
+    check_whole(plan, file)
+    assert {key for key, outcome in plan.outcomes.items() if outcome.category == category} == set(
+        refused
+    )
+    assert plan.outcomes["transformer.lora_alpha"].category == plans.PLACED
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "told"),
+    [
+        ({"init_lora_weights": "pissa"}, "pissa", ""),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa", "1 module: init_lora_weights is pissa_"),
+        ({"use_bdlora": {"target_modules_bd_a": ["x"]}}, "bdlora", ""),
+        ({}, "lora", ""),
+    ],
+)
+def test_settings_make_another_kind_of_plain_factors(target_model, config, kind, told):
+    plan = make_plan(lora("img_in", 8, 16), {}, target_model, config)
+    assert [adapter.kind for adapter in plan.adapters] == [kind]
+    assert [text[: len(told)] for text in plan.cautions] == [told] * bool(told)
+
+
+def test_what_a_writer_means_can_be_a_reason_to_refuse(target_model):
+    """By the settings; or by the family of the model, which may have the rows in another order."""
+    plan = make_plan(lora("img_in", 8, 16), {}, target_model, {"init_lora_weights": "corda"})
+    assert plan.adapters == ()
+    assert {outcome.reason.partition(" (")[0] for outcome in plan.outcomes.values()} == {
+        "the base model was changed when training began"
+    }
+    module = "blocks.0.attn.qkv_proj"
+    keys = {
+        f"{module}.lora_A.default.weight": (2, 4),
+        f"{module}.lora_B.default.weight": (12, 2),
+    }
+    for family, refused in ((families()["minimax_h3"], True), (None, False)):
+        plan = make_plan(keys, {}, drawn({module: (12, 4)}, family))
+        assert categories(plan) == {plans.UNSUPPORTED if refused else plans.PLACED}
+
+
+def test_a_meaning_that_asks_for_numbers_nobody_reads_is_not_told(target_model):
+    keys = lora("img_in", 8, 16, rank=4) | {"img_in.alpha": ()}
+    (adapter,) = make_plan(keys, RS_LORA, target_model).adapters
+    assert (adapter.strength.scale, adapter.strength.source) == (None, FROM_TENSORS)
 
 
 def test_a_part_of_a_weight_does_not_grow(target_model):
@@ -728,9 +975,11 @@ def test_a_network_that_is_not_connected_is_told_as_such(target_model, clip):
         "it belongs to the diffusion model, and no MODEL is connected",
     )
     assert categories(make_plan(keys, {}, target_model)) == {plans.PLACED}
-    assert categories(make_plan(lora("lora_te1_nothing", 4, 4), {}, target_model)) == {
-        plans.UNKNOWN_MODULE
-    }
+    for keys, model in (
+        (lora("lora_te1_nothing", 4, 4), target_model),
+        (lora("nothing", 4, 4), only_clip),
+    ):
+        assert categories(make_plan(keys, {}, model)) == {plans.UNKNOWN_MODULE}
 
 
 def test_what_cannot_be_supported_is_said_so_wherever_it_was_to_go(target_model):
@@ -901,8 +1150,21 @@ def test_a_whole_weight_below_a_layer_of_factors_stops_them(target_model):
     plan = make_plan(lora(QKV, 24, 8) | {odd: (2, 8)}, {}, target_model)
     assert plan.adapters == ()
     assert plan.outcomes[f"{QKV}.lora_A.weight"].reason.startswith(f"{odd} stands beside it")
-    plan = make_plan(lora(QKV, 24, 8) | lora(f"{QKV}.more", 8, 8), {}, target_model)
-    assert only_modules(plan) == [QKV]
+    for file, key in (
+        (lora(QKV, 24, 8) | {f"{QKV}.diff_b": (24,), odd: (2, 8)}, odd),
+        (lora(QKV, 24, 8) | {f"{QKV}.router.lora_B.weight": (8, 2)}, f"{QKV}.router.lora_B.weight"),
+    ):
+        plan = make_plan(file, {}, target_model)
+        assert plan.adapters == ()
+        assert plan.outcomes[f"{QKV}.lora_A.weight"].reason.startswith(f"{key} stands beside it")
+    for more in (
+        lora(f"{QKV}.more", 8, 8),
+        {f"{QKV}.more.diff": (8, 2)},
+        {f"{QKV}.more.weight": (8, 2), f"{QKV}.more.diff_b": (8,)},
+    ):
+        assert only_modules(make_plan(lora(QKV, 24, 8) | more, {}, target_model)) == [QKV]
+    lone = make_plan({f"{QKV}.alpha": (), odd: (2, 8)}, {}, target_model).outcomes
+    assert lone[f"{QKV}.alpha"].category == plans.INCOMPLETE
 
 
 def test_a_whole_bias_may_be_larger_as_the_file_says_and_a_change_of_one_may_not(target_model):
