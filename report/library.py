@@ -13,17 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import fault_and_remedy
 from ..files.atomic import write_whole
 from ..files.header import (
     ENDINGS,
     PEFT_CONFIG,
-    PICKLE_REMEDY,
     PICKLED,
     LoraFileError,
     adapter_config_beside,
     read_header,
 )
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
+from ..messages import message
 from .inspection import Inspection, cache_key, inspect_header, spread
 
 # Rooms whose code and tables decide what a row says.
@@ -32,7 +33,6 @@ MAX_ALIKE = 64  # kinds of files whose findings are remembered
 # seconds of reading whose result is kept at once, so that a scan that is cut off need not begin
 # anew
 KEEP_AFTER = 20.0
-PICKLE_FAULT = f"it is a PyTorch pickle file. {PICKLE_REMEDY}"
 
 
 class Findings(NamedTuple):
@@ -255,7 +255,8 @@ def findings_of(path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS) -> F
     read.
     """
     if os.fspath(path).lower().endswith(PICKLED):
-        return Findings(error=PICKLE_FAULT)
+        fault, remedy = message("files.pickle"), message("files.pickle_remedy")
+        return Findings(error=fault_and_remedy(fault, remedy))
     try:
         header = read_header(path)
     except LoraFileError as error:
