@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..key_maps.dialect import DENOISER, Dialect
 from ..key_maps.table import flatten, generalise
+from ..messages import joined, message
 from ..planning.groups import group_keys
 from ..planning.keys import parse_key
 from ..planning.names import OF_DIFFUSERS, OWN_NAMES
@@ -49,8 +50,11 @@ def model_title(target_model: TargetModel) -> str:
     return variant_title(target_model.family, tuple(alike.values()), target_model)
 
 
+UNTOLD = "cannot tell"  # in place of a trainer
+
+
 class Writer(NamedTuple):
-    """The tool that wrote a file ("cannot tell" where nothing tells it, several joined by "or"),
+    """The tool that wrote a file (UNTOLD where nothing tells it, several joined by "or"),
     and what says so.
     """
 
@@ -72,7 +76,8 @@ def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
     ]
     if by_metadata:
         mark, dialect = max(by_metadata, key=lambda match: (*_weight(match[0]), match[1].title))
-        return Writer(dialect.title, f"metadata: {mark.partition('=')[0]}")
+        key = mark.partition("=")[0]
+        return Writer(dialect.title, message("identify.by_metadata", key=key))
     known = [
         dialect
         for dialect in known
@@ -83,11 +88,14 @@ def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
     best = max(scores.values(), default=0.0)
     titles = [title for title, score in scores.items() if score >= best - SLACK]
     if best <= MIN_LIKENESS or len(titles) > MAX_TRAINERS:
-        return Writer("cannot tell")
-    return Writer(
-        " or ".join(filter(None, (", ".join(titles[:-1]), titles[-1]))),
-        "prefixes, module names and role spellings",
-    )
+        return Writer(UNTOLD)
+    return Writer(_one_of(titles), message("identify.by_names"))
+
+
+def _one_of(titles: Sequence[str]) -> str:
+    """`a, b or c`."""
+    *others, last = titles
+    return joined((joined(others), last), "or") if others else last
 
 
 def _profile(plan: Plan) -> Counter[tuple[str, tuple[str, ...], str]]:
@@ -184,7 +192,7 @@ def _likeness(dialect: Dialect, profile: Counter) -> float:
 
 
 def nearest_name(target_model: TargetModel, key: str) -> str:
-    """`; nearest: x` where the model has a module of a similar name, else nothing."""
+    """The model's module of the most similar name; "" where none is similar."""
     denoiser = target_model.networks.get(DENOISER)
     if denoiser is None:
         return ""
@@ -200,4 +208,4 @@ def nearest_name(target_model: TargetModel, key: str) -> str:
     if not close:
         return ""
     blocks = templates[close[0]]
-    return f"; nearest: {blocks.get(numbers) or next(iter(blocks.values()))}"
+    return blocks.get(numbers) or next(iter(blocks.values()))

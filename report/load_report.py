@@ -476,6 +476,7 @@ class Report:
             near = ""
             if category == UNKNOWN_MODULE and not self.mismatch and place < MAX_PATTERNS:
                 near = nearest_name(self.plan.target_model, keys[0])
+            near = f"; nearest: {near}" if near else ""
             told.append(Pattern(name, len(keys), self.outcomes[keys[0]].reason + near))
         return told
 
