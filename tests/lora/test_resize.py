@@ -412,7 +412,7 @@ def test_the_command(kohya, tmp_path, capsys):
     assert "2 modules, rank 4 to 12 -> 4 to 5" in capsys.readouterr().out
     assert load_file(target)[f"{QKV}.lora_down.weight"].shape[0] == 5
     assert run(kohya, "-o", target, "--rank", 5) == 2
-    assert "the file exists already" in capsys.readouterr().err
+    assert "there is a file already" in capsys.readouterr().err
     assert (
         run(kohya, "-o", target, "--energy", 0.5, "--dtype", "bf16", "--overwrite", "--json") == 0
     )
