@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from typing import NamedTuple
+
+from .messages import Message, message, text_of
+
 
 class LocksmithError(Exception):
     """What this pack raises: the text says what is wrong, with the file, key or line it is about,
@@ -11,14 +16,21 @@ class LocksmithError(Exception):
     """
 
 
-NO_MEMORY = (
-    "there is not enough memory for it. Close other programs, or give fewer or smaller files at a"
-    " time"
-)
-NO_THREADS = (
-    "the system lets no more threads start. Close other programs, or raise the limit on processes"
-    " (ulimit -u)"
-)
+def about_file(path: str | os.PathLike[str], fault: str, remedy: str) -> Message:
+    """What is wrong with a file, and what to do; fault and remedy without full stops."""
+    return message("errors.about_file", path=os.fspath(path), fault=fault, remedy=remedy)
+
+
+def at_line(path: str | os.PathLike[str], line: int, fault: str, remedy: str) -> Message:
+    """The same for a line of a text."""
+    return message("errors.at_line", path=os.fspath(path), line=line, fault=fault, remedy=remedy)
+
+
+def fault_and_remedy(fault: str, remedy: str) -> Message:
+    """The same where the file is named already."""
+    return message("errors.fault_and_remedy", fault=fault, remedy=remedy)
+
+
 # What Python, numpy and torch say of it, in lower case.
 OF_MEMORY = (
     "can't allocate memory",
@@ -30,15 +42,31 @@ OF_MEMORY = (
 OF_THREADS = ("can't start new thread", "resource temporarily unavailable")
 
 
-def exhausted(error: BaseException) -> str:
-    """What the machine has run out of, and the remedy; "" for an error that says something else."""
-    told = str(error).lower()
+class Shortage(NamedTuple):
+    """What the machine has run out of, and the remedy, without full stops."""
+
+    fault: Message
+    remedy: Message
+
+
+def shortage(error: BaseException) -> Shortage | None:
+    """What an error says that the machine has run out of; None where it says something else."""
+    text = str(error).lower()
     if isinstance(error, MemoryError) or (
-        isinstance(error, (RuntimeError, OSError)) and any(words in told for words in OF_MEMORY)
+        isinstance(error, (RuntimeError, OSError)) and any(words in text for words in OF_MEMORY)
     ):
-        return NO_MEMORY
-    return (
-        NO_THREADS
-        if isinstance(error, RuntimeError) and any(words in told for words in OF_THREADS)
-        else ""
-    )
+        return Shortage(message("errors.no_memory"), message("errors.no_memory_remedy"))
+    if isinstance(error, RuntimeError) and any(words in text for words in OF_THREADS):
+        return Shortage(message("errors.no_threads"), message("errors.no_threads_remedy"))
+    return None
+
+
+def exhausted(error: BaseException) -> str:
+    """The same as one text; "" where it says something else."""
+    lacking = shortage(error)
+    return fault_and_remedy(*lacking) if lacking else ""
+
+
+def system_reason(error: Exception) -> str:
+    """What the system says of a file that it does not read, without the file's name."""
+    return getattr(error, "strerror", None) or text_of(error)

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from ..messages import message
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -29,9 +31,6 @@ CONTROL = ("Cc", "Cs")  # Unicode's control characters, and halves of one
 # Namespaces").
 PORTS = tuple(f"{port}{number}" for port in ("COM", "LPT") for number in "123456789\xb9\xb2\xb3")
 DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *PORTS})
-IN_USE = (
-    "it may not be replaced, or a program has it open (on Windows also a ComfyUI that loaded it)"
-)
 
 
 class NewFile(NamedTuple):
@@ -252,7 +251,7 @@ def _put(temporary: Path, path: Path, overwrite: bool) -> None:
     try:
         os.replace(temporary, path)
     except PermissionError as error:
-        raise PermissionError(error.errno, IN_USE, os.fspath(path)) from None
+        raise PermissionError(error.errno, message("files.in_use"), os.fspath(path)) from None
 
 
 def _check_companion(path: Path, companion: Path, content: bytes, overwrite: bool) -> None:
@@ -371,7 +370,7 @@ def check_free(path: str | os.PathLike[str], overwrite: bool) -> None:
 def _taken(path: str | os.PathLike[str]) -> FileExistsError:
     return FileExistsError(
         errno.EEXIST,
-        "there is a file already; it is only overwritten when that is asked for",
+        message("files.taken"),
         os.fspath(path),
     )
 

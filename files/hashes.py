@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
+from ..errors import system_reason
+from ..messages import message
 from .header import MAX_HEADER_BYTES, LoraFileError, not_opened, open_file
 
 CHUNK_BYTES = 1 << 22
@@ -94,8 +96,8 @@ def _hash_file(
     if done != total:
         raise LoraFileError(
             path,
-            f"it had {total:,} bytes and changed while it was read",
-            "Wait until it is written, then try again",
+            message("files.changed_size", size=f"{total:,}"),
+            message("files.wait"),
         )
     sha256, data = whole.hexdigest(), tensors.hexdigest() if data_start is not None else ""
     autov1 = first.hexdigest()[:8] if total >= AUTOV1_START + AUTOV1_BYTES else ""
@@ -110,8 +112,8 @@ def _read(path: str | os.PathLike[str], file: BinaryIO) -> bytes:
     except OSError as error:
         raise LoraFileError(
             path,
-            f"it cannot be read ({error.strerror or error})",
-            "Check that it is a file and may be read",
+            message("files.not_readable", reason=system_reason(error)),
+            message("files.check_access"),
         ) from None
 
 
@@ -145,23 +147,21 @@ def verify(metadata: Mapping[str, str], hashes: Hashes) -> list[str]:
         value = metadata.get(key)
         if not isinstance(value, str) or not value:
             continue
-        found = STORED_HASH.match(value) if len(value) < 100 else None
-        if found is None:
-            sentences.append(f"{key} is no SHA-256 and cannot be checked.")
-        elif hashes.sshs_model_hash.startswith(found.group(2).lower()):
-            sentences.append(f"{key} agrees: the tensors are those it was written for.")
+        stored = STORED_HASH.match(value) if len(value) < 100 else None
+        if stored is None:
+            sentences.append(message("files.no_hash", key=key))
+        elif hashes.sshs_model_hash.startswith(stored.group(2).lower()):
+            sentences.append(message("files.hash_agrees", key=key))
         else:
-            reason = OWN_ORDER if found.group(1) else CHANGED
             sentences.append(
-                f"{key} disagrees: {reason}. It says {found.group(2)[:12].lower()}, the tensors'"
-                f" hash is {hashes.autov3}."
+                message(
+                    "files.hash_of_own_order" if stored.group(1) else "files.hash_disagrees",
+                    key=key,
+                    stored=stored.group(2)[:12].lower(),
+                    hash=hashes.autov3,
+                )
             )
     return sentences
 
 
 STORED_KEYS = ("sshs_model_hash", "modelspec.hash_sha256")
-CHANGED = "the tensors were changed after training"
-OWN_ORDER = (
-    "the tensors were changed, or it was taken in another order than the file's, as LyCORIS and"
-    " OneTrainer do"
-)

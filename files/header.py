@@ -16,7 +16,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ..errors import LocksmithError
+from ..errors import LocksmithError, about_file, system_reason
+from ..messages import Message, message, text_of
 from .atomic import OLD_ENDING
 from .json_text import read_json
 
@@ -55,7 +56,7 @@ class LoraFileError(LocksmithError):
     """A file that cannot be read as a LoRA: the text names the file, the fault and the remedy."""
 
     def __init__(self, path: str | os.PathLike[str], fault: str, remedy: str):
-        super().__init__(f"{path}: {fault}. {remedy}")
+        super().__init__(about_file(path, fault, remedy))
         self.path, self.fault, self.remedy = os.fspath(path), fault, remedy
 
 
@@ -86,37 +87,14 @@ class Header(NamedTuple):
 
 
 PEFT_CONFIG = "adapter_config.json"  # PEFT's settings, beside the file
-REMEDY = "Download or export the file again"
-GONE = "there is no such file"
-CHANGED = "The file changed while it was read: try again"
-TOO_MANY = (
-    "The process has too many files open: start it again, or allow more (`ulimit -n 4096` before it"
-    " starts)"
-)
 PICKLE_PROTOCOL = 5  # the newest one
 ENDINGS = (".safetensors", ".sft")
 PICKLED = (".pt", ".pt2", ".pth", ".ckpt", ".bin", ".pkl")
-PICKLE_REMEDY = (
-    "What is in it shows when a node loads it, which it does as it is; Save LoRA writes it as"
-    " safetensors"
-)
 # Texts saved under a LoRA's name by mistake: how they begin, what they are, what to do.
 MISTAKEN = (
-    (
-        b"<",
-        "it is a web page, not a LoRA",
-        "The site may want a login: open its page in a browser and download the file itself",
-    ),
-    (
-        b"{",
-        "it is a site's answer in JSON, not a LoRA",
-        "A text editor shows what the site said; download the file itself",
-    ),
-    (
-        b"version",
-        "it is a Git LFS pointer, not the file itself",
-        "Download the file itself, or run `git lfs pull` where it was cloned",
-    ),
+    (b"<", "files.web_page", "files.web_page_remedy"),
+    (b"{", "files.json_answer", "files.json_answer_remedy"),
+    (b"version", "files.lfs_pointer", "files.lfs_pointer_remedy"),
 )
 
 
@@ -127,7 +105,7 @@ def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
     file = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, message("files.not_regular"), os.fspath(path))
     return file
 
 
@@ -150,21 +128,23 @@ def check_unchanged(path: str | os.PathLike[str], file: BinaryIO, header: Header
     offsets would be wrong for it.
     """
     if header.stamp and _identity(file) != header.stamp:
-        raise LoraFileError(path, "it is another file than a moment ago", CHANGED)
+        raise LoraFileError(path, message("files.replaced"), message("files.changed_remedy"))
 
 
 def not_opened(path: str | os.PathLike[str], error: OSError) -> LoraFileError:
     """What to tell of a file that the system would not open."""
     if isinstance(error, FileNotFoundError):
-        return LoraFileError(path, GONE, "Check the name, and the folder it is looked for in")
+        return LoraFileError(path, message("files.gone"), message("files.gone_remedy"))
     if isinstance(error, IsADirectoryError):
-        return LoraFileError(path, "it is a folder", "Name a file in it")
-    remedy = (
-        TOO_MANY
-        if error.errno in (errno.EMFILE, errno.ENFILE)
-        else "Check that it is a file and may be read"
-    )
-    return LoraFileError(path, f"it cannot be opened ({error.strerror or error})", remedy)
+        return LoraFileError(path, message("files.folder"), message("files.folder_remedy"))
+    many = error.errno in (errno.EMFILE, errno.ENFILE)
+    remedy = message("files.too_many_open" if many else "files.check_access")
+    return LoraFileError(path, message("files.not_opened", reason=system_reason(error)), remedy)
+
+
+def _broken(path: str | os.PathLike[str], fault: Message) -> LoraFileError:
+    """The error for a file that was not written or copied whole."""
+    return LoraFileError(path, fault, message("files.export_again"))
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -183,17 +163,15 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     except OSError as error:
         raise not_opened(path, error) from None
     if len(raw) < length:
-        raise LoraFileError(path, "it ends inside its own header", REMEDY)
+        raise _broken(path, message("files.ends_in_header"))
     return parse_header(path, raw, size - 8 - length)._replace(stamp=stamp)
 
 
 def _header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int:
     if size == 0:
-        raise LoraFileError(path, "it is empty", REMEDY)
+        raise _broken(path, message("files.empty"))
     if len(first) < 8:
-        raise LoraFileError(
-            path, f"it is only {size} bytes long, too short for a safetensors file", REMEDY
-        )
+        raise _broken(path, message("files.too_short", count=size))
     (length,) = struct.unpack("<Q", first)
     if not 2 <= length <= MAX_HEADER_BYTES or length > size - 8:
         raise _no_header(path, first, length, size)
@@ -204,37 +182,22 @@ def _no_header(path: str | os.PathLike[str], first: bytes, length: int, size: in
     """What a file is whose first eight bytes cannot be the length of a header."""
     if first[:4] == b"PK\x03\x04" or (first[:1] == b"\x80" and first[1] <= PICKLE_PROTOCOL):
         named_so = os.fspath(path).lower().endswith(PICKLED)
-        remedy = (
-            PICKLE_REMEDY
-            if named_so
-            else (
-                "If it was downloaded as .zip, unpack it; else rename it to .pt, which the nodes"
-                " load"
-            )
-        )
-        fault = (
-            "it is a PyTorch pickle file"
-            if named_so
-            else "it is a PyTorch pickle file or a zip archive, not safetensors"
-        )
+        fault = message("files.pickle" if named_so else "files.pickle_or_zip")
+        remedy = message("files.pickle_remedy" if named_so else "files.pickle_or_zip_remedy")
         return LoraFileError(path, fault, remedy)
     if first[:4] == b"GGUF":
-        return LoraFileError(
-            path, "it is a GGUF file, not safetensors", "Use the safetensors version of this LoRA"
-        )
+        return LoraFileError(path, message("files.gguf"), message("files.gguf_remedy"))
     for start, fault, remedy in MISTAKEN:
         if first.lstrip().startswith(start) and b"\0" not in first:  # a length has zeros
-            return LoraFileError(path, fault, remedy)
+            return LoraFileError(path, message(fault), message(remedy))
     if 2 <= length <= MAX_HEADER_BYTES:
-        return LoraFileError(
-            path,
-            f"it is cut short: the header alone needs {length + 8:,} bytes, the file has {size:,}",
-            REMEDY,
+        return _broken(
+            path, message("files.cut_in_header", needed=f"{length + 8:,}", size=f"{size:,}")
         )
     return LoraFileError(
         path,
-        f"it is not a safetensors file (it begins with {first!r})",
-        "Download the file itself again",
+        message("files.not_safetensors", start=repr(first)),
+        message("files.download_again"),
     )
 
 
@@ -246,7 +209,7 @@ def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> H
     content = _content(path, raw, odd)
     metadata = content.pop("__metadata__", None)
     if metadata is not None and not isinstance(metadata, dict):
-        raise LoraFileError(path, "its metadata is not a JSON object", REMEDY)
+        raise _broken(path, message("files.metadata_no_object"))
     if metadata and any(type(value) is not str and _is_deep(value) for value in metadata.values()):
         raise _nested(path)
     tensors = None if odd else _in_order(content, data_bytes)
@@ -258,11 +221,11 @@ def parse_header(path: str | os.PathLike[str], raw: bytes, data_bytes: int) -> H
         _check_layout(path, tensors, data_bytes)
         refusal = refusal or _more_than_known(content)
     # Metadata are text; what a damaged file has there instead is shown as it stands.
-    told = {
+    texts = {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in (metadata or {}).items()
     }
-    return Header(tensors, told, 8 + len(raw), (), refusal)
+    return Header(tensors, texts, 8 + len(raw), (), refusal)
 
 
 def _content(path: str | os.PathLike[str], raw: bytes, odd: bool) -> dict[str, Any]:
@@ -282,16 +245,20 @@ def _content(path: str | os.PathLike[str], raw: bytes, odd: bool) -> dict[str, A
             )
             _check_repeats(content)
     except UnicodeDecodeError:
-        raise LoraFileError(path, "its header is not UTF-8 text", REMEDY) from None
+        raise _broken(path, message("files.header_not_utf8")) from None
     except ValueError as error:
-        raise LoraFileError(
-            path, f"its header is not valid JSON ({str(error)[:120]})", REMEDY
-        ) from None
+        raise _broken(path, message("files.header_no_json", reason=_in_short(error))) from None
     except RecursionError:
         raise _nested(path) from None
     if not isinstance(content, dict):
-        raise LoraFileError(path, "its header is not a JSON object", REMEDY)
+        raise _broken(path, message("files.header_no_object"))
     return content
+
+
+def _in_short(error: ValueError) -> str:
+    """What an error says, where it is not a message of the pack's: as much as fits a line."""
+    text = text_of(error)
+    return text if isinstance(text, Message) else text[:120]
 
 
 # What equals a whole number for Python (-0, true), and letters written as escapes, which hide that
@@ -321,11 +288,11 @@ def _refusal(raw: bytes, names: Iterable[str], metadata: Mapping[str, Any]) -> s
     """What safetensors' reader does not take, though it is read here."""
     for key, value in metadata.items():
         if type(value) is not str:
-            return f"{key[:80]!r} in its metadata is no text"
+            return message("files.metadata_no_text", name=_quoted(key))
     if any(half in raw for half in HALVES):
         for name in (*names, *metadata, *metadata.values()):
             if not _is_whole_text(name):
-                return f"{name[:80]!r} in its header holds half a character"
+                return message("files.half_character", name=_quoted(name))
     return ""
 
 
@@ -333,10 +300,13 @@ def _more_than_known(entries: Mapping[str, Mapping[str, Any]]) -> str:
     """The same for what entries say besides the three fields they need."""
     for name, entry in entries.items():
         if len(entry) != len(FIELDS) and not _can_be_skipped(entry):
-            return (
-                f"what it says of the tensor {name[:80]!r} holds a number or a text that cannot be"
-            )
+            return message("files.odd_field", name=_quoted(name))
     return ""
+
+
+def _quoted(name: str) -> str:
+    """A name of a file for a sentence: in quotes, with escapes for what cannot be shown."""
+    return repr(name[:80])
 
 
 def _can_be_skipped(entry: Mapping[str, Any]) -> bool:
@@ -377,7 +347,7 @@ FIELDS = ("dtype", "shape", "data_offsets")
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(message("files.no_json_number", text=name))
 
 
 class _Repeating(dict):
@@ -407,14 +377,14 @@ def _check_repeats(content: Mapping[str, Any]) -> None:
         if name != "__metadata__" and isinstance(entry, _Repeating):
             repeated += (field for field in entry.repeated if field in FIELDS)
     if repeated:
-        raise ValueError(f"the name {repeated[0][:80]!r} stands in it twice")
+        raise ValueError(message("files.name_twice", name=_quoted(repeated[0])))
 
 
 def stock_fault(header: Header) -> str:
     """Why the stock loader fails on a file with this header, as far as the header tells; "" where
     it does not.
     """
-    return f"safetensors does not read it, because {header.refusal}" if header.refusal else ""
+    return message("files.safetensors_refuses", reason=header.refusal) if header.refusal else ""
 
 
 MAX_DEPTH = 125  # below a tensor or the metadata: safetensors' JSON reader stops at 128 in all
@@ -433,7 +403,7 @@ def _is_deep(value: Any, most: int = MAX_DEPTH) -> bool:
 
 
 def _nested(path: str | os.PathLike[str]) -> LoraFileError:
-    return LoraFileError(path, "its header is not valid JSON (it is nested too deep)", REMEDY)
+    return _broken(path, message("files.header_no_json", reason=message("files.nested_too_deep")))
 
 
 def _data_bytes(dtype: str, shape: Iterable[int]) -> int:
@@ -450,9 +420,9 @@ def _data_bytes(dtype: str, shape: Iterable[int]) -> int:
             break
     bits = count * DTYPE_BITS[dtype]
     if bits >= LIMIT:
-        raise OverflowError(f"more than {LIMIT} bits")
+        raise OverflowError(dtype)
     if bits % 8:
-        raise ValueError("half a byte")
+        raise ValueError(dtype)
     return bits // 8
 
 
@@ -490,7 +460,7 @@ def _in_order(content: Mapping[str, Any], data_bytes: int) -> dict[str, TensorIn
 
 def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorInfo:
     """One tensor on its own, to tell what is wrong with it."""
-    wrong = LoraFileError(path, f"its header describes the tensor {name[:80]!r} wrongly", REMEDY)
+    quoted = _quoted(name)
     try:
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = [*shape, *offsets]
@@ -499,32 +469,26 @@ def _tensor_info(path: str | os.PathLike[str], name: str, entry: Any) -> TensorI
             or len(offsets) != 2
             or not all(isinstance(number, (int, float)) for number in numbers)
         ):
-            raise wrong
+            raise TypeError(name)
         if any(type(number) is not int or not 0 <= number < LIMIT for number in numbers):
-            raise OverflowError("no size")
+            raise OverflowError(name)
         if dtype in NOT_IN_TORCH:
             raise LoraFileError(
                 path,
-                f"the tensor {name[:80]!r} is of the type {dtype}, which torch does not have",
-                "Export it in another",
+                message("files.type_not_in_torch", name=quoted, type=dtype),
+                message("files.type_not_in_torch_remedy"),
             )
         needed = _data_bytes(dtype, shape)
     except OverflowError:
-        raise LoraFileError(
-            path, f"the tensor {name[:80]!r} has impossible numbers in its shape or offsets", REMEDY
-        ) from None
+        raise _broken(path, message("files.impossible_numbers", name=quoted)) from None
     except (TypeError, KeyError, ValueError):
-        raise wrong from None
+        raise _broken(path, message("files.tensor_described_wrongly", name=quoted)) from None
     if any(size >= MAX_SIZE for size in shape):
-        raise LoraFileError(
-            path, f"the tensor {name[:80]!r} is larger than torch can count", REMEDY
-        )
+        raise _broken(path, message("files.tensor_too_large", name=quoted))
     start, end = offsets
     if needed != end - start:
-        raise LoraFileError(
-            path,
-            f"the tensor {name[:80]!r} has {end - start} bytes, its shape and dtype need {needed}",
-            REMEDY,
+        raise _broken(
+            path, message("files.tensor_size", name=quoted, size=end - start, needed=needed)
         )
     return TensorInfo(dtype, tuple(shape), start, end)
 
@@ -535,18 +499,15 @@ def _check_layout(
     position = 0
     for name, info in sorted(tensors.items(), key=lambda item: item[1][2:]):
         if info.start != position:
-            raise LoraFileError(
-                path, f"the data of {name[:80]!r} overlaps another tensor or leaves a hole", REMEDY
-            )
+            raise _broken(path, message("files.overlap_or_hole", name=_quoted(name)))
         position = info.end
     if position > data_bytes:
-        raise LoraFileError(
+        raise _broken(
             path,
-            f"it is cut short: the tensors need {position:,} bytes, {data_bytes:,} are there",
-            REMEDY,
+            message("files.cut_in_tensors", needed=f"{position:,}", size=f"{data_bytes:,}"),
         )
     if position < data_bytes:
-        raise LoraFileError(path, f"{data_bytes - position:,} bytes follow the last tensor", REMEDY)
+        raise _broken(path, message("files.after_tensors", size=f"{data_bytes - position:,}"))
 
 
 # struct's names of them
@@ -573,7 +534,7 @@ def read_numbers(
     Reads a few bytes for each, and no other data. Raises LoraFileError when the file cannot be read
     any more.
     """
-    found = {}
+    numbers = {}
     wanted = sorted(
         (name for name in names if prod(header.tensors[name].shape) == 1),
         key=lambda name: header.tensors[name].start,
@@ -586,12 +547,16 @@ def read_numbers(
                 file.seek(header.data_start + info.start)
                 raw = file.read(info.end - info.start)
                 if info.dtype == "BF16":
-                    found[name] = struct.unpack("<f", b"\0\0" + raw)[0]
+                    numbers[name] = struct.unpack("<f", b"\0\0" + raw)[0]
                 elif info.dtype in CODES:
-                    found[name] = float(struct.unpack(CODES[info.dtype], raw)[0])
+                    numbers[name] = float(struct.unpack(CODES[info.dtype], raw)[0])
     except (OSError, struct.error) as error:
-        raise LoraFileError(path, f"it cannot be read ({error})", CHANGED) from None
-    return found
+        raise LoraFileError(
+            path,
+            message("files.not_readable", reason=system_reason(error)),
+            message("files.changed_remedy"),
+        ) from None
+    return numbers
 
 
 class Unreadable(dict):
@@ -620,12 +585,14 @@ def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | N
         except FileNotFoundError:
             continue
         except OSError as error:
-            return Unreadable(error.strerror)
+            return Unreadable(system_reason(error))
         if len(raw) > MAX_CONFIG_BYTES:
-            return Unreadable("it is too large for settings")
+            return Unreadable(message("files.too_large_for_settings"))
         try:
             content = read_json(raw.decode("utf-8"))
         except ValueError:
-            return Unreadable("it is not JSON")
-        return content if isinstance(content, dict) else Unreadable("it is no JSON object")
+            return Unreadable(message("files.not_json"))
+        if isinstance(content, dict):
+            return content
+        return Unreadable(message("files.not_json_object"))
     return None

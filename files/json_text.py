@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+from ..messages import message
+
 MAX_DIGITS = 400  # of a whole number; longer ones are as good as infinite
 
 
@@ -16,7 +18,7 @@ def read_json(text: str) -> Any:
     try:
         return json.loads(text, parse_int=_whole)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError(message("files.nested_too_deep")) from None
 
 
 def _whole(text: str) -> int | float:

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import system_reason
 from ..files.header import MAX_HEADER_BYTES, LoraFileError, TensorInfo, read_header
 from ..key_maps.dialect import DENOISER
 from ..key_maps.table import (
@@ -30,6 +31,7 @@ from ..key_maps.table import (
     unify,
 )
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
+from ..messages import joined, message
 from ..planning.keys import parse_key
 from ..planning.target_model import (
     CLOSE,
@@ -105,8 +107,8 @@ EXTRAS = {
     "output_scale": "scaled",
     "pre_quant_scale": "scaled",
     "comfy_quant": "scaled",
-    "SCB": "int8 of bitsandbytes",
-    "weight_format": "int8 of bitsandbytes",
+    "SCB": "bitsandbytes int8",
+    "weight_format": "bitsandbytes int8",
 }
 PACKED = ("bitsandbytes__nf4", "bitsandbytes__fp4")  # ends of bitsandbytes' quant_state tensors
 FOUR_BIT = ("nvfp4", "convrot_w4a4")  # ComfyUI's formats with two values in a byte
@@ -130,10 +132,10 @@ NO_ADAPTER = frozenset(
         "rescale",
     }
 )
-CONTROLNET = "a ControlNet"
-# What else a file can be, by how some of its names begin.
+CONTROLNET = "identify.controlnet"
+# What else a file can be, by how some of its names begin: the id of what is said of it.
 OTHERS = {
-    "a VAE": (
+    "identify.vae": (
         "first_stage_model.",
         "vae.",
         "decoder.",
@@ -149,7 +151,7 @@ OTHERS = {
         "zero_convs.",
         "controlnet_blocks.",
     ),
-    "an image encoder": ("vision_model.", "visual."),
+    "identify.image_encoder": ("vision_model.", "visual."),
 }
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 NETWORK_FOLDERS = ("transformer", "unet")  # of a diffusers pipeline
@@ -157,7 +159,6 @@ MIN_KNOWN = 0.6  # share of a model's patterns its table must know
 MIN_PRESENT = 0.5  # share of its table's patterns a model must have
 RESHAPED = 0.5  # what a module counts whose shape fits but for dimensions of 1
 MAX_SHARDS = 1000
-REMEDY = "Give the file of a diffusion model or a checkpoint"
 
 
 class Checkpoint(NamedTuple):
@@ -211,10 +212,10 @@ def target_model_of_checkpoint(
     ]
     target_model = TargetModel(networks, own)
     if family is None:
-        notes.append("no table knows this model: its own names are used")
+        notes.append(message("identify.own_names"))
     return Checkpoint(
         target_model,
-        model_title(target_model) or "a model no table knows",
+        model_title(target_model) or message("identify.unknown_model"),
         list(dict.fromkeys(notes)),
     )
 
@@ -239,13 +240,7 @@ def _tensors(path: Path, notes: list[str]) -> dict[str, TensorSize]:
         tensors.update(header.tensors)
         formats.update(_stated_formats(header.metadata))
     if any(name.endswith(".qweight") for name in tensors):
-        fault = (
-            "its weights are packed by SVDQuant, GPTQ or AWQ (qweight), in layers that no other"
-            " tool names alike"
-        )
-        raise LoraFileError(
-            path, fault, "Give the model it was made from: names and shapes are the same"
-        )
+        raise LoraFileError(path, message("identify.packed"), message("identify.packed_remedy"))
     return _logical(tensors, formats, notes)
 
 
@@ -254,11 +249,8 @@ def _header(file: Path):
         return read_header(file)
     except LoraFileError as error:
         if "not safetensors" in error.fault:
-            raise LoraFileError(
-                file,
-                error.fault,
-                "Give the safetensors version of this model: names and shapes are the same",
-            ) from None
+            remedy = message("identify.give_safetensors")
+            raise LoraFileError(file, error.fault, remedy) from None
         raise
 
 
@@ -284,14 +276,14 @@ def _files_in(folder: Path) -> list[Path]:
         return _indexed(indices[0])
     files = sorted(folder.glob("*.safetensors"), key=lambda path: (len(path.name), path.name))
     if not files:
-        raise LoraFileError(folder, "the folder holds no safetensors file", "Give the model's file")
+        raise LoraFileError(folder, message("identify.empty_folder"), message("identify.give_file"))
     # The same weights in another precision: model.safetensors and model.fp16.safetensors.
     others = [path.name for path in files[1:] if not path.name.startswith(files[0].stem + ".")]
     if others and not SHARD.fullmatch(files[0].name):
         raise LoraFileError(
             folder,
-            f"the folder holds several models ({files[0].name}, {others[0]} ...)",
-            "Give the file of one",
+            message("identify.several_models", one=files[0].name, other=others[0]),
+            message("identify.give_one"),
         )
     return model_files(files[0])
 
@@ -300,23 +292,20 @@ def _indexed(index: Path) -> list[Path]:
     """The shards that an index of a sharded model names."""
     try:
         if index.stat().st_size > MAX_HEADER_BYTES:
-            raise ValueError("too long")
+            raise ValueError(index)
         names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
         if (
             not names
             or len(names) > MAX_SHARDS
             or any(not name or name != Path(name).name or not name.isprintable() for name in names)
         ):
-            raise ValueError("no shards beside it")
+            raise ValueError(index)
     except OSError as error:
-        raise LoraFileError(
-            index, f"it cannot be opened ({error.strerror or error})", "Check the name"
-        ) from None
+        fault = message("files.not_opened", reason=system_reason(error))
+        raise LoraFileError(index, fault, message("identify.check_name")) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise LoraFileError(
-            index,
-            "it is no index of a sharded model",
-            "Download it again, or give the shards' folder",
+            index, message("identify.no_index"), message("identify.no_index_remedy")
         ) from None
     return [index.with_name(name) for name in sorted(names)]
 
@@ -357,7 +346,7 @@ def _logical(
         kind for kind, count in kinds.items() if count
     ]
     if named:
-        notes.append(f"quantised: {', '.join(named)}")
+        notes.append(message("identify.quantized", formats=joined(named)))
     return sizes
 
 
@@ -395,9 +384,9 @@ def _unwrapped(tensors: dict[str, TensorSize], own: UserMaps) -> dict[str, Tenso
         inner = {
             name[len(start) :]: size for name, size in tensors.items() if name.startswith(start)
         }
-        found = _best_known(inner, known) if inner else 0
-        if found > most or (not most and 0 < len(inner) == len(tensors) and best is tensors):
-            best, most = inner, found
+        count = _best_known(inner, known) if inner else 0
+        if count > most or (not most and 0 < len(inner) == len(tensors) and best is tensors):
+            best, most = inner, count
     return best if best is tensors else _unwrapped(best, own)
 
 
@@ -508,11 +497,11 @@ class TableMatch:
         has.
         """
         matches = [self.meaning(module) for module in self.modules]
-        found = {native for match in matches if match is not None for native in match.row.native}
+        present = {native for match in matches if match is not None for native in match.row.native}
         natives = {
             row.native[0] for row in self.family.rows if len(row.native) == 1 and not row.optional
         }
-        return len(natives & found) / len(natives) if natives else 1.0
+        return len(natives & present) / len(natives) if natives else 1.0
 
     def likelihood(self) -> tuple[float, bool, float]:
         """What tells readings apart that know equally much: how whole the model is; a mere part is
@@ -613,7 +602,7 @@ def _renamed(reading: TableMatch, notes: list[str]) -> Modules:
             _joined(parts, len(family.rows[index].alternatives[alternative].parts))
         )
     if strange and any(module not in whole for module in reading.modules):
-        notes.append(f"{strange} modules that no table knows keep the names they have in the file")
+        notes.append(message("identify.names_kept", count=strange))
     _unpack(family, whole, notes)
     return whole
 
@@ -709,7 +698,7 @@ def _unpack(family: Family, modules: Modules, notes: list[str]) -> None:
                 )
                 lost += shape is None
     if lost:
-        notes.append(f"the shapes of {lost} packed or incomplete weights are not known")
+        notes.append(message("identify.shapes_unknown", count=lost))
 
 
 def _unpacked(
@@ -719,9 +708,9 @@ def _unpacked(
     bias: TensorSize | None,
     suffix: str,
 ) -> Shape | None:
-    told = row.shape if row is not None and row.shape is not None else ()
+    known = row.shape if row is not None and row.shape is not None else ()
     shape = tuple(
-        [evaluate(size, sizes) or 0 for size in (told[:1] if suffix == ".bias" else told)]
+        [evaluate(size, sizes) or 0 for size in (known[:1] if suffix == ".bias" else known)]
     )
     if shape and 0 not in shape and prod(shape) == (values or prod(shape)):
         return shape
@@ -741,8 +730,8 @@ def _symbols(family: Family, modules: Modules) -> dict[str, int]:
         if row is None:
             continue
         bias = tensors.get(".bias", TensorSize(None)).shape
-        told = (row.shape, shape) if shape is not None else (row.shape[:1], bias)
-        solved = unify(*told) if told[1] is not None else None
+        symbolic, actual = (row.shape, shape) if shape is not None else (row.shape[:1], bias)
+        solved = unify(symbolic, actual) if actual is not None else None
         for symbol, number in (solved or {}).items():
             votes.setdefault(symbol, Counter())[number] += 1
     return {symbol: counts.most_common(1)[0][0] for symbol, counts in votes.items()}
@@ -765,21 +754,27 @@ def _must_be_model(
         return
     roles = [parse_key(name).role for name in tensors]
     if sum(role is not None and role not in NO_ADAPTER for role in roles) > len(roles) / 4:
-        raise LoraFileError(path, "it is a LoRA, not the model", REMEDY)
+        raise _no_model(path, message("identify.is_lora"))
     if certain and reading is None:
         return
     if encoders or not tensors:
-        raise LoraFileError(path, "there is no diffusion model in it", REMEDY)
+        raise _no_model(path, message("identify.no_diffusion_model"))
     if _identified(_modules(tensors), of_kind("text_encoder", own.families)) is not None:
-        raise LoraFileError(path, "it is a text encoder, not a diffusion model", REMEDY)
+        raise _no_model(path, message("identify.text_encoder"))
     if other:
-        raise LoraFileError(path, f"it is {other}, not a diffusion model", REMEDY)
+        raise _no_model(path, message(other))
     if reading is not None:
-        fault = f"it holds only {present:.0%} of the parts of a {reading.family.title} model"
-        raise LoraFileError(path, fault, "Give the whole model")
+        title = reading.family.title
+        fault = message("identify.only_a_part", share=f"{present:.0%}", title=title)
+        raise LoraFileError(path, fault, message("identify.give_whole_model"))
     raise LoraFileError(
-        path, "no table knows this model", "Give a known model's file, or leave the model out"
+        path, message("identify.model_in_no_table"), message("identify.give_known_model")
     )
+
+
+def _no_model(path: Path, fault: str) -> LoraFileError:
+    """The error for a file of another kind."""
+    return LoraFileError(path, fault, message("identify.give_model"))
 
 
 def _other(tensors: Tensors, kinds: Mapping[str, tuple[str, ...]]) -> str:
@@ -804,7 +799,7 @@ def _pipeline_encoders(
     """The text encoders in the folders of a diffusers pipeline, by ComfyUI's slots as the family's
     table numbers them.
     """
-    found: dict[str, dict[str, TensorSize]] = {}
+    encoders: dict[str, dict[str, TensorSize]] = {}
     for slot, prefixes in family.encoders.items():
         name = next((text[:-1] for text in prefixes if text.endswith(".")), "")
         if name and (folder / name).is_dir():
@@ -812,8 +807,8 @@ def _pipeline_encoders(
                 f"{slot}.transformer.{tensor}": size
                 for tensor, size in _tensors(folder / name, notes).items()
             }
-            found.setdefault(NAMED_ENCODERS[0], {}).update(members)
-    return found
+            encoders.setdefault(NAMED_ENCODERS[0], {}).update(members)
+    return encoders
 
 
 def _encoder_networks(
@@ -874,10 +869,7 @@ def _openclip_weights(
         else []
     )
     slot = OPENCLIP_SLOTS.get(width) or (possible or ["clip_g"])[0]
-    notes.append(
-        "the text encoder in this checkpoint is named as OpenCLIP's and was read as"
-        f" {SLOT_TITLES[slot]}"
-    )
+    notes.append(message("identify.openclip_names", encoder=SLOT_TITLES[slot]))
     return _in_slot(slot, native)
 
 

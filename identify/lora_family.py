@@ -1,5 +1,5 @@
 """Tells which model a LoRA was trained for, from names, shapes and metadata alone; what they leave
-open is told, not guessed.
+open is said, not guessed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..key_maps.dialect import DENOISER
 from ..key_maps.table import Family, Match, flatten, generalise, numbered, unify
+from ..messages import joined, message
 from ..planning.assign import Misfit, assign
 from ..planning.groups import Group
 from ..planning.resolve import LONGEST_MODULE, MAX_PEELS, alias_names
@@ -93,8 +94,8 @@ def identify(
     samples, encoder_modules = denoiser_samples(groups, shapes, target_model)
     if encoder_modules and not samples:
         return _of_encoders(encoder_modules, metadata, target_model)
-    told = [_meanings(target_model, sample) for sample in samples]
-    scores = _scores(told, target_model)
+    meanings = [_meanings(target_model, sample) for sample in samples]
+    scores = _scores(meanings, target_model)
     best = max(scores.values(), default=0)
     unknown = FamilyMatch("", "", samples=samples, encoder_modules=encoder_modules)
     if not best or best < MIN_FITTING * len(samples):
@@ -104,24 +105,19 @@ def identify(
             else ()
         )
     depths = block_counts(samples)
-    closest = _closest(scores, best, samples, told, depths, target_model)
+    closest = _closest(scores, best, samples, meanings, depths, target_model)
     if not closest:
-        evidence = (
-            (
-                f"{best} of {len(samples)} patterns of module names are in a table, but of no"
-                " published size"
-            ),
-        )
+        evidence = (message("identify.names_in_table", known=best, count=len(samples)),)
         runners = _near_misses(scores, target_model.families, (), best, len(samples))
         return unknown._replace(evidence=evidence, near_misses=runners, depths=depths)
-    evidence = [f"{best} of {len(samples)} patterns of module names and shapes are in its table"]
+    evidence = [message("identify.patterns_in_table", known=best, count=len(samples))]
     chosen, reason = _decide(closest, metadata, target_model)
     evidence += [reason] if reason else []
     runners = _near_misses(
         scores, target_model.families, [family.name for family in closest], best, len(samples)
     )
     if chosen is None:
-        title = " or ".join(family.title for family in closest)
+        title = joined((family.title for family in closest), "or")
         return FamilyMatch(
             "",
             title,
@@ -146,7 +142,7 @@ def _of_encoders(
     """
     denoisers = [family for family in target_model.families.values() if family.kind == DENOISER]
     chosen, reason = (
-        (target_model.family, "the connected model")
+        (target_model.family, message("identify.connected_model"))
         if target_model.family is not None
         else _by_metadata(denoisers, metadata)
     )
@@ -156,7 +152,7 @@ def _of_encoders(
         chosen.name,
         chosen.title,
         (),
-        (f"only text encoders are in it; told by {reason}",),
+        (message("identify.only_encoders", evidence=reason),),
         encoder_modules=encoder_modules,
     )
 
@@ -165,7 +161,7 @@ def _closest(
     scores,
     best: int,
     samples: Sequence[ModulePattern],
-    told: Sequence[Mapping[str, RowFit]],
+    meanings: Sequence[Mapping[str, RowFit]],
     depths,
     target_model: TargetModel,
 ) -> list[Family]:
@@ -174,15 +170,13 @@ def _closest(
     """
     first = [family for family in target_model.families.values() if scores.get(family.name) == best]
     shaped = [
-        meanings for sample, meanings in zip(samples, told, strict=True) if sample.shape is not None
+        fits for sample, fits in zip(samples, meanings, strict=True) if sample.shape is not None
     ]
     by_family = {
-        family.name: [meanings.get(family.name, NO_MEANING) for meanings in told]
-        for family in first
+        family.name: [fits.get(family.name, NO_MEANING) for fits in meanings] for family in first
     }
     sized = {
-        family.name: [meanings.get(family.name, NO_MEANING) for meanings in shaped]
-        for family in first
+        family.name: [fits.get(family.name, NO_MEANING) for fits in shaped] for family in first
     }
     first = [
         family
@@ -266,11 +260,11 @@ def _decide(
     if len(closest) == 1:
         return closest[0], ""
     if target_model.family is not None and target_model.family in closest:
-        return target_model.family, "other families fit as well; the connected model decides"
+        return target_model.family, message("identify.model_decides")
     chosen, reason = _by_metadata(closest, metadata)
     if chosen is not None:
-        return chosen, f"other families fit as well; the metadata decide: {reason}"
-    return None, "the file does not tell them apart"
+        return chosen, message("identify.metadata_decide", evidence=reason)
+    return None, message("identify.not_told_apart")
 
 
 def _by_metadata(
@@ -284,17 +278,19 @@ def _by_metadata(
         if not isinstance(value, str):
             continue
         lengths = {
-            family.name: int(family.name == value) if key == OWN_FAMILY else _told(family, value)
+            family.name: int(family.name == value)
+            if key == OWN_FAMILY
+            else _longest_mark(family, value)
             for family in families
         }
         longest = max(lengths.values())
-        told = [family for family in families if lengths[family.name] == longest]
-        if longest and len(told) == 1:
-            return told[0], f"{key} = {value[:LONGEST_VALUE]}"
+        named = [family for family in families if lengths[family.name] == longest]
+        if longest and len(named) == 1:
+            return named[0], f"{key} = {value[:LONGEST_VALUE]}"
     return None, ""
 
 
-def _told(family: Family, value: str) -> int:
+def _longest_mark(family: Family, value: str) -> int:
     """Length of the longest of the family's metadata marks that the value begins with."""
     plain = "".join(filter(str.isalnum, value[:LONGEST_VALUE].lower()))
     return max((len(mark) for mark in family.metadata if plain.startswith(mark)), default=0)
@@ -378,12 +374,12 @@ def _meanings(target_model: TargetModel, sample: ModulePattern) -> Mapping[str, 
 
 
 def _remembered(target_model: TargetModel, key: tuple, make: Callable[[], Any]) -> Any:
-    found = target_model.memory.get(key)
-    if found is None:
+    value = target_model.memory.get(key)
+    if value is None:
         if len(target_model.memory) >= MAX_REMEMBERED:
             target_model.memory.clear()
-        found = target_model.memory[key] = make()
-    return found
+        value = target_model.memory[key] = make()
+    return value
 
 
 def _new_meanings(target_model: TargetModel, sample: ModulePattern) -> Mapping[str, RowFit]:
@@ -472,9 +468,9 @@ def block_counts(samples: Iterable[ModulePattern]) -> dict[str, BlockCount]:
             continue
         numbers = trained.setdefault("_".join(words[:place]), set())
         for member in sample.members:
-            found = NUMBER.findall(member)[sample.skip :]
-            if found and len(found[0]) < LONGEST_NUMBER:
-                numbers.add(int(found[0]))
+            texts = NUMBER.findall(member)[sample.skip :]
+            if texts and len(texts[0]) < LONGEST_NUMBER:
+                numbers.add(int(texts[0]))
     return {
         blocks: BlockCount(max(numbers) + 1, len(numbers) > max(numbers) * MIN_TRAINED)
         for blocks, numbers in trained.items()
@@ -486,9 +482,9 @@ def same_blocks(variant: Mapping[str, int], counts: Mapping[str, BlockCount]) ->
     """Whether a variant with these numbers of blocks has just as many; files that train a few
     blocks only do not tell.
     """
-    told = {name: depth for name, depth in variant.items() if flatten(name) in counts}
-    return bool(told) and all(
-        counts[flatten(name)] == (depth, True) for name, depth in told.items()
+    trained = {name: depth for name, depth in variant.items() if flatten(name) in counts}
+    return bool(trained) and all(
+        counts[flatten(name)] == (depth, True) for name, depth in trained.items()
     )
 
 
@@ -563,12 +559,12 @@ def contradictions(
     """For each published variant of the family: how many samples have no meaning in it that agrees
     with its sizes.
     """
-    told = [
+    meanings = [
         _meanings(target_model, sample).get(family.name, NO_MEANING)
         for sample in samples
         if sample.shape is not None
     ]
-    return {variant: _contradicted(sizes, told) for variant, sizes in family.sizes.items()}
+    return {variant: _contradicted(sizes, meanings) for variant, sizes in family.sizes.items()}
 
 
 def _contradicted(sizes: Mapping[str, int], meanings: Iterable[RowFit]) -> int:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from ..errors import LocksmithError
+from ..errors import LocksmithError, at_line
 from ..key_maps import KEY_MAPS
 from ..key_maps.dialect import DENOISER
 from ..key_maps.lines import lines_of, read_text
 from ..key_maps.table import fill, flatten
+from ..messages import message, text_of
 from ..planning.plan import Plan
 from ..planning.target_model import Network, TargetModel
 
@@ -150,12 +151,12 @@ def stock_placed(plan: Plan) -> StockKeys:
     try:
         return StockKeys(_placed_by_stock(plan))
     except StockRaises as fault:
-        return StockKeys.failing(str(fault))
+        return StockKeys.failing(text_of(fault))
 
 
 def missing(key: str) -> str:
     """Why the stock loader raises where it takes a key for granted."""
-    return f"{key} is missing"
+    return message("identify.key_missing", key=key)
 
 
 def _placed_by_stock(plan: Plan) -> list[str]:
@@ -186,7 +187,7 @@ def _check_conversion(conversion: StockConversion, shapes: Shapes) -> None:
     for key, fewest in conversion.sizes:
         shape = shapes[key]
         if shape is not None and len(shape) < int(fewest):
-            raise StockRaises(f"{key} has fewer than {fewest} dimensions")
+            raise StockRaises(message("identify.too_few_dimensions", key=key, fewest=fewest))
 
 
 def _placed(modules: Mapping[str, list[str]], shapes: Shapes) -> list[str]:
@@ -208,7 +209,7 @@ def _placed(modules: Mapping[str, list[str]], shapes: Shapes) -> list[str]:
             ):
                 passed_over.add(key)
             elif dimensions is None and shape and prod(shape) != 1:
-                raise StockRaises(f"{key} holds {prod(shape)} numbers, not one")
+                raise StockRaises(message("identify.several_numbers", key=key, count=prod(shape)))
         if passed_over:
             keys = [key for key in keys if key not in passed_over]
             reading = _reading(tuple([key[size:] for key in keys]))
@@ -292,10 +293,10 @@ _known_names: WeakKeyDictionary[Network, tuple[tuple[str, ...], frozenset[str]]]
 
 def _names_of(network: Network, target_model: TargetModel) -> frozenset[str]:
     """Every name of the network in stock's key map, remembered for the network."""
-    found = _known_names.get(network)
-    if found is None or found[0] != target_model.slots:
-        found = _known_names[network] = (target_model.slots, stock_names(network, target_model))
-    return found[1]
+    known = _known_names.get(network)
+    if known is None or known[0] != target_model.slots:
+        known = _known_names[network] = (target_model.slots, stock_names(network, target_model))
+    return known[1]
 
 
 def stock_names(network: Network, target_model: TargetModel) -> frozenset[str]:
@@ -404,9 +405,9 @@ def stock_table(path: Path = STOCK_TABLE) -> Stock:
             else:
                 reader.section(words)
         except (LookupError, ValueError) as error:
-            raise ValueError(
-                f"{path}, line {number}: cannot be read ({error!r}). See the comments of the table"
-            ) from None
+            fault = message("identify.unread_row", error=repr(error))
+            remedy = message("identify.see_comments")
+            raise ValueError(at_line(path, number, fault, remedy)) from None
     return reader.stock()
 
 
@@ -462,7 +463,7 @@ class _Reader:
         )
 
     def _no_section(self, row: list[str]) -> None:
-        raise ValueError("a row before the first section")
+        raise ValueError(message("identify.row_before_section"))
 
     def _name(self, blocks: list[Block], row: list[str]) -> None:
         if not row[0].startswith("["):
@@ -514,7 +515,7 @@ def _key_map(title: str, words: list[str]) -> KeyMap:
 def _names(row: list[str]) -> Names:
     prefix, names, form, *replaced = row
     if form not in ("dotted", "flat"):
-        raise ValueError(f"{form} is neither dotted nor flat")
+        raise ValueError(message("identify.neither_form", form=form))
     return Names(
         "" if prefix == "-" else prefix,
         names,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..key_maps.dialect import DENOISER, Dialect
 from ..key_maps.table import flatten, generalise
+from ..messages import joined, message
 from ..planning.groups import group_keys
 from ..planning.keys import parse_key
 from ..planning.names import OF_DIFFUSERS, OWN_NAMES
@@ -75,7 +76,8 @@ def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
     ]
     if by_metadata:
         mark, dialect = max(by_metadata, key=lambda match: (*_weight(match[0]), match[1].title))
-        return Writer(dialect.title, f"metadata: {mark.partition('=')[0]}")
+        key = mark.partition("=")[0]
+        return Writer(dialect.title, message("identify.by_metadata", key=key))
     known = [
         dialect
         for dialect in known
@@ -87,10 +89,13 @@ def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
     titles = [title for title, score in scores.items() if score >= best - SLACK]
     if best <= MIN_LIKENESS or len(titles) > MAX_TRAINERS:
         return Writer(UNTOLD)
-    return Writer(
-        " or ".join(filter(None, (", ".join(titles[:-1]), titles[-1]))),
-        "prefixes, module names and role spellings",
-    )
+    return Writer(_one_of(titles), message("identify.by_names"))
+
+
+def _one_of(titles: Sequence[str]) -> str:
+    """`a, b or c`."""
+    *others, last = titles
+    return joined((joined(others), last), "or") if others else last
 
 
 def _profile(plan: Plan) -> Counter[tuple[str, tuple[str, ...], str]]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from ..adapters.setting import NUMBER, typed
+from ..messages import message
 
 Shapes = Mapping[str, Sequence[int] | None]
 
@@ -70,7 +71,7 @@ class Expression:
         else:
             known = ", ".join((*FUNCTIONS, *ON_SHAPES))
             raise ValueError(
-                f"{ast.unparse(node)!r} is not arithmetic of numbers, names, + - * / ** and {known}"
+                message("key_maps.no_arithmetic", text=ast.unparse(node), functions=known)
             )
         for part in parts:
             self._check(part)

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import LocksmithError
+from ..errors import LocksmithError, about_file, at_line
+from ..messages import joined, message, text_of
 from .arithmetic import Expression, as_number
 from .evidence import ROOMS, Condition, Evidence, read_condition
 from .lines import lines_of, read_text
@@ -191,18 +192,18 @@ def read_convention(path: Path) -> Convention:
             else:
                 _take(record, cases, *line.partition(" ")[::2])
         except (ValueError, SyntaxError) as error:
-            raise ConventionError(f"{path}, line {number}: {error}. Correct the line") from None
+            remedy = message("key_maps.correct_line")
+            raise ConventionError(at_line(path, number, text_of(error), remedy)) from None
     if not record.get("title") or not record["sources"] or not cases:
-        raise ConventionError(
-            f"{path}: a title, a source and what it means are needed. Add the lines"
-        )
+        fault, remedy = message("key_maps.record_lacks_lines"), message("key_maps.add_lines")
+        raise ConventionError(about_file(path, fault, remedy))
     return Convention(path.stem, cases=tuple(cases), **record)
 
 
 def _take(record: dict[str, Any], cases: list[Case], key: str, value: str) -> None:
     value = value.strip()
     if not value:
-        raise ValueError(f"{key} needs a value")
+        raise ValueError(message("key_maps.needs_value", key=key))
     if key in EFFECTS:
         cases[:] = cases or [Case("")]
         cases[-1] = _with_effect(cases[-1], key, value)
@@ -211,11 +212,9 @@ def _take(record: dict[str, Any], cases: list[Case], key: str, value: str) -> No
     elif key == "if":
         record["conditions"] += (read_condition(value),)
     elif key not in OF_RECORD or cases:
-        place = "below a [case]" if cases else "in a record"
-        raise ValueError(
-            f"{key!r} has no meaning {place}: use one of if,"
-            f" {', '.join(EFFECTS if cases else (*OF_RECORD, *EFFECTS))}"
-        )
+        allowed = ("if", *(EFFECTS if cases else (*OF_RECORD, *EFFECTS)))
+        id = "key_maps.no_key_of_case" if cases else "key_maps.no_key_of_record"
+        raise ValueError(message(id, key=key, allowed=joined(allowed)))
     elif key == "title":
         record["title"] = value
     elif key == "let":
@@ -230,15 +229,15 @@ def _with_effect(case: Case, key: str, value: str) -> Case:
     if key == "scale":
         return case._replace(scale=Expression(value))
     if key == "option":
-        name, _, told = value.partition(" ")
-        return case._replace(options=(*case.options, (name, _literal(told.strip()))))
+        name, _, setting = value.partition(" ")
+        return case._replace(options=(*case.options, (name, _literal(setting.strip()))))
     return case._replace(**{key: value})
 
 
 def _let(text: str) -> tuple[str, str | Expression]:
     name, equals, source = (part.strip() for part in text.partition("="))
     if not equals or not name.isidentifier():
-        raise ValueError(f"{text!r} must be NAME = PATH or NAME = ARITHMETIC")
+        raise ValueError(message("key_maps.no_let", text=text))
     return name, source if source.startswith(ROOMS) else Expression(source)
 
 
@@ -322,8 +321,8 @@ class Conventions:
         """Those that are possible for adapters of a kind with these tensors; for most there are
         none.
         """
-        found = self.by_roles.get((kind, roles))
-        if found is None:
+        possible = self.by_roles.get((kind, roles))
+        if possible is None:
             evidence = Evidence(
                 kind, "", dict.fromkeys(roles, ()), None, self.metadata, self.settings, _no_number
             )
@@ -332,11 +331,11 @@ class Conventions:
                 for one in self.possible
                 if not one.convention.kinds or kind in one.convention.kinds
             )
-            found = [
+            possible = [
                 left for one in mine if (left := one.narrowed(evidence, _by_roles)) is not None
             ]
-            self.by_roles[kind, roles] = found
-        return found
+            self.by_roles[kind, roles] = possible
+        return possible
 
     def meaning(self, evidence: Evidence) -> Meaning:
         """What they say of one adapter; where two decide the same thing, the one that is `over` the

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import LocksmithError
+from ..errors import LocksmithError, about_file, at_line
+from ..messages import joined, message
 from .lines import lines_of, read_text
 
 FOLDER = Path(__file__).parent / "dialects"
@@ -84,16 +85,18 @@ def read_dialect(path: Path) -> Dialect:
         key, _, value = line.strip().partition(" ")
         value = value.strip()
         if key not in Dialect._fields or key == "name":
-            known = ", ".join(field for field in Dialect._fields if field != "name")
-            raise DialectError(f"{path}, line {number}: unknown field {key!r}. Use one of {known}")
+            known = joined(field for field in Dialect._fields if field != "name")
+            fault = message("key_maps.unknown_field", field=key)
+            remedy = message("key_maps.use_one_of", known=known)
+            raise DialectError(at_line(path, number, fault, remedy))
         fields[key] = _value(path, number, key, value, fields.get(key))
     missing = [field for field in ("title", "names", "form") if field not in fields]
     if missing:
-        raise DialectError(
-            f"{path}: {', '.join(missing)} missing. Add the line{'s' * (len(missing) > 1)}"
-        )
+        fault = message("key_maps.missing_fields", count=len(missing), fields=joined(missing))
+        raise DialectError(about_file(path, fault, message("key_maps.add_lines")))
     if fields["form"] not in FORMS:
-        raise DialectError(f"{path}: form {fields['form']!r} is unknown. Write flat or dotted")
+        fault = message("key_maps.unknown_form", form=fields["form"])
+        raise DialectError(about_file(path, fault, message("key_maps.forms")))
     return Dialect(**fields)  # type: ignore[arg-type]
 
 
@@ -101,7 +104,8 @@ def _value(path: Path, number: int, key: str, value: str, before: object) -> obj
     if key in PAIRS:
         pairs = tuple(tuple(pair.split("=")) for pair in value.split())
         if any(len(pair) != 2 or not all(pair) for pair in pairs):
-            raise DialectError(f"{path}, line {number}: {key} needs pairs. Write spelled=meant")
+            fault = message("key_maps.needs_pairs", field=key)
+            raise DialectError(at_line(path, number, fault, message("key_maps.write_pairs")))
         return (*(before or ()), *pairs)  # type: ignore[misc]
     if key in LISTS:
         return (*(before or ()), *value.split())  # type: ignore[misc]

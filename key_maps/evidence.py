@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
+from ..messages import joined, message
 from .arithmetic import Expression, Shapes, as_number
 
 MISSING = object()
@@ -64,20 +65,20 @@ class Evidence(NamedTuple):
         """The numbers expressions may name: rank, alpha, and what the `let` lines say; those
         without a value are left out.
         """
-        found: dict[str, float] = {} if self.rank is None else {"rank": float(self.rank)}
+        numbers: dict[str, float] = {} if self.rank is None else {"rank": float(self.rank)}
         alpha = self.number("alpha") if "alpha" in self.shapes else None
         if alpha is not None:
-            found["alpha"] = alpha
+            numbers["alpha"] = alpha
         sizes = self.sizes if lets else {}
         for name, source in lets:
             value = (
-                source.value(found, sizes)
+                source.value(numbers, sizes)
                 if isinstance(source, Expression)
                 else as_number(self.find(source))
             )
             if value is not None:
-                found[name] = value
-        return found
+                numbers[name] = value
+        return numbers
 
 
 def _inside(metadata: Mapping[str, str], path: str) -> Any:
@@ -197,13 +198,18 @@ def read_condition(text: str) -> Condition:
         (place for place, word in enumerate(words) if word in ON_VALUES or word in ON_NUMBERS), 0
     )
     if not place:
-        raise ValueError(f"{text!r} has no relation: {', '.join((*ON_VALUES, *ON_NUMBERS))}")
+        known = joined((*ON_VALUES, *ON_NUMBERS))
+        raise ValueError(message("key_maps.no_relation", text=text, known=known))
     subject, relation, value = " ".join(words[:place]), words[place], " ".join(words[place + 1 :])
     if relation in ON_NUMBERS:
         return Condition(subject, relation, value, Expression(subject), Expression(value))
     if not subject.startswith(ROOMS) and subject not in PLAIN:
         raise ValueError(
-            f"{subject!r} is not a path: one begins with {', '.join(ROOMS)} or is"
-            f" {', '.join(sorted(PLAIN))}"
+            message(
+                "key_maps.no_path",
+                text=subject,
+                begins=joined(ROOMS),
+                plain=joined(sorted(PLAIN)),
+            )
         )
     return Condition(subject, relation, value)

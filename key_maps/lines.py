@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import LocksmithError
+from ..errors import LocksmithError, about_file, at_line, system_reason
 from ..files.header import open_file
+from ..messages import Message, message
 
 MAX_BYTES = 2_000_000  # of one text; the largest of the pack's has some 25,000
 LOCK = ".#"  # how the lock begins that an editor lays beside a file that is open
@@ -26,30 +27,30 @@ def read_text(path: Path, fault: type[LocksmithError] = TextError) -> str:
     not UTF-8.
     """
     if path.name.startswith(LOCK):
-        raise fault(
-            f"{path}: it is the lock of an editor, not a text. It goes when the editor closes"
-            f" {path.name.removeprefix(LOCK)}"
-        )
+        remedy = message("key_maps.close_editor", name=path.name.removeprefix(LOCK))
+        raise fault(about_file(path, message("key_maps.lock"), remedy))
     try:
         with open_file(path) as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise fault(
-            f"{path}: it cannot be read ({error.strerror or error}). Put a text file there that may"
-            " be read"
-        ) from None
+        raise fault(_unread(path, error, "key_maps.put_readable_file")) from None
     except ValueError as error:
-        raise fault(f"{path}: it cannot be read ({error}). Rename it") from None
+        raise fault(_unread(path, error, "key_maps.rename_file")) from None
     if len(raw) > MAX_BYTES:
-        raise fault(
-            f"{path}: it is larger than {MAX_BYTES:,} bytes, which no text of this kind is. Put"
-            " the right file there"
-        )
+        too_large = message("key_maps.text_too_large", size=f"{MAX_BYTES:,}")
+        raise fault(about_file(path, too_large, message("key_maps.put_right_file")))
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise fault(f"{path}, line {line}: it is not UTF-8. Save it as UTF-8 text") from None
+        remedy = message("key_maps.save_as_utf8")
+        raise fault(at_line(path, line, message("key_maps.not_utf8"), remedy)) from None
+
+
+def _unread(path: Path, error: Exception, remedy: str) -> Message:
+    """remedy: the id of what to do."""
+    fault = message("files.not_readable", reason=system_reason(error))
+    return about_file(path, fault, message(remedy))
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:

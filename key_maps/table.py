@@ -11,7 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import LocksmithError
+from ..errors import LocksmithError, about_file, at_line
+from ..messages import joined, message
 from .lines import lines_of, read_text
 
 Size = tuple[tuple[str, int], ...]  # a sum of terms: (("h", 3),) is 3h, (("", 64),) is 64
@@ -365,26 +366,23 @@ class _Reader:
     def fail(self, fault: str, remedy: str, directive: tuple[str, str] | None = None) -> TableError:
         if directive:
             self.line = self.lines[directive]
-        return TableError(f"{self.source}, line {self.line}: {fault}. {remedy}")
+        return TableError(at_line(self.source, self.line, fault, remedy))
 
     def read(self, number: int, line: str) -> None:
         self.line, self.text = number, line.strip()
         line = self.text
         if "{}{}" in line:
-            raise self.fail("two indices {} stand side by side", "Put a dot or a word between them")
+            raise self.fail(message("key_maps.indices_adjoin"), message("key_maps.part_indices"))
         if line.startswith("@"):
             keyword, _, rest = line[1:].partition(" ")
             if keyword not in self.directives:
+                known = joined("@" + word for word in self.directives)
                 raise self.fail(
-                    f"unknown directive @{keyword}",
-                    f"Use one of {', '.join('@' + word for word in self.directives)}",
+                    message("key_maps.unknown_directive", directive=keyword),
+                    message("key_maps.use_one_of", known=known),
                 )
             if keyword == "names" and rest.strip() in ("", "native", "diffusers"):
-                raise self.fail(
-                    "@names says whose names follow where they are neither ComfyUI's nor"
-                    " diffusers'",
-                    "Write a word for them",
-                )
+                raise self.fail(message("key_maps.bad_names"), message("key_maps.names_remedy"))
             self.directives[keyword].append(rest.strip())
             self.lines[keyword, rest.strip()] = number
         elif line.startswith("["):
@@ -395,15 +393,15 @@ class _Reader:
 
     def _section(self, line: str) -> None:
         if not line.endswith("]"):
-            raise self.fail("a section header has no closing ]", "Write [native.{} = other.{}]")
+            raise self.fail(message("key_maps.open_header"), message("key_maps.write_header"))
         native, _, others = line[1:-1].partition("=")
         native, optional = native.strip().removesuffix("?"), native.strip().endswith("?")
         names = tuple(other.strip() for other in others.split("|") if other.strip()) or (native,)
         for other in names:
             if other.count("{}") != native.count("{}"):
                 raise self.fail(
-                    f"{other!r} has another number of indices {{}} than {native!r}",
-                    "Give each index on both sides",
+                    message("key_maps.other_indices", name=other, native=native),
+                    message("key_maps.give_indices"),
                 )
         if not self.header_open:
             self.sections = []
@@ -417,10 +415,7 @@ class _Reader:
         if "+" in tokens:
             names, shape = tokens[0::2], None
             if any(token != "+" for token in tokens[1::2]):
-                raise self.fail(
-                    "fused native modules take no shape",
-                    "Write `a + b = c`; each has its own row with its shape",
-                )
+                raise self.fail(message("key_maps.fused_shape"), message("key_maps.write_fused"))
         else:
             widens_input = tokens[-1].endswith("..")
             tokens[-1] = tokens[-1].removesuffix("..")
@@ -440,10 +435,7 @@ class _Reader:
         )
         self.written += len(self.text) * (1 + len(others))
         if self.written > MAX_WRITTEN:
-            raise self.fail(
-                "the headers and the rows below them make too many names",
-                "Leave out what no file uses",
-            )
+            raise self.fail(message("key_maps.too_many_names"), message("key_maps.leave_out"))
         spelled = []
         for alternative in alternatives or [Alternative((Part(names[0], None),))] * (
             len(names) == 1
@@ -468,9 +460,7 @@ class _Reader:
 
     def _shape(self, tokens: list[str]) -> tuple[Size, ...] | None:
         if not tokens:
-            raise self.fail(
-                "the row has no shape", "Give a size for each dimension, or - where it is not known"
-            )
+            raise self.fail(message("key_maps.no_shape"), message("key_maps.give_shape"))
         return None if tokens == ["-"] else tuple(self._size(token) for token in tokens)
 
     def _size(self, text: str) -> Size:
@@ -478,19 +468,16 @@ class _Reader:
         for term in text.split("+"):
             match = TERM.fullmatch(term)
             if not match or not term:
-                hint = "" if self.names_others else ", and ` = ` in front of other tools' names"
-                raise self.fail(
-                    f"{text[:MAX_TOLD]!r} is not a size",
-                    f"Write a number, a small letter, or a sum such as 3h or h+2k{hint}",
-                )
+                id = "key_maps.write_size" if self.names_others else "key_maps.write_size_or_names"
+                raise self.fail(message("key_maps.no_size", text=text[:MAX_TOLD]), message(id))
             factor, symbol = match.groups()
             if len(factor) > MAX_DIGITS:
-                raise self.fail(
-                    "a size has too many digits", f"No model has one of more than {MAX_DIGITS}"
-                )
+                remedy = message("key_maps.most_digits", most=MAX_DIGITS)
+                raise self.fail(message("key_maps.too_many_digits"), remedy)
             terms[symbol] = terms.get(symbol, 0) + int(factor or 1)
         if any(factor == 0 for factor in terms.values()):
-            raise self.fail(f"{text[:MAX_TOLD]!r} holds a zero", "Sizes are at least 1")
+            zero = message("key_maps.size_of_zero", text=text[:MAX_TOLD])
+            raise self.fail(zero, message("key_maps.smallest_size"))
         return tuple(sorted(terms.items()))
 
     def _alternative(self, text: str) -> Alternative:
@@ -501,29 +488,26 @@ class _Reader:
             name, colon, size = piece.strip().partition(":")
             if not name or " " in name or (colon and not size):
                 raise self.fail(
-                    f"{piece.strip()!r} is not a name",
-                    "Write names joined by +, each with :size where shares are unequal",
+                    message("key_maps.no_name", text=piece.strip()),
+                    message("key_maps.write_names"),
                 )
             parts.append(Part(name, self._size(size) if size else None))
         if swap and len(parts) > 1:
-            raise self.fail("only a single name can have its halves swapped (~)", "Split the row")
+            raise self.fail(message("key_maps.swap_of_several"), message("key_maps.split_row"))
         return Alternative(tuple(parts), swap)
 
     def family(self, name: str) -> Family:
         title = self.directives["title"]
         if len(title) != 1:
-            raise TableError(
-                f"{self.source}: a table needs one @title line. Add `@title` and the model's name"
-            )
+            fault, remedy = message("key_maps.no_title"), message("key_maps.add_title")
+            raise TableError(about_file(self.source, fault, remedy))
         kind = self.directives["kind"][-1] if self.directives["kind"] else "denoiser"
         if kind not in ("denoiser", "text_encoder"):
-            raise self.fail(
-                f"@kind {kind} is unknown", "Write denoiser or text_encoder", ("kind", kind)
-            )
+            fault, remedy = message("key_maps.unknown_kind", kind=kind), message("key_maps.kinds")
+            raise self.fail(fault, remedy, ("kind", kind))
         if not self.rows:
-            raise TableError(
-                f"{self.source}: the table has no rows. Add a line `native shape = other name`"
-            )
+            fault, remedy = message("key_maps.no_rows"), message("key_maps.add_row")
+            raise TableError(about_file(self.source, fault, remedy))
         rows = tuple(self.rows)
         self._check_sums(rows)
         root = self.directives["root"][-1] if self.directives["root"] else "transformer"
@@ -553,12 +537,11 @@ class _Reader:
         for text in self.directives["encoder"]:
             slot, *prefixes = text.split() or [""]
             if not prefixes:
-                remedy = (
-                    "Write ComfyUI's name of it and what its keys begin with, such as `@encoder"
-                    " clip_l lora_te1_`"
-                )
+                line = f"@encoder {slot}".rstrip()
                 raise self.fail(
-                    f"@encoder {slot}".rstrip() + " names no prefix", remedy, ("encoder", text)
+                    message("key_maps.no_prefix", line=line),
+                    message("key_maps.write_encoder"),
+                    ("encoder", text),
                 )
             encoders[slot] = tuple(prefixes)
         return encoders
@@ -572,9 +555,10 @@ class _Reader:
             try:
                 chains = [[_width(width) for width in chain.split("<")] for chain in text.split()]
             except ValueError:
-                remedy = "Write the widths of published models, as in `@inputs 64<384 72`"
                 raise self.fail(
-                    f"@inputs {text[:MAX_TOLD]!r} cannot be read", remedy, ("inputs", text)
+                    message("key_maps.unread_directive", directive="inputs", text=text[:MAX_TOLD]),
+                    message("key_maps.write_inputs"),
+                    ("inputs", text),
                 ) from None
             for chain in chains:
                 fixed |= {width for width, grown in chain if not grown}
@@ -594,12 +578,10 @@ class _Reader:
                     for name, number in (pair.split("=") for pair in pairs.split())
                 }
             except ValueError:
-                remedy = (
-                    f"Write name=number pairs, with numbers from 1 on of at most {MAX_DIGITS}"
-                    " digits"
-                )
                 raise self.fail(
-                    f"@{directive} {text[:MAX_TOLD]!r} cannot be read", remedy, (directive, text)
+                    message("key_maps.unread_directive", directive=directive, text=text[:MAX_TOLD]),
+                    message("key_maps.write_numbers", most=MAX_DIGITS),
+                    (directive, text),
                 ) from None
             numbers.setdefault(variant.strip(), {}).update(pairs)
         return numbers
@@ -616,8 +598,8 @@ class _Reader:
                 if tuple(sorted(total.items())) != row.shape[0]:
                     self.line = row.line
                     raise self.fail(
-                        f"the parts of {row.native[0]} do not add up to its output size",
-                        "Correct the sizes after the colons",
+                        message("key_maps.wrong_sum", name=row.native[0]),
+                        message("key_maps.correct_sizes"),
                     )
 
     def _lookup(self, rows: tuple[TableRow, ...]):
@@ -658,10 +640,9 @@ class _Reader:
         other = seen.setdefault(key, entry)
         if other != entry and self._meaning(rows, other) != self._meaning(rows, entry):
             self.line = row.line
-            where = rows[other[0]].line
             raise self.fail(
-                f"{name!r} already means something else in line {where}",
-                "Names must be unambiguous, or differ in shape",
+                message("key_maps.ambiguous", name=name, line=rows[other[0]].line),
+                message("key_maps.ambiguous_remedy"),
             )
 
     @staticmethod

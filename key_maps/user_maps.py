@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import about_file
+from ..messages import message, text_of
 from .dialect import Dialect, DialectError, read_dialect
 from .table import Family, TableError, read_table
 
@@ -36,20 +38,19 @@ def read_own_maps(folder: Path) -> UserMaps:
 
 
 def _read(folder: Path, pattern: str, read, fault: type[Exception], errors: list[str]) -> dict:
-    found = {}
+    maps = {}
     for path in _paths(folder, pattern):
         try:
-            found[path.stem] = read(path)
+            maps[path.stem] = read(path)
         except fault as error:
-            errors.append(f"Your own map was left out: {error}")
+            errors.append(message("key_maps.left_out", reason=text_of(error)))
     for path in _paths(
         folder, f"{pattern}.txt"
     ):  # what editors make of the name where endings are hidden
-        errors.append(
-            f"Your own map was left out: {path}: its name must not end with .txt. Rename it to"
-            f" {path.stem}"
-        )
-    return found
+        remedy = message("key_maps.rename_to", name=path.stem)
+        reason = about_file(path, message("key_maps.hidden_ending"), remedy)
+        errors.append(message("key_maps.left_out", reason=reason))
+    return maps
 
 
 def own_maps_stamp(folder: Path) -> tuple:

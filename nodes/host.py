@@ -26,7 +26,6 @@ from ..files.gc_pause import without_collection
 from ..files.hashes import Hashes, file_hashes
 from ..files.header import (
     ENDINGS,
-    GONE,
     PICKLED,
     Header,
     LoraFileError,
@@ -45,6 +44,7 @@ from ..lora.math.spec import AdapterError, first_line
 from ..lora.own_base import rounded_base, strangers
 from ..lora.soundness import Look, cautions, look_at_file, look_at_tensors
 from ..lora.statistics import measure_modules
+from ..messages import message
 from ..planning.keys import parse_key
 from ..planning.plan import Plan, make_plan, without_adapters
 from ..planning.target_model import Network, TargetModel, denoiser_network, encoder_networks
@@ -90,7 +90,7 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     """
     path = os.fspath(path)
     if not os.path.exists(path):
-        raise LoraFileError(path, GONE, "Check the name, or refresh the file list")
+        raise LoraFileError(path, message("files.gone"), "Check the name, or refresh the file list")
     ending = os.path.splitext(path)[1].lower()
     if ending in PICKLED:
         return _read_pickle(path)

@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import fault_and_remedy
 from ..files.atomic import write_whole
 from ..files.header import (
     ENDINGS,
     PEFT_CONFIG,
-    PICKLE_REMEDY,
     PICKLED,
     LoraFileError,
     adapter_config_beside,
@@ -253,11 +253,12 @@ def findings_of(path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS) -> F
     read.
     """
     if os.fspath(path).lower().endswith(PICKLED):
-        return Findings(error=message("library.pickle", remedy=PICKLE_REMEDY))
+        fault, remedy = message("files.pickle"), message("files.pickle_remedy")
+        return Findings(error=fault_and_remedy(fault, remedy))
     try:
         header = read_header(path)
     except LoraFileError as error:
-        return Findings(error=message("library.fault", fault=error.fault, remedy=error.remedy))
+        return Findings(error=fault_and_remedy(error.fault, error.remedy))
     config = adapter_config_beside(path)
     if own is not NO_USER_MAPS:
         return _summary(inspect_header(path, header, config, own=own))

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...files.header import TOO_MANY, Header, LoraFileError, TensorInfo, check_unchanged, open_file
+from ...files.header import Header, LoraFileError, TensorInfo, check_unchanged, open_file
 from ...messages import message, text_of
 
 __all__ = [
@@ -179,9 +179,8 @@ def open_with_safetensors(path: str | os.PathLike[str]) -> Any:
     try:
         return safe_open(os.fspath(path), framework="pt", device="cpu")
     except OSError as error:
-        remedy = (
-            TOO_MANY if error.errno in (errno.EMFILE, errno.ENFILE) else message("lora.check_file")
-        )
+        many = error.errno in (errno.EMFILE, errno.ENFILE)
+        remedy = message("files.too_many_open" if many else "files.check_access")
         raise LoraFileError(
             path, message("lora.cannot_open", reason=text_of(error)), remedy
         ) from None

@@ -76,7 +76,7 @@ def test_a_header_that_safetensors_refuses_loads_and_stock_is_said_to_fail(
     told = report.as_dict()
     assert told["stock"] == {
         "placed": 0,
-        "fails": "safetensors does not read it, because 'steps' in its metadata is no text",
+        "fails": "safetensors does not read it, because 'steps' in its metadata is not text",
     }
     assert f"the stock loader fails on this file: {told['stock']['fails']}" in str(report)
 

@@ -41,7 +41,7 @@ CATEGORIES = {
 # Why we refuse what safetensors reads: its specification forbids names that stand twice, and
 # describes a tensor as an object.
 STRICTER = (
-    "stands in it twice",
+    "is in it twice",
     "describes the tensor",
     "which torch does not have",
     "larger than torch can count",

@@ -150,8 +150,8 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
     told = {}
     assert finished(lambda: told.update({row.file: row.findings.error for row in scan(tmp_path)}))
     assert (
-        "no regular file" in told["pipe.safetensors"]
-        and "no regular file" in told["zero.safetensors"]
+        "not a regular file" in told["pipe.safetensors"]
+        and "not a regular file" in told["zero.safetensors"]
         and len(told) == 2
     )
     for content in ("pipe", "device"):

@@ -19,6 +19,7 @@ from lora_locksmith.files.header import LoraFileError
 from lora_locksmith.identify.checkpoint import target_model_of_checkpoint
 from lora_locksmith.key_maps.table import families, flatten, parse_table, slices
 from lora_locksmith.key_maps.user_maps import UserMaps
+from lora_locksmith.messages import translate
 from lora_locksmith.planning.target_model import denoiser_network, encoder_networks
 
 PREFIXES = (
@@ -408,7 +409,7 @@ def test_text_encoders_of_a_checkpoint(comfy, file, model):
     assert found.target_model.family.name == comfy_models.MODELS[model].family
     if model == "sdxl":
         assert found.notes == [
-            "the text encoder in this checkpoint is named as OpenCLIP's and was read as CLIP-G"
+            "the text encoder in this checkpoint has OpenCLIP's names and was read as CLIP-G"
         ]
 
 
@@ -438,7 +439,7 @@ def test_scaled_fp8_has_tensors_that_are_no_modules(comfy, file):
         assert dict(checkpoint.target_model.networks["denoiser"].weights) == dict(
             comfy_models.shapes("flux1_dev")
         )
-        assert checkpoint.notes == ["quantised: scaled fp8"]
+        assert checkpoint.notes == ["quantized: scaled fp8"]
 
 
 @pytest.mark.parametrize("stated", [True, False])
@@ -471,7 +472,7 @@ def test_nvfp4_packs_two_values_in_a_byte(comfy, file, stated):
     assert dict(checkpoint.target_model.networks["denoiser"].weights) == dict(
         comfy_models.shapes("z_image")
     )
-    assert checkpoint.notes == ["quantised: nvfp4"]
+    assert checkpoint.notes == ["quantized: nvfp4"]
 
 
 def nf4(tensors):
@@ -498,7 +499,7 @@ def test_nf4_shapes_follow_from_the_number_of_values(comfy, file, diffusers_shap
         assert dict(checkpoint.target_model.networks["denoiser"].weights) == dict(
             comfy_models.shapes(model)
         )
-        assert checkpoint.notes == ["quantised: nf4"]
+        assert checkpoint.notes == ["quantized: nf4"]
 
 
 def test_a_shape_that_cannot_be_told_is_said_to_be_unknown(comfy, file):
@@ -592,7 +593,8 @@ REFUSED = {
 def test_what_is_no_model_is_refused_by_name(file, fault, number):
     with pytest.raises(LoraFileError, match=fault) as caught:
         target_model_of_checkpoint(file(REFUSED[fault][number]))
-    assert caught.value.remedy
+    for text in (caught.value.fault, caught.value.remedy):
+        assert translate(text, "zh") != text
 
 
 def test_a_text_encoder_and_a_part_of_a_model_are_refused(comfy, file):

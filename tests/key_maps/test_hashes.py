@@ -206,7 +206,7 @@ def test_verify_knows_that_lycoris_has_an_order_of_its_own(tmp_path):
     metadata = {"sshs_model_hash": precalculate_safetensors_hashes(tensors)}
     save_file(tensors, path, metadata)
     (sentence,) = verify(metadata, file_hashes(path))
-    assert "disagrees" in sentence and "or it was taken in another order" in sentence
+    assert "disagrees" in sentence and "or they were hashed in another order" in sentence
     ordered = {name: tensors[name].float() for name in sorted(tensors)}
     save_file(ordered, path)
     assert (

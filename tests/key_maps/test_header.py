@@ -6,6 +6,7 @@ import struct
 import pytest
 import torch
 from lora_locksmith.files.header import LoraFileError, parse_header, read_header
+from lora_locksmith.messages import Message, text_of, translate
 from lora_locksmith.report.inspection import inspect_file
 from lora_locksmith.report.library import findings_of
 from reports.small_files import flux_lora, write_file
@@ -127,7 +128,7 @@ def test_metadata_may_quote_a_header():
 
 def test_a_pickle_is_not_told_to_take_the_name_it_has(tmp_path):
     (tmp_path / "old.pt").write_bytes(b"PK\x03\x04" + b"\0" * 20)
-    with pytest.raises(LoraFileError, match="when a node loads it"):
+    with pytest.raises(LoraFileError, match="Load it with a node"):
         read_header(tmp_path / "old.pt")
 
 
@@ -278,5 +279,26 @@ def test_the_stock_loader_is_not_said_to_load_what_safetensors_refuses(tmp_path)
         assert ("the stock loader fails on this file" in found.verdict) == fails
         assert found.report.modules["placed"] == 57 and found.stock_modules == (0 if fails else 57)
         assert ("the stock loader fails on this file: safetensors" in str(found.report)) == fails
-        assert ("'steps' in its metadata is no text" in found.report.stock_fails) == fails
+        assert ("'steps' in its metadata is not text" in found.report.stock_fails) == fails
         assert bool(findings_of(path).gains) == fails == bool(found.gains)
+
+
+def test_a_fault_and_its_remedy_are_messages_up_to_where_they_are_shown(tmp_path):
+    """Of what this reads, and of what the system or Python's JSON reader says."""
+    twice = b'{"a": 1, "a": 1}'
+    contents = {
+        "empty": b"",
+        "page": b"<!doctype html>",
+        "pickle.pt": b"\x80\x02}q\x00.",
+        "deep": struct.pack("<Q", 500) + b"[" * 500,
+        "twice": struct.pack("<Q", len(twice)) + twice,
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    for name in (*contents, "gone"):
+        with pytest.raises(LoraFileError) as raised:
+            read_header(tmp_path / name)
+        for text in (raised.value.fault, raised.value.remedy, text_of(raised.value)):
+            assert isinstance(text, Message) and translate(text, "zh") != text
+        chinese = translate(text_of(raised.value), "zh")
+        assert translate(raised.value.fault, "zh") in chinese and raised.value.fault not in chinese

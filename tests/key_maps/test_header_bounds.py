@@ -16,7 +16,6 @@ import pytest
 import torch
 from lora_locksmith.files.atomic import OLD_ENDING
 from lora_locksmith.files.header import (
-    TOO_MANY,
     LoraFileError,
     TensorInfo,
     Unreadable,
@@ -26,6 +25,7 @@ from lora_locksmith.files.header import (
     read_header,
     read_numbers,
 )
+from lora_locksmith.messages import message
 from safetensors.torch import save_file
 
 
@@ -122,7 +122,7 @@ def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path):
             read_header(tmp_path / "x.safetensors")
         gc.collect()
     assert not left_open
-    assert raised.value.fault == "it cannot be opened (it is no regular file)"
+    assert raised.value.fault == "it cannot be opened (it is not a regular file)"
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,29 @@ def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path):
         (
             FileNotFoundError(errno.ENOENT, "No such file"),
             "there is no such file",
-            "Check the name, and the folder it is looked for in",
+            "Check the name and the folder",
         ),
         (IsADirectoryError(errno.EISDIR, "Is a directory"), "it is a folder", "Name a file in it"),
         (
             PermissionError(errno.EACCES, "Denied"),
             "it cannot be opened (Denied)",
-            "Check that it is a file and may be read",
+            "Check that it is a file and that you can read it",
         ),
-        (OSError(errno.EMFILE, "Too many"), "it cannot be opened (Too many)", TOO_MANY),
-        (OSError(errno.ENFILE, "Too many"), "it cannot be opened (Too many)", TOO_MANY),
-        (OSError("odd"), "it cannot be opened (odd)", "Check that it is a file and may be read"),
+        (
+            OSError(errno.EMFILE, "Too many"),
+            "it cannot be opened (Too many)",
+            message("files.too_many_open"),
+        ),
+        (
+            OSError(errno.ENFILE, "Too many"),
+            "it cannot be opened (Too many)",
+            message("files.too_many_open"),
+        ),
+        (
+            OSError("odd"),
+            "it cannot be opened (odd)",
+            "Check that it is a file and that you can read it",
+        ),
     ],
 )
 def test_why_a_file_cannot_be_opened(error, fault, remedy):
@@ -330,7 +342,7 @@ def test_a_name_that_stands_twice(text):
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
 def test_words_that_are_no_numbers_of_json(word):
-    with pytest.raises(LoraFileError, match=f"{word} is no number of JSON"):
+    with pytest.raises(LoraFileError, match=f"{word} is not a JSON number"):
         parse_header("x", f'{{"__metadata__": {{"a": {word}}}}}'.encode(), 0)
 
 
@@ -397,7 +409,7 @@ def test_the_largest_settings_that_are_read(tmp_path):
     assert adapter_config_beside(file) == {"r": 4}
     config.write_bytes(text.ljust(10_000_001))
     unread(file, "it is too large for settings")
-    contents = {b"[4]": "it is no JSON object"} | dict.fromkeys(
+    contents = {b"[4]": "it is not a JSON object"} | dict.fromkeys(
         (b"\xff", b"{", b"[" * 100_000), "it is not JSON"
     )
     for content, fault in contents.items():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 from lora_locksmith.key_maps.user_maps import own_maps_stamp, read_own_maps
+from lora_locksmith.messages import translate
 from lora_locksmith.planning.plan import PLACED, make_plan
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 from lora_locksmith.report.load_report import Report
@@ -88,6 +89,17 @@ def test_a_file_with_a_mistake_is_named_and_the_others_work(folder, name):
     assert set(report.categories) == {PLACED}
     assert name.rpartition("/")[2] in str(report)
     assert FAULTS[name][1] in str(report)
+
+
+def test_what_is_wrong_with_own_maps_can_be_said_in_other_languages(folder):
+    for name, (text, _) in FAULTS.items():
+        (folder / name).write_text(text, "utf-8")
+    errors = read_own_maps(folder).errors
+    assert len(errors) == len(FAULTS)
+    for error in errors:
+        # Of the English nothing is left but what the file itself says.
+        chinese = translate(error, "zh")
+        assert "未使用您自己的映射" in chinese and " is " not in chinese and "Write" not in chinese
 
 
 def test_a_change_is_noticed(folder):
