@@ -30,7 +30,7 @@ from ...planning.plan import Plan, make_plan
 from ..math.spec import FAULTS
 from ..not_finite import without_odd
 from ..rewrite.convert import Conversion, Spec, convert
-from ..rewrite.rename import Refused
+from ..rewrite.rename import Refused, is_folder
 from ..rewrite.verify import Unverified, check_same
 from .mapped import CODES, map_tensors, open_with_safetensors
 
@@ -49,7 +49,8 @@ class Written(NamedTuple):
     """What was written: modules that were only renamed, that were fused or split, that are full
     matrices now.
 
-    difference: the largest of any weight's delta, relative.
+    difference: the largest of any weight's delta, relative. caution: what the trainer's reader
+    makes of it.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Written(NamedTuple):
     left_out: Mapping[str, str]
     difference: float
     bytes: int
+    caution: str = ""
 
 
 def write_lora(
@@ -246,6 +248,7 @@ def write_as(
         conversion.left_out,
         difference,
         path.stat().st_size,
+        conversion.caution,
     )
 
 
@@ -253,7 +256,7 @@ def place_of(path: Path, dialect: str) -> Path:
     """Where `write_as` puts a file that is to be `path`: for PEFT in a folder of its name, without
     the ending if it is one of a file (the `.5` of `style-v1.5` is none).
     """
-    if dialect != "peft":
+    if not is_folder(dialect):
         return path
     ends = path.suffix.lower() in (*ENDINGS, *PICKLED)
     return (path.with_suffix("") if ends else path) / PEFT_FILE

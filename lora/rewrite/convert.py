@@ -21,7 +21,7 @@ from ..from_plan import shape_made, spec_of
 from ..math.low_rank import Kronecker, factors, low_rank_part
 from ..math.spec import FAULTS, MAGNITUDES, NUMBERS, AdapterError
 from .peft_config import Trained, adapter_config, header_settings
-from .rename import NATIVE, Part, Refused, Unit, Writing, respell
+from .rename import NATIVE, Part, Refused, Unit, Writing, is_folder, on_several_ranks, respell
 
 __all__ = ["Conversion", "Refused", "convert"]
 
@@ -87,6 +87,12 @@ class Conversion:
     def tensors(self) -> dict[str, Tensor]:
         """All of them at once."""
         return dict(self.items())
+
+    @property
+    def caution(self) -> str:
+        """What the dialect's reader makes of its ranks, where it does not read them; else ""."""
+        several = len({item.rank for item in self.trained.values()}) > 1
+        return on_several_ranks(self.writing.dialect) if several else ""
 
     @property
     def header_settings(self) -> dict[str, str]:
@@ -189,7 +195,7 @@ def _configs(plan: Plan, writing: Writing, jobs: Sequence[_Job]) -> dict[str, di
         ]
         trained = {module: job.trained for module, job in mine.items() if job.trained}
         if trained:
-            component = "" if writing.dialect == "peft" else wrapper.rstrip(".")
+            component = "" if is_folder(writing.dialect) else wrapper.rstrip(".")
             configs[component] = adapter_config(trained, known)
     return configs
 

@@ -80,7 +80,7 @@ class _Segment(NamedTuple):
             kind = named(self.adapter.kind)
             told = (
                 f"{kind.title or kind.name} would be read with another meaning or strength under"
-                " the new names"
+                " the new names; keep the names that the file has"
             )
             raise Unverified(f"{self.adapter.module}: {told}")
         try:
