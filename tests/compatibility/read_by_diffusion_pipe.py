@@ -4,11 +4,12 @@ hand.
 Usage: python read_by_diffusion_pipe.py CLONE COMFYUI [REVISION [FAMILY ...]]; CLONE is a git
 directory of it, COMFYUI a folder.
 
-Its load_adapter_weights are taken from their source as they stand (8f83dbf2: models/base.py,
-flux.py, sdxl.py), the adapter is PEFT's as models/base.py configure_adapter adds it. The models are
+Its load_adapter_weights are taken from their source as they stand (8f83dbf2: models/base.py), the
+adapter is PEFT's as models/base.py configure_adapter adds it. The models are
 those it trains: diffusers' own, ComfyUI's for what inherits from ComfyPipeline, and ComfyUI's for
 Wan, Chroma and Lumina 2, too, whose own classes lie in submodules or need a GPU; all without
-weights. Prints for each family: keys, missing, largest relative difference.
+weights. Not here: FLUX.1 and SDXL, which its flux.py and sdxl.py hand to diffusers' loader. Prints
+for each family: keys, missing, largest relative difference.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,11 +35,6 @@ COMFY = ("models/base.py", "ComfyPipeline", "diffusion_model")
 # family -> (the model of tests/support/comfy_models.py, or diffusers' class and sizes; whose
 # load_adapter_weights reads it, and where that finds the model)
 FAMILIES = {
-    "FLUX.1": (
-        DIFFUSERS["FLUX.1"][:2],
-        ("models/flux.py", "FluxPipeline", "transformer"),
-    ),
-    "SDXL": (DIFFUSERS["SDXL"][:2], ("models/sdxl.py", "SDXLPipeline", "unet")),
     "Qwen-Image": (DIFFUSERS["Qwen-Image"][:2], BASE),
     "Wan": ("wan21_t2v_1_3b", BASE),
     "Chroma": ("chroma", BASE),
@@ -65,12 +60,10 @@ def network(name: str | tuple) -> torch.nn.Module:
     return comfy_models.network(name).diffusion_model
 
 
-def source(factors: dict[str, tuple], component: str) -> tuple[dict, dict | None]:
-    """(tensors, metadata) of a file by another trainer: diffusers' of that component, or kohya's
-    names with alphas.
-    """
-    if component:
-        return trainers.by_peft(factors, component)
+def source(factors: dict[str, tuple], by_diffusers: bool) -> tuple[dict, dict | None]:
+    """(tensors, metadata) of a file by another trainer: diffusers', or kohya's names with alphas."""
+    if by_diffusers:
+        return trainers.by_peft(factors, "transformer")
     tensors = {}
     for name, (down, up) in factors.items():
         flat = f"lora_unet_{name}".replace(".", "_")
@@ -78,37 +71,6 @@ def source(factors: dict[str, tuple], component: str) -> tuple[dict, dict | None
         tensors[f"{flat}.lora_up.weight"] = up
         tensors[f"{flat}.alpha"] = torch.tensor(float(ALPHA))
     return tensors, None
-
-
-PIPELINES = {"FLUX.1": diffusers.FluxPipeline, "SDXL": diffusers.StableDiffusionXLPipeline}
-
-
-def pipeline(family: str, model: torch.nn.Module):
-    """diffusers' pipeline with this model alone."""
-    kind = PIPELINES[family]
-    held = {"transformer": model, "unet": model}
-    needed = [
-        name
-        for name, asked in signature(kind.__init__).parameters.items()
-        if asked.default is asked.empty and name != "self"
-    ]
-    parts = {name: held.get(name) for name in needed}
-    return kind(**parts)
-
-
-def spoil(model: torch.nn.Module) -> None:
-    """Makes an adapter's tensors real and NaN; the model's stay on the meta device."""
-    for part in model.modules():
-        for side in (part.lora_A, part.lora_B) if isinstance(part, LoraLayer) else ():
-            side.to_empty(device="cpu")
-            for tensor in side.parameters():
-                torch.nn.init.constant_(tensor, float("nan"))
-
-
-def read_into(holder: SimpleNamespace, load, written: dict) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        save_file(written, Path(folder, "adapter_model.safetensors"))
-        load(holder, folder)
 
 
 def read(clone: str, revision: str, family: str) -> str:
@@ -123,7 +85,6 @@ def read(clone: str, revision: str, family: str) -> str:
             "re": re,
             "Path": Path,
             "safetensors": safetensors,
-            "load_state_dict": safetensors.torch.load_file,
             "print": lambda *texts: None,
             "is_main_process": lambda: False,  # it would print
         },
@@ -136,23 +97,20 @@ def read(clone: str, revision: str, family: str) -> str:
         if "embed" not in one and "adaLN" not in one
     }
     factors = trainers.pairs(layers)
-    written = trainers.fixed(
-        *source(factors, place if isinstance(name, tuple) else ""), "diffusion_pipe"
+    written = trainers.fixed(*source(factors, isinstance(name, tuple)), "diffusion_pipe")
+    # lora_alpha is the rank: train.py forces it.
+    peft.get_peft_model(
+        model, peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(layers))
     )
-    holder = SimpleNamespace(**{place: model})
-    if family in PIPELINES:
-        # Its own pipeline loads the LoRA, and makes the adapter with it.
-        holder.diffusers_pipeline = pipeline(family, model)
-        holder._set_param_original_name = lambda: None
-        read_into(holder, load, written)
-    else:
-        # lora_alpha is the rank: train.py forces it.
-        peft.get_peft_model(
-            model, peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(layers))
-        )
-        spoil(model)
-        read_into(holder, load, written)
     found = {one: part for one, part in model.named_modules() if isinstance(part, LoraLayer)}
+    for part in found.values():
+        for side in (part.lora_A, part.lora_B):
+            side.to_empty(device="cpu")
+            for tensor in side.parameters():
+                torch.nn.init.constant_(tensor, float("nan"))
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(written, Path(folder, "adapter_model.safetensors"))
+        load(SimpleNamespace(**{place: model}), folder)
     with torch.no_grad():
         held = {
             one: (
