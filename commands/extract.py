@@ -67,14 +67,15 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Extract the LoRA."""
     from ..lora.rewrite.extract import ExtractOptions, extract_file, not_asked
+    from ..lora.rewrite.rename import is_folder
 
     how = ExtractOptions(rank_target_of(options), options.extras, options.clamp, options.device)
     try:
         if (options.rank, options.energy, options.error) == (None, None, None):
             raise ValueError("say with --rank, --energy or --error how large it may be")
         _check_device(options.device)
-        options.output = with_ending(options.output, folder=options.to == "peft")
-        check_output(options.output, options.overwrite, folder=options.to == "peft")
+        options.output = with_ending(options.output, folder=is_folder(options.to))
+        check_output(options.output, options.overwrite, folder=is_folder(options.to))
         with progress("Extracting") as told:
             found = extract_file(
                 options.base,

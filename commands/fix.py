@@ -24,6 +24,7 @@ from ..lora.rewrite.rename import (
     NATIVE,
     Refused,
     check_base_known,
+    is_folder,
     losses,
     losses_told,
     plan_renames,
@@ -318,19 +319,26 @@ def _fix(
         return FixResult(os.fspath(path), FINE, SOUND)
     conversion = _converted(found, tensors, dialect, dtype, options.drop)
     if dtype is None and _already(found, conversion):
-        return FixResult(os.fspath(path), FINE, ALREADY)
+        summary = ", but ".join(filter(None, (ALREADY, conversion.caution)))
+        return FixResult(os.fspath(path), FINE, summary)
     lost = losses(found.plan, conversion.left_out)
     code = PROBLEMS if lost else FINE
     if options.dry_run:
         _check_free(destination, dialect, options)
-        told = _told(found, dialect, conversion.ways.values(), conversion.left_out)
+        told = _told(
+            found, dialect, conversion.ways.values(), conversion.left_out, conversion.caution
+        )
         return FixResult(os.fspath(path), code, f"would be written: {told}", lost=len(lost))
     try:
         written = _write(found, tensors, destination, dialect, dtype, options)
     except VerificationError as error:
         raise Refused((f"verification failed ({error})",)) from None
     told = _told(
-        found, dialect, (written.renamed, written.computed, written.full), written.left_out
+        found,
+        dialect,
+        (written.renamed, written.computed, written.full),
+        written.left_out,
+        written.caution,
     )
     verified = "the rest is verified" if lost else "verified"
     told = f"{told}; {verified}; {_now(written, target_model)} {written.path}".rstrip()
@@ -361,7 +369,7 @@ def _check_replaceable(path: Path, dialect: str) -> None:
         raise Refused(
             (f"it is a link, which would be replaced; name the file itself, {path.resolve()}",)
         )
-    if dialect == "peft":
+    if is_folder(dialect):
         raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
 
 
@@ -462,7 +470,13 @@ def _file_at(path: Path) -> tuple[int, int]:
     return about.st_dev, about.st_ino
 
 
-def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: Mapping[str, str]) -> str:
+def _told(
+    found: Inspection,
+    dialect: str,
+    ways: Iterable[int],
+    left_out: Mapping[str, str],
+    caution: str,
+) -> str:
     parts = [f"{found.writer} -> {dialect}" if found.writer != "cannot tell" else f"-> {dialect}"]
     parts += [
         f"{plural(count, 'module')} {way}" for count, way in zip(ways, WAYS, strict=True) if count
@@ -474,7 +488,7 @@ def _told(found: Inspection, dialect: str, ways: Iterable[int], left_out: Mappin
         f"{plural(rest, 'key')} without an effect of {'its' if rest == 1 else 'their'} own left out"
     ] * bool(rest)
     missing = losses_told(lost)
-    return (f"{missing}; " if missing else "") + ", ".join(parts)
+    return (f"{missing}; " if missing else "") + ", ".join([*parts, caution] if caution else parts)
 
 
 def _now(written: Written, target_model: TargetModel | None) -> str:

@@ -165,6 +165,7 @@ def setting(text: str) -> tuple[str, float]:
 def run(options: argparse.Namespace) -> int:
     """Merge the files."""
     from ..lora.merge.merge import MergeConfig
+    from ..lora.rewrite.rename import is_folder
 
     try:
         if not options.output and not options.dry_run:
@@ -181,8 +182,8 @@ def run(options: argparse.Namespace) -> int:
         recipe.check(len(options.loras))
         blocks = _blocks(options.blocks, len(options.loras))
         if not options.dry_run:
-            options.output = with_ending(options.output, folder=options.to == "peft")
-            check_output(options.output, options.overwrite, folder=options.to == "peft")
+            options.output = with_ending(options.output, folder=is_folder(options.to))
+            check_output(options.output, options.overwrite, folder=is_folder(options.to))
         with ExitStack() as files:
             told = _merge(options, recipe, *_sources(options, blocks, files))
     except (OSError, ValueError, LocksmithError) as error:

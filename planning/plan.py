@@ -233,7 +233,8 @@ class _Planner:
         self.network_alphas: dict[str, str] = {}
         self.conventions: dict[int, Conventions] = {}
         self.doubts: Counter[str] = Counter()
-        self.by_values = self.halves = False
+        self.by_values = self.surely_halves = False
+        self.halves: list[tuple[list[str], Kind]] = []
         self.groups: tuple[Group, ...] = ()
 
     def run(self, groups: Groups) -> None:
@@ -334,12 +335,14 @@ class _Planner:
         """
         if not self.halves:
             return
+        for keys, kind in self.halves:
+            self._set(keys, INCOMPLETE, _half_of(kind, self.surely_halves))
         halves = {
-            index: named(adapter.kind)
+            index: Outcome(INCOMPLETE, _half_of(named(adapter.kind), self.surely_halves))
             for index, adapter in enumerate(self.adapters)
             if named(adapter.kind).never_beside
         }
-        self._drop({index: Outcome(INCOMPLETE, _half_of(kind)) for index, kind in halves.items()})
+        self._drop(halves)
 
     def _siblings(self, groups: Groups) -> dict[str, str]:
         """Module -> a tensor beside its adapter that no known adapter has there. Law 3: half an
@@ -414,7 +417,7 @@ class _Planner:
         if kind.refusal:
             return self._set(keys, UNSUPPORTED, kind.refusal)
         if self._is_half(kind, found, location):
-            return self._set(keys, INCOMPLETE, _half_of(kind))
+            return self.halves.append((keys, kind))
         if found.fault:
             return self._set(keys, SHAPE_CONFLICT, found.fault)
         target = self._choose(location.candidates, found)
@@ -494,15 +497,16 @@ class _Planner:
     def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
         if not kind.never_beside:
             return False
+        whole: bool | None = False
         if kind.never_beside.isdisjoint(self.roles):
             target = self._choose(location.candidates, found)
-            if target is not None and self._may_be_whole(found.module, target):
-                return False
-        self.halves = True
-        return True
+            whole = target is not None and self._is_whole(found.module, target)
+        self.surely_halves |= whole is False
+        return not whole
 
-    def _may_be_whole(self, module: ModuleShape, target: Target) -> bool:
-        """Whether what has the shape of a module can be the target's whole weight.
+    def _is_whole(self, module: ModuleShape, target: Target) -> bool | None:
+        """Whether what has the shape of a module is the target's whole weight; None where it cannot
+        be told.
 
         A drawn model may not know a size, and then fits whatever the file has: what tells there is
         the family's row for the weight ([4, 640] is no `c c`), and how many outputs such matrices
@@ -517,7 +521,7 @@ class _Planner:
         shapes = [match.row.shape for match in rows]
         if shapes and all(one and unify(one, shape) is None for one in shapes):
             return False
-        return not self.lone_factors_share_a_rank
+        return None if self.lone_factors_share_a_rank else True
 
     @cached_property
     def lone_factors_share_a_rank(self) -> bool:
@@ -828,10 +832,13 @@ def _copy(adapter: Adapter) -> Outcome:
     return Outcome(DUPLICATE_TARGET, f"{twice}: it is applied once")
 
 
-def _half_of(kind: Kind) -> str:
+def _half_of(kind: Kind, surely: bool) -> str:
     named_so = role_spellings().named.items()
     words = [word for (word, _), role in named_so if role in kind.never_beside]
-    return message("planning.part_missing", part=joined(dict.fromkeys(words), "or"))
+    part = joined(dict.fromkeys(words), "or")
+    if surely:
+        return message("planning.part_missing", part=part)
+    return message("planning.part_missing_or_whole", part=part, kind=kind.title)
 
 
 def _options(

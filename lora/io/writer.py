@@ -31,7 +31,7 @@ from ...planning.plan import Plan, make_plan
 from ..math.spec import FAULTS
 from ..not_finite import without_odd
 from ..rewrite.convert import Conversion, Spec, convert
-from ..rewrite.rename import Refused
+from ..rewrite.rename import Refused, is_folder
 from ..rewrite.verify import VerificationError, check_same
 from .mapped import CODES, map_tensors, open_with_safetensors
 
@@ -50,7 +50,8 @@ class Written(NamedTuple):
     """What was written: modules that were only renamed, that were fused or split, that are full
     matrices now.
 
-    difference: the largest of any weight's delta, relative.
+    difference: the largest of any weight's delta, relative. caution: what the trainer's reader
+    makes of it.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Written(NamedTuple):
     left_out: Mapping[str, str]
     difference: float
     bytes: int
+    caution: str = ""
 
 
 def write_lora(
@@ -255,6 +257,7 @@ def write_as(
         conversion.left_out,
         difference,
         path.stat().st_size,
+        conversion.caution,
     )
 
 
@@ -262,7 +265,7 @@ def place_of(path: Path, dialect: str) -> Path:
     """Where `write_as` puts a file that is to be `path`: for PEFT in a folder of its name, without
     the ending if it is one of a file (the `.5` of `style-v1.5` is none).
     """
-    if dialect != "peft":
+    if not is_folder(dialect):
         return path
     ends = path.suffix.lower() in (*ENDINGS, *PICKLED)
     return (path.with_suffix("") if ends else path) / PEFT_FILE

@@ -22,7 +22,16 @@ from ..from_plan import shape_made, spec_of
 from ..math.low_rank import Kronecker, factors, low_rank_part
 from ..math.spec import FAULTS, MAGNITUDES, NUMBERS, AdapterError
 from .peft_config import PeftTraining, adapter_config, header_settings
-from .rename import NATIVE, OutputFormat, OutputModule, OutputPart, Refused, plan_renames
+from .rename import (
+    NATIVE,
+    OutputFormat,
+    OutputModule,
+    OutputPart,
+    Refused,
+    is_folder,
+    on_several_ranks,
+    plan_renames,
+)
 
 __all__ = ["Conversion", "Refused", "convert"]
 
@@ -80,6 +89,12 @@ class Conversion:
     def tensors(self) -> dict[str, Tensor]:
         """All of them at once."""
         return dict(self.items())
+
+    @property
+    def caution(self) -> str:
+        """What the dialect's reader makes of its ranks, where it does not read them; else ""."""
+        several = len({item.rank for item in self.trained.values()}) > 1
+        return on_several_ranks(self.writing.dialect) if several else ""
 
     @property
     def header_settings(self) -> dict[str, str]:
@@ -185,7 +200,7 @@ def _configs(plan: Plan, writing: OutputFormat, jobs: Sequence[_Job]) -> dict[st
         ]
         trained = {module: job.trained for module, job in mine.items() if job.trained}
         if trained:
-            network = "" if writing.dialect == "peft" else prefix.rstrip(".")
+            network = "" if is_folder(writing.dialect) else prefix.rstrip(".")
             configs[network] = adapter_config(trained, known)
     return configs
 

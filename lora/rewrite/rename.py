@@ -114,11 +114,21 @@ def writable() -> tuple[str, ...]:
     return tuple(dict.fromkeys(line[0] for line in _table()[0]))
 
 
+def is_folder(dialect: str) -> bool:
+    """Whether a file in this dialect is a folder with the settings beside the weights."""
+    return dialect in _table()[3]
+
+
+def on_several_ranks(dialect: str) -> str:
+    """What the dialect's reader makes of modules of several ranks; "" where it reads them."""
+    return _table()[4].get(dialect, "")
+
+
 def output_format_for(dialect: str, family: str) -> OutputFormat:
     """How `dialect` is written for a family ("" where it is not known). Raises Refused for a
     dialect that is only read.
     """
-    lines, roles, _ = _table()
+    lines, roles, *_ = _table()
     for name, families, record, names, alpha, group in lines:
         if name == dialect and (families == (ANY,) or family in families):
             return OutputFormat(name, record, names, alpha, *roles[group])
@@ -398,14 +408,22 @@ def _overlap(
 @cache
 def _table(
     path: Path = WRITTEN_TABLE,
-) -> tuple[list[tuple], Mapping[str, Roles], Mapping[tuple[str, str, str], str]]:
-    """The lines of written.table, its groups of roles (spellings, and what stands beside), and
-    (record or dialect, family, slot)
-    -> prefix. Raises RenameError.
+) -> tuple[
+    list[tuple],
+    Mapping[str, Roles],
+    Mapping[tuple[str, str, str], str],
+    frozenset[str],
+    Mapping[str, str],
+]:
+    """The lines of written.table, its groups of roles (spellings, and what stands beside), (record
+    or dialect, family, slot) -> prefix, the dialects that are folders, and dialect -> what it
+    makes of several ranks. Raises RenameError.
     """
     lines: list[tuple] = []
     encoders: dict[tuple[str, str, str], str] = {}
     roles: dict[str, Roles] = {}
+    folders: set[str] = set()
+    several_ranks: dict[str, str] = {}
     for number, line in lines_of(read_text(path, RenameError)):
         words = line.split()
         if words[0] == "dialect" and len(words) == 7 and words[5] in ALPHAS:
@@ -413,6 +431,10 @@ def _table(
             lines.append((name, tuple(families.split(",")), *rest))
         elif words[0] == "encoder" and len(words) == 5:
             encoders |= {(words[1], family, words[3]): words[4] for family in words[2].split(",")}
+        elif words[0] == "folder" and len(words) == 2:
+            folders.add(words[1])
+        elif words[0] == "several_ranks" and len(words) > 2:
+            several_ranks[words[1]] = " ".join(words[2:])
         elif words[0] == "roles" and len(words) > 2:
             spellings, beside = roles.setdefault(words[1], ({}, {}))
             for word in words[2:]:
@@ -430,4 +452,4 @@ def _table(
         raise RenameError(
             message("lora.table_roles", path=str(path), roles=", ".join(sorted(unknown)))
         )
-    return lines, roles, encoders
+    return lines, roles, encoders, frozenset(folders), several_ranks

@@ -200,5 +200,6 @@ def report_on(written: Written) -> str:
     lines += [f"{written.full} are full matrices now, as nothing smaller is exact."] * bool(
         written.full
     )
+    lines += [f"But {written.caution}."] * bool(written.caution)
     lines += [f"Left out: {key} ({reason})" for key, reason in list(written.left_out.items())[:20]]
     return "\n".join(lines)

@@ -228,6 +228,22 @@ def test_a_named_dialect_is_written_even_of_a_good_file(run, folder):
     assert code == 0 and "already" in told[0]["told"]
 
 
+@pytest.mark.parametrize("dialect", ["simpletuner", "diffusion_pipe", "diffusers"])
+def test_several_ranks_are_told_where_the_trainer_does_not_read_them(run, folder, dialect):
+    """SimpleTuner and diffusion-pipe: see key_maps/respell.table; diffusers reads them."""
+    source, module = folder / "several.safetensors", "transformer.transformer_blocks.3.attn.to_q"
+    tensors = lora(GOOD)
+    for role, axis in (("lora_A", 0), ("lora_B", 1)):
+        key = f"{module}.{role}.weight"
+        tensors[key] = torch.cat([tensors[key]] * 2, axis).contiguous()
+    for alike in (False, True):
+        save_file(lora(GOOD) if alike else tensors, source)
+        for options in (["--dry-run"], []):
+            code, told = run(source, "--to", dialect, *options)
+            warned = not alike and dialect != "diffusers"
+            assert code == 0 and ("several ranks" in told[0]["told"]) == warned
+
+
 def test_the_same_names_are_not_enough_where_the_strength_would_be_read_elsewhere(run, folder):
     settings = {
         "lora_adapter_metadata": json.dumps(

@@ -219,6 +219,20 @@ def test_strength_under_other_names_in_the_header(metadata, scale):
     )
 
 
+@pytest.mark.parametrize(("rank", "scale"), [(4, 0.5), (8, 1), (5120, 1)])
+def test_the_layer_that_takes_finetrainers_control_has_its_rank_as_alpha(rank, scale):
+    told = {"r": 4, "lora_alpha": 2, "init_lora_weights": True, "target_modules": "attn"}
+    control = {
+        "rank_pattern": {"patch_embedding": rank},
+        "alpha_pattern": {"patch_embedding": rank},
+    }
+    shapes = {"down": (rank, 8), "up": (8, rank)}
+    metadata = {"lora_config": json.dumps({**told, **control}, indent=4)}
+    assert meaning(shapes, rank=rank, metadata=metadata).scale == scale
+    plain = {"lora_config": json.dumps(told, indent=4)}
+    assert meaning(shapes, rank=rank, metadata=plain).scale == 2 / rank, "without a pattern"
+
+
 @pytest.mark.parametrize(
     ("settings", "refused", "doubtful", "kind"),
     [

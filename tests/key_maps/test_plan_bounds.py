@@ -649,13 +649,21 @@ def test_lone_downs_of_whole_matrices_are_adapters_only_where_no_up_is_lost(targ
     ("shapes", "whole"),
     [
         ({"attn1.to_q": (4, 640), "attn2.to_k": (4, 2048)}, False),  # one rank
-        ({"attn2.to_k": (4, 2048), "attn2.to_v": (4, 2048)}, False),  # no square weight among them
         ({"attn1.to_q": (4, 640), "attn2.to_k": (8, 2048)}, False),  # two ranks; to_q is square
         ({"attn1.to_q": (640, 640), "attn2.to_k": (640, 2048)}, True),
     ],
 )
 def test_a_model_of_unknown_sizes_takes_no_half_of_a_lora_as_a_whole_weight(known, shapes, whole):
     """A drawn SDXL does not know the width of a block: every number of rows fits it."""
+    plan = lone_downs(shapes, known)
+    assert [adapter.kind for adapter in plan.adapters] == ["fullrank"] * (whole * len(shapes))
+    if not whole:
+        reasons = {outcome.reason for outcome in plan.outcomes.values()}
+        assert reasons == {"lora_up or lora_B is missing"}
+
+
+def lone_downs(shapes, known):
+    """The plan of downs without ups, on a block of SDXL whose sizes are known or not."""
     block = "input_blocks.4.1.transformer_blocks.0"
     sizes = {"attn1.to_q": (640, 640), "attn2.to_k": (640, 2048), "attn2.to_v": (640, 2048)}
     weights = {
@@ -668,10 +676,25 @@ def test_a_model_of_unknown_sizes_takes_no_half_of_a_lora_as_a_whole_weight(know
     file = {f"unet.{block}.{name}.lora_A.weight": shape for name, shape in shapes.items()}
     plan = make_plan(file, {}, target_model)
     check_whole(plan, file)
-    assert [adapter.kind for adapter in plan.adapters] == ["fullrank"] * (whole * len(shapes))
-    if not whole:
-        reasons = {outcome.reason for outcome in plan.outcomes.values()}
-        assert reasons == {"lora_up or lora_B is missing"}
+    return plan
+
+
+@pytest.mark.parametrize("rows", [4, 640])
+def test_halves_and_whole_weights_that_look_alike_are_told_as_both(rows):
+    """Where no square weight is among them, a rank and a width look alike: AI-Toolkit's fullrank is
+    never called half a LoRA, unless the model's sizes say so.
+    """
+    shapes = {"attn2.to_k": (rows, 2048), "attn2.to_v": (rows, 2048)}
+    plan = lone_downs(shapes, known=False)
+    assert not plan.adapters
+    (reason,) = {outcome.reason for outcome in plan.outcomes.values()}
+    missing, _, told = reason.partition(", or ")
+    assert missing == "lora_up or lora_B is missing"
+    assert told.startswith("it is a full-rank difference: connect the model")
+    plan = lone_downs(shapes, known=True)
+    assert [adapter.kind for adapter in plan.adapters] == ["fullrank"] * (2 * (rows == 640))
+    reasons = {outcome.reason for outcome in plan.outcomes.values()}
+    assert (missing in reasons) == (rows == 4) and reason not in reasons
 
 
 KOALA, SDXL = (
