@@ -230,7 +230,7 @@ def test_a_named_dialect_is_written_even_of_a_good_file(run, folder):
 
 @pytest.mark.parametrize("dialect", ["simpletuner", "diffusion_pipe", "diffusers"])
 def test_several_ranks_are_told_where_the_trainer_does_not_read_them(run, folder, dialect):
-    """SimpleTuner and diffusion-pipe: see key_maps/respell.table; diffusers reads them."""
+    """SimpleTuner and diffusion-pipe: see key_maps/written.table; diffusers reads them."""
     source, module = folder / "several.safetensors", "transformer.transformer_blocks.3.attn.to_q"
     tensors = lora(GOOD)
     for role, axis in (("lora_A", 0), ("lora_B", 1)):

@@ -7,7 +7,7 @@ they stand, and called in the order of models/common.py add_lora_adapter: the Lo
 the file's ranks, the adapter is added, the weights are read. The models are diffusers' classes
 without weights, from which its own are taken. Each family is read as a plain LoRA, one of several
 ranks and a DoRA. Prints for each: keys, additional, missing, largest relative difference.
-Those of several ranks differ: it reads them too strongly (key_maps/respell.table), and `fix` says so.
+Those of several ranks differ: it reads them too strongly (key_maps/written.table), and `fix` says so.
 """
 
 from __future__ import annotations
