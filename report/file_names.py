@@ -35,8 +35,8 @@ def _joined(parts: tuple[str, ...]) -> str:
 def numbered(names: Sequence[str]) -> list[str]:
     """The names, those that stand there several times with (1), (2) ... behind them."""
     counts, seen = Counter(names), Counter()
-    told = []
+    distinct = []
     for name in names:
         seen[name] += 1
-        told.append(f"{name} ({seen[name]})" if counts[name] > 1 else name)
-    return told
+        distinct.append(f"{name} ({seen[name]})" if counts[name] > 1 else name)
+    return distinct

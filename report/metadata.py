@@ -15,16 +15,20 @@ from typing import Any, NamedTuple
 from ..errors import LocksmithError
 from ..key_maps import KEY_MAPS
 from ..key_maps.lines import lines_of, read_text
+from ..messages import joined, message, text_of
+from .labels import label as label_of
 from .metadata_values import (
     MAX_ITEMS,
     MAX_JSON,
     MAX_NAME,
     MAX_TEXT,
     PLAIN,
+    NotOfKind,
     as_text,
-    joined,
+    listed,
     named,
     parse_json,
+    quoted,
     shortened,
 )
 
@@ -194,17 +198,15 @@ def read_table(text: str) -> Table:
     for number, line in lines_of(text):
         words = line.split(None, 2)
         if words[0].startswith("["):
-            section = line.strip()[1:-1]
+            section = label_of("metadata.section", line.strip()[1:-1])
         elif words[0] == "@trainer" and len(words) == 3 and "=" in words[1]:
             trainers.append(Version(*words[1].split("=", 1), words[2].strip()))
         elif words[0].startswith("@") and words[0] != "@trainer":
             answers[words[0][1:]] = tuple(line.split()[1:])
         else:
-            rule = _rule(number, words, section, len(rules))
+            rule = _rule(number, words, section, rules)
             if rule.path in rules:
-                raise MetadataTableError(
-                    f"line {number}: {words[0]} stands there twice. Keep one line"
-                )
+                raise MetadataTableError(message("metadata.key_twice", line=number, key=words[0]))
             rules[rule.path] = rule
     return Table(
         rules,
@@ -215,19 +217,25 @@ def read_table(text: str) -> Table:
     )
 
 
-def _rule(number: int, words: list[str], section: str, order: int) -> MetadataRule:
+def _rule(
+    number: int,
+    words: list[str],
+    section: str,
+    rules: Mapping[tuple[str, ...], MetadataRule],
+) -> MetadataRule:
     if len(words) < 3 or not section:
-        raise MetadataTableError(
-            f"line {number}: {words[0]!r} has no kind, label or section. Write: key kind label,"
-            " below a [Section]"
-        )
+        raise MetadataTableError(message("metadata.key_alone", line=number, key=words[0]))
     kind, *allowed = words[1].split("|")
     if kind not in PLAIN and kind not in STRUCTURED and kind not in SPECIAL:
         known = ", ".join(sorted({*PLAIN, *STRUCTURED, *SPECIAL}))
-        raise MetadataTableError(f"line {number}: unknown kind {kind!r}. Use one of {known}")
-    return MetadataRule(
-        tuple(words[0].split(">")), kind, words[2].strip(), section, order, tuple(allowed)
-    )
+        raise MetadataTableError(
+            message("metadata.unknown_kind", line=number, kind=kind, known=known)
+        )
+    path = tuple(words[0].split(">"))
+    outer = rules.get(path[:1])
+    inside = "metadata.field" if outer and outer.kind == "adapter" else "metadata.label"
+    label = label_of(inside, words[2].strip())
+    return MetadataRule(path, kind, label, section, len(rules), tuple(allowed))
 
 
 def _inner_rules(
@@ -271,7 +279,9 @@ class _Reader:
         if len(self.unknown) >= MAX_UNKNOWN:
             self.unlisted += 1
             return
-        self.unknown.append((named(key) or "(no name)", shortened(text, MAX_UNKNOWN_TEXT)))
+        self.unknown.append(
+            (named(key) or message("metadata.no_name"), shortened(text, MAX_UNKNOWN_TEXT))
+        )
 
     def _plain(self, rule: MetadataRule, path: str, text: str, label: str = "") -> None:
         if len(text) < 8 and text.strip().lower() in UNSET:
@@ -286,29 +296,29 @@ class _Reader:
             )
         except (ValueError, RecursionError, OverflowError) as error:
             shown = named(text)
-            fault = str(error) if str(error).startswith("is ") else "cannot be read"
-            self._problem(f"{path}: {_quoted(text)} {fault}")
+            unread = message("metadata.cannot_be_read")
+            fault = text_of(error) if isinstance(error, NotOfKind) else unread
+            self._problem(message("metadata.value", key=path, value=_quoted(text), fault=fault))
         self.values.setdefault(path, shown if rule.kind in RESOLUTIONS else shortened(text.strip()))
         self._row(rule, label or rule.label, shown)
 
     def _structured(self, rule: MetadataRule, key: str, text: str) -> None:
         if len(text) > self.json_left:
-            self._problem(f"{key}: not read, because it is too long ({len(text):,} characters)")
+            self._problem(message("metadata.too_long", key=key, count=len(text)))
             self._row(rule, rule.label, PLAIN["size"](text))
             return
         self.json_left -= len(text)
         try:
             content = parse_json(text)
         except ValueError as error:
-            self._broken(rule, key, text, str(error))
+            self._broken(rule, key, text, text_of(error))
             return
         if content is None:
             return
         wanted = list if rule.kind == "datasets" else dict
         if not isinstance(content, wanted):
-            self._broken(
-                rule, key, text, f"it is not {'a list' if wanted is list else 'an object'}"
-            )
+            fault = "metadata.no_list" if wanted is list else "metadata.no_object"
+            self._broken(rule, key, text, message(fault))
             return
         STRUCTURED[rule.kind](self, rule, content)
 
@@ -317,7 +327,7 @@ class _Reader:
         if rule.kind == "each" and text[:1] not in "{[":
             self.values.setdefault(f"{key}>name", shortened(text.strip(), MAX_NAME))
         else:
-            self._problem(f"{key}: broken JSON ({shortened(fault, 200)})")
+            self._problem(message("metadata.broken_json", key=key, fault=shortened(fault, 200)))
         self._row(rule, rule.label, shortened(text, MAX_UNKNOWN_TEXT))
 
     def _row(self, rule: MetadataRule, label: str, text: str) -> None:
@@ -330,10 +340,15 @@ class _Reader:
     # JSON values
 
     def _entries(self, rule: MetadataRule, content: dict[str, Any] | list[Any]) -> list[Any]:
-        """The first entries, as many as are read; the problem of more is told."""
+        """The first entries, as many as are read; that there are more is a problem."""
         if len(content) > MAX_ENTRIES:
             self._problem(
-                f"{rule.path[0]}: {len(content):,} entries, of which {MAX_ENTRIES:,} were read"
+                message(
+                    "metadata.many_entries",
+                    key=rule.path[0],
+                    count=len(content),
+                    most=f"{MAX_ENTRIES:,}",
+                )
             )
         return list(islice(content.items() if isinstance(content, dict) else content, MAX_ENTRIES))
 
@@ -344,23 +359,25 @@ class _Reader:
         shown = 0
         for name, value in content.items():
             if shown == MAX_ROWS:
-                self._row(rule, label or rule.label, f"and {len(content) - shown:,} more")
+                more = message("metadata.more", count=len(content) - shown)
+                self._row(rule, label or rule.label, more)
                 return
             if value is None or value in ([], {}, ""):
                 continue
             shown += 1
             known = self.table.rules.get((rule.path[0], name))
-            prefix = f"{label}: " if label else ""
             if known is None:
-                title = f"{prefix}{named(name)}" if label else f"{rule.label} {named(name)}"
+                title = _within(label, named(name)) or _numbered(rule.label, name)
                 self._row(rule, title, shortened(as_text(value), MAX_UNKNOWN_TEXT))
-            elif known.kind == "count":
-                self._count(known, value, prefix + known.label)
+                continue
+            title = _within(label, known.label) or known.label
+            if known.kind == "count":
+                self._count(known, value, title)
             else:
-                self._plain(known, ">".join(known.path), as_text(value), prefix + known.label)
+                self._plain(known, ">".join(known.path), as_text(value), title)
 
     def _some(self, rule: MetadataRule, content: dict[str, Any]) -> None:
-        """Only the entries that the table names become rows; how many there are in all is told."""
+        """Only the entries that the table names become rows; one more says how many there are."""
         for inner in self.table.inner.get(rule.path[0], ()):
             value: Any = content
             for name in inner.path[1:]:
@@ -371,26 +388,27 @@ class _Reader:
                 self._count(inner, value, inner.label)
             else:
                 self._plain(inner, ">".join(inner.path), as_text(value))
-        self._row(rule, rule.label, f"{len(content):,} settings in the file")
+        self._row(rule, rule.label, message("metadata.settings", count=len(content)))
 
     def _adapter(self, rule: MetadataRule, content: dict[str, Any]) -> None:
         """PEFT's settings, whose names are `network.field`."""
         parts: dict[str, dict[str, Any]] = {}
+        others = message("metadata.other_networks")
         for name, value in self._entries(rule, content):
             network, _, field = name.rpartition(".")
-            network = network if network in parts or len(parts) < MAX_ITEMS else "others"
+            network = network if network in parts or len(parts) < MAX_ITEMS else others
             # False is what PEFT writes for everything that is not used; it is shown where the table
             # knows the field.
             if value is not False or (rule.path[0], field) in self.table.rules:
                 parts.setdefault(network, {})[field] = value
         for network, fields in parts.items():
-            self._each(rule, fields, named(network) or "adapter")
+            self._each(rule, fields, named(network) or message("metadata.adapter"))
 
     def _count(self, rule: MetadataRule, content: Any, label: str = "") -> None:
         count = len(content) if isinstance(content, (dict, list)) else 1
         items = list(content.items())[:MAX_ITEMS] if isinstance(content, dict) else []
         pairs = [f"{named(name)} = {named(value)}" for name, value in items]
-        self._row(rule, label or rule.label, joined(pairs, count) if pairs else f"{count:,}")
+        self._row(rule, label or rule.label, listed(pairs, count) if pairs else f"{count:,}")
 
     def _folders(self, rule: MetadataRule, content: dict[str, Any]) -> None:
         """ss_dataset_dirs: {folder: {"n_repeats": int, "img_count": int}}."""
@@ -398,9 +416,9 @@ class _Reader:
             facts = facts if isinstance(facts, dict) else {}
             self._folder(folder, facts.get("img_count"), rule.kind == "regular_folders")
             if number < MAX_ROWS:
-                self._row(rule, f"{rule.label} {named(folder)}", _images_and_repeats(facts))
+                self._row(rule, _numbered(rule.label, folder), _images_and_repeats(facts))
         if len(content) > MAX_ROWS:
-            self._row(rule, rule.label, f"and {len(content) - MAX_ROWS:,} more")
+            self._row(rule, rule.label, message("metadata.more", count=len(content) - MAX_ROWS))
 
     def _folder(self, folder: str, count: Any, regular: bool) -> None:
         if _is_count(count):
@@ -408,13 +426,10 @@ class _Reader:
         if regular:
             self.regular.add(folder)
             return
-        found = FOLDER.match(folder)
-        if found and found.group(2).strip():
-            self._trigger(
-                FOLDERS,
-                found.group(2),
-                f"the name of the folder {named(folder)}, the caption of images that have none",
-            )
+        name = FOLDER.match(folder)
+        if name and name.group(2).strip():
+            evidence = message("metadata.by_folder", folder=named(folder))
+            self._trigger(FOLDERS, name.group(2), evidence)
 
     def _buckets(self, rule: MetadataRule, content: dict[str, Any]) -> None:
         """ss_bucket_info: {"buckets": {number: {"resolution": [width, height], "count": int}}}."""
@@ -429,7 +444,7 @@ class _Reader:
         sizes: dict[str, None] = {}
         for number, dataset in enumerate(self._entries(rule, content), 1):
             if not isinstance(dataset, dict):
-                self._problem(f"ss_datasets: entry {number} is not an object")
+                self._problem(message("metadata.dataset_no_object", number=number))
                 continue
             size = dataset.get("resolution")
             if size is not None and len(sizes) < MAX_ITEMS:
@@ -443,13 +458,14 @@ class _Reader:
             for subset in subsets[:MAX_ENTRIES]:
                 self._subset(subset)
             if number <= MAX_ROWS:
-                self._row(rule, f"{rule.label} {number}", _dataset_text(dataset))
+                title = message("metadata.dataset", number=number)
+                self._row(rule, title, _dataset_text(dataset))
                 for subset in subsets[:MAX_ITEMS]:
-                    self._row(
-                        rule, f"{rule.label} {number}, {_subset_name(subset)}", _subset_text(subset)
-                    )
+                    name = _subset_name(subset)
+                    name = message("metadata.subset", dataset=title, subset=name)
+                    self._row(rule, name, _subset_text(subset))
         if sizes:
-            self.values.setdefault("ss_datasets>resolution", ", ".join(sizes))
+            self.values.setdefault("ss_datasets>resolution", joined(sizes, "comma"))
 
     def _subset(self, subset: dict[str, Any]) -> None:
         folder = subset.get("metadata_file") or subset.get("image_dir")
@@ -458,11 +474,7 @@ class _Reader:
             self._folder(folder, subset.get("img_count"), regular)
         tokens = subset.get("class_tokens")
         if isinstance(tokens, str) and tokens.strip() and not regular:
-            self._trigger(
-                FOLDERS,
-                tokens,
-                "the class tokens of a dataset, the caption of images that have none",
-            )
+            self._trigger(FOLDERS, tokens, message("metadata.by_class_tokens"))
 
     def _tags(self, rule: MetadataRule, content: dict[str, Any]) -> None:
         self.frequencies = (rule, content)
@@ -481,12 +493,12 @@ class _Reader:
             except ValueError:
                 words = text
         for word in words[:MAX_ITEMS] if isinstance(words, list) else (words,):
-            self._trigger(STATED, as_text(word), f"{path} says so")
+            self._trigger(STATED, as_text(word), message("metadata.says_so", key=path))
 
     def _hint(self, path: str, text: str) -> None:
-        found = HINTED_WORDS.match(text[:MAX_TEXT])
-        if found:
-            self._trigger(STATED, found.group(1), f"{path} says so")
+        hint = HINTED_WORDS.match(text[:MAX_TEXT])
+        if hint:
+            self._trigger(STATED, hint.group(1), message("metadata.says_so", key=path))
 
     def _count_tags(self, most: int) -> Tags:
         """Adds up ss_tag_frequency, {folder: {tag: captions}}, without regularisation images, and
@@ -502,9 +514,7 @@ class _Reader:
                 continue
             counts = _counts(tags)
             if counts is not tags:
-                self._problem(
-                    f"ss_tag_frequency: {_quoted(folder)} holds something else than counts of tags"
-                )
+                self._problem(message("metadata.no_tag_counts", folder=_quoted(folder)))
             known = self.images.get(folder)
             images = None if known is None or images is None else images + known
             self._tags_as_triggers(folder, counts, known)
@@ -524,12 +534,16 @@ class _Reader:
             for tag, count in best
         )
         if sums:
-            of_images = f" of {images:,} images" if images else ""
-            first = ", ".join(f"{tag.tag} ({tag.count:,})" for tag in tags[:10])
+            facts = {
+                "count": len(sums),
+                "first": ", ".join(f"{tag.tag} ({tag.count:,})" for tag in tags[:10]),
+            }
             self._row(
                 rule,
                 rule.label,
-                f"{len(sums):,} different in the captions{of_images}; most frequent: {first}",
+                message("metadata.tags_of_images", images=f"{images:,}", **facts)
+                if images
+                else message("metadata.tags", **facts),
             )
         return Tags(tags, len(sums), images)
 
@@ -540,11 +554,7 @@ class _Reader:
         if len(counts) == 1 and folder in (f"{count}_{tag}" for tag, count in counts.items()):
             # ai-toolkit's update_training_metadata writes {"1_word": {"word": 1}} for its
             # trigger_word.
-            self._trigger(
-                STATED,
-                next(iter(counts)),
-                "ss_tag_frequency names this word alone, as AI-Toolkit writes its trigger word",
-            )
+            self._trigger(STATED, next(iter(counts)), message("metadata.only_tag"))
             return
         whole = max(counts.values(), default=0) if images is None else images
         if whole < MIN_IMAGES or len(self.triggers) >= MAX_TRIGGERS:
@@ -553,29 +563,34 @@ class _Reader:
         common = [item for item in counts.items() if item[1] >= least]
         for tag, count in heapq.nlargest(MAX_TAGS_AS_TRIGGERS, common, key=itemgetter(1)):
             if images is None:
-                evidence = (
-                    f"a tag of {count:,} captions in {named(folder)}, where the commonest tag has"
-                    f" {whole:,}"
+                evidence = message(
+                    "metadata.common_tag",
+                    count=count,
+                    folder=named(folder),
+                    commonest=f"{whole:,}",
                 )
             else:
-                evidence = (
-                    f"a tag of {min(count, images):,} of the {images:,} captions in {named(folder)}"
+                evidence = message(
+                    "metadata.tag_of_captions",
+                    tagged=f"{min(count, images):,}",
+                    count=images,
+                    folder=named(folder),
                 )
             self._trigger(TAGS, tag, evidence)
 
     def _trigger_words(self) -> tuple[TriggerWord, ...]:
-        found: dict[str, tuple[str, list[str]]] = {}
+        words: dict[str, tuple[str, list[str]]] = {}
         tags = 0
         for rank, word, evidence in sorted(self.triggers, key=lambda trigger: trigger[0]):
             name = word.casefold()
-            if name not in found:
+            if name not in words:
                 tags += rank == TAGS
-                if len(found) >= MAX_ROWS or tags > MAX_TAGS_AS_TRIGGERS:
+                if len(words) >= MAX_ROWS or tags > MAX_TAGS_AS_TRIGGERS:
                     continue
-            evidences = found.setdefault(name, (word, []))[1]
+            evidences = words.setdefault(name, (word, []))[1]
             if evidence not in evidences and len(evidences) < MAX_ITEMS:
                 evidences.append(evidence)
-        return tuple(TriggerWord(word, tuple(evidences)) for word, evidences in found.values())
+        return tuple(TriggerWord(word, tuple(evidences)) for word, evidences in words.values())
 
     # The whole
 
@@ -584,7 +599,7 @@ class _Reader:
         tags = self._count_tags(most_tags)
         self._duration()
         if self.unlisted:
-            self._problem(f"{self.unlisted:,} more unknown keys are not listed")
+            self._problem(message("metadata.unlisted", count=self.unlisted))
         sections: dict[str, list[tuple[str, str]]] = {}
         for _, _, section, label, text in sorted(self.rows):
             sections.setdefault(section, []).append((label, text))
@@ -618,17 +633,19 @@ class _Reader:
         except (ValueError, OverflowError):
             return
         if 0 <= seconds < 10**9:
-            minutes = (
-                f"{seconds // 3600:,} h {seconds % 3600 // 60} min"
-                if seconds >= 3600
-                else f"{seconds // 60} min {seconds % 60} s"
+            hours, minutes = seconds // 3600, seconds // 60
+            duration = (
+                message("metadata.hours", hours=f"{hours:,}", minutes=minutes % 60)
+                if hours
+                else message("metadata.minutes", minutes=minutes, seconds=seconds % 60)
             )
-            self._row(self.table.rules[("ss_training_finished_at",)], "Duration", minutes)
+            rule = self.table.rules[("ss_training_finished_at",)]
+            self._row(rule, message("metadata.label_duration"), duration)
 
     def _resolution(self) -> str:
         stated = self._answer("stated_resolution")
         return self._answer("resolution") or (
-            f"{stated} (modelspec; may be only the base model's)" if stated else ""
+            message("metadata.stated_resolution", resolution=stated) if stated else ""
         )
 
     def _base_model(self) -> BaseModel:
@@ -644,11 +661,8 @@ class _Reader:
             if self.values.get(version.path, "\0").startswith(version.start) and all(
                 field in self.values for field in fields
             ):
-                return re.sub(
-                    r"\{(.*?)\}",
-                    lambda found: shortened(self.values[found.group(1)], MAX_NAME),
-                    version.template,
-                )
+                values = {field: shortened(self.values[field], MAX_NAME) for field in fields}
+                return label_of("metadata.trainer", version.template, **values)
         return ""
 
 
@@ -671,7 +685,16 @@ RESOLUTIONS = ("resolution", "resolutions")
 
 
 def _quoted(text: str) -> str:
-    return repr(shortened(text, 40))
+    return shortened(text, 40, quoted)
+
+
+def _within(whole: str, label: str) -> str:
+    """The label of something within something else, "" where the whole has no name."""
+    return whole and message("metadata.within", whole=whole, label=label)
+
+
+def _numbered(label: str, name: Any) -> str:
+    return message("metadata.of_name", label=label, name=named(name))
 
 
 def _is_count(value: Any) -> bool:
@@ -695,7 +718,7 @@ def _counts(tags: Any) -> dict[str, int]:
 def _folders_of_tags(content: dict[str, Any]) -> dict[str, Any]:
     """Tags by folder; some tools write the tags without a folder."""
     if content and all(_is_count(value) for value in content.values()):
-        return {"the dataset": content}
+        return {message("metadata.the_dataset"): content}
     return content
 
 
@@ -708,9 +731,13 @@ def _resolution_or_name(value: Any) -> str:
 
 def _images_and_repeats(facts: Mapping[str, Any]) -> str:
     images, repeats = facts.get("img_count"), facts.get("n_repeats", facts.get("num_repeats"))
-    texts = [f"{images:,} images"] if _is_count(images) else []
-    texts += [f"repeated {repeats:,} times"] if _is_count(repeats) and repeats != 1 else []
-    return ", ".join(texts) or "number of images not told"
+    number = message("metadata.number_of_images", count=images) if _is_count(images) else ""
+    if not _is_count(repeats) or repeats == 1:
+        return number or message("metadata.number_unknown")
+    repeated = message("metadata.repeated", count=repeats)
+    if not number:
+        return repeated
+    return message("metadata.number_and_repeated", number=number, repeated=repeated)
 
 
 def _bucket_text(content: Any) -> str:
@@ -718,31 +745,32 @@ def _bucket_text(content: Any) -> str:
     if not isinstance(buckets, dict) or not buckets:
         return ""
     facts = [bucket for bucket in list(buckets.values())[:MAX_ROWS] if isinstance(bucket, dict)]
-    told = [
+    sizes = [
         f"{_resolution_or_name(bucket.get('resolution'))}: {named(bucket.get('count'))}"
         for bucket in facts
     ]
-    return joined(told, len(buckets))
+    return listed(sizes, len(buckets))
 
 
+# What a dataset's entry is called: the id of a sentence with the entry's text in its gap.
 DATASET_FACTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("resolution", "", _resolution_or_name),
-    ("batch_size_per_device", "batch size ", named),
-    ("num_train_images", "images with repeats: ", named),
-    ("num_reg_images", "regularisation images: ", named),
-    ("num_repeats", "repeats: ", named),
-    ("min_bucket_reso", "buckets from ", named),
-    ("max_bucket_reso", "buckets to ", named),
-    ("image_directory", "folder ", named),
-    ("image_jsonl_file", "list ", named),
-    ("video_directory", "videos in ", named),
-    ("video_jsonl_file", "list ", named),
-    ("control_directory", "control images in ", named),
-    ("target_frames", "frames ", named),
-    ("frame_extraction", "frames taken: ", named),
-    ("max_frames", "most frames ", named),
-    ("source_fps", "frames a second ", named),
-    ("bucket_info", "bucket sizes ", _bucket_text),
+    ("batch_size_per_device", "metadata.batch_size", named),
+    ("num_train_images", "metadata.images_with_repeats", named),
+    ("num_reg_images", "metadata.regularization_images", named),
+    ("num_repeats", "metadata.repeats", named),
+    ("min_bucket_reso", "metadata.buckets_from", named),
+    ("max_bucket_reso", "metadata.buckets_to", named),
+    ("image_directory", "metadata.folder", named),
+    ("image_jsonl_file", "metadata.image_list", named),
+    ("video_directory", "metadata.videos_in", named),
+    ("video_jsonl_file", "metadata.image_list", named),
+    ("control_directory", "metadata.control_images_in", named),
+    ("target_frames", "metadata.frames", named),
+    ("frame_extraction", "metadata.frames_taken", named),
+    ("max_frames", "metadata.most_frames", named),
+    ("source_fps", "metadata.frames_per_second", named),
+    ("bucket_info", "metadata.bucket_sizes", _bucket_text),
 )
 
 
@@ -751,11 +779,12 @@ def _dataset_text(dataset: Mapping[str, Any]) -> str:
     (dataset/image_video_dataset.py get_metadata).
     """
     texts = [
-        (title, read(dataset[name]))
-        for name, title, read in DATASET_FACTS
+        (id, read(dataset[name]))
+        for name, id, read in DATASET_FACTS
         if dataset.get(name) not in (None, 0, "", [], {})
     ]
-    return shortened("; ".join(f"{title}{text}" for title, text in texts if text)) or "no details"
+    facts = [message(id, text=text) if id else text for id, text in texts if text]
+    return shortened(joined(facts, "semicolon")) if facts else message("metadata.no_details")
 
 
 def _subset_name(subset: Mapping[str, Any]) -> str:
@@ -763,29 +792,36 @@ def _subset_name(subset: Mapping[str, Any]) -> str:
         subset.get("image_dir")
         or subset.get("metadata_file")
         or subset.get("class_tokens")
-        or "a subset"
+        or message("metadata.a_subset")
     )
 
 
+# The same of a part of a dataset; a switch has no gap.
 SUBSET_FACTS = (
-    ("class_tokens", "class tokens "),
-    ("is_reg", "regularisation images"),
-    ("shuffle_caption", "captions shuffled"),
-    ("keep_tokens", "tokens kept in front: "),
-    ("keep_tokens_separator", "kept before "),
-    ("caption_prefix", "captions begin with "),
-    ("caption_suffix", "captions end with "),
-    ("flip_aug", "flipped"),
-    ("color_aug", "colours changed"),
-    ("random_crop", "cropped at random"),
-    ("enable_wildcard", "wildcards in captions"),
+    ("class_tokens", "metadata.class_tokens", False),
+    ("is_reg", "metadata.are_regularization_images", True),
+    ("shuffle_caption", "metadata.captions_shuffled", True),
+    ("keep_tokens", "metadata.tokens_kept", False),
+    ("keep_tokens_separator", "metadata.kept_before", False),
+    ("caption_prefix", "metadata.captions_begin", False),
+    ("caption_suffix", "metadata.captions_end", False),
+    ("flip_aug", "metadata.flipped", True),
+    ("color_aug", "metadata.colors_changed", True),
+    ("random_crop", "metadata.cropped_at_random", True),
+    ("enable_wildcard", "metadata.wildcards", True),
 )
 
 
 def _subset_text(subset: Mapping[str, Any]) -> str:
     texts = [_images_and_repeats(subset)]
-    for name, title in SUBSET_FACTS:
+    for name, id, is_switch in SUBSET_FACTS:
         value = subset.get(name)
-        if value not in (None, False, 0, "", [], {}):
-            texts.append(title if value is True else f"{title}{named(value)}")
-    return shortened("; ".join(texts))
+        if value in (None, False, 0, "", [], {}):
+            continue
+        if not is_switch:
+            texts.append(message(id, text=named(value)))
+        elif value is True:
+            texts.append(message(id))
+        else:
+            texts.append(_within(message(id), named(value)))
+    return shortened(joined(texts, "semicolon"))

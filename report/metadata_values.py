@@ -12,6 +12,8 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from ..messages import Message, joined, message
+
 MAX_JSON = 8_000_000  # characters of JSON in one file's metadata
 MAX_TEXT = 4_000  # characters of a known value
 MAX_NAME = 120  # characters of a name
@@ -19,6 +21,10 @@ MAX_ITEMS = 24  # entries of a list that are written out
 # Control characters, bidirectional overrides and lone surrogates: terminals, pages and UTF-8 cannot
 # take them.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class NotOfKind(ValueError):
+    """A value that is not of its kind: the text says what it is not."""
 
 
 def as_text(value: Any) -> str:
@@ -39,22 +45,31 @@ def clean(text: str) -> str:
     return text if text.isprintable() else UNPRINTABLE.sub("\ufffd", text)
 
 
-def shortened(text: str, most: int = MAX_TEXT) -> str:
+def quoted(text: str) -> str:
+    return repr(clean(text))
+
+
+def shortened(text: str, most: int = MAX_TEXT, write: Callable[[str], str] = clean) -> str:
     """`text` without unprintable characters, cut to `most` characters; what was cut tells its true
     length.
     """
     if len(text) <= most:
-        return clean(text)
-    return f"{clean(text[:most].rstrip())} ... ({len(text):,} characters)"
+        return write(text)
+    return message("metadata.cut", text=write(text[:most].rstrip()), count=len(text))
 
 
 def named(text: Any) -> str:
+    if isinstance(text, Message):
+        return text
     return shortened(as_text(text).strip(), MAX_NAME)
 
 
-def joined(items: list[str], total: int) -> str:
-    more = f", and {total - len(items):,} more" if total > len(items) else ""
-    return ", ".join(items) + more
+def listed(items: list[str], total: int) -> str:
+    """The items in a line, and how many more of `total` there are."""
+    line = joined(items, "comma")
+    if total <= len(items):
+        return line
+    return message("metadata.and_more", listed=line, count=total - len(items))
 
 
 def _number(text: str) -> str:
@@ -64,14 +79,14 @@ def _number(text: str) -> str:
     except ValueError:
         finite = False
     if not finite:
-        raise ValueError("is not a number")
+        raise NotOfKind(message("metadata.no_number"))
     return text[:-2] if text.endswith(".0") else text
 
 
 def _integer(text: str) -> str:
     text = _number(text)
     if float(text) != int(float(text)):
-        raise ValueError("is not a whole number")
+        raise NotOfKind(message("metadata.no_whole_number"))
     return text if text.lstrip("+-").isdigit() else str(int(float(text)))
 
 
@@ -83,8 +98,8 @@ def _numbers(text: str) -> str:
 def _boolean(text: str) -> str:
     word = text.strip().lower()
     if word not in ("true", "false", "1", "0", "yes", "no"):
-        raise ValueError("is neither true nor false")
-    return "yes" if word in ("true", "1", "yes") else "no"
+        raise NotOfKind(message("metadata.no_boolean"))
+    return message("metadata.yes" if word in ("true", "1", "yes") else "metadata.no")
 
 
 def _time(text: str) -> str:
@@ -93,7 +108,7 @@ def _time(text: str) -> str:
             "%Y-%m-%d %H:%M:%S UTC"
         )
     except (OverflowError, OSError):
-        raise ValueError("is no time") from None
+        raise NotOfKind(message("metadata.no_time")) from None
 
 
 def _resolution(text: str) -> str:
@@ -102,7 +117,7 @@ def _resolution(text: str) -> str:
     """
     numbers = re.findall(r"\d{1,6}", text[:200])
     if not numbers:
-        raise ValueError("is no resolution")
+        raise NotOfKind(message("metadata.no_resolution"))
     if len(numbers) > 2 or re.search(r"[^\d\s,x()\[\]]", text[:200]):
         return shortened(text, MAX_NAME)
     return f"{numbers[0]}x{numbers[-1]}"
@@ -120,26 +135,27 @@ def _list(text: str) -> str:
     items = parse_json(text) if text[:1] == "[" and len(text) < MAX_JSON else text
     if not isinstance(items, list):
         return shortened(text)
-    return joined([named(item) for item in items[:MAX_ITEMS]], len(items))
+    return listed([named(item) for item in items[:MAX_ITEMS]], len(items))
 
 
 def _size(text: str) -> str:
-    return f"{len(text) / 1024:,.0f} KB of text" if len(text) >= 1024 else f"{len(text)} characters"
+    if len(text) < 1024:
+        return message("metadata.characters", count=len(text))
+    return message("metadata.kilobytes", count=round(len(text) / 1024))
 
 
 def _image(text: str) -> str:
     """A data address of an image, by its kind and size."""
-    found = re.match(r"data:image/([\w.+-]{1,20})[;,]", text)
-    if not found:
+    address = re.match(r"data:image/([\w.+-]{1,20})[;,]", text)
+    if not address:
         return shortened(text, MAX_NAME)
     size = len(text) - text.find(",") - 1
     size = size * 3 // 4 if ";base64," in text[:100] else size
-    return f"an image ({found.group(1)}) of {max(1, round(size / 1024)):,} KB"
+    return message("metadata.image", kind=address.group(1), count=max(1, round(size / 1024)))
 
 
 def _images(text: str) -> str:
-    count = text.count('"') // 2
-    return f"{count:,} image{'s' * (count != 1)}, {_size(text)}"
+    return message("metadata.images", count=text.count('"') // 2, size=_size(text))
 
 
 PLAIN: dict[str, Callable[[str], str]] = {
@@ -160,7 +176,7 @@ PLAIN: dict[str, Callable[[str], str]] = {
 
 def _whole(digits: str) -> int:
     if len(digits) > 100:
-        raise ValueError("a number has more than 100 digits")
+        raise ValueError(message("metadata.many_digits"))
     return int(digits)
 
 
@@ -175,4 +191,4 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text, parse_int=PARSE_INTEGER)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError(message("metadata.too_deep")) from None

@@ -17,18 +17,26 @@ from ..errors import LocksmithError
 from ..key_maps import KEY_MAPS
 from ..key_maps.dialect import DENOISER
 from ..key_maps.lines import lines_of, read_text
+from ..messages import Message, joined, message
 from ..planning.names import names_of
 from ..planning.plan import Plan
 from ..planning.target_model import Network
 from .coverage import runs
+from .labels import label
 
 FOLDER = KEY_MAPS / "presets"
 CLOSE = 0.9  # share of modules in common, of all in either, from which a preset is called near
-MAX_TOLD = 4  # presets, or kinds of layers, a sentence lists
+MAX_LISTED = 4  # presets, or kinds of layers, in a sentence
 SPACES = ("diffusers", "native")
 LAYERS = ("linear", "conv1", "conv")  # of two dimensions; a kernel of one point; any other kernel
 RULES = ("names", "contains", "globs", "regex")
 BLOCK = re.compile(r"(.*?)\.(\d+)(?:\.|$)")
+SPANS = {  # how the file of a preset names the versions in which it held
+    "presets.since": re.compile("since (?P<first>.+)"),
+    "presets.until": re.compile("until (?P<last>.+)"),
+    "presets.from_to": re.compile("(?P<first>.+) to (?P<last>.+)"),
+    "presets.both": re.compile("(?P<first>.+) and (?P<last>.+)"),
+}
 
 
 class PresetError(LocksmithError, ValueError):
@@ -54,6 +62,11 @@ class PresetBug(NamedTuple):
     pairs: tuple[tuple[str, str], ...]
     label: str
 
+    @property
+    def what(self) -> str:
+        """The label as a message, where it is not the quoted name of a module."""
+        return label("presets.layer", self.label)
+
 
 class Preset(NamedTuple):
     """One documented choice of layers; `spare`: names for other variants of the model, whose
@@ -74,8 +87,16 @@ class Preset(NamedTuple):
     line: int
 
     def __str__(self) -> str:
-        owner = f"{self.trainer}'{'' if self.trainer.endswith('s') else 's'}"
-        return f"{owner} '{self.name}'" + (f" ({self.versions})" if self.versions else "")
+        return self.title
+
+    @property
+    def title(self) -> str:
+        """The trainer, the preset's name, and the versions in which it held."""
+        by = "presets.title_after_s" if self.trainer.endswith("s") else "presets.title"
+        title = message(by, trainer=self.trainer, name=label("presets.name", self.name))
+        if not self.versions:
+            return title
+        return message("presets.with_versions", preset=title, versions=_span(self.versions))
 
 
 class Finding(NamedTuple):
@@ -88,18 +109,27 @@ class Finding(NamedTuple):
     missed: tuple[str, ...]
     surprises: tuple[str, ...]
 
-    def __str__(self) -> str:
-        told = (
-            [
-                f"{_listed(self.dead_names)} {'name' if len(self.dead_names) > 1 else 'names'} no"
-                " module"
-            ]
-            if self.dead_names
-            else []
-        )
-        if self.missed:
-            told[-1] += f", so no {' and no '.join(self.missed)} was trained"
-        return "; ".join([*told, *self.surprises])
+    @property
+    def fault(self) -> str:
+        """What the preset did that its author did not mean, "" where there is nothing."""
+        faults = [*self.surprises]
+        if self.dead_names:
+            names, count = _listed(self.dead_names), len(self.dead_names)
+            missed = joined(self.missed, "and_no")
+            faults.insert(
+                0,
+                message("presets.dead_missed", names=names, count=count, missed=missed)
+                if missed
+                else message("presets.dead", names=names, count=count),
+            )
+        return joined(faults, "semicolon") if faults else ""
+
+    @property
+    def sentence(self) -> str:
+        """The preset and its faults."""
+        if not self.fault:
+            return self.preset.title
+        return message("presets.with_fault", preset=self.preset.title, fault=self.fault)
 
 
 class Nearest(NamedTuple):
@@ -156,22 +186,20 @@ class PresetReport(NamedTuple):
         if self.exact or self.partial:
             return _looks_like(self.exact or self.partial, self.blocks)
         if self.nearest:
-            return (
-                f"no documented preset; nearest is {self.nearest.preset}{_difference(self.nearest)}"
-            )
-        return "no documented preset trains just these layers" if self.known else ""
+            return _is_near(self.nearest)
+        return message("presets.none") if self.known else ""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything a program needs; plain JSON types."""
         nearest = self.nearest
         return {
-            "exact": [_told(finding) for finding in self.exact],
-            "partial": [_told(finding) for finding in self.partial],
+            "exact": [_as_dict(finding) for finding in self.exact],
+            "partial": [_as_dict(finding) for finding in self.partial],
             "blocks": self.blocks,
             "nearest": (
                 nearest
                 and {
-                    "preset": str(nearest.preset),
+                    "preset": nearest.preset.title,
                     "share": nearest.share,
                     "lacking": [*nearest.lacking],
                     "extra": [*nearest.extra],
@@ -303,9 +331,7 @@ class Layout:
             if group:
                 numbers.setdefault(group[0], set()).add(group[1])
         stacks = {
-            stack
-            for stack, found in numbers.items()
-            if len(found) > 1 and max(found) == len(found) - 1
+            stack for stack, seen in numbers.items() if len(seen) > 1 and max(seen) == len(seen) - 1
         }
         self.groups = [group if group and group[0] in stacks else None for group in self.groups]
         bits: dict[tuple[str, int] | None, int] = {}
@@ -386,11 +412,13 @@ class Layout:
         for stack, number in filter(None, blocks):
             stacks.setdefault(stack, []).append(number)
         sizes = Counter(block[0] for block in self.block_bits if block)
-        told = [
-            f"all {stack}" if len(found) == sizes[stack] else f"{stack} {runs(found)}"
-            for stack, found in stacks.items()
+        parts = [
+            message("presets.all_of", blocks=stack)
+            if len(numbers) == sizes[stack]
+            else f"{stack} {runs(numbers)}"
+            for stack, numbers in stacks.items()
         ]
-        return " and ".join(told + ["the layers outside of blocks"] * (None in blocks))
+        return joined(parts + [message("presets.outside")] * (None in blocks), "and")
 
     def nearest(self, trained: int, trainer: str) -> Nearest | None:
         """The preset most like a set of modules, None where even that shares less than CLOSE."""
@@ -407,14 +435,10 @@ class Layout:
 
     def kinds(self, mask: int) -> tuple[str, ...]:
         """The names of modules in a set, block numbers left out."""
-        found = dict.fromkeys(
-            label for position, label in enumerate(self.labels) if mask >> position & 1
+        kinds = dict.fromkeys(
+            kind for position, kind in enumerate(self.labels) if mask >> position & 1
         )
-        return (
-            (*found, "something that is no weight matrix of the model")
-            if mask & self.other
-            else tuple(found)
-        )
+        return (*kinds, message("presets.not_a_weight")) if mask & self.other else tuple(kinds)
 
     def finding(self, preset: Preset, trained: int) -> Finding:
         """What the preset's own entries did on this model."""
@@ -426,9 +450,9 @@ class Layout:
             if entry not in preset.spare
         ]
         dead = tuple(rule.entries[0] for rule in tried if not self._hits(preset.space, rule))
-        missed = [slip.label for slip in preset.dead if self._missed(slip, index, dead, trained)]
+        missed = [slip.what for slip in preset.dead if self._missed(slip, index, dead, trained)]
         surprises = [
-            f"`{entry}` also hit {slip.label}"
+            message("presets.also_hit", entry=entry, layer=slip.what)
             for slip in preset.stray
             for entry, module in slip.pairs
             if self.names[preset.space].get(module, 0) & trained
@@ -468,42 +492,64 @@ def _union(masks: Iterable[int]) -> int:
 
 
 def _block(module: str) -> tuple[str, int] | None:
-    found = BLOCK.match(module)
-    return (found[1], int(found[2])) if found else None
+    match = BLOCK.match(module)
+    return (match[1], int(match[2])) if match else None
 
 
 def _kind(name: str) -> str:
     """A name with the number of its block, if it has one, left out; other numbers stay."""
-    found = BLOCK.match(name)
-    rest = name[found.end(2) :] if found else ""
-    return f"{found[1]}.{{}}{rest}" if rest else name
+    match = BLOCK.match(name)
+    rest = name[match.end(2) :] if match else ""
+    return f"{match[1]}.{{}}{rest}" if rest else name
+
+
+def _span(versions: str) -> str:
+    """The versions of a preset as a message; as they are where they are just one."""
+    for id, pattern in SPANS.items():
+        match = pattern.fullmatch(versions)
+        if match:
+            return message(id, **match.groupdict())
+    return versions
 
 
 def _looks_like(findings: Sequence[Finding], blocks: str) -> str:
-    told = [
-        f"{finding.preset}" + (f": {finding}" if str(finding) else "")
-        for finding in findings[:MAX_TOLD]
-    ]
-    more = f"; or {len(findings) - MAX_TOLD} more" if len(findings) > MAX_TOLD else ""
-    return f"looks like {'; or '.join(told)}{more}" + (f" - on {blocks} only" if blocks else "")
+    presets = joined([finding.sentence for finding in findings[:MAX_LISTED]], "semicolon_or")
+    more = len(findings) - MAX_LISTED
+    sentence = (
+        message("presets.looks_like_more", presets=presets, count=more)
+        if more > 0
+        else message("presets.looks_like", presets=presets)
+    )
+    return message("presets.on_blocks", sentence=sentence, blocks=blocks) if blocks else sentence
 
 
-def _difference(nearest: Nearest) -> str:
-    told = [
-        f"{word} {', '.join(f'`{kind}`' for kind in kinds[:MAX_TOLD])}"
-        + (" ..." if len(kinds) > MAX_TOLD else "")
-        for word, kinds in (("without", nearest.lacking), ("with", nearest.extra))
-        if kinds
-    ]
-    return ", but " + " and ".join(told) if told else ""
+def _is_near(nearest: Nearest) -> str:
+    preset, lacking, extra = nearest.preset.title, _first(nearest.lacking), _first(nearest.extra)
+    if lacking and extra:
+        return message("presets.nearest_both", preset=preset, lacking=lacking, extra=extra)
+    if lacking:
+        return message("presets.nearest_without", preset=preset, lacking=lacking)
+    if extra:
+        return message("presets.nearest_with", preset=preset, extra=extra)
+    return message("presets.nearest", preset=preset)
+
+
+def _first(kinds: Sequence[str]) -> str:
+    """The first kinds of layers; "..." behind them where there are more."""
+    names = joined(map(_quoted, kinds[:MAX_LISTED]), "comma")
+    return message("presets.and_others", names=names) if len(kinds) > MAX_LISTED else names
 
 
 def _listed(names: Sequence[str]) -> str:
-    quoted = [f"`{name}`" for name in names]
-    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+    *first, last = map(_quoted, names)
+    return joined([joined(first, "comma"), last], "and") if first else last
 
 
-def _told(finding: Finding) -> dict[str, Any]:
+def _quoted(name: str) -> str:
+    return name if isinstance(name, Message) else f"`{name}`"
+
+
+def _as_dict(finding: Finding) -> dict[str, Any]:
     preset = finding.preset
     return {
         "trainer": preset.trainer,
@@ -564,8 +610,10 @@ class _Reader:
         self.open: dict[str, Any] | None = None
         self.done: list[Preset] = []
 
-    def fail(self, fault: str, remedy: str) -> PresetError:
-        return PresetError(f"{self.source}, line {self.line}: {fault}. {remedy}")
+    def fail(self, fault: Message) -> PresetError:
+        return PresetError(
+            message("presets.at_line", source=self.source, line=self.line, fault=fault)
+        )
 
     def read(self, number: int, line: str) -> None:
         keyword, _, rest = line.partition(" ")
@@ -588,35 +636,32 @@ class _Reader:
             self.space = value
         else:
             raise self.fail(
-                f"@{keyword} {value} is not understood",
-                f"Write @trainer and a name, or @space {' or '.join(SPACES)}",
+                message(
+                    "presets.wrong_directive",
+                    keyword=keyword,
+                    value=value,
+                    spaces=joined(SPACES, "or"),
+                )
             )
 
     def _section(self, line: str) -> None:
         self.families = tuple(line[1:-1].split())
         if not line.endswith("]") or not self.families:
-            raise self.fail("a section names no families between [ and ]", "Write [flux1 chroma]")
+            raise self.fail(message("presets.wrong_section"))
 
     def _preset(self, rest: str) -> None:
         name, _, versions = rest.partition(" : ")
         if not self.trainer or not self.families or not name.strip():
-            raise self.fail(
-                "a preset needs a trainer, a family and a name",
-                "Write @trainer NAME, [FAMILY], then `preset NAME : VERSIONS`",
-            )
+            raise self.fail(message("presets.preset_alone"))
         kept = {"chosen": [], "left_out": [], "layers": [], "spare": [], "dead": [], "stray": []}
         self.open = {"name": name.strip(), "versions": versions.strip(), "line": self.line, **kept}
 
     def _member(self, keyword: str, rest: str) -> None:
         if self.open is None:
-            raise self.fail(
-                f"{keyword!r} stands outside of a preset", "Write `preset NAME` above it"
-            )
+            raise self.fail(message("presets.outside_preset", keyword=keyword))
         if keyword not in self.KEYWORDS or not rest:
-            raise self.fail(
-                f"{keyword!r} is not understood or says nothing",
-                f"Use one of {', '.join(self.KEYWORDS)}, and entries",
-            )
+            keywords = joined(self.KEYWORDS)
+            raise self.fail(message("presets.wrong_keyword", keyword=keyword, keywords=keywords))
         if keyword in RULES:
             self.open["chosen"].append(self._rule(keyword, rest))
         elif keyword == "without":
@@ -630,77 +675,63 @@ class _Reader:
     def _rule(self, how: str, rest: str) -> PresetRule:
         entries = tuple(rest.split())
         if how not in RULES or not entries:
-            raise self.fail(
-                f"{how!r} is no way to pick modules, or picks none",
-                f"Use one of {', '.join(RULES)}, and entries",
-            )
+            raise self.fail(message("presets.wrong_rule", how=how, ways=joined(RULES)))
         try:
             for entry in entries:
                 _tester(how, entry)
         except re.error as error:
-            raise self.fail(
-                f"{rest!r} is no regular expression ({error})",
-                "Correct it; a space separates two of them",
-            ) from None
+            raise self.fail(message("presets.no_expression", text=rest, error=error)) from None
         return PresetRule(how, entries)
 
     def _slip(self, rest: str) -> PresetBug:
-        pairs, _, label = rest.partition(" : ")
-        found = tuple(tuple(pair.split("=")) for pair in pairs.split())
-        if not label.strip() or not found or any(len(pair) != 2 or not all(pair) for pair in found):
-            raise self.fail(
-                f"{rest!r} is not understood",
-                "Write ENTRY=MODULE pairs, ` : `, and what these modules are",
-            )
-        return PresetBug(found, label.strip())
+        pairs, _, what = rest.partition(" : ")
+        split = tuple(tuple(pair.split("=")) for pair in pairs.split())
+        if not what.strip() or not split or any(len(pair) != 2 or not all(pair) for pair in split):
+            raise self.fail(message("presets.wrong_pairs", text=rest))
+        return PresetBug(split, what.strip())
 
     def _close(self) -> None:
-        told, self.open = self.open, None
-        if told is None:
+        preset, self.open = self.open, None
+        if preset is None:
             return
-        self.line = told["line"]
-        if not told["chosen"]:
+        self.line = preset["line"]
+        if not preset["chosen"]:
             raise self.fail(
-                f"{told['name']} picks no modules",
-                f"Add a line that begins with one of {', '.join(RULES)}",
+                message("presets.picks_nothing", name=preset["name"], ways=joined(RULES))
             )
-        names = {entry for rule in told["chosen"] for entry in rule.entries}
+        names = {entry for rule in preset["chosen"] for entry in rule.entries}
         used = [
-            *told["spare"],
-            *(entry for slip in (*told["dead"], *told["stray"]) for entry, _ in slip.pairs),
+            *preset["spare"],
+            *(entry for slip in (*preset["dead"], *preset["stray"]) for entry, _ in slip.pairs),
         ]
         unknown = [entry for entry in used if entry not in names]
         if unknown:
-            raise self.fail(
-                f"{unknown[0]!r} is none of the preset's entries",
-                "Write it in a line that picks modules too, or take it out",
-            )
-        strange = [layer for layer in told["layers"] if layer not in LAYERS]
+            raise self.fail(message("presets.no_entry", entry=unknown[0]))
+        strange = [layer for layer in preset["layers"] if layer not in LAYERS]
         if strange:
-            raise self.fail(f"{strange[0]!r} is no sort of layer", f"Use {', '.join(LAYERS)}")
+            layers = joined(LAYERS)
+            raise self.fail(message("presets.wrong_layer", layer=strange[0], layers=layers))
         if any(
-            (preset.name, preset.versions, preset.families)
-            == (told["name"], told["versions"], self.families)
-            for preset in self.done
+            (done.name, done.versions, done.families)
+            == (preset["name"], preset["versions"], self.families)
+            for done in self.done
         ):
-            raise self.fail(
-                f"{told['name']} is there twice", "Give the versions in which each held"
-            )
-        told["layers"] = told["layers"] or LAYERS
+            raise self.fail(message("presets.preset_twice", name=preset["name"]))
+        preset["layers"] = preset["layers"] or LAYERS
         lists = {
-            key: tuple(value) for key, value in told.items() if isinstance(value, (list, tuple))
+            key: tuple(value) for key, value in preset.items() if isinstance(value, (list, tuple))
         }
         self.done.append(
             Preset(
-                trainer=self.trainer, families=self.families, space=self.space, **{**told, **lists}
+                trainer=self.trainer,
+                families=self.families,
+                space=self.space,
+                **{**preset, **lists},
             )
         )
 
     def finish(self) -> tuple[Preset, ...]:
         self._close()
         if not self.done:
-            raise PresetError(
-                f"{self.source}: holds no preset. Write @trainer NAME, [FAMILY], then `preset NAME"
-                " : VERSIONS`"
-            )
+            raise PresetError(message("presets.empty", source=self.source))
         return tuple(self.done)

@@ -4,6 +4,7 @@ hostile stops it.
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from lora_locksmith.files.header import read_header
+from lora_locksmith.messages import Message, Speaker, catalog
+from lora_locksmith.report.labels import label_id
 from lora_locksmith.report.metadata import (
     METADATA_TABLE,
     MetadataTableError,
@@ -210,7 +213,7 @@ def test_dataset_configs_of_sd_scripts_and_musubi():
     assert "videos in clips" in shown["Dataset 2"] and "frames [1, 25]" in shown["Dataset 2"]
     assert words(found).keys() == {"qrx"}
     assert (
-        "may be only the base model's"
+        "can be only the base model's"
         in read_metadata({"modelspec.resolution": "1280x720"}).resolution
     )
 
@@ -410,13 +413,13 @@ def test_unknown_keys_are_shown_with_their_true_length():
         ({"ss_tag_frequency": "[1]"}, "ss_tag_frequency: broken JSON (it is not an object)"),
         (
             {"ss_tag_frequency": '{"a": {"b": "x"}}'},
-            "ss_tag_frequency: 'a' holds something else than counts of tags",
+            "ss_tag_frequency: 'a' holds something other than tag counts",
         ),
         ({"ss_steps": "many"}, "ss_steps: 'many' is not a number"),
         ({"ss_steps": "1.5"}, "ss_steps: '1.5' is not a whole number"),
         ({"ss_learning_rate": "nan"}, "ss_learning_rate: 'nan' is not a number"),
         ({"ss_v2": "perhaps"}, "ss_v2: 'perhaps' is neither true nor false"),
-        ({"ss_training_started_at": "1e30"}, "ss_training_started_at: '1e30' is no time"),
+        ({"ss_training_started_at": "1e30"}, "ss_training_started_at: '1e30' is not a time"),
         (
             {"lora_adapter_metadata": "[" * 100_000},
             "lora_adapter_metadata: broken JSON (it is nested too deep)",
@@ -431,7 +434,7 @@ def test_unknown_keys_are_shown_with_their_true_length():
 def test_what_is_broken_is_named_and_still_shown(metadata, problem):
     found = read_metadata(metadata)
     assert len(found.problems) == 1 and found.problems[0].startswith(problem)
-    assert found.sections or problem.endswith("counts of tags")
+    assert found.sections or problem.endswith("tag counts")
 
 
 def hostile_value(chance: random.Random, depth: int = 0):
@@ -562,13 +565,60 @@ def test_the_table_is_sound():
     METADATA_TABLE.read_text("utf-8").encode("ascii")
 
 
+def test_the_table_and_the_catalogs_have_the_same_words():
+    table = metadata_table()
+    texts = [*(rule.label for rule in table.rules.values()), *table.sections]
+    assert [text for text in texts if not isinstance(text, Message)] == []
+    asked = {text.source.id for text in texts} | {"metadata.label_duration"}
+    assert all(catalog("en")[text.source.id] == text for text in texts)
+    for version in table.trainers:
+        id = label_id("metadata.trainer", version.template)
+        if catalog("en").get(id) == version.template:
+            asked.add(id)
+        else:
+            words = re.sub(r"\{.*?\}", "", version.template).strip()
+            assert words in ("", "AI-Toolkit"), "a name alone needs no translation"
+    kinds = ("field_", "label_", "section_", "trainer_")
+    assert asked == {
+        id for id in catalog("en") if id.startswith(tuple(f"metadata.{kind}" for kind in kinds))
+    }
+
+
+def test_a_label_without_a_catalog_is_the_tables_own():
+    rule = read_table("[Own section]\nkey text Own label").rules[("key",)]
+    assert (rule.section, rule.label) == ("Own section", "Own label")
+
+
+def test_all_but_what_is_from_the_file_is_said_in_chinese():
+    found = read_metadata(
+        sd_scripts(
+            ss_steps="many",
+            mystery="z" * 5000,
+            ss_sd_scripts_commit_hash="25f961bc",
+            ss_dataset_dirs=json.dumps({"10_ohwx man": {"n_repeats": 10, "img_count": 1}}),
+        )
+    )
+    chinese = Speaker("zh").text
+    training = {chinese(label): chinese(text) for label, text in found.sections["Training"]}
+    assert training["学习率"] == rows(found, "Training")["Learning rate"]
+    dataset = {chinese(label): chinese(text) for label, text in found.sections["Dataset"]}
+    assert dataset["文件夹\uff1a10_ohwx man"].split("\uff0c") == ["1 张图像", "重复 10 次"]
+    assert rows(found, "Dataset")["Folder 10_ohwx man"] == "1 image, repeated 10 times"
+    assert "共 5,000 个字符" in chinese(dict(found.unknown)["mystery"])
+    (problem,) = found.problems
+    assert chinese(problem).endswith("'many' 不是数字")
+    assert chinese(found.trainer_version).endswith("提交 25f961bc")
+    for word in found.trigger_words:
+        assert all(chinese(evidence) != evidence for evidence in word.evidence)
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("[A]\nkey integr Label", "line 2: unknown kind 'integr'"),
         ("key text Label", "line 1: 'key' has no kind, label or section"),
         ("[A]\nkey text", "line 2: 'key' has no kind"),
-        ("[A]\nkey text L\nkey text M", "line 3: key stands there twice"),
+        ("[A]\nkey text L\nkey text M", "line 3: key is in the table twice"),
     ],
 )
 def test_a_wrong_table_is_refused(text, fault):

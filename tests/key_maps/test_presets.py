@@ -14,10 +14,12 @@ import comfy_models
 import pytest
 import torch
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
+from lora_locksmith.messages import catalog, languages, message, translate
 from lora_locksmith.planning.names import prefix_for, spell
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.target_model import Network, TargetModel, denoiser_network
 from lora_locksmith.report import presets as engine
+from lora_locksmith.report.labels import label_id
 from lora_locksmith.report.presets import (
     Preset,
     PresetError,
@@ -542,7 +544,7 @@ def test_one_norm_more_is_another_set():
     assert len(plan.adapters) == 191
     report = match_presets(plan)
     assert not report.exact
-    assert report.nearest.extra == ("something that is no weight matrix of the model",)
+    assert report.nearest.extra == ("something that is not a weight matrix of the model",)
 
 
 def test_a_slip_is_told_only_if_every_preset_had_it():
@@ -560,6 +562,54 @@ def test_a_slip_is_told_only_if_every_preset_had_it():
     assert told[0].dead_names == ()
     assert told[1].dead_names == ("gone",)
     assert told[1].missed == ("query",)
+
+
+def test_the_files_and_the_catalogs_have_the_same_words():
+    described = {preset.name for preset in presets() if " " in preset.name}
+    described -= {"transformer_only: false"}
+    bugs = [bug for preset in presets() for bug in (*preset.dead, *preset.stray)]
+    layers_meant = {bug.label for bug in bugs if not bug.label.startswith("`")}
+    ids = {label_id("presets.name", name): name for name in described}
+    ids |= {label_id("presets.layer", name): name for name in layers_meant}
+    assert ids == {
+        id: text
+        for id, text in catalog("en").items()
+        if id.startswith(("presets.name_", "presets.layer_"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("versions", "span"),
+    [
+        ("since v2.0", message("presets.since", first="v2.0")),
+        ("until 2026-07-02", message("presets.until", last="2026-07-02")),
+        ("v4.0.0 to v4.3.5", message("presets.from_to", first="v4.0.0", last="v4.3.5")),
+        ("v2.0 and v2.0.1", message("presets.both", first="v2.0", last="v2.0.1")),
+        ("v3", "v3"),
+    ],
+)
+def test_a_title_with_its_versions(versions, span):
+    text = f"@trainer A\n[flux1]\npreset all : {versions}\nnames to_k\npreset b\nnames to_k"
+    with_versions, without = parse_presets(text)
+    assert (str(with_versions), str(without)) == (f"A's 'all' ({versions})", "A's 'b'")
+    for language in languages():
+        title = translate(with_versions.title, language)
+        assert translate(span, language) in title and "and" not in title.replace(versions, "")
+    assert span == versions and translate(without.title, "zh") == "A 的预设“b”"
+
+
+def test_the_sentence_is_said_in_chinese():
+    report = report_of("flux1_dev", by_peft("flux1_dev", OLD_ALL_FFS), "simpletuner")
+    chinese = translate(report.sentence, "zh")
+    for part in (
+        "看起来是 SimpleTuner 的预设“all+ffs”",
+        "v0.9.8.1 和 v0.9.8.2",
+        "`ff.2`、`ff_context.0`和`ff_context.2` 没有对应的模块",
+        "double 块的前馈层、`to_add_out`",
+        "`proj_out` 还选中了最终输出层",
+    ):
+        assert part in chinese
+    assert not re.search("[a-z] [a-z]", chinese), "no English words"
 
 
 def test_nothing_to_compare():
@@ -622,7 +672,7 @@ def test_every_dead_entry_is_explained(name):
         ("@trainer A\n[]\n", "line 2: a section names no families"),
         ("@author A\n", "line 1: @author A is not understood"),
         ("@trainer A\n@space onnx", "line 2: @space onnx is not understood"),
-        ("@trainer A\n[flux1]\nnames to_k", "line 3: 'names' stands outside of a preset"),
+        ("@trainer A\n[flux1]\nnames to_k", "line 3: 'names' is outside of a preset"),
         ("@trainer A\n[flux1]\npreset all\nmodules to_k", "line 4: 'modules' is not understood"),
         (
             "@trainer A\n[flux1]\npreset all\nnames",
@@ -634,19 +684,19 @@ def test_every_dead_entry_is_explained(name):
         ),
         (
             "@trainer A\n[flux1]\npreset all\nregex (to_k",
-            "line 4: '(to_k' is no regular expression",
+            "line 4: '(to_k' is not a regular expression",
         ),
         (
             "@trainer A\n[flux1]\npreset all\nnames to_k\nwithout to_q",
-            "line 5: 'to_q' is no way to pick modules",
+            "line 5: 'to_q' is not a way to pick modules",
         ),
         (
             "@trainer A\n[flux1]\npreset all\nnames to_k\nspare to_q",
-            "line 3: 'to_q' is none of the preset's entries",
+            "line 3: 'to_q' is not an entry of the preset",
         ),
         (
             "@trainer A\n[flux1]\npreset all\nnames to_k\ndead to_q=q : x",
-            "line 3: 'to_q' is none of the preset's entries",
+            "line 3: 'to_q' is not an entry of the preset",
         ),
         (
             "@trainer A\n[flux1]\npreset all\nnames to_k\ndead to_k=q",
@@ -658,7 +708,7 @@ def test_every_dead_entry_is_explained(name):
         ),
         (
             "@trainer A\n[flux1]\npreset all\nnames to_k\nlayers dense",
-            "line 3: 'dense' is no sort of layer",
+            "line 3: 'dense' is not a kind of layer",
         ),
         (
             "@trainer A\n[flux1]\npreset all\nnames to_k\npreset all\nnames to_k",
