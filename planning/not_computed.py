@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..key_maps import KEY_MAPS
 from ..key_maps.lines import TextError, lines_of, read_text
+from ..messages import message
 
 NOT_COMPUTED_TABLE = KEY_MAPS / "not_computed.table"
 MIN_LITERAL = 4  # characters of a pattern without a wildcard: what keys are sifted by
@@ -25,8 +26,10 @@ class Known(NamedTuple):
     reason: str
     patterns: tuple[re.Pattern[str], ...]
 
-    def __str__(self) -> str:
-        return f"{self.title}: {self.reason}"
+    @property
+    def sentence(self) -> str:
+        """Its name, and why it is not applied."""
+        return message("planning.not_computed", title=self.title, reason=self.reason)
 
 
 class _Records(NamedTuple):
@@ -37,34 +40,36 @@ class _Records(NamedTuple):
 @lru_cache(maxsize=1)
 def known_adapters(path: Path = NOT_COMPUTED_TABLE) -> _Records:
     """Read the records; raises TextError naming file, line, fault and remedy."""
-    found: dict[str, Known] = {}
+    records: dict[str, Known] = {}
     literals: dict[str, None] = {}
     for number, line in lines_of(read_text(path)):
         fields = [field.strip() for field in line.split("|")]
         if len(fields) != 3 or not all(fields):
-            raise TextError(
-                f"{path}, line {number}: it is not WHAT | WHY AND REMEDY | PATTERNS. Correct the"
-                " line"
-            )
+            raise TextError(message("planning.not_computed_fields", file=path, line=number))
         title, reason, patterns = fields
-        if title in found:
+        if title in records:
             raise TextError(
-                f"{path}, line {number}: {title} stands there twice. Remove one of the two"
+                message("planning.not_computed_twice", file=path, line=number, title=title)
             )
         for pattern in patterns.split():
             literal = max(WILDCARDS.split(pattern), key=len)
             if len(literal) < MIN_LITERAL:
                 raise TextError(
-                    f"{path}, line {number}: {pattern} has no {MIN_LITERAL} characters without a"
-                    " wildcard. Make it longer"
+                    message(
+                        "planning.pattern_too_short",
+                        file=path,
+                        line=number,
+                        pattern=pattern,
+                        characters=MIN_LITERAL,
+                    )
                 )
             literals[literal] = None
-        found[title] = Known(
+        records[title] = Known(
             title,
             reason,
             tuple(re.compile(fnmatch.translate(pattern)) for pattern in patterns.split()),
         )
-    return _Records(tuple(found.values()), re.compile("|".join(map(re.escape, literals))))
+    return _Records(tuple(records.values()), re.compile("|".join(map(re.escape, literals))))
 
 
 def not_computed(key: str) -> Known | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..files.hashes import Hashes, verify
 from ..key_maps.dialect import DENOISER
+from ..messages import message
 from ..planning.keys import parse_key
 from ..planning.plan import PLACED
 from ..planning.scale import FROM_RANK
@@ -119,7 +120,7 @@ def _strength(inspection: Inspection) -> str:
         return ""
     if not inspection.ranks and set(scales) == {1.0}:
         return "1: whole matrices have no rank, and their alpha does not count"
-    origin = source if source.startswith(FROM_RANK) else f"from {source}"
+    origin = source if source.startswith(message(FROM_RANK)) else f"from {source}"
     return f"alpha / rank = {spread(scales)}; {origin}"
 
 

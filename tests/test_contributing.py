@@ -64,7 +64,9 @@ def test_the_example_kind_is_one_file_and_a_row(tmp_path):
     pack = tmp_path / "lora_locksmith"
     for room in ("adapters", "files", "key_maps", "lora", "planning"):
         shutil.copytree(ROOT / room, pack / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "locales", pack / "locales")
     shutil.copy(ROOT / "errors.py", pack)
+    shutil.copy(ROOT / "messages.py", pack)
     (pack / "__init__.py").touch()
     (pack / "adapters" / "kinds" / "toy.py").write_text(
         next(block for block in BLOCKS if block.startswith('"""Toy'))

@@ -641,26 +641,17 @@ def test_rows_of_tokens_at_a_strength(tmp_path, assert_close, strength):
     [
         (
             {"token_indices": None},
-            (
-                "no setting of PEFT's that can be read tells its token_indices or"
-                " trainable_token_indices"
-            ),
+            "no readable PEFT setting gives its token_indices or trainable_token_indices",
         ),
         ({"token_indices": [1, 2, 3]}, "list 3 tokens, and the file holds"),
         ({"token_indices": [1, 2, 3, 3]}, "list a token twice"),
         (
             {"token_indices": {"head": TOKENS}},
-            (
-                "no setting of PEFT's that can be read tells its token_indices or"
-                " trainable_token_indices"
-            ),
+            "no readable PEFT setting gives its token_indices or trainable_token_indices",
         ),
         (
             {"token_indices": [1, 2, 3, -4]},
-            (
-                "no setting of PEFT's that can be read tells its token_indices or"
-                " trainable_token_indices"
-            ),
+            "no readable PEFT setting gives its token_indices or trainable_token_indices",
         ),
     ],
 )
