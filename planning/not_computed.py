@@ -14,12 +14,29 @@ from ..messages import message
 
 NOT_COMPUTED_TABLE = KEY_MAPS / "not_computed.table"
 MIN_LITERAL = 4  # characters of a pattern without a wildcard: what keys are sifted by
+# What the table calls a reason with its remedy -> the id of that.
+REASONS = {
+    "condition_tokens": "planning.why_condition_tokens",
+    "joint_decomposition": "planning.why_joint_decomposition",
+    "missing_clusters": "planning.why_missing_clusters",
+    "missing_singular_vectors": "planning.why_missing_singular_vectors",
+    "no_weight": "planning.why_no_weight",
+    "one_vector": "planning.why_one_vector",
+    "order_of_layers": "planning.why_order_of_layers",
+    "own_kronecker_sum": "planning.why_own_kronecker_sum",
+    "reference_tokens": "planning.why_reference_tokens",
+    "router_of_loras": "planning.why_router_of_loras",
+    "router_of_matrices": "planning.why_router_of_matrices",
+    "router_of_tasks": "planning.why_router_of_tasks",
+    "second_network": "planning.why_second_network",
+    "small_singular_parts": "planning.why_small_singular_parts",
+}
 WILDCARDS = re.compile(r"[*?]")
 
 
 class Known(NamedTuple):
-    """One line: the adapter's name, why it is not applied and the remedy, and patterns over the
-    whole key.
+    """One line: the adapter's name, why it is not applied and the remedy (a name of REASONS, or a
+    text), and patterns over the whole key.
     """
 
     title: str
@@ -29,7 +46,8 @@ class Known(NamedTuple):
     @property
     def sentence(self) -> str:
         """Its name, and why it is not applied."""
-        return message("planning.not_computed", title=self.title, reason=self.reason)
+        reason = message(REASONS[self.reason]) if self.reason in REASONS else self.reason
+        return message("planning.not_computed", title=self.title, reason=reason)
 
 
 class _Records(NamedTuple):

@@ -5,7 +5,7 @@ lora/layer.py, merge).
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import SCALE, Kind, first_dimension, roles
+from ..kind import SCALE, Kind, Said, first_dimension, roles
 from ..lazy import helpers, products
 from ..spec import AdapterError
 
@@ -15,7 +15,7 @@ class LoRABias(Kind):
     scale is known.
     """
 
-    name, title = "bias_lora", "bias"
+    name, title = "bias_lora", Said("adapters.bias")
     needs = (roles("up_bias"),)
     takes = roles("down_bias")
     borrows = ("alpha", "down")  # PEFT scales the bias as it scales the factors

@@ -4,7 +4,10 @@ in the text.
 
 import pytest
 import torch
+from lora_locksmith.adapters.registry import decompositions
+from lora_locksmith.adapters.registry import kinds as all_kinds
 from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
+from lora_locksmith.messages import Message, text_of, translate
 
 ones = torch.ones
 LORA = {"down": ones(4, 24), "up": ones(32, 4)}
@@ -183,8 +186,20 @@ ON_META = [name for name in REFUSED if not name.endswith("_outside")]
 def test_refused(device, name):
     kind, tensors, shape, message = REFUSED[name]
     tensors = {role: tensor.to(device) for role, tensor in tensors.items()}
-    with pytest.raises(AdapterError, match=message):
+    with pytest.raises(AdapterError, match=message) as raised:
         patched_weight(AdapterSpec(kind, 2.0), tensors, torch.empty(shape, device=device), 1.0)
+    fault = text_of(raised.value)
+    assert translate(fault, "zh") != fault
+
+
+@pytest.mark.parametrize("kind", [*all_kinds(), *decompositions()], ids=lambda kind: kind.title)
+def test_what_a_kind_says_of_itself_is_said_in_other_languages(kind):
+    stock = [kind.stock.sentence, kind.stock.title] if kind.stock else []
+    sentences = [getattr(kind, "refusal", ""), getattr(kind, "note", ""), *stock[:1]]
+    for text in filter(None, sentences):
+        assert translate(text, "zh") != text
+    for text in (kind.title, *stock[1:]):
+        assert isinstance(text, Message) or not text[:1].islower(), text
 
 
 @pytest.mark.parametrize("rows", [(0, 33), (16, 17), (-1, 8), (0, 8)])
