@@ -490,7 +490,7 @@ def test_why_splits_are_not_corrected_is_told_once_and_where_it_counts(target_mo
     )
     (told,) = make_plan(fused, unread, target_model).cautions
     assert told.startswith("ss_network_dim is") and told.endswith(
-        "sd-scripts' split_qkv needs a correction by it"
+        "sd-scripts' split_qkv needs it for a correction"
     )
     assert (
         make_plan(other, unread, target_model).cautions
