@@ -12,6 +12,8 @@ from __future__ import annotations
 import random
 from functools import lru_cache
 
+from ..messages import message
+
 MAX_PLACES = (2**32 - 1) // 20  # from here on newer versions of torch draw 64 bits in place of 32
 BITS = 2**32 - 1
 
@@ -19,7 +21,7 @@ BITS = 2**32 - 1
 def check_places(total: int, count: int) -> None:
     """ValueError for more places than there are, or than all versions of torch draw alike."""
     if not 0 <= count <= total or total >= MAX_PLACES:
-        raise ValueError(f"{count} places of {total:,} are not drawn")
+        raise ValueError(message("adapters.too_many_places", places=count, total=f"{total:,}"))
 
 
 @lru_cache(maxsize=32)

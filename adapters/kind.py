@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LocksmithError
+from ..messages import joined, message
 from .setting import Setting
 from .spec import AdapterSpec
 
@@ -51,6 +52,40 @@ class ModuleShape(NamedTuple):
 UNKNOWN = ModuleShape(None, None)
 
 
+class Said:
+    """A class attribute that is a sentence: the message of an id, made when it is asked for."""
+
+    def __init__(self, id: str, **values: str):
+        self.id, self.values = id, values
+
+    def __get__(self, instance: object, owner: type | None = None) -> str:
+        return message(self.id, **self.values)
+
+
+class InStock(NamedTuple):
+    """What the stock loader makes of adapters that it ignores or computes wrongly.
+
+    name: what they are called, or the id of that. id: the sentence, without a full stop, with the
+    gap `title`.
+    """
+
+    name: str
+    id: str = "adapters.stock_ignores"
+
+    @property
+    def title(self) -> str:
+        """What the adapters are called."""
+        return message(self.name) if self.name.startswith(OF_ADAPTERS) else self.name
+
+    @property
+    def sentence(self) -> str:
+        """What they are called, and what stock does."""
+        return message(self.id, title=self.title)
+
+
+OF_ADAPTERS = "adapters."  # how the ids of this room begin
+
+
 class Product(NamedTuple):
     """A delta as the matrix up @ down, [out, rank] and [rank, columns]; up None: down is the matrix
     itself, [out, columns].
@@ -82,6 +117,11 @@ class Measured(NamedTuple):
     scale: float | None = None
 
 
+def shaped(**shapes: Iterable[int]) -> str:
+    """Roles with their shapes, for a sentence: `up [16, 4], down [4, 8]`."""
+    return ", ".join(f"{role} {list(shape)}" for role, shape in shapes.items())
+
+
 def roles(text: str) -> frozenset[str]:
     """A set of roles, from their names."""
     return frozenset(text.split())
@@ -104,7 +144,7 @@ class Kind:
 
     # What makes it
     name = ""
-    title = ""  # as people call it
+    title: str | Said = ""  # as people call it
     needs: tuple[frozenset[str], ...] = ()
     takes: frozenset[str] = frozenset()
     borrows: tuple[str, ...] = ()  # roles of another adapter of the module that it reads too
@@ -138,7 +178,7 @@ class Kind:
         False  # whether matrices of it may stand for a convolution, its inner dimensions as one
     )
     linear = True  # whether rows of the module can be changed without the others
-    refusal = ""  # why it is not applied
+    refusal: str | Said = ""  # why it is not applied
     told_by: tuple[
         str, ...
         # of a kind with a LoRA's tensors: the name and the value of the setting of PEFT that makes
@@ -156,9 +196,7 @@ class Kind:
     )
 
     # What people read
-    # what the stock loader makes of it, where that is wrong; begins with a title up to the first
-    # full stop or colon
-    stock = ""
+    stock: InStock | None = None  # what the stock loader makes of it, where that is wrong
 
     # The mathematics
     # it adds a delta that does not depend on the weight: `delta`, `count_rows`, `narrow`,
@@ -224,11 +262,7 @@ class Kind:
 
     def needs_settings(self, *names: str) -> str:
         """The sentence for settings that a file does not hold."""
-        told = " and ".join(names)
-        return (
-            f"{self.title}: no setting of PEFT's that can be read tells its {told}; put its"
-            " adapter_config.json beside it"
-        )
+        return message("adapters.needs_settings", kind=self.title, settings=joined(names, "and"))
 
     def shape(self, shapes: Shapes) -> ModuleShape:
         """The shape of the module it was trained on. Raises Misfit, IndexError or TypeError for
@@ -304,7 +338,7 @@ class Kind:
 
     def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         """What can be told of a kind that is not additive without the weight."""
-        return Measured("its effect needs the model's weight")
+        return Measured(message("adapters.needs_weight"))
 
     def stored(self, delta: Any, shape: Shape) -> Iterator[tuple[str, Tensor]]:
         """(name behind the module's, tensor) of a delta of the form `stores`, the scale in it;
@@ -349,12 +383,14 @@ class Decomposition:
 
     title = ""
     roles: tuple[str, ...] = ()  # of the magnitudes
-    stock = ""  # as Kind.stock
-    note = ""  # what is measured without the weight
+    stock: InStock | None = None  # as Kind.stock
+    note: str | Said = ""  # what is measured without the weight
 
     def titled(self, kind: Kind) -> str:
         """The title for a kind under it."""
-        return self.title if kind.is_pair else f"{self.title} on {kind.title}"
+        if kind.is_pair:
+            return self.title
+        return message("adapters.decomposed", decomposition=self.title, kind=kind.title)
 
     def per_output(self, role: str, shape: Shape) -> bool:
         """Whether magnitudes of this shape are one for each output, and not for each input."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kind import Product
+from ..messages import message
+from .kind import Product, shaped
 from .spec import AdapterError
 from .tensors import Tensors, describe, multiply, take, take_matrix
 
@@ -20,11 +21,13 @@ def tucker(core: Tensor, output: Tensor, inputs: Tensor, roles: tuple[str, str, 
         or inputs.dim() != 2
         or core.shape[:2] != (output.shape[0], inputs.shape[0])
     ):
-        shapes = ", ".join(
-            f"{role} {list(tensor.shape)}"
-            for role, tensor in zip(roles, (core, output, inputs), strict=True)
+        shapes = (core.shape, output.shape, inputs.shape)
+        raise AdapterError(
+            message(
+                "adapters.not_a_tucker_product",
+                tensors=shaped(**dict(zip(roles, shapes, strict=True))),
+            )
         )
-        raise AdapterError(f"these do not make a Tucker product: {shapes}")
     return torch.einsum("pq...,po,qi->oi...", core, output, inputs)
 
 
@@ -65,7 +68,12 @@ def through_core(tensors: Tensors, role: str, inputs: Tensor) -> Tensor:
     core = take(tensors, role).to(inputs.dtype)
     if core.dim() < 3 or core.shape[1] != inputs.shape[0]:
         raise AdapterError(
-            f"{role} {list(core.shape)} does not go with {list(inputs.shape)} ({describe(tensors)})"
+            message(
+                "adapters.core_does_not_fit",
+                core=shaped(**{role: core.shape}),
+                inputs=list(inputs.shape),
+                tensors=describe(tensors),
+            )
         )
     return torch.einsum("pq...,qi->pi...", core, inputs).flatten(1)
 

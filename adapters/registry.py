@@ -11,6 +11,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+from ..messages import message
 from . import kinds as folder
 from .kind import Decomposition, Kind, Shapes
 from .spec import AdapterError
@@ -29,27 +30,27 @@ __all__ = [
 
 @lru_cache(maxsize=1)
 def _modules() -> tuple[ModuleType, ...]:
-    names = sorted(found.name for found in pkgutil.iter_modules(folder.__path__))
+    names = sorted(module.name for module in pkgutil.iter_modules(folder.__path__))
     return tuple(importlib.import_module(f"{folder.__name__}.{name}") for name in names)
 
 
 @lru_cache(maxsize=1)
 def kinds() -> tuple[Kind, ...]:
     """All kinds, in the order in which they take their tensors where two of them use the same."""
-    found = [kind for module in _modules() for kind in getattr(module, "KINDS", ())]
-    return tuple(sorted(found, key=lambda kind: kind.precedence))
+    unsorted = [kind for module in _modules() for kind in getattr(module, "KINDS", ())]
+    return tuple(sorted(unsorted, key=lambda kind: kind.precedence))
 
 
 @lru_cache(maxsize=1)
 def decompositions() -> tuple[Decomposition, ...]:
     """What divides weights into direction and magnitude, and applies to several kinds."""
-    return tuple(found for module in _modules() for found in getattr(module, "DECOMPOSITIONS", ()))
+    return tuple(each for module in _modules() for each in getattr(module, "DECOMPOSITIONS", ()))
 
 
 @lru_cache(maxsize=1)
 def magnitudes() -> tuple[str, ...]:
     """The roles of all decompositions."""
-    return tuple(role for found in decompositions() for role in found.roles)
+    return tuple(role for each in decompositions() for role in each.roles)
 
 
 @lru_cache(maxsize=1)
@@ -62,7 +63,7 @@ def decomposition_of(roles: Collection[str]) -> Decomposition | None:
     if _magnitudes().isdisjoint(roles):
         return None
     return next(
-        (found for found in decompositions() if any(role in roles for role in found.roles)), None
+        (each for each in decompositions() if any(role in roles for role in each.roles)), None
     )
 
 
@@ -88,7 +89,7 @@ def named(name: str) -> Kind:
     kind = _by_name().get(name)
     if kind is None:
         known = ", ".join(sorted(kind.name for kind in kinds() if not kind.refusal))
-        raise AdapterError(f"there is no adapter of the kind {name!r}; the kinds are {known}")
+        raise AdapterError(message("adapters.unknown_kind", name=name, known=known))
     return kind
 
 

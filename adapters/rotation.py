@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-from .kind import DERIVED, TURNED, Kind, Measured, Misfit, ModuleShape, Shapes
+from ..messages import message
+from .kind import DERIVED, TURNED, Kind, Measured, Misfit, ModuleShape, Shapes, shaped
 from .lazy import rotations
-
-NOTE = (
-    "relative is |R - I| of the rotation, without a rescale; the change itself needs the model's"
-    " weight"
-)
 
 
 class Rotation(Kind):
@@ -41,7 +37,8 @@ class Rotation(Kind):
 
     def measured(self, spec, tensors, out, columns):
         return Measured(
-            NOTE, rotations.departure(self, spec, tensors, columns if self.on_inputs else out)
+            message("adapters.rotation_measured"),
+            rotations.departure(self, spec, tensors, columns if self.on_inputs else out),
         )
 
 
@@ -55,5 +52,5 @@ def square_blocks(shapes: Shapes, role: str) -> ModuleShape:
     """The module that square blocks on its outputs were made for."""
     blocks = shapes[role]
     if len(blocks) not in (3, 4) or blocks[-1] != blocks[-2]:
-        raise Misfit(f"{role} {list(blocks)} must be square blocks")
+        raise Misfit(message("adapters.needs_square_blocks", tensor=shaped(**{role: blocks})))
     return ModuleShape(blocks[-3] * blocks[-1], None)

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..messages import message
+from .kind import shaped
 from .rotation import Rotation
 from .spec import AdapterError, AdapterSpec
 from .tensors import Tensors, check_not_empty, output_vector, take, toward
@@ -31,8 +33,11 @@ def square_blocks(tensors: Tensors, role: str, dimensions: int) -> Tensor:
     blocks = take(tensors, role)
     if blocks.dim() != dimensions or blocks.shape[-1] != blocks.shape[-2]:
         raise AdapterError(
-            f"{role} has the shape {list(blocks.shape)}, but {dimensions} dimensions with square"
-            " blocks are needed"
+            message(
+                "adapters.needs_dimensions_of_blocks",
+                tensor=shaped(**{role: blocks.shape}),
+                dimensions=dimensions,
+            )
         )
     return blocks
 
@@ -80,8 +85,13 @@ def cut_blocks(
     start, length = rows or (0, total)
     if length != weight.shape[0] or start + length > total:
         raise AdapterError(
-            f"the rotations cover {total} rows, the weight {list(weight.shape)} is rows {start} to"
-            f" {start + length}"
+            message(
+                "adapters.rotations_cover",
+                rows=total,
+                weight=list(weight.shape),
+                start=start,
+                end=start + length,
+            )
         )
     pieces, offset = [], 0
     for group in groups:
@@ -90,8 +100,9 @@ def cut_blocks(
         if high > low:
             if low % block or high % block:
                 raise AdapterError(
-                    f"rows {start} to {start + length} cut through a rotation's block of {block}"
-                    " rows"
+                    message(
+                        "adapters.rows_cut_a_block", start=start, end=start + length, size=block
+                    )
                 )
             pieces.append(group[low // block : high // block])
         offset += span
@@ -127,7 +138,7 @@ def butterfly(matrix: Tensor, rotation: Tensor, distance: int) -> Tensor:
     columns = matrix.shape[1]
     if matrix.shape[0] % (2 * distance):
         raise AdapterError(
-            f"a butterfly stage over {2 * distance} rows does not divide {matrix.shape[0]} rows"
+            message("adapters.stage_does_not_divide_rows", size=2 * distance, rows=matrix.shape[0])
         )
     paired = (
         matrix.reshape(-1, 2, distance, columns)
@@ -144,10 +155,7 @@ def unpack_skew(vectors: Tensor) -> Tensor:
     elements = vectors.shape[-1] if vectors.dim() == 2 else -1
     size = (1 + math.isqrt(1 + 8 * max(elements, 0))) // 2
     if size * (size - 1) // 2 != elements:
-        raise AdapterError(
-            f"oft_R has the shape {list(vectors.shape)}, which is no [blocks, b(b-1)/2] of packed"
-            " rotations"
-        )
+        raise AdapterError(message("adapters.not_packed", tensor=shaped(oft_R=vectors.shape)))
     row, column = torch.triu_indices(size, size, 1, device=vectors.device).unbind(0)
     upper = vectors.new_zeros(vectors.shape[0], size * size).index_copy(
         1, row * size + column, vectors
@@ -189,8 +197,14 @@ def rotate_inputs(weight: Tensor, rotations: Tensor, transpose: bool) -> Tensor:
     size, columns = rotations.shape[-1], weight[0].numel()
     if columns % size or rotations.shape[0] not in (1, columns // size):
         raise AdapterError(
-            f"oft_R makes {rotations.shape[0]} blocks of {size}, the weight {list(weight.shape)}"
-            f" has {columns} inputs"
+            message(
+                "adapters.blocks_and_inputs",
+                role="oft_R",
+                blocks=rotations.shape[0],
+                size=size,
+                weight=list(weight.shape),
+                inputs=columns,
+            )
         )
     blocks = weight.reshape(weight.shape[0], -1, size)
     equation = "onc,nkc->onk" if transpose else "onk,nkc->onc"
@@ -208,7 +222,7 @@ def even_odd(matrix: Tensor, rotation: Tensor, chunk: int, piece: int) -> Tensor
         return (rotation @ matrix.reshape(*rotation.shape[:2], columns)).reshape(matrix.shape)
     if matrix.shape[0] % chunk:
         raise AdapterError(
-            f"a butterfly stage over {chunk} inputs does not divide {matrix.shape[0]} inputs"
+            message("adapters.stage_does_not_divide_inputs", size=chunk, inputs=matrix.shape[0])
         )
     split = matrix.reshape(-1, 2, chunk // (2 * piece), piece, columns).transpose(1, 2)
     turned = rotation @ split.reshape(*rotation.shape[:2], columns)

@@ -6,14 +6,14 @@ import json
 import math
 from typing import Any, NamedTuple
 
-BOOLEAN, WHOLE, NUMBER = "true or false", "a whole number", "a number"
-MODULES = (  # its value is whether it means the module that is asked about
-    "a list of module names, or a pattern of them"
-)
-TOKENS = (  # its value is the tuple of those of the module that is asked about
-    "a list of token numbers, or one for each module"
-)
-WORD = "a word"  # of those that the setting names
+from ..messages import message
+
+# The types of settings, as ids of what they are called.
+BOOLEAN, WHOLE, NUMBER = "adapters.boolean", "adapters.whole_number", "adapters.number"
+MODULES = "adapters.module_names"  # its value is whether it means the module that is asked about
+# Its value is the tuple of those of the module that is asked about.
+TOKENS = "adapters.token_numbers"
+WORD = "adapters.word"  # of those that the setting names
 MAX_SHOWN = 60  # characters of a value or a pattern that a sentence repeats
 MAX_RANK = 1_000_000
 MAX_ALPHA = (
@@ -34,7 +34,8 @@ class Setting(NamedTuple):
     default: Any
     least: float = -math.inf
     most: float = math.inf
-    instead: str = ""  # what is told to hold in its place, where the default does not say it
+    # the id of what holds in its place, where the default does not say it
+    instead: str = ""
     words: tuple[str, ...] = ()
     needed: bool = False
 
@@ -44,41 +45,48 @@ class Setting(NamedTuple):
         """
         if value is None:
             return self.default, ""
-        found = (
+        usable = (
             (value if value in self.words else None)
             if self.type == WORD
             else typed(value, self.type)
         )
-        if found is None or not (self.type == WORD or self.least <= found <= self.most):
-            return (
-                self.default,
-                (
-                    f"{self.name} is {shown(value)}, not {self.lawful}; {self._instead} is used"
-                    " instead"
-                ),
-            )
-        return found, ""
+        if usable is None or not (self.type == WORD or self.least <= usable <= self.most):
+            return self.default, self._fault(value)
+        return usable, ""
 
-    @property
-    def _instead(self) -> str:
-        return self.instead or ("nothing" if self.needed else shown(self.default))
+    def _fault(self, value: object) -> str:
+        if self.needed and not self.instead:
+            return setting_unused(self.name, value, self.lawful)
+        return message(
+            "adapters.setting_replaced",
+            name=self.name,
+            value=shown(value),
+            lawful=self.lawful,
+            instead=message(self.instead) if self.instead else shown(self.default),
+        )
 
     @property
     def lawful(self) -> str:
         """What it may be, in words."""
         if self.words:
-            return f"one of {', '.join(self.words)}"
+            return message("adapters.one_of", words=", ".join(self.words))
         if math.isinf(self.most):
-            return self.type
-        return f"{self.type} from {self.least:g} to {self.most:g}"
+            return message(self.type)
+        least, most = f"{self.least:g}", f"{self.most:g}"
+        return message("adapters.in_range", type=message(self.type), least=least, most=most)
+
+
+def setting_unused(name: str, value: object, lawful: str) -> str:
+    """That a setting has a value which cannot be used; lawful: what it can be."""
+    return message("adapters.setting_unused", name=name, value=shown(value), lawful=lawful)
 
 
 def shown(value: object) -> str:
     """A value for a sentence: as JSON, and short."""
     if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else "a list"
+        return message("adapters.object" if isinstance(value, dict) else "adapters.list")
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
-        return "a number of many digits"
+        return message("adapters.many_digits")
     text = (
         json.dumps(value, ensure_ascii=True)
         if isinstance(value, (str, bool, int, float)) or value is None

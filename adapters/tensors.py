@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kind import Kind
+from ..messages import joined, message
+from .kind import Kind, shaped
 from .spec import AdapterError, AdapterSpec
 
 Tensors = Mapping[str, Tensor]
@@ -18,7 +19,7 @@ MAY_BE_EMPTY = ("bias_", "vblora_weights_")  # how the roles begin
 
 def describe(tensors: Tensors) -> str:
     """The roles with their shapes, for an error's text."""
-    return ", ".join(f"{role} {list(tensor.shape)}" for role, tensor in sorted(tensors.items()))
+    return shaped(**{role: tensor.shape for role, tensor in sorted(tensors.items())})
 
 
 def check_not_empty(tensors: Tensors) -> None:
@@ -31,7 +32,9 @@ def check_not_empty(tensors: Tensors) -> None:
         if not tensor.numel() and not role.startswith(MAY_BE_EMPTY)
     ]
     if empty:
-        raise AdapterError(f"these tensors are empty: {', '.join(empty)} ({describe(tensors)})")
+        raise AdapterError(
+            message("adapters.empty_tensors", roles=", ".join(empty), tensors=describe(tensors))
+        )
 
 
 def take(tensors: Tensors, *roles: str) -> Tensor:
@@ -50,8 +53,11 @@ def size(tensors: Tensors, dimension: int, *roles: str) -> int:
         if role in tensors:
             if tensors[role].dim() <= dimension:
                 raise AdapterError(
-                    f"{role} has the shape {list(tensors[role].shape)}, too few dimensions"
-                    f" ({describe(tensors)})"
+                    message(
+                        "adapters.too_few_dimensions",
+                        tensor=shaped(**{role: tensors[role].shape}),
+                        tensors=describe(tensors),
+                    )
                 )
             return tensors[role].shape[dimension]
     raise _missing(tensors, roles)
@@ -59,7 +65,9 @@ def size(tensors: Tensors, dimension: int, *roles: str) -> int:
 
 def _missing(tensors: Tensors, roles: Sequence[str]) -> AdapterError:
     return AdapterError(
-        f"the tensor {' or '.join(roles)} is missing; there are only: {describe(tensors) or 'none'}"
+        message("adapters.tensor_missing", roles=joined(roles, "or"), tensors=describe(tensors))
+        if tensors
+        else message("adapters.only_tensor_missing", roles=joined(roles, "or"))
     )
 
 
@@ -68,7 +76,7 @@ def take_scalar(tensors: Tensors, role: str) -> Tensor:
     tensor = take(tensors, role)
     if tensor.numel() != 1:
         raise AdapterError(
-            f"{role} has the shape {list(tensor.shape)}, but it should be one number"
+            message("adapters.not_one_number", tensor=shaped(**{role: tensor.shape}))
         )
     return tensor.reshape(())
 
@@ -77,7 +85,7 @@ def take_matrix(tensors: Tensors, role: str) -> Tensor:
     """The tensor of `role` with everything behind its first dimension flattened."""
     tensor = take(tensors, role)
     if tensor.dim() < 2:
-        raise AdapterError(f"{role} has the shape {list(tensor.shape)}, but a matrix is needed")
+        raise AdapterError(message("adapters.needs_matrix", tensor=shaped(**{role: tensor.shape})))
     return tensor.flatten(1)
 
 
@@ -85,7 +93,10 @@ def multiply(left: Tensor, right: Tensor, roles: tuple[str, str]) -> Tensor:
     """left @ right, with an AdapterError that names the roles when the inner dimensions differ."""
     if left.shape[-1] != right.shape[-2]:
         raise AdapterError(
-            f"{roles[0]} {list(left.shape)} and {roles[1]} {list(right.shape)} have different ranks"
+            message(
+                "adapters.different_ranks",
+                tensors=shaped(**{roles[0]: left.shape, roles[1]: right.shape}),
+            )
         )
     return left @ right
 
@@ -102,8 +113,12 @@ def fit(delta: Tensor, shape: Sequence[int], tensors: Tensors, flattened: bool =
         same = len(shape) >= 2 and tuple(delta.shape) == (shape[0], math.prod(shape[1:]))
     if not same:
         raise AdapterError(
-            f"the adapter's weight is {list(delta.shape)}, the model's is {list(shape)}"
-            f" ({describe(tensors)})"
+            message(
+                "adapters.shapes_differ",
+                delta=list(delta.shape),
+                weight=list(shape),
+                tensors=describe(tensors),
+            )
         )
     return delta.reshape(shape)
 
@@ -124,8 +139,12 @@ def narrow_roles(tensors: Tensors, start: int, length: int, **dimensions: int) -
         if role in tensors:
             if not 0 <= start <= start + length <= size(tensors, dimension, role):
                 raise AdapterError(
-                    f"rows {start} to {start + length} lie outside of {role}"
-                    f" {list(tensors[role].shape)}"
+                    message(
+                        "adapters.rows_outside",
+                        start=start,
+                        end=start + length,
+                        tensor=shaped(**{role: tensors[role].shape}),
+                    )
                 )
             cut[role] = tensors[role].narrow(dimension, start, length)
     return {**tensors, **cut}
@@ -140,10 +159,17 @@ def output_vector(
     vector = tensor.flatten()
     start, length = rows or (0, vector.shape[0])
     if start + length > vector.shape[0] or length != weight.shape[0]:
-        wanted = f"rows {start} to {start + length}" if rows else f"{weight.shape[0]} rows"
+        described, needs = shaped(**{role: tensor.shape}), list(weight.shape)
         raise AdapterError(
-            f"{role} has the shape {list(tensor.shape)}, but the weight {list(weight.shape)} needs"
-            f" {wanted}"
+            message(
+                "adapters.does_not_fit_rows",
+                tensor=described,
+                start=start,
+                end=start + length,
+                weight=needs,
+            )
+            if rows
+            else message("adapters.does_not_fit_outputs", tensor=described, weight=needs)
         )
     return vector.narrow(0, start, length).reshape(-1, *[1] * (weight.dim() - 1))
 
@@ -152,8 +178,11 @@ def input_vector(tensor: Tensor, role: str, weight: Tensor) -> Tensor:
     """One number per input column as [1, in, 1, ...]."""
     if weight.dim() < 2 or tensor.numel() != weight.shape[1]:
         raise AdapterError(
-            f"{role} has the shape {list(tensor.shape)}, which does not fit the inputs of"
-            f" {list(weight.shape)}"
+            message(
+                "adapters.does_not_fit_inputs_of",
+                tensor=shaped(**{role: tensor.shape}),
+                weight=list(weight.shape),
+            )
         )
     return tensor.reshape(1, -1, *[1] * (weight.dim() - 2))
 
@@ -176,7 +205,7 @@ def check_indices(indices: Tensor, shape: Sequence[int], role: str) -> None:
         or indices[0].max() >= shape[0]
         or indices[1].max() >= math.prod(shape[1:])
     ):
-        raise AdapterError(f"{role} point outside of a weight {list(shape)}")
+        raise AdapterError(message("adapters.indices_outside", role=role, weight=list(shape)))
 
 
 def check_all_rows(spec: AdapterSpec, rows: int, title: str, weight: Tensor) -> None:
@@ -185,7 +214,7 @@ def check_all_rows(spec: AdapterSpec, rows: int, title: str, weight: Tensor) -> 
     """
     if spec.rows is not None and spec.rows != (0, rows):
         raise AdapterError(
-            f"{title} needs all rows of its module; the weight {list(weight.shape)} is some of them"
+            message("adapters.needs_all_rows", kind=title, weight=list(weight.shape))
         )
 
 
@@ -199,7 +228,7 @@ def factor_of(kind: Kind, spec: AdapterSpec, tensors: Tensors) -> float:
     )
 
 
-def setting_told(kind: Kind, spec: AdapterSpec, name: str) -> Any:
+def needed_setting(kind: Kind, spec: AdapterSpec, name: str) -> Any:
     """The value of a setting without which the adapter means nothing; AdapterError where the spec
     has none.
     """
@@ -209,12 +238,9 @@ def setting_told(kind: Kind, spec: AdapterSpec, name: str) -> Any:
     return value
 
 
-def shape_told(spec: AdapterSpec) -> tuple[int, ...]:
+def module_shape(spec: AdapterSpec) -> tuple[int, ...]:
     """The shape of the module, for kinds that need it."""
     shape = spec.option("shape")
     if not shape or 0 in shape:
-        raise AdapterError(
-            f"the size of what a {spec.kind} changes cannot be told from the file; connect the"
-            " model"
-        )
+        raise AdapterError(message("adapters.size_not_in_file", kind=spec.kind))
     return shape

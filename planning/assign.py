@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..adapters.kind import Kind, Misfit, ModuleShape, Shape, Shapes
 from ..adapters.registry import kinds
+from ..messages import message
 
 __all__ = [
     "Assignment",
@@ -40,15 +41,15 @@ def assign(roles: Mapping[str, object]) -> tuple[tuple[Assignment, ...], tuple[s
 @lru_cache(maxsize=1024)
 def _assign(roles: tuple[str, ...]) -> tuple[tuple[Assignment, ...], tuple[str, ...]]:
     left = dict.fromkeys(roles)
-    found = []
+    assignments = []
     for kind in kinds():
         needed = max((need for need in kind.needs if need <= left.keys()), key=len, default=None)
         if needed is not None:
             used = [role for role in left if role in needed or role in kind.takes]
-            found.append(Assignment(kind, tuple(used)))
+            assignments.append(Assignment(kind, tuple(used)))
             for role in used:
                 del left[role]
-    return tuple(found), tuple(left)
+    return tuple(assignments), tuple(left)
 
 
 def missing_roles(roles: Mapping[str, object]) -> str:
@@ -63,7 +64,7 @@ def missing_roles(roles: Mapping[str, object]) -> str:
         key=lambda need: len(need & roles.keys()) / len(need),
         default=None,
     )
-    return ", ".join(sorted(best - roles.keys())) if best else "a pair of factors (down and up)"
+    return ", ".join(sorted(best - roles.keys())) if best else message("planning.factor_pair")
 
 
 def fits(module: ModuleShape, out: int, inner: Shape) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..files.header import PEFT_CONFIG, Unreadable
+from ..messages import message
 from .scale import Settings, read_settings
 
 # What the strength depends on, under all its names: see `scale_of`.
@@ -33,24 +34,22 @@ def disagreement(
         return unreadable(config_beside)
     if not config_beside or not metadata.get("lora_adapter_metadata"):
         return ()
-    found = [
+    in_header = [
         settings
         for settings in read_settings(metadata, None).values()
         if any(name in settings.config for name in TELLING)
     ]
-    others = [_different(settings, config_beside) for settings in found]
+    others = [_different(settings, config_beside) for settings in in_header]
     if not others or not all(others):
         return ()
     name = others[0][0]
-    told = (
-        f"{name} is {_shown(found[0].config.get(name))} in the header and"
-        f" {_shown(config_beside.get(name))} in {PEFT_CONFIG}"
-    )
     return (
-        (
-            f"The settings in the file's header and in the {PEFT_CONFIG} beside it differ: {told}."
-            f" The header counts here, PEFT itself reads {PEFT_CONFIG}: save both again from where"
-            " the file was trained, or remove the one that is not its own."
+        message(
+            "planning.settings_disagree",
+            file=PEFT_CONFIG,
+            name=name,
+            header=_shown(in_header[0].config.get(name)),
+            beside=_shown(config_beside.get(name)),
         ),
     )
 
@@ -60,10 +59,7 @@ def unreadable(config_beside: Mapping[str, Any] | None) -> tuple[str, ...]:
     if not isinstance(config_beside, Unreadable):
         return ()
     return (
-        (
-            f"The {PEFT_CONFIG} beside the file cannot be read ({config_beside.fault}), so that"
-            " alpha = rank where nothing else tells it: get it again from where the file is from."
-        ),
+        message("planning.settings_beside_unreadable", file=PEFT_CONFIG, fault=config_beside.fault),
     )
 
 
@@ -77,4 +73,4 @@ def _different(settings: Settings, config_beside: Mapping[str, Any]) -> list[str
 
 
 def _shown(value: object) -> str:
-    return "not set" if value is None else str(value)[:MAX_OF_VALUE]
+    return message("planning.not_set") if value is None else str(value)[:MAX_OF_VALUE]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..adapters.registry import kinds, magnitudes
 from ..adapters.spec import NUMBERS
+from ..messages import message
 from .ignored_keys import bookkeeping
 from .keys import parse_key, role_spellings
 from .not_computed import Known, not_computed
@@ -83,9 +84,9 @@ def group_keys(keys: Iterable[str]) -> Groups:
         # a note.
         dot = key.rfind(".", 0, key.rfind("."))
         spelling = key[dot + 1 :]
-        found = final.get(spelling)
-        if found is not None and dot > 0 and spelling[:4] == "lora" and "base_layer" not in key:
-            module, adapter, role = key[:dot], "", found[0]
+        ending = final.get(spelling)
+        if ending is not None and dot > 0 and spelling[:4] == "lora" and "base_layer" not in key:
+            module, adapter, role = key[:dot], "", ending[0]
         else:
             note = bookkeeping(key)
             if note:
@@ -123,11 +124,11 @@ def _take_copies(
     not a trained one.
     """
     for key in [key for key in repeated if SAVED_AGAIN in key]:
-        notes[key] = f"PEFT's second copy of {repeated.pop(key)}"
+        notes[key] = message("planning.second_copy", other=repeated.pop(key))
     copied = {key.partition(f".{WRAPPED}.")[0] for key in notes if f".{WRAPPED}." in key}
     for name, group in list(by_name.items()) if copied else ():
         if TRAINED_BIAS in group.spellings and group.module in copied:
-            notes[group.keys.pop("bias")] = "a copy of the base model's bias"
+            notes[group.keys.pop("bias")] = message("planning.copied_bias")
             group.spellings.remove(TRAINED_BIAS)
             if not group.keys:
                 del by_name[name]
@@ -162,7 +163,7 @@ def _give_shared(by_name: dict[tuple[str, str], Group], notes: dict[str, str]) -
         for name in whole if users else ():
             for role, key in by_name.pop(name).keys.items():
                 if key not in [group.keys.setdefault(role, key) for group in users]:
-                    notes[key] = "a tensor for the whole file, of which each adapter has a copy"
+                    notes[key] = message("planning.copied_to_each")
 
 
 def _give_to_named(by_name: dict[tuple[str, str], Group], repeated: dict[str, str]) -> None:

@@ -1,5 +1,5 @@
 """Knows the keys that have no effect by themselves: the trainer's notes, and leftovers of a
-quantised base model.
+quantized base model.
 """
 
 from __future__ import annotations
@@ -11,15 +11,34 @@ from pathlib import Path
 
 from ..key_maps import KEY_MAPS
 from ..key_maps.lines import lines_of, read_text
+from ..messages import message
 
 BOOKKEEPING_TABLE = KEY_MAPS / "bookkeeping.table"
+QUANTIZED = "quantized"  # in the table, and the tool behind it
+# What else the table calls a key -> the id of that.
+NOTES = {
+    "boft_order": "planning.key_boft_order",
+    "bundled_embedding": "planning.key_bundled_embedding",
+    "conversion_notes": "planning.key_conversion_notes",
+    "copied_layer": "planning.key_copied_layer",
+    "copied_weight": "planning.key_copied_weight",
+    "embedding": "planning.key_embedding",
+    "epoch_counter": "planning.key_epoch_counter",
+    "monteclora_sampler": "planning.key_monteclora_sampler",
+    "norm_counter": "planning.key_norm_counter",
+    "position_ids": "planning.key_position_ids",
+    "slider_notes": "planning.key_slider_notes",
+    "step_counter": "planning.key_step_counter",
+    "trained_words": "planning.key_trained_words",
+    "velora_embedding": "planning.key_velora_embedding",
+}
 
 
 @lru_cache(maxsize=1)
 def _bookkeeping_rules(
     path: Path = BOOKKEEPING_TABLE,
 ) -> tuple[dict[str, str], tuple[tuple[re.Pattern[str], str], ...]]:
-    """(last word -> meaning for patterns of the form *.word, all others compiled)."""
+    """(last word -> what it is for patterns of the form *.word, all others compiled)."""
     endings, others = {}, []
     for _, line in lines_of(read_text(path)):
         pattern, _, meaning = line.strip().partition(" ")
@@ -42,7 +61,15 @@ def bookkeeping(key: str) -> str:
     if last in ORDINARY:
         return ""
     if last in endings:
-        return endings[last]
+        return _note(endings[last])
     if last == "weight" and ".lora" in key and "base_layer" not in key:
         return ""
-    return next((meaning for pattern, meaning in others if pattern.match(key)), "")
+    return next((_note(meaning) for pattern, meaning in others if pattern.match(key)), "")
+
+
+def _note(meaning: str) -> str:
+    """What the table's name of a key means, in words."""
+    name, _, tool = meaning.partition(" ")
+    if name == QUANTIZED:
+        return message("planning.key_quantized", tool=tool.strip())
+    return message(NOTES[name])

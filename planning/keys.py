@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..key_maps import KEY_MAPS
 from ..key_maps.lines import lines_of, read_text
+from ..messages import message
 
 MAX_WORDS = 40  # at the end of a key, among which the role stands; real keys have twenty in all
 ROLES_TABLE = KEY_MAPS / "roles.table"
@@ -58,8 +59,9 @@ def role_spellings(path: Path = ROLES_TABLE) -> RoleSpellings:
                 marker, _, last = spelling.partition("*")
                 if named.setdefault((marker, last.removeprefix(".")), role) != role:
                     raise ValueError(
-                        f"{path}, line {number}: {spelling} already belongs to another role. Remove"
-                        " one of the two"
+                        message(
+                            "planning.spelling_twice", file=path, line=number, spelling=spelling
+                        )
                     )
                 spelling = marker + last
             if spelling.startswith("("):
@@ -71,8 +73,9 @@ def role_spellings(path: Path = ROLES_TABLE) -> RoleSpellings:
                 tail, _, addition = spelling.partition("@")
                 if exact.setdefault(tail, (role, addition)) != (role, addition):
                     raise ValueError(
-                        f"{path}, line {number}: {spelling} already belongs to another role. Remove"
-                        " one of the two"
+                        message(
+                            "planning.spelling_twice", file=path, line=number, spelling=spelling
+                        )
                     )
     endings = [*("." + tail for tail in exact), *(ending for ending, _, _ in glued)]
     plain = {tail: found for tail, found in exact.items() if not found[1]}

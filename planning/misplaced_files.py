@@ -10,25 +10,36 @@ from pathlib import Path
 
 from ..key_maps import KEY_MAPS
 from ..key_maps.lines import lines_of, read_text
+from ..messages import as_sentence, message
 from .groups import Groups
 
 OTHER_FILES_TABLE = KEY_MAPS / "other_files.table"
 WHOLE = frozenset({"weight", "bias", "scale"})  # how a model's own tensors end
 CONTROL_LORA = "lora_controlnet"  # by it ComfyUI knows them; their factors look like a LoRA's
-WHOLE_WEIGHTS = (
-    "this file holds whole weights, as a model does, not a LoRA; its place is another folder"
-)
-UNKNOWN = "this file holds no LoRA that is known: none of its tensors is named like a part of one"
+# What the table calls a file -> the id of that.
+FILES = {
+    "checkpoint": "planning.file_checkpoint",
+    "clip_vision": "planning.file_clip_vision",
+    "control_lora": "planning.file_control_lora",
+    "controlnet": "planning.file_controlnet",
+    "diffusion_model": "planning.file_diffusion_model",
+    "embedding": "planning.file_embedding",
+    "ip_adapter": "planning.file_ip_adapter",
+    "style_model": "planning.file_style_model",
+    "text_encoder": "planning.file_text_encoder",
+    "upscale_model": "planning.file_upscale_model",
+    "vae": "planning.file_vae",
+}
 MAX_KEYS = 5000  # looked at; the models known here have fewer
 
 
 @lru_cache(maxsize=1)
 def _rules(path: Path = OTHER_FILES_TABLE) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    """(what it is, its folder, patterns) for each line."""
+    """(the id of what it is, its folder, patterns) for each line."""
     parts = [line.split("|") for _, line in lines_of(read_text(path))]
     return tuple(
-        (title.strip(), folder.strip(), tuple(patterns.split()))
-        for title, folder, patterns in parts
+        (FILES[name.strip()], folder.strip(), tuple(patterns.split()))
+        for name, folder, patterns in parts
     )
 
 
@@ -41,16 +52,16 @@ def other_file(keys: Collection[str], groups: Groups) -> str:
     ):
         return ""
     if groups.refused:
-        return str(next(iter(groups.refused.values())))
+        return next(iter(groups.refused.values())).sentence
     some = list(islice(keys, MAX_KEYS))
-    for title, folder, patterns in _rules():
+    for id, folder, patterns in _rules():
         if all(matching(some, pattern) for pattern in patterns):
-            return f"this is {title}, not a LoRA; its place is the folder models/{folder}"
+            return message("planning.other_file", what=message(id), folder=f"models/{folder}")
     if groups.groups:
-        return WHOLE_WEIGHTS
-    return UNKNOWN if groups.unread else ""
+        return message("planning.whole_weights")
+    return message("planning.no_known_lora") if groups.unread else ""
 
 
 def sentence(text: str) -> str:
     """With a capital and a full stop."""
-    return f"{text[0].upper()}{text[1:]}."
+    return as_sentence(text)

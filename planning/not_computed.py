@@ -10,23 +10,44 @@ from typing import NamedTuple
 
 from ..key_maps import KEY_MAPS
 from ..key_maps.lines import TextError, lines_of, read_text
+from ..messages import message
 
 NOT_COMPUTED_TABLE = KEY_MAPS / "not_computed.table"
 MIN_LITERAL = 4  # characters of a pattern without a wildcard: what keys are sifted by
+# What the table calls a reason with its remedy -> the id of that.
+REASONS = {
+    "condition_tokens": "planning.why_condition_tokens",
+    "joint_decomposition": "planning.why_joint_decomposition",
+    "missing_clusters": "planning.why_missing_clusters",
+    "missing_singular_vectors": "planning.why_missing_singular_vectors",
+    "no_weight": "planning.why_no_weight",
+    "one_vector": "planning.why_one_vector",
+    "order_of_layers": "planning.why_order_of_layers",
+    "own_kronecker_sum": "planning.why_own_kronecker_sum",
+    "reference_tokens": "planning.why_reference_tokens",
+    "router_of_loras": "planning.why_router_of_loras",
+    "router_of_matrices": "planning.why_router_of_matrices",
+    "router_of_tasks": "planning.why_router_of_tasks",
+    "second_network": "planning.why_second_network",
+    "small_singular_parts": "planning.why_small_singular_parts",
+}
 WILDCARDS = re.compile(r"[*?]")
 
 
 class Known(NamedTuple):
-    """One line: the adapter's name, why it is not applied and the remedy, and patterns over the
-    whole key.
+    """One line: the adapter's name, why it is not applied and the remedy (a name of REASONS, or a
+    text), and patterns over the whole key.
     """
 
     title: str
     reason: str
     patterns: tuple[re.Pattern[str], ...]
 
-    def __str__(self) -> str:
-        return f"{self.title}: {self.reason}"
+    @property
+    def sentence(self) -> str:
+        """Its name, and why it is not applied."""
+        reason = message(REASONS[self.reason]) if self.reason in REASONS else self.reason
+        return message("planning.not_computed", title=self.title, reason=reason)
 
 
 class _Records(NamedTuple):
@@ -37,34 +58,36 @@ class _Records(NamedTuple):
 @lru_cache(maxsize=1)
 def known_adapters(path: Path = NOT_COMPUTED_TABLE) -> _Records:
     """Read the records; raises TextError naming file, line, fault and remedy."""
-    found: dict[str, Known] = {}
+    records: dict[str, Known] = {}
     literals: dict[str, None] = {}
     for number, line in lines_of(read_text(path)):
         fields = [field.strip() for field in line.split("|")]
         if len(fields) != 3 or not all(fields):
-            raise TextError(
-                f"{path}, line {number}: it is not WHAT | WHY AND REMEDY | PATTERNS. Correct the"
-                " line"
-            )
+            raise TextError(message("planning.not_computed_fields", file=path, line=number))
         title, reason, patterns = fields
-        if title in found:
+        if title in records:
             raise TextError(
-                f"{path}, line {number}: {title} stands there twice. Remove one of the two"
+                message("planning.not_computed_twice", file=path, line=number, title=title)
             )
         for pattern in patterns.split():
             literal = max(WILDCARDS.split(pattern), key=len)
             if len(literal) < MIN_LITERAL:
                 raise TextError(
-                    f"{path}, line {number}: {pattern} has no {MIN_LITERAL} characters without a"
-                    " wildcard. Make it longer"
+                    message(
+                        "planning.pattern_too_short",
+                        file=path,
+                        line=number,
+                        pattern=pattern,
+                        characters=MIN_LITERAL,
+                    )
                 )
             literals[literal] = None
-        found[title] = Known(
+        records[title] = Known(
             title,
             reason,
             tuple(re.compile(fnmatch.translate(pattern)) for pattern in patterns.split()),
         )
-    return _Records(tuple(found.values()), re.compile("|".join(map(re.escape, literals))))
+    return _Records(tuple(records.values()), re.compile("|".join(map(re.escape, literals))))
 
 
 def not_computed(key: str) -> Known | None:

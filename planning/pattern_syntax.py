@@ -85,7 +85,7 @@ def parse(pattern: str) -> Any:
     parser = _Parser(pattern)
     tree = parser.choice(0)
     if parser.at < len(pattern):
-        raise PatternError("a group is closed that was not opened")
+        raise PatternError  # a group is closed that was not opened
     return tree
 
 
@@ -101,13 +101,13 @@ class _Parser:
     def take(self) -> str:
         one = self.peek()
         if not one:
-            raise PatternError("it ends too soon")
+            raise PatternError  # it ends too soon
         self.at += 1
         return one
 
     def choice(self, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise PatternError("groups are nested too deep")
+            raise PatternError  # groups are nested too deep
         parts = [self.row(depth)]
         while self.peek() == "|":
             self.at += 1
@@ -121,7 +121,7 @@ class _Parser:
             bounds = self.bounds()
             if bounds:
                 if isinstance(part, Anchor):
-                    raise PatternError("nothing to repeat")
+                    raise PatternError  # nothing to repeat
                 part = Repeat(part, *bounds)
             parts.append(part)
         return PatternRow(tuple(parts))
@@ -132,7 +132,7 @@ class _Parser:
             self.opening()
             part = self.choice(depth + 1)
             if self.take() != ")":
-                raise PatternError("a group is not closed")
+                raise PatternError  # a group is not closed
             return part
         if one in ("^", "$"):
             return Anchor(one == "^")
@@ -143,11 +143,11 @@ class _Parser:
         if one == "\\":
             return self.escaped()
         if one in SPECIAL:
-            raise PatternError("nothing to repeat")
+            raise PatternError  # nothing to repeat
         if one == "{":
             self.at -= 1
             if self.counted():
-                raise PatternError("nothing to repeat")
+                raise PatternError  # nothing to repeat
             self.at += 1
         return One(one.__eq__)
 
@@ -160,10 +160,10 @@ class _Parser:
         if one == "P" and self.take() == "<":
             end = self.text.find(">", self.at)
             if not self.text[self.at : max(end, 0)].isidentifier():
-                raise PatternError("a group has no name")
+                raise PatternError  # a group has no name
             self.at = end + 1
         elif one != ":":
-            raise PatternError("a group of a kind that is not read")
+            raise PatternError  # a group of a kind that is not read
 
     def escaped(self) -> Any:
         one = self.take()
@@ -175,7 +175,7 @@ class _Parser:
         if one in CLASSES:
             return CLASSES[one]
         if one in LETTERS or one in DIGITS:
-            raise PatternError("an escape that is not read")
+            raise PatternError  # an escape that is not read
         return one.__eq__
 
     def members(self) -> Test:
@@ -217,7 +217,7 @@ class _Parser:
         if self.peek() == "?":
             self.at += 1
         if self.peek() in SPECIAL or self.counted():
-            raise PatternError("a repetition is repeated")
+            raise PatternError  # a repetition is repeated
         return found
 
     def counted(self) -> tuple[int, int | None] | None:
@@ -230,21 +230,21 @@ class _Parser:
         if end < 0 or not inner or not DIGITS.issuperset(low + high):
             ahead = self.text[self.at + 1 : self.at + 12]
             if end < 0 and len(ahead) == 11 and DIGITS.issuperset(ahead.replace(",", "")):
-                raise PatternError("a repetition of too many digits")
+                raise PatternError  # a repetition of too many digits
             return None
         self.at = end + 1
         least = int(low or 0)
         most = (int(high) if high else None) if comma else least
         if most is not None and most < least:
-            raise PatternError("a repetition of fewer than its least")
+            raise PatternError  # a repetition of fewer than its least
         if max(least, most or 0) > MAX_TIMES:
-            raise PatternError("a repetition of too many times")
+            raise PatternError  # a repetition of too many times
         return least, most
 
 
 def _between(low: str | Test, high: str | Test) -> Test:
     if not isinstance(low, str) or not isinstance(high, str) or low > high:
-        raise PatternError("a range that is none")
+        raise PatternError  # a range that is none
     return lambda one: low <= one <= high
 
 
@@ -310,7 +310,7 @@ class Automaton:
         """The state in which what `tree` says begins, read backwards, before `following`."""
         self.allowance.states -= 1
         if self.allowance.states < 0:
-            raise PatternError("too large")
+            raise PatternError  # too large
         if isinstance(tree, One):
             return self._state(tree.test, following)
         if isinstance(tree, Anchor):

@@ -102,7 +102,7 @@ class Patterns:
     def _rich(self, place: int, pattern: str) -> None:
         try:
             if not self._allowed(pattern):
-                raise PatternError("too long")
+                raise PatternError
             self.automaton.add(place, parse(pattern))
             self.rich.append(place)
         except PatternError:

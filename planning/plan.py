@@ -25,7 +25,7 @@ from .disagreement import disagreement
 from .groups import Group, Groups, group_keys, network_alpha
 from .keys import role_spellings
 from .misplaced_files import WHOLE
-from .resolve import Location, locate, network_told
+from .resolve import Location, locate, network_named
 from .scale import (
     FROM_SPLITS,
     FROM_TENSORS,
@@ -108,7 +108,7 @@ class Plan(NamedTuple):
     cautions: tuple[str, ...]
 
 
-class _Found(NamedTuple):
+class _Match(NamedTuple):
     """An adapter among the roles of a group: kind, roles, their shapes, the module they were made
     for, or what is wrong.
     """
@@ -124,7 +124,7 @@ class _Found(NamedTuple):
 class _GroupAdapters(NamedTuple):
     """The adapters in a group, and the roles that are in none."""
 
-    adapters: tuple[_Found, ...]
+    adapters: tuple[_Match, ...]
     left: tuple[str, ...]
     scaled: bool  # whether any is scaled by a rank
     replaces: bool  # whether all take a weight's place
@@ -258,7 +258,9 @@ class _Planner:
                 key,
                 Outcome(
                     BOOKKEEPING,
-                    f"an alpha for all of {network or 'the file'}, which no adapter here needs",
+                    message("planning.alpha_of_network", network=network)
+                    if network
+                    else message("planning.alpha_of_file"),
                 ),
             )
         self._drop_copies()
@@ -266,18 +268,18 @@ class _Planner:
         self._refuse_model()
         self.outcomes = {key: self.outcomes[key] for key in self.shapes}
 
-    def _take(self, found: Groups) -> tuple[Group, ...]:
-        self._set(found.unread, UNKNOWN_ROLE, message("planning.unknown_ending"))
-        for key, note in found.notes.items():
+    def _take(self, groups: Groups) -> tuple[Group, ...]:
+        self._set(groups.unread, UNKNOWN_ROLE, message("planning.unknown_ending"))
+        for key, note in groups.notes.items():
             self.outcomes[key] = Outcome(BOOKKEEPING, note)
-        for key, known in found.refused.items():
-            self.outcomes[key] = Outcome(UNSUPPORTED, str(known))
-        for key, other in found.repeated.items():
+        for key, known in groups.refused.items():
+            self.outcomes[key] = Outcome(UNSUPPORTED, known.sentence)
+        for key, other in groups.repeated.items():
             self.outcomes[key] = Outcome(
                 DUPLICATE_TARGET, message("planning.role_twice", other=other)
             )
-        self.network_alphas = found.network_alphas
-        return found.groups
+        self.network_alphas = groups.network_alphas
+        return groups.groups
 
     def _drop_copies(self) -> None:
         """Leave out fused adapters whose change stands a second time in split ones; where the
@@ -292,7 +294,7 @@ class _Planner:
             if self.same is None or self.same(self.adapters[index], split[index])
         ]
         if len(copies) < len(twins):
-            self.doubts[DIFFERENT_TWINS] += len(twins) - len(copies)
+            self.doubts[message(DIFFERENT_TWINS)] += len(twins) - len(copies)
         self._drop({index: _copy(self.adapters[index]) for index in copies})
 
     def _drop(self, dropped: Mapping[int, Outcome]) -> None:
@@ -361,10 +363,10 @@ class _Planner:
         reading = self._read(group)
         sibling = self.siblings.get(group.module)
         if sibling is not None:
-            told = message("planning.unknown_sibling", tensor=sibling)
-            return self._set(group.keys.values(), UNSUPPORTED, told)
-        for found in reading.adapters:
-            self._place_adapter(group, location, found)
+            reason = message("planning.unknown_sibling", tensor=sibling)
+            return self._set(group.keys.values(), UNSUPPORTED, reason)
+        for match in reading.adapters:
+            self._place_adapter(group, location, match)
         for role in reading.left:
             lacking = missing_roles({role: None})
             self._set(
@@ -380,9 +382,9 @@ class _Planner:
         key = (tuple(group.keys), shapes, id(settings))
         reading = self.readings.get(key)
         if reading is None:
-            found, left = assign(group.keys)
+            assignments, left = assign(group.keys)
             by_role = dict(zip(group.keys, shapes, strict=True))
-            adapters = tuple(self._found(one, by_role, settings) for one in found)
+            adapters = tuple(self._match(one, by_role, settings) for one in assignments)
             reading = self.readings[key] = _GroupAdapters(
                 adapters,
                 left,
@@ -391,47 +393,47 @@ class _Planner:
             )
         return reading
 
-    def _found(
+    def _match(
         self,
         assignment: Assignment,
         by_role: Mapping[str, tuple[int, ...] | None],
         settings: Settings | None,
-    ) -> _Found:
+    ) -> _Match:
         kind, names = assignment
         names += tuple(role for role in kind.borrows if role in by_role)
         shapes = {role: by_role[role] for role in names}
         kind = variant(kind, shapes, self.metadata, settings.config if settings else {})
         rank = kind.rank(shapes)
         if any(shape is None for shape in shapes.values()):
-            return _Found(kind, names, shapes, ModuleShape(None, None), rank, "")
+            return _Match(kind, names, shapes, ModuleShape(None, None), rank, "")
         try:
-            return _Found(kind, names, shapes, kind.shape(shapes), rank, "")
+            return _Match(kind, names, shapes, kind.shape(shapes), rank, "")
         except Misfit as misfit:
             fault = message("planning.tensors_do_not_fit", fault=misfit)
         except (IndexError, TypeError):
             fault = message("planning.too_few_dimensions", shapes=_listed(shapes))
-        return _Found(kind, names, shapes, ModuleShape(None, None), rank, fault)
+        return _Match(kind, names, shapes, ModuleShape(None, None), rank, fault)
 
-    def _place_adapter(self, group: Group, location: Location, found: _Found) -> None:
-        kind, keys = found.kind, [group.keys[role] for role in found.roles]
+    def _place_adapter(self, group: Group, location: Location, match: _Match) -> None:
+        kind, keys = match.kind, [group.keys[role] for role in match.roles]
         if kind.refusal:
             return self._set(keys, UNSUPPORTED, kind.refusal)
-        if self._is_half(kind, found, location):
+        if self._is_half(kind, match, location):
             return self.halves.append((keys, kind))
-        if found.fault:
-            return self._set(keys, SHAPE_CONFLICT, found.fault)
-        target = self._choose(location.candidates, found)
+        if match.fault:
+            return self._set(keys, SHAPE_CONFLICT, match.fault)
+        target = self._choose(location.candidates, match)
         if target is None:
             # A bias borrows the alpha and the rank of factors that may be placed themselves.
             keys = [key for key in keys if key not in self.outcomes]
             return self._set(
                 keys,
                 SHAPE_CONFLICT,
-                self._conflict(location.candidates, kind.parameter, found.module),
+                self._conflict(location.candidates, kind.parameter, match.module),
             )
         whole = [piece[2] for piece in target.slices] == [None]
-        roles = dict(zip(found.roles, keys, strict=True))
-        shared = self._shared_alpha(found, location, roles)
+        roles = dict(zip(match.roles, keys, strict=True))
+        shared = self._shared_alpha(match, location, roles)
         if shared is not None:
             roles["alpha"] = shared
             keys.append(shared)
@@ -441,31 +443,37 @@ class _Planner:
                 [key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault
             )
         settings = self._settings(location.prefix)
-        meaning = self._meaning(group, found, roles, target, settings)
+        meaning = self._meaning(group, match, roles, target, settings)
         if meaning.kind:
             kind = named(meaning.kind)
-        obstacle = meaning.refusal or ("" if whole else _obstacle(kind, found.shapes))
+        obstacle = meaning.refusal or ("" if whole else _obstacle(kind, match.shapes))
         if obstacle:
             # What a bias borrows from factors that are placed themselves stays placed.
             return self._set(
                 [key for key in keys if key not in self.outcomes], UNSUPPORTED, obstacle
             )
         strength = self._strength(
-            kind.name, roles, location.name, found.rank, target, settings, meaning
+            kind.name,
+            roles,
+            location.name,
+            rank=match.rank,
+            target=target,
+            settings=settings,
+            meaning=meaning,
         )
         options = (
-            _options(kind, settings, location.name, found.shapes, (target.out, *target.inner))
+            _options(kind, settings, location.name, match.shapes, (target.out, *target.inner))
             if settings
             else ()
         )
-        lacking = kind.lacks(dict(options + meaning.options), found.shapes)
+        lacking = kind.lacks(dict(options + meaning.options), match.shapes)
         if lacking:
             unknown = _unknown_value(kind, settings, dict(options)) if settings else ""
             return self._set(
                 [key for key in keys if key not in self.outcomes], UNSUPPORTED, unknown or lacking
             )
-        grown = (found.module.out, *found.module.inner) if _widens_input(target, found) else None
-        columns = found.module.inner[0] if _narrow(target, found.module) else None
+        grown = (match.module.out, *match.module.inner) if _widens_input(target, match) else None
+        columns = match.module.inner[0] if _narrow(target, match.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
             Adapter(
@@ -477,7 +485,7 @@ class _Planner:
                 group.spellings,
                 target,
                 strength,
-                found.rank,
+                match.rank,
                 kind.parameter,
                 options + meaning.options,
                 grown,
@@ -488,19 +496,19 @@ class _Planner:
             self.outcomes[key] = outcome
 
     def _shared_alpha(
-        self, found: _Found, location: Location, roles: Mapping[str, str]
+        self, match: _Match, location: Location, roles: Mapping[str, str]
     ) -> str | None:
         """The key of the network's alpha, where the adapter has none of its own."""
-        wanted = "alpha" not in roles and found.rank
+        wanted = "alpha" not in roles and match.rank
         return network_alpha(self.network_alphas, location.prefix) if wanted else None
 
-    def _is_half(self, kind: Kind, found: _Found, location: Location) -> bool:
+    def _is_half(self, kind: Kind, match: _Match, location: Location) -> bool:
         if not kind.never_beside:
             return False
         whole: bool | None = False
         if kind.never_beside.isdisjoint(self.roles):
-            target = self._choose(location.candidates, found)
-            whole = target is not None and self._is_whole(found.module, target)
+            target = self._choose(location.candidates, match)
+            whole = target is not None and self._is_whole(match.module, target)
         self.surely_halves |= whole is False
         return not whole
 
@@ -527,10 +535,10 @@ class _Planner:
     def lone_factors_share_a_rank(self) -> bool:
         """Whether all lone factors of the file have one number of rows, below all their inputs."""
         modules = [
-            found.module
+            match.module
             for group in self.groups
-            for found in self._read(group).adapters
-            if found.kind.never_beside and found.module.inner
+            for match in self._read(group).adapters
+            if match.kind.never_beside and match.module.inner
         ]
         return len({module.out for module in modules}) == 1 and all(
             module.out < prod(module.inner) for module in modules
@@ -555,11 +563,9 @@ class _Planner:
         wrong_type = isinstance(info, TensorInfo) and info.dtype in NUMBERLESS
         if not (wrong or wrong_type) or not named(kind).alpha_counts(roles):
             return ""
-        told = f"is of the type {info.dtype}" if wrong_type else f"has the shape {list(shape)}"
-        return (
-            f"its alpha {key} {told}, but it should be one number: how strong the adapter is cannot"
-            " be told"
-        )
+        if wrong_type:
+            return message("planning.alpha_type", key=key, type=info.dtype)
+        return message("planning.alpha_shape", key=key, shape=list(shape))
 
     def _settings(self, prefix: str) -> Settings | None:
         if prefix not in self.settings_of:
@@ -569,7 +575,7 @@ class _Planner:
     def _meaning(
         self,
         group: Group,
-        found: _Found,
+        match: _Match,
         roles: Mapping[str, str],
         target: Target,
         settings: Settings | None,
@@ -584,15 +590,15 @@ class _Planner:
             known = self.conventions[id(settings)] = Conventions(
                 self.metadata, config, family=family
             )
-        possible = known.of(found.kind.name, tuple(roles))
+        possible = known.of(match.kind.name, tuple(roles))
         if not any(one.may_hold(group.module) for one in possible):
             return USUAL
         shapes = {role: self.shapes[key] for role, key in roles.items()}
         evidence = Evidence(
-            found.kind.name,
+            match.kind.name,
             group.module,
             shapes,
-            found.rank,
+            match.rank,
             self.metadata,
             config,
             lambda role: self._value(roles[role]),
@@ -619,10 +625,11 @@ class _Planner:
 
     def _strength(
         self,
-        kind,
-        roles,
-        name,
-        rank,
+        kind: str,
+        roles: Mapping[str, str],
+        name: str,
+        *,
+        rank: int | None,
         target: Target,
         settings: Settings | None,
         meaning: Meaning,
@@ -642,13 +649,13 @@ class _Planner:
         if own and rank == target.parts * own:
             return Strength(None, FROM_SPLITS, float(target.parts))
         if self.splits.arguments and not self.splits.fault and rank not in (None, own):
-            self.doubts[NOT_SPLIT] += 1
+            self.doubts[message(NOT_SPLIT)] += 1
         return BY_TENSORS
 
-    def _choose(self, candidates: Sequence[Target], found: _Found) -> Target | None:
-        module = found.module
+    def _choose(self, candidates: Sequence[Target], match: _Match) -> Target | None:
+        module = match.module
         for candidate in candidates:
-            if found.kind.parameter == "bias":
+            if match.kind.parameter == "bias":
                 biases = [
                     self.target_model.networks[candidate.network].bias_of(piece[0])
                     for piece in candidate.slices
@@ -656,12 +663,12 @@ class _Planner:
                 if None not in biases and (
                     not candidate.out
                     or module.out in (None, candidate.out)
-                    or _widens_input(candidate, found)
+                    or _widens_input(candidate, match)
                 ):
                     return candidate
             elif (
-                _fits(candidate, found)
-                or _widens_input(candidate, found)
+                _fits(candidate, match)
+                or _widens_input(candidate, match)
                 or _narrow(candidate, module)
             ):
                 return candidate
@@ -691,10 +698,10 @@ class _Planner:
             self.outcomes[key] = Outcome(category, reason)
 
     def _unmatched(self, group: Group, location: Location) -> None:
-        for found in self._read(group).adapters:
-            if found.kind.refusal:
+        for match in self._read(group).adapters:
+            if match.kind.refusal:
                 self._set(
-                    [group.keys[role] for role in found.roles], UNSUPPORTED, found.kind.refusal
+                    [group.keys[role] for role in match.roles], UNSUPPORTED, match.kind.refusal
                 )
         open_keys = [key for key in group.keys.values() if key not in self.outcomes]
         category, reason = self._why(group.module, location)
@@ -714,7 +721,7 @@ class _Planner:
         """Why a module cannot be looked for: the network its prefix names is not here. Empty where
         it is.
         """
-        network = network_told(self.target_model, module)
+        network = network_named(self.target_model, module)
         if network == ENCODER and not self.target_model.slots:
             return message("planning.no_clip")
         if network == DENOISER and DENOISER not in self.target_model.networks:
@@ -753,8 +760,8 @@ class _Planner:
         reading = self._read(group)
         if reading.left:
             return None
-        for found in reading.adapters:
-            if found.fault or self._choose(location.candidates, found) is None:
+        for match in reading.adapters:
+            if match.fault or self._choose(location.candidates, match) is None:
                 return None
         return location._replace(
             prefix=prefix + location.prefix,
@@ -767,35 +774,29 @@ def _no_number(key: str) -> None:
 
 
 BY_TENSORS = Strength(None, FROM_TENSORS)
-DIFFERENT_TWINS = (
-    "trained fused and again split, with different numbers; both are applied, as the stock loader"
-    " does"
-)
-NOT_SPLIT = (
-    "sd-scripts' split_qkv is named, which leaves strengths too low when it saves, but the rank is"
-    " not the one that it would have made; the alpha of the file counts as it stands"
-)
+# Doubts about modules, as ids.
+DIFFERENT_TWINS, NOT_SPLIT = "planning.different_twins", "planning.not_split"
 MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
 MIN_EVIDENCE = 2  # modules behind an unknown prefix
 MAX_PREFIX = 120  # characters of a name among which an unknown prefix is looked for
 
 
-def _fits(candidate: Target, found: _Found) -> bool:
-    flat = found.module.flat or (found.kind.flattens and len(found.module.inner or ()) == 1)
-    return fits(found.module._replace(flat=flat), candidate.out, candidate.inner)
+def _fits(candidate: Target, match: _Match) -> bool:
+    flat = match.module.flat or (match.kind.flattens and len(match.module.inner or ()) == 1)
+    return fits(match.module._replace(flat=flat), candidate.out, candidate.inner)
 
 
-def _widens_input(candidate: Target, found: _Found) -> bool:
+def _widens_input(candidate: Target, match: _Match) -> bool:
     """Whether the adapter makes the weight larger: as its file says itself, or its input where the
     family's table allows it.
     """
-    inner = candidate.inner if found.kind.parameter != "bias" else ()
-    ours, theirs = (found.module.out, *(found.module.inner or ())), (candidate.out, *inner)
+    inner = candidate.inner if match.kind.parameter != "bias" else ()
+    ours, theirs = (match.module.out, *(match.module.inner or ())), (candidate.out, *inner)
     if None in ours or len(ours) != len(theirs) or ours == theirs or 0 in theirs:
         return False
     if any(own < other for own, other in zip(ours, theirs, strict=True)):
         return False
-    if not found.kind.grows_by.isdisjoint(found.roles):
+    if not match.kind.grows_by.isdisjoint(match.roles):
         return [piece[1] for piece in candidate.slices] == [None]
     return (
         bool(candidate.widens_input)
@@ -825,11 +826,7 @@ def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:
 
 
 def _copy(adapter: Adapter) -> Outcome:
-    twice = (
-        f"the file holds {adapter.target.module} a second time under other names, split where it is"
-        " fused"
-    )
-    return Outcome(DUPLICATE_TARGET, f"{twice}: it is applied once")
+    return Outcome(DUPLICATE_TARGET, message("planning.fused_copy", module=adapter.target.module))
 
 
 def _half_of(kind: Kind, surely: bool) -> str:
@@ -862,11 +859,13 @@ def _unknown_value(kind: Kind, settings: Settings, options: Mapping[str, object]
         if one.needed and one.name not in options and settings.values.states(one.name)
     )
     for one in stated:
-        told = (
-            f"its {one.name} is {shown(settings.config[one.name])}, not {one.lawful}, which is all"
-            " that is computed"
+        return message(
+            "planning.setting_not_computed",
+            kind=kind.title,
+            name=one.name,
+            value=shown(settings.config[one.name]),
+            lawful=one.lawful,
         )
-        return f"{kind.title}: {told}; merge it in PEFT, and extract a LoRA from the result"
     return ""
 
 

@@ -5,9 +5,11 @@ model for the rest.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..key_maps.dialect import DENOISER, ENCODER, Prefix
+from ..messages import Message, message
 from .target_model import Target, TargetModel
 
 MAX_PEELS = 64  # prefixes around prefixes that are looked under; real files have four
@@ -26,6 +28,12 @@ class Location(NamedTuple):
     rule: str
 
 
+@lru_cache(maxsize=1)  # most modules of all files have this rule
+def by_name_and_shape() -> Message:
+    """The rule of a module that is found as it is called."""
+    return message("planning.by_name_and_shape")
+
+
 def locate(
     target_model: TargetModel, module: str, recent: list[tuple[str, tuple[str, ...] | None]]
 ) -> Location:
@@ -39,16 +47,16 @@ def locate(
         return Location("", module, (), "")
     for prefix, networks in recent:
         if module.startswith(prefix):
-            found = target_model.find(networks, module[len(prefix) :])
-            if found:
-                return Location(prefix, module[len(prefix) :], found, "name and shape")
+            targets = target_model.find(networks, module[len(prefix) :])
+            if targets:
+                return Location(prefix, module[len(prefix) :], targets, by_name_and_shape())
     location = _peel(target_model, module, recent)
     if location.candidates:
         return location
     for variant in alias_names(target_model, module):
         other = _peel(target_model, variant, [])
         if other.candidates:
-            return other._replace(rule=f"read as {variant}")
+            return other._replace(rule=message("planning.read_as", name=variant))
     return location
 
 
@@ -59,11 +67,11 @@ def _peel(
     deepest = 0
     for offset, networks in queue:
         name = module[offset:]
-        found = target_model.find(networks, name)
-        if found:
+        targets = target_model.find(networks, name)
+        if targets:
             if len(recent) < MAX_RECENT:
                 recent.append((module[:offset], networks))
-            return Location(module[:offset], name, found, "name and shape")
+            return Location(module[:offset], name, targets, by_name_and_shape())
         for prefix in target_model.prefixes.peelable(name):
             step = (
                 offset + len(prefix.text),
@@ -79,31 +87,31 @@ def alias_names(target_model: TargetModel, module: str) -> list[str]:
     """Other readings of a name: without words that mean nothing, with endings and beginnings that
     were once spelled otherwise.
     """
-    found = [module]
+    names = [module]
     for word in target_model.prefixes.inside:
         # One word may be noise where another is not: XLabs' `processor` behind torch.compile's
         # `_orig_mod`.
-        found += [
+        names += [
             name.replace(f".{word}.", ".").replace(f"_{word}_", "_")
-            for name in found
+            for name in names
             if word in name
         ]
     for spelled, meant in target_model.prefixes.starts:
         position = module.find(spelled)
         if position == 0 or (position > 0 and module[position - 1] in "._"):
-            found.append(module[:position] + meant + module[position + len(spelled) :])
+            names.append(module[:position] + meant + module[position + len(spelled) :])
     for spelled, meant in target_model.prefixes.endings:
-        found += [name[: -len(spelled)] + meant for name in found if name.endswith(spelled)]
-    return list(dict.fromkeys(found))[1:]
+        names += [name[: -len(spelled)] + meant for name in names if name.endswith(spelled)]
+    return list(dict.fromkeys(names))[1:]
 
 
-def network_told(target_model: TargetModel, module: str) -> str | None:
+def network_named(target_model: TargetModel, module: str) -> str | None:
     """Which network a module's prefixes name: DENOISER, ENCODER (any text encoder), or None."""
-    told = None
+    network = None
     for prefix, _ in peeled(target_model, module):
         if prefix.network is not None:
-            told = DENOISER if prefix.network == DENOISER else ENCODER
-    return told
+            network = DENOISER if prefix.network == DENOISER else ENCODER
+    return network
 
 
 def peeled(target_model: TargetModel, module: str) -> Iterator[tuple[Prefix, str]]:

@@ -10,34 +10,42 @@ from typing import Any, NamedTuple
 
 from ..adapters.registry import named
 from ..files.json_text import read_json
+from ..messages import message
 from .pattern_syntax import Allowance
 from .patterns import Patterns
 from .settings import Values, settings, shown
 
-FROM_TENSORS = "alpha tensors in the file"
-FROM_HEADER = "lora_adapter_metadata in the file's header"
-FROM_CONFIG = "adapter_config.json beside the file"
-FROM_SPLITS = (
-    "alpha tensors, corrected for sd-scripts' split_qkv (saved with a multiple of the rank but the"
-    " old alpha)"
-)
-FROM_RANK = "no alpha in the file; assuming alpha = rank"
+# Where a strength comes from, as ids of what that is called.
+FROM_TENSORS, FROM_HEADER = "planning.from_tensors", "planning.from_header"
+FROM_CONFIG, FROM_SPLITS = "planning.from_config", "planning.from_splits"
+FROM_RANK = "planning.from_rank"
+ORIGINS = frozenset({FROM_TENSORS, FROM_HEADER, FROM_CONFIG, FROM_SPLITS, FROM_RANK})
 PACKED = "lora_adapter_metadata"  # diffusers' settings in the header: network.field -> value
 
 
 class Strength(NamedTuple):
     """`scale` None: the alpha tensor (or, without one, alpha = rank) decides; `factor` multiplies
-    what decides.
+    what decides. origin: one of ORIGINS, or the title of a convention.
     """
 
     scale: float | None
-    source: str
+    origin: str
     factor: float = 1.0
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+        return in_words(self.origin)
 
     @property
     def by_tensors(self) -> bool:
         """Whether alpha tensor and rank alone decide."""
         return self.scale is None and self.factor == 1
+
+
+def in_words(origin: str) -> str:
+    """What one of ORIGINS is called; another text as it is."""
+    return message(origin) if origin in ORIGINS else origin
 
 
 class Settings:
@@ -47,7 +55,7 @@ class Settings:
 
     def __init__(self, config: Mapping[str, Any], source: str, allowance: Allowance | None = None):
         self.config, self.source = config, source
-        self.values = Values(config, source, allowance)
+        self.values = Values(config, in_words(source), allowance)
 
 
 def read_settings(
@@ -79,10 +87,10 @@ def _unpacked(metadata: Mapping[str, str]) -> tuple[Mapping[str, Any], str]:
     try:
         content = read_json(text) if text else {}
     except ValueError:
-        return {}, "it is not JSON"
+        return {}, message("planning.not_json")
     if content is None or isinstance(content, dict):
         return content or {}, ""
-    return {}, f"it is {shown(content)}, not an object"
+    return {}, message("planning.not_an_object", value=shown(content))
 
 
 def cautions_of(
@@ -92,28 +100,24 @@ def cautions_of(
     that is needed.
     """
     _, fault = _unpacked(metadata)
-    told = (
-        [
-            f"{FROM_HEADER} cannot be read ({fault}), so that alpha = rank where nothing else"
-            " tells it"
-        ]
+    cautions = (
+        [message("planning.header_unreadable", where=message(FROM_HEADER), fault=fault)]
         if fault
         else []
     )
-    return tuple(
-        dict.fromkeys(
-            [*told, *(text for one in settings if one is not None for text in one.values.cautions)]
-        )
-    )
+    for one in settings:
+        if one is not None:
+            cautions += one.values.cautions
+    return tuple(dict.fromkeys(cautions))
 
 
 def settings_for(settings: Mapping[str, Settings], prefix: str) -> Settings | None:
     """The settings that hold for a key with this prefix; those that name no network hold for
     all.
     """
-    for network, found in settings.items():
+    for network, own in settings.items():
         if network and f".{network}." in f".{prefix}":
-            return found
+            return own
     if "" in settings:
         return settings[""]
     networks = [network for network in settings if not network.startswith("text_encoder")]
@@ -156,7 +160,7 @@ def split_qkv_rank(metadata: Mapping[str, str]) -> tuple[int | None, str]:
     if _split_arguments(metadata) is None:
         return None, ""
     rank, fault = settings()["ss_network_dim"].read(metadata.get("ss_network_dim"))
-    return rank, f"{fault}, though sd-scripts' split_qkv needs a correction by it" if fault else ""
+    return rank, message("planning.split_rank_unknown", fault=fault) if fault else ""
 
 
 def _split_arguments(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:

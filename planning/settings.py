@@ -18,9 +18,11 @@ from ..adapters.setting import (
     TOKENS,
     WHOLE,
     Setting,
+    setting_unused,
     shown,
     typed,
 )
+from ..messages import joined, message
 from .pattern_syntax import Allowance
 from .patterns import Patterns
 
@@ -29,7 +31,7 @@ MAX_CAUTIONS = 20  # of one file's settings
 MAX_TOKENS = 2**31  # in a vocabulary; real ones have some hundred thousand
 
 
-RANK_AS_ALPHA = "alpha = rank"
+RANK_AS_ALPHA = "planning.rank_as_alpha"
 OF_ALL = (
     # PEFT: tuners/lora/config.py; LoKr and LoHa call it alpha
     Setting("lora_alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, RANK_AS_ALPHA),
@@ -38,7 +40,7 @@ OF_ALL = (
     Setting("use_rslora", BOOLEAN, False),
     Setting("rank_stabilized", BOOLEAN, False),
     # sd-scripts: metadata, all text
-    Setting("ss_network_dim", WHOLE, None, 1, MAX_RANK, "the alpha of the file, as it stands,"),
+    Setting("ss_network_dim", WHOLE, None, 1, MAX_RANK, "planning.alpha_as_it_is"),
 )
 
 
@@ -65,7 +67,7 @@ def alpha_fault(value: object, counts: bool = True) -> str:
     number = typed(value, NUMBER)
     if not counts or (number is not None and abs(number) <= MAX_ALPHA):
         return ""
-    return f"its alpha is {shown(value)}, of which no strength can be made"
+    return message("planning.alpha_unusable", value=shown(value))
 
 
 class Values:
@@ -108,8 +110,7 @@ class Values:
         place, unread = meant.first(module)
         if unread:
             self._tell(
-                f"{name} has a pattern that cannot be read safely and is not used:"
-                f" {shown(self.config[name])}"
+                message("planning.pattern_unread", name=name, pattern=shown(self.config[name]))
             )
         return None if unread else place is not None
 
@@ -129,16 +130,15 @@ class Values:
             ]
             if not lists:
                 return None
-            value = (
-                lists[0]
-                if all(one == lists[0] for one in lists)
-                else "of several lists for one module"
-            )
+            if any(one != lists[0] for one in lists):
+                self._tell(message("planning.several_lists", name=name))
+                return None
+            value = lists[0]
         if isinstance(value, list) and all(
             type(one) is int and 0 <= one < MAX_TOKENS for one in value
         ):
             return tuple(value)
-        self._tell(f"{name} is {shown(value)}, not {TOKENS}; it is not used")
+        self._tell(setting_unused(name, value, message(TOKENS)))
         return None
 
     def _meant(self, name: str, value: object) -> tuple[str, ...] | Patterns | None:
@@ -146,7 +146,7 @@ class Values:
             return tuple(value)
         if isinstance(value, str):
             return Patterns([f"^({value})"], self.allowance)
-        self._tell(f"{name} is {shown(value)}, not {MODULES}; it is not used")
+        self._tell(setting_unused(name, value, message(MODULES)))
         return None
 
     def states(self, name: str) -> bool:
@@ -162,7 +162,7 @@ class Values:
         patterned = self.patterns[name]
         value, fault = patterned.value(module) if patterned else (None, "")
         if fault:
-            self._tell(f"{fault}; {default} is used instead")
+            self._tell(message("planning.other_used", fault=fault, name=default))
         return self.get(default) if value is None else value
 
     @property
@@ -171,14 +171,18 @@ class Values:
         stand.
         """
         doubts = [patterned.doubt() for patterned in self.patterns.values() if patterned]
-        return [f"{self.where}: {text}" for text in (*self.faults, *doubts) if text]
+        return [
+            message("planning.of_settings", where=self.where, fault=text)
+            for text in (*self.faults, *doubts)
+            if text
+        ]
 
     def _patterned(self, name: str) -> _Patterned | None:
         patterns = self.config.get(name)
         if isinstance(patterns, dict):
             return _Patterned(name, patterns, self.allowance) if patterns else None
         if patterns is not None:
-            self._tell(f"{name} is {shown(patterns)}, not an object of patterns; it is not used")
+            self._tell(setting_unused(name, patterns, message("planning.object_of_patterns")))
         return None
 
     def _tell(self, fault: str) -> None:
@@ -215,15 +219,19 @@ class _Patterned:
         if not self.doubtful:
             return ""
         unread = self.patterns.unread[: max(self.doubtful)]
-        told = [
-            f"{shown(self.patterns.patterns[place])} (which sets {shown(self.values[place])})"
+        patterns = [
+            message(
+                "planning.pattern_sets",
+                pattern=shown(self.patterns.patterns[place]),
+                value=shown(self.values[place]),
+            )
             for place in unread[:MAX_NAMED]
         ]
-        more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
-        count = sum(self.doubtful.values())
-        modules = "1 module" if count == 1 else f"{count:,} modules"
-        return (
-            f"{self.name} has patterns that cannot be read safely and are not used:"
-            f" {', '.join(told)}{more}. Which modules they mean is not known, so the strength of"
-            f" {modules} is doubtful: it comes from another pattern or the default alpha"
+        if len(unread) > MAX_NAMED:
+            patterns.append(message("planning.more_patterns", count=len(unread) - MAX_NAMED))
+        return message(
+            "planning.patterns_unread",
+            name=self.name,
+            patterns=joined(patterns, "comma"),
+            count=sum(self.doubtful.values()),
         )

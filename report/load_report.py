@@ -428,19 +428,16 @@ class Report:
 
     def _rebuilt(self) -> Iterator[Correction]:
         """Adapters of kinds that stock ignores or computes otherwise."""
-        counts = Counter(
-            sentence for adapter in self.adapters if (sentence := named(adapter.kind).stock)
-        )
+        counts = Counter(stock for adapter in self.adapters if (stock := named(adapter.kind).stock))
         for decomposition in decompositions():
             counts[decomposition.stock] = sum(
                 self._is_wrong_in_stock(decomposition, adapter) for adapter in self.adapters
             )
-        for told, count in counts.items():
+        for stock, count in counts.items():
             if count:
-                title = told.partition(":")[0].partition(".")[0]
                 yield Correction(
-                    message("report.as_trained", kind=title, count=count),
-                    message("report.modules_of", count=count, what=as_sentence(told)),
+                    message("report.as_trained", kind=stock.title, count=count),
+                    message("report.modules_of", count=count, what=as_sentence(stock.sentence)),
                 )
 
     def _is_wrong_in_stock(self, decomposition: Decomposition, adapter: Adapter) -> bool:

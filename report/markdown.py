@@ -129,7 +129,7 @@ def _strength(inspection: Inspection, speak: Speaker) -> str:
         return ""
     if not inspection.ranks and set(scales) == {1.0}:
         return speak("inspect.whole_matrices")
-    from_rank = source.startswith(FROM_RANK)
+    from_rank = source.startswith(message(FROM_RANK))
     return speak(
         "inspect.strength_assumed" if from_rank else "inspect.strength_from",
         scales=spread(scales),

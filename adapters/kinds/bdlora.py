@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..kind import Misfit, ModuleShape, Product
+from ...messages import message
+from ..kind import InStock, Misfit, ModuleShape, Product, shaped
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 from .lora import LoRA
@@ -29,7 +30,7 @@ class BDLoRA(LoRA):
     scale_into = ()
     stores = None
     host_class = ""
-    stock = "BD-LoRA. Stock would ignore them, or fail on their factors' shapes"
+    stock = InStock("BD-LoRA", "adapters.stock_ignores_or_fails")
 
     def claims(self, shapes, metadata, settings):
         return isinstance(settings.get("use_bdlora"), Mapping) and shapes.keys() <= {"up", "down"}
@@ -37,7 +38,9 @@ class BDLoRA(LoRA):
     def shape(self, shapes):
         up, down = shapes["up"], shapes["down"]
         if len(up) != 2 or len(down) != 2 or not up[1] or down[0] % up[1]:
-            raise Misfit(f"up {list(up)} and down {list(down)} do not make a BD-LoRA")
+            raise Misfit(
+                message("adapters.not_valid", kind=self.title, tensors=shaped(up=up, down=down))
+            )
         return ModuleShape(up[0], None if up[1] == down[0] else down[1:])
 
     def delta(self, spec, tensors, shape):
@@ -50,8 +53,12 @@ class BDLoRA(LoRA):
         wide, tall = block_diagonal(down, columns), block_diagonal(up, down.shape[0])
         if wide is None or tall is None:
             raise AdapterError(
-                f"these tensors do not make a BD-LoRA of {columns} inputs:"
-                f" {helpers.describe(tensors)}"
+                message(
+                    "adapters.not_valid_of_inputs",
+                    kind=self.title,
+                    inputs=columns,
+                    tensors=helpers.describe(tensors),
+                )
             )
         return Product(tall * helpers.factor_of(self, spec, tensors), wide)
 
@@ -59,7 +66,7 @@ class BDLoRA(LoRA):
         return None
 
     def product(self, spec, tensors, dtype):
-        return self._product(spec, tensors, helpers.shape_told(spec), dtype)
+        return self._product(spec, tensors, helpers.module_shape(spec), dtype)
 
     def product_rank(self, shapes, sides):
         return shapes["down"][0]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from ..kind import Kind, ModuleShape, roles
+from ..kind import InStock, Kind, ModuleShape, Said, roles
 from ..lazy import helpers, products
 
 
 class BEFT(Kind):
     """beft_bias [1, out]."""
 
-    name, title = "beft", "bias difference"
+    name, title = "beft", Said("adapters.bias_difference")
     needs = (roles("beft_bias"),)
     parameter = "bias"
     additive = whole = True
     vector = "beft_bias"
-    stock = "BEFT. Stock would ignore them"
+    stock = InStock("BEFT")
 
     def shape(self, shapes):
         return ModuleShape(shapes["beft_bias"][-1], ())

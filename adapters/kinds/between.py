@@ -4,7 +4,8 @@ mixer (arXiv:2406.11909).
 
 from __future__ import annotations
 
-from ..kind import Misfit, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import InStock, Misfit, ModuleShape, Product, roles, shaped
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 from .dora import DECOMPOSED
@@ -53,13 +54,13 @@ class AdaLoRA(Between):
     own_scale = True
     alpha_is = ""
     zeroed_by = consumed = needs[0]
-    stock = "AdaLoRA. Stock would ignore them, or leave out their lora_E"
+    stock = InStock("AdaLoRA", "adapters.stock_drops_lora_e")
 
     def shape(self, shapes):
         up, down, middle = shapes["up"], shapes["down"], shapes["lora_E"]
         if not up[1] == down[0] == middle[0]:
             raise Misfit(
-                f"up {list(up)}, lora_E {list(middle)} and down {list(down)} have different ranks"
+                message("adapters.different_ranks", tensors=shaped(up=up, lora_E=middle, down=down))
             )
         return ModuleShape(up[0], down[1:], flat=True)
 
@@ -68,7 +69,7 @@ class AdaLoRA(Between):
 
     def factor(self, spec, rank):
         if spec.scale is None:
-            raise AdapterError("AdaLoRA's strength, lora_alpha / init_r, is not known")
+            raise AdapterError(message("adapters.adalora_strength", kind=self.title))
         return spec.scale
 
     def inner(self, tensors, dtype):
@@ -77,7 +78,9 @@ class AdaLoRA(Between):
             products.matrix(tensors, "down", dtype),
         )
         if middle.numel() != down.shape[0]:
-            raise AdapterError(f"these tensors do not make an AdaLoRA: {helpers.describe(tensors)}")
+            raise AdapterError(
+                message("adapters.not_valid", kind=self.title, tensors=helpers.describe(tensors))
+            )
         return middle.reshape(-1, 1) * down
 
 
@@ -92,14 +95,15 @@ class MoSLoRA(Between):
     precedence = 8
     zeroed_by = needs[0]
     consumed = needs[0] | {"scalar"}
-    stock = "MoSLoRA. Stock would leave out their mixer"
+    stock = InStock("MoSLoRA", "adapters.stock_drops_mixer")
 
     def shape(self, shapes):
         up, down, mixer = shapes["up"], shapes["down"], shapes["lora_mixer"]
         if mixer[:2] != (up[1], down[0]):
             raise Misfit(
-                f"up {list(up)}, lora_mixer {list(mixer)} and down {list(down)} have different"
-                " ranks"
+                message(
+                    "adapters.different_ranks", tensors=shaped(up=up, lora_mixer=mixer, down=down)
+                )
             )
         return ModuleShape(up[0], down[1:])
 

@@ -4,7 +4,8 @@ lora/layer.py, merge).
 
 from __future__ import annotations
 
-from ..kind import SCALE, Kind, first_dimension, roles
+from ...messages import message
+from ..kind import SCALE, Kind, Said, first_dimension, roles
 from ..lazy import helpers, products
 from ..spec import AdapterError
 
@@ -14,7 +15,7 @@ class LoRABias(Kind):
     scale is known.
     """
 
-    name, title = "bias_lora", "bias"
+    name, title = "bias_lora", Said("adapters.bias")
     needs = (roles("up_bias"),)
     takes = roles("down_bias")
     borrows = ("alpha", "down")  # PEFT scales the bias as it scales the factors
@@ -34,8 +35,7 @@ class LoRABias(Kind):
         rank = helpers.size(tensors, 0, "down") if "down" in tensors else None
         if rank is None and spec.scale is None and spec.alpha:
             raise AdapterError(
-                "up_bias needs the scale, or the tensor down for its rank"
-                f" ({helpers.describe(tensors)})"
+                message("adapters.bias_needs_rank", tensors=helpers.describe(tensors))
             )
         return helpers.fit(
             helpers.take(tensors, "up_bias") * spec.scale_for(rank or 1), shape, tensors

@@ -4,7 +4,8 @@ constraint.
 
 from __future__ import annotations
 
-from ..kind import LIMIT
+from ...messages import joined, message
+from ..kind import LIMIT, InStock, shaped
 from ..lazy import helpers, rotations, torch
 from ..rotation import Rotation, square_blocks
 from ..spec import AdapterError
@@ -22,7 +23,7 @@ class BOFT(Rotation):
     alpha_is = LIMIT
     precedence = 14
     butterfly = True
-    stock = "BOFT: computed as trained. Stock would apply the square of the strength"
+    stock = InStock("BOFT", "adapters.stock_squares")
 
     def claims(self, shapes, metadata, settings):
         return len(shapes["oft_blocks"] or ()) == 4
@@ -41,10 +42,15 @@ class BOFT(Rotation):
         blocks = rotations.square_blocks(tensors, "oft_blocks", 4)
         stages, count, size, _ = blocks.shape
         if count * size != weight.shape[0] or size % 2:
-            cut = f"; rows {spec.rows} cannot be cut out of a BOFT" if spec.rows else ""
-            raise AdapterError(
-                f"oft_blocks {list(blocks.shape)} cannot turn a weight {list(weight.shape)}{cut}"
+            fault = message(
+                "adapters.cannot_turn",
+                tensor=shaped(oft_blocks=blocks.shape),
+                weight=list(weight.shape),
             )
+            if spec.rows:
+                cut = message("adapters.rows_cannot_be_cut", kind=self.title, rows=list(spec.rows))
+                fault = joined((fault, cut), "semicolon")
+            raise AdapterError(fault)
         turning = rotations.lycoris_rotations(blocks, spec)
         identity = torch.eye(size, device=turning.device)
         turned = weight.flatten(1)

@@ -4,7 +4,8 @@ product of the stages.
 
 from __future__ import annotations
 
-from ..kind import roles
+from ...messages import message
+from ..kind import InStock, roles, shaped
 from ..lazy import helpers, rotations
 from ..rotation import Rotation
 from ..spec import AdapterError
@@ -25,7 +26,7 @@ class PeftBOFT(Rotation):
     takes = roles("boft_s")
     precedence = 18
     on_inputs = butterfly = True
-    stock = "BOFT by PEFT. Stock would ignore them"
+    stock = InStock("BOFT (PEFT)")
 
     def patched(self, spec, tensors, weight, strength):
         blocks = rotations.square_blocks(tensors, "boft_R", 4)
@@ -33,8 +34,12 @@ class PeftBOFT(Rotation):
         if count * size != weight[0].numel() or (stages > 1 and size % 2):
             described = helpers.describe(tensors)
             raise AdapterError(
-                f"boft_R {list(blocks.shape)} cannot turn the inputs of a weight"
-                f" {list(weight.shape)} ({described})"
+                message(
+                    "adapters.cannot_turn_inputs",
+                    tensor=shaped(boft_R=blocks.shape),
+                    weight=list(weight.shape),
+                    tensors=described,
+                )
             )
         scale = helpers.take(tensors, "boft_s") if "boft_s" in tensors else None
         raw = spec.option("view") == "inputs" and scale is not None and scale.shape[0] == 1

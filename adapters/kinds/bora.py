@@ -6,7 +6,8 @@ lora_xs_forward.
 
 from __future__ import annotations
 
-from ..kind import DERIVED, SCALE, Kind, roles
+from ...messages import message
+from ..kind import DERIVED, SCALE, InStock, Kind, Said, roles
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 from .lora import LoRA
@@ -58,7 +59,7 @@ class BoRA(FlatLoRA):
     zeroed_by = frozenset()
     scale_into = ()
     stores = None
-    stock = "BoRA of Stable Audio. Stock would apply the pair without its magnitudes"
+    stock = InStock("BoRA (Stable Audio)", "adapters.stock_drops_magnitudes")
     host_class = ""
     bypass = DERIVED
 
@@ -70,8 +71,12 @@ class BoRA(FlatLoRA):
         matrix = weight.flatten(1)
         if rows.shape[0] != matrix.shape[0] or columns.shape[0] != matrix.shape[1]:
             raise AdapterError(
-                f"the magnitudes {len(rows)} and {len(columns)} do not fit a weight"
-                f" {list(weight.shape)}"
+                message(
+                    "adapters.magnitudes_do_not_fit",
+                    rows=len(rows),
+                    columns=len(columns),
+                    weight=list(weight.shape),
+                )
             )
         pair = {role: tensors[role] for role in ("up", "down")}
         delta = helpers.fit(products.low_rank(pair).flatten(1), matrix.shape, tensors)
@@ -96,11 +101,7 @@ class Core(Kind):
     needs = (roles("M_xs"),)
     takes = roles("alpha magnitude magnitude_r magnitude_c")
     precedence = 8
-    refusal = (
-        "LoRA-XS: its bases are not in the file, only the core between them; they came from the"
-        " weights that training began with or from a file of their own, which is not told. Merge it"
-        " with Stable Audio's own tools"
-    )
+    refusal = Said("adapters.lora_xs_bases")
 
 
 KINDS = (FlatLoRA(), BoRA(), Core())

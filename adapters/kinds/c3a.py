@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..kind import ADDED, Kind, Misfit, ModuleShape, roles
+from ...messages import message
+from ..kind import ADDED, InStock, Kind, Misfit, ModuleShape, roles, shaped
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 
@@ -13,13 +14,15 @@ class C3A(Kind):
     name, title = "c3a", "C3A"
     needs = (roles("c3a_kernel"),)
     additive = True
-    stock = "C3A. Stock would ignore them"
+    stock = InStock("C3A")
     bypass = ADDED
 
     def shape(self, shapes):
         kernel = shapes["c3a_kernel"]
         if len(kernel) != 3:
-            raise Misfit(f"c3a_kernel {list(kernel)} must have three dimensions")
+            raise Misfit(
+                message("adapters.needs_dimensions", tensor=shaped(c3a_kernel=kernel), count=3)
+            )
         return ModuleShape(kernel[0] * kernel[2], (kernel[1] * kernel[2],))
 
     def delta(self, spec, tensors, shape):
@@ -44,7 +47,7 @@ def _dense(tensors):
     kernel = helpers.take(tensors, "c3a_kernel")
     if kernel.dim() != 3:
         raise AdapterError(
-            f"c3a_kernel has the shape {list(kernel.shape)}, but three dimensions are needed"
+            message("adapters.needs_dimensions", tensor=shaped(c3a_kernel=kernel.shape), count=3)
         )
     rows, columns, size = kernel.shape
     step = torch.arange(size, device=kernel.device)

@@ -6,15 +6,24 @@ What was taken off is not in the file, but follows from the base: W - taken(W) +
 
 from __future__ import annotations
 
-from ..kind import ADDED, DERIVED, SCALE, Kind, Measured, Misfit, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import (
+    ADDED,
+    DERIVED,
+    SCALE,
+    InStock,
+    Kind,
+    Measured,
+    Misfit,
+    ModuleShape,
+    Product,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, torch
 from ..spec import AdapterError
 from .lora import LoRA
 
-NOTE = (
-    "measured is the pair alone; what was taken off the base model when training began needs that"
-    " model's weight"
-)
 PRINCIPAL, MIDDLE, LAST = "largest", "middle", "smallest"
 # of a T-LoRA's inputs with singular vectors of its base; those of others have some rank / inputs
 MIN_OVERLAP = 0.3
@@ -45,7 +54,7 @@ class ChangedBase(LoRA):
     def patched(self, spec, tensors, weight, strength):
         if torch.Size(weight.shape[2:]).numel() != 1 or weight.dim() < 2:
             raise AdapterError(
-                f"{self.title} is of linear layers, and the weight is {list(weight.shape)}"
+                message("adapters.linear_layers_only", kind=self.title, weight=list(weight.shape))
             )
         pair = self.pair(tensors)
         helpers.check_all_rows(spec, pair.up.shape[0], self.title, weight)
@@ -57,7 +66,10 @@ class ChangedBase(LoRA):
     def measured(self, spec, tensors, out, columns):
         pair = self.pair(tensors)
         return Measured(
-            NOTE, delta=pair, rank=pair.down.shape[0], scale=helpers.factor_of(self, spec, tensors)
+            message("adapters.measured_pair_alone"),
+            delta=pair,
+            rank=pair.down.shape[0],
+            scale=helpers.factor_of(self, spec, tensors),
         )
 
     def host(self, tensors, alpha, rows, adapter):
@@ -71,10 +83,7 @@ class PiSSA(ChangedBase):
 
     name, title = "pissa", "PiSSA"
     told_by = ("init_lora_weights", "pissa")
-    stock = (
-        "PiSSA: the part that training took off the base model is taken off. Stock would add it a"
-        " second time"
-    )
+    stock = InStock("PiSSA", "adapters.stock_adds_part_twice")
 
     def taken(self, spec, tensors, weight):
         return Singular(weight).part(PRINCIPAL, helpers.size(tensors, 0, "down"))
@@ -87,10 +96,7 @@ class OLoRA(ChangedBase):
 
     name, title = "olora", "OLoRA"
     told_by = ("init_lora_weights", "olora")
-    stock = (
-        "OLoRA: the part that training took off the base model is taken off. Stock would leave"
-        " it in"
-    )
+    stock = InStock("OLoRA", "adapters.stock_leaves_part_in")
 
     def taken(self, spec, tensors, weight):
         rank = helpers.size(tensors, 0, "down")
@@ -109,16 +115,15 @@ class KaSA(ChangedBase):
     silent = frozenset()
     precedence = 8
     by_names = True
-    stock = (
-        "KaSA: the part that training took off the base model is taken off. Stock would leave it"
-        " in, and leave out lora_diag"
-    )
+    stock = InStock("KaSA", "adapters.stock_leaves_part_in_drops_diagonal")
 
     def shape(self, shapes):
         if shapes["lora_diag"] != shapes["down"][:1]:
             raise Misfit(
-                f"lora_diag {list(shapes['lora_diag'])} and down {list(shapes['down'])} have"
-                " different ranks"
+                message(
+                    "adapters.different_ranks",
+                    tensors=shaped(lora_diag=shapes["lora_diag"], down=shapes["down"]),
+                )
             )
         return super().shape(shapes)
 
@@ -139,14 +144,19 @@ class _TLoRA(Kind):
     takes = roles("alpha scalar")
     alpha_is = SCALE
     scaled = True
-    stock = "T-LoRA. Stock would ignore them"
+    stock = InStock("T-LoRA")
 
     def shape(self, shapes):
         inputs, outputs = shapes["tlora_q"], shapes["tlora_p"]
         if inputs[0] != outputs[1]:
             raise Misfit(
-                f"q_layer {list(inputs)} has rank {inputs[0]}, p_layer {list(outputs)} has rank"
-                f" {outputs[1]}"
+                message(
+                    "adapters.rank_of_each",
+                    first=shaped(q_layer=inputs),
+                    first_rank=inputs[0],
+                    second=shaped(p_layer=outputs),
+                    second_rank=outputs[1],
+                )
             )
         return ModuleShape(outputs[0], inputs[1:])
 
@@ -196,15 +206,11 @@ class TLoRA(_TLoRA, ChangedBase):
         overlaps = {block: singular.overlap(block, inputs) for block in (PRINCIPAL, MIDDLE, LAST)}
         best = max(overlaps, key=overlaps.get)
         if overlaps[best] < MIN_OVERLAP:
-            raise AdapterError(
-                "T-LoRA: the starting point that it subtracts is not in the file, and is not the"
-                " singular vectors of this model's weight (it was trained on another model, or from"
-                " a random start)"
-            )
+            raise AdapterError(message("adapters.tlora_other_base", kind=self.title))
         return best
 
     def measured(self, spec, tensors, out, columns):
-        return Measured("its effect needs the weight of the model it was trained on")
+        return Measured(message("adapters.needs_base_weight"))
 
 
 class TLoRAWithBase(_TLoRA):
@@ -228,7 +234,9 @@ class TLoRAWithBase(_TLoRA):
     def product(self, spec, tensors, dtype):
         now, first = _tlora(tensors, "tlora_"), _tlora(tensors, "tlora_base_")
         if (now.up.shape, now.down.shape) != (first.up.shape, first.down.shape):
-            raise AdapterError(f"these tensors do not make a T-LoRA: {helpers.describe(tensors)}")
+            raise AdapterError(
+                message("adapters.not_valid", kind=self.title, tensors=helpers.describe(tensors))
+            )
         up = torch.cat((now.up, -first.up), 1) * helpers.factor_of(self, spec, tensors)
         return Product(up.to(dtype), torch.cat((now.down, first.down)).to(dtype))
 
@@ -250,7 +258,7 @@ def _each(numbers, rank, tensors):
     """One number for each rank as [r]."""
     if numbers.numel() != rank:
         raise AdapterError(
-            f"there is not one number for each of {rank} ranks ({helpers.describe(tensors)})"
+            message("adapters.not_one_per_rank", rank=rank, tensors=helpers.describe(tensors))
         )
     return numbers.flatten()
 

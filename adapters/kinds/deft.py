@@ -4,7 +4,8 @@ there.
 
 from __future__ import annotations
 
-from ..kind import DERIVED, Kind, Misfit, ModuleShape, roles
+from ...messages import message
+from ..kind import DERIVED, InStock, Kind, Misfit, ModuleShape, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import BOOLEAN, MAX_ALPHA, NUMBER, WORD, Setting
 from ..spec import AdapterError
@@ -27,23 +28,25 @@ class DEFT(Kind):
         Setting("para", BOOLEAN, False),
     )
     linear = False
-    stock = "DEFT. Stock would ignore them"
+    stock = InStock("DEFT")
     bypass = DERIVED
 
     def lacks(self, options, shapes):
         if "deft_R" in shapes or options.get("para"):
             return super().lacks(options, shapes)
-        return (
-            "DEFT: its deft_R is missing, and no setting says that it needs none (para); put its"
-            " adapter_config.json beside it"
-        )
+        return message("adapters.deft_r_missing", kind=self.title)
 
     def shape(self, shapes):
         outputs, inputs = shapes["deft_P"], shapes.get("deft_R")
         if inputs is not None and outputs[1] != inputs[0]:
             raise Misfit(
-                f"deft_P {list(outputs)} has rank {outputs[1]}, deft_R {list(inputs)} has rank"
-                f" {inputs[0]}"
+                message(
+                    "adapters.rank_of_each",
+                    first=shaped(deft_P=outputs),
+                    first_rank=outputs[1],
+                    second=shaped(deft_R=inputs),
+                    second_rank=inputs[0],
+                )
             )
         return ModuleShape(outputs[0], None if inputs is None else inputs[1:])
 
@@ -52,8 +55,11 @@ class DEFT(Kind):
         helpers.check_all_rows(spec, first.shape[0], self.title, weight)
         if first.shape[0] != matrix.shape[0]:
             raise AdapterError(
-                f"deft_P {list(first.shape)} does not fit the outputs of a weight"
-                f" {list(weight.shape)}"
+                message(
+                    "adapters.does_not_fit_outputs",
+                    tensor=shaped(deft_P=first.shape),
+                    weight=list(weight.shape),
+                )
             )
         left, right = self._projector(spec, first)
         change = -(right.T @ matrix)
@@ -62,7 +68,7 @@ class DEFT(Kind):
         return weight + strength * (left @ change).reshape(weight.shape)
 
     def _projector(self, spec, first):
-        if helpers.setting_told(self, spec, "decomposition_method") == RELU:
+        if helpers.needed_setting(self, spec, "decomposition_method") == RELU:
             return first, first.clamp(min=0)
         orthogonal = torch.linalg.qr(first).Q
         return orthogonal, orthogonal
@@ -72,8 +78,12 @@ class DEFT(Kind):
         inputs, alpha = helpers.take_matrix(tensors, "deft_R"), spec.option("alpha")
         if inputs.shape != taken.shape:
             raise AdapterError(
-                f"deft_R {list(inputs.shape)} does not fit {list(taken.shape)}"
-                f" ({helpers.describe(tensors)})"
+                message(
+                    "adapters.wrong_shape",
+                    tensor=shaped(deft_R=inputs.shape),
+                    shape=list(taken.shape),
+                    tensors=helpers.describe(tensors),
+                )
             )
         return inputs * (alpha / inputs.shape[0] if alpha else 1.0)
 

@@ -4,7 +4,8 @@ bounded strength.
 
 from __future__ import annotations
 
-from ..kind import ADDED, DERIVED, Kind, Misfit, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import ADDED, DERIVED, InStock, Kind, Misfit, ModuleShape, Product, roles, shaped
 from ..lazy import helpers, torch
 from ..spec import AdapterError
 
@@ -29,13 +30,13 @@ class DeLoRA(Kind):
     additive = low_rank = True
     consumed = needs[0] | needs[1]
     mark = "delora_"
-    stock = "DeLoRA. Stock would ignore them, or take their factors for a LoRA"
+    stock = InStock("DeLoRA", "adapters.stock_ignores_or_takes_for_lora")
     bypass = ADDED
 
     def shape(self, shapes):
         up, down = (shapes[role] for role in _names(shapes))
         if up[1] != down[0]:
-            raise Misfit(f"B {list(up)} and A {list(down)} have different ranks")
+            raise Misfit(message("adapters.different_ranks", tensors=shaped(B=up, A=down)))
         return ModuleShape(up[0], down[1:])
 
     def kernel(self, shapes):
@@ -68,8 +69,12 @@ class DeLoRAOfWeight(DeLoRA):
     def patched(self, spec, tensors, weight, strength):
         if spec.rows:
             raise AdapterError(
-                f"rows {spec.rows} cannot be cut out of a DeLoRA without its delora_w_norm: the"
-                " norms are of all rows"
+                message(
+                    "adapters.norms_of_all_rows",
+                    kind="DeLoRA",
+                    role="delora_w_norm",
+                    rows=list(spec.rows),
+                )
             )
         matrix = weight.flatten(1)
         up, down = _factors(tensors, torch.linalg.vector_norm(matrix, dim=0))
@@ -84,7 +89,9 @@ def _names(tensors):
 def _factors(tensors, norms):
     up, down = (helpers.take_matrix(tensors, role) for role in _names(tensors))
     if up.shape[1] != down.shape[0] or norms.numel() != down.shape[1]:
-        raise AdapterError(f"these tensors do not make a DeLoRA: {helpers.describe(tensors)}")
+        raise AdapterError(
+            message("adapters.not_valid", kind="DeLoRA", tensors=helpers.describe(tensors))
+        )
     lengths = torch.linalg.vector_norm(down, dim=1).clamp(min=MIN_NORM) * torch.linalg.vector_norm(
         up, dim=0
     ).clamp(min=MIN_NORM)

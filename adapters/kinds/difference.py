@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...messages import message
 from ..kind import Kind, first_dimension
 from ..lazy import helpers, products
 from ..spec import AdapterError
@@ -15,11 +16,11 @@ class Difference(Kind):
     additive = whole = True
 
     def __init__(
-        self, name: str, title: str, role: str, precedence: int, parameter: str = "weight"
+        self, name: str, title_id: str, role: str, precedence: int, parameter: str = "weight"
     ):
-        self.name, self.title, self.role, self.precedence, self.parameter = (
+        self.name, self.title_id, self.role, self.precedence, self.parameter = (
             name,
-            title,
+            title_id,
             role,
             precedence,
             parameter,
@@ -30,11 +31,15 @@ class Difference(Kind):
         self.scale_into = (role,) if parameter == "weight" else ()
         self.vector = role if parameter == "bias" else ""
 
+    @property
+    def title(self):
+        """As people call it."""
+        return message(self.title_id)
+
     def delta(self, spec, tensors, shape):
         if sum(role in tensors for role in ROLES) > 1:
             raise AdapterError(
-                "one difference is needed for one weight, there are several:"
-                f" {helpers.describe(tensors)}"
+                message("adapters.several_differences", tensors=helpers.describe(tensors))
             )
         return helpers.fit(helpers.take(tensors, *ROLES), shape, tensors).clone()
 
@@ -53,8 +58,8 @@ class Difference(Kind):
 
 
 KINDS = (
-    Difference("diff", "full difference", "diff", 21),
-    Difference("norm", "norm difference", "w_norm", 22),
-    Difference("bias_diff", "bias difference", "diff_b", 25, "bias"),
-    Difference("bias_norm", "bias difference", "b_norm", 26, "bias"),
+    Difference("diff", "adapters.full_difference", "diff", 21),
+    Difference("norm", "adapters.norm_difference", "w_norm", 22),
+    Difference("bias_diff", "adapters.bias_difference", "diff_b", 25, "bias"),
+    Difference("bias_norm", "adapters.bias_difference", "b_norm", 26, "bias"),
 )

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from ..kind import Decomposition, roles
+from ...messages import message
+from ..kind import Decomposition, InStock, Said, roles, shaped
 from ..lazy import helpers, torch
 from ..spec import AdapterError
 
@@ -24,14 +25,8 @@ class DoRA(Decomposition):
 
     title = "DoRA"
     roles = ("magnitude", "dora_scale")
-    stock = (
-        "DoRA: computed as trained. Stock would drop PEFT's magnitudes, and divides per-output ones"
-        " by the wrong norm"
-    )
-    note = (
-        "a DoRA: measured is the low-rank part before the magnitudes, whose effect needs the"
-        " model's weight"
-    )
+    stock = InStock("DoRA", "adapters.stock_wrong_magnitudes")
+    note = Said("adapters.measured_before_magnitudes")
 
     def per_output(self, role, shape):
         return role == "magnitude" or len(shape) < 2 or shape[0] == _count(shape)
@@ -83,8 +78,11 @@ class DoRA(Decomposition):
         _check_whole(tensor, role, weight, cut)
         if tensor.numel() != weight[0].numel():
             raise AdapterError(
-                f"{role} {list(tensor.shape)} does not fit the columns of a weight"
-                f" {list(weight.shape)}"
+                message(
+                    "adapters.does_not_fit_columns",
+                    tensor=shaped(**{role: tensor.shape}),
+                    weight=list(weight.shape),
+                )
             )
         return tensor.reshape(1, *weight.shape[1:])
 
@@ -92,9 +90,11 @@ class DoRA(Decomposition):
 def _check_whole(tensor, role, weight, cut):
     if cut:
         raise AdapterError(
-            f"{role} {list(tensor.shape)} holds a magnitude per input of a module with more rows"
-            f" than the weight {list(weight.shape)}: its norm needs all of them, which a row slice"
-            " does not have"
+            message(
+                "adapters.magnitudes_need_all_rows",
+                tensor=shaped(**{role: tensor.shape}),
+                weight=list(weight.shape),
+            )
         )
 
 

@@ -4,7 +4,8 @@ DoRA is per dimension.
 
 from __future__ import annotations
 
-from ..kind import DERIVED, Misfit, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import DERIVED, InStock, Misfit, ModuleShape, Product, Said, roles, shaped
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 from .lora import LoRA
@@ -13,7 +14,7 @@ from .lora import LoRA
 class EmbeddingLoRA(LoRA):
     """embedding_A [r, words], embedding_B [width, r]: W [words, width] + scale * (B @ A)^T."""
 
-    name, title = "lora_embedding", "LoRA of an embedding"
+    name, title = "lora_embedding", Said("adapters.embedding_lora")
     needs = (roles("embedding_A embedding_B"),)
     takes = silent = frozenset()
     settings = ()
@@ -22,14 +23,19 @@ class EmbeddingLoRA(LoRA):
     stores = None
     host_class = ""
     zeroed_by = needs[0]
-    stock = "LoRA of an embedding. Stock would ignore them"
+    stock = InStock("adapters.embedding_lora")
 
     def shape(self, shapes):
         first, second = shapes["embedding_A"], shapes["embedding_B"]
         if first[0] != second[1]:
             raise Misfit(
-                f"lora_embedding_A {list(first)} has rank {first[0]}, lora_embedding_B"
-                f" {list(second)} has rank {second[1]}"
+                message(
+                    "adapters.rank_of_each",
+                    first=shaped(lora_embedding_A=first),
+                    first_rank=first[0],
+                    second=shaped(lora_embedding_B=second),
+                    second_rank=second[1],
+                )
             )
         return ModuleShape(first[1], second[:1])
 
@@ -73,7 +79,7 @@ class EmbeddingDoRA(EmbeddingLoRA):
     lora/dora.py DoraEmbeddingLayer).
     """
 
-    name, title = "dora_embedding", "LoRA of an embedding"
+    name, title = "dora_embedding", Said("adapters.embedding_lora")
     needs = (roles("embedding_A embedding_B magnitude"),)
     called = {"magnitude": "embedding_magnitude"}
     precedence = 9
@@ -84,8 +90,7 @@ class EmbeddingDoRA(EmbeddingLoRA):
     def patched(self, spec, tensors, weight, strength):
         if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
             raise AdapterError(
-                f"rows {spec.rows} cannot be cut out of a DoRA of an embedding: its norms are of"
-                " all rows"
+                message("adapters.embedding_norms_of_all_rows", rows=list(spec.rows))
             )
         changed = weight + self.delta(spec, tensors, weight.shape)
         length = torch.linalg.vector_norm(changed, dim=0, keepdim=True).clamp(

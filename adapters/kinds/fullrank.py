@@ -31,4 +31,4 @@ class FullRank(Difference):
         )
 
 
-KINDS = (FullRank("fullrank", "full-rank difference", "down", 90),)
+KINDS = (FullRank("fullrank", "adapters.full_rank_difference", "down", 90),)

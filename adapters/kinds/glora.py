@@ -6,15 +6,11 @@ from __future__ import annotations
 
 from math import nan
 
+from ...messages import message
 from ..kind import DERIVED, SCALE, Kind, Measured, Product, roles
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 from .dora import DECOMPOSED
-
-NOTE = (
-    "a GLoRA: measured is the part that is added (b); relative is |a1 a2| * scale, by which it also"
-    " multiplies the model's weight"
-)
 
 
 class GLoRA(Kind):
@@ -83,7 +79,11 @@ class GLoRA(Kind):
         else:
             delta = Product(up.to(torch.float64), down.to(torch.float64))
         return Measured(
-            NOTE, Product(left, right), delta, right.shape[0], spec.scale_for(right.shape[0])
+            message("adapters.glora_measured"),
+            Product(left, right),
+            delta,
+            right.shape[0],
+            spec.scale_for(right.shape[0]),
         )
 
 
@@ -98,8 +98,12 @@ def _order(tensors, weight):
         if ranks and sizes == (inputs,) * 3:
             return outer, inner
     raise AdapterError(
-        f"these tensors do not make a GLoRA of a weight {list(weight.shape)}:"
-        f" {helpers.describe(tensors)}"
+        message(
+            "adapters.not_valid_for",
+            kind="GLoRA",
+            weight=list(weight.shape),
+            tensors=helpers.describe(tensors),
+        )
     )
 
 

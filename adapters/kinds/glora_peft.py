@@ -4,7 +4,7 @@ D) + E + W C.
 
 from __future__ import annotations
 
-from ..kind import DERIVED, Kind, ModuleShape, roles
+from ..kind import DERIVED, InStock, Kind, ModuleShape, Said, roles
 from ..lazy import helpers, products
 
 
@@ -19,7 +19,7 @@ class PeftGLoRA(Kind):
     takes = silent = roles(
         "glora_C_none glora_D_none glora_E_none"
     )  # zeros in place of what a layer without a bias lacks
-    stock = "GLoRA by PEFT. Stock would ignore them"
+    stock = InStock("GLoRA (PEFT)")
     bypass = DERIVED
 
     def shape(self, shapes):
@@ -57,10 +57,7 @@ class PeftGLoRAOfBias(Kind):
     )
     takes = roles("glora_D glora_E glora_D_none glora_E_none")
     precedence = 99
-    refusal = (
-        "GLoRA by PEFT changes this bias by a product with the weight, which a loader of patches"
-        " cannot; merge it in PEFT"
-    )
+    refusal = Said("adapters.glora_of_bias")
 
 
 KINDS = (PeftGLoRA(), PeftGLoRAOfBias())

@@ -4,7 +4,8 @@ rank r / N.
 
 from __future__ import annotations
 
-from ..kind import ADDED, Kind, Misfit, ModuleShape, roles
+from ...messages import message, text_of
+from ..kind import ADDED, InStock, Kind, Misfit, ModuleShape, roles, shaped
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 
@@ -18,7 +19,7 @@ class GraLoRA(Kind):
     needs = (roles("gralora_A gralora_B"),)
     takes = roles("gralora_A_general gralora_B_general")
     scaled = additive = True
-    stock = "GraLoRA. Stock would ignore them"
+    stock = InStock("GraLoRA")
     bypass = ADDED
 
     def shape(self, shapes):
@@ -30,7 +31,10 @@ class GraLoRA(Kind):
             or inner[2] % inner[0]
         ):
             raise Misfit(
-                f"gralora_A {list(inner)} and gralora_B {list(outer)} do not belong together"
+                message(
+                    "adapters.do_not_belong_together",
+                    tensors=shaped(gralora_A=inner, gralora_B=outer),
+                )
             )
         return ModuleShape(outer[0] * outer[2], (inner[0] * inner[1],))
 
@@ -46,7 +50,7 @@ class GraLoRA(Kind):
         try:
             self.shape({role: tensor.shape for role, tensor in tensors.items()})
         except Misfit as misfit:
-            raise AdapterError(str(misfit)) from None
+            raise AdapterError(text_of(misfit)) from None
         blocks, columns, _ = inner.shape
         inner = inner.reshape(blocks, columns, blocks, -1)
         outer = outer.reshape(blocks, blocks, -1, outer.shape[2])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..kind import DERIVED, Kind, Misfit, ModuleShape, roles
+from ...messages import message
+from ..kind import DERIVED, InStock, Kind, Misfit, ModuleShape, roles, shaped
 from ..lazy import helpers, products
 
 
@@ -11,13 +12,15 @@ class HiRA(Kind):
 
     name, title = "hira", "HiRA"
     needs = (roles("hira_A hira_B"),)
-    stock = "HiRA. Stock would ignore them"
+    stock = InStock("HiRA")
     bypass = DERIVED
 
     def shape(self, shapes):
         up, down = shapes["hira_B"], shapes["hira_A"]
         if up[1] != down[0]:
-            raise Misfit(f"hira_B {list(up)} and hira_A {list(down)} have different ranks")
+            raise Misfit(
+                message("adapters.different_ranks", tensors=shaped(hira_B=up, hira_A=down))
+            )
         return ModuleShape(up[0], down[1:])
 
     def patched(self, spec, tensors, weight, strength):

@@ -4,7 +4,8 @@ Hj = I - 2 uj uj^T.
 
 from __future__ import annotations
 
-from ..kind import DERIVED, Kind, roles
+from ...messages import message
+from ..kind import DERIVED, InStock, Kind, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import BOOLEAN, Setting
 from ..spec import AdapterError
@@ -19,7 +20,7 @@ class HRA(Kind):
     needs = (roles("hra_u"),)
     precedence = 32
     settings = (Setting("apply_GS", BOOLEAN, False),)
-    stock = "HRA. Stock would ignore them"
+    stock = InStock("HRA")
     bypass = DERIVED
 
     def patched(self, spec, tensors, weight, strength):
@@ -27,8 +28,12 @@ class HRA(Kind):
         matrix = weight.flatten(1)
         if normals.shape[0] != matrix.shape[1]:
             raise AdapterError(
-                f"hra_u {list(normals.shape)} does not fit the {matrix.shape[1]} inputs of a weight"
-                f" {list(weight.shape)}"
+                message(
+                    "adapters.does_not_fit_inputs",
+                    tensor=shaped(hra_u=normals.shape),
+                    inputs=matrix.shape[1],
+                    weight=list(weight.shape),
+                )
             )
         if spec.option("apply_GS", False):
             normals = torch.linalg.qr(normals).Q

@@ -4,14 +4,10 @@ modules/ia3.py).
 
 from __future__ import annotations
 
-from ..kind import DERIVED, Kind, Measured, roles
+from ...messages import message
+from ..kind import DERIVED, InStock, Kind, Measured, Said, roles
 from ..lazy import helpers, torch
 from ..spec import AdapterError
-
-NOTE = (
-    "relative is the norm of what the scaling vector differs from one; the change itself needs the"
-    " model's weight"
-)
 
 
 class IA3(Kind):
@@ -25,9 +21,10 @@ class IA3(Kind):
     needs = (roles("weight on_input"),)
     switches = ("on_input",)
     precedence = 19
-    stock = "(IA)3. Stock would ignore them"
+    stock = InStock("(IA)3")
     bypass = DERIVED
     scaling = "ia3_weight"
+    note = Said("adapters.ia3_measured")
     side = "on_input"  # the option that says which side is scaled
 
     def patched(self, spec, tensors, weight, strength):
@@ -39,8 +36,11 @@ class IA3(Kind):
             return weight * (1 + strength * self._spread(spec, vector, weight, bool(on_input)))
         if "on_input" not in tensors:
             raise AdapterError(
-                f"on_input is needed to know which side of {list(weight.shape)} is scaled"
-                f" ({helpers.describe(tensors)})"
+                message(
+                    "adapters.ia3_needs_side",
+                    weight=list(weight.shape),
+                    tensors=helpers.describe(tensors),
+                )
             )
         inputs, outputs = (
             self._spread(spec, vector, weight, side).expand(weight.shape) for side in (True, False)
@@ -66,7 +66,7 @@ class IA3(Kind):
 
     def measured(self, spec, tensors, out, columns):
         vector = helpers.take(tensors, "ia3_weight", "weight")
-        return Measured(NOTE, torch.linalg.vector_norm(vector, dtype=torch.float64).item())
+        return Measured(self.note, torch.linalg.vector_norm(vector, dtype=torch.float64).item())
 
     def on_outputs(self, spec, tensors, shape):
         """Made to say so of itself, as outputs alone would not show it."""

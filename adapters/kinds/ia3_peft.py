@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from math import prod
 
-from ..kind import Measured, roles
+from ...messages import message
+from ..kind import InStock, Measured, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import MODULES, Setting
 from ..spec import AdapterError
-from .ia3 import IA3, NOTE
+from .ia3 import IA3
 
 
 class PeftIA3(IA3):
@@ -29,7 +30,7 @@ class PeftIA3(IA3):
     parameter = "both"
     needs_shape = True
     settings = (Setting("feedforward_modules", MODULES, None),)
-    stock = "(IA)3 by PEFT. Stock would ignore them"
+    stock = InStock("(IA)3 (PEFT)")
     scaling = "ia3_l"
     side = "feedforward_modules"
 
@@ -41,8 +42,9 @@ class PeftIA3(IA3):
         on_input = self._on_input(spec, vector, weight.shape)
         if on_input is None:
             shape = list(spec.option("shape") or weight.shape)
-            told = f"ia3_l {list(vector.shape)} fits both sides of {shape}"
-            raise AdapterError(f"{told}: feedforward_modules of adapter_config.json must tell")
+            raise AdapterError(
+                message("adapters.ia3_either_side", tensor=shaped(ia3_l=vector.shape), weight=shape)
+            )
         if weight.dim() == 1 and on_input:
             return weight.clone()
         return weight * (1 + strength * (self._spread(spec, vector, weight, on_input) - 1))
@@ -69,7 +71,7 @@ class PeftIA3(IA3):
 
     def measured(self, spec, tensors, out, columns):
         vector = helpers.take(tensors, "ia3_l") - 1
-        return Measured(NOTE, torch.linalg.vector_norm(vector, dtype=torch.float64).item())
+        return Measured(self.note, torch.linalg.vector_norm(vector, dtype=torch.float64).item())
 
 
 KINDS = (PeftIA3(),)

@@ -4,7 +4,8 @@ LyCORIS loha.py).
 
 from __future__ import annotations
 
-from ..kind import ADDED, SCALE, Kind, Misfit, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import ADDED, SCALE, Kind, Misfit, ModuleShape, Product, roles, shaped
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 from .dora import DECOMPOSED
@@ -39,7 +40,9 @@ class LoHa(Kind):
         if core is not None:
             return ModuleShape(w1_a[-1], (w1_b[-1], *core[2:]))
         if len(w1_a) < 2 or len(w1_b) < 2 or w1_a[1] != w1_b[0]:
-            raise Misfit(f"hada_w1_a {list(w1_a)} and hada_w1_b {list(w1_b)} have different ranks")
+            raise Misfit(
+                message("adapters.different_ranks", tensors=shaped(hada_w1_a=w1_a, hada_w1_b=w1_b))
+            )
         # OneTrainer keeps the kernel of a convolution, LyCORIS flattens it.
         return ModuleShape(w1_a[0], w1_b[1:], flat=len(w1_b) == 2)
 
@@ -113,8 +116,12 @@ def _half(tensors, half):
 def _check_halves(first, second, tensors):
     if tuple(first) != tuple(second):
         raise AdapterError(
-            f"the two halves of the LoHa differ: {list(first)} and {list(second)}"
-            f" ({helpers.describe(tensors)})"
+            message(
+                "adapters.loha_halves_differ",
+                first=list(first),
+                second=list(second),
+                tensors=helpers.describe(tensors),
+            )
         )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from ..kind import ADDED, SCALE, Kind, KroneckerProduct, Misfit, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import ADDED, SCALE, Kind, KroneckerProduct, Misfit, ModuleShape, Product, roles, shaped
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 from .dora import DECOMPOSED
@@ -43,7 +44,9 @@ class LoKr(Kind):
     def shape(self, shapes):
         first, second = _factor_shape(shapes, "lokr_w1"), _factor_shape(shapes, "lokr_w2")
         if len(first) < 2 or len(second) < 2:
-            raise Misfit(f"the factors {list(first)} and {list(second)} must be matrices")
+            raise Misfit(
+                message("adapters.must_be_matrices", tensors=shaped(lokr_w1=first, lokr_w2=second))
+            )
         return ModuleShape(
             first[0] * second[0],
             (first[1] * second[1], *second[2:]),
@@ -79,7 +82,7 @@ class LoKr(Kind):
         first, second = halves(tensors)
         if first.dim() != 2 or second.dim() < 2:
             raise AdapterError(
-                f"these do not make a Kronecker product: {helpers.describe(tensors)}"
+                message("adapters.not_a_kronecker_product", tensors=helpers.describe(tensors))
             )
         if "scalar" in tensors:
             first = first * helpers.take_scalar(tensors, "scalar")
@@ -167,11 +170,16 @@ def _factor_shape(shapes, name):
         return full
     core = shapes.get("lokr_t2") if name == "lokr_w2" else None
     if left is None or right is None:
-        raise Misfit(f"{name} is incomplete")
+        raise Misfit(message("adapters.factor_incomplete", factor=name))
     if core is not None:
         return (left[-1], right[-1], *core[2:])
     if len(left) < 2 or len(right) < 2 or left[1] != right[0]:
-        raise Misfit(f"{name}_a {list(left)} and {name}_b {list(right)} have different ranks")
+        raise Misfit(
+            message(
+                "adapters.different_ranks",
+                tensors=shaped(**{f"{name}_a": left, f"{name}_b": right}),
+            )
+        )
     return (left[0], *right[1:])
 
 

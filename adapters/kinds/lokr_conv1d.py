@@ -7,6 +7,7 @@ and get_delta_weight (reshape).
 
 from __future__ import annotations
 
+from ...messages import message
 from ..kind import Product
 from ..lazy import helpers, torch
 from ..spec import AdapterError
@@ -28,7 +29,11 @@ class FrontLoKr(LoKr):
     def delta(self, spec, tensors, shape):
         first, second = halves(tensors)
         if first.dim() != 2 or second.dim() != 3:
-            raise AdapterError(f"these are no LoKr of a Conv1d: {helpers.describe(tensors)}")
+            raise AdapterError(
+                message(
+                    "adapters.not_valid", kind="LoKr (Conv1d)", tensors=helpers.describe(tensors)
+                )
+            )
         scale = self.factor(
             spec, self.rank({role: tensor.shape for role, tensor in tensors.items()})
         )

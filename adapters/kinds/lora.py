@@ -4,7 +4,8 @@ Tucker core).
 
 from __future__ import annotations
 
-from ..kind import ADDED, SCALE, Kind, Misfit, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import ADDED, SCALE, Kind, Misfit, ModuleShape, Product, roles, shaped
 from ..lazy import helpers, products
 from ..setting import BOOLEAN, Setting
 from ..spec import AdapterError
@@ -40,17 +41,23 @@ class LoRA(Kind):
     def shape(self, shapes):
         up, down, mid = shapes["up"], shapes["down"], shapes.get("mid")
         if len(up) < 2 or len(down) < 2:
-            raise Misfit(f"up {list(up)} and down {list(down)} must have at least two dimensions")
+            raise Misfit(message("adapters.needs_two_dimensions", tensors=shaped(up=up, down=down)))
         rank_up, rank_down = up[1], down[0]
         if mid is not None:
             if len(mid) < 3 or mid[0] != rank_up or mid[1] != rank_down:
                 raise Misfit(
-                    f"up {list(up)}, mid {list(mid)} and down {list(down)} have different ranks"
+                    message("adapters.different_ranks", tensors=shaped(up=up, mid=mid, down=down))
                 )
             return ModuleShape(up[0], (down[1], *mid[2:]))
         if rank_up != rank_down:
             raise Misfit(
-                f"up {list(up)} has rank {rank_up}, down {list(down)} has rank {rank_down}"
+                message(
+                    "adapters.rank_of_each",
+                    first=shaped(up=up),
+                    first_rank=rank_up,
+                    second=shaped(down=down),
+                    second_rank=rank_down,
+                )
             )
         return ModuleShape(up[0], down[1:])
 
@@ -128,7 +135,7 @@ def sparse_residual(tensors, shape):
     values, indices = helpers.take(tensors, "bias_values"), tensors.get("bias_indices")
     if indices is None or tuple(indices.shape) != (2, *values.shape):
         raise AdapterError(
-            f"bias_indices and bias_values do not belong together ({helpers.describe(tensors)})"
+            message("adapters.do_not_belong_together", tensors=helpers.describe(tensors))
         )
     residual = values.new_zeros(tuple(shape)).flatten(1)
     row, column = indices.long().unbind(0)

@@ -4,7 +4,8 @@ its inputs.
 
 from __future__ import annotations
 
-from ..kind import ADDED, DERIVED, Kind, Product, roles
+from ...messages import message
+from ..kind import ADDED, DERIVED, InStock, Kind, Product, roles, shaped
 from ..lazy import helpers, torch
 from ..spec import AdapterError
 
@@ -17,7 +18,7 @@ class MiSS(Kind):
     name, title = "miss", "MiSS"
     needs = (roles("miss_block"),)
     additive = needs_shape = True
-    stock = "MiSS. Stock would ignore them"
+    stock = InStock("MiSS")
     bypass = ADDED
 
     def delta(self, spec, tensors, shape):
@@ -29,8 +30,11 @@ class MiSS(Kind):
         block = helpers.take_matrix(tensors, "miss_block")
         if shape[0] % block.shape[1]:
             raise AdapterError(
-                f"miss_block {list(block.shape)} does not fit the {shape[0]} outputs of a weight"
-                f" {list(shape)}"
+                message(
+                    "adapters.does_not_fit_outputs",
+                    tensor=shaped(miss_block=block.shape),
+                    weight=list(shape),
+                )
             )
         places = torch.arange(torch.Size(shape[1:]).numel(), device=block.device) % block.shape[0]
         return block.T.repeat(shape[0] // block.shape[1], 1), places
@@ -42,7 +46,7 @@ class MiSS(Kind):
         return helpers.narrow_roles(tensors, start, length, miss_block=1)
 
     def product(self, spec, tensors, dtype):
-        up, places = self._factors(tensors, helpers.shape_told(spec))
+        up, places = self._factors(tensors, helpers.module_shape(spec))
         return Product(up.to(dtype), torch.eye(up.shape[1], dtype=dtype)[:, places])
 
     def product_rank(self, shapes, sides):
@@ -67,7 +71,11 @@ class MiSSBat(Kind):
         size = blocks.shape[-1] if blocks.dim() == 3 and blocks.shape[1] == blocks.shape[2] else 0
         if not size or weight.dim() < 2:
             raise AdapterError(
-                f"miss_block {list(blocks.shape)} does not fit a weight {list(weight.shape)}"
+                message(
+                    "adapters.does_not_fit_weight",
+                    tensor=shaped(miss_block=blocks.shape),
+                    weight=list(weight.shape),
+                )
             )
         matrix, total = weight.flatten(1), blocks.shape[0] * size
         start, length = spec.rows or (0, total)
@@ -77,8 +85,13 @@ class MiSSBat(Kind):
             or any(number % size for number in (start, length, matrix.shape[1]))
         ):
             raise AdapterError(
-                f"miss_block {list(blocks.shape)} does not fit rows {start} to {start + length} of"
-                f" {list(weight.shape)}"
+                message(
+                    "adapters.does_not_fit_rows",
+                    tensor=shaped(miss_block=blocks.shape),
+                    start=start,
+                    end=start + length,
+                    weight=list(weight.shape),
+                )
             )
         blocks = blocks.narrow(0, start // size, length // size)
         tiles = matrix.reshape(-1, size, matrix.shape[1] // size, size).transpose(1, 2)

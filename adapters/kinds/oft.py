@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from ..kind import LIMIT, roles
+from ..kind import LIMIT, InStock, roles
 from ..lazy import rotations
 from ..rotation import Rotation, square_blocks
 
@@ -17,7 +17,7 @@ class OFT(Rotation):
     takes = roles("alpha rescale")
     alpha_is = LIMIT
     precedence = 14
-    stock = "OFT: computed as trained. Stock would apply the square of the strength"
+    stock = InStock("OFT", "adapters.stock_squares")
 
     def shape(self, shapes):
         return square_blocks(shapes, "oft_blocks")

@@ -7,7 +7,7 @@ writes it.
 
 from __future__ import annotations
 
-from ..kind import roles
+from ..kind import InStock, roles
 from ..lazy import rotations
 from ..rotation import Rotation, square_blocks
 
@@ -19,7 +19,7 @@ class OldOFT(Rotation):
     needs = (roles("oft_diag"),)
     takes = roles("alpha rescale")
     precedence = 15
-    stock = "OFT of old LyCORIS files. Stock would ignore them"
+    stock = InStock("OFT (LyCORIS, oft_diag)")
 
     def shape(self, shapes):
         return square_blocks(shapes, "oft_diag")

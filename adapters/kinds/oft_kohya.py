@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from math import inf
 
-from ..kind import LIMIT, Misfit, ModuleShape, roles
+from ...messages import message
+from ..kind import LIMIT, InStock, Misfit, ModuleShape, roles, shaped
 from ..lazy import helpers, rotations
 from ..rotation import Rotation, number_of, square_blocks
 
@@ -21,7 +22,7 @@ class KohyaOFT(Rotation):
     precedence = 16
     variant_of = "oft"
     metadata = ("ss_network_module",)
-    stock = "OFT by sd-scripts. Stock would ignore them"
+    stock = InStock("OFT (sd-scripts)")
 
     def claims(self, shapes, metadata, settings):
         return "networks.oft" in metadata.get("ss_network_module", "")
@@ -29,10 +30,10 @@ class KohyaOFT(Rotation):
     def shape(self, shapes):
         if "oft_blocks" in shapes:
             return square_blocks(shapes, "oft_blocks")
-        parts = [shape for role, shape in shapes.items() if role.startswith("oft_blocks.")]
-        if any(len(shape) != 3 or shape[-1] != shape[-2] for shape in parts):
-            raise Misfit("oft_blocks must be square blocks")
-        return ModuleShape(sum(shape[0] * shape[-1] for shape in parts), None)
+        parts = {role: shape for role, shape in shapes.items() if role.startswith("oft_blocks.")}
+        if any(len(shape) != 3 or shape[-1] != shape[-2] for shape in parts.values()):
+            raise Misfit(message("adapters.needs_square_blocks", tensor=shaped(**parts)))
+        return ModuleShape(sum(shape[0] * shape[-1] for shape in parts.values()), None)
 
     def block_roles(self, tensors):
         return [role for role in tensors if role.startswith("oft_blocks")]

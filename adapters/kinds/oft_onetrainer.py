@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from math import sqrt
 
+from ..kind import InStock
 from ..lazy import helpers, rotations
 from .oft_peft import PeftOFT
 
@@ -21,7 +22,7 @@ class OneTrainerOFT(PeftOFT):
     variant_of = "oft_peft"
     metadata = ("ot_branch", "ot_revision")
     settings = ()
-    stock = "OFT by OneTrainer. Stock would ignore them"
+    stock = InStock("OFT (OneTrainer)")
 
     def claims(self, shapes, metadata, settings):
         return bool(metadata.keys() & set(self.metadata)) or "scaled_oft" in shapes

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from math import isqrt
 
-from ..kind import roles
+from ..kind import InStock, roles
 from ..lazy import helpers, rotations
 from ..rotation import Rotation
 from ..setting import BOOLEAN, NUMBER, WHOLE, Setting
@@ -35,7 +35,7 @@ class PeftOFT(Rotation):
         Setting("coft", BOOLEAN, False),
         Setting("eps", NUMBER, 6e-5, 0, 1e6),
     )
-    stock = "OFT by PEFT. Stock would ignore them"
+    stock = InStock("OFT (PEFT)")
 
     def block_roles(self, tensors):
         return [role for role in tensors if role in ("oft_R", "scaled_oft")]

@@ -7,7 +7,8 @@ _block_diagonal, merge.
 
 from __future__ import annotations
 
-from ..kind import roles
+from ...messages import message
+from ..kind import InStock, roles
 from ..lazy import helpers, rotations, torch
 from ..rotation import Rotation
 from ..setting import BOOLEAN, NUMBER, Setting
@@ -26,7 +27,7 @@ class OldPeftOFT(Rotation):
     needs = (roles("oft_r"),)
     precedence = 21
     settings = (Setting("coft", BOOLEAN, False), Setting("eps", NUMBER, 6e-5, 0, 1e6))
-    stock = "OFT of PEFT 0.13 and older. Stock would ignore them"
+    stock = InStock("OFT (PEFT < 0.14)")
 
     def block_sizes(self, blocks, side):
         size = blocks["oft_r"].shape[-1]
@@ -40,7 +41,9 @@ class OldPeftOFT(Rotation):
         count, side = blocks.shape[:2]
         if count > 1 and count * side < size:
             raise AdapterError(
-                f"oft_r makes {count} blocks of {side}, and there are {size} to be turned"
+                message(
+                    "adapters.too_few_blocks", role="oft_r", blocks=count, size=side, total=size
+                )
             )
         if spec.option("coft", False):
             blocks = rotations.project(blocks, spec.option("eps", 6e-5) * edge**2)
@@ -75,7 +78,7 @@ class OldPeftInputOFT(OldPeftOFT):
     needs = (roles("oft_r oft_s"),)
     precedence = 20
     on_inputs = needs_shape = True
-    stock = "OFT of PEFT 0.14 and 0.15. Stock would ignore them"
+    stock = InStock("OFT (PEFT 0.14, 0.15)")
 
     def block_roles(self, tensors):
         return ["oft_r"]
@@ -87,8 +90,13 @@ class OldPeftInputOFT(OldPeftOFT):
         rotation = self.turning(spec, tensors, columns, -(-out // count))
         if columns % rotation.shape[-1]:
             raise AdapterError(
-                f"oft_r makes blocks of {rotation.shape[-1]}, the weight {list(weight.shape)} has"
-                f" {columns} inputs"
+                message(
+                    "adapters.blocks_do_not_divide_inputs",
+                    role="oft_r",
+                    size=rotation.shape[-1],
+                    weight=list(weight.shape),
+                    inputs=columns,
+                )
             )
         turned = rotations.rotate_inputs(weight, rotation, transpose=True)
         if "oft_s" in tensors:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from math import pi, sqrt
 
-from ..kind import DERIVED, Kind, Misfit, ModuleShape, roles
+from ...messages import message
+from ..kind import DERIVED, InStock, Kind, Misfit, ModuleShape, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import SCALING, WHOLE, WORD, Setting
 from ..spec import AdapterError
@@ -63,13 +64,17 @@ class PEANuT(Kind):
         Setting("act_fn", WORD, None, words=tuple(ACTIVATIONS), needed=True),
     )
     linear = False
-    stock = "PEANuT. Stock would ignore them"
+    stock = InStock("PEANuT")
     bypass = DERIVED
 
     def shape(self, shapes):
         first, last = shapes["peanut_A"], shapes["peanut_B"]
         if first != last[::-1] or len(first) != 2:
-            raise Misfit(f"peanut_A {list(first)} and peanut_B {list(last)} do not belong together")
+            raise Misfit(
+                message(
+                    "adapters.do_not_belong_together", tensors=shaped(peanut_A=first, peanut_B=last)
+                )
+            )
         return ModuleShape(first[1], None)
 
     def lacks(self, options, shapes):
@@ -80,20 +85,24 @@ class PEANuT(Kind):
         return (
             ""
             if shapes.keys() & self.takes == wanted
-            else f"PEANuT: it has not the {depth} encoders and decoders that its settings say"
+            else message("adapters.peanut_depth", kind=self.title, depth=depth)
         )
 
     def patched(self, spec, tensors, weight, strength):
         first, last = (helpers.take_matrix(tensors, role) for role in ("peanut_A", "peanut_B"))
         helpers.check_all_rows(spec, first.shape[1], self.title, weight)
         scaling, depth, name = (
-            helpers.setting_told(self, spec, setting.name) for setting in self.settings
+            helpers.needed_setting(self, spec, setting.name) for setting in self.settings
         )
         activation, matrix = ACTIVATIONS[name], weight.flatten(1)
         if first.shape[1] != matrix.shape[0] or last.shape != (matrix.shape[0], first.shape[0]):
             raise AdapterError(
-                f"these tensors do not make a PEANuT of {list(weight.shape)}:"
-                f" {helpers.describe(tensors)}"
+                message(
+                    "adapters.not_valid_for",
+                    kind=self.title,
+                    weight=list(weight.shape),
+                    tensors=helpers.describe(tensors),
+                )
             )
         hidden = _through(tensors, activation(first @ matrix), activation, depth)
         return weight + strength * scaling * (last @ hidden).reshape(weight.shape)
@@ -115,7 +124,11 @@ def _square(tensors, role, hidden):
     matrix = helpers.take_matrix(tensors, role)
     if matrix.shape != (hidden.shape[0], hidden.shape[0]):
         raise AdapterError(
-            f"{role} has the shape {list(matrix.shape)}, but {hidden.shape[0]} ranks go through it"
+            message(
+                "adapters.wrong_for_ranks",
+                tensor=shaped(**{role: matrix.shape}),
+                rank=hidden.shape[0],
+            )
         )
     return matrix
 

@@ -4,7 +4,8 @@ training, and is its mean after it.
 
 from __future__ import annotations
 
-from ..kind import ADDED, Kind, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import ADDED, InStock, Kind, ModuleShape, Product, Said, roles
 from ..lazy import helpers, torch
 from ..spec import AdapterError
 
@@ -23,7 +24,7 @@ class PVeRA(Kind):
     zeroed_by = needs[0]
     precedence = 29
     additive = needs_shape = True
-    stock = "PVeRA. Stock would ignore them"
+    stock = InStock("PVeRA")
     bypass = ADDED
 
     def shape(self, shapes):
@@ -45,8 +46,12 @@ class PVeRA(Kind):
             or down.shape[1] < inner
         ):
             raise AdapterError(
-                f"these tensors do not make a PVeRA of a weight {list(shape)}:"
-                f" {helpers.describe(tensors)}"
+                message(
+                    "adapters.not_valid_for",
+                    kind=self.title,
+                    weight=list(shape),
+                    tensors=helpers.describe(tensors),
+                )
             )
         return Product(left[:, None] * outer[:out], right[:rank, None] * down[:rank, :inner])
 
@@ -57,7 +62,7 @@ class PVeRA(Kind):
         return helpers.narrow_roles(tensors, start, length, pvera_b=0, pvera_B=0)
 
     def product(self, spec, tensors, dtype):
-        product = self._product(tensors, helpers.shape_told(spec))
+        product = self._product(tensors, helpers.module_shape(spec))
         return Product(product.up.to(dtype), product.down.to(dtype))
 
     def product_rank(self, shapes, sides):
@@ -71,10 +76,7 @@ class PVeRAAlone(Kind):
     needs = (roles("pvera_d"), roles("pvera_b"), roles("pvera_d pvera_b"))
     takes = roles("pvera_A pvera_B")
     precedence = 30
-    refusal = (
-        "PVeRA: its base matrices are not in the file, so the change it makes cannot be rebuilt; in"
-        " PEFT, save it with save_projection"
-    )
+    refusal = Said("adapters.bases_missing_save_projection", kind="PVeRA")
 
 
 KINDS = (PVeRA(), PVeRAAlone())

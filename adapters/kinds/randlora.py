@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from math import ceil
 
-from ..kind import ADDED, Kind, Misfit, roles
+from ...messages import message
+from ..kind import ADDED, InStock, Kind, Misfit, Said, roles, shaped
 from ..lazy import helpers, products, torch
 from ..setting import MAX_ALPHA, NUMBER, Setting
 from ..spec import AdapterError
@@ -28,15 +29,17 @@ class RandLoRA(Kind):
     precedence = 29
     settings = (Setting("randlora_alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, needed=True),)
     additive = needs_shape = True
-    stock = "RandLoRA. Stock would ignore them"
+    stock = InStock("RandLoRA")
     bypass = ADDED
 
     def shape(self, shapes):
         each, gamma = shapes["randlora_lambda"], shapes["randlora_gamma"]
         if len(each) != 2 or len(gamma) != 2 or each[1] != gamma[0]:
             raise Misfit(
-                f"randlora_lambda {list(each)} and randlora_gamma {list(gamma)} do not belong"
-                " together"
+                message(
+                    "adapters.do_not_belong_together",
+                    tensors=shaped(randlora_lambda=each, randlora_gamma=gamma),
+                )
             )
         return super().shape(shapes)
 
@@ -62,24 +65,25 @@ class RandLoRA(Kind):
         # The bases of B lie by n, then r, and those of A by r, then n: so PEFT multiplies them.
         product = outer[:most, :count].flatten(1) @ scaled.flatten(0, 1)
         product = product if least == columns else product.T
-        return (product * (helpers.setting_told(self, spec, "randlora_alpha") / rank)).reshape(
+        return (product * (helpers.needed_setting(self, spec, "randlora_alpha") / rank)).reshape(
             tuple(shape)
         )
 
     def _misfit(self, tensors, shape):
         return AdapterError(
-            f"these tensors do not make a RandLoRA of a weight {list(shape)}:"
-            f" {helpers.describe(tensors)}"
+            message(
+                "adapters.not_valid_for",
+                kind=self.title,
+                weight=list(shape),
+                tensors=helpers.describe(tensors),
+            )
         )
 
     def count_rows(self, tensors):
-        raise AdapterError(
-            "the rows of a fused module, which this model has split, cannot be cut out of a"
-            " RandLoRA"
-        )
+        raise AdapterError(message("adapters.split_rows", kind=self.title))
 
     def product(self, spec, tensors, dtype):
-        return products.whole(self.delta(spec, tensors, helpers.shape_told(spec)))
+        return products.whole(self.delta(spec, tensors, helpers.module_shape(spec)))
 
 
 class RandLoRAAlone(Kind):
@@ -93,10 +97,7 @@ class RandLoRAAlone(Kind):
     )
     takes = roles("randlora_A randlora_B")
     precedence = 30
-    refusal = (
-        "RandLoRA: its random matrices are not in the file, so the change it makes cannot be"
-        " rebuilt; in PEFT, save it with save_projection"
-    )
+    refusal = Said("adapters.bases_missing_save_projection", kind="RandLoRA")
 
 
 KINDS = (RandLoRA(), RandLoRAAlone())

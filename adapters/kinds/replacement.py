@@ -7,17 +7,15 @@ modules_to_save (utils/other.py ModulesToSaveWrapper).
 
 from __future__ import annotations
 
-from ..kind import Kind, Measured, first_dimension, roles
+from ...messages import message
+from ..kind import InStock, Kind, Measured, first_dimension, roles
 from ..lazy import helpers
 
-STOCK_BIAS = (
-    "Trained biases, saved whole: they take the place of the model's own. Stock ignores them"
-)
+STOCK_BIAS = InStock("adapters.trained_biases", "adapters.stock_ignores_biases")
 ROLES = ("set_weight", "set_bias", "weight", "bias")
 SHAPED = roles(
     "set_weight set_bias"
 )  # ComfyUI's own, which may have another shape than what they take the place of
-NOTE = "it replaces the model's own values: the change needs the model's weight"
 
 
 class Replacement(Kind):
@@ -26,14 +24,20 @@ class Replacement(Kind):
     replaces = True
 
     def __init__(
-        self, name: str, title: str, role: str, precedence: int, parameter: str = "weight"
+        self, name: str, title_id: str, role: str, precedence: int, parameter: str = "weight"
     ):
-        self.name, self.title, self.precedence, self.parameter = name, title, precedence, parameter
+        self.name, self.title_id, self.precedence = name, title_id, precedence
+        self.parameter = parameter
         self.needs = (frozenset({role}),)
         self.called = {"weight": "set_weight", "bias": "set_weight", "set_bias": "set_weight"}
         self.grows_by = self.needs[0] & SHAPED
         self.vector = role if parameter == "bias" else ""
-        self.stock = STOCK_BIAS if parameter == "bias" else ""
+        self.stock = STOCK_BIAS if parameter == "bias" else None
+
+    @property
+    def title(self):
+        """As people call it."""
+        return message(self.title_id)
 
     def shape(self, shapes):
         return first_dimension(next(role for role in ROLES if role in shapes))(shapes)
@@ -52,12 +56,12 @@ class Replacement(Kind):
         return ("set", (value,)) if adapter.padded_shape and rows is None else None
 
     def measured(self, spec, tensors, out, columns):
-        return Measured(NOTE)
+        return Measured(message("adapters.replaces_values"))
 
 
 KINDS = (
-    Replacement("set", "replaced weight", "set_weight", 23),
-    Replacement("set", "replaced weight", "weight", 24),
-    Replacement("bias_set", "replaced bias", "bias", 28, "bias"),
-    Replacement("bias_set", "replaced bias", "set_bias", 29, "bias"),
+    Replacement("set", "adapters.replaced_weight", "set_weight", 23),
+    Replacement("set", "adapters.replaced_weight", "weight", 24),
+    Replacement("bias_set", "adapters.replaced_bias", "bias", 28, "bias"),
+    Replacement("bias_set", "adapters.replaced_bias", "set_bias", 29, "bias"),
 )

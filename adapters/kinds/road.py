@@ -4,7 +4,8 @@ them.
 
 from __future__ import annotations
 
-from ..kind import TURNED, Kind, Misfit, roles
+from ...messages import message
+from ..kind import TURNED, InStock, Kind, Misfit, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import MAX_RANK, WHOLE, Setting
 from ..spec import AdapterError
@@ -22,25 +23,29 @@ class RoAd(Kind):
     parameter = "both"
     linear = False
     settings = (Setting("group_size", WHOLE, None, 1, MAX_RANK, needed=True),)
-    stock = "RoAd. Stock would ignore them"
+    stock = InStock("RoAd")
     bypass = TURNED
 
     def shape(self, shapes):
         if shapes["road_theta"] != shapes["road_alpha"]:
             raise Misfit(
-                f"road_theta {list(shapes['road_theta'])} and road_alpha"
-                f" {list(shapes['road_alpha'])} differ"
+                message(
+                    "adapters.do_not_belong_together",
+                    tensors=shaped(
+                        road_theta=shapes["road_theta"], road_alpha=shapes["road_alpha"]
+                    ),
+                )
             )
         return super().shape(shapes)
 
     def patched(self, spec, tensors, weight, strength):
         if spec.rows:
-            raise AdapterError(f"rows {spec.rows} cannot be cut out of a RoAd")
+            raise AdapterError(
+                message("adapters.rows_cannot_be_cut", kind=self.title, rows=list(spec.rows))
+            )
         group = spec.option("group_size")
         if not isinstance(group, int) or group < 2 or group % 2 or weight.shape[0] % group:
-            raise AdapterError(
-                "a RoAd needs its group_size, which adapter_config.json beside the file tells"
-            )
+            raise AdapterError(self.needs_settings("group_size"))
         cosine, sine = (
             column.reshape(-1, *[1] * (weight.dim() - 1))
             for column in _columns(tensors, weight.shape[0], group)
@@ -54,7 +59,12 @@ def _columns(tensors, out, group):
     """c and s, one number for each output."""
     theta, alpha = (helpers.take(tensors, role).flatten() for role in ("road_theta", "road_alpha"))
     if alpha.numel() != theta.numel():
-        raise AdapterError(f"road_theta has {theta.numel()} numbers, road_alpha {alpha.numel()}")
+        raise AdapterError(
+            message(
+                "adapters.do_not_belong_together",
+                tensors=shaped(road_theta=theta.shape, road_alpha=alpha.shape),
+            )
+        )
     if theta.numel() * 2 == out:
         theta, alpha = (
             vector.reshape(-1, group // 2).repeat_interleave(2, 0).flatten()
@@ -67,7 +77,9 @@ def _columns(tensors, out, group):
         return (alpha * theta.cos()).flatten(), (stretched * turned.sin()).flatten()
     elif theta.numel() != out:
         raise AdapterError(
-            f"road_theta has {theta.numel()} numbers, which are not for {out} outputs"
+            message(
+                "adapters.not_for_outputs", role="road_theta", numbers=theta.numel(), outputs=out
+            )
         )
     return alpha * theta.cos(), alpha * theta.sin()
 

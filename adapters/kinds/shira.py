@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..kind import ADDED, Kind, Misfit, roles
+from ...messages import message
+from ..kind import ADDED, InStock, Kind, Misfit, roles, shaped
 from ..lazy import helpers, products
 from ..spec import AdapterError
 
@@ -14,15 +15,17 @@ class SHiRA(Kind):
     needs = (roles("shira_weight shira_indices"),)
     silent = roles("shira_indices")
     additive = needs_shape = True
-    stock = "SHiRA. Stock would ignore them"
+    stock = InStock("SHiRA")
     bypass = ADDED
 
     def shape(self, shapes):
         values, places = shapes["shira_weight"], shapes["shira_indices"]
         if places != (2, *values):
             raise Misfit(
-                f"shira_weight {list(values)} and shira_indices {list(places)} do not belong"
-                " together"
+                message(
+                    "adapters.do_not_belong_together",
+                    tensors=shaped(shira_weight=values, shira_indices=places),
+                )
             )
         return super().shape(shapes)
 
@@ -30,7 +33,12 @@ class SHiRA(Kind):
         values, places = helpers.take(tensors, "shira_weight"), tensors["shira_indices"]
         if values.dim() != 1 or tuple(places.shape) != (2, *values.shape) or len(shape) < 2:
             raise AdapterError(
-                f"these do not change a weight {list(shape)}: {helpers.describe(tensors)}"
+                message(
+                    "adapters.not_valid_for",
+                    kind=self.title,
+                    weight=list(shape),
+                    tensors=helpers.describe(tensors),
+                )
             )
         delta = values.new_zeros(tuple(shape)).flatten(1)
         helpers.check_indices(places, delta.shape, "shira_indices")
@@ -39,12 +47,10 @@ class SHiRA(Kind):
         )
 
     def count_rows(self, tensors):
-        raise AdapterError(
-            "the rows of a fused module, which this model has split, cannot be cut out of a SHiRA"
-        )
+        raise AdapterError(message("adapters.split_rows", kind=self.title))
 
     def product(self, spec, tensors, dtype):
-        return products.whole(self.delta(spec, tensors, helpers.shape_told(spec)))
+        return products.whole(self.delta(spec, tensors, helpers.module_shape(spec)))
 
 
 KINDS = (SHiRA(),)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import cache
 from math import comb, sqrt
 
+from ...messages import message
 from ..draws import check_places, first_places
-from ..kind import ADDED, Kind, Misfit, roles
+from ..kind import ADDED, InStock, Kind, Misfit, roles, shaped
 from ..lazy import helpers, products, torch
 from ..setting import BOOLEAN, SCALING, SEED, WORD, Setting
 from ..spec import AdapterError
@@ -31,7 +32,13 @@ class Spectral(Kind):
 
     def shape(self, shapes):
         if len(shapes[self.spectrum]) != 1:
-            raise Misfit(f"{self.spectrum} {list(shapes[self.spectrum])} must have one dimension")
+            raise Misfit(
+                message(
+                    "adapters.needs_dimensions",
+                    tensor=shaped(**{self.spectrum: shapes[self.spectrum]}),
+                    count=1,
+                )
+            )
         return super().shape(shapes)
 
     def delta(self, spec, tensors, shape):
@@ -40,10 +47,12 @@ class Spectral(Kind):
             torch.Size(shape[1:]).numel(),
         )
         seed, scaling = (
-            helpers.setting_told(self, spec, setting.name) for setting in (SEED, SCALING)
+            helpers.needed_setting(self, spec, setting.name) for setting in (SEED, SCALING)
         )
         if len(shape) < 2:
-            raise AdapterError(f"{self.title} is of matrices, and the weight is {list(shape)}")
+            raise AdapterError(
+                message("adapters.matrices_only", kind=self.title, weight=list(shape))
+            )
         places = self._places(values, seed, shape[0] * columns)
         return (self._made(spec, values, places, (shape[0], columns)) * scaling).reshape(
             tuple(shape)
@@ -54,7 +63,9 @@ class Spectral(Kind):
         try:
             check_places(total, count)
         except ValueError as error:
-            raise AdapterError(f"{self.title}: {error}") from None
+            raise AdapterError(
+                message("adapters.kind_fault", kind=self.title, fault=error)
+            ) from None
         if values.is_meta:
             return torch.zeros(count, dtype=torch.long, device=values.device)
         if count > MAX_BY_ONE:
@@ -70,13 +81,10 @@ class Spectral(Kind):
         raise NotImplementedError
 
     def count_rows(self, tensors):
-        raise AdapterError(
-            "the rows of a fused module, which this model has split, cannot be cut out of a"
-            f" {self.title}"
-        )
+        raise AdapterError(message("adapters.split_rows", kind=self.title))
 
     def product(self, spec, tensors, dtype):
-        return products.whole(self.delta(spec, tensors, helpers.shape_told(spec)))
+        return products.whole(self.delta(spec, tensors, helpers.module_shape(spec)))
 
 
 class FourierFT(Spectral):
@@ -86,7 +94,7 @@ class FourierFT(Spectral):
     needs = (roles("fourier_spectrum"),)
     zeroed_by = needs[0]
     settings = (SEED, SCALING)
-    stock = "FourierFT. Stock would ignore them"
+    stock = InStock("FourierFT")
     spectrum = "fourier_spectrum"
 
     def _made(self, spec, values, places, shape):
@@ -108,7 +116,7 @@ class WaveFT(Spectral):
         Setting("use_idwt", BOOLEAN, None, needed=True),
         Setting("wavelet_family", WORD, None, words=tuple(DAUBECHIES), needed=True),
     )
-    stock = "WaveFT. Stock would ignore them"
+    stock = InStock("WaveFT")
     spectrum = "wave_spectrum"
 
     def lacks(self, options, shapes):
@@ -119,9 +127,9 @@ class WaveFT(Spectral):
         )
 
     def _made(self, spec, values, places, shape):
-        if not helpers.setting_told(self, spec, "use_idwt"):
+        if not helpers.needed_setting(self, spec, "use_idwt"):
             return values.new_zeros(shape[0] * shape[1]).index_put((places,), values).reshape(shape)
-        order = DAUBECHIES[helpers.setting_told(self, spec, "wavelet_family")]
+        order = DAUBECHIES[helpers.needed_setting(self, spec, "wavelet_family")]
         padded = [_even(size + 2 * order - 2) for size in shape]
         top, left = ((wide - size) // 2 for wide, size in zip(padded, shape, strict=True))
         dense = values.new_zeros(padded).index_put(
@@ -186,12 +194,12 @@ def _zeros(order):
     companion[:, -1] = torch.tensor(
         [-value / rising[-1] for value in rising[:-1]], dtype=torch.float64
     )
-    found = []
+    inside = []
     for y in torch.linalg.eigvals(companion).tolist():
         middle = 1 - 2 * y
         root = (middle * middle - 1) ** 0.5
-        found.append(min(middle + root, middle - root, key=abs))
-    return found
+        inside.append(min(middle + root, middle - root, key=abs))
+    return inside
 
 
 KINDS = (FourierFT(), WaveFT())

@@ -4,7 +4,8 @@ beside them a LoRA (Supra).
 
 from __future__ import annotations
 
-from ..kind import ADDED, Kind, Misfit, ModuleShape, roles
+from ...messages import message
+from ..kind import ADDED, InStock, Kind, Misfit, ModuleShape, Said, roles, shaped
 from ..lazy import helpers, products, torch
 from ..setting import MAX_ALPHA, NUMBER, Setting
 from ..spec import AdapterError
@@ -27,7 +28,7 @@ class SuperTuning(Kind):
     precedence = 29
     settings = (Setting("lora_alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, needed=True),)
     additive = needs_shape = True
-    stock = "SuperTuning. Stock would ignore them"
+    stock = InStock("SuperTuning")
     bypass = ADDED
 
     def asks(self, setting, shapes, module):
@@ -37,16 +38,20 @@ class SuperTuning(Kind):
         values, places = shapes["supertuning_values"], shapes["supertuning_indices"]
         if len(values) != 1 or values != places:
             raise Misfit(
-                f"supertuning_values {list(values)} and supertuning_indices {list(places)} do not"
-                " belong together"
+                message(
+                    "adapters.do_not_belong_together",
+                    tensors=shaped(supertuning_values=values, supertuning_indices=places),
+                )
             )
         if "supertuning_A" not in shapes:
             return super().shape(shapes)
         down, up = shapes["supertuning_A"], shapes["supertuning_B"]
         if down[0] != up[1]:
             raise Misfit(
-                f"supertuning_lora_B {list(up)} and supertuning_lora_A {list(down)} have different"
-                " ranks"
+                message(
+                    "adapters.different_ranks",
+                    tensors=shaped(supertuning_lora_B=up, supertuning_lora_A=down),
+                )
             )
         return ModuleShape(up[0], down[1:])
 
@@ -55,7 +60,12 @@ class SuperTuning(Kind):
         total = torch.Size(shape).numel()
         if values.dim() != 1 or places.shape != values.shape or len(shape) < 2:
             raise AdapterError(
-                f"these do not change a weight {list(shape)}: {helpers.describe(tensors)}"
+                message(
+                    "adapters.not_valid_for",
+                    kind=self.title,
+                    weight=list(shape),
+                    tensors=helpers.describe(tensors),
+                )
             )
         places = places.long()
         helpers.check_indices(
@@ -69,17 +79,16 @@ class SuperTuning(Kind):
         )
         pair = helpers.multiply(up, down, ("supertuning_B", "supertuning_A"))
         return delta + helpers.fit(
-            pair * (helpers.setting_told(self, spec, "lora_alpha") / down.shape[0]), shape, tensors
+            pair * (helpers.needed_setting(self, spec, "lora_alpha") / down.shape[0]),
+            shape,
+            tensors,
         )
 
     def count_rows(self, tensors):
-        raise AdapterError(
-            "the rows of a fused module, which this model has split, cannot be cut out of a"
-            " SuperTuning"
-        )
+        raise AdapterError(message("adapters.split_rows", kind=self.title))
 
     def product(self, spec, tensors, dtype):
-        return products.whole(self.delta(spec, tensors, helpers.shape_told(spec)))
+        return products.whole(self.delta(spec, tensors, helpers.module_shape(spec)))
 
 
 class SuperTuningAlone(Kind):
@@ -90,10 +99,7 @@ class SuperTuningAlone(Kind):
     name, title = "supertuning_alone", "SuperTuning"
     needs = (roles("supertuning_values"), roles("supertuning_values") | PAIR)
     precedence = 30
-    refusal = (
-        "SuperTuning: which numbers it changes is not in the file, so the change cannot be rebuilt;"
-        " in PEFT, save it with save_precomputed_indices"
-    )
+    refusal = Said("adapters.supertuning_places")
 
 
 KINDS = (SuperTuning(), SuperTuningAlone())

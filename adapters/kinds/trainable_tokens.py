@@ -7,13 +7,13 @@ TrainableTokensWrapper).
 
 from __future__ import annotations
 
-from ..kind import DERIVED, Kind, Measured, ModuleShape, roles
+from ...messages import joined, message
+from ..kind import DERIVED, InStock, Kind, Measured, ModuleShape, Said, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import TOKENS, Setting
 from ..spec import AdapterError
 
 NAMES = ("token_indices", "trainable_token_indices")
-NOTE = "it replaces rows of the model's own embedding: the change needs the model's weight"
 
 
 class TrainableTokens(Kind):
@@ -21,27 +21,23 @@ class TrainableTokens(Kind):
     keeps all others.
     """
 
-    name, title = "trainable_tokens", "trainable tokens"
+    name, title = "trainable_tokens", Said("adapters.trainable_tokens")
     needs = (roles("token_rows"),)
     settings = tuple(Setting(name, TOKENS, None) for name in NAMES)
-    stock = (
-        "trainable tokens: rows of an embedding, of the tokens in PEFT's settings. Stock would"
-        " ignore them"
-    )
+    stock = InStock("adapters.trainable_tokens", "adapters.stock_ignores_token_rows")
     bypass = DERIVED
 
     def lacks(self, options, shapes):
-        rows, told = shapes["token_rows"], _listed(options)
-        if told is None:
-            return self.needs_settings(" or ".join(NAMES))
-        if rows is not None and rows[:1] != (len(told),):
-            return (
-                f"{self.title}: the settings list {len(told)} tokens, and the file holds"
-                f" {list(rows)}: which row is whose is not known"
+        rows, tokens = shapes["token_rows"], _listed(options)
+        if tokens is None:
+            return self.needs_settings(joined(NAMES, "or"))
+        if rows is not None and rows[:1] != (len(tokens),):
+            return message(
+                "adapters.tokens_and_rows", kind=self.title, tokens=len(tokens), rows=list(rows)
             )
         return (
-            f"{self.title}: the settings list a token twice, and which row holds is not known"
-            if len(set(told)) < len(told)
+            message("adapters.token_twice", kind=self.title)
+            if len(set(tokens)) < len(tokens)
             else ""
         )
 
@@ -49,31 +45,34 @@ class TrainableTokens(Kind):
         return ModuleShape(None, shapes["token_rows"][1:])
 
     def patched(self, spec, tensors, weight, strength):
-        rows, told = helpers.take_matrix(tensors, "token_rows"), _listed(dict(spec.options)) or ()
+        rows, tokens = helpers.take_matrix(tensors, "token_rows"), _listed(dict(spec.options)) or ()
         if (
             weight.dim() != 2
-            or rows.shape != (len(told), weight.shape[1])
-            or len(set(told)) < len(told)
+            or rows.shape != (len(tokens), weight.shape[1])
+            or len(set(tokens)) < len(tokens)
         ):
             raise AdapterError(
-                f"{len(told)} tokens and token_rows {list(rows.shape)} do not fit an embedding"
-                f" {list(weight.shape)}"
+                message(
+                    "adapters.tokens_do_not_fit",
+                    tokens=len(tokens),
+                    rows=shaped(token_rows=rows.shape),
+                    weight=list(weight.shape),
+                )
             )
         start, length = spec.rows or (0, weight.shape[0])
-        beyond = [token for token in told if token >= start + length]
+        beyond = [token for token in tokens if token >= start + length]
         if beyond and spec.rows is None:
             raise AdapterError(
-                f"{self.title}: the model has no row for the token {beyond[0]}, only {length}; it"
-                " was added for training"
+                message("adapters.token_beyond", kind=self.title, token=beyond[0], rows=length)
             )
-        mine = [place for place, token in enumerate(told) if start <= token < start + length]
+        mine = [place for place, token in enumerate(tokens) if start <= token < start + length]
         places = torch.tensor(
-            [told[place] - start for place in mine], dtype=torch.long, device=weight.device
+            [tokens[place] - start for place in mine], dtype=torch.long, device=weight.device
         )
         return weight.index_copy(0, places, helpers.toward(weight[places], rows[mine], strength))
 
     def measured(self, spec, tensors, out, columns):
-        return Measured(NOTE)
+        return Measured(message("adapters.replaces_rows"))
 
 
 def _listed(options):

@@ -7,7 +7,8 @@ softmax of their k largest logits.
 
 from __future__ import annotations
 
-from ..kind import ADDED, Kind, Misfit, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import ADDED, InStock, Kind, Misfit, ModuleShape, Product, Said, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import MAX_RANK, WHOLE, Setting
 from ..spec import AdapterError
@@ -24,7 +25,7 @@ class VBLoRA(Kind):
     settings = (Setting("topk", WHOLE, None, 1, MAX_RANK, needed=True),)
     precedence = 29
     additive = True
-    stock = "VB-LoRA. Stock would ignore them"
+    stock = InStock("VB-LoRA")
     bypass = ADDED
     first, second = "vblora_A", "vblora_B"
 
@@ -32,8 +33,11 @@ class VBLoRA(Kind):
         first, second, bank = (shapes[role] for role in (self.first, self.second, "vblora_bank"))
         if len(first) != 3 or len(second) != 3 or len(bank) != 2 or first[0] != second[1]:
             raise Misfit(
-                f"logits {list(first)} and {list(second)} and a bank {list(bank)} do not make a"
-                " VB-LoRA"
+                message(
+                    "adapters.not_valid",
+                    kind=self.title,
+                    tensors=shaped(**{self.first: first, self.second: second, "vblora_bank": bank}),
+                )
             )
         return ModuleShape(second[0] * bank[1], (first[1] * bank[1],))
 
@@ -65,7 +69,9 @@ class VBLoRA(Kind):
         bank = helpers.take_matrix(tensors, "vblora_bank")
         down, up = (self._means(spec, tensors, role, bank) for role in (self.first, self.second))
         if down.shape[0] != up.shape[1]:
-            raise AdapterError(f"these tensors do not make a VB-LoRA: {helpers.describe(tensors)}")
+            raise AdapterError(
+                message("adapters.not_valid", kind=self.title, tensors=helpers.describe(tensors))
+            )
         return Product(up.transpose(1, 2).flatten(0, 1).to(dtype), down.flatten(1).to(dtype))
 
     def product_rank(self, shapes, sides):
@@ -73,15 +79,19 @@ class VBLoRA(Kind):
 
     def _means(self, spec, tensors, role, bank):
         """The vectors that stand at each place of a factor: [a, b, size]."""
-        logits, count = helpers.take(tensors, role), helpers.setting_told(self, spec, "topk")
+        logits, count = helpers.take(tensors, role), helpers.needed_setting(self, spec, "topk")
         if (
             logits.dim() != 3
             or logits.shape[-1] != bank.shape[0]
             or not 1 <= count <= bank.shape[0]
         ):
             raise AdapterError(
-                f"{role} {list(logits.shape)} with topk = {count} does not fit a bank"
-                f" {list(bank.shape)}"
+                message(
+                    "adapters.vblora_topk",
+                    tensor=shaped(**{role: logits.shape}),
+                    topk=count,
+                    bank=list(bank.shape),
+                )
             )
         values, places = logits.topk(count, dim=-1)
         return _weighted(values.softmax(-1), places, bank)
@@ -108,7 +118,9 @@ class VBLoRAOfLargest(VBLoRA):
     def _means(self, spec, tensors, role, bank):
         weights, places = helpers.take(tensors, role.replace("indices", "weights")), tensors[role]
         if places.dim() != 3 or weights.shape != (*places.shape[:2], places.shape[2] - 1):
-            raise AdapterError(f"these tensors do not make a VB-LoRA: {helpers.describe(tensors)}")
+            raise AdapterError(
+                message("adapters.not_valid", kind=self.title, tensors=helpers.describe(tensors))
+            )
         helpers.check_indices(
             torch.stack((places.long().flatten(), torch.zeros_like(places.flatten()).long())),
             bank.shape,
@@ -124,9 +136,7 @@ class VBLoRAAlone(Kind):
     name, title = "vblora_alone", "VB-LoRA"
     needs = tuple(kind.needs[0] - kind.shared for kind in (VBLoRA, VBLoRAOfLargest))
     precedence = 30
-    refusal = (
-        "VB-LoRA: its vector bank is not in the file, so the change it makes cannot be rebuilt"
-    )
+    refusal = Said("adapters.bank_missing")
 
 
 def _weighted(weights, places, bank):

@@ -4,7 +4,8 @@ trained vectors for each.
 
 from __future__ import annotations
 
-from ..kind import ADDED, Kind, ModuleShape, Product, roles
+from ...messages import message
+from ..kind import ADDED, InStock, Kind, ModuleShape, Product, Said, roles
 from ..lazy import helpers
 from ..spec import AdapterError
 
@@ -22,7 +23,7 @@ class VeRA(Kind):
     shared = roles("vera_A vera_B")
     precedence = 29
     additive = needs_shape = True
-    stock = "VeRA. Stock would ignore them"
+    stock = InStock("VeRA")
     bypass = ADDED
 
     def shape(self, shapes):
@@ -53,8 +54,11 @@ class VeRA(Kind):
             or down.shape[1] < inner
         ):
             raise AdapterError(
-                f"the shared matrices are too small for a weight {list(shape)}"
-                f" ({helpers.describe(tensors)})"
+                message(
+                    "adapters.shared_too_small",
+                    weight=list(shape),
+                    tensors=helpers.describe(tensors),
+                )
             )
         factor = self.factor(spec, rank)
         return Product(
@@ -68,7 +72,7 @@ class VeRA(Kind):
         return helpers.narrow_roles(tensors, start, length, vera_b=0, vera_B=0)
 
     def product(self, spec, tensors, dtype):
-        product = self._product(spec, tensors, helpers.shape_told(spec))
+        product = self._product(spec, tensors, helpers.module_shape(spec))
         return Product(product.up.to(dtype), product.down.to(dtype))
 
     def product_rank(self, shapes, sides):
@@ -82,9 +86,7 @@ class VeRAAlone(Kind):
     needs = (roles("vera_d"), roles("vera_b"), roles("vera_d vera_b"))
     takes = roles("vera_A vera_B alpha")
     precedence = 30
-    refusal = (
-        "VeRA: its base matrices are not in the file, so the change it makes cannot be rebuilt"
-    )
+    refusal = Said("adapters.bases_missing", kind="VeRA")
 
 
 KINDS = (VeRA(), VeRAAlone())

@@ -4,7 +4,7 @@ only where it leads nowhere.
 
 import pytest
 from lora_locksmith.key_maps.dialect import DENOISER, ENCODER
-from lora_locksmith.planning.resolve import Location, alias_names, locate, network_told, peeled
+from lora_locksmith.planning.resolve import Location, alias_names, locate, network_named, peeled
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
 
 QKV = "double_blocks.0.img_attn.qkv"
@@ -152,7 +152,7 @@ def test_the_wrappers_in_front_of_a_name_each_the_longest(target_model):
     ],
 )
 def test_the_network_that_a_wrapper_names(target_model, module, network):
-    assert network_told(target_model, module) == network
+    assert network_named(target_model, module) == network
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from lora_locksmith.files.header import TensorInfo, Unreadable
 from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.table import families, parse_table
 from lora_locksmith.key_maps.user_maps import read_own_maps
+from lora_locksmith.messages import message
 from lora_locksmith.planning import plan as plans
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.scale import FROM_SPLITS, FROM_TENSORS
@@ -408,7 +409,7 @@ def test_only_what_split_qkv_merged_is_corrected(target_model, module, out, rank
         lora(module, out, inner, rank=rank) | {f"{module}.alpha": ()}, metadata, target_model
     ).adapters
     assert adapter.strength.factor == factor
-    assert adapter.strength.source == (FROM_SPLITS if factor != 1 else FROM_TENSORS)
+    assert adapter.strength.origin == (FROM_SPLITS if factor != 1 else FROM_TENSORS)
 
 
 TEXT = "double_blocks.0.txt_attn.qkv"
@@ -467,7 +468,7 @@ def test_splits_of_a_rank_of_their_own(target_model, module, rank, arguments, fa
     plan = make_plan(keys, metadata, target_model)
     (adapter,) = plan.adapters
     assert adapter.strength.factor == factor
-    assert plan.cautions == (() if factor > 1 else (f"1 module: {plans.NOT_SPLIT}",))
+    assert plan.cautions == (() if factor > 1 else (f"1 module: {message(plans.NOT_SPLIT)}",))
 
 
 def test_splits_whose_rank_no_network_has(target_model):
@@ -493,7 +494,7 @@ def test_why_splits_are_not_corrected_is_told_once_and_where_it_counts(target_mo
     )
     (told,) = make_plan(fused, unread, target_model).cautions
     assert told.startswith("ss_network_dim is") and told.endswith(
-        "sd-scripts' split_qkv needs a correction by it"
+        "sd-scripts' split_qkv needs it for a correction"
     )
     assert (
         make_plan(other, unread, target_model).cautions
@@ -535,7 +536,7 @@ def test_a_meaning_is_told_as_a_scale_only_where_the_alpha_tensor_says_another(
         plan.by_values and not make_plan(keys, {}, target_model, number=lambda key: alpha).by_values
     )
     assert (adapter.strength.scale, adapter.strength.factor) == (scale, 1.0)
-    assert adapter.strength.source not in (FROM_TENSORS, FROM_SPLITS)
+    assert adapter.strength.origin not in (FROM_TENSORS, FROM_SPLITS)
 
 
 def test_a_meaning_without_an_alpha_is_a_scale(target_model):
@@ -556,8 +557,8 @@ def test_an_alpha_that_is_no_number_is_refused_where_it_counts(target_model):
         keys = lora("img_in", 8, 16) | {"img_in.alpha": alpha}
         outcomes = make_plan(keys, {}, target_model).outcomes.values()
         reason = (
-            f"its alpha img_in.alpha {told}, but it should be one number: how strong the adapter is"
-            " cannot be told"
+            f"its alpha img_in.alpha {told}, but it should be one number: the strength of the"
+            " adapter is not known"
         )
         assert {outcome[:2] for outcome in outcomes} == {(plans.SHAPE_CONFLICT, reason)}
         assert categories(make_plan(FULL | {"img_in.alpha": alpha}, {}, target_model)) == {
@@ -583,7 +584,7 @@ def test_twins_are_copies_only_where_their_numbers_are(target_model, alike):
     plan = make_plan(keys, {}, target_model, same=same)
     assert asked == [(QKV, [QKV] * 3)] and plan.by_values
     assert len(plan.adapters) == (3 if alike else 4)
-    assert plan.cautions == (() if alike else (f"1 module: {plans.DIFFERENT_TWINS}",))
+    assert plan.cautions == (() if alike else (f"1 module: {message(plans.DIFFERENT_TWINS)}",))
     assert not make_plan(keys, {}, target_model).by_values
     assert not make_plan(lora(QKV, 24, 8), {}, target_model, same=same).by_values
 
@@ -603,7 +604,9 @@ def test_only_twins_that_differ_are_told(target_model):
     for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
         keys |= lora(f"transformer_blocks.0.attn.{name}", 8, 8)
     plan = make_plan(keys, {}, target_model, same=lambda fused, parts: fused.module == text)
-    assert len(plan.adapters) == 7 and plan.cautions == (f"1 module: {plans.DIFFERENT_TWINS}",)
+    assert len(plan.adapters) == 7 and plan.cautions == (
+        f"1 module: {message(plans.DIFFERENT_TWINS)}",
+    )
 
 
 def test_an_alpha_of_zero_that_a_meaning_makes_zero(target_model):
@@ -1159,7 +1162,7 @@ def test_an_adapter_that_is_not_computed_is_told_by_its_name_and_stops_what_is_b
     for role in ("A", "B"):
         told = plan.outcomes[f"{QKV}.lora_{role}.weight"]
         assert told.category == plans.UNSUPPORTED
-        assert told.reason.startswith(f"{key} stands beside it, which no known adapter has there")
+        assert told.reason.startswith(f"{key} is beside it, which no known adapter has there")
     assert only_modules(plan) == [PROJ]
 
 
@@ -1172,14 +1175,14 @@ def test_a_whole_weight_below_a_layer_of_factors_stops_them(target_model):
     odd = f"{QKV}.router.weight"
     plan = make_plan(lora(QKV, 24, 8) | {odd: (2, 8)}, {}, target_model)
     assert plan.adapters == ()
-    assert plan.outcomes[f"{QKV}.lora_A.weight"].reason.startswith(f"{odd} stands beside it")
+    assert plan.outcomes[f"{QKV}.lora_A.weight"].reason.startswith(f"{odd} is beside it")
     for file, key in (
         (lora(QKV, 24, 8) | {f"{QKV}.diff_b": (24,), odd: (2, 8)}, odd),
         (lora(QKV, 24, 8) | {f"{QKV}.router.lora_B.weight": (8, 2)}, f"{QKV}.router.lora_B.weight"),
     ):
         plan = make_plan(file, {}, target_model)
         assert plan.adapters == ()
-        assert plan.outcomes[f"{QKV}.lora_A.weight"].reason.startswith(f"{key} stands beside it")
+        assert plan.outcomes[f"{QKV}.lora_A.weight"].reason.startswith(f"{key} is beside it")
     for more in (
         lora(f"{QKV}.more", 8, 8),
         {f"{QKV}.more.diff": (8, 2)},

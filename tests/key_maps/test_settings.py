@@ -376,7 +376,7 @@ def test_the_rank_of_split_parts(dim, scaled):
     metadata = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": dim}
     plan = make_plan({**shapes, "lora_unet_blocks_0_qkv.alpha": ()}, metadata, target_model)
     (adapter,) = plan.adapters
-    assert (adapter.strength.source == FROM_SPLITS) == scaled == (adapter.strength.factor == 3)
+    assert (adapter.strength.origin == FROM_SPLITS) == scaled == (adapter.strength.factor == 3)
     assert bool(plan.cautions) != scaled and all(
         "ss_network_dim" in caution for caution in plan.cautions
     )

@@ -172,7 +172,7 @@ TRUE = '{"split_qkv": "True"}'
         (
             {"ss_network_args": TRUE, "ss_network_dim": "Dynamic"},
             None,
-            "though sd-scripts' split_qkv needs a correction by it",
+            "although sd-scripts' split_qkv needs it for a correction",
         ),
         ({"ss_network_args": '{"split_qkv": "False"}', "ss_network_dim": "Dynamic"}, None, ""),
         ({"ss_network_args": '["split_qkv"]', "ss_network_dim": "Dynamic"}, None, ""),
@@ -261,13 +261,13 @@ def strength(target_model, keys, config, kind=None):
 def test_the_strength_that_settings_give(target_model, keys, config, scale):
     found = strength(target_model, keys, config)
     assert found.scale == scale
-    assert found.source == (FROM_CONFIG if scale is not None else FROM_RANK)
+    assert found.origin == (FROM_CONFIG if scale is not None else FROM_RANK)
 
 
 def test_a_bias_is_as_strong_as_its_factors(target_model):
     keys = LORA | {"layer.lora_B.bias": (8,)}
     found = strength(target_model, keys, {"r": 4, "lora_alpha": 8}, "bias_lora")
-    assert (found.scale, found.source) == (2.0, FROM_CONFIG)
+    assert (found.scale, found.origin) == (2.0, FROM_CONFIG)
     (bias,) = [
         adapter
         for adapter in make_plan(keys | {"layer.alpha": ()}, {}, target_model).adapters
@@ -281,10 +281,10 @@ def test_a_bias_is_as_strong_as_its_factors(target_model):
     with_alpha = strength(
         target_model, keys | {"layer.alpha": ()}, {"r": 4, "lora_alpha": 8}, "bias_lora"
     )
-    assert (with_alpha.scale, with_alpha.source) == (None, FROM_TENSORS)
+    assert (with_alpha.scale, with_alpha.origin) == (None, FROM_TENSORS)
     assert (
         strength(target_model, keys, None).scale,
-        strength(target_model, keys, None).source,
+        strength(target_model, keys, None).origin,
     ) == (
         None,
         FROM_RANK,
@@ -296,7 +296,7 @@ def test_a_bias_is_as_strong_as_its_factors(target_model):
 )
 def test_settings_in_the_header_that_are_none(target_model, text):
     plan = make_plan(LORA, {"lora_adapter_metadata": text}, target_model)
-    assert plan.adapters[0].strength.source == FROM_RANK
+    assert plan.adapters[0].strength.origin == FROM_RANK
 
 
 SPOILT = (

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lora_locksmith.lora.copies import same_change
 from lora_locksmith.lora.from_plan import spec_of
+from lora_locksmith.messages import message
 from lora_locksmith.planning.plan import DIFFERENT_TWINS, make_plan
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
@@ -66,7 +67,7 @@ def test_a_dora_that_stands_there_twice_is_applied_once(target_model, role):
     magnitudes = torch.rand(3 * H, 1) + 1 if role == "dora_scale" else torch.rand(3 * H) + 1
     plan = planned(twins(role, magnitudes), target_model)
     assert len(plan.adapters) == 3 and not any(
-        DIFFERENT_TWINS in caution for caution in plan.cautions
+        message(DIFFERENT_TWINS) in caution for caution in plan.cautions
     )
     assert all(spec_of(adapter, {}).kind == "lora" for adapter in plan.adapters)
 
@@ -76,13 +77,17 @@ def test_other_magnitudes_are_another_change(target_model):
     other = magnitudes.clone()
     other[H + 3] *= 1.01
     plan = planned(twins("lora_magnitude_vector", magnitudes, other.chunk(3)), target_model)
-    assert len(plan.adapters) == 4 and any(DIFFERENT_TWINS in caution for caution in plan.cautions)
+    assert len(plan.adapters) == 4 and any(
+        message(DIFFERENT_TWINS) in caution for caution in plan.cautions
+    )
 
 
 def test_magnitudes_for_each_input_are_of_all_rows_and_no_copies(target_model):
     whole = torch.rand(1, H) + 1
     plan = planned(twins("dora_scale", whole, [whole] * 3), target_model)
-    assert len(plan.adapters) == 4 and any(DIFFERENT_TWINS in caution for caution in plan.cautions)
+    assert len(plan.adapters) == 4 and any(
+        message(DIFFERENT_TWINS) in caution for caution in plan.cautions
+    )
 
 
 def test_magnitudes_of_columns_are_of_all_rows_and_no_copies(target_model):

@@ -8,8 +8,8 @@ import peft
 import pytest
 import torch
 from lora_locksmith.key_maps.lines import TextError
+from lora_locksmith.messages import message
 from lora_locksmith.planning.groups import group_keys
-from lora_locksmith.planning.misplaced_files import WHOLE_WEIGHTS
 from lora_locksmith.planning.not_computed import known_adapters, not_computed
 from lora_locksmith.planning.plan import UNSUPPORTED
 from lora_locksmith.report.inspection import inspect_file
@@ -94,7 +94,10 @@ def test_what_acts_on_some_tokens_is_not_called_a_model(tmp_path):
     }
     save_file(tensors, tmp_path / "x.safetensors")
     verdict = inspect_file(tmp_path / "x.safetensors").verdict
-    assert verdict.startswith("Stand-In: ") and WHOLE_WEIGHTS not in verdict.lower()
+    assert (
+        verdict.startswith("Stand-In: ")
+        and message("planning.whole_weights") not in verdict.lower()
+    )
 
 
 @pytest.mark.parametrize(

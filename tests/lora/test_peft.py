@@ -89,7 +89,7 @@ def test_lora_of_a_grouped_convolution_is_refused():
     """
     layer = nn.Conv2d(8, 16, 3, groups=2)
     _, tensors = train(layer, peft.LoraConfig(r=4, lora_alpha=2))
-    with pytest.raises(AdapterError, match=r"up \[16, 2\] and down \[4, 72\]"):
+    with pytest.raises(AdapterError, match=r"up \[16, 2\], down \[4, 72\]"):
         patched_weight(AdapterSpec("lora", 2), tensors, layer.weight.detach(), 1.0)
 
 

@@ -4,7 +4,10 @@ in the text.
 
 import pytest
 import torch
+from lora_locksmith.adapters.registry import decompositions
+from lora_locksmith.adapters.registry import kinds as all_kinds
 from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
+from lora_locksmith.messages import Message, text_of, translate
 
 ones = torch.ones
 LORA = {"down": ones(4, 24), "up": ones(32, 4)}
@@ -20,12 +23,12 @@ REFUSED = {
         (32, 24),
         r"tensor up is missing; there are only: down \[4, 24\]",
     ),
-    "nothing": ("lora", {}, (32, 24), "missing; there are only: none"),
+    "nothing": ("lora", {}, (32, 24), "missing; there are none"),
     "ranks": (
         "lora",
         {"down": ones(4, 24), "up": ones(32, 5)},
         (32, 24),
-        r"up \[32, 5\] and down \[4, 24\] have different ranks",
+        r"up \[32, 5\], down \[4, 24\] have different ranks",
     ),
     "equal_size": ("lora", LORA, (24, 32), r"weight is \[32, 24\], the model's is \[24, 32\]"),
     "wrong_kernel": (
@@ -51,21 +54,21 @@ REFUSED = {
         "lora",
         {**LORA, "dora_scale": ones(31, 1)},
         (32, 24),
-        r"dora_scale has the shape \[31, 1\]",
+        r"dora_scale \[31, 1\]",
     ),
     "dora_inputs": (
         "lora",
         {**LORA, "dora_scale": ones(1, 25)},
         (32, 24),
-        r"dora_scale has the shape \[1, 25\]",
+        r"dora_scale \[1, 25\]",
     ),
     "magnitude": (
         "lora",
         {**LORA, "magnitude": ones(24)},
         (32, 24),
-        r"magnitude has the shape \[24\]",
+        r"magnitude \[24\]",
     ),
-    "sparse": ("lora", {**LORA, "bias_values": ones(3)}, (32, 24), "bias_indices and bias_values"),
+    "sparse": ("lora", {**LORA, "bias_values": ones(3)}, (32, 24), "do not belong together"),
     "sparse_outside": (
         "lora",
         {**LORA, "bias_values": ones(1), "bias_indices": torch.tensor([[32], [0]])},
@@ -101,14 +104,14 @@ REFUSED = {
         (32, 24),
         "GLoRA",
     ),
-    "ia3_side": ("ia3", {"ia3_weight": ones(32)}, (32, 32), "on_input is needed"),
-    "ia3_size": ("ia3", {"ia3_weight": ones(31)}, (32, 24), r"ia3_weight has the shape \[31\]"),
+    "ia3_side": ("ia3", {"ia3_weight": ones(32)}, (32, 32), "on_input must say"),
+    "ia3_size": ("ia3", {"ia3_weight": ones(31)}, (32, 24), r"ia3_weight \[31\]"),
     "ia3_peft_side": ("ia3_peft", *IA3_CONVOLUTION, "feedforward_modules"),
     "ia3_peft_size": (
         "ia3_peft",
         {"ia3_l": ones(31, 1)},
         (32, 24),
-        r"ia3_l has the shape \[31, 1\]",
+        r"ia3_l \[31, 1\]",
     ),
     "oft_size": ("oft", {"oft_blocks": ones(7, 4, 4)}, (32, 24), "cover 28 rows"),
     "oft_square": ("oft", {"oft_blocks": ones(8, 4, 3)}, (32, 24), "square blocks"),
@@ -138,31 +141,31 @@ REFUSED = {
         "vblora",
         {"vblora_A": ones(4, 6, 6), "vblora_B": ones(8, 4, 6), "vblora_bank": ones(6, 4)},
         (32, 24),
-        "tells its topk",
+        "gives its topk",
     ),
     "deft_settings": (
         "deft",
         {"deft_P": ones(32, 4), "deft_R": ones(4, 24)},
         (32, 24),
-        "tells its decomposition_method",
+        "gives its decomposition_method",
     ),
     "peanut_settings": (
         "peanut",
         {"peanut_A": ones(4, 32), "peanut_B": ones(32, 4)},
         (32, 24),
-        "tells its scaling",
+        "gives its scaling",
     ),
     "fourierft_settings": (
         "fourierft",
         {"fourier_spectrum": ones(9)},
         (32, 24),
-        "tells its random_loc_seed",
+        "gives its random_loc_seed",
     ),
     "waveft_settings": (
         "waveft",
         {"wave_spectrum": ones(9)},
         (32, 24),
-        "tells its random_loc_seed",
+        "gives its random_loc_seed",
     ),
     "tokens": (
         "trainable_tokens",
@@ -183,8 +186,20 @@ ON_META = [name for name in REFUSED if not name.endswith("_outside")]
 def test_refused(device, name):
     kind, tensors, shape, message = REFUSED[name]
     tensors = {role: tensor.to(device) for role, tensor in tensors.items()}
-    with pytest.raises(AdapterError, match=message):
+    with pytest.raises(AdapterError, match=message) as raised:
         patched_weight(AdapterSpec(kind, 2.0), tensors, torch.empty(shape, device=device), 1.0)
+    fault = text_of(raised.value)
+    assert translate(fault, "zh") != fault
+
+
+@pytest.mark.parametrize("kind", [*all_kinds(), *decompositions()], ids=lambda kind: kind.title)
+def test_what_a_kind_says_of_itself_is_said_in_other_languages(kind):
+    stock = [kind.stock.sentence, kind.stock.title] if kind.stock else []
+    sentences = [getattr(kind, "refusal", ""), getattr(kind, "note", ""), *stock[:1]]
+    for text in filter(None, sentences):
+        assert translate(text, "zh") != text
+    for text in (kind.title, *stock[1:]):
+        assert isinstance(text, Message) or not text[:1].islower(), text
 
 
 @pytest.mark.parametrize("rows", [(0, 33), (16, 17), (-1, 8), (0, 8)])
