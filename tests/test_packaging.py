@@ -177,6 +177,8 @@ def test_wheel_has_all_code_and_all_knowledge(wheel):
         "api.py",
         "cli.py",
         "errors.py",
+        "messages.py",
+        *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("locales/*/messages/*.json")),
     }
     with ZipFile(wheel) as archive:
         packed = {

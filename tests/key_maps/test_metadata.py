@@ -600,14 +600,17 @@ def test_all_but_what_is_from_the_file_is_said_in_chinese():
     )
     chinese = Speaker("zh").text
     training = {chinese(label): chinese(text) for label, text in found.sections["Training"]}
-    assert training["学习率"] == rows(found, "Training")["Learning rate"]
+    assert training["\u5b66\u4e60\u7387"] == rows(found, "Training")["Learning rate"]
     dataset = {chinese(label): chinese(text) for label, text in found.sections["Dataset"]}
-    assert dataset["文件夹\uff1a10_ohwx man"].split("\uff0c") == ["1 张图像", "重复 10 次"]
+    assert dataset["\u6587\u4ef6\u5939\uff1a10_ohwx man"].split("\uff0c") == [
+        "1 \u5f20\u56fe\u50cf",
+        "\u91cd\u590d 10 \u6b21",
+    ]
     assert rows(found, "Dataset")["Folder 10_ohwx man"] == "1 image, repeated 10 times"
-    assert "共 5,000 个字符" in chinese(dict(found.unknown)["mystery"])
+    assert "\u5171 5,000 \u4e2a\u5b57\u7b26" in chinese(dict(found.unknown)["mystery"])
     (problem,) = found.problems
-    assert chinese(problem).endswith("'many' 不是数字")
-    assert chinese(found.trainer_version).endswith("提交 25f961bc")
+    assert chinese(problem).endswith("'many' \u4e0d\u662f\u6570\u5b57")
+    assert chinese(found.trainer_version).endswith("\u63d0\u4ea4 25f961bc")
     for word in found.trigger_words:
         assert all(chinese(evidence) != evidence for evidence in word.evidence)
 

@@ -99,7 +99,11 @@ def test_what_is_wrong_with_own_maps_can_be_said_in_other_languages(folder):
     for error in errors:
         # Of the English nothing is left but what the file itself says.
         chinese = translate(error, "zh")
-        assert "未使用您自己的映射" in chinese and " is " not in chinese and "Write" not in chinese
+        assert (
+            "\u672a\u4f7f\u7528\u60a8\u81ea\u5df1\u7684\u6620\u5c04" in chinese
+            and " is " not in chinese
+            and "Write" not in chinese
+        )
 
 
 def test_a_change_is_noticed(folder):

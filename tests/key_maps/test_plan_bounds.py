@@ -776,7 +776,7 @@ def test_split_qkv_of_a_module_of_two_parts():
     table = parse_table("two", "@title Two\nkv 8 4 = to_k + to_v\n")
     keys = lora("kv", 8, 4, rank=4) | {"kv.alpha": ()}
     (adapter,) = make_plan(keys, SPLIT, drawn({"kv": (8, 4)}, table)).adapters
-    assert (adapter.strength.factor, adapter.strength.source) == (2.0, FROM_SPLITS)
+    assert (adapter.strength.factor, adapter.strength.origin) == (2.0, FROM_SPLITS)
 
 
 DIFFERING = {"lora_adapter_metadata": '{"r": 2, "lora_alpha": 8}'}
@@ -811,8 +811,8 @@ ROAD = {"img_in.road_theta": (4,), "img_in.road_alpha": (4,)}
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (None, "RoAd: no setting of PEFT's that can be read tells its group_size"),
-        ({"r": 3}, "RoAd: no setting of PEFT's that can be read tells its group_size"),
+        (None, "RoAd: no readable PEFT setting gives its group_size"),
+        ({"r": 3}, "RoAd: no readable PEFT setting gives its group_size"),
         ({"group_size": "many"}, 'RoAd: its group_size is "many", not a whole number from 1'),
         ({"group_size": 4}, ""),
     ],
@@ -838,11 +838,11 @@ def test_an_adapter_that_needs_a_setting_is_refused_without_a_lawful_one(
             {"decomposition_method": "x", "alpha": "much"},
             'DEFT: its decomposition_method is "x"',
         ),
-        ("deft", {"alpha": "much"}, "DEFT: no setting of PEFT's that can be read tells its decomp"),
+        ("deft", {"alpha": "much"}, "DEFT: no readable PEFT setting gives its decomp"),
         (
             "peanut",
             {"depth": 0, "scaling": 1},
-            "PEANuT: no setting of PEFT's that can be read tells its act_fn;",
+            "PEANuT: no readable PEFT setting gives its act_fn;",
         ),
         ("peanut", {"depth": 0, "scaling": 1, "act_fn": "x"}, 'PEANuT: its act_fn is "x"'),
         ("peanut", {"depth": 0, "scaling": 1, "act_fn": "relu"}, ""),
@@ -937,7 +937,7 @@ def test_what_a_writer_means_can_be_a_reason_to_refuse(target_model):
 def test_a_meaning_that_asks_for_numbers_nobody_reads_is_not_told(target_model):
     keys = lora("img_in", 8, 16, rank=4) | {"img_in.alpha": ()}
     (adapter,) = make_plan(keys, RS_LORA, target_model).adapters
-    assert (adapter.strength.scale, adapter.strength.source) == (None, FROM_TENSORS)
+    assert (adapter.strength.scale, adapter.strength.origin) == (None, FROM_TENSORS)
 
 
 def test_a_part_of_a_weight_does_not_grow(target_model):

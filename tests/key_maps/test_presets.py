@@ -595,18 +595,20 @@ def test_a_title_with_its_versions(versions, span):
     for language in languages():
         title = translate(with_versions.title, language)
         assert translate(span, language) in title and "and" not in title.replace(versions, "")
-    assert span == versions and translate(without.title, "zh") == "A 的预设“b”"
+    assert (
+        span == versions and translate(without.title, "zh") == "A \u7684\u9884\u8bbe\u201cb\u201d"
+    )
 
 
 def test_the_sentence_is_said_in_chinese():
     report = report_of("flux1_dev", by_peft("flux1_dev", OLD_ALL_FFS), "simpletuner")
     chinese = translate(report.sentence, "zh")
     for part in (
-        "看起来是 SimpleTuner 的预设“all+ffs”",
-        "v0.9.8.1 和 v0.9.8.2",
-        "`ff.2`、`ff_context.0`和`ff_context.2` 没有对应的模块",
-        "double 块的前馈层、`to_add_out`",
-        "`proj_out` 还选中了最终输出层",
+        "\u770b\u8d77\u6765\u662f SimpleTuner \u7684\u9884\u8bbe\u201call+ffs\u201d",
+        "v0.9.8.1 \u548c v0.9.8.2",
+        "`ff.2`\u3001`ff_context.0`\u548c`ff_context.2` \u6ca1\u6709\u5bf9\u5e94\u7684\u6a21\u5757",
+        "double \u5757\u7684\u524d\u9988\u5c42\u3001`to_add_out`",
+        "`proj_out` \u8fd8\u9009\u4e2d\u4e86\u6700\u7ec8\u8f93\u51fa\u5c42",
     ):
         assert part in chinese
     assert not re.search("[a-z] [a-z]", chinese), "no English words"
