@@ -104,7 +104,7 @@ class FileComparison:
             "layers": {name: list(pair) for name, pair in self.layers.items()},
         }
 
-    def markdown(self, weights: Mapping[str, Any] | None = None) -> str:
+    def markdown(self, weights: Mapping[str, Any] | None = None, *, language: str = "en") -> str:
         """The comparison for people; `weights`: what lora.weights.Comparison.as_dict() gives."""
         lines = [
             f"**{self.verdict}**",

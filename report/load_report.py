@@ -403,6 +403,10 @@ class Report:
             if role in adapter.roles
         )
 
+    def text(self, language: str = "en") -> str:
+        """The report for people, in a language."""
+        return str(self)
+
     def __str__(self) -> str:
         lines = [self.verdict, ""]
         lines += [f"File      {self.path}"] if self.path else []

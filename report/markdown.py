@@ -34,6 +34,8 @@ def markdown(
     hashes: Hashes | None = None,
     weights: Mapping[str, Any] | None = None,
     name: str = "",
+    *,
+    language: str = "en",
 ) -> str:
     """The report. `detail`: one of DETAILS; `hashes`: the file's; `weights`:
     lora.weights.Weights.as_dict().

@@ -218,7 +218,7 @@ class MergeReport:
             "alone": sum(len(sources) == 1 for sources in touched),
         }
 
-    def markdown(self) -> str:
+    def markdown(self, language: str = "en") -> str:
         """The report for people."""
         lines = [f"**{plain(self.verdict)}**", "", f"{self.method.text} ({self.method.paper})", ""]
         lines += [f"Written to {code(self.written)}.", ""] * bool(self.written)

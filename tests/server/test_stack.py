@@ -148,7 +148,7 @@ def test_what_is_worth_knowing_is_told(bench, lora_file):
     ]
     _, told, text = run(bench, rows)
     first = text.split("\n")[0]
-    assert first.endswith("; not all of rows 1, 3.")
+    assert first.endswith("; 2 rows do not load completely: 1, 3.")
     assert (
         "stranger.safetensors is on 2 times (rows 1, 3): the strengths add up to 0.75."
         in told["notes"][0]
@@ -173,9 +173,9 @@ def test_a_file_that_cannot_be_read_is_named_with_its_row(bench, lora_file):
 
 
 FAULTS = {
-    "text": ("style.safetensors", "is no JSON"),
-    "no list": ('{"name": "a"}', "is no list"),
-    "no row": (["a.safetensors"], r"Row 1: .*is no row"),
+    "text": ("style.safetensors", "is not JSON"),
+    "no list": ('{"name": "a"}', "is not a list"),
+    "no row": (["a.safetensors"], r"Row 1: .*is not a row"),
     "missing file": (
         [row(DIFFUSERS_LORA), row("gone.safetensors")],
         r"Row 2: LoRA 'gone.safetensors' is not in the loras folders",
