@@ -77,7 +77,7 @@ def _route(
                 logging.getLogger("lora_locksmith").warning(
                     message("nodes.log_question_failed_because", fault=short)
                 )
-                return _refused(request, short, "", 503)
+                return _refused(request, short, message("nodes.then_try_again"), 503)
             logging.getLogger("lora_locksmith").exception(message("nodes.log_question_failed"))
             fault = message("nodes.server_failed", type=type(error).__name__, error=error)
             return _refused(request, fault, message("nodes.see_log"), 500)
