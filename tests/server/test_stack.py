@@ -159,6 +159,19 @@ def test_what_is_worth_knowing_is_told(bench, lora_file):
     assert text.count(f"--- 2. {DIFFUSERS_LORA}") == 0
 
 
+def test_what_a_stack_shows_is_there_in_chinese_too(bench):
+    rows = [row(DIFFUSERS_LORA, 0.5), row(KOHYA_LORA, 0), {**row(BROKEN_LORA), "on": False}]
+    prompt, stack = of_bench(bench, rows)
+    output = bench._run(prompt).entry["outputs"][stack]
+    english, report = output["text"][0], json.loads(output["report_json"][0])
+    texts = json.loads(output["translations"][0])["zh"]
+    first, *lines = texts[english].split("\n")
+    assert first == texts[report["verdict"]] != report["verdict"]
+    assert "\u5f3a\u5ea6\u4e3a 0\uff0c\u672a\u52a0\u8f7d" in texts[english]
+    assert len(lines) == len(english.split("\n")) - 1
+    assert english.startswith("1 LoRA: 44 of 44 modules load.")
+
+
 def test_unmatched_keys_stop_the_run_if_asked_and_the_row_is_named(bench, lora_file):
     stranger = "transformer.transformer_blocks.0.attn.to_nowhere.lora_A.weight"
     lora_file("stranger.safetensors", save({stranger: torch.zeros(4, 128)}))
