@@ -169,7 +169,7 @@ def test_what_a_stack_shows_is_there_in_chinese_too(bench):
     assert first == texts[report["verdict"]] != report["verdict"]
     assert "\u5f3a\u5ea6\u4e3a 0\uff0c\u672a\u52a0\u8f7d" in texts[english]
     assert len(lines) == len(english.split("\n")) - 1
-    assert english.startswith("1 LoRA: 44 of 44 modules load.")
+    assert english.startswith("1 LoRA: 22 of 22 modules load.")
 
 
 def test_unmatched_keys_stop_the_run_if_asked_and_the_row_is_named(bench, lora_file):
