@@ -12,12 +12,16 @@ async def comfy_entrypoint():
     import logging
 
     if too_old():
-        raise RuntimeError("something here is too old for LoRA Locksmith, as it says above")
+        from .messages import message
+
+        raise RuntimeError(message("nodes.too_old"))
     try:
         from .nodes import LocksmithExtension
     except Exception:
         # The host reports a failing entry point in one line without a traceback.
-        logging.getLogger("lora_locksmith").exception("LoRA Locksmith could not be loaded")
+        from .messages import message
+
+        logging.getLogger("lora_locksmith").exception(message("nodes.log_pack_not_loaded"))
         raise
     return LocksmithExtension()
 
@@ -42,25 +46,21 @@ def too_old():
     import sys
     from importlib.util import find_spec
 
+    from .messages import joined, message
+
     try:
         from comfyui_version import __version__ as comfyui
     except ImportError:
         # It came in January 2025, after which comfy_api came; a fork may lack it.
-        comfyui = "" if find_spec("comfy_api") else "0.0 (2024 or before)"
-    found = tuple(int(number) for number in re.findall(r"\d+", comfyui)[:3])
-    faults = []
-    if found and found < OLDEST_COMFYUI:
-        faults.append(
-            f"ComfyUI {'.'.join(map(str, OLDEST_COMFYUI))} or newer, and this is ComfyUI {comfyui}"
-        )
+        comfyui = "" if find_spec("comfy_api") else message("nodes.old_comfyui")
+    version = tuple(int(number) for number in re.findall(r"\d+", comfyui)[:3])
+    versions = []
+    if version and version < OLDEST_COMFYUI:
+        oldest = ".".join(map(str, OLDEST_COMFYUI))
+        versions.append(message("nodes.comfyui_or_newer", oldest=oldest, version=comfyui))
     if sys.version_info < OLDEST_PYTHON:
-        faults.append(
-            f"Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and this is Python"
-            f" {sys.version.split()[0]}"
-        )
-    return (
-        f"LoRA Locksmith needs {'; '.join(faults)}. Update ComfyUI and what it runs in, then start"
-        " it again."
-        if faults
-        else ""
-    )
+        oldest, python = ".".join(map(str, OLDEST_PYTHON)), sys.version.split()[0]
+        versions.append(message("nodes.python_or_newer", oldest=oldest, version=python))
+    if not versions:
+        return ""
+    return message("nodes.needs_newer", versions=joined(versions, "semicolon"))

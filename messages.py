@@ -12,6 +12,7 @@ A catalog maps a name to a sentence with {named} gaps, or to its plural forms ({
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 LOCALES = Path(__file__).parent / "locales"
 ENGLISH = "en"
-Template = str | Mapping[str, str]
+Template = "str | Mapping[str, str]"  # as text: Python before 3.10 must get past this line
 
 
 class Source(Protocol):
@@ -120,6 +121,14 @@ def languages() -> tuple[str, ...]:
     """The languages that have a catalog, English first."""
     others = {path.parent.name for path in LOCALES.glob("*/messages")} - {ENGLISH}
     return (ENGLISH, *sorted(others))
+
+
+def language_of(locale: str) -> str:
+    """The language that a locale such as zh_CN.UTF-8 or zh-TW asks for; English where no catalog
+    has it.
+    """
+    language = re.split(r"[-_.@]", locale.strip().lower())[0]
+    return language if language in languages() else ENGLISH
 
 
 def translations(document: Any) -> dict[str, dict[str, str]]:

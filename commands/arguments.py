@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..lora.rewrite.rename import NATIVE, writable
+from ..messages import Speaker, message
 from ..report.library import ENDINGS
+from .language import reading
 
 # Named here, as asking lora/ for them would import torch for every command.
 DTYPES = ("fp32", "fp16", "bf16")
@@ -21,7 +23,7 @@ MAX_RANK = 2**31 - 1  # larger ones mean the same, and torch does not take them
 def a_path(text: str) -> str:
     """A path as it was typed, with the home folder for a ~ that the shell has left."""
     if not text:
-        raise argparse.ArgumentTypeError("specify a file or folder; the name is empty")
+        raise argparse.ArgumentTypeError(message("commands.name_is_empty"))
     return text if os.path.lexists(text) else os.path.expanduser(text)
 
 
@@ -39,15 +41,16 @@ def every_path(names: Sequence[str]) -> list[str]:
 
 
 def number(
-    of: str,
+    rule: str,
     kind: type = float,
     least: float = -math.inf,
     most: float = math.inf,
+    *,
     above: bool = False,
     below: bool = False,
-) -> Callable:
-    """A reader of numbers from `least` to `most`; above, below: without these two themselves. of:
-    what is told of one that is none.
+) -> Callable[[str], Any]:
+    """A reader of numbers from `least` to `most`; above, below: without these two themselves. rule:
+    the id of the sentence that says which numbers are right.
     """
 
     def read(text: str) -> Any:
@@ -56,36 +59,33 @@ def number(
         except ValueError:
             value = math.nan
         if not least <= value <= most or (above and value == least) or (below and value == most):
-            raise argparse.ArgumentTypeError(f"{of}, not {text!r}")
+            raise argparse.ArgumentTypeError(
+                message("commands.value_not", rule=message(rule), value=text)
+            )
         return value
 
     return read
 
 
 def check_output(path: str, overwrite: bool, folder: bool = False) -> None:
-    """Tell before anything is read why a new file cannot be put at `path`. folder: it becomes a
+    """Say before anything is read why a new file cannot be put at `path`. folder: it becomes a
     folder. Raises ValueError or OSError.
     """
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
-        raise ValueError(f"{path}: there is no folder {parent}. Make it first, or choose another")
+        raise ValueError(message("commands.no_parent_folder", path=path, folder=parent))
     if not os.access(parent, os.W_OK):
-        raise ValueError(
-            f"{path}: the folder {parent} may not be written to. Choose another, or change its"
-            " permissions"
-        )
+        raise ValueError(message("commands.folder_not_writable", path=path, folder=parent))
     if folder:
         return
     if os.path.isdir(path) or path.endswith(tuple(filter(None, (os.sep, os.altsep)))):
-        raise ValueError(f"{path}: it is a folder. Name the new file in it")
+        raise ValueError(message("commands.output_is_a_folder", path=path))
     try:
         os.lstat(path)
     except FileNotFoundError:
         return
     if not overwrite:
-        raise ValueError(
-            f"{path}: there is a file already. Choose another name; --overwrite replaces it"
-        )
+        raise ValueError(message("commands.output_exists", path=path))
 
 
 def with_ending(path: str, folder: bool = False) -> str:
@@ -111,38 +111,38 @@ def is_named_as_file(path: str) -> bool:
     )
 
 
-def add_cuts(command: argparse.ArgumentParser) -> None:
+def add_cuts(command: argparse.ArgumentParser, speak: Speaker) -> None:
     """How far to cut."""
-    rank = number("a rank is a whole number from 1 on", int, 1)
-    energy = number("an energy is a share above 0, at most 1", float, 0, 1, above=True)
-    error = number("an error is a share from 0, below 1", float, 0, 1, below=True)
-    command.add_argument("--rank", type=rank, metavar="N", help="the largest rank")
+    rank = number("commands.rank_is", int, 1)
+    energy = number("commands.energy_is", float, 0, 1, above=True)
+    error = number("commands.error_is", float, 0, 1, below=True)
+    command.add_argument(
+        "--rank", type=reading(rank, speak), metavar="N", help=speak("commands.rank_help")
+    )
     command.add_argument(
         "--energy",
-        type=energy,
+        type=reading(energy, speak),
         metavar="SHARE",
-        help="the smallest rank that keeps this share of the energy, such as 0.95",
+        help=speak("commands.energy_help"),
     )
     command.add_argument(
         "--error",
-        type=error,
+        type=reading(error, speak),
         metavar="SHARE",
-        help="the smallest rank within this relative error, such as 0.1",
+        help=speak("commands.error_help"),
     )
 
 
-def add_written(command: argparse.ArgumentParser, dtype: str = "as in the source") -> None:
-    """What is written, and what is told of it. dtype: what the default is."""
+def add_written(command: argparse.ArgumentParser, speak: Speaker, dtype: str) -> None:
+    """What is written, and how it is reported. dtype: what the default is."""
     command.add_argument(
-        "--dtype", choices=DTYPES, help=f"of the new file's tensors (default: {dtype})"
+        "--dtype", choices=DTYPES, help=speak("commands.dtype_help", default=dtype)
     )
-    command.add_argument(
-        "--overwrite", action="store_true", help="replace a file that is there already"
-    )
-    command.add_argument("--json", action="store_true", help="for programs: one JSON object")
+    command.add_argument("--overwrite", action="store_true", help=speak("commands.overwrite_help"))
+    command.add_argument("--json", action="store_true", help=speak("commands.json_help"))
 
 
-def add_dialect(command: argparse.ArgumentParser) -> None:
+def add_dialect(command: argparse.ArgumentParser, speak: Speaker) -> None:
     """Whose names are written."""
     known = ", ".join(writable())
     command.add_argument(
@@ -150,7 +150,7 @@ def add_dialect(command: argparse.ArgumentParser) -> None:
         choices=writable(),
         default=NATIVE,
         metavar="DIALECT",
-        help=f"whose names it gets: {known}",
+        help=speak("commands.to_help", names=known),
     )
 
 

@@ -5,30 +5,34 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..messages import Speaker
 from ..report.compare import compare_files
 from .arguments import a_path
+from .language import add_language, reading
 from .output import FINE, PROBLEMS, show_json, show_markdown
 
-DESCRIPTION = """\
-Compares two LoRA files by the layers they change, however each spells its names. With --weights
-also how alike the changes are: the cosine of the two for every layer. Exit code 0: they change
-the same layers; 1: they do not; 2: a file cannot be read."""
 
-
-def add(commands: Any) -> None:
-    """Add this command to the command line."""
+def add(commands: Any, speak: Speaker) -> None:
+    """Add this command to the command line, with its help in a language."""
     command = commands.add_parser(
-        "compare", help="what two LoRA files have in common", description=DESCRIPTION
+        "compare",
+        help=speak("commands.compare_help"),
+        description=speak("commands.compare_description"),
     )
-    command.add_argument("first", metavar="A", type=a_path, help="a LoRA, as .safetensors")
-    command.add_argument("second", metavar="B", type=a_path, help="another one")
+    command.add_argument(
+        "first", metavar="A", type=reading(a_path, speak), help=speak("commands.lora_help")
+    )
+    command.add_argument(
+        "second", metavar="B", type=reading(a_path, speak), help=speak("commands.another_lora_help")
+    )
     command.add_argument(
         "--weights",
         action="store_true",
-        help="also compare the weights; reads both files and needs torch",
+        help=speak("commands.compare_weights_help"),
     )
-    command.add_argument("--json", action="store_true", help="for programs: one JSON object")
-    command.set_defaults(run=run)
+    command.add_argument("--json", action="store_true", help=speak("commands.json_help"))
+    add_language(command, speak)
+    command.set_defaults(run=run, speak=speak)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,7 +42,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         show_json(found.as_dict() | ({"weights": weights.as_dict()} if weights else {}))
     else:
-        show_markdown(found.markdown(weights and weights.as_dict()))
+        show_markdown(
+            found.markdown(weights and weights.as_dict(), language=options.speak.language),
+            options.speak,
+        )
     return FINE if found.same_layers else PROBLEMS
 
 

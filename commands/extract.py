@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from ..errors import LocksmithError
-from ..report.load_report import plural
+from ..messages import Speaker, joined, message
 from .arguments import (
     a_path,
     add_cuts,
@@ -19,49 +19,55 @@ from .arguments import (
     rank_target_of,
     with_ending,
 )
+from .language import add_language, reading
 from .output import FINE, PROBLEMS, failed, progress, show_json, shown, spread
 
-DESCRIPTION = """\
-Writes the difference of two models (safetensors: diffusion models or whole checkpoints, by
-ComfyUI's or diffusers' names, also one of each) as a LoRA, every weight at its best rank. Needs
-torch. Exit code 0: all that changed is in it; 1: something changed that is not; 2: nothing was
-written."""
 
-
-def add(commands: Any) -> None:
-    """Add this command to the command line."""
+def add(commands: Any, speak: Speaker) -> None:
+    """Add this command to the command line, with its help in a language."""
     command = commands.add_parser(
-        "extract", help="a LoRA from a base and a tuned model", description=DESCRIPTION
+        "extract",
+        help=speak("commands.extract_help"),
+        description=speak("commands.extract_description"),
     )
     command.add_argument(
         "base",
         metavar="BASE",
-        type=a_path,
-        help="the model that was tuned: a file, an index of shards, or a folder",
+        type=reading(a_path, speak),
+        help=speak("commands.extract_base_help"),
     )
-    command.add_argument("tuned", metavar="TUNED", type=a_path, help="what became of it")
     command.add_argument(
-        "-o", "--output", required=True, metavar="OUT", type=a_path, help="the new file"
+        "tuned",
+        metavar="TUNED",
+        type=reading(a_path, speak),
+        help=speak("commands.extract_tuned_help"),
     )
-    add_cuts(command)
-    add_written(command, "as in the tuned model, bf16 for fp8")
-    add_dialect(command)
+    command.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        type=reading(a_path, speak),
+        help=speak("commands.output_help"),
+    )
+    add_cuts(command, speak)
+    add_written(command, speak, speak("commands.dtype_as_tuned"))
+    add_dialect(command, speak)
     command.add_argument(
         "--extras",
         action="store_true",
-        help="also norms, biases and lone parameters, as whole differences",
+        help=speak("commands.extras_help"),
     )
-    quantile = number("a quantile is above 0, at most 1", float, 0, 1, above=True)
+    quantile = number("commands.quantile_is", float, 0, 1, above=True)
     command.add_argument(
         "--clamp",
-        type=quantile,
+        type=reading(quantile, speak),
         metavar="QUANTILE",
-        help="clamp the factors as sd-scripts does (0.99 there)",
+        help=speak("commands.clamp_help"),
     )
-    command.add_argument(
-        "--device", default="cpu", help="where the decompositions run (default: cpu)"
-    )
-    command.set_defaults(run=run)
+    command.add_argument("--device", default="cpu", help=speak("commands.device_help"))
+    add_language(command, speak)
+    command.set_defaults(run=run, speak=speak)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,11 +78,11 @@ def run(options: argparse.Namespace) -> int:
     how = ExtractOptions(rank_target_of(options), options.extras, options.clamp, options.device)
     try:
         if (options.rank, options.energy, options.error) == (None, None, None):
-            raise ValueError("say with --rank, --energy or --error how large it may be")
+            raise ValueError(message("commands.extract_needs_size"))
         _check_device(options.device)
         options.output = with_ending(options.output, folder=is_folder(options.to))
         check_output(options.output, options.overwrite, folder=is_folder(options.to))
-        with progress("Extracting") as told:
+        with progress("commands.extracting", options.speak) as report_progress:
             found = extract_file(
                 options.base,
                 options.tuned,
@@ -85,10 +91,10 @@ def run(options: argparse.Namespace) -> int:
                 options.to,
                 dtype_of(options),
                 options.overwrite,
-                told,
+                report_progress,
             )
     except (OSError, ValueError, RuntimeError, LocksmithError) as error:
-        return failed(error, options.json)
+        return failed(error, options)
     if options.json:
         rows = [row._asdict() for row in found.rows]
         show_json(
@@ -100,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
             }
         )
     else:
-        print(shown(_told(found, options.output)))
+        print(shown(_summary(found, options.output, options.speak)))
     return PROBLEMS if any(reason != not_asked() for reason in found.left_out.values()) else FINE
 
 
@@ -112,24 +118,38 @@ def _check_device(name: str) -> None:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"--device {name}: torch cannot use it here ({str(error).splitlines()[0][:160]})"
+            message(
+                "commands.device_not_usable", device=name, error=str(error).splitlines()[0][:160]
+            )
         ) from None
 
 
-def _told(found: Any, path: str) -> str:
+def _summary(found: Any, path: str, speak: Speaker) -> str:
     from ..lora.rewrite.extract import not_asked
 
     ranks = [row.rank for row in found.rows if row.rank]
     lost = sum(reason != not_asked() for reason in found.left_out.values())
-    first = f"Not whole: {plural(lost, 'change')} left out. " if lost else ""
-    whole = f"{len(found.rows) - len(ranks)} differences, {found.unchanged} unchanged"
-    told = [f"{first}{path}: {len(ranks)} weights of rank {spread(ranks)}, {whole}"]
-    told.append(f"Kept energy: {found.kept_energy:.4%}.")
-    told += [
-        f"{count} left out, such as {_first(found, reason)}: {reason}"
+    first = message(
+        "commands.extracted",
+        path=path,
+        count=len(ranks),
+        ranks=spread(ranks),
+        differences=len(found.rows) - len(ranks),
+        unchanged=found.unchanged,
+    )
+    if lost:
+        first = joined([message("commands.not_whole", count=lost), first], "space")
+    lines = [speak(first), speak("commands.kept_energy", energy=f"{found.kept_energy:.4%}")]
+    lines += [
+        speak(
+            "commands.extract_left_out",
+            number=count,
+            name=_first(found, reason),
+            reason=reason,
+        )
         for reason, count in Counter(found.left_out.values()).most_common()
     ]
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 def _first(found: Any, reason: str) -> str:

@@ -20,6 +20,7 @@ from ..files.atomic import check_free, making_folder, replacing
 from ..files.hashes import file_hashes
 from ..files.header import LoraFileError
 from ..identify.checkpoint import target_model_of_checkpoint
+from ..identify.trainer import UNTOLD
 from ..lora.rewrite.rename import (
     NATIVE,
     Refused,
@@ -30,13 +31,14 @@ from ..lora.rewrite.rename import (
     plan_renames,
     writable,
 )
+from ..messages import Speaker, joined, message, text_of
 from ..planning.disagreement import unreadable
 from ..report.inspection import Inspection, inspect_file
 from ..report.library import ENDINGS
-from ..report.load_report import plural
 from .arguments import DTYPES, a_path, dtype_of, every_path, is_named_as_file
 from .inspect import loads_whole
-from .output import FAILED, FINE, PROBLEMS, one_line, progress, say, show_json, told_fault
+from .language import add_language, reading
+from .output import FAILED, FINE, PROBLEMS, fault_of, one_line, progress, say, show_json
 
 if TYPE_CHECKING:
     from ..lora.io.writer import Written
@@ -44,29 +46,28 @@ if TYPE_CHECKING:
     from ..planning.plan import Plan
     from ..planning.target_model import TargetModel
 
-DESCRIPTION = """\
-Writes LoRA files in the names of another tool: fused and split exactly, read back and compared
-before they are put in place. Without --to: in ComfyUI's own names, and only files that the
-stock loader does not load completely and correctly.
-To go on training, give --to the trainer's name; the README says where each trainer wants the
-file.
-Exit code 0: all is done; 1: a file could not be written so, or not whole (--drop), and why; 2:
-a file cannot be read."""
-SOUND = "already loads correctly; unchanged"
-ALREADY = "already has these names; unchanged"
+# Ids of what became of a file, and of many.
+SOUND = "commands.loads_correctly"
+ALREADY = "commands.has_these_names"
 ENDS = (
-    "need nothing",
-    "have these names already",
-    "written",
-    "written, but not whole",
-    "not written",
-    "cannot be read or written",
+    "commands.files_need_nothing",
+    "commands.files_have_names",
+    "commands.files_written",
+    "commands.files_written_in_part",
+    "commands.files_not_written",
+    "commands.files_not_accessible",
+)
+ENDS_OF_DRY_RUN = (
+    *ENDS[:2],
+    "commands.files_would_be_written",
+    "commands.files_would_be_written_in_part",
+    *ENDS[4:],
 )
 BACKUP = ".bak"
 WAYS = (
-    "renamed",
-    "fused, split or turned",
-    "written as full matrices, as nothing smaller is exact",
+    "commands.modules_renamed",
+    "commands.modules_computed",
+    "commands.modules_full",
 )
 
 
@@ -82,87 +83,88 @@ class FixResult(NamedTuple):
     lost: int = 0
 
 
-def add(commands: Any) -> None:
-    """Add this command to the command line."""
+def add(commands: Any, speak: Speaker) -> None:
+    """Add this command to the command line, with its help in a language."""
     command = commands.add_parser(
-        "fix", help="write LoRA files in names that load", description=DESCRIPTION
+        "fix", help=speak("commands.fix_help"), description=speak("commands.fix_description")
     )
     command.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
-        type=a_path,
-        help="a LoRA as .safetensors, or a folder of them",
+        type=reading(a_path, speak),
+        help=speak("commands.paths_help"),
     )
     command.add_argument(
-        "--to", choices=writable(), metavar="DIALECT", help=f"one of: {', '.join(writable())}"
+        "--to",
+        choices=writable(),
+        metavar="DIALECT",
+        help=speak("commands.fix_to_help", names=", ".join(writable())),
     )
     where = command.add_mutually_exclusive_group()
     where.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        type=a_path,
-        help=(
-            "the folder for the new files, or the new file's name where there is one file (default:"
-            " beside the old ones, as NAME.DIALECT)"
-        ),
+        type=reading(a_path, speak),
+        help=(speak("commands.fix_output_help")),
     )
     where.add_argument(
         "--in-place",
         action="store_true",
-        help="put the new file in the old one's place, in one step",
+        help=speak("commands.in_place_help"),
     )
     command.add_argument(
-        "--backup", action="store_true", help=f"with --in-place: keep the old file as NAME{BACKUP}"
+        "--backup", action="store_true", help=speak("commands.backup_help", ending=BACKUP)
     )
     command.add_argument(
         "--against",
         metavar="MODEL",
-        type=a_path,
-        help="the checkpoint or diffusion model the files are for: names and sizes are exact",
+        type=reading(a_path, speak),
+        help=speak("commands.fix_against_help"),
     )
-    command.add_argument(
-        "--recursive", action="store_true", help="folders: all that is below them, too"
-    )
-    command.add_argument(
-        "--dtype", choices=DTYPES, help="of the new file's tensors (default: each as it was)"
-    )
+    command.add_argument("--recursive", action="store_true", help=speak("commands.recursive_help"))
+    command.add_argument("--dtype", choices=DTYPES, help=speak("commands.fix_dtype_help"))
     command.add_argument(
         "--drop",
         action="store_true",
-        help="leave out what has no place in the model, no name in DIALECT, or is NaN",
+        help=speak("commands.drop_help"),
     )
     command.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace files of the same name in the place of the new ones",
+        help=speak("commands.fix_overwrite_help"),
     )
-    command.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    command.add_argument("--dry-run", action="store_true", help=speak("commands.fix_dry_run_help"))
     command.add_argument(
         "--json",
         action="store_true",
-        help="for programs: one JSON object for each file, one to a line",
+        help=speak("commands.json_each_help"),
     )
-    command.set_defaults(run=run)
+    add_language(command, speak)
+    command.set_defaults(run=run, speak=speak)
 
 
 def run(options: argparse.Namespace) -> int:
     """Fix every file; one that cannot be read or written does not keep the others from being."""
     if options.backup and not options.in_place:
-        raise LoraFileError("--backup", "it belongs to --in-place", "Give both, or neither")
+        raise LoraFileError(
+            "--backup",
+            message("commands.backup_without_in_place"),
+            message("commands.both_or_neither"),
+        )
     options.paths = every_path(options.paths)
     _check_output(options)
     target_model = (
         target_model_of_checkpoint(options.against).target_model if options.against else None
     )
     files, named = list(_files(options)), set(map(Path, options.paths))
-    with progress("Fixing") as told:
+    with progress("commands.fixing", options.speak) as report_progress:
         worst, ends = FINE, Counter()
         taken: dict[Path, Path] = {}
         for path, destination in files:
-            if told:
-                told(ends.total(), len(files))
+            if report_progress:
+                report_progress(ends.total(), len(files))
             other = taken.setdefault(destination, path)
             outcome = (
                 _outcome(path, destination, target_model, options)
@@ -171,7 +173,7 @@ def run(options: argparse.Namespace) -> int:
             )
             worst = max(worst, outcome.code)
             ends[_end(outcome)] += 1
-            if options.json or outcome.told != SOUND or path in named:
+            if options.json or outcome.told != message(SOUND) or path in named:
                 _show(outcome, options)
     if not options.json and any(map(os.path.isdir, options.paths)):
         say(_summary(ends, options))
@@ -185,21 +187,30 @@ def _outcome(
     try:
         return _fix(path, destination, target_model, options)
     except LoraFileError as error:
-        return FixResult(os.fspath(path), FAILED, f"{error.fault}. {error.remedy}")
+        return FixResult(
+            os.fspath(path),
+            FAILED,
+            message("commands.fault_and_remedy", fault=error.fault, remedy=error.remedy),
+        )
     except (LocksmithError, FileExistsError) as error:
-        return FixResult(os.fspath(path), PROBLEMS, f"not written: {_reason(error)}")
+        return FixResult(
+            os.fspath(path),
+            PROBLEMS,
+            message("commands.not_written_because", reason=_reason(error)),
+        )
     except (OSError, MemoryError, RuntimeError) as error:
         fault = exhausted(error)
         if not fault and not isinstance(error, OSError):
             raise
-        return FixResult(os.fspath(path), FAILED, f"not written: {fault or told_fault(error)}")
+        return FixResult(
+            os.fspath(path),
+            FAILED,
+            message("commands.not_written_because", reason=fault or fault_of(error)),
+        )
 
 
 def _collision(path: Path, destination: Path, other: Path) -> FixResult:
-    told = (
-        f"not written: {destination} is the new file's name for {other} already; give each its own"
-        " --output"
-    )
+    told = message("commands.same_new_name", destination=destination, other=other)
     return FixResult(os.fspath(path), PROBLEMS, told)
 
 
@@ -209,34 +220,32 @@ def _end(outcome: FixResult) -> int:
         return 3
     if outcome.code != FINE:
         return 4 if outcome.code == PROBLEMS else 5
-    return {SOUND: 0, ALREADY: 1}.get(outcome.told, 2)
+    ends = {str(message(SOUND)): 0, str(message(ALREADY)): 1}
+    return ends.get(str(outcome.told), 2)
 
 
 def _summary(ends: Counter[int], options: argparse.Namespace) -> str:
+    speak = options.speak
     if not ends:
-        return f"{options.paths[0]}: there is no LoRA file in it; --recursive looks below it, too."
-    words = [
-        f"would be {words}" if options.dry_run and place in (2, 3) else words
-        for place, words in enumerate(ENDS)
-    ]
-    told = [f"{ends[end]:,} {words[end]}" for end in sorted(ends)]
-    return f"{plural(ends.total(), 'file')}: {', '.join(told)}."
+        return speak("commands.no_lora_in_folder", folder=options.paths[0])
+    ids = ENDS_OF_DRY_RUN if options.dry_run else ENDS
+    parts = [message(ids[end], count=ends[end]) for end in sorted(ends)]
+    return speak("commands.files_summary", count=ends.total(), parts=joined(parts))
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileExistsError):
-        return (
-            f"there is a {os.path.basename(error.filename or '')} already; --overwrite replaces it"
-        )
-    return str(error)
+        return message("commands.new_file_exists", name=os.path.basename(error.filename or ""))
+    return text_of(error)
 
 
 def _show(outcome: FixResult, options: argparse.Namespace) -> None:
     if options.json:
         show_json(outcome._asdict())
     else:
+        line = message("commands.about", subject=outcome.file, text=outcome.told)
         print(
-            one_line(f"{outcome.file}: {outcome.told}."),
+            one_line(options.speak("joints.sentence", text=line)),
             file=sys.stderr if outcome.code == FAILED else sys.stdout,
             flush=True,
         )
@@ -250,14 +259,14 @@ def _check_output(options: argparse.Namespace) -> None:
     if is_named_as_file(options.output) and not one:
         raise LoraFileError(
             options.output,
-            "several new files need a folder, and this is the name of a file",
-            "Name a folder",
+            message("commands.several_need_a_folder"),
+            message("commands.name_a_folder"),
         )
     if os.path.isfile(options.output) and not is_named_as_file(options.output):
         raise LoraFileError(
             options.output,
-            "it is a file, not a folder",
-            "Name a folder, or a file that ends with .safetensors",
+            message("commands.a_file_not_a_folder"),
+            message("commands.name_a_folder_or_file"),
         )
 
 
@@ -308,7 +317,7 @@ def _fix(
     # In a folder the numbers of a file whose header is right are sampled: reading all weights of a
     # library would take minutes.
     if sound and path not in map(Path, options.paths) and look_at_file(path, found.header).finite:
-        return FixResult(os.fspath(path), FINE, SOUND)
+        return FixResult(os.fspath(path), FINE, message(SOUND))
     if options.in_place:
         _check_replaceable(path, dialect)
     tensors = map_tensors(path, found.header, passing=True, replaced=options.in_place)
@@ -316,33 +325,36 @@ def _fix(
     dtype = dtype_of(options)
     found.plan = _finite(found, tensors, options.drop)
     if sound and found.plan is planned:
-        return FixResult(os.fspath(path), FINE, SOUND)
+        return FixResult(os.fspath(path), FINE, message(SOUND))
     conversion = _converted(found, tensors, dialect, dtype, options.drop)
     if dtype is None and _already(found, conversion):
-        summary = ", but ".join(filter(None, (ALREADY, conversion.caution)))
-        return FixResult(os.fspath(path), FINE, summary)
-    lost = losses(found.plan, conversion.left_out)
+        reason = (
+            message("commands.already_but", reason=conversion.caution)
+            if conversion.caution
+            else message(ALREADY)
+        )
+        return FixResult(os.fspath(path), FINE, reason)
+    lost, cautions = losses(found.plan, conversion.left_out), unreadable(found.config_beside)
     code = PROBLEMS if lost else FINE
     if options.dry_run:
         _check_free(destination, dialect, options)
-        told = _told(
+        summary = _what_is_done(
             found, dialect, conversion.ways.values(), conversion.left_out, conversion.caution
         )
-        return FixResult(os.fspath(path), code, f"would be written: {told}", lost=len(lost))
+        reason = joined([*cautions, message("commands.would_be_written", summary=summary)], "space")
+        return FixResult(os.fspath(path), code, reason, lost=len(lost))
     try:
         written = _write(found, tensors, destination, dialect, dtype, options)
     except VerificationError as error:
-        raise Refused((f"verification failed ({error})",)) from None
-    told = _told(
-        found,
-        dialect,
-        (written.renamed, written.computed, written.full),
-        written.left_out,
-        written.caution,
-    )
-    verified = "the rest is verified" if lost else "verified"
-    told = f"{told}; {verified}; {_now(written, target_model)} {written.path}".rstrip()
-    return FixResult(os.fspath(path), code, told, os.fspath(written.path), len(lost))
+        raise Refused((message("commands.verification_failed", error=error),)) from None
+    ways = (written.renamed, written.computed, written.full)
+    parts = [
+        _what_is_done(found, dialect, ways, written.left_out, written.caution),
+        message("commands.rest_verified" if lost else "commands.verified"),
+        _what_stock_does(written, target_model),
+    ]
+    reason = joined([*cautions, joined(parts, "semicolon")], "space")
+    return FixResult(os.fspath(path), code, reason, os.fspath(written.path), len(lost))
 
 
 def _check_free(destination: Path, dialect: str, options: argparse.Namespace) -> None:
@@ -360,17 +372,15 @@ def _finite(found: Inspection, tensors, drop: bool) -> Plan:
     try:
         return without_odd(found.plan, tensors.__getitem__, drop)
     except NotFinite as error:
-        raise Refused((f"{error}, or leave those modules out with --drop",)) from None
+        raise Refused((message("commands.or_leave_out", error=error),)) from None
 
 
 def _check_replaceable(path: Path, dialect: str) -> None:
     """Refused where the new file cannot stand in the old one's place."""
     if path.is_symlink():
-        raise Refused(
-            (f"it is a link, which would be replaced; name the file itself, {path.resolve()}",)
-        )
+        raise Refused((message("commands.it_is_a_link", path=path.resolve()),))
     if is_folder(dialect):
-        raise Refused(("PEFT's files are a folder, which cannot stand in a file's place",))
+        raise Refused((message("commands.peft_not_in_place"),))
 
 
 def _converted(found: Inspection, tensors, dialect: str, dtype, drop: bool) -> Conversion:
@@ -386,7 +396,11 @@ def _converted(found: Inspection, tensors, dialect: str, dtype, drop: bool) -> C
         raise Refused(
             (
                 *error.reasons,
-                *(["--drop leaves that out"] if rest.units and not rest.refusals else ()),
+                *(
+                    [message("commands.drop_leaves_out")]
+                    if rest.units and not rest.refusals
+                    else ()
+                ),
             )
         ) from None
 
@@ -444,7 +458,7 @@ def check_backup(source: Path, backup: Path) -> bool:
     where it is another file's.
     """
     if os.path.lexists(backup) and not (backup.exists() and backup.samefile(source)):
-        raise Refused((f"there is a {backup.name} already; move it elsewhere",))
+        raise Refused((message("commands.backup_exists", name=backup.name),))
     return backup.exists()
 
 
@@ -470,32 +484,33 @@ def _file_at(path: Path) -> tuple[int, int]:
     return about.st_dev, about.st_ino
 
 
-def _told(
+def _what_is_done(
     found: Inspection,
     dialect: str,
     ways: Iterable[int],
     left_out: Mapping[str, str],
     caution: str,
 ) -> str:
-    parts = [f"{found.writer} -> {dialect}" if found.writer != "cannot tell" else f"-> {dialect}"]
-    parts += [
-        f"{plural(count, 'module')} {way}" for count, way in zip(ways, WAYS, strict=True) if count
-    ]
+    if found.writer == UNTOLD:
+        parts = [message("commands.to_dialect", dialect=dialect)]
+    else:
+        parts = [message("commands.from_to", source=found.writer, dialect=dialect)]
+    parts += [message(way, count=count) for count, way in zip(ways, WAYS, strict=True) if count]
     lost = losses(found.plan, left_out)
     rest = len(left_out) - len(lost)
-    parts += [caution.rstrip(".") for caution in unreadable(found.config_beside)]
-    parts += [
-        f"{plural(rest, 'key')} without an effect of {'its' if rest == 1 else 'their'} own left out"
-    ] * bool(rest)
-    missing = losses_told(lost)
-    return (f"{missing}; " if missing else "") + ", ".join([*parts, caution] if caution else parts)
+    if rest:
+        parts.append(message("commands.left_out_without_effect", count=rest))
+    parts += [caution] if caution else []
+    return joined(filter(None, (losses_told(lost), joined(parts))), "semicolon")
 
 
-def _now(written: Written, target_model: TargetModel | None) -> str:
-    """What the stock loader makes of the new file, where that is told by its header."""
+def _what_stock_does(written: Written, target_model: TargetModel | None) -> str:
+    """Where the new file is, and what the stock loader makes of it, where its header says so."""
+    path = os.fspath(written.path)
     if written.dialect != NATIVE:
-        return "wrote"
+        return message("commands.wrote", path=path)
     again = inspect_file(written.path, target_model, whole=True)
     if not again.gains:
-        return "the stock loader now loads it completely and correctly; wrote"
-    return f"the stock loader still differs ({'; '.join(again.gains)}); wrote"
+        return message("commands.wrote_loads", path=path)
+    gains = joined(again.gains, "semicolon")
+    return message("commands.wrote_still_differs", gains=gains, path=path)

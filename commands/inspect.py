@@ -11,52 +11,56 @@ from ..files.hashes import file_hashes
 from ..files.header import LoraFileError
 from ..identify.checkpoint import target_model_of_checkpoint
 from ..key_maps.dialect import DENOISER
+from ..messages import Speaker, message, text_of
 from ..planning.plan import NO_FAULT, NOT_WIRED
 from ..report.file_names import told_apart
 from ..report.inspection import Inspection, inspect_file
 from ..report.markdown import DETAILS, SUMMARY, markdown
 from .arguments import a_path, every_path
+from .language import add_language, reading
 from .output import FAILED, FINE, PROBLEMS, complain, show_json, show_markdown
 
-DESCRIPTION = """\
-Tells what is in LoRA files from their headers: which model, which trainer, what was trained,
-what will load.
-Exit code 0: all of it loads; 1: something has no effect; 2: a file cannot be read."""
 
-
-def add(commands: Any) -> None:
-    """Add this command to the command line."""
-    command = commands.add_parser("inspect", help="what is in a LoRA file", description=DESCRIPTION)
+def add(commands: Any, speak: Speaker) -> None:
+    """Add this command to the command line, with its help in a language."""
+    command = commands.add_parser(
+        "inspect",
+        help=speak("commands.inspect_help"),
+        description=speak("commands.inspect_description"),
+    )
     command.add_argument(
-        "files", nargs="+", metavar="FILE", type=a_path, help="a LoRA, as .safetensors"
+        "files",
+        nargs="+",
+        metavar="FILE",
+        type=reading(a_path, speak),
+        help=speak("commands.lora_help"),
     )
     command.add_argument(
         "--against",
         metavar="MODEL",
-        type=a_path,
-        help="a checkpoint or diffusion model: the exact answer, from its header",
+        type=reading(a_path, speak),
+        help=speak("commands.inspect_against_help"),
     )
     command.add_argument(
         "--detail",
         type=lambda text: text.replace("-", " "),
         choices=DETAILS,
         default=SUMMARY,
-        help="how much is told (default: %(default)s)",
+        help=speak("commands.detail_help"),
     )
     command.add_argument(
         "--weights",
         action="store_true",
-        help="also measure the weights; reads the whole file and needs torch",
+        help=speak("commands.weights_help"),
     )
-    command.add_argument(
-        "--hashes", action="store_true", help="also compute the file's hashes; reads the whole file"
-    )
+    command.add_argument("--hashes", action="store_true", help=speak("commands.hashes_help"))
     command.add_argument(
         "--json",
         action="store_true",
-        help="for programs: one JSON object for each file, one to a line",
+        help=speak("commands.json_each_help"),
     )
-    command.set_defaults(run=run)
+    add_language(command, speak)
+    command.set_defaults(run=run, speak=speak)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,14 +80,14 @@ def run(options: argparse.Namespace) -> int:
         except LoraFileError as error:
             worst = FAILED
             fault = (
-                f"{path}: it is a folder. Name a file in it, or scan the folder"
+                message("commands.inspect_folder", path=path)
                 if os.path.isdir(path)
-                else str(error)
+                else text_of(error)
             )
             if options.json:
                 show_json({"file": path, "error": fault})
             else:
-                complain(fault)
+                complain(fault, options.speak)
     return worst
 
 
@@ -101,15 +105,17 @@ def _show(found: Inspection, options: argparse.Namespace, name: str, place: int)
     hashes = file_hashes(found.path) if options.hashes else None
     weights = weigh_file(found) if options.weights else None
     if options.json:
-        told = (
+        document = (
             found.as_dict()
             | (hashes.as_dict(found.header.metadata) if hashes else {})
             | ({"weights": weights} if weights else {})
         )
-        return show_json(told)
+        return show_json(document)
     if place:
         print()
-    show_markdown(markdown(found, options.detail, hashes, weights, name))
+    speak = options.speak
+    text = markdown(found, options.detail, hashes, weights, name, language=speak.language)
+    show_markdown(text, speak)
 
 
 def weigh_file(found: Inspection) -> Mapping[str, Any]:

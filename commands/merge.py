@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from ..errors import LocksmithError
+from ..messages import Speaker, message
 from .arguments import (
     a_path,
     add_cuts,
@@ -19,16 +20,9 @@ from .arguments import (
     rank_target_of,
     with_ending,
 )
+from .language import add_language, reading
 from .output import FINE, PROBLEMS, failed, say, show_json, show_markdown
 
-DESCRIPTION = """\
-Merges LoRAs of any dialects and kinds into one file, layer by layer of the model. A=0.8 is A at
-strength 0.8, as on a loader; A=0.8:0.3 has a strength of its own for the text encoder. Without
---rank, --energy and --error the sum is exact where it has exact factors; what has none (two
-LoKr of whole factors, DoRA, OFT) is cut to rank 128, or kept whole with --exact. In other names
-than ComfyUI's own (--to) a layer that ComfyUI fuses, such as q, k and v, is split again where
-the files have it split, which makes the file smaller. Needs torch. Exit code 0: written, and
-nothing was lost; 1: something was, as the first line tells; 2: nothing was written."""
 # Named here, as asking lora/ for them would import torch for every command.
 METHODS = (
     "sum",
@@ -56,72 +50,71 @@ class Wanted(NamedTuple):
     text_encoder: float
 
 
-def add(commands: Any) -> None:
-    """Add this command to the command line."""
+def add(commands: Any, speak: Speaker) -> None:
+    """Add this command to the command line, with its help in a language."""
     command = commands.add_parser(
-        "merge", help="several LoRAs in one file", description=DESCRIPTION
+        "merge", help=speak("commands.merge_help"), description=speak("commands.merge_description")
     )
     command.add_argument(
         "loras",
         nargs="+",
         metavar="FILE[=STRENGTH[:STRENGTH]]",
-        type=wanted,
-        help="a LoRA and its strengths",
+        type=reading(wanted, speak),
+        help=speak("commands.wanted_help"),
     )
     command.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        type=a_path,
-        help="the new file, .safetensors; not needed with --dry-run",
+        type=reading(a_path, speak),
+        help=speak("commands.merge_output_help"),
     )
-    told = f"merge method (default: %(default)s): {', '.join(METHODS)}"
-    command.add_argument("--method", default="sum", type=a_method, metavar="METHOD", help=told)
+    command.add_argument(
+        "--method",
+        default="sum",
+        type=reading(a_method, speak),
+        metavar="METHOD",
+        help=speak("commands.method_help", names=", ".join(METHODS)),
+    )
     command.add_argument(
         "--set",
         dest="settings",
         action="append",
         default=[],
         metavar="OPTION=NUMBER",
-        type=setting,
-        help="an option of the method",
+        type=reading(setting, speak),
+        help=speak("commands.set_help"),
     )
-    command.add_argument(
-        "--seed", type=int, default=0, help="random seed for DARE and DELLA (default: %(default)s)"
-    )
+    command.add_argument("--seed", type=int, default=0, help=speak("commands.seed_help"))
     command.add_argument(
         "--blocks",
         nargs=2,
         action="append",
         default=[],
         metavar=("N", "WEIGHTS"),
-        help=(
-            "weights for parts of the N-th LoRA, such as 'double_blocks.0-5=0.5, *.img_mlp=0, te=0'"
-        ),
+        help=(speak("commands.blocks_help")),
     )
-    add_cuts(command)
+    add_cuts(command, speak)
     command.add_argument(
         "--exact",
         action="store_true",
-        help="full differences, as large as the weights, where no factors are exact",
+        help=speak("commands.exact_help"),
     )
-    add_written(command, "as in the sources")
-    add_dialect(command)
+    add_written(command, speak, speak("commands.dtype_as_in_sources"))
+    add_dialect(command, speak)
     command.add_argument(
         "--against",
         metavar="MODEL",
-        type=a_path,
-        help=(
-            "the model they are for: needed for DoRA and OFT, which are folded, and where no file"
-            " tells it"
-        ),
+        type=reading(a_path, speak),
+        help=(speak("commands.merge_against_help")),
     )
     command.add_argument(
         "--dry-run",
         action="store_true",
-        help="tell what would come, and how the LoRAs agree; write nothing",
+        help=speak("commands.merge_dry_run_help"),
     )
-    command.set_defaults(run=run)
+    add_language(command, speak)
+    command.set_defaults(run=run, speak=speak)
 
 
 def wanted(text: str) -> Wanted:
@@ -136,9 +129,7 @@ def wanted(text: str) -> Wanted:
             return Wanted(a_path(text), 1.0, 1.0)
         strengths = []
     if not 1 <= len(strengths) <= 2 or not all(map(math.isfinite, strengths)):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: a strength is a number, or two parted by a colon, such as 0.8 or 0.8:0.3"
-        )
+        raise argparse.ArgumentTypeError(message("commands.strength_is", value=text))
     return Wanted(a_path(path), strengths[0], strengths[-1])
 
 
@@ -146,7 +137,7 @@ def a_method(text: str) -> str:
     """The name of a method."""
     if text not in METHODS:
         raise argparse.ArgumentTypeError(
-            f"there is no method {text!r}; the methods are {', '.join(METHODS)}"
+            message("commands.no_such_method", name=text, names=", ".join(METHODS))
         )
     return text
 
@@ -157,9 +148,7 @@ def setting(text: str) -> tuple[str, float]:
     try:
         return name, float(number)
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not of the form OPTION=NUMBER, such as density=0.5"
-        ) from None
+        raise argparse.ArgumentTypeError(message("commands.setting_is", value=text)) from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -169,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         if not options.output and not options.dry_run:
-            raise ValueError("say with -o where the merge goes")
+            raise ValueError(message("commands.merge_needs_output"))
         recipe = MergeConfig(
             options.method,
             dict(options.settings),
@@ -185,11 +174,14 @@ def run(options: argparse.Namespace) -> int:
             options.output = with_ending(options.output, folder=is_folder(options.to))
             check_output(options.output, options.overwrite, folder=is_folder(options.to))
         with ExitStack() as files:
-            told = _merge(options, recipe, *_sources(options, blocks, files))
+            report = _merge(options, recipe, *_sources(options, blocks, files))
     except (OSError, ValueError, LocksmithError) as error:
-        return failed(error, options.json)
-    show_json(told.as_dict()) if options.json else show_markdown(told.markdown())
-    return FINE if told.is_whole else PROBLEMS
+        return failed(error, options)
+    if options.json:
+        show_json(report.as_dict())
+    else:
+        show_markdown(report.markdown(language=options.speak.language), options.speak)
+    return FINE if report.is_whole else PROBLEMS
 
 
 def _sources(
@@ -212,9 +204,7 @@ def _blocks(given: Sequence[Sequence[str]], count: int) -> dict[int, Any]:
     blocks = {}
     for number, text in given:
         if not number.isdecimal() or not 1 <= int(number) <= count:
-            raise ValueError(
-                f"--blocks {number}: the first is the number of a LoRA, from 1 to {count}"
-            )
+            raise ValueError(message("commands.blocks_number", number=number, count=count))
         blocks[int(number) - 1] = read_block_weights(text)
     return blocks
 
@@ -232,7 +222,8 @@ def _merge(
         report.expect(forecast(sources, recipe, measure=True))
         return report
     if options.exact:
-        say(f"The new file will take up to {forecast(sources, recipe).bytes / 1e6:,.1f} MB.")
+        size = forecast(sources, recipe).bytes
+        say(options.speak("commands.merge_size", size=f"{size / 1e6:,.1f}"))
     metadata = {
         **merge_metadata(sources, recipe, [entry.path for entry in options.loras]),
         **family,

@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ..messages import Speaker, message, text_of
+
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from rich.console import Console
 
 WIDEST_FIRST = 36  # columns a file name gets before it is folded
@@ -23,20 +27,16 @@ MIN_OTHERS = (
 )
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PART = ".part"  # how the names of files end that are being written
-NO_RICH = (
-    "Output for a terminal needs the library rich: pip install rich. Into a file or a pipe, and"
-    " with --json, it works without."
-)
 
 
-def console(error: bool = False) -> Console | None:
+def console(speak: Speaker, error: bool = False) -> Console | None:
     """A rich console for standard output (or error), None where that is no terminal."""
     if not (sys.stderr if error else sys.stdout).isatty():
         return None
     try:
         from rich.console import Console
     except ImportError:
-        _complain_once(NO_RICH)
+        _complain_once(speak("commands.needs_rich"))
         return None
     return Console(stderr=error, highlight=False)
 
@@ -54,9 +54,12 @@ def _complain_once(complaint: str) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal: what is given takes (done, total); None elsewhere."""
-    target = console(error=True)
+def progress(title: str, speak: Speaker) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on a terminal: what is given takes (done, total); None elsewhere.
+
+    title: the id of what it says.
+    """
+    target = console(speak, error=True)
     if target is None:
         yield None
         return
@@ -65,7 +68,7 @@ def progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
     # rich would draw what is printed meanwhile above the bar, also what is meant for a file or a
     # pipe.
     with Progress(console=target, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(speak(title), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -82,51 +85,52 @@ def say(text: str) -> None:
     print(shown(text), file=sys.stderr, flush=True)
 
 
-def show_json(told: Any) -> None:
+def show_json(document: Any) -> None:
     """Print one JSON object on a line of its own; a number that JSON has no word for (NaN,
     infinite) becomes null.
     """
     try:
-        text = json.dumps(told, allow_nan=False)
+        text = json.dumps(document, allow_nan=False)
     except ValueError:
-        text = json.dumps(json.loads(json.dumps(told), parse_constant=lambda name: None))
+        text = json.dumps(json.loads(json.dumps(document), parse_constant=lambda name: None))
     print(text, flush=True)
 
 
-def complain(fault: str, as_json: bool = False) -> int:
-    """Tell in one line what is wrong, to programs as JSON; returns the exit code."""
+def complain(fault: str, speak: Speaker, as_json: bool = False) -> int:
+    """Say in one line what is wrong, to programs as JSON; returns the exit code."""
     if as_json:
         show_json({"error": fault})
     else:
-        print(one_line(f"{fault}."), file=sys.stderr, flush=True)
+        print(one_line(speak("joints.sentence", text=fault)), file=sys.stderr, flush=True)
     return FAILED
 
 
-def failed(error: Exception, as_json: bool) -> int:
-    """Tell why nothing was written; returns the exit code."""
-    return (
-        complain(told_fault(error), True)
-        if as_json
-        else complain(f"{told_fault(error)}. Nothing was written")
-    )
+def failed(error: Exception, options: Namespace) -> int:
+    """Say why nothing was written; returns the exit code."""
+    fault = fault_of(error)
+    if not options.json:
+        fault = message("commands.nothing_written", fault=fault)
+    return complain(fault, options.speak, options.json)
 
 
-def told_fault(error: Exception) -> str:
+def fault_of(error: Exception) -> str:
     """What an error says, and of which file the system says it."""
     if not isinstance(error, OSError):
-        return str(error)
-    place = os.fsdecode(error.filename or "The output")
+        return text_of(error)
+    place = os.fsdecode(error.filename or "")
     # A new file has a name of its own until it is whole, which nobody has asked for.
-    return (
-        f"{os.path.dirname(os.path.abspath(place)) if place.endswith(PART) else place}:"
-        f" {error.strerror or error}"
-    )
+    if place.endswith(PART):
+        place = os.path.dirname(os.path.abspath(place))
+    subject = place or message("commands.the_output")
+    return message("commands.about", subject=subject, text=error.strerror or error)
 
 
 def spread(numbers: Sequence[int]) -> str:
     """The smallest and the largest."""
-    ends = sorted({min(numbers), max(numbers)}) if numbers else ["none"]
-    return " to ".join(map(str, ends))
+    if not numbers:
+        return message("commands.none")
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else message("commands.range", low=low, high=high)
 
 
 def show_any_text() -> None:
@@ -142,10 +146,10 @@ def show_any_text() -> None:
         getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
-def show_markdown(text: str) -> None:
+def show_markdown(text: str, speak: Speaker) -> None:
     """Print Markdown, laid out on a terminal and as it is elsewhere."""
     text = shown(text)
-    target = console()
+    target = console(speak)
     if target is None:
         print(text)
         return
@@ -154,12 +158,12 @@ def show_markdown(text: str) -> None:
     target.print(Markdown(text))
 
 
-def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]], speak: Speaker) -> None:
     """Print a table, laid out on a terminal; elsewhere one line for each row,
     cells parted by tabs.
     """
     rows = [tuple(map(shown, row)) for row in rows]
-    target = console()
+    target = console(speak)
     if target is None:
         for row in (heads, *rows):
             print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))

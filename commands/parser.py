@@ -9,39 +9,38 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from ..errors import LocksmithError, exhausted
+from ..messages import ENGLISH, Speaker, message, text_of
 from ..report.library import ENDINGS
 from . import compare, extract, fix, inspect, merge, resize, scan
-from .output import FAILED, INTERRUPTED, complain, one_line, show_any_text, told_fault
+from .language import WideFormatter, add_language, chosen_language, words_of_argparse
+from .output import FAILED, INTERRUPTED, complain, fault_of, one_line, show_any_text
 
 NAME = "lora-locksmith"
-EXIT_CODES = (
-    "Exit codes: 0 all well, 1 something has no effect, 2 wrong use or a file that cannot be read"
-    " or written, 130 Ctrl-C."
-)
 COMMANDS = (inspect, scan, compare, fix, merge, resize, extract)
 
 # What the commands that read weights import; `inspect`, `scan` and `compare` do without.
 FROM_COMFYUI = ("torch", "safetensors", "numpy")
-REMEDY = (
-    "Run `cli.py` with the Python that runs ComfyUI, or install it: pip install"
-    f" {' '.join(FROM_COMFYUI)}"
-)
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong with a value in one line; how a command is used only where that is what
+    """Says what is wrong with a value in one line; how a command is used only where that is what
     was wrong.
     """
 
+    speak = Speaker()
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit."""
-        if not message.startswith("argument "):
+        of_a_value, _, _ = self.speak("commands.argparse_argument").partition("%")
+        if not message.startswith(of_a_value):
             self.print_usage(sys.stderr)
-        self.exit(FAILED, one_line(f"{self.prog}: {message}. See {self.prog} --help") + "\n")
+        fault = self.speak("commands.wrong_use", program=self.prog, fault=message)
+        self.exit(FAILED, one_line(fault) + "\n")
 
 
 class ShowVersion(argparse.Action):
@@ -65,51 +64,70 @@ def version() -> str:
     return installed(NAME)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser with all commands."""
-    description = (
-        "LoRA files, whoever trained them: what is in them, what will load; mended, merged,"
-        " resized."
+def parser(speak: Speaker) -> argparse.ArgumentParser:
+    """The parser with all commands, which speaks a language."""
+    of_language = type(
+        "Parser",
+        (Parser,),
+        {"speak": speak},
     )
-    top = Parser(prog=NAME, description=description, epilog=EXIT_CODES)
-    top.add_argument("--version", action=ShowVersion, nargs=0, help="tell the version and exit")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    more = {} if speak.language == ENGLISH else {"formatter_class": WideFormatter}
+    top = of_language(
+        prog=NAME,
+        description=speak("commands.description"),
+        epilog=speak("commands.exit_codes"),
+        **more,
+    )
+    top.add_argument("--version", action=ShowVersion, nargs=0, help=speak("commands.version_help"))
+    add_language(top, speak)
+    commands = top.add_subparsers(
+        title=speak("commands.commands"),
+        metavar="COMMAND",
+        required=True,
+        parser_class=partial(of_language, **more),
+    )
     for command in COMMANDS:
-        command.add(commands)
+        command.add(commands, speak)
     return top
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     show_any_text()
-    options = parser().parse_args(with_dashes(sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    speak = Speaker(chosen_language(words, os.environ))
+    with words_of_argparse(speak):
+        options = parser(speak).parse_args(with_dashes(words))
     as_json = getattr(options, "json", False)
     try:
         code = options.run(options)
         sys.stdout.flush()
         return code
     except LocksmithError as error:
-        return complain(str(error), as_json)
+        return complain(text_of(error), speak, as_json)
     except (MemoryError, RuntimeError) as error:
         if not exhausted(error):
             raise
-        done = " ".join(map(str, sys.argv[1:] if arguments is None else arguments))
-        return complain(
-            f"{done}: {exhausted(error)}. Nothing was written of what was not finished", as_json
+        fault = message(
+            "commands.stopped_short",
+            command=" ".join(map(str, words)),
+            fault=exhausted(error),
         )
+        return complain(fault, speak, as_json)
     except ModuleNotFoundError as error:
         if error.name not in FROM_COMFYUI:
             raise
-        return complain(f"This needs {error.name}, which is not installed here. {REMEDY}", as_json)
+        fault = message("commands.needs_library", name=error.name, libraries=" ".join(FROM_COMFYUI))
+        return complain(fault, speak, as_json)
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        print(speak("commands.stopped"), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away, as `head` does.
         _forget_output()
         return FAILED
     except OSError as error:
-        complain(told_fault(error))
+        complain(fault_of(error), speak)
         if error.filename is None:
             _forget_output()
         return FAILED
@@ -119,14 +137,14 @@ def with_dashes(arguments: Sequence[str]) -> list[str]:
     """The arguments; a file whose name begins with a dash is named so that it is not taken for an
     option.
     """
-    told = []
+    named = []
     for argument in arguments:
         name = argument if argument.lower().endswith(ENDINGS) else argument.partition("=")[0]
         is_file = (
             argument.startswith("-") and name.lower().endswith(ENDINGS) and os.path.lexists(name)
         )
-        told.append(os.path.join(os.curdir, argument) if is_file else argument)
-    return told
+        named.append(os.path.join(os.curdir, argument) if is_file else argument)
+    return named
 
 
 def _forget_output() -> None:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..errors import LocksmithError
+from ..messages import Speaker, message
 from .arguments import (
     a_path,
     add_cuts,
@@ -15,38 +16,43 @@ from .arguments import (
     rank_target_of,
     with_ending,
 )
+from .language import add_language, reading
 from .output import FINE, failed, show_json, shown, spread
 
-DESCRIPTION = """\
-Writes a LoRA at a smaller rank: every LoRA, LoCon, LoHa and LoKr becomes the best LoRA of the
-asked rank, or of the rank that keeps the asked energy (the share of its squared norm). Names,
-the ratio of alpha to rank and all other tensors stay. Needs torch. Exit code 0: written; 2:
-not."""
 
-
-def add(commands: Any) -> None:
-    """Add this command to the command line."""
+def add(commands: Any, speak: Speaker) -> None:
+    """Add this command to the command line, with its help in a language."""
     command = commands.add_parser(
-        "resize", help="a LoRA at a smaller rank", description=DESCRIPTION
+        "resize",
+        help=speak("commands.resize_help"),
+        description=speak("commands.resize_description"),
     )
-    command.add_argument("file", metavar="FILE", type=a_path, help="a LoRA, as .safetensors")
     command.add_argument(
-        "-o", "--output", required=True, metavar="OUT", type=a_path, help="the new file"
+        "file", metavar="FILE", type=reading(a_path, speak), help=speak("commands.lora_help")
     )
-    add_cuts(command)
-    add_written(command)
+    command.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        type=reading(a_path, speak),
+        help=speak("commands.output_help"),
+    )
+    add_cuts(command, speak)
+    add_written(command, speak, speak("commands.dtype_as_in_source"))
     command.add_argument(
         "--against",
         metavar="MODEL",
-        type=a_path,
-        help="the model it was made for, where the file does not tell",
+        type=reading(a_path, speak),
+        help=speak("commands.resize_against_help"),
     )
     command.add_argument(
         "--dora",
         action="store_true",
-        help="also cut DoRA, whose magnitudes then no longer fit as they were trained to",
+        help=speak("commands.dora_help"),
     )
-    command.set_defaults(run=run)
+    add_language(command, speak)
+    command.set_defaults(run=run, speak=speak)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         if (options.rank, options.energy, options.error) == (None, None, None):
-            raise ValueError("say with --rank, --energy or --error how far it is to be cut")
+            raise ValueError(message("commands.resize_needs_size"))
         options.output = with_ending(options.output)
         check_output(options.output, options.overwrite)
         target_model = (
@@ -72,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
             target_model,
         )
     except (OSError, ValueError, LocksmithError) as error:
-        return failed(error, options.json)
+        return failed(error, options)
     if options.json:
         show_json(
             {
@@ -82,24 +88,32 @@ def run(options: argparse.Namespace) -> int:
             }
         )
     else:
-        print(shown(_told(made, options.output)))
+        print(shown(_summary(made, options.output, options.speak)))
     return FINE
 
 
-def _told(made: Any, path: str) -> str:
+def _summary(made: Any, path: str, speak: Speaker) -> str:
     rows = [row for row in made.rows if not row.note]
     worst = max(rows, key=lambda row: row.error, default=None)
-    told = [
-        f"{path}: {len(rows)} modules, rank {spread([row.before for row in rows])} ->"
-        f" {spread([row.rank for row in rows])}"
+    lines = [
+        speak(
+            "commands.resized",
+            path=path,
+            count=len(rows),
+            before=spread([row.before for row in rows]),
+            rank=spread([row.rank for row in rows]),
+        )
     ]
-    told += (
-        [
-            f"Kept energy: {made.kept_energy:.4%}. Largest relative error: {worst.error:.2e} in"
-            f" {worst.module}."
-        ]
-        if worst
-        else []
-    )
-    told += [f"{row.module}: {row.note}" for row in made.rows if row.note]
-    return "\n".join(told)
+    if worst:
+        lines.append(
+            speak(
+                "commands.kept_energy_worst",
+                energy=f"{made.kept_energy:.4%}",
+                error=f"{worst.error:.2e}",
+                module=worst.module,
+            )
+        )
+    lines += [
+        speak("commands.about", subject=row.module, text=row.note) for row in made.rows if row.note
+    ]
+    return "\n".join(lines)

@@ -13,62 +13,62 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..messages import Speaker, joined, message
 from ..report.library import LibraryRow, scan
-from ..report.load_report import plural
 from .arguments import a_path
+from .language import add_language, reading
 from .output import FINE, PROBLEMS, progress, say, show_json, show_table
 
-DESCRIPTION = """\
-Inspects every LoRA file in a folder and all below it. What was found is kept in an index, so
-that the next scan reads only the files that changed. Exit code 0: all is well; 1: there are
-problems (see --problems); 2: the folder cannot be listed."""
-HEADS = ("file", "made for", "written by", "kind, rank", "verdict", "better than stock")
+HEADS = (
+    "commands.head_file",
+    "commands.head_made_for",
+    "commands.head_written_by",
+    "commands.head_kind_rank",
+    "commands.head_verdict",
+    "commands.head_gains",
+)
 WORTHS = (
-    "cannot be read",
-    "with nothing in them that is known to load",
-    "load in part",
-    "better than with stock",
-    "load as with stock",
+    "commands.files_unreadable",
+    "commands.files_not_known",
+    "commands.files_in_part",
+    "commands.files_better",
+    "commands.files_as_stock",
 )
 INDEX = "scan-{}.json"
-NO_CACHE = (
-    "Nothing is kept for the next scan: that needs the library platformdirs (pip install"
-    " platformdirs)."
-)
 
 
-def add(commands: Any) -> None:
-    """Add this command to the command line."""
+def add(commands: Any, speak: Speaker) -> None:
+    """Add this command to the command line, with its help in a language."""
     command = commands.add_parser(
-        "scan", help="a table of all LoRA files in a folder", description=DESCRIPTION
+        "scan", help=speak("commands.scan_help"), description=speak("commands.scan_description")
     )
     command.add_argument(
         "folder",
         metavar="FOLDER",
-        type=a_path,
-        help="a folder of LoRAs; all below it is looked through, too",
+        type=reading(a_path, speak),
+        help=speak("commands.scan_folder_help"),
     )
     command.add_argument(
         "--problems",
         action="store_true",
-        help="only files: unreadable, doubtful, not wholly loaded, or wrong with stock",
+        help=speak("commands.problems_help"),
     )
     command.add_argument(
         "--json-lines",
         action="store_true",
-        help="for programs: one JSON object to a line, each as soon as it is known",
+        help=speak("commands.json_lines_help"),
     )
-    command.add_argument(
-        "--no-index", action="store_true", help="read every file, and keep nothing"
-    )
-    command.set_defaults(run=run)
+    command.add_argument("--no-index", action="store_true", help=speak("commands.no_index_help"))
+    add_language(command, speak)
+    command.set_defaults(run=run, speak=speak)
 
 
 def run(options: argparse.Namespace) -> int:
     """Scan the folder and show its files."""
-    index = None if options.no_index else index_path(options.folder)
-    problems, shown, seen = 0, [], Counter()
-    for row in _with_progress(options.folder, index):
+    speak = options.speak
+    index = None if options.no_index else index_path(options.folder, speak)
+    problems, rows, seen = 0, [], Counter()
+    for row in _with_progress(options.folder, index, speak):
         problems += row.has_problem
         seen[_worth(row)] += 1
         if options.problems and not row.has_problem:
@@ -76,12 +76,13 @@ def run(options: argparse.Namespace) -> int:
         if options.json_lines:
             show_json(row.as_dict())
         else:
-            shown.append(row)
+            rows.append(row)
     if not options.json_lines:
         # By name; of problems the worst first, which else are lost among the many that are only
         # better than with stock.
-        show_table(HEADS, map(_cells, sorted(shown, key=_worth) if options.problems else shown))
-        say(_summary(options.folder, seen))
+        rows = sorted(rows, key=_worth) if options.problems else rows
+        show_table([speak(head) for head in HEADS], [_cells(row, speak) for row in rows], speak)
+        say(_summary(options.folder, seen, speak))
     return PROBLEMS if problems else FINE
 
 
@@ -95,41 +96,41 @@ def _worth(row: LibraryRow) -> int:
     return 2 if found.placed < found.total else 3 if found.gains else 4
 
 
-def _summary(folder: str, seen: Counter[int]) -> str:
+def _summary(folder: str, seen: Counter[int], speak: Speaker) -> str:
     if not seen:
-        return f"{folder}: there is no LoRA file in it or below it."
-    told = [f"{seen[worth]:,} {words}" for worth, words in enumerate(WORTHS) if seen[worth]]
-    return f"{plural(seen.total(), 'file')}: {', '.join(reversed(told))}."
+        return speak("commands.no_lora_below", folder=folder)
+    parts = [message(id, count=seen[worth]) for worth, id in enumerate(WORTHS) if seen[worth]]
+    return speak("commands.files_summary", count=seen.total(), parts=joined(reversed(parts)))
 
 
-def _cells(row: LibraryRow) -> tuple[str, ...]:
-    found = row.findings
-    verdict = "; ".join([row.verdict, *found.losses, *([found.error] if found.error else [])])
-    made_for = "" if found.error else found.made_for or "cannot tell"
+def _cells(row: LibraryRow, speak: Speaker) -> tuple[str, ...]:
+    findings = row.findings
+    verdict = [row.verdict, *findings.losses, *([findings.error] if findings.error else [])]
+    made_for = "" if findings.error else findings.made_for or message("commands.cannot_tell")
     return (
         row.file,
-        made_for,
-        found.trainer,
-        f"{found.kinds} {found.rank}".strip(),
-        verdict,
-        "; ".join(found.gains),
+        speak.text(made_for),
+        speak.text(findings.trainer),
+        f"{speak.text(findings.kinds)} {findings.rank}".strip(),
+        speak.joined(verdict, "semicolon"),
+        speak.joined(findings.gains, "semicolon"),
     )
 
 
-def _with_progress(folder: str, index: Path | None) -> Iterator[LibraryRow]:
+def _with_progress(folder: str, index: Path | None, speak: Speaker) -> Iterator[LibraryRow]:
     """The scan's rows, with a progress bar on a terminal."""
-    with progress("Inspecting") as told:
-        yield from scan(folder, index, told=told)
+    with progress("commands.inspecting", speak) as report_progress:
+        yield from scan(folder, index, told=report_progress)
 
 
-def index_path(folder: str | os.PathLike[str]) -> Path | None:
+def index_path(folder: str | os.PathLike[str], speak: Speaker) -> Path | None:
     """Where the index of a folder is kept: in the user's cache, one file for each folder; None
     without platformdirs.
     """
     try:
         from platformdirs import user_cache_path
     except ImportError:
-        print(NO_CACHE, file=sys.stderr)
+        print(speak("commands.no_index_kept"), file=sys.stderr)
         return None
     name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
     return user_cache_path("lora-locksmith", False) / INDEX.format(name)

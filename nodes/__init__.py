@@ -4,6 +4,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension
 
+from ..messages import message
 from .inspect import InspectLoRAKeys
 from .load_and_fix import LoadAndFixLoRA
 from .merge import ApplyLoRA, MergeLoRAs
@@ -23,16 +24,14 @@ class LocksmithExtension(ComfyExtension):
 
             register()
         except Exception:
-            logging.getLogger("lora_locksmith").exception(
-                "The front end's routes could not be added"
-            )
+            logging.getLogger("lora_locksmith").exception(message("nodes.log_routes_not_added"))
         try:
             from .replacements import register as register_replacements
 
             await register_replacements()
         except Exception:
             logging.getLogger("lora_locksmith").exception(
-                "The host could not be told which loaders of other packs can be replaced"
+                message("nodes.log_loaders_not_registered")
             )
 
     async def get_node_list(self):

@@ -18,19 +18,16 @@ from torch import Tensor
 
 from ..adapters.kind import ADDED
 from ..adapters.registry import decomposition_of, named
+from ..messages import joined, message
 from ..planning.plan import Adapter, Plan
 from .beside import LayerPart, kind_of_host, spec_of
 from .bypass import Hung, is_layer, owner_of
 
-QUANTISED = "whose weights are quantised: patched, they would be rounded anew"
-STREAMED = (
-    "whose weights are not all kept on the device: patched, they would be patched anew in each step"
-)
-ONCE = "which are dense: they are patched once, and a step takes no longer"
-COSTLY = (
-    "which are dense and patched anew in each step: that costs less than so many ranks beside the"
-    " layer"
-)
+# Ids of the reasons.
+QUANTIZED = "nodes.beside_quantized"
+STREAMED = "nodes.beside_streamed"
+ONCE = "nodes.patched_once"
+COSTLY = "nodes.patched_each_step"
 DEAREST = 0.05  # of a layer's own arithmetic: what may be done beside a dense one
 
 Sizes = tuple[int, ...]
@@ -43,7 +40,7 @@ def choose(
     is_quantised: Callable[[Tensor], bool],
 ) -> tuple[dict[str, str], Counter[str]]:
     """(name of a weight of these ModelPatchers' models -> why its adapters are to act beside the
-    layer, how many are patched, by why).
+    layer, how many are patched, by why); the reasons are ids of sentences.
 
     What stands in neither is no layer: a norm, a bias.
     """
@@ -64,7 +61,7 @@ def choose(
                 *map(rank_of, hung.get(weight.removesuffix(".weight"), ())),
             ]
             if is_quantised(layer.weight):
-                beside[weight] = QUANTISED
+                beside[weight] = QUANTIZED
             elif not streams:
                 patched[ONCE] += 1
             elif share(shape_of(layer.weight), ranks) <= DEAREST:
@@ -129,25 +126,28 @@ def rank_of(part: LayerPart) -> float:
     return named(spec.kind).product_rank(shapes, (part.shape[0], prod(part.shape[1:]))) or 0
 
 
-def told(beside: Mapping[str, str], patched: Counter[str], left: Counter[str]) -> str:
+def where_they_act(beside: Mapping[str, str], patched: Counter[str], left: Counter[str]) -> str:
     """One line for the report: where a file's adapters act, and why.
 
     beside, patched: from `choose`. left: what could not act beside a layer that was chosen, by what
     it is.
     """
-    said = [
-        f"beside {_count(number, 'layer')}, {why}"
-        for why, number in Counter(beside.values()).most_common()
+    parts = [
+        message(why, count=number)
+        for why, number in (*Counter(beside.values()).most_common(), *patched.most_common())
     ]
-    said += [f"in {_count(number, 'weight')}, {why}" for why, number in patched.most_common()]
     if left:
-        kinds = ", ".join(f"{number} {kind}" for kind, number in left.most_common())
-        said.append(
-            f"of those beside layers, {sum(left.values())} change the weights all the same, as they"
-            f" cannot act there: {kinds}"
+        parts.append(
+            message("nodes.beside_not_possible", count=sum(left.values()), kinds=counted(left))
         )
-    return "; ".join(said)
+    return joined(parts, "semicolon")
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" + "s" * (number != 1)
+def counted(kinds: Counter[str]) -> str:
+    """What could not act beside a layer, with counts, the most common first."""
+    return joined(
+        [
+            message("nodes.count_of_kind", count=number, kind=kind)
+            for kind, number in kinds.most_common()
+        ]
+    )

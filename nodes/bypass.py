@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED
 from ..adapters.registry import decomposition_of, named
+from ..messages import message
 from .beside import (
     CONVOLUTIONS,
     BesideLayer,
@@ -34,7 +35,6 @@ from .readers import layers_read
 
 KEY = "lora_locksmith"
 MAX_NAMED = 5  # layers in a line of the log
-READ = " on a layer whose weight the model reads without calling it"
 
 
 def add_bypass_hooks(
@@ -68,7 +68,8 @@ def add_bypass_hooks(
                 continue
             rest[target] = patch
             if module is not None and (only is None or name in only):
-                reasons[_describe(patch, module) + READ * (path in read)] += 1
+                kind = _describe(patch, module)
+                reasons[message("nodes.kind_read", kind=kind) if path in read else kind] += 1
         if rest:
             left.append(rest)
     if parts:
@@ -156,7 +157,11 @@ def _describe(patch: Any, module: torch.nn.Module) -> str:
         return "diff"
     spec = spec_of(patch)
     kind = spec.kind if spec else patch.name
-    return kind if is_layer(module) else f"{kind} on {type(module).__name__}"
+    return (
+        kind
+        if is_layer(module)
+        else message("nodes.kind_on_layer", kind=kind, layer=type(module).__name__)
+    )
 
 
 class Hung:
@@ -227,9 +232,12 @@ class Hung:
             self.told = True
             first = ", ".join(silent[:MAX_NAMED]) + " ..." * (len(silent) > MAX_NAMED)
             logging.info(
-                f"LoRA Locksmith: {len(silent)} of {len(self.parts)} layers with LoRAs beside them"
-                f" did not run in this sampling, so that these had no effect there: {first}. If the"
-                " model does use these layers, set mode to patch."
+                message(
+                    "nodes.log_layers_did_not_run",
+                    count=len(silent),
+                    total=len(self.parts),
+                    names=first,
+                )
             )
 
     def eject(self, patcher) -> None:

@@ -9,16 +9,23 @@ from contextlib import contextmanager
 
 from ..errors import LocksmithError, exhausted
 from ..files.header import LoraFileError
+from ..messages import as_sentence, message
 
 
 class NodeError(LocksmithError, RuntimeError):
     """What a node stops with: what is wrong, and what to do."""
 
 
-def short_of(error: BaseException) -> tuple[str, str] | None:
-    """(what the machine has too little of, the remedy), where that is what an error means."""
-    fault, _, remedy = exhausted(error).partition(". ")
-    return (fault[0].upper() + fault[1:], remedy) if fault else None
+def short_of(error: BaseException) -> str:
+    """What the machine has too little of, and the remedy, without a full stop; "" for an error that
+    means something else.
+    """
+    return exhausted(error)
+
+
+def fault_and_remedy(fault: str, remedy: str) -> str:
+    """What is wrong and what to do, as one text."""
+    return message("nodes.fault_and_remedy", fault=fault, remedy=remedy)
 
 
 @contextmanager
@@ -29,14 +36,17 @@ def in_plain_words(subject: str) -> Iterator[None]:
     try:
         yield
     except LoraFileError as error:
-        raise NodeError(f"{subject}: {error.fault}. {error.remedy}.") from None
+        raise NodeError(
+            message(
+                "nodes.about", subject=subject, text=fault_and_remedy(error.fault, error.remedy)
+            )
+        ) from None
     except OSError as error:
         raise NodeError(
-            f"{subject}: a file cannot be read or written ({error.strerror or error}). Look at the"
-            " disk."
+            message("nodes.file_not_accessible", subject=subject, fault=error.strerror or error)
         ) from None
     except (MemoryError, RuntimeError) as error:
         short = short_of(error)
-        if short is None:
+        if not short:
             raise
-        raise NodeError(f"{subject}: {short[0]}. {short[1]}.") from None
+        raise NodeError(message("nodes.about", subject=subject, text=as_sentence(short))) from None

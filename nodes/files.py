@@ -11,6 +11,7 @@ import torch
 
 from ..key_maps.user_maps import UserMaps
 from ..lora.io.mapped import header_of
+from ..messages import as_sentence, message
 from ..report.library import stamp_of
 from . import host
 from .faults import NodeError
@@ -48,7 +49,7 @@ def lora_path(lora_name: str) -> str:
     """The path of a LoRA file by its name in the loras folders; NodeError where it is gone."""
     path = folder_paths.get_full_path("loras", listed_name(lora_name))
     if path is None:
-        raise NodeError(f"{lora_is_listed(lora_name)}.")
+        raise NodeError(as_sentence(lora_is_listed(lora_name)))
     return path
 
 
@@ -57,10 +58,7 @@ def wired_lora(lora: Any) -> host.LoraFile:
     if not isinstance(lora, Mapping) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in lora.items()
     ):
-        raise NodeError(
-            "What is connected as lora is no LORA_MODEL, which holds tensors by name. Connect one"
-            " from Merge LoRAs."
-        )
+        raise NodeError(message("nodes.not_a_lora_model"))
     return host.LoraFile(lora, header_of(lora), None)
 
 
@@ -72,10 +70,7 @@ def lora_is_listed(lora_name: str | None) -> bool | str:
         lora_name is not None
         and folder_paths.get_full_path("loras", listed_name(lora_name)) is None
     ):
-        return (
-            f"LoRA {lora_name!r} is not in the loras folders. Put the file there, or choose another"
-            " and refresh the list"
-        )
+        return message("nodes.lora_not_listed", name=lora_name)
     return True
 
 

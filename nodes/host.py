@@ -51,14 +51,13 @@ from ..planning.target_model import Network, TargetModel, denoiser_network, enco
 from ..report.inspection import Inspection, inspect_header
 from ..report.library import Stamp, stamp_of
 from ..report.load_report import Report
-from .auto import choose, told
+from .auto import choose, counted, where_they_act
 from .bypass import add_bypass_hooks
 from .modes import AUTO, BYPASS, PATCH
 from .patches import Tensors, build_patches
 from .together import settle
 from .watched import watched
 
-REMEDY = "Download or export the file again"
 MAX_SAID = 200  # characters of an error of the host
 
 
@@ -90,7 +89,7 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     """
     path = os.fspath(path)
     if not os.path.exists(path):
-        raise LoraFileError(path, message("files.gone"), "Check the name, or refresh the file list")
+        raise LoraFileError(path, message("files.gone"), message("nodes.check_the_name"))
     ending = os.path.splitext(path)[1].lower()
     if ending in PICKLED:
         return _read_pickle(path)
@@ -100,8 +99,10 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     if ending not in ENDINGS:
         raise LoraFileError(
             path,
-            f"files ending in {ending or 'nothing'} are not loaded",
-            "Rename it to .safetensors",
+            message("nodes.ending_not_loaded", ending=ending)
+            if ending
+            else message("nodes.no_ending"),
+            message("nodes.rename_to_safetensors"),
         )
     try:
         tensors = _read_tensors(path, header)
@@ -112,7 +113,9 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
         if exhausted(error):
             raise  # no fault of the file
         raise LoraFileError(
-            path, f"its tensors cannot be read ({first_line(error)[:160]})", REMEDY
+            path,
+            message("nodes.tensors_not_read", fault=first_line(error)[:160]),
+            message("nodes.download_again"),
         ) from None
     return LoraFile(tensors, header, adapter_config_beside(path), Watch(path, header.stamp), look)
 
@@ -137,10 +140,8 @@ def _read_pickle(path: str) -> LoraFile:
     except Exception as error:
         if exhausted(error):
             raise  # no fault of the file
-        fault = f"the safe pickle loader refuses it ({first_line(error)[:160]})"
-        raise LoraFileError(
-            path, fault, "It is damaged or holds more than tensors; get the .safetensors version"
-        ) from None
+        fault = message("nodes.pickle_refused", fault=first_line(error)[:160])
+        raise LoraFileError(path, fault, message("nodes.pickle_holds_more")) from None
     tensors = (
         {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
         if isinstance(content, dict)
@@ -148,7 +149,7 @@ def _read_pickle(path: str) -> LoraFile:
     )
     if not tensors:
         raise LoraFileError(
-            path, "it holds no tensors by name", "It is not a LoRA; get the .safetensors version"
+            path, message("nodes.no_tensors_by_name"), message("nodes.get_safetensors")
         )
     infos = {
         key: TensorInfo(str(value.dtype).removeprefix("torch."), tuple(value.shape))
@@ -411,7 +412,7 @@ def _stored(model, clip) -> Callable[[str], tuple[torch.Tensor, Callable]]:
                 hooked[0] if hooked is not None else kept.weight if kept is not None else weight
             )
             return weight, convert or _as_it_is
-        raise AdapterError(f"the connected model has no weight {name}")
+        raise AdapterError(message("nodes.model_lacks_weight", name=name))
 
     return stored
 
@@ -538,7 +539,7 @@ def apply_file(
         cautions=doubts,
         checked=look.at,
         stock_fault=fault,
-        acts=told(chosen, kept, left),
+        acts=where_they_act(chosen, kept, left),
     )
     return new_model, new_clip, report
 
@@ -564,29 +565,13 @@ def _number_in(tensors: Tensors, key: str) -> float | None:
 def _notes_on_bypass(patched: Counter[str]) -> tuple[str, ...]:
     if not patched:
         return ()
-    kinds = ", ".join(f"{count} {kind}" for kind, count in patched.most_common())
-    return (
-        (
-            f"Bypass: {sum(patched.values())} adapters change the weights all the same, as they"
-            f" cannot act beside a layer: {kinds}."
-        ),
-    )
+    return (message("nodes.bypass_note", count=sum(patched.values()), kinds=counted(patched)),)
 
 
 def _notes_on_meetings(met: int) -> tuple[str, ...]:
     if not met:
         return ()
-    where = "On one weight" if met == 1 else f"On {met} weights"
-    rule = (
-        "Each changes the model's own weight, in whatever order they are loaded, and the changes"
-        " add up, as in Merge LoRAs."
-    )
-    return (
-        (
-            f"{where} several adapters meet of which one computes with the weight (DoRA, OFT and"
-            f" their like). {rule}"
-        ),
-    )
+    return (message("nodes.adapters_meet", count=met),)
 
 
 def _apply(

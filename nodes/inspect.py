@@ -5,14 +5,18 @@ was never trained.
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from comfy_api.latest import io
 
+from ..files.hashes import Hashes
+from ..report.inspection import Inspection
 from ..report.markdown import DETAILS, SUMMARY, markdown
 from . import host
 from .faults import in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
 from .inputs import RESENT
+from .languages import shown
 
 OFF, ON = "off", "on"
 
@@ -97,13 +101,13 @@ class InspectLoRAKeys(io.ComfyNode):
         with in_plain_words(lora_name):
             found = host.inspect(model, clip, lora_path(lora_name), own_maps())
             measured, hashes = host.measure(found) if weights == ON else (None, None)
-            text = markdown(found, detail, hashes, measured)
+            render = partial(_markdown, found, detail, hashes, measured)
             fate = {
                 "file": lora_name,
                 "mismatch": found.report.mismatch,
                 "patterns": found.report.all_patterns(),
             }
-            told = (
+            document = (
                 found.as_dict()
                 | fate
                 | (
@@ -112,5 +116,11 @@ class InspectLoRAKeys(io.ComfyNode):
                     else {}
                 )
             )
-        as_json = json.dumps(told, ensure_ascii=False)
-        return io.NodeOutput(text, as_json, ui={"text": [text], "report_json": [as_json]})
+            ui = shown(render, document, json.dumps(document, ensure_ascii=False))
+        return io.NodeOutput(ui["text"][0], ui["report_json"][0], ui=ui)
+
+
+def _markdown(
+    found: Inspection, detail: str, hashes: Hashes | None, measured, language: str
+) -> str:
+    return markdown(found, detail, hashes, measured, language=language)

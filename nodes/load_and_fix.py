@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from typing import Any
 
 from comfy_api.latest import io
 
+from ..messages import message, translate
 from ..planning.plan import NO_FAULT
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
 from .inputs import AUTO, ERROR, REPORT, RESENT, mode_input, on_unmatched_input, strength_inputs
+from .languages import shown
 
 
 class LoadAndFixLoRA(io.ComfyNode):
@@ -90,22 +94,46 @@ class LoadAndFixLoRA(io.ComfyNode):
         """
         lora_name = listed_name(lora_name)
         if strength_model == 0 and (strength_clip == 0 or clip is None):
-            verdict = f"The strength is 0: {lora_name} was not loaded."
-            return _output(
-                model, clip, verdict, json.dumps({"verdict": verdict, "file": lora_name})
-            )
+            verdict = message("nodes.strength_zero", file=lora_name)
+            document = {"verdict": verdict, "file": lora_name}
+            ui = shown(partial(translate, verdict), document, json.dumps(document))
+            return io.NodeOutput(model, clip, *_texts(ui), ui=ui)
         with in_plain_words(lora_name):
-            path, own = lora_path(lora_name), own_maps()
-            new_model, new_clip, report = host.load_and_fix(
-                model, clip, path, strength_model, strength_clip, own, name=lora_name, mode=mode
-            )  # fmt: skip
-            if on_unmatched == ERROR:
-                _demand_all(lora_name, report)
-            return _output(new_model, new_clip, str(report), report.as_json())
+            new_model, new_clip, report = apply_listed(
+                model, clip, lora_name, (strength_model, strength_clip), on_unmatched, mode=mode
+            )
+            document = report.as_dict()
+            ui = shown(report.text, document, as_text(document))
+            return io.NodeOutput(new_model, new_clip, *_texts(ui), ui=ui)
 
 
-def _output(model, clip, text: str, as_json: str) -> io.NodeOutput:
-    return io.NodeOutput(model, clip, text, as_json, ui={"text": [text], "report_json": [as_json]})
+def apply_listed(
+    model,
+    clip,
+    lora_name: str,
+    strengths: tuple[float, float],
+    on_unmatched: str,
+    *,
+    mode: str,
+) -> tuple[Any, Any, host.Report]:
+    """Load a listed file, at strengths for model and CLIP; NodeError for unmatched keys if that is
+    asked for.
+    """
+    new_model, new_clip, report = host.load_and_fix(
+        model, clip, lora_path(lora_name), *strengths, own_maps(), name=lora_name, mode=mode
+    )
+    if on_unmatched == ERROR:
+        _demand_all(lora_name, report)
+    return new_model, new_clip, report
+
+
+def as_text(document: Any) -> str:
+    """A report as the JSON text that a node gives."""
+    return json.dumps(document, ensure_ascii=False, indent=1)
+
+
+def _texts(ui: dict[str, list[str]]) -> tuple[str, str]:
+    return ui["text"][0], ui["report_json"][0]
 
 
 def _demand_all(lora_name: str, report: host.Report) -> None:
@@ -113,7 +141,13 @@ def _demand_all(lora_name: str, report: host.Report) -> None:
     if lost:
         first = lost[0]
         raise NodeError(
-            f"{lora_name}: {len(lost)} of {len(report.outcomes)} keys have no effect."
-            f" {report.verdict} The first: {first['key']}: {first['reason']}. Set on_unmatched to"
-            " 'report' to load the rest."
+            message(
+                "nodes.keys_without_effect",
+                file=lora_name,
+                lost=len(lost),
+                total=len(report.outcomes),
+                verdict=report.verdict,
+                key=first["key"],
+                reason=first["reason"],
+            )
         )

@@ -24,11 +24,14 @@ from ..lora.merge.merge import MergeConfig, merge
 from ..lora.merge.methods import Option, methods
 from ..lora.merge.plan_together import File, inspect_together
 from ..lora.merge.report import MergeReport
+from ..messages import message
 from ..report.file_names import numbered
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import lora_path, own_maps, wired_lora
 from .inputs import AUTO, RESENT, mode_input, strength_inputs
+from .languages import shown
+from .load_and_fix import as_text
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
 MAX_CONNECTED = 50
@@ -214,9 +217,14 @@ class MergeLoRAs(io.ComfyNode):
                     else _merged(sources, recipe, report, host.weights_of(model, clip))
                 )
         except (AdapterError, ValueError) as error:
-            raise NodeError(f"Merge LoRAs: {error}.") from None
-        text, as_json = report.markdown(), json.dumps(report.as_dict(), ensure_ascii=False)
-        return io.NodeOutput(tensors, text, as_json, ui={"text": [text], "report_json": [as_json]})
+            raise NodeError(message("nodes.merge_error", error=error)) from None
+        document = report.as_dict()
+        ui = shown(
+            lambda language: report.markdown(language=language),
+            document,
+            json.dumps(document, ensure_ascii=False),
+        )
+        return io.NodeOutput(tensors, ui["text"][0], ui["report_json"][0], ui=ui)
 
 
 class _Entry(NamedTuple):
@@ -272,7 +280,7 @@ def _entries(loras: Any, connected: Mapping[str, Any]) -> list[_Entry]:
         _Entry(name, lora, 1.0, 1.0, "") for name, lora in wired.items() if name not in named
     ]
     if not entries:
-        raise AdapterError("there is no LoRA to merge: add one, or turn one on")
+        raise AdapterError(message("nodes.nothing_to_merge"))
     return entries
 
 
@@ -309,7 +317,8 @@ def _content(entry: _Entry) -> host.LoraFile:
         file = host.read_lora(lora_path(entry.name))
         return file._replace(tensors=file.to_be_written())
     except LoraFileError as error:
-        raise AdapterError(f"{entry.name}: {error.fault}. {error.remedy}") from None
+        fault = message("nodes.fault_remedy_clause", fault=error.fault, remedy=error.remedy)
+        raise AdapterError(message("nodes.about", subject=entry.name, text=fault)) from None
 
 
 def _merged(
@@ -387,7 +396,6 @@ class ApplyLoRA(io.ComfyNode):
                 bypass=False,
                 mode=mode,
             )
-            text = str(report)
-        return io.NodeOutput(
-            new_model, new_clip, text, ui={"text": [text], "report_json": [report.as_json()]}
-        )
+            document = report.as_dict()
+            ui = shown(report.text, document, as_text(document))
+        return io.NodeOutput(new_model, new_clip, ui["text"][0], ui=ui)

@@ -22,6 +22,7 @@ from ..adapters.tensors import check_indices
 from ..lora.from_plan import adapter_of, alpha_of
 from ..lora.math.apply import AdapterSpec, patched_weight
 from ..lora.math.spec import FAULTS, AdapterError, first_line
+from ..messages import message
 from ..planning.plan import Adapter, Plan
 from ..planning.target_model import Network, TargetModel
 
@@ -29,10 +30,6 @@ Tensors = Mapping[str, torch.Tensor]
 Reached = tuple[
     tuple[str, tuple[int, ...]], ...
 ]  # the weights an adapter changes, and their shapes
-NO_RESHAPE = (
-    "this ComfyUI cannot change the shape of a weight so, and its model would not know what to do"
-    " with it; update ComfyUI"
-)
 MAX_PROOFS = (
     4096  # kinds with the shapes of their tensors and of the weight; a file has few of them
 )
@@ -152,7 +149,11 @@ def _patches_of(
         if reshapes:
             if patch is None or not _host_reshapes(patch, reached):
                 raise AdapterError(
-                    f"{list(adapter.padded_shape)} in place of {list(reached[0][1])}: {NO_RESHAPE}"
+                    message(
+                        "nodes.cannot_reshape",
+                        shape=list(adapter.padded_shape),
+                        size=list(reached[0][1]),
+                    )
                 )
         elif patch is None or not _host_computes(patch, reached, swap):
             patch = _ours(adapter, tensors, source, reached)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 
+from ..messages import message, text_of
 from .files import listed_name, lora_changed, lora_is_listed
 
 STRONGEST = 100.0
@@ -34,7 +35,7 @@ def rows_are_right(loras: Any, blocks: bool = False) -> bool | str:
     try:
         read_rows(loras, blocks, None if blocks else ())
     except ValueError as fault:
-        return str(fault)
+        return text_of(fault)
     return True
 
 
@@ -67,8 +68,14 @@ class StackRow(NamedTuple):
     @property
     def title(self) -> str:
         """Its number, file and strength, as a report names it."""
-        clip = f" (CLIP {self.strength_clip:g})" if self.strength_clip != self.strength else ""
-        return f"{self.number}. {self.name} at {self.strength:g}{clip}"
+        values = {
+            "number": self.number,
+            "name": self.name,
+            "strength": f"{self.strength:g}",
+        }
+        if self.strength_clip == self.strength:
+            return message("nodes.row_title", **values)
+        return message("nodes.row_title_clip", **values, clip=f"{self.strength_clip:g}")
 
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in the node's value."""
@@ -88,11 +95,9 @@ def read_rows(
         try:
             loras = json.loads(loras.strip() or "[]")
         except ValueError as fault:
-            raise ValueError(
-                f"The list of LoRAs is no JSON ({fault}). It is written like {SHAPE}"
-            ) from None
+            raise ValueError(message("nodes.rows_not_json", fault=fault, example=SHAPE)) from None
     if not isinstance(loras, list):
-        raise ValueError(f"The list of LoRAs is no list. It is written like {SHAPE}")
+        raise ValueError(message("nodes.rows_not_a_list", example=SHAPE))
     return [
         _read_row(number, entry, FIELDS if blocks else FIELDS[:4], wired)
         for number, entry in enumerate(loras, 1)
@@ -104,25 +109,28 @@ def _read_row(
 ) -> StackRow:
     if not isinstance(entry, dict):
         raise ValueError(
-            f"Row {number}: {_short(entry)} is no row. It is written like {SHAPE[1:-1]}"
+            message("nodes.row_not_a_row", number=number, value=_short(entry), example=SHAPE[1:-1])
         )
     strange = [name for name in entry if name not in fields]
     if strange:
         raise ValueError(
-            f"Row {number}: {_short(strange[0])} means nothing here. A row has {', '.join(fields)}"
+            message(
+                "nodes.row_unknown_field",
+                number=number,
+                field=_short(strange[0]),
+                fields=", ".join(fields),
+            )
         )
     on, name = entry.get("on", True), entry.get("name")
     if not isinstance(on, bool):
-        raise ValueError(f"Row {number}: on is {_short(on)}. It is true or false")
+        raise ValueError(message("nodes.row_on_not_boolean", number=number, value=_short(on)))
     if not isinstance(name, str) or not name:
-        raise ValueError(f"Row {number}: it names no file. Choose a LoRA, or remove the row")
+        raise ValueError(message("nodes.row_names_no_file", number=number))
     strength = _number(number, "strength", entry.get("strength", 1.0))
     strength_clip = _number(number, "strength_clip", entry.get("strength_clip", strength))
     blocks = entry.get("blocks", "")
     if not isinstance(blocks, str):
-        raise ValueError(
-            f"Row {number}: blocks is {_short(blocks)}. It is text such as double_blocks.0-5=0.5"
-        )
+        raise ValueError(message("nodes.row_blocks_not_text", number=number, value=_short(blocks)))
     is_wired = name in wired if wired is not None else WIRED.fullmatch(name)
     return StackRow(
         number,
@@ -141,8 +149,14 @@ def _number(number: int, name: str, value: Any) -> float:
         or not -STRONGEST <= value <= STRONGEST
     ):
         raise ValueError(
-            f"Row {number}: {name} is {_short(value)}. It is a number from {-STRONGEST:g} to"
-            f" {STRONGEST:g}"
+            message(
+                "nodes.row_strength_out_of_range",
+                number=number,
+                name=name,
+                value=_short(value),
+                low=f"{-STRONGEST:g}",
+                high=f"{STRONGEST:g}",
+            )
         )
     return float(value)
 
@@ -151,7 +165,7 @@ def _listed(number: int, name: str) -> str:
     verdict = lora_is_listed(name)
     if verdict is True:
         return listed_name(name)
-    raise ValueError(f"Row {number}: {verdict}, or turn the row off")
+    raise ValueError(message("nodes.row_file_missing", number=number, fault=verdict))
 
 
 def _short(value: Any) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from comfy_api.latest import io
 
 from ..lora.io.dtypes import DTYPES
 from ..lora.rewrite.rename import writable
+from ..messages import message, translate
 from ..report.inspection import Inspection, inspect_header
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, own_maps, wired_lora
 from .inputs import RESENT
+from .languages import shown
 from .server.saving import read_listed, report_on, save_lora, times_lost
 
 CONNECTED = "the connected lora"
@@ -127,23 +130,20 @@ class SaveLoRA(io.ComfyNode):
                 else read_listed(lora_name, model, clip)
             )
             written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
-        text = report_on(written)
-        told = {
+        report = report_on(written)
+        document = {
             "file": listed_name(lora_name),
             "path": str(written.path),
             "difference": written.difference,
             "left_out": dict(written.left_out),
         }
-        return io.NodeOutput(
-            str(written.path), text, ui={"text": [text], "report_json": [json.dumps(told)]}
-        )
+        ui = shown(partial(translate, report), document, json.dumps(document))
+        return io.NodeOutput(str(written.path), ui["text"][0], ui=ui)
 
 
 def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     if not lora:
-        raise NodeError(
-            "There is no LoRA to save. Connect a LORA_MODEL, or choose a file as lora_name."
-        )
+        raise NodeError(message("nodes.nothing_to_save"))
     own, file = own_maps(), wired_lora(lora)
     return (
         inspect_header(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 
+from ..messages import ENGLISH, Speaker, as_sentence, joined, message, text_of
 from ..planning.plan import NO_FAULT
-from ..report.load_report import plural
+from ..report.load_report import Report
 from . import host
-from .faults import NodeError
+from .faults import NodeError, in_plain_words
 from .inputs import AUTO, REPORT, RESENT, mode_input, on_unmatched_input
-from .load_and_fix import LoadAndFixLoRA
+from .languages import shown
+from .load_and_fix import apply_listed, as_text
 from .rows import StackRow, read_rows, rows_are_right, rows_changed, rows_input
 
 
@@ -90,126 +91,163 @@ class LoadAndFixStack(io.ComfyNode):
         try:
             rows = read_rows(loras)
         except ValueError as fault:
-            raise NodeError(f"{fault}.") from None
-        told, progress = [], host.progress_bar()
+            raise NodeError(as_sentence(text_of(fault))) from None
+        results, progress = [], host.progress_bar()
         for done, row in enumerate(rows):
             progress(done, len(rows))
-            model, clip, report = _apply(row, model, clip, on_unmatched, mode)
-            told.append(report)
+            model, clip, result = _apply(row, model, clip, on_unmatched, mode=mode)
+            results.append(result)
         if rows:
             progress(len(rows), len(rows))
-        return _output(model, clip, rows, told)
+        stack = StackReport(results)
+        document = stack.as_dict()
+        ui = shown(stack.text, document, as_text(document))
+        return io.NodeOutput(model, clip, ui["text"][0], ui["report_json"][0], ui=ui)
 
 
-class Told(NamedTuple):
-    """What became of one row: the text for people, and the dictionary of its report."""
+class RowResult(NamedTuple):
+    """What became of one row: in one sentence, and its report where its file was read."""
 
     row: StackRow
-    text: str
-    report: dict[str, Any]
-
-    @property
-    def read(self) -> bool:
-        """Whether the file was read: its row is on, and has any strength."""
-        return "modules" in self.report
+    verdict: str
+    report: Report | None = None
 
     @property
     def modules(self) -> tuple[int, int]:
         """Modules (placed, in the file)."""
-        modules = self.report.get("modules", {})
-        return modules.get("placed", 0), modules.get("total", 0)
+        modules = self.report.modules if self.report else {"placed": 0, "total": 0}
+        return modules["placed"], modules["total"]
 
     @property
     def acts(self) -> str:
         """Where its adapters act, and why, where *mode* left that open."""
-        return self.report.get("acts", "")
+        return self.report.acts if self.report else ""
 
     @property
-    def details(self) -> str:
-        """Its report without the verdict; "" where there is no more to say than that all of it
-        loads.
-        """
-        lost = self.report.get("categories", {}).keys() - NO_FAULT
-        return self.text.partition("\n")[2].strip() if lost or self.report.get("notes") else ""
+    def has_more(self) -> bool:
+        """Whether there is more to say than that all of it loads."""
+        if self.report is None:
+            return False
+        return bool(self.report.categories.keys() - NO_FAULT or self.report.notes())
+
+    def details(self, language: str) -> str:
+        """Its report without the verdict."""
+        return self.report.text(language).partition("\n")[2].strip() if self.report else ""
 
     def as_dict(self) -> dict[str, Any]:
         """The row and its report in one."""
-        return self.row.as_dict() | self.report
+        about = (
+            self.report.as_dict()
+            if self.report
+            else {"verdict": self.verdict, "file": self.row.name}
+        )
+        return self.row.as_dict() | about
 
 
-def _apply(row: StackRow, model, clip, on_unmatched: str, mode: str):
+class StackReport:
+    """What became of all rows."""
+
+    def __init__(self, results: Sequence[RowResult]):
+        self.results = results
+
+    @property
+    def modules(self) -> dict[str, int]:
+        """Modules of all files: {placed, total}."""
+        placed, total = (sum(result.modules[index] for result in self.results) for index in (0, 1))
+        return {"placed": placed, "total": total}
+
+    @property
+    def verdict(self) -> str:
+        """One line: how many LoRAs are on, what of them loads, and which do not load whole."""
+        count = sum(result.report is not None for result in self.results)
+        if not count:
+            return message("nodes.no_lora_is_on" if self.results else "nodes.stack_is_empty")
+        line = message("nodes.stack_loads", count=count, **self.modules)
+        torn = [
+            str(result.row.number)
+            for result in self.results
+            if result.modules[0] < result.modules[1]
+        ]
+        if not torn:
+            return as_sentence(line)
+        return message("nodes.stack_not_whole", line=line, count=len(torn), rows=joined(torn))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user may not see in the rows: a file that is on more than once."""
+        places: dict[str, list[StackRow]] = defaultdict(list)
+        for result in self.results:
+            if result.row.on:
+                places[result.row.name].append(result.row)
+        return [
+            message(
+                "nodes.same_file_twice",
+                name=name,
+                count=len(rows),
+                rows=joined([str(row.number) for row in rows]),
+                strength=f"{sum(row.strength for row in rows):g}",
+            )
+            for name, rows in places.items()
+            if len(rows) > 1
+        ]
+
+    @property
+    def cautions(self) -> list[str]:
+        """What makes it doubtful that a file comes out as trained, with its row."""
+        return [
+            message("nodes.about", subject=result.row.title, text=caution)
+            for result in self.results
+            if result.report
+            for caution in result.report.cautions
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything a program needs; plain JSON types."""
+        modules = self.modules
+        return {
+            "verdict": self.verdict,
+            **modules,
+            "modules": modules,
+            "notes": self.notes,
+            "cautions": self.cautions,
+            "rows": [result.as_dict() for result in self.results],
+        }
+
+    def text(self, language: str = ENGLISH) -> str:
+        """The report for people."""
+        speak = Speaker(language)
+        lines = [speak(self.verdict), ""]
+        lines += [
+            speak("nodes.about", subject=result.row.title, text=result.verdict)
+            for result in self.results
+        ]
+        lines += [
+            speak("nodes.row_acts", title=result.row.title, acts=result.acts)
+            for result in self.results
+            if result.acts
+        ]
+        notes = [speak("nodes.note", note=note) for note in self.notes]
+        lines += ["", *notes] if notes else []
+        seen = set()
+        for result in self.results:
+            if result.has_more and result.row.name not in seen:  # each file once
+                seen.add(result.row.name)
+                lines += ["", f"--- {speak(result.row.title)}", result.details(language)]
+        return "\n".join(lines).rstrip()
+
+
+def _apply(row: StackRow, model, clip, on_unmatched: str, *, mode: str):
     """(model, clip, what became of the row)."""
     if not row.on:
-        verdict = "off, not read."
-        return model, clip, Told(row, verdict, {"verdict": verdict, "file": row.name})
+        return model, clip, RowResult(row, message("nodes.row_off"))
+    if row.strength == 0 and (row.strength_clip == 0 or clip is None):
+        return model, clip, RowResult(row, message("nodes.row_strength_zero"))
+    strengths = (row.strength, row.strength_clip)
     try:
-        done = LoadAndFixLoRA.execute(
-            model, row.name, row.strength, row.strength_clip, clip, on_unmatched, mode
-        )
-    except NodeError as error:
-        raise NodeError(f"Row {row.number}: {error}") from None
-    model, clip, text, as_json = done.args
-    report = json.loads(as_json)
-    if "modules" not in report:
-        report["verdict"] = text = "strength 0, not loaded."
-    return model, clip, Told(row, text, report)
-
-
-def _output(model, clip, rows: list[StackRow], told: list[Told]) -> io.NodeOutput:
-    placed, total = (sum(report.modules[index] for report in told) for index in (0, 1))
-    verdict, notes = _verdict(told, placed, total), list(_interactions(rows))
-    lines = [verdict, "", *(f"{report.row.title}: {report.report['verdict']}" for report in told)]
-    lines += [f"{report.row.title} acts {report.acts}" for report in told if report.acts]
-    lines += [""] * bool(notes) + [f"Note      {note}" for note in notes]
-    lines += [
-        line
-        for report in _worth_telling(told)
-        for line in ("", f"--- {report.row.title}", report.details)
-    ]
-    text = "\n".join(lines).rstrip()
-    cautions = [
-        f"{report.row.title}: {caution}"
-        for report in told
-        for caution in report.report.get("cautions", ())
-    ]
-    counts = {"placed": placed, "total": total, "modules": {"placed": placed, "total": total}}
-    summary = {"verdict": verdict, **counts, "notes": notes, "cautions": cautions}
-    as_json = json.dumps(
-        summary | {"rows": [report.as_dict() for report in told]}, ensure_ascii=False, indent=1
-    )
-    return io.NodeOutput(model, clip, text, as_json, ui={"text": [text], "report_json": [as_json]})
-
-
-def _worth_telling(told: list[Told]) -> Iterator[Told]:
-    """The rows there is more to say of, each file once."""
-    seen = set()
-    for report in told:
-        if report.details and report.row.name not in seen:
-            seen.add(report.row.name)
-            yield report
-
-
-def _verdict(told: list[Told], placed: int, total: int) -> str:
-    """One line: how many LoRAs are on, what of them loads, and which do not load whole."""
-    read = [report for report in told if report.read]
-    if not read:
-        return "No LoRA is on." if told else "The stack is empty."
-    line = f"{plural(len(read), 'LoRA')}: {placed} of {total} modules load"
-    torn = [str(report.row.number) for report in read if report.modules[0] < report.modules[1]]
-    rows = "row" if len(torn) == 1 else "rows"
-    return f"{line}; not all of {rows} {', '.join(torn)}." if torn else f"{line}."
-
-
-def _interactions(rows: list[StackRow]) -> Iterator[str]:
-    """What a user may not see in the rows: a file that is on more than once."""
-    places: dict[str, list[StackRow]] = defaultdict(list)
-    for row in rows:
-        if row.on:
-            places[row.name].append(row)
-    for name, twice in places.items():
-        if len(twice) > 1:
-            numbers = ", ".join(str(row.number) for row in twice)
-            yield (
-                f"{name} is on {len(twice)} times (rows {numbers}): the strengths add up to"
-                f" {sum(row.strength for row in twice):g}."
+        with in_plain_words(row.name):
+            model, clip, report = apply_listed(
+                model, clip, row.name, strengths, on_unmatched, mode=mode
             )
+    except NodeError as error:
+        raise NodeError(message("nodes.row_error", number=row.number, error=error)) from None
+    return model, clip, RowResult(row, report.verdict, report)

@@ -12,6 +12,7 @@ import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 
 from ..lora.io.watch import Watch
+from ..messages import message
 from .patches import LocksmithAdapter
 
 
@@ -99,8 +100,5 @@ def _blame(adapter: Watched, watch: Watch) -> None:
     for tensor in weights:
         if isinstance(tensor, torch.Tensor) and not bool(tensor.to(torch.float32).isfinite().all()):
             first = min(adapter.loaded_keys)
-            return watch.caution(
-                f"{watch.path}: NaN or infinite values at {first} reached the model: pictures come"
-                " out black or as noise."
-            )
+            return watch.caution(message("nodes.not_finite_used", path=watch.path, key=first))
     return None

@@ -44,7 +44,7 @@ PUT_TOGETHER = (
     "presets.name_",
 )
 # no words of a language, so the same in all
-MUTE = {"joints.line"}
+MUTE = {"joints.line", "joints.nothing"}
 
 
 def gaps(template) -> set[str]:

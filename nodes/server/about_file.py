@@ -4,7 +4,7 @@ remembered until they change.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import folder_paths
@@ -12,14 +12,16 @@ import folder_paths
 from ...errors import LocksmithError
 from ...files.header import LoraFileError
 from ...identify.checkpoint import Checkpoint, target_model_of_checkpoint
+from ...messages import message
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
-from ...report.inspection import inspect_file
+from ...report.inspection import Inspection, inspect_file
 from ...report.library import Findings, LibraryRow, Stamp, findings_of, stamp_of
 from ...report.load_report import Report
 from ...report.markdown import markdown
 from ..files import own_maps, own_stamp, spellings
-from .library import told_row
+from ..languages import answered
+from .library import row_as_dict
 
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
 NOTHING_MORE = {"inspection": None, "markdown": "", "trigger_words": []}
@@ -45,34 +47,38 @@ def listed(folder: str, name: str) -> tuple[str, str]:
     path = folder_paths.get_full_path(folder, found) if found else None
     if path is None:
         raise Unknown(
-            f"{name!r} is not in the {folder} folders",
-            "Put the file there, or choose another and refresh the list",
+            message("nodes.file_not_listed", name=name, folder=folder),
+            message("nodes.put_file_there"),
         )
     return found, path
 
 
 def about_file(
-    name: str, model_folder: str = "", model: str = "", full: bool = False
+    name: str, model_folder: str = "", model: str = "", full: bool = False, language: str = ""
 ) -> dict[str, Any]:
-    """What the route `file` tells. Raises Unknown."""
+    """What the route `file` tells, and what to show instead in a language. Raises Unknown."""
     name, path = listed("loras", name)
     against = _model_path(model_folder, model) if model else None
     stamp, own = stamp_of(path), own_stamp()
     if stamp is None:
-        raise Unknown(f"{name!r} is gone", "Refresh the list")
+        raise Unknown(message("nodes.file_is_gone", name=name), message("nodes.refresh_list"))
     found = _findings(path, stamp, own)
-    told = told_row(LibraryRow(name, stamp, found))
-    told["fit"] = (
+    about = row_as_dict(LibraryRow(name, stamp, found))
+    about["fit"] = (
         _fit(path, stamp, against, stamp_of(against), own) if against and not found.error else None
     )
-    return told | (_everything(name, path, found, stamp, own) if full else {})
+    if not full:
+        return answered(about, language)
+    about |= _everything(name, path, found, stamp, own)
+    renders = {"markdown": partial(_markdown, path, stamp, own)} if about["inspection"] else {}
+    return answered(about, language, **renders)
 
 
 def _model_path(folder: str, model: str) -> str:
     if folder not in MODEL_FOLDERS:
         raise Unknown(
-            f"{folder!r} is no folder of models",
-            f"Ask for one of {', '.join(MODEL_FOLDERS)}",
+            message("nodes.not_a_model_folder", name=folder),
+            message("nodes.ask_for_one_of", options=", ".join(MODEL_FOLDERS)),
         )
     return listed(folder, model)[1]
 
@@ -130,15 +136,28 @@ def _everything(name: str, path: str, found: Findings, stamp: Stamp, own: tuple)
     try:
         return _inspection(name, path, stamp, own)
     except LoraFileError as error:
-        return {**NOTHING_MORE, "error": f"{error.fault}. {error.remedy}"}
+        return {
+            **NOTHING_MORE,
+            "error": message("nodes.fault_remedy_clause", fault=error.fault, remedy=error.remedy),
+        }
 
 
 @lru_cache(maxsize=8)
 def _inspection(name: str, path: str, stamp: Stamp, own: tuple) -> dict[str, Any]:
-    found = inspect_file(path, own=own_maps())
+    found = _inspected(path, stamp, own)
     words = [trigger.word for trigger in found.metadata.trigger_words]
     return {
         "inspection": found.as_dict() | {"file": name},
         "markdown": markdown(found),
         "trigger_words": words,
     }
+
+
+@lru_cache(maxsize=8)
+def _inspected(path: str, stamp: Stamp, own: tuple) -> Inspection:
+    return inspect_file(path, own=own_maps())
+
+
+@lru_cache(maxsize=8)
+def _markdown(path: str, stamp: Stamp, own: tuple, language: str) -> str:
+    return markdown(_inspected(path, stamp, own), language=language)

@@ -8,18 +8,20 @@ import json
 import logging
 import threading
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import folder_paths
 
 from ...files.header import PICKLED
 from ...lora.rewrite.rename import writable
+from ...messages import message, translations
 from ...report.library import LibraryRow, Stamp, scan_files, stamp_of
 from ..faults import short_of
 from ..files import lora_names, own_folder, own_maps, own_stamp
+from ..languages import answered
 
 INDEX = "library-index.json"
-FAULT = "The library could not be read. The server's log tells more"
 
 
 class Library:
@@ -28,6 +30,7 @@ class Library:
     def __init__(self):
         self._lock = threading.Lock()
         self._rows: list[str] = []
+        self._texts: list[Mapping[str, Mapping[str, str]]] = []  # of each row, see `translations`
         self._scan, self._total, self._error = "", 0, ""
         self._running = self._again = False
 
@@ -51,14 +54,25 @@ class Library:
         """Whether a row beyond the first `since` is still to come, and none is there."""
         return self._running and len(self._rows) <= since
 
-    def answer(self, since: int) -> str:
-        """What the route tells, as JSON text."""
+    def answer(self, since: int, language: str = "") -> str:
+        """What the route tells, as JSON text, and what to show instead in a language."""
         with self._lock:
-            rows, told = self._rows[since:], {
-                "done": len(self._rows), "total": self._total, "running": self._running,
-                "scan": self._scan, "error": self._error, "dialects": list(writable()),
-            }  # fmt: skip
-        return f'{{"rows": [{", ".join(rows)}], {json.dumps(told)[1:]}'
+            rows, texts = self._rows[since:], self._texts[since:]
+            state = answered(
+                {
+                    "done": len(self._rows),
+                    "total": self._total,
+                    "running": self._running,
+                    "scan": self._scan,
+                    "error": self._error,
+                    "dialects": list(writable()),
+                },
+                language,
+            )
+        for language, table in state.get("translations", {}).items():
+            for of_row in texts:
+                table |= of_row.get(language, {})
+        return f'{{"rows": [{", ".join(rows)}], {json.dumps(state)[1:]}'
 
     def _run(self) -> None:
         while True:
@@ -67,9 +81,10 @@ class Library:
                 self._read_all()
             except Exception as fault:
                 short = short_of(fault)
-                error = f"{short[0]}. {short[1]}" if short else FAULT
+                error = short or message("nodes.library_not_read")
                 logging.getLogger("lora_locksmith").error(
-                    "The library could not be read. %s", error, exc_info=None if short else fault
+                    message("nodes.log_library_not_read", fault=error),
+                    exc_info=None if short else fault,
                 )
             with self._lock:
                 self._scan, self._error = self._scan or uuid.uuid4().hex, error
@@ -82,13 +97,16 @@ class Library:
         files = listed_files()
         with self._lock:
             # Another list, because answers slice the old one.
-            self._rows, self._scan, self._total = [], uuid.uuid4().hex, len(files)
+            self._rows, self._texts = [], []
+            self._scan, self._total = uuid.uuid4().hex, len(files)
         for row in scan_files(files, own_folder() / INDEX, own, marks=own_stamp()):
-            self._rows.append(json.dumps(told_row(row)))
+            document = row_as_dict(row)
+            self._texts.append(translations(document))  # first, as `answer` counts the rows
+            self._rows.append(json.dumps(document))
 
 
-def told_row(row: LibraryRow) -> dict[str, Any]:
-    """A row as the routes tell it."""
+def row_as_dict(row: LibraryRow) -> dict[str, Any]:
+    """A row as the routes give it."""
     return row.as_dict() | {
         "changed": row.stamp.changed / 1e9,
         "pickled": row.file.lower().endswith(PICKLED),

@@ -15,7 +15,9 @@ from aiohttp import ClientPayloadError, web
 from server import PromptServer
 
 from ...errors import LocksmithError
+from ...messages import message, text_of
 from ..faults import short_of
+from ..languages import answered
 from .about_file import Unknown, about_file
 from .library import Library
 from .saving import SaveError, save_listed
@@ -63,25 +65,22 @@ def _route(
         try:
             return _json(await answer(request))
         except Refusal as refusal:
-            return _refused(refusal.fault, refusal.remedy, refusal.status)
+            return _refused(request, refusal.fault, refusal.remedy, refusal.status)
         except Unknown as unknown:
-            return _refused(unknown.fault, unknown.remedy, 404)
+            return _refused(request, unknown.fault, unknown.remedy, 404)
         except SaveError as fault:
-            return _refused(fault.fault, fault.remedy, 409 if fault.taken else 400)
+            return _refused(request, fault.fault, fault.remedy, 409 if fault.taken else 400)
         except LocksmithError as fault:
-            return _refused(str(fault), "Refresh the list and try again", 400)
+            return _refused(request, text_of(fault), message("nodes.refresh_and_retry"), 400)
         except Exception as error:
             if short := short_of(error):
                 logging.getLogger("lora_locksmith").warning(
-                    "A question of the front end could not be answered. %s. %s", *short
+                    message("nodes.log_question_failed_because", fault=short)
                 )
-                return _refused(*short, 503)
-            logging.getLogger("lora_locksmith").exception(
-                "A question of the front end could not be answered"
-            )
-            return _refused(
-                f"The server failed ({type(error).__name__}: {error})", "Its log tells more", 500
-            )
+                return _refused(request, short, message("nodes.then_try_again"), 503)
+            logging.getLogger("lora_locksmith").exception(message("nodes.log_question_failed"))
+            fault = message("nodes.server_failed", type=type(error).__name__, error=error)
+            return _refused(request, fault, message("nodes.see_log"), 500)
 
     return handle
 
@@ -90,8 +89,14 @@ def _json(text: str, status: int = 200) -> web.Response:
     return web.Response(text=text, status=status, content_type="application/json", headers=HEADERS)
 
 
-def _refused(fault: str, remedy: str, status: int) -> web.Response:
-    return _json(json.dumps({"error": fault, "remedy": remedy}), status)
+def _refused(request: web.Request, fault: str, remedy: str, status: int) -> web.Response:
+    document = {"error": fault, "remedy": remedy}
+    return _json(json.dumps(answered(document, _language(request))), status)
+
+
+def _language(request: web.Request) -> str:
+    """The language in which the front end shows what we answer."""
+    return request.query.get("language", "")
 
 
 async def _in_thread(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> str:
@@ -102,12 +107,13 @@ async def _in_thread(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> str:
 async def _file(request: web.Request) -> str:
     asked = request.query
     if not asked.get("name"):
-        raise Refusal("No file was named", "Give its name as the loras folder lists it")
+        raise Refusal(message("nodes.no_file_named"), message("nodes.give_listed_name"))
     wish = (
         asked["name"],
         asked.get("model_folder", ""),
         asked.get("model", ""),
         asked.get("full", "") == "1",
+        _language(request),
     )
     return await _in_thread(_readers, lambda: about_file(*wish))
 
@@ -115,18 +121,22 @@ async def _file(request: web.Request) -> str:
 async def _rows(request: web.Request) -> str:
     since = request.query.get("since") or "0"
     if not (since.isascii() and since.isdigit() and len(since) < 10):
-        raise Refusal(f"since={since!r} is no number of rows", "Give how many rows are known, or 0")
+        raise Refusal(
+            message("nodes.since_not_a_count", value=since), message("nodes.give_row_count")
+        )
     _library.read(refresh=request.query.get("refresh") == "1")
     waited = 0.0
     while _library.waiting(int(since)) and waited < PATIENCE:
         await asyncio.sleep(STEP)
         waited += STEP
-    return await asyncio.get_running_loop().run_in_executor(_readers, _library.answer, int(since))
+    return await asyncio.get_running_loop().run_in_executor(
+        _readers, _library.answer, int(since), _language(request)
+    )
 
 
 async def _save(request: web.Request) -> str:
     wish = await _wish(request)
-    return await _in_thread(_writer, lambda: save_listed(**wish))
+    return await _in_thread(_writer, lambda: answered(save_listed(**wish), _language(request)))
 
 
 async def _wish(request: web.Request) -> Mapping[str, Any]:
@@ -134,24 +144,27 @@ async def _wish(request: web.Request) -> Mapping[str, Any]:
     model cannot send that unasked.
     """
     if request.content_type != "application/json":
-        raise Refusal("This is no JSON", "Send it with the content type application/json")
+        raise Refusal(message("nodes.request_not_json"), message("nodes.send_as_json"))
     try:
         raw = await request.content.read(MAX_BYTES + 1)
         while len(raw) <= MAX_BYTES and (more := await request.content.read(MAX_BYTES)):
             raw += more
     except BROKEN_OFF:
-        raise Refusal("The request broke off before its end", "Send it again") from None
+        raise Refusal(message("nodes.request_cut_off"), message("nodes.send_again")) from None
     try:
         wish = json.loads(raw) if len(raw) <= MAX_BYTES else None
     except (ValueError, RecursionError):
         wish = None
     if not isinstance(wish, dict):
-        raise Refusal("The request is no JSON object", f"Send one with {', '.join(WISHES)}")
+        raise Refusal(
+            message("nodes.request_not_an_object"),
+            message("nodes.send_object_with", fields=", ".join(WISHES)),
+        )
     wish = OPTIONAL | wish
     wrong = [name for name, kind in WISHES.items() if type(wish.get(name)) is not kind]
     if wrong:
         raise Refusal(
-            f"{wrong[0]} is missing or of the wrong type",
-            f"Send {wrong[0]} as {WISHES[wrong[0]].__name__}",
+            message("nodes.field_missing_or_wrong", field=wrong[0]),
+            message("nodes.send_field_as", field=wrong[0], type=WISHES[wrong[0]].__name__),
         )
     return {name: wish[name] for name in WISHES}

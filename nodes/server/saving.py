@@ -23,13 +23,14 @@ from ...lora.io.writer import Written, write_as
 from ...lora.not_finite import NotFinite
 from ...lora.rewrite.rename import Refused, rivals_apart, writable
 from ...lora.rewrite.verify import VerificationError
+from ...messages import joined, message
 from ...report.inspection import Inspection
 from .. import host
+from ..faults import fault_and_remedy
 from ..files import lora_path, own_maps
 from .about_file import listed
 
 ENDING = ".safetensors"
-REMEDY = "Give a name such as folder/name"
 
 _written: dict[str, Path] = {}
 _lost: Counter[str] = Counter()
@@ -39,7 +40,7 @@ class SaveError(LocksmithError, RuntimeError):
     """What is wrong, and the remedy; `taken`: there is a file of this name already."""
 
     def __init__(self, fault: str, remedy: str, taken: bool = False):
-        super().__init__(f"{fault}. {remedy}.")
+        super().__init__(fault_and_remedy(fault, remedy))
         self.fault, self.remedy, self.taken = fault, remedy, taken
 
 
@@ -56,8 +57,8 @@ def save_lora(
     Raises SaveError.
     """
     if apart := rivals_apart(found, dialect):
-        fault = f"Ambiguous: for {', '.join(apart)} the keys would differ in {dialect}"
-        raise SaveError(fault, "Connect the model to Save LoRA, or choose another dialect")
+        fault = message("nodes.ambiguous_for", models=", ".join(apart), dialect=dialect)
+        raise SaveError(fault, message("nodes.connect_model_or_dialect"))
     path = destination(filename)
     try:
         with _folders_of(path):
@@ -75,30 +76,31 @@ def save_lora(
             return written
     except FileExistsError:
         raise SaveError(
-            f"{filename} is there already",
-            "Choose another filename, or turn overwrite on",
+            message("nodes.exists_already", name=filename),
+            message("nodes.other_name_or_overwrite"),
             taken=True,
         ) from None
     except NotFinite as error:
         raise SaveError(
-            f"This LoRA is not written: {error}",
-            "Merge LoRAs can leave modules out, by weights for parts",
+            message("nodes.not_written_because", error=error),
+            message("nodes.merge_can_leave_out"),
         ) from None
     except Refused as error:
         raise SaveError(
-            f"This LoRA cannot be written as {dialect}: {error}", "Choose another dialect"
+            message("nodes.dialect_cannot_hold", dialect=dialect, error=error),
+            message("nodes.choose_other_dialect"),
         ) from None
     except VerificationError as error:
-        fault = f"Verification failed; nothing written: {error}"
-        raise SaveError(fault, "Choose another dialect or dtype") from None
+        fault = message("nodes.verification_failed", error=error)
+        raise SaveError(fault, message("nodes.choose_other_dialect_or_dtype")) from None
     except (MemoryError, RuntimeError) as error:
         if not exhausted(error):
             raise
-        raise SaveError(f"{filename} is not written", exhausted(error)) from None
+        raise SaveError(message("nodes.not_written", name=filename), exhausted(error)) from None
     except OSError as error:
         raise SaveError(
-            f"{filename} cannot be written ({error.strerror or error})",
-            "Choose another filename, or look at the disk",
+            message("nodes.cannot_write", name=filename, fault=error.strerror or error),
+            message("nodes.other_name_or_disk"),
         ) from None
 
 
@@ -128,10 +130,12 @@ def read_listed(
         }
         return found, host.read_lora(path).to_be_written(), provenance
     except LoraFileError as error:
-        raise SaveError(f"{lora_name}: {error.fault}", error.remedy) from None
+        fault = message("nodes.about", subject=lora_name, text=error.fault)
+        raise SaveError(fault, error.remedy) from None
     except OSError as error:
         raise SaveError(
-            f"{lora_name} cannot be read ({error.strerror or error})", "Look at the disk"
+            message("nodes.cannot_read", name=lora_name, fault=error.strerror or error),
+            message("nodes.look_at_disk"),
         ) from None
 
 
@@ -142,7 +146,10 @@ def save_listed(
     name, _ = listed("loras", name)
     for wish, known in ((dialect, writable()), (dtype or "fp32", DTYPES)):
         if wish not in known:
-            raise SaveError(f"{wish!r} is not known", f"Choose one of {', '.join(known)}")
+            raise SaveError(
+                message("nodes.not_known", name=wish),
+                message("nodes.choose_one_of", options=", ".join(known)),
+            )
     found, tensors, provenance = read_listed(name)
     written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
     return {"file": os.path.relpath(written.path, _folder()), "report": report_on(written)}
@@ -152,16 +159,19 @@ def destination(filename: str) -> Path:
     """The file a name stands for, inside the first loras folder. Raises SaveError for a name that
     leads out of it.
     """
+    remedy = message("nodes.give_name_with_folder")
     name = filename.strip().removesuffix(ENDING).replace("\\", "/")
     if not all(map(is_file_name, name.split("/"))):
-        raise SaveError(f"{filename!r} is no name inside the loras folder", REMEDY)
+        raise SaveError(message("nodes.not_a_name_in_loras", name=filename), remedy)
     try:
         # The folder of this name is where a file of PEFT would be.
         path, folder = ((_folder() / f"{name}{ending}").resolve() for ending in (ENDING, ""))
     except (OSError, RuntimeError) as error:
-        raise SaveError(f"{filename!r} cannot be a file ({error})", REMEDY) from None
+        raise SaveError(
+            message("nodes.cannot_be_a_file", name=filename, error=error), remedy
+        ) from None
     if not (path.is_relative_to(_folder()) and folder.is_relative_to(_folder())):
-        raise SaveError(f"{filename!r} leads out of the loras folder", REMEDY)
+        raise SaveError(message("nodes.leads_out_of_loras", name=filename), remedy)
     return path
 
 
@@ -184,22 +194,23 @@ def _folder() -> Path:
 
 
 def report_on(written: Written) -> str:
-    """What was done, in a few lines."""
+    """What was done, in a few lines: a message."""
     path = (
         written.path.relative_to(_folder())
         if written.path.is_relative_to(_folder())
         else written.path
     )
     lines = [
-        f"Wrote {path.as_posix()} ({written.bytes:,} bytes) as {written.dialect}, read it back and"
-        " compared it."
+        message(
+            "nodes.wrote", path=path.as_posix(), bytes=f"{written.bytes:,}", dialect=written.dialect
+        )
     ]
-    lines.append(
-        f"{written.renamed} modules only renamed, {written.computed} fused, split or turned."
-    )
-    lines += [f"{written.full} are full matrices now, as nothing smaller is exact."] * bool(
-        written.full
-    )
-    lines += [f"But {written.caution}."] * bool(written.caution)
-    lines += [f"Left out: {key} ({reason})" for key, reason in list(written.left_out.items())[:20]]
-    return "\n".join(lines)
+    lines.append(message("nodes.wrote_modules", renamed=written.renamed, computed=written.computed))
+    lines += [message("nodes.wrote_full_matrices", count=written.full)] * bool(written.full)
+    if written.caution:
+        lines.append(message("nodes.wrote_but", caution=written.caution))
+    lines += [
+        message("nodes.left_out", key=key, reason=reason)
+        for key, reason in list(written.left_out.items())[:20]
+    ]
+    return joined(lines, "line")

@@ -388,7 +388,7 @@ def test_table_and_problems(locksmith, library):
     assert (
         fine.returncode == FINE
         and len(fine.stdout.splitlines()) == 1
-        and fine.stderr == "1 file: 1 load as with stock.\n"
+        and fine.stderr == "1 file: 1 loads as with stock.\n"
     )
 
 
@@ -589,7 +589,7 @@ def test_terminal_output_with_rich_and_without(environment, file, tmp_path):
     files = [file("a.safetensors"), file("b.safetensors")]
     for arguments in (["inspect", *files], ["scan", "--no-index", library]):
         code, shown, complaint = on_terminal(environment, *arguments)
-        assert complaint == ("1 file: 1 load as with stock.\n" if arguments[0] == "scan" else "")
+        assert complaint == ("1 file: 1 loads as with stock.\n" if arguments[0] == "scan" else "")
         assert code == FINE and "\x1b[" in shown and "| --- |" not in shown and "FLUX.1" in shown
     without = tmp_path / "without"
     (without / "rich").mkdir(parents=True)

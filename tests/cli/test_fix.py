@@ -16,6 +16,7 @@ import torch
 from lora_locksmith import cli
 from lora_locksmith.commands import fix
 from lora_locksmith.files.header import LoraFileError, read_header
+from lora_locksmith.messages import Speaker
 from lora_locksmith.report.inspection import inspect_file
 from reports.small_files import flux_lora
 from safetensors.torch import load_file, save_file
@@ -51,7 +52,7 @@ def run(capsys):
 
     def call(*arguments):
         parser = argparse.ArgumentParser()
-        fix.add(parser.add_subparsers())
+        fix.add(parser.add_subparsers(), Speaker())
         code = fix.run(parser.parse_args(["fix", "--json", *map(str, arguments)]))
         return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 

@@ -13,6 +13,7 @@ import torch
 from lora_locksmith.commands import parser
 from lora_locksmith.errors import LocksmithError
 from lora_locksmith.lora.rewrite.rename import writable
+from lora_locksmith.messages import Speaker
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "host"))
@@ -113,7 +114,7 @@ def call(arguments) -> None:
     """Run a command as the command line does, but let what it raises be seen; only our own errors
     may.
     """
-    options = parser.parser().parse_args([str(word) for word in arguments])
+    options = parser.parser(Speaker()).parse_args([str(word) for word in arguments])
     try:
         assert options.run(options) in (0, 1, 2)
     except LocksmithError as error:

@@ -13,6 +13,7 @@ from lora_locksmith.files.header import LoraFileError, read_header
 from lora_locksmith.lora.io.model_file import ModelFile
 from lora_locksmith.lora.math.spec import AdapterError
 from lora_locksmith.lora.rewrite.extract import ExtractOptions, RankTarget, extract, extract_file
+from lora_locksmith.messages import Speaker
 from safetensors.torch import load_file, save_file
 
 pytestmark = [
@@ -329,7 +330,7 @@ def test_any_dialect(tmp_path, tiny_flux, base, tuned):
 def run(*arguments):
     """The command with these arguments; its exit code."""
     parser = argparse.ArgumentParser()
-    command.add(parser.add_subparsers())
+    command.add(parser.add_subparsers(), Speaker())
     options = parser.parse_args(["extract", *map(str, arguments)])
     return options.run(options)
 

@@ -13,6 +13,7 @@ from lora_locksmith.files.hashes import file_hashes
 from lora_locksmith.files.header import read_header
 from lora_locksmith.lora.math.spec import AdapterError
 from lora_locksmith.lora.rewrite.resize import RankTarget, resize_file
+from lora_locksmith.messages import Speaker
 from lora_locksmith.report.inspection import inspect_file
 from safetensors.torch import load_file, save_file
 
@@ -401,7 +402,7 @@ def test_broken_metadata_are_no_obstacle(tmp_path):
 def run(*arguments):
     """The command with these arguments; its exit code."""
     parser = argparse.ArgumentParser()
-    command.add(parser.add_subparsers())
+    command.add(parser.add_subparsers(), Speaker())
     options = parser.parse_args(["resize", *map(str, arguments)])
     return options.run(options)
 

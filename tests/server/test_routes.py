@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 import time
@@ -321,6 +322,22 @@ def test_a_file_that_changes_is_read_anew(routes, loras):
     assert told["rank"] == "16" and told["inspection"]["ranks"] == {"16": 57}
     (loras / "changing.safetensors").unlink()
     refused(routes.ask("file", name="changing.safetensors"), 404)
+
+
+def test_what_is_shown_comes_in_the_language_that_is_asked_for(routes, loras):
+    wish = {"name": "nowhere.safetensors"}
+    english = refused(routes.ask("file", **wish), 404)
+    assert refused(routes.ask("file", **wish, language="xx"), 404) == english
+    status, answer = routes.ask("file", **wish, language="zh-TW")
+    texts = answer["translations"]["zh"]
+    assert status == 404 and f"{answer['error']}. {answer['remedy']}" == english
+    assert texts.keys() == {answer["error"], answer["remedy"]}
+    assert all(re.search("[\u4e00-\u9fff]", text) for text in texts.values())
+
+    write_hollow(loras / "brief.safetensors", flux_lora())
+    full = routes.ask("file", name="brief.safetensors", full=1, language="zh")[1]
+    assert full["markdown"] in full["translations"]["zh"]
+    assert "translations" not in routes.ask("file", name="brief.safetensors", full=1)[1]
 
 
 # library

@@ -148,7 +148,7 @@ def test_what_is_worth_knowing_is_told(bench, lora_file):
     ]
     _, told, text = run(bench, rows)
     first = text.split("\n")[0]
-    assert first.endswith("; not all of rows 1, 3.")
+    assert first.endswith("; 2 rows do not load completely: 1, 3.")
     assert (
         "stranger.safetensors is on 2 times (rows 1, 3): the strengths add up to 0.75."
         in told["notes"][0]
@@ -157,6 +157,19 @@ def test_what_is_worth_knowing_is_told(bench, lora_file):
     assert "to_nowhere" in text
     assert "--- 3." not in text
     assert text.count(f"--- 2. {DIFFUSERS_LORA}") == 0
+
+
+def test_what_a_stack_shows_is_there_in_chinese_too(bench):
+    rows = [row(DIFFUSERS_LORA, 0.5), row(KOHYA_LORA, 0), {**row(BROKEN_LORA), "on": False}]
+    prompt, stack = of_bench(bench, rows)
+    output = bench._run(prompt).entry["outputs"][stack]
+    english, report = output["text"][0], json.loads(output["report_json"][0])
+    texts = json.loads(output["translations"][0])["zh"]
+    first, *lines = texts[english].split("\n")
+    assert first == texts[report["verdict"]] != report["verdict"]
+    assert "\u5f3a\u5ea6\u4e3a 0\uff0c\u672a\u52a0\u8f7d" in texts[english]
+    assert len(lines) == len(english.split("\n")) - 1
+    assert english.startswith("1 LoRA: 22 of 22 modules load.")
 
 
 def test_unmatched_keys_stop_the_run_if_asked_and_the_row_is_named(bench, lora_file):
@@ -173,9 +186,9 @@ def test_a_file_that_cannot_be_read_is_named_with_its_row(bench, lora_file):
 
 
 FAULTS = {
-    "text": ("style.safetensors", "is no JSON"),
-    "no list": ('{"name": "a"}', "is no list"),
-    "no row": (["a.safetensors"], r"Row 1: .*is no row"),
+    "text": ("style.safetensors", "is not JSON"),
+    "no list": ('{"name": "a"}', "is not a list"),
+    "no row": (["a.safetensors"], r"Row 1: .*is not a row"),
     "missing file": (
         [row(DIFFUSERS_LORA), row("gone.safetensors")],
         r"Row 2: LoRA 'gone.safetensors' is not in the loras folders",

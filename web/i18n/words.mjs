@@ -15,12 +15,86 @@ const WORDS = { en: ENGLISH, zh: CHINESE };
  * @returns {string}
  */
 export function say(key, fill = {}) {
-  const locale = String(app.extensionManager.setting.get("Comfy.Locale") ?? "en");
-  const words = WORDS[locale] ?? WORDS[locale.split("-")[0]] ?? ENGLISH;
+  const words = WORDS[language()] ?? ENGLISH;
   return (words[key] ?? ENGLISH[key]).replace(/\{(\w+)\}/g, (_, name) => String(fill[name] ?? ""));
 }
 
-/** @param {string} text of the server, which begins in the middle of a sentence and has no full stop */
+/** @returns {string} the front end's language, such as "zh", also where its locale is "zh-TW" */
+export function language() {
+  return String(app.extensionManager.setting.get("Comfy.Locale") ?? "en").split("-")[0];
+}
+
+/**
+ * What the server says in other languages than English: language -> English text -> the text in it.
+ *
+ * @typedef {Record<string, Record<string, string>> | undefined} Translations
+ */
+
+/**
+ * A text of the server in the front end's language; the text itself, which is English, where it is not told in that.
+ *
+ * @param {string} text
+ * @param {Translations} translations
+ * @returns {string}
+ */
+export function tell(text, translations) {
+  const texts = translations?.[language()];
+  return texts && Object.hasOwn(texts, text) ? texts[text] : text;
+}
+
+/**
+ * @param {string[]} texts
+ * @param {Translations} translations
+ * @returns {string[]}
+ */
+export function tellAll(texts, translations) {
+  return texts.map((text) => tell(text, translations));
+}
+
+/**
+ * What a node's output says in other languages.
+ *
+ * @param {any} output
+ * @returns {Translations}
+ */
+export function translationsOf(output) {
+  try {
+    return JSON.parse(output.translations[0]);
+  } catch {
+    return undefined; // of an older run, or none of ours
+  }
+}
+
+/** @param {string} text of the server, which may begin in the middle of a sentence and have no full stop */
 export function asSentence(text) {
-  return `${text[0].toUpperCase()}${text.slice(1)}.`;
+  if (!text || /[.\u3002]$/.test(text)) return text;
+  return say("sentence", { text: `${text[0].toUpperCase()}${text.slice(1)}` });
+}
+
+/**
+ * What is wrong and what to do, as sentences.
+ *
+ * @param {string} fault
+ * @param {string} remedy
+ */
+export function asSentences(fault, remedy) {
+  return remedy ? say("sentences", { first: asSentence(fault), second: asSentence(remedy) }) : asSentence(fault);
+}
+
+/** @type {Record<string, string>} what became of keys -> the key of our words for it */
+const CATEGORIES = {
+  placed: "categoryPlaced",
+  bookkeeping: "categoryBookkeeping",
+  "unknown module": "categoryUnknownModule",
+  "unknown role": "categoryUnknownRole",
+  "shape conflict": "categoryShapeConflict",
+  "duplicate target": "categoryDuplicateTarget",
+  "incomplete adapter": "categoryIncomplete",
+  "unsupported adapter": "categoryUnsupported",
+  "not wired": "categoryNotWired",
+};
+
+/** @param {string} category of keys, as reports name it */
+export function sayCategory(category) {
+  return Object.hasOwn(CATEGORIES, category) ? say(CATEGORIES[category]) : category;
 }

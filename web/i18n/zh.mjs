@@ -2,6 +2,19 @@
 
 /** @type {Record<string, string>} */
 export const CHINESE = {
+  // words of the server
+  sentence: "{text}。",
+  sentences: "{first}{second}",
+  categoryPlaced: "已对应",
+  categoryBookkeeping: "辅助信息",
+  categoryUnknownModule: "未知模块",
+  categoryUnknownRole: "未知张量",
+  categoryShapeConflict: "形状冲突",
+  categoryDuplicateTarget: "目标重复",
+  categoryIncomplete: "适配器不完整",
+  categoryUnsupported: "不支持的适配器",
+  categoryNotWired: "未连接",
+  detailsPattern: "{category}：{reason}",
   // report
   report: "{node}的报告",
   verdict: "{node}的结论",

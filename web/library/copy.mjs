@@ -2,8 +2,8 @@
 
 import { app } from "../../../scripts/app.js";
 import { make } from "../shared/dom.mjs";
-import { tell } from "../shared/server.mjs";
-import { say } from "../i18n/words.mjs";
+import { order } from "../shared/server.mjs";
+import { say, tell } from "../i18n/words.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 
@@ -57,10 +57,10 @@ function labelled(text, field) {
  */
 async function save(file, dialect, filename, onSaved) {
   try {
-    const answer = await tell("save", { name: file, dialect, filename, dtype: "", overwrite: false });
+    const answer = await order("save", { name: file, dialect, filename, dtype: "", overwrite: false });
     app.extensionManager.toast.add({ severity: "success", summary: say("librarySaved"), detail: answer.file, life: 5000 });
     onSaved(answer.file);
-    return answer.report;
+    return tell(answer.report, answer.translations);
   } catch (fault) {
     return fault instanceof Error ? fault.message : String(fault);
   }

@@ -5,7 +5,7 @@ import { copyOf } from "./copy.mjs";
 import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./words.mjs";
 import { fromMarkdown } from "../shared/markup.mjs";
 import { ask } from "../shared/server.mjs";
-import { asSentence, say } from "../i18n/words.mjs";
+import { asSentence, say, tell } from "../i18n/words.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 /**
@@ -121,9 +121,10 @@ export class LibraryDetails {
   tell(answer) {
     const words = answer.trigger_words.map((/** @type {string} */ word) => makeCopy(word, word, this.element));
     this.words?.replaceChildren(...(words.length ? [make("span", "shelf-faint", say("libraryTriggers")), ...words] : []));
-    if (answer.error) this.told?.replaceChildren(asSentence(answer.error));
-    else this.report?.replaceChildren(fromMarkdown(answer.markdown.slice(0, MAX_SHOWN)));
-    if (answer.markdown.length > MAX_SHOWN) this.report?.append(make("p", "shelf-faint", say("libraryCut")));
+    const markdown = tell(answer.markdown, answer.translations);
+    if (answer.error) this.told?.replaceChildren(asSentence(tell(answer.error, answer.translations)));
+    else this.report?.replaceChildren(fromMarkdown(markdown.slice(0, MAX_SHOWN)));
+    if (markdown.length > MAX_SHOWN) this.report?.append(make("p", "shelf-faint", say("libraryCut")));
   }
 }
 

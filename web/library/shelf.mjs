@@ -2,6 +2,7 @@
 
 import { prepare } from "./rows.mjs";
 import { ask } from "../shared/server.mjs";
+import { asSentence, tell, tellAll } from "../i18n/words.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 
@@ -77,12 +78,12 @@ export class Shelf {
    * @param {number} since
    */
   take(answer, since) {
-    this.fault = answer.error ?? "";
+    this.fault = asSentence(tell(answer.error ?? "", answer.translations));
     this.asked = true;
     const another = answer.scan !== this.scan;
     this.scan = answer.scan;
     if (another) this.fresh = [];
-    if (!another || !since) this.fresh.push(...answer.rows.map(prepare)); // else these are not the first: ask anew from 0
+    if (!another || !since) this.fresh.push(...answer.rows.map((/** @type {any} */ row) => prepare(inLanguage(row, answer.translations)))); // else these are not the first: ask anew from 0
     this.done = answer.done;
     this.total = answer.total;
     this.dialects = answer.dialects ?? this.dialects;
@@ -96,4 +97,16 @@ export class Shelf {
     const seen = new Set(this.fresh.map((row) => row.file));
     return [...this.fresh, ...this.rows.filter((row) => !seen.has(row.file))];
   }
+}
+
+/**
+ * A row with what is shown of it in the front end's language.
+ *
+ * @param {import("./rows.mjs").Told} row
+ * @param {import("../i18n/words.mjs").Translations} translations
+ * @returns {import("./rows.mjs").Told}
+ */
+function inLanguage(row, translations) {
+  const [gains, losses, cautions] = [row.gains, row.losses, row.cautions].map((texts) => tellAll(texts, translations));
+  return { ...row, gains, losses, cautions, error: tell(row.error, translations) };
 }

@@ -1,6 +1,6 @@
 /** Tells in words what a LoRA file is, and whether it fits the model it is wired to. */
 
-import { asSentence, say } from "../i18n/words.mjs";
+import { asSentence, say, tell } from "../i18n/words.mjs";
 
 /**
  * `text` is for a badge; `words` are "" where there is nothing to say against or for the file.
@@ -12,17 +12,17 @@ import { asSentence, say } from "../i18n/words.mjs";
  * Whether a file fits: the model that is wired, else what is known of its family.
  *
  * @param {any} answer of the route "file"; undefined while it is on its way, null where the file is not there
- * @param {string[]} [cautions] what a run has found doubtful about the file
+ * @param {string[]} [cautions] what a run has found doubtful about the file, in the front end's language
  * @returns {Fit}
  */
 export function fitOf(answer, cautions = []) {
   if (answer === undefined) return { state: "", text: "", words: "" };
   if (answer === null) return { state: "bad", text: `\u2717 ${say("stackMissing")}`, words: say("stackMissingHint") };
-  const { error, total, losses, fit, pickled } = answer;
-  const [caution = ""] = [...cautions, ...(answer.cautions ?? [])];
+  const { error, total, losses, fit, pickled, translations } = answer;
+  const [caution = tell(answer.cautions?.[0] ?? "", translations)] = cautions;
   if (error && pickled) return doubtful({ state: "", text: say("stackPickled"), words: say("previewPickled") }, caution);
-  if (error) return { state: "bad", text: `\u2717 ${say("stackUnreadable")}`, words: asSentence(error) };
-  const why = losses[0] ? asSentence(losses[0]) : say("previewNoLora");
+  if (error) return { state: "bad", text: `\u2717 ${say("stackUnreadable")}`, words: asSentence(tell(error, translations)) };
+  const why = losses[0] ? asSentence(tell(losses[0], translations)) : say("previewNoLora");
   if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: why };
   return doubtful(fit ? fitOfModel(fit) : fitOfFamily(answer), caution);
 }
@@ -63,10 +63,10 @@ function fitOfFamily({ made_for: family, placed, total }) {
  *
  * @param {any} answer of the route "file"
  */
-export function aboutFile({ error, made_for: madeFor, trainer, kinds, rank, total, fit }) {
+export function aboutFile({ error, made_for: madeFor, trainer, kinds, rank, total, fit, translations }) {
   if (error || !total) return "";
   const family = madeFor || (fit?.placed && fit.placed === fit.total ? fit.model : "");
   const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
-  const known = trainer === "cannot tell" ? "" : trainer;
+  const known = trainer === "cannot tell" ? "" : tell(trainer, translations);
   return [family || say("previewNoFamily"), known, adapters, say("previewModules", { total })].filter(Boolean).join(" \u00b7 ");
 }

@@ -2,6 +2,7 @@
 
 import { allNodes, widgetOf } from "../shared/graph.mjs";
 import { ask, Refusal } from "../shared/server.mjs";
+import { language } from "../i18n/words.mjs";
 
 /**
  * A model file: the kind of folder it is listed in, such as "checkpoints", and its name there.
@@ -36,7 +37,7 @@ const remembered = new Map();
  * @throws {Refusal} where the file is not listed, or the server does not answer
  */
 export async function previewOf(name, model, signal) {
-  const key = JSON.stringify([name, model?.folder, model?.name]);
+  const key = JSON.stringify([name, model?.folder, model?.name, language()]);
   const known = remembered.get(key);
   if (known && known.until > Date.now()) return known.answer;
   const answer = await askFor(name, model, signal);

@@ -4,7 +4,7 @@ import { copyButton, make, makeButton } from "../shared/dom.mjs";
 import { heatMaps } from "./heat_map.mjs";
 import { makeBadge } from "./outcome.mjs";
 import { ask, whenServerIsBack } from "../shared/server.mjs";
-import { asSentence, say } from "../i18n/words.mjs";
+import { asSentence, asSentences, say, sayCategory, tell } from "../i18n/words.mjs";
 
 /** @typedef {import("./outcome.mjs").Outcome} Outcome */
 
@@ -57,11 +57,12 @@ export function openDetails(title, outcome, text) {
  * @param {AbortSignal} signal
  * @returns {Promise<any>}
  */
-async function askFor({ inspection, file }, signal) {
-  if (inspection) return inspection;
+async function askFor({ inspection, file, translations }, signal) {
+  if (inspection) return { ...inspection, translations };
   try {
     const answer = await ask("file", { name: file, full: 1 }, signal);
-    return answer.inspection ?? asSentence(answer.error);
+    if (!answer.inspection) return asSentence(tell(answer.error, answer.translations));
+    return { ...answer.inspection, translations: answer.translations };
   } catch (fault) {
     return fault instanceof Error ? fault.message : "";
   }
@@ -96,7 +97,7 @@ function runParts({ family, trainer, strength, acts, gains, notes, stockFails, c
     [say("detailsTrainer"), trainer],
     [say("detailsStrength"), strength],
     [say("detailsActs"), acts],
-    ...Object.entries(categories).map(([name, count]) => [name, say("detailsKeys", { count })]),
+    ...Object.entries(categories).map(([name, count]) => [sayCategory(name), say("detailsKeys", { count })]),
   ];
   const stock = stockFails.map((why) => say("detailsStockFails", { why }));
   return [
@@ -112,10 +113,10 @@ function runParts({ family, trainer, strength, acts, gains, notes, stockFails, c
  * @param {HTMLElement} dialog
  * @returns {HTMLElement[]}
  */
-function wordParts({ metadata }, dialog) {
+function wordParts({ metadata, translations }, dialog) {
   const words = metadata.trigger_words.slice(0, MAX_ROWS).map((/** @type {any} */ { word, evidence }) => {
     const button = copyButton("locksmith-word", word, word, dialog);
-    button.title = [say("detailsCopyWord"), ...evidence].join("\n");
+    button.title = [say("detailsCopyWord"), ...evidence.map((/** @type {string} */ text) => tell(text, translations))].join("\n");
     return button;
   });
   return part(say("detailsTrigger"), words.length ? make("p", "locksmith-words", ...words) : null);
@@ -126,20 +127,21 @@ function wordParts({ metadata }, dialog) {
  * @param {Outcome} outcome of the run, which knows the model
  * @returns {HTMLElement[]}
  */
-function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes }, outcome) {
+function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes, translations }, outcome) {
+  const said = (/** @type {string} */ text) => tell(text, translations);
   const facts = [
     [say("detailsAdapters"), counted(kinds)],
     [say("heatRank"), Object.keys(ranks).join(", ")],
     [say("detailsTypes"), counted(dtypes)],
   ];
   const isJudged = family.title || !outcome.family; // else only the run could tell what is odd
-  const odd = (isJudged ? health : []).map((/** @type {any} */ { finding, meaning }) => `${finding}. ${meaning}`);
+  const odd = (isJudged ? health : []).map((/** @type {any} */ { finding, meaning }) => asSentences(said(finding), said(meaning)));
   const sections = /** @type {[string, string[][]][]} */ (Object.entries(metadata.sections));
   return [
     ...(outcome.trained.length ? [] : trainedPart(trained)),
     ...part(say("detailsFile"), table(facts)),
     ...part(say("detailsHealth"), list(odd)),
-    ...sections.flatMap(([title, rows]) => part(title, table(rows))),
+    ...sections.flatMap(([title, rows]) => part(said(title), table(rows.map((row) => row.map(said))))),
     ...(metadata.unknown.length ? [folded(say("detailsOther"), table(metadata.unknown))] : []),
   ];
 }
@@ -182,7 +184,7 @@ function patternTable(patterns) {
   const head = words.map((word) => Object.assign(make("th", "", word), { scope: "col" }));
   const merged = mergeAlike(patterns);
   const rows = merged.slice(0, MAX_ROWS).map(({ name, keys, category, reason }) => {
-    return make("tr", "", rowHead(name), make("td", "", String(keys)), make("td", "", `${category}: ${reason}`));
+    return make("tr", "", rowHead(name), make("td", "", String(keys)), make("td", "", say("detailsPattern", { category: sayCategory(category), reason })));
   });
   const left = merged.length - rows.length;
   if (left > 0) rows.push(make("tr", "", make("td", "", say("detailsMore", { count: left }))));

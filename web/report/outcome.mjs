@@ -1,12 +1,12 @@
 /** Reads what a run told of a file, as the loader's report or the inspection has it, into what the panels show. */
 
 import { make } from "../shared/dom.mjs";
-import { say } from "../i18n/words.mjs";
+import { say, tell, tellAll, translationsOf } from "../i18n/words.mjs";
 
 /** @typedef {"good" | "part" | "bad"} State */
 
 /**
- * What a run told. `state` is "" where nothing was counted; `inspection` holds the file's own facts where they were told.
+ * What a run told, its sentences in the front end's language. `state` is "" where nothing was counted; `inspection` holds the file's own facts where they were told.
  *
  * @typedef {object} Outcome
  * @property {string} file as the loras folders list it; "" where it is none of theirs
@@ -28,6 +28,7 @@ import { say } from "../i18n/words.mjs";
  * @property {import("./heat_map.mjs").Network[]} trained
  * @property {string[]} untrained
  * @property {any} inspection
+ * @property {import("../i18n/words.mjs").Translations} translations of what `inspection` says
  */
 
 /**
@@ -42,31 +43,56 @@ export function outcomeOf(output) {
     return null; // no report of ours
   }
   if (!told || typeof told !== "object") return null;
+  const translations = translationsOf(output);
+  const said = (/** @type {string[]} */ texts) => tellAll(texts, translations);
   const loads = told.loads ?? told;
   const { placed = 0, total = 0 } = loads.modules ?? {};
   const mismatch = told.mismatch ?? "";
   const cautions = loads.cautions ?? told.cautions ?? [];
   return {
     file: "",
-    verdict: String(told.verdict ?? ""),
+    verdict: tell(String(told.verdict ?? ""), translations),
     placed,
     total,
     state: loads.modules ? stateOf(placed, total, mismatch || !placed, cautions) : "",
-    mismatch,
-    gains: loads.gains ?? [],
-    notes: loads.notes ?? [],
-    stockFails: [loads, ...(told.rows ?? [])].flatMap(({ name, stock }) => (stock?.fails ? [name ? `${name}: ${stock.fails}` : stock.fails] : [])),
-    cautions,
+    mismatch: tell(mismatch, translations),
+    gains: said(loads.gains ?? []),
+    notes: said(loads.notes ?? []),
+    stockFails: stockFailsOf([loads, ...(told.rows ?? [])], translations),
+    cautions: said(cautions),
     family: told.family_title ?? told.family?.title ?? "",
-    trainer: told.trainer?.title ?? told.trainer ?? "",
-    strength: told.strength_source ?? "",
-    acts: told.acts ?? "",
+    trainer: tell(told.trainer?.title ?? told.trainer ?? "", translations),
+    strength: tell(told.strength_source ?? "", translations),
+    acts: tell(told.acts ?? "", translations),
     categories: loads.categories ?? {},
-    patterns: told.patterns ?? (told.rows ?? []).flatMap((/** @type {any} */ row) => row.patterns ?? []),
+    patterns: patternsOf(told).map((pattern) => ({ ...pattern, reason: tell(pattern.reason, translations) })),
     trained: told.trained ?? [],
-    untrained: told.untrained ?? told.missed?.untrained ?? [],
+    untrained: said(told.untrained ?? told.missed?.untrained ?? []),
     inspection: told.metadata ? told : null,
+    translations,
   };
+}
+
+/**
+ * Why the stock loader raises on the file, or on which file of a stack.
+ *
+ * @param {any[]} reports
+ * @param {import("../i18n/words.mjs").Translations} translations
+ * @returns {string[]}
+ */
+function stockFailsOf(reports, translations) {
+  return reports.filter(({ stock }) => stock?.fails).map(({ name, stock }) => {
+    const why = tell(stock.fails, translations);
+    return name ? `${name}: ${why}` : why;
+  });
+}
+
+/**
+ * @param {any} told
+ * @returns {Outcome["patterns"]}
+ */
+function patternsOf(told) {
+  return told.patterns ?? (told.rows ?? []).flatMap((/** @type {any} */ row) => row.patterns ?? []);
 }
 
 /**

@@ -6,7 +6,7 @@ import { lazily } from "../shared/lazy.mjs";
 import { fromMarkdown, fromPlainText } from "../shared/markup.mjs";
 import { makeBadge, outcomeOf } from "./outcome.mjs";
 import { Away } from "../shared/server.mjs";
-import { say } from "../i18n/words.mjs";
+import { say, tell, translationsOf } from "../i18n/words.mjs";
 
 /** Longer reports are cut on the screen: rendering costs time, and nobody scrolls through more. */
 const MAX_SHOWN = 200_000;
@@ -17,7 +17,8 @@ export class ReportView {
   /** @param {Body} kind */
   constructor(kind) {
     this.kind = kind;
-    this.text = "";
+    this.text = ""; // as the server has it, in English
+    this.shown = ""; // in the front end's language
     this.file = "";
     this.outcome = /** @type {import("./outcome.mjs").Outcome | null} */ (null);
     this.head = make("div", "locksmith-head");
@@ -37,6 +38,7 @@ export class ReportView {
    */
   show(output, title, file) {
     this.text = output.text[0];
+    this.shown = tell(this.text, translationsOf(output));
     this.outcome = outcomeOf(output);
     this.file = file;
     if (this.outcome) this.outcome.file = file;
@@ -49,7 +51,7 @@ export class ReportView {
 
   /** @param {string} title */
   fillHead(title) {
-    const { outcome, text } = this;
+    const { outcome, shown: text } = this;
     const copy = copyButton("locksmith-copy", say("copy"), text, this.element);
     copy.title = say("copyHint");
     const gains = outcome?.gains.join(", ") ?? "";
@@ -66,12 +68,12 @@ export class ReportView {
 
   fillBody() {
     const onlyVerdict = this.kind === "verdict";
-    const shown = onlyVerdict ? this.text.split("\n", 1)[0] : this.text.slice(0, MAX_SHOWN);
+    const shown = onlyVerdict ? this.shown.split("\n", 1)[0] : this.shown.slice(0, MAX_SHOWN);
     const parts = this.kind === "markdown" ? fromMarkdown(shown) : fromPlainText(shown);
     this.verdict.replaceChildren(parts.firstElementChild ?? "");
     this.verdict.title = onlyVerdict ? shown : "";
     this.body.replaceChildren(parts);
-    if (!onlyVerdict && shown !== this.text) this.body.append(make("p", "locksmith-cut", say("cut")));
+    if (!onlyVerdict && shown !== this.shown) this.body.append(make("p", "locksmith-cut", say("cut")));
     this.body.hidden = !this.body.hasChildNodes();
     this.body.scrollTop = 0;
   }

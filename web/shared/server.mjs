@@ -1,7 +1,7 @@
 /** Asks this pack's own routes. */
 
 import { api } from "../../../scripts/api.js";
-import { say } from "../i18n/words.mjs";
+import { asSentences, language, say, tell } from "../i18n/words.mjs";
 
 const ROUTES = "/lora_locksmith/";
 
@@ -36,8 +36,7 @@ export function whenServerIsBack(act, signal) {
  * @throws {Refusal}
  */
 export async function ask(route, question = {}, signal) {
-  const words = new URLSearchParams(Object.entries(question).map(([name, value]) => [name, String(value)]));
-  return answerOf(`${ROUTES}${route}?${words}`, { signal, cache: "no-store" });
+  return answerOf(addressOf(route, question), { signal, cache: "no-store" });
 }
 
 /**
@@ -48,9 +47,18 @@ export async function ask(route, question = {}, signal) {
  * @returns {Promise<any>}
  * @throws {Refusal}
  */
-export async function tell(route, wish) {
+export async function order(route, wish) {
   const headers = { "Content-Type": "application/json" };
-  return answerOf(`${ROUTES}${route}`, { method: "POST", headers, body: JSON.stringify(wish) });
+  return answerOf(addressOf(route, {}), { method: "POST", headers, body: JSON.stringify(wish) });
+}
+
+/**
+ * @param {string} route
+ * @param {Record<string, string | number>} question the language for what is shown of the answer is added
+ */
+function addressOf(route, question) {
+  const words = Object.entries({ ...question, language: language() }).map(([name, value]) => [name, String(value)]);
+  return `${ROUTES}${route}?${new URLSearchParams(words)}`;
 }
 
 /**
@@ -66,6 +74,6 @@ async function answerOf(address, options) {
     if (fault instanceof DOMException && fault.name === "AbortError") throw fault;
     throw new Away();
   }
-  if (!answer.ok) throw new Refusal([content.error, content.remedy].filter(Boolean).join(". "));
+  if (!answer.ok) throw new Refusal(asSentences(tell(content.error, content.translations), tell(content.remedy, content.translations)));
   return content;
 }

@@ -11,7 +11,7 @@ import { forgetPreviews, modelWiredTo, previewOf } from "../preview/preview.mjs"
 import { Away, whenServerIsBack } from "../shared/server.mjs";
 import { moved, readRows, writeRows } from "./rows.mjs";
 import { StackView } from "./view.mjs";
-import { say } from "../i18n/words.mjs";
+import { say, tellAll, translationsOf } from "../i18n/words.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 
@@ -215,7 +215,8 @@ export function tellStack(node, output) {
   } catch {
     // no report of ours
   }
-  stack.cautions = new Map(rows.map((/** @type {any} */ { name, cautions }) => [name, cautions ?? []]));
+  const translations = translationsOf(output);
+  stack.cautions = new Map(rows.map((/** @type {any} */ { name, cautions }) => [name, tellAll(cautions ?? [], translations)]));
   stack.asked = "";
   lookSoon();
 }

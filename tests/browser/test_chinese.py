@@ -1,0 +1,73 @@
+"""A front end in Chinese shows what the server says in Chinese, drawn the classic way and the Vue
+way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from front_end import LOADER, PREVIEW, FrontEnd
+from playwright.sync_api import expect
+from safetensors.torch import save
+from tiny_models import HIDDEN
+
+PARTLY = "chinese_partly.safetensors"
+CHINESE = re.compile("[\u4e00-\u9fff]")
+
+
+@pytest.fixture(autouse=True)
+def in_chinese(front_end: FrontEnd, mode: str):
+    front_end.set("Comfy.Locale", "zh")
+    yield
+    front_end.set("Comfy.Locale", "en")
+
+
+@pytest.fixture
+def partly(front_end: FrontEnd, lora_file) -> str:
+    """A LoRA of which one module has no place."""
+    tensors = {
+        f"lora_unet_double_blocks_{block}_img_attn_proj.{role}.weight": torch.full(shape, 0.01)
+        for block in (0, 1, 7)
+        for role, shape in (("lora_down", (1, HIDDEN)), ("lora_up", (HIDDEN, 1)))
+    }
+    lora_file(PARTLY, save(tensors))
+    front_end.run_command("Comfy.RefreshNodeDefinitions")
+    return PARTLY
+
+
+def test_reports_are_in_chinese(front_end, server, partly, picture):
+    front_end.load_new(partly)
+    front_end.run()
+    expect(front_end.reports).to_have_count(2)
+    outputs = next(iter(server.get("/history?max_items=1").values()))["outputs"]
+    output = outputs[str(LOADER)]
+    texts = json.loads(output["translations"][0])["zh"]
+    report = json.loads(output["report_json"][0])
+    report_of_loader = front_end.reports.filter(has_not=front_end.page.locator("h2")).first
+    verdict = texts[output["text"][0]].split("\n")[0]
+    assert CHINESE.search(verdict)
+    expect(report_of_loader.locator(".locksmith-verdict")).to_have_text(verdict)
+
+    reason = report["patterns"][0]["reason"]
+    assert not CHINESE.search(reason) and CHINESE.search(texts[reason])
+    report_of_loader.get_by_role("button", name="\u8be6\u60c5").click()
+    details = front_end.page.get_by_role("dialog")
+    expect(details).to_contain_text(texts[reason])
+    expect(details).not_to_contain_text(reason)
+    front_end.page.keyboard.press("Escape")
+
+    # What goes on to other nodes is English.
+    assert not CHINESE.search(outputs[str(PREVIEW)]["text"][0])
+
+
+def test_what_a_route_refuses_is_said_in_chinese(front_end, server, mode):
+    refused = front_end.page.evaluate(
+        """async () => {
+            const { ask } = await import("/extensions/lora-locksmith/shared/server.mjs");
+            return ask("file", { name: "nowhere.safetensors" }).catch((fault) => fault.message);
+        }"""
+    )
+    assert CHINESE.search(refused) and refused.endswith("\u3002") and "folders" not in refused
