@@ -161,7 +161,7 @@ class _Sentence(NamedTuple):
             one = self.values["count"] == 1 and "one" in template
             template = template["one" if one else "other"]
         values = {name: _in(value, language) for name, value in self.values.items()}
-        if "count" in values:
+        if isinstance(values.get("count"), int):
             values["count"] = f"{values['count']:,}"
         return template.format_map(values)
 

@@ -210,8 +210,8 @@ def _outcome(
 
 
 def _collision(path: Path, destination: Path, other: Path) -> FixResult:
-    told = message("commands.same_new_name", destination=destination, other=other)
-    return FixResult(os.fspath(path), PROBLEMS, told)
+    reason = message("commands.same_new_name", destination=destination, other=other)
+    return FixResult(os.fspath(path), PROBLEMS, reason)
 
 
 def _end(outcome: FixResult) -> int:

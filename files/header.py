@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import LocksmithError, about_file, system_reason
-from ..messages import Message, message, text_of
+from ..messages import ENGLISH, Message, catalog, message, text_of
 from .atomic import OLD_ENDING
 from .json_text import read_json
 
@@ -102,6 +102,7 @@ def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
     """Open a regular file to be read. Raises OSError for anything else: a pipe would be waited for,
     a device has no end.
     """
+    catalog(ENGLISH)  # once no more files can be opened, it could not be read to say so
     file = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

@@ -371,13 +371,13 @@ def progress_bar() -> Callable[[int, int], None]:
     """
     bars: list[comfy.utils.ProgressBar] = []
 
-    def told(done: int, total: int) -> None:
+    def report_progress(done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if not bars:
             bars.append(comfy.utils.ProgressBar(total))
         bars[0].update_absolute(done, total)
 
-    return told
+    return report_progress
 
 
 def weights_of(model, clip) -> Callable[[str], torch.Tensor] | None:

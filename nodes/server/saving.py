@@ -62,14 +62,14 @@ def save_lora(
     path = destination(filename)
     try:
         with _folders_of(path):
-            told = {**found.family_metadata, **provenance}
+            metadata = {**found.family_metadata, **provenance}
             written = write_as(
                 compared(found, tensors),
                 tensors,
                 path,
                 dialect,
                 dtype=DTYPES.get(dtype),
-                provenance=told,
+                provenance=metadata,
                 overwrite=overwrite,
             )
             _written[filename] = written.path

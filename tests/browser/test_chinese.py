@@ -27,11 +27,11 @@ def in_chinese(front_end: FrontEnd, mode: str):
 
 @pytest.fixture
 def partly(front_end: FrontEnd, lora_file) -> str:
-    """A LoRA of which one module has no place."""
+    """A LoRA of which one module has no place, and one has another shape."""
     tensors = {
         f"lora_unet_double_blocks_{block}_img_attn_proj.{role}.weight": torch.full(shape, 0.01)
-        for block in (0, 1, 7)
-        for role, shape in (("lora_down", (1, HIDDEN)), ("lora_up", (HIDDEN, 1)))
+        for block, inputs in ((0, HIDDEN), (1, 2 * HIDDEN), (7, HIDDEN))
+        for role, shape in (("lora_down", (1, inputs)), ("lora_up", (HIDDEN, 1)))
     }
     lora_file(PARTLY, save(tensors))
     front_end.run_command("Comfy.RefreshNodeDefinitions")
@@ -51,7 +51,11 @@ def test_reports_are_in_chinese(front_end, server, partly, picture):
     assert CHINESE.search(verdict)
     expect(report_of_loader.locator(".locksmith-verdict")).to_have_text(verdict)
 
-    reason = report["patterns"][0]["reason"]
+    (reason,) = {
+        pattern["reason"]
+        for pattern in report["patterns"]
+        if pattern["category"] == "shape conflict"
+    }
     assert not CHINESE.search(reason) and CHINESE.search(texts[reason])
     report_of_loader.get_by_role("button", name="\u8be6\u60c5").click()
     details = front_end.page.get_by_role("dialog")
@@ -71,3 +75,5 @@ def test_what_a_route_refuses_is_said_in_chinese(front_end, server, mode):
         }"""
     )
     assert CHINESE.search(refused) and refused.endswith("\u3002") and "folders" not in refused
+    assert all("404" in line for line in front_end.said)
+    front_end.said.clear()

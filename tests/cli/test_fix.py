@@ -311,7 +311,7 @@ def test_what_cannot_be_read_or_said_does_not_stop_the_rest(run, folder):
     save_file(tensors, folder / "c_partly.safetensors")
     code, told = run(folder)
     assert code == 2 and [outcome["code"] for outcome in told] == [2, 1, 0, 1, 0]
-    assert "nowhere" in told[3]["told"] and "holds no LoRA" in told[1]["told"]
+    assert "nowhere" in told[3]["told"] and "holds no known LoRA" in told[1]["told"]
     code, told = run(folder / "c_partly.safetensors", "--drop")
     assert (
         code == 1 and told[0]["told"].startswith("2 keys are left out (") and told[0]["lost"] == 2

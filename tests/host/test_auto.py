@@ -104,9 +104,9 @@ def test_quantised_weights_are_left_alone(host, base, plain, kind):
     quantised = {name for name, weight in weights.items() if host.is_quantised(weight)}
     assert quantised and hung(model) and hung(model) <= quantised
     assert patched(model).isdisjoint(quantised)
-    assert f"beside {len(hung(model))} layers, whose weights are quantised" in report.acts
+    assert f"beside {len(hung(model))} layers, whose weights are quantized" in report.acts
     if patched(model):
-        assert f"in {len(patched(model))} weight, which are dense" in report.acts
+        assert f"in {len(patched(model))} weight, which is dense" in report.acts
 
 
 def test_streamed_weights_have_few_ranks_beside_them(host, base, plain, streaming):
@@ -128,7 +128,7 @@ def test_streamed_weights_have_few_ranks_beside_them(host, base, plain, streamin
     )
     assert hung(once) == {proj} and patched(once) == {mlp}
     assert "beside 1 layer, whose weights are not all kept on the device" in report.acts
-    assert "in 1 weight, which are dense and patched anew" in report.acts
+    assert "in 1 weight, which is dense and patched anew" in report.acts
     twice, _, report = host.load_and_fix(once, None, few, 0.5, mode="auto")
     assert hung(twice) == {proj} and patched(twice) == {
         proj,
