@@ -211,7 +211,8 @@ def _messages(document: Any) -> Iterator[Message]:
     if isinstance(document, Message):
         yield document
     elif isinstance(document, Mapping):
-        for value in document.values():
+        for name, value in document.items():
+            yield from _messages(name)
             yield from _messages(value)
     elif isinstance(document, (list, tuple)):
         for value in document:

@@ -470,7 +470,7 @@ class Report:
         left = self.untrained
         facts = [
             ("report.file", self.path),
-            ("report.made_for", self.guess.title or speak("report.unknown")),
+            ("report.made_for", speak.text(self.guess.title) or speak("report.unknown")),
             ("report.trainer", speak.text(self.trainer_title)),
             ("report.strength", speak.text(self.strength_source)),
             ("report.acts", speak.text(self.acts)),

@@ -88,7 +88,7 @@ def _what(
     inspection: Inspection, hashes: Hashes | None, name: str, speak: Speaker
 ) -> Iterator[str]:
     family, writer = inspection.family, inspection.report.writer
-    made_for = family.title or speak("report.unknown")
+    made_for = speak.text(family.title) or speak("report.unknown")
     version = inspection.metadata.trainer_version
     close = [_close(title, share) for title, share in inspection.guess.near_misses]
     kinds = [f"{count} {speak.text(kind)}" for kind, count in inspection.kinds.most_common()]
@@ -325,7 +325,10 @@ def _metadata(inspection: Inspection, speak: Speaker) -> Iterator[str]:
         )
     if metadata.unknown:
         yield from ("", f"**{speak('inspect.other_metadata')}**", "")
-        yield from table(("", ""), [(code(key), cell(text)) for key, text in metadata.unknown])
+        yield from table(
+            ("", ""),
+            [(code(speak.text(key)), cell(speak.text(text))) for key, text in metadata.unknown],
+        )
 
 
 def _modules(inspection: Inspection, speak: Speaker) -> Iterator[str]:

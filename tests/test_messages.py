@@ -156,8 +156,9 @@ def test_an_error_keeps_its_message():
 
 def test_the_translations_of_a_document_are_those_of_the_messages_in_it():
     said = message("planning.no_clip")
-    document = {"a": [said, "plain", {"b": (said,)}], "c": 1}
-    assert translations(document) == {"zh": {str(said): translate(said, "zh")}}
+    document = {"a": [said, "plain", {"b": (said,)}], "c": 1, message("planning.no_model"): 2}
+    both = (said, message("planning.no_model"))
+    assert translations(document) == {"zh": {str(text): translate(text, "zh") for text in both}}
     assert json.loads(json.dumps(document))["a"][0] == said
 
 

@@ -28,6 +28,7 @@ from ...files.header import (
 )
 from ...messages import message, text_of
 from ...planning.plan import Plan, make_plan
+from ...report.load_report import category_title
 from ..math.spec import FAULTS
 from ..not_finite import without_odd
 from ..rewrite.convert import Conversion, Spec, convert
@@ -298,7 +299,7 @@ def _verify(
             message(
                 "lora.lost_key",
                 key=lost[0],
-                category=again.outcomes[lost[0]].category,
+                category=category_title(again.outcomes[lost[0]].category),
                 reason=again.outcomes[lost[0]].reason,
             )
         )

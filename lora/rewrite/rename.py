@@ -18,6 +18,7 @@ from ...messages import Message, joined, message
 from ...planning.names import prefix_for, spell
 from ...planning.plan import BOOKKEEPING, DUPLICATE_TARGET, PLACED, Adapter, Plan, make_plan
 from ...planning.target_model import Network, all_families
+from ...report.load_report import category_title
 
 if TYPE_CHECKING:
     from ...planning.target_model import TargetModel
@@ -150,7 +151,7 @@ def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
     writing = output_format_for(dialect, target_model.family.name if target_model.family else "")
     record = target_model.dialects[writing.record]._replace(names=writing.names)
     left_out = {
-        key: message("lora.at", place=outcome.category, fault=outcome.reason)
+        key: message("lora.at", place=category_title(outcome.category), fault=outcome.reason)
         for key, outcome in plan.outcomes.items()
         if outcome.category != PLACED
     }
@@ -302,7 +303,8 @@ def _losses(plan: Plan) -> Iterator[str]:
         if outcome.category not in HARMLESS:
             lost.setdefault(outcome.category, []).append(key)
     for category, keys in lost.items():
-        yield message("lora.no_place", count=len(keys), category=category, keys=_some(keys))
+        title = category_title(category)
+        yield message("lora.no_place", count=len(keys), category=title, keys=_some(keys))
 
 
 def _units(

@@ -51,8 +51,36 @@ def test_report(comfy, tmp_path, name):
     )
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_load_report(comfy, tmp_path, name):
+    """What the loader's node shows, in both languages; short where all is right."""
+    report = inspect_file(MAKERS[name](tmp_path)).report
+    report.path = f"{name}.safetensors"
+    english, chinese = report.text(), report.text("zh")
+    shown = f"{english}\n\n{chinese}\n"
+    golden = GOLDEN / "loading" / f"{name}.txt"
+    if os.environ.get(ACCEPT):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(shown, encoding="utf-8", newline="\n")
+    assert shown == golden.read_text(encoding="utf-8"), f"read the difference; {ACCEPT}=1 keeps it"
+    if not report.remedy and not report.cautions:
+        assert len(english.splitlines()) <= 12
+
+
+@pytest.mark.parametrize("name", ("broken", "kohya_sdxl", "lycoris_lokr"))
+def test_report_in_chinese(comfy, tmp_path, name):
+    found = inspect_file(MAKERS[name](tmp_path))
+    golden = GOLDEN / "zh" / f"{name}.md"
+    report = markdown(found, language="zh")
+    if os.environ.get(ACCEPT):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(report, encoding="utf-8", newline="\n")
+    assert report == golden.read_text(encoding="utf-8"), f"read the difference; {ACCEPT}=1 keeps it"
+
+
 def test_every_golden_report_is_of_a_file():
-    assert {path.stem for path in GOLDEN.iterdir()} == set(MAKERS)
+    assert {path.stem for path in GOLDEN.glob("*.md")} == set(MAKERS)
+    assert {path.stem for path in GOLDEN.glob("loading/*.txt")} == set(MAKERS)
 
 
 HOSTILE = (
