@@ -156,7 +156,9 @@ class _Sentence(NamedTuple):
     values: Mapping[str, Any]
 
     def render(self, language: str) -> str:
-        template = catalog(language).get(self.id) or catalog(ENGLISH)[self.id]
+        template = catalog(language).get(self.id)
+        if template is None:
+            template = catalog(ENGLISH)[self.id]
         if not isinstance(template, str):
             one = self.values["count"] == 1 and "one" in template
             template = template["one" if one else "other"]
