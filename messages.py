@@ -54,7 +54,7 @@ def message(id: str, /, **values: Any) -> Message:
 
     Raises KeyError for an id that no catalog has, and for a gap without its value.
     """
-    return Message(_Sentence(id, values))
+    return Message(_sentence(id, values))
 
 
 def joined(parts: Iterable[str], by: str = "comma") -> Message:
@@ -80,8 +80,6 @@ def text_of(error: BaseException) -> str:
 
 def packed(text: str) -> Any:
     """A text as plain JSON that `unpacked` makes a message of again; a plain str stays one."""
-    if isinstance(text, BaseException):
-        text = text_of(text)
     if not isinstance(text, Message):
         return text
     kind, *fields = type(text.source).__name__, *text.source
@@ -106,7 +104,7 @@ class Speaker:
         """A message, or the sentence of an id with its values, in this language."""
         if isinstance(said, Message):
             return said.source.render(self.language)
-        return _Sentence(said, values).render(self.language)
+        return _sentence(said, values).render(self.language)
 
     def text(self, text: str) -> str:
         """A text that may be a message or a plain str, which stays as it is."""
@@ -168,6 +166,15 @@ class _Sentence(NamedTuple):
         return template.format_map(values)
 
 
+def _sentence(id: str, values: Mapping[str, Any]) -> _Sentence:
+    # An error's traceback would keep alive what it saw, files too: only its text is kept.
+    texts = {
+        name: text_of(value) if isinstance(value, BaseException) else value
+        for name, value in values.items()
+    }
+    return _Sentence(id, texts)
+
+
 class _Joined(NamedTuple):
     parts: tuple[str, ...]
     by: str
@@ -204,8 +211,6 @@ def _is_packed(field: Mapping[str, Any]) -> bool:
 
 
 def _in(value: Any, language: str) -> Any:
-    if isinstance(value, BaseException):
-        value = text_of(value)
     return translate(value, language) if isinstance(value, str) else value
 
 

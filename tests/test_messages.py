@@ -6,6 +6,7 @@ import ast
 import json
 import pickle
 import string
+import weakref
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,20 @@ def test_a_message_kept_as_json_is_the_same_message_again():
     assert packed("plain") == "plain" and unpacked("plain") == "plain"
     with pytest.raises(KeyError):
         unpacked({"_Sentence": ["planning.gone", {}]})
+
+
+def test_an_error_in_a_message_is_not_kept_with_all_it_saw():
+    class Seen:
+        """What a frame of the traceback holds."""
+
+    seen = Seen()
+    gone = weakref.ref(seen)
+    try:
+        raise ValueError("x", seen)
+    except ValueError as error:
+        said = message("planning.tensors_do_not_fit", fault=error)
+    del seen
+    assert gone() is None and "x" in said
 
 
 def test_what_is_missing_is_an_error_of_the_caller():

@@ -292,7 +292,7 @@ def test_a_dry_run_tells_and_gives_nothing(merged, tmp_path):
 @pytest.mark.parametrize(
     "rows, fault",
     [
-        ("[", "no JSON"),
+        ("[", "not JSON"),
         ('[{"name": "none.safetensors"}]', "Row 1: LoRA 'none.safetensors'"),
         ('[{"name": "lora_3"}]', None),
         ('[{"name": "lora_x"}]', "lora_x"),

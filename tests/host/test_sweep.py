@@ -197,7 +197,7 @@ def test_no_type_of_peft_is_left_out():
 
 
 def test_no_algorithm_of_lycoris_is_left_out():
-    from lycoris.prefix import network_module_dict
+    from lycoris.wrapper import network_module_dict
 
     same = {"lora": "locon", "dylora": "locon"}  # saved as such
     assert {same.get(name, name) for name in network_module_dict} == {
