@@ -378,7 +378,7 @@ class _Planner:
         reading.
         """
         shapes = tuple([self.shapes[key] for key in group.keys.values()])
-        settings = self._settings(group.module)
+        settings = self._settings(group.module) if self.settings else None
         key = (tuple(group.keys), shapes, id(settings))
         reading = self.readings.get(key)
         if reading is None:
@@ -442,7 +442,7 @@ class _Planner:
             return self._set(
                 [key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault
             )
-        settings = self._settings(location.prefix)
+        settings = self._settings(location.prefix) if self.settings else None
         meaning = self._meaning(group, match, roles, target, settings)
         if meaning.kind:
             kind = named(meaning.kind)
@@ -499,7 +499,7 @@ class _Planner:
         self, match: _Match, location: Location, roles: Mapping[str, str]
     ) -> str | None:
         """The key of the network's alpha, where the adapter has none of its own."""
-        wanted = "alpha" not in roles and match.rank
+        wanted = self.network_alphas and "alpha" not in roles and match.rank
         return network_alpha(self.network_alphas, location.prefix) if wanted else None
 
     def _is_half(self, kind: Kind, match: _Match, location: Location) -> bool:

@@ -36,6 +36,7 @@ from ..planning.plan import (
     Outcome,
     Plan,
 )
+from ..planning.scale import in_words
 from .coverage import TrainedLayers, trained_layers, untrained_kinds
 
 SCHEMA = 1  # of the JSON that reports are; it rises when a key changes its meaning or goes
@@ -186,10 +187,12 @@ class Report:
         """Where the scale of the adapters comes from; several sources are joined, the most common
         first.
         """
-        scaled = [adapter.strength.source for adapter in self.adapters if is_scaled(adapter)]
-        if not scaled:
+        origins = Counter(
+            [adapter.strength.origin for adapter in self.adapters if is_scaled(adapter)]
+        )
+        if not origins:
             return message("report.no_strength")
-        return joined((source for source, _ in Counter(scaled).most_common()), "semicolon")
+        return joined((in_words(origin) for origin, _ in origins.most_common()), "semicolon")
 
     @cached_property
     def stock_keys(self) -> Set[str] | None:
@@ -402,7 +405,7 @@ class Report:
                 message("report.full_strength", count=corrected),
                 message("report.split_qkv", count=corrected),
             )
-        by_source: dict[tuple[str, bool], list[Adapter]] = {}
+        by_origin: dict[tuple[str, bool], list[Adapter]] = {}
         for adapter in self.adapters:
             by_alpha = "alpha" in adapter.roles and named(adapter.kind).alpha_counts(adapter.roles)
             if (
@@ -410,8 +413,8 @@ class Report:
                 and (by_alpha or adapter.strength.scale != 1)
                 and not named(adapter.kind).own_scale
             ):
-                by_source.setdefault((adapter.strength.source, by_alpha), []).append(adapter)
-        for (source, by_alpha), scaled in by_source.items():
+                by_origin.setdefault((adapter.strength.origin, by_alpha), []).append(adapter)
+        for (origin, by_alpha), scaled in by_origin.items():
             scales = ", ".join(
                 sorted({f"{adapter.strength.scale:.4g}" for adapter in scaled})[:MAX_SCALES]
             )
@@ -420,7 +423,7 @@ class Report:
                 message(
                     "report.scaled_from",
                     count=len(scaled),
-                    source=source,
+                    source=in_words(origin),
                     scales=scales,
                     stock="alpha / rank" if by_alpha else "x 1",
                 ),
