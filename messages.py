@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from unicodedata import east_asian_width
 
 LOCALES = Path(__file__).parent / "locales"
 ENGLISH = "en"
@@ -115,6 +116,18 @@ class Speaker:
         return _Joined(tuple(parts), by).render(self.language)
 
 
+def columns(text: str) -> int:
+    """Columns that a text takes in a monospaced font, where Chinese letters take two."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def first_of(texts: Sequence[str], most: int) -> Message:
+    """The first texts in a line, and how many more there are."""
+    line, more = joined(texts[:most]), len(texts) - most
+    return message("joints.listed_and_more", listed=line, count=more) if more > 0 else line
+
+
+@lru_cache(maxsize=1)  # of the pack's own folders
 def languages() -> tuple[str, ...]:
     """The languages that have a catalog, English first."""
     others = {path.parent.name for path in LOCALES.glob("*/messages")} - {ENGLISH}

@@ -122,6 +122,22 @@ def shaped(**shapes: Iterable[int]) -> str:
     return ", ".join(f"{role} {list(shape)}" for role, shape in shapes.items())
 
 
+def check_ranks(first: int, second: int, **shapes: Iterable[int]) -> None:
+    """Raises Misfit where two factors have different ranks; shapes: theirs, by role."""
+    if first == second:
+        return
+    one, other = (shaped(**{role: shape}) for role, shape in shapes.items())
+    raise Misfit(
+        message(
+            "adapters.rank_of_each",
+            first=one,
+            first_rank=first,
+            second=other,
+            second_rank=second,
+        )
+    )
+
+
 def roles(text: str) -> frozenset[str]:
     """A set of roles, from their names."""
     return frozenset(text.split())

@@ -111,6 +111,12 @@ def is_named_as_file(path: str) -> bool:
     )
 
 
+def add_path(command: argparse._ActionsContainer, speak: Speaker, *names: str, **more: Any) -> None:
+    """A path; `help` is the id of what it is, and the rest is argparse's."""
+    help = speak(more.pop("help"))
+    command.add_argument(*names, type=reading(a_path, speak), help=help, **more)
+
+
 def add_cuts(command: argparse.ArgumentParser, speak: Speaker) -> None:
     """How far to cut."""
     rank = number("commands.rank_is", int, 1)
@@ -130,6 +136,13 @@ def add_cuts(command: argparse.ArgumentParser, speak: Speaker) -> None:
         type=reading(error, speak),
         metavar="SHARE",
         help=speak("commands.error_help"),
+    )
+
+
+def add_output(command: argparse.ArgumentParser, speak: Speaker) -> None:
+    """The new file."""
+    add_path(
+        command, speak, "-o", "--output", required=True, metavar="OUT", help="commands.output_help"
     )
 
 

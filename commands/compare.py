@@ -7,8 +7,8 @@ from typing import Any
 
 from ..messages import Speaker
 from ..report.compare import compare_files
-from .arguments import a_path
-from .language import add_language, reading
+from .arguments import add_path
+from .language import add_language
 from .output import FINE, PROBLEMS, show_json, show_markdown
 
 
@@ -19,12 +19,8 @@ def add(commands: Any, speak: Speaker) -> None:
         help=speak("commands.compare_help"),
         description=speak("commands.compare_description"),
     )
-    command.add_argument(
-        "first", metavar="A", type=reading(a_path, speak), help=speak("commands.lora_help")
-    )
-    command.add_argument(
-        "second", metavar="B", type=reading(a_path, speak), help=speak("commands.another_lora_help")
-    )
+    add_path(command, speak, "first", metavar="A", help="commands.lora_help")
+    add_path(command, speak, "second", metavar="B", help="commands.another_lora_help")
     command.add_argument(
         "--weights",
         action="store_true",

@@ -9,9 +9,10 @@ from typing import Any
 from ..errors import LocksmithError
 from ..messages import Speaker, joined, message
 from .arguments import (
-    a_path,
     add_cuts,
     add_dialect,
+    add_output,
+    add_path,
     add_written,
     check_output,
     dtype_of,
@@ -30,26 +31,9 @@ def add(commands: Any, speak: Speaker) -> None:
         help=speak("commands.extract_help"),
         description=speak("commands.extract_description"),
     )
-    command.add_argument(
-        "base",
-        metavar="BASE",
-        type=reading(a_path, speak),
-        help=speak("commands.extract_base_help"),
-    )
-    command.add_argument(
-        "tuned",
-        metavar="TUNED",
-        type=reading(a_path, speak),
-        help=speak("commands.extract_tuned_help"),
-    )
-    command.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        type=reading(a_path, speak),
-        help=speak("commands.output_help"),
-    )
+    add_path(command, speak, "base", metavar="BASE", help="commands.extract_base_help")
+    add_path(command, speak, "tuned", metavar="TUNED", help="commands.extract_tuned_help")
+    add_output(command, speak)
     add_cuts(command, speak)
     add_written(command, speak, speak("commands.dtype_as_tuned"))
     add_dialect(command, speak)

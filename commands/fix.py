@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import LocksmithError, exhausted
+from ..errors import LocksmithError, exhausted, fault_and_remedy
 from ..files.atomic import check_free, making_folder, replacing
 from ..files.hashes import file_hashes
 from ..files.header import LoraFileError
@@ -35,9 +35,9 @@ from ..messages import Speaker, joined, message, text_of
 from ..planning.disagreement import unreadable
 from ..report.inspection import Inspection, inspect_file
 from ..report.library import ENDINGS
-from .arguments import DTYPES, a_path, dtype_of, every_path, is_named_as_file
+from .arguments import DTYPES, add_path, dtype_of, every_path, is_named_as_file
 from .inspect import loads_whole
-from .language import add_language, reading
+from .language import add_language
 from .output import FAILED, FINE, PROBLEMS, fault_of, one_line, progress, say, show_json
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ WAYS = (
 
 class FixResult(NamedTuple):
     """What became of one file: its exit code, one sentence, where the new file is, and how many
-    keys that count are not in it.
+    keys that count are not in it. kept: SOUND or ALREADY where it needs no new file.
     """
 
     file: str
@@ -81,6 +81,11 @@ class FixResult(NamedTuple):
     told: str
     written: str = ""
     lost: int = 0
+    kept: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {name: value for name, value in self._asdict().items() if name != "kept"}
 
 
 def add(commands: Any, speak: Speaker) -> None:
@@ -88,13 +93,7 @@ def add(commands: Any, speak: Speaker) -> None:
     command = commands.add_parser(
         "fix", help=speak("commands.fix_help"), description=speak("commands.fix_description")
     )
-    command.add_argument(
-        "paths",
-        nargs="+",
-        metavar="PATH",
-        type=reading(a_path, speak),
-        help=speak("commands.paths_help"),
-    )
+    add_path(command, speak, "paths", nargs="+", metavar="PATH", help="commands.paths_help")
     command.add_argument(
         "--to",
         choices=writable(),
@@ -102,13 +101,7 @@ def add(commands: Any, speak: Speaker) -> None:
         help=speak("commands.fix_to_help", names=", ".join(writable())),
     )
     where = command.add_mutually_exclusive_group()
-    where.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        type=reading(a_path, speak),
-        help=(speak("commands.fix_output_help")),
-    )
+    add_path(where, speak, "-o", "--output", metavar="OUT", help="commands.fix_output_help")
     where.add_argument(
         "--in-place",
         action="store_true",
@@ -117,12 +110,7 @@ def add(commands: Any, speak: Speaker) -> None:
     command.add_argument(
         "--backup", action="store_true", help=speak("commands.backup_help", ending=BACKUP)
     )
-    command.add_argument(
-        "--against",
-        metavar="MODEL",
-        type=reading(a_path, speak),
-        help=speak("commands.fix_against_help"),
-    )
+    add_path(command, speak, "--against", metavar="MODEL", help="commands.fix_against_help")
     command.add_argument("--recursive", action="store_true", help=speak("commands.recursive_help"))
     command.add_argument("--dtype", choices=DTYPES, help=speak("commands.fix_dtype_help"))
     command.add_argument(
@@ -173,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
             )
             worst = max(worst, outcome.code)
             ends[_end(outcome)] += 1
-            if options.json or outcome.told != message(SOUND) or path in named:
+            if options.json or outcome.kept != SOUND or path in named:
                 _show(outcome, options)
     if not options.json and any(map(os.path.isdir, options.paths)):
         say(_summary(ends, options))
@@ -190,7 +178,7 @@ def _outcome(
         return FixResult(
             os.fspath(path),
             FAILED,
-            message("commands.fault_and_remedy", fault=error.fault, remedy=error.remedy),
+            fault_and_remedy(error.fault, error.remedy),
         )
     except (LocksmithError, FileExistsError) as error:
         return FixResult(
@@ -220,8 +208,7 @@ def _end(outcome: FixResult) -> int:
         return 3
     if outcome.code != FINE:
         return 4 if outcome.code == PROBLEMS else 5
-    ends = {str(message(SOUND)): 0, str(message(ALREADY)): 1}
-    return ends.get(str(outcome.told), 2)
+    return {SOUND: 0, ALREADY: 1}.get(outcome.kept, 2)
 
 
 def _summary(ends: Counter[int], options: argparse.Namespace) -> str:
@@ -241,9 +228,9 @@ def _reason(error: Exception) -> str:
 
 def _show(outcome: FixResult, options: argparse.Namespace) -> None:
     if options.json:
-        show_json(outcome._asdict())
+        show_json(outcome.as_dict())
     else:
-        line = message("commands.about", subject=outcome.file, text=outcome.told)
+        line = message("joints.about", subject=outcome.file, text=outcome.told)
         print(
             one_line(options.speak("joints.sentence", text=line)),
             file=sys.stderr if outcome.code == FAILED else sys.stdout,
@@ -265,7 +252,7 @@ def _check_output(options: argparse.Namespace) -> None:
     if os.path.isfile(options.output) and not is_named_as_file(options.output):
         raise LoraFileError(
             options.output,
-            message("commands.a_file_not_a_folder"),
+            message("files.is_a_file"),
             message("commands.name_a_folder_or_file"),
         )
 
@@ -317,7 +304,7 @@ def _fix(
     # In a folder the numbers of a file whose header is right are sampled: reading all weights of a
     # library would take minutes.
     if sound and path not in map(Path, options.paths) and look_at_file(path, found.header).finite:
-        return FixResult(os.fspath(path), FINE, message(SOUND))
+        return FixResult(os.fspath(path), FINE, message(SOUND), kept=SOUND)
     if options.in_place:
         _check_replaceable(path, dialect)
     tensors = map_tensors(path, found.header, passing=True, replaced=options.in_place)
@@ -325,7 +312,7 @@ def _fix(
     dtype = dtype_of(options)
     found.plan = _finite(found, tensors, options.drop)
     if sound and found.plan is planned:
-        return FixResult(os.fspath(path), FINE, message(SOUND))
+        return FixResult(os.fspath(path), FINE, message(SOUND), kept=SOUND)
     conversion = _converted(found, tensors, dialect, dtype, options.drop)
     if dtype is None and _already(found, conversion):
         reason = (
@@ -333,7 +320,7 @@ def _fix(
             if conversion.caution
             else message(ALREADY)
         )
-        return FixResult(os.fspath(path), FINE, reason)
+        return FixResult(os.fspath(path), FINE, reason, kept=ALREADY)
     lost, cautions = losses(found.plan, conversion.left_out), unreadable(found.config_beside)
     code = PROBLEMS if lost else FINE
     if options.dry_run:

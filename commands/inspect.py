@@ -16,8 +16,8 @@ from ..planning.plan import NO_FAULT, NOT_WIRED
 from ..report.file_names import told_apart
 from ..report.inspection import Inspection, inspect_file
 from ..report.markdown import DETAILS, SUMMARY, markdown
-from .arguments import a_path, every_path
-from .language import add_language, reading
+from .arguments import add_path, every_path
+from .language import add_language
 from .output import FAILED, FINE, PROBLEMS, complain, show_json, show_markdown
 
 
@@ -28,19 +28,8 @@ def add(commands: Any, speak: Speaker) -> None:
         help=speak("commands.inspect_help"),
         description=speak("commands.inspect_description"),
     )
-    command.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        type=reading(a_path, speak),
-        help=speak("commands.lora_help"),
-    )
-    command.add_argument(
-        "--against",
-        metavar="MODEL",
-        type=reading(a_path, speak),
-        help=speak("commands.inspect_against_help"),
-    )
+    add_path(command, speak, "files", nargs="+", metavar="FILE", help="commands.lora_help")
+    add_path(command, speak, "--against", metavar="MODEL", help="commands.inspect_against_help")
     command.add_argument(
         "--detail",
         type=lambda text: text.replace("-", " "),

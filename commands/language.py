@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..messages import ENGLISH, Speaker, language_of, message, text_of
+from ..messages import ENGLISH, Speaker, columns, language_of, message, text_of
 
 OPTION = "--lang"
 VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set counts
@@ -97,7 +97,7 @@ def wrapped(text: str, width: int) -> list[str]:
     """The text in lines of at most `width` columns, broken at spaces and between wide letters."""
     lines, line = [], ""
     for piece in _pieces(text):
-        if line and _columns(line + piece.rstrip()) > width and not _closes(piece[0]):
+        if line and columns(line + piece.rstrip()) > width and not _closes(piece[0]):
             lines.append(line.rstrip())
             line = ""
         line += piece
@@ -106,14 +106,14 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def _closes(letter: str) -> bool:
     """Whether no line begins with it: a full stop, a closing bracket."""
-    return _columns(letter) == 2 and unicodedata.category(letter) in ("Pe", "Pf", "Po")
+    return columns(letter) == 2 and unicodedata.category(letter) in ("Pe", "Pf", "Po")
 
 
 def _pieces(text: str) -> Iterator[str]:
     """What is not broken: a wide letter, or a word with the space behind it."""
     word = ""
     for letter in text:
-        if _columns(letter) == 2:
+        if columns(letter) == 2:
             if word:
                 yield word
             word = ""
@@ -125,7 +125,3 @@ def _pieces(text: str) -> Iterator[str]:
             word = ""
     if word:
         yield word
-
-
-def _columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -15,6 +15,7 @@ from .arguments import (
     a_path,
     add_cuts,
     add_dialect,
+    add_path,
     add_written,
     check_output,
     rank_target_of,
@@ -62,13 +63,7 @@ def add(commands: Any, speak: Speaker) -> None:
         type=reading(wanted, speak),
         help=speak("commands.wanted_help"),
     )
-    command.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        type=reading(a_path, speak),
-        help=speak("commands.merge_output_help"),
-    )
+    add_path(command, speak, "-o", "--output", metavar="OUT", help="commands.merge_output_help")
     command.add_argument(
         "--method",
         default="sum",
@@ -102,12 +97,7 @@ def add(commands: Any, speak: Speaker) -> None:
     )
     add_written(command, speak, speak("commands.dtype_as_in_sources"))
     add_dialect(command, speak)
-    command.add_argument(
-        "--against",
-        metavar="MODEL",
-        type=reading(a_path, speak),
-        help=(speak("commands.merge_against_help")),
-    )
+    add_path(command, speak, "--against", metavar="MODEL", help="commands.merge_against_help")
     command.add_argument(
         "--dry-run",
         action="store_true",
@@ -137,7 +127,7 @@ def a_method(text: str) -> str:
     """The name of a method."""
     if text not in METHODS:
         raise argparse.ArgumentTypeError(
-            message("commands.no_such_method", name=text, names=", ".join(METHODS))
+            message("merge.no_such_method", method=text, choices=", ".join(METHODS))
         )
     return text
 

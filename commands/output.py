@@ -122,7 +122,7 @@ def fault_of(error: Exception) -> str:
     if place.endswith(PART):
         place = os.path.dirname(os.path.abspath(place))
     subject = place or message("commands.the_output")
-    return message("commands.about", subject=subject, text=error.strerror or error)
+    return message("joints.about", subject=subject, text=error.strerror or error)
 
 
 def spread(numbers: Sequence[int]) -> str:

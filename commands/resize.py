@@ -8,15 +8,16 @@ from typing import Any
 from ..errors import LocksmithError
 from ..messages import Speaker, message
 from .arguments import (
-    a_path,
     add_cuts,
+    add_output,
+    add_path,
     add_written,
     check_output,
     dtype_of,
     rank_target_of,
     with_ending,
 )
-from .language import add_language, reading
+from .language import add_language
 from .output import FINE, failed, show_json, shown, spread
 
 
@@ -27,25 +28,11 @@ def add(commands: Any, speak: Speaker) -> None:
         help=speak("commands.resize_help"),
         description=speak("commands.resize_description"),
     )
-    command.add_argument(
-        "file", metavar="FILE", type=reading(a_path, speak), help=speak("commands.lora_help")
-    )
-    command.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        type=reading(a_path, speak),
-        help=speak("commands.output_help"),
-    )
+    add_path(command, speak, "file", metavar="FILE", help="commands.lora_help")
+    add_output(command, speak)
     add_cuts(command, speak)
     add_written(command, speak, speak("commands.dtype_as_in_source"))
-    command.add_argument(
-        "--against",
-        metavar="MODEL",
-        type=reading(a_path, speak),
-        help=speak("commands.resize_against_help"),
-    )
+    add_path(command, speak, "--against", metavar="MODEL", help="commands.resize_against_help")
     command.add_argument(
         "--dora",
         action="store_true",
@@ -114,6 +101,6 @@ def _summary(made: Any, path: str, speak: Speaker) -> str:
             )
         )
     lines += [
-        speak("commands.about", subject=row.module, text=row.note) for row in made.rows if row.note
+        speak("joints.about", subject=row.module, text=row.note) for row in made.rows if row.note
     ]
     return "\n".join(lines)

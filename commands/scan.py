@@ -15,14 +15,14 @@ from typing import Any
 
 from ..messages import Speaker, joined, message
 from ..report.library import LibraryRow, scan
-from .arguments import a_path
-from .language import add_language, reading
+from .arguments import add_path
+from .language import add_language
 from .output import FINE, PROBLEMS, progress, say, show_json, show_table
 
 HEADS = (
-    "commands.head_file",
-    "commands.head_made_for",
-    "commands.head_written_by",
+    "library.head_file",
+    "library.head_made_for",
+    "library.head_trainer",
     "commands.head_kind_rank",
     "commands.head_verdict",
     "commands.head_gains",
@@ -42,12 +42,7 @@ def add(commands: Any, speak: Speaker) -> None:
     command = commands.add_parser(
         "scan", help=speak("commands.scan_help"), description=speak("commands.scan_description")
     )
-    command.add_argument(
-        "folder",
-        metavar="FOLDER",
-        type=reading(a_path, speak),
-        help=speak("commands.scan_folder_help"),
-    )
+    add_path(command, speak, "folder", metavar="FOLDER", help="commands.scan_folder_help")
     command.add_argument(
         "--problems",
         action="store_true",

@@ -44,7 +44,7 @@ def alpha_of(adapter: Adapter, tensors: Tensors) -> float | None:
         return alpha_value(tensors["alpha"], adapter.kind) * adapter.strength.factor
     except AdapterError as error:
         key = adapter.roles.get("alpha", "alpha")
-        raise AdapterError(message("lora.at", place=key, fault=text_of(error))) from None
+        raise AdapterError(message("joints.about", subject=key, text=text_of(error))) from None
 
 
 def alpha_value(tensor: Tensor, kind: str) -> float:

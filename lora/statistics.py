@@ -38,7 +38,7 @@ LONGEST_REASON = 300  # characters
 FEWEST_OF_A_KIND = 4
 MAX_ENERGY = 0.99
 
-NEEDS_MODEL = "lora.needs_model"
+NEEDS_MODEL = "adapters.needs_weight"
 OUTSIDE = "lora.outside_blocks"
 
 Read = Callable[[str], Tensor]

@@ -115,7 +115,7 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
         raise LoraFileError(
             path,
             message("nodes.tensors_not_read", fault=first_line(error)[:160]),
-            message("nodes.download_again"),
+            message("files.export_again"),
         ) from None
     return LoraFile(tensors, header, adapter_config_beside(path), Watch(path, header.stamp), look)
 

@@ -12,6 +12,7 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..errors import fault_and_remedy
 from ..files.header import LoraFileError
 from ..lora.copies import compared
 from ..lora.io.dtypes import DTYPES
@@ -317,8 +318,8 @@ def _content(entry: _Entry) -> host.LoraFile:
         file = host.read_lora(lora_path(entry.name))
         return file._replace(tensors=file.to_be_written())
     except LoraFileError as error:
-        fault = message("nodes.fault_remedy_clause", fault=error.fault, remedy=error.remedy)
-        raise AdapterError(message("nodes.about", subject=entry.name, text=fault)) from None
+        fault = fault_and_remedy(error.fault, error.remedy)
+        raise AdapterError(message("joints.about", subject=entry.name, text=fault)) from None
 
 
 def _merged(

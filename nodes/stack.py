@@ -132,7 +132,7 @@ class RowResult(NamedTuple):
 
     def details(self, language: str) -> str:
         """Its report without the verdict."""
-        return self.report.text(language).partition("\n")[2].strip() if self.report else ""
+        return self.report.details(language).strip() if self.report else ""
 
     def as_dict(self) -> dict[str, Any]:
         """The row and its report in one."""
@@ -195,7 +195,7 @@ class StackReport:
     def cautions(self) -> list[str]:
         """What makes it doubtful that a file comes out as trained, with its row."""
         return [
-            message("nodes.about", subject=result.row.title, text=caution)
+            message("joints.about", subject=result.row.title, text=caution)
             for result in self.results
             if result.report
             for caution in result.report.cautions
@@ -218,7 +218,7 @@ class StackReport:
         speak = Speaker(language)
         lines = [speak(self.verdict), ""]
         lines += [
-            speak("nodes.about", subject=result.row.title, text=result.verdict)
+            speak("joints.about", subject=result.row.title, text=result.verdict)
             for result in self.results
         ]
         lines += [

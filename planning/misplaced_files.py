@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..key_maps import KEY_MAPS
 from ..key_maps.lines import lines_of, read_text
-from ..messages import as_sentence, message
+from ..messages import message
 from .groups import Groups
 
 OTHER_FILES_TABLE = KEY_MAPS / "other_files.table"
@@ -60,8 +60,3 @@ def other_file(keys: Collection[str], groups: Groups) -> str:
     if groups.groups:
         return message("planning.whole_weights")
     return message("planning.no_known_lora") if groups.unread else ""
-
-
-def sentence(text: str) -> str:
-    """With a capital and a full stop."""
-    return as_sentence(text)

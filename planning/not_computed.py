@@ -47,7 +47,7 @@ class Known(NamedTuple):
     def sentence(self) -> str:
         """Its name, and why it is not applied."""
         reason = message(REASONS[self.reason]) if self.reason in REASONS else self.reason
-        return message("planning.not_computed", title=self.title, reason=reason)
+        return message("joints.about", subject=self.title, text=reason)
 
 
 class _Records(NamedTuple):

@@ -548,7 +548,7 @@ class _Planner:
         """What the file's settings say that was not used."""
         split = (self.splits.fault,) if self.splits.fault and self.fused else ()
         doubts = (
-            message("planning.modules_doubt", count=count, doubt=doubt)
+            message("planning.modules_of", count=count, what=doubt)
             for doubt, count in self.doubts.most_common()
         )
         return (*split, *cautions_of(self.settings_of.values(), self.metadata), *doubts)

@@ -87,7 +87,7 @@ def _unpacked(metadata: Mapping[str, str]) -> tuple[Mapping[str, Any], str]:
     try:
         content = read_json(text) if text else {}
     except ValueError:
-        return {}, message("planning.not_json")
+        return {}, message("files.not_json")
     if content is None or isinstance(content, dict):
         return content or {}, ""
     return {}, message("planning.not_an_object", value=shown(content))

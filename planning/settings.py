@@ -172,7 +172,7 @@ class Values:
         """
         doubts = [patterned.doubt() for patterned in self.patterns.values() if patterned]
         return [
-            message("planning.of_settings", where=self.where, fault=text)
+            message("joints.about", subject=self.where, text=text)
             for text in (*self.faults, *doubts)
             if text
         ]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ..key_maps.dialect import DENOISER
-from ..messages import Speaker, joined, message
+from ..messages import ENGLISH, Speaker, joined, message
 from ..planning.target_model import model_alone
 from .coverage import blocks_of
 from .file_names import told_apart
@@ -82,12 +82,14 @@ class FileComparison:
         """What is said of both: label -> (A, B)."""
         both = (self.first, self.second)
         facts = {
-            "compare.file": told_apart([file.path for file in both]),
-            "compare.made_for": [file.family.title or message("report.unknown") for file in both],
-            "compare.written_by": [file.report.trainer_title for file in both],
+            "library.head_file": told_apart([file.path for file in both]),
+            "library.head_made_for": [
+                file.family.title or message("report.unknown") for file in both
+            ],
+            "library.head_trainer": [file.report.trainer_title for file in both],
             "compare.adapters": [counted(file.kinds) for file in both],
-            "compare.rank": [spread(file.ranks) for file in both],
-            "compare.alpha": [spread(file.alpha_counts) for file in both],
+            "inspect.head_rank": [spread(file.ranks) for file in both],
+            "inspect.head_alpha": [spread(file.alpha_counts) for file in both],
             "compare.scale": [spread(file.scales) for file in both],
             "compare.data_types": [counted(file.dtypes) for file in both],
             "compare.modules": [
@@ -107,7 +109,7 @@ class FileComparison:
             "layers": {name: list(pair) for name, pair in self.layers.items()},
         }
 
-    def markdown(self, weights: Mapping[str, Any] | None = None, *, language: str = "en") -> str:
+    def markdown(self, weights: Mapping[str, Any] | None = None, *, language: str = ENGLISH) -> str:
         """The comparison for people; `weights`: lora.statistics.Comparison.as_dict()."""
         speak = Speaker(language)
         lines = [
@@ -137,7 +139,7 @@ class FileComparison:
         ]
         yield from table((speak("compare.layer"), "A", "B"), rows)
         if len(apart) > MAX_LISTED:
-            yield speak("compare.and_more", count=len(apart) - MAX_LISTED)
+            yield speak("joints.and_more", count=len(apart) - MAX_LISTED)
 
 
 def _weight_lines(weights: Mapping[str, Any], speak: Speaker) -> Iterator[str]:

@@ -304,7 +304,7 @@ class Inspection:
             )
         line = message("inspect.modules_load", placed=modules["placed"], count=modules["total"])
         if self.report.mismatch:
-            return message("report.verdict_because", verdict=line, reason=self.report.mismatch)
+            return message("joints.about", subject=line, text=self.report.mismatch)
         if modules["placed"] < modules["total"]:
             line = message("inspect.with_losses", line=line, losses=joined(self.report.losses))
         return as_sentence(joined(filter(None, (line, self._stock_loads())), "semicolon"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..messages import catalog, message
+from ..messages import ENGLISH, catalog, message
 
 GAP = re.compile(r"\{(.*?)\}")
 
@@ -23,6 +23,6 @@ def label(kind: str, text: str, **values: str) -> str:
     Gaps without a value stay as they are.
     """
     id = label_id(kind, text)
-    if id in catalog("en"):
+    if id in catalog(ENGLISH):
         return message(id, **values)
     return GAP.sub(lambda gap: values.get(gap[1], gap[0]), text)

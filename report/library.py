@@ -79,7 +79,7 @@ class LibraryRow(NamedTuple):
         """In a few words: what loads."""
         found = self.findings
         if found.error:
-            return message("library.cannot_be_read")
+            return message("files.cannot_be_read")
         if not found.total:
             return message("library.no_lora")
         if not found.placed and not found.made_for:
@@ -192,7 +192,7 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
             if not inside and isinstance(error, NotADirectoryError):
                 raise LoraFileError(
                     path,
-                    message("library.is_a_file"),
+                    message("files.is_a_file"),
                     message("library.scan_its_folder"),
                 ) from None
             if not inside and isinstance(error, FileNotFoundError):

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, NamedTuple
-from unicodedata import east_asian_width
 
 from ..adapters.kind import Decomposition
 from ..adapters.registry import decompositions, named
@@ -17,7 +16,7 @@ from ..identify.lora_family import NUMBER, FamilyMatch
 from ..identify.stock_loader import StockKeys
 from ..identify.trainer import UNTOLD, Writer, guess_family, model_title, name_trainer, nearest_name
 from ..key_maps.dialect import DENOISER
-from ..messages import Message, Speaker, as_sentence, joined, message
+from ..messages import ENGLISH, Message, Speaker, as_sentence, columns, joined, message, translate
 from ..planning.groups import group_keys
 from ..planning.keys import parse_key
 from ..planning.misplaced_files import other_file
@@ -214,9 +213,9 @@ class Report:
             return as_sentence(self.other) if self.other else message("report.no_lora")
         line = message("report.modules_load", placed=modules["placed"], count=modules["total"])
         if self.other:
-            return message("report.verdict_because", verdict=line, reason=as_sentence(self.other))
+            return message("joints.about", subject=line, text=as_sentence(self.other))
         if self.mismatch:
-            return message("report.verdict_because", verdict=line, reason=self.mismatch)
+            return message("joints.about", subject=line, text=self.mismatch)
         lost = self.losses
         return as_sentence(joined([line, joined(lost)], "semicolon") if lost else line)
 
@@ -316,7 +315,9 @@ class Report:
                 | ({"fails": self.stock_fails} if self.stock_fails else {})
             ),
             "kinds": dict(Counter(adapter.kind for adapter in self.adapters).most_common()),
-            "categories": dict(self.categories.most_common()),
+            "categories": {
+                category_title(category): count for category, count in self.categories.most_common()
+            },
             "inferred_prefix": self.plan.inferred_prefix,
             "notes": self.notes(),
             "cautions": list(self.cautions),
@@ -440,7 +441,7 @@ class Report:
             if count:
                 yield Correction(
                     message("report.as_trained", kind=stock.title, count=count),
-                    message("report.modules_of", count=count, what=as_sentence(stock.sentence)),
+                    message("planning.modules_of", count=count, what=as_sentence(stock.sentence)),
                 )
 
     def _is_wrong_in_stock(self, decomposition: Decomposition, adapter: Adapter) -> bool:
@@ -454,14 +455,17 @@ class Report:
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, language: str = "en") -> str:
+    def text(self, language: str = ENGLISH) -> str:
         """The report for people: the verdict, what to do, the facts, and why keys have no effect.
 
         At most 12 lines for a file that loads as trained without a caution.
         """
+        return f"{translate(self.verdict, language)}\n{self.details(language)}"
+
+    def details(self, language: str = ENGLISH) -> str:
+        """The same without the verdict; an empty line first where nothing is to be done."""
         speak = Speaker(language)
-        lines = [speak.text(self.verdict)]
-        lines += [speak.text(self.remedy)] if self.remedy else []
+        lines = [speak.text(self.remedy)] if self.remedy else []
         lines += ["", *(f"{label}{fact}" for label, fact in self._facts(speak))]
         for category, count in self.categories.most_common():
             if category not in (PLACED, BOOKKEEPING, NOT_WIRED):
@@ -482,10 +486,10 @@ class Report:
             *(("report.note", speak.text(note)) for note in self._main_notes()),
         ]
         labels = {id: speak(id) for id, _ in facts}
-        width = max(map(display_width, labels.values())) + 1
+        width = max(map(columns, labels.values())) + 1
         for id, fact in facts:
             if fact:
-                yield labels[id] + " " * (width - display_width(labels[id])), fact
+                yield labels[id] + " " * (width - columns(labels[id])), fact
 
     def _keys_fact(self, speak: Speaker) -> str:
         parts = [message("report.placed", placed=self.count(PLACED), count=len(self.outcomes))]
@@ -528,9 +532,9 @@ class Report:
     def all_patterns(self) -> list[dict[str, Any]]:
         """The patterns of every category of keys without effect, as plain JSON types."""
         return [
-            {"category": lost, **found._asdict()}
-            for lost in self.categories
-            for found in self.patterns(lost)
+            {"category": category_title(category), **pattern._asdict()}
+            for category in self.categories
+            for pattern in self.patterns(category)
         ]
 
     def patterns(self, category: str) -> list[Pattern]:
@@ -582,19 +586,9 @@ def stock_failure(reason: str) -> Message:
     return message("report.stock_fails", reason=reason)
 
 
-def plural(count: int, word: str) -> str:
-    """ "1 key", "2 keys"."""
-    return f"{count} {word}{'s' * (count != 1)}"
-
-
 def category_title(category: str) -> Message:
-    """What people call a category of keys."""
+    """What people call a category of keys: its own name in English."""
     return message(CATEGORIES[category])
-
-
-def display_width(text: str) -> int:
-    """Columns that a text takes in a monospaced font, where Chinese characters take two."""
-    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def is_scaled(adapter: Adapter) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..files.hashes import Hashes, verify
 from ..key_maps.dialect import DENOISER
-from ..messages import Message, Speaker, as_sentence, joined, message
+from ..messages import ENGLISH, Message, Speaker, as_sentence, joined, message
 from ..planning.keys import parse_key
 from ..planning.plan import PLACED
 from ..planning.scale import FROM_RANK
@@ -58,7 +58,7 @@ def markdown(
     weights: Mapping[str, Any] | None = None,
     name: str = "",
     *,
-    language: str = "en",
+    language: str = ENGLISH,
 ) -> str:
     """The report in a language. `detail`: one of DETAILS; `hashes`: the file's; `weights`:
     lora.statistics.Weights.as_dict().
@@ -100,8 +100,8 @@ def _what(
         count=len(inspection.header.tensors),
     )
     rows = (
-        ("inspect.file", speak(tensors)),
-        ("inspect.made_for", plain(made_for + _bracketed(speak, *inspection.guess.evidence))),
+        ("report.file", speak(tensors)),
+        ("report.made_for", plain(made_for + _bracketed(speak, *inspection.guess.evidence))),
         ("inspect.close_to", speak.joined(close)),
         (
             "inspect.written_by",
@@ -113,7 +113,7 @@ def _what(
         ("inspect.adapters", speak.joined(kinds)),
         ("inspect.rank", counted(inspection.ranks)),
         ("inspect.alpha", counted(inspection.alpha_counts)),
-        ("inspect.strength", _strength(inspection, speak)),
+        ("report.strength", _strength(inspection, speak)),
         ("inspect.data_types", counted(inspection.dtypes)),
     )
     facts = [(speak(label), fact) for label, fact in rows if fact]
@@ -283,14 +283,14 @@ def _block_lines(members: Sequence[TrainedBlocks], speak: Speaker) -> Iterator[s
     for choice, kinds in choices.items():
         if is_trained(choice):
             blocks = speak.text(blocks_of(choice))
-            yield "    - " + speak("report.because", what=blocks, reason=_listed(kinds, speak))
+            yield "    - " + speak("joints.about", subject=blocks, text=_listed(kinds, speak))
 
 
 def _listed(names: Sequence[str], speak: Speaker) -> str:
     listed = ", ".join(code(name) for name in names[:MAX_LISTED])
     if len(names) <= MAX_LISTED:
         return listed
-    return speak("inspect.and_more", listed=listed, count=len(names) - MAX_LISTED)
+    return speak("joints.listed_and_more", listed=listed, count=len(names) - MAX_LISTED)
 
 
 def _missed(inspection: Inspection, speak: Speaker) -> Iterator[str]:
@@ -316,7 +316,7 @@ def _metadata(inspection: Inspection, speak: Speaker) -> Iterator[str]:
         tags = ", ".join(f"{plain(tag.tag)} ({tag.count})" for tag in metadata.tags.most[:MAX_TAGS])
         more = metadata.tags.total - len(metadata.tags.most[:MAX_TAGS])
         if more > 0:
-            tags = speak("inspect.and_more", listed=tags, count=more)
+            tags = speak("joints.listed_and_more", listed=tags, count=more)
         yield "- " + speak("inspect.tags", tags=tags)
     for title, rows in metadata.sections.items():
         yield from ("", f"**{speak.text(title)}**", "")
@@ -344,7 +344,7 @@ def _modules(inspection: Inspection, speak: Speaker) -> Iterator[str]:
         place = code(place)
         if len(adapter.target.slices) > 1:
             more = len(adapter.target.slices) - 1
-            place = speak("inspect.and_more", listed=place, count=more)
+            place = speak("joints.listed_and_more", listed=place, count=more)
         shown = f"{alpha:g}" if alpha is not None else ""
         rows.append((code(adapter.module), adapter.kind, str(adapter.rank or ""), shown, place))
     yield from table([speak(head) for head in MODULE_HEADS], rows)

@@ -296,7 +296,7 @@ class _Reader:
             )
         except (ValueError, RecursionError, OverflowError) as error:
             shown = named(text)
-            unread = message("metadata.cannot_be_read")
+            unread = message("files.cannot_be_read")
             fault = text_of(error) if isinstance(error, NotOfKind) else unread
             self._problem(message("metadata.value", key=path, value=_quoted(text), fault=fault))
         self.values.setdefault(path, shown if rule.kind in RESOLUTIONS else shortened(text.strip()))
@@ -359,7 +359,7 @@ class _Reader:
         shown = 0
         for name, value in content.items():
             if shown == MAX_ROWS:
-                more = message("metadata.more", count=len(content) - shown)
+                more = message("joints.and_more", count=len(content) - shown)
                 self._row(rule, label or rule.label, more)
                 return
             if value is None or value in ([], {}, ""):
@@ -418,7 +418,7 @@ class _Reader:
             if number < MAX_ROWS:
                 self._row(rule, _numbered(rule.label, folder), _images_and_repeats(facts))
         if len(content) > MAX_ROWS:
-            self._row(rule, rule.label, message("metadata.more", count=len(content) - MAX_ROWS))
+            self._row(rule, rule.label, message("joints.and_more", count=len(content) - MAX_ROWS))
 
     def _folder(self, folder: str, count: Any, regular: bool) -> None:
         if _is_count(count):
@@ -690,7 +690,7 @@ def _quoted(text: str) -> str:
 
 def _within(whole: str, label: str) -> str:
     """The label of something within something else, "" where the whole has no name."""
-    return whole and message("metadata.within", whole=whole, label=label)
+    return whole and message("joints.about", subject=whole, text=label)
 
 
 def _numbered(label: str, name: Any) -> str:

@@ -129,7 +129,7 @@ class Finding(NamedTuple):
         """The preset and its faults."""
         if not self.fault:
             return self.preset.title
-        return message("presets.with_fault", preset=self.preset.title, fault=self.fault)
+        return message("joints.about", subject=self.preset.title, text=self.fault)
 
 
 class Nearest(NamedTuple):

@@ -8,7 +8,7 @@ from lora_locksmith.planning import plan as plans
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.target_model import TargetModel
 from lora_locksmith.report.inspection import inspect_file
-from lora_locksmith.report.load_report import CATEGORIES, SCHEMA, Report
+from lora_locksmith.report.load_report import CATEGORIES, SCHEMA, Report, category_title
 from safetensors.torch import save_file
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "json.md").read_text("utf-8")
@@ -39,6 +39,9 @@ def test_every_category_is_described():
         value for name, value in vars(plans).items() if name.isupper() and value in CATEGORIES
     }
     assert constants == CATEGORIES.keys()
+    assert {category: str(category_title(category)) for category in CATEGORIES} == {
+        category: category for category in CATEGORIES
+    }, "the JSON names them by their titles in English"
 
 
 def test_the_page_says_the_schema():

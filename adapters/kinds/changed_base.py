@@ -17,6 +17,7 @@ from ..kind import (
     Misfit,
     ModuleShape,
     Product,
+    check_ranks,
     roles,
     shaped,
 )
@@ -148,16 +149,7 @@ class _TLoRA(Kind):
 
     def shape(self, shapes):
         inputs, outputs = shapes["tlora_q"], shapes["tlora_p"]
-        if inputs[0] != outputs[1]:
-            raise Misfit(
-                message(
-                    "adapters.rank_of_each",
-                    first=shaped(q_layer=inputs),
-                    first_rank=inputs[0],
-                    second=shaped(p_layer=outputs),
-                    second_rank=outputs[1],
-                )
-            )
+        check_ranks(inputs[0], outputs[1], q_layer=inputs, p_layer=outputs)
         return ModuleShape(outputs[0], inputs[1:])
 
     def rank(self, shapes):

@@ -5,7 +5,7 @@ there.
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import DERIVED, InStock, Kind, Misfit, ModuleShape, roles, shaped
+from ..kind import DERIVED, InStock, Kind, ModuleShape, check_ranks, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import BOOLEAN, MAX_ALPHA, NUMBER, WORD, Setting
 from ..spec import AdapterError
@@ -38,16 +38,8 @@ class DEFT(Kind):
 
     def shape(self, shapes):
         outputs, inputs = shapes["deft_P"], shapes.get("deft_R")
-        if inputs is not None and outputs[1] != inputs[0]:
-            raise Misfit(
-                message(
-                    "adapters.rank_of_each",
-                    first=shaped(deft_P=outputs),
-                    first_rank=outputs[1],
-                    second=shaped(deft_R=inputs),
-                    second_rank=inputs[0],
-                )
-            )
+        if inputs is not None:
+            check_ranks(outputs[1], inputs[0], deft_P=outputs, deft_R=inputs)
         return ModuleShape(outputs[0], None if inputs is None else inputs[1:])
 
     def patched(self, spec, tensors, weight, strength):

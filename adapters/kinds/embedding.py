@@ -5,7 +5,7 @@ DoRA is per dimension.
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import DERIVED, InStock, Misfit, ModuleShape, Product, Said, roles, shaped
+from ..kind import DERIVED, InStock, ModuleShape, Product, Said, check_ranks, roles
 from ..lazy import helpers, products, torch
 from ..spec import AdapterError
 from .lora import LoRA
@@ -27,16 +27,7 @@ class EmbeddingLoRA(LoRA):
 
     def shape(self, shapes):
         first, second = shapes["embedding_A"], shapes["embedding_B"]
-        if first[0] != second[1]:
-            raise Misfit(
-                message(
-                    "adapters.rank_of_each",
-                    first=shaped(lora_embedding_A=first),
-                    first_rank=first[0],
-                    second=shaped(lora_embedding_B=second),
-                    second_rank=second[1],
-                )
-            )
+        check_ranks(first[0], second[1], lora_embedding_A=first, lora_embedding_B=second)
         return ModuleShape(first[1], second[:1])
 
     def rank(self, shapes):

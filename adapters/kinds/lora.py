@@ -5,7 +5,7 @@ Tucker core).
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import ADDED, SCALE, Kind, Misfit, ModuleShape, Product, roles, shaped
+from ..kind import ADDED, SCALE, Kind, Misfit, ModuleShape, Product, check_ranks, roles, shaped
 from ..lazy import helpers, products
 from ..setting import BOOLEAN, Setting
 from ..spec import AdapterError
@@ -49,16 +49,7 @@ class LoRA(Kind):
                     message("adapters.different_ranks", tensors=shaped(up=up, mid=mid, down=down))
                 )
             return ModuleShape(up[0], (down[1], *mid[2:]))
-        if rank_up != rank_down:
-            raise Misfit(
-                message(
-                    "adapters.rank_of_each",
-                    first=shaped(up=up),
-                    first_rank=rank_up,
-                    second=shaped(down=down),
-                    second_rank=rank_down,
-                )
-            )
+        check_ranks(rank_up, rank_down, up=up, down=down)
         return ModuleShape(up[0], down[1:])
 
     def rank(self, shapes):

@@ -63,9 +63,7 @@ class Spectral(Kind):
         try:
             check_places(total, count)
         except ValueError as error:
-            raise AdapterError(
-                message("adapters.kind_fault", kind=self.title, fault=error)
-            ) from None
+            raise AdapterError(message("joints.about", subject=self.title, text=error)) from None
         if values.is_meta:
             return torch.zeros(count, dtype=torch.long, device=values.device)
         if count > MAX_BY_ONE:

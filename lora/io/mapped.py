@@ -182,13 +182,13 @@ def open_with_safetensors(path: str | os.PathLike[str]) -> Any:
         many = error.errno in (errno.EMFILE, errno.ENFILE)
         remedy = message("files.too_many_open" if many else "files.check_access")
         raise LoraFileError(
-            path, message("lora.cannot_open", reason=text_of(error)), remedy
+            path, message("files.not_opened", reason=text_of(error)), remedy
         ) from None
     except SafetensorError as error:
         raise LoraFileError(
             path,
             message("lora.not_safetensors", reason=text_of(error)),
-            message("lora.download_again"),
+            message("files.export_again"),
         ) from None
 
 

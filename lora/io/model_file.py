@@ -177,7 +177,7 @@ class ModelFile:
             )
         if parameter in self.strange:
             place = f"{self.path.name}, {parameter}"
-            raise AdapterError(message("lora.at", place=place, fault=self.strange[parameter]))
+            raise AdapterError(message("joints.about", subject=place, text=self.strange[parameter]))
         return self.read(parameter)
 
     def read(self, parameter: str) -> Tensor:

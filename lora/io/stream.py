@@ -40,7 +40,7 @@ class TensorStream(Mapping[str, Tensor]):
         except OSError as error:
             raise LoraFileError(
                 self.path,
-                message("lora.cannot_open", reason=error.strerror),
+                message("files.not_opened", reason=error.strerror),
                 message("lora.check_file"),
             ) from None
         try:

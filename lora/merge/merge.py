@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...messages import joined, message
+from ...messages import first_of, joined, message
 from ..io.dtypes import DTYPES
 from ..io.lora_model import Native
 from ..math.low_rank import Delta, Factors, Kronecker
@@ -155,10 +155,8 @@ def merge(
 def _refusal(lost: Mapping[str, Sequence[str]]) -> str:
     by_source = []
     for source, modules in lost.items():
-        named = joined(modules[:MAX_NAMED])
-        if more := max(0, len(modules) - MAX_NAMED):
-            named = message("lora.some_and_more", names=named, count=more)
-        by_source.append(message("lora.at", place=lora_name(source), fault=named))
+        named = first_of(modules, MAX_NAMED)
+        by_source.append(message("joints.about", subject=lora_name(source), text=named))
     return message("merge.needs_model", adapters=joined(by_source, "semicolon"))
 
 
@@ -193,7 +191,7 @@ class Merger:
             raise AdapterError(
                 fault
                 if fault.startswith(target.name)
-                else message("lora.at", place=target.name, fault=fault)
+                else message("joints.about", subject=target.name, text=fault)
             ) from error
 
     def _merge_weight(

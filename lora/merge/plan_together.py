@@ -52,7 +52,7 @@ def inspect_together(
     for inspection in inspections:
         if not inspection.plan.adapters:
             raise AdapterError(
-                message("lora.at", place=inspection.path, fault=_why_nothing(inspection))
+                message("joints.about", subject=inspection.path, text=_why_nothing(inspection))
             )
     return inspections
 

@@ -244,7 +244,7 @@ class MergeReport:
             (
                 "LoRA",
                 speak("merge.column_strength"),
-                speak("merge.column_blocks"),
+                speak("inspect.head_blocks"),
                 speak("merge.column_weights"),
                 speak("merge.column_alone"),
             ),
@@ -275,7 +275,7 @@ class MergeReport:
             for row in lost[:MAX_LISTED]
         ]
         yield from table(
-            (speak("merge.column_weight"), speak("merge.column_rank"), speak("merge.column_error")),
+            (speak("compare.weight"), speak("inspect.head_rank"), speak("merge.column_error")),
             rows,
         )
         yield from _more(len(lost), speak)
@@ -311,7 +311,7 @@ class MergeReport:
             for name, overlap in met[:MAX_LISTED]
         ]
         yield from table(
-            (speak("merge.column_weight"), "LoRA", "LoRA", speak("merge.column_cosine")), rows
+            (speak("compare.weight"), "LoRA", "LoRA", speak("compare.cosine_head")), rows
         )
         yield from _more(len(met), speak)
 
@@ -342,4 +342,4 @@ def _error(row: ForecastRow) -> float | None:
 
 def _more(count: int, speak: Speaker) -> list[str]:
     more = count - MAX_LISTED
-    return [speak("lora.and_more", count=more)] if more > 0 else []
+    return [speak("joints.and_more", count=more)] if more > 0 else []

@@ -133,13 +133,16 @@ def convert(
             jobs.append(job)
         except FAULTS as error:
             module = sources[unit.parts[0].adapter].adapter.module
-            reasons.append(message("lora.at", place=module, fault=text_of(error)))
+            reasons.append(message("joints.about", subject=module, text=text_of(error)))
     if not jobs and not reasons:
         reasons.append(message("lora.nothing_placed"))
     if reasons:
         more = len(reasons) - MAX_REASONS
         raise Refused(
-            (*reasons[:MAX_REASONS], *([message("lora.and_more", count=more)] if more > 0 else ()))
+            (
+                *reasons[:MAX_REASONS],
+                *([message("joints.and_more", count=more)] if more > 0 else ()),
+            )
         )
     jobs, specs = _with_biases(jobs, specs, renames.writing)
     ways = {way: sum(job.way == way for job in jobs) for way in (RENAMED, COMPUTED, FULL)}

@@ -131,7 +131,7 @@ def _obstacle(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
         return message("lora.base_lacks_it")
     for model, label in ((base, "lora.base"), (tuned, "lora.tuned_model")):
         if parameter in model.strange:
-            return message("lora.at", place=message(label), fault=model.strange[parameter])
+            return message("joints.about", subject=message(label), text=model.strange[parameter])
     shapes = base.shape(parameter), tuned.shape(parameter)
     return (
         message("lora.shapes_of_models", base=list(shapes[0]), tuned=list(shapes[1]))

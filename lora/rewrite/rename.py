@@ -4,7 +4,7 @@ splits, from the plan alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +14,7 @@ from ...identify.reference_model import build_reference_model
 from ...key_maps import KEY_MAPS
 from ...key_maps.dialect import DENOISER, Dialect
 from ...key_maps.lines import lines_of, read_text
-from ...messages import Message, joined, message
+from ...messages import first_of, joined, message
 from ...planning.names import prefix_for, spell
 from ...planning.plan import BOOKKEEPING, DUPLICATE_TARGET, PLACED, Adapter, Plan, make_plan
 from ...planning.target_model import Network, all_families
@@ -151,7 +151,7 @@ def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
     writing = output_format_for(dialect, target_model.family.name if target_model.family else "")
     record = target_model.dialects[writing.record]._replace(names=writing.names)
     left_out = {
-        key: message("lora.at", place=category_title(outcome.category), fault=outcome.reason)
+        key: message("joints.about", subject=category_title(outcome.category), text=outcome.reason)
         for key, outcome in plan.outcomes.items()
         if outcome.category != PLACED
     }
@@ -214,19 +214,13 @@ def losses_told(lost: Mapping[str, str]) -> str:
     for key, reason in lost.items():
         reasons.setdefault(reason, []).append(key)
     parts = [
-        message("lora.at", place=_some(keys), fault=reason)
+        message("joints.about", subject=first_of(keys, MAX_TOLD), text=reason)
         for reason, keys in list(reasons.items())[:MAX_TOLD]
     ]
     more = len(reasons) - MAX_TOLD
     if more > 0:
         parts.append(message("lora.more_reasons", count=more))
     return message("lora.keys_left_out", count=len(lost), reasons=joined(parts, "semicolon"))
-
-
-def _some(keys: Sequence[str]) -> Message:
-    """The first of these names, and how many there are."""
-    names, more = joined(keys[:MAX_TOLD]), len(keys) - MAX_TOLD
-    return message("lora.some_and_more", names=names, count=more) if more > 0 else names
 
 
 def check_base_known(inspection: Inspection, dialect: str, drop: bool, option: str) -> None:
@@ -303,8 +297,8 @@ def _losses(plan: Plan) -> Iterator[str]:
         if outcome.category not in HARMLESS:
             lost.setdefault(outcome.category, []).append(key)
     for category, keys in lost.items():
-        title = category_title(category)
-        yield message("lora.no_place", count=len(keys), category=title, keys=_some(keys))
+        title, names = category_title(category), first_of(keys, MAX_TOLD)
+        yield message("lora.no_place", count=len(keys), category=title, keys=names)
 
 
 def _units(

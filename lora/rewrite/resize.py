@@ -285,7 +285,7 @@ def _refuse_odd(
     odd = odd_tensors(enumerate([*inspection.plan.adapters, *unplaced]), tensors.__getitem__)
     if odd:
         fault = joined((oddities(odd), message(DAMAGED)), "semicolon")
-        raise NotFinite(message("lora.at", place=str(inspection.path), fault=fault))
+        raise NotFinite(message("joints.about", subject=str(inspection.path), text=fault))
 
 
 def _is_cut(
@@ -339,7 +339,9 @@ class _Work:
                 return [], self._bias(item, spec, tensors), ()
             return self._low_rank(item, spec, tensors)
         except (AdapterError, ArithmeticError, IndexError, RuntimeError) as error:
-            raise AdapterError(message("lora.at", place=item.label, fault=text_of(error))) from None
+            raise AdapterError(
+                message("joints.about", subject=item.label, text=text_of(error))
+            ) from None
 
     def _spec(self, item: _Found, tensors: Tensors) -> AdapterSpec:
         """As the file's own tensors stand: without the target's rows and swap."""

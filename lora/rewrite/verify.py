@@ -93,7 +93,7 @@ class _Segment(NamedTuple):
             whole = factors(spec, low_rank_part(tensors), torch.float64)
         except AdapterError as error:
             raise VerificationError(
-                message("lora.at", place=self.adapter.module, fault=text_of(error))
+                message("joints.about", subject=self.adapter.module, text=text_of(error))
             ) from None
         return (
             whole
@@ -274,7 +274,7 @@ def _compare(weight: tuple[str, str], ours: _Side, theirs: _Side) -> float:
                 worst = max(worst, _distance(*cut))
             except (VerificationError, AdapterError) as error:
                 raise VerificationError(
-                    message("lora.at", place=name, fault=text_of(error))
+                    message("joints.about", subject=name, text=text_of(error))
                 ) from None
     if not worst <= tolerance:
         raise VerificationError(
@@ -375,7 +375,9 @@ def _check_magnitudes(name: str, weight: str, *, ours, theirs, tolerance: float)
     try:
         one, other = _magnitudes(weight, *ours), _magnitudes(weight, *theirs)
     except VerificationError as error:
-        raise VerificationError(message("lora.at", place=name, fault=text_of(error))) from None
+        raise VerificationError(
+            message("joints.about", subject=name, text=text_of(error))
+        ) from None
     if one.keys() != other.keys():
         raise VerificationError(message("lora.magnitudes_lost", place=name))
     for axis, vector in one.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 import folder_paths
 
-from ...errors import LocksmithError
+from ...errors import LocksmithError, fault_and_remedy
 from ...files.header import LoraFileError
 from ...identify.checkpoint import Checkpoint, target_model_of_checkpoint
 from ...messages import message
@@ -138,7 +138,7 @@ def _everything(name: str, path: str, found: Findings, stamp: Stamp, own: tuple)
     except LoraFileError as error:
         return {
             **NOTHING_MORE,
-            "error": message("nodes.fault_remedy_clause", fault=error.fault, remedy=error.remedy),
+            "error": fault_and_remedy(error.fault, error.remedy),
         }
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import folder_paths
 
+from ...errors import exhausted
 from ...files.header import PICKLED
 from ...lora.rewrite.rename import writable
 from ...messages import message, translations
 from ...report.library import LibraryRow, Stamp, scan_files, stamp_of
-from ..faults import short_of
 from ..files import lora_names, own_folder, own_maps, own_stamp
 from ..languages import answered
 
@@ -80,7 +80,7 @@ class Library:
             try:
                 self._read_all()
             except Exception as fault:
-                short = short_of(fault)
+                short = exhausted(fault)
                 error = short or message("nodes.library_not_read")
                 logging.getLogger("lora_locksmith").error(
                     message("nodes.log_library_not_read", fault=error),

@@ -14,9 +14,8 @@ from typing import Any
 from aiohttp import ClientPayloadError, web
 from server import PromptServer
 
-from ...errors import LocksmithError
+from ...errors import LocksmithError, exhausted
 from ...messages import message, text_of
-from ..faults import short_of
 from ..languages import answered
 from .about_file import Unknown, about_file
 from .library import Library
@@ -73,7 +72,7 @@ def _route(
         except LocksmithError as fault:
             return _refused(request, text_of(fault), message("nodes.refresh_and_retry"), 400)
         except Exception as error:
-            if short := short_of(error):
+            if short := exhausted(error):
                 logging.getLogger("lora_locksmith").warning(
                     message("nodes.log_question_failed_because", fault=short)
                 )

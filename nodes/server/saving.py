@@ -13,7 +13,7 @@ from typing import Any
 
 import folder_paths
 
-from ...errors import LocksmithError, exhausted
+from ...errors import LocksmithError, exhausted, fault_and_remedy
 from ...files.atomic import is_file_name
 from ...files.hashes import file_hashes
 from ...files.header import LoraFileError
@@ -26,7 +26,6 @@ from ...lora.rewrite.verify import VerificationError
 from ...messages import joined, message
 from ...report.inspection import Inspection
 from .. import host
-from ..faults import fault_and_remedy
 from ..files import lora_path, own_maps
 from .about_file import listed
 
@@ -40,7 +39,7 @@ class SaveError(LocksmithError, RuntimeError):
     """What is wrong, and the remedy; `taken`: there is a file of this name already."""
 
     def __init__(self, fault: str, remedy: str, taken: bool = False):
-        super().__init__(fault_and_remedy(fault, remedy))
+        super().__init__(message("joints.sentence", text=fault_and_remedy(fault, remedy)))
         self.fault, self.remedy, self.taken = fault, remedy, taken
 
 
@@ -130,7 +129,7 @@ def read_listed(
         }
         return found, host.read_lora(path).to_be_written(), provenance
     except LoraFileError as error:
-        fault = message("nodes.about", subject=lora_name, text=error.fault)
+        fault = message("joints.about", subject=lora_name, text=error.fault)
         raise SaveError(fault, error.remedy) from None
     except OSError as error:
         raise SaveError(

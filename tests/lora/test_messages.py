@@ -31,7 +31,7 @@ def test_a_refusal_is_the_message_of_its_reasons():
 def test_an_error_within_an_error_is_said_in_the_same_language():
     with pytest.raises(AdapterError) as caught:
         read_block_weights("a..b=1")
-    outer = message("lora.at", place="x", fault=first_line(caught.value))
+    outer = message("joints.about", subject="x", text=first_line(caught.value))
     assert str(caught.value) in outer and str(caught.value) not in chinese(outer)
     assert chinese(text_of(caught.value)) in chinese(outer)
 

@@ -5,15 +5,6 @@ export const ENGLISH = {
   // words of the server
   sentence: "{text}.",
   sentences: "{first} {second}",
-  categoryPlaced: "placed",
-  categoryBookkeeping: "bookkeeping",
-  categoryUnknownModule: "unknown module",
-  categoryUnknownRole: "unknown role",
-  categoryShapeConflict: "shape conflict",
-  categoryDuplicateTarget: "duplicate target",
-  categoryIncomplete: "incomplete adapter",
-  categoryUnsupported: "unsupported adapter",
-  categoryNotWired: "not wired",
   detailsPattern: "{category}: {reason}",
   // report
   report: "Report of {node}",

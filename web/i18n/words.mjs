@@ -80,21 +80,3 @@ export function asSentence(text) {
 export function asSentences(fault, remedy) {
   return remedy ? say("sentences", { first: asSentence(fault), second: asSentence(remedy) }) : asSentence(fault);
 }
-
-/** @type {Record<string, string>} what became of keys -> the key of our words for it */
-const CATEGORIES = {
-  placed: "categoryPlaced",
-  bookkeeping: "categoryBookkeeping",
-  "unknown module": "categoryUnknownModule",
-  "unknown role": "categoryUnknownRole",
-  "shape conflict": "categoryShapeConflict",
-  "duplicate target": "categoryDuplicateTarget",
-  "incomplete adapter": "categoryIncomplete",
-  "unsupported adapter": "categoryUnsupported",
-  "not wired": "categoryNotWired",
-};
-
-/** @param {string} category of keys, as reports name it */
-export function sayCategory(category) {
-  return Object.hasOwn(CATEGORIES, category) ? say(CATEGORIES[category]) : category;
-}

@@ -5,15 +5,6 @@ export const CHINESE = {
   // words of the server
   sentence: "{text}。",
   sentences: "{first}{second}",
-  categoryPlaced: "已应用",
-  categoryBookkeeping: "附带信息",
-  categoryUnknownModule: "未知模块",
-  categoryUnknownRole: "未知张量",
-  categoryShapeConflict: "形状不符",
-  categoryDuplicateTarget: "目标重复",
-  categoryIncomplete: "适配器不完整",
-  categoryUnsupported: "不支持的适配器",
-  categoryNotWired: "未连接",
   detailsPattern: "{category}：{reason}",
   // report
   report: "{node}的报告",

@@ -4,7 +4,7 @@ import { copyButton, make, makeButton } from "../shared/dom.mjs";
 import { heatMaps } from "./heat_map.mjs";
 import { makeBadge } from "./outcome.mjs";
 import { ask, whenServerIsBack } from "../shared/server.mjs";
-import { asSentence, asSentences, say, sayCategory, tell } from "../i18n/words.mjs";
+import { asSentence, asSentences, say, tell } from "../i18n/words.mjs";
 
 /** @typedef {import("./outcome.mjs").Outcome} Outcome */
 
@@ -97,7 +97,7 @@ function runParts({ family, trainer, strength, acts, gains, notes, stockFails, c
     [say("detailsTrainer"), trainer],
     [say("detailsStrength"), strength],
     [say("detailsActs"), acts],
-    ...Object.entries(categories).map(([name, count]) => [sayCategory(name), say("detailsKeys", { count })]),
+    ...categories.map(([category, count]) => [category, say("detailsKeys", { count })]),
   ];
   const stock = stockFails.map((why) => say("detailsStockFails", { why }));
   return [
@@ -184,7 +184,7 @@ function patternTable(patterns) {
   const head = words.map((word) => Object.assign(make("th", "", word), { scope: "col" }));
   const merged = mergeAlike(patterns);
   const rows = merged.slice(0, MAX_ROWS).map(({ name, keys, category, reason }) => {
-    return make("tr", "", rowHead(name), make("td", "", String(keys)), make("td", "", say("detailsPattern", { category: sayCategory(category), reason })));
+    return make("tr", "", rowHead(name), make("td", "", String(keys)), make("td", "", say("detailsPattern", { category, reason })));
   });
   const left = merged.length - rows.length;
   if (left > 0) rows.push(make("tr", "", make("td", "", say("detailsMore", { count: left }))));

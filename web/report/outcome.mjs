@@ -23,7 +23,7 @@ import { say, tell, tellAll, translationsOf } from "../i18n/words.mjs";
  * @property {string} trainer
  * @property {string} strength where it comes from
  * @property {string} acts beside the layers or in the weights, and why, where *mode* left that open
- * @property {Record<string, number>} categories keys by what became of them
+ * @property {[string, number][]} categories what became of keys, and of how many
  * @property {{category: string, name: string, keys: number, reason: string}[]} patterns
  * @property {import("./heat_map.mjs").Network[]} trained
  * @property {string[]} untrained
@@ -60,12 +60,14 @@ export function outcomeOf(output) {
     notes: said(loads.notes ?? []),
     stockFails: stockFailsOf([loads, ...(told.rows ?? [])], translations),
     cautions: said(cautions),
-    family: told.family_title ?? told.family?.title ?? "",
+    family: tell(told.family_title ?? told.family?.title ?? "", translations),
     trainer: tell(told.trainer?.title ?? told.trainer ?? "", translations),
     strength: tell(told.strength_source ?? "", translations),
     acts: tell(told.acts ?? "", translations),
-    categories: loads.categories ?? {},
-    patterns: patternsOf(told).map((pattern) => ({ ...pattern, reason: tell(pattern.reason, translations) })),
+    categories: Object.entries(loads.categories ?? {}).map(([category, count]) => [tell(category, translations), count]),
+    patterns: patternsOf(told).map((pattern) => {
+      return { ...pattern, category: tell(pattern.category, translations), reason: tell(pattern.reason, translations) };
+    }),
     trained: told.trained ?? [],
     untrained: said(told.untrained ?? told.missed?.untrained ?? []),
     inspection: told.metadata ? told : null,
