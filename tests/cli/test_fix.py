@@ -350,3 +350,20 @@ def test_models_that_would_get_other_names_are_not_chosen_between(run, tmp_path)
         and "--against" in told[0]["told"]
     )
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_keeps_its_names_with_a_doubt_is_counted_among_those_that_have_them(
+    folder, capsys
+):
+    module = "transformer.transformer_blocks.3.attn.to_q"
+    tensors = lora(GOOD)
+    for role, axis in (("lora_A", 0), ("lora_B", 1)):
+        key = f"{module}.{role}.weight"
+        tensors[key] = torch.cat([tensors[key]] * 2, axis).contiguous()
+    alone = folder / "alone"
+    alone.mkdir()
+    save_file(tensors, alone / "several.safetensors")
+    assert cli.main(["fix", "--to", "simpletuner", str(alone)]) == 0
+    told, counts = capsys.readouterr()
+    assert "several ranks" in told and counts == "1 file: 1 has these names already.\n"
+    assert [path.name for path in alone.iterdir()] == ["several.safetensors"]

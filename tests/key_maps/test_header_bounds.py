@@ -25,7 +25,7 @@ from lora_locksmith.files.header import (
     read_header,
     read_numbers,
 )
-from lora_locksmith.messages import message
+from lora_locksmith.messages import catalog, message
 from safetensors.torch import save_file
 
 
@@ -120,9 +120,11 @@ def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path):
         warnings.simplefilter("always", ResourceWarning)
         with pytest.raises(LoraFileError) as raised:
             read_header(tmp_path / "x.safetensors")
+        fault = raised.value.fault
+        del raised  # its traceback would keep what was opened
         gc.collect()
     assert not left_open
-    assert raised.value.fault == "it cannot be opened (it is not a regular file)"
+    assert fault == "it cannot be opened (it is not a regular file)"
 
 
 @pytest.mark.parametrize(
@@ -449,3 +451,42 @@ def test_halves_of_characters_are_told_however_they_are_written():
         header = parse_header("x", b'{"__metadata__": {"a": "' + text.encode() + b'"}}', 0)
         assert header.refusal.endswith("in its header holds half a character")
     assert parse_header("x", b'{"__metadata__": {"a": "\\ud83d\\uDE00"}}', 0).refusal == ""
+
+
+def test_a_long_name_is_cut_in_a_sentence_that_is_kept_whole(tmp_path):
+    entry = b'{"dtype":"F32","shape":[],"data_offsets":[0,4]}'
+    name = b'"' + 100 * b"n" + b'":'
+    twice = b"{" + name + entry + b"," + name + entry + b"}"
+    fault = fault_of(tmp_path / "x.safetensors", struct.pack("<Q", len(twice)) + twice)
+    assert f"'{80 * 'n'}'" in fault and len(fault) > 120
+    again = message("files.name_twice", name=f"'{80 * 'n'}'")
+    assert fault == message("files.header_no_json", reason=again)
+
+
+def test_what_python_says_of_a_header_is_cut_to_a_line(tmp_path):
+    number = 5000 * b"1"
+    with pytest.raises(ValueError) as raised:
+        json.loads(number)
+    reason = str(raised.value)
+    assert len(reason) > 120
+    header = b'{"a":' + number + b"}"
+    fault = fault_of(tmp_path / "x.safetensors", struct.pack("<Q", len(header)) + header)
+    assert fault == message("files.header_no_json", reason=reason[:120])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such limit")
+def test_that_no_more_files_can_be_opened_is_said_in_words_though_none_can_be_opened(tmp_path):
+    import resource
+
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", 2) + b"{}")
+    catalog.cache_clear()
+    read_header(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(LoraFileError) as raised:
+            read_header(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "ulimit -n" in str(raised.value)

@@ -988,6 +988,11 @@ def test_a_whole_networks_alpha_is_for_those_with_a_rank_and_none_of_their_own(t
         plans.BOOKKEEPING,
         "an alpha for all of text_encoder, which no adapter here needs",
     )
+    plan = make_plan({"lora_alpha": ()}, {}, target_model)
+    assert plan.outcomes["lora_alpha"][:2] == (
+        plans.BOOKKEEPING,
+        "an alpha for all of the file, which no adapter here needs",
+    )
 
 
 def test_a_network_that_is_not_connected_is_told_as_such(target_model, clip):
