@@ -25,7 +25,7 @@ from lora_locksmith.files.header import (
     read_header,
     read_numbers,
 )
-from lora_locksmith.messages import catalog, message
+from lora_locksmith.messages import catalog, message, translate
 from safetensors.torch import save_file
 
 
@@ -460,7 +460,8 @@ def test_a_long_name_is_cut_in_a_sentence_that_is_kept_whole(tmp_path):
     fault = fault_of(tmp_path / "x.safetensors", struct.pack("<Q", len(twice)) + twice)
     assert f"'{80 * 'n'}'" in fault and len(fault) > 120
     again = message("files.name_twice", name=f"'{80 * 'n'}'")
-    assert fault == message("files.header_no_json", reason=again)
+    whole = message("files.header_no_json", reason=again)
+    assert fault == whole and translate(fault, "zh") == translate(whole, "zh")
 
 
 def test_what_python_says_of_a_header_is_cut_to_a_line(tmp_path):
