@@ -606,7 +606,7 @@ def test_the_sentence_is_said_in_chinese():
     for part in (
         "\u770b\u8d77\u6765\u662f SimpleTuner \u7684\u9884\u8bbe\u201call+ffs\u201d",
         "v0.9.8.1 \u548c v0.9.8.2",
-        "`ff.2`\u3001`ff_context.0`\u548c`ff_context.2` \u6ca1\u6709\u5bf9\u5e94\u7684\u6a21\u5757",
+        "`ff.2`\u3001`ff_context.0` \u548c `ff_context.2` \u6ca1\u6709\u5bf9\u5e94\u7684\u6a21\u5757",
         "double \u5757\u7684\u524d\u9988\u5c42\u3001`to_add_out`",
         "`proj_out` \u8fd8\u9009\u4e2d\u4e86\u6700\u7ec8\u8f93\u51fa\u5c42",
     ):
