@@ -27,13 +27,17 @@ STORED_HASH = re.compile(r"\s*(0x)?([0-9a-fA-F]{10,64})\s*$")
 class Hashes(NamedTuple):
     """A file's hashes as hexadecimal text; "" where a hash is not defined for the file.
 
-    sha256           the whole file
-    autov1           8 digits of the SHA-256 of 0x10000 bytes at 0x100000; "" for a file that ends
-    before (Civitai: below 2 MiB) autov2           the first 10 digits of sha256 autov3
-    the first 12 digits of sshs_model_hash sshs_model_hash  SHA-256 of what follows the header, the
-    tensors: sd-scripts train_util.addnet_hash_safetensors; "" without a header crc32            8
-    upper-case digits, lowest byte first, as Civitai's scanner prints them (model-scanner
-    HashTask.cs) Civitai's BLAKE3 is missing because Python's standard library has none.
+    sha256: the whole file.
+    autov1: 8 digits of the SHA-256 of 0x10000 bytes at 0x100000; "" for a file that ends before
+        (Civitai: below 2 MiB).
+    autov2: the first 10 digits of sha256.
+    autov3: the first 12 digits of sshs_model_hash.
+    sshs_model_hash: SHA-256 of what follows the header, the tensors (sd-scripts
+        train_util.addnet_hash_safetensors); "" without a header.
+    crc32: 8 upper-case digits, lowest byte first, as Civitai's scanner prints them (model-scanner
+        HashTask.cs).
+
+    Civitai's BLAKE3 is missing because Python's standard library has none.
     """
 
     sha256: str

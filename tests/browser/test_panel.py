@@ -132,6 +132,14 @@ def test_badge_tells_the_outcome_in_colour_sign_and_words(
         assert front_end.contrast(front_end.report(LOADER_TITLE).locator(VERDICT)) > 4.5
 
 
+def test_panel_says_what_to_do_where_a_part_has_no_effect(server, ran, details):
+    report = ran(PARTLY)
+    verdict, remedy = told(server, LOADER)["text"].splitlines()[:2]
+    assert remedy
+    expect(report.locator(f"{VERDICT} p")).to_have_text([verdict, remedy])
+    expect(details(report).get_by_text(remedy, exact=True)).to_be_visible()
+
+
 def test_loader_stays_low_and_keeps_the_height_a_person_gave_it(front_end, ran):
     front_end.load_new()
     before = front_end.size_of(LOADER)[1]

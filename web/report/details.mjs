@@ -82,7 +82,8 @@ function headOf(dialog, title, outcome, text) {
   const names = make("div", "locksmith-names", make("h2", "", title), make("span", "locksmith-quiet", outcome.file));
   const top = make("div", "locksmith-top", makeBadge(outcome), names, copy, close);
   const cautions = outcome.cautions.map((caution) => make("p", "locksmith-caution", caution));
-  return make("header", "locksmith-details-head", top, make("p", "", outcome.verdict), ...cautions.slice(0, MAX_CAUTIONS));
+  const remedy = outcome.remedy ? [make("p", "", outcome.remedy)] : [];
+  return make("header", "locksmith-details-head", top, make("p", "", outcome.verdict), ...remedy, ...cautions.slice(0, MAX_CAUTIONS));
 }
 
 /**

@@ -11,6 +11,7 @@ import { say, tell, tellAll, translationsOf } from "../i18n/words.mjs";
  * @typedef {object} Outcome
  * @property {string} file as the loras folders list it; "" where it is none of theirs
  * @property {string} verdict
+ * @property {string} remedy what to do about what has no effect; "" where all is right
  * @property {number} placed modules
  * @property {number} total modules
  * @property {State | ""} state
@@ -52,6 +53,7 @@ export function outcomeOf(output) {
   return {
     file: "",
     verdict: tell(String(told.verdict ?? ""), translations),
+    remedy: tell(String(told.remedy ?? ""), translations),
     placed,
     total,
     state: loads.modules ? stateOf(placed, total, mismatch || !placed, cautions) : "",

@@ -11,7 +11,7 @@ import { say, tell, translationsOf } from "../i18n/words.mjs";
 /** Longer reports are cut on the screen: rendering costs time, and nobody scrolls through more. */
 const MAX_SHOWN = 200_000;
 
-/** @typedef {"markdown" | "text" | "verdict"} Body how a report is shown: rendered, as it stands, or only its verdict */
+/** @typedef {"markdown" | "text" | "verdict"} Body how a report is shown: rendered, as it stands, or only its verdict and what to do */
 
 export class ReportView {
   /** @param {Body} kind */
@@ -70,8 +70,9 @@ export class ReportView {
     const onlyVerdict = this.kind === "verdict";
     const shown = onlyVerdict ? this.shown.split("\n", 1)[0] : this.shown.slice(0, MAX_SHOWN);
     const parts = this.kind === "markdown" ? fromMarkdown(shown) : fromPlainText(shown);
-    this.verdict.replaceChildren(parts.firstElementChild ?? "");
-    this.verdict.title = onlyVerdict ? shown : "";
+    const remedy = onlyVerdict ? this.outcome?.remedy : ""; // the other kinds show it in their bodies
+    this.verdict.replaceChildren(parts.firstElementChild ?? "", ...(remedy ? [make("p", "", remedy)] : []));
+    this.verdict.title = onlyVerdict ? [shown, remedy].filter(Boolean).join("\n") : "";
     this.body.replaceChildren(parts);
     if (!onlyVerdict && shown !== this.shown) this.body.append(make("p", "locksmith-cut", say("cut")));
     this.body.hidden = !this.body.hasChildNodes();
