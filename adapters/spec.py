@@ -20,20 +20,21 @@ class AdapterSpec(NamedTuple):
 
     kind: the name of a kind.
     alpha: the file's own alpha; None (no alpha stated) and 0 (all trainers' "unset") mean alpha =
-    rank. For LyCORIS and kohya
-        OFT and BOFT it is the constraint; there None means unconstrained.
+        rank. For LyCORIS' and kohya's OFT and BOFT it is the constraint; there None means
+        unconstrained.
     scale: what to multiply the delta with instead of alpha / rank: rsLoRA's alpha / sqrt(rank),
-    PEFT's alpha / r of a LoKr.
+        PEFT's alpha / r of a LoKr.
     rows: (start, length) when the weight is only these output rows of the module the adapter was
-    trained on.
+        trained on.
     swap: the two halves of the output dimension are exchanged between file and model (scale and
-    shift of an AdaLN).
+        shift of an AdaLN).
     options: what tensors cannot tell, as pairs: the settings a kind names (`Kind.settings`), its
-    switches (`Kind.switches`),
+        switches (`Kind.switches`), and
         shape (tuple of int): of the module it was trained on, for kinds with `Kind.needs_shape`;
-        pad_to (tuple of int): the weight grows to this shape, filled with zeros, before the adapter
-        is applied; columns (int): the adapter was trained on so many of the weight's first inputs,
-        and leaves the others as they are.
+        pad_to (tuple of int): the weight grows to this shape, filled with zeros, before the
+        adapter is applied;
+        columns (int): the adapter was trained on so many of the weight's first inputs, and leaves
+        the others as they are.
     """
 
     kind: str

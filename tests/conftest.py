@@ -15,6 +15,7 @@ from types import ModuleType
 import comfy_server
 import pytest
 import times
+from devtools import comfyui, steps
 
 ROOT = Path(__file__).resolve().parent.parent
 REMEDY = (
@@ -41,7 +42,7 @@ def load_module(name: str, file: Path, folder: Path | None = None) -> ModuleType
 # 'lora_locksmith'. pytest forgets the name 'conftest', so that this file may be imported again; a
 # second package would lack the modules that were imported into the first.
 load_module("lora_locksmith", ROOT / "__init__.py", ROOT)
-dev = load_module("locksmith_dev", ROOT / "dev.py")
+load_module("locksmith_dev", ROOT / "dev.py")
 
 
 CPU = pytest.StashKey[float]()
@@ -141,8 +142,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def comfyui_path() -> Path:
     """The folder of the ComfyUI under test."""
     try:
-        folder = dev.comfyui_at_hand()
-    except dev.Fault as fault:
+        folder = comfyui.comfyui_at_hand()
+    except steps.Fault as fault:
         pytest.fail(str(fault), pytrace=False)
     if folder is None:
         pytest.fail(f"There is no ComfyUI to test with. {REMEDY}", pytrace=False)

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import locksmith_dev as dev
 import pytest
+import yaml
 from comfy_server import PATIENCE
+from devtools import browser, comfyui, environment, steps
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(dev.__file__).parent
 
@@ -39,7 +48,7 @@ def make_archive(path: Path, names: list[str], links: tuple[str, ...] = ()) -> P
 
 
 def test_needs_the_standard_library_only():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import dev; dev.helpers()"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import dev"
     outcome = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True
     )
@@ -99,19 +108,19 @@ def test_bytecode_is_kept_where_the_machine_keeps_none(tmp_path, monkeypatch):
 
 def test_named_comfyui_wins(monkeypatch, tmp_path):
     monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui(tmp_path / "mine")))
-    assert dev.comfyui_at_hand() == tmp_path / "mine"
+    assert comfyui.comfyui_at_hand() == tmp_path / "mine"
 
 
 def test_named_folder_that_is_no_comfyui_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    with pytest.raises(dev.Fault, match=r"COMFYUI_PATH is .* Correct or unset it"):
-        dev.comfyui_at_hand()
+    with pytest.raises(steps.Fault, match=r"COMFYUI_PATH is .* Correct or unset it"):
+        comfyui.comfyui_at_hand()
 
 
 def test_comfyui_around_the_pack_is_found(monkeypatch, tmp_path):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    monkeypatch.setattr(dev, "ROOT", make_comfyui(tmp_path) / "custom_nodes" / "any-name")
-    assert dev.comfyui_at_hand() == tmp_path
+    monkeypatch.setattr(comfyui, "ROOT", make_comfyui(tmp_path) / "custom_nodes" / "any-name")
+    assert comfyui.comfyui_at_hand() == tmp_path
 
 
 def test_unpacks_one_folder_of_plain_files(tmp_path):
@@ -120,36 +129,37 @@ def test_unpacks_one_folder_of_plain_files(tmp_path):
         ["top/vendor/X/main.py", "top/vendor/X/d/e.py", "top/other.py"],
         ("top/vendor/X/link",),
     )
-    dev.unpack_folder(archive, ("vendor", "X"), tmp_path / "out")
+    comfyui.unpack_folder(archive, ("vendor", "X"), tmp_path / "out")
     assert {
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")
     } == {"main.py", "d", "d/e.py"}
 
 
 def test_each_release_has_a_place_and_a_hash_of_its_own():
-    assert len({dev.own_comfyui(version) for version in dev.COMFYUI_SOURCES}) == len(
-        dev.COMFYUI_SOURCES
+    assert len({comfyui.own_comfyui(version) for version in comfyui.COMFYUI_SOURCES}) == len(
+        comfyui.COMFYUI_SOURCES
     )
     assert all(
-        len(sha256) == 64 and "==" in package for package, sha256 in dev.COMFYUI_SOURCES.values()
+        len(sha256) == 64 and "==" in package
+        for package, sha256 in comfyui.COMFYUI_SOURCES.values()
     )
-    assert {dev.COMFYUI_VERSION, *dev.USUAL_HOSTS} <= dev.COMFYUI_SOURCES.keys()
+    assert {comfyui.COMFYUI_VERSION, *comfyui.USUAL_HOSTS} <= comfyui.COMFYUI_SOURCES.keys()
 
 
 def test_releases_to_test_on_are_named_by_a_variable(monkeypatch, tmp_path):
     monkeypatch.delenv("LOCKSMITH_HOSTS", raising=False)
-    assert dev.hosts_to_test() == list(dev.USUAL_HOSTS)
+    assert comfyui.hosts_to_test() == list(comfyui.USUAL_HOSTS)
     monkeypatch.setenv("LOCKSMITH_HOSTS", "all")
-    assert dev.hosts_to_test() == list(dev.COMFYUI_SOURCES)
+    assert comfyui.hosts_to_test() == list(comfyui.COMFYUI_SOURCES)
     mine = make_comfyui(tmp_path / "mine")
     monkeypatch.setenv("LOCKSMITH_HOSTS", f"0.27.0 {mine}")
-    assert [dev.host_folder(name) for name in dev.hosts_to_test()] == [
-        dev.own_comfyui("0.27.0"),
+    assert [comfyui.host_folder(name) for name in comfyui.hosts_to_test()] == [
+        comfyui.own_comfyui("0.27.0"),
         mine,
     ]
     monkeypatch.setenv("LOCKSMITH_HOSTS", "0.1")
-    with pytest.raises(dev.Fault, match=r"LOCKSMITH_HOSTS names 0\.1, .* Correct or unset it"):
-        dev.hosts_to_test()
+    with pytest.raises(steps.Fault, match=r"LOCKSMITH_HOSTS names 0\.1, .* Correct or unset it"):
+        comfyui.hosts_to_test()
 
 
 @pytest.mark.parametrize(
@@ -157,21 +167,67 @@ def test_releases_to_test_on_are_named_by_a_variable(monkeypatch, tmp_path):
 )
 def test_refuses_names_that_lead_out_of_the_folder(tmp_path, name):
     archive = make_archive(tmp_path / "a.tar.gz", [name])
-    with pytest.raises(dev.Fault, match="outside its folder"):
-        dev.unpack_folder(archive, ("vendor", "X"), tmp_path / "out")
+    with pytest.raises(steps.Fault, match="outside its folder"):
+        comfyui.unpack_folder(archive, ("vendor", "X"), tmp_path / "out")
     assert not list(tmp_path.rglob("evil.py"))
 
 
 def test_environment_is_made_anew_when_a_pin_changes(monkeypatch, tmp_path):
-    monkeypatch.setattr(dev, "REQUIREMENTS", tmp_path / "requirements.txt")
-    dev.REQUIREMENTS.write_text("torch==1\n", encoding="utf-8")
-    before = dev.recipe()
-    dev.REQUIREMENTS.write_text("torch==2\n", encoding="utf-8")
-    assert dev.recipe() != before
+    monkeypatch.setattr(environment, "REQUIREMENTS", tmp_path / "requirements.txt")
+    environment.REQUIREMENTS.write_text("torch==1\n", encoding="utf-8")
+    before = environment.recipe()
+    environment.REQUIREMENTS.write_text("torch==2\n", encoding="utf-8")
+    assert environment.recipe() != before
+
+
+def dependency_groups() -> dict[str, list]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+
+
+@pytest.mark.parametrize("group", ["comfyui", "trainers", "test", "lint"])
+def test_what_the_groups_ask_for_is_pinned(group):
+    """tests/requirements.txt is of this pyproject.toml: 'python dev.py lock' was not forgotten."""
+    pinned = [
+        Requirement(line)
+        for line in environment.REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
+    for wanted in map(Requirement, dependency_groups()[group]):
+        versions = [
+            spec.version
+            for one in pinned
+            if canonicalize_name(one.name) == canonicalize_name(wanted.name)
+            for spec in one.specifier
+        ]
+        assert versions, f"{wanted.name} has no pin: python dev.py lock"
+        assert all(wanted.specifier.contains(version) for version in versions), wanted
+
+
+def test_the_group_of_comfyui_is_what_it_requires(comfyui_path):
+    if comfyui.comfyui_version(comfyui_path) != comfyui.COMFYUI_VERSION:
+        pytest.skip(f"the group is of ComfyUI {comfyui.COMFYUI_VERSION}")
+    lines = (comfyui_path / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    asked = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    wanted = map(Requirement, dependency_groups()["comfyui"])
+    assert {(canonicalize_name(one.name), str(one.specifier)) for one in asked} == {
+        (canonicalize_name(one.name), str(one.specifier)) for one in wanted
+    }
+
+
+def test_hooks_before_a_commit_run_dev_py_commands():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (repository,) = yaml.safe_load(text)["repos"]
+    assert repository["repo"] == "local"  # nothing is downloaded
+    for hook in repository["hooks"]:
+        program, *arguments = hook["entry"].split()
+        assert program == "python"
+        assert arguments[0] == "dev.py" and dev.parse(arguments[1:]).command
 
 
 def test_every_torch_package_is_pinned():
-    assert [pin.split("==")[0] for pin in dev.pins(dev.TORCH_PACKAGES)] == list(dev.TORCH_PACKAGES)
+    assert [pin.split("==")[0] for pin in environment.pins(environment.TORCH_PACKAGES)] == list(
+        environment.TORCH_PACKAGES
+    )
 
 
 def test_text_is_appended_once_and_not_to_the_other_names_of_the_file(tmp_path):
@@ -179,16 +235,16 @@ def test_text_is_appended_once_and_not_to_the_other_names_of_the_file(tmp_path):
     installed.write_text("a = 1\n", encoding="utf-8")
     os.link(installed, in_a_cache)
     for _ in range(2):
-        dev.append_once(installed, "# mark\n", mark="# mark")
+        environment.append_once(installed, "# mark\n", mark="# mark")
     assert installed.read_text(encoding="utf-8") == "a = 1\n# mark\n"
     assert in_a_cache.read_text(encoding="utf-8") == "a = 1\n"
 
 
 def test_failing_step_says_what_failed_and_what_to_do(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(dev, "WORK", tmp_path)
-    monkeypatch.setattr(dev, "SETUP_LOG", tmp_path / "setup.log")
-    with pytest.raises(dev.Fault, match=r"(?s)the disk is full.*Free some space\."):
-        dev.run_step(
+    monkeypatch.setattr(steps, "WORK", tmp_path)
+    monkeypatch.setattr(steps, "SETUP_LOG", tmp_path / "setup.log")
+    with pytest.raises(steps.Fault, match=r"(?s)the disk is full.*Free some space\."):
+        steps.run_step(
             "a step",
             [sys.executable, "-c", "raise SystemExit('the disk is full')"],
             "Free some space.",
@@ -197,17 +253,17 @@ def test_failing_step_says_what_failed_and_what_to_do(monkeypatch, tmp_path, cap
 
 
 def test_lock_lets_one_in_at_a_time(monkeypatch, tmp_path):
-    monkeypatch.setattr(dev, "WORK", tmp_path)
-    with dev.one_at_a_time(), open(tmp_path / "lock", "a+") as second:
-        assert not dev.try_to_lock(second)
+    monkeypatch.setattr(steps, "WORK", tmp_path)
+    with steps.one_at_a_time(), open(tmp_path / "lock", "a+") as second:
+        assert not steps.try_to_lock(second)
     with open(tmp_path / "lock", "a+") as second:
-        assert dev.try_to_lock(second)
+        assert steps.try_to_lock(second)
 
 
 def test_named_browser_that_is_no_file_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("CHROMIUM_PATH", str(tmp_path))
-    with pytest.raises(dev.Fault, match=r"CHROMIUM_PATH is .* Correct or unset it"):
-        dev.browser_at_hand()
+    with pytest.raises(steps.Fault, match=r"CHROMIUM_PATH is .* Correct or unset it"):
+        browser.browser_at_hand()
 
 
 @pytest.mark.parametrize(
@@ -235,14 +291,11 @@ def bare_machine(monkeypatch, tmp_path):
     commands.mkdir()
     monkeypatch.setenv("PATH", str(commands))
     monkeypatch.delenv("CHROMIUM_PATH", raising=False)
-    monkeypatch.setattr(dev, "BROWSER_PLACES", ())
-    for name, path in {
-        "WORK": tmp_path,
-        "SETUP_LOG": tmp_path / "setup.log",
-        "OWN_BROWSERS": tmp_path / "browsers",
-    }.items():
-        monkeypatch.setattr(dev, name, path)
-    monkeypatch.setattr(dev, "environment_python", lambda: commands / "python")
+    monkeypatch.setattr(browser, "BROWSER_PLACES", ())
+    monkeypatch.setattr(steps, "WORK", tmp_path)
+    monkeypatch.setattr(steps, "SETUP_LOG", tmp_path / "setup.log")
+    monkeypatch.setattr(browser, "OWN_BROWSERS", tmp_path / "browsers")
+    monkeypatch.setattr(browser, "environment_python", lambda: commands / "python")
 
     def make(script: str) -> Path:
         for name, text in {
@@ -263,15 +316,15 @@ def test_browser_comes_from_the_system_even_if_its_list_of_packages_is_empty_at_
         'cd "${0%/*}"; case "$1" in update) : > list;; install) [ -f list ] && : > chromium && exec'
         " /bin/chmod +x chromium;; esac"
     )
-    dev.ensure_browser()
-    assert dev.browser_at_hand() == commands / "chromium"
+    browser.ensure_browser()
+    assert browser.browser_at_hand() == commands / "chromium"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no apt-get")
 def test_no_browser_is_said_and_left_to_the_tests_that_need_it(bare_machine, capsys):
     bare_machine("exit 1")
-    dev.ensure_browser()
-    assert dev.browser_at_hand() is None
+    browser.ensure_browser()
+    assert browser.browser_at_hand() is None
     assert "no browser to test with" in capsys.readouterr().out
 
 

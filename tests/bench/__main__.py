@@ -62,11 +62,12 @@ def chosen(patterns: Sequence[str] | None) -> list[Measurement]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    import conftest
+    import conftest  # noqa: F401 - the pack under its name
     import torch
+    from devtools import comfyui
     from tiny_models import import_comfy
 
-    import_comfy(conftest.dev.comfyui_at_hand())
+    import_comfy(comfyui.comfyui_at_hand())
     torch.set_num_threads(1)
     about, results = machine(), []
     for number, one in enumerate(options.chosen, 1):

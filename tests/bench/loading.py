@@ -70,11 +70,12 @@ def _comfy():
     """ComfyUI's package; in a process of peak.py it is not imported yet."""
     import sys
 
-    import conftest
+    import conftest  # noqa: F401 - the pack under its name
+    from devtools import comfyui
     from tiny_models import import_comfy
 
     if "comfy.sd" not in sys.modules:
-        import_comfy(conftest.dev.comfyui_at_hand())
+        import_comfy(comfyui.comfyui_at_hand())
     import comfy.model_patcher
     import comfy.sd
     import comfy.utils

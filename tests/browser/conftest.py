@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import comfy_server
-import locksmith_dev as dev
 import pytest
+from devtools import steps
+from devtools.browser import browser_at_hand
 from front_end import FrontEnd
 from playwright.sync_api import Browser, Error, sync_playwright
 
@@ -29,8 +30,8 @@ def browser() -> Iterator[Browser]:
     beside playwright.
     """
     try:
-        found = dev.browser_at_hand()
-    except dev.Fault as fault:
+        found = browser_at_hand()
+    except steps.Fault as fault:
         pytest.fail(str(fault), pytrace=False)
     if found is None:
         pytest.fail(

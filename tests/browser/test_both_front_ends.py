@@ -9,8 +9,9 @@ import uuid
 from pathlib import Path
 
 import comfy_server
-import locksmith_dev as dev
 import pytest
+from devtools import front_end as newest_front_end
+from devtools import steps
 from front_end import node
 from playwright.sync_api import expect
 from tiny_models import BROKEN_LORA, FLUX
@@ -33,14 +34,14 @@ def server(which, server, comfyui_path, tmp_path_factory):
     if which == PINNED:
         yield server
         return
-    folder = dev.front_end_at_hand()
+    folder = newest_front_end.front_end_at_hand()
     if folder is None:
         pytest.fail(
-            f"There is no front end {dev.NEWEST_FRONT_END} in {dev.WORK}. 'python dev.py test'"
+            f"There is no front end {newest_front_end.NEWEST_FRONT_END} in {steps.WORK}. 'python dev.py test'"
             " gets it.",
             pytrace=False,
         )
-    base = comfy_server.prepare_base(tmp_path_factory.mktemp("newest"), dev.ROOT)
+    base = comfy_server.prepare_base(tmp_path_factory.mktemp("newest"), steps.ROOT)
     shutil.copytree(server.base / "models", base / "models", dirs_exist_ok=True)
     extra = ("--front-end-root", str(folder))
     with comfy_server.Server(

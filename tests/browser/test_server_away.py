@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import comfy_server
-import locksmith_dev as dev
 import pytest
+from devtools import steps
 from front_end import LOADER, FrontEnd
 from playwright.sync_api import expect
 from tiny_models import KOHYA_LORA
@@ -22,7 +22,7 @@ AWAY = "The server did not answer"
 @pytest.fixture(scope="module")
 def server(comfyui_path, tiny_models_folder, tmp_path_factory) -> Iterator[comfy_server.Server]:
     """A server of this module's own, that it stops and starts again."""
-    base = comfy_server.prepare_base(tmp_path_factory.mktemp("away"), dev.ROOT)
+    base = comfy_server.prepare_base(tmp_path_factory.mktemp("away"), steps.ROOT)
     shutil.copytree(tiny_models_folder, base / "models", dirs_exist_ok=True)
     with comfy_server.Server(
         Path(sys.executable), comfyui_path, base, base / "server.log"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import comfy_server
 import demo
-import locksmith_dev as dev
 import pytest
 import torch
+from devtools import comfyui, steps
 from reports.small_files import flux_lora, write_file
 from safetensors.torch import load, load_file, save_file
 from tiny_models import BROKEN_LORA, DIFFUSERS_LORA, FLUX, HIDDEN, KOHYA_LORA
@@ -30,8 +30,8 @@ MODEL, CLIP = ["model", 0], ["clip", 0]
 
 def hosts_to_test() -> list[str]:
     try:
-        return dev.hosts_to_test()
-    except dev.Fault as fault:
+        return comfyui.hosts_to_test()
+    except steps.Fault as fault:
         raise pytest.UsageError(str(fault)) from None
 
 
@@ -55,12 +55,12 @@ def small_pictures():
 )
 def host(request, tiny_models_folder, tmp_path_factory):
     """A server of one release, with the pack and the tiny models."""
-    folder = dev.host_folder(request.param)
-    if not dev.is_comfyui(folder):
+    folder = comfyui.host_folder(request.param)
+    if not comfyui.is_comfyui(folder):
         pytest.fail(
             f"There is no ComfyUI in {folder}. 'python dev.py test' gets it.", pytrace=False
         )
-    base = comfy_server.prepare_base(tmp_path_factory.mktemp("host"), dev.ROOT)
+    base = comfy_server.prepare_base(tmp_path_factory.mktemp("host"), steps.ROOT)
     shutil.copytree(tiny_models_folder, base / "models", dirs_exist_ok=True)
     write_dora(base / "models" / "loras" / DORA)
     with comfy_server.Server(Path(sys.executable), folder, base, base / "server.log") as running:

@@ -6,10 +6,10 @@ import ast
 import subprocess
 import sys
 
-import locksmith_dev as dev
 import lora_locksmith
 import pytest
 from comfy_server import PATIENCE
+from devtools import comfyui, steps
 
 ASK_AS_A_HOST_DOES = """
 import asyncio, importlib.util, logging, sys
@@ -34,7 +34,7 @@ def ask(tmp_path, version: str) -> subprocess.CompletedProcess:
         (tmp_path / "comfyui_version.py").write_text(
             f'__version__ = "{version}"\n', encoding="utf-8"
         )
-    command = [sys.executable, "-I", "-c", ASK_AS_A_HOST_DOES, str(dev.ROOT), str(tmp_path)]
+    command = [sys.executable, "-I", "-c", ASK_AS_A_HOST_DOES, str(steps.ROOT), str(tmp_path)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
@@ -59,18 +59,18 @@ def test_others_are_not(tmp_path, version):
 
 def test_an_old_python_can_read_what_tells_it_so():
     for name in ("__init__.py", "dev.py"):
-        ast.parse((dev.ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+        ast.parse((steps.ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
 def test_what_is_needed_is_the_same_everywhere():
     oldest = ".".join(map(str, lora_locksmith.OLDEST_COMFYUI))
     python = ".".join(map(str, lora_locksmith.OLDEST_PYTHON))
     pyproject, readme = (
-        (dev.ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md")
+        (steps.ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md")
     )
     assert (
         f'requires-comfyui = ">={oldest}"' in pyproject
         and f'requires-python = ">={python}"' in pyproject
     )
     assert f"ComfyUI {oldest} or newer, Python {python} or newer" in readme
-    assert next(iter(dev.COMFYUI_SOURCES)) == oldest == dev.USUAL_HOSTS[0]
+    assert next(iter(comfyui.COMFYUI_SOURCES)) == oldest == comfyui.USUAL_HOSTS[0]
