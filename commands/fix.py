@@ -24,6 +24,7 @@ from ..identify.trainer import UNTOLD
 from ..lora.rewrite.rename import (
     NATIVE,
     Refused,
+    assumption,
     check_base_known,
     is_folder,
     losses,
@@ -321,7 +322,9 @@ def _fix(
             else message(ALREADY)
         )
         return FixResult(os.fspath(path), FINE, reason, kept=ALREADY)
-    lost, cautions = losses(found.plan, conversion.left_out), unreadable(found.config_beside)
+    lost = losses(found.plan, conversion.left_out)
+    assumed = assumption(found, dialect, options.drop)
+    cautions = (*([assumed] if assumed else []), *unreadable(found.config_beside))
     code = PROBLEMS if lost else FINE
     if options.dry_run:
         _check_free(destination, dialect, options)

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 from ..key_maps.dialect import DENOISER
-from ..key_maps.table import Family, Match, flatten, generalise, numbered, unify
+from ..key_maps.table import Family, Match, Size, evaluate, flatten, generalise, numbered, unify
 from ..messages import joined, message
 from ..planning.assign import Misfit, assign
 from ..planning.groups import Group
@@ -20,6 +21,7 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, "Shape | None"]
 
 MAX_SAMPLES = 400
+MIN_PATTERNS = 3  # of a file in sizes that no published model has, for which a family is named
 MAX_REMEMBERED = 20_000  # samples whose meanings are remembered
 MAX_MEMBERS = 4  # of one pattern, looked at where families fit equally well
 MIN_FITTING = 0.75  # share of a file's module patterns a family must know
@@ -35,10 +37,15 @@ FAMILY_METADATA = (
     OWN_FAMILY,
     "modelspec.architecture",
     "ss_base_model_version",
-)  # metadata that names the base model, the plainer first
+    "ss_network_module",
+)  # metadata that names the base model, the plainer first; the last is the module of its network
 LONGEST_VALUE = 100
 WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
+
+
+class FlatShape(tuple):
+    """The shape (outputs, product of all inner sizes) of a weight, where a file tells no more."""
 
 
 class ModulePattern(NamedTuple):
@@ -65,8 +72,10 @@ class BlockCount(NamedTuple):
 
 
 class FamilyMatch(NamedTuple):
-    """A family read off a file; `name` is "" where it cannot be told, then `rivals` are the
-    families that fit equally well.
+    """A family read off a file; `name` is "" where it cannot be told, then `ties` are the families
+    that fit equally well, the likeliest first.
+
+    is_likely: most files that fit all of `ties` are for the first.
     """
 
     name: str
@@ -79,6 +88,7 @@ class FamilyMatch(NamedTuple):
     samples: tuple[ModulePattern, ...] = ()
     depths: Mapping[str, BlockCount] = {}
     encoder_modules: tuple[str, ...] = ()  # modules whose prefixes name a text encoder
+    is_likely: bool = False
 
 
 def identify(
@@ -106,32 +116,54 @@ def identify(
         )
     depths = block_counts(samples)
     closest = _closest(scores, best, samples, meanings, depths, target_model)
+    unpublished = _unpublished(scores, samples, meanings, closest, target_model)
+    closest = unpublished or closest
     if not closest:
         evidence = (message("identify.names_in_table", known=best, count=len(samples)),)
         runners = _near_misses(scores, target_model.families, (), best, len(samples))
         return unknown._replace(evidence=evidence, near_misses=runners, depths=depths)
     evidence = [message("identify.patterns_in_table", known=best, count=len(samples))]
     chosen, reason = _decide(closest, metadata, target_model)
+    evidence += [message("identify.sizes_unpublished")] if unpublished else []
     evidence += [reason] if reason else []
     runners = _near_misses(
         scores, target_model.families, [family.name for family in closest], best, len(samples)
     )
     if chosen is None:
-        title = joined((family.title for family in closest), "or")
         return FamilyMatch(
             "",
-            title,
+            _title_of_several(closest, bool(unpublished)),
             tuple(family.name for family in closest),
             tuple(evidence),
             runners,
             samples,
             depths,
             encoder_modules,
+            _is_likely(closest),
         )
-    title = variant_title(chosen, samples, target_model)
+    title = (
+        message("identify.unpublished", title=chosen.title)
+        if unpublished
+        else variant_title(chosen, samples, target_model)
+    )
     return FamilyMatch(
         chosen.name, title, (), tuple(evidence), runners, samples, depths, encoder_modules
     )
+
+
+def _is_likely(closest: Sequence[Family]) -> bool:
+    """Whether the first of several families is the one that most files are for."""
+    return closest[0].common and not closest[1].common
+
+
+def _title_of_several(closest: Sequence[Family], unpublished: bool) -> str:
+    """Families that fit equally well: the common one and in brackets the others, or all of them."""
+    first, *others = (family.title for family in closest)
+    likely = _is_likely(closest)
+    title = first if likely else joined((first, *others), "or")
+    if unpublished:
+        title = message("identify.unpublished", title=title)
+    return message("identify.also_fits", title=title, others=joined(others)) if likely else title
 
 
 def _of_encoders(
@@ -198,10 +230,109 @@ def _closest(
     return sorted(closest, key=lambda family: not family.common)
 
 
+def _unpublished(
+    scores: Mapping[str, int],
+    samples: Sequence[ModulePattern],
+    meanings: Sequence[Mapping[str, RowFit]],
+    closest: Sequence[Family],
+    target_model: TargetModel,
+) -> list[Family]:
+    """The families that know all names of the file, in sizes that no published variant has but that
+    agree with each other: pruned, distilled, tiny models. The common ones first; none where a
+    published model has all of it.
+    """
+    members = [[*_all_names(sample)] for sample in samples]
+
+    def of(family: Family) -> list[RowFit]:
+        return [fits.get(family.name, NO_MEANING) for fits in meanings]
+
+    def left_over(family: Family) -> int:
+        """Modules that it lacks; of those whose names are read otherwise nothing is known."""
+        return sum(
+            not any(_has(target_model, family, name) for name in names)
+            for fit, each in zip(of(family), members, strict=True)
+            for names in (each if fit.plain else ())
+        )
+
+    published = any(family is target_model.family or not left_over(family) for family in closest)
+    if published or _few_names(samples):
+        return []
+    able = [
+        family
+        for family in target_model.families.values()
+        if scores.get(family.name) == len(samples) and _has_one_size(family, of(family))
+    ]
+    # Where all lack some modules, the file has more blocks than any published model.
+    able = [family for family in able if not left_over(family)] or able
+    able = _lowest(able, lambda family: sum(not fit.plain for fit in of(family)))
+    return sorted(able, key=lambda family: not family.common)
+
+
+def _few_names(samples: Sequence[ModulePattern]) -> bool:
+    """Whether the modules' names, block numbers aside, are too few to tell a model by."""
+    names = {NUMBER.sub("", member) for sample in samples for member in sample.members}
+    return len(names) < MIN_PATTERNS
+
+
+def _has_one_size(family: Family, meanings: Sequence[RowFit]) -> bool:
+    """Whether each symbol whose sizes the family's table states has one size in the whole file."""
+    stated = _stated(family)
+    sizes: dict[str, int] = {}
+    for solutions in sorted((meaning.sizes for meaning in meanings), key=len):
+        fitting = [
+            solved
+            for solved in solutions
+            if all(
+                sizes.get(symbol, size) == size
+                for symbol, size in solved.items()
+                if symbol in stated
+            )
+        ]
+        if solutions and not fitting:
+            return False
+        sizes.update(
+            {} if len(fitting) != 1 else {k: v for k, v in fitting[0].items() if k in stated}
+        )
+    return True
+
+
 def _agrees(family: Family, meanings: Sequence[RowFit]) -> bool:
-    """Whether the shapes are those of a published variant, most of them."""
-    least = min((_contradicted(sizes, meanings) for sizes in family.sizes.values()), default=0)
-    return least <= (1 - MIN_AGREEING) * len(meanings)
+    """Whether the shapes are those of a published variant."""
+    return not family.sizes or bool(_agreeing(family, meanings))
+
+
+def _agreeing(family: Family, meanings: Iterable[RowFit]) -> list[str]:
+    """The published variants that agree with most of the shapes that tell any of the family's
+    sizes; the best first.
+    """
+    stated = _stated(family)
+    telling = [
+        meaning
+        for meaning in meanings
+        if not meaning.sizes or any(not stated.isdisjoint(solved) for solved in meaning.sizes)
+    ]
+    faults = {variant: _contradicted(sizes, telling) for variant, sizes in family.sizes.items()}
+    most = (1 - MIN_AGREEING) * len(telling)
+    return sorted((name for name in faults if faults[name] <= most), key=faults.__getitem__)
+
+
+def agreeing_variant(
+    family: Family, samples: Iterable[ModulePattern], target_model: TargetModel
+) -> str | None:
+    """The published variant whose sizes the file's modules have, most of them; None where its
+    sizes are others.
+    """
+    meanings = [
+        _meanings(target_model, sample).get(family.name, NO_MEANING)
+        for sample in samples
+        if sample.shape is not None
+    ]
+    return next(iter(_agreeing(family, meanings)), None)
+
+
+def _stated(family: Family) -> set[str]:
+    """The symbols whose sizes the family's table states."""
+    return {symbol for sizes in family.sizes.values() for symbol in sizes}
 
 
 def _lowest(known: Sequence[Family], rank: Callable[[Family], Any]) -> list[Family]:
@@ -264,7 +395,7 @@ def _decide(
     chosen, reason = _by_metadata(closest, metadata)
     if chosen is not None:
         return chosen, message("identify.metadata_decide", evidence=reason)
-    return None, message("identify.not_told_apart")
+    return None, "" if _is_likely(closest) else message("identify.not_told_apart")
 
 
 def _by_metadata(
@@ -369,7 +500,7 @@ def _meanings(target_model: TargetModel, sample: ModulePattern) -> Mapping[str, 
     """Family -> what a sample can be in it; remembered, because the files of one
     trainer are alike.
     """
-    key = (sample.names, sample.alias_names, sample.shape)
+    key = (sample.names, sample.alias_names, type(sample.shape), sample.shape)
     return _remembered(target_model, key, lambda: _new_meanings(target_model, sample))
 
 
@@ -534,8 +665,9 @@ def weight_shape(roles: Shapes) -> Shape | None:
             module = assignment.kind.shape({role: roles[role] for role in assignment.roles})
             if assignment.kind.never_beside:
                 continue  # it may be half of another
-            if module.out is not None and module.inner and not module.flat:
-                return (module.out, *module.inner)
+            if module.out is not None and module.inner:
+                shape = (module.out, *module.inner)
+                return FlatShape(shape) if module.flat else shape
     except (Misfit, IndexError, TypeError):
         pass
     return None
@@ -545,7 +677,20 @@ def _fits(match: Match, shape: Shape | None) -> bool:
     row = match.row
     if shape is None or row.shape is None or not is_whole(match) or len(row.native) > 1:
         return True
-    return unify(row.shape, shape) is not None or unify(row.shape, (*shape, 1, 1)) is not None
+    if solve(row.shape, shape) is not None:
+        return True
+    return not isinstance(shape, FlatShape) and unify(row.shape, (*shape, 1, 1)) is not None
+
+
+def solve(row: Sequence[Size], shape: Shape) -> Mapping[str, int] | None:
+    """The sizes of the symbols in a row's shape if it is `shape`; None where it cannot be."""
+    if not isinstance(shape, FlatShape) or len(row) < 3:
+        return unify(tuple(row), shape)
+    kernel = [evaluate(size, {}) for size in row[2:]]
+    if None in kernel:
+        return {}
+    inner, rest = divmod(shape[1], prod(kernel))
+    return None if rest else unify(tuple(row[:2]), (shape[0], inner))
 
 
 def is_whole(match: Match) -> bool:
@@ -584,7 +729,13 @@ def _solved(match: Match, shape: Shape) -> Mapping[str, int] | None:
     row = match.row
     if row.shape is None or len(row.native) > 1:
         return {}
-    return unify(row.shape, shape) if is_whole(match) else unify(row.shape[1:], shape[1:])
+    if is_whole(match):
+        return solve(row.shape, shape)
+    return (
+        None
+        if isinstance(shape, FlatShape) and len(row.shape) > 2
+        else unify(row.shape[1:], shape[1:])
+    )
 
 
 def solved_sizes(family: Family, samples: Iterable[ModulePattern]) -> dict[str, int]:
@@ -599,7 +750,7 @@ def solved_sizes(family: Family, samples: Iterable[ModulePattern]) -> dict[str, 
             if match.row.shape and len(match.row.native) == 1 and is_whole(match)
         ]
         solved = (
-            [unify(match.row.shape, sample.shape) for match in matches]
+            [solve(match.row.shape, sample.shape) for match in matches]
             if sample.shape is not None
             else []
         )

@@ -32,8 +32,8 @@ from .lora_family import (
     FamilyMatch,
     ModulePattern,
     Shapes,
+    agreeing_variant,
     blocks_of,
-    contradictions,
     is_whole,
     matches_of,
     member_names,
@@ -185,12 +185,11 @@ def _numbers(numbers: Mapping[str, int]) -> Numbers:
 def _fitting_sizes(
     family: Family, samples: Sequence[ModulePattern], known: TargetModel
 ) -> tuple[str, Mapping[str, int]]:
-    """The published variant that contradicts the file least, and its sizes; the file's own where it
-    contradicts half of it.
+    """The published variant that agrees with the file, and its sizes; the file's own where none
+    does.
     """
-    faults = contradictions(family, samples, known)
-    variant = min(faults, key=faults.__getitem__, default="")
-    if variant in faults and 2 * faults[variant] <= len(samples):
+    variant = agreeing_variant(family, samples, known)
+    if variant is not None:
         return variant, family.sizes[variant]
     return "", solved_sizes(family, samples)
 

@@ -271,7 +271,7 @@ class Inspection:
         """For which model, and by whom."""
         unknown = "inspect.unknown_encoders" if self.only_encoders else "inspect.unknown_model"
         made_for = self.family.title or message(unknown)
-        if self.family.ties:
+        if self.family.ties and not self.family.is_likely:
             made_for = message("inspect.not_told_apart", models=made_for)
         if self.writer == UNTOLD:
             return message("inspect.origin_unknown_writer", made_for=made_for)

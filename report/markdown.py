@@ -89,6 +89,9 @@ def _what(
 ) -> Iterator[str]:
     family, writer = inspection.family, inspection.report.writer
     made_for = speak.text(family.title) or speak("report.unknown")
+    evidence = _bracketed(speak, *inspection.guess.evidence)
+    if family.is_likely:  # its title has brackets of its own
+        evidence = "; " + speak.joined(inspection.guess.evidence, "semicolon")
     version = inspection.metadata.trainer_version
     close = [_close(title, share) for title, share in inspection.guess.near_misses]
     kinds = [f"{count} {speak.text(kind)}" for kind, count in inspection.kinds.most_common()]
@@ -101,7 +104,7 @@ def _what(
     )
     rows = (
         ("report.file", speak(tensors)),
-        ("report.made_for", plain(made_for + _bracketed(speak, *inspection.guess.evidence))),
+        ("report.made_for", plain(made_for + evidence)),
         ("inspect.close_to", speak.joined(close)),
         (
             "inspect.written_by",
@@ -159,10 +162,10 @@ def _loads(inspection: Inspection, speak: Speaker) -> Iterator[str]:
             yield speak("inspect.specify_model")
         return
     if inspection.is_reference:
-        title = inspection.family.title
+        family = inspection.plan.target_model.family
         yield (
-            speak("inspect.estimated", model=_first(title))
-            if title
+            speak("inspect.estimated", model=family.title)
+            if family
             else speak("inspect.estimated_unknown")
         )
     elif report.model_title:
@@ -233,10 +236,6 @@ def _health(inspection: Inspection, speak: Speaker) -> Iterator[str]:
         yield "- " + speak.joined((finding, speak.text(health.meaning)), "space")
     if not inspection.health:
         yield speak("inspect.nothing_odd")
-
-
-def _first(title: str) -> str:
-    return title.partition(" or ")[0]
 
 
 def _trained(inspection: Inspection, speak: Speaker) -> Iterator[str]:

@@ -232,8 +232,21 @@ def check_base_known(inspection: Inspection, dialect: str, drop: bool, option: s
         raise Refused((inspection.other,))
     if not inspection.plan.target_model.networks:
         raise Refused((message("lora.specify_base", option=option),))
+    if inspection.guess.is_likely:
+        return
     if apart := rivals_apart(inspection, dialect, drop):
         raise Refused((message("lora.ambiguous", models=joined(apart), option=option),))
+
+
+def assumption(inspection: Inspection, dialect: str, drop: bool = False) -> str:
+    """Says for which model the keys are, where the file only probably is for it and the keys would
+    differ for others; "" elsewhere.
+    """
+    likely = inspection.guess.is_likely and inspection.is_reference
+    if not likely or not (apart := rivals_apart(inspection, dialect, drop)):
+        return ""
+    model = inspection.plan.target_model.family.title
+    return message("lora.assumed", model=model, models=joined(apart))
 
 
 def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from ...lora.copies import compared
 from ...lora.io.dtypes import DTYPES
 from ...lora.io.writer import Written, write_as
 from ...lora.not_finite import NotFinite
-from ...lora.rewrite.rename import Refused, rivals_apart, writable
+from ...lora.rewrite.rename import Refused, assumption, rivals_apart, writable
 from ...lora.rewrite.verify import VerificationError
 from ...messages import joined, message
 from ...report.inspection import Inspection
@@ -55,7 +55,8 @@ def save_lora(
     """Write what was inspected as `dialect`; `dtype`: one of DTYPES, anything else keeps them.
     Raises SaveError.
     """
-    if apart := rivals_apart(found, dialect):
+    apart = () if found.guess.is_likely else rivals_apart(found, dialect)
+    if apart:
         fault = message("nodes.ambiguous_for", models=", ".join(apart), dialect=dialect)
         raise SaveError(fault, message("nodes.connect_model_or_dialect"))
     path = destination(filename)
@@ -72,7 +73,8 @@ def save_lora(
                 overwrite=overwrite,
             )
             _written[filename] = written.path
-            return written
+            cautions = filter(None, (assumption(found, dialect), written.caution))
+            return written._replace(caution=joined(cautions, "space"))
     except FileExistsError:
         raise SaveError(
             message("nodes.exists_already", name=filename),

@@ -346,10 +346,29 @@ def test_models_that_would_get_other_names_are_not_chosen_between(run, tmp_path)
     code, told = run(tmp_path / "a.safetensors", "--to", "kohya")
     assert (
         code == 1
-        and "ambiguous: the keys would differ for mage_flow" in told[0]["told"]
+        and "ambiguous: the keys would differ for qwen_image, mage_flow" in told[0]["told"]
         and "--against" in told[0]["told"]
     )
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_is_most_likely_for_one_model_is_written_for_it_and_that_is_said(run, tmp_path):
+    attention = ("to_q", "to_k", "to_v")
+    double = (*attention, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    tensors = {}
+    for block in range(2):
+        layers = [f"transformer_blocks.{block}.attn.{layer}" for layer in double]
+        layers += [f"single_transformer_blocks.{block}.attn.{layer}" for layer in attention]
+        for layer in layers:
+            tensors[f"transformer.{layer}.lora_A.weight"] = torch.ones(2, 640)
+            tensors[f"transformer.{layer}.lora_B.weight"] = torch.ones(640, 2)
+    save_file(tensors, tmp_path / "a.safetensors")
+    code, told = run(tmp_path / "a.safetensors", "--to", "kohya")
+    assert code == 0, told
+    assert told[0]["told"].startswith("The keys are those of FLUX.1")
+    assert "they would differ" in told[0]["told"]
+    keys = load_file(told[0]["written"]).keys()
+    assert any(key.startswith("lora_unet_double_blocks_0_img_attn_qkv") for key in keys)
 
 
 def test_a_file_that_keeps_its_names_with_a_doubt_is_counted_among_those_that_have_them(

@@ -10,10 +10,12 @@ from itertools import chain
 
 import comfy_models
 import pytest
+from lora_locksmith.identify import reference_model
 from lora_locksmith.identify.lora_family import identify
+from lora_locksmith.identify.reference_model import ReferenceSpec
 from lora_locksmith.identify.trainer import model_title, name_trainer
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
-from lora_locksmith.key_maps.table import families, flatten, generalise
+from lora_locksmith.key_maps.table import families, flatten, generalise, numbered
 from lora_locksmith.planning.groups import group_keys
 from lora_locksmith.planning.names import spell
 from lora_locksmith.planning.plan import make_plan
@@ -437,6 +439,69 @@ def test_a_model_that_no_table_knows_is_not_told_for_another(target_model_of, na
                 guess[:4],
                 [module.module for module in modules[:3]],
             )
+
+
+SIZED = [name for name, family in families().items() if family.kind == DENOISER and family.sizes]
+
+
+def narrow_model(family, share):
+    """A model of the family in a size that nobody has published."""
+    symbols = {symbol for row in family.rows for size in row.shape or () for symbol, _ in size}
+    sizes = dict.fromkeys(symbols - {""}, 80)  # UNets state few of theirs
+    sizes |= {symbol: size // share for symbol, size in next(iter(family.sizes.values())).items()}
+    blocks = {
+        prefix: 2 for row in family.rows for prefix, _ in numbered(row.native[0], row.native[0])
+    }
+    spec = ReferenceSpec(
+        family.name, DENOISER, "diffusion_model.", tuple(sizes.items()), tuple(blocks.items())
+    )
+    return TargetModel([reference_model._draw(family, spec)])
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_an_unpublished_size_of_a_family_is_called_that(known, name):
+    family = families()[name]
+    target_model = narrow_model(family, 4)
+    for dialect in (dialects()["kohya"], dialects()["comfyui"]):
+        spelled = [
+            module
+            for module in spell(target_model, target_model.networks[DENOISER], dialect)
+            if len(module.shape) > 1 and 0 not in module.shape
+        ]
+        assert len(spelled) > 4
+        for kind in (lora, lokr):
+            guess = told(known, keys_of(spelled, kind, dialect))
+            if guess.name:
+                assert guess.name == name
+                assert guess.title in (f"{family.title}, unpublished size", family.title)
+            else:
+                assert name in guess.ties and "unpublished size" in guess.title
+
+
+def test_metadata_settle_an_unpublished_size_that_several_families_could_have(known):
+    keys = {
+        f"transformer.transformer_blocks.{block}.attn.{layer}.{role}.weight": shape
+        for block in range(3)
+        for layer in ("to_q", "to_k", "to_v", "to_out.0")
+        for role, shape in (("lora_A", (4, 640)), ("lora_B", (640, 4)))
+    }
+    guess = told(known, keys)
+    assert not guess.name and {"flux1", "qwen_image"} <= set(guess.ties)
+    assert "unpublished size" in guess.title and not guess.is_likely
+    guess = told(known, keys, {"ss_network_module": "networks.lora_qwen_image"})
+    assert (guess.name, guess.title) == ("qwen_image", "Qwen-Image, unpublished size")
+
+
+def test_a_common_model_is_named_before_the_others_that_fit(known):
+    keys = {
+        f"lora_unet_single_blocks_{block}_linear{number}.{role}.weight": shape
+        for block in range(6)
+        for number, out, inner in ((1, 21504, 3072), (2, 3072, 15360))
+        for role, shape in (("lora_down", (16, inner)), ("lora_up", (out, 16)))
+    }
+    guess = told(known, keys)
+    assert guess.is_likely and guess.ties[0] == "flux1" and not guess.name
+    assert guess.title.startswith("FLUX.1 (its keys also fit Chroma")
 
 
 def test_names_nobody_uses_are_not_told(known):
