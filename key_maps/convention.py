@@ -4,6 +4,7 @@ and decides which of them hold.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import LocksmithError, about_file, at_line
 from ..messages import joined, message, text_of
 from .arithmetic import Expression, as_number
-from .evidence import ROOMS, Condition, Evidence, read_condition
+from .evidence import ROOMS, Condition, Evidence, Let, NumberedPatterns, read_condition
 from .lines import lines_of, read_text
 
 FOLDER = Path(__file__).parent / "conventions"
@@ -26,14 +27,15 @@ class ConventionError(LocksmithError, ValueError):
 class Case(NamedTuple):
     """What a convention means under some conditions.
 
-    scale: what multiplies the delta. kind: of adapter that its tensors are. options: for its
-    mathematics. refuse: why it is not applied. caution: why the result is doubtful. All empty: what
-    is usual.
+    scale: what multiplies the delta. times: what multiplies the strength that alpha and rank give.
+    kind: of adapter that its tensors are. options: for its mathematics. refuse: why it is not
+    applied. caution: why the result is doubtful. All empty: what is usual.
     """
 
     title: str
     conditions: tuple[Condition, ...] = ()
     scale: Expression | None = None
+    times: Expression | None = None
     kind: str = ""
     options: tuple[Option, ...] = ()
     refuse: str = ""
@@ -42,21 +44,23 @@ class Case(NamedTuple):
     @property
     def decides(self) -> bool:
         """Whether it says more than a doubt."""
-        return bool(self.scale or self.kind or self.options or self.refuse)
+        return bool(self.scale or self.times or self.kind or self.options or self.refuse)
 
 
 class Convention(NamedTuple):
     """One record: where all `conditions` hold, the first case counts whose own hold too. `over`:
-    records it stands before.
+    records it stands before. settled: fields of the metadata, as paths, that must not stand in a
+    new file whose tensors hold what they call for.
     """
 
     name: str
     title: str
     sources: tuple[str, ...]
     kinds: frozenset[str]
-    lets: tuple[tuple[str, str | Expression], ...]
+    lets: tuple[Let, ...]
     conditions: tuple[Condition, ...]
     over: frozenset[str]
+    settled: frozenset[str]
     cases: tuple[Case, ...]
 
     def possible(self) -> Possible:
@@ -70,13 +74,13 @@ class Convention(NamedTuple):
         tensors, and is in no doubt.
         """
         return self._replace(
-            cases=tuple(case._replace(scale=None, caution="") for case in self.cases)
+            cases=tuple(case._replace(scale=None, times=None, caution="") for case in self.cases)
         )
 
     @property
     def is_of_numbers(self) -> bool:
         """Whether a scale, or a doubt, is all that any of its cases says."""
-        return not any(case._replace(scale=None).decides for case in self.cases)
+        return not any(case._replace(scale=None, times=None).decides for case in self.cases)
 
 
 class Possible(NamedTuple):
@@ -134,7 +138,7 @@ class Possible(NamedTuple):
 class _Numbers(dict):
     """The numbers of one adapter, read when the first is asked for: most conditions need none."""
 
-    def __init__(self, evidence: Evidence, lets: Sequence[tuple[str, str | Expression]]):
+    def __init__(self, evidence: Evidence, lets: Sequence[Let]):
         super().__init__()
         self.read: Callable[[], dict[str, float]] | None = lambda: evidence.numbers(lets)
 
@@ -168,8 +172,8 @@ def _left(
 
 # Reading
 
-EFFECTS = ("scale", "kind", "option", "refuse", "caution")
-OF_RECORD = ("title", "source", "kinds", "let", "over")
+EFFECTS = ("scale", "times", "kind", "option", "refuse", "caution")
+OF_RECORD = ("title", "source", "kinds", "let", "over", "settled")
 
 
 def read_convention(path: Path) -> Convention:
@@ -181,6 +185,7 @@ def read_convention(path: Path) -> Convention:
         "kinds": frozenset(),
         "lets": (),
         "over": frozenset(),
+        "settled": frozenset(),
         "conditions": (),
     }
     cases: list[Case] = []
@@ -226,19 +231,28 @@ def _take(record: dict[str, Any], cases: list[Case], key: str, value: str) -> No
 
 
 def _with_effect(case: Case, key: str, value: str) -> Case:
-    if key == "scale":
-        return case._replace(scale=Expression(value))
+    if key in ("scale", "times"):
+        return case._replace(**{key: Expression(value)})
     if key == "option":
         name, _, setting = value.partition(" ")
         return case._replace(options=(*case.options, (name, _literal(setting.strip()))))
     return case._replace(**{key: value})
 
 
-def _let(text: str) -> tuple[str, str | Expression]:
+def _let(text: str) -> Let:
     name, equals, source = (part.strip() for part in text.partition("="))
     if not equals or not name.isidentifier():
         raise ValueError(message("key_maps.no_let", text=text))
-    return name, source if source.startswith(ROOMS) else Expression(source)
+    if not source.startswith(ROOMS):
+        return Let(name, Expression(source))
+    path, *words = source.split()
+    if not words:
+        return Let(name, path)
+    if words[0] == "for" and len(words) > 1:
+        return Let(name, path, tuple(words[1:]))
+    if words[0] == "listed" and len(words) == 2:
+        return Let(name, path, before=words[1])
+    raise ValueError(message("key_maps.no_let", text=text))
 
 
 def _literal(text: str) -> str | float | bool:
@@ -261,7 +275,9 @@ def asked_metadata() -> tuple[str, ...]:
         for case in one.cases
         for condition in (*one.conditions, *case.conditions)
     ]
-    texts += [source for one in conventions() for _, source in one.lets if isinstance(source, str)]
+    texts += [
+        let.source for one in conventions() for let in one.lets if isinstance(let.source, str)
+    ]
     return tuple(
         sorted(
             {
@@ -273,6 +289,25 @@ def asked_metadata() -> tuple[str, ...]:
     )
 
 
+def without_settled(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a file for a new one, whose tensors hold what the conventions call for; an
+    entry that cannot be read says nothing and is emptied.
+    """
+    result = dict(metadata)
+    for path in sorted({path for one in conventions() for path in one.settled}):
+        key, _, field = path.removeprefix("metadata.").partition(">")
+        if field in result.get(key, ""):
+            result[key] = _without(result[key], field)
+    return result
+
+
+def _without(text: str, field: str) -> str:
+    try:
+        return json.dumps({key: value for key, value in json.loads(text).items() if key != field})
+    except (ValueError, AttributeError, RecursionError):
+        return "{}"
+
+
 # Deciding
 
 
@@ -282,6 +317,7 @@ class Meaning(NamedTuple):
     """
 
     scale: float | None = None
+    times: float | None = None
     kind: str = ""
     options: tuple[Option, ...] = ()
     refusal: str = ""
@@ -316,6 +352,7 @@ class Conventions:
         narrowed = (one.possible().narrowed(file, _by_file(one)) for one in known)
         self.possible = [possible for possible in narrowed if possible is not None]
         self.by_roles: dict[tuple[str, tuple[str, ...]], list[Possible]] = {}
+        self.listed: dict[str, NumberedPatterns] = {}
 
     def of(self, kind: str, roles: tuple[str, ...]) -> list[Possible]:
         """Those that are possible for adapters of a kind with these tensors; for most there are
@@ -342,6 +379,7 @@ class Conventions:
         other counts.
         """
         asked = self.of(evidence.kind, tuple(evidence.shapes))
+        evidence = evidence._replace(listed=self.listed)
         holding = [
             (one.convention, case) for one in asked if (case := one.case(evidence)) is not None
         ]
@@ -356,11 +394,8 @@ def _no_number(role: str) -> None:
 
 
 def _by_file(convention: Convention) -> Callable[[Condition], bool]:
-    names = {
-        name
-        for name, source in convention.lets
-        if isinstance(source, str) and not source.startswith("role.")
-    }
+    others = {let.name for let in convention.lets if not let.of_file}
+    names = {let.name for let in convention.lets} - others
     return lambda condition: condition.of_file(names)
 
 
@@ -369,16 +404,19 @@ def _by_roles(condition: Condition) -> bool:
 
 
 def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> Meaning:
-    scale, options, cautions = None, {}, []
+    scale, times, options, cautions = None, None, {}, []
     for convention, case in holding:
         numbers = evidence.numbers(convention.lets)
         if scale is None and case.scale is not None:
             scale = case.scale.value(numbers, evidence.sizes)
+        if times is None and case.times is not None:
+            times = case.times.value(numbers, evidence.sizes)
         options |= {name: value for name, value in case.options if name not in options}
         if case.caution:
             cautions.append(case.caution.format_map(_Told(numbers)))
     return Meaning(
         scale,
+        times,
         next((case.kind for _, case in holding if case.kind), ""),
         tuple(options.items()),
         next((case.refuse for _, case in holding if case.refuse), ""),

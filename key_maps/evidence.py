@@ -8,10 +8,12 @@ import json
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..messages import joined, message
 from .arithmetic import Expression, Shapes, as_number
+from .patterns import Patterns
 
 MISSING = object()
 # an alpha cast to bf16 or fp8 keeps two to three digits; a wrong rule is off by a factor of 1.4 at
@@ -29,7 +31,8 @@ class Evidence(NamedTuple):
     the shapes, or None.
     metadata: the header's. settings: the adapter settings that hold for it. number: role -> value
     of a tensor of one element, None where it cannot be read. layer: the shape of the weight it goes
-    to, () where it is not known.
+    to, () where it is not known. path: the module's name without a prefix. parts: how many modules
+    elsewhere are this one. listed: what `Let` has read of the file's lists.
     """
 
     kind: str
@@ -42,6 +45,9 @@ class Evidence(NamedTuple):
     layer: Sequence[int] = ()
     adapter: str = ""
     family: str = ""
+    path: str = ""
+    parts: int = 1
+    listed: dict[str, NumberedPatterns] | None = None
 
     @property
     def sizes(self) -> Shapes:
@@ -61,24 +67,86 @@ class Evidence(NamedTuple):
             return self.shapes.get(rest, MISSING)
         return len(self.layer) or MISSING if path == "layer" else getattr(self, path)
 
-    def numbers(self, lets: Sequence[tuple[str, str | Expression]]) -> dict[str, float]:
-        """The numbers expressions may name: rank, alpha, and what the `let` lines say; those
-        without a value are left out.
+    def numbers(self, lets: Sequence[Let]) -> dict[str, float]:
+        """The numbers expressions may name: parts, rank, alpha, and what the `let` lines say, of
+        several with one name the first that says anything; those without a value are left out.
         """
-        numbers: dict[str, float] = {} if self.rank is None else {"rank": float(self.rank)}
+        numbers = {"parts": float(self.parts)}
+        if self.rank is not None:
+            numbers["rank"] = float(self.rank)
         alpha = self.number("alpha") if "alpha" in self.shapes else None
         if alpha is not None:
             numbers["alpha"] = alpha
         sizes = self.sizes if lets else {}
-        for name, source in lets:
-            value = (
-                source.value(numbers, sizes)
-                if isinstance(source, Expression)
-                else as_number(self.find(source))
-            )
-            if value is not None:
-                numbers[name] = value
+        said = set()
+        for let in lets:
+            value = MISSING if let.name in said else let.value(self, numbers, sizes)
+            if value is MISSING or value is None:
+                continue
+            said.add(let.name)
+            number = as_number(value)
+            if number is not None:
+                numbers[let.name] = number
         return numbers
+
+
+class NumberedPatterns:
+    """A list `PATTERN=NUMBER, PATTERN=NUMBER`, of which the first pattern found in a name counts;
+    pairs without a whole number are passed over.
+    """
+
+    def __init__(self, text: str):
+        pairs = [pair.partition("=") for pair in text.split(",")]
+        numbers = {
+            pattern.strip(): number.strip()
+            for pattern, _, number in pairs
+            if number.strip().isdecimal()
+        }
+        self.patterns = Patterns(f"^(.*({pattern}).*)" for pattern in numbers)
+        self.numbers = tuple(numbers.values())
+
+    def of(self, name: str) -> str | None:
+        """The number for a name; None where no pattern is found in it, "" where that cannot be
+        told.
+        """
+        place, unread = self.patterns.first(name)
+        return "" if unread else None if place is None else self.numbers[place]
+
+
+class Let(NamedTuple):
+    """A name for a number: arithmetic, or what stands at a path of the evidence. words: it holds
+    only for modules whose path has all of them. before: at the path is a list of numbers for
+    patterns, which are looked for in the module's path behind this, with underscores for dots.
+    """
+
+    name: str
+    source: str | Expression
+    words: tuple[str, ...] = ()
+    before: str | None = None
+
+    @property
+    def of_file(self) -> bool:
+        """Whether it is the same for all adapters of a file."""
+        return (
+            isinstance(self.source, str)
+            and not self.source.startswith("role.")
+            and not self.words
+            and self.before is None
+        )
+
+    def value(self, evidence: Evidence, numbers: Mapping[str, float], sizes: Shapes) -> Any:
+        """What it stands for; None or MISSING where nothing is said of it."""
+        if isinstance(self.source, Expression):
+            return self.source.value(numbers, sizes)
+        if not all(word in evidence.path for word in self.words):
+            return MISSING
+        value = evidence.find(self.source)
+        if self.before is None or value is MISSING:
+            return value
+        known = {} if evidence.listed is None else evidence.listed
+        if self.source not in known:
+            known[self.source] = NumberedPatterns(str(value))
+        return known[self.source].of(self.before + evidence.path.replace(".", "_"))
 
 
 def _inside(metadata: Mapping[str, str], path: str) -> Any:
@@ -86,15 +154,18 @@ def _inside(metadata: Mapping[str, str], path: str) -> Any:
     value: Any = metadata.get(key, MISSING)
     if not fields or value is MISSING:
         return value
-    try:
-        value = (
-            json.loads(value) if isinstance(value, str) and len(value) <= LONGEST_TEXT else MISSING
-        )
-    except (ValueError, RecursionError):
-        return MISSING
+    value = _read(value) if isinstance(value, str) and len(value) <= LONGEST_TEXT else MISSING
     for field in fields:
         value = value.get(field, MISSING) if isinstance(value, dict) else MISSING
     return value
+
+
+@lru_cache(maxsize=4)  # of one file, whose adapters all ask for it
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return MISSING
 
 
 def _same(value: Any, texts: str) -> bool:
@@ -123,6 +194,7 @@ ON_VALUES: Mapping[str, Callable[[Any, str], bool]] = {
 ON_NUMBERS: Mapping[str, Callable[[float, float], bool]] = {
     "about": lambda left, right: math.isclose(left, right, rel_tol=TOLERANCE),
     "off": lambda left, right: not math.isclose(left, right, rel_tol=TOLERANCE),
+    "equals": operator.eq,
     "above": operator.gt,
     "below": operator.lt,
 }
@@ -184,6 +256,7 @@ TOLD = {
     "is": "=",
     "isnt": "is not",
     "about": "=",
+    "equals": "=",
     "off": "is not",
     "starts": "begins with",
     "exists": "is there",

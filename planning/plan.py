@@ -27,11 +27,9 @@ from .keys import role_spellings
 from .misplaced_files import WHOLE
 from .resolve import Location, locate, network_named
 from .scale import (
-    FROM_SPLITS,
     FROM_TENSORS,
     NUMBERLESS,
     Settings,
-    SplitRanks,
     Strength,
     cautions_of,
     read_settings,
@@ -56,7 +54,7 @@ NO_FAULT = frozenset(
 )  # nothing of a file is lost whose keys are all of these
 
 # The keys of a file's metadata that a plan depends on.
-PLAN_METADATA = ("lora_adapter_metadata", "ss_network_args", "ss_network_dim", *asked_metadata())
+PLAN_METADATA = ("lora_adapter_metadata", *asked_metadata())  # besides what conventions ask for
 
 
 class Outcome(NamedTuple):
@@ -222,8 +220,6 @@ class _Planner:
             for key, info in tensors.items()
         }
         self.settings = read_settings(metadata, config_beside)
-        self.splits = SplitRanks(metadata)
-        self.fused = False  # whether the fault would have counted
         self.outcomes: dict[str, Outcome] = {}
         self.adapters: list[Adapter] = []
         self.recent: list[tuple[str, tuple[str, ...] | None]] = []
@@ -443,7 +439,7 @@ class _Planner:
                 [key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault
             )
         settings = self._settings(location.prefix) if self.settings else None
-        meaning = self._meaning(group, match, roles, target, settings)
+        meaning = self._meaning(group, match, roles, target, settings, location.name)
         if meaning.kind:
             kind = named(meaning.kind)
         obstacle = meaning.refusal or ("" if whole else _obstacle(kind, match.shapes))
@@ -457,7 +453,6 @@ class _Planner:
             roles,
             location.name,
             rank=match.rank,
-            target=target,
             settings=settings,
             meaning=meaning,
         )
@@ -546,12 +541,11 @@ class _Planner:
 
     def cautions(self) -> tuple[str, ...]:
         """What the file's settings say that was not used."""
-        split = (self.splits.fault,) if self.splits.fault and self.fused else ()
         doubts = (
             message("planning.modules_of", count=count, what=doubt)
             for doubt, count in self.doubts.most_common()
         )
-        return (*split, *cautions_of(self.settings_of.values(), self.metadata), *doubts)
+        return (*cautions_of(self.settings_of.values(), self.metadata), *doubts)
 
     def _alpha_fault(self, kind: str, roles: Mapping[str, str]) -> str:
         """Why no strength can be made of an alpha tensor, as far as the header tells it: any would
@@ -579,6 +573,7 @@ class _Planner:
         roles: Mapping[str, str],
         target: Target,
         settings: Settings | None,
+        path: str,
     ) -> Meaning:
         """What the file's writer means by the adapter where that is not what is usual; its doubts
         are counted.
@@ -605,6 +600,8 @@ class _Planner:
             (target.out, *target.inner),
             group.adapter_name,
             family,
+            path,
+            target.parts,
         )
         meaning = known.meaning(evidence)
         self.doubts.update(meaning.cautions)
@@ -630,7 +627,6 @@ class _Planner:
         name: str,
         *,
         rank: int | None,
-        target: Target,
         settings: Settings | None,
         meaning: Meaning,
     ) -> Strength:
@@ -639,18 +635,9 @@ class _Planner:
             same = usual is not None and isclose(meaning.scale, usual, rel_tol=1e-6)
             return Strength(None if same else meaning.scale, meaning.title)
         if "alpha" in roles:
-            return self._split_strength(name, rank, target) if target.parts > 1 else BY_TENSORS
+            times = meaning.times
+            return BY_TENSORS if times is None else Strength(None, meaning.title, times)
         return scale_of(settings, name, rank, kind)
-
-    def _split_strength(self, name: str, rank: int | None, target: Target) -> Strength:
-        """That of a fused module with an alpha, whose splits sd-scripts may have merged."""
-        self.fused = True
-        own = self.splits.of(name)
-        if own and rank == target.parts * own:
-            return Strength(None, FROM_SPLITS, float(target.parts))
-        if self.splits.arguments and not self.splits.fault and rank not in (None, own):
-            self.doubts[message(NOT_SPLIT)] += 1
-        return BY_TENSORS
 
     def _choose(self, candidates: Sequence[Target], match: _Match) -> Target | None:
         module = match.module
@@ -775,7 +762,7 @@ def _no_number(key: str) -> None:
 
 BY_TENSORS = Strength(None, FROM_TENSORS)
 # Doubts about modules, as ids.
-DIFFERENT_TWINS, NOT_SPLIT = "planning.different_twins", "planning.not_split"
+DIFFERENT_TWINS = "planning.different_twins"
 MODEL_SHARE = 0.5  # of a network's modules: a file with whole weights for more of them is no LoRA
 MIN_EVIDENCE = 2  # modules behind an unknown prefix
 MAX_PREFIX = 120  # characters of a name among which an unknown prefix is looked for

@@ -4,22 +4,19 @@ left in or beside the file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..adapters.registry import named
 from ..files.json_text import read_json
+from ..key_maps.pattern_syntax import Allowance
 from ..messages import message
-from .pattern_syntax import Allowance
-from .patterns import Patterns
-from .settings import Values, settings, shown
+from .settings import Values, shown
 
 # Where a strength comes from, as ids of what that is called.
 FROM_TENSORS, FROM_HEADER = "planning.from_tensors", "planning.from_header"
-FROM_CONFIG, FROM_SPLITS = "planning.from_config", "planning.from_splits"
-FROM_RANK = "planning.from_rank"
-ORIGINS = frozenset({FROM_TENSORS, FROM_HEADER, FROM_CONFIG, FROM_SPLITS, FROM_RANK})
+FROM_CONFIG, FROM_RANK = "planning.from_config", "planning.from_rank"
+ORIGINS = frozenset({FROM_TENSORS, FROM_HEADER, FROM_CONFIG, FROM_RANK})
 PACKED = "lora_adapter_metadata"  # diffusers' settings in the header: network.field -> value
 
 
@@ -148,87 +145,3 @@ def scale_of(settings: Settings | None, name: str, rank: int | None, kind: str) 
         return Strength(None, FROM_RANK)
     stabilized = values.get("use_rslora") or values.get("rank_stabilized")
     return Strength(alpha / (rank**0.5 if stabilized else rank), settings.source)
-
-
-def split_qkv_rank(metadata: Mapping[str, str]) -> tuple[int | None, str]:
-    """(the rank each split was trained with, where sd-scripts' `split_qkv` network wrote the file,
-    else None; why it is not known).
-
-    sd-scripts networks/lora_flux.py merges the splits on saving to rank 3r (qkv) or 4r (linear1)
-    and keeps alpha: issue #2204.
-    """
-    if _split_arguments(metadata) is None:
-        return None, ""
-    rank, fault = settings()["ss_network_dim"].read(metadata.get("ss_network_dim"))
-    return rank, message("planning.split_rank_unknown", fault=fault) if fault else ""
-
-
-def _split_arguments(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """The arguments of sd-scripts' network, where it split what is fused; None where it did not, or
-    they cannot be read.
-    """
-    if "split_qkv" not in metadata.get("ss_network_args", ""):
-        return None
-    try:
-        arguments = json.loads(metadata["ss_network_args"])
-        return arguments if str(arguments.get("split_qkv")).lower() == "true" else None
-    except (ValueError, AttributeError, RecursionError):
-        return None
-
-
-REGULAR = (  # pattern=rank, pattern=rank: the first pattern that is found in a module's name
-    "network_reg_dims"
-)
-# The ranks for types of what is split, and what a module's name holds then: networks/lora_flux.py,
-# lora_sd3.py and lora_lumina.py.
-TYPED = (
-    ("img_attn_dim", ("img_attn",)),
-    ("txt_attn_dim", ("txt_attn",)),
-    ("single_dim", ("single_blocks", "linear")),
-    ("context_attn_dim", ("context_block", "attn")),
-    ("x_attn_dim", ("x_block", "attn")),
-    ("attn_dim", ("attention",)),
-    ("refiner_dim", ("refiner",)),
-)
-
-
-class SplitRanks:
-    """The rank that each split of a module was trained with, where sd-scripts' `split_qkv` network
-    wrote the file.
-
-    Source: sd-scripts networks/lora_flux.py create_modules: `network_reg_dims` go first, then the
-    rank for the type of the module, then `ss_network_dim`. They were merged on saving as
-    `split_qkv_rank` says.
-    """
-
-    def __init__(self, metadata: Mapping[str, str], allowance: Allowance | None = None):
-        self.usual, self.fault = split_qkv_rank(metadata)
-        self.arguments = _split_arguments(metadata) or {}
-        pairs = [pair.partition("=") for pair in str(self.arguments.get(REGULAR, "")).split(",")]
-        # Pairs without a whole number are passed over there, too.
-        ranks = {
-            pattern.strip(): rank.strip() for pattern, _, rank in pairs if rank.strip().isdecimal()
-        }
-        self.patterns = Patterns([f"^(.*({pattern}).*)" for pattern in ranks], allowance)
-        self.ranks = tuple(ranks.values())
-
-    def of(self, name: str) -> int | None:
-        """The rank of a module's splits, by its name without a prefix; None where the file was not
-        written so, or it cannot be told.
-        """
-        if not self.arguments:
-            return None
-        flat = "lora_unet_" + name.replace(".", "_")
-        place, unread = self.patterns.first(flat)
-        if unread:
-            return None
-        stated = self.ranks[place] if place is not None else self._of_type(flat)
-        return self.usual if stated is None else settings()["ss_network_dim"].read(stated)[0]
-
-    def _of_type(self, flat: str) -> object:
-        given = (
-            self.arguments.get(argument)
-            for argument, words in TYPED
-            if all(word in flat for word in words)
-        )
-        return next((rank for rank in given if rank is not None), None)

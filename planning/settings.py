@@ -22,9 +22,9 @@ from ..adapters.setting import (
     shown,
     typed,
 )
+from ..key_maps.pattern_syntax import Allowance
+from ..key_maps.patterns import Patterns
 from ..messages import joined, message
-from .pattern_syntax import Allowance
-from .patterns import Patterns
 
 MAX_NAMED = 3  # patterns in one sentence
 MAX_CAUTIONS = 20  # of one file's settings
@@ -39,8 +39,6 @@ OF_ALL = (
     Setting("r", WHOLE, None, 1, MAX_RANK, RANK_AS_ALPHA),
     Setting("use_rslora", BOOLEAN, False),
     Setting("rank_stabilized", BOOLEAN, False),
-    # sd-scripts: metadata, all text
-    Setting("ss_network_dim", WHOLE, None, 1, MAX_RANK, "planning.alpha_as_it_is"),
 )
 
 

@@ -400,11 +400,15 @@ class Report:
 
     def _restored(self) -> Iterator[Correction]:
         """Strengths that stock does not see, or sees wrong."""
-        corrected = sum(adapter.strength.factor != 1.0 for adapter in self.adapters)
-        if corrected:
+        factors: dict[str, list[float]] = {}
+        for adapter in self.adapters:
+            if adapter.strength.factor != 1:
+                factors.setdefault(adapter.strength.origin, []).append(adapter.strength.factor)
+        for origin, ones in factors.items():
+            shares = joined((f"1/{factor:g}" for factor in sorted(set(ones))), "or")
             yield Correction(
-                message("report.full_strength", count=corrected),
-                message("report.split_qkv", count=corrected),
+                message("report.full_strength", count=len(ones)),
+                message("report.restored", count=len(ones), source=in_words(origin), shares=shares),
             )
         by_origin: dict[tuple[str, bool], list[Adapter]] = {}
         for adapter in self.adapters:

@@ -26,6 +26,7 @@ from ...files.header import (
     adapter_config_beside,
     read_header,
 )
+from ...key_maps.convention import without_settled
 from ...messages import message, text_of
 from ...planning.plan import Plan, make_plan
 from ...report.load_report import category_title
@@ -325,9 +326,7 @@ def metadata_for(
     """
     metadata = {key: value for key, value in source.items() if key not in STALE}
     metadata.setdefault("format", "pt")
-    # The correction it calls for is in the new tensors.
-    if "split_qkv" in metadata.get("ss_network_args", ""):
-        metadata["ss_network_args"] = _without_split(metadata["ss_network_args"])
+    metadata = without_settled(metadata)
     if conversion.trained and (
         "ss_network_dim" in metadata or conversion.writing.roles.get("up") == "lora_up.weight"
     ):
@@ -347,11 +346,3 @@ def metadata_for(
         **provenance,
     }
     return metadata
-
-
-def _without_split(text: str) -> str:
-    try:
-        arguments = json.loads(text)
-        return json.dumps({key: value for key, value in arguments.items() if key != "split_qkv"})
-    except (ValueError, AttributeError, RecursionError):
-        return "{}"

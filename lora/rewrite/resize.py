@@ -21,7 +21,7 @@ from ...adapters.tensors import Tensors, factor_of
 from ...files.atomic import check_free
 from ...files.hashes import file_hashes
 from ...files.header import read_header
-from ...key_maps.convention import Conventions
+from ...key_maps.convention import Conventions, without_settled
 from ...messages import joined, message, text_of
 from ...planning.assign import assign
 from ...planning.groups import Group, network_alpha
@@ -595,7 +595,7 @@ def _metadata(
     rank_target: RankTarget,
 ) -> tuple[dict[str, str], dict[str, Any] | None]:
     source = found.header.metadata
-    metadata = {key: value for key, value in source.items() if key not in STALE}
+    metadata = without_settled({key: value for key, value in source.items() if key not in STALE})
     if "sshs_legacy_hash" in source:
         metadata.setdefault("sshs_model_hash", "")
     ranks = {row.rank for row in rows if not row.note}
@@ -604,7 +604,7 @@ def _metadata(
         metadata["ss_network_alpha"] = _alpha_told(source, ranks)
     if "ss_network_args" in source:
         metadata["ss_network_args"] = _arguments(
-            source["ss_network_args"], metadata.get("ss_network_dim", DYNAMIC)
+            metadata["ss_network_args"], metadata.get("ss_network_dim", DYNAMIC)
         )
     settings = read_settings(source, found.config_beside)
     folded = settings and not any("alpha" in item.group.keys for item in adapters)
@@ -634,12 +634,9 @@ def _alpha_told(source: Mapping[str, str], ranks: set[int]) -> str:
 
 
 def _arguments(text: str, rank: str) -> str:
-    """sd-scripts' network arguments without a correction that is in the new tensors, and without
-    ranks that are no more.
-    """
+    """The network's arguments without ranks that are no more."""
     try:
         arguments = json.loads(text)
-        arguments.pop("split_qkv", None)
         return json.dumps(
             {
                 key: rank if key == "conv_dim" else value

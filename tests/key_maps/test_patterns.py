@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from lora_locksmith.planning.pattern_syntax import Allowance
-from lora_locksmith.planning.patterns import LONGEST_NAME, MAX_CUTS, Patterns
+from lora_locksmith.key_maps.pattern_syntax import Allowance
+from lora_locksmith.key_maps.patterns import LONGEST_NAME, MAX_CUTS, Patterns
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 

@@ -8,13 +8,14 @@ import json
 
 import pytest
 from lora_locksmith.files.header import TensorInfo, Unreadable
+from lora_locksmith.key_maps.convention import asked_metadata, conventions
 from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.table import families, parse_table
 from lora_locksmith.key_maps.user_maps import read_own_maps
 from lora_locksmith.messages import message
 from lora_locksmith.planning import plan as plans
 from lora_locksmith.planning.plan import make_plan
-from lora_locksmith.planning.scale import FROM_SPLITS, FROM_TENSORS
+from lora_locksmith.planning.scale import FROM_TENSORS
 from lora_locksmith.planning.target_model import (
     Network,
     TargetModel,
@@ -377,6 +378,9 @@ def test_what_is_said_of_a_shape_that_does_not_fit(target_model):
     )
 
 
+SPLITS = next(one for one in conventions() if one.name == "split_qkv")
+FROM_SPLITS = f"{SPLITS.title}: {SPLITS.cases[0].title}"
+NOT_SPLIT = next(case.caution for case in SPLITS.cases if case.title == "of another rank")
 SPLIT = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": "2"}
 
 
@@ -468,7 +472,7 @@ def test_splits_of_a_rank_of_their_own(target_model, module, rank, arguments, fa
     plan = make_plan(keys, metadata, target_model)
     (adapter,) = plan.adapters
     assert adapter.strength.factor == factor
-    assert plan.cautions == (() if factor > 1 else (f"1 module: {message(plans.NOT_SPLIT)}",))
+    assert plan.cautions == (() if factor > 1 else (f"1 module: {NOT_SPLIT}",))
 
 
 def test_splits_whose_rank_no_network_has(target_model):
@@ -493,9 +497,7 @@ def test_why_splits_are_not_corrected_is_told_once_and_where_it_counts(target_mo
         lora(name, *FLUX[name], rank=6) | {f"{name}.alpha": ()} for name in (QKV, "img_in")
     )
     (told,) = make_plan(fused, unread, target_model).cautions
-    assert told.startswith("ss_network_dim is") and told.endswith(
-        "sd-scripts' split_qkv needs it for a correction"
-    )
+    assert told.startswith("1 module: ss_network_dim is no rank, although sd-scripts' split_qkv")
     assert (
         make_plan(other, unread, target_model).cautions
         == make_plan(lora(QKV, 24, 8), unread, target_model).cautions
@@ -1147,8 +1149,11 @@ def test_a_network_that_is_not_connected_hinders_no_guess():
     ],
 )
 def test_what_a_plan_depends_on_is_named(target_model, keys, metadata):
-    """Whoever remembers plans by PLAN_METADATA must not take one file's for another's."""
-    named = {key: value for key, value in metadata.items() if key in plans.PLAN_METADATA}
+    """Whoever remembers plans by what PLAN_METADATA and the conventions ask for must not take one
+    file's for another's.
+    """
+    asked = {*plans.PLAN_METADATA, *asked_metadata()}
+    named = {key: value for key, value in metadata.items() if key in asked}
     planned = make_plan(keys, metadata, target_model).adapters
     assert make_plan(keys, named, target_model).adapters == planned
     for left_out in metadata:

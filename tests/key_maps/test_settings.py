@@ -14,7 +14,7 @@ from lora_locksmith.adapters.setting import WORD
 from lora_locksmith.files.header import Header, TensorInfo, adapter_config_beside
 from lora_locksmith.files.json_text import read_json
 from lora_locksmith.planning.plan import PLACED, SHAPE_CONFLICT, make_plan
-from lora_locksmith.planning.scale import FROM_RANK, FROM_SPLITS
+from lora_locksmith.planning.scale import FROM_RANK, FROM_TENSORS
 from lora_locksmith.planning.settings import (
     BOOLEAN,
     MODULES,
@@ -376,7 +376,7 @@ def test_the_rank_of_split_parts(dim, scaled):
     metadata = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": dim}
     plan = make_plan({**shapes, "lora_unet_blocks_0_qkv.alpha": ()}, metadata, target_model)
     (adapter,) = plan.adapters
-    assert (adapter.strength.origin == FROM_SPLITS) == scaled == (adapter.strength.factor == 3)
+    assert (adapter.strength.origin != FROM_TENSORS) == scaled == (adapter.strength.factor == 3)
     assert bool(plan.cautions) != scaled and all(
         "ss_network_dim" in caution for caution in plan.cautions
     )

@@ -8,6 +8,8 @@ import json
 
 import pytest
 from lora_locksmith.adapters.registry import named
+from lora_locksmith.key_maps.convention import Conventions
+from lora_locksmith.key_maps.evidence import Evidence
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.scale import (
     FROM_CONFIG,
@@ -15,12 +17,10 @@ from lora_locksmith.planning.scale import (
     FROM_RANK,
     FROM_TENSORS,
     Settings,
-    SplitRanks,
     Strength,
     read_settings,
     scale_of,
     settings_for,
-    split_qkv_rank,
 )
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 
@@ -140,8 +140,18 @@ def test_the_rank_of_a_types_splits(module, arguments, rank):
         "ss_network_args": json.dumps({"split_qkv": "True"} | arguments),
         "ss_network_dim": "2",
     }
-    ranks = SplitRanks(metadata)
-    assert ranks.of(module) == ranks.of(module.replace(".", "_")) == rank
+    for name in (module, module.replace(".", "_")):
+        merged = [of_a_fused_module(metadata, name, 3 * own).times for own in range(1, 9)]
+        assert merged == [3.0 if own == rank else None for own in range(1, 9)]
+
+
+def of_a_fused_module(metadata, path, rank):
+    """What conventions say of a module of three parts."""
+    shapes = {"down": (rank, 8), "up": (24, rank), "alpha": ()}
+    evidence = Evidence(
+        "lora", path, shapes, rank, metadata, {}, lambda role: 1.0, path=path, parts=3
+    )
+    return Conventions(metadata, {}).meaning(evidence)
 
 
 @pytest.mark.parametrize("kind", ["diff", "oft_peft", "ia3", "adalora", "moslora"])
@@ -165,24 +175,27 @@ TRUE = '{"split_qkv": "True"}'
 
 
 @pytest.mark.parametrize(
-    ("metadata", "rank", "fault"),
+    ("metadata", "times", "doubt"),
     [
-        ({"ss_network_args": TRUE, "ss_network_dim": "2"}, 2, ""),
-        ({"ss_network_args": TRUE}, None, ""),
+        ({"ss_network_args": TRUE, "ss_network_dim": "2"}, 3.0, ""),
+        ({"ss_network_args": TRUE}, None, "although sd-scripts' split_qkv needs it"),
         (
             {"ss_network_args": TRUE, "ss_network_dim": "Dynamic"},
             None,
-            "although sd-scripts' split_qkv needs it for a correction",
+            "although sd-scripts' split_qkv needs it",
         ),
+        ({"ss_network_args": TRUE, "ss_network_dim": "4"}, None, "not the one"),
+        ({"ss_network_args": TRUE, "ss_network_dim": "6"}, None, ""),
         ({"ss_network_args": '{"split_qkv": "False"}', "ss_network_dim": "Dynamic"}, None, ""),
         ({"ss_network_args": '["split_qkv"]', "ss_network_dim": "Dynamic"}, None, ""),
         ({"ss_network_args": "{}", "ss_network_dim": "Dynamic"}, None, ""),
         ({"ss_network_dim": "2"}, None, ""),
     ],
 )
-def test_the_rank_of_splits_and_why_it_is_not_known(metadata, rank, fault):
-    found = split_qkv_rank(metadata)
-    assert found[0] == rank and found[1].endswith(fault) and bool(found[1]) == bool(fault)
+def test_the_rank_of_splits_and_why_it_is_not_known(metadata, times, doubt):
+    found = of_a_fused_module(metadata, "double_blocks.0.img_attn.qkv", 6)
+    assert found.times == times and doubt in "".join(found.cautions)
+    assert bool(found.cautions) == bool(doubt)
 
 
 @pytest.fixture(scope="module")
