@@ -105,7 +105,9 @@ def identify(
             else ()
         )
     depths = block_counts(samples)
-    closest = _closest(scores, best, samples, meanings, depths, target_model)
+    closest = _closest(
+        scores, best, samples=samples, meanings=meanings, depths=depths, target_model=target_model
+    )
     if not closest:
         evidence = (message("identify.names_in_table", known=best, count=len(samples)),)
         runners = _near_misses(scores, target_model.families, (), best, len(samples))
@@ -160,6 +162,7 @@ def _of_encoders(
 def _closest(
     scores,
     best: int,
+    *,
     samples: Sequence[ModulePattern],
     meanings: Sequence[Mapping[str, RowFit]],
     depths,

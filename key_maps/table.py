@@ -426,10 +426,18 @@ class _Reader:
         )
         for native, others, maybe in self.sections:
             self._add_row(
-                native, others, names, shape, alternatives, widens_input, optional or maybe
+                native,
+                others,
+                names,
+                shape,
+                alternatives=alternatives,
+                widens_input=widens_input,
+                optional=optional or maybe,
             )
 
-    def _add_row(self, native, others, names, shape, alternatives, widens_input, optional) -> None:
+    def _add_row(
+        self, native, others, names, shape, *, alternatives, widens_input, optional
+    ) -> None:
         self.written += sum(len(other) + 8 for other in (native, *others)) * (
             1 + sum(len(one.parts) for one in alternatives)
         )

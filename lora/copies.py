@@ -127,8 +127,8 @@ def compared(inspection: Inspection, tensors: Mapping[str, Tensor]) -> Plan:
         header.tensors,
         header.metadata,
         plan.target_model,
-        inspection.config_beside,
-        inspection.groups,
-        numbers_in(inspection.path, header, inspection.groups),
-        partial(same_change, tensors),
+        config_beside=inspection.config_beside,
+        groups=inspection.groups,
+        number=numbers_in(inspection.path, header, inspection.groups),
+        same=partial(same_change, tensors),
     )

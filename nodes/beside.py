@@ -514,16 +514,20 @@ def _piece(part: LayerPart, made: Product | KroneckerProduct | None) -> AddedRow
     """What an additive adapter adds, as a pair or a matrix; made: its factors, if it is ours."""
     if made is None:
         found = kind_of_host(part.adapter).host_pair(part.adapter.weights)
-        return _whole(part) if found is None else _pair(part, *found, None, part.swap is not None)
+        if found is None:
+            return _whole(part)
+        return _pair(part, *found, rows=None, swap=part.swap is not None)
     spec = spec_of(part.adapter)
     plain_pair = isinstance(made, Product) and made.up is not None
     return (
-        _pair(part, made.up, made.down, 1.0, spec.rows, spec.swap) if plain_pair else _whole(part)
+        _pair(part, made.up, made.down, 1.0, rows=spec.rows, swap=spec.swap)
+        if plain_pair
+        else _whole(part)
     )
 
 
 def _pair(
-    part: LayerPart, up: Tensor, down: Tensor, scale: float, rows: Rows | None, swap: bool
+    part: LayerPart, up: Tensor, down: Tensor, scale: float, *, rows: Rows | None, swap: bool
 ) -> AddedRows:
     """up and down of the whole module, of which these rows are the part's; swap: the halves of
     these are exchanged.

@@ -54,6 +54,7 @@ class Network:
         prefix: str,
         weights: Mapping[str, Shape],
         family: Family | None,
+        *,
         is_reference: bool = False,
         optional: Set[str] = frozenset(),
     ):

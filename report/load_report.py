@@ -83,6 +83,7 @@ class Report:
         self,
         plan: Plan,
         path: str = "",
+        *,
         failures: Mapping[int, str] | None = None,
         stock: Callable[[], Set[str]] | None = None,
         errors: tuple[str, ...] = (),

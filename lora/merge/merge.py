@@ -148,7 +148,12 @@ def merge(
     if lost:
         raise AdapterError(_refusal(lost))
     return _merged(
-        targets(sources), sources, Merger(recipe, method, options), base, overlaps, progress
+        targets(sources),
+        sources,
+        Merger(recipe, method, options),
+        base,
+        overlaps=overlaps,
+        progress=progress,
     )
 
 
@@ -161,7 +166,7 @@ def _refusal(lost: Mapping[str, Sequence[str]]) -> str:
 
 
 def _merged(
-    wanted, sources, cook: Merger, base, overlaps: bool, progress
+    wanted, sources, cook: Merger, base, *, overlaps: bool, progress
 ) -> Iterator[tuple[str, Merged]]:
     for done, target in enumerate(wanted):
         if progress:

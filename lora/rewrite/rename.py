@@ -175,7 +175,7 @@ def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
             else:
                 refusals.append(reason)
             continue
-        named_units = _units(plan, network, record, prefix, adapters, refusals)
+        named_units = _units(plan, network, record, prefix, adapters=adapters, refusals=refusals)
         written = _encoder_prefix(writing, target_model, network) or prefix
         units += [unit._replace(prefix=written) for unit in named_units]
     return RenamePlan(writing, tuple(units), left_out, tuple(refusals))
@@ -256,8 +256,8 @@ def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[s
             found.header.tensors,
             found.header.metadata,
             target_model,
-            found.config_beside,
-            found.groups,
+            config_beside=found.config_beside,
+            groups=found.groups,
         )
         # A model that has no place for some of it is no better guess.
         if (
@@ -306,6 +306,7 @@ def _units(
     network: Network,
     record: Dialect,
     prefix: str,
+    *,
     adapters: list[int],
     refusals: list[str],
 ) -> list[OutputModule]:

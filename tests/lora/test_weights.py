@@ -38,7 +38,7 @@ def planned(target_model):
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         metadata or {},
         target_model,
-        config,
+        config_beside=config,
     )
 
 
