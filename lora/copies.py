@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..adapters.registry import decomposition_of
+from ..adapters.rows import Rows
 from ..messages import message
 from ..planning.copies import fused_twins
 from ..planning.plan import DUPLICATE_TARGET, Plan, make_plan
@@ -65,7 +66,7 @@ def _alike(
         made = look(adapter)
         for name, place, source in adapter.target.slices:
             if name == weight:
-                parts.narrow(0, *(place or (0, rows))).copy_(
+                parts.narrow(0, *(place or Rows(0, rows))).copy_(
                     made.narrow(0, *source) if source else made
                 )
     return bool((whole - parts).norm() <= tolerance * whole.norm())

@@ -23,6 +23,7 @@ from torch.nn import functional
 from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED, Kind, KroneckerProduct, Product
 from ..adapters.registry import named, of_host
 from ..adapters.rotation import Rotation
+from ..adapters.rows import Rows
 from ..lora.math.apply import AdapterSpec
 from ..lora.math.spec import MAGNITUDES
 from .watched import check
@@ -33,8 +34,6 @@ CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 LADDER = 16
 FP16_HIGH = 2.0**14  # a quarter of the largest number of fp16
 PIECE = 1024  # rows of an identity that are turned at once
-
-Rows = tuple[int, int]
 
 
 class LayerPart(NamedTuple):
@@ -299,7 +298,9 @@ class Maker:
             if up is not None:
                 up, down = in_dtype(up, down, self.dtype)
             downs.append(down.to(self.dtype))
-            ups.append((rows, (first, down.shape[0]), None if up is None else up.T.contiguous()))
+            ups.append(
+                (rows, Rows(first, down.shape[0]), None if up is None else up.T.contiguous())
+            )
             first += down.shape[0]
         return Sum(torch.cat(downs), tuple(ups))
 

@@ -599,7 +599,7 @@ def test_fused_and_split_spellings_of_one_lora_are_the_same(planned, own_rank):
     assert (comparison.energy_only_a, comparison.energy_only_b, comparison.left_out) == (0, 0, ())
     assert next(
         meeting.rows for meeting in comparison.overlaps if meeting.weight.endswith("linear1.weight")
-    ) == (3 * H, 7 * H)
+    ) == (3 * H, 4 * H)
     assert len(comparison.overlaps) == 7
     assert all(meeting.cosine == pytest.approx(1, abs=1e-9) for meeting in comparison.overlaps)
     json.dumps(comparison.as_dict(), allow_nan=False)
