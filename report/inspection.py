@@ -425,6 +425,7 @@ class Inspection:
             "loads": {
                 "exact": not self.is_reference and bool(self.plan.target_model.networks),
                 "model": self.report.model_title,
+                "state": self.report.state,
                 "modules": self.report.modules,
                 "keys": loads["keys"],
                 "stock": (
