@@ -153,7 +153,7 @@ def merge(
         sources, family = open_sources(entries, model, stack)
         report = MergeReport(sources, recipe)
         metadata = merge_metadata(sources, recipe, [entry.path for entry in entries]) | family
-        write = partial(write_merged, to, sources, recipe, metadata, dialect=dialect)
+        write = partial(write_merged, to, sources, recipe, metadata=metadata, dialect=dialect)
         base = base_weights(model, sources)
         made = write(base=base, overwrite=overwrite, each=report.add, overlaps=True)
     report.written = str(made)
@@ -185,7 +185,7 @@ def resize(
 
     rank_target = RankTarget(rank, energy, error)
     return resize_file(
-        path, to, rank_target, dtype, overwrite=overwrite, target_model=_target(model)
+        path, to, rank_target, dtype=dtype, overwrite=overwrite, target_model=_target(model)
     )
 
 
@@ -195,6 +195,7 @@ def load_and_fix(
     path: PathLike,
     strength_model: float = 1.0,
     strength_clip: float = 1.0,
+    *,
     bypass: bool = False,
     mode: str = "",
 ) -> tuple[Any, Any, Report]:

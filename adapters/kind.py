@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LocksmithError
 from ..messages import joined, message
+from .rows import Rows
 from .setting import Setting
 from .spec import AdapterSpec
 
@@ -369,7 +370,7 @@ class Kind:
         return None
 
     def host(
-        self, tensors: Tensors, alpha: float | None, rows: tuple[int, int] | None, adapter: Any
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Any
     ) -> tuple | None:
         """The `weights` of `host_class` for an adapter of a plan, or of these rows of it; None
         where the host computes otherwise.

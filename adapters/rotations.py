@@ -18,6 +18,7 @@ from torch import Tensor
 from ..messages import message
 from .kind import shaped
 from .rotation import Rotation
+from .rows import Rows, laid
 from .spec import AdapterError, AdapterSpec
 from .tensors import Tensors, check_not_empty, output_vector, take, toward
 
@@ -75,37 +76,33 @@ def kohya_rotations(blocks: Tensor, alpha: float | None) -> Tensor:
     return cayley(skew)
 
 
-def cut_blocks(
-    groups: Sequence[Tensor], rows: tuple[int, int] | None, weight: Tensor
-) -> list[Tensor]:
+def cut_blocks(groups: Sequence[Tensor], rows: Rows | None, weight: Tensor) -> list[Tensor]:
     """The rotations [n, b, b] of the given output rows; each group covers n * b rows, one after the
     other.
     """
-    total = sum(group.shape[0] * group.shape[1] for group in groups)
-    start, length = rows or (0, total)
-    if length != weight.shape[0] or start + length > total:
+    sizes = [group.shape[0] * group.shape[1] for group in groups]
+    total = sum(sizes)
+    rows = rows or Rows(0, total)
+    if rows.length != weight.shape[0] or rows.end > total:
         raise AdapterError(
             message(
                 "adapters.rotations_cover",
                 rows=total,
                 weight=list(weight.shape),
-                start=start,
-                end=start + length,
+                start=rows.start,
+                end=rows.end,
             )
         )
-    pieces, offset = [], 0
-    for group in groups:
-        block, span = group.shape[1], group.shape[0] * group.shape[1]
-        low, high = max(start - offset, 0), min(start + length - offset, span)
-        if high > low:
-            if low % block or high % block:
+    pieces = []
+    for group, whole in zip(groups, laid(sizes), strict=True):
+        block, common = group.shape[1], rows.intersect(whole)
+        if common:
+            first, last = common.start - whole.start, common.end - whole.start
+            if first % block or last % block:
                 raise AdapterError(
-                    message(
-                        "adapters.rows_cut_a_block", start=start, end=start + length, size=block
-                    )
+                    message("adapters.rows_cut_a_block", start=rows.start, end=rows.end, size=block)
                 )
-            pieces.append(group[low // block : high // block])
-        offset += span
+            pieces.append(group[first // block : last // block])
     return pieces
 
 

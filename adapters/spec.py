@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..errors import LocksmithError
+from .rows import Rows
 
 NUMBERS = ("alpha", "scalar")  # roles that are one number each
 
@@ -24,8 +25,7 @@ class AdapterSpec(NamedTuple):
         unconstrained.
     scale: what to multiply the delta with instead of alpha / rank: rsLoRA's alpha / sqrt(rank),
         PEFT's alpha / r of a LoKr.
-    rows: (start, length) when the weight is only these output rows of the module the adapter was
-        trained on.
+    rows: given when the weight is only these output rows of the module the adapter was trained on.
     swap: the two halves of the output dimension are exchanged between file and model (scale and
         shift of an AdaLN).
     options: what tensors cannot tell, as pairs: the settings a kind names (`Kind.settings`), its
@@ -40,9 +40,15 @@ class AdapterSpec(NamedTuple):
     kind: str
     alpha: float | None = None
     scale: float | None = None
-    rows: tuple[int, int] | None = None
+    rows: Rows | None = None
     swap: bool = False
     options: tuple[tuple[str, object], ...] = ()
+
+    @classmethod
+    def restored(cls, values: tuple) -> AdapterSpec:
+        """The spec whose values these are; the host's copies are plain tuples, also inside."""
+        spec = cls(*values)
+        return spec if spec.rows is None else spec._replace(rows=Rows(*spec.rows))
 
     def option(self, name: str, default: Any = None) -> Any:
         """The value of the option `name`, or `default`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..messages import joined, message
 from .kind import Kind, shaped
+from .rows import Rows
 from .spec import AdapterError, AdapterSpec
 
 Tensors = Mapping[str, Tensor]
@@ -150,28 +151,26 @@ def narrow_roles(tensors: Tensors, start: int, length: int, **dimensions: int) -
     return {**tensors, **cut}
 
 
-def output_vector(
-    tensor: Tensor, role: str, weight: Tensor, rows: tuple[int, int] | None
-) -> Tensor:
+def output_vector(tensor: Tensor, role: str, weight: Tensor, rows: Rows | None) -> Tensor:
     """One number per output row as [out, 1, ...], cut to `rows` of the trained module when these
     are given.
     """
     vector = tensor.flatten()
-    start, length = rows or (0, vector.shape[0])
-    if start + length > vector.shape[0] or length != weight.shape[0]:
+    cut = rows or Rows(0, vector.shape[0])
+    if cut.end > vector.shape[0] or cut.length != weight.shape[0]:
         described, needs = shaped(**{role: tensor.shape}), list(weight.shape)
         raise AdapterError(
             message(
                 "adapters.does_not_fit_rows",
                 tensor=described,
-                start=start,
-                end=start + length,
+                start=cut.start,
+                end=cut.end,
                 weight=needs,
             )
             if rows
             else message("adapters.does_not_fit_outputs", tensor=described, weight=needs)
         )
-    return vector.narrow(0, start, length).reshape(-1, *[1] * (weight.dim() - 1))
+    return vector.narrow(0, *cut).reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def input_vector(tensor: Tensor, role: str, weight: Tensor) -> Tensor:

@@ -72,10 +72,10 @@ def run(options: argparse.Namespace) -> int:
                 options.tuned,
                 options.output,
                 how,
-                options.to,
-                dtype_of(options),
-                options.overwrite,
-                report_progress,
+                dialect=options.to,
+                dtype=dtype_of(options),
+                overwrite=options.overwrite,
+                told=report_progress,
             )
     except (OSError, ValueError, RuntimeError, LocksmithError) as error:
         return failed(error, options)

@@ -334,7 +334,7 @@ def _fix(
         reason = joined([*cautions, message("commands.would_be_written", summary=summary)], "space")
         return FixResult(os.fspath(path), code, reason, lost=len(lost))
     try:
-        written = _write(found, tensors, destination, dialect, dtype, options)
+        written = _write(found, tensors, destination, dialect=dialect, dtype=dtype, options=options)
     except VerificationError as error:
         raise Refused((message("commands.verification_failed", error=error),)) from None
     ways = (written.renamed, written.computed, written.full)
@@ -411,7 +411,13 @@ def _already(found: Inspection, conversion: Conversion) -> bool:
 
 
 def _write(
-    found: Inspection, tensors, destination: Path, dialect: str, dtype, options: argparse.Namespace
+    found: Inspection,
+    tensors,
+    destination: Path,
+    *,
+    dialect: str,
+    dtype,
+    options: argparse.Namespace,
 ) -> Written:
     from ..lora.io.writer import write_as
 

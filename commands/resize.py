@@ -59,10 +59,10 @@ def run(options: argparse.Namespace) -> int:
             options.file,
             options.output,
             rank_target_of(options),
-            dtype_of(options),
-            options.dora,
-            options.overwrite,
-            target_model,
+            dtype=dtype_of(options),
+            dora=options.dora,
+            overwrite=options.overwrite,
+            target_model=target_model,
         )
     except (OSError, ValueError, LocksmithError) as error:
         return failed(error, options)

@@ -201,7 +201,7 @@ def target_model_of_checkpoint(
     denoiser, encoders, certain = _divide(_tensors(main, notes), own)
     modules = _modules(denoiser)
     reading = _identified(modules, of_kind("denoiser", own.families))
-    _must_be_model(path, denoiser, reading, certain, bool(encoders), own)
+    _must_be_model(path, denoiser, reading, certain=certain, encoders=bool(encoders), own=own)
     family = reading.family if reading else None
     weights = {PREFIX + name: shape for name, shape in _native(reading, modules, notes).items()}
     if folder is not None and family is not None:
@@ -741,6 +741,7 @@ def _must_be_model(
     path: Path,
     tensors: Tensors,
     reading: TableMatch | None,
+    *,
     certain: bool,
     encoders: bool,
     own: UserMaps,

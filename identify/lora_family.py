@@ -115,7 +115,9 @@ def identify(
             else ()
         )
     depths = block_counts(samples)
-    closest = _closest(scores, best, samples, meanings, depths, target_model)
+    closest = _closest(
+        scores, best, samples=samples, meanings=meanings, depths=depths, target_model=target_model
+    )
     unpublished = _unpublished(scores, samples, meanings, closest, target_model)
     closest = unpublished or closest
     if not closest:
@@ -192,6 +194,7 @@ def _of_encoders(
 def _closest(
     scores,
     best: int,
+    *,
     samples: Sequence[ModulePattern],
     meanings: Sequence[Mapping[str, RowFit]],
     depths,

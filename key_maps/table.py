@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from ..adapters.rows import Rows, laid
 from ..errors import LocksmithError, about_file, at_line
 from ..messages import joined, message
 from .lines import lines_of, read_text
@@ -111,8 +112,8 @@ class Slice(NamedTuple):
     """
 
     native: int
-    rows: tuple[int, int] | None
-    source: tuple[int, int] | None
+    rows: Rows | None
+    source: Rows | None
 
 
 class Family(NamedTuple):
@@ -285,36 +286,29 @@ def slices(
     bounds = _bounds(row.alternatives[alternative].parts, known, sum(outputs))
     if bounds is None:
         return None
-    return tuple(_overlaps(outputs, *bounds[part]))
+    return tuple(_overlaps(outputs, bounds[part]))
 
 
-def _bounds(
-    parts: tuple[Part, ...], known: Mapping[str, int], total: int
-) -> list[tuple[int, int]] | None:
+def _bounds(parts: tuple[Part, ...], known: Mapping[str, int], total: int) -> list[Rows] | None:
     sizes = [evaluate(part.size, known) if part.size is not None else None for part in parts]
     unsized = sum(part.size is None for part in parts)
     rest = total - sum(size or 0 for size in sizes)
     if (unsized and (rest <= 0 or rest % unsized)) or (not unsized and rest):
         return None
-    bounds, start = [], 0
-    for size, part in zip(sizes, parts, strict=True):
-        if size is None and part.size is not None:
-            return None
-        length = rest // unsized if size is None else size
-        bounds.append((start, length))
-        start += length
-    return bounds
+    if any(size is None and part.size is not None for size, part in zip(sizes, parts, strict=True)):
+        return None
+    return list(laid(rest // unsized if size is None else size for size in sizes))
 
 
-def _overlaps(outputs: Sequence[int], start: int, length: int) -> Iterable[Slice]:
-    offset = 0
-    for index, size in enumerate(outputs):
-        low, high = max(start, offset), min(start + length, offset + size)
-        if low < high:
-            rows = None if high - low == size else (low - offset, high - low)
-            source = None if high - low == length else (low - start, high - low)
-            yield Slice(index, rows, source)
-        offset += size
+def _overlaps(outputs: Sequence[int], part: Rows) -> Iterable[Slice]:
+    for index, weight in enumerate(laid(outputs)):
+        common = part.intersect(weight)
+        if common:
+            yield Slice(
+                index,
+                common.shift(-weight.start).unless_all(weight.length),
+                common.shift(-part.start).unless_all(part.length),
+            )
 
 
 def in_one_form(rows: Iterable[TableRow]) -> Iterable[TableRow]:
@@ -426,10 +420,18 @@ class _Reader:
         )
         for native, others, maybe in self.sections:
             self._add_row(
-                native, others, names, shape, alternatives, widens_input, optional or maybe
+                native,
+                others,
+                names,
+                shape,
+                alternatives=alternatives,
+                widens_input=widens_input,
+                optional=optional or maybe,
             )
 
-    def _add_row(self, native, others, names, shape, alternatives, widens_input, optional) -> None:
+    def _add_row(
+        self, native, others, names, shape, *, alternatives, widens_input, optional
+    ) -> None:
         self.written += sum(len(other) + 8 for other in (native, *others)) * (
             1 + sum(len(one.parts) for one in alternatives)
         )

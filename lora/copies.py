@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..adapters.registry import decomposition_of
+from ..adapters.rows import Rows
 from ..messages import message
 from ..planning.copies import fused_twins
 from ..planning.plan import DUPLICATE_TARGET, Plan, make_plan
@@ -65,7 +66,7 @@ def _alike(
         made = look(adapter)
         for name, place, source in adapter.target.slices:
             if name == weight:
-                parts.narrow(0, *(place or (0, rows))).copy_(
+                parts.narrow(0, *(place or Rows(0, rows))).copy_(
                     made.narrow(0, *source) if source else made
                 )
     return bool((whole - parts).norm() <= tolerance * whole.norm())
@@ -127,8 +128,8 @@ def compared(inspection: Inspection, tensors: Mapping[str, Tensor]) -> Plan:
         header.tensors,
         header.metadata,
         plan.target_model,
-        inspection.config_beside,
-        inspection.groups,
-        numbers_in(inspection.path, header, inspection.groups),
-        partial(same_change, tensors),
+        config_beside=inspection.config_beside,
+        groups=inspection.groups,
+        number=numbers_in(inspection.path, header, inspection.groups),
+        same=partial(same_change, tensors),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..adapters.kind import LIMIT, Misfit
 from ..adapters.registry import named
+from ..adapters.rows import Rows
 from ..adapters.tensors import Tensors, take_scalar
 from ..messages import message, text_of
 from ..planning.settings import alpha_fault
@@ -109,7 +110,7 @@ def _module_shape(adapter: Adapter) -> tuple[int, ...]:
 
 
 def adapter_of(
-    adapter: Adapter, tensors: Tensors, rows: tuple[int, int] | None
+    adapter: Adapter, tensors: Tensors, rows: Rows | None
 ) -> tuple[AdapterSpec, dict[str, Tensor]]:
     """(spec, tensors) as `patched_weight` takes them; rows: the weight is only these output rows of
     the module, None: all of it.

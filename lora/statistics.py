@@ -8,7 +8,6 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..adapters.kind import Measured
 from ..adapters.registry import decomposition_of, named
+from ..adapters.rows import Rows, stretches
 from ..adapters.tensors import factor_of
 from ..messages import joined, message
 from ..planning.assign import assign
@@ -280,7 +280,7 @@ def _with_measured(row: ModuleStats, measured: Measured) -> ModuleStats:
 def _places(adapter: Adapter, target_model: TargetModel) -> Iterator[str]:
     for weight, rows, _ in adapter.target.slices:
         name = _parameter(adapter, target_model, weight)
-        yield f"{name}[{rows[0]}:{rows[0] + rows[1]}]" if rows else name
+        yield f"{name}[{rows.start}:{rows.end}]" if rows else name
 
 
 def _parameter(adapter: Adapter, target_model: TargetModel, weight: str) -> str:
@@ -447,7 +447,7 @@ class Overlap(NamedTuple):
     """
 
     weight: str
-    rows: tuple[int, int]  # first, behind the last
+    rows: Rows
     norm_a: float
     norm_b: float
     cosine: float | None  # None where one of them changes nothing, or is not finite
@@ -471,7 +471,10 @@ class Comparison(NamedTuple):
             for file, module, reason in self.left_out
         ]
         return {
-            "meetings": [_row(overlap) for overlap in self.overlaps],
+            "meetings": [
+                _row(overlap) | {"rows": [overlap.rows.start, overlap.rows.end]}
+                for overlap in self.overlaps
+            ],
             "norm_a": _plain(self.norm_a),
             "norm_b": _plain(self.norm_b),
             "cosine": _plain(self.cosine),
@@ -482,14 +485,13 @@ class Comparison(NamedTuple):
 
 
 class _Segment(NamedTuple):
-    """Where an adapter's rows land in one weight; length: 0 where only the adapter tells it;
+    """Where an adapter's rows land in one weight, of length 0 where only the adapter tells it;
     source: which of its rows, None for all.
     """
 
     file: str
-    start: int
-    length: int
-    source: tuple[int, int] | None
+    rows: Rows
+    source: Rows | None
     adapter: Adapter
 
 
@@ -527,8 +529,7 @@ def _segments(
         name = _parameter(adapter, target_model, weight)
         # A drawn model has no biases, but a bias has as many rows as the weight beside it.
         shape = weights.get(name, weights[weight][:1])
-        start, length = rows or (0, shape[0] if shape else 1)
-        yield name, _Segment(file, start, length, source, adapter)
+        yield name, _Segment(file, rows or Rows(0, shape[0] if shape else 1), source, adapter)
 
 
 def _meet(
@@ -541,7 +542,7 @@ def _meet(
     for segment in segments:
         try:
             delta = _delta_of(segment, reads[segment.file])
-            segment = segment._replace(length=delta.shape[0])
+            segment = segment._replace(rows=Rows(segment.rows.start, delta.shape[0]))
             if laid and delta.shape[1] != laid[0][1].shape[1]:
                 raise AdapterError(
                     message(
@@ -554,48 +555,35 @@ def _meet(
             laid.append((segment, delta))
         except FAULTS as error:
             left_out.append((segment.file, segment.adapter.module, _short(error)))
-    borders = sorted(
-        {
-            border
-            for segment, _ in laid
-            for border in (segment.start, segment.start + segment.length)
-        }
-    )
-    for first, last in pairwise(borders):
+    for rows in stretches(segment.rows for segment, _ in laid):
         cut = {
             file: [
-                _cut(segment, delta, first, last)
+                _cut(segment, delta, rows)
                 for segment, delta in laid
-                if _covers(segment, file, first)
+                if segment.file == file and segment.rows.covers(rows)
             ]
             for file in reads
         }
         if cut["a"] or cut["b"]:
-            yield _overlap(weight, (first, last), cut["a"], cut["b"])
+            yield _overlap(weight, rows, cut["a"], cut["b"])
 
 
 def _delta_of(segment: _Segment, read: Read) -> Delta:
     tensors = {role: read(key) for role, key in segment.adapter.roles.items()}
     spec = spec_of(segment.adapter, tensors)
     delta = factors(spec._replace(rows=segment.source), tensors)
-    if segment.length and delta.shape[0] != segment.length:
-        raise AdapterError(
-            message("lora.rows_of_adapter", made=delta.shape[0], rows=segment.length)
-        )
+    length = segment.rows.length
+    if length and delta.shape[0] != length:
+        raise AdapterError(message("lora.rows_of_adapter", made=delta.shape[0], rows=length))
     return delta
 
 
-def _covers(segment: _Segment, file: str, row: int) -> bool:
-    return segment.file == file and segment.start <= row < segment.start + segment.length
-
-
-def _cut(segment: _Segment, delta: Delta, first: int, last: int) -> Delta:
-    whole = (first, last) == (segment.start, segment.start + segment.length)
-    return delta if whole else delta.rows(first - segment.start, last - first)
+def _cut(segment: _Segment, delta: Delta, rows: Rows) -> Delta:
+    return delta if rows == segment.rows else delta.rows(*rows.shift(-segment.rows.start))
 
 
 def _overlap(
-    weight: str, rows: tuple[int, int], deltas_a: Sequence[Delta], deltas_b: Sequence[Delta]
+    weight: str, rows: Rows, deltas_a: Sequence[Delta], deltas_b: Sequence[Delta]
 ) -> tuple[Overlap, float]:
     sums = [add(deltas) if deltas else None for deltas in (deltas_a, deltas_b)]
     norm_a, norm_b = (delta.frobenius() if delta else 0.0 for delta in sums)

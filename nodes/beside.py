@@ -23,6 +23,7 @@ from torch.nn import functional
 from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED, Kind, KroneckerProduct, Product
 from ..adapters.registry import named, of_host
 from ..adapters.rotation import Rotation
+from ..adapters.rows import Rows
 from ..lora.math.apply import AdapterSpec
 from ..lora.math.spec import MAGNITUDES
 from .watched import check
@@ -33,8 +34,6 @@ CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 LADDER = 16
 FP16_HIGH = 2.0**14  # a quarter of the largest number of fp16
 PIECE = 1024  # rows of an identity that are turned at once
-
-Rows = tuple[int, int]
 
 
 class LayerPart(NamedTuple):
@@ -299,7 +298,9 @@ class Maker:
             if up is not None:
                 up, down = in_dtype(up, down, self.dtype)
             downs.append(down.to(self.dtype))
-            ups.append((rows, (first, down.shape[0]), None if up is None else up.T.contiguous()))
+            ups.append(
+                (rows, Rows(first, down.shape[0]), None if up is None else up.T.contiguous())
+            )
             first += down.shape[0]
         return Sum(torch.cat(downs), tuple(ups))
 
@@ -514,16 +515,20 @@ def _piece(part: LayerPart, made: Product | KroneckerProduct | None) -> AddedRow
     """What an additive adapter adds, as a pair or a matrix; made: its factors, if it is ours."""
     if made is None:
         found = kind_of_host(part.adapter).host_pair(part.adapter.weights)
-        return _whole(part) if found is None else _pair(part, *found, None, part.swap is not None)
+        if found is None:
+            return _whole(part)
+        return _pair(part, *found, rows=None, swap=part.swap is not None)
     spec = spec_of(part.adapter)
     plain_pair = isinstance(made, Product) and made.up is not None
     return (
-        _pair(part, made.up, made.down, 1.0, spec.rows, spec.swap) if plain_pair else _whole(part)
+        _pair(part, made.up, made.down, 1.0, rows=spec.rows, swap=spec.swap)
+        if plain_pair
+        else _whole(part)
     )
 
 
 def _pair(
-    part: LayerPart, up: Tensor, down: Tensor, scale: float, rows: Rows | None, swap: bool
+    part: LayerPart, up: Tensor, down: Tensor, scale: float, *, rows: Rows | None, swap: bool
 ) -> AddedRows:
     """up and down of the whole module, of which these rows are the part's; swap: the halves of
     these are exchanged.

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED
 from ..adapters.registry import decomposition_of, named
+from ..adapters.rows import Rows
 from ..messages import message
 from .beside import (
     CONVOLUTIONS,
@@ -82,9 +83,9 @@ def add_bypass_hooks(
     return left, reasons
 
 
-def _taken_apart(target: tuple) -> tuple[str, tuple[int, int] | None, Any]:
+def _taken_apart(target: tuple) -> tuple[str, Rows | None, Any]:
     name, offset, *swap = target
-    return name, offset and (offset[1], offset[2]), swap[0] if swap else None
+    return name, offset and Rows(*offset[1:]), swap[0] if swap else None
 
 
 def owner_of(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
@@ -111,10 +112,10 @@ def is_layer(module: torch.nn.Module | None) -> bool:
 
 
 def _part(
-    patch: Any, shape: tuple[int, ...], rows: tuple[int, int] | None, swap: Any, strength: float
+    patch: Any, shape: tuple[int, ...], rows: Rows | None, swap: Any, strength: float
 ) -> LayerPart | None:
     """The patch as a part of the forward pass; None where it cannot be one."""
-    shape = (rows[1] if rows else shape[0], *shape[1:])
+    shape = (rows.length if rows else shape[0], *shape[1:])
     way = _way(patch)
     scaling = _scaling_outputs(patch, shape) if way == DERIVED else None
     if scaling is not None:

@@ -337,7 +337,9 @@ def inspect(
     file = _files.read(path)
     target_model = wired_model(model, clip, own)
     ask = (lambda plan: stock_placed(model, clip, file)) if model is not None else None
-    return inspect_header(path, file.header, file.config_beside, target_model, own, ask, whole)
+    return inspect_header(
+        path, file.header, file.config_beside, target_model, own=own, stock=ask, whole=whole
+    )
 
 
 def measure(found: Inspection) -> tuple[dict[str, Any], Hashes]:
@@ -444,6 +446,7 @@ def load_and_fix(
     path,
     strength_model: float = 1.0,
     strength_clip: float = 1.0,
+    *,
     own: UserMaps = NO_USER_MAPS,
     bypass: bool = False,
     name: str = "",
@@ -468,11 +471,11 @@ def load_and_fix(
         clip,
         file,
         name or os.path.basename(path),
-        strength_model,
-        strength_clip,
-        own,
-        bypass,
-        mode,
+        strength_model=strength_model,
+        strength_clip=strength_clip,
+        own=own,
+        bypass=bypass,
+        mode=mode,
     )
 
 
@@ -481,6 +484,7 @@ def apply_file(
     clip,
     file: LoraFile,
     name: str,
+    *,
     strength_model: float,
     strength_clip: float,
     own: UserMaps,
@@ -499,7 +503,7 @@ def apply_file(
             header.tensors,
             header.metadata,
             target_model_of(model, clip, own),
-            file.config_beside,
+            config_beside=file.config_beside,
             number=number,
             same=same,
         )
@@ -521,8 +525,8 @@ def apply_file(
         metadata = dict(file.header.metadata)
         left: Counter[str] = Counter()
         only = chosen if mode == AUTO else None if mode == BYPASS else ()
-        new_model, met = _apply(model, layers, strength_model, metadata, left, only)
-        new_clip, met_in_clip = _apply(clip, layers, strength_clip, metadata, left, only)
+        new_model, met = _apply(model, layers, strength_model, metadata, left=left, only=only)
+        new_clip, met_in_clip = _apply(clip, layers, strength_clip, metadata, left=left, only=only)
     notes = (
         own.errors
         + (_notes_on_bypass(left) if mode == BYPASS else ())
@@ -533,9 +537,9 @@ def apply_file(
     report = Report(
         plan,
         name,
-        patches.failures,
-        stock,
-        notes,
+        failures=patches.failures,
+        stock=stock,
+        errors=notes,
         cautions=doubts,
         checked=look.at,
         stock_fault=fault,
@@ -579,6 +583,7 @@ def _apply(
     layers: Sequence[dict[Any, Any]],
     strength: float,
     metadata: dict[str, str],
+    *,
     left: Counter[str],
     only: Container[str] | None,
 ) -> tuple[Any, int]:

@@ -85,6 +85,7 @@ class LoadAndFixLoRA(io.ComfyNode):
         lora_name,
         strength_model,
         strength_clip,
+        *,
         clip=None,
         on_unmatched=REPORT,
         mode=AUTO,
@@ -120,7 +121,7 @@ def apply_listed(
     asked for.
     """
     new_model, new_clip, report = host.load_and_fix(
-        model, clip, lora_path(lora_name), *strengths, own_maps(), name=lora_name, mode=mode
+        model, clip, lora_path(lora_name), *strengths, own=own_maps(), name=lora_name, mode=mode
     )
     if on_unmatched == ERROR:
         _demand_all(lora_name, report)

@@ -184,6 +184,7 @@ class MergeLoRAs(io.ComfyNode):
         cls,
         loras,
         method,
+        *,
         rank=0,
         energy=1.0,
         dtype=KEEP,
@@ -381,7 +382,7 @@ class ApplyLoRA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, lora, strength_model, strength_clip, clip=None, mode=AUTO
+        cls, model, lora, strength_model, strength_clip, *, clip=None, mode=AUTO
     ) -> io.NodeOutput:
         """Patch clones of model and clip."""
         with in_plain_words("Apply LoRA"):
@@ -391,9 +392,9 @@ class ApplyLoRA(io.ComfyNode):
                 clip,
                 file,
                 "LoRA",
-                strength_model,
-                strength_clip,
-                own,
+                strength_model=strength_model,
+                strength_clip=strength_clip,
+                own=own,
                 bypass=False,
                 mode=mode,
             )

@@ -18,6 +18,7 @@ from comfy import weight_adapter
 from comfy.weight_adapter.base import WeightAdapterBase
 
 from ..adapters.registry import decomposition_of, named
+from ..adapters.rows import Rows
 from ..adapters.tensors import check_indices
 from ..lora.from_plan import adapter_of, alpha_of
 from ..lora.math.apply import AdapterSpec, patched_weight
@@ -55,7 +56,7 @@ class LocksmithAdapter(WeightAdapterBase):
         self.loaded_keys, self.weights = (
             loaded_keys,
             (
-                AdapterSpec(*spec),
+                AdapterSpec.restored(spec),
                 tuple(roles),
                 tuple(tensors),
             ),
@@ -137,7 +138,7 @@ def _patches_of(
     network, swap = target_model.networks[adapter.target.network], adapter.target.swap
     for weight, rows, source in adapter.target.slices:
         whole = network.weights[weight] or (1,)
-        shape = (rows[1], *whole[1:]) if rows else whole
+        shape = (rows.length, *whole[1:]) if rows else whole
         reached = (
             ((weight, shape),)
             if adapter.parameter == "weight"
@@ -167,7 +168,7 @@ def _with_bias(adapter: Adapter, network: Network, weight: str, shape: tuple[int
     return named if bias is None else (*named, (bias, shape[:1]))
 
 
-def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
+def _target(name: str, rows: Rows | None, swap: bool) -> Any:
     """The host's way to name a weight, a slice of its rows, and a function on the change."""
     if rows is None and not swap:
         return name
@@ -175,9 +176,7 @@ def _target(name: str, rows: tuple[int, int] | None, swap: bool) -> Any:
     return (name, offset, comfy.utils.swap_scale_shift) if swap else (name, offset)
 
 
-def _hosts_patch(
-    adapter: Adapter, tensors: dict[str, torch.Tensor], source: tuple[int, int] | None
-) -> Any:
+def _hosts_patch(adapter: Adapter, tensors: dict[str, torch.Tensor], source: Rows | None) -> Any:
     """The host's own adapter where it computes what the trainer does, else None."""
     kind = named(adapter.kind)
     if adapter.columns or decomposition_of(tensors) or not kind.host_drops.isdisjoint(tensors):

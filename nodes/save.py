@@ -114,6 +114,7 @@ class SaveLoRA(io.ComfyNode):
         lora_name,
         filename,
         dialect="comfyui",
+        *,
         dtype=KEEP,
         overwrite=False,
         lora=None,
@@ -129,7 +130,15 @@ class SaveLoRA(io.ComfyNode):
                 if lora_name == CONNECTED
                 else read_listed(lora_name, model, clip)
             )
-            written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
+            written = save_lora(
+                found,
+                tensors,
+                filename,
+                dialect=dialect,
+                dtype=dtype,
+                overwrite=overwrite,
+                provenance=provenance,
+            )
         report = report_on(written)
         document = {
             "file": listed_name(lora_name),
@@ -147,7 +156,7 @@ def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
     own, file = own_maps(), wired_lora(lora)
     return (
         inspect_header(
-            CONNECTED, file.header, None, host.wired_model(model, clip, own), own, whole=True
+            CONNECTED, file.header, None, host.wired_model(model, clip, own), own=own, whole=True
         ),
         lora,
         {},

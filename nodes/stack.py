@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..messages import ENGLISH, Speaker, as_sentence, joined, message, text_of
 from ..planning.plan import NO_FAULT
+from ..report.judgement import judged
 from ..report.load_report import Report
 from . import host
 from .faults import NodeError, in_plain_words
@@ -206,6 +207,7 @@ class StackReport:
         modules = self.modules
         return {
             "verdict": self.verdict,
+            "state": judged(**modules, cautions=self.cautions),
             **modules,
             "modules": modules,
             "notes": self.notes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..adapters.rows import Rows
 from ..key_maps.dialect import DENOISER, Dialect
 from ..key_maps.table import Family, TableRow, flatten, numbered, slices
 from .target_model import Network, TargetModel
@@ -22,7 +23,7 @@ class Spelled(NamedTuple):
 
     module: str
     weight: str
-    rows: tuple[int, int] | None
+    rows: Rows | None
     swap: bool
     shape: tuple[int, ...]
 
@@ -43,7 +44,7 @@ def spell(target_model: TargetModel, network: Network, dialect: Dialect) -> Iter
             # Where flattening or a shared name makes two weights one name, the first keeps it.
             if seen.setdefault(spelled, weight) == weight:
                 out, *inner = network.weights[weight]
-                yield Spelled(spelled, weight, rows, swap, (rows[1] if rows else out, *inner))
+                yield Spelled(spelled, weight, rows, swap, (rows.length if rows else out, *inner))
 
 
 def prefix_for(target_model: TargetModel, network: Network, dialect: Dialect) -> str | None:
@@ -62,7 +63,7 @@ def prefix_for(target_model: TargetModel, network: Network, dialect: Dialect) ->
 
 def _names(
     network: Network, module: str, weight: str, names: str
-) -> list[tuple[str, tuple[int, int] | None, bool]]:
+) -> list[tuple[str, Rows | None, bool]]:
     """(name, rows of the weight, halves swapped) of a module: several where the other naming splits
     it.
     """
@@ -76,7 +77,7 @@ def _names(
 
 def names_of(
     family: Family | None, module: str, shape: tuple[int, ...], names: str = "diffusers"
-) -> list[tuple[str, tuple[int, int] | None, bool]]:
+) -> list[tuple[str, Rows | None, bool]]:
     """(name, rows of the weight, halves swapped) of the modules that make up a native one; none
     where no table has them.
 

@@ -132,6 +132,7 @@ def make_plan(
     tensors: Mapping[str, TensorInfo | tuple[int, ...] | None],
     metadata: Mapping[str, str],
     target_model: TargetModel,
+    *,
     config_beside: Mapping[str, Any] | None = None,
     groups: Groups | None = None,
     number: Callable[[str], float | None] | None = None,
@@ -145,7 +146,14 @@ def make_plan(
     tensor of one element by its name, or None where it has none that can be computed with, `same`
     whether adapters make one change (copies.py). Never raises for what a file holds.
     """
-    planner = _Planner(tensors, metadata, target_model, config_beside, number or _no_number, same)
+    planner = _Planner(
+        tensors,
+        metadata,
+        target_model,
+        config_beside=config_beside,
+        number=number or _no_number,
+        same=same,
+    )
     planner.run(groups or group_keys(tensors))
     # A file with an alpha for each adapter asks no settings for its strength.
     asked = not planner.adapters or any(
@@ -204,6 +212,7 @@ class _Planner:
         tensors,
         metadata,
         target_model: TargetModel,
+        *,
         config_beside,
         number: Callable[[str], float | None],
         same: Same | None,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from typing import NamedTuple
 
+from ..adapters.rows import Rows
 from ..key_maps.dialect import DENOISER, ENCODER, Dialect, Prefix, PrefixSet, dialects
 from ..key_maps.table import Family, Inputs, Match, Slice, families, flatten, generalise, slices
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
@@ -27,9 +28,8 @@ class Target(NamedTuple):
 
     network: str
     module: str  # native name
-    slices: tuple[
-        tuple[str, tuple[int, int] | None, tuple[int, int] | None], ...
-    ]  # (weight, its rows, the adapter's rows)
+    # (weight, its rows, the adapter's rows)
+    slices: tuple[tuple[str, Rows | None, Rows | None], ...]
     swap: bool
     out: int
     inner: Shape
@@ -54,6 +54,7 @@ class Network:
         prefix: str,
         weights: Mapping[str, Shape],
         family: Family | None,
+        *,
         is_reference: bool = False,
         optional: Set[str] = frozenset(),
     ):
@@ -138,7 +139,7 @@ class Network:
             pieces = tuple([(weights[piece.native], piece.rows, piece.source) for piece in placed])
             out = sum(
                 [
-                    rows[1] if rows else self.weights[weight][0]
+                    rows.length if rows else self.weights[weight][0]
                     for weight, rows, _ in pieces
                     if self.weights[weight]
                 ]

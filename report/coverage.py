@@ -146,7 +146,7 @@ def _rows_trained(adapters: Iterable[Adapter]) -> tuple[dict[str, int | None], d
     for adapter in adapters:
         for weight, piece, _ in adapter.target.slices:
             before = rows.get(weight, 0)
-            rows[weight] = None if piece is None or before is None else before + piece[1]
+            rows[weight] = None if piece is None or before is None else before + piece.length
             ranks.setdefault(weight, set()).update({adapter.rank} - {None})
     return rows, ranks
 

@@ -89,6 +89,7 @@ class Inspection:
         path: str,
         header: Header,
         config_beside: Mapping[str, Any] | None,
+        *,
         groups: Groups,
         guess: FamilyMatch,
         plan: Plan,
@@ -424,6 +425,7 @@ class Inspection:
             "loads": {
                 "exact": not self.is_reference and bool(self.plan.target_model.networks),
                 "model": self.report.model_title,
+                "state": self.report.state,
                 "modules": self.report.modules,
                 "keys": loads["keys"],
                 "stock": (
@@ -475,7 +477,13 @@ def inspect_file(
     known of the stock loader.
     """
     return inspect_header(
-        path, read_header(path), adapter_config_beside(path), target_model, own, stock, whole
+        path,
+        read_header(path),
+        adapter_config_beside(path),
+        target_model,
+        own=own,
+        stock=stock,
+        whole=whole,
     )
 
 
@@ -484,6 +492,7 @@ def inspect_header(
     header: Header,
     config_beside: Mapping[str, Any] | None,
     target_model: TargetModel | None = None,
+    *,
     own: UserMaps = NO_USER_MAPS,
     stock: AskStock | None = None,
     whole: bool = False,
@@ -492,10 +501,17 @@ def inspect_header(
     if target_model is None and own is NO_USER_MAPS:
         found = _read_or_remember(path, header, config_beside)
     else:
-        found = _read(path, header, config_beside, target_model, own, whole)
+        found = _read(path, header, config_beside, target_model, own=own, whole=whole)
     plan = found.plan._replace(metadata=header.metadata)
     return Inspection(
-        os.fspath(path), header, config_beside, found.groups, found.guess, plan, stock, own
+        os.fspath(path),
+        header,
+        config_beside,
+        groups=found.groups,
+        guess=found.guess,
+        plan=plan,
+        stock=stock,
+        own=own,
     )
 
 
@@ -515,7 +531,7 @@ def _read_or_remember(
     path: str | os.PathLike[str], header: Header, config_beside: Mapping[str, Any] | None
 ) -> _Found:
     key = cache_key(header, config_beside)
-    found = _alike.pop(key, None) or _read(path, header, config_beside, None, NO_USER_MAPS)
+    found = _alike.pop(key, None) or _read(path, header, config_beside, None, own=NO_USER_MAPS)
     if not found.plan.by_values:
         _alike[key] = found
     while len(_alike) > MAX_ALIKE:
@@ -528,6 +544,7 @@ def _read(
     header: Header,
     config_beside: Mapping[str, Any] | None,
     target_model: TargetModel | None,
+    *,
     own: UserMaps,
     whole: bool = False,
 ) -> _Found:
@@ -536,14 +553,21 @@ def _read(
     with without_collection():
         groups = group_keys(shapes)
         guess = identify(groups.groups, shapes, header.metadata, known)
-        place = whole_model(target_model, guess, groups, shapes, known, own)
+        place = whole_model(target_model, guess, groups, shapes=shapes, known=known, own=own)
         if whole:
             place = with_encoders(place, guess, groups.groups, shapes, own)
         number = numbers_in(path, header, groups)
         return _Found(
             groups,
             guess,
-            make_plan(header.tensors, header.metadata, place, config_beside, groups, number),
+            make_plan(
+                header.tensors,
+                header.metadata,
+                place,
+                config_beside=config_beside,
+                groups=groups,
+                number=number,
+            ),
         )
 
 
@@ -602,6 +626,7 @@ def whole_model(
     target_model: TargetModel | None,
     guess: FamilyMatch,
     groups: Groups,
+    *,
     shapes: Shapes,
     known: TargetModel,
     own: UserMaps,

@@ -27,6 +27,7 @@ from ..identify.trainer import UNTOLD
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..messages import joined, message, packed, unpacked
 from .inspection import Inspection, cache_key, inspect_header, spread
+from .judgement import BAD, GOOD, judged
 
 # Rooms whose code and tables decide what a row says.
 KNOWING = ("files", "adapters", "key_maps", "planning", "identify", "report", "locales")
@@ -34,6 +35,10 @@ MAX_ALIKE = 64  # kinds of files whose findings are remembered
 # seconds of reading whose result is kept at once, so that a scan that is cut off need not begin
 # anew
 KEEP_AFTER = 20.0
+# States of a row besides GOOD and BAD. MENDED: the stock loader would fall short; UNKNOWN: whether
+# it loads depends on the model, which the file does not tell; PICKLED_FILE: only a node reads it.
+MENDED, PARTLY, DOUBTFUL, UNKNOWN = "mended", "partly", "doubtful", "untold"
+PICKLED_FILE, UNREADABLE = "pickled", "unreadable"
 
 
 class Findings(NamedTuple):
@@ -75,6 +80,26 @@ class LibraryRow(NamedTuple):
     findings: Findings
 
     @property
+    def state(self) -> str:
+        """How well it loads, in a word for programs."""
+        found = self.findings
+        if found.error:
+            return PICKLED_FILE if self.is_pickled else UNREADABLE
+        if found.total and not found.placed and not found.made_for:
+            return UNKNOWN
+        state = judged(found.placed, found.total, cautions=found.cautions)
+        if state == BAD:
+            return BAD
+        if state == GOOD:
+            return MENDED if found.gains else GOOD
+        return PARTLY if found.placed < found.total else DOUBTFUL
+
+    @property
+    def is_pickled(self) -> bool:
+        """Whether only ComfyUI's own loader of pickles reads it."""
+        return self.file.lower().endswith(PICKLED)
+
+    @property
     def verdict(self) -> str:
         """In a few words: what loads."""
         found = self.findings
@@ -82,7 +107,7 @@ class LibraryRow(NamedTuple):
             return message("files.cannot_be_read")
         if not found.total:
             return message("library.no_lora")
-        if not found.placed and not found.made_for:
+        if self.state == UNKNOWN:
             return message("library.unknown_model")
         if found.placed == found.total:
             return message("library.loads")
@@ -91,12 +116,7 @@ class LibraryRow(NamedTuple):
     @property
     def has_problem(self) -> bool:
         """Whether something in it has no effect, or the stock loader would not do it justice."""
-        found = self.findings
-        return (
-            bool(found.error or found.gains or found.cautions)
-            or found.placed < found.total
-            or not found.total
-        )
+        return self.state != GOOD
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -106,6 +126,7 @@ class LibraryRow(NamedTuple):
             "bytes": self.stamp.size,
             **found,
             "verdict": self.verdict,
+            "state": self.state,
             "problem": self.has_problem,
         }
 

@@ -37,6 +37,7 @@ from ..planning.plan import (
 )
 from ..planning.scale import in_words
 from .coverage import TrainedLayers, trained_layers, untrained_kinds
+from .judgement import judged
 
 SCHEMA = 1  # of the JSON that reports are; it rises when a key changes its meaning or goes
 MAX_PATTERNS = 12
@@ -83,6 +84,7 @@ class Report:
         self,
         plan: Plan,
         path: str = "",
+        *,
         failures: Mapping[int, str] | None = None,
         stock: Callable[[], Set[str]] | None = None,
         errors: tuple[str, ...] = (),
@@ -219,6 +221,11 @@ class Report:
         lost = self.losses
         return as_sentence(joined([line, joined(lost)], "semicolon") if lost else line)
 
+    @property
+    def state(self) -> str:
+        """How well it loads, in a word for programs."""
+        return judged(**self.modules, mismatch=self.mismatch, cautions=self.cautions)
+
     @cached_property
     def remedy(self) -> str:
         """What to do about the keys without effect, as a sentence; "" where all is right."""
@@ -298,6 +305,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
+            "state": self.state,
             "remedy": self.remedy,
             "file": self.path,
             "family": self.guess.name,

@@ -338,7 +338,7 @@ def _modules(inspection: Inspection, speak: Speaker) -> Iterator[str]:
         place = (
             weight
             if rows_of is None
-            else speak("inspect.rows_of", weight=weight, first=rows_of[0], last=sum(rows_of) - 1)
+            else speak("inspect.rows_of", weight=weight, first=rows_of.start, last=rows_of.end - 1)
         )
         place = code(place)
         if len(adapter.target.slices) > 1:

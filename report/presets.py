@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from ..adapters.rows import Rows
 from ..errors import LocksmithError
 from ..key_maps import KEY_MAPS
 from ..key_maps.dialect import DENOISER
@@ -270,7 +271,7 @@ class Layout:
         self.family = network.family
         self.labels: list[str] = []
         self.groups: list[tuple[str, int] | None] = []
-        self.slices: dict[str, list[tuple[tuple[int, int] | None, int]]] = {}
+        self.slices: dict[str, list[tuple[Rows | None, int]]] = {}
         self.names: dict[str, dict[str, int]] = {space: {} for space in SPACES}
         self.suffixes: dict[str, dict[str, int]] = {space: {} for space in SPACES}
         self.layers = dict.fromkeys(LAYERS, 0)
@@ -370,12 +371,12 @@ class Layout:
                     mask |= self._place(weight, rows) if bits is None else bits
         return mask
 
-    def _place(self, weight: str, rows: tuple[int, int] | None) -> int:
+    def _place(self, weight: str, rows: Rows | None) -> int:
         bits, covered = 0, 0
         for own, bit in self.slices.get(weight, ()):
-            if rows and own and rows[0] <= own[0] and own[0] + own[1] <= rows[0] + rows[1]:
-                bits, covered = bits | bit, covered + own[1]
-        if not rows or covered != rows[1]:
+            if rows and own and rows.covers(own):
+                bits, covered = bits | bit, covered + own.length
+        if not rows or covered != rows.length:
             bits |= self.other
         return self.places.setdefault((weight, rows), bits)
 

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-from lora_locksmith.key_maps.table import parse_table, slices
+import pytest
+from lora_locksmith.adapters.registry import kinds
+from lora_locksmith.commands.parser import COMMANDS
+from lora_locksmith.key_maps.dialect import FOLDER, dialects
+from lora_locksmith.key_maps.lines import lines_of
+from lora_locksmith.key_maps.table import families, parse_table, slices
+from lora_locksmith.lora.merge.methods import methods
+from lora_locksmith.planning.not_computed import NOT_COMPUTED_TABLE
+from lora_locksmith.report.presets import presets
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README, CONTRIBUTING, CHANGELOG = (
+    (ROOT / name).read_text("utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+)
+# Titles of kinds that the README tells in other words: (IA)^3, norms, biases, full differences.
+DESCRIBED = {
+    "",
+    "(IA)3",
+    "LoRA of an embedding",
+    "norm difference",
+    "bias difference",
+    "replaced weight",
+    "replaced bias",
+    "full-rank difference",
+}
 
 
 def example(beginning: str) -> str:
@@ -33,6 +56,82 @@ def test_the_commands_are_dev_py_commands():
 
 
 def test_files_it_links_to_are_there():
-    root = Path(__file__).resolve().parents[1]
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (root / link).exists(), link
+        assert (ROOT / link).exists(), link
+
+
+WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
+RECORDS = [len(list(lines_of(path.read_text("utf-8")))) for path in FOLDER.glob("*.record")]
+# What the texts count, and what is counted; a number may be a word.
+COUNTED = {
+    r"(\w+) families of models and text encoders": len(families()),
+    r"(\w+) dialects as records": len(dialects()),
+    r"(\w+) documented presets of": len(presets()),
+    r"documented presets of (\w+) trainers": len({preset.trainer for preset in presets()}),
+    r"(\w+) methods, across trainers": len(methods()),
+}
+
+
+def number(word):
+    return WORDS.index(word) if word in WORDS else int(word)
+
+
+@pytest.mark.parametrize("pattern", COUNTED)
+def test_the_changelog_counts_what_there_is(pattern):
+    newest = re.search(pattern, CHANGELOG)  # older releases had fewer
+    assert number(newest[1]) == COUNTED[pattern]
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_a_record_is_as_long_as_it_is_called(text):
+    least, most = re.search(r"(\w+) to (\w+) lines[;:]", text).groups()
+    assert (number(least), number(most)) == (min(RECORDS), max(RECORDS))
+
+
+def test_the_readme_names_every_command_and_every_node():
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
+        assert re.search(rf"lora-locksmith {name}\b|`{name}`", README), name
+    for node in json.loads((ROOT / "locales/en/nodeDefs.json").read_text("utf-8")).values():
+        assert f"**{node['display_name']}**" in README, node["display_name"]
+
+
+def row(title):
+    """The row of the README's table."""
+    return next(line for line in README.splitlines() if line.startswith(f"| **{title}"))
+
+
+def test_the_readme_names_every_kind_of_adapter():
+    computed = {kind.title for kind in kinds() if not kind.refusal}
+    refused = {kind.title for kind in kinds()} - computed
+    assert not {title for title in computed - DESCRIBED if title not in row("Adapters")}
+    assert refused and not {title for title in refused if title not in row("Refused")}
+
+
+def test_the_readme_names_what_is_refused():
+    titles = [
+        line.split("|")[0].strip() for _, line in lines_of(NOT_COMPUTED_TABLE.read_text("utf-8"))
+    ]
+    assert titles and not [title for title in titles if title not in row("Refused")]

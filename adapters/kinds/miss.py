@@ -7,6 +7,7 @@ from __future__ import annotations
 from ...messages import message
 from ..kind import ADDED, DERIVED, InStock, Kind, Product, roles, shaped
 from ..lazy import helpers, torch
+from ..rows import Rows
 from ..spec import AdapterError
 
 
@@ -78,22 +79,22 @@ class MiSSBat(Kind):
                 )
             )
         matrix, total = weight.flatten(1), blocks.shape[0] * size
-        start, length = spec.rows or (0, total)
+        rows = spec.rows or Rows(0, total)
         if (
-            start + length > total
-            or length != matrix.shape[0]
-            or any(number % size for number in (start, length, matrix.shape[1]))
+            rows.end > total
+            or rows.length != matrix.shape[0]
+            or any(number % size for number in (*rows, matrix.shape[1]))
         ):
             raise AdapterError(
                 message(
                     "adapters.does_not_fit_rows",
                     tensor=shaped(miss_block=blocks.shape),
-                    start=start,
-                    end=start + length,
+                    start=rows.start,
+                    end=rows.end,
                     weight=list(weight.shape),
                 )
             )
-        blocks = blocks.narrow(0, start // size, length // size)
+        blocks = blocks.narrow(0, rows.start // size, rows.length // size)
         tiles = matrix.reshape(-1, size, matrix.shape[1] // size, size).transpose(1, 2)
         change = tiles @ blocks[:, None] + blocks[:, None]
         return weight + strength * change.transpose(1, 2).reshape(weight.shape)

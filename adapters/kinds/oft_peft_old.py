@@ -57,7 +57,7 @@ class OldPeftOFT(Rotation):
     def patched(self, spec, tensors, weight, strength):
         size = helpers.size(tensors, 1, "oft_r")
         rotation = self.turning(
-            spec, tensors, sum(spec.rows) if spec.rows else weight.shape[0], size
+            spec, tensors, spec.rows.end if spec.rows else weight.shape[0], size
         )
         if spec.rows:
             turned = rotations.rotate_outputs(

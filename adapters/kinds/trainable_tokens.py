@@ -10,6 +10,7 @@ from __future__ import annotations
 from ...messages import joined, message
 from ..kind import DERIVED, InStock, Kind, Measured, ModuleShape, Said, roles, shaped
 from ..lazy import helpers, torch
+from ..rows import Rows
 from ..setting import TOKENS, Setting
 from ..spec import AdapterError
 
@@ -59,17 +60,19 @@ class TrainableTokens(Kind):
                     weight=list(weight.shape),
                 )
             )
-        start, length = spec.rows or (0, weight.shape[0])
-        beyond = [token for token in tokens if token >= start + length]
+        mine = spec.rows or Rows(0, weight.shape[0])
+        beyond = [token for token in tokens if token >= mine.end]
         if beyond and spec.rows is None:
             raise AdapterError(
-                message("adapters.token_beyond", kind=self.title, token=beyond[0], rows=length)
+                message("adapters.token_beyond", kind=self.title, token=beyond[0], rows=mine.length)
             )
-        mine = [place for place, token in enumerate(tokens) if start <= token < start + length]
+        reached = [place for place, token in enumerate(tokens) if mine.start <= token < mine.end]
         places = torch.tensor(
-            [tokens[place] - start for place in mine], dtype=torch.long, device=weight.device
+            [tokens[place] - mine.start for place in reached],
+            dtype=torch.long,
+            device=weight.device,
         )
-        return weight.index_copy(0, places, helpers.toward(weight[places], rows[mine], strength))
+        return weight.index_copy(0, places, helpers.toward(weight[places], rows[reached], strength))
 
     def measured(self, spec, tensors, out, columns):
         return Measured(message("adapters.replaces_rows"))

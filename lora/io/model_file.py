@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...adapters.rows import Rows
 from ...files.header import TensorInfo, read_header
 from ...identify.checkpoint import (
     ENCODERS,
@@ -50,8 +51,8 @@ class _Source(NamedTuple):
     """A tensor of the file that is (some rows of) a native parameter."""
 
     name: str
-    rows: tuple[int, int] | None  # of the parameter
-    taken: tuple[int, int] | None  # of the tensor
+    rows: Rows | None  # of the parameter
+    taken: Rows | None  # of the tensor
     swap: bool
 
 
@@ -188,12 +189,13 @@ class ModelFile:
         if len(sources) == 1 and sources[0].rows is None:
             value = self._part(sources[0])
             return value.reshape(shape) if shape and value.numel() == math.prod(shape) else value
-        if not shape or sum((source.rows or (0, shape[0]))[1] for source in sources) != shape[0]:
+        rows = [source.rows or Rows(0, shape[0] if shape else 0) for source in sources]
+        if not shape or sum(one.length for one in rows) != shape[0]:
             raise AdapterError(message("lora.model_lacks_rows", parameter=parameter))
         whole = torch.empty(shape, dtype=torch.float32)
-        for source in sources:
-            start, length = source.rows or (0, shape[0])
-            whole[start : start + length] = self._part(source).reshape(length, *shape[1:])
+        for source, (start, length) in zip(sources, rows, strict=True):
+            part = self._part(source).reshape(length, *shape[1:])
+            whole.narrow(0, start, length).copy_(part)
         return whole
 
     def _part(self, source: _Source) -> Tensor:

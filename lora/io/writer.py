@@ -71,6 +71,7 @@ def write_lora(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Tensor] | Conversion,
     metadata: Mapping[str, str] | None = None,
+    *,
     overwrite: bool = False,
     check: Callable[[Path], Any] | None = None,
     at_last: Callable[[], Any] | None = None,
@@ -251,7 +252,15 @@ def write_as(
         if config is not None:
             path = place_of(path, dialect)
             stack.enter_context(making_folder(path.parent))
-        write_lora(path, conversion, metadata, overwrite, check, at_last, config)
+        write_lora(
+            path,
+            conversion,
+            metadata,
+            overwrite=overwrite,
+            check=check,
+            at_last=at_last,
+            config=config,
+        )
     return Written(
         path,
         dialect,
@@ -288,7 +297,7 @@ def _verify(
             header.tensors,
             header.metadata,
             plan.target_model,
-            config,
+            config_beside=config,
             number=partial(_number, made),
         )
     except LoraFileError as error:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...adapters.kind import Kind
 from ...adapters.registry import decomposition_of, named
 from ...adapters.registry import kinds as all_kinds
+from ...adapters.rows import Rows
 from ...adapters.tensors import Tensors, check_not_empty, describe, toward
 from ...messages import message
 from .spec import AdapterError, AdapterSpec
@@ -72,7 +73,7 @@ def _patched(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength: floa
     decomposition = decomposition_of(tensors)
     if decomposition is None:
         return torch.add(weight, change, alpha=strength)
-    cut = spec.rows is not None and spec.rows != (0, kind.count_rows(tensors))
+    cut = spec.rows is not None and spec.rows.unless_all(kind.count_rows(tensors)) is not None
     return toward(weight, decomposition.decomposed(spec, tensors, weight, change, cut), strength)
 
 
@@ -86,23 +87,22 @@ def _computable(name: str) -> Kind:
 def _rows_of_delta(kind: Kind, spec: AdapterSpec, tensors: Tensors, weight: Tensor) -> Tensor:
     if spec.rows is None:
         return kind.delta(spec, tensors, tuple(weight.shape))
-    start, length = spec.rows
-    total = kind.count_rows(tensors)
-    if length != weight.shape[0] or start < 0 or start + length > total:
+    rows, total = spec.rows, kind.count_rows(tensors)
+    if rows.length != weight.shape[0] or not Rows(0, total).covers(rows):
         raise AdapterError(
             message(
                 "lora.rows_do_not_fit",
-                first=start,
-                last=start + length,
+                first=rows.start,
+                last=rows.end,
                 total=total,
                 shape=list(weight.shape),
                 tensors=describe(tensors),
             )
         )
-    cut = kind.narrow(tensors, start, length)
+    cut = kind.narrow(tensors, *rows)
     if cut is not None:
         return kind.delta(spec, cut, tuple(weight.shape))
-    return kind.delta(spec, tensors, (total, *weight.shape[1:])).narrow(0, start, length)
+    return kind.delta(spec, tensors, (total, *weight.shape[1:])).narrow(0, *rows)
 
 
 def _padded(weight: Tensor, shape: Sequence[int] | None) -> Tensor:

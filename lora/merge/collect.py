@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...adapters.registry import decomposition_of, named
+from ...adapters.rows import Rows
 from ...adapters.tensors import check_not_empty, factor_of, multiply, take_matrix
 from ...key_maps.dialect import DENOISER
 from ...messages import joined, message
@@ -70,8 +71,8 @@ class MergePart(NamedTuple):
 
     source: int
     adapter: Adapter
-    rows: tuple[int, int] | None
-    cut: tuple[int, int] | None
+    rows: Rows | None
+    cut: Rows | None
     strength: float
 
 
@@ -118,6 +119,11 @@ class MergePiece(NamedTuple):
     scale: float
     dtype: torch.dtype
     whole: bool  # the file itself holds a matrix of the weight's size
+
+    @property
+    def rows(self) -> Rows:
+        """The weight's rows that it changes."""
+        return Rows(self.start, self.delta.shape[0])
 
 
 def targets(sources: Sequence[Source]) -> list[MergeTarget]:
@@ -338,7 +344,7 @@ def lora_name(name: str) -> str:
 def _piece(
     target: MergeTarget, part: MergePart, tensors: dict[str, Tensor], base: Base | None
 ) -> MergePiece:
-    start, length = part.rows or (0, target.shape[0])
+    start, length = part.rows or Rows(0, target.shape[0])
     spec = spec_of(part.adapter, tensors)
     dtype = _dtype(tensors)
     if not has_delta(part.adapter):
@@ -383,7 +389,7 @@ def _common(dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
 
 
 def _plain(
-    spec: AdapterSpec, tensors: Mapping[str, Tensor], cut: tuple[int, int] | None
+    spec: AdapterSpec, tensors: Mapping[str, Tensor], cut: Rows | None
 ) -> tuple[Factors, float]:
     """The file's own factors, nothing computed: (factors, scale)."""
     check_not_empty(tensors)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...adapters.rows import Rows
 from ...messages import first_of, joined, message
 from ..io.dtypes import DTYPES
 from ..io.lora_model import Native
@@ -148,7 +149,12 @@ def merge(
     if lost:
         raise AdapterError(_refusal(lost))
     return _merged(
-        targets(sources), sources, Merger(recipe, method, options), base, overlaps, progress
+        targets(sources),
+        sources,
+        Merger(recipe, method, options),
+        base,
+        overlaps=overlaps,
+        progress=progress,
     )
 
 
@@ -161,7 +167,7 @@ def _refusal(lost: Mapping[str, Sequence[str]]) -> str:
 
 
 def _merged(
-    wanted, sources, cook: Merger, base, overlaps: bool, progress
+    wanted, sources, cook: Merger, base, *, overlaps: bool, progress
 ) -> Iterator[tuple[str, Merged]]:
     for done, target in enumerate(wanted):
         if progress:
@@ -336,10 +342,11 @@ def _side_by_side(target: MergeTarget, pieces: Sequence[MergePiece], dtype: torc
     down = torch.empty(rank, columns, dtype=dtype)
     place = 0
     for piece in pieces:
-        length, width = piece.delta.up.shape
+        width = piece.delta.up.shape[1]
         scale, shift = _divided(piece.scale, dtype)
         # The larger share goes to down, whose rows lie together.
-        _fill(up[piece.start : piece.start + length, place : place + width], piece.delta.up, shift)
+        rows = up.narrow(0, *piece.rows)
+        _fill(rows[:, place : place + width], piece.delta.up, shift)
         _fill(down[place : place + width], piece.delta.down, scale)
         place += width
     return Factors(up, down)
@@ -383,7 +390,7 @@ def _dense(target: MergeTarget, pieces: Sequence[MergePiece]) -> Tensor:
     """The fp32 sum of all pieces as a matrix [out, columns]."""
     total = torch.zeros(target.size)
     for piece in pieces:
-        rows = total[piece.start : piece.start + piece.delta.shape[0]]
+        rows = total.narrow(0, *piece.rows)
         if _has_factors(piece):
             up, down = (factor.to(torch.float32) for factor in (piece.delta.up, piece.delta.down))
             torch.addmm(rows, up, down, alpha=piece.scale, out=rows)
@@ -424,19 +431,18 @@ def _products_of_factors(pieces: Sequence[MergePiece], count: int) -> Tensor:
     """<U D, V E> = sum over (U^T V) * (D E^T), of the rows that two pieces share; pieces of the
     same rows are taken together.
     """
-    stacks: dict[tuple[int, int], list[MergePiece]] = {}
+    stacks: dict[Rows, list[MergePiece]] = {}
     for piece in pieces:
-        stacks.setdefault((piece.start, piece.delta.shape[0]), []).append(piece)
+        stacks.setdefault(piece.rows, []).append(piece)
     laid = [(rows, *_stacked(stack, count)) for rows, stack in stacks.items()]
     inner = torch.zeros(count, count, dtype=torch.float64)
     for place, (rows, up, down, owners) in enumerate(laid):
         for other_rows, other_up, other_down, other_owners in laid[: place + 1]:
-            first, last = max(rows[0], other_rows[0]), min(sum(rows), sum(other_rows))
-            if first < last:
-                outer = (
-                    up[first - rows[0] : last - rows[0]].T
-                    @ other_up[first - other_rows[0] : last - other_rows[0]]
-                )
+            common = rows.intersect(other_rows)
+            if common:
+                ours = up.narrow(0, *common.shift(-rows.start))
+                theirs = other_up.narrow(0, *common.shift(-other_rows.start))
+                outer = ours.T @ theirs
                 product = owners.T @ (outer * (down @ other_down.T)) @ other_owners
                 inner += product if rows == other_rows else product + product.T
     return inner

@@ -35,7 +35,7 @@ def inspect_together(
     to refuse.
     """
     alone = [
-        inspect_header(file.name, file.header, file.config_beside, None, own) for file in files
+        inspect_header(file.name, file.header, file.config_beside, None, own=own) for file in files
     ]
     if target_model is None:
         target_model = next(
@@ -67,7 +67,9 @@ def _again(
         and not _is_given(target_model)
     ):
         return alone
-    return inspect_header(file.name, file.header, file.config_beside, target_model, own, whole=True)
+    return inspect_header(
+        file.name, file.header, file.config_beside, target_model, own=own, whole=True
+    )
 
 
 def _is_given(target_model: TargetModel) -> bool:

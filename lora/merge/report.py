@@ -58,12 +58,12 @@ class MergeReport:
         self._row(
             name,
             merged.sources,
-            merged.rank,
-            size,
-            merged.overlaps,
-            merged.kept,
-            merged.error,
-            merged.norm,
+            rank=merged.rank,
+            size=size,
+            overlaps=merged.overlaps,
+            kept=merged.kept,
+            error=merged.error,
+            norm=merged.norm,
         )
 
     def expect(self, expected: Forecast) -> None:
@@ -73,17 +73,17 @@ class MergeReport:
             self._row(
                 row.name,
                 row.sources,
-                row.rank,
-                row.bytes,
-                row.overlaps,
-                row.kept,
-                _error(row),
-                row.norm,
+                rank=row.rank,
+                size=row.bytes,
+                overlaps=row.overlaps,
+                kept=row.kept,
+                error=_error(row),
+                norm=row.norm,
             )
         self.refactored = sum(row.refactored for row in expected.rows)
 
     def _row(
-        self, name, sources, rank, size, overlaps: Sequence[Overlap], kept, error, norm
+        self, name, sources, *, rank, size, overlaps: Sequence[Overlap], kept, error, norm
     ) -> None:
         met = [overlap._asdict() for overlap in overlaps]
         self.rows.append(

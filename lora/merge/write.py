@@ -52,6 +52,7 @@ def write_merged(
     path: str | os.PathLike[str],
     sources: Sequence[Source],
     recipe: MergeConfig = DEFAULT,
+    *,
     metadata: Mapping[str, str] | None = None,
     base: Base | None = None,
     overwrite: bool = False,
@@ -68,18 +69,27 @@ def write_merged(
     merge had to fuse. Raises what `merge` and `write_lora` (or `write_as`) raise.
     """
     if dialect == NATIVE:
-        return _native_file(Path(path), sources, recipe, metadata, base, overwrite, each, overlaps)
+        return _native_file(
+            Path(path),
+            sources,
+            recipe,
+            metadata=metadata,
+            base=base,
+            overwrite=overwrite,
+            each=each,
+            overlaps=overlaps,
+        )
     check_free(path, overwrite)
     with scratch_folder(path) as folder:
         made = _native_file(
             Path(folder, "native.safetensors"),
             sources,
             recipe,
-            metadata,
-            base,
-            False,
-            each,
-            overlaps,
+            metadata=metadata,
+            base=base,
+            overwrite=False,
+            each=each,
+            overlaps=overlaps,
         )
         header = read_header(made)
         plan = inspect_header(made, header, None, _given(sources), whole=True).plan
@@ -105,7 +115,15 @@ def _given(sources: Sequence[Source]) -> TargetModel:
 
 
 def _native_file(
-    path: Path, sources, recipe: MergeConfig, metadata, base, overwrite: bool, each, overlaps: bool
+    path: Path,
+    sources,
+    recipe: MergeConfig,
+    *,
+    metadata,
+    base,
+    overwrite: bool,
+    each,
+    overlaps: bool,
 ) -> Path:
     check_free(path, overwrite)
     expected = forecast(sources, recipe)
@@ -121,9 +139,9 @@ def _native_file(
             name: Spec(tensor.dtype, tuple(tensor.shape))
             for name, tensor in named(row.native for row in expected.rows)
         }
-        return write_lora(path, _Streamed(specs, made), metadata, overwrite)
+        return write_lora(path, _Streamed(specs, made), metadata, overwrite=overwrite)
     with tempfile.TemporaryFile(prefix=".merge.", dir=path.parent) as file:
-        return write_lora(path, spooled(made(), file), metadata, overwrite)
+        return write_lora(path, spooled(made(), file), metadata, overwrite=overwrite)
 
 
 # Metadata that speak of one file's tensors, ranks or names.

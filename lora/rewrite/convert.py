@@ -603,7 +603,7 @@ class _Planner:
                 made = _empty(
                     first_up, first_down, out, rank, first_down.shape[1:] if looked_at else inner
                 )
-                return self._finished(read, made, rank, scale, turned, dora)
+                return self._finished(read, made, rank=rank, scale=scale, turned=turned, dora=dora)
             downs = [loaded[id(block)][1].flatten(1) for block in own]
             up = torch.zeros((out, rank), dtype=first_up.dtype, device=first_up.device)
             starts, place = {}, 0
@@ -618,12 +618,21 @@ class _Planner:
             up = up.roll(out // 2, 0) if turned else up
             down = torch.cat(downs).reshape(rank, *(first_down.shape[1:] if looked_at else inner))
             up = up.reshape(*up.shape, *[1] * (down.dim() - 2))
-            return self._finished(read, {"up": up, "down": down}, rank, scale, turned, dora)
+            return self._finished(
+                read, {"up": up, "down": down}, rank=rank, scale=scale, turned=turned, dora=dora
+            )
 
         return make, scale, PeftTraining(rank, scale, dora), COMPUTED
 
     def _finished(
-        self, read: Read, made: dict[str, Tensor], rank: int, scale: float, turned: bool, dora: bool
+        self,
+        read: Read,
+        made: dict[str, Tensor],
+        *,
+        rank: int,
+        scale: float,
+        turned: bool,
+        dora: bool,
     ) -> dict[str, Tensor]:
         """Factors with their strength, and magnitudes where there are any."""
         made |= self._strength(made["up"], rank, scale, None)

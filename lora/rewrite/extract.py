@@ -235,6 +235,7 @@ def extract_file(
     tuned: str | os.PathLike[str],
     target: str | os.PathLike[str],
     how: ExtractOptions,
+    *,
     dialect: str = NATIVE,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
@@ -262,7 +263,7 @@ def extract_file(
         )
     metadata = FORMAT | _metadata(first, second, found, how)
     if dialect == NATIVE:
-        write_lora(target, tensors, metadata, overwrite)
+        write_lora(target, tensors, metadata, overwrite=overwrite)
     else:
         plan = make_plan(
             {name: tuple(tensor.shape) for name, tensor in tensors.items()},

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ...adapters.rows import Rows
 from ...errors import LocksmithError
 from ...identify.reference_model import build_reference_model
 from ...key_maps import KEY_MAPS
@@ -35,7 +36,6 @@ HARMLESS = (PLACED, BOOKKEEPING, DUPLICATE_TARGET)
 UNTOLD = "lora.base_unknown"
 MAX_TOLD = 3  # names in one sentence
 
-Rows = tuple[int, int]
 Roles = tuple[dict[str, str], dict[str, str]]
 
 
@@ -72,8 +72,8 @@ class OutputPart(NamedTuple):
     """What one adapter of the plan gives to a new module; None: all rows."""
 
     adapter: int
-    rows: Rows | None  # (start, length) of the adapter
-    into: Rows | None  # (start, length) of the new module
+    rows: Rows | None  # of the adapter
+    into: Rows | None  # of the new module
 
 
 class OutputModule(NamedTuple):
@@ -175,7 +175,7 @@ def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
             else:
                 refusals.append(reason)
             continue
-        named_units = _units(plan, network, record, prefix, adapters, refusals)
+        named_units = _units(plan, network, record, prefix, adapters=adapters, refusals=refusals)
         written = _encoder_prefix(writing, target_model, network) or prefix
         units += [unit._replace(prefix=written) for unit in named_units]
     return RenamePlan(writing, tuple(units), left_out, tuple(refusals))
@@ -269,8 +269,8 @@ def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[s
             found.header.tensors,
             found.header.metadata,
             target_model,
-            found.config_beside,
-            found.groups,
+            config_beside=found.config_beside,
+            groups=found.groups,
         )
         # A model that has no place for some of it is no better guess.
         if (
@@ -319,6 +319,7 @@ def _units(
     network: Network,
     record: Dialect,
     prefix: str,
+    *,
     adapters: list[int],
     refusals: list[str],
 ) -> list[OutputModule]:
@@ -387,28 +388,21 @@ def _overlap(
     if not total:
         refusals.append(message("lora.size_unknown", module=adapter.module, weight=weight))
         return
-    start, length = rows or (0, total)
-    offset = source[0] if source else 0
+    reached = rows or Rows(0, total)
+    offset = (source.start if source else 0) - reached.start
     whole = sum(
-        piece[1][1] if piece[1] else network.weights[piece[0]][0] for piece in adapter.target.slices
+        piece.length if piece else network.weights[weight][0]
+        for weight, piece, _ in adapter.target.slices
     )
-    reached = 0
+    named = 0
     for unit in units:
-        unit_start, unit_length = unit.rows or (0, total)
-        low, high = max(start, unit_start), min(start + length, unit_start + unit_length)
-        if low < high:
-            reached += high - low
-            taken = (offset + low - start, high - low)
-            into = (low - unit_start, high - low)
-            yield (
-                unit,
-                OutputPart(
-                    index,
-                    None if taken == (0, whole) else taken,
-                    None if into == (0, unit_length) else into,
-                ),
-            )
-    if reached < length:
+        own = unit.rows or Rows(0, total)
+        common = reached.intersect(own)
+        if common:
+            named += common.length
+            taken = common.shift(offset).unless_all(whole)
+            yield unit, OutputPart(index, taken, common.shift(-own.start).unless_all(own.length))
+    if named < reached.length:
         refusals.append(
             message("lora.rows_unnamed", module=adapter.module, network=network.name, weight=weight)
         )

@@ -119,6 +119,7 @@ def resize_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     rank_target: RankTarget,
+    *,
     dtype: torch.dtype | None = None,
     dora: bool = False,
     overwrite: bool = False,
@@ -142,7 +143,14 @@ def resize_file(
     }
     beside = made.config if Path(target).name == PEFT_FILE else None
     check = partial(_check_loads, found, config=made.config)
-    write_lora(target, made.tensors, made.metadata | origin, overwrite, check, config=beside)
+    write_lora(
+        target,
+        made.tensors,
+        made.metadata | origin,
+        overwrite=overwrite,
+        check=check,
+        config=beside,
+    )
     return made
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...adapters.registry import decomposition_of, named
+from ...adapters.rows import Rows, stretches
 from ...errors import LocksmithError
 from ...messages import message, text_of
 from ...planning.plan import Adapter, Plan
@@ -39,21 +39,16 @@ _Side = tuple[Plan, Read, Sequence[Adapter]]  # of what is compared: its adapter
 
 
 class _Segment(NamedTuple):
-    """Rows [start, start + length) of a weight, which are rows of one adapter beginning with
-    `taken`.
-    """
+    """Rows of a weight, which are the rows `taken` of one adapter."""
 
-    start: int
-    length: int
+    rows: Rows
+    taken: Rows
     adapter: Adapter
     read: Read
-    taken: int
 
-    def cut(self, first: int, last: int) -> _Segment:
+    def cut(self, rows: Rows) -> _Segment:
         """These rows of the weight alone."""
-        return self._replace(
-            start=first, length=last - first, taken=self.taken + first - self.start
-        )
+        return self._replace(rows=rows, taken=rows.shift(self.taken.start - self.rows.start))
 
     def plain(self) -> tuple[Tensor, Tensor, float] | None:
         """(up, down, scale) of a LoRA's rows as they are stored, without columns that are zero
@@ -63,7 +58,7 @@ class _Segment(NamedTuple):
             return None
         up, down = (self.read(self.adapter.roles[role]).flatten(1) for role in ("up", "down"))
         up = (up.roll(up.shape[0] // 2, 0) if self.adapter.target.swap else up).narrow(
-            0, self.taken, self.length
+            0, *self.taken
         )
         # A column that is not zero seldom begins with zeros.
         if up[: min(8, len(up))].to(torch.float32).ne(0).any(0).all():
@@ -95,11 +90,8 @@ class _Segment(NamedTuple):
             raise VerificationError(
                 message("joints.about", subject=self.adapter.module, text=text_of(error))
             ) from None
-        return (
-            whole
-            if (self.taken, self.length) == (0, whole.shape[0])
-            else whole.rows(self.taken, self.length)
-        )
+        cut = self.taken.unless_all(whole.shape[0])
+        return whole.rows(*cut) if cut else whole
 
 
 def check_same(
@@ -261,15 +253,8 @@ def _compare(weight: tuple[str, str], ours: _Side, theirs: _Side) -> float:
             [item for item in side if bool(decomposition_of(item.adapter.roles)) == decomposed]
             for side in sides
         ]
-        for first, last in _cuts([*alike[0], *alike[1]]):
-            cut = [
-                [
-                    item.cut(first, last)
-                    for item in side
-                    if item.start <= first and last <= item.start + item.length
-                ]
-                for side in alike
-            ]
+        for rows in stretches(item.rows for side in alike for item in side):
+            cut = [[item.cut(rows) for item in side if item.rows.covers(rows)] for side in alike]
             try:
                 worst = max(worst, _distance(*cut))
             except (VerificationError, AdapterError) as error:
@@ -308,8 +293,10 @@ def _segments(
     for adapter in adapters:
         for piece, rows, taken in adapter.target.slices:
             if piece == weight:
-                start, length = rows or (0, taken[1] if taken else _rows(adapter, plan.shapes))
-                yield _Segment(start, length, adapter, read, taken[0] if taken else 0)
+                one = rows or taken
+                length = one.length if one else _rows(adapter, plan.shapes)
+                whole = Rows(0, length)
+                yield _Segment(rows or whole, taken or whole, adapter, read)
 
 
 def _rows(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int:
@@ -325,11 +312,6 @@ def _rows(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int
     if not rows:
         raise VerificationError(message("lora.rows_unknown", place=adapter.module))
     return rows
-
-
-def _cuts(segments: Sequence[_Segment]) -> Iterator[tuple[int, int]]:
-    edges = sorted({edge for item in segments for edge in (item.start, item.start + item.length)})
-    yield from pairwise(edges)
 
 
 def _distance(ours: Sequence[_Segment], theirs: Sequence[_Segment]) -> float:
@@ -417,7 +399,7 @@ def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping
         vector = vector.roll(vector.shape[0] // 2) if adapter.target.swap else vector
         pieces = [piece[1:] for piece in adapter.target.slices if piece[0] == weight]
         parts += [
-            ((rows or (0,))[0], vector.narrow(0, *taken) if taken else vector)
+            (rows.start if rows else 0, vector.narrow(0, *taken) if taken else vector)
             for rows, taken in pieces
         ]
     if parts:

@@ -16,6 +16,7 @@ from ...messages import message
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
 from ...report.inspection import Inspection, inspect_file
+from ...report.judgement import GOOD, judged
 from ...report.library import Findings, LibraryRow, Stamp, findings_of, stamp_of
 from ...report.load_report import Report
 from ...report.markdown import markdown
@@ -118,6 +119,8 @@ def _fit(
         "total": total,
         "model": checkpoint.title,
         "mismatch": report.mismatch,
+        # A file of text encoders alone has nothing that such a model could lack.
+        "state": judged(placed, total, report.mismatch) if total else GOOD,
     }
 
 

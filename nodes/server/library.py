@@ -14,7 +14,6 @@ from typing import Any
 import folder_paths
 
 from ...errors import exhausted
-from ...files.header import PICKLED
 from ...lora.rewrite.rename import writable
 from ...messages import message, translations
 from ...report.library import LibraryRow, Stamp, scan_files, stamp_of
@@ -109,7 +108,7 @@ def row_as_dict(row: LibraryRow) -> dict[str, Any]:
     """A row as the routes give it."""
     return row.as_dict() | {
         "changed": row.stamp.changed / 1e9,
-        "pickled": row.file.lower().endswith(PICKLED),
+        "pickled": row.is_pickled,
     }
 
 

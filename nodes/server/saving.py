@@ -47,6 +47,7 @@ def save_lora(
     found: Inspection,
     tensors: Mapping[str, Any],
     filename: str,
+    *,
     dialect: str,
     dtype: str,
     overwrite: bool,
@@ -152,7 +153,15 @@ def save_listed(
                 message("nodes.choose_one_of", options=", ".join(known)),
             )
     found, tensors, provenance = read_listed(name)
-    written = save_lora(found, tensors, filename, dialect, dtype, overwrite, provenance)
+    written = save_lora(
+        found,
+        tensors,
+        filename,
+        dialect=dialect,
+        dtype=dtype,
+        overwrite=overwrite,
+        provenance=provenance,
+    )
     return {"file": os.path.relpath(written.path, _folder()), "report": report_on(written)}
 
 

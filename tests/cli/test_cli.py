@@ -359,6 +359,7 @@ def test_scan(locksmith, library):
         "cautions",
         "error",
         "verdict",
+        "state",
         "problem",
     }
     assert rows["good.safetensors"]["problem"] is False and rows["good.safetensors"]["rank"] == "4"

@@ -211,10 +211,11 @@ def _or_none(patch, weight):
 def test_a_copied_adapter_keeps_its_shape(host, comfy):
     """The host makes plain tuples of what it copies; the copy still knows what it is."""
     import comfy.lora
+    from lora_locksmith.adapters.rows import Rows
     from lora_locksmith.lora.math.spec import AdapterSpec
     from lora_locksmith.nodes.patches import LocksmithAdapter
 
-    spec = AdapterSpec("lora", 2.0, None, (0, 4), False, (("pad_to", (4, 6)),))
+    spec = AdapterSpec("lora", 2.0, None, Rows(0, 4), False, (("pad_to", (4, 6)),))
     tensors = (torch.randn(8, 2), torch.randn(2, 6))
     adapter = LocksmithAdapter({"a", "b"}, (spec, ("up", "down"), tensors))
     copy = comfy.lora.prefetch_prepared_value(adapter, [0], None, None, False)

@@ -264,7 +264,7 @@ def planned(**config):
         KEYS,
         {},
         TargetModel([denoiser_network(WEIGHTS)]),
-        {"peft_type": "LORA", "r": 4, "lora_alpha": 4, **config},
+        config_beside={"peft_type": "LORA", "r": 4, "lora_alpha": 4, **config},
     )
 
 
@@ -310,5 +310,7 @@ def test_a_name_that_is_no_pattern_of_itself_is_looked_up_as_peft_does():
         for role, shape in (("A", (4, 8)), ("B", (8, 4)))
     }
     target_model = TargetModel([denoiser_network({f"diffusion_model.{name}.weight": (8, 8)})])
-    plan = make_plan(keys, {}, target_model, {"r": 4, "lora_alpha": 4, "alpha_pattern": {name: 8}})
+    plan = make_plan(
+        keys, {}, target_model, config_beside={"r": 4, "lora_alpha": 4, "alpha_pattern": {name: 8}}
+    )
     assert [adapter.strength.scale for adapter in plan.adapters] == [2.0]

@@ -340,14 +340,21 @@ def test_strength_from_peft_settings(target_model, name, scale):
         )
     }
     for metadata, beside in ((header, None), ({}, CONFIG)):
-        strength = make_plan(keys, metadata, target_model, beside).adapters[0].strength
+        strength = (
+            make_plan(keys, metadata, target_model, config_beside=beside).adapters[0].strength
+        )
         assert strength.scale == scale
         assert (
             "lora_adapter_metadata" in strength.source or "adapter_config.json" in strength.source
         )
     rooted = dict(CONFIG, use_rslora=True, alpha_pattern={})
     assert (
-        make_plan(lora("base_model.model.x_embedder", H, 16, rank=4), {}, target_model, rooted)
+        make_plan(
+            lora("base_model.model.x_embedder", H, 16, rank=4),
+            {},
+            target_model,
+            config_beside=rooted,
+        )
         .adapters[0]
         .strength.scale
         == 16 / 4**0.5
@@ -356,7 +363,7 @@ def test_strength_from_peft_settings(target_model, name, scale):
 
 def test_alpha_tensors_go_before_settings(target_model):
     keys = lora("transformer.x_embedder", H, 16) | {"transformer.x_embedder.alpha": ()}
-    strength = make_plan(keys, {}, target_model, CONFIG).adapters[0].strength
+    strength = make_plan(keys, {}, target_model, config_beside=CONFIG).adapters[0].strength
     assert strength.scale is None
     assert "tensors" in strength.source
 

@@ -545,7 +545,10 @@ def test_a_meaning_without_an_alpha_is_a_scale(target_model):
     """PEFT 0.13 left alpha / r of a LoKr out."""
     config = {"peft_type": "LOKR", "r": 8, "alpha": 4}
     (adapter,) = make_plan(
-        {key: shape for key, shape in FULL.items() if "alpha" not in key}, {}, target_model, config
+        {key: shape for key, shape in FULL.items() if "alpha" not in key},
+        {},
+        target_model,
+        config_beside=config,
     ).adapters
     assert adapter.strength.scale == 1.0
 
@@ -787,9 +790,16 @@ DIFFERING = {"lora_adapter_metadata": '{"r": 2, "lora_alpha": 8}'}
 def test_settings_that_differ_are_told_whatever_the_strength_comes_from(target_model):
     keys = lora("img_in", 8, 16)
     for file in (keys, keys | {"img_in.alpha": ()}):
-        (told,) = make_plan(file, DIFFERING, target_model, {"r": 2, "lora_alpha": 4}).cautions
+        (told,) = make_plan(
+            file, DIFFERING, target_model, config_beside={"r": 2, "lora_alpha": 4}
+        ).cautions
         assert "lora_alpha is 8 in the header and 4 in adapter_config.json" in told
-        assert make_plan(file, DIFFERING, target_model, {"r": 2, "lora_alpha": 8}).cautions == ()
+        assert (
+            make_plan(
+                file, DIFFERING, target_model, config_beside={"r": 2, "lora_alpha": 8}
+            ).cautions
+            == ()
+        )
 
 
 def test_settings_that_cannot_be_read_are_told_where_a_strength_is_asked_of_them(target_model):
@@ -801,7 +811,7 @@ def test_settings_that_cannot_be_read_are_told_where_a_strength_is_asked_of_them
         (without | alpha | beside, True),
         (lora("nothing", 8, 8), True),
     ):
-        cautions = make_plan(file, {}, target_model, unreadable).cautions
+        cautions = make_plan(file, {}, target_model, config_beside=unreadable).cautions
         assert [text.partition(" (")[0] for text in cautions] == [
             "The adapter_config.json beside the file cannot be read"
         ] * told
@@ -822,7 +832,7 @@ ROAD = {"img_in.road_theta": (4,), "img_in.road_alpha": (4,)}
 def test_an_adapter_that_needs_a_setting_is_refused_without_a_lawful_one(
     target_model, config, reason
 ):
-    plan = make_plan(ROAD, {}, target_model, config)
+    plan = make_plan(ROAD, {}, target_model, config_beside=config)
     check_whole(plan, ROAD)
     assert [dict(adapter.options) for adapter in plan.adapters] == [config] * (not reason)
     assert reason == "" or all(
@@ -858,7 +868,7 @@ def test_only_a_setting_that_is_needed_and_not_lawful_is_the_reason_of_a_refusal
         "deft": {"img_in.deft_P": (8, 2), "img_in.deft_R": (2, 16)},
         "peanut": {"img_in.peanut_A.weight": (2, 8), "img_in.peanut_B.weight": (8, 2)},
     }
-    plan = make_plan(files[tensors], {}, target_model, config)
+    plan = make_plan(files[tensors], {}, target_model, config_beside=config)
     check_whole(plan, files[tensors])
     assert len(plan.adapters) == (not reason)
     assert all(outcome.reason.startswith(reason) for outcome in plan.outcomes.values())
@@ -896,7 +906,7 @@ def test_an_adapter_that_is_refused_takes_no_alpha_from_one_that_is_applied(
     """
     file = {"transformer.lora_alpha": alpha} | first | refused
     model = home if "transformer.stages.0.to_out.lora_A.weight" in file else target_model
-    plan = make_plan(file, {}, model, config)
+    plan = make_plan(file, {}, model, config_beside=config)
     check_whole(plan, file)
     assert {key for key, outcome in plan.outcomes.items() if outcome.category == category} == set(
         refused
@@ -914,14 +924,16 @@ def test_an_adapter_that_is_refused_takes_no_alpha_from_one_that_is_applied(
     ],
 )
 def test_settings_make_another_kind_of_plain_factors(target_model, config, kind, told):
-    plan = make_plan(lora("img_in", 8, 16), {}, target_model, config)
+    plan = make_plan(lora("img_in", 8, 16), {}, target_model, config_beside=config)
     assert [adapter.kind for adapter in plan.adapters] == [kind]
     assert [text[: len(told)] for text in plan.cautions] == [told] * bool(told)
 
 
 def test_what_a_writer_means_can_be_a_reason_to_refuse(target_model):
     """By the settings; or by the family of the model, which may have the rows in another order."""
-    plan = make_plan(lora("img_in", 8, 16), {}, target_model, {"init_lora_weights": "corda"})
+    plan = make_plan(
+        lora("img_in", 8, 16), {}, target_model, config_beside={"init_lora_weights": "corda"}
+    )
     assert plan.adapters == ()
     assert {outcome.reason.partition(" (")[0] for outcome in plan.outcomes.values()} == {
         "the base model was changed when training began"
@@ -959,7 +971,7 @@ def test_settings_count_where_the_shapes_do_not_tell():
         (other, config, {}),
         (square, {"peft_type": "IA3"}, {}),
     ):
-        plan = make_plan(keys, {}, target_model, settings)
+        plan = make_plan(keys, {}, target_model, config_beside=settings)
         assert [dict(adapter.options) for adapter in plan.adapters] == [options]
         assert plan.cautions == ()
 
@@ -1069,9 +1081,11 @@ def test_settings_that_change_what_factors_mean_go_with_their_kind(target_model)
         "coft": True,
         "eps": 6e-5,
     }
-    (plain,) = make_plan(lora("img_in", 8, 16), {}, target_model, config).adapters
+    (plain,) = make_plan(lora("img_in", 8, 16), {}, target_model, config_beside=config).adapters
     assert plain.options == (("fan_in_fan_out", True),)
-    (turning,) = make_plan({f"{PROJ}.oft_R.weight": (2, 6)}, {}, target_model, config).adapters
+    (turning,) = make_plan(
+        {f"{PROJ}.oft_R.weight": (2, 6)}, {}, target_model, config_beside=config
+    ).adapters
     expected = {"use_cayley_neumann": False, "num_cayley_neumann_terms": 7, "coft": True}
     assert dict(turning.options) == expected, (
         "what holds anyway is not said, nor what another kind asks for"

@@ -227,7 +227,7 @@ def planned(kind, config, in_header=False):
             },
             SITE,
         )
-    return make_plan(keys(kind), {}, SITE, config)
+    return make_plan(keys(kind), {}, SITE, config_beside=config)
 
 
 PATTERNS = st.dictionaries(
@@ -340,7 +340,8 @@ def test_a_number_of_5000_digits_does_not_cost_the_other_settings(tmp_path):
     (tmp_path / "adapter_config.json").write_text(text)
     config = adapter_config_beside(tmp_path / "adapter_model.safetensors")
     assert [
-        adapter.strength.scale for adapter in make_plan(keys("lora"), {}, SITE, config).adapters
+        adapter.strength.scale
+        for adapter in make_plan(keys("lora"), {}, SITE, config_beside=config).adapters
     ] == [2.0] * 3
     packed = {
         "lora_adapter_metadata": (

@@ -223,7 +223,8 @@ FULL_LOKR = {"layer.lokr_w1": (2, 2), "layer.lokr_w2": (4, 4)}
 
 def strength(target_model, keys, config, kind=None):
     adapters = {
-        adapter.kind: adapter for adapter in make_plan(keys, {}, target_model, config).adapters
+        adapter.kind: adapter
+        for adapter in make_plan(keys, {}, target_model, config_beside=config).adapters
     }
     return adapters[kind].strength if kind else next(iter(adapters.values())).strength
 

@@ -319,7 +319,8 @@ def test_metadata_and_refusals(tmp_path, base, tuned):
 
 def test_any_dialect(tmp_path, tiny_flux, base, tuned):
     files = saved(tmp_path / "base.safetensors", base), saved(tmp_path / "tuned.safetensors", tuned)
-    extract_file(*files, tmp_path / "kohya.safetensors", ExtractOptions(RankTarget(RANK)), "kohya")
+    how = ExtractOptions(RankTarget(RANK))
+    extract_file(*files, tmp_path / "kohya.safetensors", how, dialect="kohya")
     patched = patched_by_stock(tiny_flux(), tmp_path / "kohya.safetensors")
     changed = [
         name for name in base if base[name].dim() > 1 and not torch.equal(base[name], tuned[name])

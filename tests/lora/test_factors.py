@@ -7,6 +7,7 @@ import math
 import peft
 import pytest
 import torch
+from lora_locksmith.adapters.rows import Rows
 from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
 from lora_locksmith.lora.math.low_rank import Factors, Kronecker, add, factors
 from lycoris.modules.full import FullModule
@@ -236,7 +237,7 @@ def test_rows_of_a_pair_stay_a_pair_only_between_its_blocks():
 def test_rows_and_swap_of_the_spec():
     tensors = {"down": torch.randn(3, 8), "up": torch.randn(16, 3)}
     whole = tensors["up"].double() @ tensors["down"].double()
-    delta = factors(AdapterSpec("lora", rows=(4, 8), swap=True), tensors)
+    delta = factors(AdapterSpec("lora", rows=Rows(4, 8), swap=True), tensors)
     assert_is(delta, whole[4:12].roll(4, 0))
     single = factors(AdapterSpec("lora"), tensors, torch.float32)
     assert single.up.dtype == single.down.dtype == torch.float32

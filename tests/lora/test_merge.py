@@ -699,7 +699,7 @@ def test_written_as_it_is_made(source, recipe, tmp_path):
     )
     sources, seen = [source(a), source(split(), 0.5, "b")], []
     path = write_merged(
-        tmp_path / "merged.safetensors", sources, recipe, {"note": "x"}, each=seen.append
+        tmp_path / "merged.safetensors", sources, recipe, metadata={"note": "x"}, each=seen.append
     )
     expected = native_tensors(merged.native for _, merged in merge(sources, recipe))
     written = load_file(path)

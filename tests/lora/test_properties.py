@@ -4,6 +4,7 @@ tensors, untouched inputs.
 
 import pytest
 import torch
+from lora_locksmith.adapters.rows import Rows
 from lora_locksmith.lora.math.apply import (
     AdapterError,
     AdapterSpec,
@@ -437,7 +438,7 @@ def test_rows(assert_close, spec, tensors, shape, start, length):
     """
     weight = torch.randn(*shape)
     whole = patched_weight(spec, tensors, weight, 0.8)
-    cut_spec, cut = spec._replace(rows=(start, length)), weight[start : start + length]
+    cut_spec, cut = spec._replace(rows=Rows(start, length)), weight[start : start + length]
     blocks = BLOCKS.get(spec.kind, 1)
     if start % blocks or length % blocks:
         with pytest.raises(AdapterError, match="rows"):
@@ -452,9 +453,9 @@ def test_a_magnitude_per_input_cannot_be_cut():
     spec, tensors, shape = PER_INPUT
     weight = torch.randn(*shape)
     with pytest.raises(AdapterError, match=r"dora_scale \[1, 24\] holds a magnitude per input"):
-        patched_weight(spec._replace(rows=(0, 16)), tensors, weight[:16], 1.0)
+        patched_weight(spec._replace(rows=Rows(0, 16)), tensors, weight[:16], 1.0)
     assert torch.equal(
-        patched_weight(spec._replace(rows=(0, 32)), tensors, weight, 1.0),
+        patched_weight(spec._replace(rows=Rows(0, 32)), tensors, weight, 1.0),
         patched_weight(spec, tensors, weight, 1.0),
     )
 
@@ -605,7 +606,7 @@ def test_spoilt_shapes_fit_or_are_refused(spec, tensors, shape):
     for role, tensor in tensors.items():
         others = {name: value for name, value in tensors.items() if name != role}
         for spoilt in ({**others, role: mutation} for mutation in mutations(tensor)):
-            for used, height in ((spec, shape[0]), (spec._replace(rows=(8, 8)), 8)):
+            for used, height in ((spec, shape[0]), (spec._replace(rows=Rows(8, 8)), 8)):
                 try:
                     result = patched_weight(used, spoilt, torch.zeros(height, *shape[1:]), 0.5)
                 except AdapterError:

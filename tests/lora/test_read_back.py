@@ -101,7 +101,7 @@ def source(target_model, shapes, numbers, config):
             {name: tuple(tensor.shape) for name, tensor in tensors.items()},
             {},
             target_model,
-            config,
+            config_beside=config,
         ),
         tensors,
     )

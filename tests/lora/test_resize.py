@@ -239,7 +239,7 @@ def test_dtypes_stay_or_are_chosen(tmp_path, by_stock, dtype):
     # 5 / 12 * 7 is no number of this dtype.
     assert after[f"{QKV}.alpha"].dtype == torch.float32
     close(by_stock(target, QKV, (3 * H, H)), optimum(by_stock(source, QKV, (3 * H, H)), 7), 5e-3)
-    made = resize_file(source, tmp_path / "c.safetensors", RankTarget(7), torch.float32)
+    made = resize_file(source, tmp_path / "c.safetensors", RankTarget(7), dtype=torch.float32)
     assert {tensor.dtype for tensor in made.tensors.values()} == {torch.float32}
 
 
@@ -254,7 +254,7 @@ def test_the_error_told_is_that_of_what_stands_in_the_file(
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(lora(QKV, 3 * H, H, 12, alpha), source, {} if alpha else {"lora_alpha": "5"})
     told = (
-        resize_file(source, target, RankTarget(rank), dtype, target_model=target_model)
+        resize_file(source, target, RankTarget(rank), dtype=dtype, target_model=target_model)
         .rows[0]
         .error
     )

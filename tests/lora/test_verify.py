@@ -55,7 +55,10 @@ def compare(target_model, source, written, dtype=None, configs=(None, None)) -> 
     """
     plans = [
         make_plan(
-            {key: tuple(tensor.shape) for key, tensor in file.items()}, {}, target_model, config
+            {key: tuple(tensor.shape) for key, tensor in file.items()},
+            {},
+            target_model,
+            config_beside=config,
         )
         for file, config in zip((source, written), configs, strict=True)
     ]

@@ -38,7 +38,7 @@ def planned(target_model):
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         metadata or {},
         target_model,
-        config,
+        config_beside=config,
     )
 
 
@@ -599,7 +599,7 @@ def test_fused_and_split_spellings_of_one_lora_are_the_same(planned, own_rank):
     assert (comparison.energy_only_a, comparison.energy_only_b, comparison.left_out) == (0, 0, ())
     assert next(
         meeting.rows for meeting in comparison.overlaps if meeting.weight.endswith("linear1.weight")
-    ) == (3 * H, 7 * H)
+    ) == (3 * H, 4 * H)
     assert len(comparison.overlaps) == 7
     assert all(meeting.cosine == pytest.approx(1, abs=1e-9) for meeting in comparison.overlaps)
     json.dumps(comparison.as_dict(), allow_nan=False)

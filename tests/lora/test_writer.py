@@ -72,7 +72,7 @@ def planned(target_model):
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         metadata or {},
         target_model,
-        config,
+        config_beside=config,
     )
 
 
@@ -114,7 +114,7 @@ def assert_same(actual, expected, tolerance=1e-5):
 def read(path, target_model, config=None):
     header = read_header(path)
     return (
-        make_plan(header.tensors, header.metadata, target_model, config),
+        make_plan(header.tensors, header.metadata, target_model, config_beside=config),
         map_tensors(path, header),
         header,
     )

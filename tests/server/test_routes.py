@@ -31,6 +31,7 @@ BRIEF = {
     "file",
     "bytes",
     "verdict",
+    "state",
     "family",
     "made_for",
     "trainer",
@@ -221,6 +222,7 @@ def test_a_file_is_held_against_a_model(routes, loras, lora, placed, total, mism
         assert status == 200
         fit = told["fit"]
         assert (fit["placed"], fit["total"]) == (placed, total) and "FLUX.1" in fit["model"]
+        assert fit["state"] == ("good" if placed else "bad")
         assert (
             bool(fit["mismatch"]) == bool(mismatch) and mismatch.lower() in fit["mismatch"].lower()
         )
@@ -242,6 +244,7 @@ def test_what_belongs_to_a_text_encoder_is_not_missed_in_a_file_of_the_model_alo
         "total": 22,
         "model": told["fit"]["model"],
         "mismatch": "",
+        "state": "good",
     }
 
 

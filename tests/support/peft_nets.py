@@ -61,7 +61,9 @@ def loaded(net, folder, strength=1.0):
         ]
     )
     header, tensors = read_header(path), load_file(path)
-    plan = make_plan(header.tensors, header.metadata, target_model, adapter_config_beside(path))
+    plan = make_plan(
+        header.tensors, header.metadata, target_model, config_beside=adapter_config_beside(path)
+    )
     for adapter in plan.adapters:
         mine = {role: tensors[key] for role, key in adapter.roles.items()}
         for weight, rows, source in adapter.target.slices:

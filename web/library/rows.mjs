@@ -1,11 +1,19 @@
 /** The rows of the library: what is searched in them, how they are filtered, counted and sorted. No document here. */
 
 /**
+ * What becomes of a file: "good", "mended" (the stock loader would fall short), "partly", "doubtful" (it loads, but may not
+ * come out as trained), "bad" (nothing loads), "untold" (whether it loads depends on the model, which is not known), "pickled" (only a
+ * node reads it) or "unreadable".
+ *
+ * @typedef {"good" | "mended" | "partly" | "doubtful" | "bad" | "untold" | "pickled" | "unreadable"} State
+ */
+
+/**
  * A file as the server tells it.
  *
  * @typedef {{file: string, bytes: number, changed: number, verdict: string, family: string, made_for: string, trainer: string,
  *   kinds: string | string[], rank: string | number, placed: number, total: number, stock: number, gains: string[], losses: string[],
- *   cautions: string[], pickled: boolean, problem: boolean, error: string, trigger_words?: string[]}} Told
+ *   cautions: string[], state: State, pickled: boolean, problem: boolean, error: string, trigger_words?: string[]}} Told
  */
 
 /**
@@ -64,21 +72,6 @@ export function prepare(told) {
 }
 
 /**
- * What becomes of a file: "good", "mended" (the stock loader would fall short), "partly", "doubtful" (it loads, but may not
- * come out as trained), "bad" (nothing loads), "untold" (whether it loads depends on the model, which is not known), "pickled" (only a
- * node reads it) or "unreadable".
- *
- * @param {Row} row
- */
-export function stateOf(row) {
-  if (row.error) return row.pickled ? "pickled" : "unreadable";
-  if (!row.placed) return row.total && !row.made_for ? "untold" : "bad";
-  if (row.placed < row.total) return "partly";
-  if (row.cautions.length) return "doubtful";
-  return row.gains.length ? "mended" : "good";
-}
-
-/**
  * The rows that are wanted, in the order they came in, and how many there would be for each value of each filter.
  *
  * @param {Row[]} rows
@@ -118,7 +111,7 @@ export function sorted(rows, choice) {
 function valuesOf(row, filter) {
   if (filter === "kind") return row.kindNames;
   if (filter !== "state") return [row[filter]];
-  if (row.error) return row.pickled ? ["problem"] : ["problem", "unreadable"];
+  if (row.state === "unreadable") return ["problem", "unreadable"];
   return [...(row.gains.length ? ["stock"] : []), ...(row.problem ? ["problem"] : [])];
 }
 

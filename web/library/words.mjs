@@ -1,13 +1,18 @@
 /** How the library tells of a file in words and marks. */
 
 import { make, makeButton } from "../shared/dom.mjs";
-import { STATES, stateOf, UNTOLD } from "./rows.mjs";
+import { STATES, UNTOLD } from "./rows.mjs";
 import { say } from "../i18n/words.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 
 /** A sign for each state, because colours alone do not tell everyone. */
 const SIGNS = { good: "✓", mended: "✓", partly: "!", doubtful: "!", untold: "?", pickled: "?", bad: "✕", unreadable: "✕" };
+/** @type {Record<import("./rows.mjs").State, string>} */
+const WORDS = {
+  good: "libraryLoads", mended: "libraryFixed", partly: "libraryPartly", doubtful: "libraryDoubtful", bad: "libraryNothing",
+  untold: "libraryUnknownModel", pickled: "libraryPickled", unreadable: "libraryUnreadable",
+}; // prettier-ignore
 const STATE_WORDS = { stock: "libraryStock", problem: "libraryProblem", unreadable: "libraryUnreadable" };
 const UNITS = ["B", "KB", "MB", "GB", "TB"];
 
@@ -23,9 +28,8 @@ export function makeMark(row) {
  * @param {Row} row
  */
 export function paintMark(mark, row) {
-  const state = stateOf(row);
-  mark.dataset.state = state;
-  mark.textContent = SIGNS[state];
+  mark.dataset.state = row.state;
+  mark.textContent = SIGNS[row.state];
   mark.setAttribute("aria-hidden", "true"); // the words beside it say it
 }
 
@@ -35,14 +39,9 @@ export function paintMark(mark, row) {
  * @param {Row} row
  */
 export function tellState(row) {
-  if (row.error) return say(row.pickled ? "libraryPickled" : "libraryUnreadable");
-  if (!row.total) return say("libraryNone");
-  const part = { placed: row.placed, total: row.total, stock: row.stock };
-  if (!row.placed) return say(row.made_for ? "libraryNothing" : "libraryUnknownModel", part);
-  if (row.stock < row.placed) return say("libraryMended", part);
-  if (row.placed < row.total) return say("libraryPartly", part);
-  if (row.cautions.length) return say("libraryDoubtful", part);
-  return say(row.gains.length ? "libraryFixed" : "libraryLoads", part);
+  const { state, placed, total, stock } = row;
+  if (state === "bad" && !total) return say("libraryNone");
+  return say(placed && stock < placed ? "libraryMended" : WORDS[state], { placed, total, stock });
 }
 
 /** @param {string} text of a model, trainer or kind */

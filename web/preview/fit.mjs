@@ -8,6 +8,9 @@ import { asSentence, say, tell } from "../i18n/words.mjs";
  * @typedef {{state: "" | "good" | "part" | "bad", text: string, words: string}} Fit
  */
 
+/** The states of a library's row of which not all modules load. */
+const SHORT = ["bad", "partly", "untold"];
+
 /**
  * Whether a file fits: the model that is wired, else what is known of its family.
  *
@@ -42,19 +45,19 @@ function doubtful(fit, caution) {
  * @returns {Fit}
  */
 function fitOfModel(fit) {
-  const { placed, total, mismatch, model } = fit;
+  const { state, placed, total, mismatch, model } = fit;
   const words = model ? "previewMismatch" : "previewMismatchAny";
-  if (mismatch) return { state: "bad", text: `\u2717 ${placed} / ${total}`, words: say(words, fit) };
-  if (placed < total) return { state: placed ? "part" : "bad", text: `! ${placed} / ${total}`, words: say("previewPart", fit) };
-  return { state: "good", text: `\u2713 ${total}`, words: say(model ? "previewFits" : "previewFitsAny", fit) };
+  if (mismatch) return { state, text: `\u2717 ${placed} / ${total}`, words: say(words, fit) };
+  if (state !== "good") return { state, text: `! ${placed} / ${total}`, words: say("previewPart", fit) };
+  return { state, text: `\u2713 ${total}`, words: say(model ? "previewFits" : "previewFitsAny", fit) };
 }
 
 /**
  * @param {any} answer
- * @returns {Fit}
+ * @returns {Fit} amber at worst, as the model may be another
  */
-function fitOfFamily({ made_for: family, placed, total }) {
-  if (placed < total) return { state: "part", text: `! ${placed} / ${total}`, words: say("previewPlaced", { placed, total }) };
+function fitOfFamily({ made_for: family, state, placed, total }) {
+  if (SHORT.includes(state)) return { state: "part", text: `! ${placed} / ${total}`, words: say("previewPlaced", { placed, total }) };
   return { state: "", text: family || `${total}`, words: "" };
 }
 
@@ -65,7 +68,7 @@ function fitOfFamily({ made_for: family, placed, total }) {
  */
 export function aboutFile({ error, made_for: madeFor, trainer, kinds, rank, total, fit, translations }) {
   if (error || !total) return "";
-  const family = madeFor || (fit?.placed && fit.placed === fit.total ? fit.model : "");
+  const family = madeFor || (fit?.placed && fit.state === "good" ? fit.model : "");
   const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
   const known = trainer === "cannot tell" ? "" : tell(trainer, translations);
   return [family || say("previewNoFamily"), known, adapters, say("previewModules", { total })].filter(Boolean).join(" \u00b7 ");

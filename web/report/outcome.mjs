@@ -48,7 +48,6 @@ export function outcomeOf(output) {
   const said = (/** @type {string[]} */ texts) => tellAll(texts, translations);
   const loads = told.loads ?? told;
   const { placed = 0, total = 0 } = loads.modules ?? {};
-  const mismatch = told.mismatch ?? "";
   const cautions = loads.cautions ?? told.cautions ?? [];
   return {
     file: "",
@@ -56,8 +55,8 @@ export function outcomeOf(output) {
     remedy: tell(String(told.remedy ?? ""), translations),
     placed,
     total,
-    state: loads.modules ? stateOf(placed, total, mismatch || !placed, cautions) : "",
-    mismatch: tell(mismatch, translations),
+    state: loads.state ?? "",
+    mismatch: tell(told.mismatch ?? "", translations),
     gains: said(loads.gains ?? []),
     notes: said(loads.notes ?? []),
     stockFails: stockFailsOf([loads, ...(told.rows ?? [])], translations),
@@ -97,18 +96,6 @@ function stockFailsOf(reports, translations) {
  */
 function patternsOf(told) {
   return told.patterns ?? (told.rows ?? []).flatMap((/** @type {any} */ row) => row.patterns ?? []);
-}
-
-/**
- * @param {number} placed
- * @param {number} total
- * @param {unknown} isWrong whether nothing of it is of use
- * @param {string[]} cautions
- * @returns {State}
- */
-function stateOf(placed, total, isWrong, cautions) {
-  if (isWrong) return "bad";
-  return placed < total || cautions.length ? "part" : "good";
 }
 
 /** What stands beside the colour, so that nobody has to see it. */
