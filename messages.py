@@ -16,12 +16,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from unicodedata import east_asian_width
 
 LOCALES = Path(__file__).parent / "locales"
 ENGLISH = "en"
-Template = "str | Mapping[str, str]"  # as text: Python before 3.10 must get past this line
+if TYPE_CHECKING:  # Python before 3.10 must get past this line
+    Template = str | Mapping[str, str]
 
 
 class Source(Protocol):
@@ -29,6 +30,9 @@ class Source(Protocol):
 
     def render(self, language: str) -> str:
         """The text in a language, in English where the language lacks it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """What it holds, in the order in which it is made from it."""
 
 
 class Message(str):
@@ -87,7 +91,7 @@ def packed(text: str) -> Any:
     return {kind: [_each(packed, field) for field in fields]}
 
 
-def unpacked(value: Any) -> str:
+def unpacked(value: str | Mapping[str, Any]) -> str:
     """The text that was `packed`. Raises KeyError where its sentence is in no catalog any more."""
     if not isinstance(value, Mapping):
         return value
