@@ -83,8 +83,8 @@ def text_of(error: BaseException) -> str:
     return first if isinstance(first, Message) else str(error)
 
 
-def packed(text: str) -> Any:
-    """A text as plain JSON that `unpacked` makes a message of again; a plain str stays one."""
+def packed(text: Any) -> Any:
+    """A text as plain JSON that `unpacked` makes a message of again; all else stays as it is."""
     if not isinstance(text, Message):
         return text
     kind, *fields = type(text.source).__name__, *text.source

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..adapters.registry import named
+from ..adapters.setting import shown
 from ..files.json_text import read_json
 from ..messages import message
 from .pattern_syntax import Allowance
 from .patterns import Patterns
-from .settings import Values, settings, shown
+from .settings import Values, settings
 
 # Where a strength comes from, as ids of what that is called.
 FROM_TENSORS, FROM_HEADER = "planning.from_tensors", "planning.from_header"
@@ -100,7 +101,7 @@ def cautions_of(
     that is needed.
     """
     _, fault = _unpacked(metadata)
-    cautions = (
+    cautions: list[str] = (
         [message("planning.header_unreadable", where=message(FROM_HEADER), fault=fault)]
         if fault
         else []
