@@ -374,7 +374,7 @@ class _Spellings:
         first part.
         """
         family = self.network.family
-        if family is None:
+        if not family:
             return
         for module in self.known["native"]:
             for match in family.find(flatten(module)):

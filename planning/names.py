@@ -82,7 +82,7 @@ def names_of(
 
     names: whose, "diffusers" or what a table's @names says.
     """
-    if family is None:
+    if not family:
         return []
     for row in _rows_of(family, module):
         if not row.alternatives or (row.names or "diffusers") != names:

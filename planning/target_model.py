@@ -128,7 +128,7 @@ class Network:
 
     def _by_table(self, flat: str) -> Iterable[Target]:
         family = self.family
-        if family is None:
+        if not family:
             return
         for match in family.find(flat):
             present = [self._present(native) for native in match.native]
