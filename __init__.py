@@ -5,7 +5,7 @@ OLDEST_COMFYUI = (0, 16, 3)
 OLDEST_PYTHON = (3, 10)
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> object:
     """ComfyUI's V3 entry point; everything is imported here, so that importing the pack costs
     nothing.
     """
@@ -26,7 +26,7 @@ async def comfy_entrypoint():
     return LocksmithExtension()
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     """Every ComfyUI asks for this name first; those that are too old for `comfy_entrypoint` would
     then only say that they skip the pack.
     """
@@ -38,7 +38,7 @@ def __getattr__(name):
     raise AttributeError(name)
 
 
-def too_old():
+def too_old() -> str:
     """What of this Python and ComfyUI is too old for the pack, and the remedy; ""
     where nothing is.
     """

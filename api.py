@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .lora.io.writer import Written
     from .lora.merge.report import MergeReport
     from .lora.rewrite.resize import Resized
+    from .planning.target_model import TargetModel
 
 __all__ = [
     "Inspection",
@@ -218,5 +219,5 @@ def load_and_fix(
     return load(model, clip, os.fspath(path), *strengths, bypass=bypass, mode=mode)
 
 
-def _target(model: PathLike | None):
+def _target(model: PathLike | None) -> TargetModel | None:
     return None if model is None else target_model_of_checkpoint(model).target_model

@@ -26,6 +26,7 @@ def _as_package() -> None:
     spec = spec_from_file_location(
         "lora_locksmith", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
+    assert spec and spec.loader, "a file has a loader"
     sys.modules["lora_locksmith"] = package = module_from_spec(spec)
     spec.loader.exec_module(package)
 

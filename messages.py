@@ -16,12 +16,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from unicodedata import east_asian_width
 
 LOCALES = Path(__file__).parent / "locales"
 ENGLISH = "en"
-Template = "str | Mapping[str, str]"  # as text: Python before 3.10 must get past this line
+if TYPE_CHECKING:  # Python before 3.10 must get past this line
+    Template = str | Mapping[str, str]
 
 
 class Source(Protocol):
@@ -29,6 +30,9 @@ class Source(Protocol):
 
     def render(self, language: str) -> str:
         """The text in a language, in English where the language lacks it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """What it holds, in the order in which it is made from it."""
 
 
 class Message(str):
@@ -79,15 +83,15 @@ def text_of(error: BaseException) -> str:
     return first if isinstance(first, Message) else str(error)
 
 
-def packed(text: str) -> Any:
-    """A text as plain JSON that `unpacked` makes a message of again; a plain str stays one."""
+def packed(text: Any) -> Any:
+    """A text as plain JSON that `unpacked` makes a message of again; all else stays as it is."""
     if not isinstance(text, Message):
         return text
     kind, *fields = type(text.source).__name__, *text.source
     return {kind: [_each(packed, field) for field in fields]}
 
 
-def unpacked(value: Any) -> str:
+def unpacked(value: str | Mapping[str, Any]) -> str:
     """The text that was `packed`. Raises KeyError where its sentence is in no catalog any more."""
     if not isinstance(value, Mapping):
         return value

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
+ToldShapes = Mapping[str, Shape | None]  # None: the header does not tell it
 
 # How a kind acts in a layer's forward pass, without its weight being changed.
 ADDED = "added"  # a delta of the weight
@@ -250,7 +251,7 @@ class Kind:
     bypass = ""  # ADDED, TURNED or DERIVED; "": it cannot act in the forward pass
 
     def claims(
-        self, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, Any]
+        self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Mapping[str, Any]
     ) -> bool:
         """Of a variant: whether tensors of these shapes, in a file with these metadata and settings
         of PEFT, are its own.
@@ -261,11 +262,11 @@ class Kind:
         """Whether the alpha tensor of an adapter with these roles has an effect."""
         return bool(self.alpha_is)
 
-    def asks(self, setting: str, shapes: Shapes, module: Shape) -> bool:
+    def asks(self, setting: str, shapes: ToldShapes, module: Shape) -> bool:
         """Whether a setting counts for tensors of these shapes, for a module of this shape."""
         return True
 
-    def lacks(self, options: Mapping[str, Any], shapes: Shapes) -> str:
+    def lacks(self, options: Mapping[str, Any], shapes: ToldShapes) -> str:
         """Why an adapter of these tensors is not computed with these options: which settings it
         needs besides; "" where it is.
         """
@@ -371,7 +372,7 @@ class Kind:
 
     def host(
         self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Any
-    ) -> tuple | None:
+    ) -> tuple[Any, ...] | None:
         """The `weights` of `host_class` for an adapter of a plan, or of these rows of it; None
         where the host computes otherwise.
 
@@ -379,7 +380,7 @@ class Kind:
         """
         return None
 
-    def host_pair(self, weights: tuple) -> tuple[Tensor, Tensor, float] | None:
+    def host_pair(self, weights: tuple[Any, ...]) -> tuple[Tensor, Tensor, float] | None:
         """up, down and scale out of the `weights` of `host_class`, where it holds a plain pair."""
         return None
 

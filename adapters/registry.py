@@ -13,7 +13,7 @@ from typing import Any
 
 from ..messages import message
 from . import kinds as folder
-from .kind import Decomposition, Kind, Shapes
+from .kind import Decomposition, Kind, ToldShapes
 from .spec import AdapterError
 
 __all__ = [
@@ -107,7 +107,7 @@ def _variants() -> Mapping[str, tuple[Kind, ...]]:
 
 
 def variant(
-    kind: Kind, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, Any]
+    kind: Kind, shapes: ToldShapes, metadata: Mapping[str, str], settings: Mapping[str, Any]
 ) -> Kind:
     """The kind, or that of its variants which tensors of these shapes in a file with these metadata
     and settings are.

@@ -21,7 +21,7 @@ from ..messages import message
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a name that is a module here and None there
 
 # characters that a temporary name takes from its file's, which may be as long as the system allows
 MAX_OF_NAME = 40
@@ -63,13 +63,13 @@ def replacing(
     path = Path(path)
     check_free(path, overwrite)
     companion = path.with_name(beside.name) if beside else None
-    if companion:
+    if beside and companion:
         _check_companion(path, companion, beside.content, overwrite)
     sweep(path.parent)
     with ExitStack() as stack:
         new = stack.enter_context(_Part(path))
         settings = stack.enter_context(_Part(companion)) if companion else None
-        if settings:
+        if beside and settings:
             # On the disk before the other one is, so that a full disk leaves neither.
             settings.file.write(beside.content)
             settings.finish()

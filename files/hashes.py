@@ -146,7 +146,7 @@ def verify(metadata: Mapping[str, str], hashes: Hashes) -> list[str]:
     proves nothing. `sshs_legacy_hash` cannot be checked: it covers a piece of a file that had
     another header.
     """
-    sentences = []
+    sentences: list[str] = []
     for key in STORED_KEYS if hashes.sshs_model_hash else ():
         value = metadata.get(key)
         if not isinstance(value, str) or not value:

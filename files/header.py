@@ -173,7 +173,7 @@ def _header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int
         raise _broken(path, message("files.empty"))
     if len(first) < 8:
         raise _broken(path, message("files.too_short", count=size))
-    (length,) = struct.unpack("<Q", first)
+    length: int = struct.unpack("<Q", first)[0]
     if not 2 <= length <= MAX_HEADER_BYTES or length > size - 8:
         raise _no_header(path, first, length, size)
     return length
@@ -188,9 +188,9 @@ def _no_header(path: str | os.PathLike[str], first: bytes, length: int, size: in
         return LoraFileError(path, fault, remedy)
     if first[:4] == b"GGUF":
         return LoraFileError(path, message("files.gguf"), message("files.gguf_remedy"))
-    for start, fault, remedy in MISTAKEN:
+    for start, mistaken, advice in MISTAKEN:
         if first.lstrip().startswith(start) and b"\0" not in first:  # a length has zeros
-            return LoraFileError(path, message(fault), message(remedy))
+            return LoraFileError(path, message(mistaken), message(advice))
     if 2 <= length <= MAX_HEADER_BYTES:
         return _broken(
             path, message("files.cut_in_header", needed=f"{length + 8:,}", size=f"{size:,}")
@@ -351,7 +351,7 @@ def _no_number(name: str) -> Any:
     raise ValueError(message("files.no_json_number", text=name))
 
 
-class _Repeating(dict):
+class _Repeating(dict[str, Any]):
     """An object of JSON in which names stand twice: `repeated`, in the order of the text."""
 
     repeated: tuple[str, ...] = ()
@@ -435,7 +435,7 @@ def _in_order(content: Mapping[str, Any], data_bytes: int) -> dict[str, TensorIn
     every file has them; else None.
     """
     tensors: dict[str, TensorInfo] = {}
-    known: dict[tuple[str, tuple], tuple[tuple[int, ...], int]] = {}
+    known: dict[tuple[str, tuple[int, ...]], tuple[tuple[int, ...], int]] = {}
     position, make = 0, tuple.__new__
     try:
         for name, entry in content.items():
@@ -560,7 +560,7 @@ def read_numbers(
     return numbers
 
 
-class Unreadable(dict):
+class Unreadable(dict[str, Any]):
     """Settings that are there and cannot be read: empty, and why."""
 
     def __init__(self, fault: str):

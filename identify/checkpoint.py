@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import system_reason
-from ..files.header import MAX_HEADER_BYTES, LoraFileError, TensorInfo, read_header
+from ..files.header import MAX_HEADER_BYTES, Header, LoraFileError, TensorInfo, read_header
 from ..key_maps.dialect import DENOISER
 from ..key_maps.table import (
     Family,
@@ -196,7 +196,8 @@ def target_model_of_checkpoint(
     tell are 0. Modules that no table knows keep their names. Raises LoraFileError where there is no
     diffusion model or none that is known.
     """
-    path, notes = Path(path), []
+    path = Path(path)
+    notes: list[str] = []
     main, folder = network_path(path)
     denoiser, encoders, certain = _divide(_tensors(main, notes), own)
     modules = _modules(denoiser)
@@ -244,7 +245,7 @@ def _tensors(path: Path, notes: list[str]) -> dict[str, TensorSize]:
     return _logical(tensors, formats, notes)
 
 
-def _header(file: Path):
+def _header(file: Path) -> Header:
     try:
         return read_header(file)
     except LoraFileError as error:
@@ -580,7 +581,8 @@ def _renamed(reading: TableMatch, notes: list[str]) -> Modules:
     """A network's modules under ComfyUI's names, parts of one weight joined; what the table does
     not know keeps its name.
     """
-    family, whole, strange = reading.family, {}, 0
+    family, strange = reading.family, 0
+    whole: dict[str, dict[str, TensorSize]] = {}
     pieces: dict[tuple[str, int, int], dict[int, Mapping[str, TensorSize]]] = {}
     for module, tensors in reading.modules.items():
         match = reading.meaning(module)
@@ -629,7 +631,8 @@ def _joined(parts: Mapping[int, Mapping[str, TensorSize]], needed: int) -> dict[
                 None, sum(prod(size.shape) if size.shape else size.values for size in sizes)
             )
         else:
-            joined[suffix] = TensorSize((sum(size.shape[0] for size in sizes), *sizes[0].shape[1:]))
+            shapes = [size.shape for size in sizes if size.shape]
+            joined[suffix] = TensorSize((sum(shape[0] for shape in shapes), *shapes[0][1:]))
     return joined
 
 
@@ -666,12 +669,13 @@ def _own_row(family: Family, native: str) -> TableRow | None:
 
 def _shares(rows: Sequence[TableRow | None], shape: Shape) -> dict[str, int] | None:
     """The rows' symbols, where their outputs add up to the first size of `shape`."""
-    if any(row is None for row in rows):
+    shapes = [row.shape for row in rows if row and row.shape]
+    if len(shapes) < len(rows):
         return None
     total: Counter[str] = Counter()
-    for row in rows:
-        total.update(dict(row.shape[0]))
-    fused: tuple[Size, ...] = (tuple(sorted(total.items())), *rows[0].shape[1:])
+    for symbolic in shapes:
+        total.update(dict(symbolic[0]))
+    fused: tuple[Size, ...] = (tuple(sorted(total.items())), *shapes[0][1:])
     return unify(fused, shape)
 
 
@@ -727,7 +731,7 @@ def _symbols(family: Family, modules: Modules) -> dict[str, int]:
     votes: dict[str, Counter[int]] = {}
     for module, tensors in modules.items():
         row, shape = _own_row(family, module), _main(tensors).shape
-        if row is None:
+        if row is None or row.shape is None:
             continue
         bias = tensors.get(".bias", TensorSize(None)).shape
         symbolic, actual = (row.shape, shape) if shape is not None else (row.shape[:1], bias)

@@ -5,7 +5,7 @@ open is said, not guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -121,10 +121,10 @@ def identify(
     unpublished = _unpublished(scores, samples, meanings, closest, target_model)
     closest = unpublished or closest
     if not closest:
-        evidence = (message("identify.names_in_table", known=best, count=len(samples)),)
+        names = (message("identify.names_in_table", known=best, count=len(samples)),)
         runners = _near_misses(scores, target_model.families, (), best, len(samples))
-        return unknown._replace(evidence=evidence, near_misses=runners, depths=depths)
-    evidence = [message("identify.patterns_in_table", known=best, count=len(samples))]
+        return unknown._replace(evidence=names, near_misses=runners, depths=depths)
+    evidence: list[str] = [message("identify.patterns_in_table", known=best, count=len(samples))]
     chosen, reason = _decide(closest, metadata, target_model)
     evidence += [message("identify.sizes_unpublished")] if unpublished else []
     evidence += [reason] if reason else []
@@ -192,12 +192,12 @@ def _of_encoders(
 
 
 def _closest(
-    scores,
+    scores: Mapping[str, int],
     best: int,
     *,
     samples: Sequence[ModulePattern],
     meanings: Sequence[Mapping[str, RowFit]],
-    depths,
+    depths: Mapping[str, BlockCount],
     target_model: TargetModel,
 ) -> list[Family]:
     """The families with the best score against which least speaks, the common ones first; none
@@ -366,11 +366,12 @@ def member_names(sample: ModulePattern, most: int | None = None, peeled: str = "
 
 def _has(target_model: TargetModel, family: Family, name: str) -> bool:
     """Whether the family has a module of this name, in a block that a published variant has."""
-    return _remembered(
+    known: bool = _remembered(
         target_model,
         (family.name, name),
         lambda: any(_within(family, match) for match in family.find(name)),
     )
+    return known
 
 
 def _within(family: Family, match: Match) -> bool:
@@ -380,7 +381,7 @@ def _within(family: Family, match: Match) -> bool:
         for prefix, number in numbered(match.row.native[0], match.native[0])
         if len(number) < LONGEST_NUMBER
     ]
-    variants = family.blocks.values() or ({},)
+    variants: Iterable[Mapping[str, int]] = family.blocks.values() or ({},)
     return any(
         all(number < variant.get(prefix, number + 1) for prefix, number in counted)
         for variant in variants
@@ -430,7 +431,13 @@ def _longest_mark(family: Family, value: str) -> int:
     return max((len(mark) for mark in family.metadata if plain.startswith(mark)), default=0)
 
 
-def _near_misses(scores, known, winners, best, total) -> tuple[tuple[str, float], ...]:
+def _near_misses(
+    scores: Mapping[str, int],
+    known: Mapping[str, Family],
+    winners: Collection[str],
+    best: int,
+    total: int,
+) -> tuple[tuple[str, float], ...]:
     close = [
         (known[name].title, score / total)
         for name, score in scores.items()
@@ -444,7 +451,7 @@ def _rank(
     depths: Mapping[str, BlockCount],
     meanings: Sequence[RowFit],
     shaped: Sequence[RowFit],
-) -> tuple:
+) -> tuple[int, tuple[int, ...]]:
     """How much speaks against a family; the lower the better: names read otherwise, then the
     variant with the fewest faults.
     """
@@ -504,10 +511,13 @@ def _meanings(target_model: TargetModel, sample: ModulePattern) -> Mapping[str, 
     trainer are alike.
     """
     key = (sample.names, sample.alias_names, type(sample.shape), sample.shape)
-    return _remembered(target_model, key, lambda: _new_meanings(target_model, sample))
+    known: Mapping[str, RowFit] = _remembered(
+        target_model, key, lambda: _new_meanings(target_model, sample)
+    )
+    return known
 
 
-def _remembered(target_model: TargetModel, key: tuple, make: Callable[[], Any]) -> Any:
+def _remembered(target_model: TargetModel, key: object, make: Callable[[], Any]) -> Any:
     value = target_model.memory.get(key)
     if value is None:
         if len(target_model.memory) >= MAX_REMEMBERED:
@@ -564,7 +574,7 @@ def denoiser_samples(
     """(one sample for each pattern of denoiser modules, the modules whose prefixes name a text
     encoder).
     """
-    alike: dict[tuple, list[str]] = {}
+    alike: dict[tuple[str, tuple[str, ...], tuple[Shape | None, ...]], list[str]] = {}
     for group in groups:
         key = (
             group.module.translate(WITHOUT_DIGITS),
@@ -661,11 +671,12 @@ def weight_shape(roles: Shapes) -> Shape | None:
     """The shape of the weight that adapters with these tensors were trained on,
     where they tell it.
     """
-    if any(shape is None for shape in roles.values()):
+    told = {role: shape for role, shape in roles.items() if shape is not None}
+    if len(told) < len(roles):
         return None
     try:
         for assignment in assign(roles)[0]:
-            module = assignment.kind.shape({role: roles[role] for role in assignment.roles})
+            module = assignment.kind.shape({role: told[role] for role in assignment.roles})
             if assignment.kind.never_beside:
                 continue  # it may be half of another
             if module.out is not None and module.inner:
@@ -747,15 +758,13 @@ def solved_sizes(family: Family, samples: Iterable[ModulePattern]) -> dict[str, 
     """
     sizes: dict[str, set[int]] = {}
     for sample in samples:
-        matches = [
-            match
+        shapes = [
+            match.row.shape
             for match in matches_of(family, sample)
             if match.row.shape and len(match.row.native) == 1 and is_whole(match)
         ]
         solved = (
-            [solve(match.row.shape, sample.shape) for match in matches]
-            if sample.shape is not None
-            else []
+            [solve(shape, sample.shape) for shape in shapes] if sample.shape is not None else []
         )
         told = [known for known in solved if known is not None]
         if told and all(known == told[0] for known in told):

@@ -156,14 +156,15 @@ def _told_shapes(family: Family, samples: Iterable[ModulePattern]) -> tuple[tupl
         if sample.shape is None or kinds.isdisjoint(several):
             continue
         for match in (match for name in member_names(sample) for match in family.find(name)):
-            if _is_one(match) and unify(match.row.shape, sample.shape) is not None:
+            row = match.row
+            if _is_one(match) and row.shape and unify(row.shape, sample.shape) is not None:
                 told[match.native[0]] = sample.shape
     return tuple(sorted(told.items()))
 
 
 def _in_several_shapes(family: Family) -> set[str]:
     """The kinds of modules for which a table has rows of several shapes."""
-    shapes: dict[str, set] = {}
+    shapes: dict[str, set[object]] = {}
     for row in family.rows:
         if len(row.native) == 1:
             shapes.setdefault(_kind(row.native[0]), set()).add(row.shape)
@@ -262,7 +263,11 @@ def _modules(row: TableRow, blocks: Mapping[str, int]) -> Iterable[str]:
 
 
 def _encoder_specs(
-    known: TargetModel, family: Family, modules, groups, shapes
+    known: TargetModel,
+    family: Family,
+    modules: Sequence[str],
+    groups: Iterable[Group],
+    shapes: Shapes,
 ) -> list[ReferenceSpec]:
     """One drawing for each text encoder of the denoiser's family that the file trains."""
     names = Network(DENOISER, "", {}, family)

@@ -5,12 +5,12 @@ says of its key map and its adapters.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 from itertools import chain
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ..errors import LocksmithError, at_line
@@ -28,7 +28,7 @@ TRANSFORMER = ".transformer."
 Shapes = Mapping[str, "tuple[int, ...] | None"]
 
 
-class StockKeys(frozenset):
+class StockKeys(frozenset[str]):
     """The keys of a file that the stock loader uses; none where it raises instead, and `fails` says
     why ("" where it does not).
     """
@@ -325,7 +325,7 @@ class _Spellings:
         weights = [weight[: -len(WEIGHT)] for weight in network.weights if weight.endswith(WEIGHT)]
         others = [weight for weight in network.weights if not weight.endswith(WEIGHT)]
         if network.is_reference and network.family:
-            bare = stock.bare.get(network.family.name, frozenset())
+            bare: Set[str] = stock.bare.get(network.family.name, frozenset())
             others += [weight for weight in weights if weight.rpartition(".")[2] in bare]
             weights = [weight for weight in weights if weight.rpartition(".")[2] not in bare]
         self.known = {
@@ -374,7 +374,9 @@ class _Spellings:
         first part.
         """
         family = self.network.family
-        for module in self.known["native"] if family else ():
+        if not family:
+            return
+        for module in self.known["native"]:
             for match in family.find(flatten(module)):
                 numbers = re.fullmatch(_pattern(match.row.native[0]), module)
                 if numbers and match.alternative < 0 and match.row.alternatives:
@@ -414,7 +416,7 @@ def stock_table(path: Path = STOCK_TABLE) -> Stock:
 class _Reader:
     """Reads the table's sections line by line."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.maps: list[KeyMap] = []
         self.lists: dict[str, list[Block]] = {}
         self.bare: dict[str, set[str]] = {}
@@ -489,7 +491,7 @@ class _Reader:
 
     def _conversion(self, row: list[str]) -> None:
         field, *words = row
-        values = (
+        values: Sequence[Any] = (  # pairs or words, as the field has them
             [_pair(word) for word in words] if field in ("begins", "replaces", "sizes") else words
         )
         self.conversions[-1][StockConversion._fields.index(field)].extend(values)

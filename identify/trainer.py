@@ -27,6 +27,7 @@ from .lora_family import (
     variant_title,
 )
 
+Profile = Counter[tuple[str, tuple[str, ...], str]]  # prefix, whose names, role's spelling
 LONGEST_NAME = (
     200  # characters of a name that is compared with others; real ones have less than half
 )
@@ -42,7 +43,7 @@ def model_title(target_model: TargetModel) -> str:
     if target_model.family is None:
         return ""
     network = target_model.networks[DENOISER]
-    alike: dict[tuple, ModulePattern] = {}
+    alike: dict[object, ModulePattern] = {}
     for module, weight in network.modules.items():
         flat, shape = flatten(module), network.weights[weight]
         if not weight.endswith(".bias"):
@@ -98,10 +99,10 @@ def _one_of(titles: Sequence[str]) -> str:
     return joined((joined(others), last), "or") if others else last
 
 
-def _profile(plan: Plan) -> Counter[tuple[str, tuple[str, ...], str]]:
+def _profile(plan: Plan) -> Profile:
     """How many tensors of a file have each (prefix, whose names, role spelling)."""
-    remembered: dict[tuple, tuple[str, ...]] = {}
-    profile: Counter = Counter()
+    remembered: dict[object, tuple[str, ...]] = {}
+    profile: Profile = Counter()
     for adapter in plan.adapters:
         target = adapter.target
         key = (target.network, target.naming, target.module.translate(WITHOUT_DIGITS))
@@ -175,7 +176,7 @@ def _namings(target_model: TargetModel, target: Target) -> tuple[str, ...]:
     return ("native", "diffusers") if same else ("native",)
 
 
-def _likeness(dialect: Dialect, profile: Counter) -> float:
+def _likeness(dialect: Dialect, profile: Profile) -> float:
     total = sum(profile.values())
     if not total:
         return 0.0

@@ -135,7 +135,7 @@ class Possible(NamedTuple):
         )
 
 
-class _Numbers(dict):
+class _Numbers(dict[str, float]):
     """The numbers of one adapter, read when the first is asked for: most conditions need none."""
 
     def __init__(self, evidence: Evidence, lets: Sequence[Let]):
@@ -236,7 +236,8 @@ def _with_effect(case: Case, key: str, value: str) -> Case:
     if key == "option":
         name, _, setting = value.partition(" ")
         return case._replace(options=(*case.options, (name, _literal(setting.strip()))))
-    return case._replace(**{key: value})
+    effects: dict[str, Any] = {key: value}  # kind, refuse or caution
+    return case._replace(**effects)
 
 
 def _let(text: str) -> Let:
@@ -404,7 +405,10 @@ def _by_roles(condition: Condition) -> bool:
 
 
 def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> Meaning:
-    scale, times, options, cautions = None, None, {}, []
+    scale: float | None = None
+    times: float | None = None
+    options: dict[str, str | float | bool] = {}
+    cautions: list[str] = []
     for convention, case in holding:
         numbers = evidence.numbers(convention.lets)
         if scale is None and case.scale is not None:
@@ -429,7 +433,7 @@ def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> M
     )
 
 
-class _Told(dict):
+class _Told(dict[str, Any]):
     """Numbers as a sentence has them; what a file does not say is a question mark."""
 
     def __missing__(self, name: str) -> str:

@@ -202,18 +202,20 @@ class _Parser:
         if one != "\\":
             return one
         one = self.take()
-        return one if one not in CLASSES and self.meant(one) else CLASSES[one]
+        meaning = self.meant(one)
+        return meaning if one in CLASSES else one
 
     def bounds(self) -> tuple[int, int | None] | None:
         """How often the part before is repeated; None: it is not."""
         one = self.peek()
         if one in SPECIAL:
             self.at += 1
-            found = {"*": (0, None), "+": (1, None), "?": (0, 1)}[one]
+            found: tuple[int, int | None] = {"*": (0, None), "+": (1, None), "?": (0, 1)}[one]
         else:
-            found = self.counted()
-            if found is None:
+            counted = self.counted()
+            if counted is None:
                 return None
+            found = counted
         if self.peek() == "?":
             self.at += 1
         if self.peek() in SPECIAL or self.counted():

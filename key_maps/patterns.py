@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from operator import itemgetter
+from typing import Any
 
 from .pattern_syntax import Allowance, Automaton, Exhausted, PatternError, parse
 
@@ -27,6 +28,10 @@ FREE, FIRST, INNER = range(
     # a dot
 )
 
+Pieces = str | tuple[str, ...]  # of a name between the dots that may be any character
+Cuts = dict[tuple[int, ...], dict[Pieces, int]]  # lengths of the pieces -> pieces -> place
+Lookup = dict[int, Cuts]  # length of the name -> its cuts
+
 
 class Patterns:
     """Patterns in their order; `unread` are the places of those that cannot be read, in order.
@@ -38,7 +43,7 @@ class Patterns:
         self.none = len(self.patterns)
         self.unread: list[int] = []
         self.rich: list[int] = []
-        self.lookups: tuple[dict, dict, dict] = ({}, {}, {})
+        self.lookups: tuple[Lookup, Lookup, Lookup] = ({}, {}, {})
         self.allowance = allowance or Allowance()
         self.automaton = Automaton(self.allowance)
         for place, pattern in enumerate(self.patterns):
@@ -130,7 +135,7 @@ def _words(body: str) -> list[str]:
     return [word.replace(ESCAPED, ".") for word in body.split(".")]
 
 
-def _getters(cuts: dict) -> list[tuple[itemgetter, dict]]:
+def _getters(cuts: Cuts) -> list[tuple[itemgetter[Any], dict[Pieces, int]]]:
     """For each way to cut a name: what takes the pieces out of it, and the places of the patterns
     by their pieces.
     """

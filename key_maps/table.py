@@ -17,6 +17,10 @@ from ..messages import joined, message
 from .lines import lines_of, read_text
 
 Size = tuple[tuple[str, int], ...]  # a sum of terms: (("h", 3),) is 3h, (("", 64),) is 64
+Entry = tuple[int, int, int]  # row, alternative (-1: its native name), part
+# what a name of a table is found by: its template, its own numbers and their places, its shape
+Seen = tuple[str, tuple[str, ...], tuple[int, ...], tuple[Size, ...] | None]
+Lookup = Mapping[str, tuple[tuple[tuple[int, ...], Mapping[tuple[str, ...], list[Entry]]], ...]]
 TERM = re.compile(r"(\d*)([a-z]?)")
 UNNAMED = "_"
 DIRECTIVES = (
@@ -100,7 +104,7 @@ class Match(NamedTuple):
     """
 
     row: TableRow
-    index: int  # the row's place in the table
+    index: int  # type: ignore[assignment]  # the row's place in the table; tuple's is not asked
     native: tuple[str, ...]
     alternative: int  # -1: the native name itself
     part: int
@@ -126,10 +130,7 @@ class Family(NamedTuple):
     rows: tuple[TableRow, ...]
     encoders: Mapping[str, tuple[str, ...]]
     sizes: Mapping[str, Mapping[str, int]]
-    lookup: Mapping[
-        str,
-        tuple[tuple[tuple[int, ...], Mapping[tuple[str, ...], list[tuple[int, int, int]]]], ...],
-    ]
+    lookup: Lookup
     kind: str = "denoiser"
     root: str = "transformer"  # what diffusers calls the network
     blocks: Mapping[
@@ -430,7 +431,15 @@ class _Reader:
             )
 
     def _add_row(
-        self, native, others, names, shape, *, alternatives, widens_input, optional
+        self,
+        native: str,
+        others: tuple[str, ...],
+        names: list[str],
+        shape: tuple[Size, ...] | None,
+        *,
+        alternatives: list[Alternative],
+        widens_input: bool,
+        optional: bool,
     ) -> None:
         self.written += sum(len(other) + 8 for other in (native, *others)) * (
             1 + sum(len(one.parts) for one in alternatives)
@@ -573,11 +582,11 @@ class _Reader:
         """
         numbers: dict[str, dict[str, int]] = {}
         for text in self.directives[directive]:
-            variant, _, pairs = text.rpartition(":")
+            variant, _, written = text.rpartition(":")
             try:
                 pairs = {
                     name: _count(number)
-                    for name, number in (pair.split("=") for pair in pairs.split())
+                    for name, number in (pair.split("=") for pair in written.split())
                 }
             except ValueError:
                 raise self.fail(
@@ -591,8 +600,8 @@ class _Reader:
     def _check_sums(self, rows: tuple[TableRow, ...]) -> None:
         for row in rows:
             for alternative in row.alternatives:
-                sizes = [part.size for part in alternative.parts]
-                if row.shape is None or any(size is None for size in sizes) or len(row.native) > 1:
+                sizes = [part.size for part in alternative.parts if part.size is not None]
+                if row.shape is None or len(sizes) < len(alternative.parts) or len(row.native) > 1:
                     continue
                 total: dict[str, int] = {}
                 for symbol, factor in (term for size in sizes for term in size):
@@ -604,8 +613,8 @@ class _Reader:
                         message("key_maps.correct_sizes"),
                     )
 
-    def _lookup(self, rows: tuple[TableRow, ...]):
-        seen: dict[tuple[str, tuple[str, ...], tuple[int, ...]], tuple[int, int, int]] = {}
+    def _lookup(self, rows: tuple[TableRow, ...]) -> Lookup:
+        seen: dict[Seen, Entry] = {}
         for index, row in enumerate(rows):
             # Fused native names are found by their own rows.
             natives = [(-1, 0, row.native[0])] if len(row.native) == 1 else []
@@ -617,9 +626,7 @@ class _Reader:
             for alternative, part, name in natives + others:
                 if name.rpartition(".")[2] != UNNAMED:
                     self._enter(seen, rows, (index, alternative, part), name)
-        lookup: dict[
-            str, dict[tuple[int, ...], dict[tuple[str, ...], list[tuple[int, int, int]]]]
-        ] = {}
+        lookup: dict[str, dict[tuple[int, ...], dict[tuple[str, ...], list[Entry]]]] = {}
         for (template, literals, positions, _), entry in seen.items():
             lookup.setdefault(template, {}).setdefault(positions, {}).setdefault(
                 literals, []
@@ -629,7 +636,9 @@ class _Reader:
             for template, groups in lookup.items()
         }
 
-    def _enter(self, seen, rows, entry, name) -> None:
+    def _enter(
+        self, seen: dict[Seen, Entry], rows: tuple[TableRow, ...], entry: Entry, name: str
+    ) -> None:
         marked = flatten(name.replace("{}", "0free0"))
         words = marked.split("_")
         numbers = [word for word in words if word.isdecimal() or word == "0free0"]
@@ -648,7 +657,7 @@ class _Reader:
             )
 
     @staticmethod
-    def _meaning(rows: tuple[TableRow, ...], entry: tuple[int, int, int]):
+    def _meaning(rows: tuple[TableRow, ...], entry: Entry) -> tuple[object, ...]:
         row, (_, alternative, part) = rows[entry[0]], entry
         if alternative < 0 or len(row.alternatives[alternative].parts) == 1:
             return row.native, alternative >= 0 and row.alternatives[alternative].swap

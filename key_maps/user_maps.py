@@ -4,9 +4,9 @@ break the loader.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..errors import about_file
 from ..messages import message, text_of
@@ -23,6 +23,7 @@ class UserMaps(NamedTuple):
 
 
 NO_USER_MAPS = UserMaps({}, {})
+Map = TypeVar("Map")  # a table or a record
 
 
 def read_own_maps(folder: Path) -> UserMaps:
@@ -37,7 +38,13 @@ def read_own_maps(folder: Path) -> UserMaps:
     return UserMaps(tables, records, tuple(errors))
 
 
-def _read(folder: Path, pattern: str, read, fault: type[Exception], errors: list[str]) -> dict:
+def _read(
+    folder: Path,
+    pattern: str,
+    read: Callable[[Path], Map],
+    fault: type[Exception],
+    errors: list[str],
+) -> dict[str, Map]:
     maps = {}
     for path in _paths(folder, pattern):
         try:
@@ -53,7 +60,7 @@ def _read(folder: Path, pattern: str, read, fault: type[Exception], errors: list
     return maps
 
 
-def own_maps_stamp(folder: Path) -> tuple:
+def own_maps_stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Changes when a file of the folder changes, comes or goes. Never raises: a link may lead
     nowhere, a file may just be gone.
     """

@@ -26,7 +26,7 @@ def fused_twins(adapters: Sequence[Adapter], by_header: bool) -> Mapping[int, tu
     """
     if not any(adapter.target.parts > 1 and adapter.target.naming < 0 for adapter in adapters):
         return {}
-    parts: dict[tuple, list[int]] = {}
+    parts: dict[tuple[str, ...], list[int]] = {}
     for index, adapter in enumerate(adapters):
         if named(adapter.kind).is_pair and adapter.target.naming >= 0:
             for weight, _, _ in adapter.target.slices:
@@ -48,7 +48,7 @@ def fused_twins(adapters: Sequence[Adapter], by_header: bool) -> Mapping[int, tu
     return found if any(adapters[index].target.parts > 1 for index in found) else {}
 
 
-def _place(adapter: Adapter, weight: str, by_header: bool) -> tuple:
+def _place(adapter: Adapter, weight: str, by_header: bool) -> tuple[str, ...]:
     return (
         weight,
         adapter.adapter_name,

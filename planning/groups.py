@@ -75,10 +75,11 @@ def group_keys(keys: Iterable[str]) -> Groups:
     by_name: dict[tuple[str, str], Group] = {}
     notes: dict[str, str] = {}
     repeated: dict[str, str] = {}
-    unread = []
+    unread: list[str] = []
     refused: dict[str, Known] = {}
     final = role_spellings().final
     group = None
+    role: str | None
     for key in keys:
         # A plain up or down factor, as most keys are, is known by its last two words and cannot be
         # a note.

@@ -83,14 +83,18 @@ def names_of(
 
     names: whose, "diffusers" or what a table's @names says.
     """
+    if not family:
+        return []
     for row in _rows_of(family, module):
         if not row.alternatives or (row.names or "diffusers") != names:
             continue
         alternative = row.alternatives[OF_DIFFUSERS]
         placed = [
-            slices(row, OF_DIFFUSERS, part, (shape,)) for part in range(len(alternative.parts))
+            found
+            for part in range(len(alternative.parts))
+            if (found := slices(row, OF_DIFFUSERS, part, (shape,))) is not None
         ]
-        if None not in placed:
+        if len(placed) == len(alternative.parts):
             spelled = family.spellings(
                 row, OF_DIFFUSERS, [number for _, number in numbered(row.native[0], module)]
             )
@@ -101,11 +105,11 @@ def names_of(
     return []
 
 
-def _rows_of(family: Family | None, module: str) -> Iterator[TableRow]:
+def _rows_of(family: Family, module: str) -> Iterator[TableRow]:
     """The table's rows of a native module: the one that its name finds, and those of others' names
     for it.
     """
-    for match in family.find(flatten(module)) if family else ():
+    for match in family.find(flatten(module)):
         if match.alternative == OWN_NAMES:
             yield match.row
             yield from (row for row in family.rows if row.names and row.native == match.row.native)

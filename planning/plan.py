@@ -13,6 +13,7 @@ from os.path import commonprefix
 from typing import Any, NamedTuple
 
 from ..adapters.registry import asked_metadata, decomposition_of, named, variant
+from ..adapters.setting import shown
 from ..files.header import TensorInfo
 from ..key_maps.convention import USUAL, Conventions, Meaning
 from ..key_maps.dialect import DENOISER, ENCODER
@@ -36,7 +37,6 @@ from .scale import (
     scale_of,
     settings_for,
 )
-from .settings import shown
 from .siblings import siblings
 from .target_model import Target, TargetModel
 
@@ -95,7 +95,7 @@ class Plan(NamedTuple):
 
     adapters: tuple[Adapter, ...]
     outcomes: Mapping[str, Outcome]
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...] | None]
     metadata: Mapping[str, str]
     target_model: TargetModel
     inferred_prefix: str
@@ -209,11 +209,11 @@ def _without(
 class _Planner:
     def __init__(
         self,
-        tensors,
-        metadata,
+        tensors: Mapping[str, TensorInfo | tuple[int, ...] | None],
+        metadata: Mapping[str, str],
         target_model: TargetModel,
         *,
-        config_beside,
+        config_beside: Mapping[str, Any] | None,
         number: Callable[[str], float | None],
         same: Same | None,
     ):
@@ -233,7 +233,7 @@ class _Planner:
         self.adapters: list[Adapter] = []
         self.recent: list[tuple[str, tuple[str, ...] | None]] = []
         self.inferred = ""
-        self.readings: dict[tuple, _GroupAdapters] = {}
+        self.readings: dict[object, _GroupAdapters] = {}
         self.settings_of: dict[str, Settings | None] = {}
         self.network_alphas: dict[str, str] = {}
         self.conventions: dict[int, Conventions] = {}
@@ -409,10 +409,11 @@ class _Planner:
         shapes = {role: by_role[role] for role in names}
         kind = variant(kind, shapes, self.metadata, settings.config if settings else {})
         rank = kind.rank(shapes)
-        if any(shape is None for shape in shapes.values()):
+        known = {role: shape for role, shape in shapes.items() if shape is not None}
+        if len(known) < len(shapes):
             return _Match(kind, names, shapes, ModuleShape(None, None), rank, "")
         try:
-            return _Match(kind, names, shapes, kind.shape(shapes), rank, "")
+            return _Match(kind, names, shapes, kind.shape(known), rank, "")
         except Misfit as misfit:
             fault = message("planning.tensors_do_not_fit", fault=misfit)
         except (IndexError, TypeError):
@@ -476,8 +477,13 @@ class _Planner:
             return self._set(
                 [key for key in keys if key not in self.outcomes], UNSUPPORTED, unknown or lacking
             )
-        grown = (match.module.out, *match.module.inner) if _widens_input(target, match) else None
-        columns = match.module.inner[0] if _narrow(target, match.module) else None
+        inner = match.module.inner or ()
+        grown = (
+            (match.module.out, *inner)
+            if match.module.out is not None and _widens_input(target, match)
+            else None
+        )
+        columns = inner[0] if _narrow(target, match.module) else None
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(
             Adapter(
@@ -528,7 +534,7 @@ class _Planner:
         if target.out and 0 not in target.inner:
             return True
         family = self.target_model.networks[target.network].family
-        shape = (module.out, *(module.inner or ()))
+        shape = (module.out or 0, *(module.inner or ()))
         rows = family.find(flatten(target.module)) if family else ()
         shapes = [match.row.shape for match in rows]
         if shapes and all(one and unify(one, shape) is None for one in shapes):
@@ -545,7 +551,8 @@ class _Planner:
             if match.kind.never_beside and match.module.inner
         ]
         return len({module.out for module in modules}) == 1 and all(
-            module.out < prod(module.inner) for module in modules
+            module.out is not None and module.inner is not None and module.out < prod(module.inner)
+            for module in modules
         )
 
     def cautions(self) -> tuple[str, ...]:
@@ -562,13 +569,13 @@ class _Planner:
         """
         key = roles["alpha"]
         shape, info = self.shapes[key], self.tensors[key]
-        wrong = shape is not None and prod(shape) != 1
-        wrong_type = isinstance(info, TensorInfo) and info.dtype in NUMBERLESS
-        if not (wrong or wrong_type) or not named(kind).alpha_counts(roles):
+        dtype = info.dtype if isinstance(info, TensorInfo) and info.dtype in NUMBERLESS else ""
+        wrong = list(shape) if shape is not None and prod(shape) != 1 else None
+        if not (dtype or wrong is not None) or not named(kind).alpha_counts(roles):
             return ""
-        if wrong_type:
-            return message("planning.alpha_type", key=key, type=info.dtype)
-        return message("planning.alpha_shape", key=key, shape=list(shape))
+        if dtype:
+            return message("planning.alpha_type", key=key, type=dtype)
+        return message("planning.alpha_shape", key=key, shape=wrong)
 
     def _settings(self, prefix: str) -> Settings | None:
         if prefix not in self.settings_of:
@@ -787,15 +794,17 @@ def _widens_input(candidate: Target, match: _Match) -> bool:
     family's table allows it.
     """
     inner = candidate.inner if match.kind.parameter != "bias" else ()
+    if match.module.out is None:
+        return False
     ours, theirs = (match.module.out, *(match.module.inner or ())), (candidate.out, *inner)
-    if None in ours or len(ours) != len(theirs) or ours == theirs or 0 in theirs:
+    if len(ours) != len(theirs) or ours == theirs or 0 in theirs:
         return False
     if any(own < other for own, other in zip(ours, theirs, strict=True)):
         return False
     if not match.kind.grows_by.isdisjoint(match.roles):
         return [piece[1] for piece in candidate.slices] == [None]
     return (
-        bool(candidate.widens_input)
+        candidate.widens_input is not None
         and ours[0] == theirs[0]
         and ours[1] not in candidate.widens_input.fixed
     )
@@ -803,20 +812,24 @@ def _widens_input(candidate: Target, match: _Match) -> bool:
 
 def _narrow(candidate: Target, module: ModuleShape) -> bool:
     """Whether the adapter is of a model with fewer inputs, which are the first ones of this one."""
-    if not candidate.widens_input or module.out != candidate.out or len(module.inner or ()) != 1:
+    inner = module.inner or ()
+    if not candidate.widens_input or module.out != candidate.out or len(inner) != 1:
         return False
-    return (*module.inner, *candidate.inner) in candidate.widens_input.begins
+    return (*inner, *candidate.inner) in candidate.widens_input.begins
 
 
-def _obstacle(kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:
+def _obstacle(kind: Kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:
     """Why this adapter cannot be applied to a target that is only part of the module it was trained
     on.
     """
     if not kind.linear:
         return message("planning.changes_fused", kind=kind.name)
     decomposition = decomposition_of(shapes)
-    for role in decomposition.roles if decomposition else ():
-        if shapes.get(role) is not None and not decomposition.per_output(role, shapes[role]):
+    if decomposition is None:
+        return ""
+    for role in decomposition.roles:
+        shape = shapes.get(role)
+        if shape is not None and not decomposition.per_output(role, shape):
             return message("planning.magnitudes_per_input", title=decomposition.title)
     return ""
 
@@ -835,7 +848,11 @@ def _half_of(kind: Kind, surely: bool) -> str:
 
 
 def _options(
-    kind: Kind, settings: Settings, module: str, shapes: Mapping, layer: tuple[int, ...]
+    kind: Kind,
+    settings: Settings,
+    module: str,
+    shapes: Mapping[str, tuple[int, ...] | None],
+    layer: tuple[int, ...],
 ) -> tuple[tuple[str, object], ...]:
     """Those of the kind's settings that count for an adapter and are not what holds anyway."""
     stated = (

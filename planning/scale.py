@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..adapters.registry import named
+from ..adapters.setting import shown
 from ..files.json_text import read_json
 from ..key_maps.pattern_syntax import Allowance
 from ..messages import message
-from .settings import Values, shown
+from .settings import Values
 
 # Where a strength comes from, as ids of what that is called.
 FROM_TENSORS, FROM_HEADER = "planning.from_tensors", "planning.from_header"
@@ -97,7 +98,7 @@ def cautions_of(
     that is needed.
     """
     _, fault = _unpacked(metadata)
-    cautions = (
+    cautions: list[str] = (
         [message("planning.header_unreadable", where=message(FROM_HEADER), fault=fault)]
         if fault
         else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..adapters.rows import Rows
 from ..key_maps.dialect import DENOISER, ENCODER, Dialect, Prefix, PrefixSet, dialects
@@ -128,9 +128,13 @@ class Network:
         )
 
     def _by_table(self, flat: str) -> Iterable[Target]:
-        for match in self.family.find(flat) if self.family else ():
-            weights = [self._present(native) for native in match.native]
-            if None in weights:
+        family = self.family
+        if not family:
+            return
+        for match in family.find(flat):
+            present = [self._present(native) for native in match.native]
+            weights = [weight for weight in present if weight is not None]
+            if len(weights) < len(present):
                 continue
             shapes = tuple([self.weights[weight] for weight in weights])
             placed = self._sliced(match, shapes)
@@ -144,7 +148,7 @@ class Network:
                     if self.weights[weight]
                 ]
             )
-            widens_input = self.family.inputs if match.row.widens_input else None
+            widens_input = family.inputs if match.row.widens_input else None
             swap = match.alternative >= 0 and match.row.alternatives[match.alternative].swap
             yield Target(
                 self.name,
@@ -295,7 +299,9 @@ class TargetModel:
         self.networks = {network.name: network for network in networks}
         self.slots = tuple(name for name in self.networks if name != DENOISER)
         self.family = self.networks[DENOISER].family if DENOISER in self.networks else None
-        self.memory: dict = {}  # what names and shapes can mean in the families (identify)
+        self.memory: dict[
+            object, Any
+        ] = {}  # what names and shapes can mean in the families (identify)
         self.prefixes = PrefixSet(
             self.dialects, self.slots, self.family.encoders if self.family else self._numbering()
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -81,7 +81,7 @@ class FileComparison:
     def facts(self) -> dict[str, tuple[str, str]]:
         """What is said of both: label -> (A, B)."""
         both = (self.first, self.second)
-        facts = {
+        facts: dict[str, Sequence[str]] = {
             "library.head_file": told_apart([file.path for file in both]),
             "library.head_made_for": [
                 file.family.title or message("report.unknown") for file in both

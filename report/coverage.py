@@ -48,7 +48,7 @@ class TrainedBlocks(NamedTuple):
     """
 
     name: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not asked here
     kinds: tuple[LayerKind, ...]
 
     def layer(self, kind: LayerKind) -> str:
@@ -147,7 +147,9 @@ def _rows_trained(adapters: Iterable[Adapter]) -> tuple[dict[str, int | None], d
         for weight, piece, _ in adapter.target.slices:
             before = rows.get(weight, 0)
             rows[weight] = None if piece is None or before is None else before + piece.length
-            ranks.setdefault(weight, set()).update({adapter.rank} - {None})
+            known = ranks.setdefault(weight, set())
+            if adapter.rank is not None:
+                known.add(adapter.rank)
     return rows, ranks
 
 

@@ -34,7 +34,7 @@ def _joined(parts: tuple[str, ...]) -> str:
 
 def numbered(names: Sequence[str]) -> list[str]:
     """The names, those that stand there several times with (1), (2) ... behind them."""
-    counts, seen = Counter(names), Counter()
+    counts, seen = Counter(names), Counter[str]()
     distinct = []
     for name in names:
         seen[name] += 1

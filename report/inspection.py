@@ -154,9 +154,13 @@ class Inspection:
     @cached_property
     def kinds(self) -> Counter[str]:
         """Adapters by kind, as people call them."""
-        shapes, found = self.plan.shapes, Counter()
+        shapes, found = self.plan.shapes, Counter[str]()
         alike = Counter(
-            (adapter.kind, tuple(adapter.roles), (shapes.get(adapter.roles.get("down")) or ())[2:])
+            (
+                adapter.kind,
+                tuple(adapter.roles),
+                (shapes.get(adapter.roles.get("down", "")) or ())[2:],
+            )
             for adapter in self.report.adapters
         )
         for (kind, roles, kernel), count in alike.items():
@@ -524,7 +528,7 @@ class _Found(NamedTuple):
 
 
 MAX_ALIKE = 8  # kinds of files whose plans are remembered
-_alike: OrderedDict[tuple, _Found] = OrderedDict()
+_alike: OrderedDict[tuple[object, ...], _Found] = OrderedDict()
 
 
 def _read_or_remember(
@@ -596,7 +600,7 @@ def alphas_of(groups: Groups) -> list[str]:
     ]
 
 
-def cache_key(header: Header, config_beside: Mapping[str, Any] | None) -> tuple:
+def cache_key(header: Header, config_beside: Mapping[str, Any] | None) -> tuple[object, ...]:
     """Equal for files that are reported alike: names, shapes, and what plan, family, trainer and
     the stock loader read off the header.
     """
@@ -610,7 +614,7 @@ def cache_key(header: Header, config_beside: Mapping[str, Any] | None) -> tuple:
     )
 
 
-def _telling(metadata: Mapping[str, str]) -> tuple:
+def _telling(metadata: Mapping[str, str]) -> tuple[object, ...]:
     """What a plan, the family and the trainer read off the metadata; the rest differs in every
     file.
     """
@@ -652,7 +656,7 @@ def whole_model(
     )
 
 
-def spread(counts: Counter) -> str:
+def spread(counts: Counter[int] | Counter[float]) -> str:
     """A distribution in few words: "16", or "4 to 64 (most 16)"; "" of nothing."""
     if len(counts) < 2:
         return "".join(f"{number:g}" for number in counts)

@@ -285,13 +285,14 @@ def findings_of(path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS) -> F
         return _summary(inspect_header(path, header, config, own=own))
     key = cache_key(header, config)
     # Taken out and put back in single steps, because several threads ask.
-    found = _alike[key] = _alike.pop(key, None) or _summary(inspect_header(path, header, config))
+    found = _alike.pop(key, None) or _summary(inspect_header(path, header, config))
+    _alike[key] = found
     while len(_alike) > MAX_ALIKE:
         _alike.popitem(last=False)
     return found
 
 
-_alike: OrderedDict[tuple, Findings] = OrderedDict()
+_alike: OrderedDict[tuple[object, ...], Findings] = OrderedDict()
 
 
 def _summary(inspection: Inspection) -> Findings:
@@ -342,8 +343,8 @@ def _read_index(index: Path, version: str) -> dict[str, LibraryRow]:
         return {}
 
 
-def _row(file: str, stamp: list, findings: list) -> LibraryRow:
-    fields = (
+def _row(file: str, stamp: list[Any], findings: list[Any]) -> LibraryRow:
+    fields: Iterator[Any] = (
         tuple(map(unpacked, field)) if isinstance(field, list) else unpacked(field)
         for field in findings
     )

@@ -111,7 +111,7 @@ class Report:
             self.outcomes = {
                 key: (
                     Outcome(UNSUPPORTED, failed[outcome.adapter])
-                    if outcome.adapter in failed
+                    if outcome.adapter is not None and outcome.adapter in failed
                     else outcome
                 )
                 for key, outcome in plan.outcomes.items()
@@ -350,7 +350,7 @@ class Report:
             "role": parsed.role,
             "adapter_name": parsed.adapter,
         }
-        if outcome.category != PLACED:
+        if outcome.category != PLACED or outcome.adapter is None:
             return told | {"module": parsed.module}
         adapter = self.plan.adapters[outcome.adapter]
         targets = [
@@ -446,9 +446,10 @@ class Report:
         """Adapters of kinds that stock ignores or computes otherwise."""
         counts = Counter(stock for adapter in self.adapters if (stock := named(adapter.kind).stock))
         for decomposition in decompositions():
-            counts[decomposition.stock] = sum(
-                self._is_wrong_in_stock(decomposition, adapter) for adapter in self.adapters
-            )
+            if decomposition.stock:
+                counts[decomposition.stock] = sum(
+                    self._is_wrong_in_stock(decomposition, adapter) for adapter in self.adapters
+                )
         for stock, count in counts.items():
             if count:
                 yield Correction(

@@ -246,7 +246,7 @@ def _trained(inspection: Inspection, speak: Speaker) -> Iterator[str]:
         )
         yield speak("inspect.network", title=f"**{title}**", count=trained.modules)
         yield ""
-        alike: dict[tuple, list[TrainedBlocks]] = {}
+        alike: dict[object, list[TrainedBlocks]] = {}
         for blocks in trained.blocks:
             alike.setdefault((blocks.count, blocks.kinds), []).append(blocks)
         for members in alike.values():
@@ -417,7 +417,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
 
 
-def counted(counts: Counter) -> str:
+def counted(counts: Counter[Any]) -> str:
     """A distribution: "16", or "16 (490), 4 (4)"."""
     told = [
         (value if isinstance(value, str) else f"{value:g}", count)

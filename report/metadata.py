@@ -75,7 +75,7 @@ class Tag(NamedTuple):
     """
 
     tag: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not asked here
     share: float | None
 
 
@@ -200,7 +200,8 @@ def read_table(text: str) -> Table:
         if words[0].startswith("["):
             section = label_of("metadata.section", line.strip()[1:-1])
         elif words[0] == "@trainer" and len(words) == 3 and "=" in words[1]:
-            trainers.append(Version(*words[1].split("=", 1), words[2].strip()))
+            key, _, value = words[1].partition("=")
+            trainers.append(Version(key, value, words[2].strip()))
         elif words[0].startswith("@") and words[0] != "@trainer":
             answers[words[0][1:]] = tuple(line.split()[1:])
         else:
@@ -251,7 +252,7 @@ def _inner_rules(
 class _Reader:
     """Collects what the keys of one file say."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.table = metadata_table()
         self.rows: list[tuple[int, int, str, str, str]] = []  # order, number, section, label, text
         self.values: dict[str, str] = {}  # path -> text, where it has a value

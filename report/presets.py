@@ -284,7 +284,7 @@ class Layout:
         self.optional = _union(
             bit for weight in network.optional for _, bit in self.slices.get(weight, ())
         )
-        self.places = {
+        self.places: dict[tuple[str, tuple[int, int] | None], int] = {
             (weight, None): _union(bit for _, bit in members)
             for weight, members in self.slices.items()
         }
@@ -501,7 +501,7 @@ def _kind(name: str) -> str:
     """A name with the number of its block, if it has one, left out; other numbers stay."""
     match = BLOCK.match(name)
     rest = name[match.end(2) :] if match else ""
-    return f"{match[1]}.{{}}{rest}" if rest else name
+    return f"{match[1]}.{{}}{rest}" if match and rest else name
 
 
 def _span(versions: str) -> str:
@@ -654,7 +654,14 @@ class _Reader:
         name, _, versions = rest.partition(" : ")
         if not self.trainer or not self.families or not name.strip():
             raise self.fail(message("presets.preset_alone"))
-        kept = {"chosen": [], "left_out": [], "layers": [], "spare": [], "dead": [], "stray": []}
+        kept: dict[str, list[Any]] = {
+            "chosen": [],
+            "left_out": [],
+            "layers": [],
+            "spare": [],
+            "dead": [],
+            "stray": [],
+        }
         self.open = {"name": name.strip(), "versions": versions.strip(), "line": self.line, **kept}
 
     def _member(self, keyword: str, rest: str) -> None:
@@ -686,8 +693,8 @@ class _Reader:
 
     def _slip(self, rest: str) -> PresetBug:
         pairs, _, what = rest.partition(" : ")
-        split = tuple(tuple(pair.split("=")) for pair in pairs.split())
-        if not what.strip() or not split or any(len(pair) != 2 or not all(pair) for pair in split):
+        split = tuple((one, two) for one, _, two in (p.partition("=") for p in pairs.split()))
+        if not what.strip() or not split or not all(a and b and "=" not in b for a, b in split):
             raise self.fail(message("presets.wrong_pairs", text=rest))
         return PresetBug(split, what.strip())
 
