@@ -19,7 +19,7 @@ from ..key_maps.dialect import DENOISER
 from ..key_maps.lines import lines_of, read_text
 from ..key_maps.table import fill, flatten
 from ..messages import message, text_of
-from ..planning.plan import Plan
+from ..planning.plan import SHAPE_CONFLICT, Plan
 from ..planning.target_model import Network, TargetModel
 
 STOCK_TABLE = KEY_MAPS / "stock.table"
@@ -31,12 +31,23 @@ Shapes = Mapping[str, "tuple[int, ...] | None"]
 class StockKeys(frozenset[str]):
     """The keys of a file that the stock loader uses; none where it raises instead, and `fails` says
     why ("" where it does not).
+
+    failing: those of them whose weights do not fit: the host logs an error for each while it
+    samples, and leaves the model's weight as it is.
     """
 
     fails: str = ""
+    failing: frozenset[str] = frozenset()
 
     @classmethod
-    def failing(cls, reason: str) -> StockKeys:
+    def of(cls, keys: Iterable[str], failing: Iterable[str]) -> StockKeys:
+        """The answer for a file that the stock loader loads."""
+        answer = cls(keys)
+        answer.failing = answer.intersection(failing)
+        return answer
+
+    @classmethod
+    def raising(cls, reason: str) -> StockKeys:
         """The answer for a file that the stock loader raises on."""
         answer = cls()
         answer.fails = reason
@@ -144,14 +155,17 @@ def stock_placed(plan: Plan) -> StockKeys:
     """The keys of the plan's file that the stock loader of ComfyUI 0.30 would use in patches on the
     plan's target model.
 
-    As in nodes/host.py: a name counts though the model lacks its weight or has it in another shape,
-    for stock maps names alone. None where the stock loader raises. A family that stock.table does
+    As in nodes/host.py: a name counts though the model lacks its weight, for stock maps names
+    alone. None where the stock loader raises. A family that stock.table does
     not name, a user's own among them, is known by its native names only.
     """
     try:
-        return StockKeys(_placed_by_stock(plan))
+        misfits = (
+            key for key, outcome in plan.outcomes.items() if outcome.category == SHAPE_CONFLICT
+        )
+        return StockKeys.of(_placed_by_stock(plan), misfits)
     except StockRaises as fault:
-        return StockKeys.failing(text_of(fault))
+        return StockKeys.raising(text_of(fault))
 
 
 def missing(key: str) -> str:

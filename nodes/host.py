@@ -54,7 +54,7 @@ from ..report.load_report import Report
 from .auto import choose, counted, where_they_act
 from .bypass import add_bypass_hooks
 from .modes import AUTO, BYPASS, PATCH
-from .patches import Tensors, build_patches
+from .patches import Tensors, build_patches, host_applies
 from .together import settle
 from .watched import watched
 
@@ -286,18 +286,19 @@ def stock_placed(model, clip, file: LoraFile) -> StockKeys:
     stays loaded.
     """
     try:
-        return StockKeys(_placed_by_stock(model, clip, file))
+        return StockKeys.of(*_placed_by_stock(model, clip, file))
     except MemoryError:
         raise
     except Exception as error:
-        return StockKeys.failing(
+        return StockKeys.raising(
             missing(error.args[0])
             if isinstance(error, KeyError) and error.args
             else first_line(error)[:MAX_SAID]
         )
 
 
-def _placed_by_stock(model, clip, file: LoraFile) -> set[str]:
+def _placed_by_stock(model, clip, file: LoraFile) -> tuple[set[str], set[str]]:
+    """(the keys that the host's own code uses, those of them that fail while it samples)."""
     names: dict[str, Any] = {}
     if model is not None:
         names |= _remembered(
@@ -312,7 +313,7 @@ def _placed_by_stock(model, clip, file: LoraFile) -> set[str]:
     original = _original_names(file.tensors, converted)
     wanted = {prefix for key in converted for prefix in _prefixes(key)} & names.keys()
     if not wanted:
-        return set()
+        return set(), set()
     loaded = comfy.lora.load_lora(
         converted, {name: names[name] for name in wanted}, log_missing=False
     )
@@ -323,7 +324,34 @@ def _placed_by_stock(model, clip, file: LoraFile) -> set[str]:
         for role in ("diff", "diff_b", "set_weight", "w_norm")
         if f"{name}.{role}" in converted
     }
-    return {original[key] for key in used if key in original}
+    failing = _failing_in_stock(loaded, converted, target_model_of(model, clip))
+    return (
+        {original[key] for key in used if key in original},
+        {original[key] for key in failing if key in original},
+    )
+
+
+def _failing_in_stock(
+    loaded: Mapping[Any, Any], converted: Tensors, target_model: TargetModel
+) -> set[str]:
+    """The converted keys of the host's patches that its own code cannot compute for the weights
+    they are for. An alpha goes with its module's tensors.
+    """
+    shapes = {
+        weight: shape
+        for network in target_model.networks.values()
+        for weight, shape in network.weights.items()
+    }
+    failing: set[int] = set()
+    for target, patch in loaded.items():
+        weight, *rows = (target,) if isinstance(target, str) else target
+        shape = shapes.get(weight)
+        if shape and not host_applies(patch, shape, *rows[:1]):
+            parts = patch[1] if isinstance(patch, tuple) else patch.weights
+            failing |= {id(part) for part in parts if isinstance(part, torch.Tensor)}
+    keys = {key for key, tensor in converted.items() if id(tensor) in failing}
+    modules = {parse_key(key).module for key in keys}
+    return keys | {f"{module}.alpha" for module in modules}
 
 
 def inspect(

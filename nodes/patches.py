@@ -227,6 +227,20 @@ def _host_computes(patch: Any, reached: Reached, swap: bool) -> bool:
     return bool(reached)
 
 
+def host_applies(patch: Any, shape: tuple[int, ...], rows: Any = None) -> bool:
+    """Whether the host's own code computes one of its patches for a weight of this shape.
+
+    rows: (dimension, start, length) where the patch is for a part of it.
+    """
+    if rows is not None:
+        dimension, _, length = rows
+        shape = (*shape[:dimension], length, *shape[dimension + 1 :])
+    reached = (("", shape),)
+    if isinstance(patch, tuple) and patch[0] == "set":
+        return _host_reshapes(patch, reached)
+    return _host_computes(patch, reached, False)
+
+
 def _host_reshapes(patch: tuple[str, tuple[torch.Tensor]], reached: Reached) -> bool:
     """Whether the host puts values of another shape in a weight's place."""
     value = patch[1][0]

@@ -228,7 +228,7 @@ class Inspection:
         """How many of the modules that load here the stock loader would load too,
         at least in part.
         """
-        keys = self.report.stock_keys or set()
+        keys = self.report.stock_works
         if len(keys) == self.report.count(PLACED):
             return self.report.modules["placed"]
         return len(

@@ -199,8 +199,17 @@ class Report:
     def stock_keys(self) -> Set[str] | None:
         """The keys the stock loader would place; None where there is no host to ask."""
         if self._stock_fault:
-            return StockKeys.failing(self._stock_fault)
+            return StockKeys.raising(self._stock_fault)
         return self._stock() if self._stock else None
+
+    @cached_property
+    def stock_works(self) -> Set[str]:
+        """Those of them that change the model: others fail while it samples."""
+        return (self.stock_keys or frozenset()) - self._stock_failing
+
+    @property
+    def _stock_failing(self) -> frozenset[str]:
+        return getattr(self.stock_keys, "failing", frozenset())
 
     @property
     def stock_fails(self) -> str:
@@ -319,7 +328,8 @@ class Report:
             "keys": {"placed": self.count(PLACED), "total": len(self.outcomes)},
             "modules": self.modules,
             "stock": (
-                {"placed": len(stock) if stock is not None else None}
+                {"placed": len(self.stock_works) if stock is not None else None}
+                | ({"failing": len(self._stock_failing)} if self._stock_failing else {})
                 | ({"fails": self.stock_fails} if self.stock_fails else {})
             ),
             "kinds": dict(Counter(adapter.kind for adapter in self.adapters).most_common()),
@@ -511,7 +521,9 @@ class Report:
         if self.stock_fails:
             parts.append(stock_failure(self.stock_fails))
         elif self.stock_keys is not None:
-            parts.append(message("report.stock_places", count=len(self.stock_keys)))
+            parts.append(message("report.stock_places", count=len(self.stock_works)))
+            if self._stock_failing:
+                parts.append(message("report.stock_misfits", count=len(self._stock_failing)))
         return speak.joined(parts, "semicolon")
 
     def _untrained_fact(self, speak: Speaker, left: Sequence[str]) -> str:

@@ -81,6 +81,32 @@ def test_a_header_that_safetensors_refuses_loads_and_stock_is_said_to_fail(
     assert f"the stock loader fails on this file: {told['stock']['fails']}" in str(report)
 
 
+def test_what_stock_would_place_and_fail_on_while_sampling_is_said(host, tiny_flux, tmp_path):
+    """The host logs an error for each, and its weights stay as they were."""
+    import comfy.lora
+    import comfy.utils
+
+    fitting, wide = "double_blocks.0.img_attn.proj", "double_blocks.1.img_attn.proj"
+    (hidden, _) = tiny_flux().model.state_dict()[f"diffusion_model.{fitting}.weight"].shape
+    tensors = {}
+    for module, size in ((fitting, hidden), (wide, hidden + 8)):
+        tensors[f"diffusion_model.{module}.lora_A.weight"] = torch.randn(2, size)
+        tensors[f"diffusion_model.{module}.lora_B.weight"] = torch.randn(size, 2)
+    tensors["diffusion_model.single_blocks.0.linear2.diff"] = torch.randn(3, 5)
+    tensors["diffusion_model.single_blocks.0.linear2.diff_b"] = torch.randn(hidden)
+    path = tmp_path / "wide.safetensors"
+    save_file(tensors, path)
+    stock = comfy.lora.load_lora(
+        comfy.utils.load_torch_file(str(path)),
+        comfy.lora.model_lora_keys_unet(tiny_flux().model, {}),
+    )
+    assert len(stock) == 4
+    report = host.load_and_fix(tiny_flux(), None, path)[2]
+    assert report.as_dict()["stock"] == {"placed": 3, "failing": 3}
+    assert "the stock loader would place 3" in str(report)
+    assert "3 more would fail in it while sampling" in str(report)
+
+
 def test_an_unknown_ending(host, tmp_path):
     save_file(LORA, tmp_path / "x.lora")
     with pytest.raises(LoraFileError, match=r"\.lora"):
