@@ -118,6 +118,7 @@ def _fit(
         "total": total,
         "model": checkpoint.title,
         "mismatch": report.mismatch,
+        "needs_clip": not total and bool(report.modules["total"]),
     }
 
 

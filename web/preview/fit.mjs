@@ -43,6 +43,7 @@ function doubtful(fit, caution) {
  */
 function fitOfModel(fit) {
   const { placed, total, mismatch, model } = fit;
+  if (fit.needs_clip) return { state: "", text: "CLIP", words: say("previewNeedsClip") };
   const words = model ? "previewMismatch" : "previewMismatchAny";
   if (mismatch) return { state: "bad", text: `\u2717 ${placed} / ${total}`, words: say(words, fit) };
   if (placed < total) return { state: placed ? "part" : "bad", text: `! ${placed} / ${total}`, words: say("previewPart", fit) };
