@@ -48,7 +48,7 @@ def skewed(blocks: Tensor) -> Tensor:
     return blocks - blocks.transpose(-1, -2)
 
 
-def lycoris_rotations(blocks: Tensor, spec: AdapterSpec) -> Tensor:
+def limited_rotations(blocks: Tensor, spec: AdapterSpec) -> Tensor:
     """LyCORIS: the norm of all of Q together is limited to alpha * out, when there is an alpha
     (functional/diag_oft.py, get_r).
 
@@ -64,7 +64,7 @@ def lycoris_rotations(blocks: Tensor, spec: AdapterSpec) -> Tensor:
     return cayley(skew)
 
 
-def kohya_rotations(blocks: Tensor, alpha: float | None) -> Tensor:
+def always_limited_rotations(blocks: Tensor, alpha: float | None) -> Tensor:
     """sd-scripts: the same limit, but 0 is a limit too, and the epsilon stands on both sides
     (networks/oft.py, get_weight).
     """

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..identify.trainer import UNTOLD
 from ..messages import Speaker, joined, message
 from ..report.library import LibraryRow, scan
 from .arguments import add_path
@@ -101,11 +102,13 @@ def _summary(folder: str, seen: Counter[int], speak: Speaker) -> str:
 def _cells(row: LibraryRow, speak: Speaker) -> tuple[str, ...]:
     findings = row.findings
     verdict = [row.verdict, *findings.losses, *([findings.error] if findings.error else [])]
-    made_for = "" if findings.error else findings.made_for or message("commands.cannot_tell")
+    unknown = message("commands.cannot_tell")
+    made_for = "" if findings.error else findings.made_for or unknown
+    trainer = unknown if findings.trainer == UNTOLD else findings.trainer
     return (
         row.file,
         speak.text(made_for),
-        speak.text(findings.trainer),
+        speak.text(trainer),
         f"{speak.text(findings.kinds)} {findings.rank}".strip(),
         speak.joined(verdict, "semicolon"),
         speak.joined(findings.gains, "semicolon"),

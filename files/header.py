@@ -11,7 +11,7 @@ import re
 import stat
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -151,8 +151,9 @@ def _broken(path: str | os.PathLike[str], fault: Message) -> LoraFileError:
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read and check the header of the safetensors file at `path`.
 
-    Checked, as the safetensors specification demands: the length, JSON that names no tensor twice,
-    known dtypes, whole shapes, offsets that agree with shape and dtype and cover the data exactly.
+    Checked, as the safetensors specification demands: the length, JSON that says one thing of each
+    tensor, known dtypes, whole shapes, offsets that agree with shape and dtype and cover the data
+    exactly.
     Raises LoraFileError, never anything else.
     """
     try:
@@ -361,10 +362,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) == len(pairs):
         return content
-    content = _Repeating(content)
     counts = Counter(name for name, _ in pairs)
-    content.repeated = tuple(name for name, count in counts.items() if count > 1)
+    values: dict[str, list[Any]] = {name: [] for name, count in counts.items() if count > 1}
+    for name, value in pairs:
+        if name in values:
+            values[name].append(value)
+    differing = tuple(name for name, entries in values.items() if not _is_one_entry(name, entries))
+    if differing:
+        content = _Repeating(content)
+        content.repeated = differing
     return content
+
+
+def _is_one_entry(name: str, entries: Sequence[Any]) -> bool:
+    """Whether what stands under a name is the same entry of a tensor each time: then it matters
+    not which one safetensors takes.
+    """
+    return (
+        name != "__metadata__"
+        and all(type(entry) is dict for entry in entries)
+        and len({json.dumps(entry, sort_keys=True) for entry in entries}) == 1
+    )
 
 
 def _check_repeats(content: Mapping[str, Any]) -> None:

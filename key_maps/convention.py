@@ -8,10 +8,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from string import Formatter
 from typing import Any, NamedTuple
 
 from ..errors import LocksmithError, about_file, at_line
-from ..messages import joined, message, text_of
+from ..messages import ENGLISH, catalog, joined, languages, message, text_of
 from .arithmetic import Expression, as_number
 from .evidence import ROOMS, Condition, Evidence, Let, NumberedPatterns, read_condition
 from .lines import lines_of, read_text
@@ -172,6 +173,7 @@ def _left(
 
 # Reading
 
+CATALOG = "conventions."  # where the sentences of the pack's records are
 EFFECTS = ("scale", "times", "kind", "option", "refuse", "caution")
 OF_RECORD = ("title", "source", "kinds", "let", "over", "settled")
 
@@ -236,8 +238,19 @@ def _with_effect(case: Case, key: str, value: str) -> Case:
     if key == "option":
         name, _, setting = value.partition(" ")
         return case._replace(options=(*case.options, (name, _literal(setting.strip()))))
-    effects: dict[str, Any] = {key: value}  # kind, refuse or caution
+    effects: dict[str, Any] = {key: _known(value) if value.startswith("@") else value}
     return case._replace(**effects)
+
+
+def _known(name: str) -> str:
+    """The id of a sentence of the catalogs, which a record names as @NAME; raises ValueError where
+    a language lacks it.
+    """
+    id = CATALOG + name[1:]
+    lacking = [language for language in languages() if id not in catalog(language)]
+    if lacking:
+        raise ValueError(message("key_maps.no_sentence", id=id, languages=joined(lacking)))
+    return id
 
 
 def _let(text: str) -> Let:
@@ -417,13 +430,13 @@ def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> M
             times = case.times.value(numbers, evidence.sizes)
         options |= {name: value for name, value in case.options if name not in options}
         if case.caution:
-            cautions.append(case.caution.format_map(_Told(numbers)))
+            cautions.append(_said(case.caution, numbers))
     return Meaning(
         scale,
         times,
         next((case.kind for _, case in holding if case.kind), ""),
         tuple(options.items()),
-        next((case.refuse for _, case in holding if case.refuse), ""),
+        next((_said(case.refuse, {}) for _, case in holding if case.refuse), ""),
         tuple(cautions),
         "; ".join(
             f"{convention.title}: {case.title}" if case.title else convention.title
@@ -431,6 +444,16 @@ def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> M
         ),
         ", ".join(dict.fromkeys(_evidence(holding))),
     )
+
+
+def _said(text: str, numbers: Mapping[str, float]) -> str:
+    """A sentence of a record: of the catalogs, or as it stands there."""
+    told = _Told(numbers)
+    template = catalog(ENGLISH).get(text)
+    if not isinstance(template, str):
+        return text.format_map(told)
+    gaps = [gap for _, gap, _, _ in Formatter().parse(template) if gap]
+    return message(text, **{gap: told[gap] for gap in gaps})
 
 
 class _Told(dict[str, Any]):

@@ -4,6 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from lora_locksmith.commands.scan import _cells
+from lora_locksmith.identify.trainer import UNTOLD
+from lora_locksmith.messages import Speaker
+from lora_locksmith.report.library import Findings, LibraryRow
 
 WEB = Path(__file__).resolve().parent.parent / "web"
 PAGES = sorted((WEB / "docs").glob("*.md"))
@@ -64,3 +68,11 @@ def test_help_is_the_same_in_every_language(page):
         "other languages get the page without a language: copy en.md to it"
     )
     assert outline(chinese) == outline(english)
+
+
+def test_the_chinese_table_of_scan_says_unknown_and_trainer_as_reports_do():
+    """A trainer that nothing tells was English there."""
+    row = LibraryRow("a.safetensors", (0, 0), Findings(trainer=UNTOLD))
+    assert _cells(row, Speaker("zh"))[1:3] == (Speaker("zh")("report.unknown"),) * 2
+    assert _cells(row, Speaker("en"))[1:3] == (UNTOLD, UNTOLD)
+    assert Speaker("zh")("library.head_trainer") == Speaker("zh")("report.trainer")

@@ -51,7 +51,7 @@ class BOFT(Rotation):
                 cut = message("adapters.rows_cannot_be_cut", kind=self.title, rows=list(spec.rows))
                 fault = joined((fault, cut), "semicolon")
             raise AdapterError(fault)
-        turning = rotations.lycoris_rotations(blocks, spec)
+        turning = rotations.limited_rotations(blocks, spec)
         identity = torch.eye(size, device=turning.device)
         turned = weight.flatten(1)
         for stage in range(stages):

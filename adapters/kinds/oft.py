@@ -27,7 +27,7 @@ class OFT(Rotation):
         return 0.0, self.factor(spec, rank)
 
     def patched(self, spec, tensors, weight, strength):
-        turning = rotations.lycoris_rotations(
+        turning = rotations.limited_rotations(
             rotations.square_blocks(tensors, "oft_blocks", 3), spec
         )
         return rotations.turn_outputs(spec, tensors, weight, turning, strength)

@@ -46,7 +46,9 @@ class KohyaOFT(Rotation):
             (role for role in tensors if role.startswith("oft_blocks.")), key=number_of
         )
         groups = [
-            rotations.kohya_rotations(rotations.square_blocks(tensors, role, 3), spec.alpha)
+            rotations.always_limited_rotations(
+                rotations.square_blocks(tensors, role, 3), spec.alpha
+            )
             for role in numbered or ("oft_blocks",)
         ]
         return helpers.toward(

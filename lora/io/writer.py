@@ -327,6 +327,11 @@ def _number(tensors: Mapping[str, Tensor], name: str) -> float | None:
     return float(tensor.item()) if tensor.numel() == 1 and not tensor.is_complex() else None
 
 
+def exact(number: float) -> str:
+    """A number as the shortest text that is read as the very same."""
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+
+
 def metadata_for(
     source: Mapping[str, str], conversion: Conversion, provenance: Mapping[str, str]
 ) -> dict[str, str]:
@@ -345,7 +350,9 @@ def metadata_for(
             item.rank * (1.0 if folded else item.scale) for item in conversion.trained.values()
         }
         metadata["ss_network_dim"] = str(next(iter(ranks))) if len(ranks) == 1 else "Dynamic"
-        metadata["ss_network_alpha"] = f"{next(iter(alphas)):g}" if len(alphas) == 1 else "Dynamic"
+        metadata["ss_network_alpha"] = (
+            exact(float(next(iter(alphas)))) if len(alphas) == 1 else "Dynamic"
+        )
     if "sshs_legacy_hash" in source:
         metadata.setdefault("sshs_model_hash", "")
     metadata |= conversion.header_settings

@@ -33,7 +33,7 @@ from ...report.inspection import Inspection, inspect_file, inspect_header
 from ..copies import compared
 from ..from_plan import alpha_value, spec_of
 from ..io.mapped import map_tensors
-from ..io.writer import PEFT_FILE, STALE, write_lora
+from ..io.writer import PEFT_FILE, STALE, exact, write_lora
 from ..math.low_rank import Delta, Factors, Kronecker, factors, low_rank_part
 from ..math.spec import MAGNITUDES, AdapterError, AdapterSpec
 from ..math.truncate import Truncation, truncated
@@ -633,7 +633,7 @@ def _alpha_told(source: Mapping[str, str], ranks: set[int]) -> str:
     try:
         ratio = float(source["ss_network_alpha"]) / float(source["ss_network_dim"])
         return (
-            f"{ratio * next(iter(ranks)):g}"
+            exact(ratio * next(iter(ranks)))
             if len(ranks) == 1 and math.isfinite(ratio)
             else DYNAMIC
         )

@@ -121,6 +121,7 @@ def _fit(
         "mismatch": report.mismatch,
         # A file of text encoders alone has nothing that such a model could lack.
         "state": judged(placed, total, report.mismatch) if total else GOOD,
+        "needs_clip": not total and bool(report.modules["total"]),
     }
 
 

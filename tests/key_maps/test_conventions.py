@@ -5,6 +5,7 @@ it is about.
 from __future__ import annotations
 
 import json
+from string import Formatter
 
 import pytest
 from lora_locksmith.key_maps.convention import (
@@ -15,6 +16,7 @@ from lora_locksmith.key_maps.convention import (
     read_convention,
 )
 from lora_locksmith.key_maps.evidence import Evidence
+from lora_locksmith.messages import catalog, languages, translate
 from lora_locksmith.planning.plan import PLACED, UNSUPPORTED, make_plan
 
 PAIR = {"down": (4, 8), "up": (8, 4)}
@@ -55,6 +57,39 @@ def record(folder, text, name="example"):
 def test_every_record_of_the_pack_names_its_sources():
     assert len(conventions()) >= 10
     assert all(convention.sources and convention.title for convention in conventions())
+
+
+def sentences(convention):
+    """What people read of a record when it refuses or doubts."""
+    return {text for case in convention.cases for text in (case.refuse, case.caution) if text}
+
+
+def test_refusals_and_cautions_are_sentences_of_every_language():
+    ids = set().union(*(sentences(one) for one in conventions()))
+    for language in languages():
+        mine = {id for id in catalog(language) if id.startswith("conventions.")}
+        assert ids == mine, language
+
+
+def test_the_gaps_of_a_sentence_are_numbers_of_its_record():
+    for one in conventions():
+        known = {"alpha", "rank", "parts", *(let.name for let in one.lets)}
+        for id in sentences(one):
+            assert {gap for _, gap, _, _ in Formatter().parse(catalog("en")[id]) if gap} <= known
+
+
+def test_a_caution_is_told_in_the_readers_language():
+    (caution,) = meaning(WITH_ALPHA, metadata=RS_LORA, alpha=7).cautions
+    chinese = translate(caution, "zh")
+    assert "rs_lora" in chinese and "7" in chinese and "本意" in chinese
+
+
+def test_a_record_whose_sentence_is_in_no_catalog_is_named(tmp_path):
+    with pytest.raises(ConventionError, match=r"line 3: .*conventions\.nowhere") as error:
+        record(tmp_path, "title x\nsource y\ncaution @nowhere\n")
+    assert "en, zh" in str(error.value)
+    plain = record(tmp_path, "title x\nsource y\ncaution of {alpha}\n")
+    assert meaning(WITH_ALPHA, alpha=2, known=[plain]).cautions == ("of 2",)
 
 
 def test_records_named_in_over_exist():

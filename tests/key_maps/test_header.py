@@ -79,7 +79,11 @@ BAD = {
     "cut data": (packed(json.dumps({"a": entry()}).encode(), b"\0" * 2), "cut short"),
     "data behind": (packed(json.dumps({"a": entry()}).encode(), b"\0" * 9), "follow"),
     "name twice": (
-        packed(b'{"a": %s, "a": %s}' % ((json.dumps(entry()).encode(),) * 2), b"\0" * 4),
+        packed(
+            b'{"a": %s, "a": %s}'
+            % (json.dumps(entry("I32")).encode(), json.dumps(entry()).encode()),
+            b"\0" * 4,
+        ),
         "twice",
     ),
     "a type torch lacks": (
@@ -192,6 +196,16 @@ SPELLED = {
     ),
     "a field more, twice": described(b',"x":1,"x":2'),
     "a field more with a name twice": described(b',"x":{"y":1,"y":2}'),
+    "a tensor twice, the same": b'{"a":%s,"a":%s}' % (ONE, ONE),
+    "a tensor twice, the same in another order": (
+        b'{"a":%s,"a":{"shape":[1],"data_offsets":[0,4],"dtype":"F32"}}' % ONE
+    ),
+    "a tensor twice, each with a field twice": (
+        b'{"a":%s,"a":%s}' % ((ONE.replace(b"{", b'{"dtype":"F32",'),) * 2)
+    ),
+    "a tensor twice, once with true for 1": (
+        b'{"a":%s,"a":%s}' % (ONE.replace(b"[1]", b"[true]"), ONE)
+    ),
     "a tensor twice, once empty": b'{"a":{},"a":%s}' % ONE,
     "a tensor twice, once a number": b'{"a":1,"a":%s}' % ONE,
     "a tensor twice, once without a shape": (

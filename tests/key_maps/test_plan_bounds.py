@@ -380,7 +380,7 @@ def test_what_is_said_of_a_shape_that_does_not_fit(target_model):
 
 SPLITS = next(one for one in conventions() if one.name == "split_qkv")
 FROM_SPLITS = f"{SPLITS.title}: {SPLITS.cases[0].title}"
-NOT_SPLIT = next(case.caution for case in SPLITS.cases if case.title == "of another rank")
+NOT_SPLIT = message("conventions.split_qkv_other_rank")
 SPLIT = {"ss_network_args": '{"split_qkv": "True"}', "ss_network_dim": "2"}
 
 

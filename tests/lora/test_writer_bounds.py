@@ -11,7 +11,7 @@ import struct
 import pytest
 import torch
 from lora_locksmith.files.header import read_header
-from lora_locksmith.lora.io.writer import _number, place_of, write_as, write_lora
+from lora_locksmith.lora.io.writer import _number, exact, place_of, write_as, write_lora
 from lora_locksmith.lora.rewrite.rename import Refused
 from lora_locksmith.lora.rewrite.verify import VerificationError
 from lora_locksmith.planning.plan import make_plan
@@ -446,3 +446,12 @@ def test_only_one_number_is_a_number():
         "complex": torch.ones((), dtype=torch.complex64),
     }
     assert [_number(tensors, name) for name in tensors] == [2.5, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("alpha", "text"),
+    [(16.0, "16"), (0.1234567891, "0.1234567891"), (1234567.5, "1234567.5"), (1e-9, "1e-09")],
+)
+def test_the_alpha_in_the_metadata_is_exact(alpha, text):
+    """Six digits made another alpha of it."""
+    assert exact(alpha) == text and float(text) == alpha

@@ -245,7 +245,20 @@ def test_what_belongs_to_a_text_encoder_is_not_missed_in_a_file_of_the_model_alo
         "model": told["fit"]["model"],
         "mismatch": "",
         "state": "good",
+        "needs_clip": False,
     }
+
+
+def test_a_file_of_a_text_encoder_alone_needs_a_clip(routes, loras):
+    """It does not fit a model whose file has none: nothing of it would load."""
+    module = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
+    shapes = {f"{module}.lora_down.weight": (4, 768), f"{module}.lora_up.weight": (768, 4)}
+    write_hollow(loras / "encoder.safetensors", shapes)
+    name, folder = "encoder.safetensors", "diffusion_models"
+    fit = routes.ask("file", name=name, model_folder=folder, model=FLUX)[1]["fit"]
+    assert (fit["placed"], fit["total"], fit["needs_clip"]) == (0, 0, True)
+    whole = routes.ask("file", name=BROKEN_LORA, model_folder=folder, model=FLUX)[1]["fit"]
+    assert not whole["needs_clip"]
 
 
 def test_a_model_whose_header_does_not_tell_what_it_is_gives_no_fit(routes, server):

@@ -62,6 +62,7 @@ export const ENGLISH = {
   previewMismatch: "Wrong base: the model is {model}. {placed} of {total} modules fit.",
   previewMismatchAny: "Wrong base: {placed} of {total} modules fit the connected model.",
   previewPart: "{placed} of {total} modules fit the connected model",
+  previewNeedsClip: "For text encoders only: it needs a CLIP, and the connected model's file has none",
   previewFits: "Fits the connected model, {model}",
   previewFitsAny: "Fits the connected model",
   previewPlaced: "{placed} of {total} modules have a known place",

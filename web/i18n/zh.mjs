@@ -62,6 +62,7 @@ export const CHINESE = {
   previewMismatch: "基础模型不符：所连模型是 {model}，{total} 个模块中匹配 {placed} 个。",
   previewMismatchAny: "基础模型不符：{total} 个模块中有 {placed} 个匹配所连模型。",
   previewPart: "{total} 个模块中有 {placed} 个匹配所连模型",
+  previewNeedsClip: "仅用于文本编码器：需要 CLIP，而所连模型的文件中没有",
   previewFits: "匹配所连模型：{model}",
   previewFitsAny: "匹配所连模型",
   previewPlaced: "{total} 个模块中有 {placed} 个位置已知",

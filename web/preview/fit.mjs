@@ -46,6 +46,7 @@ function doubtful(fit, caution) {
  */
 function fitOfModel(fit) {
   const { state, placed, total, mismatch, model } = fit;
+  if (fit.needs_clip) return { state: "", text: "CLIP", words: say("previewNeedsClip") };
   const words = model ? "previewMismatch" : "previewMismatchAny";
   if (mismatch) return { state, text: `\u2717 ${placed} / ${total}`, words: say(words, fit) };
   if (state !== "good") return { state, text: `! ${placed} / ${total}`, words: say("previewPart", fit) };
