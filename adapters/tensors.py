@@ -131,6 +131,12 @@ def _without_trailing_ones(shape: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
+def not_valid_for(title: str, shape: Sequence[int], tensors: Tensors) -> AdapterError:
+    """Says that a kind's tensors are none for a weight of this shape."""
+    about = {"kind": title, "weight": list(shape), "tensors": describe(tensors)}
+    return AdapterError(message("adapters.not_valid_for", **about))
+
+
 def narrow_roles(tensors: Tensors, start: int, length: int, **dimensions: int) -> Tensors:
     """`tensors` with the roles named in `dimensions` cut to the output rows, which lie along the
     given dimension.

@@ -146,6 +146,11 @@ def add_output(command: argparse.ArgumentParser, speak: Speaker) -> None:
     )
 
 
+def add_json_each(command: argparse.ArgumentParser, speak: Speaker) -> None:
+    """How commands report that take several files."""
+    command.add_argument("--json", action="store_true", help=speak("commands.json_each_help"))
+
+
 def add_written(command: argparse.ArgumentParser, speak: Speaker, dtype: str) -> None:
     """What is written, and how it is reported. dtype: what the default is."""
     command.add_argument(

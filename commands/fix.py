@@ -36,7 +36,7 @@ from ..messages import Speaker, joined, message, text_of
 from ..planning.disagreement import unreadable
 from ..report.inspection import Inspection, inspect_file
 from ..report.library import ENDINGS
-from .arguments import DTYPES, add_path, dtype_of, every_path, is_named_as_file
+from .arguments import DTYPES, add_json_each, add_path, dtype_of, every_path, is_named_as_file
 from .inspect import loads_whole
 from .language import add_language
 from .output import FAILED, FINE, PROBLEMS, fault_of, one_line, progress, say, show_json
@@ -125,11 +125,7 @@ def add(commands: Any, speak: Speaker) -> None:
         help=speak("commands.fix_overwrite_help"),
     )
     command.add_argument("--dry-run", action="store_true", help=speak("commands.fix_dry_run_help"))
-    command.add_argument(
-        "--json",
-        action="store_true",
-        help=speak("commands.json_each_help"),
-    )
+    add_json_each(command, speak)
     add_language(command, speak)
     command.set_defaults(run=run, speak=speak)
 

@@ -16,7 +16,7 @@ from ..planning.plan import NO_FAULT, NOT_WIRED
 from ..report.file_names import told_apart
 from ..report.inspection import Inspection, inspect_file
 from ..report.markdown import DETAILS, SUMMARY, markdown
-from .arguments import add_path, every_path
+from .arguments import add_json_each, add_path, every_path
 from .language import add_language
 from .output import FAILED, FINE, PROBLEMS, complain, show_json, show_markdown
 
@@ -43,11 +43,7 @@ def add(commands: Any, speak: Speaker) -> None:
         help=speak("commands.weights_help"),
     )
     command.add_argument("--hashes", action="store_true", help=speak("commands.hashes_help"))
-    command.add_argument(
-        "--json",
-        action="store_true",
-        help=speak("commands.json_each_help"),
-    )
+    add_json_each(command, speak)
     add_language(command, speak)
     command.set_defaults(run=run, speak=speak)
 

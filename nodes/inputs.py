@@ -6,6 +6,7 @@ import dataclasses
 
 from comfy_api.latest import io
 
+from .files import lora_changed, lora_is_listed
 from .modes import AUTO, BYPASS, PATCH
 
 __all__ = [
@@ -15,7 +16,11 @@ __all__ = [
     "PATCH",
     "REPORT",
     "RESENT",
+    "OfListedFile",
+    "json_output",
+    "loaded_outputs",
     "mode_input",
+    "model_inputs",
     "on_unmatched_input",
     "strength_inputs",
 ]
@@ -28,6 +33,45 @@ RESENT = (
     if "has_intermediate_output" in {known.name for known in dataclasses.fields(io.Schema)}
     else {}
 )
+
+
+class OfListedFile:
+    """What nodes share whose input `lora_name` is a file of the loras folders."""
+
+    @classmethod
+    def validate_inputs(cls, lora_name=None) -> bool | str:
+        """Refuse a name that is not in the loras folders before anything runs."""
+        return lora_is_listed(lora_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name=None, **_) -> tuple:
+        """Makes the node run again when the file changes on disk."""
+        return lora_changed(lora_name)
+
+
+def model_inputs() -> list[io.Input]:
+    """The inputs `model` and `clip` of every node that applies one LoRA."""
+    clip = "The text encoder the LoRA is applied to, if it has any part in the LoRA."
+    return [
+        io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
+        io.Clip.Input("clip", optional=True, tooltip=clip),
+    ]
+
+
+def loaded_outputs(report: str = "What loaded, what did not, and why.") -> list[io.Output]:
+    """The outputs of every node that applies LoRAs; report: what its report says."""
+    return [
+        io.Model.Output("MODEL"),
+        io.Clip.Output("CLIP"),
+        io.String.Output("report", display_name="report", tooltip=report),
+    ]
+
+
+def json_output() -> io.Output:
+    """The output `report_json`."""
+    return io.String.Output(
+        "report_json", display_name="report_json", tooltip="The same for programs."
+    )
 
 
 def strength_inputs() -> list[io.Input]:

@@ -14,14 +14,14 @@ from ..report.inspection import Inspection
 from ..report.markdown import DETAILS, SUMMARY, markdown
 from . import host
 from .faults import in_plain_words
-from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
-from .inputs import RESENT
+from .files import listed_name, lora_names, lora_path, own_maps
+from .inputs import RESENT, OfListedFile, json_output
 from .languages import shown
 
 OFF, ON = "off", "on"
 
 
-class InspectLoRAKeys(io.ComfyNode):
+class InspectLoRAKeys(OfListedFile, io.ComfyNode):
     """An output node: it can be run alone, and shows its report in place."""
 
     @classmethod
@@ -74,23 +74,11 @@ class InspectLoRAKeys(io.ComfyNode):
                 io.String.Output(
                     "report", display_name="report", tooltip="The report as Markdown."
                 ),
-                io.String.Output(
-                    "report_json", display_name="report_json", tooltip="The same for programs."
-                ),
+                json_output(),
             ],
             is_output_node=True,
             **RESENT,
         )
-
-    @classmethod
-    def validate_inputs(cls, lora_name=None) -> bool | str:
-        """Refuse a name that is not in the loras folders before anything runs."""
-        return lora_is_listed(lora_name)
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name=None, **_) -> tuple:
-        """Makes the node run again when the file changes on disk."""
-        return lora_changed(lora_name)
 
     @classmethod
     def execute(

@@ -12,12 +12,24 @@ from ..messages import message, translate
 from ..planning.plan import NO_FAULT
 from . import host
 from .faults import NodeError, in_plain_words
-from .files import listed_name, lora_changed, lora_is_listed, lora_names, lora_path, own_maps
-from .inputs import AUTO, ERROR, REPORT, RESENT, mode_input, on_unmatched_input, strength_inputs
+from .files import listed_name, lora_names, lora_path, own_maps
+from .inputs import (
+    AUTO,
+    ERROR,
+    REPORT,
+    RESENT,
+    OfListedFile,
+    json_output,
+    loaded_outputs,
+    mode_input,
+    model_inputs,
+    on_unmatched_input,
+    strength_inputs,
+)
 from .languages import shown
 
 
-class LoadAndFixLoRA(io.ComfyNode):
+class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
     """Same inputs as the stock LoraLoader in the same order; what is added stands behind them and
     is optional.
     """
@@ -42,41 +54,15 @@ class LoadAndFixLoRA(io.ComfyNode):
                 "convert lora",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip=(
-                        "The text encoder the LoRA is applied to, if it has any part in the LoRA."
-                    ),
-                ),
+                *model_inputs(),
                 io.Combo.Input("lora_name", options=lora_names(), tooltip="The LoRA file."),
                 *strength_inputs(),
                 on_unmatched_input(),
                 mode_input(),
             ],
-            outputs=[
-                io.Model.Output("MODEL"),
-                io.Clip.Output("CLIP"),
-                io.String.Output(
-                    "report", display_name="report", tooltip="What loaded, what did not, and why."
-                ),
-                io.String.Output(
-                    "report_json", display_name="report_json", tooltip="The same for programs."
-                ),
-            ],
+            outputs=[*loaded_outputs(), json_output()],
             **RESENT,
         )
-
-    @classmethod
-    def validate_inputs(cls, lora_name=None) -> bool | str:
-        """Refuse a name that is not in the loras folders before anything runs."""
-        return lora_is_listed(lora_name)
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name=None, **_) -> tuple:
-        """Makes the node run again when the file changes on disk."""
-        return lora_changed(lora_name)
 
     @classmethod
     def execute(

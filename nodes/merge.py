@@ -30,7 +30,15 @@ from ..report.file_names import numbered
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import lora_path, own_maps, wired_lora
-from .inputs import AUTO, RESENT, mode_input, strength_inputs
+from .inputs import (
+    AUTO,
+    RESENT,
+    json_output,
+    loaded_outputs,
+    mode_input,
+    model_inputs,
+    strength_inputs,
+)
 from .languages import shown
 from .load_and_fix import as_text
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
@@ -160,9 +168,7 @@ class MergeLoRAs(io.ComfyNode):
                     display_name="report",
                     tooltip="Where the LoRAs agree or fight, and what was cut.",
                 ),
-                io.String.Output(
-                    "report_json", display_name="report_json", tooltip="The same for programs."
-                ),
+                json_output(),
             ],
             **RESENT,
         )
@@ -358,25 +364,12 @@ class ApplyLoRA(io.ComfyNode):
             ),
             search_aliases=["apply lora", "load lora model", "merged lora"],
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model the LoRA is applied to."),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip=(
-                        "The text encoder the LoRA is applied to, if it has any part in the LoRA."
-                    ),
-                ),
+                *model_inputs(),
                 io.LoraModel.Input("lora", tooltip="The LoRA."),
                 *strength_inputs(),
                 mode_input(),
             ],
-            outputs=[
-                io.Model.Output("MODEL"),
-                io.Clip.Output("CLIP"),
-                io.String.Output(
-                    "report", display_name="report", tooltip="What loaded, what did not, and why."
-                ),
-            ],
+            outputs=loaded_outputs(),
             **RESENT,
         )
 

@@ -10,13 +10,13 @@ from comfy_api.latest import io
 from ..lora.io.dtypes import DTYPES
 from ..lora.rewrite.rename import writable
 from ..messages import message, translate
-from ..report.inspection import Inspection, inspect_header
+from ..report.inspection import inspect_header
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, own_maps, wired_lora
 from .inputs import RESENT
 from .languages import shown
-from .server.saving import read_listed, report_on, save_lora, times_lost
+from .server.saving import Opened, read_listed, report_on, save_lora, times_lost
 
 CONNECTED = "the connected lora"
 KEEP = "as it is"
@@ -125,20 +125,12 @@ class SaveLoRA(io.ComfyNode):
         and where nothing is connected.
         """
         with in_plain_words(lora_name):
-            found, tensors, provenance = (
+            opened = (
                 _connected(lora, model, clip)
                 if lora_name == CONNECTED
                 else read_listed(lora_name, model, clip)
             )
-            written = save_lora(
-                found,
-                tensors,
-                filename,
-                dialect=dialect,
-                dtype=dtype,
-                overwrite=overwrite,
-                provenance=provenance,
-            )
+            written = save_lora(opened, filename, dialect=dialect, dtype=dtype, overwrite=overwrite)
         report = report_on(written)
         document = {
             "file": listed_name(lora_name),
@@ -150,14 +142,10 @@ class SaveLoRA(io.ComfyNode):
         return io.NodeOutput(str(written.path), ui["text"][0], ui=ui)
 
 
-def _connected(lora, model, clip) -> tuple[Inspection, dict, dict[str, str]]:
+def _connected(lora, model, clip) -> Opened:
     if not lora:
         raise NodeError(message("nodes.nothing_to_save"))
     own, file = own_maps(), wired_lora(lora)
-    return (
-        inspect_header(
-            CONNECTED, file.header, None, host.wired_model(model, clip, own), own=own, whole=True
-        ),
-        lora,
-        {},
-    )
+    wired = host.wired_model(model, clip, own)
+    found = inspect_header(CONNECTED, file.header, None, wired, own=own, whole=True)
+    return Opened(found, lora, {})

@@ -14,7 +14,15 @@ from ..report.judgement import judged
 from ..report.load_report import Report
 from . import host
 from .faults import NodeError, in_plain_words
-from .inputs import AUTO, REPORT, RESENT, mode_input, on_unmatched_input
+from .inputs import (
+    AUTO,
+    REPORT,
+    RESENT,
+    json_output,
+    loaded_outputs,
+    mode_input,
+    on_unmatched_input,
+)
 from .languages import shown
 from .load_and_fix import apply_listed, as_text
 from .rows import StackRow, read_rows, rows_are_right, rows_changed, rows_input
@@ -60,16 +68,8 @@ class LoadAndFixStack(io.ComfyNode):
                 mode_input(),
             ],
             outputs=[
-                io.Model.Output("MODEL"),
-                io.Clip.Output("CLIP"),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="A line for each LoRA, then what has no effect and why.",
-                ),
-                io.String.Output(
-                    "report_json", display_name="report_json", tooltip="The same for programs."
-                ),
+                *loaded_outputs("A line for each LoRA, then what has no effect and why."),
+                json_output(),
             ],
             **RESENT,
         )

@@ -4,10 +4,8 @@ training, and is its mean after it.
 
 from __future__ import annotations
 
-from ...messages import message
 from ..kind import ADDED, InStock, Kind, ModuleShape, Product, Said, roles
 from ..lazy import helpers, torch
-from ..spec import AdapterError
 
 
 class PVeRA(Kind):
@@ -45,14 +43,7 @@ class PVeRA(Kind):
             or outer.shape[0] < out
             or down.shape[1] < inner
         ):
-            raise AdapterError(
-                message(
-                    "adapters.not_valid_for",
-                    kind=self.title,
-                    weight=list(shape),
-                    tensors=helpers.describe(tensors),
-                )
-            )
+            raise helpers.not_valid_for(self.title, shape, tensors)
         return Product(left[:, None] * outer[:out], right[:rank, None] * down[:rank, :inner])
 
     def count_rows(self, tensors):

@@ -32,14 +32,7 @@ class SHiRA(Kind):
     def delta(self, spec, tensors, shape):
         values, places = helpers.take(tensors, "shira_weight"), tensors["shira_indices"]
         if values.dim() != 1 or tuple(places.shape) != (2, *values.shape) or len(shape) < 2:
-            raise AdapterError(
-                message(
-                    "adapters.not_valid_for",
-                    kind=self.title,
-                    weight=list(shape),
-                    tensors=helpers.describe(tensors),
-                )
-            )
+            raise helpers.not_valid_for(self.title, shape, tensors)
         delta = values.new_zeros(tuple(shape)).flatten(1)
         helpers.check_indices(places, delta.shape, "shira_indices")
         return delta.index_put(tuple(places.long().unbind(0)), values, accumulate=True).reshape(

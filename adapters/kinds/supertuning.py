@@ -59,14 +59,7 @@ class SuperTuning(Kind):
         values, places = helpers.take(tensors, "supertuning_values"), tensors["supertuning_indices"]
         total = torch.Size(shape).numel()
         if values.dim() != 1 or places.shape != values.shape or len(shape) < 2:
-            raise AdapterError(
-                message(
-                    "adapters.not_valid_for",
-                    kind=self.title,
-                    weight=list(shape),
-                    tensors=helpers.describe(tensors),
-                )
-            )
+            raise helpers.not_valid_for(self.title, shape, tensors)
         places = places.long()
         helpers.check_indices(
             torch.stack((torch.zeros_like(places), places)), (1, total), "supertuning_indices"

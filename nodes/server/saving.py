@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import folder_paths
 
@@ -43,19 +43,21 @@ class SaveError(LocksmithError, RuntimeError):
         self.fault, self.remedy, self.taken = fault, remedy, taken
 
 
+class Opened(NamedTuple):
+    """A LoRA that is to be saved: what is in it, its tensors, and where it comes from."""
+
+    found: Inspection
+    tensors: Mapping[str, Any]
+    provenance: Mapping[str, str]
+
+
 def save_lora(
-    found: Inspection,
-    tensors: Mapping[str, Any],
-    filename: str,
-    *,
-    dialect: str,
-    dtype: str,
-    overwrite: bool,
-    provenance: Mapping[str, str],
+    opened: Opened, filename: str, *, dialect: str, dtype: str, overwrite: bool
 ) -> Written:
     """Write what was inspected as `dialect`; `dtype`: one of DTYPES, anything else keeps them.
     Raises SaveError.
     """
+    found, tensors, provenance = opened
     apart = () if found.guess.is_likely else rivals_apart(found, dialect)
     if apart:
         fault = message("nodes.ambiguous_for", models=", ".join(apart), dialect=dialect)
@@ -117,12 +119,8 @@ def times_lost(filename: str | None) -> int:
     return _lost[filename]
 
 
-def read_listed(
-    lora_name: str, model=None, clip=None
-) -> tuple[Inspection, Mapping[str, Any], dict[str, str]]:
-    """(what is in a listed file, its tensors, where it comes from). Raises SaveError for a file
-    that cannot be read.
-    """
+def read_listed(lora_name: str, model=None, clip=None) -> Opened:
+    """A listed file. Raises SaveError for one that cannot be read."""
     path = lora_path(lora_name)
     try:
         found = host.inspect(model, clip, path, own_maps(), whole=True)
@@ -130,7 +128,7 @@ def read_listed(
             "locksmith.source": Path(path).name,
             "locksmith.source_sha256": file_hashes(path).sha256,
         }
-        return found, host.read_lora(path).to_be_written(), provenance
+        return Opened(found, host.read_lora(path).to_be_written(), provenance)
     except LoraFileError as error:
         fault = message("joints.about", subject=lora_name, text=error.fault)
         raise SaveError(fault, error.remedy) from None
@@ -152,16 +150,8 @@ def save_listed(
                 message("nodes.not_known", name=wish),
                 message("nodes.choose_one_of", options=", ".join(known)),
             )
-    found, tensors, provenance = read_listed(name)
-    written = save_lora(
-        found,
-        tensors,
-        filename,
-        dialect=dialect,
-        dtype=dtype,
-        overwrite=overwrite,
-        provenance=provenance,
-    )
+    opened = read_listed(name)
+    written = save_lora(opened, filename, dialect=dialect, dtype=dtype, overwrite=overwrite)
     return {"file": os.path.relpath(written.path, _folder()), "report": report_on(written)}
 
 
