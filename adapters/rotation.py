@@ -20,7 +20,7 @@ class Rotation(Kind):
     title = "OFT"
 
     @property
-    def bypass(self) -> str:
+    def bypass(self) -> str:  # type: ignore[override]  # nothing sets a kind's attributes
         """On the outputs it needs no weight."""
         return DERIVED if self.on_inputs else TURNED
 

@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
     )
     files, named = list(_files(options)), set(map(Path, options.paths))
     with progress("commands.fixing", options.speak) as report_progress:
-        worst, ends = FINE, Counter()
+        worst, ends = FINE, Counter[str]()
         taken: dict[Path, Path] = {}
         for path, destination in files:
             if report_progress:
@@ -487,8 +487,8 @@ def _what_is_done(
     rest = len(left_out) - len(lost)
     if rest:
         parts.append(message("commands.left_out_without_effect", count=rest))
-    parts += [caution] if caution else []
-    return joined(filter(None, (losses_told(lost), joined(parts))), "semicolon")
+    told: list[str] = [*parts, *([caution] if caution else [])]
+    return joined(filter(None, (losses_told(lost), joined(told))), "semicolon")
 
 
 def _what_stock_does(written: Written, target_model: TargetModel | None) -> str:

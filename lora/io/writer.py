@@ -144,7 +144,8 @@ def _write(
 
 def raw(tensor: Tensor) -> memoryview:
     """The bytes of a tensor that is not empty, as safetensors has them."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(content)  # type: ignore[arg-type]  # numpy says it is a buffer from 3.12 on
 
 
 def _offsets(specs: Mapping[str, Spec]) -> dict[str, tuple[int, int]]:
@@ -251,10 +252,13 @@ def write_as(
             path = place_of(path, dialect)
             stack.enter_context(making_folder(path.parent))
         write_lora(path, conversion, metadata, overwrite, check, at_last, config)
+    renamed, computed, full = conversion.ways.values()
     return Written(
         path,
         dialect,
-        *conversion.ways.values(),
+        renamed,
+        computed,
+        full,
         conversion.left_out,
         difference,
         path.stat().st_size,
@@ -277,7 +281,7 @@ def _verify(
     tensors: Mapping[str, Tensor],
     written: Path,
     config: Mapping[str, Any] | None,
-    dtype,
+    dtype: torch.dtype | None,
 ) -> float:
     try:
         with open_with_safetensors(written):

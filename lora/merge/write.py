@@ -41,7 +41,8 @@ class _Streamed(Conversion):
     """
 
     def __init__(self, specs: dict[str, Spec], made: Callable[[], Iterator[Native]]):
-        super().__init__(None, specs, {}, {}, {}, {})
+        # It is in no dialect, and what asks for one has nothing to ask it about.
+        super().__init__(None, specs, {}, {}, {}, {})  # type: ignore[arg-type]
         self._made = made
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
@@ -105,7 +106,14 @@ def _given(sources: Sequence[Source]) -> TargetModel:
 
 
 def _native_file(
-    path: Path, sources, recipe: MergeConfig, metadata, base, overwrite: bool, each, overlaps: bool
+    path: Path,
+    sources: Sequence[Source],
+    recipe: MergeConfig,
+    metadata: Mapping[str, str] | None,
+    base: Base | None,
+    overwrite: bool,
+    each: Callable[[Merged], object] | None,
+    overlaps: bool,
 ) -> Path:
     check_free(path, overwrite)
     expected = forecast(sources, recipe)
