@@ -6,7 +6,8 @@ Needs nothing but Python 3.10 or later:
     python dev.py demo [--once]      the pack at work on a tiny FLUX, beside the stock loader;
     --once ends the server afterwards python dev.py test [ARGUMENT..]  ruff, then pytest with the
     arguments (default: the whole suite, a browser's tests included) python dev.py bench [--short]
-    how fast it is, as ratios to other ways, in one table; --help: more of it python dev.py mutate
+    how fast it is, as ratios to other ways, in one table; --help: more of it python dev.py types
+    mypy over the pack python dev.py mutate
     [MODULE..]  which faults put into the core no test notices; --help: how many, for how long
     python dev.py hosts [ARGUMENT..] the pack on every ComfyUI release it claims
     (tests/compatibility), the arguments go to pytest python dev.py server             a real
@@ -46,6 +47,11 @@ SERVER_LOG = WORK / "demo-server.log"
 BROWSER_TESTS = ROOT / "tests" / "browser"
 OWN_BROWSERS = WORK / "browsers"
 COMPATIBILITY_TESTS = ROOT / "tests" / "compatibility"
+TYPES = WORK / "types"  # the pack under its name, and what mypy remembers
+MYPY = (
+    *("-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")),
+    *("--cache-dir", str(TYPES / "cache")),
+)
 WEB_TYPES_TEST = ROOT / "tests" / "test_web_types.py"
 WEB_TYPES_PINS = ROOT / "tests" / "web_types"
 WEB_TYPES = WORK / "web_types"
@@ -949,6 +955,29 @@ def command_mutate(arguments: list[str]) -> int:
     ).returncode
 
 
+def check_types(python: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The outcome of mypy over the pack, or the files given, as pyproject.toml tells it to."""
+    TYPES.mkdir(parents=True, exist_ok=True)
+    link = TYPES / "lora_locksmith"
+    if not link.is_symlink() or link.resolve() != ROOT.resolve():
+        link.unlink(missing_ok=True)
+        link.symlink_to(ROOT, target_is_directory=True)
+    return subprocess.run(
+        [python, *MYPY, *arguments],
+        cwd=TYPES,
+        env={**os.environ, "MYPYPATH": str(TYPES)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def command_types() -> int:
+    outcome = check_types(str(ensure_environment()))
+    say(f"{outcome.stdout}{outcome.stderr}".rstrip())
+    return outcome.returncode
+
+
 def command_hosts(arguments: list[str]) -> int:
     os.environ.setdefault("LOCKSMITH_HOSTS", "all")
     return command_test([str(COMPATIBILITY_TESTS), *arguments])
@@ -982,6 +1011,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands.add_parser("bench", help="how fast it is, as ratios", add_help=False)
     commands.add_parser("mutate", help="faults that no test notices", add_help=False)
     commands.add_parser("server", help="ComfyUI with the pack")
+    commands.add_parser("types", help="mypy over the pack")
     commands.add_parser("env", help="only make the environment")
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command not in WITH_ARGUMENTS:
@@ -995,7 +1025,8 @@ def run_command(options: argparse.Namespace) -> int:
         return command_demo(options.once)
     if options.command in WITH_ARGUMENTS:
         return WITH_ARGUMENTS[options.command](options.rest)
-    return command_server() if options.command == "server" else command_env()
+    alone = {"server": command_server, "types": command_types, "env": command_env}
+    return alone[options.command]()
 
 
 def main() -> int:

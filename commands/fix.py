@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
     )
     files, named = list(_files(options)), set(map(Path, options.paths))
     with progress("commands.fixing", options.speak) as report_progress:
-        worst, ends = FINE, Counter[str]()
+        worst, ends = FINE, Counter[int]()
         taken: dict[Path, Path] = {}
         for path, destination in files:
             if report_progress:

@@ -112,7 +112,7 @@ class InspectLoRAKeys(io.ComfyNode):
                 | fate
                 | (
                     {"weights": measured} | hashes.as_dict(found.header.metadata)
-                    if measured
+                    if measured and hashes
                     else {}
                 )
             )

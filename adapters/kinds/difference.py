@@ -27,7 +27,7 @@ class Difference(Kind):
         )
         self.needs = (frozenset({role}),)
         self.zeroed_by = self.needs[0]
-        self.shape = first_dimension(role)  # type: ignore[method-assign]  # one class, several roles
+        self.shape = first_dimension(role)
         self.scale_into = (role,) if parameter == "weight" else ()
         self.vector = role if parameter == "bias" else ""
 
