@@ -48,6 +48,7 @@ from devtools.steps import (  # noqa: E402
     say,
     the_only_server,
 )
+from devtools.type_check import check_types  # noqa: E402
 
 DEMO_BASE = WORK / "demo"
 SERVER_LOG = WORK / "demo-server.log"
@@ -272,7 +273,12 @@ def command_lock() -> int:
 
 
 def command_lint() -> int:
-    return lint(str(ensure_environment()))
+    python = str(ensure_environment())
+    faults = lint(python)
+    say("mypy")
+    outcome = check_types(python)
+    say(f"{outcome.stdout}{outcome.stderr}".rstrip())
+    return faults or outcome.returncode
 
 
 # What follows these is for pytest, the benchmarks or the mutants.

@@ -4,9 +4,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..messages import message
 from .kind import DERIVED, TURNED, Kind, Measured, Misfit, ModuleShape, Shapes, shaped
 from .lazy import rotations
+from .spec import AdapterSpec
+
+if TYPE_CHECKING:
+    from .tensors import Tensors
 
 
 class Rotation(Kind):
@@ -20,22 +26,22 @@ class Rotation(Kind):
     title = "OFT"
 
     @property
-    def bypass(self) -> str:
+    def bypass(self) -> str:  # type: ignore[override]  # nothing sets a kind's attributes
         """On the outputs it needs no weight."""
         return DERIVED if self.on_inputs else TURNED
 
-    def block_roles(self, tensors) -> list[str]:
+    def block_roles(self, tensors: Tensors) -> list[str]:
         """The roles that make the rotation, without a rescale."""
         return [role for role in tensors if any(role in need for need in self.needs)]
 
-    def block_sizes(self, blocks, side: int) -> list[tuple[int, int]]:
+    def block_sizes(self, blocks: Tensors, side: int) -> list[tuple[int, int]]:
         """(size, number) of the blocks, part by part; each part of a fused module has its own."""
         return [
             (blocks[role].shape[-1], blocks[role].shape[0])
             for role in sorted(blocks, key=number_of)
         ]
 
-    def measured(self, spec, tensors, out, columns):
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         return Measured(
             message("adapters.rotation_measured"),
             rotations.departure(self, spec, tensors, columns if self.on_inputs else out),

@@ -26,7 +26,8 @@ from .tensors import Tensors, check_not_empty, output_vector, take, toward
 def cayley(skew: Tensor) -> Tensor:
     """(I + Q)(I - Q)^-1 of skew-symmetric blocks [..., b, b]."""
     identity = torch.eye(skew.shape[-1], device=skew.device, dtype=skew.dtype).expand_as(skew)
-    return torch.linalg.solve(identity - skew, identity + skew)
+    turning: Tensor = torch.linalg.solve(identity - skew, identity + skew)
+    return turning
 
 
 def square_blocks(tensors: Tensors, role: str, dimensions: int) -> Tensor:
@@ -251,4 +252,5 @@ def departure(kind: Rotation, spec: AdapterSpec, tensors: Tensors, side: int) ->
     stack = stack.T.contiguous() if kind.on_inputs else stack
     check_not_empty(blocks)
     turned = kind.patched(spec._replace(swap=False, rows=None), blocks, stack, 1.0)
-    return torch.linalg.vector_norm(turned - stack, dtype=torch.float64).item()
+    norm: Tensor = torch.linalg.vector_norm(turned - stack, dtype=torch.float64)
+    return norm.item()

@@ -45,7 +45,7 @@ class Setting(NamedTuple):
         """
         if value is None:
             return self.default, ""
-        usable = (
+        usable: Any = (
             (value if value in self.words else None)
             if self.type == WORD
             else typed(value, self.type)

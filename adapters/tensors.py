@@ -245,7 +245,7 @@ def needed_setting(kind: Kind, spec: AdapterSpec, name: str) -> Any:
 
 def module_shape(spec: AdapterSpec) -> tuple[int, ...]:
     """The shape of the module, for kinds that need it."""
-    shape = spec.option("shape")
+    shape: tuple[int, ...] | None = spec.option("shape")
     if not shape or 0 in shape:
         raise AdapterError(message("adapters.size_not_in_file", kind=spec.kind))
     return shape

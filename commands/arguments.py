@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files.header import ENDINGS
 from ..lora.rewrite.rename import NATIVE, writable
 from ..messages import Speaker, message
-from ..report.library import ENDINGS
 from .language import reading
 
 # Named here, as asking lora/ for them would import torch for every command.

@@ -137,4 +137,4 @@ def _summary(found: Any, path: str, speak: Speaker) -> str:
 
 
 def _first(found: Any, reason: str) -> str:
-    return next(name for name, other in found.left_out.items() if other == reason)
+    return next(str(name) for name, other in found.left_out.items() if other == reason)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import LocksmithError, exhausted, fault_and_remedy
 from ..files.atomic import check_free, making_folder, replacing
 from ..files.hashes import file_hashes
-from ..files.header import LoraFileError
+from ..files.header import ENDINGS, LoraFileError
 from ..identify.checkpoint import target_model_of_checkpoint
 from ..identify.trainer import UNTOLD
 from ..lora.rewrite.rename import (
@@ -35,13 +35,15 @@ from ..lora.rewrite.rename import (
 from ..messages import Speaker, joined, message, text_of
 from ..planning.disagreement import unreadable
 from ..report.inspection import Inspection, inspect_file
-from ..report.library import ENDINGS
 from .arguments import DTYPES, add_json_each, add_path, dtype_of, every_path, is_named_as_file
 from .inspect import loads_whole
 from .language import add_language
 from .output import FAILED, FINE, PROBLEMS, fault_of, one_line, progress, say, show_json
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from ..lora.io.writer import Written
     from ..lora.rewrite.convert import Conversion
     from ..planning.plan import Plan
@@ -145,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
     )
     files, named = list(_files(options)), set(map(Path, options.paths))
     with progress("commands.fixing", options.speak) as report_progress:
-        worst, ends = FINE, Counter()
+        worst, ends = FINE, Counter[int]()
         taken: dict[Path, Path] = {}
         for path, destination in files:
             if report_progress:
@@ -209,7 +211,7 @@ def _end(outcome: FixResult) -> int:
 
 
 def _summary(ends: Counter[int], options: argparse.Namespace) -> str:
-    speak = options.speak
+    speak: Speaker = options.speak
     if not ends:
         return speak("commands.no_lora_in_folder", folder=options.paths[0])
     ids = ENDS_OF_DRY_RUN if options.dry_run else ENDS
@@ -351,7 +353,7 @@ def _check_free(destination: Path, dialect: str, options: argparse.Namespace) ->
         check_free(place_of(destination, dialect), options.overwrite)
 
 
-def _finite(found: Inspection, tensors, drop: bool) -> Plan:
+def _finite(found: Inspection, tensors: Mapping[str, Tensor], drop: bool) -> Plan:
     """`without_odd`, whose refusal names --drop."""
     from ..lora.not_finite import NotFinite, without_odd
 
@@ -369,7 +371,13 @@ def _check_replaceable(path: Path, dialect: str) -> None:
         raise Refused((message("commands.peft_not_in_place"),))
 
 
-def _converted(found: Inspection, tensors, dialect: str, dtype, drop: bool) -> Conversion:
+def _converted(
+    found: Inspection,
+    tensors: Mapping[str, Tensor],
+    dialect: str,
+    dtype: torch.dtype | None,
+    drop: bool,
+) -> Conversion:
     """`convert`, whose refusal names --drop where that would help."""
     from ..lora.rewrite.convert import convert
 
@@ -408,11 +416,11 @@ def _already(found: Inspection, conversion: Conversion) -> bool:
 
 def _write(
     found: Inspection,
-    tensors,
+    tensors: Mapping[str, Tensor],
     destination: Path,
     *,
     dialect: str,
-    dtype,
+    dtype: torch.dtype | None,
     options: argparse.Namespace,
 ) -> Written:
     from ..lora.io.writer import write_as
@@ -492,8 +500,8 @@ def _what_is_done(
     rest = len(left_out) - len(lost)
     if rest:
         parts.append(message("commands.left_out_without_effect", count=rest))
-    parts += [caution] if caution else []
-    return joined(filter(None, (losses_told(lost), joined(parts))), "semicolon")
+    told: list[str] = [*parts, *([caution] if caution else [])]
+    return joined(filter(None, (losses_told(lost), joined(told))), "semicolon")
 
 
 def _what_stock_does(written: Written, target_model: TargetModel | None) -> str:

@@ -73,13 +73,14 @@ def words_of_argparse(speak: Speaker) -> Iterator[None]:
         yield
         return
     words = {str(message(id)): speak(id) for id in OF_ARGPARSE}
-    before = argparse._, argparse.ngettext
-    argparse._ = lambda text: words.get(text, text)
-    argparse.ngettext = lambda one, others, count: argparse._(one if count == 1 else others)
+    own: Any = argparse  # its types leave out what it takes its words from
+    before = own._, own.ngettext
+    own._ = lambda text: words.get(text, text)
+    own.ngettext = lambda one, others, count: own._(one if count == 1 else others)
     try:
         yield
     finally:
-        argparse._, argparse.ngettext = before
+        own._, own.ngettext = before
 
 
 class WideFormatter(argparse.HelpFormatter):

@@ -149,10 +149,13 @@ def run(options: argparse.Namespace) -> int:
     try:
         if not options.output and not options.dry_run:
             raise ValueError(message("commands.merge_needs_output"))
+        rank, energy, error = rank_target_of(options)
         recipe = MergeConfig(
             options.method,
             dict(options.settings),
-            *rank_target_of(options),
+            rank,
+            energy,
+            error,
             options.dtype or "",
             options.seed,
             exact=options.exact,

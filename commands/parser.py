@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import LocksmithError, exhausted
+from ..files.header import ENDINGS
 from ..messages import ENGLISH, Speaker, message, text_of
-from ..report.library import ENDINGS
 from . import compare, extract, fix, inspect, merge, resize, scan
 from .language import WideFormatter, add_language, chosen_language, words_of_argparse
 from .output import FAILED, INTERRUPTED, complain, fault_of, one_line, show_any_text
@@ -58,7 +58,9 @@ def version() -> str:
     """
     project = Path(__file__).parents[1] / "pyproject.toml"
     if project.is_file():
-        return re.search(r'^version = "(.+)"', project.read_text("utf-8"), re.MULTILINE)[1]
+        found = re.search(r'^version = "(.+)"', project.read_text("utf-8"), re.MULTILINE)
+        assert found, "pyproject.toml states a version"
+        return found[1]
     from importlib.metadata import version as installed
 
     return installed(NAME)
@@ -88,7 +90,8 @@ def parser(speak: Speaker) -> argparse.ArgumentParser:
     )
     for command in COMMANDS:
         command.add(commands, speak)
-    return top
+    made: argparse.ArgumentParser = top
+    return made
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +103,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         options = parser(speak).parse_args(with_dashes(words))
     as_json = getattr(options, "json", False)
     try:
-        code = options.run(options)
+        code: int = options.run(options)
         sys.stdout.flush()
         return code
     except LocksmithError as error:

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     """Scan the folder and show its files."""
     speak = options.speak
     index = None if options.no_index else index_path(options.folder, speak)
-    problems, rows, seen = 0, [], Counter()
+    problems, rows, seen = 0, [], Counter[int]()
     for row in _with_progress(options.folder, index, speak):
         problems += row.has_problem
         seen[_worth(row)] += 1

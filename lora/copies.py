@@ -92,7 +92,7 @@ def _magnitudes(tensors: Mapping[str, Tensor], adapter: Adapter) -> Tensor:
         None if "dora_axis" in dict(adapter.options) else decomposition_of(adapter.roles)
     )
     for role in decomposition.roles if decomposition else ():
-        if role in adapter.roles:
+        if decomposition and role in adapter.roles:
             tensor = tensors[adapter.roles[role]]
             vector = (
                 decomposition.vector(role, tensor, adapter.target.out)

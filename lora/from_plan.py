@@ -70,9 +70,14 @@ def shape_made(
     """The shape of the parameter an adapter was trained on, from its tensors' (by key); None where
     a flattened kernel hides it.
     """
-    own = {role: shapes.get(key) for role, key in adapter.roles.items() if role not in NUMBERS}
-    if None in own.values():
-        return None
+    own: dict[str, tuple[int, ...]] = {}
+    for role, key in adapter.roles.items():
+        if role in NUMBERS:
+            continue
+        shape = shapes.get(key)
+        if shape is None:
+            return None
+        own[role] = shape
     try:
         module = named(adapter.kind).shape(own)
     except (Misfit, IndexError, TypeError):

@@ -5,8 +5,8 @@ they are named and not passed on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..adapters.kind import LIMIT
 from ..adapters.registry import named
 from ..messages import Message, joined, message
-from ..planning.plan import Adapter, Plan, without_adapters
+from ..planning.plan import Plan, without_adapters
 from .math.spec import AdapterError
 
 __all__ = [
@@ -29,6 +29,20 @@ __all__ = [
 ]
 
 Read = Callable[[str], Tensor]
+
+
+class WithRoles(Protocol):
+    """An adapter, placed or not."""
+
+    @property
+    def kind(self) -> str:
+        """The name of its kind."""
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Role -> key."""
+
+
 NAN, INFINITE, BOTH = "NaN", "infinite numbers", "NaN and infinite numbers"
 HOLDS = {NAN: "lora.holds_nan", INFINITE: "lora.holds_infinite", BOTH: "lora.holds_both"}
 MAX_NAMED = 3
@@ -68,7 +82,7 @@ def oddity(tensor: Tensor) -> str:
     return BOTH if nan and infinite else NAN if nan else INFINITE
 
 
-def odd_tensors(adapters: Iterable[tuple[int, Adapter]], read: Read) -> list[Odd]:
+def odd_tensors(adapters: Iterable[tuple[int, WithRoles]], read: Read) -> list[Odd]:
     """The tensors that are not finite among those that the adapters (by their place in the plan)
     are computed from.
     """
@@ -84,7 +98,7 @@ def odd_tensors(adapters: Iterable[tuple[int, Adapter]], read: Read) -> list[Odd
     ]
 
 
-def oddity_of(adapter: Adapter, role: str, tensor: Tensor) -> str:
+def oddity_of(adapter: WithRoles, role: str, tensor: Tensor) -> str:
     """`oddity` of a tensor in its role in an adapter: one that is not computed with may hold
     anything.
     """

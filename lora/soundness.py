@@ -119,7 +119,9 @@ def _in_pairs(infos: Sequence[TensorInfo]) -> Runs:
     Of more pairs than READS, every second, third ...
     """
     runs: Runs = {}
-    starts, ends, last_dtype, behind = [], [], "", -1
+    starts: list[int] = []
+    ends: list[int] = []
+    last_dtype, behind = "", -1
     step, count = -(-len(infos) // (2 * READS)), 0
     for dtype, _, start, end in infos:
         if dtype != last_dtype:

@@ -267,14 +267,14 @@ def _placed(adapter: Adapter, target_model: TargetModel, read: Read) -> ModuleSt
 
 def _with_measured(row: ModuleStats, measured: Measured) -> ModuleStats:
     """The row of a kind that needs the model's weight, with what its file alone tells."""
-    relative = measured.relative
+    relative, scale = measured.relative, 1.0 if measured.scale is None else measured.scale
     if isinstance(relative, tuple):
-        relative = from_product(relative).frobenius() * abs(measured.scale)
+        relative = from_product(relative).frobenius() * abs(scale)
     row = row._replace(relative=relative, note=measured.note)
     if measured.delta is None:
         return row
     row = row._replace(rank=measured.rank, scale=measured.scale)
-    return _with_norms(row, from_product(measured.delta).scaled(measured.scale), measured.note)
+    return _with_norms(row, from_product(measured.delta).scaled(scale), measured.note)
 
 
 def _places(adapter: Adapter, target_model: TargetModel) -> Iterator[str]:
@@ -358,7 +358,7 @@ def _with_spectrum(row: ModuleStats, values: Tensor) -> ModuleStats:
 
 
 def _unplaced(
-    plan: Plan, read: Read, config_beside
+    plan: Plan, read: Read, config_beside: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, str, Callable[[], ModuleStats]]]:
     """(category, module, how to measure it) of every adapter in the file that has no place."""
     settings = read_settings(plan.metadata, config_beside)
@@ -430,15 +430,15 @@ def _shares(
 
 
 def _outliers(rows: Sequence[ModuleStats]) -> Iterator[Outlier]:
-    by_kind: dict[str, list[ModuleStats]] = {}
+    by_kind: dict[str, list[tuple[ModuleStats, float]]] = {}
     for row in rows:
         if row.spectral:
-            by_kind.setdefault(row.layer_kind, []).append(row)
+            by_kind.setdefault(row.layer_kind, []).append((row, row.spectral))
     for alike in by_kind.values():
-        median = statistics.median(row.spectral for row in alike)
-        for row in alike if len(alike) >= FEWEST_OF_A_KIND else ():
-            if row.spectral > OUTLIER * median:
-                yield Outlier(row.module, row.spectral, median, row.spectral / median)
+        median = statistics.median(spectral for _, spectral in alike)
+        for row, spectral in alike if len(alike) >= FEWEST_OF_A_KIND else ():
+            if spectral > OUTLIER * median:
+                yield Outlier(row.module, spectral, median, spectral / median)
 
 
 class Overlap(NamedTuple):
@@ -533,7 +533,10 @@ def _segments(
 
 
 def _meet(
-    weight: str, segments: Sequence[_Segment], reads: Mapping[str, Read], left_out
+    weight: str,
+    segments: Sequence[_Segment],
+    reads: Mapping[str, Read],
+    left_out: list[tuple[str, str, str]],
 ) -> Iterator[tuple[Overlap, float]]:
     """Every stretch of rows between two borders with its inner product; a stretch nobody changes is
     none.
@@ -585,9 +588,9 @@ def _cut(segment: _Segment, delta: Delta, rows: Rows) -> Delta:
 def _overlap(
     weight: str, rows: Rows, deltas_a: Sequence[Delta], deltas_b: Sequence[Delta]
 ) -> tuple[Overlap, float]:
-    sums = [add(deltas) if deltas else None for deltas in (deltas_a, deltas_b)]
-    norm_a, norm_b = (delta.frobenius() if delta else 0.0 for delta in sums)
-    inner = sums[0].inner(sums[1]) if deltas_a and deltas_b else 0.0
+    one, other = (add(deltas) if deltas else None for deltas in (deltas_a, deltas_b))
+    norm_a, norm_b = (delta.frobenius() if delta else 0.0 for delta in (one, other))
+    inner = one.inner(other) if one and other else 0.0
     return Overlap(weight, rows, norm_a, norm_b, _cosine(inner, norm_a, norm_b)), inner
 
 

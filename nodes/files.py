@@ -49,7 +49,7 @@ def lora_path(lora_name: str) -> str:
     """The path of a LoRA file by its name in the loras folders; NodeError where it is gone."""
     path = folder_paths.get_full_path("loras", listed_name(lora_name))
     if path is None:
-        raise NodeError(as_sentence(lora_is_listed(lora_name)))
+        raise NodeError(as_sentence(message("nodes.lora_not_listed", name=lora_name)))
     return path
 
 

@@ -583,7 +583,8 @@ def _on_this_base(plan: Plan, tensors: Tensors, model, clip) -> tuple[Plan, tupl
     if not any(named(adapter.kind).of_its_base for adapter in plan.adapters):
         return plan, ()
     stored = _stored(model, clip)
-    reasons = strangers(plan, tensors, weights_of(model, clip))
+    weights = weights_of(model, clip)
+    reasons = strangers(plan, tensors, weights) if weights else {}
     plan = without_adapters(plan, reasons) if reasons else plan
     return plan, rounded_base(plan, lambda name: is_quantised(stored(name)[0]))
 

@@ -100,7 +100,7 @@ class InspectLoRAKeys(OfListedFile, io.ComfyNode):
                 | fate
                 | (
                     {"weights": measured} | hashes.as_dict(found.header.metadata)
-                    if measured
+                    if measured and hashes
                     else {}
                 )
             )

@@ -152,7 +152,7 @@ def _patches_of(
                 raise AdapterError(
                     message(
                         "nodes.cannot_reshape",
-                        shape=list(adapter.padded_shape),
+                        shape=list(adapter.padded_shape or ()),
                         size=list(reached[0][1]),
                     )
                 )

@@ -59,10 +59,11 @@ def watched(layers: Sequence[dict[Any, Any]], watch: Watch | None) -> Sequence[d
     return [{target: _watched(patch, watch) for target, patch in layer.items()} for layer in layers]
 
 
-def _watched(patch: Any, watch: Watch) -> Any:
+def _watched(patch: Any, watch: Watch | None) -> Any:
     if not isinstance(patch, WeightAdapterBase):
         return patch
-    return _watched_class(type(patch))(Keys(patch.loaded_keys, watch), patch.weights)
+    kind: Any = type(patch)
+    return _watched_class(kind)(Keys(patch.loaded_keys, watch), patch.weights)
 
 
 def check(adapter: Any) -> None:

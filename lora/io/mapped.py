@@ -62,7 +62,7 @@ def header_of(tensors: Mapping[str, Tensor]) -> Header:
     )
 
 
-class _Passing(dict):
+class _Passing(dict[str, Tensor]):
     """Mapped tensors, of which no more than a part stays in memory: pages read before are given
     back, and read again if need be.
     """
@@ -100,7 +100,8 @@ def map_tensors(
         tensors = read_with_safetensors(path, header.tensors)
         return {name: tensor.clone() for name, tensor in tensors.items()} if read else tensors
     passing = passing and not read and hasattr(mmap, "MADV_DONTNEED")
-    content = _content(path, header) if read else _mapped(path, header) if passing else None
+    mapping = _mapped(path, header) if passing else None
+    content = _content(path, header) if read else mapping
     whole = (
         _mapped_without_descriptor(path, header)
         if content is None
@@ -113,7 +114,7 @@ def map_tensors(
         name: _view(whole, header.data_start, info, *views[info.dtype])
         for name, info in header.tensors.items()
     }
-    return _Passing(content, tensors) if passing else tensors
+    return tensors if mapping is None else _Passing(mapping, tensors)
 
 
 def _mapped_without_descriptor(path: str | os.PathLike[str], header: Header) -> Tensor:
@@ -132,7 +133,8 @@ def _mapped_without_descriptor(path: str | os.PathLike[str], header: Header) -> 
             return torch.frombuffer(_mapped(path, header), dtype=torch.uint8)
     with open_file(path) as file:
         check_unchanged(path, file, header)
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
+    # torch's types call the same class by two names.
+    return torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
 
 
 def _mapped(path: str | os.PathLike[str], header: Header) -> mmap.mmap:
@@ -145,7 +147,7 @@ def _content(path: str | os.PathLike[str], header: Header) -> bytearray:
     with open_file(path) as file:
         check_unchanged(path, file, header)
         content = bytearray(os.fstat(file.fileno()).st_size)
-        file.readinto(content)
+        file.readinto(content)  # type: ignore[attr-defined]  # BinaryIO leaves it out; files have it
         return content
 
 

@@ -87,7 +87,9 @@ class ModelFile:
         main, folder = network_path(self.path)
         yield from (("", file) for file in model_files(main))
         family = self.target_model.family
-        for slot, prefixes in family.encoders.items() if folder is not None and family else ():
+        if folder is None or family is None:
+            return
+        for slot, prefixes in family.encoders.items():
             name = next((text[:-1] for text in prefixes if text.endswith(".")), "")
             if name and (folder / name).is_dir():
                 yield from (
@@ -104,7 +106,7 @@ class ModelFile:
         )
         if candidate is None:
             return
-        network = self.target_model.networks.get(candidate.network)
+        network = self.target_model.networks[candidate.network]
         for weight, rows, taken in candidate.slices:
             parameter = network.bias_of(weight) if suffix == "bias" else weight
             if parameter is None:

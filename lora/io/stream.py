@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class TensorStream(Mapping[str, Tensor]):
 
     def __init__(self, path: str | os.PathLike[str], header: Header):
         self.path, self.header = os.fspath(path), header
-        self._file = None
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> TensorStream:
         try:
@@ -82,12 +83,14 @@ class TensorStream(Mapping[str, Tensor]):
             raise LoraFileError(
                 self.path, message("lora.not_open"), message("lora.read_within_block")
             )
-        place = memoryview(values.view(torch.uint8).numpy())
+        content = values.view(torch.uint8).numpy()
+        place = memoryview(content)  # type: ignore[arg-type]  # numpy says it is a buffer from 3.12 on
         self._file.seek(start)
         done = 0
         # One read gives 2 GB at most on Linux.
         while done < len(place):
-            count = self._file.readinto(place[done:])
+            # BinaryIO leaves it out; files have it
+            count = self._file.readinto(place[done:])  # type: ignore[attr-defined]
             if not count:
                 fault = message("lora.ends_within", tensor=name[:80])
                 raise LoraFileError(

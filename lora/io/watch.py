@@ -27,7 +27,8 @@ class Watch:
         self.path, self.stamp = os.path.realpath(path), stamp
         caution = _told.pop(self.path, None)
         self.cautions: list[str] = [caution] if caution else []
-        self._next, self._said, self._seen = 0.0, False, set()
+        self._next, self._said = 0.0, False
+        self._seen: set[object] = set()
 
     def unchanged(self) -> bool:
         """Whether the path still leads to the very file, not written to since."""
@@ -90,7 +91,7 @@ class Watch:
             return None
 
 
-class WatchedTensors(dict):
+class WatchedTensors(dict[str, Tensor]):
     """A mapped file's tensors by name; LoraFileError where the file does not stay
     as it was mapped.
     """

@@ -146,7 +146,8 @@ def _write(
 
 def raw(tensor: Tensor) -> memoryview:
     """The bytes of a tensor that is not empty, as safetensors has them."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(content)  # type: ignore[arg-type]  # numpy says it is a buffer from 3.12 on
 
 
 def _offsets(specs: Mapping[str, Spec]) -> dict[str, tuple[int, int]]:
@@ -261,10 +262,13 @@ def write_as(
             at_last=at_last,
             config=config,
         )
+    renamed, computed, full = conversion.ways.values()
     return Written(
         path,
         dialect,
-        *conversion.ways.values(),
+        renamed,
+        computed,
+        full,
         conversion.left_out,
         difference,
         path.stat().st_size,
@@ -287,7 +291,7 @@ def _verify(
     tensors: Mapping[str, Tensor],
     written: Path,
     config: Mapping[str, Any] | None,
-    dtype,
+    dtype: torch.dtype | None,
 ) -> float:
     try:
         with open_with_safetensors(written):

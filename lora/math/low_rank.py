@@ -100,7 +100,8 @@ class Factors:
     def frobenius(self) -> float:
         """The Frobenius norm, from the factors' Gram matrices; as exact as `singular_values`."""
         if self.up is None:
-            return torch.linalg.vector_norm(self.down, dtype=torch.float64).item()
+            whole: Tensor = torch.linalg.vector_norm(self.down, dtype=torch.float64)
+            return whole.item()
         if self.down.shape[0] > min(self.shape):
             return Factors(
                 None, self.up.to(torch.float64) @ self.down.to(torch.float64)
@@ -146,10 +147,11 @@ class Factors:
         tell it.
         """
         squares = [gram.abs().sum(0).max().item() for gram in (outer, inner)]
-        in_range = self.up.dtype == torch.float64 or all(
+        up, _ = both(self)
+        in_range = up.dtype == torch.float64 or all(
             RANGE[0] < square < RANGE[1] for square in squares
         )
-        return in_range and norm.item() >= MIN_KEPT.get(self.up.dtype, 1.0) * math.sqrt(
+        return in_range and norm.item() >= MIN_KEPT.get(up.dtype, 1.0) * math.sqrt(
             squares[0]
         ) * math.sqrt(squares[1])
 
@@ -234,8 +236,10 @@ class Kronecker:
         """The delta as one pair of factors, of `rank` columns: kron(a b, c d) = kron(a, c) kron(b,
         d).
         """
-        first, second = _product(self.first), _product(self.second)
-        return Factors(_kron(first.up, second.up), _kron(first.down, second.down))
+        (up, down), (other_up, other_down) = (
+            both(_product(half)) for half in (self.first, self.second)
+        )
+        return Factors(_kron(up, other_up), _kron(down, other_down))
 
 
 def _kron(first: Tensor, second: Tensor) -> Tensor:
@@ -264,6 +268,21 @@ def _product(half: Factors) -> Factors:
 Delta = Factors | Kronecker
 
 
+def both(delta: Delta | Tensor) -> tuple[Tensor, Tensor]:
+    """up and down of a delta that is known to have both."""
+    assert isinstance(delta, Factors) and delta.up is not None
+    return delta.up, delta.down
+
+
+def tensors_of(delta: Delta | Tensor) -> list[Tensor]:
+    """All tensors that make up a delta."""
+    if isinstance(delta, Tensor):
+        return [delta]
+    if isinstance(delta, Kronecker):
+        return tensors_of(delta.first) + tensors_of(delta.second)
+    return [delta.down] if delta.up is None else [delta.up, delta.down]
+
+
 def add(deltas: Sequence[Delta]) -> Delta:
     """The exact sum of deltas of one shape, as factors side by side; a matrix where one of several
     is no low-rank product.
@@ -275,12 +294,15 @@ def add(deltas: Sequence[Delta]) -> Delta:
         raise AdapterError(message("lora.shapes_differ", shapes=sorted(shapes)))
     if len(deltas) == 1:
         return deltas[0]
-    ups, downs = (
-        [getattr(delta, "up", None) for delta in deltas],
-        [getattr(delta, "down", None) for delta in deltas],
-    )
-    if all(up is not None for up in ups):
-        return Factors(torch.cat(ups, 1), torch.cat(downs, 0))
+    pairs = [
+        (delta.up, delta.down)
+        for delta in deltas
+        if isinstance(delta, Factors) and delta.up is not None
+    ]
+    if len(pairs) == len(deltas):
+        return Factors(
+            torch.cat([up for up, _ in pairs], 1), torch.cat([down for _, down in pairs])
+        )
     total = deltas[0].dense().clone()
     for delta in deltas[1:]:
         total = total + delta.dense()
@@ -305,6 +327,9 @@ def _grams(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 
 def _square_root(gram: Tensor) -> Tensor:
     """A matrix L with L L^T = gram."""
+    root: Tensor
+    values: Tensor
+    vectors: Tensor
     root, failed = torch.linalg.cholesky_ex(gram)
     if not failed or not gram.isfinite().all():
         return root
@@ -317,13 +342,15 @@ def _roots(gram: Tensor) -> Tensor:
     # LAPACK refuses such input with an error of its own.
     if not gram.isfinite().all():
         return gram.new_full((gram.shape[0],), math.nan)
-    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
+    values: Tensor = torch.linalg.eigvalsh(gram)
+    return values.clamp(min=0).sqrt().flip(0)
 
 
 def _by_qr(up: Tensor, down: Tensor) -> Tensor:
     outer = torch.linalg.qr(up.to(torch.float64), mode="r").R
     inner = torch.linalg.qr(down.to(torch.float64).T, mode="r").R
-    return torch.linalg.svdvals(outer @ inner.T)
+    values: Tensor = torch.linalg.svdvals(outer @ inner.T)
+    return values
 
 
 def _inner(left: Delta, right: Delta) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...messages import message
-from .low_rank import Delta, Factors, Kronecker
+from .low_rank import Delta, Factors, Kronecker, both
 from .spec import AdapterError
 
 __all__ = ["Truncation", "energy_of", "truncated"]
@@ -165,15 +165,12 @@ def _shared(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_factors(delta: Factors, rank: int | None, lost: float | None) -> _Spectrum:
+    up, down = both(delta)
     for way in WAYS:
-        found = (
-            _by_grams(delta.up, delta.down, way)
-            if way.dtype.itemsize >= delta.up.dtype.itemsize
-            else None
-        )
+        found = _by_grams(up, down, way) if way.dtype.itemsize >= up.dtype.itemsize else None
         if found is not None and found.lost(_rank(found, rank, lost)) >= found.floor:
             return found
-    return _by_qr(delta.up.to(torch.float64), delta.down.to(torch.float64))
+    return _by_qr(up.to(torch.float64), down.to(torch.float64))
 
 
 def _by_grams(up: Tensor, down: Tensor, way: _Way) -> _Spectrum | None:
@@ -304,7 +301,7 @@ def _sketched(
     the cheaper way.
     """
     side = min(matrix.shape)
-    wanted = rank if lost is None else min(rank or side, FIRST_RANK)
+    wanted = rank if lost is None and rank else min(rank or side, FIRST_RANK)
     while side > SMALL_SIDE and 2 * (wanted + OVERSAMPLED) <= side * LARGEST_SKETCH:
         spectrum = _by_sketch(matrix, total, wanted)
         if spectrum is None:
@@ -346,7 +343,8 @@ def _by_sketch(matrix: Tensor, total: float, wanted: int) -> _Spectrum | None:
 
 def _eigenvalues(images: Tensor) -> Tensor:
     images = images.to(torch.float64)
-    return torch.linalg.eigvalsh(images @ images.T).flip(0)
+    values: Tensor = torch.linalg.eigvalsh(images @ images.T)
+    return values.flip(0)
 
 
 def _beside(block: Tensor, basis: Tensor) -> Tensor:

@@ -77,15 +77,15 @@ class BlockWeights(NamedTuple):
         """
         if not self.strict:
             return
-        modules = [(network, tuple(module.split("."))) for network, module in modules]
+        known = [(network, tuple(module.split("."))) for network, module in modules]
         for entry in self.entries:
             general = not entry.anywhere and entry.words[0] in (MODEL, ENCODERS)
-            if not general and not any(entry.matches(*module) for module in modules):
+            if not general and not any(entry.matches(*module) for module in known):
                 raise AdapterError(
                     message(
                         "merge.block_weight_unmatched",
                         entry=entry.text,
-                        instead=_instead(entry, modules),
+                        instead=_instead(entry, known),
                     )
                 )
 

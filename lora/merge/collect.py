@@ -347,6 +347,7 @@ def _piece(
     start, length = part.rows or Rows(0, target.shape[0])
     spec = spec_of(part.adapter, tensors)
     dtype = _dtype(tensors)
+    delta: Delta
     if not has_delta(part.adapter):
         delta = _by_the_weight(target, part, tensors, base)
         return MergePiece(part.source, start, delta, part.strength, dtype, False)

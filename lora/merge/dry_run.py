@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...adapters.kind import KroneckerProduct
 from ...adapters.registry import named
 from ..io.dtypes import DTYPES
 from ..io.lora_model import Native
-from ..math.low_rank import Factors
+from ..math.low_rank import Delta, Factors, Kronecker, tensors_of
 from .collect import MergeTarget, Source, dtype_of, pieces_of, rank_of, refused, targets
 from .merge import DEFAULT, MergeConfig, Merger, Overlap, norm_of, overlaps_of, source_products
 from .methods import COEFFICIENTS, ENTRIES, Method
@@ -45,11 +46,8 @@ class ForecastRow(NamedTuple):
     @property
     def bytes(self) -> int:
         """Of the tensors, at most."""
-        delta = self.native.delta
-        return sum(
-            tensor.numel() * tensor.element_size()
-            for tensor in ((delta.up, delta.down) if isinstance(delta, Factors) else (delta,))
-        )
+        tensors = tensors_of(self.native.delta)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class Forecast(NamedTuple):
@@ -114,6 +112,7 @@ def _expected(
         and not (low and method.form != ENTRIES)
         and not _stays(target, method)
     )
+    delta: Factors | Tensor
     if rank is None:
         delta = torch.empty(target.shape, dtype=dtype, device="meta")
     else:
@@ -146,13 +145,14 @@ def _expected_rank(
     recipe: MergeConfig,
     method: Method,
 ) -> int | None:
-    low = None not in ranks
+    known = [rank for rank in ranks if rank is not None]
+    low = len(known) == len(ranks)
     if low and method.form != ENTRIES:
-        return min(recipe.rank or sum(ranks), sum(ranks))
+        return min(recipe.rank or sum(known), sum(known))
     if (whole or recipe.exact) and not recipe.cuts:
         return None
     most = (
-        (recipe.rank or min(size)) if recipe.cuts else sum(ranks) if low else recipe.refactored_rank
+        (recipe.rank or min(size)) if recipe.cuts else sum(known) if low else recipe.refactored_rank
     )
     return most if most < min(size) else None
 
@@ -173,17 +173,24 @@ def _measured(
         inner = source_products(target, pieces)
         return row._replace(overlaps=overlaps_of(inner, target.sources), norm=norm_of(inner))
     made = cook.merge_weight(target, pieces, True)
-    delta = made.native.delta
-    ghost = (
-        Factors(delta.up.to("meta"), delta.down.to("meta"))
-        if made.rank
-        else delta.to("meta")
-        if torch.is_tensor(delta)
-        else None
-    )
     return row._replace(
-        native=row.native._replace(delta=ghost),
+        native=row.native._replace(delta=_ghost(made.native.delta)),
         overlaps=made.overlaps,
         kept=made.kept,
         norm=made.norm,
     )
+
+
+def _ghost(delta: Delta | Tensor) -> Delta | Tensor:
+    """The delta without its values."""
+    if isinstance(delta, Tensor):
+        return delta.to("meta")
+    return (
+        Kronecker(_hollow(delta.first), _hollow(delta.second))
+        if isinstance(delta, Kronecker)
+        else _hollow(delta)
+    )
+
+
+def _hollow(delta: Factors) -> Factors:
+    return Factors(delta.up if delta.up is None else delta.up.to("meta"), delta.down.to("meta"))

@@ -16,7 +16,7 @@ from ...adapters.rows import Rows
 from ...messages import first_of, joined, message
 from ..io.dtypes import DTYPES
 from ..io.lora_model import Native
-from ..math.low_rank import Delta, Factors, Kronecker
+from ..math.low_rank import Delta, Factors, Kronecker, both
 from ..math.spec import AdapterError, first_line
 from ..math.truncate import truncated
 from ..not_finite import check_result
@@ -167,7 +167,13 @@ def _refusal(lost: Mapping[str, Sequence[str]]) -> str:
 
 
 def _merged(
-    wanted, sources, cook: Merger, base, *, overlaps: bool, progress
+    wanted: Sequence[MergeTarget],
+    sources: Sequence[Source],
+    cook: Merger,
+    base: Base | None,
+    *,
+    overlaps: bool,
+    progress: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[str, Merged]]:
     for done, target in enumerate(wanted):
         if progress:
@@ -210,7 +216,7 @@ class Merger:
             target.sources,
             None,
         )
-        if overlaps:
+        if overlaps and inner is not None:
             result = result._replace(overlaps=overlaps_of(inner, target.sources))
         rank = self._rank(target, pieces)
         if self.method.form == COEFFICIENTS:
@@ -221,7 +227,7 @@ class Merger:
         elif self.method.form != FACTORS:
             pieces = self._by_entries(target, pieces)
         result = self._written(result, target, pieces, dtype, rank)
-        return result._replace(norm=norm_of(inner)) if overlaps else result
+        return result._replace(norm=norm_of(inner)) if overlaps and inner is not None else result
 
     def _by_factors(self, target: MergeTarget, pieces: list[MergePiece]) -> list[MergePiece]:
         """What a method makes of the sources' factors, as pieces again."""
@@ -285,7 +291,7 @@ class Merger:
             return None
         if all(_has_factors(piece) for piece in pieces):
             return (
-                sum(piece.delta.down.shape[0] for piece in pieces)
+                sum(both(piece.delta)[1].shape[0] for piece in pieces)
                 if self.method.form == ENTRIES
                 else None
             )
@@ -336,18 +342,19 @@ def _exact(target: MergeTarget, pieces: Sequence[MergePiece], dtype: torch.dtype
 
 def _side_by_side(target: MergeTarget, pieces: Sequence[MergePiece], dtype: torch.dtype) -> Factors:
     """Ranks concatenated; a piece of some rows only has zeros beside it."""
-    (out, columns), rank = target.size, sum(piece.delta.down.shape[0] for piece in pieces)
+    pairs = [both(piece.delta) for piece in pieces]
+    (out, columns), rank = target.size, sum(factor.shape[0] for _, factor in pairs)
     partial = any(piece.delta.shape[0] != out for piece in pieces)
     up = torch.zeros(out, rank, dtype=dtype) if partial else torch.empty(out, rank, dtype=dtype)
     down = torch.empty(rank, columns, dtype=dtype)
     place = 0
-    for piece in pieces:
-        width = piece.delta.up.shape[1]
+    for piece, (own_up, own_down) in zip(pieces, pairs, strict=True):
+        width = own_up.shape[1]
         scale, shift = _divided(piece.scale, dtype)
         # The larger share goes to down, whose rows lie together.
         rows = up.narrow(0, *piece.rows)
-        _fill(rows[:, place : place + width], piece.delta.up, shift)
-        _fill(down[place : place + width], piece.delta.down, scale)
+        _fill(rows[:, place : place + width], own_up, shift)
+        _fill(down[place : place + width], own_down, scale)
         place += width
     return Factors(up, down)
 
@@ -392,7 +399,7 @@ def _dense(target: MergeTarget, pieces: Sequence[MergePiece]) -> Tensor:
     for piece in pieces:
         rows = total.narrow(0, *piece.rows)
         if _has_factors(piece):
-            up, down = (factor.to(torch.float32) for factor in (piece.delta.up, piece.delta.down))
+            up, down = (factor.to(torch.float32) for factor in both(piece.delta))
             torch.addmm(rows, up, down, alpha=piece.scale, out=rows)
         else:
             rows.add_(piece.delta.dense(), alpha=piece.scale)
@@ -403,7 +410,7 @@ def inner_products(deltas: Sequence[Delta]) -> Tensor:
     """fp64 [n, n]: the Frobenius inner product of every two deltas of one shape."""
     if all(isinstance(delta, Factors) and delta.up is not None for delta in deltas):
         pieces = [
-            MergePiece(place, 0, delta, 1.0, delta.down.dtype, False)
+            MergePiece(place, 0, delta, 1.0, both(delta)[1].dtype, False)
             for place, delta in enumerate(deltas)
         ]
         return _products_of_factors(pieces, len(deltas))
@@ -452,10 +459,10 @@ def _stacked(stack: Sequence[MergePiece], count: int) -> tuple[Tensor, Tensor, T
     """fp64 up [rows, rank] and down [rank, columns] of pieces side by side, and [rank, count] whose
     each rank is.
     """
-    up = torch.cat([piece.delta.up.to(torch.float64) * piece.scale for piece in stack], 1)
-    down = torch.cat([piece.delta.down.to(torch.float64) for piece in stack])
+    up = torch.cat([both(piece.delta)[0].to(torch.float64) * piece.scale for piece in stack], 1)
+    down = torch.cat([both(piece.delta)[1].to(torch.float64) for piece in stack])
     owners = torch.tensor(
-        [piece.source for piece in stack for _ in range(piece.delta.down.shape[0])]
+        [piece.source for piece in stack for _ in range(both(piece.delta)[1].shape[0])]
     )
     return up, down, torch.nn.functional.one_hot(owners, count).to(torch.float64)
 
@@ -486,8 +493,12 @@ def _rank_of(delta: Any) -> int | None:
 def _cast_delta(delta: Delta, dtype: torch.dtype, target: MergeTarget) -> Delta:
     if isinstance(delta, Kronecker):
         return Kronecker(
-            _cast_delta(delta.first, dtype, target), _cast_delta(delta.second, dtype, target)
+            _cast_factors(delta.first, dtype, target), _cast_factors(delta.second, dtype, target)
         )
+    return _cast_factors(delta, dtype, target)
+
+
+def _cast_factors(delta: Factors, dtype: torch.dtype, target: MergeTarget) -> Factors:
     return Factors(
         delta.up if delta.up is None else _cast(delta.up, dtype, target),
         _cast(delta.down, dtype, target),

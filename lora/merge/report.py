@@ -11,7 +11,7 @@ from typing import Any
 
 from ...messages import ENGLISH, Message, Speaker, joined, message
 from ...report.markdown import cell, code, plain, table
-from ..math.low_rank import Factors, Kronecker
+from ..math.low_rank import tensors_of
 from .collect import Source, unplaced
 from .dry_run import Forecast, ForecastRow, forecast
 from .merge import MergeConfig, Merged, Overlap
@@ -41,14 +41,7 @@ class MergeReport:
 
     def add(self, merged: Merged) -> None:
         """Take note of one result; its tensors are not kept."""
-        delta = merged.native.delta
-        halves = (delta.first, delta.second) if isinstance(delta, Kronecker) else (delta,)
-        tensors = [
-            tensor
-            for half in halves
-            for tensor in ((half.up, half.down) if isinstance(half, Factors) else (half,))
-            if tensor is not None
-        ]
+        tensors = tensors_of(merged.native.delta)
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         name = (
             merged.native.weight
@@ -83,7 +76,16 @@ class MergeReport:
         self.refactored = sum(row.refactored for row in expected.rows)
 
     def _row(
-        self, name, sources, *, rank, size, overlaps: Sequence[Overlap], kept, error, norm
+        self,
+        name: str,
+        sources: Sequence[int],
+        *,
+        rank: int | None,
+        size: int,
+        overlaps: Sequence[Overlap],
+        kept: float | None,
+        error: float | None,
+        norm: float | None,
     ) -> None:
         met = [overlap._asdict() for overlap in overlaps]
         self.rows.append(

@@ -41,7 +41,8 @@ class _Streamed(Conversion):
     """
 
     def __init__(self, specs: dict[str, Spec], made: Callable[[], Iterator[Native]]):
-        super().__init__(None, specs, {}, {}, {}, {})
+        # It is in no dialect, and what asks for one has nothing to ask it about.
+        super().__init__(None, specs, {}, {}, {}, {})  # type: ignore[arg-type]
         self._made = made
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
@@ -116,13 +117,13 @@ def _given(sources: Sequence[Source]) -> TargetModel:
 
 def _native_file(
     path: Path,
-    sources,
+    sources: Sequence[Source],
     recipe: MergeConfig,
     *,
-    metadata,
-    base,
+    metadata: Mapping[str, str] | None,
+    base: Base | None,
     overwrite: bool,
-    each,
+    each: Callable[[Merged], object] | None,
     overlaps: bool,
 ) -> Path:
     check_free(path, overwrite)

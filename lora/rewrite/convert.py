@@ -7,12 +7,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ...adapters.kind import Kind
+from ...adapters.kind import Decomposition, Kind
 from ...adapters.registry import decomposition_of, named
 from ...adapters.tensors import Tensors
 from ...messages import joined, message, text_of
@@ -20,7 +20,7 @@ from ...planning.names import spell
 from ...planning.plan import Adapter, Plan
 from ..from_plan import shape_made, spec_of
 from ..math.low_rank import Kronecker, factors, low_rank_part
-from ..math.spec import FAULTS, MAGNITUDES, NUMBERS, AdapterError
+from ..math.spec import FAULTS, MAGNITUDES, NUMBERS, AdapterError, AdapterSpec
 from .peft_config import PeftTraining, adapter_config, header_settings
 from .rename import (
     NATIVE,
@@ -39,6 +39,7 @@ RENAMED, COMPUTED, FULL = "renamed", "fused or split", "full matrices"
 MAX_REASONS = 5
 
 Read = Callable[[str], Tensor]
+Make = Callable[[Read], dict[str, Tensor]]
 
 
 class Spec(NamedTuple):
@@ -55,10 +56,18 @@ class _Job:
     """
 
     unit: OutputModule
-    make: Callable[[Read], dict[str, Tensor]]
+    make: Make
     way: str
     trained: PeftTraining | None = None
     names: tuple[str, ...] = ()
+
+
+# how a unit's weights are made, the scale of its LoRAs, what PEFT must know of them, the way
+Weights = tuple[Make, float | None, PeftTraining | None, str]
+
+
+def _nothing(key: str) -> Tensor:
+    raise KeyError(key)
 
 
 @dataclass
@@ -74,12 +83,12 @@ class Conversion:
 
     writing: OutputFormat
     specs: dict[str, Spec]
-    configs: dict[str, dict]
+    configs: dict[str, dict[str, Any]]
     left_out: Mapping[str, str]
     ways: dict[str, int]
     trained: dict[str, PeftTraining]
     _jobs: Sequence[_Job] = field(default=(), repr=False)
-    _read: Read | None = field(default=None, repr=False)
+    _read: Read = field(default=_nothing, repr=False)
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """(new name, tensor) one module at a time."""
@@ -171,7 +180,8 @@ def _with_biases(
     """PEFT gives every module a bias or none: those without one get zeros."""
     if "up_bias" not in writing.roles or not any(job.trained and job.trained.bias for job in jobs):
         return jobs, specs
-    done, ordered = [], {}
+    done: list[_Job] = []
+    ordered: dict[str, Spec] = {}
     for job in jobs:
         start = f"{job.unit.module}."
         ordered |= {name: specs[name] for name in job.names}
@@ -186,11 +196,11 @@ def _with_biases(
     return done, ordered
 
 
-def _and_zeros(make, name: str, spec: Spec):
+def _and_zeros(make: Make, name: str, spec: Spec) -> Make:
     return lambda read: make(read) | {name: torch.zeros(spec.shape, dtype=spec.dtype)}
 
 
-def _configs(plan: Plan, writing: OutputFormat, jobs: Sequence[_Job]) -> dict[str, dict]:
+def _configs(plan: Plan, writing: OutputFormat, jobs: Sequence[_Job]) -> dict[str, dict[str, Any]]:
     """PEFT's settings for each network, by what stands in front of its names."""
     record = plan.target_model.dialects[writing.record]._replace(names=writing.names)
     configs = {}
@@ -213,19 +223,24 @@ class _Source:
 
     def __init__(self, adapter: Adapter):
         self.adapter = adapter
-        self.spec = None
+        self._spec: AdapterSpec | None = None
         self.numbers: dict[str, Tensor] = {}
 
     def open(self, read: Read) -> _Source:
         """Read the numbers. Raises AdapterError where they are none."""
-        if self.spec is None:
+        if self._spec is None:
             self.numbers = {
                 role: read(self.adapter.roles[role])
                 for role in NUMBERS
                 if role in self.adapter.roles
             }
-            self.spec = spec_of(self.adapter, self.numbers)._replace(swap=False)
+            self._spec = spec_of(self.adapter, self.numbers)._replace(swap=False)
         return self
+
+    @property
+    def spec(self) -> AdapterSpec:
+        assert self._spec is not None, "it was not opened"
+        return self._spec
 
     @property
     def kind(self) -> Kind:
@@ -309,10 +324,9 @@ class _Planner:
         """The work for this unit. Raises Refused, or AdapterError for tensors that are not what
         they should be.
         """
-        make_weights, scale, trained, way = (
-            self._weights() if self.weights else (lambda read: {}, None, None, RENAMED)
-        )
-        make_biases, bias_way = self._biases(scale) if self.biases else (lambda read: {}, RENAMED)
+        nothing: Weights = (lambda read: {}, None, None, RENAMED)
+        make_weights, scale, trained, way = self._weights() if self.weights else nothing
+        make_biases, bias_way = self._biases(scale) if self.biases else (nothing[0], RENAMED)
         if trained and self.biases:
             trained = trained._replace(bias=True)
         if self.writing.alpha == "config" and not trained:
@@ -330,7 +344,7 @@ class _Planner:
 
     # Weights
 
-    def _weights(self):
+    def _weights(self) -> Weights:
         sources = [source for _, source in self.weights]
         whole = all(part.rows is None and part.into is None for part, _ in self.weights)
         roles = [
@@ -380,18 +394,18 @@ class _Planner:
             raise Refused((message("lora.halves_swapped", kind=source.kind.name),))
         return _rolled(source, source.load(self.read)) is not None
 
-    def _kept(self):
+    def _kept(self) -> Weights:
         """Every adapter as it is, under the new name."""
         loras = [source for _, source in self.weights if _is_lora(source)]
         scale = loras[0].scale if loras else None
         turned = any(self._swapped(source) for _, source in self.weights)
 
         def make(read: Read) -> dict[str, Tensor]:
-            made = {}
+            made: dict[str, Tensor] = {}
             for _, source in self.weights:
                 tensors = source.load(read)
                 if self._swapped(source):
-                    tensors = _rolled(source, tensors)
+                    tensors = _rolled(source, tensors) or {}
                 made |= (
                     self._lora(source, tensors)
                     if _is_lora(source)
@@ -402,9 +416,8 @@ class _Planner:
         trained = None
         if loras and len(self.weights) == 1:
             dora = any(role in loras[0].adapter.roles for role in MAGNITUDES)
-            trained = PeftTraining(
-                loras[0].adapter.rank, scale, dora, told_by=loras[0].kind.told_by
-            )
+            rank = cast(int, loras[0].adapter.rank)  # the tensors of a LoRA tell it
+            trained = PeftTraining(rank, loras[0].scale, dora, told_by=loras[0].kind.told_by)
         return make, scale, trained, COMPUTED if turned else RENAMED
 
     def _lora(self, source: _Source, tensors: Tensors) -> dict[str, Tensor]:
@@ -445,14 +458,14 @@ class _Planner:
         spelled = self._spelling(role)
         if spelled == role:
             return {role: tensors[role]}
-        vector = decomposition_of(tensors).vector(role, tensors[role], out)
-        if vector is None:
+        vector = _decomposition(role).vector(role, tensors[role], out)
+        if vector is None or spelled is None:
             raise Refused((message("lora.magnitudes_per_input"),))
         return {spelled: self._stored(spelled, vector, dimensions)}
 
     def _stored(self, role: str, vector: Tensor, dimensions: int) -> Tensor:
         """Magnitudes per output as the dialect's role for them has them."""
-        return decomposition_of((role,)).stored(
+        return _decomposition(role).stored(
             role, vector, dimensions, self.writing.roles[role] == role
         )
 
@@ -461,9 +474,9 @@ class _Planner:
         them.
         """
         made = {
-            self._spelling(role, source): tensor
+            spelled: tensor
             for role, tensor in tensors.items()
-            if role not in MAGNITUDES
+            if role not in MAGNITUDES and (spelled := self._spelling(role, source))
         }
         factor, kind = source.scalar, source.kind
         if (
@@ -501,7 +514,7 @@ class _Planner:
 
     # Rows of one adapter that is no plain LoRA
 
-    def _cut(self):
+    def _cut(self) -> Weights | None:
         """One adapter of which this unit is some rows, cut in its own tensors; None where that
         cannot be.
         """
@@ -518,15 +531,16 @@ class _Planner:
             or self._swapped(source)
         ):
             return None
+        rows = part.rows
         if (
             not self._sayable(source)
-            or kind.narrow(source.load(_meta_of(self.read)), *part.rows) is None
+            or kind.narrow(source.load(_meta_of(self.read)), *rows) is None
         ):
             return None
         if any(role in source.adapter.roles for role in MAGNITUDES):
             return None
         return (
-            (lambda read: self._other(source, kind.narrow(source.load(read), *part.rows))),
+            (lambda read: self._other(source, kind.narrow(source.load(read), *rows) or {})),
             None,
             None,
             COMPUTED,
@@ -534,7 +548,7 @@ class _Planner:
 
     # Everything else: factors
 
-    def _multiplied_out(self):
+    def _multiplied_out(self) -> Weights:
         """Linear adapters as plain factors, or as one full difference."""
         for _, source in self.weights:
             plain = source.kind.is_pair and all(item.kind.is_pair for _, item in self.weights)
@@ -546,10 +560,11 @@ class _Planner:
             if source.adapter.resized:
                 raise Refused((message("lora.other_size"),))
         blocks = [_Block(part, source, expanded=True) for part, source in self.weights]
-        shapes = [block.shapes(_meta_of(self.read)) for block in blocks]
-        if None not in shapes:
+        ranks = [block.shapes(_meta_of(self.read)) for block in blocks]
+        known = [rank for rank in ranks if rank is not None]
+        if len(known) == len(ranks):
             out, columns = self.unit.shape[0], math.prod(self.unit.shape[1:])
-            if sum(rank for rank in shapes) * (out + columns) < out * columns:
+            if sum(known) * (out + columns) < out * columns:
                 return self._blocks(blocks, False)
         if "diff" not in self.writing.roles:
             kinds = ", ".join(sorted({source.kind.name for _, source in self.weights}))
@@ -570,6 +585,7 @@ class _Planner:
                 result = dtype
             start, length = part.into or (0, self.unit.shape[0])
             total.narrow(0, start, length).add_(matrix)
+        assert total is not None, "a unit has a part"
         if self._all_swapped():
             total = total.roll(total.shape[0] // 2, 0)
         return total.reshape(self.unit.shape).to(result)
@@ -582,7 +598,7 @@ class _Planner:
             raise Refused((message("lora.halves_of_a_part"),))
         return True
 
-    def _blocks(self, blocks: list[_Block], looked_at: bool):
+    def _blocks(self, blocks: list[_Block], looked_at: bool) -> Weights:
         """Block-diagonal factors: each adapter's columns beside the others', in its own rows; equal
         downs share theirs.
         """
@@ -644,18 +660,19 @@ class _Planner:
     def _magnitudes_fit(self) -> bool:
         """Whether magnitudes go with the rows; raises Refused where they would be lost."""
         have = [
-            next((role for role in MAGNITUDES if role in source.adapter.roles), None)
+            role
             for _, source in self.weights
+            if (role := next((role for role in MAGNITUDES if role in source.adapter.roles), None))
         ]
-        if not any(have):
+        if not have:
             return False
         covered = sum((part.into or (0, self.unit.shape[0]))[1] for part, _ in self.weights)
-        if None in have or covered != self.unit.shape[0]:
+        if len(have) < len(self.weights) or covered != self.unit.shape[0]:
             raise Refused((message("lora.part_without_magnitudes"),))
         for (_, source), role in zip(self.weights, have, strict=True):
             tensor = self.read(source.adapter.roles[role])
             rows = self.read(source.adapter.roles["up"]).shape[0]
-            if decomposition_of((role,)).vector(role, tensor, rows) is None:
+            if _decomposition(role).vector(role, tensor, rows) is None:
                 raise Refused((message("lora.magnitudes_not_divisible"),))
         if self.writing.roles.keys().isdisjoint(MAGNITUDES):
             raise Refused((message("lora.no_name_for_magnitudes", dialect=self.writing.dialect),))
@@ -675,7 +692,7 @@ class _Planner:
 
     # Biases
 
-    def _biases(self, lora_scale: float | None):
+    def _biases(self, lora_scale: float | None) -> tuple[Make, str]:
         """The bias of the unit as one vector, in the role the dialect has for it."""
         kinds = {source.kind for _, source in self.biases}
         whole = all(part.rows is None and part.into is None for part, _ in self.biases)
@@ -718,6 +735,7 @@ class _Planner:
                 total.narrow(0, *(part.into or (0, self.unit.shape[0]))).add_(
                     vector.to(total.dtype)
                 )
+            assert total is not None, "a unit has a part"
             return {role: total}
 
         return make, (
@@ -865,11 +883,16 @@ def _rolled(source: _Source, tensors: Tensors) -> dict[str, Tensor] | None:
                 if lower[role].shape[axis] != tensor.shape[axis]
             )
             turned[role] = torch.cat((upper[role], lower[role]), dimension)
-        elif (
-            role in MAGNITUDES and decomposition_of((role,)).vector(role, tensor, rows) is not None
-        ):
+        elif role in MAGNITUDES and _decomposition(role).vector(role, tensor, rows) is not None:
             turned[role] = tensor.flatten().roll(rows // 2).reshape(tensor.shape)
     return turned
+
+
+def _decomposition(role: str) -> Decomposition:
+    """Whose magnitudes a role has."""
+    found = decomposition_of((role,))
+    assert found is not None, role
+    return found
 
 
 def _times(tensor: Tensor, factor: float) -> Tensor:

@@ -20,7 +20,7 @@ from ...planning.plan import make_plan
 from ..io.lora_model import Native, native_tensors
 from ..io.model_file import ModelFile
 from ..io.writer import write_as, write_lora
-from ..math.low_rank import Factors
+from ..math.low_rank import Factors, both
 from ..math.spec import AdapterError
 from ..math.truncate import Truncation, energy_of, truncated
 from ..not_finite import DAMAGED, check_result, oddity
@@ -197,11 +197,13 @@ def _changed(
             return Native(f"{parameter.removesuffix('.bias')}.weight", change.cpu(), "bias")
         return Native(parameter, change.cpu(), "weight", shape)
     made = truncated(Factors(None, change.flatten(1)), *how.rank_target)
-    if made.delta.up is None:
+    if isinstance(made.delta, Factors) and made.delta.up is None:
         made = truncated(made.delta, energy=1.0)
     made = made if how.clamp is None else _clamped(made, change.flatten(1), how.clamp)
     found.rows.append(ExtractRow(parameter, shape, made.rank, made.kept_energy, made.error, norm))
-    return Native(parameter, Factors(made.delta.up.cpu(), made.delta.down.cpu()), "weight", shape)
+    return Native(
+        parameter, Factors(*(factor.cpu() for factor in both(made.delta))), "weight", shape
+    )
 
 
 def _clamped(made: Truncation, change: Tensor, quantile: float) -> Truncation:
@@ -210,10 +212,11 @@ def _clamped(made: Truncation, change: Tensor, quantile: float) -> Truncation:
     """
     if not 0 < quantile <= 1:
         raise ValueError(message("lora.quantile_range", quantile=quantile))
-    roots = torch.linalg.vector_norm(made.delta.up, dim=0)
+    own_up, own_down = both(made.delta)
+    roots: Tensor = torch.linalg.vector_norm(own_up, dim=0)
     up, down = (
-        made.delta.up * roots,
-        made.delta.down / roots.clamp(min=torch.finfo(torch.float32).tiny)[:, None],
+        own_up * roots,
+        own_down / roots.clamp(min=torch.finfo(torch.float32).tiny)[:, None],
     )
     most = _quantile(torch.cat((up.flatten(), down.flatten())), quantile)
     delta = Factors(up.clamp(-most, most), down.clamp(-most, most))
@@ -280,7 +283,7 @@ def _common_dtype(model: ModelFile) -> torch.dtype:
         for source in model.parameters[parameter]:
             tensor = model.tensors[source.name]
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
-    most = max(sizes, key=sizes.get, default=torch.bfloat16)
+    most = max(sizes, key=sizes.__getitem__, default=torch.bfloat16)
     return most if most in (torch.float32, torch.float16, torch.bfloat16) else torch.bfloat16
 
 
@@ -292,9 +295,7 @@ def _rounded(item: Native, dtype: torch.dtype) -> Native:
         return check_result(tensor.to(dtype), item.weight)
 
     return item._replace(
-        delta=(
-            cast(delta) if isinstance(delta, Tensor) else Factors(cast(delta.up), cast(delta.down))
-        )
+        delta=(cast(delta) if isinstance(delta, Tensor) else Factors(*map(cast, both(delta))))
     )
 
 

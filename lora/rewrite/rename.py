@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...adapters.rows import Rows
 from ...errors import LocksmithError
@@ -281,7 +281,7 @@ def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[s
     return tuple(apart)
 
 
-def _essence(plan: Plan, dialect: str, drop: bool) -> set[tuple]:
+def _essence(plan: Plan, dialect: str, drop: bool) -> set[tuple[object, ...]]:
     """What distinguishes two rename plans: each new module, the adapters' modules in it, its rows
     and its halves.
     """
@@ -412,7 +412,7 @@ def _overlap(
 def _table(
     path: Path = WRITTEN_TABLE,
 ) -> tuple[
-    list[tuple],
+    list[tuple[Any, ...]],
     Mapping[str, Roles],
     Mapping[tuple[str, str, str], str],
     frozenset[str],
@@ -422,7 +422,7 @@ def _table(
     or dialect, family, slot) -> prefix, the dialects that are folders, and dialect -> what it
     makes of several ranks. Raises RenameError.
     """
-    lines: list[tuple] = []
+    lines: list[tuple[Any, ...]] = []
     encoders: dict[tuple[str, str, str], str] = {}
     roles: dict[str, Roles] = {}
     folders: set[str] = set()

@@ -34,7 +34,7 @@ from ..copies import compared
 from ..from_plan import alpha_value, spec_of
 from ..io.mapped import map_tensors
 from ..io.writer import PEFT_FILE, STALE, exact, write_lora
-from ..math.low_rank import Delta, Factors, Kronecker, factors, low_rank_part
+from ..math.low_rank import Delta, Factors, Kronecker, both, factors, low_rank_part
 from ..math.spec import MAGNITUDES, AdapterError, AdapterSpec
 from ..math.truncate import Truncation, truncated
 from ..not_finite import DAMAGED, PACKED, NotFinite, check_result, odd_tensors, oddities, oddity
@@ -218,7 +218,8 @@ def resize(
     _refuse_odd(found, adapters, tensors)
     if not dora:
         _refuse_dora(adapters, found.plan.shapes, rank_target)
-    result, rows = {}, []
+    result: dict[str, Tensor] = {}
+    rows: list[ResizeRow] = []
     replaced = dict.fromkeys(found.groups.network_alphas.values())
     work = _Work(found, tensors, rank_target, dtype)
     for item in adapters:
@@ -438,7 +439,7 @@ class _Work:
                         before,
                         before,
                         1.0,
-                        self._rounding(item, plain, tensors, new, scale),
+                        self._rounding(item, Factors(*both(plain)), tensors, new, scale),
                         energy,
                     )
                 ],
@@ -489,7 +490,7 @@ class _Work:
             }
             kept["up"] = new.get(names[0], kept["up"])
             pair = factors(AdapterSpec(item.kind, scale=1.0), kept, torch.float32)
-            up, down = pair.up, pair.down
+            up, down = both(pair)
         if names[0] in new and "alpha" not in item.group.keys:
             up = up / (scale or 1.0)
         return _apart(made, up, down)
@@ -516,7 +517,7 @@ class _Work:
     def _named(
         self, item: _Found, made: Factors, scale: float, kernel: tuple[int, ...], tensors: Tensors
     ) -> dict[str, Tensor]:
-        up, down = made.up, made.down
+        up, down = both(made)
         names, tail = _names(item), [1] * len(kernel)
         if named(item.kind).is_pair:
             tail = [1] * max(len(kernel), tensors["up"].dim() - 2)
@@ -566,7 +567,8 @@ def _apart(made: Factors, up: Tensor, down: Tensor) -> float:
     cancels.
     """
     norm = made.frobenius()
-    gap = Factors(torch.cat((up - made.up, made.up), 1), torch.cat((down, down - made.down)))
+    own_up, own_down = both(made)
+    gap = Factors(torch.cat((up - own_up, own_up), 1), torch.cat((down, down - own_down)))
     return gap.frobenius() / norm if norm else 0.0
 
 
@@ -581,7 +583,7 @@ def _with_factors(made: Truncation) -> Factors:
     delta = made.delta
     if isinstance(delta, Kronecker) or delta.up is None:
         delta = truncated(delta, energy=1.0).delta
-    return delta
+    return Factors(*both(delta))
 
 
 def _names(item: _Found) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from ..math.spec import MAGNITUDES, NUMBERS, AdapterError
 __all__ = ["VerificationError", "check_same"]
 
 Read = Callable[[str], Tensor]
+Stored = tuple[Tensor, Tensor, float]  # up, down, scale
 EXACT = 1e-6  # of a delta's norm: what fp64 Gram matrices of fp32 factors can tell
 # of a norm: what a dtype of few bits may round and still be the same change; a wrong strength
 # differs by more
@@ -50,7 +51,7 @@ class _Segment(NamedTuple):
         """These rows of the weight alone."""
         return self._replace(rows=rows, taken=rows.shift(self.taken.start - self.rows.start))
 
-    def plain(self) -> tuple[Tensor, Tensor, float] | None:
+    def plain(self) -> Stored | None:
         """(up, down, scale) of a LoRA's rows as they are stored, without columns that are zero
         there; None for other kinds.
         """
@@ -107,10 +108,10 @@ def check_same(
     Raises VerificationError where a weight's delta differs by more than its tensors' rounding, or
     an adapter whose effect needs the model's weight is not there unchanged.
     """
-    ours, theirs = _different(
+    different = _different(
         source, source_read, written, written_read, _rounding(dtype) if dtype else 0.0
     )
-    ours, theirs = _by_weight(ours), _by_weight(theirs)
+    ours, theirs = (_by_weight(adapters) for adapters in different)
     worst = 0.0
     for weight in {**ours, **theirs}:
         sides = ours.get(weight, []), theirs.get(weight, [])
@@ -130,9 +131,9 @@ def _rounding(dtype: torch.dtype) -> float:
 
 def _different(
     source: Plan, source_read: Read, written: Plan, written_read: Read, tolerance: float
-):
+) -> tuple[list[Adapter], list[Adapter]]:
     """The adapters of both that have no counterpart with the same tensors in the same place."""
-    waiting: dict[tuple, list[Adapter]] = {}
+    waiting: dict[tuple[object, ...], list[Adapter]] = {}
     for adapter in written.adapters:
         waiting.setdefault(_place(adapter), []).append(adapter)
     ours = []
@@ -149,7 +150,7 @@ def _different(
     return ours, [adapter for mates in waiting.values() for adapter in mates]
 
 
-def _place(adapter: Adapter) -> tuple:
+def _place(adapter: Adapter) -> tuple[object, ...]:
     return (
         adapter.kind,
         adapter.target.network,
@@ -270,7 +271,7 @@ def _compare(weight: tuple[str, str], ours: _Side, theirs: _Side) -> float:
     return worst
 
 
-def _formulas(adapters: Sequence[Adapter]) -> set[tuple]:
+def _formulas(adapters: Sequence[Adapter]) -> set[frozenset[tuple[str, object]]]:
     """How adapters with magnitudes are to be computed."""
     return {_options(adapter) for adapter in adapters if decomposition_of(adapter.roles)}
 
@@ -307,7 +308,9 @@ def _rows(adapter: Adapter, shapes: Mapping[str, tuple[int, ...] | None]) -> int
     """
     if adapter.padded_shape:
         return adapter.padded_shape[0]
-    known = {role: shapes.get(key) for role, key in adapter.roles.items()}
+    known = {
+        role: shape for role, key in adapter.roles.items() if (shape := shapes.get(key)) is not None
+    }
     rows = adapter.target.out or named(adapter.kind).shape(known).out
     if not rows:
         raise VerificationError(message("lora.rows_unknown", place=adapter.module))
@@ -331,7 +334,7 @@ def _distance(ours: Sequence[_Segment], theirs: Sequence[_Segment]) -> float:
     return _share(gap, norm)
 
 
-def _stored_alike(one, other) -> bool:
+def _stored_alike(one: Stored | None, other: Stored | None) -> bool:
     """Whether two LoRAs are the same numbers, all of them finite."""
     if one is None or other is None or not math.isclose(one[2], other[2], rel_tol=1e-12):
         return False
@@ -352,7 +355,14 @@ def _norm(delta: Delta) -> float:
     return delta.frobenius()
 
 
-def _check_magnitudes(name: str, weight: str, *, ours, theirs, tolerance: float) -> None:
+def _check_magnitudes(
+    name: str,
+    weight: str,
+    *,
+    ours: tuple[Read, Sequence[Adapter]],
+    theirs: tuple[Read, Sequence[Adapter]],
+    tolerance: float,
+) -> None:
     """Compare those of both sides, each a (read, adapters)."""
     try:
         one, other = _magnitudes(weight, *ours), _magnitudes(weight, *theirs)
@@ -391,7 +401,8 @@ def _magnitudes(weight: str, read: Read, adapters: Sequence[Adapter]) -> Mapping
             continue
         tensor = read(adapter.roles[role]).to(torch.float64)
         vector = tensor.flatten()
-        if not decomposition_of((role,)).per_output(role, tensor.shape):
+        decomposition = decomposition_of((role,))
+        if decomposition is None or not decomposition.per_output(role, tensor.shape):
             if "columns" in magnitudes:
                 raise VerificationError(message(TWICE))
             magnitudes["columns"] = vector

@@ -25,7 +25,7 @@ from ..languages import answered
 from .library import row_as_dict
 
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
-NOTHING_MORE = {"inspection": None, "markdown": "", "trigger_words": []}
+NOTHING_MORE: dict[str, Any] = {"inspection": None, "markdown": "", "trigger_words": []}
 
 
 class Unknown(LocksmithError):

@@ -78,8 +78,8 @@ def _route(
                 )
                 return _refused(request, short, message("nodes.then_try_again"), 503)
             logging.getLogger("lora_locksmith").exception(message("nodes.log_question_failed"))
-            fault = message("nodes.server_failed", type=type(error).__name__, error=error)
-            return _refused(request, fault, message("nodes.see_log"), 500)
+            failed = message("nodes.server_failed", type=type(error).__name__, error=error)
+            return _refused(request, failed, message("nodes.see_log"), 500)
 
     return handle
 

@@ -112,7 +112,8 @@ def times_lost(filename: str | None) -> int:
     """How often what was saved under a name was gone when its node was about to run again: then it
     is written again, not told from the cache.
     """
-    path = _written.get(filename or "")
+    filename = filename or ""
+    path = _written.get(filename)
     if path and not path.exists():
         _lost[filename] += 1
         del _written[filename]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...math.low_rank import Delta, Factors
+from ...math.low_rank import Delta, Factors, both
 from .registry import FACTORS, Option, method
 
 
@@ -40,24 +40,27 @@ def orthogonal(deltas: Sequence[Delta], suppression: float) -> list[Delta]:
 
 def _right_vectors(delta: Delta) -> Tensor:
     """Orthonormal fp64 [columns, rank]: the inputs a delta responds to."""
-    up, down = getattr(delta, "up", None), getattr(delta, "down", None)
-    if up is None or down.shape[0] > min(delta.shape):
+    vectors: Tensor
+    up = delta.up if isinstance(delta, Factors) else None
+    if not isinstance(delta, Factors) or up is None or delta.down.shape[0] > min(delta.shape):
         matrix = delta.dense().to(torch.float64)
         values, vectors = torch.linalg.eigh(matrix.T @ matrix)
         return vectors[
             :, values > values[-1].clamp(min=0) * max(matrix.shape) * torch.finfo(torch.float32).eps
         ]
-    inner = torch.linalg.qr(down.to(torch.float64).T)
+    inner = torch.linalg.qr(delta.down.to(torch.float64).T)
     outer = torch.linalg.qr(up.to(torch.float64), mode="r").R
     _, values, vectors = torch.linalg.svd(outer @ inner.R.T, full_matrices=False)
     # Factors come from fp32 or less: what is below its rounding is no direction.
-    return (
+    directions: Tensor = (
         inner.Q @ vectors[values > values[0] * max(delta.shape) * torch.finfo(torch.float32).eps].T
     )
+    return directions
 
 
 def _without(delta: Delta, basis: Tensor, suppression: float) -> Factors:
-    up, down = getattr(delta, "up", None), getattr(delta, "down", None)
-    rows = (delta.dense() if up is None else down).to(torch.float64)
+    up = delta.up if isinstance(delta, Factors) else None
+    rows = both(delta)[1] if up is not None else delta.dense()
+    rows = rows.to(torch.float64)
     rows = rows - suppression * (rows @ basis) @ basis.T
     return Factors(up, rows.to(torch.float32 if up is None else up.dtype))

@@ -7,7 +7,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ....messages import Message, joined, message
 from ...math.spec import AdapterError
@@ -102,16 +102,17 @@ class Method(NamedTuple):
 
 
 _METHODS: dict[str, Method] = {}
+Run = TypeVar("Run", bound=Callable[..., Any])
 
 
 def method(
     name: str, ids: tuple[str, str], paper: str, form: str, *options: Option, **details: Any
-):
+) -> Callable[[Run], Run]:
     """Register a function as a way to merge; `ids` are the messages of its title and of what it
     does.
     """
 
-    def register(run):
+    def register(run: Run) -> Run:
         _METHODS[name] = Method(name, *ids, paper, form, run, options, **details)
         return run
 
