@@ -45,7 +45,7 @@ class AdapterSpec(NamedTuple):
     options: tuple[tuple[str, object], ...] = ()
 
     @classmethod
-    def restored(cls, values: tuple) -> AdapterSpec:
+    def restored(cls, values: tuple[Any, ...]) -> AdapterSpec:
         """The spec whose values these are; the host's copies are plain tuples, also inside."""
         spec = cls(*values)
         return spec if spec.rows is None else spec._replace(rows=Rows(*spec.rows))

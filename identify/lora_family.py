@@ -44,7 +44,7 @@ WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
 
 
-class FlatShape(tuple):
+class FlatShape(tuple[int, ...]):
     """The shape (outputs, product of all inner sizes) of a weight, where a file tells no more."""
 
 
@@ -700,8 +700,8 @@ def solve(row: Sequence[Size], shape: Shape) -> Mapping[str, int] | None:
     """The sizes of the symbols in a row's shape if it is `shape`; None where it cannot be."""
     if not isinstance(shape, FlatShape) or len(row) < 3:
         return unify(tuple(row), shape)
-    kernel = [evaluate(size, {}) for size in row[2:]]
-    if None in kernel:
+    kernel = [known for size in row[2:] if (known := evaluate(size, {})) is not None]
+    if len(kernel) < len(row) - 2:
         return {}
     inner, rest = divmod(shape[1], prod(kernel))
     return None if rest else unify(tuple(row[:2]), (shape[0], inner))

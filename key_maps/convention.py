@@ -233,8 +233,10 @@ def _take(record: dict[str, Any], cases: list[Case], key: str, value: str) -> No
 
 
 def _with_effect(case: Case, key: str, value: str) -> Case:
-    if key in ("scale", "times"):
-        return case._replace(**{key: Expression(value)})
+    if key == "scale":
+        return case._replace(scale=Expression(value))
+    if key == "times":
+        return case._replace(times=Expression(value))
     if key == "option":
         name, _, setting = value.partition(" ")
         return case._replace(options=(*case.options, (name, _literal(setting.strip()))))

@@ -207,7 +207,7 @@ class StackReport:
         modules = self.modules
         return {
             "verdict": self.verdict,
-            "state": judged(**modules, cautions=self.cautions),
+            "state": judged(modules["placed"], modules["total"], cautions=self.cautions),
             **modules,
             "modules": modules,
             "notes": self.notes,

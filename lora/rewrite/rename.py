@@ -245,7 +245,8 @@ def assumption(inspection: Inspection, dialect: str, drop: bool = False) -> str:
     likely = inspection.guess.is_likely and inspection.is_reference
     if not likely or not (apart := rivals_apart(inspection, dialect, drop)):
         return ""
-    model = inspection.plan.target_model.family.title
+    family = inspection.plan.target_model.family
+    model = family.title if family else ""
     return message("lora.assumed", model=model, models=joined(apart))
 
 
