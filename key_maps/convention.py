@@ -5,6 +5,7 @@ and decides which of them hold.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -174,6 +175,7 @@ def _left(
 # Reading
 
 CATALOG = "conventions."  # where the sentences of the pack's records are
+TITLE = "conventions.title_"  # of their titles
 EFFECTS = ("scale", "times", "kind", "option", "refuse", "caution")
 OF_RECORD = ("title", "source", "kinds", "let", "over", "settled")
 
@@ -195,7 +197,7 @@ def read_convention(path: Path) -> Convention:
         line = line.strip()
         try:
             if line.startswith("["):
-                cases.append(Case(line[1:].removesuffix("]").strip()))
+                cases.append(Case(titled(line[1:].removesuffix("]").strip())))
             else:
                 _take(record, cases, *line.partition(" ")[::2])
         except (ValueError, SyntaxError) as error:
@@ -223,7 +225,7 @@ def _take(record: dict[str, Any], cases: list[Case], key: str, value: str) -> No
         id = "key_maps.no_key_of_case" if cases else "key_maps.no_key_of_record"
         raise ValueError(message(id, key=key, allowed=joined(allowed)))
     elif key == "title":
-        record["title"] = value
+        record["title"] = titled(value)
     elif key == "let":
         record["lets"] += (_let(value),)
     elif key == "source":
@@ -242,6 +244,14 @@ def _with_effect(case: Case, key: str, value: str) -> Case:
         return case._replace(options=(*case.options, (name, _literal(setting.strip()))))
     effects: dict[str, Any] = {key: _known(value) if value.startswith("@") else value}
     return case._replace(**effects)
+
+
+def titled(text: str) -> str:
+    """A title of a record, which the catalogs may have in other languages: their ids are made of
+    its words.
+    """
+    id = TITLE + re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    return message(id) if catalog(ENGLISH).get(id) == text else text
 
 
 def _known(name: str) -> str:
@@ -440,9 +450,14 @@ def _joined(holding: Sequence[tuple[Convention, Case]], evidence: Evidence) -> M
         tuple(options.items()),
         next((_said(case.refuse, {}) for _, case in holding if case.refuse), ""),
         tuple(cautions),
-        "; ".join(
-            f"{convention.title}: {case.title}" if case.title else convention.title
-            for convention, case in holding
+        joined(
+            (
+                message("conventions.case", title=convention.title, case=case.title)
+                if case.title
+                else convention.title
+                for convention, case in holding
+            ),
+            "semicolon",
         ),
         ", ".join(dict.fromkeys(_evidence(holding))),
     )

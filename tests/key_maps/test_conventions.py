@@ -16,7 +16,7 @@ from lora_locksmith.key_maps.convention import (
     read_convention,
 )
 from lora_locksmith.key_maps.evidence import Evidence
-from lora_locksmith.messages import catalog, languages, translate
+from lora_locksmith.messages import Message, catalog, languages, translate
 from lora_locksmith.planning.plan import PLACED, UNSUPPORTED, make_plan
 
 PAIR = {"down": (4, 8), "up": (8, 4)}
@@ -68,7 +68,8 @@ def test_refusals_and_cautions_are_sentences_of_every_language():
     ids = set().union(*(sentences(one) for one in conventions()))
     for language in languages():
         mine = {id for id in catalog(language) if id.startswith("conventions.")}
-        assert ids == mine, language
+        titles = {id for id in mine if id.startswith("conventions.title_")}
+        assert ids == mine - titles - {"conventions.case"}, language
 
 
 def test_the_gaps_of_a_sentence_are_numbers_of_its_record():
@@ -408,3 +409,31 @@ def test_files_of_the_trainer_of_stable_audio_3(target_model_of, adapter_type, e
 def test_pefts_oft_on_a_kernel_is_in_doubt(layer, doubted):
     evidence = Evidence("oft_peft", "conv", {"oft_R": (1, 6)}, None, {}, {}, {}.get, layer)
     assert bool(Conventions({}, {}).meaning(evidence).cautions) == doubted
+
+
+# Titles without a word of any language.
+NAMES_ALONE = {
+    "Arrow",
+    "CorDA, LoRA-GA",
+    "LightX2V",
+    "LoftQ",
+    "Stable Audio 3",
+    "VideoX-Fun",
+    "AdaLoRA: lora_alpha / init_r",
+    "alibaba-pai",
+    "finetrainers",
+}
+
+
+def test_every_title_is_in_the_catalogs_or_a_name():
+    titles = {
+        title
+        for record in conventions()
+        for title in (record.title, *(case.title for case in record.cases))
+        if title
+    }
+    assert {title for title in titles if not isinstance(title, Message)} == NAMES_ALONE
+    for title in titles - NAMES_ALONE:
+        assert translate(title, "zh") != title
+    used = {id for id in catalog("en") if id.startswith("conventions.title_")}
+    assert used == {title.source.id for title in titles - NAMES_ALONE}
