@@ -411,6 +411,24 @@ def test_pefts_oft_on_a_kernel_is_in_doubt(layer, doubted):
     assert bool(Conventions({}, {}).meaning(evidence).cautions) == doubted
 
 
+@pytest.mark.parametrize(
+    ("alpha", "metadata", "limit", "doubted"),
+    [
+        (1.0, {}, (("norm_limit", "alpha"),), False),
+        (0.001, {}, (), True),
+        (0.0, {}, (), False),
+        (0.001, {"ss_network_module": "lycoris.kohya"}, (), False),
+    ],
+)
+def test_the_limit_of_an_oft_in_comfyuis_names(alpha, metadata, limit, doubted):
+    shapes = {"oft_blocks": (4, 2, 2), "alpha": ()}
+    values = {"alpha": alpha}.get
+    name = "diffusion_model.blocks.0.proj"
+    evidence = Evidence("oft", name, shapes, None, metadata, {}, values, (8, 4))
+    told = Conventions(metadata, {}).meaning(evidence)
+    assert (told.options, bool(told.cautions)) == (limit, doubted)
+
+
 # Titles without a word of any language.
 NAMES_ALONE = {
     "Arrow",
