@@ -120,37 +120,26 @@ def identify(
     )
     unpublished = _unpublished(scores, samples, meanings, closest, target_model)
     closest = unpublished or closest
+    winners = [family.name for family in closest]
+    runners = _near_misses(scores, target_model.families, winners, best, len(samples))
+    fit = unknown._replace(near_misses=runners, depths=depths)
     if not closest:
-        names = (message("identify.names_in_table", known=best, count=len(samples)),)
-        runners = _near_misses(scores, target_model.families, (), best, len(samples))
-        return unknown._replace(evidence=names, near_misses=runners, depths=depths)
-    evidence: list[str] = [message("identify.patterns_in_table", known=best, count=len(samples))]
+        names = message("identify.names_in_table", known=best, count=len(samples))
+        return fit._replace(evidence=(names,))
+    patterns = message("identify.patterns_in_table", known=best, count=len(samples))
     chosen, reason = _decide(closest, metadata, target_model)
-    evidence += [message("identify.sizes_unpublished")] if unpublished else []
-    evidence += [reason] if reason else []
-    runners = _near_misses(
-        scores, target_model.families, [family.name for family in closest], best, len(samples)
-    )
+    sizes = message("identify.sizes_unpublished") if unpublished else ""
+    fit = fit._replace(evidence=tuple(filter(None, (patterns, sizes, reason))))
     if chosen is None:
-        return FamilyMatch(
-            "",
-            _title_of_several(closest, bool(unpublished)),
-            tuple(family.name for family in closest),
-            tuple(evidence),
-            runners,
-            samples,
-            depths,
-            encoder_modules,
-            _is_likely(closest),
-        )
-    title = (
-        message("identify.unpublished", title=chosen.title)
-        if unpublished
-        else variant_title(chosen, samples, target_model)
-    )
-    return FamilyMatch(
-        chosen.name, title, (), tuple(evidence), runners, samples, depths, encoder_modules
-    )
+        title = _title_of_several(closest, bool(unpublished))
+        return fit._replace(title=title, ties=tuple(winners), is_likely=_is_likely(closest))
+    if unpublished:
+        return fit._replace(name=chosen.name, title=_unpublished_title(chosen.title))
+    return fit._replace(name=chosen.name, title=variant_title(chosen, samples, target_model))
+
+
+def _unpublished_title(title: str) -> str:
+    return message("identify.unpublished", title=title)
 
 
 def _is_likely(closest: Sequence[Family]) -> bool:
@@ -164,7 +153,7 @@ def _title_of_several(closest: Sequence[Family], unpublished: bool) -> str:
     likely = _is_likely(closest)
     title = first if likely else joined((first, *others), "or")
     if unpublished:
-        title = message("identify.unpublished", title=title)
+        title = _unpublished_title(title)
     return message("identify.also_fits", title=title, others=joined(others)) if likely else title
 
 

@@ -411,41 +411,34 @@ class _Work:
         self, item: _Found, spec: AdapterSpec, tensors: Tensors
     ) -> tuple[list[ResizeRow], dict[str, Tensor], Sequence[str]]:
         parts = low_rank_part(tensors)
-        scale = factor_of(
-            named(item.kind),
-            spec,
-            {role: tensor for role, tensor in parts.items() if role != "scalar"},
-        )
+        unscaled = {role: tensor for role, tensor in parts.items() if role != "scalar"}
+        scale = factor_of(named(item.kind), spec, unscaled)
         plain = factors(spec._replace(alpha=None, scale=1.0), parts, torch.float32)
         energy = (scale * plain.frobenius()) ** 2
         if not math.isfinite(energy):
             raise AdapterError(message("lora.no_singular_values"))
         kernel = self._kernel(item, tensors, plain)
         if kernel is None:
-            note = message("lora.kernel_unknown")
-            return (
-                [ResizeRow(item.label, item.kind, plain.rank, plain.rank, 1.0, 0.0, energy, note)],
-                {},
-                (),
-            )
-        before = _inner(plain)
-        if not _is_cut(item, self.plan.shapes, self.rank_target):
-            new = self._scaled(item, scale, tensors)
-            return (
-                [
-                    ResizeRow(
-                        item.label,
-                        item.kind,
-                        before,
-                        before,
-                        1.0,
-                        self._rounding(item, Factors(*both(plain)), tensors, new, scale),
-                        energy,
-                    )
-                ],
-                new,
-                (),
-            )
+            note, ranks = message("lora.kernel_unknown"), (plain.rank, plain.rank)
+            return [ResizeRow(item.label, item.kind, *ranks, 1.0, 0.0, energy, note)], {}, ()
+        if _is_cut(item, self.plan.shapes, self.rank_target):
+            return self._cut(item, plain, tensors, scale=scale, kernel=kernel, energy=energy)
+        rank = _inner(plain)
+        new = self._scaled(item, scale, tensors)
+        error = self._rounding(item, Factors(*both(plain)), tensors, new, scale)
+        return [ResizeRow(item.label, item.kind, rank, rank, 1.0, error, energy)], new, ()
+
+    def _cut(
+        self,
+        item: _Found,
+        plain: Delta,
+        tensors: Tensors,
+        *,
+        scale: float,
+        kernel: tuple[int, ...],
+        energy: float,
+    ) -> tuple[list[ResizeRow], dict[str, Tensor], Sequence[str]]:
+        """The same where the rank is lowered; what of the item is not in the new file, too."""
         made = truncated(plain, *self.rank_target)
         delta = _with_factors(made)
         new = self._named(item, delta, scale, kernel, tensors)
@@ -454,26 +447,12 @@ class _Work:
             for role, key in item.roles.items()
             if role in named(item.kind).consumed and key not in new
         ]
+        rounding = self._rounding(item, delta, tensors, new, scale)
         # What is cut off and what is rounded have next to nothing in common.
-        error = math.hypot(
-            made.error,
-            self._rounding(item, delta, tensors, new, scale) * math.sqrt(made.kept_energy),
-        )
-        return (
-            [
-                ResizeRow(
-                    item.label,
-                    item.kind,
-                    before,
-                    delta.down.shape[0],
-                    made.kept_energy,
-                    error,
-                    energy,
-                )
-            ],
-            new,
-            gone,
-        )
+        error = math.hypot(made.error, rounding * math.sqrt(made.kept_energy))
+        ranks = _inner(plain), delta.down.shape[0]
+        row = ResizeRow(item.label, item.kind, *ranks, made.kept_energy, error, energy)
+        return [row], new, gone
 
     def _rounding(
         self, item: _Found, made: Factors, tensors: Tensors, new: Mapping[str, Tensor], scale: float
