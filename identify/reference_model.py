@@ -5,6 +5,7 @@ exact, sizes as far as known.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from itertools import islice, product
 from typing import NamedTuple
@@ -192,7 +193,27 @@ def _fitting_sizes(
     variant = agreeing_variant(family, samples, known)
     if variant is not None:
         return variant, family.sizes[variant]
-    return "", solved_sizes(family, samples)
+    return "", _in_proportion(family, solved_sizes(family, samples))
+
+
+def _in_proportion(family: Family, told: Mapping[str, int]) -> Mapping[str, int]:
+    """The sizes with those that the file does not tell, where all published variants have them in
+    one proportion to one that it does: a feed-forward layer four times as wide as its block.
+    """
+    sizes = dict(told)
+    published = list(family.sizes.values())
+    for symbol in {name for one in published for name in one} - told.keys():
+        for known, size in told.items():
+            ratios = {
+                Fraction(one[symbol], one[known])
+                for one in published
+                if symbol in one and one.get(known)
+            }
+            whole = size * next(iter(ratios)) if len(ratios) == 1 else Fraction(1, 2)
+            if whole.denominator == 1:
+                sizes[symbol] = int(whole)
+                break
+    return sizes
 
 
 def _published_blocks(family: Family, variant: str, guess: FamilyMatch) -> Mapping[str, int]:

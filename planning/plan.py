@@ -18,7 +18,7 @@ from ..files.header import TensorInfo
 from ..key_maps.convention import USUAL, Conventions, Meaning
 from ..key_maps.dialect import DENOISER, ENCODER
 from ..key_maps.evidence import Evidence
-from ..key_maps.table import flatten, unify
+from ..key_maps.table import flatten, generalise, unify
 from ..messages import joined, message
 from .assign import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
 from .copies import Same, fused_twins
@@ -26,7 +26,7 @@ from .disagreement import disagreement
 from .groups import Group, Groups, group_keys, network_alpha
 from .keys import role_spellings
 from .misplaced_files import WHOLE
-from .resolve import Location, locate, network_named
+from .resolve import LONGEST_MODULE, Location, locate, network_named, peeled
 from .scale import (
     FROM_TENSORS,
     NUMBERLESS,
@@ -733,11 +733,12 @@ class _Planner:
 
     def _infer_prefix(self, unmatched: list[tuple[Group, Location]]) -> bool:
         """Law 3's one guess: an unknown prefix before every unmatched module, all tails resolving,
-        all shapes agreeing.
+        all shapes agreeing. A name that some model has as it stands has no unknown prefix: the
+        `single_transformer_blocks` of one are not the `transformer_blocks` of another.
         """
-        if len(unmatched) < MIN_EVIDENCE:
-            return False
         groups = [group for group, _ in unmatched]
+        if len(unmatched) < MIN_EVIDENCE or any(map(self._is_known_name, groups)):
+            return False
         common = commonprefix([group.module for group in groups])  # noqa: RUF071 - by characters
         for match in re.finditer(r"[._]", common[:MAX_PREFIX]):
             prefix = common[: match.end()]
@@ -748,6 +749,13 @@ class _Planner:
                     self._place(group, location)
                 return True
         return False
+
+    def _is_known_name(self, group: Group) -> bool:
+        """Whether the table of any model has a module's name, behind prefixes that are known."""
+        if len(group.module) > LONGEST_MODULE:
+            return False
+        names = [group.module, *(rest for _, rest in peeled(self.target_model, group.module))]
+        return any(generalise(flatten(name))[0] in self.target_model.knowing for name in names)
 
     def _all_behind(self, prefix: str, groups: list[Group]) -> list[Location]:
         locations = []

@@ -504,3 +504,24 @@ def test_absurd_names_end_in_a_category_and_soon(target_model, name):
     report = Report(make_plan(keys, {}, target_model))
     assert set(report.categories) == {plans.UNKNOWN_MODULE}
     assert str(report)
+
+
+@pytest.mark.parametrize("start", ["", "transformer.", "base_model.model."])
+def test_names_of_another_model_are_no_unknown_prefix(target_model_of, start):
+    """FLUX.1's `single_transformer_blocks` are not `single_` before the `transformer_blocks` of
+    Qwen-Image, which are as wide.
+    """
+    keys = {
+        f"{start}{blocks}.{block}.attn.to_{layer}.{role}.weight": shape
+        for blocks in ("transformer_blocks", "single_transformer_blocks")
+        for block in range(8)
+        for layer in "qkv"
+        for role, shape in (("lora_A", (4, 3072)), ("lora_B", (3072, 4)))
+    }
+    plan = make_plan(keys, {}, target_model_of("qwen_image"))
+    assert not plan.inferred_prefix
+    assert {key for key, outcome in plan.outcomes.items() if outcome.category == plans.PLACED} == {
+        key for key in keys if ".single_" not in f".{key}"
+    }
+    alone = {key: shape for key, shape in keys.items() if "single_" in key}
+    assert not make_plan(alone, {}, target_model_of("qwen_image")).adapters
