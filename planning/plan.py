@@ -449,7 +449,7 @@ class _Planner:
                 [key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault
             )
         settings = self._settings(location.prefix) if self.settings else None
-        meaning = self._meaning(group, match, roles, target, settings, location.name)
+        meaning = self._meaning(group, match, roles, target, settings, path=location.name)
         if meaning.kind:
             kind = named(meaning.kind)
         obstacle = meaning.refusal or ("" if whole else _obstacle(kind, match.shapes))
@@ -589,6 +589,7 @@ class _Planner:
         roles: Mapping[str, str],
         target: Target,
         settings: Settings | None,
+        *,
         path: str,
     ) -> Meaning:
         """What the file's writer means by the adapter where that is not what is usual; its doubts
