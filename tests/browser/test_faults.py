@@ -184,7 +184,8 @@ def test_doubt_turns_badge_and_rows_amber(front_end, server, mode, picture):
     front_end.load_new()
     front_end.run()
     output = next(iter(server.get("/history?max_items=1").values()))["outputs"][str(LOADER)]
-    report = json.loads(output["report_json"][0]) | {"cautions": [CAUTION]}
+    report = json.loads(output["report_json"][0])
+    report |= {"cautions": [CAUTION], "state": "part"}
     front_end.load_new()
     doubtful = {"text": [output["text"][0] + "\n"], "report_json": [json.dumps(report)]}
     front_end.page.evaluate("outputs => { app.nodeOutputs = outputs }", {str(LOADER): doubtful})
@@ -209,7 +210,8 @@ def test_doubt_turns_a_stack_amber(front_end, server, mode, picture):
     front_end.run()
     output = next(iter(server.get("/history?max_items=1").values()))["outputs"][str(node)]
     report = json.loads(output["report_json"][0])
-    report["rows"][1]["cautions"] = [CAUTION]
+    report["rows"][1] |= {"cautions": [CAUTION], "state": "part"}
+    report["state"] = "part"
     report["cautions"] = [f"2. {KOHYA_LORA} at 0.75: {CAUTION}"]
     doubtful = {"text": [output["text"][0] + "\n"], "report_json": [json.dumps(report)]}
     front_end.page.evaluate("outputs => { app.nodeOutputs = outputs }", {str(node): doubtful})
