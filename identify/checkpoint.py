@@ -509,7 +509,8 @@ class TableMatch:
         of a common model.
         """
         present = self.present()
-        return present if present >= MIN_PRESENT else 0.0, self.family.common, present
+        part = present < MIN_PRESENT
+        return 0.0 if part else present, part and self.family.common, present
 
 
 def _meaning(family: Family, flat: str, module: str, size: TensorSize) -> Match | None:

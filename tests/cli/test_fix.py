@@ -352,7 +352,7 @@ def test_models_that_would_get_other_names_are_not_chosen_between(run, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_that_is_most_likely_for_one_model_is_written_for_it_and_that_is_said(run, tmp_path):
+def test_a_file_that_is_most_likely_for_one_model_is_written_for_it(run, tmp_path):
     attention = ("to_q", "to_k", "to_v")
     double = (*attention, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     tensors = {}
@@ -365,8 +365,6 @@ def test_a_file_that_is_most_likely_for_one_model_is_written_for_it_and_that_is_
     save_file(tensors, tmp_path / "a.safetensors")
     code, told = run(tmp_path / "a.safetensors", "--to", "kohya")
     assert code == 0, told
-    assert told[0]["told"].startswith("The keys are those of FLUX.1")
-    assert "they would differ" in told[0]["told"]
     keys = load_file(told[0]["written"]).keys()
     assert any(key.startswith("lora_unet_double_blocks_0_img_attn_qkv") for key in keys)
 

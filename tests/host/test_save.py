@@ -60,8 +60,9 @@ def test_a_file_is_converted_into_the_loras_folder(node, loras, tiny_flux):
         ).args[0]
         == path
     )
-    with pytest.raises(RuntimeError, match="could not identify the base model; specify it"):
-        node.execute("broken.safetensors", "other")
+    # Without a model its own names tell it, in a size that nobody published.
+    other = node.execute("broken.safetensors", "other", "kohya").args[0]
+    assert load_file(other).keys() == load_file(path).keys()
 
 
 def test_a_connected_lora_is_saved_and_read_back_the_same(node, loras, tiny_flux, host, patched):

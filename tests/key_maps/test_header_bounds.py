@@ -332,9 +332,8 @@ ONE, EMPTY = (json.dumps(entry("F32", *rest)) for rest in (([1], 0, 4), ([0], 4,
         '{"a": {"dtype": "F32", "dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
         '{"a": {"dtype": "F32", "shape": [2], "shape": [1], "data_offsets": [0, 4]}}',
         '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8], "data_offsets": [0, 4]}}',
-        f'{{"a": {ONE}, "a": {ONE}, "b": {EMPTY}}}',
-        f'{{"__metadata__": {{}}, "a": {ONE}, "a": {ONE}, "a": {ONE}}}',
-        "{" + ", ".join([f'"a": {ONE}'] * 10) + "}",
+        f'{{"a": {ONE}, "a": {EMPTY}, "b": {EMPTY}}}',
+        f'{{"__metadata__": {{}}, "a": {ONE}, "a": {ONE}, "a": {EMPTY}}}',
     ],
 )
 def test_a_name_that_stands_twice(text):
@@ -455,8 +454,9 @@ def test_halves_of_characters_are_told_however_they_are_written():
 
 def test_a_long_name_is_cut_in_a_sentence_that_is_kept_whole(tmp_path):
     entry = b'{"dtype":"F32","shape":[],"data_offsets":[0,4]}'
+    other = entry.replace(b"F32", b"I32")
     name = b'"' + 100 * b"n" + b'":'
-    twice = b"{" + name + entry + b"," + name + entry + b"}"
+    twice = b"{" + name + entry + b"," + name + other + b"}"
     fault = fault_of(tmp_path / "x.safetensors", struct.pack("<Q", len(twice)) + twice)
     assert f"'{80 * 'n'}'" in fault and len(fault) > 120
     again = message("files.name_twice", name=f"'{80 * 'n'}'")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lora_locksmith.adapters.registry import decompositions
 from lora_locksmith.adapters.registry import kinds as all_kinds
+from lora_locksmith.adapters.rows import Rows
 from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
 from lora_locksmith.messages import Message, text_of, translate
 
@@ -210,7 +211,7 @@ def test_what_a_kind_says_of_itself_is_said_in_other_languages(kind):
 def test_rows_outside_of_the_module(kind, tensors, rows):
     height = 16 if rows == (0, 8) else rows[1]
     with pytest.raises(AdapterError):
-        patched_weight(AdapterSpec(kind, rows=rows), tensors, torch.zeros(height, 24), 1.0)
+        patched_weight(AdapterSpec(kind, rows=Rows(*rows)), tensors, torch.zeros(height, 24), 1.0)
 
 
 def test_odd_halves_and_shrinking():
