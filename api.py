@@ -108,13 +108,22 @@ def convert(
     from .lora.copies import compared
     from .lora.io.mapped import map_tensors
     from .lora.io.writer import write_as
-    from .lora.rewrite.rename import check_base_known
+    from .lora.rewrite.rename import assumption, check_base_known
 
     inspection = _inspect(path, _target(model), whole=True)
     check_base_known(inspection, dialect, drop, "model=")
     tensors = map_tensors(path, inspection.header, passing=True)
     plan = compared(inspection, tensors)
-    return write_as(plan, tensors, to, dialect, dtype=dtype, drop=drop, overwrite=overwrite)
+    return write_as(
+        plan,
+        tensors,
+        to,
+        dialect,
+        dtype=dtype,
+        drop=drop,
+        overwrite=overwrite,
+        cautions=assumption(inspection, dialect, drop),
+    )
 
 
 def merge(

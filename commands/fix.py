@@ -321,8 +321,7 @@ def _fix(
         )
         return FixResult(os.fspath(path), FINE, reason, kept=ALREADY)
     lost = losses(found.plan, conversion.left_out)
-    assumed = assumption(found, dialect, options.drop)
-    cautions = (*([assumed] if assumed else []), *unreadable(found.config_beside))
+    cautions = *assumption(found, dialect, options.drop), *unreadable(found.config_beside)
     code = PROBLEMS if lost else FINE
     if options.dry_run:
         _check_free(destination, dialect, options)

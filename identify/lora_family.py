@@ -196,12 +196,8 @@ def _closest(
     shaped = [
         fits for sample, fits in zip(samples, meanings, strict=True) if sample.shape is not None
     ]
-    by_family = {
-        family.name: [fits.get(family.name, NO_MEANING) for fits in meanings] for family in first
-    }
-    sized = {
-        family.name: [fits.get(family.name, NO_MEANING) for fits in shaped] for family in first
-    }
+    by_family = {family.name: _fits_of(family, meanings) for family in first}
+    sized = {family.name: _fits_of(family, shaped) for family in first}
     first = [
         family
         for family in first
@@ -215,9 +211,7 @@ def _closest(
         members = [names for sample in samples for names in _all_names(sample)]
         closest = _lowest(
             closest,
-            lambda family: sum(
-                not any(_has(target_model, family, name) for name in names) for names in members
-            ),
+            lambda family: sum(_lacks(target_model, family, names) for names in members),
         )
     return sorted(closest, key=lambda family: not family.common)
 
@@ -233,31 +227,40 @@ def _unpublished(
     agree with each other: pruned, distilled, tiny models. The common ones first; none where a
     published model has all of it.
     """
+    if target_model.family in closest:
+        return []
     members = [[*_all_names(sample)] for sample in samples]
-
-    def of(family: Family) -> list[RowFit]:
-        return [fits.get(family.name, NO_MEANING) for fits in meanings]
 
     def left_over(family: Family) -> int:
         """Modules that it lacks; of those whose names are read otherwise nothing is known."""
         return sum(
-            not any(_has(target_model, family, name) for name in names)
-            for fit, each in zip(of(family), members, strict=True)
+            _lacks(target_model, family, names)
+            for fit, each in zip(_fits_of(family, meanings), members, strict=True)
             for names in (each if fit.plain else ())
         )
 
-    published = any(family is target_model.family or not left_over(family) for family in closest)
-    if published or _few_names(samples):
+    if not all(map(left_over, closest)) or _few_names(samples):
         return []
     able = [
         family
         for family in target_model.families.values()
-        if scores.get(family.name) == len(samples) and _has_one_size(family, of(family))
+        if scores.get(family.name) == len(samples)
+        and _has_one_size(family, _fits_of(family, meanings))
     ]
     # Where all lack some modules, the file has more blocks than any published model.
     able = [family for family in able if not left_over(family)] or able
-    able = _lowest(able, lambda family: sum(not fit.plain for fit in of(family)))
+    able = _lowest(able, lambda family: sum(not fit.plain for fit in _fits_of(family, meanings)))
     return sorted(able, key=lambda family: not family.common)
+
+
+def _fits_of(family: Family, meanings: Iterable[Mapping[str, RowFit]]) -> list[RowFit]:
+    """What each sample can be in the family."""
+    return [fits.get(family.name, NO_MEANING) for fits in meanings]
+
+
+def _lacks(target_model: TargetModel, family: Family, names: Iterable[str]) -> bool:
+    """Whether the family has no module of any of the names that one may have."""
+    return not any(_has(target_model, family, name) for name in names)
 
 
 def _few_names(samples: Sequence[ModulePattern]) -> bool:
@@ -271,20 +274,14 @@ def _has_one_size(family: Family, meanings: Sequence[RowFit]) -> bool:
     stated = _stated(family)
     sizes: dict[str, int] = {}
     for solutions in sorted((meaning.sizes for meaning in meanings), key=len):
+        told = [{name: solved[name] for name in stated & solved.keys()} for solved in solutions]
         fitting = [
-            solved
-            for solved in solutions
-            if all(
-                sizes.get(symbol, size) == size
-                for symbol, size in solved.items()
-                if symbol in stated
-            )
+            one for one in told if all(sizes.get(name, size) == size for name, size in one.items())
         ]
-        if solutions and not fitting:
+        if told and not fitting:
             return False
-        sizes.update(
-            {} if len(fitting) != 1 else {k: v for k, v in fitting[0].items() if k in stated}
-        )
+        if len(fitting) == 1:
+            sizes |= fitting[0]
     return True
 
 
@@ -314,12 +311,15 @@ def agreeing_variant(
     """The published variant whose sizes the file's modules have, most of them; None where its
     sizes are others.
     """
-    meanings = [
-        _meanings(target_model, sample).get(family.name, NO_MEANING)
-        for sample in samples
-        if sample.shape is not None
-    ]
-    return next(iter(_agreeing(family, meanings)), None)
+    return next(iter(_agreeing(family, _of_shapes(family, samples, target_model))), None)
+
+
+def _of_shapes(
+    family: Family, samples: Iterable[ModulePattern], target_model: TargetModel
+) -> list[RowFit]:
+    """What each sample whose shape is known can be in the family."""
+    shaped = [sample for sample in samples if sample.shape is not None]
+    return _fits_of(family, (_meanings(target_model, sample) for sample in shaped))
 
 
 def _stated(family: Family) -> set[str]:
@@ -707,11 +707,7 @@ def contradictions(
     """For each published variant of the family: how many samples have no meaning in it that agrees
     with its sizes.
     """
-    meanings = [
-        _meanings(target_model, sample).get(family.name, NO_MEANING)
-        for sample in samples
-        if sample.shape is not None
-    ]
+    meanings = _of_shapes(family, samples, target_model)
     return {variant: _contradicted(sizes, meanings) for variant, sizes in family.sizes.items()}
 
 
@@ -732,13 +728,7 @@ def _solved(match: Match, shape: Shape) -> Mapping[str, int] | None:
     row = match.row
     if row.shape is None or len(row.native) > 1:
         return {}
-    if is_whole(match):
-        return solve(row.shape, shape)
-    return (
-        None
-        if isinstance(shape, FlatShape) and len(row.shape) > 2
-        else unify(row.shape[1:], shape[1:])
-    )
+    return solve(row.shape, shape) if is_whole(match) else unify(row.shape[1:], shape[1:])
 
 
 def solved_sizes(family: Family, samples: Iterable[ModulePattern]) -> dict[str, int]:

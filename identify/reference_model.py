@@ -204,13 +204,9 @@ def _in_proportion(family: Family, told: Mapping[str, int]) -> Mapping[str, int]
     published = list(family.sizes.values())
     for symbol in {name for one in published for name in one} - told.keys():
         for known, size in told.items():
-            ratios = {
-                Fraction(one[symbol], one[known])
-                for one in published
-                if symbol in one and one.get(known)
-            }
-            whole = size * next(iter(ratios)) if len(ratios) == 1 else Fraction(1, 2)
-            if whole.denominator == 1:
+            both = [one for one in published if {symbol, known} <= one.keys()]
+            sized = {Fraction(size * one[symbol], one[known]) for one in both}
+            if len(sized) == 1 and (whole := sized.pop()).denominator == 1:
                 sizes[symbol] = int(whole)
                 break
     return sizes

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from ...files.header import (
     read_header,
 )
 from ...key_maps.convention import without_settled
-from ...messages import message, text_of
+from ...messages import joined, message, text_of
 from ...planning.plan import Plan, make_plan
 from ...report.load_report import category_title
 from ..math.spec import FAULTS
@@ -211,12 +211,13 @@ def write_as(
     overwrite: bool = False,
     drop: bool = False,
     at_last: Callable[[], Any] | None = None,
+    cautions: Sequence[str] = (),
 ) -> Written:
     """Write a planned file in `dialect`, and put it in place only when it does to the model what
     the plan does.
 
     provenance: our own metadata (source, hash ...), put in as they are. at_last: as in
-    `write_lora`. For PEFT `path` without its ending becomes a folder with adapter_model.safetensors
+    `write_lora`. cautions: what is to be told of the new file besides. For PEFT `path` without its ending becomes a folder with adapter_model.safetensors
     and adapter_config.json. Raises Refused and NotFinite before anything is written,
     VerificationError, FileExistsError, OSError.
     """
@@ -272,7 +273,7 @@ def write_as(
         conversion.left_out,
         difference,
         path.stat().st_size,
-        conversion.caution,
+        joined(filter(None, (*cautions, conversion.caution)), "space"),
     )
 
 

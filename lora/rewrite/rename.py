@@ -232,31 +232,33 @@ def check_base_known(inspection: Inspection, dialect: str, drop: bool, option: s
         raise Refused((inspection.other,))
     if not inspection.plan.target_model.networks:
         raise Refused((message("lora.specify_base", option=option),))
-    if inspection.guess.is_likely:
-        return
     if apart := rivals_apart(inspection, dialect, drop):
         raise Refused((message("lora.ambiguous", models=joined(apart), option=option),))
 
 
-def assumption(inspection: Inspection, dialect: str, drop: bool = False) -> str:
-    """Says for which model the keys are, where the file only probably is for it and the keys would
-    differ for others; "" elsewhere.
+def assumption(found: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
+    """A caution for which model the keys are, where the file is only most likely for it and the
+    keys would differ for others; else ().
     """
-    likely = inspection.guess.is_likely and inspection.is_reference
-    if not likely or not (apart := rivals_apart(inspection, dialect, drop)):
-        return ""
-    family = inspection.plan.target_model.family
-    model = family.title if family else ""
-    return message("lora.assumed", model=model, models=joined(apart))
+    family = found.plan.target_model.family
+    apart = _differing(found, dialect, drop) if family and found.guess.is_likely else ()
+    if not family or not apart:
+        return ()
+    return (message("lora.assumed", model=family.title, models=joined(apart)),)
 
 
 def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
     """The models a file fits as well as the one that was drawn for it, and for which `dialect`
     would name it otherwise.
 
-    Empty where a model was given, or where all of them agree (FLUX.1 and Chroma share their
-    attention's names).
+    Empty where a model was given, where all of them agree (FLUX.1 and Chroma share their
+    attention's names), or where the one that was drawn is likelier (see `assumption`).
     """
+    return () if found.guess.is_likely else _differing(found, dialect, drop)
+
+
+def _differing(found: Inspection, dialect: str, drop: bool) -> tuple[str, ...]:
+    """The same, however likely they are."""
     if not found.is_reference or not found.guess.ties or not found.plan.target_model.networks:
         return ()
     is_reference = _essence(found.plan, dialect, drop)

@@ -58,8 +58,7 @@ def save_lora(
     Raises SaveError.
     """
     found, tensors, provenance = opened
-    apart = () if found.guess.is_likely else rivals_apart(found, dialect)
-    if apart:
+    if apart := rivals_apart(found, dialect):
         fault = message("nodes.ambiguous_for", models=", ".join(apart), dialect=dialect)
         raise SaveError(fault, message("nodes.connect_model_or_dialect"))
     path = destination(filename)
@@ -74,10 +73,10 @@ def save_lora(
                 dtype=DTYPES.get(dtype),
                 provenance=metadata,
                 overwrite=overwrite,
+                cautions=assumption(found, dialect),
             )
             _written[filename] = written.path
-            cautions = filter(None, (assumption(found, dialect), written.caution))
-            return written._replace(caution=joined(cautions, "space"))
+            return written
     except FileExistsError:
         raise SaveError(
             message("nodes.exists_already", name=filename),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_locksmith import cli
+from lora_locksmith import api, cli
 from lora_locksmith.commands import fix
 from lora_locksmith.files.header import LoraFileError, read_header
 from lora_locksmith.messages import Speaker
@@ -352,7 +352,8 @@ def test_models_that_would_get_other_names_are_not_chosen_between(run, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_that_is_most_likely_for_one_model_is_written_for_it(run, tmp_path):
+def probably_flux(start: str) -> dict[str, torch.Tensor]:
+    """Attention that FLUX.1 has, and others too, in a size that nobody published."""
     attention = ("to_q", "to_k", "to_v")
     double = (*attention, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     tensors = {}
@@ -360,13 +361,27 @@ def test_a_file_that_is_most_likely_for_one_model_is_written_for_it(run, tmp_pat
         layers = [f"transformer_blocks.{block}.attn.{layer}" for layer in double]
         layers += [f"single_transformer_blocks.{block}.attn.{layer}" for layer in attention]
         for layer in layers:
-            tensors[f"transformer.{layer}.lora_A.weight"] = torch.ones(2, 640)
-            tensors[f"transformer.{layer}.lora_B.weight"] = torch.ones(640, 2)
-    save_file(tensors, tmp_path / "a.safetensors")
+            tensors[f"{start}{layer}.lora_A.weight"] = torch.ones(2, 640)
+            tensors[f"{start}{layer}.lora_B.weight"] = torch.ones(640, 2)
+    return tensors
+
+
+def test_a_file_that_is_most_likely_for_one_model_is_written_for_it(run, tmp_path):
+    save_file(probably_flux("transformer."), tmp_path / "a.safetensors")
     code, told = run(tmp_path / "a.safetensors", "--to", "kohya")
     assert code == 0, told
     keys = load_file(told[0]["written"]).keys()
     assert any(key.startswith("lora_unet_double_blocks_0_img_attn_qkv") for key in keys)
+
+
+def test_where_keys_would_differ_for_less_likely_models_that_is_said(run, tmp_path):
+    save_file(probably_flux("base_model.model."), tmp_path / "a.safetensors")
+    code, told = run(tmp_path / "a.safetensors", "--to", "diffusers")
+    assert code == 0, told
+    assert told[0]["told"].startswith("The keys are those of FLUX.1, which the file is most likely")
+    assert "they would differ" in told[0]["told"]
+    written = api.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "diffusers")
+    assert written.caution.startswith("The keys are those of FLUX.1")
 
 
 def test_a_file_that_keeps_its_names_with_a_doubt_is_counted_among_those_that_have_them(
