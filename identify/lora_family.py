@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..key_maps.dialect import DENOISER
 from ..key_maps.table import Family, Match, Size, evaluate, flatten, generalise, numbered, unify
-from ..messages import joined, message
+from ..messages import first_of, joined, message
 from ..planning.assign import Misfit, assign
 from ..planning.groups import Group
 from ..planning.resolve import LONGEST_MODULE, MAX_PEELS, alias_names
@@ -22,6 +22,7 @@ Shapes = Mapping[str, "Shape | None"]
 
 MAX_SAMPLES = 400
 MIN_PATTERNS = 3  # of a file in sizes that no published model has, for which a family is named
+MAX_RIVALS = 3  # that are named beside the likeliest family
 MAX_REMEMBERED = 20_000  # samples whose meanings are remembered
 MAX_MEMBERS = 4  # of one pattern, looked at where families fit equally well
 MIN_FITTING = 0.75  # share of a file's module patterns a family must know
@@ -154,7 +155,9 @@ def _title_of_several(closest: Sequence[Family], unpublished: bool) -> str:
     title = first if likely else joined((first, *others), "or")
     if unpublished:
         title = _unpublished_title(title)
-    return message("identify.also_fits", title=title, others=joined(others)) if likely else title
+    if not likely:
+        return title
+    return message("identify.also_fits", title=title, others=first_of(others, MAX_RIVALS))
 
 
 def _of_encoders(

@@ -217,9 +217,9 @@ def write_as(
     the plan does.
 
     provenance: our own metadata (source, hash ...), put in as they are. at_last: as in
-    `write_lora`. cautions: what is to be told of the new file besides. For PEFT `path` without its ending becomes a folder with adapter_model.safetensors
-    and adapter_config.json. Raises Refused and NotFinite before anything is written,
-    VerificationError, FileExistsError, OSError.
+    `write_lora`. cautions: what is to be told of the new file besides. For PEFT `path` without its
+    ending becomes a folder with adapter_model.safetensors and adapter_config.json. Raises Refused
+    and NotFinite before anything is written, VerificationError, FileExistsError, OSError.
     """
     plan = without_odd(plan, tensors.__getitem__, drop)
     conversion = convert(plan, tensors, dialect, dtype, drop)

@@ -92,6 +92,15 @@ def test_choosing_in_the_list_is_heard(opened, mode):
     expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("10 modules")
 
 
+def test_whether_it_fits_stays_in_sight_below_a_long_text(opened):
+    """Such as of a file whose names fit several models."""
+    panel = shown(opened, LOADER)
+    expect(panel.locator(FIT)).to_have_text("Fits the connected model, FLUX.1")
+    panel.locator(WHAT).evaluate("what => { what.textContent = 'FLUX.1 or Chroma or '.repeat(20) }")
+    below = "fit => fit.getBoundingClientRect().bottom - fit.parentElement.getBoundingClientRect().bottom"
+    opened.wait_until(lambda: panel.locator(FIT).evaluate(below) <= 0)
+
+
 def test_fit_follows_the_connection(opened, picture):
     fit = shown(opened, LOADER).locator(FIT)
     expect(fit).to_have_text("Fits the connected model, FLUX.1")

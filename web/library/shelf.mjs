@@ -108,5 +108,6 @@ export class Shelf {
  */
 function inLanguage(row, translations) {
   const [gains, losses, cautions] = [row.gains, row.losses, row.cautions].map((texts) => tellAll(texts, translations));
-  return { ...row, gains, losses, cautions, error: tell(row.error, translations) };
+  const [made_for, trainer, error] = tellAll([row.made_for, row.trainer, row.error], translations);
+  return { ...row, made_for, trainer, gains, losses, cautions, error };
 }

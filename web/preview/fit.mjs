@@ -69,7 +69,7 @@ function fitOfFamily({ made_for: family, state, placed, total }) {
  */
 export function aboutFile({ error, made_for: madeFor, trainer, kinds, rank, total, fit, translations }) {
   if (error || !total) return "";
-  const family = madeFor || (fit?.placed && fit.state === "good" ? fit.model : "");
+  const family = tell(madeFor, translations) || (fit?.placed && fit.state === "good" ? fit.model : "");
   const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
   const known = trainer === "cannot tell" ? "" : tell(trainer, translations);
   return [family || say("previewNoFamily"), known, adapters, say("previewModules", { total })].filter(Boolean).join(" \u00b7 ");
