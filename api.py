@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,24 +149,18 @@ def merge(
     Raises:
         LocksmithError: the files do not fit one model, or cannot be merged so. FileExistsError.
     """
-    from .lora.merge.files import Entry, base_weights, open_sources
+    from .lora.merge.files import Entry, merge_files, open_sources
     from .lora.merge.merge import MergeConfig
-    from .lora.merge.report import MergeReport
-    from .lora.merge.write import merge_metadata, write_merged
 
     strengths = loras if isinstance(loras, Mapping) else dict.fromkeys(loras, 1.0)
     entries = [Entry(os.fspath(path), one, one) for path, one in strengths.items()]
     recipe = MergeConfig(method, **settings)
     recipe.check(len(entries))
     with ExitStack() as stack:
-        sources, family = open_sources(entries, model, stack)
-        report = MergeReport(sources, recipe)
-        metadata = merge_metadata(sources, recipe, [entry.path for entry in entries]) | family
-        write = partial(write_merged, to, sources, recipe, metadata=metadata, dialect=dialect)
-        base = base_weights(model, sources)
-        made = write(base=base, overwrite=overwrite, each=report.add, overlaps=True)
-    report.written = str(made)
-    return report
+        opened = open_sources(entries, model, stack)
+        return merge_files(
+            to, entries, opened, recipe, model=model, dialect=dialect, overwrite=overwrite
+        )
 
 
 def resize(

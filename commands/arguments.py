@@ -31,13 +31,13 @@ def every_path(names: Sequence[str]) -> list[str]:
     """The paths, and for a pattern that the shell has left, as Windows' does, all
     that it matches.
     """
-    found: list[str] = []
+    paths: list[str] = []
     for name in names:
         matches = (
             sorted(glob.glob(name)) if glob.has_magic(name) and not os.path.lexists(name) else []
         )
-        found += matches or [name]
-    return found
+        paths += matches or [name]
+    return paths
 
 
 def number(

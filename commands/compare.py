@@ -33,23 +33,23 @@ def add(commands: Any, speak: Speaker) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare the two files."""
-    found = compare_files(options.first, options.second)
-    weights = _weights(found) if options.weights else None
+    comparison = compare_files(options.first, options.second)
+    weights = _weights(comparison) if options.weights else None
     if options.json:
-        show_json(found.as_dict() | ({"weights": weights.as_dict()} if weights else {}))
+        show_json(comparison.as_dict() | ({"weights": weights.as_dict()} if weights else {}))
     else:
         show_markdown(
-            found.markdown(weights and weights.as_dict(), language=options.speak.language),
+            comparison.markdown(weights and weights.as_dict(), language=options.speak.language),
             options.speak,
         )
-    return FINE if found.same_layers else PROBLEMS
+    return FINE if comparison.same_layers else PROBLEMS
 
 
-def _weights(found: Any) -> Any:
+def _weights(comparison: Any) -> Any:
     from ..lora.io.stream import TensorStream
     from ..lora.statistics import compare_weights
 
-    first, second = found.first, found.second
+    first, second = comparison.first, comparison.second
     with (
         TensorStream(first.path, first.header) as tensors_a,
         TensorStream(second.path, second.header) as tensors_b,

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         options.output = with_ending(options.output, folder=is_folder(options.to))
         check_output(options.output, options.overwrite, folder=is_folder(options.to))
         with progress("commands.extracting", options.speak) as report_progress:
-            found = extract_file(
+            extraction = extract_file(
                 options.base,
                 options.tuned,
                 options.output,
@@ -75,23 +75,25 @@ def run(options: argparse.Namespace) -> int:
                 dialect=options.to,
                 dtype=dtype_of(options),
                 overwrite=options.overwrite,
-                told=report_progress,
+                progress=report_progress,
             )
     except (OSError, ValueError, RuntimeError, LocksmithError) as error:
         return failed(error, options)
     if options.json:
-        rows = [row._asdict() for row in found.rows]
+        rows = [row._asdict() for row in extraction.rows]
         show_json(
             {
                 "file": options.output,
-                "kept_energy": found.kept_energy,
+                "kept_energy": extraction.kept_energy,
                 "weights": rows,
-                "left_out": found.left_out,
+                "left_out": extraction.left_out,
             }
         )
     else:
-        print(shown(_summary(found, options.output, options.speak)))
-    return PROBLEMS if any(reason != not_asked() for reason in found.left_out.values()) else FINE
+        print(shown(_summary(extraction, options.output, options.speak)))
+    return (
+        PROBLEMS if any(reason != not_asked() for reason in extraction.left_out.values()) else FINE
+    )
 
 
 def _check_device(name: str) -> None:
@@ -108,33 +110,33 @@ def _check_device(name: str) -> None:
         ) from None
 
 
-def _summary(found: Any, path: str, speak: Speaker) -> str:
+def _summary(extraction: Any, path: str, speak: Speaker) -> str:
     from ..lora.rewrite.extract import not_asked
 
-    ranks = [row.rank for row in found.rows if row.rank]
-    lost = sum(reason != not_asked() for reason in found.left_out.values())
+    ranks = [row.rank for row in extraction.rows if row.rank]
+    lost = sum(reason != not_asked() for reason in extraction.left_out.values())
     first = message(
         "commands.extracted",
         path=path,
         count=len(ranks),
         ranks=spread(ranks),
-        differences=len(found.rows) - len(ranks),
-        unchanged=found.unchanged,
+        differences=len(extraction.rows) - len(ranks),
+        unchanged=extraction.unchanged,
     )
     if lost:
         first = joined([message("commands.not_whole", count=lost), first], "space")
-    lines = [speak(first), speak("commands.kept_energy", energy=f"{found.kept_energy:.4%}")]
+    lines = [speak(first), speak("commands.kept_energy", energy=f"{extraction.kept_energy:.4%}")]
     lines += [
         speak(
             "commands.extract_left_out",
             number=count,
-            name=_first(found, reason),
+            name=_first(extraction, reason),
             reason=reason,
         )
-        for reason, count in Counter(found.left_out.values()).most_common()
+        for reason, count in Counter(extraction.left_out.values()).most_common()
     ]
     return "\n".join(lines)
 
 
-def _first(found: Any, reason: str) -> str:
-    return next(str(name) for name, other in found.left_out.items() if other == reason)
+def _first(extraction: Any, reason: str) -> str:
+    return next(str(name) for name, other in extraction.left_out.items() if other == reason)

@@ -297,46 +297,52 @@ def _fix(
     dialect = options.to or NATIVE
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
-    found = inspect_file(path, target_model, whole=True)
-    check_base_known(found, dialect, options.drop, "--against")
-    sound = not options.to and loads_whole(found) and not found.gains
+    inspection = inspect_file(path, target_model, whole=True)
+    check_base_known(inspection, dialect, options.drop, "--against")
+    sound = not options.to and loads_whole(inspection) and not inspection.gains
     # In a folder the numbers of a file whose header is right are sampled: reading all weights of a
     # library would take minutes.
-    if sound and path not in map(Path, options.paths) and look_at_file(path, found.header).finite:
+    if (
+        sound
+        and path not in map(Path, options.paths)
+        and look_at_file(path, inspection.header).finite
+    ):
         return FixResult(os.fspath(path), FINE, message(SOUND), kept=SOUND)
     if options.in_place:
         _check_replaceable(path, dialect)
-    tensors = map_tensors(path, found.header, passing=True, replaced=options.in_place)
-    found.plan = planned = compared(found, tensors)
+    tensors = map_tensors(path, inspection.header, passing=True, replaced=options.in_place)
+    inspection.plan = planned = compared(inspection, tensors)
     dtype = dtype_of(options)
-    found.plan = _finite(found, tensors, options.drop)
-    if sound and found.plan is planned:
+    inspection.plan = _finite(inspection, tensors, options.drop)
+    if sound and inspection.plan is planned:
         return FixResult(os.fspath(path), FINE, message(SOUND), kept=SOUND)
-    conversion = _converted(found, tensors, dialect, dtype, options.drop)
-    if dtype is None and _already(found, conversion):
+    conversion = _converted(inspection, tensors, dialect, dtype, options.drop)
+    if dtype is None and _already(inspection, conversion):
         reason = (
             message("commands.already_but", reason=conversion.caution)
             if conversion.caution
             else message(ALREADY)
         )
         return FixResult(os.fspath(path), FINE, reason, kept=ALREADY)
-    lost = losses(found.plan, conversion.left_out)
-    cautions = *assumption(found, dialect, options.drop), *unreadable(found.config_beside)
+    lost = losses(inspection.plan, conversion.left_out)
+    cautions = *assumption(inspection, dialect, options.drop), *unreadable(inspection.config_beside)
     code = PROBLEMS if lost else FINE
     if options.dry_run:
         _check_free(destination, dialect, options)
         summary = _what_is_done(
-            found, dialect, conversion.ways.values(), conversion.left_out, conversion.caution
+            inspection, dialect, conversion.ways.values(), conversion.left_out, conversion.caution
         )
         reason = joined([*cautions, message("commands.would_be_written", summary=summary)], "space")
         return FixResult(os.fspath(path), code, reason, lost=len(lost))
     try:
-        written = _write(found, tensors, destination, dialect=dialect, dtype=dtype, options=options)
+        written = _write(
+            inspection, tensors, destination, conversion=conversion, dtype=dtype, options=options
+        )
     except VerificationError as error:
         raise Refused((message("commands.verification_failed", error=error),)) from None
     ways = (written.renamed, written.computed, written.full)
     parts = [
-        _what_is_done(found, dialect, ways, written.left_out, written.caution),
+        _what_is_done(inspection, dialect, ways, written.left_out, written.caution),
         message("commands.rest_verified" if lost else "commands.verified"),
         _what_stock_does(written, target_model),
     ]
@@ -352,12 +358,12 @@ def _check_free(destination: Path, dialect: str, options: argparse.Namespace) ->
         check_free(place_of(destination, dialect), options.overwrite)
 
 
-def _finite(found: Inspection, tensors: Mapping[str, Tensor], drop: bool) -> Plan:
+def _finite(inspection: Inspection, tensors: Mapping[str, Tensor], drop: bool) -> Plan:
     """`without_odd`, whose refusal names --drop."""
     from ..lora.not_finite import NotFinite, without_odd
 
     try:
-        return without_odd(found.plan, tensors.__getitem__, drop)
+        return without_odd(inspection.plan, tensors.__getitem__, drop)
     except NotFinite as error:
         raise Refused((message("commands.or_leave_out", error=error),)) from None
 
@@ -371,7 +377,7 @@ def _check_replaceable(path: Path, dialect: str) -> None:
 
 
 def _converted(
-    found: Inspection,
+    inspection: Inspection,
     tensors: Mapping[str, Tensor],
     dialect: str,
     dtype: torch.dtype | None,
@@ -381,11 +387,11 @@ def _converted(
     from ..lora.rewrite.convert import convert
 
     try:
-        return convert(found.plan, tensors, dialect, dtype, drop)
+        return convert(inspection.plan, tensors, dialect, dtype, drop)
     except Refused as error:
-        if drop or not plan_renames(found.plan, dialect).refusals:
+        if drop or not plan_renames(inspection.plan, dialect).refusals:
             raise
-        rest = plan_renames(found.plan, dialect, drop=True)
+        rest = plan_renames(inspection.plan, dialect, drop=True)
         raise Refused(
             (
                 *error.reasons,
@@ -398,14 +404,14 @@ def _converted(
         ) from None
 
 
-def _already(found: Inspection, conversion: Conversion) -> bool:
+def _already(inspection: Inspection, conversion: Conversion) -> bool:
     """Whether the file has the dialect's names, and its strength where the dialect's readers look
     for it.
     """
-    if conversion.specs.keys() != found.header.tensors.keys():
+    if conversion.specs.keys() != inspection.header.tensors.keys():
         return False
-    told = conversion.header_settings.keys() <= found.header.metadata.keys() or (
-        "" in conversion.configs and found.config_beside
+    told = conversion.header_settings.keys() <= inspection.header.metadata.keys() or (
+        "" in conversion.configs and inspection.config_beside
     )
     kept = {"tensor": True, "config": bool(told), "folded": False}
     return kept[conversion.writing.alpha] or all(
@@ -414,19 +420,19 @@ def _already(found: Inspection, conversion: Conversion) -> bool:
 
 
 def _write(
-    found: Inspection,
+    inspection: Inspection,
     tensors: Mapping[str, Tensor],
     destination: Path,
     *,
-    dialect: str,
+    conversion: Conversion,
     dtype: torch.dtype | None,
     options: argparse.Namespace,
 ) -> Written:
     from ..lora.io.writer import write_as
 
-    source = Path(found.path)
+    source = Path(inspection.path)
     provenance = {
-        **found.family_metadata,
+        **inspection.family_metadata,
         "locksmith.source": source.name,
         "locksmith.source_sha256": file_hashes(source).sha256,
     }
@@ -440,15 +446,16 @@ def _write(
             # keep the old file.
             at_last = partial(keep, source, backup, stack)
         return write_as(
-            found.plan,
+            inspection.plan,
             tensors,
             destination,
-            dialect,
+            conversion.writing.dialect,
             dtype=dtype,
             provenance=provenance,
             overwrite=overwrite,
             drop=options.drop,
             at_last=at_last,
+            conversion=conversion,
         )
 
 
@@ -484,18 +491,18 @@ def _file_at(path: Path) -> tuple[int, int]:
 
 
 def _what_is_done(
-    found: Inspection,
+    inspection: Inspection,
     dialect: str,
     ways: Iterable[int],
     left_out: Mapping[str, str],
     caution: str,
 ) -> str:
-    if found.writer == UNTOLD:
+    if inspection.writer == UNTOLD:
         parts = [message("commands.to_dialect", dialect=dialect)]
     else:
-        parts = [message("commands.from_to", source=found.writer, dialect=dialect)]
+        parts = [message("commands.from_to", source=inspection.writer, dialect=dialect)]
     parts += [message(way, count=count) for count, way in zip(ways, WAYS, strict=True) if count]
-    lost = losses(found.plan, left_out)
+    lost = losses(inspection.plan, left_out)
     rest = len(left_out) - len(lost)
     if rest:
         parts.append(message("commands.left_out_without_effect", count=rest))

@@ -59,9 +59,9 @@ def run(options: argparse.Namespace) -> int:
     worst = FINE
     for place, (path, name) in enumerate(zip(files, told_apart(files), strict=True)):
         try:
-            found = inspect_file(path, target_model)
-            _show(found, options, name, place)
-            worst = max(worst, FINE if loads_whole(found) else PROBLEMS)
+            inspection = inspect_file(path, target_model)
+            _show(inspection, options, name, place)
+            worst = max(worst, FINE if loads_whole(inspection) else PROBLEMS)
         except LoraFileError as error:
             worst = FAILED
             fault = (
@@ -76,37 +76,37 @@ def run(options: argparse.Namespace) -> int:
     return worst
 
 
-def loads_whole(found: Inspection) -> bool:
+def loads_whole(inspection: Inspection) -> bool:
     """Whether every key of the file that means something has its effect; text encoders aside that
     the given model lacks.
     """
-    categories = found.report.categories.keys()
-    if NOT_WIRED in categories and DENOISER not in found.plan.target_model.networks:
+    categories = inspection.report.categories.keys()
+    if NOT_WIRED in categories and DENOISER not in inspection.plan.target_model.networks:
         return False
-    return bool(found.report.modules["placed"]) and not (categories - NO_FAULT)
+    return bool(inspection.report.modules["placed"]) and not (categories - NO_FAULT)
 
 
-def _show(found: Inspection, options: argparse.Namespace, name: str, place: int) -> None:
-    hashes = file_hashes(found.path) if options.hashes else None
-    weights = weigh_file(found) if options.weights else None
+def _show(inspection: Inspection, options: argparse.Namespace, name: str, place: int) -> None:
+    hashes = file_hashes(inspection.path) if options.hashes else None
+    weights = weigh_file(inspection) if options.weights else None
     if options.json:
         document = (
-            found.as_dict()
-            | (hashes.as_dict(found.header.metadata) if hashes else {})
+            inspection.as_dict()
+            | (hashes.as_dict(inspection.header.metadata) if hashes else {})
             | ({"weights": weights} if weights else {})
         )
         return show_json(document)
     if place:
         print()
     speak = options.speak
-    text = markdown(found, options.detail, hashes, weights, name, language=speak.language)
+    text = markdown(inspection, options.detail, hashes, weights, name, language=speak.language)
     show_markdown(text, speak)
 
 
-def weigh_file(found: Inspection) -> Mapping[str, Any]:
+def weigh_file(inspection: Inspection) -> Mapping[str, Any]:
     """The weights of an inspected file, measured; this is the only thing here that needs torch."""
     from ..lora.io.stream import TensorStream
     from ..lora.statistics import measure_modules
 
-    with TensorStream(found.path, found.header) as tensors:
-        return measure_modules(found.plan, tensors, found.config_beside).as_dict()
+    with TensorStream(inspection.path, inspection.header) as tensors:
+        return measure_modules(inspection.plan, tensors, inspection.config_beside).as_dict()

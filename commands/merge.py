@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LocksmithError
 from ..messages import Speaker, message
@@ -23,6 +23,11 @@ from .arguments import (
 )
 from .language import add_language, reading
 from .output import FINE, PROBLEMS, failed, say, show_json, show_markdown
+
+if TYPE_CHECKING:
+    from ..lora.merge.files import Entry
+    from ..lora.merge.merge import MergeConfig
+    from ..lora.merge.report import MergeReport
 
 # Named here, as asking lora/ for them would import torch for every command.
 METHODS = (
@@ -167,7 +172,7 @@ def run(options: argparse.Namespace) -> int:
             options.output = with_ending(options.output, folder=is_folder(options.to))
             check_output(options.output, options.overwrite, folder=is_folder(options.to))
         with ExitStack() as files:
-            report = _merge(options, recipe, *_sources(options, blocks, files))
+            report = _merge(options, recipe, _entries(options, blocks), files)
     except (OSError, ValueError, LocksmithError) as error:
         return failed(error, options)
     if options.json:
@@ -177,18 +182,14 @@ def run(options: argparse.Namespace) -> int:
     return FINE if report.is_whole else PROBLEMS
 
 
-def _sources(
-    options: argparse.Namespace, blocks: Mapping[int, Any], files: ExitStack
-) -> tuple[list[Any], dict[str, str]]:
-    """The sources, and what tells for which model they are."""
+def _entries(options: argparse.Namespace, blocks: Mapping[int, Any]) -> list[Entry]:
     from ..lora.merge.block_weights import NO_BLOCKS
-    from ..lora.merge.files import Entry, open_sources
+    from ..lora.merge.files import Entry
 
-    entries = [
+    return [
         Entry(entry.path, entry.model, entry.text_encoder, blocks.get(place, NO_BLOCKS))
         for place, entry in enumerate(options.loras)
     ]
-    return open_sources(entries, options.against, files)
 
 
 def _blocks(given: Sequence[Sequence[str]], count: int) -> dict[int, Any]:
@@ -203,35 +204,26 @@ def _blocks(given: Sequence[Sequence[str]], count: int) -> dict[int, Any]:
 
 
 def _merge(
-    options: argparse.Namespace, recipe: Any, sources: Sequence[Any], family: Mapping[str, str]
-) -> Any:
+    options: argparse.Namespace, recipe: MergeConfig, entries: Sequence[Entry], files: ExitStack
+) -> MergeReport:
     from ..lora.merge.dry_run import forecast
-    from ..lora.merge.files import base_weights
+    from ..lora.merge.files import merge_files, open_sources
     from ..lora.merge.report import MergeReport
-    from ..lora.merge.write import merge_metadata, write_merged
 
-    report = MergeReport(sources, recipe)
+    sources, family = open_sources(entries, options.against, files)
     if options.dry_run:
+        report = MergeReport(sources, recipe)
         report.expect(forecast(sources, recipe, measure=True))
         return report
     if options.exact:
         size = forecast(sources, recipe).bytes
         say(options.speak("commands.merge_size", size=f"{size / 1e6:,.1f}"))
-    metadata = {
-        **merge_metadata(sources, recipe, [entry.path for entry in options.loras]),
-        **family,
-    }
-    base = base_weights(options.against, sources)
-    made = write_merged(
+    return merge_files(
         options.output,
-        sources,
+        entries,
+        (sources, family),
         recipe,
-        metadata=metadata,
-        base=base,
-        overwrite=options.overwrite,
-        each=report.add,
-        overlaps=True,
+        model=options.against,
         dialect=options.to,
+        overwrite=options.overwrite,
     )
-    report.written = str(made)
-    return report

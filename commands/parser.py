@@ -58,9 +58,9 @@ def version() -> str:
     """
     project = Path(__file__).parents[1] / "pyproject.toml"
     if project.is_file():
-        found = re.search(r'^version = "(.+)"', project.read_text("utf-8"), re.MULTILINE)
-        assert found, "pyproject.toml states a version"
-        return found[1]
+        version = re.search(r'^version = "(.+)"', project.read_text("utf-8"), re.MULTILINE)
+        assert version, "pyproject.toml states a version"
+        return version[1]
     from importlib.metadata import version as installed
 
     return installed(NAME)

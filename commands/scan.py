@@ -84,12 +84,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _worth(row: LibraryRow) -> int:
     """The row's place in WORTHS."""
-    found = row.findings
-    if found.error:
+    findings = row.findings
+    if findings.error:
         return 0
-    if not found.placed:
+    if not findings.placed:
         return 1
-    return 2 if found.placed < found.total else 3 if found.gains else 4
+    return 2 if findings.placed < findings.total else 3 if findings.gains else 4
 
 
 def _summary(folder: str, seen: Counter[int], speak: Speaker) -> str:
@@ -118,7 +118,7 @@ def _cells(row: LibraryRow, speak: Speaker) -> tuple[str, ...]:
 def _with_progress(folder: str, index: Path | None, speak: Speaker) -> Iterator[LibraryRow]:
     """The scan's rows, with a progress bar on a terminal."""
     with progress("commands.inspecting", speak) as report_progress:
-        yield from scan(folder, index, told=report_progress)
+        yield from scan(folder, index, progress=report_progress)
 
 
 def index_path(folder: str | os.PathLike[str], speak: Speaker) -> Path | None:

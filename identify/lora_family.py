@@ -663,12 +663,12 @@ def weight_shape(roles: Shapes) -> Shape | None:
     """The shape of the weight that adapters with these tensors were trained on,
     where they tell it.
     """
-    told = {role: shape for role, shape in roles.items() if shape is not None}
-    if len(told) < len(roles):
+    stated = {role: shape for role, shape in roles.items() if shape is not None}
+    if len(stated) < len(roles):
         return None
     try:
         for assignment in assign(roles)[0]:
-            module = assignment.kind.shape({role: told[role] for role in assignment.roles})
+            module = assignment.kind.shape({role: stated[role] for role in assignment.roles})
             if assignment.kind.never_beside:
                 continue  # it may be half of another
             if module.out is not None and module.inner:

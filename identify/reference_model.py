@@ -60,7 +60,7 @@ class ReferenceSpec(NamedTuple):
     prefix: str
     sizes: Numbers
     blocks: Numbers
-    told: tuple[
+    stated: tuple[
         tuple[str, Shape], ...
     ] = ()  # shapes the file tells of modules that the table has in several shapes
 
@@ -151,7 +151,7 @@ def _told_shapes(family: Family, samples: Iterable[ModulePattern]) -> tuple[tupl
     modulation of a last block.
     """
     several = _in_several_shapes(family)
-    told = {}
+    stated = {}
     for sample in samples:
         kinds = {_kind(match.row.native[0]) for match in matches_of(family, sample)}
         if sample.shape is None or kinds.isdisjoint(several):
@@ -159,8 +159,8 @@ def _told_shapes(family: Family, samples: Iterable[ModulePattern]) -> tuple[tupl
         for match in (match for name in member_names(sample) for match in family.find(name)):
             row = match.row
             if _is_one(match) and row.shape and unify(row.shape, sample.shape) is not None:
-                told[match.native[0]] = sample.shape
-    return tuple(sorted(told.items()))
+                stated[match.native[0]] = sample.shape
+    return tuple(sorted(stated.items()))
 
 
 def _in_several_shapes(family: Family) -> set[str]:
@@ -169,7 +169,7 @@ def _in_several_shapes(family: Family) -> set[str]:
     for row in family.rows:
         if len(row.native) == 1:
             shapes.setdefault(_kind(row.native[0]), set()).add(row.shape)
-    return {kind for kind, found in shapes.items() if len(found) > 1}
+    return {kind for kind, seen in shapes.items() if len(seen) > 1}
 
 
 def _kind(native: str) -> str:
@@ -196,14 +196,14 @@ def _fitting_sizes(
     return "", _in_proportion(family, solved_sizes(family, samples))
 
 
-def _in_proportion(family: Family, told: Mapping[str, int]) -> Mapping[str, int]:
+def _in_proportion(family: Family, stated: Mapping[str, int]) -> Mapping[str, int]:
     """The sizes with those that the file does not tell, where all published variants have them in
     one proportion to one that it does: a feed-forward layer four times as wide as its block.
     """
-    sizes = dict(told)
+    sizes = dict(stated)
     published = list(family.sizes.values())
-    for symbol in {name for one in published for name in one} - told.keys():
-        for known, size in told.items():
+    for symbol in {name for one in published for name in one} - stated.keys():
+        for known, size in stated.items():
             both = [one for one in published if {symbol, known} <= one.keys()]
             sized = {Fraction(size * one[symbol], one[known]) for one in both}
             if len(sized) == 1 and (whole := sized.pop()).denominator == 1:
@@ -261,9 +261,9 @@ def _draw(family: Family, spec: ReferenceSpec) -> Network:
                 weights[weight] = shape
             if row.optional:
                 optional.add(weight)
-    told = {f"{spec.prefix}{module}.weight": shape for module, shape in spec.told}
+    stated = {f"{spec.prefix}{module}.weight": shape for module, shape in spec.stated}
     # What the file has beyond the last block is in no model.
-    weights.update((weight, shape) for weight, shape in told.items() if weight in weights)
+    weights.update((weight, shape) for weight, shape in stated.items() if weight in weights)
     return Network(
         spec.slot, spec.prefix, weights, family, is_reference=True, optional=frozenset(optional)
     )
@@ -289,16 +289,16 @@ def _encoder_specs(
     """One drawing for each text encoder of the denoiser's family that the file trains."""
     names = Network(DENOISER, "", {}, family)
     target_model = TargetModel([names, *(Network(slot, "", {}, None) for slot in family.encoders)])
-    found: dict[str, list[ModulePattern]] = {}
+    patterns: dict[str, list[ModulePattern]] = {}
     wanted = set(modules)
     for group in groups:
         if group.module in wanted:
             slot, name = _encoder_of(target_model, group.module)
             shape = weight_shape({role: shapes[key] for role, key in group.keys.items()})
-            found.setdefault(slot, []).append(
+            patterns.setdefault(slot, []).append(
                 ModulePattern((flatten(name).strip("_"),), shape, (name,))
             )
-    specs = [_encoder_spec(known, slot, samples) for slot, samples in found.items() if slot]
+    specs = [_encoder_spec(known, slot, samples) for slot, samples in patterns.items() if slot]
     return [spec for spec in specs if spec]
 
 
@@ -308,8 +308,8 @@ def _encoder_of(target_model: TargetModel, module: str) -> tuple[str, str]:
     """
     slot, name = "", module
     for prefix, rest in peeled(target_model, module):
-        told = target_model.networks_of(prefix)
-        slot, name = slot or (told[0] if told else ""), rest
+        stated = target_model.networks_of(prefix)
+        slot, name = slot or (stated[0] if stated else ""), rest
     return slot, name
 
 

@@ -145,7 +145,7 @@ class Family(NamedTuple):
     def find(self, flat: str) -> list[Match]:
         """Every row that the flattened name `flat` can mean, exact indices before free ones."""
         template, numbers = generalise(flat)
-        found = []
+        meanings = []
         for positions, index, alternative, part in self.meanings(template, numbers):
             row = self.rows[index]
             free = (
@@ -153,12 +153,12 @@ class Family(NamedTuple):
                 if positions
                 else numbers
             )
-            found.append(
+            meanings.append(
                 Match(
                     row, index, tuple([fill(name, free) for name in row.native]), alternative, part
                 )
             )
-        return found
+        return meanings
 
     def meanings(
         self, template: str, numbers: tuple[str, ...]
@@ -217,12 +217,12 @@ def numbered(template: str, name: str) -> list[tuple[str, str]]:
     """The numbers that fill a template's {}, each with the name before it: (`double_blocks`, "7"),
     (`down.{}.block`, "0").
     """
-    found, before = [], ""
+    numbers, before = [], ""
     for word, actual in zip(template.split("."), name.split("."), strict=False):
         if word == "{}":
-            found.append((before, actual))
+            numbers.append((before, actual))
         before = f"{before}.{word}" if before else word
-    return found
+    return numbers
 
 
 def unify(shape: tuple[Size, ...], actual: Sequence[int]) -> dict[str, int] | None:

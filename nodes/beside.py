@@ -359,8 +359,8 @@ def take_off(beside: BesideLayer) -> None:
 
 def beside_of(layer: torch.nn.Module) -> BesideLayer | None:
     """What stands in a layer's forward and acts, if it is ours."""
-    found = getattr(layer.__dict__.get("forward"), "__self__", None)
-    return found if isinstance(found, BesideLayer) and found.on else None
+    bound = getattr(layer.__dict__.get("forward"), "__self__", None)
+    return bound if isinstance(bound, BesideLayer) and bound.on else None
 
 
 def guard_readers() -> None:
@@ -514,10 +514,10 @@ def _product(part: LayerPart) -> Product | KroneckerProduct | None:
 def _piece(part: LayerPart, made: Product | KroneckerProduct | None) -> AddedRows:
     """What an additive adapter adds, as a pair or a matrix; made: its factors, if it is ours."""
     if made is None:
-        found = kind_of_host(part.adapter).host_pair(part.adapter.weights)
-        if found is None:
+        pair = kind_of_host(part.adapter).host_pair(part.adapter.weights)
+        if pair is None:
             return _whole(part)
-        return _pair(part, *found, rows=None, swap=part.swap is not None)
+        return _pair(part, *pair, rows=None, swap=part.swap is not None)
     spec = spec_of(part.adapter)
     plain_pair = isinstance(made, Product) and made.up is not None
     return (

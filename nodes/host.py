@@ -203,18 +203,18 @@ def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, .
     One walk: torch's own two, through a generator for each level, are a tenth of what loading onto
     a new model takes.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     waiting = [("", module)]
     while waiting:
         before, owner = waiting.pop()
         for tensors in (owner._parameters, owner._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None and (before + name).startswith(prefix):
-                    found[before + name] = logical_shape(tensor)
+                    shapes[before + name] = logical_shape(tensor)
         for name, child in reversed(owner._modules.items()):
             if child is not None:
                 waiting.append((f"{before}{name}.", child))
-    return found
+    return shapes
 
 
 def _remembered(
@@ -224,10 +224,10 @@ def _remembered(
     own: UserMaps = NO_USER_MAPS,
 ) -> Any:
     """What `make` gave for this module and these maps; made anew for others."""
-    found = store.get(module)
-    if found is None or found[0] is not own:
-        found = store[module] = (own, make())
-    return found[1]
+    remembered = store.get(module)
+    if remembered is None or remembered[0] is not own:
+        remembered = store[module] = (own, make())
+    return remembered[1]
 
 
 def target_model_of(model, clip, own: UserMaps = NO_USER_MAPS) -> TargetModel:
@@ -370,14 +370,14 @@ def inspect(
     )
 
 
-def measure(found: Inspection) -> tuple[dict[str, Any], Hashes]:
+def measure(inspection: Inspection) -> tuple[dict[str, Any], Hashes]:
     """(the measured weights of an inspected file, its hashes); stops when the user does."""
-    file = _files.read(found.path)
+    file = _files.read(inspection.path)
     hashes = file_hashes(
-        found.path,
+        inspection.path,
         lambda done, total: comfy.model_management.throw_exception_if_processing_interrupted(),
     )
-    return measure_modules(found.plan, file.tensors, file.config_beside).as_dict(), hashes
+    return measure_modules(inspection.plan, file.tensors, file.config_beside).as_dict(), hashes
 
 
 def _prefixes(key: str) -> tuple[str, ...]:

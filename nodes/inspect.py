@@ -87,19 +87,19 @@ class InspectLoRAKeys(OfListedFile, io.ComfyNode):
         """Inspect the file; raises for an unreadable one."""
         lora_name = listed_name(lora_name)
         with in_plain_words(lora_name):
-            found = host.inspect(model, clip, lora_path(lora_name), own_maps())
-            measured, hashes = host.measure(found) if weights == ON else (None, None)
-            render = partial(_markdown, found, detail, hashes, measured)
+            inspection = host.inspect(model, clip, lora_path(lora_name), own_maps())
+            measured, hashes = host.measure(inspection) if weights == ON else (None, None)
+            render = partial(_markdown, inspection, detail, hashes, measured)
             fate = {
                 "file": lora_name,
-                "mismatch": found.report.mismatch,
-                "patterns": found.report.all_patterns(),
+                "mismatch": inspection.report.mismatch,
+                "patterns": inspection.report.all_patterns(),
             }
             document = (
-                found.as_dict()
+                inspection.as_dict()
                 | fate
                 | (
-                    {"weights": measured} | hashes.as_dict(found.header.metadata)
+                    {"weights": measured} | hashes.as_dict(inspection.header.metadata)
                     if measured and hashes
                     else {}
                 )
@@ -109,6 +109,6 @@ class InspectLoRAKeys(OfListedFile, io.ComfyNode):
 
 
 def _markdown(
-    found: Inspection, detail: str, hashes: Hashes | None, measured, language: str
+    inspection: Inspection, detail: str, hashes: Hashes | None, measured, language: str
 ) -> str:
-    return markdown(found, detail, hashes, measured, language=language)
+    return markdown(inspection, detail, hashes, measured, language=language)

@@ -74,89 +74,7 @@ class MergeLoRAs(io.ComfyNode):
                 "subtract lora",
                 "block weights",
             ],
-            inputs=[
-                rows_input(
-                    "The LoRAs and their strengths, as on a loader; a negative one takes away what"
-                    " a LoRA has learned. A row may also name a connected one (lora_0 ...). Weights"
-                    " for parts of a LoRA: double_blocks.0-5=0.5, *.img_mlp=0, te=0",
-                    blocks=True,
-                ),
-                io.DynamicCombo.Input(
-                    "method",
-                    options=_method_options(),
-                    tooltip="How the LoRAs' changes become one.",
-                ),
-                io.Int.Input(
-                    "rank",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    tooltip="The largest rank; 0: as large as an exact result needs.",
-                ),
-                io.Float.Input(
-                    "energy",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.001,
-                    tooltip=(
-                        "Each layer gets the smallest rank that keeps this share of it; 1: all."
-                    ),
-                ),
-                io.Combo.Input(
-                    "dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the result."
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**32 - 1,
-                    control_after_generate=False,
-                    tooltip="Random seed (DARE, DELLA).",
-                ),
-                io.Boolean.Input(
-                    "dry_run",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip=(
-                        "Dry run: report ranks, sizes, truncation and conflicts; merge nothing."
-                    ),
-                ),
-                io.Boolean.Input(
-                    "exact",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip=(
-                        "Where no factors are exact (two LoKr of whole factors, DoRA, OFT): full"
-                        " differences, as large as the weights. Off: these are cut to rank 128, and"
-                        " the report says what that loses."
-                    ),
-                ),
-                io.Model.Input(
-                    "model",
-                    optional=True,
-                    tooltip=(
-                        "Needed for DoRA and OFT, which are folded, and for models no table knows."
-                    ),
-                ),
-                io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
-                io.Autogrow.Input(
-                    "connected",
-                    optional=True,
-                    tooltip=(
-                        "LoRAs made in this workflow. One that no row names is merged at"
-                        " strength 1."
-                    ),
-                    template=io.Autogrow.TemplatePrefix(
-                        io.LoraModel.Input("lora", optional=True),
-                        "lora_",
-                        min=0,
-                        max=MAX_CONNECTED,
-                    ),
-                ),
-            ],
+            inputs=[*_merged_inputs(), *_result_inputs(), *_connected_inputs()],
             outputs=[
                 io.LoraModel.Output(
                     "lora",
@@ -245,10 +163,98 @@ class _Entry(NamedTuple):
     blocks: str
 
 
+def _merged_inputs() -> list[io.Input]:
+    """What is merged, and how."""
+    return [
+        rows_input(
+            "The LoRAs and their strengths, as on a loader; a negative one takes away what"
+            " a LoRA has learned. A row may also name a connected one (lora_0 ...). Weights"
+            " for parts of a LoRA: double_blocks.0-5=0.5, *.img_mlp=0, te=0",
+            blocks=True,
+        ),
+        io.DynamicCombo.Input(
+            "method",
+            options=_method_options(),
+            tooltip="How the LoRAs' changes become one.",
+        ),
+    ]
+
+
+def _result_inputs() -> list[io.Input]:
+    """How large, of which type and how exact the result is."""
+    return [
+        io.Int.Input(
+            "rank",
+            default=0,
+            min=0,
+            max=4096,
+            tooltip="The largest rank; 0: as large as an exact result needs.",
+        ),
+        io.Float.Input(
+            "energy",
+            default=1.0,
+            min=0.01,
+            max=1.0,
+            step=0.001,
+            tooltip=("Each layer gets the smallest rank that keeps this share of it; 1: all."),
+        ),
+        io.Combo.Input("dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the result."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**32 - 1,
+            control_after_generate=False,
+            tooltip="Random seed (DARE, DELLA).",
+        ),
+        io.Boolean.Input(
+            "dry_run",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip=("Dry run: report ranks, sizes, truncation and conflicts; merge nothing."),
+        ),
+        io.Boolean.Input(
+            "exact",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip=(
+                "Where no factors are exact (two LoKr of whole factors, DoRA, OFT): full"
+                " differences, as large as the weights. Off: these are cut to rank 128, and"
+                " the report says what that loses."
+            ),
+        ),
+    ]
+
+
+def _connected_inputs() -> list[io.Input]:
+    """What other nodes give."""
+    return [
+        io.Model.Input(
+            "model",
+            optional=True,
+            tooltip=("Needed for DoRA and OFT, which are folded, and for models no table knows."),
+        ),
+        io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
+        io.Autogrow.Input(
+            "connected",
+            optional=True,
+            tooltip=("LoRAs made in this workflow. One that no row names is merged at strength 1."),
+            template=io.Autogrow.TemplatePrefix(
+                io.LoraModel.Input("lora", optional=True),
+                "lora_",
+                min=0,
+                max=MAX_CONNECTED,
+            ),
+        ),
+    ]
+
+
 def _method_options() -> list[io.DynamicCombo.Option]:
     return [
-        io.DynamicCombo.Option(name, [_option(option) for option in found.options])
-        for name, found in methods().items()
+        io.DynamicCombo.Option(name, [_option(option) for option in method.options])
+        for name, method in methods().items()
     ]
 
 
@@ -305,14 +311,14 @@ def _sources(entries: list[_Entry], model, clip) -> list[Source]:
     )
     return [
         Source(
-            compared(found, content.tensors),
+            compared(inspection, content.tensors),
             content.tensors,
             entry.strength_model,
             entry.strength_clip,
             read_block_weights(entry.blocks),
             name,
         )
-        for entry, name, content, found in zip(
+        for entry, name, content, inspection in zip(
             entries, names, contents, inspect_together(files, target_model, own), strict=True
         )
     ]

@@ -43,14 +43,14 @@ Steps = tuple[str, ...]
 
 def layers_read(model: torch.nn.Module) -> frozenset[str]:
     """Names of the modules whose weight something else than their own forward reads."""
-    found: set[str] = set()
+    names: set[str] = set()
     for name, module in model.named_modules():
         for path in _paths(type(module)):
-            found.update(
+            names.update(
                 ".".join((*name.split("."), *end) if name else end)
                 for end in _reached(module, path)
             )
-    return frozenset(found)
+    return frozenset(names)
 
 
 def _reached(module: Any, path: Steps) -> Iterator[Steps]:
@@ -68,7 +68,7 @@ def _reached(module: Any, path: Steps) -> Iterator[Steps]:
 @cache
 def _paths(made: type) -> frozenset[Steps]:
     """From a module of this class, the paths to modules whose weight its methods read."""
-    found: set[Steps] = set()
+    paths: set[Steps] = set()
     for one in made.__mro__:
         if (
             one.__module__.partition(".")[0] in ("torch", "builtins")
@@ -79,12 +79,12 @@ def _paths(made: type) -> frozenset[Steps]:
         for function in ast.walk(defined[one.__qualname__]) if one.__qualname__ in defined else ():
             if isinstance(function, ast.FunctionDef) and function.args.args:
                 own = function.args.args[0].arg
-                found |= {
+                paths |= {
                     path[1:]
                     for path in _read_in(function, partial(_parameters_read, one.__module__))
                     if path[0] == own and path[1:]
                 }
-    return frozenset(found)
+    return frozenset(paths)
 
 
 @cache
@@ -144,7 +144,7 @@ def _read_in(function: ast.AST, helper: Callable[[str], frozenset[int]]) -> set[
         if isinstance(node, ast.Call) and "init" in (_path(node.func) or ())
     ]
     harmless |= {id(argument) for node in fills for argument in node.args}
-    found: set[Steps | None] = set()
+    paths: set[Steps | None] = set()
     for node in ast.walk(function):
         if (
             isinstance(node, ast.Attribute)
@@ -152,16 +152,16 @@ def _read_in(function: ast.AST, helper: Callable[[str], frozenset[int]]) -> set[
             and isinstance(node.ctx, ast.Load)
             and id(node) not in harmless
         ):
-            found.add(_path(node.value))
+            paths.add(_path(node.value))
         elif isinstance(node, ast.Call) and node.args:
             called = _path(node.func) or ()
             if called and called[-1] in READERS and called != GUARDED:
-                found.add(_path(node.args[0]))
+                paths.add(_path(node.args[0]))
             elif len(called) == 1:
-                found.update(
+                paths.update(
                     _path(node.args[place]) for place in helper(called[0]) if place < len(node.args)
                 )
-    return {path for path in found if path}
+    return {path for path in paths if path}
 
 
 def _path(node: ast.AST) -> Steps | None:

@@ -147,5 +147,5 @@ def _connected(lora, model, clip) -> Opened:
         raise NodeError(message("nodes.nothing_to_save"))
     own, file = own_maps(), wired_lora(lora)
     wired = host.wired_model(model, clip, own)
-    found = inspect_header(CONNECTED, file.header, None, wired, own=own, whole=True)
-    return Opened(found, lora, {})
+    inspection = inspect_header(CONNECTED, file.header, None, wired, own=own, whole=True)
+    return Opened(inspection, lora, {})

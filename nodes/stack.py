@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..messages import ENGLISH, Speaker, as_sentence, joined, message, text_of
 from ..planning.plan import NO_FAULT
 from ..report.judgement import judged
-from ..report.load_report import Report
+from ..report.load_report import SCHEMA, Report
 from . import host
 from .faults import NodeError, in_plain_words
 from .inputs import (
@@ -206,6 +206,7 @@ class StackReport:
         """Everything a program needs; plain JSON types."""
         modules = self.modules
         return {
+            "schema": SCHEMA,
             "verdict": self.verdict,
             "state": judged(modules["placed"], modules["total"], cautions=self.cautions),
             **modules,

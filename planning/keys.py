@@ -78,14 +78,16 @@ def role_spellings(path: Path = ROLES_TABLE) -> RoleSpellings:
                         )
                     )
     endings = [*("." + tail for tail in exact), *(ending for ending, _, _ in glued)]
-    plain = {tail: found for tail, found in exact.items() if not found[1]}
+    plain = {tail: meaning for tail, meaning in exact.items() if not meaning[1]}
     final = {
-        tail: found
-        for tail, found in plain.items()
+        tail: meaning
+        for tail, meaning in plain.items()
         if tail.count(".") == 1 and not _longer(tail, endings)
     }
     lone = {
-        tail: (found[0], _longer(tail, endings)) for tail, found in plain.items() if "." not in tail
+        tail: (meaning[0], _longer(tail, endings))
+        for tail, meaning in plain.items()
+        if "." not in tail
     }
     markers = frozenset(marker for marker, _ in named)
     return RoleSpellings(
@@ -105,9 +107,9 @@ def parse_key(key: str) -> ParsedKey:
     """
     spellings = role_spellings()
     dot = key.rfind(".", 0, key.rfind("."))
-    found = spellings.final.get(key[dot + 1 :]) if dot > 0 else None
-    if found is not None:
-        return ParsedKey(key[:dot], "", found[0], key[dot + 1 :])
+    meaning = spellings.final.get(key[dot + 1 :]) if dot > 0 else None
+    if meaning is not None:
+        return ParsedKey(key[:dot], "", meaning[0], key[dot + 1 :])
     words = key.rsplit(".", MAX_WORDS)
     count = len(words)
     lone = spellings.lone.get(words[-1])
@@ -120,9 +122,9 @@ def parse_key(key: str) -> ParsedKey:
         return ParsedKey(key[: -len(words[-1]) - 1], "", lone[0], words[-1])
     for size in range(min(spellings.longest, count - 1), 1, -1):
         tail = ".".join(words[count - size :])
-        found = spellings.exact.get(tail)
-        if found is not None:
-            return _parsed(key[: -len(tail) - 1], "", found, tail)
+        meaning = spellings.exact.get(tail)
+        if meaning is not None:
+            return _parsed(key[: -len(tail) - 1], "", meaning, tail)
     for ending, stays, role in spellings.glued:
         if key.endswith(ending):
             cut = len(key) - len(ending) + stays
@@ -131,15 +133,15 @@ def parse_key(key: str) -> ParsedKey:
         parsed = _named(words, position, spellings)
         if parsed is not None:
             return parsed
-    found = spellings.exact.get(words[-1])
+    meaning = spellings.exact.get(words[-1])
     # An alpha may stand alone: it is the whole file's.
-    if found is not None and (count > 1 or found[0] == "alpha"):
-        return _parsed(key[: -len(words[-1]) - 1], "", found, words[-1])
+    if meaning is not None and (count > 1 or meaning[0] == "alpha"):
+        return _parsed(key[: -len(words[-1]) - 1], "", meaning, words[-1])
     return ParsedKey(key, "", None, "")
 
 
-def _parsed(module: str, adapter: str, found: tuple[str, str], spelling: str) -> ParsedKey:
-    role, addition = found
+def _parsed(module: str, adapter: str, meaning: tuple[str, str], spelling: str) -> ParsedKey:
+    role, addition = meaning
     return ParsedKey(f"{module}.{addition}" if addition else module, adapter, role, spelling)
 
 

@@ -90,17 +90,17 @@ def names_of(
             continue
         alternative = row.alternatives[OF_DIFFUSERS]
         placed = [
-            found
+            spans
             for part in range(len(alternative.parts))
-            if (found := slices(row, OF_DIFFUSERS, part, (shape,))) is not None
+            if (spans := slices(row, OF_DIFFUSERS, part, (shape,))) is not None
         ]
         if len(placed) == len(alternative.parts):
             spelled = family.spellings(
                 row, OF_DIFFUSERS, [number for _, number in numbered(row.native[0], module)]
             )
             return [
-                (name, found[0].rows, alternative.swap)
-                for name, found in zip(spelled, placed, strict=True)
+                (name, spans[0].rows, alternative.swap)
+                for name, spans in zip(spelled, placed, strict=True)
             ]
     return []
 

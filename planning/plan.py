@@ -206,6 +206,14 @@ def _without(
     return after
 
 
+class _Obstacle(Exception):
+    """Why an adapter that has a place is not put there."""
+
+    def __init__(self, category: str, reason: str):
+        super().__init__(reason)
+        self.category, self.reason = category, reason
+
+
 class _Planner:
     def __init__(
         self,
@@ -421,6 +429,7 @@ class _Planner:
         return _Match(kind, names, shapes, ModuleShape(None, None), rank, fault)
 
     def _place_adapter(self, group: Group, location: Location, match: _Match) -> None:
+        """Place one adapter of a group, or say of its keys why it has no place."""
         kind, keys = match.kind, [group.keys[role] for role in match.roles]
         if kind.refusal:
             return self._set(keys, UNSUPPORTED, kind.refusal)
@@ -428,82 +437,63 @@ class _Planner:
             return self.halves.append((keys, kind))
         if match.fault:
             return self._set(keys, SHAPE_CONFLICT, match.fault)
+        roles = dict(zip(match.roles, keys, strict=True))
+        try:
+            adapter = self._adapter(group, location, match, roles)
+        except _Obstacle as obstacle:
+            # A bias borrows the alpha and the rank of factors that may be placed themselves.
+            keys = [key for key in roles.values() if key not in self.outcomes]
+            return self._set(keys, obstacle.category, obstacle.reason)
+        outcome = Outcome(PLACED, location.rule, len(self.adapters))
+        self.adapters.append(adapter)
+        self.outcomes.update(dict.fromkeys(roles.values(), outcome))
+
+    def _adapter(
+        self, group: Group, location: Location, match: _Match, roles: dict[str, str]
+    ) -> Adapter:
+        """The adapter at its target. Adds the network's alpha to `roles` where it counts; raises
+        _Obstacle.
+        """
         target = self._choose(location.candidates, match)
         if target is None:
-            # A bias borrows the alpha and the rank of factors that may be placed themselves.
-            keys = [key for key in keys if key not in self.outcomes]
-            return self._set(
-                keys,
-                SHAPE_CONFLICT,
-                self._conflict(location.candidates, kind.parameter, match.module),
-            )
+            conflict = self._conflict(location.candidates, match.kind.parameter, match.module)
+            raise _Obstacle(SHAPE_CONFLICT, conflict)
+        self._find_alpha(match, location, roles)
+        settings = self._settings(location.prefix) if self.settings else None
+        meaning = self._meaning(group, match, roles, target, settings, path=location.name)
+        kind = named(meaning.kind) if meaning.kind else match.kind
         whole = [piece[2] for piece in target.slices] == [None]
-        roles = dict(zip(match.roles, keys, strict=True))
+        obstacle = meaning.refusal or ("" if whole else _partly(kind, match.shapes))
+        if obstacle:
+            raise _Obstacle(UNSUPPORTED, obstacle)
+        strength = self._strength(
+            kind.name, roles, location.name, rank=match.rank, settings=settings, meaning=meaning
+        )
+        return Adapter(
+            kind.name,
+            group.module,
+            location,
+            group.adapter_name,
+            roles,
+            group.spellings,
+            target,
+            strength,
+            match.rank,
+            kind.parameter,
+            _all_options(kind, settings, location.name, match, target, meaning),
+            *_other_size(target, match),
+        )
+
+    def _find_alpha(self, match: _Match, location: Location, roles: dict[str, str]) -> None:
+        """Add the network's alpha where the adapter has none; raises _Obstacle for one that is no
+        number.
+        """
         shared = self._shared_alpha(match, location, roles)
         if shared is not None:
             roles["alpha"] = shared
-            keys.append(shared)
-        fault = self._alpha_fault(kind.name, roles) if "alpha" in roles else ""
+        fault = self._alpha_fault(match.kind.name, roles) if "alpha" in roles else ""
         if fault:
-            return self._set(
-                [key for key in keys if key not in self.outcomes], SHAPE_CONFLICT, fault
-            )
-        settings = self._settings(location.prefix) if self.settings else None
-        meaning = self._meaning(group, match, roles, target, settings, path=location.name)
-        if meaning.kind:
-            kind = named(meaning.kind)
-        obstacle = meaning.refusal or ("" if whole else _obstacle(kind, match.shapes))
-        if obstacle:
-            # What a bias borrows from factors that are placed themselves stays placed.
-            return self._set(
-                [key for key in keys if key not in self.outcomes], UNSUPPORTED, obstacle
-            )
-        strength = self._strength(
-            kind.name,
-            roles,
-            location.name,
-            rank=match.rank,
-            settings=settings,
-            meaning=meaning,
-        )
-        options = (
-            _options(kind, settings, location.name, match.shapes, (target.out, *target.inner))
-            if settings
-            else ()
-        )
-        lacking = kind.lacks(dict(options + meaning.options), match.shapes)
-        if lacking:
-            unknown = _unknown_value(kind, settings, dict(options)) if settings else ""
-            return self._set(
-                [key for key in keys if key not in self.outcomes], UNSUPPORTED, unknown or lacking
-            )
-        inner = match.module.inner or ()
-        grown = (
-            (match.module.out, *inner)
-            if match.module.out is not None and _widens_input(target, match)
-            else None
-        )
-        columns = inner[0] if _narrow(target, match.module) else None
-        outcome = Outcome(PLACED, location.rule, len(self.adapters))
-        self.adapters.append(
-            Adapter(
-                kind.name,
-                group.module,
-                location,
-                group.adapter_name,
-                roles,
-                group.spellings,
-                target,
-                strength,
-                match.rank,
-                kind.parameter,
-                options + meaning.options,
-                grown,
-                columns,
-            )
-        )
-        for key in keys:
-            self.outcomes[key] = outcome
+            raise _Obstacle(SHAPE_CONFLICT, fault)
 
     def _shared_alpha(
         self, match: _Match, location: Location, roles: Mapping[str, str]
@@ -819,6 +809,16 @@ def _widens_input(candidate: Target, match: _Match) -> bool:
     )
 
 
+def _other_size(target: Target, match: _Match) -> tuple[tuple[int, ...] | None, int | None]:
+    """What the weight grows to under an adapter, and of how many of its inputs the adapter knows;
+    None where it is the weight's own size.
+    """
+    module, inner = match.module, match.module.inner or ()
+    grows = module.out is not None and _widens_input(target, match)
+    grown = (module.out, *inner) if module.out is not None and grows else None
+    return grown, inner[0] if _narrow(target, module) else None
+
+
 def _narrow(candidate: Target, module: ModuleShape) -> bool:
     """Whether the adapter is of a model with fewer inputs, which are the first ones of this one."""
     inner = module.inner or ()
@@ -827,7 +827,7 @@ def _narrow(candidate: Target, module: ModuleShape) -> bool:
     return (*inner, *candidate.inner) in candidate.widens_input.begins
 
 
-def _obstacle(kind: Kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:
+def _partly(kind: Kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:
     """Why this adapter cannot be applied to a target that is only part of the module it was trained
     on.
     """
@@ -854,6 +854,26 @@ def _half_of(kind: Kind, surely: bool) -> str:
     if surely:
         return message("planning.part_missing", part=part)
     return message("planning.part_missing_or_whole", part=part, kind=kind.title)
+
+
+def _all_options(
+    kind: Kind,
+    settings: Settings | None,
+    name: str,
+    match: _Match,
+    target: Target,
+    meaning: Meaning,
+) -> tuple[tuple[str, object], ...]:
+    """What the settings and the writer's meaning ask of the kind; raises _Obstacle where a value
+    that it needs is not there.
+    """
+    layer = (target.out, *target.inner)
+    options = _options(kind, settings, name, match.shapes, layer) if settings else ()
+    lacking = kind.lacks(dict(options + meaning.options), match.shapes)
+    if lacking:
+        unknown = _unknown_value(kind, settings, dict(options)) if settings else ""
+        raise _Obstacle(UNSUPPORTED, unknown or lacking)
+    return options + meaning.options
 
 
 def _options(

@@ -15,13 +15,13 @@ def siblings(leaves: Iterable[str], odd: Iterable[str]) -> dict[str, str]:
     experts are such.
     """
     known = frozenset(leaves)
-    found: dict[str, str] = {}
+    odd_of: dict[str, str] = {}
     for key in odd if known else ():
         for module in _around(key):
             if module in known:
-                found.setdefault(module, key)
+                odd_of.setdefault(module, key)
                 break
-    return found
+    return odd_of
 
 
 def _around(key: str) -> Iterator[str]:

@@ -45,16 +45,16 @@ class FileComparison:
         """Which of A and B change no layers that are known."""
         return [
             name
-            for name, found in (("A", self.first), ("B", self.second))
-            if not found.report.trained
+            for name, inspection in (("A", self.first), ("B", self.second))
+            if not inspection.report.trained
         ]
 
     @property
     def one_model(self) -> bool:
         """Whether both can be for the same model."""
         families = [
-            set(found.family.ties) | {found.family.name} - {""}
-            for found in (self.first, self.second)
+            set(inspection.family.ties) | {inspection.family.name} - {""}
+            for inspection in (self.first, self.second)
         ]
         return not all(families) or bool(families[0] & families[1])
 
@@ -169,14 +169,14 @@ def _choices(inspection: Inspection) -> dict[str, str]:
     """Layer name with {} for the block -> its choice of blocks, for layers that
     are trained at all.
     """
-    found = {}
+    counts = {}
     for trained in inspection.report.trained:
         place = "" if trained.network == DENOISER else f"{trained.network}: "
         for blocks in trained.blocks:
             for kind in blocks.kinds:
                 if kind.is_trained:
-                    found[place + blocks.layer(kind)] = kind.trained
-    return found
+                    counts[place + blocks.layer(kind)] = kind.trained
+    return counts
 
 
 def compare_files(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> FileComparison:

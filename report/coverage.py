@@ -84,24 +84,24 @@ class TrainedLayers(NamedTuple):
 
 def trained_layers(plan: Plan) -> list[TrainedLayers]:
     """One matrix for each network the file touches, in the target model's order."""
-    found = []
+    layers = []
     for name, network in plan.target_model.networks.items():
         adapters = [adapter for adapter in plan.adapters if adapter.target.network == name]
         if adapters:
             rows, ranks = _rows_trained(adapters)
             modules = len({adapter.module for adapter in adapters})
             title = network.family.title if network.family else name
-            found.append(TrainedLayers(name, title, modules, tuple(_matrix(network, rows, ranks))))
-    return found
+            layers.append(TrainedLayers(name, title, modules, tuple(_matrix(network, rows, ranks))))
+    return layers
 
 
-def untrained_kinds(found: Sequence[TrainedLayers]) -> list[str]:
+def untrained_kinds(layers: Sequence[TrainedLayers]) -> list[str]:
     """Kinds of layers a file trains in no block, named by their module with {} for the block, for
     the networks it touches.
     """
     return [
         blocks.layer(kind)
-        for trained in found
+        for trained in layers
         for blocks in trained.blocks
         for kind in blocks.kinds
         if not kind.is_trained
@@ -130,13 +130,13 @@ def blocks_of(choice: str) -> Message:
 
 def runs(numbers: Iterable[int]) -> str:
     """Numbers in words: "0-3, 7"."""
-    found: list[list[int]] = []
+    runs: list[list[int]] = []
     for number in sorted(numbers):
-        if found and found[-1][1] == number - 1:
-            found[-1][1] = number
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
         else:
-            found.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in found)
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 def _rows_trained(adapters: Iterable[Adapter]) -> tuple[dict[str, int | None], dict[str, set[int]]]:
@@ -195,15 +195,15 @@ def layers(network: Network) -> dict[str, Layer]:
     """Where every weight of a network is; biases left out. Remembered, because networks are
     used again.
     """
-    found = _layers.get(network)
-    if found is None:
+    layers = _layers.get(network)
+    if layers is None:
         weights = [
             (module, weight)
             for module, weight in network.modules.items()
             if not weight.endswith(".bias")
         ]
-        found = _layers[network] = {weight: _layer(network, module) for module, weight in weights}
-    return found
+        layers = _layers[network] = {weight: _layer(network, module) for module, weight in weights}
+    return layers
 
 
 def _layer(network: Network, module: str) -> Layer:

@@ -154,7 +154,7 @@ class Inspection:
     @cached_property
     def kinds(self) -> Counter[str]:
         """Adapters by kind, as people call them."""
-        shapes, found = self.plan.shapes, Counter[str]()
+        shapes, counts = self.plan.shapes, Counter[str]()
         alike = Counter(
             (
                 adapter.kind,
@@ -164,8 +164,8 @@ class Inspection:
             for adapter in self.report.adapters
         )
         for (kind, roles, kernel), count in alike.items():
-            found[_kind_title(kind, roles, kernel)] += count
-        return found
+            counts[_kind_title(kind, roles, kernel)] += count
+        return counts
 
     @cached_property
     def ranks(self) -> Counter[int]:
@@ -503,16 +503,16 @@ def inspect_header(
 ) -> Inspection:
     """The same for a header that was read before."""
     if target_model is None and own is NO_USER_MAPS:
-        found = _read_or_remember(path, header, config_beside)
+        read = _read_or_remember(path, header, config_beside)
     else:
-        found = _read(path, header, config_beside, target_model, own=own, whole=whole)
-    plan = found.plan._replace(metadata=header.metadata)
+        read = _read(path, header, config_beside, target_model, own=own, whole=whole)
+    plan = read.plan._replace(metadata=header.metadata)
     return Inspection(
         os.fspath(path),
         header,
         config_beside,
-        groups=found.groups,
-        guess=found.guess,
+        groups=read.groups,
+        guess=read.guess,
         plan=plan,
         stock=stock,
         own=own,
@@ -535,12 +535,12 @@ def _read_or_remember(
     path: str | os.PathLike[str], header: Header, config_beside: Mapping[str, Any] | None
 ) -> _Found:
     key = cache_key(header, config_beside)
-    found = _alike.pop(key, None) or _read(path, header, config_beside, None, own=NO_USER_MAPS)
-    if not found.plan.by_values:
-        _alike[key] = found
+    inspected = _alike.pop(key, None) or _read(path, header, config_beside, None, own=NO_USER_MAPS)
+    if not inspected.plan.by_values:
+        _alike[key] = inspected
     while len(_alike) > MAX_ALIKE:
         _alike.popitem(last=False)
-    return found
+    return inspected
 
 
 def _read(

@@ -82,17 +82,17 @@ class LibraryRow(NamedTuple):
     @property
     def state(self) -> str:
         """How well it loads, in a word for programs."""
-        found = self.findings
-        if found.error:
+        findings = self.findings
+        if findings.error:
             return PICKLED_FILE if self.is_pickled else UNREADABLE
-        if found.total and not found.placed and not found.made_for:
+        if findings.total and not findings.placed and not findings.made_for:
             return UNKNOWN
-        state = judged(found.placed, found.total, cautions=found.cautions)
+        state = judged(findings.placed, findings.total, cautions=findings.cautions)
         if state == BAD:
             return BAD
         if state == GOOD:
-            return MENDED if found.gains else GOOD
-        return PARTLY if found.placed < found.total else DOUBTFUL
+            return MENDED if findings.gains else GOOD
+        return PARTLY if findings.placed < findings.total else DOUBTFUL
 
     @property
     def is_pickled(self) -> bool:
@@ -102,16 +102,16 @@ class LibraryRow(NamedTuple):
     @property
     def verdict(self) -> str:
         """In a few words: what loads."""
-        found = self.findings
-        if found.error:
+        findings = self.findings
+        if findings.error:
             return message("files.cannot_be_read")
-        if not found.total:
+        if not findings.total:
             return message("library.no_lora")
         if self.state == UNKNOWN:
             return message("library.unknown_model")
-        if found.placed == found.total:
+        if findings.placed == findings.total:
             return message("library.loads")
-        return message("report.modules_load", placed=found.placed, count=found.total)
+        return message("report.modules_load", placed=findings.placed, count=findings.total)
 
     @property
     def has_problem(self) -> bool:
@@ -120,11 +120,11 @@ class LibraryRow(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        found = self.findings._asdict()
+        findings = self.findings._asdict()
         return {
             "file": self.file,
             "bytes": self.stamp.size,
-            **found,
+            **findings,
             "verdict": self.verdict,
             "state": self.state,
             "problem": self.has_problem,
@@ -135,7 +135,7 @@ def scan(
     folder: str | os.PathLike[str],
     index: Path | None = None,
     own: UserMaps = NO_USER_MAPS,
-    told: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[LibraryRow]:
     """One row for each LoRA file in the folder and all below it, by name; `scan_files` tells the
     rest.
@@ -145,14 +145,14 @@ def scan(
     files = {
         file: (os.path.join(folder, file), stamp) for file, stamp in list_files(folder).items()
     }
-    yield from scan_files(files, index, own, told)
+    yield from scan_files(files, index, own, progress)
 
 
 def scan_files(
     files: Mapping[str, tuple[str, Stamp]],
     index: Path | None = None,
     own: UserMaps = NO_USER_MAPS,
-    told: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     marks: Any = "",
 ) -> Iterator[LibraryRow]:
     """One row for each file, in their order; `files`: what a row calls it -> (path, stamp).
@@ -168,8 +168,8 @@ def scan_files(
     kept_at = time.monotonic()
     try:
         for file, (path, stamp) in files.items():
-            if told:
-                told(len(rows), len(files))
+            if progress:
+                progress(len(rows), len(files))
             row = before.get(file)
             if row is None or row.stamp != stamp:
                 row = LibraryRow(file, stamp, _findings_or_fault(path, own))
@@ -199,7 +199,7 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
     """Every LoRA file in the folder and all below it (links followed), by its path inside the
     folder: path -> stamp.
     """
-    found: dict[str, Stamp] = {}
+    stamps: dict[str, Stamp] = {}
     seen: set[str] = set()
     waiting = [("", os.fspath(folder))]
     for inside, path in waiting:
@@ -234,8 +234,8 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Stamp]:
             elif entry.name.lower().endswith((*ENDINGS, *PICKLED)):
                 with suppress(OSError):
                     about = entry.stat()
-                    found[inside + entry.name] = Stamp(about.st_size, about.st_mtime_ns, config)
-    return dict(sorted(found.items()))
+                    stamps[inside + entry.name] = Stamp(about.st_size, about.st_mtime_ns, config)
+    return dict(sorted(stamps.items()))
 
 
 def stamp_of(path: str | os.PathLike[str], configs: dict[str, int] | None = None) -> Stamp | None:
@@ -285,11 +285,11 @@ def findings_of(path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS) -> F
         return _summary(inspect_header(path, header, config, own=own))
     key = cache_key(header, config)
     # Taken out and put back in single steps, because several threads ask.
-    found = _alike.pop(key, None) or _summary(inspect_header(path, header, config))
-    _alike[key] = found
+    findings = _alike.pop(key, None) or _summary(inspect_header(path, header, config))
+    _alike[key] = findings
     while len(_alike) > MAX_ALIKE:
         _alike.popitem(last=False)
-    return found
+    return findings
 
 
 _alike: OrderedDict[tuple[object, ...], Findings] = OrderedDict()

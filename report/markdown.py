@@ -419,11 +419,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def counted(counts: Counter[Any]) -> str:
     """A distribution: "16", or "16 (490), 4 (4)"."""
-    told = [
+    lines = [
         (value if isinstance(value, str) else f"{value:g}", count)
         for value, count in counts.most_common(MAX_LISTED)
     ]
-    return told[0][0] if len(told) == 1 else ", ".join(f"{text} ({count})" for text, count in told)
+    return (
+        lines[0][0] if len(lines) == 1 else ", ".join(f"{text} ({count})" for text, count in lines)
+    )
 
 
 def size_text(size: int) -> str:

@@ -212,17 +212,21 @@ def write_as(
     drop: bool = False,
     at_last: Callable[[], Any] | None = None,
     cautions: Sequence[str] = (),
+    conversion: Conversion | None = None,
 ) -> Written:
     """Write a planned file in `dialect`, and put it in place only when it does to the model what
     the plan does.
 
     provenance: our own metadata (source, hash ...), put in as they are. at_last: as in
-    `write_lora`. cautions: what is to be told of the new file besides. For PEFT `path` without its
-    ending becomes a folder with adapter_model.safetensors and adapter_config.json. Raises Refused
-    and NotFinite before anything is written, VerificationError, FileExistsError, OSError.
+    `write_lora`. cautions: what is to be told of the new file besides. conversion: what `convert`
+    made of the same arguments, where the caller has it; the plan's numbers were looked at then.
+    For PEFT `path` without its ending becomes a folder with adapter_model.safetensors and
+    adapter_config.json. Raises Refused and NotFinite before anything is written,
+    VerificationError, FileExistsError, OSError.
     """
-    plan = without_odd(plan, tensors.__getitem__, drop)
-    conversion = convert(plan, tensors, dialect, dtype, drop)
+    if conversion is None:
+        plan = without_odd(plan, tensors.__getitem__, drop)
+        conversion = convert(plan, tensors, dialect, dtype, drop)
     for name, spec in conversion.specs.items():
         if spec.dtype not in CODES:
             raise Refused((message("lora.dtype_unwritable", tensor=name, dtype=str(spec.dtype)),))

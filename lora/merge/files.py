@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -13,9 +13,13 @@ from ...report.file_names import numbered, told_apart
 from ..copies import compared
 from ..io.model_file import ModelFile
 from ..io.stream import TensorStream
+from ..rewrite.rename import NATIVE
 from .block_weights import NO_BLOCKS, BlockWeights
 from .collect import Base, Source, refused
+from .merge import MergeConfig
 from .plan_together import File, inspect_together
+from .report import MergeReport
+from .write import merge_metadata, write_merged
 
 
 class Entry(NamedTuple):
@@ -63,6 +67,45 @@ def open_sources(
     ]
     families = (one.family_metadata for one in inspections if one.family_metadata)
     return sources, next(families, {})
+
+
+def merge_files(
+    to: str | os.PathLike[str],
+    entries: Sequence[Entry],
+    opened: tuple[Sequence[Source], Mapping[str, str]],
+    config: MergeConfig,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    dialect: str = NATIVE,
+    overwrite: bool = False,
+) -> MergeReport:
+    """Merge files into a file, and tell what was merged, cut and lost.
+
+    Args:
+        entries: the files; opened: what `open_sources` gave for them.
+        model: the base model's file, for adapters that depend on its weights.
+        dialect: whose names the file gets.
+
+    Raises:
+        what `write_merged` raises.
+    """
+    sources, family = opened
+    report = MergeReport(sources, config)
+    metadata = {**merge_metadata(sources, config, [entry.path for entry in entries]), **family}
+    report.written = str(
+        write_merged(
+            to,
+            sources,
+            config,
+            metadata=metadata,
+            base=base_weights(model, sources),
+            overwrite=overwrite,
+            each=report.add,
+            overlaps=True,
+            dialect=dialect,
+        )
+    )
+    return report
 
 
 def base_weights(model: str | os.PathLike[str] | None, sources: Sequence[Source]) -> Base | None:

@@ -103,15 +103,17 @@ def _given(sources: Sequence[Source]) -> TargetModel:
     """The sources' model, and the text encoders that were not drawn: a drawn one is as large as one
     of the files needed it.
     """
-    found: dict[str, Network] = {}
+    networks: dict[str, Network] = {}
     for network in (
         network for source in sources for network in source.plan.target_model.networks.values()
     ):
-        known = found.setdefault(network.name, network)
+        known = networks.setdefault(network.name, network)
         if len(network.weights) > len(known.weights):
-            found[network.name] = network
+            networks[network.name] = network
     return TargetModel(
-        network for name, network in found.items() if name == DENOISER or not network.is_reference
+        network
+        for name, network in networks.items()
+        if name == DENOISER or not network.is_reference
     )
 
 
@@ -187,7 +189,7 @@ def merge_metadata(
     ]
     for entry, path in zip(made_of, paths, strict=False):
         entry["sha256"] = file_hashes(os.fspath(path)).sha256
-    told = {
+    settings = {
         "method": recipe.method,
         "options": dict(recipe.options),
         "rank": recipe.rank,
@@ -197,7 +199,7 @@ def merge_metadata(
     return {
         **kept,
         "format": "pt",
-        "locksmith.merge": json.dumps({**told, "seed": recipe.seed, "sources": made_of}),
+        "locksmith.merge": json.dumps({**settings, "seed": recipe.seed, "sources": made_of}),
     }
 
 

@@ -88,8 +88,8 @@ def extract(
     base: ModelFile,
     tuned: ModelFile,
     how: ExtractOptions,
-    found: Extraction | None = None,
-    told: Callable[[int, int], Any] | None = None,
+    extraction: Extraction | None = None,
+    progress: Callable[[int, int], Any] | None = None,
 ) -> Iterator[Native]:
     """What `tuned` changed against `base`, one parameter at a time, so that memory stays flat.
 
@@ -98,17 +98,17 @@ def extract(
     dtypes, is left out. found: is filled on the way; told(done, total) hears of the progress.
     Raises AdapterError for models of different kinds and for NaN and Inf.
     """
-    found = Extraction() if found is None else found
+    extraction = Extraction() if extraction is None else extraction
     _check_alike(base, tuned)
     for number, parameter in enumerate(tuned.parameters):
         reason = _obstacle(base, tuned, parameter)
         if reason:
-            found.left_out[parameter] = reason
+            extraction.left_out[parameter] = reason
         else:
-            yield from _taken(base, tuned, parameter, how, found)
-        if told is not None:
-            told(number + 1, len(tuned.parameters))
-    found.left_out |= {
+            yield from _taken(base, tuned, parameter, how, extraction)
+        if progress is not None:
+            progress(number + 1, len(tuned.parameters))
+    extraction.left_out |= {
         parameter: message("lora.tuned_lacks_it")
         for parameter in base.parameters
         if parameter not in tuned.parameters
@@ -141,14 +141,14 @@ def _obstacle(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
 
 
 def _taken(
-    base: ModelFile, tuned: ModelFile, parameter: str, how: ExtractOptions, found: Extraction
+    base: ModelFile, tuned: ModelFile, parameter: str, how: ExtractOptions, extraction: Extraction
 ) -> Iterator[Native]:
     first, second = base.read(parameter), tuned.read(parameter)
     if torch.equal(first, second) or _only_rounded(base, tuned, parameter, first, second):
-        found.unchanged += 1
+        extraction.unchanged += 1
         return
     if not how.extras and not _is_matrix(parameter, second):
-        found.left_out[parameter] = not_asked()
+        extraction.left_out[parameter] = not_asked()
         return
     change = second.to(how.device) - first.to(how.device)
     # Two weights less while the change is decomposed.
@@ -163,7 +163,7 @@ def _taken(
                 damaged=message(DAMAGED),
             )
         )
-    yield _changed(parameter, change, norm, how, found)
+    yield _changed(parameter, change, norm, how, extraction)
 
 
 def _odd_model(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
@@ -188,11 +188,11 @@ def _is_matrix(parameter: str, value: Tensor) -> bool:
 
 
 def _changed(
-    parameter: str, change: Tensor, norm: float, how: ExtractOptions, found: Extraction
+    parameter: str, change: Tensor, norm: float, how: ExtractOptions, extraction: Extraction
 ) -> Native:
     shape = tuple(change.shape)
     if not _is_matrix(parameter, change):
-        found.rows.append(ExtractRow(parameter, shape, None, 1.0, 0.0, norm))
+        extraction.rows.append(ExtractRow(parameter, shape, None, 1.0, 0.0, norm))
         if parameter.endswith(".bias"):
             return Native(f"{parameter.removesuffix('.bias')}.weight", change.cpu(), "bias")
         return Native(parameter, change.cpu(), "weight", shape)
@@ -200,7 +200,9 @@ def _changed(
     if isinstance(made.delta, Factors) and made.delta.up is None:
         made = truncated(made.delta, energy=1.0)
     made = made if how.clamp is None else _clamped(made, change.flatten(1), how.clamp)
-    found.rows.append(ExtractRow(parameter, shape, made.rank, made.kept_energy, made.error, norm))
+    extraction.rows.append(
+        ExtractRow(parameter, shape, made.rank, made.kept_energy, made.error, norm)
+    )
     return Native(
         parameter, Factors(*(factor.cpu() for factor in both(made.delta))), "weight", shape
     )
@@ -242,7 +244,7 @@ def extract_file(
     dialect: str = NATIVE,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
-    told: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int, int], Any] | None = None,
 ) -> Extraction:
     """Write what `tuned` changed against `base` as the LoRA file `target`.
 
@@ -253,10 +255,10 @@ def extract_file(
     how.rank_target.check()
     check_free(target, overwrite)
     first, second = ModelFile(base), ModelFile(tuned)
-    found = Extraction()
+    extraction = Extraction()
     dtype = dtype or _common_dtype(second)
     tensors = native_tensors(
-        _rounded(item, dtype) for item in extract(first, second, how, found, told)
+        _rounded(item, dtype) for item in extract(first, second, how, extraction, progress)
     )
     if not tensors:
         raise LoraFileError(
@@ -264,7 +266,7 @@ def extract_file(
             message("lora.nothing_changed"),
             message("lora.check_both_files"),
         )
-    metadata = FORMAT | _metadata(first, second, found, how)
+    metadata = FORMAT | _metadata(first, second, extraction, how)
     if dialect == NATIVE:
         write_lora(target, tensors, metadata, overwrite=overwrite)
     else:
@@ -274,7 +276,7 @@ def extract_file(
             second.target_model,
         )
         write_as(plan, tensors, target, dialect, overwrite=overwrite)
-    return found
+    return extraction
 
 
 def _common_dtype(model: ModelFile) -> torch.dtype:
@@ -300,9 +302,9 @@ def _rounded(item: Native, dtype: torch.dtype) -> Native:
 
 
 def _metadata(
-    base: ModelFile, tuned: ModelFile, found: Extraction, how: ExtractOptions
+    base: ModelFile, tuned: ModelFile, extraction: Extraction, how: ExtractOptions
 ) -> dict[str, str]:
-    ranks = {row.rank for row in found.rows if row.rank}
+    ranks = {row.rank for row in extraction.rows if row.rank}
     rank = str(next(iter(ranks))) if len(ranks) == 1 else "Dynamic"
     return {
         "ss_network_module": "networks.lora",

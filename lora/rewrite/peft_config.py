@@ -68,7 +68,7 @@ def adapter_config(
         "use_dora": any(item.dora for item in modules.values()),
         "modules_to_save": None,
         "init_lora_weights": True,
-        **{told[0]: told[1] for told in settings if told},
+        **{setting[0]: setting[1] for setting in settings if setting},
     }
 
 

@@ -236,48 +236,52 @@ def check_base_known(inspection: Inspection, dialect: str, drop: bool, option: s
         raise Refused((message("lora.ambiguous", models=joined(apart), option=option),))
 
 
-def assumption(found: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
+def assumption(inspection: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
     """A caution for which model the keys are, where the file is only most likely for it and the
     keys would differ for others; else ().
     """
-    family = found.plan.target_model.family
-    apart = _differing(found, dialect, drop) if family and found.guess.is_likely else ()
+    family = inspection.plan.target_model.family
+    apart = _differing(inspection, dialect, drop) if family and inspection.guess.is_likely else ()
     if not family or not apart:
         return ()
     return (message("lora.assumed", model=family.title, models=joined(apart)),)
 
 
-def rivals_apart(found: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
+def rivals_apart(inspection: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
     """The models a file fits as well as the one that was drawn for it, and for which `dialect`
     would name it otherwise.
 
     Empty where a model was given, where all of them agree (FLUX.1 and Chroma share their
     attention's names), or where the one that was drawn is likelier (see `assumption`).
     """
-    return () if found.guess.is_likely else _differing(found, dialect, drop)
+    return () if inspection.guess.is_likely else _differing(inspection, dialect, drop)
 
 
-def _differing(found: Inspection, dialect: str, drop: bool) -> tuple[str, ...]:
+def _differing(inspection: Inspection, dialect: str, drop: bool) -> tuple[str, ...]:
     """The same, however likely they are."""
-    if not found.is_reference or not found.guess.ties or not found.plan.target_model.networks:
+    if (
+        not inspection.is_reference
+        or not inspection.guess.ties
+        or not inspection.plan.target_model.networks
+    ):
         return ()
-    is_reference = _essence(found.plan, dialect, drop)
+    is_reference = _essence(inspection.plan, dialect, drop)
     apart = []
-    for rival in found.guess.ties:
-        guess = found.guess._replace(name=rival, ties=())
+    for rival in inspection.guess.ties:
+        guess = inspection.guess._replace(name=rival, ties=())
         target_model = build_reference_model(
-            guess, found.groups.groups, found.plan.shapes, all_families()
+            guess, inspection.groups.groups, inspection.plan.shapes, all_families()
         )
         plan = make_plan(
-            found.header.tensors,
-            found.header.metadata,
+            inspection.header.tensors,
+            inspection.header.metadata,
             target_model,
-            config_beside=found.config_beside,
-            groups=found.groups,
+            config_beside=inspection.config_beside,
+            groups=inspection.groups,
         )
         # A model that has no place for some of it is no better guess.
         if (
-            len(plan.adapters) >= len(found.plan.adapters)
+            len(plan.adapters) >= len(inspection.plan.adapters)
             and _essence(plan, dialect, drop) != is_reference
         ):
             apart.append(rival)
@@ -344,7 +348,7 @@ def _units(
             )
             known.setdefault(spelled.weight, []).append(unit)
     parts: dict[str, list[OutputPart]] = {}
-    found: dict[str, OutputModule] = {}
+    by_module: dict[str, OutputModule] = {}
     for index in adapters:
         adapter = plan.adapters[index]
         for weight, rows, source in adapter.target.slices:
@@ -357,9 +361,9 @@ def _units(
                 adapter=adapter,
                 refusals=refusals,
             ):
-                found.setdefault(unit.module, unit)
+                by_module.setdefault(unit.module, unit)
                 parts.setdefault(unit.module, []).append(part)
-    return [unit._replace(parts=tuple(parts[module])) for module, unit in found.items()]
+    return [unit._replace(parts=tuple(parts[module])) for module, unit in by_module.items()]
 
 
 def _native_unit(network: Network, record: Dialect, prefix: str, weight: str) -> OutputModule:

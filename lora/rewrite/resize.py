@@ -57,12 +57,12 @@ class RankTarget(NamedTuple):
             raise ValueError(message("lora.rank_target_missing"))
 
     def __str__(self) -> str:
-        told = [
+        limits = [
             f"{name} {value:g}"
             for name, value in zip(self._fields, self, strict=True)
             if value is not None
         ]
-        return ", ".join(told)
+        return ", ".join(limits)
 
 
 class ResizeRow(NamedTuple):
@@ -132,17 +132,17 @@ def resize_file(
     of a convolution).
     """
     check_free(target, overwrite)
-    found = inspect_file(source, target_model, whole=True)
+    inspection = inspect_file(source, target_model, whole=True)
     onto_itself = os.path.exists(target) and os.path.samefile(source, target)
-    tensors = map_tensors(source, found.header, passing=True, replaced=onto_itself)
-    found.plan = compared(found, tensors)
-    made = resize(found, tensors, rank_target, dtype, dora)
+    tensors = map_tensors(source, inspection.header, passing=True, replaced=onto_itself)
+    inspection.plan = compared(inspection, tensors)
+    made = resize(inspection, tensors, rank_target, dtype, dora)
     origin = {
         "locksmith.source": Path(source).name,
         "locksmith.source_sha256": file_hashes(source).sha256,
     }
     beside = made.config if Path(target).name == PEFT_FILE else None
-    check = partial(_check_loads, found, config=made.config)
+    check = partial(_check_loads, inspection, config=made.config)
     write_lora(
         target,
         made.tensors,
@@ -198,7 +198,7 @@ def _meant(adapter: Adapter) -> tuple[object, ...]:
 
 
 def resize(
-    found: Inspection,
+    inspection: Inspection,
     tensors: Mapping[str, Tensor],
     rank_target: RankTarget,
     dtype: torch.dtype | None = None,
@@ -214,14 +214,14 @@ def resize(
     asked, for NaN and Inf, and for tensors that do not fit; ValueError for what cannot be asked.
     """
     rank_target.check()
-    adapters = list(_adapters(found))
-    _refuse_odd(found, adapters, tensors)
+    adapters = list(_adapters(inspection))
+    _refuse_odd(inspection, adapters, tensors)
     if not dora:
-        _refuse_dora(adapters, found.plan.shapes, rank_target)
+        _refuse_dora(adapters, inspection.plan.shapes, rank_target)
     result: dict[str, Tensor] = {}
     rows: list[ResizeRow] = []
-    replaced = dict.fromkeys(found.groups.network_alphas.values())
-    work = _Work(found, tensors, rank_target, dtype)
+    replaced = dict.fromkeys(inspection.groups.network_alphas.values())
+    work = _Work(inspection, tensors, rank_target, dtype)
     for item in adapters:
         row, new, gone = work.cut(item)
         rows.extend(row)
@@ -229,10 +229,10 @@ def resize(
         replaced |= dict.fromkeys(gone)
     kept = {
         name: _cast(name, tensors[name], dtype)
-        for name in found.header.tensors
+        for name in inspection.header.tensors
         if name not in replaced and name not in result
     }
-    metadata, config = _metadata(found, rows, adapters, rank_target)
+    metadata, config = _metadata(inspection, rows, adapters, rank_target)
     return Resized(kept | result, metadata, tuple(rows), config)
 
 
@@ -242,29 +242,31 @@ def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype) if oddity(tensor) else check_result(tensor.to(dtype), name)
 
 
-def _adapters(found: Inspection) -> Iterator[_Found]:
+def _adapters(inspection: Inspection) -> Iterator[_Found]:
     """Every adapter of the file that a rank or a scale concerns, placed or not; not what only a
     convention tells the kind of.
     """
     placed = {
         (adapter.module, adapter.adapter_name, adapter.kind): adapter
-        for adapter in found.plan.adapters
+        for adapter in inspection.plan.adapters
     }
-    told = {
+    with_place = {
         (adapter.module, adapter.adapter_name)
-        for adapter in found.plan.adapters
+        for adapter in inspection.plan.adapters
         if not named(adapter.kind).by_names
     }
-    for group in found.groups.groups:
+    for group in inspection.groups.groups:
         for kind, names in assign(group.keys)[0]:
-            if kind.low_rank and (group.module, group.adapter_name) in told:
+            if kind.low_rank and (group.module, group.adapter_name) in with_place:
                 continue
             if not kind.low_rank and not kind.borrows:
                 continue
             names += tuple(role for role in kind.borrows if role in group.keys)
             adapter = placed.get((group.module, group.adapter_name, kind.name))
             location = (
-                adapter.location if adapter else locate(found.plan.target_model, group.module, [])
+                adapter.location
+                if adapter
+                else locate(inspection.plan.target_model, group.module, [])
             )
             yield _Found(
                 group, kind.name, {role: group.keys[role] for role in names}, adapter, location
@@ -317,19 +319,19 @@ class _Work:
 
     def __init__(
         self,
-        found: Inspection,
+        inspection: Inspection,
         tensors: Mapping[str, Tensor],
         rank_target: RankTarget,
         dtype: torch.dtype | None,
     ):
         self.plan, self.tensors, self.rank_target, self.dtype = (
-            found.plan,
+            inspection.plan,
             tensors,
             rank_target,
             dtype,
         )
-        self.settings = read_settings(found.plan.metadata, found.config_beside)
-        self.network_alphas = found.groups.network_alphas
+        self.settings = read_settings(inspection.plan.metadata, inspection.config_beside)
+        self.network_alphas = inspection.groups.network_alphas
 
     def cut(self, item: _Found) -> tuple[list[ResizeRow], dict[str, Tensor], Sequence[str]]:
         """(its row, its new tensors, the keys that are gone)."""
@@ -578,12 +580,12 @@ def _names(item: _Found) -> tuple[str, str]:
 
 
 def _metadata(
-    found: Inspection,
+    inspection: Inspection,
     rows: Sequence[ResizeRow],
     adapters: Sequence[_Found],
     rank_target: RankTarget,
 ) -> tuple[dict[str, str], dict[str, Any] | None]:
-    source = found.header.metadata
+    source = inspection.header.metadata
     metadata = without_settled({key: value for key, value in source.items() if key not in STALE})
     if "sshs_legacy_hash" in source:
         metadata.setdefault("sshs_model_hash", "")
@@ -595,7 +597,7 @@ def _metadata(
         metadata["ss_network_args"] = _arguments(
             metadata["ss_network_args"], metadata.get("ss_network_dim", DYNAMIC)
         )
-    settings = read_settings(source, found.config_beside)
+    settings = read_settings(source, inspection.config_beside)
     folded = settings and not any("alpha" in item.group.keys for item in adapters)
     configs = _configs(settings, adapters, rows) if folded else {}
     if configs:
@@ -606,7 +608,7 @@ def _metadata(
         }
         metadata["lora_adapter_metadata"] = json.dumps(flat, indent=2, sort_keys=True)
     metadata["locksmith.resized"] = str(rank_target)
-    return metadata, configs.get("") if found.config_beside else None
+    return metadata, configs.get("") if inspection.config_beside else None
 
 
 def _alpha_told(source: Mapping[str, str], ranks: set[int]) -> str:

@@ -230,11 +230,11 @@ def _share(gap: float, norm: float) -> float:
 
 
 def _by_weight(adapters: Sequence[Adapter]) -> dict[tuple[str, str], list[Adapter]]:
-    found: dict[tuple[str, str], list[Adapter]] = {}
+    groups: dict[tuple[str, str], list[Adapter]] = {}
     for adapter in adapters:
         for weight in dict.fromkeys(piece[0] for piece in adapter.target.slices):
-            found.setdefault((weight, adapter.parameter), []).append(adapter)
-    return found
+            groups.setdefault((weight, adapter.parameter), []).append(adapter)
+    return groups
 
 
 def _compare(weight: tuple[str, str], ours: _Side, theirs: _Side) -> float:

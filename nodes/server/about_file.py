@@ -44,14 +44,14 @@ def listed(folder: str, name: str) -> tuple[str, str]:
     """
     known = folder_paths.map_legacy(folder) in folder_paths.folder_names_and_paths
     names = frozenset(folder_paths.get_filename_list(folder) if known else ())
-    found = next((spelling for spelling in spellings(name) if spelling in names), "")
-    path = folder_paths.get_full_path(folder, found) if found else None
+    listed = next((spelling for spelling in spellings(name) if spelling in names), "")
+    path = folder_paths.get_full_path(folder, listed) if listed else None
     if path is None:
         raise Unknown(
             message("nodes.file_not_listed", name=name, folder=folder),
             message("nodes.put_file_there"),
         )
-    return found, path
+    return listed, path
 
 
 def about_file(
@@ -63,14 +63,16 @@ def about_file(
     stamp, own = stamp_of(path), own_stamp()
     if stamp is None:
         raise Unknown(message("nodes.file_is_gone", name=name), message("nodes.refresh_list"))
-    found = _findings(path, stamp, own)
-    about = row_as_dict(LibraryRow(name, stamp, found))
+    findings = _findings(path, stamp, own)
+    about = row_as_dict(LibraryRow(name, stamp, findings))
     about["fit"] = (
-        _fit(path, stamp, against, stamp_of(against), own) if against and not found.error else None
+        _fit(path, stamp, against, stamp_of(against), own)
+        if against and not findings.error
+        else None
     )
     if not full:
         return answered(about, language)
-    about |= _everything(name, path, found, stamp, own)
+    about |= _everything(name, path, findings, stamp, own)
     renders = {"markdown": partial(_markdown, path, stamp, own)} if about["inspection"] else {}
     return answered(about, language, **renders)
 
@@ -134,8 +136,10 @@ def _not_wired(report: Report) -> set[str]:
     return missing - {adapter.module for adapter in report.adapters}
 
 
-def _everything(name: str, path: str, found: Findings, stamp: Stamp, own: tuple) -> dict[str, Any]:
-    if found.error:
+def _everything(
+    name: str, path: str, findings: Findings, stamp: Stamp, own: tuple
+) -> dict[str, Any]:
+    if findings.error:
         return NOTHING_MORE
     try:
         return _inspection(name, path, stamp, own)
@@ -148,11 +152,11 @@ def _everything(name: str, path: str, found: Findings, stamp: Stamp, own: tuple)
 
 @lru_cache(maxsize=8)
 def _inspection(name: str, path: str, stamp: Stamp, own: tuple) -> dict[str, Any]:
-    found = _inspected(path, stamp, own)
-    words = [trigger.word for trigger in found.metadata.trigger_words]
+    inspection = _inspected(path, stamp, own)
+    words = [trigger.word for trigger in inspection.metadata.trigger_words]
     return {
-        "inspection": found.as_dict() | {"file": name},
-        "markdown": markdown(found),
+        "inspection": inspection.as_dict() | {"file": name},
+        "markdown": markdown(inspection),
         "trigger_words": words,
     }
 

@@ -114,10 +114,10 @@ def row_as_dict(row: LibraryRow) -> dict[str, Any]:
 
 def listed_files() -> dict[str, tuple[str, Stamp]]:
     """Every LoRA file by the name the host lists it under: name -> (path, stamp)."""
-    found: dict[str, tuple[str, Stamp]] = {}
+    files: dict[str, tuple[str, Stamp]] = {}
     configs: dict[str, int] = {}
     for name in lora_names():
         path = folder_paths.get_full_path("loras", name)
         if path is not None and (stamp := stamp_of(path, configs)) is not None:
-            found[name] = path, stamp
-    return found
+            files[name] = path, stamp
+    return files

@@ -46,7 +46,7 @@ class SaveError(LocksmithError, RuntimeError):
 class Opened(NamedTuple):
     """A LoRA that is to be saved: what is in it, its tensors, and where it comes from."""
 
-    found: Inspection
+    inspection: Inspection
     tensors: Mapping[str, Any]
     provenance: Mapping[str, str]
 
@@ -57,23 +57,23 @@ def save_lora(
     """Write what was inspected as `dialect`; `dtype`: one of DTYPES, anything else keeps them.
     Raises SaveError.
     """
-    found, tensors, provenance = opened
-    if apart := rivals_apart(found, dialect):
+    inspection, tensors, provenance = opened
+    if apart := rivals_apart(inspection, dialect):
         fault = message("nodes.ambiguous_for", models=", ".join(apart), dialect=dialect)
         raise SaveError(fault, message("nodes.connect_model_or_dialect"))
     path = destination(filename)
     try:
         with _folders_of(path):
-            metadata = {**found.family_metadata, **provenance}
+            metadata = {**inspection.family_metadata, **provenance}
             written = write_as(
-                compared(found, tensors),
+                compared(inspection, tensors),
                 tensors,
                 path,
                 dialect,
                 dtype=DTYPES.get(dtype),
                 provenance=metadata,
                 overwrite=overwrite,
-                cautions=assumption(found, dialect),
+                cautions=assumption(inspection, dialect),
             )
             _written[filename] = written.path
             return written
@@ -123,12 +123,12 @@ def read_listed(lora_name: str, model=None, clip=None) -> Opened:
     """A listed file. Raises SaveError for one that cannot be read."""
     path = lora_path(lora_name)
     try:
-        found = host.inspect(model, clip, path, own_maps(), whole=True)
+        inspection = host.inspect(model, clip, path, own_maps(), whole=True)
         provenance = {
             "locksmith.source": Path(path).name,
             "locksmith.source_sha256": file_hashes(path).sha256,
         }
-        return Opened(found, host.read_lora(path).to_be_written(), provenance)
+        return Opened(inspection, host.read_lora(path).to_be_written(), provenance)
     except LoraFileError as error:
         fault = message("joints.about", subject=lora_name, text=error.fault)
         raise SaveError(fault, error.remedy) from None
