@@ -480,7 +480,7 @@ class _Planner:
             strength,
             match.rank,
             kind.parameter,
-            _all_options(kind, settings, location.name, match, target, meaning),
+            _all_options(kind, match, target, meaning, settings=settings, name=location.name),
             *_other_size(target, match),
         )
 
@@ -858,11 +858,12 @@ def _half_of(kind: Kind, surely: bool) -> str:
 
 def _all_options(
     kind: Kind,
-    settings: Settings | None,
-    name: str,
     match: _Match,
     target: Target,
     meaning: Meaning,
+    *,
+    settings: Settings | None,
+    name: str,
 ) -> tuple[tuple[str, object], ...]:
     """What the settings and the writer's meaning ask of the kind; raises _Obstacle where a value
     that it needs is not there.
