@@ -35,6 +35,7 @@ from ..messages import joined, message
 from ..planning.keys import parse_key
 from ..planning.target_model import (
     CLOSE,
+    DIFFUSION_MODEL,
     SAMPLES,
     Network,
     Shape,
@@ -45,7 +46,6 @@ from ..planning.target_model import (
 from .lora_family import WITHOUT_DIGITS, is_whole
 from .trainer import model_title
 
-PREFIX = "diffusion_model."
 # What may stand before a diffusion model's names: comfy/model_detection.py
 # unet_prefix_from_state_dict, torch.compile and DDP.
 PREFIXES = (
@@ -199,16 +199,20 @@ def target_model_of_checkpoint(
     path = Path(path)
     notes: list[str] = []
     main, folder = network_path(path)
-    denoiser, encoders, certain = _divide(_tensors(main, notes), own)
+    tensors = _tensors(main, notes)
+    denoiser, encoders, certain = _divide(tensors, own)
     modules = _modules(denoiser)
     reading = _identified(modules, of_kind("denoiser", own.families))
     _must_be_model(path, denoiser, reading, certain=certain, encoders=bool(encoders), own=own)
     family = reading.family if reading else None
-    weights = {PREFIX + name: shape for name, shape in _native(reading, modules, notes).items()}
+    weights = {
+        DIFFUSION_MODEL + name: shape for name, shape in _native(reading, modules, notes).items()
+    }
+    weights |= _beside(family, tensors)
     if folder is not None and family is not None:
         encoders.update(_pipeline_encoders(folder, family, notes))
     networks = [
-        Network(DENOISER, PREFIX, weights, family),
+        Network(DENOISER, DIFFUSION_MODEL, weights, family),
         *_encoder_networks(encoders, family, own, notes),
     ]
     target_model = TargetModel(networks, own)
@@ -375,6 +379,16 @@ def _divide(
         if inner:
             return _unwrapped(inner, own), encoders, True
     return _unwrapped(rest, own), encoders, False
+
+
+def _beside(family: Family | None, tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    """What ComfyUI keeps beside the diffusion model, by its names there."""
+    return {
+        name + key.removeprefix(stored): size.shape
+        for name, stored in (family.beside if family else {}).items()
+        for key, size in tensors.items()
+        if key.startswith(f"{stored}.") and size.shape is not None
+    }
 
 
 def _unwrapped(tensors: dict[str, TensorSize], own: UserMaps) -> dict[str, TensorSize]:

@@ -256,17 +256,22 @@ def _draw(family: Family, spec: ReferenceSpec) -> Network:
             else (0, 0)
         )
         for module in _modules(row, blocks) if len(row.native) == 1 else ():
-            weight = f"{spec.prefix}{module}.weight"
+            weight = _weight(family, spec, module)
             if 0 in weights.setdefault(weight, shape):
                 weights[weight] = shape
             if row.optional:
                 optional.add(weight)
-    stated = {f"{spec.prefix}{module}.weight": shape for module, shape in spec.stated}
+    stated = {_weight(family, spec, module): shape for module, shape in spec.stated}
     # What the file has beyond the last block is in no model.
     weights.update((weight, shape) for weight, shape in stated.items() if weight in weights)
     return Network(
         spec.slot, spec.prefix, weights, family, is_reference=True, optional=frozenset(optional)
     )
+
+
+def _weight(family: Family, spec: ReferenceSpec, module: str) -> str:
+    beside = module.partition(".")[0] in family.beside
+    return f"{'' if beside else spec.prefix}{module}.weight"
 
 
 def _modules(row: TableRow, blocks: Mapping[str, int]) -> Iterable[str]:

@@ -345,7 +345,7 @@ class _Spellings:
         self.known = {
             "slot": weights,
             "native": [weight[len(prefix) :] for weight in weights if weight.startswith(prefix)],
-            "other": [weight[len(network.prefix) :] for weight in others],
+            "other": [weight.removeprefix(network.prefix) for weight in others],
         }
         self.texts: dict[bool, str] = {}
 

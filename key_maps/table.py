@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..adapters.rows import Rows, laid
@@ -34,6 +35,7 @@ DIRECTIVES = (
     "common",
     "inputs",
     "names",
+    "beside",
 )
 FOLDER = Path(__file__).parent / "families"
 MAX_TOLD = 80  # characters of what is wrong that an error repeats
@@ -141,6 +143,8 @@ class Family(NamedTuple):
     ] = ()  # how trainers' metadata begin that name this model, letters and digits only
     inputs: Inputs = Inputs()
     common: bool = False  # most files that fit this family and others as well are for this one
+    # what ComfyUI keeps beside the diffusion model, by its name -> its name in the model's file
+    beside: Mapping[str, str] = MappingProxyType({})
 
     def find(self, flat: str) -> list[Match]:
         """Every row that the flattened name `flat` can mean, exact indices before free ones."""
@@ -541,6 +545,7 @@ class _Reader:
             marks,
             self._inputs(),
             common,
+            self._beside(),
         )
 
     def _encoders(self) -> dict[str, tuple[str, ...]]:
@@ -556,6 +561,22 @@ class _Reader:
                 )
             encoders[slot] = tuple(prefixes)
         return encoders
+
+    def _beside(self) -> dict[str, str]:
+        """`@beside name=name.in.the.file`: modules outside of the diffusion model."""
+        beside = {}
+        for text in self.directives["beside"]:
+            for pair in text.split() or [""]:
+                name, _, stored = pair.partition("=")
+                if not name or not stored or "." in name:
+                    line = f"@beside {pair}".rstrip()
+                    raise self.fail(
+                        message("key_maps.no_stored_name", line=line),
+                        message("key_maps.write_beside"),
+                        ("beside", text),
+                    )
+                beside[name] = stored
+        return beside
 
     def _inputs(self) -> Inputs:
         """`@inputs 64<384 64<128..`: widths of published models; `<`: begins as, `..`: control

@@ -47,7 +47,15 @@ from ..lora.statistics import measure_modules
 from ..messages import message
 from ..planning.keys import parse_key
 from ..planning.plan import Plan, make_plan, without_adapters
-from ..planning.target_model import Network, TargetModel, denoiser_network, encoder_networks
+from ..planning.target_model import (
+    DIFFUSION_MODEL,
+    Network,
+    TargetModel,
+    denoiser_network,
+    encoder_networks,
+    names_beside,
+    of_kind,
+)
 from ..report.inspection import Inspection, inspect_header
 from ..report.library import Stamp, stamp_of
 from ..report.load_report import Report
@@ -197,8 +205,10 @@ _networks: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _stock_names: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
-def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the parameters and buffers whose names begin with `prefix`.
+def _shapes(
+    module: torch.nn.Module, starts: str | tuple[str, ...] = ""
+) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the parameters and buffers whose names begin with one of `starts`.
 
     One walk: torch's own two, through a generator for each level, are a tenth of what loading onto
     a new model takes.
@@ -209,7 +219,7 @@ def _shapes(module: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, .
         before, owner = waiting.pop()
         for tensors in (owner._parameters, owner._buffers):
             for name, tensor in tensors.items():
-                if tensor is not None and (before + name).startswith(prefix):
+                if tensor is not None and (before + name).startswith(starts):
                     shapes[before + name] = logical_shape(tensor)
         for name, child in reversed(owner._modules.items()):
             if child is not None:
@@ -237,11 +247,12 @@ def target_model_of(model, clip, own: UserMaps = NO_USER_MAPS) -> TargetModel:
     networks: list[Network] = []
     if model is not None:
         network = model.model
+        starts = (DIFFUSION_MODEL, *names_beside(of_kind("denoiser", own.families)))
         networks.append(
             _remembered(
                 _networks,
                 network,
-                lambda: denoiser_network(_shapes(network, "diffusion_model."), own.families),
+                lambda: denoiser_network(_shapes(network, starts), own.families),
                 own,
             )
         )

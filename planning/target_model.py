@@ -16,6 +16,7 @@ Sample = tuple[
     str, tuple[str, ...], Shape
 ]  # a module's name without its numbers, these, and its shape
 SUFFIXES = (".weight", ".scale")
+DIFFUSION_MODEL = "diffusion_model."  # how names of the diffusion model begin in ComfyUI's model
 MIN_EXPLAINED = 0.6  # share of a model's modules a table must explain to be its family
 CLOSE = 0.8  # share of the best table's patterns another table must have to be looked at closely
 SAMPLES = 4  # modules of one pattern that are looked at
@@ -65,8 +66,9 @@ class Network:
         for module, weight in self.modules.items():
             self.flat.setdefault(flatten(module), []).append(module)
             # ComfyUI leaves out `.weight` only: a lone `.scale` is part of the name to it.
-            if weight.endswith(SUFFIXES[1]) and module != weight[len(prefix) :]:
-                self.flat.setdefault(flatten(weight[len(prefix) :]), []).append(module)
+            local = weight.removeprefix(prefix)
+            if weight.endswith(SUFFIXES[1]) and module != local:
+                self.flat.setdefault(flatten(local), []).append(module)
         self._memory: dict[str, tuple[Target, ...]] = {}
         self._slices: dict[tuple[int, int, int, tuple[Shape, ...]], tuple[Slice, ...] | None] = {}
 
@@ -178,10 +180,10 @@ class Network:
 
 
 def modules_of(weights: Iterable[str], prefix: str) -> dict[str, str]:
-    """Local module name -> weight, for weights whose names begin with `prefix`."""
+    """Local module name -> weight; what does not begin with `prefix` keeps its whole name."""
     modules = {}
     for weight in weights:
-        local = weight[len(prefix) :]
+        local = weight.removeprefix(prefix)
         for suffix in SUFFIXES:
             if local.endswith(suffix):
                 local = local[: -len(suffix)]
@@ -259,9 +261,17 @@ def denoiser_network(
     weights: Mapping[str, Shape], own: Mapping[str, Family] | None = None
 ) -> Network:
     """The diffusion model: `weights` are full names, `diffusion_model.` included; `own`: a user's
-    tables, which go first.
+    tables, which go first. What lies beside it is left out unless a table names it.
     """
-    return _recognised(DENOISER, "diffusion_model.", weights, of_kind("denoiser", own))
+    known = of_kind("denoiser", own)
+    starts = (DIFFUSION_MODEL, *names_beside(known))
+    own_weights = {name: shape for name, shape in weights.items() if name.startswith(starts)}
+    return _recognised(DENOISER, DIFFUSION_MODEL, own_weights, known)
+
+
+def names_beside(known: Iterable[Family]) -> tuple[str, ...]:
+    """How the names begin of what ComfyUI keeps beside these families' diffusion models."""
+    return tuple(sorted({f"{name}." for family in known for name in family.beside}))
 
 
 def encoder_networks(

@@ -162,6 +162,28 @@ def test_releases_to_test_on_are_named_by_a_variable(monkeypatch, tmp_path):
         comfyui.hosts_to_test()
 
 
+def test_an_archive_of_a_release_is_unpacked_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(comfyui, "WORK", tmp_path / "work")
+    (tmp_path / "work").mkdir()
+    archive = make_archive(tmp_path / "newest.tar.gz", ["top/main.py", "top/comfy/sd.py"])
+    monkeypatch.setenv("LOCKSMITH_HOSTS", str(archive))
+    comfyui.ensure_hosts()
+    folder = comfyui.host_folder(str(archive))
+    assert comfyui.is_comfyui(folder) and folder.parent == tmp_path / "work"
+    (folder / "mark").touch()
+    comfyui.ensure_hosts()
+    assert (folder / "mark").exists()
+
+
+def test_an_archive_without_comfyui_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(comfyui, "WORK", tmp_path / "work")
+    (tmp_path / "work").mkdir()
+    archive = make_archive(tmp_path / "other.tar.gz", ["top/readme.py"])
+    monkeypatch.setenv("LOCKSMITH_HOSTS", str(archive))
+    with pytest.raises(steps.Fault, match="holds no ComfyUI"):
+        comfyui.ensure_hosts()
+
+
 @pytest.mark.parametrize(
     "name", ["top/vendor/X/../../../evil.py", "top/vendor/X//../evil.py", "top/vendor/X/.."]
 )

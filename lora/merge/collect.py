@@ -140,7 +140,7 @@ def targets(sources: Sequence[Source]) -> list[MergeTarget]:
         for adapter in source.plan.adapters:
             network = source.plan.target_model.networks[adapter.target.network]
             for weight, rows, cut in adapter.target.slices:
-                own[weight] = (network.name, _module(weight)[len(network.prefix) :])
+                own[weight] = (network.name, _module(weight).removeprefix(network.prefix))
                 strength = source.strength(*own[weight])
                 for parameter in (
                     ("weight", "bias") if adapter.parameter == "both" else (adapter.parameter,)
@@ -320,7 +320,9 @@ def check_finite(part: MergePart, source: Source, tensors: Mapping[str, Tensor])
     used = []
     for place, adapter in enumerate(source.plan.adapters):
         network = source.plan.target_model.networks[adapter.target.network]
-        modules = [_module(weight)[len(network.prefix) :] for weight, _, _ in adapter.target.slices]
+        modules = [
+            _module(weight).removeprefix(network.prefix) for weight, _, _ in adapter.target.slices
+        ]
         if any(source.strength(network.name, module) for module in modules):
             used.append((place, adapter, modules[0]))
     odd = odd_tensors(((place, adapter) for place, adapter, _ in used), source.tensors.__getitem__)

@@ -723,3 +723,17 @@ def test_strange_sizes_and_names_never_raise_anything_else(comfy, file):
             assert target_model_of_checkpoint(file(tensors, metadata=metadata)).title
         except LoraFileError as fault:
             assert fault.remedy
+
+
+@pytest.mark.parametrize("model", ["stable_audio", "stable_audio_3"])
+def test_what_comfyui_keeps_beside_the_diffusion_model(comfy, tmp_path, model):
+    """Its names in the model's file are others than ComfyUI's."""
+    stored = with_prefix("model.model.", local(model)) | comfy_models.MODELS[model].beside
+    path = write_hollow(tmp_path / "model.safetensors", stored)
+    own = {
+        name: tuple(tensor.shape)
+        for name, tensor in comfy_models.network(model).state_dict().items()
+        if name.startswith("seconds_")
+    }
+    weights = denoiser_of(path).weights
+    assert own and {name: weights[name] for name in own} == own

@@ -452,7 +452,8 @@ def test_the_server_answers_others_while_a_scan_runs(routes, server, crowd):
         assert "queue_running" in server.get("/queue")
         assert routes.ask("file", name=BROKEN_LORA)[0] == 200
         answers += 1
-    assert answers > 5, "others had to wait for the scan"
+    # Where others wait for the scan, it has ended when the first of them is answered.
+    assert answers > 1, "others had to wait for the scan"
     assert routes.ended(other_than=before)["done"] > 2400
 
 

@@ -137,19 +137,34 @@ def hosts_to_test() -> list[str]:
 
 
 def host_folder(name: str) -> Path | None:
-    """Where a release that LOCKSMITH_HOSTS may name is, or will be; a folder with any other ComfyUI
-    may be named too.
+    """Where a release that LOCKSMITH_HOSTS may name is, or will be; a folder or a tar archive with
+    any other ComfyUI may be named too.
     """
     if name in COMFYUI_SOURCES:
         return own_comfyui(name)
-    return Path(name).absolute() if is_comfyui(Path(name)) else None
+    path = Path(name).absolute()
+    if path.is_file() and tarfile.is_tarfile(path):
+        about = path.stat()
+        return WORK / f"{path.name.partition('.tar')[0]}-{about.st_size}-{about.st_mtime_ns}"
+    return path if is_comfyui(path) else None
 
 
 def ensure_hosts() -> None:
     """Get the releases to test on unless they are there."""
     for name in hosts_to_test():
         folder = host_folder(name)
-        make_once(partial(is_comfyui, folder), partial(fetch_comfyui, name))
+        get = fetch_comfyui if name in COMFYUI_SOURCES else partial(unpack_comfyui, folder=folder)
+        make_once(partial(is_comfyui, folder), partial(get, name))
+
+
+def unpack_comfyui(archive: str, folder: Path) -> None:
+    """Unpack an archive whose one top folder is a ComfyUI."""
+    with tempfile.TemporaryDirectory(dir=WORK) as scratch:
+        unpacked = Path(scratch) / "ComfyUI"
+        unpack_folder(Path(archive), (), unpacked)
+        if not is_comfyui(unpacked):
+            raise Fault(f"{archive} holds no ComfyUI: main.py and comfy/sd.py are missing.")
+        os.replace(unpacked, folder)
 
 
 def unpack_folder(archive: Path, folder: tuple[str, ...], target: Path) -> None:
