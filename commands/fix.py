@@ -291,7 +291,6 @@ def _fix(
 
     from ..lora.copies import compared
     from ..lora.io.mapped import map_tensors
-    from ..lora.rewrite.verify import VerificationError
     from ..lora.soundness import look_at_file
 
     dialect = options.to or NATIVE
@@ -324,30 +323,40 @@ def _fix(
             else message(ALREADY)
         )
         return FixResult(os.fspath(path), FINE, reason, kept=ALREADY)
+    opened = _Opened(inspection, tensors, destination, target_model)
+    return _new_file(opened, conversion, options)
+
+
+class _Opened(NamedTuple):
+    """A file that is to be written anew, where, and for which model (None: the file tells it)."""
+
+    inspection: Inspection
+    tensors: Mapping[str, Tensor]
+    destination: Path
+    target_model: TargetModel | None
+
+
+def _new_file(opened: _Opened, conversion: Conversion, options: argparse.Namespace) -> FixResult:
+    """Write the file, or say of a dry run what would be written."""
+    inspection, dialect = opened.inspection, conversion.writing.dialect
     lost = losses(inspection.plan, conversion.left_out)
     cautions = *assumption(inspection, dialect, options.drop), *unreadable(inspection.config_beside)
     code = PROBLEMS if lost else FINE
+    summary = _what_is_done(
+        inspection, dialect, conversion.ways.values(), conversion.left_out, conversion.caution
+    )
     if options.dry_run:
-        _check_free(destination, dialect, options)
-        summary = _what_is_done(
-            inspection, dialect, conversion.ways.values(), conversion.left_out, conversion.caution
-        )
+        _check_free(opened.destination, dialect, options)
         reason = joined([*cautions, message("commands.would_be_written", summary=summary)], "space")
-        return FixResult(os.fspath(path), code, reason, lost=len(lost))
-    try:
-        written = _write(
-            inspection, tensors, destination, conversion=conversion, dtype=dtype, options=options
-        )
-    except VerificationError as error:
-        raise Refused((message("commands.verification_failed", error=error),)) from None
-    ways = (written.renamed, written.computed, written.full)
+        return FixResult(inspection.path, code, reason, lost=len(lost))
+    written = _write(opened, conversion, options)
     parts = [
-        _what_is_done(inspection, dialect, ways, written.left_out, written.caution),
+        summary,
         message("commands.rest_verified" if lost else "commands.verified"),
-        _what_stock_does(written, target_model),
+        _what_stock_does(written, opened.target_model),
     ]
     reason = joined([*cautions, joined(parts, "semicolon")], "space")
-    return FixResult(os.fspath(path), code, reason, os.fspath(written.path), len(lost))
+    return FixResult(inspection.path, code, reason, os.fspath(written.path), len(lost))
 
 
 def _check_free(destination: Path, dialect: str, options: argparse.Namespace) -> None:
@@ -419,17 +428,11 @@ def _already(inspection: Inspection, conversion: Conversion) -> bool:
     )
 
 
-def _write(
-    inspection: Inspection,
-    tensors: Mapping[str, Tensor],
-    destination: Path,
-    *,
-    conversion: Conversion,
-    dtype: torch.dtype | None,
-    options: argparse.Namespace,
-) -> Written:
+def _write(opened: _Opened, conversion: Conversion, options: argparse.Namespace) -> Written:
     from ..lora.io.writer import write_as
+    from ..lora.rewrite.verify import VerificationError
 
+    inspection, destination = opened.inspection, opened.destination
     source = Path(inspection.path)
     provenance = {
         **inspection.family_metadata,
@@ -445,18 +448,21 @@ def _write(
             # As late as can be: what fails before has made no backup, and of two runs at once both
             # keep the old file.
             at_last = partial(keep, source, backup, stack)
-        return write_as(
-            inspection.plan,
-            tensors,
-            destination,
-            conversion.writing.dialect,
-            dtype=dtype,
-            provenance=provenance,
-            overwrite=overwrite,
-            drop=options.drop,
-            at_last=at_last,
-            conversion=conversion,
-        )
+        try:
+            return write_as(
+                inspection.plan,
+                opened.tensors,
+                destination,
+                conversion.writing.dialect,
+                dtype=dtype_of(options),
+                provenance=provenance,
+                overwrite=overwrite,
+                drop=options.drop,
+                at_last=at_last,
+                conversion=conversion,
+            )
+        except VerificationError as error:
+            raise Refused((message("commands.verification_failed", error=error),)) from None
 
 
 def check_backup(source: Path, backup: Path) -> bool:

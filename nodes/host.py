@@ -533,25 +533,10 @@ def apply_file(
     """The same for a LoRA in memory, which the report calls `name`."""
     mode = mode or (BYPASS if bypass else PATCH)
     with without_collection():
-        header, number, same = (
-            file.header,
-            partial(_number_in, file.tensors),
-            partial(same_change, file.tensors),
-        )
-        plan = make_plan(
-            header.tensors,
-            header.metadata,
-            target_model_of(model, clip, own),
-            config_beside=file.config_beside,
-            number=number,
-            same=same,
-        )
-        plan, rounded = _on_this_base(plan, file.tensors, model, clip)
-        applied = [
-            one
-            for one, strength in ((model, strength_model), (clip and clip.patcher, strength_clip))
-            if one is not None and strength
-        ]
+        planned = _planned(file, target_model_of(model, clip, own))
+        plan, rounded = _on_this_base(planned, file.tensors, model, clip)
+        candidates = ((model, strength_model), (clip and clip.patcher, strength_clip))
+        applied = [one for one, strength in candidates if one is not None and strength]
         chosen, kept = choose(plan, applied if mode == AUTO else (), logical_shape, is_quantised)
         patches = build_patches(plan, file.tensors, ours=chosen if mode == AUTO else mode == BYPASS)
         layers = watched(patches.layers, file.watch)
@@ -566,25 +551,30 @@ def apply_file(
         only = chosen if mode == AUTO else None if mode == BYPASS else ()
         new_model, met = _apply(model, layers, strength_model, metadata, left=left, only=only)
         new_clip, met_in_clip = _apply(clip, layers, strength_clip, metadata, left=left, only=only)
-    notes = (
-        own.errors
-        + (_notes_on_bypass(left) if mode == BYPASS else ())
-        + _notes_on_meetings(met + met_in_clip)
-    )
-    fault = stock_fault(file.header)
-    stock = partial(stock_placed, model, clip, file)
+    left_out = _notes_on_bypass(left) if mode == BYPASS else ()
     report = Report(
         plan,
         name,
         failures=patches.failures,
-        stock=stock,
-        errors=notes,
+        stock=partial(stock_placed, model, clip, file),
+        errors=own.errors + left_out + _notes_on_meetings(met + met_in_clip),
         cautions=doubts,
         checked=look.at,
-        stock_fault=fault,
+        stock_fault=stock_fault(file.header),
         acts=where_they_act(chosen, kept, left),
     )
     return new_model, new_clip, report
+
+
+def _planned(file: LoraFile, target_model: TargetModel) -> Plan:
+    return make_plan(
+        file.header.tensors,
+        file.header.metadata,
+        target_model,
+        config_beside=file.config_beside,
+        number=partial(_number_in, file.tensors),
+        same=partial(same_change, file.tensors),
+    )
 
 
 def _on_this_base(plan: Plan, tensors: Tensors, model, clip) -> tuple[Plan, tuple[str, ...]]:

@@ -227,33 +227,11 @@ def write_as(
     if conversion is None:
         plan = without_odd(plan, tensors.__getitem__, drop)
         conversion = convert(plan, tensors, dialect, dtype, drop)
-    for name, spec in conversion.specs.items():
-        if spec.dtype not in CODES:
-            raise Refused((message("lora.dtype_unwritable", tensor=name, dtype=str(spec.dtype)),))
+    _check_dtypes(conversion)
     metadata = metadata_for(plan.metadata, conversion, provenance or {})
     path = Path(path)
     config = conversion.configs.get("")
-    kept = plan._replace(
-        adapters=tuple(
-            item
-            for item in plan.adapters
-            if conversion.left_out.keys().isdisjoint(item.roles.values())
-        )
-    )
-    difference = 0.0
-
-    def check(temporary: Path) -> None:
-        nonlocal difference
-        # What lies beside the file will be read with it.
-        beside = config if config is not None else adapter_config_beside(path)
-        difference = _verify(kept, tensors, temporary, beside, dtype)
-        # PEFT reads the settings beside the file, we those in its header.
-        if (
-            config is not None
-            and json.loads(read_header(temporary).metadata["lora_adapter_metadata"]) != config
-        ):
-            raise VerificationError(message("lora.settings_differ"))
-
+    check = _Check(_without(plan, conversion.left_out), tensors, path, dtype=dtype, config=config)
     with ExitStack() as stack:
         if config is not None:
             path = place_of(path, dialect)
@@ -275,10 +253,53 @@ def write_as(
         computed,
         full,
         conversion.left_out,
-        difference,
+        check.difference,
         path.stat().st_size,
         joined(filter(None, (*cautions, conversion.caution)), "space"),
     )
+
+
+def _check_dtypes(conversion: Conversion) -> None:
+    """Raises Refused for a dtype that safetensors has no name for."""
+    for name, spec in conversion.specs.items():
+        if spec.dtype not in CODES:
+            raise Refused((message("lora.dtype_unwritable", tensor=name, dtype=str(spec.dtype)),))
+
+
+def _without(plan: Plan, left_out: Mapping[str, str]) -> Plan:
+    """The plan without the adapters whose keys were left out."""
+    kept = (one for one in plan.adapters if left_out.keys().isdisjoint(one.roles.values()))
+    return plan._replace(adapters=tuple(kept))
+
+
+class _Check:
+    """Reads a written file back, and keeps the largest difference of any weight's change.
+
+    path: where it will lie; what stands beside it there will be read with it. config: PEFT's
+    settings where they are written too.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        tensors: Mapping[str, Tensor],
+        path: Path,
+        *,
+        dtype: torch.dtype | None,
+        config: Mapping[str, Any] | None,
+    ):
+        self.plan, self.tensors, self.path = plan, tensors, path
+        self.dtype, self.config, self.difference = dtype, config, 0.0
+
+    def __call__(self, temporary: Path) -> None:
+        """Raises VerificationError where it does not do what the plan does."""
+        beside = self.config if self.config is not None else adapter_config_beside(self.path)
+        self.difference = _verify(self.plan, self.tensors, temporary, beside, self.dtype)
+        # PEFT reads the settings beside the file, we those in its header.
+        if self.config is not None:
+            stated = read_header(temporary).metadata["lora_adapter_metadata"]
+            if json.loads(stated) != self.config:
+                raise VerificationError(message("lora.settings_differ"))
 
 
 def place_of(path: Path, dialect: str) -> Path:

@@ -49,9 +49,9 @@ def test_what_its_trainer_writes_reaches_it(loaded, patched, model, length):
     torch.testing.assert_close(patched(new)[name] - stored, change, rtol=1e-5, atol=1e-6)
 
 
-def test_comfyuis_own_name_reaches_it(loaded, patched):
+def test_comfyuis_own_name_reaches_it(loaded):
     start = OWN.format("seconds_total").removesuffix(".weight")
-    new, change, report = loaded(
+    new, _, report = loaded(
         "stable_audio_3", (f"{start}.lora_A.weight", f"{start}.lora_B.weight")
     )
     assert not report.unplaced() and list(new.patches) == [f"{start}.weight"]
