@@ -51,9 +51,7 @@ def test_what_its_trainer_writes_reaches_it(loaded, patched, model, length):
 
 def test_comfyuis_own_name_reaches_it(loaded):
     start = OWN.format("seconds_total").removesuffix(".weight")
-    new, _, report = loaded(
-        "stable_audio_3", (f"{start}.lora_A.weight", f"{start}.lora_B.weight")
-    )
+    new, _, report = loaded("stable_audio_3", (f"{start}.lora_A.weight", f"{start}.lora_B.weight"))
     assert not report.unplaced() and list(new.patches) == [f"{start}.weight"]
 
 
@@ -61,9 +59,7 @@ def test_what_lies_beside_other_models_is_no_place(comfy, host):
     """A buffer of the sampler is no weight of the network."""
     network = comfy_models.network("stable_audio_3")
     assert any(name.startswith("model_sampling.") for name in network.state_dict())
-    weights = host.denoiser_network(
-        {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    )
+    weights = host.denoiser_network(comfy_models.all_shapes("stable_audio_3"))
     assert {name.partition(".")[0] for name in weights.weights} == {
         "diffusion_model",
         "seconds_total_embedder",

@@ -192,7 +192,7 @@ def test_every_row_is_in_a_model(family):
     for name, model in comfy_models.MODELS.items():
         if model.family == family:
             try:
-                network = denoiser_network(comfy_models.shapes(name))
+                network = denoiser_network(comfy_models.all_shapes(name))
             except comfy_models.NotInThisComfyUI as fault:
                 missing.append(str(fault))
                 continue

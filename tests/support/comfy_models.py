@@ -989,6 +989,11 @@ def shapes(name: str) -> Shapes:
     return _shapes(network(name).state_dict(), "diffusion_model.")
 
 
+def all_shapes(name: str) -> Shapes:
+    """The same with what ComfyUI's model keeps beside the diffusion model."""
+    return _shapes(network(name).state_dict())
+
+
 def _shapes(weights: Mapping[str, Any], prefix: str = "") -> Shapes:
     return {name: tuple(value.shape) for name, value in weights.items() if name.startswith(prefix)}
 
