@@ -340,6 +340,12 @@ class Kind:
         """The tensors of these output rows alone; None where they cannot be cut."""
         return None
 
+    def row_grain(self, tensors: Tensors) -> int | None:
+        """Of how many rows a piece of the weight is made that can be patched without the others:
+        any multiple of it, from any multiple on. None: all rows are needed at once.
+        """
+        return None
+
     def product(
         self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype
     ) -> Product | KroneckerProduct:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from math import lcm
 from typing import TYPE_CHECKING
 
 from ..messages import message
@@ -40,6 +41,12 @@ class Rotation(Kind):
             (blocks[role].shape[-1], blocks[role].shape[0])
             for role in sorted(blocks, key=number_of)
         ]
+
+    def row_grain(self, tensors: Tensors) -> int | None:
+        if self.on_inputs or self.butterfly:
+            return 1 if self.on_inputs and not self.butterfly else None
+        blocks = {role: tensors[role] for role in self.block_roles(tensors)}
+        return lcm(*(size for size, _ in self.block_sizes(blocks, 0)))
 
     def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         return Measured(

@@ -22,6 +22,7 @@ from ..adapters.rows import Rows
 from ..adapters.tensors import check_indices
 from ..lora.from_plan import adapter_of, alpha_of
 from ..lora.math.apply import AdapterSpec, patched_weight
+from ..lora.math.by_rows import patch_in_place
 from ..lora.math.spec import FAULTS, AdapterError, first_line
 from ..messages import message
 from ..planning.plan import Adapter, Plan
@@ -80,12 +81,17 @@ class LocksmithAdapter(WeightAdapterBase):
         """The patched weight; in place where the shape stays, because the host hands in a slice and
         keeps the whole.
         """
-        spec, roles, tensors = self.weights
-        on_device = {
-            role: tensor.to(weight.device) for role, tensor in zip(roles, tensors, strict=True)
-        }
-        patched = patched_weight(spec, on_device, weight, strength)
+        spec, tensors = self.weights[0], self.on(weight.device)
+        if spec.option("pad_to") is None:
+            patch_in_place(spec, tensors, weight, strength)
+            return weight
+        patched = patched_weight(spec, tensors, weight, strength)
         return weight.copy_(patched) if patched.shape == weight.shape else patched.to(weight.dtype)
+
+    def on(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Role -> tensor on a device."""
+        _, roles, tensors = self.weights
+        return {role: tensor.to(device) for role, tensor in zip(roles, tensors, strict=True)}
 
 
 class Patches(NamedTuple):

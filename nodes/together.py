@@ -17,10 +17,11 @@ import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 
 from ..adapters.registry import of_host
-from ..lora.math.apply import is_linear
+from ..lora.math.apply import is_linear, patched_weight
+from ..lora.math.by_rows import of_rows, pieces_of
 from .fused import Fused, Member, fused, is_pair
 from .patches import LocksmithAdapter
-from .watched import Watched
+from .watched import Watched, blame, check
 
 # The host's patch: (strength, patch, strength of the model, offset, function).
 Entry = tuple[float, Any, float, Any, Any]
@@ -33,7 +34,7 @@ class Together(WeightAdapterBase):
 
     name = "locksmith"
 
-    def __init__(self, loaded_keys: set[str], weights: tuple[tuple[float, WeightAdapterBase], ...]):
+    def __init__(self, loaded_keys: set[str], weights: tuple[tuple[float, LocksmithAdapter], ...]):
         self.loaded_keys, self.weights = loaded_keys, weights
 
     def calculate_weight(
@@ -48,16 +49,22 @@ class Together(WeightAdapterBase):
         original_weight=None,
     ):
         """The patched weight, in place, because the host hands in a slice and keeps the whole."""
-        base = weight.to(torch.float32, copy=True)
-        after = base.clone()
-        for own, adapter in self.weights:
-            after += (
-                adapter.calculate_weight(
-                    base.clone(), key, own, 1.0, offset, function, intermediate_dtype, None
-                )
-                - base
-            )
-        return weight.copy_(base + strength * (after - base))
+        for _, adapter in self.weights:
+            check(adapter)
+        members = [
+            (own, adapter.weights[0], adapter.on(weight.device)) for own, adapter in self.weights
+        ]
+        for rows in pieces_of([(spec, tensors) for _, spec, tensors in members], weight):
+            part = weight.narrow(0, *rows) if rows else weight
+            base = part.to(torch.float32, copy=True)
+            change = torch.zeros_like(base)
+            for own, spec, tensors in members:
+                change += patched_weight(of_rows(spec, weight, rows), tensors, base, own) - base
+            part.copy_(base.add_(change, alpha=strength))
+        for _, adapter in self.weights:
+            if isinstance(adapter, Watched):
+                blame(adapter, weight)
+        return weight
 
 
 def settle(patches: dict[str, list[Entry]], keys: Iterable[str]) -> int:
@@ -117,7 +124,7 @@ def _joined(entries: Iterable[Entry]) -> list[Entry]:
 def _one(entries: list[Entry]) -> Entry:
     if len(entries) == 1:
         return entries[0]
-    members: list[tuple[float, WeightAdapterBase]] = []
+    members: list[tuple[float, LocksmithAdapter]] = []
     for strength, patch, *_ in entries:
         inner = patch.weights if isinstance(patch, Together) else ((1.0, patch),)
         members += [(strength * own, adapter) for own, adapter in inner]

@@ -68,6 +68,9 @@ class LoHa(Kind):
         dimensions = {f"hada_w{half}_a": int(f"hada_t{half}" in tensors) for half in (1, 2)}
         return helpers.narrow_roles(tensors, start, length, **dimensions)
 
+    def row_grain(self, tensors):
+        return 1
+
     def product(self, spec, tensors, dtype):
         """(A1 B1) * (A2 B2) elementwise is one product: all pairs of columns times all pairs of
         rows (Khatri-Rao).

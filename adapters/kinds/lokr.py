@@ -100,6 +100,9 @@ class LoKr(Kind):
             tensors, start // block, length // block, lokr_w1=0, lokr_w1_a=0
         )
 
+    def row_grain(self, tensors):
+        return _rows(tensors, 2)
+
     def product(self, spec, tensors, dtype):
         first, second = (_product(tensors, half, dtype) for half in (1, 2))
         factor = helpers.factor_of(self, spec, tensors)

@@ -81,6 +81,9 @@ class LoRA(Kind):
             None if "bias_values" in tensors else helpers.narrow_roles(tensors, start, length, up=0)
         )
 
+    def row_grain(self, tensors):
+        return None if "bias_values" in tensors else 1
+
     def product(self, spec, tensors, dtype):
         if "bias_values" in tensors:
             # The sparse residual is rare enough for the dense way.
