@@ -420,6 +420,11 @@ class Decomposition:
         """Whether magnitudes of this shape are one for each output, and not for each input."""
         raise NotImplementedError
 
+    def goes_by_rows(self, spec: AdapterSpec, tensors: Tensors) -> bool:
+        """Whether a row of the weight can be given its length without the others."""
+        present = [role for role in self.roles if role in tensors]
+        return all(self.per_output(role, tuple(tensors[role].shape)) for role in present)
+
     def vector(self, role: str, tensor: Tensor, out: int) -> Tensor | None:
         """The magnitudes of `out` outputs as [out]; None where they are something else."""
         raise NotImplementedError

@@ -31,6 +31,10 @@ class DoRA(Decomposition):
     def per_output(self, role, shape):
         return role == "magnitude" or len(shape) < 2 or shape[0] == _count(shape)
 
+    def goes_by_rows(self, spec, tensors):
+        by_columns = spec.option("dora_axis") == "columns"
+        return not by_columns and super().goes_by_rows(spec, tensors)
+
     def vector(self, role, tensor, out):
         fits = tensor.numel() == out and (
             role == "magnitude" or tensor.dim() < 2 or tensor.shape[0] == out

@@ -72,12 +72,6 @@ def of_rows(spec: AdapterSpec, weight: Tensor, rows: Rows | None) -> AdapterSpec
 def _grain(spec: AdapterSpec, tensors: Tensors) -> int | None:
     """As Kind.row_grain, of an adapter with its magnitudes."""
     decomposition = decomposition_of(tensors)
-    if decomposition is not None:
-        per_output = (
-            decomposition.per_output(role, tuple(tensors[role].shape))
-            for role in decomposition.roles
-            if role in tensors
-        )
-        if spec.option("dora_axis") == "columns" or not all(per_output):
-            return None
+    if decomposition is not None and not decomposition.goes_by_rows(spec, tensors):
+        return None
     return named(spec.kind).row_grain(tensors)
