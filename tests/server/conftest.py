@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import comfy_server
@@ -48,6 +49,30 @@ class Bench:
     def ours(self, lora_name: str, **inputs) -> Result:
         """What this pack's loader gives, with its report."""
         return self._run(demo.with_report(self._with_inputs(lora_name, inputs)))
+
+    def stack(self, loras: list[dict] | str, **inputs) -> Result:
+        """What this pack's stack gives; `loras`: its rows, or the node's value as it stands."""
+        return self._run(self.with_stack(loras, **inputs))
+
+    def with_stack(self, loras: list[dict] | str, **inputs) -> dict:
+        """The prompt with a stack in the loader's place."""
+        prompt = copy.deepcopy(self.prompt)
+        loader = prompt[demo.loader_id(prompt)]
+        loader["class_type"] = "LocksmithLoRAStack"
+        loader["inputs"] = {
+            "model": loader["inputs"]["model"],
+            "clip": loader["inputs"]["clip"],
+            "loras": loras if isinstance(loras, str) else json.dumps(loras),
+            **inputs,
+        }
+        return prompt
+
+    def on_model(self, file: str) -> Bench:
+        """The bench with another file for the diffusion model."""
+        prompt = copy.deepcopy(self.prompt)
+        loader = next(spec for spec in prompt.values() if spec["class_type"] == "UNETLoader")
+        loader["inputs"]["unet_name"] = file
+        return replace(self, prompt=prompt)
 
     def _with_inputs(self, lora_name: str, inputs: dict) -> dict:
         prompt = copy.deepcopy(self.prompt)

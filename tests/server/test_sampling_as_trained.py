@@ -5,7 +5,6 @@ merged it, up to fp32's noise.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import re
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def models(bench) -> Path:
 @pytest.fixture(scope="module")
 def base_latent(bench, both, models) -> torch.Tensor:
     write_model(models / BASE, both, both.twin.state_dict())
-    return on_model(bench, BASE).bare()
+    return bench.on_model(BASE).bare()
 
 
 def write_model(path: Path, both, weights) -> None:
@@ -56,14 +55,6 @@ def write_model(path: Path, both, weights) -> None:
     save_file(
         {name.removeprefix(PREFIX): weight.contiguous() for name, weight in native.items()}, path
     )
-
-
-def on_model(bench, file: str):
-    """The bench with another file for the diffusion model."""
-    prompt = copy.deepcopy(bench.prompt)
-    loader = next(spec for spec in prompt.values() if spec["class_type"] == "UNETLoader")
-    loader["inputs"]["unet_name"] = file
-    return dataclasses.replace(bench, prompt=prompt)
 
 
 def train_with_peft(both, folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -101,8 +92,8 @@ def test_latent_is_that_of_the_weights_the_library_merged(bench, both, models, b
     folder.mkdir()
     truth = (train_with_peft if name in PEFT else train_with_lycoris)(both, folder, name)
     write_model(models / MERGED.format(name), both, truth)
-    merged = on_model(bench, MERGED.format(name)).bare()
-    result = on_model(bench, BASE).ours(f"{name}/adapter_model.safetensors")
+    merged = bench.on_model(MERGED.format(name)).bare()
+    result = bench.on_model(BASE).ours(f"{name}/adapter_model.safetensors")
     assert result.report["unplaced"] == []
     assert relative(base_latent, merged) > 1e-2
     assert relative(result.latent, merged) < 1e-4

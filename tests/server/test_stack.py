@@ -21,20 +21,8 @@ def row(name, strength=1.0, **more):
 
 
 def of_bench(bench, loras, **inputs):
-    """The bench's prompt with a stack in the loader's place; `loras` is a list, or the node's value
-    as it stands.
-    """
-    prompt = copy.deepcopy(bench.prompt)
-    loader = prompt[demo.loader_id(prompt)]
-    value = loras if isinstance(loras, str) else json.dumps(loras)
-    loader["class_type"] = STACK
-    loader["inputs"] = {
-        "model": loader["inputs"]["model"],
-        "clip": loader["inputs"]["clip"],
-        "loras": value,
-        **inputs,
-    }
-    return prompt, demo.loader_id(bench.prompt)
+    """(the bench's prompt with a stack in the loader's place, the stack's id)."""
+    return bench.with_stack(loras, **inputs), demo.loader_id(bench.prompt)
 
 
 def run(bench, loras, **inputs):
@@ -224,3 +212,33 @@ def test_another_file_on_disk_runs_the_stack_again_and_the_same_one_does_not(ben
     assert stack not in comfy_server.executed_nodes(bench.server.run(prompt))
     lora_file("changing.safetensors", save(simpletuner_broken_lora(seed=12)))
     assert stack in comfy_server.executed_nodes(bench.server.run(prompt))
+
+
+@pytest.mark.parametrize("first", ["stock", "ours"])
+def test_stocks_bypass_and_ours_act_beside_each_other(bench, first):
+    """Whichever is on top, and again after a run with another strength."""
+    prompt, last = of_bench(bench, "[]")
+    names = {"stock": DIFFUSERS_LORA, "ours": BROKEN_LORA}
+    order = [first, *(names.keys() - {first}), first]
+
+    def chain(bypass, strength):
+        made = copy.deepcopy(prompt)
+        model, clip = made[last]["inputs"]["model"], made[last]["inputs"]["clip"]
+        for number, whose in enumerate(order):
+            kind = "LoraLoaderBypass" if bypass and whose == "stock" else demo.OUR_LOADER
+            mode = {"mode": "bypass" if bypass else "patch"} if kind == demo.OUR_LOADER else {}
+            strengths = {"strength_model": strength, "strength_clip": 0.0}
+            made[f"chained{number}"] = {
+                "class_type": kind,
+                "inputs": {"model": model, "clip": clip, "lora_name": names[whose]}
+                | strengths
+                | mode,
+            }
+            model, clip = [f"chained{number}", 0], [f"chained{number}", 1]
+        made[last]["inputs"] |= {"model": model, "clip": clip}
+        return bench._run(made).latent
+
+    for strength in (0.5, -0.3, 0.5):
+        patched = chain(False, strength)
+        change = (patched - bench.bare()).norm()
+        assert float((chain(True, strength) - patched).norm() / change) < 1e-4
