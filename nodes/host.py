@@ -56,9 +56,11 @@ from ..planning.target_model import (
     names_beside,
     of_kind,
 )
+from ..report.beside import read_beside
 from ..report.inspection import Inspection, inspect_header
 from ..report.library import Stamp, stamp_of
 from ..report.load_report import Report
+from ..report.metadata import read_metadata, with_words, words_to_use
 from .auto import choose, counted, where_they_act
 from .bypass import add_bypass_hooks
 from .modes import AUTO, BYPASS, PATCH
@@ -404,6 +406,12 @@ def _original_names(tensors: Tensors, converted: Tensors) -> dict[str, str]:
         for key, tensor in converted.items()
         if id(tensor) in by_identity
     }
+
+
+def words_of(path: str) -> list[str]:
+    """The trigger words of a LoRA file, from its header and from what lies beside it."""
+    metadata = read_metadata(_files.read(path).header.metadata)
+    return words_to_use(with_words(metadata, read_beside(path).words))
 
 
 def progress_bar() -> Callable[[int, int], None]:

@@ -23,6 +23,7 @@ __all__ = [
     "model_inputs",
     "on_unmatched_input",
     "strength_inputs",
+    "words_output",
 ]
 
 REPORT, ERROR = "report", "error"
@@ -71,6 +72,15 @@ def json_output() -> io.Output:
     """The output `report_json`."""
     return io.String.Output(
         "report_json", display_name="report_json", tooltip="The same for programs."
+    )
+
+
+def words_output() -> io.Output:
+    """The output `trigger_words`."""
+    return io.String.Output(
+        "trigger_words",
+        display_name="trigger_words",
+        tooltip="What the LoRAs need in a prompt, from their metadata and from files beside them.",
     )
 
 

@@ -25,6 +25,7 @@ from .inputs import (
     model_inputs,
     on_unmatched_input,
     strength_inputs,
+    words_output,
 )
 from .languages import shown
 
@@ -60,7 +61,7 @@ class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
                 on_unmatched_input(),
                 mode_input(),
             ],
-            outputs=[*loaded_outputs(), json_output()],
+            outputs=[*loaded_outputs(), json_output(), words_output()],
             **RESENT,
         )
 
@@ -84,14 +85,15 @@ class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
             verdict = message("nodes.strength_zero", file=lora_name)
             document = {"verdict": verdict, "file": lora_name}
             ui = shown(partial(translate, verdict), document, json.dumps(document))
-            return io.NodeOutput(model, clip, *_texts(ui), ui=ui)
+            return io.NodeOutput(model, clip, *_texts(ui), "", ui=ui)
         with in_plain_words(lora_name):
             new_model, new_clip, report = apply_listed(
                 model, clip, lora_name, (strength_model, strength_clip), on_unmatched, mode=mode
             )
             document = report.as_dict()
             ui = shown(report.text, document, as_text(document))
-            return io.NodeOutput(new_model, new_clip, *_texts(ui), ui=ui)
+            words = ", ".join(host.words_of(lora_path(lora_name)))
+            return io.NodeOutput(new_model, new_clip, *_texts(ui), words, ui=ui)
 
 
 def apply_listed(

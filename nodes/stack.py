@@ -14,6 +14,7 @@ from ..report.judgement import judged
 from ..report.load_report import SCHEMA, Report
 from . import host
 from .faults import NodeError, in_plain_words
+from .files import lora_path
 from .inputs import (
     AUTO,
     REPORT,
@@ -22,10 +23,12 @@ from .inputs import (
     loaded_outputs,
     mode_input,
     on_unmatched_input,
+    words_output,
 )
 from .languages import shown
 from .load_and_fix import apply_listed, as_text
 from .rows import StackRow, read_rows, rows_are_right, rows_changed, rows_input
+from .tags import as_stack, read_stack, read_tags, rows_of, unused_of
 
 
 class LoadAndFixStack(io.ComfyNode):
@@ -66,20 +69,53 @@ class LoadAndFixStack(io.ComfyNode):
                 ),
                 on_unmatched_input(),
                 mode_input(),
+                io.Custom("LORA_STACK").Input(
+                    "lora_stack",
+                    optional=True,
+                    tooltip="LoRAs of other packs' stackers, applied behind the rows.",
+                ),
+                io.String.Input(
+                    "text",
+                    optional=True,
+                    force_input=True,
+                    tooltip=(
+                        "A prompt that names LoRAs, <lora:name:0.8> or <lora:name:0.8:0.6>; they"
+                        " are applied last."
+                    ),
+                ),
             ],
             outputs=[
                 *loaded_outputs("A line for each LoRA, then what has no effect and why."),
                 json_output(),
+                words_output(),
+                io.String.Output(
+                    "text", display_name="text", tooltip="The text without the LoRAs it names."
+                ),
+                io.Custom("LORA_STACK").Output(
+                    "lora_stack",
+                    display_name="lora_stack",
+                    tooltip=(
+                        "All LoRAs that are on, for other packs' nodes. They are applied here"
+                        " already."
+                    ),
+                ),
             ],
             **RESENT,
         )
 
     @classmethod
-    def validate_inputs(cls, loras=None) -> bool | str:
+    def validate_inputs(cls, loras=None, text=None) -> bool | str:
         """Refuse, before anything runs, rows that cannot be read and names that are not in the
         loras folders.
         """
-        return rows_are_right(loras)
+        right = rows_are_right(loras)
+        if right is not True or text is None:
+            return right
+        try:
+            read_tags(text)
+        except ValueError as fault:
+            return text_of(fault)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, loras=None, **_) -> tuple | float:
@@ -87,10 +123,22 @@ class LoadAndFixStack(io.ComfyNode):
         return rows_changed(loras)
 
     @classmethod
-    def execute(cls, model, loras, clip=None, on_unmatched=REPORT, mode=AUTO) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        loras,
+        clip=None,
+        on_unmatched=REPORT,
+        mode=AUTO,
+        *,
+        lora_stack=None,
+        text=None,
+    ) -> io.NodeOutput:
         """Patch clones of model and clip row by row; an error names the row."""
         try:
             rows = read_rows(loras)
+            tags, bare = read_tags(text or "")
+            rows += rows_of((*read_stack(lora_stack), *tags), len(rows) + 1)
         except ValueError as fault:
             raise NodeError(as_sentence(text_of(fault))) from None
         results, progress = [], host.progress_bar()
@@ -100,10 +148,12 @@ class LoadAndFixStack(io.ComfyNode):
             results.append(result)
         if rows:
             progress(len(rows), len(rows))
-        stack = StackReport(results)
+        stack = StackReport(results, unused_of(tags))
         document = stack.as_dict()
         ui = shown(stack.text, document, as_text(document))
-        return io.NodeOutput(model, clip, ui["text"][0], ui["report_json"][0], ui=ui)
+        words = ", ".join(stack.trigger_words)
+        texts = (ui["text"][0], ui["report_json"][0], words, bare)
+        return io.NodeOutput(model, clip, *texts, as_stack(rows), ui=ui)
 
 
 class RowResult(NamedTuple):
@@ -112,6 +162,7 @@ class RowResult(NamedTuple):
     row: StackRow
     verdict: str
     report: Report | None = None
+    words: Sequence[str] = ()
 
     @property
     def modules(self) -> tuple[int, int]:
@@ -148,8 +199,14 @@ class RowResult(NamedTuple):
 class StackReport:
     """What became of all rows."""
 
-    def __init__(self, results: Sequence[RowResult]):
-        self.results = results
+    def __init__(self, results: Sequence[RowResult], remarks: Sequence[str] = ()):
+        self.results, self.remarks = results, remarks
+
+    @property
+    def trigger_words(self) -> list[str]:
+        """Of all rows that are on, each once."""
+        words = (word for result in self.results for word in result.words)
+        return list({word.casefold(): word for word in words}.values())
 
     @property
     def modules(self) -> dict[str, int]:
@@ -180,7 +237,7 @@ class StackReport:
         for result in self.results:
             if result.row.on:
                 places[result.row.name].append(result.row)
-        return [
+        twice = [
             message(
                 "nodes.same_file_twice",
                 name=name,
@@ -191,6 +248,7 @@ class StackReport:
             for name, rows in places.items()
             if len(rows) > 1
         ]
+        return [*twice, *self.remarks]
 
     @property
     def cautions(self) -> list[str]:
@@ -213,6 +271,7 @@ class StackReport:
             "modules": modules,
             "notes": self.notes,
             "cautions": self.cautions,
+            "trigger_words": self.trigger_words,
             "rows": [result.as_dict() for result in self.results],
         }
 
@@ -251,6 +310,7 @@ def _apply(row: StackRow, model, clip, on_unmatched: str, *, mode: str):
             model, clip, report = apply_listed(
                 model, clip, row.name, strengths, on_unmatched, mode=mode
             )
+            words = host.words_of(lora_path(row.name))
     except NodeError as error:
         raise NodeError(message("nodes.row_error", number=row.number, error=error)) from None
-    return model, clip, RowResult(row, report.verdict, report)
+    return model, clip, RowResult(row, report.verdict, report, words)

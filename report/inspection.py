@@ -50,8 +50,9 @@ from ..planning.plan import (
     make_plan,
 )
 from ..planning.target_model import TargetModel, all_families
+from .beside import Beside, read_beside
 from .load_report import SCHEMA, Report, category_title, is_scaled, stock_failure
-from .metadata import Metadata, read_metadata
+from .metadata import Metadata, read_metadata, with_words
 from .presets import PresetReport, match_presets
 
 AskStock = Callable[
@@ -141,8 +142,14 @@ class Inspection:
 
     @cached_property
     def metadata(self) -> Metadata:
-        """The header's metadata, readable."""
-        return read_metadata(self.header.metadata)
+        """The header's metadata, readable, with the trigger words that lie beside the file."""
+        metadata = read_metadata(self.header.metadata)
+        return with_words(metadata, self.beside.words) if self.beside.words else metadata
+
+    @cached_property
+    def beside(self) -> Beside:
+        """What other tools keep beside the file."""
+        return read_beside(self.path)
 
     @cached_property
     def presets(self) -> PresetReport:
@@ -445,6 +452,7 @@ class Inspection:
             "trained": [trained.as_dict() for trained in self.report.trained],
             "missed": {"untrained": self.report.untrained, "preset": self.presets.as_dict()},
             "metadata": self.metadata.as_dict(),
+            "beside": {"strength": self.beside.strength and self.beside.strength._asdict()},
             "health": [finding._asdict() for finding in self.health],
         }
 

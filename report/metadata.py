@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import islice
 from operator import itemgetter
@@ -63,10 +63,15 @@ class MetadataTableError(LocksmithError, ValueError):
 
 
 class TriggerWord(NamedTuple):
-    """A word or phrase that a prompt needs, and what in the metadata says so."""
+    """A word or phrase that a prompt needs, and what says so.
+
+    rank: how good the evidence is: STATED, FOLDERS (of the training images) or TAGS (that stand in
+    nearly all captions).
+    """
 
     word: str
     evidence: tuple[str, ...]
+    rank: int = 0
 
 
 class Tag(NamedTuple):
@@ -181,6 +186,25 @@ class Table(NamedTuple):
     answers: Mapping[str, tuple[str, ...]]
     trainers: tuple[Version, ...]
     sections: tuple[str, ...]
+
+
+def with_words(metadata: Metadata, noted: Iterable[tuple[str, str]]) -> Metadata:
+    """The metadata with trigger words (word, name of the file that says so) from beside the file,
+    which stand first.
+    """
+    words = {word.casefold(): TriggerWord(word, (file,), STATED) for word, file in noted}
+    for known in metadata.trigger_words:
+        name = known.word.casefold()
+        evidence = (*(words[name].evidence if name in words else ()), *known.evidence)
+        rank = min(known.rank, words[name].rank if name in words else known.rank)
+        words[name] = TriggerWord(known.word, evidence, rank)
+    return metadata._replace(trigger_words=tuple(words.values()))
+
+
+def words_to_use(metadata: Metadata) -> list[str]:
+    """The trigger words of the best evidence that there is, for a prompt."""
+    best = min((word.rank for word in metadata.trigger_words), default=STATED)
+    return [word.word for word in metadata.trigger_words if word.rank == best]
 
 
 @lru_cache(maxsize=1)
@@ -580,7 +604,7 @@ class _Reader:
             self._trigger(TAGS, tag, evidence)
 
     def _trigger_words(self) -> tuple[TriggerWord, ...]:
-        words: dict[str, tuple[str, list[str]]] = {}
+        words: dict[str, tuple[str, list[str], int]] = {}
         tags = 0
         for rank, word, evidence in sorted(self.triggers, key=lambda trigger: trigger[0]):
             name = word.casefold()
@@ -588,10 +612,12 @@ class _Reader:
                 tags += rank == TAGS
                 if len(words) >= MAX_ROWS or tags > MAX_TAGS_AS_TRIGGERS:
                     continue
-            evidences = words.setdefault(name, (word, []))[1]
+            evidences = words.setdefault(name, (word, [], rank))[1]
             if evidence not in evidences and len(evidences) < MAX_ITEMS:
                 evidences.append(evidence)
-        return tuple(TriggerWord(word, tuple(evidences)) for word, evidences in words.values())
+        return tuple(
+            TriggerWord(word, tuple(evidences), rank) for word, evidences, rank in words.values()
+        )
 
     # The whole
 

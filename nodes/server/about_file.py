@@ -15,6 +15,7 @@ from ...identify.checkpoint import Checkpoint, target_model_of_checkpoint
 from ...messages import message
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
+from ...report.beside import beside_stamp
 from ...report.inspection import Inspection, inspect_file
 from ...report.judgement import GOOD, judged
 from ...report.library import Findings, LibraryRow, Stamp, findings_of, stamp_of
@@ -72,8 +73,11 @@ def about_file(
     )
     if not full:
         return answered(about, language)
-    about |= _everything(name, path, findings, stamp, own)
-    renders = {"markdown": partial(_markdown, path, stamp, own)} if about["inspection"] else {}
+    if findings.error:
+        return answered(about | NOTHING_MORE, language)
+    now = (stamp, beside_stamp(path), own)
+    about |= _everything(name, path, now)
+    renders = {"markdown": partial(_markdown, path, now)} if about["inspection"] else {}
     return answered(about, language, **renders)
 
 
@@ -136,13 +140,9 @@ def _not_wired(report: Report) -> set[str]:
     return missing - {adapter.module for adapter in report.adapters}
 
 
-def _everything(
-    name: str, path: str, findings: Findings, stamp: Stamp, own: tuple
-) -> dict[str, Any]:
-    if findings.error:
-        return NOTHING_MORE
+def _everything(name: str, path: str, now: tuple) -> dict[str, Any]:
     try:
-        return _inspection(name, path, stamp, own)
+        return _inspection(name, path, now)
     except LoraFileError as error:
         return {
             **NOTHING_MORE,
@@ -151,8 +151,8 @@ def _everything(
 
 
 @lru_cache(maxsize=8)
-def _inspection(name: str, path: str, stamp: Stamp, own: tuple) -> dict[str, Any]:
-    inspection = _inspected(path, stamp, own)
+def _inspection(name: str, path: str, now: tuple) -> dict[str, Any]:
+    inspection = _inspected(path, now)
     words = [trigger.word for trigger in inspection.metadata.trigger_words]
     return {
         "inspection": inspection.as_dict() | {"file": name},
@@ -162,10 +162,11 @@ def _inspection(name: str, path: str, stamp: Stamp, own: tuple) -> dict[str, Any
 
 
 @lru_cache(maxsize=8)
-def _inspected(path: str, stamp: Stamp, own: tuple) -> Inspection:
+def _inspected(path: str, now: tuple) -> Inspection:
+    """now: what changes with the file, what lies beside it and the user's own maps."""
     return inspect_file(path, own=own_maps())
 
 
 @lru_cache(maxsize=8)
-def _markdown(path: str, stamp: Stamp, own: tuple, language: str) -> str:
-    return markdown(_inspected(path, stamp, own), language=language)
+def _markdown(path: str, now: tuple, language: str) -> str:
+    return markdown(_inspected(path, now), language=language)

@@ -214,6 +214,54 @@ def test_another_file_on_disk_runs_the_stack_again_and_the_same_one_does_not(ben
     assert stack in comfy_server.executed_nodes(bench.server.run(prompt))
 
 
+def test_loras_of_a_text_and_of_another_packs_stack(bench):
+    """Rows, the list of another stack and a text's tags are one stack, which is passed on."""
+    rows = [row(BROKEN_LORA, 0.8)]
+    listed = [row(KOHYA_LORA, -0.5, strength_clip=0.3), {**row(DIFFUSERS_LORA), "on": False}]
+    prompt, stack = of_bench(bench, rows)
+    model, clip = prompt[stack]["inputs"]["model"], prompt[stack]["inputs"]["clip"]
+    prompt["other"] = {
+        "class_type": STACK,
+        "inputs": {"model": model, "clip": clip, "loras": json.dumps(listed)},
+    }
+    prompt["text"] = {
+        "class_type": "PrimitiveString",
+        "inputs": {
+            "value": f"a key, <lora:{DIFFUSERS_LORA.removesuffix('.safetensors')}:0.25>, lit"
+        },
+    }
+    prompt[stack]["inputs"] |= {"lora_stack": ["other", 6], "text": ["text", 0]}
+    for number, name in ((4, "words"), (5, "bare")):
+        prompt[name] = {"class_type": "PreviewAny", "inputs": {"source": [stack, number]}}
+    found = bench._run(prompt)
+    told = json.loads(found.entry["outputs"][stack]["report_json"][0])
+    assert [(one["name"], one["strength"], one["strength_clip"]) for one in told["rows"]] == [
+        (BROKEN_LORA, 0.8, 0.8),
+        (KOHYA_LORA, -0.5, 0.3),
+        (DIFFUSERS_LORA, 0.25, 0.25),
+    ]
+    assert found.entry["outputs"]["bare"]["text"] == ["a key, lit"]
+    assert found.entry["outputs"]["words"]["text"] == [", ".join(told["trigger_words"])]
+    expected = [*rows, listed[0], row(DIFFUSERS_LORA, 0.25)]
+    assert torch.equal(found.latent, run(bench, expected)[0])
+
+
+def test_a_text_that_names_no_file_is_refused(bench):
+    prompt, _ = of_bench(bench, [], text="<lora:no such file:1>")
+    with pytest.raises(comfy_server.PromptError, match="no LoRA is called 'no such file'"):
+        bench._run(prompt)
+
+
+def test_trigger_words_of_metadata_and_of_a_file_beside(bench, lora_file):
+    metadata = {"modelspec.trigger_phrase": "key in a lock"}
+    lora_file("worded.safetensors", save(simpletuner_broken_lora(), metadata))
+    lora_file("worded.civitai.info", json.dumps({"trainedWords": ["ink wash"]}).encode())
+    prompt, stack = of_bench(bench, [row("worded.safetensors"), row(BROKEN_LORA)])
+    prompt["words"] = {"class_type": "PreviewAny", "inputs": {"source": [stack, 4]}}
+    entry = bench._run(prompt).entry
+    assert entry["outputs"]["words"]["text"] == ["ink wash, key in a lock"]
+
+
 @pytest.mark.parametrize("first", ["stock", "ours"])
 def test_stocks_bypass_and_ours_act_beside_each_other(bench, first):
     """Whichever is on top, and again after a run with another strength. Stock's takes no slices of
