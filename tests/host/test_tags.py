@@ -18,7 +18,7 @@ def tags(comfy, tmp_path, monkeypatch):
         "anime/Line Art.safetensors",
         "a/twice.safetensors",
         "b/twice.safetensors",
-        "画风/水墨 v1.5.safetensors",
+        "\u753b\u98ce/\u6c34\u58a8 v1.5.safetensors",
         "v2.5.pt",
     ):
         path = tmp_path / name
@@ -41,7 +41,7 @@ def tags(comfy, tmp_path, monkeypatch):
     ("Line Art", "anime/Line Art.safetensors"),
     ("anime/line art", "anime/Line Art.safetensors"),
     ("anime\\Line Art.safetensors", "anime/Line Art.safetensors"),
-    ("水墨 v1.5", "画风/水墨 v1.5.safetensors"),
+    ("\u6c34\u58a8 v1.5", "\u753b\u98ce/\u6c34\u58a8 v1.5.safetensors"),
     ("v2.5", "v2.5.pt"),
     ("a/twice", "a/twice.safetensors"),
 ])  # fmt: skip

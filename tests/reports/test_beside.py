@@ -23,7 +23,7 @@ WORDS = {
 @pytest.fixture
 def lora(tmp_path):
     keys = {"lora_unet_x.lora_down.weight": (4, 8), "lora_unet_x.lora_up.weight": (8, 4)}
-    return write_hollow(tmp_path / "水墨 v1.5.safetensors", keys)
+    return write_hollow(tmp_path / "\u6c34\u58a8 v1.5.safetensors", keys)
 
 
 def place(lora, ending):
