@@ -63,6 +63,7 @@ from ..report.load_report import Report
 from ..report.metadata import read_metadata, with_words, words_to_use
 from .auto import choose, counted, where_they_act
 from .bypass import add_bypass_hooks
+from .layer_weights import layer_weights
 from .modes import AUTO, BYPASS, PATCH
 from .patches import Tensors, build_patches, host_applies
 from .together import settle
@@ -498,6 +499,7 @@ def load_and_fix(
     bypass: bool = False,
     name: str = "",
     mode: str = "",
+    blocks: str = "",
 ) -> tuple[Any, Any, Report]:
     """Load the LoRA at `path` onto clones of `model` (ModelPatcher) and `clip` (CLIP); either may
     be None.
@@ -507,6 +509,8 @@ def load_and_fix(
     mode: one of `modes`, which says more than `bypass` and counts in its place: AUTO chooses for
     each weight, and the report says which.
     name: what the report calls the file; its path's last part where none is given.
+    blocks: layer weights, `double_blocks.0-5=0.5, te=0`: what the strength of each layer is
+    multiplied with (`lora.merge.block_weights`).
     Returns (model, clip, Report). Works on weights of any storage and on the meta device: it reads
     names and shapes only, and the weights of a layer or two where an adapter can tell by them
     whether this is the model it was trained on. Raises LoraFileError for a file that cannot be
@@ -523,6 +527,7 @@ def load_and_fix(
         own=own,
         bypass=bypass,
         mode=mode,
+        blocks=blocks,
     )
 
 
@@ -537,6 +542,7 @@ def apply_file(
     own: UserMaps,
     bypass: bool,
     mode: str = "",
+    blocks: str = "",
 ) -> tuple[Any, Any, Report]:
     """The same for a LoRA in memory, which the report calls `name`."""
     mode = mode or (BYPASS if bypass else PATCH)
@@ -547,7 +553,8 @@ def apply_file(
         applied = [one for one, strength in candidates if one is not None and strength]
         chosen, kept = choose(plan, applied if mode == AUTO else (), logical_shape, is_quantised)
         patches = build_patches(plan, file.tensors, ours=chosen if mode == AUTO else mode == BYPASS)
-        layers = watched(patches.layers, file.watch)
+        weighed = layer_weights(plan, blocks)
+        layers = weighed.shares(watched(patches.layers, file.watch))
         look = file.look or look_at_tensors(file.tensors)
         doubts = (
             *(file.watch.cautions if file.watch else ()),
@@ -565,7 +572,7 @@ def apply_file(
         name,
         failures=patches.failures,
         stock=partial(stock_placed, model, clip, file),
-        errors=own.errors + left_out + _notes_on_meetings(met + met_in_clip),
+        errors=own.errors + left_out + weighed.notes + _notes_on_meetings(met + met_in_clip),
         cautions=doubts,
         checked=look.at,
         stock_fault=stock_fault(file.header),
@@ -618,7 +625,7 @@ def _notes_on_meetings(met: int) -> tuple[str, ...]:
 
 def _apply(
     patcher,
-    layers: Sequence[dict[Any, Any]],
+    shares: Sequence[tuple[float, Sequence[dict[Any, Any]]]],
     strength: float,
     metadata: dict[str, str],
     *,
@@ -628,7 +635,8 @@ def _apply(
     """(a clone of a ModelPatcher or CLIP with the patches that are for it, on how many weights they
     meet others: see `settle`).
 
-    At strength 0 the clone is left as it was.
+    shares: layers of patches, with what the strength of each is multiplied with. At strength 0 the
+    clone is left as it was.
     only: the weights whose adapters are to act beside their layers; None: all. The kinds of those
     that change the weights even so are counted in `left`.
     """
@@ -637,13 +645,15 @@ def _apply(
     clone, met = patcher.clone(), 0
     weights = getattr(clone, "patcher", clone)
     if strength != 0:
-        if only is None or only:
-            layers, kinds = add_bypass_hooks(weights, layers, strength, logical_shape, only)
-            left.update(kinds)
         reached: set[str] = set()
-        for layer in layers:
-            added = weights.add_patches(layer, strength)
-            reached |= {target if isinstance(target, str) else target[0] for target in added}
+        for share, layers in shares:
+            if only is None or only:
+                own = strength * share
+                layers, kinds = add_bypass_hooks(weights, layers, own, logical_shape, only)
+                left.update(kinds)
+            for layer in layers:
+                added = weights.add_patches(layer, strength * share)
+                reached |= {target if isinstance(target, str) else target[0] for target in added}
         met = settle(weights.patches, sorted(reached))
         if metadata and hasattr(weights, "set_attachments"):
             weights.set_attachments("lora_metadata", metadata)

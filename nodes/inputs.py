@@ -18,6 +18,7 @@ __all__ = [
     "RESENT",
     "OfListedFile",
     "json_output",
+    "layer_weights_input",
     "loaded_outputs",
     "mode_input",
     "model_inputs",
@@ -72,6 +73,20 @@ def json_output() -> io.Output:
     """The output `report_json`."""
     return io.String.Output(
         "report_json", display_name="report_json", tooltip="The same for programs."
+    )
+
+
+def layer_weights_input() -> io.Input:
+    """The input `layer_weights` of the loader."""
+    return io.String.Input(
+        "layer_weights",
+        default="",
+        optional=True,
+        advanced=True,
+        tooltip=(
+            "What the strength of parts is multiplied with: double_blocks.0-5=0.5, *.img_mlp=0,"
+            " te=0; or a block weight vector of 12, 17, 20, 26 or 61 numbers. Empty: all of it."
+        ),
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..messages import message, translate
+from ..adapters.spec import AdapterError
+from ..messages import joined, message, translate
 from ..planning.plan import NO_FAULT
 from . import host
 from .faults import NodeError, in_plain_words
@@ -20,6 +21,7 @@ from .inputs import (
     RESENT,
     OfListedFile,
     json_output,
+    layer_weights_input,
     loaded_outputs,
     mode_input,
     model_inputs,
@@ -60,6 +62,7 @@ class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
                 *strength_inputs(),
                 on_unmatched_input(),
                 mode_input(),
+                layer_weights_input(),
             ],
             outputs=[*loaded_outputs(), json_output(), words_output()],
             **RESENT,
@@ -76,6 +79,7 @@ class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
         clip=None,
         on_unmatched=REPORT,
         mode=AUTO,
+        layer_weights="",
     ) -> io.NodeOutput:
         """Patch clones of model and clip; raises for an unreadable file, and for unmatched keys if
         asked to.
@@ -88,7 +92,13 @@ class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
             return io.NodeOutput(model, clip, *_texts(ui), "", ui=ui)
         with in_plain_words(lora_name):
             new_model, new_clip, report = apply_listed(
-                model, clip, lora_name, (strength_model, strength_clip), on_unmatched, mode=mode
+                model,
+                clip,
+                lora_name,
+                (strength_model, strength_clip),
+                on_unmatched,
+                mode=mode,
+                blocks=layer_weights,
             )
             document = report.as_dict()
             ui = shown(report.text, document, as_text(document))
@@ -104,13 +114,25 @@ def apply_listed(
     on_unmatched: str,
     *,
     mode: str,
+    blocks: str = "",
 ) -> tuple[Any, Any, host.Report]:
     """Load a listed file, at strengths for model and CLIP; NodeError for unmatched keys if that is
-    asked for.
+    asked for, and for layer weights that are none.
     """
-    new_model, new_clip, report = host.load_and_fix(
-        model, clip, lora_path(lora_name), *strengths, own=own_maps(), name=lora_name, mode=mode
-    )
+    try:
+        new_model, new_clip, report = host.load_and_fix(
+            model,
+            clip,
+            lora_path(lora_name),
+            *strengths,
+            own=own_maps(),
+            name=lora_name,
+            mode=mode,
+            blocks=blocks,
+        )
+    except AdapterError as error:
+        subject = joined([lora_name, message("nodes.of_layer_weights")], "space")
+        raise NodeError(message("joints.about", subject=subject, text=error)) from None
     if on_unmatched == ERROR:
         _demand_all(lora_name, report)
     return new_model, new_clip, report

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from comfy_api.latest import io
 
@@ -20,37 +20,41 @@ SHAPE = '[{"on": true, "name": "folder/file.safetensors", "strength": 1.0}]'
 WIRED = re.compile(r"lora_\d{1,2}")  # what a row names that stands for a connected LoRA
 
 
-def rows_input(tooltip: str, blocks: bool = False) -> io.Input:
-    """The input `loras`; with `blocks` its rows have weights for parts of their LoRAs."""
-    shown = {"widgetType": "LOCKSMITH_LORA_STACK"} | ({"blocks": True} if blocks else {})
+def rows_input(tooltip: str, blocks: bool | Literal["asked"] = False) -> io.Input:
+    """The input `loras`; with `blocks` its rows have weights for parts of their LoRAs, which are
+    shown always, or when asked for.
+    """
+    shown = {"widgetType": "LOCKSMITH_LORA_STACK"} | ({"blocks": blocks} if blocks else {})
     return io.String.Input(
         "loras", default="[]", socketless=True, extra_dict=shown, tooltip=tooltip
     )
 
 
-def rows_are_right(loras: Any, blocks: bool = False) -> bool | str:
-    """True, or what is wrong with rows that cannot be read or name a file that is not there."""
+def rows_are_right(
+    loras: Any, blocks: bool = False, wired: Collection[str] | None = None
+) -> bool | str:
+    """True, or what is wrong with rows that cannot be read or name a file that is not there; blocks
+    and wired: as of `read_rows`.
+    """
     if loras is None:
         return True  # another node makes it
     try:
-        read_rows(loras, blocks, None if blocks else ())
+        read_rows(loras, blocks, wired)
     except ValueError as fault:
         return text_of(fault)
     return True
 
 
-def rows_changed(loras: Any, blocks: bool = False) -> tuple | float:
-    """Changes when a file that is on changes on disk."""
+def rows_changed(
+    loras: Any, blocks: bool = False, wired: Collection[str] | None = None
+) -> tuple | float:
+    """Changes when a file that is on changes on disk; blocks and wired: as of `read_rows`."""
     if loras is None:
         return float(
             "nan"
         )  # the host tells a node nothing of what another makes: it is run to be sure
     try:
-        return tuple(
-            lora_changed(row.name)
-            for row in read_rows(loras, blocks, None if blocks else ())
-            if row.on
-        )
+        return tuple(lora_changed(row.name) for row in read_rows(loras, blocks, wired) if row.on)
     except ValueError:
         return ()
 
@@ -79,7 +83,8 @@ class StackRow(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in the node's value."""
-        return {name: getattr(self, name) for name in FIELDS[:4]}
+        fields = FIELDS if self.blocks else FIELDS[:4]
+        return {name: getattr(self, name) for name in fields}
 
 
 def read_rows(

@@ -65,7 +65,9 @@ class LoadAndFixStack(io.ComfyNode):
                     ),
                 ),
                 rows_input(
-                    "The LoRAs, applied from top to bottom. Rows that are off are not read."
+                    "The LoRAs, applied from top to bottom. Rows that are off are not read. A row"
+                    " may have weights for its layers: double_blocks.0-5=0.5, *.img_mlp=0, te=0",
+                    blocks="asked",
                 ),
                 on_unmatched_input(),
                 mode_input(),
@@ -108,7 +110,7 @@ class LoadAndFixStack(io.ComfyNode):
         """Refuse, before anything runs, rows that cannot be read and names that are not in the
         loras folders.
         """
-        right = rows_are_right(loras)
+        right = rows_are_right(loras, blocks=True, wired=())
         if right is not True or text is None:
             return right
         try:
@@ -120,7 +122,7 @@ class LoadAndFixStack(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, loras=None, **_) -> tuple | float:
         """Makes the node run again when a file that is on changes on disk."""
-        return rows_changed(loras)
+        return rows_changed(loras, blocks=True, wired=())
 
     @classmethod
     def execute(
@@ -136,7 +138,7 @@ class LoadAndFixStack(io.ComfyNode):
     ) -> io.NodeOutput:
         """Patch clones of model and clip row by row; an error names the row."""
         try:
-            rows = read_rows(loras)
+            rows = read_rows(loras, blocks=True)
             tags, bare = read_tags(text or "")
             rows += rows_of((*read_stack(lora_stack), *tags), len(rows) + 1)
         except ValueError as fault:
@@ -308,7 +310,7 @@ def _apply(row: StackRow, model, clip, on_unmatched: str, *, mode: str):
     try:
         with in_plain_words(row.name):
             model, clip, report = apply_listed(
-                model, clip, row.name, strengths, on_unmatched, mode=mode
+                model, clip, row.name, strengths, on_unmatched, mode=mode, blocks=row.blocks
             )
             words = host.words_of(lora_path(row.name))
     except NodeError as error:

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from os.path import splitext
 from typing import Any, NamedTuple
 
+from ..lora.merge.block_weights import is_vector
 from ..messages import joined, message
 from .files import lora_names
 from .rows import STRONGEST, StackRow
@@ -33,6 +34,7 @@ class Named(NamedTuple):
     strength: float
     strength_clip: float
     unused: tuple[str, ...] = ()
+    blocks: str = ""
 
 
 def read_tags(text: str) -> tuple[list[Named], str]:
@@ -66,8 +68,9 @@ def _read_tag(name: str, values: Sequence[str]) -> Named:
     clip = _number(plain[1], tag) if len(plain) > 1 else strength
     strength = _number(stated.pop("unet"), tag) if "unet" in stated else strength
     clip = _number(stated.pop("te"), tag) if "te" in stated else clip
+    blocks = stated.pop("lbw") if is_vector(stated.get("lbw", "")) else ""
     unused = (*plain[2:], *(f"{key}={value}" for key, value in stated.items()))
-    return Named(find_lora(name), strength, clip, unused)
+    return Named(find_lora(name), strength, clip, unused, blocks)
 
 
 def _number(text: str, tag: str) -> float:
@@ -162,7 +165,7 @@ def unused_of(named: Iterable[Named]) -> list[str]:
 def rows_of(named: Iterable[Named], first: int) -> list[StackRow]:
     """Rows that stand behind a stack's own; first: the number of the first."""
     return [
-        StackRow(number, True, one.name, one.strength, one.strength_clip)
+        StackRow(number, True, one.name, one.strength, one.strength_clip, one.blocks)
         for number, one in enumerate(named, first)
     ]
 

@@ -15,7 +15,7 @@ from ...key_maps.dialect import DENOISER
 from ...messages import message
 from ..math.spec import AdapterError
 
-__all__ = ["NO_BLOCKS", "PRESETS", "BlockWeights", "read_block_weights"]
+__all__ = ["NO_BLOCKS", "PRESETS", "BlockWeights", "is_vector", "read_block_weights"]
 
 MODEL, ENCODERS, ANYWHERE = "model", "te", "*"
 MAX_TEXT, MAX_ENTRIES = 10_000, 500
@@ -32,6 +32,39 @@ PRESETS = {
     "SDXL: content (B-LoRA)": "model=0, te=0, output_blocks.0.1=1",
     "SDXL: style (B-LoRA)": "model=0, te=0, output_blocks.1.1=1",
 }
+
+
+# What the numbers of a block weight vector stand for, by how many they are; the first is the text
+# encoder's. hako-mikan/sd-webui-lora-block-weight scripts/lora_block_weight.py (LoRA and LoCon of
+# SD 1.5 and of SDXL, FLUX.1); ComfyUI calls IN input_blocks, M middle_block, OUT output_blocks.
+def _unet(inputs: Iterable[int], outputs: Iterable[int]) -> tuple[str, ...]:
+    return (
+        ENCODERS,
+        *(f"input_blocks.{number}" for number in inputs),
+        "middle_block",
+        *(f"output_blocks.{number}" for number in outputs),
+    )
+
+
+FLUX = (
+    "clip_l",
+    "t5xxl",
+    "img_in txt_in time_in vector_in guidance_in",
+    *(f"double_blocks.{number}" for number in range(19)),
+    *(f"single_blocks.{number}" for number in range(38)),
+    "final_layer",
+)
+VECTORS = {
+    len(parts): parts
+    for parts in (
+        FLUX,
+        _unet((4, 5, 7, 8), range(6)),
+        _unet((1, 2, 4, 5, 7, 8), range(3, 12)),
+        _unet(range(9), range(9)),
+        _unet(range(12), range(12)),
+    )
+}
+VECTOR = re.compile(r"[-+.0-9eE]+([ \t]*[,;][ \t]*[-+.0-9eE]+)+\Z")
 
 
 class _Entry(NamedTuple):
@@ -100,13 +133,15 @@ def read_block_weights(text: str) -> BlockWeights:
     A pattern is the beginning of a module's native name, word by word between dots:
     `double_blocks.0-5` (a range of numbers), `double_blocks.*.img_*` (* within a word, or as any
     one word); with `*.` in front it may begin at any word. `model` is the whole diffusion model,
-    `te` all text encoders, `clip_l`, `t5xxl` ... one of them. Raises AdapterError saying what is
-    wrong.
+    `te` all text encoders, `clip_l`, `t5xxl` ... one of them. Numbers alone are a block weight
+    vector of as many as VECTORS has. Raises AdapterError saying what is wrong.
     """
     if text.strip() in PRESETS:
         return read_block_weights(PRESETS[text.strip()])._replace(strict=False)
     if len(text) > MAX_TEXT:
         raise AdapterError(message("merge.block_text_too_long", count=len(text), most=MAX_TEXT))
+    if is_vector(text):
+        return _vector(text)
     parts = [part.strip() for part in re.split(r"[,;\n]", text)]
     entries = tuple(_entry(part) for part in parts if part)
     if len(entries) > MAX_ENTRIES:
@@ -114,6 +149,26 @@ def read_block_weights(text: str) -> BlockWeights:
             message("merge.too_many_block_weights", count=len(entries), most=MAX_ENTRIES)
         )
     return BlockWeights(entries)
+
+
+def is_vector(text: str) -> bool:
+    """Whether it is numbers alone, more than one."""
+    return bool(VECTOR.match(text.strip()))
+
+
+def _vector(text: str) -> BlockWeights:
+    """A model need not have all blocks that a vector names."""
+    numbers = [number.strip() for number in re.split("[,;]", text)]
+    parts = VECTORS.get(len(numbers))
+    if parts is None:
+        known = ", ".join(map(str, VECTORS))
+        raise AdapterError(message("merge.vector_length", count=len(numbers), known=known))
+    entries = (
+        f"{name}={number}"
+        for part, number in zip(parts, numbers, strict=True)
+        for name in part.split()
+    )
+    return BlockWeights(tuple(map(_entry, entries)), strict=False)
 
 
 def _entry(part: str) -> _Entry:

@@ -229,6 +229,23 @@ def test_text_encoder_strength_is_shown_when_wished_or_needed(front_end, mode, p
     expect(clip).to_be_hidden()
 
 
+def test_weights_for_layers_are_shown_when_asked_for(stack):
+    layers = stack.box.get_by_role("button", name="Layers")
+    fields = stack.box.get_by_role("textbox", name="Weights for parts of")
+    expect(fields.first).to_be_hidden()
+    layers.click()
+    expect(fields).to_have_count(len(stack.value))
+    fields.nth(0).fill("double_blocks.0=0.5")
+    fields.nth(0).press("Enter")
+    stack.front_end.wait_until(lambda: stack.value[0].get("blocks") == "double_blocks.0=0.5")
+    layers.click()  # what is set stays in view
+    expect(fields.nth(0)).to_have_value("double_blocks.0=0.5")
+    fields.nth(0).fill("")
+    fields.nth(0).press("Enter")
+    expect(fields.first).to_be_hidden()
+    assert "blocks" not in stack.value[0]
+
+
 def test_files_are_found_by_typing(front_end, mode, picture):
     front_end.run_command("Comfy.RefreshNodeDefinitions")
     stack = opened(front_end, [])

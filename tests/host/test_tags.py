@@ -76,7 +76,7 @@ def test_names_that_are_no_file_or_several(tags, name, says):
     ("<lora:style:0.8:lbw=MIDD>", (0.8, 0.8), ("lbw=MIDD",)),
 ])  # fmt: skip
 def test_strengths(tags, tag, strengths, unused):
-    [(name, model, clip, rest)], _ = tags.read_tags(tag)
+    [(name, model, clip, rest, _)], _ = tags.read_tags(tag)
     assert (name, (model, clip), rest) == ("style.safetensors", strengths, unused)
 
 
@@ -132,3 +132,11 @@ def test_a_stack_that_is_none(tags, stack):
 def test_odd_texts_end_soon(tags, text):
     with contextlib.suppress(ValueError):
         tags.read_tags(text)
+
+
+def test_a_block_weight_vector_in_a_tag(tags):
+    vector = ",".join(["1"] * 16 + ["0.5"])
+    [named], _ = tags.read_tags(f"<lora:style:0.8:lbw={vector}>")
+    assert (named.strength, named.blocks, named.unused) == (0.8, vector, ())
+    [row] = tags.rows_of([named], 3)
+    assert (row.number, row.blocks) == (3, vector)

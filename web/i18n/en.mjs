@@ -171,6 +171,8 @@ export const ENGLISH = {
   stackStrengthModel: "Strength of {file} on the model",
   stackStrengthClip: "Strength of {file} on the text encoder",
   stackClipHint: "Strengths for the text encoder of their own",
+  stackLayers: "Layers",
+  stackLayersHint: "Weights for parts of each LoRA",
   stackBlocks: "all layers",
   stackBlocksOf: "Weights for parts of {file}",
   stackBlocksHint: "Weights for parts of it, such as double_blocks.0-5=0.5, *.img_mlp=0, te=0",

@@ -171,6 +171,8 @@ export const CHINESE = {
   stackStrengthModel: "{file} 对模型的强度",
   stackStrengthClip: "{file} 对文本编码器的强度",
   stackClipHint: "为文本编码器单独设置强度",
+  stackLayers: "分层",
+  stackLayersHint: "为每个 LoRA 的各部分设置权重",
   stackBlocks: "所有层",
   stackBlocksOf: "{file} 各部分的权重",
   stackBlocksHint: "各部分的权重，例如 double_blocks.0-5=0.5, *.img_mlp=0, te=0",

@@ -22,9 +22,8 @@ export class StackRow {
   /**
    * @param {number} index
    * @param {Orders} orders
-   * @param {boolean} hasBlocks whether it has weights for parts of its LoRA
    */
-  constructor(index, orders, hasBlocks) {
+  constructor(index, orders) {
     this.index = index;
     this.orders = orders;
     this.row = /** @type {Row} */ ({ on: true, name: "", strength: 1 });
@@ -44,7 +43,6 @@ export class StackRow {
     this.blocks = make("input", "locksmith-stack-blocks");
     this.blocks.autocomplete = "off";
     this.blocks.spellcheck = false;
-    this.blocks.hidden = !hasBlocks;
     this.blocks.addEventListener("change", () => orders.change(this.index, withBlocks(this.row, this.blocks.value), true));
     const fields = [this.strength.element, this.clip.element, this.blocks];
     this.element = make("li", "locksmith-stack-row", this.handle, this.toggle, this.name, this.fit, ...fields, this.cross);
@@ -53,8 +51,9 @@ export class StackRow {
   /**
    * @param {Row} row
    * @param {boolean} withClipStrengths whether the text encoder's is shown even where it is no other
+   * @param {boolean} withBlockWeights whether weights for parts of the LoRA are shown
    */
-  show(row, withClipStrengths) {
+  show(row, withClipStrengths, withBlockWeights) {
     this.row = row;
     const [folder, title] = folderAndTitle(row.name);
     this.element.classList.toggle("locksmith-stack-off", !row.on);
@@ -66,6 +65,7 @@ export class StackRow {
     tell(this.handle, say("stackMove", { file: title }), say("stackMoveHint"));
     tell(this.cross, say("stackRemove", { file: title }), say("stackRemoveHint"));
     this.strength.show(row.strength, say(withClipStrengths ? "stackStrengthModel" : "stackStrength", { file: title }));
+    this.blocks.hidden = !withBlockWeights;
     this.blocks.value = row.blocks ?? "";
     this.blocks.placeholder = say("stackBlocks");
     tell(this.blocks, say("stackBlocksOf", { file: title }), row.blocks || say("stackBlocksHint"));

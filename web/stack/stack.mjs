@@ -43,11 +43,12 @@ class Stack {
   /**
    * @param {any} node
    * @param {string} name of the input
-   * @param {boolean} isMerge whether rows may name connected LoRAs, and have weights for parts
+   * @param {boolean | "asked"} blocks whether rows have weights for parts; true: of a merge, whose rows may name
+   *   connected LoRAs too
    */
-  constructor(node, name, isMerge) {
+  constructor(node, name, blocks) {
     this.node = node;
-    this.isMerge = isMerge;
+    this.isMerge = blocks === true;
     this.text = "[]";
     this.rows = /** @type {Row[] | null} */ ([]);
     this.asked = "";
@@ -61,8 +62,9 @@ class Stack {
       settle: () => this.settle(),
       move: (index, to, isDone) => this.set(moved(this.list, index, to), isDone),
       turnAll: (on) => this.set(this.list.map((row) => ({ ...row, on })), true),
+      show: () => this.show(),
       toggleClip: () => void app.extensionManager.setting.set(SHOW_CLIP, !showClip),
-    }, isMerge);
+    }, blocks);
     // A type of its own, because after an undo the Vue nodes keep showing the old node's element for a widget of the same type.
     this.widget = node.addDOMWidget(name, `locksmith_stack_${(made += 1)}`, this.view.element, {
       hideInPanel: true,
@@ -301,7 +303,7 @@ export function register() {
       return {
         /** @param {any} node @param {string} name @param {any} input its type and options */
         LOCKSMITH_LORA_STACK(node, name, input) {
-          const stack = new Stack(node, name, Boolean(input?.[1]?.blocks));
+          const stack = new Stack(node, name, input?.[1]?.blocks ?? false);
           stacks.set(node, stack);
           return { widget: stack.widget, minWidth: stack.isMerge ? MIN_WIDTH_OF_MERGE : MIN_WIDTH, minHeight: 1 };
         },

@@ -15,6 +15,7 @@ import { StackRow } from "./row.mjs";
  * @property {(index: number, to: number, isDone: boolean) => void} move
  * @property {(on: boolean) => void} turnAll
  * @property {() => void} toggleClip
+ * @property {() => void} show
  */
 
 const PARTS = ["handle", "switch", "name", "model", "clip", "blocks", "remove"].map((part) => `locksmith-stack-${part}`);
@@ -26,24 +27,30 @@ const OWN_KEYS = new Set([...ARROWS, "Enter", " ", "Delete", "Backspace", "Home"
 export class StackView {
   /**
    * @param {Orders & Wishes} orders
-   * @param {boolean} hasBlocks whether rows have weights for parts of their LoRAs
+   * @param {boolean | "asked"} blocks whether rows have weights for parts of their LoRAs: shown always, or when asked for
    */
-  constructor(orders, hasBlocks) {
+  constructor(orders, blocks) {
     this.orders = orders;
-    this.hasBlocks = hasBlocks;
+    this.blocks = blocks;
+    this.showLayers = false;
     /** @type {StackRow[]} */
     this.rows = [];
     this.all = makeButton("locksmith-stack-switch locksmith-stack-all", "", () => orders.turnAll(this.all.ariaChecked !== "true"));
     this.all.setAttribute("role", "checkbox");
     this.count = make("span", "locksmith-stack-count");
     this.clip = makeButton("locksmith-stack-button", "CLIP", orders.toggleClip);
+    this.layers = makeButton("locksmith-stack-button", "", () => {
+      this.showLayers = !this.showLayers;
+      orders.show();
+    });
+    this.layers.hidden = blocks !== "asked";
     this.list = make("ol", "locksmith-stack-list");
     this.add = makeButton("locksmith-stack-button locksmith-stack-add", "", () => orders.choose(-1, this.add));
     this.fault = make("p", "locksmith-stack-fault");
     this.fault.setAttribute("role", "alert");
     this.said = make("span", "locksmith-stack-said");
     this.said.setAttribute("role", "status");
-    this.head = make("div", "locksmith-stack-head", this.all, this.count, this.said, this.clip);
+    this.head = make("div", "locksmith-stack-head", this.all, this.count, this.said, this.layers, this.clip);
     this.element = make("section", "locksmith-stack", this.head, this.fault, this.list, this.add);
     this.element.dataset.captureWheel = "true"; // the Vue nodes' sign for: scrolls once it has the focus
     this.element.addEventListener("keydown", (event) => this.takeKey(event));
@@ -61,12 +68,16 @@ export class StackView {
     const shown = rows ?? [];
     while (this.rows.length > shown.length) this.rows.pop()?.element.remove();
     while (this.rows.length < shown.length) {
-      const row = new StackRow(this.rows.length, this.orders, this.hasBlocks);
+      const row = new StackRow(this.rows.length, this.orders);
       this.rows.push(row);
       this.list.append(row.element);
     }
     const someClip = withClip || shown.some((row) => row.strength_clip !== undefined);
-    this.rows.forEach((row, index) => row.show(shown[index], someClip));
+    const someBlocks = this.blocks === true || this.showLayers || shown.some((row) => row.blocks);
+    this.rows.forEach((row, index) => row.show(shown[index], someClip, someBlocks));
+    this.layers.textContent = say("stackLayers");
+    this.layers.setAttribute("aria-pressed", `${someBlocks}`);
+    this.layers.title = say("stackLayersHint");
     this.element.setAttribute("aria-label", say("stackOf", { node: title }));
     this.list.setAttribute("aria-label", say("stackOf", { node: title }));
     this.clip.setAttribute("aria-pressed", `${withClip}`);
