@@ -4,11 +4,13 @@ constraint.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...messages import joined, message
-from ..kind import LIMIT, InStock, shaped
+from ..kind import LIMIT, InStock, ModuleShape, Settings, Shapes, Tensors, ToldShapes, shaped
 from ..lazy import helpers, rotations, torch
 from ..rotation import Rotation, square_blocks
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class BOFT(Rotation):
@@ -25,20 +27,24 @@ class BOFT(Rotation):
     butterfly = True
     stock = InStock("BOFT", "adapters.stock_squares")
 
-    def claims(self, shapes, metadata, settings):
+    def claims(self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Settings) -> bool:
         return len(shapes["oft_blocks"] or ()) == 4
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         return square_blocks(shapes, "oft_blocks")
 
-    def block_roles(self, tensors):
+    def block_roles(self, tensors: Tensors) -> list[str]:
         return ["oft_blocks"]
 
-    def alpha_saying(self, spec, rank, shapes):
+    def alpha_saying(
+        self, spec: AdapterSpec, rank: int | None, shapes: Shapes
+    ) -> tuple[float | None, float]:
         # 0 limits nothing (LyCORIS: `if self.constraint > 0`).
         return 0.0, self.factor(spec, rank)
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         blocks = rotations.square_blocks(tensors, "oft_blocks", 4)
         stages, count, size, _ = blocks.shape
         if count * size != weight.shape[0] or size % 2:

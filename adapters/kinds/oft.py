@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from ..kind import LIMIT, InStock, roles
-from ..lazy import rotations
+from ..kind import LIMIT, InStock, ModuleShape, Shapes, Tensors, roles
+from ..lazy import rotations, torch
 from ..rotation import Rotation, square_blocks
+from ..spec import AdapterSpec
 
 
 class OFT(Rotation):
@@ -19,14 +20,18 @@ class OFT(Rotation):
     precedence = 14
     stock = InStock("OFT", "adapters.stock_squares")
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         return square_blocks(shapes, "oft_blocks")
 
-    def alpha_saying(self, spec, rank, shapes):
+    def alpha_saying(
+        self, spec: AdapterSpec, rank: int | None, shapes: Shapes
+    ) -> tuple[float | None, float]:
         # 0 limits nothing (LyCORIS: `if self.constraint > 0`).
         return 0.0, self.factor(spec, rank)
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         turning = rotations.limited_rotations(
             rotations.square_blocks(tensors, "oft_blocks", 3), spec
         )
