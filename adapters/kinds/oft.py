@@ -10,15 +10,11 @@ from ..rotation import Rotation, square_blocks
 from ..spec import AdapterSpec
 
 
-class OFT(Rotation):
-    """One rotation for each block of output rows."""
+class LimitedRotation(Rotation):
+    """A rotation by oft_blocks whose size alpha limits."""
 
-    name = "oft"
-    needs = (roles("oft_blocks"),)
-    takes = roles("alpha rescale")
     alpha_is = LIMIT
     precedence = 14
-    stock = InStock("OFT", "adapters.stock_squares")
 
     def shape(self, shapes: Shapes) -> ModuleShape:
         return square_blocks(shapes, "oft_blocks")
@@ -28,6 +24,15 @@ class OFT(Rotation):
     ) -> tuple[float | None, float]:
         # 0 limits nothing (LyCORIS: `if self.constraint > 0`).
         return 0.0, self.factor(spec, rank)
+
+
+class OFT(LimitedRotation):
+    """One rotation for each block of output rows."""
+
+    name = "oft"
+    needs = (roles("oft_blocks"),)
+    takes = roles("alpha rescale")
+    stock = InStock("OFT", "adapters.stock_squares")
 
     def patched(
         self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
