@@ -8,8 +8,8 @@ refused; one with `needs` and `patched` loads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import LocksmithError
 from ..messages import joined, message
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    Tensors = Mapping[str, Tensor]
-
+Tensors = Mapping[str, "Tensor"]
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 ToldShapes = Mapping[str, Shape | None]  # None: the header does not tell it
+Settings = Mapping[str, Any]  # by their names
+HostWeights = tuple[Any, ...]  # what a class of the host makes its adapters of
 
 # How a kind acts in a layer's forward pass, without its weight being changed.
 ADDED = "added"  # a delta of the weight
@@ -96,6 +97,10 @@ class Product(NamedTuple):
     up: Tensor | None
     down: Tensor
 
+    def matrix(self) -> Tensor:
+        """The delta itself, [out, columns]."""
+        return self.down if self.up is None else self.up @ self.down
+
 
 class KroneckerProduct(NamedTuple):
     """A delta as kron(first, second)."""
@@ -117,6 +122,30 @@ class Measured(NamedTuple):
     delta: Product | None = None
     rank: int | None = None
     scale: float | None = None
+
+
+class Scaled(Protocol):
+    """A strength as the plan says it."""
+
+    @property
+    def scale(self) -> float | None:
+        """What multiplies the delta in place of alpha / rank; None: these do."""
+
+
+class Planned(Protocol):
+    """What a kind asks of an adapter of a plan, whose class stands in a room above this one."""
+
+    @property
+    def strength(self) -> Scaled:
+        """How strong it is at strength 1."""
+
+    @property
+    def rank(self) -> int | None:
+        """What alpha is divided by, where the shapes tell."""
+
+    @property
+    def padded_shape(self) -> Shape | None:
+        """What the weight grows to under it; None: it does not."""
 
 
 def shaped(**shapes: Iterable[int]) -> str:
@@ -145,14 +174,10 @@ def roles(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def first_dimension(role: str) -> Callable[[Shapes], ModuleShape]:
+def first_dimension(shapes: Shapes, role: str) -> ModuleShape:
     """The shape of a module whose whole parameter is `role`."""
-
-    def shape(shapes: Shapes) -> ModuleShape:
-        whole = shapes[role]
-        return ModuleShape(whole[0] if whole else None, whole[1:] if whole else None)
-
-    return shape
+    whole = shapes[role]
+    return ModuleShape(whole[0] if whole else None, whole[1:] if whole else None)
 
 
 class Kind:
@@ -162,7 +187,6 @@ class Kind:
 
     # What makes it
     name = ""
-    title: str | Said = ""  # as people call it
     needs: tuple[frozenset[str], ...] = ()
     takes: frozenset[str] = frozenset()
     borrows: tuple[str, ...] = ()  # roles of another adapter of the module that it reads too
@@ -245,14 +269,21 @@ class Kind:
     consumed: frozenset[str] = frozenset()  # roles that the new up and down stand for
     mark = ""  # what stands behind the module's name in all its keys
 
-    # Host and bypass
+    # Host
     host_class = ""  # the class of the host that computes it as its trainer does
     host_drops: frozenset[str] = frozenset()  # roles that this class drops or computes wrongly
-    bypass = ""  # ADDED, TURNED or DERIVED; "": it cannot act in the forward pass
 
-    def claims(
-        self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Mapping[str, Any]
-    ) -> bool:
+    @property
+    def title(self) -> str:
+        """As people call it: a name, or Said."""
+        return ""
+
+    @property
+    def bypass(self) -> str:
+        """ADDED, TURNED or DERIVED; "": it cannot act in the forward pass."""
+        return ""
+
+    def claims(self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Settings) -> bool:
         """Of a variant: whether tensors of these shapes, in a file with these metadata and settings
         of PEFT, are its own.
         """
@@ -266,7 +297,7 @@ class Kind:
         """Whether a setting counts for tensors of these shapes, for a module of this shape."""
         return True
 
-    def lacks(self, options: Mapping[str, Any], shapes: ToldShapes) -> str:
+    def lacks(self, options: Settings, shapes: ToldShapes) -> str:
         """Why an adapter of these tensors is not computed with these options: which settings it
         needs besides; "" where it is.
         """
@@ -288,7 +319,7 @@ class Kind:
         """
         return UNKNOWN
 
-    def rank(self, shapes: Mapping[str, Any]) -> int | None:
+    def rank(self, shapes: ToldShapes) -> int | None:
         """What alpha is divided by; None where the shapes do not tell."""
         return None
 
@@ -377,8 +408,8 @@ class Kind:
         return None
 
     def host(
-        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Any
-    ) -> tuple[Any, ...] | None:
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         """The `weights` of `host_class` for an adapter of a plan, or of these rows of it; None
         where the host computes otherwise.
 
@@ -386,7 +417,7 @@ class Kind:
         """
         return None
 
-    def host_pair(self, weights: tuple[Any, ...]) -> tuple[Tensor, Tensor, float] | None:
+    def host_pair(self, weights: HostWeights) -> tuple[Tensor, Tensor, float] | None:
         """up, down and scale out of the `weights` of `host_class`, where it holds a plain pair."""
         return None
 

@@ -5,7 +5,9 @@ never waits for torch.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["helpers", "products", "rotations", "torch"]
 
 
 class Lazy:
@@ -21,7 +23,13 @@ class Lazy:
         return value
 
 
-torch = Lazy("torch")
-helpers = Lazy(".tensors", __package__)
-products = Lazy(".products", __package__)
-rotations = Lazy(".rotations", __package__)
+if TYPE_CHECKING:
+    import torch
+
+    from . import products, rotations
+    from . import tensors as helpers
+else:
+    torch = Lazy("torch")
+    helpers = Lazy(".tensors", __package__)
+    products = Lazy(".products", __package__)
+    rotations = Lazy(".rotations", __package__)

@@ -78,7 +78,9 @@ def through_core(tensors: Tensors, role: str, inputs: Tensor) -> Tensor:
     return torch.einsum("pq...,qi->pi...", core, inputs).flatten(1)
 
 
-def pair(tensors: Tensors, outer: str, inner: str, core: str, dtype: torch.dtype) -> Product:
+def pair(
+    tensors: Tensors, outer: str, inner: str, core: str, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """outer [rows, r] @ inner [r, columns], or with a Tucker core outer [r, rows] and inner [r,
     inputs].
     """
@@ -87,7 +89,7 @@ def pair(tensors: Tensors, outer: str, inner: str, core: str, dtype: torch.dtype
         up, down = up.T, through_core(tensors, core, down)
     if up.shape[1] != down.shape[0]:
         multiply(up, down, (outer, inner))
-    return Product(up, down)
+    return up, down
 
 
 def whole(delta: Tensor) -> Product:

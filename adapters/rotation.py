@@ -27,7 +27,7 @@ class Rotation(Kind):
     title = "OFT"
 
     @property
-    def bypass(self) -> str:  # type: ignore[override]  # nothing sets a kind's attributes
+    def bypass(self) -> str:
         """On the outputs it needs no weight."""
         return DERIVED if self.on_inputs else TURNED
 

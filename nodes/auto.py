@@ -20,7 +20,7 @@ from ..adapters.kind import ADDED
 from ..adapters.registry import decomposition_of, named
 from ..messages import joined, message
 from ..planning.plan import Adapter, Plan
-from .beside import LayerPart, kind_of_host, spec_of
+from .beside import LayerPart, pair_of_host, spec_of
 from .bypass import Hung, is_layer, owner_of
 
 # Ids of the reasons.
@@ -118,7 +118,7 @@ def rank_of(part: LayerPart) -> float:
         return 0
     spec = spec_of(part.adapter)
     if spec is None:
-        pair = kind_of_host(part.adapter).host_pair(part.adapter.weights)
+        pair = pair_of_host(part.adapter)
         return pair[1].shape[0] if pair else 0
     shapes = {
         role: tuple(tensor.shape) for role, tensor in zip(*part.adapter.weights[1:], strict=True)

@@ -10,8 +10,9 @@ add to a range of rows is one product, added in place. What an adapter needs of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial, wraps
-from typing import Any, NamedTuple
+from functools import cached_property, partial, reduce, wraps
+from operator import add
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import comfy.ops
 import torch
@@ -27,6 +28,17 @@ from ..adapters.rows import Rows
 from ..lora.math.apply import AdapterSpec
 from ..lora.math.spec import MAGNITUDES
 from .watched import check
+
+if TYPE_CHECKING:
+
+    class Layer(torch.nn.Module):
+        """What `bypass.is_layer` finds: a linear layer of whatever class, or a convolution. torch
+        says of a module's attributes that each may be a tensor or a module.
+        """
+
+        weight: Tensor
+        bias: Tensor | None
+
 
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 # under torch.compile the smallest rank; each larger one is twice the one before, so that few graphs
@@ -159,14 +171,15 @@ class BesideLayer:
     inputs of the graph: another strength, or another LoRA of the same rank, compiles nothing anew.
     """
 
-    def __init__(self, layer: torch.nn.Module, parts: Sequence[LayerPart], compiled: bool):
+    def __init__(self, layer: Layer, parts: Sequence[LayerPart], compiled: bool):
         self.layer, self.parts, self.compiled = layer, tuple(parts), compiled
-        self.on, self.made_for = True, None
+        self.on = True
+        self.made_for: tuple[torch.device, torch.dtype] | None = None
         self.fired = False  # whether it has changed an output; compiled, it does not say so
         self.turns: tuple[Tensor, ...] = ()
         self.steps: tuple[Any, ...] = ()
-        self.is_convolution = isinstance(layer, CONVOLUTIONS)
-        self.spatial = len(layer.kernel_size) if self.is_convolution else 0
+        self.convolution = layer if isinstance(layer, CONVOLUTIONS) else None
+        self.spatial = 0 if self.convolution is None else len(self.convolution.kernel_size)
         self.inner = below(layer)
 
     def forward(self, *args: Any, **named: Any) -> Tensor:
@@ -183,7 +196,7 @@ class BesideLayer:
                 ((turned, *args[1:]), named) if args else (args, named | {"input": turned})
             )
         out = self.inner(*args, **named)
-        return self.changed(out, _activated(x, named), named if self.is_convolution else {})
+        return self.changed(out, _activated(x, named), {} if self.convolution is None else named)
 
     def changed(self, out: Tensor, x: Tensor, named: dict[str, Any]) -> Tensor:
         """What the steps make of the layer's output for the input x."""
@@ -192,7 +205,8 @@ class BesideLayer:
         if out.requires_grad or not out.is_contiguous():
             out = out.clone(memory_format=torch.contiguous_format)
         rest = {name: value for name, value in named.items() if name != "input"}
-        convolve = partial(self.layer._conv_forward, **rest) if self.is_convolution else None
+        convolution = self.convolution
+        convolve = None if convolution is None else partial(convolution._conv_forward, **rest)
         for step in self.steps:
             step.onto(self, out, x, convolve)
         return out
@@ -244,7 +258,7 @@ class Maker:
             part._replace(adapter=on_device(part.adapter, device)) for part in beside.parts
         ]
         self.turned: dict[int, Tensor] = {}
-        if not beside.is_convolution:
+        if beside.convolution is None:
             for index, part in enumerate(self.parts):
                 if part.way != DERIVED and part.way != ADDED:
                     break
@@ -318,9 +332,9 @@ class Maker:
         return gain, _times(_piece(bare, _product(bare)), part.strength * factor)
 
     def _bias(self, part: LayerPart) -> Tensor | float:
-        if getattr(self.layer, "bias", None) is None:
+        bias = None if getattr(self.layer, "bias", None) is None else self._own[1]
+        if bias is None:
             return 0.0
-        bias = self._own[1]
         return bias if part.rows is None else bias.narrow(0, *part.rows)
 
     @cached_property
@@ -332,8 +346,8 @@ class Maker:
 def below(layer: torch.nn.Module) -> Callable[..., Tensor]:
     """A layer's forward as it is now, without those of ours that do nothing any more."""
     forward = layer.forward
-    while isinstance(getattr(forward, "__self__", None), BesideLayer) and not forward.__self__.on:
-        forward = forward.__self__.inner
+    while isinstance(owner := getattr(forward, "__self__", None), BesideLayer) and not owner.on:
+        forward = owner.inner
     return forward
 
 
@@ -390,8 +404,9 @@ def guard_readers() -> None:
         beside.make(activated.device, activated.dtype)
         return beside.changed(out, activated, {})
 
-    linear_input_act.of_locksmith = True
-    comfy.ops.linear_input_act = linear_input_act
+    guarded: Any = linear_input_act  # functions have no such attribute of their own
+    guarded.of_locksmith = True
+    comfy.ops.linear_input_act = guarded
 
 
 def plain(x: Tensor) -> Tensor:
@@ -411,11 +426,11 @@ def joined(group: Sequence[AddedRows]) -> tuple[Tensor | None, Tensor]:
     """Pieces of the same rows as one up [rows, r] and down [r, inputs]; a whole matrix swallows the
     others, and has no up.
     """
-    if all(piece.up is not None for piece in group):
-        return torch.cat([piece.up for piece in group], 1), torch.cat(
-            [piece.down for piece in group]
-        )
-    return None, sum(piece.down if piece.up is None else piece.up @ piece.down for piece in group)
+    ups = [piece.up for piece in group if piece.up is not None]
+    if len(ups) == len(group):
+        return torch.cat(ups, 1), torch.cat([piece.down for piece in group])
+    wholes = (piece.down if piece.up is None else piece.up @ piece.down for piece in group)
+    return None, reduce(add, wholes)
 
 
 def in_dtype(up: Tensor, down: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -513,18 +528,15 @@ def _product(part: LayerPart) -> Product | KroneckerProduct | None:
 
 def _piece(part: LayerPart, made: Product | KroneckerProduct | None) -> AddedRows:
     """What an additive adapter adds, as a pair or a matrix; made: its factors, if it is ours."""
-    if made is None:
-        pair = kind_of_host(part.adapter).host_pair(part.adapter.weights)
+    spec = spec_of(part.adapter)
+    if spec is None:
+        pair = pair_of_host(part.adapter)
         if pair is None:
             return _whole(part)
         return _pair(part, *pair, rows=None, swap=part.swap is not None)
-    spec = spec_of(part.adapter)
-    plain_pair = isinstance(made, Product) and made.up is not None
-    return (
-        _pair(part, made.up, made.down, 1.0, rows=spec.rows, swap=spec.swap)
-        if plain_pair
-        else _whole(part)
-    )
+    if isinstance(made, Product) and made.up is not None:
+        return _pair(part, made.up, made.down, 1.0, rows=spec.rows, swap=spec.swap)
+    return _whole(part)
 
 
 def _pair(
@@ -547,19 +559,15 @@ def _kronecker(part: LayerPart, made: KroneckerProduct) -> Kron | None:
     product.
     """
     spec = spec_of(part.adapter)
-    if spec.swap or part.swap or len(part.shape) != 2:
+    if spec is None or spec.swap or part.swap or len(part.shape) != 2:
         return None
-    first = _matrix(made.first) * part.strength
+    first = made.first.matrix().float() * part.strength
     second = (made.second.down,) if made.second.up is None else (made.second.down, made.second.up)
     return (
         Kron(part.rows, spec.rows, first, second)
         if second[0].shape[1] * first.shape[1] == part.shape[1]
         else None
     )
-
-
-def _matrix(product: Product) -> Tensor:
-    return (product.down if product.up is None else product.up @ product.down).float()
 
 
 def _whole(part: LayerPart) -> AddedRows:
@@ -585,7 +593,7 @@ def _times(piece: AddedRows, factor: Tensor) -> AddedRows:
     return piece._replace(up=piece.up * factor[:, None])
 
 
-def as_computed(layer: torch.nn.Module, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def as_computed(layer: Layer, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """The fp32 weight and bias the layer computes with, whatever their storage, with the patches
     other nodes gave them.
     """
@@ -629,9 +637,16 @@ def spec_of(patch: Any) -> AdapterSpec | None:
 
 
 def kind_of_host(patch: Any) -> Kind | None:
+    """The kind that an adapter of the host computes; None for all others."""
     if not isinstance(patch, WeightAdapterBase):
         return None
     return next((kind for made in type(patch).__mro__ if (kind := of_host(made.__name__))), None)
+
+
+def pair_of_host(patch: Any) -> tuple[Tensor, Tensor, float] | None:
+    """up, down and scale of an adapter of the host that is a plain pair; None for all others."""
+    kind = kind_of_host(patch)
+    return kind.host_pair(patch.weights) if kind else None
 
 
 def _without_magnitude(part: LayerPart) -> LayerPart:

@@ -12,7 +12,7 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection
@@ -33,6 +33,9 @@ from .beside import (
     take_off,
 )
 from .readers import layers_read
+
+if TYPE_CHECKING:
+    from .beside import Layer
 
 KEY = "lora_locksmith"
 MAX_NAMED = 5  # layers in a line of the log
@@ -62,11 +65,11 @@ def add_bypass_hooks(
                 (target, None, None) if isinstance(target, str) else _taken_apart(target)
             )
             module, path = owner_of(patcher.model, name), name.removesuffix(".weight")
-            acts = is_layer(module) and path not in read and (only is None or name in only)
-            part = _part(patch, shape_of(module.weight), rows, swap, strength) if acts else None
-            if part is not None:
-                parts.setdefault(path, []).append(part)
-                continue
+            if is_layer(module) and path not in read and (only is None or name in only):
+                part = _part(patch, shape_of(module.weight), rows, swap, strength)
+                if part is not None:
+                    parts.setdefault(path, []).append(part)
+                    continue
             rest[target] = patch
             if module is not None and (only is None or name in only):
                 kind = _describe(patch, module)
@@ -100,7 +103,7 @@ def owner_of(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
         return None
 
 
-def is_layer(module: torch.nn.Module | None) -> bool:
+def is_layer(module: torch.nn.Module | None) -> TypeGuard[Layer]:
     """Whether it is a linear layer, of whatever class, or a convolution that does not work in
     groups.
     """

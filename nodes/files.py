@@ -9,7 +9,7 @@ from typing import Any
 import folder_paths
 import torch
 
-from ..key_maps.user_maps import UserMaps
+from ..key_maps.user_maps import UserMaps, own_maps_stamp
 from ..lora.io.mapped import header_of
 from ..messages import as_sentence, message
 from ..report.library import stamp_of
@@ -96,4 +96,4 @@ def own_folder() -> Path:
 
 def own_stamp() -> tuple:
     """Changes when one of them changes on disk."""
-    return host.own_maps_stamp(own_folder())
+    return own_maps_stamp(own_folder())

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..adapters.spec import AdapterError
 from ..messages import joined, message, translate
 from ..planning.plan import NO_FAULT
+from ..report.load_report import Report
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_names, lora_path, own_maps
@@ -115,7 +116,7 @@ def apply_listed(
     *,
     mode: str,
     blocks: str = "",
-) -> tuple[Any, Any, host.Report]:
+) -> tuple[Any, Any, Report]:
     """Load a listed file, at strengths for model and CLIP; NodeError for unmatched keys if that is
     asked for, and for layer weights that are none.
     """
@@ -147,7 +148,7 @@ def _texts(ui: dict[str, list[str]]) -> tuple[str, str]:
     return ui["text"][0], ui["report_json"][0]
 
 
-def _demand_all(lora_name: str, report: host.Report) -> None:
+def _demand_all(lora_name: str, report: Report) -> None:
     lost = [entry for entry in report.unplaced() if entry["category"] not in NO_FAULT]
     if lost:
         first = lost[0]

@@ -45,7 +45,8 @@ def layers_read(model: torch.nn.Module) -> frozenset[str]:
     """Names of the modules whose weight something else than their own forward reads."""
     names: set[str] = set()
     for name, module in model.named_modules():
-        for path in _paths(type(module)):
+        made: type = type(module)
+        for path in _paths(made):
             names.update(
                 ".".join((*name.split("."), *end) if name else end)
                 for end in _reached(module, path)

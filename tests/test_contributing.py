@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from devtools.type_check import check_types
 from lora_locksmith.files.header import Header, TensorInfo
 from lora_locksmith.key_maps.table import DIRECTIVES
 from lora_locksmith.key_maps.user_maps import read_own_maps
@@ -81,6 +82,14 @@ def test_the_example_kind_is_one_file_and_a_row(tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_example_kind_has_true_types(tmp_path):
+    kind = next(block for block in BLOCKS if block.startswith('"""Toy'))
+    file = tmp_path / "toy.py"
+    file.write_text(kind.replace("from ..", "from lora_locksmith.adapters."), encoding="utf-8")
+    outcome = check_types(sys.executable, str(file))
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
 
 def test_files_it_names_are_there():

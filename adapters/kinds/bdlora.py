@@ -7,9 +7,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...messages import message
-from ..kind import InStock, Misfit, ModuleShape, Product, shaped
+from ..kind import (
+    HostWeights,
+    InStock,
+    Misfit,
+    ModuleShape,
+    Planned,
+    Product,
+    Settings,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    shaped,
+)
 from ..lazy import helpers, products, torch
-from ..spec import AdapterError
+from ..rows import Rows
+from ..spec import AdapterError, AdapterSpec
 from .lora import LoRA
 
 
@@ -32,10 +46,10 @@ class BDLoRA(LoRA):
     host_class = ""
     stock = InStock("BD-LoRA", "adapters.stock_ignores_or_fails")
 
-    def claims(self, shapes, metadata, settings):
+    def claims(self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Settings) -> bool:
         return isinstance(settings.get("use_bdlora"), Mapping) and shapes.keys() <= {"up", "down"}
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         up, down = shapes["up"], shapes["down"]
         if len(up) != 2 or len(down) != 2 or not up[1] or down[0] % up[1]:
             raise Misfit(
@@ -43,11 +57,13 @@ class BDLoRA(LoRA):
             )
         return ModuleShape(up[0], None if up[1] == down[0] else down[1:])
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         product = self._product(spec, tensors, shape, torch.float32)
-        return helpers.fit(product.up @ product.down, shape, tensors)
+        return helpers.fit(product.matrix(), shape, tensors)
 
-    def _product(self, spec, tensors, shape, dtype):
+    def _product(
+        self, spec: AdapterSpec, tensors: Tensors, shape: Shape, dtype: torch.dtype
+    ) -> Product:
         up, down = (products.matrix(tensors, role, dtype) for role in ("up", "down"))
         columns = torch.Size(shape[1:]).numel()
         wide, tall = block_diagonal(down, columns), block_diagonal(up, down.shape[0])
@@ -62,20 +78,22 @@ class BDLoRA(LoRA):
             )
         return Product(tall * helpers.factor_of(self, spec, tensors), wide)
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         return None
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         return self._product(spec, tensors, helpers.module_shape(spec), dtype)
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         return shapes["down"][0]
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         return None
 
 
-def block_diagonal(matrix, columns):
+def block_diagonal(matrix: torch.Tensor, columns: int) -> torch.Tensor | None:
     """The rows of `matrix` [rows, columns / n] in n blocks on the diagonal of [rows, columns]; None
     where there is no such n.
     """

@@ -5,9 +5,22 @@ mixer (arXiv:2406.11909).
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import InStock, Misfit, ModuleShape, Product, roles, shaped
+from ..kind import (
+    HostWeights,
+    InStock,
+    Misfit,
+    ModuleShape,
+    Planned,
+    Product,
+    Shape,
+    Shapes,
+    Tensors,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, products, torch
-from ..spec import AdapterError
+from ..rows import Rows
+from ..spec import AdapterError, AdapterSpec
 from .dora import DECOMPOSED
 from .lora import LoRA
 
@@ -22,21 +35,23 @@ class Between(LoRA):
     host_class = ""
     mark = "lora_"
 
-    def inner(self, tensors, dtype):
+    def inner(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
         """M @ down as [r, in * kernel]."""
         raise NotImplementedError
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         product = self.product(spec, tensors, torch.float32)
-        return helpers.fit(product.up @ product.down, shape, tensors, flattened=True)
+        return helpers.fit(product.matrix(), shape, tensors, flattened=True)
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         up, down = products.matrix(tensors, "up", dtype), self.inner(tensors, dtype)
         if up.shape[1] != down.shape[0]:
             helpers.multiply(up, down, ("up", "down"))
         return Product(up * helpers.factor_of(self, spec, tensors), down)
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         return None
 
 
@@ -56,7 +71,7 @@ class AdaLoRA(Between):
     zeroed_by = consumed = needs[0]
     stock = InStock("AdaLoRA", "adapters.stock_drops_lora_e")
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         up, down, middle = shapes["up"], shapes["down"], shapes["lora_E"]
         if not up[1] == down[0] == middle[0]:
             raise Misfit(
@@ -64,15 +79,15 @@ class AdaLoRA(Between):
             )
         return ModuleShape(up[0], down[1:], flat=True)
 
-    def kernel(self, shapes):
+    def kernel(self, shapes: Shapes) -> Shape | None:
         return None
 
-    def factor(self, spec, rank):
+    def factor(self, spec: AdapterSpec, rank: int | None) -> float:
         if spec.scale is None:
             raise AdapterError(message("adapters.adalora_strength", kind=self.title))
         return spec.scale
 
-    def inner(self, tensors, dtype):
+    def inner(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
         middle, down = (
             helpers.take(tensors, "lora_E").to(dtype),
             products.matrix(tensors, "down", dtype),
@@ -97,7 +112,7 @@ class MoSLoRA(Between):
     consumed = needs[0] | {"scalar"}
     stock = InStock("MoSLoRA", "adapters.stock_drops_mixer")
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         up, down, mixer = shapes["up"], shapes["down"], shapes["lora_mixer"]
         if mixer[:2] != (up[1], down[0]):
             raise Misfit(
@@ -107,11 +122,9 @@ class MoSLoRA(Between):
             )
         return ModuleShape(up[0], down[1:])
 
-    def inner(self, tensors, dtype):
-        return helpers.multiply(
-            *(products.matrix(tensors, role, dtype) for role in ("lora_mixer", "down")),
-            ("lora_mixer", "down"),
-        )
+    def inner(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
+        mixer, down = (products.matrix(tensors, role, dtype) for role in ("lora_mixer", "down"))
+        return helpers.multiply(mixer, down, ("lora_mixer", "down"))
 
 
 KINDS = (AdaLoRA(), MoSLoRA())

@@ -5,9 +5,24 @@ lora/layer.py, merge).
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import SCALE, Kind, Said, first_dimension, roles
-from ..lazy import helpers, products
-from ..spec import AdapterError
+from ..kind import (
+    SCALE,
+    HostWeights,
+    Kind,
+    ModuleShape,
+    Planned,
+    Product,
+    Said,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    first_dimension,
+    roles,
+)
+from ..lazy import helpers, products, torch
+from ..rows import Rows
+from ..spec import AdapterError, AdapterSpec
 
 
 class LoRABias(Kind):
@@ -25,13 +40,15 @@ class LoRABias(Kind):
     alpha_is = SCALE
     vector = "up_bias"
     zeroed_by = needs[0]
-    shape = staticmethod(first_dimension("up_bias"))
 
-    def rank(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
+        return first_dimension(shapes, "up_bias")
+
+    def rank(self, shapes: ToldShapes) -> int | None:
         down = shapes.get("down")
         return down[0] if down else None
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         rank = helpers.size(tensors, 0, "down") if "down" in tensors else None
         if rank is None and spec.scale is None and spec.alpha:
             raise AdapterError(
@@ -41,16 +58,18 @@ class LoRABias(Kind):
             helpers.take(tensors, "up_bias") * spec.scale_for(rank or 1), shape, tensors
         )
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 0, "up_bias")
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         return helpers.narrow_roles(tensors, start, length, up_bias=0)
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         return products.whole(self.delta(spec, tensors, helpers.take(tensors, "up_bias").shape))
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         change, rank = (
             tensors["up_bias"],
             self.rank({role: tensor.shape for role, tensor in tensors.items()}),

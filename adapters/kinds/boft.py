@@ -4,14 +4,16 @@ constraint.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...messages import joined, message
-from ..kind import LIMIT, InStock, shaped
+from ..kind import InStock, Settings, Tensors, ToldShapes, shaped
 from ..lazy import helpers, rotations, torch
-from ..rotation import Rotation, square_blocks
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
+from .oft import LimitedRotation
 
 
-class BOFT(Rotation):
+class BOFT(LimitedRotation):
     """Stage i turns pairs of rows that lie 2^i * b / 2 apart.
 
     The strength moves every stage's rotation towards the identity, as LyCORIS does, and `rescale`
@@ -20,25 +22,18 @@ class BOFT(Rotation):
 
     name, title = "boft", "BOFT"
     variant_of = "oft"
-    alpha_is = LIMIT
-    precedence = 14
     butterfly = True
     stock = InStock("BOFT", "adapters.stock_squares")
 
-    def claims(self, shapes, metadata, settings):
+    def claims(self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Settings) -> bool:
         return len(shapes["oft_blocks"] or ()) == 4
 
-    def shape(self, shapes):
-        return square_blocks(shapes, "oft_blocks")
-
-    def block_roles(self, tensors):
+    def block_roles(self, tensors: Tensors) -> list[str]:
         return ["oft_blocks"]
 
-    def alpha_saying(self, spec, rank, shapes):
-        # 0 limits nothing (LyCORIS: `if self.constraint > 0`).
-        return 0.0, self.factor(spec, rank)
-
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         blocks = rotations.square_blocks(tensors, "oft_blocks", 4)
         stages, count, size, _ = blocks.shape
         if count * size != weight.shape[0] or size % 2:

@@ -5,10 +5,10 @@ product of the stages.
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import InStock, roles, shaped
-from ..lazy import helpers, rotations
+from ..kind import InStock, Tensors, roles, shaped
+from ..lazy import helpers, rotations, torch
 from ..rotation import Rotation
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class PeftBOFT(Rotation):
@@ -28,7 +28,9 @@ class PeftBOFT(Rotation):
     on_inputs = butterfly = True
     stock = InStock("BOFT (PEFT)")
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         blocks = rotations.square_blocks(tensors, "boft_R", 4)
         stages, count, size, _ = blocks.shape
         if count * size != weight[0].numel() or (stages > 1 and size % 2):
@@ -52,7 +54,7 @@ class PeftBOFT(Rotation):
         return helpers.toward(weight, turned.reshape(weight.shape), strength)
 
 
-def _turned(columns, rotation):
+def _turned(columns: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """[in, out] through all stages of a rotation [stages, n, b, b]."""
     size = rotation.shape[-1]
     for stage in range(rotation.shape[0]):

@@ -6,10 +6,29 @@ lora_xs_forward.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...messages import message
-from ..kind import DERIVED, SCALE, InStock, Kind, Said, roles
+from ..kind import (
+    DERIVED,
+    SCALE,
+    HostWeights,
+    InStock,
+    Kind,
+    Measured,
+    ModuleShape,
+    Planned,
+    Said,
+    Settings,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+)
 from ..lazy import helpers, products, torch
-from ..spec import AdapterError
+from ..rows import Rows
+from ..spec import AdapterError, AdapterSpec
 from .lora import LoRA
 
 TINY = 1e-12
@@ -19,25 +38,25 @@ class FlatLoRA(LoRA):
     """A LoRA of the weight as a matrix: down is [r, in * kernel] on a convolution too."""
 
     name = "lora_flat"
-    needs = ()
+    needs: tuple[frozenset[str], ...] = ()
     variant_of = "lora"
     metadata = ("lora_config",)
     stores = None
 
-    def claims(self, shapes, metadata, settings):
+    def claims(self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Settings) -> bool:
         return (
             '"adapter_type"' in metadata.get("lora_config", "")
             and len(shapes["down"] or ()) == 2
             and "mid" not in shapes
         )
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         return super().shape(shapes)._replace(flat=True)
 
-    def kernel(self, shapes):
+    def kernel(self, shapes: Shapes) -> Shape | None:
         return None
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         delta = products.low_rank(tensors) * spec.scale_for(helpers.size(tensors, 0, "down"))
         return helpers.fit(delta, shape, tensors, flattened=True)
 
@@ -63,7 +82,9 @@ class BoRA(FlatLoRA):
     host_class = ""
     bypass = DERIVED
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         helpers.check_all_rows(spec, self.count_rows(tensors), self.title, weight)
         rows, columns = (
             helpers.take(tensors, role).flatten() for role in ("magnitude_r", "magnitude_c")
@@ -87,10 +108,12 @@ class BoRA(FlatLoRA):
         turned = turned * (columns / (torch.linalg.vector_norm(turned, dim=0) + TINY))
         return helpers.toward(weight, turned.reshape(weight.shape), strength)
 
-    def measured(self, spec, tensors, out, columns):
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         return Kind.measured(self, spec, tensors, out, columns)
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         return None
 
 

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import ADDED, InStock, Kind, Misfit, ModuleShape, roles, shaped
+from ..kind import (
+    ADDED,
+    InStock,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Product,
+    Shape,
+    Shapes,
+    Tensors,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, products, torch
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class C3A(Kind):
@@ -17,7 +29,7 @@ class C3A(Kind):
     stock = InStock("C3A")
     bypass = ADDED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         kernel = shapes["c3a_kernel"]
         if len(kernel) != 3:
             raise Misfit(
@@ -25,13 +37,13 @@ class C3A(Kind):
             )
         return ModuleShape(kernel[0] * kernel[2], (kernel[1] * kernel[2],))
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         return helpers.fit(_dense(tensors), shape, tensors)
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 0, "c3a_kernel") * helpers.size(tensors, 2, "c3a_kernel")
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         size = helpers.size(tensors, 2, "c3a_kernel")
         return (
             None
@@ -39,11 +51,11 @@ class C3A(Kind):
             else helpers.narrow_roles(tensors, start // size, length // size, c3a_kernel=0)
         )
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         return products.whole(_dense(tensors))
 
 
-def _dense(tensors):
+def _dense(tensors: Tensors) -> torch.Tensor:
     kernel = helpers.take(tensors, "c3a_kernel")
     if kernel.dim() != 3:
         raise AdapterError(

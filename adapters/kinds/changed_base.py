@@ -11,18 +11,25 @@ from ..kind import (
     ADDED,
     DERIVED,
     SCALE,
+    HostWeights,
     InStock,
     Kind,
     Measured,
     Misfit,
     ModuleShape,
+    Planned,
     Product,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
     check_ranks,
     roles,
     shaped,
 )
 from ..lazy import helpers, torch
-from ..spec import AdapterError
+from ..rows import Rows
+from ..spec import AdapterError, AdapterSpec
 from .lora import LoRA
 
 PRINCIPAL, MIDDLE, LAST = "largest", "middle", "smallest"
@@ -35,37 +42,40 @@ class ChangedBase(LoRA):
     settings tell it.
     """
 
-    needs = ()
+    needs: tuple[frozenset[str], ...] = ()
     additive = is_pair = low_rank = linear = False
     of_its_base = True
     by_names = False
-    zeroed_by = scale_into = ()
+    zeroed_by = frozenset()
+    scale_into = ()
     stores = None
     host_class = ""
     bypass = DERIVED
 
-    def taken(self, spec, tensors, weight):
+    def taken(self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
         """What training began without: [out, in] fp32 of the base weight."""
         raise NotImplementedError
 
-    def pair(self, tensors):
+    def pair(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """The product that the file holds, as up [out, r] and down [r, in]."""
-        return Product(*(helpers.take_matrix(tensors, role) for role in ("up", "down")))
+        return helpers.take_matrix(tensors, "up"), helpers.take_matrix(tensors, "down")
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         if torch.Size(weight.shape[2:]).numel() != 1 or weight.dim() < 2:
             raise AdapterError(
                 message("adapters.linear_layers_only", kind=self.title, weight=list(weight.shape))
             )
-        pair = self.pair(tensors)
-        helpers.check_all_rows(spec, pair.up.shape[0], self.title, weight)
-        product = helpers.multiply(pair.up, pair.down, ("up", "down"))
+        up, down = self.pair(tensors)
+        helpers.check_all_rows(spec, up.shape[0], self.title, weight)
+        product = helpers.multiply(up, down, ("up", "down"))
         matrix = weight.flatten(1)
         added = helpers.fit(product, matrix.shape, tensors) * helpers.factor_of(self, spec, tensors)
         return weight + strength * (added - self.taken(spec, tensors, matrix)).reshape(weight.shape)
 
-    def measured(self, spec, tensors, out, columns):
-        pair = self.pair(tensors)
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
+        pair = Product(*self.pair(tensors))
         return Measured(
             message("adapters.measured_pair_alone"),
             delta=pair,
@@ -73,7 +83,9 @@ class ChangedBase(LoRA):
             scale=helpers.factor_of(self, spec, tensors),
         )
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         return None
 
 
@@ -86,7 +98,7 @@ class PiSSA(ChangedBase):
     told_by = ("init_lora_weights", "pissa")
     stock = InStock("PiSSA", "adapters.stock_adds_part_twice")
 
-    def taken(self, spec, tensors, weight):
+    def taken(self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
         return Singular(weight).part(PRINCIPAL, helpers.size(tensors, 0, "down"))
 
 
@@ -99,10 +111,11 @@ class OLoRA(ChangedBase):
     told_by = ("init_lora_weights", "olora")
     stock = InStock("OLoRA", "adapters.stock_leaves_part_in")
 
-    def taken(self, spec, tensors, weight):
+    def taken(self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
         rank = helpers.size(tensors, 0, "down")
         first, second = torch.linalg.qr(weight)
-        return (first[:, :rank] @ second[:rank]) * spec.scale_for(rank)
+        part: torch.Tensor = first[:, :rank] @ second[:rank]
+        return part * spec.scale_for(rank)
 
 
 class KaSA(ChangedBase):
@@ -118,7 +131,7 @@ class KaSA(ChangedBase):
     by_names = True
     stock = InStock("KaSA", "adapters.stock_leaves_part_in_drops_diagonal")
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         if shapes["lora_diag"] != shapes["down"][:1]:
             raise Misfit(
                 message(
@@ -128,13 +141,12 @@ class KaSA(ChangedBase):
             )
         return super().shape(shapes)
 
-    def pair(self, tensors):
+    def pair(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         up, down = super().pair(tensors)
-        return Product(
-            up, _each(helpers.take(tensors, "lora_diag"), down.shape[0], tensors)[:, None] * down
-        )
+        diagonal = _each(helpers.take(tensors, "lora_diag"), down.shape[0], tensors)
+        return up, diagonal[:, None] * down
 
-    def taken(self, spec, tensors, weight):
+    def taken(self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
         return Singular(weight).part(LAST, helpers.size(tensors, 0, "down"))
 
 
@@ -147,19 +159,19 @@ class _TLoRA(Kind):
     scaled = True
     stock = InStock("T-LoRA")
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         inputs, outputs = shapes["tlora_q"], shapes["tlora_p"]
         check_ranks(inputs[0], outputs[1], q_layer=inputs, p_layer=outputs)
         return ModuleShape(outputs[0], inputs[1:])
 
-    def rank(self, shapes):
+    def rank(self, shapes: ToldShapes) -> int | None:
         inputs = shapes.get("tlora_q")
         return inputs[0] if inputs else None
 
-    def kernel(self, shapes):
+    def kernel(self, shapes: Shapes) -> Shape | None:
         return tuple(shapes["tlora_q"][2:])
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 0, "tlora_p")
 
 
@@ -178,30 +190,30 @@ class TLoRA(_TLoRA, ChangedBase):
     precedence = 31
     by_names = True
 
-    def pair(self, tensors):
+    def pair(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         return _tlora(tensors, "tlora_")
 
-    def taken(self, spec, tensors, weight):
+    def taken(self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
         singular = Singular(weight)
         block = self._began_as(singular, tensors)
         return singular.part(block, helpers.size(tensors, 0, "tlora_q")) * helpers.factor_of(
             self, spec, tensors
         )
 
-    def check_base(self, spec, tensors, weight):
+    def check_base(self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor) -> None:
         if not weight.is_meta:
             self._began_as(Singular(weight.flatten(1).to(torch.float32)), tensors)
 
-    def _began_as(self, singular, tensors):
+    def _began_as(self, singular: Singular, tensors: Tensors) -> str:
         """Which block of the singular parts q was made of."""
         inputs = helpers.take_matrix(tensors, "tlora_q")
         overlaps = {block: singular.overlap(block, inputs) for block in (PRINCIPAL, MIDDLE, LAST)}
-        best = max(overlaps, key=overlaps.get)
+        best = max(overlaps, key=overlaps.__getitem__)
         if overlaps[best] < MIN_OVERLAP:
             raise AdapterError(message("adapters.tlora_other_base", kind=self.title))
         return best
 
-    def measured(self, spec, tensors, out, columns):
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         return Measured(message("adapters.needs_base_weight"))
 
 
@@ -216,37 +228,37 @@ class TLoRAWithBase(_TLoRA):
     additive = True
     bypass = ADDED
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         product = self.product(spec, tensors, torch.float32)
-        return helpers.fit(product.up @ product.down, shape, tensors, flattened=True)
+        return helpers.fit(product.matrix(), shape, tensors, flattened=True)
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         return helpers.narrow_roles(tensors, start, length, tlora_p=0, tlora_base_p=0)
 
-    def product(self, spec, tensors, dtype):
-        now, first = _tlora(tensors, "tlora_"), _tlora(tensors, "tlora_base_")
-        if (now.up.shape, now.down.shape) != (first.up.shape, first.down.shape):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
+        up, down = _tlora(tensors, "tlora_")
+        first_up, first_down = _tlora(tensors, "tlora_base_")
+        if (up.shape, down.shape) != (first_up.shape, first_down.shape):
             raise AdapterError(
                 message("adapters.not_valid", kind=self.title, tensors=helpers.describe(tensors))
             )
-        up = torch.cat((now.up, -first.up), 1) * helpers.factor_of(self, spec, tensors)
-        return Product(up.to(dtype), torch.cat((now.down, first.down)).to(dtype))
+        up = torch.cat((up, -first_up), 1) * helpers.factor_of(self, spec, tensors)
+        return Product(up.to(dtype), torch.cat((down, first_down)).to(dtype))
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         return 2 * shapes["tlora_q"][0]
 
 
-def _tlora(tensors, start):
+def _tlora(tensors: Tensors, start: str) -> tuple[torch.Tensor, torch.Tensor]:
     """p diag(lambda) and q of the roles that begin so."""
     outputs, inputs = (helpers.take_matrix(tensors, start + role) for role in "pq")
     if outputs.shape[1] != inputs.shape[0]:
         helpers.multiply(outputs, inputs, (f"{start}p", f"{start}q"))
-    return Product(
-        outputs * _each(helpers.take(tensors, f"{start}lambda"), inputs.shape[0], tensors), inputs
-    )
+    between = _each(helpers.take(tensors, f"{start}lambda"), inputs.shape[0], tensors)
+    return outputs * between, inputs
 
 
-def _each(numbers, rank, tensors):
+def _each(numbers: torch.Tensor, rank: int, tensors: Tensors) -> torch.Tensor:
     """One number for each rank as [r]."""
     if numbers.numel() != rank:
         raise AdapterError(
@@ -262,12 +274,12 @@ class Singular:
     value decomposition.
     """
 
-    def __init__(self, matrix):
+    def __init__(self, matrix: torch.Tensor):
         self.tall = matrix.shape[0] > matrix.shape[1]
         self.wide = (matrix.T if self.tall else matrix).to(torch.float64)
-        self.vectors = torch.linalg.eigh(self.wide @ self.wide.T).eigenvectors
+        self.vectors: torch.Tensor = torch.linalg.eigh(self.wide @ self.wide.T).eigenvectors
 
-    def block(self, which, rank):
+    def block(self, which: str, rank: int) -> torch.Tensor:
         """The singular vectors of the shorter side, [side, rank]; `which`: of the largest, middle
         or smallest values.
         """
@@ -277,13 +289,13 @@ class Singular:
         start = {PRINCIPAL: side - rank, MIDDLE: side - (side - rank) // 2 - rank, LAST: 0}[which]
         return self.vectors[:, start : start + rank]
 
-    def part(self, which, rank):
+    def part(self, which: str, rank: int) -> torch.Tensor:
         """The matrix made of these singular parts alone, fp32."""
         vectors = self.block(which, rank)
         part = (vectors @ (vectors.T @ self.wide)).to(torch.float32)
         return part.T if self.tall else part
 
-    def overlap(self, which, inputs):
+    def overlap(self, which: str, inputs: torch.Tensor) -> float:
         """The share, from 0 to 1, of the space of the rows of `inputs` [r, in] that these parts
         read too.
         """
@@ -294,9 +306,9 @@ class Singular:
         own = torch.linalg.qr(inputs.T.to(torch.float64)).Q
         if read.shape[0] != own.shape[0]:
             return 0.0
-        return (torch.linalg.vector_norm(own.T @ read) ** 2).item() / max(
-            1, min(own.shape[1], read.shape[1])
-        )
+        shared: torch.Tensor = torch.linalg.vector_norm(own.T @ read) ** 2
+        most: int = min(own.shape[1], read.shape[1])
+        return shared.item() / max(1, most)
 
 
 KINDS = (PiSSA(), OLoRA(), KaSA(), TLoRA(), TLoRAWithBase())

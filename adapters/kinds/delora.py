@@ -4,10 +4,25 @@ bounded strength.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from ...messages import message
-from ..kind import ADDED, DERIVED, InStock, Kind, Misfit, ModuleShape, Product, roles, shaped
+from ..kind import (
+    ADDED,
+    DERIVED,
+    InStock,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Product,
+    Shape,
+    Shapes,
+    Tensors,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, torch
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 MIN_NORM = 1e-4
 
@@ -21,7 +36,7 @@ class DeLoRA(Kind):
     """
 
     name, title = "delora", "DeLoRA"
-    needs = (
+    needs: tuple[frozenset[str], ...] = (
         roles("delora_A delora_B delora_lambda delora_w_norm"),
         roles("down up delora_lambda delora_w_norm"),
     )
@@ -33,27 +48,27 @@ class DeLoRA(Kind):
     stock = InStock("DeLoRA", "adapters.stock_ignores_or_takes_for_lora")
     bypass = ADDED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         up, down = (shapes[role] for role in _names(shapes))
         if up[1] != down[0]:
             raise Misfit(message("adapters.different_ranks", tensors=shaped(B=up, A=down)))
         return ModuleShape(up[0], down[1:])
 
-    def kernel(self, shapes):
+    def kernel(self, shapes: Shapes) -> Shape | None:
         return tuple(shapes[_names(shapes)[1]][2:])
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         up, down = _factors(tensors, helpers.take(tensors, "delora_w_norm"))
         return helpers.fit(up @ down, shape, tensors, flattened=True)
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 0, _names(tensors)[0])
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         up, down = _factors(tensors, helpers.take(tensors, "delora_w_norm"))
         return Product(up.to(dtype), down.to(dtype))
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         return shapes[_names(shapes)[0]][1]
 
 
@@ -66,7 +81,9 @@ class DeLoRAOfWeight(DeLoRA):
     linear = additive = low_rank = False
     bypass = DERIVED
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         if spec.rows:
             raise AdapterError(
                 message(
@@ -81,12 +98,12 @@ class DeLoRAOfWeight(DeLoRA):
         return weight + strength * helpers.fit(up @ down, weight.shape, tensors, flattened=True)
 
 
-def _names(tensors):
+def _names(tensors: Container[str]) -> tuple[str, str]:
     """The roles of B and A."""
     return ("delora_B", "delora_A") if "delora_B" in tensors else ("up", "down")
 
 
-def _factors(tensors, norms):
+def _factors(tensors: Tensors, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     up, down = (helpers.take_matrix(tensors, role) for role in _names(tensors))
     if up.shape[1] != down.shape[0] or norms.numel() != down.shape[1]:
         raise AdapterError(

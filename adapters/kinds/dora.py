@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import Decomposition, InStock, Said, roles, shaped
+from ..kind import Decomposition, InStock, Said, Shape, Tensors, roles, shaped
 from ..lazy import helpers, torch
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 # What kinds take that DoRA applies to.
 DECOMPOSED = roles("alpha dora_scale magnitude scalar")
@@ -28,29 +28,36 @@ class DoRA(Decomposition):
     stock = InStock("DoRA", "adapters.stock_wrong_magnitudes")
     note = Said("adapters.measured_before_magnitudes")
 
-    def per_output(self, role, shape):
+    def per_output(self, role: str, shape: Shape) -> bool:
         return role == "magnitude" or len(shape) < 2 or shape[0] == _count(shape)
 
-    def goes_by_rows(self, spec, tensors):
+    def goes_by_rows(self, spec: AdapterSpec, tensors: Tensors) -> bool:
         by_columns = spec.option("dora_axis") == "columns"
         return not by_columns and super().goes_by_rows(spec, tensors)
 
-    def vector(self, role, tensor, out):
+    def vector(self, role: str, tensor: torch.Tensor, out: int) -> torch.Tensor | None:
         fits = tensor.numel() == out and (
             role == "magnitude" or tensor.dim() < 2 or tensor.shape[0] == out
         )
         return tensor.flatten() if fits else None
 
-    def stored(self, role, vector, dimensions, flat):
+    def stored(self, role: str, vector: torch.Tensor, dimensions: int, flat: bool) -> torch.Tensor:
         if role == "dora_scale":
             return vector.reshape(-1, *[1] * (max(dimensions, 2) - 1))
         return vector if dimensions < 3 or flat else vector.reshape(1, -1, *[1] * (dimensions - 2))
 
-    def stock_is_right(self, role, shape):
+    def stock_is_right(self, role: str, shape: Shape | None) -> bool:
         # Stock is right about magnitudes for each input, [1, in], as OneTrainer writes them.
         return role == "dora_scale" and (shape is None or (len(shape) > 1 and shape[0] == 1))
 
-    def decomposed(self, spec, tensors, weight, change, cut):
+    def decomposed(
+        self,
+        spec: AdapterSpec,
+        tensors: Tensors,
+        weight: torch.Tensor,
+        change: torch.Tensor,
+        cut: bool,
+    ) -> torch.Tensor:
         # LyCORIS and OneTrainer add fp32's epsilon to the norm of a dora_scale, PEFT and AI-Toolkit
         # add nothing to that of a magnitude.
         role, epsilon = (
@@ -67,7 +74,9 @@ class DoRA(Decomposition):
             / measure(weight if spec.option("dora_norm") == "base" else changed, magnitude, epsilon)
         )
 
-    def _magnitude(self, tensors, role, weight, spec, cut):
+    def _magnitude(
+        self, tensors: Tensors, role: str, weight: torch.Tensor, spec: AdapterSpec, cut: bool
+    ) -> torch.Tensor:
         """The magnitudes, broadcastable against the weight: [out, 1, ...] or [1, in, 1, ...]."""
         tensor = helpers.take(tensors, role)
         if spec.option("dora_axis") == "columns":
@@ -77,7 +86,9 @@ class DoRA(Decomposition):
         _check_whole(tensor, role, weight, cut)
         return helpers.input_vector(tensor, role, weight)
 
-    def _columns(self, tensor, role, weight, cut):
+    def _columns(
+        self, tensor: torch.Tensor, role: str, weight: torch.Tensor, cut: bool
+    ) -> torch.Tensor:
         """The magnitudes of the columns of the weight as a matrix, kernel included."""
         _check_whole(tensor, role, weight, cut)
         if tensor.numel() != weight[0].numel():
@@ -91,7 +102,7 @@ class DoRA(Decomposition):
         return tensor.reshape(1, *weight.shape[1:])
 
 
-def _check_whole(tensor, role, weight, cut):
+def _check_whole(tensor: torch.Tensor, role: str, weight: torch.Tensor, cut: bool) -> None:
     if cut:
         raise AdapterError(
             message(
@@ -102,7 +113,7 @@ def _check_whole(tensor, role, weight, cut):
         )
 
 
-def _count(shape):
+def _count(shape: Shape) -> int:
     count = 1
     for size in shape:
         count *= size
@@ -114,27 +125,29 @@ def _count(shape):
 MEANS = 0.2
 
 
-def _are_means(magnitude):
+def _are_means(magnitude: torch.Tensor) -> bool:
     """Whether magnitudes per input are means; tensors without values do not tell."""
     if magnitude.shape[0] != 1 or magnitude.is_meta:
         return False
     return (magnitude < 0).float().mean().item() > MEANS
 
 
-def _mean(direction, magnitude, _epsilon):
+def _mean(direction: torch.Tensor, magnitude: torch.Tensor, _epsilon: float) -> torch.Tensor:
     """The mean of each input's column, kept from 0."""
     mean = direction.mean(dim=_along(direction, magnitude), keepdim=True)
     return mean.masked_fill(mean == 0, torch.finfo(torch.float32).tiny)
 
 
-def _along(direction, magnitude):
+def _along(direction: torch.Tensor, magnitude: torch.Tensor) -> list[int]:
     """The dimensions along which a magnitude is one number."""
     return [dimension for dimension in range(direction.dim()) if magnitude.shape[dimension] == 1]
 
 
-def _length(direction, magnitude, epsilon):
+def _length(direction: torch.Tensor, magnitude: torch.Tensor, epsilon: float) -> torch.Tensor:
     """|V|, taken over all the dimensions along which the magnitude is one number."""
-    norm = torch.linalg.vector_norm(direction, dim=_along(direction, magnitude), keepdim=True)
+    norm: torch.Tensor = torch.linalg.vector_norm(
+        direction, dim=_along(direction, magnitude), keepdim=True
+    )
     # A row of zeros has no direction; without the guard it would be 0 / 0.
     return norm + epsilon if epsilon else norm.clamp(min=torch.finfo(torch.float32).tiny)
 

@@ -5,9 +5,24 @@ DoRA is per dimension.
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import DERIVED, InStock, ModuleShape, Product, Said, check_ranks, roles
+from ..kind import (
+    DERIVED,
+    HostWeights,
+    InStock,
+    ModuleShape,
+    Planned,
+    Product,
+    Said,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    check_ranks,
+    roles,
+)
 from ..lazy import helpers, products, torch
-from ..spec import AdapterError
+from ..rows import Rows
+from ..spec import AdapterError, AdapterSpec
 from .lora import LoRA
 
 
@@ -25,43 +40,41 @@ class EmbeddingLoRA(LoRA):
     zeroed_by = needs[0]
     stock = InStock("adapters.embedding_lora")
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         first, second = shapes["embedding_A"], shapes["embedding_B"]
         check_ranks(first[0], second[1], lora_embedding_A=first, lora_embedding_B=second)
         return ModuleShape(first[1], second[:1])
 
-    def rank(self, shapes):
+    def rank(self, shapes: ToldShapes) -> int | None:
         first = shapes.get("embedding_A")
         return first[0] if first else None
 
-    def kernel(self, shapes):
+    def kernel(self, shapes: Shapes) -> Shape | None:
         return ()
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         product = self.product(spec, tensors, torch.float32)
-        return helpers.fit(
-            helpers.multiply(product.up, product.down, ("embedding_A", "embedding_B")),
-            shape,
-            tensors,
-        )
+        return helpers.fit(product.matrix(), shape, tensors)
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 1, "embedding_A")
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         return helpers.narrow_roles(tensors, start, length, embedding_A=1)
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         first, second = (
             products.matrix(tensors, role, dtype) for role in ("embedding_A", "embedding_B")
         )
         helpers.multiply(second[:1], first[:, :1], ("embedding_B", "embedding_A"))
         return Product(first.T * helpers.factor_of(self, spec, tensors), second.T)
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         return shapes["embedding_A"][0]
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         return None
 
 
@@ -78,7 +91,9 @@ class EmbeddingDoRA(EmbeddingLoRA):
     zeroed_by = frozenset()
     bypass = DERIVED
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         if spec.rows is not None and spec.rows != (0, self.count_rows(tensors)):
             raise AdapterError(
                 message("adapters.embedding_norms_of_all_rows", rows=list(spec.rows))

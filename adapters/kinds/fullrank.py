@@ -4,7 +4,10 @@ the up is an identity, not saved.
 
 from __future__ import annotations
 
-from ..kind import roles
+from ..kind import HostWeights, Planned, Shape, Tensors, roles
+from ..lazy import torch
+from ..rows import Rows
+from ..spec import AdapterSpec
 from .difference import Difference
 
 
@@ -18,14 +21,16 @@ class FullRank(Difference):
     takes = roles("alpha")  # what it means is a convention
     never_beside = roles("up")
 
-    def __init__(self, *names):
-        super().__init__(*names)
+    def __init__(self, name: str, title_id: str, role: str, precedence: int):
+        super().__init__(name, title_id, role, precedence)
         self.scale_into = ("diff",)  # as it is called where it is written
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         return super().delta(spec, tensors, shape) * spec.scale_for(1)
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         return (
             super().host(tensors, alpha, rows, adapter) if adapter.strength.scale is None else None
         )

@@ -7,9 +7,9 @@ from __future__ import annotations
 from math import nan
 
 from ...messages import message
-from ..kind import DERIVED, SCALE, Kind, Measured, Product, roles
+from ..kind import DERIVED, SCALE, Kind, Measured, Product, Shapes, Tensors, roles
 from ..lazy import helpers, products, torch
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 from .dora import DECOMPOSED
 
 
@@ -28,20 +28,24 @@ class GLoRA(Kind):
     scaled = True
     bypass = DERIVED
 
-    def factor(self, spec, rank):
+    def factor(self, spec: AdapterSpec, rank: int | None) -> float:
         """Its rank is told by its shapes beside the weight's only, so that no number but one can be
         told.
         """
         return 1.0 if spec.alpha is None and spec.scale is None else nan
 
-    def alpha_saying(self, spec, rank, shapes):
+    def alpha_saying(
+        self, spec: AdapterSpec, rank: int | None, shapes: Shapes
+    ) -> tuple[float | None, float]:
         return self.compared_strength(spec, rank, shapes) * min(shapes["a1"]), 1.0
 
-    def compared_strength(self, spec, rank, shapes):
+    def compared_strength(self, spec: AdapterSpec, rank: int | None, shapes: Shapes) -> float:
         # a1 is [in, rank], or [rank, in] in old files.
         return spec.scale_for(min(shapes["a1"]))
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         outer, inner = _order(tensors, weight)
         a_left, a_right = (
             helpers.take_matrix(tensors, outer[0]),
@@ -57,7 +61,7 @@ class GLoRA(Kind):
         added = added + torch.einsum("or...,ri->oi...", mixed, a_right)
         return weight + (strength * spec.scale_for(a_right.shape[0])) * added
 
-    def measured(self, spec, tensors, out, columns):
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         """The b part as a delta; which factor stands left, the shapes tell, as old files have them
         the other way round.
         """
@@ -87,7 +91,7 @@ class GLoRA(Kind):
         )
 
 
-def _order(tensors, weight):
+def _order(tensors: Tensors, weight: torch.Tensor) -> tuple[tuple[str, str], tuple[str, str]]:
     inputs = weight.shape[1] if weight.dim() > 1 else -1
     size = helpers.size
     for outer, inner in ((("a1", "b1"), ("a2", "b2")), (("a2", "b2"), ("a1", "b1"))):

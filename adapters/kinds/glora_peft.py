@@ -4,8 +4,9 @@ D) + E + W C.
 
 from __future__ import annotations
 
-from ..kind import DERIVED, InStock, Kind, ModuleShape, Said, roles
-from ..lazy import helpers, products
+from ..kind import DERIVED, InStock, Kind, ModuleShape, Said, Shapes, Tensors, roles
+from ..lazy import helpers, products, torch
+from ..spec import AdapterSpec
 
 
 class PeftGLoRA(Kind):
@@ -22,15 +23,19 @@ class PeftGLoRA(Kind):
     stock = InStock("GLoRA (PEFT)")
     bypass = DERIVED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         up, down = shapes.get("glora_A_up"), shapes.get("glora_A_down")
         return ModuleShape(up[0], down[1:]) if up and down else super().shape(shapes)
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         factor, added = (self._path(spec, tensors, weight, f"glora_{part}") for part in "AB")
         return weight + strength * (weight * factor + added)
 
-    def _path(self, spec, tensors, weight, name):
+    def _path(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, name: str
+    ) -> torch.Tensor:
         if f"{name}_whole" in tensors:
             whole = helpers.take(tensors, f"{name}_whole")
             return (

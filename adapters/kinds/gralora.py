@@ -5,9 +5,22 @@ rank r / N.
 from __future__ import annotations
 
 from ...messages import message, text_of
-from ..kind import ADDED, InStock, Kind, Misfit, ModuleShape, roles, shaped
+from ..kind import (
+    ADDED,
+    InStock,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Product,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, products, torch
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class GraLoRA(Kind):
@@ -22,7 +35,7 @@ class GraLoRA(Kind):
     stock = InStock("GraLoRA")
     bypass = ADDED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         inner, outer = shapes["gralora_A"], shapes["gralora_B"]
         if (
             len(inner) != 3
@@ -38,14 +51,14 @@ class GraLoRA(Kind):
             )
         return ModuleShape(outer[0] * outer[2], (inner[0] * inner[1],))
 
-    def rank(self, shapes):
+    def rank(self, shapes: ToldShapes) -> int | None:
         inner, general = shapes.get("gralora_A"), shapes.get("gralora_A_general")
         return inner[2] + (general[0] if general else 0) if inner and len(inner) == 3 else None
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         return helpers.fit(self._dense(spec, tensors), shape, tensors)
 
-    def _dense(self, spec, tensors):
+    def _dense(self, spec: AdapterSpec, tensors: Tensors) -> torch.Tensor:
         inner, outer = helpers.take(tensors, "gralora_A"), helpers.take(tensors, "gralora_B")
         try:
             self.shape({role: tensor.shape for role, tensor in tensors.items()})
@@ -65,10 +78,10 @@ class GraLoRA(Kind):
             )
         return delta * helpers.factor_of(self, spec, tensors)
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 0, "gralora_B") * helpers.size(tensors, 2, "gralora_B")
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         return products.whole(self._dense(spec, tensors))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import DERIVED, InStock, Kind, Misfit, ModuleShape, roles, shaped
-from ..lazy import helpers, products
+from ..kind import DERIVED, InStock, Kind, Misfit, ModuleShape, Shapes, Tensors, roles, shaped
+from ..lazy import helpers, products, torch
+from ..spec import AdapterSpec
 
 
 class HiRA(Kind):
@@ -15,7 +16,7 @@ class HiRA(Kind):
     stock = InStock("HiRA")
     bypass = DERIVED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         up, down = shapes["hira_B"], shapes["hira_A"]
         if up[1] != down[0]:
             raise Misfit(
@@ -23,7 +24,9 @@ class HiRA(Kind):
             )
         return ModuleShape(up[0], down[1:])
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         cut = helpers.narrow_roles(tensors, *spec.rows, hira_B=0) if spec.rows else tensors
         factor = helpers.fit(products.low_rank(cut, "hira_B", "hira_A"), weight.shape, tensors)
         return weight * (1 + strength * factor)

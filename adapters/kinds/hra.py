@@ -5,10 +5,10 @@ Hj = I - 2 uj uj^T.
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import DERIVED, InStock, Kind, roles, shaped
+from ..kind import DERIVED, InStock, Kind, Tensors, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import BOOLEAN, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class HRA(Kind):
@@ -23,7 +23,9 @@ class HRA(Kind):
     stock = InStock("HRA")
     bypass = DERIVED
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         normals = helpers.take_matrix(tensors, "hra_u")
         matrix = weight.flatten(1)
         if normals.shape[0] != matrix.shape[1]:

@@ -5,9 +5,9 @@ modules/ia3.py).
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import DERIVED, InStock, Kind, Measured, Said, roles
+from ..kind import DERIVED, InStock, Kind, Measured, Said, Shape, Tensors, roles
 from ..lazy import helpers, torch
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class IA3(Kind):
@@ -19,7 +19,7 @@ class IA3(Kind):
 
     name, title = "ia3", "(IA)3"
     needs = (roles("weight on_input"),)
-    switches = ("on_input",)
+    switches: tuple[str, ...] = ("on_input",)
     precedence = 19
     stock = InStock("(IA)3")
     bypass = DERIVED
@@ -27,7 +27,9 @@ class IA3(Kind):
     note = Said("adapters.ia3_measured")
     side = "on_input"  # the option that says which side is scaled
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         vector = helpers.take(tensors, "ia3_weight", "weight")
         fits_inputs, fits_outputs = self._sides(spec, vector, weight)
         # The shape decides; what the file says of itself is needed for square layers only.
@@ -50,7 +52,9 @@ class IA3(Kind):
             + strength * torch.where(helpers.take_scalar(tensors, "on_input") != 0, inputs, outputs)
         )
 
-    def _sides(self, spec, vector, weight):
+    def _sides(
+        self, spec: AdapterSpec, vector: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[bool, bool]:
         """Whether the vector fits the inputs and the outputs; of a row slice the trained module's
         height is not known.
         """
@@ -59,16 +63,18 @@ class IA3(Kind):
             return fits_inputs, vector.numel() == weight.shape[0]
         return fits_inputs, vector.numel() >= sum(spec.rows)
 
-    def _spread(self, spec, vector, weight, on_input):
+    def _spread(
+        self, spec: AdapterSpec, vector: torch.Tensor, weight: torch.Tensor, on_input: bool
+    ) -> torch.Tensor:
         if on_input:
             return helpers.input_vector(vector, self.scaling, weight)
         return helpers.output_vector(vector, self.scaling, weight, spec.rows)
 
-    def measured(self, spec, tensors, out, columns):
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         vector = helpers.take(tensors, "ia3_weight", "weight")
         return Measured(self.note, torch.linalg.vector_norm(vector, dtype=torch.float64).item())
 
-    def on_outputs(self, spec, tensors, shape):
+    def on_outputs(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> AdapterSpec | None:
         """Made to say so of itself, as outputs alone would not show it."""
         if len(shape) < 2:
             return None

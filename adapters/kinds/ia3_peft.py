@@ -7,10 +7,10 @@ from __future__ import annotations
 from math import prod
 
 from ...messages import message
-from ..kind import InStock, Measured, roles, shaped
+from ..kind import InStock, Measured, Shape, Tensors, ToldShapes, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import MODULES, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 from .ia3 import IA3
 
 
@@ -34,10 +34,13 @@ class PeftIA3(IA3):
     scaling = "ia3_l"
     side = "feedforward_modules"
 
-    def asks(self, setting, shapes, module):
-        return self._side(shapes["ia3_l"], module) is None
+    def asks(self, setting: str, shapes: ToldShapes, module: Shape) -> bool:
+        vector = shapes["ia3_l"]
+        return vector is None or self._side(vector, module) is None
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         vector = helpers.take(tensors, "ia3_l")
         on_input = self._on_input(spec, vector, weight.shape)
         if on_input is None:
@@ -49,14 +52,14 @@ class PeftIA3(IA3):
             return weight.clone()
         return weight * (1 + strength * (self._spread(spec, vector, weight, on_input) - 1))
 
-    def _on_input(self, spec, vector, shape):
+    def _on_input(self, spec: AdapterSpec, vector: torch.Tensor, shape: Shape) -> bool | None:
         """Whether the vector scales inputs; None where it may be either side's. shape: of the
         module, or of what is at hand of it.
         """
         side = self._side(vector.shape, spec.option("shape") or shape)
         return spec.option(self.side) if side is None else side
 
-    def _side(self, vector, module):
+    def _side(self, vector: Shape, module: Shape) -> bool | None:
         """What the shapes say of it."""
         count = prod(vector)
         if len(vector) == 2 and count > 1:
@@ -64,12 +67,12 @@ class PeftIA3(IA3):
         fits = [count == size for size in module[:2]]
         return fits[1] if len(fits) == 2 and fits[0] != fits[1] else None
 
-    def on_outputs(self, spec, tensors, shape):
+    def on_outputs(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> AdapterSpec | None:
         if len(shape) < 2 or self._on_input(spec, next(iter(tensors.values())), shape) is not False:
             return None
         return spec._replace(options=(*spec.options, (self.side, False)))
 
-    def measured(self, spec, tensors, out, columns):
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         vector = helpers.take(tensors, "ia3_l") - 1
         return Measured(self.note, torch.linalg.vector_norm(vector, dtype=torch.float64).item())
 

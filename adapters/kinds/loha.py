@@ -5,9 +5,25 @@ LyCORIS loha.py).
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import ADDED, SCALE, Kind, Misfit, ModuleShape, Product, roles, shaped
+from ..kind import (
+    ADDED,
+    SCALE,
+    HostWeights,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Planned,
+    Product,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, products, torch
-from ..spec import AdapterError
+from ..rows import Rows
+from ..spec import AdapterError, AdapterSpec
 from .dora import DECOMPOSED
 
 # Ranks r1 and r2 make a product of rank r1 * r2; beyond this its matrix itself is the smaller
@@ -34,7 +50,7 @@ class LoHa(Kind):
     host_drops = roles("scalar")
     bypass = ADDED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         w1_a, w1_b = shapes["hada_w1_a"], shapes["hada_w1_b"]
         core = shapes.get("hada_t1")
         if core is not None:
@@ -46,14 +62,14 @@ class LoHa(Kind):
         # OneTrainer keeps the kernel of a convolution, LyCORIS flattens it.
         return ModuleShape(w1_a[0], w1_b[1:], flat=len(w1_b) == 2)
 
-    def rank(self, shapes):
+    def rank(self, shapes: ToldShapes) -> int | None:
         inner = shapes.get("hada_w1_b")
         return inner[0] if inner else None
 
-    def kernel(self, shapes):
+    def kernel(self, shapes: Shapes) -> Shape | None:
         return tuple(shapes["hada_t1"][2:]) if "hada_t1" in shapes else None
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         first, second = _half(tensors, 1), _half(tensors, 2)
         _check_halves(first.shape, second.shape, tensors)
         product = first.mul_(second).mul_(spec.scale_for(helpers.size(tensors, 0, "hada_w1_b")))
@@ -61,41 +77,43 @@ class LoHa(Kind):
             product = product * helpers.take_scalar(tensors, "scalar")
         return helpers.fit(product, shape, tensors, flattened=True)
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, _output_dimension(tensors), "hada_w1_a")
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         dimensions = {f"hada_w{half}_a": int(f"hada_t{half}" in tensors) for half in (1, 2)}
         return helpers.narrow_roles(tensors, start, length, **dimensions)
 
-    def row_grain(self, tensors):
+    def row_grain(self, tensors: Tensors) -> int | None:
         return 1
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         """(A1 B1) * (A2 B2) elementwise is one product: all pairs of columns times all pairs of
         rows (Khatri-Rao).
         """
-        first, second = (
+        (up1, down1), (up2, down2) = (
             products.pair(tensors, f"hada_w{half}_a", f"hada_w{half}_b", f"hada_t{half}", dtype)
             for half in (1, 2)
         )
-        shape = (first.up.shape[0], first.down.shape[1])
-        _check_halves(shape, (second.up.shape[0], second.down.shape[1]), tensors)
+        shape = (up1.shape[0], down1.shape[1])
+        _check_halves(shape, (up2.shape[0], down2.shape[1]), tensors)
         factor = helpers.factor_of(self, spec, tensors)
-        rank = first.down.shape[0] * second.down.shape[0]
-        if rank > min(LARGEST_PRODUCT_RANK, min(shape) // 2):
+        if down1.shape[0] * down2.shape[0] > min(LARGEST_PRODUCT_RANK, min(shape) // 2):
             first, second = (
-                half.up.to(torch.float32) @ half.down.to(torch.float32) for half in (first, second)
+                up.to(torch.float32) @ down.to(torch.float32)
+                for up, down in ((up1, down1), (up2, down2))
             )
             return Product(None, first.mul_(second).mul_(factor))
-        up = torch.einsum("op,oq->opq", first.up * factor, second.up).flatten(1)
-        return Product(up, torch.einsum("pi,qi->pqi", first.down, second.down).flatten(0, 1))
+        up = torch.einsum("op,oq->opq", up1 * factor, up2).flatten(1)
+        return Product(up, torch.einsum("pi,qi->pqi", down1, down2).flatten(0, 1))
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         rank = _inner_rank(shapes, 1) * _inner_rank(shapes, 2)
         return rank if rank <= min(LARGEST_PRODUCT_RANK, min(sides) // 2) else None
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         if rows is not None:
             return None
         names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
@@ -105,18 +123,18 @@ class LoHa(Kind):
         return w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, None
 
 
-def _half(tensors, half):
+def _half(tensors: Tensors, half: int) -> torch.Tensor:
     """One factor: a @ b, or through the core t."""
     a, b, core = (f"hada_w{half}_a", f"hada_w{half}_b", f"hada_t{half}")
     if core in tensors:
-        taken = (helpers.take(tensors, role) for role in (core, a, b))
-        return products.tucker(*taken, (core, a, b))
+        middle, outer, inner = (helpers.take(tensors, role) for role in (core, a, b))
+        return products.tucker(middle, outer, inner, (core, a, b))
     return helpers.multiply(
         helpers.take_matrix(tensors, a), helpers.take_matrix(tensors, b), (a, b)
     )
 
 
-def _check_halves(first, second, tensors):
+def _check_halves(first: Shape, second: Shape, tensors: Tensors) -> None:
     if tuple(first) != tuple(second):
         raise AdapterError(
             message(
@@ -128,11 +146,11 @@ def _check_halves(first, second, tensors):
         )
 
 
-def _output_dimension(tensors):
+def _output_dimension(tensors: Tensors) -> int:
     return 1 if "hada_t1" in tensors else 0
 
 
-def _inner_rank(shapes, half):
+def _inner_rank(shapes: Shapes, half: int) -> int:
     core = shapes.get(f"hada_t{half}")
     return core[0] if core else shapes[f"hada_w{half}_b"][0]
 

@@ -8,9 +8,10 @@ and get_delta_weight (reshape).
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import Product
+from ..kind import HostWeights, Planned, Product, Shape, Shapes, Tensors
 from ..lazy import helpers, torch
-from ..spec import AdapterError
+from ..rows import Rows
+from ..spec import AdapterError, AdapterSpec
 from .lokr import LoKr, halves
 
 
@@ -26,7 +27,11 @@ class FrontLoKr(LoKr):
     stores = None
     host_class = mark = ""
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
+        return helpers.fit(self._made(spec, tensors), shape, tensors)
+
+    def _made(self, spec: AdapterSpec, tensors: Tensors) -> torch.Tensor:
+        """The delta [out, in, kernel] as its factors make it."""
         first, second = halves(tensors)
         if first.dim() != 2 or second.dim() != 3:
             raise AdapterError(
@@ -38,21 +43,20 @@ class FrontLoKr(LoKr):
             spec, self.rank({role: tensor.shape for role, tensor in tensors.items()})
         )
         made = (first.shape[0] * second.shape[0], first.shape[1] * second.shape[1], second.shape[2])
-        return helpers.fit(
-            torch.kron(first * scale, second.contiguous()).reshape(made), shape, tensors
-        )
+        return torch.kron(first * scale, second.contiguous()).reshape(made)
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         return None
 
-    def product(self, spec, tensors, dtype):
-        shape = self.shape({role: tensor.shape for role, tensor in tensors.items()})
-        return Product(None, self.delta(spec, tensors, (shape.out, *shape.inner)).flatten(1))
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
+        return Product(None, self._made(spec, tensors).flatten(1))
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         return None
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         return None
 
 

@@ -4,11 +4,26 @@ its inputs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...messages import message
-from ..kind import ADDED, DERIVED, InStock, Kind, Product, roles, shaped
+from ..kind import (
+    ADDED,
+    DERIVED,
+    InStock,
+    Kind,
+    Product,
+    Settings,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, torch
 from ..rows import Rows
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class MiSS(Kind):
@@ -22,11 +37,11 @@ class MiSS(Kind):
     stock = InStock("MiSS")
     bypass = ADDED
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         up, places = self._factors(tensors, shape)
         return up[:, places].reshape(tuple(shape))
 
-    def _factors(self, tensors, shape):
+    def _factors(self, tensors: Tensors, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
         """[out, r], and which of its columns stands at each input."""
         block = helpers.take_matrix(tensors, "miss_block")
         if shape[0] % block.shape[1]:
@@ -40,17 +55,17 @@ class MiSS(Kind):
         places = torch.arange(torch.Size(shape[1:]).numel(), device=block.device) % block.shape[0]
         return block.T.repeat(shape[0] // block.shape[1], 1), places
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 1, "miss_block")
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         return helpers.narrow_roles(tensors, start, length, miss_block=1)
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         up, places = self._factors(tensors, helpers.module_shape(spec))
         return Product(up.to(dtype), torch.eye(up.shape[1], dtype=dtype)[:, places])
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         return shapes["miss_block"][0]
 
 
@@ -64,10 +79,12 @@ class MiSSBat(Kind):
     stock = MiSS.stock
     bypass = DERIVED
 
-    def claims(self, shapes, metadata, settings):
+    def claims(self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Settings) -> bool:
         return len(shapes["miss_block"] or ()) == 3
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         blocks = helpers.take(tensors, "miss_block")
         size = blocks.shape[-1] if blocks.dim() == 3 and blocks.shape[1] == blocks.shape[2] else 0
         if not size or weight.dim() < 2:

@@ -7,9 +7,10 @@ writes it.
 
 from __future__ import annotations
 
-from ..kind import InStock, roles
-from ..lazy import rotations
+from ..kind import InStock, ModuleShape, Shapes, Tensors, roles
+from ..lazy import rotations, torch
 from ..rotation import Rotation, square_blocks
+from ..spec import AdapterSpec
 
 
 class OldOFT(Rotation):
@@ -21,10 +22,12 @@ class OldOFT(Rotation):
     precedence = 15
     stock = InStock("OFT (LyCORIS, oft_diag)")
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         return square_blocks(shapes, "oft_diag")
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         return rotations.turn_outputs(
             spec, tensors, weight, rotations.square_blocks(tensors, "oft_diag", 3), strength
         )

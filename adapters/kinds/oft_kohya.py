@@ -4,12 +4,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 
 from ...messages import message
-from ..kind import LIMIT, InStock, Misfit, ModuleShape, roles, shaped
-from ..lazy import helpers, rotations
+from ..kind import (
+    LIMIT,
+    InStock,
+    Misfit,
+    ModuleShape,
+    Settings,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+    shaped,
+)
+from ..lazy import helpers, rotations, torch
 from ..rotation import Rotation, number_of, square_blocks
+from ..spec import AdapterSpec
 
 
 class KohyaOFT(Rotation):
@@ -24,10 +37,10 @@ class KohyaOFT(Rotation):
     metadata = ("ss_network_module",)
     stock = InStock("OFT (sd-scripts)")
 
-    def claims(self, shapes, metadata, settings):
+    def claims(self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Settings) -> bool:
         return "networks.oft" in metadata.get("ss_network_module", "")
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         if "oft_blocks" in shapes:
             return square_blocks(shapes, "oft_blocks")
         parts = {role: shape for role, shape in shapes.items() if role.startswith("oft_blocks.")}
@@ -35,13 +48,15 @@ class KohyaOFT(Rotation):
             raise Misfit(message("adapters.needs_square_blocks", tensor=shaped(**parts)))
         return ModuleShape(sum(shape[0] * shape[-1] for shape in parts.values()), None)
 
-    def block_roles(self, tensors):
+    def block_roles(self, tensors: Tensors) -> list[str]:
         return [role for role in tensors if role.startswith("oft_blocks")]
 
-    def compared_strength(self, spec, rank, shapes):
+    def compared_strength(self, spec: AdapterSpec, rank: int | None, shapes: Shapes) -> float:
         return inf if spec.alpha is None else spec.alpha
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         numbered = sorted(
             (role for role in tensors if role.startswith("oft_blocks.")), key=number_of
         )

@@ -4,10 +4,12 @@ Cayley-Neumann terms.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
 
-from ..kind import InStock
-from ..lazy import helpers, rotations
+from ..kind import InStock, Settings, Tensors, ToldShapes
+from ..lazy import helpers, rotations, torch
+from ..spec import AdapterSpec
 from .oft_peft import PeftOFT
 
 
@@ -24,10 +26,12 @@ class OneTrainerOFT(PeftOFT):
     settings = ()
     stock = InStock("OFT (OneTrainer)")
 
-    def claims(self, shapes, metadata, settings):
+    def claims(self, shapes: ToldShapes, metadata: Mapping[str, str], settings: Settings) -> bool:
         return bool(metadata.keys() & set(self.metadata)) or "scaled_oft" in shapes
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         skew = rotations.unpack_skew(helpers.take(tensors, "oft_R"))
         if "scaled_oft" in tensors:
             skew = skew / (2 * sqrt(skew.shape[-1] - 1))

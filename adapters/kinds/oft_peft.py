@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from math import isqrt
 
-from ..kind import InStock, roles
-from ..lazy import helpers, rotations
+from ..kind import InStock, Tensors, roles
+from ..lazy import helpers, rotations, torch
 from ..rotation import Rotation
 from ..setting import BOOLEAN, NUMBER, WHOLE, Setting
+from ..spec import AdapterSpec
 
 MAX_TERMS = 64  # of a series whose terms get smaller by orders of magnitude; PEFT's default is 5
 
@@ -23,13 +24,13 @@ class PeftOFT(Rotation):
     """
 
     name = "oft_peft"
-    needs = (roles("oft_R"),)
+    needs: tuple[frozenset[str], ...] = (roles("oft_R"),)
     takes = roles("scaled_oft alpha")
     silent = roles("scaled_oft")
     precedence = 17
     on_inputs = True
     # PEFT: tuners/oft/config.py
-    settings = (
+    settings: tuple[Setting, ...] = (
         Setting("use_cayley_neumann", BOOLEAN, True),
         Setting("num_cayley_neumann_terms", WHOLE, 5, 1, MAX_TERMS),
         Setting("coft", BOOLEAN, False),
@@ -37,14 +38,16 @@ class PeftOFT(Rotation):
     )
     stock = InStock("OFT (PEFT)")
 
-    def block_roles(self, tensors):
+    def block_roles(self, tensors: Tensors) -> list[str]:
         return [role for role in tensors if role in ("oft_R", "scaled_oft")]
 
-    def block_sizes(self, blocks, side):
+    def block_sizes(self, blocks: Tensors, side: int) -> list[tuple[int, int]]:
         size = (1 + isqrt(1 + 8 * blocks["oft_R"].shape[-1])) // 2
         return [(size, side // size)]
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         skew = rotations.unpack_skew(helpers.take(tensors, "oft_R"))
         if spec.option("coft", False):
             skew = rotations.project(skew, spec.option("eps", 6e-5))

@@ -8,11 +8,11 @@ _block_diagonal, merge.
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import InStock, roles
+from ..kind import InStock, Tensors, roles
 from ..lazy import helpers, rotations, torch
 from ..rotation import Rotation
 from ..setting import BOOLEAN, NUMBER, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class OldPeftOFT(Rotation):
@@ -29,11 +29,11 @@ class OldPeftOFT(Rotation):
     settings = (Setting("coft", BOOLEAN, False), Setting("eps", NUMBER, 6e-5, 0, 1e6))
     stock = InStock("OFT (PEFT < 0.14)")
 
-    def block_sizes(self, blocks, side):
+    def block_sizes(self, blocks: Tensors, side: int) -> list[tuple[int, int]]:
         size = blocks["oft_r"].shape[-1]
         return [(size, max(side // size, 1))]
 
-    def turning(self, spec, tensors, size, edge):
+    def turning(self, spec: AdapterSpec, tensors: Tensors, size: int, edge: int) -> torch.Tensor:
         """R [n, b, b] for this many rows or columns; with coft the norm of a block is limited to
         eps * edge ** 2 / sqrt(blocks).
         """
@@ -54,7 +54,9 @@ class OldPeftOFT(Rotation):
             else rotation[: -(-size // side)]
         )
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         size = helpers.size(tensors, 1, "oft_r")
         rotation = self.turning(
             spec, tensors, spec.rows.end if spec.rows else weight.shape[0], size
@@ -80,10 +82,12 @@ class OldPeftInputOFT(OldPeftOFT):
     on_inputs = needs_shape = True
     stock = InStock("OFT (PEFT 0.14, 0.15)")
 
-    def block_roles(self, tensors):
+    def block_roles(self, tensors: Tensors) -> list[str]:
         return ["oft_r"]
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         columns = weight[0].numel()
         count = max(columns // helpers.size(tensors, 1, "oft_r"), 1)
         out = (spec.option("shape") or weight.shape)[0]

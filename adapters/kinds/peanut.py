@@ -4,13 +4,27 @@ change out of the weight itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import pi, sqrt
+from typing import TypeAlias
 
 from ...messages import message
-from ..kind import DERIVED, InStock, Kind, Misfit, ModuleShape, roles, shaped
+from ..kind import (
+    DERIVED,
+    InStock,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Settings,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, torch
 from ..setting import SCALING, WHOLE, WORD, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 MAX_DEPTH = 16
 ENCODERS, DECODERS = (
@@ -18,13 +32,16 @@ ENCODERS, DECODERS = (
 )
 
 
-def _gelu_tanh(x):
+Activation: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     return 0.5 * x * (1 + torch.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
 
 
 # As transformers' activations.py (ACT2CLS) calls and defines them; those with weights of their own,
 # and rare ones, are left out.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Activation] = {
     "relu": lambda x: x.clamp(min=0),
     "relu2": lambda x: x.clamp(min=0) ** 2,
     "relu6": lambda x: x.clamp(0, 6),
@@ -67,7 +84,7 @@ class PEANuT(Kind):
     stock = InStock("PEANuT")
     bypass = DERIVED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         first, last = shapes["peanut_A"], shapes["peanut_B"]
         if first != last[::-1] or len(first) != 2:
             raise Misfit(
@@ -77,7 +94,7 @@ class PEANuT(Kind):
             )
         return ModuleShape(first[1], None)
 
-    def lacks(self, options, shapes):
+    def lacks(self, options: Settings, shapes: ToldShapes) -> str:
         lacking, depth = super().lacks(options, shapes), options.get("depth")
         if lacking:
             return lacking
@@ -88,12 +105,12 @@ class PEANuT(Kind):
             else message("adapters.peanut_depth", kind=self.title, depth=depth)
         )
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         first, last = (helpers.take_matrix(tensors, role) for role in ("peanut_A", "peanut_B"))
         helpers.check_all_rows(spec, first.shape[1], self.title, weight)
-        scaling, depth, name = (
-            helpers.needed_setting(self, spec, setting.name) for setting in self.settings
-        )
+        scaling, depth, name = self._told(spec)
         activation, matrix = ACTIVATIONS[name], weight.flatten(1)
         if first.shape[1] != matrix.shape[0] or last.shape != (matrix.shape[0], first.shape[0]):
             raise AdapterError(
@@ -107,8 +124,17 @@ class PEANuT(Kind):
         hidden = _through(tensors, activation(first @ matrix), activation, depth)
         return weight + strength * scaling * (last @ hidden).reshape(weight.shape)
 
+    def _told(self, spec: AdapterSpec) -> tuple[float, int, str]:
+        """The values of its settings."""
+        scaling, depth, name = (
+            helpers.needed_setting(self, spec, setting.name) for setting in self.settings
+        )
+        return scaling, depth, name
 
-def _through(tensors, hidden, activation, depth):
+
+def _through(
+    tensors: Tensors, hidden: torch.Tensor, activation: Activation, depth: int
+) -> torch.Tensor:
     """[r, in] through encoders and decoders."""
     went_in = []
     for role in ENCODERS[:depth]:
@@ -119,7 +145,7 @@ def _through(tensors, hidden, activation, depth):
     return hidden
 
 
-def _square(tensors, role, hidden):
+def _square(tensors: Tensors, role: str, hidden: torch.Tensor) -> torch.Tensor:
     """An encoder or decoder [r, r]."""
     matrix = helpers.take_matrix(tensors, role)
     if matrix.shape != (hidden.shape[0], hidden.shape[0]):

@@ -4,8 +4,9 @@ training, and is its mean after it.
 
 from __future__ import annotations
 
-from ..kind import ADDED, InStock, Kind, ModuleShape, Product, Said, roles
+from ..kind import ADDED, InStock, Kind, ModuleShape, Product, Said, Shape, Shapes, Tensors, roles
 from ..lazy import helpers, torch
+from ..spec import AdapterSpec
 
 
 class PVeRA(Kind):
@@ -25,14 +26,14 @@ class PVeRA(Kind):
     stock = InStock("PVeRA")
     bypass = ADDED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         return ModuleShape(shapes["pvera_b"][0], None)
 
-    def delta(self, spec, tensors, shape):
-        product = self._product(tensors, shape)
-        return helpers.fit(product.up @ product.down, shape, tensors, flattened=True)
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
+        up, down = self._product(tensors, shape)
+        return helpers.fit(up @ down, shape, tensors, flattened=True)
 
-    def _product(self, tensors, shape):
+    def _product(self, tensors: Tensors, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
         inner = torch.Size(shape[1:]).numel()
         left, right = (helpers.take(tensors, role).flatten() for role in ("pvera_b", "pvera_d"))
         outer, down = (helpers.take_matrix(tensors, role) for role in ("pvera_B", "pvera_A"))
@@ -44,19 +45,19 @@ class PVeRA(Kind):
             or down.shape[1] < inner
         ):
             raise helpers.not_valid_for(self.title, shape, tensors)
-        return Product(left[:, None] * outer[:out], right[:rank, None] * down[:rank, :inner])
+        return left[:, None] * outer[:out], right[:rank, None] * down[:rank, :inner]
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 0, "pvera_b")
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         return helpers.narrow_roles(tensors, start, length, pvera_b=0, pvera_B=0)
 
-    def product(self, spec, tensors, dtype):
-        product = self._product(tensors, helpers.module_shape(spec))
-        return Product(product.up.to(dtype), product.down.to(dtype))
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
+        up, down = self._product(tensors, helpers.module_shape(spec))
+        return Product(up.to(dtype), down.to(dtype))
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         return shapes["pvera_d"][0] // 2
 
 

@@ -7,10 +7,23 @@ from __future__ import annotations
 from math import ceil
 
 from ...messages import message
-from ..kind import ADDED, InStock, Kind, Misfit, Said, roles, shaped
+from ..kind import (
+    ADDED,
+    InStock,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Product,
+    Said,
+    Shape,
+    Shapes,
+    Tensors,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, products, torch
 from ..setting import MAX_ALPHA, NUMBER, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class RandLoRA(Kind):
@@ -32,7 +45,7 @@ class RandLoRA(Kind):
     stock = InStock("RandLoRA")
     bypass = ADDED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         each, gamma = shapes["randlora_lambda"], shapes["randlora_gamma"]
         if len(each) != 2 or len(gamma) != 2 or each[1] != gamma[0]:
             raise Misfit(
@@ -43,7 +56,7 @@ class RandLoRA(Kind):
             )
         return super().shape(shapes)
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         each, gamma = (
             helpers.take_matrix(tensors, role) for role in ("randlora_lambda", "randlora_gamma")
         )
@@ -65,11 +78,10 @@ class RandLoRA(Kind):
         # The bases of B lie by n, then r, and those of A by r, then n: so PEFT multiplies them.
         product = outer[:most, :count].flatten(1) @ scaled.flatten(0, 1)
         product = product if least == columns else product.T
-        return (product * (helpers.needed_setting(self, spec, "randlora_alpha") / rank)).reshape(
-            tuple(shape)
-        )
+        alpha: float = helpers.needed_setting(self, spec, "randlora_alpha")
+        return (product * (alpha / rank)).reshape(tuple(shape))
 
-    def _misfit(self, tensors, shape):
+    def _misfit(self, tensors: Tensors, shape: Shape) -> AdapterError:
         return AdapterError(
             message(
                 "adapters.not_valid_for",
@@ -79,10 +91,10 @@ class RandLoRA(Kind):
             )
         )
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         raise AdapterError(message("adapters.split_rows", kind=self.title))
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         return products.whole(self.delta(spec, tensors, helpers.module_shape(spec)))
 
 

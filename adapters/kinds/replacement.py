@@ -8,8 +8,21 @@ modules_to_save (utils/other.py ModulesToSaveWrapper).
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import InStock, Kind, Measured, first_dimension, roles
-from ..lazy import helpers
+from ..kind import (
+    HostWeights,
+    InStock,
+    Kind,
+    Measured,
+    ModuleShape,
+    Planned,
+    Shapes,
+    Tensors,
+    first_dimension,
+    roles,
+)
+from ..lazy import helpers, torch
+from ..rows import Rows
+from ..spec import AdapterSpec
 
 STOCK_BIAS = InStock("adapters.trained_biases", "adapters.stock_ignores_biases")
 ROLES = ("set_weight", "set_bias", "weight", "bias")
@@ -35,27 +48,31 @@ class Replacement(Kind):
         self.stock = STOCK_BIAS if parameter == "bias" else None
 
     @property
-    def title(self):
+    def title(self) -> str:
         """As people call it."""
         return message(self.title_id)
 
-    def shape(self, shapes):
-        return first_dimension(next(role for role in ROLES if role in shapes))(shapes)
+    def shape(self, shapes: Shapes) -> ModuleShape:
+        return first_dimension(shapes, next(role for role in ROLES if role in shapes))
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         value = helpers.take(
             helpers.narrow_roles(tensors, *spec.rows, set_weight=0) if spec.rows else tensors,
             "set_weight",
         )
         return helpers.toward(weight, helpers.fit(value, weight.shape, tensors), strength).clone()
 
-    def host(self, tensors, alpha, rows, adapter):
+    def host(
+        self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
+    ) -> HostWeights | None:
         # The shape changes only where the host changes it: its model has to know what a larger
         # weight means.
         value = next(tensors[role] for role in ROLES if role in tensors)
         return ("set", (value,)) if adapter.padded_shape and rows is None else None
 
-    def measured(self, spec, tensors, out, columns):
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         return Measured(message("adapters.replaces_values"))
 
 

@@ -5,10 +5,10 @@ them.
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import TURNED, InStock, Kind, Misfit, roles, shaped
+from ..kind import TURNED, InStock, Kind, Misfit, ModuleShape, Shapes, Tensors, roles, shaped
 from ..lazy import helpers, torch
 from ..setting import MAX_RANK, WHOLE, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class RoAd(Kind):
@@ -26,7 +26,7 @@ class RoAd(Kind):
     stock = InStock("RoAd")
     bypass = TURNED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         if shapes["road_theta"] != shapes["road_alpha"]:
             raise Misfit(
                 message(
@@ -38,7 +38,9 @@ class RoAd(Kind):
             )
         return super().shape(shapes)
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         if spec.rows:
             raise AdapterError(
                 message("adapters.rows_cannot_be_cut", kind=self.title, rows=list(spec.rows))
@@ -55,7 +57,7 @@ class RoAd(Kind):
         return helpers.toward(weight, weight * cosine + rotated * sine, strength)
 
 
-def _columns(tensors, out, group):
+def _columns(tensors: Tensors, out: int, group: int) -> tuple[torch.Tensor, torch.Tensor]:
     """c and s, one number for each output."""
     theta, alpha = (helpers.take(tensors, role).flatten() for role in ("road_theta", "road_alpha"))
     if alpha.numel() != theta.numel():

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import ADDED, InStock, Kind, Misfit, roles, shaped
-from ..lazy import helpers, products
-from ..spec import AdapterError
+from ..kind import (
+    ADDED,
+    InStock,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Product,
+    Shape,
+    Shapes,
+    Tensors,
+    roles,
+    shaped,
+)
+from ..lazy import helpers, products, torch
+from ..spec import AdapterError, AdapterSpec
 
 
 class SHiRA(Kind):
@@ -18,7 +30,7 @@ class SHiRA(Kind):
     stock = InStock("SHiRA")
     bypass = ADDED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         values, places = shapes["shira_weight"], shapes["shira_indices"]
         if places != (2, *values):
             raise Misfit(
@@ -29,7 +41,7 @@ class SHiRA(Kind):
             )
         return super().shape(shapes)
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         values, places = helpers.take(tensors, "shira_weight"), tensors["shira_indices"]
         if values.dim() != 1 or tuple(places.shape) != (2, *values.shape) or len(shape) < 2:
             raise helpers.not_valid_for(self.title, shape, tensors)
@@ -39,10 +51,10 @@ class SHiRA(Kind):
             tuple(shape)
         )
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         raise AdapterError(message("adapters.split_rows", kind=self.title))
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         return products.whole(self.delta(spec, tensors, helpers.module_shape(spec)))
 
 

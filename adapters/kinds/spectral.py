@@ -11,10 +11,24 @@ from math import comb, sqrt
 
 from ...messages import message
 from ..draws import check_places, first_places
-from ..kind import ADDED, InStock, Kind, Misfit, roles, shaped
+from ..kind import (
+    ADDED,
+    InStock,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Product,
+    Settings,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, products, torch
 from ..setting import BOOLEAN, SCALING, SEED, WORD, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 # places that are drawn one by one; of more than these torch's own draw of all is faster
 MAX_BY_ONE = 100_000
@@ -30,7 +44,7 @@ class Spectral(Kind):
     bypass = ADDED
     spectrum = ""
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         if len(shapes[self.spectrum]) != 1:
             raise Misfit(
                 message(
@@ -41,14 +55,13 @@ class Spectral(Kind):
             )
         return super().shape(shapes)
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         values, columns = (
             helpers.take(tensors, self.spectrum).flatten(),
             torch.Size(shape[1:]).numel(),
         )
-        seed, scaling = (
-            helpers.needed_setting(self, spec, setting.name) for setting in (SEED, SCALING)
-        )
+        seed: int = helpers.needed_setting(self, spec, SEED.name)
+        scaling: float = helpers.needed_setting(self, spec, SCALING.name)
         if len(shape) < 2:
             raise AdapterError(
                 message("adapters.matrices_only", kind=self.title, weight=list(shape))
@@ -58,7 +71,7 @@ class Spectral(Kind):
             tuple(shape)
         )
 
-    def _places(self, values, seed, total):
+    def _places(self, values: torch.Tensor, seed: int, total: int) -> torch.Tensor:
         count = values.numel()
         try:
             check_places(total, count)
@@ -74,14 +87,16 @@ class Spectral(Kind):
             first_places(seed, total, count), dtype=torch.long, device=values.device
         )
 
-    def _made(self, spec, values, places, shape):
+    def _made(
+        self, spec: AdapterSpec, values: torch.Tensor, places: torch.Tensor, shape: tuple[int, int]
+    ) -> torch.Tensor:
         """The change [out, in] before its scaling."""
         raise NotImplementedError
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         raise AdapterError(message("adapters.split_rows", kind=self.title))
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         return products.whole(self.delta(spec, tensors, helpers.module_shape(spec)))
 
 
@@ -95,9 +110,12 @@ class FourierFT(Spectral):
     stock = InStock("FourierFT")
     spectrum = "fourier_spectrum"
 
-    def _made(self, spec, values, places, shape):
+    def _made(
+        self, spec: AdapterSpec, values: torch.Tensor, places: torch.Tensor, shape: tuple[int, int]
+    ) -> torch.Tensor:
         dense = values.new_zeros(shape[0] * shape[1]).index_put((places,), values)
-        return torch.fft.ifft2(dense.reshape(shape)).real
+        made: torch.Tensor = torch.fft.ifft2(dense.reshape(shape)).real
+        return made
 
 
 class WaveFT(Spectral):
@@ -117,14 +135,16 @@ class WaveFT(Spectral):
     stock = InStock("WaveFT")
     spectrum = "wave_spectrum"
 
-    def lacks(self, options, shapes):
+    def lacks(self, options: Settings, shapes: ToldShapes) -> str:
         # Without the transform it does not matter which wavelets it would be of.
         return super().lacks(
             {"wavelet_family": "", **options} if options.get("use_idwt") is False else options,
             shapes,
         )
 
-    def _made(self, spec, values, places, shape):
+    def _made(
+        self, spec: AdapterSpec, values: torch.Tensor, places: torch.Tensor, shape: tuple[int, int]
+    ) -> torch.Tensor:
         if not helpers.needed_setting(self, spec, "use_idwt"):
             return values.new_zeros(shape[0] * shape[1]).index_put((places,), values).reshape(shape)
         order = DAUBECHIES[helpers.needed_setting(self, spec, "wavelet_family")]
@@ -136,17 +156,17 @@ class WaveFT(Spectral):
         return _cropped(_inverse(dense, order), shape)
 
 
-def _even(size):
+def _even(size: int) -> int:
     return size + size % 2
 
 
-def _cropped(matrix, shape):
+def _cropped(matrix: torch.Tensor, shape: Shape) -> torch.Tensor:
     """The middle of it."""
     top, left = ((have - size) // 2 for have, size in zip(matrix.shape, shape, strict=True))
     return matrix[top : top + shape[0], left : left + shape[1]]
 
 
-def _inverse(dense, order):
+def _inverse(dense: torch.Tensor, order: int) -> torch.Tensor:
     """One level back, of a matrix of four quarters: both low; to its right rows high, below it
     columns high, so PEFT has it; both high.
     """
@@ -165,7 +185,7 @@ def _inverse(dense, order):
 
 
 @cache
-def _filters(order):
+def _filters(order: int) -> tuple[list[float], list[float]]:
     """The low and high pass of Daubechies' wavelet with so many vanishing moments, of 2 * order
     taps each.
 
@@ -181,7 +201,7 @@ def _filters(order):
     return low.tolist(), high.tolist()
 
 
-def _zeros(order):
+def _zeros(order: int) -> list[complex]:
     """The zeros z, |z| < 1, of sum of C(order - 1 + k, k) y^k for k < order, y = (2 - z - 1 / z) /
     4.
     """

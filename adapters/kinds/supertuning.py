@@ -5,10 +5,24 @@ beside them a LoRA (Supra).
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import ADDED, InStock, Kind, Misfit, ModuleShape, Said, roles, shaped
+from ..kind import (
+    ADDED,
+    InStock,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Product,
+    Said,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, products, torch
 from ..setting import MAX_ALPHA, NUMBER, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 PAIR = roles("supertuning_A supertuning_B")
 
@@ -31,10 +45,10 @@ class SuperTuning(Kind):
     stock = InStock("SuperTuning")
     bypass = ADDED
 
-    def asks(self, setting, shapes, module):
+    def asks(self, setting: str, shapes: ToldShapes, module: Shape) -> bool:
         return "supertuning_A" in shapes
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         values, places = shapes["supertuning_values"], shapes["supertuning_indices"]
         if len(values) != 1 or values != places:
             raise Misfit(
@@ -55,7 +69,7 @@ class SuperTuning(Kind):
             )
         return ModuleShape(up[0], down[1:])
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         values, places = helpers.take(tensors, "supertuning_values"), tensors["supertuning_indices"]
         total = torch.Size(shape).numel()
         if values.dim() != 1 or places.shape != values.shape or len(shape) < 2:
@@ -77,10 +91,10 @@ class SuperTuning(Kind):
             tensors,
         )
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         raise AdapterError(message("adapters.split_rows", kind=self.title))
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         return products.whole(self.delta(spec, tensors, helpers.module_shape(spec)))
 
 

@@ -8,11 +8,24 @@ TrainableTokensWrapper).
 from __future__ import annotations
 
 from ...messages import joined, message
-from ..kind import DERIVED, InStock, Kind, Measured, ModuleShape, Said, roles, shaped
+from ..kind import (
+    DERIVED,
+    InStock,
+    Kind,
+    Measured,
+    ModuleShape,
+    Said,
+    Settings,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, torch
 from ..rows import Rows
 from ..setting import TOKENS, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 NAMES = ("token_indices", "trainable_token_indices")
 
@@ -28,7 +41,7 @@ class TrainableTokens(Kind):
     stock = InStock("adapters.trainable_tokens", "adapters.stock_ignores_token_rows")
     bypass = DERIVED
 
-    def lacks(self, options, shapes):
+    def lacks(self, options: Settings, shapes: ToldShapes) -> str:
         rows, tokens = shapes["token_rows"], _listed(options)
         if tokens is None:
             return self.needs_settings(joined(NAMES, "or"))
@@ -42,10 +55,12 @@ class TrainableTokens(Kind):
             else ""
         )
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         return ModuleShape(None, shapes["token_rows"][1:])
 
-    def patched(self, spec, tensors, weight, strength):
+    def patched(
+        self, spec: AdapterSpec, tensors: Tensors, weight: torch.Tensor, strength: float
+    ) -> torch.Tensor:
         rows, tokens = helpers.take_matrix(tensors, "token_rows"), _listed(dict(spec.options)) or ()
         if (
             weight.dim() != 2
@@ -74,11 +89,11 @@ class TrainableTokens(Kind):
         )
         return weight.index_copy(0, places, helpers.toward(weight[places], rows[reached], strength))
 
-    def measured(self, spec, tensors, out, columns):
+    def measured(self, spec: AdapterSpec, tensors: Tensors, out: int, columns: int) -> Measured:
         return Measured(message("adapters.replaces_rows"))
 
 
-def _listed(options):
+def _listed(options: Settings) -> tuple[int, ...] | None:
     """The tokens whose rows these are; None where no setting says it."""
     return next((options[name] for name in NAMES if options.get(name) is not None), None)
 

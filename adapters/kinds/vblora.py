@@ -7,11 +7,28 @@ softmax of their k largest logits.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 from ...messages import message
-from ..kind import ADDED, InStock, Kind, Misfit, ModuleShape, Product, Said, roles, shaped
+from ..kind import (
+    ADDED,
+    InStock,
+    Kind,
+    Misfit,
+    ModuleShape,
+    Product,
+    Said,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+    shaped,
+)
 from ..lazy import helpers, torch
 from ..setting import MAX_RANK, WHOLE, Setting
-from ..spec import AdapterError
+from ..spec import AdapterError, AdapterSpec
 
 
 class VBLoRA(Kind):
@@ -22,14 +39,14 @@ class VBLoRA(Kind):
     name, title = "vblora", "VB-LoRA"
     needs = (roles("vblora_A vblora_B vblora_bank"),)
     shared = zeroed_by = roles("vblora_bank")
-    settings = (Setting("topk", WHOLE, None, 1, MAX_RANK, needed=True),)
+    settings: tuple[Setting, ...] = (Setting("topk", WHOLE, None, 1, MAX_RANK, needed=True),)
     precedence = 29
     additive = True
     stock = InStock("VB-LoRA")
     bypass = ADDED
     first, second = "vblora_A", "vblora_B"
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         first, second, bank = (shapes[role] for role in (self.first, self.second, "vblora_bank"))
         if len(first) != 3 or len(second) != 3 or len(bank) != 2 or first[0] != second[1]:
             raise Misfit(
@@ -41,20 +58,18 @@ class VBLoRA(Kind):
             )
         return ModuleShape(second[0] * bank[1], (first[1] * bank[1],))
 
-    def rank(self, shapes):
+    def rank(self, shapes: ToldShapes) -> int | None:
         first = shapes.get(self.first)
         return first[0] if first else None
 
-    def delta(self, spec, tensors, shape):
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
         product = self.product(spec, tensors, torch.float32)
-        return helpers.fit(
-            helpers.multiply(product.up, product.down, (self.second, self.first)), shape, tensors
-        )
+        return helpers.fit(product.matrix(), shape, tensors)
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 0, self.second) * helpers.size(tensors, 1, "vblora_bank")
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         size = helpers.size(tensors, 1, "vblora_bank")
         if start % size or length % size:
             return None
@@ -62,10 +77,10 @@ class VBLoRA(Kind):
             tensors, start // size, length // size, **dict.fromkeys(self._of_outputs(), 0)
         )
 
-    def _of_outputs(self):
+    def _of_outputs(self) -> tuple[str, ...]:
         return (self.second,)
 
-    def product(self, spec, tensors, dtype):
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
         bank = helpers.take_matrix(tensors, "vblora_bank")
         down, up = (self._means(spec, tensors, role, bank) for role in (self.first, self.second))
         if down.shape[0] != up.shape[1]:
@@ -74,10 +89,12 @@ class VBLoRA(Kind):
             )
         return Product(up.transpose(1, 2).flatten(0, 1).to(dtype), down.flatten(1).to(dtype))
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         return self.rank(shapes)
 
-    def _means(self, spec, tensors, role, bank):
+    def _means(
+        self, spec: AdapterSpec, tensors: Tensors, role: str, bank: torch.Tensor
+    ) -> torch.Tensor:
         """The vectors that stand at each place of a factor: [a, b, size]."""
         logits, count = helpers.take(tensors, role), helpers.needed_setting(self, spec, "topk")
         if (
@@ -112,10 +129,12 @@ class VBLoRAOfLargest(VBLoRA):
     settings = ()
     first, second = "vblora_indices_A", "vblora_indices_B"
 
-    def _of_outputs(self):
+    def _of_outputs(self) -> tuple[str, ...]:
         return "vblora_indices_B", "vblora_weights_B"
 
-    def _means(self, spec, tensors, role, bank):
+    def _means(
+        self, spec: AdapterSpec, tensors: Tensors, role: str, bank: torch.Tensor
+    ) -> torch.Tensor:
         weights, places = helpers.take(tensors, role.replace("indices", "weights")), tensors[role]
         if places.dim() != 3 or weights.shape != (*places.shape[:2], places.shape[2] - 1):
             raise AdapterError(
@@ -139,13 +158,14 @@ class VBLoRAAlone(Kind):
     refusal = Said("adapters.bank_missing")
 
 
-def _weighted(weights, places, bank):
+def _weighted(weights: torch.Tensor, places: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     """The means of k vectors: weights and places [a, b, k], bank [n, size] -> [a, b, size], one k
     at a time.
     """
-    return sum(
+    parts = (
         weights[..., place, None] * bank[places[..., place]] for place in range(weights.shape[-1])
     )
+    return reduce(add, parts)
 
 
 KINDS = (VBLoRA(), VBLoRAOfLargest(), VBLoRAAlone())

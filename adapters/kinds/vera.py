@@ -5,9 +5,21 @@ trained vectors for each.
 from __future__ import annotations
 
 from ...messages import message
-from ..kind import ADDED, InStock, Kind, ModuleShape, Product, Said, roles
-from ..lazy import helpers
-from ..spec import AdapterError
+from ..kind import (
+    ADDED,
+    InStock,
+    Kind,
+    ModuleShape,
+    Product,
+    Said,
+    Shape,
+    Shapes,
+    Tensors,
+    ToldShapes,
+    roles,
+)
+from ..lazy import helpers, torch
+from ..spec import AdapterError, AdapterSpec
 
 
 class VeRA(Kind):
@@ -26,21 +38,23 @@ class VeRA(Kind):
     stock = InStock("VeRA")
     bypass = ADDED
 
-    def shape(self, shapes):
+    def shape(self, shapes: Shapes) -> ModuleShape:
         return ModuleShape(shapes["vera_b"][0], None)
 
-    def factor(self, spec, rank):
+    def factor(self, spec: AdapterSpec, rank: int | None) -> float:
         return spec.scale_for(rank) if rank else 1.0
 
-    def rank(self, shapes):
+    def rank(self, shapes: ToldShapes) -> int | None:
         vector = shapes.get("vera_d")
         return vector[0] if vector else None
 
-    def delta(self, spec, tensors, shape):
-        product = self._product(spec, tensors, shape)
-        return helpers.fit(product.up @ product.down, shape, tensors, flattened=True)
+    def delta(self, spec: AdapterSpec, tensors: Tensors, shape: Shape) -> torch.Tensor:
+        up, down = self._product(spec, tensors, shape)
+        return helpers.fit(up @ down, shape, tensors, flattened=True)
 
-    def _product(self, spec, tensors, shape):
+    def _product(
+        self, spec: AdapterSpec, tensors: Tensors, shape: Shape
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         inner = 1
         for size in shape[1:]:
             inner *= size
@@ -61,21 +75,22 @@ class VeRA(Kind):
                 )
             )
         factor = self.factor(spec, rank)
-        return Product(
-            factor * left[:, None] * outer[:out, :rank], right[:, None] * down[:rank, :inner]
+        return (
+            factor * left[:, None] * outer[:out, :rank],
+            right[:, None] * down[:rank, :inner],
         )
 
-    def count_rows(self, tensors):
+    def count_rows(self, tensors: Tensors) -> int:
         return helpers.size(tensors, 0, "vera_b")
 
-    def narrow(self, tensors, start, length):
+    def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
         return helpers.narrow_roles(tensors, start, length, vera_b=0, vera_B=0)
 
-    def product(self, spec, tensors, dtype):
-        product = self._product(spec, tensors, helpers.module_shape(spec))
-        return Product(product.up.to(dtype), product.down.to(dtype))
+    def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
+        up, down = self._product(spec, tensors, helpers.module_shape(spec))
+        return Product(up.to(dtype), down.to(dtype))
 
-    def product_rank(self, shapes, sides):
+    def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
         return shapes["vera_d"][0]
 
 

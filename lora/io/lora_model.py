@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...adapters.kind import KroneckerProduct, Product
 from ...adapters.registry import kinds
 from ...messages import message
-from ..math.low_rank import Factors, Kronecker
+from ..math.low_rank import Factors, Kronecker, to_product
 from ..math.spec import AdapterError
 
 __all__ = ["Native", "named", "native_name", "native_tensors"]
@@ -84,13 +83,10 @@ def _roles(item: Native) -> Iterator[tuple[str, Tensor]]:
     elif item.parameter == "bias":
         yield "diff_b", _dense(delta.dense(), shape[:1] or (delta.shape[0],), item)
     else:
-        kind = next(
-            kind
-            for kind in kinds()
-            if kind.stores is (KroneckerProduct if isinstance(delta, Kronecker) else Product)
-        )
+        product = to_product(delta)
+        kind = next(kind for kind in kinds() if kind.stores is type(product))
         try:
-            yield from kind.stored(delta, shape)
+            yield from kind.stored(product, shape)
         except RuntimeError:
             raise AdapterError(
                 message(

@@ -18,7 +18,16 @@ from ...messages import message
 from .apply import is_linear
 from .spec import MAGNITUDES, AdapterError, AdapterSpec
 
-__all__ = ["Delta", "Factors", "Kronecker", "add", "factors", "from_product", "low_rank_part"]
+__all__ = [
+    "Delta",
+    "Factors",
+    "Kronecker",
+    "add",
+    "factors",
+    "from_product",
+    "low_rank_part",
+    "to_product",
+]
 
 # Entries of the strips of rows in which two deltas without common factors are multiplied.
 STRIP = 2**22
@@ -405,6 +414,14 @@ def from_product(product: Product | KroneckerProduct) -> Delta:
     if isinstance(product, Product):
         return Factors(*product)
     return Kronecker(Factors(*product.first), Factors(*product.second))
+
+
+def to_product(delta: Delta) -> Product | KroneckerProduct:
+    """The delta as a kind describes it."""
+    if isinstance(delta, Factors):
+        return Product(delta.up, delta.down)
+    first, second = (Product(half.up, half.down) for half in (delta.first, delta.second))
+    return KroneckerProduct(first, second)
 
 
 def low_rank_part(tensors: Tensors) -> Tensors:

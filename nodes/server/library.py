@@ -26,7 +26,7 @@ INDEX = "library-index.json"
 class Library:
     """The rows of the newest scan so far, each as JSON text, and the thread that adds to them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rows: list[str] = []
         self._texts: list[Mapping[str, Mapping[str, str]]] = []  # of each row, see `translations`

@@ -5,6 +5,7 @@ reason.
 import json
 
 import pytest
+from lora_locksmith.adapters.registry import kinds, named
 from lora_locksmith.planning import plan as plans
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
@@ -319,6 +320,29 @@ def test_names_only(target_model):
         dict.fromkeys(lora("transformer.transformer_blocks.0.attn.to_q", H, H)), {}, target_model
     )
     assert only_target(plan).slices[0][0] == "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+
+
+def test_names_only_with_a_setting_that_shapes_make_needless(target_model):
+    plan = make_plan(
+        {"transformer.transformer_blocks.0.ff.net.2.ia3_l": None},
+        {},
+        target_model,
+        config_beside={"feedforward_modules": ["ff.net.2"]},
+    )
+    assert only_target(plan).slices[0][0].endswith("double_blocks.0.img_mlp.2.weight")
+    assert plan.adapters[0].options == (("feedforward_modules", True),)
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.name)
+def test_no_kind_needs_shapes_for_what_the_plan_asks(kind):
+    """A plan of names alone has them all unknown."""
+    settings = {setting.name: setting.default for setting in kind.settings}
+    for need in kind.needs or named(kind.variant_of or "lora").needs:
+        shapes = dict.fromkeys([*need, *kind.takes])
+        kind.claims(shapes, dict.fromkeys(kind.metadata, '"adapter_type" networks.oft'), settings)
+        assert kind.rank(shapes) is None
+        assert isinstance(kind.lacks(settings, shapes), str)
+        assert all(isinstance(kind.asks(name, shapes, (4, 4)), bool) for name in settings)
 
 
 CONFIG = {
