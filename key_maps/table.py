@@ -36,6 +36,7 @@ DIRECTIVES = (
     "inputs",
     "names",
     "beside",
+    "branch",
 )
 FOLDER = Path(__file__).parent / "families"
 MAX_TOLD = 80  # characters of what is wrong that an error repeats
@@ -87,6 +88,7 @@ class TableRow(NamedTuple):
     names: str = (
         ""  # whose names its first alternative has, by the last @names above it; "": diffusers'
     )
+    branch: str = ""  # which part of some models it is, by the last @branch above it
 
 
 class Inputs(NamedTuple):
@@ -470,6 +472,7 @@ class _Reader:
                 widens_input,
                 optional,
                 whose,
+                self.directives["branch"][-1] if optional and self.directives["branch"] else "",
             )
         )
 

@@ -36,6 +36,7 @@ from ..planning.plan import (
     Plan,
 )
 from ..planning.scale import in_words
+from .branch import missing_branch
 from .coverage import TrainedLayers, trained_layers, untrained_kinds
 from .judgement import judged
 
@@ -245,6 +246,8 @@ class Report:
         if self.count(NOT_WIRED):
             lacks_model = DENOISER not in self.plan.target_model.networks
             return message("report.connect_model" if lacks_model else "report.connect_clip")
+        if branch := missing_branch(self.plan):
+            return branch
         for category, remedy in REMEDIES.items():
             if self.count(category):
                 return message(remedy)
@@ -272,14 +275,13 @@ class Report:
             or DENOISER not in self.plan.target_model.networks
         ):
             return ""
+        if missing_branch(self.plan):
+            return ""
         modules = self.modules
         share = round(100 * (modules["total"] - modules["placed"]) / modules["total"])
-        model = self.model_title
-        return (
-            message("report.wrong_model", made_for=made_for, model=model, percent=share)
-            if model
-            else message("report.wrong_unknown_model", made_for=made_for, percent=share)
-        )
+        model = self.model_title or message("report.another_model")
+        id = "report.wrong_model" if modules["placed"] else "report.wrong_model_wholly"
+        return message(id, made_for=made_for, model=model, percent=share)
 
     @property
     def losses(self) -> list[str]:
