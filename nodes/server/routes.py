@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from aiohttp import ClientPayloadError, web
@@ -19,6 +20,7 @@ from ...messages import message, text_of
 from ..languages import answered
 from .about_file import Unknown, about_file
 from .library import Library
+from .pictures import picture_of
 from .saving import SaveError, save_listed
 
 MAX_BYTES = 1 << 16  # of a wish
@@ -51,18 +53,20 @@ def register() -> None:
     if server is None:
         return
     server.routes.get("/lora_locksmith/file")(_route(_file))
+    server.routes.get("/lora_locksmith/picture")(_route(_picture))
     server.routes.get("/lora_locksmith/library")(_route(_rows))
     server.routes.post("/lora_locksmith/save")(_route(_save))
 
 
 def _route(
-    answer: Callable[[web.Request], Awaitable[str]],
+    answer: Callable[[web.Request], Awaitable[str | web.Response]],
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """A handler that answers JSON text, or tells in JSON what is wrong and what to do."""
 
     async def handle(request: web.Request) -> web.Response:
         try:
-            return _json(await answer(request))
+            told = await answer(request)
+            return _json(told) if isinstance(told, str) else told
         except Refusal as refusal:
             return _refused(request, refusal.fault, refusal.remedy, refusal.status)
         except Unknown as unknown:
@@ -115,6 +119,18 @@ async def _file(request: web.Request) -> str:
         _language(request),
     )
     return await _in_thread(_readers, lambda: about_file(*wish))
+
+
+async def _picture(request: web.Request) -> web.Response:
+    """The small picture of a file; no content where it has none, which is no fault."""
+    name = request.query.get("name")
+    if not name:
+        raise Refusal(message("nodes.no_file_named"), message("nodes.give_listed_name"))
+    work = partial(picture_of, name)
+    picture = await asyncio.get_running_loop().run_in_executor(_readers, work)
+    if picture is None:
+        return web.Response(status=204, headers=HEADERS)
+    return web.Response(body=picture, content_type="image/webp", headers=HEADERS)
 
 
 async def _rows(request: web.Request) -> str:

@@ -4,6 +4,7 @@ refuse, and that nothing waits for them.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 import comfy_server
 import pytest
 from hollow_files import write_hollow
+from PIL import Image
 from reports.small_files import flux_lora
 from safetensors.torch import load_file, save
 from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, simpletuner_broken_lora
@@ -644,3 +646,70 @@ def test_the_library_spans_all_folders_and_the_first_of_two_files_counts(comfy, 
         "both.safetensors": first,
         os.path.join("sub", "b.safetensors"): second / "sub",
     }
+
+
+@pytest.fixture
+def pictured(server):
+    """pictured(ending, bytes) -> the name of a listed file with a picture beside it."""
+    folder = server.base / "models" / "loras" / "a picture"
+    folder.mkdir()
+
+    def write(ending, content):
+        lora = folder / "\u753b \u98ce.safetensors"
+        write_hollow(lora, flux_lora(4))
+        lora.with_suffix(ending).write_bytes(content)
+        return "a picture/\u753b \u98ce.safetensors"
+
+    yield write
+    shutil.rmtree(folder)
+
+
+def a_picture(form, size=(900, 600)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(buffer, form)
+    return buffer.getvalue()
+
+
+def picture(server, name):
+    """(status, type, bytes) of the route's answer."""
+    query = urllib.parse.urlencode({"name": name})
+    with urllib.request.urlopen(f"{server.url}/lora_locksmith/picture?{query}") as answer:
+        return answer.status, answer.headers.get_content_type(), answer.read()
+
+
+@pytest.mark.parametrize(
+    ("ending", "form"),
+    [(".png", "PNG"), (".preview.jpg", "JPEG"), (".webp", "WEBP"), (".gif", "GIF")],
+)
+def test_the_picture_beside_a_file_is_given_small(server, pictured, ending, form):
+    status, kind, content = picture(server, pictured(ending, a_picture(form)))
+    assert (status, kind) == (200, "image/webp")
+    assert Image.open(io.BytesIO(content)).size == (384, 256)
+
+
+def test_the_first_picture_of_a_film(server, pictured, tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "x.mp4"), "w") as film:
+        stream = film.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 320, 192, "yuv420p"
+        frame = av.VideoFrame.from_image(Image.new("RGB", (320, 192), (10, 200, 10)))
+        for packet in (*stream.encode(frame), *stream.encode()):
+            film.mux(packet)
+    status, _, content = picture(server, pictured(".mp4", (tmp_path / "x.mp4").read_bytes()))
+    red, green, _ = Image.open(io.BytesIO(content)).getpixel((100, 100))
+    assert status == 200 and green > 150 > red
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", a_picture("PNG")[:60]])
+def test_what_is_no_picture_is_none(server, pictured, content):
+    assert picture(server, pictured(".png", content))[0] == 204
+
+
+def test_a_file_without_a_picture_has_none(server):
+    assert picture(server, BROKEN_LORA)[0] == 204
+
+
+@pytest.mark.parametrize("name", ["../../secret.png", "no such file", "/etc/passwd", ""])
+def test_only_listed_files_have_pictures(routes, name):
+    assert routes.ask("picture", name=name)[0] in (400, 404)

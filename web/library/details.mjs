@@ -4,7 +4,7 @@ import { copyButton, make, makeButton } from "../shared/dom.mjs";
 import { copyOf } from "./copy.mjs";
 import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./words.mjs";
 import { fromMarkdown } from "../shared/markup.mjs";
-import { ask } from "../shared/server.mjs";
+import { ask, pictureOf } from "../shared/server.mjs";
 import { asSentence, say, tell } from "../i18n/words.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
@@ -74,7 +74,8 @@ export class LibraryDetails {
     const state = make("p", "", makeMark(row), ` ${tellState(row)}`);
     const facts = make("p", "shelf-faint", [tellUntold(row.model), tellUntold(row.trainer), tellSize(row.bytes)].join(" · "));
     this.element.setAttribute("aria-label", say("libraryDetails", { file: row.name }));
-    this.element.replaceChildren(head, state, facts, ...this.makeActions(row), this.words, this.report);
+    const picture = pictureOf(row.file, "shelf-picture");
+    this.element.replaceChildren(head, picture, state, facts, ...this.makeActions(row), this.words, this.report);
     this.element.hidden = false;
   }
 

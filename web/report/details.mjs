@@ -3,7 +3,7 @@
 import { copyButton, make, makeButton } from "../shared/dom.mjs";
 import { heatMaps } from "./heat_map.mjs";
 import { makeBadge } from "./outcome.mjs";
-import { ask, whenServerIsBack } from "../shared/server.mjs";
+import { ask, pictureOf, whenServerIsBack } from "../shared/server.mjs";
 import { asSentence, asSentences, say, tell } from "../i18n/words.mjs";
 
 /** @typedef {import("./outcome.mjs").Outcome} Outcome */
@@ -114,13 +114,14 @@ function runParts({ family, trainer, strength, acts, gains, notes, stockFails, c
  * @param {HTMLElement} dialog
  * @returns {HTMLElement[]}
  */
-function wordParts({ metadata, translations }, dialog) {
+function wordParts({ file, metadata, translations }, dialog) {
   const words = metadata.trigger_words.slice(0, MAX_ROWS).map((/** @type {any} */ { word, evidence }) => {
     const button = copyButton("locksmith-word", word, word, dialog);
     button.title = [say("detailsCopyWord"), ...evidence.map((/** @type {string} */ text) => tell(text, translations))].join("\n");
     return button;
   });
-  return part(say("detailsTrigger"), words.length ? make("p", "locksmith-words", ...words) : null);
+  const picture = pictureOf(file, "locksmith-picture");
+  return [picture, ...part(say("detailsTrigger"), words.length ? make("p", "locksmith-words", ...words) : null)];
 }
 
 /**

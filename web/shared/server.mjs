@@ -40,6 +40,22 @@ export async function ask(route, question = {}, signal) {
 }
 
 /**
+ * The picture that lies beside a file, which stays hidden until it is there, and where there is none.
+ *
+ * @param {string} file as listed
+ * @param {string} className
+ */
+export function pictureOf(file, className) {
+  const picture = document.createElement("img");
+  picture.className = className;
+  picture.alt = "";
+  picture.hidden = true;
+  picture.addEventListener("load", () => (picture.hidden = false));
+  picture.src = api.apiURL(addressOf("picture", { name: file }));
+  return picture;
+}
+
+/**
  * Have a route do something.
  *
  * @param {string} route

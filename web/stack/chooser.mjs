@@ -1,6 +1,7 @@
 /** A list of files that opens over the page, and that typing filters. */
 
 import { make } from "../shared/dom.mjs";
+import { pictureOf } from "../shared/server.mjs";
 import { folderAndTitle } from "./rows.mjs";
 import { say } from "../i18n/words.mjs";
 
@@ -12,6 +13,7 @@ import { say } from "../i18n/words.mjs";
 
 const PORTION = 100; // entries put into the document at a time
 const GAP = 4;
+const PICTURE = 208; // how wide it may be
 let choosers = 0;
 
 /**
@@ -38,12 +40,15 @@ class Chooser {
     this.field = make("input", "locksmith-chooser-field");
     this.list = make("div", "locksmith-chooser-list");
     this.told = make("p", "locksmith-chooser-told");
-    this.element = make("div", "locksmith-chooser", this.field, this.list, this.told);
+    this.picture = make("div", "locksmith-chooser-picture");
+    this.pictured = "";
+    this.element = make("div", "locksmith-chooser", this.field, this.list, this.told, this.picture);
     this.describe();
     this.field.addEventListener("input", () => this.filter());
     this.element.addEventListener("keydown", (event) => this.takeKey(event));
     this.list.addEventListener("scroll", () => this.drawMore(), { passive: true });
     this.list.addEventListener("pointerdown", (event) => event.preventDefault()); // the field keeps the focus
+    this.list.addEventListener("pointerover", (event) => this.show(this.found[this.indexOf(event.target)] ?? this.pictured));
     this.list.addEventListener("click", (event) => this.pick(this.indexOf(event.target), event.shiftKey));
     this.element.addEventListener("toggle", (event) => {
       if (/** @type {ToggleEvent} */ (event).newState === "closed") this.element.remove();
@@ -69,6 +74,7 @@ class Chooser {
     const x = Math.max(GAP, Math.min(left, innerWidth - width - GAP));
     const isBelow = bottom + GAP + height <= innerHeight;
     const y = Math.max(GAP, isBelow ? bottom + GAP : Math.min(top - GAP, innerHeight - GAP) - height);
+    this.element.classList.toggle("locksmith-chooser-at-right", x + width + PICTURE > innerWidth);
     this.element.style.cssText = `height: ${height}px; left: ${x}px; top: ${y}px`; // as high as it is with all files
     this.field.focus();
   }
@@ -120,9 +126,17 @@ class Chooser {
     const entry = /** @type {HTMLElement | undefined} */ (this.list.children[this.active]);
     entry?.setAttribute("aria-selected", "true");
     this.field.setAttribute("aria-activedescendant", entry?.id ?? "");
+    this.show(this.found[this.active] ?? "");
     if (!entry) return;
     const [top, view] = [entry.offsetTop - this.list.offsetTop, this.list.clientHeight];
     this.list.scrollTop = Math.min(top, Math.max(this.list.scrollTop, top + entry.offsetHeight - view));
+  }
+
+  /** @param {string} file whose picture is shown, where it has one */
+  show(file) {
+    if (file === this.pictured) return;
+    this.pictured = file;
+    this.picture.replaceChildren(...(file ? [pictureOf(file, "")] : []));
   }
 
   /** @param {KeyboardEvent} event */
