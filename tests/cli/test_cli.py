@@ -111,6 +111,7 @@ def test_json_is_one_object_to_a_line(locksmith, file, tmp_path):
     good, broken = lines(found)
     assert found.returncode == FAILED and found.stderr == ""
     assert set(good) == {
+        "beside",
         "verdict",
         "file",
         "bytes",
