@@ -40,19 +40,18 @@ export async function ask(route, question = {}, signal) {
 }
 
 /**
- * The picture that lies beside a file, which stays hidden until it is there, and where there is none.
+ * A place for the picture that lies beside a file, which stays empty until it is there, and where there is none.
  *
  * @param {string} file as listed
  * @param {string} className
  */
 export function pictureOf(file, className) {
-  const picture = document.createElement("img");
-  picture.className = className;
+  const [place, picture] = [document.createElement("span"), document.createElement("img")];
+  place.className = className;
   picture.alt = "";
-  picture.hidden = true;
-  picture.addEventListener("load", () => (picture.hidden = false));
+  picture.addEventListener("load", () => place.replaceChildren(picture));
   picture.src = api.apiURL(addressOf("picture", { name: file }));
-  return picture;
+  return place;
 }
 
 /**
