@@ -17,7 +17,15 @@ from ..key_maps.dialect import ENCODER
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..messages import Message, as_sentence, joined, message
 from ..planning.keys import parse_key
-from ..planning.plan import BOOKKEEPING, NO_FAULT, NOT_WIRED, PLACED, Outcome, Plan, without_adapters
+from ..planning.plan import (
+    BOOKKEEPING,
+    NO_FAULT,
+    NOT_WIRED,
+    PLACED,
+    Outcome,
+    Plan,
+    without_adapters,
+)
 from ..planning.resolve import network_named
 from ..report.judgement import GOOD
 from ..report.load_report import Report
@@ -108,13 +116,13 @@ class LocksmithHook(comfy.hooks.WeightHook):
         encoder = target_dict.get("target") == comfy.hooks.EnumWeightTarget.Clip
         strength = self._strength_clip if encoder else self._strength_model
         layers = (
-            self.shared.layers_for(
-                model, encoder=encoder, wants_encoder=bool(self._strength_clip)
-            )
+            self.shared.layers_for(model, encoder=encoder, wants_encoder=bool(self._strength_clip))
             if strength
             else ()
         )
-        for layer in layers or ({},):  # the host knows a hook by its patches, also where it has none
+        for layer in layers or (
+            {},
+        ):  # the host knows a hook by its patches, also where it has none
             model.add_hook_patches(hook=self, patches=layer, strength_patch=strength)
         registered.add(self)
         return True
@@ -198,9 +206,7 @@ def _tell(met: Meeting, name: str, *, encoder: bool, unmet: int) -> None:
     sentences = [message("nodes.hook_nothing_here")] if empty else list(_sentences(met.report))
     if unmet:
         sentences.append(message("nodes.hook_without_clip", count=unmet))
-    line = message(
-        "nodes.log_hook", file=name, network=network, text=joined(sentences, "space")
-    )
+    line = message("nodes.log_hook", file=name, network=network, text=joined(sentences, "space"))
     sound = not unmet and (empty or met.report.state == GOOD)
     logger.log(logging.INFO if sound else logging.WARNING, line)
 
