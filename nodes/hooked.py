@@ -15,7 +15,7 @@ import torch
 from ..files.gc_pause import without_collection
 from ..key_maps.dialect import ENCODER
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
-from ..messages import Message, as_sentence, joined, message
+from ..messages import Message, joined, message
 from ..planning.keys import parse_key
 from ..planning.plan import (
     BOOKKEEPING,
@@ -228,6 +228,6 @@ def _sentences(report: Report) -> Iterator[str]:
     if len(patterns) > MAX_TOLD:
         told.append(message("report.more_patterns", count=len(patterns) - MAX_TOLD))
     if told:
-        yield as_sentence(joined(told, "semicolon"))
+        yield message("joints.sentence", text=joined(told, "semicolon"))
     yield from report.cautions
     yield from report.errors
