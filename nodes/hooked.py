@@ -35,6 +35,7 @@ from .patches import build_patches
 from .watched import watched
 
 Layers = Sequence[dict[Any, Any]]
+NO_LAYERS: Layers = ({},)  # the host knows a hook by its patches, also where it has none
 MAX_TOLD = 3  # patterns of keys without effect in a line of the log
 logger = logging.getLogger("lora_locksmith")
 
@@ -108,21 +109,18 @@ class LocksmithHook(comfy.hooks.WeightHook):
         self.shared, self.need_weight_init = shared, False
 
     def add_hook_patches(self, model, model_options, target_dict, registered) -> bool:
-        """Give a ModelPatcher what the file does to its model; False where the hook is not for it."""
+        """Give a ModelPatcher what the file does to its model; False where it is not to have it."""
         if self.shared is None or not self.should_register(
             model, model_options, target_dict, registered
         ):
             return False
         encoder = target_dict.get("target") == comfy.hooks.EnumWeightTarget.Clip
         strength = self._strength_clip if encoder else self._strength_model
-        layers = (
-            self.shared.layers_for(model, encoder=encoder, wants_encoder=bool(self._strength_clip))
-            if strength
-            else ()
-        )
-        for layer in layers or (
-            {},
-        ):  # the host knows a hook by its patches, also where it has none
+        layers: Layers = ()
+        if strength:
+            wants = bool(self._strength_clip)
+            layers = self.shared.layers_for(model, encoder=encoder, wants_encoder=wants)
+        for layer in layers or NO_LAYERS:
             model.add_hook_patches(hook=self, patches=layer, strength_patch=strength)
         registered.add(self)
         return True

@@ -194,7 +194,7 @@ _files = FileCache()
 
 
 def read(path: str | os.PathLike[str]) -> LoraFile:
-    """The LoRA file at `path`, as it was read last unless it changed since. Raises LoraFileError."""
+    """The LoRA file at `path`, read again only if it changed on disk. Raises LoraFileError."""
     return _files.read(path)
 
 
