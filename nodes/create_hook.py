@@ -45,7 +45,7 @@ class CreateHookLoRA(OfListedFile, io.ComfyNode):
                 *strength_inputs(STRONGEST),
                 prev_hooks_input(),
             ],
-            outputs=[io.Hooks.Output("HOOKS")],
+            outputs=[hooks_output()],
         )
 
     @classmethod
@@ -77,7 +77,7 @@ class CreateHookStack(io.ComfyNode):
                 rows_input("The LoRAs, from top to bottom. Rows that are off are not read."),
                 prev_hooks_input(),
             ],
-            outputs=[io.Hooks.Output("HOOKS")],
+            outputs=[hooks_output()],
         )
 
     @classmethod
@@ -116,6 +116,11 @@ def prev_hooks_input() -> io.Input:
     return io.Hooks.Input(
         "prev_hooks", optional=True, tooltip="Hooks to which this node adds its own."
     )
+
+
+def hooks_output() -> io.Output:
+    """The output of both nodes."""
+    return io.Hooks.Output("HOOKS", tooltip="The hooks before, and those of this node behind them.")
 
 
 def with_hook(before, lora_name: str, strength_model: float, strength_clip: float):
