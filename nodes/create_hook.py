@@ -12,7 +12,7 @@ from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_names, lora_path, own_maps
 from .hooked import HookedFile, combined, hooks_of
 from .inputs import OfListedFile, strength_inputs
-from .rows import read_rows, rows_are_right, rows_changed, rows_input
+from .rows import OfRows, read_rows, rows_input
 
 CATEGORY = "advanced/hooks/create"
 STRONGEST = 20.0  # as of stock's Create Hook LoRA
@@ -58,7 +58,7 @@ class CreateHookLoRA(OfListedFile, io.ComfyNode):
         )
 
 
-class CreateHookStack(io.ComfyNode):
+class CreateHookStack(OfRows, io.ComfyNode):
     """Does what as many Create Hook LoRA (fixed) nodes in a row would do."""
 
     @classmethod
@@ -79,18 +79,6 @@ class CreateHookStack(io.ComfyNode):
             ],
             outputs=[hooks_output()],
         )
-
-    @classmethod
-    def validate_inputs(cls, loras=None) -> bool | str:
-        """Refuse, before anything runs, rows that cannot be read and names that are not in the
-        loras folders.
-        """
-        return rows_are_right(loras)
-
-    @classmethod
-    def fingerprint_inputs(cls, loras=None, **_) -> tuple | float:
-        """Makes the node run again when a file that is on changes on disk."""
-        return rows_changed(loras)
 
     @classmethod
     def execute(cls, loras, prev_hooks=None) -> io.NodeOutput:

@@ -25,10 +25,10 @@ from .inputs import (
 )
 from .languages import shown
 from .load_and_fix import apply_listed, as_text
-from .rows import StackRow, read_rows, rows_are_right, rows_changed, rows_input
+from .rows import OfRows, StackRow, read_rows, rows_input
 
 
-class LoadAndFixStack(io.ComfyNode):
+class LoadAndFixStack(OfRows, io.ComfyNode):
     """Does what as many Load and Fix LoRA nodes in a row would do."""
 
     @classmethod
@@ -73,18 +73,6 @@ class LoadAndFixStack(io.ComfyNode):
             ],
             **RESENT,
         )
-
-    @classmethod
-    def validate_inputs(cls, loras=None) -> bool | str:
-        """Refuse, before anything runs, rows that cannot be read and names that are not in the
-        loras folders.
-        """
-        return rows_are_right(loras)
-
-    @classmethod
-    def fingerprint_inputs(cls, loras=None, **_) -> tuple | float:
-        """Makes the node run again when a file that is on changes on disk."""
-        return rows_changed(loras)
 
     @classmethod
     def execute(cls, model, loras, clip=None, on_unmatched=REPORT, mode=AUTO) -> io.NodeOutput:

@@ -32,6 +32,10 @@ MODULES = {
     "transformer.transformer_blocks.0.attn.to_q": (HIDDEN, HIDDEN),
     "transformer.single_transformer_blocks.1.proj_out": (HIDDEN, 5 * HIDDEN),
 }
+WEIGHTS = {  # of which each is the first rows
+    "transformer.transformer_blocks.0.attn.to_q": "double_blocks.0.img_attn.qkv.weight",
+    "transformer.single_transformer_blocks.1.proj_out": "single_blocks.1.linear2.weight",
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +76,9 @@ class Hooked:
         return self.prompt[self.sampler]["inputs"]["model"]
 
     def run(self, nodes, hooks=("hook", 0), *, clip=False, positive_only=False, more=()):
-        """The result with these nodes, of which one gives `hooks`: through Set CLIP Hooks (`clip`),
-        else on the conditionings. more: inputs of nodes that are there, by the nodes' ids.
+        """The result with these nodes, of which one gives `hooks`: through Set CLIP Hooks (`clip`;
+        "scheduled": the text is encoded for each keyframe), else on the conditionings. more: inputs
+        of nodes that are there, by the nodes' ids.
         """
         prompt = copy.deepcopy(self.prompt) | nodes
         hooks = list(hooks)
@@ -82,7 +87,7 @@ class Hooked:
                 "SetClipHooks",
                 clip=self.clip,
                 apply_to_conds=True,
-                schedule_clip=False,
+                schedule_clip=clip == "scheduled",
                 hooks=hooks,
             )
             for name in (self.text, "words"):
@@ -263,7 +268,7 @@ def test_stocks_hook_of_a_dora_is_another(hooked, file):
 
 @pytest.fixture
 def as_difference(hooked, lora_file):
-    """as_difference(name) -> a plain file whose differences are what the LoRA changes, which stock
+    """as_difference(name) -> a plain file whose differences are what a DoRA changes, which stock
     reads too.
     """
 
@@ -271,29 +276,17 @@ def as_difference(hooked, lora_file):
         stored = load_file(hooked.bench.server.base / "models" / "diffusion_models" / BASE)
         changes = {}
         for module, tensors in by_module(load_file(hooked.bench.loras / name)).items():
-            weight, first = WEIGHTS[module], ROWS.get(module, 0)
-            before = stored[weight]
-            down, up, size = tensors["lora_A.weight"], tensors["lora_B.weight"], None
-            size = tensors["lora_magnitude_vector"][:, None]
-            rows = slice(first, first + up.shape[0])
-            changed = before[rows] + up @ down
+            before = stored[WEIGHTS[module]]
+            added = tensors["lora_B.weight"] @ tensors["lora_A.weight"]
+            own = before[: len(added)]
+            sizes = tensors["lora_magnitude_vector"][:, None]
             change = torch.zeros_like(before)
-            change[rows] = size * changed / changed.norm(dim=1, keepdim=True) - before[rows]
-            changes[f"diffusion_model.{weight.removesuffix('.weight')}.diff"] = change
+            change[: len(added)] = sizes * torch.nn.functional.normalize(own + added) - own
+            changes[f"diffusion_model.{WEIGHTS[module].removesuffix('.weight')}.diff"] = change
         lora_file("as difference.safetensors", save(changes))
         return "as difference.safetensors"
 
     return write
-
-
-WEIGHTS = dict(
-    zip(
-        MODULES,
-        ("double_blocks.0.img_attn.qkv.weight", "single_blocks.1.linear2.weight"),
-        strict=True,
-    )
-)
-ROWS: dict[str, int] = {}
 
 
 def by_module(tensors):
@@ -315,6 +308,17 @@ def test_keyframes_on_a_plain_file_are_stocks(hooked):
     ours = scheduled(OURS)
     assert torch.equal(ours, scheduled(STOCK))
     assert min(off(ours, hooked.bare()), off(ours, hooked.of(OURS, KOHYA_LORA))) > 1e-3
+
+
+def test_a_text_encoder_is_scheduled_as_stocks_hook_schedules_it(hooked, file):
+    def scheduled(kind, strength_clip=STRENGTH):
+        nodes = {"hook": hook(kind, name, strength_clip)} | keyframes(["hook", 0])
+        return hooked.run(nodes, ("scheduled", 0), clip="scheduled").latent
+
+    name = file("encoder")
+    ours = scheduled(OURS)
+    assert torch.equal(ours, scheduled(STOCK))
+    assert off(ours, scheduled(OURS, 0.0)) > 1e-3
 
 
 @pytest.mark.parametrize("way", ["keyframes", "positive only", "blended"])
