@@ -5,6 +5,7 @@ import logging
 from comfy_api.latest import ComfyExtension
 
 from ..messages import message
+from .create_hook import CreateHookLoRA, CreateHookStack
 from .inspect import InspectLoRAKeys
 from .load_and_fix import LoadAndFixLoRA
 from .merge import ApplyLoRA, MergeLoRAs
@@ -36,4 +37,13 @@ class LocksmithExtension(ComfyExtension):
 
     async def get_node_list(self):
         """The node classes, in the order of the menu."""
-        return [LoadAndFixLoRA, LoadAndFixStack, InspectLoRAKeys, MergeLoRAs, ApplyLoRA, SaveLoRA]
+        return [
+            LoadAndFixLoRA,
+            LoadAndFixStack,
+            CreateHookLoRA,
+            CreateHookStack,
+            InspectLoRAKeys,
+            MergeLoRAs,
+            ApplyLoRA,
+            SaveLoRA,
+        ]

@@ -67,6 +67,7 @@ from .layer_weights import layer_weights
 from .modes import AUTO, BYPASS, PATCH
 from .patches import Tensors, build_patches, host_applies
 from .together import settle
+from .unpatched import is_quantised
 from .watched import watched
 
 MAX_SAID = 200  # characters of an error of the host
@@ -193,6 +194,11 @@ class FileCache:
 
 
 _files = FileCache()
+
+
+def read(path: str | os.PathLike[str]) -> LoraFile:
+    """The LoRA file at `path`, read again only if it changed on disk. Raises LoraFileError."""
+    return _files.read(path)
 
 
 def logical_shape(weight: torch.Tensor) -> tuple[int, ...]:
@@ -471,14 +477,6 @@ def _as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
     return weight
 
 
-def is_quantised(weight: torch.Tensor) -> bool:
-    """Whether a weight is stored as fewer bits than 16 a number, in whatever form."""
-    marks = ("quant_state", "tensor_shape", "_qdata")
-    return (
-        any(getattr(weight, mark, None) is not None for mark in marks) or weight.dtype.itemsize < 2
-    )
-
-
 def forget(*, files: bool = True, models: bool = True) -> None:
     """Drop what is remembered of files and models, as a new process would know it."""
     if files:
@@ -547,20 +545,14 @@ def apply_file(
     """The same for a LoRA in memory, which the report calls `name`."""
     mode = mode or (BYPASS if bypass else PATCH)
     with without_collection():
-        planned = _planned(file, target_model_of(model, clip, own))
-        plan, rounded = _on_this_base(planned, file.tensors, model, clip)
+        plan, rounded = planned(file, model, clip, own)
         candidates = ((model, strength_model), (clip and clip.patcher, strength_clip))
         applied = [one for one, strength in candidates if one is not None and strength]
         chosen, kept = choose(plan, applied if mode == AUTO else (), logical_shape, is_quantised)
         patches = build_patches(plan, file.tensors, ours=chosen if mode == AUTO else mode == BYPASS)
         weighed = layer_weights(plan, blocks)
         layers = weighed.shares(watched(patches.layers, file.watch))
-        look = file.look or look_at_tensors(file.tensors)
-        doubts = (
-            *(file.watch.cautions if file.watch else ()),
-            *cautions(plan, file.tensors, look),
-            *rounded,
-        )
+        doubted, checked = doubts(file, plan)
         metadata = dict(file.header.metadata)
         left: Counter[str] = Counter()
         only = chosen if mode == AUTO else None if mode == BYPASS else ()
@@ -573,23 +565,36 @@ def apply_file(
         failures=patches.failures,
         stock=partial(stock_placed, model, clip, file),
         errors=own.errors + left_out + weighed.notes + _notes_on_meetings(met + met_in_clip),
-        cautions=doubts,
-        checked=look.at,
+        cautions=(*doubted, *rounded),
+        checked=checked,
         stock_fault=stock_fault(file.header),
         acts=where_they_act(chosen, kept, left),
     )
     return new_model, new_clip, report
 
 
-def _planned(file: LoraFile, target_model: TargetModel) -> Plan:
-    return make_plan(
+def planned(file: LoraFile, model, clip, own: UserMaps) -> tuple[Plan, tuple[str, ...]]:
+    """(what a LoRA in memory does to a ModelPatcher's model and a CLIP's encoders, without what was
+    trained on another base than these; cautions where the base is quantised).
+    """
+    plan = make_plan(
         file.header.tensors,
         file.header.metadata,
-        target_model,
+        target_model_of(model, clip, own),
         config_beside=file.config_beside,
         number=partial(_number_in, file.tensors),
         same=partial(same_change, file.tensors),
     )
+    return _on_this_base(plan, file.tensors, model, clip)
+
+
+def doubts(file: LoraFile, plan: Plan) -> tuple[tuple[str, ...], str]:
+    """(what makes it doubtful that the file comes out as trained, how much of its numbers was
+    looked at).
+    """
+    look = file.look or look_at_tensors(file.tensors)
+    changed = file.watch.cautions if file.watch else ()
+    return (*changed, *cautions(plan, file.tensors, look)), look.at
 
 
 def _on_this_base(plan: Plan, tensors: Tensors, model, clip) -> tuple[Plan, tuple[str, ...]]:

@@ -99,17 +99,19 @@ def words_output() -> io.Output:
     )
 
 
-def strength_inputs() -> list[io.Input]:
-    """The inputs `strength_model` and `strength_clip` of every node that applies one LoRA, in the
-    stock loader's ranges.
+def strength_inputs(most: float = 100.0) -> list[io.Input]:
+    """The inputs `strength_model` and `strength_clip` of every node that applies one LoRA.
+
+    most: as far as they go up and down; that of the stock loader, where no other node of stock's is
+    stood in for.
     """
     changed = {"strength_model": "diffusion model", "strength_clip": "text encoder"}
     return [
         io.Float.Input(
             name,
             default=1.0,
-            min=-100.0,
-            max=100.0,
+            min=-most,
+            max=most,
             step=0.01,
             tooltip=f"How strongly the {what} is changed. May be negative.",
         )

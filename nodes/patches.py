@@ -21,12 +21,13 @@ from ..adapters.registry import decomposition_of, named
 from ..adapters.rows import Rows
 from ..adapters.tensors import check_indices
 from ..lora.from_plan import adapter_of, alpha_of
-from ..lora.math.apply import AdapterSpec, patched_weight
-from ..lora.math.by_rows import patch_in_place
+from ..lora.math.apply import AdapterSpec, is_linear, patched_weight
+from ..lora.math.by_rows import Change, add_changes, patch_in_place
 from ..lora.math.spec import FAULTS, AdapterError, first_line
 from ..messages import message
 from ..planning.plan import Adapter, Plan
 from ..planning.target_model import Network, TargetModel
+from .unpatched import own_rows
 
 Tensors = Mapping[str, torch.Tensor]
 Reached = tuple[
@@ -80,10 +81,18 @@ class LocksmithAdapter(WeightAdapterBase):
     ):
         """The patched weight; in place where the shape stays, because the host hands in a slice and
         keeps the whole.
+
+        original_weight: of a hook, the host's {key: [(the model's own weight, ...), ...]}, whatever
+        it is called: the change is of that weight then, and adds to what else was done to this one.
         """
         spec, tensors = self.weights[0], self.on(weight.device)
         if spec.option("pad_to") is None:
-            patch_in_place(spec, tensors, weight, strength)
+            needs = not is_linear(spec, tensors)
+            own = own_rows(original_weight, key, offset, weight) if needs else None
+            if own is None:
+                patch_in_place(spec, tensors, weight, strength)
+            else:
+                add_changes([Change(strength, spec, tensors)], weight, own)
             return weight
         patched = patched_weight(spec, tensors, weight, strength)
         return weight.copy_(patched) if patched.shape == weight.shape else patched.to(weight.dtype)

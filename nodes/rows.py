@@ -59,6 +59,22 @@ def rows_changed(
         return ()
 
 
+class OfRows:
+    """What nodes share whose input `loras` is rows of files alone."""
+
+    @classmethod
+    def validate_inputs(cls, loras=None) -> bool | str:
+        """Refuse, before anything runs, rows that cannot be read and names that are not in the
+        loras folders.
+        """
+        return rows_are_right(loras, wired=())
+
+    @classmethod
+    def fingerprint_inputs(cls, loras=None, **_) -> tuple | float:
+        """Makes the node run again when a file that is on changes on disk."""
+        return rows_changed(loras, wired=())
+
+
 class StackRow(NamedTuple):
     """One LoRA of a stack, as the user set it; `number` counts from 1."""
 

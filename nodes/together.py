@@ -17,8 +17,8 @@ import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 
 from ..adapters.registry import of_host
-from ..lora.math.apply import is_linear, patched_weight
-from ..lora.math.by_rows import of_rows, pieces_of
+from ..lora.math.apply import is_linear
+from ..lora.math.by_rows import Change, add_changes
 from .fused import Fused, Member, fused, is_pair
 from .patches import LocksmithAdapter
 from .watched import Watched, blame, check
@@ -51,16 +51,11 @@ class Together(WeightAdapterBase):
         """The patched weight, in place, because the host hands in a slice and keeps the whole."""
         for _, adapter in self.weights:
             check(adapter)
-        members = [
-            (own, adapter.weights[0], adapter.on(weight.device)) for own, adapter in self.weights
+        changes = [
+            Change(own, adapter.weights[0], adapter.on(weight.device))
+            for own, adapter in self.weights
         ]
-        for rows in pieces_of([(spec, tensors) for _, spec, tensors in members], weight):
-            part = weight.narrow(0, *rows) if rows else weight
-            base = part.to(torch.float32, copy=True)
-            change = torch.zeros_like(base)
-            for own, spec, tensors in members:
-                change += patched_weight(of_rows(spec, weight, rows), tensors, base, own) - base
-            part.copy_(base.add_(change, alpha=strength))
+        add_changes(changes, weight, strength=strength)
         for _, adapter in self.weights:
             if isinstance(adapter, Watched):
                 blame(adapter, weight)

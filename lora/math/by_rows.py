@@ -6,9 +6,11 @@ the host reserves less than that. Most adapters change a row without asking for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import lcm
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...adapters.registry import decomposition_of, named
@@ -32,6 +34,46 @@ def patch_in_place(spec: AdapterSpec, tensors: Tensors, weight: Tensor, strength
     for rows in pieces_of([(spec, tensors)], weight):
         part = weight.narrow(0, *rows) if rows else weight
         part.copy_(patched_weight(of_rows(spec, weight, rows), tensors, part, strength))
+
+
+class Change(NamedTuple):
+    """One of the adapters whose changes of the model's own weight add up; tensors: by role, on the
+    weight's device.
+    """
+
+    strength: float
+    spec: AdapterSpec
+    tensors: Tensors
+
+
+def add_changes(
+    changes: Sequence[Change],
+    weight: Tensor,
+    own: Callable[[Rows | None], Tensor] | None = None,
+    strength: float = 1.0,
+) -> None:
+    """Add to `weight`, in its memory, what each of these adapters alone does to the model's own.
+
+    Args:
+        weight: [rows, ...], of a shape that no adapter changes; it keeps its dtype.
+        own: rows (None: all) -> those of the model's own weight, an fp32 tensor of the caller's
+            on the weight's device; None where `weight` holds just that.
+        strength: what all changes are multiplied with besides.
+
+    Raises:
+        AdapterError: as `patched_weight`.
+    """
+    for rows in pieces_of([(change.spec, change.tensors) for change in changes], weight):
+        part = weight.narrow(0, *rows) if rows else weight
+        base = own(rows) if own else part.to(torch.float32, copy=True)
+        total = torch.zeros_like(base)
+        for change in changes:
+            spec = of_rows(change.spec, weight, rows)
+            total += patched_weight(spec, change.tensors, base, change.strength) - base
+        if own:
+            part += total.mul_(strength).to(part.dtype)
+        else:
+            part.copy_(base.add_(total, alpha=strength))
 
 
 def pieces_of(

@@ -23,7 +23,16 @@ from reports.small_files import flux_lora, write_file
 from safetensors.torch import load, load_file, save_file
 from tiny_models import BROKEN_LORA, DIFFUSERS_LORA, FLUX, HIDDEN, KOHYA_LORA
 
-NODES = {"LoadAndFixLoRA", "LoRAStack", "InspectLoRAKeys", "MergeLoRAs", "ApplyLoRA", "SaveLoRA"}
+NODES = {
+    "LoadAndFixLoRA",
+    "LoRAStack",
+    "CreateHookLoRA",
+    "CreateHookLoRAStack",
+    "InspectLoRAKeys",
+    "MergeLoRAs",
+    "ApplyLoRA",
+    "SaveLoRA",
+}
 DORA = "dora.safetensors"
 MODEL, CLIP = ["model", 0], ["clip", 0]
 
@@ -179,6 +188,30 @@ def test_a_stack_of_patches_does_what_loaders_with_bypass_do(host):
     change = (patched - plain).norm()
     assert patched.isfinite().all() and change > 0.01 * plain.norm()
     assert (beside - patched).norm() < 0.05 * change
+
+
+def test_hooks_do_what_loaders_do(host):
+    """With keyframes that change nothing, through Set CLIP Hooks."""
+    plain = sampled(host, {}, MODEL, CLIP)
+    stack = node(
+        "LocksmithLoRAStack", model=MODEL, clip=CLIP, loras=rows(BROKEN_LORA, DORA), mode="patch"
+    )
+    patched = sampled(host, {"stack": stack}, ["stack", 0], ["stack", 1])
+    nodes = {
+        "first": node(
+            "LocksmithCreateHookLoRA", lora_name=BROKEN_LORA, strength_model=0.7, strength_clip=0.7
+        ),
+        "second": node("LocksmithCreateHookLoRAStack", loras=rows(DORA), prev_hooks=["first", 0]),
+        "frame": node("CreateHookKeyframe", strength_mult=1.0, start_percent=0.0),
+        "hooks": node("SetHookKeyframes", hooks=["second", 0], hook_kf=["frame", 0]),
+        "encoder": node(
+            "SetClipHooks", clip=CLIP, apply_to_conds=True, schedule_clip=False, hooks=["hooks", 0]
+        ),
+    }
+    hooked = sampled(host, nodes, MODEL, ["encoder", 0])
+    change = (patched - plain).norm()
+    assert change > 0.01 * plain.norm()
+    assert (hooked - patched).norm() < 1e-3 * change
 
 
 def test_a_merge_is_inspected_applied_and_saved(host):

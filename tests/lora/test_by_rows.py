@@ -8,7 +8,7 @@ from lora_locksmith.adapters.rows import Rows
 from lora_locksmith.adapters.spec import AdapterSpec
 from lora_locksmith.lora.math import by_rows
 from lora_locksmith.lora.math.apply import patched_weight
-from lora_locksmith.lora.math.by_rows import patch_in_place
+from lora_locksmith.lora.math.by_rows import Change, add_changes, patch_in_place
 from torch.utils._python_dispatch import TorchDispatchMode
 
 OUT, INPUTS, RANK = 96, 40, 3
@@ -103,4 +103,23 @@ def test_a_piece_is_all_that_is_made(name):
     weight = numbers(OUT, INPUTS)
     with Largest(weight, *tensors.values()) as largest:
         patch_in_place(AdapterSpec(kind, alpha=2.0), tensors, weight, 1.0)
+    assert (largest.numbers < weight.numel() / 2) == (name in BY_ROWS)
+
+
+@pytest.mark.parametrize("name", [*BY_ROWS, *AT_ONCE])
+def test_changes_of_another_weight_are_added_in_pieces_of_it(name):
+    """Two of them, as strong as both are told to be, to a weight that is changed already."""
+    kind, tensors = (BY_ROWS | AT_ONCE)[name]
+    own, weight = numbers(OUT, INPUTS), numbers(OUT, INPUTS) * 2
+    spec = AdapterSpec(kind, alpha=2.0)
+    whole = [patched_weight(spec, tensors, own, strength) - own for strength in (0.5, -2.0)]
+    expected = weight + 0.7 * sum(whole)
+    changes = [Change(strength, spec, tensors) for strength in (0.5, -2.0)]
+
+    def rows_of(rows):
+        return (own.narrow(0, *rows) if rows else own).clone()
+
+    with Largest(own, weight, *tensors.values()) as largest:
+        add_changes(changes, weight, rows_of, 0.7)
+    torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-5)
     assert (largest.numbers < weight.numel() / 2) == (name in BY_ROWS)

@@ -133,6 +133,8 @@ export const ENGLISH = {
   swapOneStack: "Replace with Load and Fix LoRA (stack)",
   swapAll: "Replace all LoRA loaders with Load and Fix LoRA",
   swapOneBack: "Replace with Load LoRA",
+  swapHook: "Replace with Create Hook LoRA (fixed)",
+  swapHookBack: "Replace with Create Hook LoRA",
   swapAllBack: "Replace all Load and Fix LoRA with Load LoRA",
   swapDone: "LoRA loaders replaced: {count}",
   swapUndo: "Undo takes it back.",

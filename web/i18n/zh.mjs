@@ -133,6 +133,8 @@ export const CHINESE = {
   swapOneStack: "替换为“加载并修复 LoRA（堆叠）”",
   swapAll: "将所有 LoRA 加载器替换为“加载并修复 LoRA”",
   swapOneBack: "替换为“加载LoRA”",
+  swapHook: "替换为“创建约束 LoRA（修复）”",
+  swapHookBack: "替换为“创建约束LoRA”",
   swapAllBack: "将所有“加载并修复 LoRA”替换为“加载LoRA”",
   swapDone: "已替换 {count} 个 LoRA 加载器",
   swapUndo: "可用“撤销”恢复。",

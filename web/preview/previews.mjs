@@ -10,7 +10,12 @@ import { Preview } from "./view.mjs";
 import { ReportView } from "../report/view.mjs";
 import { whenServerIsBack } from "../shared/server.mjs";
 
-const PREVIEWED = new Set(["LocksmithLoadAndFixLoRA", "LocksmithInspectLoRAKeys", "LocksmithSaveLoRA"]);
+const PREVIEWED = new Set([
+  "LocksmithLoadAndFixLoRA",
+  "LocksmithCreateHookLoRA",
+  "LocksmithInspectLoRAKeys",
+  "LocksmithSaveLoRA",
+]);
 const LORA_NAME = "lora_name";
 const HEIGHT = 76; // as much as the verdict takes after a run
 const HEIGHT_OF_FAULT = 124;

@@ -30,6 +30,8 @@ const MANNERS = {
   LocksmithInspectLoRAKeys: { kind: "markdown", height: 320, least: 108 },
   LocksmithLoadAndFixLoRA: { kind: "verdict", height: 76, least: 76 },
   LocksmithLoRAStack: { kind: "text", height: 136, least: 86 },
+  LocksmithCreateHookLoRA: { kind: "verdict", height: 76, least: 76 }, // these two tell of faults alone
+  LocksmithCreateHookLoRAStack: { kind: "text", height: 136, least: 86 },
   LocksmithApplyLoRA: { kind: "verdict", height: 76, least: 76 },
   LocksmithMergeLoRAs: { kind: "markdown", height: 320, least: 108 },
   LocksmithSaveLoRA: { kind: "text", height: 190, least: 86 }, // its verdict holds the path of a file

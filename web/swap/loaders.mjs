@@ -1,7 +1,8 @@
-/** The LoRA loaders of the host and of other packs, and how their saved nodes are read. */
+/** The LoRA loaders and hooks of the host and of other packs, and how their saved nodes are read. */
 
 export const LOADER = "LocksmithLoadAndFixLoRA";
 export const STACK = "LocksmithLoRAStack";
+export const HOOK = "LocksmithCreateHookLoRA";
 export const TO_STOCK = "stock";
 
 /** @typedef {"ours" | "stock"} Direction what nodes become */
@@ -28,9 +29,11 @@ const BLOCKS = ["inverse", "seed", "control_after_generate", "A", "B", "preset",
 
 /**
  * A loader of one LoRA, whose widgets are named as the stock loader's: its widgets in the order their values are saved; whether it is
- * switched off; whether its other widgets change nothing; our `mode` that does the same.
+ * switched off; whether its other widgets change nothing; our `mode` that does the same; whether it makes a hook; the strength for
+ * the text encoder where it has no widget for it.
  *
- * @typedef {{widgets: string[], isOff?: (values: Values) => boolean, isPlain?: (values: Values) => boolean, mode?: string}} Single
+ * @typedef {{widgets: string[], isOff?: (values: Values) => boolean, isPlain?: (values: Values) => boolean, mode?: string,
+ *            isHook?: boolean, clip?: number}} Single
  */
 
 /** @type {Record<string, Single>} */
@@ -39,6 +42,8 @@ export const SINGLES = {
   LoraLoaderModelOnly: { widgets: MODEL_ONLY },
   LoraLoaderBypass: { widgets: PLAIN, mode: "bypass" },
   LoraLoaderBypassModelOnly: { widgets: MODEL_ONLY, mode: "bypass" },
+  CreateHookLora: { widgets: PLAIN, isHook: true },
+  CreateHookLoraModelOnly: { widgets: MODEL_ONLY, isHook: true, clip: 0 },
   "LoraLoader|pysssss": { widgets: PLAIN },
   "Lora Loader": { widgets: PLAIN },
   "CR Load LoRA": { widgets: ["switch", ...PLAIN], isOff: (values) => values.switch === "Off" },
@@ -119,7 +124,16 @@ export const MULTIPLES = {
  * @param {Direction} direction
  */
 export function canReplace(type, direction) {
-  return direction === TO_STOCK ? type === LOADER : type in SINGLES || (type in MULTIPLES && !MULTIPLES[type].makes);
+  return direction === TO_STOCK ? type === LOADER || type === HOOK : type in SINGLES || (type in MULTIPLES && !MULTIPLES[type].makes);
+}
+
+/**
+ * Whether a node makes a hook, ours or another's.
+ *
+ * @param {string} type of a node
+ */
+export function makesHook(type) {
+  return type === HOOK || Boolean(SINGLES[type]?.isHook);
 }
 
 /**
@@ -142,10 +156,10 @@ export function valuesOf(node, names) {
  * @throws {Left}
  */
 export function rowOfSingle(node) {
-  const { widgets, isOff, isPlain } = SINGLES[node.type];
+  const { widgets, isOff, isPlain, clip = 1 } = SINGLES[node.type];
   const values = valuesOf(node, widgets);
   if (isPlain && !isPlain(values)) throw new Left("swapBlocks");
-  const { lora_name: name, strength_model: strength, strength_clip = 1 } = values;
+  const { lora_name: name, strength_model: strength, strength_clip = clip } = values;
   const [row] = checked([{ on: !isOff?.(values), name, strength, strength_clip }]);
   if (!row) throw new Left("swapNoName");
   return row;

@@ -2,7 +2,7 @@
 
 import { changeNode, inputOf, isRerouted, linksInto, linksOutOf } from "./graph.mjs";
 import {
-  canReplace, Left, listedName, LOADER, MULTIPLES, rowOfSingle, rowsOfMultiple, SINGLES, STACK, TO_STOCK, valuesOf,
+  canReplace, HOOK, Left, listedName, LOADER, makesHook, MULTIPLES, rowOfSingle, rowsOfMultiple, SINGLES, STACK, TO_STOCK, valuesOf,
 } from "./loaders.mjs"; // prettier-ignore
 import { makeRoom } from "./room.mjs";
 
@@ -29,8 +29,12 @@ const SHARED = ["model", "clip", "lora_name", "strength_model", "strength_clip"]
 const PATCH = "patch";
 const ACTIVE = 0;
 /** How much higher a node becomes when it shows what its file is, or what became of its files. */
-const PANEL = /** @type {Record<string, number>} */ ({ [LOADER]: 80, [STACK]: 140 });
+const PANEL = /** @type {Record<string, number>} */ ({ [LOADER]: 80, [STACK]: 140, [HOOK]: 80 });
 const FROM_HOST = /^LoraLoader(Bypass)?(ModelOnly)?$/;
+/** The inputs of a hook, and stock's two nodes that make one. */
+const OF_HOOK = ["lora_name", "strength_model", "strength_clip", "prev_hooks"];
+const STOCK_HOOK = "CreateHookLora";
+const STOCK_HOOK_MODEL_ONLY = "CreateHookLoraModelOnly";
 
 /**
  * Replace nodes of a workflow.
@@ -77,17 +81,61 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, listed) {
 function toOurs(graph, node, listed) {
   if (!(node.type in SINGLES)) return toStack(graph, node, listed);
   const row = rowOfSingle(node);
+  if (makesHook(node.type)) return toOurHook(node, row);
   const sockets = { model: "model", clip: "clip" };
   if (!row.on) return { type: STACK, values: { loras: JSON.stringify([row]), mode: PATCH }, inputs: sockets, outputs: 2 };
-  const inputs = Object.fromEntries(SHARED.map((name) => [name, name]));
   const { name: lora_name, strength: strength_model, strength_clip = row.strength } = row;
   return {
     type: LOADER,
     values: { lora_name, strength_model, strength_clip, mode: SINGLES[node.type].mode ?? PATCH, on_unmatched: node.properties?.[ON_UNMATCHED] },
-    inputs,
+    inputs: alike(SHARED),
     outputs: isModelOnly(node) ? 1 : 2,
     properties: { ...(FROM_HOST.test(node.type) ? { [FROM]: node.type, [SIZE]: node.size } : {}), [ON_UNMATCHED]: undefined },
   };
+}
+
+/**
+ * @param {any} node
+ * @param {Row} row
+ * @returns {Change}
+ */
+function toOurHook(node, { name: lora_name, strength: strength_model, strength_clip = strength_model }) {
+  return {
+    type: HOOK,
+    values: { lora_name, strength_model, strength_clip },
+    inputs: alike(OF_HOOK),
+    outputs: 1,
+    properties: { [FROM]: node.type, [SIZE]: node.size },
+  };
+}
+
+/**
+ * @param {any} graph
+ * @param {any} node
+ * @param {MakeBlank} makeBlank
+ * @returns {Change}
+ */
+function toStocksHook(graph, node, makeBlank) {
+  const values = valuesOf(node, makeBlank(HOOK)?.widgets ?? []);
+  const leavesClip = values.strength_clip === 0 && !usedOf(graph, node).includes("strength_clip");
+  const wasModelOnly = node.properties?.[FROM] === STOCK_HOOK_MODEL_ONLY;
+  return {
+    type: leavesClip && wasModelOnly ? STOCK_HOOK_MODEL_ONLY : STOCK_HOOK,
+    values,
+    inputs: alike(OF_HOOK),
+    outputs: 1,
+    size: node.properties?.[SIZE],
+    properties: { [FROM]: undefined, [SIZE]: undefined },
+  };
+}
+
+/**
+ * Inputs that keep their names.
+ *
+ * @param {string[]} names
+ */
+function alike(names) {
+  return Object.fromEntries(names.map((name) => [name, name]));
 }
 
 /** @param {any} node */
@@ -156,13 +204,14 @@ function servesOnly(graph, maker) {
  * @returns {Change}
  */
 function toStock(graph, node, makeBlank) {
+  if (makesHook(node.type)) return toStocksHook(graph, node, makeBlank);
   const { on_unmatched, mode, ...values } = valuesOf(node, makeBlank(LOADER)?.widgets ?? []);
   const usesClip = usedOf(graph, node).some((name) => name === "clip" || name === "strength_clip");
   const isModelLoader = !usesClip && !String(node.properties?.[FROM]).match(/^LoraLoader(Bypass)?$/);
   return {
     type: `LoraLoader${mode === "bypass" ? "Bypass" : ""}${isModelLoader ? "ModelOnly" : ""}`,
     values,
-    inputs: Object.fromEntries(SHARED.map((name) => [name, name])),
+    inputs: alike(SHARED),
     outputs: isModelLoader ? 1 : 2,
     size: node.properties?.[SIZE],
     properties: { [FROM]: undefined, [SIZE]: undefined, [ON_UNMATCHED]: on_unmatched === "error" ? on_unmatched : undefined },

@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { allNodes, nodeById, openGraph, rootGraph, widgetOf } from "../shared/graph.mjs";
 import { lazily } from "../shared/lazy.mjs";
 import { Away } from "../shared/server.mjs";
-import { canReplace, LOADER, SINGLES } from "./loaders.mjs";
+import { canReplace, LOADER, makesHook, SINGLES } from "./loaders.mjs";
 import { say } from "../i18n/words.mjs";
 
 /** @typedef {import("./loaders.mjs").Direction} Direction */
@@ -16,10 +16,10 @@ const SECONDS_SHOWN = { success: 5, info: 10, warn: 15 };
 const MAX_TOLD = 5;
 const FRAMES = 3;
 const LONGEST_FRAME = 100; // milliseconds
-/** @type {Record<Direction, {all: string, chosen: string, icon: string}>} */
+/** @type {Record<Direction, {all: string, chosen: string, hook: string, icon: string}>} */
 const COMMANDS = {
-  ours: { all: `${ID}.all`, chosen: `${ID}.chosen`, icon: "pi pi-sync" },
-  stock: { all: `${ID}.all_back`, chosen: `${ID}.chosen_back`, icon: "pi pi-undo" },
+  ours: { all: `${ID}.all`, chosen: `${ID}.chosen`, hook: `${ID}.hook`, icon: "pi pi-sync" },
+  stock: { all: `${ID}.all_back`, chosen: `${ID}.chosen_back`, hook: `${ID}.hook_back`, icon: "pi pi-undo" },
 };
 /** The workflows whose missing loaders were told of. */
 const offered = new Set();
@@ -168,8 +168,18 @@ function nodeMenu(node) {
   const direction = directionOf(node);
   if (!direction) return [];
   const isSelected = app.canvas.selectedItems?.has(node);
-  const content = say(direction === "stock" ? "swapOneBack" : node.type in SINGLES ? "swapOne" : "swapOneStack");
+  const content = say(wordFor(direction, String(node.type)));
   return [null, { content, callback: () => void (isSelected ? replaceChosen(direction) : replace(direction, [node])) }];
+}
+
+/**
+ * @param {Direction} direction
+ * @param {string} type of a node
+ */
+function wordFor(direction, type) {
+  if (makesHook(type)) return direction === "stock" ? "swapHookBack" : "swapHook";
+  if (direction === "stock") return "swapOneBack";
+  return type in SINGLES ? "swapOne" : "swapOneStack";
 }
 
 /**
@@ -193,12 +203,14 @@ function canvasMenu() {
  * @param {Direction} direction
  * @param {string} label
  * @param {string} chosenLabel
+ * @param {string} hookLabel where a hook is chosen
  */
-function commandsFor(direction, label, chosenLabel) {
-  const { all, chosen, icon } = COMMANDS[direction];
+function commandsFor(direction, label, chosenLabel, hookLabel) {
+  const { all, chosen, hook, icon } = COMMANDS[direction];
   return [
     { id: all, label, icon, function: () => replace(direction) },
     { id: chosen, label: chosenLabel, icon, function: () => replaceChosen(direction) },
+    { id: hook, label: hookLabel, icon, function: () => replaceChosen(direction) },
   ];
 }
 
@@ -220,8 +232,18 @@ export function register() {
     name: ID,
     // The front end translates these by locales/*/commands.json and main.json.
     commands: [
-      ...commandsFor("ours", "Replace all LoRA loaders with Load and Fix LoRA", "Replace with Load and Fix LoRA"),
-      ...commandsFor("stock", "Replace all Load and Fix LoRA with Load LoRA", "Replace with Load LoRA"),
+      ...commandsFor(
+        "ours",
+        "Replace all LoRA loaders with Load and Fix LoRA",
+        "Replace with Load and Fix LoRA",
+        "Replace with Create Hook LoRA (fixed)",
+      ),
+      ...commandsFor(
+        "stock",
+        "Replace all Load and Fix LoRA with Load LoRA",
+        "Replace with Load LoRA",
+        "Replace with Create Hook LoRA",
+      ),
     ],
     keybindings: [{ commandId: COMMANDS.ours.all, combo: { key: "f", ctrl: true, alt: true } }],
     menuCommands: [{ path: ["Edit"], commands: [COMMANDS.ours.all, COMMANDS.stock.all] }],
@@ -229,7 +251,7 @@ export function register() {
     /** @param {any} item */
     getSelectionToolboxCommands(item) {
       const direction = directionOf(item);
-      return direction ? [COMMANDS[direction].chosen] : [];
+      return direction ? [COMMANDS[direction][makesHook(String(item.type)) ? "hook" : "chosen"]] : [];
     },
 
     afterConfigureGraph: offer,
