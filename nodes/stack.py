@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..messages import ENGLISH, Speaker, as_sentence, joined, message, text_of
 from ..planning.plan import NO_FAULT
@@ -53,7 +54,14 @@ class LoadAndFixStack(io.ComfyNode):
                 "multi lora",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model the LoRAs are applied to."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip=(
+                        "The diffusion model the LoRAs are applied to. Without it they are applied"
+                        " to the text encoder alone."
+                    ),
+                ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
@@ -67,6 +75,7 @@ class LoadAndFixStack(io.ComfyNode):
                 on_unmatched_input(),
                 mode_input(),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[
                 *loaded_outputs("A line for each LoRA, then what has no effect and why."),
                 json_output(),
@@ -87,8 +96,16 @@ class LoadAndFixStack(io.ComfyNode):
         return rows_changed(loras)
 
     @classmethod
-    def execute(cls, model, loras, clip=None, on_unmatched=REPORT, mode=AUTO) -> io.NodeOutput:
-        """Patch clones of model and clip row by row; an error names the row."""
+    def execute(
+        cls, loras, *, model=None, clip=None, on_unmatched=REPORT, mode=AUTO
+    ) -> io.NodeOutput:
+        """Patch clones of model and clip row by row; an error names the row. One of the two is
+        enough, but without a model no node may take the output MODEL.
+        """
+        if model is None and clip is None:
+            raise NodeError(message("nodes.stack_not_connected"))
+        if model is None and _model_is_taken(cls.hidden):
+            raise NodeError(message("nodes.stack_gives_no_model"))
         try:
             rows = read_rows(loras)
         except ValueError as fault:
@@ -103,6 +120,8 @@ class LoadAndFixStack(io.ComfyNode):
         stack = StackReport(results)
         document = stack.as_dict()
         ui = shown(stack.text, document, as_text(document))
+        if model is None:  # for a node that takes it later, when this one is not run again
+            model = ExecutionBlocker(message("nodes.stack_gives_no_model"))
         return io.NodeOutput(model, clip, ui["text"][0], ui["report_json"][0], ui=ui)
 
 
@@ -239,11 +258,18 @@ class StackReport:
         return "\n".join(lines).rstrip()
 
 
+def _model_is_taken(hidden: Any) -> bool:
+    """Whether a node of the prompt that runs takes the MODEL of this one, as far as is told."""
+    prompt = (hidden.prompt if hidden else None) or {}
+    values = (value for spec in prompt.values() for value in spec.get("inputs", {}).values())
+    return any(isinstance(value, list) and value[:2] == [hidden.unique_id, 0] for value in values)
+
+
 def _apply(row: StackRow, model, clip, on_unmatched: str, *, mode: str):
     """(model, clip, what became of the row)."""
     if not row.on:
         return model, clip, RowResult(row, message("nodes.row_off"))
-    if row.strength == 0 and (row.strength_clip == 0 or clip is None):
+    if (row.strength == 0 or model is None) and (row.strength_clip == 0 or clip is None):
         return model, clip, RowResult(row, message("nodes.row_strength_zero"))
     strengths = (row.strength, row.strength_clip)
     try:

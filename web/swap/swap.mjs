@@ -5,6 +5,7 @@ import { allNodes, nodeById, openGraph, rootGraph, widgetOf } from "../shared/gr
 import { lazily } from "../shared/lazy.mjs";
 import { Away } from "../shared/server.mjs";
 import { canReplace, LOADER, SINGLES } from "./loaders.mjs";
+import { promotedIn, rememberPromoted } from "./promoted.mjs";
 import { say } from "../i18n/words.mjs";
 
 /** @typedef {import("./loaders.mjs").Direction} Direction */
@@ -37,7 +38,7 @@ async function replace(direction, chosen) {
   if (!plan) return;
   const isWanted = chosen ? wants(chosen) : () => true;
   const workflow = saved(rootGraph());
-  const { done, left } = plan.replaceIn(workflow, direction, isWanted, maker(), listedFiles());
+  const { done, left } = plan.replaceIn(workflow, direction, isWanted, maker(), listedFiles(), promotedIn(openGraph()));
   if (done.length) await put(workflow, tracker);
   if (done.length && chosen) select(done);
   tell(direction, done.length, left);
@@ -155,7 +156,7 @@ function toast(severity, summary, detail) {
 
 /** @param {Direction} direction */
 function replaceChosen(direction) {
-  const chosen = [...app.canvas.selectedItems].filter((item) => canReplace(/** @type {any} */ (item).type, direction));
+  const chosen = [...app.canvas.selectedItems].filter((item) => canReplace(/** @type {any} */ (item), direction));
   return replace(direction, chosen);
 }
 
@@ -177,12 +178,12 @@ function nodeMenu(node) {
  * @returns {Direction | undefined}
  */
 function directionOf(node) {
-  return /** @type {Direction[]} */ (["ours", "stock"]).find((direction) => canReplace(String(node?.type), direction));
+  return /** @type {Direction[]} */ (["ours", "stock"]).find((direction) => canReplace(node ?? {}, direction));
 }
 
 function canvasMenu() {
-  const types = [...allNodes()].map((node) => String(node.type));
-  const can = (/** @type {Direction} */ direction) => types.some((type) => canReplace(type, direction));
+  const nodes = [...allNodes()];
+  const can = (/** @type {Direction} */ direction) => nodes.some((node) => canReplace(node, direction));
   return [
     ...(can("ours") ? [{ content: say("swapAll"), callback: () => void replace("ours") }] : []),
     ...(can("stock") ? [{ content: say("swapAllBack"), callback: () => void replace("stock") }] : []),
@@ -208,7 +209,7 @@ function commandsFor(direction, label, chosenLabel) {
  * @param {any[]} missing node types
  */
 function offer(missing) {
-  const count = missing.filter((each) => canReplace(each.type ?? each, "ours")).length;
+  const count = missing.filter((each) => canReplace({ type: each.type ?? each }, "ours")).length;
   if (!count || offered.has(openGraph())) return;
   offered.add(openGraph());
   toast("info", say("swapMissing", { count }), say("swapOffer", { command: say("swapAll") }));
@@ -232,6 +233,7 @@ export function register() {
       return direction ? [COMMANDS[direction].chosen] : [];
     },
 
+    beforeConfigureGraph: rememberPromoted,
     afterConfigureGraph: offer,
     getNodeMenuItems: nodeMenu,
     getCanvasMenuItems: canvasMenu,
