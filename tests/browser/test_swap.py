@@ -4,82 +4,44 @@ front end.
 
 import itertools
 import json
-import uuid
-from typing import NamedTuple
 
 import pytest
-import torch
-from front_end import FrontEnd, node
+from front_end import FrontEnd
 from playwright.sync_api import expect
-from safetensors.torch import load, save
-from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, KOHYA_LORA, encoder_lora
+from swapping import (
+    ALL,
+    ALL_BACK,
+    BOXES,
+    CHOSEN,
+    CHOSEN_BACK,
+    LOADER_INPUTS,
+    LOADER_OUTPUTS,
+    OURS,
+    REPORT_OUTPUTS,
+    STACK,
+    TITLE,
+    Link,
+    by_id,
+    differences,
+    expect_told,
+    forget_messages,
+    look_for_changes,
+    opened,
+    overlaps,
+    prompt,
+    rows_of,
+    types,
+    undo_steps,
+    workflow_of,
+)
+from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, KOHYA_LORA
 
-OURS, STACK = "LocksmithLoadAndFixLoRA", "LocksmithLoRAStack"
-ALL, ALL_BACK = "loralocksmith.swap.all", "loralocksmith.swap.all_back"
-CHOSEN, CHOSEN_BACK = "loralocksmith.swap.chosen", "loralocksmith.swap.chosen_back"
 MODEL, CLIP, STRENGTH, STYLE, MODEL_ONLY, INSPECT, PREVIEW = range(
     1, 8
 )  # the nodes of stock_workflow()
 MUTED, BYPASSED = 2, 4
-LOADER_INPUTS = [("model", "MODEL"), ("clip", "CLIP")]
-LOADER_OUTPUTS = [("MODEL", "MODEL"), ("CLIP", "CLIP")]
-REPORT_OUTPUTS = [("report", "STRING"), ("report_json", "STRING")]
 
 
-class Link(NamedTuple):
-    """From an output of one node to an input of another."""
-
-    origin: int
-    output: int
-    target: int
-    name: str
-    type: str
-
-
-def workflow_of(nodes: list[tuple], links: list[Link], **parts) -> dict:
-    """A workflow as the front end saves it; a node is (id, type, inputs, outputs, widget values,
-    other parts).
-    """
-    made = {}
-    for place, (identifier, kind, inputs, outputs, values, extra) in enumerate(nodes):
-        made[identifier] = (
-            node(
-                identifier,
-                kind,
-                (40 + 340 * (place % 4), 60 + 300 * (place // 4), 300, 130),
-                [(name, type_, None) for name, type_ in inputs],
-                [(name, type_, []) for name, type_ in outputs],
-                values,
-            )
-            | extra
-        )
-    table = []
-    for number, link in enumerate(links, 1):
-        inputs = made[link.target]["inputs"]
-        slot = next((slot for slot, each in enumerate(inputs) if each["name"] == link.name), None)
-        if slot is None:  # a widget that another node sets
-            slot = len(inputs)
-            inputs.append(
-                {"name": link.name, "type": link.type, "widget": {"name": link.name}, "link": None}
-            )
-        inputs[slot]["link"] = number
-        made[link.origin]["outputs"][link.output]["links"].append(number)
-        table.append([number, link.origin, link.output, link.target, slot, link.type])
-    return {
-        "id": str(uuid.uuid4()),
-        "last_node_id": max(made),
-        "last_link_id": len(links),
-        "version": 0.4,
-        "groups": [],
-        "config": {},
-        "extra": {},
-        "nodes": list(made.values()),
-        "links": table,
-        **parts,
-    }
-
-
-PLACES = itertools.cycle(range(600, 800, 20))  # free ones, next to each other
 STRENGTHS = itertools.count(1)  # the server runs again only what is new
 
 
@@ -156,57 +118,11 @@ def before(front_end: FrontEnd, mode: str) -> dict:
     return opened(front_end, stock_workflow())
 
 
-def opened(front_end: FrontEnd, workflow: dict) -> dict:
-    """Open a workflow, and give it as it is saved; nodes grow when they are drawn first."""
-    forget_messages(front_end)
-    front_end.load(workflow)
-    front_end.settle()
-    look_for_changes(front_end)
-    return front_end.workflow()
-
-
-def look_for_changes(front_end: FrontEnd) -> None:
-    """Have the front end look for changes, as it does at every click; never twice at one place,
-    which would open its search.
-    """
-    front_end.page.mouse.click(next(PLACES), 850)
-
-
-def prompt(front_end: FrontEnd) -> dict:
-    """The open workflow in the form the server runs."""
-    return front_end.page.evaluate("async () => (await app.graphToPrompt()).output")
-
-
-def by_id(workflow: dict) -> dict:
-    return {each["id"]: each for each in workflow["nodes"]}
-
-
-def types(workflow: dict) -> dict:
-    return {each["id"]: each["type"] for each in workflow["nodes"]}
-
-
-def undo_steps(front_end: FrontEnd) -> int:
-    return front_end.page.evaluate(
-        "app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
-    )
-
-
 def choose(front_end: FrontEnd, *nodes: int) -> None:
     front_end.page.evaluate(
         "nodes => app.canvas.selectItems(nodes.map((node) => app.canvas.graph.getNodeById(node)))",
         list(nodes),
     )
-
-
-def forget_messages(front_end: FrontEnd) -> None:
-    front_end.page.evaluate(
-        "() => { const { toast } = app.extensionManager; toast.removeAll?.(); toast.dismissAll?.(); }"
-    )
-
-
-def expect_told(front_end: FrontEnd, words: str) -> None:
-    """Wait until a message with these words is shown."""
-    expect(front_end.page.get_by_text(words).locator("visible=true").first).to_be_visible()
 
 
 def expect_replaced(front_end: FrontEnd, before: dict, kinds: dict[int, str]) -> None:
@@ -216,11 +132,6 @@ def expect_replaced(front_end: FrontEnd, before: dict, kinds: dict[int, str]) ->
     front_end.wait_until(lambda: types(front_end.workflow()) == types(before) | kinds)
     expect_told(front_end, "LoRA loaders replaced")
     forget_messages(front_end)
-
-
-def differences(before: dict, after: dict) -> set:
-    """The parts in which two nodes of a workflow differ."""
-    return {part for part in before | after if before.get(part) != after.get(part)}
 
 
 def test_all_are_replaced_and_keep_what_they_had(front_end, before, picture):
@@ -493,10 +404,6 @@ def foreign_workflow(loaders: list[tuple], links: list[Link] = ()) -> dict:
     return workflow_of(nodes, [*table, Link(last, 0, inspect, "model", "MODEL")])
 
 
-def rows_of(workflow: dict, node: int) -> list[dict]:
-    return json.loads(by_id(workflow)[node]["widgets_values"][0])
-
-
 POWER_ROWS = [
     {"on": True, "lora": BROKEN_LORA, "strength": 0.5, "strengthTwo": None},
     {"on": False, "lora": "kohya_plain", "strength": 1, "strengthTwo": None},
@@ -702,211 +609,6 @@ def test_other_loaders_of_many_become_stacks(front_end, picture):
     ]
 
 
-ENCODER_LORA = "swap_with_text_encoder.safetensors"
-HOSTS_ROWS = {
-    "LoadLoraModel": [
-        [DIFFUSERS_LORA, 0.5, True],
-        [KOHYA_LORA, 1, False],
-        [ENCODER_LORA, -0.25, True],
-        [KOHYA_LORA, 0, True],
-    ],
-    "LoadLoraTextEncoder": [[ENCODER_LORA, 0, True], [ENCODER_LORA, 0.75, True]],
-}
-ON_MODEL, ON_CLIP, LATENT = 3, 4, 9
-ROUNDED = 1e-4  # what several LoRAs on one weight add up to is rounded in another order by stock
-
-
-def hosts_loader(kind: str) -> tuple:
-    """One of the newer ComfyUI's own loaders of many LoRAs, as its front end saves it. Where the
-    ComfyUI under test has no such node, it is a missing one, as it is to a person who opens a
-    newer workflow there.
-    """
-    socket = LOADER_INPUTS[0 if kind == "LoadLoraModel" else 1]
-    rows = HOSTS_ROWS[kind]
-    values = [len(rows), *itertools.chain.from_iterable(rows)]
-    parts = {"properties": {"Node name for S&R": kind}, "title": f"My {kind}"}
-    return (kind, [socket], [(socket[1], socket[1])], values, parts)
-
-
-def hosts_workflow() -> dict:
-    """Rows on a model and on a text encoder, and what both give, sampled."""
-    conditioning = ("CONDITIONING", "CONDITIONING")
-    sampler = [("model", "MODEL"), ("latent_image", "LATENT")]
-    sampler += [(name, "CONDITIONING") for name in ("positive", "negative")]
-    latent = [("LATENT", "LATENT")]
-    nodes = [
-        (1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {}),
-        (2, "CLIPLoader", [], [("CLIP", "CLIP")], [CLIP_L, "stable_diffusion", "default"], {}),
-        (ON_MODEL, *hosts_loader("LoadLoraModel")),
-        (ON_CLIP, *hosts_loader("LoadLoraTextEncoder")),
-        (5, "CLIPTextEncode", [("clip", "CLIP")], [conditioning], ["an old lock"], {}),
-        (6, "ConditioningZeroOut", [("conditioning", "CONDITIONING")], [conditioning], [], {}),
-        (7, "EmptySD3LatentImage", [], latent, [64, 64, 1], {}),
-        (8, "KSampler", sampler, latent, [42, "fixed", 1, 1.0, "euler", "simple", 1.0], {}),
-        (LATENT, "SaveLatent", [("samples", "LATENT")], [], ["swapped"], {}),
-    ]
-    links = [
-        Link(1, 0, ON_MODEL, "model", "MODEL"),
-        Link(2, 0, ON_CLIP, "clip", "CLIP"),
-        Link(ON_CLIP, 0, 5, "clip", "CLIP"),
-        Link(5, 0, 6, "conditioning", "CONDITIONING"),
-        Link(ON_MODEL, 0, 8, "model", "MODEL"),
-        Link(5, 0, 8, "positive", "CONDITIONING"),
-        Link(6, 0, 8, "negative", "CONDITIONING"),
-        Link(7, 0, 8, "latent_image", "LATENT"),
-        Link(8, 0, LATENT, "samples", "LATENT"),
-    ]
-    return workflow_of(nodes, links)
-
-
-def latent_of(server, spec: dict) -> torch.Tensor:
-    """What the server samples for a prompt."""
-    entry = server.run(spec)
-    return load(server.fetch(entry["outputs"][str(LATENT)]["latents"][0]))["latent_tensor"]
-
-
-def with_stock_loaders(spec: dict) -> dict:
-    """The prompt with a stock loader for each row of the host's loaders, those that are off without
-    strength.
-    """
-    model, clip, chain = ["1", 0], ["2", 0], {}
-    for kind, rows in HOSTS_ROWS.items():
-        for number, (name, strength, on) in enumerate(rows):
-            strengths = (strength * on, 0) if kind == "LoadLoraModel" else (0, strength * on)
-            values = dict(zip(("strength_model", "strength_clip"), strengths, strict=True))
-            chain[f"{kind} {number}"] = {
-                "class_type": "LoraLoader",
-                "inputs": {"model": model, "clip": clip, "lora_name": name, **values},
-            }
-            model, clip = [f"{kind} {number}", 0], [f"{kind} {number}", 1]
-    return rewired(spec, model, clip) | chain
-
-
-def rewired(spec: dict, model: list, clip: list) -> dict:
-    """The prompt without the loaders, with these in their outputs' place."""
-    rest = {name: part for name, part in spec.items() if name not in (str(ON_MODEL), str(ON_CLIP))}
-    return rest | {
-        "5": spec["5"] | {"inputs": spec["5"]["inputs"] | {"clip": clip}},
-        "8": spec["8"] | {"inputs": spec["8"]["inputs"] | {"model": model}},
-    }
-
-
-@pytest.fixture
-def hosts_before(front_end, mode, lora_file) -> dict:
-    """The open workflow of the host's loaders, as it is saved."""
-    lora_file(ENCODER_LORA, save(encoder_lora()))
-    front_end.run_command("Comfy.RefreshNodeDefinitions")
-    return opened(front_end, hosts_workflow())
-
-
-def test_hosts_loaders_with_rows_become_stacks(front_end, hosts_before, picture):
-    front_end.run_command(ALL)
-    after, new = front_end.workflow(), prompt(front_end)
-    assert types(after) == types(hosts_before) | {ON_MODEL: STACK, ON_CLIP: STACK}
-    for place, rows in zip((ON_MODEL, ON_CLIP), HOSTS_ROWS.values(), strict=True):
-        assert rows_of(after, place) == [
-            {"on": on, "name": name, "strength": strength} for name, strength, on in rows
-        ]
-    assert by_id(after)[ON_MODEL]["title"] == "My LoadLoraModel"
-    inputs = [new[name]["inputs"] for name in ("3", "4", "5", "8")]
-    assert [each.get("model") for each in inputs] == [["1", 0], None, None, ["3", 0]]
-    assert [each.get("clip") for each in inputs] == [None, ["2", 0], ["4", 1], None]
-
-
-def test_hosts_loaders_with_rows_give_the_same_as_stacks(front_end, server, hosts_before):
-    """The same as stock loaders in a row; and as they give themselves, where this ComfyUI has
-    them.
-    """
-    original = prompt(front_end)
-    front_end.run_command(ALL)
-    swapped = prompt(front_end)
-    found = latent_of(server, swapped)
-    in_a_row = latent_of(server, with_stock_loaders(swapped))
-    torch.testing.assert_close(found, in_a_row, rtol=0, atol=ROUNDED)
-    for without in (rewired(swapped, ["1", 0], ["4", 1]), rewired(swapped, ["3", 0], ["2", 0])):
-        kept = {name: swapped[name] for name in ("3", "4")}
-        assert not torch.equal(found, latent_of(server, kept | without)), "a LoRA changes nothing"
-    if "LoadLoraModel" in server.object_info():
-        as_they_are = latent_of(server, original)
-        torch.testing.assert_close(found, as_they_are, rtol=0, atol=ROUNDED)
-
-
-def test_hosts_loaders_with_rows_come_back(front_end, hosts_before):
-    old = prompt(front_end)
-    front_end.run_command(ALL)
-    front_end.run_command(ALL_BACK)
-    back = front_end.workflow()
-    assert prompt(front_end) == old
-    assert sorted(back["links"]) == sorted(hosts_before["links"])
-    for place in (ON_MODEL, ON_CLIP):
-        was, is_now = by_id(hosts_before)[place], by_id(back)[place]
-        assert differences(was, is_now) <= {"order"}
-    for _ in range(2):
-        front_end.run_command("Comfy.Undo")
-    front_end.wait_until(lambda: types(front_end.workflow()) == types(hosts_before))
-    undone = front_end.workflow()
-    assert undone | {"links": sorted(undone["links"])} == hosts_before | {
-        "links": sorted(hosts_before["links"])
-    }
-
-
-def promoted_workflow(rows: list[list]) -> dict:
-    """A subgraph with one of the host's loaders inside, whose first row is set outside."""
-    row = [("loras.0.lora_name", "COMBO"), ("loras.0.strength", "FLOAT")]
-    kind, sockets, outputs, _, parts = hosts_loader("LoadLoraModel")
-    values = [len(rows), *itertools.chain.from_iterable(rows)]
-    inside = workflow_of([(ON_MODEL, kind, sockets, outputs, values, parts)], [])
-    (loader,) = inside["nodes"]
-    loader["inputs"] += [{"name": name, "type": type_, "widget": {"name": name}} for name, type_ in row]
-    sockets = [*sockets, *row]
-    links = []
-    for slot, (place, (_, type_)) in enumerate(zip(loader["inputs"], sockets, strict=True)):
-        place["link"] = slot + 1
-        links.append({"id": slot + 1, "origin_id": -10, "origin_slot": slot, "target_id": ON_MODEL, "target_slot": slot, "type": type_})
-    links.append({"id": 4, "origin_id": ON_MODEL, "origin_slot": 0, "target_id": -20, "target_slot": 0, "type": "MODEL"})
-    loader["outputs"][0]["links"] = [4]
-    subgraph = {
-        "id": str(uuid.uuid4()),
-        "version": 1,
-        "state": {"lastGroupId": 0, "lastNodeId": ON_MODEL, "lastLinkId": 4, "lastRerouteId": 0},
-        "revision": 0,
-        "config": {},
-        "name": "Styles",
-        "inputNode": {"id": -10, "bounding": [-200, 0, 128, 100]},
-        "outputNode": {"id": -20, "bounding": [600, 0, 128, 60]},
-        "inputs": [{"id": str(uuid.uuid4()), "name": name, "type": type_, "linkIds": [slot + 1]} for slot, (name, type_) in enumerate(sockets)],
-        "outputs": [{"id": str(uuid.uuid4()), "name": "MODEL", "type": "MODEL", "linkIds": [4]}],
-        "widgets": [],
-        "nodes": [loader],
-        "groups": [],
-        "links": links,
-        "extra": {},
-    }
-    nodes = [
-        (1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {}),
-        (2, subgraph["id"], sockets[:1], outputs, [KOHYA_LORA, 0.75], {}),
-        (3, "LocksmithInspectLoRAKeys", LOADER_INPUTS, REPORT_OUTPUTS, [BROKEN_LORA, "modules", "off"], {}),
-    ]
-    workflow = workflow_of(nodes, [Link(1, 0, 2, "model", "MODEL"), Link(2, 0, 3, "model", "MODEL")], definitions={"subgraphs": [subgraph]})
-    by_id(workflow)[2]["inputs"] += [{"name": name, "type": type_, "widget": {"name": name}, "link": None} for name, type_ in row]
-    return workflow
-
-
-def test_promo(front_end, mode, server, picture):
-    before = opened(front_end, promoted_workflow([[DIFFUSERS_LORA, 0.5, True]]))
-    print("BEFORE", json.dumps([n for n in before["nodes"] if n["id"] == 2]))
-    print("PROMPT", prompt(front_end))
-    front_end.run_command(ALL)
-    after = front_end.workflow()
-    print("AFTER", json.dumps([n for n in after["nodes"] if n["id"] == 2]))
-    print("PROMPT", prompt(front_end))
-    front_end.run_command(ALL_BACK)
-    print("PROMPT", prompt(front_end))
-    front_end.run_command("Comfy.Undo")
-    front_end.run_command("Comfy.Undo")
-    print("PROMPT", prompt(front_end))
-
-
 LEFT = {
     "blocks": (
         [(*SINGLES[3][:3], [*EQUAL_BLOCKS[:10], "1,0,1", False], {})],
@@ -950,12 +652,6 @@ def test_what_cannot_be_replaced_without_loss_is_left_and_told(front_end, loader
     front_end.run_command(ALL)
     assert types(front_end.workflow()) == types(before)
     expect_told(front_end, reason)
-
-
-ROOM = 5  # units nodes may come nearer than they were
-TITLE = 30
-BOXES = """() => app.canvas.graph.nodes.map(({ id, pos, size, flags }) => ({ id: Number(id), x: pos[0], y: pos[1] - 30, width: size[0],
-    bottom: flags.collapsed ? pos[1] : pos[1] + size[1] }))"""
 
 
 def dense_workflow() -> dict:
@@ -1006,16 +702,6 @@ def dense_workflow() -> dict:
         "flags": {},
     }
     return workflow_of([*nodes, inspect, note, pinned], links, groups=[group])
-
-
-def overlaps(boxes: list[dict]) -> list[tuple[int, int]]:
-    return [
-        (one["id"], other["id"])
-        for one, other in itertools.combinations(boxes, 2)
-        if min(one["bottom"], other["bottom"]) - max(one["y"], other["y"]) > ROOM
-        and min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
-        > ROOM
-    ]
 
 
 def test_swapped_loaders_have_room(front_end, mode, picture):
