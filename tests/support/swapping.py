@@ -129,8 +129,12 @@ def rows_of(workflow: dict, node: int) -> list[dict]:
 
 ROOM = 5  # units nodes may come nearer than they were
 TITLE = 30
-BOXES = """() => app.canvas.graph.nodes.map(({ id, pos, size, flags }) => ({ id: Number(id), x: pos[0], y: pos[1] - 30, width: size[0],
-    bottom: flags.collapsed ? pos[1] : pos[1] + size[1] }))"""
+# Where nodes are on the open graph, with their titles; Vue nodes as they are drawn.
+BOXES = """() => app.canvas.graph.nodes.map(({ id, pos, size, flags }) => {
+    const shown = document.querySelector(`[data-node-id="${id}"]`);
+    const [width, height] = shown ? [shown.offsetWidth, shown.offsetHeight - 30] : size;
+    return { id: Number(id), x: pos[0], y: pos[1] - 30, width, bottom: pos[1] + (flags.collapsed ? 0 : height) };
+})"""
 
 
 def overlaps(boxes: list[dict]) -> list[tuple[int, int]]:

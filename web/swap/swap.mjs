@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { allNodes, nodeById, openGraph, rootGraph, widgetOf } from "../shared/graph.mjs";
 import { lazily } from "../shared/lazy.mjs";
 import { Away } from "../shared/server.mjs";
-import { canReplace, LOADER, SINGLES } from "./loaders.mjs";
+import { canReplace, LOADER, SINGLES, STACK } from "./loaders.mjs";
 import { promotedIn, rememberPromoted } from "./promoted.mjs";
 import { say } from "../i18n/words.mjs";
 
@@ -17,6 +17,8 @@ const SECONDS_SHOWN = { success: 5, info: 10, warn: 15 };
 const MAX_TOLD = 5;
 const FRAMES = 3;
 const LONGEST_FRAME = 100; // milliseconds
+/** How much higher Vue nodes are drawn than a new node says, in the graph's units. */
+const HIGHER_IN_VUE = /** @type {Record<string, number>} */ ({ [LOADER]: 40, [STACK]: 16, LoraLoader: 12, LoraLoaderModelOnly: 8 });
 /** @type {Record<Direction, {all: string, chosen: string, icon: string}>} */
 const COMMANDS = {
   ours: { all: `${ID}.all`, chosen: `${ID}.chosen`, icon: "pi pi-sync" },
@@ -106,6 +108,7 @@ function makeBlank(type) {
   const widgets = (node.widgets ?? []).filter((/** @type {any} */ widget) => widget.serialize !== false);
   const blank = { saved: saved(node), widgets: widgets.map((/** @type {any} */ widget) => widget.name) };
   node.onRemoved?.();
+  if (globalThis.LiteGraph?.vueNodesMode) blank.saved.size[1] += HIGHER_IN_VUE[type] ?? 0;
   return blank;
 }
 
