@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..messages import ENGLISH, Speaker, as_sentence, joined, message, text_of
 from ..planning.plan import NO_FAULT
@@ -56,7 +57,14 @@ class LoadAndFixStack(io.ComfyNode):
                 "multi lora",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model the LoRAs are applied to."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip=(
+                        "The diffusion model the LoRAs are applied to. Without it they are applied"
+                        " to the text encoder alone."
+                    ),
+                ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
@@ -86,6 +94,7 @@ class LoadAndFixStack(io.ComfyNode):
                     ),
                 ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[
                 *loaded_outputs("A line for each LoRA, then what has no effect and why."),
                 json_output(),
@@ -127,16 +136,22 @@ class LoadAndFixStack(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
         loras,
+        *,
+        model=None,
         clip=None,
         on_unmatched=REPORT,
         mode=AUTO,
-        *,
         lora_stack=None,
         text=None,
     ) -> io.NodeOutput:
-        """Patch clones of model and clip row by row; an error names the row."""
+        """Patch clones of model and clip row by row; an error names the row. One of the two is
+        enough, but without a model no node may take the output MODEL.
+        """
+        if model is None and clip is None:
+            raise NodeError(message("nodes.stack_not_connected"))
+        if model is None and _model_is_taken(cls.hidden):
+            raise NodeError(message("nodes.stack_gives_no_model"))
         try:
             rows = read_rows(loras, blocks=True)
             tags, bare = read_tags(text or "")
@@ -155,6 +170,8 @@ class LoadAndFixStack(io.ComfyNode):
         ui = shown(stack.text, document, as_text(document))
         words = ", ".join(stack.trigger_words)
         texts = (ui["text"][0], ui["report_json"][0], words, bare)
+        if model is None:  # for a node that takes it later, when this one is not run again
+            model = ExecutionBlocker(message("nodes.stack_gives_no_model"))
         return io.NodeOutput(model, clip, *texts, as_stack(rows), ui=ui)
 
 
@@ -300,11 +317,18 @@ class StackReport:
         return "\n".join(lines).rstrip()
 
 
+def _model_is_taken(hidden: Any) -> bool:
+    """Whether a node of the prompt that runs takes the MODEL of this one, as far as is told."""
+    prompt = (hidden.prompt if hidden else None) or {}
+    values = (value for spec in prompt.values() for value in spec.get("inputs", {}).values())
+    return any(isinstance(value, list) and value[:2] == [hidden.unique_id, 0] for value in values)
+
+
 def _apply(row: StackRow, model, clip, on_unmatched: str, *, mode: str):
     """(model, clip, what became of the row)."""
     if not row.on:
         return model, clip, RowResult(row, message("nodes.row_off"))
-    if row.strength == 0 and (row.strength_clip == 0 or clip is None):
+    if (row.strength == 0 or model is None) and (row.strength_clip == 0 or clip is None):
         return model, clip, RowResult(row, message("nodes.row_strength_zero"))
     strengths = (row.strength, row.strength_clip)
     try:

@@ -81,13 +81,19 @@ def about_file(
     return answered(about, language, **renders)
 
 
-def _model_path(folder: str, model: str) -> str:
+def _model_path(folder: str, model: str) -> str | None:
+    """The path of a model's file; None where it is not there, as in a workflow that was just
+    opened.
+    """
     if folder not in MODEL_FOLDERS:
         raise Unknown(
             message("nodes.not_a_model_folder", name=folder),
             message("nodes.ask_for_one_of", options=", ".join(MODEL_FOLDERS)),
         )
-    return listed(folder, model)[1]
+    try:
+        return listed(folder, model)[1]
+    except Unknown:
+        return None
 
 
 @lru_cache(maxsize=256)

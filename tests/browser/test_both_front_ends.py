@@ -95,6 +95,19 @@ def test_stock_loader_is_replaced_in_one_step(front_end, mode):
     front_end.wait_until(lambda: types_of(front_end.workflow()) == types_of(before))
 
 
+def test_replaced_loader_keeps_its_values_where_they_are_read_by_name(front_end, which, mode):
+    """As the newest front end does it where a person has chosen that."""
+    if which == NEWEST:
+        front_end.set("Comfy.Workflow.NamedValuesRestore", True)
+    front_end.load(workflow_of(STOCK, [BROKEN_LORA, 0.5]))
+    front_end.run_command("loralocksmith.swap.all")
+    assert front_end.value(2, "lora_name") == BROKEN_LORA
+    assert front_end.value(2, "strength_model") == 0.5
+    assert front_end.value(2, "mode") == "patch"
+    if which == NEWEST:
+        front_end.set("Comfy.Workflow.NamedValuesRestore", False)
+
+
 def test_stack_shows_its_rows(front_end, mode, picture):
     front_end.load(
         workflow_of(

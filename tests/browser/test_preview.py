@@ -202,6 +202,17 @@ def test_pytorch_file_is_no_fault_and_loads(opened, server, lora_file, picture, 
     )
 
 
+def test_model_that_is_not_there_is_no_fault(opened, mode):
+    """As in a workflow that was just opened: the file is told, and the console says nothing."""
+    model = f"not_downloaded_{mode}.safetensors"
+    opened.change(1, "unet_name", model)
+    opened.change(LOADER, "lora_name", KOHYA_LORA)
+    expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("10 modules")
+    expect(shown(opened, LOADER).locator(FIT)).to_have_text("")
+    assert [address for address in opened.requests if model in address]
+    assert opened.said == []
+
+
 def test_file_that_is_gone_is_not_asked_for(opened):
     opened.requests.clear()
     opened.change(LOADER, "lora_name", "no_such_file.safetensors")

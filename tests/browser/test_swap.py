@@ -4,80 +4,44 @@ front end.
 
 import itertools
 import json
-import uuid
-from typing import NamedTuple
 
 import pytest
-from front_end import FrontEnd, node
+from front_end import FrontEnd
 from playwright.sync_api import expect
+from swapping import (
+    ALL,
+    ALL_BACK,
+    BOXES,
+    CHOSEN,
+    CHOSEN_BACK,
+    LOADER_INPUTS,
+    LOADER_OUTPUTS,
+    OURS,
+    REPORT_OUTPUTS,
+    STACK,
+    TITLE,
+    Link,
+    by_id,
+    differences,
+    expect_told,
+    forget_messages,
+    look_for_changes,
+    opened,
+    overlaps,
+    prompt,
+    rows_of,
+    types,
+    undo_steps,
+    workflow_of,
+)
 from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, KOHYA_LORA
 
-OURS, STACK = "LocksmithLoadAndFixLoRA", "LocksmithLoRAStack"
-ALL, ALL_BACK = "loralocksmith.swap.all", "loralocksmith.swap.all_back"
-CHOSEN, CHOSEN_BACK = "loralocksmith.swap.chosen", "loralocksmith.swap.chosen_back"
 MODEL, CLIP, STRENGTH, STYLE, MODEL_ONLY, INSPECT, PREVIEW = range(
     1, 8
 )  # the nodes of stock_workflow()
 MUTED, BYPASSED = 2, 4
-LOADER_INPUTS = [("model", "MODEL"), ("clip", "CLIP")]
-LOADER_OUTPUTS = [("MODEL", "MODEL"), ("CLIP", "CLIP")]
-REPORT_OUTPUTS = [("report", "STRING"), ("report_json", "STRING")]
 
 
-class Link(NamedTuple):
-    """From an output of one node to an input of another."""
-
-    origin: int
-    output: int
-    target: int
-    name: str
-    type: str
-
-
-def workflow_of(nodes: list[tuple], links: list[Link], **parts) -> dict:
-    """A workflow as the front end saves it; a node is (id, type, inputs, outputs, widget values,
-    other parts).
-    """
-    made = {}
-    for place, (identifier, kind, inputs, outputs, values, extra) in enumerate(nodes):
-        made[identifier] = (
-            node(
-                identifier,
-                kind,
-                (40 + 340 * (place % 4), 60 + 300 * (place // 4), 300, 130),
-                [(name, type_, None) for name, type_ in inputs],
-                [(name, type_, []) for name, type_ in outputs],
-                values,
-            )
-            | extra
-        )
-    table = []
-    for number, link in enumerate(links, 1):
-        inputs = made[link.target]["inputs"]
-        slot = next((slot for slot, each in enumerate(inputs) if each["name"] == link.name), None)
-        if slot is None:  # a widget that another node sets
-            slot = len(inputs)
-            inputs.append(
-                {"name": link.name, "type": link.type, "widget": {"name": link.name}, "link": None}
-            )
-        inputs[slot]["link"] = number
-        made[link.origin]["outputs"][link.output]["links"].append(number)
-        table.append([number, link.origin, link.output, link.target, slot, link.type])
-    return {
-        "id": str(uuid.uuid4()),
-        "last_node_id": max(made),
-        "last_link_id": len(links),
-        "version": 0.4,
-        "groups": [],
-        "config": {},
-        "extra": {},
-        "nodes": list(made.values()),
-        "links": table,
-        **parts,
-    }
-
-
-PLACES = itertools.cycle(range(600, 800, 20))  # free ones, next to each other
 STRENGTHS = itertools.count(1)  # the server runs again only what is new
 
 
@@ -154,55 +118,11 @@ def before(front_end: FrontEnd, mode: str) -> dict:
     return opened(front_end, stock_workflow())
 
 
-def opened(front_end: FrontEnd, workflow: dict) -> dict:
-    """Open a workflow, and give it as it is saved; nodes grow when they are drawn first."""
-    forget_messages(front_end)
-    front_end.load(workflow)
-    front_end.settle()
-    look_for_changes(front_end)
-    return front_end.workflow()
-
-
-def look_for_changes(front_end: FrontEnd) -> None:
-    """Have the front end look for changes, as it does at every click; never twice at one place,
-    which would open its search.
-    """
-    front_end.page.mouse.click(next(PLACES), 850)
-
-
-def prompt(front_end: FrontEnd) -> dict:
-    """The open workflow in the form the server runs."""
-    return front_end.page.evaluate("async () => (await app.graphToPrompt()).output")
-
-
-def by_id(workflow: dict) -> dict:
-    return {each["id"]: each for each in workflow["nodes"]}
-
-
-def types(workflow: dict) -> dict:
-    return {each["id"]: each["type"] for each in workflow["nodes"]}
-
-
-def undo_steps(front_end: FrontEnd) -> int:
-    return front_end.page.evaluate(
-        "app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
-    )
-
-
 def choose(front_end: FrontEnd, *nodes: int) -> None:
     front_end.page.evaluate(
         "nodes => app.canvas.selectItems(nodes.map((node) => app.canvas.graph.getNodeById(node)))",
         list(nodes),
     )
-
-
-def forget_messages(front_end: FrontEnd) -> None:
-    front_end.page.evaluate("app.extensionManager.toast.removeAll()")
-
-
-def expect_told(front_end: FrontEnd, words: str) -> None:
-    """Wait until a message with these words is shown."""
-    expect(front_end.page.get_by_text(words).locator("visible=true").first).to_be_visible()
 
 
 def expect_replaced(front_end: FrontEnd, before: dict, kinds: dict[int, str]) -> None:
@@ -212,11 +132,6 @@ def expect_replaced(front_end: FrontEnd, before: dict, kinds: dict[int, str]) ->
     front_end.wait_until(lambda: types(front_end.workflow()) == types(before) | kinds)
     expect_told(front_end, "LoRA loaders replaced")
     forget_messages(front_end)
-
-
-def differences(before: dict, after: dict) -> set:
-    """The parts in which two nodes of a workflow differ."""
-    return {part for part in before | after if before.get(part) != after.get(part)}
 
 
 def test_all_are_replaced_and_keep_what_they_had(front_end, before, picture):
@@ -238,6 +153,7 @@ def test_all_are_replaced_and_keep_what_they_had(front_end, before, picture):
             "widgets_values",
             "size",
             "properties",
+            "widgets_values_named",
         }, changed
     assert [new[STYLE]["title"], new[STYLE]["flags"], new[STYLE]["color"]] == [
         "My style",
@@ -486,10 +402,6 @@ def foreign_workflow(loaders: list[tuple], links: list[Link] = ()) -> dict:
         )
     )
     return workflow_of(nodes, [*table, Link(last, 0, inspect, "model", "MODEL")])
-
-
-def rows_of(workflow: dict, node: int) -> list[dict]:
-    return json.loads(by_id(workflow)[node]["widgets_values"][0])
 
 
 POWER_ROWS = [
@@ -742,12 +654,6 @@ def test_what_cannot_be_replaced_without_loss_is_left_and_told(front_end, loader
     expect_told(front_end, reason)
 
 
-ROOM = 5  # units nodes may come nearer than they were
-TITLE = 30
-BOXES = """() => app.canvas.graph.nodes.map(({ id, pos, size, flags }) => ({ id: Number(id), x: pos[0], y: pos[1] - 30, width: size[0],
-    bottom: flags.collapsed ? pos[1] : pos[1] + size[1] }))"""
-
-
 def dense_workflow() -> dict:
     """Two columns of stock loaders, one close below the other, and something below each; the second
     column is in a group.
@@ -796,16 +702,6 @@ def dense_workflow() -> dict:
         "flags": {},
     }
     return workflow_of([*nodes, inspect, note, pinned], links, groups=[group])
-
-
-def overlaps(boxes: list[dict]) -> list[tuple[int, int]]:
-    return [
-        (one["id"], other["id"])
-        for one, other in itertools.combinations(boxes, 2)
-        if min(one["bottom"], other["bottom"]) - max(one["y"], other["y"]) > ROOM
-        and min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
-        > ROOM
-    ]
 
 
 def test_swapped_loaders_have_room(front_end, mode, picture):

@@ -279,6 +279,13 @@ def test_a_model_whose_header_does_not_tell_what_it_is_gives_no_fit(routes, serv
             (models / model).unlink()
 
 
+@pytest.mark.parametrize("folder", ["checkpoints", "diffusion_models", "unet_gguf"])
+def test_a_model_that_is_not_there_gives_no_fit(routes, folder):
+    """As in a workflow that was just opened; unet_gguf is a folder of another pack."""
+    status, told = routes.ask("file", name=BROKEN_LORA, model_folder=folder, model="no.safetensors")
+    assert status == 200 and told["fit"] is None and told["total"] == 22
+
+
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_only_listed_names_are_read(routes, loras, name):
     (loras.parent / "secret.safetensors").write_bytes(save(simpletuner_broken_lora()))
@@ -286,10 +293,10 @@ def test_only_listed_names_are_read(routes, loras, name):
         refused(routes.ask("file", name=name), 404 if name else 400)
         refused(routes.ask("file", name=name, full=1), 404 if name else 400)
         if name:
-            refused(
-                routes.ask("file", name=BROKEN_LORA, model_folder="diffusion_models", model=name),
-                404,
-            )
+            told = routes.ask(
+                "file", name=BROKEN_LORA, model_folder="diffusion_models", model=name
+            )[1]
+            assert told["fit"] is None
         refused(routes.tell({"name": name, "dialect": "comfyui", "filename": "out"}), 404)
         assert not (loras / "out.safetensors").exists()
     finally:
@@ -298,7 +305,7 @@ def test_only_listed_names_are_read(routes, loras, name):
 
 @pytest.mark.parametrize(
     "folder",
-    ["loras", "vae", "configs", "custom_nodes", "none", "../models", "\0", "unet_gguf", ""],
+    ["loras", "vae", "configs", "custom_nodes", "none", "../models", "\0", ""],
 )
 def test_only_folders_of_models_are_read(routes, folder):
     refused(routes.ask("file", name=BROKEN_LORA, model_folder=folder, model=BROKEN_LORA), 404)

@@ -11,7 +11,13 @@ import demo
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from tiny_models import BROKEN_LORA, DIFFUSERS_LORA, KOHYA_LORA, simpletuner_broken_lora
+from tiny_models import (
+    BROKEN_LORA,
+    DIFFUSERS_LORA,
+    KOHYA_LORA,
+    encoder_lora,
+    simpletuner_broken_lora,
+)
 
 STACK = "LocksmithLoRAStack"
 
@@ -121,6 +127,52 @@ def test_folders_may_be_separated_as_windows_does(bench):
     finally:
         path.unlink()
     assert torch.equal(latent, bench.stock(DIFFUSERS_LORA))
+
+
+ENCODER_LORA = "with_text_encoder.safetensors"
+
+
+def without_model(bench, loras):
+    """(a prompt in which the stack is connected to the text encoder alone, the stack)."""
+    prompt, stack = of_bench(bench, loras)
+    model = prompt[stack]["inputs"].pop("model")
+    for spec in prompt.values():
+        spec["inputs"] |= {
+            name: model for name, value in spec["inputs"].items() if value == [stack, 0]
+        }
+    return prompt, stack
+
+
+def test_a_stack_on_the_text_encoder_alone_does_what_stock_does_there(bench, lora_file):
+    lora_file(ENCODER_LORA, save(encoder_lora()))
+    rows = [row(ENCODER_LORA, 0.0), row(ENCODER_LORA, 0.75), row(ENCODER_LORA) | {"on": False}]
+    prompt, stack = without_model(bench, rows)
+    found = bench._run(prompt)
+    assert torch.equal(
+        found.latent, bench.stock(ENCODER_LORA, strength_model=0.0, strength_clip=0.75)
+    )
+    assert not torch.equal(found.latent, bench.bare())
+    told = json.loads(found.entry["outputs"][stack]["report_json"][0])
+    assert [report.get("modules", {}).get("placed") for report in told["rows"]] == [None, 2, None]
+
+
+def test_a_stack_without_a_model_says_so_where_its_model_is_used(bench):
+    prompt, stack = of_bench(bench, [row(DIFFUSERS_LORA)])
+    del prompt[stack]["inputs"]["model"]
+    with pytest.raises(comfy_server.PromptError, match="nothing is connected to the stack's input"):
+        bench.server.run(prompt)
+
+
+def test_a_stack_that_is_connected_to_nothing_says_what_to_connect(bench):
+    prompt, stack = without_model(bench, [row(DIFFUSERS_LORA)])
+    clip = prompt[stack]["inputs"].pop("clip")
+    for spec in prompt.values():
+        spec["inputs"] |= {
+            key: clip for key, value in spec["inputs"].items() if value == [stack, 1]
+        }
+    prompt["shown"] = {"class_type": "PreviewAny", "inputs": {"source": [stack, 2]}}
+    with pytest.raises(comfy_server.PromptError, match="neither a model nor a text encoder"):
+        bench.server.run(prompt)
 
 
 def test_what_is_worth_knowing_is_told(bench, lora_file):

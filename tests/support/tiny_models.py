@@ -273,6 +273,15 @@ def kohya_lora(**options) -> dict:
     return lora_state_dict(modules, ".lora_down.weight", ".lora_up.weight", ".alpha", **options)
 
 
+def encoder_lora(**options) -> dict:
+    """The same as kohya_lora(), and two modules of the text encoder CLIP-L."""
+    wide, narrow = 4 * TEXT_WIDTH, TEXT_WIDTH
+    layer = "lora_te1_text_model_encoder_layers_0_mlp"
+    modules = {f"{layer}_fc1": (wide, narrow), f"{layer}_fc2": (narrow, wide)}
+    encoder = lora_state_dict(modules, ".lora_down.weight", ".lora_up.weight", ".alpha", **options)
+    return kohya_lora(**options) | encoder
+
+
 def write_loras(folder: Path) -> None:
     from safetensors.torch import save_file
 

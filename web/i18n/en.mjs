@@ -148,6 +148,7 @@ export const ENGLISH = {
   swapOutput: "Another node uses an output that the new node does not have. Unlink it first.",
   swapInput: "Another node sets {name}, which the new node does not have. Unlink it first.",
   swapBlocks: "It gives blocks or layers weights of their own.",
+  swapLayers: "It has layer weights, which the stock loader does not know.",
   swapNoName: "It names no LoRA.",
   swapUnreadable: "Its values are not as expected.",
   swapUnlisted: "There is no LoRA {name}, or more than one.",

@@ -148,6 +148,7 @@ export const CHINESE = {
   swapOutput: "其他节点使用了新节点没有的输出，请先断开该连接。",
   swapInput: "其他节点设定了 {name}，而新节点没有这一项，请先断开该连接。",
   swapBlocks: "它为各个块或层设了不同的权重。",
+  swapLayers: "它设置了分层权重，自带加载器不支持。",
   swapNoName: "它没有选择 LoRA。",
   swapUnreadable: "它的数值与预期不符。",
   swapUnlisted: "没有名为 {name} 的 LoRA，或不止一个。",

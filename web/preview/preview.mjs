@@ -1,7 +1,7 @@
 /** Tells what a LoRA file is before anything runs, and which model file a node is wired to. */
 
 import { allNodes, widgetOf } from "../shared/graph.mjs";
-import { ask, Refusal } from "../shared/server.mjs";
+import { ask } from "../shared/server.mjs";
 import { language } from "../i18n/words.mjs";
 
 /**
@@ -34,13 +34,13 @@ const remembered = new Map();
  * @param {ModelFile | null} [model]
  * @param {AbortSignal} [signal] ends the waiting
  * @returns {Promise<any>}
- * @throws {Refusal} where the file is not listed, or the server does not answer
+ * @throws {import("../shared/server.mjs").Refusal} where the file is not listed, or the server does not answer
  */
 export async function previewOf(name, model, signal) {
   const key = JSON.stringify([name, model?.folder, model?.name, language()]);
   const known = remembered.get(key);
   if (known && known.until > Date.now()) return known.answer;
-  const answer = await askFor(name, model, signal);
+  const answer = await ask("file", model ? { name, model_folder: model.folder, model: model.name } : { name }, signal);
   remembered.delete(key);
   remembered.set(key, { until: Date.now() + SECONDS_REMEMBERED * 1000, answer });
   if (remembered.size > MAX_REMEMBERED) remembered.delete(/** @type {string} */ (remembered.keys().next().value));
@@ -50,21 +50,6 @@ export async function previewOf(name, model, signal) {
 /** Ask anew from now on, because files may have changed. */
 export function forgetPreviews() {
   remembered.clear();
-}
-
-/**
- * @param {string} name
- * @param {ModelFile | null | undefined} model
- * @param {AbortSignal | undefined} signal
- */
-async function askFor(name, model, signal) {
-  if (!model) return ask("file", { name }, signal);
-  try {
-    return await ask("file", { name, model_folder: model.folder, model: model.name }, signal);
-  } catch (fault) {
-    if (!(fault instanceof Refusal)) throw fault;
-    return ask("file", { name }, signal); // the model cannot be told; the file may be
-  }
 }
 
 /**

@@ -7,6 +7,18 @@
  */
 
 const STRONGEST = 100;
+const MAX_IN_VIEW = 12;
+const ROW = 30; // pixels, as in stack.css
+
+/**
+ * The height that rows take at least, in pixels; more of them than are in view scroll.
+ *
+ * @param {number} count
+ * @param {number} [most] that are in view
+ */
+export function heightOfRows(count, most = MAX_IN_VIEW) {
+  return ROW * Math.max(1, Math.min(count, most));
+}
 
 /**
  * The rows a text stands for; null where it stands for none.

@@ -9,7 +9,7 @@ import { listedAs } from "../shared/names.mjs";
 import { panelOf } from "../shared/panel.mjs";
 import { forgetPreviews, modelWiredTo, previewOf } from "../preview/preview.mjs";
 import { Away, whenServerIsBack } from "../shared/server.mjs";
-import { moved, readRows, writeRows } from "./rows.mjs";
+import { heightOfRows, moved, readRows, writeRows } from "./rows.mjs";
 import { StackView } from "./view.mjs";
 import { say, tellAll, translationsOf } from "../i18n/words.mjs";
 
@@ -17,8 +17,6 @@ import { say, tellAll, translationsOf } from "../i18n/words.mjs";
 
 const LISTING = "LocksmithLoadAndFixLoRA"; // the node that lists the files
 const SHOW_CLIP = "loralocksmith.stack.clip";
-const MAX_IN_VIEW = 12;
-const ROW = 30; // pixels, as in stack.css
 const AROUND = 68; // above and below the rows
 const MARGIN = 6;
 const MIN_WIDTH = 440;
@@ -71,7 +69,7 @@ class Stack {
       socketless: true,
       margin: MARGIN,
       getMinHeight: () => this.leastHeight,
-      getMaxHeight: () => heightOf(this.list.length),
+      getMaxHeight: () => AROUND + 2 * MARGIN + heightOfRows(this.list.length, Infinity),
       getValue: () => this.text,
       setValue: (/** @type {unknown} */ value) => this.read(value),
     });
@@ -90,7 +88,7 @@ class Stack {
   }
 
   get leastHeight() {
-    return heightOf(Math.min(this.list.length, MAX_IN_VIEW));
+    return AROUND + 2 * MARGIN + heightOfRows(this.list.length);
   }
 
   /**
@@ -249,11 +247,6 @@ function withChooser(use) {
 
 function tellAway() {
   app.extensionManager.toast.add({ severity: "warn", summary: say("stackAdd"), detail: new Away().message, life: 5000 });
-}
-
-/** @param {number} rows */
-function heightOf(rows) {
-  return AROUND + 2 * MARGIN + ROW * Math.max(rows, 1);
 }
 
 /** @returns {Generator<Stack>} */

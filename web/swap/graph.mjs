@@ -10,18 +10,21 @@ import { Left } from "./loaders.mjs";
  */
 
 /**
- * What a node becomes: a type; the values of its widgets that are not the usual ones; the names its inputs get, without those that
- * have no like; how many of its outputs stay; the properties it gets (undefined: loses); its size, if that is known; nodes whose work
- * it takes over.
+ * What a node becomes: a type; the values of its widgets that are not the usual ones; the names its inputs and the slots its outputs
+ * get, without those that have no like; the properties it gets (undefined: loses); its size, if that is known, or how much higher than
+ * a new node it is; nodes whose work it takes over; where its widgets are more than a new node's, their names; what it is where the
+ * front end has no such node.
  *
- * @typedef {{type: string, values: Record<string, unknown>, inputs: Record<string, string>, outputs: number,
- *            properties?: Record<string, unknown>, size?: number[], takenOver?: any[]}} Change
+ * @typedef {{type: string, values: Record<string, unknown>, inputs: Record<string, string>, outputs: Record<number, number>,
+ *            properties?: Record<string, unknown>, size?: number[], height?: number, takenOver?: any[], widgets?: string[],
+ *            blank?: Blank}} Change
  */
 
 /** What stays as it is, whatever a node becomes. */
 const KEPT = ["id", "pos", "flags", "order", "mode", "color", "bgcolor", "boxcolor", "shape", "showAdvanced"];
-/** What says which pack a node's type is from. */
-const ORIGIN = ["cnr_id", "aux_id", "ver", "Node name for S&R"];
+/** The properties that say which pack a node's type is from. */
+export const PACK = ["cnr_id", "aux_id", "ver"];
+const OF_TYPE = [...PACK, "Node name for S&R"];
 /** The node's id at the end of a link that ends in the open, which only reroutes have. */
 const OPEN_END = -1;
 const LINK_PARTS = ["id", "origin_id", "origin_slot", "target_id", "target_slot", "type"];
@@ -113,24 +116,36 @@ export function inputOf(node, link) {
  * @throws {Left}
  */
 export function changeNode(graph, node, change, makeBlank) {
-  const blank = makeBlank(change.type);
+  const blank = makeBlank(change.type) ?? change.blank;
   if (!blank) throw new Left("swapNoType", { type: change.type });
   const fresh = structuredClone(blank.saved);
   const into = linksInto(graph, node).filter((link) => !feeds(change.takenOver, link));
   const outOf = linksOutOf(graph, node);
   const slots = into.map((link) => slotFor(node, link, change, fresh));
-  if (outOf.some((link) => link.get("origin_slot") >= change.outputs)) throw new Left("swapOutput");
+  if (outOf.some((link) => !(link.get("origin_slot") in change.outputs))) throw new Left("swapOutput");
   into.forEach((link, i) => wireInput(node, link, fresh.inputs[slots[i]], slots[i]));
-  for (const [slot, output] of (fresh.outputs ?? []).entries()) wireOutput(outOf, slot, output, node.outputs?.[slot]);
-  fresh.widgets_values = blank.widgets.map((name, i) => change.values[name] ?? fresh.widgets_values[i]);
+  for (const link of outOf) link.set("origin_slot", change.outputs[link.get("origin_slot")]);
+  for (const [slot, output] of (fresh.outputs ?? []).entries()) wireOutput(outOf, slot, output, outputBefore(node, slot, change));
+  setValues(fresh, change.widgets ?? blank.widgets, change.values);
   for (const part of KEPT) if (node[part] !== undefined) fresh[part] = node[part];
   fresh.properties = propertiesOf(node, fresh, change);
-  fresh.size = change.size ?? sizeOf(node, fresh, makeBlank(node.type)?.saved);
+  fresh.size = change.size ?? sizeOf(node, fresh, change, makeBlank(node.type)?.saved);
   if (node.title && node.title !== node.type) fresh.title = node.title;
   else delete fresh.title;
   graph.nodes[graph.nodes.indexOf(node)] = fresh;
   for (const other of change.takenOver ?? []) remove(graph, other);
   return fresh;
+}
+
+/**
+ * @param {any} fresh
+ * @param {string[]} names of its widgets
+ * @param {Record<string, unknown>} values that are not the usual ones
+ */
+function setValues(fresh, names, values) {
+  fresh.widgets_values = names.map((name, i) => values[name] ?? fresh.widgets_values[i]);
+  // Newer front ends save them by name too, and may read only that.
+  if (fresh.widgets_values_named) fresh.widgets_values_named = Object.fromEntries(names.map((name, i) => [name, fresh.widgets_values[i]]));
 }
 
 /**
@@ -163,9 +178,18 @@ function slotFor(node, link, change, fresh) {
  */
 function wireInput(node, link, input, slot) {
   const before = node.inputs[link.get("target_slot")];
-  if (before.label) input.label = before.label;
+  if (before.label && before.label !== before.localized_name) input.label = before.label;
   if (link.get("origin_id") !== OPEN_END) input.link = link.get("id");
   link.set("target_slot", slot);
+}
+
+/**
+ * @param {any} node
+ * @param {number} slot of the fresh node
+ * @param {Change} change
+ */
+function outputBefore(node, slot, change) {
+  return node.outputs?.find((/** @type {any} */ _, /** @type {number} */ old) => change.outputs[old] === slot);
 }
 
 /**
@@ -176,7 +200,8 @@ function wireInput(node, link, input, slot) {
  */
 function wireOutput(links, slot, output, before) {
   const own = links.filter((link) => link.get("origin_slot") === slot && link.get("target_id") !== OPEN_END);
-  output.links = own.map((link) => link.get("id"));
+  const isUnset = !own.length && before?.links === null;
+  output.links = isUnset ? null : own.map((link) => link.get("id"));
   if (before?.label) output.label = before.label;
 }
 
@@ -187,22 +212,24 @@ function wireOutput(links, slot, output, before) {
  */
 function propertiesOf(node, fresh, change) {
   const properties = { ...node.properties };
-  for (const name of ORIGIN) delete properties[name];
+  for (const name of OF_TYPE) delete properties[name];
   const merged = { ...properties, ...fresh.properties, ...change.properties };
   return Object.fromEntries(Object.entries(merged).filter(([, value]) => value !== undefined));
 }
 
 /**
- * The size with which a node is as much higher than it must be as it was before; the front end widens what is too narrow.
+ * The size with which a node is as much higher than it must be as it was before, unless the change says how much; the front end widens
+ * what is too narrow.
  *
  * @param {any} node
  * @param {any} fresh
+ * @param {Change} change
  * @param {any} before a new node of the type it had
  */
-function sizeOf(node, fresh, before) {
+function sizeOf(node, fresh, change, before) {
   const [width, height] = [0, 1].map((axis) => Number(node.size?.[axis] ?? 0));
   const [widest, highest] = fresh.size;
-  return [width || widest, highest + (before ? Math.max(0, height - before.size[1]) : 0)];
+  return [width || widest, highest + (change.height ?? (before ? Math.max(0, height - before.size[1]) : 0))];
 }
 
 /**

@@ -1,9 +1,13 @@
 /** The LoRA loaders and hooks of the host and of other packs, and how their saved nodes are read. */
 
+import { GROUPED, rowsOfGroup } from "./grouped.mjs";
+
 export const LOADER = "LocksmithLoadAndFixLoRA";
 export const STACK = "LocksmithLoRAStack";
 export const HOOK = "LocksmithCreateHookLoRA";
 export const TO_STOCK = "stock";
+/** The property in which ours keeps the type of the host's loader it was. */
+export const FROM = "locksmith_from";
 
 /** @typedef {"ours" | "stock"} Direction what nodes become */
 
@@ -66,6 +70,7 @@ export const SINGLES = {
 
 /** @type {Record<string, Multiple>} */
 export const MULTIPLES = {
+  ...Object.fromEntries(Object.keys(GROUPED).map((type) => [type, { rows: rowsOfHost }])),
   "Power Lora Loader (rgthree)": { rows: rowsOfPowerLoader },
   "Lora Loader Stack (rgthree)": {
     widgets: named(4, (i) => [`lora_0${i}`, `strength_0${i}`]),
@@ -120,11 +125,12 @@ export const MULTIPLES = {
 };
 
 /**
- * @param {string} type of a node
+ * @param {{type?: string, properties?: any}} node
  * @param {Direction} direction
  */
-export function canReplace(type, direction) {
-  return direction === TO_STOCK ? type === LOADER || type === HOOK : type in SINGLES || (type in MULTIPLES && !MULTIPLES[type].makes);
+export function canReplace({ type = "", properties }, direction) {
+  if (direction === TO_STOCK) return type === LOADER || type === HOOK || (type === STACK && properties?.[FROM] in GROUPED);
+  return type in SINGLES || (type in MULTIPLES && !MULTIPLES[type].makes);
 }
 
 /**
@@ -228,6 +234,16 @@ function isStrength(value) {
 function weighsAllBlocksAlike({ inverse, bypass, block_vector }) {
   if (inverse !== false || bypass !== false || typeof block_vector !== "string") return false;
   return block_vector.trim().split(/[\s,]+/).every((weight) => Number(weight) === 1);
+}
+
+/**
+ * @param {Values} _values
+ * @param {any} node
+ */
+function rowsOfHost(_values, node) {
+  const rows = rowsOfGroup(node);
+  if (!rows) throw new Left("swapUnreadable");
+  return rows;
 }
 
 /**

@@ -1,10 +1,14 @@
 /** Decides which node a LoRA loader becomes, ours or the stock one. */
 
-import { changeNode, inputOf, isRerouted, linksInto, linksOutOf } from "./graph.mjs";
+import { changeNode, inputOf, isRerouted, linksInto, linksOutOf, PACK } from "./graph.mjs";
+import { GROUPED, isOfRow, missingBlank, rowsOfGroup, widgetOf, widgetsFor } from "./grouped.mjs";
 import {
-  canReplace, HOOK, Left, listedName, LOADER, makesHook, MULTIPLES, rowOfSingle, rowsOfMultiple, SINGLES, STACK, TO_STOCK, valuesOf,
+  canReplace, FROM, HOOK, Left, listedName, LOADER, makesHook, MULTIPLES, rowOfSingle, rowsOfMultiple, SINGLES, STACK, TO_STOCK,
+  valuesOf,
 } from "./loaders.mjs"; // prettier-ignore
 import { makeRoom } from "./room.mjs";
+import { giveBackPromoted } from "./promoted.mjs";
+import { heightOfRows, readRows } from "../stack/rows.mjs";
 
 /**
  * @typedef {import("./loaders.mjs").Direction} Direction
@@ -19,8 +23,8 @@ import { makeRoom } from "./room.mjs";
  * @typedef {(graph: string, node: string) => boolean} Wanted
  */
 
-/** The properties in which a node keeps what it needs to become again what it was. */
-const FROM = "locksmith_from";
+/** The properties in which a node keeps what it needs, beside its type, to become again what it was. */
+const FROM_PACK = "locksmith_pack";
 const SIZE = "locksmith_size";
 const ON_UNMATCHED = "locksmith_on_unmatched";
 /** The inputs that ours has in common with the stock loader. */
@@ -35,6 +39,7 @@ const FROM_HOST = /^LoraLoader(Bypass)?(ModelOnly)?$/;
 const OF_HOOK = ["lora_name", "strength_model", "strength_clip", "prev_hooks"];
 const STOCK_HOOK = "CreateHookLora";
 const STOCK_HOOK_MODEL_ONLY = "CreateHookLoraModelOnly";
+const [ONE_OUTPUT, BOTH_OUTPUTS] = [{ 0: 0 }, { 0: 0, 1: 1 }];
 
 /**
  * Replace nodes of a workflow.
@@ -44,9 +49,10 @@ const STOCK_HOOK_MODEL_ONLY = "CreateHookLoraModelOnly";
  * @param {Wanted} isWanted
  * @param {MakeBlank} makeBlank
  * @param {string[]} listed names of LoRA files
+ * @param {import("./promoted.mjs").Opened} [opened] what the nodes of subgraphs were set to when the workflow was opened
  * @returns {{done: {graph: string, node: string}[], left: {node: any, reason: Left}[]}}
  */
-export function replaceIn(workflow, direction, isWanted, makeBlank, listed) {
+export function replaceIn(workflow, direction, isWanted, makeBlank, listed, opened = new Map()) {
   /** @type {ReturnType<typeof replaceIn>} */
   const result = { done: [], left: [] };
   for (const graph of [workflow, ...(workflow.definitions?.subgraphs ?? [])]) {
@@ -54,7 +60,7 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, listed) {
     const grown = new Map();
     for (const node of [...graph.nodes]) {
       const place = { graph: String(graph.id), node: String(node.id) };
-      if (!canReplace(node.type, direction) || !isWanted(place.graph, place.node)) continue;
+      if (!canReplace(node, direction) || !isWanted(place.graph, place.node)) continue;
       try {
         const change = direction === TO_STOCK ? toStock(graph, node, makeBlank) : toOurs(graph, node, listed);
         const fresh = changeNode(graph, node, change, makeBlank);
@@ -68,6 +74,7 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, listed) {
     }
     makeRoom(graph, grown);
   }
+  if (result.done.length) giveBackPromoted(workflow, opened);
   return result;
 }
 
@@ -79,18 +86,16 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, listed) {
  * @throws {Left}
  */
 function toOurs(graph, node, listed) {
+  if (node.type in GROUPED) return groupToOurs(graph, node, listed);
   if (!(node.type in SINGLES)) return toStack(graph, node, listed);
   const row = rowOfSingle(node);
   if (makesHook(node.type)) return toOurHook(node, row);
-  const sockets = { model: "model", clip: "clip" };
-  if (!row.on) return { type: STACK, values: { loras: JSON.stringify([row]), mode: PATCH }, inputs: sockets, outputs: 2 };
-  const { name: lora_name, strength: strength_model, strength_clip = row.strength } = row;
+  if (!row.on) return stackOf([row], { model: "model", clip: "clip" }, BOTH_OUTPUTS);
   return {
-    type: LOADER,
-    values: { lora_name, strength_model, strength_clip, mode: SINGLES[node.type].mode ?? PATCH, on_unmatched: node.properties?.[ON_UNMATCHED] },
+    ...loaderOf(row, SINGLES[node.type].mode, node.properties?.[ON_UNMATCHED]),
     inputs: alike(SHARED),
-    outputs: isModelOnly(node) ? 1 : 2,
-    properties: { ...(FROM_HOST.test(node.type) ? { [FROM]: node.type, [SIZE]: node.size } : {}), [ON_UNMATCHED]: undefined },
+    outputs: isModelOnly(node) ? ONE_OUTPUT : BOTH_OUTPUTS,
+    properties: FROM_HOST.test(node.type) ? keptOf(node) : { [ON_UNMATCHED]: undefined },
   };
 }
 
@@ -104,7 +109,7 @@ function toOurHook(node, { name: lora_name, strength: strength_model, strength_c
     type: HOOK,
     values: { lora_name, strength_model, strength_clip },
     inputs: alike(OF_HOOK),
-    outputs: 1,
+    outputs: ONE_OUTPUT,
     properties: { [FROM]: node.type, [SIZE]: node.size },
   };
 }
@@ -123,7 +128,7 @@ function toStocksHook(graph, node, makeBlank) {
     type: leavesClip && wasModelOnly ? STOCK_HOOK_MODEL_ONLY : STOCK_HOOK,
     values,
     inputs: alike(OF_HOOK),
-    outputs: 1,
+    outputs: ONE_OUTPUT,
     size: node.properties?.[SIZE],
     properties: { [FROM]: undefined, [SIZE]: undefined },
   };
@@ -136,6 +141,47 @@ function toStocksHook(graph, node, makeBlank) {
  */
 function alike(names) {
   return Object.fromEntries(names.map((name) => [name, name]));
+}
+
+/**
+ * @param {Row} row
+ * @param {string} mode
+ * @param {string} [on_unmatched]
+ */
+function loaderOf({ name: lora_name, strength: strength_model, strength_clip = strength_model }, mode = PATCH, on_unmatched) {
+  return { type: LOADER, values: { lora_name, strength_model, strength_clip, mode, on_unmatched } };
+}
+
+/**
+ * @param {Row[]} rows
+ * @param {Change["inputs"]} inputs
+ * @param {Change["outputs"]} outputs
+ * @returns {Change}
+ */
+function stackOf(rows, inputs, outputs) {
+  const height = heightOfRows(rows.length) - heightOfRows(0);
+  return { type: STACK, values: { loras: JSON.stringify(rows), mode: PATCH }, inputs, outputs, height };
+}
+
+/**
+ * The properties in which ours keeps what a loader of the host was.
+ *
+ * @param {any} node
+ * @returns {Record<string, unknown>}
+ */
+function keptOf({ type, size, properties = {} }) {
+  const pack = Object.fromEntries(PACK.filter((name) => name in properties).map((name) => [name, properties[name]]));
+  return { [FROM]: type, [SIZE]: size, [FROM_PACK]: Object.keys(pack).length ? pack : undefined, [ON_UNMATCHED]: undefined };
+}
+
+/**
+ * @param {any} node ours
+ * @param {string} on_unmatched
+ * @returns {Record<string, unknown>}
+ */
+function givenBack({ properties }, on_unmatched) {
+  const kept = on_unmatched === "error" ? on_unmatched : undefined;
+  return { ...properties?.[FROM_PACK], [FROM]: undefined, [SIZE]: undefined, [FROM_PACK]: undefined, [ON_UNMATCHED]: kept };
 }
 
 /** @param {any} node */
@@ -155,13 +201,29 @@ function toStack(graph, node, listed) {
   const unknown = files.find(({ name }) => !listed.includes(name) && !/\.\w+$/.test(name));
   if (unknown) throw new Left("swapUnlisted", { name: unknown.name });
   const { clip = "clip" } = MULTIPLES[node.type];
-  return {
-    type: STACK,
-    values: { loras: JSON.stringify(files), mode: PATCH },
-    inputs: { model: "model", [clip]: "clip" },
-    outputs: 2,
-    takenOver: nodes,
-  };
+  return { ...stackOf(files, { model: "model", [clip]: "clip" }, BOTH_OUTPUTS), takenOver: nodes };
+}
+
+/**
+ * A loader of the host with rows of widgets becomes a stack; or, where something sets the widgets of its only row, a loader, whose
+ * widgets can be set too.
+ *
+ * @param {any} graph
+ * @param {any} node
+ * @param {string[]} listed
+ * @returns {Change}
+ */
+function groupToOurs(graph, node, listed) {
+  const { socket, slot } = GROUPED[node.type];
+  const kept = { [ON_UNMATCHED]: node.properties?.[ON_UNMATCHED] };
+  const stack = toStack(graph, node, listed);
+  const change = { ...stack, values: { ...stack.values, ...kept }, inputs: { [socket]: socket }, outputs: { 0: slot }, properties: keptOf(node) };
+  const isSet = linksInto(graph, node).some((link) => isOfRow(inputOf(node, link)));
+  const [row, ...others] = rowsOfGroup(node) ?? [];
+  if (!row) throw new Left("swapNoName");
+  if (!isSet || !row?.on || others.length || socket !== "model") return change;
+  const inputs = { model: "model", [widgetOf(row.number, "lora_name")]: "lora_name", [widgetOf(row.number, "strength")]: "strength_model" };
+  return { ...loaderOf(row, PATCH, kept[ON_UNMATCHED]), inputs, outputs: ONE_OUTPUT, properties: keptOf(node) };
 }
 
 /**
@@ -205,16 +267,46 @@ function servesOnly(graph, maker) {
  */
 function toStock(graph, node, makeBlank) {
   if (makesHook(node.type)) return toStocksHook(graph, node, makeBlank);
-  const { on_unmatched, mode, ...values } = valuesOf(node, makeBlank(LOADER)?.widgets ?? []);
-  const usesClip = usedOf(graph, node).some((name) => name === "clip" || name === "strength_clip");
+  const { on_unmatched, mode, layer_weights, ...values } = valuesOf(node, makeBlank(node.type)?.widgets ?? []);
+  if (layer_weights) throw new Left("swapLayers");
+  const used = usedOf(graph, node);
+  const usesClip = used.some((name) => name === "clip" || name === "strength_clip");
+  const kept = { size: node.properties?.[SIZE], properties: givenBack(node, on_unmatched) };
+  if (node.properties?.[FROM] in GROUPED && (node.type === STACK || !usesClip)) return { ...toGroup(node, values, used, makeBlank), ...kept };
   const isModelLoader = !usesClip && !String(node.properties?.[FROM]).match(/^LoraLoader(Bypass)?$/);
   return {
     type: `LoraLoader${mode === "bypass" ? "Bypass" : ""}${isModelLoader ? "ModelOnly" : ""}`,
     values,
     inputs: alike(SHARED),
-    outputs: isModelLoader ? 1 : 2,
-    size: node.properties?.[SIZE],
-    properties: { [FROM]: undefined, [SIZE]: undefined, [ON_UNMATCHED]: on_unmatched === "error" ? on_unmatched : undefined },
+    outputs: isModelLoader ? ONE_OUTPUT : BOTH_OUTPUTS,
+    ...kept,
+  };
+}
+
+/**
+ * @param {any} node ours, that was a loader of the host with rows of widgets
+ * @param {Record<string, any>} values of its widgets
+ * @param {string[]} used names of what is linked
+ * @param {MakeBlank} makeBlank
+ * @returns {Change}
+ * @throws {Left}
+ */
+function toGroup(node, values, used, makeBlank) {
+  const type = node.properties[FROM];
+  const { socket, slot } = GROUPED[type];
+  const { loras, lora_name: name, strength_model: strength } = values;
+  const rows = node.type === STACK ? readRows(loras) : [{ on: true, name, strength }];
+  if (!rows) throw new Left("swapUnreadable");
+  if (!rows.length) throw new Left("swapNoName");
+  if (rows.some((row) => /** @type {Row} */ (row).blocks)) throw new Left("swapLayers");
+  const ofRow = { lora_name: widgetOf(0, "lora_name"), strength_model: widgetOf(0, "strength") };
+  const isSet = Object.keys(ofRow).some((name) => used.includes(name));
+  return {
+    type,
+    ...widgetsFor(rows, makeBlank(type)),
+    inputs: { [socket]: socket, ...(node.type === STACK ? {} : ofRow) },
+    outputs: { [slot]: 0 },
+    blank: isSet ? undefined : missingBlank(type), // a missing node's widgets cannot be set
   };
 }
 

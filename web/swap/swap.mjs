@@ -4,7 +4,8 @@ import { app } from "../../../scripts/app.js";
 import { allNodes, nodeById, openGraph, rootGraph, widgetOf } from "../shared/graph.mjs";
 import { lazily } from "../shared/lazy.mjs";
 import { Away } from "../shared/server.mjs";
-import { canReplace, LOADER, makesHook, SINGLES } from "./loaders.mjs";
+import { canReplace, LOADER, makesHook, SINGLES, STACK } from "./loaders.mjs";
+import { promotedIn, rememberPromoted } from "./promoted.mjs";
 import { say } from "../i18n/words.mjs";
 
 /** @typedef {import("./loaders.mjs").Direction} Direction */
@@ -16,6 +17,8 @@ const SECONDS_SHOWN = { success: 5, info: 10, warn: 15 };
 const MAX_TOLD = 5;
 const FRAMES = 3;
 const LONGEST_FRAME = 100; // milliseconds
+/** How much higher Vue nodes are drawn than a new node says, in the graph's units. */
+const HIGHER_IN_VUE = /** @type {Record<string, number>} */ ({ [LOADER]: 40, [STACK]: 16, LoraLoader: 12, LoraLoaderModelOnly: 8 });
 /** @type {Record<Direction, {all: string, chosen: string, hook: string, icon: string}>} */
 const COMMANDS = {
   ours: { all: `${ID}.all`, chosen: `${ID}.chosen`, hook: `${ID}.hook`, icon: "pi pi-sync" },
@@ -37,7 +40,7 @@ async function replace(direction, chosen) {
   if (!plan) return;
   const isWanted = chosen ? wants(chosen) : () => true;
   const workflow = saved(rootGraph());
-  const { done, left } = plan.replaceIn(workflow, direction, isWanted, maker(), listedFiles());
+  const { done, left } = plan.replaceIn(workflow, direction, isWanted, maker(), listedFiles(), promotedIn(openGraph()));
   if (done.length) await put(workflow, tracker);
   if (done.length && chosen) select(done);
   tell(direction, done.length, left);
@@ -105,6 +108,7 @@ function makeBlank(type) {
   const widgets = (node.widgets ?? []).filter((/** @type {any} */ widget) => widget.serialize !== false);
   const blank = { saved: saved(node), widgets: widgets.map((/** @type {any} */ widget) => widget.name) };
   node.onRemoved?.();
+  if (globalThis.LiteGraph?.vueNodesMode) blank.saved.size[1] += HIGHER_IN_VUE[type] ?? 0;
   return blank;
 }
 
@@ -155,7 +159,7 @@ function toast(severity, summary, detail) {
 
 /** @param {Direction} direction */
 function replaceChosen(direction) {
-  const chosen = [...app.canvas.selectedItems].filter((item) => canReplace(/** @type {any} */ (item).type, direction));
+  const chosen = [...app.canvas.selectedItems].filter((item) => canReplace(/** @type {any} */ (item), direction));
   return replace(direction, chosen);
 }
 
@@ -187,12 +191,12 @@ function wordFor(direction, type) {
  * @returns {Direction | undefined}
  */
 function directionOf(node) {
-  return /** @type {Direction[]} */ (["ours", "stock"]).find((direction) => canReplace(String(node?.type), direction));
+  return /** @type {Direction[]} */ (["ours", "stock"]).find((direction) => canReplace(node ?? {}, direction));
 }
 
 function canvasMenu() {
-  const types = [...allNodes()].map((node) => String(node.type));
-  const can = (/** @type {Direction} */ direction) => types.some((type) => canReplace(type, direction));
+  const nodes = [...allNodes()];
+  const can = (/** @type {Direction} */ direction) => nodes.some((node) => canReplace(node, direction));
   return [
     ...(can("ours") ? [{ content: say("swapAll"), callback: () => void replace("ours") }] : []),
     ...(can("stock") ? [{ content: say("swapAllBack"), callback: () => void replace("stock") }] : []),
@@ -220,7 +224,7 @@ function commandsFor(direction, label, chosenLabel, hookLabel) {
  * @param {any[]} missing node types
  */
 function offer(missing) {
-  const count = missing.filter((each) => canReplace(each.type ?? each, "ours")).length;
+  const count = missing.filter((each) => canReplace({ type: each.type ?? each }, "ours")).length;
   if (!count || offered.has(openGraph())) return;
   offered.add(openGraph());
   toast("info", say("swapMissing", { count }), say("swapOffer", { command: say("swapAll") }));
@@ -254,6 +258,7 @@ export function register() {
       return direction ? [COMMANDS[direction][makesHook(String(item.type)) ? "hook" : "chosen"]] : [];
     },
 
+    beforeConfigureGraph: rememberPromoted,
     afterConfigureGraph: offer,
     getNodeMenuItems: nodeMenu,
     getCanvasMenuItems: canvasMenu,
