@@ -564,7 +564,9 @@ def apply_file(
         left: Counter[str] = Counter()
         only = chosen if mode == AUTO else None if mode == BYPASS else ()
         new_model, met = apply_layers(model, layers, strength_model, metadata, left=left, only=only)
-        new_clip, met_in_clip = apply_layers(clip, layers, strength_clip, metadata, left=left, only=only)
+        new_clip, met_in_clip = apply_layers(
+            clip, layers, strength_clip, metadata, left=left, only=only
+        )
     left_out = _notes_on_bypass(left) if mode == BYPASS else ()
     report = Report(
         plan,

@@ -54,7 +54,10 @@ class Origins:
         """Note where tensors come from; what is none is passed over."""
         for tensor in tensors:
             if isinstance(tensor, torch.Tensor):
-                self._known[id(tensor)] = (weakref.ref(tensor, self._forgetting(id(tensor))), origin)
+                self._known[id(tensor)] = (
+                    weakref.ref(tensor, self._forgetting(id(tensor))),
+                    origin,
+                )
 
     def of(self, tensors: Iterable[Any]) -> Any:
         """Where these tensors come from; None where that is not known, or not the same of all that

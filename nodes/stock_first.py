@@ -79,9 +79,7 @@ def divide(plan: Plan, tensors: Tensors, stock: Mapping[Any, Any] | None, keeps:
         for weight, patches in theirs.items()
         if weight not in ours and _holds(patches, tensors, refused)
     }
-    shared = {
-        key for index in built.keys() - mine for key in plan.adapters[index].roles.values()
-    }
+    shared = {key for index in built.keys() - mine for key in plan.adapters[index].roles.values()}
     own = {key for index in mine for key in plan.adapters[index].roles.values()}
     left_out = sum(1 for index in mine if reached[index].isdisjoint(theirs))
     acts = bool(mine or spoilt or stock is None)
@@ -187,7 +185,9 @@ def plain_pairs(target: Any, patch: Any) -> bool:
     if not isinstance(patch, WeightAdapterBase):
         return True
     kind = kind_of_host(patch)
-    return isinstance(target, str) and kind is not None and kind.host_pair(patch.weights) is not None
+    return (
+        isinstance(target, str) and kind is not None and kind.host_pair(patch.weights) is not None
+    )
 
 
 def layers_of(division: Division, tensors: Tensors) -> list[dict[Any, Any]]:

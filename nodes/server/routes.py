@@ -155,7 +155,10 @@ async def _turn_every_loader(request: web.Request) -> str:
 
     def act() -> dict[str, bool]:
         store(on)
-        turn(on)
+        if on != is_on():
+            turn(on)
+            # The host keeps what loaders gave before: it is to ask them anew, as by its own /free.
+            PromptServer.instance.prompt_queue.set_flag("free_memory", True)
         return {"on": is_on()}
 
     return await _in_thread(_writer, act)

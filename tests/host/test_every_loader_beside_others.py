@@ -45,8 +45,10 @@ def other_pack(every):  # noqa: F811 (fixture)
         made.append((OtherPack(module, name), module, name))
         return made[-1][0]
 
-    originals = {name: (module, getattr(module, name)) for module, name in
-                 ((comfy.lora, "load_lora"), (comfy.sd, "load_lora_for_models"))}
+    originals = {
+        name: (module, getattr(module, name))
+        for module, name in ((comfy.lora, "load_lora"), (comfy.sd, "load_lora_for_models"))
+    }
     yield wrap
     for name, (module, function) in originals.items():
         setattr(module, name, function)
@@ -64,7 +66,14 @@ NAMES = ("load_lora", "load_lora_for_models")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pack_that_wrapped_before_us_is_called_and_stays(
-    every, other_pack, by_stock_nodes, patched, tiny_flux, file, host, name  # noqa: F811
+    every,
+    other_pack,
+    by_stock_nodes,
+    patched,
+    tiny_flux,
+    file,
+    host,
+    name,  # noqa: F811
 ):
     pack = other_pack(name)
     fixed = patched(host.load_and_fix(tiny_flux(), None, file)[0])
@@ -79,7 +88,14 @@ def test_a_pack_that_wrapped_before_us_is_called_and_stays(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pack_that_wrapped_after_us_keeps_its_place_and_ours_passes_on(
-    every, other_pack, by_stock_nodes, patched, tiny_flux, file, host, name  # noqa: F811
+    every,
+    other_pack,
+    by_stock_nodes,
+    patched,
+    tiny_flux,
+    file,
+    host,
+    name,  # noqa: F811
 ):
     fixed = patched(host.load_and_fix(tiny_flux(), None, file)[0])
     every.turn(True)
@@ -99,7 +115,15 @@ def test_a_pack_that_wrapped_after_us_keeps_its_place_and_ours_passes_on(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_never_twice_however_often_both_come_and_go(
-    every, other_pack, by_stock_nodes, patched, tiny_flux, file, functions, name, caplog  # noqa: F811
+    every,
+    other_pack,
+    by_stock_nodes,
+    patched,
+    tiny_flux,
+    file,
+    functions,
+    name,
+    caplog,  # noqa: F811
 ):
     originals = functions()
     for _ in range(3):
@@ -122,7 +146,10 @@ def test_never_twice_however_often_both_come_and_go(
 
 
 def test_who_holds_the_function_from_before_holds_the_hosts(
-    every, by_stock_nodes, tiny_flux, file  # noqa: F811
+    every,
+    by_stock_nodes,
+    tiny_flux,
+    file,  # noqa: F811
 ):
     """As a module that did 'from comfy.lora import load_lora' does."""
     import comfy.lora
@@ -137,7 +164,11 @@ def test_who_holds_the_function_from_before_holds_the_hosts(
 
 
 def test_who_holds_the_hosts_way_to_load_for_models_gets_ours_below(
-    every, patched, tiny_flux, file, host  # noqa: F811
+    every,
+    patched,
+    tiny_flux,
+    file,
+    host,  # noqa: F811
 ):
     """The host looks load_lora up where we stand; only what the call says besides is lost."""
     import comfy.sd
@@ -151,7 +182,13 @@ def test_who_holds_the_hosts_way_to_load_for_models_gets_ours_below(
 
 
 def test_loads_from_many_threads_while_it_is_turned_on_and_off(
-    every, by_stock_nodes, patched, tiny_flux, file, host, functions  # noqa: F811
+    every,
+    by_stock_nodes,
+    patched,
+    tiny_flux,
+    file,
+    host,
+    functions,  # noqa: F811
 ):
     """Each load is the stock loader's or ours, whole; and nothing of ours is left in the end."""
     originals, model = functions(), tiny_flux()
