@@ -11,8 +11,8 @@ const SHOWN = 8000; // milliseconds
 /** @type {boolean | undefined} what the server said last */
 let known;
 let asked = false;
-/** @type {Promise<void>} what was ordered last: one after another */
-let ordered = Promise.resolve();
+let wanted = false;
+let isOrdering = false;
 
 /** Show what the server has. */
 async function show() {
@@ -32,15 +32,18 @@ async function follow() {
   }
 }
 
-/** @param {boolean} on */
-async function turn(on) {
-  if (on === known) return;
+/** Have the server do what is wanted last; one order at a time. */
+async function turn() {
+  if (isOrdering) return;
+  isOrdering = true;
   try {
-    known = (await order(ROUTE, { on })).on;
+    while (wanted !== known) known = (await order(ROUTE, { on: wanted })).on;
   } catch (fault) {
     if (!(fault instanceof Refusal)) throw fault;
     app.extensionManager.toast.add({ severity: "warn", summary: say("everyNotTurned"), detail: fault.message, life: SHOWN });
     await show();
+  } finally {
+    isOrdering = false;
   }
 }
 
@@ -59,7 +62,8 @@ export function register() {
         defaultValue: false,
         /** @param {boolean} value */
         onChange(value) {
-          if (asked) ordered = ordered.then(() => turn(value));
+          wanted = value;
+          if (asked) void turn();
         },
       },
     ],
