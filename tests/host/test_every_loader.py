@@ -323,3 +323,35 @@ def test_hooks_of_the_host(every, host, tiny_flux, tmp_path):
     changed = comfy.lora.calculate_weight(patches[name], weight.clone(), name)
     assert not torch.allclose(expected, weight, atol=1e-2)
     assert float((changed - expected).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("with_model", [True, False])
+def test_model_and_text_encoder_of_one_file_each_at_its_strength(
+    every, host, tiny_flux, patched, tmp_path, with_model
+):
+    """Two DoRAs in PEFT's names; without a model, the keys that are for one are left to stock."""
+    import comfy.sd
+    import comfy.utils
+    from test_bypass import tiny_clip
+
+    name = "text_model.encoder.layers.1.self_attn.q_proj"
+    down, up = adapter(64, 64, seed=6)
+    tensors, metadata, settings = dora_of_peft()
+    tensors |= {
+        f"text_encoder.{name}.lora_A.weight": down,
+        f"text_encoder.{name}.lora_B.weight": up,
+        f"text_encoder.{name}.lora_magnitude_vector.weight": torch.rand(64) + 0.5,
+    }
+    path = write(tmp_path, (tensors, metadata, settings))
+    model, clip = tiny_flux() if with_model else None, tiny_clip()
+    fixed = host.load_and_fix(model, clip, path, 0.9, 0.4)
+    every.turn(True)
+    lora = comfy.utils.load_torch_file(str(path), safe_load=True)
+    loaded = comfy.sd.load_lora_for_models(model, clip, lora, 0.9, 0.4)
+    assert list(fixed[1].patcher.patches) == [f"clip_l.transformer.{name}.weight"]
+    same(patched(loaded[1].patcher), patched(fixed[1].patcher), 1e-5)
+    if with_model:
+        assert list(fixed[0].patches) == [f"{FINAL}.weight"]
+        same(patched(loaded[0]), patched(fixed[0]), 1e-5)
+    else:
+        assert loaded[0] is None
