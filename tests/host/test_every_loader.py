@@ -4,6 +4,7 @@ rest is what Load and Fix LoRA gives; off, nothing of the host is touched.
 
 from __future__ import annotations
 
+import inspect
 import logging
 
 import pytest
@@ -53,7 +54,8 @@ def by_stock_nodes(comfy):
         lora, metadata = comfy.utils.load_torch_file(
             str(path), safe_load=True, return_metadata=True
         )
-        told = {"lora_metadata": metadata} if with_metadata else {}
+        takes = "lora_metadata" in inspect.signature(comfy.sd.load_lora_for_models).parameters
+        told = {"lora_metadata": metadata} if with_metadata and takes else {}
         return comfy.sd.load_lora_for_models(patcher, None, lora, strength, 0, **told)[0]
 
     return load
