@@ -27,6 +27,12 @@ class LocksmithExtension(ComfyExtension):
         except Exception:
             logging.getLogger("lora_locksmith").exception(message("nodes.log_routes_not_added"))
         try:
+            from .every_setting import turn_on_if_wanted
+
+            turn_on_if_wanted()
+        except Exception:
+            logging.getLogger("lora_locksmith").exception(message("nodes.log_every_switch_failed"))
+        try:
             from .replacements import register as register_replacements
 
             await register_replacements()

@@ -71,6 +71,8 @@ from .unpatched import is_quantised
 from .watched import watched
 
 MAX_SAID = 200  # characters of an error of the host
+# The stock loader's, as it was before anything of ours stands around it: see every_loader.py.
+STOCK_LOAD = comfy.lora.load_lora
 
 
 class LoraFile(NamedTuple):
@@ -331,16 +333,14 @@ def _placed_by_stock(model, clip, file: LoraFile) -> tuple[set[str], set[str]]:
         )
     converted = comfy.lora_convert.convert_lora(dict(file.tensors))
     original = _original_names(file.tensors, converted)
-    wanted = {prefix for key in converted for prefix in _prefixes(key)} & names.keys()
-    if not wanted:
+    known = _known_in(converted, names)
+    if not known:
         return set(), set()
-    loaded = comfy.lora.load_lora(
-        converted, {name: names[name] for name in wanted}, log_missing=False
-    )
+    loaded = STOCK_LOAD(converted, known, log_missing=False)
     used = {key for patch in loaded.values() for key in getattr(patch, "loaded_keys", ())}
     used |= {
         f"{name}.{role}"
-        for name in wanted
+        for name in known
         for role in ("diff", "diff_b", "set_weight", "w_norm")
         if f"{name}.{role}" in converted
     }
@@ -349,6 +349,21 @@ def _placed_by_stock(model, clip, file: LoraFile) -> tuple[set[str], set[str]]:
         {original[key] for key in used if key in original},
         {original[key] for key in failing if key in original},
     )
+
+
+def stock_patches(converted: Tensors, names: Mapping[str, Any]) -> dict[Any, Any]:
+    """The patches that the stock loader makes of a file, after its own conversion.
+
+    names: its key map, name -> weight. Raises what that code raises.
+    """
+    known = _known_in(converted, names)
+    return STOCK_LOAD(converted, known, log_missing=False) if known else {}
+
+
+def _known_in(converted: Tensors, names: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a key map a file can have anything for, in its order, as the last name counts."""
+    wanted = {prefix for key in converted for prefix in _prefixes(key)}
+    return {name: weight for name, weight in names.items() if name in wanted}
 
 
 def _failing_in_stock(
@@ -556,8 +571,10 @@ def apply_file(
         metadata = dict(file.header.metadata)
         left: Counter[str] = Counter()
         only = chosen if mode == AUTO else None if mode == BYPASS else ()
-        new_model, met = _apply(model, layers, strength_model, metadata, left=left, only=only)
-        new_clip, met_in_clip = _apply(clip, layers, strength_clip, metadata, left=left, only=only)
+        new_model, met = apply_layers(model, layers, strength_model, metadata, left=left, only=only)
+        new_clip, met_in_clip = apply_layers(
+            clip, layers, strength_clip, metadata, left=left, only=only
+        )
     left_out = _notes_on_bypass(left) if mode == BYPASS else ()
     report = Report(
         plan,
@@ -628,7 +645,7 @@ def _notes_on_meetings(met: int) -> tuple[str, ...]:
     return (message("nodes.adapters_meet", count=met),)
 
 
-def _apply(
+def apply_layers(
     patcher,
     shares: Sequence[tuple[float, Sequence[dict[Any, Any]]]],
     strength: float,

@@ -121,10 +121,28 @@ def build_patches(plan: Plan, tensors: Tensors, ours: bool | Container[str] = Fa
     """
     layers: list[dict[Any, Any]] = []
     counts: dict[Any, int] = {}
+    built, failures = patches_by_adapter(plan, tensors, ours)
+    for patches in built.values():
+        for target, patch in patches:
+            weight = target if isinstance(target, str) else target[:2]
+            depth = counts[weight] = counts.get(weight, -1) + 1
+            if depth == len(layers):
+                layers.append({})
+            layers[depth][target] = patch
+    return Patches(tuple(layers), failures)
+
+
+def patches_by_adapter(
+    plan: Plan, tensors: Tensors, ours: bool | Container[str] = False
+) -> tuple[dict[int, list[tuple[Any, Any]]], dict[int, str]]:
+    """(place of an adapter in the plan -> its (target, patch), why others cannot be built); `ours`
+    as in `build_patches`.
+    """
+    built: dict[int, list[tuple[Any, Any]]] = {}
     failures: dict[int, str] = {}
     for index, adapter in enumerate(plan.adapters):
         try:
-            patches = list(
+            built[index] = list(
                 _patches_of(
                     adapter,
                     plan.target_model,
@@ -134,14 +152,7 @@ def build_patches(plan: Plan, tensors: Tensors, ours: bool | Container[str] = Fa
             )
         except FAULTS as error:
             failures[index] = first_line(error)
-            continue
-        for target, patch in patches:
-            weight = target if isinstance(target, str) else target[:2]
-            depth = counts[weight] = counts.get(weight, -1) + 1
-            if depth == len(layers):
-                layers.append({})
-            layers[depth][target] = patch
-    return Patches(tuple(layers), failures)
+    return built, failures
 
 
 def _patches_of(

@@ -127,6 +127,12 @@ def _one(entries: list[Entry]) -> Entry:
     return 1.0, Together(keys, tuple(members)), 1.0, entries[0][3], None
 
 
+def as_one(adapters: Iterable[LocksmithAdapter]) -> Together:
+    """One patch for adapters of the same rows of a weight, as strong as they are."""
+    entries: list[Entry] = [(1.0, adapter, 1.0, None, None) for adapter in adapters]
+    return _one(entries)[1]
+
+
 def _needs(entry: Entry) -> bool:
     """Whether it is one of this pack's that computes with the weight it is given, and keeps its
     shape.

@@ -1,5 +1,5 @@
-"""The routes under /lora_locksmith/ that the front end asks: one file, the library, and saving a
-file in another tool's names.
+"""The routes under /lora_locksmith/ that the front end asks: one file, the library, saving a file in
+another tool's names, and whether every loader loads as this pack's do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from server import PromptServer
 
 from ...errors import LocksmithError, exhausted
 from ...messages import message, text_of
+from ..every_loader import is_on, turn
+from ..every_setting import SettingError, store
 from ..languages import answered
 from .about_file import Unknown, about_file
 from .library import Library
@@ -27,6 +29,7 @@ MAX_BYTES = 1 << 16  # of a wish
 PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
 WISHES = {"name": str, "dialect": str, "filename": str, "dtype": str, "overwrite": bool}
 OPTIONAL = {"dtype": "", "overwrite": False}
+SWITCH = {"on": bool}
 BROKEN_OFF = (
     ConnectionError,
     ClientPayloadError,
@@ -56,6 +59,8 @@ def register() -> None:
     server.routes.get("/lora_locksmith/picture")(_route(_picture))
     server.routes.get("/lora_locksmith/library")(_route(_rows))
     server.routes.post("/lora_locksmith/save")(_route(_save))
+    server.routes.get("/lora_locksmith/every_loader")(_route(_every_loader))
+    server.routes.post("/lora_locksmith/every_loader")(_route(_turn_every_loader))
 
 
 def _route(
@@ -69,6 +74,8 @@ def _route(
             return _json(told) if isinstance(told, str) else told
         except Refusal as refusal:
             return _refused(request, refusal.fault, refusal.remedy, refusal.status)
+        except SettingError as fault:
+            return _refused(request, fault.fault, fault.remedy, 409)
         except Unknown as unknown:
             return _refused(request, unknown.fault, unknown.remedy, 404)
         except SaveError as fault:
@@ -150,12 +157,33 @@ async def _rows(request: web.Request) -> str:
 
 
 async def _save(request: web.Request) -> str:
-    wish = await _wish(request)
+    wish = await _wish(request, WISHES, OPTIONAL)
     return await _in_thread(_writer, lambda: answered(save_listed(**wish), _language(request)))
 
 
-async def _wish(request: web.Request) -> Mapping[str, Any]:
-    """The body of a request to save. Only JSON that says so is taken: a form of another target
+async def _every_loader(request: web.Request) -> str:
+    return json.dumps({"on": is_on()})
+
+
+async def _turn_every_loader(request: web.Request) -> str:
+    """Stores first, so that what cannot last is not begun."""
+    on = (await _wish(request, SWITCH, {}))["on"]
+
+    def act() -> dict[str, bool]:
+        store(on)
+        if on != is_on():
+            turn(on)
+            # The host keeps what loaders gave before: it is to ask them anew, as by its own /free.
+            PromptServer.instance.prompt_queue.set_flag("free_memory", True)
+        return {"on": is_on()}
+
+    return await _in_thread(_writer, act)
+
+
+async def _wish(
+    request: web.Request, fields: Mapping[str, type], optional: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The body of a request to do something. Only JSON that says so is taken: a form of another target
     model cannot send that unasked.
     """
     if request.content_type != "application/json":
@@ -173,13 +201,13 @@ async def _wish(request: web.Request) -> Mapping[str, Any]:
     if not isinstance(wish, dict):
         raise Refusal(
             message("nodes.request_not_an_object"),
-            message("nodes.send_object_with", fields=", ".join(WISHES)),
+            message("nodes.send_object_with", fields=", ".join(fields)),
         )
-    wish = OPTIONAL | wish
-    wrong = [name for name, kind in WISHES.items() if type(wish.get(name)) is not kind]
+    wish = {**optional, **wish}
+    wrong = [name for name, kind in fields.items() if type(wish.get(name)) is not kind]
     if wrong:
         raise Refusal(
             message("nodes.field_missing_or_wrong", field=wrong[0]),
-            message("nodes.send_field_as", field=wrong[0], type=WISHES[wrong[0]].__name__),
+            message("nodes.send_field_as", field=wrong[0], type=fields[wrong[0]].__name__),
         )
-    return {name: wish[name] for name in WISHES}
+    return {name: wish[name] for name in fields}

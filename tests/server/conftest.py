@@ -40,19 +40,19 @@ class Bench:
 
     def bare(self) -> torch.Tensor:
         """The latent without any LoRA."""
-        return self._run(demo.without_loader(self.prompt)).latent
+        return self.run(demo.without_loader(self.prompt)).latent
 
     def stock(self, lora_name: str, **inputs) -> torch.Tensor:
         """The latent with the stock loader."""
-        return self._run(demo.with_stock_loader(self._with_inputs(lora_name, inputs))).latent
+        return self.run(demo.with_stock_loader(self._with_inputs(lora_name, inputs))).latent
 
     def ours(self, lora_name: str, **inputs) -> Result:
         """What this pack's loader gives, with its report."""
-        return self._run(demo.with_report(self._with_inputs(lora_name, inputs)))
+        return self.run(demo.with_report(self._with_inputs(lora_name, inputs)))
 
     def stack(self, loras: list[dict] | str, **inputs) -> Result:
         """What this pack's stack gives; `loras`: its rows, or the node's value as it stands."""
-        return self._run(self.with_stack(loras, **inputs))
+        return self.run(self.with_stack(loras, **inputs))
 
     def with_stack(self, loras: list[dict] | str, **inputs) -> dict:
         """The prompt with a stack in the loader's place."""
@@ -79,7 +79,8 @@ class Bench:
         prompt[demo.loader_id(prompt)]["inputs"] |= {"lora_name": lora_name, **inputs}
         return prompt
 
-    def _run(self, prompt: dict) -> Result:
+    def run(self, prompt: dict) -> Result:
+        """What a prompt gives that ends in a saved latent."""
         entry = self.server.run(prompt)
         file = entry["outputs"]["latent"]["latents"][0]
         return Result(load(self.server.fetch(file))["latent_tensor"], entry)

@@ -59,7 +59,7 @@ def latent(bench, model, nodes):
         for name, value in spec["inputs"].items():
             if value in ([loader, 0], [loader, 1]):
                 spec["inputs"][name] = model if value[1] == 0 else clip
-    return bench._run(prompt | nodes)
+    return bench.run(prompt | nodes)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def of_bench(bench, loras, **inputs):
 def run(bench, loras, **inputs):
     """(the latent, what the stack's report_json says, its report)."""
     prompt, stack = of_bench(bench, loras, **inputs)
-    found = bench._run(prompt)
+    found = bench.run(prompt)
     told = found.entry["outputs"][stack]
     return found.latent, json.loads(told["report_json"][0]), told["text"][0]
 
@@ -55,7 +55,7 @@ def in_a_row(bench, rows, mode):
         prompt[f"loader{number}"] = {"class_type": demo.OUR_LOADER, "inputs": inputs}
         model, clip = [f"loader{number}", 0], [f"loader{number}", 1]
     prompt[last]["inputs"] |= {"model": model, "clip": clip}
-    return bench._run(prompt).latent
+    return bench.run(prompt).latent
 
 
 @pytest.mark.parametrize("mode", ["patch", "bypass"])
@@ -114,7 +114,7 @@ def test_a_list_in_another_nodes_text_works(bench):
         "inputs": {"value": json.dumps([row(DIFFUSERS_LORA)])},
     }
     prompt[stack]["inputs"]["loras"] = ["text", 0]
-    assert torch.equal(bench._run(prompt).latent, bench.stock(DIFFUSERS_LORA))
+    assert torch.equal(bench.run(prompt).latent, bench.stock(DIFFUSERS_LORA))
 
 
 def test_folders_may_be_separated_as_windows_does(bench):
@@ -202,7 +202,7 @@ def test_what_is_worth_knowing_is_told(bench, lora_file):
 def test_what_a_stack_shows_is_there_in_chinese_too(bench):
     rows = [row(DIFFUSERS_LORA, 0.5), row(KOHYA_LORA, 0), {**row(BROKEN_LORA), "on": False}]
     prompt, stack = of_bench(bench, rows)
-    output = bench._run(prompt).entry["outputs"][stack]
+    output = bench.run(prompt).entry["outputs"][stack]
     english, report = output["text"][0], json.loads(output["report_json"][0])
     texts = json.loads(output["translations"][0])["zh"]
     first, *lines = texts[english].split("\n")
@@ -338,7 +338,7 @@ def test_stocks_bypass_and_ours_act_beside_each_other(bench, first):
             }
             model, clip = [f"chained{number}", 0], [f"chained{number}", 1]
         made[last]["inputs"] |= {"model": model, "clip": clip}
-        return bench._run(made).latent
+        return bench.run(made).latent
 
     for strength in (0.5, -0.3, 0.5):
         patched = chain(False, strength)

@@ -6,6 +6,8 @@ export const ENGLISH = {
   sentence: "{text}.",
   sentences: "{first} {second}",
   detailsPattern: "{category}: {reason}",
+  // every loader
+  everyNotTurned: "Fix LoRAs in every loader was not changed",
   // report
   report: "Report of {node}",
   verdict: "Verdict of {node}",

@@ -6,6 +6,8 @@ export const CHINESE = {
   sentence: "{text}。",
   sentences: "{first}{second}",
   detailsPattern: "{category}：{reason}",
+  // every loader
+  everyNotTurned: "“在所有加载器中修复 LoRA”未能更改",
   // report
   report: "{node}的报告",
   verdict: "{node}的结论",
