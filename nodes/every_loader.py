@@ -158,10 +158,9 @@ def _finished(call: _Call, made: Any) -> Any:
     if call.layers:
         model, clip = made
         strengths = call.given["strength_model"], call.given["strength_clip"]
+        whole = ((1.0, call.layers),)
         hung = (
-            host.apply_layers(part, ((1.0, call.layers),), strength, {}, left=Counter(), only=None)[
-                0
-            ]
+            host.apply_layers(part, whole, strength, {}, left=Counter(), only=None)[0]
             for part, strength in zip((model, clip), strengths, strict=True)
         )
         return tuple(hung)

@@ -1,5 +1,5 @@
-"""The routes under /lora_locksmith/ that the front end asks: one file, the library, saving a file in
-another tool's names, and whether every loader loads as this pack's do.
+"""The routes under /lora_locksmith/ that the front end asks: one file, the library, saving a file
+in another tool's names, and whether every loader loads as this pack's do.
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ async def _turn_every_loader(request: web.Request) -> str:
 async def _wish(
     request: web.Request, fields: Mapping[str, type], optional: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """The body of a request to do something. Only JSON that says so is taken: a form of another target
-    model cannot send that unasked.
+    """The body of a request to do something. Only JSON that says so is taken: a form of another
+    page cannot send that unasked.
     """
     if request.content_type != "application/json":
         raise Refusal(message("nodes.request_not_json"), message("nodes.send_as_json"))

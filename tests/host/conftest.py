@@ -4,6 +4,7 @@ did to a model.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -48,3 +49,51 @@ def base(comfy, tmp_path_factory):
         return made[kind]
 
     return make
+
+
+FUNCTIONS = {
+    "lora": ("load_lora", "model_lora_keys_unet", "model_lora_keys_clip"),
+    "sd": ("load_lora_for_models", "load_bypass_lora_for_models"),
+    "utils": ("load_torch_file",),
+}
+
+
+@pytest.fixture
+def every(host):
+    """nodes/every_loader.py, off before and after the test."""
+    from lora_locksmith.nodes import every_loader
+
+    assert not every_loader.is_on()
+    yield every_loader
+    every_loader.turn(False)
+
+
+@pytest.fixture
+def functions(comfy):
+    """functions() -> the host's functions as they stand in its modules now."""
+    import comfy.lora
+    import comfy.sd
+    import comfy.utils
+
+    return lambda: [
+        getattr(getattr(comfy, module), name)
+        for module, names in FUNCTIONS.items()
+        for name in names
+    ]
+
+
+@pytest.fixture
+def by_stock_nodes(comfy):
+    """by_stock_nodes(patcher, path, strength) -> a patcher, by what stock's LoraLoader does."""
+    import comfy.sd
+    import comfy.utils
+
+    def load(patcher, path, strength=1.0, with_metadata=True):
+        lora, metadata = comfy.utils.load_torch_file(
+            str(path), safe_load=True, return_metadata=True
+        )
+        takes = "lora_metadata" in inspect.signature(comfy.sd.load_lora_for_models).parameters
+        told = {"lora_metadata": metadata} if with_metadata and takes else {}
+        return comfy.sd.load_lora_for_models(patcher, None, lora, strength, 0, **told)[0]
+
+    return load

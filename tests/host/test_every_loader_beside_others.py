@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_as_stock import native_lora, nothing_knows
-from test_every_loader import by_stock_nodes, every, functions, same  # noqa: F401 (fixtures)
+from wrong_in_stock import same
 
 
 class OtherPack:
@@ -33,7 +33,7 @@ class OtherPack:
 
 
 @pytest.fixture
-def other_pack(every):  # noqa: F811 (fixture)
+def other_pack(every):
     """other_pack(name of a function) -> a pack around it, in its module; gone after the test."""
     import comfy.lora
     import comfy.sd
@@ -188,7 +188,7 @@ def test_loads_from_many_threads_while_it_is_turned_on_and_off(
     tiny_flux,
     file,
     host,
-    functions,  # noqa: F811
+    functions,
 ):
     """Each load is the stock loader's or ours, whole; and nothing of ours is left in the end."""
     originals, model = functions(), tiny_flux()

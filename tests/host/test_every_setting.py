@@ -8,7 +8,6 @@ import asyncio
 import json
 
 import pytest
-from test_every_loader import every, functions  # noqa: F401 (fixtures)
 
 VARIABLE = "LORA_LOCKSMITH_EVERY_LOADER"
 
@@ -37,7 +36,7 @@ def load_the_pack():
     assert asyncio.run(load())
 
 
-def test_the_pack_leaves_the_host_alone_while_the_setting_is_off(stored, every, functions):  # noqa: F811
+def test_the_pack_leaves_the_host_alone_while_the_setting_is_off(stored, every, functions):
     originals = functions()
     for content in (None, {}, {"every_loader": False}, {"every_loader": "false"}, [True]):
         if content is not None:
@@ -47,7 +46,7 @@ def test_the_pack_leaves_the_host_alone_while_the_setting_is_off(stored, every, 
         assert all(one is two for one, two in zip(functions(), originals, strict=True))
 
 
-def test_the_pack_is_on_from_its_start_where_that_was_stored(stored, every):  # noqa: F811
+def test_the_pack_is_on_from_its_start_where_that_was_stored(stored, every):
     from lora_locksmith.nodes.every_setting import store
 
     store(True)

@@ -81,3 +81,10 @@ def write(folder, made):
     if settings:
         (folder / "adapter_config.json").write_text(json.dumps(settings))
     return path
+
+
+def same(first, second, most=0.0):
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        difference = float((weight - second[name]).abs().max())
+        assert difference <= most, (name, difference)
