@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from ..key_maps.table import Family, flatten
@@ -108,7 +108,7 @@ def agrees(family: Family, meanings: Sequence[RowFit]) -> bool:
     return not family.sizes or bool(agreeing(family, meanings))
 
 
-def _tells(meaning: RowFit, symbols: set[str]) -> bool:
+def _tells(meaning: RowFit, symbols: Set[str]) -> bool:
     """Whether a sample tells the size of any of these symbols."""
     return any(not symbols.isdisjoint(solved) for solved in meaning.sizes)
 
@@ -122,16 +122,19 @@ def told_variant(
     meanings: of the samples whose shapes are known; a few odd ones, such as modules that no table
     knows, do not hide the size of all others. depths: the numbers of blocks.
     """
-    left = [one for one in published(family) if not too_few(blocks_of(family, one), depths)]
-    symbols = stated(family)
-    telling = [meaning for meaning in meanings if _tells(meaning, symbols)]
-    faults = {one: contradicted(sizes_of(family, one), telling) for one in left}
-    fewest = min(faults.values(), default=0)
-    if fewest > MAX_ODD * len(telling):
-        return ""
-    told = {symbol for meaning in telling for solved in meaning.sizes for symbol in solved}
-    left = [one for one in left if faults[one] == fewest]
-    left = _most(left, [len(told & sizes_of(family, one).keys()) for one in left])
+    told = [meaning for meaning in meanings if _tells(meaning, stated(family))]
+    odd = {
+        one: contradicted(sizes_of(family, one), told)
+        for one in published(family)
+        if not too_few(blocks_of(family, one), depths)
+    }
+    fewest = min(odd.values(), default=0)
+    left = [one for one in odd if odd[one] == fewest]
+    if fewest:
+        shares = [sum(_tells(each, sizes_of(family, one).keys()) for each in told) for one in left]
+        left = [one for one, count in zip(left, shares, strict=True) if fewest <= MAX_ODD * count]
+    symbols = {symbol for meaning in told for solved in meaning.sizes for symbol in solved}
+    left = _most(left, [len(symbols & sizes_of(family, one).keys()) for one in left])
     left = _most(left, [same_blocks(blocks_of(family, one), depths) for one in left])
     return left[0] if len(left) == 1 else ""
 

@@ -39,6 +39,8 @@ VARIANTS = {
     "flux2_klein_4b": "klein 4B",
     "flux2_klein_9b": "klein 9B",
     "stable_cascade_b": "stage B",
+    "stable_cascade_c": "stage C",
+    "hunyuan3d_2_mini": "mini",
     "kandinsky5_lite": "video Lite",
     "lumina2": "2.0",
     "lumina2_newbie": "NewBie",
