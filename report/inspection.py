@@ -308,8 +308,9 @@ class Inspection:
                 "inspect.connect_clip" if self.only_encoders else "inspect.connect_model"
             )
         line = message("inspect.modules_load", placed=modules["placed"], count=modules["total"])
-        if self.report.mismatch:
-            return message("joints.about", subject=line, text=self.report.mismatch)
+        clause = self.report.fitting.wrong or self.report.fitting.lacking
+        if clause:
+            return as_sentence(message("joints.about", subject=line, text=clause))
         if modules["placed"] < modules["total"]:
             line = message("inspect.with_losses", line=line, losses=joined(self.report.losses))
         return as_sentence(joined(filter(None, (line, self._stock_loads())), "semicolon"))

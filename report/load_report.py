@@ -36,6 +36,7 @@ from ..planning.plan import (
     Plan,
 )
 from ..planning.scale import in_words
+from .base_model import Fitting, fitting
 from .coverage import TrainedLayers, trained_layers, untrained_kinds
 from .judgement import judged
 
@@ -225,8 +226,9 @@ class Report:
         line = message("report.modules_load", placed=modules["placed"], count=modules["total"])
         if self.other:
             return message("joints.about", subject=line, text=as_sentence(self.other))
-        if self.mismatch:
-            return message("joints.about", subject=line, text=self.mismatch)
+        clause = self.fitting.wrong or self.fitting.lacking
+        if clause:
+            return as_sentence(message("joints.about", subject=line, text=clause))
         lost = self.losses
         return as_sentence(joined([line, joined(lost)], "semicolon") if lost else line)
 
@@ -242,6 +244,8 @@ class Report:
             return ""  # the verdict says where such a file belongs
         if self.mismatch:
             return message("report.use_model", model=self.guess.title)
+        if self.lacking and self.fitting.better:
+            return message("report.use_for_all", model=self.fitting.better)
         if self.count(NOT_WIRED):
             lacks_model = DENOISER not in self.plan.target_model.networks
             return message("report.connect_model" if lacks_model else "report.connect_clip")
@@ -258,28 +262,22 @@ class Report:
         return "" if self.adapters else other_file(self.plan.shapes, group_keys(self.plan.shapes))
 
     @cached_property
+    def fitting(self) -> Fitting:
+        """What is to be said of the file and the connected model, as clauses."""
+        if self.other:
+            return Fitting()
+        placed = {adapter.module for adapter in self.adapters}
+        return fitting(self.plan.target_model, self.outcomes, placed, self.guess, self.model_title)
+
+    @property
     def mismatch(self) -> str:
         """Says that the file is for another model, where it is."""
-        if self.other:
-            return ""
-        lost = self.count(UNKNOWN_MODULE) + self.count(SHAPE_CONFLICT)
-        made_for = self.guess.title
-        if (
-            not lost
-            or not made_for
-            or made_for == self.model_title
-            or self.is_reference
-            or DENOISER not in self.plan.target_model.networks
-        ):
-            return ""
-        modules = self.modules
-        share = round(100 * (modules["total"] - modules["placed"]) / modules["total"])
-        model = self.model_title
-        return (
-            message("report.wrong_model", made_for=made_for, model=model, percent=share)
-            if model
-            else message("report.wrong_unknown_model", made_for=made_for, percent=share)
-        )
+        return as_sentence(self.fitting.wrong) if self.fitting.wrong else ""
+
+    @property
+    def lacking(self) -> str:
+        """Says which part of a file for this kind of model has no place in this very one."""
+        return as_sentence(self.fitting.lacking) if self.fitting.lacking else ""
 
     @property
     def losses(self) -> list[str]:
@@ -341,6 +339,7 @@ class Report:
             "cautions": list(self.cautions),
             "checked": self.checked,
             "mismatch": self.mismatch,
+            "lacking": self.lacking,
             "gains": [correction.short for correction in self.corrections],
             "unplaced": self.unplaced(),
             "patterns": self.all_patterns(),
