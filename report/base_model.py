@@ -56,6 +56,7 @@ def fitting(
     connected model, "" where no table knows it.
     """
     denoiser = target_model.networks.get(DENOISER)
+    guess = guess._replace(title=_short_title(target_model, guess))
     lost = _lost_modules(outcomes, placed.union(guess.encoder_modules))
     if denoiser is None or denoiser.is_reference or not lost or not guess.title:
         return Fitting()
@@ -74,6 +75,11 @@ def fitting(
         outcome.category in NO_FAULT or key_is_lost(outcome) for outcome in outcomes.values()
     )
     return _Lacking(target_model, denoiser, guess, lost).told(model_title, whole=whole)
+
+
+def _short_title(target_model: TargetModel, guess: FamilyMatch) -> str:
+    """What the file is for without what its names fit besides, where one is the likely one."""
+    return target_model.families[guess.ties[0]].title if guess.is_likely else guess.title
 
 
 def key_is_lost(outcome: Outcome) -> bool:

@@ -243,7 +243,7 @@ class Report:
         if self.other or not self.modules["total"]:
             return ""  # the verdict says where such a file belongs
         if self.mismatch:
-            return message("report.use_model", model=self.guess.title)
+            return message("report.use_model", model=self.fitting.better)
         if self.lacking and self.fitting.better:
             return message("report.use_for_all", model=self.fitting.better)
         if self.count(NOT_WIRED):

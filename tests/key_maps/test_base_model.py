@@ -99,7 +99,11 @@ WRONG = [
     ("flux1_dev", "chroma", "made for FLUX.1; this is Chroma: "),
     ("sdxl", "flux1_dev", "made for SDXL; this is FLUX.1: nothing can load"),
     ("sd15", "sd21", "made for Stable Diffusion 1.5; this is Stable Diffusion 2.1: "),
-    ("z_image", "lumina2", "made for Z-Image; this is Lumina-Image 2.0: 99 % of its modules have no"),
+    (
+        "z_image",
+        "lumina2",
+        "made for Z-Image; this is Lumina-Image 2.0: 99 % of its modules have no",
+    ),
 ]
 
 
