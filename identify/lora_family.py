@@ -258,6 +258,18 @@ def _unpublished(
     return sorted(able, key=lambda family: not family.common)
 
 
+def meanings_of(
+    family: Family, samples: Iterable[ModulePattern], target_model: TargetModel
+) -> list[RowFit]:
+    """What each sample can be in the family."""
+    return _fits_of(family, (_meanings(target_model, sample) for sample in samples))
+
+
+def short_title(target_model: TargetModel, guess: FamilyMatch) -> str:
+    """What a file is for without what its names fit besides, where one is the likely one."""
+    return target_model.families[guess.ties[0]].title if guess.is_likely else guess.title
+
+
 def _fits_of(family: Family, meanings: Iterable[Mapping[str, RowFit]]) -> list[RowFit]:
     """What each sample can be in the family."""
     return [fits.get(family.name, NO_MEANING) for fits in meanings]
@@ -304,7 +316,7 @@ def _of_shapes(
 ) -> list[RowFit]:
     """What each sample whose shape is known can be in the family."""
     shaped = [sample for sample in samples if sample.shape is not None]
-    return _fits_of(family, (_meanings(target_model, sample) for sample in shaped))
+    return meanings_of(family, shaped, target_model)
 
 
 def _lowest(known: Sequence[Family], rank: Callable[[Family], Any]) -> list[Family]:
@@ -379,19 +391,23 @@ def _by_metadata(
     """
     for key in FAMILY_METADATA:
         value = metadata.get(key)
-        if not isinstance(value, str):
-            continue
-        lengths = {
-            family.name: int(family.name == value)
-            if key == OWN_FAMILY
-            else _longest_mark(family, value)
-            for family in families
-        }
-        longest = max(lengths.values())
-        named = [family for family in families if lengths[family.name] == longest]
-        if longest and len(named) == 1:
-            return named[0], f"{key} = {value[:LONGEST_VALUE]}"
+        if isinstance(value, str) and (named := family_named(families, key, value)):
+            return named, f"{key} = {value[:LONGEST_VALUE]}"
     return None, ""
+
+
+def family_named(families: Sequence[Family], key: str, value: str) -> Family | None:
+    """The one of these families that the value of a key of the metadata names; None where it names
+    none or several.
+    """
+    lengths = [
+        int(family.name == value) if key == OWN_FAMILY else _longest_mark(family, value)
+        for family in families
+    ]
+    longest = max(lengths, default=0)
+    if not longest or lengths.count(longest) > 1:
+        return None
+    return families[lengths.index(longest)]
 
 
 def _longest_mark(family: Family, value: str) -> int:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from typing import NamedTuple
 
-from ..identify.lora_family import FamilyMatch, stripped_names
+from ..identify.lora_family import FamilyMatch, short_title, stripped_names
 from ..key_maps.dialect import DENOISER
 from ..key_maps.table import Branch, Match, flatten, generalise
 from ..messages import Message, joined, message
@@ -56,7 +56,7 @@ def fitting(
     connected model, "" where no table knows it.
     """
     denoiser = target_model.networks.get(DENOISER)
-    guess = guess._replace(title=_short_title(target_model, guess))
+    guess = guess._replace(title=short_title(target_model, guess))
     lost = _lost_modules(outcomes, placed.union(guess.encoder_modules))
     if denoiser is None or denoiser.is_reference or not lost or not guess.title:
         return Fitting()
@@ -75,11 +75,6 @@ def fitting(
         outcome.category in NO_FAULT or key_is_lost(outcome) for outcome in outcomes.values()
     )
     return _Lacking(target_model, denoiser, guess, lost).told(model_title, whole=whole)
-
-
-def _short_title(target_model: TargetModel, guess: FamilyMatch) -> str:
-    """What the file is for without what its names fit besides, where one is the likely one."""
-    return target_model.families[guess.ties[0]].title if guess.is_likely else guess.title
 
 
 def key_is_lost(outcome: Outcome) -> bool:

@@ -403,7 +403,7 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything a program needs; plain JSON types."""
-        loads = self.report.as_dict()
+        loads, contradiction = self.report.as_dict(), self.report.contradiction
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
@@ -415,6 +415,7 @@ class Inspection:
                 "title": self.family.title,
                 "could_be": list(self.family.ties),
                 "evidence": list(self.guess.evidence),
+                **({"contradiction": contradiction} if contradiction else {}),
                 "close": [
                     {"title": title, "share": round(share, 3)}
                     for title, share in self.guess.near_misses

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..adapters.kind import Decomposition
 from ..adapters.registry import decompositions, named
+from ..identify.claims import contradiction, may_contradict
 from ..identify.lora_family import NUMBER, FamilyMatch
 from ..identify.stock_loader import StockKeys
 from ..identify.trainer import UNTOLD, Writer, guess_family, model_title, name_trainer, nearest_name
@@ -269,6 +270,16 @@ class Report:
         placed = {adapter.module for adapter in self.adapters}
         return fitting(self.plan.target_model, self.outcomes, placed, self.guess, self.model_title)
 
+    @cached_property
+    def contradiction(self) -> str:
+        """Says that the metadata name another model than names and shapes do; "" where they do
+        not.
+        """
+        if not may_contradict(self.plan.metadata):
+            return ""
+        guess = self.guess if self.guess.samples else self._guess or guess_family(self.plan)
+        return contradiction(self.plan.metadata, guess, self.plan.target_model)
+
     @property
     def mismatch(self) -> str:
         """Says that the file is for another model, where it is."""
@@ -340,6 +351,7 @@ class Report:
             "checked": self.checked,
             "mismatch": self.mismatch,
             "lacking": self.lacking,
+            "contradiction": self.contradiction,
             "gains": [correction.short for correction in self.corrections],
             "unplaced": self.unplaced(),
             "patterns": self.all_patterns(),
@@ -387,6 +399,7 @@ class Report:
         return [
             *self.cautions,
             *self.errors,
+            *([self.contradiction] if self.contradiction else []),
             *([message("report.inferred_prefix", prefix=inferred)] if inferred else []),
             *dict.fromkeys(self._resized()),
             *(correction.sentence for correction in self.corrections),

@@ -357,6 +357,7 @@ def test_scan(locksmith, library):
         "gains",
         "losses",
         "cautions",
+        "contradiction",
         "error",
         "verdict",
         "state",

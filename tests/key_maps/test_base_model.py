@@ -6,42 +6,14 @@ from __future__ import annotations
 
 import comfy_models
 import pytest
-from lora_locksmith.files.header import Header, TensorInfo
-from lora_locksmith.key_maps.dialect import DENOISER, dialects
+from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.table import families
 from lora_locksmith.messages import translate
-from lora_locksmith.planning.names import spell
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 from lora_locksmith.report.base_model import BRANCHES
-from lora_locksmith.report.inspection import inspect_header
+from model_files import RANK, file_for, held, matters, modules, pair
 
-RANK = 4
 every_model = pytest.mark.parametrize("name", comfy_models.MODELS)
-
-
-def pair(module, out, inner):
-    return {f"{module}.lora_A.weight": (RANK, *inner), f"{module}.lora_B.weight": (out, RANK)}
-
-
-def file_for(target_model, chosen=lambda module: True):
-    """The names and shapes of a LoRA on all matrices that `chosen` takes, with ComfyUI's names."""
-    spelled = spell(target_model, target_model.networks[DENOISER], dialects()["diffusion_pipe"])
-    return {
-        key: shape
-        for module in spelled
-        if len(module.shape) == 2 and chosen(module.module)
-        for key, shape in pair(module.module, module.shape[0], module.shape[1:]).items()
-    }
-
-
-def held(shapes, target_model, metadata=None):
-    tensors = {key: TensorInfo("F32", shape) for key, shape in shapes.items()}
-    return inspect_header("a.safetensors", Header(tensors, metadata or {}), None, target_model)
-
-
-def modules(shapes):
-    return {key.rpartition(".lora_")[0] for key in shapes}
-
 
 ODD = pair("diffusion_model.blocks.0.no_such_layer", 64, (64,)) | pair(
     "diffusion_model.extra_head.proj", 96, (32,)
@@ -105,11 +77,6 @@ WRONG = [
         "made for Z-Image; this is Lumina-Image 2.0: 99 % of its modules have no",
     ),
 ]
-
-
-def matters(module):
-    """What trainers train: blocks, and not what stands before and behind them."""
-    return any(character.isdecimal() for character in module)
 
 
 @pytest.mark.parametrize(("made_for", "wired", "words"), WRONG)

@@ -27,7 +27,9 @@ export function fitOf(answer, cautions = []) {
   if (error) return { state: "bad", text: `\u2717 ${say("stackUnreadable")}`, words: asSentence(tell(error, translations)) };
   const why = losses[0] ? asSentence(tell(losses[0], translations)) : say("previewNoLora");
   if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: why };
-  return doubtful(fit ? fitOfModel(fit, translations) : fitOfFamily(answer), caution);
+  const told = doubtful(fit ? fitOfModel(fit, translations) : fitOfFamily(answer), caution);
+  const besides = tell(answer.contradiction ?? "", translations);
+  return besides ? { ...told, words: told.words ? `${asSentence(told.words)} ${besides}` : besides } : told;
 }
 
 /**
