@@ -33,6 +33,7 @@ from ..key_maps.table import (
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..messages import joined, message
 from ..planning.keys import parse_key
+from ..planning.quantised import EXTRAS
 from ..planning.target_model import (
     CLOSE,
     DIFFUSION_MODEL,
@@ -95,21 +96,6 @@ layer_norm2                                 h   = ln_2
 SCALE_IS_WEIGHT = frozenset(
     {"flux1", "flux2", "chroma", "hunyuan_video", "hunyuan_video_15", "hunyuan_image_21"}
 )
-# Tensors beside a quantised weight: comfy/quant_ops.py, comfy/utils.py convert_old_quants,
-# bitsandbytes, optimum-quanto.
-EXTRAS = {
-    "scaled_fp8": "scaled fp8",
-    "scale_weight": "scaled fp8",
-    "scale_input": "scaled fp8",
-    "weight_scale": "scaled",
-    "weight_scale_2": "nvfp4",
-    "input_scale": "scaled",
-    "output_scale": "scaled",
-    "pre_quant_scale": "scaled",
-    "comfy_quant": "scaled",
-    "SCB": "bitsandbytes int8",
-    "weight_format": "bitsandbytes int8",
-}
 PACKED = ("bitsandbytes__nf4", "bitsandbytes__fp4")  # ends of bitsandbytes' quant_state tensors
 FOUR_BIT = ("nvfp4", "convrot_w4a4")  # ComfyUI's formats with two values in a byte
 UNTRAINABLE = frozenset(

@@ -16,6 +16,18 @@ from ..planning.assign import Misfit, assign
 from ..planning.groups import Group
 from ..planning.resolve import LONGEST_MODULE, MAX_PEELS, alias_names
 from ..planning.target_model import TargetModel
+from .variants import (
+    NO_MEANING,
+    BlockCount,
+    RowFit,
+    agreeing,
+    agrees,
+    faults,
+    published,
+    stated,
+    titled,
+    told_variant,
+)
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, "Shape | None"]
@@ -26,8 +38,6 @@ MAX_RIVALS = 3  # that are named beside the likeliest family
 MAX_REMEMBERED = 20_000  # samples whose meanings are remembered
 MAX_MEMBERS = 4  # of one pattern, looked at where families fit equally well
 MIN_FITTING = 0.75  # share of a file's module patterns a family must know
-# share of the patterns with known shapes that must agree with the sizes of one published variant
-MIN_AGREEING = 0.5
 MIN_TRAINED = (
     0.75  # share of the blocks below the highest that must be trained for their number to tell
 )
@@ -61,15 +71,6 @@ class ModulePattern(NamedTuple):
     members: tuple[str, ...]
     skip: int = 0  # numbers in the prefix, which count no blocks
     alias_names: tuple[str, ...] = ()
-
-
-class BlockCount(NamedTuple):
-    """The blocks of one name that a file trains: highest number + 1, and whether most of those
-    below are there too.
-    """
-
-    depth: int
-    complete: bool
 
 
 class FamilyMatch(NamedTuple):
@@ -136,7 +137,8 @@ def identify(
         return fit._replace(title=title, ties=tuple(winners), is_likely=_is_likely(closest))
     if unpublished:
         return fit._replace(name=chosen.name, title=_unpublished_title(chosen.title))
-    return fit._replace(name=chosen.name, title=variant_title(chosen, samples, target_model))
+    title = variant_title(chosen, samples, target_model, depths)
+    return fit._replace(name=chosen.name, title=title)
 
 
 def _unpublished_title(title: str) -> str:
@@ -204,7 +206,7 @@ def _closest(
     first = [
         family
         for family in first
-        if family is target_model.family or _agrees(family, sized[family.name])
+        if family is target_model.family or agrees(family, sized[family.name])
     ]
     closest = _lowest(
         first, lambda family: _rank(family, depths, by_family[family.name], sized[family.name])
@@ -256,6 +258,18 @@ def _unpublished(
     return sorted(able, key=lambda family: not family.common)
 
 
+def meanings_of(
+    family: Family, samples: Iterable[ModulePattern], target_model: TargetModel
+) -> list[RowFit]:
+    """What each sample can be in the family."""
+    return _fits_of(family, (_meanings(target_model, sample) for sample in samples))
+
+
+def short_title(target_model: TargetModel, guess: FamilyMatch) -> str:
+    """What a file is for without what its names fit besides, where one is the likely one."""
+    return target_model.families[guess.ties[0]].title if guess.is_likely else guess.title
+
+
 def _fits_of(family: Family, meanings: Iterable[Mapping[str, RowFit]]) -> list[RowFit]:
     """What each sample can be in the family."""
     return [fits.get(family.name, NO_MEANING) for fits in meanings]
@@ -274,10 +288,10 @@ def _few_names(samples: Sequence[ModulePattern]) -> bool:
 
 def _has_one_size(family: Family, meanings: Sequence[RowFit]) -> bool:
     """Whether each symbol whose sizes the family's table states has one size in the whole file."""
-    stated = _stated(family)
+    symbols = stated(family)
     sizes: dict[str, int] = {}
     for solutions in sorted((meaning.sizes for meaning in meanings), key=len):
-        told = [{name: solved[name] for name in stated & solved.keys()} for solved in solutions]
+        told = [{name: solved[name] for name in symbols & solved.keys()} for solved in solutions]
         fitting = [
             one for one in told if all(sizes.get(name, size) == size for name, size in one.items())
         ]
@@ -288,33 +302,13 @@ def _has_one_size(family: Family, meanings: Sequence[RowFit]) -> bool:
     return True
 
 
-def _agrees(family: Family, meanings: Sequence[RowFit]) -> bool:
-    """Whether the shapes are those of a published variant."""
-    return not family.sizes or bool(_agreeing(family, meanings))
-
-
-def _agreeing(family: Family, meanings: Iterable[RowFit]) -> list[str]:
-    """The published variants that agree with most of the shapes that tell any of the family's
-    sizes; the best first.
-    """
-    stated = _stated(family)
-    telling = [
-        meaning
-        for meaning in meanings
-        if not meaning.sizes or any(not stated.isdisjoint(solved) for solved in meaning.sizes)
-    ]
-    faults = {variant: _contradicted(sizes, telling) for variant, sizes in family.sizes.items()}
-    most = (1 - MIN_AGREEING) * len(telling)
-    return sorted((name for name in faults if faults[name] <= most), key=faults.__getitem__)
-
-
 def agreeing_variant(
     family: Family, samples: Iterable[ModulePattern], target_model: TargetModel
 ) -> str | None:
     """The published variant whose sizes the file's modules have, most of them; None where its
     sizes are others.
     """
-    return next(iter(_agreeing(family, _of_shapes(family, samples, target_model))), None)
+    return next(iter(agreeing(family, _of_shapes(family, samples, target_model))), None)
 
 
 def _of_shapes(
@@ -322,12 +316,7 @@ def _of_shapes(
 ) -> list[RowFit]:
     """What each sample whose shape is known can be in the family."""
     shaped = [sample for sample in samples if sample.shape is not None]
-    return _fits_of(family, (_meanings(target_model, sample) for sample in shaped))
-
-
-def _stated(family: Family) -> set[str]:
-    """The symbols whose sizes the family's table states."""
-    return {symbol for sizes in family.sizes.values() for symbol in sizes}
+    return meanings_of(family, shaped, target_model)
 
 
 def _lowest(known: Sequence[Family], rank: Callable[[Family], Any]) -> list[Family]:
@@ -402,19 +391,23 @@ def _by_metadata(
     """
     for key in FAMILY_METADATA:
         value = metadata.get(key)
-        if not isinstance(value, str):
-            continue
-        lengths = {
-            family.name: int(family.name == value)
-            if key == OWN_FAMILY
-            else _longest_mark(family, value)
-            for family in families
-        }
-        longest = max(lengths.values())
-        named = [family for family in families if lengths[family.name] == longest]
-        if longest and len(named) == 1:
-            return named[0], f"{key} = {value[:LONGEST_VALUE]}"
+        if isinstance(value, str) and (named := family_named(families, key, value)):
+            return named, f"{key} = {value[:LONGEST_VALUE]}"
     return None, ""
+
+
+def family_named(families: Sequence[Family], key: str, value: str) -> Family | None:
+    """The one of these families that the value of a key of the metadata names; None where it names
+    none or several.
+    """
+    lengths = [
+        int(family.name == value) if key == OWN_FAMILY else _longest_mark(family, value)
+        for family in families
+    ]
+    longest = max(lengths, default=0)
+    if not longest or lengths.count(longest) > 1:
+        return None
+    return families[lengths.index(longest)]
 
 
 def _longest_mark(family: Family, value: str) -> int:
@@ -448,31 +441,7 @@ def _rank(
     variant with the fewest faults.
     """
     read = sum(meaning.fits and not meaning.plain for meaning in meanings)
-    return read, min(_faults(family, variant, depths, shaped) for variant in _variants(family))
-
-
-def _faults(
-    family: Family, variant: str, depths: Mapping[str, BlockCount], meanings: Sequence[RowFit]
-) -> tuple[bool, int, bool]:
-    """What speaks against one variant: too few blocks, samples of other sizes, another number of
-    blocks.
-    """
-    blocks, sizes = blocks_of(family, variant), family.sizes.get(variant, family.sizes.get("", {}))
-    return too_few(blocks, depths), _contradicted(sizes, meanings), not same_blocks(blocks, depths)
-
-
-def _variants(family: Family) -> tuple[str, ...]:
-    """The published variants. Numbers of blocks that are stated without a variant hold for all;
-    they are none themselves.
-    """
-    return tuple(dict.fromkeys((*family.sizes, *filter(None, family.blocks)))) or ("",)
-
-
-def blocks_of(family: Family, variant: str) -> Mapping[str, int]:
-    """The numbers of blocks of a published variant; numbers stated without a
-    variant hold for all.
-    """
-    return {**family.blocks.get("", {}), **family.blocks.get(variant, {})}
+    return read, min(faults(family, variant, depths, shaped) for variant in published(family))
 
 
 def _scores(told: Iterable[Mapping[str, RowFit]], target_model: TargetModel) -> dict[str, int]:
@@ -483,19 +452,6 @@ def _scores(told: Iterable[Mapping[str, RowFit]], target_model: TargetModel) -> 
             if target_model.families[name].kind == DENOISER:
                 scores[name] = scores.get(name, 0) + meaning.fits
     return scores
-
-
-class RowFit(NamedTuple):
-    """What a sample can be in a family: whether a row fits, and the sizes of the family's symbols
-    that each row would have.
-    """
-
-    fits: bool
-    sizes: tuple[Mapping[str, int], ...]
-    plain: bool = True  # as it is spelled, and not read otherwise
-
-
-NO_MEANING = RowFit(False, ())
 
 
 def _meanings(target_model: TargetModel, sample: ModulePattern) -> Mapping[str, RowFit]:
@@ -548,16 +504,13 @@ def _meaning_of(family: Family, names: Iterable[str], shape: Shape | None) -> Ro
 
 
 def variant_title(
-    family: Family, samples: Sequence[ModulePattern], target_model: TargetModel
+    family: Family,
+    samples: Iterable[ModulePattern],
+    target_model: TargetModel,
+    depths: Mapping[str, BlockCount],
 ) -> str:
-    """The family's title with the one published variant whose sizes contradict nothing; one that
-    begins with the title is all of it.
-    """
-    faults = contradictions(family, samples, target_model)
-    fitting = [variant for variant, count in faults.items() if not count]
-    if len(fitting) != 1 or not fitting[0]:
-        return family.title
-    return fitting[0] if fitting[0].startswith(family.title) else f"{family.title} {fitting[0]}"
+    """The family's title with the one published variant that fits."""
+    return titled(family, told_variant(family, _of_shapes(family, samples, target_model), depths))
 
 
 def denoiser_samples(
@@ -612,25 +565,6 @@ def block_counts(samples: Iterable[ModulePattern]) -> dict[str, BlockCount]:
         for blocks, numbers in trained.items()
         if numbers
     }
-
-
-def same_blocks(variant: Mapping[str, int], counts: Mapping[str, BlockCount]) -> bool:
-    """Whether a variant with these numbers of blocks has just as many; files that train a few
-    blocks only do not tell.
-    """
-    trained = {name: depth for name, depth in variant.items() if flatten(name) in counts}
-    return bool(trained) and all(
-        counts[flatten(name)] == (depth, True) for name, depth in trained.items()
-    )
-
-
-def too_few(variant: Mapping[str, int], counts: Mapping[str, BlockCount]) -> bool:
-    """Whether a variant with these numbers of blocks has fewer than the file trains."""
-    return any(
-        counts[flatten(name)].depth > depth
-        for name, depth in variant.items()
-        if flatten(name) in counts
-    )
 
 
 def stripped_names(target_model: TargetModel, module: str) -> list[str]:
@@ -702,26 +636,6 @@ def solve(row: Sequence[Size], shape: Shape) -> Mapping[str, int] | None:
 def is_whole(match: Match) -> bool:
     """Whether a name stands for all rows of its module, and not for a part of a fused one."""
     return match.alternative < 0 or len(match.row.alternatives[match.alternative].parts) == 1
-
-
-def contradictions(
-    family: Family, samples: Iterable[ModulePattern], target_model: TargetModel
-) -> dict[str, int]:
-    """For each published variant of the family: how many samples have no meaning in it that agrees
-    with its sizes.
-    """
-    meanings = _of_shapes(family, samples, target_model)
-    return {variant: _contradicted(sizes, meanings) for variant, sizes in family.sizes.items()}
-
-
-def _contradicted(sizes: Mapping[str, int], meanings: Iterable[RowFit]) -> int:
-    return sum(
-        not any(
-            all(sizes.get(symbol, number) == number for symbol, number in solved.items())
-            for solved in meaning.sizes
-        )
-        for meaning in meanings
-    )
 
 
 def _solved(match: Match, shape: Shape) -> Mapping[str, int] | None:

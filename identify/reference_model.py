@@ -34,15 +34,13 @@ from .lora_family import (
     ModulePattern,
     Shapes,
     agreeing_variant,
-    blocks_of,
     is_whole,
     matches_of,
     member_names,
-    same_blocks,
     solved_sizes,
-    too_few,
     weight_shape,
 )
+from .variants import blocks_of, same_blocks, too_few
 
 MAX_BLOCKS = 1000  # of one name, that are drawn
 MAX_MODULES = 10_000  # of one row, that are drawn

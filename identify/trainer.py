@@ -17,11 +17,12 @@ from ..planning.keys import parse_key
 from ..planning.names import OF_DIFFUSERS, OWN_NAMES
 from ..planning.plan import Plan
 from ..planning.resolve import LONGEST_MODULE, peeled
-from ..planning.target_model import Target, TargetModel
+from ..planning.target_model import Network, Shape, Target, TargetModel
 from .lora_family import (
     WITHOUT_DIGITS,
     FamilyMatch,
     ModulePattern,
+    block_counts,
     identify,
     stripped_names,
     variant_title,
@@ -42,13 +43,21 @@ def model_title(target_model: TargetModel) -> str:
     """The wired model's family and variant; "" where no table knows it."""
     if target_model.family is None:
         return ""
-    network = target_model.networks[DENOISER]
-    alike: dict[object, ModulePattern] = {}
+    samples = model_samples(target_model.networks[DENOISER])
+    return variant_title(target_model.family, samples, target_model, block_counts(samples))
+
+
+def model_samples(network: Network) -> list[ModulePattern]:
+    """One sample for each pattern and shape of a network's modules, biases left out."""
+    alike: dict[tuple[str, Shape], list[str]] = {}
     for module, weight in network.modules.items():
-        flat, shape = flatten(module), network.weights[weight]
         if not weight.endswith(".bias"):
-            alike.setdefault((generalise(flat)[0], shape), ModulePattern((flat,), shape, (module,)))
-    return variant_title(target_model.family, tuple(alike.values()), target_model)
+            shape = network.weights[weight]
+            alike.setdefault((generalise(flatten(module))[0], shape), []).append(module)
+    return [
+        ModulePattern((flatten(members[0]),), shape if all(shape) else None, tuple(members))
+        for (_, shape), members in alike.items()
+    ]
 
 
 UNTOLD = "cannot tell"  # in place of a trainer

@@ -88,7 +88,6 @@ class TableRow(NamedTuple):
     names: str = (
         ""  # whose names its first alternative has, by the last @names above it; "": diffusers'
     )
-    branch: str = ""  # which part of some models it is, by the last @branch above it
 
 
 class Inputs(NamedTuple):
@@ -100,6 +99,20 @@ class Inputs(NamedTuple):
 
     fixed: frozenset[int] = frozenset()
     begins: frozenset[tuple[int, int]] = frozenset()
+
+
+class Branch(NamedTuple):
+    """A part of the network that only some published models have (@branch): what it is, whose, and
+    the native names of its modules or what they begin with, `{}` for block numbers.
+    """
+
+    what: str
+    owner: str
+    names: tuple[str, ...]
+
+    def holds(self, native: str) -> bool:
+        """Whether a module, `{}` for its block numbers, belongs to it."""
+        return any(native == name or native.startswith(f"{name}.") for name in self.names)
 
 
 class Match(NamedTuple):
@@ -147,6 +160,7 @@ class Family(NamedTuple):
     common: bool = False  # most files that fit this family and others as well are for this one
     # what ComfyUI keeps beside the diffusion model, by its name -> its name in the model's file
     beside: Mapping[str, str] = MappingProxyType({})
+    branches: tuple[Branch, ...] = ()
 
     def find(self, flat: str) -> list[Match]:
         """Every row that the flattened name `flat` can mean, exact indices before free ones."""
@@ -472,7 +486,6 @@ class _Reader:
                 widens_input,
                 optional,
                 whose,
-                self.directives["branch"][-1] if optional and self.directives["branch"] else "",
             )
         )
 
@@ -549,6 +562,7 @@ class _Reader:
             self._inputs(),
             common,
             self._beside(),
+            self._branches(rows),
         )
 
     def _encoders(self) -> dict[str, tuple[str, ...]]:
@@ -599,6 +613,28 @@ class _Reader:
                 fixed |= {width for width, grown in chain if not grown}
                 begins |= {(narrow, wide) for (narrow, _), (wide, _) in pairwise(chain)}
         return Inputs(frozenset(fixed), frozenset(begins))
+
+    def _branches(self, rows: tuple[TableRow, ...]) -> tuple[Branch, ...]:
+        """`@branch image of Wan 2.1 I2V: img_emb blocks.{}.cross_attn.k_img`: of the rows so
+        called, or whose names begin so.
+        """
+        natives = [name for row in rows for name in row.native]
+        branches = []
+        for text in self.directives["branch"]:
+            title, _, names = text.partition(":")
+            what, _, owner = title.partition(" of ")
+            branch = Branch(what.strip(), owner.strip(), tuple(names.split()))
+            alone = (branch._replace(names=(name,)) for name in branch.names)
+            if not all((branch.what, branch.owner, branch.names)) or not all(
+                any(map(one.holds, natives)) for one in alone
+            ):
+                raise self.fail(
+                    message("key_maps.unread_directive", directive="branch", text=text[:MAX_TOLD]),
+                    message("key_maps.write_branch"),
+                    ("branch", text),
+                )
+            branches.append(branch)
+        return tuple(branches)
 
     def _by_variant(self, directive: str) -> dict[str, dict[str, int]]:
         """The numbers of each published variant: `@sizes dev: h=3072 m=12288`; without a name they

@@ -10,6 +10,7 @@ from ..adapters.rows import Rows
 from ..key_maps.dialect import DENOISER, ENCODER, Dialect, Prefix, PrefixSet, dialects
 from ..key_maps.table import Family, Inputs, Match, Slice, families, flatten, generalise, slices
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
+from .quantised import is_extra
 
 Shape = tuple[int, ...]
 Sample = tuple[
@@ -180,9 +181,13 @@ class Network:
 
 
 def modules_of(weights: Iterable[str], prefix: str) -> dict[str, str]:
-    """Local module name -> weight; what does not begin with `prefix` keeps its whole name."""
+    """Local module name -> weight; what does not begin with `prefix` keeps its whole name, and what
+    only serves to read a quantised weight is none.
+    """
     modules = {}
     for weight in weights:
+        if is_extra(weight):
+            continue
         local = weight.removeprefix(prefix)
         for suffix in SUFFIXES:
             if local.endswith(suffix):

@@ -315,8 +315,9 @@ class Inspection:
                 "inspect.connect_clip" if self.only_encoders else "inspect.connect_model"
             )
         line = message("inspect.modules_load", placed=modules["placed"], count=modules["total"])
-        if self.report.mismatch:
-            return message("joints.about", subject=line, text=self.report.mismatch)
+        clause = self.report.fitting.wrong or self.report.fitting.lacking
+        if clause:
+            return as_sentence(message("joints.about", subject=line, text=clause))
         if modules["placed"] < modules["total"]:
             line = message("inspect.with_losses", line=line, losses=joined(self.report.losses))
         return as_sentence(joined(filter(None, (line, self._stock_loads())), "semicolon"))
@@ -409,7 +410,7 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything a program needs; plain JSON types."""
-        loads = self.report.as_dict()
+        loads, contradiction = self.report.as_dict(), self.report.contradiction
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
@@ -421,6 +422,7 @@ class Inspection:
                 "title": self.family.title,
                 "could_be": list(self.family.ties),
                 "evidence": list(self.guess.evidence),
+                **({"contradiction": contradiction} if contradiction else {}),
                 "close": [
                     {"title": title, "share": round(share, 3)}
                     for title, share in self.guess.near_misses

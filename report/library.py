@@ -59,6 +59,7 @@ class Findings(NamedTuple):
     cautions: tuple[
         str, ...
     ] = ()  # what makes it doubtful, as far as the header tells, that it comes out as trained
+    contradiction: str = ""  # that its metadata name another model than names and shapes do
     error: str = ""  # why it cannot be read; then the rest is empty
 
 
@@ -311,6 +312,7 @@ def _summary(inspection: Inspection) -> Findings:
         gains=tuple(inspection.gains),
         losses=tuple(report.losses),
         cautions=report.cautions,
+        contradiction=report.contradiction,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..adapters.kind import Decomposition
 from ..adapters.registry import decompositions, named
+from ..identify.claims import contradiction, may_contradict
 from ..identify.lora_family import NUMBER, FamilyMatch
 from ..identify.stock_loader import StockKeys
 from ..identify.trainer import UNTOLD, Writer, guess_family, model_title, name_trainer, nearest_name
@@ -36,7 +37,7 @@ from ..planning.plan import (
     Plan,
 )
 from ..planning.scale import in_words
-from .branch import missing_branch
+from .base_model import Fitting, fitting
 from .coverage import TrainedLayers, trained_layers, untrained_kinds
 from .judgement import judged
 
@@ -226,8 +227,9 @@ class Report:
         line = message("report.modules_load", placed=modules["placed"], count=modules["total"])
         if self.other:
             return message("joints.about", subject=line, text=as_sentence(self.other))
-        if self.mismatch:
-            return message("joints.about", subject=line, text=self.mismatch)
+        clause = self.fitting.wrong or self.fitting.lacking
+        if clause:
+            return as_sentence(message("joints.about", subject=line, text=clause))
         lost = self.losses
         return as_sentence(joined([line, joined(lost)], "semicolon") if lost else line)
 
@@ -242,12 +244,12 @@ class Report:
         if self.other or not self.modules["total"]:
             return ""  # the verdict says where such a file belongs
         if self.mismatch:
-            return message("report.use_model", model=self.guess.title)
+            return message("report.use_model", model=self.fitting.better)
+        if self.lacking and self.fitting.better:
+            return message("report.use_for_all", model=self.fitting.better)
         if self.count(NOT_WIRED):
             lacks_model = DENOISER not in self.plan.target_model.networks
             return message("report.connect_model" if lacks_model else "report.connect_clip")
-        if branch := missing_branch(self.plan):
-            return branch
         for category, remedy in REMEDIES.items():
             if self.count(category):
                 return message(remedy)
@@ -261,27 +263,32 @@ class Report:
         return "" if self.adapters else other_file(self.plan.shapes, group_keys(self.plan.shapes))
 
     @cached_property
+    def fitting(self) -> Fitting:
+        """What is to be said of the file and the connected model, as clauses."""
+        if self.other:
+            return Fitting()
+        placed = {adapter.module for adapter in self.adapters}
+        return fitting(self.plan.target_model, self.outcomes, placed, self.guess, self.model_title)
+
+    @cached_property
+    def contradiction(self) -> str:
+        """Says that the metadata name another model than names and shapes do; "" where they do
+        not.
+        """
+        if not may_contradict(self.plan.metadata):
+            return ""
+        guess = self.guess if self.guess.samples else self._guess or guess_family(self.plan)
+        return contradiction(self.plan.metadata, guess, self.plan.target_model)
+
+    @property
     def mismatch(self) -> str:
         """Says that the file is for another model, where it is."""
-        if self.other:
-            return ""
-        lost = self.count(UNKNOWN_MODULE) + self.count(SHAPE_CONFLICT)
-        made_for = self.guess.title
-        if (
-            not lost
-            or not made_for
-            or made_for == self.model_title
-            or self.is_reference
-            or DENOISER not in self.plan.target_model.networks
-        ):
-            return ""
-        if missing_branch(self.plan):
-            return ""
-        modules = self.modules
-        share = round(100 * (modules["total"] - modules["placed"]) / modules["total"])
-        model = self.model_title or message("report.another_model")
-        id = "report.wrong_model" if modules["placed"] else "report.wrong_model_wholly"
-        return message(id, made_for=made_for, model=model, percent=share)
+        return as_sentence(self.fitting.wrong) if self.fitting.wrong else ""
+
+    @property
+    def lacking(self) -> str:
+        """Says which part of a file for this kind of model has no place in this very one."""
+        return as_sentence(self.fitting.lacking) if self.fitting.lacking else ""
 
     @property
     def losses(self) -> list[str]:
@@ -343,6 +350,8 @@ class Report:
             "cautions": list(self.cautions),
             "checked": self.checked,
             "mismatch": self.mismatch,
+            "lacking": self.lacking,
+            "contradiction": self.contradiction,
             "gains": [correction.short for correction in self.corrections],
             "unplaced": self.unplaced(),
             "patterns": self.all_patterns(),
@@ -390,6 +399,7 @@ class Report:
         return [
             *self.cautions,
             *self.errors,
+            *([self.contradiction] if self.contradiction else []),
             *([message("report.inferred_prefix", prefix=inferred)] if inferred else []),
             *dict.fromkeys(self._resized()),
             *(correction.sentence for correction in self.corrections),

@@ -131,6 +131,7 @@ def _fit(
         "total": total,
         "model": checkpoint.title,
         "mismatch": report.mismatch,
+        "lacking": report.lacking,
         # A file of text encoders alone has nothing that such a model could lack.
         "state": judged(placed, total, report.mismatch) if total else GOOD,
         "needs_clip": not total and bool(report.modules["total"]),

@@ -105,7 +105,7 @@ def test_fit_follows_the_connection(opened, picture):
     fit = shown(opened, LOADER).locator(FIT)
     expect(fit).to_have_text("Fits the connected model, FLUX.1")
     opened.change(LOADER, "lora_name", OTHER_BASE)
-    expect(fit).to_have_text("Wrong base: the model is FLUX.1. 0 of 8 modules fit.")
+    expect(fit).to_have_text("Wrong base: Made for SDXL; this is FLUX.1: nothing can load.")
     for palette in ("light", "dark"):
         opened.set("Comfy.ColorPalette", palette)
         assert opened.contrast(fit) > 4.5

@@ -424,7 +424,7 @@ def test_rows_tell_what_does_not_fit(front_end, lora_file, mode, picture):
     badges = [stack.rows.nth(index).get_by_role("img") for index in range(3)]
     expect(badges[0]).to_have_text("\u2717 0 / 4")
     expect(badges[0]).to_have_attribute(
-        "title", re.compile("^Wrong base: .*0 of 4.*SDXL", re.DOTALL)
+        "title", re.compile("^Wrong base: Made for .*SDXL.*: nothing can load", re.DOTALL)
     )
     expect(badges[1]).to_have_text("\u2717 unreadable")
     expect(badges[2]).to_have_text("\u2717 missing")

@@ -160,7 +160,7 @@ def test_all_are_replaced_and_keep_what_they_had(front_end, before, picture):
         {"pinned": True},
         "#322",
     ]
-    assert new[STYLE]["widgets_values"] == [BROKEN_LORA, 0.5, 0.25, "report", "patch"]
+    assert new[STYLE]["widgets_values"] == [BROKEN_LORA, 0.5, 0.25, "report", "patch", ""]
     assert new[MODEL_ONLY]["widgets_values"] == [KOHYA_LORA, -0.5, 1, "report", "patch"]
     assert new[STYLE]["properties"]["note"] == "mine"
     assert [each["id"] for each in after["nodes"]] == [each["id"] for each in before["nodes"]]
@@ -227,7 +227,7 @@ def test_prompt_differs_only_in_the_type_and_what_is_added(front_end, before):
             assert spec == old[name]
             continue
         assert spec["class_type"] == OURS
-        added = {"on_unmatched": "report", "mode": "patch"} | (
+        added = {"on_unmatched": "report", "mode": "patch", "layer_weights": ""} | (
             {"strength_clip": 1} if name == str(MODEL_ONLY) else {}
         )
         assert spec["inputs"] == old[name]["inputs"] | added
@@ -520,6 +520,7 @@ def test_loaders_of_one_lora_of_other_packs_become_ours(front_end, picture):
             strength_clip,
             "report",
             "patch",
+            "",
         ], kind
     models = [
         spec["inputs"]["model"]

@@ -172,7 +172,7 @@ def seen(front_end: FrontEnd, kinds: list[str]) -> dict:
 
 def as_ours(spec: dict) -> dict:
     """A part of a prompt with our loader in the stock one's place."""
-    added = {"strength_clip": 1, "on_unmatched": "report", "mode": "patch"}
+    added = {"strength_clip": 1, "on_unmatched": "report", "mode": "patch", "layer_weights": ""}
     return {"class_type": OURS, "inputs": added | spec["inputs"]}
 
 

@@ -358,6 +358,7 @@ def test_scan(locksmith, library):
         "gains",
         "losses",
         "cautions",
+        "contradiction",
         "error",
         "verdict",
         "state",

@@ -121,6 +121,8 @@ def test_lone_numbers_are_indices_and_numbers_in_words_are_not():
 FAULTS = {
     "no title": ("a h h = b", "@title"),
     "no rows": ("@title x", "no rows"),
+    "branch of nobody": ("@title x\n@branch image: a\na h = b", "@branch 'image: a'"),
+    "branch without a row": ("@title x\n@branch image of X: c\na h = b", "@branch"),
     "unknown directive": ("@title x\n@colour red\na h = b", "@colour"),
     "no shape": ("@title x\na = b", "no shape"),
     "bad size": ("@title x\na 3H h = b", "not a size"),

@@ -246,6 +246,7 @@ def test_what_belongs_to_a_text_encoder_is_not_missed_in_a_file_of_the_model_alo
         "total": 22,
         "model": told["fit"]["model"],
         "mismatch": "",
+        "lacking": "",
         "state": "good",
         "needs_clip": False,
     }

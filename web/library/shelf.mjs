@@ -108,6 +108,6 @@ export class Shelf {
  */
 function inLanguage(row, translations) {
   const [gains, losses, cautions] = [row.gains, row.losses, row.cautions].map((texts) => tellAll(texts, translations));
-  const [made_for, trainer, error] = tellAll([row.made_for, row.trainer, row.error], translations);
-  return { ...row, made_for, trainer, gains, losses, cautions, error };
+  const [made_for, trainer, contradiction, error] = tellAll([row.made_for, row.trainer, row.contradiction ?? "", row.error], translations);
+  return { ...row, made_for, trainer, gains, losses, cautions, contradiction, error };
 }

@@ -235,5 +235,5 @@ function fillRow(cells, row) {
   const told = tellState(row);
   paintMark(/** @type {HTMLElement} */ (loads.children[0]), row);
   loads.children[1].textContent = told;
-  loads.title = row.error || [told, ...row.cautions, ...row.gains, ...row.losses].join("\n");
+  loads.title = row.error || [told, row.contradiction, ...row.cautions, ...row.gains, ...row.losses].filter(Boolean).join("\n");
 }

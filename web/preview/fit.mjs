@@ -27,7 +27,9 @@ export function fitOf(answer, cautions = []) {
   if (error) return { state: "bad", text: `\u2717 ${say("stackUnreadable")}`, words: asSentence(tell(error, translations)) };
   const why = losses[0] ? asSentence(tell(losses[0], translations)) : say("previewNoLora");
   if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: why };
-  return doubtful(fit ? fitOfModel(fit) : fitOfFamily(answer), caution);
+  const told = doubtful(fit ? fitOfModel(fit, translations) : fitOfFamily(answer), caution);
+  const besides = tell(answer.contradiction ?? "", translations);
+  return besides ? { ...told, words: told.words ? `${asSentence(told.words)} ${besides}` : besides } : told;
 }
 
 /**
@@ -42,14 +44,14 @@ function doubtful(fit, caution) {
 
 /**
  * @param {any} fit with the model that is wired
+ * @param {import("../i18n/words.mjs").Translations} translations
  * @returns {Fit}
  */
-function fitOfModel(fit) {
-  const { state, placed, total, mismatch, model } = fit;
+function fitOfModel(fit, translations) {
+  const { state, placed, total, mismatch, lacking, model } = fit;
   if (fit.needs_clip) return { state: "", text: "CLIP", words: say("previewNeedsClip") };
-  const words = model ? "previewMismatch" : "previewMismatchAny";
-  if (mismatch) return { state, text: `\u2717 ${placed} / ${total}`, words: say(words, fit) };
-  if (state !== "good") return { state, text: `! ${placed} / ${total}`, words: say("previewPart", fit) };
+  if (mismatch) return { state, text: `\u2717 ${placed} / ${total}`, words: say("previewMismatch", { mismatch: tell(mismatch, translations) }) };
+  if (state !== "good") return { state, text: `! ${placed} / ${total}`, words: tell(lacking, translations) || say("previewPart", fit) };
   return { state, text: `\u2713 ${total}`, words: say(model ? "previewFits" : "previewFitsAny", fit) };
 }
 

@@ -1,0 +1,91 @@
+"""What trainers write as base model into the metadata."""
+
+ARCHITECTURES = {
+    # sd-scripts library/sai_model_spec.py and strategies, musubi-tuner utils/sai_model_spec.py,
+    # OneTrainer resources/sd_model_spec, ai-toolkit get_base_model_version, SimpleTuner
+    # save_hooks.py (family-flavour)
+    "flux1_dev": [
+        "flux-1-dev/lora",
+        "flux-1-schnell/lora",
+        "Flux.1-dev/lora",
+        "Flux.1-fill-dev/lora",
+        "flux1",
+        "flux.1",
+        "flux_kontext",
+        "flux.1_kontext",
+        "flux-krea/lora",
+    ],
+    "chroma": ["chroma/lora", "chroma", "Chroma1/lora", "chroma-base/lora", "chroma_radiance"],
+    "anima": ["anima", "anima-preview/lora", "anima-unknown/lora", "Anima/lora"],
+    "cosmos_predict2_2b": ["cosmos_predict2", "Cosmos-Predict2/lora", "cosmos2image-2b/lora"],
+    "sd15": [
+        "stable-diffusion-v1/lora",
+        "sd_v1",
+        "sd_1.5",
+        "stable-diffusion-v1-inpainting/lora",
+        "sd1x-1.5/lora",
+        "sd1",
+    ],
+    "sd21": [
+        "stable-diffusion-v2-512/lora",
+        "stable-diffusion-v2-768-v/lora",
+        "sd_v2",
+        "sd_v2_v",
+        "sd_2.1",
+        "sd2x-2.1/lora",
+    ],
+    "hunyuan_video": ["hunyuan-video/lora", "hunyuan_video", "framepack/lora", "framepack"],
+    "hunyuan_image_21": ["hunyuan-image-2.1/lora", "hunyuan-image-2.1", "hunyuan-image/lora"],
+}
+
+
+OTHERS = {
+    "sdxl": [
+        "stable-diffusion-xl-v1-base/lora",
+        "sdxl_base_v1-0",
+        "sdxl_1.0",
+        "sdxl_",
+        "sdxl-base-1.0/lora",
+        "ssd",
+        "vega",
+    ],
+    "sd3": [
+        "stable-diffusion-3-medium/lora",
+        "stable-diffusion-v3.5/lora",
+        "sd_3",
+        "sd3-large/lora",
+    ],
+    "stable_cascade": ["stable-cascade-v1-prior/lora"],
+    "lumina2": ["lumina-2/lora", "lumina2", "lumina/lora"],
+    "qwen_image": [
+        "Qwen-Image/lora",
+        "Qwen-Image-Edit-2511/lora",
+        "qwen_image_edit",
+        "qwen_image_layered",
+    ],
+    "wan": [
+        "wan2.1/lora",
+        "wan",
+        "wan_2.1",
+        "wan_2.2_14b",
+        "wan_2.2_5b",
+        "wan-t2v-480p-1.3b-2.1/lora",
+    ],
+    "flux2": ["Flux.2-dev/lora", "Flux.2/lora", "flux_2_klein_4b", "flux2_klein_9b", "flux2"],
+    "hunyuan_video_15": ["hunyuan-video-1.5/lora", "hunyuan_video_1_5"],
+    "kandinsky5": ["Kandinsky-5/lora", "kandinsky5"],
+    "krea2": ["Krea-2/lora", "krea2"],
+    "z_image": ["Z-Image/lora", "z_image", "zimage"],
+    "hidream": ["hidream-i1/lora", "hidream_i1"],
+    "hidream_o1": ["HiDream-O1-Image/lora", "hidream_o1_image"],
+    "ideogram4": ["Ideogram-4/lora", "Ideogram/lora", "ideogram4"],
+    "pixart": ["pixart-alpha/lora", "pixart-sigma/lora", "pixart"],
+    "ernie": ["Ernie/lora"],
+    "ltx2": ["ltx2", "ltxvideo2-dev/lora"],
+    "ltxv": ["ltxvideo-0.9.5/lora"],
+    "auraflow": ["auraflow", "auraflow-v0.3/lora"],
+    "omnigen2": ["omnigen2"],
+    "minimax_h3": ["minimax_h3_ref2va"],
+    "ace_step": ["ace_step-base/lora"],
+    "ace_step_15": ["ace_step_15_xl"],
+}
