@@ -39,7 +39,6 @@ from .stock_first import (
     layers_of,
     patches_of,
     plain_pairs,
-    weight_of,
 )
 from .together import settle
 from .wrapped import Wrapped
@@ -210,13 +209,11 @@ def _load(below: Any, by_place: tuple[Any, ...], by_name: dict[str, Any]) -> Any
         if not answer.fails:
             return below(*by_place, **by_name)
         made = {}
-    weights = answer.division.weights
-    loaded = {target: patch for target, patch in made.items() if weight_of(target) not in weights}
     _tell(answer)
     if call is not None:
-        call.weights |= weights
+        call.weights |= answer.division.weights
         call.layers += answer.layers
-    return loaded | answer.patches
+    return made | answer.patches
 
 
 def _answer(lora: Any, to_load: Any, call: _Call | None) -> _Answer | None:
@@ -238,7 +235,7 @@ def _answer(lora: Any, to_load: Any, call: _Call | None) -> _Answer | None:
     except Exception:
         stock = None
     division = divide(plan, tensors, stock, plain_pairs if beside else anything)
-    if not division.plan.adapters and (stock is None or not division.weights):
+    if not division.keys:
         return None
     taken = {id(tensors[key]) for key in division.keys}
     return _Answer(

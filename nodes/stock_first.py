@@ -1,8 +1,8 @@
 """Which adapters of a file the stock loader places as the plan does, and which it leaves out or
 computes otherwise.
 
-What it does rightly stays its own, to the bit. A weight is one or the other as a whole, because
-several adapters on it act together.
+What it does rightly stays its own, to the bit. Where several adapters act on one weight, all are
+the one or the other.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Keeps = Callable[[Any, Any], bool]  # (target, patch of stock's) -> whether stoc
 class Division(NamedTuple):
     """What of a plan is ours to place.
 
-    plan: ours alone. weights: those on which nothing of stock's stays. keys: those of the file that
-    stock is not to see. left_out, computed: how many of the adapters stock would not place, and
-    how many it would compute otherwise. refused: how many keys nobody applies.
+    plan: ours alone. weights: those that ours act on. keys: those of the file that stock is not to
+    see; none where it does all rightly. left_out, computed: how many of the adapters stock would
+    not place, and how many it would compute otherwise. refused: how many keys nobody applies.
     """
 
     plan: Plan
@@ -58,38 +58,33 @@ def divide(plan: Plan, tensors: Tensors, stock: Mapping[Any, Any] | None, keeps:
     """Compare what the plan makes of a file with the patches that stock makes of it; `stock` None:
     it raises.
     """
-    built, _ = patches_by_adapter(plan, tensors)
+    built, failures = patches_by_adapter(plan, tensors)
     theirs = _by_weight((stock or {}).items())
-    ours = _by_weight(patch for patches in built.values() for patch in patches)
-    ranks = {
-        weight_of(target): plan.adapters[index].rank
-        for index, patches in built.items()
-        for target, _ in patches
-    }
+    planned = _by_weight(patch for patches in built.values() for patch in patches)
+    reached = {index: {weight_of(target) for target, _ in built[index]} for index in built}
+    ranks = {weight: plan.adapters[index].rank for index in built for weight in reached[index]}
     wrong = {
         weight
-        for weight, patches in ours.items()
+        for weight, patches in planned.items()
         if not _same_patches(theirs.get(weight, ()), patches, ranks[weight], keeps)
     }
-    reached = {index: {weight_of(target) for target, _ in built[index]} for index in built}
-    mine, wrong = _closed(reached, wrong)
+    ours = sorted(index for index in built if not reached[index].isdisjoint(wrong))
+    kept = {key for index in built.keys() - ours for key in plan.adapters[index].roles.values()}
+    own = {key for index in ours for key in plan.adapters[index].roles.values()}
     refused = {key for key, outcome in plan.outcomes.items() if outcome.category in REFUSED}
-    spoilt = {
-        weight
-        for weight, patches in theirs.items()
-        if weight not in ours and _holds(patches, tensors, refused)
-    }
-    shared = {key for index in built.keys() - mine for key in plan.adapters[index].roles.values()}
-    own = {key for index in mine for key in plan.adapters[index].roles.values()}
-    left_out = sum(1 for index in mine if reached[index].isdisjoint(theirs))
-    acts = bool(mine or spoilt or stock is None)
+    refused |= {key for index in failures for key in plan.adapters[index].roles.values()}
+    refused -= own | kept
+    spoils = any(_holds(patches, tensors, refused) for patches in theirs.values())
+    if not ours and (stock is None or not spoils):
+        return Division(plan._replace(adapters=()), frozenset(), frozenset(), 0, 0, 0)
+    left_out = sum(1 for index in ours if reached[index].isdisjoint(theirs))
     return Division(
-        plan._replace(adapters=tuple(plan.adapters[index] for index in sorted(mine))),
-        frozenset(wrong | spoilt),
-        frozenset(own - shared | refused if acts else ()),
+        plan._replace(adapters=tuple(plan.adapters[index] for index in ours)),
+        frozenset().union(*(reached[index] for index in ours)),
+        frozenset(own - kept | refused),
         left_out,
-        len(mine) - left_out,
-        len(refused) if acts else 0,
+        len(ours) - left_out,
+        len(refused),
     )
 
 
@@ -98,16 +93,6 @@ def _by_weight(patches: Iterable[tuple[Any, Any]]) -> dict[str, list[tuple[Any, 
     for target, patch in patches:
         found.setdefault(weight_of(target), []).append((target, patch))
     return found
-
-
-def _closed(reached: Mapping[int, set[str]], wrong: set[str]) -> tuple[set[int], set[str]]:
-    """(the adapters that act on any of the weights, all weights these act on), and so on."""
-    mine: set[int] = set()
-    while True:
-        more = {index for index, weights in reached.items() if not weights.isdisjoint(wrong)}
-        if more == mine:
-            return mine, wrong
-        mine, wrong = more, wrong.union(*(reached[index] for index in more))
 
 
 def _same_patches(
@@ -143,24 +128,11 @@ def _same_part(theirs: Any, ours: Any, rank: int | None) -> bool:
     rank), a shape.
     """
     if isinstance(theirs, torch.Tensor) and isinstance(ours, torch.Tensor):
-        return theirs is ours or _same_numbers(theirs, ours)
+        return theirs is ours
     if isinstance(theirs, float | int) or isinstance(ours, float | int):
         one, other = (rank if number is None else number for number in (theirs, ours))
         return one is not None and other is not None and isclose(one, other, rel_tol=1e-6)
     return bool(theirs == ours)
-
-
-def _same_numbers(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Of tensors that are not one object: a part of a tensor that is the whole of it, or a copy
-    under a second name.
-    """
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    if one.is_meta or other.is_meta:
-        return False
-    return (one.data_ptr() == other.data_ptr() and one.stride() == other.stride()) or torch.equal(
-        one, other
-    )
 
 
 def _holds(patches: Iterable[tuple[Any, Any]], tensors: Tensors, keys: set[str]) -> bool:

@@ -48,13 +48,8 @@ class Wrapped:
         """Stand around what is in the module now; nothing where ours acts already."""
         if self.is_on:
             return
-        current = getattr(self.module, self.name)
-        # Ours may have come to light again, because what another pack put over it has gone.
-        layer = next((layer for layer in self._layers if layer.function is current), None)
-        if layer is not None:
-            layer.active = True
-            return
-        layer = _Layer(current, self.around)
+        self._uncover()
+        layer = _Layer(getattr(self.module, self.name), self.around)
         self._layers.append(layer)
         setattr(self.module, self.name, layer.function)
 
@@ -62,10 +57,15 @@ class Wrapped:
         """Leave the module as it was; where another pack stands above ours, ours passes on only."""
         for layer in self._layers:
             layer.active = False
-        while (top := self._on_top()) is not None:
-            setattr(self.module, self.name, top.below)
-            self._layers.remove(top)
+        self._uncover()
 
-    def _on_top(self) -> _Layer | None:
+    def _uncover(self) -> None:
+        """Take off one of ours that is on top; there it may also have come to when another pack
+        left.
+        """
         current = getattr(self.module, self.name)
-        return next((layer for layer in self._layers if layer.function is current), None)
+        for layer in self._layers:
+            if layer.function is current:
+                setattr(self.module, self.name, layer.below)
+                self._layers.remove(layer)
+                return

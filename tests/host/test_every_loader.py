@@ -4,13 +4,24 @@ rest is what Load and Fix LoRA gives; off, nothing of the host is touched.
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from test_as_stock import comfyui, kohya, native_lora, nothing_knows
-from wrong_in_stock import FINAL, QKV, WRONG, adapter, dora_of_peft, same, unknown_names, write
+from wrong_in_stock import (
+    FINAL,
+    QKV,
+    WRONG,
+    adapter,
+    alpha_in_the_header,
+    dora_of_peft,
+    same,
+    unknown_names,
+    write,
+)
 
 
 @pytest.mark.parametrize("with_metadata", [True, False])
@@ -102,7 +113,11 @@ def test_one_line_for_a_file_however_often_it_is_loaded(every, tiny_flux, tmp_pa
         lora = comfy.utils.load_torch_file(str(path), safe_load=True)
         for strength in (1.0, 0.5, 0.2):
             comfy.sd.load_lora_for_models(tiny_flux(), None, lora, strength, 0)
-    assert caplog.text.count(path.name) == 1
+        assert caplog.text.count(path.name) == 1
+        every.turn(False)
+        every.turn(True)
+        comfy.sd.load_lora_for_models(tiny_flux(), None, lora, 1.0, 0)
+    assert caplog.text.count("every loader") == 2
 
 
 def test_a_file_that_makes_stock_raise_loads(every, by_stock_nodes, tiny_flux, tmp_path, host):
@@ -301,3 +316,134 @@ def test_model_and_text_encoder_of_one_file_each_at_its_strength(
         same(patched(loaded[0]), patched(fixed[0]), 1e-5)
     else:
         assert loaded[0] is None
+
+
+def kinds_that_stock_reads():
+    """Adapters of all sorts that the host computes as their trainers do, in names it knows."""
+    make = torch.Generator().manual_seed(12)
+    random = lambda *shape: torch.randn(*shape, generator=make) * 0.2  # noqa: E731
+    block = "diffusion_model.double_blocks.0"
+    return {
+        f"{FINAL}.hada_w1_a": random(64, 4),
+        f"{FINAL}.hada_w1_b": random(4, 128),
+        f"{FINAL}.hada_w2_a": random(64, 4),
+        f"{FINAL}.hada_w2_b": random(4, 128),
+        f"{FINAL}.alpha": torch.tensor(2.0),
+        f"{block}.img_attn.proj.lokr_w1": random(8, 8),
+        f"{block}.img_attn.proj.lokr_w2_a": random(16, 4),
+        f"{block}.img_attn.proj.lokr_w2_b": random(4, 16),
+        f"{block}.img_attn.proj.alpha": torch.tensor(2.0),
+        f"{block}.txt_attn.proj.diff": random(128, 128),
+        f"{block}.txt_attn.proj.diff_b": random(128),
+        "transformer.transformer_blocks.1.attn.to_k.lora_A.weight": random(4, 128),
+        "transformer.transformer_blocks.1.attn.to_k.lora_B.weight": random(128, 4),
+        "transformer.norm_out.linear.lora_A.weight": random(4, 128),
+        "transformer.norm_out.linear.lora_B.weight": random(256, 4),
+    }
+
+
+def test_other_kinds_that_stock_reads_are_its_own_too(
+    every, by_stock_nodes, patched, tiny_flux, tmp_path, caplog
+):
+    path = write(tmp_path, (kinds_that_stock_reads(), {}, None))
+    off = by_stock_nodes(tiny_flux(), path)
+    caplog.clear()
+    every.turn(True)
+    with caplog.at_level(logging.INFO):
+        on = by_stock_nodes(tiny_flux(), path)
+    assert len(off.patches) == 6
+    same(patched(on), patched(off))
+    assert "Locksmith" not in caplog.text
+
+
+def test_settings_that_say_what_stock_assumes_change_nothing(
+    every, by_stock_nodes, patched, tiny_flux, tmp_path, caplog
+):
+    """An alpha in the header that is as large as the rank."""
+    tensors = alpha_in_the_header()[0]
+    told = {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 4})}
+    path = write(tmp_path, (tensors, told, None))
+    off = by_stock_nodes(tiny_flux(), path)
+    caplog.clear()
+    every.turn(True)
+    with caplog.at_level(logging.INFO):
+        same(patched(by_stock_nodes(tiny_flux(), path)), patched(off))
+    assert "Locksmith" not in caplog.text
+
+
+def test_a_bias_that_stock_leaves_out_does_not_take_its_factors_from_stock(
+    every, host, by_stock_nodes, patched, tiny_flux, tmp_path
+):
+    """PEFT's bias of a LoRA is as strong as its factors' alpha and rank say, which are stock's."""
+    down, up = adapter(64, 128)
+    tensors = {
+        f"{FINAL}.lora_A.weight": down,
+        f"{FINAL}.lora_B.weight": up,
+        f"{FINAL}.lora_B.bias": torch.randn(64),
+        f"{FINAL}.alpha": torch.tensor(2.0),
+    }
+    path = write(tmp_path, (tensors, {}, None))
+    off = patched(by_stock_nodes(tiny_flux(), path))
+    fixed = patched(host.load_and_fix(tiny_flux(), None, path)[0])
+    every.turn(True)
+    on = patched(by_stock_nodes(tiny_flux(), path))
+    assert off.keys() == {f"{FINAL}.weight"} and on.keys() == {f"{FINAL}.weight", f"{FINAL}.bias"}
+    assert torch.equal(on[f"{FINAL}.weight"], off[f"{FINAL}.weight"])
+    same(on, fixed, 1e-5)
+
+
+def test_an_alpha_that_is_no_number_spoils_nothing(
+    every, host, by_stock_nodes, tiny_flux, tmp_path, caplog
+):
+    tensors = native_lora(kohya)
+    tensors["lora_unet_final_layer_linear.alpha"] = torch.tensor(float("nan"))
+    path = write(tmp_path, (tensors, {}, None))
+    assert f"{FINAL}.weight" in by_stock_nodes(tiny_flux(), path).patches
+    fixed = host.load_and_fix(tiny_flux(), None, path)[0].patches
+    caplog.clear()
+    every.turn(True)
+    with caplog.at_level(logging.INFO):
+        assert by_stock_nodes(tiny_flux(), path).patches.keys() == fixed.keys()
+    assert "3 keys have no effect" in caplog.text and f"{FINAL}.weight" not in fixed
+
+
+def test_a_header_is_not_asked_where_the_file_is_another_by_now(
+    every, by_stock_nodes, patched, tiny_flux, tmp_path
+):
+    """What was read before it was replaced is as strong as stock makes it."""
+    import comfy.sd
+    import comfy.utils
+
+    tensors, metadata, _ = alpha_in_the_header()
+    path = write(tmp_path, (tensors, {}, None))
+    off = patched(by_stock_nodes(tiny_flux(), path))
+    every.turn(True)
+    lora = comfy.utils.load_torch_file(str(path), safe_load=True)
+    save_file(tensors | {"more": torch.ones(9)}, tmp_path / "new.safetensors", metadata)
+    (tmp_path / "new.safetensors").replace(path)
+    same(patched(comfy.sd.load_lora_for_models(tiny_flux(), None, lora, 1.0, 0)[0]), off)
+
+
+def test_a_file_in_names_that_the_host_converts(
+    every, host, by_stock_nodes, patched, tiny_flux, tmp_path
+):
+    """FLUX control LoRAs of its makers, here with an alpha in the header."""
+    norm = "single_blocks.0.norm.key_norm.scale"
+    tensors = {norm: torch.rand(128), "img_in.lora_B.bias": torch.randn(128)}
+    for name, shape in (("img_in", (128, 64)), ("final_layer.linear", (64, 128))):
+        down, up = adapter(*shape)
+        tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    told = {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 1})}
+    path = write(tmp_path, (tensors, told, None))
+    stock = patched(by_stock_nodes(tiny_flux(), path))
+    fixed = patched(host.load_and_fix(tiny_flux(), None, path)[0])
+    assert not torch.allclose(fixed[f"{FINAL}.weight"], stock[f"{FINAL}.weight"], atol=1e-2)
+    every.turn(True)
+    same(patched(by_stock_nodes(tiny_flux(), path)), fixed, 1e-5)
+
+
+def test_the_report_still_says_what_stock_would_do(every, host, tiny_flux, tmp_path):
+    path = write(tmp_path, unknown_names())
+    every.turn(True)
+    report = host.load_and_fix(tiny_flux(), None, path)[2].as_dict()
+    assert report["keys"]["placed"] == 4 and report["stock"]["placed"] == 0

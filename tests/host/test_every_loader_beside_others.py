@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_as_stock import native_lora, nothing_knows
-from wrong_in_stock import same
+from wrong_in_stock import QKV, adapter, dora_of_peft, same, write
 
 
 class OtherPack:
@@ -143,6 +143,97 @@ def test_never_twice_however_often_both_come_and_go(
         every.turn(True)
         every.turn(False)
         assert all(one is two for one, two in zip(functions(), originals, strict=True))
+
+
+def test_a_pack_that_cannot_do_without_keys_that_are_ours_gets_all(
+    every,
+    other_pack,
+    by_stock_nodes,
+    tiny_flux,
+    file,
+):
+    pack, key = other_pack("load_lora"), next(iter(native_lora(nothing_knows)))
+    below = pack.below
+    pack.below = lambda lora, *rest, **named: lora[key] is None or below(lora, *rest, **named)
+    every.turn(True)
+    assert not by_stock_nodes(tiny_flux(), file).patches
+
+
+def test_a_pack_that_cannot_do_with_adapters_of_ours_gets_the_hosts(
+    every,
+    other_pack,
+    by_stock_nodes,
+    patched,
+    tiny_flux,
+    tmp_path,
+    caplog,
+):
+    """As one that reads the factors of what was loaded, which it takes for the host's."""
+    path = write(tmp_path, kinds_mixed())
+    off = patched(by_stock_nodes(tiny_flux(), path))
+    pack = other_pack("load_lora_for_models")
+    below = pack.below
+
+    def reads_factors(*arguments, **named):
+        made = below(*arguments, **named)
+        for ((_, patch, *_),) in made[0].patches.values():
+            assert patch.weights[0].shape
+        return made
+
+    pack.below = reads_factors
+    every.turn(True)
+    caplog.clear()
+    same(patched(by_stock_nodes(tiny_flux(), path)), off)
+    assert "the stock loader's result is used" in caplog.text
+
+
+def kinds_mixed():
+    """A plain LoRA that stock reads, and a DoRA that it does not."""
+    tensors, metadata, settings = dora_of_peft()
+    down, up = adapter(384, 128)
+    return (
+        tensors | {f"{QKV}.lora_A.weight": down, f"{QKV}.lora_B.weight": up},
+        metadata,
+        settings,
+    )
+
+
+def test_a_pack_that_loads_onto_another_model_than_it_was_given(
+    every,
+    other_pack,
+    host,
+    patched,
+    tiny_flux,
+    base,
+    tmp_path,
+):
+    """Its key map says which: here one without the second block."""
+    import comfy.lora
+    import comfy.sd
+    import comfy.utils
+
+    name = "base_model.model.double_blocks.{}.img_attn.proj"
+    tensors = {}
+    for block in range(2):
+        down, up = adapter(128, 128, seed=block)
+        tensors[f"{name.format(block)}.lora_A.weight"] = down
+        tensors[f"{name.format(block)}.lora_B.weight"] = up
+    path, smaller = write(tmp_path, (tensors, {}, None)), base()
+    pack = other_pack("load_lora_for_models")
+
+    def onto_its_own(model, clip, lora, strength_model, strength_clip):
+        names = comfy.lora.model_lora_keys_unet(smaller.model, {})
+        clone = smaller.clone()
+        loaded = comfy.lora.load_lora(lora, names)
+        assert len(clone.add_patches(loaded, strength_model)) == len(loaded)
+        return clone, clip
+
+    pack.below = onto_its_own
+    every.turn(True)
+    lora = comfy.utils.load_torch_file(str(path), safe_load=True)
+    loaded = comfy.sd.load_lora_for_models(tiny_flux(), None, lora, 1.0, 0)[0]
+    same(patched(loaded), patched(host.load_and_fix(smaller, None, path)[0]), 1e-5)
+    assert len(loaded.patches) == 1
 
 
 def test_who_holds_the_function_from_before_holds_the_hosts(
