@@ -103,7 +103,10 @@ def without_looks(workflow: dict) -> dict:
     copy = json.loads(json.dumps(workflow))
     for graph in graphs_of(copy):
         graph["links"] = sorted(graph["links"], key=str)
-        graph.pop("groups", None)
+        for part in ("groups", "inputNode", "outputNode"):
+            graph.pop(part, None)
+        for slot in (*graph.get("inputs", []), *graph.get("outputs", [])):
+            slot.pop("pos", None)
         graph.get("extra", {}).pop("ds", None)
         graph["nodes"] = [
             {part: value for part, value in node.items() if part not in drawn}
