@@ -23,6 +23,13 @@ import { heightOfRows, readRows } from "../stack/rows.mjs";
  * @typedef {(graph: string, node: string) => boolean} Wanted
  */
 
+/**
+ * What else is known: the names of LoRA files; what the nodes of subgraphs were set to when the workflow was opened; how wide nodes are
+ * at least when they are drawn.
+ *
+ * @typedef {{listed: string[], opened?: import("./promoted.mjs").Opened, leastWidth: number}} Known
+ */
+
 /** The properties in which a node keeps what it needs, beside its type, to become again what it was. */
 const FROM_PACK = "locksmith_pack";
 const SIZE = "locksmith_size";
@@ -48,11 +55,10 @@ const [ONE_OUTPUT, BOTH_OUTPUTS] = [{ 0: 0 }, { 0: 0, 1: 1 }];
  * @param {Direction} direction
  * @param {Wanted} isWanted
  * @param {MakeBlank} makeBlank
- * @param {string[]} listed names of LoRA files
- * @param {import("./promoted.mjs").Opened} [opened] what the nodes of subgraphs were set to when the workflow was opened
+ * @param {Known} known
  * @returns {{done: {graph: string, node: string}[], left: {node: any, reason: Left}[]}}
  */
-export function replaceIn(workflow, direction, isWanted, makeBlank, listed, opened = new Map()) {
+export function replaceIn(workflow, direction, isWanted, makeBlank, { listed, opened = new Map(), leastWidth }) {
   /** @type {ReturnType<typeof replaceIn>} */
   const result = { done: [], left: [] };
   for (const graph of [workflow, ...(workflow.definitions?.subgraphs ?? [])]) {
@@ -72,7 +78,7 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, listed, open
         result.left.push({ node, reason });
       }
     }
-    makeRoom(graph, grown);
+    makeRoom(graph, grown, leastWidth);
   }
   if (result.done.length) giveBackPromoted(workflow, opened);
   return result;

@@ -21,10 +21,11 @@ const MAX_ROUNDS = 100;
 /**
  * @param {any} graph as saved; is changed
  * @param {Map<any, Grown>} grown nodes of it that were changed
+ * @param {number} leastWidth of nodes when they are drawn
  */
-export function makeRoom(graph, grown) {
+export function makeRoom(graph, grown, leastWidth) {
   if (![...grown.values()].some(({ height, panel }) => height + panel > 0)) return;
-  const nodes = graph.nodes.map((/** @type {any} */ node) => blockOfNode(node, grown.get(node)));
+  const nodes = graph.nodes.map((/** @type {any} */ node) => blockOfNode(node, grown.get(node), leastWidth));
   const reroutes = (graph.reroutes ?? graph.extra?.reroutes ?? []).map(blockOfReroute);
   const groups = (graph.groups ?? []).map(blockOfGroup);
   for (const group of groups) gather(group, [...nodes, ...reroutes, ...groups]);
@@ -36,15 +37,16 @@ export function makeRoom(graph, grown) {
 /**
  * @param {any} node
  * @param {Grown | undefined} grown
+ * @param {number} leastWidth
  * @returns {Block}
  */
-function blockOfNode(node, grown) {
+function blockOfNode(node, grown, leastWidth) {
   const [x, y, width, height] = [node.pos[0], node.pos[1], node.size[0], node.size[1]].map(Number);
   const isCollapsed = Boolean(node.flags?.collapsed);
   const growth = isCollapsed || !grown ? 0 : Math.max(0, grown.height + grown.panel);
   const bottom = isCollapsed ? y : y + height - (grown?.height ?? 0); // as it was
   const move = (/** @type {Block} */ { shift }) => void (shift && (node.pos[1] = y + shift));
-  return block(x, Math.max(width, grown?.width ?? 0), y - TITLE, Math.max(bottom, y), growth, Boolean(node.flags?.pinned), move);
+  return block(x, Math.max(width, leastWidth, grown?.width ?? 0), y - TITLE, Math.max(bottom, y), growth, Boolean(node.flags?.pinned), move);
 }
 
 /**

@@ -24,6 +24,7 @@ const COMMANDS = {
   ours: { all: `${ID}.all`, chosen: `${ID}.chosen`, hook: `${ID}.hook`, icon: "pi pi-sync" },
   stock: { all: `${ID}.all_back`, chosen: `${ID}.chosen_back`, hook: `${ID}.hook_back`, icon: "pi pi-undo" },
 };
+const WIDTH_IN_VUE = 225; // at least
 /** The workflows whose missing loaders were told of. */
 const offered = new Set();
 
@@ -40,7 +41,8 @@ async function replace(direction, chosen) {
   if (!plan) return;
   const isWanted = chosen ? wants(chosen) : () => true;
   const workflow = saved(rootGraph());
-  const { done, left } = plan.replaceIn(workflow, direction, isWanted, maker(), listedFiles(), promotedIn(openGraph()));
+  const known = { listed: listedFiles(), opened: promotedIn(openGraph()), leastWidth: isVue() ? WIDTH_IN_VUE : 0 };
+  const { done, left } = plan.replaceIn(workflow, direction, isWanted, maker(), known);
   if (done.length) await put(workflow, tracker);
   if (done.length && chosen) select(done);
   tell(direction, done.length, left);
@@ -108,8 +110,12 @@ function makeBlank(type) {
   const widgets = (node.widgets ?? []).filter((/** @type {any} */ widget) => widget.serialize !== false);
   const blank = { saved: saved(node), widgets: widgets.map((/** @type {any} */ widget) => widget.name) };
   node.onRemoved?.();
-  if (globalThis.LiteGraph?.vueNodesMode) blank.saved.size[1] += HIGHER_IN_VUE[type] ?? 0;
+  if (isVue()) blank.saved.size[1] += HIGHER_IN_VUE[type] ?? 0;
   return blank;
+}
+
+function isVue() {
+  return Boolean(globalThis.LiteGraph?.vueNodesMode);
 }
 
 /** @param {string} type */
