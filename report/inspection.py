@@ -310,6 +310,8 @@ class Inspection:
         if not modules["total"]:
             return message("inspect.no_adapter")
         if not self.plan.target_model.networks:
+            if self.guess.is_absent:
+                return message("inspect.no_such_model")
             return message(
                 "inspect.connect_clip" if self.only_encoders else "inspect.connect_model"
             )
@@ -370,6 +372,13 @@ class Inspection:
         elif not self.report.modules["total"]:
             findings.append(
                 Health(message("inspect.no_key_fits"), message("inspect.means_no_key_fits"))
+            )
+        elif self.guess.is_absent:
+            findings.append(
+                Health(
+                    message("identify.not_in_host", model=self.guess.title),
+                    message("inspect.means_no_key_fits"),
+                )
             )
         elif not self.plan.target_model.networks and not self.only_encoders:
             findings.append(

@@ -160,6 +160,8 @@ def _loads(inspection: Inspection, speak: Speaker) -> Iterator[str]:
             )
         elif inspection.only_encoders:
             yield speak("inspect.only_encoders")
+        elif inspection.guess.is_absent:
+            yield speak("report.no_such_model", model=inspection.guess.title)
         else:
             yield speak("inspect.specify_model")
         return

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import comfy_models
 import pytest
-from lora_locksmith.files.header import Header, TensorInfo
 from lora_locksmith.messages import translate
 from lora_locksmith.planning.numbered_layers import numbered_layers
-from lora_locksmith.report.inspection import inspect_header
 from lora_locksmith.report.markdown import markdown
-from model_files import file_for, held
+from model_files import file_for, held, inspected
 
 DOWN, UP = (4, 2048), (2048, 4)
 
@@ -45,11 +43,6 @@ NUMBERED = {
     "few": (pairs("weights.{n}.{role}", ("lora_A", "lora_B"), 4), 4, "weights.3"),
     "numbers alone": ({str(n): DOWN for n in range(80)}, 80, "0 to 79"),
 }
-
-
-def inspected(shapes):
-    tensors = {key: TensorInfo("F32", shape) for key, shape in shapes.items()}
-    return inspect_header("a.safetensors", Header(tensors, {}), None)
 
 
 @pytest.mark.parametrize("name", NUMBERED)
