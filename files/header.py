@@ -20,6 +20,7 @@ from ..errors import LocksmithError, about_file, system_reason
 from ..messages import ENGLISH, Message, catalog, message, text_of
 from .atomic import OLD_ENDING
 from .json_text import read_json
+from .numbers import number_of
 
 # The format's own limit (safetensors' Rust reader, MAX_HEADER_SIZE).
 MAX_HEADER_BYTES = 100_000_000
@@ -529,26 +530,11 @@ def _check_layout(
         raise _broken(path, message("files.after_tensors", size=f"{data_bytes - position:,}"))
 
 
-# struct's names of them
-CODES = {
-    "F16": "<e",
-    "F32": "<f",
-    "F64": "<d",
-    "I8": "<b",
-    "I16": "<h",
-    "I32": "<i",
-    "I64": "<q",
-    "U8": "<B",
-    "U16": "<H",
-    "U32": "<I",
-}
-
-
 def read_numbers(
     path: str | os.PathLike[str], header: Header, names: Iterable[str]
 ) -> dict[str, float]:
     """The values of tensors of one element, such as alphas, by name; tensors of other sizes and
-    dtypes are left out.
+    of what is no number are left out.
 
     Reads a few bytes for each, and no other data. Raises LoraFileError when the file cannot be read
     any more.
@@ -565,10 +551,9 @@ def read_numbers(
                 info = header.tensors[name]
                 file.seek(header.data_start + info.start)
                 raw = file.read(info.end - info.start)
-                if info.dtype == "BF16":
-                    numbers[name] = struct.unpack("<f", b"\0\0" + raw)[0]
-                elif info.dtype in CODES:
-                    numbers[name] = float(struct.unpack(CODES[info.dtype], raw)[0])
+                number = number_of(info.dtype, raw)
+                if number is not None:
+                    numbers[name] = number
     except (OSError, struct.error) as error:
         raise LoraFileError(
             path,

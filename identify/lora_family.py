@@ -6,16 +6,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 from ..key_maps.dialect import DENOISER
-from ..key_maps.table import Family, Match, Size, evaluate, flatten, generalise, numbered, unify
+from ..key_maps.table import (
+    ABSENT,
+    Family,
+    Match,
+    Size,
+    evaluate,
+    families,
+    flatten,
+    generalise,
+    numbered,
+    unify,
+)
 from ..messages import first_of, joined, message
 from ..planning.assign import Misfit, assign
 from ..planning.groups import Group
 from ..planning.resolve import LONGEST_MODULE, MAX_PEELS, alias_names
-from ..planning.target_model import TargetModel
+from ..planning.target_model import Network, TargetModel
 from .variants import (
     NO_MEANING,
     BlockCount,
@@ -77,7 +89,8 @@ class FamilyMatch(NamedTuple):
     """A family read off a file; `name` is "" where it cannot be told, then `ties` are the families
     that fit equally well, the likeliest first.
 
-    is_likely: most files that fit all of `ties` are for the first.
+    is_likely: most files that fit all of `ties` are for the first. is_absent: ComfyUI itself has no
+    such model; then it has a title and no name.
     """
 
     name: str
@@ -91,6 +104,7 @@ class FamilyMatch(NamedTuple):
     depths: Mapping[str, BlockCount] = {}
     encoder_modules: tuple[str, ...] = ()  # modules whose prefixes name a text encoder
     is_likely: bool = False
+    is_absent: bool = False
 
 
 def identify(
@@ -106,39 +120,65 @@ def identify(
     samples, encoder_modules = denoiser_samples(groups, shapes, target_model)
     if encoder_modules and not samples:
         return _of_encoders(encoder_modules, metadata, target_model)
+    fit, is_exact = _of_denoiser(samples, metadata, target_model)
+    absent = _absent_models()
+    claimed = _by_metadata([*absent.families.values()], metadata)[0] if metadata else None
+    if (claimed or not is_exact) and not _few_names(samples):
+        other, is_other = _of_denoiser(samples, {}, absent)
+        if is_other and other.name:
+            evidence = (*other.evidence, message("identify.not_in_host", model=other.title))
+            fit = other._replace(name="", evidence=evidence, is_absent=True)
+    return fit._replace(encoder_modules=encoder_modules)
+
+
+@lru_cache(maxsize=1)
+def _absent_models() -> TargetModel:
+    """A target model whose families are those that ComfyUI does not have."""
+    target_model = TargetModel()
+    target_model.families = families(ABSENT)
+    return target_model
+
+
+def _of_denoiser(
+    samples: tuple[ModulePattern, ...], metadata: Mapping[str, str], target_model: TargetModel
+) -> tuple[FamilyMatch, bool]:
+    """(the family that fits most of the samples, whether it or those that fit as well know all of
+    them in a published size).
+    """
     meanings = [_meanings(target_model, sample) for sample in samples]
     scores = _scores(meanings, target_model)
     best = max(scores.values(), default=0)
-    unknown = FamilyMatch("", "", samples=samples, encoder_modules=encoder_modules)
+    unknown = FamilyMatch("", "", samples=samples)
     if not best or best < MIN_FITTING * len(samples):
-        return unknown._replace(
-            near_misses=_near_misses(scores, target_model.families, (), best, len(samples))
-            if best
-            else ()
-        )
+        near = _near_misses(scores, target_model.families, (), best, len(samples)) if best else ()
+        return unknown._replace(near_misses=near), False
     depths = block_counts(samples)
     closest = _closest(
         scores, best, samples=samples, meanings=meanings, depths=depths, target_model=target_model
     )
     unpublished = _unpublished(scores, samples, meanings, closest, target_model)
+    is_exact = bool(closest) and not unpublished and best == len(samples)
     closest = unpublished or closest
     winners = [family.name for family in closest]
     runners = _near_misses(scores, target_model.families, winners, best, len(samples))
     fit = unknown._replace(near_misses=runners, depths=depths)
     if not closest:
         names = message("identify.names_in_table", known=best, count=len(samples))
-        return fit._replace(evidence=(names,))
+        return fit._replace(evidence=(names,)), False
     patterns = message("identify.patterns_in_table", known=best, count=len(samples))
     chosen, reason = _decide(closest, metadata, target_model)
     sizes = message("identify.sizes_unpublished") if unpublished else ""
     fit = fit._replace(evidence=tuple(filter(None, (patterns, sizes, reason))))
     if chosen is None:
         title = _title_of_several(closest, bool(unpublished))
-        return fit._replace(title=title, ties=tuple(winners), is_likely=_is_likely(closest))
-    if unpublished:
-        return fit._replace(name=chosen.name, title=_unpublished_title(chosen.title))
-    title = variant_title(chosen, samples, target_model, depths)
-    return fit._replace(name=chosen.name, title=title)
+        likely = _is_likely(closest)
+        return fit._replace(title=title, ties=tuple(winners), is_likely=likely), is_exact
+    title = (
+        _unpublished_title(chosen.title)
+        if unpublished
+        else variant_title(chosen, samples, target_model, depths)
+    )
+    return fit._replace(name=chosen.name, title=title), is_exact
 
 
 def _unpublished_title(title: str) -> str:
@@ -206,7 +246,8 @@ def _closest(
     first = [
         family
         for family in first
-        if family is target_model.family or agrees(family, sized[family.name])
+        if agrees(family, sized[family.name])
+        or (family is target_model.family and not _is_published(target_model))
     ]
     closest = _lowest(
         first, lambda family: _rank(family, depths, by_family[family.name], sized[family.name])
@@ -219,6 +260,37 @@ def _closest(
             lambda family: sum(_lacks(target_model, family, names) for names in members),
         )
     return sorted(closest, key=lambda family: not family.common)
+
+
+def _is_published(target_model: TargetModel) -> bool:
+    """Whether the connected model has a size that its family's table states, so that a file of
+    another size is not for it.
+    """
+    family = target_model.family
+    if family is None:
+        return False
+    known: bool = _remembered(
+        target_model,
+        family.name,
+        lambda: agrees(
+            family,
+            _of_shapes(family, model_samples(target_model.networks[DENOISER]), target_model),
+        ),
+    )
+    return known
+
+
+def model_samples(network: Network) -> list[ModulePattern]:
+    """One sample for each pattern and shape of a network's modules, biases left out."""
+    alike: dict[tuple[str, Shape], list[str]] = {}
+    for module, weight in network.modules.items():
+        if not weight.endswith(".bias"):
+            shape = network.weights[weight]
+            alike.setdefault((generalise(flatten(module))[0], shape), []).append(module)
+    return [
+        ModulePattern((flatten(members[0]),), shape if all(shape) else None, tuple(members))
+        for (_, shape), members in alike.items()
+    ]
 
 
 def _unpublished(

@@ -17,13 +17,13 @@ from ..planning.keys import parse_key
 from ..planning.names import OF_DIFFUSERS, OWN_NAMES
 from ..planning.plan import Plan
 from ..planning.resolve import LONGEST_MODULE, peeled
-from ..planning.target_model import Network, Shape, Target, TargetModel
+from ..planning.target_model import Target, TargetModel
 from .lora_family import (
     WITHOUT_DIGITS,
     FamilyMatch,
-    ModulePattern,
     block_counts,
     identify,
+    model_samples,
     stripped_names,
     variant_title,
 )
@@ -45,19 +45,6 @@ def model_title(target_model: TargetModel) -> str:
         return ""
     samples = model_samples(target_model.networks[DENOISER])
     return variant_title(target_model.family, samples, target_model, block_counts(samples))
-
-
-def model_samples(network: Network) -> list[ModulePattern]:
-    """One sample for each pattern and shape of a network's modules, biases left out."""
-    alike: dict[tuple[str, Shape], list[str]] = {}
-    for module, weight in network.modules.items():
-        if not weight.endswith(".bias"):
-            shape = network.weights[weight]
-            alike.setdefault((generalise(flatten(module))[0], shape), []).append(module)
-    return [
-        ModulePattern((flatten(members[0]),), shape if all(shape) else None, tuple(members))
-        for (_, shape), members in alike.items()
-    ]
 
 
 UNTOLD = "cannot tell"  # in place of a trainer

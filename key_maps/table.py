@@ -39,6 +39,7 @@ DIRECTIVES = (
     "branch",
 )
 FOLDER = Path(__file__).parent / "families"
+ABSENT = FOLDER.with_name("absent")  # models that ComfyUI does not have
 MAX_TOLD = 80  # characters of what is wrong that an error repeats
 MAX_DIGITS = 9  # of a size or a number of blocks
 # characters of all names a table stands for, every header before every row; the pack's largest has

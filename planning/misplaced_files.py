@@ -12,6 +12,7 @@ from ..key_maps import KEY_MAPS
 from ..key_maps.lines import lines_of, read_text
 from ..messages import message
 from .groups import Groups
+from .numbered_layers import numbered_layers
 
 OTHER_FILES_TABLE = KEY_MAPS / "other_files.table"
 WHOLE = frozenset({"weight", "bias", "scale"})  # how a model's own tensors end
@@ -44,9 +45,12 @@ def _rules(path: Path = OTHER_FILES_TABLE) -> tuple[tuple[str, str, tuple[str, .
 
 
 def other_file(keys: Collection[str], groups: Groups) -> str:
-    """What a file is that holds no LoRA, in a sentence with the remedy; "" where it holds one, or
-    nothing known.
+    """What a file is that holds no LoRA, or none that any model has a place for, in a sentence
+    with the remedy; "" where it holds one, or nothing known.
     """
+    numbered = numbered_layers(keys)
+    if numbered:
+        return message("planning.numbered_layers", **numbered._asdict())
     if CONTROL_LORA not in keys and not all(
         WHOLE.issuperset(group.spellings) for group in groups.groups
     ):

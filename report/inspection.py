@@ -34,6 +34,7 @@ from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..messages import as_sentence, joined, message
 from ..planning.groups import Groups, group_keys
 from ..planning.misplaced_files import other_file
+from ..planning.numbered_layers import numbered_layers
 from ..planning.plan import (
     BOOKKEEPING,
     DUPLICATE_TARGET,
@@ -272,6 +273,11 @@ class Inspection:
         """What the file is, and where it belongs, if it holds no LoRA; "" for all others."""
         return other_file(self.header.tensors, self.groups)
 
+    @property
+    def is_nameless(self) -> bool:
+        """Whether the file numbers its layers and does not name them."""
+        return numbered_layers(self.header.tensors) is not None
+
     @cached_property
     def verdict(self) -> str:
         """One line: for which model, by whom, what, and what will load."""
@@ -311,6 +317,8 @@ class Inspection:
         if not modules["total"]:
             return message("inspect.no_adapter")
         if not self.plan.target_model.networks:
+            if self.guess.is_absent:
+                return message("inspect.no_such_model")
             return message(
                 "inspect.connect_clip" if self.only_encoders else "inspect.connect_model"
             )
@@ -366,12 +374,18 @@ class Inspection:
             if category not in (PLACED, NOT_WIRED) and self.plan.target_model.networks
         ]
         if self.other:
-            findings.append(
-                Health(as_sentence(self.other, stop=False), message("inspect.means_no_lora"))
-            )
+            meaning = "inspect.means_no_key_fits" if self.is_nameless else "inspect.means_no_lora"
+            findings.append(Health(as_sentence(self.other, stop=False), message(meaning)))
         elif not self.report.modules["total"]:
             findings.append(
                 Health(message("inspect.no_key_fits"), message("inspect.means_no_key_fits"))
+            )
+        elif self.guess.is_absent:
+            findings.append(
+                Health(
+                    message("identify.not_in_host", model=self.guess.title),
+                    message("inspect.means_no_key_fits"),
+                )
             )
         elif not self.plan.target_model.networks and not self.only_encoders:
             findings.append(

@@ -310,7 +310,7 @@ def _summary(inspection: Inspection) -> Findings:
         total=report.modules["total"],
         stock=inspection.stock_modules,
         gains=tuple(inspection.gains),
-        losses=tuple(report.losses),
+        losses=(*([report.remedy] if report.guess.is_absent else []), *report.losses),
         cautions=report.cautions,
         contradiction=report.contradiction,
     )

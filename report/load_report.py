@@ -243,6 +243,8 @@ class Report:
         """What to do about the keys without effect, as a sentence; "" where all is right."""
         if self.other or not self.modules["total"]:
             return ""  # the verdict says where such a file belongs
+        if self.guess.is_absent:
+            return message("report.no_such_model", model=self.guess.title)
         if self.mismatch:
             return message("report.use_model", model=self.fitting.better)
         if self.lacking and self.fitting.better:

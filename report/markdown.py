@@ -155,9 +155,13 @@ def _loads(inspection: Inspection, speak: Speaker) -> Iterator[str]:
     report = inspection.report
     if not inspection.plan.target_model.networks:
         if inspection.other:
-            yield speak("inspect.nothing_loads")
+            yield speak(
+                "inspect.nothing_named" if inspection.is_nameless else "inspect.nothing_loads"
+            )
         elif inspection.only_encoders:
             yield speak("inspect.only_encoders")
+        elif inspection.guess.is_absent:
+            yield speak("report.no_such_model", model=inspection.guess.title)
         else:
             yield speak("inspect.specify_model")
         return

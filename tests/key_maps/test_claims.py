@@ -5,11 +5,9 @@ from __future__ import annotations
 import comfy_models
 import pytest
 from architectures import ARCHITECTURES, OTHERS
-from lora_locksmith.files.header import Header, TensorInfo
 from lora_locksmith.messages import translate
-from lora_locksmith.report.inspection import inspect_header
 from lora_locksmith.report.markdown import markdown
-from model_files import file_for, held, matters
+from model_files import file_for, held, inspected, matters
 
 WRONG = [
     ("flux1_dev", {"ss_base_model_version": "sdxl_base_v1-0"}, "SDXL", "FLUX.1"),
@@ -42,11 +40,6 @@ WRONG = [
         "Stable Diffusion 3 / 3.5 large",
     ),
 ]
-
-
-def inspected(shapes, metadata):
-    tensors = {key: TensorInfo("F32", shape) for key, shape in shapes.items()}
-    return inspect_header("a.safetensors", Header(tensors, metadata), None)
 
 
 @pytest.mark.parametrize(("name", "metadata", "claimed", "actual"), WRONG)

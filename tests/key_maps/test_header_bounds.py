@@ -25,6 +25,7 @@ from lora_locksmith.files.header import (
     read_header,
     read_numbers,
 )
+from lora_locksmith.files.numbers import number_of
 from lora_locksmith.messages import catalog, message, translate
 from safetensors.torch import save_file
 
@@ -368,6 +369,9 @@ NUMBERS = {
     torch.uint8: 200,
     torch.uint16: 60_000,
     torch.uint32: 2**31 + 1,
+    torch.uint64: 2**50,
+    torch.float8_e4m3fn: 8.0,
+    torch.float8_e5m2: 12.0,
 }
 
 
@@ -386,6 +390,23 @@ def test_numbers_of_every_dtype_are_read_as_torch_has_them(tmp_path):
     found = read_numbers(path, read_header(path), [*tensors, *others])
     assert found == {name: float(tensor) for name, tensor in tensors.items()} | {"scalar": 4.0}
     assert read_numbers(path, read_header(path), ["scalar"]) == {"scalar": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.float8_e4m3fn, "F8_E4M3"),
+        (torch.float8_e5m2, "F8_E5M2"),
+        (torch.float8_e4m3fnuz, "F8_E4M3FNUZ"),
+        (torch.float8_e5m2fnuz, "F8_E5M2FNUZ"),
+        (torch.float8_e8m0fnu, "F8_E8M0"),
+    ],
+)
+def test_every_float_of_one_byte_is_what_torch_says(dtype, name):
+    right = torch.arange(256, dtype=torch.uint8).view(dtype).to(torch.float64)
+    read = torch.tensor([number_of(name, bytes([byte])) for byte in range(256)], dtype=right.dtype)
+    assert torch.equal(right.nan_to_num(7e77), read.nan_to_num(7e77))
+    assert torch.equal(right.isnan(), read.isnan())
 
 
 def test_numbers_of_a_file_that_is_another_by_now(tmp_path):

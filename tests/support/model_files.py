@@ -30,6 +30,11 @@ def held(shapes, target_model, metadata=None):
     return inspect_header("a.safetensors", Header(tensors, metadata or {}), None, target_model)
 
 
+def inspected(shapes, metadata=None):
+    tensors = {key: TensorInfo("F32", shape) for key, shape in shapes.items()}
+    return inspect_header("a.safetensors", Header(tensors, metadata or {}), None)
+
+
 def modules(shapes):
     return {key.rpartition(".lora_")[0] for key in shapes}
 

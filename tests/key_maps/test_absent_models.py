@@ -1,0 +1,81 @@
+"""A LoRA for a model that ComfyUI does not have is told for that, alone and on another model."""
+
+from __future__ import annotations
+
+import comfy_models
+import pytest
+from lora_locksmith.key_maps.table import ABSENT, families
+from lora_locksmith.messages import translate
+from lora_locksmith.report.library import _summary
+from lora_locksmith.report.markdown import markdown
+from model_files import file_for, held, inspected, pair
+
+ATTENTION = ("to_q", "to_k", "to_v")
+# diffusers models/transformers/sana_transformer.py: width, blocks
+SANA = {"0.6B": (1152, 28), "1.6B": (2240, 20), "4.8B": (2240, 60)}
+
+
+def sana(size, layers=ATTENTION, *, whole=False):
+    """As diffusers' own script trains it, or with its feed-forward layers."""
+    width, blocks = SANA[size]
+    shapes = {}
+    for block in range(blocks):
+        start = f"transformer.transformer_blocks.{block}"
+        for module in (f"{part}.{layer}" for part in ("attn1", "attn2") for layer in layers):
+            shapes |= pair(f"{start}.{module}", width, (width,))
+        if whole:
+            shapes |= pair(f"{start}.ff.conv_inverted", 5 * width, (width,))
+            shapes |= pair(f"{start}.ff.conv_point", width, (5 * width // 2,))
+    return shapes
+
+
+def test_the_folder_holds_models_that_no_table_of_comfyui_s_has():
+    assert families(ABSENT) and not families(ABSENT).keys() & families().keys()
+
+
+@pytest.mark.parametrize(
+    ("size", "shapes"),
+    [
+        ("1.6B", sana("1.6B")),
+        ("1.6B", sana("1.6B", (*ATTENTION, "to_out.0"))),
+        ("1.6B", sana("1.6B", whole=True)),
+        ("0.6B", sana("0.6B", whole=True)),
+        ("4.8B", sana("4.8B")),
+    ],
+)
+def test_sana_is_told_alone_and_on_pixart(target_model_of, size, shapes):
+    alone = inspected(shapes)
+    assert (alone.family.name, alone.family.title) == ("", f"Sana {size}")
+    assert alone.verdict.startswith(f"Sana {size}, ")
+    assert alone.verdict.endswith("ComfyUI itself has no such model: nothing can load.")
+    assert "a node pack that brings this model" in markdown(alone)
+    assert alone.report.modules["placed"] == 0 and alone.report.state == "bad"
+    row = _summary(alone)
+    assert row.made_for == f"Sana {size}" and f"no Sana {size}" in row.losses[0]
+    assert translate(alone.verdict, "zh") != alone.verdict
+    for wired in ("pixart_sigma", "flux1_dev", "anima"):
+        report = held(shapes, target_model_of(wired)).report
+        assert report.guess.title == f"Sana {size}" and report.state == "bad"
+        assert f"made for Sana {size}; this is" in report.verdict
+        assert f"ComfyUI itself has no Sana {size}." in report.remedy
+
+
+def test_where_a_model_of_comfyui_s_fits_as_well_the_metadata_say(target_model_of):
+    """Attention of the smallest Sana is as wide as PixArt's."""
+    shapes = sana("0.6B")
+    assert inspected(shapes).family.name == "pixart"
+    assert inspected(shapes, {"modelspec.architecture": "sana/lora"}).family.title == "Sana 0.6B"
+    assert held(shapes, target_model_of("pixart_sigma")).report.mismatch == ""
+
+
+def test_a_single_layer_tells_no_model():
+    shapes = pair("transformer.transformer_blocks.0.attn1.to_q", 2240, (2240,))
+    assert inspected(shapes).family.title == ""
+
+
+@pytest.mark.parametrize("name", comfy_models.MODELS)
+def test_no_file_of_comfyui_s_models_is_taken_for_one(target_model_of, name):
+    shapes = file_for(target_model_of(name))
+    assert not inspected(shapes).guess.is_absent
+    odd = pair("diffusion_model.blocks.0.no_such_layer", 64, (64,))
+    assert not inspected(shapes | odd).guess.is_absent
