@@ -16,7 +16,7 @@ from .addresses import TIMEOUT, is_address
 from .remote import read_remote
 
 AT_A_TIME = 16  # files of one of dask's tasks
-JOIN = 30.0  # seconds to wait for a cluster
+JOIN = 30.0  # seconds to wait for a cluster at most
 
 
 class ClusterError(LocksmithError):
@@ -77,16 +77,17 @@ def on_dask(
     def engine(paths: Sequence[str]) -> Iterator[Findings]:
         if not paths:
             return
-        wanted = [jobs[path] for path in paths]
+        # Plain tuples, as a worker that lacks this package could not even read others.
+        wanted = [tuple(jobs[path]) for path in paths]
         batches = [wanted[at : at + AT_A_TIME] for at in range(0, len(wanted), AT_A_TIME)]
         here = 0
         work = task(str(Path(__file__).resolve().parents[1]), version, timeout)
         try:
-            with cluster(scheduler, workers) as client:
+            with cluster(scheduler, workers, min(timeout, JOIN)) as client:
                 futures = client.map(work, batches, pure=False)
                 for batch, future in zip(batches, futures, strict=True):
                     for job, findings in zip(batch, _result(future, version), strict=True):
-                        sure = findings_at(job, timeout) if findings.error else findings
+                        sure = findings_at(Job(*job), timeout) if findings.error else findings
                         here += bool(findings.error and not sure.error)
                         yield sure
         finally:
@@ -121,8 +122,10 @@ def _broken(error: Exception) -> ClusterError:
 
 
 @contextmanager
-def cluster(scheduler: str | None, workers: int | None) -> Generator[Any, None, None]:
-    """A client of the cluster. Raises ClusterError."""
+def cluster(
+    scheduler: str | None, workers: int | None, timeout: float
+) -> Generator[Any, None, None]:
+    """A client of the cluster, within `timeout` seconds. Raises ClusterError."""
     try:
         import dask
         from distributed import Client, LocalCluster
@@ -142,8 +145,8 @@ def cluster(scheduler: str | None, workers: int | None) -> Generator[Any, None, 
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
             )
-        client = Client(own or address, timeout=JOIN, set_as_default=False)
-        client.wait_for_workers(1, timeout=JOIN)
+        client = Client(own or address, timeout=timeout, set_as_default=False)
+        client.wait_for_workers(1, timeout=timeout)
     except Exception as error:
         if own is not None:
             own.close()

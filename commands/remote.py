@@ -44,6 +44,10 @@ class Changed(Exception):
     """The file became another one between two requests."""
 
 
+class Chained(Exception):
+    """An address of a file system on top of another, which might fetch whole files."""
+
+
 class WrongRange(Exception):
     """The server answered with another part of the file than it was asked for."""
 
@@ -191,14 +195,14 @@ def source_of(address: str, timeout: float) -> Source:
 
 
 def located(address: str) -> tuple[Any, str]:
-    """fsspec's file system, and the path in it. Raises ImportError, ValueError."""
+    """fsspec's file system, and the path in it. Raises ImportError, ValueError, Chained."""
     import fsspec
     from fsspec.core import url_to_fs
 
     protocol = protocol_of(address)
     if protocol not in WEB:
         if CHAIN in address:
-            raise ValueError("::")
+            raise Chained
         found: tuple[Any, str] = url_to_fs(address)
         return found
     client: dict[str, Any] = {"trust_env": True}  # proxies of the environment, .netrc
@@ -389,6 +393,8 @@ def why_not(address: str, error: Exception) -> tuple[str, str]:
         return message("files.replaced"), message("files.changed_remedy")
     if isinstance(error, WrongRange):
         return message("commands.wrong_range"), message("commands.download_first")
+    if isinstance(error, Chained):
+        return message("commands.chained_address"), message("commands.check_address")
     reason = without_secrets(text_of(error), address).strip()[:160]
     if isinstance(error, ValueError):
         return message("commands.address_not_read", reason=reason), message(
