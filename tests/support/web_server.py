@@ -10,12 +10,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from html import escape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 PIECE = 16384
+WELL = ("/files/", "/plain/", "/untold/")  # with ranges, without, without a word on changes
 STATUSES = {"/gone/": 410, "/login/": 401, "/gated/": 403, "/busy/": 429, "/down/": 503}
 
 
@@ -45,17 +47,14 @@ class Handler(SimpleHTTPRequestHandler):
         special = getattr(self, f"answer_{how.strip('/')}", None)
         if special:
             return special(place)
-        file = self.server.folder / self.translate(place, how)
+        if how not in WELL:
+            return self.begin(404, Content_Length=0)
+        file = self.server.folder / unquote(place.removeprefix(how))
         if file.is_dir():
             return self.page(file, with_body)
         if not file.is_file():
             return self.begin(404, Content_Length=0)
         self.send_file(file, place, how, with_body)
-
-    def translate(self, place: str, how: str) -> str:
-        from urllib.parse import unquote
-
-        return unquote(place.removeprefix(how))
 
     def begin(self, status: int, **headers: Any) -> None:
         self.send_response(status)
@@ -66,9 +65,6 @@ class Handler(SimpleHTTPRequestHandler):
     def page(self, folder: Path, with_body: bool) -> None:
         if not urlsplit(self.path).path.endswith("/"):
             return self.begin(301, Location=f"{self.path}/", Content_Length=0)
-        from html import escape
-        from urllib.parse import quote
-
         names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
         links = ["<a href='../'>up</a>", "<a href='?C=N;O=D'>Name</a>"]
         links += [f'<a href="{quote(name)}">{escape(name)}</a>' for name in names]
@@ -98,10 +94,10 @@ class Handler(SimpleHTTPRequestHandler):
         with open(file, "rb") as source:
             source.seek(start)
             while start < end:
-                part = source.read(min(PIECE, end - start))
-                start += self.connection.send(part)
+                gone = self.connection.send(source.read(min(PIECE, end - start)))
+                start += gone
                 source.seek(start)
-                self.server.sent[place] += len(part)
+                self.server.sent[place] += gone
 
     # Servers that are not well
 
