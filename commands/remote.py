@@ -58,6 +58,7 @@ class Source(Protocol):
     size: int | None  # bytes of the whole file, once a part was read; None where nothing says it
     ranges: bool  # whether a part can be read without all that is before it
     fetched: int  # bytes that were read in all
+    kind: str  # the media type that was told
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`, fewer where the file ends there."""
@@ -86,7 +87,7 @@ class Remote:
         with reaching(self.address):
             self.first = self.source.read(0, BEYOND)
             size = self.source.size
-            if _is_page(self.first):
+            if self.source.kind == PAGE and _is_page(self.first):
                 remedy = message("commands.web_page_remedy")
                 raise LoraFileError(self.name, message("files.web_page"), remedy)
             most = UNKNOWN_SIZE if size is None else size
@@ -215,6 +216,7 @@ class Stored:
     """A file of any of fsspec's file systems but the web, which reads by ranges by itself."""
 
     ranges = True
+    kind = ""
 
     def __init__(self, address: str):
         self.fetched = 0
@@ -253,7 +255,7 @@ class Web:
         self.fs, self.address = located(address)
         self.timeout, self.fetched = timeout, 0
         self.size: int | None = None
-        self.ranges = True
+        self.ranges, self.kind = True, ""
         self.tag = self.mark = ""  # what tells that it is the same file; `mark`: any such thing
 
     def read(self, start: int, end: int) -> bytes:
@@ -305,7 +307,8 @@ class Web:
                 self._note(answer, total or 0)
                 return Answer(str(answer.url), b"")
             answer.raise_for_status()
-            if kind and answer.content_type != kind:
+            self.kind = answer.content_type
+            if kind and self.kind != kind:
                 raise NotADirectoryError(self.address)
             self.ranges = begins is not None
             self._note(answer, total if self.ranges else _whole_size(answer))

@@ -49,7 +49,7 @@ class Handler(SimpleHTTPRequestHandler):
             return special(place)
         if how not in WELL:
             return self.begin(404, Content_Length=0)
-        file = self.server.folder / unquote(place.removeprefix(how))
+        file = self.server.folder / unquote(f"{place}/"[len(how) :].rstrip("/"))
         if file.is_dir():
             return self.page(file, with_body)
         if not file.is_file():
