@@ -142,7 +142,7 @@ def cluster(
             own = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # None takes a port of its own on all addresses
                 silence_logs=logging.CRITICAL,
             )
         client = Client(own or address, timeout=timeout, set_as_default=False)

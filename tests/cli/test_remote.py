@@ -359,7 +359,7 @@ def test_without_fsspec_one_line_says_what_to_install(locksmith, tmp_path):
         told = locksmith(command, "https://host/a", PYTHONPATH=str(tmp_path / "without"))
         assert told.returncode == FAILED and told.stdout == ""
         (line,) = told.stderr.splitlines()
-        assert line.startswith("https://host/a: ") and '"lora-locksmith[remote]"' in line
+        assert line.startswith("https://host/a: ") and "lora-locksmith[remote]" in line
 
 
 def test_nothing_of_it_is_imported_for_files_here(locksmith, folder, tmp_path):
@@ -396,6 +396,24 @@ def test_inspect_tells_of_addresses_as_of_files(locksmith, web, folder):
     assert same == {"fetched", "alphas_left"} and "nothing at this" in documents[2]["error"]
     assert documents[0]["bytes"] == (folder / "a.safetensors").stat().st_size
     assert locksmith("inspect", part).returncode == PROBLEMS
+
+
+def test_a_hub_is_read_by_ranges_too(locksmith, web, folder):
+    """By its own library, of a repository that is served here."""
+    path = write_file(folder / "a.safetensors", flux_lora(blocks=LARGE))
+    hub = {"HF_ENDPOINT": web.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_of-a-test"}
+    found = locksmith("inspect", "hf://hub/name/a.safetensors", **hub)
+    assert found.stdout == locksmith("inspect", path).stdout
+    sent = web.sent["/hub/name/resolve/main/a.safetensors"]
+    assert header_bytes(path) < sent <= header_bytes(path) + BEYOND
+    rows = locksmith("scan", "--json-lines", "hf://hub/name", **hub)
+    assert rows.stdout == locksmith("scan", "--json-lines", folder).stdout
+    for command in ("inspect", "scan"):
+        refused = locksmith(
+            command, "hf://hub/gated/a.safetensors"[: -14 * (command == "scan")], **hub
+        )
+        assert refused.returncode == FAILED and "hf auth login" in refused.stderr
+        assert "of-a-test" not in refused.stderr and len(refused.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("option", ["--weights", "--hashes"])

@@ -5,6 +5,7 @@ answering as servers do that are not well.
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -98,6 +99,23 @@ class Handler(SimpleHTTPRequestHandler):
                 start += gone
                 source.seek(start)
                 self.server.sent[place] += gone
+
+    def answer_api(self, place: str) -> None:
+        """What a model hub says of a repository with the folder's files."""
+        if "/gated/" in f"{place}/":
+            return self.begin(403, X_Error_Code="GatedRepo", Content_Length=0)
+        files = [
+            {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": path.name}
+            for path in sorted(self.server.folder.iterdir())
+        ]
+        body = json.dumps(files if "/tree/" in place else {"id": "u/r", "sha": "1" * 40}).encode()
+        self.begin(200, Content_Type="application/json", Content_Length=len(body))
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def answer_hub(self, place: str) -> None:
+        file = self.server.folder / place.rpartition("/resolve/main/")[2]
+        self.send_file(file, place, "/hub/", self.command == "GET")
 
     # Servers that are not well
 
