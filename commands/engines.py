@@ -78,7 +78,7 @@ def on_dask(
         if not paths:
             return
         # Plain tuples, as a worker that lacks this package could not even read others.
-        wanted = [tuple(jobs[path]) for path in paths]
+        wanted = [(jobs[path].path, jobs[path].has_settings) for path in paths]
         batches = [wanted[at : at + AT_A_TIME] for at in range(0, len(wanted), AT_A_TIME)]
         here = 0
         work = task(str(Path(__file__).resolve().parents[1]), version, timeout)

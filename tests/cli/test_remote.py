@@ -405,7 +405,7 @@ def test_a_hub_is_read_by_ranges_too(locksmith, web, folder):
     found = locksmith("inspect", "hf://hub/name/a.safetensors", **hub)
     assert found.stdout == locksmith("inspect", path).stdout
     sent = web.sent["/hub/name/resolve/main/a.safetensors"]
-    assert header_bytes(path) < sent <= header_bytes(path) + BEYOND
+    assert sent <= header_bytes(path) + BEYOND
     rows = locksmith("scan", "--json-lines", "hf://hub/name", **hub)
     assert rows.stdout == locksmith("scan", "--json-lines", folder).stdout
     for command in ("inspect", "scan"):
