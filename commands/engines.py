@@ -16,7 +16,7 @@ from .addresses import TIMEOUT, is_address
 from .remote import read_remote
 
 AT_A_TIME = 16  # files of one of dask's tasks
-JOIN = 30.0  # seconds to wait for a cluster at most
+JOIN = 30.0  # seconds to wait for a scheduler at most
 
 
 class ClusterError(LocksmithError):
@@ -83,7 +83,7 @@ def on_dask(
         here = 0
         work = task(str(Path(__file__).resolve().parents[1]), version, timeout)
         try:
-            with cluster(scheduler, workers, min(timeout, JOIN)) as client:
+            with cluster(scheduler, workers, timeout) as client:
                 futures = client.map(work, batches, pure=False)
                 for batch, future in zip(batches, futures, strict=True):
                     for job, findings in zip(batch, _result(future, version), strict=True):
@@ -145,7 +145,7 @@ def cluster(
                 dashboard_address="127.0.0.1:0",  # None takes a port of its own on all addresses
                 silence_logs=logging.CRITICAL,
             )
-        client = Client(own or address, timeout=timeout, set_as_default=False)
+        client = Client(own or address, timeout=min(timeout, JOIN), set_as_default=False)
         client.wait_for_workers(1, timeout=timeout)
     except Exception as error:
         if own is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -206,6 +207,11 @@ class WebServer(ThreadingHTTPServer):
         self.headers: list[tuple[str, dict[str, str]]] = []
         self.stop = threading.Event()
 
+    def handle_error(self, *request: Any) -> None:
+        """A client that closes the connection is what is tried here."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(*request)
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
@@ -215,7 +221,7 @@ class WebServer(ThreadingHTTPServer):
 def serving(folder: Path, other: str = "") -> Iterator[WebServer]:
     """A running server for a folder."""
     with WebServer(folder, other) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield server
