@@ -13,10 +13,12 @@ from typing import Any
 from ..files.header import ENDINGS
 from ..lora.rewrite.rename import NATIVE, writable
 from ..messages import Speaker, message
+from .addresses import TIMEOUT, is_address, shown_address
 from .language import reading
 
 # Named here, as asking lora/ for them would import torch for every command.
 DTYPES = ("fp32", "fp16", "bf16")
+MAX_TIMEOUT = 86400.0  # seconds
 MAX_RANK = 2**31 - 1  # larger ones mean the same, and torch does not take them
 
 
@@ -24,7 +26,15 @@ def a_path(text: str) -> str:
     """A path as it was typed, with the home folder for a ~ that the shell has left."""
     if not text:
         raise argparse.ArgumentTypeError(message("commands.name_is_empty"))
+    if is_address(text):
+        shown = shown_address(text)
+        raise argparse.ArgumentTypeError(message("commands.no_address", address=shown))
     return text if os.path.lexists(text) else os.path.expanduser(text)
+
+
+def a_place(text: str) -> str:
+    """A path, or an address as it was typed."""
+    return text if is_address(text) else a_path(text)
 
 
 def every_path(names: Sequence[str]) -> list[str]:
@@ -33,10 +43,8 @@ def every_path(names: Sequence[str]) -> list[str]:
     """
     paths: list[str] = []
     for name in names:
-        matches = (
-            sorted(glob.glob(name)) if glob.has_magic(name) and not os.path.lexists(name) else []
-        )
-        paths += matches or [name]
+        is_pattern = glob.has_magic(name) and not os.path.lexists(name) and not is_address(name)
+        paths += (sorted(glob.glob(name)) if is_pattern else []) or [name]
     return paths
 
 
@@ -115,6 +123,26 @@ def add_path(command: argparse._ActionsContainer, speak: Speaker, *names: str, *
     """A path; `help` is the id of what it is, and the rest is argparse's."""
     help = speak(more.pop("help"))
     command.add_argument(*names, type=reading(a_path, speak), help=help, **more)
+
+
+def add_place(
+    command: argparse._ActionsContainer, speak: Speaker, *names: str, **more: Any
+) -> None:
+    """A path or an address; see `add_path`."""
+    help = speak(more.pop("help"))
+    command.add_argument(*names, type=reading(a_place, speak), help=help, **more)
+
+
+def add_timeout(command: argparse.ArgumentParser, speak: Speaker) -> None:
+    """How long a server may take."""
+    seconds = number("commands.timeout_is", float, 0, MAX_TIMEOUT, above=True)
+    command.add_argument(
+        "--timeout",
+        type=reading(seconds, speak),
+        metavar="SECONDS",
+        default=TIMEOUT,
+        help=speak("commands.timeout_help", seconds=f"{TIMEOUT:g}"),
+    )
 
 
 def add_cuts(command: argparse.ArgumentParser, speak: Speaker) -> None:

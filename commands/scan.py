@@ -1,5 +1,5 @@
 """scan FOLDER: a table of all LoRA files in a folder, what is in them and what loading them with
-this pack changes.
+this pack changes. FOLDER may be an address.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..identify.trainer import UNTOLD
 from ..messages import Speaker, joined, message
-from ..report.library import LibraryRow, scan
-from .arguments import add_path
-from .language import add_language
+from ..report.library import Engine, LibraryRow, Stamp, list_files, scan_files
+from .addresses import WEB, is_address, protocol_of, shown_address
+from .arguments import add_place, add_timeout, number
+from .language import add_language, reading
 from .output import FINE, PROBLEMS, progress, say, show_json, show_table
 
 HEADS = (
@@ -36,6 +38,10 @@ WORTHS = (
     "commands.files_as_stock",
 )
 INDEX = "scan-{}.json"
+LOCAL, DASK = "local", "dask"  # engines
+REQUESTS = 8  # files on another machine that are read at a time
+MAX_WORKERS = 1000
+Files = Mapping[str, tuple[str, Stamp]]
 
 
 def add(commands: Any, speak: Speaker) -> None:
@@ -43,7 +49,7 @@ def add(commands: Any, speak: Speaker) -> None:
     command = commands.add_parser(
         "scan", help=speak("commands.scan_help"), description=speak("commands.scan_description")
     )
-    add_path(command, speak, "folder", metavar="FOLDER", help="commands.scan_folder_help")
+    add_place(command, speak, "folder", metavar="FOLDER", help="commands.scan_folder_help")
     command.add_argument(
         "--problems",
         action="store_true",
@@ -55,6 +61,18 @@ def add(commands: Any, speak: Speaker) -> None:
         help=speak("commands.json_lines_help"),
     )
     command.add_argument("--no-index", action="store_true", help=speak("commands.no_index_help"))
+    command.add_argument(
+        "--engine", choices=(LOCAL, DASK), default=LOCAL, help=speak("commands.engine_help")
+    )
+    command.add_argument("--scheduler", metavar="ADDRESS", help=speak("commands.scheduler_help"))
+    workers = number("commands.workers_are", int, 1, MAX_WORKERS)
+    command.add_argument(
+        "--workers",
+        type=reading(workers, speak),
+        metavar="N",
+        help=speak("commands.workers_help", count=REQUESTS),
+    )
+    add_timeout(command, speak)
     add_language(command, speak)
     command.set_defaults(run=run, speak=speak)
 
@@ -63,8 +81,9 @@ def run(options: argparse.Namespace) -> int:
     """Scan the folder and show its files."""
     speak = options.speak
     index = None if options.no_index else index_path(options.folder, speak)
-    problems, rows, seen = 0, [], Counter[int]()
-    for row in _with_progress(options.folder, index, speak):
+    files, left_out = _listed(options)
+    problems, rows, seen = len(left_out), [], Counter[int]()
+    for row in _with_progress(files, index, _engine(options, files), speak):
         problems += row.has_problem
         seen[_worth(row)] += 1
         if options.problems and not row.has_problem:
@@ -79,7 +98,51 @@ def run(options: argparse.Namespace) -> int:
         rows = sorted(rows, key=_worth) if options.problems else rows
         show_table([speak(head) for head in HEADS], [_cells(row, speak) for row in rows], speak)
         say(_summary(options.folder, seen, speak))
+    for folder, fault in left_out.items():
+        say(speak("commands.folder_left_out", folder=folder, fault=fault))
     return PROBLEMS if problems else FINE
+
+
+def _listed(options: argparse.Namespace) -> tuple[Files, Mapping[str, str]]:
+    """The files of the folder, and the folders below it that could not be listed, with why. Raises
+    LoraFileError.
+    """
+    if is_address(options.folder):
+        from .remote_folder import list_remote
+
+        return list_remote(options.folder, options.timeout)
+    stamps = list_files(options.folder)
+    # Other processes have other current folders.
+    folder = os.path.join(os.getcwd(), options.folder) if _is_dask(options) else options.folder
+    return {file: (os.path.join(folder, file), stamp) for file, stamp in stamps.items()}, {}
+
+
+def _engine(options: argparse.Namespace, files: Files) -> Engine | None:
+    """Who looks into the files; None: this thread, one after another."""
+    if not _is_dask(options) and not is_address(options.folder):
+        return None
+    from . import engines
+    from .parser import version
+
+    jobs = {path: engines.Job(path, bool(stamp.config_changed)) for path, stamp in files.values()}
+    if not _is_dask(options):
+        return engines.in_threads(jobs, options.workers or REQUESTS, options.timeout)
+    return engines.on_dask(
+        jobs,
+        options.scheduler,
+        options.workers,
+        options.timeout,
+        version=version(),
+        tell=partial(_tell, options.speak),
+    )
+
+
+def _is_dask(options: argparse.Namespace) -> bool:
+    return options.engine == DASK or bool(options.scheduler)
+
+
+def _tell(speak: Speaker, count: int) -> None:
+    say(speak("commands.read_here", count=count))
 
 
 def _worth(row: LibraryRow) -> int:
@@ -93,8 +156,10 @@ def _worth(row: LibraryRow) -> int:
 
 
 def _summary(folder: str, seen: Counter[int], speak: Speaker) -> str:
+    if not seen and is_address(folder) and protocol_of(folder) in WEB:
+        return speak("commands.no_lora_linked", folder=shown_address(folder))
     if not seen:
-        return speak("commands.no_lora_below", folder=folder)
+        return speak("commands.no_lora_below", folder=shown_address(folder))
     parts = [message(id, count=seen[worth]) for worth, id in enumerate(WORTHS) if seen[worth]]
     return speak("commands.files_summary", count=seen.total(), parts=joined(reversed(parts)))
 
@@ -115,10 +180,12 @@ def _cells(row: LibraryRow, speak: Speaker) -> tuple[str, ...]:
     )
 
 
-def _with_progress(folder: str, index: Path | None, speak: Speaker) -> Iterator[LibraryRow]:
+def _with_progress(
+    files: Files, index: Path | None, engine: Engine | None, speak: Speaker
+) -> Iterator[LibraryRow]:
     """The scan's rows, with a progress bar on a terminal."""
     with progress("commands.inspecting", speak) as report_progress:
-        yield from scan(folder, index, progress=report_progress)
+        yield from scan_files(files, index, progress=report_progress, engine=engine)
 
 
 def index_path(folder: str | os.PathLike[str], speak: Speaker) -> Path | None:
@@ -130,5 +197,6 @@ def index_path(folder: str | os.PathLike[str], speak: Speaker) -> Path | None:
     except ImportError:
         print(speak("commands.no_index_kept"), file=sys.stderr)
         return None
-    name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
+    place = shown_address(str(folder)) if is_address(str(folder)) else os.path.realpath(folder)
+    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
     return user_cache_path("lora-locksmith", False) / INDEX.format(name)

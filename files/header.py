@@ -11,7 +11,7 @@ import re
 import stat
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -61,6 +61,10 @@ class LoraFileError(LocksmithError):
         self.path, self.fault, self.remedy = os.fspath(path), fault, remedy
 
 
+class NotReached(LoraFileError):
+    """A file that could not be opened or fetched this time, which says nothing of what is in it."""
+
+
 class TensorInfo(NamedTuple):
     """What the header says of one tensor."""
 
@@ -68,6 +72,9 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     start: int = 0
     end: int = 0
+
+
+Span = tuple[int, int]  # the first byte, and the one behind the last
 
 
 class Header(NamedTuple):
@@ -78,6 +85,8 @@ class Header(NamedTuple):
     from a file.
     refusal: why safetensors, and with it the stock loader, does not read what is read here; ""
     where it does.
+    fetch: of a file on another machine, reads these spans of it; nothing where they lie so far
+    apart that it would take too much. None: the file is on this one.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -85,6 +94,7 @@ class Header(NamedTuple):
     data_start: int = 0
     stamp: tuple[int, ...] = ()
     refusal: str = ""
+    fetch: Callable[[Sequence[Span]], Sequence[bytes]] | None = None
 
 
 PEFT_CONFIG = "adapter_config.json"  # PEFT's settings, beside the file
@@ -133,15 +143,15 @@ def check_unchanged(path: str | os.PathLike[str], file: BinaryIO, header: Header
         raise LoraFileError(path, message("files.replaced"), message("files.changed_remedy"))
 
 
-def not_opened(path: str | os.PathLike[str], error: OSError) -> LoraFileError:
+def not_opened(path: str | os.PathLike[str], error: OSError) -> NotReached:
     """What to tell of a file that the system would not open."""
     if isinstance(error, FileNotFoundError):
-        return LoraFileError(path, message("files.gone"), message("files.gone_remedy"))
+        return NotReached(path, message("files.gone"), message("files.gone_remedy"))
     if isinstance(error, IsADirectoryError):
-        return LoraFileError(path, message("files.folder"), message("files.folder_remedy"))
+        return NotReached(path, message("files.folder"), message("files.folder_remedy"))
     many = error.errno in (errno.EMFILE, errno.ENFILE)
     remedy = message("files.too_many_open" if many else "files.check_access")
-    return LoraFileError(path, message("files.not_opened", reason=system_reason(error)), remedy)
+    return NotReached(path, message("files.not_opened", reason=system_reason(error)), remedy)
 
 
 def _broken(path: str | os.PathLike[str], fault: Message) -> LoraFileError:
@@ -161,7 +171,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         with open_file(path) as file:
             stamp = _identity(file)
             size = stamp[2]
-            length = _header_length(path, file.read(8), size)
+            length = header_length(path, file.read(8), size)
             raw = file.read(length)
     except OSError as error:
         raise not_opened(path, error) from None
@@ -170,7 +180,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     return parse_header(path, raw, size - 8 - length)._replace(stamp=stamp)
 
 
-def _header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int:
+def header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int:
+    """How long the JSON text is behind the first eight bytes of a file of `size` bytes. Raises
+    LoraFileError for what is no safetensors file.
+    """
     if size == 0:
         raise _broken(path, message("files.empty"))
     if len(first) < 8:
@@ -539,28 +552,35 @@ def read_numbers(
     Reads a few bytes for each, and no other data. Raises LoraFileError when the file cannot be read
     any more.
     """
-    numbers = {}
     wanted = sorted(
         (name for name in names if prod(header.tensors[name].shape) == 1),
         key=lambda name: header.tensors[name].start,
     )
+    infos = [header.tensors[name] for name in wanted]
+    spans = [(header.data_start + info.start, header.data_start + info.end) for info in infos]
     try:
-        with open_file(path, 65536) as file:
-            check_unchanged(path, file, header)
-            for name in wanted:
-                info = header.tensors[name]
-                file.seek(header.data_start + info.start)
-                raw = file.read(info.end - info.start)
-                number = number_of(info.dtype, raw)
-                if number is not None:
-                    numbers[name] = number
+        read = header.fetch(spans) if header.fetch else _read_spans(path, header, spans)
+        values = [number_of(info.dtype, raw) for info, raw in zip(infos, read, strict=False)]
     except (OSError, struct.error) as error:
         raise LoraFileError(
             path,
             message("files.not_readable", reason=system_reason(error)),
             message("files.changed_remedy"),
         ) from None
-    return numbers
+    return {name: value for name, value in zip(wanted, values, strict=False) if value is not None}
+
+
+def _read_spans(
+    path: str | os.PathLike[str], header: Header, spans: Iterable[Span]
+) -> Sequence[bytes]:
+    """Raises OSError, and LoraFileError where the file is another one by now."""
+    read = []
+    with open_file(path, 65536) as file:
+        check_unchanged(path, file, header)
+        for start, end in spans:
+            file.seek(start)
+            read.append(file.read(end - start))
+    return read
 
 
 class Unreadable(dict[str, Any]):
@@ -590,13 +610,20 @@ def adapter_config_beside(path: str | os.PathLike[str]) -> Mapping[str, Any] | N
             continue
         except OSError as error:
             return Unreadable(system_reason(error))
-        if len(raw) > MAX_CONFIG_BYTES:
-            return Unreadable(message("files.too_large_for_settings"))
-        try:
-            content = read_json(raw.decode("utf-8"))
-        except ValueError:
-            return Unreadable(message("files.not_json"))
-        if isinstance(content, dict):
-            return content
-        return Unreadable(message("files.not_json_object"))
+        return parse_adapter_config(raw)
     return None
+
+
+def parse_adapter_config(raw: bytes) -> Mapping[str, Any]:
+    """The content of an `adapter_config.json`, of which at most one byte more was read than it may
+    have; Unreadable where it cannot be read.
+    """
+    if len(raw) > MAX_CONFIG_BYTES:
+        return Unreadable(message("files.too_large_for_settings"))
+    try:
+        content = read_json(raw.decode("utf-8"))
+    except ValueError:
+        return Unreadable(message("files.not_json"))
+    if isinstance(content, dict):
+        return content
+    return Unreadable(message("files.not_json_object"))

@@ -584,19 +584,28 @@ def _read(
         place = whole_model(target_model, guess, groups, shapes=shapes, known=known, own=own)
         if whole:
             place = with_encoders(place, guess, groups.groups, shapes, own)
-        number = numbers_in(path, header, groups)
-        return _Found(
-            groups,
-            guess,
-            make_plan(
-                header.tensors,
-                header.metadata,
-                place,
-                config_beside=config_beside,
-                groups=groups,
-                number=number,
-            ),
+        plan = make_plan(
+            header.tensors,
+            header.metadata,
+            place,
+            config_beside=config_beside,
+            groups=groups,
+            number=numbers_in(path, header, groups),
         )
+        if plan.by_values and _are_elsewhere(path, header, groups):
+            unsettled = message("inspect.alphas_not_fetched")
+            plan = plan._replace(cautions=(*plan.cautions, unsettled))
+        return _Found(groups, guess, plan)
+
+
+def _are_elsewhere(path: str | os.PathLike[str], header: Header, groups: Groups) -> bool:
+    """Whether the alphas of the file are on another machine, and not fetched from there."""
+    alphas = alphas_of(groups)
+    if header.fetch is None or not alphas:
+        return False
+    with suppress(LoraFileError):
+        return not read_numbers(path, header, alphas)
+    return True
 
 
 def numbers_in(

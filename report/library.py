@@ -8,8 +8,9 @@ import json
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ from ..files.header import (
     ENDINGS,
     PEFT_CONFIG,
     PICKLED,
+    Header,
     LoraFileError,
+    NotReached,
     adapter_config_beside,
     read_header,
 )
@@ -61,6 +64,17 @@ class Findings(NamedTuple):
     ] = ()  # what makes it doubtful, as far as the header tells, that it comes out as trained
     contradiction: str = ""  # that its metadata name another model than names and shapes do
     error: str = ""  # why it cannot be read; then the rest is empty
+
+
+class Passing(Findings):
+    """Findings that are others the next time, as the file was out of reach; no index keeps them."""
+
+    __slots__ = ()
+
+
+# What is found in files, in their order, each when it is asked for.
+Engine = Callable[[Sequence[str]], Iterator[Findings]]
+Read = Callable[[str], tuple[Header, Mapping[str, Any] | None]]  # header, and settings beside it
 
 
 class Stamp(NamedTuple):
@@ -155,25 +169,34 @@ def scan_files(
     own: UserMaps = NO_USER_MAPS,
     progress: Callable[[int, int], None] | None = None,
     marks: Any = "",
+    *,
+    engine: Engine | None = None,
 ) -> Iterator[LibraryRow]:
     """One row for each file, in their order; `files`: what a row calls it -> (path, stamp).
 
     `index`: a file that keeps the rows; files whose stamp is in it are not read. It is written when
     the scan ends, early or not, and now and then before. It is not used when `marks` differ from
     those it was made with (they tell when `own` changes). `told(done, total)` is called before each
-    file.
+    file. `engine` looks into the files; without one they are read here, one after another.
     """
     version = f"{knowledge_version(own)} {marks}"
     before = _read_index(index, version) if index else {}
+    kept = {
+        file: row
+        for file, (_, stamp) in files.items()
+        if (row := before.get(file)) is not None and row.stamp == stamp
+    }
+    look = engine or partial(map, partial(findings_or_fault, own=own))
+    found = look([path for file, (path, _) in files.items() if file not in kept])
     rows: dict[str, LibraryRow] = {}
     kept_at = time.monotonic()
     try:
-        for file, (path, stamp) in files.items():
+        for file, (_, stamp) in files.items():
             if progress:
                 progress(len(rows), len(files))
-            row = before.get(file)
-            if row is None or row.stamp != stamp:
-                row = LibraryRow(file, stamp, _findings_or_fault(path, own))
+            row = kept.get(file)
+            if row is None:
+                row = LibraryRow(file, stamp, next(found))
                 if index and time.monotonic() - kept_at > KEEP_AFTER:
                     _write_index(index, version, before | rows)
                     kept_at = time.monotonic()
@@ -183,11 +206,16 @@ def scan_files(
         whole = rows if len(rows) == len(files) else before | rows
         if index and whole != before:
             _write_index(index, version, whole)
+        if isinstance(found, Generator):
+            found.close()
 
 
-def _findings_or_fault(path: str, own: UserMaps) -> Findings:
+def findings_or_fault(
+    path: str, own: UserMaps = NO_USER_MAPS, *, read: Read | None = None
+) -> Findings:
+    """`findings_of`, also where the pack makes a mistake."""
     try:
-        return findings_of(path, own)
+        return findings_of(path, own, read=read)
     except MemoryError:  # The file is not to blame, and the index would remember it.
         raise
     except Exception as error:  # A mistake of ours about one file must not hide all others.
@@ -270,27 +298,39 @@ def _changed(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def findings_of(path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS) -> Findings:
+def findings_of(
+    path: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS, *, read: Read | None = None
+) -> Findings:
     """What is in one file. Never raises for what the file holds: `error` says why it cannot be
-    read.
+    read. read: gets what is looked at, of a file on another machine.
     """
     if os.fspath(path).lower().endswith(PICKLED):
         fault, remedy = message("files.pickle"), message("files.pickle_remedy")
         return Findings(error=fault_and_remedy(fault, remedy))
     try:
-        header = read_header(path)
+        header, config = (read or read_with_settings)(os.fspath(path))
     except LoraFileError as error:
-        return Findings(error=fault_and_remedy(error.fault, error.remedy))
-    config = adapter_config_beside(path)
+        kind = Passing if isinstance(error, NotReached) else Findings
+        return kind(error=fault_and_remedy(error.fault, error.remedy))
     if own is not NO_USER_MAPS:
         return _summary(inspect_header(path, header, config, own=own))
     key = cache_key(header, config)
     # Taken out and put back in single steps, because several threads ask.
-    findings = _alike.pop(key, None) or _summary(inspect_header(path, header, config))
+    findings = _alike.pop(key, None)
+    if findings is None:
+        inspection = inspect_header(path, header, config)
+        findings = _summary(inspection)
+        if inspection.plan.by_values:
+            return findings
     _alike[key] = findings
     while len(_alike) > MAX_ALIKE:
         _alike.popitem(last=False)
     return findings
+
+
+def read_with_settings(path: str) -> tuple[Header, Mapping[str, Any] | None]:
+    """The header of a file, and PEFT's settings beside it. Raises LoraFileError."""
+    return read_header(path), adapter_config_beside(path)
 
 
 _alike: OrderedDict[tuple[object, ...], Findings] = OrderedDict()
@@ -365,7 +405,11 @@ def _write_index(index: Path, version: str, rows: Mapping[str, LibraryRow]) -> N
     """Keep the rows; an index that cannot be written costs time, nothing else."""
     content = {
         "version": version,
-        "rows": {file: [row.stamp, _kept(row.findings)] for file, row in rows.items()},
+        "rows": {
+            file: [row.stamp, _kept(row.findings)]
+            for file, row in rows.items()
+            if not isinstance(row.findings, Passing)
+        },
     }
     with suppress(OSError):
         index.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from lora_locksmith.report.load_report import CATEGORIES, SCHEMA, Report, catego
 from safetensors.torch import save_file
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "json.md").read_text("utf-8")
-SOMETIMES = {"acts", "hashes", "stored_hashes", "weights"}
+SOMETIMES = {"acts", "alphas_left", "fetched", "hashes", "stored_hashes", "weights"}
 
 
 def named(heading: str) -> set[str]:

@@ -27,6 +27,8 @@ ALLOWED = {
         "dora": "an option of the command",
         "commands.dora_help": "an option of the command",
     },
+    "commands/remote.py": {"PEFT_CONFIG": "the file beside a LoRA"},
+    "commands/remote_folder.py": {"PEFT_CONFIG": "the file beside a LoRA"},
     "files/header.py": {"PEFT_CONFIG": "the file beside a LoRA"},
     "lora/copies.py": {
         "dora_norm": "options of the decomposition",

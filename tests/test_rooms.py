@@ -95,6 +95,37 @@ def dotted(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+# What reaches other machines. The pack inside ComfyUI never does; aiohttp is what the host serves
+# its routes with.
+NETWORK = {
+    "dask", "distributed", "fsspec", "ftplib", "http", "httpx", "huggingface_hub", "requests",
+    "smtplib", "socket", "ssl", "telnetlib", "urllib3", "xmlrpc",
+}  # fmt: skip
+OF_COMMANDS = {"commands.remote", "commands.remote_folder", "commands.engines"}
+
+
+def reaches(name):
+    return name.partition(".")[0] in NETWORK or name.startswith("urllib.request")
+
+
+def test_only_commands_reach_other_machines_and_import_what_does_when_it_is_used():
+    late = set()
+    for path in [*ROOT.glob("*.py"), *(path for room in BELOW for path in modules(room))]:
+        for name, at_once in imports(path):
+            if reaches(name) or (name.partition(".")[0] == "aiohttp" and "nodes" not in path.parts):
+                assert dotted(path) in OF_COMMANDS and not at_once, f"{path}: {name}"
+                late.add(name.partition(".")[0])
+    assert late == {"aiohttp", "dask", "distributed", "fsspec"}
+
+
+def test_what_reaches_other_machines_is_imported_by_commands_alone():
+    for path in [*ROOT.glob("*.py"), *(path for room in BELOW for path in modules(room))]:
+        found = {name for name, _ in imports(path)} & OF_COMMANDS
+        assert not found or path.parent.name == "commands", f"{path}: {found}"
+    nodes = {name for path in modules("nodes") for name, _ in imports(path)}
+    assert not any(name.partition(".")[0] == "commands" for name in nodes)
+
+
 def test_the_kinds_import_no_torch_with_their_file():
     for path in [path for room in TORCH_FREE for path in modules(room)]:
         needed = {name.partition(".")[0] for name, at_once in imports(path) if at_once}
