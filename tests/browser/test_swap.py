@@ -161,7 +161,7 @@ def test_all_are_replaced_and_keep_what_they_had(front_end, before, picture):
         "#322",
     ]
     assert new[STYLE]["widgets_values"] == [BROKEN_LORA, 0.5, 0.25, "report", "patch", ""]
-    assert new[MODEL_ONLY]["widgets_values"] == [KOHYA_LORA, -0.5, 1, "report", "patch"]
+    assert new[MODEL_ONLY]["widgets_values"] == [KOHYA_LORA, -0.5, 1, "report", "patch", ""]
     assert new[STYLE]["properties"]["note"] == "mine"
     assert [each["id"] for each in after["nodes"]] == [each["id"] for each in before["nodes"]]
 

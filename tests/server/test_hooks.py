@@ -105,14 +105,14 @@ class Hooked:
                 sampler[name] = [name, 0]
         for name, inputs in dict(more).items():
             prompt[name]["inputs"] |= inputs
-        return self.bench._run(prompt)
+        return self.bench.run(prompt)
 
     def of(self, kind, lora_name, *, strength_clip=STRENGTH, **where):
         """The latent with one hook of this kind."""
         return self.run({"hook": hook(kind, lora_name, strength_clip)}, **where).latent
 
     def bare(self):
-        return self.bench._run(self.prompt).latent
+        return self.bench.run(self.prompt).latent
 
     def loaded(self, *names, clip=True):
         """The latent with Load and Fix LoRA (stack) in the place of hooks on everything."""
@@ -131,7 +131,7 @@ class Hooked:
         prompt[self.sampler]["inputs"]["model"] = ["stack", 0]
         for name in (self.text, "words"):
             prompt[name]["inputs"]["clip"] = ["stack", 1]
-        return self.bench._run(prompt).latent
+        return self.bench.run(prompt).latent
 
     def log_of(self, run):
         """What the server logs meanwhile."""

@@ -147,7 +147,7 @@ def test_a_stack_on_the_text_encoder_alone_does_what_stock_does_there(bench, lor
     lora_file(ENCODER_LORA, save(encoder_lora()))
     rows = [row(ENCODER_LORA, 0.0), row(ENCODER_LORA, 0.75), row(ENCODER_LORA) | {"on": False}]
     prompt, stack = without_model(bench, rows)
-    found = bench._run(prompt)
+    found = bench.run(prompt)
     assert torch.equal(
         found.latent, bench.stock(ENCODER_LORA, strength_model=0.0, strength_clip=0.75)
     )
@@ -285,7 +285,7 @@ def test_loras_of_a_text_and_of_another_packs_stack(bench):
     prompt[stack]["inputs"] |= {"lora_stack": ["other", 6], "text": ["text", 0]}
     for number, name in ((4, "words"), (5, "bare")):
         prompt[name] = {"class_type": "PreviewAny", "inputs": {"source": [stack, number]}}
-    found = bench._run(prompt)
+    found = bench.run(prompt)
     told = json.loads(found.entry["outputs"][stack]["report_json"][0])
     assert [(one["name"], one["strength"], one["strength_clip"]) for one in told["rows"]] == [
         (BROKEN_LORA, 0.8, 0.8),
@@ -301,7 +301,7 @@ def test_loras_of_a_text_and_of_another_packs_stack(bench):
 def test_a_text_that_names_no_file_is_refused(bench):
     prompt, _ = of_bench(bench, [], text="<lora:no such file:1>")
     with pytest.raises(comfy_server.PromptError, match="no LoRA is called 'no such file'"):
-        bench._run(prompt)
+        bench.run(prompt)
 
 
 def test_trigger_words_of_metadata_and_of_a_file_beside(bench, lora_file):
@@ -310,7 +310,7 @@ def test_trigger_words_of_metadata_and_of_a_file_beside(bench, lora_file):
     lora_file("worded.civitai.info", json.dumps({"trainedWords": ["ink wash"]}).encode())
     prompt, stack = of_bench(bench, [row("worded.safetensors"), row(BROKEN_LORA)])
     prompt["words"] = {"class_type": "PreviewAny", "inputs": {"source": [stack, 4]}}
-    entry = bench._run(prompt).entry
+    entry = bench.run(prompt).entry
     assert entry["outputs"]["words"]["text"] == ["ink wash, key in a lock"]
 
 
