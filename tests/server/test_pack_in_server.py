@@ -32,13 +32,18 @@ def test_loader_has_the_stock_inputs_first_and_only_optional_ones_beyond(object_
         name for name in stock_order if name != "clip"
     ]
     assert set(ours["input_order"]["required"]) == set(stock_order) - {"clip"}
-    assert set(ours["input_order"]["optional"]) == {"clip", "on_unmatched", "mode"}
+    assert set(ours["input_order"]["optional"]) == {
+        "clip",
+        "on_unmatched",
+        "mode",
+        "layer_weights",
+    }
 
 
 def test_loader_has_the_stock_outputs_first(object_info):
     outputs = object_info[demo.OUR_LOADER]["output"]
     assert outputs[:2] == object_info[demo.STOCK_LOADER]["output"]
-    assert outputs == ["MODEL", "CLIP", "STRING", "STRING"]
+    assert outputs == ["MODEL", "CLIP", "STRING", "STRING", "STRING"]
 
 
 def test_strengths_have_the_stock_ranges(object_info):
