@@ -98,7 +98,6 @@ class _Answer(NamedTuple):
     division: Division
     patches: dict[Any, Any]
     layers: list[dict[Any, Any]]
-    fails: bool  # whether the stock loader raises on the file
     name: str
     first: Any  # a tensor of it
 
@@ -117,9 +116,7 @@ def turn(on: bool) -> None:
             return
         for function in _functions:
             function.on() if on else function.off()
-        if not on:
-            _origins.clear()
-            _told.clear()
+        _told.clear()
 
 
 def is_on() -> bool:
@@ -206,9 +203,7 @@ def _load(below: Any, by_place: tuple[Any, ...], by_name: dict[str, Any]) -> Any
     try:
         made = below(answer.rest, given["to_load"], log_missing=given.get("log_missing", True))
     except Exception:
-        if not answer.fails:
-            return below(*by_place, **by_name)
-        made = {}
+        return below(*by_place, **by_name)
     _tell(answer)
     if call is not None:
         call.weights |= answer.division.weights
@@ -243,7 +238,6 @@ def _answer(lora: Any, to_load: Any, call: _Call | None) -> _Answer | None:
         division,
         {} if beside else patches_of(division, tensors),
         layers_of(division, tensors) if beside else [],
-        stock is None,
         os.path.basename(origin.path) if origin else message("nodes.every_a_lora"),
         next(iter(tensors.values())),
     )

@@ -49,8 +49,12 @@ class Wrapped:
         if self.is_on:
             return
         self._uncover()
-        layer = _Layer(getattr(self.module, self.name), self.around)
-        self._layers.append(layer)
+        current = getattr(self.module, self.name)
+        layer = next((layer for layer in self._layers if layer.below is current), None)
+        if layer is None:
+            layer = _Layer(current, self.around)
+            self._layers.append(layer)
+        layer.active = True
         setattr(self.module, self.name, layer.function)
 
     def off(self) -> None:
@@ -60,12 +64,9 @@ class Wrapped:
         self._uncover()
 
     def _uncover(self) -> None:
-        """Take off one of ours that is on top; there it may also have come to when another pack
-        left.
+        """Take off those of ours that are on top. One may have come there when another pack left,
+        or because that took it for the host's own and put it back.
         """
-        current = getattr(self.module, self.name)
-        for layer in self._layers:
-            if layer.function is current:
-                setattr(self.module, self.name, layer.below)
-                self._layers.remove(layer)
-                return
+        below = {layer.function: layer.below for layer in self._layers}
+        while (current := getattr(self.module, self.name)) in below:
+            setattr(self.module, self.name, below[current])

@@ -236,6 +236,29 @@ def test_a_pack_that_loads_onto_another_model_than_it_was_given(
     assert len(loaded.patches) == 1
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pack_that_takes_ours_for_the_hosts_own_and_puts_it_back(
+    every, other_pack, by_stock_nodes, patched, tiny_flux, file, host, functions, name
+):
+    """As one that replaces a function for a while, and was loaded when it was on."""
+    originals, fixed = functions(), patched(host.load_and_fix(tiny_flux(), None, file)[0])
+    every.turn(True)
+    pack = other_pack(name)
+    every.turn(False)
+    pack.leave()
+    assert getattr(pack.module, name) is pack.below
+    assert not by_stock_nodes(tiny_flux(), file).patches
+    every.turn(True)
+    same(patched(by_stock_nodes(tiny_flux(), file)), fixed, 1e-5)
+    every.turn(False)
+    pack.leave()
+    every.turn(False)
+    assert not by_stock_nodes(tiny_flux(), file).patches
+    every.turn(True)
+    every.turn(False)
+    assert all(one is two for one, two in zip(functions(), originals, strict=True))
+
+
 def test_who_holds_the_function_from_before_holds_the_hosts(
     every,
     by_stock_nodes,
