@@ -177,8 +177,12 @@ class Report:
 
     @property
     def trainer_title(self) -> str:
-        """The same as people read it."""
-        return message("report.unknown") if self.trainer == UNTOLD else self.trainer
+        """The same as people read it: what names alone tell is said to look so."""
+        if self.trainer == UNTOLD:
+            return message("report.unknown")
+        if self.writer.is_guess:
+            return message("report.looks_like", trainer=self.trainer)
+        return self.trainer
 
     @cached_property
     def writer(self) -> Writer:
