@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from ..key_maps.dialect import DENOISER, Dialect
@@ -90,14 +90,20 @@ def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
         and (not dialect.needs or not seen.isdisjoint(dialect.needs))
     ]
     hinted = [one for one in known if not plan.metadata.keys().isdisjoint(one.hints)]
-    return _likeliest(hinted, profile) or _likeliest(known, profile) or Writer(UNTOLD)
+    users = Counter(role for one in plan.target_model.dialects.values() for role in one.roles)
+    common = {role for role, count in users.items() if count > MAX_TRAINERS}
+    return (
+        _likeliest(hinted, profile, common) or _likeliest(known, profile, common) or Writer(UNTOLD)
+    )
 
 
-def _likeliest(known: Iterable[Dialect], profile: Profile) -> Writer | None:
-    """The tools whose files look so; None where none is, or too many are."""
+def _likeliest(known: Iterable[Dialect], profile: Profile, common: Set[str]) -> Writer | None:
+    """The tools whose files look so; None where none is, or too many are. common: spellings of
+    roles that too many use.
+    """
     scores: dict[str, float] = {}
     for dialect in known:
-        score = _likeness(dialect, profile)
+        score = _likeness(dialect, profile, common)
         scores[dialect.title] = max(score, scores.get(dialect.title, 0.0))
     best = max(scores.values(), default=0.0)
     titles = [title for title, score in scores.items() if score >= best - SLACK]
@@ -134,7 +140,6 @@ def _profile(plan: Plan) -> Profile:
     )
 
 
-OTHER = "other"  # names that are neither the model's own nor diffusers'
 MIN_LIKENESS = 0.5  # what the prefix alone counts, which says little
 SLACK = 0.02  # likeness that a few odd modules may cost
 MAX_TRAINERS = 4  # more that fit equally well are no answer
@@ -167,7 +172,7 @@ def _weight(mark: str) -> tuple[bool, int]:
 def _namings(target_model: TargetModel, target: Target) -> tuple[str, ...]:
     """Whose names a module bears; of some modules native and diffusers' names are the same."""
     if target.naming > OF_DIFFUSERS:
-        return (OTHER,)
+        return ("other",)
     if target.naming == OF_DIFFUSERS:
         return ("diffusers",)
     family = target_model.networks[target.network].family
@@ -189,7 +194,7 @@ def _namings(target_model: TargetModel, target: Target) -> tuple[str, ...]:
     return ("native", "diffusers") if same else ("native",)
 
 
-def _likeness(dialect: Dialect, profile: Profile) -> float:
+def _likeness(dialect: Dialect, profile: Profile, common: Set[str]) -> float:
     total = sum(profile.values())
     if not total:
         return 0.0
@@ -199,7 +204,7 @@ def _likeness(dialect: Dialect, profile: Profile) -> float:
         known_role = spelling in dialect.roles
         known_names = not {dialect.names, *dialect.also}.isdisjoint(namings)
         # That a name has no prefix says nothing by itself: many write none.
-        its_own = known_role and (known_names or OTHER in namings)
+        its_own = known_role and (known_names or spelling not in common)
         right = prefix in prefixes and (bool(prefix) or its_own)
         score += count * (0.5 * right + 0.3 * known_role + 0.2 * known_names)
     return score / total

@@ -80,6 +80,15 @@ LOOKS = {
         wan("lora_unet_blocks_{block}_{name}", KOHYA),
         "kohya sd-scripts, musubi-tuner or OneTrainer",
     ),
+    "attention processors": (
+        {
+            f"double_blocks.{block}.processor.qkv_lora{number}.{role}": shape
+            for block in range(19)
+            for number in (1, 2)
+            for role, shape in (("down.weight", (16, 3072)), ("up.weight", (9216, 16)))
+        },
+        "XLabs x-flux",
+    ),
     "diffusers": (
         flux(f"transformer.{BARE}", PEFT),
         "AI-Toolkit, diffusers, OneTrainer (diffusers format) or SimpleTuner",
