@@ -60,8 +60,8 @@ class Writer(NamedTuple):
 
     @property
     def is_guess(self) -> bool:
-        """Whether names alone speak for it, which others may use as well."""
-        return self.evidence == message("identify.by_names")
+        """Whether its names speak for it, which others may use as well."""
+        return self.evidence.endswith(message("identify.by_names"))
 
 
 def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
