@@ -22,7 +22,7 @@ LONGEST = 100  # characters of such a name
 class Layers(NamedTuple):
     """The layers of a file: how many, and what the first and the last are called."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not asked here
     first: str
     last: str
 

@@ -57,10 +57,10 @@ def fitting(
     """
     denoiser = target_model.networks.get(DENOISER)
     guess = guess._replace(title=short_title(target_model, guess))
-    lost = _lost_modules(outcomes, placed.union(guess.encoder_modules))
+    lost = _lost_modules(outcomes, placed | set(guess.encoder_modules))
     if denoiser is None or denoiser.is_reference or not lost or not guess.title:
         return Fitting()
-    here = len(placed.difference(guess.encoder_modules))
+    here = len(placed - set(guess.encoder_modules))
     share = here / (here + len(lost))
     family = denoiser.family
     if family is None:
