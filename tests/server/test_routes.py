@@ -46,6 +46,8 @@ BRIEF = {
     "error",
     "changed",
     "cautions",
+    "contradiction",
+    "trainer_guessed",
     "pickled",
 }
 OUTSIDE = [
