@@ -35,6 +35,7 @@ DIRECTIVES = (
     "inputs",
     "names",
     "branch",
+    "stages",
 )
 FOLDER = Path(__file__).parent / "families"
 ABSENT = FOLDER.with_name("absent")  # models that ComfyUI does not have
@@ -158,6 +159,7 @@ class Family(NamedTuple):
     inputs: Inputs = Inputs()
     common: bool = False  # most files that fit this family and others as well are for this one
     branches: tuple[Branch, ...] = ()
+    stages: tuple[str, ...] = ()  # models of one shape that sample one after the other
 
     def find(self, flat: str) -> list[Match]:
         """Every row that the flattened name `flat` can mean, exact indices before free ones."""
@@ -559,6 +561,11 @@ class _Reader:
             self._inputs(),
             common,
             self._branches(rows),
+            tuple(
+                word.replace("_", " ")
+                for text in self.directives["stages"]
+                for word in text.split()
+            ),
         )
 
     def _encoders(self) -> dict[str, tuple[str, ...]]:

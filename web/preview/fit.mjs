@@ -28,7 +28,7 @@ export function fitOf(answer, cautions = []) {
   const why = losses[0] ? asSentence(tell(losses[0], translations)) : say("previewNoLora");
   if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: why };
   const told = doubtful(fit ? fitOfModel(fit, translations) : fitOfFamily(answer), caution);
-  const besides = tell(answer.contradiction ?? "", translations);
+  const besides = [answer.contradiction, fit?.stage].map((text) => tell(text ?? "", translations)).filter(Boolean).join(" ");
   return besides ? { ...told, words: told.words ? `${asSentence(told.words)} ${besides}` : besides } : told;
 }
 
