@@ -170,6 +170,8 @@ def _cells(row: LibraryRow, speak: Speaker) -> tuple[str, ...]:
     unknown = message("commands.cannot_tell")
     made_for = "" if findings.error else findings.made_for or unknown
     trainer = unknown if findings.trainer == UNTOLD else findings.trainer
+    if findings.trainer_guessed:
+        trainer = message("report.looks_like", trainer=trainer)
     return (
         row.file,
         speak.text(made_for),

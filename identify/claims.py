@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ..key_maps.dialect import DENOISER
 from ..key_maps.table import Family
@@ -20,6 +21,7 @@ from .lora_family import (
 from .variants import agrees, published, titled, told_variant
 
 NETWORK_MODULE = "ss_network_module"  # names the trainer's code, which serves related models too
+LONGEST_NAME = 300  # characters of a name that are searched
 MIN_KNOWN = 0.5  # share of a file's patterns that a model must know for which that code can be
 SIZE = re.compile(r"\d+(?:\.\d+)?b(?![a-z0-9])|medium|large")  # bare numbers are versions
 
@@ -46,6 +48,35 @@ def contradiction(
             actual=short_title(target_model, guess),
         )
     return ""
+
+
+# What may say for which stage of a model a file was trained.
+STAGE_METADATA = ("ss_sd_model_name", "ss_output_name", "modelspec.title", "name")
+
+
+class Stage(NamedTuple):
+    """One of a family's models that sample one after the other, and what names it."""
+
+    name: str
+    evidence: str
+
+
+def stage_of(family: Family, metadata: Mapping[str, str], file_name: str = "") -> Stage | None:
+    """The stage that a file's metadata name, else its own name; None where they name none, or
+    several.
+    """
+    texts = {key: metadata[key] for key in STAGE_METADATA if isinstance(metadata.get(key), str)}
+    for source in (texts, {"": file_name}):
+        found = {
+            Stage(stage, f"{key} = {text[:LONGEST_VALUE]}" if key else text[:LONGEST_VALUE])
+            for key, text in source.items()
+            for stage in family.stages
+            if re.search(stage.replace(" ", "[ _.-]?"), text[:LONGEST_NAME], re.IGNORECASE)
+        }
+        if found:
+            stages = {stage.name for stage in found}
+            return min(found) if len(stages) == 1 else None
+    return None
 
 
 def may_contradict(metadata: Mapping[str, str]) -> bool:

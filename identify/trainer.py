@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from ..key_maps.dialect import DENOISER, Dialect
@@ -58,12 +58,18 @@ class Writer(NamedTuple):
     title: str
     evidence: str = ""
 
+    @property
+    def is_guess(self) -> bool:
+        """Whether its names speak for it, which others may use as well."""
+        return self.evidence.endswith(message("identify.by_names"))
+
 
 def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
     """The dialect that explains the file best: metadata first, then prefixes, names and role
     spellings.
 
-    `families`: those the file can be for; a tool that trains none of them is left out.
+    `families`: those the file can be for, none where that cannot be told; a tool that trains none
+    of them is left out.
     """
     known = list(plan.target_model.dialects.values())
     by_metadata = [
@@ -75,17 +81,34 @@ def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
         mark, dialect = max(by_metadata, key=lambda match: (*_weight(match[0]), match[1].title))
         key = mark.partition("=")[0]
         return Writer(dialect.title, message("identify.by_metadata", key=key))
+    profile = _profile(plan)
+    seen = {spelling for _, _, spelling in profile} | plan.metadata.keys()
     known = [
         dialect
         for dialect in known
-        if not dialect.families or set(families) & set(dialect.families)
+        if (not dialect.families or not families or set(families) & set(dialect.families))
+        and (not dialect.needs or not seen.isdisjoint(dialect.needs))
     ]
-    profile = _profile(plan)
-    scores = {dialect.title: _likeness(dialect, profile) for dialect in known}
+    hinted = [one for one in known if not plan.metadata.keys().isdisjoint(one.hints)]
+    users = Counter(role for one in plan.target_model.dialects.values() for role in one.roles)
+    common = {role for role, count in users.items() if count > MAX_TRAINERS}
+    return (
+        _likeliest(hinted, profile, common) or _likeliest(known, profile, common) or Writer(UNTOLD)
+    )
+
+
+def _likeliest(known: Iterable[Dialect], profile: Profile, common: Set[str]) -> Writer | None:
+    """The tools whose files look so; None where none is, or too many are. common: spellings of
+    roles that too many use.
+    """
+    scores: dict[str, float] = {}
+    for dialect in known:
+        score = _likeness(dialect, profile, common)
+        scores[dialect.title] = max(score, scores.get(dialect.title, 0.0))
     best = max(scores.values(), default=0.0)
     titles = [title for title, score in scores.items() if score >= best - SLACK]
     if best <= MIN_LIKENESS or len(titles) > MAX_TRAINERS:
-        return Writer(UNTOLD)
+        return None
     return Writer(_one_of(titles), message("identify.by_names"))
 
 
@@ -117,7 +140,7 @@ def _profile(plan: Plan) -> Profile:
     )
 
 
-MIN_LIKENESS = 0.5  # what the prefix alone counts, which says little: many write none
+MIN_LIKENESS = 0.5  # what the prefix alone counts, which says little
 SLACK = 0.02  # likeness that a few odd modules may cost
 MAX_TRAINERS = 4  # more that fit equally well are no answer
 
@@ -143,7 +166,6 @@ def _bears(metadata: Mapping[str, str], mark: str) -> bool:
 
 
 def _weight(mark: str) -> tuple[bool, int]:
-    # A bare lora_adapter_metadata is diffusers' and many others'.
     return "=" in mark, len(mark) if "=" in mark else 0
 
 
@@ -172,19 +194,19 @@ def _namings(target_model: TargetModel, target: Target) -> tuple[str, ...]:
     return ("native", "diffusers") if same else ("native",)
 
 
-def _likeness(dialect: Dialect, profile: Profile) -> float:
+def _likeness(dialect: Dialect, profile: Profile, common: Set[str]) -> float:
     total = sum(profile.values())
     if not total:
         return 0.0
     score = 0.0
     for (prefix, namings, spelling), count in profile.items():
         prefixes = (*dialect.writes, *dialect.encoders) or ("",)
-        right = prefix in prefixes
-        score += count * (
-            0.5 * right
-            + 0.3 * (spelling in dialect.roles)
-            + 0.2 * (not {dialect.names, *dialect.also}.isdisjoint(namings))
-        )
+        known_role = spelling in dialect.roles
+        known_names = not {dialect.names, *dialect.also}.isdisjoint(namings)
+        # That a name has no prefix says nothing by itself: many write none.
+        its_own = known_role and (known_names or spelling not in common)
+        right = prefix in prefixes and (bool(prefix) or its_own)
+        score += count * (0.5 * right + 0.3 * known_role + 0.2 * known_names)
     return score / total
 
 

@@ -122,10 +122,14 @@ def told_variant(
     meanings: of the samples whose shapes are known; a few odd ones, such as modules that no table
     knows, do not hide the size of all others. depths: the numbers of blocks.
     """
-    told = [meaning for meaning in meanings if _tells(meaning, stated(family))]
+    variants = published(family)
+    if len(variants) == 1:
+        return variants[0]
+    sized = stated(family)
+    told = [meaning for meaning in meanings if _tells(meaning, sized)]
     odd = {
         one: contradicted(sizes_of(family, one), told)
-        for one in published(family)
+        for one in variants
         if not too_few(blocks_of(family, one), depths)
     }
     fewest = min(odd.values(), default=0)

@@ -50,6 +50,10 @@ class Dialect(NamedTuple):
     metadata: tuple[
         str, ...
     ] = ()  # header metadata that gives it away: key, or key=beginning of the value
+    hints: tuple[str, ...] = ()  # header metadata that it writes, and a few others do
+    needs: tuple[
+        str, ...
+    ] = ()  # role spellings and metadata without one of which its names do not tell it
 
 
 LISTS = (
@@ -63,6 +67,8 @@ LISTS = (
     "inside",
     "families",
     "metadata",
+    "hints",
+    "needs",
 )
 PAIRS = ("endings", "starts")
 

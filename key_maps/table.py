@@ -37,6 +37,7 @@ DIRECTIVES = (
     "names",
     "beside",
     "branch",
+    "stages",
 )
 FOLDER = Path(__file__).parent / "families"
 ABSENT = FOLDER.with_name("absent")  # models that ComfyUI does not have
@@ -162,6 +163,7 @@ class Family(NamedTuple):
     # what ComfyUI keeps beside the diffusion model, by its name -> its name in the model's file
     beside: Mapping[str, str] = MappingProxyType({})
     branches: tuple[Branch, ...] = ()
+    stages: tuple[str, ...] = ()  # models of one shape that sample one after the other
 
     def find(self, flat: str) -> list[Match]:
         """Every row that the flattened name `flat` can mean, exact indices before free ones."""
@@ -564,6 +566,11 @@ class _Reader:
             common,
             self._beside(),
             self._branches(rows),
+            tuple(
+                word.replace("_", " ")
+                for text in self.directives["stages"]
+                for word in text.split()
+            ),
         )
 
     def _encoders(self) -> dict[str, tuple[str, ...]]:

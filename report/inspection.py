@@ -293,7 +293,9 @@ class Inspection:
             made_for = message("inspect.not_told_apart", models=made_for)
         if self.writer == UNTOLD:
             return message("inspect.origin_unknown_writer", made_for=made_for)
-        return message("inspect.origin", made_for=made_for, writer=self.writer)
+        guessed = self.report.writer.is_guess
+        id = "inspect.origin_guess" if guessed else "inspect.origin"
+        return message(id, made_for=made_for, writer=self.writer)
 
     def _adapters(self) -> str:
         """Which adapters the file holds, in a sentence; "" where it holds none."""

@@ -63,6 +63,7 @@ class Findings(NamedTuple):
         str, ...
     ] = ()  # what makes it doubtful, as far as the header tells, that it comes out as trained
     contradiction: str = ""  # that its metadata name another model than names and shapes do
+    trainer_guessed: bool = False  # names alone speak for the trainer
     error: str = ""  # why it cannot be read; then the rest is empty
 
 
@@ -353,6 +354,7 @@ def _summary(inspection: Inspection) -> Findings:
         losses=(*([report.remedy] if report.guess.is_absent else []), *report.losses),
         cautions=report.cautions,
         contradiction=report.contradiction,
+        trainer_guessed=report.writer.is_guess,
     )
 
 

@@ -5,6 +5,7 @@ every key.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..adapters.kind import Decomposition
 from ..adapters.registry import decompositions, named
-from ..identify.claims import contradiction, may_contradict
+from ..identify.claims import Stage, contradiction, may_contradict, stage_of
 from ..identify.lora_family import NUMBER, FamilyMatch
 from ..identify.stock_loader import StockKeys
 from ..identify.trainer import UNTOLD, Writer, guess_family, model_title, name_trainer, nearest_name
@@ -177,8 +178,12 @@ class Report:
 
     @property
     def trainer_title(self) -> str:
-        """The same as people read it."""
-        return message("report.unknown") if self.trainer == UNTOLD else self.trainer
+        """The same as people read it: what names alone tell is said to look so."""
+        if self.trainer == UNTOLD:
+            return message("report.unknown")
+        if self.writer.is_guess:
+            return message("report.looks_like", trainer=self.trainer)
+        return self.trainer
 
     @cached_property
     def writer(self) -> Writer:
@@ -281,6 +286,14 @@ class Report:
             return ""
         guess = self.guess if self.guess.samples else self._guess or guess_family(self.plan)
         return contradiction(self.plan.metadata, guess, self.plan.target_model)
+
+    @cached_property
+    def stage(self) -> Stage | None:
+        """For which of a family's models that sample one after the other the file says it is."""
+        family = self.plan.target_model.families.get(self.guess.name)
+        if family is None or not family.stages:
+            return None
+        return stage_of(family, self.plan.metadata, os.path.basename(self.path))
 
     @property
     def mismatch(self) -> str:
@@ -402,6 +415,7 @@ class Report:
             *self.cautions,
             *self.errors,
             *([self.contradiction] if self.contradiction else []),
+            *([message("report.stage", **self.stage._asdict())] if self.stage else []),
             *([message("report.inferred_prefix", prefix=inferred)] if inferred else []),
             *dict.fromkeys(self._resized()),
             *(correction.sentence for correction in self.corrections),

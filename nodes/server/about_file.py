@@ -4,6 +4,7 @@ remembered until they change.
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import folder_paths
 from ...errors import LocksmithError, fault_and_remedy
 from ...files.header import LoraFileError
 from ...identify.checkpoint import Checkpoint, target_model_of_checkpoint
+from ...identify.claims import stage_of
 from ...messages import message
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
@@ -132,10 +134,20 @@ def _fit(
         "model": checkpoint.title,
         "mismatch": report.mismatch,
         "lacking": report.lacking,
+        "stage": _other_stage(report, model_path),
         # A file of text encoders alone has nothing that such a model could lack.
         "state": judged(placed, total, report.mismatch) if total else GOOD,
         "needs_clip": not total and bool(report.modules["total"]),
     }
+
+
+def _other_stage(report: Report, model_path: str) -> str:
+    """That the file is for another of a family's stages than the model's file is by its name."""
+    family = report.plan.target_model.families.get(report.guess.name)
+    here = stage_of(family, {}, os.path.basename(model_path)) if family else None
+    if not report.stage or not here or report.stage.name == here.name:
+        return ""
+    return message("report.other_stage", stage=report.stage.name, here=here.name)
 
 
 def _not_wired(report: Report) -> set[str]:

@@ -71,8 +71,9 @@ def wired_to(front_end: FrontEnd, node: int) -> dict | None:
 def test_file_is_told_before_anything_runs(opened, server, picture, node):
     opened.change(node, "lora_name", FULL)
     row = server.get(f"/lora_locksmith/file?name={FULL}")
+    assert row["trainer_guessed"]
     expect(shown(opened, node).locator(WHAT)).to_have_text(
-        f"FLUX.1 \u00b7 {row['trainer']} \u00b7 LoRA rank 4 \u00b7 57 modules"
+        f"FLUX.1 \u00b7 looks like {row['trainer']} \u00b7 LoRA rank 4 \u00b7 57 modules"
     )
 
 

@@ -359,6 +359,7 @@ def test_scan(locksmith, library):
         "losses",
         "cautions",
         "contradiction",
+        "trainer_guessed",
         "error",
         "verdict",
         "state",

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 
+import comfy_models
 import pytest
 import torch
+from lora_locksmith.identify.trainer import model_title
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network
 from many_kinds import (
     BASES,
     PLAIN_BASES,
@@ -129,6 +132,39 @@ def test_shapes_are_the_logical_ones(host, base, kind):
     ):
         stored = base(kind).model.diffusion_model.get_submodule(weight).weight
         assert host.logical_shape(stored) == (outputs, 128)
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_every_base_is_recognised(host, base, kind):
+    """Whatever its storage keeps beside its weights."""
+    target_model = host.target_model_of(base(kind), None)
+    assert target_model.family is not None and target_model.family.name == "flux1"
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("wan21_t2v_14b", "Wan 14B"),
+        ("flux2_klein_4b", "FLUX.2 klein 4B"),
+        ("sd35_large", "Stable Diffusion 3 / 3.5 large"),
+        ("flux1_fill", "FLUX.1 Fill"),
+    ],
+)
+def test_packed_weights_that_tell_their_shape_name_the_size(host, name, title):
+    """As GGUF's do, whose storage is rows of bytes: city96/ComfyUI-GGUF ops.py GGMLTensor."""
+    model = torch.nn.Module()
+    for weight, shape in comfy_models.shapes(name).items():
+        *path, last = weight.split(".")
+        owner = model
+        for word in path:
+            if word not in owner._modules:
+                owner.add_module(word, torch.nn.Module())
+            owner = owner._modules[word]
+        packed = torch.nn.Parameter(torch.empty(7, dtype=torch.uint8), requires_grad=False)
+        packed.tensor_shape = torch.Size(shape)
+        owner.register_parameter(last, packed)
+    network = denoiser_network(host._shapes(model, "diffusion_model."))
+    assert model_title(TargetModel([network])) == title
 
 
 @pytest.mark.parametrize(

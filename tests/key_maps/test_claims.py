@@ -5,7 +5,9 @@ from __future__ import annotations
 import comfy_models
 import pytest
 from architectures import ARCHITECTURES, OTHERS
+from lora_locksmith.files.header import Header, TensorInfo
 from lora_locksmith.messages import translate
+from lora_locksmith.report.inspection import inspect_header
 from lora_locksmith.report.markdown import markdown
 from model_files import file_for, held, inspected, matters
 
@@ -120,3 +122,34 @@ def test_a_file_of_a_part_that_two_models_have_is_not_contradicted_by_either(tar
 def test_a_file_whose_model_cannot_be_told_contradicts_nothing():
     shapes = {"lora_unet_strange_x.lora_down.weight": (4, 64)}
     assert inspected(shapes, {"ss_base_model_version": "sdxl"}).report.contradiction == ""
+
+
+STAGED = [
+    ({"ss_sd_model_name": "wan2.2_t2v_high_noise_14B_fp16.safetensors"}, "a", "high noise"),
+    ({"ss_output_name": "mine-LowNoise"}, "a", "low noise"),
+    ({}, "mine_HIGH-NOISE_rank16", "high noise"),
+    ({"modelspec.title": "mine high_noise"}, "mine_low_noise", "high noise"),
+    ({"ss_output_name": "high_noise and low_noise"}, "a", ""),
+    ({}, "noise_low_and_high", ""),
+]
+
+
+@pytest.mark.parametrize(("metadata", "file", "stage"), STAGED)
+def test_a_stage_of_wan_2_2_is_told_where_the_file_says_so_itself(
+    target_model_of, metadata, file, stage
+):
+    """In a note, whatever model is connected: shapes do not tell the two apart."""
+    shapes = file_for(target_model_of("wan21_t2v_14b"), matters)
+    tensors = {key: TensorInfo("F32", shape) for key, shape in shapes.items()}
+    header = Header(tensors, metadata)
+    for target_model in (None, target_model_of("wan21_t2v_14b")):
+        report = inspect_header(f"{file}.safetensors", header, None, target_model).report
+        assert (report.stage.name if report.stage else "") == stage
+        told = [note for note in report.notes() if note.startswith("It says it is for the")]
+        assert bool(told) == bool(stage) and all(f"the {stage} model" in note for note in told)
+        assert report.state == "good" and report.mismatch == ""
+
+
+def test_other_models_have_no_stages(target_model_of):
+    shapes = file_for(target_model_of("flux1_dev"), matters)
+    assert inspected(shapes, {"ss_output_name": "high_noise"}).report.stage is None

@@ -16,6 +16,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import comfy_models
 import comfy_server
 import pytest
 from hollow_files import write_hollow
@@ -48,6 +49,8 @@ BRIEF = {
     "error",
     "changed",
     "cautions",
+    "contradiction",
+    "trainer_guessed",
     "pickled",
 }
 OUTSIDE = [
@@ -230,6 +233,34 @@ def test_a_file_is_held_against_a_model(routes, loras, lora, placed, total, mism
         )
 
 
+def test_a_file_for_the_other_stage_of_a_model_is_told(routes, loras, server, comfy):
+    """By the model's name, as shapes do not tell the two apart; it loads all the same."""
+    model = "wan2.2_t2v_low_noise_14B.safetensors"
+    weights = {
+        name.removeprefix("diffusion_model."): shape
+        for name, shape in comfy_models.shapes("wan21_t2v_14b").items()
+    }
+    write_hollow(server.base / "models" / "diffusion_models" / model, weights)
+    shapes = {
+        f"diffusion_model.blocks.{block}.self_attn.q.lora_{side}.weight": shape
+        for block in range(40)
+        for side, shape in (("A", (4, 5120)), ("B", (5120, 4)))
+    }
+    told = {}
+    for name in ("mine_high_noise", "mine_low_noise", "mine"):
+        write_hollow(loras / f"{name}.safetensors", shapes)
+        status, answer = routes.ask(
+            "file", name=f"{name}.safetensors", model_folder="diffusion_models", model=model
+        )
+        assert status == 200 and answer["fit"]["state"] == "good", answer
+        told[name] = answer["fit"]["stage"]
+    assert told.pop("mine_high_noise") == (
+        "It says it is for the high noise model; by its name, the connected model is the low noise"
+        " one."
+    )
+    assert set(told.values()) == {""}
+
+
 def test_what_belongs_to_a_text_encoder_is_not_missed_in_a_file_of_the_model_alone(routes, loras):
     module = "text_model.encoder.layers.0.self_attn.q_proj"
     encoder = {
@@ -247,6 +278,7 @@ def test_what_belongs_to_a_text_encoder_is_not_missed_in_a_file_of_the_model_alo
         "model": told["fit"]["model"],
         "mismatch": "",
         "lacking": "",
+        "stage": "",
         "state": "good",
         "needs_clip": False,
     }

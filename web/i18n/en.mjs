@@ -57,6 +57,7 @@ export const ENGLISH = {
   heatAll: "all",
   // preview
   preview: "File of {node}",
+  previewLooksLike: "looks like {trainer}",
   previewRank: "rank {rank}",
   previewModules: "{total} modules",
   previewNoFamily: "unknown base model",

@@ -57,6 +57,7 @@ export const CHINESE = {
   heatAll: "全部",
   // preview
   preview: "{node}的文件",
+  previewLooksLike: "看起来像 {trainer}",
   previewRank: "秩 {rank}",
   previewModules: "{total} 个模块",
   previewNoFamily: "无法判断模型",

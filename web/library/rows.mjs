@@ -13,7 +13,7 @@
  *
  * @typedef {{file: string, bytes: number, changed: number, verdict: string, family: string, made_for: string, trainer: string,
  *   kinds: string | string[], rank: string | number, placed: number, total: number, stock: number, gains: string[], losses: string[],
- *   cautions: string[], contradiction: string, state: State, pickled: boolean, problem: boolean, error: string, trigger_words?: string[]}} Told
+ *   cautions: string[], contradiction: string, trainer_guessed: boolean, state: State, pickled: boolean, problem: boolean, error: string, trigger_words?: string[]}} Told
  */
 
 /**

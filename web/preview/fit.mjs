@@ -28,7 +28,7 @@ export function fitOf(answer, cautions = []) {
   const why = losses[0] ? asSentence(tell(losses[0], translations)) : say("previewNoLora");
   if (!total) return { state: "bad", text: `\u2717 ${say("stackNoLora")}`, words: why };
   const told = doubtful(fit ? fitOfModel(fit, translations) : fitOfFamily(answer), caution);
-  const besides = tell(answer.contradiction ?? "", translations);
+  const besides = [answer.contradiction, fit?.stage].map((text) => tell(text ?? "", translations)).filter(Boolean).join(" ");
   return besides ? { ...told, words: told.words ? `${asSentence(told.words)} ${besides}` : besides } : told;
 }
 
@@ -69,10 +69,11 @@ function fitOfFamily({ made_for: family, state, placed, total }) {
  *
  * @param {any} answer of the route "file"
  */
-export function aboutFile({ error, made_for: madeFor, trainer, kinds, rank, total, fit, translations }) {
+export function aboutFile({ error, made_for: madeFor, trainer, trainer_guessed: guessed, kinds, rank, total, fit, translations }) {
   if (error || !total) return "";
   const family = tell(madeFor, translations) || (fit?.placed && fit.state === "good" ? fit.model : "");
   const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
   const known = trainer === "cannot tell" ? "" : tell(trainer, translations);
-  return [family || say("previewNoFamily"), known, adapters, say("previewModules", { total })].filter(Boolean).join(" \u00b7 ");
+  const writer = guessed && known ? say("previewLooksLike", { trainer: known }) : known;
+  return [family || say("previewNoFamily"), writer, adapters, say("previewModules", { total })].filter(Boolean).join(" \u00b7 ");
 }
