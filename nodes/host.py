@@ -8,7 +8,7 @@ import os
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ from ..planning.target_model import (
     names_beside,
     of_kind,
 )
-from ..report.beside import read_beside
+from ..report.beside import beside_stamp, read_beside
 from ..report.inspection import Inspection, inspect_header
 from ..report.library import Stamp, stamp_of
 from ..report.load_report import Report
@@ -65,7 +65,7 @@ from .auto import choose, counted, where_they_act
 from .bypass import add_bypass_hooks
 from .layer_weights import layer_weights
 from .modes import AUTO, BYPASS, PATCH
-from .patches import Tensors, build_patches, host_applies
+from .patches import Tensors, build_patches, host_applies, weight_of
 from .together import settle
 from .unpatched import is_quantised
 from .watched import watched
@@ -432,8 +432,16 @@ def _original_names(tensors: Tensors, converted: Tensors) -> dict[str, str]:
 
 def words_of(path: str) -> list[str]:
     """The trigger words of a LoRA file, from its header and from what lies beside it."""
+    return list(_words(path, (stamp_of(path), beside_stamp(path))))
+
+
+@lru_cache(maxsize=256)
+def _words(path: str, now: tuple[Any, ...]) -> tuple[str, ...]:
+    """Remembered, as metadata may be megabytes of tags; now: changes with the file and with what
+    lies beside it.
+    """
     metadata = read_metadata(_files.read(path).header.metadata)
-    return words_to_use(with_words(metadata, read_beside(path).words))
+    return tuple(words_to_use(with_words(metadata, read_beside(path).words)))
 
 
 def progress_bar() -> Callable[[int, int], None]:
@@ -675,7 +683,7 @@ def apply_layers(
                 left.update(kinds)
             for layer in layers:
                 added = weights.add_patches(layer, strength * share)
-                reached |= {target if isinstance(target, str) else target[0] for target in added}
+                reached |= set(map(weight_of, added))
         met = settle(weights.patches, sorted(reached))
         if metadata and hasattr(weights, "set_attachments"):
             weights.set_attachments("lora_metadata", metadata)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..lora.merge.block_weights import read_block_weights
 from ..messages import message
 from ..planning.plan import Plan
+from .patches import weight_of
 
 Layers = Sequence[dict[Any, Any]]
 
@@ -29,8 +30,7 @@ class LayerWeights(NamedTuple):
         for layer in layers:
             parts: dict[float, dict[Any, Any]] = {}
             for target, patch in layer.items():
-                name = target if isinstance(target, str) else target[0]
-                parts.setdefault(self.factors.get(name, 1.0), {})[target] = patch
+                parts.setdefault(self.factors.get(weight_of(target), 1.0), {})[target] = patch
             for factor, part in parts.items():
                 shares.setdefault(factor, []).append(part)
         return tuple((factor, parts) for factor, parts in shares.items() if factor)

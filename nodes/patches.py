@@ -103,6 +103,11 @@ class LocksmithAdapter(WeightAdapterBase):
         return {role: tensor.to(device) for role, tensor in zip(roles, tensors, strict=True)}
 
 
+def weight_of(target: Any) -> str:
+    """The name of the weight that a patch is for."""
+    return target if isinstance(target, str) else target[0]
+
+
 class Patches(NamedTuple):
     """What goes to the host's add_patches: layers of {target: patch}; a target stands once in a
     layer.

@@ -130,7 +130,7 @@ def _read_row(
 ) -> StackRow:
     if not isinstance(entry, dict):
         raise ValueError(
-            message("nodes.row_not_a_row", number=number, value=_short(entry), example=SHAPE[1:-1])
+            message("nodes.row_not_a_row", number=number, value=short(entry), example=SHAPE[1:-1])
         )
     strange = [name for name in entry if name not in fields]
     if strange:
@@ -138,20 +138,20 @@ def _read_row(
             message(
                 "nodes.row_unknown_field",
                 number=number,
-                field=_short(strange[0]),
+                field=short(strange[0]),
                 fields=", ".join(fields),
             )
         )
     on, name = entry.get("on", True), entry.get("name")
     if not isinstance(on, bool):
-        raise ValueError(message("nodes.row_on_not_boolean", number=number, value=_short(on)))
+        raise ValueError(message("nodes.row_on_not_boolean", number=number, value=short(on)))
     if not isinstance(name, str) or not name:
         raise ValueError(message("nodes.row_names_no_file", number=number))
     strength = _number(number, "strength", entry.get("strength", 1.0))
     strength_clip = _number(number, "strength_clip", entry.get("strength_clip", strength))
     blocks = entry.get("blocks", "")
     if not isinstance(blocks, str):
-        raise ValueError(message("nodes.row_blocks_not_text", number=number, value=_short(blocks)))
+        raise ValueError(message("nodes.row_blocks_not_text", number=number, value=short(blocks)))
     is_wired = name in wired if wired is not None else WIRED.fullmatch(name)
     return StackRow(
         number,
@@ -174,7 +174,7 @@ def _number(number: int, name: str, value: Any) -> float:
                 "nodes.row_strength_out_of_range",
                 number=number,
                 name=name,
-                value=_short(value),
+                value=short(value),
                 low=f"{-STRONGEST:g}",
                 high=f"{STRONGEST:g}",
             )
@@ -189,6 +189,7 @@ def _listed(number: int, name: str) -> str:
     raise ValueError(message("nodes.row_file_missing", number=number, fault=verdict))
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as a fault repeats it."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:60]} ..."

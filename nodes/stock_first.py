@@ -24,7 +24,7 @@ from ..planning.plan import (
     Plan,
 )
 from .beside import kind_of_host
-from .patches import LocksmithAdapter, Tensors, build_patches, patches_by_adapter
+from .patches import LocksmithAdapter, Tensors, build_patches, patches_by_adapter, weight_of
 from .together import as_one
 from .watched import watched
 
@@ -47,11 +47,6 @@ class Division(NamedTuple):
     left_out: int
     computed: int
     refused: int
-
-
-def weight_of(target: Any) -> str:
-    """The name of the weight that a patch is for."""
-    return target if isinstance(target, str) else target[0]
 
 
 def divide(plan: Plan, tensors: Tensors, stock: Mapping[Any, Any] | None, keeps: Keeps) -> Division:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..lora.merge.block_weights import is_vector
 from ..messages import joined, message
 from .files import lora_names
-from .rows import STRONGEST, StackRow
+from .rows import STRONGEST, StackRow, short
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>:]*)((?::[^<>:]*)*)>", re.IGNORECASE)
 GONE = "\0"  # stands where a tag was
@@ -141,10 +141,10 @@ def read_stack(stack: Any) -> Iterator[Named]:
     if stack is None:
         return
     if not isinstance(stack, (list, tuple)):
-        raise ValueError(message("nodes.not_a_lora_stack", value=_short(stack)))
+        raise ValueError(message("nodes.not_a_lora_stack", value=short(stack)))
     for number, entry in enumerate(stack, 1):
         if not isinstance(entry, (list, tuple)) or len(entry) < 2 or not isinstance(entry[0], str):
-            raise ValueError(message("nodes.not_a_stack_entry", number=number, value=_short(entry)))
+            raise ValueError(message("nodes.not_a_stack_entry", number=number, value=short(entry)))
         name, strength, *more = entry
         if name in NOTHING:
             continue
@@ -173,8 +173,3 @@ def rows_of(named: Iterable[Named], first: int) -> list[StackRow]:
 def as_stack(rows: Iterable[StackRow]) -> list[tuple[str, float, float]]:
     """A LORA_STACK of the rows that are on."""
     return [(row.name, row.strength, row.strength_clip) for row in rows if row.on]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]} ..."

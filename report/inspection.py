@@ -149,8 +149,8 @@ class Inspection:
 
     @cached_property
     def beside(self) -> Beside:
-        """What other tools keep beside the file."""
-        return read_beside(self.path)
+        """What other tools keep beside the file; nothing is asked of another machine."""
+        return read_beside(self.path) if self.header.fetch is None else Beside()
 
     @cached_property
     def presets(self) -> PresetReport:

@@ -66,14 +66,7 @@ NAMES = ("load_lora", "load_lora_for_models")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pack_that_wrapped_before_us_is_called_and_stays(
-    every,
-    other_pack,
-    by_stock_nodes,
-    patched,
-    tiny_flux,
-    file,
-    host,
-    name,
+    every, other_pack, by_stock_nodes, patched, tiny_flux, file, host, name
 ):
     pack = other_pack(name)
     fixed = patched(host.load_and_fix(tiny_flux(), None, file)[0])
@@ -88,14 +81,7 @@ def test_a_pack_that_wrapped_before_us_is_called_and_stays(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pack_that_wrapped_after_us_keeps_its_place_and_ours_passes_on(
-    every,
-    other_pack,
-    by_stock_nodes,
-    patched,
-    tiny_flux,
-    file,
-    host,
-    name,
+    every, other_pack, by_stock_nodes, patched, tiny_flux, file, host, name
 ):
     fixed = patched(host.load_and_fix(tiny_flux(), None, file)[0])
     every.turn(True)
@@ -115,15 +101,7 @@ def test_a_pack_that_wrapped_after_us_keeps_its_place_and_ours_passes_on(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_never_twice_however_often_both_come_and_go(
-    every,
-    other_pack,
-    by_stock_nodes,
-    patched,
-    tiny_flux,
-    file,
-    functions,
-    name,
-    caplog,
+    every, other_pack, by_stock_nodes, patched, tiny_flux, file, functions, name, caplog
 ):
     originals = functions()
     for _ in range(3):
@@ -146,11 +124,7 @@ def test_never_twice_however_often_both_come_and_go(
 
 
 def test_a_pack_that_cannot_do_without_keys_that_are_ours_gets_all(
-    every,
-    other_pack,
-    by_stock_nodes,
-    tiny_flux,
-    file,
+    every, other_pack, by_stock_nodes, tiny_flux, file
 ):
     pack, key = other_pack("load_lora"), next(iter(native_lora(nothing_knows)))
     below = pack.below
@@ -160,13 +134,7 @@ def test_a_pack_that_cannot_do_without_keys_that_are_ours_gets_all(
 
 
 def test_a_pack_that_cannot_do_with_adapters_of_ours_gets_the_hosts(
-    every,
-    other_pack,
-    by_stock_nodes,
-    patched,
-    tiny_flux,
-    tmp_path,
-    caplog,
+    every, other_pack, by_stock_nodes, patched, tiny_flux, tmp_path, caplog
 ):
     """As one that reads the factors of what was loaded, which it takes for the host's."""
     path = write(tmp_path, kinds_mixed())
@@ -199,13 +167,7 @@ def kinds_mixed():
 
 
 def test_a_pack_that_loads_onto_another_model_than_it_was_given(
-    every,
-    other_pack,
-    host,
-    patched,
-    tiny_flux,
-    base,
-    tmp_path,
+    every, other_pack, host, patched, tiny_flux, base, tmp_path
 ):
     """Its key map says which: here one without the second block."""
     import comfy.lora
@@ -259,12 +221,7 @@ def test_a_pack_that_takes_ours_for_the_hosts_own_and_puts_it_back(
     assert all(one is two for one, two in zip(functions(), originals, strict=True))
 
 
-def test_who_holds_the_function_from_before_holds_the_hosts(
-    every,
-    by_stock_nodes,
-    tiny_flux,
-    file,
-):
+def test_who_holds_the_function_from_before_holds_the_hosts(every, by_stock_nodes, tiny_flux, file):
     """As a module that did 'from comfy.lora import load_lora' does."""
     import comfy.lora
     import comfy.utils
@@ -278,11 +235,7 @@ def test_who_holds_the_function_from_before_holds_the_hosts(
 
 
 def test_who_holds_the_hosts_way_to_load_for_models_gets_ours_below(
-    every,
-    patched,
-    tiny_flux,
-    file,
-    host,
+    every, patched, tiny_flux, file, host
 ):
     """The host looks load_lora up where we stand; only what the call says besides is lost."""
     import comfy.sd
@@ -296,13 +249,7 @@ def test_who_holds_the_hosts_way_to_load_for_models_gets_ours_below(
 
 
 def test_loads_from_many_threads_while_it_is_turned_on_and_off(
-    every,
-    by_stock_nodes,
-    patched,
-    tiny_flux,
-    file,
-    host,
-    functions,
+    every, by_stock_nodes, patched, tiny_flux, file, host, functions
 ):
     """Each load is the stock loader's or ours, whole; and nothing of ours is left in the end."""
     originals, model = functions(), tiny_flux()
