@@ -121,8 +121,8 @@ def test_every_package_is_pinned_by_its_content():
 
 
 def test_front_end_is_light():
-    """What every page loads: the one file the host loads with all it imports, and styles. What is
-    imported lazily is not among them.
+    """What every page loads: the one file the host loads with all it imports, and their styles.
+    What is imported lazily is not among them, nor are its styles.
     """
     loaded, to_read = set(), [WEB / "index.js"]
     while to_read:
@@ -139,5 +139,11 @@ def test_front_end_is_light():
     assert [path.name for path in WEB.rglob("*.js")] == ["index.js"], (
         "the host loads each file that ends so"
     )
-    weights = {path.name: path.stat().st_size for path in (*loaded, *WEB.rglob("*.css"))}
+    styles = {
+        path.parent / name
+        for path in loaded
+        for name in re.findall(r'adoptStyle\("\./([\w.]+)"', path.read_text("utf-8"))
+    }
+    assert {path.name for path in styles} == {"report.css", "stack.css"}
+    weights = {path.name: path.stat().st_size for path in (*loaded, *styles)}
     assert sum(weights.values()) < MAX_BYTES, sorted(weights.items(), key=lambda item: -item[1])

@@ -259,10 +259,12 @@ def test_files_are_found_by_typing(front_end, mode, picture):
     expect(stack.add).to_be_focused()
     assert stack.value == [row(KOHYA_LORA)]
     stack.add.press("Enter")
+    listed = stack.dialog.get_by_role("option")
+    first_two = [listed.nth(index).get_attribute("title") for index in range(2)]
     stack.page.keyboard.press("Shift+Enter")
     stack.page.keyboard.press("ArrowDown")
     stack.page.keyboard.press("Enter")
-    assert stack.names == [KOHYA_LORA, *sorted(FILES)[:2]]
+    assert stack.names == [KOHYA_LORA, *first_two]
     stack.part(0, "File").click()
     expect(stack.dialog.get_by_role("option", selected=True)).to_have_attribute("title", KOHYA_LORA)
     stack.page.keyboard.type("no such file")
@@ -462,7 +464,7 @@ def test_narrow_rows_keep_the_sign_and_cut_nothing(front_end, lora_file, mode, p
         front_end.wait_until(lambda words=words: badge.inner_text().strip() == words)
         for each in stack.rows.get_by_role("img").all():
             assert each.evaluate("part => part.scrollWidth <= part.clientWidth"), "the badge is cut"
-    expect(badge).to_have_accessible_name(re.compile("0 of 4"))
+    expect(badge).to_have_accessible_name(re.compile("nothing can load"))
 
 
 def test_names_of_strangers_are_only_text(front_end, mode):

@@ -152,7 +152,7 @@ def test_what_a_node_loads_can_be_sampled_with(nodes, tiny_flux, patched, caplog
     for tensors in puzzles(150):
         save_file(tensors, folder / FILE)
         ended = run(made, folder / FILE, base, ("load", "inspect", "save", "merge"))
-        model, _, _, told = ended["load"]
+        model, _, _, told, *_ = ended["load"]
         placed += json.loads(told)["keys"]["placed"]
         with caplog.at_level(logging.WARNING):
             patched(model)

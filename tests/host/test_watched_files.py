@@ -207,7 +207,7 @@ def test_the_stack_says_it_of_its_row(host, tiny_flux, file, comfy):
     folder_paths.filename_list_cache.pop("loras", None)
     try:
         rows = json.dumps([{"name": "locksmith_nan.safetensors", "on": True, "strength": 1.0}])
-        told = json.loads(LoadAndFixStack.execute(tiny_flux(), rows).args[3])
+        told = json.loads(LoadAndFixStack.execute(rows, model=tiny_flux()).args[3])
     finally:
         os.unlink(path)
         folder_paths.filename_list_cache.pop("loras", None)

@@ -1,12 +1,14 @@
 /** The dialog with everything known of a file: what became of its keys, what it trains, its trigger words and metadata. */
 
-import { copyButton, make, makeButton } from "../shared/dom.mjs";
+import { adoptStyle, copyButton, make, makeButton } from "../shared/dom.mjs";
 import { heatMaps } from "./heat_map.mjs";
 import { makeBadge } from "./outcome.mjs";
 import { ask, pictureOf, whenServerIsBack } from "../shared/server.mjs";
 import { asSentence, asSentences, say, tell } from "../i18n/words.mjs";
 
 /** @typedef {import("./outcome.mjs").Outcome} Outcome */
+
+await adoptStyle("./details.css", import.meta.url); // the dialog is never seen without its look
 
 const MAX_ROWS = 300;
 const MAX_CAUTIONS = 5; // above the rest, in which they all are

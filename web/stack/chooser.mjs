@@ -1,14 +1,17 @@
 /** A list of files that opens over the page, and that typing filters. */
 
-import { make } from "../shared/dom.mjs";
+import { adoptStyle, make } from "../shared/dom.mjs";
 import { pictureOf } from "../shared/server.mjs";
 import { folderAndTitle } from "./rows.mjs";
 import { say } from "../i18n/words.mjs";
 
+await adoptStyle("./chooser.css", import.meta.url); // the list is never seen without its look
+
 /**
- * What is asked, among which files, which of them it is now, which are used already, and what to do with the answer.
+ * What is asked, among which files, which of them are names of what is connected, which it is now, which are used already,
+ * and what to do with the answer.
  *
- * @typedef {{label: string, files: string[], current: string, taken: Set<string>, choose: (file: string) => void}} Wish
+ * @typedef {{label: string, files: string[], connected: string[], current: string, taken: Set<string>, choose: (file: string) => void}} Wish
  */
 
 const PORTION = 100; // entries put into the document at a time
@@ -136,7 +139,7 @@ class Chooser {
   show(file) {
     if (file === this.pictured) return;
     this.pictured = file;
-    this.picture.replaceChildren(...(file ? [pictureOf(file, "")] : []));
+    this.picture.replaceChildren(...(file && !this.wish.connected.includes(file) ? [pictureOf(file, "")] : []));
   }
 
   /** @param {KeyboardEvent} event */

@@ -156,7 +156,7 @@ class Stack {
   choose(index, anchor) {
     if (!this.rows) return this.set([], true);
     const current = index < 0 ? "" : this.list[index].name;
-    const choices = [...this.connected, ...files];
+    const { connected } = this;
     const label = say(index < 0 ? "stackAdd" : "stackReplace", { file: current });
     const taken = new Set(this.list.map((row) => row.name));
     let at = index;
@@ -165,7 +165,7 @@ class Stack {
       else this.set(this.list.map((row, place) => (place === at ? { ...row, name } : row)), true);
       at = -1; // with Shift, further files are added
     };
-    withChooser((open) => open(anchor, { label, files: choices, current, taken, choose }));
+    withChooser((open) => open(anchor, { label, files: [...connected, ...files], connected, current, taken, choose }));
   }
 
   /** Ask what the rows' files are, if that is not what was asked last. */

@@ -301,10 +301,11 @@ function toGroup(node, values, used, makeBlank) {
   const type = node.properties[FROM];
   const { socket, slot } = GROUPED[type];
   const { loras, lora_name: name, strength_model: strength } = values;
+  /** @type {import("../stack/rows.mjs").Row[] | null} the rows as the stack keeps them */
   const rows = node.type === STACK ? readRows(loras) : [{ on: true, name, strength }];
   if (!rows) throw new Left("swapUnreadable");
   if (!rows.length) throw new Left("swapNoName");
-  if (rows.some((row) => /** @type {Row} */ (row).blocks)) throw new Left("swapLayers");
+  if (rows.some((row) => row.blocks)) throw new Left("swapLayers");
   const ofRow = { lora_name: widgetOf(0, "lora_name"), strength_model: widgetOf(0, "strength") };
   const isSet = Object.keys(ofRow).some((name) => used.includes(name));
   return {
