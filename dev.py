@@ -335,13 +335,11 @@ def main() -> int:
         )
         return 2
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(
-            errors="backslashreplace"
-        )  # a console may lack letters that a folder's name has
+        # A console may lack letters that a folder's name has.
+        stream.reconfigure(errors="backslashreplace")
     options = parse(sys.argv[1:])
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # so that a server started here ends too
+    # So that a server started here ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return run_command(options)
     except KeyboardInterrupt:

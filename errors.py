@@ -1,4 +1,6 @@
-"""The one class that every error of this pack has."""
+"""The base class of this pack's errors, the sentences they are made of, and what a machine has
+run out of.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,12 @@ def about_file(path: str | os.PathLike[str], fault: str, remedy: str) -> Message
 
 
 def at_line(path: str | os.PathLike[str], line: int, fault: str, remedy: str) -> Message:
-    """The same for a line of a text."""
+    """What is wrong with a line of a text, and what to do."""
     return message("errors.at_line", path=os.fspath(path), line=line, fault=fault, remedy=remedy)
 
 
 def fault_and_remedy(fault: str, remedy: str) -> Message:
-    """The same where the file is named already."""
+    """What is wrong, and what to do, where the file is named already."""
     return message("errors.fault_and_remedy", fault=fault, remedy=remedy)
 
 
@@ -62,7 +64,9 @@ def shortage(error: BaseException) -> Shortage | None:
 
 
 def exhausted(error: BaseException) -> str:
-    """The same as one text; "" where it says something else."""
+    """What the machine has run out of and the remedy, as one text; "" where an error says
+    something else.
+    """
     lacking = shortage(error)
     return fault_and_remedy(*lacking) if lacking else ""
 

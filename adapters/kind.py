@@ -192,16 +192,13 @@ class Kind:
     borrows: tuple[str, ...] = ()  # roles of another adapter of the module that it reads too
     called: Mapping[str, str] = {}  # role in the file -> what the mathematics calls it
     silent: frozenset[str] = frozenset()  # roles that say something and weigh nothing
-    shared: frozenset[str] = (
-        frozenset()
-    )  # roles that stand once in the file, for all its adapters of this kind
-    switches: tuple[
-        str, ...
-    ] = ()  # roles that are one truth value each, for the options of the spec
+    # roles that stand once in the file, for all its adapters of this kind
+    shared: frozenset[str] = frozenset()
+    # roles that are one truth value each, for the options of the spec
+    switches: tuple[str, ...] = ()
     precedence = 100  # kinds with a smaller number take their tensors first
-    never_beside: frozenset[str] = (
-        frozenset()
-    )  # roles: where one is in the file, lone tensors of this kind are halves of another
+    # roles: where one is in the file, lone tensors of this kind are halves of another
+    never_beside: frozenset[str] = frozenset()
     variant_of = ""  # the kind with the same tensors, which this is instead where it `claims` them
     metadata: tuple[str, ...] = ()  # the keys of a header's metadata that `claims` asks for
     # whether its tensors' names and shapes tell it; else only a convention does, and under other
@@ -210,32 +207,24 @@ class Kind:
 
     # What the plan asks
     parameter = "weight"  # or "bias", or "both": which parameters of the module it changes
-    zeroed_by: frozenset[str] = (
-        frozenset()
-    )  # roles: where one of these is zero, the whole change is
-    grows_by: frozenset[str] = (
-        frozenset()
-    )  # roles by which a file says itself that the weight grows to what it holds
-    flattens = (
-        False  # whether matrices of it may stand for a convolution, its inner dimensions as one
-    )
+    # roles: where one of these is zero, the whole change is
+    zeroed_by: frozenset[str] = frozenset()
+    # roles by which a file says itself that the weight grows to what it holds
+    grows_by: frozenset[str] = frozenset()
+    # whether matrices of it may stand for a convolution, its inner dimensions as one
+    flattens = False
     linear = True  # whether rows of the module can be changed without the others
     refusal: str | Said = ""  # why it is not applied
-    told_by: tuple[
-        str, ...
-        # of a kind with a LoRA's tensors: the name and the value of the setting of PEFT that makes
-        # it
-    ] = ()
-    settings: tuple[
-        Setting, ...
-    ] = ()  # those of PEFT that the mathematics needs, as options of the spec
+    # of a kind with a LoRA's tensors: the name and the value of the setting of PEFT that makes it
+    told_by: tuple[str, ...] = ()
+    # those of PEFT that the mathematics needs, as options of the spec
+    settings: tuple[Setting, ...] = ()
     # what an alpha tensor does: SCALE the change by alpha / rank, LIMIT a rotation; "": nothing
     alpha_is = ""
     scaled = False  # multiplied by alpha / rank
     own_scale = False  # but by another number: a convention says by which, and nothing else can
-    rank_in_settings = (
-        False  # whether PEFT scales it by the rank of its settings, not by that of its tensors
-    )
+    # whether PEFT scales it by the rank of its settings, not by that of its tensors
+    rank_in_settings = False
 
     # What people read
     stock: InStock | None = None  # what the stock loader makes of it, where that is wrong
@@ -254,15 +243,11 @@ class Kind:
     is_pair = False  # it is an up and a down, which all others are multiplied out to
 
     # Writing
-    scale_into: tuple[
-        str, ...
-    ] = ()  # the first of these roles that is there takes a strength which no tensor can say
+    # the first of these roles that is there takes a strength which no tensor can say
+    scale_into: tuple[str, ...] = ()
     vector = ""  # of kinds that change a bias: the role of that vector
-    stores: type | None = (
-        # the form of delta, Product or KroneckerProduct, that ComfyUI's own LoRA files keep as this
-        # kind
-        None
-    )
+    # the form of delta (Product or KroneckerProduct) that ComfyUI's own files keep as this kind
+    stores: type | None = None
 
     # Resizing to a smaller up and down
     low_rank = False

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..messages import message
 
 # The types of settings, as ids of what they are called.
-BOOLEAN, WHOLE, NUMBER = "adapters.boolean", "adapters.whole_number", "adapters.number"
+BOOLEAN, INTEGER, NUMBER = "adapters.boolean", "adapters.whole_number", "adapters.number"
 MODULES = "adapters.module_names"  # its value is whether it means the module that is asked about
 # Its value is the tuple of those of the module that is asked about.
 TOKENS = "adapters.token_numbers"
@@ -114,11 +114,11 @@ def typed(value: object, kind: str) -> Any:
         return None
     if not math.isfinite(number):
         return None
-    if kind == WHOLE:
+    if kind == INTEGER:
         return int(number) if number.is_integer() and abs(number) < 2**53 else None
     return number
 
 
 # What several of PEFT's adapters multiply their change with, and draw their places from
 SCALING = Setting("scaling", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, needed=True)
-SEED = Setting("random_loc_seed", WHOLE, None, 0, 2**53 - 1, needed=True)
+SEED = Setting("random_loc_seed", INTEGER, None, 0, 2**53 - 1, needed=True)

@@ -310,10 +310,10 @@ def _fix(
     if options.in_place:
         _check_replaceable(path, dialect)
     tensors = map_tensors(path, inspection.header, passing=True, replaced=options.in_place)
-    inspection.plan = planned = compared(inspection, tensors)
+    planned = inspection.with_plan(compared(inspection, tensors))
     dtype = dtype_of(options)
-    inspection.plan = _finite(inspection, tensors, options.drop)
-    if sound and inspection.plan is planned:
+    inspection = planned.with_plan(_finite(planned, tensors, options.drop))
+    if sound and inspection.plan is planned.plan:
         return FixResult(os.fspath(path), FINE, message(SOUND), kept=SOUND)
     conversion = _converted(inspection, tensors, dialect, dtype, options.drop)
     if dtype is None and _already(inspection, conversion):

@@ -263,8 +263,9 @@ class Web:
         return self.ask(start, end).raw
 
     def ask(self, start: int, end: int, kind: str = "") -> Answer:
-        """The same, and where it came from. kind: the only media type that is read. Raises
-        NotADirectoryError for another one.
+        """The bytes from start to end, and where they came from.
+
+        kind: the only media type that is read. Raises NotADirectoryError for another one.
         """
         from fsspec.asyn import sync
 

@@ -313,7 +313,7 @@ def _refusal(raw: bytes, names: Iterable[str], metadata: Mapping[str, Any]) -> s
 
 
 def _more_than_known(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same for what entries say besides the three fields they need."""
+    """What safetensors refuses in what entries say besides the three fields they need."""
     for name, entry in entries.items():
         if len(entry) != len(FIELDS) and not _can_be_skipped(entry):
             return message("files.odd_field", name=_quoted(name))

@@ -98,9 +98,8 @@ SCALE_IS_WEIGHT = frozenset(
 )
 PACKED = ("bitsandbytes__nf4", "bitsandbytes__fp4")  # ends of bitsandbytes' quant_state tensors
 FOUR_BIT = ("nvfp4", "convrot_w4a4")  # ComfyUI's formats with two values in a byte
-UNTRAINABLE = frozenset(
-    {"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"}
-)  # positions and counters, no weights
+# Positions and counters, no weights.
+UNTRAINABLE = frozenset({"BOOL", "I16", "I32", "I64", "U16", "U32", "U64"})
 SUFFIXES = (".weight", ".bias", ".scale")
 GLUED = {"in_proj_weight": ".weight", "in_proj_bias": ".bias"}  # torch's MultiheadAttention
 NO_ADAPTER = frozenset(
@@ -167,9 +166,8 @@ class TensorSize(NamedTuple):
 
 
 Tensors = Mapping[str, TensorSize]
-Modules = dict[
-    str, dict[str, TensorSize]
-]  # module name -> suffix (".weight", ".bias", ".scale", "") -> size
+# Module name -> suffix (".weight", ".bias", ".scale", "") -> size.
+Modules = dict[str, dict[str, TensorSize]]
 
 
 def target_model_of_checkpoint(
@@ -473,9 +471,8 @@ class TableMatch:
         if groups is None:
             return None
         if len(groups) > 1 or groups[0][0]:
-            return _meaning(
-                self.family, flat, module, size
-            )  # some of its numbers are part of the name
+            # Some of its numbers are part of the name.
+            return _meaning(self.family, flat, module, size)
         key = (template, size.shape)
         if key not in self._decided:
             self._decided[key] = _meaning(self.family, flat, module, size)

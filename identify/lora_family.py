@@ -56,12 +56,13 @@ MIN_TRAINED = (
 LONGEST_NUMBER = 6  # digits of what can no longer be a block's number
 CLOSE = 0.7  # share of the best score that makes a family worth naming beside the best
 OWN_FAMILY = "locksmith.family"  # what this pack's own files tell: the table's name
+# Metadata that names the base model, the plainer first; the last is the module of its network.
 FAMILY_METADATA = (
     OWN_FAMILY,
     "modelspec.architecture",
     "ss_base_model_version",
     "ss_network_module",
-)  # metadata that names the base model, the plainer first; the last is the module of its network
+)
 LONGEST_VALUE = 100
 WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
 NUMBER = re.compile(r"(?<![^._])\d+(?![^._])")
@@ -75,7 +76,8 @@ class ModulePattern(NamedTuple):
     """Modules of one pattern and shape: what one is called after each possible peel, and its
     weight's shape where known.
 
-    `alias_names`: what it is called if it is read otherwise (locate.readings), which counts less.
+    `alias_names`: what it is called if its names stand for others (`planning.resolve.alias_names`),
+    which counts less than `names`.
     """
 
     names: tuple[str, ...]

@@ -96,9 +96,8 @@ class Block(NamedTuple):
     no stems: by themselves.
     """
 
-    stems: tuple[
-        tuple[str, str], ...
-    ]  # (template, native anchor or "" where the family's table tells)
+    # (template, native anchor or "" where the family's table tells).
+    stems: tuple[tuple[str, str], ...]
     names: list[str]
 
 
@@ -146,9 +145,8 @@ class StockMatch(NamedTuple):
     alone: tuple[int, ...]  # where it has none
     adapter: bool
     missing: str  # the ending without which stock raises, "" where none is missing
-    checked: tuple[
-        tuple[int, frozenset[int] | None], ...
-    ]  # endings that count by their tensor: its dimensions, None for one number
+    # Endings that count by their tensor: its dimensions, None for one number.
+    checked: tuple[tuple[int, frozenset[int] | None], ...]
 
 
 def stock_placed(plan: Plan) -> StockKeys:

@@ -14,7 +14,7 @@ from ..key_maps.table import flatten, generalise
 from ..messages import joined, message
 from ..planning.groups import group_keys
 from ..planning.keys import parse_key
-from ..planning.names import OF_DIFFUSERS, OWN_NAMES
+from ..planning.names import FIRST_SPELLING, OWN_NAMES
 from ..planning.plan import Plan
 from ..planning.resolve import LONGEST_MODULE, peeled
 from ..planning.target_model import Target, TargetModel
@@ -52,16 +52,12 @@ UNTOLD = "cannot tell"  # in place of a trainer
 
 class Writer(NamedTuple):
     """The tool that wrote a file (UNTOLD where nothing tells it, several joined by "or"),
-    and what says so.
+    and what says so. `is_guess`: its names speak for it, which others may use as well.
     """
 
     title: str
     evidence: str = ""
-
-    @property
-    def is_guess(self) -> bool:
-        """Whether its names speak for it, which others may use as well."""
-        return self.evidence.endswith(message("identify.by_names"))
+    is_guess: bool = False
 
 
 def name_trainer(plan: Plan, families: Sequence[str] = ()) -> Writer:
@@ -109,7 +105,7 @@ def _likeliest(known: Iterable[Dialect], profile: Profile, common: Set[str]) -> 
     titles = [title for title, score in scores.items() if score >= best - SLACK]
     if best <= MIN_LIKENESS or len(titles) > MAX_TRAINERS:
         return None
-    return Writer(_one_of(titles), message("identify.by_names"))
+    return Writer(_one_of(titles), message("identify.by_names"), is_guess=True)
 
 
 def _one_of(titles: Sequence[str]) -> str:
@@ -171,9 +167,9 @@ def _weight(mark: str) -> tuple[bool, int]:
 
 def _namings(target_model: TargetModel, target: Target) -> tuple[str, ...]:
     """Whose names a module bears; of some modules native and diffusers' names are the same."""
-    if target.naming > OF_DIFFUSERS:
+    if target.naming > FIRST_SPELLING:
         return ("other",)
-    if target.naming == OF_DIFFUSERS:
+    if target.naming == FIRST_SPELLING:
         return ("diffusers",)
     family = target_model.networks[target.network].family
     rows = (
@@ -187,7 +183,7 @@ def _namings(target_model: TargetModel, target: Target) -> tuple[str, ...]:
     )
     same = any(
         row.alternatives
-        and [flatten(part.name) for part in row.alternatives[OF_DIFFUSERS].parts]
+        and [flatten(part.name) for part in row.alternatives[FIRST_SPELLING].parts]
         == [flatten(name) for name in row.native]
         for row in rows
     )

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..adapters.registry import decomposition_of
 from ..adapters.rows import Rows
+from ..adapters.spec import AdapterError
 from ..messages import message
 from ..planning.copies import fused_twins
 from ..planning.plan import DUPLICATE_TARGET, Plan, make_plan
 from ..report.inspection import numbers_in
 from .from_plan import adapter_of
-from .math.low_rank import factors, low_rank_part
-from .math.spec import FAULTS, MAGNITUDES, AdapterError
+from .math.faults import FAULTS
+from .math.low_rank import MAGNITUDES, factors, low_rank_part
 
 if TYPE_CHECKING:
     from ..planning.plan import Adapter
@@ -44,7 +45,7 @@ def same_change(tensors: Mapping[str, Tensor], fused: Adapter, split: Sequence[A
             return False
         looks = (_changed, _magnitudes) if decomposition_of(fused.roles) else (_changed,)
         return all(_alike(fused, split, partial(look, tensors), tolerance) for look in looks)
-    except (*FAULTS, RuntimeError):
+    except FAULTS:
         return False
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from ..adapters.kind import LIMIT, Misfit
 from ..adapters.registry import named
 from ..adapters.rows import Rows
+from ..adapters.spec import NUMBERS, AdapterError, AdapterSpec
 from ..adapters.tensors import Tensors, take_scalar
 from ..messages import message, text_of
 from ..planning.settings import alpha_fault
 from .math.apply import is_linear
-from .math.spec import NUMBERS, AdapterError, AdapterSpec
 
 if TYPE_CHECKING:
     from ..planning.plan import Adapter

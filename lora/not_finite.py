@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..adapters.kind import LIMIT
 from ..adapters.registry import named
+from ..adapters.spec import AdapterError
 from ..messages import Message, joined, message
 from ..planning.plan import Plan, without_adapters
-from .math.spec import AdapterError
 
 __all__ = [
     "DAMAGED",

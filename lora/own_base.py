@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from ..adapters.registry import named
+from ..adapters.spec import AdapterError
 from ..adapters.tensors import Tensors
 from ..messages import message, text_of
 from ..planning.plan import Adapter, Plan
 from .from_plan import adapter_of
-from .math.spec import AdapterError
 
 MAX_TRIED = 2  # adapters of one kind: all of a file were trained on one model
 

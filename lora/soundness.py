@@ -19,7 +19,7 @@ from ..files.header import Header, TensorInfo, check_unchanged, open_file
 from ..messages import message
 from ..planning.plan import Plan
 from .io.mapped import DTYPES
-from .math.spec import MAGNITUDES
+from .math.low_rank import MAGNITUDES
 from .not_finite import PACKED
 
 __all__ = ["SAMPLED", "WHOLE", "Look", "cautions", "look_at_file", "look_at_tensors"]
@@ -113,8 +113,8 @@ def _strided(infos: Iterable[TensorInfo], count: int) -> Runs:
 
 
 def _in_pairs(infos: Sequence[TensorInfo]) -> Runs:
-    """The same of many: the end of one and the beginning of the next, which lie side by side and
-    are one read; small ones wholly.
+    """What is read of many tensors: the end of one and the beginning of the next, which lie side
+    by side and are one read; small ones wholly.
 
     Of more pairs than READS, every second, third ...
     """
@@ -148,7 +148,7 @@ def _as(dtype: str, content: bytes) -> Tensor:
 
 
 def look_at_tensors(tensors: Mapping[str, Tensor]) -> Look:
-    """The same for tensors in memory."""
+    """Look at tensors in memory, as `look_at_file` does at a file."""
     floats = [tensor for tensor in tensors.values() if _has_numbers(tensor)]
     if sum(tensor.nbytes for tensor in floats) <= WHOLE_BYTES:
         return Look(WHOLE, all(map(_finite, floats)))

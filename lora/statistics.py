@@ -16,6 +16,7 @@ from torch import Tensor
 from ..adapters.kind import Measured
 from ..adapters.registry import decomposition_of, named
 from ..adapters.rows import Rows, stretches
+from ..adapters.spec import AdapterError, AdapterSpec
 from ..adapters.tensors import factor_of
 from ..messages import joined, message
 from ..planning.assign import assign
@@ -25,8 +26,8 @@ from ..planning.resolve import locate
 from ..planning.scale import Settings, read_settings, scale_of, settings_for
 from ..planning.target_model import TargetModel
 from .from_plan import alpha_value, has_delta, spec_of
+from .math.faults import FAULTS, first_line
 from .math.low_rank import Delta, add, factors, from_product, low_rank_part
-from .math.spec import FAULTS, AdapterError, AdapterSpec, first_line
 
 __all__ = ["Comparison", "ModuleStats", "Weights", "compare_weights", "measure_modules"]
 
@@ -127,13 +128,11 @@ class Weights(NamedTuple):
     """
 
     modules: tuple[ModuleStats, ...]  # placed ones, the most energy first
-    unplaced: tuple[
-        tuple[str, ModuleStats], ...
-    ]  # (category of the plan, adapter that found no place)
+    # (category of the plan, adapter that found no place).
+    unplaced: tuple[tuple[str, ModuleStats], ...]
     energy: float  # of all placed ones: the sum of their squared Frobenius norms
-    energy_placed: (
-        float | None
-    )  # share of the whole file's energy; None when there is none to share
+    # Share of the whole file's energy; None when there is none to share.
+    energy_placed: float | None
     networks: tuple[Share, ...]
     blocks: tuple[Share, ...]
     layer_kinds: tuple[Share, ...]

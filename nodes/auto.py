@@ -28,7 +28,13 @@ QUANTIZED = "nodes.beside_quantized"
 STREAMED = "nodes.beside_streamed"
 ONCE = "nodes.patched_once"
 COSTLY = "nodes.patched_each_step"
-DEAREST = 0.05  # of a layer's own arithmetic: what may be done beside a dense one
+MAX_COST_BESIDE = 0.05  # of a layer's own arithmetic: what may be done beside a dense one
+# The states of the host in which weights never leave the device.
+KEEP_ALL_STATES = (
+    management.VRAMState.DISABLED,
+    management.VRAMState.HIGH_VRAM,
+    management.VRAMState.SHARED,
+)
 
 Sizes = tuple[int, ...]
 
@@ -64,7 +70,7 @@ def choose(
                 beside[weight] = QUANTIZED
             elif not streams:
                 patched[ONCE] += 1
-            elif share(shape_of(layer.weight), ranks) <= DEAREST:
+            elif share(shape_of(layer.weight), ranks) <= MAX_COST_BESIDE:
                 beside[weight] = STREAMED
             else:
                 patched[COSTLY] += 1
@@ -79,7 +85,11 @@ def streamed(patcher: Any) -> bool:
     what does not fit beside the memory a step needs at least stays away.
     """
     device, state = patcher.load_device, management.vram_state
-    if management.is_device_cpu(device) or management.is_device_mps(device) or state in WHOLE:
+    if (
+        management.is_device_cpu(device)
+        or management.is_device_mps(device)
+        or state in KEEP_ALL_STATES
+    ):
         return False
     if state == management.VRAMState.NO_VRAM:
         return True
@@ -87,9 +97,6 @@ def streamed(patcher: Any) -> bool:
         patcher.model_size()
         > management.get_total_memory(device) - management.minimum_inference_memory()
     )
-
-
-WHOLE = (management.VRAMState.DISABLED, management.VRAMState.HIGH_VRAM, management.VRAMState.SHARED)
 
 
 def share(shape: Sizes, ranks: Iterable[float]) -> float:

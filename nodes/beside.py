@@ -25,8 +25,8 @@ from ..adapters.kind import ADDED, DERIVED, NORMED, TURNED, Kind, KroneckerProdu
 from ..adapters.registry import named, of_host
 from ..adapters.rotation import Rotation
 from ..adapters.rows import Rows
-from ..lora.math.apply import AdapterSpec
-from ..lora.math.spec import MAGNITUDES
+from ..adapters.spec import AdapterSpec
+from ..lora.math.low_rank import MAGNITUDES
 from .watched import check
 
 if TYPE_CHECKING:
@@ -598,9 +598,8 @@ def as_computed(layer: Layer, device: torch.device) -> tuple[Tensor, Tensor | No
     other nodes gave them.
     """
     wanted = {"dtype": torch.float32, "device": device, "bias_dtype": torch.float32}
-    own = getattr(
-        layer, "cast_bias_weight", None
-    )  # layers of other packs, ComfyUI-GGUF's among them, have their own
+    # Layers of other packs, ComfyUI-GGUF's among them, have their own.
+    own = getattr(layer, "cast_bias_weight", None)
     if own is not None:
         return own(**wanted)
     if not hasattr(layer, "weight_function"):
@@ -650,7 +649,7 @@ def pair_of_host(patch: Any) -> tuple[Tensor, Tensor, float] | None:
 
 
 def _without_magnitude(part: LayerPart) -> LayerPart:
-    """The same adapter without its DoRA: it adds its delta."""
+    """The adapter without its DoRA: it adds its delta."""
     spec, roles, tensors = part.adapter.weights
     kept = [
         (role, tensor)

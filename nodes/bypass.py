@@ -177,11 +177,8 @@ class Hung:
 
     def __init__(self, parts: dict[str, tuple[LayerPart, ...]]):
         self.parts, self.told = parts, False
-        self.ran: set[str] = (
-            set()
-            # layers that have run since the last `tell`: the host takes us off and on again within
-            # a run
-        )
+        # Layers that ran since the last `tell`: the host takes us off and on again within a run.
+        self.ran: set[str] = set()
         self.layers: weakref.WeakKeyDictionary[torch.nn.Module, list[BesideLayer]] = (
             weakref.WeakKeyDictionary()
         )
@@ -195,7 +192,7 @@ class Hung:
         return cls({})
 
     def with_more(self, parts: dict[str, list[LayerPart]]) -> Hung:
-        """The same with more parts behind those of each layer."""
+        """What hangs, with more parts behind those of each layer."""
         return Hung(
             {
                 name: (*self.parts.get(name, ()), *parts.get(name, ()))
@@ -274,10 +271,10 @@ def _is_compiled(patcher) -> bool:
     these places.
     """
     options = patcher.model_options
-    prefixes = (
+    wrappers = (
         options.get("transformer_options", {}).get("wrappers", {}),
         getattr(patcher, "wrappers", {}),
     )
     return "torch_compile_kwargs" in options or any(
-        "torch.compile" in keys for of_type in prefixes for keys in of_type.values()
+        "torch.compile" in keys for by_key in wrappers for keys in by_key.values()
     )

@@ -27,7 +27,7 @@ import torch
 
 from ..files.gc_pause import without_collection
 from ..lora.io.mapped import header_of
-from ..lora.math.spec import first_line
+from ..lora.math.faults import first_line
 from ..messages import joined, message
 from . import host
 from .files import own_maps

@@ -21,6 +21,7 @@ import comfy.utils
 import torch
 
 from ..adapters.registry import named
+from ..adapters.spec import AdapterError
 from ..errors import exhausted
 from ..files.gc_pause import without_collection
 from ..files.hashes import Hashes, file_hashes
@@ -40,7 +41,7 @@ from ..key_maps.user_maps import NO_USER_MAPS, UserMaps, own_maps_stamp, read_ow
 from ..lora.copies import same_change
 from ..lora.io.mapped import map_tensors
 from ..lora.io.watch import Watch, WatchedTensors
-from ..lora.math.spec import AdapterError, first_line
+from ..lora.math.faults import first_line
 from ..lora.own_base import rounded_base, strangers
 from ..lora.soundness import Look, cautions, look_at_file, look_at_tensors
 from ..lora.statistics import measure_modules
@@ -281,8 +282,8 @@ def target_model_of(model, clip, own: UserMaps = NO_USER_MAPS) -> TargetModel:
 
 
 def wired_model(model, clip, own: UserMaps = NO_USER_MAPS) -> TargetModel | None:
-    """The same; None where neither is connected, so that the model is drawn from what is known of
-    it.
+    """The target model of what is connected; None where nothing is, so that the model is drawn from
+    the tables.
     """
     return None if model is None and clip is None else target_model_of(model, clip, own)
 
@@ -565,7 +566,7 @@ def apply_file(
     mode: str = "",
     blocks: str = "",
 ) -> tuple[Any, Any, Report]:
-    """The same for a LoRA in memory, which the report calls `name`."""
+    """Apply a LoRA in memory, which the report calls `name`; see `load_and_fix`."""
     mode = mode or (BYPASS if bypass else PATCH)
     with without_collection():
         plan, rounded = planned(file, model, clip, own)

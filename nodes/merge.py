@@ -12,12 +12,12 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..adapters.spec import AdapterError
 from ..errors import fault_and_remedy
 from ..files.header import LoraFileError
 from ..lora.copies import compared
 from ..lora.io.dtypes import DTYPES
 from ..lora.io.lora_model import native_tensors
-from ..lora.math.spec import AdapterError
 from ..lora.merge.block_weights import read_block_weights
 from ..lora.merge.collect import Source
 from ..lora.merge.dry_run import forecast

@@ -19,20 +19,20 @@ from comfy.weight_adapter.base import WeightAdapterBase
 
 from ..adapters.registry import decomposition_of, named
 from ..adapters.rows import Rows
+from ..adapters.spec import AdapterError, AdapterSpec
 from ..adapters.tensors import check_indices
 from ..lora.from_plan import adapter_of, alpha_of
-from ..lora.math.apply import AdapterSpec, is_linear, patched_weight
+from ..lora.math.apply import is_linear, patched_weight
 from ..lora.math.by_rows import Change, add_changes, patch_in_place
-from ..lora.math.spec import FAULTS, AdapterError, first_line
+from ..lora.math.faults import FAULTS, first_line
 from ..messages import message
 from ..planning.plan import Adapter, Plan
 from ..planning.target_model import Network, TargetModel
 from .unpatched import own_rows
 
 Tensors = Mapping[str, torch.Tensor]
-Reached = tuple[
-    tuple[str, tuple[int, ...]], ...
-]  # the weights an adapter changes, and their shapes
+# The weights an adapter changes, and their shapes.
+Reached = tuple[tuple[str, tuple[int, ...]], ...]
 MAX_PROOFS = (
     4096  # kinds with the shapes of their tensors and of the weight; a file has few of them
 )
@@ -287,7 +287,7 @@ def _host_reshapes(patch: tuple[str, tuple[torch.Tensor]], reached: Reached) -> 
 
 
 def _hollow(outline: Any) -> Any:
-    """The same without values, from its outline."""
+    """The adapter without values, from its outline."""
     if not isinstance(outline, tuple):
         return outline
     hollow = len(outline) == 2 and isinstance(outline[1], torch.dtype)
@@ -366,8 +366,8 @@ def _ours(
 
 
 def _without_numbers(spec: AdapterSpec) -> AdapterSpec:
-    """The same for all alphas, of which a file may have one for each module; whether there is one
-    may count.
+    """A spec that is equal for all alphas, of which a file may have one for each module; whether
+    there is one may count.
     """
     return spec._replace(
         alpha=1.0 if spec.alpha else spec.alpha, scale=None if spec.scale is None else 1.0

@@ -50,9 +50,8 @@ def rows_changed(
 ) -> tuple | float:
     """Changes when a file that is on changes on disk; blocks and wired: as of `read_rows`."""
     if loras is None:
-        return float(
-            "nan"
-        )  # the host tells a node nothing of what another makes: it is run to be sure
+        # The host tells a node nothing of what another makes: it is run to be sure.
+        return float("nan")
     try:
         return tuple(lora_changed(row.name) for row in read_rows(loras, blocks, wired) if row.on)
     except ValueError:

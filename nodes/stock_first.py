@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 
-from ..lora.math.spec import AdapterError
+from ..adapters.spec import AdapterError
 from ..messages import message
 from ..planning.plan import (
     DUPLICATE_TARGET,

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 
-from ..adapters.registry import of_host
 from ..lora.math.apply import is_linear
 from ..lora.math.by_rows import Change, add_changes
+from .beside import kind_of_host
 from .fused import Fused, Member, fused, is_pair
 from .patches import LocksmithAdapter
 from .watched import Watched, blame, check
@@ -91,7 +91,7 @@ def settle(patches: dict[str, list[Entry]], keys: Iterable[str]) -> int:
 
 
 def _pairs_as_one(run: list[Entry]) -> list[Entry]:
-    """The same with one patch, where the first stands, for all plain pairs of the same rows."""
+    """The patches, with all plain pairs of the same rows as one where the first stands."""
     groups: dict[Any, list[Entry]] = {}
     for place, entry in enumerate(run):
         groups.setdefault((entry[3],) if is_pair(entry[1], entry[4]) else place, []).append(entry)
@@ -160,7 +160,7 @@ def _adds(entry: Entry) -> bool:
         return not _resizes(patch) and _is_linear(patch)
     if not isinstance(patch, WeightAdapterBase) or patch.calculate_shape("") is not None:
         return False
-    kind = next((kind for made in type(patch).__mro__ if (kind := of_host(made.__name__))), None)
+    kind = kind_of_host(patch)
     # Of other loaders' only plain pairs are known to have no magnitude beside them.
     return (
         kind is not None

@@ -27,22 +27,17 @@ class ParsedKey(NamedTuple):
 class RoleSpellings(NamedTuple):
     """roles.table as lookup tables, from the most to the least specific way of matching."""
 
-    exact: Mapping[
-        str, tuple[str, str]
-    ]  # tail after the module's dot -> (role, addition to the module name)
-    glued: tuple[
-        tuple[str, int, str], ...
-    ]  # (ending of the key, how much of it stays with the module, role)
-    named: Mapping[
-        tuple[str, str], str
-    ]  # (marker word, last word or "") -> role; adapter names stand between
+    # Tail after the module's dot -> (role, addition to the module name).
+    exact: Mapping[str, tuple[str, str]]
+    # (ending of the key, how much of it stays with the module, role).
+    glued: tuple[tuple[str, int, str], ...]
+    # (marker word, last word or "") -> role; adapter names stand between.
+    named: Mapping[tuple[str, str], str]
     longest: int  # words in the longest exact tail
-    final: Mapping[
-        str, tuple[str, str]
-    ]  # the exact tails of two words that no longer spelling ends with
-    lone: Mapping[
-        str, tuple[str, tuple[str, ...]]
-    ]  # exact tail of one word -> (role, longer spellings that end with it)
+    # The exact tails of two words that no longer spelling ends with.
+    final: Mapping[str, tuple[str, str]]
+    # Exact tail of one word -> (role, longer spellings that end with it).
+    lone: Mapping[str, tuple[str, tuple[str, ...]]]
     markers: frozenset[str]
 
 

@@ -15,7 +15,7 @@ from .groups import Groups
 from .numbered_layers import numbered_layers
 
 OTHER_FILES_TABLE = KEY_MAPS / "other_files.table"
-WHOLE = frozenset({"weight", "bias", "scale"})  # how a model's own tensors end
+PLAIN_ENDINGS = frozenset({"weight", "bias", "scale"})  # how a model's own tensors end
 CONTROL_LORA = "lora_controlnet"  # by it ComfyUI knows them; their factors look like a LoRA's
 # What the table calls a file -> the id of that.
 FILES = {
@@ -52,7 +52,7 @@ def other_file(keys: Collection[str], groups: Groups) -> str:
     if numbered:
         return message("planning.numbered_layers", **numbered._asdict())
     if CONTROL_LORA not in keys and not all(
-        WHOLE.issuperset(group.spellings) for group in groups.groups
+        PLAIN_ENDINGS.issuperset(group.spellings) for group in groups.groups
     ):
         return ""
     if groups.refused:

@@ -10,10 +10,8 @@ from ..key_maps.dialect import DENOISER, Dialect
 from ..key_maps.table import Family, TableRow, flatten, numbered, slices
 from .target_model import Network, TargetModel
 
-OWN_NAMES, OF_DIFFUSERS = (
-    -1,
-    0,
-)  # alternatives of a row; a table's first alternative is diffusers' spelling
+# Alternatives of a row: the first is what its @names says, diffusers' spelling without one.
+OWN_NAMES, FIRST_SPELLING = -1, 0
 
 
 class Spelled(NamedTuple):
@@ -88,15 +86,15 @@ def names_of(
     for row in _rows_of(family, module):
         if not row.alternatives or (row.names or "diffusers") != names:
             continue
-        alternative = row.alternatives[OF_DIFFUSERS]
+        alternative = row.alternatives[FIRST_SPELLING]
         placed = [
             spans
             for part in range(len(alternative.parts))
-            if (spans := slices(row, OF_DIFFUSERS, part, (shape,))) is not None
+            if (spans := slices(row, FIRST_SPELLING, part, (shape,))) is not None
         ]
         if len(placed) == len(alternative.parts):
             spelled = family.spellings(
-                row, OF_DIFFUSERS, [number for _, number in numbered(row.native[0], module)]
+                row, FIRST_SPELLING, [number for _, number in numbered(row.native[0], module)]
             )
             return [
                 (name, spans[0].rows, alternative.swap)

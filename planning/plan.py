@@ -25,7 +25,7 @@ from .copies import Same, fused_twins
 from .disagreement import disagreement
 from .groups import Group, Groups, group_keys, network_alpha
 from .keys import role_spellings
-from .misplaced_files import WHOLE
+from .misplaced_files import PLAIN_ENDINGS
 from .resolve import LONGEST_MODULE, Location, locate, network_named, peeled
 from .scale import (
     FROM_TENSORS,
@@ -49,9 +49,8 @@ DUPLICATE_TARGET = "duplicate target"
 INCOMPLETE = "incomplete adapter"
 UNSUPPORTED = "unsupported adapter"
 NOT_WIRED = "not wired"
-NO_FAULT = frozenset(
-    {PLACED, BOOKKEEPING, NOT_WIRED}
-)  # nothing of a file is lost whose keys are all of these
+# Nothing of a file is lost whose keys are all of these.
+NO_FAULT = frozenset({PLACED, BOOKKEEPING, NOT_WIRED})
 
 # The keys of a file's metadata that a plan depends on.
 PLAN_METADATA = ("lora_adapter_metadata", *asked_metadata())  # besides what conventions ask for
@@ -215,6 +214,10 @@ class _Obstacle(Exception):
 
 
 class _Planner:
+    """Places the groups of one file one by one, and collects `outcomes` (key -> what becomes of it)
+    and `adapters`.
+    """
+
     def __init__(
         self,
         tensors: Mapping[str, TensorInfo | tuple[int, ...] | None],
@@ -308,7 +311,7 @@ class _Planner:
         ]
         if len(copies) < len(twins):
             self.doubts[message(DIFFERENT_TWINS)] += len(twins) - len(copies)
-        self._drop({index: _copy(self.adapters[index]) for index in copies})
+        self._drop({index: _outcome_of_copy(self.adapters[index]) for index in copies})
 
     def _drop(self, dropped: Mapping[int, Outcome]) -> None:
         """Leave out the adapters at these places; what becomes of their keys."""
@@ -323,7 +326,7 @@ class _Planner:
         """Whole weights of most of a network are a model, which would take the place of the one
         that is loaded.
         """
-        if not all(WHOLE.issuperset(adapter.spellings) for adapter in self.adapters):
+        if not all(PLAIN_ENDINGS.issuperset(adapter.spellings) for adapter in self.adapters):
             return
         # By the model's own modules: what is split in the file is one of them.
         own = {
@@ -377,7 +380,8 @@ class _Planner:
         sibling = self.siblings.get(group.module)
         if sibling is not None:
             reason = message("planning.unknown_sibling", tensor=sibling)
-            return self._set(group.keys.values(), UNSUPPORTED, reason)
+            self._set(group.keys.values(), UNSUPPORTED, reason)
+            return
         for match in reading.adapters:
             self._place_adapter(group, location, match)
         for role in reading.left:
@@ -432,18 +436,22 @@ class _Planner:
         """Place one adapter of a group, or say of its keys why it has no place."""
         kind, keys = match.kind, [group.keys[role] for role in match.roles]
         if kind.refusal:
-            return self._set(keys, UNSUPPORTED, kind.refusal)
+            self._set(keys, UNSUPPORTED, kind.refusal)
+            return
         if self._is_half(kind, match, location):
-            return self.halves.append((keys, kind))
+            self.halves.append((keys, kind))
+            return
         if match.fault:
-            return self._set(keys, SHAPE_CONFLICT, match.fault)
+            self._set(keys, SHAPE_CONFLICT, match.fault)
+            return
         roles = dict(zip(match.roles, keys, strict=True))
         try:
             adapter = self._adapter(group, location, match, roles)
         except _Obstacle as obstacle:
             # A bias borrows the alpha and the rank of factors that may be placed themselves.
             keys = [key for key in roles.values() if key not in self.outcomes]
-            return self._set(keys, obstacle.category, obstacle.reason)
+            self._set(keys, obstacle.category, obstacle.reason)
+            return
         outcome = Outcome(PLACED, location.rule, len(self.adapters))
         self.adapters.append(adapter)
         self.outcomes.update(dict.fromkeys(roles.values(), outcome))
@@ -463,7 +471,7 @@ class _Planner:
         meaning = self._meaning(group, match, roles, target, settings, path=location.name)
         kind = named(meaning.kind) if meaning.kind else match.kind
         whole = [piece[2] for piece in target.slices] == [None]
-        obstacle = meaning.refusal or ("" if whole else _partly(kind, match.shapes))
+        obstacle = meaning.refusal or ("" if whole else _why_not_partly(kind, match.shapes))
         if obstacle:
             raise _Obstacle(UNSUPPORTED, obstacle)
         strength = self._strength(
@@ -827,7 +835,7 @@ def _narrow(candidate: Target, module: ModuleShape) -> bool:
     return (*inner, *candidate.inner) in candidate.widens_input.begins
 
 
-def _partly(kind: Kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:
+def _why_not_partly(kind: Kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:
     """Why this adapter cannot be applied to a target that is only part of the module it was trained
     on.
     """
@@ -843,7 +851,8 @@ def _partly(kind: Kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:
     return ""
 
 
-def _copy(adapter: Adapter) -> Outcome:
+def _outcome_of_copy(adapter: Adapter) -> Outcome:
+    """What becomes of the keys of a fused adapter that split ones repeat."""
     return Outcome(DUPLICATE_TARGET, message("planning.fused_copy", module=adapter.target.module))
 
 

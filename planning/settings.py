@@ -11,12 +11,12 @@ from typing import Any
 from ..adapters.registry import kinds
 from ..adapters.setting import (
     BOOLEAN,
+    INTEGER,
     MAX_ALPHA,
     MAX_RANK,
     MODULES,
     NUMBER,
     TOKENS,
-    WHOLE,
     Setting,
     setting_unused,
     shown,
@@ -36,7 +36,7 @@ OF_ALL = (
     # PEFT: tuners/lora/config.py; LoKr and LoHa call it alpha
     Setting("lora_alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, RANK_AS_ALPHA),
     Setting("alpha", NUMBER, None, -MAX_ALPHA, MAX_ALPHA, RANK_AS_ALPHA),
-    Setting("r", WHOLE, None, 1, MAX_RANK, RANK_AS_ALPHA),
+    Setting("r", INTEGER, None, 1, MAX_RANK, RANK_AS_ALPHA),
     Setting("use_rslora", BOOLEAN, False),
     Setting("rank_stabilized", BOOLEAN, False),
 )
@@ -54,7 +54,7 @@ def settings() -> Mapping[str, Setting]:
 # The value that a pattern sets, and the setting it stands for.
 PATTERNED = {
     "alpha_pattern": Setting("alpha_pattern", NUMBER, None, -MAX_ALPHA, MAX_ALPHA),
-    "rank_pattern": Setting("rank_pattern", WHOLE, None, 1, MAX_RANK),
+    "rank_pattern": Setting("rank_pattern", INTEGER, None, 1, MAX_RANK),
 }
 
 
@@ -203,9 +203,8 @@ class _Patterned:
         """(what holds for the module, None where no pattern says it; what is wrong with it)."""
         place, unread = self.patterns.first(module)
         if place is None:
-            place = self.places.get(
-                module
-            )  # PEFT looks the name itself up where no pattern fits it
+            # PEFT looks the name itself up where no pattern fits it.
+            place = self.places.get(module)
         if unread:
             self.doubtful[unread] = self.doubtful.get(unread, 0) + 1
         return PATTERNED[self.name].read(self.values[place]) if place is not None else (None, "")

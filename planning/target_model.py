@@ -13,9 +13,8 @@ from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from .quantised import is_extra
 
 Shape = tuple[int, ...]
-Sample = tuple[
-    str, tuple[str, ...], Shape
-]  # a module's name without its numbers, these, and its shape
+# A module's name without its numbers, these, and its shape.
+Sample = tuple[str, tuple[str, ...], Shape]
 SUFFIXES = (".weight", ".scale")
 DIFFUSION_MODEL = "diffusion_model."  # how names of the diffusion model begin in ComfyUI's model
 MIN_EXPLAINED = 0.6  # share of a model's modules a table must explain to be its family

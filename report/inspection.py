@@ -56,9 +56,8 @@ from .load_report import SCHEMA, Report, category_title, is_scaled, stock_failur
 from .metadata import Metadata, read_metadata, with_words
 from .presets import PresetReport, match_presets
 
-AskStock = Callable[
-    [Plan], Set[str]
-]  # asks the host which of a plan's keys its own loader would place
+# Asks the host which of a plan's keys its own loader would place.
+AskStock = Callable[[Plan], Set[str]]
 
 MEANINGS = {
     UNKNOWN_MODULE: "inspect.means_unknown_module",
@@ -103,10 +102,23 @@ class Inspection:
         self.size = header.data_start + max(
             (info.end for info in header.tensors.values()), default=0
         ) or _size_on_disk(path)
-        self._stock = stock
+        self._stock, self._own = stock, own
         fault = stock_fault(header)
         self.report = Report(
             plan, path, stock=self._ask_stock, errors=own.errors, guess=guess, stock_fault=fault
+        )
+
+    def with_plan(self, plan: Plan) -> Inspection:
+        """The inspection of the same file by another plan, as one that knows its numbers makes."""
+        return Inspection(
+            self.path,
+            self.header,
+            self.config_beside,
+            groups=self.groups,
+            guess=self.guess,
+            plan=plan,
+            stock=self._stock,
+            own=self._own,
         )
 
     def _ask_stock(self) -> Set[str]:
@@ -527,7 +539,7 @@ def inspect_header(
     stock: AskStock | None = None,
     whole: bool = False,
 ) -> Inspection:
-    """The same for a header that was read before."""
+    """Inspect a file whose header was read before."""
     if target_model is None and own is NO_USER_MAPS:
         read = _read_or_remember(path, header, config_beside)
     else:
@@ -675,14 +687,14 @@ def whole_model(
     """
     if target_model is not None and DENOISER in target_model.networks:
         return target_model
-    is_reference = build_reference_model(guess, groups.groups, shapes, known, own)
-    if target_model is None or not is_reference.networks:
-        return target_model if target_model is not None else is_reference
+    reference = build_reference_model(guess, groups.groups, shapes, known, own)
+    if target_model is None or not reference.networks:
+        return target_model if target_model is not None else reference
     return TargetModel(
         [
             *(
                 network
-                for name, network in is_reference.networks.items()
+                for name, network in reference.networks.items()
                 if name not in target_model.networks
             ),
             *target_model.networks.values(),

@@ -178,7 +178,7 @@ class Report:
 
     @property
     def trainer_title(self) -> str:
-        """The same as people read it: what names alone tell is said to look so."""
+        """The trainer as people read it: what names alone tell is said to look so."""
         if self.trainer == UNTOLD:
             return message("report.unknown")
         if self.writer.is_guess:
@@ -187,7 +187,7 @@ class Report:
 
     @cached_property
     def writer(self) -> Writer:
-        """The same with what says so."""
+        """The trainer, with what says so."""
         return name_trainer(self.plan, (self.guess.name,) if self.guess.name else self.guess.ties)
 
     @cached_property
@@ -514,7 +514,7 @@ class Report:
         return f"{translate(self.verdict, language)}\n{self.details(language)}"
 
     def details(self, language: str = ENGLISH) -> str:
-        """The same without the verdict; an empty line first where nothing is to be done."""
+        """The report without its verdict; an empty line first where nothing is to be done."""
         speak = Speaker(language)
         lines = [speak.text(self.remedy)] if self.remedy else []
         lines += ["", *(f"{label}{fact}" for label, fact in self._facts(speak))]

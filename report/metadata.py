@@ -119,7 +119,7 @@ class Metadata(NamedTuple):
     problems: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain JSON types."""
+        """The metadata as plain JSON types."""
         return {
             "sections": {
                 title: [list(row) for row in rows] for title, rows in self.sections.items()

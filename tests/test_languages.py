@@ -1,5 +1,6 @@
 """What the front end says, and the help pages, are there in every language, and say the same."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from lora_locksmith.identify.trainer import UNTOLD
 from lora_locksmith.messages import Speaker
 from lora_locksmith.report.library import Findings, LibraryRow
 
-WEB = Path(__file__).resolve().parent.parent / "web"
+ROOT = Path(__file__).resolve().parent.parent
+WEB = ROOT / "web"
 PAGES = sorted((WEB / "docs").glob("*.md"))
 
 
@@ -68,6 +70,15 @@ def test_help_is_the_same_in_every_language(page):
         "other languages get the page without a language: copy en.md to it"
     )
     assert outline(chinese) == outline(english)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_help_calls_what_became_of_keys_as_the_report_does(language):
+    help_page = (WEB / "docs" / "LocksmithLoadAndFixLoRA" / f"{language}.md").read_text("utf-8")
+    catalog = ROOT / "locales" / language / "messages" / "categories.json"
+    categories = json.loads(catalog.read_text("utf-8"))
+    told = set(re.findall(r"^- \*\*(.+?)\*\*", help_page, re.MULTILINE))
+    assert told == set(categories.values()) - {categories["placed"]}
 
 
 def test_the_chinese_table_of_scan_says_unknown_and_trainer_as_reports_do():

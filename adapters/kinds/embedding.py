@@ -79,8 +79,8 @@ class EmbeddingLoRA(LoRA):
 
 
 class EmbeddingDoRA(EmbeddingLoRA):
-    """The same with magnitudes [width], one for each column of the changed weight (PEFT
-    lora/dora.py DoraEmbeddingLayer).
+    """A LoRA of an embedding with magnitudes [width], one for each column of the changed weight
+    (PEFT lora/dora.py DoraEmbeddingLayer).
     """
 
     name, title = "dora_embedding", Said("adapters.embedding_lora")

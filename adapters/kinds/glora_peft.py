@@ -17,9 +17,8 @@ class PeftGLoRA(Kind):
         roles("glora_A_up glora_A_down glora_B_up glora_B_down"),
         roles("glora_A_whole glora_B_whole"),
     )
-    takes = silent = roles(
-        "glora_C_none glora_D_none glora_E_none"
-    )  # zeros in place of what a layer without a bias lacks
+    # Zeros in place of what a layer without a bias lacks.
+    takes = silent = roles("glora_C_none glora_D_none glora_E_none")
     stock = InStock("GLoRA (PEFT)")
     bypass = DERIVED
 
@@ -52,7 +51,7 @@ class PeftGLoRA(Kind):
 
 
 class PeftGLoRAOfBias(Kind):
-    """The same with a bias, which changes by a product with the weight."""
+    """GLoRA with a bias, which changes by a product with the weight."""
 
     name, title = "glora_peft_bias", "GLoRA"
     needs = tuple(

@@ -9,7 +9,7 @@ from math import isqrt
 from ..kind import InStock, Tensors, roles
 from ..lazy import helpers, rotations, torch
 from ..rotation import Rotation
-from ..setting import BOOLEAN, NUMBER, WHOLE, Setting
+from ..setting import BOOLEAN, INTEGER, NUMBER, Setting
 from ..spec import AdapterSpec
 
 MAX_TERMS = 64  # of a series whose terms get smaller by orders of magnitude; PEFT's default is 5
@@ -32,7 +32,7 @@ class PeftOFT(Rotation):
     # PEFT: tuners/oft/config.py
     settings: tuple[Setting, ...] = (
         Setting("use_cayley_neumann", BOOLEAN, True),
-        Setting("num_cayley_neumann_terms", WHOLE, 5, 1, MAX_TERMS),
+        Setting("num_cayley_neumann_terms", INTEGER, 5, 1, MAX_TERMS),
         Setting("coft", BOOLEAN, False),
         Setting("eps", NUMBER, 6e-5, 0, 1e6),
     )

@@ -74,7 +74,7 @@ class OldPeftOFT(Rotation):
 
 
 class OldPeftInputOFT(OldPeftOFT):
-    """The same on the inputs, kernel included: W' = oft_s * (W R^T), oft_s [out, 1]."""
+    """OFT on the inputs, kernel included: W' = oft_s * (W R^T), oft_s [out, 1]."""
 
     name = "oft_peft_inputs"
     needs = (roles("oft_r oft_s"),)

@@ -23,7 +23,7 @@ from ..kind import (
     shaped,
 )
 from ..lazy import helpers, torch
-from ..setting import SCALING, WHOLE, WORD, Setting
+from ..setting import INTEGER, SCALING, WORD, Setting
 from ..spec import AdapterError, AdapterSpec
 
 MAX_DEPTH = 16
@@ -77,7 +77,7 @@ class PEANuT(Kind):
     zeroed_by = roles("peanut_B")
     settings = (
         SCALING,
-        Setting("depth", WHOLE, None, 0, MAX_DEPTH, needed=True),
+        Setting("depth", INTEGER, None, 0, MAX_DEPTH, needed=True),
         Setting("act_fn", WORD, None, words=tuple(ACTIVATIONS), needed=True),
     )
     linear = False

@@ -26,9 +26,8 @@ from ..spec import AdapterSpec
 
 STOCK_BIAS = InStock("adapters.trained_biases", "adapters.stock_ignores_biases")
 ROLES = ("set_weight", "set_bias", "weight", "bias")
-SHAPED = roles(
-    "set_weight set_bias"
-)  # ComfyUI's own, which may have another shape than what they take the place of
+# ComfyUI's own, which may have another shape than what they take the place of.
+SHAPED = roles("set_weight set_bias")
 
 
 class Replacement(Kind):

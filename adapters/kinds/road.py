@@ -7,7 +7,7 @@ from __future__ import annotations
 from ...messages import message
 from ..kind import TURNED, InStock, Kind, Misfit, ModuleShape, Shapes, Tensors, roles, shaped
 from ..lazy import helpers, torch
-from ..setting import MAX_RANK, WHOLE, Setting
+from ..setting import INTEGER, MAX_RANK, Setting
 from ..spec import AdapterError, AdapterSpec
 
 
@@ -22,7 +22,7 @@ class RoAd(Kind):
     needs = (roles("road_theta road_alpha"),)
     parameter = "both"
     linear = False
-    settings = (Setting("group_size", WHOLE, None, 1, MAX_RANK, needed=True),)
+    settings = (Setting("group_size", INTEGER, None, 1, MAX_RANK, needed=True),)
     stock = InStock("RoAd")
     bypass = TURNED
 

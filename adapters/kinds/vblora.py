@@ -27,7 +27,7 @@ from ..kind import (
     shaped,
 )
 from ..lazy import helpers, torch
-from ..setting import MAX_RANK, WHOLE, Setting
+from ..setting import INTEGER, MAX_RANK, Setting
 from ..spec import AdapterError, AdapterSpec
 
 
@@ -39,7 +39,7 @@ class VBLoRA(Kind):
     name, title = "vblora", "VB-LoRA"
     needs = (roles("vblora_A vblora_B vblora_bank"),)
     shared = zeroed_by = roles("vblora_bank")
-    settings: tuple[Setting, ...] = (Setting("topk", WHOLE, None, 1, MAX_RANK, needed=True),)
+    settings: tuple[Setting, ...] = (Setting("topk", INTEGER, None, 1, MAX_RANK, needed=True),)
     precedence = 29
     additive = True
     stock = InStock("VB-LoRA")

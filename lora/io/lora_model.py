@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...adapters.registry import kinds
+from ...adapters.spec import AdapterError
 from ...messages import message
 from ..math.low_rank import Factors, Kronecker, to_product
-from ..math.spec import AdapterError
 
 __all__ = ["Native", "named", "native_name", "native_tensors"]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...adapters.rows import Rows
+from ...adapters.spec import AdapterError
 from ...files.header import TensorInfo, read_header
 from ...identify.checkpoint import (
     ENCODERS,
@@ -29,21 +30,22 @@ from ...key_maps.dialect import DENOISER
 from ...key_maps.table import parse_table
 from ...messages import message
 from ...planning.target_model import Network, Target, TargetModel
-from ..math.spec import AdapterError
 from .mapped import map_tensors
 
 __all__ = ["ModelFile"]
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+# What scaled fp8 is multiplied with: comfy/ops.py, comfy/quant_ops.py.
 SCALES = (
     "scale_weight",
     "weight_scale",
-)  # what scaled fp8 is multiplied with: comfy/ops.py, comfy/quant_ops.py
+)
+# Beside weights with more than one value to a byte.
 PACKED_EXTRAS = (
     "weight_scale_2",
     "absmax",
     "quant_map",
-)  # beside weights with more than one value to a byte
+)
 PACKED = "lora.packed"
 
 

@@ -30,7 +30,7 @@ from ...key_maps.convention import without_settled
 from ...messages import joined, message, text_of
 from ...planning.plan import Plan, make_plan
 from ...report.load_report import category_title
-from ..math.spec import FAULTS
+from ..math.faults import FAULTS
 from ..not_finite import without_odd
 from ..rewrite.convert import Conversion, Spec, convert
 from ..rewrite.rename import Refused, is_folder

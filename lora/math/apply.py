@@ -13,9 +13,9 @@ from ...adapters.kind import Kind
 from ...adapters.registry import decomposition_of, named
 from ...adapters.registry import kinds as all_kinds
 from ...adapters.rows import Rows
+from ...adapters.spec import AdapterError, AdapterSpec
 from ...adapters.tensors import Tensors, check_not_empty, describe, toward
 from ...messages import message
-from .spec import AdapterError, AdapterSpec
 
 __all__ = ["AdapterError", "AdapterSpec", "is_linear", "kinds", "patched_weight"]
 

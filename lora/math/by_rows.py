@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ...adapters.registry import decomposition_of, named
 from ...adapters.rows import Rows, laid
+from ...adapters.spec import AdapterSpec
 from ...adapters.tensors import Tensors
 from .apply import patched_weight
-from .spec import AdapterSpec
 
 PIECE = 2**20  # numbers of a weight that are patched at once, where its rows allow it
 

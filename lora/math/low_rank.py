@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from ...adapters.kind import KroneckerProduct, Product
-from ...adapters.registry import named
+from ...adapters.registry import magnitudes, named
+from ...adapters.spec import AdapterError, AdapterSpec
 from ...adapters.tensors import Tensors, check_not_empty, describe, factor_of
 from ...messages import message
 from .apply import is_linear
-from .spec import MAGNITUDES, AdapterError, AdapterSpec
 
 __all__ = [
+    "MAGNITUDES",
     "Delta",
     "Factors",
     "Kronecker",
@@ -29,6 +30,7 @@ __all__ = [
     "to_product",
 ]
 
+MAGNITUDES = magnitudes()  # the roles of decompositions: per output, and along either axis
 # Entries of the strips of rows in which two deltas without common factors are multiplied.
 STRIP = 2**22
 # Below this share of |up| |down| a Gram matrix of the dtype has lost the product's digits: then the

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...adapters.spec import AdapterError
 from ...messages import message
 from .low_rank import Delta, Factors, Kronecker, both
-from .spec import AdapterError
 
 __all__ = ["Truncation", "energy_of", "truncated"]
 

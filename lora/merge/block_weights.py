@@ -11,9 +11,9 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from ...adapters.spec import AdapterError
 from ...key_maps.dialect import DENOISER
 from ...messages import message
-from ..math.spec import AdapterError
 
 __all__ = ["NO_BLOCKS", "PRESETS", "BlockWeights", "is_vector", "read_block_weights"]
 

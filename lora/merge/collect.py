@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...adapters.registry import decomposition_of, named
 from ...adapters.rows import Rows
+from ...adapters.spec import AdapterError, AdapterSpec
 from ...adapters.tensors import check_not_empty, factor_of, multiply, take_matrix
 from ...key_maps.dialect import DENOISER
 from ...messages import joined, message
@@ -20,8 +21,8 @@ from ...planning.plan import BOOKKEEPING, PLACED, Adapter, Plan
 from ..from_plan import adapter_of, has_delta, shape_made, spec_of
 from ..io.stream import TensorStream
 from ..math.apply import patched_weight
+from ..math.faults import FAULTS, first_line
 from ..math.low_rank import Delta, Factors, Kronecker, factors
-from ..math.spec import FAULTS, AdapterError, AdapterSpec, first_line
 from ..not_finite import DAMAGED, NotFinite, odd_tensors, oddities, oddity_of
 from .block_weights import NO_BLOCKS, BlockWeights
 

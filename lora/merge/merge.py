@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ...adapters.rows import Rows
+from ...adapters.spec import AdapterError
 from ...messages import first_of, joined, message
 from ..io.dtypes import DTYPES
 from ..io.lora_model import Native
+from ..math.faults import first_line
 from ..math.low_rank import Delta, Factors, Kronecker, both
-from ..math.spec import AdapterError, first_line
 from ..math.truncate import truncated
 from ..not_finite import check_result
 from .collect import (

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ...adapters.spec import AdapterError
 from ...files.header import Header
 from ...key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ...messages import message
 from ...planning.target_model import TargetModel, model_alone
 from ...report.inspection import Inspection, inspect_header
-from ..math.spec import AdapterError
-from ..rewrite.rename import UNTOLD
+from ..rewrite.rename import BASE_UNKNOWN
 
 __all__ = ["File", "inspect_together"]
 
@@ -80,5 +80,5 @@ def _why_nothing(inspection: Inspection) -> str:
     if not inspection.report.modules["total"]:
         return message("merge.no_adapter")
     if not inspection.plan.target_model.networks:
-        return message(UNTOLD)
+        return message(BASE_UNKNOWN)
     return message("merge.nothing_fits")

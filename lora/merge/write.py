@@ -13,6 +13,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from ...adapters.spec import AdapterError
 from ...files.atomic import check_free, scratch_folder
 from ...files.hashes import file_hashes
 from ...files.header import read_header
@@ -23,7 +24,6 @@ from ...report.inspection import inspect_header
 from ..io.lora_model import Native, named
 from ..io.mapped import map_tensors
 from ..io.writer import raw, write_as, write_lora
-from ..math.spec import AdapterError
 from ..rewrite.convert import Conversion, Spec
 from ..rewrite.rename import NATIVE
 from .collect import Base

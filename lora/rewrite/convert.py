@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ...adapters.kind import Decomposition, Kind
 from ...adapters.registry import decomposition_of, named
+from ...adapters.spec import NUMBERS, AdapterError, AdapterSpec
 from ...adapters.tensors import Tensors
 from ...messages import joined, message, text_of
 from ...planning.names import spell
 from ...planning.plan import Adapter, Plan
 from ..from_plan import shape_made, spec_of
-from ..math.low_rank import Kronecker, factors, low_rank_part
-from ..math.spec import FAULTS, MAGNITUDES, NUMBERS, AdapterError, AdapterSpec
+from ..math.faults import FAULTS
+from ..math.low_rank import MAGNITUDES, Kronecker, factors, low_rank_part
 from .peft_config import PeftTraining, adapter_config, header_settings
 from .rename import (
     NATIVE,
@@ -134,7 +135,7 @@ def convert(
         try:
             unit = _sized(unit, plan)
             job = _Planner(unit, renames.writing, sources, tensors.__getitem__, dtype).job()
-            made = job.make(_on_meta(tensors))
+            made = job.make(_on_meta(tensors.__getitem__))
             specs |= {
                 name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in made.items()
             }
@@ -168,10 +169,6 @@ def _sized(unit: OutputModule, plan: Plan) -> OutputModule:
         return unit
     made = shape_made(plan.adapters[unit.parts[0].adapter], plan.shapes)
     return unit._replace(shape=made) if made and len(made) >= len(unit.shape) else unit
-
-
-def _on_meta(tensors: Mapping[str, Tensor]) -> Read:
-    return lambda key: tensors[key].to("meta")
 
 
 def _with_biases(
@@ -534,7 +531,7 @@ class _Planner:
         rows = part.rows
         if (
             not self._sayable(source)
-            or kind.narrow(source.load(_meta_of(self.read)), *rows) is None
+            or kind.narrow(source.load(_on_meta(self.read)), *rows) is None
         ):
             return None
         if any(role in source.adapter.roles for role in MAGNITUDES):
@@ -560,7 +557,7 @@ class _Planner:
             if source.adapter.resized:
                 raise Refused((message("lora.other_size"),))
         blocks = [_Block(part, source, expanded=True) for part, source in self.weights]
-        ranks = [block.shapes(_meta_of(self.read)) for block in blocks]
+        ranks = [block.rank_if_low(_on_meta(self.read)) for block in blocks]
         known = [rank for rank in ranks if rank is not None]
         if len(known) == len(ranks):
             out, columns = self.unit.shape[0], math.prod(self.unit.shape[1:])
@@ -610,7 +607,7 @@ class _Planner:
         out, inner = self.unit.shape[0], self.unit.shape[1:]
         dora = self._magnitudes_fit()
         own = [block for block in blocks if block.shares is None]
-        rank = sum(block.rank(_meta_of(self.read)) for block in own)
+        rank = sum(block.rank(_on_meta(self.read)) for block in own)
 
         def make(read: Read) -> dict[str, Tensor]:
             loaded = {id(block): block.load(read) for block in blocks}
@@ -802,7 +799,7 @@ class _Block:
             raise AdapterError(message("lora.not_low_rank"))
         return delta.up.to(dtype), delta.down.to(dtype)
 
-    def shapes(self, read: Read) -> int | None:
+    def rank_if_low(self, read: Read) -> int | None:
         """Its rank; None where it is a full matrix."""
         try:
             return self.load(read)[1].shape[0]
@@ -857,7 +854,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _meta_of(read: Read) -> Read:
+def _on_meta(read: Read) -> Read:
     return lambda key: read(key).to("meta")
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...adapters.spec import AdapterError
 from ...files.atomic import check_free
 from ...files.header import LoraFileError
 from ...messages import Message, joined, message
@@ -21,7 +22,6 @@ from ..io.lora_model import Native, native_tensors
 from ..io.model_file import ModelFile
 from ..io.writer import write_as, write_lora
 from ..math.low_rank import Factors, both
-from ..math.spec import AdapterError
 from ..math.truncate import Truncation, energy_of, truncated
 from ..not_finite import DAMAGED, check_result, oddity
 from .rename import NATIVE

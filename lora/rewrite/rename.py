@@ -33,7 +33,7 @@ NATIVE = (  # the dialect of ComfyUI's own names, which the stock loader reads f
 ALPHAS = ("tensor", "config", "folded")
 # What a file may hold without losing anything when it is left out.
 HARMLESS = (PLACED, BOOKKEEPING, DUPLICATE_TARGET)
-UNTOLD = "lora.base_unknown"
+BASE_UNKNOWN = "lora.base_unknown"
 MAX_TOLD = 3  # names in one sentence
 
 Roles = tuple[dict[str, str], dict[str, str]]
@@ -147,7 +147,7 @@ def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
     """
     target_model = plan.target_model
     if not target_model.networks:
-        raise Refused((message(UNTOLD),))
+        raise Refused((message(BASE_UNKNOWN),))
     writing = output_format_for(dialect, target_model.family.name if target_model.family else "")
     record = target_model.dialects[writing.record]._replace(names=writing.names)
     left_out = {
@@ -258,14 +258,14 @@ def rivals_apart(inspection: Inspection, dialect: str, drop: bool = False) -> tu
 
 
 def _differing(inspection: Inspection, dialect: str, drop: bool) -> tuple[str, ...]:
-    """The same, however likely they are."""
+    """Models the file fits as well, likely or not, under which its new names would differ."""
     if (
         not inspection.is_reference
         or not inspection.guess.ties
         or not inspection.plan.target_model.networks
     ):
         return ()
-    is_reference = _essence(inspection.plan, dialect, drop)
+    own_essence = _essence(inspection.plan, dialect, drop)
     apart = []
     for rival in inspection.guess.ties:
         guess = inspection.guess._replace(name=rival, ties=())
@@ -282,7 +282,7 @@ def _differing(inspection: Inspection, dialect: str, drop: bool) -> tuple[str, .
         # A model that has no place for some of it is no better guess.
         if (
             len(plan.adapters) >= len(inspection.plan.adapters)
-            and _essence(plan, dialect, drop) != is_reference
+            and _essence(plan, dialect, drop) != own_essence
         ):
             apart.append(rival)
     return tuple(apart)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...adapters.kind import Kind
 from ...adapters.registry import decomposition_of, named
+from ...adapters.spec import AdapterError, AdapterSpec
 from ...adapters.tensors import Tensors, factor_of
 from ...files.atomic import check_free
 from ...files.hashes import file_hashes
@@ -34,8 +35,7 @@ from ..copies import compared
 from ..from_plan import alpha_value, spec_of
 from ..io.mapped import map_tensors
 from ..io.writer import PEFT_FILE, STALE, exact, write_lora
-from ..math.low_rank import Delta, Factors, Kronecker, both, factors, low_rank_part
-from ..math.spec import MAGNITUDES, AdapterError, AdapterSpec
+from ..math.low_rank import MAGNITUDES, Delta, Factors, Kronecker, both, factors, low_rank_part
 from ..math.truncate import Truncation, truncated
 from ..not_finite import DAMAGED, PACKED, NotFinite, check_result, odd_tensors, oddities, oddity
 
@@ -135,7 +135,7 @@ def resize_file(
     inspection = inspect_file(source, target_model, whole=True)
     onto_itself = os.path.exists(target) and os.path.samefile(source, target)
     tensors = map_tensors(source, inspection.header, passing=True, replaced=onto_itself)
-    inspection.plan = compared(inspection, tensors)
+    inspection = inspection.with_plan(compared(inspection, tensors))
     made = resize(inspection, tensors, rank_target, dtype, dora)
     origin = {
         "locksmith.source": Path(source).name,
@@ -440,7 +440,7 @@ class _Work:
         kernel: tuple[int, ...],
         energy: float,
     ) -> tuple[list[ResizeRow], dict[str, Tensor], Sequence[str]]:
-        """The same where the rank is lowered; what of the item is not in the new file, too."""
+        """Rows and tensors of an item whose rank is lowered, and what of it the new file lacks."""
         made = truncated(plain, *self.rank_target)
         delta = _with_factors(made)
         new = self._named(item, delta, scale, kernel, tensors)

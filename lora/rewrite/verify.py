@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ...adapters.registry import decomposition_of, named
 from ...adapters.rows import Rows, stretches
+from ...adapters.spec import NUMBERS, AdapterError
 from ...errors import LocksmithError
 from ...messages import message, text_of
 from ...planning.plan import Adapter, Plan
 from ..from_plan import spec_of
-from ..math.low_rank import Delta, Factors, add, factors, low_rank_part
-from ..math.spec import MAGNITUDES, NUMBERS, AdapterError
+from ..math.low_rank import MAGNITUDES, Delta, Factors, add, factors, low_rank_part
 
 __all__ = ["VerificationError", "check_same"]
 

@@ -30,11 +30,12 @@ PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
 WISHES = {"name": str, "dialect": str, "filename": str, "dtype": str, "overwrite": bool}
 OPTIONAL = {"dtype": "", "overwrite": False}
 SWITCH = {"on": bool}
+# What reading raises where a client goes away.
 BROKEN_OFF = (
     ConnectionError,
     ClientPayloadError,
     web.RequestPayloadError,
-)  # what reading raises where a client goes away
+)
 HEADERS = {"Cache-Control": "no-store"}
 
 _readers = ThreadPoolExecutor(2, "lora_locksmith questions")

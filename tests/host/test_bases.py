@@ -248,7 +248,7 @@ def test_a_copied_adapter_keeps_its_shape(host, comfy):
     """The host makes plain tuples of what it copies; the copy still knows what it is."""
     import comfy.lora
     from lora_locksmith.adapters.rows import Rows
-    from lora_locksmith.lora.math.spec import AdapterSpec
+    from lora_locksmith.adapters.spec import AdapterSpec
     from lora_locksmith.nodes.patches import LocksmithAdapter
 
     spec = AdapterSpec("lora", 2.0, None, Rows(0, 4), False, (("pad_to", (4, 6)),))

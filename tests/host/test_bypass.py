@@ -317,7 +317,7 @@ def adapter_of(kind, shape):
     from comfy.weight_adapter.loha import LoHaAdapter
     from comfy.weight_adapter.lokr import LoKrAdapter
     from comfy.weight_adapter.lora import LoRAAdapter
-    from lora_locksmith.lora.math.spec import AdapterSpec
+    from lora_locksmith.adapters.spec import AdapterSpec
     from lora_locksmith.nodes.patches import LocksmithAdapter
 
     out, inner, *kernel = shape

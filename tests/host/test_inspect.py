@@ -79,14 +79,14 @@ DRAWN = [
 @pytest.mark.parametrize(("model", "trainer"), DRAWN)
 def test_the_drawn_model_tells_what_the_connected_one_does(host, tmp_path, model, trainer):
     path = MAKERS[trainer](tmp_path)
-    is_reference, wired = (
+    reference, wired = (
         host.inspect(None, None, path),
         host.inspect(meta_patcher(model), None, path),
     )
-    assert is_reference.is_reference and not wired.is_reference
+    assert reference.is_reference and not wired.is_reference
     trained, exact = (
         {part.network: part for part in found.report.trained}.get(DENOISER)
-        for found in (is_reference, wired)
+        for found in (reference, wired)
     )
     assert trained.modules == exact.modules
     told, truth = layers_of(trained), layers_of(exact)
@@ -94,18 +94,18 @@ def test_the_drawn_model_tells_what_the_connected_one_does(host, tmp_path, model
     # What only some variants of a model have, guidance for one, is not told as untrained where the
     # model is not known.
     assert all(
-        truth[layer][0].strip("0") == "" and layer[::2] in optional_layers(is_reference)
+        truth[layer][0].strip("0") == "" and layer[::2] in optional_layers(reference)
         for layer in truth.keys() - told.keys()
     )
     ours, theirs = (
         {key for key in found.report.outcomes if is_of_denoiser(found, key)}
-        for found in (is_reference, wired)
+        for found in (reference, wired)
     )
     assert ours == theirs
     encoders = {
-        key for key, outcome in is_reference.report.outcomes.items() if outcome.category == "placed"
+        key for key, outcome in reference.report.outcomes.items() if outcome.category == "placed"
     } - ours
-    assert is_reference.report.stock_keys - encoders == wired.report.stock_keys
+    assert reference.report.stock_keys - encoders == wired.report.stock_keys
 
 
 @pytest.mark.parametrize(("model", "trainer"), [case for case in DRAWN if case[1] != "broken"])
@@ -147,17 +147,17 @@ def is_of_denoiser(found, key: str) -> bool:
 
 def test_untrained_kinds_of_a_network_that_is_touched(host, tmp_path):
     path = MAKERS["ai_toolkit_flux"](tmp_path)
-    is_reference, wired = (
+    reference, wired = (
         host.inspect(None, None, path),
         host.inspect(meta_patcher("flux1_dev"), None, path),
     )
-    assert set(wired.report.untrained) - set(is_reference.report.untrained) == {
+    assert set(wired.report.untrained) - set(reference.report.untrained) == {
         "guidance_in.in_layer",
         "guidance_in.out_layer",
     }
-    assert set(is_reference.report.untrained) < set(wired.report.untrained)
-    assert "final_layer.linear" in is_reference.report.untrained and not any(
-        "blocks" in name for name in is_reference.report.untrained
+    assert set(reference.report.untrained) < set(wired.report.untrained)
+    assert "final_layer.linear" in reference.report.untrained and not any(
+        "blocks" in name for name in reference.report.untrained
     )
 
 

@@ -63,19 +63,17 @@ def test_the_drawn_model_is_the_real_one(target_model_of, name):
     """
     target_model, family = target_model_of(name), comfy_models.MODELS[name].family
     real = target_model.networks[DENOISER]
-    is_reference = drawn_for(
+    reference = drawn_for(
         keys_of(spell(target_model, real, dialects()["comfyui"]), dialects()["comfyui"]), family
     ).networks[DENOISER]
-    flat = {flatten(module): weight for module, weight in is_reference.modules.items()}
+    flat = {flatten(module): weight for module, weight in reference.modules.items()}
     for module, shape in matrices(real).items():
         assert flatten(module) in flat, f"{module} is not drawn"
-        sizes = is_reference.weights[flat[flatten(module)]]
+        sizes = reference.weights[flat[flatten(module)]]
         assert not any(sizes) or unlike(sizes, shape) is None, (module, sizes, shape)
     kinds = {kind_of(module) for module in real.modules}
     certain = [
-        module
-        for module, weight in is_reference.modules.items()
-        if weight not in is_reference.optional
+        module for module, weight in reference.modules.items() if weight not in reference.optional
     ]
     assert not [module for module in certain if kind_of(module) not in kinds]
     assert name in UNEVEN_LEVELS or {block_of(module) for module in certain} <= {
@@ -115,14 +113,14 @@ def test_a_lora_is_planned_as_on_the_real_model(target_model_of, name):
     dialect = able[start % len(able)]
     keys = keys_of(spell(target_model, target_model.networks[DENOISER], dialect), dialect)
     place = drawn_for(keys, family)
-    real, is_reference = make_plan(keys, {}, target_model), make_plan(keys, {}, place)
-    assert categories(real) == categories(is_reference), dialect.name
-    for one, other in zip(real.adapters, is_reference.adapters, strict=True):
+    real, reference = make_plan(keys, {}, target_model), make_plan(keys, {}, place)
+    assert categories(real) == categories(reference), dialect.name
+    for one, other in zip(real.adapters, reference.adapters, strict=True):
         assert one.module == other.module
         assert pieces(one) == pieces(other), (dialect.name, one.module)
         assert one.target.swap == other.target.swap and one.kind == other.kind
     assert name in UNEVEN_LEVELS or not {
-        kind_of(kind.replace("{}", "0")) for kind in untrained_kinds(trained_layers(is_reference))
+        kind_of(kind.replace("{}", "0")) for kind in untrained_kinds(trained_layers(reference))
     } & trained_kinds(real), dialect.name
 
 
@@ -163,11 +161,11 @@ def test_a_lora_of_one_block_gets_the_published_depth(target_model_of, name, blo
         for module in spell(target_model, target_model.networks[DENOISER], dialect)
         if f".{block}" in f".{module.module}"
     ]
-    is_reference = drawn_for(keys_of(modules, dialect), family).networks[DENOISER]
+    reference = drawn_for(keys_of(modules, dialect), family).networks[DENOISER]
     for blocks, depth in depths.items():
         numbers = {
             int(module[len(blocks) + 1 :].partition(".")[0])
-            for module in is_reference.modules
+            for module in reference.modules
             if module.startswith(f"{blocks}.")
         }
         assert numbers == set(range(depth)), blocks
@@ -199,9 +197,9 @@ def test_text_encoders_are_drawn(target_model_of, name, encoders, dialect):
     assert set(place.slots) == {
         slot for slot, modules in parts.items() if modules and slot != DENOISER
     }
-    real, is_reference = make_plan(keys, {}, target_model), make_plan(keys, {}, place)
-    assert categories(real) == categories(is_reference)
-    for one, other in zip(real.adapters, is_reference.adapters, strict=True):
+    real, reference = make_plan(keys, {}, target_model), make_plan(keys, {}, place)
+    assert categories(real) == categories(reference)
+    for one, other in zip(real.adapters, reference.adapters, strict=True):
         assert pieces(one) == pieces(other), one.module
 
 

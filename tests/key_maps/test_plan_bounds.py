@@ -332,7 +332,7 @@ def test_a_bias_of_a_size_that_is_not_known():
         make_plan({"img_in.diff_b": None}, {}, target_model).outcomes["img_in.diff_b"].reason
         == "img_in has no bias in this model"
     )
-    is_reference = TargetModel(
+    reference = TargetModel(
         [
             Network(
                 DENOISER,
@@ -343,7 +343,7 @@ def test_a_bias_of_a_size_that_is_not_known():
             )
         ]
     )
-    assert categories(make_plan({"layer.diff_b": (24,)}, {}, is_reference)) == {plans.PLACED}
+    assert categories(make_plan({"layer.diff_b": (24,)}, {}, reference)) == {plans.PLACED}
 
 
 def test_a_bias_without_a_place_leaves_its_factors_theirs(target_model):

@@ -17,10 +17,10 @@ from lora_locksmith.planning.plan import PLACED, SHAPE_CONFLICT, make_plan
 from lora_locksmith.planning.scale import FROM_RANK, FROM_TENSORS
 from lora_locksmith.planning.settings import (
     BOOLEAN,
+    INTEGER,
     MODULES,
     PATTERNED,
     TOKENS,
-    WHOLE,
     Values,
     alpha_fault,
     shown,
@@ -76,7 +76,7 @@ def lawful(setting, value):
     if value is None or setting.type == BOOLEAN:
         return value in (None, True, False) and type(value) in (bool, type(None))
     return (
-        type(value) is (int if setting.type == WHOLE else float)
+        type(value) is (int if setting.type == INTEGER else float)
         and math.isfinite(value)
         and setting.least <= value <= setting.most
     )

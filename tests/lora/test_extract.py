@@ -8,10 +8,10 @@ import json
 
 import pytest
 import torch
+from lora_locksmith.adapters.spec import AdapterError
 from lora_locksmith.commands import extract as command
 from lora_locksmith.files.header import LoraFileError, read_header
 from lora_locksmith.lora.io.model_file import ModelFile
-from lora_locksmith.lora.math.spec import AdapterError
 from lora_locksmith.lora.rewrite.extract import ExtractOptions, RankTarget, extract, extract_file
 from lora_locksmith.messages import Speaker
 from safetensors.torch import load_file, save_file

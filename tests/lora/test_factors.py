@@ -8,7 +8,8 @@ import peft
 import pytest
 import torch
 from lora_locksmith.adapters.rows import Rows
-from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
+from lora_locksmith.adapters.spec import AdapterError, AdapterSpec
+from lora_locksmith.lora.math.apply import patched_weight
 from lora_locksmith.lora.math.low_rank import Factors, Kronecker, add, factors
 from lycoris.modules.full import FullModule
 from lycoris.modules.locon import LoConModule

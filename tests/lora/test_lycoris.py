@@ -4,7 +4,8 @@ computes from them.
 
 import pytest
 import torch
-from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
+from lora_locksmith.adapters.spec import AdapterError, AdapterSpec
+from lora_locksmith.lora.math.apply import patched_weight
 from lycoris.modules.boft import ButterflyOFTModule
 from lycoris.modules.diag_oft import DiagOFTModule
 from lycoris.modules.full import FullModule

@@ -8,13 +8,13 @@ import math
 import peft
 import pytest
 import torch
+from lora_locksmith.adapters.spec import AdapterError, AdapterSpec
 from lora_locksmith.files.header import LoraFileError, read_header
 from lora_locksmith.key_maps.table import families
 from lora_locksmith.lora.io.lora_model import native_tensors
 from lora_locksmith.lora.io.stream import TensorStream
 from lora_locksmith.lora.math.apply import patched_weight
 from lora_locksmith.lora.math.low_rank import Kronecker
-from lora_locksmith.lora.math.spec import AdapterError, AdapterSpec
 from lora_locksmith.lora.merge.block_weights import PRESETS, read_block_weights
 from lora_locksmith.lora.merge.collect import unplaced
 from lora_locksmith.lora.merge.dry_run import forecast

@@ -6,7 +6,8 @@ import re
 
 import pytest
 import torch
-from lora_locksmith.lora.math.spec import AdapterError, first_line
+from lora_locksmith.adapters.spec import AdapterError
+from lora_locksmith.lora.math.faults import first_line
 from lora_locksmith.lora.merge.block_weights import read_block_weights
 from lora_locksmith.lora.merge.merge import MergeConfig
 from lora_locksmith.lora.merge.methods import methods

@@ -7,8 +7,8 @@ import math
 import peft.utils.merge_utils as theirs
 import pytest
 import torch
+from lora_locksmith.adapters.spec import AdapterError
 from lora_locksmith.lora.math.low_rank import Factors
-from lora_locksmith.lora.math.spec import AdapterError
 from lora_locksmith.lora.merge.merge import inner_products
 from lora_locksmith.lora.merge.methods import COEFFICIENTS, ENTRIES, find, methods
 

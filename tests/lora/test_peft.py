@@ -5,7 +5,8 @@ import copy
 import peft
 import pytest
 import torch
-from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
+from lora_locksmith.adapters.spec import AdapterError, AdapterSpec
+from lora_locksmith.lora.math.apply import patched_weight
 from peft.tuners.boft.layer import BOFTLayer
 from torch import nn
 

@@ -13,8 +13,9 @@ import torch
 from lora_locksmith.adapters.draws import first_places
 from lora_locksmith.adapters.kinds import spectral
 from lora_locksmith.adapters.kinds.peanut import ACTIVATIONS
+from lora_locksmith.adapters.spec import AdapterError, AdapterSpec
 from lora_locksmith.lora.from_plan import adapter_of, has_delta, spec_of
-from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
+from lora_locksmith.lora.math.apply import patched_weight
 from lora_locksmith.lora.math.low_rank import factors
 from lora_locksmith.lora.merge.collect import rank_of
 from lora_locksmith.lora.rewrite.convert import convert

@@ -5,13 +5,8 @@ tensors, untouched inputs.
 import pytest
 import torch
 from lora_locksmith.adapters.rows import Rows
-from lora_locksmith.lora.math.apply import (
-    AdapterError,
-    AdapterSpec,
-    is_linear,
-    kinds,
-    patched_weight,
-)
+from lora_locksmith.adapters.spec import AdapterError, AdapterSpec
+from lora_locksmith.lora.math.apply import is_linear, kinds, patched_weight
 from lora_locksmith.lora.math.low_rank import factors
 
 ROWS, COLUMNS = 32, 24

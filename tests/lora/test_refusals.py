@@ -7,7 +7,8 @@ import torch
 from lora_locksmith.adapters.registry import decompositions
 from lora_locksmith.adapters.registry import kinds as all_kinds
 from lora_locksmith.adapters.rows import Rows
-from lora_locksmith.lora.math.apply import AdapterError, AdapterSpec, patched_weight
+from lora_locksmith.adapters.spec import AdapterError, AdapterSpec
+from lora_locksmith.lora.math.apply import patched_weight
 from lora_locksmith.messages import Message, text_of, translate
 
 ones = torch.ones

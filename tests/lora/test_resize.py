@@ -8,10 +8,10 @@ import json
 
 import pytest
 import torch
+from lora_locksmith.adapters.spec import AdapterError
 from lora_locksmith.commands import resize as command
 from lora_locksmith.files.hashes import file_hashes
 from lora_locksmith.files.header import read_header
-from lora_locksmith.lora.math.spec import AdapterError
 from lora_locksmith.lora.rewrite.resize import RankTarget, resize_file
 from lora_locksmith.messages import Speaker
 from lora_locksmith.report.inspection import inspect_file

@@ -4,7 +4,8 @@ sources describe.
 
 import pytest
 import torch
-from lora_locksmith.lora.math.apply import AdapterSpec, patched_weight
+from lora_locksmith.adapters.spec import AdapterSpec
+from lora_locksmith.lora.math.apply import patched_weight
 
 
 def skew(blocks):

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from lora_locksmith.adapters.spec import AdapterError
 from lora_locksmith.lora.math.low_rank import Factors, Kronecker, add
-from lora_locksmith.lora.math.spec import AdapterError
 from lora_locksmith.lora.math.truncate import _by_sketch, truncated
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -443,7 +443,7 @@ def test_one_change_as_factors_of_different_kinds(target_model):
 
 def test_a_model_that_is_only_drawn_has_the_sizes_of_the_file():
     weights = {f"diffusion_model.{name}.weight": (0, 0) for name in "abcd"}
-    is_reference = TargetModel(
+    reference = TargetModel(
         [Network(DENOISER, "diffusion_model.", weights, None, is_reference=True)]
     )
     file = (
@@ -454,7 +454,7 @@ def test_a_model_that_is_only_drawn_has_the_sizes_of_the_file():
     )
     assert (
         compare(
-            is_reference,
+            reference,
             file,
             changed(changed(file, "a.lora_A.weight", 1.0), "a.lora_B.weight", -0.5),
         )
@@ -463,10 +463,10 @@ def test_a_model_that_is_only_drawn_has_the_sizes_of_the_file():
     last = file["a.lora_B.weight"].clone()
     last[-1] = 0
     with pytest.raises(VerificationError, match="diffusion_model"):
-        compare(is_reference, file, file | {"a.lora_B.weight": last})
+        compare(reference, file, file | {"a.lora_B.weight": last})
     for key in ("b.diff", "c.weight"):
         with pytest.raises(VerificationError):
-            compare(is_reference, file, changed(file, key, 1e-3))
+            compare(reference, file, changed(file, key, 1e-3))
 
 
 def test_a_small_change_where_the_source_has_none_is_no_rounding(target_model):
@@ -699,7 +699,7 @@ def test_rows_that_a_weight_grows_by_are_compared(home):
 
 def test_what_cannot_be_compared_is_not_the_same():
     """A drawn model has no sizes, and these tensors do not tell how many rows they turn."""
-    is_reference = TargetModel(
+    reference = TargetModel(
         [
             Network(
                 DENOISER,
@@ -716,9 +716,9 @@ def test_what_cannot_be_compared_is_not_the_same():
         ("a.ia3_l", (8, 1)),
     ):
         file = {key: torch.randn(shape)}
-        assert compare(is_reference, file, dict(file)) == 0.0
+        assert compare(reference, file, dict(file)) == 0.0
         with pytest.raises(VerificationError):
-            compare(is_reference, file, changed(file, key, 0.1))
+            compare(reference, file, changed(file, key, 0.1))
 
 
 def test_magnitudes_of_some_rows_are_not_those_of_all(target_model):

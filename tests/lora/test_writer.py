@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_locksmith.adapters.spec import AdapterError
 from lora_locksmith.files.hashes import file_hashes
 from lora_locksmith.files.header import adapter_config_beside, read_header
 from lora_locksmith.lora.from_plan import spec_of
@@ -21,7 +22,6 @@ from lora_locksmith.lora.io.mapped import map_tensors
 from lora_locksmith.lora.io.writer import write_as, write_lora
 from lora_locksmith.lora.math.apply import patched_weight
 from lora_locksmith.lora.math.low_rank import Factors, Kronecker
-from lora_locksmith.lora.math.spec import AdapterError
 from lora_locksmith.lora.not_finite import NotFinite
 from lora_locksmith.lora.rewrite.convert import convert
 from lora_locksmith.lora.rewrite.rename import Refused, writable

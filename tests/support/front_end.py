@@ -158,9 +158,9 @@ class FrontEnd:
         """Where a node is on the page: {x, y, width, height} in pixels; its title is not part of it
         on the classic canvas.
         """
-        is_reference = self.page.locator(f'[data-node-id="{node}"]')
-        if is_reference.count():
-            return is_reference.bounding_box()
+        drawn = self.page.locator(f'[data-node-id="{node}"]')
+        if drawn.count():
+            return drawn.bounding_box()
         return self.page.evaluate(
             """(id) => {
                 const { pos, size } = app.rootGraph.getNodeById(id), { scale, offset } = app.canvas.ds;

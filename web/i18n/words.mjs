@@ -1,11 +1,24 @@
 /** What the front end of this pack says, in the front end's language; English where a language has no words. */
 
 import { app } from "../../../scripts/app.js";
+import { lazily } from "../shared/lazy.mjs";
 import { ENGLISH } from "./en.mjs";
-import { CHINESE } from "./zh.mjs";
 
-/** @type {Record<string, Record<string, string>>} */
-const WORDS = { en: ENGLISH, zh: CHINESE };
+/** @type {Record<string, Record<string, string>>} the words of the languages that were wanted */
+const WORDS = { en: ENGLISH };
+/** @type {Record<string, () => Promise<{WORDS: Record<string, string>}>>} */
+const OTHERS = { zh: lazily("./zh.mjs", import.meta.url) };
+
+/** Get the words of the front end's language; while the server is away, English stays. */
+export async function loadWords() {
+  const wanted = language();
+  if (WORDS[wanted] || !OTHERS[wanted]) return;
+  try {
+    WORDS[wanted] = (await OTHERS[wanted]()).WORDS;
+  } catch {
+    // They are got when something is said again.
+  }
+}
 
 /**
  * The text for a key in the front end's language, with {name} replaced by fill.name.
@@ -16,6 +29,7 @@ const WORDS = { en: ENGLISH, zh: CHINESE };
  */
 export function say(key, fill = {}) {
   const words = WORDS[language()] ?? ENGLISH;
+  if (words === ENGLISH) void loadWords(); // after a change of the language
   return (words[key] ?? ENGLISH[key]).replace(/\{(\w+)\}/g, (_, name) => String(fill[name] ?? ""));
 }
 

@@ -51,7 +51,7 @@ function fitOfModel(fit, translations) {
   const { state, placed, total, mismatch, lacking, model } = fit;
   if (fit.needs_clip) return { state: "", text: "CLIP", words: say("previewNeedsClip") };
   if (mismatch) return { state, text: `\u2717 ${placed} / ${total}`, words: say("previewMismatch", { mismatch: tell(mismatch, translations) }) };
-  if (state !== "good") return { state, text: `! ${placed} / ${total}`, words: tell(lacking, translations) || say("previewPart", fit) };
+  if (state !== "good") return { state, text: `${state === "bad" ? "\u2717" : "!"} ${placed} / ${total}`, words: tell(lacking, translations) || say("previewPart", fit) };
   return { state, text: `\u2713 ${total}`, words: say(model ? "previewFits" : "previewFitsAny", fit) };
 }
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
+from ....adapters.spec import AdapterError
 from ....messages import Message, joined, message
-from ...math.spec import AdapterError
 
 # What a method works on, and gives back. In all of them a strength is already in the delta it
 # belongs to. (inner [n, n], strengths, **options) -> n factors: the result is the sum of factor *

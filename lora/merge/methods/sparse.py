@@ -10,8 +10,8 @@ import numpy
 import torch
 from torch import Generator, Tensor
 
+from ....adapters.spec import AdapterError
 from ....messages import message
-from ...math.spec import AdapterError
 from .registry import ENTRIES, Option, method
 
 SCALE = Option("scale", 1.0, -10.0, 10.0, "merge.option_scale")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ....adapters.spec import AdapterError
 from ....messages import message
-from ...math.spec import AdapterError
 from .registry import COEFFICIENTS, Option, method
 
 

@@ -1,15 +1,9 @@
-"""What an adapter is, apart from its tensors, and what may be wrong with it."""
+"""What computing with an adapter may raise, and what is told of it."""
 
 from __future__ import annotations
 
-from ...adapters.registry import magnitudes
-from ...adapters.spec import NUMBERS, AdapterError, AdapterSpec
 from ...errors import exhausted
 from ...messages import Message, text_of
-
-__all__ = ["FAULTS", "MAGNITUDES", "NUMBERS", "AdapterError", "AdapterSpec", "first_line"]
-
-MAGNITUDES = magnitudes()  # the roles of decompositions: per output, and along either axis
 
 # What torch and our own checks raise for tensors that are not what was promised; AdapterError and
 # Refused are among them.
