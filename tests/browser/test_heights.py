@@ -21,7 +21,9 @@ MAKE = """(type) => {
     app.graph.add(node);
     return [String(node.id), said];
 }"""
-SHOWS = """([id, name]) => app.graph.getNodeById(id).widgets.some((widget) => widget.name === name)"""
+SHOWS = (
+    """([id, name]) => app.graph.getNodeById(id).widgets.some((widget) => widget.name === name)"""
+)
 HEIGHT = "(id) => (document.querySelector(`[data-node-id='${id}']`)?.offsetHeight ?? 0) - 30"
 LOADER, HOOK = "LocksmithLoadAndFixLoRA", "LocksmithCreateHookLoRA"
 WITH_PANEL = (LOADER, HOOK)  # at once, as the first file is chosen; a stack has one after a run

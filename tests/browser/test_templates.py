@@ -125,7 +125,7 @@ def unlike(one: object, other: object, at: str = "") -> Iterator[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         pairs = {key: (one.get(key), other.get(key)) for key in one | other}
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = {place: both for place, both in enumerate(zip(one, other, strict=True))}
+        pairs = dict(enumerate(zip(one, other, strict=True)))
     elif one != other:
         yield f"{at}: {str(one)[:MOST_TOLD]} != {str(other)[:MOST_TOLD]}"
     for key, both in pairs.items():

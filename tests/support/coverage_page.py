@@ -184,6 +184,9 @@ def _absent() -> str:
     return f"""## Models that ComfyUI does not have
 
 {titles}: a file is told as such, so that it is not taken for another model's; nothing is loaded from it.
+Layers that are called and sized as another model's are told apart by metadata alone (attention of FIBO and FLUX.1, of Nucleus-Image
+and HunyuanVideo 1.5). Of a model that stands nowhere on this page no names are known; where a node pack runs it, connect the model:
+files in its own names load.
 """
 
 

@@ -161,7 +161,7 @@ def written(
         module = prefix + (spelled.replace(".", "_") if dialect.form == "flat" else spelled)
         # Where flattening makes two weights one name, the first keeps it.
         if expected.setdefault(module, place) is place:
-            keys |= _keys(dialect, module, place.shape)
+            keys |= keys_of(dialect, module, place.shape)
     return keys, expected
 
 
@@ -175,7 +175,7 @@ def _spelled(dialect: Dialect, name: str) -> str:
     return f"{before}.{PROCESSOR}.{last}" if inside else name
 
 
-def _keys(dialect: Dialect, module: str, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def keys_of(dialect: Dialect, module: str, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """The keys of the two factors, as the dialect spells them first of all that mean this module."""
     out, *inner = shape
     shapes = {"down": (RANK, *inner), "up": (out, RANK, *(1 for _ in inner[1:]))}
