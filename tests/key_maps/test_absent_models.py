@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import comfy_models
 import pytest
+import torch
 from lora_locksmith.key_maps.table import ABSENT, families
 from lora_locksmith.messages import translate
 from lora_locksmith.report.library import _summary
@@ -13,6 +16,46 @@ from model_files import file_for, held, inspected, pair
 ATTENTION = ("to_q", "to_k", "to_v")
 # diffusers models/transformers/sana_transformer.py: width, blocks
 SANA = {"0.6B": (1152, 28), "1.6B": (2240, 20), "4.8B": (2240, 60)}
+
+
+# Classes of diffusers for models that no ComfyUI has, by what a file is told for that trains all
+# their linear layers; "": for no model, rather than for a wrong one.
+CLASSES = {
+    "BriaFiboTransformer2DModel": "Bria 3 or FIBO",
+    "BriaTransformer2DModel": "Bria 3 or FIBO",
+    "CogView3PlusTransformer2DModel": "GLM-Image or CogView",
+    "CogView4Transformer2DModel": "GLM-Image or CogView",
+    "GlmImageTransformer2DModel": "GLM-Image or CogView",
+    "NucleusMoEImageTransformer2DModel": "Nucleus-Image",
+    "BriaFibo2Transformer2DModel": "",
+    "Cosmos3OmniTransformer": "",
+    "Flux3Transformer2DModel": "",
+    "Kandinsky6SRTransformer3DModel": "",
+    "Kandinsky6Transformer3DModel": "",
+    "LongCatAudioDiTTransformer": "",
+    "PRXTransformer2DModel": "",
+}
+
+
+def linear_layers_of(name):
+    """A LoRA on all linear layers of a class of diffusers, with its own settings."""
+    build = getattr(import_module("diffusers.models.transformers"), name, None)
+    if build is None:
+        pytest.skip(f"this diffusers has no {name}")
+    with torch.device("meta"):
+        model = build()
+    shapes = {}
+    for module, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            shapes |= pair(f"transformer.{module}", layer.out_features, (layer.in_features,))
+    return shapes
+
+
+@pytest.mark.parametrize(("name", "title"), CLASSES.items())
+def test_a_model_that_only_diffusers_has_is_never_called_another(name, title):
+    told = inspected(linear_layers_of(name))
+    assert told.family.title == title
+    assert ("ComfyUI itself has no such model" in told.verdict) == bool(title)
 
 
 def sana(size, layers=ATTENTION, *, whole=False):

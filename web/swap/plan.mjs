@@ -40,7 +40,7 @@ const SHARED = ["model", "clip", "lora_name", "strength_model", "strength_clip"]
 const PATCH = "patch";
 const ACTIVE = 0;
 /** How much higher a node becomes when it shows what its file is, or what became of its files. */
-const PANEL = /** @type {Record<string, number>} */ ({ [LOADER]: 80, [STACK]: 140, [HOOK]: 80 });
+export const PANEL = /** @type {Record<string, number>} */ ({ [LOADER]: 80, [STACK]: 140, [HOOK]: 80 });
 const FROM_HOST = /^LoraLoader(Bypass)?(ModelOnly)?$/;
 /** The inputs of a hook, and stock's two nodes that make one. */
 const OF_HOOK = ["lora_name", "strength_model", "strength_clip", "prev_hooks"];
