@@ -25,6 +25,7 @@ from .files import own_maps, wired_lora
 from .inputs import (
     AUTO,
     RESENT,
+    energy_input,
     json_output,
     loaded_outputs,
     mode_input,
@@ -179,14 +180,7 @@ def _result_inputs() -> list[io.Input]:
             max=4096,
             tooltip="The largest rank; 0: as large as an exact result needs.",
         ),
-        io.Float.Input(
-            "energy",
-            default=1.0,
-            min=0.01,
-            max=1.0,
-            step=0.001,
-            tooltip=("Each layer gets the smallest rank that keeps this share of it; 1: all."),
-        ),
+        energy_input(),
         io.Combo.Input("dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the result."),
         io.Int.Input(
             "seed",
