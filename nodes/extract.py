@@ -24,6 +24,7 @@ KEEP = "as the tuned model"
 HOSTS, CPU = "as ComfyUI computes", "cpu"
 NUMBERS = 8  # of fp32 for each of a weight: the weight, the base, the change, its decomposition
 MAX_LISTED = 12
+ROUNDING = 1e-4  # of a change: no loss worth a line
 
 
 class ExtractLoRA(io.ComfyNode):
@@ -213,7 +214,9 @@ def _reasons(extraction: Extraction) -> list[Message]:
 
 def _worst(extraction: Extraction) -> list[Message]:
     """The weights of which most is lost."""
-    rows = sorted((row for row in extraction.rows if row.error), key=lambda row: -row.error)
+    rows = sorted(
+        (row for row in extraction.rows if row.error > ROUNDING), key=lambda row: -row.error
+    )
     return [
         message(
             "nodes.extract_row", weight=row.weight, rank=row.rank or 0, error=f"{row.error:.4f}"
