@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension
 
 from ..messages import message
 from .create_hook import CreateHookLoRA, CreateHookStack
+from .extract import ExtractLoRA
 from .inspect import InspectLoRAKeys
 from .load_and_fix import LoadAndFixLoRA
 from .merge import ApplyLoRA, MergeLoRAs
@@ -50,6 +51,7 @@ class LocksmithExtension(ComfyExtension):
             CreateHookStack,
             InspectLoRAKeys,
             MergeLoRAs,
+            ExtractLoRA,
             ApplyLoRA,
             SaveLoRA,
         ]

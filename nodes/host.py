@@ -464,7 +464,7 @@ def weights_of(model, clip) -> Callable[[str], torch.Tensor] | None:
     """Full native name -> the weight without patches, fp32 on the CPU; AdapterError for a name the
     model lacks.
     """
-    stored_as = _stored(model, clip)
+    stored_as = stored_weights(model, clip)
 
     def weight(name: str) -> torch.Tensor:
         stored, convert = stored_as(name)
@@ -473,13 +473,54 @@ def weights_of(model, clip) -> Callable[[str], torch.Tensor] | None:
     return None if model is None and clip is None else weight
 
 
-def _stored(model, clip) -> Callable[[str], tuple[torch.Tensor, Callable]]:
+def patched_weights_of(model, clip) -> Callable[[str], torch.Tensor]:
+    """Full native name -> the weight as the model's patches make it, fp32 on the CPU, not rounded;
+    what acts beside a layer is not in it.
+    """
+    bare = weights_of(model, clip)
+    assert bare is not None
+    patches = patches_of(model, clip)
+
+    def weight(name: str) -> torch.Tensor:
+        if name not in patches:
+            return bare(name)
+        return comfy.lora.calculate_weight(patches[name], bare(name).clone(), name)
+
+    return weight
+
+
+def patches_of(model, clip) -> dict[str, Any]:
+    """Full native name -> the patches there are for it."""
+    return {
+        name: patches
+        for patcher in _patchers(model, clip)
+        for name, patches in patcher.patches.items()
+    }
+
+
+def beside_layers(model, clip) -> list[str]:
+    """What hangs on the layers of a model, by the names it was put there under."""
+    return [name for patcher in _patchers(model, clip) for name in patcher.injections]
+
+
+def computing_device(size: int) -> torch.device:
+    """Where the host computes, with room made for so many bytes."""
+    device = comfy.model_management.get_torch_device()
+    comfy.model_management.free_memory(size, device)
+    return device
+
+
+def _patchers(model, clip) -> list[Any]:
+    return [patcher for patcher in (model, clip and clip.patcher) if patcher is not None]
+
+
+def stored_weights(model, clip) -> Callable[[str], tuple[torch.Tensor, Callable]]:
     """Full native name -> (the parameter as it is stored, the host's way to compute with it).
 
     As the host's own `get_key_patches`, which fails on models with quantised weights, whose state
     dict names what no module has.
     """
-    patchers = [patcher for patcher in (model, clip and clip.patcher) if patcher is not None]
+    patchers = _patchers(model, clip)
 
     def stored(name: str) -> tuple[torch.Tensor, Callable]:
         for patcher in patchers:
@@ -491,13 +532,14 @@ def _stored(model, clip) -> Callable[[str], tuple[torch.Tensor, Callable]]:
             weight = (
                 hooked[0] if hooked is not None else kept.weight if kept is not None else weight
             )
-            return weight, convert or _as_it_is
+            return weight, convert or as_it_is
         raise AdapterError(message("nodes.model_lacks_weight", name=name))
 
     return stored
 
 
-def _as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
+def as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
+    """How a weight is computed with that is stored as it is."""
     return weight
 
 
@@ -629,7 +671,7 @@ def _on_this_base(plan: Plan, tensors: Tensors, model, clip) -> tuple[Plan, tupl
     """
     if not any(named(adapter.kind).of_its_base for adapter in plan.adapters):
         return plan, ()
-    stored = _stored(model, clip)
+    stored = stored_weights(model, clip)
     weights = weights_of(model, clip)
     reasons = strangers(plan, tensors, weights) if weights else {}
     plan = without_adapters(plan, reasons) if reasons else plan

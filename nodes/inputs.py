@@ -17,6 +17,7 @@ __all__ = [
     "REPORT",
     "RESENT",
     "OfListedFile",
+    "energy_input",
     "json_output",
     "layer_weights_input",
     "loaded_outputs",
@@ -117,6 +118,18 @@ def strength_inputs(most: float = 100.0) -> list[io.Input]:
         )
         for name, what in changed.items()
     ]
+
+
+def energy_input() -> io.Input:
+    """The input `energy` of every node that cuts to a rank."""
+    return io.Float.Input(
+        "energy",
+        default=1.0,
+        min=0.01,
+        max=1.0,
+        step=0.001,
+        tooltip="Each layer gets the smallest rank that keeps this share of it; 1: all.",
+    )
 
 
 def on_unmatched_input() -> io.Input:

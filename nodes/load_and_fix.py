@@ -31,6 +31,7 @@ from .inputs import (
     words_output,
 )
 from .languages import shown
+from .lora_model import lora_model_output, of_file
 
 
 class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
@@ -65,7 +66,16 @@ class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
                 mode_input(),
                 layer_weights_input(),
             ],
-            outputs=[*loaded_outputs(), json_output(), words_output()],
+            outputs=[
+                *loaded_outputs(),
+                json_output(),
+                words_output(),
+                lora_model_output(
+                    "The LoRA in ComfyUI's names at strength 1, text encoders too, layer weights"
+                    " folded in: for Load LoRA Model, Merge LoRAs and Save LoRA. Made only where it"
+                    " is connected."
+                ),
+            ],
             **RESENT,
         )
 
@@ -86,11 +96,12 @@ class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
         asked to.
         """
         lora_name = listed_name(lora_name)
+        lora = of_file(lora_name, model, clip, layer_weights)
         if strength_model == 0 and (strength_clip == 0 or clip is None):
             verdict = message("nodes.strength_zero", file=lora_name)
             document = {"verdict": verdict, "file": lora_name}
             ui = shown(partial(translate, verdict), document, json.dumps(document))
-            return io.NodeOutput(model, clip, *_texts(ui), "", ui=ui)
+            return io.NodeOutput(model, clip, *_texts(ui), "", lora, ui=ui)
         with in_plain_words(lora_name):
             new_model, new_clip, report = apply_listed(
                 model,
@@ -104,7 +115,7 @@ class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
             document = report.as_dict()
             ui = shown(report.text, document, as_text(document))
             words = ", ".join(host.words_of(lora_path(lora_name)))
-            return io.NodeOutput(new_model, new_clip, *_texts(ui), words, ui=ui)
+            return io.NodeOutput(new_model, new_clip, *_texts(ui), words, lora, ui=ui)
 
 
 def apply_listed(

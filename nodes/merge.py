@@ -5,34 +5,27 @@ applied.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..adapters.spec import AdapterError
-from ..errors import fault_and_remedy
-from ..files.header import LoraFileError
-from ..lora.copies import compared
 from ..lora.io.dtypes import DTYPES
-from ..lora.io.lora_model import native_tensors
-from ..lora.merge.block_weights import read_block_weights
 from ..lora.merge.collect import Source
 from ..lora.merge.dry_run import forecast
-from ..lora.merge.merge import MergeConfig, merge
+from ..lora.merge.merge import MergeConfig
 from ..lora.merge.methods import Option, methods
-from ..lora.merge.plan_together import File, inspect_together
 from ..lora.merge.report import MergeReport
 from ..messages import message
-from ..report.file_names import numbered
 from . import host
 from .faults import NodeError, in_plain_words
-from .files import lora_path, own_maps, wired_lora
+from .files import own_maps, wired_lora
 from .inputs import (
     AUTO,
     RESENT,
+    energy_input,
     json_output,
     loaded_outputs,
     mode_input,
@@ -41,6 +34,7 @@ from .inputs import (
 )
 from .languages import shown
 from .load_and_fix import as_text
+from .merging import Entry, merged, sources_of
 from .rows import read_rows, rows_are_right, rows_changed, rows_input
 
 MAX_CONNECTED = 50
@@ -135,12 +129,18 @@ class MergeLoRAs(io.ComfyNode):
         )
         try:
             with in_plain_words("Merge LoRAs"):
-                sources = _sources(_entries(loras, connected or {}), model, clip)
+                sources = sources_of(_entries(loras, connected or {}), model, clip)
                 report = MergeReport(sources, recipe)
                 tensors = (
                     _forecast(sources, recipe, report)
                     if dry_run
-                    else _merged(sources, recipe, report, host.weights_of(model, clip))
+                    else merged(
+                        sources,
+                        recipe,
+                        report,
+                        host.weights_of(model, clip),
+                        overlaps=len(sources) > 1,
+                    )
                 )
         except (AdapterError, ValueError) as error:
             raise NodeError(message("nodes.merge_error", error=error)) from None
@@ -151,16 +151,6 @@ class MergeLoRAs(io.ComfyNode):
             json.dumps(document, ensure_ascii=False),
         )
         return io.NodeOutput(tensors, ui["text"][0], ui["report_json"][0], ui=ui)
-
-
-class _Entry(NamedTuple):
-    """One LoRA as the node is given it."""
-
-    name: str
-    connected: Mapping[str, torch.Tensor] | None
-    strength_model: float
-    strength_clip: float
-    blocks: str
 
 
 def _merged_inputs() -> list[io.Input]:
@@ -190,14 +180,7 @@ def _result_inputs() -> list[io.Input]:
             max=4096,
             tooltip="The largest rank; 0: as large as an exact result needs.",
         ),
-        io.Float.Input(
-            "energy",
-            default=1.0,
-            min=0.01,
-            max=1.0,
-            step=0.001,
-            tooltip=("Each layer gets the smallest rank that keeps this share of it; 1: all."),
-        ),
+        energy_input(),
         io.Combo.Input("dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the result."),
         io.Int.Input(
             "seed",
@@ -278,7 +261,7 @@ def _option(option: Option):
     )
 
 
-def _entries(loras: Any, connected: Mapping[str, Any]) -> list[_Entry]:
+def _entries(loras: Any, connected: Mapping[str, Any]) -> list[Entry]:
     """The rows that are on, then what is connected and named by no row. Raises ValueError for rows
     that cannot be read.
     """
@@ -286,66 +269,16 @@ def _entries(loras: Any, connected: Mapping[str, Any]) -> list[_Entry]:
     rows = read_rows(loras, True, wired)
     named = {row.name for row in rows}
     entries = [
-        _Entry(row.name, wired.get(row.name), row.strength, row.strength_clip, row.blocks)
+        Entry(row.name, wired.get(row.name), row.strength, row.strength_clip, row.blocks)
         for row in rows
         if row.on
     ]
     entries += [
-        _Entry(name, lora, 1.0, 1.0, "") for name, lora in wired.items() if name not in named
+        Entry(name, lora, 1.0, 1.0, "") for name, lora in wired.items() if name not in named
     ]
     if not entries:
         raise AdapterError(message("nodes.nothing_to_merge"))
     return entries
-
-
-def _sources(entries: list[_Entry], model, clip) -> list[Source]:
-    own = own_maps()
-    contents = [_content(entry) for entry in entries]
-    files = [
-        File(entry.name, content.header, content.config_beside)
-        for entry, content in zip(entries, contents, strict=True)
-    ]
-    target_model, names = (
-        host.wired_model(model, clip, own),
-        numbered([entry.name for entry in entries]),
-    )
-    return [
-        Source(
-            compared(inspection, content.tensors),
-            content.tensors,
-            entry.strength_model,
-            entry.strength_clip,
-            read_block_weights(entry.blocks),
-            name,
-        )
-        for entry, name, content, inspection in zip(
-            entries, names, contents, inspect_together(files, target_model, own), strict=True
-        )
-    ]
-
-
-def _content(entry: _Entry) -> host.LoraFile:
-    if entry.connected is not None:
-        return wired_lora(entry.connected)
-    try:
-        file = host.read_lora(lora_path(entry.name))
-        return file._replace(tensors=file.to_be_written())
-    except LoraFileError as error:
-        fault = fault_and_remedy(error.fault, error.remedy)
-        raise AdapterError(message("joints.about", subject=entry.name, text=fault)) from None
-
-
-def _merged(
-    sources: list[Source], recipe: MergeConfig, report: MergeReport, base
-) -> dict[str, torch.Tensor]:
-    def results() -> Iterator[Any]:
-        for _, merged in merge(
-            sources, recipe, base, overlaps=len(sources) > 1, progress=host.progress_bar()
-        ):
-            report.add(merged)
-            yield merged.native
-
-    return native_tensors(results())
 
 
 def _forecast(sources: list[Source], recipe: MergeConfig, report: MergeReport) -> ExecutionBlocker:

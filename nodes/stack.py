@@ -28,8 +28,11 @@ from .inputs import (
 )
 from .languages import shown
 from .load_and_fix import apply_listed, as_text
+from .lora_model import is_taken, lora_model_output, of_rows
 from .rows import StackRow, read_rows, rows_are_right, rows_changed, rows_input
 from .tags import as_stack, read_stack, read_tags, rows_of, unused_of
+
+MODEL, LORA_MODEL = 0, 7  # outputs
 
 
 class LoadAndFixStack(io.ComfyNode):
@@ -110,6 +113,11 @@ class LoadAndFixStack(io.ComfyNode):
                         " already."
                     ),
                 ),
+                lora_model_output(
+                    "All LoRAs that are on as one, merged at their strengths in ComfyUI's names:"
+                    " for Load LoRA Model, Merge LoRAs and Save LoRA. Made only where it is"
+                    " connected."
+                ),
             ],
             **RESENT,
         )
@@ -150,7 +158,7 @@ class LoadAndFixStack(io.ComfyNode):
         """
         if model is None and clip is None:
             raise NodeError(message("nodes.stack_not_connected"))
-        if model is None and _model_is_taken(cls.hidden):
+        if model is None and is_taken(cls.hidden, MODEL):
             raise NodeError(message("nodes.stack_gives_no_model"))
         try:
             rows = read_rows(loras, blocks=True)
@@ -158,6 +166,7 @@ class LoadAndFixStack(io.ComfyNode):
             rows += rows_of((*read_stack(lora_stack), *tags), len(rows) + 1)
         except ValueError as fault:
             raise NodeError(as_sentence(text_of(fault))) from None
+        lora, lost = of_rows(rows, model, clip)
         results, progress = [], host.progress_bar()
         for done, row in enumerate(rows):
             progress(done, len(rows))
@@ -165,14 +174,17 @@ class LoadAndFixStack(io.ComfyNode):
             results.append(result)
         if rows:
             progress(len(rows), len(rows))
-        stack = StackReport(results, unused_of(tags))
+        if is_taken(cls.hidden, LORA_MODEL):
+            lora.make()
+        told = [message("nodes.of_lora_model", text=text) for text in lost]
+        stack = StackReport(results, [*unused_of(tags), *told])
         document = stack.as_dict()
         ui = shown(stack.text, document, as_text(document))
         words = ", ".join(stack.trigger_words)
         texts = (ui["text"][0], ui["report_json"][0], words, bare)
         if model is None:  # for a node that takes it later, when this one is not run again
             model = ExecutionBlocker(message("nodes.stack_gives_no_model"))
-        return io.NodeOutput(model, clip, *texts, as_stack(rows), ui=ui)
+        return io.NodeOutput(model, clip, *texts, as_stack(rows), lora, ui=ui)
 
 
 class RowResult(NamedTuple):
@@ -315,13 +327,6 @@ class StackReport:
                 seen.add(result.row.name)
                 lines += ["", f"--- {speak(result.row.title)}", result.details(language)]
         return "\n".join(lines).rstrip()
-
-
-def _model_is_taken(hidden: Any) -> bool:
-    """Whether a node of the prompt that runs takes the MODEL of this one, as far as is told."""
-    prompt = (hidden.prompt if hidden else None) or {}
-    values = (value for spec in prompt.values() for value in spec.get("inputs", {}).values())
-    return any(isinstance(value, list) and value[:2] == [hidden.unique_id, 0] for value in values)
 
 
 def _apply(row: StackRow, model, clip, on_unmatched: str, *, mode: str):

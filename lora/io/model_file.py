@@ -84,6 +84,11 @@ class ModelFile:
         for name, info in self.infos.items():
             self._take(name, info)
 
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return str(self.path)
+
     def _parts(self) -> Iterator[tuple[str, Path]]:
         """(what to put before its names, file) of all files of the model."""
         main, folder = network_path(self.path)
@@ -167,6 +172,15 @@ class ModelFile:
     def dtypes(self, parameter: str) -> set[torch.dtype]:
         """The dtypes of the file's tensors the parameter is made of."""
         return {self.tensors[source.name].dtype for source in self.parameters[parameter]}
+
+    def most_common_dtype(self) -> torch.dtype:
+        """In which most of its numbers are stored."""
+        sizes: dict[torch.dtype, int] = {}
+        for sources in self.parameters.values():
+            for source in sources:
+                tensor = self.tensors[source.name]
+                sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+        return max(sizes, key=sizes.__getitem__, default=torch.bfloat16)
 
     def scaled(self, parameter: str) -> bool:
         """Whether its values are multiplied with a scale beside them."""

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ...files.atomic import check_free
 from ...files.header import LoraFileError
 from ...messages import Message, joined, message
 from ...planning.plan import make_plan
+from ...planning.target_model import TargetModel
 from ..io.lora_model import Native, native_tensors
 from ..io.model_file import ModelFile
 from ..io.writer import write_as, write_lora
@@ -27,7 +28,16 @@ from ..not_finite import DAMAGED, check_result, oddity
 from .rename import NATIVE
 from .resize import RankTarget
 
-__all__ = ["Extraction", "ExtractRow", "ExtractOptions", "extract", "extract_file", "not_asked"]
+__all__ = [
+    "ExtractOptions",
+    "ExtractRow",
+    "Extraction",
+    "ModelWeights",
+    "extract",
+    "extract_file",
+    "extract_tensors",
+    "not_asked",
+]
 
 FORMAT = {"format": "pt"}
 
@@ -35,6 +45,40 @@ FORMAT = {"format": "pt"}
 def not_asked() -> Message:
     """The reason why what only `extras` takes is left out."""
     return message("lora.not_asked")
+
+
+class ModelWeights(Protocol):
+    """A model by ComfyUI's names, one parameter at a time: a file (ModelFile), or one that is
+    connected.
+
+    name: what errors call it; title: what model it is; parameters: native names; strange: those
+    whose values cannot be read, with the reason.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def target_model(self) -> TargetModel: ...
+    @property
+    def parameters(self) -> Collection[str]: ...
+    @property
+    def strange(self) -> Mapping[str, str]: ...
+    def shape(self, parameter: str) -> tuple[int, ...]:
+        """The native shape; () where it is not told."""
+
+    def dtypes(self, parameter: str) -> set[torch.dtype]:
+        """Of what it is stored as."""
+
+    def scaled(self, parameter: str) -> bool:
+        """Whether its values are more than what is stored, rounded."""
+
+    def read(self, parameter: str) -> Tensor:
+        """Its values: fp32, on the CPU, of the native shape; not to be written to."""
+
+    def most_common_dtype(self) -> torch.dtype:
+        """In which most of its numbers are stored."""
 
 
 class ExtractRow(NamedTuple):
@@ -85,8 +129,8 @@ class Extraction:
 
 
 def extract(
-    base: ModelFile,
-    tuned: ModelFile,
+    base: ModelWeights,
+    tuned: ModelWeights,
     how: ExtractOptions,
     extraction: Extraction | None = None,
     progress: Callable[[int, int], Any] | None = None,
@@ -115,18 +159,18 @@ def extract(
     }
 
 
-def _check_alike(base: ModelFile, tuned: ModelFile) -> None:
+def _check_alike(base: ModelWeights, tuned: ModelWeights) -> None:
     names = [
         model.target_model.family.name if model.target_model.family else ""
         for model in (base, tuned)
     ]
     if names[0] != names[1]:
         raise AdapterError(message("lora.models_differ", base=base.title, tuned=tuned.title))
-    if base.parameters.keys().isdisjoint(tuned.parameters):
+    if set(base.parameters).isdisjoint(tuned.parameters):
         raise AdapterError(message("lora.no_weight_in_common"))
 
 
-def _obstacle(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
+def _obstacle(base: ModelWeights, tuned: ModelWeights, parameter: str) -> str:
     if parameter not in base.parameters:
         return message("lora.base_lacks_it")
     for model, label in ((base, "lora.base"), (tuned, "lora.tuned_model")):
@@ -141,7 +185,11 @@ def _obstacle(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
 
 
 def _taken(
-    base: ModelFile, tuned: ModelFile, parameter: str, how: ExtractOptions, extraction: Extraction
+    base: ModelWeights,
+    tuned: ModelWeights,
+    parameter: str,
+    how: ExtractOptions,
+    extraction: Extraction,
 ) -> Iterator[Native]:
     first, second = base.read(parameter), tuned.read(parameter)
     if torch.equal(first, second) or _only_rounded(base, tuned, parameter, first, second):
@@ -166,14 +214,14 @@ def _taken(
     yield _changed(parameter, change, norm, how, extraction)
 
 
-def _odd_model(base: ModelFile, tuned: ModelFile, parameter: str) -> str:
+def _odd_model(base: ModelWeights, tuned: ModelWeights, parameter: str) -> str:
     """Which of the two files is not finite there."""
-    odd = [str(model.path) for model in (base, tuned) if oddity(model.read(parameter))]
+    odd = [model.name for model in (base, tuned) if oddity(model.read(parameter))]
     return joined(odd, "and") if odd else message("lora.the_difference")
 
 
 def _only_rounded(
-    base: ModelFile, tuned: ModelFile, parameter: str, first: Tensor, second: Tensor
+    base: ModelWeights, tuned: ModelWeights, parameter: str, first: Tensor, second: Tensor
 ) -> bool:
     """Whether one is the other, rounded to its dtype."""
     kinds = base.dtypes(parameter) | tuned.dtypes(parameter)
@@ -256,9 +304,8 @@ def extract_file(
     check_free(target, overwrite)
     first, second = ModelFile(base), ModelFile(tuned)
     extraction = Extraction()
-    dtype = dtype or _common_dtype(second)
-    tensors = native_tensors(
-        _rounded(item, dtype) for item in extract(first, second, how, extraction, progress)
+    tensors = extract_tensors(
+        first, second, how, dtype=dtype, extraction=extraction, progress=progress
     )
     if not tensors:
         raise LoraFileError(
@@ -279,13 +326,27 @@ def extract_file(
     return extraction
 
 
-def _common_dtype(model: ModelFile) -> torch.dtype:
-    sizes: dict[torch.dtype, int] = {}
-    for parameter in model.parameters:
-        for source in model.parameters[parameter]:
-            tensor = model.tensors[source.name]
-            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
-    most = max(sizes, key=sizes.__getitem__, default=torch.bfloat16)
+def extract_tensors(
+    base: ModelWeights,
+    tuned: ModelWeights,
+    how: ExtractOptions,
+    *,
+    dtype: torch.dtype | None = None,
+    extraction: Extraction | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> dict[str, Tensor]:
+    """What `extract` gives as a LORA_MODEL; empty where nothing changed. dtype: None: as most of
+    the tuned model, bf16 for fp8.
+    """
+    dtype = dtype or _lora_dtype(tuned)
+    return native_tensors(
+        _rounded(item, dtype) for item in extract(base, tuned, how, extraction, progress)
+    )
+
+
+def _lora_dtype(model: ModelWeights) -> torch.dtype:
+    """The dtype of a LoRA of this model: as most of it, bf16 for fp8."""
+    most = model.most_common_dtype()
     return most if most in (torch.float32, torch.float16, torch.bfloat16) else torch.bfloat16
 
 

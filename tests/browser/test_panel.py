@@ -279,6 +279,22 @@ APPLY = """([preview, name]) => {
 }"""
 
 
+EXTRACT = """([preview, name]) => {
+    const [loader, extract] = ["LocksmithLoadAndFixLoRA", "LocksmithExtractLoRA"].map((type) => LiteGraph.createNode(type));
+    for (const node of [loader, extract]) app.rootGraph.add(node);
+    loader.pos = [40, 500];
+    extract.pos = [500, 460];
+    const set = (name, value) => { loader.widgets.find((widget) => widget.name === name).value = value; };
+    set("lora_name", name);
+    set("mode", "patch");
+    const model = app.rootGraph.getNodeById(1);
+    model.connect(0, loader, loader.findInputSlot("model"));
+    model.connect(0, extract, extract.findInputSlot("base"));
+    loader.connect(0, extract, extract.findInputSlot("model"));
+    extract.connect(1, app.rootGraph.getNodeById(preview), 0);
+}"""
+
+
 SAVE = """(name) => {
     const save = LiteGraph.createNode("LocksmithSaveLoRA");
     app.rootGraph.add(save);
@@ -312,6 +328,15 @@ def test_apply_shows_its_outcome_too(front_end, server, mode, files):
     front_end.run()
     report = front_end.report("Apply LoRA")
     expect(report.locator(BADGE)).to_have_text("\u2713 10 / 10")
+
+
+def test_extract_shows_what_it_took(front_end, server, mode, files, picture):
+    front_end.load_new()
+    front_end.page.evaluate(EXTRACT, [PREVIEW, KOHYA_LORA])
+    front_end.run()
+    report = front_end.report("Extract LoRA")
+    expect(report.locator(VERDICT)).to_contain_text("10 weights of rank ")
+    expect(report.locator(VERDICT)).to_contain_text("kept energy 100.0000%")
 
 
 def test_panel_of_a_report_of_thousands_of_keys_is_no_larger_than_others(server, ran, details):

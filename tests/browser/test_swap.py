@@ -655,6 +655,22 @@ def test_what_cannot_be_replaced_without_loss_is_left_and_told(front_end, loader
     expect_told(front_end, reason)
 
 
+@pytest.mark.parametrize(("kind", "slot"), [(OURS, 5), (STACK, 7)])
+def test_ours_whose_lora_model_is_used_is_left_and_told(front_end, kind, slot):
+    outputs = [*LOADER_OUTPUTS, *[("text", "STRING")] * (slot - 2), ("LORA_MODEL", "LORA_MODEL")]
+    values = [BROKEN_LORA, 0.5, 0.5] if kind == OURS else [json.dumps([{"name": BROKEN_LORA}])]
+    was = {"properties": {"locksmith_from": "LoadLoraModel"}} if kind == STACK else {}
+    taker = [*LOADER_INPUTS[:1], ("lora", "LORA_MODEL")]
+    loaders = [
+        (kind, LOADER_INPUTS, outputs, values, was),
+        ("LoraModelLoader", taker, LOADER_OUTPUTS[:1], [1.0, False], {}),
+    ]
+    before = opened(front_end, foreign_workflow(loaders, [Link(2, slot, 3, "lora", "LORA_MODEL")]))
+    front_end.run_command(ALL_BACK)
+    assert types(front_end.workflow()) == types(before)
+    expect_told(front_end, "uses an output")
+
+
 def dense_workflow() -> dict:
     """Two columns of stock loaders, one close below the other, and something below each; the second
     column is in a group.

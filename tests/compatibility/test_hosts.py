@@ -30,6 +30,7 @@ NODES = {
     "CreateHookLoRAStack",
     "InspectLoRAKeys",
     "MergeLoRAs",
+    "ExtractLoRA",
     "ApplyLoRA",
     "SaveLoRA",
 }

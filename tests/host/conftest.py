@@ -97,3 +97,16 @@ def by_stock_nodes(comfy):
         return comfy.sd.load_lora_for_models(patcher, None, lora, strength, 0, **told)[0]
 
     return load
+
+
+@pytest.fixture
+def loras(comfy, tmp_path):
+    """A loras folder that is the only one ComfyUI knows."""
+    import folder_paths
+
+    before = folder_paths.folder_names_and_paths["loras"]
+    folder_paths.folder_names_and_paths["loras"] = ([str(tmp_path)], before[1])
+    folder_paths.filename_list_cache.pop("loras", None)
+    yield tmp_path
+    folder_paths.folder_names_and_paths["loras"] = before
+    folder_paths.filename_list_cache.pop("loras", None)

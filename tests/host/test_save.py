@@ -13,19 +13,6 @@ from tiny_models import kohya_lora, simpletuner_broken_lora
 
 
 @pytest.fixture
-def loras(comfy, tmp_path):
-    """A loras folder that is the only one ComfyUI knows."""
-    import folder_paths
-
-    before = folder_paths.folder_names_and_paths["loras"]
-    folder_paths.folder_names_and_paths["loras"] = ([str(tmp_path)], before[1])
-    folder_paths.filename_list_cache.pop("loras", None)
-    yield tmp_path
-    folder_paths.folder_names_and_paths["loras"] = before
-    folder_paths.filename_list_cache.pop("loras", None)
-
-
-@pytest.fixture
 def node(comfy):
     from lora_locksmith.nodes.save import SaveLoRA
 

@@ -43,7 +43,7 @@ def test_loader_has_the_stock_inputs_first_and_only_optional_ones_beyond(object_
 def test_loader_has_the_stock_outputs_first(object_info):
     outputs = object_info[demo.OUR_LOADER]["output"]
     assert outputs[:2] == object_info[demo.STOCK_LOADER]["output"]
-    assert outputs == ["MODEL", "CLIP", "STRING", "STRING", "STRING"]
+    assert outputs == ["MODEL", "CLIP", "STRING", "STRING", "STRING", "LORA_MODEL"]
 
 
 def test_strengths_have_the_stock_ranges(object_info):
