@@ -23,12 +23,18 @@ from ...report.judgement import GOOD, judged
 from ...report.library import Findings, LibraryRow, Stamp, findings_of, stamp_of
 from ...report.load_report import Report
 from ...report.markdown import markdown
+from ...report.metadata import words_to_use
 from ..files import own_maps, own_stamp, spellings
 from ..languages import answered
 from .library import row_as_dict
 
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
-NOTHING_MORE: dict[str, Any] = {"inspection": None, "markdown": "", "trigger_words": []}
+NOTHING_MORE: dict[str, Any] = {
+    "inspection": None,
+    "markdown": "",
+    "trigger_words": [],
+    "words_to_use": [],
+}
 
 
 class Unknown(LocksmithError):
@@ -177,6 +183,7 @@ def _inspection(name: str, path: str, now: tuple) -> dict[str, Any]:
         "inspection": inspection.as_dict() | {"file": name},
         "markdown": markdown(inspection),
         "trigger_words": words,
+        "words_to_use": words_to_use(inspection.metadata),
     }
 
 

@@ -185,7 +185,9 @@ def test_a_file_is_told_in_full(routes, loras):
         "inspection",
         "markdown",
         "trigger_words",
+        "words_to_use",
     }
+    assert told["words_to_use"] == ["zwx <b>cat</b>"]
     assert (
         told["inspection"]["file"] == "full.safetensors"
         and told["inspection"]["family"]["name"] == "flux1"

@@ -192,4 +192,16 @@ export const ENGLISH = {
   stackNoLora: "no LoRA",
   stackFault: "The text of this node is no list of LoRAs, so it is left as it is.",
   stackClear: "Start a new list",
+  // menu of a row
+  menuOf: "What to do with {file}",
+  menuHint: "More",
+  menuCopyWords: "Copy trigger words",
+  menuLibrary: "Show in library",
+  menuDuplicate: "Duplicate",
+  menuUp: "Move up",
+  menuDown: "Move down",
+  menuLayers: "Layer weights",
+  menuConnected: "This LoRA comes from another node.",
+  menuNoWords: "No trigger words are known",
+  menuNotDone: "That was not done",
 };

@@ -192,4 +192,16 @@ export const CHINESE = {
   stackNoLora: "不是 LoRA",
   stackFault: "此节点的文本不是 LoRA 列表，因此保持原样。",
   stackClear: "新建列表",
+  // 行菜单
+  menuOf: "对 {file} 的操作",
+  menuHint: "更多",
+  menuCopyWords: "复制触发词",
+  menuLibrary: "在 LoRA 库中显示",
+  menuDuplicate: "复制此行",
+  menuUp: "上移",
+  menuDown: "下移",
+  menuLayers: "分层权重",
+  menuConnected: "此 LoRA 来自另一个节点。",
+  menuNoWords: "没有已知的触发词",
+  menuNotDone: "未完成",
 };
