@@ -92,6 +92,7 @@ def test_a_file_that_fits_several_models_is_told_in_chinese_before_it_runs(front
 
 
 def test_menu_of_a_row_is_in_chinese(front_end, mode):
+    front_end.run_command("Comfy.RefreshNodeDefinitions")
     front_end.load(workflow([row(FILES[0])]))
     front_end.page.locator(".locksmith-stack-more").click()
     items = front_end.page.get_by_role("menu").get_by_role("menuitem")

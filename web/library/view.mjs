@@ -9,6 +9,7 @@ import { addInTheMiddle, carry } from "./place.mjs";
 import { EVERYTHING, pick, sorted, SORT_NAMES } from "./rows.mjs";
 import { dressIcon, makeIcon, makeMark, paintMark, tellSize, tellState, tellUntold } from "./words.mjs";
 import { say } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 /** @typedef {import("./rows.mjs").Choice} Choice */

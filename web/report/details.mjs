@@ -5,6 +5,7 @@ import { heatMaps } from "./heat_map.mjs";
 import { makeBadge } from "./outcome.mjs";
 import { ask, pictureOf, whenServerIsBack } from "../shared/server.mjs";
 import { asSentence, asSentences, say, tell } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** @typedef {import("./outcome.mjs").Outcome} Outcome */
 

@@ -9,6 +9,7 @@ import { openFileDetails } from "../report/file_details.mjs";
 import { openMenu } from "./menu.mjs";
 import { folderAndTitle, moved } from "./rows.mjs";
 import { say } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** @typedef {import("./stack.mjs").Stack} Stack */
 

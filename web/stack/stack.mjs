@@ -168,7 +168,7 @@ export class Stack {
       else this.set(this.list.map((row, place) => (place === at ? { ...row, name } : row)), true);
       at = -1; // with Shift, further files are added
     };
-    withChooser((open) => open(anchor, { label, files: [...connected, ...files], connected, current, taken, choose }));
+    withChooser((open) => open(anchor, { label, files, connected, current, taken, model: modelWiredTo(this.node), choose }));
   }
 
   /**
