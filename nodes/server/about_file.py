@@ -18,7 +18,7 @@ from ...identify.claims import stage_of
 from ...messages import message
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
-from ...report.beside import beside_stamp
+from ...report.beside import beside_stamp, read_beside
 from ...report.inspection import Inspection, inspect_file
 from ...report.judgement import GOOD, judged
 from ...report.library import Findings, LibraryRow, Stamp, findings_of, stamp_of
@@ -76,6 +76,8 @@ def about_file(
         raise Unknown(message("nodes.file_is_gone", name=name), message("nodes.refresh_list"))
     findings = _findings(path, stamp, own)
     about = row_as_dict(LibraryRow(name, stamp, findings))
+    strength = read_beside(path).strength
+    about["advised"] = strength and strength._asdict()
     about["fit"] = None
     if against and not findings.error:
         held = (against, stamp_of(against), own)

@@ -151,7 +151,8 @@ def refused(answer: tuple[int, dict], status: int) -> str:
 def test_a_file_is_told_in_brief(routes, loras):
     write_hollow(loras / "brief.safetensors", flux_lora(start="transformer.base_model.model."))
     status, told = routes.ask("file", name="brief.safetensors")
-    assert status == 200 and told.keys() == BRIEF | {"fit"} and told["fit"] is None
+    assert status == 200 and told.keys() == BRIEF | {"fit", "advised"}
+    assert told["fit"] is None and told["advised"] is None
     assert (
         told["file"] == "brief.safetensors"
         and told["error"] == ""
@@ -173,6 +174,15 @@ def test_a_file_is_told_in_brief(routes, loras):
     )
 
 
+def test_the_strength_that_lies_beside_a_file_is_told(routes, loras):
+    write_hollow(loras / "advised.safetensors", flux_lora())
+    for weight in (0.7, 0.65):  # it may change while the file stays
+        text = json.dumps({"activation text": "", "preferred weight": weight})
+        (loras / "advised.json").write_text(text, "utf-8")
+        told = routes.ask("file", name="advised.safetensors")[1]
+        assert told["advised"] == {"value": weight, "file": "advised.json"}
+
+
 def test_a_file_is_told_in_full(routes, loras):
     words = {
         "ss_tag_frequency": json.dumps({"10_zwx cat": {"zwx cat": 10}}),
@@ -184,6 +194,7 @@ def test_a_file_is_told_in_full(routes, loras):
         "fit",
         "inspection",
         "markdown",
+        "advised",
         "trigger_words",
         "words_to_use",
     }

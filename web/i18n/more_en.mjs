@@ -29,6 +29,8 @@ export const ENGLISH = {
   detailsAdapters: "Adapters",
   detailsTypes: "Data types",
   detailsFile: "The file",
+  detailsAdvised: "Recommended strength",
+  detailsAdvisedBy: "{value}, says {file}",
   detailsOther: "Other metadata",
   // heat map
   heatNetwork: "{title}: {modules} modules",
@@ -110,6 +112,8 @@ export const ENGLISH = {
   stackFitsHint: "Leave out what is known to be for another model than {model}",
   stackFitsAsking: "Asking what fits ...",
   stackUntold: "not known",
+  stackAdvice: "Take {value} as strength of {file}",
+  stackAdviceHint: "{file} recommends a strength of {value}. Click to take it.",
   stackUntoldCount: "Of {count} it is not known.",
   stackConnected: "Connected",
   stackNoFolder: "In no folder",

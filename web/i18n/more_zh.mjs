@@ -29,6 +29,8 @@ export const CHINESE = {
   detailsAdapters: "适配器",
   detailsTypes: "数据类型",
   detailsFile: "文件",
+  detailsAdvised: "推荐强度",
+  detailsAdvisedBy: "{value}（来自 {file}）",
   detailsOther: "其他元数据",
   // heat map
   heatNetwork: "{title}：{modules} 个模块",
@@ -110,6 +112,8 @@ export const CHINESE = {
   stackFitsHint: "不列出已知不属于 {model} 的文件",
   stackFitsAsking: "正在查询哪些适合……",
   stackUntold: "未知",
+  stackAdvice: "把 {value} 用作 {file} 的强度",
+  stackAdviceHint: "{file} 推荐的强度为 {value}。点击采用。",
   stackUntoldCount: "其中 {count} 个尚不清楚。",
   stackConnected: "已连接",
   stackNoFolder: "不在文件夹中",

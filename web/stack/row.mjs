@@ -28,6 +28,8 @@ export class StackRow {
     this.index = index;
     this.orders = orders;
     this.row = /** @type {Row} */ ({ on: true, name: "", strength: 1 });
+    this.advised = /** @type {{value: number, file: string} | null} */ (null);
+    this.advise = /** @type {(() => void) | undefined} */ (undefined); // once there is something to advise
     this.handle = makeButton("locksmith-stack-handle", "\u2807", () => {});
     this.toggle = makeButton("locksmith-stack-switch", "", () => orders.change(this.index, { ...this.row, on: !this.row.on }, true));
     this.toggle.setAttribute("role", "switch");
@@ -61,6 +63,7 @@ export class StackRow {
    * @param {boolean} withBlockWeights whether weights for parts of the LoRA are shown
    */
   show(row, withClipStrengths, withBlockWeights) {
+    if (row.name !== this.row.name) this.advised = null;
     this.row = row;
     const [folder, title] = folderAndTitle(row.name);
     this.element.classList.toggle("locksmith-stack-off", !row.on);
@@ -79,6 +82,7 @@ export class StackRow {
     tell(this.blocks, say("stackBlocksOf", { file: title }), row.blocks || say("stackBlocksHint"));
     this.clip.element.hidden = !withClipStrengths;
     this.clip.show(row.strength_clip ?? row.strength, say("stackStrengthClip", { file: title }));
+    this.advise?.();
   }
 
   /**
@@ -96,6 +100,8 @@ export class StackRow {
     const hint = [words, answer && aboutFile(answer)].filter(Boolean).join("\n");
     tell(this.fit, hint || text, hint);
     this.fit.hidden = !text;
+    this.advised = answer?.advised;
+    this.advise?.();
   }
 }
 

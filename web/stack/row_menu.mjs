@@ -23,9 +23,21 @@ const LIFE = 4000; // milliseconds a message stays
  */
 export function openRowMenu(stack, index, place, home) {
   const [, title] = folderAndTitle(stack.list[index].name);
-  const layers = stack.view.blocks ? [{ text: say("menuLayers"), act: () => stack.view.showLayersOf(index) }] : [];
+  const layers = stack.view.blocks ? [{ text: say("menuLayers"), act: () => typeLayers(stack, index) }] : [];
   const remove = { text: say("stackRemoveHint"), act: () => stack.remove(index) };
   openMenu(place, home, say("menuOf", { file: title }), [...ofFile(stack, index), null, ...ofPlace(stack, index), ...layers, null, remove]);
+}
+
+/**
+ * Show the weights for parts of all LoRAs, and have those of one typed.
+ *
+ * @param {Stack} stack
+ * @param {number} index
+ */
+function typeLayers(stack, index) {
+  stack.view.showLayers = true;
+  stack.show();
+  stack.view.focus(index, "locksmith-stack-blocks");
 }
 
 /**

@@ -32,6 +32,8 @@ let files = [];
 const loadChooser = lazily("./chooser.mjs", import.meta.url);
 /** @type {typeof import("./chooser.mjs").openChooser | undefined} */
 let chooser;
+/** @type {() => Promise<typeof import("./advice.mjs")>} */
+const loadAdvice = lazily("./advice.mjs", import.meta.url);
 /** @type {() => Promise<typeof import("./row_menu.mjs")>} */
 const loadRowMenu = lazily("./row_menu.mjs", import.meta.url);
 let showClip = false;
@@ -221,7 +223,10 @@ export class Stack {
     let answer = null;
     if (this.isMerge && CONNECTED.test(name)) answer = this.connected.includes(name) ? undefined : null;
     else if (listedAs(name, files)) answer = await previewOf(listedAs(name, files), model, signal).catch(() => this.askAgain(signal));
-    if (!signal.aborted) this.view.rows[index]?.showFit(answer, this.cautions.get(name));
+    const row = this.view.rows[index];
+    if (signal.aborted || !row) return;
+    row.showFit(answer, this.cautions.get(name));
+    if (row.advised && !row.advise) void loadAdvice().then(({ advise }) => advise(row), () => {}); // can be done without
   }
 
   /** @param {AbortSignal} signal of what was asked without an answer: it may be told when it is asked again */

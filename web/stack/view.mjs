@@ -114,23 +114,7 @@ export class StackView {
     this.list.scrollTop = Math.min(top, Math.max(this.list.scrollTop, top + row.offsetHeight - this.list.clientHeight));
   }
 
-  /**
-   * Show the weights for parts of all LoRAs, and have those of one typed.
-   *
-   * @param {number} index
-   */
-  showLayersOf(index) {
-    this.showLayers = true;
-    this.orders.show();
-    this.focus(index, "locksmith-stack-blocks");
-  }
-
-  /**
-   * Offer what can be done with a row, in place of what the canvas or the browser offers; a field that is typed in keeps the
-   * browser's, which pastes.
-   *
-   * @param {MouseEvent} event
-   */
+  /** @param {MouseEvent} event which the canvas has a menu for too; in a field that is typed in the browser's pastes */
   offer(event) {
     event.stopPropagation();
     const index = this.indexOf(event.target);
