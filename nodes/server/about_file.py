@@ -5,8 +5,9 @@ remembered until they change.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import folder_paths
 
@@ -17,18 +18,25 @@ from ...identify.claims import stage_of
 from ...messages import message
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
-from ...report.beside import beside_stamp
+from ...report.beside import beside_stamp, read_beside
 from ...report.inspection import Inspection, inspect_file
 from ...report.judgement import GOOD, judged
 from ...report.library import Findings, LibraryRow, Stamp, findings_of, stamp_of
 from ...report.load_report import Report
 from ...report.markdown import markdown
+from ...report.metadata import words_to_use
 from ..files import own_maps, own_stamp, spellings
 from ..languages import answered
 from .library import row_as_dict
 
+MAX_FITS = 4096  # answers that are remembered
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
-NOTHING_MORE: dict[str, Any] = {"inspection": None, "markdown": "", "trigger_words": []}
+NOTHING_MORE: dict[str, Any] = {
+    "inspection": None,
+    "markdown": "",
+    "trigger_words": [],
+    "words_to_use": [],
+}
 
 
 class Unknown(LocksmithError):
@@ -68,11 +76,13 @@ def about_file(
         raise Unknown(message("nodes.file_is_gone", name=name), message("nodes.refresh_list"))
     findings = _findings(path, stamp, own)
     about = row_as_dict(LibraryRow(name, stamp, findings))
-    about["fit"] = (
-        _fit(path, stamp, against, stamp_of(against), own)
-        if against and not findings.error
-        else None
-    )
+    strength = read_beside(path).strength
+    about["advised"] = strength and strength._asdict()
+    about["fit"] = None
+    if against and not findings.error:
+        held = (against, stamp_of(against), own)
+        about["fit"] = _fit(path, stamp, *held)
+        _note_fit((name, stamp, *held), about["fit"])
     if not full:
         return answered(about, language)
     if findings.error:
@@ -96,6 +106,41 @@ def _model_path(folder: str, model: str) -> str | None:
         return listed(folder, model)[1]
     except Unknown:
         return None
+
+
+class Model(NamedTuple):
+    """A listed model's file as it is now, and what is in it."""
+
+    path: str
+    stamp: Stamp | None
+    own: tuple
+    checkpoint: Checkpoint
+
+
+def model_in(folder: str, name: str) -> Model | None:
+    """None where the file is not there, or its header does not tell. Raises Unknown for a folder
+    that holds no models.
+    """
+    path = _model_path(folder, name)
+    if path is None:
+        return None
+    now = (path, stamp_of(path), own_stamp())
+    checkpoint = _checkpoint(*now)
+    return Model(*now, checkpoint) if checkpoint else None
+
+
+_fits: OrderedDict[tuple, dict[str, Any] | None] = OrderedDict()
+
+
+def known_fit(name: str, stamp: Stamp, model: Model) -> dict[str, Any] | None:
+    """The fit of a listed file that was asked for already; None where it was not."""
+    return _fits.get((name, stamp, model.path, model.stamp, model.own))
+
+
+def _note_fit(key: tuple, fit: dict[str, Any] | None) -> None:
+    _fits[key] = fit
+    while len(_fits) > MAX_FITS:
+        _fits.popitem(last=False)
 
 
 @lru_cache(maxsize=256)
@@ -177,6 +222,7 @@ def _inspection(name: str, path: str, now: tuple) -> dict[str, Any]:
         "inspection": inspection.as_dict() | {"file": name},
         "markdown": markdown(inspection),
         "trigger_words": words,
+        "words_to_use": words_to_use(inspection.metadata),
     }
 
 

@@ -29,6 +29,7 @@ class Library:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rows: list[str] = []
+        self._found: list[LibraryRow] = []
         self._texts: list[Mapping[str, Mapping[str, str]]] = []  # of each row, see `translations`
         self._scan, self._total, self._error = "", 0, ""
         self._running = self._again = False
@@ -52,6 +53,11 @@ class Library:
     def waiting(self, since: int) -> bool:
         """Whether a row beyond the first `since` is still to come, and none is there."""
         return self._running and len(self._rows) <= since
+
+    def found(self) -> tuple[list[LibraryRow], bool]:
+        """The rows so far, and whether more are to come."""
+        with self._lock:
+            return list(self._found), self._running
 
     def answer(self, since: int, language: str = "") -> str:
         """What the route tells, as JSON text, and what to show instead in a language."""
@@ -96,10 +102,11 @@ class Library:
         files = listed_files()
         with self._lock:
             # Another list, because answers slice the old one.
-            self._rows, self._texts = [], []
+            self._rows, self._texts, self._found = [], [], []
             self._scan, self._total = uuid.uuid4().hex, len(files)
         for row in scan_files(files, own_folder() / INDEX, own, marks=own_stamp()):
             document = row_as_dict(row)
+            self._found.append(row)
             self._texts.append(translations(document))  # first, as `answer` counts the rows
             self._rows.append(json.dumps(document))
 

@@ -21,6 +21,7 @@ from ..every_loader import is_on, turn
 from ..every_setting import SettingError, store
 from ..languages import answered
 from .about_file import Unknown, about_file
+from .fits import fitting
 from .library import Library
 from .pictures import picture_of
 from .saving import SaveError, save_listed
@@ -59,6 +60,7 @@ def register() -> None:
     server.routes.get("/lora_locksmith/file")(_route(_file))
     server.routes.get("/lora_locksmith/picture")(_route(_picture))
     server.routes.get("/lora_locksmith/library")(_route(_rows))
+    server.routes.get("/lora_locksmith/fits")(_route(_fits))
     server.routes.post("/lora_locksmith/save")(_route(_save))
     server.routes.get("/lora_locksmith/every_loader")(_route(_every_loader))
     server.routes.post("/lora_locksmith/every_loader")(_route(_turn_every_loader))
@@ -155,6 +157,21 @@ async def _rows(request: web.Request) -> str:
     return await asyncio.get_running_loop().run_in_executor(
         _readers, _library.answer, int(since), _language(request)
     )
+
+
+async def _fits(request: web.Request) -> str:
+    """Which files fit a model, as far as the library has read them."""
+    asked = request.query
+    if not asked.get("model"):
+        raise Refusal(message("nodes.no_file_named"), message("nodes.give_listed_name"))
+    _library.read()
+
+    def told() -> dict[str, Any]:
+        rows, running = _library.found()
+        about = fitting(rows, asked.get("model_folder", ""), asked["model"])
+        return about | {"running": running}
+
+    return await _in_thread(_readers, told)
 
 
 async def _save(request: web.Request) -> str:

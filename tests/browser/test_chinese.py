@@ -12,6 +12,7 @@ import torch
 from front_end import LOADER, PREVIEW, FrontEnd
 from playwright.sync_api import expect
 from safetensors.torch import save
+from stacks import FILES, row, workflow
 from tiny_models import HIDDEN
 
 PARTLY = "chinese_partly.safetensors"
@@ -88,3 +89,13 @@ def test_a_file_that_fits_several_models_is_told_in_chinese_before_it_runs(front
         "FLUX.1\uff08\u672a\u516c\u5f00\u7684\u5c3a\u5bf8\uff09\uff08\u5176\u952e\u540d\u4e5f\u7b26\u5408"
     )
     expect(what).not_to_contain_text("its keys also fit")
+
+
+def test_menu_of_a_row_is_in_chinese(front_end, mode):
+    front_end.run_command("Comfy.RefreshNodeDefinitions")
+    front_end.load(workflow([row(FILES[0])]))
+    front_end.page.locator(".locksmith-stack-more").click()
+    items = front_end.page.get_by_role("menu").get_by_role("menuitem")
+    expect(items.first).to_be_focused()
+    assert all(CHINESE.search(text) for text in items.all_inner_texts())
+    front_end.page.keyboard.press("Escape")

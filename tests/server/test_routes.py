@@ -151,7 +151,8 @@ def refused(answer: tuple[int, dict], status: int) -> str:
 def test_a_file_is_told_in_brief(routes, loras):
     write_hollow(loras / "brief.safetensors", flux_lora(start="transformer.base_model.model."))
     status, told = routes.ask("file", name="brief.safetensors")
-    assert status == 200 and told.keys() == BRIEF | {"fit"} and told["fit"] is None
+    assert status == 200 and told.keys() == BRIEF | {"fit", "advised"}
+    assert told["fit"] is None and told["advised"] is None
     assert (
         told["file"] == "brief.safetensors"
         and told["error"] == ""
@@ -173,6 +174,15 @@ def test_a_file_is_told_in_brief(routes, loras):
     )
 
 
+def test_the_strength_that_lies_beside_a_file_is_told(routes, loras):
+    write_hollow(loras / "advised.safetensors", flux_lora())
+    for weight in (0.7, 0.65):  # it may change while the file stays
+        text = json.dumps({"activation text": "", "preferred weight": weight})
+        (loras / "advised.json").write_text(text, "utf-8")
+        told = routes.ask("file", name="advised.safetensors")[1]
+        assert told["advised"] == {"value": weight, "file": "advised.json"}
+
+
 def test_a_file_is_told_in_full(routes, loras):
     words = {
         "ss_tag_frequency": json.dumps({"10_zwx cat": {"zwx cat": 10}}),
@@ -184,8 +194,11 @@ def test_a_file_is_told_in_full(routes, loras):
         "fit",
         "inspection",
         "markdown",
+        "advised",
         "trigger_words",
+        "words_to_use",
     }
+    assert told["words_to_use"] == ["zwx <b>cat</b>", "zwx cat"]
     assert (
         told["inspection"]["file"] == "full.safetensors"
         and told["inspection"]["family"]["name"] == "flux1"
@@ -512,6 +525,58 @@ def test_rows_come_at_once_from_the_index(routes, server, crowd):
     rows = [row for name, row in routes.library().items() if name.startswith("crowd")]
     assert len(rows) == 2400
     assert not [row for row in rows if row["error"]], "a file was read again"
+
+
+# fits
+
+
+def test_all_files_are_held_against_a_model_by_what_the_library_knows(routes, loras, server, comfy):
+    """Family and width tell; what the row of a file does not tell is in neither list."""
+    model = "fits_wan_14b.safetensors"
+    weights = {
+        name.removeprefix("diffusion_model."): shape
+        for name, shape in comfy_models.shapes("wan21_t2v_14b").items()
+    }
+    write_hollow(server.base / "models" / "diffusion_models" / model, weights)
+    for name, width in (("wide", 5120), ("narrow", 1536)):
+        shapes = {
+            f"diffusion_model.blocks.{block}.self_attn.q.lora_{side}.weight": shape
+            for block in range(30)
+            for side, shape in (("A", (4, width)), ("B", (width, 4)))
+        }
+        write_hollow(loras / f"{name}.safetensors", shapes)
+    write_hollow(loras / "sdxl.safetensors", SDXL)
+    (loras / "page.safetensors").write_bytes(b"<!DOCTYPE html>" * 20)
+    (loras / "old.pt").write_bytes(b"PK")
+    routes.library()
+    status, told = routes.ask("fits", model_folder="diffusion_models", model=model)
+    assert status == 200 and told.keys() == {"fits", "others", "running"} and not told["running"]
+    assert told["fits"] == ["wide.safetensors"]
+    mine = {f"{name}.safetensors" for name in ("narrow", "sdxl", "page")}
+    assert mine <= set(told["others"]) and "old.pt" not in told["others"]
+
+
+def test_what_a_preview_found_counts_before_what_a_row_tells(routes, loras):
+    """The tiny model is of no published size, so that only a look at both files tells."""
+    tiny = {name: tuple(tensor.shape) for name, tensor in simpletuner_broken_lora().items()}
+    write_hollow(loras / "looked_at.safetensors", tiny)
+    write_hollow(loras / "not_yet.safetensors", tiny)
+    routes.library()
+    question = {"model_folder": "diffusion_models", "model": FLUX}
+    told = routes.ask("fits", **question)[1]
+    names = {"looked_at.safetensors", "not_yet.safetensors"}
+    assert names.isdisjoint(told["fits"]) and names.isdisjoint(told["others"])
+    assert routes.ask("file", name="looked_at.safetensors", **question)[0] == 200
+    told = routes.ask("fits", **question)[1]
+    assert names & set(told["fits"]) == {"looked_at.safetensors"}
+    assert names.isdisjoint(told["others"])
+
+
+def test_a_model_that_is_not_known_fits_nothing_and_rules_out_nothing(routes):
+    told = routes.ask("fits", model_folder="checkpoints", model="nowhere.safetensors")[1]
+    assert told["fits"] == told["others"] == []
+    assert "models" in refused(routes.ask("fits", model_folder="loras", model=BROKEN_LORA), 404)
+    refused(routes.ask("fits", model_folder="checkpoints"), 400)
 
 
 # save

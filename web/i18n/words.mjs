@@ -21,6 +21,15 @@ export async function loadWords() {
 }
 
 /**
+ * Have more to say: parts that are loaded when they are first wanted bring their texts with them.
+ *
+ * @param {Record<string, Record<string, string>>} more by language
+ */
+export function learn(more) {
+  for (const [name, words] of Object.entries(more)) Object.assign(WORDS[name], words);
+}
+
+/**
  * The text for a key in the front end's language, with {name} replaced by fill.name.
  *
  * @param {string} key

@@ -4,6 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { make } from "../shared/dom.mjs";
 import { order } from "../shared/server.mjs";
 import { say, tell } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 

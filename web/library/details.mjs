@@ -6,6 +6,7 @@ import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./words.mjs
 import { fromMarkdown } from "../shared/markup.mjs";
 import { ask, pictureOf } from "../shared/server.mjs";
 import { asSentence, say, tell } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 /**

@@ -16,6 +16,8 @@ const loadShelf = /** @type {() => Promise<typeof import("./shelf.mjs")>} */ (la
 
 /** @type {Page | undefined} once it is loaded */
 let page;
+/** @type {string} the file that is to be shown once the page is there */
+let wanted = "";
 /** @type {import("./view.mjs").LibraryView | undefined} the page while it is open */
 let view;
 let planned = 0;
@@ -46,6 +48,20 @@ async function open(place) {
   place.replaceChildren(view.element);
   view.update();
   void page.shelf.open();
+  if (wanted) view.reveal(wanted);
+  wanted = "";
+}
+
+/**
+ * Open the page at a file, with its details.
+ *
+ * @param {string} file as the loras folders list it
+ */
+export function showInLibrary(file) {
+  if (view?.element.isConnected) return view.reveal(file);
+  wanted = file;
+  const manager = /** @type {any} */ (app.extensionManager);
+  (manager.sidebarTab ?? manager).toggleSidebarTab(TAB);
 }
 
 function close() {

@@ -9,6 +9,7 @@ import { addInTheMiddle, carry } from "./place.mjs";
 import { EVERYTHING, pick, sorted, SORT_NAMES } from "./rows.mjs";
 import { dressIcon, makeIcon, makeMark, paintMark, tellSize, tellState, tellUntold } from "./words.mjs";
 import { say } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 /** @typedef {import("./rows.mjs").Choice} Choice */
@@ -51,6 +52,7 @@ export class LibraryView {
     /** @type {Row[]} */
     this.inOrder = [];
     this.orderedBy = "";
+    this.wanted = "";
     this.list = new LibraryList(this.makeManner(), this.makeHead());
     this.list.element.setAttribute("aria-label", say("library"));
     this.details = new LibraryDetails({
@@ -142,19 +144,47 @@ export class LibraryView {
     };
   }
 
+  /**
+   * Go to a file, and tell its details; what is searched or filtered gives way where it is not in it.
+   *
+   * @param {string} file
+   */
+  reveal(file) {
+    this.wanted = file;
+    const isKnown = this.shelf.rows.some((row) => row.file === file);
+    if (!isKnown && this.shelf.asked && !this.shelf.running) void this.shelf.refresh();
+    this.update();
+  }
+
+  /** @param {Row[]} picked */
+  goToWanted(picked) {
+    const file = this.wanted;
+    const row = this.shelf.rows.find((one) => one.file === file);
+    if (!row) return;
+    if (!picked.includes(row)) return this.clearAll(file);
+    this.wanted = "";
+    this.list.move(picked.indexOf(row));
+    void this.details.show(row);
+    this.list.reveal();
+    this.list.element.focus();
+  }
+
   /** @param {Partial<Choice>} change */
   choose(change) {
+    this.wanted = "";
     this.choice = { ...this.choice, ...change };
     keepChoice(this.choice);
     this.list.scrollTo(0);
     this.update();
   }
 
-  clearAll() {
+  /** @param {string} [wanted] a file to go to then */
+  clearAll(wanted = "") {
     const { sort, descending } = this.choice;
     this.search.value = "";
     this.choose({ ...EVERYTHING, sort, descending });
-    this.search.focus();
+    if (wanted) this.reveal(wanted);
+    else this.search.focus();
   }
 
   closeDetails() {
@@ -184,6 +214,7 @@ export class LibraryView {
       offer(this.filters[index], say(words), counts[filter], this.choice[filter], filter === "state");
     });
     this.tellStatus(picked.length);
+    if (this.wanted) this.goToWanted(picked);
   }
 
   tellOrder() {

@@ -3,6 +3,7 @@
 import { make, makeButton } from "../shared/dom.mjs";
 import { STATES, UNTOLD } from "./rows.mjs";
 import { say } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 

@@ -5,6 +5,7 @@ import { heatMaps } from "./heat_map.mjs";
 import { makeBadge } from "./outcome.mjs";
 import { ask, pictureOf, whenServerIsBack } from "../shared/server.mjs";
 import { asSentence, asSentences, say, tell } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** @typedef {import("./outcome.mjs").Outcome} Outcome */
 
@@ -131,12 +132,13 @@ function wordParts({ file, metadata, translations }, dialog) {
  * @param {Outcome} outcome of the run, which knows the model
  * @returns {HTMLElement[]}
  */
-function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes, translations }, outcome) {
+function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes, beside, translations }, outcome) {
   const said = (/** @type {string} */ text) => tell(text, translations);
   const facts = [
     [say("detailsAdapters"), counted(kinds)],
     [say("heatRank"), Object.keys(ranks).join(", ")],
     [say("detailsTypes"), counted(dtypes)],
+    [say("detailsAdvised"), beside?.strength ? say("detailsAdvisedBy", beside.strength) : ""],
   ];
   const isJudged = family.title || !outcome.family; // else only the run could tell what is odd
   const odd = (isJudged ? health : []).map((/** @type {any} */ { finding, meaning }) => asSentences(said(finding), said(meaning)));

@@ -2,6 +2,7 @@
 
 import { make } from "../shared/dom.mjs";
 import { say } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** How an untrained layer, one trained in part and a trained one look: class and sign; the marks are the report's. */
 const MARKS = /** @type {Record<string, [string, string]>} */ ({

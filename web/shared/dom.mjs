@@ -76,7 +76,7 @@ export async function adoptStyle(name, base) {
  * @param {HTMLElement} home of the field the older way needs for a moment
  * @returns {Promise<boolean>} whether it is there
  */
-async function copyText(text, home) {
+export async function copyText(text, home) {
   try {
     await navigator.clipboard.writeText(text);
     return true;

@@ -2,16 +2,20 @@
 
 import { adoptStyle, make } from "../shared/dom.mjs";
 import { pictureOf } from "../shared/server.mjs";
+import { found } from "./find.mjs";
+import { FitFilter } from "./fit_filter.mjs";
 import { folderAndTitle } from "./rows.mjs";
 import { say } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 await adoptStyle("./chooser.css", import.meta.url); // the list is never seen without its look
 
 /**
- * What is asked, among which files, which of them are names of what is connected, which it is now, which are used already,
- * and what to do with the answer.
+ * What is asked, among which files, which names stand for what is connected, which it is now, which are used already, which model
+ * is wired, and what to do with the answer.
  *
- * @typedef {{label: string, files: string[], connected: string[], current: string, taken: Set<string>, choose: (file: string) => void}} Wish
+ * @typedef {{label: string, files: string[], connected: string[], current: string, taken: Set<string>,
+ *   model: import("../preview/preview.mjs").ModelFile | null, choose: (file: string) => void}} Wish
  */
 
 const PORTION = 100; // entries put into the document at a time
@@ -37,24 +41,29 @@ class Chooser {
   constructor(anchor, wish) {
     this.anchor = anchor;
     this.wish = wish;
-    this.found = wish.files;
-    this.active = Math.max(0, wish.files.indexOf(wish.current));
+    this.query = "";
+    this.found = this.among("");
+    this.active = Math.max(0, this.found.indexOf(wish.current));
+    this.hasFolders = wish.files.some((file) => folderAndTitle(file)[0]);
+    this.filter = new FitFilter(wish.model, () => this.refine());
+    /** @type {HTMLElement[]} what is in the document of `found`, in its order */
+    this.entries = [];
     this.identifier = `locksmith-chooser-${(choosers += 1)}`;
     this.field = make("input", "locksmith-chooser-field");
     this.list = make("div", "locksmith-chooser-list");
     this.told = make("p", "locksmith-chooser-told");
     this.picture = make("div", "locksmith-chooser-picture");
     this.pictured = "";
-    this.element = make("div", "locksmith-chooser", this.field, this.list, this.told, this.picture);
+    this.element = make("div", "locksmith-chooser", this.field, this.filter.element, this.list, this.told, this.picture);
     this.describe();
-    this.field.addEventListener("input", () => this.filter());
+    this.field.addEventListener("input", () => this.refine());
     this.element.addEventListener("keydown", (event) => this.takeKey(event));
     this.list.addEventListener("scroll", () => this.drawMore(), { passive: true });
     this.list.addEventListener("pointerdown", (event) => event.preventDefault()); // the field keeps the focus
     this.list.addEventListener("pointerover", (event) => this.show(this.found[this.indexOf(event.target)] ?? this.pictured));
     this.list.addEventListener("click", (event) => this.pick(this.indexOf(event.target), event.shiftKey));
     this.element.addEventListener("toggle", (event) => {
-      if (/** @type {ToggleEvent} */ (event).newState === "closed") this.element.remove();
+      if (/** @type {ToggleEvent} */ (event).newState === "closed") this.end();
     });
   }
 
@@ -80,32 +89,87 @@ class Chooser {
     this.element.classList.toggle("locksmith-chooser-at-right", x + width + PICTURE > innerWidth);
     this.element.style.cssText = `height: ${height}px; left: ${x}px; top: ${y}px`; // as high as it is with all files
     this.field.focus();
+    this.filter.start();
   }
 
-  filter() {
-    const words = this.field.value.toLowerCase().split(/\s+/).filter(Boolean);
-    this.found = this.wish.files.filter((file) => words.every((word) => file.toLowerCase().includes(word)));
-    this.active = 0;
+  end() {
+    this.filter.end();
+    this.element.remove();
+  }
+
+  /**
+   * What is connected, then the files that have the words.
+   *
+   * @param {string} query
+   */
+  among(query) {
+    const { connected, files } = this.wish;
+    return [...found(connected, query), ...found(files, query)];
+  }
+
+  /** Show what is asked for now; the entry that Enter takes stays where only others went. */
+  refine() {
+    const file = this.query === this.field.value ? this.found[this.active] : undefined;
+    this.query = this.field.value;
+    this.found = this.among(this.query).filter((one) => this.wish.connected.includes(one) || this.filter.lets(one));
+    this.active = Math.max(0, this.found.indexOf(file ?? ""));
     this.draw();
   }
 
   draw() {
     this.list.replaceChildren();
+    this.entries = [];
     this.list.scrollTop = 0;
     this.drawUpTo(Math.max(PORTION, this.active + 1));
-    const [found, count] = [this.found.length, this.wish.files.length];
-    this.told.textContent = found ? say("stackFound", { found, count }) : say(count ? "stackNotFound" : "stackNoFiles");
+    this.tell();
     this.mark();
   }
 
+  tell() {
+    const [shown, count] = [this.found.length, this.wish.connected.length + this.wish.files.length];
+    const words = shown ? say("stackFound", { found: shown, count }) : say(!count ? "stackNoFiles" : this.filter.on ? "stackNoneFits" : "stackNotFound");
+    this.told.textContent = [this.filter.tell(this.found), words].filter(Boolean).join(" ");
+  }
+
   drawMore() {
-    if (this.list.scrollTop + 2 * this.list.clientHeight > this.list.scrollHeight) this.drawUpTo(this.list.childElementCount + PORTION);
+    if (this.list.scrollTop + 2 * this.list.clientHeight > this.list.scrollHeight) this.drawUpTo(this.entries.length + PORTION);
   }
 
   /** @param {number} count of entries in the document */
   drawUpTo(count) {
-    const drawn = this.list.childElementCount;
-    this.list.append(...this.found.slice(drawn, count).map((file, index) => this.entry(file, drawn + index)));
+    for (let index = this.entries.length; index < Math.min(count, this.found.length); index += 1) {
+      const entry = this.entry(this.found[index], index);
+      this.groupOf(index).append(entry);
+      this.entries.push(entry);
+    }
+  }
+
+  /**
+   * The group an entry belongs to: that of the one before it, or a new one, under the name of its folder.
+   *
+   * @param {number} index
+   */
+  groupOf(index) {
+    const title = this.headingOf(this.found[index]);
+    const last = this.list.lastElementChild;
+    if (last && title === this.headingOf(this.found[index - 1])) return last;
+    const heading = make("div", "locksmith-chooser-heading", title);
+    heading.setAttribute("aria-hidden", "true"); // the group is called so
+    const group = make("div", "", ...(title ? [heading] : []));
+    setAll(group, { role: "group", "aria-label": title || this.wish.label });
+    this.list.append(group);
+    return group;
+  }
+
+  /**
+   * What stands above a file and its like; "" where all are alike.
+   *
+   * @param {string} file
+   */
+  headingOf(file) {
+    if (this.wish.connected.includes(file)) return say("stackConnected");
+    const [folder] = folderAndTitle(file);
+    return folder || (this.hasFolders || this.wish.connected.length ? say("stackNoFolder") : "");
   }
 
   /**
@@ -113,11 +177,12 @@ class Chooser {
    * @param {number} index
    */
   entry(file, index) {
-    const [folder, title] = folderAndTitle(file);
-    const parts = [make("span", "locksmith-chooser-title", title), make("span", "locksmith-chooser-folder", folder)];
+    const [, title] = folderAndTitle(file);
+    const isUntold = this.filter.isUntold(file) && !this.wish.connected.includes(file);
+    const parts = [make("span", "locksmith-chooser-title", title), ...(isUntold ? [make("span", "locksmith-chooser-untold", say("stackUntold"))] : [])];
     const entry = make("div", "locksmith-chooser-entry", ...parts);
     const place = { "aria-setsize": `${this.found.length}`, "aria-posinset": `${index + 1}` };
-    setAll(entry, { role: "option", id: `${this.identifier}-${index}`, title: file, ...place });
+    setAll(entry, { role: "option", id: `${this.identifier}-${index}`, title: file, "data-index": `${index}`, ...place });
     entry.classList.toggle("locksmith-chooser-taken", this.wish.taken.has(file));
     return entry;
   }
@@ -126,13 +191,14 @@ class Chooser {
   mark() {
     this.drawUpTo(this.active + 1);
     for (const entry of this.list.querySelectorAll("[aria-selected]")) entry.removeAttribute("aria-selected");
-    const entry = /** @type {HTMLElement | undefined} */ (this.list.children[this.active]);
+    const entry = /** @type {HTMLElement | undefined} */ (this.entries[this.active]);
     entry?.setAttribute("aria-selected", "true");
     this.field.setAttribute("aria-activedescendant", entry?.id ?? "");
     this.show(this.found[this.active] ?? "");
     if (!entry) return;
-    const [top, view] = [entry.offsetTop - this.list.offsetTop, this.list.clientHeight];
-    this.list.scrollTop = Math.min(top, Math.max(this.list.scrollTop, top + entry.offsetHeight - view));
+    const first = /** @type {HTMLElement} */ (entry.previousElementSibling?.role === "option" ? entry : entry.parentElement); // with its heading
+    const end = entry.offsetTop + entry.offsetHeight - this.list.offsetTop;
+    this.list.scrollTop = Math.min(first.offsetTop - this.list.offsetTop, Math.max(this.list.scrollTop, end - this.list.clientHeight));
   }
 
   /** @param {string} file whose picture is shown, where it has one */
@@ -145,15 +211,21 @@ class Chooser {
   /** @param {KeyboardEvent} event */
   takeKey(event) {
     event.stopPropagation(); // none of these keys is for the canvas
+    const atFilter = event.target !== this.field;
+    if (atFilter && (event.key === "Enter" || event.key === " ")) return; // presses it
     const page = Math.max(1, Math.floor(this.list.clientHeight / 28) - 1);
     const steps = /** @type {Record<string, number>} */ ({ ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page });
     if (event.key in steps) {
       event.preventDefault();
+      this.field.focus();
       this.active = Math.max(0, Math.min(this.found.length - 1, this.active + steps[event.key]));
       this.mark();
     } else if (event.key === "Enter") {
       event.preventDefault();
       this.pick(this.active, event.shiftKey);
+    } else if (event.key === "Tab" && !this.filter.element.hidden && event.shiftKey === atFilter) {
+      event.preventDefault();
+      (atFilter ? this.field : this.filter.element).focus();
     } else if (event.key === "Tab" || event.key === "Escape") {
       event.preventDefault();
       this.close();
@@ -162,8 +234,8 @@ class Chooser {
 
   /** @param {EventTarget | null} target */
   indexOf(target) {
-    const entry = /** @type {Element | null} */ (target)?.closest("[role=option]");
-    return entry ? [...this.list.children].indexOf(entry) : -1;
+    const entry = /** @type {HTMLElement | null | undefined} */ (/** @type {Element | null} */ (target)?.closest("[role=option]"));
+    return entry ? Number(entry.dataset.index) : -1;
   }
 
   /**
@@ -176,7 +248,7 @@ class Chooser {
     this.wish.choose(file);
     if (!goOn) return this.close();
     this.active = index;
-    this.list.children[index]?.classList.add("locksmith-chooser-taken");
+    this.entries[index]?.classList.add("locksmith-chooser-taken");
     this.mark();
   }
 

@@ -15,6 +15,7 @@ import { say } from "../i18n/words.mjs";
  * @property {(index: number, row: Row, isDone: boolean) => void} change
  * @property {(index: number) => void} remove
  * @property {(index: number, anchor: Element) => void} choose
+ * @property {(index: number, place: {x: number, y: number, top?: number}) => void} offer what can be done with a row
  * @property {() => void} settle
  */
 
@@ -27,6 +28,8 @@ export class StackRow {
     this.index = index;
     this.orders = orders;
     this.row = /** @type {Row} */ ({ on: true, name: "", strength: 1 });
+    this.advised = /** @type {{value: number, file: string} | null} */ (null);
+    this.advise = /** @type {(() => void) | undefined} */ (undefined); // once there is something to advise
     this.handle = makeButton("locksmith-stack-handle", "\u2807", () => {});
     this.toggle = makeButton("locksmith-stack-switch", "", () => orders.change(this.index, { ...this.row, on: !this.row.on }, true));
     this.toggle.setAttribute("role", "switch");
@@ -39,13 +42,19 @@ export class StackRow {
     const change = (/** @type {Row} */ row) => orders.change(this.index, row, false);
     this.strength = new StrengthField("locksmith-stack-model", (strength) => change({ ...this.row, strength }), orders.settle);
     this.clip = new StrengthField("locksmith-stack-clip", (strength) => change(withClip(this.row, strength)), orders.settle);
+    this.more = makeButton("locksmith-stack-more", "\u22ef", () => {
+      const { left, top, bottom } = this.more.getBoundingClientRect();
+      orders.offer(this.index, { x: left, y: bottom, top });
+    });
+    this.more.setAttribute("aria-haspopup", "menu");
+    this.more.setAttribute("aria-expanded", "false");
     this.cross = makeButton("locksmith-stack-remove", "\u2715", () => orders.remove(this.index));
     this.blocks = make("input", "locksmith-stack-blocks");
     this.blocks.autocomplete = "off";
     this.blocks.spellcheck = false;
     this.blocks.addEventListener("change", () => orders.change(this.index, withBlocks(this.row, this.blocks.value), true));
     const fields = [this.strength.element, this.clip.element, this.blocks];
-    this.element = make("li", "locksmith-stack-row", this.handle, this.toggle, this.name, this.fit, ...fields, this.cross);
+    this.element = make("li", "locksmith-stack-row", this.handle, this.toggle, this.name, this.fit, ...fields, this.more, this.cross);
   }
 
   /**
@@ -54,6 +63,7 @@ export class StackRow {
    * @param {boolean} withBlockWeights whether weights for parts of the LoRA are shown
    */
   show(row, withClipStrengths, withBlockWeights) {
+    if (row.name !== this.row.name) this.advised = null;
     this.row = row;
     const [folder, title] = folderAndTitle(row.name);
     this.element.classList.toggle("locksmith-stack-off", !row.on);
@@ -63,6 +73,7 @@ export class StackRow {
     tell(this.name, say("stackFile", { file: row.name }), folder + title);
     tell(this.toggle, say("stackUse", { file: title }), say(row.on ? "stackTurnOff" : "stackTurnOn"));
     tell(this.handle, say("stackMove", { file: title }), say("stackMoveHint"));
+    tell(this.more, say("menuOf", { file: title }), say("menuHint"));
     tell(this.cross, say("stackRemove", { file: title }), say("stackRemoveHint"));
     this.strength.show(row.strength, say(withClipStrengths ? "stackStrengthModel" : "stackStrength", { file: title }));
     this.blocks.hidden = !withBlockWeights;
@@ -71,6 +82,7 @@ export class StackRow {
     tell(this.blocks, say("stackBlocksOf", { file: title }), row.blocks || say("stackBlocksHint"));
     this.clip.element.hidden = !withClipStrengths;
     this.clip.show(row.strength_clip ?? row.strength, say("stackStrengthClip", { file: title }));
+    this.advise?.();
   }
 
   /**
@@ -88,6 +100,8 @@ export class StackRow {
     const hint = [words, answer && aboutFile(answer)].filter(Boolean).join("\n");
     tell(this.fit, hint || text, hint);
     this.fit.hidden = !text;
+    this.advised = answer?.advised;
+    this.advise?.();
   }
 }
 

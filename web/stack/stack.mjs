@@ -32,12 +32,16 @@ let files = [];
 const loadChooser = lazily("./chooser.mjs", import.meta.url);
 /** @type {typeof import("./chooser.mjs").openChooser | undefined} */
 let chooser;
+/** @type {() => Promise<typeof import("./advice.mjs")>} */
+const loadAdvice = lazily("./advice.mjs", import.meta.url);
+/** @type {() => Promise<typeof import("./row_menu.mjs")>} */
+const loadRowMenu = lazily("./row_menu.mjs", import.meta.url);
 let showClip = false;
 let made = 0;
 let waiting = 0;
 
 /** What a stack's node shows and keeps. */
-class Stack {
+export class Stack {
   /**
    * @param {any} node
    * @param {string} name of the input
@@ -57,6 +61,7 @@ class Stack {
       change: (index, row, isDone) => this.set(this.list.map((old, at) => (at === index ? row : old)), isDone),
       remove: (index) => this.remove(index),
       choose: (index, anchor) => this.choose(index, anchor),
+      offer: (index, place) => void this.offer(index, place),
       settle: () => this.settle(),
       move: (index, to, isDone) => this.set(moved(this.list, index, to), isDone),
       turnAll: (on) => this.set(this.list.map((row) => ({ ...row, on })), true),
@@ -165,7 +170,34 @@ class Stack {
       else this.set(this.list.map((row, place) => (place === at ? { ...row, name } : row)), true);
       at = -1; // with Shift, further files are added
     };
-    withChooser((open) => open(anchor, { label, files: [...connected, ...files], connected, current, taken, choose }));
+    withChooser((open) => open(anchor, { label, files, connected, current, taken, model: modelWiredTo(this.node), choose }));
+  }
+
+  /**
+   * @param {number} index
+   * @param {{x: number, y: number, top?: number}} place
+   */
+  async offer(index, place) {
+    const home = this.view.rows[index].more;
+    try {
+      (await loadRowMenu()).openRowMenu(this, index, place, home);
+    } catch {
+      tellAway(home.ariaLabel ?? "");
+    }
+  }
+
+  /**
+   * A row's file as the server lists it; "" where it is gone, and for what is connected.
+   *
+   * @param {number} index
+   */
+  fileOf(index) {
+    return this.isConnected(index) ? "" : listedAs(this.list[index].name, files);
+  }
+
+  /** @param {number} index of a row which may stand for a connected LoRA */
+  isConnected(index) {
+    return this.isMerge && CONNECTED.test(this.list[index].name);
   }
 
   /** Ask what the rows' files are, if that is not what was asked last. */
@@ -191,7 +223,10 @@ class Stack {
     let answer = null;
     if (this.isMerge && CONNECTED.test(name)) answer = this.connected.includes(name) ? undefined : null;
     else if (listedAs(name, files)) answer = await previewOf(listedAs(name, files), model, signal).catch(() => this.askAgain(signal));
-    if (!signal.aborted) this.view.rows[index]?.showFit(answer, this.cautions.get(name));
+    const row = this.view.rows[index];
+    if (signal.aborted || !row) return;
+    row.showFit(answer, this.cautions.get(name));
+    if (row.advised && !row.advise) void loadAdvice().then(({ advise }) => advise(row), () => {}); // can be done without
   }
 
   /** @param {AbortSignal} signal of what was asked without an answer: it may be told when it is asked again */
@@ -242,11 +277,12 @@ export function addToStack(node, name) {
  */
 function withChooser(use) {
   if (chooser) use(chooser);
-  else void loadChooser().then(({ openChooser }) => use((chooser = openChooser)), tellAway);
+  else void loadChooser().then(({ openChooser }) => use((chooser = openChooser)), () => tellAway(say("stackAdd")));
 }
 
-function tellAway() {
-  app.extensionManager.toast.add({ severity: "warn", summary: say("stackAdd"), detail: new Away().message, life: 5000 });
+/** @param {string} summary what was wanted */
+function tellAway(summary) {
+  app.extensionManager.toast.add({ severity: "warn", summary, detail: new Away().message, life: 5000 });
 }
 
 /** @returns {Generator<Stack>} */

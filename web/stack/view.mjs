@@ -18,7 +18,7 @@ import { StackRow } from "./row.mjs";
  * @property {() => void} show
  */
 
-const PARTS = ["handle", "switch", "name", "model", "clip", "blocks", "remove"].map((part) => `locksmith-stack-${part}`);
+const PARTS = ["handle", "switch", "name", "model", "clip", "blocks", "more", "remove"].map((part) => `locksmith-stack-${part}`);
 
 const STEPS = /** @type {Record<string, number>} */ ({ ArrowUp: -1, ArrowDown: 1 });
 const ARROWS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"];
@@ -55,6 +55,7 @@ export class StackView {
     this.element.dataset.captureWheel = "true"; // the Vue nodes' sign for: scrolls once it has the focus
     this.element.addEventListener("keydown", (event) => this.takeKey(event));
     this.list.addEventListener("pointerdown", (event) => this.startDrag(event));
+    this.list.addEventListener("contextmenu", (event) => this.offer(event));
     this.element.addEventListener("wheel", passWheelOn, { passive: false });
     this.element.addEventListener("pointerdown", passMiddleButtonOn);
   }
@@ -111,6 +112,15 @@ export class StackView {
     if (!row) return;
     const top = row.offsetTop - this.list.offsetTop;
     this.list.scrollTop = Math.min(top, Math.max(this.list.scrollTop, top + row.offsetHeight - this.list.clientHeight));
+  }
+
+  /** @param {MouseEvent} event which the canvas has a menu for too; in a field that is typed in the browser's pastes */
+  offer(event) {
+    event.stopPropagation();
+    const index = this.indexOf(event.target);
+    if (index < 0 || (event.target instanceof HTMLInputElement && event.target === document.activeElement)) return;
+    event.preventDefault();
+    this.orders.offer(index, { x: event.clientX, y: event.clientY });
   }
 
   /** @param {EventTarget | null} target */

@@ -7,7 +7,8 @@ import {
   valuesOf,
 } from "./loaders.mjs"; // prettier-ignore
 import { makeRoom } from "./room.mjs";
-import { giveBackPromoted } from "./promoted.mjs";
+import { giveBackPromoted } from "./promoted_back.mjs";
+import "../i18n/more.mjs";
 import { heightOfRows, readRows } from "../stack/rows.mjs";
 
 /**

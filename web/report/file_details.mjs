@@ -1,0 +1,50 @@
+/** Opens the dialog of details for a file that did not run. */
+
+import { aboutFile, fitOf } from "../preview/fit.mjs";
+import { ask } from "../shared/server.mjs";
+import { tell, tellAll } from "../i18n/words.mjs";
+import { openDetails } from "./details.mjs";
+
+/**
+ * @param {string} file as the loras folders list it
+ * @param {import("../preview/preview.mjs").ModelFile | null} model that it is held against
+ * @throws {import("../shared/server.mjs").Refusal}
+ */
+export async function openFileDetails(file, model) {
+  const answer = await ask("file", { name: file, full: 1, ...(model ? { model_folder: model.folder, model: model.name } : {}) });
+  const { translations } = answer;
+  const name = file.slice(Math.max(file.lastIndexOf("/"), file.lastIndexOf("\\")) + 1);
+  openDetails(name, outcomeOfFile(file, answer), tell(answer.markdown, translations) || tell(answer.error, translations));
+}
+
+/**
+ * What can be said of a file before it runs, in the form of what a run tells.
+ *
+ * @param {string} file
+ * @param {any} answer of the route "file", in full
+ * @returns {import("./outcome.mjs").Outcome}
+ */
+function outcomeOfFile(file, answer) {
+  const { fit, inspection, translations } = answer;
+  const { state, words } = fitOf(answer);
+  const { placed, total } = fit ?? answer;
+  const nothing = { remedy: "", stockFails: [], categories: [], patterns: [], trained: [], untrained: [] };
+  return {
+    ...nothing,
+    file: inspection ? file : "",
+    verdict: words || aboutFile(answer),
+    placed,
+    total,
+    state: fit && total ? state : "",
+    mismatch: tell(fit?.mismatch ?? "", translations),
+    gains: tellAll(answer.gains, translations),
+    notes: words ? [aboutFile(answer)].filter(Boolean) : [],
+    cautions: tellAll(answer.cautions, translations),
+    family: tell(answer.made_for, translations),
+    trainer: answer.trainer === "cannot tell" ? "" : tell(answer.trainer, translations),
+    strength: "",
+    acts: "",
+    inspection,
+    translations,
+  };
+}
