@@ -726,7 +726,11 @@ def test_swapped_loaders_have_room(front_end, mode, picture):
     assert overlaps(front_end.page.evaluate(BOXES)) == []
     steps = undo_steps(front_end)
     front_end.run_command(ALL)
+    zoom = "(scale) => { app.canvas.ds.scale = scale; app.canvas.setDirty(true, true); }"
+    scale = front_end.page.evaluate("app.canvas.ds.scale")
+    front_end.page.evaluate(zoom, 0.7)  # all of them are drawn only where all are in view
     expect(front_end.page.get_by_role("status", name="File of Load and Fix LoRA")).to_have_count(6)
+    front_end.page.evaluate(zoom, scale)
     front_end.settle()
     after = front_end.workflow()
     assert overlaps(front_end.page.evaluate(BOXES)) == []

@@ -30,15 +30,13 @@ const MANNERS = {
   LocksmithInspectLoRAKeys: { kind: "markdown", height: 320, least: 108 },
   LocksmithLoadAndFixLoRA: { kind: "verdict", height: 76, least: 76 },
   LocksmithLoRAStack: { kind: "text", height: 136, least: 86 },
+  LocksmithCreateHookLoRA: { kind: "verdict", height: 76, least: 76 }, // these two tell of faults alone
+  LocksmithCreateHookLoRAStack: { kind: "text", height: 136, least: 86 },
+  LocksmithApplyLoRA: { kind: "verdict", height: 76, least: 76 },
+  LocksmithMergeLoRAs: { kind: "markdown", height: 320, least: 108 },
+  LocksmithExtractLoRA: { kind: "text", height: 190, least: 86 },
   LocksmithSaveLoRA: { kind: "text", height: 190, least: 86 }, // its verdict holds the path of a file
 };
-for (const [name, like] of [
-  ["CreateHookLoRA", "LoadAndFixLoRA"], // the two for hooks tell of faults alone
-  ["CreateHookLoRAStack", "LoRAStack"],
-  ["ApplyLoRA", "LoadAndFixLoRA"],
-  ["MergeLoRAs", "InspectLoRAKeys"],
-  ["ExtractLoRA", "SaveLoRA"],
-]) MANNERS[`Locksmith${name}`] = MANNERS[`Locksmith${like}`]; // prettier-ignore
 
 /**
  * The report a node shows now.
