@@ -1,9 +1,9 @@
 """mode = auto: which weights' adapters act beside the layer, and why.
 
 A quantised weight that is patched is rounded anew, and the rounding is as large as the change:
-beside the layer it is exact. A dense weight is patched once where all of the model stays on the
-device, and that costs nothing in a step. Where it does not, the host patches anew in each forward,
-and a few ranks beside the layer are cheaper.
+beside the layer it is exact. GGUF's is unpacked and patched in each forward. A dense weight is
+patched once where all of the model stays on the device, and that costs nothing in a step. Where it
+does not, the host patches anew in each forward, and a few ranks beside the layer are cheaper.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .bypass import Hung, is_layer, owner_of
 
 # Ids of the reasons.
 QUANTIZED = "nodes.beside_quantized"
+PACKED = "nodes.beside_packed"
 STREAMED = "nodes.beside_streamed"
 ONCE = "nodes.patched_once"
 COSTLY = "nodes.patched_each_step"
@@ -67,7 +68,7 @@ def choose(
                 *map(rank_of, hung.get(weight.removesuffix(".weight"), ())),
             ]
             if is_quantised(layer.weight):
-                beside[weight] = QUANTIZED
+                beside[weight] = PACKED if is_packed(layer.weight) else QUANTIZED
             elif not streams:
                 patched[ONCE] += 1
             elif share(shape_of(layer.weight), ranks) <= MAX_COST_BESIDE:
@@ -75,6 +76,13 @@ def choose(
             else:
                 patched[COSTLY] += 1
     return beside, patched
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether a weight is unpacked in each forward and patched there, in its computing dtype, so
+    that nothing is rounded anew: ComfyUI-GGUF's ops.py, GGMLLayer.get_weight.
+    """
+    return getattr(weight, "tensor_shape", None) is not None
 
 
 def streamed(patcher: Any) -> bool:

@@ -109,6 +109,19 @@ def test_quantised_weights_are_left_alone(host, base, plain, kind):
         assert f"in {len(patched(model))} weight, which is dense" in report.acts
 
 
+def test_packed_weights_say_that_they_are_patched_in_each_step(host, tiny_flux, plain):
+    """As GGUF's, which tell the shape that they stand for; on ComfyUI-GGUF's own layers:
+    tests/server/test_gguf.py.
+    """
+    model = tiny_flux()
+    for weight in model.model.parameters():
+        weight.tensor_shape = weight.shape
+    loaded, _, report = host.load_and_fix(model, None, plain, 0.8, mode="auto")
+    assert hung(loaded) and not patched(loaded)
+    assert f"beside {len(hung(loaded))} layers, whose weights are packed (GGUF)" in report.acts
+    assert "rounded anew" not in report.acts
+
+
 def test_streamed_weights_have_few_ranks_beside_them(host, base, plain, streaming):
     """Of 128 wide layers 5 % is three ranks: rank 2 and 1 of each file."""
     few = plain.with_name("few.safetensors")

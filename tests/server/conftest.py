@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import comfy_server
 import demo
 import pytest
 import torch
+from devtools.steps import ROOT
 from safetensors.torch import load
 
 
@@ -89,6 +93,26 @@ class Bench:
 @pytest.fixture(scope="session")
 def bench(server: comfy_server.Server, object_info: dict) -> Bench:
     return Bench(server, ending_in_a_latent(demo.demo_prompt(object_info)))
+
+
+@pytest.fixture(scope="session")
+def own_bench(comfyui_path, tiny_models_folder, tmp_path_factory):
+    """own_bench(*packs) -> in a `with` statement, the bench on a server of its own, with the other
+    packs in these folders.
+    """
+
+    @contextmanager
+    def own(*packs: Path) -> Iterator[Bench]:
+        base = comfy_server.prepare_base(tmp_path_factory.mktemp("own"), ROOT)
+        shutil.copytree(tiny_models_folder, base / "models", dirs_exist_ok=True)
+        for pack in packs:
+            shutil.copytree(pack, base / "custom_nodes" / pack.name)
+        with comfy_server.Server(
+            Path(sys.executable), comfyui_path, base, base / "server.log"
+        ) as running:
+            yield Bench(running, ending_in_a_latent(demo.demo_prompt(running.object_info())))
+
+    return own
 
 
 def ending_in_a_latent(prompt: dict) -> dict:
