@@ -9,6 +9,9 @@ const WORDS = { en: ENGLISH };
 /** @type {Record<string, () => Promise<{WORDS: Record<string, string>}>>} */
 const OTHERS = { zh: lazily("./zh.mjs", import.meta.url) };
 
+/** @type {Record<string, Record<string, string>>} what was learned, by language */
+const MORE = {};
+
 /** Get the words of the front end's language; while the server is away, English stays. */
 export async function loadWords() {
   const wanted = language();
@@ -26,7 +29,7 @@ export async function loadWords() {
  * @param {Record<string, Record<string, string>>} more by language
  */
 export function learn(more) {
-  for (const [name, words] of Object.entries(more)) Object.assign(WORDS[name], words);
+  for (const [name, words] of Object.entries(more)) MORE[name] = { ...MORE[name], ...words };
 }
 
 /**
@@ -37,9 +40,10 @@ export function learn(more) {
  * @returns {string}
  */
 export function say(key, fill = {}) {
-  const words = WORDS[language()] ?? ENGLISH;
-  if (words === ENGLISH) void loadWords(); // after a change of the language
-  return (words[key] ?? ENGLISH[key]).replace(/\{(\w+)\}/g, (_, name) => String(fill[name] ?? ""));
+  const wanted = language();
+  if (!WORDS[wanted]) void loadWords(); // after a change of the language
+  const words = WORDS[wanted]?.[key] ?? MORE[wanted]?.[key] ?? ENGLISH[key] ?? MORE.en[key];
+  return words.replace(/\{(\w+)\}/g, (_, name) => String(fill[name] ?? ""));
 }
 
 /** @returns {string} the front end's language, such as "zh", also where its locale is "zh-TW" */
