@@ -2,7 +2,7 @@
 go in one process, and each run gives what the model gives that is not compiled.
 
 The node offers two backends. "cudagraphs" compiles nothing to machine code on a CPU, so that it
-needs no compiler; LOCKSMITH_COMPILE_BACKEND=inductor tries the other, in several minutes.
+needs no compiler; LOCKSMITH_COMPILE_BACKEND=inductor tries the other.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from many_kinds import plain_kinds
 from safetensors.torch import save_file
 
 BACKEND = os.environ.get("LOCKSMITH_COMPILE_BACKEND", "cudagraphs")
+# inductor rounds otherwise: without a LoRA it is off by 8e-6 itself, with each of these by 8e-6 to
+# 1.1e-5.
+BOUND = 2e-5 if BACKEND == "inductor" else 1e-5
 STATES = {
     "none": (),
     "A": (("a", 1.0),),
@@ -80,15 +83,16 @@ def graphs(bench):
 def test_every_run_is_that_of_the_model_that_is_not_compiled(
     compiling, eager, place, record_property
 ):
-    made = {}
+    made, off = {}, {}
     for state in SEQUENCE:
         before = graphs(compiling)
         latent = compiling.run(compiled(compiling, state, place)).latent
         made[state] = max(graphs(compiling) - before, made.get(state, 0))
-        off = float((latent - eager[state]).norm() / eager[state].norm())
-        assert off < 1e-5, f"{state} is off by {off:.1e}"
-    told = ", ".join(f"{state} {count}" for state, count in made.items())
+        far = float((latent - eager[state]).norm() / eager[state].norm())
+        off[state] = max(far, off.get(state, 0))
+    told = ", ".join(f"{state} {count} (off by {off[state]:.0e})" for state, count in made.items())
     record_property("measured", f"graphs compiled, node {place} the stack: {told}")
+    assert max(off.values()) < BOUND
     assert graphs(compiling), "nothing was compiled, which proves nothing"
     assert made["A at 0.5"] == made["B"] == 0, "a strength or a LoRA of the same ranks was compiled"
     assert "recompile_limit" not in compiling.server.log_text()
