@@ -52,6 +52,7 @@ from ..planning.plan import (
 )
 from ..planning.target_model import TargetModel, all_families
 from .beside import Beside, read_beside
+from .judgement import BAD
 from .load_report import SCHEMA, Report, category_title, is_scaled, stock_failure
 from .metadata import Metadata, read_metadata, with_words
 from .presets import PresetReport, match_presets
@@ -394,7 +395,7 @@ class Inspection:
             findings.append(
                 Health(message("inspect.no_key_fits"), message("inspect.means_no_key_fits"))
             )
-        elif self.guess.is_absent:
+        elif self.guess.is_absent and self.report.state == BAD:
             findings.append(
                 Health(
                     message("identify.not_in_host", model=self.guess.title),

@@ -40,7 +40,7 @@ from ..planning.plan import (
 from ..planning.scale import in_words
 from .base_model import Fitting, fitting
 from .coverage import TrainedLayers, trained_layers, untrained_kinds
-from .judgement import judged
+from .judgement import BAD, judged
 
 SCHEMA = 1  # of the JSON that reports are; it rises when a key changes its meaning or goes
 MAX_PATTERNS = 12
@@ -248,7 +248,7 @@ class Report:
         """What to do about the keys without effect, as a sentence; "" where all is right."""
         if self.other or not self.modules["total"]:
             return ""  # the verdict says where such a file belongs
-        if self.guess.is_absent:
+        if self.guess.is_absent and self.state == BAD:
             return message("report.no_such_model", model=self.guess.title)
         if self.mismatch:
             return message("report.use_model", model=self.fitting.better)

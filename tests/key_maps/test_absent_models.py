@@ -103,6 +103,41 @@ def test_sana_is_told_alone_and_on_pixart(target_model_of, size, shapes):
         assert f"ComfyUI itself has no Sana {size}." in report.remedy
 
 
+# Width, widths of q and k, of the inner layer, and blocks: their config.json.
+CHATTING = {
+    "Qwen3-4B": (2560, 4096, 1024, 9728, 36),
+    "Qwen3-8B": (4096, 4096, 1024, 12288, 36),
+    "Qwen2.5-7B": (3584, 3584, 512, 18944, 28),
+    "Llama 3 8B, Mistral 7B": (4096, 4096, 1024, 14336, 32),
+    "Gemma 2 2B": (2304, 2048, 1024, 9216, 26),
+}
+
+
+@pytest.mark.parametrize("size", CHATTING)
+def test_a_lora_of_a_language_model_is_no_music(target_model_of, size):
+    """ACE-Step 1.5 and YuE2 have layers of the same names."""
+    width, queries, keys, inner, blocks = CHATTING[size]
+    sizes = {
+        "self_attn.q_proj": (queries, width),
+        "self_attn.k_proj": (keys, width),
+        "self_attn.v_proj": (keys, width),
+        "self_attn.o_proj": (width, queries),
+        "mlp.gate_proj": (inner, width),
+        "mlp.up_proj": (inner, width),
+        "mlp.down_proj": (width, inner),
+    }
+    shapes = {}
+    for block in range(blocks):
+        for layer, (out, inputs) in sizes.items():
+            module = f"base_model.model.model.layers.{block}.{layer}"
+            shapes |= pair(module, out, (inputs,))
+    alone = inspected(shapes)
+    assert alone.family.title == f"Language model (Llama, Mistral, Qwen or Gemma) {size}"
+    assert alone.verdict.endswith("ComfyUI itself has no such model: nothing can load.")
+    for wired in ("flux1_dev", "anima"):
+        assert held(shapes, target_model_of(wired)).report.state == "bad"
+
+
 def test_where_a_model_of_comfyui_s_fits_as_well_the_metadata_say(target_model_of):
     """Attention of the smallest Sana is as wide as PixArt's."""
     shapes = sana("0.6B")
