@@ -46,51 +46,8 @@ class SaveLoRA(io.ComfyNode):
                 "lora to diffusers",
                 "lora to peft",
             ],
-            inputs=[
-                io.LoraModel.Input(
-                    "lora",
-                    optional=True,
-                    tooltip="A LoRA made in this workflow, merged or trained.",
-                ),
-                io.Combo.Input(
-                    "lora_name",
-                    options=[CONNECTED, *lora_names()],
-                    tooltip="Or a LoRA file to convert.",
-                ),
-                io.String.Input(
-                    "filename",
-                    default="locksmith/lora",
-                    tooltip="Name in the loras folder; / makes folders.",
-                ),
-                io.Combo.Input(
-                    "dialect",
-                    options=list(writable()),
-                    default="comfyui",
-                    tooltip="Whose names the file gets.",
-                ),
-                io.Combo.Input(
-                    "dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the file's tensors."
-                ),
-                io.Boolean.Input(
-                    "overwrite",
-                    default=False,
-                    tooltip="Replace a file of this name. Off: that is an error.",
-                ),
-                io.Model.Input(
-                    "model",
-                    optional=True,
-                    tooltip="Makes names and sizes exact, and is needed for models no table knows.",
-                ),
-                io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
-            ],
-            outputs=[
-                io.String.Output("path", display_name="path", tooltip="The file that was written."),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="What was renamed, fused or split, and left out.",
-                ),
-            ],
+            inputs=_inputs(),
+            outputs=_outputs(),
             is_output_node=True,
             **RESENT,
         )
@@ -140,6 +97,57 @@ class SaveLoRA(io.ComfyNode):
         }
         ui = shown(partial(translate, report), document, json.dumps(document))
         return io.NodeOutput(str(written.path), ui["text"][0], ui=ui)
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        io.LoraModel.Input(
+            "lora",
+            optional=True,
+            tooltip="A LoRA made in this workflow, merged or trained.",
+        ),
+        io.Combo.Input(
+            "lora_name",
+            options=[CONNECTED, *lora_names()],
+            tooltip="Or a LoRA file to convert.",
+        ),
+        io.String.Input(
+            "filename",
+            default="locksmith/lora",
+            tooltip="Name in the loras folder; / makes folders.",
+        ),
+        io.Combo.Input(
+            "dialect",
+            options=list(writable()),
+            default="comfyui",
+            tooltip="Whose names the file gets.",
+        ),
+        io.Combo.Input(
+            "dtype", options=[KEEP, *DTYPES], default=KEEP, tooltip="Of the file's tensors."
+        ),
+        io.Boolean.Input(
+            "overwrite",
+            default=False,
+            tooltip="Replace a file of this name. Off: that is an error.",
+        ),
+        io.Model.Input(
+            "model",
+            optional=True,
+            tooltip="Makes names and sizes exact, and is needed for models no table knows.",
+        ),
+        io.Clip.Input("clip", optional=True, tooltip="The same for the text encoder."),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        io.String.Output("path", display_name="path", tooltip="The file that was written."),
+        io.String.Output(
+            "report",
+            display_name="report",
+            tooltip="What was renamed, fused or split, and left out.",
+        ),
+    ]
 
 
 def _connected(lora, model, clip) -> Opened:

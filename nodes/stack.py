@@ -59,66 +59,9 @@ class LoadAndFixStack(io.ComfyNode):
                 "several loras",
                 "multi lora",
             ],
-            inputs=[
-                io.Model.Input(
-                    "model",
-                    optional=True,
-                    tooltip=(
-                        "The diffusion model the LoRAs are applied to. Without it they are applied"
-                        " to the text encoder alone."
-                    ),
-                ),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip=(
-                        "The text encoder the LoRAs are applied to, if they have any part in it."
-                    ),
-                ),
-                rows_input(
-                    "The LoRAs, applied from top to bottom. Rows that are off are not read. A row"
-                    " may have weights for its layers: double_blocks.0-5=0.5, *.img_mlp=0, te=0",
-                    blocks="asked",
-                ),
-                on_unmatched_input(),
-                mode_input(),
-                io.Custom("LORA_STACK").Input(
-                    "lora_stack",
-                    optional=True,
-                    tooltip="LoRAs of other packs' stackers, applied behind the rows.",
-                ),
-                io.String.Input(
-                    "text",
-                    optional=True,
-                    force_input=True,
-                    tooltip=(
-                        "A prompt that names LoRAs, <lora:name:0.8> or <lora:name:0.8:0.6>; they"
-                        " are applied last."
-                    ),
-                ),
-            ],
+            inputs=_inputs(),
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
-            outputs=[
-                *loaded_outputs("A line for each LoRA, then what has no effect and why."),
-                json_output(),
-                words_output(),
-                io.String.Output(
-                    "text", display_name="text", tooltip="The text without the LoRAs it names."
-                ),
-                io.Custom("LORA_STACK").Output(
-                    "lora_stack",
-                    display_name="lora_stack",
-                    tooltip=(
-                        "All LoRAs that are on, for other packs' nodes. They are applied here"
-                        " already."
-                    ),
-                ),
-                lora_model_output(
-                    "All LoRAs that are on as one, merged at their strengths in ComfyUI's names:"
-                    " for Load LoRA Model, Merge LoRAs and Save LoRA. Made only where it is"
-                    " connected."
-                ),
-            ],
+            outputs=_outputs(),
             **RESENT,
         )
 
@@ -185,6 +128,68 @@ class LoadAndFixStack(io.ComfyNode):
         if model is None:  # for a node that takes it later, when this one is not run again
             model = ExecutionBlocker(message("nodes.stack_gives_no_model"))
         return io.NodeOutput(model, clip, *texts, as_stack(rows), lora, ui=ui)
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        io.Model.Input(
+            "model",
+            optional=True,
+            tooltip=(
+                "The diffusion model the LoRAs are applied to. Without it they are applied"
+                " to the text encoder alone."
+            ),
+        ),
+        io.Clip.Input(
+            "clip",
+            optional=True,
+            tooltip=("The text encoder the LoRAs are applied to, if they have any part in it."),
+        ),
+        rows_input(
+            "The LoRAs, applied from top to bottom. Rows that are off are not read. A row"
+            " may have weights for its layers: double_blocks.0-5=0.5, *.img_mlp=0, te=0",
+            blocks="asked",
+        ),
+        on_unmatched_input(),
+        mode_input(),
+        io.Custom("LORA_STACK").Input(
+            "lora_stack",
+            optional=True,
+            tooltip="LoRAs of other packs' stackers, applied behind the rows.",
+        ),
+        io.String.Input(
+            "text",
+            optional=True,
+            force_input=True,
+            tooltip=(
+                "A prompt that names LoRAs, <lora:name:0.8> or <lora:name:0.8:0.6>; they"
+                " are applied last."
+            ),
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        *loaded_outputs("A line for each LoRA, then what has no effect and why."),
+        json_output(),
+        words_output(),
+        io.String.Output(
+            "text", display_name="text", tooltip="The text without the LoRAs it names."
+        ),
+        io.Custom("LORA_STACK").Output(
+            "lora_stack",
+            display_name="lora_stack",
+            tooltip=(
+                "All LoRAs that are on, for other packs' nodes. They are applied here already."
+            ),
+        ),
+        lora_model_output(
+            "All LoRAs that are on as one, merged at their strengths in ComfyUI's names:"
+            " for Load LoRA Model, Merge LoRAs and Save LoRA. Made only where it is"
+            " connected."
+        ),
+    ]
 
 
 class RowResult(NamedTuple):
