@@ -169,14 +169,19 @@ def scratch_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         return os.open(name, os.O_RDONLY) if os.name != "nt" else -1
 
     name, descriptor = _claim(path, make)
+    _scratch.add(name)
     try:
         yield name
     finally:
+        _scratch.discard(name)
         # On Windows a file that a traceback keeps mapped cannot be removed; that must not hide what
         # was raised.
         shutil.rmtree(name, ignore_errors=True)
         if descriptor >= 0:
             os.close(descriptor)
+
+
+_scratch: set[Path] = set()  # scratch folders of this process, which holds their locks
 
 
 def sweep(folder: Path) -> None:
@@ -304,6 +309,9 @@ def _only_writer(folder: Path, patience: float = 5.0) -> Iterator[bool]:
     """Locks a folder, so that one process at a time gives names or sweeps there; False where it
     cannot be locked in time, or at all.
     """
+    if folder in _scratch:
+        yield True
+        return
     descriptor, locked, until = None, None, time.monotonic() + patience
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -4,7 +4,6 @@ and what it writes is finite.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -44,14 +43,6 @@ ODD = (
     "tensor: shape [4",
     "metadata lora_adapter",
 )
-
-
-@pytest.fixture(autouse=True)
-def unhurried_disk(monkeypatch):
-    """Thousands of files are written and none has to outlive a power cut: waiting for the disk
-    took most of this module's time.
-    """
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def commands(path, out, against):

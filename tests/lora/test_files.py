@@ -51,6 +51,19 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def test_a_write_into_a_scratch_folder_waits_for_nobody(tmp_path, monkeypatch):
+    """Its lock is this process' own: each merge into another tool's names waited five seconds."""
+
+    def waits(seconds):
+        raise AssertionError("waits for a lock")
+
+    monkeypatch.setattr(files.time, "sleep", waits)
+    with scratch_folder(tmp_path / "merged.safetensors") as folder:
+        write_whole(folder / "native.safetensors", b"on the way")
+        write_whole(tmp_path / "merged.safetensors", (folder / "native.safetensors").read_bytes())
+    assert names(tmp_path) == {"merged.safetensors"}
+
+
 @POSIX
 @pytest.mark.parametrize("what", ["replacing", "scratch_folder"])
 def test_the_next_write_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path, what):
