@@ -15,7 +15,14 @@ from ...adapters.spec import AdapterError
 from ...key_maps.dialect import DENOISER
 from ...messages import message
 
-__all__ = ["NO_BLOCKS", "PRESETS", "BlockWeights", "is_vector", "read_block_weights"]
+__all__ = [
+    "NO_BLOCKS",
+    "PRESETS",
+    "PROMPT_PRESETS",
+    "BlockWeights",
+    "is_vector",
+    "read_block_weights",
+]
 
 MODEL, ENCODERS, ANYWHERE = "model", "te", "*"
 MAX_TEXT, MAX_ENTRIES = 10_000, 500
@@ -32,6 +39,23 @@ PRESETS = {
     "SDXL: content (B-LoRA)": "model=0, te=0, output_blocks.0.1=1",
     "SDXL: style (B-LoRA)": "model=0, te=0, output_blocks.1.1=1",
 }
+
+
+# The presets that hako-mikan/sd-webui-lora-block-weight comes with (scripts/lora_block_weight.py,
+# LWEIGHTSPRESETS), as prompts name them: lbw=MIDD. Vectors of 17 blocks.
+PROMPT_PRESETS = {
+    "NONE": "0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0",
+    "ALL": "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1",
+    "INS": "1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0",
+    "IND": "1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0",
+    "INALL": "1,1,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0",
+    "MIDD": "1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0",
+    "OUTD": "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0",
+    "OUTS": "1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1",
+    "OUTALL": "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1",
+    "ALL0.5": "0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5",
+}
+PRESETS |= PROMPT_PRESETS
 
 
 # What the numbers of a block weight vector stand for, by how many they are; the first is the text
@@ -157,18 +181,21 @@ def is_vector(text: str) -> bool:
 
 
 def _vector(text: str) -> BlockWeights:
-    """A model need not have all blocks that a vector names."""
+    """A model need not have all blocks that a vector names; those of a UNet that it does not name
+    are off, as in the extension (`to26`).
+    """
     numbers = [number.strip() for number in re.split("[,;]", text)]
     parts = VECTORS.get(len(numbers))
     if parts is None:
         known = ", ".join(map(str, VECTORS))
         raise AdapterError(message("merge.vector_length", count=len(numbers), known=known))
-    entries = (
+    named = [
         f"{name}={number}"
         for part, number in zip(parts, numbers, strict=True)
         for name in part.split()
-    )
-    return BlockWeights(tuple(map(_entry, entries)), strict=False)
+    ]
+    unnamed = () if parts == FLUX else ("input_blocks=0", "output_blocks=0")
+    return BlockWeights(tuple(map(_entry, (*unnamed, *named))), strict=False)
 
 
 def _entry(part: str) -> _Entry:

@@ -73,7 +73,7 @@ def test_names_that_are_no_file_or_several(tags, name, says):
     ("<lora:style:te=0.5:unet=0.9>", (0.9, 0.5), ()),
     ("<lora:style:0.8:te=0.1>", (0.8, 0.1), ()),
     ("<lora:style:0.8:0.6:8>", (0.8, 0.6), ("8",)),
-    ("<lora:style:0.8:lbw=MIDD>", (0.8, 0.8), ("lbw=MIDD",)),
+    ("<lora:style:0.8:lbw=MINE>", (0.8, 0.8), ("lbw=MINE",)),
 ])  # fmt: skip
 def test_strengths(tags, tag, strengths, unused):
     [(name, model, clip, rest, _)], _ = tags.read_tags(tag)
@@ -140,3 +140,5 @@ def test_a_block_weight_vector_in_a_tag(tags):
     assert (named.strength, named.blocks, named.unused) == (0.8, vector, ())
     [row] = tags.rows_of([named], 3)
     assert (row.number, row.blocks) == (3, vector)
+    [named], _ = tags.read_tags("<lora:style:0.8:lbw=MIDD:stop=9>")
+    assert (named.blocks, named.unused) == ("MIDD", ("stop=9",))

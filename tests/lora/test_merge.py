@@ -4,6 +4,7 @@ real ComfyUI.
 
 import copy
 import math
+from pathlib import Path
 
 import peft
 import pytest
@@ -566,6 +567,32 @@ def test_block_weights_read(text, places):
 def test_block_weights_say_what_is_wrong(text, fault):
     with pytest.raises(AdapterError, match=fault):
         read_block_weights(text)
+
+
+def test_blocks_that_a_vector_does_not_name_are_off():
+    """As in A1111: 17 numbers leave out blocks that only a LoCon has."""
+    weights = read_block_weights("MIDD")
+    blocks = {
+        "input_blocks.0.0": 0,  # not named
+        "input_blocks.1.1": 0,
+        "input_blocks.4.1": 0,
+        "input_blocks.5.1": 1,
+        "middle_block.1": 1,
+        "output_blocks.6.1": 1,
+        "output_blocks.7.1": 0,
+        "output_blocks.1.1": 0,  # not named
+        "time_embed.0": 1,
+    }
+    assert {name: weights.factor("model", name) for name in blocks} == blocks
+    assert weights.factor("clip_l", "text_model.encoder.layers.0.mlp.fc1") == 1
+    assert read_block_weights("OUTS").factor("model", "output_blocks.7.1") == 1
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_help_names_every_preset(language):
+    page = Path(__file__).parents[2] / "web/docs/LocksmithLoadAndFixLoRA" / f"{language}.md"
+    text = page.read_text("utf-8")
+    assert not [name for name in PRESETS if f"`{name}`" not in text]
 
 
 def test_presets_are_read_and_need_not_match(source):
