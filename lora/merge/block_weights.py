@@ -119,7 +119,7 @@ class BlockWeights(NamedTuple):
     strict: bool = True
 
     def factor(self, network: str, module: str) -> float:
-        """The weight of a native module (without `diffusion_model.`) of "model" or of a text
+        """The weight of a native module (without `diffusion_model.`) of DENOISER or of a text
         encoder's slot; 1 where none is given.
         """
         words = tuple(module.split("."))

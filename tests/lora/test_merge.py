@@ -11,6 +11,7 @@ import pytest
 import torch
 from lora_locksmith.adapters.spec import AdapterError, AdapterSpec
 from lora_locksmith.files.header import LoraFileError, read_header
+from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.table import families
 from lora_locksmith.lora.io.lora_model import native_tensors
 from lora_locksmith.lora.io.stream import TensorStream
@@ -583,9 +584,9 @@ def test_blocks_that_a_vector_does_not_name_are_off():
         "output_blocks.1.1": 0,  # not named
         "time_embed.0": 1,
     }
-    assert {name: weights.factor("model", name) for name in blocks} == blocks
+    assert {name: weights.factor(DENOISER, name) for name in blocks} == blocks
     assert weights.factor("clip_l", "text_model.encoder.layers.0.mlp.fc1") == 1
-    assert read_block_weights("OUTS").factor("model", "output_blocks.7.1") == 1
+    assert read_block_weights("OUTS").factor(DENOISER, "output_blocks.7.1") == 1
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
