@@ -19,6 +19,7 @@ from ...errors import LocksmithError, exhausted
 from ...messages import message, text_of
 from ..every_loader import is_on, turn
 from ..every_setting import SettingError, store
+from ..files import lora_names
 from ..languages import answered
 from .about_file import Unknown, about_file
 from .fits import fitting
@@ -160,7 +161,9 @@ async def _rows(request: web.Request) -> str:
 
 
 async def _fits(request: web.Request) -> str:
-    """Which files fit a model, as far as the library has read them."""
+    """Which files fit a model, as far as the library has read them; `refresh=1` has it read those
+    first that it has not seen.
+    """
     asked = request.query
     if not asked.get("model"):
         raise Refusal(message("nodes.no_file_named"), message("nodes.give_listed_name"))
@@ -168,6 +171,10 @@ async def _fits(request: web.Request) -> str:
 
     def told() -> dict[str, Any]:
         rows, running = _library.found()
+        unseen = set(lora_names()) - {row.file for row in rows}
+        if asked.get("refresh") == "1" and unseen and not running:
+            _library.read(refresh=True)
+            rows, running = _library.found()
         about = fitting(rows, asked.get("model_folder", ""), asked["model"])
         return about | {"running": running}
 

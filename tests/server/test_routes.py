@@ -556,6 +556,20 @@ def test_all_files_are_held_against_a_model_by_what_the_library_knows(routes, lo
     assert mine <= set(told["others"]) and "old.pt" not in told["others"]
 
 
+def test_a_file_that_came_after_the_library_was_read_is_looked_for(routes, loras):
+    routes.library()
+    (loras / "page_that_came_later.safetensors").write_bytes(b"<!DOCTYPE html>" * 20)
+    question = {"model_folder": "diffusion_models", "model": FLUX}
+    name = "page_that_came_later.safetensors"
+    assert name not in routes.ask("fits", **question)[1]["others"]
+    told = routes.ask("fits", refresh=1, **question)[1]
+    deadline = time.monotonic() + comfy_server.PATIENCE
+    while told["running"]:
+        assert time.monotonic() < deadline
+        told = routes.ask("fits", **question)[1]
+    assert name in told["others"]
+
+
 def test_what_a_preview_found_counts_before_what_a_row_tells(routes, loras):
     """The tiny model is of no published size, so that only a look at both files tells."""
     tiny = {name: tuple(tensor.shape) for name, tensor in simpletuner_broken_lora().items()}

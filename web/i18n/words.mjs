@@ -1,27 +1,13 @@
 /** What the front end of this pack says, in the front end's language; English where a language has no words. */
 
 import { app } from "../../../scripts/app.js";
-import { lazily } from "../shared/lazy.mjs";
 import { ENGLISH } from "./en.mjs";
+import { CHINESE } from "./zh.mjs";
 
-/** @type {Record<string, Record<string, string>>} the words of the languages that were wanted */
-const WORDS = { en: ENGLISH };
-/** @type {Record<string, () => Promise<{WORDS: Record<string, string>}>>} */
-const OTHERS = { zh: lazily("./zh.mjs", import.meta.url) };
-
+/** @type {Record<string, Record<string, string>>} */
+const WORDS = { en: ENGLISH, zh: CHINESE };
 /** @type {Record<string, Record<string, string>>} what was learned, by language */
 const MORE = {};
-
-/** Get the words of the front end's language; while the server is away, English stays. */
-export async function loadWords() {
-  const wanted = language();
-  if (WORDS[wanted] || !OTHERS[wanted]) return;
-  try {
-    WORDS[wanted] = (await OTHERS[wanted]()).WORDS;
-  } catch {
-    // They are got when something is said again.
-  }
-}
 
 /**
  * Have more to say: parts that are loaded when they are first wanted bring their texts with them.
@@ -41,7 +27,6 @@ export function learn(more) {
  */
 export function say(key, fill = {}) {
   const wanted = language();
-  if (!WORDS[wanted]) void loadWords(); // after a change of the language
   const words = WORDS[wanted]?.[key] ?? MORE[wanted]?.[key] ?? ENGLISH[key] ?? MORE.en[key];
   return words.replace(/\{(\w+)\}/g, (_, name) => String(fill[name] ?? ""));
 }

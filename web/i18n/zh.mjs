@@ -1,7 +1,7 @@
 /** What the front end of this pack says, in Chinese: by the part that says it. */
 
 /** @type {Record<string, string>} */
-export const WORDS = {
+export const CHINESE = {
   // words of the server
   sentence: "{text}。",
   sentences: "{first}{second}",

@@ -55,9 +55,10 @@ export class FitFilter {
   async read() {
     const { signal } = this.ended;
     const { folder, name } = /** @type {ModelFile} */ (this.model);
-    for (let running = true; running && this.on && !signal.aborted; ) {
+    let first = 1; // then the server looks for files that its library has not seen
+    for (let running = true; running && this.on && !signal.aborted; first = 0) {
       try {
-        const answer = await ask("fits", { model_folder: folder, model: name }, signal);
+        const answer = await ask("fits", { model_folder: folder, model: name, refresh: first }, signal);
         this.known = { fits: new Set(answer.fits), others: new Set(answer.others) };
         ({ running } = answer);
         this.fault = "";
