@@ -215,6 +215,7 @@ def test_model_that_is_not_there_is_no_fault(opened, mode):
 
 
 def test_file_that_is_gone_is_not_asked_for(opened):
+    expect(shown(opened, LOADER).locator(WHAT)).not_to_be_empty()
     opened.requests.clear()
     opened.change(LOADER, "lora_name", "no_such_file.safetensors")
     expect(shown(opened, LOADER).locator(WHAT)).to_have_text("")
