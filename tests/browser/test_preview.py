@@ -164,6 +164,7 @@ def test_nothing_is_told_of_what_the_graph_does_not_tell(opened):
 
 
 def test_newest_choice_wins(opened):
+    expect(shown(opened, LOADER).locator(WHAT)).not_to_be_empty()
     opened.page.evaluate(
         "async () => (await"
         " import('/extensions/lora-locksmith/preview/preview.mjs')).forgetPreviews()"
