@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -73,13 +74,10 @@ class ConnectedModel:
         """Its values in fp32 on the CPU; not to be written to."""
         return self._weight(parameter)
 
-    def most_common_dtype(self) -> torch.dtype:
-        """In which most of its numbers are stored."""
-        sizes: dict[torch.dtype, int] = {}
+    def stored(self) -> Iterator[Tensor]:
+        """Its tensors as they are stored."""
         for name in self._shapes:
-            stored = self._stored(name)[0]
-            sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.numel()
-        return max(sizes, key=sizes.__getitem__, default=torch.bfloat16)
+            yield self._stored(name)[0]
 
     @property
     def largest(self) -> int:

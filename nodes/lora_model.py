@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -113,13 +114,12 @@ def of_file(lora_name: str, model, clip, blocks: str = "") -> MadeWhenUsed:
     """A listed file at strength 1, with its layer weights folded in. What ComfyUI's names cannot
     hold as it is (a DoRA of parts of a fused module) becomes what Merge LoRAs makes of it.
     """
-    folded, _ = _of_entries([Entry(lora_name, None, blocks=blocks)], model, clip)
 
     def make() -> dict[str, Tensor]:
-        try:
-            return dict(folded) if blocks.strip() else _converted(lora_name, model, clip)
-        except Refused:
-            return dict(folded)
+        if not blocks.strip():
+            with suppress(Refused):
+                return _converted(lora_name, model, clip)
+        return _merged([Entry(lora_name, None, blocks=blocks)], model, clip, [])
 
     return MadeWhenUsed(make)
 
@@ -128,18 +128,11 @@ def of_rows(rows: Sequence[StackRow], model, clip) -> tuple[MadeWhenUsed, list[M
     """(the rows that are on, merged at their strengths; what that loses, filled in when it is
     made).
     """
-    return _of_entries(
-        [
-            Entry(row.name, None, row.strength, row.strength_clip, row.blocks)
-            for row in rows
-            if row.on and (row.strength or row.strength_clip)
-        ],
-        model,
-        clip,
-    )
-
-
-def _of_entries(entries: Sequence[Entry], model, clip) -> tuple[MadeWhenUsed, list[Message]]:
+    entries = [
+        Entry(row.name, None, row.strength, row.strength_clip, row.blocks)
+        for row in rows
+        if row.on and (row.strength or row.strength_clip)
+    ]
     losses: list[Message] = []
 
     def make() -> dict[str, Tensor]:

@@ -173,14 +173,11 @@ class ModelFile:
         """The dtypes of the file's tensors the parameter is made of."""
         return {self.tensors[source.name].dtype for source in self.parameters[parameter]}
 
-    def most_common_dtype(self) -> torch.dtype:
-        """In which most of its numbers are stored."""
-        sizes: dict[torch.dtype, int] = {}
+    def stored(self) -> Iterator[Tensor]:
+        """Its tensors as they are stored."""
         for sources in self.parameters.values():
             for source in sources:
-                tensor = self.tensors[source.name]
-                sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
-        return max(sizes, key=sizes.__getitem__, default=torch.bfloat16)
+                yield self.tensors[source.name]
 
     def scaled(self, parameter: str) -> bool:
         """Whether its values are multiplied with a scale beside them."""

@@ -29,18 +29,6 @@ MAX_TEXT, MAX_ENTRIES = 10_000, 500
 NAME = re.compile(r"[A-Za-z0-9_*?]+(-[0-9]+)?\Z")
 RANGE = re.compile(r"([0-9]{1,6})-([0-9]{1,6})\Z")
 
-# Names for what is often wanted. The two of SDXL are B-LoRA's blocks (arXiv:2403.14572), by
-# ComfyUI's names.
-PRESETS = {
-    "no text encoder": "te=0",
-    "text encoder only": "model=0",
-    "FLUX: double blocks only": "model=0, double_blocks=1",
-    "FLUX: single blocks only": "model=0, single_blocks=1",
-    "SDXL: content (B-LoRA)": "model=0, te=0, output_blocks.0.1=1",
-    "SDXL: style (B-LoRA)": "model=0, te=0, output_blocks.1.1=1",
-}
-
-
 # The presets that hako-mikan/sd-webui-lora-block-weight comes with (scripts/lora_block_weight.py,
 # LWEIGHTSPRESETS), as prompts name them: lbw=MIDD. Vectors of 17 blocks.
 PROMPT_PRESETS = {
@@ -55,7 +43,17 @@ PROMPT_PRESETS = {
     "OUTALL": "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1",
     "ALL0.5": "0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5",
 }
-PRESETS |= PROMPT_PRESETS
+# Names for what is often wanted. The two of SDXL are B-LoRA's blocks (arXiv:2403.14572), by
+# ComfyUI's names.
+PRESETS = {
+    "no text encoder": "te=0",
+    "text encoder only": "model=0",
+    "FLUX: double blocks only": "model=0, double_blocks=1",
+    "FLUX: single blocks only": "model=0, single_blocks=1",
+    "SDXL: content (B-LoRA)": "model=0, te=0, output_blocks.0.1=1",
+    "SDXL: style (B-LoRA)": "model=0, te=0, output_blocks.1.1=1",
+    **PROMPT_PRESETS,
+}
 
 
 # What the numbers of a block weight vector stand for, by how many they are; the first is the text

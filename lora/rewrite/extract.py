@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -77,8 +78,8 @@ class ModelWeights(Protocol):
     def read(self, parameter: str) -> Tensor:
         """Its values: fp32, on the CPU, of the native shape; not to be written to."""
 
-    def most_common_dtype(self) -> torch.dtype:
-        """In which most of its numbers are stored."""
+    def stored(self) -> Iterator[Tensor]:
+        """Its tensors as they are stored."""
 
 
 class ExtractRow(NamedTuple):
@@ -346,7 +347,10 @@ def extract_tensors(
 
 def _lora_dtype(model: ModelWeights) -> torch.dtype:
     """The dtype of a LoRA of this model: as most of it, bf16 for fp8."""
-    most = model.most_common_dtype()
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in model.stored():
+        sizes[tensor.dtype] += tensor.numel()
+    most = max(sizes, key=sizes.__getitem__, default=torch.bfloat16)
     return most if most in (torch.float32, torch.float16, torch.bfloat16) else torch.bfloat16
 
 

@@ -171,8 +171,8 @@ async def _fits(request: web.Request) -> str:
 
     def told() -> dict[str, Any]:
         rows, running = _library.found()
-        unseen = set(lora_names()) - {row.file for row in rows}
-        if asked.get("refresh") == "1" and unseen and not running:
+        wanted = asked.get("refresh") == "1" and not running
+        if wanted and not {row.file for row in rows}.issuperset(lora_names()):
             _library.read(refresh=True)
             rows, running = _library.found()
         about = fitting(rows, asked.get("model_folder", ""), asked["model"])

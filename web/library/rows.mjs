@@ -1,5 +1,7 @@
 /** The rows of the library: what is searched in them, how they are filtered, counted and sorted. No document here. */
 
+import { trainerOf } from "../shared/names.mjs";
+
 /**
  * What becomes of a file: "good", "mended" (the stock loader would fall short), "partly", "doubtful" (it loads, but may not
  * come out as trained), "bad" (nothing loads), "untold" (whether it loads depends on the model, which is not known), "pickled" (only a
@@ -59,7 +61,7 @@ export const SORT_NAMES = Object.keys(SORTS);
 export function prepare(told) {
   const cut = Math.max(told.file.lastIndexOf("/"), told.file.lastIndexOf("\\")) + 1;
   const kindNames = (Array.isArray(told.kinds) ? told.kinds : told.kinds.split(", ")).filter(Boolean);
-  const trainer = told.trainer === "cannot tell" || !told.trainer ? UNTOLD : told.trainer;
+  const trainer = trainerOf(told) || UNTOLD;
   const model = told.made_for || told.family || UNTOLD;
   const words = [told.file, told.made_for, told.family, told.trainer, ...kindNames, ...(told.trigger_words ?? [])];
   return {

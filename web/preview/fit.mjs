@@ -1,5 +1,7 @@
 /** Tells in words what a LoRA file is, and whether it fits the model it is wired to. */
 
+import { SIGNS } from "../report/outcome.mjs";
+import { trainerOf } from "../shared/names.mjs";
 import { asSentence, say, tell } from "../i18n/words.mjs";
 
 /**
@@ -51,7 +53,7 @@ function fitOfModel(fit, translations) {
   const { state, placed, total, mismatch, lacking, model } = fit;
   if (fit.needs_clip) return { state: "", text: "CLIP", words: say("previewNeedsClip") };
   if (mismatch) return { state, text: `\u2717 ${placed} / ${total}`, words: say("previewMismatch", { mismatch: tell(mismatch, translations) }) };
-  if (state !== "good") return { state, text: `${state === "bad" ? "\u2717" : "!"} ${placed} / ${total}`, words: tell(lacking, translations) || say("previewPart", fit) };
+  if (state !== "good") return { state, text: `${SIGNS[/** @type {"part" | "bad"} */ (state)]} ${placed} / ${total}`, words: tell(lacking, translations) || say("previewPart", fit) };
   return { state, text: `\u2713 ${total}`, words: say(model ? "previewFits" : "previewFitsAny", fit) };
 }
 
@@ -73,7 +75,7 @@ export function aboutFile({ error, made_for: madeFor, trainer, trainer_guessed: 
   if (error || !total) return "";
   const family = tell(madeFor, translations) || (fit?.placed && fit.state === "good" ? fit.model : "");
   const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
-  const known = trainer === "cannot tell" ? "" : tell(trainer, translations);
+  const known = tell(trainerOf({ trainer }), translations);
   const writer = guessed && known ? say("previewLooksLike", { trainer: known }) : known;
   return [family || say("previewNoFamily"), writer, adapters, say("previewModules", { total })].filter(Boolean).join(" \u00b7 ");
 }

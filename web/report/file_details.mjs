@@ -1,6 +1,7 @@
 /** Opens the dialog of details for a file that did not run. */
 
 import { aboutFile, fitOf } from "../preview/fit.mjs";
+import { trainerOf } from "../shared/names.mjs";
 import { ask } from "../shared/server.mjs";
 import { tell, tellAll } from "../i18n/words.mjs";
 import { openDetails } from "./details.mjs";
@@ -41,7 +42,7 @@ function outcomeOfFile(file, answer) {
     notes: words ? [aboutFile(answer)].filter(Boolean) : [],
     cautions: tellAll(answer.cautions, translations),
     family: tell(answer.made_for, translations),
-    trainer: answer.trainer === "cannot tell" ? "" : tell(answer.trainer, translations),
+    trainer: tell(trainerOf(answer), translations),
     strength: "",
     acts: "",
     inspection,

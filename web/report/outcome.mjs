@@ -99,7 +99,7 @@ function patternsOf(told) {
 }
 
 /** What stands beside the colour, so that nobody has to see it. */
-const SIGNS = { good: "\u2713", part: "!", bad: "\u2717" };
+export const SIGNS = { good: "\u2713", part: "!", bad: "\u2717" };
 
 /**
  * Such as "✓ 494 / 494".

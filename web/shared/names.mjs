@@ -1,4 +1,4 @@
-/** Compares the names of LoRA files, whose folders Windows separates the other way: workflows travel between systems. */
+/** Reads names: those of LoRA files, whose folders Windows separates the other way (workflows travel between systems), and of trainers. */
 
 /** @param {string} name */
 function withSlashes(name) {
@@ -27,4 +27,14 @@ export function listedAs(name, listed) {
 export function isNameOf(name, file, listed) {
   if (typeof file !== "string") return false;
   return file === name || (!listed.includes(name) && withSlashes(file) === withSlashes(name));
+}
+
+/**
+ * The tool that wrote a file, in English; "" where nothing tells it.
+ *
+ * @param {{trainer?: string}} told of a file
+ * @returns {string}
+ */
+export function trainerOf({ trainer = "" }) {
+  return trainer === "cannot tell" ? "" : trainer;
 }
