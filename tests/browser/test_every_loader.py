@@ -37,6 +37,10 @@ def is_on(server):
     return server.get(ROUTE)["on"]
 
 
+def is_order(request):
+    return request.method == "POST" and ROUTE in request.url
+
+
 def test_the_switch_in_the_settings_turns_it_on_and_off(server, front_end):
     page = front_end.page
     front_end.run_command("Comfy.ShowSettingsDialog")
@@ -52,10 +56,15 @@ def test_the_switch_in_the_settings_turns_it_on_and_off(server, front_end):
 
 
 def test_many_clicks_in_a_row_end_where_the_last_one_says(server, front_end):
+    orders, answered = [], []
+    front_end.page.on("request", lambda asked: is_order(asked) and orders.append(asked))
+    front_end.page.on("requestfinished", lambda asked: is_order(asked) and answered.append(asked))
     for turn in range(9):
         front_end.set(EVERY, turn % 2 == 0)
-    front_end.wait_until(lambda: is_on(server))
-    front_end.page.wait_for_timeout(500)  # whatever may still be on its way
+    # Nothing follows an answered order for what was wanted last.
+    front_end.wait_until(
+        lambda: len(answered) == len(orders) > 0 and orders[-1].post_data_json == {"on": True}
+    )
     assert is_on(server) and shown(front_end) is True
 
 
