@@ -194,6 +194,18 @@ def server(comfyui_path: Path, tiny_models_folder: Path) -> Iterator[comfy_serve
         yield running
 
 
+@pytest.fixture(scope="module")
+def shelves_put_back(server: comfy_server.Server) -> Iterator[None]:
+    """Removes the LoRA files that a module's tests leave behind: other modules' lists would hold
+    them, or not, as the modules happen to be shared out among processes.
+    """
+    folder = server.base / "models" / "loras"
+    before = set(folder.rglob("*"))
+    yield
+    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 @pytest.fixture(scope="session")
 def object_info(server: comfy_server.Server) -> dict:
     """Every node the server knows, as it declares it."""

@@ -84,6 +84,7 @@ def test_registry_gets_what_users_need_and_nothing_else():
         "CHANGELOG.md",
         "LICENSE",
         "README.md",
+        "README.zh.md",
         "__init__.py",
         "api.py",
         "cli.py",

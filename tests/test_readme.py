@@ -1,4 +1,4 @@
-"""What the README shows must be so."""
+"""What the README and the pages of docs/ show must be so."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 README, CONTRIBUTING, CHANGELOG = (
     (ROOT / name).read_text("utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 )
-# Titles of kinds that the README tells in other words: (IA)^3, norms, biases, full differences.
+LOADING, ADDING, COMMAND_LINE = (
+    (ROOT / "docs" / name).read_text("utf-8")
+    for name in ("loading.md", "adding.md", "command_line.md")
+)
+# Titles of kinds that docs/loading.md tells in other words: (IA)^3, norms, biases, full differences.
 DESCRIBED = {
     "",
     "(IA)3",
@@ -34,10 +38,10 @@ DESCRIBED = {
 
 
 def example(beginning: str) -> str:
-    """The fenced block of the README that begins so."""
+    """The fenced block of docs/adding.md that begins so."""
     return next(
         block
-        for block in re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)
+        for block in re.findall(r"```\w*\n(.*?)```", ADDING, re.DOTALL)
         if block.startswith(beginning)
     )
 
@@ -50,13 +54,15 @@ def test_the_example_table_is_a_table():
     assert family.sizes["large"] == {"h": 3072, "m": 12288}
 
 
-def test_the_commands_are_dev_py_commands():
-    commands = re.findall(r"^python dev\.py (\w+)", README, re.MULTILINE)
-    assert commands == ["demo", "test"]
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_commands_are_dev_py_commands(name):
+    text = (ROOT / name).read_text("utf-8")
+    assert re.findall(r"^python dev\.py (\w+)", text, re.MULTILINE) == ["demo", "test"]
 
 
-def test_files_it_links_to_are_there():
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_files_it_links_to_are_there(name):
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / name).read_text("utf-8")):
         assert (ROOT / link).exists(), link
 
 
@@ -104,33 +110,37 @@ def test_the_changelog_counts_what_there_is(pattern):
     assert number(newest[1]) == COUNTED[pattern]
 
 
-@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+@pytest.mark.parametrize("text", [ADDING, CONTRIBUTING], ids=["adding", "CONTRIBUTING"])
 def test_a_record_is_as_long_as_it_is_called(text):
     least, most = re.search(r"(\w+) to (\w+) lines[;:]", text).groups()
     assert (number(least), number(most)) == (min(RECORDS), max(RECORDS))
 
 
-def test_the_readme_names_every_command_and_every_node():
+def test_every_command_and_every_node_is_named():
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2]
-        assert re.search(rf"lora-locksmith {name}\b|`{name}`", README), name
-    for node in json.loads((ROOT / "locales/en/nodeDefs.json").read_text("utf-8")).values():
-        assert f"**{node['display_name']}**" in README, node["display_name"]
+        assert re.search(rf"`(lora-locksmith )?{name}`", README), name
+        assert re.search(rf"^\| `{name} ", COMMAND_LINE, re.MULTILINE), name
+    for language, file in (("en", "README.md"), ("zh", "README.zh.md")):
+        text = (ROOT / file).read_text("utf-8")
+        nodes = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8"))
+        unnamed = [node for node in nodes.values() if f"**{node['display_name']}**" not in text]
+        assert nodes and not unnamed
 
 
 def row(title):
-    """The row of the README's table."""
-    return next(line for line in README.splitlines() if line.startswith(f"| **{title}"))
+    """The row of the table of what loads."""
+    return next(line for line in LOADING.splitlines() if line.startswith(f"| **{title}"))
 
 
-def test_the_readme_names_every_kind_of_adapter():
+def test_every_kind_of_adapter_is_named():
     computed = {kind.title for kind in kinds() if not kind.refusal}
     refused = {kind.title for kind in kinds()} - computed
     assert not {title for title in computed - DESCRIBED if title not in row("Adapters")}
     assert refused and not {title for title in refused if title not in row("Refused")}
 
 
-def test_the_readme_names_what_is_refused():
+def test_what_is_refused_is_named():
     titles = [
         line.split("|")[0].strip() for _, line in lines_of(NOT_COMPUTED_TABLE.read_text("utf-8"))
     ]

@@ -36,7 +36,6 @@ def flux_file(path: Path, spelling: str = "transformer.", rank: int = 16, number
         "json.loads",
         9,
         25,
-        True,
     ),
     Row(
         "inspect",
@@ -46,7 +45,6 @@ def flux_file(path: Path, spelling: str = "transformer.", rank: int = 16, number
         "json.loads",
         4,
         12,
-        True,
     ),
     Row(
         "inspect, report",
@@ -111,7 +109,6 @@ def library(folder: Path, files: int) -> Path:
         "json.loads",
         2.2,
         10,
-        True,
     ),
     Row(
         "scan again",
@@ -121,7 +118,6 @@ def library(folder: Path, files: int) -> Path:
         "stat",
         5,
         60,
-        True,
     ),
     rounds=5,
     short_rounds=3,

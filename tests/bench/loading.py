@@ -181,7 +181,6 @@ def block_patcher():
         "stock",
         1.0,
         1.4,
-        True,
     ),
     Row(
         "apply, DoRA",
@@ -191,7 +190,6 @@ def block_patcher():
         "stock",
         1.4,
         5.0,
-        True,
     ),
     rounds=9,
     short_rounds=3,

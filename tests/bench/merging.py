@@ -105,7 +105,6 @@ def merge_cut(bench: Bench):
         "file",
         0.1,
         0.6,
-        True,
     ),
     Row(
         "memory of a merge of eight",

@@ -73,7 +73,6 @@ def by_svd(delta, rank: int):
         "lowrank, 16",
         0.007,
         0.2,
-        True,
     ),
     Row(
         "cut, rank 64",
@@ -117,7 +116,6 @@ def cut(bench: Bench):
         "svd",
         0.002,
         0.1,
-        True,
     ),
     Row(
         "cut, PEFT",
@@ -127,7 +125,6 @@ def cut(bench: Bench):
         "peft",
         0.002,
         0.1,
-        True,
     ),
     rounds=1,
     short_rounds=2,
@@ -175,7 +172,7 @@ BEST = "the smallest possible"
 
 
 @measurement(
-    Row("error of a cut", "Error of that form", BEST, "ours", "optimum", 1, 1.00001, True),
+    Row("error of a cut", "Error of that form", BEST, "ours", "optimum", 1, 1.00001),
     Row(
         "error of svd_lowrank",
         "Error of `torch.svd_lowrank`'s",
@@ -184,7 +181,6 @@ BEST = "the smallest possible"
         "optimum",
         1.01,
         2,
-        True,
     ),
     Row("error of a full SVD", "Error of a full SVD's", BEST, "svd", "optimum", 1, 1.00001),
     Row("error of PEFT", "Error of PEFT's", BEST, "peft", "optimum", 1, 1.00001),

@@ -21,7 +21,6 @@ RANK = 64
         "dense",
         0.05,
         0.12,
-        True,
     ),
     rounds=5,
     short_rounds=1,

@@ -47,6 +47,11 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _shelves(shelves_put_back: None) -> None:
+    """Every module here leaves the LoRA files as it found them."""
+
+
 @pytest.fixture(scope="module")
 def front_end(browser: Browser, server: comfy_server.Server) -> Iterator[FrontEnd]:
     """The front end, open."""

@@ -90,6 +90,11 @@ class Bench:
         return Result(load(self.server.fetch(file))["latent_tensor"], entry)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _shelves(shelves_put_back: None) -> None:
+    """Every module here leaves the LoRA files as it found them."""
+
+
 @pytest.fixture(scope="session")
 def bench(server: comfy_server.Server, object_info: dict) -> Bench:
     return Bench(server, ending_in_a_latent(demo.demo_prompt(object_info)))
