@@ -12,7 +12,9 @@ Needs nothing but Python 3.10 or later:
     python dev.py hosts [ARGUMENT..] test the pack on every ComfyUI release it claims
     python dev.py server             run a real ComfyUI with the pack and the demo's models
     python dev.py env                only make the environment, and say where things are
-    python dev.py lock               pin what pyproject.toml's group "dev" asks for anew
+    python dev.py docs               build the site of docs/ in .dev/site
+    python dev.py pack               pack what ComfyUI's registry gets, as .dev/lora-locksmith.zip
+    python dev.py lock               pin what pyproject.toml's groups ask for anew
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from devtools.browser import BROWSER_TESTS, ensure_browser  # noqa: E402
 from devtools.comfyui import ensure_comfyui, ensure_hosts  # noqa: E402
 from devtools.environment import ensure_environment, environment_python, lock  # noqa: E402
 from devtools.front_end import ensure_front_end, ensure_web_types  # noqa: E402
+from devtools.packing import pack  # noqa: E402
 from devtools.steps import (  # noqa: E402
     ROOT,
     WORK,
@@ -272,6 +275,21 @@ def command_lock() -> int:
     return 0
 
 
+def command_docs() -> int:
+    """Build the site; links that lead nowhere are faults."""
+    command = [str(ensure_environment()), "-m", "mkdocs", "build", "--quiet"]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    faults = subprocess.run(command, cwd=ROOT, env=quiet).returncode
+    if not faults:
+        say(f"The site is in {WORK / 'site'}: open index.html there.")
+    return faults
+
+
+def command_pack() -> int:
+    say(f"{pack()} is written.")
+    return 0
+
+
 def command_lint() -> int:
     python = str(ensure_environment())
     faults = lint(python)
@@ -293,6 +311,8 @@ PLAIN = {
     "env": command_env,
     "lint": command_lint,
     "lock": command_lock,
+    "docs": command_docs,
+    "pack": command_pack,
 }
 
 
@@ -312,6 +332,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands.add_parser("env", help="only make the environment")
     commands.add_parser("lint", help="style, format and types")
     commands.add_parser("lock", help="pin the packages of the environment anew")
+    commands.add_parser("docs", help="build the site of docs/")
+    commands.add_parser("pack", help="pack what ComfyUI's registry gets")
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command not in WITH_ARGUMENTS:
         parser.error(f"unknown arguments: {' '.join(rest)}")

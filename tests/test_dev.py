@@ -206,12 +206,13 @@ def dependency_groups() -> dict[str, list]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
 
 
-@pytest.mark.parametrize("group", ["comfyui", "trainers", "test", "lint"])
+@pytest.mark.parametrize("group", ["comfyui", "trainers", "test", "docs", "lint", "publish"])
 def test_what_the_groups_ask_for_is_pinned(group):
-    """tests/requirements.txt is of this pyproject.toml: 'python dev.py lock' was not forgotten."""
+    """What is pinned is of this pyproject.toml: 'python dev.py lock' was not forgotten."""
+    file = environment.PUBLISH if group == "publish" else environment.REQUIREMENTS
     pinned = [
         Requirement(line)
-        for line in environment.REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+        for line in environment.without_hashes(file.read_text(encoding="utf-8")).splitlines()
         if not line.startswith("#")
     ]
     for wanted in map(Requirement, dependency_groups()[group]):

@@ -10,6 +10,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import yaml
+from devtools.packing import not_ignored, pack, packed_files, patterns_of
 from reports.small_files import flux_lora, write_file
 
 if sys.version_info >= (3, 11):
@@ -67,13 +69,12 @@ ROOMS = {
 }
 
 
-def patterns(name: str) -> set[str]:
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    return {line.strip("/") for line in lines if line and not line.startswith("#")}
-
-
 def test_registry_gets_what_users_need_and_nothing_else():
-    left_out, not_in_git = patterns(".comfyignore"), {".git", *patterns(".gitignore")}
+    left_out, unknown = (
+        {pattern.strip("/") for pattern in patterns_of(name)}
+        for name in (".comfyignore", ".gitignore")
+    )
+    not_in_git = {".git", *unknown}
     there = {
         path.name
         for path in ROOT.iterdir()
@@ -98,6 +99,44 @@ def test_registry_gets_what_users_need_and_nothing_else():
         "web",
         *ROOMS,
     }
+
+
+def test_the_archive_for_the_registry_is_the_same_each_time(tmp_path):
+    first, second = (pack(tmp_path / name) for name in ("first.zip", "second.zip"))
+    assert first.read_bytes() == second.read_bytes()
+    with ZipFile(first) as archive:
+        names = archive.namelist()
+    assert names == packed_files() and {"__init__.py", "web/index.js"} <= set(names)
+    assert not [name for name in names if f"/{name}".startswith(tuple(patterns_of(".comfyignore")))]
+    assert set(names) <= set(not_ignored()), "without git the archive would lack files"
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_by_commit(path):
+    used = re.findall(r"uses: (\S+)(.*)", path.read_text("utf-8"))
+    assert used
+    for action, told in used:
+        assert re.search(r"@[0-9a-f]{40}$", action) and re.fullmatch(r" # v[\d.]+", told), action
+
+
+def test_only_a_job_that_runs_none_of_the_project_has_the_token():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text("utf-8"))["jobs"]
+    holders = {name for name, job in jobs.items() if "secrets." in json.dumps(job)}
+    assert holders == {"publish"} and jobs["publish"]["needs"] == "test"
+    runs = "\n".join(step.get("run", "") for step in jobs["publish"]["steps"])
+    assert "dev.py" not in runs and "--require-hashes" in runs
+
+
+@pytest.mark.parametrize("name", ["tests/requirements.txt", ".github/publish.txt"])
+def test_what_is_installed_is_pinned_by_hash(name):
+    entries = re.split(r"^(?=\w)", (ROOT / name).read_text("utf-8"), flags=re.MULTILINE)[1:]
+    assert len(entries) > 20
+    assert not [
+        entry for entry in entries if not re.match(r"\S+==\S+.*\\\n +--hash=sha256:", entry)
+    ]
 
 
 def test_front_end_files_are_served_once():

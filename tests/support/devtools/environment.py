@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shutil
+import re
 import subprocess
 import sys
 import time
@@ -17,10 +17,15 @@ from .steps import ROOT, SETUP_LOG, WORK, Fault, make_once, run_step, say, try_s
 ENVIRONMENT = WORK / "env"
 STAMP = ENVIRONMENT / "made-from.txt"
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+PUBLISH = ROOT / ".github" / "publish.txt"
 LOCKED = """\
 # What dev.py installs: pyproject.toml's group "dev", pinned with all it asks for, by
 # "python dev.py lock". For Python 3.10 and later on every platform; torch's CUDA packages are left
 # to torch itself.
+"""
+LOCKED_TOOL = """\
+# What the workflow "publish" installs: pyproject.toml's group "publish", pinned with all it asks
+# for, by "python dev.py lock".
 """
 CUDA = ("cuda-", "nvidia-", "triton==")  # names of torch's own packages on Linux
 TORCH_PACKAGES = ("torch", "torchvision", "torchaudio")
@@ -116,9 +121,14 @@ def uv_install(*arguments: str) -> list[str]:
 
 
 def pins(names: tuple[str, ...]) -> list[str]:
-    """The lines of tests/requirements.txt that pin these packages."""
-    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    """What tests/requirements.txt pins of these packages, without hashes."""
+    lines = without_hashes(REQUIREMENTS.read_text(encoding="utf-8")).splitlines()
     return [line for name in names for line in lines if line.startswith(f"{name}==")]
+
+
+def without_hashes(text: str) -> str:
+    """A file of requirements, each in one line."""
+    return re.sub(r" \\\n +--hash=\S+", "", text)
 
 
 def install_torch(has_uv: bool) -> None:
@@ -132,31 +142,48 @@ def install_torch(has_uv: bool) -> None:
 
 
 def everything_else(has_uv: bool) -> tuple[str, list[str], str]:
-    """The step that installs all pins: its title, its command, and what to do if it fails."""
+    """The step that installs all pins: its title, its command, and what to do if it fails.
+
+    uv compares the hashes of what it fetches. pip would ask for those of torch's own packages
+    for CUDA too, which are not pinned, so it gets the pins without hashes.
+    """
+    pinned = REQUIREMENTS
+    if not has_uv:
+        pinned = SETUP_LOG.with_name("pinned.txt")
+        pinned.write_text(without_hashes(REQUIREMENTS.read_text("utf-8")), encoding="utf-8")
     command = uv_install if has_uv else partial(pip, "install")
     return (
         "everything else (20 to 90 s; with CUDA's torch up to 10 minutes)",
-        command("-r", str(REQUIREMENTS)),
+        command("-r", str(pinned)),
         "Check the network, then run this again: it goes on where it stopped. Python 3.11 to 3.13"
         " are safe choices.",
     )
 
 
 def lock() -> None:
-    """Pin anew what pyproject.toml's group "dev" asks for, for every platform and each Python from
-    3.10 on, and keep the versions that are pinned already where they still serve.
+    """Pin anew, with hashes, what pyproject.toml's groups "dev" and "publish" ask for, for every
+    platform and each Python from 3.10 on, and keep the versions that are pinned already where
+    they still serve.
     """
-    pinned = SETUP_LOG.with_name("pinned.txt")
-    shutil.copy(REQUIREMENTS, pinned)
-    group = f"{ROOT / 'pyproject.toml'}:dev"
-    everywhere = ("--universal", "--python-version", "3.10", "--no-python-downloads")
-    plain = ("--no-annotate", "--no-header", "--output-file", str(pinned))
-    command = uv("compile", "--group", group, *everywhere, *plain)
-    run_step("the versions of all packages (20 s)", command, "Check the network and run it again.")
-    lines = pinned.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = (line for line in lines if not line.startswith(CUDA))
-    REQUIREMENTS.write_text(LOCKED + "".join(kept), encoding="utf-8")
-    say(f"{REQUIREMENTS} is written: see what changed with git diff.")
+    for group, file, head in (("dev", REQUIREMENTS, LOCKED), ("publish", PUBLISH, LOCKED_TOOL)):
+        pinned = SETUP_LOG.with_name("pinned.txt")
+        pinned.write_text(file.read_text("utf-8") if file.exists() else "", encoding="utf-8")
+        asked = ("--group", f"{ROOT / 'pyproject.toml'}:{group}", "--generate-hashes")
+        everywhere = ("--universal", "--python-version", "3.10", "--no-python-downloads")
+        plain = ("--no-annotate", "--no-header", "--output-file", str(pinned))
+        run_step(
+            f"the versions of all packages of the group {group} (20 s)",
+            uv("compile", *asked, *everywhere, *plain),
+            "Check the network and run it again.",
+        )
+        file.write_text(head + without_cuda(pinned.read_text("utf-8")), encoding="utf-8")
+        say(f"{file} is written: see what changed with git diff.")
+
+
+def without_cuda(text: str) -> str:
+    """A file of requirements without torch's own packages for CUDA."""
+    entries = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
+    return "".join(entry for entry in entries if not entry.startswith(CUDA))
 
 
 def cure_imports() -> None:
