@@ -153,7 +153,8 @@ def _wan_inputs() -> list[io.Input]:
 def _outputs() -> list[io.Output]:
     return [
         io.String.Output("path", display_name="path", tooltip="The file's whole path."),
-        io.Combo.Output(
+        # A list of files as an input of the first API's nodes takes no other type.
+        io.AnyType.Output(
             "name",
             display_name="name",
             tooltip="For inputs lora_name of other loaders: this ComfyUI finds the file by it.",

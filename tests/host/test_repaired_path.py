@@ -79,7 +79,11 @@ def one_of_three(alpha=2.0):
 
 
 def with_biases():
-    tensors = diffusers_lora()
+    """Biases beside some factors, which their alpha of half the rank halves too."""
+    tensors = diffusers_lora(alpha=".alpha")
+    tensors = {
+        name: tensor / 2 if name.endswith("alpha") else tensor for name, tensor in tensors.items()
+    }
     ups = [name for name in tensors if name.endswith("lora_B.weight")][::3]
     return tensors | {
         name.replace("weight", "bias"): torch.randn(tensors[name].shape[0]) for name in ups
