@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..key_maps.reader import readers
 from ..messages import translate
 from .files import listed_name, lora_changed, lora_names
-from .inputs import ERROR, REPORT, OfListedFile
+from .inputs import ERROR, REPORT, RESENT, OfListedFile
 from .languages import shown
 from .repaired import repaired
 
@@ -47,6 +47,7 @@ class RepairedLoRAPath(OfListedFile, io.ComfyNode):
             ],
             inputs=_inputs(),
             outputs=_outputs(),
+            **RESENT,
         )
 
     @classmethod
