@@ -15,7 +15,15 @@ from ...key_maps.dialect import DENOISER
 from ...key_maps.reader import Form, Reader
 from ...messages import joined, message
 from ...planning.names import spell
-from ...planning.plan import BOOKKEEPING, NO_FAULT, NOT_WIRED, Outcome, Plan, without_adapters
+from ...planning.plan import (
+    BOOKKEEPING,
+    NO_FAULT,
+    NOT_WIRED,
+    PLACED,
+    Outcome,
+    Plan,
+    without_adapters,
+)
 from ...planning.target_model import all_families
 from ...report.inspection import Inspection
 from ..copies import compared
@@ -106,19 +114,20 @@ def _for_its_models(inspection: Inspection, reader: Reader) -> Inspection:
     for name in inspection.guess.ties if networks else reader.families:
         if name in reader.families:
             plan = plan_for_rival(inspection, name)
-            least = len(inspection.plan.adapters) or len(plan.outcomes) / 4
-            if plan.adapters and len(plan.adapters) >= least:
+            if len(plan.adapters) >= len(inspection.plan.adapters) and _places_most(plan):
                 return inspection.with_plan(plan)
-    raise Refused(
-        (
-            message(
-                "lora.reader_of_other_models",
-                reader=reader.title,
-                models=joined(all_families().families[name].title for name in reader.families),
-                model=family.title if family else message(BASE_UNKNOWN),
-            ),
-        )
+    models = joined(all_families().families[name].title for name in reader.families)
+    if not family:
+        raise Refused((message("lora.reader_of_other_names", reader=reader.title, models=models),))
+    fault = message(
+        "lora.reader_of_other_models", reader=reader.title, models=models, model=family.title
     )
+    raise Refused((fault,))
+
+
+def _places_most(plan: Plan) -> bool:
+    placed = sum(outcome.category == PLACED for outcome in plan.outcomes.values())
+    return 2 * placed >= len(plan.outcomes) > 0
 
 
 def _without_encoders(plan: Plan, reader: Reader) -> tuple[Plan, frozenset[str]]:

@@ -400,6 +400,59 @@ def test_what_a_reader_cannot_be_given_is_refused(reader, lora, said, give, lora
     assert "a.safetensors" in str(fault.value) and not made(kept)
 
 
+def loha_wan():
+    """LoHa on one layer, which no factors of a small rank are."""
+    generator, name = torch.Generator().manual_seed(4), "lora_unet_blocks_1_ffn_0"
+    tensors = {f"{name}.alpha": torch.tensor(24.0)}
+    for half in "12":
+        tensors[f"{name}.hada_w{half}_a"] = torch.randn(512, 24, generator=generator) * 0.1
+        tensors[f"{name}.hada_w{half}_b"] = torch.randn(24, 256, generator=generator) * 0.1
+    return tensors
+
+
+def test_what_is_no_product_of_factors_is_a_full_matrix_if_that_is_not_too_large(
+    give, loras, tiny_wan, host, patched, by_stock_nodes, monkeypatch
+):
+    from lora_locksmith.lora.rewrite import for_reader
+
+    save_file(loha_wan(), loras / "a.safetensors")
+    path, _, _, report = give("a.safetensors", WAN)
+    assert list(load_file(path)) == ["diffusion_model.blocks.1.ffn.0.diff"]
+    assert "full matri" in report
+    before = tiny_wan()
+    truth = truth_of(before, loras / "a.safetensors", host, patched)
+    stock = patched(by_stock_nodes(tiny_wan(), path, 1.0))
+    assert_same({key: new - before.model.state_dict()[key] for key, new in stock.items()}, truth)
+    for name in ("MAX_FULL_BYTES", "MAX_GROWTH"):
+        monkeypatch.setattr(for_reader, name, 0.5)
+    with pytest.raises(RuntimeError, match="as full matrices the file would have"):
+        give("a.safetensors", WAN)
+
+
+def test_a_file_of_no_model_that_is_known_is_refused(give, loras):
+    tensors = lora_state_dict({"somewhere.else": (8, 8)}, ".lora_A.weight", ".lora_B.weight")
+    save_file(tensors, loras / "a.safetensors")
+    with pytest.raises(RuntimeError, match="most keys of this one have no place there"):
+        give("a.safetensors", FLUX)
+    with pytest.raises(RuntimeError, match="could not identify the base model"):
+        give("a.safetensors", ANY)
+
+
+def test_names_that_would_differ_for_another_model_that_fits_are_refused(give, loras):
+    """q and k of FLUX.1 and of Qwen-Image have the same names in diffusers, and others in ComfyUI;
+    a reader of one model settles it.
+    """
+    start = "transformer.base_model.model.transformer_blocks"
+    modules = {f"{start}.{n}.attn.{to}": (3072, 3072) for n in range(2) for to in ("to_q", "to_k")}
+    tensors = lora_state_dict(modules, ".lora.down.weight", ".lora.up.weight", rank=2)
+    save_file(tensors, loras / "a.safetensors")
+    with pytest.raises(RuntimeError, match="the keys would differ for"):
+        give("a.safetensors", ANY)
+    for reader in (FLUX, "Nunchaku Qwen-Image"):
+        names = load_file(give("a.safetensors", reader)[0])
+        assert len(names) == 12 and any("to_v" in name for name in names)
+
+
 def test_a_file_for_text_encoders_alone_is_refused(give, loras):
     tensors = {name: tensor for name, tensor in encoder_lora().items() if "_te1_" in name}
     save_file(tensors, loras / "a.safetensors")
