@@ -9,8 +9,10 @@ from functools import partial
 
 from comfy_api.latest import io
 
-from ..key_maps.reader import readers
-from ..messages import translate
+from ..errors import fault_and_remedy
+from ..key_maps.reader import Reader, readers
+from ..messages import message, translate
+from .faults import NodeError
 from .files import listed_name, lora_changed, lora_names
 from .inputs import ERROR, REPORT, RESENT, OfListedFile
 from .languages import shown
@@ -73,12 +75,13 @@ class RepairedLoRAPath(OfListedFile, io.ComfyNode):
         low_mem_load=False,
     ) -> io.NodeOutput:
         """Find or make the file; raises NodeError for what the reader cannot be given."""
-        file = repaired(lora_name, readers()[reader], drop=on_unmatched == REPORT)
+        file = repaired(lora_name, _known(reader), drop=on_unmatched == REPORT)
         path = os.fspath(file.path)
         _given[lora_name, reader, on_unmatched] = path
         selected = {
             "path": path,
-            "strength": round(strength, 4),
+            # Its float lists are strengths for each step.
+            "strength": strength if isinstance(strength, list) else round(strength, 4),
             "name": os.path.splitext(file.name)[0],
             "blocks": (blocks or {}).get("selected_blocks", {}),
             "layer_filter": (blocks or {}).get("layer_filter", ""),
@@ -94,6 +97,15 @@ class RepairedLoRAPath(OfListedFile, io.ComfyNode):
         }
         ui = shown(partial(translate, file.report), document, json.dumps(document))
         return io.NodeOutput(path, file.name, loras, ui["text"][0], ui=ui)
+
+
+def _known(title: str) -> Reader:
+    found = readers().get(title)
+    if found is None:
+        fault = message("nodes.not_known", name=title)
+        remedy = message("nodes.choose_one_of", options=", ".join(readers()))
+        raise NodeError(message("joints.sentence", text=fault_and_remedy(fault, remedy)))
+    return found
 
 
 def _inputs() -> list[io.Input]:

@@ -469,6 +469,12 @@ def test_keys_without_a_place_are_refused_or_left_out_as_asked(give, loras):
     assert len(load_file(path)) == 44 and "transformer.nowhere.lora_A.weight" in report
 
 
+def test_a_reader_that_is_none_is_told_with_those_there_are(give, loras):
+    save_file(diffusers_lora(), loras / "a.safetensors")
+    with pytest.raises(RuntimeError, match=r"Somebody.*WanVideoWrapper"):
+        give("a.safetensors", "Somebody")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a file", b"\xff" * 64])
 def test_a_broken_file_is_named(content, give, loras, kept):
     (loras / "a.safetensors").write_bytes(content)
@@ -519,6 +525,7 @@ def test_the_list_is_as_wanvideowrapper_makes_it(give, loras):
     )
     path = os.path.join("sub", "a.b.safetensors")
     assert give(path, WAN, strength=0.0, prev_lora=before)[2] == before
+    assert give(path, WAN, strength=[0.5, 1.0])[2][0]["strength"] == [0.5, 1.0]
     assert give(path, WAN)[2][0]["blocks"] == {}
 
 
