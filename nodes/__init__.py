@@ -10,6 +10,7 @@ from .extract import ExtractLoRA
 from .inspect import InspectLoRAKeys
 from .load_and_fix import LoadAndFixLoRA
 from .merge import ApplyLoRA, MergeLoRAs
+from .repaired_path import RepairedLoRAPath
 from .save import SaveLoRA
 from .stack import LoadAndFixStack
 
@@ -54,4 +55,5 @@ class LocksmithExtension(ComfyExtension):
             ExtractLoRA,
             ApplyLoRA,
             SaveLoRA,
+            RepairedLoRAPath,
         ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -90,11 +90,31 @@ class Conversion:
     trained: dict[str, PeftTraining]
     _jobs: Sequence[_Job] = field(default=(), repr=False)
     _read: Read = field(default=_nothing, repr=False)
+    _more: bool = field(default=False, repr=False)
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """(new name, tensor) one module at a time."""
         for job in self._jobs:
-            yield from job.make(self._read).items()
+            for name, tensor in job.make(self._read).items():
+                yield name, _grown(tensor, self.specs[name].shape)
+        made = {name for job in self._jobs for name in job.names}
+        for name in self.specs.keys() - made if self._more else ():
+            yield name, torch.zeros(self.specs[name].shape, dtype=self.specs[name].dtype)
+
+    def with_zeros(
+        self, specs: Mapping[str, Spec], ranks: Mapping[str, int], bias: bool
+    ) -> Conversion:
+        """The same with tensors of these specs too, or as large as these: what is more is zeros.
+
+        ranks: of the modules they are of, by new name. bias: whether these have biases.
+        """
+        trained = {module: PeftTraining(rank, 1.0, bias=bias) for module, rank in ranks.items()}
+        return replace(
+            self,
+            specs={**self.specs, **specs},
+            trained={**self.trained, **trained},
+            _more=bool(specs),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """All of them at once."""
@@ -115,11 +135,11 @@ class Conversion:
 def convert(
     plan: Plan,
     tensors: Mapping[str, Tensor],
-    dialect: str,
+    dialect: str | OutputFormat,
     dtype: torch.dtype | None = None,
     drop: bool = False,
 ) -> Conversion:
-    """What `plan` placed, in `dialect`.
+    """What `plan` placed, in `dialect` (a name, or a format that stands in no table).
 
     tensors: the file's, by name (map_tensors: nothing is read before it is used). dtype: of the
     result's tensors, alphas aside; None keeps each one's. drop: leave out keys that have no place;
@@ -707,7 +727,8 @@ class _Planner:
             and lora_scale
             and not replaced
         ):
-            role, divisor = "up_bias", lora_scale
+            # What is multiplied into up needs no strength, which would divide the bias.
+            role, divisor = "up_bias", 1.0 if self.writing.alpha == "folded" else lora_scale
         if role not in self.writing.roles:
             raise Refused(
                 (
@@ -842,6 +863,15 @@ def _share_downs(blocks: Sequence[_Block], read: Read) -> None:
             if other.shares is None and _same(other.load(read)[1], block.load(read)[1]):
                 block.shares = other
                 break
+
+
+def _grown(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor in the corner of zeros of this shape; itself where it has it."""
+    if tuple(tensor.shape) == shape:
+        return tensor
+    larger = tensor.new_zeros(shape)
+    larger[tuple(map(slice, tensor.shape))] = tensor
+    return larger
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

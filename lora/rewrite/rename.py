@@ -138,17 +138,18 @@ def output_format_for(dialect: str, family: str) -> OutputFormat:
     )
 
 
-def plan_renames(plan: Plan, dialect: str, drop: bool = False) -> RenamePlan:
+def plan_renames(plan: Plan, dialect: str | OutputFormat, drop: bool = False) -> RenamePlan:
     """The new names of everything `plan` placed; `refusals` says what stands against it. Raises
     Refused where there is no model.
 
-    drop: keys without a place, and networks without a name, are left out; otherwise each is a
-    refusal, bookkeeping and second copies aside.
+    dialect: by name, or a format that stands in no table. drop: keys without a place, and networks
+    without a name, are left out; otherwise each is a refusal, bookkeeping and second copies aside.
     """
     target_model = plan.target_model
     if not target_model.networks:
         raise Refused((message(BASE_UNKNOWN),))
-    writing = output_format_for(dialect, target_model.family.name if target_model.family else "")
+    family = target_model.family.name if target_model.family else ""
+    writing = output_format_for(dialect, family) if isinstance(dialect, str) else dialect
     record = target_model.dialects[writing.record]._replace(names=writing.names)
     left_out = {
         key: message("joints.about", subject=category_title(outcome.category), text=outcome.reason)
@@ -236,7 +237,9 @@ def check_base_known(inspection: Inspection, dialect: str, drop: bool, option: s
         raise Refused((message("lora.ambiguous", models=joined(apart), option=option),))
 
 
-def assumption(inspection: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
+def assumption(
+    inspection: Inspection, dialect: str | OutputFormat, drop: bool = False
+) -> tuple[str, ...]:
     """A caution for which model the keys are, where the file is only most likely for it and the
     keys would differ for others; else ().
     """
@@ -247,7 +250,9 @@ def assumption(inspection: Inspection, dialect: str, drop: bool = False) -> tupl
     return (message("lora.assumed", model=family.title, models=joined(apart)),)
 
 
-def rivals_apart(inspection: Inspection, dialect: str, drop: bool = False) -> tuple[str, ...]:
+def rivals_apart(
+    inspection: Inspection, dialect: str | OutputFormat, drop: bool = False
+) -> tuple[str, ...]:
     """The models a file fits as well as the one that was drawn for it, and for which `dialect`
     would name it otherwise.
 
@@ -257,7 +262,7 @@ def rivals_apart(inspection: Inspection, dialect: str, drop: bool = False) -> tu
     return () if inspection.guess.is_likely else _differing(inspection, dialect, drop)
 
 
-def _differing(inspection: Inspection, dialect: str, drop: bool) -> tuple[str, ...]:
+def _differing(inspection: Inspection, dialect: str | OutputFormat, drop: bool) -> tuple[str, ...]:
     """Models the file fits as well, likely or not, under which its new names would differ."""
     if (
         not inspection.is_reference
@@ -268,17 +273,7 @@ def _differing(inspection: Inspection, dialect: str, drop: bool) -> tuple[str, .
     own_essence = _essence(inspection.plan, dialect, drop)
     apart = []
     for rival in inspection.guess.ties:
-        guess = inspection.guess._replace(name=rival, ties=())
-        target_model = build_reference_model(
-            guess, inspection.groups.groups, inspection.plan.shapes, all_families()
-        )
-        plan = make_plan(
-            inspection.header.tensors,
-            inspection.header.metadata,
-            target_model,
-            config_beside=inspection.config_beside,
-            groups=inspection.groups,
-        )
+        plan = plan_for_rival(inspection, rival)
         # A model that has no place for some of it is no better guess.
         if (
             len(plan.adapters) >= len(inspection.plan.adapters)
@@ -288,7 +283,24 @@ def _differing(inspection: Inspection, dialect: str, drop: bool) -> tuple[str, .
     return tuple(apart)
 
 
-def _essence(plan: Plan, dialect: str, drop: bool) -> set[tuple[object, ...]]:
+def plan_for_rival(inspection: Inspection, rival: str) -> Plan:
+    """The plan of the file if it were for another of the models that it fits, by its table's
+    name.
+    """
+    guess = inspection.guess._replace(name=rival, ties=())
+    target_model = build_reference_model(
+        guess, inspection.groups.groups, inspection.plan.shapes, all_families()
+    )
+    return make_plan(
+        inspection.header.tensors,
+        inspection.header.metadata,
+        target_model,
+        config_beside=inspection.config_beside,
+        groups=inspection.groups,
+    )
+
+
+def _essence(plan: Plan, dialect: str | OutputFormat, drop: bool) -> set[tuple[object, ...]]:
     """What distinguishes two rename plans: each new module, the adapters' modules in it, its rows
     and its halves.
     """

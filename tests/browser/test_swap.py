@@ -575,16 +575,34 @@ def test_lists_of_loras_become_one_stack_with_what_applies_them(front_end, mode,
 MANAGED = [{"name": "kohya_plain", "strength": "0.5", "clipStrength": 0.25, "active": True}]
 
 
+MANAGER_OUTPUTS = [*LOADER_OUTPUTS, ("trigger_words", "STRING"), ("loaded_loras", "STRING")]
+MANAGER = (
+    "Lora Loader (LoraManager)",
+    [LOADER_INPUTS[0], LOADER_INPUTS[1], *STACK_INPUT],
+    MANAGER_OUTPUTS,
+    ["<lora:kohya_plain:0.5>", MANAGED],
+    {},
+)
+TAKER = ("PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {})
+
+
+def test_trigger_words_of_lora_manager_go_where_they_went(front_end, server):
+    opened(front_end, foreign_workflow([MANAGER, TAKER], [Link(2, 2, 3, "source", "STRING")]))
+    front_end.run_command(ALL)
+    assert types(front_end.workflow())[2] == STACK
+    (slot,) = {tuple(spec["inputs"]["source"]) for spec in takers(front_end)}
+    assert slot[0] == "2"
+    names = server.object_info()[STACK]["output_name"]
+    assert names[slot[1]] == "trigger_words"
+
+
+def takers(front_end) -> list[dict]:
+    return [spec for spec in prompt(front_end).values() if spec["class_type"] == "PreviewAny"]
+
+
 def test_other_loaders_of_many_become_stacks(front_end, picture):
-    manager = [*LOADER_OUTPUTS, ("trigger_words", "STRING"), ("loaded_loras", "STRING")]
     loaders = [
-        (
-            "Lora Loader (LoraManager)",
-            [LOADER_INPUTS[0], LOADER_INPUTS[1], *STACK_INPUT],
-            manager,
-            ["<lora:kohya_plain:0.5>", MANAGED],
-            {},
-        ),
+        MANAGER,
         (
             "Lora Loader Stack (rgthree)",
             LOADER_INPUTS,
@@ -634,6 +652,11 @@ LEFT = {
     "output used": (
         [SINGLES[1], ("PreviewAny", [("source", "*")], [("STRING", "STRING")], [], {})],
         [Link(2, 2, 3, "source", "STRING")],
+        "uses an output",
+    ),
+    "another output of LoRA Manager's used": (
+        [MANAGER, TAKER],
+        [Link(2, 3, 3, "source", "STRING")],
         "uses an output",
     ),
     "list from elsewhere": (

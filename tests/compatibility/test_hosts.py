@@ -247,6 +247,11 @@ def test_a_merge_is_inspected_applied_and_saved(host):
         "LocksmithInspectLoRAKeys", lora_name=BROKEN_LORA, model=MODEL, clip=CLIP, weights="on"
     )
     shown = node("PreviewAny", source=["apply", 2])
+    repaired = node(
+        "LocksmithRepairedLoRAPath", lora_name=BROKEN_LORA, reader="Nunchaku FLUX.1", strength=1.0
+    )
+    stock = node("LoraLoaderModelOnly", model=MODEL, lora_name=["repaired", 1], strength_model=1.0)
+    kept = node("LocksmithInspectLoRAKeys", lora_name=BROKEN_LORA, model=["stock", 0])
     loaders = models(demo.demo_prompt(host.object_info()))
     outputs = host.run(
         {
@@ -256,8 +261,12 @@ def test_a_merge_is_inspected_applied_and_saved(host):
             "save": save,
             "inspect": inspect,
             "shown": shown,
+            "repaired": repaired,
+            "stock": stock,
+            "kept": kept,
         }
     )["outputs"]
+    assert outputs["repaired"]["text"][0].startswith("Written for Nunchaku FLUX.1")
     assert json.loads(outputs["inspect"]["report_json"][0])["loads"]["keys"] == {
         "placed": 44,
         "total": 44,

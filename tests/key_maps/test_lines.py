@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from lora_locksmith.identify import stock_loader as stock
-from lora_locksmith.key_maps import convention, dialect, lines, table
+from lora_locksmith.key_maps import convention, dialect, lines, reader, table
 from lora_locksmith.key_maps.lines import TextError, lines_of, read_text
 from lora_locksmith.key_maps.user_maps import own_maps_stamp, read_own_maps
 from lora_locksmith.lora.rewrite import rename
@@ -27,6 +27,7 @@ FORMATS = {
         convention.FOLDER / "lokr_whole.convention",
         lambda path: convention.read_convention(path),
     ),
+    "reader": (reader.FOLDER / "nunchaku_flux.reader", lambda path: reader.read_reader(path)),
     "presets": (presets.FOLDER / "simpletuner.presets", lambda path: presets.read_presets(path)),
     "roles": (grammar.ROLES_TABLE, lambda path: grammar.role_spellings.__wrapped__(path)),
     "bookkeeping": (

@@ -15,6 +15,7 @@ const PREVIEWED = new Set([
   "LocksmithCreateHookLoRA",
   "LocksmithInspectLoRAKeys",
   "LocksmithSaveLoRA",
+  "LocksmithRepairedLoRAPath",
 ]);
 const LORA_NAME = "lora_name";
 const HEIGHT = 76; // as much as the verdict takes after a run

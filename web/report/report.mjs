@@ -36,6 +36,7 @@ const MANNERS = {
   LocksmithMergeLoRAs: { kind: "markdown", height: 320, least: 108 },
   LocksmithExtractLoRA: { kind: "text", height: 190, least: 86 },
   LocksmithSaveLoRA: { kind: "text", height: 190, least: 86 }, // its verdict holds the path of a file
+  LocksmithRepairedLoRAPath: { kind: "text", height: 190, least: 86 },
 };
 
 /**

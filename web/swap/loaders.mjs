@@ -62,10 +62,10 @@ export const SINGLES = {
 
 /**
  * A loader of many LoRAs, or a maker of a list of them for one (`makes`): its rows; the input at which it takes such a list, and
- * whether that list comes after its own rows; what it calls our input clip.
+ * whether that list comes after its own rows; what it calls our input clip; the slot of its output of trigger words.
  *
  * @typedef {{rows: (values: Values, node: any) => any[], widgets?: string[], takes?: string, takesAfter?: boolean, makes?: boolean,
- *            clip?: string}} Multiple
+ *            clip?: string, words?: number}} Multiple
  */
 
 /** @type {Record<string, Multiple>} */
@@ -76,7 +76,7 @@ export const MULTIPLES = {
     widgets: named(4, (i) => [`lora_0${i}`, `strength_0${i}`]),
     rows: (values) => count(4, (i) => ({ on: true, name: values[`lora_0${i}`], strength: values[`strength_0${i}`] })),
   },
-  "Lora Loader (LoraManager)": { rows: rowsOfManager, takes: "lora_stack" },
+  "Lora Loader (LoraManager)": { rows: rowsOfManager, takes: "lora_stack", words: 2 },
   "Lora Stacker (LoraManager)": { rows: rowsOfManager, takes: "lora_stack", makes: true },
   "CR Apply LoRA Stack": { rows: () => [], takes: "lora_stack" },
   "CR LoRA Stack": {

@@ -48,6 +48,8 @@ const OF_HOOK = ["lora_name", "strength_model", "strength_clip", "prev_hooks"];
 const STOCK_HOOK = "CreateHookLora";
 const STOCK_HOOK_MODEL_ONLY = "CreateHookLoraModelOnly";
 const [ONE_OUTPUT, BOTH_OUTPUTS] = [{ 0: 0 }, { 0: 0, 1: 1 }];
+/** The slot of the stack's output of trigger words. */
+const STACK_WORDS = 4;
 
 /**
  * Replace nodes of a workflow.
@@ -207,8 +209,9 @@ function toStack(graph, node, listed) {
   const files = rows.map((row) => ({ ...row, name: listedName(row.name, listed) }));
   const unknown = files.find(({ name }) => !listed.includes(name) && !/\.\w+$/.test(name));
   if (unknown) throw new Left("swapUnlisted", { name: unknown.name });
-  const { clip = "clip" } = MULTIPLES[node.type];
-  return { ...stackOf(files, { model: "model", [clip]: "clip" }, BOTH_OUTPUTS), takenOver: nodes };
+  const { clip = "clip", words } = MULTIPLES[node.type];
+  const outputs = words === undefined ? BOTH_OUTPUTS : { ...BOTH_OUTPUTS, [words]: STACK_WORDS };
+  return { ...stackOf(files, { model: "model", [clip]: "clip" }, outputs), takenOver: nodes };
 }
 
 /**
