@@ -139,7 +139,7 @@ def identify(
     if encoder_modules and not samples:
         return _of_encoders(encoder_modules, metadata, target_model)
     here = _candidates(samples, metadata, target_model)
-    absent = _candidates(samples, metadata, _absent_models())
+    absent = _candidates(samples, metadata, _absent_models(), least=1.0)
     here, absent = _matched(here, absent, metadata, target_model)
     return _told(here, absent, metadata, target_model)._replace(encoder_modules=encoder_modules)
 
@@ -194,11 +194,15 @@ class _Candidates(NamedTuple):
 
 
 def _candidates(
-    samples: tuple[ModulePattern, ...], metadata: Mapping[str, str], target_model: TargetModel
+    samples: tuple[ModulePattern, ...],
+    metadata: Mapping[str, str],
+    target_model: TargetModel,
+    least: float = MIN_FITTING,
 ) -> _Candidates:
+    """The families of a target model that know at least this share of the samples."""
     meanings = [_meanings(target_model, sample) for sample in samples]
     found = _Candidates(samples, _scores(meanings, target_model), target_model)
-    if not found.fitting:
+    if not found.best or found.best < least * len(samples):
         return found
     found = found._replace(depths=block_counts(samples))
     closest, rank = _closest(found, meanings, metadata)
