@@ -34,7 +34,10 @@ from .variants import (
     RowFit,
     agreeing,
     agrees,
+    blocks_of,
+    contradicted,
     faults,
+    possible,
     published,
     stated,
     titled,
@@ -43,6 +46,10 @@ from .variants import (
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, "Shape | None"]
+# What speaks against a family: names read otherwise, then (too few blocks, samples of other sizes,
+# another number of blocks) of the variant with the fewest of them.
+Rank = tuple[int, tuple[int, ...]]
+NO_RANK: Rank = (0, ())  # of no family
 
 MAX_SAMPLES = 400
 MIN_PATTERNS = 3  # of a file in sizes that no published model has, for which a family is named
@@ -91,8 +98,9 @@ class FamilyMatch(NamedTuple):
     """A family read off a file; `name` is "" where it cannot be told, then `ties` are the families
     that fit equally well, the likeliest first.
 
-    is_likely: most files that fit all of `ties` are for the first. is_absent: ComfyUI itself has no
-    such model; then it has a title and no name.
+    is_likely: most files that fit all of `ties` are for the first. absent: the tables of models
+    that ComfyUI does not have and that fit as well. is_absent: they alone fit, ComfyUI itself has
+    no such model; then it has a title and no name.
     """
 
     name: str
@@ -106,7 +114,14 @@ class FamilyMatch(NamedTuple):
     depths: Mapping[str, BlockCount] = {}
     encoder_modules: tuple[str, ...] = ()  # modules whose prefixes name a text encoder
     is_likely: bool = False
+    absent: tuple[str, ...] = ()
     is_absent: bool = False
+
+    @property
+    def could_be(self) -> tuple[str, ...]:
+        """All families that fit equally well, the likeliest first; () where one is told."""
+        several = bool(self.ties) or len(self.absent) > 1
+        return (*self.ties, *self.absent) if several else ()
 
 
 def identify(
@@ -115,22 +130,18 @@ def identify(
     """The family whose table fits most of the file's denoiser modules, names and shapes; the wired
     model breaks ties.
 
-    `target_model` gives the families and prefixes. Metadata that names the base model decides
-    between families that fit equally well, and nothing else: files are often trained from merges
-    whose metadata name something else.
+    `target_model` gives the families and prefixes; those of models that ComfyUI does not have are
+    held against them. Metadata that names the base model decides between families that fit equally
+    well, and that one has more blocks than is published; nothing else: files are often trained from
+    merges whose metadata name something else.
     """
     samples, encoder_modules = denoiser_samples(groups, shapes, target_model)
     if encoder_modules and not samples:
         return _of_encoders(encoder_modules, metadata, target_model)
-    fit, is_exact = _of_denoiser(samples, metadata, target_model)
-    absent = _absent_models()
-    claimed = _by_metadata([*absent.families.values()], metadata)[0] if metadata else None
-    if (claimed or not is_exact) and not _few_names(samples):
-        other, is_other = _of_denoiser(samples, {}, absent)
-        if is_other and other.name:
-            evidence = (*other.evidence, message("identify.not_in_host", model=other.title))
-            fit = other._replace(name="", evidence=evidence, is_absent=True)
-    return fit._replace(encoder_modules=encoder_modules)
+    here = _candidates(samples, metadata, target_model)
+    absent = _candidates(samples, metadata, _absent_models(), least=1.0)
+    here, absent = _matched(here, absent, metadata, target_model)
+    return _told(here, absent, metadata, target_model)._replace(encoder_modules=encoder_modules)
 
 
 @lru_cache(maxsize=1)
@@ -141,46 +152,134 @@ def _absent_models() -> TargetModel:
     return target_model
 
 
-def _of_denoiser(
-    samples: tuple[ModulePattern, ...], metadata: Mapping[str, str], target_model: TargetModel
-) -> tuple[FamilyMatch, bool]:
-    """(the family that fits most of the samples, whether it or those that fit as well know all of
-    them in a published size).
+class _Candidates(NamedTuple):
+    """The families of one kind, those that ComfyUI has or those that it lacks, that fit most of the
+    samples and against which least speaks.
+
+    best: how many samples they know. rank: how much speaks against them (`_rank`). unpublished:
+    they fit in no published size.
     """
+
+    samples: tuple[ModulePattern, ...]
+    scores: Mapping[str, int]
+    target_model: TargetModel
+    closest: tuple[Family, ...] = ()
+    depths: Mapping[str, BlockCount] = {}
+    rank: Rank = NO_RANK
+    unpublished: bool = False
+
+    @property
+    def best(self) -> int:
+        return max(self.scores.values(), default=0)
+
+    @property
+    def fitting(self) -> bool:
+        """Whether a family knows enough of the file to be named at all."""
+        return bool(self.best) and self.best >= MIN_FITTING * len(self.samples)
+
+    @property
+    def whole(self) -> bool:
+        """Whether they know all samples."""
+        return bool(self.closest) and self.best == len(self.samples)
+
+    @property
+    def exact(self) -> bool:
+        """Whether they know all samples in a published size."""
+        return self.whole and not self.unpublished
+
+    @property
+    def counted(self) -> bool:
+        """Whether the file trains as many blocks as one of them has."""
+        return self.exact and not self.rank[1][-1]
+
+
+def _candidates(
+    samples: tuple[ModulePattern, ...],
+    metadata: Mapping[str, str],
+    target_model: TargetModel,
+    least: float = MIN_FITTING,
+) -> _Candidates:
+    """The families of a target model that know at least this share of the samples."""
     meanings = [_meanings(target_model, sample) for sample in samples]
-    scores = _scores(meanings, target_model)
-    best = max(scores.values(), default=0)
-    unknown = FamilyMatch("", "", samples=samples)
-    if not best or best < MIN_FITTING * len(samples):
-        near = _near_misses(scores, target_model.families, (), best, len(samples)) if best else ()
-        return unknown._replace(near_misses=near), False
-    depths = block_counts(samples)
-    closest = _closest(
-        scores, best, samples=samples, meanings=meanings, depths=depths, target_model=target_model
+    found = _Candidates(samples, _scores(meanings, target_model), target_model)
+    if not found.best or found.best < least * len(samples):
+        return found
+    found = found._replace(depths=block_counts(samples))
+    closest, rank = _closest(found, meanings, metadata)
+    unpublished = _unpublished(found.scores, samples, meanings, closest, target_model)
+    return found._replace(
+        closest=tuple(unpublished or closest), rank=rank, unpublished=bool(unpublished)
     )
-    unpublished = _unpublished(scores, samples, meanings, closest, target_model)
-    is_exact = bool(closest) and not unpublished and best == len(samples)
-    closest = unpublished or closest
+
+
+def _matched(
+    here: _Candidates, absent: _Candidates, metadata: Mapping[str, str], target_model: TargetModel
+) -> tuple[_Candidates, _Candidates]:
+    """What is left of the models that ComfyUI has and of those that it lacks, once they are held
+    against each other: metadata first, then how much speaks against each, then the connected
+    model.
+    """
+    neither = here._replace(closest=()), absent._replace(closest=())
+    only_here, only_absent = (here, neither[1]), (neither[0], absent)
+    if not absent.whole or here.exact > absent.exact:
+        return only_here
+    chosen, _ = _by_metadata((*(here.closest if here.whole else ()), *absent.closest), metadata)
+    if chosen is not None:
+        return only_here if chosen in here.closest else only_absent
+    is_enough = absent.counted or not _few_names(here.samples)
+    if not here.whole or absent.exact > here.exact:
+        return only_absent if is_enough else only_here
+    if here.rank < absent.rank:
+        return only_here
+    if here.rank == absent.rank:  # as where both are of no published size
+        return only_here if target_model.family in here.closest else (here, absent)
+    return only_absent if is_enough else (here, absent)
+
+
+def _told(
+    here: _Candidates, absent: _Candidates, metadata: Mapping[str, str], target_model: TargetModel
+) -> FamilyMatch:
+    """What is said of the families that are left."""
+    closest = (*here.closest, *absent.closest)
+    found = here if here.closest or not closest else absent
+    fit = FamilyMatch("", "", samples=found.samples, depths=found.depths)
     winners = [family.name for family in closest]
-    runners = _near_misses(scores, target_model.families, winners, best, len(samples))
-    fit = unknown._replace(near_misses=runners, depths=depths)
+    fit = fit._replace(near_misses=_near_misses(found, winners))
+    if not found.fitting:
+        return fit
+    known = {"known": found.best, "count": len(found.samples)}
     if not closest:
-        names = message("identify.names_in_table", known=best, count=len(samples))
-        return fit._replace(evidence=(names,)), False
-    patterns = message("identify.patterns_in_table", known=best, count=len(samples))
+        return fit._replace(evidence=(message("identify.names_in_table", **known),))
     chosen, reason = _decide(closest, metadata, target_model)
-    sizes = message("identify.sizes_unpublished") if unpublished else ""
-    fit = fit._replace(evidence=tuple(filter(None, (patterns, sizes, reason))))
-    if chosen is None:
-        title = _title_of_several(closest, bool(unpublished))
-        likely = _is_likely(closest)
-        return fit._replace(title=title, ties=tuple(winners), is_likely=likely), is_exact
-    title = (
-        _unpublished_title(chosen.title)
-        if unpublished
-        else variant_title(chosen, samples, target_model, depths)
+    sizes = message("identify.sizes_unpublished") if found.unpublished else ""
+    evidence = (message("identify.patterns_in_table", **known), sizes, reason)
+    fit = fit._replace(evidence=tuple(filter(None, evidence)))
+    return _named(fit, [chosen] if chosen else closest, here, absent)
+
+
+def _named(
+    fit: FamilyMatch, left: Sequence[Family], here: _Candidates, absent: _Candidates
+) -> FamilyMatch:
+    """The match with what the families that are left are called."""
+    title = _title(left, here if left[0] in here.closest else absent)
+    ties, others = (
+        tuple(one.name for one in each.closest if one in left) for each in (here, absent)
     )
-    return fit._replace(name=chosen.name, title=title), is_exact
+    if not ties:
+        evidence = (*fit.evidence, message("identify.not_in_host", model=title))
+        return fit._replace(title=title, evidence=evidence, absent=others, is_absent=True)
+    if len(left) == 1:
+        return fit._replace(name=left[0].name, title=title)
+    return fit._replace(title=title, ties=ties, absent=others, is_likely=_is_likely(left))
+
+
+def _title(left: Sequence[Family], found: _Candidates) -> str:
+    """What the families that are left are called."""
+    if len(left) > 1:
+        return _title_of_several(left, found.unpublished)
+    if found.unpublished:
+        return _unpublished_title(left[0].title)
+    return variant_title(left[0], found.samples, found.target_model, found.depths)
 
 
 def _unpublished_title(title: str) -> str:
@@ -189,7 +288,7 @@ def _unpublished_title(title: str) -> str:
 
 def _is_likely(closest: Sequence[Family]) -> bool:
     """Whether the first of several families is the one that most files are for."""
-    return closest[0].common and not closest[1].common
+    return closest[0].common and not any(family.common for family in closest[1:2])
 
 
 def _title_of_several(closest: Sequence[Family], unpublished: bool) -> str:
@@ -228,32 +327,17 @@ def _of_encoders(
 
 
 def _closest(
-    scores: Mapping[str, int],
-    best: int,
-    *,
-    samples: Sequence[ModulePattern],
-    meanings: Sequence[Mapping[str, RowFit]],
-    depths: Mapping[str, BlockCount],
-    target_model: TargetModel,
-) -> list[Family]:
-    """The families with the best score against which least speaks, the common ones first; none
-    where their sizes are others.
+    found: _Candidates, meanings: Sequence[Mapping[str, RowFit]], metadata: Mapping[str, str]
+) -> tuple[list[Family], Rank]:
+    """(the families with the best score against which least speaks, the common ones first, how much
+    speaks against them); none where they have other sizes or fewer blocks.
     """
-    first = [family for family in target_model.families.values() if scores.get(family.name) == best]
-    shaped = [
-        fits for sample, fits in zip(samples, meanings, strict=True) if sample.shape is not None
-    ]
-    by_family = {family.name: _fits_of(family, meanings) for family in first}
-    sized = {family.name: _fits_of(family, shaped) for family in first}
-    first = [
-        family
-        for family in first
-        if agrees(family, sized[family.name])
-        or (family is target_model.family and not _is_published(target_model))
-    ]
-    closest = _lowest(
-        first, lambda family: _rank(family, depths, by_family[family.name], sized[family.name])
-    )
+    target_model, samples = found.target_model, found.samples
+    ranks, fewest = _ranks(found, meanings, metadata)
+    first = [target_model.families[name] for name in ranks]
+    closest = _lowest(first, lambda family: ranks[family.name])
+    if not closest or ranks[closest[0].name][1][1] > fewest:
+        return [], NO_RANK
     if len(closest) > 1:
         # Numbers may mean blocks of another kind, as in a UNet.
         members = [names for sample in samples for names in _all_names(sample)]
@@ -261,24 +345,51 @@ def _closest(
             closest,
             lambda family: sum(_lacks(target_model, family, names) for names in members),
         )
-    return sorted(closest, key=lambda family: not family.common)
+    closest.sort(key=lambda family: not family.common)
+    return closest, ranks[closest[0].name]
+
+
+def _ranks(
+    found: _Candidates, meanings: Sequence[Mapping[str, RowFit]], metadata: Mapping[str, str]
+) -> tuple[dict[str, Rank], int]:
+    """(how much speaks against each family with the best score that can have the file, the fewest
+    samples of other sizes that one has which can not, its blocks being too few).
+    """
+    target_model, ranks, fewest = found.target_model, {}, len(meanings)
+    known = target_model.families.values()
+    first = [family for family in known if found.scores.get(family.name) == found.best]
+    shaped = [
+        fits
+        for sample, fits in zip(found.samples, meanings, strict=True)
+        if sample.shape is not None
+    ]
+    claimed, _ = _by_metadata(first, metadata)
+    for family in first:
+        fits, sized = _fits_of(family, meanings), _fits_of(family, shaped)
+        is_other = family is target_model.family and not _is_published(target_model)
+        if possible(family, sized, found.depths):
+            ranks[family.name] = _rank(family, found.depths, fits, sized)
+        elif is_other or (family is claimed and agrees(family, sized)):
+            ranks[family.name] = _rank(family, {}, fits, sized)
+        elif agrees(family, sized):
+            fewest = min(fewest, _rank(family, {}, fits, sized)[1][1])
+    return ranks, fewest
 
 
 def _is_published(target_model: TargetModel) -> bool:
-    """Whether the connected model has a size that its family's table states, so that a file of
-    another size is not for it.
+    """Whether the connected model has a size and a number of blocks that its family's table states,
+    so that a file of another size is not for it.
     """
     family = target_model.family
     if family is None:
         return False
-    known: bool = _remembered(
-        target_model,
-        family.name,
-        lambda: agrees(
-            family,
-            _of_shapes(family, model_samples(target_model.networks[DENOISER]), target_model),
-        ),
-    )
+
+    def is_possible() -> bool:
+        samples = model_samples(target_model.networks[DENOISER])
+        shaped = _of_shapes(family, samples, target_model)
+        return bool(possible(family, shaped, block_counts(samples)))
+
+    known: bool = _remembered(target_model, family.name, is_possible)
     return known
 
 
@@ -326,10 +437,23 @@ def _unpublished(
         if scores.get(family.name) == len(samples)
         and _has_one_size(family, _fits_of(family, meanings))
     ]
-    # Where all lack some modules, the file has more blocks than any published model.
-    able = [family for family in able if not left_over(family)] or able
+    # Where all lack some modules, the file has more blocks than any published model. Of one that
+    # has the widths it is as likely a deeper size as it is another width of one that is as deep.
+    able = [
+        family
+        for family in able
+        if not left_over(family) or _has_published_widths(family, samples, target_model)
+    ] or able
     able = _lowest(able, lambda family: sum(not fit.plain for fit in _fits_of(family, meanings)))
     return sorted(able, key=lambda family: not family.common)
+
+
+def _has_published_widths(
+    family: Family, samples: Iterable[ModulePattern], target_model: TargetModel
+) -> bool:
+    """Whether no shape speaks against one of the family's published sizes."""
+    fits = _of_shapes(family, samples, target_model)
+    return any(not contradicted(sizes, fits) for sizes in family.sizes.values())
 
 
 def meanings_of(
@@ -436,10 +560,12 @@ def _within(family: Family, match: Match) -> bool:
         for prefix, number in numbered(match.row.native[0], match.native[0])
         if len(number) < LONGEST_NUMBER
     ]
-    variants: Iterable[Mapping[str, int]] = family.blocks.values() or ({},)
     return any(
-        all(number < variant.get(prefix, number + 1) for prefix, number in counted)
-        for variant in variants
+        all(
+            number < blocks_of(family, variant).get(prefix, number + 1)
+            for prefix, number in counted
+        )
+        for variant in published(family)
     )
 
 
@@ -490,17 +616,12 @@ def _longest_mark(family: Family, value: str) -> int:
     return max((len(mark) for mark in family.metadata if plain.startswith(mark)), default=0)
 
 
-def _near_misses(
-    scores: Mapping[str, int],
-    known: Mapping[str, Family],
-    winners: Collection[str],
-    best: int,
-    total: int,
-) -> tuple[tuple[str, float], ...]:
+def _near_misses(found: _Candidates, winners: Collection[str]) -> tuple[tuple[str, float], ...]:
+    """(title, share of the samples it knows) of families that come close to the best."""
     close = [
-        (known[name].title, score / total)
-        for name, score in scores.items()
-        if name not in winners and score >= CLOSE * best
+        (found.target_model.families[name].title, score / len(found.samples))
+        for name, score in found.scores.items()
+        if score and name not in winners and score >= CLOSE * found.best
     ]
     return tuple(sorted(close, key=lambda runner: -runner[1])[:3])
 
@@ -510,7 +631,7 @@ def _rank(
     depths: Mapping[str, BlockCount],
     meanings: Sequence[RowFit],
     shaped: Sequence[RowFit],
-) -> tuple[int, tuple[int, ...]]:
+) -> Rank:
     """How much speaks against a family; the lower the better: names read otherwise, then the
     variant with the fewest faults.
     """

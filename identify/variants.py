@@ -108,6 +108,23 @@ def agrees(family: Family, meanings: Sequence[RowFit]) -> bool:
     return not family.sizes or bool(agreeing(family, meanings))
 
 
+def possible(
+    family: Family, meanings: Iterable[RowFit], depths: Mapping[str, BlockCount]
+) -> list[str]:
+    """The published variants that have the shapes and no fewer blocks than are trained."""
+    sized = agreeing(family, meanings) if family.sizes else ()
+
+    def has_shapes(variant: str) -> bool:
+        sizes = variant if variant in family.sizes else ""
+        return sizes in sized or sizes not in family.sizes
+
+    return [
+        variant
+        for variant in published(family)
+        if has_shapes(variant) and not too_few(blocks_of(family, variant), depths)
+    ]
+
+
 def _tells(meaning: RowFit, symbols: Set[str]) -> bool:
     """Whether a sample tells the size of any of these symbols."""
     return any(not symbols.isdisjoint(solved) for solved in meaning.sizes)

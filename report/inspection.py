@@ -302,7 +302,7 @@ class Inspection:
         """For which model, and by whom."""
         unknown = "inspect.unknown_encoders" if self.only_encoders else "inspect.unknown_model"
         made_for = self.family.title or message(unknown)
-        if self.family.ties and not self.family.is_likely:
+        if self.family.could_be and not self.family.is_likely:
             made_for = message("inspect.not_told_apart", models=made_for)
         if self.writer == UNTOLD:
             return message("inspect.origin_unknown_writer", made_for=made_for)
@@ -449,7 +449,7 @@ class Inspection:
             "family": {
                 "name": self.family.name,
                 "title": self.family.title,
-                "could_be": list(self.family.ties),
+                "could_be": list(self.family.could_be),
                 "evidence": list(self.guess.evidence),
                 **({"contradiction": contradiction} if contradiction else {}),
                 "close": [

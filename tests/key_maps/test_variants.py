@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import comfy_models
 import pytest
-from lora_locksmith.identify import reference_model
+from drawn import drawn_weights
 from lora_locksmith.identify.lora_family import identify
-from lora_locksmith.identify.reference_model import ReferenceSpec
 from lora_locksmith.identify.trainer import model_title
-from lora_locksmith.identify.variants import blocks_of, published, sizes_of, titled
+from lora_locksmith.identify.variants import published, titled
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
-from lora_locksmith.key_maps.table import families, numbered
+from lora_locksmith.key_maps.table import families
 from lora_locksmith.planning.groups import group_keys
 from lora_locksmith.planning.names import spell
 from lora_locksmith.planning.target_model import TargetModel, all_families, denoiser_network
@@ -22,21 +21,6 @@ PUBLISHED = [
     for variant in published(family)
 ]
 every_variant = pytest.mark.parametrize(("name", "variant"), PUBLISHED)
-UNSTATED = 96  # a size that no table states
-
-
-def drawn_weights(name, variant):
-    """The names and shapes of a model of this published size, as ComfyUI has them."""
-    family = families()[name]
-    symbols = {symbol for row in family.rows for size in row.shape or () for symbol, _ in size}
-    sizes = dict.fromkeys(symbols - {""}, UNSTATED) | dict(sizes_of(family, variant))
-    blocks = dict.fromkeys(
-        (prefix for row in family.rows for prefix, _ in numbered(row.native[0], row.native[0])), 2
-    ) | blocks_of(family, variant)
-    prefix = "diffusion_model."
-    spec = ReferenceSpec(name, DENOISER, prefix, tuple(sizes.items()), tuple(blocks.items()))
-    network = reference_model._draw(family, spec)
-    return {weight: shape for weight, shape in network.weights.items() if 0 not in shape}
 
 
 def plain(weights):

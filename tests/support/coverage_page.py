@@ -184,8 +184,8 @@ def _absent() -> str:
     return f"""## Models that ComfyUI does not have
 
 {titles}: a file is told as such, so that it is not taken for another model's; nothing is loaded from it.
-Layers that are called and sized as another model's are told apart by metadata alone (attention of FIBO and FLUX.1, of Nucleus-Image
-and HunyuanVideo 1.5). Of a model that stands nowhere on this page no names are known; where a node pack runs it, connect the model:
+Where layers are called, sized and counted as another model's (attention of the smallest Sana and PixArt, of Qwen3-1.7B and YuE2, of
+FIBO and Flex.1), both are named, and only metadata tell them apart. Of a model that stands nowhere on this page no names are known; where a node pack runs it, connect the model:
 files in its own names load.
 """
 
