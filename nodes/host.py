@@ -63,7 +63,7 @@ from ..report.library import Stamp, stamp_of
 from ..report.load_report import Report
 from ..report.metadata import read_metadata, with_words, words_to_use
 from .auto import choose, counted, where_they_act
-from .bypass import add_bypass_hooks
+from .bypass import add_bypass_hooks, did_not_run
 from .layer_weights import layer_weights
 from .modes import AUTO, BYPASS, PATCH
 from .patches import Tensors, build_patches, host_applies, weight_of
@@ -632,7 +632,10 @@ def apply_file(
         name,
         failures=patches.failures,
         stock=partial(stock_placed, model, clip, file),
-        errors=own.errors + left_out + weighed.notes + _notes_on_meetings(met + met_in_clip),
+        errors=(
+            *(own.errors + left_out + weighed.notes + _notes_on_meetings(met + met_in_clip)),
+            *(_notes_on_silence(plan, new_model, new_clip) if mode != PATCH else ()),
+        ),
         cautions=(*doubted, *rounded),
         checked=checked,
         stock_fault=stock_fault(file.header),
@@ -688,6 +691,16 @@ def _notes_on_bypass(patched: Counter[str]) -> tuple[str, ...]:
     if not patched:
         return ()
     return (message("nodes.bypass_note", count=sum(patched.values()), kinds=counted(patched)),)
+
+
+def _notes_on_silence(plan: Plan, model, clip) -> tuple[str, ...]:
+    layers = frozenset(
+        weight.removesuffix(".weight")
+        for adapter in plan.adapters
+        for weight, _, _ in adapter.target.slices
+    )
+    notes = (did_not_run(patcher, layers) for patcher in _patchers(model, clip))
+    return tuple(note for note in notes if note)
 
 
 def _notes_on_meetings(met: int) -> tuple[str, ...]:
