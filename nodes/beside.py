@@ -9,12 +9,15 @@ add to a range of rows is one product, added in place. What an adapter needs of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial, reduce, wraps
+from inspect import signature
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import comfy.ops
+import comfy.rmsnorm
 import torch
 from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter.base import WeightAdapterBase
@@ -45,6 +48,8 @@ CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 # serve all
 LADDER = 16
 FP16_HIGH = 2.0**14  # a quarter of the largest number of fp16
+# what the host may fold into a product besides the activation
+FOLDED = frozenset(("act_weight", "act_eps", "residual", "residual_scale"))
 PIECE = 1024  # rows of an identity that are turned at once
 
 
@@ -196,6 +201,8 @@ class BesideLayer:
                 ((turned, *args[1:]), named) if args else (args, named | {"input": turned})
             )
         out = self.inner(*args, **named)
+        if not _is_known(named.get("input_act")):
+            return out  # and the layer counts as one that did not run
         return self.changed(out, _activated(x, named), {} if self.convolution is None else named)
 
     def changed(self, out: Tensor, x: Tensor, named: dict[str, Any]) -> Tensor:
@@ -228,14 +235,22 @@ class BesideLayer:
         if self.made_for != (device, dtype):
             self._make(device, dtype)
 
+    def take(self, steps: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> None:
+        """Use steps that were made elsewhere for inputs of this device and dtype."""
+        self.turns, self.steps, self.made_for = (), steps, (device, dtype)
+
+    def forget(self) -> None:
+        """Let go of the steps; they are made anew when they are needed."""
+        self.turns, self.steps, self.made_for = (), (), None
+
     @property
     def is_additive(self) -> bool:
         """Whether it only adds to the output, whatever that is made of."""
-        return all(part.way == ADDED for part in self.parts)
+        return is_additive(self.parts)
 
     @torch.compiler.disable
     def _make(self, device: torch.device, dtype: torch.dtype) -> None:
-        maker = Maker(self, device, dtype)
+        maker = Maker(self.parts, self.layer, device, dtype=dtype, compiled=self.compiled)
         self.turns, self.steps = maker.turns(), maker.steps()
         self.made_for = (device, dtype)
 
@@ -245,20 +260,24 @@ class BesideLayer:
 
 
 class Maker:
-    """Makes the steps of a layer's parts for a device and a dtype."""
+    """Makes the steps of a layer's parts for a device and a dtype.
 
-    def __init__(self, beside: BesideLayer, device: torch.device, dtype: torch.dtype):
-        self.layer, self.compiled, self.device, self.dtype = (
-            beside.layer,
-            beside.compiled,
-            device,
-            dtype,
-        )
-        self.parts = [
-            part._replace(adapter=on_device(part.adapter, device)) for part in beside.parts
-        ]
+    layer: whose weight parts may need; what only adds is made without it.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[LayerPart],
+        layer: Layer | None,
+        device: torch.device,
+        *,
+        dtype: torch.dtype,
+        compiled: bool,
+    ):
+        self.layer, self.compiled, self.device, self.dtype = layer, compiled, device, dtype
+        self.parts = [part._replace(adapter=on_device(part.adapter, device)) for part in parts]
         self.turned: dict[int, Tensor] = {}
-        if beside.convolution is None:
+        if not isinstance(layer, CONVOLUTIONS):
             for index, part in enumerate(self.parts):
                 if part.way != DERIVED and part.way != ADDED:
                     break
@@ -340,7 +359,18 @@ class Maker:
     @cached_property
     def _own(self) -> tuple[Tensor, Tensor | None]:
         """The layer's own weight, dense, and bias, for as long as this maker is there."""
+        assert self.layer is not None
         return as_computed(self.layer, self.device)
+
+
+def is_additive(parts: Iterable[LayerPart]) -> bool:
+    """Whether parts of a layer only add to its output."""
+    return all(part.way == ADDED for part in parts)
+
+
+def tensors_in(values: Iterable[Any]) -> Iterable[Tensor]:
+    """The tensors in an adapter's weights, or in steps."""
+    return (value for value in _flattened(values) if isinstance(value, Tensor))
 
 
 def below(layer: torch.nn.Module) -> Callable[..., Tensor]:
@@ -358,6 +388,7 @@ def take_off(beside: BesideLayer) -> None:
     The host takes injections off in the order in which it put them on.
     """
     beside.on = False
+    beside.forget()
     layer = beside.layer
     if getattr(layer.__dict__.get("forward"), "__self__", None) is not beside:
         return
@@ -385,6 +416,8 @@ def guard_readers() -> None:
     if stock is None or getattr(stock, "of_locksmith", False):
         return
 
+    further = tuple(signature(stock).parameters)[3:]
+
     @wraps(stock)
     def linear_input_act(
         linear: torch.nn.Module, x: Tensor, input_act: str, *args: Any, **named: Any
@@ -392,21 +425,70 @@ def guard_readers() -> None:
         beside = beside_of(linear)
         if beside is None:
             return stock(linear, x, input_act, *args, **named)
-        activated = comfy.ops.INPUT_ACT_EAGER[input_act](x)
-        if not beside.is_additive and not args and not named:
-            return linear(activated)
-        beside.on = False
-        try:
-            out = stock(linear, x, input_act, *args, **named)
-        finally:
-            beside.on = True
-        activated = plain(activated)
-        beside.make(activated.device, activated.dtype)
-        return beside.changed(out, activated, {})
+        given = dict(zip(further, args, strict=False)) | named
+        return _folded(partial(stock, linear, x, input_act), beside, x, input_act, given)
 
     guarded: Any = linear_input_act  # functions have no such attribute of their own
     guarded.of_locksmith = True
     comfy.ops.linear_input_act = guarded
+
+
+def _folded(
+    stock: Callable[..., Tensor], beside: BesideLayer, x: Tensor, act: str, given: dict[str, Any]
+) -> Tensor:
+    """`linear(act(x))` as the host computes it in one, with what acts beside the layer.
+
+    given: its further arguments. From 0.36 on it computes
+    `residual + residual_scale * linear(act(x))`: what we add is scaled as well. With one that we do
+    not know the host is left alone, and the layer counts as one that did not run.
+    """
+    if not (given.keys() <= FOLDED and _is_known(act)):
+        return _alone(beside, partial(stock, **given))
+    activated = plain(_eager(x, act, given.get("act_weight"), given.get("act_eps")))
+    if beside.is_additive:
+        bare = {name: value for name, value in given.items() if not name.startswith("residual")}
+        out = _alone(beside, partial(stock, **bare))
+        beside.make(activated.device, activated.dtype)
+        out = beside.changed(out, activated, {})
+    else:
+        out = beside.layer(activated)
+    residual = given.get("residual")
+    return out if residual is None else torch.addcmul(residual, out, given["residual_scale"])
+
+
+def _alone(beside: BesideLayer, run: Callable[[], Tensor]) -> Tensor:
+    """What `run` gives while nothing acts beside the layer."""
+    beside.on = False
+    try:
+        return run()
+    finally:
+        beside.on = True
+
+
+def guard_helpers(helpers: Iterable[tuple[str, str]]) -> None:
+    """Have functions that read a layer's weight do nothing while something hangs beside it.
+
+    helpers: (module, name) of functions whose None has their callers call the layer, as
+    `readers.py` finds them.
+    """
+    for module, name in helpers:
+        place: Any = sys.modules[module]
+        stock = getattr(place, name)
+        if not getattr(stock, "of_locksmith", False):
+            setattr(place, name, _only_bare(stock))
+
+
+def _only_bare(stock: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(stock)
+    def helper(*args: Any, **named: Any) -> Any:
+        given = (one for one in (*args, *named.values()) if isinstance(one, torch.nn.Module))
+        if any(beside_of(module) for one in given for module in one.modules()):
+            return None
+        return stock(*args, **named)
+
+    guarded: Any = helper
+    guarded.of_locksmith = True
+    return guarded
 
 
 def plain(x: Tensor) -> Tensor:
@@ -418,8 +500,21 @@ def _activated(x: Tensor, named: dict[str, Any]) -> Tensor:
     """What the weight is multiplied with, where the host has the layer apply an activation (ComfyUI
     from 0.37 on).
     """
-    activation = named.get("input_act")
-    return x if activation is None else comfy.ops.INPUT_ACT_EAGER[activation](x)
+    return _eager(x, named.get("input_act"), named.get("act_weight"), named.get("act_eps"))
+
+
+def _is_known(input_act: str | None) -> bool:
+    """Whether the host tells what it means by this activation."""
+    return input_act in (None, "rms_norm") or input_act in comfy.ops.INPUT_ACT_EAGER
+
+
+def _eager(x: Tensor, input_act: str | None, weight: Tensor | None, eps: float | None) -> Tensor:
+    """An activation by the host's name for it; weight and eps: of a norm's."""
+    if input_act is None:
+        return x
+    if input_act == "rms_norm":
+        return comfy.rmsnorm.rms_norm(x, weight, 0.0 if eps is None else eps)
+    return comfy.ops.INPUT_ACT_EAGER[input_act](x)
 
 
 def joined(group: Sequence[AddedRows]) -> tuple[Tensor | None, Tensor]:
@@ -572,9 +667,7 @@ def _kronecker(part: LayerPart, made: KroneckerProduct) -> Kron | None:
 
 def _whole(part: LayerPart) -> AddedRows:
     """The delta itself, for adapters without smaller factors."""
-    device = next(
-        value for value in _flattened(part.adapter.weights) if isinstance(value, Tensor)
-    ).device
+    device = next(iter(tensors_in(part.adapter.weights))).device
     return AddedRows(part.rows, None, part.on(torch.zeros(part.shape, device=device)).flatten(1))
 
 

@@ -9,9 +9,10 @@ change its weight, and goes on and off with the host.
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -27,18 +28,21 @@ from .beside import (
     CONVOLUTIONS,
     BesideLayer,
     LayerPart,
+    guard_helpers,
     guard_readers,
     kind_of_host,
     spec_of,
     take_off,
 )
-from .readers import layers_read
+from .factors import KEY, count_in, drop_unheld, factors_of
+from .readers import helpers_of, layers_read
 
 if TYPE_CHECKING:
     from .beside import Layer
 
-KEY = "lora_locksmith"
-MAX_NAMED = 5  # layers in a line of the log
+MAX_NAMED = 5  # layers in a sentence
+# Of each model the layers beside which something hung in its last whole run and that did not run.
+SILENT: weakref.WeakKeyDictionary[torch.nn.Module, frozenset[str]] = weakref.WeakKeyDictionary()
 
 
 def add_bypass_hooks(
@@ -83,6 +87,7 @@ def add_bypass_hooks(
         patcher.is_injected = False
         patcher.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
         patcher.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, hung.tell)
+        count_in(patcher, hung.parts, _compute_dtype(patcher.model))
     return left, reasons
 
 
@@ -179,7 +184,7 @@ class Hung:
         self.parts, self.told = parts, False
         # Layers that ran since the last `tell`: the host takes us off and on again within a run.
         self.ran: set[str] = set()
-        self.layers: weakref.WeakKeyDictionary[torch.nn.Module, list[BesideLayer]] = (
+        self.layers: weakref.WeakKeyDictionary[torch.nn.Module, dict[str, BesideLayer]] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -207,37 +212,45 @@ class Hung:
         if patcher.model in self.layers:
             return
         dtype, compiled = _compute_dtype(patcher.model), _is_compiled(patcher)
-        self.layers[patcher.model] = made = []
+        factors = None if dtype is None else factors_of(patcher, self.parts, dtype, compiled)
+        if factors is not None:  # before anything hangs, as it reads the file
+            factors.make(patcher.load_device)
+        self.layers[patcher.model] = made = {}
         for name, parts in self.parts.items():
             layer = patcher.model.get_submodule(name)
-            beside = BesideLayer(layer, parts, compiled)
-            layer.forward = beside.forward
-            made.append(beside)
-            if dtype is not None and beside.is_additive:
-                beside.make(patcher.load_device, dtype)
+            made[name] = BesideLayer(layer, parts, compiled)
+            layer.forward = made[name].forward
+        if factors is not None:
+            factors.give(made, patcher.load_device)
         guard_readers()
+        guard_helpers(helpers_of(patcher.model))
 
     def tell(self, patcher) -> None:
         """After a run, say once in the log beside which layers nothing has come to act, though it
-        has beside others.
+        has beside others; `did_not_run` then knows it too.
 
         There are honest reasons: a part of the model that this run has no use for, or blocks that
         another node skips. A layer whose weight something reads without calling it, in a way that
-        `readers.py` does not see, is found so too.
+        `readers.py` does not see, is found so too. Of a run that was stopped nothing is said: what
+        comes late in the model had no turn. Nor of a compiled one, where layers do not tell.
         """
-        made = self.layers.get(patcher.model, ())
+        made = self.layers.get(patcher.model, {})
         self._note(made)
-        silent, ran = [name for name in self.parts if name not in self.ran], len(self.ran)
-        self.ran.clear()
-        if silent and ran and not self.told and not any(beside.compiled for beside in made):
+        ran, self.ran = self.ran, set()
+        stopped = sys.exc_info()[1] is not None  # the host cleans up as the error passes by
+        if not ran or stopped or any(beside.compiled for beside in made.values()):
+            return
+        silent = frozenset(self.parts) - ran
+        news = silent - SILENT.get(patcher.model, frozenset())
+        SILENT[patcher.model] = silent
+        if news and not self.told:
             self.told = True
-            first = ", ".join(silent[:MAX_NAMED]) + " ..." * (len(silent) > MAX_NAMED)
             logging.info(
                 message(
                     "nodes.log_layers_did_not_run",
                     count=len(silent),
                     total=len(self.parts),
-                    names=first,
+                    names=_first_of(self.parts, silent),
                 )
             )
 
@@ -245,16 +258,38 @@ class Hung:
         """Leave each layer as it was; where something else stands above ours, ours does nothing
         from now on.
         """
-        made = self.layers.pop(patcher.model, ())
+        made = self.layers.pop(patcher.model, {})
         self._note(made)
-        for beside in made:
+        for beside in made.values():
             take_off(beside)
+        drop_unheld(patcher)
 
-    def _note(self, made: Sequence[BesideLayer]) -> None:
-        for name, beside in zip(self.parts, made, strict=False):
+    def _note(self, made: dict[str, BesideLayer]) -> None:
+        for name, beside in made.items():
             if beside.fired:
                 self.ran.add(name)
                 beside.fired = False
+
+
+def did_not_run(patcher, layers: Container[str]) -> str:
+    """A sentence on those of these layers that something hangs beside and that did not run when
+    this patcher's model was last sampled; "" where all ran, or nothing is known.
+    """
+    parts = [name for name in Hung.on(patcher).parts if name in layers]
+    silent = SILENT.get(patcher.model, frozenset()).intersection(parts)
+    if not silent:
+        return ""
+    return message(
+        "nodes.layers_did_not_run",
+        count=len(silent),
+        total=len(parts),
+        names=_first_of(parts, silent),
+    )
+
+
+def _first_of(parts: Iterable[str], silent: frozenset[str]) -> str:
+    names = [name for name in parts if name in silent]
+    return ", ".join(names[:MAX_NAMED]) + " ..." * (len(names) > MAX_NAMED)
 
 
 def _compute_dtype(model: torch.nn.Module) -> torch.dtype | None:
@@ -275,6 +310,17 @@ def _is_compiled(patcher) -> bool:
         options.get("transformer_options", {}).get("wrappers", {}),
         getattr(patcher, "wrappers", {}),
     )
-    return "torch_compile_kwargs" in options or any(
-        "torch.compile" in keys for by_key in wrappers for keys in by_key.values()
+    return (
+        "torch_compile_kwargs" in options
+        or any("torch.compile" in keys for by_key in wrappers for keys in by_key.values())
+        or any(map(_is_compiled_module, patcher.model.modules()))
+    )
+
+
+def _is_compiled_module(module: torch.nn.Module) -> bool:
+    """Whether it stands for a compiled one, or was compiled itself, whole or by its forward."""
+    return (
+        type(module).__name__ == "OptimizedModule"
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
     )

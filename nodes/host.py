@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -63,7 +63,7 @@ from ..report.library import Stamp, stamp_of
 from ..report.load_report import Report
 from ..report.metadata import read_metadata, with_words, words_to_use
 from .auto import choose, counted, where_they_act
-from .bypass import add_bypass_hooks
+from .bypass import add_bypass_hooks, did_not_run
 from .layer_weights import layer_weights
 from .modes import AUTO, BYPASS, PATCH
 from .patches import Tensors, build_patches, host_applies, weight_of
@@ -197,6 +197,40 @@ class FileCache:
 
 
 _files = FileCache()
+
+
+class PlanCache:
+    """Keeps the last plans of files on disk, so that another strength plans nothing.
+
+    A plan is for one reading of a file, whose values may have decided something (`FileCache` reads
+    it anew when it or its settings change), and for the networks of one model, which are made anew
+    for other maps of the user's.
+    """
+
+    def __init__(self, most: int = 4):
+        self.plans: deque[tuple[Header, UserMaps, Plan]] = deque(maxlen=most)
+
+    def plan(
+        self, file: LoraFile, target_model: TargetModel, own: UserMaps, make: Callable[[], Plan]
+    ) -> Plan:
+        """The plan of this file for this target model; `make` where it is not known."""
+        if file.watch is None:
+            return make()
+        for header, maps, plan in self.plans:
+            networks = plan.target_model.networks
+            if (
+                header is file.header
+                and maps is own
+                and networks.keys() == target_model.networks.keys()
+                and all(networks[name] is one for name, one in target_model.networks.items())
+            ):
+                return plan
+        plan = make()
+        self.plans.append((file.header, own, plan))
+        return plan
+
+
+_plans = PlanCache()
 
 
 def read(path: str | os.PathLike[str]) -> LoraFile:
@@ -545,6 +579,7 @@ def as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
 
 def forget(*, files: bool = True, models: bool = True) -> None:
     """Drop what is remembered of files and models, as a new process would know it."""
+    _plans.plans.clear()
     if files:
         _files.entries.clear()
     if models:
@@ -632,7 +667,10 @@ def apply_file(
         name,
         failures=patches.failures,
         stock=partial(stock_placed, model, clip, file),
-        errors=own.errors + left_out + weighed.notes + _notes_on_meetings(met + met_in_clip),
+        errors=(
+            *(own.errors + left_out + weighed.notes + _notes_on_meetings(met + met_in_clip)),
+            *(_notes_on_silence(plan, new_model, new_clip) if mode != PATCH else ()),
+        ),
         cautions=(*doubted, *rounded),
         checked=checked,
         stock_fault=stock_fault(file.header),
@@ -645,14 +683,17 @@ def planned(file: LoraFile, model, clip, own: UserMaps) -> tuple[Plan, tuple[str
     """(what a LoRA in memory does to a ModelPatcher's model and a CLIP's encoders, without what was
     trained on another base than these; cautions where the base is quantised).
     """
-    plan = make_plan(
+    target_model = target_model_of(model, clip, own)
+    make = partial(
+        make_plan,
         file.header.tensors,
         file.header.metadata,
-        target_model_of(model, clip, own),
+        target_model,
         config_beside=file.config_beside,
         number=partial(_number_in, file.tensors),
         same=partial(same_change, file.tensors),
     )
+    plan = _plans.plan(file, target_model, own, make)
     return _on_this_base(plan, file.tensors, model, clip)
 
 
@@ -688,6 +729,16 @@ def _notes_on_bypass(patched: Counter[str]) -> tuple[str, ...]:
     if not patched:
         return ()
     return (message("nodes.bypass_note", count=sum(patched.values()), kinds=counted(patched)),)
+
+
+def _notes_on_silence(plan: Plan, model, clip) -> tuple[str, ...]:
+    layers = frozenset(
+        weight.removesuffix(".weight")
+        for adapter in plan.adapters
+        for weight, _, _ in adapter.target.slices
+    )
+    notes = (did_not_run(patcher, layers) for patcher in _patchers(model, clip))
+    return tuple(note for note in notes if note)
 
 
 def _notes_on_meetings(met: int) -> tuple[str, ...]:

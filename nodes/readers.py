@@ -4,7 +4,8 @@ would never run.
 Found in the source of the model's own classes, not by a list of models: a layer handed to a
 function that reads a layer's weight, or whose `weight` is taken for more than its shape. ComfyUI's
 `comfy.ops.linear_input_act` is left out, because beside.py stands in its place; under any other
-name it is not.
+name it is not. So are functions of a model's own file that may decline (`None`, whereupon their
+callers call the layers): beside.py has them do so.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ OUTSIDE = frozenset(
 ANY = "*"  # an index that the source does not tell
 
 Steps = tuple[str, ...]
+# Of what a plain function reads the weight: the place of an argument, and the path from there.
+Arguments = frozenset[tuple[int, Steps]]
 
 
 def layers_read(model: torch.nn.Module) -> frozenset[str]:
@@ -82,22 +85,88 @@ def _paths(made: type) -> frozenset[Steps]:
                 own = function.args.args[0].arg
                 paths |= {
                     path[1:]
-                    for path in _read_in(function, partial(_parameters_read, one.__module__))
+                    for path in _read_in(function, partial(_read_by_helper, one.__module__))
                     if path[0] == own and path[1:]
                 }
     return frozenset(paths)
 
 
+def helpers_of(model: torch.nn.Module) -> frozenset[tuple[str, str]]:
+    """(module, name) of the functions in the files of the model's classes that read weights of what
+    they are given, and may decline.
+    """
+    files = {one.__module__ for made in set(map(type, model.modules())) for one in made.__mro__}
+    return frozenset((file, name) for file in files for name in _declining(file))
+
+
 @cache
-def _parameters_read(module: str, name: str) -> frozenset[int]:
-    """Places of the arguments of a plain function of a module whose weight it reads itself."""
+def _declining(module: str) -> frozenset[str]:
+    """The plain functions of a module that read a weight and may give None, which every caller in
+    the module asks for: the layers are called then.
+    """
+    tree = _tree_of(module)
+    if tree is None or module.partition(".")[0] in ("torch", "builtins") or module == "comfy.ops":
+        return frozenset()
+    asked = {id(call) for node in ast.walk(tree) for call in _asked_for_none(node)}
+    called: dict[str, list[bool]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            called.setdefault(node.func.id, []).append(id(node) in asked)
+    return frozenset(
+        name
+        for name, function in _defined_in(module).items()
+        if all(called.get(name, [False]))
+        and any(_gives_none(node) for node in ast.walk(function))
+        and _arguments_read(module, name)
+    )
+
+
+def _gives_none(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Return)
+        and isinstance(node.value, ast.Constant)
+        and node.value.value is None
+    )
+
+
+def _asked_for_none(function: ast.AST) -> Iterator[ast.Call]:
+    """Calls whose result goes into a variable that this function compares with None."""
+    if not isinstance(function, ast.FunctionDef):
+        return
+    compared = {
+        node.left.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Compare)
+        and isinstance(node.left, ast.Name)
+        and isinstance(node.ops[0], (ast.Is, ast.IsNot))
+    }
+    for target, value in _assigned(function):
+        value = value.body if isinstance(value, ast.IfExp) else value
+        if target in compared and isinstance(value, ast.Call):
+            yield value
+
+
+def _assigned(function: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """What is assigned to plain names in this code."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            yield node.targets[0].id, node.value
+
+
+@cache
+def _arguments_read(module: str, name: str) -> Arguments:
+    """What a plain function of a module reads the weight of itself."""
     function = _defined_in(module).get(name)
     if not isinstance(function, ast.FunctionDef):
         return frozenset()
-    read = {path[0] for path in _read_in(function, lambda name: frozenset()) if len(path) == 1}
-    return frozenset(
-        place for place, argument in enumerate(function.args.args) if argument.arg in read
-    )
+    places = {argument.arg: place for place, argument in enumerate(function.args.args)}
+    read = _read_in(function, lambda name: frozenset())
+    return frozenset((places[path[0]], path[1:]) for path in read if path[0] in places)
+
+
+def _read_by_helper(module: str, name: str) -> Arguments:
+    """What a call of a plain function reads; nothing of one that declines."""
+    return frozenset() if name in _declining(module) else _arguments_read(module, name)
 
 
 @cache
@@ -105,12 +174,17 @@ def _defined_in(module: str) -> dict[str, ast.AST]:
     """The classes, by qualified name, and functions of a module; none where its source is not at
     hand.
     """
+    tree = _tree_of(module)
+    return {} if tree is None else dict(_named(tree, ""))
+
+
+@cache
+def _tree_of(module: str) -> ast.Module | None:
     path = getattr(sys.modules.get(module), "__file__", None) or ""
     try:
-        tree = ast.parse(Path(path).read_bytes()) if path.endswith(".py") else ast.Module([], [])
+        return ast.parse(Path(path).read_bytes()) if path.endswith(".py") else None
     except (OSError, SyntaxError, ValueError):
-        return {}
-    return dict(_named(tree, ""))
+        return None
 
 
 def _named(tree: ast.AST, before: str) -> Iterator[tuple[str, ast.AST]]:
@@ -124,9 +198,9 @@ def _named(tree: ast.AST, before: str) -> Iterator[tuple[str, ast.AST]]:
             yield from _named(node, before)
 
 
-def _read_in(function: ast.AST, helper: Callable[[str], frozenset[int]]) -> set[Steps]:
+def _read_in(function: ast.AST, helper: Callable[[str], Arguments]) -> set[Steps]:
     """Paths, from a name on, to what has its weight read in this code; helper: a plain function's
-    name -> `_parameters_read`.
+    name -> what it reads of its arguments.
     """
     harmless = {
         id(node.value)
@@ -160,9 +234,13 @@ def _read_in(function: ast.AST, helper: Callable[[str], frozenset[int]]) -> set[
                 paths.add(_path(node.args[0]))
             elif len(called) == 1:
                 paths.update(
-                    _path(node.args[place]) for place in helper(called[0]) if place < len(node.args)
+                    before and (*before, *end)
+                    for place, end in helper(called[0])
+                    if place < len(node.args)
+                    for before in [_path(node.args[place])]
                 )
-    return {path for path in paths if path}
+    names = {target: path for target, value in _assigned(function) if (path := _path(value))}
+    return {(*names.get(path[0], path[:1]), *path[1:]) for path in paths if path}
 
 
 def _path(node: ast.AST) -> Steps | None:

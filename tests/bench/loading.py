@@ -48,8 +48,29 @@ def load(bench: Bench):
     return bench.take_turns(runs)
 
 
+@measurement(
+    Row(
+        "load again",
+        "The same file on the same model again, as where its strength was changed",
+        STOCK,
+        "ours, file known",
+        "stock",
+        0.2,
+        0.4,
+    ),
+    rounds=15,
+    short_rounds=5,
+)
+def load_again(bench: Bench):
+    path = write_noise(bench.folder / "lora.safetensors", lora_shapes(flux_modules(), RANK))
+    runs = {name: loader(name, path) for name in ("stock", "ours, file known")}
+    for run in runs.values():
+        run()
+    return bench.take_turns(runs)
+
+
 def loader(name: str, path: str | Path) -> Callable[[], object]:
-    """A loader of the file; each starts from the disk."""
+    """A loader of the file; each but the one that knows it starts from the disk."""
     import comfy_models
 
     comfy = _comfy()
@@ -59,11 +80,12 @@ def loader(name: str, path: str | Path) -> Callable[[], object]:
     cpu = torch.device("cpu")
     patcher = comfy.model_patcher.ModelPatcher(comfy_models.network("flux1_dev"), cpu, cpu)
 
-    def ours(forget_model: bool):
-        host.forget(files=True, models=forget_model)
+    def ours():
+        if name != "ours, file known":
+            host.forget(files=True, models=name == "ours")
         return host.load_and_fix(patcher, None, path)[0]
 
-    return partial(by_stock, patcher, path) if name == "stock" else partial(ours, name == "ours")
+    return partial(by_stock, patcher, path) if name == "stock" else ours
 
 
 def _comfy():

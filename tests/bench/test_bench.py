@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
 from threads import one_thread
 
+from bench.allocating import has_glibc, memory_kept
 from bench.measuring import Result, measurements
 from bench.tables import BEGIN, END, machine, number, put_into_documents
 
@@ -42,6 +44,24 @@ def test_ratios(comfy, folder, record_property, name):
         told = f"{result.row.name}: {number(result.ratio)} of {result.row.against}"
         record_property("measured", told)
     assert not [f"{one.row.name}: {one.ratio:.4g}, bound {one.row.most}" for one in over]
+
+
+@pytest.mark.skipif(not has_glibc(), reason="glibc's allocator alone is told to keep memory")
+def test_memory_is_kept_while_a_step_is_measured():
+    import resource
+
+    import torch
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(3072, 3072)  # larger than what glibc keeps by itself
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with one_thread():
+        with memory_kept():
+            kept = [faults() for _ in range(20)]
+        given_back = max(faults() for _ in range(3))
+    assert statistics.median(kept) < given_back / 100
 
 
 def test_the_table_takes_the_marked_place_in_the_readme(comfy, tmp_path):

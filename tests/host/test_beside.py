@@ -204,6 +204,45 @@ def test_what_reads_an_int8_weight_without_the_layer(host, comfy, tmp_path):
     handle.remove()
 
 
+@pytest.mark.parametrize("act", ["gelu_tanh", "rms_norm"])
+def test_what_the_host_folds_into_a_product_later_on(comfy, act):
+    """From 0.36 on `residual + residual_scale * linear(act(x))`, the activation a norm too; what is
+    not known is left to the host, and the layer counts as one that did not run.
+    """
+    import comfy.ops
+    import comfy.rmsnorm
+    from comfy.weight_adapter.lora import LoRAAdapter
+    from lora_locksmith.adapters.kind import ADDED
+    from lora_locksmith.nodes.beside import BesideLayer, LayerPart, _folded
+
+    torch.manual_seed(6)
+    layer, x = torch.nn.Linear(24, 36).requires_grad_(False), torch.randn(5, 24)
+    up, down, residual, scale = (
+        torch.randn(*shape) for shape in ((36, 2), (2, 24), (5, 36), (36,))
+    )
+    adapter = LoRAAdapter(set(), (up, down, 2.0, None, None, None))
+    norm = {"act_weight": torch.randn(24), "act_eps": 1e-5} if act == "rms_norm" else {}
+    activated = (
+        comfy.rmsnorm.rms_norm(x, *norm.values()) if norm else comfy.ops.INPUT_ACT_EAGER[act](x)
+    )
+
+    def stock(residual=None, residual_scale=None, **_):
+        out = layer(activated)
+        return out if residual is None else torch.addcmul(residual, out, residual_scale)
+
+    beside = BesideLayer(layer, [LayerPart(adapter, ADDED, None, (36, 24), None, 0.5)], False)
+    layer.forward = beside.forward
+    folded = {"residual": residual, "residual_scale": scale}
+    product = torch.nn.functional.linear(activated, layer.weight + 0.5 * up @ down, layer.bias)
+    assert close(_folded(stock, beside, x, act, norm), product)
+    assert close(_folded(stock, beside, x, act, norm | folded), residual + scale * product)
+    alone = torch.nn.functional.linear(activated, layer.weight, layer.bias)
+    for name, further in ((act, {"unheard_of": 1}), ("unheard of", {})):
+        beside.fired = False
+        assert torch.equal(_folded(stock, beside, x, name, norm | further), alone)
+        assert not beside.fired
+
+
 def test_layers_that_never_ran_are_told_once_after_a_run(host, patcher, tmp_path, caplog):
     generator, tensors = torch.Generator().manual_seed(1), {}
     for name, (out, inputs) in {"linear": (36, 24), "square": (24, 24)}.items():
