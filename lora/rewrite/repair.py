@@ -16,7 +16,7 @@ from ...key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ...messages import joined, message
 from ...planning.disagreement import unreadable
 from ...planning.target_model import all_families
-from ...report.inspection import Inspection, inspect_file
+from ...report.inspection import Inspection, inspect_file, inspect_header
 from .rename import (
     NATIVE,
     Refused,
@@ -114,28 +114,29 @@ class Repair(NamedTuple):
         return joined(filter(None, (losses_told(self.lost), joined(told))), "semicolon")
 
 
-def model_of_family(
-    path: str | os.PathLike[str], family: str, own: UserMaps = NO_USER_MAPS
-) -> TargetModel:
-    """The model of a family that a person names for a file which does not tell it, drawn from the
-    family's table. Raises LoraFileError.
+def as_family(inspection: Inspection, family: str, own: UserMaps = NO_USER_MAPS) -> Inspection:
+    """The inspection of the same file for a model that a person names, as the file does not tell
+    it: drawn from the family's table.
     """
-    inspection = inspect_file(path, own=own)
     known = all_families(own)
     guess = inspection.guess._replace(
         name=family, title=known.families[family].title, ties=(), is_absent=False
     )
     groups, shapes = inspection.groups.groups, inspection.plan.shapes
-    return build_reference_model(guess, groups, shapes, known, own)
+    target_model = build_reference_model(guess, groups, shapes, known, own)
+    header, config = inspection.header, inspection.config_beside
+    return inspect_header(inspection.path, header, config, target_model, own=own, whole=True)
 
 
 def plan_repair(
     path: str | os.PathLike[str],
     order: Order,
     target_model: TargetModel | None = None,
+    *,
     own: UserMaps = NO_USER_MAPS,
+    family: str = "",
 ) -> Repair | Kept:
-    """What a file becomes. target_model: None: the file tells it.
+    """What a file becomes. target_model: None: the file tells it, or a person names its `family`.
 
     Raises LoraFileError for a file that cannot be read; Refused where it cannot be written so:
     ModelNeeded where it does not tell its model, NotWhole where keys would be lost; NotFinite.
@@ -146,6 +147,8 @@ def plan_repair(
     from ..soundness import look_at_file
 
     inspection = inspect_file(path, target_model, own, whole=True)
+    if family:
+        inspection = as_family(inspection, family, own)
     check_base_known(inspection, order.dialect, order.drop, order.option)
     sound = not order.to and inspection.loads_whole and not inspection.gains
     if sound and order.sampled and look_at_file(path, inspection.header).finite:
