@@ -51,7 +51,8 @@ class Order(NamedTuple):
     """How files shall be written again.
 
     to: the dialect; None: ComfyUI's own names, and only where the stock loader falls short.
-    drop: what has no place is left out. sampled: of a sound file the numbers are sampled.
+    drop: what has no place is left out. sampled: of a sound file the numbers are sampled; glance:
+    of any, as is enough to tell what would become of it.
     replaced: the new file goes into the old one's place. option: with which a person gives the
     model here.
     """
@@ -60,6 +61,7 @@ class Order(NamedTuple):
     dtype: torch.dtype | None = None
     drop: bool = False
     sampled: bool = False
+    glance: bool = False
     replaced: bool = False
     option: str = ""
 
@@ -151,11 +153,15 @@ def plan_repair(
         inspection = as_family(inspection, family, own)
     check_base_known(inspection, order.dialect, order.drop, order.option)
     sound = not order.to and inspection.loads_whole and not inspection.gains
-    if sound and order.sampled and look_at_file(path, inspection.header).finite:
+    sampled = (sound and order.sampled) or order.glance
+    is_finite = sampled and look_at_file(path, inspection.header).finite
+    if sound and is_finite:
         return Kept(SOUND)
     tensors = map_tensors(path, inspection.header, passing=True, replaced=order.replaced)
     planned = inspection.with_plan(compared(inspection, tensors))
-    plan = without_odd(planned.plan, tensors.__getitem__, order.drop)
+    plan = planned.plan
+    if not is_finite:
+        plan = without_odd(plan, tensors.__getitem__, order.drop)
     inspection = planned.with_plan(plan)
     if sound and plan is planned.plan:
         return Kept(SOUND)

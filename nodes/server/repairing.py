@@ -219,6 +219,7 @@ def _mended(path: str, new: Path, wish: RepairWish, *, family: str, own: UserMap
         None if wish.dialect == NATIVE else wish.dialect,
         drop=wish.drop,
         sampled=True,
+        glance=wish.dry_run,
         option=message("nodes.choice_of_model"),
     )
     found = plan_repair(path, order, own=own, family=family)

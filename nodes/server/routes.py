@@ -171,34 +171,31 @@ async def _picture(request: web.Request) -> web.Response:
 
 
 async def _rows(request: web.Request) -> str:
-    since = _since(request)
-    _library.read(refresh=request.query.get("refresh") == "1")
-    return await _more(_library, since, _language(request))
-
-
-def _since(request: web.Request) -> int:
-    """How many rows of an answer the front end has."""
     since = request.query.get("since") or "0"
     if not (since.isascii() and since.isdigit() and len(since) < 10):
         raise Refusal(
             message("nodes.since_not_a_count", value=since), message("nodes.give_row_count")
         )
-    return int(since)
-
-
-async def _more(source: Library | Repairs, since: int, language: str) -> str:
-    """What a source has beyond the first `since`, for which is waited a moment."""
+    _library.read(refresh=request.query.get("refresh") == "1")
     waited = 0.0
-    while source.waiting(since) and waited < PATIENCE:
+    while _library.waiting(int(since)) and waited < PATIENCE:
         await asyncio.sleep(STEP)
         waited += STEP
     return await asyncio.get_running_loop().run_in_executor(
-        _readers, source.answer, since, language
+        _readers, _library.answer, int(since), _language(request)
     )
 
 
 async def _repaired(request: web.Request) -> str:
-    return await _more(_repairs, _since(request), _language(request))
+    """What became of files beyond the first `since`; all of them where that is no number."""
+    told = request.query.get("since", "")
+    since = int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
+    steps = int(PATIENCE / STEP)
+    while _repairs.waiting(since) and steps:
+        await asyncio.sleep(STEP)
+        steps -= 1
+    answer = partial(_repairs.answer, since, _language(request))
+    return await asyncio.get_running_loop().run_in_executor(_readers, answer)
 
 
 async def _repair(request: web.Request) -> str:
@@ -215,7 +212,7 @@ async def _repair(request: web.Request) -> str:
 async def _stop_repair(request: web.Request) -> str:
     await _wish(request, {}, {})
     _repairs.stop()
-    return await _more(_repairs, 0, _language(request))
+    return await _repaired(request)
 
 
 async def _repair_choices(request: web.Request) -> str:
