@@ -308,6 +308,36 @@ def test_rows_are_grouped_by_folder_and_folders_are_closed_and_opened(library, t
     assert library.shown() == before
 
 
+# What has no name or is in no place that its role may be in.
+LACKING = """(page) => {
+    const named = (one) => one.getAttribute("aria-label") || one.labels?.length || one.textContent.trim();
+    const role = (one) => one?.getAttribute("role");
+    const controls = page.querySelectorAll("button, input, select, progress, [role=grid], [role=treegrid], [role=group]");
+    const rows = [...page.querySelectorAll("[role=row]")];
+    const cells = [...page.querySelectorAll("[role=gridcell], [role=columnheader]")];
+    const list = page.querySelector(".shelf-list");
+    return [
+        ...[...controls].filter((one) => !named(one)),
+        ...rows.filter((row) => role(row.parentElement) !== "rowgroup" && row.parentElement !== list),
+        ...cells.filter((cell) => role(cell.parentElement) !== "row" || !cell.ariaColIndex && !cell.ariaColSpan),
+        ...rows.filter((row) => row.ariaExpanded !== null && role(list) !== "treegrid"),
+        ...[list].filter((one) => !document.getElementById(one.getAttribute("aria-activedescendant"))),
+    ].map((one) => one.outerHTML.slice(0, 200));
+}"""
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("width", [380, 1200])
+def test_everything_has_a_name_and_a_place_for_people_who_hear_the_page(library, width, grouped):
+    library.widen(width)
+    library.group(grouped)
+    library.list.focus()
+    library.page.keyboard.press("Home")
+    library.page.keyboard.press("ArrowDown")
+    assert library.element.evaluate(LACKING) == []
+    library.widen(380)
+
+
 def test_nothing_stands_where_nothing_is_known(library):
     library.verdict("Unreadable").click()
     cells = library.rows.first.get_by_role("gridcell")

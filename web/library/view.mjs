@@ -203,11 +203,13 @@ export class LibraryView {
         this.mending?.end();
         this.mending = undefined;
         this.main.classList.remove("shelf-mending");
+        this.repair.disabled = false;
         this.repair.focus();
         this.list.measure();
       },
       onDone: () => void app.reloadNodeDefs().catch(() => this.shelf.refresh()),
     });
+    this.repair.disabled = true;
     this.main.classList.add("shelf-mending");
     this.main.append(this.mending.element);
     void this.mending.begin();
@@ -319,6 +321,6 @@ export class LibraryView {
     this.empty.hidden = shown > 0;
     this.empty.textContent = rows.length ? say("libraryNoMatch") : running || fault ? "" : say("libraryEmpty");
     this.list.element.hidden = !shown;
-    this.repair.disabled = !shown;
+    this.repair.disabled = !shown || Boolean(this.mending);
   }
 }
