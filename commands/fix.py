@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,41 +17,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LocksmithError, exhausted, fault_and_remedy
 from ..files.atomic import check_free, making_folder, replacing
-from ..files.hashes import file_hashes
 from ..files.header import ENDINGS, LoraFileError
 from ..identify.checkpoint import target_model_of_checkpoint
-from ..identify.trainer import UNTOLD
-from ..lora.rewrite.rename import (
-    NATIVE,
-    Refused,
-    assumption,
-    check_base_known,
-    is_folder,
-    losses,
-    losses_told,
-    plan_renames,
-    writable,
+from ..lora.rewrite.rename import NATIVE, Refused, is_folder, writable
+from ..lora.rewrite.repair import (
+    ALREADY,
+    SOUND,
+    Kept,
+    NotWhole,
+    Order,
+    Repair,
+    plan_repair,
+    write_repair,
 )
 from ..messages import Speaker, joined, message, text_of
-from ..planning.disagreement import unreadable
-from ..report.inspection import Inspection, inspect_file
+from ..report.inspection import inspect_file
 from .arguments import DTYPES, add_json_each, add_path, dtype_of, every_path, is_named_as_file
-from .inspect import loads_whole
 from .language import add_language
 from .output import FAILED, FINE, PROBLEMS, fault_of, one_line, progress, say, show_json
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from ..lora.io.writer import Written
-    from ..lora.rewrite.convert import Conversion
-    from ..planning.plan import Plan
     from ..planning.target_model import TargetModel
 
-# Ids of what became of a file, and of many.
-SOUND = "commands.loads_correctly"
-ALREADY = "commands.has_these_names"
+# Ids of what became of many files.
 ENDS = (
     "commands.files_need_nothing",
     "commands.files_have_names",
@@ -67,11 +56,6 @@ ENDS_OF_DRY_RUN = (
     *ENDS[4:],
 )
 BACKUP = ".bak"
-WAYS = (
-    "commands.modules_renamed",
-    "commands.modules_computed",
-    "commands.modules_full",
-)
 
 
 class FixResult(NamedTuple):
@@ -289,74 +273,60 @@ def _fix(
 ) -> FixResult:
     import torch
 
-    from ..lora.copies import compared
-    from ..lora.io.mapped import map_tensors
-    from ..lora.soundness import look_at_file
-
-    dialect = options.to or NATIVE
     # Factors are small: more threads only wait for each other.
     torch.set_num_threads(1)
-    inspection = inspect_file(path, target_model, whole=True)
-    check_base_known(inspection, dialect, options.drop, "--against")
-    sound = not options.to and loads_whole(inspection) and not inspection.gains
-    # In a folder the numbers of a file whose header is right are sampled: reading all weights of a
-    # library would take minutes.
-    if (
-        sound
-        and path not in map(Path, options.paths)
-        and look_at_file(path, inspection.header).finite
-    ):
-        return FixResult(os.fspath(path), FINE, message(SOUND), kept=SOUND)
+    found = _planned(path, target_model, options)
+    if isinstance(found, Kept):
+        caution = found.caution and message("commands.already_but", reason=found.caution)
+        return FixResult(os.fspath(path), FINE, caution or message(found.why), kept=found.why)
     if options.in_place:
-        _check_replaceable(path, dialect)
-    tensors = map_tensors(path, inspection.header, passing=True, replaced=options.in_place)
-    planned = inspection.with_plan(compared(inspection, tensors))
-    dtype = dtype_of(options)
-    inspection = planned.with_plan(_finite(planned, tensors, options.drop))
-    if sound and inspection.plan is planned.plan:
-        return FixResult(os.fspath(path), FINE, message(SOUND), kept=SOUND)
-    conversion = _converted(inspection, tensors, dialect, dtype, options.drop)
-    if dtype is None and _already(inspection, conversion):
-        reason = (
-            message("commands.already_but", reason=conversion.caution)
-            if conversion.caution
-            else message(ALREADY)
-        )
-        return FixResult(os.fspath(path), FINE, reason, kept=ALREADY)
-    opened = _Opened(inspection, tensors, destination, target_model)
-    return _new_file(opened, conversion, options)
+        _check_replaceable(path, options.to or NATIVE)
+    return _new_file(found, destination, target_model, options)
 
 
-class _Opened(NamedTuple):
-    """A file that is to be written anew, where, and for which model (None: the file tells it)."""
+def _planned(
+    path: Path, target_model: TargetModel | None, options: argparse.Namespace
+) -> Repair | Kept:
+    """`plan_repair`, whose refusals name --drop where that would help."""
+    from ..lora.not_finite import NotFinite
 
-    inspection: Inspection
-    tensors: Mapping[str, Tensor]
-    destination: Path
-    target_model: TargetModel | None
-
-
-def _new_file(opened: _Opened, conversion: Conversion, options: argparse.Namespace) -> FixResult:
-    """Write the file, or say of a dry run what would be written."""
-    inspection, dialect = opened.inspection, conversion.writing.dialect
-    lost = losses(inspection.plan, conversion.left_out)
-    cautions = *assumption(inspection, dialect, options.drop), *unreadable(inspection.config_beside)
-    code = PROBLEMS if lost else FINE
-    summary = _what_is_done(
-        inspection, dialect, conversion.ways.values(), conversion.left_out, conversion.caution
+    order = Order(
+        options.to,
+        dtype_of(options),
+        options.drop,
+        # In a folder the numbers of a file whose header is right are sampled: reading all weights
+        # of a library would take minutes.
+        sampled=path not in map(Path, options.paths),
+        replaced=options.in_place,
+        option="--against",
     )
+    try:
+        return plan_repair(path, order, target_model)
+    except NotFinite as error:
+        raise Refused((message("commands.or_leave_out", error=error),)) from None
+    except NotWhole as error:
+        advice = [message("commands.drop_leaves_out")] if error.rest_fits else []
+        raise Refused((*error.reasons, *advice)) from None
+
+
+def _new_file(
+    repair: Repair, destination: Path, target_model: TargetModel | None, options: argparse.Namespace
+) -> FixResult:
+    """Write the file, or say of a dry run what would be written."""
+    lost, source = repair.lost, repair.inspection.path
+    code = PROBLEMS if lost else FINE
     if options.dry_run:
-        _check_free(opened.destination, dialect, options)
-        reason = joined([*cautions, message("commands.would_be_written", summary=summary)], "space")
-        return FixResult(inspection.path, code, reason, lost=len(lost))
-    written = _write(opened, conversion, options)
+        _check_free(destination, repair.order.dialect, options)
+        would = message("commands.would_be_written", summary=repair.summary)
+        return FixResult(source, code, joined([*repair.cautions, would], "space"), lost=len(lost))
+    written = _write(repair, destination, options)
     parts = [
-        summary,
+        repair.summary,
         message("commands.rest_verified" if lost else "commands.verified"),
-        _what_stock_does(written, opened.target_model),
+        _what_stock_does(written, target_model),
     ]
-    reason = joined([*cautions, joined(parts, "semicolon")], "space")
-    return FixResult(inspection.path, code, reason, os.fspath(written.path), len(lost))
+    reason = joined([*repair.cautions, joined(parts, "semicolon")], "space")
+    return FixResult(source, code, reason, os.fspath(written.path), len(lost))
 
 
 def _check_free(destination: Path, dialect: str, options: argparse.Namespace) -> None:
@@ -367,16 +337,6 @@ def _check_free(destination: Path, dialect: str, options: argparse.Namespace) ->
         check_free(place_of(destination, dialect), options.overwrite)
 
 
-def _finite(inspection: Inspection, tensors: Mapping[str, Tensor], drop: bool) -> Plan:
-    """`without_odd`, whose refusal names --drop."""
-    from ..lora.not_finite import NotFinite, without_odd
-
-    try:
-        return without_odd(inspection.plan, tensors.__getitem__, drop)
-    except NotFinite as error:
-        raise Refused((message("commands.or_leave_out", error=error),)) from None
-
-
 def _check_replaceable(path: Path, dialect: str) -> None:
     """Refused where the new file cannot stand in the old one's place."""
     if path.is_symlink():
@@ -385,61 +345,10 @@ def _check_replaceable(path: Path, dialect: str) -> None:
         raise Refused((message("commands.peft_not_in_place"),))
 
 
-def _converted(
-    inspection: Inspection,
-    tensors: Mapping[str, Tensor],
-    dialect: str,
-    dtype: torch.dtype | None,
-    drop: bool,
-) -> Conversion:
-    """`convert`, whose refusal names --drop where that would help."""
-    from ..lora.rewrite.convert import convert
-
-    try:
-        return convert(inspection.plan, tensors, dialect, dtype, drop)
-    except Refused as error:
-        if drop or not plan_renames(inspection.plan, dialect).refusals:
-            raise
-        rest = plan_renames(inspection.plan, dialect, drop=True)
-        raise Refused(
-            (
-                *error.reasons,
-                *(
-                    [message("commands.drop_leaves_out")]
-                    if rest.units and not rest.refusals
-                    else ()
-                ),
-            )
-        ) from None
-
-
-def _already(inspection: Inspection, conversion: Conversion) -> bool:
-    """Whether the file has the dialect's names, and its strength where the dialect's readers look
-    for it.
-    """
-    if conversion.specs.keys() != inspection.header.tensors.keys():
-        return False
-    told = conversion.header_settings.keys() <= inspection.header.metadata.keys() or (
-        "" in conversion.configs and inspection.config_beside
-    )
-    kept = {"tensor": True, "config": bool(told), "folded": False}
-    return kept[conversion.writing.alpha] or all(
-        item.scale == 1 for item in conversion.trained.values()
-    )
-
-
-def _write(opened: _Opened, conversion: Conversion, options: argparse.Namespace) -> Written:
-    from ..lora.io.writer import write_as
+def _write(repair: Repair, destination: Path, options: argparse.Namespace) -> Written:
     from ..lora.rewrite.verify import VerificationError
 
-    inspection, destination = opened.inspection, opened.destination
-    source = Path(inspection.path)
-    provenance = {
-        **inspection.family_metadata,
-        "locksmith.source": source.name,
-        "locksmith.source_sha256": file_hashes(source).sha256,
-    }
-    overwrite = options.overwrite or options.in_place
+    source = Path(repair.inspection.path)
     backup = source.with_name(source.name + BACKUP)
     with making_folder(destination.parent), ExitStack() as stack:
         at_last = None
@@ -448,19 +357,9 @@ def _write(opened: _Opened, conversion: Conversion, options: argparse.Namespace)
             # As late as can be: what fails before has made no backup, and of two runs at once both
             # keep the old file.
             at_last = partial(keep, source, backup, stack)
+        overwrite = options.overwrite or options.in_place
         try:
-            return write_as(
-                inspection.plan,
-                opened.tensors,
-                destination,
-                conversion.writing.dialect,
-                dtype=dtype_of(options),
-                provenance=provenance,
-                overwrite=overwrite,
-                drop=options.drop,
-                at_last=at_last,
-                conversion=conversion,
-            )
+            return write_repair(repair, destination, overwrite=overwrite, at_last=at_last)
         except VerificationError as error:
             raise Refused((message("commands.verification_failed", error=error),)) from None
 
@@ -494,26 +393,6 @@ def keep(source: Path, backup: Path, stack: ExitStack) -> None:
 def _file_at(path: Path) -> tuple[int, int]:
     about = path.stat()
     return about.st_dev, about.st_ino
-
-
-def _what_is_done(
-    inspection: Inspection,
-    dialect: str,
-    ways: Iterable[int],
-    left_out: Mapping[str, str],
-    caution: str,
-) -> str:
-    if inspection.writer == UNTOLD:
-        parts = [message("commands.to_dialect", dialect=dialect)]
-    else:
-        parts = [message("commands.from_to", source=inspection.writer, dialect=dialect)]
-    parts += [message(way, count=count) for count, way in zip(ways, WAYS, strict=True) if count]
-    lost = losses(inspection.plan, left_out)
-    rest = len(left_out) - len(lost)
-    if rest:
-        parts.append(message("commands.left_out_without_effect", count=rest))
-    told: list[str] = [*parts, *([caution] if caution else [])]
-    return joined(filter(None, (losses_told(lost), joined(told))), "semicolon")
 
 
 def _what_stock_does(written: Written, target_model: TargetModel | None) -> str:

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..files.hashes import file_hashes
 from ..files.header import LoraFileError
 from ..identify.checkpoint import target_model_of_checkpoint
-from ..key_maps.dialect import DENOISER
 from ..messages import Speaker, joined, message, text_of
-from ..planning.plan import NO_FAULT, NOT_WIRED
 from ..planning.target_model import TargetModel
 from ..report.file_names import told_apart
 from ..report.inspection import Inspection, inspect_file
@@ -72,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             inspection, remote = _inspected(path, target_model, options)
             _show(inspection, options, name, place, remote)
-            worst = max(worst, FINE if loads_whole(inspection) else PROBLEMS)
+            worst = max(worst, FINE if inspection.loads_whole else PROBLEMS)
         except LoraFileError as error:
             worst = FAILED
             fault = (
@@ -100,16 +98,6 @@ def _inspected(
     from .remote import inspect_remote
 
     return inspect_remote(path, target_model, options.timeout)
-
-
-def loads_whole(inspection: Inspection) -> bool:
-    """Whether every key of the file that means something has its effect; text encoders aside that
-    the given model lacks.
-    """
-    categories = inspection.report.categories.keys()
-    if NOT_WIRED in categories and DENOISER not in inspection.plan.target_model.networks:
-        return False
-    return bool(inspection.report.modules["placed"]) and not (categories - NO_FAULT)
 
 
 def _show(

@@ -39,6 +39,7 @@ from ..planning.plan import (
     BOOKKEEPING,
     DUPLICATE_TARGET,
     INCOMPLETE,
+    NO_FAULT,
     NOT_WIRED,
     PLACED,
     PLAN_METADATA,
@@ -134,6 +135,16 @@ class Inspection:
     def family(self) -> FamilyMatch:
         """The family the file was made for."""
         return self.report.guess
+
+    @property
+    def loads_whole(self) -> bool:
+        """Whether every key of the file that means something has its effect; text encoders aside
+        that the given model lacks.
+        """
+        categories = self.report.categories.keys()
+        if NOT_WIRED in categories and DENOISER not in self.plan.target_model.networks:
+            return False
+        return bool(self.report.modules["placed"]) and not (categories - NO_FAULT)
 
     @property
     def family_metadata(self) -> dict[str, str]:

@@ -53,6 +53,14 @@ class Refused(LocksmithError, ValueError):
         super().__init__(joined(reasons, "semicolon"))
 
 
+class ModelNeeded(Refused):
+    """A file that does not tell its base model; `families`: those it may be for, () for any."""
+
+    def __init__(self, reasons: tuple[str, ...], families: tuple[str, ...]):
+        super().__init__(reasons)
+        self.families = families
+
+
 class OutputFormat(NamedTuple):
     """How a dialect is written for one family: record (prefixes, form), names, where alpha goes,
     role -> spelling.
@@ -225,16 +233,18 @@ def losses_told(lost: Mapping[str, str]) -> str:
 
 
 def check_base_known(inspection: Inspection, dialect: str, drop: bool, option: str) -> None:
-    """Raises Refused where the file holds no LoRA, or does not say for which model it is.
+    """Raises Refused where the file holds no LoRA, ModelNeeded where it does not say for which
+    model it is.
 
     option: with which a person gives the model here.
     """
     if inspection.other:
         raise Refused((inspection.other,))
     if not inspection.plan.target_model.networks:
-        raise Refused((message("lora.specify_base", option=option),))
+        raise ModelNeeded((message("lora.specify_base", option=option),), ())
     if apart := rivals_apart(inspection, dialect, drop):
-        raise Refused((message("lora.ambiguous", models=joined(apart), option=option),))
+        reason = message("lora.ambiguous", models=joined(apart), option=option)
+        raise ModelNeeded((reason,), inspection.guess.ties)
 
 
 def assumption(

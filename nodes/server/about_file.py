@@ -27,7 +27,7 @@ from ...report.markdown import markdown
 from ...report.metadata import words_to_use
 from ..files import own_maps, own_stamp, spellings
 from ..languages import answered
-from .library import row_as_dict
+from .library import row_as_dict, told_beside
 
 MAX_FITS = 4096  # answers that are remembered
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
@@ -75,7 +75,7 @@ def about_file(
     if stamp is None:
         raise Unknown(message("nodes.file_is_gone", name=name), message("nodes.refresh_list"))
     findings = _findings(path, stamp, own)
-    about = row_as_dict(LibraryRow(name, stamp, findings))
+    about = row_as_dict(LibraryRow(name, stamp, findings)) | told_beside(path)
     strength = read_beside(path).strength
     about["advised"] = strength and strength._asdict()
     about["fit"] = None

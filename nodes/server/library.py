@@ -16,6 +16,7 @@ import folder_paths
 from ...errors import exhausted
 from ...lora.rewrite.rename import writable
 from ...messages import message, translations
+from ...report.beside import preview_of, read_beside
 from ...report.library import LibraryRow, Stamp, scan_files, stamp_of
 from ..files import lora_names, own_folder, own_maps, own_stamp
 from ..languages import answered
@@ -105,10 +106,16 @@ class Library:
             self._rows, self._texts, self._found = [], [], []
             self._scan, self._total = uuid.uuid4().hex, len(files)
         for row in scan_files(files, own_folder() / INDEX, own, marks=own_stamp()):
-            document = row_as_dict(row)
+            document = row_as_dict(row) | told_beside(files[row.file][0])
             self._found.append(row)
             self._texts.append(translations(document))  # first, as `answer` counts the rows
             self._rows.append(json.dumps(document))
+
+
+def told_beside(path: str) -> dict[str, Any]:
+    """What lies beside a file, as its row shows it."""
+    words = [noted.value for noted in read_beside(path).words]
+    return {"has_picture": preview_of(path) is not None, "trigger_words": words}
 
 
 def row_as_dict(row: LibraryRow) -> dict[str, Any]:

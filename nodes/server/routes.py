@@ -25,12 +25,22 @@ from .about_file import Unknown, about_file
 from .fits import fitting
 from .library import Library
 from .pictures import picture_of
+from .repairing import Repairs, RepairWish, Running, choices
 from .saving import SaveError, save_listed
 
-MAX_BYTES = 1 << 16  # of a wish
+MAX_BYTES, MAX_NAMES_BYTES = 1 << 16, 1 << 24  # of a wish, of one that names many files
 PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
 WISHES = {"name": str, "dialect": str, "filename": str, "dtype": str, "overwrite": bool}
-OPTIONAL = {"dtype": "", "overwrite": False}
+WISHES["model"] = str
+OPTIONAL = {"dtype": "", "overwrite": False, "model": ""}
+REPAIR: dict[str, type] = {
+    "names": list,
+    "dialect": str,
+    "place": str,
+    "drop": bool,
+    "models": dict,
+    "dry_run": bool,
+}
 SWITCH = {"on": bool}
 # What reading raises where a client goes away.
 BROKEN_OFF = (
@@ -43,6 +53,7 @@ HEADERS = {"Cache-Control": "no-store"}
 _readers = ThreadPoolExecutor(2, "lora_locksmith questions")
 _writer = ThreadPoolExecutor(1, "lora_locksmith saving")
 _library = Library()
+_repairs = Repairs()
 
 
 class Refusal(LocksmithError):
@@ -63,6 +74,10 @@ def register() -> None:
     server.routes.get("/lora_locksmith/library")(_route(_rows))
     server.routes.get("/lora_locksmith/fits")(_route(_fits))
     server.routes.post("/lora_locksmith/save")(_route(_save))
+    server.routes.get("/lora_locksmith/repair")(_route(_repaired))
+    server.routes.post("/lora_locksmith/repair")(_route(_repair))
+    server.routes.post("/lora_locksmith/repair_stop")(_route(_stop_repair))
+    server.routes.get("/lora_locksmith/repair_choices")(_route(_repair_choices))
     server.routes.get("/lora_locksmith/every_loader")(_route(_every_loader))
     server.routes.post("/lora_locksmith/every_loader")(_route(_turn_every_loader))
 
@@ -82,8 +97,11 @@ def _route(
             return _refused(request, fault.fault, fault.remedy, 409)
         except Unknown as unknown:
             return _refused(request, unknown.fault, unknown.remedy, 404)
+        except Running as fault:
+            return _refused(request, fault.fault, fault.remedy, 409)
         except SaveError as fault:
-            return _refused(request, fault.fault, fault.remedy, 409 if fault.taken else 400)
+            status = 409 if fault.taken or fault.models else 400
+            return _refused(request, fault.fault, fault.remedy, status, models=fault.models)
         except LocksmithError as fault:
             return _refused(request, text_of(fault), message("nodes.refresh_and_retry"), 400)
         except Exception as error:
@@ -103,8 +121,16 @@ def _json(text: str, status: int = 200) -> web.Response:
     return web.Response(text=text, status=status, content_type="application/json", headers=HEADERS)
 
 
-def _refused(request: web.Request, fault: str, remedy: str, status: int) -> web.Response:
-    document = {"error": fault, "remedy": remedy}
+def _refused(
+    request: web.Request,
+    fault: str,
+    remedy: str,
+    status: int,
+    *,
+    models: Mapping[str, str] | None = None,
+) -> web.Response:
+    """models: name -> title of those among which a person has to choose."""
+    document = {"error": fault, "remedy": remedy} | ({"models": models} if models else {})
     return _json(json.dumps(answered(document, _language(request))), status)
 
 
@@ -160,6 +186,39 @@ async def _rows(request: web.Request) -> str:
     )
 
 
+async def _repaired(request: web.Request) -> str:
+    """What became of files beyond the first `since`; all of them where that is no number."""
+    told = request.query.get("since", "")
+    since = int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
+    steps = int(PATIENCE / STEP)
+    while _repairs.waiting(since) and steps:
+        await asyncio.sleep(STEP)
+        steps -= 1
+    answer = partial(_repairs.answer, since, _language(request))
+    return await asyncio.get_running_loop().run_in_executor(_readers, answer)
+
+
+async def _repair(request: web.Request) -> str:
+    wish = RepairWish(**await _wish(request, REPAIR, RepairWish._field_defaults, MAX_NAMES_BYTES))
+    language = _language(request)
+
+    def begun() -> str:
+        _repairs.start(wish)
+        return _repairs.answer(0, language)
+
+    return await asyncio.get_running_loop().run_in_executor(_readers, begun)
+
+
+async def _stop_repair(request: web.Request) -> str:
+    await _wish(request, {}, {})
+    _repairs.stop()
+    return await _repaired(request)
+
+
+async def _repair_choices(request: web.Request) -> str:
+    return await _in_thread(_readers, choices)
+
+
 async def _fits(request: web.Request) -> str:
     """Which files fit a model, as far as the library has read them; `refresh=1` has it read those
     first that it has not seen.
@@ -206,7 +265,10 @@ async def _turn_every_loader(request: web.Request) -> str:
 
 
 async def _wish(
-    request: web.Request, fields: Mapping[str, type], optional: Mapping[str, Any]
+    request: web.Request,
+    fields: Mapping[str, type],
+    optional: Mapping[str, Any],
+    most: int = MAX_BYTES,
 ) -> Mapping[str, Any]:
     """The body of a request to do something. Only JSON that says so is taken: a form of another
     page cannot send that unasked.
@@ -214,13 +276,13 @@ async def _wish(
     if request.content_type != "application/json":
         raise Refusal(message("nodes.request_not_json"), message("nodes.send_as_json"))
     try:
-        raw = await request.content.read(MAX_BYTES + 1)
-        while len(raw) <= MAX_BYTES and (more := await request.content.read(MAX_BYTES)):
+        raw = await request.content.read(most + 1)
+        while len(raw) <= most and (more := await request.content.read(most)):
             raw += more
     except BROKEN_OFF:
         raise Refusal(message("nodes.request_cut_off"), message("nodes.send_again")) from None
     try:
-        wish = json.loads(raw) if len(raw) <= MAX_BYTES else None
+        wish = json.loads(raw) if len(raw) <= most else None
     except (ValueError, RecursionError):
         wish = None
     if not isinstance(wish, dict):

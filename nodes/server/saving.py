@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +17,23 @@ from ...errors import LocksmithError, exhausted, fault_and_remedy
 from ...files.atomic import is_file_name
 from ...files.hashes import file_hashes
 from ...files.header import LoraFileError
+from ...key_maps.dialect import DENOISER
 from ...lora.copies import compared
 from ...lora.io.dtypes import DTYPES
 from ...lora.io.writer import Written, write_as
 from ...lora.not_finite import NotFinite
-from ...lora.rewrite.rename import Refused, assumption, rivals_apart, writable
+from ...lora.rewrite.rename import (
+    ModelNeeded,
+    Refused,
+    assumption,
+    check_base_known,
+    rivals_apart,
+    writable,
+)
+from ...lora.rewrite.repair import as_family
 from ...lora.rewrite.verify import VerificationError
-from ...messages import joined, message
+from ...messages import joined, message, text_of
+from ...planning.target_model import all_families
 from ...report.inspection import Inspection
 from .. import host
 from ..files import lora_path, own_maps
@@ -36,11 +46,20 @@ _lost: Counter[str] = Counter()
 
 
 class SaveError(LocksmithError, RuntimeError):
-    """What is wrong, and the remedy; `taken`: there is a file of this name already."""
+    """What is wrong, and the remedy; `taken`: there is a file of this name already; `models`: name
+    -> title of those among which a person has to choose.
+    """
 
-    def __init__(self, fault: str, remedy: str, taken: bool = False):
+    def __init__(
+        self,
+        fault: str,
+        remedy: str,
+        taken: bool = False,
+        *,
+        models: Mapping[str, str] | None = None,
+    ):
         super().__init__(message("joints.sentence", text=fault_and_remedy(fault, remedy)))
-        self.fault, self.remedy, self.taken = fault, remedy, taken
+        self.fault, self.remedy, self.taken, self.models = fault, remedy, taken, models or {}
 
 
 class Opened(NamedTuple):
@@ -119,11 +138,15 @@ def times_lost(filename: str | None) -> int:
     return _lost[filename]
 
 
-def read_listed(lora_name: str, model=None, clip=None) -> Opened:
-    """A listed file. Raises SaveError for one that cannot be read."""
+def read_listed(lora_name: str, model=None, clip=None, *, family: str = "") -> Opened:
+    """A listed file; `family`: which it is for, where a person says so. Raises SaveError for one
+    that cannot be read.
+    """
     path = lora_path(lora_name)
     try:
         inspection = host.inspect(model, clip, path, own_maps(), whole=True)
+        if family:
+            inspection = as_family(inspection, family, own_maps())
         provenance = {
             "locksmith.source": Path(path).name,
             "locksmith.source_sha256": file_hashes(path).sha256,
@@ -139,18 +162,42 @@ def read_listed(lora_name: str, model=None, clip=None) -> Opened:
         ) from None
 
 
+def check_known(value: Any, known: Iterable[str]) -> None:
+    """Raises SaveError for what is none of those that are known."""
+    if value not in known:
+        raise SaveError(
+            message("nodes.not_known", name=value),
+            message("nodes.choose_one_of", options=", ".join(known)),
+        )
+
+
+def titles_of(families: Sequence[str]) -> dict[str, str]:
+    """Name -> title of the families; of all diffusion models for ()."""
+    known = all_families(own_maps()).families
+    denoisers = [name for name, family in known.items() if family.kind == DENOISER]
+    named = families or sorted(denoisers, key=lambda name: known[name].title.casefold())
+    return {name: known[name].title for name in named}
+
+
 def save_listed(
-    name: str, dialect: str, filename: str, dtype: str, overwrite: bool
+    name: str, *, dialect: str, filename: str, dtype: str, overwrite: bool, model: str
 ) -> dict[str, str]:
-    """What the route `save` does and tells. Raises Unknown, SaveError."""
+    """What the route `save` does and tells. model: the family a person says the file is for.
+
+    Raises Unknown, SaveError.
+    """
     name, _ = listed("loras", name)
-    for wish, known in ((dialect, writable()), (dtype or "fp32", DTYPES)):
-        if wish not in known:
-            raise SaveError(
-                message("nodes.not_known", name=wish),
-                message("nodes.choose_one_of", options=", ".join(known)),
-            )
-    opened = read_listed(name)
+    check_known(dialect, writable())
+    check_known(dtype or "fp32", DTYPES)
+    check_known(model, ("", *titles_of(())))
+    opened = read_listed(name, family=model)
+    try:
+        check_base_known(opened.inspection, dialect, False, message("nodes.choice_of_model"))
+    except ModelNeeded as error:
+        remedy, models = message("nodes.choose_base_model"), titles_of(error.families)
+        raise SaveError(text_of(error), remedy, models=models) from None
+    except Refused as error:
+        raise SaveError(text_of(error), message("nodes.choose_other_file")) from None
     written = save_lora(opened, filename, dialect=dialect, dtype=dtype, overwrite=overwrite)
     return {"file": os.path.relpath(written.path, _folder()), "report": report_on(written)}
 

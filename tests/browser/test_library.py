@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from front_end import FrontEnd
+from PIL import Image
 from playwright.sync_api import Locator, expect
 from shelves import HOSTILE_NAME, HOSTILE_WORD, write_kind, write_shelf
 
@@ -35,8 +36,11 @@ class Library:
     def __init__(self, front_end: FrontEnd):
         self.front_end, self.page = front_end, front_end.page
         self.element = self.page.get_by_role("region", name="LoRA library")
-        self.list = self.element.get_by_role("grid", name="LoRA library")
+        self.list = self.element.locator(".shelf-list")
         self.rows = self.list.locator(".shelf-list-row")
+        self.folders = self.list.locator(".shelf-list-folder")
+        self.grouping = self.element.get_by_role("button", name="Group by folder")
+        self.legend = self.element.get_by_role("group", name="Verdicts")
         self.status = self.element.locator(".locksmith-library-status > [role=status]")
         self.search_field = self.element.get_by_role("searchbox")
         self.details = self.element.get_by_role("region", name="Details of")
@@ -55,16 +59,28 @@ class Library:
         expect(self.element).to_have_count(0)
 
     def reset(self) -> None:
-        """Nothing searched, all kinds, by name, no details."""
+        """Nothing searched, all kinds, by name, no folders, no details."""
         if self.details.count():
             self.details.get_by_role("button", name="Close the details").click()
         clear = self.element.get_by_role("button", name="Clear", exact=True)
         if clear.is_visible():
             clear.click()
         self.choose("Sort by", "name")
+        self.group(False)
         turn = self.element.get_by_role("button", name="Descending")
         if turn.count():
             turn.click()
+
+    def group(self, wanted: bool) -> None:
+        if self.grouping.get_attribute("aria-pressed") != str(wanted).lower():
+            self.grouping.click()
+
+    def verdict(self, name: str) -> Locator:
+        """The part of the legend for one verdict, which filters."""
+        return self.legend.get_by_role("button", name=re.compile(rf"\b{name} [\d,]+$"))
+
+    def verdict_count(self, name: str) -> int:
+        return int(self.verdict(name).locator("b").inner_text().replace(",", ""))
 
     def search(self, words: str) -> None:
         self.search_field.fill(words)
@@ -118,6 +134,9 @@ def loras(server) -> Iterator[Path]:
         8,
         {"modelspec.trigger_phrase": HOSTILE_WORD, "modelspec.title": "<h1>big</h1>"},
     )
+    for name in ("broken number 2", "dora number 7"):
+        Image.new("RGB", (300, 200), "teal").save(folder / FOLDER / "set 0" / f"{name}.png")
+    (folder / FOLDER / "set 0" / "flux number 6.txt").write_text("ohwx person, soft light")
     yield folder
     shutil.rmtree(folder / FOLDER)
 
@@ -153,18 +172,25 @@ def test_every_file_is_shown_and_counted(library, told, picture):
     assert library.shown() == len(told) >= COUNT
     assert set(library.names()) <= set(names_of(told))
     cells = library.row("broken number 2").get_by_role("gridcell").all_text_contents()
-    assert cells[1:5] == ["FLUX.1", "SimpleTuner (PEFT wrapper bug)", "LoRA", "16"]
+    assert cells[2:5] == ["FLUX.1", "LoRA", "16"]
     assert "57 of 57 load, 0 with stock" in cells[6]
 
 
 @pytest.mark.parametrize(
     ("words", "column"),
-    [("number 11", "file"), ("stable diff", "made_for"), ("SIMPLETUNER bug", "trainer")],
+    [
+        ("number 11", "file"),
+        ("stable diff", "made_for"),
+        ("SIMPLETUNER bug", "trainer"),
+        ("Ohwx LIGHT", "trigger_words"),
+    ],
 )
-def test_search_finds_names_models_and_trainers(library, told, words, column):
+def test_search_finds_names_models_trainers_and_trigger_words(library, told, words, column):
     library.search(words)
     wanted = [
-        row for row in told if all(word in row[column].lower() for word in words.lower().split())
+        row
+        for row in told
+        if all(word in str(row[column]).lower() for word in words.lower().split())
     ]
     expect(library.status).to_have_text(f"{len(wanted)} of {len(told)} LoRAs")
     assert set(library.names()) <= set(names_of(wanted)) and wanted
@@ -215,16 +241,176 @@ def test_filters_tell_what_they_leave_and_leave_it(library, told):
         library.reset()
 
 
-@pytest.mark.parametrize("state", ["stock", "problem", "unreadable"])
-def test_files_with_trouble_are_found(library, told, state):
-    trouble = {
-        "stock": lambda row: row["gains"],
-        "problem": lambda row: row["problem"],
-        "unreadable": lambda row: row["error"],
-    }[state]
-    count = library.options("All states")[state]
-    library.choose("All states", state)
-    assert library.shown() == count == sum(bool(trouble(row)) for row in told) > 0
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("Problems", lambda row: row["problem"]),
+        ("Loads", lambda row: row["state"] == "good"),
+        ("With fixes", lambda row: row["state"] == "mended"),
+        ("In part", lambda row: row["state"] == "partly"),
+        ("Unreadable", lambda row: row["state"] == "unreadable"),
+    ],
+)
+def test_the_legend_tells_the_marks_counts_them_and_shows_those_alone(library, told, name, counts):
+    verdict, count = library.verdict(name), library.verdict_count(name)
+    assert len(verdict.get_attribute("title")) > 10
+    verdict.click()
+    expect(verdict).to_have_attribute("aria-pressed", "true")
+    assert library.shown() == count == sum(bool(counts(row)) for row in told) > 0
+    if name != "Problems":
+        mark = verdict.locator(".shelf-mark").inner_text()
+        assert set(library.rows.locator(".shelf-mark").all_inner_texts()) == {mark}
+    verdict.click()
+    expect(library.status).to_have_text(f"{len(told)} LoRAs")
+
+
+def test_each_verdict_has_a_sign_of_its_own(library):
+    marks = library.legend.locator(".shelf-mark").all_inner_texts()
+    assert len(set(marks)) == len(marks) >= 4
+
+
+def test_problems_stand_first(library, told):
+    library.choose("Sort by", "loads")
+    order = ("unreadable", "bad", "partly", "doubtful", "untold", "pickled", "mended", "good")
+    states = library.rows.evaluate_all(
+        """rows => rows.sort((a, b) => a.dataset.index - b.dataset.index)
+            .map((row) => row.querySelector(".shelf-mark").dataset.state)"""
+    )
+    places = [order.index(state) for state in states]
+    assert places == sorted(places) and states[0] == "unreadable"
+
+
+def test_rows_are_grouped_by_folder_and_folders_are_closed_and_opened(library, told, picture):
+    library.group(True)
+    folders = {
+        re.split(r"[/\\][^/\\]*$", row["file"])[0] if "/" in row["file"] else "" for row in told
+    }
+    assert len(folders) > 2
+    expect(library.list).to_have_attribute("role", "treegrid")
+    first = library.folders.first
+    count = int(re.search(r"(\d+)(?:,|$)", first.locator(".shelf-faint").inner_text())[1])
+    before = library.shown()
+    assert before == len(told) + len(folders)
+    first.click()
+    expect(first).to_have_attribute("aria-expanded", "false")
+    assert library.shown() == before - count
+    library.page.keyboard.press("ArrowRight")
+    expect(library.folders.first).to_have_attribute("aria-expanded", "true")
+    assert library.shown() == before
+    library.page.keyboard.press("ArrowDown")
+    chosen = library.list.locator("[aria-selected=true]")
+    expect(chosen).to_have_attribute("aria-level", "2")
+    library.page.keyboard.press("ArrowLeft")
+    expect(chosen).to_have_attribute("aria-level", "1")
+    library.page.keyboard.press("Enter")
+    assert library.shown() == before - count
+    library.page.keyboard.press("Enter")
+    assert library.shown() == before
+
+
+# What has no name or is in no place that its role may be in.
+LACKING = """(page) => {
+    const named = (one) => one.getAttribute("aria-label") || one.labels?.length || one.textContent.trim();
+    const role = (one) => one?.getAttribute("role");
+    const controls = page.querySelectorAll("button, input, select, progress, [role=grid], [role=treegrid], [role=group]");
+    const rows = [...page.querySelectorAll("[role=row]")];
+    const cells = [...page.querySelectorAll("[role=gridcell], [role=columnheader]")];
+    const list = page.querySelector(".shelf-list");
+    return [
+        ...[...controls].filter((one) => !named(one)),
+        ...rows.filter((row) => role(row.parentElement) !== "rowgroup" && row.parentElement !== list),
+        ...cells.filter((cell) => role(cell.parentElement) !== "row" || !cell.ariaColIndex && !cell.ariaColSpan),
+        ...rows.filter((row) => row.ariaExpanded !== null && role(list) !== "treegrid"),
+        ...[list].filter((one) => !document.getElementById(one.getAttribute("aria-activedescendant"))),
+    ].map((one) => one.outerHTML.slice(0, 200));
+}"""
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("width", [380, 1200])
+def test_everything_has_a_name_and_a_place_for_people_who_hear_the_page(library, width, grouped):
+    library.widen(width)
+    library.group(grouped)
+    library.list.focus()
+    library.page.keyboard.press("Home")
+    library.page.keyboard.press("ArrowDown")
+    assert library.element.evaluate(LACKING) == []
+    library.widen(380)
+
+
+def test_nothing_stands_where_nothing_is_known(library):
+    library.verdict("Unreadable").click()
+    cells = library.rows.first.get_by_role("gridcell")
+    texts = cells.all_text_contents()
+    assert [text for index, text in enumerate(texts) if index not in (1, 5, 6)] == [""] * 4
+    assert library.rows.first.locator("img").count() == 0
+
+
+def test_columns_are_chosen_and_kept(library, front_end, picture):
+    library.widen(1200)
+    titles = library.list.get_by_role("columnheader")
+    shown = ["", "Name", "Model", "Kind", "Rank", "Size", "Trigger words", "Verdict"]
+    expect(titles).to_have_text(shown)
+    choice = library.element.get_by_role("button", name="Columns")
+    choice.click()
+    panel = library.element.get_by_role("group", name="Columns")
+    expect(panel.get_by_role("checkbox").first).to_be_focused()
+    panel.get_by_role("checkbox", name="Size").uncheck()
+    panel.get_by_role("checkbox", name="Trainer").check()
+    front_end.page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(choice).to_be_focused()
+    changed = ["", "Name", "Model", "Trainer", "Kind", "Rank", "Trigger words", "Verdict"]
+    expect(titles).to_have_text(changed)
+    assert library.rows.first.get_by_role("gridcell").count() == len(changed)
+    library.close()
+    library.open()
+    expect(titles).to_have_text(changed)
+    choice.click()
+    library.status.click()
+    expect(panel).to_be_hidden()
+    choice.click()
+    panel.get_by_role("checkbox", name="Size").check()
+    panel.get_by_role("checkbox", name="Trainer").uncheck()
+    front_end.page.keyboard.press("Escape")
+    expect(titles).to_have_text(shown)
+    library.widen(380)
+
+
+@pytest.mark.parametrize("width", [380, 1200])
+def test_cells_of_all_rows_stand_under_each_other(library, width, picture):
+    library.widen(width)
+    names = ["model", "kind", "rank", "size", "loads"] + ["words"] * (width > 1000)
+    for name in names:
+        cells = library.rows.locator(f".shelf-{name}")
+        lefts = cells.evaluate_all(
+            "cells => cells.map((cell) => cell.getBoundingClientRect().left)"
+        )
+        assert len(lefts) > 5 and max(lefts) - min(lefts) < 1, name
+    if width > 1000:
+        for name in names:
+            head = library.list.locator(f".shelf-list-head .shelf-{name}").bounding_box()
+            cell = library.rows.first.locator(f".shelf-{name}").bounding_box()
+            assert abs(head["x"] - cell["x"]) < 1 and abs(head["width"] - cell["width"]) < 1, name
+    library.widen(380)
+
+
+def test_a_picture_comes_into_a_box_that_was_there_before(library, front_end):
+    library.search("broken number 2")
+    row = library.row("broken number 2")
+    box = row.locator(".shelf-picture").bounding_box()
+    expect(row.locator(".shelf-picture img")).to_be_visible()
+    assert row.locator(".shelf-picture").bounding_box() == box
+    assert row.locator("img").get_attribute("alt") == ""
+    bare = library.row("broken number 20")
+    assert bare.locator(".shelf-picture").bounding_box()["width"] == box["width"]
+    asked = {url for url in front_end.requests if "/picture?" in url}
+    pictured = ("broken+number+2.", "dora+number+7.")
+    assert all(any(name in url for name in pictured) for url in asked), "others are not asked for"
+    row.click()
+    preview = library.details.locator(".shelf-preview")
+    assert preview.bounding_box()["height"] == 160
+    expect(preview.locator("img")).to_be_visible()
 
 
 def test_filters_count_within_each_other(library, told):
@@ -320,7 +506,7 @@ def test_details_follow_the_chosen_row(library):
 
 
 def test_details_of_an_unreadable_file_say_why(library, told):
-    library.choose("All states", "unreadable")
+    library.verdict("Unreadable").click()
     library.rows.first.click()
     error = next(row["error"] for row in told if row["error"])
     expect(library.details.get_by_text(error[:30])).to_be_visible()
@@ -495,7 +681,8 @@ def test_text_stands_out_in_every_theme(library, front_end, picture, palette):
         ".shelf-first",
         ".shelf-details h3",
         ".shelf-details .shelf-faint",
-        "[aria-selected=true] .shelf-trainer",
+        "[aria-selected=true] .shelf-model",
+        ".shelf-chip",
     ]
     for part in parts:
         assert front_end.contrast(library.element.locator(part).first) > 4.5, part
@@ -504,7 +691,6 @@ def test_text_stands_out_in_every_theme(library, front_end, picture, palette):
 def test_wide_page_has_columns_and_details_beside(library, told, picture):
     library.widen(1200)
     titles = library.list.get_by_role("columnheader")
-    expect(titles).to_have_text(["Name", "Model", "Trainer", "Kind", "Rank", "Size", "Loads"])
     titles.filter(has_text="Size").get_by_role("button").click()
     expect(titles.filter(has_text="Size")).to_have_attribute("aria-sort", "ascending")
     sizes = dict(zip(names_of(told), [row["bytes"] for row in told], strict=True))

@@ -52,6 +52,8 @@ BRIEF = {
     "contradiction",
     "trainer_guessed",
     "pickled",
+    "has_picture",
+    "trigger_words",
 }
 OUTSIDE = [
     "../secret.safetensors",
@@ -195,7 +197,6 @@ def test_a_file_is_told_in_full(routes, loras):
         "inspection",
         "markdown",
         "advised",
-        "trigger_words",
         "words_to_use",
     }
     assert told["words_to_use"] == ["zwx <b>cat</b>", "zwx cat"]

@@ -3,7 +3,7 @@
 import { make } from "../shared/dom.mjs";
 import { fromStorage, toStorage } from "../shared/stored.mjs";
 import { EVERYTHING, SORT_NAMES, STATES } from "./rows.mjs";
-import { tellChoice } from "./words.mjs";
+import { tellUntold } from "./words.mjs";
 
 /** @typedef {import("./rows.mjs").Choice} Choice */
 
@@ -28,11 +28,10 @@ export function makeSelect(label, onChange) {
  * @param {string} all what stands for no filter
  * @param {Map<string, number>} counts
  * @param {string} chosen
- * @param {boolean} isState
  */
-export function offer(select, all, counts, chosen, isState) {
-  const values = isState ? STATES : [...new Set([...counts.keys(), ...(chosen ? [chosen] : [])])].sort((a, b) => a.localeCompare(b));
-  const texts = values.map((value) => `${tellChoice(value)} (${(counts.get(value) ?? 0).toLocaleString()})`);
+export function offer(select, all, counts, chosen) {
+  const values = [...new Set([...counts.keys(), ...(chosen ? [chosen] : [])])].sort((a, b) => a.localeCompare(b));
+  const texts = values.map((value) => `${tellUntold(value)} (${(counts.get(value) ?? 0).toLocaleString()})`);
   const told = JSON.stringify([all, texts]);
   if (select.dataset.told !== told) {
     select.dataset.told = told;
@@ -49,6 +48,7 @@ export function recallChoice() {
   const kept = fromStorage("localStorage", KEPT) ?? {};
   for (const [name, value] of Object.entries(choice)) if (typeof kept[name] === typeof value) choice[name] = kept[name];
   if (!SORT_NAMES.includes(choice.sort)) choice.sort = EVERYTHING.sort;
+  if (!STATES.includes(choice.state)) choice.state = EVERYTHING.state;
   return choice;
 }
 

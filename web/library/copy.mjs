@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { make } from "../shared/dom.mjs";
-import { order } from "../shared/server.mjs";
+import { order, Refusal } from "../shared/server.mjs";
 import { say, tell } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
 
@@ -28,14 +28,25 @@ export function copyOf(row, around) {
   const button = make("button", "shelf-button shelf-first", say("librarySaveNow"));
   const told = make("p", "shelf-told");
   told.setAttribute("role", "status");
-  const fields = [labelled("libraryDialect", dialect), labelled("libraryFileName", name)];
+  const model = make("select", "shelf-field");
+  const asked = labelled("libraryBaseModel", model);
+  asked.hidden = true; // until the file turns out not to tell it
+  const fields = [labelled("libraryDialect", dialect), labelled("libraryFileName", name), asked];
   const form = make("form", "shelf-copy-form", ...fields, button, told);
   form.hidden = true;
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     button.disabled = true;
     told.textContent = say("librarySaving");
-    told.textContent = await save(row.file, dialect.value, name.value, around.onSaved);
+    const wish = { name: row.file, dialect: dialect.value, filename: name.value, dtype: "", overwrite: false, model: model.value };
+    try {
+      told.textContent = await save(wish, around.onSaved);
+    } catch (fault) {
+      told.textContent = fault instanceof Error ? fault.message : String(fault);
+      if (fault instanceof Refusal && fault.models) offerModels(model, fault.models);
+      asked.hidden = !model.options.length;
+      if (fault instanceof Refusal && fault.models) model.focus();
+    }
     button.disabled = false;
   });
   return form;
@@ -45,24 +56,26 @@ export function copyOf(row, around) {
  * @param {string} text key of the label
  * @param {HTMLElement} field
  */
-function labelled(text, field) {
+export function labelled(text, field) {
   return make("label", "", make("span", "shelf-faint", say(text)), field);
 }
 
 /**
- * @param {string} file
- * @param {string} dialect
- * @param {string} filename
+ * @param {HTMLSelectElement} select
+ * @param {Record<string, string>} models by name: what people call them
+ */
+export function offerModels(select, models) {
+  select.replaceChildren(new Option("", ""), ...Object.entries(models).map(([name, title]) => new Option(title, name)));
+}
+
+/**
+ * @param {Record<string, unknown>} wish
  * @param {(file: string) => void} onSaved
  * @returns {Promise<string>} what became of it
  */
-async function save(file, dialect, filename, onSaved) {
-  try {
-    const answer = await order("save", { name: file, dialect, filename, dtype: "", overwrite: false });
-    app.extensionManager.toast.add({ severity: "success", summary: say("librarySaved"), detail: answer.file, life: 5000 });
-    onSaved(answer.file);
-    return tell(answer.report, answer.translations);
-  } catch (fault) {
-    return fault instanceof Error ? fault.message : String(fault);
-  }
+async function save(wish, onSaved) {
+  const answer = await order("save", wish);
+  app.extensionManager.toast.add({ severity: "success", summary: say("librarySaved"), detail: answer.file, life: 5000 });
+  onSaved(answer.file);
+  return tell(answer.report, answer.translations);
 }

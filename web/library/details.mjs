@@ -2,7 +2,7 @@
 
 import { copyButton, make, makeButton } from "../shared/dom.mjs";
 import { copyOf } from "./copy.mjs";
-import { makeIcon, makeMark, tellSize, tellState, tellUntold } from "./words.mjs";
+import { makeIcon, makeMark, orBlank, tellSize, tellState } from "./words.mjs";
 import { fromMarkdown } from "../shared/markup.mjs";
 import { ask, pictureOf } from "../shared/server.mjs";
 import { asSentence, say, tell } from "../i18n/words.mjs";
@@ -72,10 +72,12 @@ export class LibraryDetails {
     this.told.setAttribute("role", "status");
     this.report.append(this.told);
     const head = make("div", "shelf-details-head", this.heading, close);
-    const state = make("p", "", makeMark(row), ` ${tellState(row)}`);
-    const facts = make("p", "shelf-faint", [tellUntold(row.model), tellUntold(row.trainer), tellSize(row.bytes)].join(" · "));
+    const state = make("p", "", makeMark(row.state), ` ${tellState(row)}`);
+    const known = [orBlank(row.model), orBlank(row.trainer), tellSize(row.bytes)].filter(Boolean);
+    const facts = make("p", "shelf-faint", known.join(" · "));
     this.element.setAttribute("aria-label", say("libraryDetails", { file: row.name }));
-    const picture = pictureOf(row.file, "shelf-picture");
+    const picture = row.has_picture ? pictureOf(row.file, "shelf-preview") : "";
+    this.offerWords(row.words);
     this.element.replaceChildren(head, picture, state, facts, ...this.makeActions(row), this.words, this.report);
     this.element.hidden = false;
   }
@@ -119,10 +121,15 @@ export class LibraryDetails {
     this.tell(answer);
   }
 
+  /** @param {string[]} words */
+  offerWords(words) {
+    const buttons = words.map((word) => makeCopy(word, word, this.element));
+    this.words?.replaceChildren(...(words.length ? [make("span", "shelf-faint", say("libraryTriggers")), ...buttons] : []));
+  }
+
   /** @param {any} answer of the route */
   tell(answer) {
-    const words = answer.trigger_words.map((/** @type {string} */ word) => makeCopy(word, word, this.element));
-    this.words?.replaceChildren(...(words.length ? [make("span", "shelf-faint", say("libraryTriggers")), ...words] : []));
+    this.offerWords(answer.trigger_words);
     const markdown = tell(answer.markdown, answer.translations);
     if (answer.error) this.told?.replaceChildren(asSentence(tell(answer.error, answer.translations)));
     else this.report?.replaceChildren(fromMarkdown(markdown.slice(0, MAX_SHOWN)));

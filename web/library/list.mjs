@@ -3,19 +3,26 @@
 import { make } from "../shared/dom.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
+/** @typedef {import("./rows.mjs").Folder} Folder */
+/** @typedef {{element: HTMLElement, cells: HTMLElement[], isFolder: boolean, item: Row | Folder | undefined}} Drawn */
 
-const WIDE_ROW = 28; // pixels, as in library.css
-const NARROW_ROW = 46;
+const WIDE_ROW = 34; // pixels, as in library.css
+const NARROW_LINE = 18;
+const AROUND_LINES = 12;
+const FOLDER = 28;
 const HEAD = 28;
-const NARROW = 620; // a narrower list has two lines a row
-const SPARE = 6; // rows drawn above and below those in view
+const NARROW = 620; // a narrower list has several lines a row
+const SPARE = 200; // pixels drawn above and below those in view
+const SETTLED = 120; // milliseconds in which nobody scrolled
 let lists = 0;
 
 /**
- * How rows look, and what happens to them.
+ * How rows look, and what happens to them. `lines`: of a row in a narrow list. `onSettled` gets the cells of a row that stays in view.
  *
- * @typedef {{columns: number, makeCells: () => HTMLElement[], fill: (cells: HTMLElement[], row: Row) => void,
- *   onOpen: (row: Row, byKey: boolean) => void, onMove: (row: Row) => void, onDrag: (event: DragEvent, row: Row) => void}} Manner
+ * @typedef {{columns: number, lines: number, makeCells: () => HTMLElement[], fill: (cells: HTMLElement[], row: Row) => void,
+ *   fillFolder: (cell: HTMLElement, folder: Folder) => void, onSettled: (cells: HTMLElement[], row: Row) => void,
+ *   onOpen: (row: Row, byKey: boolean) => void, onMove: (row: Row) => void, onDrag: (event: DragEvent, row: Row) => void,
+ *   onTurn: (folder: Folder, isClosed: boolean) => void}} Manner
  */
 
 export class LibraryList {
@@ -25,15 +32,18 @@ export class LibraryList {
    */
   constructor(manner, head) {
     this.manner = manner;
-    /** @type {Row[]} */
-    this.rows = [];
+    /** @type {(Row | Folder)[]} */
+    this.items = [];
+    /** Where each item begins, and where the last one ends, in pixels. */
+    this.tops = new Float64Array(1);
     this.active = -1;
     this.activeFile = "";
     this.narrow = true;
     this.identifier = `shelf-list-${(lists += 1)}`;
-    /** @type {Map<number, {element: HTMLElement, cells: HTMLElement[], row: Row | undefined}>} those in the document, by index */
+    /** @type {Map<number, Drawn>} those in the document, by index */
     this.drawn = new Map();
     this.planned = 0;
+    this.settling = 0;
     // Kept, because asking the page would make it lay itself out in the middle of a change.
     this.top = 0;
     this.height = 0;
@@ -41,15 +51,29 @@ export class LibraryList {
     this.body.setAttribute("role", "rowgroup");
     this.element = make("div", "shelf-list", head, this.body);
     this.element.tabIndex = 0;
-    this.element.setAttribute("role", "grid");
-    this.element.setAttribute("aria-colcount", String(manner.columns));
     this.listen();
+    this.dress(manner, head);
     this.observer = new ResizeObserver(() => this.measure());
     this.observer.observe(this.element);
   }
 
+  /**
+   * Give the rows other columns.
+   *
+   * @param {Manner} manner
+   * @param {HTMLElement} head
+   */
+  dress(manner, head) {
+    this.manner = manner;
+    this.element.firstElementChild?.replaceWith(head);
+    this.element.setAttribute("aria-colcount", String(manner.columns));
+    for (const { element } of this.drawn.values()) element.remove();
+    this.drawn.clear();
+    this.layOut();
+  }
+
   get rowHeight() {
-    return this.narrow ? NARROW_ROW : WIDE_ROW;
+    return this.narrow ? this.manner.lines * NARROW_LINE + AROUND_LINES : WIDE_ROW;
   }
 
   listen() {
@@ -63,33 +87,46 @@ export class LibraryList {
       if (index < 0) return;
       this.element.focus({ preventScroll: true });
       this.move(index);
-      this.manner.onOpen(this.rows[index], false);
+      this.open(this.items[index], false);
     });
     // Else the first the canvas hears of a quick drag is that it was cancelled.
     this.body.addEventListener("pointerdown", (event) => {
       if (event.button === 0 && event.target instanceof Element) event.target.setPointerCapture(event.pointerId);
     });
     this.body.addEventListener("dragstart", (event) => {
-      const row = this.rows[this.indexOf(event.target)];
-      if (row) this.manner.onDrag(event, row);
+      const item = this.items[this.indexOf(event.target)];
+      if (item && !isFolder(item)) this.manner.onDrag(event, item);
     });
+  }
+
+  /**
+   * @param {Row | Folder} item
+   * @param {boolean} byKey
+   */
+  open(item, byKey) {
+    if (isFolder(item)) this.manner.onTurn(item, !item.isClosed);
+    else this.manner.onOpen(item, byKey);
   }
 
   /** Let go of the page. */
   end() {
     this.observer.disconnect();
     cancelAnimationFrame(this.planned);
+    clearTimeout(this.settling);
   }
 
   /**
    * Show other rows; the chosen one stays chosen if it is among them.
    *
-   * @param {Row[]} rows
+   * @param {(Row | Folder)[]} items
    */
-  show(rows) {
-    this.rows = rows;
-    this.active = this.activeFile ? rows.findIndex((row) => row.file === this.activeFile) : -1;
-    this.element.setAttribute("aria-rowcount", String(rows.length + 1));
+  show(items) {
+    this.items = items;
+    this.active = this.activeFile ? items.findIndex((item) => item.file === this.activeFile) : -1;
+    const inFolders = items.length > 0 && isFolder(items[0]);
+    this.element.setAttribute("role", inFolders ? "treegrid" : "grid");
+    this.element.classList.toggle("shelf-in-folders", inFolders);
+    this.element.setAttribute("aria-rowcount", String(items.length + 1));
     this.layOut();
   }
 
@@ -102,68 +139,110 @@ export class LibraryList {
 
   measure() {
     const narrow = this.element.clientWidth < NARROW;
-    const first = this.top / this.rowHeight;
     this.height = this.element.clientHeight;
     if (narrow !== this.narrow) {
+      const first = this.at(this.top);
       this.narrow = narrow;
       this.element.classList.toggle("shelf-wide", !narrow);
       this.layOut();
-      this.scrollTo(first * this.rowHeight);
+      this.scrollTo(this.tops[Math.min(first, this.items.length)]);
     }
     this.draw();
   }
 
   layOut() {
-    const whole = this.rows.length * this.rowHeight;
+    const { items, rowHeight } = this;
+    const tops = (this.tops = new Float64Array(items.length + 1));
+    for (let index = 0; index < items.length; index += 1) tops[index + 1] = tops[index] + (isFolder(items[index]) ? FOLDER : rowHeight);
+    const whole = tops[items.length];
     this.body.style.height = `${whole}px`;
+    this.element.style.setProperty("--shelf-row", `${rowHeight}px`);
     this.top = Math.min(this.top, Math.max(0, whole + (this.narrow ? 0 : HEAD) - this.height)); // the page does the same
-    for (const drawn of this.drawn.values()) drawn.row = undefined; // each may be another now
+    for (const drawn of this.drawn.values()) drawn.item = undefined; // each may be another now
     this.draw();
+  }
+
+  /**
+   * @param {number} top in pixels
+   * @returns {number} the index of the item there
+   */
+  at(top) {
+    let [low, high] = [0, this.items.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.tops[middle + 1] <= top) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   draw() {
     cancelAnimationFrame(this.planned);
     this.planned = 0;
-    const first = Math.max(0, Math.floor(this.top / this.rowHeight) - SPARE);
-    const end = Math.min(this.rows.length, Math.ceil((this.top + this.height) / this.rowHeight) + SPARE);
+    const first = this.at(Math.max(0, this.top - SPARE));
+    const end = Math.min(this.items.length, this.at(this.top + this.height + SPARE) + 1);
+    /** @type {Drawn[]} */
     const free = [];
     for (const [index, drawn] of this.drawn) {
-      if (index >= first && index < end) continue;
+      const item = this.items[index];
+      if (index >= first && index < end && item && isFolder(item) === drawn.isFolder) continue;
       free.push(drawn);
       this.drawn.delete(index);
     }
-    for (let index = first; index < end; index += 1) this.drawRow(index, free);
+    for (let index = first; index < end; index += 1) this.drawItem(index, free);
     for (const { element } of free) element.remove();
     this.markActive();
+    clearTimeout(this.settling);
+    this.settling = setTimeout(() => this.settle(), SETTLED);
+  }
+
+  settle() {
+    for (const { cells, item } of this.drawn.values()) if (item && !isFolder(item)) this.manner.onSettled(cells, item);
   }
 
   /**
    * @param {number} index
-   * @param {{element: HTMLElement, cells: HTMLElement[], row: Row | undefined}[]} free rows that went out of view
+   * @param {Drawn[]} free items that went out of view
    */
-  drawRow(index, free) {
+  drawItem(index, free) {
     let drawn = this.drawn.get(index);
-    const row = this.rows[index];
-    if (drawn?.row === row) return;
-    drawn ??= free.pop() ?? this.makeRow();
-    drawn.row = row;
+    const item = this.items[index];
+    if (drawn?.item === item) return;
+    const place = drawn ? -1 : free.findIndex((one) => one.isFolder === isFolder(item));
+    drawn ??= place < 0 ? this.makeDrawn(isFolder(item)) : free.splice(place, 1)[0];
+    drawn.item = item;
     this.drawn.set(index, drawn);
     const { element } = drawn;
     element.dataset.index = String(index);
     element.id = `${this.identifier}-${index}`;
     element.setAttribute("aria-rowindex", String(index + 2)); // the head is the first
-    element.style.transform = `translateY(${index * this.rowHeight}px)`;
-    this.manner.fill(drawn.cells, row);
+    element.style.transform = `translateY(${this.tops[index]}px)`;
+    if (isFolder(item)) {
+      element.setAttribute("aria-expanded", String(!item.isClosed));
+      this.manner.fillFolder(drawn.cells[0], item);
+    } else {
+      if (this.element.classList.contains("shelf-in-folders")) element.setAttribute("aria-level", "2");
+      else element.removeAttribute("aria-level");
+      this.manner.fill(drawn.cells, item);
+    }
     if (!element.parentNode) this.body.append(element);
   }
 
-  makeRow() {
-    const cells = this.manner.makeCells();
+  /**
+   * @param {boolean} ofFolder
+   * @returns {Drawn}
+   */
+  makeDrawn(ofFolder) {
+    const cells = ofFolder ? [make("div", "")] : this.manner.makeCells();
     for (const cell of cells) cell.setAttribute("role", "gridcell");
-    const element = make("div", "shelf-list-row", ...cells);
+    const element = make("div", ofFolder ? "shelf-list-folder" : "shelf-list-row", ...cells);
     element.setAttribute("role", "row");
-    element.draggable = true;
-    return { element, cells, row: /** @type {Row | undefined} */ (undefined) };
+    element.draggable = !ofFolder;
+    if (ofFolder) {
+      cells[0].setAttribute("aria-colspan", String(this.manner.columns));
+      element.setAttribute("aria-level", "1");
+    }
+    return { element, cells, isFolder: ofFolder, item: undefined };
   }
 
   markActive() {
@@ -174,7 +253,7 @@ export class LibraryList {
 
   /** @param {EventTarget | null} target */
   indexOf(target) {
-    const element = target instanceof Element ? target.closest(".shelf-list-row") : null;
+    const element = target instanceof Element ? target.closest("[data-index]") : null;
     return element instanceof HTMLElement ? Number(element.dataset.index) : -1;
   }
 
@@ -184,27 +263,54 @@ export class LibraryList {
     const page = Math.max(1, Math.floor(this.element.clientHeight / this.rowHeight) - 1);
     /** @type {Record<string, number>} */
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
-    const row = this.rows[this.active];
+    const item = this.items[this.active];
     if (event.key in steps) this.move(this.active < 0 && Number.isFinite(steps[event.key]) ? 0 : this.active + steps[event.key]);
-    else if ((event.key === "Enter" || event.key === " ") && row) this.manner.onOpen(row, true);
+    else if (event.key === "ArrowLeft" || event.key === "ArrowRight") this.goSideways(event.key === "ArrowLeft");
+    else if ((event.key === "Enter" || event.key === " ") && item) this.open(item, true);
     else return;
     event.preventDefault();
   }
 
-  /** @param {number} index of the row to choose; one beyond the ends is the last or first */
+  /**
+   * As in a tree: from a row to its folder, which opens and closes.
+   *
+   * @param {boolean} isLeft
+   */
+  goSideways(isLeft) {
+    const item = this.items[this.active];
+    if (!item) return;
+    if (isFolder(item)) {
+      if (item.isClosed !== isLeft) this.manner.onTurn(item, isLeft);
+    } else if (isLeft) {
+      let head = this.active;
+      while (head >= 0 && !isFolder(this.items[head])) head -= 1;
+      if (head >= 0) this.move(head);
+    }
+  }
+
+  /** @param {number} index of the item to choose; one beyond the ends is the last or first */
   move(index) {
-    if (!this.rows.length) return;
-    this.active = Math.max(0, Math.min(this.rows.length - 1, index));
-    this.activeFile = this.rows[this.active].file;
+    if (!this.items.length) return;
+    this.active = Math.max(0, Math.min(this.items.length - 1, index));
+    const item = this.items[this.active];
+    this.activeFile = item.file;
     this.reveal();
     this.draw();
-    this.manner.onMove(this.rows[this.active]);
+    if (!isFolder(item)) this.manner.onMove(item);
   }
 
   reveal() {
+    if (this.active < 0) return;
     this.height = this.element.clientHeight;
-    const top = this.active * this.rowHeight;
     const room = this.height - (this.narrow ? 0 : HEAD);
-    this.scrollTo(Math.max(Math.min(this.top, top), top + this.rowHeight - room));
+    this.scrollTo(Math.max(Math.min(this.top, this.tops[this.active]), this.tops[this.active + 1] - room));
   }
+}
+
+/**
+ * @param {Row | Folder} item
+ * @returns {item is Folder}
+ */
+export function isFolder(item) {
+  return "isFolder" in item;
 }

@@ -15,28 +15,39 @@ import { trainerOf } from "../shared/names.mjs";
  *
  * @typedef {{file: string, bytes: number, changed: number, verdict: string, family: string, made_for: string, trainer: string,
  *   kinds: string | string[], rank: string | number, placed: number, total: number, stock: number, gains: string[], losses: string[],
- *   cautions: string[], contradiction: string, trainer_guessed: boolean, state: State, pickled: boolean, problem: boolean, error: string, trigger_words?: string[]}} Told
+ *   cautions: string[], contradiction: string, trainer_guessed: boolean, state: State, pickled: boolean, problem: boolean, error: string,
+ *   has_picture?: boolean, trigger_words?: string[]}} Told
  */
 
 /**
  * A row: what is told of a file, and what is worked out once for all searching and sorting.
  *
- * @typedef {Told & {text: string, name: string, folder: string, model: string, kindNames: string[], order: string}} Row
+ * @typedef {Told & {text: string, name: string, folder: string, model: string, kindNames: string[], words: string[], order: string}} Row
+ */
+
+/**
+ * What stands above the rows of one folder; `problems`: how many of its `count` files have one.
+ *
+ * @typedef {{isFolder: true, file: string, folder: string, count: number, problems: number, isClosed: boolean}} Folder
  */
 
 /**
  * What the reader wants to see: words, a value for each filter ("" for all), and the order.
  *
- * @typedef {{query: string, model: string, trainer: string, kind: string, state: string, sort: string, descending: boolean}} Choice
+ * @typedef {{query: string, model: string, trainer: string, kind: string, state: string, sort: string, descending: boolean,
+ *   grouped: boolean}} Choice
  */
 
 /** @type {Readonly<Choice>} */
 export const EVERYTHING = Object.freeze({
-  query: "", model: "", trainer: "", kind: "", state: "", sort: "name", descending: false,
+  query: "", model: "", trainer: "", kind: "", state: "", sort: "loads", descending: false, grouped: true,
 }); // prettier-ignore
 
-/** What a row can be picked for, by its state. */
-export const STATES = ["stock", "problem", "unreadable"];
+const COLLATOR = new Intl.Collator(undefined, { numeric: true });
+/** From the worst to the best. @type {State[]} */
+const SEVERITY = ["unreadable", "bad", "partly", "doubtful", "untold", "pickled", "mended", "good"];
+/** What a row can be picked for: that it has a problem, and each state. */
+export const STATES = ["problem", ...[...SEVERITY].reverse()];
 /** What stands for a model, trainer or kind that cannot be told. */
 export const UNTOLD = "?";
 const FILTERS = /** @type {const} */ (["model", "trainer", "kind", "state"]);
@@ -49,7 +60,7 @@ const SORTS = {
   kind: (row) => row.kindNames.join(", ").toLowerCase(),
   rank: (row) => Number.parseFloat(String(row.rank)) || 0,
   size: (row) => row.bytes,
-  loads: (row) => (row.error ? -1 : row.total ? row.placed / row.total : 0) + (row.gains.length ? 0 : 1),
+  loads: severityOf,
   changed: (row) => row.changed,
 };
 export const SORT_NAMES = Object.keys(SORTS);
@@ -63,10 +74,11 @@ export function prepare(told) {
   const kindNames = (Array.isArray(told.kinds) ? told.kinds : told.kinds.split(", ")).filter(Boolean);
   const trainer = trainerOf(told) || UNTOLD;
   const model = told.made_for || told.family || UNTOLD;
-  const words = [told.file, told.made_for, told.family, told.trainer, ...kindNames, ...(told.trigger_words ?? [])];
+  const words = told.trigger_words ?? [];
+  const searched = [told.file, told.made_for, told.family, told.trainer, ...kindNames, ...words];
   return {
-    ...told, kindNames: kindNames.length ? kindNames : [UNTOLD], trainer, model,
-    text: words.join("\n").toLowerCase(),
+    ...told, kindNames: kindNames.length ? kindNames : [UNTOLD], trainer, model, words,
+    text: searched.join("\n").toLowerCase(),
     name: told.file.slice(cut).replace(/\.safetensors$/i, ""),
     folder: told.file.slice(0, Math.max(cut - 1, 0)),
     order: told.file.slice(cut).toLowerCase().replace(/\d+/g, (digits) => digits.padStart(8, "0")), // v2 before v10
@@ -105,6 +117,40 @@ export function sorted(rows, choice) {
   return keyed.map(({ row }) => row);
 }
 
+/** @param {Row} row */
+function severityOf(row) {
+  return SEVERITY.indexOf(row.state);
+}
+
+/**
+ * Rows under their folders. The folders stand by name; where the worst rows stand first, so do the folders they are in.
+ *
+ * @param {Row[]} rows in their order
+ * @param {Choice} choice
+ * @param {Set<string>} closed folders whose rows are not shown
+ * @returns {(Row | Folder)[]}
+ */
+export function inFolders(rows, choice, closed) {
+  /** @type {Map<string, Row[]>} */
+  const folders = new Map();
+  for (const row of rows) {
+    const those = folders.get(row.folder);
+    if (those) those.push(row);
+    else folders.set(row.folder, [row]);
+  }
+  if (folders.size < 2) return rows;
+  const names = [...folders.keys()];
+  if (choice.sort !== "loads") names.sort(COLLATOR.compare);
+  return names.flatMap((folder) => {
+    const those = folders.get(folder) ?? [];
+    const problems = those.filter(({ problem }) => problem).length;
+    const isClosed = closed.has(folder);
+    /** @type {Folder} */
+    const head = { isFolder: true, file: `${folder}/`, folder, count: those.length, problems, isClosed };
+    return isClosed ? [head] : [head, ...those];
+  });
+}
+
 /**
  * @param {Row} row
  * @param {typeof FILTERS[number]} filter
@@ -113,8 +159,7 @@ export function sorted(rows, choice) {
 function valuesOf(row, filter) {
   if (filter === "kind") return row.kindNames;
   if (filter !== "state") return [row[filter]];
-  if (row.state === "unreadable") return ["problem", "unreadable"];
-  return [...(row.gains.length ? ["stock"] : []), ...(row.problem ? ["problem"] : [])];
+  return row.problem ? ["problem", row.state] : [row.state];
 }
 
 /**

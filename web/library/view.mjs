@@ -2,30 +2,35 @@
 
 import { app } from "../../../scripts/app.js";
 import { make, makeButton } from "../shared/dom.mjs";
+import { lazily } from "../shared/lazy.mjs";
 import { keepChoice, makeSelect, offer, recallChoice } from "./choice.mjs";
+import { makeColumnChoice, recallColumns } from "./columns.mjs";
 import { LibraryDetails } from "./details.mjs";
+import { fillFolder, fillRow, makeCells, settleRow } from "./cells.mjs";
+import { Legend } from "./legend.mjs";
 import { LibraryList } from "./list.mjs";
 import { addInTheMiddle, carry } from "./place.mjs";
-import { EVERYTHING, pick, sorted, SORT_NAMES } from "./rows.mjs";
-import { dressIcon, makeIcon, makeMark, paintMark, tellSize, tellState, tellUntold } from "./words.mjs";
+import { EVERYTHING, inFolders, pick, sorted, SORT_NAMES } from "./rows.mjs";
+import { dressIcon, makeIcon } from "./words.mjs";
 import { say } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 /** @typedef {import("./rows.mjs").Choice} Choice */
 
+/** Mending many files is loaded when it is first wanted. */
+const loadRepair = /** @type {() => Promise<typeof import("./repair.mjs")>} */ (lazily("./repair.mjs", import.meta.url));
+
 const WIDE_PAGE = 900; // pixels from which the details stand beside the list
 const FILTERS = /** @type {const} */ ([
   ["model", "libraryModels"],
   ["trainer", "libraryTrainers"],
   ["kind", "libraryKinds"],
-  ["state", "libraryStates"],
 ]);
-const COLUMNS = ["name", "model", "trainer", "kind", "rank", "size", "loads"];
 /** @type {Record<string, string>} */
 const SORT_WORDS = {
-  name: "libraryName", model: "libraryModel", trainer: "libraryTrainer", kind: "libraryKind", rank: "libraryRank",
-  size: "librarySize", loads: "libraryState", changed: "libraryChanged",
+  loads: "libraryProblemsFirst", name: "libraryName", model: "libraryModel", trainer: "libraryTrainer", kind: "libraryKind",
+  rank: "libraryRank", size: "librarySize", changed: "libraryChanged",
 }; // prettier-ignore
 
 export class LibraryView {
@@ -33,7 +38,10 @@ export class LibraryView {
   filters = FILTERS.map(([filter, words]) => makeSelect(say(words), (value) => this.choose({ [filter]: value })));
   order = makeSelect(say("librarySort"), (value) => this.choose({ sort: value }));
   turn = makeIcon("", "", () => this.choose({ descending: !this.choice.descending }));
-  titles = COLUMNS.map((column) => this.makeTitleOf(column));
+  legend = new Legend((state) => this.choose({ state }));
+  group = makeIcon("pi-folder", "", () => this.choose({ grouped: !this.choice.grouped }));
+  repair = makeButton("shelf-button", say("repairAll"), () => void this.openRepair());
+  columns = recallColumns();
   status = make("span", "");
   progress = make("progress", "");
   clear = makeButton("shelf-link", say("libraryClear"), () => this.clearAll());
@@ -53,16 +61,23 @@ export class LibraryView {
     this.inOrder = [];
     this.orderedBy = "";
     this.wanted = "";
+    /** @type {Row[]} those that are wanted, also in closed folders */
+    this.picked = [];
+    /** @type {Set<string>} */
+    this.closed = new Set();
+    /** @type {import("./repair.mjs").RepairPanel | undefined} while it is open */
+    this.mending = undefined;
     this.list = new LibraryList(this.makeManner(), this.makeHead());
     this.list.element.setAttribute("aria-label", say("library"));
+    this.dress();
     this.details = new LibraryDetails({
       onAdd: (file) => void addInTheMiddle(file),
       onClose: () => this.closeDetails(),
       onSaved: () => void app.reloadNodeDefs().catch(() => this.shelf.refresh()), // else the tab has it refreshed
       dialects: () => this.shelf.dialects,
     });
-    const main = make("div", "locksmith-library-main", this.list.element, this.empty, this.details.element);
-    const above = [make("style", "", style), this.makeTitle(), this.makeTools(), this.makeStatus()];
+    const main = (this.main = make("div", "locksmith-library-main", this.list.element, this.empty, this.details.element));
+    const above = [make("style", "", style), this.makeTitle(), this.makeTools(), this.makeFault()];
     this.element = make("section", "locksmith-library", ...above, main);
     this.element.setAttribute("aria-label", say("library"));
     this.element.addEventListener("keydown", (event) => this.takeKey(event));
@@ -81,12 +96,16 @@ export class LibraryView {
     this.observer.disconnect();
     this.list.end();
     this.details.close();
+    this.mending?.end();
     this.element.remove();
   }
 
   makeTitle() {
+    this.status.setAttribute("role", "status");
+    this.progress.setAttribute("aria-label", say("libraryScan"));
+    const told = make("div", "locksmith-library-status", this.status, this.progress, this.clear);
     const refresh = makeIcon("pi-refresh", say("libraryRefresh"), () => void this.shelf.refresh());
-    return make("header", "locksmith-library-title", make("h2", "", say("library")), refresh);
+    return make("header", "locksmith-library-title", make("h2", "", say("library")), told, this.repair, refresh);
   }
 
   makeTools() {
@@ -102,46 +121,98 @@ export class LibraryView {
       if (this.list.active < 0) this.list.move(0);
     });
     this.order.append(...SORT_NAMES.map((sort) => new Option(say("librarySortBy", { column: say(SORT_WORDS[sort]) }), sort)));
-    return make("div", "locksmith-library-tools", this.search, ...this.filters, this.order, this.turn);
-  }
-
-  makeStatus() {
-    this.status.setAttribute("role", "status");
-    this.progress.setAttribute("aria-label", say("libraryScan"));
-    this.fault.setAttribute("role", "alert");
-    return make("div", "locksmith-library-status", this.status, this.progress, this.clear, this.fault);
-  }
-
-  /** @param {string} column */
-  makeTitleOf(column) {
-    const button = makeButton("", say(SORT_WORDS[column]), () => {
-      this.choose({ sort: column, descending: this.choice.sort === column && !this.choice.descending });
+    const choice = makeColumnChoice((columns) => {
+      this.columns = columns;
+      this.list.dress(this.makeManner(), this.makeHead());
+      this.dress();
+      this.update();
     });
-    const title = make("div", `shelf-${column}`, button);
+    const order = make("div", "shelf-order", this.order, this.turn, this.group, choice);
+    const filters = make("div", "shelf-filters", ...this.filters);
+    return make("div", "locksmith-library-tools", this.search, this.legend.element, filters, order);
+  }
+
+  makeFault() {
+    this.fault.setAttribute("role", "alert");
+    return this.fault;
+  }
+
+  /** @param {import("./columns.mjs").Column} column */
+  makeTitleOf({ name, words }) {
+    const title = make("div", `shelf-${name}`);
+    if (name in SORT_WORDS) {
+      const turn = () => this.choose({ sort: name, descending: this.choice.sort === name && !this.choice.descending });
+      title.append(makeButton("", say(words), turn));
+    } else if (name === "picture") {
+      title.setAttribute("aria-label", say(words)); // its column is too narrow for the word
+    } else {
+      title.textContent = say(words);
+    }
     title.setAttribute("role", "columnheader");
+    title.setAttribute("aria-colindex", String(this.columns.findIndex((column) => column.name === name) + 1));
     return title;
   }
 
   makeHead() {
+    this.titles = this.columns.map((column) => this.makeTitleOf(column));
     const head = make("div", "shelf-list-head", ...this.titles);
     head.setAttribute("role", "row");
     head.setAttribute("aria-rowindex", "1");
     return head;
   }
 
+  /** Have the page's style know which columns there are. */
+  dress() {
+    const { element } = this.list;
+    element.style.setProperty("--shelf-columns", this.columns.map(({ width }) => width).join(" "));
+    element.classList.toggle("shelf-without-picture", !this.columns.some(({ name }) => name === "picture"));
+  }
+
   /** @returns {import("./list.mjs").Manner} */
   makeManner() {
+    const { columns } = this;
     return {
-      columns: COLUMNS.length,
-      makeCells: () => COLUMNS.map((column) => make("div", `shelf-${column}`)),
-      fill: fillRow,
+      columns: columns.length,
+      lines: columns.some(({ name }) => name === "trainer") ? 3 : 2,
+      makeCells: () => makeCells(columns),
+      fill: (cells, row) => fillRow(cells, row, columns, this.choice.grouped),
+      fillFolder,
+      onSettled: (cells, row) => settleRow(cells, row, columns),
       onOpen: (row, byKey) => {
         void this.details.show(row, byKey);
         this.list.reveal(); // the details take a part of its room
       },
       onMove: (row) => void (this.details.file && this.details.show(row)),
       onDrag: (event, row) => carry(event, row.file),
+      onTurn: ({ folder }, isClosed) => {
+        if (isClosed) this.closed.add(folder);
+        else this.closed.delete(folder);
+        this.update();
+      },
     };
+  }
+
+  /** Mend what is shown now. */
+  async openRepair() {
+    if (this.mending) return;
+    const names = this.picked.map(({ file }) => file);
+    const { RepairPanel } = await loadRepair();
+    if (this.mending) return;
+    this.mending = new RepairPanel(names, {
+      onClose: () => {
+        this.mending?.end();
+        this.mending = undefined;
+        this.main.classList.remove("shelf-mending");
+        this.repair.disabled = false;
+        this.repair.focus();
+        this.list.measure();
+      },
+      onDone: () => void app.reloadNodeDefs().catch(() => this.shelf.refresh()),
+    });
+    this.repair.disabled = true;
+    this.main.classList.add("shelf-mending");
+    this.main.append(this.mending.element);
+    void this.mending.begin();
   }
 
   /**
@@ -162,8 +233,10 @@ export class LibraryView {
     const row = this.shelf.rows.find((one) => one.file === file);
     if (!row) return;
     if (!picked.includes(row)) return this.clearAll(file);
+    if (this.closed.delete(row.folder)) this.update();
+    if (!this.wanted) return; // that was done by the update
     this.wanted = "";
-    this.list.move(picked.indexOf(row));
+    this.list.move(this.list.items.indexOf(row));
     void this.details.show(row);
     this.list.reveal();
     this.list.element.focus();
@@ -180,9 +253,9 @@ export class LibraryView {
 
   /** @param {string} [wanted] a file to go to then */
   clearAll(wanted = "") {
-    const { sort, descending } = this.choice;
+    const { sort, descending, grouped } = this.choice;
     this.search.value = "";
-    this.choose({ ...EVERYTHING, sort, descending });
+    this.choose({ ...EVERYTHING, sort, descending, grouped });
     if (wanted) this.reveal(wanted);
     else this.search.focus();
   }
@@ -195,7 +268,8 @@ export class LibraryView {
   /** @param {KeyboardEvent} event */
   takeKey(event) {
     const modified = event.ctrlKey || event.metaKey || event.altKey;
-    if (event.key === "Escape" && this.details.file) this.closeDetails();
+    if (event.key === "Escape" && this.mending) this.mending.leave();
+    else if (event.key === "Escape" && this.details.file) this.closeDetails();
     if (!modified) event.stopPropagation(); // letters and Delete are shortcuts of the canvas
   }
 
@@ -208,20 +282,23 @@ export class LibraryView {
       [this.ordered, this.orderedBy] = [rows, order];
     }
     const { picked, counts } = pick(this.inOrder, this.choice);
-    this.list.show(picked);
+    this.picked = picked;
+    this.list.show(this.choice.grouped ? inFolders(picked, this.choice, this.closed) : picked);
     this.tellOrder();
-    FILTERS.forEach(([filter, words], index) => {
-      offer(this.filters[index], say(words), counts[filter], this.choice[filter], filter === "state");
-    });
+    FILTERS.forEach(([filter, words], index) => offer(this.filters[index], say(words), counts[filter], this.choice[filter]));
+    this.legend.show(counts.state, this.choice.state);
     this.tellStatus(picked.length);
     if (this.wanted) this.goToWanted(picked);
   }
 
   tellOrder() {
-    const { sort, descending } = this.choice;
-    this.titles.forEach((title, index) => {
-      title.setAttribute("aria-sort", COLUMNS[index] !== sort ? "none" : descending ? "descending" : "ascending");
+    const { sort, descending, grouped } = this.choice;
+    this.titles?.forEach((title, index) => {
+      const { name } = this.columns[index];
+      if (name in SORT_WORDS) title.setAttribute("aria-sort", name !== sort ? "none" : descending ? "descending" : "ascending");
     });
+    dressIcon(this.group, "pi-folder", say("libraryGroup"));
+    this.group.setAttribute("aria-pressed", String(grouped));
     this.order.value = sort;
     const [icon, words] = descending ? ["pi-sort-amount-down", "libraryDescending"] : ["pi-sort-amount-up-alt", "libraryAscending"];
     dressIcon(this.turn, icon, say(words));
@@ -238,33 +315,12 @@ export class LibraryView {
     this.progress.hidden = !running;
     this.progress.max = total || 1;
     this.progress.value = done;
-    const { sort: _, descending: __, ...narrowing } = this.choice;
+    const { sort: _, descending: __, grouped: ___, ...narrowing } = this.choice;
     this.clear.hidden = !Object.values(narrowing).some(Boolean);
     this.fault.textContent = fault;
     this.empty.hidden = shown > 0;
     this.empty.textContent = rows.length ? say("libraryNoMatch") : running || fault ? "" : say("libraryEmpty");
     this.list.element.hidden = !shown;
+    this.repair.disabled = !shown || Boolean(this.mending);
   }
-}
-
-/**
- * @param {HTMLElement[]} cells in the order of COLUMNS
- * @param {Row} row
- */
-function fillRow(cells, row) {
-  const [name, model, trainer, kind, rank, size, loads] = cells;
-  if (!name.firstChild) name.append(make("bdi", ""), make("bdi", "shelf-faint"));
-  name.title = row.file;
-  name.children[0].textContent = row.name;
-  name.children[1].textContent = row.folder;
-  model.textContent = tellUntold(row.model);
-  trainer.textContent = row.error ? "" : tellUntold(row.trainer);
-  kind.textContent = row.error ? "" : row.kindNames.map(tellUntold).join(", ");
-  rank.textContent = String(row.rank || "");
-  size.textContent = tellSize(row.bytes);
-  if (!loads.firstChild) loads.append(makeMark(row), make("span", ""));
-  const told = tellState(row);
-  paintMark(/** @type {HTMLElement} */ (loads.children[0]), row);
-  loads.children[1].textContent = told;
-  loads.title = row.error || [told, row.contradiction, ...row.cautions, ...row.gains, ...row.losses].filter(Boolean).join("\n");
 }

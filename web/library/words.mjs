@@ -1,36 +1,42 @@
 /** How the library tells of a file in words and marks. */
 
 import { make, makeButton } from "../shared/dom.mjs";
-import { STATES, UNTOLD } from "./rows.mjs";
+import { UNTOLD } from "./rows.mjs";
 import { say } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
 
 /** @typedef {import("./rows.mjs").Row} Row */
 
 /** A sign for each state, because colours alone do not tell everyone. */
-const SIGNS = { good: "✓", mended: "✓", partly: "!", doubtful: "!", untold: "?", pickled: "?", bad: "✕", unreadable: "✕" };
+const SIGNS = { good: "✓", mended: "+", partly: "!", doubtful: "~", untold: "?", pickled: "P", bad: "✕", unreadable: "–" };
 /** @type {Record<import("./rows.mjs").State, string>} */
 const WORDS = {
   good: "libraryLoads", mended: "libraryFixed", partly: "libraryPartly", doubtful: "libraryDoubtful", bad: "libraryNothing",
   untold: "libraryUnknownModel", pickled: "libraryPickled", unreadable: "libraryUnreadable",
 }; // prettier-ignore
-const STATE_WORDS = { stock: "libraryStock", problem: "libraryProblem", unreadable: "libraryUnreadable" };
+/** What the legend calls a state, and what that means. @type {Record<string, [string, string]>} */
+const LEGEND = {
+  problem: ["libraryProblem", "libraryProblemHint"], good: ["legendGood", "legendGoodHint"], mended: ["legendMended", "legendMendedHint"],
+  partly: ["legendPartly", "legendPartlyHint"], doubtful: ["legendDoubtful", "legendDoubtfulHint"],
+  untold: ["legendUntold", "legendUntoldHint"], pickled: ["libraryPickled", "legendPickledHint"], bad: ["legendBad", "legendBadHint"],
+  unreadable: ["libraryUnreadable", "legendUnreadableHint"],
+}; // prettier-ignore
 const UNITS = ["B", "KB", "MB", "GB", "TB"];
 
-/** @param {Row} row */
-export function makeMark(row) {
+/** @param {string} state */
+export function makeMark(state) {
   const mark = make("span", "shelf-mark");
-  paintMark(mark, row);
+  paintMark(mark, state);
   return mark;
 }
 
 /**
  * @param {HTMLElement} mark
- * @param {Row} row
+ * @param {string} state
  */
-export function paintMark(mark, row) {
-  mark.dataset.state = row.state;
-  mark.textContent = SIGNS[row.state];
+export function paintMark(mark, state) {
+  mark.dataset.state = state;
+  mark.textContent = SIGNS[/** @type {keyof typeof SIGNS} */ (state)];
   mark.setAttribute("aria-hidden", "true"); // the words beside it say it
 }
 
@@ -50,9 +56,19 @@ export function tellUntold(text) {
   return text === UNTOLD ? say("libraryUntold") : text;
 }
 
-/** @param {string} value of a filter */
-export function tellChoice(value) {
-  return STATES.includes(value) ? say(STATE_WORDS[/** @type {keyof typeof STATE_WORDS} */ (value)]) : tellUntold(value);
+/** @param {string} state as the legend has it */
+export function tellChoice(state) {
+  return say(LEGEND[state][0]);
+}
+
+/** @param {string} state */
+export function explainState(state) {
+  return say(LEGEND[state][1]);
+}
+
+/** @param {string} text of a model, trainer or kind; a row is blank where that is not known */
+export function orBlank(text) {
+  return text === UNTOLD ? "" : text;
 }
 
 /** @param {number} bytes */

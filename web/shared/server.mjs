@@ -6,7 +6,10 @@ import { asSentences, language, say, tell } from "../i18n/words.mjs";
 const ROUTES = "/lora_locksmith/";
 
 /** What a route refused, in words for people: what is wrong, and the remedy. */
-export class Refusal extends Error {}
+export class Refusal extends Error {
+  /** @type {Record<string, string> | undefined} the models one has to be chosen of: name -> title */
+  models;
+}
 
 /** What is said of a server that does not answer. */
 export class Away extends Refusal {
@@ -89,6 +92,7 @@ async function answerOf(address, options) {
     if (fault instanceof DOMException && fault.name === "AbortError") throw fault;
     throw new Away();
   }
-  if (!answer.ok) throw new Refusal(asSentences(tell(content.error, content.translations), tell(content.remedy, content.translations)));
-  return content;
+  if (answer.ok) return content;
+  const said = asSentences(tell(content.error, content.translations), tell(content.remedy, content.translations));
+  throw Object.assign(new Refusal(said), { models: content.models });
 }
