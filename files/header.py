@@ -192,11 +192,11 @@ class HeaderText(NamedTuple):
         refusal, and has the metadata that it was split into, tells that this one is as sound, and
         describes the same tensors.
         """
-        begin = METADATA_FIRST.match(self.raw)
+        begin, raw = METADATA_FIRST.match(self.raw), self.raw.rstrip(b" ")  # writers fill it up
         if begin is None:
-            return None if b"__metadata__" in self.raw else ({}, self.raw)
+            return None if b"__metadata__" in raw else ({}, raw)
         try:
-            text = self.raw[begin.end() :].decode()
+            text = raw[begin.end() :].decode()
             _, end = JSON.raw_decode(text)
             alone = parse_header(self.path, f'{{"__metadata__":{text[:end]}}}'.encode(), 0)
         except (ValueError, RecursionError, LoraFileError):

@@ -24,7 +24,7 @@ from .findings import Findings, Passing, Unpacker, findings_here, packed_finding
 from .library import Engine
 from .listing import Listed, Stamp
 
-WARM = 50  # files after which most tables are read
+CLEAN = 300  # files after which garbage is collected
 FEW = 24  # files that are looked into sooner than a process has started
 ROOT = Path(__file__).parents[1]
 START = (
@@ -94,6 +94,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 def work() -> None:
     """What the process does: read a wish, and answer it, a line for each file."""
+    gc.disable()  # it would go through all tables again and again
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it
     wish = json.loads(sys.stdin.buffer.read())
     own = NO_USER_MAPS if wish["own"] is None else read_own_maps(Path(wish["own"]))
@@ -101,8 +102,9 @@ def work() -> None:
         for number, (path, stamp, beside) in enumerate(wish["files"]):
             findings = findings_here(Listed(path, Stamp(*stamp), b"", beside), own)
             _answer(sys.stdout.buffer, findings)
-            if number == WARM:
-                gc.freeze()  # what was read by now stays to the end
+            if number % CLEAN == CLEAN - 1:
+                gc.collect()
+                gc.freeze()  # what is left stays to the end, and is not looked at again
     except OSError:  # nobody reads it any more
         os._exit(1)
 

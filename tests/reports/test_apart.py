@@ -256,7 +256,7 @@ def test_a_header_of_the_same_words_is_not_read_again(tmp_path, monkeypatch):
     )
     findings._same.clear()
     for number in range(6):
-        words = {"modelspec.trigger_phrase": f"word {number}"}
+        words = {"modelspec.trigger_phrase": f"word {number}"} | {"long": "x" * 3 * number}
         write_hollow(tmp_path / f"{number}.safetensors", flux_lora(7), words)
     found = [findings_here(listed) for listed in list_files(tmp_path).values()]
     assert [one.trigger_words for one in found] == [(f"word {number}",) for number in range(6)]
