@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(arguments)
 
 
-def _as_package() -> None:
+def as_package() -> None:
     """Import the folder this file is in as the package it is, whatever its name: a clone need not
     be installed.
     """
@@ -32,7 +32,7 @@ def _as_package() -> None:
 
 
 if __name__ == "__main__":
-    _as_package()
+    as_package()
     from lora_locksmith.cli import main
 
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from ..errors import LocksmithError
 from ..messages import message
-from ..report.library import Engine, Findings, findings_or_fault
+from ..report.findings import Findings, findings_or_fault, read_alone
+from ..report.library import Engine
+from ..report.listing import Listed
 from .addresses import TIMEOUT, is_address
 from .remote import read_remote
 
@@ -27,31 +29,39 @@ class ClusterError(LocksmithError):
 
 
 class Job(NamedTuple):
-    """A file to look into; has_settings: of an address, whether PEFT's settings are beside it."""
+    """A file to look into, and whether PEFT's settings are beside it, and what other tools keep."""
 
     path: str
     has_settings: bool
+    has_more: bool = True
+
+
+def job_of(listed: Listed) -> Job:
+    """Looking into a listed file."""
+    return Job(listed.path, bool(listed.stamp.config_changed), bool(listed.beside))
 
 
 def findings_at(job: Job, timeout: float = TIMEOUT) -> Findings:
     """What is in a file, here or at an address."""
     if not is_address(job.path):
-        return findings_or_fault(job.path)
-    read = partial(_read, job.has_settings, timeout)
-    return findings_or_fault(job.path, read=read)
+        read = None if job.has_settings else read_alone
+        return findings_or_fault(job.path, read=read, is_alone=not job.has_more)
+    return findings_or_fault(
+        job.path, read=partial(_read, job.has_settings, timeout), is_alone=True
+    )
 
 
 def _read(has_settings: bool, timeout: float, address: str) -> Any:
     return read_remote(address, has_settings, timeout)
 
 
-def in_threads(jobs: Mapping[str, Job], workers: int, timeout: float) -> Engine:
-    """Look into several files at a time. jobs: by path."""
+def in_threads(workers: int, timeout: float) -> Engine:
+    """Look into several files at a time."""
 
-    def engine(paths: Sequence[str]) -> Iterator[Findings]:
+    def engine(files: Sequence[Listed]) -> Iterator[Findings]:
         pool = ThreadPoolExecutor(workers)
         try:
-            yield from pool.map(partial(findings_at, timeout=timeout), map(jobs.__getitem__, paths))
+            yield from pool.map(partial(findings_at, timeout=timeout), map(job_of, files))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -59,7 +69,6 @@ def in_threads(jobs: Mapping[str, Job], workers: int, timeout: float) -> Engine:
 
 
 def on_dask(
-    jobs: Mapping[str, Job],
     scheduler: str | None,
     workers: int | None,
     timeout: float,
@@ -74,11 +83,11 @@ def on_dask(
     end with how many files that were, of those that could be read. Raises ClusterError.
     """
 
-    def engine(paths: Sequence[str]) -> Iterator[Findings]:
-        if not paths:
+    def engine(files: Sequence[Listed]) -> Iterator[Findings]:
+        if not files:
             return
         # Plain tuples, as a worker that lacks this package could not even read others.
-        wanted = [(jobs[path].path, jobs[path].has_settings) for path in paths]
+        wanted: list[tuple[Any, ...]] = [tuple(job_of(listed)) for listed in files]
         batches = [wanted[at : at + AT_A_TIME] for at in range(0, len(wanted), AT_A_TIME)]
         here = 0
         work = task(str(Path(__file__).resolve().parents[1]), version, timeout)
@@ -161,12 +170,12 @@ def cluster(
 
 def task(
     package: str, version: str, timeout: float
-) -> Callable[[Sequence[tuple[str, bool]]], tuple[str, list[tuple[Any, ...]]]]:
+) -> Callable[[Sequence[tuple[Any, ...]]], tuple[str, list[tuple[Any, ...]]]]:
     """What a worker runs. It travels whole, as a function within a function does, and finds this
     package on the worker: in the same folder, for a clone on the same machine, else installed.
     """
 
-    def work(jobs: Sequence[tuple[str, bool]]) -> tuple[str, list[tuple[Any, ...]]]:
+    def work(jobs: Sequence[tuple[Any, ...]]) -> tuple[str, list[tuple[Any, ...]]]:
         import os
         import sys
         from importlib import import_module

@@ -5,6 +5,7 @@ servers that show a folder as a page of links.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from ..files.header import ENDINGS, PEFT_CONFIG, PICKLED, LoraFileError
 from ..messages import message
-from ..report.library import Stamp
+from ..report.listing import Listed, Stamp
 from .addresses import TIMEOUT, WEB, protocol_of, shown_address
 from .remote import PAGE, Web, located, reaching, why_not
 
@@ -40,11 +41,11 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The LoRA files of a folder and of all below it: path inside the folder -> (address, stamp),
-    and the folders that could not be listed: what each is called -> why.
+    """The LoRA files of a folder and of all below it by their paths inside the folder, and the
+    folders that could not be listed: what each is called -> why.
     """
 
-    files: dict[str, tuple[str, Stamp]]
+    files: dict[str, Listed]
     left_out: dict[str, str]
 
 
@@ -78,7 +79,14 @@ def list_remote(address: str, timeout: float = TIMEOUT) -> Listing:
             elif entry.address not in seen and depth < MAX_DEPTH and len(seen) < MAX_FOLDERS:
                 seen.add(entry.address)
                 waiting.append((f"{inside}{entry.name}/", entry.address, depth + 1))
-    return Listing(_stamped(entries, timeout), left_out)
+    return Listing(_stamped(entries, remote_root(address), timeout), left_out)
+
+
+def remote_root(address: str) -> str:
+    """What the keys of all files at an address begin with; users, tokens and queries are no part of
+    it.
+    """
+    return f"{shown_address(address).rstrip('/')}/"
 
 
 def _no_folder(name: str) -> LoraFileError:
@@ -145,7 +153,7 @@ def _place(parts: Any) -> tuple[str, str]:
     return parts.scheme, parts.netloc.rpartition("@")[2]
 
 
-def _stamped(entries: Mapping[str, Entry], timeout: float) -> dict[str, tuple[str, Stamp]]:
+def _stamped(entries: Mapping[str, Entry], root: str, timeout: float) -> dict[str, Listed]:
     wanted = {
         file: entry
         for file, entry in sorted(entries.items())
@@ -161,7 +169,7 @@ def _stamped(entries: Mapping[str, Entry], timeout: float) -> dict[str, tuple[st
         folder = file[: len(file) - len(entry.name)]
         settings = about.get(folder + PEFT_CONFIG)
         stamp = Stamp(*_size_and_mark(about[file]), _size_and_mark(settings)[1] if settings else 0)
-        files[file] = entry.address, stamp
+        files[file] = Listed(entry.address, stamp, os.fsencode(root + file))
     return files
 
 

@@ -5,7 +5,6 @@ this pack changes. FOLDER may be an address.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from collections import Counter
@@ -16,7 +15,9 @@ from typing import Any
 
 from ..identify.trainer import UNTOLD
 from ..messages import Speaker, joined, message
-from ..report.library import Engine, LibraryRow, Stamp, list_files, scan_files
+from ..report.index import NAME, Index
+from ..report.library import Engine, LibraryRow, scan_files
+from ..report.listing import Listed, key_root, list_files
 from .addresses import WEB, is_address, protocol_of, shown_address
 from .arguments import add_place, add_timeout, number
 from .language import add_language, reading
@@ -37,11 +38,11 @@ WORTHS = (
     "commands.files_better",
     "commands.files_as_stock",
 )
-INDEX = "scan-{}.json"
+OF_COMFYUI = Path("user", "lora-locksmith")  # where a ComfyUI has its library's index
 LOCAL, DASK = "local", "dask"  # engines
 REQUESTS = 8  # files on another machine that are read at a time
 MAX_WORKERS = 1000
-Files = Mapping[str, tuple[str, Stamp]]
+Files = Mapping[str, Listed]
 
 
 def add(commands: Any, speak: Speaker) -> None:
@@ -60,7 +61,9 @@ def add(commands: Any, speak: Speaker) -> None:
         action="store_true",
         help=speak("commands.json_lines_help"),
     )
-    command.add_argument("--no-index", action="store_true", help=speak("commands.no_index_help"))
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--no-index", action="store_true", help=speak("commands.no_index_help"))
+    which.add_argument("--index", metavar="FILE", help=speak("commands.index_help"))
     command.add_argument(
         "--engine", choices=(LOCAL, DASK), default=LOCAL, help=speak("commands.engine_help")
     )
@@ -80,10 +83,9 @@ def add(commands: Any, speak: Speaker) -> None:
 def run(options: argparse.Namespace) -> int:
     """Scan the folder and show its files."""
     speak = options.speak
-    index = None if options.no_index else index_path(options.folder, speak)
     files, left_out = _listed(options)
     problems, rows, seen = len(left_out), [], Counter[int]()
-    for row in _with_progress(files, index, _engine(options, files), speak):
+    for row in _with_progress(options, files):
         problems += row.has_problem
         seen[_worth(row)] += 1
         if options.problems and not row.has_problem:
@@ -111,24 +113,21 @@ def _listed(options: argparse.Namespace) -> tuple[Files, Mapping[str, str]]:
         from .remote_folder import list_remote
 
         return list_remote(options.folder, options.timeout)
-    stamps = list_files(options.folder)
     # Other processes have other current folders.
     folder = os.path.join(os.getcwd(), options.folder) if _is_dask(options) else options.folder
-    return {file: (os.path.join(folder, file), stamp) for file, stamp in stamps.items()}, {}
+    return list_files(folder), {}
 
 
-def _engine(options: argparse.Namespace, files: Files) -> Engine | None:
+def _engine(options: argparse.Namespace) -> Engine | None:
     """Who looks into the files; None: this thread, one after another."""
     if not _is_dask(options) and not is_address(options.folder):
         return None
     from . import engines
     from .parser import version
 
-    jobs = {path: engines.Job(path, bool(stamp.config_changed)) for path, stamp in files.values()}
     if not _is_dask(options):
-        return engines.in_threads(jobs, options.workers or REQUESTS, options.timeout)
+        return engines.in_threads(options.workers or REQUESTS, options.timeout)
     return engines.on_dask(
-        jobs,
         options.scheduler,
         options.workers,
         options.timeout,
@@ -182,23 +181,40 @@ def _cells(row: LibraryRow, speak: Speaker) -> tuple[str, ...]:
     )
 
 
-def _with_progress(
-    files: Files, index: Path | None, engine: Engine | None, speak: Speaker
-) -> Iterator[LibraryRow]:
+def _with_progress(options: argparse.Namespace, files: Files) -> Iterator[LibraryRow]:
     """The scan's rows, with a progress bar on a terminal."""
-    with progress("commands.inspecting", speak) as report_progress:
-        yield from scan_files(files, index, progress=report_progress, engine=engine)
+    speak, roots = options.speak, [_root(options.folder)]
+    index = None if options.no_index else _index(options)
+    with progress("commands.inspecting", speak) as told:
+        engine = _engine(options)
+        yield from scan_files(files, index, roots=roots, progress=told, engine=engine)
 
 
-def index_path(folder: str | os.PathLike[str], speak: Speaker) -> Path | None:
-    """Where the index of a folder is kept: in the user's cache, one file for each folder; None
-    without platformdirs.
+def _root(folder: str) -> str:
+    if is_address(folder):
+        from .remote_folder import remote_root
+
+        return remote_root(folder)
+    return key_root(folder)
+
+
+def _index(options: argparse.Namespace) -> Index | None:
+    speak = options.speak
+    path = Path(options.index) if options.index else index_path(options.folder, speak)
+    return Index(path, lambda text: say(speak.text(text))) if path else None
+
+
+def index_path(folder: str, speak: Speaker) -> Path | None:
+    """Where what is found in a folder is kept: in the index of the ComfyUI that the folder is in,
+    else in one in the user's cache; None without platformdirs.
     """
+    above = [] if is_address(folder) else [Path(folder).resolve(), *Path(folder).resolve().parents]
+    own = next((path for place in above if (path := place / OF_COMFYUI / NAME).is_file()), None)
+    if own:
+        return own
     try:
         from platformdirs import user_cache_path
     except ImportError:
         print(speak("commands.no_index_kept"), file=sys.stderr)
         return None
-    place = shown_address(str(folder)) if is_address(str(folder)) else os.path.realpath(folder)
-    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
-    return user_cache_path("lora-locksmith", False) / INDEX.format(name)
+    return user_cache_path("lora-locksmith", False) / NAME

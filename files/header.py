@@ -167,6 +167,49 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     exactly.
     Raises LoraFileError, never anything else.
     """
+    return read_text(path).parsed()
+
+
+class HeaderText(NamedTuple):
+    """The JSON text of a file's header as it was read; data_bytes: how many follow it; stamp: as a
+    header has it.
+    """
+
+    path: str | os.PathLike[str]
+    raw: bytes
+    data_bytes: int
+    stamp: tuple[int, ...]
+
+    def parsed(self) -> Header:
+        """The header. Raises LoraFileError."""
+        return parse_header(self.path, self.raw, self.data_bytes)._replace(stamp=self.stamp)
+
+    def split(self) -> tuple[Mapping[str, str], bytes] | None:
+        """(the metadata, all else) of a text that begins with sound metadata or has none; None for
+        any other text.
+
+        A text with the same rest and as many bytes behind it that was parsed without a fault or a
+        refusal, and has the metadata that it was split into, tells that this one is as sound, and
+        describes the same tensors.
+        """
+        begin, raw = METADATA_FIRST.match(self.raw), self.raw.rstrip(b" ")  # writers fill it up
+        if begin is None:
+            return None if b"__metadata__" in raw else ({}, raw)
+        try:
+            text = raw[begin.end() :].decode()
+            _, end = JSON.raw_decode(text)
+            alone = parse_header(self.path, f'{{"__metadata__":{text[:end]}}}'.encode(), 0)
+        except (ValueError, RecursionError, LoraFileError):
+            return None
+        return None if alone.refusal else (alone.metadata, text[end:].encode())
+
+
+METADATA_FIRST = re.compile(rb'\{\s*"__metadata__"\s*:\s*(?=\{)')
+JSON = json.JSONDecoder()
+
+
+def read_text(path: str | os.PathLike[str]) -> HeaderText:
+    """Read the text of a header. Raises LoraFileError."""
     try:
         with open_file(path) as file:
             stamp = _identity(file)
@@ -177,7 +220,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise not_opened(path, error) from None
     if len(raw) < length:
         raise _broken(path, message("files.ends_in_header"))
-    return parse_header(path, raw, size - 8 - length)._replace(stamp=stamp)
+    return HeaderText(path, raw, size - 8 - length, stamp)
 
 
 def header_length(path: str | os.PathLike[str], first: bytes, size: int) -> int:

@@ -44,7 +44,7 @@ from .variants import blocks_of, same_blocks, too_few
 
 MAX_BLOCKS = 1000  # of one name, that are drawn
 MAX_MODULES = 10_000  # of one row, that are drawn
-MAX_DRAWN = 32  # models kept
+MAX_DRAWN = 256  # models kept; each takes some ten kilobytes
 Numbers = tuple[tuple[str, int], ...]
 
 

@@ -12,7 +12,7 @@ import torch
 from ..key_maps.user_maps import UserMaps, own_maps_stamp
 from ..lora.io.mapped import header_of
 from ..messages import as_sentence, message
-from ..report.library import stamp_of
+from ..report.listing import stamp_of
 from . import host
 from .faults import NodeError
 

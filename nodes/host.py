@@ -59,7 +59,7 @@ from ..planning.target_model import (
 )
 from ..report.beside import beside_stamp, read_beside
 from ..report.inspection import Inspection, inspect_header
-from ..report.library import Stamp, stamp_of
+from ..report.listing import Stamp, stamp_of
 from ..report.load_report import Report
 from ..report.metadata import read_metadata, with_words, words_to_use
 from .auto import choose, counted, where_they_act

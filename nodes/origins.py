@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..files.header import ENDINGS, LoraFileError, adapter_config_beside, read_header
-from ..report.library import Stamp, stamp_of
+from ..report.listing import Stamp, stamp_of
 
 
 class Origin(NamedTuple):

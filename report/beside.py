@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +89,30 @@ def beside_stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """Changes when what `read_beside` reads does."""
     path = Path(path)
     return tuple(_modified(_place(source, path)) for source in SOURCES)
+
+
+def aside_of(name: str, entries: Mapping[str, os.DirEntry[str]]) -> tuple[str, bool]:
+    """(what changes when what `read_beside` reads does, whether `preview_of` finds anything) of a
+    LoRA file, by what its folder holds: name -> entry. Only the texts are asked for their times.
+    """
+    stem = os.path.splitext(name)[0]
+    stamps = []
+    for source in SOURCES:
+        beside = entries.get((name if source.of_whole_name else stem) + source.ending)
+        if beside is not None:
+            with suppress(OSError):
+                about = beside.stat()
+                stamps.append(f"{source.ending} {about.st_size} {about.st_mtime_ns}")
+    pictures = (entries.get(stem + ending) for ending in PREVIEWS)
+    return "\n".join(stamps), any(map(is_file, pictures))
+
+
+def is_file(entry: os.DirEntry[str] | None) -> bool:
+    """Whether there is an entry, and it is or leads to a regular file."""
+    try:
+        return entry is not None and entry.is_file()
+    except OSError:
+        return False
 
 
 def _place(source: Source, path: Path) -> Path:

@@ -667,13 +667,13 @@ def cache_key(header: Header, config_beside: Mapping[str, Any] | None) -> tuple[
     return (
         tuple(header.tensors),
         shapes,
-        _telling(header.metadata),
+        telling(header.metadata),
         repr(config_beside),
         header.refusal,
     )
 
 
-def _telling(metadata: Mapping[str, str]) -> tuple[object, ...]:
+def telling(metadata: Mapping[str, str]) -> tuple[object, ...]:
     """What a plan, the family and the trainer read off the metadata; the rest differs in every
     file.
     """

@@ -55,6 +55,8 @@ FOLDER = re.compile(r"(\d{1,9})_(.*)$", re.DOTALL)
 HINTED_WORDS = re.compile(
     r"\s*(?:trigger|activation) (?:word|phrase|tag)s?\s*:\s*(\S.*)", re.IGNORECASE | re.DOTALL
 )
+# Kinds of values that tell trigger words, or how many images there are of which.
+TELLING = ("trigger", "hint", "tags", "folders", "regular_folders", "datasets")
 STATED, FOLDERS, TAGS = range(3)  # how good the evidence for a trigger word is, best first
 
 
@@ -155,6 +157,20 @@ def read_metadata(metadata: Mapping[str, str], most_tags: int = 50) -> Metadata:
     return reader.finish(most_tags)
 
 
+def trigger_words_of(metadata: Mapping[str, str], noted: Iterable[str] = ()) -> tuple[str, ...]:
+    """The trigger words that `read_metadata` finds, behind those `noted` beside the file; nothing
+    else is read.
+    """
+    reader = _Reader()
+    for key, value in metadata.items():
+        if key in reader.table.telling:
+            reader.take(key, as_text(value))
+    reader._count_tags(0)
+    words = {word.casefold(): word for word in noted}
+    words |= {known.word.casefold(): known.word for known in reader._trigger_words()}
+    return tuple(words.values())
+
+
 class MetadataRule(NamedTuple):
     """One line of the table: how a key is read, shown where and as what; `words` may stand in place
     of a number.
@@ -177,8 +193,8 @@ class Version(NamedTuple):
 
 
 class Table(NamedTuple):
-    """metadata.table: rules by path, the rules inside each outer key, answers by name, and the
-    trainers in order.
+    """metadata.table: rules by path, the rules inside each outer key, answers by name, the
+    trainers in order, and the keys that tell of trigger words.
     """
 
     rules: Mapping[tuple[str, ...], MetadataRule]
@@ -186,6 +202,7 @@ class Table(NamedTuple):
     answers: Mapping[str, tuple[str, ...]]
     trainers: tuple[Version, ...]
     sections: tuple[str, ...]
+    telling: frozenset[str]
 
 
 def with_words(metadata: Metadata, noted: Iterable[tuple[str, str]]) -> Metadata:
@@ -239,6 +256,7 @@ def read_table(text: str) -> Table:
         answers,
         tuple(trainers),
         tuple(dict.fromkeys(rule.section for rule in rules.values())),
+        frozenset(path[0] for path, rule in rules.items() if rule.kind in TELLING),
     )
 
 

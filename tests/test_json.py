@@ -8,6 +8,16 @@ from lora_locksmith.planning import plan as plans
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.target_model import TargetModel
 from lora_locksmith.report.inspection import inspect_file
+from lora_locksmith.report.judgement import BAD, GOOD
+from lora_locksmith.report.library import (
+    DOUBTFUL,
+    MENDED,
+    PARTLY,
+    PICKLED_FILE,
+    UNKNOWN,
+    UNREADABLE,
+    scan,
+)
 from lora_locksmith.report.load_report import CATEGORIES, SCHEMA, Report, category_title
 from safetensors.torch import save_file
 
@@ -31,6 +41,20 @@ def test_every_key_of_an_inspection_is_described(tmp_path):
     save_file({"x.lora_A.weight": torch.zeros(4, 8)}, tmp_path / "x.safetensors")
     keys = inspect_file(tmp_path / "x.safetensors").as_dict().keys()
     assert named("## An inspection") - SOMETIMES == keys
+
+
+def test_every_key_of_a_row_of_the_library_is_described(tmp_path):
+    save_file({"x.lora_A.weight": torch.zeros(4, 8)}, tmp_path / "x.safetensors")
+    (row,) = scan(tmp_path)
+    described = named("## A row of the library")
+    assert described - {"changed", "pickled"} == row.as_dict().keys()
+
+
+def test_every_state_of_a_row_is_described():
+    described = re.search(r"^\| `state` \| (.+) \|$", PAGE.split("row of the library")[1], re.M)[1]
+    assert set(re.findall(r"`([^`]+)`", described)) == {
+        GOOD, BAD, MENDED, PARTLY, DOUBTFUL, UNKNOWN, PICKLED_FILE, UNREADABLE
+    }  # fmt: skip
 
 
 def test_every_category_is_described():

@@ -8,7 +8,8 @@ import pytest
 from lora_locksmith.commands.scan import _cells
 from lora_locksmith.identify.trainer import UNTOLD
 from lora_locksmith.messages import Speaker
-from lora_locksmith.report.library import Findings, LibraryRow
+from lora_locksmith.report.findings import Findings
+from lora_locksmith.report.library import LibraryRow
 
 ROOT = Path(__file__).resolve().parent.parent
 WEB = ROOT / "web"

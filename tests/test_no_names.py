@@ -73,7 +73,7 @@ ALLOWED = {
         "boft_order": "a word of bookkeeping.table, and its sentence",
         "planning.key_boft_order": "a word of bookkeeping.table, and its sentence",
     },
-    "report/library.py": {"PEFT_CONFIG": "the file beside a LoRA"},
+    "report/listing.py": {"PEFT_CONFIG": "the file beside a LoRA"},
 }
 # Where such names belong, and what is no part of the pack.
 ELSEWHERE = ("adapters/kinds/", "tests/", "dev.py", ".dev/", "build/")

@@ -18,23 +18,24 @@ from ...identify.claims import stage_of
 from ...messages import message
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
-from ...report.beside import beside_stamp, read_beside
+from ...report.beside import beside_stamp, preview_of, read_beside
+from ...report.findings import Findings, findings_of
 from ...report.inspection import Inspection, inspect_file
 from ...report.judgement import GOOD, judged
-from ...report.library import Findings, LibraryRow, Stamp, findings_of, stamp_of
+from ...report.library import LibraryRow
+from ...report.listing import Stamp, stamp_of
 from ...report.load_report import Report
 from ...report.markdown import markdown
 from ...report.metadata import words_to_use
 from ..files import own_maps, own_stamp, spellings
 from ..languages import answered
-from .library import row_as_dict, told_beside
+from .library import row_as_dict
 
 MAX_FITS = 4096  # answers that are remembered
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
 NOTHING_MORE: dict[str, Any] = {
     "inspection": None,
     "markdown": "",
-    "trigger_words": [],
     "words_to_use": [],
 }
 
@@ -74,8 +75,9 @@ def about_file(
     stamp, own = stamp_of(path), own_stamp()
     if stamp is None:
         raise Unknown(message("nodes.file_is_gone", name=name), message("nodes.refresh_list"))
-    findings = _findings(path, stamp, own)
-    about = row_as_dict(LibraryRow(name, stamp, findings)) | told_beside(path)
+    beside = beside_stamp(path)
+    findings = _findings(path, (stamp, beside), own)
+    about = row_as_dict(LibraryRow(name, stamp, findings, preview_of(path) is not None))
     strength = read_beside(path).strength
     about["advised"] = strength and strength._asdict()
     about["fit"] = None
@@ -87,7 +89,7 @@ def about_file(
         return answered(about, language)
     if findings.error:
         return answered(about | NOTHING_MORE, language)
-    now = (stamp, beside_stamp(path), own)
+    now = (stamp, beside, own)
     about |= _everything(name, path, now)
     renders = {"markdown": partial(_markdown, path, now)} if about["inspection"] else {}
     return answered(about, language, **renders)
@@ -144,7 +146,7 @@ def _note_fit(key: tuple, fit: dict[str, Any] | None) -> None:
 
 
 @lru_cache(maxsize=256)
-def _findings(path: str, stamp: Stamp, own: tuple) -> Findings:
+def _findings(path: str, now: tuple, own: tuple) -> Findings:
     return findings_of(path, own_maps())
 
 

@@ -8,7 +8,8 @@ import json
 import logging
 import threading
 import uuid
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import folder_paths
@@ -16,12 +17,16 @@ import folder_paths
 from ...errors import exhausted
 from ...lora.rewrite.rename import writable
 from ...messages import message, translations
-from ...report.beside import preview_of, read_beside
-from ...report.library import LibraryRow, Stamp, scan_files, stamp_of
+from ...report.apart import in_process
+from ...report.findings import Findings
+from ...report.index import NAME, Index
+from ...report.library import LibraryRow, scan_files
+from ...report.listing import Listed, find_files, key_root
 from ..files import lora_names, own_folder, own_maps, own_stamp
 from ..languages import answered
 
-INDEX = "library-index.json"
+MAX_KNOWN = 4096  # kinds of files whose texts in other languages are remembered
+OWN = ("file", "bytes", "trigger_words", "has_picture", "changed")  # what no other file shares
 
 
 class Library:
@@ -31,7 +36,7 @@ class Library:
         self._lock = threading.Lock()
         self._rows: list[str] = []
         self._found: list[LibraryRow] = []
-        self._texts: list[Mapping[str, Mapping[str, str]]] = []  # of each row, see `translations`
+        self._translated = Translated()
         self._scan, self._total, self._error = "", 0, ""
         self._running = self._again = False
 
@@ -60,10 +65,12 @@ class Library:
         with self._lock:
             return list(self._found), self._running
 
-    def answer(self, since: int, language: str = "") -> str:
-        """What the route tells, as JSON text, and what to show instead in a language."""
+    def answer(self, since: int, most: int, language: str = "") -> str:
+        """What the route tells, as JSON text: the `most` rows from `since` on, and what to show
+        instead in a language.
+        """
         with self._lock:
-            rows, texts = self._rows[since:], self._texts[since:]
+            rows, found = self._rows[since : since + most], self._found[since : since + most]
             state = answered(
                 {
                     "done": len(self._rows),
@@ -76,8 +83,7 @@ class Library:
                 language,
             )
         for language, table in state.get("translations", {}).items():
-            for of_row in texts:
-                table |= of_row.get(language, {})
+            self._translated.into(table, language, found)
         return f'{{"rows": [{", ".join(rows)}], {json.dumps(state)[1:]}'
 
     def _run(self) -> None:
@@ -99,23 +105,71 @@ class Library:
                     return
 
     def _read_all(self) -> None:
-        own = own_maps()
+        tell = logging.getLogger("lora_locksmith").warning
+        own, stamp, folder = own_maps(), own_stamp(), own_folder()
         files = listed_files()
         with self._lock:
             # Another list, because answers slice the old one.
-            self._rows, self._texts, self._found = [], [], []
+            self._rows, self._found = [], []
             self._scan, self._total = uuid.uuid4().hex, len(files)
-        for row in scan_files(files, own_folder() / INDEX, own, marks=own_stamp()):
-            document = row_as_dict(row) | told_beside(files[row.file][0])
-            self._found.append(row)
-            self._texts.append(translations(document))  # first, as `answer` counts the rows
-            self._rows.append(json.dumps(document))
+        text_of_row = Texts()
+        for row in scan_files(
+            files,
+            Index(folder / NAME, tell),
+            own,
+            marks=repr(stamp) if stamp else "",
+            roots=[key_root(place) for place in folder_paths.get_folder_paths("loras")],
+            engine=in_process(own, folder, tell),
+        ):
+            self._found.append(row)  # first, as `answer` counts the rows
+            self._rows.append(text_of_row(row))
 
 
-def told_beside(path: str) -> dict[str, Any]:
-    """What lies beside a file, as its row shows it."""
-    words = [noted.value for noted in read_beside(path).words]
-    return {"has_picture": preview_of(path) is not None, "trigger_words": words}
+def listed_files() -> dict[str, Listed]:
+    """Every LoRA file by the name the host lists it under."""
+    return find_files(lora_names(), folder_paths.get_folder_paths("loras"))
+
+
+class Texts:
+    """Makes the JSON texts of rows; what files share is made once."""
+
+    def __init__(self) -> None:
+        self._shared: dict[tuple[Findings, bool], str] = {}
+
+    def __call__(self, row: LibraryRow) -> str:
+        key = row.findings.shared(), row.is_pickled
+        shared = self._shared.get(key)
+        if shared is None:
+            document = row_as_dict(row)
+            shared = json.dumps({name: document[name] for name in document if name not in OWN})
+            self._shared[key] = shared
+        own = {
+            "file": row.file,
+            "bytes": row.stamp.size,
+            "trigger_words": row.findings.trigger_words,
+            "has_picture": row.has_picture,
+            "changed": row.stamp.changed / 1e9,
+        }
+        return f"{json.dumps(own)[:-1]}, {shared[1:]}"
+
+
+class Translated:
+    """What rows say in other languages; what files share is said once."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Findings, Mapping[str, Mapping[str, str]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def into(self, table: dict[str, str], language: str, rows: Iterable[LibraryRow]) -> None:
+        """Add what these rows say in a language: English -> it."""
+        for findings, row in {row.findings.shared(): row for row in rows}.items():
+            with self._lock:
+                texts = self._known.get(findings)
+                if texts is None:
+                    texts = self._known[findings] = translations(row_as_dict(row))
+                if len(self._known) > MAX_KNOWN:
+                    self._known.popitem(last=False)
+            table |= texts.get(language, {})
 
 
 def row_as_dict(row: LibraryRow) -> dict[str, Any]:
@@ -124,14 +178,3 @@ def row_as_dict(row: LibraryRow) -> dict[str, Any]:
         "changed": row.stamp.changed / 1e9,
         "pickled": row.is_pickled,
     }
-
-
-def listed_files() -> dict[str, tuple[str, Stamp]]:
-    """Every LoRA file by the name the host lists it under: name -> (path, stamp)."""
-    files: dict[str, tuple[str, Stamp]] = {}
-    configs: dict[str, int] = {}
-    for name in lora_names():
-        path = folder_paths.get_full_path("loras", name)
-        if path is not None and (stamp := stamp_of(path, configs)) is not None:
-            files[name] = path, stamp
-    return files

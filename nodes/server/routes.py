@@ -29,6 +29,7 @@ from .repairing import Repairs, RepairWish, Running, choices
 from .saving import SaveError, save_listed
 
 MAX_BYTES, MAX_NAMES_BYTES = 1 << 16, 1 << 24  # of a wish, of one that names many files
+ALL_ROWS = 10**8
 PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
 WISHES = {"name": str, "dialect": str, "filename": str, "dtype": str, "overwrite": bool}
 WISHES["model"] = str
@@ -171,18 +172,14 @@ async def _picture(request: web.Request) -> web.Response:
 
 
 async def _rows(request: web.Request) -> str:
-    since = request.query.get("since") or "0"
-    if not (since.isascii() and since.isdigit() and len(since) < 10):
-        raise Refusal(
-            message("nodes.since_not_a_count", value=since), message("nodes.give_row_count")
-        )
+    since, most = _count(request, "since", 0), _count(request, "most", ALL_ROWS)
     _library.read(refresh=request.query.get("refresh") == "1")
     waited = 0.0
-    while _library.waiting(int(since)) and waited < PATIENCE:
+    while _library.waiting(since) and waited < PATIENCE:
         await asyncio.sleep(STEP)
         waited += STEP
     return await asyncio.get_running_loop().run_in_executor(
-        _readers, _library.answer, int(since), _language(request)
+        _readers, _library.answer, since, most, _language(request)
     )
 
 
@@ -217,6 +214,12 @@ async def _stop_repair(request: web.Request) -> str:
 
 async def _repair_choices(request: web.Request) -> str:
     return await _in_thread(_readers, choices)
+def _count(request: web.Request, name: str, otherwise: int) -> int:
+    told = request.query.get(name) or str(otherwise)
+    if not (told.isascii() and told.isdigit() and len(told) < 10):
+        fault = message("nodes.not_a_count", name=name, value=told)
+        raise Refusal(fault, message("nodes.give_row_count"))
+    return int(told)
 
 
 async def _fits(request: web.Request) -> str:

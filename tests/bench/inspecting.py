@@ -111,6 +111,15 @@ def library(folder: Path, files: int) -> Path:
         10,
     ),
     Row(
+        "scan, kept",
+        "The same, keeping what is found in a new index",
+        "the scan alone",
+        "kept",
+        "scan",
+        1.1,
+        4,
+    ),
+    Row(
         "scan again",
         "Scanning it again",
         "asking the system for the files' times",
@@ -126,11 +135,16 @@ def scan(bench: Bench):
     from lora_locksmith.report.library import scan
 
     files = FEW if bench.short else FILES
-    place, index = library(bench.folder / "library", files), bench.folder / "index.json"
+    place, index = library(bench.folder / "library", files), bench.folder / "index.sqlite"
     paths = sorted(place.iterdir())
     assert [row.findings.placed for row in scan(place, index)] == [494] * files
+
+    def keep():
+        index.unlink(missing_ok=True)
+        return list(scan(place, index))
+
     first = bench.take_turns(
-        {"json.loads": lambda: parse_all(paths), "scan": lambda: list(scan(place))}
+        {"json.loads": lambda: parse_all(paths), "scan": lambda: list(scan(place)), "kept": keep}
     )
     again = bench.take_turns(
         {

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -277,9 +280,7 @@ def test_interrupted_scan_leaves_a_whole_index_and_nothing_else(locksmith, envir
     assert process.returncode == INTERRUPTED and complaint == b"Stopped.\n"
     assert first["file"] == "0001.safetensors" and len(rest.splitlines()) < 299
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    assert len(kept) <= 1 and all(
-        0 < len(json.loads(path.read_bytes())["rows"]) < 300 for path in kept
-    )
+    assert len(kept) <= 1 and all(0 < rows_in(path) < 300 for path in kept)
     assert len(list(folder.iterdir())) == 300
     assert len(lines(locksmith("scan", "--json-lines", folder))) == 300
 
@@ -432,6 +433,11 @@ def index_of(tmp_path: Path) -> Path:
     return index
 
 
+def rows_in(index: Path) -> int:
+    with closing(sqlite3.connect(index)) as database:
+        return database.execute("SELECT count(*) FROM files").fetchone()[0]
+
+
 def overwrite(path: Path) -> None:
     """Other content, of the same size and time."""
     about = path.stat()
@@ -461,25 +467,35 @@ def test_second_scan_reads_nothing_and_a_changed_file_is_read_again(locksmith, l
     )
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b'{"version": 1}',
-        b"\xff\xfe",
-        b'{"version": "VERSION", "rows": {"good.safetensors": [1]}}',
-    ],
-)
-def test_damaged_index_is_made_anew(locksmith, library, tmp_path, damage):
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_damaged_index_is_set_aside_and_one_line_says_so(locksmith, library, tmp_path, language):
     locksmith("scan", library)
     index = index_of(tmp_path)
-    version = json.loads(index.read_bytes())["version"]
-    index.write_bytes(damage.replace(b"VERSION", version.encode()))
-    found = locksmith("scan", "--json-lines", library)
-    assert verdicts(found) == EXPECTED and found.stderr == ""
-    assert len(json.loads(index.read_bytes())["rows"]) == len(EXPECTED)
+    index.write_bytes(b"no index at all" * 99)
+    found = locksmith("scan", "--json-lines", "--lang", language, library)
+    assert verdicts(found) == EXPECTED
+    (line,) = found.stderr.splitlines()
+    assert f"{index}.damaged" in line and ("LoRA \u5e93" in line) == (language == "zh")
+    assert rows_in(index) == len(EXPECTED)
+
+
+def test_scan_uses_the_index_of_the_comfyui_that_the_folder_is_in(locksmith, library, tmp_path):
+    """Or that it is told of, where the folder is elsewhere."""
+    folder = tmp_path / "ComfyUI" / "models" / "loras"
+    shutil.copytree(library, folder)
+    own = tmp_path / "ComfyUI" / "user" / "lora-locksmith" / "library.sqlite"
+    locksmith("scan", "--index", own, library)
+    assert rows_in(own) == len(EXPECTED)
+    assert verdicts(locksmith("scan", "--json-lines", folder)) == EXPECTED
+    assert rows_in(own) == 2 * len(EXPECTED) and not (tmp_path / "cache").exists()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            overwrite(path)
+    assert (
+        verdicts(locksmith("scan", "--json-lines", folder / "sub")).items()
+        <= {name.removeprefix("sub/"): verdict for name, verdict in EXPECTED.items()}.items()
+    )
+    assert locksmith("scan", "--index", own, "--no-index", library).returncode == 2
 
 
 def test_cache_that_cannot_be_written_costs_nothing_but_time(locksmith, library, tmp_path):

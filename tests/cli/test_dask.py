@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from distributed import LocalCluster
 from lora_locksmith.commands import engines
-from lora_locksmith.commands.engines import ClusterError, Job, findings_at, on_dask, task
+from lora_locksmith.commands.engines import ClusterError, findings_at, on_dask, task
 from lora_locksmith.commands.parser import run, version
-from lora_locksmith.report.library import findings_of
+from lora_locksmith.report.findings import findings_of
+from lora_locksmith.report.listing import Listed, Stamp
 from reports.small_files import ROOT, flux_lora, write_file
 from web_server import serving
 
@@ -57,8 +58,12 @@ def rows(capsys, *arguments) -> tuple[int, list[dict]]:
     return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def engine(jobs, scheduler, tell=lambda count: None, version=version):
-    return on_dask(jobs, scheduler, None, 20, version=version(), tell=tell)
+def listed(path):
+    return Listed(str(path), Stamp(0, 0, 0), b"")
+
+
+def engine(scheduler, tell=lambda count: None, version=version):
+    return on_dask(scheduler, None, 20, version=version(), tell=tell)
 
 
 def test_a_cluster_tells_the_same_rows(capsys, library, scheduler, monkeypatch):
@@ -102,7 +107,7 @@ def test_what_workers_cannot_read_is_read_here_and_told(capsys, library, schedul
 
     def elsewhere(package, version, timeout):
         work = task(package, version, timeout)
-        return lambda jobs: work([(f"/elsewhere{path}", settings) for path, settings in jobs])
+        return lambda jobs: work([(f"/elsewhere{path}", *beside) for path, *beside in jobs])
 
     monkeypatch.setattr(engines, "task", elsewhere)
     code = run(["scan", "--json-lines", "--no-index", "--scheduler", scheduler, str(library)])
@@ -112,9 +117,9 @@ def test_what_workers_cannot_read_is_read_here_and_told(capsys, library, schedul
 
 
 def test_workers_of_another_version_are_refused(library, scheduler):
-    jobs = {"a": Job(str(library / "page.safetensors"), False)}
+    files = [listed(library / "page.safetensors")]
     with pytest.raises(ClusterError, match=r"and this is 99\.0.*Install lora-locksmith 99\.0"):
-        list(engine(jobs, scheduler, version=lambda: "99.0")(["a"]))
+        list(engine(scheduler, version=lambda: "99.0")(files))
 
 
 def test_workers_without_the_pack_are_told(library, scheduler, monkeypatch):
@@ -127,19 +132,19 @@ def test_workers_without_the_pack_are_told(library, scheduler, monkeypatch):
         return work
 
     monkeypatch.setattr(engines, "task", lacking)
-    jobs = {"a": Job(str(library / "page.safetensors"), False)}
+    files = [listed(library / "page.safetensors")]
     with pytest.raises(ClusterError, match="the dask workers lack no_such_pack"):
-        list(engine(jobs, scheduler)(["a"]))
+        list(engine(scheduler)(files))
 
 
 def test_a_scan_that_is_left_early_leaves_the_cluster_usable(library, scheduler):
     paths = [str(path) for path in sorted(library.glob("1/*.safetensors"))]
-    jobs = {path: Job(path, False) for path in paths}
-    found = engine(jobs, scheduler)(paths)
+    files = [listed(path) for path in paths]
+    found = engine(scheduler)(files)
     first = next(found)
     found.close()
     assert first == findings_of(paths[0])
-    assert list(engine(jobs, scheduler)(paths)) == [findings_of(path) for path in paths]
+    assert list(engine(scheduler)(files)) == [findings_of(path) for path in paths]
 
 
 def test_nobody_at_the_schedulers_address(capsys, library):
@@ -151,17 +156,15 @@ def test_nobody_at_the_schedulers_address(capsys, library):
 
 
 def test_a_cluster_without_workers(library):
-    jobs = {"a": Job(str(library / "page.safetensors"), False)}
+    files = [listed(library / "page.safetensors")]
     with (
         LocalCluster(
             n_workers=0, protocol="tcp", host="127.0.0.1", dashboard_address="127.0.0.1:0"
         ) as none,
         pytest.raises(ClusterError, match="that the cluster has workers"),
     ):
-        look = on_dask(
-            jobs, none.scheduler_address, None, 1, version=version(), tell=lambda count: None
-        )
-        list(look(["a"]))
+        look = on_dask(none.scheduler_address, None, 1, version=version(), tell=lambda count: None)
+        list(look(files))
 
 
 def test_without_dask_one_line_says_what_to_install(locksmith, library, tmp_path):

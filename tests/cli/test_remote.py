@@ -19,8 +19,8 @@ from lora_locksmith.commands.parser import run
 from lora_locksmith.commands.remote import BEYOND, Remote, inspect_remote
 from lora_locksmith.files.header import LoraFileError, NotReached, Unreadable, read_header
 from lora_locksmith.messages import Speaker
+from lora_locksmith.report.findings import findings_of
 from lora_locksmith.report.inspection import inspect_file
-from lora_locksmith.report.library import findings_of
 from reports.small_files import flux_lora, write_file
 from web_server import serving
 

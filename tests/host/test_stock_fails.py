@@ -8,8 +8,8 @@ import json
 
 import pytest
 import torch
+from lora_locksmith.report.findings import findings_of
 from lora_locksmith.report.inspection import inspect_file
-from lora_locksmith.report.library import findings_of
 from lora_locksmith.report.markdown import markdown
 from safetensors.torch import save_file
 

@@ -22,8 +22,8 @@ from lora_locksmith.planning.plan import (
     UNKNOWN_ROLE,
     UNSUPPORTED,
 )
+from lora_locksmith.report.findings import findings_of
 from lora_locksmith.report.inspection import Inspection, inspect_file
-from lora_locksmith.report.library import findings_of
 from lora_locksmith.report.markdown import DETAILS, markdown
 from safetensors import SafetensorError, safe_open
 

@@ -23,7 +23,9 @@ from lora_locksmith.files.header import (
 from lora_locksmith.identify.checkpoint import target_model_of_checkpoint
 from lora_locksmith.planning.target_model import all_families
 from lora_locksmith.report import inspection
-from lora_locksmith.report.library import findings_of, list_files, scan
+from lora_locksmith.report.findings import findings_of
+from lora_locksmith.report.library import scan
+from lora_locksmith.report.listing import list_files
 from lora_locksmith.report.markdown import DETAILS, markdown
 
 STEPS = 300, 1200  # modules

@@ -7,8 +7,8 @@ import pytest
 import torch
 from lora_locksmith.files.header import LoraFileError, parse_header, read_header
 from lora_locksmith.messages import Message, text_of, translate
+from lora_locksmith.report.findings import findings_of
 from lora_locksmith.report.inspection import inspect_file
-from lora_locksmith.report.library import findings_of
 from reports.small_files import flux_lora, write_file
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file

@@ -1,8 +1,10 @@
 """How well a file loads: the one word that reports, rows and badges go by."""
 
 import pytest
+from lora_locksmith.report.findings import Findings
 from lora_locksmith.report.judgement import judged
-from lora_locksmith.report.library import Findings, LibraryRow, Stamp
+from lora_locksmith.report.library import LibraryRow
+from lora_locksmith.report.listing import Stamp
 
 
 @pytest.mark.parametrize(

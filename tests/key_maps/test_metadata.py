@@ -20,6 +20,8 @@ from lora_locksmith.report.metadata import (
     metadata_table,
     read_metadata,
     read_table,
+    trigger_words_of,
+    with_words,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -481,6 +483,27 @@ def hostile_value(chance: random.Random, depth: int = 0):
     }
 
 
+def assert_same_words(metadata, noted=()) -> None:
+    """What is read for the library alone is what the whole metadata tell."""
+    whole = with_words(read_metadata(metadata), [(word, "file") for word in noted])
+    assert trigger_words_of(metadata, noted) == tuple(one.word for one in whole.trigger_words)
+
+
+@pytest.mark.parametrize("noted", [(), ("Beside", "OHWX man")])
+def test_trigger_words_alone_are_those_of_the_whole(noted):
+    dirs = {"1_regular": {"img_count": 9}, "3_cat": {"img_count": 4, "n_repeats": 3}}
+    datasets = [{"subsets": [{"image_dir": "2_dog", "class_tokens": "a dog", "img_count": 7}]}]
+    for metadata in (
+        {},
+        sd_scripts(),
+        sd_scripts(ss_reg_dataset_dirs=json.dumps(dirs), ss_datasets=json.dumps(datasets)),
+        {"modelspec.usage_hint": "Trigger word: zwx", "trained_words": '["a", "b"]'},
+        {"ss_tag_frequency": json.dumps({"1_p3rs0n": {"p3rs0n": 1}})},
+        {"ss_tag_frequency": json.dumps({"a": 5, "b": 1}), "trigger_word": "beside"},
+    ):
+        assert_same_words(metadata, noted)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_hostile_values_never_raise(seed):
     chance = random.Random(seed)
@@ -500,6 +523,7 @@ def test_hostile_values_never_raise(seed):
         }
         for content in (metadata, values):
             text = json.dumps(read_metadata(content).as_dict(), allow_nan=False, ensure_ascii=False)
+            assert_same_words(content)
             text.encode("utf-8")
             assert "\x1b" not in text and "\u202e" not in text and len(text) < 500_000
     for metadata in (None, [], {}, {1: 2, None: {3}}, {"ss_steps": b"1", ("a",): object()}):

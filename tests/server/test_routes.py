@@ -9,11 +9,13 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import struct
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import comfy_models
@@ -22,6 +24,7 @@ import pytest
 from hollow_files import write_hollow
 from PIL import Image
 from reports.small_files import flux_lora
+from routes import Routes
 from safetensors.torch import load_file, save
 from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, simpletuner_broken_lora
 
@@ -68,59 +71,6 @@ OUTSIDE = [
     "C:\\x.safetensors",
     "//" + BROKEN_LORA,
 ]
-
-
-class Routes:
-    """Asks as the front end does; an answer is (HTTP's number, what was told)."""
-
-    def __init__(self, server):
-        self.server = server
-
-    def ask(self, route: str, **question) -> tuple[int, dict]:
-        words = urllib.parse.urlencode(question, errors="surrogatepass")
-        return self.send(
-            urllib.request.Request(f"{self.server.url}/lora_locksmith/{route}?{words}")
-        )
-
-    def tell(self, wish, kind: str = "application/json", **headers) -> tuple[int, dict]:
-        body = wish if isinstance(wish, bytes) else json.dumps(wish).encode()
-        headers = {"Content-Type": kind, **headers}
-        return self.send(
-            urllib.request.Request(f"{self.server.url}/lora_locksmith/save", body, headers)
-        )
-
-    @staticmethod
-    def send(request: urllib.request.Request) -> tuple[int, dict]:
-        try:
-            with urllib.request.urlopen(request, timeout=comfy_server.PATIENCE) as answer:
-                status, text = answer.status, answer.read()
-        except urllib.error.HTTPError as refusal:
-            status, text = refusal.code, refusal.read()
-        return status, (
-            json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-            if text
-            else {}
-        )
-
-    def library(self, refresh: bool = True) -> dict[str, dict]:
-        """The rows by file, once a new scan has ended."""
-        if refresh:
-            self.ended()
-            before = self.ask("library")[1]["scan"]
-            self.ask("library", refresh=1)
-            return {row["file"]: row for row in self.ended(other_than=before)["rows"]}
-        return {row["file"]: row for row in self.ended()["rows"]}
-
-    def ended(self, other_than: str = "") -> dict:
-        deadline = time.monotonic() + comfy_server.PATIENCE
-        while time.monotonic() < deadline:
-            status, told = self.ask("library")
-            assert status == 200, told
-            if not told["running"] and told["scan"] != other_than:
-                assert told["done"] == told["total"] == len(told["rows"]) and told["error"] == ""
-                return told
-            time.sleep(0.05)
-        pytest.fail("the scan does not end")
 
 
 @pytest.fixture(scope="module")
@@ -468,18 +418,84 @@ def test_a_refresh_finds_what_is_new_changed_and_gone_and_reads_nothing_else(rou
     )
 
 
-def test_a_damaged_index_costs_nothing_but_time(routes, server):
-    index = server.base / "user" / "lora-locksmith" / "library-index.json"
+def rows_in(index: Path) -> int:
+    with closing(sqlite3.connect(index)) as database:
+        return database.execute("SELECT count(*) FROM files").fetchone()[0]
+
+
+@pytest.mark.parametrize("damage", [b"no index at all" * 99, b"", None])
+def test_a_damaged_index_costs_nothing_but_time(routes, server, damage):
+    index = server.base / "user" / "lora-locksmith" / "library.sqlite"
     before = routes.library()
-    assert index.is_file()
-    index.write_bytes(b'{"version": 1, "rows": [')
+    assert rows_in(index) == len(before)
+    logged = server.log_text().count("library's index was damaged")
+    with open(index, "r+b") as file:
+        file.truncate(len(damage) if damage is not None else 5000)
+        file.write(damage or b"")
     assert routes.library() == before
-    assert len(json.loads(index.read_bytes())["rows"]) == len(before)
+    assert rows_in(index) == len(before)
+    lines = server.log_text().count("library's index was damaged") - logged
+    assert lines == (damage != b""), "one line says that it was set aside"
 
 
-@pytest.mark.parametrize("since", ["-1", "x", "1.5", "9" * 30, "\u0663"])
-def test_a_number_of_rows_that_is_none_is_refused(routes, since):
-    refused(routes.ask("library", since=since), 400)
+def test_a_folder_where_the_index_should_be_costs_nothing_but_time(routes, server):
+    index = server.base / "user" / "lora-locksmith" / "library.sqlite"
+    before = routes.library()
+    index.rename(index.with_name("away"))
+    index.mkdir()
+    try:
+        assert routes.library() == before and index.is_dir()
+    finally:
+        index.rmdir()
+        index.with_name("away").rename(index)
+    assert "cannot be used (it is no file)" in server.log_text()
+
+
+def test_what_lies_beside_files_is_told_and_told_anew(routes, loras):
+    words = {"modelspec.trigger_phrase": "zwx cat"}
+    write_hollow(loras / "with.safetensors", flux_lora(), words)
+    write_hollow(loras / "without.safetensors", flux_lora())
+    (loras / "old.pt").write_bytes(b"PK")
+    Image.new("RGB", (8, 8)).save(loras / "with.preview.png")
+    (loras / "old.civitai.info").write_text(json.dumps({"trainedWords": ["pickled word"]}))
+    rows = routes.library()
+    told = {
+        name.partition(".")[0]: (row["trigger_words"], row["has_picture"])
+        for name, row in rows.items()
+    }
+    assert told["with"] == (["zwx cat"], True) and told["without"] == ([], False)
+    assert told["old"] == (["pickled word"], False)
+    (loras / "with.preview.png").unlink()
+    Image.new("RGB", (8, 8)).save(loras / "without.webp")
+    (loras / "with.txt").write_text("ink wash")
+    rows = routes.library()
+    assert rows["with.safetensors"]["trigger_words"] == ["ink wash", "zwx cat"]
+    assert (
+        not rows["with.safetensors"]["has_picture"] and rows["without.safetensors"]["has_picture"]
+    )
+    for name in ("with.safetensors", "without.safetensors", "old.pt"):
+        brief = routes.ask("file", name=name)[1]
+        assert {field: brief[field] for field in rows[name]} == rows[name]
+
+
+def test_rows_come_in_parts_that_are_asked_for(routes, loras):
+    for number in range(5):
+        write_hollow(loras / f"part {number}.safetensors", flux_lora(4 + number))
+    rows = list(routes.library().values())
+    found = []
+    while len(found) < len(rows):
+        status, told = routes.ask("library", since=len(found), most=2, language="zh")
+        assert status == 200 and told["done"] == len(rows) and 1 <= len(told["rows"]) <= 2
+        texts = told["translations"]["zh"]
+        assert all(row["verdict"] in texts for row in told["rows"])
+        found += told["rows"]
+    assert found == rows
+
+
+@pytest.mark.parametrize("field", ["since", "most"])
+@pytest.mark.parametrize("number", ["-1", "x", "1.5", "9" * 30, "\u0663"])
+def test_a_number_of_rows_that_is_none_is_refused(routes, field, number):
+    assert f"{field}='" in refused(routes.ask("library", **{field: number}), 400)
 
 
 @pytest.fixture(scope="module")
@@ -761,7 +777,7 @@ def test_the_library_spans_all_folders_and_the_first_of_two_files_counts(comfy, 
     finally:
         folder_paths.folder_names_and_paths["loras"] = before
         folder_paths.filename_list_cache.pop("loras", None)
-    assert {name: Path(path).parent for name, (path, _) in files.items()} == {
+    assert {name: Path(path).parent for name, (path, *_) in files.items()} == {
         "a.safetensors": first,
         "both.safetensors": first,
         os.path.join("sub", "b.safetensors"): second / "sub",

@@ -7,6 +7,7 @@ import { asSentence, tell, tellAll } from "../i18n/words.mjs";
 /** @typedef {import("./rows.mjs").Row} Row */
 
 const PAUSE = 250; // milliseconds between two questions while the server reads
+const PART = 1000; // rows of an answer: as many as are taken without a stutter
 
 export class Shelf {
   /** @param {() => void} changed called whenever something here did */
@@ -54,14 +55,16 @@ export class Shelf {
   async follow(question) {
     this.stop();
     const waiting = (this.waiting = new AbortController());
-    let rounds = 0;
+    let wasAtEnd = true;
     try {
-      for (; ; rounds += 1) {
+      for (let rounds = 0; ; rounds += 1) {
         const since = this.fresh.length;
-        this.take(await ask("library", { since, ...(rounds ? {} : question) }, waiting.signal), since);
+        const answer = await ask("library", { since, most: PART, ...(rounds ? {} : question) }, waiting.signal);
         if (waiting.signal.aborted) return false;
+        this.take(answer, since);
+        wasAtEnd &&= !answer.running;
         if (!this.running) break;
-        await new Promise((done) => setTimeout(done, PAUSE));
+        if (this.fresh.length >= this.done) await new Promise((done) => setTimeout(done, PAUSE));
         if (waiting.signal.aborted) return false;
       }
     } catch (fault) {
@@ -70,7 +73,7 @@ export class Shelf {
       this.running = false;
     }
     this.changed();
-    return rounds === 0 && !this.fault;
+    return wasAtEnd && !this.fault;
   }
 
   /**
@@ -87,7 +90,7 @@ export class Shelf {
     this.done = answer.done;
     this.total = answer.total;
     this.dialects = answer.dialects ?? this.dialects;
-    this.running = answer.running || (another && since > 0);
+    this.running = answer.running || this.fresh.length < answer.done;
     this.rows = this.running ? this.withThoseBefore() : this.fresh;
     this.changed();
   }
