@@ -214,6 +214,8 @@ async def _stop_repair(request: web.Request) -> str:
 
 async def _repair_choices(request: web.Request) -> str:
     return await _in_thread(_readers, choices)
+
+
 def _count(request: web.Request, name: str, otherwise: int) -> int:
     told = request.query.get(name) or str(otherwise)
     if not (told.isascii() and told.isdigit() and len(told) < 10):
