@@ -153,6 +153,7 @@ def test_all_are_replaced_and_keep_what_they_had(front_end, before, picture):
             "widgets_values",
             "size",
             "properties",
+            "showAdvanced",
             "widgets_values_named",
         }, changed
     assert [new[STYLE]["title"], new[STYLE]["flags"], new[STYLE]["color"]] == [
