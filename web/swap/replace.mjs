@@ -5,11 +5,11 @@ import { nodeById, openGraph, rootGraph, widgetOf } from "../shared/graph.mjs";
 import { HOOK, LOADER, STACK } from "./loaders.mjs";
 import { replaceIn } from "./plan.mjs";
 import { promotedIn } from "./promoted.mjs";
-import { toast } from "./toast.mjs";
 import { say } from "../i18n/words.mjs";
 
 /** @typedef {import("./loaders.mjs").Direction} Direction */
 
+const SECONDS_SHOWN = { success: 5, info: 10, warn: 15 };
 const MAX_TOLD = 5;
 const FRAMES = 3;
 const LONGEST_FRAME = 100; // milliseconds
@@ -149,4 +149,13 @@ function tell(direction, count, left) {
     toast("warn", say("swapLeft", { count: left.length }), lines.join("\n"));
   }
   if (!count && !left.length) toast("info", say(direction === "ours" ? "swapNothing" : "swapNothingBack"));
+}
+
+/**
+ * @param {"success" | "info" | "warn"} severity
+ * @param {string} summary
+ * @param {string} [detail]
+ */
+function toast(severity, summary, detail) {
+  app.extensionManager.toast.add({ severity, summary, detail, life: SECONDS_SHOWN[severity] * 1000 });
 }

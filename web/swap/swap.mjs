@@ -6,7 +6,6 @@ import { lazily } from "../shared/lazy.mjs";
 import { tellAway } from "../shared/server.mjs";
 import { canReplace, makesHook, SINGLES } from "./loaders.mjs";
 import { rememberPromoted } from "./promoted.mjs";
-import { toast } from "./toast.mjs";
 import { say } from "../i18n/words.mjs";
 
 /** @typedef {import("./loaders.mjs").Direction} Direction */
@@ -19,8 +18,13 @@ const COMMANDS = {
   ours: { all: `${ID}.all`, chosen: `${ID}.chosen`, hook: `${ID}.hook`, icon: "pi pi-sync" },
   stock: { all: `${ID}.all_back`, chosen: `${ID}.chosen_back`, hook: `${ID}.hook_back`, icon: "pi pi-undo" },
 };
+/** @type {() => Promise<typeof import("./offer.mjs")>} */
+const loadOffer = lazily("./offer.mjs", import.meta.url);
 /** The workflows whose missing loaders were told of. */
 const offered = new Set();
+let lastOffered = "";
+/** @type {(() => void) | undefined} */
+let withdraw;
 
 /**
  * @param {Direction} direction
@@ -93,15 +97,20 @@ function commandsFor(direction, label, chosenLabel, hookLabel) {
 }
 
 /**
- * Tell once of a workflow that its missing loaders need not be installed.
+ * Offer once for a workflow to replace its missing loaders, which then need not be installed.
  *
  * @param {any[]} missing node types
  */
-function offer(missing) {
+async function offer(missing) {
+  const [graph, isOpen] = [openGraph(), () => openGraph() === graph];
   const count = missing.filter((each) => canReplace({ type: each.type ?? each }, "ours")).length;
-  if (!count || offered.has(openGraph())) return;
-  offered.add(openGraph());
-  toast("info", say("swapMissing", { count }), say("swapOffer", { command: say("swapAll") }));
+  if (!count || lastOffered !== graph) withdraw?.();
+  if (!count || offered.has(graph)) return;
+  offered.add(graph);
+  lastOffered = graph;
+  const found = await loadOffer().catch(() => undefined); // the menus have it too
+  withdraw = found?.withdraw;
+  if (isOpen()) found?.offerToReplace(count, () => replace("ours"));
 }
 
 /** Have the host call what stands here. */
