@@ -139,6 +139,7 @@ def on_unmatched_input() -> io.Input:
         options=[REPORT, ERROR],
         default=REPORT,
         optional=True,
+        advanced=True,
         tooltip=(
             "What to do about keys that fit nowhere: tell them in the report, or stop with an"
             " error."

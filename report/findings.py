@@ -224,7 +224,7 @@ def _summary(inspection: Inspection) -> Findings:
         rank=spread(inspection.ranks),
         placed=report.modules["placed"],
         total=report.modules["total"],
-        stock=inspection.stock_modules,
+        stock=inspection.report.stock_modules,
         gains=tuple(inspection.gains),
         losses=(*([report.remedy] if report.guess.is_absent else []), *report.losses),
         cautions=report.cautions,

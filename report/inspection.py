@@ -256,22 +256,6 @@ class Inspection:
         return Counter(info.dtype for info in self.header.tensors.values())
 
     @cached_property
-    def stock_modules(self) -> int:
-        """How many of the modules that load here the stock loader would load too,
-        at least in part.
-        """
-        keys = self.report.stock_works
-        if len(keys) == self.report.count(PLACED):
-            return self.report.modules["placed"]
-        return len(
-            {
-                adapter.module
-                for adapter in self.report.adapters
-                if not keys.isdisjoint(adapter.roles.values())
-            }
-        )
-
-    @cached_property
     def gains(self) -> list[str]:
         """What loading with this pack changes against the stock loader; empty where it changes
         nothing.
@@ -281,7 +265,7 @@ class Inspection:
                 message("inspect.loads_where_stock_fails"),
                 *(correction.short for correction in self.report.corrections),
             ]
-        more = self.report.modules["placed"] - self.stock_modules
+        more = self.report.modules["placed"] - self.report.stock_modules
         return [message("inspect.more_modules_load", count=more)] * bool(more) + [
             correction.short for correction in self.report.corrections
         ]
@@ -363,8 +347,8 @@ class Inspection:
             return ""
         if self.report.stock_fails:
             return stock_failure(self.report.stock_fails)
-        if self.stock_modules != placed:
-            return message("inspect.stock_loads", count=self.stock_modules)
+        if self.report.stock_modules != placed:
+            return message("inspect.stock_loads", count=self.report.stock_modules)
         wrongly = bool(self.report.corrections)
         return message(
             "inspect.stock_loads_wrongly" if wrongly else "inspect.stock_loads_too", count=placed
@@ -482,7 +466,7 @@ class Inspection:
                 "modules": self.report.modules,
                 "keys": loads["keys"],
                 "stock": (
-                    {"modules": self.stock_modules, "keys": loads["stock"]["placed"]}
+                    {"modules": self.report.stock_modules, "keys": loads["stock"]["placed"]}
                     | _fails(loads["stock"])
                 ),
                 "categories": loads["categories"],

@@ -214,6 +214,21 @@ class Report:
         """Those of them that change the model: others fail while it samples."""
         return (self.stock_keys or frozenset()) - self._stock_failing
 
+    @cached_property
+    def stock_modules(self) -> int:
+        """How many of the modules that load here the stock loader would load too,
+        at least in part.
+        """
+        if len(self.stock_works) == self.count(PLACED):
+            return self.modules["placed"]
+        return len(
+            {
+                adapter.module
+                for adapter in self.adapters
+                if not self.stock_works.isdisjoint(adapter.roles.values())
+            }
+        )
+
     @property
     def _stock_failing(self) -> frozenset[str]:
         return getattr(self.stock_keys, "failing", frozenset())
@@ -347,12 +362,16 @@ class Report:
             if self.plan.target_model.family
             else "",
             "trainer": self.trainer,
+            "trainer_guessed": self.writer.is_guess,
             "strength_source": self.strength_source,
             **({"acts": self.acts} if self.acts else {}),
             "keys": {"placed": self.count(PLACED), "total": len(self.outcomes)},
             "modules": self.modules,
             "stock": (
-                {"placed": len(self.stock_works) if stock is not None else None}
+                {
+                    "placed": len(self.stock_works) if stock is not None else None,
+                    "modules": self.stock_modules if stock is not None else None,
+                }
                 | ({"failing": len(self._stock_failing)} if self._stock_failing else {})
                 | ({"fails": self.stock_fails} if self.stock_fails else {})
             ),

@@ -196,7 +196,7 @@ def _load_table(inspection: Inspection, speak: Speaker) -> Iterator[str]:
     rows = [("LoRA Locksmith", of(report.modules["placed"], total), of(report.count(PLACED), keys))]
     if report.stock_keys is not None:
         stock = speak("inspect.stock_loader")
-        rows.append((stock, of(inspection.stock_modules, total), of(len(report.stock_works), keys)))
+        rows.append((stock, of(report.stock_modules, total), of(len(report.stock_works), keys)))
     heads = ("inspect.loaded_by", "inspect.head_modules", "inspect.head_keys")
     yield from table([speak(head) for head in heads], rows)
 

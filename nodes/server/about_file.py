@@ -18,6 +18,7 @@ from ...identify.claims import stage_of
 from ...messages import message
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
+from ...planning.target_model import model_alone
 from ...report.beside import beside_stamp, preview_of, read_beside
 from ...report.findings import Findings, findings_of
 from ...report.inspection import Inspection, inspect_file
@@ -28,9 +29,11 @@ from ...report.load_report import Report
 from ...report.markdown import markdown
 from ...report.metadata import words_to_use
 from ..files import own_maps, own_stamp, spellings
+from ..host import words_of
 from ..languages import answered
 from .library import row_as_dict
 
+YES, NO = "1", "0"
 MAX_FITS = 4096  # answers that are remembered
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "unet_gguf")
 NOTHING_MORE: dict[str, Any] = {
@@ -67,9 +70,19 @@ def listed(folder: str, name: str) -> tuple[str, str]:
 
 
 def about_file(
-    name: str, model_folder: str = "", model: str = "", full: bool = False, language: str = ""
+    name: str,
+    model_folder: str = "",
+    model: str = "",
+    *,
+    clip: str = "",
+    full: bool = False,
+    language: str = "",
 ) -> dict[str, Any]:
-    """What the route `file` tells, and what to show instead in a language. Raises Unknown."""
+    """What the route `file` tells, and what to show instead in a language. Raises Unknown.
+
+    clip: whether a node has one connected, YES or NO; "" where that is not known.
+    """
+    clip = clip if clip in (YES, NO) else ""
     name, path = listed("loras", name)
     against = _model_path(model_folder, model) if model else None
     stamp, own = stamp_of(path), own_stamp()
@@ -81,10 +94,12 @@ def about_file(
     strength = read_beside(path).strength
     about["advised"] = strength and strength._asdict()
     about["fit"] = None
+    about["words_to_use"] = [] if findings.error else words_of(path)
     if against and not findings.error:
         held = (against, stamp_of(against), own)
-        about["fit"] = _fit(path, stamp, *held)
-        _note_fit((name, stamp, *held), about["fit"])
+        about["fit"] = _fit(path, stamp, *held, clip=clip)
+        if clip != NO:  # what is missing then is no matter of the model
+            _note_fit((name, stamp, *held), about["fit"])
     if not full:
         return answered(about, language)
     if findings.error:
@@ -161,31 +176,45 @@ def _checkpoint(path: str, stamp: Stamp | None, own: tuple) -> Checkpoint | None
 
 @lru_cache(maxsize=256)
 def _fit(
-    path: str, stamp: Stamp, model_path: str, model_stamp: Stamp | None, own: tuple
+    path: str, stamp: Stamp, model_path: str, model_stamp: Stamp | None, own: tuple, *, clip: str
 ) -> dict[str, Any] | None:
-    """How many modules of the file have a place in the model; those of text encoders count where
-    the model's file holds them.
+    """How a run would count the file: text encoders without a CLIP are not there. Where it is not
+    known whether there is one, those modules are left out.
     """
     checkpoint = _checkpoint(model_path, model_stamp, own)
     if checkpoint is None:
         return None
+    target = model_alone(checkpoint.target_model) if clip == NO else checkpoint.target_model
     try:
-        report = inspect_file(path, checkpoint.target_model, own_maps()).report
+        report = inspect_file(path, target, own_maps()).report
     except LoraFileError:
         return None
-    placed = report.modules["placed"]
-    total = report.modules["total"] - len(_not_wired(report))
+    placed, total = _counted(report, clip)
+    is_whole = total == report.modules["total"] and placed == report.modules["placed"]
     return {
         "placed": placed,
         "total": total,
         "model": checkpoint.title,
+        "family": report.guess.title,
         "mismatch": report.mismatch,
         "lacking": report.lacking,
+        "verdict": report.verdict if is_whole else "",
+        "remedy": report.remedy if is_whole else "",
         "stage": _other_stage(report, model_path),
+        "stock": report.stock_modules,
         # A file of text encoders alone has nothing that such a model could lack.
         "state": judged(placed, total, report.mismatch) if total else GOOD,
         "needs_clip": not total and bool(report.modules["total"]),
     }
+
+
+def _counted(report: Report, clip: str) -> tuple[int, int]:
+    """(placed, total) modules. The model's file need not hold the text encoders that a connected
+    CLIP is of.
+    """
+    placed, total = report.modules["placed"], report.modules["total"]
+    unwired = len(_not_wired(report)) if clip != NO else 0
+    return (placed + unwired, total) if clip == YES else (placed, total - unwired)
 
 
 def _other_stage(report: Report, model_path: str) -> str:

@@ -149,14 +149,16 @@ async def _file(request: web.Request) -> str:
     asked = request.query
     if not asked.get("name"):
         raise Refusal(message("nodes.no_file_named"), message("nodes.give_listed_name"))
-    wish = (
+    work = partial(
+        about_file,
         asked["name"],
         asked.get("model_folder", ""),
         asked.get("model", ""),
-        asked.get("full", "") == "1",
-        _language(request),
+        clip=asked.get("clip", ""),
+        full=asked.get("full", "") == "1",
+        language=_language(request),
     )
-    return await _in_thread(_readers, lambda: about_file(*wish))
+    return await _in_thread(_readers, work)
 
 
 async def _picture(request: web.Request) -> web.Response:

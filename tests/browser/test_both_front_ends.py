@@ -77,8 +77,10 @@ def types_of(workflow: dict) -> set[str]:
 def test_nodes_show_their_report_after_a_run_and_after_a_reload(front_end, mode, picture):
     front_end.load_new()
     front_end.run()
-    for title in ("Load and Fix LoRA", "Inspect LoRA Keys"):
-        expect(front_end.report(title).locator(".locksmith-verdict")).to_contain_text("22 of 22")
+    verdict = front_end.report("Inspect LoRA Keys").locator(".locksmith-verdict")
+    expect(verdict).to_contain_text("22 of 22")
+    badge = front_end.report("Load and Fix LoRA").locator(".locksmith-badge")
+    expect(badge).to_have_text("\u2713 22/22")
     front_end.wait_until_kept()
     front_end.open()
     expect(front_end.reports).to_have_count(2)
@@ -118,6 +120,23 @@ def test_stack_shows_its_rows(front_end, mode, picture):
     box = front_end.page.get_by_role("region", name="LoRAs of Load and Fix LoRA (stack)")
     expect(box.get_by_role("listitem")).to_have_count(1)
     expect(box.get_by_role("spinbutton").first).to_have_value(re.compile("0.5"))
+
+
+def test_new_loader_folds_and_unfolds(front_end, mode):
+    front_end.load(workflow_of(STOCK, [BROKEN_LORA, 0.5]))
+    counts = front_end.page.evaluate(
+        """(type) => {
+            const node = LiteGraph.createNode(type), counts = [node.outputs.length];
+            app.graph.add(node);
+            for (const shown of [true, false]) {
+                node.showAdvanced = shown;
+                counts.push(node.outputs.length);
+            }
+            return counts;
+        }""",
+        OURS,
+    )
+    assert counts == [3, 6, 3]
 
 
 def test_library_page_lists_the_files(front_end, server, mode, picture):

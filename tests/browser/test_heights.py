@@ -8,7 +8,7 @@ from front_end import FrontEnd
 MEASURED = 10  # units that versions of the front end and styles of a page may differ by
 # Which heights the swap reckons with: (of a new node drawn by Vue, of its panel) by type.
 RECKONED = """async () => {
-    const { HIGHER_IN_VUE } = await import("/extensions/lora-locksmith/swap/swap.mjs");
+    const { HIGHER_IN_VUE } = await import("/extensions/lora-locksmith/swap/replace.mjs");
     const { PANEL } = await import("/extensions/lora-locksmith/swap/plan.mjs");
     return Object.fromEntries(Object.entries(HIGHER_IN_VUE).map(([type, higher]) => [type, [higher, PANEL[type] ?? 0]]));
 }"""

@@ -10,15 +10,16 @@ from front_end import INSPECT, LOADER, FrontEnd
 from hollow_files import write_hollow
 from playwright.sync_api import expect
 from reports.small_files import flux_lora
-from safetensors.torch import load_file
-from tiny_models import BROKEN_LORA, FLUX, KOHYA_LORA
+from safetensors.torch import load_file, save_file
+from tiny_models import BROKEN_LORA, FLUX, HIDDEN, KOHYA_LORA
 
-OTHER_BASE, DAMAGED, FULL = (
+OTHER_BASE, DAMAGED, FULL, ENCODERS = (
     "preview_other_base.safetensors",
     "preview_damaged.safetensors",
     "preview_full.safetensors",
+    "preview_encoders.safetensors",
 )
-WHAT, FIT = ".locksmith-what", ".locksmith-fit"
+BADGE, FACTS, WRONG = ".locksmith-badge", ".locksmith-facts", ".locksmith-wrong"
 WIRED = {"folder": "diffusion_models", "name": FLUX}
 
 
@@ -39,6 +40,17 @@ def files(front_end: FrontEnd, server) -> None:
         "F16",
     )
     write_hollow(folder / FULL, flux_lora(), {}, "F16")
+    places = (
+        "unet_double_blocks_0_img_attn_proj",
+        *(f"te1_text_model_encoder_layers_{n}_mlp_fc1" for n in (0, 1)),
+    )
+    sizes = {"u": (HIDDEN, HIDDEN), "t": (3072, 768)}
+    both = {
+        f"lora_{place}.lora_{role}.weight": torch.full(shape, 0.01).half()
+        for place in places
+        for role, shape in (("down", (1, sizes[place[0]][1])), ("up", (sizes[place[0]][0], 1)))
+    }
+    save_file(both, folder / ENCODERS, {"ss_network_module": "networks.lora_flux"})
     (folder / DAMAGED).write_bytes(b"no LoRA at all")
     front_end.run_command("Comfy.RefreshNodeDefinitions")
 
@@ -72,9 +84,11 @@ def test_file_is_told_before_anything_runs(opened, server, picture, node):
     opened.change(node, "lora_name", FULL)
     row = server.get(f"/lora_locksmith/file?name={FULL}")
     assert row["trainer_guessed"]
-    expect(shown(opened, node).locator(WHAT)).to_have_text(
-        f"FLUX.1 \u00b7 looks like {row['trainer']} \u00b7 LoRA rank 4 \u00b7 57 modules"
-    )
+    facts = shown(opened, node).locator(FACTS)
+    trainer = row["trainer"].partition(" (")[0]
+    # Nothing of a full-size file loads into the tiny model.
+    expect(facts).to_have_text(f"FLUX.1 \u00b7 {trainer}? \u00b7 stock 0 \u00b7 LoRA rank 4")
+    assert f"looks like {row['trainer']}" in facts.get_attribute("title")
 
 
 def test_choosing_in_the_list_is_heard(opened, mode):
@@ -90,32 +104,63 @@ def test_choosing_in_the_list_is_heard(opened, mode):
         node = opened.page.locator(f'[data-node-id="{LOADER}"]')
         node.get_by_text(BROKEN_LORA).first.click()
         opened.page.get_by_text(KOHYA_LORA).last.click()
-    expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("10 modules")
+    expect(shown(opened, LOADER).locator(BADGE)).to_have_text("\u2713 10/10")
 
 
-def test_whether_it_fits_stays_in_sight_below_a_long_text(opened):
-    """Such as of a file whose names fit several models."""
-    panel = shown(opened, LOADER)
-    expect(panel.locator(FIT)).to_have_text("Fits the connected model, FLUX.1")
-    panel.locator(WHAT).evaluate("what => { what.textContent = 'FLUX.1 or Chroma or '.repeat(20) }")
-    below = "fit => fit.getBoundingClientRect().bottom - fit.parentElement.getBoundingClientRect().bottom"
-    opened.wait_until(lambda: panel.locator(FIT).evaluate(below) <= 0)
+@pytest.mark.parametrize(
+    ("name", "badge"),
+    [
+        (BROKEN_LORA, "\u2713 22/22"),
+        (OTHER_BASE, "\u2717 0/8: wrong base"),
+        (ENCODERS, "! 1/3"),  # no CLIP is connected
+    ],
+)
+def test_line_says_before_a_run_what_it_says_after(opened, picture, name, badge):
+    """The same words and the same color: the second run of a file is no surprise."""
+    opened.change(LOADER, "lora_name", name)
+    expect(shown(opened, LOADER).locator(BADGE)).to_have_text(badge)
+    before = line_of(shown(opened, LOADER))
+    opened.run()
+    assert line_of(opened.report("Load and Fix LoRA")) == before
+    if name == ENCODERS:
+        assert before[0] == "locksmith-badge locksmith-part" and "CLIP" in before[-1]
+
+
+def line_of(line) -> list[str]:
+    parts = [line.locator(part) for part in (BADGE, FACTS, WRONG)]
+    return [parts[0].get_attribute("class"), *(part.text_content() for part in parts)]
+
+
+def test_modules_of_text_encoders_count_once_a_clip_is_connected(opened):
+    opened.change(LOADER, "lora_name", ENCODERS)
+    expect(shown(opened, LOADER).locator(BADGE)).to_have_text("! 1/3")
+    in_one_step(
+        opened,
+        f"""const clip = LiteGraph.createNode("CLIPLoader");
+        app.rootGraph.add(clip);
+        clip.connect(0, app.rootGraph.getNodeById({LOADER}), 1)""",
+    )
+    expect(shown(opened, LOADER).locator(BADGE)).to_have_text("\u2713 3/3")
+    expect(shown(opened, LOADER).locator(WRONG)).to_be_hidden()
 
 
 def test_fit_follows_the_connection(opened, picture):
-    fit = shown(opened, LOADER).locator(FIT)
-    expect(fit).to_have_text("Fits the connected model, FLUX.1")
+    badge, wrong = (shown(opened, LOADER).locator(part) for part in (BADGE, WRONG))
+    expect(badge).to_have_text("\u2713 22/22")
     opened.change(LOADER, "lora_name", OTHER_BASE)
-    expect(fit).to_have_text("Wrong base: Made for SDXL; this is FLUX.1: nothing can load.")
+    expect(badge).to_have_text("\u2717 0/8: wrong base")
+    expect(wrong).to_contain_text("Made for SDXL; this is FLUX.1: nothing can load.")
     for palette in ("light", "dark"):
         opened.set("Comfy.ColorPalette", palette)
-        assert opened.contrast(fit) > 4.5
+        assert opened.contrast(badge) > 4.5
+        assert opened.contrast(wrong) > 4.5
     in_one_step(opened, f"app.rootGraph.getNodeById({LOADER}).disconnectInput(0)")
-    expect(fit).not_to_contain_text("Wrong base")
+    expect(badge).to_have_text("8 modules")
+    expect(wrong).to_be_hidden()
     in_one_step(
         opened, f"app.rootGraph.getNodeById(1).connect(0, app.rootGraph.getNodeById({LOADER}), 0)"
     )
-    expect(fit).to_contain_text("Wrong base")
+    expect(badge).to_contain_text("wrong base")
 
 
 def in_one_step(front_end: FrontEnd, change: str) -> None:
@@ -164,7 +209,7 @@ def test_nothing_is_told_of_what_the_graph_does_not_tell(opened):
 
 
 def test_newest_choice_wins(opened):
-    expect(shown(opened, LOADER).locator(WHAT)).not_to_be_empty()
+    expect(shown(opened, LOADER).locator(FACTS)).not_to_be_empty()
     opened.page.evaluate(
         "async () => (await"
         " import('/extensions/lora-locksmith/preview/preview.mjs')).forgetPreviews()"
@@ -177,14 +222,15 @@ def test_newest_choice_wins(opened):
                 f"/lora_locksmith/file?name={name}" in address for address in opened.requests
             )
         )
-    expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("57 modules")
+    expect(shown(opened, LOADER).locator(BADGE)).to_contain_text("/57")
     opened.page.wait_for_load_state("networkidle")
-    expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("57 modules")
+    expect(shown(opened, LOADER).locator(BADGE)).to_contain_text("/57")
 
 
 def test_unreadable_file_is_called_one(opened, picture):
     opened.change(LOADER, "lora_name", DAMAGED)
-    expect(shown(opened, LOADER).locator(FIT)).to_contain_text("safetensors")
+    expect(shown(opened, LOADER).locator(WRONG)).to_contain_text("safetensors")
+    expect(shown(opened, LOADER).locator(BADGE)).to_have_text("\u2717 unreadable")
 
 
 @pytest.mark.parametrize("ending", ["pt", "ckpt"])
@@ -194,13 +240,12 @@ def test_pytorch_file_is_no_fault_and_loads(opened, server, lora_file, picture, 
     lora_file(f"preview_old.{ending}", content.getvalue())
     opened.run_command("Comfy.RefreshNodeDefinitions")
     opened.change(LOADER, "lora_name", f"preview_old.{ending}")
-    fit = shown(opened, LOADER).locator(FIT)
-    expect(fit).to_contain_text("PyTorch file")
-    expect(fit).to_have_class("locksmith-fit")
-    assert fit.evaluate("fit => getComputedStyle(fit, '::before').content") in ("none", "normal")
+    expect(shown(opened, LOADER).locator(FACTS)).to_have_text("PyTorch file")
+    for part in (BADGE, WRONG):
+        expect(shown(opened, LOADER).locator(part)).to_be_hidden()
     opened.run()
     expect(opened.report("Load and Fix LoRA").locator(".locksmith-badge")).to_have_text(
-        "\u2713 22 / 22"
+        "\u2713 22/22"
     )
 
 
@@ -209,17 +254,17 @@ def test_model_that_is_not_there_is_no_fault(opened, mode):
     model = f"not_downloaded_{mode}.safetensors"
     opened.change(1, "unet_name", model)
     opened.change(LOADER, "lora_name", KOHYA_LORA)
-    expect(shown(opened, LOADER).locator(WHAT)).to_contain_text("10 modules")
-    expect(shown(opened, LOADER).locator(FIT)).to_have_text("")
+    expect(shown(opened, LOADER).locator(BADGE)).to_have_text("10 modules")
+    expect(shown(opened, LOADER).locator(WRONG)).to_be_hidden()
     assert [address for address in opened.requests if model in address]
     assert opened.said == []
 
 
 def test_file_that_is_gone_is_not_asked_for(opened):
-    expect(shown(opened, LOADER).locator(WHAT)).not_to_be_empty()
+    expect(shown(opened, LOADER).locator(FACTS)).not_to_be_empty()
     opened.requests.clear()
     opened.change(LOADER, "lora_name", "no_such_file.safetensors")
-    expect(shown(opened, LOADER).locator(WHAT)).to_have_text("")
+    expect(shown(opened, LOADER).locator(FACTS)).to_have_count(0)
     assert not [address for address in opened.requests if "no_such_file" in address]
 
 
@@ -237,7 +282,7 @@ def test_workflow_is_not_changed_by_it(opened):
     graph = opened.workflow()
     opened.load(graph | {"id": graph["id"][:-4] + "0000"})
     before = opened.workflow()
-    expect(shown(opened, LOADER).locator(FIT)).to_contain_text("Fits")
+    expect(shown(opened, LOADER).locator(BADGE)).to_have_text("\u2713 22/22")
     opened.settle()
     assert opened.workflow() == before
     opened.page.evaluate(

@@ -106,7 +106,7 @@ def test_preview_details_and_list_of_files(front_end, away, picture):
     preview = front_end.page.get_by_role("status", name="File of Load and Fix LoRA")
     expect(preview).to_contain_text(AWAY)
     away.come_back()
-    expect(preview).to_contain_text("10 modules")
+    expect(preview).to_contain_text("10/10")
     expect(dialog.get_by_role("heading", name="The file")).to_be_visible()
     front_end.page.keyboard.press("Escape")
     stack.get_by_role("button", name="Add LoRA").click()

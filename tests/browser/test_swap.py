@@ -153,6 +153,7 @@ def test_all_are_replaced_and_keep_what_they_had(front_end, before, picture):
             "widgets_values",
             "size",
             "properties",
+            "showAdvanced",
             "widgets_values_named",
         }, changed
     assert [new[STYLE]["title"], new[STYLE]["flags"], new[STYLE]["color"]] == [
@@ -426,8 +427,11 @@ def test_power_lora_loader_that_is_not_installed_becomes_a_working_stack(
         "properties": {"cnr_id": "rgthree-comfy", "ver": "1.0"},
     }
     opened(front_end, workflow)
-    expect_told(front_end, "can be replaced instead of installed")
-    front_end.run_command(ALL)
+    offer = front_end.page.get_by_role("status", name="Missing LoRA loaders: 1")
+    expect(offer).to_contain_text("can be replaced instead of installed")
+    offer.get_by_role("button", name="Replace them").click()
+    front_end.wait_until(lambda: types(front_end.workflow())[2] == STACK)
+    expect(offer).to_have_count(0)
     after = front_end.workflow()
     assert [by_id(after)[2]["type"], by_id(after)[2]["title"]] == [STACK, "My LoRAs"]
     assert "cnr_id" not in by_id(after)[2]["properties"]
@@ -440,6 +444,20 @@ def test_power_lora_loader_that_is_not_installed_becomes_a_working_stack(
     assert newest["status"]["status_str"] == "success"
     front_end.run_command("Comfy.Undo")
     front_end.wait_until(lambda: types(front_end.workflow())[2] == POWER[0])
+
+
+def test_offer_goes_with_its_workflow_and_comes_once(front_end, mode):
+    opened(front_end, foreign_workflow([POWER]))
+    offer = front_end.page.get_by_role("status", name="Missing LoRA loaders: 1")
+    expect(offer).to_be_visible()
+    front_end.run_command("Comfy.NewBlankWorkflow")
+    expect(offer).to_have_count(0)
+    opened(front_end, foreign_workflow([POWER]))
+    offer.get_by_role("button", name="Not now").click()
+    front_end.run_command("Comfy.NewBlankWorkflow")
+    front_end.run_command("Workspace.PreviousOpenedWorkflow")
+    front_end.settle()
+    expect(offer).to_have_count(0)
 
 
 def test_power_lora_loader_with_two_strengths(front_end):

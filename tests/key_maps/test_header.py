@@ -291,7 +291,9 @@ def test_the_stock_loader_is_not_said_to_load_what_safetensors_refuses(tmp_path)
     for path, fails in ((sound, False), (numbers, True), (sound, False)):
         found = inspect_file(path)
         assert ("the stock loader fails on this file" in found.verdict) == fails
-        assert found.report.modules["placed"] == 57 and found.stock_modules == (0 if fails else 57)
+        assert found.report.modules["placed"] == 57 and found.report.stock_modules == (
+            0 if fails else 57
+        )
         assert ("the stock loader fails on this file: safetensors" in str(found.report)) == fails
         assert ("'steps' in its metadata is not text" in found.report.stock_fails) == fails
         assert bool(findings_of(path).gains) == fails == bool(found.gains)

@@ -240,12 +240,23 @@ def test_what_belongs_to_a_text_encoder_is_not_missed_in_a_file_of_the_model_alo
         "placed": 22,
         "total": 22,
         "model": told["fit"]["model"],
+        "family": told["fit"]["family"],
         "mismatch": "",
         "lacking": "",
+        "verdict": "",
+        "remedy": "",
         "stage": "",
+        "stock": 0,
         "state": "good",
         "needs_clip": False,
     }
+    counts = {}
+    for clip in "01":
+        fit = routes.ask(
+            "file", name="both.safetensors", model_folder="diffusion_models", model=FLUX, clip=clip
+        )[1]["fit"]
+        counts[clip] = fit["placed"], fit["total"], fit["state"], bool(fit["remedy"])
+    assert counts == {"0": (22, 23, "part", True), "1": (23, 23, "good", False)}
 
 
 def test_a_file_of_a_text_encoder_alone_needs_a_clip(routes, loras):

@@ -19,6 +19,11 @@ export const ENGLISH = {
   panelDetails: "Details",
   panelModulesLoad: "{placed} of {total} modules load",
   panelWrongBase: "wrong base",
+  // line of a node
+  lineGuess: "{trainer}?",
+  lineStock: "stock {stock}",
+  lineFiles: "LoRAs: {count}",
+  lineWords: "Copy the trigger words: {words}",
   // preview
   preview: "File of {node}",
   previewLooksLike: "looks like {trainer}",
@@ -32,7 +37,6 @@ export const ENGLISH = {
   previewFits: "Fits the connected model, {model}",
   previewFitsAny: "Fits the connected model",
   previewPlaced: "{placed} of {total} modules have a known place",
-  previewStock: "The stock loader would load {stock} of {placed}",
   previewPickled: "A PyTorch file: what is in it shows when it is loaded, by ComfyUI's safe loader.",
   // server
   serverAway: "The server did not answer. Is ComfyUI still running?",
@@ -54,7 +58,9 @@ export const ENGLISH = {
   swapNothing: "There is no LoRA loader to replace.",
   swapNothingBack: "There is no Load and Fix LoRA to replace.",
   swapMissing: "Missing LoRA loaders: {count}",
-  swapOffer: "They can be replaced instead of installed: Edit > {command}",
+  swapOffer: "They can be replaced instead of installed.",
+  swapAccept: "Replace them",
+  swapDismiss: "Not now",
   swapMore: "... and {count} more",
   swapBlocks: "It gives blocks or layers weights of their own.",
   swapNoName: "It names no LoRA.",

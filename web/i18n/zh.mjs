@@ -19,6 +19,11 @@ export const CHINESE = {
   panelDetails: "详情",
   panelModulesLoad: "{total} 个模块中加载 {placed} 个",
   panelWrongBase: "基础模型不符",
+  // line of a node
+  lineGuess: "{trainer}？",
+  lineStock: "原版 {stock}",
+  lineFiles: "LoRA：{count}",
+  lineWords: "复制触发词：{words}",
   // preview
   preview: "{node}的文件",
   previewLooksLike: "看起来像 {trainer}",
@@ -32,7 +37,6 @@ export const CHINESE = {
   previewFits: "匹配所连模型：{model}",
   previewFitsAny: "匹配所连模型",
   previewPlaced: "{total} 个模块中有 {placed} 个位置已知",
-  previewStock: "自带加载器只会加载 {placed} 个中的 {stock} 个",
   previewPickled: "PyTorch 文件：由 ComfyUI 的安全加载器加载时才能看到内容。",
   // server
   serverAway: "服务器没有响应。ComfyUI 是否仍在运行？",
@@ -54,7 +58,9 @@ export const CHINESE = {
   swapNothing: "没有可替换的 LoRA 加载器。",
   swapNothingBack: "没有可替换的“加载并修复 LoRA”。",
   swapMissing: "缺少 {count} 个 LoRA 加载器",
-  swapOffer: "无需安装，可以替换：编辑 > {command}",
+  swapOffer: "无需安装，可以替换。",
+  swapAccept: "全部替换",
+  swapDismiss: "暂不",
   swapMore: "…… 另有 {count} 个",
   swapBlocks: "它为各个块或层设了不同的权重。",
   swapNoName: "它没有选择 LoRA。",

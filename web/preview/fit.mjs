@@ -52,8 +52,8 @@ function doubtful(fit, caution) {
 function fitOfModel(fit, translations) {
   const { state, placed, total, mismatch, lacking, model } = fit;
   if (fit.needs_clip) return { state: "", text: "CLIP", words: say("previewNeedsClip") };
-  if (mismatch) return { state, text: `\u2717 ${placed} / ${total}`, words: say("previewMismatch", { mismatch: tell(mismatch, translations) }) };
-  if (state !== "good") return { state, text: `${SIGNS[/** @type {"part" | "bad"} */ (state)]} ${placed} / ${total}`, words: tell(lacking, translations) || say("previewPart", fit) };
+  if (mismatch) return { state, text: `\u2717 ${placed}/${total}`, words: say("previewMismatch", { mismatch: tell(mismatch, translations) }) };
+  if (state !== "good") return { state, text: `${SIGNS[/** @type {"part" | "bad"} */ (state)]} ${placed}/${total}`, words: tell(lacking, translations) || say("previewPart", fit) };
   return { state, text: `\u2713 ${total}`, words: say(model ? "previewFits" : "previewFitsAny", fit) };
 }
 
@@ -62,7 +62,7 @@ function fitOfModel(fit, translations) {
  * @returns {Fit} amber at worst, as the model may be another
  */
 function fitOfFamily({ made_for: family, state, placed, total }) {
-  if (SHORT.includes(state)) return { state: "part", text: `! ${placed} / ${total}`, words: say("previewPlaced", { placed, total }) };
+  if (SHORT.includes(state)) return { state: "part", text: `! ${placed}/${total}`, words: say("previewPlaced", { placed, total }) };
   return { state: "", text: family || `${total}`, words: "" };
 }
 

@@ -10,6 +10,12 @@ import { language } from "../i18n/words.mjs";
  * @typedef {{folder: string, name: string}} ModelFile
  */
 
+/**
+ * What a node's LoRA comes to: the model's file; whether a CLIP is connected, "1" or "0", "" where the graph does not tell.
+ *
+ * @typedef {{model: ModelFile | null, clip: string}} Wiring
+ */
+
 /** The widgets loaders name a model with, and the folders they list. */
 const MODEL_WIDGETS = /** @type {Record<string, string>} */ ({
   ckpt_name: "checkpoints",
@@ -31,20 +37,31 @@ const remembered = new Map();
  * What is in a LoRA file, and how much of it a model file takes: the brief answer of the route "file".
  *
  * @param {string} name relative to a loras folder
- * @param {ModelFile | null} [model]
+ * @param {Wiring} wiring
  * @param {AbortSignal} [signal] ends the waiting
  * @returns {Promise<any>}
  * @throws {import("../shared/server.mjs").Refusal} where the file is not listed, or the server does not answer
  */
-export async function previewOf(name, model, signal) {
-  const key = JSON.stringify([name, model?.folder, model?.name, language()]);
+export async function previewOf(name, wiring, signal) {
+  const key = JSON.stringify([name, wiring, language()]);
   const known = remembered.get(key);
   if (known && known.until > Date.now()) return known.answer;
-  const answer = await ask("file", model ? { name, model_folder: model.folder, model: model.name } : { name }, signal);
+  const answer = await ask("file", questionOf(name, wiring), signal);
   remembered.delete(key);
   remembered.set(key, { until: Date.now() + SECONDS_REMEMBERED * 1000, answer });
   if (remembered.size > MAX_REMEMBERED) remembered.delete(/** @type {string} */ (remembered.keys().next().value));
   return answer;
+}
+
+/**
+ * The route's question for a file.
+ *
+ * @param {string} name
+ * @param {Wiring} wiring
+ * @returns {Record<string, string>}
+ */
+export function questionOf(name, { model, clip }) {
+  return model ? { name, model_folder: model.folder, model: model.name, clip } : { name };
 }
 
 /** Ask anew from now on, because files may have changed. */
@@ -69,6 +86,27 @@ export function modelWiredTo(node) {
     slot = slots.length === 1 ? slots[0] : -1;
   }
   return null;
+}
+
+/**
+ * @param {any} node
+ * @returns {Wiring}
+ */
+export function wiringOf(node) {
+  return { model: modelWiredTo(node), clip: hasClip(node, node.findInputSlot("clip")) };
+}
+
+/**
+ * @param {any} node
+ * @param {number} slot
+ * @returns {string}
+ */
+function hasClip(node, slot) {
+  if (slot < 0) return "";
+  const link = linkInto(node, slot);
+  if (!link || !isBoundary(link)) return link ? "1" : "0";
+  const host = hostOf(node.graph);
+  return host ? hasClip(host, link.origin_slot) : "";
 }
 
 /**

@@ -5,9 +5,8 @@ import { app } from "../../../scripts/app.js";
 import { allNodes, widgetOf } from "../shared/graph.mjs";
 import { listedAs } from "../shared/names.mjs";
 import { givePanel, panelOf } from "../shared/panel.mjs";
-import { forgetPreviews, isModelWidget, modelWiredTo, previewOf, textOf } from "./preview.mjs";
-import { Preview } from "./view.mjs";
-import { ReportView } from "../report/view.mjs";
+import { forgetPreviews, isModelWidget, previewOf, textOf, wiringOf } from "./preview.mjs";
+import { StatusView } from "../report/status.mjs";
 import { whenServerIsBack } from "../shared/server.mjs";
 
 const PREVIEWED = new Set([
@@ -18,8 +17,6 @@ const PREVIEWED = new Set([
   "LocksmithRepairedLoRAPath",
 ]);
 const LORA_NAME = "lora_name";
-const HEIGHT = 76; // as much as the verdict takes after a run
-const HEIGHT_OF_FAULT = 124;
 const WAIT = 80; // milliseconds, in which a person scrolls on through the list
 
 /**
@@ -46,15 +43,15 @@ function lookSoon() {
  */
 function look(node) {
   const name = nameOn(node);
-  const model = name ? modelWiredTo(node) : null;
-  const key = JSON.stringify([name, model]);
+  const wiring = wiringOf(node);
+  const key = JSON.stringify([name, wiring]);
   const last = asked.get(node);
   if (last?.key === key) return;
   last?.stop.abort();
   const stop = new AbortController();
   asked.set(node, { key, name, stop });
   if (last && last.name !== name) clear(node, name);
-  if (name) void fill(node, name, model, stop.signal);
+  if (name) void fill(node, name, wiring, stop.signal);
 }
 
 /**
@@ -72,26 +69,42 @@ function nameOn(node) {
 /**
  * @param {any} node
  * @param {string} name
- * @param {import("./preview.mjs").ModelFile | null} model
+ * @param {import("./preview.mjs").Wiring} wiring
  * @param {AbortSignal} signal
  */
-async function fill(node, name, model, signal) {
+async function fill(node, name, wiring, signal) {
   /** @type {any} */
   let answer;
   let fault = "";
   try {
-    answer = await previewOf(name, model, signal);
+    answer = await previewOf(name, wiring, signal);
   } catch (reason) {
     if (!signal.aborted) asked.delete(node); // it may be told when it is asked again
     fault = reason instanceof Error ? reason.message : String(reason);
   }
-  if (signal.aborted || !node.graph || panelOf(node)?.view instanceof ReportView) return;
-  const panel = givePanel(node);
-  const view = panel.view instanceof Preview ? panel.view : new Preview();
-  panel.show(view, view.hasFault ? HEIGHT_OF_FAULT : HEIGHT, HEIGHT);
-  view.name(node.title);
-  if (answer) view.show(name, answer);
-  else view.tellFit("", fault);
+  const shown = panelOf(node)?.view;
+  if (signal.aborted || !node.graph || (shown?.isReport && !(shown instanceof StatusView))) return;
+  const view = statusOf(node);
+  if (answer) view.showFile(node.title, name, answer);
+  else if (!view.isReport) view.showRefusal(fault);
+  showStatus(node, view);
+}
+
+/**
+ * @param {any} node
+ * @returns {StatusView} the one it shows, or a new one
+ */
+export function statusOf(node) {
+  const view = panelOf(node)?.view;
+  return view instanceof StatusView ? view : new StatusView(() => wiringOf(node));
+}
+
+/**
+ * @param {any} node
+ * @param {StatusView} view
+ */
+export function showStatus(node, view) {
+  givePanel(node).show(view, view.height, view.height);
 }
 
 /**
@@ -101,9 +114,11 @@ async function fill(node, name, model, signal) {
  * @param {string} name of the file that is chosen now
  */
 function clear(node, name) {
-  const panel = panelOf(node);
-  if (panel?.view instanceof Preview) panel.view.clear();
-  else if (panel?.view && panel.view.file !== name) panel.show(new Preview(), HEIGHT, HEIGHT);
+  const shown = panelOf(node)?.view;
+  if (!shown || shown.file === name) return;
+  const view = statusOf(node);
+  view.clear();
+  showStatus(node, view);
 }
 
 /**
@@ -113,15 +128,13 @@ function clear(node, name) {
  * @param {string} message "" where it did not fail, or was changed since
  */
 export function tellFault(node, message) {
-  const shown = panelOf(node)?.view;
-  const before = shown instanceof Preview ? shown : undefined;
+  const before = panelOf(node)?.view;
   if (!message && !before?.hasFault) return;
-  const [panel, view] = [givePanel(node), before ?? new Preview()];
-  view.tellFault(message);
-  view.name(node.title);
-  if (message || PREVIEWED.has(node.comfyClass)) panel.show(view, message ? HEIGHT_OF_FAULT : HEIGHT, HEIGHT);
-  else panel.remove();
-  if (before) return;
+  const view = statusOf(node);
+  view.showFault(message, node.title);
+  if (message || PREVIEWED.has(node.comfyClass)) showStatus(node, view);
+  else panelOf(node)?.remove();
+  if (before === view && view.answer) return;
   asked.delete(node); // what the file is was gone
   lookSoon();
 }

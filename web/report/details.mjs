@@ -2,6 +2,7 @@
 
 import { adoptStyle, copyButton, make, makeButton } from "../shared/dom.mjs";
 import { heatMaps } from "./heat_map.mjs";
+import "./text.mjs";
 import { makeBadge } from "./outcome.mjs";
 import { ask, pictureOf, whenServerIsBack } from "../shared/server.mjs";
 import { asSentence, asSentences, say, tell } from "../i18n/words.mjs";

@@ -2,17 +2,18 @@
 
 import { aboutFile, fitOf } from "../preview/fit.mjs";
 import { trainerOf } from "../shared/names.mjs";
+import { questionOf } from "../preview/preview.mjs";
 import { ask } from "../shared/server.mjs";
 import { tell, tellAll } from "../i18n/words.mjs";
 import { openDetails } from "./details.mjs";
 
 /**
  * @param {string} file as the loras folders list it
- * @param {import("../preview/preview.mjs").ModelFile | null} model that it is held against
+ * @param {import("../preview/preview.mjs").Wiring} wiring what it is held against
  * @throws {import("../shared/server.mjs").Refusal}
  */
-export async function openFileDetails(file, model) {
-  const answer = await ask("file", { name: file, full: 1, ...(model ? { model_folder: model.folder, model: model.name } : {}) });
+export async function openFileDetails(file, wiring) {
+  const answer = await ask("file", { full: 1, ...questionOf(file, wiring) });
   const { translations } = answer;
   const name = file.slice(Math.max(file.lastIndexOf("/"), file.lastIndexOf("\\")) + 1);
   openDetails(name, outcomeOfFile(file, answer), tell(answer.markdown, translations) || tell(answer.error, translations));
@@ -38,11 +39,15 @@ function outcomeOfFile(file, answer) {
     total,
     state: fit && total ? state : "",
     mismatch: tell(fit?.mismatch ?? "", translations),
+    lacking: tell(fit?.lacking ?? "", translations),
     gains: tellAll(answer.gains, translations),
     notes: words ? [aboutFile(answer)].filter(Boolean) : [],
     cautions: tellAll(answer.cautions, translations),
     family: tell(answer.made_for, translations),
     trainer: tell(trainerOf(answer), translations),
+    isGuessed: answer.trainer_guessed,
+    stock: answer.stock,
+    files: 0,
     strength: "",
     acts: "",
     inspection,

@@ -1,16 +1,29 @@
 /** Draws a node's outcome on the classic canvas where its panel cannot be seen: collapsed, or far away. */
 
-import { shortly } from "./outcome.mjs";
+import { shortly, SIGNS } from "./outcome.mjs";
 
 /** Background and text of a state, as in the style sheet. */
 const COLOURS = { good: ["#1a7340", "#fff"], part: ["#e3a008", "#1a1300"], bad: ["#b3261e", "#fff"] };
 const BELOW = 6;
 
+/** @typedef {{state: import("./outcome.mjs").State, text: string}} Mark */
+
+/**
+ * @param {any} view what the node's panel shows
+ * @returns {Mark | null}
+ */
+export function markOf(view) {
+  const { line, outcome } = view ?? {};
+  if (view?.hasFault) return { state: "bad", text: SIGNS.bad };
+  if (line?.state) return { state: line.state, text: line.badge };
+  return outcome?.state ? { state: outcome.state, text: shortly(outcome) } : null;
+}
+
 /**
  * Have a node draw what `tell` says of it.
  *
  * @param {any} node
- * @param {() => import("./outcome.mjs").Outcome | null} tell
+ * @param {() => Mark | null} tell
  */
 export function drawMark(node, tell) {
   const before = node.onDrawForeground;
@@ -18,8 +31,8 @@ export function drawMark(node, tell) {
   node.onDrawForeground = function (context, canvas, ...rest) {
     before?.call(this, context, canvas, ...rest);
     if (!this.flags.collapsed && !canvas.low_quality) return;
-    const outcome = tell();
-    if (outcome?.state) draw(context, this, shortly(outcome), COLOURS[outcome.state]);
+    const mark = tell();
+    if (mark) draw(context, this, mark.text, COLOURS[mark.state]);
   };
 }
 

@@ -16,12 +16,16 @@ import { say, tell, tellAll, translationsOf } from "../i18n/words.mjs";
  * @property {number} total modules
  * @property {State | ""} state
  * @property {string} mismatch
+ * @property {string} lacking
  * @property {string[]} gains
  * @property {string[]} notes
  * @property {string[]} stockFails why the stock loader raises on the file, or on which file of a stack and why
  * @property {string[]} cautions what makes it doubtful that the file comes out as trained
  * @property {string} family
  * @property {string} trainer
+ * @property {boolean} isGuessed whether names alone speak for the trainer
+ * @property {number | null} stock how many modules the stock loader would load; null where that is not told
+ * @property {number} files of a stack, 0 for others
  * @property {string} strength where it comes from
  * @property {string} acts beside the layers or in the weights, and why, where *mode* left that open
  * @property {[string, number][]} categories what became of keys, and of how many
@@ -57,12 +61,16 @@ export function outcomeOf(output) {
     total,
     state: loads.state ?? "",
     mismatch: tell(told.mismatch ?? "", translations),
+    lacking: tell(told.lacking ?? "", translations),
     gains: said(loads.gains ?? []),
     notes: said(loads.notes ?? []),
     stockFails: stockFailsOf([loads, ...(told.rows ?? [])], translations),
     cautions: said(cautions),
     family: tell(told.family_title ?? told.family?.title ?? "", translations),
     trainer: tell(told.trainer?.title ?? told.trainer ?? "", translations),
+    isGuessed: Boolean(told.trainer_guessed ?? told.trainer?.is_guess),
+    stock: loads.stock?.modules ?? null,
+    files: told.rows?.length ?? 0,
     strength: tell(told.strength_source ?? "", translations),
     acts: tell(told.acts ?? "", translations),
     categories: Object.entries(loads.categories ?? {}).map(([category, count]) => [tell(category, translations), count]),
@@ -102,12 +110,12 @@ function patternsOf(told) {
 export const SIGNS = { good: "\u2713", part: "!", bad: "\u2717" };
 
 /**
- * Such as "✓ 494 / 494".
+ * Such as "✓ 494/494".
  *
- * @param {Outcome} outcome with a state
+ * @param {{state: State | "", placed: number, total: number, mismatch?: string}} outcome with a state
  */
 export function shortly({ state, placed, total, mismatch }) {
-  const count = `${SIGNS[state || "bad"]} ${placed} / ${total}`;
+  const count = `${SIGNS[state || "bad"]} ${placed}/${total}`;
   return mismatch ? `${count}: ${say("panelWrongBase")}` : count;
 }
 

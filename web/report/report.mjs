@@ -5,49 +5,58 @@ import { app } from "../../../scripts/app.js";
 import { adoptStyle } from "../shared/dom.mjs";
 import { forgetFault, noteFault, standingFaults } from "./fault.mjs";
 import { allNodes, nodeAt, nodeLocated, openGraph, widgetOf } from "../shared/graph.mjs";
-import { drawMark } from "./mark.mjs";
+import { drawMark, markOf } from "./mark.mjs";
 import { isNameOf } from "../shared/names.mjs";
 import { givePanel, panelOf, saveWithoutPanel } from "../shared/panel.mjs";
 import { textOf } from "../preview/preview.mjs";
-import { tellFault } from "../preview/previews.mjs";
+import { showStatus, statusOf, tellFault } from "../preview/previews.mjs";
 import { recall, remember } from "./memory.mjs";
-import { ReportView } from "./view.mjs";
+import { lazily } from "../shared/lazy.mjs";
 import { whenServerIsBack } from "../shared/server.mjs";
 import { tellStack } from "../stack/stack.mjs";
 
 const LORA_NAME = "lora_name";
-const HEIGHT_OF_CAUTION = 24; // above the verdict
 const ASK_AGAIN = 200; // milliseconds between two looks at what the host has refused
 const MAX_ASKED = 300;
 
 /**
- * How a node type shows its report; how high the panel is at first, and how low it can be made.
+ * How a node type shows its report: in a line, or in a box, which is so high at first and can be made so low.
  *
- * @typedef {{kind: import("./view.mjs").Body, height: number, least: number}} Manner
- * @type {Record<string, Manner>}
+ * @typedef {{kind: import("./view.mjs").Body, height: number, least: number}} Box
+ * @type {Record<string, Box | null>}
  */
 const MANNERS = {
   LocksmithInspectLoRAKeys: { kind: "markdown", height: 320, least: 108 },
-  LocksmithLoadAndFixLoRA: { kind: "verdict", height: 76, least: 76 },
-  LocksmithLoRAStack: { kind: "text", height: 136, least: 86 },
-  LocksmithCreateHookLoRA: { kind: "verdict", height: 76, least: 76 }, // these two tell of faults alone
-  LocksmithCreateHookLoRAStack: { kind: "text", height: 136, least: 86 },
-  LocksmithApplyLoRA: { kind: "verdict", height: 76, least: 76 },
+  LocksmithLoadAndFixLoRA: null,
+  LocksmithLoRAStack: null,
+  LocksmithCreateHookLoRA: null, // these two tell of faults alone
+  LocksmithCreateHookLoRAStack: null,
+  LocksmithApplyLoRA: null,
   LocksmithMergeLoRAs: { kind: "markdown", height: 320, least: 108 },
   LocksmithExtractLoRA: { kind: "text", height: 190, least: 86 },
   LocksmithSaveLoRA: { kind: "text", height: 190, least: 86 }, // its verdict holds the path of a file
   LocksmithRepairedLoRAPath: { kind: "text", height: 190, least: 86 },
 };
 
+/** @type {() => Promise<typeof import("./view.mjs")>} */
+const loadBox = lazily("./view.mjs", import.meta.url);
+/** @type {typeof import("./view.mjs").ReportView | undefined} */
+let ReportBox;
+
+/** @param {any} node */
+function isReporting(node) {
+  return node?.comfyClass in MANNERS;
+}
+
 /**
- * The report a node shows now.
+ * What a node shows of its last run.
  *
  * @param {any} node
- * @returns {ReportView | undefined}
+ * @returns {any} a ReportView or a StatusView
  */
 function reportOf(node) {
   const view = panelOf(node)?.view;
-  return view instanceof ReportView ? view : undefined;
+  return view?.isReport ? view : undefined;
 }
 
 /**
@@ -59,17 +68,32 @@ function reportOf(node) {
  * @returns {boolean} whether the output was this node's
  */
 function show(node, output) {
-  const manner = MANNERS[node?.comfyClass];
   const text = output?.text?.[0];
-  if (!manner || typeof text !== "string" || standingFaults().has(node)) return false;
+  if (!isReporting(node) || typeof text !== "string" || standingFaults().has(node)) return false;
   const file = fileToldOf(node, output);
   if (file === null) return false;
-  const view = reportOf(node) ?? new ReportView(manner.kind);
-  if (view.text !== text || view.file !== file) view.show(output, node.title, file);
-  const caution = view.outcome?.cautions.length && manner.kind === "verdict" ? HEIGHT_OF_CAUTION : 0;
-  givePanel(node).show(view, manner.height + caution, manner.least + caution);
+  const box = MANNERS[node.comfyClass];
+  if (!box) {
+    const view = statusOf(node);
+    if (view.text !== text || view.file !== file) view.showRun(output, node.title, file);
+    showStatus(node, view);
+  } else if (ReportBox) {
+    const view = reportOf(node) ?? new ReportBox(box.kind);
+    if (view.text !== text || view.file !== file) view.show(output, node.title, file);
+    givePanel(node).show(view, box.height, box.least);
+  } else void loadBox().then((found) => showLater(found, node, output), () => {}); // it is shown after the next run, or a reload
   tellStack(node, output);
   return true;
+}
+
+/**
+ * @param {typeof import("./view.mjs")} found
+ * @param {any} node
+ * @param {any} output
+ */
+function showLater({ ReportView }, node, output) {
+  ReportBox = ReportView;
+  if (node.graph && !reportOf(node)) show(node, output);
 }
 
 /**
@@ -106,7 +130,7 @@ function onExecuted({ detail }) {
  * @param {CustomEvent<any>} event
  */
 function onCached({ detail }) {
-  const isBare = (/** @type {string} */ place) => MANNERS[nodeAt(String(place))?.comfyClass] && !reportOf(nodeAt(String(place)));
+  const isBare = (/** @type {string} */ place) => isReporting(nodeAt(String(place))) && !reportOf(nodeAt(String(place)));
   if (detail.nodes?.some(isBare)) void restore();
 }
 
@@ -114,7 +138,7 @@ function onCached({ detail }) {
 function onExecutionError({ detail }) {
   const place = String(detail.node_id);
   const node = nodeAt(place);
-  if (!MANNERS[node?.comfyClass] || node.comfyClass !== detail.node_type) return;
+  if (!isReporting(node) || node.comfyClass !== detail.node_type) return;
   noteFault(place, String(detail.exception_message || detail.exception_type).trim());
   showFaults();
 }
@@ -122,7 +146,7 @@ function onExecutionError({ detail }) {
 /** Show on the nodes that failed why they did, and no more on those that were changed since. */
 function showFaults() {
   const faults = standingFaults();
-  for (const node of allNodes()) if (MANNERS[node.comfyClass]) tellFault(node, faults.get(node) ?? "");
+  for (const node of allNodes()) if (isReporting(node)) tellFault(node, faults.get(node) ?? "");
 }
 
 let asking = 0;
@@ -136,7 +160,7 @@ function onQueueing() {
     if (errors || (asked += 1) > MAX_ASKED) clearInterval(asking);
     for (const [place, { errors: faults }] of /** @type {[string, any][]} */ (Object.entries(errors ?? {}))) {
       const told = new Set(faults.map((/** @type {any} */ { details, message }) => details || message));
-      if (MANNERS[nodeAt(place)?.comfyClass]) noteFault(place, [...told].join("\n"));
+      if (isReporting(nodeAt(place))) noteFault(place, [...told].join("\n"));
     }
     if (errors) showFaults();
   }, ASK_AGAIN);
@@ -171,9 +195,9 @@ export function register() {
 
     /** @param {any} node */
     nodeCreated(node) {
-      if (!MANNERS[node.comfyClass]) return;
+      if (!isReporting(node)) return;
       saveWithoutPanel(node);
-      drawMark(node, () => reportOf(node)?.outcome ?? null);
+      drawMark(node, () => markOf(panelOf(node)?.view));
     },
 
     afterConfigureGraph() {

@@ -1,17 +1,17 @@
-/** The box a node shows its report in: badge and verdict above, the rest below or in a dialog, and buttons for it. */
+/** The box a node shows a long report in, loaded after its first run: badge and verdict above, the rest below, and buttons for it. */
 
-import { app } from "../../../scripts/app.js";
 import { copyButton, make, makeButton } from "../shared/dom.mjs";
 import { lazily } from "../shared/lazy.mjs";
 import { fromMarkdown, fromPlainText } from "../shared/markup.mjs";
 import { makeBadge, outcomeOf } from "./outcome.mjs";
-import { Away } from "../shared/server.mjs";
+import "./text.mjs";
+import { tellAway } from "../shared/server.mjs";
 import { say, tell, translationsOf } from "../i18n/words.mjs";
 
 /** Longer reports are cut on the screen: rendering costs time, and nobody scrolls through more. */
 const MAX_SHOWN = 200_000;
 
-/** @typedef {"markdown" | "text" | "verdict"} Body how a report is shown: rendered, as it stands, or only its verdict and what to do */
+/** @typedef {"markdown" | "text"} Body how a report is shown: rendered, or as it stands */
 
 export class ReportView {
   /** @param {Body} kind */
@@ -25,7 +25,7 @@ export class ReportView {
     this.caution = make("p", "locksmith-caution");
     this.verdict = make("div", "locksmith-verdict");
     this.body = make("div", "locksmith-body");
-    this.element = make("section", `locksmith-report locksmith-as-${kind}`, this.head, this.body);
+    this.element = make("section", `locksmith-report locksmith-box locksmith-as-${kind}`, this.head, this.body);
     for (const part of [this.verdict, this.body]) makeReachable(part);
   }
 
@@ -67,16 +67,17 @@ export class ReportView {
   }
 
   fillBody() {
-    const onlyVerdict = this.kind === "verdict";
-    const shown = onlyVerdict ? this.shown.split("\n", 1)[0] : this.shown.slice(0, MAX_SHOWN);
+    const shown = this.shown.slice(0, MAX_SHOWN);
     const parts = this.kind === "markdown" ? fromMarkdown(shown) : fromPlainText(shown);
-    const remedy = onlyVerdict ? this.outcome?.remedy : ""; // the other kinds show it in their bodies
-    this.verdict.replaceChildren(parts.firstElementChild ?? "", ...(remedy ? [make("p", "", remedy)] : []));
-    this.verdict.title = onlyVerdict ? [shown, remedy].filter(Boolean).join("\n") : "";
+    this.verdict.replaceChildren(parts.firstElementChild ?? "");
     this.body.replaceChildren(parts);
-    if (!onlyVerdict && shown !== this.shown) this.body.append(make("p", "locksmith-cut", say("cut")));
+    if (shown !== this.shown) this.body.append(make("p", "locksmith-cut", say("cut")));
     this.body.hidden = !this.body.hasChildNodes();
     this.body.scrollTop = 0;
+  }
+
+  get isReport() {
+    return true;
   }
 }
 
@@ -98,6 +99,6 @@ async function showDetails(title, outcome, text) {
   try {
     (await loadDetails()).openDetails(title, outcome, text);
   } catch {
-    app.extensionManager.toast.add({ severity: "warn", summary: say("panelDetails"), detail: new Away().message, life: 5000 });
+    tellAway(say("panelDetails"));
   }
 }

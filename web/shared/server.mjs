@@ -1,8 +1,10 @@
 /** Asks this pack's own routes. */
 
 import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
 import { asSentences, language, say, tell } from "../i18n/words.mjs";
 
+const SHOWN = 5000; // milliseconds
 const ROUTES = "/lora_locksmith/";
 
 /** What a route refused, in words for people: what is wrong, and the remedy. */
@@ -16,6 +18,17 @@ export class Away extends Refusal {
   constructor() {
     super(say("serverAway"));
   }
+}
+
+/**
+ * Tell of what could not be done where no node is the place for it.
+ *
+ * @param {string} summary what was wanted
+ * @param {unknown} [fault] why; the server did not answer, where that is no refusal
+ */
+export function tellAway(summary, fault) {
+  const { message } = fault instanceof Refusal ? fault : new Away();
+  app.extensionManager.toast.add({ severity: "warn", summary, detail: message, life: SHOWN });
 }
 
 /**

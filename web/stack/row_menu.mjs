@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { copyText } from "../shared/dom.mjs";
 import { ask, Refusal } from "../shared/server.mjs";
 import { showInLibrary } from "../library/library.mjs";
-import { modelWiredTo } from "../preview/preview.mjs";
+import { wiringOf } from "../preview/preview.mjs";
 import { openFileDetails } from "../report/file_details.mjs";
 import { openMenu } from "./menu.mjs";
 import { folderAndTitle, moved } from "./rows.mjs";
@@ -51,7 +51,7 @@ function ofFile(stack, index) {
   const file = stack.fileOf(index);
   const off = file ? {} : { isOff: true, hint: say(stack.isConnected(index) ? "menuConnected" : "stackMissingHint") };
   return [
-    { text: say("panelDetails"), act: () => void told(openFileDetails(file, modelWiredTo(stack.node))), ...off },
+    { text: say("panelDetails"), act: () => void told(openFileDetails(file, wiringOf(stack.node))), ...off },
     { text: say("menuCopyWords"), act: () => void told(copyWords(file)), ...off },
     { text: say("menuLibrary"), act: () => showInLibrary(file), ...off },
   ];

@@ -7,8 +7,8 @@ import { allNodes } from "../shared/graph.mjs";
 import { lazily } from "../shared/lazy.mjs";
 import { listedAs } from "../shared/names.mjs";
 import { panelOf } from "../shared/panel.mjs";
-import { forgetPreviews, modelWiredTo, previewOf } from "../preview/preview.mjs";
-import { Away, whenServerIsBack } from "../shared/server.mjs";
+import { forgetPreviews, modelWiredTo, previewOf, wiringOf } from "../preview/preview.mjs";
+import { tellAway, whenServerIsBack } from "../shared/server.mjs";
 import { heightOfRows, moved, readRows, writeRows } from "./rows.mjs";
 import { StackView } from "./view.mjs";
 import { say, tellAll, translationsOf } from "../i18n/words.mjs";
@@ -202,27 +202,27 @@ export class Stack {
 
   /** Ask what the rows' files are, if that is not what was asked last. */
   look() {
-    const model = modelWiredTo(this.node);
+    const wiring = wiringOf(this.node);
     const names = this.list.map((row) => row.name);
-    const asked = JSON.stringify([names, model, this.connected]);
+    const asked = JSON.stringify([names, wiring, this.connected]);
     if (this.asked === asked) return;
     this.asked = asked;
     this.stop.abort();
     this.stop = new AbortController();
     const { signal } = this.stop;
-    names.forEach((name, index) => void this.lookAt(index, name, model, signal));
+    names.forEach((name, index) => void this.lookAt(index, name, wiring, signal));
   }
 
   /**
    * @param {number} index
    * @param {string} name
-   * @param {import("../preview/preview.mjs").ModelFile | null} model
+   * @param {import("../preview/preview.mjs").Wiring} wiring
    * @param {AbortSignal} signal
    */
-  async lookAt(index, name, model, signal) {
+  async lookAt(index, name, wiring, signal) {
     let answer = null;
     if (this.isMerge && CONNECTED.test(name)) answer = this.connected.includes(name) ? undefined : null;
-    else if (listedAs(name, files)) answer = await previewOf(listedAs(name, files), model, signal).catch(() => this.askAgain(signal));
+    else if (listedAs(name, files)) answer = await previewOf(listedAs(name, files), wiring, signal).catch(() => this.askAgain(signal));
     const row = this.view.rows[index];
     if (signal.aborted || !row) return;
     row.showFit(answer, this.cautions.get(name));
@@ -278,11 +278,6 @@ export function addToStack(node, name) {
 function withChooser(use) {
   if (chooser) use(chooser);
   else void loadChooser().then(({ openChooser }) => use((chooser = openChooser)), () => tellAway(say("stackAdd")));
-}
-
-/** @param {string} summary what was wanted */
-function tellAway(summary) {
-  app.extensionManager.toast.add({ severity: "warn", summary, detail: new Away().message, life: 5000 });
 }
 
 /** @returns {Generator<Stack>} */

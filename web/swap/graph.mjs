@@ -12,16 +12,16 @@ import { Left } from "./loaders.mjs";
 /**
  * What a node becomes: a type; the values of its widgets that are not the usual ones; the names its inputs and the slots its outputs
  * get, without those that have no like; the properties it gets (undefined: loses); its size, if that is known, or how much higher than
- * a new node it is; nodes whose work it takes over; where its widgets are more than a new node's, their names; what it is where the
+ * a new node it is; how much higher a panel will make it; nodes whose work it takes over; where its widgets are more than a new node's, their names; what it is where the
  * front end has no such node.
  *
  * @typedef {{type: string, values: Record<string, unknown>, inputs: Record<string, string>, outputs: Record<number, number>,
- *            properties?: Record<string, unknown>, size?: number[], height?: number, takenOver?: any[], widgets?: string[],
+ *            properties?: Record<string, unknown>, size?: number[], height?: number, panel?: number, takenOver?: any[], widgets?: string[],
  *            blank?: Blank}} Change
  */
 
 /** What stays as it is, whatever a node becomes. */
-const KEPT = ["id", "pos", "flags", "order", "mode", "color", "bgcolor", "boxcolor", "shape", "showAdvanced"];
+const KEPT = ["id", "pos", "flags", "order", "mode", "color", "bgcolor", "boxcolor", "shape"];
 /** The properties that say which pack a node's type is from. */
 export const PACK = ["cnr_id", "aux_id", "ver"];
 const OF_TYPE = [...PACK, "Node name for S&R"];
@@ -128,6 +128,7 @@ export function changeNode(graph, node, change, makeBlank) {
   for (const [slot, output] of (fresh.outputs ?? []).entries()) wireOutput(outOf, slot, output, outputBefore(node, slot, change));
   setValues(fresh, change.widgets ?? blank.widgets, change.values);
   for (const part of KEPT) if (node[part] !== undefined) fresh[part] = node[part];
+  if (node.showAdvanced) fresh.showAdvanced = true;
   fresh.properties = propertiesOf(node, fresh, change);
   fresh.size = change.size ?? sizeOf(node, fresh, change, makeBlank(node.type)?.saved);
   if (node.title && node.title !== node.type) fresh.title = node.title;
@@ -218,8 +219,8 @@ function propertiesOf(node, fresh, change) {
 }
 
 /**
- * The size with which a node is as much higher than it must be as it was before, unless the change says how much; the front end widens
- * what is too narrow.
+ * The size of a node: what it was higher than it had to be it gives to what it shows more, to a panel too; without one it stays as much
+ * higher, unless the change says how much. The front end widens what is too narrow.
  *
  * @param {any} node
  * @param {any} fresh
@@ -229,7 +230,9 @@ function propertiesOf(node, fresh, change) {
 function sizeOf(node, fresh, change, before) {
   const [width, height] = [0, 1].map((axis) => Number(node.size?.[axis] ?? 0));
   const [widest, highest] = fresh.size;
-  return [width || widest, highest + (change.height ?? (before ? Math.max(0, height - before.size[1]) : 0))];
+  if (change.height !== undefined) return [width || widest, highest + change.height];
+  if (change.panel) return [width || widest, Math.max(highest, height - change.panel)];
+  return [width || widest, highest + (before ? Math.max(0, height - before.size[1]) : 0)];
 }
 
 /**

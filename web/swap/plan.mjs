@@ -2,14 +2,12 @@
 
 import { changeNode, inputOf, isRerouted, linksInto, linksOutOf, PACK } from "./graph.mjs";
 import { GROUPED, isOfRow, missingBlank, rowsOfGroup, widgetOf, widgetsFor } from "./grouped.mjs";
-import {
-  canReplace, FROM, HOOK, Left, listedName, LOADER, makesHook, MULTIPLES, rowOfSingle, rowsOfMultiple, SINGLES, STACK, TO_STOCK,
-  valuesOf,
-} from "./loaders.mjs"; // prettier-ignore
+import { canReplace, FROM, HOOK, Left, LOADER, makesHook, MULTIPLES, SINGLES, STACK, TO_STOCK } from "./loaders.mjs";
 import { makeRoom } from "./room.mjs";
 import { giveBackPromoted } from "./promoted_back.mjs";
 import "../i18n/more.mjs";
 import { heightOfRows, readRows } from "../stack/rows.mjs";
+import { listedName, rowOfSingle, rowsOfMultiple, valuesOf } from "./values.mjs";
 
 /**
  * @typedef {import("./loaders.mjs").Direction} Direction
@@ -41,7 +39,7 @@ const SHARED = ["model", "clip", "lora_name", "strength_model", "strength_clip"]
 const PATCH = "patch";
 const ACTIVE = 0;
 /** How much higher a node becomes when it shows what its file is, or what became of its files. */
-export const PANEL = /** @type {Record<string, number>} */ ({ [LOADER]: 80, [STACK]: 140, [HOOK]: 80 });
+export const PANEL = /** @type {Record<string, number>} */ ({ [LOADER]: 38, [STACK]: 38, [HOOK]: 38 });
 const FROM_HOST = /^LoraLoader(Bypass)?(ModelOnly)?$/;
 /** The inputs of a hook, and stock's two nodes that make one. */
 const OF_HOOK = ["lora_name", "strength_model", "strength_clip", "prev_hooks"];
@@ -72,7 +70,7 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, { listed, op
       if (!canReplace(node, direction) || !isWanted(place.graph, place.node)) continue;
       try {
         const change = direction === TO_STOCK ? toStock(graph, node, makeBlank) : toOurs(graph, node, listed);
-        const fresh = changeNode(graph, node, change, makeBlank);
+        const fresh = changeNode(graph, node, { ...change, panel: PANEL[change.type] }, makeBlank);
         const height = Number(fresh.size[1]) - Number(node.size?.[1] ?? 0);
         grown.set(fresh, { height, width: Number(makeBlank(fresh.type)?.saved.size[0] ?? 0), panel: PANEL[fresh.type] ?? 0 });
         result.done.push(place);
