@@ -26,6 +26,7 @@ TINY: dict[str, Any] = {
     MODEL: FLUX,
     TUNED: FLUX,
     "ae.safetensors": "taef1",
+    "<lora:another_lora:": f"<lora:{DIFFUSERS_LORA.removesuffix('.safetensors')}:",
 }
 
 
@@ -149,28 +150,32 @@ def layer_weights() -> Example:
             10,
             "LocksmithLoadAndFixLoRA",
             (370, 0, 360, 0),
-            {"lora_name": YOURS, "layer_weights": "double_blocks=0.4, *.img_mlp=0, te=0"},
+            {"lora_name": YOURS, "layer_weights": "double_blocks=0.4, *.img_attn=0.2"},
         ),
         "layer_weights",
         "**layer_weights** multiplies the strength of parts: here the double blocks get 0.4, their"
-        " image MLPs nothing, and the text encoders nothing.\n\nA name is the beginning of a layer's"
+        " attention to the image 0.2, all else 1.\n\nA name is the beginning of a layer's"
         " name; `*.` begins at any word; the last entry that matches counts. Presets and block"
         " weight vectors work too: see the node's help.",
     )
 
 
-def other_packs() -> Example:
+def loras_in_prompt() -> Example:
     example = with_loader(
-        Part(10, "LocksmithLoRAStack", (900, 0, 480, 0), {"loras": rows((ANOTHER, 0.6))}),
-        "lora_stack_in_and_out",
-        "**lora_stack** takes the LoRAs of other packs' stackers, randomizers and cyclers, and of"
-        " another stack, as here. They are loaded once, behind the rows.\n\nThe output of this name"
-        " gives all LoRAs that are on to other packs' nodes.",
+        Part(10, "LocksmithLoRAStack", (370, 0, 480, 0), {"loras": rows((YOURS, 0.8))}),
+        "loras_in_prompt",
+        "A prompt may name LoRAs, `<lora:name:0.8>`, by the file's name without folder and ending."
+        " They are loaded behind the rows, and the output **text** is the prompt without them.\n\n"
+        "**lora_stack** takes LoRAs of other packs' stackers, randomizers and cyclers likewise.",
     )
-    stacker = Part(11, "LocksmithLoRAStack", (370, 0, 480, 0), {"loras": rows((YOURS, 0.8))})
-    return Example(
-        [*example.parts, stacker], [*example.links, (11, "lora_stack", 10, "lora_stack")]
+    prompt = Part(
+        11,
+        "PrimitiveStringMultiline",
+        (370, 470, 480, 140),
+        {"value": f"{PROMPT} <lora:another_lora:0.6>"},
     )
+    links = [*example.links, (11, "STRING", 10, "text"), (10, "text", 20, "text")]
+    return Example([*example.parts, prompt], links)
 
 
 def hooked(hook: Part, name: str, text: str, keyframes: bool) -> Example:
@@ -316,18 +321,40 @@ def extract_lora() -> Example:
     return Example(parts, links)
 
 
+def repaired_path() -> Example:
+    text = (
+        "## A file that another pack's loader reads\n\nNunchaku, WanVideoWrapper and others read"
+        " LoRA files with code of their own. Choose whose loader it is for, and connect **path**,"
+        " **name** (into an input *lora_name*) or **lora** (WANVIDLORA) to it.\n\nThe file itself"
+        " is given where that loader reads it rightly; else one is written once, verified, and used"
+        " again."
+    )
+    parts = [
+        note(text, 300),
+        Part(
+            10,
+            "LocksmithRepairedLoRAPath",
+            (380, 0, 400, 0),
+            {"lora_name": YOURS, "reader": "Nunchaku FLUX.1"},
+        ),
+        Part(11, "PreviewAny", (830, 0, 420, 240), {}),
+    ]
+    return Example(parts, [(10, "report", 11, "source")])
+
+
 EXAMPLES = {
     made.__name__: made()
     for made in (
         load_and_fix_lora,
         lora_stack,
         layer_weights,
-        other_packs,
+        loras_in_prompt,
         schedule_lora,
         hook_stack,
         inspect_lora_keys,
         merge_loras,
         convert_lora,
         extract_lora,
+        repaired_path,
     )
 }
