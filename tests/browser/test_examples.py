@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from demo import TINY_NODES
-from examples import EXAMPLES, TINY
+from examples import EXAMPLES, TINY, swap
 from front_end import FrontEnd
 from PIL import Image
+from playwright.sync_api import expect
 
 FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
 SAVED = "locksmith-examples"  # the namespace of their ids
@@ -50,12 +51,22 @@ BOX = """() => {
     return { x: canvas.x + (left + offset[0]) * scale - 8, y: canvas.y + (top + offset[1]) * scale - 8,
              width: (right - left) * scale + 16, height: (bottom - top) * scale + 16 };
 }"""
+# Resolves when the view has stayed where it is for some frames.
+RESTS = """async () => {
+    let [last, same] = ["", 0];
+    while (same < 20) {
+        await new Promise(requestAnimationFrame);
+        const now = JSON.stringify([app.canvas.ds.scale, [...app.canvas.ds.offset]]);
+        [last, same] = [now, now === last ? same + 1 : 0];
+    }
+}"""
+FILM, MOST = Path(__file__).resolve().parents[2] / "docs" / "swap.webp", 2_000_000
 VOLATILE = {"ds", "frontendVersion", "VHS_latentpreview", "workflowRendererVersion"}
 
 
 def built(front_end: FrontEnd, name: str) -> dict:
     """An example as the front end saves it, open."""
-    example = EXAMPLES[name]
+    example = EXAMPLES.get(name) or swap()
     identifier = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{SAVED}/{name}"))
     front_end.page.evaluate(BUILD, [list(example.parts), list(example.links), identifier])
     front_end.settle()
@@ -103,7 +114,7 @@ def draw(front_end: FrontEnd, path: Path) -> None:
     front_end.set("Comfy.Minimap.Visible", False)
     page.set_viewport_size({"width": 3200, "height": 1700})  # small text is not drawn from afar
     front_end.run_command("Comfy.Canvas.FitView")
-    page.wait_for_timeout(1500)  # the view moves there
+    page.evaluate(RESTS)
     picture = page.screenshot(clip=page.evaluate(BOX))
     page.set_viewport_size(size)
     front_end.set("Comfy.Minimap.Visible", True)
@@ -165,3 +176,44 @@ def test_pictures_are_of_what_they_show(front_end):
     for name in EXAMPLES:
         with Image.open(FOLDER / f"{name}.jpg") as picture:
             assert 300 < picture.width <= WIDEST and picture.height > 100
+
+
+def test_the_film_shows_what_happens(front_end, server):
+    """Stock's loaders run, are replaced, run again; the film is what the README shows."""
+    front_end.set("Comfy.VueNodes.Enabled", False)
+    front_end.load(tiny(built(front_end, "swap")))
+    page, size = front_end.page, front_end.page.viewport_size
+    front_end.set("Comfy.Minimap.Visible", False)
+    page.set_viewport_size({"width": 2300, "height": 860})
+    try:
+        front_end.run_command("Comfy.Canvas.FitView")
+        page.evaluate(RESTS)
+        frames = [page.screenshot()]
+        front_end.run()
+        frames.append(page.screenshot())
+        page.keyboard.press("Control+Alt+f")
+        loaders = (
+            "app.rootGraph.nodes.filter((node) => node.comfyClass === 'LocksmithLoadAndFixLoRA')"
+        )
+        page.wait_for_function(f"{loaders}.length === 2")
+        front_end.settle()
+        frames.append(page.screenshot())
+        front_end.run()
+        expect(page.get_by_text("22/22")).to_have_count(2)
+        frames.append(page.screenshot())
+        page.get_by_role("button", name="Details").first.click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        frames.append(page.screenshot())
+        page.keyboard.press("Escape")
+    finally:
+        page.set_viewport_size(size)
+        front_end.set("Comfy.Minimap.Visible", True)
+    if os.environ.get("LOCKSMITH_ACCEPT_EXAMPLES"):
+        pictures = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
+        for picture in pictures:
+            picture.thumbnail((1280, 480))
+        first, *others = pictures
+        times = [1200, 2200, 1800, 3000, 4000]
+        first.save(FILM, save_all=True, append_images=others, duration=times, loop=0, quality=70)
+    with Image.open(FILM) as film:
+        assert film.n_frames == len(frames) and FILM.stat().st_size < MOST

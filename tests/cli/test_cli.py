@@ -365,6 +365,8 @@ def test_scan(locksmith, library):
         "verdict",
         "state",
         "problem",
+        "trigger_words",
+        "has_picture",
     }
     assert rows["good.safetensors"]["problem"] is False and rows["good.safetensors"]["rank"] == "4"
     assert rows["sub/simpletuner.safetensors"]["gains"] == ["57 more modules load"]

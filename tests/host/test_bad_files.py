@@ -76,6 +76,7 @@ def test_a_header_that_safetensors_refuses_loads_and_stock_is_said_to_fail(
     told = report.as_dict()
     assert told["stock"] == {
         "placed": 0,
+        "modules": 0,
         "fails": "safetensors does not read it, because 'steps' in its metadata is not text",
     }
     assert f"the stock loader fails on this file: {told['stock']['fails']}" in str(report)
@@ -102,7 +103,7 @@ def test_what_stock_would_place_and_fail_on_while_sampling_is_said(host, tiny_fl
     )
     assert len(stock) == 4
     report = host.load_and_fix(tiny_flux(), None, path)[2]
-    assert report.as_dict()["stock"] == {"placed": 3, "failing": 3}
+    assert report.as_dict()["stock"] == {"placed": 3, "modules": 2, "failing": 3}
     assert "the stock loader would place 3" in str(report)
     assert "3 more would fail in it while sampling" in str(report)
 

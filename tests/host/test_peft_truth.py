@@ -73,7 +73,7 @@ def test_stock_places_nothing_of_the_broken_file_and_the_report_says_so(host, bo
     )
     save_file(state_dict, tmp_path / "broken.safetensors")
     report = host.load_and_fix(both[0], None, tmp_path / "broken.safetensors")[2].as_dict()
-    assert report["stock"] == {"placed": 0}
+    assert report["stock"] == {"placed": 0, "modules": 0}
     assert report["keys"]["placed"] == len(state_dict)
     assert report["family"] == "flux1"
     assert "SimpleTuner" in report["trainer"]

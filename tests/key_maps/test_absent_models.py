@@ -6,7 +6,7 @@ import comfy_models
 import pytest
 from lora_locksmith.key_maps.table import ABSENT, families
 from lora_locksmith.messages import translate
-from lora_locksmith.report.library import _summary
+from lora_locksmith.report.findings import _summary
 from lora_locksmith.report.markdown import markdown
 from model_files import file_for, held, inspected, pair
 

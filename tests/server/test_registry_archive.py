@@ -2,6 +2,7 @@
 
 import sys
 import zipfile
+from pathlib import Path
 
 import comfy_server
 import demo
@@ -19,7 +20,9 @@ def unpacked(tmp_path_factory, comfyui_path, tiny_models_folder):
     comfy_server.prepare_base(base, base / "unpacked")
     (base / "models").rename(base / "no models")
     (base / "models").symlink_to(tiny_models_folder)
-    with comfy_server.Server(sys.executable, comfyui_path, base, base / "server.log") as running:
+    with comfy_server.Server(
+        Path(sys.executable), comfyui_path, base, base / "server.log"
+    ) as running:
         yield running
 
 

@@ -103,7 +103,7 @@ def refused(answer: tuple[int, dict], status: int) -> str:
 def test_a_file_is_told_in_brief(routes, loras):
     write_hollow(loras / "brief.safetensors", flux_lora(start="transformer.base_model.model."))
     status, told = routes.ask("file", name="brief.safetensors")
-    assert status == 200 and told.keys() == BRIEF | {"fit", "advised"}
+    assert status == 200 and told.keys() == BRIEF | {"fit", "advised", "words_to_use"}
     assert told["fit"] is None and told["advised"] is None
     assert (
         told["file"] == "brief.safetensors"
@@ -394,7 +394,9 @@ def test_the_library_has_every_file_once_and_can_be_asked_for_in_parts(routes, l
     assert all(row.keys() == BRIEF for row in rows.values())
     assert rows[nested]["changed"] == pytest.approx((loras / nested).stat().st_mtime)
     brief = routes.ask("file", name=nested)[1]
-    brief = {key: value for key, value in brief.items() if key not in ("fit", "advised")}
+    brief = {
+        key: value for key, value in brief.items() if key not in ("fit", "advised", "words_to_use")
+    }
     assert rows[nested] == brief
     last = routes.ask("library", since=told["done"] - 1)[1]
     assert (

@@ -342,6 +342,24 @@ def repaired_path() -> Example:
     return Example(parts, [(10, "report", 11, "source")])
 
 
+def swap() -> Example:
+    """Stock's loaders in a row: where the film in the README begins."""
+    loaders = [
+        Part(5, "LoraLoader", (370, 0, 340, 130), {"lora_name": YOURS}),
+        Part(6, "LoraLoader", (370, 240, 340, 130), {"lora_name": ANOTHER}),
+    ]
+    links = [
+        (2, "MODEL", 5, "model"),
+        (3, "CLIP", 5, "clip"),
+        (5, "MODEL", 6, "model"),
+        (5, "CLIP", 6, "clip"),
+        (6, "MODEL", 24, "model"),
+        (6, "CLIP", 20, "clip"),
+        *SAMPLING,
+    ]
+    return Example([*flux(0, 0), *loaders, *sampled(760, "swap")], links)
+
+
 EXAMPLES = {
     made.__name__: made()
     for made in (
