@@ -169,3 +169,11 @@ def verify(metadata: Mapping[str, str], hashes: Hashes) -> list[str]:
 
 
 STORED_KEYS = ("sshs_model_hash", "modelspec.hash_sha256")
+
+
+def source_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a file that is made of another tells of it in its metadata: name and SHA-256."""
+    return {
+        "locksmith.source": os.path.basename(path),
+        "locksmith.source_sha256": file_hashes(path).sha256,
+    }

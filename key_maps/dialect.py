@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import LocksmithError, about_file, at_line
-from ..messages import joined, message
-from .lines import lines_of, read_text
+from ..messages import message
+from .lines import lines_of, missing_fields, read_text, unknown_field
 
 FOLDER = Path(__file__).parent / "dialects"
+ALPHAS = ("tensor", "config", "folded")  # where the alpha of what is written stands
 FORMS = ("flat", "dotted")
 NUMBERED = re.compile(r"(?:te|text_encoder_?)(\d?)[._]$")
 DENOISER = "denoiser"
@@ -91,15 +92,11 @@ def read_dialect(path: Path) -> Dialect:
         key, _, value = line.strip().partition(" ")
         value = value.strip()
         if key not in Dialect._fields or key == "name":
-            known = joined(field for field in Dialect._fields if field != "name")
-            fault = message("key_maps.unknown_field", field=key)
-            remedy = message("key_maps.use_one_of", known=known)
-            raise DialectError(at_line(path, number, fault, remedy))
+            raise DialectError(unknown_field(path, number, key, Dialect._fields))
         fields[key] = _value(path, number, key, value, fields.get(key))
     missing = [field for field in ("title", "names", "form") if field not in fields]
     if missing:
-        fault = message("key_maps.missing_fields", count=len(missing), fields=joined(missing))
-        raise DialectError(about_file(path, fault, message("key_maps.add_lines")))
+        raise DialectError(missing_fields(path, missing))
     if fields["form"] not in FORMS:
         fault = message("key_maps.unknown_form", form=fields["form"])
         raise DialectError(about_file(path, fault, message("key_maps.forms")))

@@ -5,12 +5,12 @@ comments.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import LocksmithError, about_file, at_line, system_reason
 from ..files.header import open_file
-from ..messages import Message, message
+from ..messages import Message, joined, message
 
 MAX_BYTES = 2_000_000  # of one text; the largest of the pack's has some 25,000
 LOCK = ".#"  # how the lock begins that an editor lays beside a file that is open
@@ -51,6 +51,18 @@ def _unread(path: Path, error: Exception, remedy: str) -> Message:
     """remedy: the id of what to do."""
     fault = message("files.not_readable", reason=system_reason(error))
     return about_file(path, fault, message(remedy))
+
+
+def unknown_field(path: Path, number: int, field: str, known: Iterable[str]) -> Message:
+    """That a record's line begins with none of these fields; its name is the file's."""
+    remedy = message("key_maps.use_one_of", known=joined(one for one in known if one != "name"))
+    return at_line(path, number, message("key_maps.unknown_field", field=field), remedy)
+
+
+def missing_fields(path: Path, missing: Sequence[str]) -> Message:
+    """That a record lacks fields."""
+    fault = message("key_maps.missing_fields", count=len(missing), fields=joined(missing))
+    return about_file(path, fault, message("key_maps.add_lines"))
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:

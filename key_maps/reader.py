@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import LocksmithError, about_file, at_line
-from ..messages import joined, message
-from .lines import lines_of, read_text
+from ..errors import LocksmithError, at_line
+from ..messages import message
+from .dialect import ALPHAS
+from .lines import lines_of, missing_fields, read_text, unknown_field
 
 FOLDER = Path(__file__).parent / "readers"
-ALPHAS = ("tensor", "config", "folded")
 
 
 class ReaderError(LocksmithError, ValueError):
@@ -68,19 +68,14 @@ def read_reader(path: Path) -> Reader:
     for number, line in lines_of(read_text(path, ReaderError)):
         key, *words = line.split()
         if key not in Reader._fields or key == "name" or not words:
-            known = joined(field for field in Reader._fields if field != "name")
-            fault = message("key_maps.unknown_field", field=key)
-            raise ReaderError(
-                at_line(path, number, fault, message("key_maps.use_one_of", known=known))
-            )
+            raise ReaderError(unknown_field(path, number, key, Reader._fields))
         if key in ("writes", "reads") and not _is_form(words):
             fault = message("key_maps.no_form", line=" ".join(words))
             raise ReaderError(at_line(path, number, fault, message("key_maps.write_form")))
         fields.setdefault(key, []).append(words)
     missing = [field for field in ("title", "source", "writes") if field not in fields]
     if missing:
-        fault = message("key_maps.missing_fields", count=len(missing), fields=joined(missing))
-        raise ReaderError(about_file(path, fault, message("key_maps.add_lines")))
+        raise ReaderError(missing_fields(path, missing))
     return _reader(path.stem, fields)
 
 

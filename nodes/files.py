@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,28 @@ from . import host
 from .faults import NodeError
 
 OWN_MAPS_FOLDER = "lora-locksmith"
+
+
+class MadeFiles:
+    """The files that a node type made, by what was wished. One that is gone when its node is about
+    to run again is made again, and not told from the cache.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Path] = {}
+        self._lost: Counter[Hashable] = Counter()
+
+    def note(self, wish: Hashable, path: Path) -> None:
+        """The file was made for this wish."""
+        self._made[wish] = path
+
+    def times_lost(self, wish: Hashable) -> int:
+        """How often what was made for this wish was gone."""
+        path = self._made.get(wish)
+        if path and not path.exists():
+            self._lost[wish] += 1
+            del self._made[wish]
+        return self._lost[wish]
 
 
 def lora_names() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from functools import partial
 
 from comfy_api.latest import io
@@ -13,7 +12,7 @@ from ..errors import fault_and_remedy
 from ..key_maps.reader import Reader, readers
 from ..messages import message, translate
 from .faults import NodeError
-from .files import listed_name, lora_changed, lora_names
+from .files import MadeFiles, listed_name, lora_changed, lora_names
 from .inputs import ERROR, REPORT, RESENT, OfListedFile
 from .languages import shown
 from .repaired import repaired
@@ -21,9 +20,7 @@ from .repaired import repaired
 WAN_LORAS = io.Custom("WANVIDLORA")
 WAN_BLOCKS = io.Custom("SELECTEDBLOCKS")
 
-# By file, reader and on_unmatched: the path that was given last, and how often that was gone.
-_given: dict[tuple[str, str, str], str] = {}
-_lost: Counter[tuple[str, str, str]] = Counter()
+_given = MadeFiles()  # by file, reader and on_unmatched
 
 
 class RepairedLoRAPath(OfListedFile, io.ComfyNode):
@@ -56,10 +53,7 @@ class RepairedLoRAPath(OfListedFile, io.ComfyNode):
     def fingerprint_inputs(cls, lora_name=None, reader=None, on_unmatched=ERROR, **_) -> tuple:
         """Makes the node run again when the file changes on disk, and when what it gave is gone."""
         wish = (lora_name, reader, on_unmatched)
-        if wish in _given and not os.path.exists(_given[wish]):
-            _lost[wish] += 1
-            del _given[wish]
-        return (*lora_changed(lora_name), _lost[wish])
+        return (*lora_changed(lora_name), _given.times_lost(wish))
 
     @classmethod
     def execute(
@@ -77,7 +71,7 @@ class RepairedLoRAPath(OfListedFile, io.ComfyNode):
         """Find or make the file; raises NodeError for what the reader cannot be given."""
         file = repaired(lora_name, _known(reader), drop=on_unmatched == REPORT)
         path = os.fspath(file.path)
-        _given[lora_name, reader, on_unmatched] = path
+        _given.note((lora_name, reader, on_unmatched), file.path)
         selected = {
             "path": path,
             # Its float lists are strengths for each step.

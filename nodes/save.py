@@ -16,7 +16,7 @@ from .faults import NodeError, in_plain_words
 from .files import listed_name, lora_changed, lora_is_listed, lora_names, own_maps, wired_lora
 from .inputs import RESENT
 from .languages import shown
-from .server.saving import Opened, read_listed, report_on, save_lora, times_lost
+from .server.saving import Opened, read_listed, report_on, save_lora, written_files
 
 CONNECTED = "the connected lora"
 KEEP = "as it is"
@@ -62,7 +62,7 @@ class SaveLoRA(io.ComfyNode):
         """Makes the node run again when the file changes on disk, and when what
         it wrote is gone.
         """
-        lost = times_lost(filename)
+        lost = written_files.times_lost(filename or "")
         return (CONNECTED, lost) if lora_name == CONNECTED else (*lora_changed(lora_name), lost)
 
     @classmethod

@@ -13,8 +13,9 @@ from ...adapters.rows import Rows
 from ...errors import LocksmithError
 from ...identify.reference_model import build_reference_model
 from ...key_maps import KEY_MAPS
-from ...key_maps.dialect import DENOISER, Dialect
+from ...key_maps.dialect import ALPHAS, DENOISER, Dialect
 from ...key_maps.lines import lines_of, read_text
+from ...key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ...messages import first_of, joined, message
 from ...planning.names import prefix_for, spell
 from ...planning.plan import BOOKKEEPING, DUPLICATE_TARGET, PLACED, Adapter, Plan, make_plan
@@ -30,7 +31,6 @@ ANY = "*"
 NATIVE = (  # the dialect of ComfyUI's own names, which the stock loader reads for every model
     "comfyui"
 )
-ALPHAS = ("tensor", "config", "folded")
 # What a file may hold without losing anything when it is left out.
 HARMLESS = (PLACED, BOOKKEEPING, DUPLICATE_TARGET)
 BASE_UNKNOWN = "lora.base_unknown"
@@ -293,18 +293,23 @@ def _differing(inspection: Inspection, dialect: str | OutputFormat, drop: bool) 
     return tuple(apart)
 
 
+def model_of_family(
+    inspection: Inspection, family: str, own: UserMaps = NO_USER_MAPS
+) -> TargetModel:
+    """The model that a file of this family was made for, drawn from its table and the file."""
+    guess = inspection.guess._replace(name=family, ties=())
+    groups, shapes = inspection.groups.groups, inspection.plan.shapes
+    return build_reference_model(guess, groups, shapes, all_families(own), own)
+
+
 def plan_for_rival(inspection: Inspection, rival: str) -> Plan:
     """The plan of the file if it were for another of the models that it fits, by its table's
     name.
     """
-    guess = inspection.guess._replace(name=rival, ties=())
-    target_model = build_reference_model(
-        guess, inspection.groups.groups, inspection.plan.shapes, all_families()
-    )
     return make_plan(
         inspection.header.tensors,
         inspection.header.metadata,
-        target_model,
+        model_of_family(inspection, rival),
         config_beside=inspection.config_beside,
         groups=inspection.groups,
     )

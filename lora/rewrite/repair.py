@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...files.hashes import file_hashes
-from ...identify.reference_model import build_reference_model
+from ...files.hashes import source_metadata
 from ...identify.trainer import UNTOLD
 from ...key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ...messages import joined, message
 from ...planning.disagreement import unreadable
-from ...planning.target_model import all_families
 from ...report.inspection import Inspection, inspect_file, inspect_header
 from .rename import (
     NATIVE,
@@ -24,6 +22,7 @@ from .rename import (
     check_base_known,
     losses,
     losses_told,
+    model_of_family,
     plan_renames,
 )
 
@@ -120,12 +119,7 @@ def as_family(inspection: Inspection, family: str, own: UserMaps = NO_USER_MAPS)
     """The inspection of the same file for a model that a person names, as the file does not tell
     it: drawn from the family's table.
     """
-    known = all_families(own)
-    guess = inspection.guess._replace(
-        name=family, title=known.families[family].title, ties=(), is_absent=False
-    )
-    groups, shapes = inspection.groups.groups, inspection.plan.shapes
-    target_model = build_reference_model(guess, groups, shapes, known, own)
+    target_model = model_of_family(inspection, family, own)
     header, config = inspection.header, inspection.config_beside
     return inspect_header(inspection.path, header, config, target_model, own=own, whole=True)
 
@@ -215,12 +209,7 @@ def write_repair(
     from ..io.writer import write_as
 
     inspection, order = repair.inspection, repair.order
-    source = Path(inspection.path)
-    provenance = {
-        **inspection.family_metadata,
-        "locksmith.source": source.name,
-        "locksmith.source_sha256": file_hashes(source).sha256,
-    }
+    provenance = inspection.family_metadata | source_metadata(inspection.path)
     return write_as(
         inspection.plan,
         repair.tensors,

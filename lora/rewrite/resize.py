@@ -20,7 +20,7 @@ from ...adapters.registry import decomposition_of, named
 from ...adapters.spec import AdapterError, AdapterSpec
 from ...adapters.tensors import Tensors, factor_of
 from ...files.atomic import check_free
-from ...files.hashes import file_hashes
+from ...files.hashes import source_metadata
 from ...files.header import read_header
 from ...key_maps.convention import Conventions, without_settled
 from ...messages import joined, message, text_of
@@ -137,16 +137,12 @@ def resize_file(
     tensors = map_tensors(source, inspection.header, passing=True, replaced=onto_itself)
     inspection = inspection.with_plan(compared(inspection, tensors))
     made = resize(inspection, tensors, rank_target, dtype, dora)
-    origin = {
-        "locksmith.source": Path(source).name,
-        "locksmith.source_sha256": file_hashes(source).sha256,
-    }
     beside = made.config if Path(target).name == PEFT_FILE else None
     check = partial(_check_loads, inspection, config=made.config)
     write_lora(
         target,
         made.tensors,
-        made.metadata | origin,
+        made.metadata | source_metadata(source),
         overwrite=overwrite,
         check=check,
         config=beside,

@@ -31,8 +31,10 @@ from .saving import SaveError, save_listed
 MAX_BYTES, MAX_NAMES_BYTES = 1 << 16, 1 << 24  # of a wish, of one that names many files
 ALL_ROWS = 10**8
 PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
-WISHES = {"name": str, "dialect": str, "filename": str, "dtype": str, "overwrite": bool}
-WISHES["model"] = str
+WISHES: dict[str, type] = {
+    **dict.fromkeys(("name", "dialect", "filename", "dtype", "model"), str),
+    "overwrite": bool,
+}
 OPTIONAL = {"dtype": "", "overwrite": False, "model": ""}
 REPAIR: dict[str, type] = {
     "names": list,
@@ -176,23 +178,25 @@ async def _picture(request: web.Request) -> web.Response:
 async def _rows(request: web.Request) -> str:
     since, most = _count(request, "since", 0), _count(request, "most", ALL_ROWS)
     _library.read(refresh=request.query.get("refresh") == "1")
-    waited = 0.0
-    while _library.waiting(since) and waited < PATIENCE:
-        await asyncio.sleep(STEP)
-        waited += STEP
+    await _while(partial(_library.waiting, since))
     return await asyncio.get_running_loop().run_in_executor(
         _readers, _library.answer, since, most, _language(request)
     )
+
+
+async def _while(waiting: Callable[[], bool]) -> None:
+    """Wait as long as that holds, but not longer than an answer may."""
+    waited = 0.0
+    while waiting() and waited < PATIENCE:
+        await asyncio.sleep(STEP)
+        waited += STEP
 
 
 async def _repaired(request: web.Request) -> str:
     """What became of files beyond the first `since`; all of them where that is no number."""
     told = request.query.get("since", "")
     since = int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
-    steps = int(PATIENCE / STEP)
-    while _repairs.waiting(since) and steps:
-        await asyncio.sleep(STEP)
-        steps -= 1
+    await _while(partial(_repairs.waiting, since))
     answer = partial(_repairs.answer, since, _language(request))
     return await asyncio.get_running_loop().run_in_executor(_readers, answer)
 

@@ -5,7 +5,6 @@ alike.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ import folder_paths
 
 from ...errors import LocksmithError, exhausted, fault_and_remedy
 from ...files.atomic import is_file_name
-from ...files.hashes import file_hashes
+from ...files.hashes import source_metadata
 from ...files.header import LoraFileError
 from ...key_maps.dialect import DENOISER
 from ...lora.copies import compared
@@ -36,13 +35,12 @@ from ...messages import joined, message, text_of
 from ...planning.target_model import all_families
 from ...report.inspection import Inspection
 from .. import host
-from ..files import lora_path, own_maps
+from ..files import MadeFiles, lora_path, own_maps
 from .about_file import listed
 
 ENDING = ".safetensors"
 
-_written: dict[str, Path] = {}
-_lost: Counter[str] = Counter()
+written_files = MadeFiles()  # by the name they were saved under
 
 
 class SaveError(LocksmithError, RuntimeError):
@@ -94,7 +92,7 @@ def save_lora(
                 overwrite=overwrite,
                 cautions=assumption(inspection, dialect),
             )
-            _written[filename] = written.path
+            written_files.note(filename, written.path)
             return written
     except FileExistsError:
         raise SaveError(
@@ -126,18 +124,6 @@ def save_lora(
         ) from None
 
 
-def times_lost(filename: str | None) -> int:
-    """How often what was saved under a name was gone when its node was about to run again: then it
-    is written again, not told from the cache.
-    """
-    filename = filename or ""
-    path = _written.get(filename)
-    if path and not path.exists():
-        _lost[filename] += 1
-        del _written[filename]
-    return _lost[filename]
-
-
 def read_listed(lora_name: str, model=None, clip=None, *, family: str = "") -> Opened:
     """A listed file; `family`: which it is for, where a person says so. Raises SaveError for one
     that cannot be read.
@@ -147,10 +133,7 @@ def read_listed(lora_name: str, model=None, clip=None, *, family: str = "") -> O
         inspection = host.inspect(model, clip, path, own_maps(), whole=True)
         if family:
             inspection = as_family(inspection, family, own_maps())
-        provenance = {
-            "locksmith.source": Path(path).name,
-            "locksmith.source_sha256": file_hashes(path).sha256,
-        }
+        provenance = source_metadata(path)
         return Opened(inspection, host.read_lora(path).to_be_written(), provenance)
     except LoraFileError as error:
         fault = message("joints.about", subject=lora_name, text=error.fault)

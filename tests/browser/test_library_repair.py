@@ -13,16 +13,9 @@ import pytest
 from front_end import FrontEnd
 from hollow_files import write_hollow
 from playwright.sync_api import Locator, expect
-from shelves import write_kind
+from shelves import SHARED, write_kind
 
 FOLDER = "to mend"  # of this module's files in the loras folder
-# q and k, which FLUX.1 and others fuse with v, and others do not.
-SHARED = {
-    f"transformer.transformer_blocks.{block}.attn.{layer}.lora_{side}.weight": shape
-    for block in range(2)
-    for layer in ("to_q", "to_k")
-    for side, shape in (("A", (2, 3072)), ("B", (3072, 2)))
-}
 
 
 class Repair:

@@ -17,16 +17,10 @@ import pytest
 from hollow_files import write_hollow
 from lora_locksmith.report.inspection import inspect_file
 from reports.small_files import flux_lora
+from shelves import SHARED
 
 BROKEN = "transformer.base_model.model."
 PLACE = "mend"  # of this module's files in the loras folder
-# q and k, which FLUX.1 and others fuse with v, and others do not.
-SHARED = {
-    f"transformer.transformer_blocks.{block}.attn.{layer}.lora_{side}.weight": shape
-    for block in range(2)
-    for layer in ("to_q", "to_k")
-    for side, shape in (("A", (2, 3072)), ("B", (3072, 2)))
-}
 
 
 class Mending:

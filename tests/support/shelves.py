@@ -21,6 +21,14 @@ ENDINGS = {
     "peft": ("lora_A.weight", "lora_B.weight"),
 }
 
+# q and k, which FLUX.1 and others fuse with v, and others do not.
+SHARED = {
+    f"transformer.transformer_blocks.{block}.attn.{layer}.lora_{side}.weight": shape
+    for block in range(2)
+    for layer in ("to_q", "to_k")
+    for side, shape in (("A", (2, 3072)), ("B", (3072, 2)))
+}
+
 
 def factors(modules: dict[str, tuple[int, int]], names: str, rank: int) -> dict[str, tuple]:
     """The tensors of a LoRA over modules of (outputs, inputs), in a tool's names."""

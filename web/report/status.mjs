@@ -12,7 +12,7 @@ const TOLD = 1500; // milliseconds
 const [LINE, WRONG, FAULT] = [34, 50, 60];
 
 /** @type {() => Promise<typeof import("./details.mjs")>} gets the dialog's code once there is something to open it for */
-const loadDetails = lazily("./details.mjs", import.meta.url);
+export const loadDetails = lazily("./details.mjs", import.meta.url);
 /** @type {() => Promise<typeof import("./file_details.mjs")>} */
 const loadFileDetails = lazily("./file_details.mjs", import.meta.url);
 
@@ -140,12 +140,27 @@ export class StatusView {
   }
 
   async showDetails() {
+    if (this.outcome) return showDetails(this.title, this.outcome, this.shown);
     try {
-      if (this.outcome) (await loadDetails()).openDetails(this.title, this.outcome, this.shown);
-      else await (await loadFileDetails()).openFileDetails(this.file, this.wiring());
+      await (await loadFileDetails()).openFileDetails(this.file, this.wiring());
     } catch (fault) {
       tellAway(say("panelDetails"), fault);
     }
+  }
+}
+
+/**
+ * Open the details of a run.
+ *
+ * @param {string} title of the node
+ * @param {import("./outcome.mjs").Outcome} outcome
+ * @param {string} text the report
+ */
+export async function showDetails(title, outcome, text) {
+  try {
+    (await loadDetails()).openDetails(title, outcome, text);
+  } catch (fault) {
+    tellAway(say("panelDetails"), fault);
   }
 }
 

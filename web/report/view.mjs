@@ -1,11 +1,10 @@
 /** The box a node shows a long report in, loaded after its first run: badge and verdict above, the rest below, and buttons for it. */
 
 import { copyButton, make, makeButton } from "../shared/dom.mjs";
-import { lazily } from "../shared/lazy.mjs";
 import { fromMarkdown, fromPlainText } from "../shared/markup.mjs";
 import { makeBadge, outcomeOf } from "./outcome.mjs";
 import "./text.mjs";
-import { tellAway } from "../shared/server.mjs";
+import { loadDetails, showDetails } from "./status.mjs";
 import { say, tell, translationsOf } from "../i18n/words.mjs";
 
 /** Longer reports are cut on the screen: rendering costs time, and nobody scrolls through more. */
@@ -85,20 +84,4 @@ export class ReportView {
 function makeReachable(part) {
   part.tabIndex = 0;
   part.setAttribute("role", "group");
-}
-
-/** @type {() => Promise<typeof import("./details.mjs")>} gets the dialog's code once there is something to open it for */
-const loadDetails = lazily("./details.mjs", import.meta.url);
-
-/**
- * @param {string} title of the node
- * @param {import("./outcome.mjs").Outcome} outcome
- * @param {string} text the report
- */
-async function showDetails(title, outcome, text) {
-  try {
-    (await loadDetails()).openDetails(title, outcome, text);
-  } catch {
-    tellAway(say("panelDetails"));
-  }
 }
