@@ -98,8 +98,9 @@ def about_file(
     if against and not findings.error:
         held = (against, stamp_of(against), own)
         about["fit"] = _fit(path, stamp, *held, clip=clip)
-        if clip != NO:  # what is missing then is no matter of the model
-            _note_fit((name, stamp, *held), about["fit"])
+        # Whether it fits the model is no matter of a CLIP.
+        alone = _fit(path, stamp, *held, clip="") if clip == NO else about["fit"]
+        _note_fit((name, stamp, *held), alone)
     if not full:
         return answered(about, language)
     if findings.error:

@@ -237,3 +237,13 @@ def test_all_of_it_is_worked_by_the_keyboard(repair):
     keyboard.press("Escape")
     expect(repair.panel).to_have_count(0)
     expect(repair.library.get_by_role("button", name="Repair all")).to_be_focused()
+
+
+def test_the_keys_stay_in_the_page_when_the_button_that_was_pressed_goes(repair):
+    repair.open("mend broken", 3)
+    repair.looked()
+    repair.panel.get_by_role("button", name="Repair 3").press("Enter")
+    expect(repair.status).to_contain_text("3 of 3 are repaired.")
+    expect(repair.panel.get_by_role("heading")).to_be_focused()
+    repair.page.keyboard.press("Escape")
+    expect(repair.panel).to_have_count(0)

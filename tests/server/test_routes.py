@@ -600,19 +600,21 @@ def test_a_file_that_came_after_the_library_was_read_is_looked_for(routes, loras
     assert name in told["others"]
 
 
-def test_what_a_preview_found_counts_before_what_a_row_tells(routes, loras):
+@pytest.mark.parametrize("clip", ["", "0", "1"])
+def test_what_a_preview_found_counts_before_what_a_row_tells(routes, loras, clip):
     """The tiny model is of no published size, so that only a look at both files tells."""
     tiny = {name: tuple(tensor.shape) for name, tensor in simpletuner_broken_lora().items()}
-    write_hollow(loras / "looked_at.safetensors", tiny)
+    looked_at = f"looked_at{clip}.safetensors"
+    write_hollow(loras / looked_at, tiny)
     write_hollow(loras / "not_yet.safetensors", tiny)
     routes.library()
     question = {"model_folder": "diffusion_models", "model": FLUX}
     told = routes.ask("fits", **question)[1]
-    names = {"looked_at.safetensors", "not_yet.safetensors"}
+    names = {looked_at, "not_yet.safetensors"}
     assert names.isdisjoint(told["fits"]) and names.isdisjoint(told["others"])
-    assert routes.ask("file", name="looked_at.safetensors", **question)[0] == 200
+    assert routes.ask("file", name=looked_at, clip=clip, **question)[0] == 200
     told = routes.ask("fits", **question)[1]
-    assert names & set(told["fits"]) == {"looked_at.safetensors"}
+    assert names & set(told["fits"]) == {looked_at}
     assert names.isdisjoint(told["others"])
 
 

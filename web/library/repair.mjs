@@ -200,6 +200,7 @@ export class RepairPanel {
 
   update() {
     const { running, dryRun, results } = this;
+    const focused = document.activeElement;
     const counts = new Map(ENDS.map((end) => [/** @type {string} */ (end), 0]));
     for (const result of results) counts.set(endOf(result), (counts.get(endOf(result)) ?? 0) + 1);
     const able = (counts.get("repaired") ?? 0) + (counts.get("in_part") ?? 0);
@@ -215,6 +216,8 @@ export class RepairPanel {
     this.tellStatus(able);
     this.tellCounts(counts);
     this.list.replaceChildren(...this.rowsFrom(0));
+    // A button that goes away while it has the focus would take the keys with it.
+    if (focused instanceof HTMLElement && focused.hidden && this.element.contains(focused)) this.heading.focus({ preventScroll: true });
   }
 
   /** @param {number} able how many files were written, or would be */
