@@ -1,9 +1,9 @@
 """Runs the command line in children of a process that has everything imported, one for each line of
 its input; a test may kill them.
 
-A line in: {"arguments": [...], "limit": bytes that a file may have or 0, "output": file, "step":
-before which of the steps that change something on disk it is killed, 0: none}. Lines out: the
-child's number, its exit code.
+A line in: {"arguments": [...], "limit": bytes that a file may have or 0, "room": bytes of a file
+after which it is killed or 0, "output": file, "step": before which of the steps that change
+something on disk it is killed, 0: none}. Lines out: the child's number, its exit code.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ def child(wish: dict) -> int:
     if wish["limit"]:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (wish["limit"], wish["limit"]))
+    if wish["room"]:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wish["room"], wish["room"]))
     if wish["step"]:
         die_before(wish["step"])
     code = parser.run(wish["arguments"])
