@@ -17,6 +17,7 @@ from typing import NamedTuple
 SUBJECTS = (
     "loading",
     "sampling",
+    "steps",
     "planning",
     "inspecting",
     "weighing",
@@ -29,11 +30,20 @@ SECONDS, BYTES, ERROR = "s", "B", ""
 Figures = Mapping[str, Sequence[float]]
 
 
+class Cell(NamedTuple):
+    """Where a row stands in the table of steps: what is stored how, and what acts on it."""
+
+    base: str
+    tokens: int
+    count: int
+    way: str
+
+
 class Row(NamedTuple):
     """One line of the table: what the run `ours` takes in multiples of what the run `other` takes.
 
     measured: the ratio of the short form on an idle machine; most: what it must stay below, by a
-    margin that no machine explains.
+    margin that no machine explains. cell: of the table of steps, which it stands in instead.
     """
 
     name: str
@@ -44,6 +54,7 @@ class Row(NamedTuple):
     measured: float
     most: float
     told_in_readme: bool = False
+    cell: Cell | None = None
 
 
 class Bench(NamedTuple):

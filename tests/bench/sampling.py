@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from .allocating import memory_kept
-from .files import lora_shapes, write_noise
-from .loading import _comfy, by_stock
+from .bases import patcher_of
 from .measuring import Bench, Row, measurement
+from .steps import BESIDE, OURS_STREAMED, RANK, STREAMED, WIDTH, files, step, ways
 
-WIDTH, TOKENS, RANK, FILES = 3072, 1024, 16, 8
+TOKENS = 1024
 ALONE, STOCK = "the layer alone", "the stock loader's patches of it"
 
 
@@ -64,20 +64,11 @@ def beside(bench: Bench):
     """In fp32, as bf16 is computed without a unit of its own on most processors; all ways give the
     same.
     """
-    import torch
-    from lora_locksmith.nodes import host
-
-    paths = files(bench)
-    tokens = torch.randn(1, TOKENS, WIDTH, generator=torch.Generator().manual_seed(3))
-    ours = partial(host.load_and_fix, bypass=True)
-    runs = {
-        "none": step(tokens, [], by_stock),
-        "stock": step(tokens, paths[:4], by_stock, lowvram_model_memory=1),
-    }
+    paths = files(bench.folder, WIDTH)
+    make = partial(step, "fp32", TOKENS, WIDTH)
+    runs = {"none": make([], STREAMED), "stock": make(paths[:4], STREAMED)}
     for count in (1, 4, 8):
-        runs[str(count)] = step(
-            tokens, paths[:count], lambda patcher, path: ours(patcher, None, path)[0]
-        )
+        runs[str(count)] = make(paths[:count], BESIDE)
     outputs = {name: run() for name, run in runs.items()}
     change = outputs["4"] - outputs["none"]
     assert (change - (outputs["stock"] - outputs["none"])).norm() < 1e-3 * change.norm()
@@ -95,6 +86,15 @@ def beside(bench: Bench):
         0.5,
         True,
     ),
+    Row(
+        "patched, four: arithmetic",
+        "The same",
+        "the one product that it takes, of factors that are there",
+        "ours 4",
+        "product",
+        1.2,
+        1.8,
+    ),
     Row("patched, eight", "The same with eight", STOCK, "ours 8", "stock 8", 0.33, 0.5),
     rounds=15,
     short_rounds=5,
@@ -103,74 +103,26 @@ def beside(bench: Bench):
 def patched(bench: Bench):
     """What the host does to an offloaded weight in each forward, in fp32."""
     import torch
-    from lora_locksmith.nodes import host
 
-    paths = files(bench)
-    loads = {
-        "ours": lambda patcher, path: host.load_and_fix(patcher, None, path)[0],
-        "stock": by_stock,
-    }
+    paths, names = files(bench.folder, WIDTH), {"ours": OURS_STREAMED, "stock": STREAMED}
     runs = {
-        f"{name} {count}": patching(paths[:count], load)
+        f"{name} {count}": patching(paths[:count], way)
         for count in (4, 8)
-        for name, load in loads.items()
+        for name, way in names.items()
     }
     for count in (4, 8):
-        ours, stock = (runs[f"{name} {count}"](torch.zeros(WIDTH, WIDTH)) for name in loads)
+        ours, stock = (runs[f"{name} {count}"](torch.zeros(WIDTH, WIDTH)) for name in names)
         assert (ours - stock).norm() < 1e-6 * stock.norm()
+    up, down = torch.randn(WIDTH, 4 * RANK), torch.randn(4 * RANK, WIDTH)
+    runs["product"] = lambda weight: weight.addmm_(up, down)
     weight = torch.zeros(WIDTH, WIDTH)
     return bench.take_turns({name: partial(run, weight) for name, run in runs.items()})
 
 
-def files(bench: Bench) -> list[Path]:
-    """LoRAs of the layer."""
-    shapes = lora_shapes({"linear": (WIDTH, WIDTH)}, RANK, "diffusion_model.")
-    return [
-        write_noise(bench.folder / f"{seed}.safetensors", shapes, seed) for seed in range(FILES)
-    ]
-
-
-def patching(paths: list[Path], load: Callable) -> Callable[[object], object]:
+def patching(paths: list[Path], way: str) -> Callable[[object], object]:
     """What patches the layer's weight, given dense, in place, under these files."""
-    _, patcher = loaded(paths, load)
+    load, _ = ways()[way]
+    _, patcher = patcher_of("fp32", WIDTH, [partial(load, path=path) for path in paths])
     from comfy.model_patcher import LowVramPatch
 
     return LowVramPatch("diffusion_model.linear.weight", patcher.patches)
-
-
-def step(tokens, paths: list[Path], load: Callable, **how) -> Callable[[], object]:
-    """The forward pass of a layer of its own, under these files."""
-    import torch
-
-    layer, patcher = loaded(paths, load)
-    patcher.patch_model(torch.device("cpu"), **how)
-
-    def run():
-        assert patcher.model.diffusion_model.linear is layer, (
-            "it takes off what it put on when it goes"
-        )
-        with torch.no_grad():
-            return layer(tokens)
-
-    return run
-
-
-def loaded(paths: list[Path], load: Callable):
-    """(a layer of its own, the ModelPatcher around it under these files)."""
-    import torch
-
-    comfy = _comfy()
-    cpu, model = torch.device("cpu"), torch.nn.Module()
-    model.device = cpu
-    model.model_config = type("Config", (), {"unet_config": {}})
-    model.diffusion_model = torch.nn.Module()
-    layer = model.diffusion_model.linear = comfy.ops.manual_cast.Linear(WIDTH, WIDTH)
-    generator = torch.Generator().manual_seed(1)
-    for parameter in layer.parameters():
-        parameter.requires_grad_(False).copy_(
-            torch.randn(parameter.shape, generator=generator) * 0.02
-        )
-    patcher = comfy.model_patcher.ModelPatcher(model, cpu, cpu)
-    for path in paths:
-        patcher = load(patcher, path)
-    return layer, patcher

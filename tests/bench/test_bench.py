@@ -84,7 +84,13 @@ def test_the_table_takes_the_marked_place_in_the_readme(comfy, tmp_path):
         for text in (written, readme.read_text("utf-8"))
     ]
     assert outside[0] == outside[1] and "## How fast" in outside[0]
+    cells = [result.row.cell for result in results if result.row.cell]
+    for base, tokens, count in {cell[:3] for cell in cells}:
+        assert f"| {base} | {tokens:,} | {count} | 0.0 % |" in whole
+    assert len({cell.base for cell in cells}) >= 5 and cells[0].way in whole
     for result in results:
+        if result.row.cell:
+            continue
         line = f"| {result.row.what} | {result.row.against} | {number(result.row.measured)} |"
         assert line in whole
         assert (
