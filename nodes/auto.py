@@ -45,9 +45,9 @@ def choose(
     patchers: Iterable[Any],
     shape_of: Callable[[Tensor], Sizes],
     is_quantised: Callable[[Tensor], bool],
-) -> tuple[dict[str, str], Counter[str]]:
+) -> tuple[dict[str, str], dict[str, str]]:
     """(name of a weight of these ModelPatchers' models -> why its adapters are to act beside the
-    layer, how many are patched, by why); the reasons are ids of sentences.
+    layer, the same of those that are patched); the reasons are ids of sentences.
 
     What stands in neither is no layer: a norm, a bias.
     """
@@ -56,7 +56,7 @@ def choose(
         for weight, _, _ in adapter.target.slices:
             by_weight.setdefault(weight, []).append(adapter)
     beside: dict[str, str] = {}
-    patched: Counter[str] = Counter()
+    patched: dict[str, str] = {}
     for patcher in patchers:
         streams, hung = streamed(patcher), Hung.on(patcher).parts
         for weight, adapters in by_weight.items():
@@ -70,12 +70,17 @@ def choose(
             if is_quantised(layer.weight):
                 beside[weight] = PACKED if is_packed(layer.weight) else QUANTIZED
             elif not streams:
-                patched[ONCE] += 1
+                patched[weight] = ONCE
             elif share(shape_of(layer.weight), ranks) <= MAX_COST_BESIDE:
                 beside[weight] = STREAMED
             else:
-                patched[COSTLY] += 1
+                patched[weight] = COSTLY
     return beside, patched
+
+
+def patched_each_step(patched: Mapping[str, str]) -> frozenset[str]:
+    """Of what `choose` has patched: the weights that the host patches anew in each forward."""
+    return frozenset(weight for weight, why in patched.items() if why == COSTLY)
 
 
 def is_packed(weight: Tensor) -> bool:
@@ -141,7 +146,9 @@ def rank_of(part: LayerPart) -> float:
     return named(spec.kind).product_rank(shapes, (part.shape[0], prod(part.shape[1:]))) or 0
 
 
-def where_they_act(beside: Mapping[str, str], patched: Counter[str], left: Counter[str]) -> str:
+def where_they_act(
+    beside: Mapping[str, str], patched: Mapping[str, str], left: Counter[str]
+) -> str:
     """One line for the report: where a file's adapters act, and why.
 
     beside, patched: from `choose`. left: what could not act beside a layer that was chosen, by what
@@ -149,7 +156,8 @@ def where_they_act(beside: Mapping[str, str], patched: Counter[str], left: Count
     """
     parts = [
         message(why, count=number)
-        for why, number in (*Counter(beside.values()).most_common(), *patched.most_common())
+        for reasons in (beside, patched)
+        for why, number in Counter(reasons.values()).most_common()
     ]
     if left:
         parts.append(

@@ -62,7 +62,7 @@ from ..report.inspection import Inspection, inspect_header
 from ..report.listing import Stamp, stamp_of
 from ..report.load_report import Report
 from ..report.metadata import read_metadata, with_words, words_to_use
-from .auto import choose, counted, where_they_act
+from .auto import choose, counted, patched_each_step, where_they_act
 from .bypass import add_bypass_hooks, did_not_run
 from .layer_weights import layer_weights
 from .modes import AUTO, BYPASS, PATCH
@@ -657,10 +657,16 @@ def apply_file(
         metadata = dict(file.header.metadata)
         left: Counter[str] = Counter()
         only = chosen if mode == AUTO else None if mode == BYPASS else ()
-        new_model, met = apply_layers(model, layers, strength_model, metadata, left=left, only=only)
-        new_clip, met_in_clip = apply_layers(
-            clip, layers, strength_clip, metadata, left=left, only=only
+        apply = partial(
+            apply_layers,
+            shares=layers,
+            metadata=metadata,
+            left=left,
+            only=only,
+            fast=patched_each_step(kept),
         )
+        new_model, met = apply(model, strength=strength_model)
+        new_clip, met_in_clip = apply(clip, strength=strength_clip)
     left_out = _notes_on_bypass(left) if mode == BYPASS else ()
     report = Report(
         plan,
@@ -755,6 +761,7 @@ def apply_layers(
     *,
     left: Counter[str],
     only: Container[str] | None,
+    fast: Container[str] = (),
 ) -> tuple[Any, int]:
     """(a clone of a ModelPatcher or CLIP with the patches that are for it, on how many weights they
     meet others: see `settle`).
@@ -763,6 +770,7 @@ def apply_layers(
     clone is left as it was.
     only: the weights whose adapters are to act beside their layers; None: all. The kinds of those
     that change the weights even so are counted in `left`.
+    fast: the weights on which a plain pair that is alone need not be the host's patch to the bit.
     """
     if patcher is None:
         return None, 0
@@ -778,7 +786,7 @@ def apply_layers(
             for layer in layers:
                 added = weights.add_patches(layer, strength * share)
                 reached |= set(map(weight_of, added))
-        met = settle(weights.patches, sorted(reached))
+        met = settle(weights.patches, sorted(reached), fast)
         if metadata and hasattr(weights, "set_attachments"):
             weights.set_attachments("lora_metadata", metadata)
     return clone, met

@@ -5,12 +5,13 @@ The host hands each patch the weight as the patches before it left it, so that a
 takes that for a part of the base it was trained on. Merging sums the changes of the same base, and
 in the bypass way adapters do not see each other; so it is here. Adapters that need the weight go
 before those that add, and several that need it share one patch. So do several plain pairs, for
-speed; a pair that is alone stays the patch it is.
+speed; a pair that is alone stays the patch it is, unless the host patches that weight anew in each
+step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
@@ -62,40 +63,46 @@ class Together(WeightAdapterBase):
         return weight
 
 
-def settle(patches: dict[str, list[Entry]], keys: Iterable[str]) -> int:
+def settle(patches: dict[str, list[Entry]], keys: Iterable[str], fast: Container[str] = ()) -> int:
     """Put the patches of these weights, at the end of each weight's list, into the order described
     above.
 
+    fast: the weights that are patched anew in each step, where a pair that is alone is added as
+    several are, in a third of the time and rounded once less than the host does.
     A list is made anew, because clones of a model share it. Returns the number of weights on which
     an adapter that needs the weight meets another.
     """
     met = 0
     for key in keys:
         entries = patches[key]
-        if len(entries) < 2:
-            continue
+        least = 1 if key in fast else 2
         start = len(entries)
         while start and (_needs(entries[start - 1]) or _adds(entries[start - 1])):
             start -= 1
         run = entries[start:]
-        if len(run) < 2:
+        if len(run) < least:
             continue
-        if any(_needs(entry) for entry in run):
+        if len(run) > 1 and any(_needs(entry) for entry in run):
             met += 1
             run = [
                 *_joined(entry for entry in run if _needs(entry)),
                 *(entry for entry in run if _adds(entry)),
             ]
-        patches[key] = [*entries[:start], *_pairs_as_one(run)]
+        patches[key] = [*entries[:start], *_pairs_as_one(run, least)]
     return met
 
 
-def _pairs_as_one(run: list[Entry]) -> list[Entry]:
-    """The patches, with all plain pairs of the same rows as one where the first stands."""
+def _pairs_as_one(run: list[Entry], least: int) -> list[Entry]:
+    """The patches, with all plain pairs of the same rows, where there are at least so many, as one
+    where the first stands.
+    """
     groups: dict[Any, list[Entry]] = {}
     for place, entry in enumerate(run):
         groups.setdefault((entry[3],) if is_pair(entry[1], entry[4]) else place, []).append(entry)
-    return [same[0] if len(same) == 1 else _one_pair(same) for same in groups.values()]
+    return [
+        _one_pair(same) if type(rows) is tuple and len(same) >= least else same[0]
+        for rows, same in groups.items()
+    ]
 
 
 def _one_pair(entries: list[Entry]) -> Entry:

@@ -11,7 +11,7 @@ from pathlib import Path
 from .allocating import memory_kept
 from .bases import patcher_of
 from .measuring import Bench, Row, measurement
-from .steps import BESIDE, OURS_STREAMED, RANK, STREAMED, WIDTH, files, step, ways
+from .steps import AUTO, BESIDE, OURS_STREAMED, RANK, STREAMED, WIDTH, files, step, ways
 
 TOKENS = 1024
 ALONE, STOCK = "the layer alone", "the stock loader's patches of it"
@@ -95,6 +95,15 @@ def beside(bench: Bench):
         1.2,
         1.8,
     ),
+    Row(
+        "patched, one",
+        "The same, one LoRA of rank 128, mode auto",
+        STOCK,
+        "ours 1",
+        "stock 1",
+        0.7,
+        0.95,
+    ),
     Row("patched, eight", "The same with eight", STOCK, "ours 8", "stock 8", 0.33, 0.5),
     rounds=15,
     short_rounds=5,
@@ -113,6 +122,8 @@ def patched(bench: Bench):
     for count in (4, 8):
         ours, stock = (runs[f"{name} {count}"](torch.zeros(WIDTH, WIDTH)) for name in names)
         assert (ours - stock).norm() < 1e-6 * stock.norm()
+    large = files(bench.folder / "large", WIDTH, rank=128, count=1)
+    runs |= {"ours 1": patching(large, AUTO), "stock 1": patching(large, STREAMED)}
     up, down = torch.randn(WIDTH, 4 * RANK), torch.randn(4 * RANK, WIDTH)
     runs["product"] = lambda weight: weight.addmm_(up, down)
     weight = torch.zeros(WIDTH, WIDTH)

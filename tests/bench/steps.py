@@ -23,6 +23,7 @@ STREAMED = "stock, patched in each step"
 BYPASS = "stock, bypass"
 OURS_STREAMED = "ours, patched in each step"
 BESIDE = "ours, beside the layer"
+AUTO = "ours, mode auto, of a model that does not fit"
 WAYS = (STREAMED, BYPASS, OURS_STREAMED, BESIDE)
 # Of narrow layers, as the tests measure them, the arithmetic of eight is half of the layer's own,
 # and an int8 product takes a fifth of one in fp32.
@@ -70,25 +71,36 @@ def step(base: str, tokens: int, width: int, paths: list[Path], way: str) -> Cal
 
 def ways() -> dict[str, tuple[Callable, dict[str, int]]]:
     """way -> (what loads a file, how the model is loaded)."""
+    import comfy.model_management as management
+    import torch
     from lora_locksmith.nodes import host
 
-    def ours(patcher: Any, path: Path, bypass: bool) -> Any:
-        return host.load_and_fix(patcher, None, path, bypass=bypass)[0]
+    def ours(patcher: Any, path: Path, mode: str) -> Any:
+        return host.load_and_fix(patcher, None, path, mode=mode)[0]
+
+    def of_a_large_model(patcher: Any, path: Path) -> Any:
+        before, management.vram_state = management.vram_state, management.VRAMState.NO_VRAM
+        patcher.load_device = torch.device("cuda")  # named only
+        try:
+            return ours(patcher, path, "auto")
+        finally:
+            management.vram_state = before
 
     streamed = {"lowvram_model_memory": 1}
     return {
         STREAMED: (by_stock, streamed),
         BYPASS: (partial(by_stock, bypass=True), {}),
-        OURS_STREAMED: (partial(ours, bypass=False), streamed),
-        BESIDE: (partial(ours, bypass=True), {}),
+        OURS_STREAMED: (partial(ours, mode="patch"), streamed),
+        AUTO: (of_a_large_model, streamed),
+        BESIDE: (partial(ours, mode="bypass"), {}),
     }
 
 
-def files(folder: Path, width: int) -> list[Path]:
-    shapes = lora_shapes({"linear": (width, width)}, RANK, "diffusion_model.")
-    return [
-        write_noise(folder / f"{seed}.safetensors", shapes, seed) for seed in range(max(COUNTS))
-    ]
+def files(folder: Path, width: int, rank: int = RANK, count: int = max(COUNTS)) -> list[Path]:
+    """LoRAs of the layer, written into a folder."""
+    folder.mkdir(exist_ok=True)
+    shapes = lora_shapes({"linear": (width, width)}, rank, "diffusion_model.")
+    return [write_noise(folder / f"{seed}.safetensors", shapes, seed) for seed in range(count)]
 
 
 def measure(base: str, tokens: int) -> Callable[[Bench], Any]:

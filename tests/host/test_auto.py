@@ -123,7 +123,11 @@ def test_packed_weights_say_that_they_are_patched_in_each_step(host, tiny_flux, 
 
 
 def test_streamed_weights_have_few_ranks_beside_them(host, base, plain, streaming):
-    """Of 128 wide layers 5 % is three ranks: rank 2 and 1 of each file."""
+    """Of 128 wide layers 5 % is three ranks: rank 2 and 1 of each file. What is patched in each step
+    is one product, also where it is alone.
+    """
+    from lora_locksmith.nodes.fused import Fused
+
     few = plain.with_name("few.safetensors")
     save_file(
         {
@@ -142,6 +146,7 @@ def test_streamed_weights_have_few_ranks_beside_them(host, base, plain, streamin
     assert hung(once) == {proj} and patched(once) == {mlp}
     assert "beside 1 layer, whose weights are not all kept on the device" in report.acts
     assert "in 1 weight, which is dense and patched anew" in report.acts
+    assert [type(entry[1]) for entry in once.patches[f"{mlp}.weight"]] == [Fused]
     twice, _, report = host.load_and_fix(once, None, few, 0.5, mode="auto")
     assert hung(twice) == {proj} and patched(twice) == {
         proj,
