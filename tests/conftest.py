@@ -79,6 +79,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: place[times.file_of(item.nodeid)])
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test, and what it shares with others, draws the same numbers, whatever ran before."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(20)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     """Put the processor's seconds since the last report beside the report's duration."""

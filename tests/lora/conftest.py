@@ -1,14 +1,8 @@
-"""What the tests of the adapters share: one comparison and one source of random numbers."""
+"""What the tests of the adapters share: one comparison."""
 
 import pytest
 import torch
 from threads import one_thread
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    """Every test draws the same numbers, whatever ran before it."""
-    torch.manual_seed(20)
 
 
 @pytest.fixture
