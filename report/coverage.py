@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ..identify.lora_family import LONGEST_NUMBER
+from ..key_maps.layer_words import blocks_in, layer_words
 from ..key_maps.table import flatten, numbered
-from ..messages import Message, message
+from ..messages import Message, joined, message
 from ..planning.plan import Adapter, Plan
 from ..planning.target_model import Network
 
@@ -41,6 +42,16 @@ class LayerKind(NamedTuple):
         """Whether it is trained in some block."""
         return is_trained(self.trained)
 
+    @property
+    def words(self) -> str:
+        """What its name says, for people; "" where it is not understood."""
+        words = layer_words(self.name)
+        return words.text if words else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return self._asdict() | {"ranks": list(self.ranks), "words": self.words}
+
 
 class TrainedBlocks(NamedTuple):
     """All blocks of one name, with the kinds of layers in them; `name` "" holds what is in no
@@ -70,7 +81,7 @@ class TrainedLayers(NamedTuple):
             {
                 "name": block.name,
                 "count": block.count,
-                "kinds": [kind._asdict() | {"ranks": list(kind.ranks)} for kind in block.kinds],
+                "kinds": [kind.as_dict() for kind in block.kinds],
             }
             for block in self.blocks
         ]
@@ -106,6 +117,53 @@ def untrained_kinds(layers: Sequence[TrainedLayers]) -> list[str]:
         for kind in blocks.kinds
         if not kind.is_trained
     ]
+
+
+def untrained_words(layers: Sequence[TrainedLayers]) -> list[Message]:
+    """The same for people, one text for each name of blocks: "image modulation in double_blocks".
+
+    What is not understood is called by its name, and so is what would be called as something that
+    is trained.
+    """
+    told = []
+    for trained in layers:
+        groups: dict[str, dict[str, LayerKind]] = {}
+        for blocks in trained.blocks:
+            for kind in blocks.kinds:
+                whole = blocks.layer(kind)
+                place = blocks_in(whole) or blocks.name
+                called = kind.name if place == blocks.name else whole
+                groups.setdefault(place, {})[called] = kind
+        for name, kinds in groups.items():
+            names = _never_trained(kinds)
+            if names and name:
+                told.append(message("layers.in_blocks", names=joined(names), blocks=name))
+            elif names:
+                told.append(joined(names))
+    return told
+
+
+def _never_trained(kinds: Mapping[str, LayerKind]) -> list[str]:
+    """What to call those of the kinds, by their names, that are trained nowhere: a part of the
+    model as a whole where nothing of it is trained.
+    """
+    known = {name: layer_words(kind.name) for name, kind in kinds.items()}
+    trained = [words for name, words in known.items() if words and kinds[name].is_trained]
+    parts, texts = {words.part for words in trained}, {words.text for words in trained}
+    names: list[str] = []
+    listed: dict[str, list[str]] = {}
+    for name, words in known.items():
+        if kinds[name].is_trained:
+            continue
+        if words is None or words.text in texts:
+            names.append(name)
+        elif words.part not in parts or not words.which:
+            names.append(words.part)
+        else:
+            listed.setdefault(words.part, []).append(message(f"layers.{words.which}"))
+    for part, layers in listed.items():
+        names.append(message("layers.listed", part=part, which=joined(dict.fromkeys(layers))))
+    return list(dict.fromkeys(names))
 
 
 def is_trained(choice: str) -> bool:

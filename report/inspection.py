@@ -476,7 +476,11 @@ class Inspection:
                 "unplaced": loads["unplaced"],
             },
             "trained": [trained.as_dict() for trained in self.report.trained],
-            "missed": {"untrained": self.report.untrained, "preset": self.presets.as_dict()},
+            "missed": {
+                "untrained": self.report.untrained,
+                "untrained_words": self.report.untrained_words,
+                "preset": self.presets.as_dict(),
+            },
             "metadata": self.metadata.as_dict(),
             "beside": {"strength": self.beside.strength and self.beside.strength._asdict()},
             "health": [finding._asdict() for finding in self.health],

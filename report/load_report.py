@@ -39,7 +39,7 @@ from ..planning.plan import (
 )
 from ..planning.scale import in_words
 from .base_model import Fitting, fitting
-from .coverage import TrainedLayers, trained_layers, untrained_kinds
+from .coverage import TrainedLayers, trained_layers, untrained_kinds, untrained_words
 from .judgement import BAD, judged
 
 SCHEMA = 1  # of the JSON that reports are; it rises when a key changes its meaning or goes
@@ -339,6 +339,11 @@ class Report:
         """Kinds of layers of the networks it touches that the file trains in no block."""
         return untrained_kinds(self.trained)
 
+    @property
+    def untrained_words(self) -> list[Message]:
+        """The same for people, by their blocks."""
+        return untrained_words(self.trained)
+
     def unplaced(self) -> list[dict[str, str]]:
         """Every key without effect, with its category and reason, in the file's order."""
         return [
@@ -391,6 +396,7 @@ class Report:
             "patterns": self.all_patterns(),
             "trained": [trained.as_dict() for trained in self.trained],
             "untrained": self.untrained,
+            "untrained_words": self.untrained_words,
         }
 
     def explain(self, key: str) -> dict[str, Any]:
@@ -576,7 +582,10 @@ class Report:
     def _untrained_fact(self, speak: Speaker, left: Sequence[str]) -> str:
         if not left:
             return ""
-        names = ", ".join(left[:MAX_UNTRAINED]) + " ..." * (len(left) > MAX_UNTRAINED)
+        told = self.untrained_words
+        names = speak.joined(told[:MAX_UNTRAINED], "semicolon") + " ..." * (
+            len(told) > MAX_UNTRAINED
+        )
         return speak("report.layer_types", count=len(left), names=names)
 
     def _main_notes(self) -> list[str]:

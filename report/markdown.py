@@ -301,7 +301,8 @@ def _missed(inspection: Inspection, speak: Speaker) -> Iterator[str]:
         fault = plain(speak.text(inspection.presets.sentence))
         yield "- " + speak("inspect.fault_of_preset", fault=fault)
     if inspection.report.untrained:
-        names = _listed(inspection.report.untrained, speak)
+        told = inspection.report.untrained_words
+        names = speak.joined([plain(speak.text(text)) for text in told], "semicolon")
         yield "- " + speak("inspect.layer_types_never_trained", names=names)
     elif inspection.report.trained:
         yield "- " + speak("inspect.every_layer_type_trained")

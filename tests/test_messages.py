@@ -34,11 +34,12 @@ CODE = sorted(
 )
 FORMS = {"one", "other"}
 # What is asked for by ids put together: joints by their names, and the words of tables, which the
-# tests of those tables look for (tests/key_maps/test_conventions.py, test_metadata.py,
+# tests of those tables look for (tests/key_maps/test_conventions.py, test_layer_words.py, test_metadata.py,
 # test_presets.py).
 PUT_TOGETHER = (
     "conventions.",
     "joints.",
+    "layers.",
     "metadata.field_",
     "metadata.label_",
     "metadata.section_",

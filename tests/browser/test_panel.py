@@ -5,6 +5,7 @@ the Vue way.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -179,6 +180,16 @@ def test_heat_map_shows_what_was_trained_block_by_block(server, ran, details, pi
             "cells => cells.map((cell) => cell.ariaLabel)"
         )
         assert marks == [["none", "in part", "all"][int(mark)] for mark in kind["trained"]]
+    row = table.get_by_role("row", name="image attention: query, key, value img_attn.qkv")
+    cell = row.locator("td:nth-child(4)")
+    cell.hover()
+    expect(cell).to_have_attribute(
+        "title", re.compile(r"^double_blocks\.0\.img_attn\.qkv\nimage .+\nrank 4$", re.S)
+    )
+    expect(dialog.get_by_role("listitem").filter(has_text="in single_blocks")).to_contain_text(
+        "modulation"
+    )
+    expect(dialog.get_by_text("trained in part")).to_be_visible()
 
 
 def test_trigger_words_are_copied_and_metadata_are_only_text(front_end, ran, details):

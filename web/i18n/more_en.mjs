@@ -41,6 +41,10 @@ export const ENGLISH = {
   heatNone: "none",
   heatPart: "in part",
   heatAll: "all",
+  heatAllLong: "trained",
+  heatPartLong: "trained in part: some of its rows",
+  heatNoneLong: "not trained",
+  heatRanks: "rank {ranks}",
   // library
   librarySearch: "Search name, model, trainer, trigger words",
   libraryRefresh: "Read the folders again",

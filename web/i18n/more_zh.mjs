@@ -41,6 +41,10 @@ export const CHINESE = {
   heatNone: "无",
   heatPart: "部分",
   heatAll: "全部",
+  heatAllLong: "已训练",
+  heatPartLong: "部分训练：仅部分行",
+  heatNoneLong: "未训练",
+  heatRanks: "秩 {ranks}",
   // library
   librarySearch: "搜索名称、模型、训练器、触发词",
   libraryRefresh: "重新读取文件夹",

@@ -1,7 +1,7 @@
 /** Shows which layers a file trains, block by block, as tables that can be seen at a glance and read out. */
 
 import { make } from "../shared/dom.mjs";
-import { say } from "../i18n/words.mjs";
+import { say, tell } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
 
 /** How an untrained layer, one trained in part and a trained one look: class and sign; the marks are the report's. */
@@ -13,7 +13,7 @@ const MARKS = /** @type {Record<string, [string, string]>} */ ({
 const MAX_CELLS = 20_000;
 
 /**
- * @typedef {{name: string, trained: string, ranks: number[]}} Kind
+ * @typedef {{name: string, words?: string, trained: string, ranks: number[]}} Kind
  * @typedef {{name: string, count: number, kinds: Kind[]}} Blocks
  * @typedef {{component: string, title: string, modules: number, blocks: Blocks[]}} Network
  */
@@ -22,20 +22,29 @@ const MAX_CELLS = 20_000;
  * A table for each group of blocks of each network a file touches.
  *
  * @param {Network[]} networks
+ * @param {import("../i18n/words.mjs").Translations} translations of what layers are called
  * @returns {DocumentFragment}
  */
-export function heatMaps(networks) {
+export function heatMaps(networks, translations) {
   const fragment = document.createDocumentFragment();
   const cells = makeCells();
+  fragment.append(legend());
   let left = MAX_CELLS;
   for (const { title, modules, blocks } of networks) {
     fragment.append(make("h4", "", say("heatNetwork", { title, modules })));
     for (const group of blocks.map(trainedOf).filter(({ kinds }) => kinds.length)) {
       left -= group.kinds.length * Math.max(group.count, 1);
-      if (left >= 0) fragment.append(scrolled(tableOf(group, cells)));
+      if (left >= 0) fragment.append(scrolled(tableOf(group, cells, translations)));
     }
   }
   return fragment;
+}
+
+/** What the marks mean, once for all tables. */
+function legend() {
+  const words = [say("heatAllLong"), say("heatPartLong"), say("heatNoneLong")];
+  const marks = [MARKS[2], MARKS[1], MARKS[0]].map(([name, sign], place) => make("span", "", make("b", name, sign), ` ${words[place]}`));
+  return make("p", "locksmith-legend-of-heat locksmith-quiet", ...marks);
 }
 
 /**
@@ -64,18 +73,55 @@ function makeCells() {
 /**
  * @param {Blocks} group
  * @param {Record<string, HTMLElement>} cells
+ * @param {import("../i18n/words.mjs").Translations} translations
  */
-function tableOf({ name, count, kinds }, cells) {
+function tableOf(group, cells, translations) {
+  const { name, count, kinds } = group;
   const columns = Array.from({ length: count }, (_, block) => heading("col", String(block)));
   const head = make("tr", "", ...[say("heatLayer"), say("heatRank"), say("heatBlocks")].map((word) => heading("col", word)), ...columns);
   const rows = kinds.map((kind) => {
-    const row = make("tr", "", heading("row", kind.name), make("td", "", kind.ranks.join(", ")), make("td", "", blocksOf(kind.trained)));
+    const row = make("tr", "", layerOf(kind, translations), make("td", "", kind.ranks.join(", ")), make("td", "", blocksOf(kind.trained)));
     for (const mark of count ? kind.trained : "") row.append((cells[mark] ?? cells[0]).cloneNode(true));
     return row;
   });
   const table = make("table", "locksmith-heat", make("caption", "", name || say("heatOutside")));
   table.append(make("thead", "", head), make("tbody", "", ...rows));
+  table.addEventListener("pointerover", ({ target }) => tellCell(/** @type {Element} */ (target), group, translations));
   return table;
+}
+
+/** The columns in front of the blocks' own. */
+const BEFORE = 3;
+
+/**
+ * A cell's tooltip, made when it is pointed at: there are thousands of them.
+ *
+ * @param {Element} target
+ * @param {Blocks} group
+ * @param {import("../i18n/words.mjs").Translations} translations
+ */
+function tellCell(target, { name, kinds }, translations) {
+  const cell = target.closest("td");
+  const kind = kinds[/** @type {HTMLTableRowElement} */ (cell?.parentElement)?.sectionRowIndex];
+  if (!cell || cell.title || !kind || cell.cellIndex < BEFORE) return;
+  const block = cell.cellIndex - BEFORE;
+  const layer = tell(kind.words ?? "", translations);
+  const ranks = kind.trained[block] === "0" ? "" : kind.ranks.join(", ");
+  const lines = [`${name}.${block}.${kind.name}`, layer, cell.ariaLabel ?? "", ranks && say("heatRanks", { ranks })];
+  cell.title = lines.filter(Boolean).join("\n");
+}
+
+/**
+ * What a row is of: in words, and by the name it has in its block.
+ *
+ * @param {Kind} kind
+ * @param {import("../i18n/words.mjs").Translations} translations
+ */
+function layerOf(kind, translations) {
+  const words = tell(kind.words ?? "", translations);
+  const head = heading("row", words || kind.name);
+  if (words) head.append(" ", make("code", "locksmith-quiet", kind.name));
+  return head;
 }
 
 /**

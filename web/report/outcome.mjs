@@ -78,7 +78,7 @@ export function outcomeOf(output) {
       return { ...pattern, category: tell(pattern.category, translations), reason: tell(pattern.reason, translations) };
     }),
     trained: told.trained ?? [],
-    untrained: said(told.untrained ?? told.missed?.untrained ?? []),
+    untrained: said(told.untrained_words ?? told.missed?.untrained_words ?? []),
     inspection: told.metadata ? told : null,
     translations,
   };
