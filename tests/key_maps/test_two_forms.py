@@ -169,18 +169,34 @@ def test_other_spellings_of_the_language_half_of_yue2(start, roles):
 
 
 @pytest.mark.parametrize(
-    ("start", "network"), [("diffusion_model.", "MODEL"), ("text_encoders.", "CLIP")]
+    ("start", "network"),
+    [
+        (f"diffusion_model.{LAYER}.", "MODEL"),
+        (f"text_encoders.{LAYER}.", "CLIP"),
+        (f"transformer.nar.{LAYER}.", "MODEL"),
+        ("lora_unet_nar_blocks_0_", "MODEL"),
+    ],
 )
 def test_comfyui_s_names_of_yue2_tell_the_half(start, network):
     shapes = {}
     for name, (out, inner) in FUSED.items():
-        shapes |= pair(f"{start}{LAYER}.{name}", out, (inner,))
-    prefix = start if network == "MODEL" else ""
+        shapes |= pair(start + (name if "." in start else name.replace(".", "_")), out, (inner,))
+    prefix = "diffusion_model." if network == "MODEL" else ""
     expected = {(f"{prefix}{LAYER}.{name}.weight", None) for name in FUSED}
     for networks in [(network,), ("MODEL", "CLIP")]:
         assert landings(shapes, yue2(*networks)) == ({PLACED}, expected)
     other = "CLIP" if network == "MODEL" else "MODEL"
     assert landings(shapes, yue2(other)) == ({NOT_WIRED}, set())
+
+
+@pytest.mark.parametrize("start", [f"transformer.ar.{LAYER}.", "lora_unet_ar_blocks_0_"])
+def test_prefixes_that_mean_the_language_half_of_yue2(start):
+    shapes = {}
+    for name, (out, inner) in FUSED.items():
+        shapes |= pair(start + (name if "." in start else name.replace(".", "_")), out, (inner,))
+    assert landings(shapes, yue2("MODEL"))[0] == {NOT_WIRED}
+    expected = {(f"{LAYER}.{name}.weight", None) for name in FUSED}
+    assert landings(shapes, yue2("MODEL", "CLIP")) == ({PLACED}, expected)
 
 
 def test_what_is_written_for_yue2_s_text_encoder_is_read_there_again():
