@@ -18,9 +18,11 @@ MIN_LITERAL = 4  # characters of a pattern without a wildcard: what keys are sif
 REASONS = {
     "block_outputs": "planning.why_block_outputs",
     "condition_tokens": "planning.why_condition_tokens",
+    "in_parts": "planning.why_in_parts",
     "joint_decomposition": "planning.why_joint_decomposition",
     "missing_clusters": "planning.why_missing_clusters",
     "missing_singular_vectors": "planning.why_missing_singular_vectors",
+    "motion_module": "planning.why_motion_module",
     "no_weight": "planning.why_no_weight",
     "one_vector": "planning.why_one_vector",
     "order_of_layers": "planning.why_order_of_layers",
