@@ -138,8 +138,8 @@ class PrefixSet:
                 for text in (*dialect.encoders, *dialect.encoder_reads)
                 if "{slot}" not in text
             }
-        for dialect in known.values():
-            prefixes |= dict.fromkeys(dialect.noise, None)
+        self.noise = frozenset(text for dialect in known.values() for text in dialect.noise)
+        prefixes |= dict.fromkeys(self.noise, None)
         # ComfyUI names an encoder by its slot; files without the slot's name mean whichever encoder
         # has the module.
         prefixes |= {

@@ -55,14 +55,15 @@ class Evidence(NamedTuple):
         return {**self.shapes, "layer": tuple(self.layer)}
 
     def find(self, path: str) -> Any:
-        """The value of metadata.KEY, metadata.KEY>FIELD (of the JSON there), setting.NAME,
+        """The value of metadata.KEY, metadata.KEY>FIELD (of the JSON there), setting.NAME>FIELD,
         role.NAME (a shape), or one of PLAIN.
         """
         room, _, rest = path.partition(".")
         if room == "metadata":
             return _inside(self.metadata, rest)
         if room == "setting":
-            return self.settings.get(rest, MISSING)
+            name, *fields = rest.split(">")
+            return _deeper(self.settings.get(name, MISSING), fields)
         if room == "role":
             return self.shapes.get(rest, MISSING)
         return len(self.layer) or MISSING if path == "layer" else getattr(self, path)
@@ -155,8 +156,13 @@ def _inside(metadata: Mapping[str, str], path: str) -> Any:
     if not fields or value is MISSING:
         return value
     value = _read(value) if isinstance(value, str) and len(value) <= LONGEST_TEXT else MISSING
+    return _deeper(value, fields)
+
+
+def _deeper(value: Any, fields: Sequence[str]) -> Any:
+    """What stands in a value under these names, one in the other."""
     for field in fields:
-        value = value.get(field, MISSING) if isinstance(value, dict) else MISSING
+        value = value.get(field, MISSING) if isinstance(value, Mapping) else MISSING
     return value
 
 

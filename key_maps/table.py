@@ -38,6 +38,7 @@ DIRECTIVES = (
     "beside",
     "branch",
     "stages",
+    "elsewhere",
 )
 FOLDER = Path(__file__).parent / "families"
 ABSENT = FOLDER.with_name("absent")  # models that ComfyUI does not have
@@ -164,6 +165,8 @@ class Family(NamedTuple):
     beside: Mapping[str, str] = MappingProxyType({})
     branches: tuple[Branch, ...] = ()
     stages: tuple[str, ...] = ()  # models of one shape that sample one after the other
+    # flattened templates with which names begin that mean another network where no prefix tells
+    elsewhere: tuple[str, ...] = ()
 
     def find(self, flat: str) -> list[Match]:
         """Every row that the flattened name `flat` can mean, exact indices before free ones."""
@@ -569,6 +572,11 @@ class _Reader:
             tuple(
                 word.replace("_", " ")
                 for text in self.directives["stages"]
+                for word in text.split()
+            ),
+            tuple(
+                f"{flatten(word)}_"
+                for text in self.directives["elsewhere"]
                 for word in text.split()
             ),
         )

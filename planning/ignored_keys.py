@@ -30,6 +30,7 @@ NOTES = {
     "slider_notes": "planning.key_slider_notes",
     "step_counter": "planning.key_step_counter",
     "trained_words": "planning.key_trained_words",
+    "training_state": "planning.key_training_state",
     "velora_embedding": "planning.key_velora_embedding",
 }
 

@@ -56,6 +56,8 @@ def prefix_for(target_model: TargetModel, network: Network, dialect: Dialect) ->
         if text in dialect.encoders:
             return text
     pattern = next((text for text in dialect.encoders if "{slot}" in text), None)
+    if pattern and network.prefix == f"{network.name}.":
+        pattern = pattern.replace("transformer.", "")  # nothing wraps this encoder
     return pattern.format(slot=network.name) if pattern else None
 
 

@@ -16,15 +16,20 @@ NOT_COMPUTED_TABLE = KEY_MAPS / "not_computed.table"
 MIN_LITERAL = 4  # characters of a pattern without a wildcard: what keys are sifted by
 # What the table calls a reason with its remedy -> the id of that.
 REASONS = {
+    "block_outputs": "planning.why_block_outputs",
     "condition_tokens": "planning.why_condition_tokens",
+    "in_parts": "planning.why_in_parts",
     "joint_decomposition": "planning.why_joint_decomposition",
     "missing_clusters": "planning.why_missing_clusters",
     "missing_singular_vectors": "planning.why_missing_singular_vectors",
+    "motion_module": "planning.why_motion_module",
     "no_weight": "planning.why_no_weight",
     "one_vector": "planning.why_one_vector",
     "order_of_layers": "planning.why_order_of_layers",
     "own_kronecker_sum": "planning.why_own_kronecker_sum",
+    "packed_for_nunchaku": "planning.why_packed_for_nunchaku",
     "reference_tokens": "planning.why_reference_tokens",
+    "router_of_experts": "planning.why_router_of_experts",
     "router_of_loras": "planning.why_router_of_loras",
     "router_of_matrices": "planning.why_router_of_matrices",
     "router_of_tasks": "planning.why_router_of_tasks",

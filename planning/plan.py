@@ -723,12 +723,17 @@ class _Planner:
         """Why a module cannot be looked for: the network its prefix names is not here. Empty where
         it is.
         """
-        network = network_named(self.target_model, module)
+        network = network_named(self.target_model, module) or self._network_elsewhere(module)
         if network == ENCODER and not self.target_model.slots:
             return message("planning.no_clip")
         if network == DENOISER and DENOISER not in self.target_model.networks:
             return message("planning.no_model")
         return ""
+
+    def _network_elsewhere(self, module: str) -> str | None:
+        """ENCODER where a name without a prefix that tells is not the diffusion model's."""
+        names = [module, *(rest for _, rest in peeled(self.target_model, module))]
+        return ENCODER if any(map(self.target_model.is_elsewhere, names)) else None
 
     def _infer_prefix(self, unmatched: list[tuple[Group, Location]]) -> bool:
         """Law 3's one guess: an unknown prefix before every unmatched module, all tails resolving,

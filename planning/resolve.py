@@ -75,7 +75,9 @@ def _peel(
         for prefix in target_model.prefixes.peelable(name):
             step = (
                 offset + len(prefix.text),
-                target_model.networks_of(prefix) if prefix.network else networks,
+                networks
+                if untold(target_model, prefix, networks)
+                else target_model.networks_of(prefix),
             )
             if step not in queue and len(queue) < MAX_PEELS:
                 queue.append(step)
@@ -96,6 +98,8 @@ def alias_names(target_model: TargetModel, module: str) -> list[str]:
             for name in names
             if word in name
         ]
+    if "-" in module:  # ntc-ai's sliders of YuE2 have dashes for dots
+        names += [name.replace("-", ".") for name in names]
     for spelled, meant in target_model.prefixes.starts:
         position = module.find(spelled)
         if position == 0 or (position > 0 and module[position - 1] in "._"):
@@ -109,9 +113,20 @@ def network_named(target_model: TargetModel, module: str) -> str | None:
     """Which network a module's prefixes name: DENOISER, ENCODER (any text encoder), or None."""
     network = None
     for prefix, _ in peeled(target_model, module):
-        if prefix.network is not None:
+        if not untold(target_model, prefix, network):
             network = DENOISER if prefix.network == DENOISER else ENCODER
     return network
+
+
+def untold(target_model: TargetModel, prefix: Prefix, told: object) -> bool:
+    """Whether a prefix leaves open which network is meant; told: what those in front of it say.
+
+    YuE2's text encoder is called as the noise `model.`, which says nothing behind a prefix that
+    tells.
+    """
+    return prefix.network is None or (
+        bool(told) and prefix.text in target_model.prefixes.noise and told != ENCODER
+    )
 
 
 def peeled(target_model: TargetModel, module: str) -> Iterator[tuple[Prefix, str]]:

@@ -357,13 +357,21 @@ class TargetModel:
         )
         return told + tuple(slot for slot in self.slots if slot not in told)
 
+    def is_elsewhere(self, name: str) -> bool:
+        """Whether a name that no prefix tells the network of is not the diffusion model's, which
+        has it too.
+        """
+        starts = self.family.elsewhere if self.family else ()
+        return bool(starts) and generalise(flatten(name))[0].startswith(starts)
+
     def find(self, networks: tuple[str, ...] | None, name: str) -> tuple[Target, ...]:
         """Every place the unwrapped name can mean, in the named networks or (None) in all, the
         denoiser first.
         """
         found: tuple[Target, ...] = ()
+        untold = networks is None and self.is_elsewhere(name)
         for network in networks if networks is not None else self.networks:
-            if network in self.networks:
+            if network in self.networks and not (untold and network == DENOISER):
                 found += self.networks[network].find(name)
             if found and networks is None:
                 break

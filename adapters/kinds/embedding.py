@@ -31,6 +31,8 @@ class EmbeddingLoRA(LoRA):
 
     name, title = "lora_embedding", Said("adapters.embedding_lora")
     needs = (roles("embedding_A embedding_B"),)
+    # [r, rows of the weight] and [columns of the weight, r]: their roles, and as a file calls them
+    factors, spelled = ("embedding_A", "embedding_B"), ("lora_embedding_A", "lora_embedding_B")
     takes = silent = frozenset()
     settings = ()
     is_pair = low_rank = False
@@ -41,12 +43,12 @@ class EmbeddingLoRA(LoRA):
     stock = InStock("adapters.embedding_lora")
 
     def shape(self, shapes: Shapes) -> ModuleShape:
-        first, second = shapes["embedding_A"], shapes["embedding_B"]
-        check_ranks(first[0], second[1], lora_embedding_A=first, lora_embedding_B=second)
+        first, second = (shapes[role] for role in self.factors)
+        check_ranks(first[0], second[1], **dict(zip(self.spelled, (first, second), strict=True)))
         return ModuleShape(first[1], second[:1])
 
     def rank(self, shapes: ToldShapes) -> int | None:
-        first = shapes.get("embedding_A")
+        first = shapes.get(self.factors[0])
         return first[0] if first else None
 
     def kernel(self, shapes: Shapes) -> Shape | None:
@@ -57,20 +59,18 @@ class EmbeddingLoRA(LoRA):
         return helpers.fit(product.matrix(), shape, tensors)
 
     def count_rows(self, tensors: Tensors) -> int:
-        return helpers.size(tensors, 1, "embedding_A")
+        return helpers.size(tensors, 1, self.factors[0])
 
     def narrow(self, tensors: Tensors, start: int, length: int) -> Tensors | None:
-        return helpers.narrow_roles(tensors, start, length, embedding_A=1)
+        return helpers.narrow_roles(tensors, start, length, **{self.factors[0]: 1})
 
     def product(self, spec: AdapterSpec, tensors: Tensors, dtype: torch.dtype) -> Product:
-        first, second = (
-            products.matrix(tensors, role, dtype) for role in ("embedding_A", "embedding_B")
-        )
-        helpers.multiply(second[:1], first[:, :1], ("embedding_B", "embedding_A"))
+        first, second = (products.matrix(tensors, role, dtype) for role in self.factors)
+        helpers.multiply(second[:1], first[:, :1], self.factors[::-1])
         return Product(first.T * helpers.factor_of(self, spec, tensors), second.T)
 
     def product_rank(self, shapes: Shapes, sides: tuple[int, int]) -> int | None:
-        return shapes["embedding_A"][0]
+        return shapes[self.factors[0]][0]
 
     def host(
         self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned

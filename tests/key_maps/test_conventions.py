@@ -455,3 +455,38 @@ def test_every_title_is_in_the_catalogs_or_a_name():
         assert translate(title, "zh") != title
     used = {id for id in catalog("en") if id.startswith("conventions.title_")}
     assert used == {title.source.id for title in titles - NAMES_ALONE}
+
+
+@pytest.mark.parametrize(
+    ("layer", "refused"),
+    [
+        ("self_attn_q_proj", True),
+        ("cross_attn_v_proj", True),
+        ("cross_attn_q_proj", False),
+        ("self_attn_output_proj", False),
+        ("mlp_layer1", False),
+    ],
+)
+def test_a_lokr_cut_out_of_a_fused_layer_is_refused(layer, refused):
+    """scvxzf1/anima_lora_webui: the other layers are alpha / rank."""
+    metadata = {"ss_network_spec": "lokr", "ss_network_dim": "32", "ss_network_alpha": "8"}
+    said = meaning(
+        WHOLE_LOKR, "lokr", None, metadata, alpha=8.0, name=f"lora_unet_blocks_0_{layer}"
+    )
+    assert bool(said.refusal) == refused
+    assert refused or (said.scale == 0.25 and not said.cautions)
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "told"),
+    [
+        ("lora_unet_block", "8", True),
+        ("lora_unet_block", "4", False),  # the rank
+        ("diffusion_model.block", "8", False),  # musubi-tuner folds it there
+    ],
+)
+def test_an_alpha_that_only_the_header_has_is_told(name, stated, told):
+    metadata = {"ss_network_dim": "4", "ss_network_alpha": stated}
+    said = meaning(PAIR, metadata=metadata, name=name)
+    assert said.scale is None
+    assert any("header" in caution for caution in said.cautions) == told

@@ -44,7 +44,14 @@ def test_the_adapter_beside_it_is_refused_with_its_name(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["base_layer.weight", "lora_monteclora_sampler.expert_weights", "lora_velora_embed"]
+    "name",
+    [
+        "base_layer.weight",
+        "lora_monteclora_sampler.expert_weights",
+        "lora_velora_embed",
+        "pissa_initial_down",
+        "pissa_original_alpha",
+    ],
 )
 def test_what_is_known_to_be_harmless_refuses_nothing(name):
     plan = plan_with(**{name: (4, 1)})

@@ -8,8 +8,9 @@ import every_name
 import pytest
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
 from lora_locksmith.key_maps.table import families
-from lora_locksmith.planning.plan import PLACED, make_plan
-from lora_locksmith.planning.target_model import TargetModel, denoiser_network
+from lora_locksmith.planning.names import prefix_for
+from lora_locksmith.planning.plan import NOT_WIRED, PLACED, make_plan
+from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
 from model_files import inspected, pair
 
 WIDTH, INNER = 4096, 12288
@@ -70,6 +71,143 @@ def test_gate_and_value_land_on_their_rows(model, file, dialect):
     assert landed == [(f"{WEIGHT}.{layer}.weight", *both) for layer, *both in PLACES[model, file]]
 
 
+LAYER = "model.layers.0"
+HEADS = {"q": (0, 2048), "k": (2048, 1024), "v": (3072, 1024)}
+FUSED = {
+    "self_attn.qkv_proj": (4096, 2048),
+    "self_attn.o_proj": (2048, 2048),
+    "mlp.gate_up_proj": (12288, 2048),
+    "mlp.down_proj": (2048, 6144),
+}
+
+
+def yue2(*networks: str) -> TargetModel:
+    """YuE2's diffusion model ("MODEL"), its text encoder ("CLIP"), or both, as ComfyUI has them."""
+    layers = {f"{LAYER}.{name}.weight": shape for name, shape in FUSED.items()}
+    rest = {"model.norm.weight": (2048,), "model.embed_tokens.weight": (184704, 2048)}
+    both = {
+        "MODEL": [
+            denoiser_network(
+                {f"diffusion_model.{name}": shape for name, shape in layers.items()}
+                | {"diffusion_model.vae2llm.weight": (2048, 64)}
+            )
+        ],
+        "CLIP": encoder_networks(layers | rest),
+    }
+    return TargetModel([network for name in networks for network in both[name]])
+
+
+def of_half(start: str, half: str, roles=("lora_A.weight", "lora_B.weight")) -> dict:
+    """One layer in Hugging Face's names: half "nar_" is the acoustic one, "" the language model."""
+    shapes = {}
+    for layer, (out, inner) in QWEN3.items():
+        shapes |= {
+            f"{start}{half}{layer}.{roles[0]}": (4, inner),
+            f"{start}{half}{layer}.{roles[1]}": (out, 4),
+        }
+    return shapes
+
+
+def landings(shapes: dict, target_model: TargetModel) -> tuple[set, set]:
+    """What becomes of the keys, and (weight, rows) of all that is placed."""
+    plan = make_plan(shapes, {}, target_model)
+    places = {
+        (weight, rows(at)) for adapter in plan.adapters for weight, at, _ in adapter.target.slices
+    }
+    return {outcome.category for outcome in plan.outcomes.values()}, places
+
+
+def places_in(prefix: str) -> set:
+    attention = {(f"{prefix}{LAYER}.self_attn.qkv_proj.weight", span) for span in HEADS.values()}
+    gates = {
+        (f"{prefix}{LAYER}.mlp.gate_up_proj.weight", span) for span in [(0, 6144), (6144, 6144)]
+    }
+    whole = {
+        (f"{prefix}{LAYER}.{name}.weight", None) for name in ("self_attn.o_proj", "mlp.down_proj")
+    }
+    return attention | gates | whole
+
+
+STARTS = ["model.layers.0.", "layers.0.", "base_model.model.model.layers.0."]
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("networks", [("MODEL",), ("MODEL", "CLIP")], ids="-".join)
+def test_the_acoustic_half_of_yue2_is_told_by_its_own_names(networks, start):
+    """Saganaki22/ComfyUI-YuE2-Trainer, FL-YuE2 and others."""
+    told, places = landings(of_half(start, "nar_"), yue2(*networks))
+    assert told == {PLACED} and places == places_in("diffusion_model.")
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_language_half_of_yue2_never_lands_on_the_acoustic_one(start):
+    """Both have the same names and sizes in ComfyUI; in Hugging Face's model the plain ones are
+    the language model's.
+    """
+    shapes = of_half(start, "")
+    assert landings(shapes, yue2("MODEL")) == ({NOT_WIRED}, set())
+    for networks in [("MODEL", "CLIP"), ("CLIP",)]:
+        assert landings(shapes, yue2(*networks)) == ({PLACED}, places_in(""))
+
+
+@pytest.mark.parametrize(
+    ("start", "roles"),
+    [
+        ("layers.0.", ("A", "B")),  # YuE2-T8
+        ("model.layers.0.", ("lora_A", "lora_B")),
+        ("adapters.model-layers-0-", ("lora_down.weight", "lora_up.weight")),  # ntc-ai
+    ],
+)
+def test_other_spellings_of_the_language_half_of_yue2(start, roles):
+    shapes = of_half(start, "", roles)
+    if "-" in start:
+        shapes = {
+            f"{start}{key[len(start) :].replace('.', '-', 1)}": shape
+            for key, shape in shapes.items()
+        }
+    assert landings(shapes, yue2("MODEL", "CLIP")) == ({PLACED}, places_in(""))
+
+
+@pytest.mark.parametrize(
+    ("start", "network"),
+    [
+        (f"diffusion_model.{LAYER}.", "MODEL"),
+        (f"text_encoders.{LAYER}.", "CLIP"),
+        (f"transformer.nar.{LAYER}.", "MODEL"),
+        ("lora_unet_nar_blocks_0_", "MODEL"),
+    ],
+)
+def test_comfyui_s_names_of_yue2_tell_the_half(start, network):
+    shapes = {}
+    for name, (out, inner) in FUSED.items():
+        shapes |= pair(start + (name if "." in start else name.replace(".", "_")), out, (inner,))
+    prefix = "diffusion_model." if network == "MODEL" else ""
+    expected = {(f"{prefix}{LAYER}.{name}.weight", None) for name in FUSED}
+    for networks in [(network,), ("MODEL", "CLIP")]:
+        assert landings(shapes, yue2(*networks)) == ({PLACED}, expected)
+    other = "CLIP" if network == "MODEL" else "MODEL"
+    assert landings(shapes, yue2(other)) == ({NOT_WIRED}, set())
+
+
+@pytest.mark.parametrize("start", [f"transformer.ar.{LAYER}.", "lora_unet_ar_blocks_0_"])
+def test_prefixes_that_mean_the_language_half_of_yue2(start):
+    shapes = {}
+    for name, (out, inner) in FUSED.items():
+        shapes |= pair(start + (name if "." in start else name.replace(".", "_")), out, (inner,))
+    assert landings(shapes, yue2("MODEL"))[0] == {NOT_WIRED}
+    expected = {(f"{LAYER}.{name}.weight", None) for name in FUSED}
+    assert landings(shapes, yue2("MODEL", "CLIP")) == ({PLACED}, expected)
+
+
+def test_what_is_written_for_yue2_s_text_encoder_is_read_there_again():
+    target_model = yue2("MODEL", "CLIP")
+    prefixes = {
+        prefix_for(target_model, target_model.networks["model"], dialects()[name])
+        for name in ("comfyui", "onetrainer_comfy")
+    }
+    assert prefixes == {"text_encoders.model."}  # as ComfyUI calls the encoder's own weights
+
+
 @pytest.mark.parametrize("start", ["", "diffusion_model.", "base_model.model.", "transformer."])
 @pytest.mark.parametrize("part", ["", "self_attn", "mlp"])
 def test_yue2_in_the_names_of_hugging_face_is_called_so(start, part):
@@ -83,4 +221,5 @@ def test_yue2_in_the_names_of_hugging_face_is_called_so(start, part):
     assert told.guess.could_be == ("yue2", "language_model")
     assert told.guess.title.startswith("YuE2 or Language model")
     assert inspected(shapes, {"modelspec.architecture": "yue2/lora"}).guess.title == "YuE2"
-    assert told.report.modules["placed"] == len(shapes) // 2
+    tells = start in ("diffusion_model.", "transformer.")
+    assert told.report.modules["placed"] == (len(shapes) // 2 if tells else 0)

@@ -45,6 +45,19 @@ def place(
         ("flux2_klein_4b", "le_transformer_blocks.0.attn.to_out", "single_blocks.0.linear2", None),
         ("flux1_dev", "e_transformer_blocks.0.attn.to_k", "single_blocks.0.linear1", (3072, 3072)),
         ("wan21_t2v_14b", "ks.0.attn1.to_q", "blocks.0.self_attn.q", None),
+        # filipstrand/mflux feed_forward.py: a feed-forward's layers by its own names
+        (
+            "flux1_dev",
+            "transformer.transformer_blocks.0.ff.linear1",
+            "double_blocks.0.img_mlp.0",
+            None,
+        ),
+        (
+            "flux1_dev",
+            "transformer.transformer_blocks.0.ff_context.linear2",
+            "double_blocks.0.txt_mlp.2",
+            None,
+        ),
         # `default.` before the name: diffusers _convert_non_diffusers_z_image_lora_to_diffusers
         (
             "z_image",

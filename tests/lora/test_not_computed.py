@@ -68,6 +68,29 @@ NAMED = {
     "EasyControl": [
         "double_blocks.0.processor.q_loras.0.down.weight",
         "single_blocks.3.processor.proj_loras.0.up.weight",
+        "b_cond.0",
+    ],
+    "HydraLoRA": [
+        "lora_unet_blocks_3_mlp_layer1.lora_ups.0.weight",
+        "lora_unet_blocks_3_mlp_layer1.lora_downs.2.weight",
+        "lora_unet_blocks_3_mlp_layer1.lora_ups_c.1.weight",
+        "lora_unet_blocks_3_mlp_layer1.router.weight",
+        "global_router.weight",
+        "blocks_0_mlp_layer1.hydralora_gate.weight",
+    ],
+    "ReFT": ["reft_unet_blocks_0.rotate_layer.weight"],
+    "Nunchaku's form": [
+        "transformer_blocks.0.qkv_proj_context.lora_down",
+        "single_transformer_blocks.37.mlp_fc2.lora_up",
+        "transformer.single_transformer_blocks.0.norm.linear.lora_up",
+    ],
+    "LoRA in parts": [
+        "lora_unet_nar_blocks_0_self_attn_qkv_proj.lora_down.0.weight",
+        "lora_unet_nar_blocks_0_self_attn_qkv_proj.lora_up.2.weight",
+    ],
+    "AnimateDiff motion": [
+        "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
+        ".attention_blocks.0.processor.to_q_lora.down.weight",
     ],
     "CDKA": ["lora_unet_blocks_0_lin.cdka_a"],
 }
@@ -105,6 +128,9 @@ def test_what_acts_on_some_tokens_is_not_called_a_model(tmp_path):
     "key",
     [
         "blocks.0.self_attn.q.lora_A.weight",
+        "lora_unet_blocks_3_mlp_layer1.lora_up.weight",
+        "transformer_blocks.0.out_proj.lora_A.weight",
+        "transformer_blocks.0.norm1.linear.lora_down.weight",
         "a.lilypad.lora_down.weight",
         "blocks.0.shadows.weight",
         "x.alpha",
@@ -125,3 +151,23 @@ def test_a_line_that_breaks_the_rules_is_named(tmp_path, line):
         TextError, match=rf"not_computed\.table, line {3 if 'other' in line else 2}: "
     ):
         known_adapters.__wrapped__(path)
+
+
+def test_a_lora_beside_layers_with_a_router_loads(tmp_path):
+    """HydraLoRA leaves layers that no router serves as plain LoRAs."""
+    name = "lora_unet_blocks_3_{}"
+    tensors = {}
+    for layer, out in (("self_attn_q_proj", 2048), ("mlp_layer1", 8192)):
+        tensors |= {
+            name.format(layer) + ".lora_down.weight": torch.ones(2, 2048),
+            name.format(layer) + ".alpha": torch.tensor(2.0),
+        }
+        up = torch.ones(out, 2)
+        if layer == "mlp_layer1":
+            tensors |= {f"{name.format(layer)}.lora_ups.{i}.weight": up + i for i in range(2)}
+            tensors |= {name.format(layer) + ".router.weight": torch.ones(2, 2)}
+        else:
+            tensors[name.format(layer) + ".lora_up.weight"] = up
+    save_file(tensors, tmp_path / "x.safetensors")
+    plan = inspect_file(tmp_path / "x.safetensors").plan
+    assert [adapter.module for adapter in plan.adapters] == [name.format("self_attn_q_proj")]

@@ -244,6 +244,11 @@ CASES = {
         {"embedding_A": random(4, 32), "embedding_B": random(24, 4)},
         (32, 24),
     ),
+    "lora_transposed": (
+        AdapterSpec("lora_transposed", 2.0),
+        {"transposed_a": random(24, 4), "transposed_b": random(4, 32)},
+        (32, 24),
+    ),
     "dora_embedding": (
         AdapterSpec("dora_embedding", 2.0),
         {
@@ -417,6 +422,7 @@ LINEAR = {
     *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "lokr_conv1d", "lora_flat"),
     *("vblora", "vblora_topk", "pvera", "randlora", "supertuning", "fourierft", "waveft"),
     *("adalora", "moslora", "bdlora", "lora_embedding", "tlora_with_base"),
+    "lora_transposed",
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
 

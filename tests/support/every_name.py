@@ -22,6 +22,7 @@ from lora_locksmith.key_maps.table import (
 from lora_locksmith.planning.keys import parse_key
 from lora_locksmith.planning.names import prefix_for
 from lora_locksmith.planning.plan import PLACED, UNSUPPORTED, Adapter, make_plan
+from lora_locksmith.planning.resolve import network_named
 from lora_locksmith.planning.target_model import Network, TargetModel
 
 NATIVE, DIFFUSERS, PROCESSOR = "native", "diffusers", "processor"
@@ -159,6 +160,8 @@ def written(
     for name, place in places(network, names):
         spelled = _spelled(dialect, name)
         module = prefix + (spelled.replace(".", "_") if dialect.form == "flat" else spelled)
+        if target_model.is_elsewhere(name) and network_named(target_model, module) is None:
+            continue  # a text encoder's name
         # Where flattening makes two weights one name, the first keeps it.
         if expected.setdefault(module, place) is place:
             keys |= keys_of(dialect, module, place.shape)
