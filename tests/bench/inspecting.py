@@ -24,7 +24,9 @@ def flux_file(path: Path, spelling: str = "transformer.", rank: int = 16, number
     from hollow_files import write_hollow
 
     shapes = lora_shapes(flux_modules(), rank, spelling)
-    return write_hollow(path, shapes, {"ss_output_name": f"lora {number}", "ss_steps": str(number)})
+    # What is another in each file, as a hash, must not keep alike ones from being known as such.
+    own = {"ss_output_name": f"lora {number}", "sshs_model_hash": f"{number:064x}"}
+    return write_hollow(path, shapes, own | {"modelspec.date": "2026-01-01", "ss_steps": "1000"})
 
 
 @measurement(
