@@ -661,18 +661,27 @@ def test_rows_that_are_as_they_were_are_not_sent_again(library, front_end, loras
     files, answers = [row["file"] for row in told], []
     path = loras / files[len(files) // 2]
     before = path.stat().st_mtime
-    hear = lambda response: "/library?" in response.url and answers.append(response)  # noqa: E731
+
+    def hear(response):
+        """Keep the answers from the newest refresh on."""
+        if "refresh=1" in response.url:
+            answers[:] = [response]
+        elif "/library?" in response.url and answers:
+            answers.append(response)
+
     front_end.page.on("response", hear)
     try:
-        for sent in (0, len(files) - len(files) // 2):
+        for sent in (None, 0, len(files) - len(files) // 2):
             answers.clear()
             library.element.get_by_role("button", name="Read the folders again").click()
             front_end.wait_until(lambda: bool(answers) and not answers[-1].json()["running"])
             rows = [row["file"] for answer in answers for row in answer.json()["rows"]]
-            assert rows == files[len(files) - sent :]
+            # The first time the page may still be following the scan it was opened with.
+            assert sent is None or rows == files[len(files) - sent :]
             expect(library.status).to_have_text(f"{len(files)} LoRAs")
             assert library.shown() == len(files)
-            os.utime(path, (before + 100, before + 100))
+            if sent is not None:
+                os.utime(path, (before + 100, before + 100))
     finally:
         front_end.page.remove_listener("response", hear)
         os.utime(path, (before, before))

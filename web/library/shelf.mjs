@@ -8,7 +8,7 @@ import { asSentence, tell, tellAll } from "../i18n/words.mjs";
 
 const PAUSE = 250; // milliseconds between two questions while the server reads
 const PART = 1000; // rows of an answer: as many as are taken without a stutter
-const DRAW = 300; // milliseconds between two changes that are told while more rows come
+const DRAW = 500; // milliseconds between two changes that are told while more rows come
 
 export class Shelf {
   /** @param {() => void} changed called whenever something here did */
