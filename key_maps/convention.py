@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from string import Formatter
@@ -295,24 +295,37 @@ def conventions(folder: Path = FOLDER) -> tuple[Convention, ...]:
 @cache
 def asked_metadata() -> tuple[str, ...]:
     """The keys of a file's metadata that the pack's conventions ask for."""
-    texts = [
-        condition.subject
-        for one in conventions()
-        for case in one.cases
-        for condition in (*one.conditions, *case.conditions)
-    ]
-    texts += [
-        let.source for one in conventions() for let in one.lets if isinstance(let.source, str)
-    ]
-    return tuple(
-        sorted(
-            {
-                text.partition(".")[2].partition(">")[0]
-                for text in texts
-                if text.startswith("metadata.")
-            }
-        )
-    )
+    return _metadata_keys((*(condition.subject for condition in _conditions()), *_sources()))
+
+
+@cache
+def noticed_metadata() -> tuple[str, ...]:
+    """Those of `asked_metadata` of which it counts only whether they are there, such as a hash,
+    which is another one in each file.
+    """
+    presence = _metadata_keys(one.subject for one in _conditions() if one.of_presence)
+    others = (one.subject for one in _conditions() if not one.of_presence)
+    read = _metadata_keys((*others, *_sources()))
+    return tuple(key for key in presence if key not in read)
+
+
+def _conditions() -> Iterator[Condition]:
+    for one in conventions():
+        yield from one.conditions
+        for case in one.cases:
+            yield from case.conditions
+
+
+def _sources() -> Iterator[str]:
+    for one in conventions():
+        yield from (let.source for let in one.lets if isinstance(let.source, str))
+
+
+def _metadata_keys(paths: Iterable[str]) -> tuple[str, ...]:
+    keys = {
+        path.partition(".")[2].partition(">")[0] for path in paths if path.startswith("metadata.")
+    }
+    return tuple(sorted(keys))
 
 
 def without_settled(metadata: Mapping[str, str]) -> dict[str, str]:

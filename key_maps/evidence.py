@@ -237,6 +237,11 @@ class Condition(NamedTuple):
             and self.relation in ("exists", "missing")
         )
 
+    @property
+    def of_presence(self) -> bool:
+        """Whether it asks for nothing but whether a key of the metadata is there."""
+        return self.relation in ("exists", "missing") and ">" not in self.subject
+
     def denies(self, name: str) -> bool:
         """Whether a module's name alone answers it with no."""
         return self.subject == "name" and not ON_VALUES[self.relation](name, self.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -67,7 +68,7 @@ class Beside(NamedTuple):
 
 def read_beside(path: str | os.PathLike[str]) -> Beside:
     """Read what lies beside a LoRA file; what cannot be read counts as not there."""
-    path = Path(path)
+    path = os.fspath(path)
     words: dict[str, Noted] = {}
     strength = None
     for source in SOURCES:
@@ -78,17 +79,16 @@ def read_beside(path: str | os.PathLike[str]) -> Beside:
         content = _parsed(text) if source.words else text
         for word in _words(_at(content, source.words)):
             if len(words) < MAX_WORDS:
-                words.setdefault(word.casefold(), Noted(word, file.name))
+                words.setdefault(word.casefold(), Noted(word, os.path.basename(file)))
         number = _number(_at(content, source.strength)) if source.strength else None
         if strength is None and number is not None:
-            strength = Noted(number, file.name)
+            strength = Noted(number, os.path.basename(file))
     return Beside(tuple(words.values()), strength)
 
 
 def beside_stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """Changes when what `read_beside` reads does."""
-    path = Path(path)
-    return tuple(_modified(_place(source, path)) for source in SOURCES)
+    return tuple(_modified(_place(source, os.fspath(path))) for source in SOURCES)
 
 
 def aside_of(name: str, entries: Mapping[str, os.DirEntry[str]]) -> tuple[str, bool]:
@@ -115,14 +115,13 @@ def is_file(entry: os.DirEntry[str] | None) -> bool:
         return False
 
 
-def _place(source: Source, path: Path) -> Path:
-    file = path if source.of_whole_name else path.with_suffix("")
-    return file.with_name(file.name + source.ending)
+def _place(source: Source, path: str) -> str:
+    return (path if source.of_whole_name else os.path.splitext(path)[0]) + source.ending
 
 
-def _modified(file: Path) -> int:
+def _modified(file: str) -> int:
     try:
-        return file.stat().st_mtime_ns
+        return os.stat(file).st_mtime_ns
     except OSError:
         return 0
 
@@ -134,12 +133,14 @@ def preview_of(path: str | os.PathLike[str]) -> Path | None:
     return next((one for one in candidates if one.is_file()), None)
 
 
-def _text_of(file: Path) -> str | None:
+def _text_of(file: str) -> str | None:
     try:
-        if not file.is_file() or file.stat().st_size > MAX_BYTES:
+        about = os.stat(file)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
             return None
-        return file.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError:
+        with open(file, encoding="utf-8-sig", errors="replace") as text:
+            return text.read()
+    except (OSError, ValueError):  # a name with a zero is no place
         return None
 
 

@@ -10,7 +10,7 @@ import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from ..adapters.registry import decomposition_of, named
@@ -28,7 +28,7 @@ from ..identify.reference_model import build_reference_model, with_encoders
 from ..identify.stock_loader import stock_placed
 from ..identify.trainer import UNTOLD, metadata_matches
 from ..key_maps.arithmetic import as_number
-from ..key_maps.convention import asked_metadata
+from ..key_maps.convention import asked_metadata, noticed_metadata
 from ..key_maps.dialect import DENOISER
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..messages import as_sentence, joined, message
@@ -667,10 +667,18 @@ def telling(metadata: Mapping[str, str]) -> tuple[object, ...]:
     """
     if not metadata:
         return ()
-    values = tuple(
-        [metadata.get(key) for key in (*PLAN_METADATA, *FAMILY_METADATA, *asked_metadata())]
-    )
-    return (*values, *metadata_matches(all_families().dialects.values(), metadata))
+    values = [metadata.get(key) for key in _counting()]
+    there = [key in metadata for key in noticed_metadata()]
+    return (*values, *there, *metadata_matches(all_families().dialects.values(), metadata))
+
+
+@lru_cache(maxsize=1)
+def _counting() -> tuple[str, ...]:
+    """The keys of the metadata whose values plan, family and trainer read."""
+    asked = dict.fromkeys(asked_metadata())
+    for key in noticed_metadata():
+        del asked[key]
+    return tuple(dict.fromkeys((*PLAN_METADATA, *FAMILY_METADATA, *asked)))
 
 
 def whole_model(

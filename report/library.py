@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from ..files.header import PICKLED
@@ -106,7 +106,7 @@ def scan(
 
 
 def scan_files(
-    files: Mapping[str, Listed],
+    files: Mapping[str, Listed] | Iterable[tuple[str, Listed]],
     index: Index | None = None,
     own: UserMaps = NO_USER_MAPS,
     *,
@@ -115,28 +115,62 @@ def scan_files(
     progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
 ) -> Iterator[LibraryRow]:
-    """One row for each file, in their order; `files`: what a row calls it -> where it is.
+    """One row for each file, in their order; `files`: what a row calls it -> where it is, or such
+    pairs, which may be listed only as they are asked for.
 
     `index` keeps what is found, when the scan ends, early or not, and now and then before; files
     that are in it as they are now are not read. marks: tell when `own` changes. roots: what the
     keys of all files begin with; of what else begins so nothing is kept once the scan is through.
-    `progress(done, total)` is called before each file. `engine` looks into the files; without one
-    they are read here, one after another.
+    `progress(done, total)` is called before each file of a mapping. `engine` looks into the files;
+    without one they are read here, one after another.
     """
+    look = engine or (lambda unknown: (findings_here(listed, own) for listed in unknown))
     with ExitStack() as stack:
-        shelf = Shelf(stack.enter_context(index.opened()) if index else None, marks)
-        known = shelf.known(files, roots)
-        unknown = [listed for file, listed in files.items() if file not in known]
-        found = engine(unknown) if engine else (findings_here(one, own) for one in unknown)
+        shelf = Shelf(stack.enter_context(index.opened()) if index else None, marks, roots)
         stack.callback(shelf.write)
-        if isinstance(found, Generator):
-            stack.callback(found.close)
-        for done, (file, listed) in enumerate(files.items()):
-            if progress:
-                progress(done, len(files))
-            findings = known.get(file)
-            if findings is None:
-                findings = next(found)
-                shelf.put(listed, findings)
+        pairs = iter(files.items() if isinstance(files, Mapping) else files)
+        found = stack.enter_context(closing(_found(pairs, shelf, look)))
+        here: dict[str, Listed] = {}
+        total = len(files) if isinstance(files, Mapping) and progress else 0
+        while True:
+            if progress and len(here) < total:
+                progress(len(here), total)
+            if (one := next(found, None)) is None:
+                break
+            file, listed, findings = one
+            here[file] = listed
             yield LibraryRow(file, listed.stamp, findings, listed.has_picture)
-        shelf.forget_others(files)
+        shelf.forget_others(here)
+
+
+Found = Generator[tuple[str, Listed, Findings], None, None]
+
+
+def _found(files: Iterator[tuple[str, Listed]], shelf: Shelf, look: Engine) -> Found:
+    """Each file and what is in it. As long as they are known, each is told before the next one is
+    listed.
+    """
+    for file, listed in files:
+        findings = shelf.known(listed)
+        if findings is None:
+            yield from _read({file: listed, **dict(files)}, shelf, look)
+            return
+        yield file, listed, findings
+
+
+def _read(files: Mapping[str, Listed], shelf: Shelf, look: Engine) -> Found:
+    """The same where some are to be looked into, all of which are listed first: whoever looks gets
+    them together.
+    """
+    known = {file: shelf.known(listed) for file, listed in files.items()}
+    new = look([listed for file, listed in files.items() if known[file] is None])
+    try:
+        for file, listed in files.items():
+            findings = known[file]
+            if findings is None:
+                findings = next(new)
+                shelf.put(listed, findings)
+            yield file, listed, findings
+    finally:
+        if isinstance(new, Generator):
+            new.close()

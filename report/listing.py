@@ -5,7 +5,7 @@ read once, and only files that count are asked for their size and time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -92,12 +92,11 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Listed]:
     return dict(sorted(files.items()))
 
 
-def find_files(names: Iterable[str], folders: Sequence[str]) -> dict[str, Listed]:
-    """The files of these names, each in the first of the folders that has it, in the names'
-    order.
+def find_files(names: Iterable[str], folders: Sequence[str]) -> Iterator[tuple[str, Listed]]:
+    """The files of these names, each in the first of the folders that has it, in the names' order.
+    A folder is listed, and a file asked for its time, when it is its turn.
     """
     known: dict[tuple[str, str], Folder | None] = {}
-    files = {}
     for name in names:
         inside, last = os.path.split(name)
         inside = os.path.join(inside, "") if inside else ""
@@ -111,9 +110,8 @@ def find_files(names: Iterable[str], folders: Sequence[str]) -> dict[str, Listed
             listed = known[place]
             file = listed.file(last) if listed and is_file(listed.entries.get(last)) else None
             if file is not None:
-                files[name] = file
+                yield name, file
                 break
-    return files
 
 
 def key_root(folder: str | os.PathLike[str]) -> str:

@@ -22,34 +22,27 @@ BETWEEN = b"\0"  # a file's key and marks
 
 
 class Shelf:
-    """What an index keeps of the files of one scan. marks: tell apart what is found with other maps
-    of users.
+    """What an index keeps of the files of one scan, whose keys all begin with one of the `roots`.
+    marks: tell apart what is found with other maps of users.
     """
 
-    def __init__(self, index: Index | None, marks: str):
+    def __init__(self, index: Index | None, marks: str, roots: Sequence[str]):
         self._index, self._marks = index, _digest(marks) if marks else b""
         self._version = knowledge_version() if index else ""
-        self._before: set[bytes] = set()
+        self._unpack = Unpacker()
+        self._kept: dict[bytes, Kept] = {}
+        for root in map(os.fsencode, roots):
+            if index:
+                self._kept |= index.read(root, root[:-1] + bytes([root[-1] + 1]))
         self._new: dict[bytes, Kept] = {}
         self._written_at = time.monotonic()
 
-    def known(self, files: Mapping[str, Listed], roots: Sequence[str]) -> dict[str, Findings]:
-        """What is kept of those files that are now as they were."""
-        if self._index is None:
-            return {}
-        kept: dict[bytes, Kept] = {}
-        for root in map(os.fsencode, roots):
-            kept |= self._index.read(root, root[:-1] + bytes([root[-1] + 1]))
-        self._before = set(kept)
-        unpack = Unpacker()
-        known = {}
-        for file, listed in files.items():
-            row = kept.get(self._key(listed))
-            if row and (row.version, row.stamp) == (self._version, _stamp(listed)):
-                findings = unpack(row.found, row.own)
-                if findings is not None:
-                    known[file] = findings
-        return known
+    def known(self, listed: Listed) -> Findings | None:
+        """What is kept of a file, if it is now as it was."""
+        row = self._kept.get(self._key(listed))
+        if row and (row.version, row.stamp) == (self._version, _stamp(listed)):
+            return self._unpack(row.found, row.own)
+        return None
 
     def put(self, listed: Listed, findings: Findings) -> None:
         """Keep what was found in a file, soon."""
@@ -74,7 +67,7 @@ class Shelf:
         self.write()
         here = {listed.key for listed in files.values()}
         gone = []
-        for key in self._before:
+        for key in self._kept:
             file, _, marks = key.partition(BETWEEN)
             if file not in here or marks not in (b"", self._marks):
                 gone.append(key)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Collection
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -51,14 +52,22 @@ class Unknown(LocksmithError):
         self.fault, self.remedy = fault, remedy
 
 
-def listed(folder: str, name: str) -> tuple[str, str]:
+def names_in(folder: str) -> frozenset[str]:
+    """What the host lists in one of its folders of models; nothing for a folder it does not
+    know.
+    """
+    known = folder_paths.map_legacy(folder) in folder_paths.folder_names_and_paths
+    return frozenset(folder_paths.get_filename_list(folder) if known else ())
+
+
+def listed(folder: str, name: str, names: Collection[str] | None = None) -> tuple[str, str]:
     """(name, path) of a file that the host lists in one of its folders of models, under this name
-    or another system's spelling of it.
+    or another system's spelling of it. names: all that it lists there, as `names_in` gave them: it
+    lists anew whenever a file was written.
 
     Raises Unknown.
     """
-    known = folder_paths.map_legacy(folder) in folder_paths.folder_names_and_paths
-    names = frozenset(folder_paths.get_filename_list(folder) if known else ())
+    names = names_in(folder) if names is None else names
     listed = next((spelling for spelling in spellings(name) if spelling in names), "")
     path = folder_paths.get_full_path(folder, listed) if listed else None
     if path is None:

@@ -9,7 +9,7 @@ import logging
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import folder_paths
@@ -38,6 +38,8 @@ class Library:
         self._found: list[LibraryRow] = []
         self._translated = Translated()
         self._scan, self._total, self._error = "", 0, ""
+        # The scan before, and how many of its first rows are those of this one.
+        self._before, self._same = "", 0
         self._running = self._again = False
 
     def read(self, refresh: bool = False) -> None:
@@ -67,7 +69,7 @@ class Library:
 
     def answer(self, since: int, most: int, language: str = "") -> str:
         """What the route tells, as JSON text: the `most` rows from `since` on, and what to show
-        instead in a language.
+        instead in a language; of the first `same` rows, that the scan `before` had them as well.
         """
         with self._lock:
             rows, found = self._rows[since : since + most], self._found[since : since + most]
@@ -77,6 +79,8 @@ class Library:
                     "total": self._total,
                     "running": self._running,
                     "scan": self._scan,
+                    "before": self._before,
+                    "same": self._same,
                     "error": self._error,
                     "dialects": list(writable()),
                 },
@@ -107,14 +111,15 @@ class Library:
     def _read_all(self) -> None:
         tell = logging.getLogger("lora_locksmith").warning
         own, stamp, folder = own_maps(), own_stamp(), own_folder()
-        files = listed_files()
+        names = lora_names()
         with self._lock:
             # Another list, because answers slice the old one.
-            self._rows, self._found = [], []
-            self._scan, self._total = uuid.uuid4().hex, len(files)
+            before, self._rows, self._found = self._rows, [], []
+            self._before, self._same = self._scan, 0
+            self._scan, self._total = uuid.uuid4().hex, len(names)
         text_of_row = Texts()
         for row in scan_files(
-            files,
+            listed_files(names),
             Index(folder / NAME, tell),
             own,
             marks=repr(stamp) if stamp else "",
@@ -123,11 +128,15 @@ class Library:
         ):
             self._found.append(row)  # first, as `answer` counts the rows
             self._rows.append(text_of_row(row))
+            done = len(self._rows)
+            if self._same == done - 1 and before[done - 1 : done] == self._rows[-1:]:
+                self._same = done
+        self._total = len(self._rows)  # without those that are gone by now
 
 
-def listed_files() -> dict[str, Listed]:
-    """Every LoRA file by the name the host lists it under."""
-    return find_files(lora_names(), folder_paths.get_folder_paths("loras"))
+def listed_files(names: Iterable[str]) -> Iterator[tuple[str, Listed]]:
+    """The LoRA files by the names that the host lists them under."""
+    return find_files(names, folder_paths.get_folder_paths("loras"))
 
 
 class Texts:

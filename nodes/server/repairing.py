@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from ...lora.rewrite.repair import Kept, NotWhole, Order, Repair, plan_repair, w
 from ...messages import joined, message, text_of, translations
 from ..files import own_maps
 from ..languages import answered
-from .about_file import listed
+from .about_file import listed, names_in
 from .saving import ENDING, SaveError, check_known, destination, titles_of
 
 # Where new files go: each beside its own file, with the dialect in its name; or under the same
@@ -138,10 +138,11 @@ class Repairs:
     def _work(self, wish: RepairWish) -> None:
         own, taken = own_maps(), dict[Path, str]()
         try:
+            names = names_in("loras")  # once: each new file would have the host list all again
             for name in wish.names:
                 if self._stopping:
                     break
-                outcome = outcome_of(name, wish, own, taken=taken)
+                outcome = outcome_of(name, wish, own, taken=taken, names=names)
                 told = {"file": name, **outcome._asdict()}
                 with self._lock:
                     self._texts.append(translations(told))
@@ -172,12 +173,19 @@ def _check(wish: RepairWish) -> None:
 
 
 def outcome_of(
-    name: str, wish: RepairWish, own: UserMaps | None = None, *, taken: dict[Path, str]
+    name: str,
+    wish: RepairWish,
+    own: UserMaps | None = None,
+    *,
+    taken: dict[Path, str],
+    names: Collection[str] | None = None,
 ) -> Outcome:
-    """What becomes of one listed file, whatever happens. taken: new file -> the name it is of."""
+    """What becomes of one listed file, whatever happens. taken: new file -> the name it is of.
+    names: see `listed`.
+    """
     asked = name
     try:
-        name, path = listed("loras", name)
+        name, path = listed("loras", name, names)
         new = _new_place(name, Path(path), wish)
         if (other := taken.setdefault(new, name)) != name:
             return Outcome(REFUSED, message("nodes.same_new_file", other=other))

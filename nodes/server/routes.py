@@ -30,7 +30,8 @@ from .saving import SaveError, save_listed
 
 MAX_BYTES, MAX_NAMES_BYTES = 1 << 16, 1 << 24  # of a wish, of one that names many files
 ALL_ROWS = 10**8
-PATIENCE, STEP = 0.3, 0.02  # seconds an answer waits for rows
+# Seconds an answer waits for more rows, and for the first: a page without any has nothing to show.
+PATIENCE, FIRST, STEP = 0.3, 2.0, 0.02
 WISHES: dict[str, type] = {
     **dict.fromkeys(("name", "dialect", "filename", "dtype", "model"), str),
     "overwrite": bool,
@@ -178,16 +179,16 @@ async def _picture(request: web.Request) -> web.Response:
 async def _rows(request: web.Request) -> str:
     since, most = _count(request, "since", 0), _count(request, "most", ALL_ROWS)
     _library.read(refresh=request.query.get("refresh") == "1")
-    await _while(partial(_library.waiting, since))
+    await _while(partial(_library.waiting, since), PATIENCE if since else FIRST)
     return await asyncio.get_running_loop().run_in_executor(
         _readers, _library.answer, since, most, _language(request)
     )
 
 
-async def _while(waiting: Callable[[], bool]) -> None:
+async def _while(waiting: Callable[[], bool], patience: float = PATIENCE) -> None:
     """Wait as long as that holds, but not longer than an answer may."""
     waited = 0.0
-    while waiting() and waited < PATIENCE:
+    while waiting() and waited < patience:
         await asyncio.sleep(STEP)
         waited += STEP
 

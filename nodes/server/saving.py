@@ -74,10 +74,15 @@ def save_lora(
     """Write what was inspected as `dialect`; `dtype`: one of DTYPES, anything else keeps them.
     Raises SaveError.
     """
-    inspection, tensors, provenance = opened
-    if apart := rivals_apart(inspection, dialect):
+    if apart := rivals_apart(opened.inspection, dialect):
         fault = message("nodes.ambiguous_for", models=", ".join(apart), dialect=dialect)
         raise SaveError(fault, message("nodes.connect_model_or_dialect"))
+    return _save(opened, filename, dialect=dialect, dtype=dtype, overwrite=overwrite)
+
+
+def _save(opened: Opened, filename: str, *, dialect: str, dtype: str, overwrite: bool) -> Written:
+    """The same of a file of which it is known that no other model would name it otherwise."""
+    inspection, tensors, provenance = opened
     path = destination(filename)
     try:
         with _folders_of(path):
@@ -181,7 +186,7 @@ def save_listed(
         raise SaveError(text_of(error), remedy, models=models) from None
     except Refused as error:
         raise SaveError(text_of(error), message("nodes.choose_other_file")) from None
-    written = save_lora(opened, filename, dialect=dialect, dtype=dtype, overwrite=overwrite)
+    written = _save(opened, filename, dialect=dialect, dtype=dtype, overwrite=overwrite)
     return {"file": os.path.relpath(written.path, _folder()), "report": report_on(written)}
 
 

@@ -4,6 +4,7 @@ copies, thousands of files.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -653,6 +654,37 @@ def test_new_and_removed_files_are_seen_after_a_refresh(library, loras, told):
     for count in (len(told) + 1, len(told)):
         library.read_again(f"{count} LoRAs")
         path.unlink(missing_ok=True)
+
+
+def test_rows_that_are_as_they_were_are_not_sent_again(library, front_end, loras, told):
+    """Nor are they sorted anew: thousands would make the page stutter at every refresh."""
+    files, answers = [row["file"] for row in told], []
+    path = loras / files[len(files) // 2]
+    before = path.stat().st_mtime
+
+    def hear(response):
+        """Keep the answers from the newest refresh on."""
+        if "refresh=1" in response.url:
+            answers[:] = [response]
+        elif "/library?" in response.url and answers:
+            answers.append(response)
+
+    front_end.page.on("response", hear)
+    try:
+        for sent in (None, 0, len(files) - len(files) // 2):
+            answers.clear()
+            library.element.get_by_role("button", name="Read the folders again").click()
+            front_end.wait_until(lambda: bool(answers) and not answers[-1].json()["running"])
+            rows = [row["file"] for answer in answers for row in answer.json()["rows"]]
+            # The first time the page may still be following the scan it was opened with.
+            assert sent is None or rows == files[len(files) - sent :]
+            expect(library.status).to_have_text(f"{len(files)} LoRAs")
+            assert library.shown() == len(files)
+            if sent is not None:
+                os.utime(path, (before + 100, before + 100))
+    finally:
+        front_end.page.remove_listener("response", hear)
+        os.utime(path, (before, before))
 
 
 def test_server_that_is_away_is_told(library, front_end, told):

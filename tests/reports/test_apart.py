@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 from comfy_server import PATIENCE
 from hollow_files import write_hollow
+from lora_locksmith.key_maps.convention import asked_metadata, noticed_metadata
 from lora_locksmith.key_maps.user_maps import NO_USER_MAPS, read_own_maps
 from lora_locksmith.report import apart, findings
 from lora_locksmith.report.apart import FEW, in_process
 from lora_locksmith.report.findings import findings_here, findings_of
+from lora_locksmith.report.inspection import telling
 from lora_locksmith.report.listing import list_files
 from reports.small_files import flux_lora
 from shelves import write_shelf
@@ -209,6 +211,11 @@ METADATA = (
     '"text"',
     '{"ss_network_module": "networks.lora", "ss_network_alpha": "16"}',
     '{"lora_adapter_metadata": "{\\"transformer.lora_alpha\\": 8, \\"transformer.r\\": 4}"}',
+    '{"a": "ends with \\\\"}',
+    '{"a": "\\"}", "b": "\\\\\\"}"}',
+    '{"a": {"b": "c"}}',
+    '{"a": "b" }',
+    '{"sshs_model_hash": "1", "modelspec.date": "2026-01-01", "b": "[-0, true]"}',
 )
 FORMS = ('{"__metadata__":%s,%s', '{"__metadata__" : %s, %s', ' {"__metadata__":%s,%s')
 MORE = (
@@ -257,7 +264,16 @@ def test_a_header_of_the_same_words_is_not_read_again(tmp_path, monkeypatch):
     findings._same.clear()
     for number in range(6):
         words = {"modelspec.trigger_phrase": f"word {number}"} | {"long": "x" * 3 * number}
+        words["sshs_model_hash"] = f"{number:064x}"  # of the file, as most trainers write it
         write_hollow(tmp_path / f"{number}.safetensors", flux_lora(7), words)
     found = [findings_here(listed) for listed in list_files(tmp_path).values()]
     assert [one.trigger_words for one in found] == [(f"word {number}",) for number in range(6)]
     assert len(read) == 1 and len({one.shared() for one in found}) == 1
+
+
+def test_of_metadata_that_differ_in_every_file_only_their_presence_tells_files_apart():
+    noticed = noticed_metadata()
+    assert "sshs_model_hash" in noticed
+    for key in asked_metadata():
+        assert telling({key: "1"}) != telling({}), key
+        assert (telling({key: "1"}) == telling({key: "2"})) == (key in noticed), key

@@ -16,7 +16,8 @@ import pytest
 from comfy_server import PATIENCE
 from lora_locksmith.report import index as index_module
 from lora_locksmith.report.index import ASIDE, NAME, Index, Kept
-from lora_locksmith.report.library import scan
+from lora_locksmith.report.library import scan, scan_files
+from lora_locksmith.report.listing import find_files, key_root
 from reports.small_files import flux_lora, write_file
 from shelves import write_shelf
 
@@ -327,3 +328,39 @@ def test_what_comes_beside_a_file_is_told_though_the_file_stays(tmp_path):
     (folder / "a.png").mkdir()
     told = rows_of(folder, path)[0]
     assert told["trigger_words"] == () and told["has_picture"] is False and file.is_file()
+
+
+def test_rows_of_known_files_come_before_the_rest_is_listed(tmp_path):
+    """Whoever waits for the first rows of thousands of files does not wait for the last file's
+    time.
+    """
+    folder, path, asked = tmp_path / "loras", tmp_path / NAME, []
+    names = [f"{number}.safetensors" for number in range(6)]
+    for name in names:
+        write_file(folder / name, flux_lora(4))
+    expected = rows_of(folder, path)
+
+    def asking():
+        for name in names:
+            asked.append(name)
+            yield name
+
+    def rows():
+        files = find_files(asking(), [os.fspath(folder)])
+        return scan_files(files, Index(path, pytest.fail), roots=[key_root(folder)])
+
+    scanned = rows()
+    assert next(scanned).as_dict() == expected[0] and asked == names[:1]
+    assert [row.as_dict() for row in scanned] == expected[1:] and asked == names
+    (folder / names[1]).unlink()
+    write_file(folder / names[2], flux_lora(8))
+    asked.clear()
+    scanned = rows()
+    assert next(scanned).file == names[0] and asked == names[:1]
+    assert next(scanned).file == names[2] and asked == names
+    scanned.close()
+    with Index(path, pytest.fail).opened() as index:
+        assert len(index.read(*ALL)) == 6, "a scan that is left early forgets nothing"
+    assert [row.findings.rank for row in rows()] == ["4", "8", "4", "4", "4"]
+    with Index(path, pytest.fail).opened() as index:
+        assert len(index.read(*ALL)) == 5

@@ -248,3 +248,30 @@ def test_reasons_come_in_the_language_that_is_asked_for(mending, folder):
     told = mending.get("repair?language=zh")[1]
     (result,) = told["results"]
     assert told["translations"]["zh"][result["told"]] != result["told"]
+
+
+def test_the_host_lists_its_folders_once_a_run(comfy, tmp_path):
+    """Each new file changes them, and to list thousands of files for each takes longer than to mend
+    it.
+    """
+    import folder_paths
+    from lora_locksmith.nodes.server.repairing import Repairs, RepairWish
+
+    names = [f"{number}.safetensors" for number in range(3)]
+    for name in names:
+        write_hollow(tmp_path / name, flux_lora(blocks=1, start=BROKEN))
+    before, repairs = folder_paths.folder_names_and_paths["loras"], Repairs()
+    folder_paths.folder_names_and_paths["loras"] = ([str(tmp_path)], before[1])
+    folder_paths.filename_list_cache.pop("loras", None)
+    try:
+        repairs.start(RepairWish(names, dry_run=False))
+        deadline = time.monotonic() + comfy_server.PATIENCE
+        while (told := json.loads(repairs.answer(0)))["running"]:
+            assert time.monotonic() < deadline, "the run does not end"
+            time.sleep(0.02)
+        listed = folder_paths.filename_list_cache["loras"][0]
+    finally:
+        folder_paths.folder_names_and_paths["loras"] = before
+        folder_paths.filename_list_cache.pop("loras", None)
+    assert [result["end"] for result in told["results"]] == ["repaired"] * 3
+    assert len(list(tmp_path.iterdir())) == 6 and listed == names

@@ -387,7 +387,8 @@ def test_the_library_has_every_file_once_and_can_be_asked_for_in_parts(routes, l
     rows = routes.library()
     told = routes.ask("library")[1]
     assert (
-        told.keys() == {"rows", "done", "total", "running", "scan", "error", "dialects"}
+        told.keys()
+        == {"rows", "done", "total", "running", "scan", "before", "same", "error", "dialects"}
         and "comfyui" in told["dialects"]
     )
     assert {nested, BROKEN_LORA, DIFFUSERS_LORA} <= rows.keys() and len(rows) == len(told["rows"])
@@ -555,6 +556,19 @@ def test_rows_come_at_once_from_the_index(routes, server, crowd):
     rows = [row for name, row in routes.library().items() if name.startswith("crowd")]
     assert len(rows) == 2400
     assert not [row for row in rows if row["error"]], "a file was read again"
+
+
+def test_a_scan_tells_how_far_its_rows_are_those_of_the_one_before(routes, loras):
+    """Whoever has those need not be told again."""
+    names = list(routes.library())
+    for changed in (len(names), len(names) // 2, 0):
+        if changed < len(names):
+            os.utime(loras / names[changed], (1.5e9 + changed, 1.5e9 + changed))
+        before = routes.ask("library")[1]["scan"]
+        rows = routes.library()
+        told = routes.ask("library", since=len(rows))[1]
+        assert list(rows) == names and told["before"] == before and told["scan"] != before
+        assert told["same"] == changed
 
 
 # fits
@@ -788,7 +802,7 @@ def test_the_library_spans_all_folders_and_the_first_of_two_files_counts(comfy, 
     )
     folder_paths.filename_list_cache.pop("loras", None)
     try:
-        files = listed_files()
+        files = dict(listed_files(folder_paths.get_filename_list("loras")))
     finally:
         folder_paths.folder_names_and_paths["loras"] = before
         folder_paths.filename_list_cache.pop("loras", None)

@@ -26,7 +26,7 @@ let home;
 
 function update() {
   planned = 0;
-  view?.update();
+  view?.follow();
 }
 
 /**

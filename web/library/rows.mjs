@@ -20,9 +20,10 @@ import { trainerOf } from "../shared/names.mjs";
  */
 
 /**
- * A row: what is told of a file, and what is worked out once for all searching and sorting.
+ * A row: what is told of a file, and what is worked out once for all searching and sorting. `values`: what each filter finds it by.
  *
- * @typedef {Told & {text: string, name: string, folder: string, model: string, kindNames: string[], words: string[], order: string}} Row
+ * @typedef {Told & {text: string, name: string, folder: string, model: string, kindNames: string[], words: string[], order: string,
+ *   values: Record<Filter, string[]>}} Row
  */
 
 /**
@@ -44,6 +45,7 @@ export const EVERYTHING = Object.freeze({
 }); // prettier-ignore
 
 const COLLATOR = new Intl.Collator(undefined, { numeric: true });
+/** @typedef {"model" | "trainer" | "kind" | "state"} Filter */
 /** From the worst to the best. @type {State[]} */
 const SEVERITY = ["unreadable", "bad", "partly", "doubtful", "untold", "pickled", "mended", "good"];
 /** What a row can be picked for: that it has a problem, and each state. */
@@ -71,13 +73,16 @@ export const SORT_NAMES = Object.keys(SORTS);
  */
 export function prepare(told) {
   const cut = Math.max(told.file.lastIndexOf("/"), told.file.lastIndexOf("\\")) + 1;
-  const kindNames = (Array.isArray(told.kinds) ? told.kinds : told.kinds.split(", ")).filter(Boolean);
+  const named = (Array.isArray(told.kinds) ? told.kinds : told.kinds.split(", ")).filter(Boolean);
+  const kindNames = named.length ? named : [UNTOLD];
   const trainer = trainerOf(told) || UNTOLD;
   const model = told.made_for || told.family || UNTOLD;
   const words = told.trigger_words ?? [];
-  const searched = [told.file, told.made_for, told.family, told.trainer, ...kindNames, ...words];
+  const searched = [told.file, told.made_for, told.family, told.trainer, ...named, ...words];
+  const state = told.problem ? ["problem", told.state] : [told.state];
   return {
-    ...told, kindNames: kindNames.length ? kindNames : [UNTOLD], trainer, model, words,
+    ...told, kindNames, trainer, model, words,
+    values: { model: [model], trainer: [trainer], kind: kindNames, state },
     text: searched.join("\n").toLowerCase(),
     name: told.file.slice(cut).replace(/\.safetensors$/i, ""),
     folder: told.file.slice(0, Math.max(cut - 1, 0)),
@@ -97,9 +102,9 @@ export function pick(rows, choice) {
   const picked = [];
   for (const row of rows) {
     if (!words.every((word) => row.text.includes(word))) continue;
-    const failed = FILTERS.filter((filter) => choice[filter] && !valuesOf(row, filter).includes(choice[filter]));
+    const failed = FILTERS.filter((filter) => choice[filter] && !row.values[filter].includes(choice[filter]));
     if (!failed.length) picked.push(row);
-    for (const filter of failed.length ? failed : FILTERS) if (failed.length < 2) count(counts[filter], valuesOf(row, filter));
+    if (failed.length < 2) for (const filter of failed.length ? failed : FILTERS) count(counts[filter], row.values[filter]);
   }
   return { picked, counts };
 }
@@ -149,17 +154,6 @@ export function inFolders(rows, choice, closed) {
     const head = { isFolder: true, file: `${folder}/`, folder, count: those.length, problems, isClosed };
     return isClosed ? [head] : [head, ...those];
   });
-}
-
-/**
- * @param {Row} row
- * @param {typeof FILTERS[number]} filter
- * @returns {string[]}
- */
-function valuesOf(row, filter) {
-  if (filter === "kind") return row.kindNames;
-  if (filter !== "state") return [row[filter]];
-  return row.problem ? ["problem", row.state] : [row.state];
 }
 
 /**

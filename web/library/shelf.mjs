@@ -8,6 +8,7 @@ import { asSentence, tell, tellAll } from "../i18n/words.mjs";
 
 const PAUSE = 250; // milliseconds between two questions while the server reads
 const PART = 1000; // rows of an answer: as many as are taken without a stutter
+const DRAW = 500; // milliseconds between two changes that are told while more rows come
 
 export class Shelf {
   /** @param {() => void} changed called whenever something here did */
@@ -21,10 +22,13 @@ export class Shelf {
     this.running = true; // until the server says otherwise
     this.fault = "";
     this.asked = false;
-    /** @type {Row[]} */
+    this.told = -Infinity; // when a change was told
+    /** @type {Row[]} of the newest scan */
     this.fresh = [];
     /** @type {unknown} */
     this.scan = undefined;
+    /** @type {{scan: unknown, rows: Row[]}} the scan before it, as far as it was known */
+    this.before = { scan: undefined, rows: [] };
     /** @type {AbortController | undefined} */
     this.waiting = undefined;
   }
@@ -84,15 +88,26 @@ export class Shelf {
     this.fault = asSentence(tell(answer.error ?? "", answer.translations));
     this.asked = true;
     const another = answer.scan !== this.scan;
+    if (another) this.before = { scan: this.scan, rows: this.fresh };
     this.scan = answer.scan;
     if (another) this.fresh = [];
     if (!another || !since) this.fresh.push(...answer.rows.map((/** @type {any} */ row) => prepare(inLanguage(row, answer.translations)))); // else these are not the first: ask anew from 0
+    if (answer.before === this.before.scan) this.fresh.push(...this.before.rows.slice(this.fresh.length, answer.same));
     this.done = answer.done;
     this.total = answer.total;
     this.dialects = answer.dialects ?? this.dialects;
     this.running = answer.running || this.fresh.length < answer.done;
-    this.rows = this.running ? this.withThoseBefore() : this.fresh;
+    const hadRows = this.rows.length > 0;
+    if (!this.isShown()) this.rows = this.running ? this.withThoseBefore() : this.fresh;
+    const now = performance.now();
+    if (this.running && hadRows && now - this.told < DRAW) return;
+    this.told = now;
     this.changed();
+  }
+
+  /** Whether the newest rows stand first already, and alone at the end: then the list is the same one, and nobody sorts it anew. */
+  isShown() {
+    return this.fresh.every((row, index) => row === this.rows[index]) && (this.running || this.fresh.length === this.rows.length);
   }
 
   /** While a scan runs the rows of the one before stay, so that the list does not jump. */

@@ -273,6 +273,12 @@ export class LibraryView {
     if (!modified) event.stopPropagation(); // letters and Delete are shortcuts of the canvas
   }
 
+  /** Show what the shelf has now; nothing is sorted and counted again for rows that are as they were. */
+  follow() {
+    if (this.shelf.rows !== this.ordered || this.wanted) this.update();
+    else this.tellStatus(this.picked.length);
+  }
+
   /** Show what the shelf has now, as it is wanted. */
   update() {
     const { rows } = this.shelf;
