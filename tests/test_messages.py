@@ -35,7 +35,7 @@ CODE = sorted(
 FORMS = {"one", "other"}
 # What is asked for by ids put together: joints by their names, and the words of tables, which the
 # tests of those tables look for (tests/key_maps/test_conventions.py, test_metadata.py,
-# test_presets.py).
+# test_presets.py, test_weight_presets.py).
 PUT_TOGETHER = (
     "conventions.",
     "joints.",
@@ -45,6 +45,7 @@ PUT_TOGETHER = (
     "metadata.trainer_",
     "presets.layer_",
     "presets.name_",
+    "weight_presets.title_",
 )
 # no words of a language, so the same in all
 MUTE = {"joints.line", "joints.nothing"}
