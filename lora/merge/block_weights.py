@@ -92,20 +92,25 @@ class _Entry(NamedTuple):
 class BlockWeights(NamedTuple):
     """What every module is multiplied with; of several entries that match a module the last one
     counts.
+
+    strict: entries that match nothing are a fault. whole: what 1 becomes, for who wants the other
+    modules alone.
     """
 
     entries: tuple[_Entry, ...] = ()
     strict: bool = True
+    whole: float = 1.0
 
     def factor(self, network: str, module: str) -> float:
         """The weight of a native module (without `diffusion_model.`) of DENOISER or of a text
         encoder's slot; 1 where none is given.
         """
         words = tuple(module.split("."))
-        return next(
+        factor = next(
             (entry.weight for entry in reversed(self.entries) if entry.matches(network, words)),
             1.0,
         )
+        return self.whole if factor == 1 else factor
 
     def check(self, modules: Iterable[tuple[str, str]]) -> None:
         """Raise AdapterError for an entry that none of these (network, module) matches; `te` and

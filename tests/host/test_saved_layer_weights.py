@@ -121,3 +121,31 @@ def test_a_merges_layer_weights_and_strengths(comfy, name, saved, by_stock, tiny
     merged = MergeLoRAs.execute(rows, {"method": "sum"}, model=tiny_flux()).result[0]
     loaded = LoadAndFixLoRA.execute(tiny_flux(), name, 0.4, 0.4, layer_weights=WEIGHTS).result[0]
     assert_same(by_stock(saved(merged, tiny_flux())), patched(loaded))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_that_keep_their_strength_stay_as_they_are(comfy, loras, tiny_flux, kind):
+    """A DoRA too, though one of another strength is none any more."""
+    from lora_locksmith.nodes.load_and_fix import LoadAndFixLoRA
+
+    save_file(in_layers(KINDS[kind]), loras / "x.safetensors")
+    whole, weighted = (
+        LoadAndFixLoRA.execute(tiny_flux(), "x.safetensors", 1.0, 1.0, layer_weights=text).result[5]
+        for text in ("", "double_blocks.0.txt_mlp=0.5, single_blocks=0")
+    )
+    kept = {name for name in whole if ".double_blocks.1." in name or ".img_mlp." in name}
+    assert kept and all(torch.equal(weighted[name], whole[name]) for name in kept)
+    assert not [name for name in weighted if ".single_blocks." in name]
+    changed = {name for name in weighted if ".double_blocks.0.txt_mlp." in name}
+    assert changed and weighted.keys() == kept | changed
+
+
+@pytest.mark.parametrize("text", ["double_blocks", "nothing_here=0.5"])
+def test_weights_that_are_none_are_told_where_it_is_taken(comfy, loras, tiny_flux, text):
+    """At strength 0 the loader itself has no use for them."""
+    from lora_locksmith.nodes.load_and_fix import LoadAndFixLoRA
+
+    save_file(in_layers(plain), loras / "x.safetensors")
+    given = LoadAndFixLoRA.execute(tiny_flux(), "x.safetensors", 0.0, 0.0, layer_weights=text)
+    with pytest.raises(RuntimeError, match=f"no LORA_MODEL to give.*{text}"):
+        given.result[5].make()
