@@ -28,6 +28,7 @@ from swapping import (
     OURS,
     STACK,
     Link,
+    expect_told,
     opened,
     prompt,
     types,
@@ -324,6 +325,35 @@ def test_the_setting_mends_a_loader_as_it_is(front_end, server, mode, door, ever
         latent_of(server, ours(spec, rows, takes_clip(spec, door))) for rows in ([], rows)
     )
     same(latent_of(server, spec), expected, bare)
+
+
+GONE = "nowhere.safetensors"
+MANAGER = "Lora Loader (LoraManager)"
+
+
+def test_a_file_that_lora_manager_names_and_is_gone_is_told(front_end, server, mode):
+    """It leaves out folder and ending, so that nobody knows which file was meant."""
+    if MANAGER not in server.object_info():
+        pytest.skip(f"{MANAGER}: not among the packs of LOCKSMITH_PACKS")
+    before = opened(front_end, sampled(Door([loader(MANAGER, managed((GONE, 0.5)))], [])))
+    front_end.run_command(ALL)
+    assert types(front_end.workflow()) == types(before)
+    expect_told(front_end, "nowhere")
+
+
+GONE_IN = {
+    "Power Lora Loader (rgthree)": power((GONE, 0.5)),
+    "CR Load LoRA": ["On", GONE, 0.5, 0.5],
+}
+
+
+@pytest.mark.parametrize("kind", GONE_IN)
+def test_the_name_of_a_file_that_is_gone_stays(front_end, server, mode, kind):
+    if kind not in server.object_info():
+        pytest.skip(f"{kind}: not among the packs of LOCKSMITH_PACKS")
+    opened(front_end, sampled(Door([loader(kind, GONE_IN[kind])], [])))
+    front_end.run_command(ALL)
+    assert GONE in json.dumps(prompt(front_end)[str(FIRST)]["inputs"])
 
 
 def test_what_others_lose_is_loaded_after_the_swap(front_end, server, mode):
