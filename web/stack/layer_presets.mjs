@@ -15,10 +15,10 @@ import "../i18n/more.mjs";
  */
 
 const TITLES = /** @type {Record<string, string>} */ ({
-  part: "layersPart",
   character: "layersCharacter",
   style: "layersStyle",
   composition: "layersComposition",
+  part: "layersPart",
 });
 const WIDGET = "layer_weights";
 
