@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..lora.merge.block_weights import read_block_weights
-from ..messages import message
+from ..messages import Message, message
 from ..planning.plan import Plan
+from ..planning.target_model import Network
 from .patches import weight_of
 
 Layers = Sequence[dict[Any, Any]]
+Module = tuple[str, str]  # network, native name without the network's prefix
 
 
 class LayerWeights(NamedTuple):
@@ -44,24 +46,35 @@ def layer_weights(plan: Plan, text: str) -> LayerWeights:
         return LayerWeights()
     weights = read_block_weights(text)
     factors: dict[str, float] = {}
-    of_module: dict[tuple[str, str], float] = {}
+    of_module: dict[Module, float] = {}
+    for network, weight, module in trained_layers(plan):
+        factor = of_module[module] = weights.factor(*module)
+        if factor != 1:
+            factors[weight] = factor
+            bias = network.bias_of(weight)
+            if bias is not None:
+                factors[bias] = factor
+    weights.check(of_module)
+    return LayerWeights(factors, (_note(text.strip(), of_module.values()),))
+
+
+def trained_layers(plan: Plan) -> Iterator[tuple[Network, str, Module]]:
+    """(network, full name of its weight, what layer weights call it) of every layer that a plan's
+    adapters change; one that several change comes as often.
+    """
     for adapter in plan.adapters:
         network = plan.target_model.networks[adapter.target.network]
         for weight, _, _ in adapter.target.slices:
-            module = weight.removeprefix(network.prefix).removesuffix(".weight")
-            factor = of_module[network.name, module] = weights.factor(network.name, module)
-            if factor != 1:
-                factors[weight] = factor
-                bias = network.bias_of(weight)
-                if bias is not None:
-                    factors[bias] = factor
-    weights.check(of_module)
-    changed = Counter(factor for factor in of_module.values() if factor != 1)
-    note = message(
-        "nodes.layer_weights",
-        text=text.strip(),
-        changed=changed.total(),
-        count=len(of_module),
-        off=changed[0.0],
-    )
-    return LayerWeights(factors, (note,))
+            name = weight.removeprefix(network.prefix).removesuffix(".weight")
+            yield network, weight, (network.name, name)
+
+
+def _note(text: str, factors: Collection[float]) -> Message:
+    """What a report tells; first of all that they hit nothing, or leave nothing."""
+    changed = Counter(factor for factor in factors if factor != 1)
+    numbers = {"changed": changed.total(), "count": len(factors), "off": changed[0.0]}
+    if not changed:
+        return message("nodes.layer_weights_hit_nothing", text=text, count=len(factors))
+    if changed[0.0] == len(factors):
+        return message("nodes.layer_weights_leave_nothing", text=text, count=len(factors))
+    return message("nodes.layer_weights", text=text, **numbers)

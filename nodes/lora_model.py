@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
+from itertools import accumulate
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,15 +14,19 @@ from torch import Tensor
 
 from ..adapters.spec import AdapterError
 from ..lora.copies import compared
+from ..lora.io.lora_model import native_name
+from ..lora.merge.block_weights import read_block_weights
 from ..lora.merge.merge import MergeConfig
 from ..lora.merge.report import MergeReport
 from ..lora.not_finite import without_odd
 from ..lora.rewrite.convert import Refused, convert
 from ..lora.rewrite.rename import NATIVE
 from ..messages import Message, joined, message
+from ..planning.plan import Plan
 from . import host
 from .faults import NodeError, in_plain_words
 from .files import lora_path, own_maps
+from .layer_weights import trained_layers
 from .merging import Entry, merged, sources_of
 from .rows import StackRow
 
@@ -111,15 +116,17 @@ def is_taken(hidden: Any, slot: int) -> bool:
 
 
 def of_file(lora_name: str, model, clip, blocks: str = "") -> MadeWhenUsed:
-    """A listed file at strength 1, with its layer weights folded in. What ComfyUI's names cannot
-    hold as it is (a DoRA of parts of a fused module) becomes what Merge LoRAs makes of it.
+    """A listed file at strength 1, with its layer weights folded in: layers that keep their
+    strength stay as they are. What ComfyUI's names cannot hold so (a DoRA of parts of a fused
+    module) becomes what Merge LoRAs makes of it.
     """
 
     def make() -> dict[str, Tensor]:
-        if not blocks.strip():
-            with suppress(Refused):
-                return _converted(lora_name, model, clip)
-        return _merged([Entry(lora_name, None, blocks=blocks)], model, clip, [])
+        entry = Entry(lora_name, None, blocks=blocks)
+        with suppress(Refused):
+            kept, plan = _converted(lora_name, model, clip)
+            return _weighted(kept, plan, entry, model, clip) if blocks.strip() else kept
+        return _merged([entry], model, clip, [])
 
     return MadeWhenUsed(make)
 
@@ -142,23 +149,49 @@ def of_rows(rows: Sequence[StackRow], model, clip) -> tuple[MadeWhenUsed, list[M
     return MadeWhenUsed(make), losses
 
 
-def _converted(lora_name: str, model, clip) -> dict[str, Tensor]:
-    """All of the file that has a place, as Save LoRA would write it; copies, as the file may be
-    written anew. Raises Refused.
+def _converted(lora_name: str, model, clip) -> tuple[dict[str, Tensor], Plan]:
+    """(all of the file that has a place, as Save LoRA would write it; its plan). Copies, as the
+    file may be written anew. Raises Refused.
     """
     with in_plain_words(lora_name):
         inspection = host.inspect(model, clip, lora_path(lora_name), own_maps(), whole=True)
         tensors = host.read(inspection.path).to_be_written()
         plan = without_odd(compared(inspection, tensors), tensors.__getitem__, True)
         made = convert(plan, tensors, NATIVE, drop=True)
-        return {name: tensor.clone() for name, tensor in made.items()}
+        return {name: tensor.clone() for name, tensor in made.items()}, plan
 
 
-def _merged(entries: Sequence[Entry], model, clip, losses: list[Message]) -> dict[str, Tensor]:
+def _weighted(
+    kept: Mapping[str, Tensor], plan: Plan, entry: Entry, model, clip
+) -> dict[str, Tensor]:
+    """What `_converted` gives, with what layer weights make of the layers that they change."""
+    made = _merged([entry], model, clip, [], whole=0.0)  # which tells weights that are none
+    weights = read_block_weights(entry.blocks)
+    changed = {
+        native_name(weight)
+        for _, weight, layer in trained_layers(plan)
+        if weights.factor(*layer) != 1
+    }
+    rest = {name: tensor for name, tensor in kept.items() if changed.isdisjoint(_starts(name))}
+    return rest | made
+
+
+def _starts(name: str) -> Iterator[str]:
+    """What a name begins with, word by word."""
+    return accumulate(name.split("."), "{}.{}".format)
+
+
+def _merged(
+    entries: Sequence[Entry], model, clip, losses: list[Message], *, whole: float = 1.0
+) -> dict[str, Tensor]:
+    """whole: what a layer weight of 1 becomes."""
     recipe = MergeConfig()
     try:
         with in_plain_words("LORA_MODEL"):
-            sources = sources_of(entries, model, clip)
+            sources = [
+                source._replace(blocks=source.blocks._replace(whole=whole))
+                for source in sources_of(entries, model, clip)
+            ]
             report = MergeReport(sources, recipe)
             made = merged(sources, recipe, report, host.weights_of(model, clip), overlaps=False)
     except (AdapterError, ValueError) as error:

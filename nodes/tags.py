@@ -13,7 +13,8 @@ from difflib import get_close_matches
 from os.path import splitext
 from typing import Any, NamedTuple
 
-from ..lora.merge.block_weights import PROMPT_PRESETS, is_vector
+from ..key_maps.weight_presets import weight_presets
+from ..lora.merge.block_weights import is_vector
 from ..messages import joined, message
 from .files import lora_names
 from .rows import STRONGEST, StackRow, short
@@ -69,7 +70,7 @@ def _read_tag(name: str, values: Sequence[str]) -> Named:
     strength = _number(stated.pop("unet"), tag) if "unet" in stated else strength
     clip = _number(stated.pop("te"), tag) if "te" in stated else clip
     wanted = stated.get("lbw", "")
-    blocks = stated.pop("lbw") if is_vector(wanted) or wanted in PROMPT_PRESETS else ""
+    blocks = stated.pop("lbw") if is_vector(wanted) or wanted in weight_presets() else ""
     unused = (*plain[2:], *(f"{key}={value}" for key, value in stated.items()))
     return Named(find_lora(name), strength, clip, unused, blocks)
 

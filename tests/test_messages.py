@@ -34,8 +34,8 @@ CODE = sorted(
 )
 FORMS = {"one", "other"}
 # What is asked for by ids put together: joints by their names, and the words of tables, which the
-# tests of those tables look for (tests/key_maps/test_conventions.py, test_layer_words.py, test_metadata.py,
-# test_presets.py).
+# tests of those tables look for (tests/key_maps/test_conventions.py, test_layer_words.py,
+# test_metadata.py, test_presets.py, test_weight_presets.py).
 PUT_TOGETHER = (
     "conventions.",
     "joints.",
@@ -46,6 +46,7 @@ PUT_TOGETHER = (
     "metadata.trainer_",
     "presets.layer_",
     "presets.name_",
+    "weight_presets.title_",
 )
 # no words of a language, so the same in all
 MUTE = {"joints.line", "joints.nothing"}

@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 from ...adapters.spec import AdapterError
 from ...key_maps.dialect import DENOISER
+from ...key_maps.weight_presets import weight_presets
 from ...messages import message
 
 __all__ = [
     "NO_BLOCKS",
-    "PRESETS",
-    "PROMPT_PRESETS",
     "BlockWeights",
     "is_vector",
     "read_block_weights",
@@ -28,32 +27,6 @@ MODEL, ENCODERS, ANYWHERE = "model", "te", "*"
 MAX_TEXT, MAX_ENTRIES = 10_000, 500
 NAME = re.compile(r"[A-Za-z0-9_*?]+(-[0-9]+)?\Z")
 RANGE = re.compile(r"([0-9]{1,6})-([0-9]{1,6})\Z")
-
-# The presets that hako-mikan/sd-webui-lora-block-weight comes with (scripts/lora_block_weight.py,
-# LWEIGHTSPRESETS), as prompts name them: lbw=MIDD. Vectors of 17 blocks.
-PROMPT_PRESETS = {
-    "NONE": "0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0",
-    "ALL": "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1",
-    "INS": "1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0",
-    "IND": "1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0",
-    "INALL": "1,1,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0",
-    "MIDD": "1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0",
-    "OUTD": "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0",
-    "OUTS": "1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1",
-    "OUTALL": "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1",
-    "ALL0.5": "0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5",
-}
-# Names for what is often wanted. The two of SDXL are B-LoRA's blocks (arXiv:2403.14572), by
-# ComfyUI's names.
-PRESETS = {
-    "no text encoder": "te=0",
-    "text encoder only": "model=0",
-    "FLUX: double blocks only": "model=0, double_blocks=1",
-    "FLUX: single blocks only": "model=0, single_blocks=1",
-    "SDXL: content (B-LoRA)": "model=0, te=0, output_blocks.0.1=1",
-    "SDXL: style (B-LoRA)": "model=0, te=0, output_blocks.1.1=1",
-    **PROMPT_PRESETS,
-}
 
 
 # What the numbers of a block weight vector stand for, by how many they are; the first is the text
@@ -89,6 +62,9 @@ VECTORS = {
 VECTOR = re.compile(r"[-+.0-9eE]+([ \t]*[,;][ \t]*[-+.0-9eE]+)+\Z")
 
 
+_Module = tuple[str, tuple[str, ...]]  # network, words of the native name
+
+
 class _Entry(NamedTuple):
     """One `pattern=weight`. words: of the native name, from its start (anywhere: from any word);
     the name may go on behind them.
@@ -107,24 +83,34 @@ class _Entry(NamedTuple):
         starts = range(len(module)) if self.anywhere else (0,)
         return any(_begins(self.words, module[start:]) for start in starts)
 
+    def is_found_in(self, modules: Iterable[_Module]) -> bool:
+        """Whether it matches one of them, or need not."""
+        is_general = not self.anywhere and self.words[0] in (MODEL, ENCODERS)
+        return is_general or any(self.matches(*module) for module in modules)
+
 
 class BlockWeights(NamedTuple):
     """What every module is multiplied with; of several entries that match a module the last one
     counts.
+
+    strict: entries that match nothing are a fault. whole: what 1 becomes, for who wants the other
+    modules alone.
     """
 
     entries: tuple[_Entry, ...] = ()
     strict: bool = True
+    whole: float = 1.0
 
     def factor(self, network: str, module: str) -> float:
         """The weight of a native module (without `diffusion_model.`) of DENOISER or of a text
         encoder's slot; 1 where none is given.
         """
         words = tuple(module.split("."))
-        return next(
+        factor = next(
             (entry.weight for entry in reversed(self.entries) if entry.matches(network, words)),
             1.0,
         )
+        return self.whole if factor == 1 else factor
 
     def check(self, modules: Iterable[tuple[str, str]]) -> None:
         """Raise AdapterError for an entry that none of these (network, module) matches; `te` and
@@ -132,10 +118,9 @@ class BlockWeights(NamedTuple):
         """
         if not self.strict:
             return
-        known = [(network, tuple(module.split("."))) for network, module in modules]
+        known = _words_of(modules)
         for entry in self.entries:
-            general = not entry.anywhere and entry.words[0] in (MODEL, ENCODERS)
-            if not general and not any(entry.matches(*module) for module in known):
+            if not entry.is_found_in(known):
                 raise AdapterError(
                     message(
                         "merge.block_weight_unmatched",
@@ -144,13 +129,18 @@ class BlockWeights(NamedTuple):
                     )
                 )
 
+    def found_in(self, modules: Iterable[tuple[str, str]]) -> str:
+        """As text, without the entries that `check` would refuse."""
+        known = _words_of(modules)
+        return ", ".join(entry.text for entry in self.entries if entry.is_found_in(known))
+
 
 NO_BLOCKS = BlockWeights()
 
 
 def read_block_weights(text: str) -> BlockWeights:
-    """Read `pattern=weight` entries between commas, semicolons or new lines; or the name of one of
-    PRESETS.
+    """Read `pattern=weight` entries between commas, semicolons or new lines; or the name of a
+    preset of layer weights.
 
     A pattern is the beginning of a module's native name, word by word between dots:
     `double_blocks.0-5` (a range of numbers), `double_blocks.*.img_*` (* within a word, or as any
@@ -158,8 +148,9 @@ def read_block_weights(text: str) -> BlockWeights:
     `te` all text encoders, `clip_l`, `t5xxl` ... one of them. Numbers alone are a block weight
     vector of as many as VECTORS has. Raises AdapterError saying what is wrong.
     """
-    if text.strip() in PRESETS:
-        return read_block_weights(PRESETS[text.strip()])._replace(strict=False)
+    preset = weight_presets().get(text.strip())
+    if preset is not None:
+        return read_block_weights(preset.weights)._replace(strict=False)
     if len(text) > MAX_TEXT:
         raise AdapterError(message("merge.block_text_too_long", count=len(text), most=MAX_TEXT))
     if is_vector(text):
@@ -237,7 +228,11 @@ def _is(word: str, found: str) -> bool:
     return word == found or (("*" in word or "?" in word) and fnmatchcase(found, word))
 
 
-def _instead(entry: _Entry, modules: Iterable[tuple[str, tuple[str, ...]]]) -> str:
+def _words_of(modules: Iterable[tuple[str, str]]) -> list[_Module]:
+    return [(network, tuple(module.split("."))) for network, module in modules]
+
+
+def _instead(entry: _Entry, modules: Iterable[_Module]) -> str:
     """What may have been meant."""
     names = {word for _, words in modules for word in words if not word.isdecimal()}
     for word in entry.words:

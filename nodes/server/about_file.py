@@ -120,6 +120,12 @@ def about_file(
     return answered(about, language, **renders)
 
 
+def inspection_of(name: str) -> tuple[str, Inspection]:
+    """(name as listed, what the header tells) of a LoRA file. Raises Unknown, LoraFileError."""
+    name, path = listed("loras", name)
+    return name, _inspected(path, (stamp_of(path), beside_stamp(path), own_stamp()))
+
+
 def _model_path(folder: str, model: str) -> str | None:
     """The path of a model's file; None where it is not there, as in a workflow that was just
     opened.

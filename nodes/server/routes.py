@@ -23,6 +23,7 @@ from ..files import lora_names
 from ..languages import answered
 from .about_file import Unknown, about_file
 from .fits import fitting
+from .layer_presets import layer_presets
 from .library import Library
 from .pictures import picture_of
 from .repairing import Repairs, RepairWish, Running, choices
@@ -77,6 +78,7 @@ def register() -> None:
     server.routes.get("/lora_locksmith/picture")(_route(_picture))
     server.routes.get("/lora_locksmith/library")(_route(_rows))
     server.routes.get("/lora_locksmith/fits")(_route(_fits))
+    server.routes.get("/lora_locksmith/layer_presets")(_route(_layer_presets))
     server.routes.post("/lora_locksmith/save")(_route(_save))
     server.routes.get("/lora_locksmith/repair")(_route(_repaired))
     server.routes.post("/lora_locksmith/repair")(_route(_repair))
@@ -143,6 +145,14 @@ def _language(request: web.Request) -> str:
     return request.query.get("language", "")
 
 
+def _named(request: web.Request, field: str = "name") -> str:
+    """The file that is asked about."""
+    name = request.query.get(field)
+    if not name:
+        raise Refusal(message("nodes.no_file_named"), message("nodes.give_listed_name"))
+    return name
+
+
 async def _in_thread(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> str:
     """What `work` gives, as JSON text; both are made in a thread."""
     return await asyncio.get_running_loop().run_in_executor(pool, lambda: json.dumps(work()))
@@ -150,11 +160,9 @@ async def _in_thread(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> str:
 
 async def _file(request: web.Request) -> str:
     asked = request.query
-    if not asked.get("name"):
-        raise Refusal(message("nodes.no_file_named"), message("nodes.give_listed_name"))
     work = partial(
         about_file,
-        asked["name"],
+        _named(request),
         asked.get("model_folder", ""),
         asked.get("model", ""),
         clip=asked.get("clip", ""),
@@ -164,12 +172,14 @@ async def _file(request: web.Request) -> str:
     return await _in_thread(_readers, work)
 
 
+async def _layer_presets(request: web.Request) -> str:
+    work = partial(layer_presets, _named(request))
+    return await _in_thread(_readers, lambda: answered(work(), _language(request)))
+
+
 async def _picture(request: web.Request) -> web.Response:
     """The small picture of a file; no content where it has none, which is no fault."""
-    name = request.query.get("name")
-    if not name:
-        raise Refusal(message("nodes.no_file_named"), message("nodes.give_listed_name"))
-    work = partial(picture_of, name)
+    work = partial(picture_of, _named(request))
     picture = await asyncio.get_running_loop().run_in_executor(_readers, work)
     if picture is None:
         return web.Response(status=204, headers=HEADERS)
@@ -236,8 +246,7 @@ async def _fits(request: web.Request) -> str:
     first that it has not seen.
     """
     asked = request.query
-    if not asked.get("model"):
-        raise Refusal(message("nodes.no_file_named"), message("nodes.give_listed_name"))
+    model = _named(request, "model")
     _library.read()
 
     def told() -> dict[str, Any]:
@@ -246,7 +255,7 @@ async def _fits(request: web.Request) -> str:
         if wanted and not {row.file for row in rows}.issuperset(lora_names()):
             _library.read(refresh=True)
             rows, running = _library.found()
-        about = fitting(rows, asked.get("model_folder", ""), asked["model"])
+        about = fitting(rows, asked.get("model_folder", ""), model)
         return about | {"running": running}
 
     return await _in_thread(_readers, told)

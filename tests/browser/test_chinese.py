@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
 from front_end import LOADER, PREVIEW, FrontEnd
+from hollow_files import write_hollow
 from playwright.sync_api import expect
+from reports.small_files import flux_lora
 from safetensors.torch import save
 from stacks import FILES, row, workflow
 from tiny_models import HIDDEN
@@ -101,3 +104,26 @@ def test_menu_of_a_row_is_in_chinese(front_end, mode):
     expect(items.first).to_be_focused()
     assert all(CHINESE.search(text) for text in items.all_inner_texts())
     front_end.page.keyboard.press("Escape")
+
+
+@pytest.fixture
+def double_blocks(front_end: FrontEnd, server) -> Iterator[str]:
+    """A LoRA of FLUX.1's double blocks."""
+    path = server.base / "models" / "loras" / "chinese_presets.safetensors"
+    write_hollow(path, flux_lora())
+    front_end.run_command("Comfy.RefreshNodeDefinitions")
+    yield path.name
+    path.unlink()
+
+
+def test_presets_of_layer_weights_are_told_in_chinese(front_end, double_blocks, picture):
+    front_end.load(workflow([row(double_blocks)]))
+    only = front_end.page.locator(".locksmith-stack-row")
+    only.locator(".locksmith-stack-more").click()
+    item = front_end.page.get_by_role("menuitem")
+    item.filter(has_text="\u5206\u5c42\u6743\u91cd\u9884\u8bbe").click()
+    preset = item.filter(has_text="\u53cc\u6d41\u5c42 7-12")
+    expect(preset).to_have_attribute("title", re.compile("57 \u5c42\u4e2d\u4fdd\u7559 18 \u5c42"))
+    preset.click()
+    text = "double_blocks=0, double_blocks.7-12=1"
+    expect(only.locator(".locksmith-stack-blocks")).to_have_value(text)

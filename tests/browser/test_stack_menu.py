@@ -7,14 +7,23 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from front_end import FrontEnd
+from front_end import LOADER, FrontEnd
 from hollow_files import write_hollow
+from node_menu import choose_in_menu, open_node_menu
 from playwright.sync_api import Locator, expect
+from reports.small_files import flux_lora
 from shelves import flux
 from stacks import FILES, Stack, opened, row
 
 WORDS = "row_words.safetensors"
 GONE = "gone.safetensors"
+DOUBLE, SINGLE = "presets_double.safetensors", "presets_single.safetensors"
+SINGLE_LAYER = {
+    "transformer.single_transformer_blocks.7.proj_out.lora_A.weight": (4, 15360),
+    "transformer.single_transformer_blocks.7.proj_out.lora_B.weight": (3072, 4),
+    "transformer.single_transformer_blocks.20.proj_out.lora_A.weight": (4, 15360),
+    "transformer.single_transformer_blocks.20.proj_out.lora_B.weight": (3072, 4),
+}
 ITEMS = [
     "Details",
     "Copy trigger words",
@@ -23,6 +32,7 @@ ITEMS = [
     "Move up",
     "Move down",
     "Layer weights",
+    "Layer weight presets",
     "Remove",
 ]
 
@@ -159,6 +169,82 @@ def test_a_row_whose_file_is_gone_can_be_moved_and_removed(stack):
     open_menu(stack, 1)
     item(stack, "Remove").click()
     assert stack.names == FILES[:2]
+
+
+@pytest.fixture
+def with_flux(front_end: FrontEnd, server, mode: str) -> Iterator[Stack]:
+    """A stack with a LoRA of FLUX.1's double blocks, and one of a layer in a single block."""
+    folder = server.base / "models" / "loras"
+    files = {DOUBLE: flux_lora(), SINGLE: SINGLE_LAYER}
+    for name, shapes in files.items():
+        write_hollow(folder / name, shapes)
+    front_end.run_command("Comfy.RefreshNodeDefinitions")
+    yield opened(front_end, [row(DOUBLE), row(SINGLE)])
+    for name in files:
+        (folder / name).unlink()
+
+
+def presets(stack: Stack) -> Locator:
+    return stack.page.get_by_role("menu", name="Layer weights for")
+
+
+def open_presets(stack: Stack, index: int) -> Locator:
+    open_menu(stack, index)
+    item(stack, "Layer weight presets").click()
+    expect(presets(stack)).to_be_visible()
+    return presets(stack)
+
+
+def preset(stack: Stack, name: str) -> Locator:
+    return presets(stack).get_by_role("menuitem", name=name, exact=True)
+
+
+def test_a_preset_fills_the_rows_layer_weights(front_end, with_flux, picture):
+    menu = open_presets(with_flux, 0)
+    expect(menu.get_by_role("menuitem").nth(1)).to_be_visible()
+    assert menu.locator(".locksmith-menu-title").all_inner_texts() == ["Blocks"]
+    expect(preset(with_flux, "Double blocks 7 to 12")).to_have_attribute(
+        "title", re.compile(r"FLUX-DBL-MID6\n.*=1\n18 of 57 layers")
+    )
+    preset(with_flux, "Double blocks 7 to 12").click()
+    field = with_flux.rows.nth(0).get_by_role("textbox", name="Weights for parts of")
+    expect(field).to_have_value("double_blocks=0, double_blocks.7-12=1")
+    expect(field).to_be_focused()
+    assert "blocks" not in with_flux.value[1]
+    with_flux.page.evaluate("document.activeElement.blur()")
+    front_end.run_command("Comfy.Undo")
+    front_end.wait_until(lambda: "blocks" not in with_flux.value[0])
+
+
+def test_a_preset_that_is_no_use_says_why_and_weights_can_be_taken_back(front_end, with_flux):
+    open_presets(with_flux, 1)
+    expect(preset(with_flux, "All layers as they are")).to_have_attribute("aria-disabled", "true")
+    off = preset(with_flux, "Double blocks 0 to 6")
+    expect(off).to_have_attribute("aria-disabled", "true")
+    expect(off).to_have_attribute("title", re.compile("leaves nothing"))
+    off.click(force=True)
+    expect(presets(with_flux)).to_be_visible()
+    preset(with_flux, "Single blocks 0 to 9").press("Escape")
+    field = with_flux.rows.nth(1).get_by_role("textbox", name="Weights for parts of")
+    open_menu(with_flux, 1)
+    item(with_flux, "Layer weights").click()
+    field.fill("te=0")
+    field.press("Enter")
+    open_presets(with_flux, 1)
+    preset(with_flux, "All layers as they are").click()
+    front_end.wait_until(lambda: "blocks" not in with_flux.value[1])
+
+
+def test_presets_are_in_the_menu_of_the_loader(front_end, with_flux, mode, picture):
+    front_end.load_new(DOUBLE)
+    open_node_menu(front_end, LOADER)
+    choose_in_menu(front_end, "Layer weight presets")
+    expect(presets(with_flux)).to_be_visible()
+    preset(with_flux, "Double blocks 7 to 12").click()
+    text = "double_blocks=0, double_blocks.7-12=1"
+    front_end.wait_until(lambda: front_end.value(LOADER, "layer_weights") == text)
+    front_end.run_command("Comfy.Undo")
+    front_end.wait_until(lambda: front_end.value(LOADER, "layer_weights") == "")
 
 
 @pytest.fixture

@@ -73,3 +73,17 @@ def test_a_vector_is_that_of_its_blocks(host, patched, base, path):
     )
     assert by_vector.keys() == by_name.keys()
     assert all(torch.equal(by_vector[name], by_name[name]) for name in by_name)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("SD-FACE", "changes nothing"),
+        ("model=0", "changes nothing"),
+        ("te=0", "keep their strength"),
+        ("no text encoder", "keep their strength"),
+    ],
+)
+def test_weights_that_leave_nothing_or_hit_nothing_are_told(host, base, path, text, said):
+    _, _, report = host.load_and_fix(base(), None, path, blocks=text)
+    assert any(f"layer weights {text}: " in note and said in note for note in report.notes())

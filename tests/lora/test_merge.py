@@ -13,11 +13,12 @@ from lora_locksmith.adapters.spec import AdapterError, AdapterSpec
 from lora_locksmith.files.header import LoraFileError, read_header
 from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.key_maps.table import families
+from lora_locksmith.key_maps.weight_presets import weight_presets
 from lora_locksmith.lora.io.lora_model import native_tensors
 from lora_locksmith.lora.io.stream import TensorStream
 from lora_locksmith.lora.math.apply import patched_weight
 from lora_locksmith.lora.math.low_rank import Kronecker
-from lora_locksmith.lora.merge.block_weights import PRESETS, read_block_weights
+from lora_locksmith.lora.merge.block_weights import read_block_weights
 from lora_locksmith.lora.merge.collect import unplaced
 from lora_locksmith.lora.merge.dry_run import forecast
 from lora_locksmith.lora.merge.merge import MergeConfig, Source, merge
@@ -589,15 +590,13 @@ def test_blocks_that_a_vector_does_not_name_are_off():
     assert read_block_weights("OUTS").factor(DENOISER, "output_blocks.7.1") == 1
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_help_names_every_preset(language):
-    page = Path(__file__).parents[2] / "web/docs/LocksmithLoadAndFixLoRA" / f"{language}.md"
-    text = page.read_text("utf-8")
-    assert not [name for name in PRESETS if f"`{name}`" not in text]
+def test_the_documentation_names_every_preset():
+    text = (Path(__file__).parents[2] / "docs/layer_weights.md").read_text("utf-8")
+    assert not [name for name in weight_presets() if f"`{name}`" not in text]
 
 
 def test_presets_are_read_and_need_not_match(source):
-    for name in PRESETS:
+    for name in weight_presets():
         list(merge([source(fused(), blocks=name)]))
 
 

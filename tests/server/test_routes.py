@@ -878,3 +878,54 @@ def test_a_file_without_a_picture_has_none(server):
 @pytest.mark.parametrize("name", ["../../secret.png", "no such file", "/etc/passwd", ""])
 def test_only_listed_files_have_pictures(routes, name):
     assert routes.ask("picture", name=name)[0] in (400, 404)
+
+
+# layer presets
+
+
+def presets_of(routes: Routes, name: str, **question) -> dict[str, dict]:
+    status, told = routes.ask("layer_presets", name=name, **question)
+    assert status == 200 and told["file"] == name, told
+    return {preset["name"]: preset for preset in told["presets"]}
+
+
+def test_presets_of_layer_weights_are_those_of_the_files_model(routes, loras):
+    write_hollow(loras / "sdxl.safetensors", SDXL)
+    write_hollow(loras / "flux.safetensors", flux_lora())
+    sdxl, flux = (presets_of(routes, f"{name}.safetensors") for name in ("sdxl", "flux"))
+    assert {"SDXL: layout (InstantStyle)", "SDXL-INALL", "no text encoder"} <= sdxl.keys()
+    assert "FLUX-DBL-MID6" in flux and not {"SDXL-INALL", "SD-FACE"} & flux.keys()
+    assert "NONE" not in sdxl.keys() | flux.keys()
+    kinds = {name: sdxl[name]["kind"] for name in ("SDXL: layout (InstantStyle)", "SDXL-INALL")}
+    assert kinds == {"SDXL: layout (InstantStyle)": "composition", "SDXL-INALL": "part"}
+
+
+def test_a_preset_that_is_no_use_for_a_file_says_why(routes, loras):
+    """SDXL has ten layers of one block."""
+    write_hollow(loras / "sdxl.safetensors", SDXL)
+    presets = presets_of(routes, "sdxl.safetensors")
+    assert "changes nothing" in presets["SDXL: layout (InstantStyle)"]["fault"]
+    assert "leaves nothing" in presets["SDXL: style (B-LoRA)"]["fault"]
+    assert "leaves nothing" in presets["SDXL-MIDALL"]["fault"]
+    assert "changes nothing" in presets["no text encoder"]["fault"]
+
+
+def test_what_a_preset_writes_names_only_what_the_file_has(routes, loras):
+    """Double blocks alone."""
+    write_hollow(loras / "flux.safetensors", flux_lora())
+    preset = presets_of(routes, "flux.safetensors")["FLUX-DBL-MID6"]
+    assert preset["text"] == "double_blocks=0, double_blocks.7-12=1" and not preset["fault"]
+    assert (preset["kept"], preset["changed"], preset["count"]) == (18, 0, 57)
+
+
+def test_presets_come_in_the_language_that_is_asked_for_and_only_for_listed_files(routes, loras):
+    write_hollow(loras / "sdxl.safetensors", SDXL)
+    told = routes.ask("layer_presets", name="sdxl.safetensors", language="zh")[1]
+    texts = told["translations"]["zh"]
+    for preset in told["presets"]:
+        assert re.search("[\u4e00-\u9fff]", texts[preset["title"]])
+        assert preset["about"] in texts and (not preset["fault"] or preset["fault"] in texts)
+    refused(routes.ask("layer_presets", name="nowhere.safetensors"), 404)
+    refused(routes.ask("layer_presets"), 400)
+    (loras / "page.safetensors").write_bytes(b"<!DOCTYPE html>" * 20)
+    refused(routes.ask("layer_presets", name="page.safetensors"), 400)

@@ -101,4 +101,5 @@ export const ENGLISH = {
   // menu of a row
   menuOf: "What to do with {file}",
   menuHint: "More",
+  menuPresets: "Layer weight presets",
 };

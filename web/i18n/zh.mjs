@@ -101,4 +101,5 @@ export const CHINESE = {
   // 行菜单
   menuOf: "对 {file} 的操作",
   menuHint: "更多",
+  menuPresets: "分层权重预设",
 };

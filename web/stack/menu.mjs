@@ -5,9 +5,9 @@ import { adoptStyle, make, makeButton } from "../shared/dom.mjs";
 await adoptStyle("./menu.css", import.meta.url); // the menu is never seen without its look
 
 /**
- * What can be done; `isOff`: not here, for the reason that `hint` gives. Null is a line between groups.
+ * What can be done; `isOff`: not here, for the reason that `hint` gives. Null is a line between groups, a text alone the title of one.
  *
- * @typedef {{text: string, act: () => void, hint?: string, isOff?: boolean} | null} Entry
+ * @typedef {{text: string, act: () => void, hint?: string, isOff?: boolean} | string | null} Entry
  */
 
 const GAP = 4;
@@ -58,6 +58,7 @@ function itemOf(entry, close) {
     line.setAttribute("role", "separator");
     return line;
   }
+  if (typeof entry === "string") return make("div", "locksmith-menu-title", entry);
   const item = makeButton("locksmith-menu-item", entry.text, () => {
     if (entry.isOff) return;
     close();

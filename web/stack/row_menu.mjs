@@ -6,10 +6,13 @@ import { ask, Refusal } from "../shared/server.mjs";
 import { showInLibrary } from "../library/library.mjs";
 import { wiringOf } from "../preview/preview.mjs";
 import { openFileDetails } from "../report/file_details.mjs";
+import { offerLayerPresets } from "./layer_presets.mjs";
 import { openMenu } from "./menu.mjs";
-import { folderAndTitle, moved } from "./rows.mjs";
+import { folderAndTitle, moved, withBlocks } from "./rows.mjs";
 import { say } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
+
+export { offerForLoader } from "./layer_presets.mjs";
 
 /** @typedef {import("./stack.mjs").Stack} Stack */
 
@@ -23,9 +26,30 @@ const LIFE = 4000; // milliseconds a message stays
  */
 export function openRowMenu(stack, index, place, home) {
   const [, title] = folderAndTitle(stack.list[index].name);
-  const layers = stack.view.blocks ? [{ text: say("menuLayers"), act: () => typeLayers(stack, index) }] : [];
+  const layers = stack.view.blocks ? ofLayers(stack, index, place, home) : [];
   const remove = { text: say("stackRemoveHint"), act: () => stack.remove(index) };
   openMenu(place, home, say("menuOf", { file: title }), [...ofFile(stack, index), null, ...ofPlace(stack, index), ...layers, null, remove]);
+}
+
+/**
+ * @param {Stack} stack
+ * @param {number} index
+ * @param {{x: number, y: number, top?: number}} place
+ * @param {HTMLElement} home
+ * @returns {import("./menu.mjs").Entry[]}
+ */
+function ofLayers(stack, index, place, home) {
+  const row = stack.list[index];
+  const choose = (/** @type {string} */ text) => {
+    const isIt = (/** @type {number} */ at) => at === index && stack.list[at].name === row.name;
+    stack.set(stack.list.map((each, at) => (isIt(at) ? withBlocks(each, text) : each)), true);
+    stack.view.focus(index, "locksmith-stack-blocks");
+  };
+  const offer = () => void offerLayerPresets(stack.fileOf(index), row.blocks ?? "", place, home, choose);
+  return [
+    { text: say("menuLayers"), act: () => typeLayers(stack, index) },
+    { text: say("menuPresets"), act: offer, ...offWithoutFile(stack, index) },
+  ];
 }
 
 /**
@@ -49,12 +73,21 @@ function typeLayers(stack, index) {
  */
 function ofFile(stack, index) {
   const file = stack.fileOf(index);
-  const off = file ? {} : { isOff: true, hint: say(stack.isConnected(index) ? "menuConnected" : "stackMissingHint") };
+  const off = offWithoutFile(stack, index);
   return [
     { text: say("panelDetails"), act: () => void told(openFileDetails(file, wiringOf(stack.node))), ...off },
     { text: say("menuCopyWords"), act: () => void told(copyWords(file)), ...off },
     { text: say("menuLibrary"), act: () => showInLibrary(file), ...off },
   ];
+}
+
+/**
+ * @param {Stack} stack
+ * @param {number} index
+ */
+function offWithoutFile(stack, index) {
+  const hint = say(stack.isConnected(index) ? "menuConnected" : "stackMissingHint");
+  return stack.fileOf(index) ? {} : { isOff: true, hint };
 }
 
 /**

@@ -302,6 +302,12 @@ function listFiles(definitions) {
   files = Array.isArray(kind) ? kind : (options?.options ?? []);
 }
 
+/** @param {any} node whose menu offers presets for a loader's layer weights */
+function loaderMenu(node) {
+  const offer = () => loadRowMenu().then(({ offerForLoader }) => offerForLoader(node, files), () => tellAway(say("menuPresets")));
+  return node?.type === LISTING ? [{ content: say("menuPresets"), callback: () => void offer() }] : [];
+}
+
 /** Have the host call what stands here. */
 export function register() {
   app.registerExtension({
@@ -334,6 +340,7 @@ export function register() {
       };
     },
 
+    getNodeMenuItems: loaderMenu,
     addCustomNodeDefs: listFiles,
 
     async setup() {
