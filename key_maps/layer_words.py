@@ -66,12 +66,16 @@ class Phrases(NamedTuple):
     longest: int
 
 
-def layer_words(name: str) -> LayerWords | None:
-    """What a layer's name in its block says; None where a piece of it is not known."""
+def layer_words(name: str, blocks: str = "") -> LayerWords | None:
+    """What a layer's name in its block says, by itself or behind the name of its blocks; None where
+    a piece of it is not known.
+    """
     unet = OF_UNET.fullmatch(name)
     name = unet[2] if unet else name
     nested = NESTED.fullmatch(name)
-    words = _words(nested[2] if nested else name)
+    words = _words(nested[2] if nested else name) or (
+        _words(f"{blocks}.{name}") if blocks else None
+    )
     return words._replace(nested=nested[1]) if words and nested else words
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ..identify.lora_family import LONGEST_NUMBER
-from ..key_maps.layer_words import blocks_in, layer_words
+from ..key_maps.layer_words import LayerWords, blocks_in, layer_words
 from ..key_maps.table import flatten, numbered
 from ..messages import Message, joined, message
 from ..planning.plan import Adapter, Plan
@@ -42,16 +42,6 @@ class LayerKind(NamedTuple):
         """Whether it is trained in some block."""
         return is_trained(self.trained)
 
-    @property
-    def words(self) -> str:
-        """What its name says, for people; "" where it is not understood."""
-        words = layer_words(self.name)
-        return words.text if words else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return self._asdict() | {"ranks": list(self.ranks), "words": self.words}
-
 
 class TrainedBlocks(NamedTuple):
     """All blocks of one name, with the kinds of layers in them; `name` "" holds what is in no
@@ -66,6 +56,19 @@ class TrainedBlocks(NamedTuple):
         """The modules of a kind by one name, with {} for the block."""
         return f"{self.name}.{{}}.{kind.name}" if self.name else kind.name
 
+    def words(self, kind: LayerKind) -> LayerWords | None:
+        """What the name of a kind says, for people; None where it is not understood."""
+        return layer_words(kind.name, self.name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        kinds = [
+            kind._asdict() | {"ranks": list(kind.ranks), "words": words.text if words else ""}
+            for kind in self.kinds
+            for words in [self.words(kind)]
+        ]
+        return {"name": self.name, "count": self.count, "kinds": kinds}
+
 
 class TrainedLayers(NamedTuple):
     """What a file trains of one network."""
@@ -77,19 +80,11 @@ class TrainedLayers(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        blocks = [
-            {
-                "name": block.name,
-                "count": block.count,
-                "kinds": [kind.as_dict() for kind in block.kinds],
-            }
-            for block in self.blocks
-        ]
         return {
             "component": self.network,
             "title": self.title,
             "modules": self.modules,
-            "blocks": blocks,
+            "blocks": [blocks.as_dict() for blocks in self.blocks],
         }
 
 
@@ -127,33 +122,41 @@ def untrained_words(layers: Sequence[TrainedLayers]) -> list[Message]:
     """
     told = []
     for trained in layers:
-        groups: dict[str, dict[str, LayerKind]] = {}
+        groups: dict[str, list[Called]] = {}
         for blocks in trained.blocks:
             for kind in blocks.kinds:
                 whole = blocks.layer(kind)
                 place = blocks_in(whole) or blocks.name
-                called = kind.name if place == blocks.name else whole
-                groups.setdefault(place, {})[called] = kind
-        for name, kinds in groups.items():
+                name = kind.name if place == blocks.name else whole
+                called = Called(name, blocks.words(kind), kind.is_trained)
+                groups.setdefault(place, []).append(called)
+        for place, kinds in groups.items():
             names = _never_trained(kinds)
-            if names and name:
-                told.append(message("layers.in_blocks", names=joined(names), blocks=name))
+            if names and place:
+                told.append(message("layers.in_blocks", names=joined(names), blocks=place))
             elif names:
                 told.append(joined(names))
     return told
 
 
-def _never_trained(kinds: Mapping[str, LayerKind]) -> list[str]:
-    """What to call those of the kinds, by their names, that are trained nowhere: a part of the
-    model as a whole where nothing of it is trained.
+class Called(NamedTuple):
+    """A kind of layer by its name, and what that says."""
+
+    name: str
+    words: LayerWords | None
+    is_trained: bool
+
+
+def _never_trained(kinds: Sequence[Called]) -> list[str]:
+    """What to call those that are trained nowhere: a part of the model as a whole where nothing of
+    it is trained.
     """
-    known = {name: layer_words(kind.name) for name, kind in kinds.items()}
-    trained = [words for name, words in known.items() if words and kinds[name].is_trained]
+    trained = [words for _, words, is_trained in kinds if words and is_trained]
     parts, texts = {words.part for words in trained}, {words.text for words in trained}
     names: list[str] = []
     listed: dict[str, list[str]] = {}
-    for name, words in known.items():
-        if kinds[name].is_trained:
+    for name, words, is_trained in kinds:
+        if is_trained:
             continue
         if words is None or words.text in texts:
             names.append(name)

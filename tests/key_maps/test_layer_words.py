@@ -45,6 +45,11 @@ def test_what_a_name_says(name):
     assert translate(found.text, "zh") != found.text and translate(found.part, "zh") != found.part
 
 
+def test_some_names_say_it_in_their_blocks_alone():
+    assert layer_words("linear1", "single_blocks").text == "attention and feed-forward: input"
+    assert layer_words("linear1", "music_encoder.layers") is layer_words("linear1") is None
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_understood_has_no_words(name):
     assert layer_words(name) is None
@@ -56,7 +61,9 @@ def test_layers_of_blocks_have_words(family):
         name
         for row in families()[family].rows
         for name in [row.native[0].rpartition("{}.")[2]]
-        if "{}" in row.native[0] and "norm" not in name and not layer_words(name)
+        if "{}" in row.native[0]
+        and "norm" not in name
+        and not layer_words(name, row.native[0].partition(".{}")[0])
     }
     assert not {name for name in silent if "ln_" not in name}
 

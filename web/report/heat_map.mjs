@@ -11,9 +11,13 @@ const MARKS = /** @type {Record<string, [string, string]>} */ ({
   2: ["locksmith-all", "\u25a0"],
 });
 const MAX_CELLS = 20_000;
+const FACTS = 3; // cells of a row before those of its blocks
+const LIGHTEST = 45; // percent of the shade that the lowest rank has
+/** Down and right, in cells. @type {Record<string, [number, number]>} */
+const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 /**
- * @typedef {{name: string, words?: string, trained: string, ranks: number[]}} Kind
+ * @typedef {{name: string, words?: string, trained: string, ranks: number[]}} Kind words: in a report that knows some
  * @typedef {{name: string, count: number, kinds: Kind[]}} Blocks
  * @typedef {{component: string, title: string, modules: number, blocks: Blocks[]}} Network
  */
@@ -22,29 +26,23 @@ const MAX_CELLS = 20_000;
  * A table for each group of blocks of each network a file touches.
  *
  * @param {Network[]} networks
- * @param {import("../i18n/words.mjs").Translations} translations of what layers are called
+ * @param {import("../i18n/words.mjs").Translations} [translations]
  * @returns {DocumentFragment}
  */
 export function heatMaps(networks, translations) {
   const fragment = document.createDocumentFragment();
+  const most = mostOf(networks);
+  fragment.append(legendOf(most));
   const cells = makeCells();
-  fragment.append(legend());
   let left = MAX_CELLS;
   for (const { title, modules, blocks } of networks) {
     fragment.append(make("h4", "", say("heatNetwork", { title, modules })));
     for (const group of blocks.map(trainedOf).filter(({ kinds }) => kinds.length)) {
       left -= group.kinds.length * Math.max(group.count, 1);
-      if (left >= 0) fragment.append(scrolled(tableOf(group, cells, translations)));
+      if (left >= 0) fragment.append(...readable(group, tableOf(group, { cells, most, translations })));
     }
   }
   return fragment;
-}
-
-/** What the marks mean, once for all tables. */
-function legend() {
-  const words = [say("heatAllLong"), say("heatPartLong"), say("heatNoneLong")];
-  const marks = [MARKS[2], MARKS[1], MARKS[0]].map(([name, sign], place) => make("span", "", make("b", name, sign), ` ${words[place]}`));
-  return make("p", "locksmith-legend-of-heat locksmith-quiet", ...marks);
 }
 
 /**
@@ -60,68 +58,147 @@ function trainedOf({ name, count, kinds }) {
 
 /** @returns {Record<string, HTMLElement>} a cell for each mark, to be copied */
 function makeCells() {
-  const words = [say("heatNone"), say("heatPart"), say("heatAll")];
   return Object.fromEntries(
     Object.entries(MARKS).map(([mark, [name, sign]]) => {
       const cell = make("td", name, sign);
-      cell.setAttribute("aria-label", words[Number(mark)]);
+      cell.setAttribute("aria-label", wordOf(mark));
       return [mark, cell];
     })
   );
 }
 
+/** @param {string} mark */
+function wordOf(mark) {
+  return say({ 1: "heatPart", 2: "heatAll" }[mark] ?? "heatNone");
+}
+
+/**
+ * The highest rank, where there are several to be told apart; else 0.
+ *
+ * @param {Network[]} networks
+ */
+function mostOf(networks) {
+  const ranks = new Set(networks.flatMap(({ blocks }) => blocks.flatMap(({ kinds }) => kinds.flatMap(topOf))));
+  return ranks.size > 1 ? Math.max(...ranks) : 0;
+}
+
+/**
+ * @param {Kind} kind
+ * @returns {number[]} the highest rank of a kind, if it has any
+ */
+function topOf({ ranks }) {
+  return ranks.length ? [Math.max(...ranks)] : [];
+}
+
+/** @param {number} most see `mostOf` */
+function legendOf(most) {
+  const words = /** @type {[string, string][]} */ ([["2", say("heatTrained")], ["1", say("heatPart")], ["0", say("heatUntrained")]]);
+  const parts = words.map(([mark, word]) => {
+    const [name, sign] = MARKS[mark];
+    const sample = make("span", name, sign);
+    sample.ariaHidden = "true";
+    return make("span", "", sample, word);
+  });
+  if (most) parts.push(make("span", "", say("heatShade", { most })));
+  return make("p", "locksmith-legend-heat", ...parts);
+}
+
 /**
  * @param {Blocks} group
- * @param {Record<string, HTMLElement>} cells
- * @param {import("../i18n/words.mjs").Translations} translations
+ * @param {{cells: Record<string, HTMLElement>, most: number, translations: import("../i18n/words.mjs").Translations}} drawn
  */
-function tableOf(group, cells, translations) {
-  const { name, count, kinds } = group;
+function tableOf({ name, count, kinds }, { cells, most, translations }) {
   const columns = Array.from({ length: count }, (_, block) => heading("col", String(block)));
   const head = make("tr", "", ...[say("heatLayer"), say("heatRank"), say("heatBlocks")].map((word) => heading("col", word)), ...columns);
   const rows = kinds.map((kind) => {
-    const row = make("tr", "", layerOf(kind, translations), make("td", "", kind.ranks.join(", ")), make("td", "", blocksOf(kind.trained)));
+    const row = make("tr", "", layerHead(kind, translations), make("td", "", kind.ranks.join(", ")), make("td", "", blocksOf(kind.trained)));
+    const [top] = topOf(kind);
+    if (most && top) row.style.setProperty("--locksmith-shade", `${Math.round(LIGHTEST + (100 - LIGHTEST) * (top / most))}%`);
     for (const mark of count ? kind.trained : "") row.append((cells[mark] ?? cells[0]).cloneNode(true));
     return row;
   });
   const table = make("table", "locksmith-heat", make("caption", "", name || say("heatOutside")));
   table.append(make("thead", "", head), make("tbody", "", ...rows));
-  table.addEventListener("pointerover", ({ target }) => tellCell(/** @type {Element} */ (target), group, translations));
   return table;
 }
 
-/** The columns in front of the blocks' own. */
-const BEFORE = 3;
-
 /**
- * A cell's tooltip, made when it is pointed at: there are thousands of them.
- *
- * @param {Element} target
- * @param {Blocks} group
- * @param {import("../i18n/words.mjs").Translations} translations
- */
-function tellCell(target, { name, kinds }, translations) {
-  const cell = target.closest("td");
-  const kind = kinds[/** @type {HTMLTableRowElement} */ (cell?.parentElement)?.sectionRowIndex];
-  if (!cell || cell.title || !kind || cell.cellIndex < BEFORE) return;
-  const block = cell.cellIndex - BEFORE;
-  const layer = tell(kind.words ?? "", translations);
-  const ranks = kind.trained[block] === "0" ? "" : kind.ranks.join(", ");
-  const lines = [`${name}.${block}.${kind.name}`, layer, cell.ariaLabel ?? "", ranks && say("heatRanks", { ranks })];
-  cell.title = lines.filter(Boolean).join("\n");
-}
-
-/**
- * What a row is of: in words, and by the name it has in its block.
- *
  * @param {Kind} kind
  * @param {import("../i18n/words.mjs").Translations} translations
  */
-function layerOf(kind, translations) {
-  const words = tell(kind.words ?? "", translations);
-  const head = heading("row", words || kind.name);
-  if (words) head.append(" ", make("code", "locksmith-quiet", kind.name));
+function layerHead({ name, words }, translations) {
+  const head = heading("row", words ? tell(words, translations) : "");
+  head.append(...(words ? [" "] : []), make("code", "", name));
   return head;
+}
+
+/**
+ * The table, which scrolls, and below it a line that tells of the cell under the pointer or, by arrow keys, in focus.
+ *
+ * @param {Blocks} group
+ * @param {HTMLTableElement} table
+ * @returns {HTMLElement[]}
+ */
+function readable(group, table) {
+  const box = scrolled(table);
+  if (!group.count) return [box];
+  const line = make("output", "locksmith-heat-line", say("heatHint"));
+  const show = (/** @type {EventTarget | null} */ target) => {
+    const cell = target instanceof Element ? target.closest("td") : null;
+    const place = cell && placeOf(cell);
+    if (place) line.textContent = cellText(group, place);
+  };
+  table.addEventListener("pointerover", ({ target }) => show(target));
+  table.addEventListener("focusin", ({ target }) => show(target));
+  table.addEventListener("keydown", moveFocus);
+  const first = cellAt(table, { row: 0, block: 0 });
+  if (first) first.tabIndex = 0;
+  return [box, line];
+}
+
+/**
+ * @param {HTMLTableCellElement} cell
+ * @returns {{row: number, block: number} | null}
+ */
+function placeOf(cell) {
+  const { parentElement: row, cellIndex } = cell;
+  if (!(row instanceof HTMLTableRowElement) || cellIndex < FACTS) return null;
+  return { row: row.sectionRowIndex, block: cellIndex - FACTS };
+}
+
+/**
+ * @param {HTMLTableElement} table
+ * @param {{row: number, block: number}} place
+ * @returns {HTMLTableCellElement | undefined}
+ */
+function cellAt(table, { row, block }) {
+  return block < 0 ? undefined : table.tBodies[0].rows[row]?.cells[block + FACTS];
+}
+
+/**
+ * @param {Blocks} group
+ * @param {{row: number, block: number}} place
+ */
+function cellText({ name, kinds }, { row, block }) {
+  const kind = kinds[row];
+  const mark = kind.trained[block];
+  const rank = mark === "0" ? "" : kind.ranks.join(", ");
+  const told = { module: `${name}.${block}.${kind.name}`, state: say({ 1: "heatPart", 2: "heatTrained" }[mark] ?? "heatUntrained"), rank };
+  return say(rank ? "heatCellRank" : "heatCell", told);
+}
+
+/** Arrow keys go from cell to cell; one of them at a time is reached by Tab. @param {KeyboardEvent} event */
+function moveFocus(event) {
+  const { target, key, currentTarget: table } = event;
+  const [down, right] = STEPS[key] ?? [0, 0];
+  const place = target instanceof HTMLTableCellElement ? placeOf(target) : null;
+  if (!place || !(down || right) || !(target instanceof HTMLElement) || !(table instanceof HTMLTableElement)) return;
+  event.preventDefault();
+  const next = cellAt(table, { row: place.row + down, block: place.block + right });
+  if (!next) return;
+  target.tabIndex = -1;
+  next.tabIndex = 0;
+  next.focus();
 }
 
 /**
