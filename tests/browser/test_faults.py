@@ -60,6 +60,7 @@ def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, pi
     fault = shown(front_end, LOADER_TITLE).locator(FAULT)
     expect(fault).to_contain_text("2 of 6 keys have no effect")
     expect(shown(front_end, LOADER_TITLE).locator(BADGE)).to_have_text("! 2/3")
+    expect(shown(front_end, LOADER_TITLE).locator(".locksmith-wrong")).to_be_hidden()
     panel, what = (
         shown(front_end, LOADER_TITLE).locator(part).bounding_box() for part in ("..", BADGE)
     )

@@ -8,8 +8,10 @@ import { tellAway } from "../shared/server.mjs";
 import { say, tell, translationsOf } from "../i18n/words.mjs";
 
 const TOLD = 1500; // milliseconds
-/** Pixels: of the line, of what is wrong below it, and of a fault above it. */
-const [LINE, WRONG, FAULT] = [34, 50, 60];
+/** Pixels: of what is wrong, below the line. */
+export const WRONG = 50;
+/** Of the line, and of a fault above it, which takes the place of what is wrong. */
+const [LINE, FAULT] = [34, 110];
 
 /** @type {() => Promise<typeof import("./details.mjs")>} gets the dialog's code once there is something to open it for */
 export const loadDetails = lazily("./details.mjs", import.meta.url);
@@ -111,7 +113,7 @@ export class StatusView {
     this.caution.hidden = !cautions[0];
     this.verdict.replaceChildren(...sentences.map((sentence) => make("p", "", sentence)));
     this.wrong.title = [...cautions, ...sentences].join("\n");
-    this.wrong.hidden = !this.wrong.title;
+    this.wrong.hidden = !this.wrong.title || this.hasFault; // a fault says it
     this.top.replaceChildren(...this.topParts());
     this.element.classList.toggle("locksmith-report", this.isReport);
     this.element.setAttribute("role", this.isReport ? "region" : "status"); // a status is said when it changes
