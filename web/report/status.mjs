@@ -11,7 +11,7 @@ const TOLD = 1500; // milliseconds
 /** Pixels: of what is wrong, below the line. */
 export const WRONG = 50;
 /** Of the line, and of a fault above it, which takes the place of what is wrong. */
-const [LINE, FAULT] = [34, 110];
+const [LINE, FAULT] = [34, 126];
 
 /** @type {() => Promise<typeof import("./details.mjs")>} gets the dialog's code once there is something to open it for */
 export const loadDetails = lazily("./details.mjs", import.meta.url);
