@@ -14,7 +14,7 @@ from ..planning.plan import NO_FAULT
 from ..report.judgement import judged
 from ..report.load_report import SCHEMA, Report
 from . import host
-from .faults import NodeError, in_plain_words
+from .faults import NodeError, in_plain_words, noted
 from .files import lora_path
 from .inputs import (
     AUTO,
@@ -76,7 +76,7 @@ class LoadAndFixStack(io.ComfyNode):
         try:
             read_tags(text)
         except ValueError as fault:
-            return text_of(fault)
+            return noted(text_of(fault))
         return True
 
     @classmethod

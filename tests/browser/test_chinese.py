@@ -101,3 +101,24 @@ def test_menu_of_a_row_is_in_chinese(front_end, mode):
     expect(items.first).to_be_focused()
     assert all(CHINESE.search(text) for text in items.all_inner_texts())
     front_end.page.keyboard.press("Escape")
+
+
+def test_faults_on_nodes_are_in_chinese(front_end, server, partly, picture):
+    """What a node stops with, and what the server refuses before a run; the host tells both in
+    English.
+    """
+    front_end.load_new(partly)
+    front_end.change(LOADER, "on_unmatched", "error")
+    front_end.run()
+    fault = front_end.page.locator(".locksmith-fault:not([hidden])")
+    expect(fault).to_have_count(1)
+    expect(fault).to_contain_text(CHINESE)
+    expect(fault).to_contain_text(PARTLY)
+    expect(fault).not_to_contain_text("no effect")
+    front_end.load(workflow([row("gone.safetensors")]))
+    front_end.page.evaluate("app.queuePrompt(0)")
+    expect(fault).to_have_count(1)
+    expect(fault).to_contain_text(CHINESE)
+    expect(fault).to_contain_text("gone.safetensors")
+    expect(fault).not_to_contain_text("folders")
+    front_end.said.clear()  # the host tells the console of failures

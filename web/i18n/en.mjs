@@ -9,12 +9,9 @@ export const ENGLISH = {
   everyNotTurned: "Fix LoRAs in every loader was not changed",
   // report
   report: "Report of {node}",
-  verdict: "Verdict of {node}",
   copy: "Copy",
-  copyHint: "Copy the whole report",
   copied: "Copied",
   notCopied: "Not copied",
-  cut: "The report goes on. Copy takes the whole of it.",
   // panel
   panelDetails: "Details",
   panelModulesLoad: "{placed} of {total} modules load",

@@ -4,6 +4,10 @@
 export const ENGLISH = {
   // words of the server
   detailsPattern: "{category}: {reason}",
+  // report
+  verdict: "Verdict of {node}",
+  copyHint: "Copy the whole report",
+  cut: "The report goes on. Copy takes the whole of it.",
   // details
   detailsTitle: "Details of {node}",
   detailsClose: "Close",

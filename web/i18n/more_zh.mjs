@@ -4,6 +4,10 @@
 export const CHINESE = {
   // words of the server
   detailsPattern: "{category}：{reason}",
+  // report
+  verdict: "{node}的结论",
+  copyHint: "复制完整报告",
+  cut: "报告未完。“复制”会复制全部内容。",
   // details
   detailsTitle: "{node}的详情",
   detailsClose: "关闭",

@@ -9,12 +9,9 @@ export const CHINESE = {
   everyNotTurned: "“在所有加载器中修复 LoRA”未能更改",
   // report
   report: "{node}的报告",
-  verdict: "{node}的结论",
   copy: "复制",
-  copyHint: "复制完整报告",
   copied: "已复制",
   notCopied: "未能复制",
-  cut: "报告未完。“复制”会复制全部内容。",
   // panel
   panelDetails: "详情",
   panelModulesLoad: "{total} 个模块中加载 {placed} 个",

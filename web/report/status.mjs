@@ -10,8 +10,9 @@ import { say, tell, translationsOf } from "../i18n/words.mjs";
 const TOLD = 1500; // milliseconds
 /** Pixels: of what is wrong, below the line. */
 export const WRONG = 50;
-/** Of the line, and of a fault above it, which takes the place of what is wrong. */
-const [LINE, FAULT] = [34, 126];
+/** Of the line, and of a fault above it, a short one and a long one, which takes the place of what is wrong. */
+const [LINE, FAULT, LONG_FAULT] = [34, 60, 126];
+const SHORT = 150; // bytes of a fault, as Chinese letters are wider
 
 /** @type {() => Promise<typeof import("./details.mjs")>} gets the dialog's code once there is something to open it for */
 export const loadDetails = lazily("./details.mjs", import.meta.url);
@@ -39,7 +40,11 @@ export class StatusView {
   }
 
   get height() {
-    return LINE + (this.wrong.hidden ? 0 : WRONG) + (this.hasFault ? FAULT : 0);
+    return LINE + (this.wrong.hidden ? 0 : WRONG) + (this.hasFault ? this.heightOfFault : 0);
+  }
+
+  get heightOfFault() {
+    return new TextEncoder().encode(this.message).length > SHORT ? LONG_FAULT : FAULT;
   }
 
   get hasFault() {
