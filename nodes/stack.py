@@ -58,6 +58,8 @@ class LoadAndFixStack(io.ComfyNode):
                 "multiple loras",
                 "several loras",
                 "multi lora",
+                "lora block weight",
+                "lora trigger words",
             ],
             inputs=_inputs(),
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],

@@ -95,7 +95,6 @@ export const ENGLISH = {
   librarySave: "Save repaired copy",
   librarySaveNow: "Save",
   librarySaving: "Saving ...",
-  librarySaved: "LoRA saved",
   libraryDialect: "In the names of",
   libraryFileName: "File name in the loras folder",
   libraryAllColumns: "All columns",

@@ -95,7 +95,6 @@ export const CHINESE = {
   librarySave: "保存修复后的副本",
   librarySaveNow: "保存",
   librarySaving: "正在保存……",
-  librarySaved: "LoRA 已保存",
   libraryDialect: "采用哪种工具的键名",
   libraryFileName: "loras 文件夹中的文件名",
   libraryAllColumns: "所有列",
