@@ -104,17 +104,20 @@ def test_a_fault_would_be_found(front_end, files, axe, mode):
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("palette", PALETTES)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_scenes_are_drawn(front_end, files, mode, language, palette, size):
+def test_scenes_are_drawn(browser, server, front_end, mode, language, palette, size):
+    """In a browser of its own each time, without what earlier scenes have left open."""
     folder = Path(PICTURES or "") / f"{mode} {palette} {language} {size[0]}"
     folder.mkdir(parents=True, exist_ok=True)
-    before = front_end.page.viewport_size
-    front_end.page.set_viewport_size({"width": size[0], "height": size[1]})
-    front_end.set("Comfy.ColorPalette", palette)
-    front_end.set("Comfy.Locale", language)
-    for scene in SCENES:
-        scene.show(front_end)
-        front_end.settle()
-        front_end.page.screenshot(path=folder / f"{scene.name}.png")
-        for _ in range(2):
-            front_end.page.keyboard.press("Escape")
-    front_end.page.set_viewport_size(before)
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+    fresh = FrontEnd(context.new_page(), server.url)
+    fresh.open()
+    fresh.set("Comfy.ColorPalette", palette)
+    fresh.set("Comfy.Locale", language)
+    fresh.open()
+    with files_of_scenes(fresh, server.base / "models" / "loras"):
+        for scene in SCENES:
+            scene.show(fresh)
+            fresh.page.screenshot(path=folder / f"{scene.name}.png")
+            for _ in range(2):
+                fresh.page.keyboard.press("Escape")
+    context.close()

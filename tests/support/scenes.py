@@ -68,7 +68,7 @@ def files_of_scenes(front_end: FrontEnd, loras: Path) -> Iterator[None]:
     write_files(loras)
     front_end.run_command("Comfy.RefreshNodeDefinitions")
     yield
-    shutil.rmtree(loras / FOLDER)
+    shutil.rmtree(loras / FOLDER, ignore_errors=True)
     shutil.rmtree(loras / "repaired", ignore_errors=True)
 
 
