@@ -39,7 +39,7 @@ import demo  # noqa: E402
 from devtools.browser import BROWSER_TESTS, ensure_browser  # noqa: E402
 from devtools.comfyui import ensure_comfyui, ensure_hosts  # noqa: E402
 from devtools.environment import ensure_environment, environment_python, lock  # noqa: E402
-from devtools.front_end import ensure_front_end, ensure_web_types  # noqa: E402
+from devtools.front_end import ensure_axe, ensure_front_end, ensure_web_types  # noqa: E402
 from devtools.packing import pack  # noqa: E402
 from devtools.steps import (  # noqa: E402
     ROOT,
@@ -204,6 +204,7 @@ def ensure_all_judges(arguments: list[str]) -> None:
     if needs_browser(arguments):
         ensure_browser()
         ensure_front_end()
+        ensure_axe()
     if may_run(arguments, WEB_TYPES_TEST):
         ensure_web_types()
     if may_run(arguments, COMPATIBILITY_TESTS):

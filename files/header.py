@@ -267,7 +267,7 @@ def _no_header(path: str | os.PathLike[str], first: bytes, length: int, size: in
         )
     return LoraFileError(
         path,
-        message("files.not_safetensors", start=repr(first)),
+        message("files.not_safetensors", start=repr(first).removeprefix("b")),
         message("files.download_again"),
     )
 

@@ -9,11 +9,35 @@ from contextlib import contextmanager
 
 from ..errors import LocksmithError, exhausted, fault_and_remedy
 from ..files.header import LoraFileError
-from ..messages import as_sentence, message
+from ..messages import Message, as_sentence, message
+
+MOST = 64  # faults that can be said in other languages
+_noted: dict[str, Message] = {}  # English text -> the message it was, the newest last
+
+
+def noted(text: str) -> str:
+    """The same text, which the host will show in English; `as_noted` gives the message back for a
+    while.
+    """
+    if isinstance(text, Message):
+        key = str(text).strip()
+        _noted.pop(key, None)
+        _noted[key] = text
+        for old in list(_noted)[:-MOST]:
+            _noted.pop(old, None)
+    return text
+
+
+def as_noted(text: str) -> str:
+    """The message that a text was which the host shows; the text itself where none is noted."""
+    return _noted.get(text.strip(), text)
 
 
 class NodeError(LocksmithError, RuntimeError):
     """What a node stops with: what is wrong, and what to do."""
+
+    def __init__(self, text: str):
+        super().__init__(noted(text))
 
 
 @contextmanager

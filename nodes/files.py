@@ -15,7 +15,7 @@ from ..lora.io.mapped import header_of
 from ..messages import as_sentence, message
 from ..report.listing import stamp_of
 from . import host
-from .faults import NodeError
+from .faults import NodeError, noted
 
 OWN_MAPS_FOLDER = "lora-locksmith"
 
@@ -93,7 +93,7 @@ def lora_is_listed(lora_name: str | None) -> bool | str:
         lora_name is not None
         and folder_paths.get_full_path("loras", listed_name(lora_name)) is None
     ):
-        return message("nodes.lora_not_listed", name=lora_name)
+        return noted(message("nodes.lora_not_listed", name=lora_name))
     return True
 
 

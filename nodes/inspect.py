@@ -41,7 +41,8 @@ class InspectLoRAKeys(OfListedFile, io.ComfyNode):
                 "lora info",
                 "lora keys",
                 "lora metadata",
-                "trigger words",
+                "lora trigger words",
+                "lora not working",
                 "analyze lora",
             ],
             inputs=[

@@ -57,6 +57,8 @@ class LoadAndFixLoRA(OfListedFile, io.ComfyNode):
                 "lora key not loaded",
                 "fix lora",
                 "convert lora",
+                "lora block weight",
+                "lora trigger words",
             ],
             inputs=[
                 *model_inputs(),

@@ -66,7 +66,7 @@ class MergeLoRAs(io.ComfyNode):
                 "dare",
                 "lora svd",
                 "subtract lora",
-                "block weights",
+                "lora block weight",
             ],
             inputs=[*_merged_inputs(), *_result_inputs(), *_connected_inputs()],
             outputs=[

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from comfy_api.latest import io
 
 from ..messages import message, text_of
+from .faults import noted
 from .files import listed_name, lora_changed, lora_is_listed
 
 STRONGEST = 100.0
@@ -41,7 +42,7 @@ def rows_are_right(
     try:
         read_rows(loras, blocks, wired)
     except ValueError as fault:
-        return text_of(fault)
+        return noted(text_of(fault))
     return True
 
 

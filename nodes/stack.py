@@ -14,7 +14,7 @@ from ..planning.plan import NO_FAULT
 from ..report.judgement import judged
 from ..report.load_report import SCHEMA, Report
 from . import host
-from .faults import NodeError, in_plain_words
+from .faults import NodeError, in_plain_words, noted
 from .files import lora_path
 from .inputs import (
     AUTO,
@@ -58,6 +58,8 @@ class LoadAndFixStack(io.ComfyNode):
                 "multiple loras",
                 "several loras",
                 "multi lora",
+                "lora block weight",
+                "lora trigger words",
             ],
             inputs=_inputs(),
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -76,7 +78,7 @@ class LoadAndFixStack(io.ComfyNode):
         try:
             read_tags(text)
         except ValueError as fault:
-            return text_of(fault)
+            return noted(text_of(fault))
         return True
 
     @classmethod

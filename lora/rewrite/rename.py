@@ -257,7 +257,8 @@ def assumption(
     apart = _differing(inspection, dialect, drop) if family and inspection.guess.is_likely else ()
     if not family or not apart:
         return ()
-    return (message("lora.assumed", model=family.title, models=joined(apart)),)
+    titles = joined(inspection.plan.target_model.families[name].title for name in apart)
+    return (message("lora.assumed", model=family.title, models=titles),)
 
 
 def rivals_apart(

@@ -19,6 +19,7 @@ from ...errors import LocksmithError, exhausted
 from ...messages import message, text_of
 from ..every_loader import is_on, turn
 from ..every_setting import SettingError, store
+from ..faults import as_noted
 from ..files import lora_names
 from ..languages import answered
 from .about_file import Unknown, about_file
@@ -47,6 +48,7 @@ REPAIR: dict[str, type] = {
     "dry_run": bool,
 }
 SWITCH = {"on": bool}
+SAID = {"text": str}
 # What reading raises where a client goes away.
 BROKEN_OFF = (
     ConnectionError,
@@ -86,6 +88,7 @@ def register() -> None:
     server.routes.get("/lora_locksmith/repair_choices")(_route(_repair_choices))
     server.routes.get("/lora_locksmith/every_loader")(_route(_every_loader))
     server.routes.post("/lora_locksmith/every_loader")(_route(_turn_every_loader))
+    server.routes.post("/lora_locksmith/said")(_route(_said))
 
 
 def _route(
@@ -264,6 +267,12 @@ async def _fits(request: web.Request) -> str:
 async def _save(request: web.Request) -> str:
     wish = await _wish(request, WISHES, OPTIONAL)
     return await _in_thread(_writer, lambda: answered(save_listed(**wish), _language(request)))
+
+
+async def _said(request: web.Request) -> str:
+    """What a node stopped with, in the language that is asked for: the host tells it in English."""
+    text = as_noted((await _wish(request, SAID, {}))["text"])
+    return json.dumps(answered({"text": text}, _language(request)))
 
 
 async def _every_loader(request: web.Request) -> str:

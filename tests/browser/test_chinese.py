@@ -127,3 +127,24 @@ def test_presets_of_layer_weights_are_told_in_chinese(front_end, double_blocks, 
     preset.click()
     text = "double_blocks=0, double_blocks.7-12=1"
     expect(only.locator(".locksmith-stack-blocks")).to_have_value(text)
+
+
+def test_faults_on_nodes_are_in_chinese(front_end, server, partly, picture):
+    """What a node stops with, and what the server refuses before a run; the host tells both in
+    English.
+    """
+    front_end.load_new(partly)
+    front_end.change(LOADER, "on_unmatched", "error")
+    front_end.run()
+    fault = front_end.page.locator(".locksmith-fault:not([hidden])")
+    expect(fault).to_have_count(1)
+    expect(fault).to_contain_text(CHINESE)
+    expect(fault).to_contain_text(PARTLY)
+    expect(fault).not_to_contain_text("no effect")
+    front_end.load(workflow([row("gone.safetensors")]))
+    front_end.page.evaluate("() => { void app.queuePrompt(0); }")
+    expect(fault).to_have_count(1)
+    expect(fault).to_contain_text(CHINESE)
+    expect(fault).to_contain_text("gone.safetensors")
+    expect(fault).not_to_contain_text("folders")
+    front_end.said.clear()  # the host tells the console of failures

@@ -60,6 +60,7 @@ def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, pi
     fault = shown(front_end, LOADER_TITLE).locator(FAULT)
     expect(fault).to_contain_text("2 of 6 keys have no effect")
     expect(shown(front_end, LOADER_TITLE).locator(BADGE)).to_have_text("! 2/3")
+    expect(shown(front_end, LOADER_TITLE).locator(".locksmith-wrong")).to_be_hidden()
     panel, what = (
         shown(front_end, LOADER_TITLE).locator(part).bounding_box() for part in ("..", BADGE)
     )
@@ -143,7 +144,22 @@ def test_what_the_server_refuses_is_said_on_the_node(front_end, mode, picture):
         STACK, [FLUX, [{"on": True, "name": "gone.safetensors", "strength": 0.5}]]
     )
     front_end.page.evaluate("app.queuePrompt(0)")
-    expect(shown(front_end, STACK_TITLE).locator(FAULT)).to_contain_text("gone.safetensors")
+    fault = shown(front_end, STACK_TITLE).locator(FAULT)
+    expect(fault).to_contain_text("gone.safetensors")
+    assert " - " not in fault.text_content(), "the host's name of the input stands before it"
+    assert fault.text_content().count("gone.safetensors") == 1
+    front_end.said.clear()
+
+
+def test_what_is_refused_of_a_workflow_that_runs_in_part_is_said_too(front_end, mode, picture):
+    """The node that inspects runs; the loader lacks its model."""
+    front_end.load_new()
+    front_end.page.evaluate(
+        "node => { app.rootGraph.getNodeById(node).disconnectInput(0); }", LOADER
+    )
+    front_end.page.evaluate("() => { void app.queuePrompt(0); }")
+    fault = shown(front_end, LOADER_TITLE).locator(FAULT)
+    expect(fault).to_have_text("Required input is missing: model")
     front_end.said.clear()
 
 

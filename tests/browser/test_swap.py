@@ -9,6 +9,7 @@ import pytest
 from front_end import FrontEnd
 from node_menu import choose_in_menu, open_node_menu
 from playwright.sync_api import expect
+from safetensors.torch import save
 from swapping import (
     ALL,
     ALL_BACK,
@@ -35,7 +36,7 @@ from swapping import (
     undo_steps,
     workflow_of,
 )
-from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, KOHYA_LORA
+from tiny_models import BROKEN_LORA, CLIP_L, DIFFUSERS_LORA, FLUX, KOHYA_LORA, kohya_lora
 
 MODEL, CLIP, STRENGTH, STYLE, MODEL_ONLY, INSPECT, PREVIEW = range(
     1, 8
@@ -411,7 +412,7 @@ def test_power_lora_loader_that_is_not_installed_becomes_a_working_stack(
     }
     opened(front_end, workflow)
     offer = front_end.page.get_by_role("status", name="Missing LoRA loaders: 1")
-    expect(offer).to_contain_text("can be replaced instead of installed")
+    expect(offer).to_contain_text("there is nothing to install")
     offer.get_by_role("button", name="Replace them").click()
     front_end.wait_until(lambda: types(front_end.workflow())[2] == STACK)
     expect(offer).to_have_count(0)
@@ -695,7 +696,7 @@ def test_ours_whose_lora_model_is_used_is_left_and_told(front_end, kind, slot):
     expect_told(front_end, "uses an output")
 
 
-def dense_workflow() -> dict:
+def dense_workflow(lora: str = BROKEN_LORA) -> dict:
     """Two columns of stock loaders, one close below the other, and something below each; the second
     column is in a group.
     """
@@ -708,7 +709,7 @@ def dense_workflow() -> dict:
                 "LoraLoaderModelOnly",
                 LOADER_INPUTS[:1],
                 LOADER_OUTPUTS[:1],
-                [BROKEN_LORA, 0.1],
+                [lora, 0.1],
                 {"pos": list(place)},
             )
         )
@@ -775,6 +776,21 @@ def test_swapped_loaders_have_room(front_end, mode, picture):
     front_end.run_command("Comfy.Undo")
     front_end.wait_until(lambda: types(front_end.workflow()) == types(before))
     assert json.dumps(front_end.workflow(), sort_keys=True) == json.dumps(before, sort_keys=True)
+
+
+def test_swapped_loaders_have_room_for_what_is_wrong_with_their_files(
+    front_end, lora_file, mode, picture
+):
+    tensors = {key.replace("_0_", "_7_"): value for key, value in kohya_lora().items()}
+    lora_file("swap_partly.safetensors", save(tensors))
+    front_end.run_command("Comfy.RefreshNodeDefinitions")
+    opened(front_end, dense_workflow("swap_partly.safetensors"))
+    front_end.page.evaluate("(scale) => { app.canvas.ds.scale = scale; }", 0.5)
+    front_end.run_command(ALL)
+    expect(front_end.page.locator(".locksmith-wrong:not([hidden]) p")).not_to_have_count(0)
+    expect(front_end.page.locator(".locksmith-wrong:not([hidden])")).to_have_count(6)
+    front_end.settle()
+    assert overlaps(front_end.page.evaluate(BOXES)) == []
 
 
 def test_swapped_loaders_have_room_in_a_subgraph(front_end, mode, picture):

@@ -768,6 +768,33 @@ def test_a_wish_that_is_none_is_refused(routes, loras, wish):
     assert not (loras / "out.safetensors").exists()
 
 
+def test_a_fault_of_a_node_is_said_in_another_language(server):
+    """The host tells it in English, whoever asks."""
+    inputs = {"lora_name": "gone.safetensors", "detail": "modules", "weights": "off"}
+    prompt = {
+        "1": {"class_type": "LocksmithInspectLoRAKeys", "inputs": inputs},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+    with pytest.raises(comfy_server.PromptError) as refused:
+        server.run(prompt)
+    (error, *_) = refused.value.node_errors["1"]["errors"]
+    text = error["details"].removeprefix("lora_name - ")
+    assert "gone.safetensors" in text
+    for asked, language in ((text, "zh-CN"), (text, "en"), ("not said by a node", "zh")):
+        status, told = said(server, {"text": asked}, language)
+        assert (status, told["text"]) == (200, asked)
+        known = told.get("translations", {}).get("zh", {})
+        assert (asked in known) == (language == "zh-CN")
+        assert "gone.safetensors" in known.get(asked, "gone.safetensors")
+    assert said(server, {"words": text}, "zh")[0] == 400
+
+
+def said(server, wish: dict, language: str) -> tuple[int, dict]:
+    address = f"{server.url}/lora_locksmith/said?language={language}"
+    headers = {"Content-Type": "application/json"}
+    return Routes.send(urllib.request.Request(address, json.dumps(wish).encode(), headers))
+
+
 def test_no_other_site_can_save(routes, loras):
     for kind in (
         "text/plain",

@@ -4,6 +4,10 @@
 export const ENGLISH = {
   // words of the server
   detailsPattern: "{category}: {reason}",
+  // report
+  verdict: "Verdict of {node}",
+  copyHint: "Copy the whole report",
+  cut: "The report goes on. Copy takes the whole of it.",
   // details
   detailsTitle: "Details of {node}",
   detailsClose: "Close",
@@ -97,7 +101,6 @@ export const ENGLISH = {
   librarySave: "Save repaired copy",
   librarySaveNow: "Save",
   librarySaving: "Saving ...",
-  librarySaved: "LoRA saved",
   libraryDialect: "In the names of",
   libraryFileName: "File name in the loras folder",
   libraryAllColumns: "All columns",
@@ -159,6 +162,19 @@ export const ENGLISH = {
   repairExists: "is there already",
   repairSound: "nothing to do",
   // swap
+  swapDone: "LoRA loaders replaced: {count}",
+  swapUndo: "Undo takes it back.",
+  swapLeft: "Left as they are: {count}",
+  swapNothing: "There is no LoRA loader to replace.",
+  swapNothingBack: "There is no Load and Fix LoRA to replace.",
+  swapMissing: "Missing LoRA loaders: {count}.",
+  swapOffer: "Load and Fix LoRA can take their place, with the same files and strengths: there is nothing to install.",
+  swapAccept: "Replace them",
+  swapDismiss: "Not now",
+  swapMore: "... and {count} more",
+  swapBlocks: "It gives blocks or layers weights of their own.",
+  swapNoName: "It names no LoRA.",
+  swapUnreadable: "Its values are not as expected.",
   swapNoType: "This ComfyUI has no node {type}.",
   swapOutput: "Another node uses an output that the new node does not have. Unlink it first.",
   swapInput: "Another node sets {name}, which the new node does not have. Unlink it first.",
@@ -167,7 +183,8 @@ export const ENGLISH = {
   swapShared: "Its list of LoRAs comes from a node that cannot be taken over: unknown, off, set by other nodes, or used elsewhere too.",
   // stack
   stackFilter: "Search {count} LoRAs",
-  stackFound: "{found} of {count}. With Shift the list stays open.",
+  stackFound: "{found} of {count}.",
+  stackShift: "With Shift the list stays open.",
   stackNotFound: "No LoRA has these words in its name.",
   stackNoneFits: "No LoRA that fits the model has these words in its name.",
   stackFits: "Fits the model",
@@ -176,7 +193,7 @@ export const ENGLISH = {
   stackUntold: "not known",
   stackAdvice: "Take {value} as strength of {file}",
   stackAdviceHint: "{file} recommends a strength of {value}. Click to take it.",
-  stackUntoldCount: "Of {count} it is not known.",
+  stackUntoldCount: "Whether {count} of these fit is not known.",
   stackConnected: "Connected",
   stackNoFolder: "In no folder",
   stackNoFiles: "There are no LoRAs in the loras folders.",

@@ -4,6 +4,10 @@
 export const CHINESE = {
   // words of the server
   detailsPattern: "{category}：{reason}",
+  // report
+  verdict: "{node}的结论",
+  copyHint: "复制完整报告",
+  cut: "报告未完。“复制”会复制全部内容。",
   // details
   detailsTitle: "{node}的详情",
   detailsClose: "关闭",
@@ -97,7 +101,6 @@ export const CHINESE = {
   librarySave: "保存修复后的副本",
   librarySaveNow: "保存",
   librarySaving: "正在保存……",
-  librarySaved: "LoRA 已保存",
   libraryDialect: "采用哪种工具的键名",
   libraryFileName: "loras 文件夹中的文件名",
   libraryAllColumns: "所有列",
@@ -159,6 +162,19 @@ export const CHINESE = {
   repairExists: "已存在",
   repairSound: "无需处理",
   // swap
+  swapDone: "已替换 {count} 个 LoRA 加载器",
+  swapUndo: "可用“撤销”恢复。",
+  swapLeft: "{count} 个保持原样",
+  swapNothing: "没有可替换的 LoRA 加载器。",
+  swapNothingBack: "没有可替换的“加载并修复 LoRA”。",
+  swapMissing: "缺少 {count} 个 LoRA 加载器。",
+  swapOffer: "可用“加载并修复 LoRA”代替，文件和权重不变，无需安装。",
+  swapAccept: "全部替换",
+  swapDismiss: "暂不",
+  swapMore: "…… 另有 {count} 个",
+  swapBlocks: "它为各个块或层设了不同的权重。",
+  swapNoName: "它没有选择 LoRA。",
+  swapUnreadable: "它的数值与预期不符。",
   swapNoType: "此 ComfyUI 没有节点 {type}。",
   swapOutput: "其他节点使用了新节点没有的输出，请先断开该连接。",
   swapInput: "其他节点设定了 {name}，而新节点没有这一项，请先断开该连接。",
@@ -167,7 +183,8 @@ export const CHINESE = {
   swapShared: "它的 LoRA 列表来自无法接管的节点：未知、已关闭、由其他节点设定，或另有用处。",
   // stack
   stackFilter: "在 {count} 个 LoRA 中搜索",
-  stackFound: "{found} / {count}。按住 Shift 可连续选择。",
+  stackFound: "{found} / {count}。",
+  stackShift: "按住 Shift 可连续选择。",
   stackNotFound: "没有名称包含这些字词的 LoRA。",
   stackNoneFits: "适合该模型的 LoRA 中，没有名称包含这些字词的。",
   stackFits: "适合当前模型",
@@ -176,7 +193,7 @@ export const CHINESE = {
   stackUntold: "未知",
   stackAdvice: "把 {value} 用作 {file} 的强度",
   stackAdviceHint: "{file} 推荐的强度为 {value}。点击采用。",
-  stackUntoldCount: "其中 {count} 个尚不清楚。",
+  stackUntoldCount: "其中 {count} 个是否适用尚不清楚。",
   stackConnected: "已连接",
   stackNoFolder: "不在文件夹中",
   stackNoFiles: "loras 文件夹中没有 LoRA。",

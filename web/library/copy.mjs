@@ -1,6 +1,5 @@
 /** The form that saves a file of the library in another tool's names, as a new file. */
 
-import { app } from "../../../scripts/app.js";
 import { make } from "../shared/dom.mjs";
 import { order, Refusal } from "../shared/server.mjs";
 import { say, tell } from "../i18n/words.mjs";
@@ -75,7 +74,6 @@ export function offerModels(select, models) {
  */
 async function save(wish, onSaved) {
   const answer = await order("save", wish);
-  app.extensionManager.toast.add({ severity: "success", summary: say("librarySaved"), detail: answer.file, life: 5000 });
   onSaved(answer.file);
   return tell(answer.report, answer.translations);
 }

@@ -108,7 +108,7 @@ export function register() {
       const manager = /** @type {any} */ (app.extensionManager);
       (manager.sidebarTab ?? manager).registerSidebarTab({
         id: TAB,
-        icon: "icon-[comfy--lora-loader]",
+        icon: "pi pi-list-check",
         title: say("library"),
         label: say("libraryLabel"),
         tooltip: say("library"),

@@ -57,6 +57,17 @@ export function noteFault(place, message) {
   store();
 }
 
+/**
+ * @param {string} place
+ * @param {(message: string) => Promise<string>} inWords says it in the front end's language, which the host does not
+ */
+export async function translateFault(place, inWords) {
+  const fault = faults.get(keyOf(place));
+  if (!fault) return;
+  fault.message = await inWords(fault.message);
+  store();
+}
+
 /** @param {string} place */
 export function forgetFault(place) {
   forget(keyOf(place));

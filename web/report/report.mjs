@@ -3,7 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { adoptStyle } from "../shared/dom.mjs";
-import { forgetFault, noteFault, standingFaults } from "./fault.mjs";
+import { forgetFault, noteFault, standingFaults, translateFault } from "./fault.mjs";
 import { allNodes, nodeAt, nodeLocated, openGraph, widgetOf } from "../shared/graph.mjs";
 import { drawMark, markOf } from "./mark.mjs";
 import { isNameOf } from "../shared/names.mjs";
@@ -14,6 +14,7 @@ import { recall, remember } from "./memory.mjs";
 import { lazily } from "../shared/lazy.mjs";
 import { whenServerIsBack } from "../shared/server.mjs";
 import { tellStack } from "../stack/stack.mjs";
+import { language } from "../i18n/words.mjs";
 
 const LORA_NAME = "lora_name";
 const ASK_AGAIN = 200; // milliseconds between two looks at what the host has refused
@@ -40,6 +41,8 @@ const MANNERS = {
 
 /** @type {() => Promise<typeof import("./view.mjs")>} */
 const loadBox = lazily("./view.mjs", import.meta.url);
+/** @type {() => Promise<typeof import("./in_words.mjs")>} */
+const loadWords = lazily("./in_words.mjs", import.meta.url);
 /** @type {typeof import("./view.mjs").ReportView | undefined} */
 let ReportBox;
 
@@ -139,7 +142,18 @@ function onExecutionError({ detail }) {
   const place = String(detail.node_id);
   const node = nodeAt(place);
   if (!isReporting(node) || node.comfyClass !== detail.node_type) return;
-  noteFault(place, String(detail.exception_message || detail.exception_type).trim());
+  void note(place, [String(detail.exception_message || detail.exception_type).trim()]);
+  showFaults();
+}
+
+/**
+ * @param {string} place
+ * @param {string[]} messages
+ */
+async function note(place, messages) {
+  noteFault(place, messages.join("\n"));
+  if (language() === "en") return;
+  await translateFault(place, async (text) => (await loadWords().catch(() => undefined))?.inWords(messages) ?? text);
   showFaults();
 }
 
@@ -156,14 +170,35 @@ function onQueueing() {
   clearInterval(asking);
   let asked = 0;
   asking = window.setInterval(() => {
-    const errors = /** @type {any} */ (app).lastNodeErrors;
-    if (errors || (asked += 1) > MAX_ASKED) clearInterval(asking);
-    for (const [place, { errors: faults }] of /** @type {[string, any][]} */ (Object.entries(errors ?? {}))) {
-      const told = new Set(faults.map((/** @type {any} */ { details, message }) => details || message));
-      if (isReporting(nodeAt(place))) noteFault(place, [...told].join("\n"));
-    }
-    if (errors) showFaults();
+    if (tellRefused() || (asked += 1) > MAX_ASKED) clearInterval(asking);
   }, ASK_AGAIN);
+}
+
+/** A workflow of which the server takes a part is queued, though something is wrong with the rest. */
+function onQueued() {
+  clearInterval(asking);
+  tellRefused();
+}
+
+/** @returns {boolean} whether the server has refused any node */
+function tellRefused() {
+  const errors = /** @type {any} */ (app).lastNodeErrors;
+  for (const [place, { errors: faults }] of /** @type {[string, any][]} */ (Object.entries(errors ?? {}))) {
+    if (isReporting(nodeAt(place))) void note(place, [...new Set(/** @type {string[]} */ (faults.map(sentenceOf)))]);
+  }
+  if (errors) showFaults();
+  return Boolean(errors);
+}
+
+/**
+ * What a node's own check says, before which the host puts the name of the input, and which it tells once for each.
+ *
+ * @param {any} fault as the host tells it
+ * @returns {string}
+ */
+function sentenceOf({ details, message, extra_info: about }) {
+  const start = `${about?.input_name} - `;
+  return details?.startsWith(start) ? details.slice(start.length) : [message, details].filter(Boolean).join(": ");
 }
 
 async function restore() {
@@ -187,7 +222,7 @@ export function register() {
       api.addEventListener("execution_cached", onCached);
       api.addEventListener("execution_error", onExecutionError);
       api.addEventListener("promptQueueing", onQueueing);
-      api.addEventListener("promptQueued", () => clearInterval(asking));
+      api.addEventListener("promptQueued", onQueued);
       api.addEventListener("graphChanged", showFaults);
       whenServerIsBack(() => void restore());
       await adoptStyle("./report.css", import.meta.url);

@@ -8,8 +8,11 @@ import { tellAway } from "../shared/server.mjs";
 import { say, tell, translationsOf } from "../i18n/words.mjs";
 
 const TOLD = 1500; // milliseconds
-/** Pixels: of the line, of what is wrong below it, and of a fault above it. */
-const [LINE, WRONG, FAULT] = [34, 50, 60];
+/** Pixels: of what is wrong, below the line. */
+export const WRONG = 50;
+/** Of the line, and of a fault above it, a short one and a long one, which takes the place of what is wrong. */
+const [LINE, FAULT, LONG_FAULT] = [34, 60, 126];
+const SHORT = 150; // bytes of a fault, as Chinese letters are wider
 
 /** @type {() => Promise<typeof import("./details.mjs")>} gets the dialog's code once there is something to open it for */
 export const loadDetails = lazily("./details.mjs", import.meta.url);
@@ -37,7 +40,11 @@ export class StatusView {
   }
 
   get height() {
-    return LINE + (this.wrong.hidden ? 0 : WRONG) + (this.hasFault ? FAULT : 0);
+    return LINE + (this.wrong.hidden ? 0 : WRONG) + (this.hasFault ? this.heightOfFault : 0);
+  }
+
+  get heightOfFault() {
+    return new TextEncoder().encode(this.message).length > SHORT ? LONG_FAULT : FAULT;
   }
 
   get hasFault() {
@@ -111,7 +118,7 @@ export class StatusView {
     this.caution.hidden = !cautions[0];
     this.verdict.replaceChildren(...sentences.map((sentence) => make("p", "", sentence)));
     this.wrong.title = [...cautions, ...sentences].join("\n");
-    this.wrong.hidden = !this.wrong.title;
+    this.wrong.hidden = !this.wrong.title || this.hasFault; // a fault says it
     this.top.replaceChildren(...this.topParts());
     this.element.classList.toggle("locksmith-report", this.isReport);
     this.element.setAttribute("role", this.isReport ? "region" : "status"); // a status is said when it changes

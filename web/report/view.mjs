@@ -6,6 +6,7 @@ import { makeBadge, outcomeOf } from "./outcome.mjs";
 import "./text.mjs";
 import { loadDetails, showDetails } from "./status.mjs";
 import { say, tell, translationsOf } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 /** Longer reports are cut on the screen: rendering costs time, and nobody scrolls through more. */
 const MAX_SHOWN = 200_000;

@@ -127,8 +127,10 @@ class Chooser {
 
   tell() {
     const [shown, count] = [this.found.length, this.wish.connected.length + this.wish.files.length];
-    const words = shown ? say("stackFound", { found: shown, count }) : say(!count ? "stackNoFiles" : this.filter.on ? "stackNoneFits" : "stackNotFound");
-    this.told.textContent = [this.filter.tell(this.found), words].filter(Boolean).join(" ");
+    const fits = this.filter.tell(this.found);
+    const none = !count ? "stackNoFiles" : this.filter.on ? "stackNoneFits" : "stackNotFound";
+    const told = shown ? [say("stackFound", { found: shown, count }), fits, say("stackShift")] : [fits, say(none)];
+    this.told.textContent = told.filter(Boolean).join(" ");
   }
 
   drawMore() {

@@ -39,6 +39,7 @@ export class StackRow {
     this.count = make("span", "locksmith-stack-fit-count");
     this.fit = make("span", "locksmith-stack-fit", this.sign, this.count);
     this.fit.setAttribute("role", "img");
+    this.fit.hidden = true; // until something is known
     const change = (/** @type {Row} */ row) => orders.change(this.index, row, false);
     this.strength = new StrengthField("locksmith-stack-model", (strength) => change({ ...this.row, strength }), orders.settle);
     this.clip = new StrengthField("locksmith-stack-clip", (strength) => change(withClip(this.row, strength)), orders.settle);

