@@ -159,7 +159,7 @@ def test_it_runs(front_end, server, opened, mode, name):
         shutil.rmtree(server.base / "models" / "loras" / folder, ignore_errors=True)
     workflow = opened(name)
     before = set(server.get("/history"))
-    front_end.page.evaluate("app.queuePrompt(0)")
+    front_end.page.evaluate("() => { void app.queuePrompt(0); }")
     assert not front_end.page.evaluate("app.lastNodeErrors")
     front_end.wait_until(lambda: set(server.get("/history")) - before)
     (run,) = (entry for key, entry in server.get("/history").items() if key not in before)

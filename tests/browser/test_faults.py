@@ -143,7 +143,7 @@ def test_what_the_server_refuses_is_said_on_the_node(front_end, mode, picture):
     front_end.page.evaluate(
         STACK, [FLUX, [{"on": True, "name": "gone.safetensors", "strength": 0.5}]]
     )
-    front_end.page.evaluate("app.queuePrompt(0)")
+    front_end.page.evaluate("() => { void app.queuePrompt(0); }")
     fault = shown(front_end, STACK_TITLE).locator(FAULT)
     expect(fault).to_contain_text("gone.safetensors")
     assert " - " not in fault.text_content(), "the host's name of the input stands before it"
