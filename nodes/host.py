@@ -681,6 +681,7 @@ def apply_file(
         checked=checked,
         stock_fault=stock_fault(file.header),
         acts=where_they_act(chosen, kept, left),
+        layer_weights=weighed.by_layer,
     )
     return new_model, new_clip, report
 

@@ -18,11 +18,13 @@ Module = tuple[str, str]  # network, native name without the network's prefix
 
 class LayerWeights(NamedTuple):
     """factors: full name of a weight or bias -> what its strength is multiplied with, where that is
-    not 1. notes: what a report tells.
+    not 1. notes: what a report tells. by_layer: network -> layer -> the same, as layer weights name
+    them.
     """
 
     factors: Mapping[str, float] = {}
     notes: tuple[str, ...] = ()
+    by_layer: Mapping[str, Mapping[str, float]] = {}
 
     def shares(self, layers: Layers) -> Sequence[tuple[float, Layers]]:
         """The patches by their factor; those of factor 0 are left out."""
@@ -55,7 +57,11 @@ def layer_weights(plan: Plan, text: str) -> LayerWeights:
             if bias is not None:
                 factors[bias] = factor
     weights.check(of_module)
-    return LayerWeights(factors, (_note(text.strip(), of_module.values()),))
+    by_layer: dict[str, dict[str, float]] = {}
+    for (name, layer), factor in of_module.items():
+        if factor != 1:
+            by_layer.setdefault(name, {})[layer] = factor
+    return LayerWeights(factors, (_note(text.strip(), of_module.values()),), by_layer)
 
 
 def trained_layers(plan: Plan) -> Iterator[tuple[Network, str, Module]]:

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..adapters.kind import Decomposition
@@ -80,7 +81,8 @@ class Report:
     ("all", "a sample"; "" none).
     stock_fault: why safetensors, and so the stock loader, refuses the file; "" where it does not.
     acts: where its adapters act, beside the layers or in the weights, and why; "" where that was
-    not chosen for the user.
+    not chosen for the user. layer_weights: network -> layer -> what its strength was multiplied
+    with, where that is not 1.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Report:
         checked: str = "",
         stock_fault: str = "",
         acts: str = "",
+        layer_weights: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     ):
         self.plan, self.path, self.errors, self.checked, self.acts = (
             plan,
@@ -104,7 +107,7 @@ class Report:
             checked,
             acts,
         )
-        self.cautions = (*plan.cautions, *cautions)
+        self.cautions, self.layer_weights = (*plan.cautions, *cautions), layer_weights
         self._stock, self._guess, self._stock_fault = stock, guess, stock_fault
         self._patterns: dict[str, list[Pattern]] = {}
         failed = failures or {}
@@ -397,6 +400,7 @@ class Report:
             "trained": [trained.as_dict() for trained in self.trained],
             "untrained": self.untrained,
             "untrained_words": self.untrained_words,
+            "layer_weights": {name: dict(one) for name, one in self.layer_weights.items()},
         }
 
     def explain(self, key: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from devtools import front_end, steps
 
 WEB = steps.ROOT / "web"
 REMEDY = "Run the tests with 'python dev.py test', which gets it."
-MAX_BYTES = 156_000
+MAX_BYTES = 156_500
 
 FINE = "/** @param {number} x */\nexport const double = (x) => 2 * x;"
 # One mistake a line, each with what is to be said of it.

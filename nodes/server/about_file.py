@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import folder_paths
 
+from ...adapters.spec import AdapterError
 from ...errors import LocksmithError, fault_and_remedy
 from ...files.header import LoraFileError
 from ...identify.checkpoint import Checkpoint, target_model_of_checkpoint
 from ...identify.claims import stage_of
-from ...messages import message
+from ...messages import message, text_of
 from ...planning.keys import parse_key
 from ...planning.plan import NOT_WIRED
 from ...planning.target_model import model_alone
@@ -32,6 +33,7 @@ from ...report.metadata import words_to_use
 from ..files import own_maps, own_stamp, spellings
 from ..host import words_of
 from ..languages import answered
+from ..layer_weights import layer_weights
 from .library import row_as_dict
 
 YES, NO = "1", "0"
@@ -85,11 +87,13 @@ def about_file(
     *,
     clip: str = "",
     full: bool = False,
+    layers: str = "",
     language: str = "",
 ) -> dict[str, Any]:
     """What the route `file` tells, and what to show instead in a language. Raises Unknown.
 
-    clip: whether a node has one connected, YES or NO; "" where that is not known.
+    clip: whether a node has one connected, YES or NO; "" where that is not known. layers: layer
+    weights of a node, to be told with all of the file.
     """
     clip = clip if clip in (YES, NO) else ""
     name, path = listed("loras", name)
@@ -116,6 +120,8 @@ def about_file(
         return answered(about | NOTHING_MORE, language)
     now = (stamp, beside, own)
     about |= _everything(name, path, now)
+    about["layer_weights"], fault = _weighted(path, now, layers)
+    about["cautions"] = [*about["cautions"], *([fault] if fault else ())]
     renders = {"markdown": partial(_markdown, path, now)} if about["inspection"] else {}
     return answered(about, language, **renders)
 
@@ -259,6 +265,18 @@ def _everything(name: str, path: str, now: tuple) -> dict[str, Any]:
             **NOTHING_MORE,
             "error": fault_and_remedy(error.fault, error.remedy),
         }
+
+
+def _weighted(path: str, now: tuple, layers: str) -> tuple[Mapping[str, Mapping[str, float]], str]:
+    """(network -> layer -> what layer weights multiply its strength with, what is wrong with
+    them).
+    """
+    try:
+        return layer_weights(_inspected(path, now).plan, layers).by_layer, ""
+    except AdapterError as error:
+        return {}, message("nodes.layer_weights_fault", fault=text_of(error))
+    except LoraFileError:  # told already
+        return {}, ""
 
 
 @lru_cache(maxsize=8)

@@ -170,6 +170,7 @@ async def _file(request: web.Request) -> str:
         asked.get("model", ""),
         clip=asked.get("clip", ""),
         full=asked.get("full", "") == "1",
+        layers=asked.get("layers", ""),
         language=_language(request),
     )
     return await _in_thread(_readers, work)

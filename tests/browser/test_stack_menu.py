@@ -212,6 +212,17 @@ def test_a_preset_fills_the_rows_layer_weights(front_end, with_flux, picture):
     expect(field).to_be_focused()
     assert "blocks" not in with_flux.value[1]
     with_flux.page.evaluate("document.activeElement.blur()")
+    open_menu(with_flux, 0)
+    item(with_flux, "Details").click()
+    table = with_flux.page.get_by_role("dialog").get_by_role("table", name="double_blocks")
+    cells = table.locator("tbody tr").filter(has_text="image modulation").locator("td")
+    weights = ["0"] * 7 + ["\u25a0"] * 6 + ["0"] * 6
+    expect(cells).to_have_text(["4", "all", *weights])
+    cells.nth(2).hover()
+    line = with_flux.page.locator(".locksmith-heat-line").first
+    expect(line).to_have_text(re.compile("img_mod.lin: trained, rank 4, times 0"))
+    with_flux.page.keyboard.press("Escape")
+    with_flux.page.evaluate("document.activeElement.blur()")
     front_end.run_command("Comfy.Undo")
     front_end.wait_until(lambda: "blocks" not in with_flux.value[0])
 

@@ -37,6 +37,11 @@ def test_a_layer_gets_its_share_of_the_strength(host, patched, base, path, facto
         expected = share if ".double_blocks." in name else whole
         torch.testing.assert_close(change, expected[name], rtol=1e-5, atol=1e-6)
     assert any(f"layer weights {text}: " in note for note in report.notes())
+    told = report.as_dict()["layer_weights"]["denoiser"]
+    assert set(told.values()) == {factor}
+    assert {f"diffusion_model.{name}.weight" for name in told} == {
+        name for name in some if ".double_blocks." in name and name.endswith(".weight")
+    }
 
 
 def test_a_layer_of_weight_0_is_left_alone(host, patched, base, path):

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import comfy_models
@@ -145,6 +146,7 @@ def test_a_file_is_told_in_full(routes, loras):
     assert status == 200 and told.keys() == BRIEF | {
         "fit",
         "inspection",
+        "layer_weights",
         "markdown",
         "advised",
         "words_to_use",
@@ -943,6 +945,16 @@ def test_what_a_preset_writes_names_only_what_the_file_has(routes, loras):
     preset = presets_of(routes, "flux.safetensors")["FLUX-DBL-MID6"]
     assert preset["text"] == "double_blocks=0, double_blocks.7-12=1" and not preset["fault"]
     assert (preset["kept"], preset["changed"], preset["count"]) == (18, 0, 57)
+
+
+def test_details_tell_what_layer_weights_change(routes, loras):
+    write_hollow(loras / "flux.safetensors", flux_lora(blocks=2))
+    ask = partial(routes.ask, "file", name="flux.safetensors", full=1)
+    weights = ask(layers="double_blocks.1=0.5")[1]["layer_weights"]["denoiser"]
+    assert weights and all(name.startswith("double_blocks.1.") for name in weights)
+    assert set(weights.values()) == {0.5} and ask()[1]["layer_weights"] == {}
+    told = ask(layers="no_such_block=1")[1]
+    assert told["layer_weights"] == {} and "no_such_block" in told["cautions"][-1]
 
 
 def test_presets_come_in_the_language_that_is_asked_for_and_only_for_listed_files(routes, loras):

@@ -48,6 +48,8 @@ export const ENGLISH = {
   heatTrained: "trained",
   heatUntrained: "not trained",
   heatShade: "the brighter the blue, the higher the rank (up to {most})",
+  heatWeight: "times this, by layer weights; crossed out: left out",
+  heatWeighted: "{state}, times {weight}",
   heatHint: "Point at a cell, or go through them with the arrow keys.",
   heatCell: "{module}: {state}",
   heatCellRank: "{module}: {state}, rank {rank}",

@@ -48,6 +48,8 @@ export const CHINESE = {
   heatTrained: "已训练",
   heatUntrained: "未训练",
   heatShade: "蓝色越亮，秩越高（最高 {most}）",
+  heatWeight: "分层权重的倍数；划线表示不使用",
+  heatWeighted: "{state}，乘以 {weight}",
   heatHint: "将鼠标移到格子上，或用方向键逐格查看。",
   heatCell: "{module}：{state}",
   heatCellRank: "{module}：{state}，秩 {rank}",

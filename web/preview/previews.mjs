@@ -96,7 +96,7 @@ async function fill(node, name, wiring, signal) {
  */
 export function statusOf(node) {
   const view = panelOf(node)?.view;
-  return view instanceof StatusView ? view : new StatusView(() => wiringOf(node));
+  return view instanceof StatusView ? view : new StatusView(() => wiringOf(node), () => textOf(node, "layer_weights"));
 }
 
 /**

@@ -96,7 +96,7 @@ function headOf(dialog, title, outcome, text) {
  * @param {Outcome} outcome
  * @returns {HTMLElement[]}
  */
-function runParts({ family, trainer, strength, acts, gains, notes, stockFails, categories, patterns, trained, untrained, translations }) {
+function runParts({ family, trainer, strength, acts, gains, notes, stockFails, categories, patterns, trained, untrained, layerWeights, translations }) {
   const facts = [
     [say("detailsFamily"), family],
     [say("detailsTrainer"), trainer],
@@ -108,7 +108,7 @@ function runParts({ family, trainer, strength, acts, gains, notes, stockFails, c
   return [
     ...part(say("detailsLoads"), table(facts), list([...new Set([...gains, ...notes, ...stock])])),
     ...part(say("detailsUnplaced"), patternTable(patterns)),
-    ...trainedPart(trained, translations),
+    ...trainedPart(trained, layerWeights, translations),
     ...part(say("detailsUntrained"), list(untrained)),
   ];
 }
@@ -145,7 +145,7 @@ function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes, be
   const odd = (isJudged ? health : []).map((/** @type {any} */ { finding, meaning }) => asSentences(said(finding), said(meaning)));
   const sections = /** @type {[string, string[][]][]} */ (Object.entries(metadata.sections));
   return [
-    ...(outcome.trained.length ? [] : trainedPart(trained, translations)),
+    ...(outcome.trained.length ? [] : trainedPart(trained, outcome.layerWeights, translations)),
     ...part(say("detailsFile"), table(facts)),
     ...part(say("detailsHealth"), list(odd)),
     ...sections.flatMap(([title, rows]) => part(said(title), table(rows.map((row) => row.map(said))))),
@@ -155,10 +155,11 @@ function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes, be
 
 /**
  * @param {Outcome["trained"]} trained
+ * @param {Outcome["layerWeights"]} weights
  * @param {Outcome["translations"]} translations
  */
-function trainedPart(trained, translations) {
-  return part(say("detailsTrained"), trained.length ? heatMaps(trained, translations) : null);
+function trainedPart(trained, weights, translations) {
+  return part(say("detailsTrained"), trained.length ? heatMaps(trained, weights, translations) : null);
 }
 
 /** @param {Record<string, number>} counts */

@@ -10,10 +10,11 @@ import { openDetails } from "./details.mjs";
 /**
  * @param {string} file as the loras folders list it
  * @param {import("../preview/preview.mjs").Wiring} wiring what it is held against
+ * @param {string} [layers] layer weights
  * @throws {import("../shared/server.mjs").Refusal}
  */
-export async function openFileDetails(file, wiring) {
-  const answer = await ask("file", { full: 1, ...questionOf(file, wiring) });
+export async function openFileDetails(file, wiring, layers = "") {
+  const answer = await ask("file", { full: 1, layers, ...questionOf(file, wiring) });
   const { translations } = answer;
   const name = file.slice(Math.max(file.lastIndexOf("/"), file.lastIndexOf("\\")) + 1);
   openDetails(name, outcomeOfFile(file, answer), tell(answer.markdown, translations) || tell(answer.error, translations));
@@ -51,6 +52,7 @@ function outcomeOfFile(file, answer) {
     strength: "",
     acts: "",
     inspection,
+    layerWeights: answer.layer_weights ?? {},
     translations,
   };
 }

@@ -20,26 +20,28 @@ const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRi
  * @typedef {{name: string, words?: string, trained: string, ranks: number[]}} Kind words: in a report that knows some
  * @typedef {{name: string, count: number, kinds: Kind[]}} Blocks
  * @typedef {{component: string, title: string, modules: number, blocks: Blocks[]}} Network
+ * @typedef {Record<string, Record<string, number>>} LayerWeights by network and layer: what its strength is multiplied with, if not 1
  */
 
 /**
  * A table for each group of blocks of each network a file touches.
  *
  * @param {Network[]} networks
+ * @param {LayerWeights} weights
  * @param {import("../i18n/words.mjs").Translations} [translations]
  * @returns {DocumentFragment}
  */
-export function heatMaps(networks, translations) {
+export function heatMaps(networks, weights, translations) {
   const fragment = document.createDocumentFragment();
   const most = mostOf(networks);
-  fragment.append(legendOf(most));
+  fragment.append(legendOf(most, Object.keys(weights).length > 0));
   const cells = makeCells();
   let left = MAX_CELLS;
-  for (const { title, modules, blocks } of networks) {
+  for (const { component, title, modules, blocks } of networks) {
     fragment.append(make("h4", "", say("heatNetwork", { title, modules })));
     for (const group of blocks.map(trainedOf).filter(({ kinds }) => kinds.length)) {
       left -= group.kinds.length * Math.max(group.count, 1);
-      if (left >= 0) fragment.append(...readable(group, tableOf(group, { cells, most, translations })));
+      if (left >= 0) fragment.append(...readable(group, tableOf(group, { cells, most, weights: weights[component] ?? {}, translations })));
     }
   }
   return fragment;
@@ -90,8 +92,11 @@ function topOf({ ranks }) {
   return ranks.length ? [Math.max(...ranks)] : [];
 }
 
-/** @param {number} most see `mostOf` */
-function legendOf(most) {
+/**
+ * @param {number} most see `mostOf`
+ * @param {boolean} isWeighted whether there are layer weights
+ */
+function legendOf(most, isWeighted) {
   const words = /** @type {[string, string][]} */ ([["2", say("heatTrained")], ["1", say("heatPart")], ["0", say("heatUntrained")]]);
   const parts = words.map(([mark, word]) => {
     const [name, sign] = MARKS[mark];
@@ -100,14 +105,16 @@ function legendOf(most) {
     return make("span", "", sample, word);
   });
   if (most) parts.push(make("span", "", say("heatShade", { most })));
+  if (isWeighted) parts.push(make("span", "", make("span", MARKS[2][0], ".5"), say("heatWeight")));
   return make("p", "locksmith-legend-heat", ...parts);
 }
 
 /**
  * @param {Blocks} group
- * @param {{cells: Record<string, HTMLElement>, most: number, translations: import("../i18n/words.mjs").Translations}} drawn
+ * @param {{cells: Record<string, HTMLElement>, most: number, weights: Record<string, number>,
+ *   translations: import("../i18n/words.mjs").Translations}} drawn
  */
-function tableOf({ name, count, kinds }, { cells, most, translations }) {
+function tableOf({ name, count, kinds }, { cells, most, weights, translations }) {
   const columns = Array.from({ length: count }, (_, block) => heading("col", String(block)));
   const head = make("tr", "", ...[say("heatLayer"), say("heatRank"), say("heatBlocks")].map((word) => heading("col", word)), ...columns);
   const rows = kinds.map((kind) => {
@@ -115,11 +122,35 @@ function tableOf({ name, count, kinds }, { cells, most, translations }) {
     const [top] = topOf(kind);
     if (most && top) row.style.setProperty("--locksmith-shade", `${Math.round(LIGHTEST + (100 - LIGHTEST) * (top / most))}%`);
     for (const mark of count ? kind.trained : "") row.append((cells[mark] ?? cells[0]).cloneNode(true));
+    [...row.cells].slice(FACTS).forEach((cell, block) => weigh(cell, weights[layerAt(name, block, kind)]));
     return row;
   });
   const table = make("table", "locksmith-heat", make("caption", "", name || say("heatOutside")));
   table.append(make("thead", "", head), make("tbody", "", ...rows));
   return table;
+}
+
+/**
+ * @param {string} name of the blocks
+ * @param {number} block
+ * @param {Kind} kind
+ */
+function layerAt(name, block, kind) {
+  return `${name}.${block}.${kind.name}`;
+}
+
+/**
+ * The number of a layer weight in place of the mark.
+ *
+ * @param {HTMLTableCellElement} cell
+ * @param {number | undefined} weight
+ */
+function weigh(cell, weight) {
+  if (weight === undefined) return;
+  cell.textContent = String(Number(weight.toFixed(2))).replace("0.", ".");
+  cell.ariaLabel = say("heatWeighted", { state: cell.ariaLabel ?? "", weight });
+  cell.dataset.weight = String(weight);
+  cell.classList.toggle("locksmith-off", weight === 0);
 }
 
 /**
@@ -146,7 +177,7 @@ function readable(group, table) {
   const show = (/** @type {EventTarget | null} */ target) => {
     const cell = target instanceof Element ? target.closest("td") : null;
     const place = cell && placeOf(cell);
-    if (place) line.textContent = cellText(group, place);
+    if (place) line.textContent = cellText(group, place, cell);
   };
   table.addEventListener("pointerover", ({ target }) => show(target));
   table.addEventListener("focusin", ({ target }) => show(target));
@@ -178,13 +209,15 @@ function cellAt(table, { row, block }) {
 /**
  * @param {Blocks} group
  * @param {{row: number, block: number}} place
+ * @param {HTMLTableCellElement} cell
  */
-function cellText({ name, kinds }, { row, block }) {
+function cellText({ name, kinds }, { row, block }, cell) {
   const kind = kinds[row];
   const mark = kind.trained[block];
   const rank = mark === "0" ? "" : kind.ranks.join(", ");
-  const told = { module: `${name}.${block}.${kind.name}`, state: say({ 1: "heatPart", 2: "heatTrained" }[mark] ?? "heatUntrained"), rank };
-  return say(rank ? "heatCellRank" : "heatCell", told);
+  const told = { module: layerAt(name, block, kind), state: say({ 1: "heatPart", 2: "heatTrained" }[mark] ?? "heatUntrained"), rank };
+  const text = say(rank ? "heatCellRank" : "heatCell", told);
+  return cell.dataset.weight ? say("heatWeighted", { state: text, weight: cell.dataset.weight }) : text;
 }
 
 /** Arrow keys go from cell to cell; one of them at a time is reached by Tab. @param {KeyboardEvent} event */

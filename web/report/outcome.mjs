@@ -32,6 +32,7 @@ import { say, tell, tellAll, translationsOf } from "../i18n/words.mjs";
  * @property {{category: string, name: string, keys: number, reason: string}[]} patterns
  * @property {import("./heat_map.mjs").Network[]} trained
  * @property {string[]} untrained
+ * @property {import("./heat_map.mjs").LayerWeights} layerWeights
  * @property {any} inspection
  * @property {import("../i18n/words.mjs").Translations} translations of what `inspection` says
  */
@@ -79,6 +80,7 @@ export function outcomeOf(output) {
     }),
     trained: told.trained ?? [],
     untrained: said(told.untrained_words ?? told.missed?.untrained_words ?? []),
+    layerWeights: told.layer_weights ?? {},
     inspection: told.metadata ? told : null,
     translations,
   };

@@ -20,9 +20,13 @@ export const loadDetails = lazily("./details.mjs", import.meta.url);
 const loadFileDetails = lazily("./file_details.mjs", import.meta.url);
 
 export class StatusView {
-  /** @param {() => {model: any, clip: string}} wiring of the node, for the details of a file that did not run */
-  constructor(wiring) {
+  /**
+   * @param {() => {model: any, clip: string}} wiring of the node, for the details of a file that did not run
+   * @param {() => string} layers its layer weights, for the same
+   */
+  constructor(wiring, layers) {
     this.wiring = wiring;
+    this.layers = layers;
     this.title = this.file = "";
     this.message = ""; // why the node failed
     this.answer = /** @type {any} */ (null);
@@ -149,7 +153,7 @@ export class StatusView {
   async showDetails() {
     if (this.outcome) return showDetails(this.title, this.outcome, this.shown);
     try {
-      await (await loadFileDetails()).openFileDetails(this.file, this.wiring());
+      await (await loadFileDetails()).openFileDetails(this.file, this.wiring(), this.layers());
     } catch (fault) {
       tellAway(say("panelDetails"), fault);
     }
