@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 from lora_locksmith.identify import stock_loader as stock
-from lora_locksmith.key_maps import convention, dialect, lines, reader, table
+from lora_locksmith.key_maps import (
+    convention,
+    dialect,
+    layer_words,
+    lines,
+    reader,
+    table,
+    weight_presets,
+)
 from lora_locksmith.key_maps.lines import TextError, lines_of, read_text
 from lora_locksmith.key_maps.user_maps import own_maps_stamp, read_own_maps
 from lora_locksmith.lora.rewrite import rename
@@ -29,6 +37,11 @@ FORMATS = {
     ),
     "reader": (reader.FOLDER / "nunchaku_flux.reader", lambda path: reader.read_reader(path)),
     "presets": (presets.FOLDER / "simpletuner.presets", lambda path: presets.read_presets(path)),
+    "presets of layer weights": (
+        weight_presets.FOLDER / "flux1.weights",
+        lambda path: weight_presets.read_weight_presets(path),
+    ),
+    "words of layers": (layer_words.TABLE, lambda path: layer_words.phrases.__wrapped__(path)),
     "roles": (grammar.ROLES_TABLE, lambda path: grammar.role_spellings.__wrapped__(path)),
     "bookkeeping": (
         bookkeeping.BOOKKEEPING_TABLE,
