@@ -37,12 +37,13 @@ class Dialect(NamedTuple):
     writes: tuple[str, ...] = ()  # what it puts in front of the denoiser's module names
     encoders: tuple[
         str, ...
-    ] = ()  # the same for text encoders; {slot} stands for ComfyUI's name of the encoder
+    ] = ()  # the same for text encoders; {encoder} stands for what ComfyUI puts before its names
     roles: tuple[str, ...] = ()  # role spellings it uses
     reads: tuple[str, ...] = ()  # denoiser prefixes seen in the wild, never written
     encoder_reads: tuple[str, ...] = ()  # the same for text encoders
     noise: tuple[str, ...] = ()  # prefixes that say nothing
     inside: tuple[str, ...] = ()  # words without meaning inside a module name
+    dots: tuple[str, ...] = ()  # signs that stand for the dots of a module name
     endings: tuple[tuple[str, str], ...] = ()  # (spelled, meant) endings of module names
     starts: tuple[tuple[str, str], ...] = ()  # (spelled, meant) beginnings of module names
     families: tuple[
@@ -66,6 +67,7 @@ LISTS = (
     "encoder_reads",
     "noise",
     "inside",
+    "dots",
     "families",
     "metadata",
     "hints",
@@ -136,7 +138,7 @@ class PrefixSet:
             prefixes |= {
                 text: ENCODER
                 for text in (*dialect.encoders, *dialect.encoder_reads)
-                if "{slot}" not in text
+                if "{encoder}" not in text
             }
         self.noise = frozenset(text for dialect in known.values() for text in dialect.noise)
         prefixes |= dict.fromkeys(self.noise, None)
@@ -176,6 +178,7 @@ class PrefixSet:
         for text, network in sorted(prefixes.items(), key=lambda item: -len(item[0])):
             self.by_start.setdefault(text[:3], []).append(Prefix(text, network))
         self.inside = tuple(word for dialect in known.values() for word in dialect.inside)
+        self.dots = tuple(sign for dialect in known.values() for sign in dialect.dots)
         self.endings = tuple(pair for dialect in known.values() for pair in dialect.endings)
         self.starts = tuple(pair for dialect in known.values() for pair in dialect.starts)
 

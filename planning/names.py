@@ -55,10 +55,8 @@ def prefix_for(target_model: TargetModel, network: Network, dialect: Dialect) ->
     for text in target_model.family.encoders.get(network.name, ()) if target_model.family else ():
         if text in dialect.encoders:
             return text
-    pattern = next((text for text in dialect.encoders if "{slot}" in text), None)
-    if pattern and network.prefix == f"{network.name}.":
-        pattern = pattern.replace("transformer.", "")  # nothing wraps this encoder
-    return pattern.format(slot=network.name) if pattern else None
+    pattern = next((text for text in dialect.encoders if "{encoder}" in text), None)
+    return pattern.format(encoder=network.prefix) if pattern else None
 
 
 def _names(

@@ -98,8 +98,8 @@ def alias_names(target_model: TargetModel, module: str) -> list[str]:
             for name in names
             if word in name
         ]
-    if "-" in module:  # ntc-ai's sliders of YuE2 have dashes for dots
-        names += [name.replace("-", ".") for name in names]
+    for sign in target_model.prefixes.dots:
+        names += [name.replace(sign, ".") for name in names if sign in name]
     for spelled, meant in target_model.prefixes.starts:
         position = module.find(spelled)
         if position == 0 or (position > 0 and module[position - 1] in "._"):

@@ -75,7 +75,7 @@ function ofFile(stack, index) {
   const file = stack.fileOf(index);
   const off = offWithoutFile(stack, index);
   return [
-    { text: say("panelDetails"), act: () => void told(openFileDetails(file, wiringOf(stack.node), stack.rows?.[index]?.blocks)), ...off },
+    { text: say("panelDetails"), act: () => void told(openFileDetails(file, wiringOf(stack.node), stack.list[index].blocks)), ...off },
     { text: say("menuCopyWords"), act: () => void told(copyWords(file)), ...off },
     { text: say("menuLibrary"), act: () => showInLibrary(file), ...off },
   ];
