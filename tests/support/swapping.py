@@ -7,8 +7,11 @@ import json
 import uuid
 from typing import NamedTuple
 
+import torch
 from front_end import FrontEnd, node
 from playwright.sync_api import expect
+from safetensors.torch import load
+from tiny_models import CLIP_L, FLUX
 
 OURS, STACK = "LocksmithLoadAndFixLoRA", "LocksmithLoRAStack"
 ALL, ALL_BACK = "loralocksmith.swap.all", "loralocksmith.swap.all_back"
@@ -16,6 +19,7 @@ CHOSEN, CHOSEN_BACK = "loralocksmith.swap.chosen", "loralocksmith.swap.chosen_ba
 LOADER_INPUTS = [("model", "MODEL"), ("clip", "CLIP")]
 LOADER_OUTPUTS = [("MODEL", "MODEL"), ("CLIP", "CLIP")]
 REPORT_OUTPUTS = [("report", "STRING"), ("report_json", "STRING")]
+LATENT = 9  # the node that saves what is sampled
 PLACES = itertools.cycle(range(600, 800, 20))  # free ones, next to each other
 
 
@@ -70,6 +74,41 @@ def workflow_of(nodes: list[tuple], links: list[Link], **parts) -> dict:
         "links": table,
         **parts,
     }
+
+
+def sampled(nodes: list[tuple], links: list[Link], name: str) -> dict:
+    """A workflow in which what the nodes make of model 1 and text encoder 2 is sampled and saved
+    under this name. links: to nodes 5 (`clip`) and 8 (`model`) among others.
+    """
+    conditioning = [("CONDITIONING", "CONDITIONING")]
+    sampler = [("model", "MODEL"), ("latent_image", "LATENT")]
+    sampler += [(side, "CONDITIONING") for side in ("positive", "negative")]
+    latent = [("LATENT", "LATENT")]
+    around = [
+        (1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {}),
+        (2, "CLIPLoader", [], [("CLIP", "CLIP")], [CLIP_L, "stable_diffusion", "default"], {}),
+        *nodes,
+        (5, "CLIPTextEncode", [("clip", "CLIP")], conditioning, ["an old lock"], {}),
+        (6, "ConditioningZeroOut", [("conditioning", "CONDITIONING")], conditioning, [], {}),
+        (7, "EmptySD3LatentImage", [], latent, [64, 64, 1], {}),
+        (8, "KSampler", sampler, latent, [42, "fixed", 1, 1.0, "euler", "simple", 1.0], {}),
+        (LATENT, "SaveLatent", [("samples", "LATENT")], [], [name], {}),
+    ]
+    links = [
+        *links,
+        Link(5, 0, 6, "conditioning", "CONDITIONING"),
+        Link(5, 0, 8, "positive", "CONDITIONING"),
+        Link(6, 0, 8, "negative", "CONDITIONING"),
+        Link(7, 0, 8, "latent_image", "LATENT"),
+        Link(8, 0, LATENT, "samples", "LATENT"),
+    ]
+    return workflow_of(around, links)
+
+
+def latent_of(server, spec: dict) -> torch.Tensor:
+    """What the server samples for the prompt of such a workflow."""
+    entry = server.run(spec)
+    return load(server.fetch(entry["outputs"][str(LATENT)]["latents"][0]))["latent_tensor"]
 
 
 def opened(front_end: FrontEnd, workflow: dict) -> dict:
