@@ -140,13 +140,17 @@ DOORS = {
 
 @pytest.fixture(scope="module")
 def server(comfyui_path, tiny_models_folder, tmp_path_factory) -> Iterator[comfy_server.Server]:
-    """A server with all the packs beside this one."""
+    """A server with all the packs beside this one. LoRA Manager keeps its list of files among the
+    user's settings: that of another run would be of files that are gone.
+    """
     base = comfy_server.prepare_base(tmp_path_factory.mktemp("packs"), ROOT)
     shutil.copytree(tiny_models_folder, base / "models", dirs_exist_ok=True)
     for pack in sorted(path for path in Path(FOLDER).iterdir() if path.is_dir()):
         shutil.copytree(pack, base / "custom_nodes" / pack.name)
-    with comfy_server.Server(PYTHON, comfyui_path, base, base / "server.log") as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(base / "settings"))
+        with comfy_server.Server(PYTHON, comfyui_path, base, base / "server.log") as running:
+            yield running
     assert not comfy_server.complaints_about_the_pack(running.log_text())
 
 
