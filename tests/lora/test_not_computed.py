@@ -84,10 +84,6 @@ NAMED = {
         "single_transformer_blocks.37.mlp_fc2.lora_up",
         "transformer.single_transformer_blocks.0.norm.linear.lora_up",
     ],
-    "LoRA in parts": [
-        "lora_unet_nar_blocks_0_self_attn_qkv_proj.lora_down.0.weight",
-        "lora_unet_nar_blocks_0_self_attn_qkv_proj.lora_up.2.weight",
-    ],
     "AnimateDiff motion": [
         "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
         ".attention_blocks.0.processor.to_q_lora.down.weight",
