@@ -41,16 +41,16 @@ def in_parts(layer=QKV, sizes=None, rank=RANK):
     return made | {key(layer, ".alpha"): torch.tensor(ALPHA)}
 
 
-def added(tensors, layer, x):
+def added(tensors, layer, x, parts=None):
     """What the trainer adds to the layer's outputs for these inputs."""
-    parts = [
+    outputs = [
         x
         @ tensors[key(layer, f".lora_down.{part}.weight")].T
         @ tensors[key(layer, f".lora_up.{part}.weight")].T
-        for part in range(len(LAYERS[layer]))
+        for part in range(parts or len(LAYERS[layer]))
     ]
     rank = tensors[key(layer, ".lora_down.0.weight")].shape[0]
-    return torch.cat(parts, -1) * (tensors[key(layer, ".alpha")].item() / rank)
+    return torch.cat(outputs, -1) * (tensors[key(layer, ".alpha")].item() / rank)
 
 
 @pytest.fixture
@@ -121,6 +121,20 @@ def test_beside_the_layers_it_does_the_same(comfy, host, tiny_flux, trained):
         assert bool(patcher.patches) != bypass
         comfy.model_management.unload_all_models()
     torch.testing.assert_close(*made, atol=1e-4, rtol=1e-4)
+
+
+def test_halves_that_stand_in_the_other_order_change_places(host, tiny_flux, patched, tmp_path):
+    """diffusers has shift and scale of the last layer the other way round than ComfyUI."""
+    tensors = in_parts("norm_out.linear", (H, H))
+    start = key("norm_out.linear")
+    named = {f"transformer.norm_out.linear{name[len(start) :]}": tensors[name] for name in tensors}
+    save_file(named, tmp_path / "x.safetensors")
+    model, layer = tiny_flux(), "diffusion_model.final_layer.adaLN_modulation.1.weight"
+    after = patched(host.load_and_fix(model, None, tmp_path / "x.safetensors", 1.0)[0])
+    x = torch.randn(5, H)
+    expected = added(tensors, "norm_out.linear", x, 2).roll(H, -1)
+    change = after[layer] - model.model.state_dict()[layer].float()
+    torch.testing.assert_close(x @ change.T, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_the_file_is_told_and_stock_places_none_of_it(trained, target_model):

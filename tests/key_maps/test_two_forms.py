@@ -100,6 +100,24 @@ def test_parts_of_a_layer_land_as_layers_that_are_apart_do(model):
     assert {plan.outcomes[key].adapter for key in shapes if ".1." in key} == {1}
 
 
+def test_a_part_may_reach_into_two_layers():
+    half = INNER // 2
+    shapes = in_parts(f"lora_unet_{BLOCK.replace('.', '_')}_gate_up", (half, INNER, half), WIDTH)
+    plan = taken_apart(make_plan(shapes, {}, model_of("apart")))
+    upper, lower = (0, half), (half, half)
+    assert [
+        [(weight, rows(at), rows(source)) for weight, at, source in adapter.target.slices]
+        for adapter in plan.adapters
+    ] == [
+        [(f"{WEIGHT}.gate_layer.weight", upper, None)],
+        [
+            (f"{WEIGHT}.gate_layer.weight", lower, upper),
+            (f"{WEIGHT}.proj.weight", upper, lower),
+        ],
+        [(f"{WEIGHT}.proj.weight", lower, None)],
+    ]
+
+
 LAYER = "model.layers.0"
 HEADS = {"q": (0, 2048), "k": (2048, 1024), "v": (3072, 1024)}
 FUSED = {
