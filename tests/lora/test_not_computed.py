@@ -95,7 +95,7 @@ NAMED = {
 @pytest.mark.parametrize("title", NAMED)
 def test_other_keys_are_known_by_their_names(title):
     assert [known.title for known in map(not_computed, NAMED[title])] == [title] * len(NAMED[title])
-    assert set(group_keys(NAMED[title]).refused) == set(NAMED[title])
+    assert set(group_keys(dict.fromkeys(NAMED[title])).refused) == set(NAMED[title])
 
 
 def test_every_adapter_of_the_record_is_tried():
