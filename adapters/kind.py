@@ -392,6 +392,12 @@ class Kind:
         """
         return None
 
+    def pairs(self, shapes: Shapes) -> Iterator[tuple[Mapping[str, str], Rows]]:
+        """Of a kind that is several LoRAs, each on rows of its own: (their roles -> its own, these
+        rows) of each.
+        """
+        return iter(())
+
     def host(
         self, tensors: Tensors, alpha: float | None, rows: Rows | None, adapter: Planned
     ) -> HostWeights | None:

@@ -36,7 +36,9 @@ LONGEST_NAME = (
 
 def guess_family(plan: Plan) -> FamilyMatch:
     """The family a planned file was trained for, as `identify` tells it."""
-    return identify(group_keys(plan.shapes).groups, plan.shapes, plan.metadata, plan.target_model)
+    return identify(
+        group_keys(plan.shapes, plan.metadata).groups, plan.shapes, plan.metadata, plan.target_model
+    )
 
 
 def model_title(target_model: TargetModel) -> str:

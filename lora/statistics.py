@@ -361,7 +361,7 @@ def _unplaced(
 ) -> Iterator[tuple[str, str, Callable[[], ModuleStats]]]:
     """(category, module, how to measure it) of every adapter in the file that has no place."""
     settings = read_settings(plan.metadata, config_beside)
-    grouped = group_keys(plan.shapes)
+    grouped = group_keys(plan.shapes, plan.metadata)
     for group in grouped.groups:
         for kind, names in assign(group.keys)[0]:
             category = next(

@@ -26,6 +26,7 @@ from ..lora.math.apply import is_linear, patched_weight
 from ..lora.math.by_rows import Change, add_changes, patch_in_place
 from ..lora.math.faults import FAULTS, first_line
 from ..messages import message
+from ..planning.apart import apart
 from ..planning.plan import Adapter, Plan
 from ..planning.target_model import Network, TargetModel
 from .unpatched import own_rows
@@ -147,14 +148,16 @@ def patches_by_adapter(
     failures: dict[int, str] = {}
     for index, adapter in enumerate(plan.adapters):
         try:
-            built[index] = list(
-                _patches_of(
-                    adapter,
+            built[index] = [
+                patch
+                for piece in apart(adapter, plan.shapes)
+                for patch in _patches_of(
+                    piece,
                     plan.target_model,
-                    {role: tensors[key] for role, key in adapter.roles.items()},
+                    {role: tensors[key] for role, key in piece.roles.items()},
                     ours,
                 )
-            )
+            ]
         except FAULTS as error:
             failures[index] = first_line(error)
     return built, failures

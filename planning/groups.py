@@ -5,7 +5,7 @@ keys apart.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..adapters.registry import kinds, magnitudes
 from ..adapters.spec import NUMBERS
@@ -13,6 +13,7 @@ from ..messages import message
 from .ignored_keys import bookkeeping
 from .keys import parse_key, role_spellings
 from .not_computed import Known, not_computed
+from .orientation import orient
 
 # Names that stand for a whole network: an alpha under one of them is meant for all its modules.
 WHOLE_NETWORKS = frozenset(
@@ -70,8 +71,12 @@ def network_alpha(alphas: Mapping[str, str], prefix: str) -> str | None:
     )
 
 
-def group_keys(keys: Iterable[str]) -> Groups:
-    """Take every key apart and put those of one module together, in the file's order."""
+def group_keys(keys: Mapping[str, Any], told: Iterable[str] = ()) -> Groups:
+    """Take every key apart and put those of one module together, in the file's order.
+
+    keys: with their shapes, or what has one, which say of bare factors which way round they lie.
+    told: the keys of the file's metadata and settings, which say it where shapes do not.
+    """
     by_name: dict[tuple[str, str], Group] = {}
     notes: dict[str, str] = {}
     repeated: dict[str, str] = {}
@@ -113,6 +118,7 @@ def group_keys(keys: Iterable[str]) -> Groups:
             group.spellings.append(spelling)
     _take_copies(by_name, notes, repeated)
     alphas = _take_network_alphas(by_name)
+    orient((group.keys for group in by_name.values()), keys, told)
     _give_shared(by_name, notes)
     _give_to_named(by_name, repeated)
     return Groups(tuple(by_name.values()), alphas, notes, tuple(unread), repeated, refused)

@@ -18,7 +18,6 @@ MIN_LITERAL = 4  # characters of a pattern without a wildcard: what keys are sif
 REASONS = {
     "block_outputs": "planning.why_block_outputs",
     "condition_tokens": "planning.why_condition_tokens",
-    "in_parts": "planning.why_in_parts",
     "joint_decomposition": "planning.why_joint_decomposition",
     "missing_clusters": "planning.why_missing_clusters",
     "missing_singular_vectors": "planning.why_missing_singular_vectors",

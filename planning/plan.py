@@ -153,7 +153,7 @@ def make_plan(
         number=number or _no_number,
         same=same,
     )
-    planner.run(groups or group_keys(tensors))
+    planner.run(groups or group_keys(tensors, (*metadata, *(config_beside or ()))))
     # A file with an alpha for each adapter asks no settings for its strength.
     asked = not planner.adapters or any(
         "alpha" not in adapter.roles for adapter in planner.adapters

@@ -593,7 +593,7 @@ def _read(
     shapes = {name: info.shape for name, info in header.tensors.items()}
     known = target_model if target_model is not None else all_families(own)
     with without_collection():
-        groups = group_keys(shapes)
+        groups = group_keys(shapes, (*header.metadata, *(config_beside or ())))
         guess = identify(groups.groups, shapes, header.metadata, known)
         place = whole_model(target_model, guess, groups, shapes=shapes, known=known, own=own)
         if whole:

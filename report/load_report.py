@@ -285,7 +285,11 @@ class Report:
         """What the file is, and where it belongs, if it holds no LoRA and nothing
         of it is placed.
         """
-        return "" if self.adapters else other_file(self.plan.shapes, group_keys(self.plan.shapes))
+        return (
+            ""
+            if self.adapters
+            else other_file(self.plan.shapes, group_keys(self.plan.shapes, self.plan.metadata))
+        )
 
     @cached_property
     def fitting(self) -> Fitting:
@@ -403,6 +407,13 @@ class Report:
             "layer_weights": {name: dict(one) for name, one in self.layer_weights.items()},
         }
 
+    def role_of(self, key: str) -> str | None:
+        """What a key is in its adapter; of one without a place, as it is spelled."""
+        place = self.outcomes[key].adapter
+        roles = self.plan.adapters[place].roles if place is not None else {}
+        found = next((role for role, own in roles.items() if own == key), None)
+        return found or parse_key(key).role
+
     def explain(self, key: str) -> dict[str, Any]:
         """How one key was read: prefix, module, role, targets with their slices, transform, rule;
         KeyError for a key not in the file.
@@ -412,7 +423,7 @@ class Report:
             "key": key,
             "category": outcome.category,
             "reason": outcome.reason,
-            "role": parsed.role,
+            "role": self.role_of(key),
             "adapter_name": parsed.adapter,
         }
         if outcome.category != PLACED or outcome.adapter is None:

@@ -10,7 +10,6 @@ from typing import Any
 from ..files.hashes import Hashes, verify
 from ..key_maps.dialect import DENOISER
 from ..messages import ENGLISH, Message, Speaker, as_sentence, joined, message
-from ..planning.keys import parse_key
 from ..planning.plan import PLACED
 from ..planning.scale import FROM_RANK
 from .coverage import TrainedBlocks, blocks_of, is_trained
@@ -361,7 +360,7 @@ def _keys(inspection: Inspection, speak: Speaker) -> Iterator[str]:
         shape = "x".join(str(size) for size in sizes) or speak("inspect.one_number")
         reason = "" if outcome.category == PLACED else plain(speak.text(outcome.reason))
         fate = speak(category_title(outcome.category))
-        rows.append((code(key), parse_key(key).role or "", shape, fate, reason))
+        rows.append((code(key), inspection.report.role_of(key) or "", shape, fate, reason))
     yield from table([speak(head) for head in KEY_HEADS], rows)
 
 

@@ -1,10 +1,11 @@
 """LoRA as MLX saves it (ml-explore/mlx-examples flux/flux/lora.py, mlx-lm tuner/lora.py): as
-x @ lora_a @ lora_b takes the factors, the other way round than elsewhere.
+x @ lora_a @ lora_b takes the factors, the other way round than elsewhere. Others save bare
+parameters of these names as LoRA has them; planning/orientation.py tells.
 """
 
 from __future__ import annotations
 
-from ..kind import InStock, roles
+from ..kind import InStock, Kind, Said, roles
 from .embedding import EmbeddingLoRA
 
 
@@ -13,9 +14,19 @@ class TransposedLoRA(EmbeddingLoRA):
 
     name, title = "lora_transposed", "MLX LoRA"
     needs = (roles("transposed_a transposed_b"),)
+    takes = roles("alpha")
     factors, spelled = ("transposed_b", "transposed_a"), ("lora_b", "lora_a")
     zeroed_by = needs[0]
     stock = InStock("MLX LoRA")
 
 
-KINDS = (TransposedLoRA(),)
+class EitherLoRA(Kind):
+    """lora_a, lora_b of which nothing tells whether they are MLX's."""
+
+    name, title = "lora_either", "LoRA"
+    needs = (roles("either_a either_b"),)
+    takes = roles("alpha")
+    refusal = Said("adapters.either_way_round")
+
+
+KINDS = (TransposedLoRA(), EitherLoRA())

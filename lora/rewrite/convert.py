@@ -17,6 +17,7 @@ from ...adapters.registry import decomposition_of, named
 from ...adapters.spec import NUMBERS, AdapterError, AdapterSpec
 from ...adapters.tensors import Tensors
 from ...messages import joined, message, text_of
+from ...planning.apart import taken_apart
 from ...planning.names import spell
 from ...planning.plan import Adapter, Plan
 from ..from_plan import shape_made, spec_of
@@ -146,6 +147,7 @@ def convert(
     otherwise they are a reason to refuse. Raises Refused with everything the dialect cannot say,
     before any tensor is made.
     """
+    plan = taken_apart(plan)
     renames = plan_renames(plan, dialect, drop)
     reasons = list(renames.refusals)
     jobs: list[_Job] = []

@@ -17,6 +17,7 @@ from ...adapters.rows import Rows, stretches
 from ...adapters.spec import NUMBERS, AdapterError
 from ...errors import LocksmithError
 from ...messages import message, text_of
+from ...planning.apart import taken_apart
 from ...planning.plan import Adapter, Plan
 from ..from_plan import spec_of
 from ..math.low_rank import MAGNITUDES, Delta, Factors, add, factors, low_rank_part
@@ -108,6 +109,7 @@ def check_same(
     Raises VerificationError where a weight's delta differs by more than its tensors' rounding, or
     an adapter whose effect needs the model's weight is not there unchanged.
     """
+    source, written = taken_apart(source), taken_apart(written)
     different = _different(
         source, source_read, written, written_read, _rounding(dtype) if dtype else 0.0
     )

@@ -493,6 +493,13 @@ SINGLES = [
         {},
     ),
     (
+        "LTX2LoraLoaderAdvanced",
+        LOADER_INPUTS[:1],
+        [("model", "MODEL"), ("rank", "STRING"), ("loaded_keys_info", "STRING")],
+        [BROKEN_LORA, 0.5, 1, 1, 1, 1, 1],
+        {},
+    ),
+    (
         "MusubiTunerLoRALoaderModelOnly",
         LOADER_INPUTS[:1],
         LOADER_OUTPUTS[:1],
@@ -535,6 +542,35 @@ def test_loaders_of_one_lora_of_other_packs_become_ours(front_end, picture):
 STACK_INPUT = [("lora_stack", "LORA_STACK")]
 STACKER = ["advanced", 2, BROKEN_LORA, 9, 0.5, 0.25, "None", 9, 1, 1] + ["None", 1, 1, 1] * 48
 EASY = [True, "simple", 1, KOHYA_LORA, 0.7, 9, 9] + ["None", 1, 1, 1] * 9
+SWITCHER_OUTPUTS = [("lora_stack", "LORA_STACK"), ("lora_name", "*")]
+APPLY = ("CR Apply LoRA Stack", [*LOADER_INPUTS, *STACK_INPUT], LOADER_OUTPUTS + STRING, [], {})
+
+
+def switcher(*values) -> tuple:
+    """easy loraSwitcher with these values, and what takes its list."""
+    padded = [*values, *["None"] * (54 - len(values))]
+    stack = [("optional_lora_stack", "LORA_STACK")]
+    return ("easy loraSwitcher", stack, SWITCHER_OUTPUTS, padded, {}), APPLY
+
+
+@pytest.mark.parametrize(
+    ("values", "on"),
+    [
+        ([True, 2, 1, 0.5, BROKEN_LORA, KOHYA_LORA], [False, True]),
+        ([True, 1, 3, 0.5, BROKEN_LORA, KOHYA_LORA], [True, False]),
+        ([False, 1, 2, 0.5, BROKEN_LORA, KOHYA_LORA], [False, False]),
+    ],
+)
+def test_a_switcher_becomes_rows_of_which_one_is_on(front_end, values, on):
+    links = [Link(2, 0, 3, "lora_stack", "LORA_STACK")]
+    opened(front_end, foreign_workflow(list(switcher(*values)), links))
+    front_end.run_command(ALL)
+    after = front_end.workflow()
+    assert types(after) == {1: "UNETLoader", 3: STACK, 4: "LocksmithInspectLoRAKeys"}
+    assert rows_of(after, 3) == [
+        {"on": is_on, "name": name, "strength": 0.5}
+        for is_on, name in zip(on, (BROKEN_LORA, KOHYA_LORA), strict=True)
+    ]
 
 
 def test_lists_of_loras_become_one_stack_with_what_applies_them(front_end, mode, picture):
@@ -635,6 +671,21 @@ LEFT = {
         [(*SINGLES[3][:3], [*EQUAL_BLOCKS[:10], "1,0,1", False], {})],
         [],
         "weights of their own",
+    ),
+    "layers of LTX-2": (
+        [(*SINGLES[5][:3], [BROKEN_LORA, 0.5, 1, 1, 0.5, 1, 1], {})],
+        [],
+        "weights of their own",
+    ),
+    "nothing chosen": (
+        list(switcher(True, 2, 2, 0.5, BROKEN_LORA)),
+        [Link(2, 0, 3, "lora_stack", "LORA_STACK")],
+        "names no LoRA",
+    ),
+    "by chance": (
+        [("CR Random LoRA Stack", STACK_INPUT, [("LORA_STACK", "LORA_STACK")], [], {}), APPLY],
+        [Link(2, 0, 3, "lora_stack", "LORA_STACK")],
+        "by chance",
     ),
     "no LoRA": ([(*SINGLES[1][:3], ["None", 1, 1], {})], [], "names no LoRA"),
     "odd values": ([(*SINGLES[1][:3], [BROKEN_LORA, "strong", 1], {})], [], "not as expected"),

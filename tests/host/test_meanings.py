@@ -76,6 +76,7 @@ ADDED = {
         {"lora_config": json.dumps({"r": RANK, "lora_alpha": 2})},
         PRODUCT / 2,
     ),
+    "bare parameters": (DOTTED, {"lora_a": DOWN, "lora_b": UP}, None, None, PRODUCT),
     "LightX2V": (PEFT, PEFT_PAIR, None, {"alpha": "8", "key_format": "x"}, PRODUCT * 2),
     "alibaba-pai": (FLAT, PAIR, None, {"lora_alpha": "2"}, PRODUCT / 2),
     "rs_lora, LyCORIS 3.0": (FLAT, PAIR, 2.0, RS_LORA, PRODUCT * 2 / RANK**0.5),

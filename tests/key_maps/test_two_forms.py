@@ -4,10 +4,13 @@ names of Hugging Face. No ComfyUI under test has either: their trees are drawn f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import every_name
 import pytest
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
 from lora_locksmith.key_maps.table import families
+from lora_locksmith.planning.apart import taken_apart
 from lora_locksmith.planning.names import prefix_for
 from lora_locksmith.planning.plan import NOT_WIRED, PLACED, make_plan
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
@@ -69,6 +72,50 @@ def test_gate_and_value_land_on_their_rows(model, file, dialect):
         for weight, at, source in adapter.target.slices
     ]
     assert landed == [(f"{WEIGHT}.{layer}.weight", *both) for layer, *both in PLACES[model, file]]
+
+
+def in_parts(module: str, sizes: Sequence[int], inner: int) -> dict:
+    """A fused layer as musubi-tuner saves one that it trained in parts."""
+    shapes = {f"{module}.alpha": ()}
+    for part, out in enumerate(sizes):
+        shapes[f"{module}.lora_down.{part}.weight"] = (4, inner)
+        shapes[f"{module}.lora_up.{part}.weight"] = (out, 4)
+    return shapes
+
+
+@pytest.mark.parametrize("model", FILES)
+def test_parts_of_a_layer_land_as_layers_that_are_apart_do(model):
+    shapes = in_parts(f"lora_unet_{BLOCK.replace('.', '_')}_gate_up", (INNER, INNER), WIDTH)
+    plan = taken_apart(make_plan(shapes, {}, model_of(model)))
+    landed = [
+        (weight, rows(at), rows(source))
+        for adapter in plan.adapters
+        for weight, at, source in adapter.target.slices
+    ]
+    assert landed == [
+        (f"{WEIGHT}.{layer}.weight", *both) for layer, *both in PLACES[model, "apart"]
+    ]
+    used = [[*map(shapes.get, adapter.roles.values())] for adapter in plan.adapters]
+    assert used == [[(4, WIDTH), (INNER, 4), ()]] * 2
+    assert {plan.outcomes[key].adapter for key in shapes if ".1." in key} == {1}
+
+
+def test_a_part_may_reach_into_two_layers():
+    half = INNER // 2
+    shapes = in_parts(f"lora_unet_{BLOCK.replace('.', '_')}_gate_up", (half, INNER, half), WIDTH)
+    plan = taken_apart(make_plan(shapes, {}, model_of("apart")))
+    upper, lower = (0, half), (half, half)
+    assert [
+        [(weight, rows(at), rows(source)) for weight, at, source in adapter.target.slices]
+        for adapter in plan.adapters
+    ] == [
+        [(f"{WEIGHT}.gate_layer.weight", upper, None)],
+        [
+            (f"{WEIGHT}.gate_layer.weight", lower, upper),
+            (f"{WEIGHT}.proj.weight", upper, lower),
+        ],
+        [(f"{WEIGHT}.proj.weight", lower, None)],
+    ]
 
 
 LAYER = "model.layers.0"
@@ -197,6 +244,27 @@ def test_prefixes_that_mean_the_language_half_of_yue2(start):
     assert landings(shapes, yue2("MODEL"))[0] == {NOT_WIRED}
     expected = {(f"{LAYER}.{name}.weight", None) for name in FUSED}
     assert landings(shapes, yue2("MODEL", "CLIP")) == ({PLACED}, expected)
+
+
+@pytest.mark.parametrize("half", ["nar", "ar"])
+def test_what_a_fork_of_musubi_tuner_saves_of_yue2(half):
+    shapes, start = {}, f"lora_unet_{half}_blocks_0_"
+    for name, (out, inner) in FUSED.items():
+        module = start + name.replace(".", "_")
+        if "qkv" in name or "gate" in name:
+            sizes = (2048, 1024, 1024) if "qkv" in name else (6144, 6144)
+            shapes |= in_parts(module, sizes, inner)
+        else:
+            shapes |= pair(module, out, (inner,))
+    plan = make_plan(shapes, {}, yue2("MODEL", "CLIP"))
+    assert {outcome.category for outcome in plan.outcomes.values()} == {PLACED}
+    expected = places_in("diffusion_model." if half == "nar" else "")
+    landed = {
+        (weight, rows(at))
+        for adapter in taken_apart(plan).adapters
+        for weight, at, _ in adapter.target.slices
+    }
+    assert landed == expected
 
 
 def test_what_is_written_for_yue2_s_text_encoder_is_read_there_again():

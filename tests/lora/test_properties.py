@@ -202,6 +202,15 @@ CASES = {
         {"road_theta": random(32), "road_alpha": random(32) + 1},
         (32, 24),
     ),
+    "lora_parts": (
+        AdapterSpec("lora_parts", 2.0),
+        {
+            f"lora_{side}.{part}": random(*((4, 24) if side == "down" else (rows, 4)))
+            for part, rows in enumerate((16, 8, 8))
+            for side in ("down", "up")
+        },
+        (32, 24),
+    ),
     "gralora": (
         AdapterSpec("gralora", 6.0),
         {"gralora_A": random(2, 12, 4), "gralora_B": random(2, 4, 16)},
@@ -422,7 +431,7 @@ LINEAR = {
     *("miss", "c3a", "shira", "delora", "gralora", "vera", "beft", "lokr_conv1d", "lora_flat"),
     *("vblora", "vblora_topk", "pvera", "randlora", "supertuning", "fourierft", "waveft"),
     *("adalora", "moslora", "bdlora", "lora_embedding", "tlora_with_base"),
-    "lora_transposed",
+    *("lora_transposed", "lora_parts"),
 }
 each_case = pytest.mark.parametrize("spec, tensors, shape", CASES.values(), ids=CASES)
 

@@ -176,6 +176,7 @@ export const ENGLISH = {
   swapMore: "... and {count} more",
   swapBlocks: "It gives blocks or layers weights of their own.",
   swapNoName: "It names no LoRA.",
+  swapChance: "Its LoRAs or strengths are chosen by chance in each run, which a stack does not do.",
   swapUnreadable: "Its values are not as expected.",
   swapNoType: "This ComfyUI has no node {type}.",
   swapOutput: "Another node uses an output that the new node does not have. Unlink it first.",

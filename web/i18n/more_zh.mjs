@@ -176,6 +176,7 @@ export const CHINESE = {
   swapMore: "…… 另有 {count} 个",
   swapBlocks: "它为各个块或层设了不同的权重。",
   swapNoName: "它没有选择 LoRA。",
+  swapChance: "它的 LoRA 或权重在每次运行时随机选取，而“加载并修复 LoRA（堆叠）”不会随机选取。",
   swapUnreadable: "它的数值与预期不符。",
   swapNoType: "此 ComfyUI 没有节点 {type}。",
   swapOutput: "其他节点使用了新节点没有的输出，请先断开该连接。",

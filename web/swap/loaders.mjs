@@ -30,6 +30,7 @@ export class Left extends Error {
 const MODEL_ONLY = ["lora_name", "strength_model"];
 const PLAIN = [...MODEL_ONLY, "strength_clip"];
 const BLOCKS = ["inverse", "seed", "control_after_generate", "A", "B", "preset", "block_vector", "bypass"];
+const LTX2_LAYERS = ["video", "video_to_audio", "audio", "audio_to_video", "other"];
 
 /**
  * A loader of one LoRA, whose widgets are named as the stock loader's: its widgets in the order their values are saved; whether it is
@@ -53,6 +54,10 @@ export const SINGLES = {
   "CR Load LoRA": { widgets: ["switch", ...PLAIN], isOff: (values) => values.switch === "Off" },
   "LoraLoaderBlockWeight //Inspire": { widgets: ["category_filter", ...PLAIN, ...BLOCKS], isPlain: weighsAllBlocksAlike },
   DiTBlockLoraLoader: { widgets: ["strength_model", "lora_name"] },
+  LTX2LoraLoaderAdvanced: {
+    widgets: [...MODEL_ONLY, ...LTX2_LAYERS],
+    isPlain: (values) => LTX2_LAYERS.every((layers) => values[layers] === 1),
+  },
   MusubiTunerLoRALoaderModelOnly: { widgets: MODEL_ONLY },
   ZImageTurboLoraLoader: {
     widgets: [...MODEL_ONLY, "auto_convert_qkv", "layer_strengths"],
@@ -68,7 +73,7 @@ export const SINGLES = {
  *            clip?: string, words?: number}} Multiple
  */
 
-/** @type {Record<string, Multiple>} */
+/** @type {Record<string, Multiple>} Those that make lists are in makers.mjs. */
 export const MULTIPLES = {
   ...Object.fromEntries(Object.keys(GROUPED).map((type) => [type, { rows: rowsOfHost }])),
   "Power Lora Loader (rgthree)": { rows: rowsOfPowerLoader },
@@ -77,51 +82,8 @@ export const MULTIPLES = {
     rows: (values) => count(4, (i) => ({ on: true, name: values[`lora_0${i}`], strength: values[`strength_0${i}`] })),
   },
   "Lora Loader (LoraManager)": { rows: rowsOfManager, takes: "lora_stack", words: 2 },
-  "Lora Stacker (LoraManager)": { rows: rowsOfManager, takes: "lora_stack", makes: true },
   "CR Apply LoRA Stack": { rows: () => [], takes: "lora_stack" },
-  "CR LoRA Stack": {
-    widgets: named(3, (i) => [`switch_${i}`, `lora_name_${i}`, `model_weight_${i}`, `clip_weight_${i}`]),
-    rows: (values) =>
-      count(3, (i) => ({
-        on: values[`switch_${i}`] === "On",
-        name: values[`lora_name_${i}`],
-        strength: values[`model_weight_${i}`],
-        strength_clip: values[`clip_weight_${i}`],
-      })),
-    takes: "lora_stack",
-    makes: true,
-  },
-  "LoRA Stacker": {
-    widgets: ["input_mode", "lora_count", ...named(50, (i) => [`lora_name_${i}`, `lora_wt_${i}`, `model_str_${i}`, `clip_str_${i}`])],
-    rows: (values) =>
-      count(values.lora_count, (i) => ({
-        on: true,
-        name: values[`lora_name_${i}`],
-        ...(values.input_mode === "simple"
-          ? { strength: values[`lora_wt_${i}`] }
-          : { strength: values[`model_str_${i}`], strength_clip: values[`clip_str_${i}`] }),
-      })),
-    takes: "lora_stack",
-    takesAfter: true,
-    makes: true,
-  },
   "easy loraStackApply": { rows: () => [], takes: "lora_stack", clip: "optional_clip" },
-  "easy loraStack": {
-    widgets: [
-      ...["toggle", "mode", "num_loras"],
-      ...named(10, (i) => [`lora_${i}_name`, `lora_${i}_strength`, `lora_${i}_model_strength`, `lora_${i}_clip_strength`]),
-    ],
-    rows: (values) =>
-      count(values.num_loras, (i) => ({
-        on: values.toggle === true,
-        name: values[`lora_${i}_name`],
-        ...(values.mode === "simple"
-          ? { strength: values[`lora_${i}_strength`] }
-          : { strength: values[`lora_${i}_model_strength`], strength_clip: values[`lora_${i}_clip_strength`] }),
-      })),
-    takes: "optional_lora_stack",
-    makes: true,
-  },
 };
 
 /**
@@ -130,7 +92,7 @@ export const MULTIPLES = {
  */
 export function canReplace({ type = "", properties }, direction) {
   if (direction === TO_STOCK) return type === LOADER || type === HOOK || (type === STACK && properties?.[FROM] in GROUPED);
-  return type in SINGLES || (type in MULTIPLES && !MULTIPLES[type].makes);
+  return type in SINGLES || type in MULTIPLES;
 }
 
 /**
@@ -174,7 +136,7 @@ function rowsOfPowerLoader(_values, node) {
  * @param {Values} _values
  * @param {any} node
  */
-function rowsOfManager(_values, node) {
+export function rowsOfManager(_values, node) {
   const lists = listOf(node.widgets_values).map((value) => value?.__value__ ?? value);
   const rows = lists.find((value) => Array.isArray(value));
   if (!rows) throw new Left("swapUnreadable");
@@ -194,7 +156,7 @@ function listOf(values) {
  * @param {(i: number) => Item} make of 1, 2 ...
  * @returns {Item[]}
  */
-function count(most, make) {
+export function count(most, make) {
   return Array.from({ length: Number(most) || 0 }, (_, i) => make(i + 1));
 }
 
@@ -202,6 +164,6 @@ function count(most, make) {
  * @param {number} most
  * @param {(i: number) => string[]} names
  */
-function named(most, names) {
+export function named(most, names) {
   return count(most, names).flat();
 }

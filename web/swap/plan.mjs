@@ -2,7 +2,8 @@
 
 import { changeNode, inputOf, isRerouted, linksInto, linksOutOf, PACK } from "./graph.mjs";
 import { GROUPED, isOfRow, missingBlank, rowsOfGroup, widgetOf, widgetsFor } from "./grouped.mjs";
-import { canReplace, FROM, HOOK, Left, LOADER, makesHook, MULTIPLES, SINGLES, STACK, TO_STOCK } from "./loaders.mjs";
+import { canReplace, FROM, HOOK, Left, LOADER, makesHook, SINGLES, STACK, TO_STOCK } from "./loaders.mjs";
+import { LISTS } from "./makers.mjs";
 import { makeRoom } from "./room.mjs";
 import { giveBackPromoted } from "./promoted_back.mjs";
 import { WRONG } from "../report/status.mjs";
@@ -210,7 +211,7 @@ function toStack(graph, node, listed) {
   const files = rows.map((row) => ({ ...row, name: listedName(row.name, listed) }));
   const unknown = files.find(({ name }) => !listed.includes(name) && !/\.\w+$/.test(name));
   if (unknown) throw new Left("swapUnlisted", { name: unknown.name });
-  const { clip = "clip", words } = MULTIPLES[node.type];
+  const { clip = "clip", words } = LISTS[node.type];
   const outputs = words === undefined ? BOTH_OUTPUTS : { ...BOTH_OUTPUTS, [words]: STACK_WORDS };
   return { ...stackOf(files, { model: "model", [clip]: "clip" }, outputs), takenOver: nodes };
 }
@@ -247,12 +248,12 @@ function groupToOurs(graph, node, listed) {
  * @throws {Left}
  */
 function gather(graph, node, seen = []) {
-  const { takes, takesAfter } = MULTIPLES[node.type];
+  const { takes, takesAfter } = LISTS[node.type];
   const own = rowsOfMultiple(node);
   const link = linksInto(graph, node).find((each) => inputOf(node, each) === takes);
   if (!takes || !link) return { rows: own, nodes: [] };
   const maker = graph.nodes.find((/** @type {any} */ other) => String(other.id) === String(link.get("origin_id")));
-  const isOwn = maker && MULTIPLES[maker.type]?.makes && !seen.includes(maker) && !isRerouted(graph, link) && servesOnly(graph, maker);
+  const isOwn = maker && LISTS[maker.type]?.makes && !seen.includes(maker) && !isRerouted(graph, link) && servesOnly(graph, maker);
   if (!isOwn) throw new Left("swapShared");
   const before = gather(graph, maker, [...seen, maker]);
   return { rows: takesAfter ? [...own, ...before.rows] : [...before.rows, ...own], nodes: [maker, ...before.nodes] };
@@ -265,7 +266,7 @@ function gather(graph, node, seen = []) {
  * @param {any} maker
  */
 function servesOnly(graph, maker) {
-  const { takes } = MULTIPLES[maker.type];
+  const { takes } = LISTS[maker.type];
   const isSet = linksInto(graph, maker).some((link) => inputOf(maker, link) !== takes);
   return (maker.mode ?? ACTIVE) === ACTIVE && !isSet && linksOutOf(graph, maker).length === 1;
 }

@@ -1,6 +1,7 @@
 /** Reads the LoRAs of a saved loader into rows in our form. */
 
-import { Left, MULTIPLES, SINGLES } from "./loaders.mjs";
+import { Left, SINGLES } from "./loaders.mjs";
+import { LISTS } from "./makers.mjs";
 
 /** @typedef {import("./loaders.mjs").Row} Row */
 /** @typedef {import("./loaders.mjs").Values} Values */
@@ -42,7 +43,7 @@ export function rowOfSingle(node) {
  * @throws {Left}
  */
 export function rowsOfMultiple(node) {
-  const { widgets = [], rows } = MULTIPLES[node.type];
+  const { widgets = [], rows } = LISTS[node.type];
   return checked(rows(valuesOf(node, widgets), node));
 }
 
