@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ..key_maps.dialect import DENOISER
 from ..key_maps.table import (
@@ -383,14 +384,16 @@ def _is_published(target_model: TargetModel) -> bool:
     family = target_model.family
     if family is None:
         return False
-
-    def is_possible() -> bool:
+    known = _published.get(target_model)
+    if known is None:
         samples = model_samples(target_model.networks[DENOISER])
         shaped = _of_shapes(family, samples, target_model)
-        return bool(possible(family, shaped, block_counts(samples)))
-
-    known: bool = _remembered(target_model, family.name, is_possible)
+        known = bool(possible(family, shaped, block_counts(samples)))
+        _published[target_model] = known
     return known
+
+
+_published: WeakKeyDictionary[TargetModel, bool] = WeakKeyDictionary()
 
 
 def model_samples(network: Network) -> list[ModulePattern]:
@@ -711,23 +714,14 @@ def variant_title(
 def denoiser_samples(
     groups: Iterable[Group], shapes: Shapes, target_model: TargetModel
 ) -> tuple[tuple[ModulePattern, ...], tuple[str, ...]]:
-    """(one sample for each pattern of denoiser modules, the modules whose prefixes name a text
-    encoder).
+    """(one sample for each pattern and shape of denoiser modules, the modules whose prefixes name a
+    text encoder).
     """
-    alike: dict[tuple[str, tuple[str, ...], tuple[Shape | None, ...]], list[str]] = {}
-    for group in groups:
-        key = (
-            group.module.translate(WITHOUT_DIGITS),
-            tuple(group.keys),
-            tuple([shapes[key] for key in group.keys.values()]),
-        )
-        alike.setdefault(key, []).append(group.module)
     samples, encoder_modules = [], []
-    for (_, roles, tensors), members in list(alike.items())[:MAX_SAMPLES]:
+    for shape, members in list(_alike(groups, shapes))[:MAX_SAMPLES]:
         names = tuple(stripped_names(target_model, members[0]))
         if names:
             skip = len(generalise(flatten(members[0]))[1]) - len(generalise(names[-1])[1])
-            shape = weight_shape(dict(zip(roles, tensors, strict=True)))
             samples.append(
                 ModulePattern(
                     names,
@@ -740,6 +734,26 @@ def denoiser_samples(
         elif len(members[0]) <= LONGEST_MODULE:
             encoder_modules += members
     return tuple(samples), tuple(encoder_modules)
+
+
+def _alike(groups: Iterable[Group], shapes: Shapes) -> Iterable[tuple[Shape | None, list[str]]]:
+    """(the shape of the weight where known, the modules) of groups that are called and made alike.
+    Ranks, of which a resized file has one for each module, tell none apart.
+    """
+    alike: dict[tuple[object, ...], tuple[Shape | None, list[str]]] = {}
+    known: dict[tuple[object, ...], Shape | None] = {}
+    for group in groups:
+        roles = tuple(group.keys)
+        tensors = tuple([shapes[key] for key in group.keys.values()])
+        try:
+            shape = known[roles, tensors]
+        except KeyError:
+            shape = weight_shape(dict(zip(roles, tensors, strict=True)))
+            known[roles, tensors] = shape
+        told = tensors if shape is None else (type(shape), shape)
+        key = (group.module.translate(WITHOUT_DIGITS), roles, told)
+        alike.setdefault(key, (shape, []))[1].append(group.module)
+    return alike.values()
 
 
 def block_counts(samples: Iterable[ModulePattern]) -> dict[str, BlockCount]:

@@ -4,7 +4,7 @@ exact, sizes as far as known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice, product
@@ -92,7 +92,7 @@ def build_reference_model(
         specs += _encoder_specs(known, known.families[name], guess.encoder_modules, groups, shapes)
     if own is not NO_USER_MAPS:
         return TargetModel([_draw(known.families[spec.family], spec) for spec in specs], own)
-    return _known_model(tuple(specs))
+    return _known_model(tuple(map(_without_drawn, specs)))
 
 
 def with_encoders(
@@ -131,7 +131,26 @@ def _known_model(specs: tuple[ReferenceSpec, ...]) -> TargetModel:
 
 @lru_cache(maxsize=MAX_DRAWN)
 def _known_network(spec: ReferenceSpec) -> Network:
-    return _draw(families()[spec.family], spec)
+    family = families()[spec.family]
+    if not spec.stated:
+        return _draw(family, spec)
+    drawn = _known_network(spec._replace(stated=()))
+    return drawn.reshaped(_stated_weights(family, spec, drawn.weights))
+
+
+def _without_drawn(spec: ReferenceSpec) -> ReferenceSpec:
+    """The spec without what is drawn anyway, so that files which train other parts of one model
+    share its drawing.
+    """
+    if not spec.stated:
+        return spec
+    drawn, family = _known_network(spec._replace(stated=())).weights, families()[spec.family]
+    left = (
+        (module, shape)
+        for module, shape in spec.stated
+        if drawn.get(_weight(family, spec, module), shape) != shape
+    )
+    return spec._replace(stated=tuple(left))
 
 
 def _measured(family: Family, guess: FamilyMatch, known: TargetModel) -> tuple[Numbers, Numbers]:
@@ -259,12 +278,20 @@ def _draw(family: Family, spec: ReferenceSpec) -> Network:
                 weights[weight] = shape
             if row.optional:
                 optional.add(weight)
-    stated = {_weight(family, spec, module): shape for module, shape in spec.stated}
-    # What the file has beyond the last block is in no model.
-    weights.update((weight, shape) for weight, shape in stated.items() if weight in weights)
+    weights |= _stated_weights(family, spec, weights)
     return Network(
         spec.slot, spec.prefix, weights, family, is_reference=True, optional=frozenset(optional)
     )
+
+
+def _stated_weights(
+    family: Family, spec: ReferenceSpec, weights: Collection[str]
+) -> dict[str, Shape]:
+    """The shapes that the file tells of the drawn weights; what it has beyond the last block is in
+    no model.
+    """
+    stated = {_weight(family, spec, module): shape for module, shape in spec.stated}
+    return {weight: shape for weight, shape in stated.items() if weight in weights}
 
 
 def _weight(family: Family, spec: ReferenceSpec, module: str) -> str:

@@ -20,7 +20,7 @@ from ..key_maps.lines import lines_of, read_text
 from ..key_maps.table import fill, flatten
 from ..messages import message, text_of
 from ..planning.plan import SHAPE_CONFLICT, Plan
-from ..planning.target_model import Network, TargetModel
+from ..planning.target_model import ModuleNames, Network, TargetModel
 
 STOCK_TABLE = KEY_MAPS / "stock.table"
 WEIGHT = ".weight"
@@ -298,17 +298,18 @@ def _reading(tails: tuple[str, ...]) -> StockMatch:
     )
 
 
-_known_names: WeakKeyDictionary[Network, tuple[tuple[str, ...], frozenset[str]]] = (
+_known_names: WeakKeyDictionary[ModuleNames, dict[tuple[str, ...], frozenset[str]]] = (
     WeakKeyDictionary()
 )
 
 
 def _names_of(network: Network, target_model: TargetModel) -> frozenset[str]:
-    """Every name of the network in stock's key map, remembered for the network."""
-    known = _known_names.get(network)
-    if known is None or known[0] != target_model.slots:
-        known = _known_names[network] = (target_model.slots, stock_names(network, target_model))
-    return known[1]
+    """Every name of the network in stock's key map, remembered for the network's names."""
+    by_slots = _known_names.setdefault(network.names, {})
+    known = by_slots.get(target_model.slots)
+    if known is None:
+        known = by_slots[target_model.slots] = stock_names(network, target_model)
+    return known
 
 
 def stock_names(network: Network, target_model: TargetModel) -> frozenset[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..key_maps.dialect import DENOISER, Dialect
@@ -158,9 +159,16 @@ def metadata_matches(known: Iterable[Dialect], metadata: Mapping[str, str]) -> l
 
 
 def _bears(metadata: Mapping[str, str], mark: str) -> bool:
-    key, _, start = mark.partition("=")
+    key, start = _read_mark(mark)
     value = metadata.get(key)
     return value is not None and value[:LONGEST_NAME].replace(" ", "").startswith(start)
+
+
+@lru_cache(maxsize=1024)
+def _read_mark(mark: str) -> tuple[str, str]:
+    """(a key of the metadata, how its value begins)."""
+    key, _, start = mark.partition("=")
+    return key, start
 
 
 def _weight(mark: str) -> tuple[bool, int]:

@@ -51,6 +51,8 @@ UNSUPPORTED = "unsupported adapter"
 NOT_WIRED = "not wired"
 # Nothing of a file is lost whose keys are all of these.
 NO_FAULT = frozenset({PLACED, BOOKKEEPING, NOT_WIRED})
+PAIR = frozenset({"down", "up"})
+PLAIN_PAIR = "lora"  # the kind of most pairs, which fit their module whatever their rank
 
 # The keys of a file's metadata that a plan depends on.
 PLAN_METADATA = ("lora_adapter_metadata", *asked_metadata())  # besides what conventions ask for
@@ -101,6 +103,8 @@ class Plan(NamedTuple):
     # whether values of tensors decided anything: files alike in names and shapes may mean something
     # else
     by_values: bool
+    # whether the ranks of pairs decided anything but what the ranks are
+    by_ranks: bool
     # sentences: what makes it doubtful that the file comes out as trained
     cautions: tuple[str, ...]
 
@@ -170,6 +174,7 @@ def make_plan(
         target_model,
         planner.inferred,
         planner.by_values,
+        planner.by_ranks,
         cautions,
     )
 
@@ -250,6 +255,7 @@ class _Planner:
         self.conventions: dict[int, Conventions] = {}
         self.doubts: Counter[str] = Counter()
         self.by_values = self.surely_halves = False
+        self.by_ranks = bool(self.settings)
         self.halves: list[tuple[list[str], Kind]] = []
         self.groups: tuple[Group, ...] = ()
 
@@ -421,6 +427,7 @@ class _Planner:
         shapes = {role: by_role[role] for role in names}
         kind = variant(kind, shapes, self.metadata, settings.config if settings else {})
         rank = kind.rank(shapes)
+        self.by_ranks |= kind.name != PLAIN_PAIR and not PAIR.isdisjoint(shapes)
         known = {role: shape for role, shape in shapes.items() if shape is not None}
         if len(known) < len(shapes):
             return _Match(kind, names, shapes, ModuleShape(None, None), rank, "")
@@ -430,6 +437,7 @@ class _Planner:
             fault = message("planning.tensors_do_not_fit", fault=misfit)
         except (IndexError, TypeError):
             fault = message("planning.too_few_dimensions", shapes=_listed(shapes))
+        self.by_ranks = True
         return _Match(kind, names, shapes, ModuleShape(None, None), rank, fault)
 
     def _place_adapter(self, group: Group, location: Location, match: _Match) -> None:
@@ -603,6 +611,7 @@ class _Planner:
         possible = known.of(match.kind.name, tuple(roles))
         if not any(one.may_hold(group.module) for one in possible):
             return USUAL
+        self.by_ranks = True
         shapes = {role: self.shapes[key] for role, key in roles.items()}
         evidence = Evidence(
             match.kind.name,

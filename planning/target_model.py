@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from functools import cached_property
+from copy import copy
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from ..adapters.rows import Rows
@@ -41,6 +42,23 @@ class Target(NamedTuple):
     )
 
 
+class ModuleNames:
+    """The names in a network, which those that are drawn of one model share.
+
+    modules: local module name -> weight. flat: flattened name -> the modules that it can mean.
+    """
+
+    def __init__(self, weights: Iterable[str], prefix: str):
+        self.modules = modules_of(weights, prefix)
+        self.flat: dict[str, list[str]] = {}
+        for module, weight in self.modules.items():
+            self.flat.setdefault(flatten(module), []).append(module)
+            # ComfyUI leaves out `.weight` only: a lone `.scale` is part of the name to it.
+            local = weight.removeprefix(prefix)
+            if weight.endswith(SUFFIXES[1]) and module != local:
+                self.flat.setdefault(flatten(local), []).append(module)
+
+
 class Network:
     """One network with weights of its own: the denoiser, or one text encoder. `weights`: full name
     -> logical shape.
@@ -61,16 +79,17 @@ class Network:
     ):
         self.name, self.prefix, self.weights, self.family = name, prefix, weights, family
         self.is_reference, self.optional = is_reference, optional
-        self.modules = modules_of(weights, prefix)
-        self.flat: dict[str, list[str]] = {}
-        for module, weight in self.modules.items():
-            self.flat.setdefault(flatten(module), []).append(module)
-            # ComfyUI leaves out `.weight` only: a lone `.scale` is part of the name to it.
-            local = weight.removeprefix(prefix)
-            if weight.endswith(SUFFIXES[1]) and module != local:
-                self.flat.setdefault(flatten(local), []).append(module)
+        self.names = ModuleNames(weights, prefix)
+        self.modules, self.flat = self.names.modules, self.names.flat
         self._memory: dict[str, tuple[Target, ...]] = {}
         self._slices: dict[tuple[int, int, int, tuple[Shape, ...]], tuple[Slice, ...] | None] = {}
+
+    def reshaped(self, shapes: Mapping[str, Shape]) -> Network:
+        """The network with other shapes of these weights, and the same names."""
+        other = copy(self)
+        other.weights = {**self.weights, **shapes}
+        other._memory, other._slices = {}, {}
+        return other
 
     def find(self, name: str) -> tuple[Target, ...]:
         """Every place in this network that the (unwrapped, dotted or flattened) module name can
@@ -302,6 +321,23 @@ def of_kind(kind: str, own: Mapping[str, Family] | None = None) -> list[Family]:
     return [family for family in {**families(), **(own or {})}.values() if family.kind == kind]
 
 
+class FamilyNames:
+    """What is known of some families' names, and remembered of what names mean in them."""
+
+    def __init__(self, known: Mapping[str, Family]):
+        self.memory: dict[object, Any] = {}
+        names: dict[str, list[str]] = {}
+        for family in known.values():
+            for template in family.lookup:
+                names.setdefault(template, []).append(family.name)
+        self.knowing = {template: tuple(owners) for template, owners in names.items()}
+
+
+@cache
+def _pack_names() -> FamilyNames:
+    return FamilyNames(families())
+
+
 class TargetModel:
     """Everything a LoRA can be placed on: the networks that are wired, and what may stand in
     front of their names.
@@ -309,25 +345,31 @@ class TargetModel:
 
     def __init__(self, networks: Iterable[Network] = (), own: UserMaps = NO_USER_MAPS):
         self.dialects: Mapping[str, Dialect] = {**dialects(), **own.dialects}
-        self.families: Mapping[str, Family] = {**families(), **own.families}
+        self.families: Mapping[str, Family] = (
+            {**families(), **own.families} if own.families else families()
+        )
         self.networks = {network.name: network for network in networks}
         self.slots = tuple(name for name in self.networks if name != DENOISER)
         self.family = self.networks[DENOISER].family if DENOISER in self.networks else None
-        self.memory: dict[
-            object, Any
-        ] = {}  # what names and shapes can mean in the families (identify)
         self.prefixes = PrefixSet(
             self.dialects, self.slots, self.family.encoders if self.family else self._numbering()
         )
 
     @cached_property
+    def _known(self) -> FamilyNames:
+        return _pack_names() if self.families is families() else FamilyNames(self.families)
+
+    @property
+    def memory(self) -> dict[object, Any]:
+        """What names and shapes can mean in the families (identify), whichever networks there
+        are.
+        """
+        return self._known.memory
+
+    @property
     def knowing(self) -> Mapping[str, tuple[str, ...]]:
         """Which families know a template (table.generalise) of a module name."""
-        known: dict[str, list[str]] = {}
-        for family in self.families.values():
-            for template in family.lookup:
-                known.setdefault(template, []).append(family.name)
-        return {template: tuple(names) for template, names in known.items()}
+        return self._known.knowing
 
     def _numbering(self) -> Mapping[str, tuple[str, ...]]:
         """What the text encoders are called where no MODEL is wired: as in the families that have

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from ..errors import fault_and_remedy
+from ..files.gc_pause import without_collection
 from ..files.header import (
     PICKLED,
     Header,
@@ -24,11 +25,12 @@ from ..identify.trainer import UNTOLD
 from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..messages import joined, message, packed, unpacked
 from .beside import read_beside
-from .inspection import Inspection, cache_key, inspect_header, spread, telling
+from .inspection import Inspection, inspect_header, spread, telling
 from .listing import Listed
 from .metadata import trigger_words_of
+from .outline import Outline, outline_of, ranks_of
 
-MAX_ALIKE = 64  # kinds of files whose findings are remembered
+MAX_ALIKE = 2048  # kinds of files whose findings are remembered, some kilobytes each
 NO_METADATA: Mapping[str, str] = {}
 MAX_SAME = 8192  # headers of the same words, of which few bytes are kept each
 
@@ -149,7 +151,8 @@ def _looked_into(
 
 def _guarded(look: Callable[[], Findings]) -> Findings:
     try:
-        return look()
+        with without_collection():
+            return look()
     except MemoryError:  # The file is not to blame, and the index would remember it.
         raise
     except Exception as error:  # A mistake of ours about one file must not hide all others.
@@ -182,20 +185,50 @@ def _as_alike(
     path: str, header: Header, config: Mapping[str, Any] | None, own: UserMaps
 ) -> tuple[Findings, bool]:
     """What is in a file, and whether files that are alike share it."""
-    if own is not NO_USER_MAPS:
+    outline = outline_of(header) if own is NO_USER_MAPS else None
+    if outline is None:
         return _summary(inspect_header(path, header, config, own=own)), False
-    key = cache_key(header, config)
+    key = (outline.digest, telling(header.metadata), repr(config), header.refusal)
+    known = _remembered(key) or _remembered((*key, outline.ranks))
+    if known is not None:
+        return known.of(outline), True
+    inspection = inspect_header(path, header, config)
+    findings, plan = _summary(inspection), inspection.plan
+    if plan.by_values:
+        return findings, False
+    places = None if plan.by_ranks else ranks_of(header, inspection.ranked)
+    _remember((*key, outline.ranks) if places is None else key, _Alike(findings, places))
+    return findings, True
+
+
+class _Alike(NamedTuple):
+    """What was found in a file, and by which of its outline's ranks; None where ranks decided
+    more.
+    """
+
+    findings: Findings
+    places: Sequence[int] | None
+
+    def of(self, outline: Outline) -> Findings:
+        """What is in a file alike."""
+        if self.places is None:
+            return self.findings
+        rank = spread(Counter([outline.ranks[place] for place in self.places]))
+        return self.findings if rank == self.findings.rank else self.findings._replace(rank=rank)
+
+
+def _remembered(key: tuple[object, ...]) -> _Alike | None:
     # Taken out and put back in single steps, because several threads ask.
-    findings = _alike.pop(key, None)
-    if findings is None:
-        inspection = inspect_header(path, header, config)
-        findings = _summary(inspection)
-        if inspection.plan.by_values:
-            return findings, False
-    _alike[key] = findings
+    known = _alike.pop(key, None)
+    if known is not None:
+        _alike[key] = known
+    return known
+
+
+def _remember(key: tuple[object, ...], found: _Alike) -> None:
+    _alike[key] = found
     while len(_alike) > MAX_ALIKE:
         _alike.popitem(last=False)
-    return findings, True
 
 
 def read_with_settings(path: str) -> tuple[Header, Mapping[str, Any] | None]:
@@ -209,7 +242,7 @@ def read_alone(path: str) -> tuple[Header, None]:
 
 
 _same: OrderedDict[tuple[Any, ...], Findings] = OrderedDict()
-_alike: OrderedDict[tuple[object, ...], Findings] = OrderedDict()
+_alike: OrderedDict[tuple[object, ...], _Alike] = OrderedDict()
 
 
 def _summary(inspection: Inspection) -> Findings:

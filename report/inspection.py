@@ -51,6 +51,7 @@ from ..planning.plan import (
     Plan,
     make_plan,
 )
+from ..planning.scale import NUMBERLESS
 from ..planning.target_model import TargetModel, all_families
 from .beside import Beside, read_beside
 from .judgement import BAD
@@ -200,11 +201,14 @@ class Inspection:
         return counts
 
     @cached_property
+    def ranked(self) -> list[Adapter]:
+        """The adapters whose rank counts."""
+        return [one for one in self.report.adapters if one.rank and is_scaled(one)]
+
+    @cached_property
     def ranks(self) -> Counter[int]:
         """Adapters by rank, for those that have one."""
-        return Counter(
-            adapter.rank for adapter in self.report.adapters if adapter.rank and is_scaled(adapter)
-        )
+        return Counter(adapter.rank for adapter in self.ranked if adapter.rank)
 
     @cached_property
     def alphas(self) -> dict[str, float]:
@@ -652,9 +656,11 @@ def cache_key(header: Header, config_beside: Mapping[str, Any] | None) -> tuple[
     the stock loader read off the header.
     """
     shapes = tuple([info.shape for info in header.tensors.values()])
+    numberless = [name for name, info in header.tensors.items() if info.dtype in NUMBERLESS]
     return (
         tuple(header.tensors),
         shapes,
+        tuple(numberless),
         telling(header.metadata),
         repr(config_beside),
         header.refusal,

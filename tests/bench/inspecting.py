@@ -10,6 +10,7 @@ import tracemalloc
 from itertools import islice
 from pathlib import Path
 
+from .collection import mixed_library
 from .files import flux_modules, header_text, lora_shapes
 from .measuring import BYTES, Bench, Row, measurement
 
@@ -17,6 +18,7 @@ SPELLINGS = ("transformer.", "diffusion_model.", "transformer.base_model.model."
 RANKS = (4, 8, 16, 32, 64, 128)
 JSON = "`json.loads` of its header"
 FILES, FEW = 1000, 48
+MANY_KINDS = 240  # files of which some are alike where few are
 
 
 def flux_file(path: Path, spelling: str = "transformer.", rank: int = 16, number: int = 0) -> Path:
@@ -122,6 +124,15 @@ def library(folder: Path, files: int) -> Path:
         8,
     ),
     Row(
+        "scan, mixed",
+        "Scanning a collection of many kinds, each eighth file like no other",
+        "`json.loads` of all headers",
+        "mixed",
+        "json.loads, mixed",
+        2.6,
+        16,
+    ),
+    Row(
         "scan again",
         "Scanning it again",
         "asking the system for the files' times",
@@ -157,8 +168,21 @@ def scan(bench: Bench):
         index.unlink(missing_ok=True)
         return list(scan(place, index))
 
+    mixed = mixed_library(bench.folder / "mixed", MANY_KINDS if bench.short else 2 * FILES)
+    several = sorted(mixed.iterdir())
+
+    def anew():
+        forget()
+        return list(scan(mixed))
+
     first = bench.take_turns(
-        {"json.loads": lambda: parse_all(paths), "scan": lambda: list(scan(place)), "kept": keep}
+        {
+            "json.loads": lambda: parse_all(paths),
+            "scan": lambda: list(scan(place)),
+            "kept": keep,
+            "json.loads, mixed": lambda: parse_all(several),
+            "mixed": anew,
+        }
     )
     again = bench.take_turns(
         {
@@ -170,6 +194,14 @@ def scan(bench: Bench):
         }
     )
     return first | again
+
+
+def forget() -> None:
+    """What was found in files before."""
+    from lora_locksmith.report import findings, inspection
+
+    for known in (findings._same, findings._alike, inspection._alike):
+        known.clear()
 
 
 def parse_all(paths: list[Path]) -> None:

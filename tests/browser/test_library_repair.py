@@ -37,7 +37,7 @@ class Repair:
         expect(self.library.get_by_role("status").first).to_have_text(
             re.compile(rf"^{count} of .*LoRAs$")
         )
-        self.library.get_by_role("button", name="Repair all").click()
+        self.library.get_by_role("button", name="Repair all...", exact=True).click()
         expect(self.panel.get_by_role("heading")).to_be_focused()
 
     def looked(self) -> None:
@@ -204,7 +204,7 @@ def test_a_run_that_writes_goes_on_while_its_page_is_closed(repair, loras):
     repair.panel.get_by_role("button", name=f"Repair {count}").click()
     expect(repair.status).to_contain_text("Repairing")
     repair.close()
-    repair.library.get_by_role("button", name="Repair all").click()
+    repair.library.get_by_role("button", name="Repair all...", exact=True).click()
     expect(repair.status).to_contain_text(f"{count} of {count} are repaired.")
 
 
@@ -236,7 +236,7 @@ def test_all_of_it_is_worked_by_the_keyboard(repair):
     repair.panel.get_by_role("heading").focus()
     keyboard.press("Escape")
     expect(repair.panel).to_have_count(0)
-    expect(repair.library.get_by_role("button", name="Repair all")).to_be_focused()
+    expect(repair.library.get_by_role("button", name="Repair all...", exact=True)).to_be_focused()
 
 
 def test_the_keys_stay_in_the_page_when_the_button_that_was_pressed_goes(repair):

@@ -130,7 +130,7 @@ export const ENGLISH = {
   legendBad: "Nothing loads",
   legendBadHint: "Nothing in it has an effect, or it is no LoRA",
   legendUnreadableHint: "The file is damaged, or no safetensors file",
-  repairAll: "Repair all",
+  repairAll: "Repair all...",
   repairTitle: "Repair LoRAs: {count}",
   repairNote: "Writes new files under names that load, and reads them back. Nothing is overwritten; what is there already is skipped.",
   repairNative: "{name} (ComfyUI's own)",

@@ -130,7 +130,7 @@ export const CHINESE = {
   legendBad: "无法生效",
   legendBadHint: "其中没有任何内容生效，或不是 LoRA",
   legendUnreadableHint: "文件已损坏，或不是 safetensors 文件",
-  repairAll: "全部修复",
+  repairAll: "全部修复…",
   repairTitle: "修复 LoRA：{count} 个",
   repairNote: "以可正确加载的键名写入新文件，并读回核对。不会覆盖任何文件；已存在的会跳过。",
   repairNative: "{name}（ComfyUI 自身）",
