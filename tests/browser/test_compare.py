@@ -184,6 +184,18 @@ def test_two_rows_are_chosen_by_keys(front_end, shelf):
     expect(button).to_be_hidden()
 
 
+def test_the_second_row_may_be_found_by_another_search(front_end, shelf):
+    row(shelf, "one").click()
+    shelf.get_by_role("searchbox").fill(f"{PLACE} two")
+    expect(shelf.locator(".shelf-list-row")).to_have_count(1)
+    row(shelf, "two").click(modifiers=["Control"])
+    button = shelf.get_by_role("button", name="Compare", exact=True)
+    expect(button).to_have_attribute("title", f"Compare {A} with {B}")
+    shelf.get_by_role("searchbox").fill(PLACE)
+    expect(shelf.locator(".shelf-list-row[aria-selected='true']")).to_have_count(2)
+    expect(shelf.get_by_role("button", name="Repair all")).to_be_visible()
+
+
 def test_a_file_of_the_library_is_compared_with_another(front_end, shelf):
     row(shelf, "one").click()
     shelf.get_by_role("button", name="Compare with").click()

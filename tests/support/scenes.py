@@ -260,7 +260,7 @@ def comparison(front_end: FrontEnd) -> None:
     expect(rows).to_have_count(2)
     rows.nth(0).click()
     rows.nth(1).click(modifiers=["Control"])
-    found.locator(".locksmith-library-title > .shelf-first").click()
+    found.locator(".shelf-compare").click()
     dialog = shown(front_end, ".locksmith-compare")
     expect(dialog.locator(".locksmith-chart").first).to_be_attached()
 
@@ -270,7 +270,7 @@ def comparison_of_two_models(front_end: FrontEnd) -> None:
     found.get_by_role("searchbox").fill(FOLDER)
     found.locator(".shelf-list-row", has_text="first of two").click()
     found.locator(".shelf-list-row", has_text="wan_of").click(modifiers=["Control"])
-    found.locator(".locksmith-library-title > .shelf-first").click()
+    found.locator(".shelf-compare").click()
     expect(shown(front_end, ".locksmith-compare").locator("table")).to_be_visible()
 
 
@@ -288,7 +288,7 @@ def library_without_a_match(front_end: FrontEnd) -> None:
 def repair_page(front_end: FrontEnd) -> None:
     found = library(front_end)
     found.get_by_role("searchbox").fill(FOLDER)
-    found.locator(".locksmith-library-title > .shelf-button:not(.shelf-first)").click()
+    found.locator(".locksmith-library-title > .shelf-button").click()
     shown(front_end, ".shelf-results > li")
     expect(found.locator(".shelf-repair progress")).to_be_hidden()
 

@@ -7,7 +7,9 @@ import { say } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
 
 const load = /** @type {() => Promise<typeof import("./compare.mjs")>} */ (lazily("./compare.mjs", import.meta.url));
-const loadChooser = /** @type {() => Promise<typeof import("../stack/chooser.mjs")>} */ (lazily("../stack/chooser.mjs", import.meta.url));
+const loadChooser = /** @type {() => Promise<typeof import("../stack/chooser.mjs")>} */ (
+  lazily("../stack/chooser.mjs", import.meta.url)
+);
 
 /**
  * Have a person choose what a file is compared with.
@@ -21,7 +23,8 @@ export async function chooseOther(anchor, file) {
     const label = say("compareWhat", { file });
     const choose = (/** @type {string} */ other) => void compare(file, other);
     const others = listedFiles().filter((one) => one !== file);
-    openChooser(anchor, { label, files: others, connected: [], current: "", taken: new Set(), model: null, choose, isSingle: true });
+    const none = { connected: [], current: "", taken: /** @type {Set<string>} */ (new Set()), model: null };
+    openChooser(anchor, { ...none, label, files: others, choose, isSingle: true });
   } catch (fault) {
     tellAway(say("compareWith"), fault);
   }

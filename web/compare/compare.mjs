@@ -1,9 +1,9 @@
-/** The dialog in which two files are compared: what their headers say at once, what their weights say once these were measured. */
+/** The dialog in which two files are compared: what their headers say at once, what their weights say once measured. */
 
 import { adoptStyle, make, makeButton } from "../shared/dom.mjs";
 import { makeDialog } from "../report/dialog.mjs";
 import { heading } from "../report/grid.mjs";
-import { isAbort, measure } from "../report/measure.mjs";
+import { isAbort, measure, tellCosine } from "../report/measure.mjs";
 import { Measuring } from "../report/measuring.mjs";
 import { ask, Refusal, whenServerIsBack } from "../shared/server.mjs";
 import { asSentence, say, tell } from "../i18n/words.mjs";
@@ -16,8 +16,8 @@ await adoptStyle("./compare.css", import.meta.url);
 const MAX_LEFT = 300; // modules listed that could not be measured
 
 /**
- * @typedef {{verdict: string, one_model: boolean, facts: Record<string, [string, string]>, networks: import("./layers.mjs").Network[],
- *   translations: import("../i18n/words.mjs").Translations}} Comparison what the route tells
+ * @typedef {{verdict: string, one_model: boolean, facts: Record<string, [string, string]>,
+ *   networks: import("./layers.mjs").Network[], translations: import("../i18n/words.mjs").Translations}} Comparison what the route tells
  */
 
 /**
@@ -44,7 +44,8 @@ export async function openComparison(file, other) {
       verdict.textContent = tell(found.verdict, found.translations);
       body.replaceChildren(...partsOf(found, { name: file, other }, closed));
     } catch (fault) {
-      if (!isAbort(fault)) body.replaceChildren(make("p", "locksmith-caution", fault instanceof Refusal ? fault.message : String(fault)));
+      if (isAbort(fault)) return;
+      body.replaceChildren(make("p", "locksmith-caution", fault instanceof Refusal ? fault.message : String(fault)));
     }
   };
   whenServerIsBack(() => void fill(), closed);
@@ -108,8 +109,8 @@ function factTable({ facts, translations }) {
  * @param {import("../report/measure.mjs").Measured} measured
  */
 function sumsOf({ cosine, norm_a: a, norm_b: b }) {
-  const told = [say("compareCosine", { cosine: digits(cosine) }), say("compareNorms", { a: digits(a), b: digits(b) })];
-  return told.map((text) => make("li", "", text));
+  const alike = say("compareCosine", { cosine: cosine === null ? say("notKnown") : tellCosine(cosine) });
+  return [alike, say("compareNorms", { a: digits(a), b: digits(b) })].map((text) => make("li", "", text));
 }
 
 /** @param {number | null} number */

@@ -22,14 +22,17 @@ const LABEL = 18; // pixels that the number of a block needs
  * @returns {HTMLElement[]}
  */
 export function energyParts(networks, measured) {
-  const told = networks.map(({ component, title }) => ({ title, groups: groupsOf(component, measured) })).filter(({ groups }) => groups.length);
+  const all = networks.map(({ component, title }) => ({ title, groups: groupsOf(component, measured) }));
+  const told = all.filter(({ groups }) => groups.length);
   if (!told.length) return [];
-  const most = niceAbove(Math.max(...told.flatMap(({ groups }) => groups.flatMap(({ blocks }) => blocks.flatMap(({ shares }) => shares)))));
+  const blocks = told.flatMap(({ groups }) => groups.flatMap((group) => group.blocks));
+  const most = niceAbove(Math.max(...blocks.flatMap(({ shares }) => shares)));
   const charts = told.flatMap(({ title, groups }) => {
     const drawn = groups.filter(({ name, blocks }) => name && blocks.length > 1).map((group) => chartOf(group, most));
     return drawn.length ? [make("h4", "", title), make("div", "locksmith-charts", ...drawn)] : [];
   });
-  return [make("h3", "", say("compareEnergy")), make("p", "locksmith-quiet", say("compareEnergyHint")), partTable(told), ...charts, numbers(told)];
+  const hint = make("p", "locksmith-quiet", say("compareEnergyHint"));
+  return [make("h3", "", say("compareEnergy")), hint, partTable(told), ...charts, numbers(told)];
 }
 
 /**
@@ -71,9 +74,11 @@ function partTable(told) {
   );
   const most = Math.max(...parts.flatMap(({ sums }) => sums));
   const rows = parts.map(({ name, sums }) => {
-    return make("tr", "", heading("row", name), ...sums.map((sum, side) => make("td", "", barOf(sum / (most || 1), side), percent(sum))));
+    const cells = sums.map((sum, side) => make("td", "", barOf(sum / (most || 1), side), percent(sum)));
+    return make("tr", "", heading("row", name), ...cells);
   });
-  const sides = ["A", "B"].map((side) => Object.assign(heading("col", side), { className: `locksmith-side-${side.toLowerCase()}` }));
+  const sides = ["A", "B"].map((side) => heading("col", side));
+  sides.forEach((side, at) => (side.className = `locksmith-side-${"ab"[at]}`));
   const head = make("tr", "", make("td", ""), ...sides);
   return make("table", "locksmith-parts", make("thead", "", head), make("tbody", "", ...rows));
 }
@@ -98,9 +103,8 @@ function chartOf({ name, blocks }, most) {
   const [width, height] = [LEFT + step * (last + 1) + 4, TOP + HEIGHT + BOTTOM];
   const chart = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", class: "locksmith-chart" });
   chart.setAttribute("aria-label", say("compareChart", { blocks: name }));
-  const highest = [0, 1].map((side) => blocks.reduce((best, block) => (block.shares[side] > best.shares[side] ? block : best)));
-  const peaks = highest.map(({ number, shares }, side) => say("comparePeak", { side: "AB"[side], block: number, share: percent(shares[side]) }));
-  chart.append(textNode("desc", peaks.join(" ")), ...axisOf(width, most), blockWord(height), ...blocks.map((block) => barsOf(name, block, { step, most })));
+  const bars = blocks.map((block) => barsOf(name, block, { step, most }));
+  chart.append(textNode("desc", peaksOf(blocks)), ...axisOf(width, most), blockWord(height), ...bars);
   const every = step >= LABEL ? 1 : 5;
   for (let number = 0; number <= last; number += every) {
     const label = textNode("text", String(number), { x: LEFT + step * (number + 0.5), y: height - 3, "text-anchor": "middle" });
@@ -109,6 +113,19 @@ function chartOf({ name, blocks }, most) {
   const caption = make("figcaption", "", make("code", "", name));
   const box = make("div", "locksmith-wide", chart);
   return make("figure", "", caption, box);
+}
+
+/**
+ * Where A and B are highest.
+ *
+ * @param {Group["blocks"]} blocks
+ */
+function peaksOf(blocks) {
+  const peaks = ["A", "B"].map((side, at) => {
+    const { number, shares } = blocks.reduce((best, block) => (block.shares[at] > best.shares[at] ? block : best));
+    return say("comparePeak", { side, block: number, share: percent(shares[at]) });
+  });
+  return peaks.join(" ");
 }
 
 /**
@@ -122,9 +139,11 @@ function barsOf(name, { number, shares }, { step, most }) {
   const bars = shares.map((share, side) => {
     const high = (HEIGHT * share) / most;
     const wide = step / 2 - 1.5;
-    return draw("rect", { x: x + 1 + side * (wide + 1), y: TOP + HEIGHT - high, width: wide, height: high, class: `locksmith-fill-${"ab"[side]}` });
+    const place = { x: x + 1 + side * (wide + 1), y: TOP + HEIGHT - high, width: wide, height: high };
+    return draw("rect", { ...place, class: `locksmith-fill-${"ab"[side]}` });
   });
-  const under = draw("rect", { x, y: TOP, width: step, height: HEIGHT, class: "locksmith-under" }); // to be pointed at where a bar is low
+  // To be pointed at where a bar is low.
+  const under = draw("rect", { x, y: TOP, width: step, height: HEIGHT, class: "locksmith-under" });
   return draw("g", {}, textNode("title", say("compareBars", { block: `${name}.${number}`, a, b })), under, ...bars);
 }
 

@@ -1,8 +1,8 @@
 /** Shows layer by layer which of two files trains it and, once their weights were measured, how alike their changes are. */
 
 import { make } from "../shared/dom.mjs";
-import { gridOf, layerHead, legendPart, scaleOf, shaded } from "../report/grid.mjs";
-import { placeKey, tellShare } from "../report/measure.mjs";
+import { gridOf, layerHead, legendPart, makeLine, scaleOf, shaded, tellRanks } from "../report/grid.mjs";
+import { placeKey, tellCosine, tellShare } from "../report/measure.mjs";
 import { say } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
 
@@ -26,11 +26,13 @@ const HUNDREDTHS = 100;
  */
 export function layerMaps(networks, translations, measured) {
   const fragment = document.createDocumentFragment();
+  const line = makeLine();
   fragment.append(legendOf(measured !== undefined));
   for (const { component, title, blocks } of networks) {
-    fragment.append(make("h4", "", title));
-    for (const group of blocks) fragment.append(...tableOf(group, component, translations, measured));
+    const tables = blocks.map((group) => tableOf(group, component, { translations, measured, line }));
+    fragment.append(make("h4", "", title), make("div", "locksmith-grids", ...tables));
   }
+  fragment.append(line);
   return fragment;
 }
 
@@ -46,13 +48,14 @@ function legendOf(isMeasured) {
 /**
  * @param {Blocks} group
  * @param {string} component
- * @param {import("../i18n/words.mjs").Translations} translations
- * @param {Measured} [measured]
+ * @param {{translations: import("../i18n/words.mjs").Translations, measured?: Measured, line: HTMLElement}} drawn
  */
-function tableOf(group, component, translations, measured) {
+function tableOf(group, component, { translations, measured, line }) {
   const { name, kinds } = group;
   const count = Math.max(group.count, 1); // what is in no block has one cell
-  const changeOf = (/** @type {Kind} */ kind, /** @type {number} */ block) => measured?.layers.get(placeKey(component, name, block, kind.name));
+  const changeOf = (/** @type {Kind} */ kind, /** @type {number} */ block) => {
+    return measured?.layers.get(placeKey(component, name, block, kind.name));
+  };
   const rows = kinds.map((kind) => {
     const cells = Array.from({ length: count }, (_, block) => cellOf(kind, block, changeOf(kind, block), measured));
     return make("tr", "", layerHead(kind.name, kind.words, translations), make("td", "", ranksOf(kind)), ...cells);
@@ -62,7 +65,7 @@ function tableOf(group, component, translations, measured) {
     const module = group.count ? `${name}.${block}.${kind.name}` : kind.name;
     return textOf(module, kind, block, measured && { measured, change: changeOf(kind, block) });
   };
-  return gridOf({ caption: name || say("heatOutside"), facts: [say("heatLayer"), say("compareRanks")], count, rows, tell });
+  return gridOf({ caption: name || say("heatOutside"), facts: [say("heatLayer"), say("compareRanks")], count, rows, tell }, line);
 }
 
 /**
@@ -71,7 +74,7 @@ function tableOf(group, component, translations, measured) {
  * @param {Kind} kind
  */
 function ranksOf({ ranks }) {
-  return ranks.map((each) => each.join(", ") || "-").join(" | ");
+  return ranks.map((each) => tellRanks(each) || "-").join(" | ");
 }
 
 /**
@@ -84,10 +87,11 @@ function cellOf(kind, block, change, measured) {
   const cell = make("td", "");
   const sides = sidesOf(kind, block);
   cell.ariaLabel = stateOf(sides);
-  if (sides.length < 2) return sides ? sideOf(cell, sides) : Object.assign(cell, { textContent: "\u00b7", className: "locksmith-none" });
+  if (!sides) return Object.assign(cell, { textContent: "\u00b7", className: "locksmith-none" });
+  if (sides.length < 2) return sideOf(cell, sides);
   const cosine = change?.cosine ?? undefined;
   cell.textContent = !measured ? "AB" : cosine === undefined ? "?" : String(Math.round(HUNDREDTHS * cosine) || 0);
-  if (cosine !== undefined) cell.ariaLabel = say("compareCosineOf", { cosine: told(cosine) });
+  if (cosine !== undefined) cell.ariaLabel = say("compareCosineOf", { cosine: tellCosine(cosine) });
   return shaded(cell, Math.abs(cosine ?? 0), (cosine ?? 0) < 0);
 }
 
@@ -116,11 +120,6 @@ function sideOf(cell, side) {
   return Object.assign(cell, { textContent: side, className: `locksmith-side-${side.toLowerCase()}` });
 }
 
-/** @param {number} cosine */
-function told(cosine) {
-  return cosine.toFixed(3);
-}
-
 /**
  * @param {string} module
  * @param {Kind} kind
@@ -130,7 +129,7 @@ function told(cosine) {
 function textOf(module, kind, block, found) {
   const sides = sidesOf(kind, block);
   const cosine = found?.change?.cosine;
-  const state = typeof cosine === "number" ? say("compareCosineOf", { cosine: told(cosine) }) : stateOf(sides);
+  const state = typeof cosine === "number" ? say("compareCosineOf", { cosine: tellCosine(cosine) }) : stateOf(sides);
   const parts = [...sides].map((side) => sideText(side, kind, block, found));
   return [say("heatCell", { module, state }), ...parts].join(say("compareThen"));
 }
@@ -143,9 +142,12 @@ function textOf(module, kind, block, found) {
  */
 function sideText(side, { ranks, block_ranks: blockRanks, trained }, block, found) {
   const at = "AB".indexOf(side);
-  const [energy, norm] = at ? [found?.change?.energy_b, found?.measured.norm_b] : [found?.change?.energy_a, found?.measured.norm_a];
+  const energy = at ? found?.change?.energy_b : found?.change?.energy_a;
+  const all = at ? found?.measured.norm_b : found?.measured.norm_a;
   const rank = (blockRanks[at][block] ?? ranks[at]).join(", ");
   const facts = [rank && say("compareRank", { rank }), trained[at][block] === "1" ? say("heatPart") : ""];
-  if (typeof energy === "number") facts.push(say("compareNorm", { norm: Math.sqrt(energy).toPrecision(3), share: tellShare(energy, norm ?? null) }));
+  if (typeof energy === "number") {
+    facts.push(say("compareNorm", { norm: Math.sqrt(energy).toPrecision(3), share: tellShare(energy, all ?? null) }));
+  }
   return say("compareSide", { side, facts: facts.filter(Boolean).join(say("compareComma")) });
 }

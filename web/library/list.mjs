@@ -120,8 +120,8 @@ export class LibraryList {
   mark(index) {
     const item = this.items[index];
     if (!item || isFolder(item)) return;
-    const active = this.items[this.active];
-    if (!this.marked.size && active && !isFolder(active) && active !== item) this.marked.add(active.file);
+    const chosen = this.activeFile; // which may be none of those that are searched for now
+    if (!this.marked.size && chosen && !chosen.endsWith("/") && chosen !== item.file) this.marked.add(chosen);
     if (!this.marked.delete(item.file)) this.marked.add(item.file);
     this.manner.onMark([...this.marked]);
     this.draw();

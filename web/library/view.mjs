@@ -42,7 +42,7 @@ export class LibraryView {
   legend = new Legend((state) => this.choose({ state }));
   group = makeIcon("pi-folder", "", () => this.choose({ grouped: !this.choice.grouped }));
   repair = makeButton("shelf-button", say("repairAll"), () => void this.openRepair());
-  compare = makeButton("shelf-button shelf-first", say("compare"), () => void compare(this.marked[0], this.marked[1]));
+  compare = makeButton("shelf-link shelf-compare", say("compare"), () => void compare(this.marked[0], this.marked[1]));
   columns = recallColumns();
   status = make("span", "");
   progress = make("progress", "");
@@ -108,9 +108,9 @@ export class LibraryView {
     this.status.setAttribute("role", "status");
     this.progress.setAttribute("aria-label", say("libraryScan"));
     this.compare.hidden = true;
-    const told = make("div", "locksmith-library-status", this.status, this.progress, this.clear);
+    const told = make("div", "locksmith-library-status", this.status, this.progress, this.clear, this.compare);
     const refresh = makeIcon("pi-refresh", say("libraryRefresh"), () => void this.shelf.refresh());
-    return make("header", "locksmith-library-title", make("h2", "", say("library")), told, this.compare, this.repair, refresh);
+    return make("header", "locksmith-library-title", make("h2", "", say("library")), told, this.repair, refresh);
   }
 
   makeTools() {
@@ -199,14 +199,13 @@ export class LibraryView {
   }
 
   /**
-   * Two can be compared: that is offered where else all are repaired.
+   * Two can be compared.
    *
    * @param {string[]} files chosen beside each other
    */
   mark(files) {
     this.marked = files;
     this.compare.hidden = files.length !== 2;
-    this.repair.hidden = !this.compare.hidden;
     this.compare.title = say("compareTwo", { a: files[0], b: files[1] });
   }
 

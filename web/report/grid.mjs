@@ -1,4 +1,4 @@
-/** A table of blocks and kinds of layers; a line below it tells of the cell under the pointer or, by arrow keys, in focus. */
+/** Tables of blocks and kinds of layers; a line below them tells of the cell under the pointer or, by arrow keys, in focus. */
 
 import { adoptStyle, make } from "../shared/dom.mjs";
 import { say, tell } from "../i18n/words.mjs";
@@ -11,33 +11,42 @@ const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRi
 /** Percent of a shade from which white stands out on it in light themes, where black does not any more: blue, orange. */
 const DEEP = [73, 78];
 const SAMPLES = 5; // of a scale in a legend
+const MOST_RANKS = 3; // that are listed one by one
 
 /**
  * What a table shows: `facts` are the heads of the columns before those of the blocks, the layer's own first; `tell` says what
  * the cell of a row and block is.
  *
- * @typedef {{caption: string, facts: string[], count: number, rows: HTMLTableRowElement[], tell: (row: number, block: number) => string}} Grid
+ * @typedef {{caption: string, facts: string[], count: number, rows: HTMLTableRowElement[],
+ *   tell: (row: number, block: number) => string}} Grid
  */
+
+/** The line, to stand below the tables that share it. */
+export function makeLine() {
+  return make("output", "locksmith-heat-line", say("heatHint"));
+}
 
 /**
  * @param {Grid} grid
- * @returns {HTMLElement[]} the table, which scrolls, and the line; of a grid without blocks the table alone
+ * @param {HTMLElement} line
+ * @returns {HTMLElement} the table in a box that scrolls
  */
-export function gridOf(grid) {
-  const columns = Array.from({ length: grid.count }, (_, block) => Object.assign(heading("col", String(block)), { className: "locksmith-block" }));
+export function gridOf(grid, line) {
+  const columns = Array.from({ length: grid.count }, (_, block) => heading("col", String(block)));
+  for (const column of columns) column.className = "locksmith-block";
   const head = make("tr", "", ...grid.facts.map((word) => heading("col", word)), ...columns);
   const table = make("table", "locksmith-heat", make("caption", "", grid.caption));
   table.append(make("thead", "", head), make("tbody", "", ...grid.rows));
-  const box = scrolled(table);
-  return grid.count ? [box, lineOf(grid, table)] : [box];
+  if (grid.count) tellCells(grid, table, line);
+  return scrolled(table);
 }
 
 /**
  * @param {Grid} grid
  * @param {HTMLTableElement} table
+ * @param {HTMLElement} line
  */
-function lineOf(grid, table) {
-  const line = make("output", "locksmith-heat-line", say("heatHint"));
+function tellCells(grid, table, line) {
   const before = grid.facts.length;
   const show = (/** @type {EventTarget | null} */ target) => {
     const place = target instanceof Element ? placeOf(target.closest("td"), before) : null;
@@ -48,7 +57,6 @@ function lineOf(grid, table) {
   table.addEventListener("keydown", (event) => moveFocus(event, table, before));
   const first = table.tBodies[0].rows[0]?.cells[before];
   if (first) first.tabIndex = 0;
-  return line;
 }
 
 /**
@@ -91,6 +99,15 @@ export function layerHead(name, words, translations) {
   const head = heading("row", words ? tell(words, translations) : "");
   head.append(...(words ? [" "] : []), make("code", "", name));
   return head;
+}
+
+/**
+ * All ranks of a kind of layer; of many the lowest and the highest.
+ *
+ * @param {number[]} ranks
+ */
+export function tellRanks(ranks) {
+  return ranks.length > MOST_RANKS ? `${Math.min(...ranks)}-${Math.max(...ranks)}` : ranks.join(", ");
 }
 
 /**

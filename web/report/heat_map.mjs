@@ -1,7 +1,7 @@
 /** Shows which layers a file trains, block by block, as tables that can be seen at a glance and read out. */
 
 import { make } from "../shared/dom.mjs";
-import { gridOf, layerHead, legendPart, scaleOf, shaded } from "./grid.mjs";
+import { gridOf, layerHead, legendPart, makeLine, scaleOf, shaded, tellRanks } from "./grid.mjs";
 import { placeKey, tellShare } from "./measure.mjs";
 import { say } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
@@ -46,14 +46,17 @@ export function heatMaps(networks, drawn) {
   const fragment = document.createDocumentFragment();
   const scale = drawn.byEnergy && drawn.measured ? energyScale(drawn.measured) : rankScale(networks);
   fragment.append(legendOf(scale, Object.keys(drawn.weights).length > 0));
+  const line = makeLine();
   let left = MAX_CELLS;
   for (const { component, title, modules, blocks } of networks) {
-    fragment.append(make("h4", "", say("heatNetwork", { title, modules })));
+    const grids = make("div", "locksmith-grids");
+    fragment.append(make("h4", "", say("heatNetwork", { title, modules })), grids);
     for (const group of blocks.map(trainedOf).filter(({ kinds }) => kinds.length)) {
       left -= group.kinds.length * Math.max(group.count, 1);
-      if (left >= 0) fragment.append(...tableOf(group, component, { ...drawn, scale }));
+      if (left >= 0) grids.append(tableOf(group, component, { ...drawn, scale, line }));
     }
   }
+  fragment.append(line);
   return fragment;
 }
 
@@ -77,7 +80,7 @@ function wordOf(mark) {
  * How a layer is shaded: how strong its blue is, 0 to 1, and what stands in its cell.
  *
  * @typedef {{share: number, sign: string}} Shade
- * @typedef {{shadeOf: (kind: Kind, block: number, key: string) => Shade, least: number, words: string}} Scale `words` of the legend, if any
+ * @typedef {{shadeOf: (kind: Kind, block: number, key: string) => Shade, least: number, words: string}} Scale `words`: of the legend
  */
 
 /**
@@ -156,13 +159,13 @@ function signOf(tag, mark) {
 /**
  * @param {Blocks} group
  * @param {string} component
- * @param {Drawn & {scale: Scale}} drawn
+ * @param {Drawn & {scale: Scale, line: HTMLElement}} drawn
  */
 function tableOf(group, component, drawn) {
   const { name, count, kinds } = group;
   const keyOf = (/** @type {Kind} */ kind, /** @type {number} */ block) => placeKey(component, name, block, kind.name);
   const rows = kinds.map((kind) => {
-    const facts = [kind.ranks.join(", "), blocksOf(kind.trained)].map((fact) => make("td", "", fact));
+    const facts = [tellRanks(kind.ranks), blocksOf(kind.trained)].map((fact) => make("td", "", fact));
     const cells = [...(count ? kind.trained : "")].map((mark, block) => {
       const cell = signOf("td", mark);
       cell.ariaLabel = wordOf(mark);
@@ -174,11 +177,12 @@ function tableOf(group, component, drawn) {
   });
   const tell = (/** @type {number} */ row, /** @type {number} */ block) => {
     const kind = kinds[row];
-    return cellText(kind, block, { module: layerAt(name, block, kind), weight: drawn.weights[component]?.[layerAt(name, block, kind)],
-      energy: energyAt(keyOf(kind, block), drawn.measured) }); // prettier-ignore
+    const module = layerAt(name, block, kind);
+    const weight = drawn.weights[component]?.[module];
+    return cellText(kind, block, { module, weight, energy: energyAt(keyOf(kind, block), drawn.measured) });
   };
   const facts = [say("heatLayer"), say("heatRank"), say("heatBlocks")];
-  return gridOf({ caption: name || say("heatOutside"), facts, count, rows, tell });
+  return gridOf({ caption: name || say("heatOutside"), facts, count, rows, tell }, drawn.line);
 }
 
 /**

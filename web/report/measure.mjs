@@ -41,8 +41,9 @@ export async function measure(question, progress, signal) {
  * @returns {Measured}
  */
 function measuredOf({ weights, translations }) {
-  const keyed = weights.layers.map((/** @type {any} */ change) => [placeKey(change.component, change.blocks, change.number, change.kind), change]);
-  return { ...weights, layers: new Map(keyed), translations };
+  const layers = new Map();
+  for (const change of weights.layers) layers.set(placeKey(change.component, change.blocks, change.number, change.kind), change);
+  return { ...weights, layers, translations };
 }
 
 /**
@@ -74,6 +75,11 @@ export function tellShare(energy, norm) {
  */
 export function percentOf(energy, norm) {
   return energy && norm ? (100 * energy) / (norm * norm) : 0;
+}
+
+/** @param {number} cosine */
+export function tellCosine(cosine) {
+  return (Number(cosine.toFixed(3)) || 0).toFixed(3); // no -0.000
 }
 
 /** @param {unknown} fault */

@@ -31,7 +31,8 @@ export function trainedMap(networks, drawn, file, closed) {
     false
   );
   const byRank = makeButton("locksmith-copy", say("heatRank"), () => show(false));
-  const byEnergyButton = makeButton("locksmith-copy", say("heatEnergy"), () => (drawn.measured ? show(true) : void measuring.start()));
+  const wantEnergy = () => (drawn.measured ? show(true) : void measuring.start());
+  const byEnergyButton = makeButton("locksmith-copy", say("heatEnergy"), wantEnergy);
   byEnergyButton.title = say("heatEnergyHint");
   const choice = make("div", "locksmith-choice", say("heatBy"), byRank, byEnergyButton, measuring.element);
   choice.setAttribute("role", "group");
