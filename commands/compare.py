@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..messages import Speaker
-from ..report.compare import compare_files
+from ..report.compare import FileComparison, compare_files
 from .arguments import add_path
 from .language import add_language
 from .output import FINE, PROBLEMS, show_json, show_markdown
@@ -36,22 +36,14 @@ def run(options: argparse.Namespace) -> int:
     comparison = compare_files(options.first, options.second)
     weights = _weights(comparison) if options.weights else None
     if options.json:
-        show_json(comparison.as_dict() | ({"weights": weights.as_dict()} if weights else {}))
+        show_json(comparison.as_dict() | ({"weights": weights} if weights else {}))
     else:
-        show_markdown(
-            comparison.markdown(weights and weights.as_dict(), language=options.speak.language),
-            options.speak,
-        )
+        markdown = comparison.markdown(weights, language=options.speak.language)
+        show_markdown(markdown, options.speak)
     return FINE if comparison.same_layers else PROBLEMS
 
 
-def _weights(comparison: Any) -> Any:
-    from ..lora.io.stream import TensorStream
-    from ..lora.statistics import compare_weights
+def _weights(comparison: FileComparison) -> dict[str, Any]:
+    from ..lora.by_layer import compared_weights
 
-    first, second = comparison.first, comparison.second
-    with (
-        TensorStream(first.path, first.header) as tensors_a,
-        TensorStream(second.path, second.header) as tensors_b,
-    ):
-        return compare_weights(first.plan, tensors_a, second.plan, tensors_b)
+    return compared_weights(comparison)

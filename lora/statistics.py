@@ -29,7 +29,14 @@ from .from_plan import alpha_value, has_delta, spec_of
 from .math.faults import FAULTS, first_line
 from .math.low_rank import Delta, add, factors, from_product, low_rank_part
 
-__all__ = ["Comparison", "ModuleStats", "Weights", "compare_weights", "measure_modules"]
+__all__ = [
+    "Comparison",
+    "ModuleStats",
+    "Weights",
+    "compare_weights",
+    "measure_modules",
+    "measure_weights",
+]
 
 # side of the matrices whose singular values are computed; larger ones are only measured by their
 # norm
@@ -494,8 +501,18 @@ class _Segment(NamedTuple):
     adapter: Adapter
 
 
+Sides = Mapping[str, tuple[Plan, Mapping[str, Tensor]]]  # "a" and "b", or "a" alone
+# Told of how many weights of how many are measured; what it raises ends the work.
+Progress = Callable[[int, int], None]
+
+
 def compare_weights(
-    plan_a: Plan, tensors_a: Mapping[str, Tensor], plan_b: Plan, tensors_b: Mapping[str, Tensor]
+    plan_a: Plan,
+    tensors_a: Mapping[str, Tensor],
+    plan_b: Plan,
+    tensors_b: Mapping[str, Tensor],
+    *,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare the deltas of two files planned for the same model, exactly and from their factors,
     one weight at a time.
@@ -504,20 +521,35 @@ def compare_weights(
     either file's adapters begin or end. Adapters on the same rows add up. Those whose effect needs
     the model's weight, and those whose tensors are not what the plan says, are `left_out`.
     """
-    reads = {"a": tensors_a.__getitem__, "b": tensors_b.__getitem__}
+    return _compare({"a": (plan_a, tensors_a), "b": (plan_b, tensors_b)}, progress)
+
+
+def measure_weights(
+    plan: Plan, tensors: Mapping[str, Tensor], *, progress: Progress | None = None
+) -> Comparison:
+    """How much a file changes each weight: as A of a comparison, beside a B that changes
+    nothing.
+    """
+    return _compare({"a": (plan, tensors)}, progress)
+
+
+def _compare(sides: Sides, progress: Progress | None) -> Comparison:
     left_out: list[tuple[str, str, str]] = []
     segments: dict[str, list[_Segment]] = {}
-    for file, plan in (("a", plan_a), ("b", plan_b)):
+    for file, (plan, _) in sides.items():
         for adapter in plan.adapters:
             if has_delta(adapter):
                 for weight, segment in _segments(file, adapter, plan.target_model):
                     segments.setdefault(weight, []).append(segment)
             else:
                 left_out.append((file, adapter.module, message(NEEDS_MODEL)))
-    stretches = [
-        part for weight, parts in segments.items() for part in _meet(weight, parts, reads, left_out)
-    ]
-    return _compared(stretches, tuple(dict.fromkeys(left_out)))
+    reads = {file: tensors.__getitem__ for file, (_, tensors) in sides.items()}
+    found: list[tuple[Overlap, float]] = []
+    for done, (weight, parts) in enumerate(segments.items()):
+        if progress:
+            progress(done, len(segments))
+        found.extend(_meet(weight, parts, reads, left_out))
+    return _compared(found, tuple(dict.fromkeys(left_out)))
 
 
 def _segments(
@@ -566,8 +598,8 @@ def _meet(
             ]
             for file in reads
         }
-        if cut["a"] or cut["b"]:
-            yield _overlap(weight, rows, cut["a"], cut["b"])
+        if any(cut.values()):
+            yield _overlap(weight, rows, cut["a"], cut.get("b", ()))
 
 
 def _delta_of(segment: _Segment, read: Read) -> Delta:

@@ -8,14 +8,17 @@ from functools import cached_property
 from typing import Any
 
 from ..key_maps.dialect import DENOISER
+from ..key_maps.user_maps import NO_USER_MAPS, UserMaps
 from ..messages import ENGLISH, Speaker, joined, message
 from ..planning.target_model import model_alone
-from .coverage import blocks_of
+from .both_trained import both_trained
+from .coverage import TrainedLayers, blocks_of
 from .file_names import told_apart
 from .inspection import Inspection, inspect_file, spread
 from .markdown import cell, code, counted, table
 
 MAX_LISTED = 40
+MAX_BLOCKS = 80  # no published model has more
 
 
 class FileComparison:
@@ -39,6 +42,10 @@ class FileComparison:
     def same_layers(self) -> bool:
         """Whether both change just the same layers of the same model."""
         return self.one_model and not self.unknown and all(a == b for a, b in self.layers.values())
+
+    @property
+    def _trained(self) -> tuple[Sequence[TrainedLayers], Sequence[TrainedLayers]]:
+        return self.first.report.trained, self.second.report.trained
 
     @property
     def unknown(self) -> list[str]:
@@ -107,10 +114,13 @@ class FileComparison:
             "same_layers": self.same_layers,
             "facts": {label: list(pair) for label, pair in self.facts.items()},
             "layers": {name: list(pair) for name, pair in self.layers.items()},
+            "networks": both_trained(*self._trained) if self.one_model else [],
         }
 
     def markdown(self, weights: Mapping[str, Any] | None = None, *, language: str = ENGLISH) -> str:
-        """The comparison for people; `weights`: lora.statistics.Comparison.as_dict()."""
+        """The comparison for people; `weights`: as_dict() of lora.statistics.Comparison and of
+        lora.by_layer.ByLayer.
+        """
         speak = Speaker(language)
         lines = [
             f"**{speak(self.verdict)}**",
@@ -143,26 +153,58 @@ class FileComparison:
 
 
 def _weight_lines(weights: Mapping[str, Any], speak: Speaker) -> Iterator[str]:
-    def digits(number: float | None) -> str:
-        return "-" if number is None else f"{number:.4f}"
-
-    def size(number: float | None) -> str:
-        return speak("compare.not_a_number") if number is None else f"{number:.4g}"
-
     yield from ("", f"## {speak('inspect.weights')}", "")
-    yield "- " + speak("compare.cosine", cosine=digits(weights["cosine"]))
-    yield "- " + speak("compare.norms", a=size(weights["norm_a"]), b=size(weights["norm_b"]))
-    only = {side: size(weights[f"energy_only_{side}"]) for side in "ab"}
+    yield "- " + speak("compare.cosine", cosine=_digits(weights["cosine"]))
+    sizes = {side: _size(weights[f"norm_{side}"], speak) for side in "ab"}
+    yield "- " + speak("compare.norms", **sizes)
+    only = {side: _size(weights[f"energy_only_{side}"], speak) for side in "ab"}
     yield "- " + speak("compare.energy", **only)
     yield ""
+    yield from _block_table(weights, speak)
     rows = []
     for overlap in weights["meetings"][:MAX_LISTED]:
         first, behind = overlap["rows"]
         place = speak("inspect.rows_of", weight=overlap["weight"], first=first, last=behind - 1)
-        sizes = (size(overlap["norm_a"]), size(overlap["norm_b"]))
-        rows.append((code(place), digits(overlap["cosine"]), *sizes))
+        norms = (_size(overlap["norm_a"], speak), _size(overlap["norm_b"], speak))
+        rows.append((code(place), _digits(overlap["cosine"]), *norms))
     heads = ("compare.weight", "compare.cosine_head", "compare.norm_a", "compare.norm_b")
     yield from table([speak(head) for head in heads], rows)
+
+
+def _block_table(weights: Mapping[str, Any], speak: Speaker) -> Iterator[str]:
+    """Where the energy of each file lies."""
+    rows = [
+        (
+            _block_name(block, speak),
+            _digits(block["cosine"]),
+            *(_percent(block[f"energy_{side}"], weights[f"norm_{side}"]) for side in "ab"),
+        )
+        for block in weights["blocks"]
+    ]
+    heads = ("compare.block", "compare.cosine_head", "compare.share_a", "compare.share_b")
+    yield from table([speak(head) for head in heads], rows[:MAX_BLOCKS])
+    if len(rows) > MAX_BLOCKS:
+        yield speak("joints.and_more", count=len(rows) - MAX_BLOCKS)
+    yield ""
+
+
+def _block_name(block: Mapping[str, Any], speak: Speaker) -> str:
+    place = "" if block["component"] == DENOISER else f"{block['component']}: "
+    if not block["blocks"]:
+        return place + speak("lora.outside_blocks")
+    return code(f"{place}{block['blocks']}.{block['number']}")
+
+
+def _percent(energy: float | None, norm: float | None) -> str:
+    return f"{100 * energy / (norm * norm):.1f} %" if energy and norm else "-"
+
+
+def _digits(number: float | None) -> str:
+    return "-" if number is None else f"{number:.4f}"
+
+
+def _size(number: float | None, speak: Speaker) -> str:
+    return speak("compare.not_a_number") if number is None else f"{number:.4g}"
 
 
 def _choices(inspection: Inspection) -> dict[str, str]:
@@ -179,14 +221,17 @@ def _choices(inspection: Inspection) -> dict[str, str]:
     return counts
 
 
-def compare_files(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> FileComparison:
+def compare_files(
+    first: str | os.PathLike[str], second: str | os.PathLike[str], own: UserMaps = NO_USER_MAPS
+) -> FileComparison:
     """Compare the safetensors files A and B by their headers. Raises LoraFileError.
 
-    Where one file could be for several models, it is read as the other one is.
+    Where one file could be for several models, it is read as the other one is. own: as for
+    `inspect_file`.
     """
-    a, b = inspect_file(first), inspect_file(second)
+    a, b = inspect_file(first, own=own), inspect_file(second, own=own)
     if a.family.name in b.family.ties:
-        b = inspect_file(second, model_alone(a.plan.target_model), whole=True)
+        b = inspect_file(second, model_alone(a.plan.target_model), own, whole=True)
     elif b.family.name in a.family.ties:
-        a = inspect_file(first, model_alone(b.plan.target_model), whole=True)
+        a = inspect_file(first, model_alone(b.plan.target_model), own, whole=True)
     return FileComparison(a, b)

@@ -30,12 +30,13 @@ class Layer(NamedTuple):
 
 class LayerKind(NamedTuple):
     """One kind of layer: for each block "0" untrained, "1" some of its rows, "2" all; the ranks
-    that were used.
+    that were used, and those of each block where they are not the same in all that are trained.
     """
 
     name: str
     trained: str
     ranks: tuple[int, ...]
+    block_ranks: tuple[tuple[int, ...], ...] = ()
 
     @property
     def is_trained(self) -> bool:
@@ -62,12 +63,20 @@ class TrainedBlocks(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        kinds = [
-            kind._asdict() | {"ranks": list(kind.ranks), "words": words.text if words else ""}
-            for kind in self.kinds
-            for words in [self.words(kind)]
-        ]
+        kinds = [self._kind_as_dict(kind) for kind in self.kinds]
         return {"name": self.name, "count": self.count, "kinds": kinds}
+
+    def _kind_as_dict(self, kind: LayerKind) -> dict[str, Any]:
+        words = self.words(kind)
+        told = {
+            "name": kind.name,
+            "trained": kind.trained,
+            "ranks": list(kind.ranks),
+            "words": words.text if words else "",
+        }
+        if kind.block_ranks:
+            told["block_ranks"] = [list(ranks) for ranks in kind.block_ranks]
+        return told
 
 
 class TrainedLayers(NamedTuple):
@@ -218,29 +227,41 @@ def _matrix(
     network: Network, rows: Mapping[str, int | None], ranks: Mapping[str, set[int]]
 ) -> list[TrainedBlocks]:
     marks: dict[str, dict[str, dict[int, str]]] = {}
-    used: dict[tuple[str, str], set[int]] = {}
+    used: dict[tuple[str, str], dict[int, set[int]]] = {}
     for weight, layer in layers(network).items():
         mark = _mark(rows.get(weight, 0), network.weights[weight])
         if mark == NONE and (weight in network.optional or len(network.weights[weight]) < 2):
             continue
         marks.setdefault(layer.blocks, {}).setdefault(layer.kind, {})[layer.number] = mark
-        used.setdefault((layer.blocks, layer.kind), set()).update(ranks.get(weight, ()))
+        of_kind = used.setdefault((layer.blocks, layer.kind), {})
+        if mark != NONE:
+            of_kind.setdefault(layer.number, set()).update(ranks.get(weight, ()))
     return [_blocks(name, kinds, used) for name, kinds in marks.items()]
 
 
 def _blocks(
-    name: str, kinds: Mapping[str, Mapping[int, str]], used: Mapping[tuple[str, str], set[int]]
+    name: str,
+    kinds: Mapping[str, Mapping[int, str]],
+    used: Mapping[tuple[str, str], Mapping[int, set[int]]],
 ) -> TrainedBlocks:
     count = 1 + max(max(numbers) for numbers in kinds.values()) if name else 1
     listed = [
         LayerKind(
             kind,
             "".join(numbers.get(number, NONE) for number in range(count)),
-            tuple(sorted(used[name, kind])),
+            tuple(sorted(set().union(*used[name, kind].values()))),
+            _block_ranks(used[name, kind], count),
         )
         for kind, numbers in kinds.items()
     ]
     return TrainedBlocks(name, count if name else 0, tuple(listed))
+
+
+def _block_ranks(used: Mapping[int, set[int]], count: int) -> tuple[tuple[int, ...], ...]:
+    """For each block its ranks; nothing where all that are trained have the same."""
+    if len({frozenset(ranks) for ranks in used.values()}) < 2:
+        return ()
+    return tuple(tuple(sorted(used.get(number, ()))) for number in range(count))
 
 
 def _mark(rows: int | None, shape: Sequence[int]) -> str:

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import torch
+from lora_locksmith.lora.by_layer import compared_weights
 from lora_locksmith.planning import plan as plans
 from lora_locksmith.planning.plan import make_plan
 from lora_locksmith.planning.target_model import TargetModel
+from lora_locksmith.report.compare import compare_files
 from lora_locksmith.report.inspection import inspect_file
 from lora_locksmith.report.judgement import BAD, GOOD
 from lora_locksmith.report.library import (
@@ -41,6 +43,14 @@ def test_every_key_of_an_inspection_is_described(tmp_path):
     save_file({"x.lora_A.weight": torch.zeros(4, 8)}, tmp_path / "x.safetensors")
     keys = inspect_file(tmp_path / "x.safetensors").as_dict().keys()
     assert named("## An inspection") - SOMETIMES == keys
+
+
+def test_every_key_of_a_comparison_is_described(tmp_path):
+    save_file({"x.lora_A.weight": torch.zeros(4, 8)}, tmp_path / "x.safetensors")
+    comparison = compare_files(tmp_path / "x.safetensors", tmp_path / "x.safetensors")
+    assert named("## A comparison") - SOMETIMES == comparison.as_dict().keys()
+    weights = compared_weights(comparison)
+    assert named("### Weights of two files") == weights.keys()
 
 
 def test_every_key_of_a_row_of_the_library_is_described(tmp_path):

@@ -26,6 +26,7 @@ from .about_file import Unknown, about_file
 from .fits import fitting
 from .layer_presets import layer_presets
 from .library import Library
+from .measuring import Measurements, compared
 from .pictures import picture_of
 from .repairing import Repairs, RepairWish, Running, choices
 from .saving import SaveError, save_listed
@@ -49,6 +50,7 @@ REPAIR: dict[str, type] = {
 }
 SWITCH = {"on": bool}
 SAID = {"text": str}
+MEASURED = {"name": str, "other": str}
 # What reading raises where a client goes away.
 BROKEN_OFF = (
     ConnectionError,
@@ -61,6 +63,7 @@ _readers = ThreadPoolExecutor(2, "lora_locksmith questions")
 _writer = ThreadPoolExecutor(1, "lora_locksmith saving")
 _library = Library()
 _repairs = Repairs()
+_measurements = Measurements()
 
 
 class Refusal(LocksmithError):
@@ -89,6 +92,9 @@ def register() -> None:
     server.routes.get("/lora_locksmith/every_loader")(_route(_every_loader))
     server.routes.post("/lora_locksmith/every_loader")(_route(_turn_every_loader))
     server.routes.post("/lora_locksmith/said")(_route(_said))
+    server.routes.get("/lora_locksmith/compare")(_route(_compare))
+    server.routes.get("/lora_locksmith/weights")(_route(_weights))
+    server.routes.post("/lora_locksmith/weights_stop")(_route(_stop_weights))
 
 
 def _route(
@@ -274,6 +280,27 @@ async def _said(request: web.Request) -> str:
     """What a node stopped with, in the language that is asked for: the host tells it in English."""
     text = as_noted((await _wish(request, SAID, {}))["text"])
     return json.dumps(answered({"text": text}, _language(request)))
+
+
+async def _compare(request: web.Request) -> str:
+    work = partial(compared, _named(request), _named(request, "other"))
+    return await _in_thread(_readers, lambda: answered(work(), _language(request)))
+
+
+async def _weights(request: web.Request) -> str:
+    """The weights of a file, or of it and an `other`: measured first, where they are not yet, while
+    answers tell how far that is.
+    """
+    begin = partial(_measurements.of, _named(request), request.query.get("other", ""))
+    measured = await asyncio.get_running_loop().run_in_executor(_readers, begin)
+    await _while(lambda: measured.running)
+    return await _in_thread(_readers, lambda: answered(measured.answer(), _language(request)))
+
+
+async def _stop_weights(request: web.Request) -> str:
+    wish = await _wish(request, MEASURED, {"other": ""})
+    work = partial(_measurements.stop, **wish)
+    return await _in_thread(_readers, lambda: answered(work(), _language(request)))
 
 
 async def _every_loader(request: web.Request) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from front_end import INSPECT, LOADER, FrontEnd, node, workflow_of_both_nodes
 from hollow_files import write_hollow
+from pairs import write_pair
 from playwright.sync_api import Locator, expect
 from safetensors.torch import save
 from shelves import SHARED, flux, wan, write_kind
@@ -30,6 +31,7 @@ PARTLY, OTHER, DAMAGED, EMPTY, LONG = (
         "a_rather_long_name_of_a_file-with_dashes_and_000002500_steps_v2",
     )
 )
+PAIR = f"{FOLDER}/pair/first of two.safetensors", f"{FOLDER}/pair/second of two.safetensors"
 GONE = f"{FOLDER}/gone.safetensors"
 WORDS = {"modelspec.trigger_phrase": "ohwx woman, watercolor", "ss_output_name": "scene"}
 
@@ -61,6 +63,8 @@ def write_files(loras: Path) -> None:
     write_kind(place / "people" / "sd15 person.safetensors", "sd15", 32)
     write_hollow(place / "people" / "shared.safetensors", SHARED)
     write_hollow(place / "people" / "flux.safetensors", flux(8), WORDS)
+    (place / "pair").mkdir()
+    write_pair(*(loras / name for name in PAIR))
 
 
 @contextmanager
@@ -122,6 +126,14 @@ def details(front_end: FrontEnd) -> None:
     ).last.click()
     shown(front_end, ".locksmith-details")
     expect(front_end.page.locator(".locksmith-details table").first).to_be_visible()
+
+
+def details_by_energy(front_end: FrontEnd) -> None:
+    of(PAIR[0])(front_end)
+    front_end.page.locator(".locksmith-status .pi-info-circle").first.click()
+    found = shown(front_end, ".locksmith-details").locator(".locksmith-choice button")
+    found.nth(1).click()
+    expect(found.nth(1)).to_have_attribute("aria-pressed", "true")
 
 
 ROWS = [
@@ -241,6 +253,27 @@ def library_details(front_end: FrontEnd) -> None:
     shown(front_end, ".shelf-details .shelf-text table, .shelf-details .shelf-text h2")
 
 
+def comparison(front_end: FrontEnd) -> None:
+    found = library(front_end)
+    found.get_by_role("searchbox").fill("of two")
+    rows = found.locator(".shelf-list-row")
+    expect(rows).to_have_count(2)
+    rows.nth(0).click()
+    rows.nth(1).click(modifiers=["Control"])
+    found.locator(".shelf-compare").click()
+    dialog = shown(front_end, ".locksmith-compare")
+    expect(dialog.locator(".locksmith-chart").first).to_be_attached()
+
+
+def comparison_of_two_models(front_end: FrontEnd) -> None:
+    found = library(front_end)
+    found.get_by_role("searchbox").fill(FOLDER)
+    found.locator(".shelf-list-row", has_text="first of two").click()
+    found.locator(".shelf-list-row", has_text="wan_of").click(modifiers=["Control"])
+    found.locator(".shelf-compare").click()
+    expect(shown(front_end, ".locksmith-compare").locator("table")).to_be_visible()
+
+
 def library_copy(front_end: FrontEnd) -> None:
     library_details(front_end)
     front_end.page.locator(".shelf-details .shelf-actions .shelf-button").nth(1).click()
@@ -318,6 +351,7 @@ ON_NODES = (
     Scene("node after a run in part", after_a_run_in_part, STATUS),
     Scene("node that failed", failed, STATUS),
     Scene("details", details, ".locksmith-details"),
+    Scene("details by energy", details_by_energy, ".locksmith-details"),
     Scene("stack", stack(ROWS), STACK),
     Scene("stack without rows", stack([]), STACK),
     Scene("stack with an odd text", stack("no list"), STACK),
@@ -337,6 +371,8 @@ ON_THE_SIDE = (
     Scene("library in folders", library_grouped, LIBRARY),
     Scene("library columns", library_columns, LIBRARY),
     Scene("library details", library_details, LIBRARY),
+    Scene("comparison", comparison, ".locksmith-compare"),
+    Scene("comparison of two models", comparison_of_two_models, ".locksmith-compare"),
     Scene("library copy", library_copy, LIBRARY),
     Scene("library without a match", library_without_a_match, LIBRARY),
     Scene("repair", repair_page, LIBRARY),

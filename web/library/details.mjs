@@ -1,6 +1,7 @@
 /** What the library tells of one file, and what can be done with it. */
 
 import { copyButton, make, makeButton } from "../shared/dom.mjs";
+import { chooseOther } from "../compare/choose.mjs";
 import { copyOf } from "./copy.mjs";
 import { makeIcon, makeMark, orBlank, tellSize, tellState } from "./words.mjs";
 import { fromMarkdown } from "../shared/markup.mjs";
@@ -98,8 +99,16 @@ export class LibraryDetails {
       save.setAttribute("aria-expanded", "false");
       actions.append(save);
     }
+    if (form) actions.append(this.makeCompare(row));
     actions.append(copy);
     return [actions, form];
+  }
+
+  /** @param {Row} row */
+  makeCompare(row) {
+    const button = makeButton("shelf-button", say("compareWith"), () => void chooseOther(button, row.file));
+    button.title = say("compareHint");
+    return button;
   }
 
   /** @param {Row} row */

@@ -22,7 +22,7 @@ let lists = 0;
  * @typedef {{columns: number, lines: number, makeCells: () => HTMLElement[], fill: (cells: HTMLElement[], row: Row) => void,
  *   fillFolder: (cell: HTMLElement, folder: Folder) => void, onSettled: (cells: HTMLElement[], row: Row) => void,
  *   onOpen: (row: Row, byKey: boolean) => void, onMove: (row: Row) => void, onDrag: (event: DragEvent, row: Row) => void,
- *   onTurn: (folder: Folder, isClosed: boolean) => void}} Manner
+ *   onMark: (files: string[]) => void, onTurn: (folder: Folder, isClosed: boolean) => void}} Manner
  */
 
 export class LibraryList {
@@ -38,6 +38,8 @@ export class LibraryList {
     this.tops = new Float64Array(1);
     this.active = -1;
     this.activeFile = "";
+    /** @type {Set<string>} the files chosen beside each other, with Ctrl; none where one is chosen as usual */
+    this.marked = new Set();
     this.narrow = true;
     this.identifier = `shelf-list-${(lists += 1)}`;
     /** @type {Map<number, Drawn>} those in the document, by index */
@@ -51,6 +53,7 @@ export class LibraryList {
     this.body.setAttribute("role", "rowgroup");
     this.element = make("div", "shelf-list", head, this.body);
     this.element.tabIndex = 0;
+    this.element.setAttribute("aria-multiselectable", "true");
     this.listen();
     this.dress(manner, head);
     this.observer = new ResizeObserver(() => this.measure());
@@ -86,6 +89,7 @@ export class LibraryList {
       const index = this.indexOf(event.target);
       if (index < 0) return;
       this.element.focus({ preventScroll: true });
+      if (event.ctrlKey || event.metaKey) return this.mark(index);
       this.move(index);
       this.open(this.items[index], false);
     });
@@ -106,6 +110,27 @@ export class LibraryList {
   open(item, byKey) {
     if (isFolder(item)) this.manner.onTurn(item, !item.isClosed);
     else this.manner.onOpen(item, byKey);
+  }
+
+  /**
+   * Choose an item beside the others, or no longer.
+   *
+   * @param {number} index
+   */
+  mark(index) {
+    const item = this.items[index];
+    if (!item || isFolder(item)) return;
+    const chosen = this.activeFile; // which may be none of those that are searched for now
+    if (!this.marked.size && chosen && !chosen.endsWith("/") && chosen !== item.file) this.marked.add(chosen);
+    if (!this.marked.delete(item.file)) this.marked.add(item.file);
+    this.manner.onMark([...this.marked]);
+    this.draw();
+  }
+
+  unmark() {
+    if (!this.marked.size) return;
+    this.marked.clear();
+    this.manner.onMark([]);
   }
 
   /** Let go of the page. */
@@ -246,7 +271,11 @@ export class LibraryList {
   }
 
   markActive() {
-    for (const [index, { element }] of this.drawn) element.setAttribute("aria-selected", String(index === this.active));
+    for (const [index, { element, item }] of this.drawn) {
+      const isMarked = this.marked.size && item ? this.marked.has(item.file) : index === this.active;
+      element.setAttribute("aria-selected", String(isMarked));
+      element.classList.toggle("shelf-beside-marked", this.marked.size > 0 && index === this.active);
+    }
     if (this.drawn.has(this.active)) this.element.setAttribute("aria-activedescendant", `${this.identifier}-${this.active}`);
     else this.element.removeAttribute("aria-activedescendant");
   }
@@ -259,7 +288,8 @@ export class LibraryList {
 
   /** @param {KeyboardEvent} event */
   takeKey(event) {
-    if (event.target !== this.element || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target !== this.element || event.altKey) return;
+    if (event.ctrlKey || event.metaKey) return this.takeKeyBeside(event);
     const page = Math.max(1, Math.floor(this.element.clientHeight / this.rowHeight) - 1);
     /** @type {Record<string, number>} */
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
@@ -269,6 +299,29 @@ export class LibraryList {
     else if ((event.key === "Enter" || event.key === " ") && item) this.open(item, true);
     else return;
     event.preventDefault();
+  }
+
+  /**
+   * With Ctrl: go on while what is chosen stays so, and choose a row beside it.
+   *
+   * @param {KeyboardEvent} event
+   */
+  takeKeyBeside(event) {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (event.key === " ") this.mark(this.active);
+    else if (step) this.goBeside(this.active + step);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** @param {number} index */
+  goBeside(index) {
+    if (!this.marked.size) this.mark(this.active);
+    this.active = Math.max(0, Math.min(this.items.length - 1, index));
+    this.activeFile = this.items[this.active]?.file ?? "";
+    this.reveal();
+    this.draw();
   }
 
   /**
@@ -291,6 +344,7 @@ export class LibraryList {
   /** @param {number} index of the item to choose; one beyond the ends is the last or first */
   move(index) {
     if (!this.items.length) return;
+    this.unmark();
     this.active = Math.max(0, Math.min(this.items.length - 1, index));
     const item = this.items[this.active];
     this.activeFile = item.file;

@@ -3,6 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { make, makeButton } from "../shared/dom.mjs";
 import { lazily } from "../shared/lazy.mjs";
+import { compare } from "../compare/choose.mjs";
 import { keepChoice, makeSelect, offer, recallChoice } from "./choice.mjs";
 import { makeColumnChoice, recallColumns } from "./columns.mjs";
 import { LibraryDetails } from "./details.mjs";
@@ -41,6 +42,7 @@ export class LibraryView {
   legend = new Legend((state) => this.choose({ state }));
   group = makeIcon("pi-folder", "", () => this.choose({ grouped: !this.choice.grouped }));
   repair = makeButton("shelf-button", say("repairAll"), () => void this.openRepair());
+  compare = makeButton("shelf-link shelf-compare", say("compare"), () => void compare(this.marked[0], this.marked[1]));
   columns = recallColumns();
   status = make("span", "");
   progress = make("progress", "");
@@ -67,6 +69,8 @@ export class LibraryView {
     this.closed = new Set();
     /** @type {import("./repair.mjs").RepairPanel | undefined} while it is open */
     this.mending = undefined;
+    /** @type {string[]} the files chosen beside each other */
+    this.marked = [];
     this.list = new LibraryList(this.makeManner(), this.makeHead());
     this.list.element.setAttribute("aria-label", say("library"));
     this.dress();
@@ -103,7 +107,8 @@ export class LibraryView {
   makeTitle() {
     this.status.setAttribute("role", "status");
     this.progress.setAttribute("aria-label", say("libraryScan"));
-    const told = make("div", "locksmith-library-status", this.status, this.progress, this.clear);
+    this.compare.hidden = true;
+    const told = make("div", "locksmith-library-status", this.status, this.progress, this.clear, this.compare);
     const refresh = makeIcon("pi-refresh", say("libraryRefresh"), () => void this.shelf.refresh());
     return make("header", "locksmith-library-title", make("h2", "", say("library")), told, this.repair, refresh);
   }
@@ -183,6 +188,7 @@ export class LibraryView {
         this.list.reveal(); // the details take a part of its room
       },
       onMove: (row) => void (this.details.file && this.details.show(row)),
+      onMark: (files) => this.mark(files),
       onDrag: (event, row) => carry(event, row.file),
       onTurn: ({ folder }, isClosed) => {
         if (isClosed) this.closed.add(folder);
@@ -190,6 +196,17 @@ export class LibraryView {
         this.update();
       },
     };
+  }
+
+  /**
+   * Two can be compared.
+   *
+   * @param {string[]} files chosen beside each other
+   */
+  mark(files) {
+    this.marked = files;
+    this.compare.hidden = files.length !== 2;
+    this.compare.title = say("compareTwo", { a: files[0], b: files[1] });
   }
 
   /** Mend what is shown now. */

@@ -1,8 +1,9 @@
 /** The dialog with everything known of a file: what became of its keys, what it trains, its trigger words and metadata. */
 
-import { adoptStyle, copyButton, make, makeButton } from "../shared/dom.mjs";
-import { heatMaps } from "./heat_map.mjs";
-import "./text.mjs";
+import { copyButton, make, makeButton } from "../shared/dom.mjs";
+import { chooseOther } from "../compare/choose.mjs";
+import { makeDialog } from "./dialog.mjs";
+import { trainedMap } from "./trained.mjs";
 import { makeBadge } from "./outcome.mjs";
 import { ask, pictureOf, whenServerIsBack } from "../shared/server.mjs";
 import { asSentence, asSentences, say, tell } from "../i18n/words.mjs";
@@ -10,12 +11,8 @@ import "../i18n/more.mjs";
 
 /** @typedef {import("./outcome.mjs").Outcome} Outcome */
 
-await adoptStyle("./details.css", import.meta.url); // the dialog is never seen without its look
-
 const MAX_ROWS = 300;
 const MAX_CAUTIONS = 5; // above the rest, in which they all are
-/** What the canvas would take as its own while it is not even seen. */
-const NOT_FOR_THE_CANVAS = ["keydown", "keyup", "copy", "cut", "paste", "wheel"];
 
 /**
  * Show everything; of a file in a loras folder also what a run does not tell.
@@ -26,16 +23,12 @@ const NOT_FOR_THE_CANVAS = ["keydown", "keyup", "copy", "cut", "paste", "wheel"]
  * @returns {HTMLDialogElement}
  */
 export function openDetails(title, outcome, text) {
-  const dialog = make("dialog", "locksmith-details");
+  const { dialog, closed } = makeDialog(say("detailsTitle", { node: title }));
   const [words, more] = [make("div", ""), make("div", "")];
-  const body = make("div", "locksmith-details-body", words, ...runParts(outcome), more, folded(say("detailsText"), make("pre", "", text)));
+  const run = runParts(outcome, closed);
+  const body = make("div", "locksmith-details-body", words, ...run, more, folded(say("detailsText"), make("pre", "", text)));
   body.tabIndex = 0;
   dialog.append(headOf(dialog, title, outcome, text), body);
-  dialog.setAttribute("aria-label", say("detailsTitle", { node: title }));
-  for (const name of NOT_FOR_THE_CANVAS) dialog.addEventListener(name, (event) => event.stopPropagation());
-  const closed = new AbortController();
-  dialog.addEventListener("toggle", () => dialog.matches(":popover-open") || (closed.abort(), dialog.remove()));
-  dialog.popover = "auto"; // a modal one would have the browser go through the whole page
   document.body.append(dialog);
   dialog.showPopover();
   if (!outcome.inspection && !outcome.file) return dialog;
@@ -43,13 +36,13 @@ export function openDetails(title, outcome, text) {
   let isTold = false;
   const fill = async () => {
     if (isTold) return;
-    const found = await askFor(outcome, closed.signal);
-    if (closed.signal.aborted || isTold) return;
+    const found = await askFor(outcome, closed);
+    if (closed.aborted || isTold) return;
     isTold = typeof found !== "string";
     if (isTold) words.append(...wordParts(found, dialog));
-    more.replaceChildren(...(isTold ? fileParts(found, outcome) : [make("p", "locksmith-quiet", found)]));
+    more.replaceChildren(...(isTold ? fileParts(found, outcome, closed) : [make("p", "locksmith-quiet", found)]));
   };
-  whenServerIsBack(() => void fill(), closed.signal);
+  whenServerIsBack(() => void fill(), closed);
   void fill();
   return dialog;
 }
@@ -84,19 +77,29 @@ function headOf(dialog, title, outcome, text) {
   const close = makeButton("locksmith-copy", say("detailsClose"), () => dialog.hidePopover());
   close.autofocus = true;
   const names = make("div", "locksmith-names", make("h2", "", title), make("span", "locksmith-quiet", outcome.file));
-  const top = make("div", "locksmith-top", makeBadge(outcome), names, copy, close);
+  const compare = outcome.file ? [makeCompare(outcome.file)] : [];
+  const top = make("div", "locksmith-top", makeBadge(outcome), names, ...compare, copy, close);
   const cautions = outcome.cautions.map((caution) => make("p", "locksmith-caution", caution));
   const remedy = outcome.remedy ? [make("p", "", outcome.remedy)] : [];
   return make("header", "locksmith-details-head", top, make("p", "", outcome.verdict), ...remedy, ...cautions.slice(0, MAX_CAUTIONS));
+}
+
+/** @param {string} file */
+function makeCompare(file) {
+  const button = makeButton("locksmith-copy", say("compareWith"), () => void chooseOther(button, file));
+  button.title = say("compareHint");
+  return button;
 }
 
 /**
  * What the run told: how it was loaded, and what of it was not.
  *
  * @param {Outcome} outcome
+ * @param {AbortSignal} closed
  * @returns {HTMLElement[]}
  */
-function runParts({ family, trainer, strength, acts, gains, notes, stockFails, categories, patterns, trained, untrained, layerWeights, translations }) {
+function runParts(outcome, closed) {
+  const { family, trainer, strength, acts, gains, notes, stockFails, categories, patterns, trained, untrained } = outcome;
   const facts = [
     [say("detailsFamily"), family],
     [say("detailsTrainer"), trainer],
@@ -108,7 +111,7 @@ function runParts({ family, trainer, strength, acts, gains, notes, stockFails, c
   return [
     ...part(say("detailsLoads"), table(facts), list([...new Set([...gains, ...notes, ...stock])])),
     ...part(say("detailsUnplaced"), patternTable(patterns)),
-    ...trainedPart(trained, layerWeights, translations),
+    ...trainedPart(trained, outcome, closed),
     ...part(say("detailsUntrained"), list(untrained)),
   ];
 }
@@ -131,9 +134,10 @@ function wordParts({ file, metadata, translations }, dialog) {
 /**
  * @param {any} inspection
  * @param {Outcome} outcome of the run, which knows the model
+ * @param {AbortSignal} closed
  * @returns {HTMLElement[]}
  */
-function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes, beside, translations }, outcome) {
+function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes, beside, translations }, outcome, closed) {
   const said = (/** @type {string} */ text) => tell(text, translations);
   const facts = [
     [say("detailsAdapters"), counted(kinds)],
@@ -145,7 +149,7 @@ function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes, be
   const odd = (isJudged ? health : []).map((/** @type {any} */ { finding, meaning }) => asSentences(said(finding), said(meaning)));
   const sections = /** @type {[string, string[][]][]} */ (Object.entries(metadata.sections));
   return [
-    ...(outcome.trained.length ? [] : trainedPart(trained, outcome.layerWeights, translations)),
+    ...(outcome.trained.length ? [] : trainedPart(trained, { ...outcome, translations }, closed)),
     ...part(say("detailsFile"), table(facts)),
     ...part(say("detailsHealth"), list(odd)),
     ...sections.flatMap(([title, rows]) => part(said(title), table(rows.map((row) => row.map(said))))),
@@ -155,11 +159,11 @@ function fileParts({ metadata, family, trained, health, kinds, ranks, dtypes, be
 
 /**
  * @param {Outcome["trained"]} trained
- * @param {Outcome["layerWeights"]} weights
- * @param {Outcome["translations"]} translations
+ * @param {Outcome} outcome
+ * @param {AbortSignal} closed
  */
-function trainedPart(trained, weights, translations) {
-  return part(say("detailsTrained"), trained.length ? heatMaps(trained, weights, translations) : null);
+function trainedPart(trained, { layerWeights: weights, translations, file }, closed) {
+  return part(say("detailsTrained"), trained.length ? trainedMap(trained, { weights, translations }, file, closed) : null);
 }
 
 /** @param {Record<string, number>} counts */

@@ -1,49 +1,62 @@
 /** Shows which layers a file trains, block by block, as tables that can be seen at a glance and read out. */
 
 import { make } from "../shared/dom.mjs";
-import { say, tell } from "../i18n/words.mjs";
+import { gridOf, layerHead, legendPart, makeLine, scaleOf, shaded, tellRanks } from "./grid.mjs";
+import { placeKey, tellShare } from "./measure.mjs";
+import { say } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
 
-/** How an untrained layer, one trained in part and a trained one look: class and sign; the marks are the report's. */
+/**
+ * How an untrained layer, one trained in part and a trained one look: class and sign; the marks are the report's. A trained one is
+ * filled, and needs no sign beside.
+ */
 const MARKS = /** @type {Record<string, [string, string]>} */ ({
   0: ["locksmith-none", "\u00b7"],
   1: ["locksmith-some", "\u25e7"],
-  2: ["locksmith-all", "\u25a0"],
+  2: ["", ""],
 });
 const MAX_CELLS = 20_000;
-const FACTS = 3; // cells of a row before those of its blocks
-const LIGHTEST = 45; // percent of the shade that the lowest rank has
-/** Down and right, in cells. @type {Record<string, [number, number]>} */
-const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+const LEAST = 0.2; // of the shade, which the lowest rank has
 
 /**
- * @typedef {{name: string, words?: string, trained: string, ranks: number[]}} Kind words: in a report that knows some
+ * A kind of layer; `words`: in a report that knows some; `block_ranks`: where blocks differ in them.
+ *
+ * @typedef {{name: string, words?: string, trained: string, ranks: number[], block_ranks?: number[][]}} Kind
  * @typedef {{name: string, count: number, kinds: Kind[]}} Blocks
  * @typedef {{component: string, title: string, modules: number, blocks: Blocks[]}} Network
  * @typedef {Record<string, Record<string, number>>} LayerWeights by network and layer: what its strength is multiplied with, if not 1
  */
 
 /**
+ * What is drawn beside what is trained: layer weights, and the energy of the layers where it was measured, by which they are
+ * shaded then in place of their ranks.
+ *
+ * @typedef {{weights: LayerWeights, translations: import("../i18n/words.mjs").Translations,
+ *   measured?: import("./measure.mjs").Measured, byEnergy?: boolean}} Drawn
+ */
+
+/**
  * A table for each group of blocks of each network a file touches.
  *
  * @param {Network[]} networks
- * @param {LayerWeights} weights
- * @param {import("../i18n/words.mjs").Translations} [translations]
+ * @param {Drawn} drawn
  * @returns {DocumentFragment}
  */
-export function heatMaps(networks, weights, translations) {
+export function heatMaps(networks, drawn) {
   const fragment = document.createDocumentFragment();
-  const most = mostOf(networks);
-  fragment.append(legendOf(most, Object.keys(weights).length > 0));
-  const cells = makeCells();
+  const scale = drawn.byEnergy && drawn.measured ? energyScale(drawn.measured) : rankScale(networks);
+  fragment.append(legendOf(scale, Object.keys(drawn.weights).length > 0));
+  const line = makeLine();
   let left = MAX_CELLS;
   for (const { component, title, modules, blocks } of networks) {
-    fragment.append(make("h4", "", say("heatNetwork", { title, modules })));
+    const grids = make("div", "locksmith-grids");
+    fragment.append(make("h4", "", say("heatNetwork", { title, modules })), grids);
     for (const group of blocks.map(trainedOf).filter(({ kinds }) => kinds.length)) {
       left -= group.kinds.length * Math.max(group.count, 1);
-      if (left >= 0) fragment.append(...readable(group, tableOf(group, { cells, most, weights: weights[component] ?? {}, translations })));
+      if (left >= 0) grids.append(tableOf(group, component, { ...drawn, scale, line }));
     }
   }
+  fragment.append(line);
   return fragment;
 }
 
@@ -58,76 +71,135 @@ function trainedOf({ name, count, kinds }) {
   return { name, count, kinds: count && trained.length ? kinds : trained };
 }
 
-/** @returns {Record<string, HTMLElement>} a cell for each mark, to be copied */
-function makeCells() {
-  return Object.fromEntries(
-    Object.entries(MARKS).map(([mark, [name, sign]]) => {
-      const cell = make("td", name, sign);
-      cell.setAttribute("aria-label", wordOf(mark));
-      return [mark, cell];
-    })
-  );
-}
-
 /** @param {string} mark */
 function wordOf(mark) {
   return say({ 1: "heatPart", 2: "heatAll" }[mark] ?? "heatNone");
 }
 
 /**
- * The highest rank, where there are several to be told apart; else 0.
+ * How a layer is shaded: how strong its blue is, 0 to 1, and what stands in its cell.
+ *
+ * @typedef {{share: number, sign: string}} Shade
+ * @typedef {{shadeOf: (kind: Kind, block: number, key: string) => Shade, least: number, words: string}} Scale `words`: of the legend
+ */
+
+/**
+ * Ranks go by factors: 4 to 8 is as far as 64 to 128.
  *
  * @param {Network[]} networks
+ * @returns {Scale}
  */
-function mostOf(networks) {
-  const ranks = new Set(networks.flatMap(({ blocks }) => blocks.flatMap(({ kinds }) => kinds.flatMap(topOf))));
-  return ranks.size > 1 ? Math.max(...ranks) : 0;
+function rankScale(networks) {
+  const kinds = networks.flatMap(({ blocks }) => blocks.flatMap((group) => group.kinds));
+  const ranks = kinds.flatMap((kind) => [...(kind.block_ranks ?? [kind.ranks])].flatMap(topOf));
+  const [least, most] = [Math.min(...ranks), Math.max(...ranks)];
+  const plain = { share: 1, sign: "" };
+  if (!(least < most)) return { shadeOf: () => plain, least: 1, words: "" };
+  const shadeOf = (/** @type {Kind} */ kind, /** @type {number} */ block) => {
+    const [rank] = topOf(ranksAt(kind, block));
+    return rank ? { share: LEAST + (1 - LEAST) * (Math.log(rank / least) / Math.log(most / least)), sign: String(rank) } : plain;
+  };
+  return { shadeOf, least: LEAST, words: say("heatShade", { least, most }) };
 }
 
 /**
- * @param {Kind} kind
- * @returns {number[]} the highest rank of a kind, if it has any
+ * By the norm, of which the energy is the square: else all but a few layers would look alike.
+ *
+ * @param {import("./measure.mjs").Measured} measured
+ * @returns {Scale}
  */
-function topOf({ ranks }) {
+function energyScale(measured) {
+  const most = Math.max(0, ...[...measured.layers.values()].map((change) => change.energy_a ?? 0));
+  const shadeOf = (/** @type {Kind} */ _, /** @type {number} */ __, /** @type {string} */ key) => {
+    const energy = measured.layers.get(key)?.energy_a ?? undefined;
+    return energy === undefined ? { share: 0, sign: "?" } : { share: Math.sqrt(energy / most || 0), sign: "" };
+  };
+  return { shadeOf, least: 0, words: say("heatShadeEnergy", { most: tellShare(most, measured.norm_a) }) };
+}
+
+/**
+ * @param {number[]} ranks
+ * @returns {number[]} the highest, if there is any
+ */
+function topOf(ranks) {
   return ranks.length ? [Math.max(...ranks)] : [];
 }
 
 /**
- * @param {number} most see `mostOf`
+ * @param {Kind} kind
+ * @param {number} block
+ */
+function ranksAt(kind, block) {
+  return kind.block_ranks?.[block] ?? kind.ranks;
+}
+
+/**
+ * @param {Scale} scale
  * @param {boolean} isWeighted whether there are layer weights
  */
-function legendOf(most, isWeighted) {
+function legendOf(scale, isWeighted) {
   const words = /** @type {[string, string][]} */ ([["2", say("heatTrained")], ["1", say("heatPart")], ["0", say("heatUntrained")]]);
-  const parts = words.map(([mark, word]) => {
-    const [name, sign] = MARKS[mark];
-    const sample = make("span", name, sign);
-    sample.ariaHidden = "true";
-    return make("span", "", sample, word);
-  });
-  if (most) parts.push(make("span", "", say("heatShade", { most })));
-  if (isWeighted) parts.push(make("span", "", make("span", MARKS[2][0], ".5"), say("heatWeight")));
+  const parts = words.map(([mark, word]) => legendPart([signOf("span", mark)], word));
+  if (scale.words) parts.push(legendPart([scaleOf(scale.least)], scale.words));
+  if (isWeighted) parts.push(legendPart([shaded(make("span", "", ".5"), 1)], say("heatWeight")));
   return make("p", "locksmith-legend-heat", ...parts);
 }
 
 /**
- * @param {Blocks} group
- * @param {{cells: Record<string, HTMLElement>, most: number, weights: Record<string, number>,
- *   translations: import("../i18n/words.mjs").Translations}} drawn
+ * @template {"span" | "td"} Tag
+ * @param {Tag} tag
+ * @param {string} mark
  */
-function tableOf({ name, count, kinds }, { cells, most, weights, translations }) {
-  const columns = Array.from({ length: count }, (_, block) => heading("col", String(block)));
-  const head = make("tr", "", ...[say("heatLayer"), say("heatRank"), say("heatBlocks")].map((word) => heading("col", word)), ...columns);
+function signOf(tag, mark) {
+  const [name, sign] = MARKS[mark] ?? MARKS[0];
+  const cell = make(tag, name, sign);
+  return mark === "2" ? shaded(cell, 1) : cell;
+}
+
+/**
+ * @param {Blocks} group
+ * @param {string} component
+ * @param {Drawn & {scale: Scale, line: HTMLElement}} drawn
+ */
+function tableOf(group, component, drawn) {
+  const { name, count, kinds } = group;
+  const keyOf = (/** @type {Kind} */ kind, /** @type {number} */ block) => placeKey(component, name, block, kind.name);
   const rows = kinds.map((kind) => {
-    const row = make("tr", "", layerHead(kind, translations), make("td", "", kind.ranks.join(", ")), make("td", "", blocksOf(kind.trained)));
-    const [top] = topOf(kind);
-    if (most && top) row.style.setProperty("--locksmith-shade", `${Math.round(LIGHTEST + (100 - LIGHTEST) * (top / most))}%`);
-    for (const mark of count ? kind.trained : "") row.append((cells[mark] ?? cells[0]).cloneNode(true));
-    [...row.cells].slice(FACTS).forEach((cell, block) => weigh(cell, weights[layerAt(name, block, kind)]));
-    return row;
+    const facts = [tellRanks(kind.ranks), blocksOf(kind.trained)].map((fact) => make("td", "", fact));
+    const cells = [...(count ? kind.trained : "")].map((mark, block) => {
+      const cell = signOf("td", mark);
+      cell.ariaLabel = wordOf(mark);
+      if (mark === "2") paint(cell, drawn.scale.shadeOf(kind, block, keyOf(kind, block)));
+      weigh(cell, drawn.weights[component]?.[layerAt(name, block, kind)]);
+      return cell;
+    });
+    return make("tr", "", layerHead(kind.name, kind.words ?? "", drawn.translations), ...facts, ...cells);
   });
-  const table = make("table", "locksmith-heat", make("caption", "", name || say("heatOutside")));
-  table.append(make("thead", "", head), make("tbody", "", ...rows));
-  return table;
+  const tell = (/** @type {number} */ row, /** @type {number} */ block) => {
+    const kind = kinds[row];
+    const module = layerAt(name, block, kind);
+    const weight = drawn.weights[component]?.[module];
+    return cellText(kind, block, { module, weight, energy: energyAt(keyOf(kind, block), drawn.measured) });
+  };
+  const facts = [say("heatLayer"), say("heatRank"), say("heatBlocks")];
+  return gridOf({ caption: name || say("heatOutside"), facts, count, rows, tell }, drawn.line);
+}
+
+/**
+ * @param {HTMLElement} cell
+ * @param {Shade} shade
+ */
+function paint(cell, { share, sign }) {
+  shaded(cell, share).textContent = sign;
+}
+
+/**
+ * @param {string} key
+ * @param {import("./measure.mjs").Measured | undefined} measured
+ * @returns {string} the share of the energy; "" where it was not measured
+ */
+function energyAt(key, measured) {
+  return measured ? tellShare(measured.layers.get(key)?.energy_a, measured.norm_a) : "";
 }
 
 /**
@@ -149,89 +221,21 @@ function weigh(cell, weight) {
   if (weight === undefined) return;
   cell.textContent = String(Number(weight.toFixed(2))).replace("0.", ".");
   cell.ariaLabel = say("heatWeighted", { state: cell.ariaLabel ?? "", weight });
-  cell.dataset.weight = String(weight);
   cell.classList.toggle("locksmith-off", weight === 0);
 }
 
 /**
  * @param {Kind} kind
- * @param {import("../i18n/words.mjs").Translations} translations
+ * @param {number} block
+ * @param {{module: string, weight: number | undefined, energy: string}} told
  */
-function layerHead({ name, words }, translations) {
-  const head = heading("row", words ? tell(words, translations) : "");
-  head.append(...(words ? [" "] : []), make("code", "", name));
-  return head;
-}
-
-/**
- * The table, which scrolls, and below it a line that tells of the cell under the pointer or, by arrow keys, in focus.
- *
- * @param {Blocks} group
- * @param {HTMLTableElement} table
- * @returns {HTMLElement[]}
- */
-function readable(group, table) {
-  const box = scrolled(table);
-  if (!group.count) return [box];
-  const line = make("output", "locksmith-heat-line", say("heatHint"));
-  const show = (/** @type {EventTarget | null} */ target) => {
-    const cell = target instanceof Element ? target.closest("td") : null;
-    const place = cell && placeOf(cell);
-    if (place) line.textContent = cellText(group, place, cell);
-  };
-  table.addEventListener("pointerover", ({ target }) => show(target));
-  table.addEventListener("focusin", ({ target }) => show(target));
-  table.addEventListener("keydown", moveFocus);
-  const first = cellAt(table, { row: 0, block: 0 });
-  if (first) first.tabIndex = 0;
-  return [box, line];
-}
-
-/**
- * @param {HTMLTableCellElement} cell
- * @returns {{row: number, block: number} | null}
- */
-function placeOf(cell) {
-  const { parentElement: row, cellIndex } = cell;
-  if (!(row instanceof HTMLTableRowElement) || cellIndex < FACTS) return null;
-  return { row: row.sectionRowIndex, block: cellIndex - FACTS };
-}
-
-/**
- * @param {HTMLTableElement} table
- * @param {{row: number, block: number}} place
- * @returns {HTMLTableCellElement | undefined}
- */
-function cellAt(table, { row, block }) {
-  return block < 0 ? undefined : table.tBodies[0].rows[row]?.cells[block + FACTS];
-}
-
-/**
- * @param {Blocks} group
- * @param {{row: number, block: number}} place
- * @param {HTMLTableCellElement} cell
- */
-function cellText({ name, kinds }, { row, block }, cell) {
-  const kind = kinds[row];
+function cellText(kind, block, { module, weight, energy }) {
   const mark = kind.trained[block];
-  const rank = mark === "0" ? "" : kind.ranks.join(", ");
-  const told = { module: layerAt(name, block, kind), state: say({ 1: "heatPart", 2: "heatTrained" }[mark] ?? "heatUntrained"), rank };
-  const text = say(rank ? "heatCellRank" : "heatCell", told);
-  return cell.dataset.weight ? say("heatWeighted", { state: text, weight: cell.dataset.weight }) : text;
-}
-
-/** Arrow keys go from cell to cell; one of them at a time is reached by Tab. @param {KeyboardEvent} event */
-function moveFocus(event) {
-  const { target, key, currentTarget: table } = event;
-  const [down, right] = STEPS[key] ?? [0, 0];
-  const place = target instanceof HTMLTableCellElement ? placeOf(target) : null;
-  if (!place || !(down || right) || !(target instanceof HTMLElement) || !(table instanceof HTMLTableElement)) return;
-  event.preventDefault();
-  const next = cellAt(table, { row: place.row + down, block: place.block + right });
-  if (!next) return;
-  target.tabIndex = -1;
-  next.tabIndex = 0;
-  next.focus();
+  const state = say({ 1: "heatPart", 2: "heatTrained" }[mark] ?? "heatUntrained");
+  const rank = mark === "0" ? "" : ranksAt(kind, block).join(", ");
+  let text = say(rank ? "heatCellRank" : "heatCell", { module, state, rank });
+  if (energy && mark !== "0") text = say("heatCellEnergy", { state: text, energy });
+  return weight === undefined ? text : say("heatWeighted", { state: text, weight });
 }
 
 /**
@@ -245,21 +249,4 @@ function blocksOf(marks) {
   return [...marks.matchAll(/[^0]+/g)]
     .map(({ 0: { length }, index }) => (length === 1 ? `${index}` : `${index}-${index + length - 1}`))
     .join(", ");
-}
-
-/**
- * @param {"col" | "row"} scope
- * @param {string} text
- */
-function heading(scope, text) {
-  return Object.assign(make("th", "", text), { scope });
-}
-
-/** @param {HTMLElement} wide */
-function scrolled(wide) {
-  const box = make("div", "locksmith-wide", wide);
-  box.tabIndex = 0; // scrolls by keys
-  box.setAttribute("role", "group");
-  box.setAttribute("aria-label", wide.querySelector("caption")?.textContent ?? "");
-  return box;
 }

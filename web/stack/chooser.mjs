@@ -12,10 +12,10 @@ await adoptStyle("./chooser.css", import.meta.url); // the list is never seen wi
 
 /**
  * What is asked, among which files, which names stand for what is connected, which it is now, which are used already, which model
- * is wired, and what to do with the answer.
+ * is wired, what to do with the answer, and whether there can be one only.
  *
  * @typedef {{label: string, files: string[], connected: string[], current: string, taken: Set<string>,
- *   model: import("../preview/preview.mjs").ModelFile | null, choose: (file: string) => void}} Wish
+ *   model: import("../preview/preview.mjs").ModelFile | null, choose: (file: string) => void, isSingle?: boolean}} Wish
  */
 
 const PORTION = 100; // entries put into the document at a time
@@ -78,7 +78,7 @@ class Chooser {
   }
 
   open() {
-    document.body.append(this.element);
+    (this.anchor.closest("[popover]") ?? document.body).append(this.element); // what it is asked in stays open
     this.element.showPopover();
     this.draw();
     const { left, top, bottom } = this.anchor.getBoundingClientRect();
@@ -129,7 +129,8 @@ class Chooser {
     const [shown, count] = [this.found.length, this.wish.connected.length + this.wish.files.length];
     const fits = this.filter.tell(this.found);
     const none = !count ? "stackNoFiles" : this.filter.on ? "stackNoneFits" : "stackNotFound";
-    const told = shown ? [say("stackFound", { found: shown, count }), fits, say("stackShift")] : [fits, say(none)];
+    const shift = this.wish.isSingle ? "" : say("stackShift");
+    const told = shown ? [say("stackFound", { found: shown, count }), fits, shift] : [fits, say(none)];
     this.told.textContent = told.filter(Boolean).join(" ");
   }
 
@@ -247,7 +248,10 @@ class Chooser {
   pick(index, goOn) {
     const file = this.found[index];
     if (file === undefined) return;
-    this.wish.choose(file);
+    const { choose, isSingle } = this.wish;
+    if (isSingle) this.close(); // before what it leads to opens
+    choose(file);
+    if (isSingle) return;
     if (!goOn) return this.close();
     this.active = index;
     this.entries[index]?.classList.add("locksmith-chooser-taken");
@@ -255,7 +259,10 @@ class Chooser {
   }
 
   close() {
-    this.element.hidePopover(); // gives the focus back
+    this.element.hidePopover(); // gives the focus back, but for a list in a dialog
+    const { activeElement: focused } = document;
+    const isLost = focused === document.body || this.element.contains(focused);
+    if (isLost && this.anchor instanceof HTMLElement) this.anchor.focus();
   }
 }
 

@@ -302,6 +302,11 @@ function listFiles(definitions) {
   files = Array.isArray(kind) ? kind : (options?.options ?? []);
 }
 
+/** @returns {string[]} the files in the loras folders */
+export function listedFiles() {
+  return files;
+}
+
 /** @param {any} node whose menu offers presets for a loader's layer weights */
 function loaderMenu(node) {
   const offer = () => loadRowMenu().then(({ offerForLoader }) => offerForLoader(node, files), () => tellAway(say("menuPresets")));
