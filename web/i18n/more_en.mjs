@@ -22,7 +22,7 @@ export const ENGLISH = {
   detailsStockFails: "The stock loader fails on this file: {why}",
   detailsUnplaced: "Without effect",
   detailsUntrained: "Never trained",
-  detailsModule: "Module",
+  detailsModule: "Layer",
   detailsCount: "Keys",
   detailsReason: "Why",
   detailsMore: "... and {count} more",
@@ -37,7 +37,7 @@ export const ENGLISH = {
   detailsAdvisedBy: "{value}, says {file}",
   detailsOther: "Other metadata",
   // heat map
-  heatNetwork: "{title}: {modules} modules",
+  heatNetwork: "{title}: {modules} layers",
   heatLayer: "Layer",
   heatRank: "Rank",
   heatBlocks: "Blocks",
