@@ -3,7 +3,7 @@
 import { adoptStyle, copyButton, make, makeButton } from "../shared/dom.mjs";
 import { heatMaps } from "./heat_map.mjs";
 import "./text.mjs";
-import { makeBadge } from "./outcome.mjs";
+import { makeBadge } from "./badge.mjs";
 import { ask, pictureOf, whenServerIsBack } from "../shared/server.mjs";
 import { asSentence, asSentences, say, tell } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
@@ -102,7 +102,7 @@ function runParts({ family, trainer, strength, acts, gains, notes, stockFails, c
     [say("detailsTrainer"), trainer],
     [say("detailsStrength"), strength],
     [say("detailsActs"), acts],
-    ...categories.map(([category, count]) => [category, say("detailsKeys", { count })]),
+    ...categories.map(([category, count]) => [category[0].toUpperCase() + category.slice(1), say("detailsKeys", { count })]),
   ];
   const stock = stockFails.map((why) => say("detailsStockFails", { why }));
   return [
