@@ -258,7 +258,7 @@ def test_installed_command_runs(wheel, tmp_path):
         [script, "inspect", lora], capture_output=True, text=True, env=environment, cwd=tmp_path
     )
     assert outcome.returncode == 0, outcome.stderr
-    assert "57 of 57 modules load" in outcome.stdout
+    assert "57 of 57 layers load" in outcome.stdout
     model = subprocess.run(
         [script, "inspect", "--against", lora, lora],
         capture_output=True,

@@ -243,7 +243,9 @@ def check_base_known(inspection: Inspection, dialect: str, drop: bool, option: s
     if not inspection.plan.target_model.networks:
         raise ModelNeeded((message("lora.specify_base", option=option),), ())
     if apart := rivals_apart(inspection, dialect, drop):
-        reason = message("lora.ambiguous", models=joined(apart), option=option)
+        families = inspection.plan.target_model.families
+        titles = joined(families[name].title for name in apart)
+        reason = message("lora.ambiguous", models=titles, option=option)
         raise ModelNeeded((reason,), inspection.guess.ties)
 
 

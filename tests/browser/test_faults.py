@@ -85,7 +85,7 @@ def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, pi
     expect(fault).to_be_hidden()
     expect(shown(front_end, LOADER_TITLE).locator(BADGE)).to_have_text("! 2/3")
     front_end.run()
-    expect(front_end.report(LOADER_TITLE)).to_contain_text("2 of 3 modules load")
+    expect(front_end.report(LOADER_TITLE)).to_contain_text("2 of 3 layers load")
     front_end.said.clear()  # the host tells the console of the failure
 
 

@@ -609,7 +609,7 @@ def test_repaired_copy_is_saved_shown_and_never_overwritten(
     library.row("broken number 20").click()
     library.details.get_by_role("button", name="Save repaired copy").click()
     form = library.details.locator("form")
-    form.get_by_role("combobox", name="In the names of").select_option("kohya")
+    form.get_by_role("combobox", name="Format").select_option("kohya")
     field = form.get_by_role("textbox", name="File name in the loras folder")
     expect(field).to_have_value(f"{FOLDER}/set 0/broken number 20_kohya")
     field.fill(f"{FOLDER}/mended {mode}")

@@ -87,13 +87,15 @@ def test_a_dry_run_comes_first_then_the_files_are_written_with_their_reasons(
     before = sorted(path.name for path in loras.iterdir())
     repair.open("mend", 6)
     repair.looked()
-    assert repair.counts() == {"to be repaired": 3, "refused": 2, "nothing to do": 1}
+    assert repair.counts() == {"to be repaired": 3, "cannot be repaired": 2, "nothing to do": 1}
     expect(repair.result("mend broken 1").first).to_contain_text(
         "mend broken 1.comfyui.safetensors"
     )
     expect(repair.result("mend damaged")).to_contain_text("not a safetensors file")
     assert sorted(path.name for path in loras.iterdir()) == before
-    repair.panel.get_by_role("checkbox", name="Leave out what has no place").check()
+    repair.panel.get_by_role(
+        "checkbox", name="Leave out what no layer of the model can take"
+    ).check()
     expect(repair.panel.get_by_role("button", name="Repair 4")).to_be_enabled()
     repair.looked()
     repair.panel.get_by_role("button", name="Repair 4").click()
@@ -101,7 +103,7 @@ def test_a_dry_run_comes_first_then_the_files_are_written_with_their_reasons(
     assert repair.counts() == {
         "repaired": 3,
         "repaired, in part": 1,
-        "refused": 1,
+        "cannot be repaired": 1,
         "nothing to do": 1,
     }
     new = {path.name for path in loras.iterdir()} - set(before)
@@ -118,7 +120,7 @@ def test_a_dry_run_comes_first_then_the_files_are_written_with_their_reasons(
 def test_results_are_shown_by_what_became_of_them(repair):
     repair.open("mend", 6)
     repair.looked()
-    refused = repair.panel.get_by_role("button", name=re.compile("refused"))
+    refused = repair.panel.get_by_role("button", name=re.compile("cannot be repaired"))
     refused.click()
     expect(refused).to_have_attribute("aria-pressed", "true")
     assert repair.results.get_by_role("listitem").count() == 2
@@ -129,7 +131,7 @@ def test_results_are_shown_by_what_became_of_them(repair):
 def test_new_files_may_go_into_a_folder_of_their_own_in_other_names(repair, loras):
     repair.open("mend broken", 3)
     repair.looked()
-    repair.panel.get_by_role("combobox", name="In the names of").select_option("kohya")
+    repair.panel.get_by_role("combobox", name="Format").select_option("kohya")
     repair.panel.get_by_role("combobox", name="New files").select_option("folder")
     expect(repair.result("mend broken 2").first).to_contain_text("\u2192 repaired/")
     repair.looked()
@@ -144,7 +146,7 @@ def test_a_model_is_asked_for_where_the_file_does_not_tell_it(repair, loras, pic
     write_hollow(loras / "mend shared.safetensors", SHARED)
     repair.open("mend shared", 1)
     repair.looked()
-    repair.panel.get_by_role("combobox", name="In the names of").select_option("kohya")
+    repair.panel.get_by_role("combobox", name="Format").select_option("kohya")
     choice = repair.panel.get_by_role("combobox", name="Base model of")
     choice.select_option("qwen_image")
     repair.panel.get_by_role("button", name="Look again").click()
@@ -163,7 +165,7 @@ def test_a_repaired_copy_asks_for_the_model_where_it_needs_one(repair, loras, fr
     details = repair.library.get_by_role("region", name="Details of")
     details.get_by_role("button", name="Save repaired copy").click()
     form = details.locator("form")
-    form.get_by_role("combobox", name="In the names of").select_option("kohya")
+    form.get_by_role("combobox", name="Format").select_option("kohya")
     model = form.get_by_role("combobox", name="Base model")
     expect(model).to_have_count(0)
     form.get_by_role("button", name="Save", exact=True).click()
@@ -226,7 +228,7 @@ def test_all_of_it_is_worked_by_the_keyboard(repair):
     told = " | ".join(seen)
     for word in (
         "Close the repair",
-        "In the names of",
+        "Format",
         "New files",
         "Leave out",
         "Repair 3",

@@ -115,9 +115,9 @@ def told(server, node: int) -> dict:
 @pytest.mark.parametrize(
     ("name", "badge", "says"),
     [
-        (BROKEN_LORA, "\u2713 22/22", "22 of 22 modules load"),
-        (PARTLY, "! 2/3", "2 of 3 modules load"),
-        (OTHER_BASE, "\u2717 0/24: wrong base", "0 of 24 modules load, wrong base"),
+        (BROKEN_LORA, "\u2713 22/22", "22 of 22 layers load"),
+        (PARTLY, "! 2/3", "2 of 3 layers load"),
+        (OTHER_BASE, "\u2717 0/24: wrong base", "0 of 24 layers load, wrong base"),
     ],
 )
 def test_badge_tells_the_outcome_in_colour_sign_and_words(

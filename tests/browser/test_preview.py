@@ -87,7 +87,9 @@ def test_file_is_told_before_anything_runs(opened, server, picture, node):
     facts = shown(opened, node).locator(FACTS)
     trainer = row["trainer"].partition(" (")[0]
     # Nothing of a full-size file loads into the tiny model.
-    expect(facts).to_have_text(f"FLUX.1 \u00b7 {trainer}? \u00b7 stock 0 \u00b7 LoRA rank 4")
+    expect(facts).to_have_text(
+        f"FLUX.1 \u00b7 stock loader: 0 \u00b7 {trainer}? \u00b7 LoRA rank 4"
+    )
     assert f"looks like {row['trainer']}" in facts.get_attribute("title")
 
 
@@ -155,7 +157,7 @@ def test_fit_follows_the_connection(opened, picture):
         assert opened.contrast(badge) > 4.5
         assert opened.contrast(wrong) > 4.5
     in_one_step(opened, f"app.rootGraph.getNodeById({LOADER}).disconnectInput(0)")
-    expect(badge).to_have_text("8 modules")
+    expect(badge).to_have_text("8 layers")
     expect(wrong).to_be_hidden()
     in_one_step(
         opened, f"app.rootGraph.getNodeById(1).connect(0, app.rootGraph.getNodeById({LOADER}), 0)"
@@ -254,7 +256,7 @@ def test_model_that_is_not_there_is_no_fault(opened, mode):
     model = f"not_downloaded_{mode}.safetensors"
     opened.change(1, "unet_name", model)
     opened.change(LOADER, "lora_name", KOHYA_LORA)
-    expect(shown(opened, LOADER).locator(BADGE)).to_have_text("10 modules")
+    expect(shown(opened, LOADER).locator(BADGE)).to_have_text("10 layers")
     expect(shown(opened, LOADER).locator(WRONG)).to_be_hidden()
     assert [address for address in opened.requests if model in address]
     assert opened.said == []

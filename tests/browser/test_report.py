@@ -46,7 +46,7 @@ def test_verdict_is_shown_on_the_node(front_end, server, before, picture, title,
     else:  # what is right is told by the badge, and in words where it is pointed at
         expect(report.locator(VERDICT)).to_be_hidden()
         assert verdict in report.locator(BADGE).get_attribute("title")
-    expect(report.locator(BADGE)).to_have_accessible_name("22 of 22 modules load")
+    expect(report.locator(BADGE)).to_have_accessible_name("22 of 22 layers load")
     assert "22 of 22" in verdict
     assert is_inside(report.bounding_box(), front_end.node_box(node))
 

@@ -1,18 +1,19 @@
 """All that this pack draws: axe-core finds no serious fault in it, in both ways to draw nodes and
-both themes. With LOCKSMITH_PICTURES=FOLDER each scene is also drawn into that folder, small and
-large, in both languages.
+both themes, and nothing is cut off on a small screen, in both languages. With
+LOCKSMITH_PICTURES=FOLDER each scene is also drawn into that folder, small and large.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from devtools.front_end import AXE, axe_at_hand
 from front_end import FrontEnd
-from scenes import ON_NODES, ON_THE_SIDE, SCENES, Scene, files_of_scenes
+from scenes import ON_NODES, ON_THE_SIDE, SCENES, STACK, Scene, files_of_scenes
 
 PALETTES, LANGUAGES = ("dark", "light"), ("en", "zh")
 SIZES = ((1024, 700), (1920, 1080))
@@ -28,6 +29,38 @@ JUDGE = """async (parts) => {
     const found = violations.flatMap(({ impact, id, nodes }) => nodes.map(({ html, failureSummary }) => [impact, id, html, failureSummary]));
     const untold = incomplete.filter(({ id }) => id === "color-contrast").flatMap(({ nodes }) => nodes);
     return { found, passed: passes.map(({ id }) => id), untold: untold.map(({ target, html }) => [target[0], html]) };
+}"""
+# Which parts are cut off, where nobody can scroll to the rest and no dots tell of it; buttons whose
+# middle is out of sight; and parts of a stack's rows that do not stand below each other.
+CUT = """(parts) => {
+    const shown = (part) => part.checkVisibility({ visibilityProperty: true }) && part.getClientRects().length;
+    const name = (part) => `${part.tagName} ${part.className} ${part.textContent.slice(0, 60)}`;
+    const told = [];
+    const clipOf = (part) => {
+        for (let at = part.parentElement; at; at = at.parentElement) {
+            const { overflowX } = getComputedStyle(at);
+            if (overflowX === "auto" || overflowX === "scroll") return null;
+            if (overflowX !== "visible") return at.getBoundingClientRect();
+        }
+        return null;
+    };
+    for (const root of document.querySelectorAll(parts)) for (const part of root.querySelectorAll("*")) {
+        if (!shown(part) || getComputedStyle(part).clipPath !== "none") continue;
+        if (!part.textContent.trim() && !part.matches("button, input, select")) continue;
+        const style = getComputedStyle(part), box = part.getBoundingClientRect(), clip = clipOf(part);
+        const isCut = style.overflowX === "hidden" && style.textOverflow !== "ellipsis" && part.scrollWidth > part.clientWidth + 1;
+        if (isCut && style.display !== "inline") told.push(`cut off inside: ${name(part)}`);
+        if (clip && (box.right > clip.right + 1 || box.left < clip.left - 1)) told.push(`over the edge: ${name(part)}`);
+        const isOut = box.right > innerWidth + 1 || box.left < -1;
+        if (part.tagName === "BUTTON" && root.matches("dialog, [popover], .locksmith-library, .locksmith-offer") && isOut) told.push(`out of sight: ${name(part)}`);
+    }
+    for (const list of document.querySelectorAll(".locksmith-stack-list")) {
+        for (const kind of ["name", "model", "clip", "blocks", "more", "remove"]) {
+            const columns = [...list.querySelectorAll(`.locksmith-stack-${kind}`)].filter(shown).map((part) => part.getBoundingClientRect().left);
+            if (Math.max(...columns) - Math.min(...columns) > 1) told.push(`not below each other: ${kind} ${columns}`);
+        }
+    }
+    return told;
 }"""
 
 
@@ -98,16 +131,11 @@ def test_a_fault_would_be_found(front_end, files, axe, mode):
     assert {"button-name", "color-contrast"} <= rules
 
 
-@pytest.mark.skipif(
-    not PICTURES, reason="pictures are drawn where LOCKSMITH_PICTURES names a folder"
-)
-@pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("palette", PALETTES)
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_scenes_are_drawn(browser, server, front_end, mode, language, palette, size):
-    """In a browser of its own each time, without what earlier scenes have left open."""
-    folder = Path(PICTURES or "") / f"{mode} {palette} {language} {size[0]}"
-    folder.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def small_or_large(
+    browser, server, *, size: tuple[int, int], palette: str, language: str
+) -> Iterator[FrontEnd]:
+    """A front end of its own with the scenes' files, without what earlier scenes have left open."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]})
     fresh = FrontEnd(context.new_page(), server.url)
     fresh.open()
@@ -115,9 +143,49 @@ def test_scenes_are_drawn(browser, server, front_end, mode, language, palette, s
     fresh.set("Comfy.Locale", language)
     fresh.open()
     with files_of_scenes(fresh, server.base / "models" / "loras"):
-        for scene in SCENES:
-            scene.show(fresh)
-            fresh.page.screenshot(path=folder / f"{scene.name}.png")
-            for _ in range(2):
-                fresh.page.keyboard.press("Escape")
+        yield fresh
     context.close()
+
+
+def shown_one_after_another(front_end: FrontEnd) -> Iterator[Scene]:
+    for scene in SCENES:
+        scene.show(front_end)
+        yield scene
+        for _ in range(2):
+            front_end.page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_nothing_is_cut_off_on_a_small_screen(browser, server, front_end, mode, language):
+    shown = {"size": SIZES[0], "palette": "dark", "language": language}
+    cut = []
+    with small_or_large(browser, server, **shown) as fresh:
+        for scene in shown_one_after_another(fresh):
+            fresh.settle()
+            cut += [f"{scene.name}: {part}" for part in fresh.page.evaluate(CUT, scene.parts)]
+    assert not cut, "\n".join(cut)
+
+
+def test_what_is_cut_off_would_be_found(front_end, files, mode):
+    next(scene for scene in ON_NODES if scene.name == "stack").show(front_end)
+    front_end.page.add_style_tag(
+        content=".locksmith-stack-row { grid-template-columns: auto !important; width: 150% }"
+    )
+    told = front_end.page.evaluate(CUT, STACK)
+    front_end.page.evaluate("document.head.querySelector('style:last-of-type').remove()")
+    assert {line.split(":")[0] for line in told} >= {"over the edge", "not below each other"}
+
+
+@pytest.mark.skipif(
+    not PICTURES, reason="pictures are drawn where LOCKSMITH_PICTURES names a folder"
+)
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("palette", PALETTES)
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_scenes_are_drawn(browser, server, front_end, mode, language, palette, size):
+    folder = Path(PICTURES or "") / f"{mode} {palette} {language} {size[0]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = {"size": size, "palette": palette, "language": language}
+    with small_or_large(browser, server, **shown) as fresh:
+        for scene in shown_one_after_another(fresh):
+            fresh.page.screenshot(path=folder / f"{scene.name}.png")

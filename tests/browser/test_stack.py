@@ -256,7 +256,7 @@ def test_workflow_keeps_plain_text(front_end, server, stack):
     )  # one that the server has not cached
     front_end.run()
     told = next(iter(server.get("/history?max_items=1").values()))["outputs"][str(STACK)]
-    assert told["text"][0].startswith("3 LoRAs: 54 of 54 modules load.")
+    assert told["text"][0].startswith("3 LoRAs: 54 of 54 layers load.")
 
 
 def test_a_text_that_is_no_list_is_left_as_it_is(front_end, mode):

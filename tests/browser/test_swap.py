@@ -413,7 +413,7 @@ def test_power_lora_loader_that_is_not_installed_becomes_a_working_stack(
     opened(front_end, workflow)
     offer = front_end.page.get_by_role("status", name="Missing LoRA loaders: 1")
     expect(offer).to_contain_text("there is nothing to install")
-    offer.get_by_role("button", name="Replace them").click()
+    offer.get_by_role("button", name="Replace").click()
     front_end.wait_until(lambda: types(front_end.workflow())[2] == STACK)
     expect(offer).to_have_count(0)
     after = front_end.workflow()

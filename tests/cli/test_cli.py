@@ -60,7 +60,7 @@ def test_inspect_several_files(locksmith, file):
     )
     assert found.returncode == FINE and found.stderr == ""
     first, second = found.stdout.split("\n\n\n")
-    assert "57 of 57 modules load here; the stock loader would load them too" in first
+    assert "57 of 57 layers load here; the stock loader would load them too" in first
     assert "SimpleTuner (PEFT wrapper bug)" in second and "the stock loader would load 0" in second
 
 
@@ -154,7 +154,7 @@ def test_details(locksmith, file):
         locksmith("inspect", "--detail", detail, path).stdout
         for detail in ("summary", "modules", "every key")
     ]
-    assert "## Modules" not in told[0] and "## Every key" not in told[1] and "## Modules" in told[1]
+    assert "## Layers" not in told[0] and "## Every key" not in told[1] and "## Layers" in told[1]
     assert told[2].count(".lora_A.weight`") == 57
 
 
@@ -369,7 +369,9 @@ def test_scan(locksmith, library):
         "has_picture",
     }
     assert rows["good.safetensors"]["problem"] is False and rows["good.safetensors"]["rank"] == "4"
-    assert rows["sub/simpletuner.safetensors"]["gains"] == ["57 more modules load"]
+    assert rows["sub/simpletuner.safetensors"]["gains"] == [
+        "57 layers load that the stock loader leaves out"
+    ]
     assert "pickle" in rows["old.pt"]["error"] and "web page" in rows["page.safetensors"]["error"]
 
 

@@ -346,7 +346,7 @@ def test_models_that_would_get_other_names_are_not_chosen_between(run, tmp_path)
     code, told = run(tmp_path / "a.safetensors", "--to", "kohya")
     assert (
         code == 1
-        and "ambiguous: the keys would differ for qwen_image, mage_flow" in told[0]["told"]
+        and "its keys would differ: Qwen-Image, Mage-Flow. " in told[0]["told"]
         and "--against" in told[0]["told"]
     )
     assert len(list(tmp_path.iterdir())) == 1

@@ -271,7 +271,7 @@ def test_a_merge_is_inspected_applied_and_saved(host):
         "placed": 44,
         "total": 44,
     }
-    assert re.match(r"(\d+) of \1 modules load", outputs["shown"]["text"][0])
+    assert re.match(r"(\d+) of \1 layers load", outputs["shown"]["text"][0])
     written = load_file(host.base / "models" / "loras" / "made" / "merged.safetensors")
     assert written and all(name.startswith("lora_unet_") for name in written)
 

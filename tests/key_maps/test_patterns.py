@@ -295,7 +295,7 @@ def test_a_pattern_that_is_not_read_is_told():
         "alpha_pattern" in caution
         and "(?=b)blocks" in caution
         and "sets 16" in caution
-        and "3 modules" in caution
+        and "3 layers" in caution
     )
 
 

@@ -472,7 +472,7 @@ def test_splits_of_a_rank_of_their_own(target_model, module, rank, arguments, fa
     plan = make_plan(keys, metadata, target_model)
     (adapter,) = plan.adapters
     assert adapter.strength.factor == factor
-    assert plan.cautions == (() if factor > 1 else (f"1 module: {NOT_SPLIT}",))
+    assert plan.cautions == (() if factor > 1 else (f"1 layer: {NOT_SPLIT}",))
 
 
 def test_splits_whose_rank_no_network_has(target_model):
@@ -497,7 +497,7 @@ def test_why_splits_are_not_corrected_is_told_once_and_where_it_counts(target_mo
         lora(name, *FLUX[name], rank=6) | {f"{name}.alpha": ()} for name in (QKV, "img_in")
     )
     (told,) = make_plan(fused, unread, target_model).cautions
-    assert told.startswith("1 module: ss_network_dim is no rank, although sd-scripts' split_qkv")
+    assert told.startswith("1 layer: ss_network_dim is no rank, although sd-scripts' split_qkv")
     assert (
         make_plan(other, unread, target_model).cautions
         == make_plan(lora(QKV, 24, 8), unread, target_model).cautions
@@ -589,7 +589,7 @@ def test_twins_are_copies_only_where_their_numbers_are(target_model, alike):
     plan = make_plan(keys, {}, target_model, same=same)
     assert asked == [(QKV, [QKV] * 3)] and plan.by_values
     assert len(plan.adapters) == (3 if alike else 4)
-    assert plan.cautions == (() if alike else (f"1 module: {message(plans.DIFFERENT_TWINS)}",))
+    assert plan.cautions == (() if alike else (f"1 layer: {message(plans.DIFFERENT_TWINS)}",))
     assert not make_plan(keys, {}, target_model).by_values
     assert not make_plan(lora(QKV, 24, 8), {}, target_model, same=same).by_values
 
@@ -610,7 +610,7 @@ def test_only_twins_that_differ_are_told(target_model):
         keys |= lora(f"transformer_blocks.0.attn.{name}", 8, 8)
     plan = make_plan(keys, {}, target_model, same=lambda fused, parts: fused.module == text)
     assert len(plan.adapters) == 7 and plan.cautions == (
-        f"1 module: {message(plans.DIFFERENT_TWINS)}",
+        f"1 layer: {message(plans.DIFFERENT_TWINS)}",
     )
 
 
@@ -918,7 +918,7 @@ def test_an_adapter_that_is_refused_takes_no_alpha_from_one_that_is_applied(
     ("config", "kind", "told"),
     [
         ({"init_lora_weights": "pissa"}, "pissa", ""),
-        ({"init_lora_weights": "pissa_niter_4"}, "pissa", "1 module: init_lora_weights is pissa_"),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa", "1 layer: init_lora_weights is pissa_"),
         ({"use_bdlora": {"target_modules_bd_a": ["x"]}}, "bdlora", ""),
         ({}, "lora", ""),
     ],

@@ -40,7 +40,7 @@ def test_what_peft_saves_is_refused_by_name(tmp_path, title):
         assert outcome.category == UNSUPPORTED and outcome.reason.startswith(f"{title}: "), key
     total = Report(plan).modules["total"]
     assert Report(plan).verdict.startswith(
-        f"0 of {total} module{'s load' if total > 1 else ' loads'}: {title}: "
+        f"0 of {total} layer{'s load' if total > 1 else ' loads'}: {title}: "
     )
     assert inspect_file(tmp_path / "adapter_model.safetensors").verdict.startswith(f"{title}: ")
     for name, weight in net.state_dict().items():

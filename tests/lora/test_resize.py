@@ -200,7 +200,7 @@ def test_a_loha_whose_kernel_nobody_knows_stands_as_it_was(tmp_path):
 def test_dora_is_refused_unless_asked(tmp_path):
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(lora(PROJ, H, H, 8, 4.0) | {f"{PROJ}.dora_scale": torch.rand(H, 1)}, source)
-    with pytest.raises(AdapterError, match=f"1 module is DoRA: {PROJ}.*magnitudes"):
+    with pytest.raises(AdapterError, match=f"1 layer is DoRA: {PROJ}.*magnitudes"):
         resize_file(source, target, RankTarget(2))
     assert not target.exists()
     resize_file(source, target, RankTarget(8))
@@ -410,7 +410,7 @@ def run(*arguments):
 def test_the_command(kohya, tmp_path, capsys):
     target = tmp_path / "small.safetensors"
     assert run(kohya, "-o", target, "--rank", 5) == 0
-    assert "2 modules, rank 4 to 12 -> 4 to 5" in capsys.readouterr().out
+    assert "2 layers, rank 4 to 12 -> 4 to 5" in capsys.readouterr().out
     assert load_file(target)[f"{QKV}.lora_down.weight"].shape[0] == 5
     assert run(kohya, "-o", target, "--rank", 5) == 2
     assert "there is a file already" in capsys.readouterr().err

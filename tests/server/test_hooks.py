@@ -410,13 +410,13 @@ def test_the_log_tells_once_what_loads_on_each_model(hooked, lora_file):
         return re.findall(r"LoRA Locksmith: logged.safetensors as a hook on .*", hooked.log_of(run))
 
     (line,) = lines(lambda: hooked.run(nodes))
-    assert "on the text encoder" not in line and "10 of 11 modules load" in line
+    assert "on the text encoder" not in line and "10 of 11 layers load" in line
     assert " lora_unet_double_blocks_{}_img_mlp_{} (1 key): it would be double_blocks.9" in line
     assert "4 keys are for the text encoder: connect these hooks to Set CLIP Hooks" in line
     again = {hooked.sampler: {"seed": 43}}
     assert not lines(lambda: hooked.run(nodes, more=again))
     (line,) = lines(lambda: hooked.run(nodes, clip=True))
-    assert "on the text encoder: 2 of 2 modules load." in line
+    assert "on the text encoder: 2 of 2 layers load." in line
 
 
 def test_what_changes_the_size_of_a_weight_is_left_out_and_told(hooked, lora_file):

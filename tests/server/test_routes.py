@@ -118,7 +118,7 @@ def test_a_file_is_told_in_brief(routes, loras):
         and told["problem"] is True
     )
     assert (
-        told["gains"] == ["57 more modules load"]
+        told["gains"] == ["57 layers load that the stock loader leaves out"]
         and "SimpleTuner" in told["trainer"]
         and "FLUX" in told["made_for"]
     )

@@ -75,7 +75,7 @@ def test_a_stack_is_the_loaders_in_a_row(bench, mode):
         == sum(report["modules"]["total"] for report in told["rows"])
         > 40
     )
-    assert text.startswith(f"3 LoRAs: {told['total']} of {told['total']} modules load.")
+    assert text.startswith(f"3 LoRAs: {told['total']} of {told['total']} layers load.")
     assert f"2. {KOHYA_LORA} at -0.5 (CLIP 0.3): " in text
 
 
@@ -188,7 +188,7 @@ def test_what_is_worth_knowing_is_told(bench, lora_file):
     ]
     _, told, text = run(bench, rows)
     first = text.split("\n")[0]
-    assert first.endswith("; 2 rows do not load completely: 1, 3.")
+    assert first.endswith("; rows 1, 3 load only in part.")
     assert (
         "stranger.safetensors is on 2 times (rows 1, 3): the strengths add up to 0.75."
         in told["notes"][0]
@@ -209,7 +209,7 @@ def test_what_a_stack_shows_is_there_in_chinese_too(bench):
     assert first == texts[report["verdict"]] != report["verdict"]
     assert "\u5f3a\u5ea6\u4e3a 0\uff0c\u672a\u52a0\u8f7d" in texts[english]
     assert len(lines) == len(english.split("\n")) - 1
-    assert english.startswith("1 LoRA: 22 of 22 modules load.")
+    assert english.startswith("1 LoRA: 22 of 22 layers load.")
 
 
 def test_unmatched_keys_stop_the_run_if_asked_and_the_row_is_named(bench, lora_file):

@@ -1,6 +1,6 @@
 /** The cells of a row of the library: blank where nothing is known. */
 
-import { make } from "../shared/dom.mjs";
+import { make, makeButton } from "../shared/dom.mjs";
 import { pictureOf } from "../shared/server.mjs";
 import { makeMark, orBlank, paintMark, tellSize, tellState } from "./words.mjs";
 import { say } from "../i18n/words.mjs";
@@ -85,11 +85,26 @@ export function settleRow(cells, row, columns) {
 /**
  * @param {HTMLElement} cell
  * @param {import("./rows.mjs").Folder} folder
+ * @param {() => void} repair
  */
-export function fillFolder(cell, folder) {
+export function fillFolder(cell, folder, repair) {
   const counts = { count: folder.count.toLocaleString(), problems: folder.problems.toLocaleString() };
   const told = make("span", "shelf-faint", say(folder.problems ? "libraryFolderProblems" : "libraryFolderFiles", counts));
   const name = folder.folder || say("libraryNoFolder");
-  cell.replaceChildren(make("i", `pi ${folder.isClosed ? "pi-chevron-right" : "pi-chevron-down"}`), make("bdi", "", name), told);
+  const parts = [make("i", `pi ${folder.isClosed ? "pi-chevron-right" : "pi-chevron-down"}`), make("bdi", "", name), told];
+  cell.replaceChildren(...parts, ...(folder.problems ? [makeRepair(name, repair)] : []));
   cell.title = name;
+}
+
+/**
+ * @param {string} folder
+ * @param {() => void} repair
+ */
+function makeRepair(folder, repair) {
+  const button = makeButton("shelf-link", say("repairThese"), repair);
+  button.title = say("repairTheseIn", { folder });
+  button.setAttribute("aria-label", button.title);
+  button.addEventListener("click", (event) => event.stopPropagation()); // it neither closes the folder nor chooses it
+  button.tabIndex = -1; // the list has the keys; they search for the folder, and repair all
+  return button;
 }

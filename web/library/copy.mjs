@@ -15,7 +15,8 @@ const USUAL = "comfyui";
  * @returns {HTMLFormElement} hidden at first
  */
 export function copyOf(row, around) {
-  const dialect = make("select", "shelf-field", ...around.dialects().map((name) => new Option(name, name)));
+  const title = (/** @type {string} */ name) => (name === USUAL ? say("repairNative", { name }) : name);
+  const dialect = make("select", "shelf-field", ...around.dialects().map((name) => new Option(title(name), name)));
   if (around.dialects().includes(USUAL)) dialect.value = USUAL;
   const name = make("input", "shelf-field");
   const propose = () => `${row.folder ? `${row.folder}/` : ""}${row.name}_${dialect.value}`;
@@ -64,7 +65,7 @@ export function labelled(text, field) {
  * @param {Record<string, string>} models by name: what people call them
  */
 export function offerModels(select, models) {
-  select.replaceChildren(new Option("", ""), ...Object.entries(models).map(([name, title]) => new Option(title, name)));
+  select.replaceChildren(new Option(say("libraryChooseModel"), ""), ...Object.entries(models).map(([name, title]) => new Option(title, name)));
 }
 
 /**

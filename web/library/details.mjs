@@ -94,7 +94,9 @@ export class LibraryDetails {
       const save = makeButton("shelf-button", say("librarySave"), () => {
         form.hidden = !form.hidden;
         save.setAttribute("aria-expanded", String(!form.hidden));
-        if (!form.hidden) form.querySelector("select")?.focus();
+        if (form.hidden) return;
+        form.querySelector("select")?.focus();
+        form.scrollIntoView({ block: "nearest" }); // its last button too
       });
       save.setAttribute("aria-expanded", "false");
       actions.append(save);

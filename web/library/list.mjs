@@ -182,6 +182,7 @@ export class LibraryList {
     const whole = tops[items.length];
     this.body.style.height = `${whole}px`;
     this.element.style.setProperty("--shelf-row", `${rowHeight}px`);
+    this.element.style.setProperty("--shelf-whole", `${whole}px`);
     this.top = Math.min(this.top, Math.max(0, whole + (this.narrow ? 0 : HEAD) - this.height)); // the page does the same
     for (const drawn of this.drawn.values()) drawn.item = undefined; // each may be another now
     this.draw();

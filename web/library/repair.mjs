@@ -272,7 +272,7 @@ export class RepairPanel {
     const state = make("span", "shelf-faint", say(END_WORDS[end][Number(!this.dryRun)]));
     const head = make("div", "shelf-result-head", markOf(end), make("bdi", "", result.file), state);
     const row = make("li", "", head, make("p", "shelf-told", asSentence(tell(result.told, this.translations))));
-    if (result.new && end !== "exists") row.append(make("p", "shelf-faint", `→ ${result.new}`));
+    if (result.new && end !== "exists") row.append(make("p", "shelf-faint", `→\u00a0${result.new}`));
     if (result.needs_model) row.append(this.makeModelChoice(result));
     return row;
   }

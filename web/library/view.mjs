@@ -44,6 +44,7 @@ export class LibraryView {
   repair = makeButton("shelf-button", say("repairAll"), () => void this.openRepair());
   compare = makeButton("shelf-link shelf-compare", say("compare"), () => void compare(this.marked[0], this.marked[1]));
   columns = recallColumns();
+  hasPictures = false;
   status = make("span", "");
   progress = make("progress", "");
   clear = makeButton("shelf-link", say("libraryClear"), () => this.clearAll());
@@ -169,8 +170,9 @@ export class LibraryView {
   /** Have the page's style know which columns there are. */
   dress() {
     const { element } = this.list;
-    element.style.setProperty("--shelf-columns", this.columns.map(({ width }) => width).join(" "));
-    element.classList.toggle("shelf-without-picture", !this.columns.some(({ name }) => name === "picture"));
+    const without = !this.hasPictures || !this.columns.some(({ name }) => name === "picture");
+    element.style.setProperty("--shelf-columns", this.columns.map(({ name, width }) => (name === "picture" && without ? "0" : width)).join(" "));
+    element.classList.toggle("shelf-without-picture", without);
   }
 
   /** @returns {import("./list.mjs").Manner} */
@@ -181,7 +183,7 @@ export class LibraryView {
       lines: columns.some(({ name }) => name === "trainer") ? 3 : 2,
       makeCells: () => makeCells(columns),
       fill: (cells, row) => fillRow(cells, row, columns, this.choice.grouped),
-      fillFolder,
+      fillFolder: (cell, folder) => fillFolder(cell, folder, () => void this.openRepair(folder.folder)),
       onSettled: (cells, row) => settleRow(cells, row, columns),
       onOpen: (row, byKey) => {
         void this.details.show(row, byKey);
@@ -209,10 +211,14 @@ export class LibraryView {
     this.compare.title = say("compareTwo", { a: files[0], b: files[1] });
   }
 
-  /** Mend what is shown now. */
-  async openRepair() {
+  /**
+   * Mend what is shown now.
+   *
+   * @param {string} [folder] only what is in it
+   */
+  async openRepair(folder) {
     if (this.mending) return;
-    const names = this.picked.map(({ file }) => file);
+    const names = this.picked.filter((row) => folder === undefined || row.folder === folder).map(({ file }) => file);
     const { RepairPanel } = await loadRepair();
     if (this.mending) return;
     this.mending = new RepairPanel(names, {
@@ -303,6 +309,8 @@ export class LibraryView {
     if (rows !== this.ordered || order !== this.orderedBy) {
       this.inOrder = sorted(rows, this.choice);
       [this.ordered, this.orderedBy] = [rows, order];
+      this.hasPictures = rows.some(({ has_picture }) => has_picture); // else their column would be empty
+      this.dress();
     }
     const { picked, counts } = pick(this.inOrder, this.choice);
     this.picked = picked;

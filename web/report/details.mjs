@@ -4,7 +4,7 @@ import { copyButton, make, makeButton } from "../shared/dom.mjs";
 import { chooseOther } from "../compare/choose.mjs";
 import { makeDialog } from "./dialog.mjs";
 import { trainedMap } from "./trained.mjs";
-import { makeBadge } from "./outcome.mjs";
+import { makeBadge } from "./badge.mjs";
 import { ask, pictureOf, whenServerIsBack } from "../shared/server.mjs";
 import { asSentence, asSentences, say, tell } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
@@ -105,7 +105,7 @@ function runParts(outcome, closed) {
     [say("detailsTrainer"), trainer],
     [say("detailsStrength"), strength],
     [say("detailsActs"), acts],
-    ...categories.map(([category, count]) => [category, say("detailsKeys", { count })]),
+    ...categories.map(([category, count]) => [category[0].toUpperCase() + category.slice(1), say("detailsKeys", { count })]),
   ];
   const stock = stockFails.map((why) => say("detailsStockFails", { why }));
   return [

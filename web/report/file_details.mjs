@@ -42,7 +42,7 @@ function outcomeOfFile(file, answer) {
     mismatch: tell(fit?.mismatch ?? "", translations),
     lacking: tell(fit?.lacking ?? "", translations),
     gains: tellAll(answer.gains, translations),
-    notes: words ? [aboutFile(answer)].filter(Boolean) : [],
+    notes: [],
     cautions: tellAll(answer.cautions, translations),
     family: tell(answer.made_for, translations),
     trainer: tell(trainerOf(answer), translations),

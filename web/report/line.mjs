@@ -33,7 +33,7 @@ export function lineOfFile(answer) {
   return {
     state,
     badge: state ? shortly(counts) : say("previewModules", { total }),
-    facts: factsOf(tell(fit?.family || answer.made_for, translations), tell(trainerOf(answer), translations), fit?.stock ?? answer.stock, answer),
+    facts: factsOf(tell(fit?.family || answer.made_for, translations), tell(trainerOf(answer), translations), { ...counts, stock: fit?.stock ?? answer.stock }, answer),
     cautions,
     sentences: [...sentences, ...besidesOf(answer)].filter((sentence) => sentence && !cautions.includes(sentence)),
     more: [sentences.length ? "" : words, aboutFile(answer)].filter(Boolean),
@@ -51,7 +51,7 @@ export function lineOfRun(outcome, answer) {
   const { state, placed, total, mismatch, verdict, cautions, gains, files } = outcome;
   const isShort = mismatch || placed < total;
   const about = { ...answer, trainer_guessed: outcome.isGuessed };
-  const facts = files ? [say("lineFiles", { count: files })] : factsOf(outcome.family, trainerOf(outcome), outcome.stock, about);
+  const facts = files ? [say("lineFiles", { count: files })] : factsOf(outcome.family, trainerOf(outcome), outcome, about);
   return {
     state,
     badge: state && shortly(outcome),
@@ -81,13 +81,15 @@ function besidesOf({ contradiction, fit, translations }) {
 /**
  * @param {string} family
  * @param {string} trainer
- * @param {number | null | undefined} stock how many modules the stock loader would load
+ * @param {{placed: number, stock?: number | null}} counts how many modules load, here and by the stock loader
  * @param {any} about kinds and rank of the adapters, and whether the trainer is a guess
  */
-function factsOf(family, trainer, stock, { trainer_guessed: isGuessed, kinds, rank }) {
+function factsOf(family, trainer, { placed, stock }, { trainer_guessed: isGuessed, kinds, rank }) {
   const writer = trainer && isGuessed ? say("lineGuess", { trainer: shortened(trainer) }) : shortened(trainer);
   const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
-  return [shortened(family) || say("previewNoFamily"), writer, stock == null ? "" : say("lineStock", { stock }), adapters].filter(Boolean);
+  const told = stock == null ? "" : say("lineStock", { stock });
+  const order = stock != null && stock < placed ? [told, writer] : [writer, told]; // a narrow node cuts off what is last
+  return [shortened(family) || say("previewNoFamily"), ...order, adapters].filter(Boolean);
 }
 
 /** @param {string} title that may say more in brackets, which the line has no room for */

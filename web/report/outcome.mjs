@@ -1,6 +1,5 @@
 /** Reads what a run told of a file, as the loader's report or the inspection has it, into what the panels show. */
 
-import { make } from "../shared/dom.mjs";
 import { say, tell, tellAll, translationsOf } from "../i18n/words.mjs";
 
 /** @typedef {"good" | "part" | "bad"} State */
@@ -119,24 +118,4 @@ export const SIGNS = { good: "\u2713", part: "!", bad: "\u2717" };
 export function shortly({ state, placed, total, mismatch }) {
   const count = `${SIGNS[state || "bad"]} ${placed}/${total}`;
   return mismatch ? `${count}: ${say("panelWrongBase")}` : count;
-}
-
-/**
- * The badge of an outcome; hidden where nothing was counted.
- *
- * @param {Outcome | null} outcome
- * @returns {HTMLElement}
- */
-export function makeBadge(outcome) {
-  const badge = make("span", "locksmith-badge");
-  badge.hidden = !outcome?.state;
-  if (!outcome?.state) return badge;
-  badge.classList.add(`locksmith-${outcome.state}`);
-  badge.textContent = shortly(outcome);
-  badge.setAttribute("role", "img");
-  const counted = say("panelModulesLoad", { placed: outcome.placed, total: outcome.total });
-  const [caution = ""] = outcome.cautions;
-  badge.setAttribute("aria-label", [counted, outcome.mismatch && say("panelWrongBase"), caution].filter(Boolean).join(", "));
-  badge.title = [caution, outcome.verdict].filter(Boolean).join("\n");
-  return badge;
 }

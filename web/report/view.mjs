@@ -2,7 +2,8 @@
 
 import { copyButton, make, makeButton } from "../shared/dom.mjs";
 import { fromMarkdown, fromPlainText } from "../shared/markup.mjs";
-import { makeBadge, outcomeOf } from "./outcome.mjs";
+import { makeBadge } from "./badge.mjs";
+import { outcomeOf } from "./outcome.mjs";
 import "./text.mjs";
 import { loadDetails, showDetails } from "./status.mjs";
 import { say, tell, translationsOf } from "../i18n/words.mjs";

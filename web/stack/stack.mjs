@@ -34,6 +34,8 @@ const loadChooser = lazily("./chooser.mjs", import.meta.url);
 let chooser;
 /** @type {() => Promise<typeof import("./advice.mjs")>} */
 const loadAdvice = lazily("./advice.mjs", import.meta.url);
+/** @type {() => Promise<typeof import("./save.mjs")>} */
+const loadSave = lazily("./save.mjs", import.meta.url);
 /** @type {() => Promise<typeof import("./row_menu.mjs")>} */
 const loadRowMenu = lazily("./row_menu.mjs", import.meta.url);
 let showClip = false;
@@ -79,6 +81,7 @@ export class Stack {
       setValue: (/** @type {unknown} */ value) => this.read(value),
     });
     this.show();
+    if (this.isMerge) void loadSave().then(({ offerToSave }) => offerToSave(this), () => {}); // can be done without
   }
 
   get list() {
