@@ -60,6 +60,11 @@ def orient(
             _rename(group, way, new or (ways().untold if way == ways().rank_last else way))
 
 
+def is_told_by_shapes(group: Mapping[str, str]) -> bool:
+    """Whether the shapes of a group's factors say which way round they lie; group: role -> key."""
+    return _way_now(group) is not None
+
+
 def _way_now(group: Mapping[str, str]) -> Way | None:
     """How a group's bare factors are read by their names; None where it has none."""
     known = ways()

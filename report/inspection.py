@@ -35,6 +35,7 @@ from ..messages import as_sentence, joined, message
 from ..planning.groups import Groups, group_keys
 from ..planning.misplaced_files import other_file
 from ..planning.numbered_layers import numbered_layers
+from ..planning.orientation import ways
 from ..planning.plan import (
     BOOKKEEPING,
     DUPLICATE_TARGET,
@@ -674,7 +675,7 @@ def telling(metadata: Mapping[str, str]) -> tuple[object, ...]:
     if not metadata:
         return ()
     values = [metadata.get(key) for key in _counting()]
-    there = [key in metadata for key in noticed_metadata()]
+    there = [key in metadata for key in (*noticed_metadata(), *ways().told)]
     return (*values, *there, *metadata_matches(all_families().dialects.values(), metadata))
 
 

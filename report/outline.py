@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..adapters.registry import magnitudes
 from ..files.header import Header
 from ..planning.groups import group_keys
+from ..planning.orientation import is_told_by_shapes
 from ..planning.plan import Adapter
 from ..planning.scale import NUMBERLESS
 
@@ -110,8 +111,8 @@ def _laid_out(digest: bytes, names: tuple[str, ...]) -> _Layout:
     plain = frozenset({"down", "up", "alpha", *magnitudes()})
     pairs = [
         (group.keys["down"], group.keys["up"])
-        for group in group_keys(names).groups
-        if {"down", "up"} <= group.keys.keys() <= plain
+        for group in group_keys(dict.fromkeys(names)).groups
+        if {"down", "up"} <= group.keys.keys() <= plain and not is_told_by_shapes(group.keys)
     ]
     place = {name: number for number, name in enumerate(names)}
     downs, ups = ([place[pair[side]] for pair in pairs] for side in (0, 1))

@@ -25,7 +25,7 @@ from lora_locksmith.lora.rewrite import rename
 from lora_locksmith.planning import ignored_keys as bookkeeping
 from lora_locksmith.planning import keys as grammar
 from lora_locksmith.planning import misplaced_files as other_files
-from lora_locksmith.planning import not_computed
+from lora_locksmith.planning import not_computed, orientation
 from lora_locksmith.report import metadata, presets
 
 FORMATS = {
@@ -53,6 +53,10 @@ FORMATS = {
     "not computed": (
         not_computed.NOT_COMPUTED_TABLE,
         lambda path: not_computed.known_adapters.__wrapped__(path),
+    ),
+    "orientation": (
+        orientation.ORIENTATION_TABLE,
+        lambda path: orientation.ways.__wrapped__(path),
     ),
     "other files": (
         other_files.OTHER_FILES_TABLE,

@@ -191,6 +191,11 @@ def flat(rank: int, alpha: tuple = ("F32",)) -> dict[str, tuple]:
     return {f"{FLAT}.alpha": alpha, down: (rank, 3072), up: (9216, rank)}
 
 
+def bare(rank: int) -> dict[str, tuple]:
+    module = "diffusion_model.double_blocks.0.img_attn.proj"
+    return {f"{module}.lora_A": (rank, 3072), f"{module}.lora_B": (3072, rank)}
+
+
 # name -> two files that are told differently: tensors, metadata, alpha
 DIFFERENT = {
     "a key that nobody knows": ((flux_lora(4), {}, 1), (flux_lora(4) | {"odd": (4,)}, {}, 1)),
@@ -201,6 +206,7 @@ DIFFERENT = {
     "an alpha of two numbers": ((flat(4), {}, 1), (flat(4, ("F32", 2)), {}, 1)),
     "ranks that were added up": ((flat(4), SPLIT, 1), (flat(12), SPLIT, 1)),
     "alphas of all or of each": ((flat(2), OF_EACH, 1), (flat(2), OF_EACH, 2)),
+    "bare factors of a rank above the width": ((bare(4), {}, 1), (bare(4000), {}, 1)),
     "what the metadata say": (
         (flux_lora(4), {}, 1),
         (flux_lora(4), {"ss_base_model_version": "sdxl_base_v1-0"}, 1),
@@ -224,7 +230,7 @@ def test_a_difference_that_matters_is_not_shared_over(tmp_path, name):
         write_hollow(tmp_path / f"{number}.safetensors", tensors, metadata, values=values)
     listed = list(list_files(tmp_path).values())
     alone = [told_alone(one) for one in listed]
-    assert len({re.sub(r'"(4|8|12)"', "", told) for told, _ in alone}) == 2, "but for the rank"
+    assert len({re.sub(r'"(4|8|12|4000)"', "", told) for told, _ in alone}) == 2, "but for the rank"
     for order in (listed, listed[::-1]):
         forget()
         assert sorted(map(told_of, order)) == sorted(alone)
