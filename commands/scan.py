@@ -115,7 +115,8 @@ def _listed(options: argparse.Namespace) -> tuple[Files, Mapping[str, str]]:
         return list_remote(options.folder, options.timeout)
     # Other processes have other current folders.
     folder = os.path.join(os.getcwd(), options.folder) if _is_dask(options) else options.folder
-    return list_files(folder), {}
+    left_out: dict[str, str] = {}
+    return list_files(folder, left_out), left_out
 
 
 def _engine(options: argparse.Namespace) -> Engine | None:

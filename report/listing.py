@@ -15,6 +15,8 @@ from ..files.header import ENDINGS, PEFT_CONFIG, PICKLED, LoraFileError
 from ..messages import message
 from .beside import aside_of, is_file
 
+GONE = (FileNotFoundError, NotADirectoryError)
+
 
 class Stamp(NamedTuple):
     """What tells that a file did not change: its size, its time, the time of the
@@ -65,9 +67,13 @@ class Folder:
         return Listed(entry.path, stamp, key, *aside_of(name, self.entries))
 
 
-def list_files(folder: str | os.PathLike[str]) -> dict[str, Listed]:
+def list_files(
+    folder: str | os.PathLike[str], left_out: dict[str, str] | None = None
+) -> dict[str, Listed]:
     """Every LoRA file in the folder and all below it (links followed), by its path inside the
     folder, with /. Raises LoraFileError for a folder that cannot be listed.
+
+    left_out: is given the folders below it that cannot be listed, with why.
     """
     files: dict[str, Listed] = {}
     seen: set[str] = set()
@@ -83,6 +89,8 @@ def list_files(folder: str | os.PathLike[str]) -> dict[str, Listed]:
         except OSError as error:
             if not inside:
                 raise _not_listed(path, error) from None
+            if left_out is not None and not isinstance(error, GONE):
+                left_out[inside.rstrip("/")] = _why_not(error)
             continue
         for name, entry in listed.entries.items():
             if _is_folder(entry):
@@ -124,8 +132,11 @@ def _not_listed(folder: str, error: OSError) -> LoraFileError:
         return LoraFileError(folder, message("files.is_a_file"), message("library.scan_its_folder"))
     if isinstance(error, FileNotFoundError):
         return LoraFileError(folder, message("library.no_folder"), message("library.check_name"))
-    fault = message("library.not_listed", error=str(error.strerror))
-    return LoraFileError(folder, fault, message("library.check_folder"))
+    return LoraFileError(folder, _why_not(error), message("library.check_folder"))
+
+
+def _why_not(error: OSError) -> str:
+    return message("library.not_listed", error=str(error.strerror))
 
 
 def stamp_of(path: str | os.PathLike[str]) -> Stamp | None:

@@ -15,6 +15,7 @@ from hollow_files import write_hollow
 from playwright.sync_api import expect
 from reports.small_files import flux_lora
 from safetensors.torch import save
+from scenes import library, library_tab
 from stacks import FILES, row, workflow
 from tiny_models import HIDDEN
 
@@ -94,6 +95,29 @@ def test_a_file_that_fits_several_models_is_told_in_chinese_before_it_runs(front
         "FLUX.1\uff08\u672a\u516c\u5f00\u7684\u5c3a\u5bf8\uff09\uff08\u5176\u952e\u540d\u4e5f\u7b26\u5408"
     ) in title
     assert "its keys also fit" not in title
+
+
+@pytest.fixture
+def several_ranks(front_end: FrontEnd, server) -> Iterator[str]:
+    """A LoRA of FLUX.1 with the ranks 4 and 8."""
+    tensors = {
+        name: tuple(8 if size == 4 and "norm1" in name else size for size in shape)
+        for name, shape in flux_lora(4).items()
+    }
+    path = server.base / "models" / "loras" / "chinese_ranks.safetensors"
+    write_hollow(path, tensors)
+    front_end.run_command("Comfy.RefreshNodeDefinitions")
+    yield path.name
+    path.unlink()
+
+
+def test_several_ranks_are_told_in_chinese_on_the_node_and_in_the_library(front_end, several_ranks):
+    front_end.load_new(several_ranks)
+    what = front_end.page.locator(".locksmith-facts").first
+    expect(what).to_have_attribute("title", re.compile("4 \u5230 8"))
+    shown = library(front_end).locator(".shelf-list-row", has_text="chinese_ranks")
+    expect(shown.locator(".shelf-rank")).to_contain_text("4 \u5230 8")
+    library_tab(front_end).click()
 
 
 def test_menu_of_a_row_is_in_chinese(front_end, mode):

@@ -354,13 +354,35 @@ def read_terminal(leader: int) -> bytes:
         return b""
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows' permissions are others")
-def test_what_may_not_be_read_or_written_is_named(environment, tmp_path):
-    drop = ()
-    if os.geteuid() == 0:  # who may read and write everything
-        if not shutil.which("setpriv"):
-            pytest.skip("nothing here takes root's rights away")
-        drop = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+@pytest.fixture
+def drop() -> tuple[str, ...]:
+    """What a command begins with that may not read and write everything."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("Windows' permissions are others")
+    if os.geteuid() != 0:
+        return ()
+    if not shutil.which("setpriv"):
+        pytest.skip("nothing here takes root's rights away")
+    return "setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"
+
+
+def test_a_folder_below_that_may_not_be_listed_is_named(environment, tmp_path, drop):
+    write_file(tmp_path / "seen.safetensors", flux_lora(1, blocks=1))
+    hidden = write_file(tmp_path / "styles" / "hidden" / "a.safetensors", flux_lora(1, blocks=1))
+    hidden.parent.chmod(0)
+    try:
+        command = [*drop, sys.executable, "-B", str(CLI), "scan", "--no-index", str(tmp_path)]
+        found = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=PATIENCE
+        )
+    finally:
+        hidden.parent.chmod(0o755)
+    assert found.returncode == PROBLEMS and "seen.safetensors" in found.stdout
+    left_out = "styles/hidden is not looked through: it cannot be listed (Permission denied)."
+    assert left_out in found.stdout.splitlines() + found.stderr.splitlines()
+
+
+def test_what_may_not_be_read_or_written_is_named(environment, tmp_path, drop):
     folder = tmp_path / "kept"
     write_file(folder / "broken.safetensors", flux_lora(1, BROKEN, 1))
     write_file(folder / "secret.safetensors", flux_lora(1, blocks=1)).chmod(0)

@@ -126,6 +126,7 @@ export class Shelf {
  */
 function inLanguage(row, translations) {
   const [gains, losses, cautions] = [row.gains, row.losses, row.cautions].map((texts) => tellAll(texts, translations));
-  const [made_for, trainer, contradiction, error] = tellAll([row.made_for, row.trainer, row.contradiction ?? "", row.error], translations);
-  return { ...row, made_for, trainer, gains, losses, cautions, contradiction, error };
+  const told = [row.made_for, row.trainer, String(row.rank), row.contradiction ?? "", row.error];
+  const [made_for, trainer, rank, contradiction, error] = tellAll(told, translations);
+  return { ...row, made_for, trainer, rank, gains, losses, cautions, contradiction, error };
 }

@@ -74,7 +74,7 @@ function fitOfFamily({ made_for: family, state, placed, total }) {
 export function aboutFile({ error, made_for: madeFor, trainer, trainer_guessed: guessed, kinds, rank, total, fit, translations }) {
   if (error || !total) return "";
   const family = tell(madeFor, translations) || (fit?.placed && fit.state === "good" ? fit.model : "");
-  const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
+  const adapters = [kinds, rank && say("previewRank", { rank: tell(rank, translations) })].filter(Boolean).join(" ");
   const known = tell(trainerOf({ trainer }), translations);
   const writer = guessed && known ? say("previewLooksLike", { trainer: known }) : known;
   return [family || say("previewNoFamily"), writer, adapters, say("previewModules", { total })].filter(Boolean).join(" \u00b7 ");

@@ -84,9 +84,9 @@ function besidesOf({ contradiction, fit, translations }) {
  * @param {{placed: number, stock?: number | null}} counts how many modules load, here and by the stock loader
  * @param {any} about kinds and rank of the adapters, and whether the trainer is a guess
  */
-function factsOf(family, trainer, { placed, stock }, { trainer_guessed: isGuessed, kinds, rank }) {
+function factsOf(family, trainer, { placed, stock }, { trainer_guessed: isGuessed, kinds, rank, translations }) {
   const writer = trainer && isGuessed ? say("lineGuess", { trainer: shortened(trainer) }) : shortened(trainer);
-  const adapters = [kinds, rank && say("previewRank", { rank })].filter(Boolean).join(" ");
+  const adapters = [kinds, rank && say("previewRank", { rank: tell(rank, translations) })].filter(Boolean).join(" ");
   const told = stock == null ? "" : say("lineStock", { stock });
   const order = stock != null && stock < placed ? [told, writer] : [writer, told]; // a narrow node cuts off what is last
   return [shortened(family) || say("previewNoFamily"), ...order, adapters].filter(Boolean);
