@@ -349,7 +349,7 @@ def test_save_shows_the_whole_of_its_verdict(front_end, server, mode, files, pic
     front_end.wait_until(
         lambda: verdict.evaluate("part => part.scrollHeight <= part.clientHeight + 1")
     )
-    expect(report.locator(".locksmith-body")).to_contain_text("modules only renamed")
+    expect(report.locator(".locksmith-body")).to_contain_text("layers only renamed")
     shutil.rmtree(server.base / "models" / "loras" / "locksmith")
 
 

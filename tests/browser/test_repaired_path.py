@@ -33,4 +33,4 @@ def test_its_name_goes_into_a_list_of_files_and_the_panel_tells_the_file(
     front_end.run()
     report = front_end.report("Repaired LoRA Path")
     expect(report.locator(VERDICT)).to_contain_text("Written for Nunchaku FLUX.1")
-    expect(report.locator(".locksmith-body")).to_contain_text("modules only renamed")
+    expect(report.locator(".locksmith-body")).to_contain_text("layers only renamed")
