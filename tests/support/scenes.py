@@ -63,7 +63,7 @@ def write_files(loras: Path) -> None:
     write_kind(place / "people" / "sd15 person.safetensors", "sd15", 32)
     write_hollow(place / "people" / "shared.safetensors", SHARED)
     write_hollow(place / "people" / "flux.safetensors", flux(8), WORDS)
-    (place / "pair").mkdir()
+    (place / "pair").mkdir(exist_ok=True)
     write_pair(*(loras / name for name in PAIR))
 
 
