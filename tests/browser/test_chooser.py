@@ -113,7 +113,7 @@ def test_what_is_for_another_model_can_be_left_out(front_end, stack, picture):
     expect(untold.filter(has_text="flux_600")).to_have_count(1)
     expect(untold.filter(has_text=BROKEN_LORA.split(".")[0])).to_have_count(0)
     expect(stack.dialog.get_by_role("status")).to_have_text(
-        re.compile(r"^\d+ of \d+\. Whether \d+ of these fit is not known\. With Shift")
+        re.compile(r"^\d+ of \d+\. Whether \d+ of these fit is not known\. Hold Shift")
     )
     asked = [address for address in front_end.requests if "/lora_locksmith/file" in address]
     assert not asked, "files were asked for one by one"

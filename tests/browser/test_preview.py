@@ -88,7 +88,7 @@ def test_file_is_told_before_anything_runs(opened, server, picture, node):
     trainer = row["trainer"].partition(" (")[0]
     # Nothing of a full-size file loads into the tiny model.
     expect(facts).to_have_text(
-        f"FLUX.1 \u00b7 stock loader: 0 \u00b7 {trainer}? \u00b7 LoRA rank 4"
+        f"FLUX.1 \u00b7 {trainer}? \u00b7 stock loader: 0 \u00b7 LoRA rank 4"
     )
     assert f"looks like {row['trainer']}" in facts.get_attribute("title")
 

@@ -74,7 +74,7 @@ WRONG = [
     (
         "z_image",
         "lumina2",
-        "made for Z-Image; this is Lumina-Image 2.0: 99 % of its modules have no",
+        "made for Z-Image; this is Lumina-Image 2.0: 99 % of its layers have no",
     ),
 ]
 
