@@ -30,11 +30,6 @@ class Change(NamedTuple):
     energy_b: float | None
     cosine: float | None
 
-    @property
-    def block(self) -> str:
-        """The block's name, such as double_blocks.3; "" outside of blocks."""
-        return f"{self.blocks}.{self.number}" if self.blocks else ""
-
 
 class ByLayer(NamedTuple):
     """The changed layers and the blocks with such, in the model's order."""

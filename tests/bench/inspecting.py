@@ -154,6 +154,7 @@ def library(folder: Path, files: int) -> Path:
     short_rounds=3,
 )
 def scan(bench: Bench):
+    from cold import forget
     from lora_locksmith.report.index import Index
     from lora_locksmith.report.library import scan, scan_files
     from lora_locksmith.report.listing import find_files, key_root
@@ -194,14 +195,6 @@ def scan(bench: Bench):
         }
     )
     return first | again
-
-
-def forget() -> None:
-    """What was found in files before."""
-    from lora_locksmith.report import findings, inspection
-
-    for known in (findings._same, findings._alike, inspection._alike):
-        known.clear()
 
 
 def parse_all(paths: list[Path]) -> None:

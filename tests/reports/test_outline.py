@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from cold import forget
 from drawn import drawn_weights
 from hollow_files import write_hollow
 from lora_locksmith.files.header import read_header
@@ -17,7 +18,7 @@ from lora_locksmith.key_maps.dialect import DENOISER, dialects
 from lora_locksmith.key_maps.table import families
 from lora_locksmith.planning.names import spell
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network
-from lora_locksmith.report import findings, inspection, outline
+from lora_locksmith.report import findings, inspection
 from lora_locksmith.report.findings import findings_here, packed_findings
 from lora_locksmith.report.listing import list_files
 from lora_locksmith.report.outline import outline_of
@@ -26,11 +27,6 @@ from reports.small_files import flux_lora
 MODELS = [name for name, family in families().items() if family.kind == DENOISER]
 MOST = 48  # modules of one file
 KOHYA = {"ss_network_module": "networks.lora", "ss_network_dim": "4"}
-
-
-def forget() -> None:
-    for known in (findings._same, findings._alike, inspection._alike, outline._layouts):
-        known.clear()
 
 
 def told_of(listed) -> tuple[str, str]:

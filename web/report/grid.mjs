@@ -158,7 +158,7 @@ export function heading(scope, text) {
 }
 
 /** @param {HTMLElement} wide */
-export function scrolled(wide) {
+function scrolled(wide) {
   const box = make("div", "locksmith-wide", wide);
   box.tabIndex = 0; // scrolls by keys
   box.setAttribute("role", "group");
