@@ -18,7 +18,7 @@ from reports.small_files import flux_lora
 from routes import Routes
 from shelves import wan
 
-PLACE = "compare"
+PLACE = "compared/\u6c34\u5f69 & #1"
 A, B, LARGE, DAMAGED, OTHER = (
     f"{PLACE}/{name}.safetensors" for name in ("a", "b", "large", "damaged", "other")
 )
@@ -47,13 +47,13 @@ def comparing(server) -> Comparing:
 @pytest.fixture(scope="module", autouse=True)
 def folder(server):
     place = server.base / "models" / "loras" / PLACE
-    place.mkdir()
+    place.mkdir(parents=True)
     write_pair(place / "a.safetensors", place / "b.safetensors", double=2, single=2)
     write_hollow(place / "large.safetensors", flux_lora(256))
     write_hollow(place / "other.safetensors", wan(4))
     (place / "damaged.safetensors").write_bytes(b"no LoRA at all")
     yield place
-    shutil.rmtree(place)
+    shutil.rmtree(place.parent)
 
 
 def test_headers_are_compared(comparing, folder):
