@@ -96,6 +96,9 @@ class FrontEnd:
             "([name, value]) => app.extensionManager.setting.set(name, value)", [name, value]
         )
 
+    def setting(self, name: str):
+        return self.page.evaluate("name => app.extensionManager.setting.get(name)", name)
+
     def load(self, workflow: dict) -> None:
         """Open a workflow in a tab of its own."""
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
