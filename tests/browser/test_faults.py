@@ -52,6 +52,21 @@ def shown(front_end: FrontEnd, title: str) -> Locator:
     return front_end.page.get_by_role("status", name=f"File of {title}")
 
 
+def is_in_sight(text: Locator, words: str) -> bool:
+    """Whether nobody has to scroll to these words of a text."""
+    return text.evaluate(
+        """(text, words) => {
+            const line = document.createTreeWalker(text, NodeFilter.SHOW_TEXT).nextNode();
+            const at = line.data.indexOf(words), range = document.createRange();
+            if (at < 0) throw new Error(`it does not say so: ${line.data}`);
+            range.setStart(line, at);
+            range.setEnd(line, at + words.length);
+            return range.getBoundingClientRect().bottom <= text.getBoundingClientRect().bottom;
+        }""",
+        words,
+    )
+
+
 def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, picture):
     front_end.load_new(partly)
     front_end.change(LOADER, "on_unmatched", "error")
@@ -59,6 +74,7 @@ def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, pi
     front_end.run()
     fault = shown(front_end, LOADER_TITLE).locator(FAULT)
     expect(fault).to_contain_text("2 of 6 keys have no effect")
+    assert is_in_sight(fault, "Set on_unmatched to 'report' to load the rest.")
     expect(shown(front_end, LOADER_TITLE).locator(BADGE)).to_have_text("! 2/3")
     expect(shown(front_end, LOADER_TITLE).locator(".locksmith-wrong")).to_be_hidden()
     panel, what = (

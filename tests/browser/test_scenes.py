@@ -1,23 +1,26 @@
 """All that this pack draws: axe-core finds no serious fault in it, in both ways to draw nodes and
-both themes, and nothing is cut off on a small screen, in both languages. With
-LOCKSMITH_PICTURES=FOLDER each scene is also drawn into that folder, small and large.
+both themes, and nothing is cut off on a small screen, in both languages.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from devtools.front_end import AXE, axe_at_hand
 from front_end import FrontEnd
-from scenes import ON_NODES, ON_THE_SIDE, SCENES, STACK, Scene, files_of_scenes
+from scenes import (
+    ON_NODES,
+    ON_THE_SIDE,
+    PALETTES,
+    SIZES,
+    STACK,
+    Scene,
+    files_of_scenes,
+    shown_one_after_another,
+    small_or_large,
+)
 
-PALETTES, LANGUAGES = ("dark", "light"), ("en", "zh")
-SIZES = ((1024, 700), (1920, 1080))
-PICTURES = os.environ.get("LOCKSMITH_PICTURES")
 GRAVE = ("serious", "critical")
 LEAST_CONTRAST = 4.5  # WCAG 2.2, AA
 # What axe finds in the parts of the page that are named, as [impact, rule, element, why]; and texts
@@ -131,34 +134,11 @@ def test_a_fault_would_be_found(front_end, files, axe, mode):
     assert {"button-name", "color-contrast"} <= rules
 
 
-@contextmanager
-def small_or_large(
-    browser, server, *, size: tuple[int, int], palette: str, language: str
-) -> Iterator[FrontEnd]:
-    """A front end of its own, without what earlier scenes have left open."""
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
-    fresh = FrontEnd(context.new_page(), server.url)
-    fresh.open()
-    fresh.set("Comfy.ColorPalette", palette)
-    fresh.set("Comfy.Locale", language)
-    fresh.open()
-    yield fresh
-    context.close()
-
-
-def shown_one_after_another(front_end: FrontEnd, scenes: Sequence[Scene]) -> Iterator[Scene]:
-    for scene in scenes:
-        scene.show(front_end)
-        yield scene
-        for _ in range(2):
-            front_end.page.keyboard.press("Escape")
-
-
 def test_nothing_is_cut_off_on_a_small_screen(browser, server, front_end, files, mode):
     """Each language in one of the ways to draw nodes, as all scenes take their time."""
     shown = {"size": SIZES[0], "palette": "dark", "language": "zh" if mode == "classic" else "en"}
     cut = []
-    with small_or_large(browser, server, **shown) as fresh:
+    with small_or_large(browser, server.url, **shown) as fresh:
         for scene in shown_one_after_another(fresh, ON_NODES):
             fresh.settle()
             cut += [f"{scene.name}: {part}" for part in fresh.page.evaluate(CUT, scene.parts)]
@@ -173,19 +153,3 @@ def test_what_is_cut_off_would_be_found(front_end, files, mode):
     told = front_end.page.evaluate(CUT, STACK)
     front_end.page.evaluate("document.head.querySelector('style:last-of-type').remove()")
     assert {line.split(":")[0] for line in told} >= {"over the edge", "not below each other"}
-
-
-@pytest.mark.skipif(
-    not PICTURES, reason="pictures are drawn where LOCKSMITH_PICTURES names a folder"
-)
-@pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("palette", PALETTES)
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_scenes_are_drawn(browser, server, front_end, mode, language, palette, size):
-    folder = Path(PICTURES or "") / f"{mode} {palette} {language} {size[0]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    shown = {"size": size, "palette": palette, "language": language}
-    loras = server.base / "models" / "loras"
-    with small_or_large(browser, server, **shown) as fresh, files_of_scenes(fresh, loras):
-        for scene in shown_one_after_another(fresh, SCENES):
-            fresh.page.screenshot(path=folder / f"{scene.name}.png")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,14 @@ from pathlib import Path
 from front_end import INSPECT, LOADER, FrontEnd, node, workflow_of_both_nodes
 from hollow_files import write_hollow
 from pairs import write_pair
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Browser, Locator, expect
 from safetensors.torch import save
 from shelves import SHARED, flux, wan, write_kind
 from stacks import row, workflow
 from tiny_models import BROKEN_LORA, FLUX, KOHYA_LORA, kohya_lora
 
+PALETTES, LANGUAGES = ("dark", "light"), ("en", "zh")
+SIZES = ((1024, 700), (1920, 1080))  # of the page, in pixels
 FOLDER = "scenes"  # of the files here in the loras folder
 PARTLY, OTHER, DAMAGED, EMPTY, LONG = (
     f"{FOLDER}/{name}.safetensors"
@@ -379,3 +381,26 @@ ON_THE_SIDE = (
     Scene("repaired", repaired, LIBRARY),
 )
 SCENES = (*ON_NODES, *ON_THE_SIDE)
+
+
+@contextmanager
+def small_or_large(
+    browser: Browser, url: str, *, size: tuple[int, int], palette: str, language: str
+) -> Iterator[FrontEnd]:
+    """A front end of its own, without what earlier scenes have left open."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+    fresh = FrontEnd(context.new_page(), url)
+    fresh.open()
+    fresh.set("Comfy.ColorPalette", palette)
+    fresh.set("Comfy.Locale", language)
+    fresh.open()
+    yield fresh
+    context.close()
+
+
+def shown_one_after_another(front_end: FrontEnd, scenes: Sequence[Scene]) -> Iterator[Scene]:
+    for scene in scenes:
+        scene.show(front_end)
+        yield scene
+        for _ in range(2):
+            front_end.page.keyboard.press("Escape")
