@@ -373,6 +373,34 @@ def test_the_setting_mends_a_loader_as_it_is(front_end, server, mode, door, ever
     same(latent_of(server, spec), expected, bare)
 
 
+HOOK = "Create Hook LoRA (LoraManager)"
+
+
+def test_hooks_of_lora_manager_do_the_same_as_a_stack_of_hooks(front_end, server, mode, picture):
+    """On the model alone, by the conditioning that a CLIP with these hooks makes."""
+    if HOOK not in server.object_info():
+        pytest.skip(f"{HOOK}: not among the packs of LOCKSMITH_PACKS")
+    hooks, clip = ("hooks", "HOOKS"), ("CLIP", "CLIP")
+    nodes = [
+        (FIRST, HOOK, [("prev_hooks", "HOOKS")], [("HOOKS", "HOOKS")], managed(ONE, TWO), {}),
+        (FIRST + 1, "SetClipHooks", [("clip", "CLIP"), hooks], [clip], [True, False], {}),
+    ]
+    links = [
+        Link(2, 0, FIRST + 1, "clip", "CLIP"),
+        Link(FIRST, 0, FIRST + 1, *hooks),
+        Link(FIRST + 1, 0, 5, "clip", "CLIP"),
+        Link(1, 0, 8, "model", "MODEL"),
+    ]
+    opened(front_end, sampled(nodes, links, "hooks"))
+    theirs = prompt(front_end)
+    front_end.run_command(ALL)
+    assert types(front_end.workflow())[FIRST] == "LocksmithCreateHookLoRAStack"
+    bare = {name: part for name, part in theirs.items() if int(name) < FIRST}
+    bare["5"] = {**bare["5"], "inputs": bare["5"]["inputs"] | {"clip": ["2", 0]}}
+    expected, unhooked = latent_of(server, theirs), latent_of(server, bare)
+    same(latent_of(server, prompt(front_end)), expected, unhooked)
+
+
 GONE = "nowhere.safetensors"
 MANAGER = "Lora Loader (LoraManager)"
 
