@@ -31,6 +31,7 @@ TYPES = (
     LOADER,
     HOOK,
     "LocksmithLoRAStack",
+    "LocksmithCreateHookLoRAStack",
     "LoraLoader",
     "LoraLoaderModelOnly",
     "LoraLoaderBypass",

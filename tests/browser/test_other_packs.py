@@ -8,6 +8,7 @@ requires; without it the tests' own is taken. CI, which gets packages only, leav
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -102,6 +103,18 @@ EASY_APPLY = loader(
         [("model", "MODEL"), ("clip", "CLIP")],
     ),
 )
+CONTENT = {"content": ONE[0], "image": None, "type": "loras"}
+AUTO_TRIGGER = [("civitai_tags_list", "LIST"), ("meta_tags_list", "LIST"), *MADE]
+GALLERY = [
+    {"on": True, "lora": name, "strength": at, "strength_clip": at, "use_trigger": True}
+    for name, at in (ONE, TWO)
+]
+CHOSEN = ["lora-gallery-1", json.dumps(GALLERY)]
+GALLERY_PARTS = {"properties": {"selection_data": CHOSEN[1]}}
+GALLERY_APPLY = loader(
+    "LocalLoraGalleryStackApply", [], ([*LORA_STACK, *LOADER_INPUTS], LOADER_OUTPUTS)
+)
+TINY_TERRA = [True, "simple", 2, *padded([*ONE, 1, 1, *TWO, 1, 1], ["None", 1, 1, 1], 20)]
 ALL_BLOCKS = ",".join(["1"] * 58)
 INSPIRE = ["All", *ONE, ONE[1], False, 0, "fixed", 4.0, 1.0, "Preset", ALL_BLOCKS, False]
 DOORS = {
@@ -134,6 +147,54 @@ DOORS = {
     ),
     "inspire": Door([loader("LoraLoaderBlockWeight //Inspire", INSPIRE)], [ONE]),
     "custom scripts": Door([loader("LoraLoader|pysssss", [*ONE, ONE[1]])], [ONE]),
+    "auto trigger": Door([loader("LoraLoaderVanilla", [*ONE, ONE[1], False, False])], [ONE]),
+    "auto trigger, advanced": Door(
+        [loader("LoraLoaderAdvanced", [CONTENT, ONE[1], ONE[1], False, False, False])], [ONE]
+    ),
+    "auto trigger into comfyroll": Door(
+        [
+            maker("LoraLoaderStackedVanilla", [*TWO, False, False], AUTO_TRIGGER),
+            maker("LoraLoaderStackedVanilla", [*ONE, False, False], AUTO_TRIGGER),
+            APPLY,
+        ],
+        [ONE, TWO],
+    ),
+    "tags query": Door(
+        [loader("LoraLoaderTagsQuery", [*ONE, ONE[1], False, True, False, False, False])], [ONE]
+    ),
+    "jps": Door([loader("Lora Loader (JPS)", ["On", *ONE, ONE[1]])], [ONE]),
+    "hunyuan": Door([loader("HunyuanVideoLoraLoader", [*ONE, "all"], MODEL_ONLY)], [ONE]),
+    "gallery": Door([loader("LocalLoraGallery", CHOSEN, **GALLERY_PARTS)], [ONE, TWO]),
+    "gallery, model only": Door(
+        [
+            loader(
+                "LocalLoraGalleryModelOnly",
+                CHOSEN,
+                (MODEL_ONLY[0], [*MODEL_ONLY[1], ("trigger_words", "STRING")]),
+                **GALLERY_PARTS,
+            )
+        ],
+        [ONE, TWO],
+    ),
+    "gallery's stack": Door(
+        [("LocalLoraGalleryStacker", [], MADE, CHOSEN, GALLERY_PARTS), GALLERY_APPLY],
+        [ONE, TWO],
+    ),
+    "tinyterra into comfyroll": Door(
+        [
+            ("ttN pipeLoraStack", [], [("optional_pipe", "PIPE_LINE"), *MADE], TINY_TERRA, {}),
+            APPLY,
+        ],
+        [ONE, TWO],
+    ),
+    "manager's combiner into comfyroll": Door(
+        [
+            maker("Lora Stacker (LoraManager)", managed(ONE, TWO)),
+            maker("Lora Stack Combiner (LoraManager)", [], takes="lora_stack1"),
+            APPLY,
+        ],
+        [ONE, TWO],
+    ),
     "kj": Door([loader("DiTBlockLoraLoader", [ONE[1], ONE[0]], MODEL_ONLY)], [ONE]),
 }
 
@@ -172,14 +233,19 @@ def workflow_through(door: Door, after: Sequence[Link] = ()) -> dict:
         Link(1, 0, last, "model", "MODEL"),
         *([Link(2, 0, last, clip, "CLIP")] if clip else []),
         *(
-            Link(FIRST + at, 0, FIRST + at + 1, stack_of(door.nodes[at + 1]), "LORA_STACK")
-            for at in range(len(door.nodes) - 1)
+            Link(FIRST + at, list_of(node), FIRST + at + 1, stack_of(taker), "LORA_STACK")
+            for at, (node, taker) in enumerate(itertools.pairwise(door.nodes))
         ),
         Link(last, 1, 5, "clip", "CLIP") if clip else Link(2, 0, 5, "clip", "CLIP"),
         Link(last, 0, 8, "model", "MODEL"),
         *after,
     ]
     return sampled(nodes, links, "packs")
+
+
+def list_of(node: tuple) -> int:
+    """The slot of the output in which a node gives its LORA_STACK."""
+    return [kind for _, kind in node[2]].index("LORA_STACK")
 
 
 def stack_of(node: tuple) -> str:
@@ -305,6 +371,34 @@ def test_the_setting_mends_a_loader_as_it_is(front_end, server, mode, door, ever
         latent_of(server, ours(spec, rows, takes_clip(spec, door))) for rows in ([], rows)
     )
     same(latent_of(server, spec), expected, bare)
+
+
+HOOK = "Create Hook LoRA (LoraManager)"
+
+
+def test_hooks_of_lora_manager_do_the_same_as_a_stack_of_hooks(front_end, server, mode, picture):
+    """On the model alone, by the conditioning that a CLIP with these hooks makes."""
+    if HOOK not in server.object_info():
+        pytest.skip(f"{HOOK}: not among the packs of LOCKSMITH_PACKS")
+    hooks, clip = ("hooks", "HOOKS"), ("CLIP", "CLIP")
+    nodes = [
+        (FIRST, HOOK, [("prev_hooks", "HOOKS")], [("HOOKS", "HOOKS")], managed(ONE, TWO), {}),
+        (FIRST + 1, "SetClipHooks", [("clip", "CLIP"), hooks], [clip], [True, False], {}),
+    ]
+    links = [
+        Link(2, 0, FIRST + 1, "clip", "CLIP"),
+        Link(FIRST, 0, FIRST + 1, *hooks),
+        Link(FIRST + 1, 0, 5, "clip", "CLIP"),
+        Link(1, 0, 8, "model", "MODEL"),
+    ]
+    opened(front_end, sampled(nodes, links, "hooks"))
+    theirs = prompt(front_end)
+    front_end.run_command(ALL)
+    assert types(front_end.workflow())[FIRST] == "LocksmithCreateHookLoRAStack"
+    bare = {name: part for name, part in theirs.items() if int(name) < FIRST}
+    bare["5"] = {**bare["5"], "inputs": bare["5"]["inputs"] | {"clip": ["2", 0]}}
+    expected, unhooked = latent_of(server, theirs), latent_of(server, bare)
+    same(latent_of(server, prompt(front_end)), expected, unhooked)
 
 
 GONE = "nowhere.safetensors"

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from swapping import (
     ALL,
     ALL_BACK,
+    APPLY,
     BOXES,
     CHOSEN,
     CHOSEN_BACK,
@@ -21,11 +22,14 @@ from swapping import (
     OURS,
     REPORT_OUTPUTS,
     STACK,
+    STACK_INPUT,
+    STRING,
     TITLE,
     Link,
     by_id,
     differences,
     expect_told,
+    foreign_workflow,
     forget_messages,
     look_for_changes,
     opened,
@@ -361,34 +365,6 @@ def test_promoted_widget_stays_promoted(front_end, mode, picture):
     assert prompt(front_end)[inner]["inputs"]["strength_clip"] == 0.4
 
 
-def foreign_workflow(loaders: list[tuple], links: list[Link] = ()) -> dict:
-    """Loaders of packs that are not installed, as (type, inputs, outputs, values, other parts), in
-    a row behind a model; the last one's model is inspected.
-    """
-    nodes, table, last = (
-        [(1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {})],
-        list(links),
-        1,
-    )
-    for identifier, (kind, inputs, outputs, values, extra) in enumerate(loaders, 2):
-        nodes.append((identifier, kind, inputs, outputs, values, extra))
-        if ("model", "MODEL") in inputs:
-            table.append(Link(last, 0, identifier, "model", "MODEL"))
-            last = identifier
-    inspect = len(nodes) + 1
-    nodes.append(
-        (
-            inspect,
-            "LocksmithInspectLoRAKeys",
-            LOADER_INPUTS,
-            REPORT_OUTPUTS,
-            [BROKEN_LORA, "modules", "off"],
-            {},
-        )
-    )
-    return workflow_of(nodes, [*table, Link(last, 0, inspect, "model", "MODEL")])
-
-
 POWER_ROWS = [
     {"on": True, "lora": BROKEN_LORA, "strength": 0.5, "strengthTwo": None},
     {"on": False, "lora": "kohya_plain", "strength": 1, "strengthTwo": None},
@@ -473,7 +449,6 @@ EQUAL_BLOCKS = [
     "1,1,1,1,1,1,1,1,1,1,1,1",
     False,
 ]
-STRING = [("text", "STRING")]
 SINGLES = [
     (
         "LoraLoader|pysssss",
@@ -539,11 +514,9 @@ def test_loaders_of_one_lora_of_other_packs_become_ours(front_end, picture):
     assert models == [[str(identifier), 0] for identifier in range(1, len(SINGLES) + 2)]
 
 
-STACK_INPUT = [("lora_stack", "LORA_STACK")]
 STACKER = ["advanced", 2, BROKEN_LORA, 9, 0.5, 0.25, "None", 9, 1, 1] + ["None", 1, 1, 1] * 48
 EASY = [True, "simple", 1, KOHYA_LORA, 0.7, 9, 9] + ["None", 1, 1, 1] * 9
 SWITCHER_OUTPUTS = [("lora_stack", "LORA_STACK"), ("lora_name", "*")]
-APPLY = ("CR Apply LoRA Stack", [*LOADER_INPUTS, *STACK_INPUT], LOADER_OUTPUTS + STRING, [], {})
 
 
 def switcher(*values) -> tuple:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import uuid
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from front_end import FrontEnd, node
 from playwright.sync_api import expect
 from safetensors.torch import load
-from tiny_models import CLIP_L, FLUX
+from tiny_models import BROKEN_LORA, CLIP_L, FLUX
 
 OURS, STACK = "LocksmithLoadAndFixLoRA", "LocksmithLoRAStack"
 ALL, ALL_BACK = "loralocksmith.swap.all", "loralocksmith.swap.all_back"
@@ -19,6 +20,9 @@ CHOSEN, CHOSEN_BACK = "loralocksmith.swap.chosen", "loralocksmith.swap.chosen_ba
 LOADER_INPUTS = [("model", "MODEL"), ("clip", "CLIP")]
 LOADER_OUTPUTS = [("MODEL", "MODEL"), ("CLIP", "CLIP")]
 REPORT_OUTPUTS = [("report", "STRING"), ("report_json", "STRING")]
+STRING = [("text", "STRING")]
+STACK_INPUT = [("lora_stack", "LORA_STACK")]
+APPLY = ("CR Apply LoRA Stack", [*LOADER_INPUTS, *STACK_INPUT], LOADER_OUTPUTS + STRING, [], {})
 LATENT = 9  # the node that saves what is sampled
 PLACES = itertools.cycle(range(600, 800, 20))  # free ones, next to each other
 
@@ -74,6 +78,34 @@ def workflow_of(nodes: list[tuple], links: list[Link], **parts) -> dict:
         "links": table,
         **parts,
     }
+
+
+def foreign_workflow(loaders: list[tuple], links: Sequence[Link] = ()) -> dict:
+    """Loaders of packs that are not installed, as (type, inputs, outputs, values, other parts), in
+    a row behind a model; the last one's model is inspected.
+    """
+    nodes, table, last = (
+        [(1, "UNETLoader", [], [("MODEL", "MODEL")], [FLUX, "default"], {})],
+        list(links),
+        1,
+    )
+    for identifier, (kind, inputs, outputs, values, extra) in enumerate(loaders, 2):
+        nodes.append((identifier, kind, inputs, outputs, values, extra))
+        if ("model", "MODEL") in inputs:
+            table.append(Link(last, 0, identifier, "model", "MODEL"))
+            last = identifier
+    inspect = len(nodes) + 1
+    nodes.append(
+        (
+            inspect,
+            "LocksmithInspectLoRAKeys",
+            LOADER_INPUTS,
+            REPORT_OUTPUTS,
+            [BROKEN_LORA, "modules", "off"],
+            {},
+        )
+    )
+    return workflow_of(nodes, [*table, Link(last, 0, inspect, "model", "MODEL")])
 
 
 def sampled(nodes: list[tuple], links: list[Link], name: str) -> dict:

@@ -226,6 +226,9 @@ export const ENGLISH = {
   swapLayers: "It has layer weights, which the stock loader does not know.",
   swapUnlisted: "There is no LoRA {name}, or more than one.",
   swapShared: "Its list of LoRAs comes from a node that cannot be taken over: unknown, off, set by other nodes, or used elsewhere too.",
+  swapInside: "It loads its model and its LoRAs in one. Fix LoRAs in every loader, in the settings, reaches those too.",
+  swapText: "It finds LoRAs in a text in a way of its own. The stack takes texts too: connect yours there, and see what it finds.",
+  swapOwnModel: "It loads onto a model that only its own loaders know. For those of Nunchaku and WanVideoWrapper, Repaired LoRA Path makes files.",
   // stack
   stackFilter: "Search {count} LoRAs",
   stackFound: "{found} of {count}.",

@@ -226,6 +226,9 @@ export const CHINESE = {
   swapLayers: "它设置了分层权重，原生加载器不支持。",
   swapUnlisted: "没有名为 {name} 的 LoRA，或不止一个。",
   swapShared: "它的 LoRA 列表来自无法接管的节点：未知、已关闭、由其他节点设定，或另有用处。",
+  swapInside: "它在加载底模时一并加载 LoRA。设置中的“在所有加载器中修复 LoRA”对它同样有效。",
+  swapText: "它以自己的方式从文本中读取 LoRA。“加载并修复 LoRA（堆叠）”也接受文本：请将文本连接到它，并查看它找到了什么。",
+  swapOwnModel: "它的底模只能由它自己的加载器处理。“修复后的 LoRA 路径”可为 Nunchaku 和 WanVideoWrapper 的加载器生成文件。",
   // stack
   stackFilter: "在 {count} 个 LoRA 中搜索",
   stackFound: "{found} / {count}。",

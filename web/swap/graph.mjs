@@ -84,6 +84,16 @@ function linksOf(graph, end, node) {
 }
 
 /**
+ * The node that a link comes from; undefined where it comes from outside of a subgraph.
+ *
+ * @param {any} graph as saved
+ * @param {Link} link
+ */
+export function originOf(graph, link) {
+  return graph.nodes.find((/** @type {any} */ node) => String(node.id) === String(link.get("origin_id")));
+}
+
+/**
  * Whether a link goes through reroutes; of a workflow's own links that is told apart from them.
  *
  * @param {any} graph as saved

@@ -1,13 +1,27 @@
 /** Other packs' nodes that make lists of LoRAs for a loader. */
 
-import { count, Left, MULTIPLES, named, rowsOfManager } from "./loaders.mjs";
+import { Left } from "./loaders.mjs";
+import { alikeRowsOfGallery, count, MULTIPLES, named, rowsOfManager } from "./many.mjs";
 
 /** @typedef {import("./loaders.mjs").Values} Values */
 
-/** @type {Record<string, import("./loaders.mjs").Multiple>} Loaders of many LoRAs, and what makes lists for them. */
+/** One LoRA with one strength, in front of the list it takes. */
+const AUTO_TRIGGER = {
+  widgets: ["lora_name", "lora_weight"],
+  rows: (/** @type {Values} */ { lora_name: name, lora_weight: strength }) => [{ on: true, name, strength }],
+  takes: "lora_stack",
+  takesAfter: true,
+  makes: true,
+};
+
+/** @type {Record<string, import("./many.mjs").Multiple>} Loaders of many LoRAs, and what makes lists for them. */
 export const LISTS = {
   ...MULTIPLES,
   "Lora Stacker (LoraManager)": { rows: rowsOfManager, takes: "lora_stack", makes: true },
+  "Lora Stack Combiner (LoraManager)": { rows: () => [], takes: "lora_stack", takesAll: true, makes: true },
+  LocalLoraGalleryStacker: { rows: alikeRowsOfGallery, makes: true },
+  LoraLoaderStackedVanilla: AUTO_TRIGGER,
+  LoraLoaderStackedAdvanced: AUTO_TRIGGER,
   "CR LoRA Stack": {
     widgets: named(3, (i) => [`switch_${i}`, `lora_name_${i}`, `model_weight_${i}`, `clip_weight_${i}`]),
     rows: (values) =>
@@ -35,19 +49,14 @@ export const LISTS = {
     makes: true,
   },
   "easy loraStack": {
-    widgets: [
-      ...["toggle", "mode", "num_loras"],
-      ...named(10, (i) => [`lora_${i}_name`, `lora_${i}_strength`, `lora_${i}_model_strength`, `lora_${i}_clip_strength`]),
-    ],
-    rows: (values) =>
-      count(values.num_loras, (i) => ({
-        on: values.toggle === true,
-        name: values[`lora_${i}_name`],
-        ...(values.mode === "simple"
-          ? { strength: values[`lora_${i}_strength`] }
-          : { strength: values[`lora_${i}_model_strength`], strength_clip: values[`lora_${i}_clip_strength`] }),
-      })),
+    widgets: ["toggle", "mode", "num_loras", ...named(10, fieldsOfLora)],
+    rows: (values) => rowsOfMode(values, values.toggle === true),
     takes: "optional_lora_stack",
+    makes: true,
+  },
+  "ttN pipeLoraStack": {
+    widgets: ["toggle", "mode", "num_loras", ...named(20, fieldsOfLora)],
+    rows: (values) => rowsOfMode(values, ![false, null, "False"].includes(values.toggle)),
     makes: true,
   },
   "easy loraSwitcher": {
@@ -60,6 +69,24 @@ export const LISTS = {
   "CR Random Weight LoRA": { rows: rowsByChance, makes: true },
   "Lora Randomizer (LoraManager)": { rows: rowsByChance, makes: true },
 };
+
+/** @param {number} i */
+function fieldsOfLora(i) {
+  return ["name", "strength", "model_strength", "clip_strength"].map((field) => `lora_${i}_${field}`);
+}
+
+/**
+ * Rows with one strength for each or with two, as the mode says.
+ *
+ * @param {Values} values
+ * @param {boolean} on
+ */
+function rowsOfMode({ mode, num_loras, ...values }, on) {
+  return count(num_loras, (i) => {
+    const [name, strength, ofModel, strength_clip] = fieldsOfLora(i).map((field) => values[field]);
+    return mode === "simple" ? { on, name, strength } : { on, name, strength: ofModel, strength_clip };
+  });
+}
 
 /**
  * All that can be chosen, with the chosen one switched on. Without a name for it the node drops the list it takes too.

@@ -1,9 +1,10 @@
 /** Decides which node a LoRA loader becomes, ours or the stock one. */
 
-import { changeNode, inputOf, isRerouted, linksInto, linksOutOf, PACK } from "./graph.mjs";
+import { changeNode, inputOf, isRerouted, linksInto, linksOutOf, originOf, PACK } from "./graph.mjs";
 import { GROUPED, isOfRow, missingBlank, rowsOfGroup, widgetOf, widgetsFor } from "./grouped.mjs";
-import { canReplace, FROM, HOOK, Left, LOADER, makesHook, SINGLES, STACK, TO_STOCK } from "./loaders.mjs";
+import { canReplace, FROM, HOOK, HOOK_STACK, Left, LOADER, makesHook, SINGLES, STACK, TO_STOCK } from "./loaders.mjs";
 import { LISTS } from "./makers.mjs";
+import { isOnNunchaku, whyLeft } from "./others.mjs";
 import { makeRoom } from "./room.mjs";
 import { giveBackPromoted } from "./promoted_back.mjs";
 import { WRONG } from "../report/status.mjs";
@@ -69,7 +70,12 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, { listed, wr
     const grown = new Map();
     for (const node of [...graph.nodes]) {
       const place = { graph: String(graph.id), node: String(node.id) };
-      if (!canReplace(node, direction) || !isWanted(place.graph, place.node)) continue;
+      if (!isWanted(place.graph, place.node)) continue;
+      if (!canReplace(node, direction)) {
+        const reason = direction === TO_STOCK ? undefined : whyLeft(graph, node, listed);
+        if (reason) result.left.push({ node, reason });
+        continue;
+      }
       try {
         const change = direction === TO_STOCK ? toStock(graph, node, makeBlank) : toOurs(graph, node, listed);
         const tells = change.type !== STACK && wrong.has(`${place.graph} ${place.node}`); // a stack's rows tell it
@@ -98,13 +104,13 @@ export function replaceIn(workflow, direction, isWanted, makeBlank, { listed, wr
  */
 function toOurs(graph, node, listed) {
   if (node.type in GROUPED) return groupToOurs(graph, node, listed);
-  if (!(node.type in SINGLES)) return toStack(graph, node, listed);
+  if (!(node.type in SINGLES)) return makesHook(node.type) ? toHookStack(node, listed) : toStack(graph, node, listed);
   const row = rowOfSingle(node);
   if (makesHook(node.type)) return toOurHook(node, row);
   if (!row.on) return stackOf([row], { model: "model", clip: "clip" }, BOTH_OUTPUTS);
   return {
     ...loaderOf(row, SINGLES[node.type].mode, node.properties?.[ON_UNMATCHED]),
-    inputs: alike(SHARED),
+    inputs: { ...alike(SHARED), ...SINGLES[node.type].calls },
     outputs: isModelOnly(node) ? ONE_OUTPUT : BOTH_OUTPUTS,
     properties: FROM_HOST.test(node.type) ? keptOf(node) : { [ON_UNMATCHED]: undefined },
   };
@@ -123,6 +129,17 @@ function toOurHook(node, { name: lora_name, strength: strength_model, strength_c
     outputs: ONE_OUTPUT,
     properties: { [FROM]: node.type, [SIZE]: node.size },
   };
+}
+
+/**
+ * @param {any} node that makes a hook of many LoRAs
+ * @param {string[]} listed
+ * @returns {Change}
+ * @throws {Left}
+ */
+function toHookStack(node, listed) {
+  const rows = listedRows(rowsOfMultiple(node), listed);
+  return { ...stackOf(rows, alike(OF_HOOK), ONE_OUTPUT), type: HOOK_STACK };
 }
 
 /**
@@ -207,13 +224,28 @@ function isModelOnly(node) {
  * @returns {Change}
  */
 function toStack(graph, node, listed) {
+  const { clip = "clip", words, isForNunchaku } = LISTS[node.type];
+  if (isForNunchaku && isOnNunchaku(graph, node)) throw new Left("swapOwnModel");
   const { rows, nodes } = gather(graph, node);
+  const files = listedRows(rows, listed);
+  const loaded = isModelOnly(node) ? ONE_OUTPUT : BOTH_OUTPUTS;
+  const outputs = words === undefined ? loaded : { ...loaded, [words]: STACK_WORDS };
+  return { ...stackOf(files, { model: "model", [clip]: "clip" }, outputs), takenOver: nodes };
+}
+
+/**
+ * Rows with their files as they are listed.
+ *
+ * @param {Row[]} rows
+ * @param {string[]} listed
+ * @returns {Row[]}
+ * @throws {Left} where it is not known which file is meant
+ */
+function listedRows(rows, listed) {
   const files = rows.map((row) => ({ ...row, name: listedName(row.name, listed) }));
   const unknown = files.find(({ name }) => !listed.includes(name) && !/\.\w+$/.test(name));
   if (unknown) throw new Left("swapUnlisted", { name: unknown.name });
-  const { clip = "clip", words } = LISTS[node.type];
-  const outputs = words === undefined ? BOTH_OUTPUTS : { ...BOTH_OUTPUTS, [words]: STACK_WORDS };
-  return { ...stackOf(files, { model: "model", [clip]: "clip" }, outputs), takenOver: nodes };
+  return files;
 }
 
 /**
@@ -248,15 +280,46 @@ function groupToOurs(graph, node, listed) {
  * @throws {Left}
  */
 function gather(graph, node, seen = []) {
-  const { takes, takesAfter } = LISTS[node.type];
   const own = rowsOfMultiple(node);
-  const link = linksInto(graph, node).find((each) => inputOf(node, each) === takes);
-  if (!takes || !link) return { rows: own, nodes: [] };
-  const maker = graph.nodes.find((/** @type {any} */ other) => String(other.id) === String(link.get("origin_id")));
-  const isOwn = maker && LISTS[maker.type]?.makes && !seen.includes(maker) && !isRerouted(graph, link) && servesOnly(graph, maker);
-  if (!isOwn) throw new Left("swapShared");
-  const before = gather(graph, maker, [...seen, maker]);
-  return { rows: takesAfter ? [...own, ...before.rows] : [...before.rows, ...own], nodes: [maker, ...before.nodes] };
+  const lists = linksOfLists(graph, node).map((link) => {
+    const maker = originOf(graph, link);
+    const isKnown = maker && LISTS[maker.type]?.makes && !seen.includes(maker);
+    if (!isKnown || isRerouted(graph, link) || !servesOnly(graph, maker)) throw new Left("swapShared");
+    const { rows, nodes } = gather(graph, maker, [...seen, maker]);
+    return { rows, nodes: [maker, ...nodes] };
+  });
+  const before = lists.flatMap(({ rows }) => rows);
+  return {
+    rows: LISTS[node.type].takesAfter ? [...own, ...before] : [...before, ...own],
+    nodes: lists.flatMap(({ nodes }) => nodes),
+  };
+}
+
+/**
+ * The links by which a node takes lists of LoRAs, in the order in which it takes them.
+ *
+ * @param {any} graph
+ * @param {any} node
+ */
+function linksOfLists(graph, node) {
+  return linksInto(graph, node)
+    .map((link) => ({ link, place: placeOfList(node, inputOf(node, link)) }))
+    .filter(({ place }) => place >= 0)
+    .sort((one, other) => one.place - other.place)
+    .map(({ link }) => link);
+}
+
+/**
+ * Which of the lists that a node takes an input is for; -1: none.
+ *
+ * @param {any} node
+ * @param {string} input
+ */
+function placeOfList({ type }, input) {
+  const { takes, takesAll } = LISTS[type];
+  if (!takes || !(takesAll ? input.startsWith(takes) : input === takes)) return -1;
+  const place = input.slice(takes.length);
+  return ["", "_a", "_b"].includes(place) ? ["", "_a", "_b"].indexOf(place) : Number(place);
 }
 
 /**
@@ -266,8 +329,7 @@ function gather(graph, node, seen = []) {
  * @param {any} maker
  */
 function servesOnly(graph, maker) {
-  const { takes } = LISTS[maker.type];
-  const isSet = linksInto(graph, maker).some((link) => inputOf(maker, link) !== takes);
+  const isSet = linksInto(graph, maker).some((link) => placeOfList(maker, inputOf(maker, link)) < 0);
   return (maker.mode ?? ACTIVE) === ACTIVE && !isSet && linksOutOf(graph, maker).length === 1;
 }
 

@@ -2,7 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { nodeById, openGraph, rootGraph, widgetOf } from "../shared/graph.mjs";
-import { HOOK, LOADER, STACK, TO_STOCK } from "./loaders.mjs";
+import { HOOK, HOOK_STACK, LOADER, STACK, TO_STOCK } from "./loaders.mjs";
 import { replaceIn } from "./plan.mjs";
 import { promotedIn } from "./promoted.mjs";
 import { troubled } from "./trouble.mjs";
@@ -19,6 +19,7 @@ export const HIGHER_IN_VUE = /** @type {Record<string, number>} */ ({
   [LOADER]: 56,
   [STACK]: 36,
   [HOOK]: 32,
+  [HOOK_STACK]: 12,
   LoraLoader: 12,
   LoraLoaderModelOnly: 8,
   LoraLoaderBypass: 36,
