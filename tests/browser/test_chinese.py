@@ -72,6 +72,17 @@ def test_reports_are_in_chinese(front_end, server, partly, picture):
     assert not CHINESE.search(outputs[str(PREVIEW)]["text"][0])
 
 
+def test_outputs_that_a_workflow_was_saved_with_are_in_chinese(front_end, mode, picture):
+    front_end.open()  # it asks for packs' translations when it starts
+    front_end.settle()
+    front_end.load_new()
+    front_end.settle()
+    nodes = front_end.workflow()["nodes"]
+    (loader,) = (node["outputs"] for node in nodes if node["id"] == LOADER)
+    named = {output["name"]: output["localized_name"] for output in loader}
+    assert CHINESE.search(named["report"]) and CHINESE.search(named["report_json"])
+
+
 def test_what_a_route_refuses_is_said_in_chinese(front_end, server, mode):
     refused = front_end.page.evaluate(
         """async () => {

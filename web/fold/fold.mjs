@@ -154,6 +154,18 @@ function isAsGiven(node, widget) {
 }
 
 /**
+ * Give a saved output its name in the front end's language, as the host does with those that a node shows.
+ *
+ * @this {any[]} the outputs that the node was made with
+ * @param {any} saved
+ * @param {number} place
+ */
+function nameAsMade(saved, place) {
+  const made = this[place];
+  if (made?.name === saved.name) saved.localized_name = made.localized_name;
+}
+
+/**
  * Have a node that a workflow fills be as saved, and one of an older workflow show what it did then.
  *
  * @param {any} node
@@ -165,6 +177,7 @@ function takeAsSaved(node, folding) {
   node.configure = function (saved) {
     folding.isFilling = true;
     try {
+      saved?.outputs?.forEach(nameAsMade, folding.outputs);
       configure.call(this, saved);
       folding.isOld = saved?.showAdvanced == null;
       if (folding.isOld) this.showAdvanced = undefined;
