@@ -222,7 +222,7 @@ SPOILT = {
     "no down of a part": (lacking(".lora_down.2.weight"), "lora_down.2"),
     "no part between": (lacking("_up.1.weight", "_down.1.weight"), "lora_down.1 and lora_up.1"),
     "no first part": (lacking("_up.0.weight", "_down.0.weight"), "lora_down.0"),
-    "no last part": (lacking("_up.2.weight", "_down.2.weight"), r"\[256, 128\].*\[384, 128\]"),
+    "no last part": (lacking("_up.2.weight", "_down.2.weight"), "256 of the 384 outputs"),
     "too many rows": (in_parts(sizes=(H, H, 2 * H)), r"\[512, 128\].*\[384, 128\]"),
     "another rank": (
         in_parts()
