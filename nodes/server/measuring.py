@@ -97,6 +97,7 @@ class Measurement:
             self.fault = _fault(error)
         finally:
             self.running = False
+            del self._measure  # which holds all that is in the headers
 
     def _tell(self, done: int, total: int) -> None:
         self._stopping |= self._is_forgotten
