@@ -269,6 +269,22 @@ def test_measuring_is_stopped_and_begun_again(front_end, shelf, routes):
     front_end.wait_until(lambda: any("weights_stop" in url for url in front_end.requests))
 
 
+def test_a_layer_whose_energy_is_not_known_is_told_so(front_end, mode):
+    front_end.load_new(f"{PLACE}/turned.safetensors")
+    front_end.page.locator(".locksmith-status").get_by_role("button", name="Details").first.click()
+    details = front_end.page.get_by_role("dialog", name="Details of")
+    details.get_by_role("button", name="Energy", exact=True).click()
+    expect(cells(details, QKV)).to_have_text(["?", "", "", ""])
+    expect(details.locator(".locksmith-measuring")).to_contain_text(
+        "Not measured: 5. Its effect needs the model's weight."
+    )
+    cells(details, QKV).first.hover()
+    line = details.locator("output").first
+    expect(line).to_have_text(f"double_blocks.0.{QKV}: trained, rank 4, energy not known")
+    front_end.page.keyboard.press("Escape")
+    expect(details).to_have_count(0)
+
+
 def test_the_map_of_a_file_is_shaded_by_rank_and_by_energy(front_end, details, routes, picture):
     by_rank, by_energy = (
         details.get_by_role("button", name=name, exact=True) for name in ("Rank", "Energy")
