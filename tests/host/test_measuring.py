@@ -12,7 +12,7 @@ from comfy_server import PATIENCE
 from lora_locksmith.files.header import LoraFileError
 
 pytestmark = pytest.mark.usefixtures("comfy")
-SHORT = 1.0  # seconds of patience
+SHORT = 2.0  # seconds of patience
 ONCE_A_MINUTE = 60  # a browser lets timers of a tab in the background run so often
 
 
