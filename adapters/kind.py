@@ -42,6 +42,10 @@ class Misfit(LocksmithError, ValueError):
     """Tensors of one adapter that do not fit each other."""
 
 
+class Missing(Misfit):
+    """An adapter of which some tensors are not in the file."""
+
+
 class ModuleShape(NamedTuple):
     """Output rows and inner dimensions of the trained module; None: the tensors do not tell.
     `flat`: inner dims are one product.
@@ -300,9 +304,15 @@ class Kind:
 
     def shape(self, shapes: Shapes) -> ModuleShape:
         """The shape of the module it was trained on. Raises Misfit, IndexError or TypeError for
-        tensors that do not fit.
+        tensors that do not fit, Missing where some are not there.
         """
         return UNKNOWN
+
+    def part_missing(self, module: ModuleShape, out: int, inner: Shape) -> str:
+        """Why a part of it may be missing, where its module is not of the layer's shape; "" where
+        nothing says so.
+        """
+        return ""
 
     def rank(self, shapes: ToldShapes) -> int | None:
         """What alpha is divided by; None where the shapes do not tell."""

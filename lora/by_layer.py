@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..planning.target_model import TargetModel
@@ -18,8 +18,9 @@ __all__ = ["ByLayer", "Change", "by_layer", "compared_weights", "measured_weight
 
 class Change(NamedTuple):
     """How much A and B change a layer, or with `kind` "" a whole block: squared Frobenius norms,
-    None where they are not finite; and the cosine of the angle between both changes, None where one
-    of them changes nothing. What is in no block has `blocks` "" and `number` 0.
+    None where they are not known or not finite; and the cosine of the angle between both changes,
+    None where one of them changes nothing. A block is the sum over what is finite in it, as the
+    whole is. What is in no block has `blocks` "" and `number` 0.
     """
 
     component: str
@@ -58,7 +59,7 @@ def by_layer(comparison: Comparison, models: Iterable[TargetModel]) -> ByLayer:
     blocks: dict[Place, list[Overlap]] = {}
     for (network, layer), overlaps in found.items():
         blocks.setdefault((network, layer._replace(kind="")), []).extend(overlaps)
-    return ByLayer(_changes(found.items()), _changes(blocks.items()))
+    return ByLayer(_changes(found.items(), _change), _changes(blocks.items(), _block))
 
 
 def _places(models: Iterable[TargetModel]) -> dict[str, Place]:
@@ -73,8 +74,11 @@ def _places(models: Iterable[TargetModel]) -> dict[str, Place]:
     return places
 
 
-def _changes(found: Iterable[tuple[Place, Sequence[Overlap]]]) -> tuple[Change, ...]:
-    return tuple(_change(place, overlaps) for place, overlaps in found if overlaps)
+def _changes(
+    found: Iterable[tuple[Place, Sequence[Overlap]]],
+    told: Callable[[Place, Sequence[Overlap]], Change],
+) -> tuple[Change, ...]:
+    return tuple(told(place, overlaps) for place, overlaps in found if overlaps)
 
 
 def _change(place: Place, overlaps: Sequence[Overlap]) -> Change:
@@ -92,6 +96,21 @@ def _change(place: Place, overlaps: Sequence[Overlap]) -> Change:
     return Change(network, *layer, _finite(energy_a), _finite(energy_b), cosine)
 
 
+def _block(place: Place, overlaps: Sequence[Overlap]) -> Change:
+    """The sums over what is finite, so that one broken layer does not hide all others."""
+    change = _change(place, [overlap for overlap in overlaps if overlap.is_finite] or overlaps)
+    return change._replace(
+        energy_a=_finite_energy(overlap.norm_a for overlap in overlaps),
+        energy_b=_finite_energy(overlap.norm_b for overlap in overlaps),
+    )
+
+
+def _finite_energy(norms: Iterable[float]) -> float | None:
+    """None where no norm is finite."""
+    finite = [norm * norm for norm in norms if math.isfinite(norm)]
+    return _finite(math.fsum(finite)) if finite else None
+
+
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
@@ -106,6 +125,8 @@ def compared_weights(files: FileComparison, *, progress: Progress | None = None)
         comparison = compare_weights(
             first.plan, tensors_a, second.plan, tensors_b, progress=progress
         )
+        tensors_a.check()
+        tensors_b.check()
     models = (first.plan.target_model, second.plan.target_model)
     return comparison.as_dict() | by_layer(comparison, models).as_dict()
 
@@ -114,4 +135,5 @@ def measured_weights(file: Inspection, *, progress: Progress | None = None) -> d
     """The same of one file, beside nothing. Raises LoraFileError."""
     with TensorStream(file.path, file.header) as tensors:
         comparison = measure_weights(file.plan, tensors, progress=progress)
+        tensors.check()
     return comparison.as_dict() | by_layer(comparison, (file.plan.target_model,)).as_dict()

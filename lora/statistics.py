@@ -448,8 +448,8 @@ def _outliers(rows: Sequence[ModuleStats]) -> Iterator[Outlier]:
 
 
 class Overlap(NamedTuple):
-    """Rows of one weight that A, B or both change: the norms of both changes, and the cosine of the
-    angle between them.
+    """Rows of one weight that A, B or both change: the norms of both changes, NaN where one is not
+    known, and the cosine of the angle between them.
     """
 
     weight: str
@@ -458,9 +458,18 @@ class Overlap(NamedTuple):
     norm_b: float
     cosine: float | None  # None where one of them changes nothing, or is not finite
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether both norms are."""
+        return math.isfinite(self.norm_a + self.norm_b)
+
 
 class Comparison(NamedTuple):
-    """How alike two LoRAs on one model are; energies are squared Frobenius norms at strength 1."""
+    """How alike two LoRAs on one model are; energies are squared Frobenius norms at strength 1.
+
+    All sums are over what is known and finite: the norms over what is so in that file, the cosine
+    over what is in both.
+    """
 
     overlaps: tuple[Overlap, ...]  # the most energy first
     norm_a: float
@@ -501,6 +510,7 @@ class _Segment(NamedTuple):
     adapter: Adapter
 
 
+_Laid = tuple[_Segment, Delta | None]  # with what it changes; None: that is not known
 Sides = Mapping[str, tuple[Plan, Mapping[str, Tensor]]]  # "a" and "b", or "a" alone
 # Told of how many weights of how many are measured; what it raises ends the work.
 Progress = Callable[[int, int], None]
@@ -538,11 +548,10 @@ def _compare(sides: Sides, progress: Progress | None) -> Comparison:
     segments: dict[str, list[_Segment]] = {}
     for file, (plan, _) in sides.items():
         for adapter in plan.adapters:
-            if has_delta(adapter):
-                for weight, segment in _segments(file, adapter, plan.target_model):
-                    segments.setdefault(weight, []).append(segment)
-            else:
+            if not has_delta(adapter):
                 left_out.append((file, adapter.module, message(NEEDS_MODEL)))
+            for weight, segment in _segments(file, adapter, plan.target_model):
+                segments.setdefault(weight, []).append(segment)
     reads = {file: tensors.__getitem__ for file, (_, tensors) in sides.items()}
     found: list[tuple[Overlap, float]] = []
     for done, (weight, parts) in enumerate(segments.items()):
@@ -570,45 +579,60 @@ def _meet(
     left_out: list[tuple[str, str, str]],
 ) -> Iterator[tuple[Overlap, float]]:
     """Every stretch of rows between two borders with its inner product; a stretch nobody changes is
-    none.
+    none. What is not finite is `left_out` of the sums.
     """
-    laid: list[tuple[_Segment, Delta]] = []
+    laid = _laid(weight, segments, reads, left_out)
+    for rows in stretches(segment.rows for segment, _ in laid):
+        cut: dict[str, list[Delta | None]] = {file: [] for file in "ab"}
+        for segment, delta in laid:
+            if segment.rows.covers(rows):
+                cut[segment.file].append(delta and _cut(segment, delta, rows))
+        if any(cut.values()):
+            overlap, inner = _overlap(weight, rows, cut["a"], cut["b"])
+            if not overlap.is_finite:
+                left_out.extend(_not_finite(laid))
+            yield overlap, inner
+
+
+def _not_finite(laid: Iterable[_Laid]) -> Iterator[tuple[str, str, str]]:
+    for segment, delta in laid:
+        if delta and not math.isfinite(delta.frobenius()):
+            yield segment.file, segment.adapter.module, message("lora.norm_not_finite")
+
+
+def _laid(
+    weight: str,
+    segments: Sequence[_Segment],
+    reads: Mapping[str, Read],
+    left_out: list[tuple[str, str, str]],
+) -> list[_Laid]:
+    """What each adapter changes there."""
+    laid: list[_Laid] = []
+    columns: int | None = None
     for segment in segments:
+        delta = None
         try:
-            delta = _delta_of(segment, reads[segment.file])
-            segment = segment._replace(rows=Rows(segment.rows.start, delta.shape[0]))
-            if laid and delta.shape[1] != laid[0][1].shape[1]:
-                raise AdapterError(
-                    message(
-                        "lora.columns_differ",
-                        weight=weight,
-                        columns=delta.shape[1],
-                        other=laid[0][1].shape[1],
-                    )
-                )
-            laid.append((segment, delta))
+            if has_delta(segment.adapter):
+                delta = _delta_of(weight, segment, reads[segment.file], columns)
+                columns = delta.shape[1]
+                segment = segment._replace(rows=Rows(segment.rows.start, delta.shape[0]))
         except FAULTS as error:
             left_out.append((segment.file, segment.adapter.module, _short(error)))
-    for rows in stretches(segment.rows for segment, _ in laid):
-        cut = {
-            file: [
-                _cut(segment, delta, rows)
-                for segment, delta in laid
-                if segment.file == file and segment.rows.covers(rows)
-            ]
-            for file in reads
-        }
-        if any(cut.values()):
-            yield _overlap(weight, rows, cut["a"], cut.get("b", ()))
+        laid.append((segment, delta))
+    return laid
 
 
-def _delta_of(segment: _Segment, read: Read) -> Delta:
+def _delta_of(weight: str, segment: _Segment, read: Read, columns: int | None) -> Delta:
+    """columns: those of the other adapters, where there are any."""
     tensors = {role: read(key) for role, key in segment.adapter.roles.items()}
     spec = spec_of(segment.adapter, tensors)
     delta = factors(spec._replace(rows=segment.source), tensors)
     length = segment.rows.length
     if length and delta.shape[0] != length:
         raise AdapterError(message("lora.rows_of_adapter", made=delta.shape[0], rows=length))
+    if columns not in (None, made := delta.shape[1]):
+        about = {"weight": weight, "columns": made, "other": columns}
+        raise AdapterError(message("lora.columns_differ", **about))
     return delta
 
 
@@ -617,12 +641,20 @@ def _cut(segment: _Segment, delta: Delta, rows: Rows) -> Delta:
 
 
 def _overlap(
-    weight: str, rows: Rows, deltas_a: Sequence[Delta], deltas_b: Sequence[Delta]
+    weight: str, rows: Rows, deltas_a: Sequence[Delta | None], deltas_b: Sequence[Delta | None]
 ) -> tuple[Overlap, float]:
-    one, other = (add(deltas) if deltas else None for deltas in (deltas_a, deltas_b))
-    norm_a, norm_b = (delta.frobenius() if delta else 0.0 for delta in (one, other))
+    (one, norm_a), (other, norm_b) = map(_summed, (deltas_a, deltas_b))
     inner = one.inner(other) if one and other else 0.0
     return Overlap(weight, rows, norm_a, norm_b, _cosine(inner, norm_a, norm_b)), inner
+
+
+def _summed(deltas: Sequence[Delta | None]) -> tuple[Delta | None, float]:
+    """The sum of changes, and its norm: NaN where one of them is not known."""
+    known = [delta for delta in deltas if delta]
+    if len(known) < len(deltas):
+        return None, math.nan
+    whole = add(known) if known else None
+    return whole, whole.frobenius() if whole else 0.0
 
 
 def _cosine(inner: float, norm_a: float, norm_b: float) -> float | None:
@@ -635,25 +667,29 @@ def _cosine(inner: float, norm_a: float, norm_b: float) -> float | None:
 def _compared(
     found: Sequence[tuple[Overlap, float]], left_out: tuple[tuple[str, str, str], ...]
 ) -> Comparison:
-    """The sums over what is finite."""
     overlaps = sorted((overlap for overlap, _ in found), key=_order)
-    finite = [
-        (overlap, inner)
-        for overlap, inner in found
-        if math.isfinite(overlap.norm_a + overlap.norm_b + inner)
-    ]
-    energy_a = math.fsum(overlap.norm_a * overlap.norm_a for overlap, _ in finite)
-    energy_b = math.fsum(overlap.norm_b * overlap.norm_b for overlap, _ in finite)
+    norms = [(overlap.norm_a, overlap.norm_b) for overlap, _ in found]
+    finite = [one for one in found if one[0].is_finite and math.isfinite(one[1])]
+    of_both = [(overlap.norm_a, overlap.norm_b) for overlap, _ in finite]
     inner = math.fsum(inner for _, inner in finite)
     return Comparison(
         tuple(overlaps),
-        math.sqrt(energy_a),
-        math.sqrt(energy_b),
-        _cosine(inner, math.sqrt(energy_a), math.sqrt(energy_b)),
-        math.fsum(overlap.norm_a * overlap.norm_a for overlap, _ in finite if not overlap.norm_b),
-        math.fsum(overlap.norm_b * overlap.norm_b for overlap, _ in finite if not overlap.norm_a),
+        math.sqrt(_energy(a for a, _ in norms)),
+        math.sqrt(_energy(b for _, b in norms)),
+        _cosine(inner, *(math.sqrt(_energy(side)) for side in zip(*of_both, strict=True)))
+        if of_both
+        else None,
+        _energy(a for a, b in norms if not b),
+        _energy(b for a, b in norms if not a),
         left_out,
     )
+
+
+def _energy(norms: Iterable[float]) -> float:
+    """Of those that are finite; NaN where there are only others."""
+    known = list(norms)
+    finite = [norm * norm for norm in known if math.isfinite(norm)]
+    return math.fsum(finite) if finite or not known else math.nan
 
 
 def _order(overlap: Overlap) -> float:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
-from ..adapters.kind import Kind, Misfit, ModuleShape, Shape, Shapes
+from ..adapters.kind import Kind, Misfit, Missing, ModuleShape, Shape, Shapes
 from ..adapters.registry import kinds
 from ..messages import message
 
@@ -17,6 +17,7 @@ __all__ = [
     "Assignment",
     "Kind",
     "Misfit",
+    "Missing",
     "ModuleShape",
     "Shape",
     "Shapes",

@@ -19,8 +19,17 @@ from ..key_maps.convention import USUAL, Conventions, Meaning
 from ..key_maps.dialect import DENOISER, ENCODER
 from ..key_maps.evidence import Evidence
 from ..key_maps.table import flatten, generalise, unify
-from ..messages import joined, message
-from .assign import Assignment, Kind, Misfit, ModuleShape, assign, fits, missing_roles
+from ..messages import joined, message, text_of
+from .assign import (
+    Assignment,
+    Kind,
+    Misfit,
+    Missing,
+    ModuleShape,
+    assign,
+    fits,
+    missing_roles,
+)
 from .copies import Same, fused_twins
 from .disagreement import disagreement
 from .groups import Group, Groups, group_keys, network_alpha
@@ -111,7 +120,7 @@ class Plan(NamedTuple):
 
 class _Match(NamedTuple):
     """An adapter among the roles of a group: kind, roles, their shapes, the module they were made
-    for, or what is wrong.
+    for, or what is wrong and the category that makes it.
     """
 
     kind: Kind
@@ -120,6 +129,7 @@ class _Match(NamedTuple):
     module: ModuleShape
     rank: int | None
     fault: str
+    category: str = SHAPE_CONFLICT
 
 
 class _GroupAdapters(NamedTuple):
@@ -431,14 +441,17 @@ class _Planner:
         known = {role: shape for role, shape in shapes.items() if shape is not None}
         if len(known) < len(shapes):
             return _Match(kind, names, shapes, ModuleShape(None, None), rank, "")
+        category = SHAPE_CONFLICT
         try:
             return _Match(kind, names, shapes, kind.shape(known), rank, "")
+        except Missing as missing:
+            fault, category = text_of(missing), INCOMPLETE
         except Misfit as misfit:
             fault = message("planning.tensors_do_not_fit", fault=misfit)
         except (IndexError, TypeError):
             fault = message("planning.too_few_dimensions", shapes=_listed(shapes))
         self.by_ranks = True
-        return _Match(kind, names, shapes, ModuleShape(None, None), rank, fault)
+        return _Match(kind, names, shapes, ModuleShape(None, None), rank, fault, category)
 
     def _place_adapter(self, group: Group, location: Location, match: _Match) -> None:
         """Place one adapter of a group, or say of its keys why it has no place."""
@@ -450,7 +463,7 @@ class _Planner:
             self.halves.append((keys, kind))
             return
         if match.fault:
-            self._set(keys, SHAPE_CONFLICT, match.fault)
+            self._set(keys, match.category, match.fault)
             return
         roles = dict(zip(match.roles, keys, strict=True))
         try:
@@ -472,8 +485,7 @@ class _Planner:
         """
         target = self._choose(location.candidates, match)
         if target is None:
-            conflict = self._conflict(location.candidates, match.kind.parameter, match.module)
-            raise _Obstacle(SHAPE_CONFLICT, conflict)
+            raise self._conflict(location.candidates[0], match)
         self._find_alpha(match, location, roles)
         settings = self._settings(location.prefix) if self.settings else None
         meaning = self._meaning(group, match, roles, target, settings, path=location.name)
@@ -509,7 +521,7 @@ class _Planner:
             roles["alpha"] = shared
         fault = self._alpha_fault(match.kind.name, roles) if "alpha" in roles else ""
         if fault:
-            raise _Obstacle(SHAPE_CONFLICT, fault)
+            raise _Obstacle(UNSUPPORTED, fault)
 
     def _shared_alpha(
         self, match: _Match, location: Location, roles: Mapping[str, str]
@@ -685,24 +697,20 @@ class _Planner:
                 return candidate
         return None
 
-    def _conflict(self, candidates: Sequence[Target], parameter: str, module: ModuleShape) -> str:
-        candidate = candidates[0]
-        if parameter == "bias":
-            if module.out in (None, candidate.out):
-                return message("planning.no_bias", module=candidate.module)
-            return message(
-                "planning.bias_shape",
-                trained=module.out,
-                module=candidate.module,
-                size=candidate.out,
-            )
+    def _conflict(self, candidate: Target, match: _Match) -> _Obstacle:
+        """Why the target that is meant does not fit."""
+        module = match.module
+        lacking = match.kind.part_missing(module, candidate.out, candidate.inner)
+        if lacking:
+            return _Obstacle(INCOMPLETE, lacking)
+        if match.kind.parameter == "bias":
+            return _Obstacle(SHAPE_CONFLICT, _bias_conflict(candidate, module))
         made = [module.out, *(module.inner if module.inner is not None else ("?",))]
-        return message(
-            "planning.shape_conflict",
-            trained=made,
-            module=candidate.module,
-            size=[candidate.out, *candidate.inner],
+        size = [candidate.out, *candidate.inner]
+        reason = message(
+            "planning.shape_conflict", trained=made, module=candidate.module, size=size
         )
+        return _Obstacle(SHAPE_CONFLICT, reason)
 
     def _set(self, keys: Iterable[str], category: str, reason: str) -> None:
         for key in keys:
@@ -847,6 +855,14 @@ def _narrow(candidate: Target, module: ModuleShape) -> bool:
     if not candidate.widens_input or module.out != candidate.out or len(inner) != 1:
         return False
     return (*inner, *candidate.inner) in candidate.widens_input.begins
+
+
+def _bias_conflict(candidate: Target, module: ModuleShape) -> str:
+    if module.out in (None, candidate.out):
+        return message("planning.no_bias", module=candidate.module)
+    return message(
+        "planning.bias_shape", trained=module.out, module=candidate.module, size=candidate.out
+    )
 
 
 def _why_not_partly(kind: Kind, shapes: Mapping[str, tuple[int, ...] | None]) -> str:

@@ -159,6 +159,7 @@ def _weight_lines(weights: Mapping[str, Any], speak: Speaker) -> Iterator[str]:
     yield "- " + speak("compare.norms", **sizes)
     only = {side: _size(weights[f"energy_only_{side}"], speak) for side in "ab"}
     yield "- " + speak("compare.energy", **only)
+    yield from _left_lines(weights["left_out"], speak)
     yield ""
     yield from _block_table(weights, speak)
     rows = []
@@ -169,6 +170,17 @@ def _weight_lines(weights: Mapping[str, Any], speak: Speaker) -> Iterator[str]:
         rows.append((code(place), _digits(overlap["cosine"]), *norms))
     heads = ("compare.weight", "compare.cosine_head", "compare.norm_a", "compare.norm_b")
     yield from table([speak(head) for head in heads], rows)
+
+
+def _left_lines(left: Sequence[Mapping[str, str]], speak: Speaker) -> Iterator[str]:
+    """What could not be measured, and so is in no number, and why."""
+    if left:
+        yield "- " + speak("compare.left_out", count=len(left))
+    for one in left[:MAX_LISTED]:
+        reason = speak.text(one["reason"])
+        yield f"  - {one['file'].upper()}: {code(one['module'])}: {reason}"
+    if len(left) > MAX_LISTED:
+        yield "  - " + speak("joints.and_more", count=len(left) - MAX_LISTED)
 
 
 def _block_table(weights: Mapping[str, Any], speak: Speaker) -> Iterator[str]:
@@ -204,7 +216,7 @@ def _digits(number: float | None) -> str:
 
 
 def _size(number: float | None, speak: Speaker) -> str:
-    return speak("compare.not_a_number") if number is None else f"{number:.4g}"
+    return speak("compare.not_known") if number is None else f"{number:.4g}"
 
 
 def _choices(inspection: Inspection) -> dict[str, str]:

@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..adapters.kind import Decomposition
-from ..adapters.registry import decompositions, named
+from ..adapters.registry import decompositions, magnitudes, named
+from ..adapters.spec import NUMBERS
 from ..identify.claims import Stage, contradiction, may_contradict, stage_of
 from ..identify.lora_family import NUMBER, FamilyMatch
 from ..identify.stock_loader import StockKeys
@@ -228,7 +229,7 @@ class Report:
             {
                 adapter.module
                 for adapter in self.adapters
-                if not self.stock_works.isdisjoint(adapter.roles.values())
+                if not self.stock_works.isdisjoint(_weights_of(adapter))
             }
         )
 
@@ -685,6 +686,14 @@ def stock_failure(reason: str) -> Message:
 def category_title(category: str) -> Message:
     """What people call a category of keys: its own name in English."""
     return message(CATEGORIES[category])
+
+
+def _weights_of(adapter: Adapter) -> Iterator[str]:
+    """Its keys but for alpha and magnitudes, which stock reads also where it can do nothing with
+    the rest.
+    """
+    beside = {*NUMBERS, *magnitudes()}
+    return (key for role, key in adapter.roles.items() if role not in beside)
 
 
 def is_scaled(adapter: Adapter) -> bool:

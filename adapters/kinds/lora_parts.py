@@ -14,6 +14,7 @@ from ..kind import (
     InStock,
     Kind,
     Misfit,
+    Missing,
     ModuleShape,
     Product,
     Said,
@@ -54,12 +55,9 @@ class LoRAInParts(Kind):
         count = max(_parts(shapes)) + 1
         missing = [role for part in range(count) for role in _named(part) if role not in shapes]
         if missing:
-            raise Misfit(
-                message(
-                    "adapters.tensor_missing",
-                    roles=joined(missing, "and"),
-                    tensors=shaped(**shapes),
-                )
+            tensors = shaped(**shapes)
+            raise Missing(
+                message("adapters.parts_missing", roles=joined(missing, "and"), tensors=tensors)
             )
         first = shapes[f"{DOWN}0"]
         for down, up in map(_named, range(count)):
@@ -71,6 +69,11 @@ class LoRAInParts(Kind):
                 tensors = shaped(**{f"{DOWN}0": first, down: shapes[down]})
                 raise Misfit(message("adapters.do_not_belong_together", tensors=tensors))
         return ModuleShape(sum(shapes[up][0] for _, up in map(_named, range(count))), first[1:])
+
+    def part_missing(self, module: ModuleShape, out: int, inner: Shape) -> str:
+        if module.out is None or module.inner != inner or module.out >= out:
+            return ""
+        return message("adapters.last_part_missing", rows=module.out, outputs=out)
 
     def rank(self, shapes: ToldShapes) -> int | None:
         down = next((shape for role, shape in shapes.items() if role.startswith(DOWN)), None)

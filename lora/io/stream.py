@@ -57,6 +57,13 @@ class TensorStream(Mapping[str, Tensor]):
         if file is not None:
             file.close()
 
+    def check(self) -> None:
+        """Raises LoraFileError where the file was written to since its header was read: then what
+        was read of it may be of two files.
+        """
+        if self._file is not None:
+            check_unchanged(self.path, self._file, self.header)
+
     def __len__(self) -> int:
         return len(self.header.tensors)
 

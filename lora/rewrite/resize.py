@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,6 +220,7 @@ def resize(
     work = _Work(inspection, tensors, rank_target, dtype)
     for item in adapters:
         row, new, gone = work.cut(item)
+        _refuse_taken(item, new, {*inspection.header.tensors, *result})
         rows.extend(row)
         result |= new
         replaced |= dict.fromkeys(gone)
@@ -293,6 +294,16 @@ def _refuse_odd(
     if odd:
         fault = joined((oddities(odd), message(DAMAGED)), "semicolon")
         raise NotFinite(message("joints.about", subject=str(inspection.path), text=fault))
+
+
+def _refuse_taken(item: _Found, new: Iterable[str], taken: Set[str]) -> None:
+    """AdapterError where another adapter of the layer has the names of the new factors: one of both
+    would be lost.
+    """
+    own = {*item.roles.values(), item.group.keys.get("alpha")}
+    for name in new:
+        if name in taken and name not in own:
+            raise AdapterError(message("lora.name_taken", module=item.label, key=name))
 
 
 def _is_cut(

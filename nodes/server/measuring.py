@@ -1,11 +1,13 @@
 """Measures the weights of listed files, one file or two beside each other, in a thread of its own:
-an answer tells how far it is, later what was found, which is remembered until a file changes.
+an answer tells how far it is, later what was found, which is remembered until a file changes. Where
+nobody asks any longer, as after a tab was closed, it ends.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,6 +25,8 @@ from ..files import own_maps, own_stamp
 from .about_file import inspection_of, listed
 
 MOST = 8  # measurements that are remembered
+# Seconds after which one that was not asked for ends. A tab in the background asks once a minute.
+PATIENCE = 150.0
 Measure = Callable[[Progress], dict[str, Any]]
 
 
@@ -31,15 +35,21 @@ class _Stopped(Exception):
 
 
 class Measurement:
-    """One run over the weights; `done` of `total` model weights are measured."""
+    """One run over the weights; `done` of `total` model weights are measured. now: what changes
+    with the files that it is of.
+    """
 
-    def __init__(self, measure: Measure, turn: threading.Lock):
+    def __init__(
+        self, measure: Measure, turn: threading.Lock, now: tuple = (), *, patience: float = PATIENCE
+    ):
+        self.now = now
         self.done = self.total = 0
         self.running = True
         self.found: dict[str, Any] | None = None
         self.fault = ""
-        self._measure, self._turn = measure, turn
-        self._stopping = False
+        self._measure, self._turn, self._patience = measure, turn, patience
+        self._stopping = self._told = False
+        self.ask()
 
     def start(self) -> None:
         """Begin, as soon as it is its turn: one at a time reads from the disk."""
@@ -50,13 +60,23 @@ class Measurement:
         """Have it end behind the weight it is at."""
         self._stopping = True
 
+    def ask(self) -> None:
+        """Somebody waits for it."""
+        self._asked = time.monotonic()
+
     @property
     def is_worth_keeping(self) -> bool:
-        """Whether it comes, or has come, to a result."""
-        return not self._stopping and not self.fault
+        """Whether it comes, or has come, to a result; a fault is one for who still waits for it."""
+        is_old = self.fault and (self._told or self._is_forgotten)
+        return not self._stopping and not is_old
+
+    @property
+    def _is_forgotten(self) -> bool:
+        return time.monotonic() - self._asked > self._patience
 
     def answer(self) -> dict[str, Any]:
         """What the route tells."""
+        self._told = bool(self.fault)
         return {
             "running": self.running,
             "done": self.done,
@@ -77,15 +97,17 @@ class Measurement:
             self.fault = _fault(error)
         finally:
             self.running = False
+            del self._measure  # which holds all that is in the headers
 
     def _tell(self, done: int, total: int) -> None:
+        self._stopping |= self._is_forgotten
         if self._stopping:
             raise _Stopped
         self.done, self.total = done, total
 
 
 class Measurements:
-    """The newest measurements by what they are of."""
+    """The newest measurements by the paths of the files that they are of."""
 
     def __init__(self) -> None:
         self._lock, self._turn = threading.Lock(), threading.Lock()
@@ -96,13 +118,16 @@ class Measurements:
 
         Raises Unknown, LoraFileError.
         """
-        key = _key(name, other)
+        paths, now = _paths(name, other), _now(name, other)
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is None or not kept.is_worth_keeping:
-                kept = self._kept[key] = Measurement(_measure_of(name, other), self._turn)
+            kept = self._kept.get(paths)
+            if kept is None or kept.now != now or not kept.is_worth_keeping:
+                if kept is not None:
+                    kept.stop()
+                kept = self._kept[paths] = Measurement(_measure_of(name, other), self._turn, now)
                 kept.start()
-            self._kept.move_to_end(key)
+            kept.ask()
+            self._kept.move_to_end(paths)
             while len(self._kept) > MOST:
                 self._kept.popitem(last=False)[1].stop()
             return kept
@@ -113,7 +138,7 @@ class Measurements:
         Raises Unknown.
         """
         with self._lock:
-            kept = self._kept.get(_key(name, other))
+            kept = self._kept.get(_paths(name, other))
             if kept is not None and kept.running:
                 kept.stop()
             return kept.answer() if kept else {}
@@ -124,13 +149,14 @@ def compared(name: str, other: str) -> dict[str, Any]:
     return _comparison(name, other).as_dict()
 
 
-def _key(name: str, other: str) -> tuple:
-    return (own_stamp(), *(_stamped(file) for file in (name, other) if file))
+def _paths(name: str, other: str) -> tuple[str, ...]:
+    return tuple(listed("loras", file)[1] for file in (name, other) if file)
 
 
-def _stamped(name: str) -> tuple:
-    name, path = listed("loras", name)
-    return path, stamp_of(path), beside_stamp(path)
+def _now(name: str, other: str) -> tuple:
+    """What changes with the files."""
+    paths = _paths(name, other)
+    return (own_stamp(), *((stamp_of(path), beside_stamp(path)) for path in paths))
 
 
 def _measure_of(name: str, other: str) -> Measure:
@@ -142,8 +168,8 @@ def _measure_of(name: str, other: str) -> Measure:
 
 
 def _comparison(name: str, other: str) -> FileComparison:
-    paths = (listed("loras", name)[1], listed("loras", other)[1])
-    return _compared(*paths, _key(name, other))
+    first, second = _paths(name, other)
+    return _compared(first, second, _now(name, other))
 
 
 @lru_cache(maxsize=4)

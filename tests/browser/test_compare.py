@@ -4,16 +4,20 @@ numbers are the server's; and the map of one file is shaded by energy.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 from front_end import FrontEnd
 from hollow_files import write_hollow
 from pairs import write_pair
 from playwright.sync_api import Locator, expect
 from reports.small_files import flux_lora
 from routes import Routes
+from safetensors.torch import load_file, save_file
 from scenes import library
 from shelves import wan
 
@@ -28,11 +32,21 @@ def files(front_end: FrontEnd, server) -> Iterator[None]:
     folder = server.base / "models" / "loras" / PLACE
     folder.mkdir()
     write_pair(folder / "one.safetensors", folder / "two.safetensors", double=BLOCKS, single=BLOCKS)
+    write_turned(folder / "one.safetensors", folder / "turned.safetensors")
     write_hollow(folder / "large.safetensors", flux_lora(256))
     write_hollow(folder / "other.safetensors", wan(4))
     front_end.run_command("Comfy.RefreshNodeDefinitions")
     yield
     shutil.rmtree(folder)
+
+
+def write_turned(source: Path, target: Path) -> None:
+    """The file with a DoRA for each layer of its first block, which needs the model's weight."""
+    tensors = load_file(source)
+    for name in [name for name in tensors if "double_blocks_0_" in name and "lora_up" in name]:
+        scale = torch.ones(tensors[name].shape[0], 1)
+        tensors[name.replace("lora_up.weight", "dora_scale")] = scale
+    save_file(tensors, target)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +58,7 @@ def routes(server) -> Routes:
 def shelf(front_end: FrontEnd, mode: str) -> Iterator[Locator]:
     found = library(front_end)
     found.get_by_role("searchbox").fill(PLACE)
-    expect(found.locator(".shelf-list-row")).to_have_count(4)
+    expect(found.locator(".shelf-list-row")).to_have_count(5)
     yield found
     for _ in range(3):
         front_end.page.keyboard.press("Escape")
@@ -163,6 +177,23 @@ def test_energy_is_drawn_and_told_in_numbers(front_end, shelf, routes):
     expect(numbers).to_have_text([f"{shares[side][0]:.2g} %" for side in "ab"])
 
 
+def test_what_cannot_be_measured_is_not_known_and_said(front_end, shelf, picture):
+    dialog = compare(shelf, "turned", "two")
+    expect(cells(dialog, QKV).first).to_have_text("?")
+    expect(cells(dialog, QKV).nth(1)).not_to_have_text("?")
+    cells(dialog, QKV).first.hover()
+    line = dialog.locator("output").first
+    expect(line).to_have_text(re.compile(r"A: rank 4; B: rank 4, norm [\d.]+, "))
+    dialog.get_by_text("In numbers").click()
+    numbers = dialog.get_by_role("row", name="double_blocks.0").get_by_role("cell")
+    expect(numbers).to_have_text(["not known", re.compile(r"^[\d.]+ %$")])
+    left = dialog.get_by_text("Not measured: 5")
+    left.click()
+    reasons = dialog.get_by_role("listitem").filter(has_text="needs the model's weight")
+    expect(reasons).to_have_count(5)
+    left.scroll_into_view_if_needed()
+
+
 def test_two_rows_are_chosen_by_keys(front_end, shelf):
     row(shelf, "one").click()
     button = shelf.get_by_role("button", name="Compare", exact=True)
@@ -236,6 +267,22 @@ def test_measuring_is_stopped_and_begun_again(front_end, shelf, routes):
     front_end.requests.clear()
     front_end.page.keyboard.press("Escape")
     front_end.wait_until(lambda: any("weights_stop" in url for url in front_end.requests))
+
+
+def test_a_layer_whose_energy_is_not_known_is_told_so(front_end, mode):
+    front_end.load_new(f"{PLACE}/turned.safetensors")
+    front_end.page.locator(".locksmith-status").get_by_role("button", name="Details").first.click()
+    details = front_end.page.get_by_role("dialog", name="Details of")
+    details.get_by_role("button", name="Energy", exact=True).click()
+    expect(cells(details, QKV)).to_have_text(["?", "", "", ""])
+    expect(details.locator(".locksmith-measuring")).to_contain_text(
+        "Not measured: 5. Its effect needs the model's weight."
+    )
+    cells(details, QKV).first.hover()
+    line = details.locator("output").first
+    expect(line).to_have_text(f"double_blocks.0.{QKV}: trained, rank 4, energy not known")
+    front_end.page.keyboard.press("Escape")
+    expect(details).to_have_count(0)
 
 
 def test_the_map_of_a_file_is_shaded_by_rank_and_by_energy(front_end, details, routes, picture):

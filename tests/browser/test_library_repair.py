@@ -210,6 +210,26 @@ def test_a_run_that_writes_goes_on_while_its_page_is_closed(repair, loras):
     expect(repair.status).to_contain_text(f"{count} of {count} are repaired.")
 
 
+ELSEWHERE = """async (names) => {
+  const wish = {names, dialect: "comfyui", place: "beside", drop: false, models: {}, dry_run: false};
+  const body = {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(wish)};
+  await fetch("/api/lora_locksmith/repair", body);
+  document.querySelector(".shelf-repair select").dispatchEvent(new Event("change"));
+}"""
+
+
+def test_what_another_tab_writes_is_followed_and_not_stopped(repair, loras):
+    count = 40
+    for number in range(count):
+        write_kind(loras / f"pack {number}.safetensors", "broken", 1)
+    repair.open("pack", count)
+    repair.looked()
+    names = [f"{FOLDER}/pack {number}.safetensors" for number in range(count)]
+    repair.page.evaluate(ELSEWHERE, names)
+    expect(repair.status).to_contain_text(f"{count} of {count} are repaired.")
+    assert len(list(loras.glob("pack *.comfyui.safetensors"))) == count
+
+
 def test_all_of_it_is_worked_by_the_keyboard(repair):
     repair.open("mend broken", 3)
     repair.looked()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lora_locksmith.adapters.setting import WORD
 from lora_locksmith.files.header import Header, TensorInfo, adapter_config_beside
 from lora_locksmith.files.json_text import read_json
-from lora_locksmith.planning.plan import PLACED, SHAPE_CONFLICT, make_plan
+from lora_locksmith.planning.plan import PLACED, UNSUPPORTED, make_plan
 from lora_locksmith.planning.scale import FROM_RANK, FROM_TENSORS
 from lora_locksmith.planning.settings import (
     BOOLEAN,
@@ -412,7 +412,7 @@ def test_an_alpha_that_is_not_one_number_refuses_its_adapter(kind, name):
     alpha = "base_model.model.blocks.1.lin.alpha"
     plan = make_plan({**tensors, alpha: info}, {}, SITE)
     assert len(plan.adapters) == 2 + placed
-    assert plan.outcomes[alpha].category == (PLACED if placed else SHAPE_CONFLICT)
+    assert plan.outcomes[alpha].category == (PLACED if placed else UNSUPPORTED)
     assert placed or "should be one number" in plan.outcomes[alpha].reason
 
 

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 import every_name
 import pytest
+from hollow_files import write_hollow
 from lora_locksmith.key_maps.dialect import DENOISER, dialects
 from lora_locksmith.key_maps.table import families
 from lora_locksmith.planning.apart import taken_apart
 from lora_locksmith.planning.names import prefix_for
-from lora_locksmith.planning.plan import NOT_WIRED, PLACED, make_plan
+from lora_locksmith.planning.plan import INCOMPLETE, NOT_WIRED, PLACED, SHAPE_CONFLICT, make_plan
 from lora_locksmith.planning.target_model import TargetModel, denoiser_network, encoder_networks
+from lora_locksmith.report.inspection import inspect_file
 from model_files import inspected, pair
 
 WIDTH, INNER = 4096, 12288
@@ -116,6 +118,34 @@ def test_a_part_may_reach_into_two_layers():
         ],
         [(f"{WEIGHT}.proj.weight", lower, None)],
     ]
+
+
+FUSED_NAME = f"lora_unet_{BLOCK.replace('.', '_')}_gate_up"
+LACKING = {
+    ".0.weight": "it lacks lora_down.0 and lora_up.0; there are only: ",
+    "_up.0.weight": "it lacks lora_up.0; there are only: ",
+    "_down.1.weight": "it lacks lora_down.1; there are only: ",
+    ".1.weight": f"its parts change {INNER} of the {2 * INNER} outputs: a part is missing",
+}
+
+
+@pytest.mark.parametrize("ending", LACKING)
+def test_a_part_that_is_not_in_the_file_makes_no_other_model_of_it(tmp_path, ending):
+    shapes = in_parts(FUSED_NAME, (INNER, INNER), WIDTH)
+    left = {key: shape for key, shape in shapes.items() if not key.endswith(ending)}
+    found = inspect_file(write_hollow(tmp_path / "x.safetensors", left), model_of("apart"))
+    outcomes = set(found.plan.outcomes.values())
+    assert {outcome.category for outcome in outcomes} == {INCOMPLETE}
+    assert all(outcome.reason.startswith(LACKING[ending]) for outcome in outcomes)
+    (told,) = [one for one in found.health if "incomplete adapter" in one.finding]
+    assert "lack a tensor" in told.meaning and not found.report.mismatch
+    assert "another size" not in found.report.remedy
+
+
+def test_parts_of_another_model_are_not_called_incomplete():
+    for sizes, width in (((INNER, INNER, INNER), WIDTH), ((INNER, INNER), WIDTH + 8)):
+        plan = make_plan(in_parts(FUSED_NAME, sizes, width), {}, model_of("apart"))
+        assert {outcome.category for outcome in plan.outcomes.values()} == {SHAPE_CONFLICT}
 
 
 LAYER = "model.layers.0"

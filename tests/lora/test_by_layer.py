@@ -2,9 +2,11 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
+from lora_locksmith.files.header import LoraFileError
 from lora_locksmith.key_maps.dialect import DENOISER
 from lora_locksmith.lora.by_layer import compared_weights, measured_weights
 from lora_locksmith.report.compare import compare_files
@@ -124,6 +126,64 @@ def test_a_bias_counts_to_its_layer_and_what_is_not_finite_to_none(tmp_path):
     assert found["energy_a"] == pytest.approx(3072 / 4)
     assert layer(weights, "double_blocks", 0, "img_attn.proj")["energy_a"] is None
     json.dumps(weights, allow_nan=False)
+
+
+def test_what_is_not_finite_in_one_file_hides_nothing_else(pair, weights, tmp_path):
+    broken, tensors = tmp_path / "broken.safetensors", load_file(pair[0])
+    tensors[f"{PROJ}.lora_up.weight"][0, 0] = math.nan
+    save_file(tensors, broken, {"ss_network_module": "networks.lora_flux"})
+    found = compared_weights(compare_files(broken, pair[1]))
+    assert [(one["file"], one["module"]) for one in found["left_out"]] == [("a", PROJ)]
+    whole, lost = layer(weights, "double_blocks", 1, "img_attn.proj"), weights["norm_a"] ** 2
+    alone = layer(found, "double_blocks", 1, "img_attn.proj")
+    assert (alone["energy_a"], alone["cosine"]) == (None, None)
+    assert alone["energy_b"] == whole["energy_b"]
+    assert found["norm_a"] == pytest.approx(math.sqrt(lost - whole["energy_a"]))
+    assert found["norm_b"] == weights["norm_b"]
+    for side in "ab":
+        shares = [block[f"energy_{side}"] for block in found["blocks"]]
+        assert math.fsum(shares) == pytest.approx(found[f"norm_{side}"] ** 2)
+    inner = weights["cosine"] * weights["norm_a"] * weights["norm_b"]
+    inner -= whole["cosine"] * math.sqrt(whole["energy_a"] * whole["energy_b"])
+    both = found["norm_a"] * math.sqrt(found["norm_b"] ** 2 - whole["energy_b"])
+    assert found["cosine"] == pytest.approx(inner / both)
+
+
+def test_what_needs_the_model_is_not_known_and_not_nothing(pair, tmp_path):
+    turned, tensors = tmp_path / "turned.safetensors", load_file(pair[0])
+    tensors[f"{PROJ}.dora_scale"] = torch.ones(3072, 1)
+    save_file(tensors, turned, {"ss_network_module": "networks.lora_flux"})
+    comparison = compare_files(turned, pair[1])
+    found = compared_weights(comparison)
+    alone = layer(found, "double_blocks", 1, "img_attn.proj")
+    assert alone["energy_a"] is None and alone["energy_b"] > 0 and alone["cosine"] is None
+    assert layer(measured_weights(comparison.first), "double_blocks", 1, "img_attn.proj") == {
+        **alone,
+        "energy_b": 0,
+    }
+    only_b = [row["energy_b"] for row in found["layers"] if row["energy_a"] == 0]
+    assert found["energy_only_b"] == pytest.approx(math.fsum(only_b))
+    told = comparison.markdown(found)
+    assert f"- Not measured, and in none of the numbers: 1 adapter\n  - A: `{PROJ}`: " in told
+    assert "\u672a\u6d4b\u91cf" in comparison.markdown(found, language="zh")
+    rows = [line for line in told.splitlines() if "double_blocks.1.img_attn.proj" in line]
+    assert any("| not known |" in row for row in rows)
+
+
+def test_a_file_that_is_written_to_meanwhile_is_measured_by_nobody(pair, tmp_path):
+    path = tmp_path / "changing.safetensors"
+    shutil.copy(pair[0], path)
+
+    def write(done, total):
+        if done == 1:
+            with open(path, "ab") as file:
+                file.write(b"more")
+
+    with pytest.raises(LoraFileError, match="another file than a moment ago"):
+        measured_weights(inspect_file(path), progress=write)
+    shutil.copy(pair[0], path)
+    with pytest.raises(LoraFileError, match="another file than a moment ago"):
+        compared_weights(compare_files(pair[1], path), progress=write)
 
 
 def test_progress_is_told_and_can_end_the_work(pair):

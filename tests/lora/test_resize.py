@@ -350,6 +350,18 @@ def test_the_settings_beside_a_file_of_peft_follow_it(tmp_path, both):
     peft.PeftModel.from_pretrained(copy.deepcopy(both.twin), folder)
 
 
+@pytest.mark.parametrize("alpha", [None, 4.0])
+def test_two_adapters_of_a_layer_never_take_one_place(tmp_path, alpha):
+    """Parts are saved as one LoRA, of which the layer has another already."""
+    shapes = {"up.0": (H // 2, 4), "up.1": (H // 2, 4), "down.0": (4, H), "down.1": (4, H)}
+    parts = {f"{PROJ}.lora_{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    source, target = tmp_path / "both.safetensors", tmp_path / "x.safetensors"
+    save_file(lora(PROJ, H, H, 4, alpha) | parts, source)
+    with pytest.raises(AdapterError, match=f"{PROJ} has two adapters.*lora_(up|down).weight"):
+        resize_file(source, target, RankTarget(2))
+    assert not target.exists()
+
+
 def test_nothing_is_written_over_and_nonsense_is_refused(kohya, tmp_path):
     with pytest.raises(FileExistsError):
         resize_file(kohya, kohya, RankTarget(2))

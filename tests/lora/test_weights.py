@@ -356,7 +356,8 @@ def test_tensors_that_are_not_what_the_plan_says(planned):
     del changed["transformer.transformer_blocks.0.attn.to_k.lora_B.weight"]
     weights = measure_modules(plan, changed)
     assert [module.rpartition(".")[2] for module, _ in weights.faults] == ["to_q", "to_k"]
-    assert compare_weights(plan, changed, plan, tensors).norm_a == 0
+    compared = compare_weights(plan, changed, plan, tensors)
+    assert math.isnan(compared.norm_a) and compared.energy_only_b == 0
     assert len(compare_weights(plan, changed, plan, tensors).left_out) == 2
 
 
@@ -668,7 +669,12 @@ def test_what_is_not_linear_or_not_finite_is_left_out_of_the_sums(planned):
     }
     other[f"{SPLIT[1]}.lora_A.weight"][0, 0] = math.nan
     comparison = compare_weights(planned(lora), lora, planned(other), other)
-    assert comparison.left_out == (("b", SPLIT[0], message(NEEDS_MODEL)),)
-    assert comparison.cosine is None and comparison.norm_b == 0
-    assert comparison.norm_a == pytest.approx(product(lora, SPLIT[0]).norm().item())
+    assert comparison.left_out == (
+        ("b", SPLIT[0], message(NEEDS_MODEL)),
+        ("b", SPLIT[1], message("lora.norm_not_finite")),
+    )
+    assert comparison.cosine is None and math.isnan(comparison.norm_b)
+    assert comparison.energy_only_a == 0, "B changes both layers, how is not known"
+    whole = torch.cat([product(lora, module) for module in SPLIT[:2]])
+    assert comparison.norm_a == pytest.approx(whole.norm().item())
     json.dumps(comparison.as_dict(), allow_nan=False)

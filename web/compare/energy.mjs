@@ -8,7 +8,8 @@ import "../i18n/more.mjs";
 
 /** @typedef {import("../report/measure.mjs").Measured} Measured */
 /** @typedef {import("../report/measure.mjs").Change} Change */
-/** @typedef {{name: string, blocks: {number: number, shares: [number, number]}[]}} Group of blocks, or what is in none: "" */
+/** @typedef {number | null} Share in percent; null: not known */
+/** @typedef {{name: string, blocks: {number: number, shares: [Share, Share]}[]}} Group of blocks, or what is in none: "" */
 
 const SVG = "http://www.w3.org/2000/svg";
 const [HEIGHT, TOP, BOTTOM, LEFT] = [120, 8, 20, 34]; // pixels: of the bars, and around them
@@ -26,7 +27,7 @@ export function energyParts(networks, measured) {
   const told = all.filter(({ groups }) => groups.length);
   if (!told.length) return [];
   const blocks = told.flatMap(({ groups }) => groups.flatMap((group) => group.blocks));
-  const most = niceAbove(Math.max(...blocks.flatMap(({ shares }) => shares)));
+  const most = niceAbove(Math.max(...blocks.flatMap(({ shares }) => shares.map(Number))));
   const charts = told.flatMap(({ title, groups }) => {
     const drawn = groups.filter(({ name, blocks }) => name && blocks.length > 1).map((group) => chartOf(group, most));
     return drawn.length ? [make("h4", "", title), make("div", "locksmith-charts", ...drawn)] : [];
@@ -54,10 +55,19 @@ function groupsOf(component, measured) {
 /**
  * @param {Change} change
  * @param {Measured} measured
- * @returns {[number, number]} percent of the energy of A and of B
+ * @returns {[Share, Share]} of the energy of A and of B
  */
 function sharesOf({ energy_a: a, energy_b: b }, measured) {
-  return [percentOf(a, measured.norm_a), percentOf(b, measured.norm_b)];
+  return [a === null ? a : percentOf(a, measured.norm_a), b === null ? b : percentOf(b, measured.norm_b)];
+}
+
+/**
+ * @param {Share[]} shares
+ * @returns {Share} of those that are known
+ */
+function sumOf(shares) {
+  const known = shares.filter((share) => share !== null);
+  return known.length ? known.reduce((sum, share) => sum + share, 0) : null;
 }
 
 /**
@@ -68,13 +78,13 @@ function sharesOf({ energy_a: a, energy_b: b }, measured) {
 function partTable(told) {
   const parts = told.flatMap(({ title, groups }) =>
     groups.map(({ name, blocks }) => {
-      const sums = [0, 1].map((side) => blocks.reduce((sum, { shares }) => sum + shares[side], 0));
+      const sums = [0, 1].map((side) => sumOf(blocks.map(({ shares }) => shares[side])));
       return { name: told.length > 1 ? `${title}: ${name || say("heatOutside")}` : name || say("heatOutside"), sums };
     })
   );
-  const most = Math.max(...parts.flatMap(({ sums }) => sums));
+  const most = Math.max(...parts.flatMap(({ sums }) => sums.map(Number)));
   const rows = parts.map(({ name, sums }) => {
-    const cells = sums.map((sum, side) => make("td", "", barOf(sum / (most || 1), side), percent(sum)));
+    const cells = sums.map((sum, side) => make("td", "", barOf(Number(sum) / (most || 1), side), percent(sum)));
     return make("tr", "", heading("row", name), ...cells);
   });
   const sides = ["A", "B"].map((side) => heading("col", side));
@@ -122,7 +132,7 @@ function chartOf({ name, blocks }, most) {
  */
 function peaksOf(blocks) {
   const peaks = ["A", "B"].map((side, at) => {
-    const { number, shares } = blocks.reduce((best, block) => (block.shares[at] > best.shares[at] ? block : best));
+    const { number, shares } = blocks.reduce((best, block) => (Number(block.shares[at]) > Number(best.shares[at]) ? block : best));
     return say("comparePeak", { side, block: number, share: percent(shares[at]) });
   });
   return peaks.join(" ");
@@ -130,14 +140,14 @@ function peaksOf(blocks) {
 
 /**
  * @param {string} name of the blocks
- * @param {{number: number, shares: [number, number]}} block
+ * @param {{number: number, shares: [Share, Share]}} block
  * @param {{step: number, most: number}} scale
  */
 function barsOf(name, { number, shares }, { step, most }) {
   const x = LEFT + step * number;
   const [a, b] = shares.map(percent);
   const bars = shares.map((share, side) => {
-    const high = (HEIGHT * share) / most;
+    const high = (HEIGHT * Number(share)) / most;
     const wide = step / 2 - 1.5;
     const place = { x: x + 1 + side * (wide + 1), y: TOP + HEIGHT - high, width: wide, height: high };
     return draw("rect", { ...place, class: `locksmith-fill-${"ab"[side]}` });
@@ -187,9 +197,9 @@ function numbers(told) {
   return make("details", "", make("summary", "", say("compareNumbers")), table);
 }
 
-/** @param {number} share in percent */
+/** @param {Share} share */
 function percent(share) {
-  return tellShare(share / 100, 1);
+  return share === null ? say("notKnown") : tellShare(share / 100, 1);
 }
 
 /**

@@ -59,6 +59,7 @@ export const ENGLISH = {
   heatEnergyHint: "How much the layer changes: its share of the squares of all weights' changes. Reads the weights.",
   heatBy: "Shade by",
   heatCellEnergy: "{state}, {energy} of the energy",
+  heatCellNoEnergy: "{state}, energy not known",
   // measuring
   measuring: "Measuring the weights ...",
   measureStart: "Measure the weights",

@@ -59,6 +59,7 @@ export const CHINESE = {
   heatEnergyHint: "该层改变的大小：在全部权重改变量平方和中的占比。需要读取权重。",
   heatBy: "着色依据",
   heatCellEnergy: "{state}，占能量的 {energy}",
+  heatCellNoEnergy: "{state}，能量未知",
   // measuring
   measuring: "正在测量权重……",
   measureStart: "测量权重",

@@ -98,22 +98,23 @@ export class RepairPanel {
       this.dialect.append(...choices.dialects.map((/** @type {string} */ name) => new Option(title(name), name)));
       this.dialect.value = choices.native;
       this.place.append(new Option(say("repairBeside"), "beside"), new Option(say("repairFolder", { folder: choices.folder }), "folder"));
-      if (now.running && !now.dry_run) {
-        this.dryRun = false;
-        await this.follow(now);
-      } else {
-        if (now.running) await this.ended();
-        await this.start(true);
-      }
+      if (isWriting(now)) await this.follow(now);
+      else await this.start(true);
     } catch (fault) {
       this.fail(fault);
     }
   }
 
-  /** Have a dry run that nobody looks at any longer end. */
+  /**
+   * Have a dry run that nobody looks at any longer end. What writes, as for another tab, goes on.
+   *
+   * @returns {Promise<any>} what the server tells then
+   */
   async ended() {
-    let now = await order("repair_stop", {});
-    for (; now.running; now = await ask("repair")) await pause();
+    let now = await ask("repair");
+    if (now.running && !isWriting(now)) now = await order("repair_stop", {});
+    for (; now.running && !isWriting(now); now = await ask("repair")) await pause();
+    return now;
   }
 
   /** @param {boolean} dryRun */
@@ -132,8 +133,9 @@ export class RepairPanel {
     // One after another, as the server has one run at a time; of several that are wanted the last counts.
     this.begun = this.begun.then(async () => {
       if (start !== this.starts) return;
-      await this.ended();
-      return start === this.starts ? order("repair", wish) : undefined;
+      const now = await this.ended();
+      if (start !== this.starts) return;
+      return isWriting(now) ? now : order("repair", wish);
     });
     try {
       const answer = await this.begun;
@@ -154,6 +156,7 @@ export class RepairPanel {
     const { signal } = (this.waiting = new AbortController());
     const { run } = answer;
     this.results = [];
+    this.dryRun = answer.dry_run;
     for (;;) {
       if (signal.aborted || answer.run !== run) return;
       for (const [name, texts] of Object.entries(answer.translations ?? {})) this.translations[name] = { ...this.translations[name], ...texts };
@@ -301,6 +304,11 @@ function endOf({ end, needs_model }) {
 /** @param {string} end */
 function markOf(end) {
   return makeMark(MARKS[end]);
+}
+
+/** @param {any} answer of the server, about the run that there is */
+function isWriting({ running, dry_run: dryRun }) {
+  return running && !dryRun;
 }
 
 function pause() {

@@ -114,7 +114,7 @@ function energyScale(measured) {
     const energy = measured.layers.get(key)?.energy_a ?? undefined;
     return energy === undefined ? { share: 0, sign: "?" } : { share: Math.sqrt(energy / most || 0), sign: "" };
   };
-  return { shadeOf, least: 0, words: say("heatShadeEnergy", { most: tellShare(most, measured.norm_a) }) };
+  return { shadeOf, least: 0, words: most ? say("heatShadeEnergy", { most: tellShare(most, measured.norm_a) }) : "" };
 }
 
 /**
@@ -179,7 +179,7 @@ function tableOf(group, component, drawn) {
     const kind = kinds[row];
     const module = layerAt(name, block, kind);
     const weight = drawn.weights[component]?.[module];
-    return cellText(kind, block, { module, weight, energy: energyAt(keyOf(kind, block), drawn.measured) });
+    return cellText(kind, block, { module, weight, key: keyOf(kind, block), measured: drawn.measured });
   };
   const facts = [say("heatLayer"), say("heatRank"), say("heatBlocks")];
   return gridOf({ caption: name || say("heatOutside"), facts, count, rows, tell }, drawn.line);
@@ -194,12 +194,15 @@ function paint(cell, { share, sign }) {
 }
 
 /**
+ * @param {string} state of a cell, in words
  * @param {string} key
- * @param {import("./measure.mjs").Measured | undefined} measured
- * @returns {string} the share of the energy; "" where it was not measured
+ * @param {import("./measure.mjs").Measured} measured
+ * @returns {string} with its share of the energy
  */
-function energyAt(key, measured) {
-  return measured ? tellShare(measured.layers.get(key)?.energy_a, measured.norm_a) : "";
+function withEnergy(state, key, measured) {
+  const energy = measured.layers.get(key)?.energy_a;
+  if (typeof energy !== "number") return say("heatCellNoEnergy", { state });
+  return measured.norm_a ? say("heatCellEnergy", { state, energy: tellShare(energy, measured.norm_a) }) : state;
 }
 
 /**
@@ -227,14 +230,14 @@ function weigh(cell, weight) {
 /**
  * @param {Kind} kind
  * @param {number} block
- * @param {{module: string, weight: number | undefined, energy: string}} told
+ * @param {{module: string, weight: number | undefined, key: string, measured?: import("./measure.mjs").Measured}} told
  */
-function cellText(kind, block, { module, weight, energy }) {
+function cellText(kind, block, { module, weight, key, measured }) {
   const mark = kind.trained[block];
   const state = say({ 1: "heatPart", 2: "heatTrained" }[mark] ?? "heatUntrained");
   const rank = mark === "0" ? "" : ranksAt(kind, block).join(", ");
   let text = say(rank ? "heatCellRank" : "heatCell", { module, state, rank });
-  if (energy && mark !== "0") text = say("heatCellEnergy", { state: text, energy });
+  if (measured && mark !== "0") text = withEnergy(text, key, measured);
   return weight === undefined ? text : say("heatWeighted", { state: text, weight });
 }
 

@@ -11,7 +11,8 @@ export class Measuring {
   act = makeButton("locksmith-copy", "", () => (this.running ? this.running.abort() : void this.start()));
 
   /**
-   * @param {(progress: (done: number, total: number) => void, signal: AbortSignal) => Promise<void>} work
+   * @param {(progress: (done: number, total: number) => void, signal: AbortSignal) => Promise<string | void>} work gives what is said
+   *   of its result
    * @param {AbortSignal} closed ends it
    * @param {boolean} offers whether there is a button to begin with, where it does not run
    */
@@ -33,7 +34,7 @@ export class Measuring {
     this.show(say("measuring"));
     let said = "";
     try {
-      await this.work((done, total) => this.tell(done, total), running.signal);
+      said = (await this.work((done, total) => this.tell(done, total), running.signal)) ?? "";
     } catch (fault) {
       if (!isAbort(fault)) said = fault instanceof Error ? fault.message : String(fault);
     }

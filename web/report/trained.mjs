@@ -4,8 +4,18 @@ import { make, makeButton } from "../shared/dom.mjs";
 import { heatMaps } from "./heat_map.mjs";
 import { measure } from "./measure.mjs";
 import { Measuring } from "./measuring.mjs";
-import { say } from "../i18n/words.mjs";
+import { asSentences, say, tell } from "../i18n/words.mjs";
 import "../i18n/more.mjs";
+
+/**
+ * How much could not be measured, and why, as far as one reason says it.
+ *
+ * @param {import("./measure.mjs").Measured} measured
+ */
+function tellLeft({ left_out: left, translations }) {
+  if (!left.length) return "";
+  return asSentences(say("compareLeft", { count: left.length }), tell(left[0].reason, translations));
+}
 
 /**
  * @param {import("./heat_map.mjs").Network[]} networks
@@ -24,8 +34,10 @@ export function trainedMap(networks, drawn, file, closed) {
   };
   const measuring = new Measuring(
     async (progress, signal) => {
-      drawn = { ...drawn, measured: await measure({ name: file }, progress, signal) };
+      const measured = await measure({ name: file }, progress, signal);
+      drawn = { ...drawn, measured };
       show(true);
+      return tellLeft(measured);
     },
     closed,
     false
