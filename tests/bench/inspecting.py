@@ -165,24 +165,21 @@ def scan(bench: Bench):
     names, roots = [path.name for path in paths], [key_root(place)]
     assert [row.findings.placed for row in scan(place, index)] == [494] * files
 
-    def keep():
-        index.unlink(missing_ok=True)
-        return list(scan(place, index))
+    def anew(folder: Path, index: Path | None = None):
+        forget()
+        if index is not None:
+            index.unlink(missing_ok=True)
+        return list(scan(folder, index))
 
     mixed = mixed_library(bench.folder / "mixed", MANY_KINDS if bench.short else 2 * FILES)
     several = sorted(mixed.iterdir())
-
-    def anew():
-        forget()
-        return list(scan(mixed))
-
     first = bench.take_turns(
         {
             "json.loads": lambda: parse_all(paths),
-            "scan": lambda: list(scan(place)),
-            "kept": keep,
+            "scan": lambda: anew(place),
+            "kept": lambda: anew(place, index),
             "json.loads, mixed": lambda: parse_all(several),
-            "mixed": anew,
+            "mixed": lambda: anew(mixed),
         }
     )
     again = bench.take_turns(
@@ -219,11 +216,13 @@ def parse_all(paths: list[Path]) -> None:
 )
 def scan_memory(bench: Bench):
     """Python's own; what grows is the index's rows."""
+    from cold import forget
     from lora_locksmith.report.library import scan
 
     files = FEW if bench.short else FILES
     place, found = library(bench.folder / "library", files), {}
     for name, most in (("half", files // 2), ("all", files)):
+        forget()
         tracemalloc.start()
         for _ in islice(scan(place), most):
             pass

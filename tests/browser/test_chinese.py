@@ -19,15 +19,16 @@ from scenes import library, library_tab
 from stacks import FILES, row, workflow
 from tiny_models import HIDDEN
 
+pytestmark = pytest.mark.usefixtures("mode")
 PARTLY = "chinese_partly.safetensors"
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
-@pytest.fixture(autouse=True)
-def in_chinese(front_end: FrontEnd, mode: str):
-    front_end.set("Comfy.Locale", "zh")
+@pytest.fixture(scope="module", autouse=True)
+def in_chinese(front_end: FrontEnd):
+    front_end.speak("zh")
     yield
-    front_end.set("Comfy.Locale", "en")
+    front_end.speak("en")
 
 
 @pytest.fixture
@@ -72,18 +73,16 @@ def test_reports_are_in_chinese(front_end, server, partly, picture):
     assert not CHINESE.search(outputs[str(PREVIEW)]["text"][0])
 
 
-def test_outputs_that_a_workflow_was_saved_with_are_in_chinese(front_end, mode, picture):
-    front_end.open()  # it asks for packs' translations when it starts
-    front_end.settle()
+def test_outputs_that_a_workflow_was_saved_with_are_in_chinese(front_end, picture):
     front_end.load_new()
     front_end.settle()
     nodes = front_end.workflow()["nodes"]
-    (loader,) = (node["outputs"] for node in nodes if node["id"] == LOADER)
-    named = {output["name"]: output["localized_name"] for output in loader}
-    assert CHINESE.search(named["report"]) and CHINESE.search(named["report_json"])
+    (outputs,) = (node["outputs"] for node in nodes if node["id"] == LOADER)
+    names = {output["name"]: output["localized_name"] for output in outputs}
+    assert CHINESE.search(names["report"]) and CHINESE.search(names["report_json"])
 
 
-def test_what_a_route_refuses_is_said_in_chinese(front_end, server, mode):
+def test_what_a_route_refuses_is_said_in_chinese(front_end, server):
     refused = front_end.page.evaluate(
         """async () => {
             const { ask } = await import("/extensions/lora-locksmith/shared/server.mjs");
@@ -95,7 +94,7 @@ def test_what_a_route_refuses_is_said_in_chinese(front_end, server, mode):
     front_end.said.clear()
 
 
-def test_a_file_that_fits_several_models_is_told_in_chinese_before_it_runs(front_end, mode):
+def test_a_file_that_fits_several_models_is_told_in_chinese_before_it_runs(front_end):
     """The names of the demo's file fit several models, and its size is nobody's."""
     front_end.run_command("Comfy.RefreshNodeDefinitions")
     front_end.load_new()
@@ -131,7 +130,7 @@ def test_several_ranks_are_told_in_chinese_on_the_node_and_in_the_library(front_
     library_tab(front_end).click()
 
 
-def test_menu_of_a_row_is_in_chinese(front_end, mode):
+def test_menu_of_a_row_is_in_chinese(front_end):
     front_end.run_command("Comfy.RefreshNodeDefinitions")
     front_end.load(workflow([row(FILES[0])]))
     front_end.page.locator(".locksmith-stack-more").click()

@@ -56,6 +56,22 @@ RUN = """async () => {
     // The server notes a run in its history after it has told of its end.
     while (!(await (await app.api.fetchApi(`/history/${run}`)).json())[run]) await new Promise((done) => setTimeout(done, 50));
 }"""
+# Chooses a language, and resolves when the front end has asked for all nodes anew and loaded the open
+# workflow again, as it does then.
+SPEAK = """async (language) => {
+    const { setting } = app.extensionManager;
+    if (setting.get("Comfy.Locale") === language) return;
+    const loaded = new Promise((done) => {
+        const load = app.loadGraphData;
+        app.loadGraphData = async function (...graph) {
+            app.loadGraphData = load;
+            await load.apply(this, graph);
+            done();
+        };
+    });
+    await setting.set("Comfy.Locale", language);
+    await loaded;
+}"""
 
 
 class FrontEnd:
@@ -95,6 +111,10 @@ class FrontEnd:
         self.page.evaluate(
             "([name, value]) => app.extensionManager.setting.set(name, value)", [name, value]
         )
+
+    def speak(self, language: str) -> None:
+        """Choose the language, "en" or "zh"."""
+        self.page.evaluate(SPEAK, language)
 
     def setting(self, name: str):
         return self.page.evaluate("name => app.extensionManager.setting.get(name)", name)
