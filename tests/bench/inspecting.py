@@ -111,8 +111,8 @@ def library(folder: Path, files: int) -> Path:
         "`json.loads` of all headers",
         "scan",
         "json.loads",
-        0.1,
-        2,
+        0.14,
+        12,
     ),
     Row(
         "scan, kept",

@@ -161,6 +161,8 @@ def test_rows(front_end, folders, picture, kind, title):
 
 
 def test_library_to_canvas_and_repaired_copy(front_end, server, folders, picture):
+    front_end.load_new()  # which asks for none of the files that are written now
+    front_end.settle()
     for name in NAMES.values():
         write_kind(
             server.base / "models" / "loras" / name, "broken", 4

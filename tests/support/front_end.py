@@ -26,9 +26,11 @@ HOST_SAYINGS = (
     "input.link is deprecated",
     "api.comfy.org/comfy-nodes",
 )
+# The spinner goes when the front end has opened the workflow it begins with; one that a test loads
+# before is put away by it.
 READY = (
     "window.app?.vueAppReady && window.app.extensionManager &&"
-    " document.querySelector('#graph-canvas')"
+    " document.querySelector('#graph-canvas') && !window.app.extensionManager.spinner"
 )
 FIND_WIDGET = (
     "([node, name]) => app.rootGraph.getNodeById(node).widgets.find((widget) => widget.name ==="
