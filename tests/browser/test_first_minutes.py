@@ -18,7 +18,6 @@ from swapping import LOADER_INPUTS, LOADER_OUTPUTS, Link, sampled
 from tiny_models import BROKEN_LORA, KOHYA_LORA
 
 LOADER = 3  # the stock loader of the workflow
-FOLDER = "my downloads"
 WORDS = "ohwx woman"
 NODE = "app.rootGraph.nodes.find((node) => node.type === '{}')"
 
@@ -53,9 +52,9 @@ def hand(front_end: FrontEnd, mode: str) -> Hand:
 
 
 @pytest.fixture
-def folder(front_end: FrontEnd, server) -> Iterator[Path]:
-    """Two broken files in a folder."""
-    place = server.base / "models" / "loras" / FOLDER
+def folder(front_end: FrontEnd, server, mode: str) -> Iterator[Path]:
+    """Two broken files in a folder of which the library knows no repaired copies from before."""
+    place = server.base / "models" / "loras" / f"my {mode} downloads"
     for name in ("anna v2 (final)", "[2024] style!"):
         metadata = {"modelspec.trigger_phrase": WORDS}
         write_kind(place / f"{name}.safetensors", "broken", 4, metadata)
@@ -112,7 +111,7 @@ def test_why_a_file_did_nothing(front_end, hand, picture):
 
 
 def test_which_words_trigger_it(front_end, folder, hand, picture):
-    front_end.change(LOADER, "lora_name", f"{FOLDER}/anna v2 (final).safetensors")
+    front_end.change(LOADER, "lora_name", f"{folder.name}/anna v2 (final).safetensors")
     told = replaced(front_end, hand)
     hand.button(f"Copy the trigger words: {WORDS}", within=told)
     front_end.wait_until(lambda: front_end.page.evaluate("navigator.clipboard.readText()") == WORDS)
@@ -122,7 +121,7 @@ def test_which_words_trigger_it(front_end, folder, hand, picture):
 def test_a_folder_is_repaired(front_end, folder, hand, picture):
     hand.button("LoRA library")
     library = front_end.page.get_by_role("region", name="LoRA library")
-    hand.button(f"Repair the files in {FOLDER}", within=library)
+    hand.button(f"Repair the files in {folder.name}", within=library)
     repair = library.get_by_role("region", name="Repair LoRAs: 2")
     hand.button("Repair 2", within=repair)
     expect(repair.get_by_role("status")).to_have_text("2 of 2 are repaired.")
