@@ -11,7 +11,15 @@ from ..report.compare import FileComparison
 from ..report.coverage import Layer, layers
 from ..report.inspection import Inspection
 from .io.stream import TensorStream
-from .statistics import Comparison, Overlap, Progress, compare_weights, measure_weights
+from .statistics import (
+    Comparison,
+    Overlap,
+    Progress,
+    compare_weights,
+    cosine_of,
+    energy_of,
+    measure_weights,
+)
 
 __all__ = ["ByLayer", "Change", "by_layer", "compared_weights", "measured_weights"]
 
@@ -90,9 +98,7 @@ def _change(place: Place, overlaps: Sequence[Overlap]) -> Change:
         for overlap in overlaps
         if overlap.cosine is not None
     )
-    whole = math.sqrt(energy_a) * math.sqrt(energy_b)
-    is_told = math.isfinite(whole) and whole > 0
-    cosine = max(-1.0, min(1.0, inner / whole)) if is_told else None
+    cosine = cosine_of(inner, math.sqrt(energy_a), math.sqrt(energy_b))
     return Change(network, *layer, _finite(energy_a), _finite(energy_b), cosine)
 
 
@@ -100,15 +106,9 @@ def _block(place: Place, overlaps: Sequence[Overlap]) -> Change:
     """The sums over what is finite, so that one broken layer does not hide all others."""
     change = _change(place, [overlap for overlap in overlaps if overlap.is_finite] or overlaps)
     return change._replace(
-        energy_a=_finite_energy(overlap.norm_a for overlap in overlaps),
-        energy_b=_finite_energy(overlap.norm_b for overlap in overlaps),
+        energy_a=_finite(energy_of(overlap.norm_a for overlap in overlaps)),
+        energy_b=_finite(energy_of(overlap.norm_b for overlap in overlaps)),
     )
-
-
-def _finite_energy(norms: Iterable[float]) -> float | None:
-    """None where no norm is finite."""
-    finite = [norm * norm for norm in norms if math.isfinite(norm)]
-    return _finite(math.fsum(finite)) if finite else None
 
 
 def _finite(number: float) -> float | None:

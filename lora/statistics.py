@@ -34,6 +34,8 @@ __all__ = [
     "ModuleStats",
     "Weights",
     "compare_weights",
+    "cosine_of",
+    "energy_of",
     "measure_modules",
     "measure_weights",
 ]
@@ -645,7 +647,7 @@ def _overlap(
 ) -> tuple[Overlap, float]:
     (one, norm_a), (other, norm_b) = map(_summed, (deltas_a, deltas_b))
     inner = one.inner(other) if one and other else 0.0
-    return Overlap(weight, rows, norm_a, norm_b, _cosine(inner, norm_a, norm_b)), inner
+    return Overlap(weight, rows, norm_a, norm_b, cosine_of(inner, norm_a, norm_b)), inner
 
 
 def _summed(deltas: Sequence[Delta | None]) -> tuple[Delta | None, float]:
@@ -657,7 +659,8 @@ def _summed(deltas: Sequence[Delta | None]) -> tuple[Delta | None, float]:
     return whole, whole.frobenius() if whole else 0.0
 
 
-def _cosine(inner: float, norm_a: float, norm_b: float) -> float | None:
+def cosine_of(inner: float, norm_a: float, norm_b: float) -> float | None:
+    """Of two changes by their inner product; None where one changes nothing or is not finite."""
     product = norm_a * norm_b
     if not product or not math.isfinite(product) or not math.isfinite(inner):
         return None
@@ -674,19 +677,19 @@ def _compared(
     inner = math.fsum(inner for _, inner in finite)
     return Comparison(
         tuple(overlaps),
-        math.sqrt(_energy(a for a, _ in norms)),
-        math.sqrt(_energy(b for _, b in norms)),
-        _cosine(inner, *(math.sqrt(_energy(side)) for side in zip(*of_both, strict=True)))
+        math.sqrt(energy_of(a for a, _ in norms)),
+        math.sqrt(energy_of(b for _, b in norms)),
+        cosine_of(inner, *(math.sqrt(energy_of(side)) for side in zip(*of_both, strict=True)))
         if of_both
         else None,
-        _energy(a for a, b in norms if not b),
-        _energy(b for a, b in norms if not a),
+        energy_of(a for a, b in norms if not b),
+        energy_of(b for a, b in norms if not a),
         left_out,
     )
 
 
-def _energy(norms: Iterable[float]) -> float:
-    """Of those that are finite; NaN where there are only others."""
+def energy_of(norms: Iterable[float]) -> float:
+    """The squares of those that are finite, summed; NaN where there are only others."""
     known = list(norms)
     finite = [norm * norm for norm in known if math.isfinite(norm)]
     return math.fsum(finite) if finite or not known else math.nan

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -118,7 +118,8 @@ class Measurements:
 
         Raises Unknown, LoraFileError.
         """
-        paths, now = _paths(name, other), _now(name, other)
+        paths = _paths(name, other)
+        now = _now(paths)
         with self._lock:
             kept = self._kept.get(paths)
             if kept is None or kept.now != now or not kept.is_worth_keeping:
@@ -146,30 +147,29 @@ class Measurements:
 
 def compared(name: str, other: str) -> dict[str, Any]:
     """What the headers of two listed files tell side by side. Raises Unknown, LoraFileError."""
-    return _comparison(name, other).as_dict()
+    return _comparison(_paths(name, other)).as_dict()
 
 
 def _paths(name: str, other: str) -> tuple[str, ...]:
     return tuple(listed("loras", file)[1] for file in (name, other) if file)
 
 
-def _now(name: str, other: str) -> tuple:
+def _now(paths: Iterable[str]) -> tuple:
     """What changes with the files."""
-    paths = _paths(name, other)
     return (own_stamp(), *((stamp_of(path), beside_stamp(path)) for path in paths))
 
 
 def _measure_of(name: str, other: str) -> Measure:
     if other:
-        files = _comparison(name, other)
+        files = _comparison(_paths(name, other))
         return lambda progress: compared_weights(files, progress=progress)
     _, file = inspection_of(name)
     return lambda progress: measured_weights(file, progress=progress)
 
 
-def _comparison(name: str, other: str) -> FileComparison:
-    first, second = _paths(name, other)
-    return _compared(first, second, _now(name, other))
+def _comparison(paths: tuple[str, ...]) -> FileComparison:
+    first, second = paths
+    return _compared(first, second, _now(paths))
 
 
 @lru_cache(maxsize=4)

@@ -26,11 +26,7 @@ def off(server, front_end):
     yield
     order(server, False)
     front_end.open()
-    front_end.wait_until(lambda: shown(front_end) is False)
-
-
-def shown(front_end):
-    return front_end.page.evaluate("name => app.extensionManager.setting.get(name)", EVERY)
+    front_end.wait_until(lambda: front_end.setting(EVERY) is False)
 
 
 def is_on(server):
@@ -65,17 +61,17 @@ def test_many_clicks_in_a_row_end_where_the_last_one_says(server, front_end):
     front_end.wait_until(
         lambda: len(answered) == len(orders) > 0 and orders[-1].post_data_json == {"on": True}
     )
-    assert is_on(server) and shown(front_end) is True
+    assert is_on(server) and front_end.setting(EVERY) is True
 
 
 def test_a_page_shows_what_the_server_has(server, front_end):
     order(server, True)
     front_end.open()
-    front_end.wait_until(lambda: shown(front_end) is True)
+    front_end.wait_until(lambda: front_end.setting(EVERY) is True)
     assert is_on(server)
     order(server, False)
     front_end.open()
-    front_end.wait_until(lambda: shown(front_end) is False)
+    front_end.wait_until(lambda: front_end.setting(EVERY) is False)
     assert not is_on(server)
 
 
@@ -88,7 +84,7 @@ def test_a_setting_that_the_server_cannot_keep_goes_back_and_says_why(server, fr
         expect(
             front_end.page.get_by_text("Fix LoRAs in every loader was not changed")
         ).to_be_visible()
-        front_end.wait_until(lambda: shown(front_end) is False)
+        front_end.wait_until(lambda: front_end.setting(EVERY) is False)
         assert not is_on(server)
     finally:
         path.rmdir()

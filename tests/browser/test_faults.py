@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from front_end import INSPECT, LOADER, FrontEnd, workflow_of_both_nodes
+from front_end import INSPECT, LOADER, FrontEnd, is_in_sight, workflow_of_both_nodes
 from hollow_files import write_hollow
 from playwright.sync_api import Locator, expect
 from safetensors.torch import save
@@ -50,21 +50,6 @@ def partly(front_end: FrontEnd, server, mode: str) -> Iterator[str]:
 
 def shown(front_end: FrontEnd, title: str) -> Locator:
     return front_end.page.get_by_role("status", name=f"File of {title}")
-
-
-def is_in_sight(text: Locator, words: str) -> bool:
-    """Whether nobody has to scroll to these words of a text."""
-    return text.evaluate(
-        """(text, words) => {
-            const line = document.createTreeWalker(text, NodeFilter.SHOW_TEXT).nextNode();
-            const at = line.data.indexOf(words), range = document.createRange();
-            if (at < 0) throw new Error(`it does not say so: ${line.data}`);
-            range.setStart(line, at);
-            range.setEnd(line, at + words.length);
-            return range.getBoundingClientRect().bottom <= text.getBoundingClientRect().bottom;
-        }""",
-        words,
-    )
 
 
 def test_failed_loader_keeps_what_its_file_is_and_says_why(front_end, partly, picture):

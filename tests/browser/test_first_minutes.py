@@ -9,7 +9,7 @@ from pathlib import Path
 
 import comfy_server
 import pytest
-from front_end import FrontEnd
+from front_end import FrontEnd, is_in_sight
 from node_menu import choose_in_menu, open_node_menu
 from playwright.sync_api import Locator, Page, expect
 from safetensors import safe_open
@@ -82,20 +82,6 @@ def replaced(front_end: FrontEnd, hand: Hand) -> Locator:
     choose_in_menu(front_end, "Replace with Load and Fix LoRA")
     hand.clicks += 2
     return front_end.page.get_by_role("status", name="File of Load and Fix LoRA")
-
-
-def is_in_sight(text: Locator, words: str) -> bool:
-    """Whether these words of a line are not where it is cut off."""
-    return text.evaluate(
-        """(line, words) => {
-            const at = line.textContent.indexOf(words), range = document.createRange();
-            if (at < 0) return false;
-            range.setStart(line.firstChild, at);
-            range.setEnd(line.firstChild, at + words.length);
-            return range.getBoundingClientRect().right <= line.getBoundingClientRect().right;
-        }""",
-        words,
-    )
 
 
 def test_why_a_file_did_nothing(front_end, hand, picture):

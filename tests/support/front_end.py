@@ -246,6 +246,22 @@ class FrontEnd:
         return self.page.locator(".locksmith-report")
 
 
+def is_in_sight(text: Locator, words: str) -> bool:
+    """Whether these words of a text are neither cut off nor to be scrolled to."""
+    return text.evaluate(
+        """(text, words) => {
+            const line = document.createTreeWalker(text, NodeFilter.SHOW_TEXT).nextNode();
+            const at = line.data.indexOf(words), range = document.createRange();
+            if (at < 0) throw new Error(`it does not say so: ${line.data}`);
+            range.setStart(line, at);
+            range.setEnd(line, at + words.length);
+            const [part, whole] = [range, text].map((place) => place.getBoundingClientRect());
+            return part.right <= whole.right && part.bottom <= whole.bottom;
+        }""",
+        words,
+    )
+
+
 def workflow_of_both_nodes(lora: str, strength: float) -> dict:
     """A workflow as the front end saves it: a tiny FLUX with our loader, its report as text, and
     Inspect.

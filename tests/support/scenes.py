@@ -33,7 +33,8 @@ PARTLY, OTHER, DAMAGED, EMPTY, LONG = (
         "a_rather_long_name_of_a_file-with_dashes_and_000002500_steps_v2",
     )
 )
-PAIR = f"{FOLDER}/pair/first of two.safetensors", f"{FOLDER}/pair/second of two.safetensors"
+PAIRED = f"{FOLDER}/\u6c34\u5f69 & #1"  # a folder as users name them; its files have text encoders
+PAIR = f"{PAIRED}/first of two.safetensors", f"{PAIRED}/second of two.safetensors"
 GONE = f"{FOLDER}/gone.safetensors"
 WORDS = {"modelspec.trigger_phrase": "ohwx woman, watercolor", "ss_output_name": "scene"}
 
@@ -65,7 +66,7 @@ def write_files(loras: Path) -> None:
     write_kind(place / "people" / "sd15 person.safetensors", "sd15", 32)
     write_hollow(place / "people" / "shared.safetensors", SHARED)
     write_hollow(place / "people" / "flux.safetensors", flux(8), WORDS)
-    (place / "pair").mkdir(exist_ok=True)
+    (loras / PAIRED).mkdir(exist_ok=True)
     write_pair(*(loras / name for name in PAIR))
 
 

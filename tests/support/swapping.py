@@ -189,6 +189,14 @@ def expect_told(front_end: FrontEnd, words: str) -> None:
     expect(front_end.page.get_by_text(words).locator("visible=true").first).to_be_visible()
 
 
+def expect_left(front_end: FrontEnd, workflow: dict, reason: str, command: str = ALL) -> None:
+    """Open a workflow and have all loaders replaced: each stays what it is, and the reason is told."""
+    before = opened(front_end, workflow)
+    front_end.run_command(command)
+    assert types(front_end.workflow()) == types(before)
+    expect_told(front_end, reason)
+
+
 def differences(before: dict, after: dict) -> set:
     """The parts in which two nodes of a workflow differ."""
     return {part for part in before | after if before.get(part) != after.get(part)}

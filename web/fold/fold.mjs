@@ -154,15 +154,15 @@ function isAsGiven(node, widget) {
 }
 
 /**
- * Give a saved output its name in the front end's language, as the host does with those that a node shows.
+ * Give saved outputs their names in the front end's language, as the host does with those that a node shows.
  *
- * @this {any[]} the outputs that the node was made with
- * @param {any} saved
- * @param {number} place
+ * @param {any[]} saved
+ * @param {any[]} made the outputs that the node was made with
  */
-function nameAsMade(saved, place) {
-  const made = this[place];
-  if (made?.name === saved.name) saved.localized_name = made.localized_name;
+function nameAsMade(saved, made) {
+  saved.forEach((output, place) => {
+    if (made[place]?.name === output.name) output.localized_name = made[place].localized_name;
+  });
 }
 
 /**
@@ -177,7 +177,7 @@ function takeAsSaved(node, folding) {
   node.configure = function (saved) {
     folding.isFilling = true;
     try {
-      saved?.outputs?.forEach(nameAsMade, folding.outputs);
+      nameAsMade(saved?.outputs ?? [], folding.outputs);
       configure.call(this, saved);
       folding.isOld = saved?.showAdvanced == null;
       if (folding.isOld) this.showAdvanced = undefined;
